@@ -1,0 +1,61 @@
+"""Sign in with a certificate whose private key stays in its store.
+
+    token = keyvouch.connect("nightly").access_token()                    # all of it, from a profile
+
+    with keyvouch.open_signer("pfx:/etc/keyvouch/app.pfx?password=env:APP_PFX_PASSWORD") as signer:
+        signature = signer.sign(b"message", "PS256")                      # any signature
+        assertion = keyvouch.ClientAssertion(signer)                      # a client assertion, for any server
+
+Everything is imported when it is first used, so that `import keyvouch` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keyvouch.assertion import ClientAssertion as ClientAssertion
+    from keyvouch.entra.profile import connect as connect
+    from keyvouch.errors import KeyvouchError as KeyvouchError
+    from keyvouch.opening import open_signer as open_signer
+    from keyvouch.opening import open_store as open_store
+    from keyvouch.signer import Signer as Signer
+    from keyvouch.store import KeySpec as KeySpec
+
+__all__ = [
+    "ClientAssertion",
+    "KeySpec",
+    "KeyvouchError",
+    "Signer",
+    "__version__",
+    "connect",
+    "open_signer",
+    "open_store",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ClientAssertion": "keyvouch.assertion",
+    "KeySpec": "keyvouch.store",
+    "KeyvouchError": "keyvouch.errors",
+    "Signer": "keyvouch.signer",
+    "connect": "keyvouch.entra.profile",
+    "open_signer": "keyvouch.opening",
+    "open_store": "keyvouch.opening",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'keyvouch' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

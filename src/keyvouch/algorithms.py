@@ -1,0 +1,189 @@
+"""The signature algorithms of JOSE (RFC 7518 section 3, RFC 8037), the kinds of key, and what fits what.
+
+An `Algorithm` is one of the ten objects of `ALGORITHMS`: compare them by identity. `cryptography` is imported when a
+hash or a key is first needed, not before.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, NewType
+
+from keyvouch.errors import AlgorithmUnsupported, ConfigurationError, KeyUnusable
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS, PKCS1v15
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+    from cryptography.hazmat.primitives.hashes import HashAlgorithm
+
+    PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+    PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
+
+DerSignature = NewType("DerSignature", bytes)
+"""An ECDSA signature as X9.62 has it: a DER SEQUENCE of r and s. Stores' libraries often speak this."""
+JoseSignature = NewType("JoseSignature", bytes)
+"""A signature as JOSE has it: for ECDSA r and s side by side, each of the curve's full width."""
+
+
+class Algorithm:
+    """One signature algorithm of JOSE."""
+
+    def __init__(self, name: str, family: str, hash_name: str, curve: str = "", coordinate_size: int = 0) -> None:
+        self.name = name
+        """As in the header's `alg`."""
+        self.family = family
+        """What signs: "RSA-PSS", "RSA-PKCS1", "ECDSA" or "EdDSA"."""
+        self.hash_name = hash_name
+        """As `hashlib` and `cryptography` spell it, in lower case; "" for EdDSA, which hashes by itself."""
+        self.curve = curve
+        """The one curve it goes with: "P-256", "P-384", "P-521", "Ed25519"; "" for RSA."""
+        self.coordinate_size = coordinate_size
+        """ECDSA: bytes of r, and of s."""
+
+    def __repr__(self) -> str:
+        return f"<Algorithm {self.name}>"
+
+    @cached_property
+    def hash(self) -> HashAlgorithm:
+        """The hash, for `cryptography`. PSS salts are as long as its digest (RFC 7518, section 3.5)."""
+        from cryptography.hazmat.primitives import hashes
+
+        chosen: HashAlgorithm = getattr(hashes, self.hash_name.upper())()
+        return chosen
+
+    @cached_property
+    def padding(self) -> PSS | PKCS1v15:
+        """The RSA padding, for `cryptography`."""
+        from cryptography.hazmat.primitives.asymmetric import padding
+
+        if self.family == "RSA-PKCS1":
+            return padding.PKCS1v15()
+        mask: MGF1 = padding.MGF1(self.hash)
+        return padding.PSS(mask, self.hash.digest_size)
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    algorithm.name: algorithm
+    for algorithm in (
+        Algorithm("PS256", "RSA-PSS", "sha256"),
+        Algorithm("PS384", "RSA-PSS", "sha384"),
+        Algorithm("PS512", "RSA-PSS", "sha512"),
+        Algorithm("RS256", "RSA-PKCS1", "sha256"),
+        Algorithm("RS384", "RSA-PKCS1", "sha384"),
+        Algorithm("RS512", "RSA-PKCS1", "sha512"),
+        Algorithm("ES256", "ECDSA", "sha256", "P-256", 32),
+        Algorithm("ES384", "ECDSA", "sha384", "P-384", 48),
+        Algorithm("ES512", "ECDSA", "sha512", "P-521", 66),
+        Algorithm("EdDSA", "EdDSA", "", "Ed25519"),
+    )
+}
+
+PS256, RS256 = ALGORITHMS["PS256"], ALGORITHMS["RS256"]
+
+KEY_TYPES = ("RSA-2048", "RSA-3072", "RSA-4096", "P-256", "P-384", "P-521", "Ed25519")
+"""The kinds of key that can be asked for, as `KeySpec` and the command spell them."""
+
+_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_BY_CURVE = {algorithm.curve: algorithm for algorithm in ALGORITHMS.values() if algorithm.curve}
+
+
+def find_algorithm(name: str | Algorithm) -> Algorithm:
+    """Return the algorithm with this JOSE name. Raises `ConfigurationError` for a name that JOSE does not have."""
+    if isinstance(name, Algorithm):
+        return name
+    try:
+        return ALGORITHMS[name]
+    except KeyError:
+        raise ConfigurationError(
+            f"There is no signature algorithm {name!r}.", hint=f"Use one of {', '.join(ALGORITHMS)}."
+        ) from None
+
+
+def key_type(key: object) -> str:
+    """Name the kind of a public or private key of `cryptography`: "RSA-2048", "P-256", "Ed25519".
+
+    Raises `KeyUnusable` for a kind that JOSE has no signature for (DSA, X25519, an elliptic curve of another family).
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    match key:
+        case rsa.RSAPublicKey() | rsa.RSAPrivateKey():
+            return f"RSA-{key.key_size}"
+        case ec.EllipticCurvePublicKey() | ec.EllipticCurvePrivateKey() if key.curve.name in _CURVES:
+            return _CURVES[key.curve.name]
+        case ed25519.Ed25519PublicKey() | ed25519.Ed25519PrivateKey():
+            return "Ed25519"
+    kind = getattr(getattr(key, "curve", None), "name", type(key).__name__)
+    raise KeyUnusable(f"A key of the kind {kind} cannot sign a JWT.", hint="Use RSA, P-256, P-384, P-521 or Ed25519.")
+
+
+def algorithms_for(kind: str) -> tuple[Algorithm, ...]:
+    """Return what a key of this kind (see `key_type`) can do, the preferred one first."""
+    if not kind.startswith("RSA-"):
+        return (_BY_CURVE[kind],)
+    return tuple(algorithm for algorithm in ALGORITHMS.values() if not algorithm.curve)
+
+
+def require_fit(kind: str, algorithm: Algorithm) -> None:
+    """Raise `AlgorithmUnsupported` where a key of this kind cannot sign with the algorithm.
+
+    Asked before a store is: some answer an algorithm that does not fit with a signature that is nonsense.
+    """
+    fitting = algorithms_for(kind)
+    if algorithm not in fitting:
+        names = ", ".join(each.name for each in fitting)
+        raise AlgorithmUnsupported(f"A key of the type {kind} cannot sign with {algorithm.name}.", hint=f"Use {names}.")
+
+
+def der_to_jose(signature: DerSignature, algorithm: Algorithm) -> JoseSignature:
+    """Turn an ECDSA signature from DER into r||s of full width (RFC 7518, section 3.4)."""
+    from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+    r, s = decode_dss_signature(signature)
+    size = algorithm.coordinate_size
+    return JoseSignature(r.to_bytes(size, "big") + s.to_bytes(size, "big"))
+
+
+def jose_to_der(signature: JoseSignature, algorithm: Algorithm) -> DerSignature:
+    """Turn an ECDSA signature from r||s into DER. Raises ValueError where its length is not the curve's."""
+    from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+    size = algorithm.coordinate_size
+    if len(signature) != 2 * size:
+        raise ValueError(f"{algorithm.name} signatures have {2 * size} bytes, this one has {len(signature)}")
+    r, s = signature[:size], signature[size:]
+    return DerSignature(encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big")))
+
+
+def sign_locally(private_key: PrivateKey, message: bytes, algorithm: Algorithm) -> JoseSignature:
+    """Sign with a key that is in this process's memory; the algorithm must fit the key."""
+    if algorithm.family == "ECDSA":
+        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+
+        return der_to_jose(DerSignature(private_key.sign(message, ECDSA(algorithm.hash))), algorithm)  # type: ignore[call-arg, arg-type]
+    if algorithm.family == "EdDSA":
+        return JoseSignature(private_key.sign(message))  # type: ignore[call-arg]
+    return JoseSignature(private_key.sign(message, algorithm.padding, algorithm.hash))  # type: ignore[call-arg, arg-type]
+
+
+def verifies(public_key: PublicKey, signature: bytes, message: bytes, algorithm: Algorithm) -> bool:
+    """Tell whether the signature, in JOSE form, is this key's over this message; `cryptography` judges."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        if algorithm.family == "ECDSA":
+            from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+
+            der = jose_to_der(JoseSignature(signature), algorithm)
+            public_key.verify(der, message, ECDSA(algorithm.hash))  # type: ignore[call-arg, arg-type]
+        elif algorithm.family == "EdDSA":
+            public_key.verify(signature, message)  # type: ignore[call-arg]
+        else:
+            public_key.verify(signature, message, algorithm.padding, algorithm.hash)  # type: ignore[call-arg, arg-type]
+    except (InvalidSignature, ValueError):
+        return False
+    return True

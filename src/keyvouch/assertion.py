@@ -1,0 +1,211 @@
+"""The client assertion: a short-lived JWT by which a client shows that it holds its key (RFC 7523, RFC 7521).
+
+    assertion = ClientAssertion(signer)({"client_id": client_id, "token_endpoint": endpoint})
+
+It is the callable that MSAL takes as `client_assertion`, and serves any server with `private_key_jwt` (OpenID Connect
+Core, section 9). Header and signature always come from one and the same key, also while that is being replaced.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from keyvouch import certificate
+from keyvouch.algorithms import Algorithm, find_algorithm
+from keyvouch.errors import ConfigurationError
+from keyvouch.signer import SIGN_TIMEOUT, Signer
+from keyvouch.single_flight import SingleFlight
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PublicKey
+
+X5t = Literal["auto", "sha256", "sha1"]
+_RENEW_BEFORE = 60
+"""Seconds before its end in which an assertion is not used again: the authority's clock may be ahead."""
+
+
+class ClientAssertion:
+    """Makes client assertions with a signer. Safe under threads; it does not close the signer."""
+
+    def __init__(
+        self,
+        signer: Signer,
+        *,
+        algorithm: str | Algorithm | None = None,
+        x5t: X5t = "auto",
+        kid: str | None = None,
+        send_x5c: bool = False,
+        lifetime: int = 600,
+        audience: str | None = None,
+        reuse: int = 0,
+    ) -> None:
+        """Take how assertions are to look; the defaults suit Entra ID.
+
+        `algorithm`: a JOSE name; None chooses by the key, with RS256 for RSA keys whose store has no PSS.
+        `x5t`: which thumbprint names the certificate; "auto" is SHA-256 (`x5t#S256`), with RS256 SHA-1 (`x5t`).
+        `kid`: sent as it is; without it, and without a certificate, the key's RFC 7638 thumbprint is sent.
+        `send_x5c`: send the whole chain, for trust by subject name and issuer.
+        `lifetime`: seconds from `iat` to `exp`. `audience`: `aud` instead of the token endpoint.
+        `reuse`: seconds for which one assertion is used again for the same client, endpoint and key, where signatures
+        are slow or billed; servers that refuse a repeated `jti` refuse it.
+        """
+        if x5t not in ("auto", "sha256", "sha1"):
+            raise ConfigurationError(f"x5t cannot be {x5t!r}.", hint='Use "auto", "sha256" or "sha1".')
+        if lifetime <= 0 or reuse < 0 or (reuse and reuse + _RENEW_BEFORE > lifetime):
+            raise ConfigurationError(
+                f"An assertion cannot live for {lifetime} seconds and be used again for {reuse}.",
+                hint=f"Let it live for more than reuse + {_RENEW_BEFORE} seconds.",
+            )
+        self.signer = signer
+        self._algorithm = None if algorithm is None else find_algorithm(algorithm)
+        self._x5t = x5t
+        self._kid = kid
+        self._send_x5c = send_x5c
+        self._lifetime = lifetime
+        self._audience = audience
+        self._reuse = reuse
+        self._headers: dict[Algorithm, _Header] = {}
+        self._reusable: dict[tuple[str, str], _Reusable] = {}
+        self._flights = SingleFlight[str]()
+
+    def __call__(self, context: Mapping[str, str]) -> str:
+        """Return an assertion for `context["client_id"]` at `context["token_endpoint"]`.
+
+        Raises `CertificateExpired`, `CertificateNotYetValid` and what `Signer.sign` raises.
+        """
+        client_id, endpoint = context["client_id"], context["token_endpoint"]
+        if not self._reuse:
+            return self._make(client_id, endpoint)
+        return self._used_again(client_id, endpoint)
+
+    def audience_of(self, endpoint: str) -> str:
+        """Return the `aud` for a token endpoint. To be overridden where an authority has its own rule."""
+        return self._audience or endpoint
+
+    def algorithm_for(self, endpoint: str) -> Algorithm | None:  # noqa: ARG002 - for those who override it
+        """Return the algorithm for a token endpoint; None lets the key decide. To be overridden likewise."""
+        return self._algorithm
+
+    def _make(self, client_id: str, endpoint: str) -> str:
+        audience = self.audience_of(endpoint)
+        token_id = str(uuid.uuid4())
+        now = int(time.time())
+        claims = _base64url(
+            f'{_fixed_claims(audience, client_id)},"jti":"{token_id}","nbf":{now},"iat":{now},'
+            f'"exp":{now + self._lifetime}}}'.encode()
+        )
+
+        def build(algorithm: Algorithm, chain: tuple[Certificate, ...], public_key: PublicKey) -> bytes:
+            header = self._headers.get(algorithm)
+            if header is None or header.chain is not chain or header.public_key is not public_key:
+                header = self._headers[algorithm] = self._header(algorithm, chain, public_key)
+            if not header.not_before <= now <= header.not_after:
+                certificate.check_validity(chain[0], self.signer.uri)
+            return header.encoded + b"." + claims
+
+        message, signature = self.signer.sign_negotiated(
+            build,
+            algorithm=self.algorithm_for(endpoint),
+            audit={"jti": token_id, "client_id": client_id, "audience": audience},
+        )
+        return f"{message.decode()}.{_base64url(signature).decode()}"
+
+    def _header(self, algorithm: Algorithm, chain: tuple[Certificate, ...], public_key: PublicKey) -> _Header:
+        fields: dict[str, object] = {"alg": algorithm.name, "typ": "JWT"}
+        if chain:
+            short = self._x5t == "sha1" or (self._x5t == "auto" and algorithm.name == "RS256")
+            fields["x5t" if short else "x5t#S256"] = _base64url(
+                certificate.fingerprint(chain[0], "sha1" if short else "sha256")
+            ).decode()
+        if self._kid or not chain:
+            fields["kid"] = self._kid or jwk_thumbprint(public_key)
+        if self._send_x5c and chain:
+            fields["x5c"] = [base64.b64encode(_der(each)).decode() for each in chain]
+        return _Header(_base64url(json.dumps(fields, separators=(",", ":")).encode()), chain, public_key)
+
+    def _used_again(self, client_id: str, endpoint: str) -> str:
+        place = (client_id, endpoint)
+
+        def find_or_make() -> str:
+            found = self._reusable.get(place)
+            key = self.signer.public_key
+            if found is None or found.public_key is not key or time.monotonic() >= found.end:
+                end = time.monotonic() + self._reuse
+                found = self._reusable[place] = _Reusable(self._make(client_id, endpoint), key, end)
+            return found.assertion
+
+        try:
+            return self._flights.do(place, find_or_make, timeout=SIGN_TIMEOUT)
+        except TimeoutError:  # the thread that makes it is late: this one makes its own
+            return self._make(client_id, endpoint)
+
+
+class _Header:
+    """An encoded header, and the key that it belongs to."""
+
+    def __init__(self, encoded: bytes, chain: tuple[Certificate, ...], public_key: PublicKey) -> None:
+        self.encoded = encoded
+        self.chain = chain
+        self.public_key = public_key
+        self.not_before = chain[0].not_valid_before_utc.timestamp() if chain else float("-inf")
+        self.not_after = chain[0].not_valid_after_utc.timestamp() if chain else float("inf")
+
+
+class _Reusable:
+    """An assertion that may be used again until `end` (of the monotonic clock) with this key."""
+
+    def __init__(self, assertion: str, public_key: PublicKey, end: float) -> None:
+        self.assertion = assertion
+        self.public_key = public_key
+        self.end = end
+
+
+def jwk_thumbprint(public_key: PublicKey) -> str:
+    """Return the SHA-256 thumbprint of the public key as a JWK (RFC 7638; for Ed25519 RFC 8037, appendix A.3)."""
+    members = json.dumps(public_jwk(public_key), sort_keys=True, separators=(",", ":"))
+    return _base64url(hashlib.sha256(members.encode()).digest()).decode()
+
+
+def public_jwk(public_key: PublicKey) -> dict[str, str]:
+    """Return the required members of the public key's JWK (RFC 7517, RFC 7518 section 6, RFC 8037 section 2)."""
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    from keyvouch.algorithms import key_type
+
+    if isinstance(public_key, rsa.RSAPublicKey):
+        numbers = public_key.public_numbers()
+        return {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        size, point = (public_key.key_size + 7) // 8, public_key.public_numbers()
+        return {"kty": "EC", "crv": key_type(public_key), "x": _number(point.x, size), "y": _number(point.y, size)}
+    return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(public_key.public_bytes_raw()).decode()}
+
+
+def _number(value: int, size: int | None = None) -> str:
+    return _base64url(value.to_bytes(size or (value.bit_length() + 7) // 8, "big")).decode()
+
+
+@lru_cache(maxsize=1024)
+def _fixed_claims(audience: str, client_id: str) -> str:
+    """Return the claims that stay the same, as the beginning of a JSON object."""
+    return json.dumps({"aud": audience, "iss": client_id, "sub": client_id}, separators=(",", ":"))[:-1]
+
+
+def _der(cert: Certificate) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return cert.public_bytes(Encoding.DER)
+
+
+def _base64url(octets: bytes) -> bytes:
+    """Encode without padding (RFC 7515, section 2)."""
+    return base64.urlsafe_b64encode(octets).rstrip(b"=")

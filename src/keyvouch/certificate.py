@@ -1,0 +1,222 @@
+"""X.509 certificates: thumbprints, the order of a chain, validity, and new ones made with any key that can sign."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from keyvouch.errors import (
+    CertificateExpired,
+    CertificateMismatch,
+    CertificateMissing,
+    CertificateNotYetValid,
+    ConfigurationError,
+)
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PrivateKey, PublicKey
+
+HashName = Literal["sha256", "sha1"]
+
+
+@dataclass(frozen=True)
+class CertificateStatus:
+    """Whether a certificate may be used now, and until when."""
+
+    state: Literal["valid", "expired", "not-yet-valid", "missing"]
+    not_before: dt.datetime | None = None
+    not_after: dt.datetime | None = None
+
+
+def thumbprint(certificate: Certificate, hash_name: HashName = "sha256") -> str:
+    """Return the hash over the certificate's DER in upper-case hexadecimal, as Entra ID and Windows show it."""
+    return fingerprint(certificate, hash_name).hex().upper()
+
+
+def fingerprint(certificate: Certificate, hash_name: HashName = "sha256") -> bytes:
+    """Return the hash over the certificate's DER."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return hashlib.new(hash_name, certificate.public_bytes(Encoding.DER), usedforsecurity=False).digest()
+
+
+def spki_sha256(public_key: PublicKey) -> str:
+    """Return the SHA-256 of the key's DER SubjectPublicKeyInfo in lower-case hexadecimal (RFC 7469, section 2.4)."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return hashlib.sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def certificate_spki(certificate: Certificate) -> str:
+    """Return `spki_sha256` of a certificate's key, of whatever kind that is."""
+    return spki_sha256(certificate.public_key())  # type: ignore[arg-type]
+
+
+def load_certificates(octets: bytes, source: object) -> list[Certificate]:
+    """Read certificates from PEM (other blocks are passed over) or from one DER; `source` names the place in errors.
+
+    Raises `CertificateMissing` where there is none.
+    """
+    from cryptography import x509
+
+    try:
+        if b"-----BEGIN CERTIFICATE-----" in octets:
+            return x509.load_pem_x509_certificates(octets)
+        return [x509.load_der_x509_certificate(octets)]
+    except ValueError:
+        raise CertificateMissing(
+            f"{source} holds no certificate that can be read.", hint="It takes PEM or DER: `openssl x509 -in FILE`."
+        ) from None
+
+
+def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> tuple[Certificate, ...]:
+    """Return the key's certificate, its issuer, and so on; what does not belong to the chain is left out.
+
+    Of several certificates for the key the one that ends last is taken. Empty where there is no certificate at all.
+    Raises `CertificateMismatch` where there are some, but none for this key.
+    """
+    pool = list(certificates)
+    if not pool:
+        return ()
+    wanted = spki_sha256(public_key)
+    leaves = [certificate for certificate in pool if certificate_spki(certificate) == wanted]
+    if not leaves:
+        raise CertificateMismatch(
+            f"The certificate of {pool[0].subject.rfc4514_string() or 'an empty subject'} belongs to another key.",
+            hint="Give the certificate that was issued for this key.",
+        )
+    chain = [max(leaves, key=lambda certificate: certificate.not_valid_after_utc)]
+    while issuer := next((c for c in pool if c not in chain and _issued(chain[-1], c)), None):
+        chain.append(issuer)
+    return tuple(chain)
+
+
+def _issued(certificate: Certificate, issuer: Certificate) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def check_chain(chain: Sequence[Certificate], public_key: PublicKey) -> None:
+    """Raise `CertificateMismatch` where the first certificate is not the key's, or one is not issued by the next."""
+    if not chain:
+        return
+    if certificate_spki(chain[0]) != spki_sha256(public_key):
+        raise CertificateMismatch(
+            f"The certificate of {chain[0].subject.rfc4514_string()} belongs to another key.",
+            hint="Give the certificate that was issued for this key.",
+        )
+    for certificate, issuer in itertools.pairwise(chain):
+        if not _issued(certificate, issuer):
+            raise CertificateMismatch(
+                f"The chain is not in order: {certificate.subject.rfc4514_string()} is not issued by"
+                f" {issuer.subject.rfc4514_string()}.",
+                hint="Order it from the key's own certificate up to the root.",
+            )
+
+
+def status(chain: Sequence[Certificate], now: dt.datetime | None = None) -> CertificateStatus:
+    """Tell whether the first certificate of the chain may be used now."""
+    if not chain:
+        return CertificateStatus("missing")
+    begin, end = chain[0].not_valid_before_utc, chain[0].not_valid_after_utc
+    now = now or dt.datetime.now(dt.UTC)
+    state: Literal["valid", "expired", "not-yet-valid"] = (
+        "expired" if now > end else "not-yet-valid" if now < begin else "valid"
+    )
+    return CertificateStatus(state, begin, end)
+
+
+def check_validity(certificate: Certificate, uri: object = None) -> None:
+    """Raise `CertificateExpired` or `CertificateNotYetValid` where it may not be used now."""
+    found = status([certificate])
+    name = certificate.subject.rfc4514_string()
+    if found.state == "expired":
+        raise CertificateExpired(
+            f"The certificate of {name} expired at {found.not_after:%Y-%m-%d %H:%M} UTC.",
+            hint="Make a new one (`keyvouch new`) and register it, or correct this machine's clock.",
+            uri=uri,
+        )
+    if found.state == "not-yet-valid":
+        raise CertificateNotYetValid(
+            f"The certificate of {name} is valid only from {found.not_before:%Y-%m-%d %H:%M} UTC.",
+            hint="Wait until then, or correct this machine's clock.",
+            uri=uri,
+        )
+
+
+def parse_subject(text: str) -> x509.Name:
+    """Parse a distinguished name (RFC 4514, `CN=app,O=Contoso`); a bare word is a common name."""
+    from cryptography import x509
+
+    try:
+        return x509.Name.from_rfc4514_string(text if "=" in text else f"CN={text}")
+    except ValueError:
+        raise ConfigurationError(
+            f"{text!r} is no subject.", hint="Write it as CN=app or CN=app,O=Contoso (RFC 4514)."
+        ) from None
+
+
+def self_signed(private_key: PrivateKey, subject: str, days: int) -> Certificate:
+    """Make a certificate for signing in: valid from now, for digital signatures and client authentication.
+
+    It is not back-dated, since the age of a key in a family is read from it.
+    """
+    from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    name = parse_subject(subject)
+    begin = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    usage = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "key_cert_sign",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private_key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + dt.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(digital_signature=True, **usage), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(private_key.public_key()), critical=False)
+    )
+    return builder.sign(private_key, _signing_hash(private_key))
+
+
+def request(private_key: PrivateKey, subject: str) -> x509.CertificateSigningRequest:
+    """Make a certificate request (PKCS#10, RFC 2986) signed with the key."""
+    from cryptography import x509
+
+    builder = x509.CertificateSigningRequestBuilder().subject_name(parse_subject(subject))
+    return builder.sign(private_key, _signing_hash(private_key))
+
+
+def _signing_hash(private_key: PrivateKey) -> x509.AllowedHashTypes | None:  # type: ignore[name-defined]
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return None if isinstance(private_key, Ed25519PrivateKey) else hashes.SHA256()

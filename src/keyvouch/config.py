@@ -1,0 +1,189 @@
+"""Profiles: what a program needs to sign in, in a TOML file that is trusted like code.
+
+The file is the first of `KEYVOUCH_CONFIG`, the user's and the machine's; nothing is merged, and the working directory
+is never looked into. An unknown field is an error, named with its file and profile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from keyvouch import files
+from keyvouch.errors import AccessDenied, ConfigurationError
+
+CLOUDS = {
+    "public": "https://login.microsoftonline.com",
+    "usgov": "https://login.microsoftonline.us",
+    "china": "https://login.partner.microsoftonline.cn",
+}
+"""Where each of Microsoft's clouds signs in."""
+
+
+class AssertionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """How assertions are to look: as the options of `ClientAssertion`."""
+
+    algorithm: str | None = None
+    x5t: Literal["auto", "sha256", "sha1"] = "auto"
+    kid: str | None = None
+    send_x5c: bool = False
+    lifetime: Annotated[int, msgspec.Meta(gt=0)] = 600
+    audience: str | None = None
+    reuse: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """One profile, with the defaults already in it."""
+
+    tenant: str | None = None
+    """Its id or a domain name; without one, `authority` is an OpenID Connect issuer."""
+    client_id: str | None = None
+    """Of the app registration."""
+    scopes: tuple[str, ...] = ()
+    """Asked for where a call names none."""
+    keys: tuple[str, ...] = ()
+    """URIs, the preferred one first."""
+    cloud: Literal["public", "usgov", "china"] = "public"
+    authority: str | None = None
+    """Any other server's address, in place of `cloud`."""
+    ca_file: str | None = None
+    """PEM certificates that are trusted for TLS, in place of the system's."""
+    proxy: str | None = None
+    """An HTTP proxy's address, in place of the environment's."""
+    token_cache: Literal["user", "memory"] = "user"  # noqa: S105 - a place
+    audit: str | None = None
+    """`file:/path` or `syslog`: where the command writes audit records."""
+    assertion: AssertionOptions = AssertionOptions()
+    permissions: Literal["strict", "any"] = "strict"
+    """"any" accepts files with secrets that everyone can read."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What one file says; `path` is None where there is none, and then `tried` tells where it could be."""
+
+    path: Path | None
+    tried: tuple[Path, ...]
+    defaults: Mapping[str, Any]
+    profiles: Mapping[str, Mapping[str, Any]]
+
+    def profile(self, name: str) -> Profile:
+        """Return the profile of this name. Raises `ConfigurationError`, with the paths tried and the names known."""
+        if name not in self.profiles:
+            raise ConfigurationError(f"There is no profile {name!r}.", hint=self._what_there_is())
+        own = self.profiles[name]
+        inherited = dict(self.defaults)
+        if "cloud" in own or "authority" in own:  # one stands in place of the other
+            inherited.pop("cloud", None)
+            inherited.pop("authority", None)
+        return _convert({**inherited, **own}, f"{self.path}: profile {name!r}")
+
+    def default_profile(self) -> Profile:
+        """Return what `[defaults]` say by themselves."""
+        return _convert(self.defaults, f"{self.path}: [defaults]")
+
+    def pick(self, name: str | None = None) -> str:
+        """Return the name given, else `KEYVOUCH_PROFILE`, else the only one there is."""
+        name = name or os.environ.get("KEYVOUCH_PROFILE")
+        if name:
+            return name
+        if len(self.profiles) == 1:
+            return next(iter(self.profiles))
+        raise ConfigurationError("No profile was named.", hint=f"Use --profile NAME. {self._what_there_is()}")
+
+    def _what_there_is(self) -> str:
+        if self.path is None:
+            return f"No configuration was found; tried: {', '.join(map(str, self.tried))}."
+        return f"{self.path} has: {', '.join(self.profiles) or 'no profiles'}."
+
+
+def load(path: Path | None = None) -> Configuration:
+    """Read the configuration: the file given, else the first that there is.
+
+    Raises `ConfigurationError` for one that is missing although named, broken (with the line), or not trusted.
+    """
+    named = path or (Path(given) if (given := os.environ.get("KEYVOUCH_CONFIG")) else None)
+    candidates = (named,) if named else tuple(files.configuration_files())
+    for candidate in candidates:
+        if named or candidate.exists():
+            return _read(candidate.absolute(), candidates)
+    return Configuration(None, candidates, {}, {})
+
+
+def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
+    """Append a profile to the file, which is made where it is missing; what stands in it stays as it is.
+
+    Raises `ConfigurationError` where the name is taken or the result would not be one that `load` takes.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ConfigurationError(f"{name!r} is no name for a profile.", hint="Use letters, digits, - and _.")
+    text = ""
+    if path.exists():
+        if name in _read(path, (path,)).profiles:
+            raise ConfigurationError(f"{path} has a profile {name!r} already.", hint="Choose another name.")
+        text = path.read_text(encoding="utf-8").rstrip("\n") + "\n\n"
+    # A JSON string or list of strings is a TOML one too.
+    lines = [f"{field} = {json.dumps(value)}" for field, value in fields.items() if value]
+    text += "\n".join([f"[profiles.{name}]", *lines]) + "\n"
+    _convert(dict(fields), f"profile {name!r}")
+    files.make_folder(path.parent)
+    try:
+        files.write_private(path, text.encode(), replace=True)
+    except OSError as error:
+        raise files.cannot_write(path, error) from error
+
+
+def _read(path: Path, tried: tuple[Path, ...]) -> Configuration:
+    try:
+        files.check_trusted(path)
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(f"The configuration {path} does not exist.", hint="Correct its path.") from None
+    except OSError as error:
+        raise AccessDenied(
+            f"The configuration {path} cannot be read: {error.strerror}.", hint="Let this account read it."
+        ) from error
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"The configuration {path} is not UTF-8.", hint="Save it as UTF-8.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(
+            f"The configuration {path} is not TOML: {error}.",
+            hint="Correct that line. Paths with backslashes stand in single quotes.",
+        ) from None
+    return Configuration(path, tried, *_tables(document, path))
+
+
+def _tables(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    defaults, profiles = document.pop("defaults", {}), document.pop("profiles", {})
+    if document:
+        raise ConfigurationError(
+            f"{path}: there is no table or field {next(iter(document))!r} at the top.",
+            hint="There are [defaults] and [profiles.NAME].",
+        )
+    if not isinstance(defaults, dict):
+        raise ConfigurationError(f"{path}: defaults is no table.", hint="Write [defaults].")
+    if not isinstance(profiles, dict) or not all(isinstance(each, dict) for each in profiles.values()):
+        raise ConfigurationError(f"{path}: profiles are tables.", hint="Write [profiles.NAME].")
+    return defaults, profiles
+
+
+def _convert(fields: Mapping[str, Any], place: str) -> Profile:
+    # Each by itself, or the error would not name which profile it is (msgspec says `$.profiles[...]`).
+    try:
+        profile = msgspec.convert(dict(fields), Profile)
+    except msgspec.ValidationError as error:
+        message = str(error).replace("Object contains unknown field", "there is no field").replace("`", "'")
+        message = re.sub(r" - at '\$\.?(.*?)'$", lambda at: f" (in {at[1]})" if at[1] else "", message)
+        known = ", ".join(field.encode_name for field in msgspec.structs.fields(Profile))
+        raise ConfigurationError(f"{place}: {message}.", hint=f"The fields are {known}.") from None
+    if profile.authority and not profile.authority.startswith("https://"):
+        raise ConfigurationError(f"{place}: the authority is no https address.", hint="Write https://...")
+    return profile

@@ -1,0 +1,83 @@
+"""What a refusal of Entra ID means, and whether another key could help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keyvouch.errors import AuthorityRefused
+from keyvouch.signer import Signer
+
+_REGISTER = (
+    "Register the certificate on the app registration (Certificates & secrets): write it to a file with"
+    " `keyvouch export --certificate app.cer`, and upload that."
+)
+_CLOCK = "Correct this machine's clock: an assertion is valid for minutes only."
+
+ADVICE = {
+    700027: _REGISTER,
+    700024: _CLOCK,
+    700023: "Check tenant, cloud and authority: the assertion was made for another token endpoint.",
+    700030: "Authorise the certificate's subject name on the app registration, or upload the certificate itself.",
+    7000213: "Send the whole chain, leaf first (send-x5c), issued by an authority that the tenant trusts.",
+    7000214: "The certificate is revoked: make a new one with `keyvouch new`, and register it.",
+    7000277: "The certificate is outside its validity: make a new one with `keyvouch new`, and register it.",
+    1000502: "The certificate is outside its validity: make a new one with `keyvouch new`, and register it.",
+    7000274: _REGISTER,
+    50012: _REGISTER,
+    700016: "Check client-id and tenant: there is no such app in this tenant.",
+    90002: "Check tenant and cloud: there is no such tenant.",
+    900023: "Check tenant: it is neither an id nor a domain name.",
+    50027: "Check the assertion's options: the authority could not read it.",
+    700025: "The app registration is a public client: turn off 'Allow public client flows'.",
+    50048: "Check client-id: the assertion was made for another client.",
+    5002738: "Entra ID takes no ES256 and EdDSA: make an RSA key with `keyvouch new --key-type RSA-2048`.",
+    7000215: "A client secret was sent, and is wrong: give MSAL a certificate in its place.",
+    7000222: "A client secret was sent, and has expired: give MSAL a certificate in its place.",
+    70011: "Ask for one resource, as https://graph.microsoft.com/.default.",
+    1002012: "Ask for one resource, as https://graph.microsoft.com/.default.",
+    500011: "Check the scope: the tenant has no such resource.",
+}
+"""By AADSTS code: what the user can do."""
+
+KEY_REFUSED = frozenset({700027, 700024, 700030, 7000213, 7000214, 7000274, 7000277, 1000502, 50012, 5002738})
+"""Codes after which another key, or the same one reloaded, may be accepted."""
+
+
+def refuses_key(result: Mapping[str, Any]) -> bool:
+    """Tell whether MSAL's result says that this key, and not the request, was refused.
+
+    Servers other than Entra ID have no codes: there `invalid_client` (RFC 6749, section 5.2) says it.
+    """
+    if codes := result.get("error_codes"):
+        return not KEY_REFUSED.isdisjoint(codes)
+    return result.get("error") == "invalid_client"
+
+
+def refusal(result: Mapping[str, Any], signer: Signer | None) -> AuthorityRefused:
+    """Make the error of a refusal that MSAL returned; `signer` is the one whose assertion was sent."""
+    codes = tuple(result.get("error_codes") or ())
+    known = [code for code in codes if code in ADVICE]
+    hint = ADVICE[known[0]] if known else "Look the code up at https://login.microsoftonline.com/error."
+    if not codes:
+        hint = "Check at the authority that this client, its key and the scope are registered."
+    thumbprint = signer.thumbprint() if signer else None
+    if thumbprint and signer and refuses_key(result):
+        hint += f"\nSent: {thumbprint} (SHA-256), which the portal lists as {signer.thumbprint('sha1')} (SHA-1)."
+    description = str(result.get("error_description") or result.get("error") or "no reason given")
+    return AuthorityRefused(
+        f"The authority refused: {_first_line(description)}",
+        hint=hint,
+        uri=signer.uri if signer else None,
+        error=str(result.get("error", "")),
+        error_codes=codes,
+        thumbprint=thumbprint,
+        correlation_id=result.get("correlation_id"),
+        try_next_key=refuses_key(result),
+    )
+
+
+def _first_line(description: str) -> str:
+    """Entra ID ends its texts with trace and correlation ids and the time, which are kept elsewhere."""
+    line = description.strip().splitlines()[0] if description.strip() else description
+    return line.split(" Trace ID:")[0]

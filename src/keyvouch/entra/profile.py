@@ -1,0 +1,110 @@
+"""Sign in with a profile: its keys, its authority, its token cache."""
+
+from __future__ import annotations
+
+import msal
+import msgspec
+
+from keyvouch import config, forks, opening
+from keyvouch.config import CLOUDS, Profile
+from keyvouch.entra import token_cache
+from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
+from keyvouch.errors import AuthorityUnavailable, ConfigurationError
+from keyvouch.signer import Signer
+from keyvouch.single_flight import SingleFlight
+
+
+class _Clients:
+    """The clients of this process, by configuration and profile."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        self.flights = SingleFlight[ConfidentialClient]()
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        """Begin anew: a parent's connections to the authority are the parent's."""
+        self.by_place: dict[tuple[str, str], ConfidentialClient] = {}
+
+
+_clients = _Clients()
+
+
+def connect(profile: str | None = None) -> ConfidentialClient:
+    """Return the client of a profile, signed in; without a name the one of `KEYVOUCH_PROFILE`, or the only one.
+
+    It signs in unless a valid token is in the cache. Called again in the process it gives the same client, and while
+    the token lives does nothing. Raises `ConfigurationError`, and what `ConfidentialClient.access_token` raises.
+    """
+    configuration = config.load()
+    name = configuration.pick(profile)
+    place = (str(configuration.path), name)
+
+    def find_or_make() -> ConfidentialClient:
+        if place not in _clients.by_place:
+            _clients.by_place[place] = make_client(configuration.profile(name), name)
+        return _clients.by_place[place]
+
+    try:
+        client = _clients.flights.do(place, find_or_make, timeout=ACCESS_TOKEN_TIMEOUT)
+    except TimeoutError:
+        raise AuthorityUnavailable("Signing in took too long.", hint="Try again later.") from None
+    client.access_token()
+    return client
+
+
+def make_client(profile: Profile, name: str) -> ConfidentialClient:
+    """Make the client of a profile; nothing is signed yet."""
+    require(profile, name, "client_id", "keys", "scopes")
+
+    def open_uri(uri: str) -> Signer:
+        return opening.open_profile_key(uri, profile)
+
+    return ConfidentialClient(
+        str(profile.client_id),
+        keys=profile.keys,
+        scopes=profile.scopes,
+        ca_file=profile.ca_file,
+        proxy=profile.proxy,
+        assertion=msgspec.structs.asdict(profile.assertion),
+        open_uri=open_uri,
+        token_cache=_cache(profile),
+        **authority_options(profile, name),
+    )
+
+
+def cached_token(profile: Profile, name: str) -> str | None:
+    """Return a living token from the profile's cache, without a look at keys or authority."""
+    require(profile, name, "client_id", "scopes")
+    return token_cache.find_token(_cache(profile), str(profile.client_id), profile.scopes)
+
+
+def authority_options(profile: Profile, name: str) -> dict[str, object]:
+    """Return MSAL's options for where to sign in.
+
+    An `authority` with a tenant has Entra ID's shape; without one it is an OpenID Connect issuer.
+    """
+    if profile.authority and not profile.tenant:
+        return {"oidc_authority": profile.authority.rstrip("/")}
+    require(profile, name, "tenant")
+    base = profile.authority or CLOUDS[profile.cloud]
+    # Microsoft's clouds are known to MSAL; a server of one's own is not to be asked of Microsoft.
+    return {"authority": f"{base.rstrip('/')}/{profile.tenant}", "instance_discovery": not profile.authority}
+
+
+def require(profile: Profile, name: str, *fields: str) -> None:
+    """Raise `ConfigurationError` where the profile lacks one of these fields."""
+    examples = {"keys": 'keys = ["scheme:..."]', "scopes": 'scopes = ["https://graph.microsoft.com/.default"]'}
+    for field in fields:
+        if not getattr(profile, field):
+            spelled = field.replace("_", "-")
+            example = examples.get(field, f'{spelled} = "..."')
+            raise ConfigurationError(f"The profile {name!r} has no {spelled}.", hint=f"Add {example}.")
+
+
+def _cache(profile: Profile) -> msal.TokenCache:
+    if profile.token_cache == "memory":  # noqa: S105 - a place
+        return msal.TokenCache()
+    return token_cache.persisted(
+        profile.authority or CLOUDS[profile.cloud], profile.tenant or "", str(profile.client_id)
+    )

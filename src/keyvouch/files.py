@@ -1,0 +1,191 @@
+"""Where keyvouch keeps what it writes, how it writes it, and whose files it believes.
+
+What it writes is made with mode 0600 from the first byte, beside its destination, and then moved there. A file with a
+secret that everyone can read is refused; so is a configuration, a module or a program that others could have written.
+On Windows the access rules of files are not read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, StoreUnavailable
+
+_WINDOWS = sys.platform == "win32"
+
+
+def configuration_files() -> list[Path]:
+    """Return the places of the configuration, the first to be tried first; never the working directory."""
+    import platformdirs
+
+    user = platformdirs.user_config_path("keyvouch", appauthor=False) / "config.toml"
+    if _WINDOWS:
+        machine = Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData"), "keyvouch", "config.toml")
+    else:
+        machine = Path("/etc/keyvouch/config.toml")
+    return [user, machine]
+
+
+def state_folder() -> Path:
+    """Return the folder of what must outlive the process: refused secrets, journals. It may not exist yet."""
+    import platformdirs
+
+    if given := os.environ.get("STATE_DIRECTORY"):  # systemd's; of several the first
+        return Path(given.split(":")[0])
+    if not _WINDOWS and os.geteuid() == 0:
+        return Path("/var/lib/keyvouch")
+    return platformdirs.user_state_path("keyvouch", appauthor=False)
+
+
+def cache_folder() -> Path:
+    """Return the folder of what may be lost: tokens. It may not exist yet."""
+    import platformdirs
+
+    if given := os.environ.get("CACHE_DIRECTORY"):
+        return Path(given.split(":")[0])
+    return platformdirs.user_cache_path("keyvouch", appauthor=False)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of our own, open to its owner alone. Raises `ConfigurationError` where that cannot be."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
+    """Write a file of mode 0600 as a whole or not at all.
+
+    Raises FileExistsError where a file is already there and `replace` is false, other OSErrors as they come.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp's mode is 0600
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(name, path)
+        else:
+            _link(name, path, data)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _link(name: str, path: Path, data: bytes) -> None:
+    """Give the finished file its name, unless that is taken: what a rename cannot promise on POSIX."""
+    try:
+        os.link(name, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, as FAT and some network shares
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+
+
+def cannot_write(path: Path, error: OSError) -> KeyvouchError:
+    """Turn an OSError met while writing into an error with its remedy."""
+    hints = {
+        errno.ENOENT: f"Make the folder {path.parent} first.",
+        errno.ENOTDIR: f"Make the folder {path.parent} first.",
+        errno.EROFS: "The file system is read-only: name a place that can be written.",
+        errno.ENOSPC: "The disk is full.",
+        errno.EACCES: f"Let this account write to {path.parent}, or name another place.",
+        errno.EPERM: f"Let this account write to {path.parent}, or name another place.",
+    }
+    hint = hints.get(error.errno or 0, "Name another place.")
+    return ConfigurationError(f"{path} cannot be written: {error.strerror or error}.", hint=hint)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout: float) -> Iterator[None]:
+    """Hold a lock between processes on this file, which is made where it is missing.
+
+    Raises `StoreUnavailable` after `timeout` seconds, `ConfigurationError` where the file cannot be made.
+    """
+    make_folder(path.parent)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        deadline = time.monotonic() + timeout
+        while not _try_lock(handle):
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(
+                    f"Another process has held the lock {path} for {timeout:.0f} seconds.",
+                    hint="Look for a keyvouch process that hangs.",
+                )
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(handle)  # and with it the lock
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def read_private(path: Path, *, any_reader: bool = False) -> bytes:
+    """Read a file that holds a key or a secret.
+
+    Raises `AccessDenied` where everyone can read it (`any_reader` lets that pass), OSError as it comes.
+    """
+    with path.open("rb") as file:  # what is checked is what is read: the open file, not its name
+        mode = os.fstat(file.fileno()).st_mode
+        if mode & stat.S_IROTH and not any_reader and not _WINDOWS:
+            raise AccessDenied(f"Everyone on this machine can read {path}.", hint=_remedy(path))
+        return file.read()
+
+
+def _remedy(path: Path) -> str:
+    place = str(path)
+    if Path(path.parent, "..data").is_symlink():  # how the kubelet lays out a volume
+        return "Set defaultMode: 0400 on the Kubernetes volume (with fsGroup: 0440)."
+    if place.startswith(("/run/secrets/", "/var/run/secrets/")):
+        return "Give the container's secret the mode 0400 (Compose: the long form of `secrets`, with uid and mode)."
+    return f"Run: chmod o-rwx {path}"
+
+
+def check_trusted(path: Path) -> None:
+    """Refuse what others could have written: a configuration, a module, a program; and the folders above it.
+
+    Raises `ConfigurationError`: it, or a folder above it, can be written by everyone (sticky folders aside), or belongs
+    to someone who is neither root nor this user.
+    """
+    if _WINDOWS:
+        return
+    resolved = path.resolve()
+    for place in (resolved, *resolved.parents):
+        status = place.stat()
+        sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if status.st_mode & stat.S_IWOTH and not sticky:
+            raise ConfigurationError(
+                f"{path} is not trusted: everyone can write to {place}.", hint=f"Run: chmod o-w {place}"
+            )
+        if status.st_uid not in (0, os.geteuid()):
+            raise ConfigurationError(
+                f"{path} is not trusted: {place} belongs to another user (uid {status.st_uid}).",
+                hint=f"Run: chown root {place}, or use a file of your own.",
+            )

@@ -1,0 +1,151 @@
+"""A key as it was opened, with its chain, and the certificate file beside it: what a signer replaces as one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keyvouch import certificate
+from keyvouch.algorithms import Algorithm, key_type
+from keyvouch.connections import Connection, Deadline
+from keyvouch.errors import AccessDenied, KeyNotFound, KeyvouchError
+from keyvouch.forks import process
+from keyvouch.uri import KeyUri
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography.x509 import Certificate
+
+    from keyvouch.store import StoredKey
+
+log = logging.getLogger("keyvouch")
+
+
+class OpenedKey:
+    """One key of one generation of its connection; closed by the last signature out."""
+
+    def __init__(self, stored: StoredKey, chain: tuple[Certificate, ...], generation: int) -> None:
+        self.stored = stored
+        self.chain = chain
+        self.generation = generation
+        self.fork_number = process.fork_number
+        self.public_key = stored.public_key
+        self.key_type = key_type(self.public_key)
+        self.spki = certificate.spki_sha256(self.public_key)
+        self.thumbprint = certificate.thumbprint(chain[0]) if chain else None
+        self.verified: dict[object, Algorithm] = {}
+        """Algorithms whose first signature was good, by name and by themselves."""
+        self.retired = False
+        # One entry for each signature under way: appending and removing are atomic, so that signing takes no lock.
+        self._flights: list[None] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether this process opened it, and not a parent."""
+        return self.fork_number == process.fork_number
+
+    @property
+    def idle(self) -> bool:
+        """Whether no signature of this process is under way: a parent's threads are not here."""
+        return not self._flights or not self.ours
+
+    def enter(self) -> bool:
+        """Count one signature in; False where the key is already retired."""
+        self._flights.append(None)
+        if self.retired:  # asked after counting in: `retire` sees the count, or this sees `retired`
+            self.leave()
+            return False
+        return True
+
+    def leave(self) -> None:
+        """Count it out; the last one out of a retired key closes it."""
+        self._flights.pop()
+        if self.retired:
+            self._close_if_idle()
+
+    def retire(self) -> None:
+        """Let no further signature in, and close the key when the last one is out."""
+        self.retired = True
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if not self.ours:
+            return  # a parent's handle is not closed in a child
+        with self._lock:
+            if self._closed or self._flights:
+                return
+            self._closed = True
+        try:
+            self.stored.close()
+        except Exception as error:  # noqa: BLE001 - the contract says it raises nothing; nobody could act on it
+            log.warning("A key failed to close: %s", type(error).__name__)
+
+
+def open_key(connection: Connection, uri: KeyUri, given: Sequence[Certificate], deadline: Deadline) -> OpenedKey:
+    """Open the key and check what came: its type, that the certificate is its own, that the chain is in order.
+
+    `given` are the certificates beside the store's own; where there are any, they win.
+    """
+    leaf = given[0] if given else None
+    stored, generation = connection.call(lambda timeout: connection.store.open(uri, leaf, timeout=timeout), deadline)
+    try:
+        chain = certificate.order_chain(given, stored.public_key) or stored.chain
+        certificate.check_chain(chain, stored.public_key)
+        return OpenedKey(stored, chain, generation)
+    except KeyvouchError as error:
+        stored.close()
+        error.uri = error.uri or str(uri)
+        raise
+
+
+class CertificateFile:
+    """The file that `certificate-file=` names; without certificates where the URI names none."""
+
+    def __init__(self, uri: KeyUri) -> None:
+        name = uri.get("certificate-file")
+        self._path = Path(name) if name else None
+        self._uri = uri
+        self._stamp: tuple[int, int, int] | None = None
+
+    def read(self) -> list[Certificate]:
+        """Return its certificates as they stand now.
+
+        Raises `KeyNotFound`, `AccessDenied`, `CertificateMissing`.
+        """
+        if self._path is None:
+            return []
+        try:
+            stamp = self._look(self._path)
+            octets = self._path.read_bytes()
+        except FileNotFoundError:
+            raise KeyNotFound(
+                f"The certificate file {self._path} does not exist.", hint="Correct certificate-file=.", uri=self._uri
+            ) from None
+        except OSError as error:
+            raise AccessDenied(
+                f"The certificate file {self._path} cannot be read: {error.strerror}.",
+                hint="Let this account read it.",
+                uri=self._uri,
+            ) from error
+        certificates = certificate.load_certificates(octets, self._path)
+        self._stamp = stamp
+        return certificates
+
+    def changed(self) -> bool:
+        """Tell whether it is another file than the one that was read last."""
+        if self._path is None:
+            return False
+        try:
+            return self._look(self._path) != self._stamp
+        except OSError:
+            return True
+
+    @staticmethod
+    def _look(path: Path) -> tuple[int, int, int]:
+        status = path.stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,243 @@
+"""From a URI or a profile to an open signer or store.
+
+signer = open_signer("pkcs11:token=prod;object=app?pin-source=env:HSM_PIN")
+signer = open_signer("profile:nightly")
+with open_store("pfx:/etc/keyvouch/app.pfx") as store:
+    print(store.generate(KeySpec(subject="CN=app", days=365)))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from keyvouch import config, registry
+from keyvouch.connections import Deadline, acquire, release
+from keyvouch.errors import ConfigurationError, KeyvouchError, NotSupported
+from keyvouch.secrets import Secret, SecretResolver
+from keyvouch.signer import Signer, record_audit
+from keyvouch.store import (
+    DeletesKeys,
+    ExportsKeys,
+    GeneratesKeys,
+    HoldsCertificates,
+    ImportsKeys,
+    KeyInfo,
+    KeySpec,
+    ListsKeys,
+)
+from keyvouch.uri import KeyUri, parse_uri, redact, scheme_of
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PrivateKey
+
+log = logging.getLogger("keyvouch")
+Capability = TypeVar("Capability")
+T = TypeVar("T")
+
+OPEN_TIMEOUT = 30.0
+"""Seconds that opening a key may take, connecting included."""
+CHANGE_TIMEOUT = 120.0
+"""Seconds that making or changing a key may take: some tokens need a minute for RSA-4096."""
+
+
+def open_signer(
+    uri: str | KeyUri, *, timeout: float = OPEN_TIMEOUT, interactive: bool = False, trusted: bool = True
+) -> Signer:
+    """Open the key that the URI means, and check it; `profile:NAME` is the first key of that profile that opens.
+
+    A URI is trusted like code: it names modules, programs and secrets. With `trusted=False` only `profile:NAME` is
+    taken. `interactive` lets a `prompt:` ask on the terminal. Raises `ConfigurationError`, `PluginMissing`,
+    `KeyNotFound`, `AmbiguousKey`, `SecretRequired`, `SecretIncorrect`, `AccessDenied`, `StoreUnavailable`,
+    `KeyUnusable`, `CertificateMismatch`, `KeyChanged`.
+    """
+    text = str(uri)
+    if profile_name := _profile_of(text):
+        return _open_first(profile_name, timeout, interactive=interactive)
+    if not trusted:
+        raise ConfigurationError(
+            "A URI from outside is not opened.", hint="Put it into a profile, and use profile:NAME.", uri=redact(text)
+        )
+    return _open(uri, SecretResolver(interactive=interactive), timeout)
+
+
+def open_store(uri: str | KeyUri, *, interactive: bool = False) -> Store:
+    """Open the store that the URI leads to: a context manager with what it can do beside signing.
+
+    The URI may name no key, where all of them are meant.
+    """
+    if profile_name := _profile_of(str(uri)):
+        profile = config.load().profile(profile_name)
+        return Store(_one_key(profile, profile_name), resolver_for(profile, interactive=interactive))
+    return Store(parse(uri), SecretResolver(interactive=interactive))
+
+
+def parse(uri: str | KeyUri) -> KeyUri:
+    """Parse and complete a URI with what its store declares. Raises `ConfigurationError`, `PluginMissing`."""
+    if isinstance(uri, KeyUri):
+        return uri
+    return parse_uri(uri, registry.store_class(scheme_of(uri)).attributes)
+
+
+def resolver_for(profile: config.Profile, *, interactive: bool = False) -> SecretResolver:
+    """Return what gives secrets to the keys of a profile, under its rules."""
+    return SecretResolver(interactive=interactive, any_reader=profile.permissions == "any", commands=True)
+
+
+def open_profile_key(uri: str, profile: config.Profile, *, timeout: float = OPEN_TIMEOUT) -> Signer:
+    """Open one key of a profile, under the profile's rules."""
+    if _profile_of(uri):
+        raise ConfigurationError("A profile's key is not another profile.", hint="Write the key's own URI.", uri=uri)
+    return _open(uri, resolver_for(profile), timeout)
+
+
+def _profile_of(text: str) -> str:
+    """Return the name in `profile:NAME`; empty for another URI."""
+    if scheme_of(text) != "profile":
+        return ""
+    name = text.removeprefix("profile:")
+    if not name:
+        raise ConfigurationError("profile: names no profile.", hint="Write profile:NAME.")
+    return name
+
+
+def _open_first(name: str, timeout: float, *, interactive: bool) -> Signer:
+    profile = config.load().profile(name)
+    secrets = resolver_for(profile, interactive=interactive)
+    if not profile.keys:
+        raise ConfigurationError(f"The profile {name!r} has no keys.", hint='Add keys = ["scheme:..."].')
+    for uri in profile.keys[:-1]:
+        try:
+            return _open(uri, secrets, timeout)
+        except KeyvouchError as error:
+            if not error.try_next_key:
+                raise
+            log.warning("A key of the profile %s does not open, going on to the next: %s", name, error.message)
+    return _open(profile.keys[-1], secrets, timeout)
+
+
+def _one_key(profile: config.Profile, name: str) -> KeyUri:
+    if not profile.keys:
+        raise ConfigurationError(f"The profile {name!r} has no keys.", hint='Add keys = ["scheme:..."].')
+    return parse(profile.keys[0])
+
+
+def _open(uri: str | KeyUri, secrets: SecretResolver, timeout: float) -> Signer:
+    deadline = Deadline(timeout)
+    parsed = parse(uri)
+    if missing := parsed.missing_for("open"):
+        raise ConfigurationError(
+            f"The URI {parsed} does not say which key: {', '.join(missing)} is missing.",
+            hint=f"See: keyvouch stores {parsed.scheme}. In a shell, a URI stands in single quotes.",
+            uri=parsed,
+        )
+    connection = acquire(parsed, registry.store_class(parsed.scheme), secrets)
+    try:
+        return Signer(connection, parsed, deadline)
+    except BaseException as error:
+        release(connection)
+        if isinstance(error, KeyvouchError):
+            error.uri = error.uri or str(parsed)
+        raise
+
+
+class Store:
+    """An open store, for what is done with keys beside signing. `open_store` makes it; close it, or use `with`.
+
+    What the store is not capable of is `NotSupported`, naming the stores that are. What changes something is not
+    repeated when it may have been carried out, and is recorded on the logger `keyvouch.audit`.
+    """
+
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
+        """For `open_store` alone."""
+        self.uri = uri
+        self._connection = acquire(uri, registry.store_class(uri.scheme), secrets)
+        self._closed = False
+
+    def keys(self) -> list[KeyInfo]:
+        """Return the keys that the URI matches."""
+        lister = self._capable(ListsKeys, "list its keys")
+        found, _ = self._connection.call(lambda _: lister.keys(self.uri), Deadline(OPEN_TIMEOUT))
+        return found
+
+    def generate(self, spec: KeySpec) -> KeyUri:
+        """Make a key, and return its pinned URI. Raises `KeyExists`."""
+        generator = self._capable(GeneratesKeys, "make keys")
+        if missing := self.uri.missing_for("generate"):
+            raise ConfigurationError(
+                f"The URI {self.uri} lacks {', '.join(missing)}, without which no key is made.",
+                hint="Did the shell cut it at `;` or `&`? Put it in single quotes.",
+                uri=self.uri,
+            )
+        return self._change("generate", lambda: generator.generate(self.uri, spec))
+
+    def import_key(self, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False) -> KeyUri:
+        """Take in a key that was made elsewhere, and return its pinned URI. Raises `KeyExists`."""
+        importer = self._capable(ImportsKeys, "import keys")
+        return self._change("import", lambda: importer.import_key(self.uri, key, chain, exportable=exportable))
+
+    def install_certificate(self, chain: Sequence[Certificate]) -> KeyUri:
+        """Keep a chain beside the key, leaf first, and return the URI by which the key is known then."""
+        holder = self._capable(HoldsCertificates, "hold certificates")
+        return self._change("install", lambda: holder.install_certificate(self.uri, chain))
+
+    def export_pfx(self, password: Secret) -> bytes:
+        """Return the key and its chain as PKCS#12."""
+        exporter = self._capable(ExportsKeys, "export keys")
+        return self._change("export", lambda: exporter.export_pfx(self.uri, password))
+
+    def delete(self) -> None:
+        """Delete the key of the pinned URI."""
+        deleter = self._capable(DeletesKeys, "delete keys")
+        self._change("delete", lambda: deleter.delete(self.uri))
+
+    def close(self) -> None:
+        """Give the connection back. May be called twice."""
+        if not self._closed:
+            self._closed = True
+            release(self._connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _capable(self, capability: type[Capability], what: str) -> Capability:
+        store = self._connection.store
+        if isinstance(store, capability):
+            return store
+        able = [name for name in _loadable_schemes() if issubclass(registry.store_class(name), capability)]
+        raise NotSupported(
+            f"The store {self.uri.scheme}: cannot {what}.",
+            hint=f"These can: {', '.join(able) or 'none'}.",
+            uri=self.uri,
+        )
+
+    def _change(self, event: str, action: Callable[[], T]) -> T:
+        outcome = "done"
+        try:
+            result, _ = self._connection.call(lambda _: action(), Deadline(CHANGE_TIMEOUT), repeatable=False)
+        except KeyvouchError as error:
+            outcome = error.code
+            error.uri = error.uri or str(self.uri)
+            raise
+        finally:
+            record_audit(event, {"uri": str(self.uri), "outcome": outcome})
+        return result
+
+
+def _loadable_schemes() -> list[str]:
+    schemes = []
+    for plugin in registry.plugins():
+        with contextlib.suppress(ConfigurationError):  # one bad plugin takes no other down
+            registry.store_class(plugin.scheme)
+            schemes.append(plugin.scheme)
+    return schemes

@@ -1,0 +1,120 @@
+"""A signer in the shape of a `cryptography` private key, for what takes one: certificates, requests, PyJWT, Authlib.
+
+Only `sign` and `public_key` work. What would reveal the key raises, and so does what a store cannot be asked for: a
+hash that was made elsewhere (Prehashed), a PSS salt of another length than the hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+
+from keyvouch.algorithms import ALGORITHMS, Algorithm, JoseSignature, jose_to_der
+from keyvouch.errors import AlgorithmUnsupported, NotSupported
+
+if TYPE_CHECKING:
+    from cryptography.utils import Buffer
+
+    from keyvouch.algorithms import PrivateKey, PublicKey
+
+Sign = Callable[[bytes, Algorithm], bytes]
+"""Signs a message in JOSE form."""
+
+
+def wrap(public_key: PublicKey, sign: Sign) -> PrivateKey:
+    """Return the private key whose public half this is, and that signs so."""
+    if isinstance(public_key, rsa.RSAPublicKey):
+        return _RSAKey(public_key, sign)
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        return _ECKey(public_key, sign)
+    return _Ed25519Key(public_key, sign)
+
+
+def _find(family: str, hash_name: str, curve: str = "") -> Algorithm:
+    for algorithm in ALGORITHMS.values():
+        if (algorithm.family, algorithm.hash_name) == (family, hash_name) and curve in ("", algorithm.curve):
+            return algorithm
+    raise AlgorithmUnsupported(
+        f"JOSE has no signature of {family} with {hash_name}.", hint="Use SHA-256, SHA-384 or SHA-512."
+    )
+
+
+def _hash_name(algorithm: Any) -> str:
+    if isinstance(algorithm, utils.Prehashed):
+        raise AlgorithmUnsupported("A store is given messages, not hashes.", hint="Sign the message itself.")
+    return str(algorithm.name)
+
+
+class _Shared:
+    """What the three kinds have in common."""
+
+    def __init__(self, public_key: Any, sign: Sign) -> None:
+        self._public_key = public_key
+        self._sign = sign
+
+    def public_key(self) -> Any:
+        return self._public_key
+
+    @property
+    def key_size(self) -> int:
+        return int(self._public_key.key_size)
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise NotSupported("The private key does not leave its store.", hint="Use it through sign().")
+
+    private_bytes = private_bytes_raw = private_numbers = decrypt = exchange = _refuse
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__.lstrip('_')} in a store>"
+
+
+class _RSAKey(_Shared, rsa.RSAPrivateKey):
+    def sign(
+        self,
+        data: Buffer,
+        padding: padding.AsymmetricPadding,
+        algorithm: Any,
+    ) -> bytes:
+        hash_name = _hash_name(algorithm)
+        return self._sign(bytes(data), _find(_rsa_family(padding, algorithm), hash_name))
+
+
+def _rsa_family(scheme: padding.AsymmetricPadding, hash_algorithm: hashes.HashAlgorithm) -> str:
+    if isinstance(scheme, padding.PKCS1v15):
+        return "RSA-PKCS1"
+    if not isinstance(scheme, padding.PSS):
+        raise AlgorithmUnsupported(f"The padding {scheme.name} is none for signatures.", hint="Use PSS or PKCS1v15.")
+    salt = scheme._salt_length  # noqa: SLF001 - cryptography shows it in no other way
+    if salt not in (hash_algorithm.digest_size, padding.PSS.DIGEST_LENGTH):
+        raise AlgorithmUnsupported(
+            "The PSS salt must be as long as the hash.", hint="Use padding.PSS.DIGEST_LENGTH for the salt."
+        )
+    if scheme.mgf._algorithm.name != hash_algorithm.name:  # noqa: SLF001
+        raise AlgorithmUnsupported("The PSS mask must use the same hash.", hint="Give MGF1 the hash of the signature.")
+    return "RSA-PSS"
+
+
+class _ECKey(_Shared, ec.EllipticCurvePrivateKey):
+    @property
+    def curve(self) -> ec.EllipticCurve:
+        curve: ec.EllipticCurve = self._public_key.curve
+        return curve
+
+    def sign(self, data: Buffer, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
+        curve = {256: "P-256", 384: "P-384", 521: "P-521"}[self.key_size]
+        algorithm = _find("ECDSA", _hash_name(signature_algorithm.algorithm), curve)
+        return jose_to_der(JoseSignature(self._sign(bytes(data), algorithm)), algorithm)
+
+
+class _Ed25519Key(_Shared, ed25519.Ed25519PrivateKey):
+    def sign(self, data: Buffer) -> bytes:
+        return self._sign(bytes(data), ALGORITHMS["EdDSA"])

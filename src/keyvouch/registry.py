@@ -1,0 +1,140 @@
+"""From a URI's scheme to the class of its store, by entry point.
+
+The entry points of the one scheme asked for are compared before anything is imported, so that a conflict, a plugin for
+another contract, or one that is not installed is told apart and named with its distribution. Then stevedore loads it.
+A plugin that is broken troubles nobody who does not use it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keyvouch.errors import ConfigurationError, PluginBroken, PluginConflict, PluginMissing
+from keyvouch.store import CONTRACT, KeyStore
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+GROUP = "keyvouch.stores"
+
+KNOWN = {
+    "azure-keyvault": "keyvouch-azure-keyvault",
+    "pkcs11": "keyvouch-pkcs11",
+    "vault": "keyvouch-vault",
+    "windows": "keyvouch-windows",
+}
+"""Distributions of this project that bring a scheme, for the advice to install one."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A store as its distribution declares it; nothing of it is imported yet."""
+
+    scheme: str
+    entry_point: EntryPoint
+    distribution: str
+    version: str
+
+    @property
+    def contract(self) -> str:
+        """What the entry point says in brackets: "contract1" where it was written for this contract."""
+        return ",".join(self.entry_point.extras)
+
+
+def plugins() -> list[Plugin]:
+    """Return every store that is installed, sorted by scheme; a scheme with two claimants stands there twice."""
+    from importlib.metadata import distributions
+
+    found: dict[tuple[str, str], Plugin] = {}
+    for distribution in distributions(path=_trusted_path()):
+        for entry_point in distribution.entry_points.select(group=GROUP):
+            name = distribution.metadata["Name"]
+            # A second copy of a distribution further down the path is shadowed, and claims nothing.
+            found.setdefault(
+                (entry_point.name, name), Plugin(entry_point.name, entry_point, name, distribution.version)
+            )
+    return [found[key] for key in sorted(found)]
+
+
+@cache
+def store_class(scheme: str) -> type[KeyStore]:
+    """Return the class of the scheme's store.
+
+    Raises `PluginMissing`, `PluginConflict`, `PluginBroken`.
+    """
+    claimants = [plugin for plugin in plugins() if plugin.scheme == scheme]
+    if not claimants:
+        raise _missing(scheme)
+    if len(claimants) > 1:
+        names = " and ".join(plugin.distribution for plugin in claimants)
+        raise PluginConflict(
+            f"{names} both offer a store for {scheme}:.", hint=f"Run: pip uninstall {claimants[-1].distribution}"
+        )
+    return _load(claimants[0])
+
+
+def _load(plugin: Plugin) -> type[KeyStore]:
+    if plugin.contract != f"contract{CONTRACT}":
+        written_for = plugin.contract or "none that it names"
+        raise PluginBroken(
+            f"{plugin.distribution} {plugin.version} was written for another contract than contract{CONTRACT}:"
+            f" {written_for}.",
+            hint=f"Run: pip install --upgrade keyvouch {plugin.distribution}",
+        )
+    from stevedore import DriverManager
+
+    class Vetted(DriverManager[KeyStore]):
+        """Loads the entry point that was compared above, and looks for no other."""
+
+        def list_entry_points(self) -> list[EntryPoint]:
+            return [plugin.entry_point]
+
+    try:
+        loaded = Vetted(GROUP, plugin.scheme).driver
+    except Exception as error:  # whatever the plugin's own code raises
+        raise PluginBroken(
+            f"{plugin.distribution} {plugin.version} cannot be loaded: {type(error).__name__}: {error}",
+            hint=f"Run: pip install --upgrade --force-reinstall {plugin.distribution}",
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, KeyStore)):
+        raise PluginBroken(
+            f"{plugin.entry_point.value} of {plugin.distribution} is no KeyStore.",
+            hint="Name the store's class in the entry point.",
+        )
+    return loaded
+
+
+def _missing(scheme: str) -> PluginMissing:
+    from importlib.metadata import distributions
+
+    package = KNOWN.get(scheme, f"keyvouch-{scheme}")
+    schemes = sorted({plugin.scheme for plugin in plugins()})
+    if any(distributions(name=package, path=_trusted_path())):
+        return PluginMissing(
+            f"{package} is installed, but declares no entry point {scheme} in {GROUP}.",
+            hint=f"Run: pip install --force-reinstall {package}",
+        )
+    if scheme in KNOWN:
+        hint = f"Run: pip install {package}"
+    elif nearest := difflib.get_close_matches(scheme, [*schemes, *KNOWN], n=1):
+        hint = f"Did you mean {nearest[0]}:?"
+    else:  # never advise to install a name that nobody has vetted
+        hint = "Install the distribution that offers it; `keyvouch stores` lists those that are there."
+    return PluginMissing(f"No store is installed for {scheme}: (there are {', '.join(schemes)}).", hint=hint)
+
+
+def _trusted_path() -> list[str]:
+    """Return `sys.path` without the working directory.
+
+    `python -m` puts it there, and a planted `x.dist-info` in it would be loaded (seen).
+    """
+    try:
+        here = Path.cwd().resolve()
+    except OSError as error:
+        raise ConfigurationError("The working directory is gone.", hint="Change to one that exists.") from error
+    return [entry for entry in sys.path if entry and Path(entry).resolve() != here]

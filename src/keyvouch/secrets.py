@@ -1,0 +1,218 @@
+"""References to secrets, the values they lead to, and how often a value may be tried.
+
+    env:NAME                an environment variable
+    file:/path              a file that not everyone can read
+    credential:name         systemd's LoadCredential= ($CREDENTIALS_DIRECTORY)
+    keyring:service/user    the desktop's key ring (extra `keyring`)
+    command:/path/to/program argument ...   what a program prints; from a profile only, no shell, 30 seconds
+    prompt:                 asked on the terminal, once for a connection
+
+A secret is UTF-8 text; one newline at its end is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from keyvouch import files, lockout
+from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired
+from keyvouch.uri import REFERENCE_KINDS, KeyUri
+
+COMMAND_TIMEOUT = 30.0
+"""Seconds for which a `command:` may run."""
+
+
+class Secret:
+    """A secret value that does not print itself: only `reveal()` shows it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the value, for the library that needs it; never keep or log it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    __hash__ = None  # type: ignore[assignment]  # a dictionary would keep it
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not written anywhere")
+
+
+class SecretResolver:
+    """Gives a store the secrets that its URIs refer to, under the rules of the profile they came from.
+
+    Every `get` reads anew, so that a secret that was replaced is found at the next connection; an answer to `prompt:`
+    is kept for the life of the resolver, which is that of the connection.
+    """
+
+    def __init__(
+        self,
+        *,
+        interactive: bool = False,
+        any_reader: bool = False,
+        commands: bool = False,
+    ) -> None:
+        """Take whether a person can be asked, whether files may be open to all readers, whether programs may be run."""
+        self._rules = (interactive, any_reader, commands)
+        self._interactive, self._any_reader, self._commands = self._rules
+        self._answers: dict[str, Secret] = {}
+        self._process = os.getpid()
+
+    @property
+    def rules(self) -> tuple[bool, ...]:
+        """What tells resolvers apart: connections are shared between equal rules only."""
+        return self._rules
+
+    def get(self, uri: KeyUri, name: str) -> Secret:
+        """Return the secret that the URI's attribute `name` refers to.
+
+        Raises `SecretRequired` where there is none, `AccessDenied` where it may not be read or everyone could,
+        `ConfigurationError` for a reference that cannot be followed.
+        """
+        if name not in uri:
+            raise SecretRequired(
+                f"The {name} is needed.", hint=f"Add {name}=env:NAME or {name}=file:/path after the `?`.", uri=uri
+            )
+        return self.resolve(str(uri.get(name)), name)
+
+    def resolve(self, reference: str, name: str = "secret") -> Secret:
+        """Follow one reference; `name` says in errors and prompts what it is for."""
+        kind, _, rest = reference.partition(":")
+        if kind not in REFERENCE_KINDS:
+            raise ConfigurationError(
+                f"The {name} is not given as a reference.",
+                hint=f"Write one of {', '.join(known + ':' for known in REFERENCE_KINDS)} and where it is.",
+            )
+        if kind == "prompt":
+            return self._ask(name)
+        value = getattr(self, f"_from_{kind}")(rest, name).removesuffix("\n").removesuffix("\r")
+        if not value:
+            raise SecretRequired(f"The {name} in {reference} is empty.", hint="Put the secret there.")
+        return Secret(value)
+
+    @contextlib.contextmanager
+    def attempt(self, uri: KeyUri, name: str, *, target: str) -> Iterator[Secret]:
+        """Give a secret that locks the store when it is wrong, and hold every other try on `target` meanwhile.
+
+        `target` names the token for good (its serial). Raises `SecretIncorrect` where this value was refused by this
+        target before; records the `SecretIncorrect` that leaves the block.
+        """
+        secret = self.get(uri, name)
+        with lockout.single_try(target, secret.reveal()):
+            yield secret
+
+    def read_private(self, path: Path) -> bytes:
+        """Read a file that holds a key; as `files.read_private`, under the profile's rule."""
+        return files.read_private(path, any_reader=self._any_reader)
+
+    def _from_env(self, variable: str, name: str) -> str:
+        value = os.environ.get(variable)
+        if value is None:
+            raise SecretRequired(
+                f"The {name} is not there: the environment variable {variable} is not set.", hint=f"Set {variable}."
+            )
+        return value
+
+    def _from_file(self, place: str, name: str) -> str:
+        path = Path(place)
+        if not path.is_absolute():
+            raise ConfigurationError(f"The {name} is in file:{place}.", hint="Write the absolute path.")
+        try:
+            return _text(self.read_private(path), name)
+        except FileNotFoundError:
+            raise SecretRequired(f"The {name} is not there: {path} does not exist.", hint="Make that file.") from None
+        except OSError as error:
+            raise AccessDenied(
+                f"The {name} cannot be read: {path}: {error.strerror}.", hint="Let this account read that file."
+            ) from error
+
+    def _from_credential(self, credential: str, name: str) -> str:
+        folder = os.environ.get("CREDENTIALS_DIRECTORY")
+        if not folder:
+            raise SecretRequired(
+                f"The {name} is not there: this process was given no credentials.",
+                hint=f"Add LoadCredential={credential}:/path to the systemd unit.",
+            )
+        if not credential or "/" in credential:
+            raise ConfigurationError(f"The {name} is in credential:{credential}.", hint="Write the credential's name.")
+        return self._from_file(str(Path(folder, credential)), name)
+
+    def _from_keyring(self, place: str, name: str) -> str:
+        service, _, user = place.rpartition("/")
+        if not service or not user:
+            raise ConfigurationError(f"The {name} is in keyring:{place}.", hint="Write keyring:service/user.")
+        try:
+            import keyring
+        except ImportError:
+            raise ConfigurationError(
+                f"The {name} is in a key ring, which needs a package.", hint="Run: pip install 'keyvouch[keyring]'"
+            ) from None
+        try:
+            value = keyring.get_password(service, user)
+        except Exception as error:  # the backends' own, of any kind
+            raise AccessDenied(
+                f"The key ring did not give the {name}: {type(error).__name__}.", hint="Unlock it: `keyring diagnose`."
+            ) from error
+        if value is None:
+            raise SecretRequired(f"The key ring has no {name} for {place}.", hint=f"Run: keyring set {service} {user}")
+        return value
+
+    def _from_command(self, line: str, name: str) -> str:
+        arguments = shlex.split(line)
+        if not self._commands:
+            raise ConfigurationError(f"The {name} is in command:.", hint="Commands are taken from a profile only.")
+        if not arguments or not Path(arguments[0]).is_absolute():
+            raise ConfigurationError(f"The {name} is in command:.", hint="Begin with the program's absolute path.")
+        program = Path(arguments[0])
+        try:
+            files.check_trusted(program)
+            # Its standard error may hold anything, so nothing of it is shown.
+            done = subprocess.run(  # noqa: S603 - the program is the profile's own, no shell
+                arguments, capture_output=True, stdin=subprocess.DEVNULL, timeout=COMMAND_TIMEOUT, check=False
+            )
+        except OSError as error:
+            raise ConfigurationError(f"{program} cannot be run: {error.strerror}.", hint="Correct the path.") from None
+        except subprocess.TimeoutExpired:
+            raise SecretRequired(
+                f"{program} gave no {name} within {COMMAND_TIMEOUT:.0f} seconds.", hint="Run it by hand."
+            ) from None
+        if done.returncode:
+            raise SecretRequired(f"{program} ended with the status {done.returncode}.", hint="Run it by hand.")
+        return _text(done.stdout, name)
+
+    def _ask(self, name: str) -> Secret:
+        if not self._interactive or os.getpid() != self._process:
+            raise SecretRequired(f"The {name} is asked for on a terminal, and here is none.", hint=f"Use {name}=file:.")
+        if name not in self._answers:
+            import getpass
+
+            try:
+                answer = getpass.getpass(f"{name}: ")
+            except EOFError:
+                answer = ""
+            if not answer:
+                raise SecretRequired(f"No {name} was given.", hint="Type it, or refer to a place that holds it.")
+            self._answers[name] = Secret(answer)
+        return self._answers[name]
+
+
+def _text(octets: bytes, name: str) -> str:
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"The {name} is not UTF-8 text.", hint="Write it as text, in UTF-8.") from None

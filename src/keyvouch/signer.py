@@ -1,0 +1,440 @@
+"""A signer: an open key, checked, that many threads and forked children may use for months.
+
+    with keyvouch.open_signer("pfx:/etc/keyvouch/app.pfx?password=env:APP_PFX_PASSWORD") as signer:
+        signature = signer.sign(b"message", "PS256")
+
+What a store hands out is never used as it is: the certificate must be the key's, each algorithm's first signature is
+verified, a lost connection is made again and the key found again by its pinned URI, and key and chain are replaced
+together when the key was rotated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from keyvouch import certificate as x509_certificate
+from keyvouch import forks
+from keyvouch.algorithms import PS256, RS256, Algorithm, algorithms_for, find_algorithm, require_fit, verifies
+from keyvouch.connections import CLOSING_TIMEOUT, Backoff, Connection, Deadline, ended, release
+from keyvouch.errors import (
+    AlgorithmUnsupported,
+    KeyChanged,
+    KeyvouchError,
+    SessionLost,
+    SignatureInvalid,
+    StoreUnavailable,
+)
+from keyvouch.opened_key import CertificateFile, OpenedKey, open_key
+from keyvouch.uri import KeyUri
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PrivateKey, PublicKey
+
+Build = Callable[[Algorithm, "tuple[Certificate, ...]", "PublicKey"], bytes]
+"""Makes the message for the algorithm, and for the chain and public key of the very key that will sign it."""
+
+log = logging.getLogger("keyvouch")
+audit_log = logging.getLogger("keyvouch.audit")
+
+SIGN_TIMEOUT = 30.0
+"""Seconds that a signature may take, tries and waits included."""
+_LOOK_INTERVAL = 1.0
+"""Seconds between two looks at whether the key was replaced."""
+_RELOAD_INTERVAL = 3600.0
+"""Seconds after which a key that may have a successor is opened anew."""
+
+
+class Signer:
+    """An open key. `keyvouch.open_signer` makes it; it is a context manager, and safe under threads and fork."""
+
+    def __init__(self, connection: Connection, requested_uri: KeyUri, deadline: Deadline) -> None:
+        """For `open_signer` alone, which has acquired the connection for it."""
+        self._connection = connection
+        self._requested = requested_uri
+        self._certificate_file = CertificateFile(requested_uri)
+        self._opened = open_key(connection, requested_uri, self._certificate_file.read(), deadline)
+        self._preferred: Algorithm | None = None
+        self._reload_error: Exception | None = None
+        self._next_look = self._next_reload = 0.0
+        self._plan_reload()
+        self._closed = False
+        self.after_fork()
+        forks.watch(self)
+        _import_what_signing_needs()
+
+    def after_fork(self) -> None:
+        """Forget, in a child, what the parent's other threads were just doing."""
+        self._reload_lock = threading.Lock()
+        self._swap_lock = threading.Lock()
+        self._close_once = threading.Lock()
+
+    @property
+    def uri(self) -> str:
+        """The pinned URI: this very key, wherever the requested one may lead later."""
+        return str(self._opened.stored.uri)
+
+    @property
+    def requested_uri(self) -> str:
+        """The URI as it was asked for, completed."""
+        return str(self._requested)
+
+    @property
+    def public_key(self) -> PublicKey:
+        """The public half, as `cryptography` has it."""
+        return self._opened.public_key
+
+    @property
+    def chain(self) -> tuple[Certificate, ...]:
+        """The key's certificate and its issuers, leaf first; empty where there is none."""
+        return self._opened.chain
+
+    @property
+    def exportable(self) -> bool | None:
+        """Whether the private key can leave its store; None where the store cannot tell."""
+        return self._opened.stored.exportable
+
+    @property
+    def reload_error(self) -> Exception | None:
+        """Why the last reload that nobody asked for failed, while the old key signs on; None where it did not."""
+        return self._reload_error
+
+    def certificate_status(self) -> x509_certificate.CertificateStatus:
+        """Tell whether the certificate may be used now. `sign` does not ask: a renewal must still be signed."""
+        return x509_certificate.status(self.chain)
+
+    def thumbprint(self, hash: x509_certificate.HashName = "sha256") -> str | None:  # noqa: A002 - hashlib's word
+        """Return the certificate's thumbprint in upper-case hexadecimal; None where there is no certificate."""
+        chain = self.chain
+        return x509_certificate.thumbprint(chain[0], hash) if chain else None
+
+    def sign(
+        self,
+        message: bytes,
+        algorithm: str | Algorithm,
+        *,
+        timeout: float = SIGN_TIMEOUT,
+        audit: Mapping[str, object] | None = None,
+    ) -> bytes:
+        """Return the signature over the message in JOSE form (ECDSA: r||s), with a JOSE algorithm.
+
+        All waits and tries end within `timeout` seconds. `audit` goes into the audit record. Raises
+        `AlgorithmUnsupported`, `StoreUnavailable`, `KeyChanged`, `KeyNotFound`, `AccessDenied` and what else the store
+        says of the key; `SignatureInvalid` where it signs wrongly; ValueError on a closed signer.
+        """
+        opened = self._enter()
+        try:
+            return self._sign(opened, message, algorithm, timeout, audit)
+        finally:
+            opened.leave()
+
+    def sign_negotiated(
+        self,
+        build: Build,
+        *,
+        algorithm: Algorithm | None = None,
+        timeout: float = SIGN_TIMEOUT,
+        audit: Mapping[str, object] | None = None,
+    ) -> tuple[bytes, bytes]:
+        """Return the message that `build(algorithm, chain, public_key)` makes, and its signature by that very key.
+
+        Without `algorithm` it is PS256 for RSA (RS256 where the store cannot do that, and for nothing else), the
+        curve's own for EC, EdDSA for Ed25519. Looks first whether the key was replaced. Raises as `sign`.
+        """
+        started = time.monotonic()
+        self._reload_if_due(timeout)
+        opened = self._enter()
+        try:
+            chosen = algorithm or self._preferred or algorithms_for(opened.key_type)[0]
+            message = build(chosen, opened.chain, opened.public_key)
+            try:
+                return message, self._sign(opened, message, chosen, timeout, audit)
+            except AlgorithmUnsupported:
+                if algorithm is not None or chosen is not PS256:
+                    raise
+            message = build(RS256, opened.chain, opened.public_key)
+            left = timeout - (time.monotonic() - started)
+            signature = self._sign(opened, message, RS256, left, audit)
+            self._preferred = RS256
+            return message, signature
+        finally:
+            opened.leave()
+
+    async def sign_async(
+        self,
+        message: bytes,
+        algorithm: str | Algorithm,
+        *,
+        timeout: float = SIGN_TIMEOUT,  # noqa: ASYNC109 - it bounds the store's work, not the await
+        audit: Mapping[str, object] | None = None,
+    ) -> bytes:
+        """As `sign`, in a thread."""
+        return await asyncio.to_thread(self.sign, message, algorithm, timeout=timeout, audit=audit)
+
+    def private_key(self) -> PrivateKey:
+        """Return an object that `cryptography`, PyJWT and Authlib take for a private key; the key stays in its store.
+
+        It is bound to the key of this moment: after a reload that brought another, it raises `KeyChanged`.
+        """
+        from keyvouch.private_key import wrap
+
+        spki, public_key = self._opened.spki, self.public_key
+
+        def sign(message: bytes, algorithm: Algorithm) -> bytes:
+            opened = self._enter()
+            try:
+                if opened.spki != spki:
+                    raise self._changed(opened)
+                return self._sign(opened, message, algorithm, SIGN_TIMEOUT, None)
+            finally:
+                opened.leave()
+
+        return wrap(public_key, sign)
+
+    def reload(self) -> bool:
+        """Open the requested URI anew, and tell whether its key or certificate is another now.
+
+        Raises what opening raises; the old key then stays.
+        """
+        with self._reload_lock:
+            return self._reload(Deadline(SIGN_TIMEOUT))
+
+    def close(self) -> None:
+        """Let the signatures under way end (10 seconds at most), then give the key back. May be called twice."""
+        if not self._close_once.acquire(blocking=False):
+            return
+        self._closed = True
+        deadline = Deadline(CLOSING_TIMEOUT)
+        # Whoever just opens the key anew still uses the connection.
+        waited = [self._reload_lock.acquire(timeout=max(0.0, deadline.left()))]
+        waited.append(self._swap_lock.acquire(timeout=max(0.0, deadline.left())))
+        self._opened.retire()
+        while not self._opened.idle and deadline.left() > 0:
+            time.sleep(0.01)
+        if not (self._opened.idle and all(waited)):
+            log.warning("A key is still used after %.0f seconds; its handle is left behind.", CLOSING_TIMEOUT)
+        for taken, lock in zip(waited, (self._reload_lock, self._swap_lock), strict=True):
+            if taken:
+                lock.release()
+        release(self._connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Signer {self.uri}>"
+
+    # Signing.
+
+    def _enter(self) -> OpenedKey:
+        """Return the key of now, with one signature counted in."""
+        while True:
+            opened = self._opened
+            if opened.ours and opened.enter():
+                return opened
+            if self._closed:
+                raise ValueError("the signer is closed")
+            if not opened.ours:
+                self._open_again(opened, Deadline(SIGN_TIMEOUT), lost=None)
+
+    def _sign(
+        self,
+        opened: OpenedKey,
+        message: bytes,
+        algorithm: str | Algorithm,
+        timeout: float,
+        audit: Mapping[str, object] | None,
+    ) -> bytes:
+        started = time.monotonic()
+        outcome = "signed"
+        try:
+            verified = opened.verified.get(algorithm)
+            if verified is None:
+                return self._sign_first(opened, message, find_algorithm(algorithm), Deadline(timeout, started))
+            try:
+                return opened.stored.sign(message, verified, timeout=max(1.0, timeout / 3))
+            except StoreUnavailable as error:
+                return self._sign_again(opened, message, verified, Deadline(timeout, started), error)
+        except KeyvouchError as error:
+            outcome = error.code
+            error.uri = error.uri or str(opened.stored.uri)
+            raise
+        except BaseException as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            if audit_log.isEnabledFor(logging.INFO):
+                _audit(opened, algorithm, time.monotonic() - started, outcome, audit or {})
+
+    def _sign_first(self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline) -> bytes:
+        """Sign with an algorithm for the first time, and believe the store only after verifying."""
+        require_fit(opened.key_type, algorithm)
+        try:
+            signature = opened.stored.sign(message, algorithm, timeout=deadline.one_try())
+        except StoreUnavailable as error:
+            signature = self._sign_again(opened, message, algorithm, deadline, error)
+        if not verifies(opened.public_key, signature, message, algorithm):
+            raise SignatureInvalid(
+                f"The store's first {algorithm.name} signature is wrong.",
+                hint="Tell the authors of the store's plugin: a salt, a padding or a signature's form is not JOSE's.",
+            )
+        opened.verified[algorithm] = opened.verified[algorithm.name] = algorithm
+        return signature
+
+    def _sign_again(
+        self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline, error: StoreUnavailable
+    ) -> bytes:
+        """Try until the deadline: connect again after `SessionLost`, wait after the others."""
+        backoff, key = Backoff(), opened
+        try:
+            while True:
+                if not isinstance(error, SessionLost):
+                    deadline.wait(backoff.after(error), error)
+                elif deadline.left() <= 0:
+                    raise ended(error) from error
+                else:
+                    found = self._same_key_again(key, deadline)
+                    if key is not opened:
+                        key.leave()
+                    key = found
+                try:
+                    return key.stored.sign(message, algorithm, timeout=deadline.one_try())
+                except StoreUnavailable as again:
+                    error = again
+        finally:
+            if key is not opened:
+                key.leave()
+
+    # Opening again: after a lost connection, after a fork, after a rotation.
+
+    def _same_key_again(self, lost: OpenedKey, deadline: Deadline) -> OpenedKey:
+        """Return the same key, opened in a newer generation, with one signature counted in."""
+        while True:
+            current = self._opened
+            if current.spki != lost.spki:
+                # Rotated meanwhile. The message may name the old certificate already: the old key signs it.
+                alone = open_key(self._connection, lost.stored.uri, lost.chain, deadline)
+                alone.enter()
+                alone.retire()  # closed by the `leave` of this one signature
+                return alone
+            if current.generation > lost.generation and current.enter():
+                return current
+            if self._closed:
+                raise ValueError("the signer is closed")
+            self._open_again(current, deadline, lost=lost.generation)
+
+    def _open_again(self, old: OpenedKey, deadline: Deadline, lost: int | None) -> None:
+        """Open the pinned URI once in a newer generation, or in this child: the first thread does, the others wait."""
+        self._connection.connect(deadline, lost)  # outside the lock: nobody waits for a store with it
+        if not self._swap_lock.acquire(timeout=max(0.0, deadline.left())):
+            raise StoreUnavailable("The key was not opened again in time.", hint="Try again later.")
+        try:
+            if self._opened is old and not self._closed:
+                found = open_key(self._connection, old.stored.uri, old.chain, deadline)
+                if found.spki != old.spki:
+                    found.retire()
+                    raise self._changed(found)
+                self._swap(found)
+        finally:
+            self._swap_lock.release()
+
+    def _changed(self, found: OpenedKey) -> KeyChanged:
+        return KeyChanged(
+            f"Another key stands at {found.stored.uri} now.",
+            hint="Open it anew if that is meant, or put the old key back.",
+            uri=found.stored.uri,
+        )
+
+    def _swap(self, opened: OpenedKey) -> None:
+        old, self._opened = self._opened, opened
+        old.retire()
+
+    def _reload(self, deadline: Deadline) -> bool:
+        found = open_key(self._connection, self._requested, self._certificate_file.read(), deadline)
+        with self._swap_lock:
+            if self._closed:
+                found.retire()
+                raise ValueError("the signer is closed")
+            old = self._opened
+            self._swap(found)
+        self._preferred = None
+        self._reload_error = None
+        self._plan_reload()
+        return (found.spki, found.thumbprint) != (old.spki, old.thumbprint)
+
+    def _reload_if_due(self, timeout: float) -> None:
+        """Follow a rotation. Asked before each negotiated signature; looks once a second at most."""
+        now = time.monotonic()
+        if now < self._next_look or not self._reload_lock.acquire(blocking=False):
+            return  # while one thread reloads, the others sign with the old key
+        try:
+            self._next_look = now + _LOOK_INTERVAL
+            if self._is_due(now):
+                self._reload(Deadline(timeout / 3))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the old key still signs
+            self._reload_error = error
+            outcome = error.code if isinstance(error, KeyvouchError) else type(error).__name__
+            record_audit("reload", {"uri": self.requested_uri, "outcome": outcome})
+        finally:
+            self._reload_lock.release()
+
+    def _is_due(self, now: float) -> bool:
+        stored = self._opened.stored
+        if stored.settles_at is not None and dt.datetime.now(dt.UTC) >= stored.settles_at:
+            return True
+        if now >= self._next_reload and (self._requested.get("select") == "newest" or self._in_last_third()):
+            return True
+        return stored.changed() or self._certificate_file.changed()
+
+    def _plan_reload(self) -> None:
+        now = time.monotonic()
+        self._next_look = now + _LOOK_INTERVAL
+        self._next_reload = now + _RELOAD_INTERVAL
+
+    def _in_last_third(self) -> bool:
+        status = self.certificate_status()
+        if status.not_before is None or status.not_after is None:
+            return False
+        return dt.datetime.now(dt.UTC) > status.not_after - (status.not_after - status.not_before) / 3
+
+
+def record_audit(event: str, record: Mapping[str, object]) -> None:
+    """Write one audit record: a line of JSON on the logger `keyvouch.audit`. Never a message, a secret or a token."""
+    audit_log.info("%s", json.dumps({"event": event, **record}))
+
+
+def _audit(
+    opened: OpenedKey, algorithm: str | Algorithm, seconds: float, outcome: str, extra: Mapping[str, object]
+) -> None:
+    record = {
+        "uri": str(opened.stored.uri),
+        "algorithm": algorithm if isinstance(algorithm, str) else algorithm.name,
+        "thumbprint": opened.thumbprint,
+        "milliseconds": round(seconds * 1000, 3),
+        "outcome": outcome,
+    }
+    record_audit("sign", {**record, **extra})
+
+
+def _import_what_signing_needs() -> None:
+    """Import now what a signature or its verification imports later.
+
+    `cryptography` imports inside functions, and a fork meanwhile leaves the import lock held in the child (seen).
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils  # noqa: F401
+
+    ec.ECDSA(algorithms_for("P-256")[0].hash)

@@ -1,0 +1,301 @@
+"""The URI of a key: `scheme:name=value;name=value?name=value&name=value`.
+
+Before `?` stands which key it is: change that and it is another key. After `?` stands how to reach it. A store declares
+its attributes, and one that is declared positional also takes the path form, `pfx:/etc/app.pfx?password=env:X`.
+Values are octets, percent-encoded (RFC 3986, section 2.1); each attribute stands at most once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keyvouch.errors import ConfigurationError
+
+REFERENCE_KINDS = ("env", "file", "credential", "keyring", "command", "prompt")
+"""How a reference to a secret begins; what it means is told in `keyvouch.secrets`."""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """What a store declares of one attribute of its URIs."""
+
+    name: str
+    help: str
+    """One sentence, for `keyvouch stores` and the documentation."""
+    query: bool = False
+    """Stands after `?`: how the key is reached, not which it is."""
+    connection: bool = False
+    """URIs that agree in these share one `KeyStore`."""
+    positional: bool = False
+    """Takes the path form. One attribute of a store at most."""
+    secret: bool = False
+    """A reference to a secret. A value is refused, and never echoed."""
+    lockout: bool = False
+    """A wrong value may lock the store for good, as with a PIN."""
+    required_for: frozenset[str] = frozenset()
+    """Of "open" and "generate": what cannot be done without it. The core checks it."""
+    default: object = None
+    """What `KeyUri.get` gives where the URI is silent; already parsed."""
+    environment: tuple[str, ...] = ()
+    """Variables that give the value where the URI is silent; read once, when the URI is completed."""
+    parse: Callable[[bytes], object] = bytes.decode
+    """From octets to the value that `KeyUri.get` gives; raises ValueError with what is wrong."""
+
+
+def _thumbprint(octets: bytes) -> str:
+    digits = octets.decode().replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise ValueError("it takes the 64 hexadecimal digits of a SHA-256")
+    return digits
+
+
+def _newest(octets: bytes) -> str:
+    if octets != b"newest":
+        raise ValueError("the only choice is newest")
+    return "newest"
+
+
+def _seconds(octets: bytes) -> int:
+    if not octets.isdigit():
+        raise ValueError("it takes whole seconds")
+    return int(octets)
+
+
+CORE_ATTRIBUTES = (
+    Attribute(
+        "spki-sha256",
+        "this very key, by the SHA-256 of its public key (DER SubjectPublicKeyInfo), in hexadecimal; else KeyChanged",
+        parse=_thumbprint,
+    ),
+    Attribute(
+        "certificate-file", "the certificate and its chain, PEM or DER, for a key whose store holds none", query=True
+    ),
+    Attribute("select", "newest: of a family of keys the newest settled one", query=True, parse=_newest),
+    Attribute(
+        "settle",
+        "seconds for which a new member of a family is left alone, until it is registered everywhere",
+        query=True,
+        default=900,
+        parse=_seconds,
+    ),
+)
+"""What every scheme understands."""
+
+
+class KeyUri:
+    """A parsed URI. Immutable; equal to another with the same scheme and values."""
+
+    __slots__ = ("_declared", "_values", "scheme")
+
+    def __init__(self, scheme: str, values: Mapping[str, bytes], declared: Mapping[str, Attribute]) -> None:
+        """Take octets by name; `parse_uri` and `replace` are the ways to get one."""
+        self.scheme = scheme
+        self._declared = declared
+        self._values = {name: values[name] for name in declared if name in values}
+
+    def get(self, name: str) -> Any:
+        """Return the parsed value, or the declared default. KeyError for a name that is not declared."""
+        attribute = self._declared[name]
+        return attribute.parse(self._values[name]) if name in self._values else attribute.default
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def octets(self, names: Iterable[str]) -> tuple[bytes | None, ...]:
+        """Return the values as they stand, for comparing two URIs in some of their attributes."""
+        return tuple(self._values.get(name) for name in names)
+
+    def replace(self, changes: Mapping[str, str | bytes | None]) -> KeyUri:
+        """Return this URI with other values; None takes one away."""
+        values = dict(self._values)
+        for name, value in changes.items():
+            if name not in self._declared:
+                raise KeyError(name)
+            if value is None:
+                values.pop(name, None)
+            else:
+                values[name] = value.encode() if isinstance(value, str) else value
+        return KeyUri(self.scheme, values, self._declared)
+
+    def missing_for(self, purpose: str) -> list[str]:
+        """Return the names of attributes that this purpose ("open", "generate") needs, and that are not here."""
+        return [
+            attribute.name
+            for attribute in self._declared.values()
+            if purpose in attribute.required_for and attribute.name not in self
+        ]
+
+    def __str__(self) -> str:
+        which = [name for name in self._values if not self._declared[name].query]
+        query = [name for name in self._values if self._declared[name].query]
+        text = f"{self.scheme}:{self._print_which(which)}"
+        if query:
+            text += "?" + "&".join(f"{name}={_encode(self._values[name])}" for name in query)
+        return text
+
+    def _print_which(self, names: list[str]) -> str:
+        if len(names) == 1 and self._declared[names[0]].positional:
+            octets = self._values[names[0]]
+            path = octets.decode(errors="surrogateescape")
+            if _is_windows_path(path):
+                if "?" not in path and path.isprintable():
+                    return path
+            elif not _begins_with_name(path, self._declared):
+                return _encode(octets, keep=";&=")
+        return ";".join(f"{name}={_encode(self._values[name])}" for name in names)
+
+    @property
+    def quoted(self) -> str:
+        """The text as a POSIX shell, and PowerShell, must be given it."""
+        return shlex.quote(str(self))
+
+    def __repr__(self) -> str:
+        return f"<KeyUri {self}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KeyUri) and (self.scheme, self._values) == (other.scheme, other._values)
+
+    def __hash__(self) -> int:
+        return hash((self.scheme, tuple(self._values.items())))
+
+
+def scheme_of(text: str) -> str:
+    """Return the scheme that a URI's text begins with; `ConfigurationError` where it has none."""
+    for position, character in enumerate(text):
+        if not character.isprintable():
+            raise ConfigurationError(
+                f"The URI {redact(text)!r} has a control character at position {position + 1}.",
+                hint="In TOML, write the URI in single quotes: in double quotes a backslash begins an escape.",
+            )
+    if _is_windows_path(text):
+        raise ConfigurationError(
+            f"{text!r} is a path, not a key's URI.", hint=f"Write pfx:{text.replace(chr(92), '/')} (or pem:...)."
+        )
+    scheme, colon, _ = text.partition(":")
+    if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+        path = text.startswith(("/", ".", "~")) or text.endswith((".pfx", ".p12", ".pem", ".key"))
+        hint = f"Write pfx:{text} or pem:{text}." if path else "A URI begins with a store's scheme: `keyvouch stores`."
+        raise ConfigurationError(f"{redact(text)!r} is not a key's URI.", hint=hint)
+    return scheme
+
+
+def parse_uri(text: str, attributes: Iterable[Attribute]) -> KeyUri:
+    """Parse and complete a URI of a store that declares these attributes, next to the core's own.
+
+    Raises `ConfigurationError`; the text of a secret's value is in no error.
+    """
+    scheme = scheme_of(text)
+    declared = {attribute.name: attribute for attribute in (*attributes, *CORE_ATTRIBUTES)}
+    which, _, query = text[len(scheme) + 1 :].partition("?")
+    try:
+        values = _split_which(which, declared)
+        _take(values, (part for part in query.split("&") if part), declared, query=True)
+        for attribute in declared.values():
+            if attribute.name not in values:
+                _complete(values, attribute)
+        uri = KeyUri(scheme, values, declared)
+        for name in values:
+            _check(uri, declared[name])
+    except ConfigurationError as error:
+        error.uri = redact(text)
+        raise
+    return uri
+
+
+def redact(text: str) -> str:
+    """Return the text of a URI, well-formed or not, without what may be a secret that was put into it by mistake."""
+    references = "|".join(REFERENCE_KINDS)
+    secret_name = r"[\w-]*(?:passw|pass|secret|pin|token|credential|pwd)[\w-]*"  # noqa: S105 - names, no value
+    return re.sub(rf"(?i)\b({secret_name})=(?!(?:{references})(?::|%3a))[^;&?]*", r"\1=***", text)
+
+
+def _split_which(text: str, declared: Mapping[str, Attribute]) -> dict[str, bytes]:
+    positional = next((attribute.name for attribute in declared.values() if attribute.positional), None)
+    if positional and text and not _begins_with_name(text, declared):
+        as_it_stands = _is_windows_path(text)
+        return {positional: text.encode() if as_it_stands else _decode(text, positional)}
+    values: dict[str, bytes] = {}
+    _take(values, (part for part in text.split(";") if part), declared, query=False)
+    return values
+
+
+def _take(values: dict[str, bytes], parts: Iterable[str], declared: Mapping[str, Attribute], *, query: bool) -> None:
+    for part in parts:
+        name, equals, value = part.partition("=")
+        attribute = declared.get(name)
+        if attribute is None:
+            nearest = difflib.get_close_matches(name, declared, n=1)
+            hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(declared)}."
+            raise ConfigurationError(f"There is no attribute {redact(part).partition('=')[0]!r}.", hint=hint)
+        if attribute.query != query:
+            side = "after" if attribute.query else "before"
+            raise ConfigurationError(f"The attribute {name} is on the wrong side.", hint=f"Write it {side} the `?`.")
+        if name in values:
+            raise ConfigurationError(f"The attribute {name} stands there twice.", hint="Keep one of the two.")
+        if not equals or not value:
+            raise ConfigurationError(f"The attribute {name} has no value.", hint=f"Write {name}=...")
+        values[name] = _decode(value, name)
+
+
+def _complete(values: dict[str, bytes], attribute: Attribute) -> None:
+    for variable in attribute.environment:
+        if os.environ.get(variable):
+            values[attribute.name] = os.environ[variable].encode()
+            return
+
+
+def _check(uri: KeyUri, attribute: Attribute) -> None:
+    name = attribute.name
+    try:
+        value = uri.get(name)
+    except ValueError as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise ConfigurationError(f"The value of {name} cannot be used: {reason}.", hint=attribute.help + ".") from None
+    if attribute.secret and not _is_reference(value):
+        raise ConfigurationError(
+            f"The attribute {name} holds something else than a reference to a secret.",
+            hint=f"Put the secret elsewhere and write {name}=env:NAME or {name}=file:/path.",
+        )
+
+
+def _is_reference(value: object) -> bool:
+    return isinstance(value, str) and value.partition(":")[0] in REFERENCE_KINDS and ":" in value
+
+
+def _is_windows_path(text: str) -> bool:
+    return bool(re.match(r"[A-Za-z]:[\\/]", text)) or text.startswith("\\\\")
+
+
+def _begins_with_name(text: str, declared: Mapping[str, Attribute]) -> bool:
+    name, equals, _ = text.partition("=")
+    return bool(equals) and name in declared
+
+
+def _decode(text: str, name: str) -> bytes:
+    bad = re.search(r"%(?![0-9A-Fa-f]{2})", text)
+    if bad:
+        raise ConfigurationError(
+            f"The value of {name} has a % that two hexadecimal digits do not follow.", hint="Write %25 for a % itself."
+        )
+    return re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode())
+
+
+def _encode(octets: bytes, keep: str = "") -> str:
+    """Percent-encode what would end the value, confuse a reader or a shell, or is no printable text."""
+    text = octets.decode(errors="surrogateescape")
+    return "".join(
+        character
+        if character.isprintable() and (character in keep or character not in "%?;&#'\" ")
+        else _percent(character)
+        for character in text
+    )
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{octet:02X}" for octet in character.encode(errors="surrogateescape"))
