@@ -1,0 +1,76 @@
+"""The command `keyvouch`: one module a command, imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import click
+
+from keyvouch import __version__
+
+COMMANDS = {
+    "token": "Print an access token.",
+    "assertion": "Print a client assertion.",
+    "sign": "Sign a file or standard input.",
+    "verify": "Check a signature.",
+    "keys": "List the keys of a store.",
+    "stores": "List the stores that are installed, and what they take.",
+    "profile": "Show and add profiles.",
+    "new": "Make a key and its certificate.",
+    "export": "Write a certificate, or a key, to a file.",
+    "demo": "Show it all on this machine, with a throwaway key and authority.",
+}
+"""In the order in which a reader meets them; each is `keyvouch.cli.NAME:command`."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is called, so that the others cost nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"keyvouch.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command for one that is not there."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            nearest = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {nearest[0]}?" if nearest else ""
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.command("keyvouch", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="keyvouch %(version)s")
+@click.option("--config", metavar="FILE", help="The configuration, in place of the user's or the machine's.")
+@click.option("--debug", is_flag=True, help="Log what happens to standard error, and show tracebacks.")
+def group(config: str | None, *, debug: bool) -> None:
+    """Sign in with a certificate whose private key stays in its store."""
+    if config:
+        os.environ["KEYVOUCH_CONFIG"] = config  # read wherever a profile is
+    if debug:
+        from keyvouch.cli import logs
+
+        logs.to_standard_error()
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command, and end the process with the status of the table of exit codes."""
+    from keyvouch.cli import ending
+
+    return ending.run(group, arguments)

@@ -12,6 +12,7 @@ _REGISTER = (
     "Register the certificate on the app registration (Certificates & secrets): write it to a file with"
     " `keyvouch export --certificate app.cer`, and upload that."
 )
+_RENEW = "The certificate is revoked or outside its validity: make a new one with `keyvouch new`, and register it."
 _CLOCK = "Correct this machine's clock: an assertion is valid for minutes only."
 
 ADVICE = {
@@ -20,10 +21,10 @@ ADVICE = {
     700023: "Check tenant, cloud and authority: the assertion was made for another token endpoint.",
     700030: "Authorise the certificate's subject name on the app registration, or upload the certificate itself.",
     7000213: "Send the whole chain, leaf first (send-x5c), issued by an authority that the tenant trusts.",
-    7000214: "The certificate is revoked: make a new one with `keyvouch new`, and register it.",
-    7000277: "The certificate is outside its validity: make a new one with `keyvouch new`, and register it.",
-    1000502: "The certificate is outside its validity: make a new one with `keyvouch new`, and register it.",
-    7000274: _REGISTER,
+    7000214: _RENEW,
+    7000274: _RENEW,
+    7000277: _RENEW,
+    1000502: _RENEW,
     50012: _REGISTER,
     700016: "Check client-id and tenant: there is no such app in this tenant.",
     90002: "Check tenant and cloud: there is no such tenant.",

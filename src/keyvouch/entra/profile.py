@@ -10,6 +10,7 @@ from keyvouch.config import CLOUDS, Profile
 from keyvouch.entra import token_cache
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
 from keyvouch.errors import AuthorityUnavailable, ConfigurationError
+from keyvouch.secrets import SecretResolver
 from keyvouch.signer import Signer
 from keyvouch.single_flight import SingleFlight
 
@@ -53,12 +54,13 @@ def connect(profile: str | None = None) -> ConfidentialClient:
     return client
 
 
-def make_client(profile: Profile, name: str) -> ConfidentialClient:
-    """Make the client of a profile; nothing is signed yet."""
+def make_client(profile: Profile, name: str, secrets: SecretResolver | None = None) -> ConfidentialClient:
+    """Make the client of a profile; nothing is signed yet. `secrets` holds where not the profile's own rules do."""
     require(profile, name, "client_id", "keys", "scopes")
+    resolver = secrets or opening.resolver_for(profile)
 
     def open_uri(uri: str) -> Signer:
-        return opening.open_profile_key(uri, profile)
+        return opening.open_uri(uri, resolver)
 
     return ConfidentialClient(
         str(profile.client_id),
@@ -99,7 +101,8 @@ def require(profile: Profile, name: str, *fields: str) -> None:
         if not getattr(profile, field):
             spelled = field.replace("_", "-")
             example = examples.get(field, f'{spelled} = "..."')
-            raise ConfigurationError(f"The profile {name!r} has no {spelled}.", hint=f"Add {example}.")
+            where = f"The profile {name!r} has" if name else "There is"
+            raise ConfigurationError(f"{where} no {spelled}.", hint=f"Add {example} to the profile.")
 
 
 def _cache(profile: Profile) -> msal.TokenCache:

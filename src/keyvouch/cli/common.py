@@ -1,0 +1,132 @@
+"""What the commands share: which key or profile is meant, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from keyvouch import config, opening
+from keyvouch.algorithms import key_type
+from keyvouch.cli import logs
+from keyvouch.config import Profile
+from keyvouch.secrets import SecretResolver
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from keyvouch.signer import Signer
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+output_option = click.option(
+    "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print the result."
+)
+
+
+def key_options(command: Command) -> Command:
+    """Add `--profile` and `--key`."""
+    command = click.option("--key", metavar="URI", help="The key, by its URI; in a shell, in single quotes.")(command)
+    return click.option("--profile", metavar="NAME", help="The profile; else KEYVOUCH_PROFILE, or the only one.")(
+        command
+    )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What `--profile` and `--key` say together."""
+
+    name: str
+    """Of the profile; empty where only `--key` was given."""
+    profile: Profile
+    """Its settings, or the defaults; `keys` are those to use."""
+    secrets: SecretResolver
+
+    def open(self) -> Signer:
+        """Open the first key that opens."""
+        return opening.open_first(self.profile.keys, self.secrets)
+
+    def open_store(self) -> opening.Store:
+        """Open the store of the first key."""
+        if not self.profile.keys:
+            raise click.UsageError(f"The profile {self.name!r} has no keys: give --key URI.")
+        return opening.Store(opening.parse(self.profile.keys[0]), self.secrets)
+
+
+def choose(profile: str | None, key: str | None, **overrides: Any) -> Chosen:
+    """Combine the options: a profile, a profile with another key, or a key with the defaults.
+
+    `overrides` replace the profile's fields where they are not None. Audit records go where the profile says.
+    """
+    configuration = config.load()
+    alone = key is not None and profile is None
+    name = "" if alone else configuration.pick(profile)
+    found = configuration.default_profile() if alone else configuration.profile(name)
+    if key is not None:
+        overrides["keys"] = (key,)
+    found = msgspec.structs.replace(found, **{field: value for field, value in overrides.items() if value is not None})
+    logs.audit_to(found.audit)
+    secrets = SecretResolver(
+        interactive=sys.stdin.isatty(), any_reader=found.permissions == "any", commands=key is None
+    )
+    return Chosen(name, found, secrets)
+
+
+def print_json(value: object) -> None:
+    """Print a result for programs."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """Print names and values in two columns, without those that have no value."""
+    shown = {name: value for name, value in facts.items() if value is not None}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        click.echo(f"{click.style(f'{name:{width}}', bold=True)}  {value}")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; what is long is wrapped in its column, never cut."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    console().print(table)
+
+
+def console() -> Console:
+    """Return rich's console for standard output: plain and unwrapped where that is no terminal."""
+    from rich.console import Console
+
+    # Written to a file or a pipe, lines must stay whole for those who search them.
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 500)
+
+
+def next_command(line: str) -> None:
+    """Say what to type next, on standard error, so that the result can be piped."""
+    click.echo(f"\nNext: {line}", err=True)
+
+
+def key_facts(signer: Signer) -> dict[str, object]:
+    """Return what there is to tell of an open key, by the names of the JSON output."""
+    status = signer.certificate_status()
+    chain = signer.chain
+    return {
+        "uri": signer.uri,
+        "key_type": key_type(signer.public_key),
+        "exportable": signer.exportable,
+        "subject": chain[0].subject.rfc4514_string() if chain else None,
+        "thumbprint_sha256": signer.thumbprint(),
+        "thumbprint_sha1": signer.thumbprint("sha1"),
+        "certificate": status.state,
+        "not_before": status.not_before and status.not_before.isoformat(),
+        "not_after": status.not_after and status.not_after.isoformat(),
+    }

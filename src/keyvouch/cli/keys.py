@@ -1,0 +1,49 @@
+"""`keyvouch keys`"""
+
+from __future__ import annotations
+
+import click
+
+from keyvouch.cli.common import choose, key_options, output_option, print_json, print_table
+from keyvouch.store import KeyInfo
+
+
+@click.command("keys")
+@key_options
+@output_option
+def command(profile: str | None, key: str | None, output: str) -> None:
+    """List the keys that a URI matches, each with the URI that opens it.
+
+    The URI may name no key (for files: a folder), where all of them are meant.
+    """
+    with choose(profile, key).open_store() as store:
+        found = store.keys()
+    if output == "json":
+        print_json([_facts(info) for info in found])
+    elif not found:
+        click.echo("There are no keys.", err=True)
+    else:
+        for info in found:  # a URI is too long for a column, and must stay whole to be pasted
+            click.echo(info.uri.quoted)
+        click.echo()
+        print_table(
+            ["type", "subject", "ends", "exportable"],
+            [
+                (info.key_type, info.subject, info.not_after and f"{info.not_after:%Y-%m-%d}", info.exportable)
+                for info in found
+            ],
+        )
+
+
+def _facts(info: KeyInfo) -> dict[str, object]:
+    return {
+        "uri": str(info.uri),
+        "key_type": info.key_type,
+        "spki_sha256": info.spki_sha256,
+        "subject": info.subject,
+        "not_before": info.not_before and info.not_before.isoformat(),
+        "not_after": info.not_after and info.not_after.isoformat(),
+        "created": info.created and info.created.isoformat(),
+        "exportable": info.exportable,
+        "has_certificate": info.has_certificate,
+    }

@@ -1,0 +1,50 @@
+"""Where logs and audit records go. Only the command attaches handlers; a program that embeds keyvouch has its own."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+from pathlib import Path
+
+from keyvouch import files
+from keyvouch.errors import ConfigurationError
+
+
+def to_standard_error() -> None:
+    """Show keyvouch's own log; MSAL's and urllib3's stay quiet, since they may hold what is secret."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("keyvouch")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+
+
+def audit_to(destination: str | None) -> None:
+    """Write audit records to `file:/path` (mode 0600, appended) or `syslog`; nowhere for None.
+
+    Raises `ConfigurationError` for another destination, or one that cannot be written.
+    """
+    if destination is None:
+        return
+    logger = logging.getLogger("keyvouch.audit")
+    handler = _handler(destination)
+    handler.setFormatter(logging.Formatter("keyvouch: %(message)s" if destination == "syslog" else "%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _handler(destination: str) -> logging.Handler:
+    if destination == "syslog":
+        return logging.handlers.SysLogHandler("/dev/log" if sys.platform != "win32" else ("localhost", 514))
+    kind, _, place = destination.partition(":")
+    path = Path(place)
+    if kind != "file" or not path.is_absolute():
+        raise ConfigurationError(f"Audit records cannot go to {destination!r}.", hint='Use "file:/path" or "syslog".')
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+        return logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise files.cannot_write(path, error) from error

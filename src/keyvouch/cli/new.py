@@ -1,0 +1,65 @@
+"""`keyvouch new`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from keyvouch.algorithms import KEY_TYPES
+from keyvouch.cli import export, profile
+from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_facts, print_json
+from keyvouch.store import KeySpec
+
+
+@click.command("new")
+@click.option("--key", required=True, metavar="URI", help="Where to make it; in a shell, in single quotes.")
+@click.option("--subject", default="CN=keyvouch", show_default=True, help="Of the certificate, as CN=app,O=Contoso.")
+@click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long it is valid.")
+@click.option("--key-type", type=click.Choice(KEY_TYPES, case_sensitive=False), default="RSA-2048", show_default=True)
+@click.option("--certificate-out", type=click.Path(path_type=Path), metavar="FILE.cer", help="Write the public half.")
+@click.option("--save-profile", metavar="NAME", help="Add a profile with this key; with --tenant and --client-id.")
+@click.option("--tenant", metavar="TENANT", help="For the profile.")
+@click.option("--client-id", metavar="ID", help="For the profile.")
+@output_option
+def command(
+    key: str,
+    subject: str,
+    days: int,
+    key_type: str,
+    certificate_out: Path | None,
+    save_profile: str | None,
+    tenant: str | None,
+    client_id: str | None,
+    output: str,
+) -> None:
+    """Make a key and a self-signed certificate where the URI says; nothing is ever overwritten.
+
+    Entra ID takes RSA keys alone. The certificate is to be registered: it is no secret.
+    """
+    if save_profile and not (tenant and client_id):
+        raise click.UsageError("--save-profile needs --tenant and --client-id.")
+    chosen = choose(None, key)
+    with chosen.open_store() as store:
+        pinned = store.generate(KeySpec(key_type=key_type, subject=subject, days=days))
+    with choose(None, str(pinned)).open() as signer:
+        facts = key_facts(signer)
+        if certificate_out:
+            export.write_certificate(certificate_out, signer)
+    if output == "json":
+        print_json({**facts, "certificate_file": certificate_out and str(certificate_out)})
+    else:
+        click.echo(f"{pinned.quoted}\n")
+        print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
+    if save_profile:
+        profile.save(save_profile, tenant, str(client_id), (str(pinned),), output=output)
+    elif output == "text":
+        _say_next(certificate_out, pinned.quoted)
+
+
+def _say_next(certificate_out: Path | None, quoted: str) -> None:
+    if certificate_out:
+        click.echo(f"\nUpload {certificate_out} on the app registration (Certificates & secrets).", err=True)
+        next_command(f"keyvouch profile add NAME --tenant TENANT --client-id ID --key {quoted}")
+    else:
+        next_command(f"keyvouch export --certificate app.cer --key {quoted}")

@@ -1,0 +1,124 @@
+"""`keyvouch profile`"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+import msgspec
+
+from keyvouch import config, files, opening
+from keyvouch.cli.common import next_command, output_option, print_facts, print_json
+
+
+@click.group("profile")
+def command() -> None:
+    """Show and add profiles: what a program needs to sign in."""
+
+
+@command.command("list")
+@output_option
+def list_profiles(output: str) -> None:
+    """List the profiles."""
+    configuration = config.load()
+    names = list(configuration.profiles)
+    if output == "json":
+        print_json({"path": configuration.path and str(configuration.path), "profiles": names})
+    elif names:
+        click.echo("\n".join(names))
+    else:
+        click.echo(f"There are no profiles; tried: {', '.join(map(str, configuration.tried))}.", err=True)
+
+
+@command.command("show")
+@click.argument("name", required=False)
+@output_option
+def show(name: str | None, output: str) -> None:
+    """Show a profile with the defaults in it; NAME may be left out where there is one alone."""
+    configuration = config.load()
+    profile = configuration.profile(configuration.pick(name))
+    fields = {
+        field: value
+        for field, value in msgspec.to_builtins(profile).items()
+        if value not in (None, (), [], {}) and field != "assertion"
+    }
+    fields["assertion"] = {k: v for k, v in msgspec.to_builtins(profile.assertion).items() if v is not None}
+    if output == "json":
+        print_json(fields)
+    else:
+        print_facts({k: ", ".join(v) if isinstance(v, list | tuple) else v for k, v in fields.items()})
+
+
+@command.command("add")
+@click.argument("name")
+@click.option("--key", "keys", multiple=True, required=True, metavar="URI", help="A key; the preferred one first.")
+@click.option("--tenant", metavar="TENANT", help="Its id or a domain name.")
+@click.option("--client-id", required=True, metavar="ID", help="Of the app registration.")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="By default Microsoft Graph's.")
+@click.option("--authority", metavar="URL", help="Another server than Microsoft's public cloud.")
+@click.option("--ca-file", metavar="FILE", help="Certificates to trust for TLS.")
+@output_option
+def add(
+    name: str,
+    keys: tuple[str, ...],
+    tenant: str | None,
+    client_id: str,
+    scopes: tuple[str, ...],
+    authority: str | None,
+    ca_file: str | None,
+    output: str,
+) -> None:
+    """Add a profile to the configuration; what stands in it stays as it is."""
+    for key in keys:
+        opening.parse(key)
+    fields: dict[str, object] = {"authority": authority, "ca-file": ca_file}
+    save(name, tenant, client_id, keys, scopes=scopes, fields=fields, output=output)
+
+
+@command.command("path")
+@output_option
+def path(output: str) -> None:
+    """Print where the configuration is, or would be written."""
+    found = place()
+    if output == "json":
+        print_json({"path": str(found), "exists": found.exists()})
+    else:
+        click.echo(found)
+
+
+def place() -> Path:
+    """Return the file that is read, else the user's own."""
+    if given := os.environ.get("KEYVOUCH_CONFIG"):
+        return Path(given).absolute()
+    return config.load().path or files.configuration_files()[0]
+
+
+def save(
+    name: str,
+    tenant: str | None,
+    client_id: str,
+    keys: tuple[str, ...],
+    *,
+    scopes: tuple[str, ...] = (),
+    fields: dict[str, object] | None = None,
+    output: str = "text",
+) -> None:
+    """Add a profile and say so."""
+    where = place()
+    config.add_profile(
+        where,
+        name,
+        {
+            "tenant": tenant,
+            "client-id": client_id,
+            "scopes": list(scopes) or ["https://graph.microsoft.com/.default"],
+            "keys": list(keys),
+            **(fields or {}),
+        },
+    )
+    if output == "json":
+        print_json({"path": str(where), "profile": name})
+    else:
+        click.echo(f"Added the profile {name} to {where}.")
+        next_command(f"keyvouch token --profile {name}")

@@ -1,0 +1,104 @@
+"""`keyvouch stores`"""
+
+from __future__ import annotations
+
+import inspect
+
+import click
+
+from keyvouch import registry, store
+from keyvouch.cli.common import output_option, print_facts, print_json, print_table
+from keyvouch.errors import KeyvouchError
+from keyvouch.store import KeyStore
+from keyvouch.uri import CORE_ATTRIBUTES, Attribute
+
+CAPABILITIES = {
+    store.ListsKeys: "lists keys",
+    store.GeneratesKeys: "generates keys",
+    store.ImportsKeys: "imports keys",
+    store.RequestsCertificates: "requests certificates",
+    store.HoldsCertificates: "holds certificates",
+    store.DeletesKeys: "deletes keys",
+    store.ExportsKeys: "exports keys",
+    store.OffersPeer: "offers a peer to compare with",
+    store.GrantsAccess: "grants access",
+}
+
+
+@click.command("stores")
+@click.argument("name", required=False)
+@output_option
+def command(name: str | None, output: str) -> None:
+    """List the stores that are installed; with NAME, what that store's URIs take and what it can do."""
+    if name:
+        _show_one(name, output)
+        return
+    rows = [_row(plugin) for plugin in registry.plugins()]
+    if output == "json":
+        print_json(rows)
+        return
+    print_table(list(rows[0]) if rows else [], [list(row.values()) for row in rows])
+    missing = sorted(set(registry.KNOWN) - {row["scheme"] for row in rows})
+    if missing:
+        click.echo(f"\nNot installed: {', '.join(f'{each} (pip install {registry.KNOWN[each]})' for each in missing)}")
+
+
+def _row(plugin: registry.Plugin) -> dict[str, str]:
+    try:
+        state = _summary(registry.store_class(plugin.scheme))
+    except KeyvouchError as error:  # one bad plugin takes no other down
+        state = error.message
+    return {
+        "scheme": plugin.scheme,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "contract": plugin.contract,
+        "store": state,
+    }
+
+
+def _summary(found: type[KeyStore]) -> str:
+    return (inspect.getdoc(found) or "").partition("\n")[0]
+
+
+def _show_one(scheme: str, output: str) -> None:
+    found = registry.store_class(scheme)
+    plugin = next(plugin for plugin in registry.plugins() if plugin.scheme == scheme)
+    able = [text for capability, text in CAPABILITIES.items() if issubclass(found, capability)]
+    attributes = [*found.attributes, *CORE_ATTRIBUTES]
+    if output == "json":
+        print_json({**_row(plugin), "capabilities": able, "attributes": [_attribute(each) for each in attributes]})
+        return
+    click.echo(f"{inspect.getdoc(found)}\n")
+    print_facts(
+        {
+            "distribution": f"{plugin.distribution} {plugin.version}",
+            "contract": plugin.contract,
+            "capabilities": ", ".join(able),
+        }
+    )
+    click.echo()
+    print_table(["attribute", "where", "needed for", "meaning"], [_attribute_row(each) for each in attributes])
+
+
+def _attribute(attribute: Attribute) -> dict[str, object]:
+    return {
+        "name": attribute.name,
+        "help": attribute.help,
+        "query": attribute.query,
+        "positional": attribute.positional,
+        "secret": attribute.secret,
+        "required_for": sorted(attribute.required_for),
+        "default": attribute.default,
+        "environment": list(attribute.environment),
+    }
+
+
+def _attribute_row(attribute: Attribute) -> tuple[str, str, str, str]:
+    meaning = attribute.help
+    if attribute.default is not None:
+        meaning += f" (default {attribute.default})"
+    if attribute.environment:
+        meaning += f" (else ${' or $'.join(attribute.environment)})"
+    where = "after ?" if attribute.query else "path" if attribute.positional else "before ?"
+    return attribute.name, where, ", ".join(sorted(attribute.required_for)), meaning

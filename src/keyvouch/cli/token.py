@@ -1,0 +1,39 @@
+"""`keyvouch token`"""
+
+from __future__ import annotations
+
+import click
+
+from keyvouch.cli.common import choose, key_options, output_option, print_json
+
+
+@click.command("token")
+@key_options
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="What for; in place of the profile's.")
+@click.option("--tenant", metavar="TENANT", help="Where to sign in; in place of the profile's.")
+@click.option("--client-id", metavar="ID", help="As which app; in place of the profile's.")
+@output_option
+def command(
+    profile: str | None,
+    key: str | None,
+    scopes: tuple[str, ...],
+    tenant: str | None,
+    client_id: str | None,
+    output: str,
+) -> None:
+    """Print an access token, bare and on one line.
+
+    A token that was got before and still lives is taken from the cache: then nothing is signed, and nobody asked.
+    """
+    chosen = choose(profile, key, scopes=scopes or None, tenant=tenant, client_id=client_id)
+    from keyvouch.entra import profile as entra
+
+    found = entra.cached_token(chosen.profile, chosen.name)
+    from_cache = found is not None
+    if found is None:
+        with entra.make_client(chosen.profile, chosen.name, chosen.secrets) as client:
+            found = client.access_token()
+    if output == "json":
+        print_json({"access_token": found, "token_type": "Bearer", "from_cache": from_cache})
+    else:
+        click.echo(found)

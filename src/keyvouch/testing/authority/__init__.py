@@ -1,0 +1,25 @@
+"""A development authority: an HTTPS server on loopback that is as strict as Microsoft Entra ID.
+
+It knows tenants and applications, judges client assertions by Entra ID's rules and answers in Entra ID's words, so
+that a program's sign-in can be tried without a tenant, a network or a secret:
+
+    with Authority() as authority:
+        app = authority.register(certificates=[certificate])
+        session = requests.Session()
+        session.trust_env, session.verify = False, authority.ca_file      # REQUESTS_CA_BUNDLE would win otherwise
+        client = msal.ConfidentialClientApplication(
+            app.client_id, authority=authority.authority, client_credential=..., http_client=session,
+            instance_discovery=False,
+        )
+        client.acquire_token_for_client(["https://graph.microsoft.com/.default"])
+        authority.exchanges[-1].claims                                    # what was sent, and how it was answered
+
+It shares no code with the rest of keyvouch, and verifies with `cryptography` alone: whoever makes an assertion must
+not also be its judge. Everything it holds is thrown away when it closes.
+"""
+
+from keyvouch.testing.authority.directory import App
+from keyvouch.testing.authority.endpoints import Exchange
+from keyvouch.testing.authority.service import Authority
+
+__all__ = ["App", "Authority", "Exchange"]

@@ -1,0 +1,217 @@
+"""The endpoints of a tenant: discovery, keys, tokens."""
+
+import json
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from email.message import Message
+from urllib.parse import parse_qsl, unquote
+
+from keyvouch.testing.authority.assertions import Assertion, Judge, parse
+from keyvouch.testing.authority.directory import App, Directory, as_guid
+from keyvouch.testing.authority.refusals import Refusal, describe
+from keyvouch.testing.authority.server import Request, Response
+from keyvouch.testing.authority.tokens import Issuer
+
+logger = logging.getLogger("keyvouch.testing.authority")
+
+JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+SECRETS = {"client_assertion", "client_secret"}
+PARAMETERS_LIMIT = 100
+
+DISCOVERY = "v2.0/.well-known/openid-configuration"
+KEYS = "discovery/v2.0/keys"
+TOKEN = "oauth2/v2.0/token"  # noqa: S105 - a path
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A token request, and how it was answered."""
+
+    tenant: str
+    """The tenant as the request's path names it."""
+    client_id: str | None
+    header: dict[str, object] | None
+    """The assertion's header; None if there was none, or it could not be read. Likewise `claims`."""
+    claims: dict[str, object] | None
+    form: dict[str, str]
+    """The parameters; a secret's or an assertion's value is left out."""
+    status: int
+    """The HTTP status of the answer."""
+    code: int | None
+    """The AADSTS code, if it was refused; None also for a scripted answer."""
+
+
+class Endpoints:
+    """Answers requests for the tenants of a directory at the address `url`."""
+
+    def __init__(self, url: str, directory: Directory, judge: Judge, issuer: Issuer) -> None:
+        self._url = url
+        self._directory = directory
+        self._judge = judge
+        self._issuer = issuer
+
+    def is_token_request(self, request: Request) -> bool:
+        """Whether it asks for a token, well or badly."""
+        return request.method == "POST" and _split(request.path)[1] == TOKEN
+
+    def answer(self, request: Request) -> Response:
+        """The answer to any request but one for a token."""
+        name, endpoint = _split(request.path)
+        if endpoint == TOKEN:
+            refusal = Refusal(900561, method=request.method)
+            return _refuse(refusal, request.headers, status=405, extra={"Allow": "POST"})
+        if endpoint not in {DISCOVERY, KEYS}:
+            return Response(404)
+        if request.method != "GET":
+            return Response(405, headers={"Allow": "GET"})
+        try:
+            tenant = self._find_tenant(name)
+        except Refusal as refusal:
+            # Only here Entra ID calls it so.
+            return _refuse(refusal, request.headers, error="invalid_tenant")
+        return _json(200, self._discovery(tenant) if endpoint == DISCOVERY else self._issuer.jwks(self._name(tenant)))
+
+    def exchange(self, request: Request, scripted: Response | None) -> tuple[Exchange, Response]:
+        """Answer a token request, with the scripted answer if there is one, and record it."""
+        form = _read_form(request)
+        seen = _peek(form)
+        tenant = _split(request.path)[0]
+        code = None
+        response = scripted
+        if response is None:
+            try:
+                response = _json(200, self._token(tenant, form))
+            except Refusal as refusal:
+                code = refusal.code
+                response = _refuse(refusal, request.headers)
+        fields = {name: "(left out)" if name in SECRETS else value for name, value in form}
+        header, claims = (seen.header, seen.claims) if seen else (None, None)
+        return Exchange(tenant, fields.get("client_id"), header, claims, fields, response.status, code), response
+
+    def _token(self, tenant_name: str, form: list[tuple[str, str]]) -> dict[str, object]:
+        tenant = self._find_tenant(tenant_name)
+        fields = _unique(form)
+        if _required(fields, "grant_type") != "client_credentials":
+            raise Refusal(70003, grant=fields["grant_type"])
+        app = self._find_app(tenant, _required(fields, "client_id"))
+        resource = _read_scope(_required(fields, "scope"))
+        audiences = {self._name(tenant), *(f"{self._url}/{name}/{TOKEN}" for name in (tenant, tenant_name))}
+        self._judge.judge(_read_credential(fields, app), app, audiences, time.time())
+        return self._issuer.issue(app, resource, self._name(tenant))
+
+    def _find_tenant(self, name: str) -> str:
+        tenant = self._directory.find_tenant(name)
+        if tenant:
+            return tenant
+        named = as_guid(name) or re.fullmatch(r"[\w-]+(\.[\w-]+)+", name, re.ASCII)
+        raise Refusal(90002 if named else 900023, tenant=name)
+
+    def _find_app(self, tenant: str, client_id: str) -> App:
+        app = self._directory.find_app(tenant, client_id)
+        if app is None:
+            raise Refusal(700016, client_id=client_id, tenant=tenant)
+        return app
+
+    def _name(self, tenant: str) -> str:
+        """The issuer's name: what stands in `iss`, and what MSAL compares with its `oidc_authority`."""
+        return f"{self._url}/{tenant}/v2.0"
+
+    def _discovery(self, tenant: str) -> dict[str, object]:
+        base = f"{self._url}/{tenant}"
+        return {
+            "token_endpoint": f"{base}/{TOKEN}",
+            "token_endpoint_auth_methods_supported": ["private_key_jwt"],
+            "jwks_uri": f"{base}/{KEYS}",
+            "response_types_supported": ["code"],
+            "subject_types_supported": ["pairwise"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+            "issuer": self._name(tenant),
+            "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
+            "device_authorization_endpoint": f"{base}/oauth2/v2.0/devicecode",
+            "tenant_region_scope": "EU",
+        }
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The tenant's name and the endpoint: `/{tenant}/{endpoint}`."""
+    tenant, _, endpoint = path.lstrip("/").partition("/")
+    return unquote(tenant), endpoint
+
+
+def _read_form(request: Request) -> list[tuple[str, str]]:
+    # What is not a form has no parameters, so that the first one is missed; Entra ID answers so too.
+    if request.headers.get_content_type() != "application/x-www-form-urlencoded":
+        return []
+    try:
+        text = request.body.decode("ascii")
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=PARAMETERS_LIMIT)
+    except ValueError:
+        return []
+
+
+def _unique(form: list[tuple[str, str]]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for name, value in form:
+        if name in fields:
+            raise Refusal(9000411, parameter=name)
+        fields[name] = value
+    return fields
+
+
+def _required(fields: dict[str, str], name: str) -> str:
+    if not fields.get(name):
+        raise Refusal(900144, parameter=name)
+    return fields[name]
+
+
+def _read_scope(scope: str) -> str:
+    """The one resource that is asked for: the scope without its `/.default`, a slash before it kept."""
+    resources = scope.split()
+    if not all(resource.endswith("/.default") for resource in resources):
+        raise Refusal(1002012, scope=scope)
+    if len(resources) != 1 or resources[0] == "/.default":
+        raise Refusal(70011, scope=scope)
+    return resources[0].removesuffix("/.default")
+
+
+def _read_credential(fields: dict[str, str], app: App) -> Assertion:
+    offered = {name for name in SECRETS if fields.get(name)}
+    if app.public and offered:
+        raise Refusal(700025)
+    if "client_secret" in offered:
+        raise Refusal(7000215, client_id=app.client_id)
+    if not offered:
+        raise Refusal(7000218)
+    # Entra ID's answer to another type is not known; this one names the parameter.
+    if fields.get("client_assertion_type") != JWT_BEARER:
+        raise Refusal(900144, parameter="client_assertion_type")
+    return parse(fields["client_assertion"])
+
+
+def _peek(form: list[tuple[str, str]]) -> Assertion | None:
+    """The assertion for the record, whether or not it is judged."""
+    try:
+        return parse(dict(form).get("client_assertion", ""))
+    except Refusal:
+        return None
+
+
+def _refuse(
+    refusal: Refusal,
+    headers: Message,
+    *,
+    status: int | None = None,
+    error: str | None = None,
+    extra: dict[str, str] | None = None,
+) -> Response:
+    correlation_id = as_guid(headers.get("client-request-id", "")) or str(uuid.uuid4())
+    logger.debug("refused with AADSTS%d, correlation id %s", refusal.code, correlation_id)
+    return _json(status or refusal.status, describe(refusal, correlation_id, error=error), extra)
+
+
+def _json(status: int, value: dict[str, object], extra: dict[str, str] | None = None) -> Response:
+    headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store", "Pragma": "no-cache"}
+    return Response(status, json.dumps(value).encode("utf-8"), headers | (extra or {}))

@@ -1,0 +1,158 @@
+"""The authority as its users hold it."""
+
+import contextlib
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from keyvouch.testing.authority.assertions import Judge
+from keyvouch.testing.authority.directory import App, Directory
+from keyvouch.testing.authority.endpoints import Endpoints, Exchange
+from keyvouch.testing.authority.jose import ALGORITHMS
+from keyvouch.testing.authority.server import HttpsServer, Request, Response
+from keyvouch.testing.authority.tls import make_context
+from keyvouch.testing.authority.tokens import Issuer
+
+ENTRA_ALGORITHMS = frozenset({"PS256", "RS256"})
+EXCHANGES_KEPT = 10_000
+
+
+class Authority:
+    """A development authority. As a context manager it serves while the block runs; else `start()` and `close()`.
+
+    `algorithms`: the JOSE algorithms that an assertion may be signed with. Entra ID's are the default; PS384, PS512,
+    RS384, RS512, ES256, ES384, ES512 and EdDSA can be verified too.
+    `token_lifetime`: how long its tokens are valid, in seconds.
+    `refuse_replays`: whether an assertion may be used once only. Entra ID allows more, and MSAL's own certificate
+    credential uses one for nine minutes, so that its second scope is refused here.
+    `domain`: the domain name of the default tenant.
+    `signing_key`: the RSA key of its tokens, instead of one made when it is first needed.
+    """
+
+    def __init__(
+        self,
+        *,
+        algorithms: Iterable[str] = ENTRA_ALGORITHMS,
+        token_lifetime: int = 3600,
+        refuse_replays: bool = True,
+        domain: str = "contoso.onmicrosoft.com",
+        signing_key: rsa.RSAPrivateKey | None = None,
+    ) -> None:
+        accepted = frozenset(algorithms)
+        if unknown := accepted - ALGORITHMS:
+            raise ValueError(f"not to be verified here: {', '.join(sorted(unknown))}")
+        self._judge = Judge(accepted, refuse_replays=refuse_replays)
+        self._issuer = Issuer(token_lifetime, signing_key)
+        self._directory = Directory(domain)
+        self._lock = threading.Lock()
+        self._exchanges: deque[Exchange] = deque(maxlen=EXCHANGES_KEPT)
+        self._scripted: deque[Response] = deque()
+        self._resources = contextlib.ExitStack()
+        self._running: tuple[str, str] | None = None
+
+    def start(self) -> Self:
+        """Begin to serve. A second call does nothing; a closed authority starts again, on another port."""
+        with self._lock:
+            if self._running is None:
+                with contextlib.ExitStack() as resources:
+                    self._running = self._start(resources)
+                    self._resources = resources.pop_all()
+        return self
+
+    def close(self) -> None:
+        """End the server with its open connections, and remove its files. A second call does nothing."""
+        with self._lock:
+            self._running = None
+            resources = self._resources.pop_all()
+        resources.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """Where it serves: `https://localhost:PORT`."""
+        return self._address()[0]
+
+    @property
+    def tenant(self) -> str:
+        """The id of the default tenant, a GUID."""
+        return self._directory.home
+
+    @property
+    def authority(self) -> str:
+        """The default tenant's address: what MSAL takes as `authority`, and with `/v2.0` as `oidc_authority`."""
+        return f"{self.url}/{self.tenant}"
+
+    @property
+    def ca_file(self) -> str:
+        """The path of the certificate (PEM) that its clients must trust; it is gone when the authority closes."""
+        return self._address()[1]
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """The token requests so far, oldest first; a copy. Ten thousand are kept."""
+        with self._lock:
+            return list(self._exchanges)
+
+    def register(
+        self,
+        client_id: str | None = None,
+        tenant: str | None = None,
+        roles: Iterable[str] = ("Demo.Read",),
+        certificates: Iterable[x509.Certificate] = (),
+    ) -> App:
+        """Register an application, with a fresh id unless one is given.
+
+        `tenant`: a GUID or a domain name; a new one is a new tenant, None is the default tenant.
+        """
+        return self._directory.register(client_id, tenant, roles, certificates)
+
+    def answer_next(self, status: int, body: bytes | str = b"", headers: Mapping[str, str] | None = None) -> None:
+        """Answer the next token request like this, whatever it asks; each call is for one more request.
+
+        For what cannot be provoked otherwise: 429 with `Retry-After`, 503, an empty 403, a page of HTML.
+        """
+        if not 200 <= status <= 599:  # noqa: PLR2004 - what HTTP has for final answers
+            raise ValueError(f"{status} is no status of an answer")
+        response = Response(status, body.encode("utf-8") if isinstance(body, str) else body, dict(headers or {}))
+        with self._lock:
+            self._scripted.append(response)
+
+    def _address(self) -> tuple[str, str]:
+        running = self._running
+        if running is None:
+            raise RuntimeError("the authority is not running: use it in a `with` block, or call start()")
+        return running
+
+    def _start(self, resources: contextlib.ExitStack) -> tuple[str, str]:
+        folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="keyvouch-authority-")))
+        context, ca_file = make_context(folder)
+        server = HttpsServer(context)
+        url = f"https://localhost:{server.port}"
+        endpoints = Endpoints(url, self._directory, self._judge, self._issuer)
+        server.serve(lambda request: self._respond(endpoints, request))
+        resources.callback(server.close)
+        return url, str(ca_file)
+
+    def _respond(self, endpoints: Endpoints, request: Request) -> Response:
+        if not endpoints.is_token_request(request):
+            return endpoints.answer(request)
+        with self._lock:
+            scripted = self._scripted.popleft() if self._scripted else None
+        exchange, response = endpoints.exchange(request, scripted)
+        with self._lock:
+            self._exchanges.append(exchange)
+        return response

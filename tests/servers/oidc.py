@@ -1,0 +1,343 @@
+"""A token endpoint of others that judges client assertions: npm's oidc-provider, at the paths of Entra ID.
+
+It checks the signature (of PSS with a salt as long as the hash), the algorithm, issuer, audience and times, and that no
+assertion comes twice; as the audience it takes the issuer, too. It does not look at a certificate in the header:
+``x5t#S256`` and ``x5c`` are not judged.
+
+    with OidcProvider() as judge:
+        judge.register(Client("my-app", "PS256", certificate))
+        with judge.session() as session:
+            app = msal.ConfidentialClientApplication(
+                "my-app",
+                authority=judge.authority,
+                client_credential={"client_assertion": assertion},
+                http_client=session,
+                instance_discovery=False,
+            )
+            app.acquire_token_for_client([judge.scope])
+        assert judge.refusals("my-app") == []
+"""
+
+import base64
+import ipaddress
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from servers import npm
+
+PACKAGE = Path(__file__).parent / "oidc_provider"
+
+START_TIMEOUT = 30.0
+"""Seconds; it takes 0.3 where nothing else runs."""
+
+STOP_TIMEOUT = 5.0
+"""Seconds."""
+
+TENANT = "6f3c7c2a-5d0e-4a53-9a51-1d2f6f0b7e11"
+
+SCOPE = "api://keyvouch.test/.default"
+
+# A CA that is preset for all programs is not what a server under test should see, nor what changes Node.js itself.
+FOREIGN_VARIABLES = (
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "NODE_OPTIONS",
+    "NODE_TLS_REJECT_UNAUTHORIZED",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+)
+
+CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+"""The curves' names in cryptography and in a JWK."""
+
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+
+Jwk = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Client:
+    """An app as the judge knows it."""
+
+    client_id: str
+
+    algorithm: str
+    """The one algorithm that its assertions are to be signed with: PS256, RS256, ES256, EdDSA, ..."""
+
+    key: PublicKey | x509.Certificate | Jwk
+
+    def to_json(self) -> dict[str, Any]:
+        jwk = dict(self.key) if isinstance(self.key, Mapping) else public_jwk(self.key)
+        return {"client_id": self.client_id, "algorithm": self.algorithm, "jwk": jwk}
+
+
+class OidcProvider:
+    """The judge, running from ``start`` to ``stop``, or as a context manager."""
+
+    tenant = TENANT
+    scope = SCOPE
+
+    def __init__(self, clients: Iterable[Client] = ()) -> None:
+        self._clients = list(clients)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
+    @property
+    def authority(self) -> str:
+        """What MSAL takes as ``authority``."""
+        return f"{self.url}/{self.tenant}"
+
+    @property
+    def oidc_authority(self) -> str:
+        """What MSAL takes as ``oidc_authority``; the issuer, too."""
+        return f"{self.authority}/v2.0"
+
+    @property
+    def token_endpoint(self) -> str:
+        return f"{self.authority}/oauth2/v2.0/token"
+
+    @property
+    def ca_file(self) -> str:
+        return str(self._path("ca.pem"))
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    def session(self) -> requests.Session:
+        """Return what MSAL takes as ``http_client``; to be closed by who asked for it."""
+        session = requests.Session()
+        # Else REQUESTS_CA_BUNDLE in the environment would beat the line after it.
+        session.trust_env = False
+        session.verify = self.ca_file
+        return session
+
+    def register(self, client: Client) -> None:
+        """Make a client known, or give one that is known another key. Raises ValueError for one that cannot be."""
+        stdin = self._running().stdin
+        assert stdin is not None
+        seen = len(self._events())
+        stdin.write(json.dumps(client.to_json()) + "\n")
+        stdin.flush()
+        answer = self._wait_for(lambda event: not event.keys().isdisjoint({"registered", "rejected"}), after=seen)
+        if "rejected" in answer:
+            raise ValueError(answer["reason"])
+
+    def refusals(self, client_id: str | None = None) -> list[str]:
+        """Return why requests were refused so far, of one client or of all, in order.
+
+        The reason of a refusal is there before its answer is.
+        """
+        refused = (event for event in self._events() if "refused" in event)
+        return [event["reason"] for event in refused if client_id in (None, event.get("client_id"))]
+
+    def start(self) -> None:
+        installed = npm.install(PACKAGE)
+        self._folder = tempfile.TemporaryDirectory(prefix="keyvouch-judge-")
+        try:
+            self._write_configuration()
+            self._process = self._spawn([npm.node(installed), str(installed / "server.mjs")])
+            self.port = self._wait_for(lambda event: "port" in event)["port"]
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            _end(process)
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.cleanup()
+
+    def _write_configuration(self) -> None:
+        certificates = _Certificates()
+        self._path("ca.pem").write_bytes(certificates.authority)
+        self._path("server.pem").write_bytes(certificates.server)
+        self._path("server.key").write_bytes(certificates.server_key)
+        configuration = {
+            "port": 0,
+            "keyFile": str(self._path("server.key")),
+            "certificateFile": str(self._path("server.pem")),
+            "tenant": self.tenant,
+            "scope": self.scope,
+            "clients": [client.to_json() for client in self._clients],
+        }
+        self._path("configuration.json").write_text(json.dumps(configuration))
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen[str]:
+        # Both outputs are files: a pipe that no one reads fills up, and a thread that reads one may be late.
+        with self._path("events").open("w") as events, self._path("log").open("w") as log:
+            return subprocess.Popen(
+                [*command, str(self._path("configuration.json"))],
+                stdin=subprocess.PIPE,
+                stdout=events,
+                stderr=log,
+                text=True,
+                env={name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES},
+            )
+
+    def _wait_for(self, wanted: Callable[[dict[str, Any]], bool], *, after: int = 0) -> dict[str, Any]:
+        """Return the first event that is wanted, of those after the first ``after``."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            # Asked before the events are read, so that the last words of one that ended are not lost.
+            ended = self._running().poll() is not None
+            found = next(filter(wanted, self._events()[after:]), None)
+            if found is not None:
+                return found
+            if ended or time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"oidc-provider {'ended' if ended else 'is silent'}:\n{self._path('log').read_text()}"
+                )
+            time.sleep(0.005)
+
+    def _events(self) -> list[dict[str, Any]]:
+        lines = self._path("events").read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def _running(self) -> subprocess.Popen[str]:
+        assert self._process is not None, "not started"
+        return self._process
+
+    def _path(self, name: str) -> Path:
+        assert self._folder is not None, "not started"
+        return Path(self._folder.name, name)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    try:
+        # Closes its standard input, upon which it ends.
+        process.communicate(timeout=STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def public_jwk(key: PublicKey | x509.Certificate) -> dict[str, str]:
+    match key:
+        case x509.Certificate():
+            return _certified_jwk(key)
+        case rsa.RSAPublicKey():
+            rsa_numbers = key.public_numbers()
+            return {"kty": "RSA", "n": _base64url_int(rsa_numbers.n), "e": _base64url_int(rsa_numbers.e)}
+        case ec.EllipticCurvePublicKey():
+            # Coordinates keep their leading zeros, unlike RSA's numbers.
+            size = (key.key_size + 7) // 8
+            numbers = key.public_numbers()
+            x, y = (_base64url(number.to_bytes(size)) for number in (numbers.x, numbers.y))
+            return {"kty": "EC", "crv": CURVES[key.curve.name], "x": x, "y": y}
+        case ed25519.Ed25519PublicKey():
+            return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(key.public_bytes_raw())}
+
+
+def _certified_jwk(certificate: x509.Certificate) -> dict[str, str]:
+    key = certificate.public_key()
+    if not isinstance(key, PublicKey):
+        raise TypeError(f"no JWK for {type(key).__name__}")
+    return public_jwk(key)
+
+
+def _base64url_int(number: int) -> str:
+    return _base64url(number.to_bytes((number.bit_length() + 7) // 8))
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+class _Certificates:
+    """A throwaway CA and its certificate for localhost, strict enough for VERIFY_X509_STRICT, all in PEM."""
+
+    def __init__(self) -> None:
+        ca_key = ec.generate_private_key(ec.SECP256R1())
+        key = ec.generate_private_key(ec.SECP256R1())
+        ca = _ca_certificate(ca_key)
+        self.authority = ca.public_bytes(Encoding.PEM)
+        self.server = _server_certificate(key, ca, ca_key).public_bytes(Encoding.PEM)
+        self.server_key = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _ca_certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "keyvouch test CA")])
+    return (
+        _builder(name, name, key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _server_certificate(
+    key: ec.EllipticCurvePrivateKey, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey
+) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]
+    return (
+        _builder(name, ca.subject, key.public_key())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        key_cert_sign=key_cert_sign,
+        crl_sign=key_cert_sign,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
