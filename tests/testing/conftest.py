@@ -3,11 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from keyvouch.testing.authority import Authority
-from keyvouch.testing.fixtures import authority
 from testing.clients import Client
-
-__all__ = ["authority"]
-
 
 @pytest.fixture
 def client(authority: Authority) -> Iterator[Client]:

@@ -58,12 +58,15 @@ class Chosen:
         return opening.Store(opening.parse(self.profile.keys[0]), self.secrets)
 
 
-def choose(profile: str | None, key: str | None, **overrides: Any) -> Chosen:
+def choose(profile: str | None, key: str | None, *, may_be_missing: bool = False, **overrides: Any) -> Chosen:
     """Combine the options: a profile, a profile with another key, or a key with the defaults.
 
     `overrides` replace the profile's fields where they are not None. Audit records go where the profile says.
+    `may_be_missing` is for a configuration that is about to be written.
     """
-    configuration = config.load()
+    if key is not None and key.startswith("profile:"):
+        profile, key = key.removeprefix("profile:"), None
+    configuration = config.load(may_be_missing=may_be_missing)
     alone = key is not None and profile is None
     name = "" if alone else configuration.pick(profile)
     found = configuration.default_profile() if alone else configuration.profile(name)

@@ -21,7 +21,7 @@ def command(profile: str | None, key: str | None, output: str) -> None:
     if output == "json":
         print_json([_facts(info) for info in found])
     elif not found:
-        click.echo("There are no keys.", err=True)
+        click.echo("There are no keys that open with what the URI says.", err=True)
     else:
         for info in found:  # a URI is too long for a column, and must stay whole to be pasted
             click.echo(info.uri.quoted)

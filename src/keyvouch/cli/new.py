@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from keyvouch import opening
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
 from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_facts, print_json
@@ -39,10 +40,10 @@ def command(
     """
     if save_profile and not (tenant and client_id):
         raise click.UsageError("--save-profile needs --tenant and --client-id.")
-    chosen = choose(None, key)
+    chosen = choose(None, key, may_be_missing=bool(save_profile))
     with chosen.open_store() as store:
         pinned = store.generate(KeySpec(key_type=key_type, subject=subject, days=days))
-    with choose(None, str(pinned)).open() as signer:
+    with opening.open_uri(pinned, chosen.secrets) as signer:
         facts = key_facts(signer)
         if certificate_out:
             export.write_certificate(certificate_out, signer)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import sys
 from typing import BinaryIO
 
 import click
 
 from keyvouch.algorithms import ALGORITHMS, Algorithm, find_algorithm
+from keyvouch.assertion import base64url
 from keyvouch.cli.common import choose, key_options, output_option, print_json
 
 FORMS = ("base64url", "raw", "jws")
@@ -38,21 +39,17 @@ def command(
             return _jws_input(message, chosen.name) if form == "jws" else message
 
         signing_input, signature = signer.sign_negotiated(build, algorithm=wanted)
-    text = _base64url(signature)
+    text = base64url(signature).decode()
     if form == "jws":
         text = f"{signing_input.decode()}.{text}"
     if output == "json":
         print_json({"algorithm": used[0].name, "form": "jws" if form == "jws" else "base64url", "signature": text})
     elif form == "raw":
-        click.get_binary_stream("stdout").write(signature)
+        sys.stdout.buffer.write(signature)
     else:
         click.echo(text)
 
 
 def _jws_input(message: bytes, algorithm: str) -> bytes:
     header = json.dumps({"alg": algorithm}, separators=(",", ":")).encode()
-    return f"{_base64url(header)}.{_base64url(message)}".encode()
-
-
-def _base64url(octets: bytes) -> str:
-    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+    return base64url(header) + b"." + base64url(message)

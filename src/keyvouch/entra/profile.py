@@ -101,8 +101,10 @@ def require(profile: Profile, name: str, *fields: str) -> None:
         if not getattr(profile, field):
             spelled = field.replace("_", "-")
             example = examples.get(field, f'{spelled} = "..."')
-            where = f"The profile {name!r} has" if name else "There is"
-            raise ConfigurationError(f"{where} no {spelled}.", hint=f"Add {example} to the profile.")
+            if not name:
+                option = spelled.removesuffix("s") if field in ("keys", "scopes") else spelled
+                raise ConfigurationError(f"There is no {spelled}.", hint=f"Give --{option}, or use a profile.")
+            raise ConfigurationError(f"The profile {name!r} has no {spelled}.", hint=f"Add {example}.")
 
 
 def _cache(profile: Profile) -> msal.TokenCache:

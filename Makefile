@@ -1,0 +1,42 @@
+# Everything installs itself: a virtual environment, packages, and for the tests what their servers need.
+
+PYTHON ?= python3
+VENV   ?= .venv
+PIP_GROUPS ?= --group dev --group docs
+TESTS  ?=
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+PLUGINS := $(wildcard plugins/*/)
+
+.PHONY: demo test lint docs bench clean
+
+demo: $(READY)
+	@$(BIN)/keyvouch demo
+
+test: $(READY)
+	@tests/servers/install-system-packages
+	$(BIN)/pytest -n auto $(TESTS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/validate-pyproject pyproject.toml
+
+docs: $(READY)
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+bench: $(READY)
+	$(BIN)/python benchmarks/assertion.py
+
+clean:
+	rm -rf .venv .venv-* .cache docs/_build
+
+$(READY): pyproject.toml constraints.txt $(PLUGINS:%=%pyproject.toml)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	    --editable '.[testing,keyring]' $(PLUGINS:%=--editable %) $(PIP_GROUPS)
+	@touch $@

@@ -1,3 +1,0 @@
-from servers.fixtures import oidc_provider
-
-__all__ = ["oidc_provider"]
