@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+
 from keyvouch.testing.fixtures import authority  # noqa: F401 - a fixture
 from servers.fixtures import oidc_provider  # noqa: F401 - a fixture
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes the user's own state, cache or configuration."""
     home = tmp_path / "home"
     home.mkdir()
@@ -21,13 +22,13 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         monkeypatch.setenv(name, str(home / name.lower()))
     for name in ("KEYVOUCH_CONFIG", "KEYVOUCH_PROFILE", "CREDENTIALS_DIRECTORY", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
-    yield home
+    return home
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
-    call: pytest.CallInfo[None],  # noqa: ARG001
+    call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI nothing is skipped: a test that would be has failed."""
     report = yield

@@ -99,7 +99,7 @@ class ClientAssertion:
         audience = self.audience_of(endpoint)
         token_id = str(uuid.uuid4())
         now = int(time.time())
-        claims = _base64url(
+        claims = base64url(
             f'{_fixed_claims(audience, client_id)},"jti":"{token_id}","nbf":{now},"iat":{now},'
             f'"exp":{now + self._lifetime}}}'.encode()
         )
@@ -117,20 +117,20 @@ class ClientAssertion:
             algorithm=self.algorithm_for(endpoint),
             audit={"jti": token_id, "client_id": client_id, "audience": audience},
         )
-        return f"{message.decode()}.{_base64url(signature).decode()}"
+        return f"{message.decode()}.{base64url(signature).decode()}"
 
     def _header(self, algorithm: Algorithm, chain: tuple[Certificate, ...], public_key: PublicKey) -> _Header:
         fields: dict[str, object] = {"alg": algorithm.name, "typ": "JWT"}
         if chain:
             short = self._x5t == "sha1" or (self._x5t == "auto" and algorithm.name == "RS256")
-            fields["x5t" if short else "x5t#S256"] = _base64url(
+            fields["x5t" if short else "x5t#S256"] = base64url(
                 certificate.fingerprint(chain[0], "sha1" if short else "sha256")
             ).decode()
         if self._kid or not chain:
             fields["kid"] = self._kid or jwk_thumbprint(public_key)
         if self._send_x5c and chain:
             fields["x5c"] = [base64.b64encode(_der(each)).decode() for each in chain]
-        return _Header(_base64url(json.dumps(fields, separators=(",", ":")).encode()), chain, public_key)
+        return _Header(base64url(json.dumps(fields, separators=(",", ":")).encode()), chain, public_key)
 
     def _used_again(self, client_id: str, endpoint: str) -> str:
         place = (client_id, endpoint)
@@ -172,7 +172,7 @@ class _Reusable:
 def jwk_thumbprint(public_key: PublicKey) -> str:
     """Return the SHA-256 thumbprint of the public key as a JWK (RFC 7638; for Ed25519 RFC 8037, appendix A.3)."""
     members = json.dumps(public_jwk(public_key), sort_keys=True, separators=(",", ":"))
-    return _base64url(hashlib.sha256(members.encode()).digest()).decode()
+    return base64url(hashlib.sha256(members.encode()).digest()).decode()
 
 
 def public_jwk(public_key: PublicKey) -> dict[str, str]:
@@ -187,11 +187,11 @@ def public_jwk(public_key: PublicKey) -> dict[str, str]:
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         size, point = (public_key.key_size + 7) // 8, public_key.public_numbers()
         return {"kty": "EC", "crv": key_type(public_key), "x": _number(point.x, size), "y": _number(point.y, size)}
-    return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(public_key.public_bytes_raw()).decode()}
+    return {"kty": "OKP", "crv": "Ed25519", "x": base64url(public_key.public_bytes_raw()).decode()}
 
 
 def _number(value: int, size: int | None = None) -> str:
-    return _base64url(value.to_bytes(size or (value.bit_length() + 7) // 8, "big")).decode()
+    return base64url(value.to_bytes(size or (value.bit_length() + 7) // 8, "big")).decode()
 
 
 @lru_cache(maxsize=1024)
@@ -206,6 +206,6 @@ def _der(cert: Certificate) -> bytes:
     return cert.public_bytes(Encoding.DER)
 
 
-def _base64url(octets: bytes) -> bytes:
+def base64url(octets: bytes) -> bytes:
     """Encode without padding (RFC 7515, section 2)."""
     return base64.urlsafe_b64encode(octets).rstrip(b"=")

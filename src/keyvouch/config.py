@@ -105,15 +105,16 @@ class Configuration:
         return f"{self.path} has: {', '.join(self.profiles) or 'no profiles'}."
 
 
-def load(path: Path | None = None) -> Configuration:
-    """Read the configuration: the file given, else the first that there is.
+def load(*, may_be_missing: bool = False) -> Configuration:
+    """Read the configuration: the file that `KEYVOUCH_CONFIG` names, else the first that there is.
 
-    Raises `ConfigurationError` for one that is missing although named, broken (with the line), or not trusted.
+    Raises `ConfigurationError` for one that is missing although named (unless it `may_be_missing`, since it is about to
+    be written), broken (with the line), or not trusted.
     """
-    named = path or (Path(given) if (given := os.environ.get("KEYVOUCH_CONFIG")) else None)
-    candidates = (named,) if named else tuple(files.configuration_files())
+    named = os.environ.get("KEYVOUCH_CONFIG")
+    candidates = (Path(named),) if named else tuple(files.configuration_files())
     for candidate in candidates:
-        if named or candidate.exists():
+        if (named and not may_be_missing) or candidate.exists():
             return _read(candidate.absolute(), candidates)
     return Configuration(None, candidates, {}, {})
 

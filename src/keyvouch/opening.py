@@ -58,12 +58,13 @@ def open_signer(
     """
     text = str(uri)
     if profile_name := _profile_of(text):
-        return _open_first(profile_name, timeout, interactive=interactive)
+        profile = config.load().profile(profile_name)
+        return open_first(profile.keys, resolver_for(profile, interactive=interactive), timeout=timeout)
     if not trusted:
         raise ConfigurationError(
             "A URI from outside is not opened.", hint="Put it into a profile, and use profile:NAME.", uri=redact(text)
         )
-    return _open(uri, SecretResolver(interactive=interactive), timeout)
+    return open_uri(uri, SecretResolver(interactive=interactive), timeout=timeout)
 
 
 def open_store(uri: str | KeyUri, *, interactive: bool = False) -> Store:
@@ -73,7 +74,9 @@ def open_store(uri: str | KeyUri, *, interactive: bool = False) -> Store:
     """
     if profile_name := _profile_of(str(uri)):
         profile = config.load().profile(profile_name)
-        return Store(_one_key(profile, profile_name), resolver_for(profile, interactive=interactive))
+        if not profile.keys:
+            raise ConfigurationError(f"The profile {profile_name!r} has no keys.", hint='Add keys = ["scheme:..."].')
+        return Store(parse(profile.keys[0]), resolver_for(profile, interactive=interactive))
     return Store(parse(uri), SecretResolver(interactive=interactive))
 
 
@@ -81,6 +84,8 @@ def parse(uri: str | KeyUri) -> KeyUri:
     """Parse and complete a URI with what its store declares. Raises `ConfigurationError`, `PluginMissing`."""
     if isinstance(uri, KeyUri):
         return uri
+    if _profile_of(uri):
+        raise ConfigurationError("A profile stands where a key belongs.", hint="Write the key's own URI.", uri=uri)
     return parse_uri(uri, registry.store_class(scheme_of(uri)).attributes)
 
 
@@ -89,45 +94,22 @@ def resolver_for(profile: config.Profile, *, interactive: bool = False) -> Secre
     return SecretResolver(interactive=interactive, any_reader=profile.permissions == "any", commands=True)
 
 
-def open_profile_key(uri: str, profile: config.Profile, *, timeout: float = OPEN_TIMEOUT) -> Signer:
-    """Open one key of a profile, under the profile's rules."""
-    if _profile_of(uri):
-        raise ConfigurationError("A profile's key is not another profile.", hint="Write the key's own URI.", uri=uri)
-    return _open(uri, resolver_for(profile), timeout)
-
-
-def _profile_of(text: str) -> str:
-    """Return the name in `profile:NAME`; empty for another URI."""
-    if scheme_of(text) != "profile":
-        return ""
-    name = text.removeprefix("profile:")
-    if not name:
-        raise ConfigurationError("profile: names no profile.", hint="Write profile:NAME.")
-    return name
-
-
-def _open_first(name: str, timeout: float, *, interactive: bool) -> Signer:
-    profile = config.load().profile(name)
-    secrets = resolver_for(profile, interactive=interactive)
-    if not profile.keys:
-        raise ConfigurationError(f"The profile {name!r} has no keys.", hint='Add keys = ["scheme:..."].')
-    for uri in profile.keys[:-1]:
+def open_first(uris: Sequence[str], secrets: SecretResolver, *, timeout: float = OPEN_TIMEOUT) -> Signer:
+    """Open the first of these keys that opens, as `try_next_key` of the errors allows; else raise the last error."""
+    if not uris:
+        raise ConfigurationError("There is no key.", hint='Add keys = ["scheme:..."] to the profile.')
+    for uri in uris[:-1]:
         try:
-            return _open(uri, secrets, timeout)
+            return open_uri(uri, secrets, timeout=timeout)
         except KeyvouchError as error:
             if not error.try_next_key:
                 raise
-            log.warning("A key of the profile %s does not open, going on to the next: %s", name, error.message)
-    return _open(profile.keys[-1], secrets, timeout)
+            log.warning("A key does not open, going on to the next: %s", error.message)
+    return open_uri(uris[-1], secrets, timeout=timeout)
 
 
-def _one_key(profile: config.Profile, name: str) -> KeyUri:
-    if not profile.keys:
-        raise ConfigurationError(f"The profile {name!r} has no keys.", hint='Add keys = ["scheme:..."].')
-    return parse(profile.keys[0])
-
-
-def _open(uri: str | KeyUri, secrets: SecretResolver, timeout: float) -> Signer:
+def open_uri(uri: str | KeyUri, secrets: SecretResolver, *, timeout: float = OPEN_TIMEOUT) -> Signer:
+    """Open the key of this URI with secrets under the rules of this resolver."""
     deadline = Deadline(timeout)
     parsed = parse(uri)
     if missing := parsed.missing_for("open"):
@@ -144,6 +126,16 @@ def _open(uri: str | KeyUri, secrets: SecretResolver, timeout: float) -> Signer:
         if isinstance(error, KeyvouchError):
             error.uri = error.uri or str(parsed)
         raise
+
+
+def _profile_of(text: str) -> str:
+    """Return the name in `profile:NAME`; empty for another URI."""
+    if scheme_of(text) != "profile":
+        return ""
+    name = text.removeprefix("profile:")
+    if not name:
+        raise ConfigurationError("profile: names no profile.", hint="Write profile:NAME.")
+    return name
 
 
 class Store:

@@ -414,7 +414,8 @@ class Signer:
 
 def record_audit(event: str, record: Mapping[str, object]) -> None:
     """Write one audit record: a line of JSON on the logger `keyvouch.audit`. Never a message, a secret or a token."""
-    audit_log.info("%s", json.dumps({"event": event, **record}))
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+    audit_log.info("%s", json.dumps({"time": now, "event": event, **record}))
 
 
 def _audit(

@@ -1,0 +1,196 @@
+"""`keyvouch new`, `keys`, `export`, `stores`, `profile`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import pkcs12
+
+from keyvouch.algorithms import KEY_TYPES, key_type
+from keyvouch.cli import COMMANDS
+from signing_in import PASSWORD, Key, make_key, run
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Key:
+    return make_key(tmp_path)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A URI where there is no key yet."""
+    monkeypatch.setenv("APP_PASSWORD", PASSWORD)
+    return f"pfx:{tmp_path / 'new.pfx'}?password=env:APP_PASSWORD"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KEY_TYPES if kind not in ("RSA-3072", "RSA-4096")])
+def test_new_key_made(place: str, tmp_path: Path, kind: str) -> None:
+    """The key and its certificate are there, and its file is its owner's alone."""
+    done = run("new", "--key", place, "--key-type", kind, "--subject", "CN=app,O=Contoso", "--days", "30")
+    path = tmp_path / "new.pfx"
+    private_key, certificate, _ = pkcs12.load_key_and_certificates(path.read_bytes(), PASSWORD.encode())
+
+    assert done.status == 0, done.errors
+    assert certificate is not None
+    assert key_type(private_key) == kind
+    assert certificate.subject.rfc4514_string() == "CN=app,O=Contoso"
+    assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == 30
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_new_key_told_ready_to_paste(place: str) -> None:
+    """The pinned URI comes first, quoted for a shell, and signs as it is."""
+    done = run("new", "--key", place)
+    (uri,) = shlex.split(done.output.splitlines()[0])
+
+    assert "Next: keyvouch export --certificate app.cer" in done.errors
+    assert run("sign", "--key", uri, stdin=b"x").status == 0
+
+
+def test_thumbprints_as_others_have_them(place: str, tmp_path: Path) -> None:
+    """The thumbprints are those of the certificate that was written."""
+    facts = json.loads(
+        run("new", "--key", place, "--certificate-out", str(tmp_path / "c.cer"), "--output", "json").output
+    )
+    certificate = x509.load_der_x509_certificate((tmp_path / "c.cer").read_bytes())
+
+    assert facts["thumbprint_sha256"] == certificate.fingerprint(hashes.SHA256()).hex().upper()
+    assert facts["thumbprint_sha1"] == certificate.fingerprint(hashes.SHA1()).hex().upper()  # noqa: S303
+
+
+def test_new_key_never_over_another(key: Key, tmp_path: Path) -> None:
+    """A file that is there stays as it is: exit status 3."""
+    before = (tmp_path / "app.pfx").read_bytes()
+
+    assert run("new", "--key", key.uri).status == 3
+    assert (tmp_path / "app.pfx").read_bytes() == before
+
+
+def test_new_key_saves_profile(place: str) -> None:
+    """A profile is added with the key, and shown."""
+    done = run(
+        "new", "--key", place, "--save-profile", "nightly", "--tenant", "contoso.onmicrosoft.com", "--client-id", "7"
+    )
+    shown = json.loads(run("profile", "show", "nightly", "--output", "json").output)
+
+    assert done.status == 0, done.errors
+    assert (shown["tenant"], shown["client-id"]) == ("contoso.onmicrosoft.com", "7")
+    assert "keyvouch token --profile nightly" in done.errors
+
+
+def test_profile_needs_tenant_and_client(place: str, tmp_path: Path) -> None:
+    """Half a profile is refused before a key is made."""
+    assert run("new", "--key", place, "--save-profile", "nightly").status == 2
+    assert not (tmp_path / "new.pfx").exists()
+
+
+def test_keys_listed_with_uris(key: Key, tmp_path: Path) -> None:
+    """Each key is listed with a URI that opens it."""
+    (listed,) = json.loads(run("keys", "--key", f"pfx:{tmp_path}?password=env:APP_PASSWORD", "--output", "json").output)
+
+    assert listed["subject"] == "CN=app.pfx"
+    assert run("sign", "--key", listed["uri"], stdin=b"x").status == 0
+
+
+def test_certificate_exported(key: Key, tmp_path: Path) -> None:
+    """The public half is written in DER, and never over a file."""
+    target = str(tmp_path / "app.cer")
+
+    assert run("export", "--key", key.uri, "--certificate", target).status == 0
+    assert x509.load_der_x509_certificate(Path(target).read_bytes()) == key.certificate
+    assert run("export", "--key", key.uri, "--certificate", target).status == 3
+
+
+def test_pfx_exported(key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key and certificate are written under a password of their own, readable by OpenSSL."""
+    monkeypatch.setenv("OTHER", "another")
+    target = tmp_path / "copy.pfx"
+    done = run("export", "--key", key.uri, "--pfx", str(target), "--password", "env:OTHER")
+
+    assert done.status == 0, done.errors
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    subprocess.run(
+        ["openssl", "pkcs12", "-in", target, "-passin", "env:OTHER", "-noout"], check=True, capture_output=True
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--certificate", "a", "--pfx", "b"], ["--pfx", "b"], ["--pfx", "b", "--password", "hunter2"]]
+)
+def test_export_asked_wrongly(key: Key, tmp_path: Path, options: list[str]) -> None:
+    """One of the two, and a PFX under a password that is a reference; a password itself is not echoed."""
+    done = run("export", "--key", key.uri, *options, folder=tmp_path)
+
+    assert done.status == 2
+    assert "hunter2" not in done.errors
+
+
+def test_stores_listed() -> None:
+    """What is installed, and what could be."""
+    done = run("stores")
+
+    assert {"pfx", "pem"} <= {line.split()[0] for line in done.output.splitlines() if line}
+    assert "pip install keyvouch-vault" in done.output
+
+
+def test_store_shown() -> None:
+    """What a store's URIs take and what it can do comes from what it declares."""
+    shown = json.loads(run("stores", "pfx", "--output", "json").output)
+
+    assert {"path", "password", "friendly-name", "certificate-file"} <= {each["name"] for each in shown["attributes"]}
+    assert "generates keys" in shown["capabilities"]
+
+
+def test_profile_added_listed(key: Key) -> None:
+    """A profile that was added is listed, and the place is told."""
+    added = run("profile", "add", "nightly", "--key", key.uri, "--tenant", "t", "--client-id", "c")
+    again = run("profile", "add", "nightly", "--key", key.uri, "--tenant", "t", "--client-id", "c")
+
+    assert (added.status, again.status) == (0, 2)
+    assert run("profile", "list").output == "nightly\n"
+    assert Path(run("profile", "path").output.strip()).exists()
+
+
+def test_profile_with_broken_key_refused() -> None:
+    """A URI that could never open is not saved."""
+    assert (
+        run("profile", "add", "nightly", "--key", "pfx:/x?passwort=env:X", "--tenant", "t", "--client-id", "c").status
+        == 2
+    )
+    assert run("profile", "list").output == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    """The group's list and the command's own help agree."""
+    done = run(name, "--help")
+
+    assert done.status == 0
+    assert COMMANDS[name].split()[0] in done.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_offered(shell: str) -> None:
+    """The shells that click knows are served."""
+    done = subprocess.run(
+        ["keyvouch"],
+        env={"_KEYVOUCH_COMPLETE": f"{shell}_source", "PATH": subprocess.os.environ["PATH"]},  # type: ignore[attr-defined]
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "keyvouch" in done.stdout
+
+
+def test_commands_completed() -> None:
+    """A command's beginning is completed."""
+    done = run(environment={"_KEYVOUCH_COMPLETE": "bash_complete", "COMP_WORDS": "keyvouch tok", "COMP_CWORD": "1"})
+
+    assert "token" in done.output

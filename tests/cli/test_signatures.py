@@ -1,0 +1,111 @@
+"""`keyvouch sign` and `keyvouch verify`, judged by OpenSSL."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from joserfc import jws
+from joserfc.jwk import JWKRegistry
+
+from signing_in import Key, make_key, run
+
+MESSAGE = b"a message\n"
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Key:
+    return make_key(tmp_path)
+
+
+@pytest.fixture
+def message(tmp_path: Path) -> str:
+    path = tmp_path / "message"
+    path.write_bytes(MESSAGE)
+    return str(path)
+
+
+def test_openssl_takes_raw_signature(key: Key, message: str, tmp_path: Path) -> None:
+    """The raw form is what OpenSSL verifies."""
+    public = tmp_path / "public.pem"
+    certificate = tmp_path / "app.pem"
+    certificate.write_bytes(key.certificate.public_bytes(Encoding.PEM))
+    public.write_bytes(subprocess.check_output(["openssl", "x509", "-in", certificate, "-noout", "-pubkey"]))
+    signed = run("sign", "--key", key.uri, "--algorithm", "RS256", message)
+    signature = tmp_path / "signature"
+    signature.write_bytes(base64.urlsafe_b64decode(signed.output.strip() + "=="))
+
+    verdict = subprocess.run(
+        ["openssl", "dgst", "-sha256", "-verify", public, "-signature", signature, message],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert verdict.stdout == "Verified OK\n"
+
+
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # by RFC 9864; servers still want that name
+@pytest.mark.parametrize(("key_type", "algorithm"), [("RSA-2048", "PS256"), ("P-521", "ES512"), ("Ed25519", "EdDSA")])
+def test_others_take_jws(tmp_path: Path, message: str, key_type: str, algorithm: str) -> None:
+    """The JWS form is what joserfc verifies."""
+    key = make_key(tmp_path, "app.pem", key_type)
+    signed = run("sign", "--key", key.uri, "--form", "jws", message)
+    public = key.certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    kind = {"PS256": "RSA", "ES512": "EC", "EdDSA": "OKP"}[algorithm]
+    judge = JWKRegistry.import_key(public, kind)
+
+    assert jws.deserialize_compact(signed.output.strip(), judge, algorithms=[algorithm]).payload == MESSAGE
+
+
+@pytest.mark.parametrize("form", ["raw", "base64url"])
+@pytest.mark.parametrize("judge", ["key", "certificate"])
+def test_own_signature_verified(key: Key, message: str, tmp_path: Path, form: str, judge: str) -> None:
+    """A signature is verified with the key, or with its certificate alone."""
+    signature = tmp_path / "signature"
+    with signature.open("wb") as file:
+        subprocess.run(["keyvouch", "sign", "--key", key.uri, "--form", form, message], stdout=file, check=True)
+    certificate = tmp_path / "app.cer"
+    certificate.write_bytes(key.certificate.public_bytes(Encoding.DER))
+    by = ("--key", key.uri) if judge == "key" else ("--certificate", str(certificate))
+
+    assert run("verify", "--signature", str(signature), *by, message).status == 0
+
+
+def test_changed_message_not_verified(key: Key, message: str, tmp_path: Path) -> None:
+    """Another message: exit status 6."""
+    signature = tmp_path / "signature"
+    signature.write_text(run("sign", "--key", key.uri, message).output)
+
+    done = run("verify", "--key", key.uri, "--signature", str(signature), stdin=b"another message")
+    assert done.status == 6
+    assert "not the key's PS256 signature" in done.errors
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"a.b.c", b"\xff\x00.e30.", b'{"alg": "none"}', b"bnVsbA.e30.e30"])
+def test_no_jws_not_verified(key: Key, content: bytes) -> None:
+    """What is no JWS is a signature that does not fit, and no defect."""
+    assert run("verify", "--key", key.uri, stdin=content).status == 6
+
+
+def test_algorithm_must_fit(key: Key, message: str) -> None:
+    """An RSA key has no ES256; the algorithms that it has are named."""
+    done = run("sign", "--key", key.uri, "--algorithm", "ES256", message)
+
+    assert done.status == 6
+    assert "PS256" in done.errors
+
+
+def test_missing_file_told(key: Key) -> None:
+    """A file that is not there is a matter of usage."""
+    assert run("sign", "--key", key.uri, "/nonexistent").status == 2
+
+
+def test_json_names_algorithm(key: Key, message: str) -> None:
+    """For programs: the algorithm beside the signature."""
+    done = run("sign", "--key", key.uri, "--output", "json", message)
+
+    assert json.loads(done.output)["algorithm"] == "PS256"

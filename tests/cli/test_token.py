@@ -1,0 +1,110 @@
+"""`keyvouch token` and `keyvouch assertion`, and what an audit holds of them."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import jwt
+import pytest
+
+from keyvouch.certificate import thumbprint
+from keyvouch.testing.authority import App, Authority
+from signing_in import SCOPE, Key, make_key, run, write_profile
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Key:
+    return make_key(tmp_path)
+
+
+@pytest.fixture
+def app(authority: Authority, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
+    """An app registration with the key, and the profile `nightly` for it."""
+    app = authority.register(certificates=[key.certificate])
+    path = write_profile(tmp_path, authority, app, [key.uri], audit=f"file:{tmp_path / 'audit.jsonl'}")
+    monkeypatch.setenv("KEYVOUCH_CONFIG", str(path))
+    return app
+
+
+def test_token_bare_on_one_line(app: App) -> None:
+    """Nothing but the token is printed, and it is for the app and the resource."""
+    done = run("token", "--profile", "nightly")
+    claims = jwt.decode(done.output.strip(), options={"verify_signature": False})
+
+    assert done.output.count("\n") == 1
+    assert (claims["appid"], claims["aud"]) == (app.client_id, SCOPE.removesuffix("/.default"))
+    assert done.errors == ""
+
+
+@pytest.mark.usefixtures("app")
+def test_json_tells_cache() -> None:
+    """For programs: whether it came from the cache."""
+    answers = [json.loads(run("token", "--output", "json").output)["from_cache"] for _ in range(2)]
+
+    assert answers == [False, True]
+
+
+def test_other_scope_asked(app: App, authority: Authority) -> None:
+    """`--scope` is in place of the profile's."""
+    run("token", "--scope", "https://vault.azure.net/.default")
+
+    assert authority.exchanges[-1].form["scope"] == "https://vault.azure.net/.default"
+
+
+def test_other_key_used(app: App, authority: Authority, tmp_path: Path) -> None:
+    """`--key` beside `--profile` is in place of its keys."""
+    other = make_key(tmp_path, "other.pfx")
+    app.add_certificate(other.certificate)
+
+    assert run("token", "--profile", "nightly", "--key", other.uri).status == 0
+    assert authority.exchanges[-1].status == 200
+
+
+def test_key_alone_with_defaults(app: App, authority: Authority, key: Key, tmp_path: Path) -> None:
+    """With `--key` alone the defaults hold."""
+    (tmp_path / "config.toml").write_text(
+        f'[defaults]\nauthority = "{authority.url}"\nca-file = "{authority.ca_file}"\n'
+    )
+
+    done = run("token", "--key", key.uri, "--tenant", app.tenant, "--client-id", app.client_id, "--scope", SCOPE)
+    assert done.status == 0, done.errors
+
+
+def test_assertion_taken_by_authority(app: App, authority: Authority, key: Key) -> None:
+    """The assertion is for the tenant's token endpoint."""
+    done = run("assertion", "--profile", "nightly")
+    claims = jwt.decode(
+        done.output.strip(),
+        key.certificate.public_key(),  # type: ignore[arg-type]
+        ["PS256"],
+        audience=f"{authority.authority}/oauth2/v2.0/token",
+    )
+
+    assert claims["iss"] == claims["sub"] == app.client_id
+
+
+@pytest.mark.usefixtures("app")
+def test_audit_written(tmp_path: Path, key: Key) -> None:
+    """One line a signature, with who and what, in a file that is its owner's alone."""
+    run("token")
+    (line,) = (tmp_path / "audit.jsonl").read_text().splitlines()
+    record = json.loads(line)
+
+    assert record["event"] == "sign"
+    assert record["outcome"] == "signed"
+    assert record["thumbprint"] == thumbprint(key.certificate)
+    assert record["jti"]
+    assert stat.S_IMODE((tmp_path / "audit.jsonl").stat().st_mode) == 0o600
+
+
+def test_demo_plays() -> None:
+    """The demonstration runs to its end, mistakes included, and leaves nothing behind."""
+    done = run("demo")
+
+    assert done.status == 0, done.errors
+    assert "requests to the authority: 0" in done.output
+    assert "(exit status 4)" in done.output
+    assert "AADSTS700027" in done.output
+    assert "Traceback" not in done.output

@@ -1,0 +1,38 @@
+"""What a refusal is told as."""
+
+from __future__ import annotations
+
+import pytest
+
+from keyvouch.entra import advice
+
+
+@pytest.mark.parametrize("code", sorted(advice.ADVICE))
+def test_every_code_has_advice(code: int) -> None:
+    """A known code brings its own advice, and says whether another key could help."""
+    refused = advice.refusal({"error": "invalid_client", "error_codes": [code]}, None)
+
+    assert refused.hint == advice.ADVICE[code]
+    assert refused.try_next_key is (code in advice.KEY_REFUSED)
+
+
+def test_text_ends_before_trace() -> None:
+    """Trace and time are noise in the text; the correlation id is kept as a member."""
+    refused = advice.refusal(
+        {
+            "error": "invalid_client",
+            "error_description": "AADSTS700016: Not found. Trace ID: 1 Correlation ID: 2 Timestamp: 3",
+            "error_codes": [700016],
+            "correlation_id": "2",
+        },
+        None,
+    )
+
+    assert refused.message == "The authority refused: AADSTS700016: Not found."
+    assert refused.correlation_id == "2"
+
+
+@pytest.mark.parametrize("result", [{}, {"error": None, "error_codes": None}, {"error": "x", "error_description": ""}])
+def test_bare_refusal_told(result: dict[str, object]) -> None:
+    """A refusal without any reason is still an error with a hint."""
+    assert advice.refusal(result, None).hint

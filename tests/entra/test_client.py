@@ -1,0 +1,296 @@
+"""`ConfidentialClient` at the development authority."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msal
+import pytest
+
+import keyvouch
+from keyvouch.entra.msal import ConfidentialClient, client_credential
+from keyvouch.entra.transport import Session
+from keyvouch.errors import (
+    AuthorityRefused,
+    AuthorityUnavailable,
+    ConfigurationError,
+    KeyNotFound,
+    PluginMissing,
+    SecretIncorrect,
+)
+from keyvouch.testing.authority import App, Authority
+from signing_in import SCOPE, Key, make_key
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Key:
+    return make_key(tmp_path)
+
+
+@pytest.fixture
+def app(authority: Authority, key: Key) -> App:
+    """An app registration that knows the key."""
+    return authority.register(certificates=[key.certificate])
+
+
+def client_for(authority: Authority, app: App, *keys: Any, **options: Any) -> ConfidentialClient:
+    return ConfidentialClient(
+        app.client_id,
+        keys,
+        authority=authority.authority,
+        instance_discovery=False,
+        ca_file=authority.ca_file,
+        **options,
+    )
+
+
+@pytest.fixture
+def client(authority: Authority, app: App, key: Key) -> Iterator[ConfidentialClient]:
+    with client_for(authority, app, key.uri) as client:
+        yield client
+
+
+def in_threads(number: int, work: Callable[[int], Any]) -> list[Any]:
+    """Let that many threads begin at the same moment, and return what they got."""
+    barrier = threading.Barrier(number)
+
+    def begin(index: int) -> Any:
+        barrier.wait()
+        return work(index)
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(begin, range(number)))
+
+
+def test_access_token_returned(client: ConfidentialClient, authority: Authority) -> None:
+    """A token comes back, and one request was made."""
+    assert client.access_token([SCOPE]).count(".") == 2
+    assert [exchange.status for exchange in authority.exchanges] == [200]
+
+
+def test_second_token_cached(client: ConfidentialClient, authority: Authority) -> None:
+    """While the token lives nothing is asked again."""
+    assert client.access_token([SCOPE]) == client.access_token([SCOPE])
+    assert len(authority.exchanges) == 1
+
+
+def test_cold_threads_post_once(client: ConfidentialClient, authority: Authority) -> None:
+    """32 threads that ask for the same make one signature and one request."""
+    assert len(set(in_threads(32, lambda _: client.access_token([SCOPE])))) == 1
+    assert len(authority.exchanges) == 1
+
+
+def test_cold_threads_post_once_a_scope(client: ConfidentialClient, authority: Authority) -> None:
+    """32 threads over 8 scopes make eight."""
+    tokens = in_threads(32, lambda index: client.access_token([f"api://resource-{index % 8}/.default"]))
+
+    assert len(set(tokens)) == 8
+    assert len(authority.exchanges) == 8
+
+
+def test_threads_get_results_of_their_own(client: ConfidentialClient) -> None:
+    """What one thread does to its result is not seen by another."""
+    results = in_threads(8, lambda _: client.acquire_token_for_client([SCOPE]))
+
+    assert len({id(result) for result in results}) == 8
+
+
+def test_inherited_result_as_msal(client: ConfidentialClient, authority: Authority, app: App, key: Key) -> None:
+    """A success and a refusal have the members that unmodified MSAL gives."""
+    plain = msal.ConfidentialClientApplication(
+        app.client_id,
+        authority=authority.authority,
+        client_credential=client_credential(key.uri),
+        instance_discovery=False,
+        http_client=Session(authority.ca_file),
+    )
+    assert client.acquire_token_for_client([SCOPE]).keys() == plain.acquire_token_for_client([SCOPE]).keys()
+    app.remove_certificate(key.certificate)
+    other = ["api://other/.default"]
+
+    assert client.acquire_token_for_client(other).keys() == plain.acquire_token_for_client(other).keys()
+
+
+def test_refusal_told_with_advice(client: ConfidentialClient, app: App, key: Key) -> None:
+    """An unregistered certificate: the code, the thumbprint that was sent, and what to register."""
+    app.remove_certificate(key.certificate)
+
+    with pytest.raises(AuthorityRefused) as caught:
+        client.access_token([SCOPE])
+
+    assert caught.value.error_codes == (700027,)
+    assert caught.value.thumbprint
+    assert caught.value.thumbprint in caught.value.hint
+    assert "keyvouch export --certificate" in caught.value.hint
+    assert caught.value.correlation_id
+
+
+def test_second_key_taken_after_refusal(authority: Authority, app: App, key: Key, tmp_path: Path) -> None:
+    """A key that the authority refuses is followed by the next, which is remembered."""
+    unregistered = make_key(tmp_path, "unregistered.pfx")
+    with client_for(authority, app, unregistered.uri, key.uri) as client:
+        client.access_token([SCOPE])
+        client.access_token(["api://other/.default"])
+
+    assert [exchange.status for exchange in authority.exchanges] == [401, 200, 200]
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("pfx:/nonexistent/app.pfx", "no such file"),
+        ("pfx:{folder}/app.pfx?password=env:WRONG", "wrong password"),
+        ("pfx:{folder}/app.pfx?password=env:UNSET", "no password"),
+    ],
+)
+def test_second_key_taken_after_store_failed(
+    authority: Authority, app: App, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, reason: str
+) -> None:
+    """A store that fails is followed by the next key."""
+    monkeypatch.setenv("WRONG", "not the password")
+    with client_for(authority, app, uri.format(folder=tmp_path), key.uri) as client:
+        assert client.access_token([SCOPE]), reason
+
+
+def test_last_store_error_raised(authority: Authority, app: App, tmp_path: Path) -> None:
+    """When every store failed the last one's error is raised, by inherited calls too."""
+    keys = ("pfx:/nonexistent/1.pfx", f"pfx:{tmp_path}/2.pfx")
+    with client_for(authority, app, *keys) as client, pytest.raises(KeyNotFound, match="2.pfx"):
+        client.acquire_token_for_client([SCOPE])
+    assert authority.exchanges == []
+
+
+def test_wrong_tenant_not_retried(authority: Authority, key: Key) -> None:
+    """What is not the key's fault is not tried with the next key."""
+    app = authority.register(certificates=[key.certificate])
+    app.make_public()
+    with client_for(authority, app, key.uri, key.uri) as client, pytest.raises(AuthorityRefused):
+        client.access_token([SCOPE])
+
+    assert len(authority.exchanges) == 1
+
+
+def test_refused_key_reloaded(authority: Authority, tmp_path: Path) -> None:
+    """A key that was replaced behind our back is reloaded after its refusal, and signs in with the same call."""
+    old = make_key(tmp_path)
+    app = authority.register(certificates=[old.certificate])
+    with keyvouch.open_signer(old.uri) as signer, client_for(authority, app, signer) as client:
+        signer.sign(b"", "PS256")
+        (tmp_path / "app.pfx").unlink()
+        new = make_key(tmp_path)
+        app.remove_certificate(old.certificate)
+        app.add_certificate(new.certificate)
+
+        assert client.access_token([SCOPE])
+
+
+def test_claims_challenge_passes(client: ConfidentialClient, authority: Authority) -> None:
+    """A claims challenge is sent on, and goes past the cache."""
+    client.access_token([SCOPE])
+    client.access_token([SCOPE], claims_challenge='{"access_token": {"nbf": {"essential": true}}}')
+
+    assert "nbf" in authority.exchanges[-1].form["claims"]
+
+
+def test_async_call_leaves_loop_free(client: ConfidentialClient) -> None:
+    """The event loop goes on while a token is got."""
+
+    async def main() -> tuple[str, int]:
+        task = asyncio.ensure_future(client.access_token_async([SCOPE]))
+        turns = 0
+        while not task.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return task.result(), turns
+
+    token, turns = asyncio.run(main())
+    assert token
+    assert turns > 1
+
+
+def test_own_signer_stays_open(authority: Authority, app: App, key: Key) -> None:
+    """A client closes the signers that it opened, and no others."""
+    with keyvouch.open_signer(key.uri) as signer:
+        with client_for(authority, app, signer) as client:
+            client.access_token([SCOPE])
+        assert signer.sign(b"", "PS256")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        (503, b"", {}),
+        (500, b"<html>oops</html>", {"Content-Type": "text/html"}),
+        (429, b"", {"Retry-After": "7"}),
+        (403, b"", {}),
+        (200, b"<html>a captive portal</html>", {"Content-Type": "text/html"}),
+    ],
+)
+def test_useless_answer_is_unavailable(
+    client: ConfidentialClient, authority: Authority, status: int, body: bytes, headers: dict[str, str]
+) -> None:
+    """5xx, 429, no JSON: the authority is unavailable, and that may pass."""
+    authority.answer_next(status, body, headers)
+
+    with pytest.raises(AuthorityUnavailable) as caught:
+        client.access_token([SCOPE])
+
+    assert caught.value.transient
+
+
+def test_unreachable_authority_told(key: Key) -> None:
+    """Nothing listens there."""
+    with pytest.raises(AuthorityUnavailable, match="cannot be reached"):
+        ConfidentialClient("id", [key.uri], authority="https://localhost:9/tenant", instance_discovery=False)
+
+
+def test_unknown_tenant_told(authority: Authority, key: Key) -> None:
+    """The authority knows no such tenant."""
+    with pytest.raises(AuthorityRefused, match="no such tenant"):
+        ConfidentialClient(
+            "id",
+            [key.uri],
+            authority=f"{authority.url}/nowhere.example",
+            instance_discovery=False,
+            ca_file=authority.ca_file,
+        )
+
+
+def test_untrusted_tls_told(authority: Authority, key: Key) -> None:
+    """The authority's certificate is not trusted: TLS is always verified."""
+    with pytest.raises(ConfigurationError, match="not trusted") as caught:
+        ConfidentialClient("id", [key.uri], authority=authority.authority, instance_discovery=False)
+
+    assert "ca-file" in caught.value.hint
+
+
+def test_missing_ca_file_told(authority: Authority, key: Key) -> None:
+    """A ca-file that is not there is named."""
+    with pytest.raises(ConfigurationError, match="/nonexistent/ca.pem"):
+        ConfidentialClient(
+            "id", [key.uri], authority=authority.authority, instance_discovery=False, ca_file="/nonexistent/ca.pem"
+        )
+
+
+def test_mistake_in_standby_shows_at_once(authority: Authority, app: App, key: Key) -> None:
+    """A URI that can never open is refused when the client is made."""
+    with pytest.raises(PluginMissing):
+        client_for(authority, app, key.uri, "vault:address=https://vault:8200;mount=transit;key=app")
+
+
+def test_scopes_must_be_named(client: ConfidentialClient) -> None:
+    """There is no token for nothing."""
+    with pytest.raises(ConfigurationError, match="scope"):
+        client.access_token()
+
+
+def test_single_key_error_raised(authority: Authority, app: App, key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of the only key's store comes through MSAL as it is."""
+    monkeypatch.setenv("APP_PASSWORD", "wrong")
+    with client_for(authority, app, key.uri) as client, pytest.raises(SecretIncorrect):
+        client.access_token([SCOPE])

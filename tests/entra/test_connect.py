@@ -1,0 +1,163 @@
+"""Signing in with a profile, and the token that is kept for the next time."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+import keyvouch
+from keyvouch import config
+from keyvouch.entra import token_cache
+from keyvouch.entra.profile import authority_options
+from keyvouch.errors import ConfigurationError
+from keyvouch.testing.authority import App, Authority
+from signing_in import SCOPE, Key, make_key, run, write_profile
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Key:
+    return make_key(tmp_path)
+
+
+@pytest.fixture
+def app(authority: Authority, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
+    """An app registration with the key, and the profile `nightly` for it."""
+    app = authority.register(certificates=[key.certificate])
+    monkeypatch.setenv("KEYVOUCH_CONFIG", str(write_profile(tmp_path, authority, app, [key.uri])))
+    return app
+
+
+def test_profile_signs_in(app: App, authority: Authority) -> None:
+    """One call gives a client that is signed in."""
+    assert keyvouch.connect("nightly").access_token()
+    assert authority.exchanges[0].client_id == app.client_id
+
+
+@pytest.mark.usefixtures("app")
+def test_same_client_given_again(authority: Authority) -> None:
+    """Called again it is the same client, and nothing is asked."""
+    assert keyvouch.connect("nightly") is keyvouch.connect()
+    assert len(authority.exchanges) == 1
+
+
+@pytest.mark.usefixtures("app")
+def test_second_process_signs_nothing(authority: Authority, tmp_path: Path) -> None:
+    """A second `keyvouch token` needs neither key nor authority: the token is in the cache."""
+    first = run("token", "--profile", "nightly")
+    (tmp_path / "app.pfx").unlink()
+    second = run("token", "--profile", "nightly")
+
+    assert (second.status, second.output) == (0, first.output)
+    assert len(authority.exchanges) == 1
+
+
+@pytest.mark.usefixtures("app")
+def test_cached_token_private(own_folders: Path) -> None:
+    """The file of tokens is its owner's alone."""
+    run("token")
+    (kept,) = (own_folders / "cache_directory" / "tokens").glob("*.json")
+
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+@pytest.mark.usefixtures("app")
+def test_damaged_cache_passed_over(own_folders: Path) -> None:
+    """A cache that cannot be read costs a sign-in, no more."""
+    run("token")
+    (kept,) = (own_folders / "cache_directory" / "tokens").glob("*.json")
+    kept.write_bytes(b'{"AccessToken": {')
+
+    assert run("token").status == 0
+
+
+def test_memory_cache_writes_nothing(
+    authority: Authority, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_folders: Path
+) -> None:
+    """With `token-cache = "memory"` no token is written."""
+    app = authority.register(certificates=[key.certificate])
+    path = write_profile(tmp_path, authority, app, [key.uri], **{"token-cache": "memory"})
+    monkeypatch.setenv("KEYVOUCH_CONFIG", str(path))
+    keyvouch.connect().access_token()
+
+    assert not (own_folders / "cache_directory").exists()
+
+
+@pytest.mark.usefixtures("app")
+def test_other_tenant_has_other_cache(authority: Authority) -> None:
+    """A token of one tenant is never given for another."""
+    run("token")
+    done = run("token", "--tenant", "nowhere.example")
+
+    assert done.status == 7
+    assert len(authority.exchanges) == 1
+
+
+@pytest.mark.usefixtures("app")
+def test_assertion_options_apply(authority: Authority, key: Key, tmp_path: Path) -> None:
+    """The profile's options for assertions are used."""
+    app = authority.register(certificates=[key.certificate])
+    write_profile(tmp_path, authority, app, [key.uri], assertion=None)
+    path = tmp_path / "config.toml"
+    path.write_text(path.read_text().replace("assertion = null", "assertion = {send-x5c = true, lifetime = 300}"))
+    keyvouch.connect().access_token()
+
+    header, claims = authority.exchanges[-1].header or {}, authority.exchanges[-1].claims or {}
+    assert "x5c" in header
+    assert claims["exp"] == claims["iat"] + 300  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("field", ["client-id", "keys", "scopes", "tenant"])
+def test_missing_field_named(authority: Authority, app: App, key: Key, tmp_path: Path, field: str) -> None:
+    """A profile that lacks what signing in needs is refused, with the field's name."""
+    path = write_profile(tmp_path, authority, app, [key.uri])
+    lines = [line for line in path.read_text().splitlines() if not line.startswith((f"{field} ", "authority "))]
+    path.write_text("\n".join(lines))
+
+    with pytest.raises(ConfigurationError, match=f"has no {field}"):
+        keyvouch.connect("nightly")
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({"tenant": "t"}, {"authority": "https://login.microsoftonline.com/t", "instance_discovery": True}),
+        (
+            {"tenant": "t", "cloud": "china"},
+            {"authority": "https://login.partner.microsoftonline.cn/t", "instance_discovery": True},
+        ),
+        (
+            {"tenant": "t", "authority": "https://h/"},
+            {"authority": "https://h/t", "instance_discovery": False},
+        ),
+        ({"authority": "https://h/issuer"}, {"oidc_authority": "https://h/issuer"}),
+    ],
+)
+def test_authority_options_chosen(fields: dict[str, str], options: dict[str, object]) -> None:
+    """A cloud, a server of Entra ID's shape, or an issuer."""
+    assert authority_options(config.Profile(**fields), "nightly") == options  # type: ignore[arg-type]
+
+
+def test_token_for_other_scope_not_found(app: App, authority: Authority) -> None:
+    """The cache gives a token for the scope that was asked for, and for no other."""
+    keyvouch.connect("nightly")
+    cache = token_cache.persisted(authority.url, app.tenant, app.client_id)
+
+    assert token_cache.find_token(cache, app.client_id, [SCOPE])
+    assert not token_cache.find_token(cache, app.client_id, ["api://other/.default"])
+
+
+@pytest.mark.usefixtures("app")
+def test_forked_child_signs_in(authority: Authority) -> None:
+    """A child of a program that is signed in makes a client of its own."""
+    client = keyvouch.connect("nightly")
+    child = os.fork()
+    if child == 0:
+        own = keyvouch.connect("nightly")
+        fine = own is not client and bool(own.access_token(["api://child/.default"]))
+        os._exit(0 if fine else 1)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert client.access_token(["api://parent/.default"])

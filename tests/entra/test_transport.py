@@ -1,0 +1,99 @@
+"""The session to the authority: what it trusts, and how it gets there."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from keyvouch.entra.transport import Session
+from keyvouch.testing.authority import Authority
+
+
+def discovery(authority: Authority) -> str:
+    return f"{authority.authority}/v2.0/.well-known/openid-configuration"
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_own_ca_wins(authority: Authority, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """The authority's own CA is trusted, whatever the environment says."""
+    monkeypatch.setenv(variable, "/etc/ssl/certs/ca-certificates.crt")
+    with Session(authority.ca_file) as session:
+        assert session.get(discovery(authority)).status_code == 200
+
+
+def test_environment_ca_used(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a CA of its own it is the environment's."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", authority.ca_file)
+    with Session() as session:
+        assert session.get(discovery(authority)).status_code == 200
+
+
+def test_unknown_ca_refused(authority: Authority) -> None:
+    """TLS is always verified."""
+    with Session() as session, pytest.raises(requests.exceptions.SSLError):
+        session.get(discovery(authority))
+
+
+@pytest.fixture
+def proxy() -> Iterator[tuple[str, list[bytes]]]:
+    """A proxy that writes down what it is asked, and refuses."""
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    asked.append(connection.recv(4096).split(b"\r\n")[0])
+                    connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", asked
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+@pytest.mark.parametrize("given", ["option", "environment"])
+def test_proxy_asked(proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """A proxy resolves the authority's name: by the option, else by HTTPS_PROXY."""
+    address, asked = proxy
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    if given == "environment":
+        monkeypatch.setenv("HTTPS_PROXY", address)
+    with (
+        Session(proxy=address if given == "option" else None) as session,
+        pytest.raises(requests.exceptions.ProxyError),
+    ):
+        session.get("https://authority.only-the-proxy-knows.test/")
+
+    assert asked[0] == b"CONNECT authority.only-the-proxy-knows.test:443 HTTP/1.1"
+
+
+def test_loopback_goes_direct(
+    authority: Authority, proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No proxy is asked for this machine itself."""
+    address, asked = proxy
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    with Session(authority.ca_file, proxy=address) as session:
+        session.get(discovery(authority))
+
+    assert asked == []
+
+
+def test_redirect_not_followed(authority: Authority) -> None:
+    """A request with a credential follows no redirect."""
+    authority.answer_next(307, b"", {"Location": f"{authority.url}/elsewhere"})
+    with Session(authority.ca_file) as session:
+        answer = session.post(f"{authority.authority}/oauth2/v2.0/token", data={"client_assertion": "x"})
+
+    assert answer.status_code == 307

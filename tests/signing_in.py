@@ -1,0 +1,77 @@
+"""What tests of signing in share: keys in files, profiles, and the command run as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography import x509
+
+import keyvouch
+from keyvouch.testing.authority import App, Authority
+
+SCOPE = "https://graph.microsoft.com/.default"
+PASSWORD = "correct horse"
+
+
+class Key(NamedTuple):
+    """A key in a file."""
+
+    uri: str
+    certificate: x509.Certificate
+
+
+def make_key(folder: Path, name: str = "app.pfx", key_type: str = "RSA-2048", days: int = 365) -> Key:
+    """Make a key in a PFX or PEM file, protected by the password in the variable APP_PASSWORD."""
+    os.environ["APP_PASSWORD"] = PASSWORD
+    uri = f"{'pfx' if name.endswith('.pfx') else 'pem'}:{folder / name}?password=env:APP_PASSWORD"
+    with keyvouch.open_store(uri) as store:
+        store.generate(keyvouch.KeySpec(key_type=key_type, subject=f"CN={name}", days=days))
+    with keyvouch.open_signer(uri) as signer:
+        return Key(uri, signer.chain[0])
+
+
+def write_profile(folder: Path, authority: Authority, app: App, keys: Sequence[str], **fields: object) -> Path:
+    """Write a configuration with the one profile `nightly`."""
+    values = {
+        "authority": authority.url,
+        "tenant": app.tenant,
+        "client-id": app.client_id,
+        "scopes": [SCOPE],
+        "keys": list(keys),
+        "ca-file": authority.ca_file,
+        **fields,
+    }
+    path = folder / "config.toml"
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    path.write_text("\n".join(["[profiles.nightly]", *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+class Done(NamedTuple):
+    """What a command printed, and how it ended."""
+
+    status: int
+    output: str
+    errors: str
+
+
+def run(
+    *arguments: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Done:
+    """Run `keyvouch` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "keyvouch", *arguments],
+        input=stdin,
+        env={**os.environ, **(environment or {})},
+        cwd=folder,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    return Done(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
