@@ -35,7 +35,7 @@ clean:
 	rm -rf .venv .venv-* .cache docs/_build
 
 $(READY): pyproject.toml constraints.txt $(PLUGINS:%=%pyproject.toml)
-	$(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
 	    --editable '.[testing,keyring]' $(PLUGINS:%=--editable %) $(PIP_GROUPS)

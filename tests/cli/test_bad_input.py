@@ -48,7 +48,7 @@ def check(done: Done, status: int, *texts: str) -> None:
         ),
         ("yubikey:slot=9c", 2, ["No store is installed for yubikey:"]),
         ("pkcs11:token=prod;object=app", 2, ["pip install keyvouch-pkcs11"]),
-        ("pfx:{folder}/app.pfx?passwrod=env:X", 2, ["Did you mean password?"]),
+        ("pfx:{folder}/app.pfx?passwordd=env:X", 2, ["Did you mean password?"]),
         ("pfx:{folder}/app.pfx?password=hunter2", 2, ["reference"]),
         ("C:\\keys\\app.pfx", 2, ["Write pfx:C:/keys/app.pfx"]),
         ("app.pfx", 2, ["Write pfx:app.pfx"]),

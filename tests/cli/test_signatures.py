@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,11 @@ def test_own_signature_verified(key: Key, message: str, tmp_path: Path, form: st
     """A signature is verified with the key, or with its certificate alone."""
     signature = tmp_path / "signature"
     with signature.open("wb") as file:
-        subprocess.run(["keyvouch", "sign", "--key", key.uri, "--form", form, message], stdout=file, check=True)
+        subprocess.run(
+            [sys.executable, "-P", "-m", "keyvouch", "sign", "--key", key.uri, "--form", form, message],
+            stdout=file,
+            check=True,
+        )
     certificate = tmp_path / "app.cer"
     certificate.write_bytes(key.certificate.public_bytes(Encoding.DER))
     by = ("--key", key.uri) if judge == "key" else ("--certificate", str(certificate))

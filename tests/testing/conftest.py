@@ -5,6 +5,7 @@ import pytest
 from keyvouch.testing.authority import Authority
 from testing.clients import Client
 
+
 @pytest.fixture
 def client(authority: Authority) -> Iterator[Client]:
     """A client that does everything right, until a test tells it otherwise."""

@@ -18,6 +18,7 @@ from keyvouch.store import KeySpec
 @click.option("--subject", default="CN=keyvouch", show_default=True, help="Of the certificate, as CN=app,O=Contoso.")
 @click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long it is valid.")
 @click.option("--key-type", type=click.Choice(KEY_TYPES, case_sensitive=False), default="RSA-2048", show_default=True)
+@click.option("--further", is_flag=True, help="Add a member to a family of keys that is already there.")
 @click.option("--certificate-out", type=click.Path(path_type=Path), metavar="FILE.cer", help="Write the public half.")
 @click.option("--save-profile", metavar="NAME", help="Add a profile with this key; with --tenant and --client-id.")
 @click.option("--tenant", metavar="TENANT", help="For the profile.")
@@ -28,6 +29,7 @@ def command(
     subject: str,
     days: int,
     key_type: str,
+    further: bool,
     certificate_out: Path | None,
     save_profile: str | None,
     tenant: str | None,
@@ -42,7 +44,7 @@ def command(
         raise click.UsageError("--save-profile needs --tenant and --client-id.")
     chosen = choose(None, key, may_be_missing=bool(save_profile))
     with chosen.open_store() as store:
-        pinned = store.generate(KeySpec(key_type=key_type, subject=subject, days=days))
+        pinned = store.generate(KeySpec(key_type=key_type, subject=subject, days=days, further=further))
     with opening.open_uri(pinned, chosen.secrets) as signer:
         facts = key_facts(signer)
         if certificate_out:

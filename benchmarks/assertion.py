@@ -1,0 +1,92 @@
+"""What an assertion costs, beside the bare signature and beside other libraries with the same key in memory.
+
+python benchmarks/assertion.py [--rounds N] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import joserfc.jwt
+import jwt
+from cryptography.hazmat.primitives import serialization
+from joserfc.jwk import JWKRegistry
+from msal.oauth2cli.assertion import JwtAssertionCreator
+
+import keyvouch
+from keyvouch.algorithms import ALGORITHMS, sign_locally
+from keyvouch.assertion import ClientAssertion
+from keyvouch.bench import Contender, Result, measure, to_json, to_table
+from keyvouch.certificate import fingerprint
+
+KEYS = {"RSA-2048": "PS256", "RSA-3072": "PS256", "P-256": "ES256", "Ed25519": "EdDSA"}
+CONTEXT = {"client_id": str(uuid.uuid4()), "token_endpoint": "https://login.microsoftonline.com/t/oauth2/v2.0/token"}
+MESSAGE = b"x" * 500
+
+
+def contenders(kind: str, folder: Path) -> Iterator[Contender]:
+    """Give the ways to sign with one key: the bare signature first, then what is built on it."""
+    name = KEYS[kind]
+    uri = f"pem:{folder / kind}.pem"
+    with keyvouch.open_store(uri) as store:
+        store.generate(keyvouch.KeySpec(key_type=kind))
+    signer = keyvouch.open_signer(uri)
+    pem = (folder / f"{kind}.pem").read_bytes()
+    private_key = serialization.load_pem_private_key(pem, None)
+    algorithm, stored = ALGORITHMS[name], signer._opened.stored  # noqa: SLF001 - the layer below is compared with
+    header = {"alg": name, "typ": "JWT", "x5t#S256": fingerprint(signer.chain[0]).hex()}
+    assertion = ClientAssertion(signer)
+    jwk = JWKRegistry.import_key(pem[: pem.index(b"-----BEGIN CERT")], _jwk_type(kind))
+
+    def claims() -> dict[str, object]:
+        now = int(time.time())
+        client, audience = CONTEXT["client_id"], CONTEXT["token_endpoint"]
+        times = {"nbf": now, "iat": now, "exp": now + 600}
+        return {"aud": audience, "iss": client, "sub": client, "jti": str(uuid.uuid4()), **times}
+
+    yield Contender("cryptography, bare", lambda: sign_locally(private_key, MESSAGE, algorithm))  # type: ignore[arg-type]
+    yield Contender("StoredKey.sign", lambda: stored.sign(MESSAGE, algorithm, timeout=10))
+    yield Contender("Signer.sign", lambda: signer.sign(MESSAGE, algorithm))
+    yield Contender("ClientAssertion", lambda: assertion(CONTEXT))
+    yield Contender("PyJWT", lambda: jwt.encode(claims(), private_key, name, headers=header))  # type: ignore[arg-type]
+    yield Contender("joserfc", lambda: joserfc.jwt.encode(header, claims(), jwk, [name]))
+    if kind.startswith("RSA"):
+        creator = JwtAssertionCreator(pem, algorithm="PS256", sha256_thumbprint=fingerprint(signer.chain[0]).hex())
+        endpoint, client = CONTEXT["token_endpoint"], CONTEXT["client_id"]
+        yield Contender("MSAL's own", lambda: creator.create_normal_assertion(endpoint, client))
+
+
+def _jwk_type(kind: str) -> str:
+    return {"R": "RSA", "P": "EC", "E": "OKP"}[kind[0]]
+
+
+def main() -> None:
+    """Measure, and print what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    logging.captureWarnings(capture=True)  # joserfc's, at every EdDSA
+    found: dict[str, list[Result]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.umask(0o077)
+        for kind, threads in itertools.product(KEYS, (1, 2, 8)):
+            place = Path(folder, str(threads))
+            place.mkdir(exist_ok=True)
+            title = f"{kind}, {threads} threads"
+            found[title] = measure(list(contenders(kind, place)), threads=threads, rounds=options.rounds)
+            print(to_table(title, found[title]), end="\n\n", flush=True)
+    if options.json:
+        options.json.write_text(to_json(found))
+
+
+if __name__ == "__main__":
+    main()

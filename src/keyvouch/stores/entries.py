@@ -1,0 +1,153 @@
+"""The private keys that stand in one file: how each is named and described, and which certificates are its own."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keyvouch.algorithms import key_type, sign_locally
+from keyvouch.certificate import order_chain, spki_sha256, status
+from keyvouch.errors import CertificateMismatch, KeyNotFound, KeyUnusable
+from keyvouch.store import KeyInfo, KeyUri, StoredKey
+from keyvouch.stores import places
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import Algorithm, PrivateKey
+
+_SMALLEST_RSA = 2048
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a PFX or PEM file holds."""
+
+    keys: Sequence[tuple[PrivateKey, str | None]]
+    """Each private key, with its friendly name. `cryptography` loads more kinds than can sign here."""
+    certificates: Sequence[Certificate]
+    """All of them, in no order."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One private key, with what belongs to it."""
+
+    info: KeyInfo
+    name: str | None
+    key: PrivateKey = field(repr=False)
+    chain: tuple[Certificate, ...]
+    file: places.KeyFile
+    alone: bool
+    """Whether the file holds no other private key."""
+
+
+class FileKey(StoredKey):
+    """A private key that was read from a file, and is in this process's memory."""
+
+    exportable = True
+
+    def __init__(self, entry: Entry, settles_at: dt.datetime | None) -> None:
+        """Keep the key of the entry, but not the octets of its file."""
+        self.uri = entry.info.uri
+        self.public_key = entry.key.public_key()
+        self.chain = entry.chain
+        self.settles_at = settles_at
+        self._key = entry.key
+        self._path = entry.file.path
+        self._stamp = entry.file.stamp
+
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:  # noqa: ARG002 - it never waits
+        return sign_locally(self._key, message, algorithm)
+
+    def changed(self) -> bool:
+        try:
+            return places.stamp(self._path.stat()) != self._stamp
+        except OSError:
+            return True
+
+
+def entries_of(uri: KeyUri, file: places.KeyFile, contents: Contents) -> list[Entry]:
+    """Return an entry for each key of the file; a key that stands there twice is one key.
+
+    Raises `KeyUnusable` for a key that cannot sign here, `CertificateMismatch` for certificates that are not the key's.
+    """
+    for key, _ in contents.keys:
+        require_usable(key)
+    unique = {spki_sha256(key.public_key()): (key, name) for key, name in contents.keys}
+    alone = len(unique) == 1
+    entries = []
+    for key, name in unique.values():
+        chain = _chain_of(key, contents.certificates, alone=alone)
+        # Of several keys the file's age says nothing: theirs is then that of their certificates.
+        created = file.created if alone else None
+        info = _describe(pin(uri, file.path, key, None if alone else name), key, chain, created)
+        entries.append(Entry(info, name, key, chain, file, alone))
+    return entries
+
+
+def require_usable(key: PrivateKey) -> None:
+    """Raise `KeyUnusable` for a kind of key that signs no JWT, and for RSA that is too short."""
+    kind = key_type(key)
+    if kind.startswith("RSA-") and int(kind.removeprefix("RSA-")) < _SMALLEST_RSA:
+        raise KeyUnusable(f"A key of the type {kind} is too weak.", hint="Make a new one: RSA-2048 at least.")
+
+
+def pin(uri: KeyUri, path: Path, key: PrivateKey, name: str | None = None) -> KeyUri:
+    """Return the URI of this very key; `name` is its own among several in the file."""
+    changes: dict[str, str | bytes | None] = {
+        "path": os.fsencode(path),
+        "spki-sha256": spki_sha256(key.public_key()),
+        "select": None,
+        "settle": None,
+    }
+    if name:
+        changes["friendly-name"] = name
+    if "certificate-file" in uri:
+        changes["certificate-file"] = os.fsencode(Path(uri.get("certificate-file")).absolute())
+    return uri.replace(changes)
+
+
+def with_name(uri: KeyUri, entries: Sequence[Entry]) -> list[Entry]:
+    """Return the keys that have the URI's friendly name; a pinned URI says more exactly which key it is."""
+    anonymous = "friendly-name" not in uri or "spki-sha256" in uri
+    return [entry for entry in entries if anonymous or entry.name == uri.get("friendly-name")]
+
+
+def unknown_name(uri: KeyUri, entries: Sequence[Entry]) -> KeyNotFound:
+    """Make the error for a friendly name that no key has."""
+    wanted = uri.get("friendly-name")
+    known = [entry.name for entry in entries if entry.name]
+    nearest = difflib.get_close_matches(wanted, known) or known
+    hint = f"There are: {', '.join(nearest)}." if nearest else "Its keys have no names: leave friendly-name out."
+    return KeyNotFound(f"No key has the friendly name {wanted!r}.", hint=hint, uri=uri)
+
+
+def _chain_of(key: PrivateKey, certificates: Sequence[Certificate], *, alone: bool) -> tuple[Certificate, ...]:
+    try:
+        return order_chain(certificates, key.public_key())
+    except CertificateMismatch:
+        if alone:
+            raise
+        return ()  # they are those of the other keys
+
+
+def _describe(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], created: dt.datetime | None) -> KeyInfo:
+    validity = status(chain)
+    return KeyInfo(
+        uri,
+        key_type(key),
+        spki_sha256(key.public_key()),
+        subject=chain[0].subject.rfc4514_string() if chain else None,
+        not_before=validity.not_before,
+        not_after=validity.not_after,
+        created=created,
+        exportable=True,
+        has_certificate=bool(chain),
+    )

@@ -1,0 +1,327 @@
+"""The store that comes with keyvouch: keys in PFX and PEM files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from keyvouch import certificate as certificates
+from keyvouch.algorithms import KEY_TYPES
+from keyvouch.errors import ConfigurationError, KeyExists, KeyvouchError, NotSupported
+from keyvouch.store import (
+    Attribute,
+    DeletesKeys,
+    ExportsKeys,
+    GeneratesKeys,
+    HoldsCertificates,
+    ImportsKeys,
+    KeyInfo,
+    KeySpec,
+    KeyStore,
+    KeyUri,
+    ListsKeys,
+    choose_one,
+)
+from keyvouch.stores import pem, pfx, places
+from keyvouch.stores.entries import Contents, Entry, FileKey, entries_of, pin, require_usable, unknown_name, with_name
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PrivateKey
+    from keyvouch.secrets import Secret, SecretResolver
+
+_PATH = Attribute(
+    "path",
+    "the file; with one * in its name, a family of files",
+    positional=True,
+    required_for=frozenset({"open", "generate"}),
+    parse=places.parse,
+)
+_FRIENDLY_NAME = Attribute("friendly-name", "which of several keys in one file")
+_PASSWORD = Attribute("password", "what the file is encrypted with", query=True, secret=True)
+
+
+class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, ExportsKeys):
+    """What PFX and PEM have in common: reading files, choosing among their keys, and writing them.
+
+    Where a URI has `certificate-file`, the certificate is written there and not into the key's own file.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]]
+    """Of the files that the listing of a folder reads."""
+
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:  # noqa: ARG002 - all files share one connection
+        self._secrets = secrets
+
+    def connect(self, *, timeout: float) -> None:
+        """Do nothing: a file is read when its key is opened."""
+
+    def close(self) -> None:
+        """Do nothing: no file is held open."""
+
+    def open(
+        self,
+        uri: KeyUri,
+        certificate: Certificate | None = None,
+        *,
+        timeout: float,  # noqa: ARG002 - a file does not let wait
+    ) -> FileKey:
+        """Read the file, or every file of the family, and take the one key that the URI means."""
+        return FileKey(*self._choose(uri, certificate))
+
+    def keys(self, uri: KeyUri) -> list[KeyInfo]:
+        """Return the keys of the file, of the family, or of the folder that the path names."""
+        path = _path(uri)
+        if places.is_folder(path):
+            entries, _ = self._read(uri, places.with_suffix(places.listed(path), self.suffixes))
+        else:
+            entries, failures = self._read(uri, places.members(path))
+            if failures and not entries:
+                raise failures[0]
+        pinned = uri.get("spki-sha256")
+        return [entry.info for entry in with_name(uri, entries) if pinned in (None, entry.info.spki_sha256)]
+
+    def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
+        """Make a key and its self-signed certificate. Raises `KeyExists`, `ConfigurationError`."""
+        # All that can be refused is refused before the key is made: RSA-4096 takes seconds.
+        path = self._free_place(uri, further=spec.further)
+        password = self._password(uri)
+        certificates.parse_subject(spec.subject)
+        key = _new_key(spec.key_type)
+        return self._write_new(uri, path, key, [certificates.self_signed(key, spec.subject, spec.days)], password)
+
+    def import_key(
+        self,
+        uri: KeyUri,
+        key: PrivateKey,
+        chain: Sequence[Certificate],
+        *,
+        exportable: bool = False,  # noqa: ARG002 - a file cannot keep its key in
+    ) -> KeyUri:
+        """Write the key and its chain; to a family this adds a member. Raises `KeyExists`, `ConfigurationError`."""
+        require_usable(key)
+        certificates.check_chain(chain, key.public_key())
+        path = self._free_place(uri, further=True)
+        return self._write_new(uri, path, key, chain, self._password(uri))
+
+    def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
+        """Write the chain in place of the one that is there."""
+        entry, _ = self._choose(uri, chain[0])
+        certificates.check_chain(chain, entry.key.public_key())
+        if beside := _beside(uri, entry.file.path):
+            # Where another key stands in that file it is kept.
+            places.replace(beside, pem.replace_chain(places.read_beside(beside), chain))
+        else:
+            _require_alone(entry)
+            places.replace(entry.file.path, self._with_chain(entry, chain, self._password(uri)))
+        return entry.info.uri
+
+    def delete(self, uri: KeyUri) -> None:
+        """Delete the file, and `certificate-file` where that holds the key's own certificate."""
+        if "spki-sha256" not in uri:
+            raise ConfigurationError(
+                f"{uri} does not say which key is to be deleted.",
+                hint="Take the URI with spki-sha256 that `keyvouch keys` shows.",
+                uri=uri,
+            )
+        entry, _ = self._choose(uri)
+        _require_alone(entry)
+        beside = _beside(uri, entry.file.path)
+        if beside and (octets := places.read_beside(beside)) and _certifies(octets, beside, entry):
+            places.remove(beside)
+        places.remove(entry.file.path)
+
+    def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
+        entry, _ = self._choose(uri)
+        beside = _beside(uri, entry.file.path)
+        chain = entry.chain
+        if beside:
+            pool = certificates.load_certificates(places.read_beside(beside), beside)
+            chain = certificates.order_chain(pool, entry.key.public_key())
+        return pfx.write(entry.key, chain, password, entry.name or _name(chain, entry.file.path))
+
+    @staticmethod
+    @abstractmethod
+    def _decode(octets: bytes, password: Secret | None, path: Path) -> Contents:
+        """Return what is in a file; the path is for errors."""
+
+    @staticmethod
+    @abstractmethod
+    def _encode(key: PrivateKey, chain: Sequence[Certificate], password: Secret | None, name: str) -> bytes:
+        """Return the octets of a file with this key and chain."""
+
+    @abstractmethod
+    def _with_chain(self, entry: Entry, chain: Sequence[Certificate], password: Secret | None) -> bytes:
+        """Return the octets of the entry's file with another chain."""
+
+    def _password(self, uri: KeyUri) -> Secret | None:
+        if "password" not in uri:
+            return None
+        # One connection serves all files: an answer to `prompt:` is remembered for this path alone.
+        return self._secrets.resolve(str(uri.get("password")), f"password of {uri.get('path')}")
+
+    def _choose(self, uri: KeyUri, certificate: Certificate | None = None) -> tuple[Entry, dt.datetime | None]:
+        """Return the one key that the URI means, and when it will be another."""
+        path = _path(uri)
+        members = places.members(path)
+        if not members:
+            raise places.missing(path, self.suffixes)
+        entries, failures = self._read(uri, members)
+        if not entries:
+            raise failures[0]
+        try:
+            named = with_name(uri, entries)
+            if not named:
+                raise unknown_name(uri, entries)
+            info, settles_at = choose_one(uri, [entry.info for entry in named], certificate)
+        except KeyvouchError as error:
+            error.hint += "".join(f"\nLeft out: {failure.message}" for failure in failures)
+            raise
+        return next(entry for entry in named if entry.info is info), settles_at
+
+    def _read(self, uri: KeyUri, paths: Iterable[Path]) -> tuple[list[Entry], list[KeyvouchError]]:
+        """Return the keys of these files; one that cannot be read does not take the others down."""
+        entries: list[Entry] = []
+        failures: list[KeyvouchError] = []
+        password: Secret | None = None
+        for path in paths:
+            try:
+                file = places.read(path, self._secrets, self.suffixes)
+                password = password or self._password(uri)
+                entries += entries_of(uri, file, self._decode(file.octets, password, path))
+            except KeyvouchError as error:
+                error.uri = str(uri)
+                failures.append(error)
+        return entries, failures
+
+    def _free_place(self, uri: KeyUri, *, further: bool) -> Path:
+        """Return the path of a file that is to be made: its folder is there, and the file is not."""
+        given = _path(uri)
+        if not places.is_family(given):
+            path = given
+        elif "certificate-file" in uri:
+            raise ConfigurationError(
+                "The keys of a family cannot share one certificate-file.",
+                hint="Leave certificate-file out: each certificate then stands with its key.",
+                uri=uri,
+            )
+        else:
+            path = places.new_member(given)
+        for place in filter(None, (path, _beside(uri, path))):
+            places.require_free(place)
+        if path != given and not further and (there := places.members(given)):
+            raise KeyExists(
+                f"{given} has a member already: {there[-1].name}.",
+                hint="Ask for a further one: `keyvouch new --further`.",
+                uri=uri,
+            )
+        return path
+
+    def _write_new(
+        self, uri: KeyUri, path: Path, key: PrivateKey, chain: Sequence[Certificate], password: Secret | None
+    ) -> KeyUri:
+        name = uri.get("friendly-name") if "friendly-name" in uri else _name(chain, path)
+        beside = _beside(uri, path)
+        with contextlib.ExitStack() as undo:
+            places.write_new(path, self._encode(key, () if beside else chain, password, name))
+            undo.callback(path.unlink)
+            if beside and chain:
+                places.write_new(beside, pem.write_chain(chain))
+            undo.pop_all()
+        return pin(uri, path, key)
+
+
+class PfxStore(FileStore):
+    """PFX (PKCS#12) files: `pfx:/etc/keyvouch/app.pfx?password=env:APP_PFX_PASSWORD`.
+
+    `pfx:path=/etc/keyvouch/app.pfx;friendly-name=app` names one of several keys. What is written has AES-256 and an
+    HMAC of SHA-256; what is read may be older.
+    """
+
+    attributes: ClassVar[tuple[Attribute, ...]] = (_PATH, _FRIENDLY_NAME, _PASSWORD)
+    suffixes: ClassVar[tuple[str, ...]] = (".pfx", ".p12")
+    _decode = staticmethod(pfx.read)
+    _encode = staticmethod(pfx.write)
+
+    def _with_chain(self, entry: Entry, chain: Sequence[Certificate], password: Secret | None) -> bytes:
+        return pfx.write(entry.key, chain, password, entry.name or _name(chain, entry.file.path))
+
+
+class PemStore(FileStore):
+    """PEM files: `pem:/etc/keyvouch/app.key?certificate-file=/etc/keyvouch/app.crt`, or both in one file.
+
+    The key is written as PKCS#8; the older forms and encrypted keys are read as well.
+    """
+
+    attributes: ClassVar[tuple[Attribute, ...]] = (_PATH, _PASSWORD)
+    suffixes: ClassVar[tuple[str, ...]] = (".pem", ".key")
+    _decode = staticmethod(pem.read)
+    _encode = staticmethod(pem.write)
+
+    def _with_chain(
+        self,
+        entry: Entry,
+        chain: Sequence[Certificate],
+        password: Secret | None,  # noqa: ARG002 - the key's block stays as it is
+    ) -> bytes:
+        return pem.replace_chain(entry.file.octets, chain)
+
+
+def _path(uri: KeyUri) -> Path:
+    path: Path | None = uri.get("path")
+    if path is None:
+        raise ConfigurationError(
+            f"{uri} names no file.", hint=f"Write {uri.scheme}:/path/to/file, or a folder to list.", uri=uri
+        )
+    return path.absolute()
+
+
+def _beside(uri: KeyUri, path: Path) -> Path | None:
+    """Return the file of the certificate where that is another than the key's."""
+    if "certificate-file" not in uri:
+        return None
+    place = Path(uri.get("certificate-file")).absolute()
+    return None if os.path.realpath(place) == os.path.realpath(path) else place
+
+
+def _certifies(octets: bytes, path: Path, entry: Entry) -> bool:
+    found = certificates.load_certificates(octets, path)
+    return any(certificates.certificate_spki(each) == entry.info.spki_sha256 for each in found)
+
+
+def _require_alone(entry: Entry) -> None:
+    if not entry.alone:
+        raise NotSupported(
+            f"{entry.file.path} holds several keys: a change to one would rewrite all.",
+            hint="Export each to a file of its own: `keyvouch export`.",
+            uri=entry.info.uri,
+        )
+
+
+def _name(chain: Sequence[Certificate], path: Path) -> str:
+    """Return a friendly name: the certificate's common name, else the file's."""
+    from cryptography.x509.oid import NameOID
+
+    names = chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME) if chain else []
+    return str(names[0].value) if names else path.stem
+
+
+def _new_key(kind: str) -> PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    if kind not in KEY_TYPES:
+        raise ConfigurationError(f"There is no key type {kind!r}.", hint=f"Use one of {', '.join(KEY_TYPES)}.")
+    match kind.split("-"):
+        case ["RSA", bits]:
+            return rsa.generate_private_key(65537, int(bits))
+        case ["P", bits]:
+            curve: ec.EllipticCurve = getattr(ec, f"SECP{bits}R1")()
+            return ec.generate_private_key(curve)
+    return ed25519.Ed25519PrivateKey.generate()

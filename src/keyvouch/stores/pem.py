@@ -1,0 +1,120 @@
+"""PEM (RFC 7468) with a private key and its certificates: octets in, keys and certificates out, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keyvouch.certificate import load_certificates
+from keyvouch.errors import KeyUnusable, SecretIncorrect, SecretRequired
+from keyvouch.stores.entries import Contents
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PrivateKey
+    from keyvouch.secrets import Secret
+
+_BEGIN = re.compile(rb"-----BEGIN [A-Z0-9 ]+-----")
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+_OPENSSH = b"OPENSSH PRIVATE KEY"
+
+
+def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
+    """Return what is in a PEM file; `path` is for errors. Keys in PEM have no names.
+
+    Raises `KeyUnusable` for what is no PEM or holds no private key that can be read, `SecretRequired`,
+    `SecretIncorrect`.
+    """
+    blocks = _blocks(octets, path)
+    if _OPENSSH in (label for label, _ in blocks):
+        raise KeyUnusable(
+            f"{path} holds a key in OpenSSH's own form.", hint=f"Turn it into PKCS#8: ssh-keygen -p -m PKCS8 -f {path}"
+        )
+    keys = [(_load_key(block, password, path), None) for block in _key_blocks(blocks)]
+    if not keys:
+        raise KeyUnusable(f"{path} holds no private key.", hint=_advice({label for label, _ in blocks}))
+    certificates = [block for label, block in blocks if label == b"CERTIFICATE"]
+    return Contents(keys, load_certificates(b"\n".join(certificates), path) if certificates else [])
+
+
+def write(
+    key: PrivateKey,
+    chain: Sequence[Certificate],
+    password: Secret | None,
+    name: str,  # noqa: ARG001 - PEM has no place for it
+) -> bytes:
+    """Return the key as PKCS#8, encrypted where there is a password, and the chain behind it."""
+    from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+    )
+
+    encryption = NoEncryption() if password is None else BestAvailableEncryption(password.reveal().encode())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption) + write_chain(chain)
+
+
+def write_chain(chain: Sequence[Certificate]) -> bytes:
+    """Return the certificates, leaf first."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
+
+
+def replace_chain(octets: bytes, chain: Sequence[Certificate]) -> bytes:
+    """Return the private keys of a file as they stand there, and this chain behind them."""
+    keys = _key_blocks([(match[1], match[0]) for match in _BLOCK.finditer(octets)])
+    return b"\n".join((*keys, write_chain(chain)))
+
+
+def _blocks(octets: bytes, path: Path) -> list[tuple[bytes, bytes]]:
+    """Return each block with its label."""
+    blocks = [(match[1], match[0]) for match in _BLOCK.finditer(octets)]
+    begun = len(_BEGIN.findall(octets))
+    if not begun:
+        der = octets.startswith(b"\x30")
+        hint = f"If it is PKCS#12, write pfx:{path}." if der else "It has no line -----BEGIN PRIVATE KEY-----."
+        raise KeyUnusable(f"{path} is not a PEM file.", hint=hint)
+    if begun > len(blocks):
+        raise KeyUnusable(f"{path} is cut off: a block does not end.", hint="Copy the file again.")
+    return blocks
+
+
+def _key_blocks(blocks: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+    return [block for label, block in blocks if label.endswith(b"PRIVATE KEY")]
+
+
+def _advice(labels: set[bytes]) -> str:
+    if b"CERTIFICATE" in labels:
+        return "It holds a certificate only: add the private key, or write pem:KEY-FILE?certificate-file=THIS-FILE."
+    if any(label.endswith(b"PUBLIC KEY") for label in labels):
+        return "It holds a public key: name the file with the private key."
+    return "Name a file with a block PRIVATE KEY."
+
+
+def _load_key(block: bytes, password: Secret | None, path: Path) -> PrivateKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    encrypted = b"BEGIN ENCRYPTED" in block or b"Proc-Type: 4,ENCRYPTED" in block
+    if encrypted and password is None:
+        raise SecretRequired(
+            f"The key in {path} is encrypted and needs a password.", hint="Add ?password=env:NAME to the URI."
+        )
+    try:
+        # A password is given only where it is needed: `cryptography` refuses one that is not.
+        octets = password.reveal().encode() if encrypted and password else None
+        return load_pem_private_key(block, octets)  # type: ignore[return-value]  # the caller refuses other kinds
+    except (ValueError, UnsupportedAlgorithm) as error:
+        if encrypted:
+            raise SecretIncorrect(
+                f"The password does not open the key in {path}.",
+                hint="Correct it. If it is right, the file is damaged, or encrypted in a way that is not known.",
+            ) from error
+        raise KeyUnusable(
+            f"The key in {path} cannot be read.", hint="See what it is: `openssl pkey -noout -text -in FILE`."
+        ) from error

@@ -1,0 +1,195 @@
+"""Where key files are: one path, or a family of files, one `*` in whose name stands for the time each was made."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from keyvouch import files
+from keyvouch.errors import AccessDenied, KeyExists, KeyNotFound, KeyUnusable, KeyvouchError
+from keyvouch.secrets import SecretResolver
+
+Stamp = tuple[int, int, int]
+"""What tells a file from the one that replaced it: inode, size, time of its last change."""
+
+_TIME = "%Y%m%dT%H%M%S%fZ"
+_TIME_IN_NAME = re.compile(r"(?<!\d)\d{8}T\d{12}Z")
+_NAMED = 8
+"""How many neighbours of a missing file its error names."""
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """A file that was read."""
+
+    path: Path
+    octets: bytes = field(repr=False)
+    stamp: Stamp
+    created: dt.datetime
+    """The time in its name, else that of its last change."""
+
+
+def parse(octets: bytes) -> Path:
+    """Return the path that stands in a URI; ValueError where there can be none."""
+    if b"\0" in octets:
+        raise ValueError("a path has no NUL in it")
+    path = Path(os.fsdecode(octets))
+    if "*" in str(path.parent) or path.name.count("*") > 1:
+        raise ValueError("one * may stand in it, in the file's name")
+    return path
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether it is one; what may not be looked at is none."""
+    return os.path.isdir(path)  # noqa: PTH112 - `Path.is_dir` raises PermissionError
+
+
+def is_family(path: Path) -> bool:
+    return "*" in path.name
+
+
+def members(path: Path) -> list[Path]:
+    """Return the files of a family, or the one file itself. Raises `KeyNotFound` where the folder is missing."""
+    if not is_family(path):
+        return [path]
+    begin, _, end = path.name.partition("*")
+    return [
+        place
+        for place in listed(path.parent)
+        if place.name.startswith(begin)
+        and place.name[len(begin) :].endswith(end)
+        # A file that is being written has a name that begins with a dot.
+        and (begin or not place.name.startswith("."))
+    ]
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return what is in the folder, by name."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise _cannot_read(folder, error, ()) from error
+
+
+def with_suffix(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in suffixes]
+
+
+def read(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) -> KeyFile:
+    """Read a file that holds a key; `suffixes` are those of its kind, for the hint.
+
+    Raises `KeyNotFound`, `AccessDenied`, `KeyUnusable`.
+    """
+    try:
+        # Before it is read: a file that is replaced meanwhile then counts as changed.
+        status = path.stat()
+        octets = b"" if is_folder(path) else secrets.read_private(path)
+    except OSError as error:
+        raise _cannot_read(path, error, suffixes) from error
+    if not octets:
+        raise KeyUnusable(f"{path} is {'a folder' if is_folder(path) else 'empty'}.", hint="Name a file with a key.")
+    return KeyFile(path, octets, stamp(status), _created(path, status))
+
+
+def read_beside(path: Path) -> bytes:
+    """Read the file that `certificate-file` names; empty where there is none. Raises `AccessDenied`."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise AccessDenied(f"{path} cannot be read: {error.strerror}.", hint="Correct certificate-file=.") from error
+
+
+def missing(path: Path, suffixes: Sequence[str]) -> KeyNotFound:
+    """Make the error for a file that is not there: the hint names its neighbours of the same kind."""
+    message = f"No file matches {path}." if is_family(path) else f"{path} does not exist."
+    if any(part.startswith("~") for part in path.parts):
+        return KeyNotFound(message, hint="A ~ is not expanded: write the whole path.")
+    if not is_folder(path.parent):
+        return KeyNotFound(message, hint=f"The folder {path.parent} does not exist.")
+    with contextlib.suppress(OSError):
+        if neighbours := with_suffix(sorted(path.parent.iterdir()), suffixes):
+            names = ", ".join(neighbour.name for neighbour in neighbours[:_NAMED])
+            return KeyNotFound(message, hint=f"In {path.parent} there are: {names}.")
+    return KeyNotFound(message, hint="Correct the path, or make a key there: `keyvouch new`.")
+
+
+def _cannot_read(path: Path, error: OSError, suffixes: Sequence[str]) -> KeyvouchError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return missing(path, suffixes)
+    return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint="Let this account read it.")
+
+
+def stamp(status: os.stat_result) -> Stamp:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _created(path: Path, status: os.stat_result) -> dt.datetime:
+    if found := _TIME_IN_NAME.search(path.name):
+        with contextlib.suppress(ValueError):
+            return dt.datetime.strptime(found[0], _TIME).replace(tzinfo=dt.UTC)
+    return dt.datetime.fromtimestamp(status.st_mtime, dt.UTC)
+
+
+def new_member(path: Path) -> Path:
+    """Return the path of a member that is made now."""
+    return path.with_name(path.name.replace("*", dt.datetime.now(dt.UTC).strftime(_TIME)))
+
+
+def require_free(path: Path) -> None:
+    """Raise `KeyExists` where something is there already, `ConfigurationError` where its folder is missing."""
+    if os.path.lexists(path):
+        raise _exists(path)
+    if not is_folder(path.parent):
+        raise files.cannot_write(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+
+
+def write_new(path: Path, octets: bytes) -> None:
+    """Write a file of mode 0600 where none is. Raises `KeyExists`, `ConfigurationError`."""
+    try:
+        files.write_private(path, octets)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as error:
+        raise files.cannot_write(path, error) from error
+
+
+def _exists(path: Path) -> KeyExists:
+    return KeyExists(f"{path} is already there.", hint="Name another file: nothing is overwritten.")
+
+
+def replace(path: Path, octets: bytes) -> None:
+    """Write over a file, and leave it to those who could read it before. Raises `ConfigurationError`."""
+    target = path.resolve()  # a link stays a link
+    try:
+        before = target.stat() if target.exists() else None
+        files.write_private(target, octets, replace=True)
+        if before is not None and sys.platform != "win32":
+            _give_to(target, before)
+    except OSError as error:
+        raise files.cannot_write(path, error) from error
+
+
+if sys.platform != "win32":
+
+    def _give_to(path: Path, before: os.stat_result) -> None:
+        """Give a new file the owner, group and mode of the one it replaced: a service's group must still read it."""
+        with contextlib.suppress(PermissionError):  # only root may give a file away
+            os.chown(path, before.st_uid, before.st_gid)
+        path.chmod(before.st_mode & 0o777)
+
+
+def remove(path: Path) -> None:
+    """Delete a file. Raises `ConfigurationError`."""
+    try:
+        path.unlink()
+    except OSError as error:
+        raise files.cannot_write(path, error) from error

@@ -1,0 +1,19 @@
+from pathlib import Path
+
+import pytest
+
+from stores.making import PASSWORD
+
+
+@pytest.fixture(autouse=True)
+def _password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """URIs of these tests refer to the password as `env:PASSWORD`."""
+    monkeypatch.setenv("PASSWORD", PASSWORD)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder for keys."""
+    place = tmp_path / "keys"
+    place.mkdir()
+    return place

@@ -1,0 +1,119 @@
+"""Makes the files that the tests open, with the `openssl` command and with `cryptography`, and judges signatures."""
+
+import datetime as dt
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+
+from keyvouch.secrets import SecretResolver
+from keyvouch.store import KeyUri
+from keyvouch.stores.entries import FileKey
+from keyvouch.stores.file import FileStore, PemStore, PfxStore
+from keyvouch.uri import parse_uri
+
+PASSWORD = "correct horse"
+
+
+def openssl(*arguments: object, stdin: bytes = b"", told_aside: bool = False) -> bytes:
+    """What the command prints; with `told_aside` what it prints on standard error."""
+    done = subprocess.run(["openssl", *map(str, arguments)], input=stdin, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stderr if told_aside else done.stdout
+
+
+@cache
+def new_key(kind: str = "P-256", which: int = 0) -> Any:
+    """The same key for the same arguments; `which` tells keys of one kind apart."""
+    match kind.split("-"):
+        case ["RSA", bits]:
+            return rsa.generate_private_key(65537, int(bits))
+        case ["P", bits]:
+            return ec.generate_private_key(getattr(ec, f"SECP{bits}R1")())
+        case ["Ed25519"]:
+            return ed25519.Ed25519PrivateKey.generate()
+        case ["Ed448"]:
+            return ed448.Ed448PrivateKey.generate()
+        case ["DSA"]:
+            return dsa.generate_private_key(2048)
+    return ec.generate_private_key(getattr(ec, kind)())
+
+
+@cache
+def certify(key: Any, name: str = "app", issuer: Any = None, issuer_name: str = "authority") -> x509.Certificate:
+    """A certificate for the key; by itself, or by the issuer's key."""
+    begin = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    signer = issuer or key
+    builder = x509.CertificateBuilder(
+        subject_name=_name(name),
+        issuer_name=_name(issuer_name if issuer else name),
+        public_key=key.public_key(),
+        serial_number=x509.random_serial_number(),
+        not_valid_before=begin,
+        not_valid_after=begin + dt.timedelta(days=30),
+    )
+    edwards = isinstance(signer, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
+    return builder.sign(signer, None if edwards else hashes.SHA256())
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def pem_of(*things: Any) -> bytes:
+    """Private keys as unencrypted PKCS#8, and certificates."""
+    return b"".join(
+        thing.public_bytes(Encoding.PEM)
+        if isinstance(thing, x509.Certificate)
+        else thing.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        for thing in things
+    )
+
+
+def write(path: Path, octets: bytes) -> Path:
+    path.write_bytes(octets)
+    path.chmod(0o600)
+    return path
+
+
+def openssl_pfx(path: Path, *options: object, key: Any = None, password: str = PASSWORD, chain: Any = None) -> Path:
+    """A PFX made by `openssl pkcs12 -export` with these options."""
+    key = key or new_key()
+    source = write(path.with_suffix(".source"), pem_of(key, *(chain or [certify(key)])))
+    openssl("pkcs12", "-export", "-in", source, "-out", path, "-passout", f"pass:{password}", *options)
+    source.unlink()
+    return path
+
+
+def uri(text: str) -> KeyUri:
+    return parse_uri(text, _class(text).attributes)
+
+
+def store(text: str, secrets: SecretResolver | None = None) -> FileStore:
+    return _class(text)(uri(text), secrets or SecretResolver())
+
+
+def _class(text: str) -> type[FileStore]:
+    return PfxStore if text.startswith("pfx:") else PemStore
+
+
+def open_key(text: object, certificate: x509.Certificate | None = None) -> FileKey:
+    return store(str(text)).open(uri(str(text)), certificate, timeout=1)
+
+
+def load_with_openssl(path: Path, password: str = PASSWORD) -> Any:
+    """The private key of a PFX, read by the `openssl` command."""
+    return load_pem_private_key(
+        openssl("pkcs12", "-in", path, "-passin", f"pass:{password}", "-nocerts", "-nodes"), None
+    )

@@ -1,0 +1,214 @@
+"""Installing certificates, exporting and deleting."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import pkcs12
+
+from keyvouch.errors import (
+    AccessDenied,
+    CertificateMismatch,
+    CertificateMissing,
+    ConfigurationError,
+    KeyChanged,
+    KeyNotFound,
+    NotSupported,
+)
+from keyvouch.secrets import Secret
+from stores import several_keys
+from stores.making import PASSWORD, certify, new_key, open_key, openssl, openssl_pfx, pem_of, store, uri, write
+
+ISSUER = new_key("P-256", 9)
+CHAIN = (certify(new_key(), "app", ISSUER), certify(ISSUER, "authority"))
+
+
+@pytest.fixture
+def app(folder: Path) -> Path:
+    """A PEM file with a key and a certificate made by itself."""
+    return write(folder / "app.pem", pem_of(new_key(), certify(new_key())))
+
+
+@pytest.fixture
+def several(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of one of two keys in a PFX."""
+    monkeypatch.setenv("CHANGEIT", several_keys.PASSWORD)
+    path = write(folder / "two.pfx", several_keys.PFX)
+    return str(open_key(f"pfx:path={path};friendly-name=two?password=env:CHANGEIT").uri)
+
+
+def install(text: str, chain: Sequence[x509.Certificate] = CHAIN) -> str:
+    return str(store(text).install_certificate(uri(text), chain))
+
+
+def test_chain_is_installed_in_pem(app: Path) -> None:
+    """The chain takes the place of the one in the file."""
+    assert open_key(install(f"pem:{app}")).chain == CHAIN
+
+
+def test_key_block_is_kept(folder: Path) -> None:
+    """The key in a PEM file stays as it is, in its own form and encryption."""
+    options = ("-traditional", "-aes256", "-passout", f"pass:{PASSWORD}")
+    block = openssl("pkey", *options, stdin=pem_of(new_key()))
+    path = write(folder / "app.pem", block + pem_of(certify(new_key())))
+    install(f"pem:{path}?password=env:PASSWORD")
+    assert path.read_bytes().startswith(block)
+
+
+def test_chain_is_installed_in_pfx(folder: Path) -> None:
+    """A PFX is written anew with the chain, under its password and its friendly name."""
+    path = openssl_pfx(folder / "app.pfx", "-name", "mine", "-legacy")
+    assert open_key(install(f"pfx:{path}?password=env:PASSWORD")).chain == CHAIN
+    bundle = pkcs12.load_pkcs12(path.read_bytes(), PASSWORD.encode())
+    assert bundle.cert is not None
+    assert bundle.cert.friendly_name == b"mine"
+
+
+@pytest.mark.parametrize("before", [None, certify(new_key())])
+def test_chain_is_installed_beside(app: Path, before: x509.Certificate | None) -> None:
+    """With `certificate-file` the chain goes there, and the key's file is not touched."""
+    beside, octets = app.with_name("app.crt"), app.read_bytes()
+    if before:
+        write(beside, pem_of(before))
+    install(f"pem:{app}?certificate-file={beside}")
+    assert beside.read_bytes() == pem_of(*CHAIN)
+    assert app.read_bytes() == octets
+
+
+def test_key_beside_is_kept(app: Path) -> None:
+    """A private key in the file that `certificate-file` names is not lost."""
+    other = write(app.with_name("other.pem"), pem_of(new_key("P-256", 1)))
+    install(f"pem:{app}?certificate-file={other}")
+    assert other.read_bytes().startswith(pem_of(new_key("P-256", 1)))
+
+
+def test_one_file_named_twice_keeps_key(app: Path) -> None:
+    """A `certificate-file` that is the key's own file keeps its key."""
+    assert open_key(install(f"pem:{app}?certificate-file={app}")).chain == CHAIN
+
+
+def test_certificate_chooses_member(app: Path) -> None:
+    """In a family the chain goes to the key that it was issued for."""
+    write(app.with_name("other.pem"), pem_of(new_key("P-256", 1)))
+    assert open_key(install(f"pem:{app.parent}/*.pem")).uri.get("path") == app
+
+
+def test_foreign_chain_is_refused(app: Path) -> None:
+    """A certificate of another key is not installed."""
+    octets = app.read_bytes()
+    with pytest.raises(CertificateMismatch):
+        install(f"pem:{app}", [certify(new_key("P-256", 1))])
+    assert app.read_bytes() == octets
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no such modes there")
+def test_readers_keep_reading(app: Path) -> None:
+    """Group and mode of a file that is written anew stay, and a link to it stays a link."""
+    app.chmod(0o640)
+    group = 12345 if os.geteuid() == 0 else os.getegid()
+    os.chown(app, -1, group)
+    link = app.with_name("link.pem")
+    link.symlink_to(app)
+    install(f"pem:{link}")
+    assert link.is_symlink()
+    assert (app.stat().st_mode & 0o777, app.stat().st_gid) == (0o640, group)
+
+
+@pytest.mark.parametrize("text", ["pem:{}", "pem:{}?certificate-file={}.crt"])
+def test_key_is_exported(app: Path, text: str) -> None:
+    """An exported PFX holds key and chain, also a chain that stands in `certificate-file`."""
+    text = text.format(app, app)
+    install(text)
+    octets = store(text).export_pfx(uri(text), Secret("another"))
+    path = write(app.with_name("exported.pfx"), octets)
+    command = ("pkcs12", "-info", "-noout", "-in", path, "-passin", "pass:another")
+    told = openssl(*command, told_aside=True).decode()
+    assert "MAC: sha256" in told
+    assert told.count("AES-256-CBC") == 2
+    bundle = pkcs12.load_pkcs12(octets, b"another")
+    assert bundle.cert is not None
+    assert (bundle.cert.certificate, *(each.certificate for each in bundle.additional_certs)) == CHAIN
+
+
+def test_missing_chain_is_not_exported(app: Path) -> None:
+    """A `certificate-file` that is not there is no reason to leave the certificate out."""
+    text = f"pem:{app}?certificate-file={app}.crt"
+    with pytest.raises(CertificateMissing):
+        store(text).export_pfx(uri(text), Secret("another"))
+
+
+def test_one_of_several_is_exported(several: str) -> None:
+    """Of several keys the one that the URI names is exported."""
+    bundle = pkcs12.load_pkcs12(store(several).export_pfx(uri(several), Secret("x")), b"x")
+    assert bundle.cert is not None
+    assert bundle.cert.friendly_name == b"two"
+    assert bundle.additional_certs == []
+
+
+def test_key_is_deleted(app: Path) -> None:
+    """The key of a pinned URI is deleted, with the certificate beside it."""
+    text = f"pem:{app}?certificate-file={app}.crt"
+    install(text)
+    pinned = open_key(text).uri
+    store(text).delete(pinned)
+    assert list(app.parent.iterdir()) == []
+    with pytest.raises(KeyNotFound):
+        store(text).delete(pinned)
+
+
+def test_foreign_certificate_stays(app: Path) -> None:
+    """A `certificate-file` of another key is not deleted."""
+    beside = write(app.with_name("app.crt"), pem_of(certify(new_key("P-256", 1))))
+    store("pem:").delete(open_key(f"pem:{app}?certificate-file={beside}").uri)
+    assert list(app.parent.iterdir()) == [beside]
+
+
+def test_only_pinned_is_deleted(app: Path) -> None:
+    """A URI that does not say which key it was deletes none."""
+    with pytest.raises(ConfigurationError, match="spki-sha256"):
+        store("pem:").delete(uri(f"pem:{app}"))
+    assert app.exists()
+
+
+def test_changed_key_is_not_deleted(app: Path) -> None:
+    """Another key in the same place is not deleted."""
+    pinned = open_key(f"pem:{app}").uri
+    write(app, pem_of(new_key("P-256", 1)))
+    with pytest.raises(KeyChanged):
+        store("pem:").delete(pinned)
+    assert app.exists()
+
+
+def test_several_keys_are_not_rewritten(several: str) -> None:
+    """A file with several keys is neither deleted nor written anew for one of them."""
+    with pytest.raises(NotSupported, match="several keys"):
+        store(several).delete(uri(several))
+    with pytest.raises(NotSupported, match="several keys"):
+        install(several, open_key(several).chain)
+    assert uri(several).get("path").read_bytes() == several_keys.PFX
+
+
+def test_unwritable_place_is_told(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk refuses, the error says what to do, and the file is as it was."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    pinned, octets = open_key(f"pem:{app}").uri, app.read_bytes()
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(ConfigurationError, match="read-only"):
+        install(f"pem:{app}")
+    with pytest.raises(ConfigurationError, match="read-only"):
+        store("pem:").delete(pinned)
+    assert app.read_bytes() == octets
+
+
+def test_certificate_folder_is_denied(app: Path) -> None:
+    """A `certificate-file` that is a folder cannot be read."""
+    with pytest.raises(AccessDenied, match="certificate-file"):
+        install(f"pem:{app}?certificate-file={app.parent}")

@@ -1,0 +1,140 @@
+"""Families of files: one `*` in the name."""
+
+import datetime as dt
+import os
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyNotFound, KeyUnusable, SecretIncorrect
+from keyvouch.store import KeySpec
+from stores.making import certify, new_key, open_key, openssl_pfx, pem_of, store, uri, write
+
+
+def member(folder: Path, stem: str, which: int, age: int = 0) -> x509.Certificate:
+    """Write a file with key and certificate, last changed `age` seconds ago."""
+    key = new_key("P-256", which)
+    path = write(folder / f"{stem}.pem", pem_of(key, certify(key)))
+    changed = path.stat().st_mtime - age
+    os.utime(path, (changed, changed))
+    return certify(key)
+
+
+def stamp(age: int) -> str:
+    return (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)).strftime("%Y%m%dT%H%M%S%fZ")
+
+
+def test_family_needs_select(folder: Path) -> None:
+    """Of several members none is taken unasked; the error lists a URI for each."""
+    member(folder, "a", 1)
+    member(folder, "b", 2)
+    with pytest.raises(AmbiguousKey) as caught:
+        open_key(f"pem:{folder}/*.pem")
+    assert [open_key(candidate).uri.get("path").name for candidate in caught.value.candidates] == ["a.pem", "b.pem"]
+
+
+def test_newest_settled_is_chosen(folder: Path) -> None:
+    """The age of a member is that of its file; the newest that has settled is taken, and its successor foreseen."""
+    member(folder, "a", 1, age=5000)
+    settled = member(folder, "b", 2, age=2000)
+    member(folder, "c", 3, age=100)
+    key = open_key(f"pem:{folder}/*.pem?select=newest")
+    assert key.chain == (settled,)
+    assert key.settles_at is not None
+    assert 790 < (key.settles_at - dt.datetime.now(dt.UTC)).total_seconds() < 801
+
+
+def test_time_in_name_is_the_age(folder: Path) -> None:
+    """The time in a member's name goes before that of its last change, which a copy loses."""
+    member(folder, f"app-{stamp(9000)}", 1, age=1000)
+    newer = member(folder, f"app-{stamp(2000)}", 2, age=5000)
+    assert open_key(f"pem:{folder}/app-*.pem?select=newest").chain == (newer,)
+
+
+def test_odd_time_in_name_is_no_age(folder: Path) -> None:
+    """Digits that are no time leave the age to the file."""
+    member(folder, "app-20269999T999999999999Z", 1, age=60)
+    (info,) = store("pem:").keys(uri(f"pem:{folder}/app-*.pem"))
+    assert info.created is not None
+    assert 59 < (dt.datetime.now(dt.UTC) - info.created).total_seconds() < 70
+
+
+def test_generated_time_is_read(folder: Path) -> None:
+    """What `generate` puts into the name is read back to the microsecond."""
+    pinned = store("pem:").generate(uri(f"pem:{folder}/app-*.pem"), KeySpec("P-256"))
+    (info,) = store("pem:").keys(pinned)
+    assert info.created is not None
+    assert pinned.get("path").name == f"app-{info.created:%Y%m%dT%H%M%S%fZ}.pem"
+
+
+def test_certificate_chooses_member(folder: Path) -> None:
+    """The certificate given beside the family says which member is meant."""
+    wanted = member(folder, "a", 1)
+    member(folder, "b", 2)
+    assert open_key(f"pem:{folder}/*.pem?select=newest", wanted).chain == (wanted,)
+
+
+def test_bad_member_is_left_out(folder: Path) -> None:
+    """A member that cannot be read does not take the others down."""
+    write(folder / "a.pem", b"broken")
+    good = member(folder, "b", 1)
+    assert open_key(f"pem:{folder}/*.pem").chain == (good,)
+
+
+def test_other_password_is_left_out(folder: Path) -> None:
+    """A member with another password does not take the others down."""
+    openssl_pfx(folder / "a.pfx", password="other")
+    openssl_pfx(folder / "b.pfx")
+    assert open_key(f"pfx:{folder}/*.pfx?password=env:PASSWORD").uri.get("path").name == "b.pfx"
+
+
+def test_first_error_is_told(folder: Path) -> None:
+    """Where no member can be read, the first one's error is raised."""
+    openssl_pfx(folder / "a.pfx", password="other")
+    write(folder / "b.pfx", b"broken")
+    with pytest.raises(SecretIncorrect):
+        open_key(f"pfx:{folder}/*.pfx?password=env:PASSWORD")
+    write(folder / "a.pfx", b"broken")
+    with pytest.raises(KeyUnusable):
+        open_key(f"pfx:{folder}/*.pfx?password=env:PASSWORD")
+
+
+def test_bad_member_is_told_of(folder: Path) -> None:
+    """Where no member is the one that is meant, the error names those that could not be read."""
+    write(folder / "a.pem", b"broken")
+    member(folder, "b", 1)
+    with pytest.raises(CertificateMismatch, match=r"Left out: .*a\.pem is not a PEM file"):
+        open_key(f"pem:{folder}/*.pem", certify(new_key("P-256", 2)))
+
+
+def test_empty_family_is_not_found(folder: Path) -> None:
+    """A family without members has no key; its listing is empty."""
+    write(folder / "other.pem", b"x")
+    with pytest.raises(KeyNotFound, match=r"No file matches .*\n.*there are: other\.pem"):
+        open_key(f"pem:{folder}/app-*.pem")
+    assert store("pem:").keys(uri(f"pem:{folder}/app-*.pem")) == []
+
+
+def test_family_without_folder(folder: Path) -> None:
+    """A family in a folder that is missing says so."""
+    with pytest.raises(KeyNotFound, match="does not exist"):
+        open_key(f"pem:{folder}/keys/*.pem")
+
+
+def test_only_star_is_special(folder: Path) -> None:
+    """Other signs that a shell would expand stand for themselves, and a hidden file is no member."""
+    member(folder, "app[1]-a", 1)
+    member(folder, "app1-b", 2)
+    member(folder, ".app", 3)
+    assert [info.uri.get("path").name for info in store("pem:").keys(uri(f"pem:{folder}/app[1]-*.pem"))] == [
+        "app[1]-a.pem"
+    ]
+    assert len(store("pem:").keys(uri(f"pem:{folder}/*.pem"))) == 2
+
+
+def test_begin_and_end_do_not_overlap(folder: Path) -> None:
+    """The * stands for some part of the name, or none; never for less."""
+    member(folder, "app.pem", 1)
+    assert store("pem:").keys(uri(f"pem:{folder}/app.pem*.pem.pem")) == []
+    assert len(store("pem:").keys(uri(f"pem:{folder}/app.pem*.pem"))) == 1

@@ -1,0 +1,183 @@
+"""What PEM files are opened, and what is said of the others."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyUnusable, SecretIncorrect, SecretRequired
+from stores.making import PASSWORD, certify, new_key, open_key, openssl, openssl_pfx, pem_of, write
+
+PASS_OUT = f"pass:{PASSWORD}"
+
+
+def traditional(kind: str, *options: str) -> bytes:
+    """The key as "RSA PRIVATE KEY" or "EC PRIVATE KEY"."""
+    return openssl("pkey", "-traditional", *options, stdin=pem_of(new_key(kind)))
+
+
+def encrypted(*options: str) -> bytes:
+    """The key as "ENCRYPTED PRIVATE KEY"."""
+    return openssl("pkcs8", "-topk8", "-passout", PASS_OUT, *options, stdin=pem_of(new_key()))
+
+
+def test_key_and_certificate_open(folder: Path) -> None:
+    """Key and certificate may stand in one file, in any order."""
+    path = write(folder / "app.pem", pem_of(certify(new_key()), new_key()))
+    key = open_key(f"pem:{path}")
+    assert key.public_key == new_key().public_key()
+    assert key.chain == (certify(new_key()),)
+
+
+def test_key_alone_opens(folder: Path) -> None:
+    """The certificate may stand elsewhere: `certificate-file` is not the store's to read."""
+    path = write(folder / "app.key", pem_of(new_key()))
+    assert open_key(f"pem:{path}?certificate-file=/nowhere.pem").chain == ()
+
+
+@pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "P-384", "P-521"])
+def test_traditional_key_opens(folder: Path, kind: str) -> None:
+    """The forms before PKCS#8 open."""
+    octets = traditional(kind)
+    assert octets.startswith((b"-----BEGIN RSA PRIVATE KEY", b"-----BEGIN EC PRIVATE KEY"))
+    assert open_key(f"pem:{write(folder / 'app.pem', octets)}").public_key == new_key(kind).public_key()
+
+
+@pytest.mark.parametrize("kind", ["RSA-2048", "P-256"])
+@pytest.mark.parametrize("cipher", ["-aes256", "-des3"])
+def test_encrypted_traditional_key_opens(folder: Path, kind: str, cipher: str) -> None:
+    """The forms before PKCS#8 open encrypted, too."""
+    path = write(folder / "app.pem", traditional(kind, cipher, "-passout", PASS_OUT))
+    assert b"Proc-Type: 4,ENCRYPTED" in path.read_bytes()
+    assert open_key(f"pem:{path}?password=env:PASSWORD").public_key == new_key(kind).public_key()
+
+
+@pytest.mark.parametrize("options", [("-v2", "aes-256-cbc"), ("-v2", "des3"), ("-v1", "PBE-SHA1-3DES")])
+def test_encrypted_pkcs8_opens(folder: Path, options: tuple[str, ...]) -> None:
+    """Encrypted PKCS#8 opens."""
+    path = write(folder / "app.pem", encrypted(*options))
+    assert open_key(f"pem:{path}?password=env:PASSWORD").public_key == new_key().public_key()
+
+
+def test_openssl_listing_opens(folder: Path) -> None:
+    """What `openssl pkcs12 -nodes` prints, with its text between the blocks and Windows' line ends, opens."""
+    listing = openssl("pkcs12", "-in", openssl_pfx(folder / "app.pfx"), "-passin", PASS_OUT, "-nodes")
+    assert b"Bag Attributes" in listing
+    path = write(folder / "app.pem", listing.replace(b"\n", b"\r\n"))
+    assert open_key(f"pem:{path}").chain == (certify(new_key()),)
+
+
+def test_curve_parameters_are_skipped(folder: Path) -> None:
+    """`openssl ecparam -genkey` writes the curve before the key."""
+    octets = openssl("ecparam", "-name", "prime256v1", "-genkey")
+    assert octets.startswith(b"-----BEGIN EC PARAMETERS")
+    assert open_key(f"pem:{write(folder / 'app.pem', octets)}")
+
+
+def test_needless_password_is_ignored(folder: Path) -> None:
+    """A password for a key that is not encrypted does no harm."""
+    path = write(folder / "app.pem", pem_of(new_key()))
+    assert open_key(f"pem:{path}?password=env:PASSWORD")
+
+
+@pytest.mark.parametrize("octets", [encrypted, lambda: traditional("RSA-2048", "-aes256", "-passout", PASS_OUT)])
+def test_needed_password_is_named(folder: Path, octets: type[bytes]) -> None:
+    """Where a password is needed, the error says how to give one."""
+    with pytest.raises(SecretRequired, match=r"\?password=env:NAME"):
+        open_key(f"pem:{write(folder / 'app.pem', octets())}")
+
+
+@pytest.mark.parametrize("octets", [encrypted, lambda: traditional("RSA-2048", "-aes256", "-passout", PASS_OUT)])
+def test_wrong_password_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, octets: type[bytes]) -> None:
+    """A wrong password is said to be wrong, and is not shown."""
+    path = write(folder / "app.pem", octets())
+    monkeypatch.setenv("PASSWORD", "battery staple")
+    with pytest.raises(SecretIncorrect) as caught:
+        open_key(f"pem:{path}?password=env:PASSWORD")
+    assert "staple" not in f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
+
+
+def test_two_keys_are_ambiguous(folder: Path) -> None:
+    """Of two keys none is taken; the error lists a URI that opens each."""
+    keys = [new_key("P-256", 1), new_key("P-256", 2)]
+    path = write(folder / "app.pem", pem_of(*keys, certify(keys[1])))
+    with pytest.raises(AmbiguousKey) as caught:
+        open_key(f"pem:{path}")
+    opened = [open_key(candidate) for candidate in caught.value.candidates]
+    assert [key.public_key for key in opened] == [key.public_key() for key in keys]
+    assert [key.chain for key in opened] == [(), (certify(keys[1]),)]
+
+
+def test_foreign_certificate_is_refused(folder: Path) -> None:
+    """A key does not open with another key's certificate beside it."""
+    path = write(folder / "app.pem", pem_of(new_key(), certify(new_key("P-256", 1))))
+    with pytest.raises(CertificateMismatch):
+        open_key(f"pem:{path}")
+
+
+def test_certificate_alone_fails(folder: Path) -> None:
+    """Of a file with a certificate only, the error says what to add."""
+    path = write(folder / "app.crt", pem_of(certify(new_key())))
+    with pytest.raises(KeyUnusable, match=r"a certificate only: add .*certificate-file="):
+        open_key(f"pem:{path}")
+
+
+def test_public_key_fails(folder: Path) -> None:
+    """A public key is called one."""
+    octets = new_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(KeyUnusable, match="public key"):
+        open_key(f"pem:{write(folder / 'app.pem', octets)}")
+
+
+def test_openssh_key_fails(folder: Path) -> None:
+    """For a key of OpenSSH the error gives the command that converts it."""
+    octets = new_key("RSA-2048").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    path = write(folder / "id_rsa", octets)
+    with pytest.raises(KeyUnusable, match=re.escape(f"ssh-keygen -p -m PKCS8 -f {path}")):
+        open_key(f"pem:{path}")
+
+
+def test_advice_for_openssh_works(folder: Path) -> None:
+    """The command that the error gives makes a file that opens."""
+    octets = new_key("RSA-2048").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    path = write(folder / "id_rsa", octets)
+    subprocess.run(["ssh-keygen", "-p", "-m", "PKCS8", "-P", "", "-N", "", "-f", path], check=True, capture_output=True)
+    assert open_key(f"pem:{path}")
+
+
+@pytest.mark.parametrize("end", [100, -30])
+def test_truncated_pem_fails(folder: Path, end: int) -> None:
+    """A file whose end is missing is said to be cut off, in the key as in the certificate."""
+    path = write(folder / "app.pem", pem_of(new_key(), certify(new_key()))[:end])
+    with pytest.raises(KeyUnusable, match="cut off"):
+        open_key(f"pem:{path}")
+
+
+def test_damaged_key_fails(folder: Path) -> None:
+    """A key that is not encrypted and cannot be read is no question of the password."""
+    octets = pem_of(new_key()).replace(b"MIG", b"MIH")
+    with pytest.raises(KeyUnusable, match="cannot be read"):
+        open_key(f"pem:{write(folder / 'app.pem', octets)}")
+
+
+def test_pfx_in_pem_fails(folder: Path) -> None:
+    """For a PFX the error gives the right scheme."""
+    path = openssl_pfx(folder / "app.pem")
+    with pytest.raises(KeyUnusable, match=re.escape(f"pfx:{path}")):
+        open_key(f"pem:{path}")
+
+
+@pytest.mark.parametrize("kind", ["RSA-1024", "SECP256K1", "Ed448", "DSA"])
+def test_other_keys_fail(folder: Path, kind: str) -> None:
+    """A key that is too short, or of a kind that signs no JWT, is refused."""
+    with pytest.raises(KeyUnusable, match=r"RSA"):
+        open_key(f"pem:{write(folder / 'app.pem', pem_of(new_key(kind)))}")
+
+
+def test_pem_of_another_thing_fails(folder: Path) -> None:
+    """PEM without any key is told what is missing."""
+    octets = openssl("ecparam", "-name", "prime256v1")
+    with pytest.raises(KeyUnusable, match="block PRIVATE KEY"):
+        open_key(f"pem:{write(folder / 'app.pem', octets)}")

@@ -1,0 +1,290 @@
+"""What PFX files are opened, and what is said of the others."""
+
+import base64
+import contextlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from asn1crypto import pkcs12 as asn1_pkcs12  # type: ignore[import-untyped]
+from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
+
+from keyvouch.errors import AmbiguousKey, KeyNotFound, KeyUnusable, SecretIncorrect, SecretRequired
+from keyvouch.secrets import SecretResolver
+from stores import several_keys
+from stores.making import (
+    PASSWORD,
+    certify,
+    new_key,
+    open_key,
+    openssl_pfx,
+    pem_of,
+    store,
+    uri,
+    write,
+)
+
+OLD = ("-legacy", "-keypbe", "PBE-SHA1-3DES", "-certpbe", "PBE-SHA1-RC2-40", "-macalg", "sha1")
+NEW = ("-keypbe", "AES-256-CBC", "-certpbe", "AES-256-CBC", "-macalg", "sha256")
+PLAIN = ("-keypbe", "NONE", "-certpbe", "NONE")
+
+
+@pytest.fixture
+def several(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PFX with two keys; its password is in `env:CHANGEIT`."""
+    monkeypatch.setenv("CHANGEIT", several_keys.PASSWORD)
+    return write(folder / "two.pfx", several_keys.PFX)
+
+
+@pytest.mark.parametrize("options", [OLD, NEW, PLAIN], ids=["old", "new", "plain"])
+@pytest.mark.parametrize("password", [PASSWORD, "Pässwort €"], ids=["ascii", "unicode"])
+def test_pfx_with_password_opens(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], password: str
+) -> None:
+    """Old and new encryption open, with a password in any language."""
+    monkeypatch.setenv("PASSWORD", password)
+    path = openssl_pfx(folder / "app.pfx", *options, password=password)
+    key = open_key(f"pfx:{path}?password=env:PASSWORD")
+    assert key.public_key == new_key().public_key()
+    assert key.chain == (certify(new_key()),)
+
+
+def test_cryptography_pfx_opens(folder: Path) -> None:
+    """A PFX that `cryptography` made without a password opens."""
+    octets = pkcs12.serialize_key_and_certificates(b"app", new_key(), certify(new_key()), None, NoEncryption())
+    assert open_key(f"pfx:{write(folder / 'app.pfx', octets)}").public_key == new_key().public_key()
+
+
+@pytest.mark.parametrize("options", [(), ("-nomac", *PLAIN)], ids=["empty", "absent"])
+def test_missing_password_is_tried(folder: Path, options: tuple[str, ...]) -> None:
+    """Without `password=` an empty password and none at all are tried."""
+    path = openssl_pfx(folder / "app.pfx", *options, password="")
+    assert open_key(f"pfx:{path}").public_key == new_key().public_key()
+
+
+def test_needed_password_is_named(folder: Path) -> None:
+    """Where a password is needed, the error says how to give one."""
+    with pytest.raises(SecretRequired, match=r"\?password=env:NAME"):
+        open_key(f"pfx:{openssl_pfx(folder / 'app.pfx')}")
+
+
+@pytest.mark.parametrize("options", [OLD, NEW], ids=["old", "new"])
+def test_wrong_password_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
+    """A wrong password is told from a file that is none, and is not shown."""
+    monkeypatch.setenv("PASSWORD", "battery staple")
+    path = openssl_pfx(folder / "app.pfx", *options)
+    with pytest.raises(SecretIncorrect) as caught:
+        open_key(f"pfx:{path}?password=env:PASSWORD")
+    assert "staple" not in f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
+
+
+def test_chain_is_ordered(folder: Path) -> None:
+    """Of several certificates those of the key's chain are given, leaf first, whatever their order in the file."""
+    root, middle, leaf = (new_key("P-256", which) for which in range(3))
+    chain = (
+        certify(leaf, "app", middle, "middle"),
+        certify(middle, "middle", root, "root"),
+        certify(root, "root"),
+    )
+    shuffled = [chain[2], certify(new_key("P-256", 3), "stranger"), chain[0], chain[1]]
+    path = openssl_pfx(folder / "app.pfx", key=leaf, chain=shuffled)
+    assert open_key(f"pfx:{path}?password=env:PASSWORD").chain == chain
+
+
+def test_pfx_without_certificate_opens(folder: Path) -> None:
+    """A PFX may hold the key alone."""
+    path = openssl_pfx(folder / "app.pfx", "-nocerts")
+    assert open_key(f"pfx:{path}?password=env:PASSWORD").chain == ()
+
+
+def test_pfx_without_key_fails(folder: Path) -> None:
+    """A PFX with certificates alone is no key."""
+    path = openssl_pfx(folder / "app.pfx", "-nokeys")
+    with pytest.raises(KeyUnusable, match="no private key"):
+        open_key(f"pfx:{path}?password=env:PASSWORD")
+
+
+def test_several_keys_are_ambiguous(several: Path) -> None:
+    """Of several keys none is taken; the error lists a URI that opens each."""
+    with pytest.raises(AmbiguousKey) as caught:
+        open_key(f"pfx:{several}?password=env:CHANGEIT")
+    names = [open_key(candidate).chain[0].subject.rfc4514_string() for candidate in caught.value.candidates]
+    assert names == ["CN=one", "CN=two"]
+    assert all("friendly-name=" in candidate for candidate in caught.value.candidates)
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_friendly_name_chooses_key(several: Path, name: str) -> None:
+    """`friendly-name=` says which of several keys is meant; its certificate comes with it."""
+    key = open_key(f"pfx:path={several};friendly-name={name}?password=env:CHANGEIT")
+    assert [certificate.subject.rfc4514_string() for certificate in key.chain] == [f"CN={name}"]
+    assert key.chain[0].public_key() == key.public_key
+
+
+def test_certificate_chooses_key(several: Path) -> None:
+    """The certificate given beside the file says which of several keys is meant."""
+    leaf = open_key(f"pfx:path={several};friendly-name=two?password=env:CHANGEIT").chain[0]
+    assert open_key(f"pfx:{several}?password=env:CHANGEIT", leaf).chain == (leaf,)
+
+
+def test_unknown_friendly_name_fails(several: Path) -> None:
+    """An unknown name's error gives the nearest that there is."""
+    with pytest.raises(KeyNotFound, match=r"There are: two\.$"):
+        open_key(f"pfx:path={several};friendly-name=tw?password=env:CHANGEIT")
+
+
+def test_friendly_name_of_single_key(folder: Path) -> None:
+    """Also where there is just one key it must have the name that is asked for."""
+    path = openssl_pfx(folder / "app.pfx", "-name", "app")
+    assert open_key(f"pfx:path={path};friendly-name=app?password=env:PASSWORD")
+    with pytest.raises(KeyNotFound, match=r"There are: app\."):
+        open_key(f"pfx:path={path};friendly-name=other?password=env:PASSWORD")
+
+
+def test_several_keys_need_password(several: Path) -> None:
+    """A password is asked for where several keys are as where there is one."""
+    with pytest.raises(SecretRequired):
+        open_key(f"pfx:{several}")
+
+
+def test_single_key_avoids_asn1crypto(folder: Path) -> None:
+    """The usual file, with one key, does not pay for the import of another parser."""
+    path = openssl_pfx(folder / "app.pfx")
+    program = (
+        "import sys; from stores.making import open_key;"
+        f"open_key('pfx:{path}?password=env:PASSWORD'); sys.exit('asn1crypto' in sys.modules)"
+    )
+    tests = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", program], check=False, cwd=tests)
+    assert done.returncode == 0
+
+
+def test_ber_opens_without_warning(folder: Path) -> None:
+    """Some programs write BER, with indefinite lengths and octet strings in pieces."""
+    path = openssl_pfx(folder / "app.pfx")
+    write(path, to_ber(path.read_bytes()))
+    assert open_key(f"pfx:{path}?password=env:PASSWORD").public_key == new_key().public_key()
+
+
+def test_several_keys_in_ber(several: Path) -> None:
+    """Keys are counted in BER as in DER."""
+    write(several, to_ber(several.read_bytes()))
+    assert len(store(f"pfx:{several}").keys(uri(f"pfx:{several}?password=env:CHANGEIT"))) == 2
+
+
+def test_trailing_octets_are_ignored(folder: Path) -> None:
+    """A newline behind the file, as some copying adds, does no harm."""
+    path = openssl_pfx(folder / "app.pfx")
+    write(path, path.read_bytes() + b"\n")
+    assert open_key(f"pfx:{path}?password=env:PASSWORD")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("form", ["der", "ber"])
+def test_truncated_pfx_fails(folder: Path, share: float, form: str) -> None:
+    """A file whose end is missing is no question of the password."""
+    path = openssl_pfx(folder / "app.pfx")
+    octets = path.read_bytes() if form == "der" else to_ber(path.read_bytes())
+    write(path, octets[: int(len(octets) * share)])
+    with pytest.raises(KeyUnusable, match="cut off"):
+        open_key(f"pfx:{path}?password=env:PASSWORD")
+
+
+def test_pem_in_pfx_fails(folder: Path) -> None:
+    """For PEM the error gives the right scheme."""
+    path = write(folder / "app.pfx", pem_of(new_key()))
+    with pytest.raises(KeyUnusable, match=re.escape(f"write pem:{path}")):
+        open_key(f"pfx:{path}")
+
+
+@pytest.mark.parametrize("octets", [b"0", b"\x30\x03\x02\x01\x00", b"hello", base64.b64encode(several_keys.PFX)])
+def test_other_files_fail(folder: Path, octets: bytes) -> None:
+    """What is not PKCS#12 is said to be none, with no word of a password."""
+    with pytest.raises(KeyUnusable, match="not a PFX"):
+        open_key(f"pfx:{write(folder / 'app.pfx', octets)}?password=env:PASSWORD")
+
+
+@pytest.mark.parametrize("kind", ["RSA-1024", "SECP256K1", "Ed448", "DSA"])
+def test_other_keys_fail(folder: Path, kind: str) -> None:
+    """A key that is too short, or of a kind that signs no JWT, is refused."""
+    path = openssl_pfx(folder / "app.pfx", key=new_key(kind))
+    with pytest.raises(KeyUnusable, match=r"RSA"):
+        open_key(f"pfx:{path}?password=env:PASSWORD")
+
+
+@pytest.mark.parametrize("cipher", ["NONE", "AES-256-CBC", "PBE-SHA1-3DES"])
+@pytest.mark.parametrize("password", [PASSWORD, "Pässwort €"], ids=["ascii", "unicode"])
+def test_repeated_key_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch, cipher: str, password: str) -> None:
+    """A key that stands in a file twice is not ambiguous."""
+    monkeypatch.setenv("PASSWORD", password)
+    options = ("-nomac", "-certpbe", "NONE", "-keypbe", cipher, "-CSP", "Microsoft Software Key Storage Provider")
+    once = openssl_pfx(folder / "once.pfx", *options, password=password)
+    path = write(folder / "app.pfx", together(once.read_bytes(), once.read_bytes()))
+    assert open_key(f"pfx:{path}?password=env:PASSWORD").public_key == new_key().public_key()
+
+
+def test_damaged_key_of_several(folder: Path) -> None:
+    """Where one of several keys cannot be read, none is taken."""
+    octets = openssl_pfx(folder / "app.pfx", "-nomac", "-certpbe", "NONE").read_bytes()
+    ciphertext = re.compile(rb"(?<=\x04\x81\x90).{16}", re.DOTALL)
+    path = write(folder / "app.pfx", together(octets, ciphertext.sub(bytes(16), octets)))
+    with pytest.raises(KeyUnusable, match="Export each"):
+        open_key(f"pfx:{path}?password=env:PASSWORD")
+
+
+@pytest.mark.parametrize(
+    ("cipher", "password", "query"),
+    [("aria-256-cbc", PASSWORD, "?password=env:PASSWORD"), ("AES-256-CBC", "", "")],
+    ids=["cipher", "empty"],
+)
+def test_odd_encryption_of_several(folder: Path, cipher: str, password: str, query: str) -> None:
+    """Some encryptions are known to old versions of `cryptography` alone; no other error comes of it."""
+    octets = openssl_pfx(
+        folder / "app.pfx", "-nomac", "-certpbe", "NONE", "-keypbe", cipher, password=password
+    ).read_bytes()
+    path = write(folder / "app.pfx", together(octets, octets))
+    with contextlib.suppress(KeyUnusable):
+        assert open_key(f"pfx:{path}{query}").public_key == new_key().public_key()
+
+
+def test_prompt_is_for_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files share a connection, but what was typed for one is not tried on another."""
+    answers = {"first": "one", "second": "two"}
+    monkeypatch.setattr("getpass.getpass", lambda prompt: answers[Path(prompt.rstrip(": ")).stem])
+    secrets = SecretResolver(interactive=True)
+    for name, password in answers.items():
+        text = f"pfx:{openssl_pfx(folder / f'{name}.pfx', password=password)}?password=prompt:"
+        assert store(text, secrets).open(uri(text), timeout=1)
+
+
+def to_ber(der: bytes) -> bytes:
+    """Write every constructed value with an indefinite length, and long octet strings in two pieces."""
+    ber = b""
+    while der:
+        tag, length, begin = der[0], der[1], 2
+        if length > 0x80:
+            begin += length - 0x80
+            length = int.from_bytes(der[2:begin])
+        content, whole, der = der[begin : begin + length], der[: begin + length], der[begin + length :]
+        if tag & 0x20:
+            ber += bytes((tag, 0x80)) + to_ber(content) + b"\0\0"
+        elif tag == 0x04 and length > 1000:
+            ber += b"\x24\x80" + _octet_string(content[:500]) + _octet_string(content[500:]) + b"\0\0"
+        else:
+            ber += whole
+    return ber
+
+
+def _octet_string(content: bytes) -> bytes:
+    return b"\x04\x82" + len(content).to_bytes(2) + content
+
+
+def together(*files: bytes) -> bytes:
+    """Make one PFX of all that stands in these, which have no MAC."""
+    contents = [content for octets in files for content in asn1_pkcs12.Pfx.load(octets).authenticated_safe]
+    safe = asn1_pkcs12.AuthenticatedSafe(contents).dump()
+    pfx = asn1_pkcs12.Pfx({"version": "v3", "auth_safe": {"content_type": "data", "content": safe}})
+    octets: bytes = pfx.dump()
+    return octets
