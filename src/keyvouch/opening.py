@@ -175,6 +175,8 @@ class Store:
 
     def install_certificate(self, chain: Sequence[Certificate]) -> KeyUri:
         """Keep a chain beside the key, leaf first, and return the URI by which the key is known then."""
+        if not chain:
+            raise ConfigurationError("There is no certificate to install.", hint="Give the key's own, and its issuers.")
         holder = self._capable(HoldsCertificates, "hold certificates")
         return self._change("install", lambda: holder.install_certificate(self.uri, chain))
 

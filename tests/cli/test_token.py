@@ -108,3 +108,20 @@ def test_demo_plays() -> None:
     assert "(exit status 4)" in done.output
     assert "AADSTS700027" in done.output
     assert "Traceback" not in done.output
+
+
+def test_unwritable_cache_told(app: App, own_folders: Path) -> None:
+    """A cache that cannot be written is told of, with the ways out: exit status 2."""
+    (own_folders / "cache_directory").write_text("a file is in the way")
+    done = run("token")
+
+    assert done.status == 2
+    assert 'token-cache = "memory"' in done.errors
+    assert "Traceback" not in done.errors
+
+
+def test_demo_tells_programs() -> None:
+    """As JSON the demonstration is a list of commands and what came of them."""
+    steps = json.loads(run("demo", "--output", "json").output)
+
+    assert [step["exit_status"] for step in steps] == [0, 0, 0, 4, 7]

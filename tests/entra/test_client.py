@@ -271,7 +271,7 @@ def test_untrusted_tls_told(authority: Authority, key: Key) -> None:
 
 def test_missing_ca_file_told(authority: Authority, key: Key) -> None:
     """A ca-file that is not there is named."""
-    with pytest.raises(ConfigurationError, match="/nonexistent/ca.pem"):
+    with pytest.raises(ConfigurationError, match=r"/nonexistent/ca\.pem"):
         ConfidentialClient(
             "id", [key.uri], authority=authority.authority, instance_discovery=False, ca_file="/nonexistent/ca.pem"
         )

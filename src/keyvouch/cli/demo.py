@@ -9,12 +9,15 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from keyvouch.certificate import load_certificates
+from keyvouch.cli.common import output_option, print_json
 
 if TYPE_CHECKING:
     from keyvouch.testing.authority import Authority
@@ -33,15 +36,43 @@ keys = [{key}]
 
 
 @click.command("demo")
-def command() -> None:
+@output_option
+def command(output: str) -> None:
     """Show it all on this machine: a key, an authority as strict as Entra ID, a token, and two mistakes.
 
     Everything is made in a temporary folder and removed at the end; nothing leaves this machine.
     """
     from keyvouch.testing.authority import Authority
 
+    steps = []
     with tempfile.TemporaryDirectory(prefix="keyvouch-demo-") as folder, Authority() as authority:
-        _Demo(Path(folder), authority).play()
+        for step in _Demo(Path(folder), authority).play():
+            steps.append(step)
+            if output == "text":
+                _show(step)
+    if output == "json":
+        print_json([asdict(step) for step in steps])
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One command that was run, and what came of it."""
+
+    title: str
+    command: str
+    output: str
+    exit_status: int
+    remarks: tuple[str, ...] = ()
+
+
+def _show(step: _Step) -> None:
+    click.secho(f"\n== {step.title}", fg="cyan", bold=True)
+    click.secho(f"$ {step.command}", bold=True)
+    click.echo(step.output)
+    if step.exit_status:
+        click.echo(f"(exit status {step.exit_status})")
+    for remark in step.remarks:
+        click.echo(remark)
 
 
 class _Demo:
@@ -59,33 +90,35 @@ class _Demo:
             "STATE_DIRECTORY": str(folder / "state"),
         }
 
-    def play(self) -> None:
-        self._title("A key in a PFX, and its self-signed certificate")
+    def play(self) -> Iterator[_Step]:
+        """Run one command after the other."""
         certificate = self._folder / "app.cer"
         self._write_configuration("(not registered yet)")
-        self._run("new", "--key", self._key, "--subject", "CN=nightly", "--certificate-out", str(certificate))
-
-        self._title("An authority registers the public half: here the development authority, by itself")
+        made = self._run(
+            "A key in a PFX, and its self-signed certificate",
+            *("new", "--key", self._key, "--subject", "CN=nightly", "--certificate-out", str(certificate)),
+        )
         leaf = load_certificates(certificate.read_bytes(), certificate)[0]
         app = self._authority.register(certificates=[leaf])
-        click.echo(f"app registration {app.client_id} in tenant {app.tenant}")
         self._write_configuration(app.client_id)
+        yield replace(made, remarks=(f"\nThe development authority registers app.cer for the app {app.client_id}.",))
 
-        self._title("A token, through unmodified MSAL")
-        self._run("token", "--profile", "nightly", shorten=True)
-        self._show_what_was_sent()
+        got = self._run("A token, through unmodified MSAL", "token", "--profile", "nightly")
+        sent = self._authority.exchanges[-1]
+        decoded = "\n".join(json.dumps(part, indent=2) for part in (sent.header, sent.claims))
+        yield _shortened(got, f"The client assertion that was sent, decoded:\n{decoded}")
 
-        self._title("The same again: from the cache, nothing signed, nobody asked")
         before = len(self._authority.exchanges)
-        self._run("token", "--profile", "nightly", shorten=True)
-        click.echo(f"requests to the authority: {len(self._authority.exchanges) - before}")
+        again = self._run("The same again, from the cache: nothing is signed", "token", "--profile", "nightly")
+        asked = len(self._authority.exchanges) - before
+        yield _shortened(again, f"requests to the authority: {asked}")
 
-        self._title("A mistake: the wrong password")
-        self._run("sign", "--key", self._key, password="wrong")  # noqa: S106 - it is meant to be wrong
-
-        self._title("A mistake: the certificate is not registered")
+        yield self._run("A mistake: the wrong password", "sign", "--key", self._key, APP_PFX_PASSWORD="wrong")  # noqa: S106 - it is meant to be
         app.remove_certificate(leaf)
-        self._run("token", "--profile", "nightly", "--scope", "https://vault.azure.net/.default")
+        yield self._run(
+            "A mistake: the certificate is not registered",
+            *("token", "--profile", "nightly", "--scope", "https://vault.azure.net/.default"),
+        )
 
     def _write_configuration(self, client_id: str) -> None:
         values = {
@@ -98,13 +131,11 @@ class _Demo:
         text = PROFILE.format(**{name: json.dumps(value) for name, value in values.items()})
         (self._folder / "config.toml").write_text(text, encoding="utf-8")
 
-    def _run(self, *arguments: str, password: str | None = None, shorten: bool = False) -> None:
-        """Type a command, and print what it prints."""
-        click.secho(f"$ keyvouch {shlex.join(arguments)}".replace(str(self._folder), "$DEMO"), bold=True)
-        environment = {**self._environment, **({"APP_PFX_PASSWORD": password} if password else {})}
+    def _run(self, title: str, *arguments: str, **environment: str) -> _Step:
+        """Run `keyvouch` with these arguments, in a process of its own."""
         done = subprocess.run(  # noqa: S603 - our own command, with arguments of our own
             [sys.executable, "-P", "-m", "keyvouch", *arguments],
-            env=environment,
+            env={**self._environment, **environment},
             input="",
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -112,16 +143,10 @@ class _Demo:
             encoding="utf-8",
             check=False,
         )
-        output = done.stdout.rstrip().replace(str(self._folder), "$DEMO")
-        click.echo(f"{output[:40]}... ({len(output)} characters)" if shorten and not done.returncode else output)
-        if done.returncode:
-            click.echo(f"(exit status {done.returncode})")
+        shown = f"keyvouch {shlex.join(arguments)}".replace(str(self._folder), "$DEMO")
+        return _Step(title, shown, done.stdout.strip().replace(str(self._folder), "$DEMO"), done.returncode)
 
-    def _show_what_was_sent(self) -> None:
-        exchange = self._authority.exchanges[-1]
-        click.echo("The client assertion that was sent, decoded:")
-        click.echo(json.dumps(exchange.header, indent=2))
-        click.echo(json.dumps(exchange.claims, indent=2))
 
-    def _title(self, text: str) -> None:
-        click.secho(f"\n== {text}", fg="cyan", bold=True)
+def _shortened(step: _Step, remark: str) -> _Step:
+    """Leave most of the token out: it is long, and nobody should get used to seeing one."""
+    return replace(step, output=f"{step.output[:40]}... ({len(step.output)} characters)", remarks=(remark,))

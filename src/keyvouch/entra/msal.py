@@ -18,6 +18,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -26,7 +27,7 @@ import msgspec
 import requests
 from msal.exceptions import MsalServiceError
 
-from keyvouch import config, opening
+from keyvouch import config, files, opening
 from keyvouch.entra import advice
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.transport import Session
@@ -306,8 +307,8 @@ def _with_our_errors(call: Callable[[], T], authority: str) -> T:
         raise AuthorityUnavailable(
             f"{authority} cannot be reached: {type(error).__name__}.", hint="Check network, proxy and the address."
         ) from error
-    except OSError as error:  # a ca-file that is not there: requests says so with an OSError
-        raise ConfigurationError(f"{error}", hint="Correct ca-file.") from error
+    except OSError as error:  # the token cache's lock
+        raise files.cannot_write(Path(error.filename or "the token cache"), error) from error
     except (MsalServiceError, json.JSONDecodeError, RuntimeError) as error:
         raise AuthorityUnavailable(
             f"{authority} gave no usable answer: {type(error).__name__}.", hint="Try again later."

@@ -18,9 +18,13 @@ from msal_extensions import FilePersistence, FilePersistenceWithDataProtection, 
 from msal_extensions.persistence import BasePersistence
 
 from keyvouch import files
+from keyvouch.errors import ConfigurationError
 
 _NOT_IN_LAST = 300
 """Seconds before its end in which a token is not taken from the cache any more, as MSAL has it."""
+
+
+_ELSEWHERE = 'Set CACHE_DIRECTORY (in systemd: CacheDirectory=keyvouch), or token-cache = "memory" in the profile.'
 
 
 class _PrivateFile(FilePersistence):  # type: ignore[misc]
@@ -31,7 +35,9 @@ class _PrivateFile(FilePersistence):  # type: ignore[misc]
         try:
             files.write_private(path, content.encode(), replace=True)
         except OSError as error:
-            raise files.cannot_write(path, error) from error
+            raise ConfigurationError(
+                f"The token cache {path} cannot be written: {error.strerror}.", hint=_ELSEWHERE
+            ) from error
 
     def load(self) -> str:
         content = str(super().load())
@@ -46,7 +52,11 @@ def persisted(*identity: str) -> PersistedTokenCache:
     """Return the cache for these: authority, tenant and client id, in the words of the profile."""
     name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32]
     folder = files.cache_folder() / "tokens"
-    files.make_folder(folder)
+    try:
+        files.make_folder(folder)
+    except ConfigurationError as error:
+        error.hint = _ELSEWHERE
+        raise
     return PersistedTokenCache(_persistence(folder / f"{name}.json"))
 
 

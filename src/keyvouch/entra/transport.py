@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 
 from keyvouch import forks
+from keyvouch.errors import ConfigurationError
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0
 """Seconds. An authority that does not answer within them is unavailable."""
@@ -25,6 +27,11 @@ class Session(requests.Session):
         # In the environment REQUESTS_CA_BUNDLE would beat `verify`; with it goes HTTPS_PROXY, read below.
         self.trust_env = False
         bundle = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        if bundle and not Path(bundle).exists():
+            raise ConfigurationError(
+                f"The certificates to trust for TLS, {bundle}, are not there.",
+                hint="Correct ca-file, or REQUESTS_CA_BUNDLE in the environment.",
+            )
         self.verify = bundle or True
         self._proxy = proxy
         self.after_fork()
