@@ -73,6 +73,8 @@ class ClientAssertion:
         self._lifetime = lifetime
         self._audience = audience
         self._reuse = reuse
+        self.timeout = SIGN_TIMEOUT
+        """Seconds that a signature may take; a client with another key to go to gives each its share."""
         self._headers: dict[Algorithm, _Header] = {}
         self._reusable: dict[tuple[str, str], _Reusable] = {}
         self._flights = SingleFlight[str]()
@@ -115,6 +117,7 @@ class ClientAssertion:
         message, signature = self.signer.sign_negotiated(
             build,
             algorithm=self.algorithm_for(endpoint),
+            timeout=self.timeout,
             audit={"jti": token_id, "client_id": client_id, "audience": audience},
         )
         return f"{message.decode()}.{base64url(signature).decode()}"
@@ -144,7 +147,7 @@ class ClientAssertion:
             return found.assertion
 
         try:
-            return self._flights.do(place, find_or_make, timeout=SIGN_TIMEOUT)
+            return self._flights.do(place, find_or_make, timeout=self.timeout)
         except TimeoutError:  # the thread that makes it is late: this one makes its own
             return self._make(client_id, endpoint)
 

@@ -31,8 +31,8 @@ from keyvouch import config, files, opening
 from keyvouch.entra import advice
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.transport import Session
-from keyvouch.errors import AuthorityRefused, AuthorityUnavailable, ConfigurationError, KeyvouchError
-from keyvouch.signer import Signer
+from keyvouch.errors import AuthorityRefused, AuthorityUnavailable, ConfigurationError, KeyvouchError, StoreUnavailable
+from keyvouch.signer import SIGN_TIMEOUT, Signer
 from keyvouch.single_flight import SingleFlight
 
 T = TypeVar("T")
@@ -61,10 +61,13 @@ def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
 class _Key:
     """One of a client's keys: opened when it is first needed, passed over for a while after it was refused."""
 
-    def __init__(self, source: Signer | str, open_uri: Callable[[str], Signer], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, source: Signer | str, open_uri: Callable[[str], Signer], options: Mapping[str, Any], timeout: float
+    ) -> None:
         self._source = source
         self._open_uri = open_uri
         self._options = options
+        self._timeout = timeout
         self._assertion: EntraAssertion | None = None
         self._opening = SingleFlight[EntraAssertion]()
         self.refused_until = 0.0
@@ -77,12 +80,19 @@ class _Key:
 
     def assertion(self) -> EntraAssertion:
         """Return what makes assertions with this key, which is opened where it is not."""
-        return self._assertion or self._opening.do("open", self._open, timeout=opening.OPEN_TIMEOUT)
+        if self._assertion is not None:
+            return self._assertion
+        try:
+            return self._opening.do("open", self._open, timeout=opening.OPEN_TIMEOUT)
+        except TimeoutError:
+            raise StoreUnavailable("The key was not open in time.", hint="Try again later.") from None
 
     def _open(self) -> EntraAssertion:
         if self._assertion is None:
             signer = self._source if isinstance(self._source, Signer) else self._open_uri(self._source)
-            self._assertion = EntraAssertion(signer, **self._options)
+            made = EntraAssertion(signer, **self._options)
+            made.timeout = self._timeout
+            self._assertion = made
         return self._assertion
 
     def close(self) -> None:
@@ -144,7 +154,8 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         for key in keys:  # a mistake in a URI shows now, and not when the standby key is needed
             if isinstance(key, str) and not key.startswith("profile:"):
                 opening.parse(key)
-        self._keys = [_Key(key, open_uri, assertion or {}) for key in keys]
+        share = SIGN_TIMEOUT / len(keys)  # a store that stalls leaves time for the next key
+        self._keys = [_Key(key, open_uri, assertion or {}, share) for key in keys]
         self._accepted: _Key | None = None
         self._last_refused: _Key | None = None
         self._default_scopes = list(scopes)

@@ -60,7 +60,7 @@ def make_client(profile: Profile, name: str, secrets: SecretResolver | None = No
     resolver = secrets or opening.resolver_for(profile)
 
     def open_uri(uri: str) -> Signer:
-        return opening.open_uri(uri, resolver)
+        return opening.open_uri(uri, resolver, timeout=opening.OPEN_TIMEOUT / len(profile.keys))
 
     return ConfidentialClient(
         str(profile.client_id),
