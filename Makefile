@@ -2,9 +2,9 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-PIP_GROUPS ?= --group dev --group docs
 TESTS  ?=
 BIN    := $(VENV)/bin
+PIP    := $(VENV)/bin/python -m pip --quiet install --constraint constraints.txt
 READY  := $(VENV)/ready
 PLUGINS := $(wildcard plugins/*/)
 
@@ -26,6 +26,7 @@ lint: $(READY)
 	$(BIN)/validate-pyproject pyproject.toml
 
 docs: $(READY)
+	@$(PIP) --group docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 bench: $(READY)
@@ -37,6 +38,5 @@ clean:
 $(READY): pyproject.toml constraints.txt $(PLUGINS:%=%pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	    --editable '.[testing,keyring]' $(PLUGINS:%=--editable %) $(PIP_GROUPS)
+	$(PIP) --editable '.[testing,keyring]' $(PLUGINS:%=--editable %) --group dev
 	@touch $@
