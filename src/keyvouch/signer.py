@@ -10,7 +10,6 @@ together when the key was rotated.
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import json
 import logging
@@ -178,6 +177,8 @@ class Signer:
         audit: Mapping[str, object] | None = None,
     ) -> bytes:
         """As `sign`, in a thread."""
+        import asyncio  # who calls this has imported it, and nobody else should pay for it
+
         return await asyncio.to_thread(self.sign, message, algorithm, timeout=timeout, audit=audit)
 
     def private_key(self) -> PrivateKey:

@@ -11,7 +11,7 @@ import pytest
 import keyvouch
 from keyvouch import config
 from keyvouch.entra import token_cache
-from keyvouch.entra.profile import authority_options
+from keyvouch.entra.authority import authority_options
 from keyvouch.errors import ConfigurationError
 from keyvouch.testing.authority import App, Authority
 from signing_in import SCOPE, Key, make_key, run, write_profile
@@ -143,7 +143,7 @@ def test_authority_options_chosen(fields: dict[str, str], options: dict[str, obj
 def test_token_for_other_scope_not_found(app: App, authority: Authority) -> None:
     """The cache gives a token for the scope that was asked for, and for no other."""
     keyvouch.connect("nightly")
-    cache = token_cache.persisted(authority.url, app.tenant, app.client_id)
+    cache = token_cache.location(authority.url, app.tenant, app.client_id)
 
     assert token_cache.find_token(cache, app.client_id, [SCOPE])
     assert not token_cache.find_token(cache, app.client_id, ["api://other/.default"])

@@ -28,7 +28,7 @@ def command(
     It is good for ten minutes, and for whoever has it: treat it like a password.
     """
     from keyvouch.entra.assertion import EntraAssertion
-    from keyvouch.entra.profile import require
+    from keyvouch.entra.authority import require
 
     chosen = choose(profile, key, client_id=client_id, tenant=tenant)
     require(chosen.profile, chosen.name, "client_id", "keys")
@@ -50,7 +50,7 @@ def command(
 
 def _endpoint(chosen: Chosen) -> str:
     """Return the token endpoint of a tenant, which Entra ID has at one place; an issuer's must be told."""
-    from keyvouch.entra.profile import authority_options
+    from keyvouch.entra.authority import authority_options
 
     options = authority_options(chosen.profile, chosen.name)
     if "authority" not in options:

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from keyvouch import config, opening
-from keyvouch.algorithms import key_type
-from keyvouch.cli import logs
+from keyvouch import config
 from keyvouch.config import Profile
 from keyvouch.secrets import SecretResolver
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from keyvouch.opening import Store
     from keyvouch.signer import Signer
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -49,10 +48,14 @@ class Chosen:
 
     def open(self) -> Signer:
         """Open the first key that opens."""
+        from keyvouch import opening  # a token from the cache needs no key
+
         return opening.open_first(self.profile.keys, self.secrets)
 
-    def open_store(self) -> opening.Store:
+    def open_store(self) -> Store:
         """Open the store of the first key."""
+        from keyvouch import opening
+
         if not self.profile.keys:
             raise click.UsageError(f"The profile {self.name!r} has no keys: give --key URI.")
         return opening.Store(opening.parse(self.profile.keys[0]), self.secrets)
@@ -73,7 +76,10 @@ def choose(profile: str | None, key: str | None, *, may_be_missing: bool = False
     if key is not None:
         overrides["keys"] = (key,)
     found = msgspec.structs.replace(found, **{field: value for field, value in overrides.items() if value is not None})
-    logs.audit_to(found.audit)
+    if found.audit:
+        from keyvouch.cli import logs
+
+        logs.audit_to(found.audit)
     secrets = SecretResolver(
         interactive=sys.stdin.isatty(), any_reader=found.permissions == "any", commands=key is None
     )
@@ -120,6 +126,8 @@ def next_command(line: str) -> None:
 
 def key_facts(signer: Signer) -> dict[str, object]:
     """Return what there is to tell of an open key, by the names of the JSON output."""
+    from keyvouch.algorithms import key_type
+
     status = signer.certificate_status()
     chain = signer.chain
     return {

@@ -21,13 +21,11 @@ def to_standard_error() -> None:
     logger.setLevel(logging.DEBUG)
 
 
-def audit_to(destination: str | None) -> None:
-    """Write audit records to `file:/path` (mode 0600, appended) or `syslog`; nowhere for None.
+def audit_to(destination: str) -> None:
+    """Write audit records to `file:/path` (mode 0600, appended) or `syslog`.
 
     Raises `ConfigurationError` for another destination, or one that cannot be written.
     """
-    if destination is None:
-        return
     logger = logging.getLogger("keyvouch.audit")
     handler = _handler(destination)
     handler.setFormatter(logging.Formatter("keyvouch: %(message)s" if destination == "syslog" else "%(message)s"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from keyvouch.cli.common import choose, key_options, output_option, print_json
+from keyvouch.entra.authority import cached_token
 
 
 @click.command("token")
@@ -26,12 +27,12 @@ def command(
     A token that was got before and still lives is taken from the cache: then nothing is signed, and nobody asked.
     """
     chosen = choose(profile, key, scopes=scopes or None, tenant=tenant, client_id=client_id)
-    from keyvouch.entra import profile as entra
-
-    found = entra.cached_token(chosen.profile, chosen.name)
+    found = cached_token(chosen.profile, chosen.name)
     from_cache = found is not None
     if found is None:
-        with entra.make_client(chosen.profile, chosen.name, chosen.secrets) as client:
+        from keyvouch.entra.profile import make_client  # with MSAL, which takes long to import
+
+        with make_client(chosen.profile, chosen.name, chosen.secrets) as client:
             found = client.access_token()
     if output == "json":
         print_json({"access_token": found, "token_type": "Bearer", "from_cache": from_cache})

@@ -11,7 +11,6 @@ request where many threads ask for the same token, errors with advice.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import logging
@@ -196,6 +195,8 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         self, scopes: Sequence[str] | None = None, *, claims_challenge: str | None = None
     ) -> str:
         """As `access_token`, in a thread."""
+        import asyncio
+
         return await asyncio.to_thread(self.access_token, scopes, claims_challenge=claims_challenge)
 
     def close(self) -> None:

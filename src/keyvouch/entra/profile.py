@@ -6,10 +6,11 @@ import msal
 import msgspec
 
 from keyvouch import config, forks, opening
-from keyvouch.config import CLOUDS, Profile
+from keyvouch.config import Profile
 from keyvouch.entra import token_cache
+from keyvouch.entra.authority import authority_options, cache_location, require
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
-from keyvouch.errors import AuthorityUnavailable, ConfigurationError
+from keyvouch.errors import AuthorityUnavailable
 from keyvouch.secrets import SecretResolver
 from keyvouch.signer import Signer
 from keyvouch.single_flight import SingleFlight
@@ -75,41 +76,7 @@ def make_client(profile: Profile, name: str, secrets: SecretResolver | None = No
     )
 
 
-def cached_token(profile: Profile, name: str) -> str | None:
-    """Return a living token from the profile's cache, without a look at keys or authority."""
-    require(profile, name, "client_id", "scopes")
-    return token_cache.find_token(_cache(profile), str(profile.client_id), profile.scopes)
-
-
-def authority_options(profile: Profile, name: str) -> dict[str, object]:
-    """Return MSAL's options for where to sign in.
-
-    An `authority` with a tenant has Entra ID's shape; without one it is an OpenID Connect issuer.
-    """
-    if profile.authority and not profile.tenant:
-        return {"oidc_authority": profile.authority.rstrip("/")}
-    require(profile, name, "tenant")
-    base = profile.authority or CLOUDS[profile.cloud]
-    # Microsoft's clouds are known to MSAL; a server of one's own is not to be asked of Microsoft.
-    return {"authority": f"{base.rstrip('/')}/{profile.tenant}", "instance_discovery": not profile.authority}
-
-
-def require(profile: Profile, name: str, *fields: str) -> None:
-    """Raise `ConfigurationError` where the profile lacks one of these fields."""
-    examples = {"keys": 'keys = ["scheme:..."]', "scopes": 'scopes = ["https://graph.microsoft.com/.default"]'}
-    for field in fields:
-        if not getattr(profile, field):
-            spelled = field.replace("_", "-")
-            example = examples.get(field, f'{spelled} = "..."')
-            if not name:
-                option = spelled.removesuffix("s") if field in ("keys", "scopes") else spelled
-                raise ConfigurationError(f"There is no {spelled}.", hint=f"Give --{option}, or use a profile.")
-            raise ConfigurationError(f"The profile {name!r} has no {spelled}.", hint=f"Add {example}.")
-
-
 def _cache(profile: Profile) -> msal.TokenCache:
     if profile.token_cache == "memory":  # noqa: S105 - a place
         return msal.TokenCache()
-    return token_cache.persisted(
-        profile.authority or CLOUDS[profile.cloud], profile.tenant or "", str(profile.client_id)
-    )
+    return token_cache.persisted(cache_location(profile))

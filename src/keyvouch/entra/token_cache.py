@@ -1,7 +1,8 @@
 """Tokens kept for the next run: msal-extensions' persisted cache, one for each authority, tenant and client.
 
 On Windows it is protected by DPAPI, on macOS it is in the Keychain; elsewhere it is a file of mode 0600 in
-`$CACHE_DIRECTORY` or the user's cache folder.
+`$CACHE_DIRECTORY` or the user's cache folder. Such a file is looked into without MSAL, which takes long to import:
+its form is that of MSAL's unified cache schema, which is shared by MSAL's in all languages.
 """
 
 from __future__ import annotations
@@ -10,71 +11,95 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-from msal import TokenCache
-from msal_extensions import FilePersistence, FilePersistenceWithDataProtection, KeychainPersistence, PersistedTokenCache
-from msal_extensions.persistence import BasePersistence
+from typing import TYPE_CHECKING, Any
 
 from keyvouch import files
 from keyvouch.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from msal_extensions import PersistedTokenCache
+
 _NOT_IN_LAST = 300
 """Seconds before its end in which a token is not taken from the cache any more, as MSAL has it."""
-
-
 _ELSEWHERE = 'Set CACHE_DIRECTORY (in systemd: CacheDirectory=keyvouch), or token-cache = "memory" in the profile.'
+_ENCRYPTED = sys.platform in ("win32", "darwin")
 
 
-class _PrivateFile(FilePersistence):  # type: ignore[misc]
-    """A file that is replaced as a whole, so that no other process reads half of it."""
-
-    def save(self, content: str) -> None:
-        path = Path(self._location)
-        try:
-            files.write_private(path, content.encode(), replace=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"The token cache {path} cannot be written: {error.strerror}.", hint=_ELSEWHERE
-            ) from error
-
-    def load(self) -> str:
-        content = str(super().load())
-        try:
-            json.loads(content)
-        except ValueError:
-            return ""  # damaged: tokens can be got again
-        return content
-
-
-def persisted(*identity: str) -> PersistedTokenCache:
-    """Return the cache for these: authority, tenant and client id, in the words of the profile."""
+def location(*identity: str) -> Path:
+    """Return where the tokens for these are: authority, tenant and client id, in the words of the profile."""
     name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32]
-    folder = files.cache_folder() / "tokens"
+    return files.cache_folder() / "tokens" / f"{name}.json"
+
+
+def persisted(place: Path) -> PersistedTokenCache:
+    """Return the cache at this place as MSAL takes it. Raises `ConfigurationError` where it cannot be written."""
+    from msal_extensions import PersistedTokenCache
+
     try:
-        files.make_folder(folder)
+        files.make_folder(place.parent)
     except ConfigurationError as error:
         error.hint = _ELSEWHERE
         raise
-    return PersistedTokenCache(_persistence(folder / f"{name}.json"))
+    return PersistedTokenCache(_persistence(place))
 
 
-def _persistence(path: Path) -> BasePersistence:
+def _persistence(place: Path) -> Any:
+    import msal_extensions
+
     if sys.platform == "win32":
-        return FilePersistenceWithDataProtection(str(path))
+        return msal_extensions.FilePersistenceWithDataProtection(str(place))
     if sys.platform == "darwin":
-        return KeychainPersistence(str(path), "keyvouch", path.stem)
-    return _PrivateFile(str(path))
+        return msal_extensions.KeychainPersistence(str(place), "keyvouch", place.stem)
+
+    class PrivateFile(msal_extensions.FilePersistence):  # type: ignore[misc]
+        """A file that is replaced as a whole, so that no other process reads half of it."""
+
+        def save(self, content: str) -> None:
+            try:
+                files.write_private(place, content.encode(), replace=True)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"The token cache {place} cannot be written: {error.strerror}.", hint=_ELSEWHERE
+                ) from error
+
+        def load(self) -> str:
+            content = str(super().load())
+            return content if _parse(content) else ""  # damaged: tokens can be got again
+
+    return PrivateFile(str(place))
 
 
-def find_token(cache: TokenCache, client_id: str, scopes: Sequence[str]) -> str | None:
+def find_token(place: Path, client_id: str, scopes: Sequence[str]) -> str | None:
     """Return an access token of the client itself for just these scopes that still lives for five minutes."""
     now = time.time()
-    for entry in cache.search(
-        TokenCache.CredentialType.ACCESS_TOKEN, target=list(scopes), query={"client_id": client_id}
-    ):
+    for entry in _entries(place):
         usable = int(entry["expires_on"]) - now > _NOT_IN_LAST and int(entry.get("refresh_on") or now + 1) > now
-        if usable and not entry.get("home_account_id") and entry.get("token_type", "Bearer") == "Bearer":
+        fits = entry.get("client_id") == client_id and set(scopes) <= set(entry.get("target", "").split())
+        plain = not (entry.get("home_account_id") or entry.get("ext_cache_key") or entry.get("key_id"))
+        if usable and fits and plain:
             return str(entry["secret"])
     return None
+
+
+def _entries(place: Path) -> Iterable[Mapping[str, Any]]:
+    if _ENCRYPTED:
+        import msal
+
+        found: Iterable[Mapping[str, Any]] = persisted(place).search(msal.TokenCache.CredentialType.ACCESS_TOKEN)
+        return found
+    try:
+        cache = _parse(place.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return ()
+    return tuple(cache.get("AccessToken", {}).values())
+
+
+def _parse(content: str) -> dict[str, Any]:
+    """Return what a cache's file holds; nothing where it is damaged."""
+    try:
+        cache = json.loads(content)
+    except ValueError:
+        return {}
+    return cache if isinstance(cache, dict) else {}

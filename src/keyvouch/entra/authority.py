@@ -1,0 +1,50 @@
+"""Where a profile signs in, and the token that it may have already: what can be told without MSAL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from keyvouch.config import CLOUDS, Profile
+from keyvouch.entra import token_cache
+from keyvouch.errors import ConfigurationError
+
+
+def authority_options(profile: Profile, name: str) -> dict[str, object]:
+    """Return MSAL's options for where to sign in.
+
+    An `authority` with a tenant has Entra ID's shape; without one it is an OpenID Connect issuer.
+    """
+    if profile.authority and not profile.tenant:
+        return {"oidc_authority": profile.authority.rstrip("/")}
+    require(profile, name, "tenant")
+    base = profile.authority or CLOUDS[profile.cloud]
+    # Microsoft's clouds are known to MSAL; a server of one's own is not to be asked of Microsoft.
+    return {"authority": f"{base.rstrip('/')}/{profile.tenant}", "instance_discovery": not profile.authority}
+
+
+def require(profile: Profile, name: str, *fields: str) -> None:
+    """Raise `ConfigurationError` where the profile lacks one of these fields."""
+    examples = {"keys": 'keys = ["scheme:..."]', "scopes": 'scopes = ["https://graph.microsoft.com/.default"]'}
+    for field in fields:
+        if not getattr(profile, field):
+            spelled = field.replace("_", "-")
+            example = examples.get(field, f'{spelled} = "..."')
+            if not name:
+                option = spelled.removesuffix("s") if field in ("keys", "scopes") else spelled
+                raise ConfigurationError(f"There is no {spelled}.", hint=f"Give --{option}, or use a profile.")
+            raise ConfigurationError(f"The profile {name!r} has no {spelled}.", hint=f"Add {example}.")
+
+
+def cache_location(profile: Profile) -> Path:
+    """Return where the profile's tokens are kept."""
+    return token_cache.location(
+        profile.authority or CLOUDS[profile.cloud], profile.tenant or "", str(profile.client_id)
+    )
+
+
+def cached_token(profile: Profile, name: str) -> str | None:
+    """Return a living token from the profile's cache, without a look at keys or authority."""
+    require(profile, name, "client_id", "scopes")
+    if profile.token_cache == "memory":  # noqa: S105 - a place
+        return None
+    return token_cache.find_token(cache_location(profile), str(profile.client_id), profile.scopes)
