@@ -189,3 +189,26 @@ def test_commands_completed() -> None:
     done = run(environment={"_KEYVOUCH_COMPLETE": "bash_complete", "COMP_WORDS": "keyvouch tok", "COMP_CWORD": "1"})
 
     assert "token" in done.output
+
+
+def test_taken_names_refused_before_key(place: str, tmp_path: Path) -> None:
+    """A certificate's file or a profile that is there already stops `new` before it makes a key."""
+    (tmp_path / "taken.cer").write_bytes(b"")
+    run("profile", "add", "taken", "--key", place, "--tenant", "t", "--client-id", "c")
+    names = ["--save-profile", "taken", "--tenant", "t", "--client-id", "c"]
+
+    assert run("new", "--key", place, "--certificate-out", str(tmp_path / "taken.cer")).status == 3
+    assert run("new", "--key", place, *names).status == 2
+    assert not (tmp_path / "new.pfx").exists()
+
+
+def test_saved_profile_follows_family(tmp_path: Path) -> None:
+    """The profile of a family names the family, and not the member that was just made."""
+    family = f"pem:{tmp_path}/app-*.pem?select=newest&settle=0"
+    names = ["--save-profile", "n", "--tenant", "t", "--client-id", "c"]
+    facts = json.loads(run("new", "--key", family, *names, "--output", "json").output)
+    run("new", "--key", family, "--further")
+
+    assert json.loads(run("profile", "show", "--output", "json").output)["keys"] == [family]
+    assert facts["profile"] == "n"
+    assert len(list(tmp_path.glob("app-*.pem"))) == 2

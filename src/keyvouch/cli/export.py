@@ -58,10 +58,17 @@ def write_certificate(path: Path, signer: Signer) -> None:
     path.chmod(0o644)
 
 
+def require_free(path: Path) -> None:
+    """Raise `KeyExists` where there is a file already."""
+    if path.exists():
+        raise KeyExists(f"{path} is there already.", hint="Name another file, or remove it.")
+
+
 def _write(path: Path, octets: bytes) -> None:
     try:
         files.write_private(path, octets)
     except FileExistsError:
-        raise KeyExists(f"{path} is there already.", hint="Name another file, or remove it.") from None
+        require_free(path)
+        raise
     except OSError as error:
         raise files.cannot_write(path, error) from error

@@ -11,6 +11,9 @@ from pathlib import Path
 from keyvouch import files
 from keyvouch.errors import ConfigurationError
 
+SYSLOG: str | tuple[str, int] = "/dev/log" if sys.platform != "win32" else ("localhost", 514)
+"""Where the machine's syslog listens."""
+
 
 def to_standard_error() -> None:
     """Show keyvouch's own log; MSAL's and urllib3's stay quiet, since they may hold what is secret."""
@@ -34,15 +37,32 @@ def audit_to(destination: str) -> None:
     logger.propagate = False
 
 
+class _Strict:
+    """A handler that does not go on without its record: logging's own would print it with a traceback instead."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's name
+        raise ConfigurationError(
+            "The audit record could not be written.", hint="See to the place that `audit` names in the profile."
+        )
+
+
+class _StrictFile(_Strict, logging.FileHandler):
+    pass
+
+
+class _StrictSyslog(_Strict, logging.handlers.SysLogHandler):
+    pass
+
+
 def _handler(destination: str) -> logging.Handler:
-    if destination == "syslog":
-        return logging.handlers.SysLogHandler("/dev/log" if sys.platform != "win32" else ("localhost", 514))
     kind, _, place = destination.partition(":")
     path = Path(place)
-    if kind != "file" or not path.is_absolute():
-        raise ConfigurationError(f"Audit records cannot go to {destination!r}.", hint='Use "file:/path" or "syslog".')
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-        return logging.FileHandler(path, encoding="utf-8")
+        if destination == "syslog":
+            return _StrictSyslog(SYSLOG)
+        if kind == "file" and path.is_absolute():
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+            return _StrictFile(path, encoding="utf-8")
     except OSError as error:
         raise files.cannot_write(path, error) from error
+    raise ConfigurationError(f"Audit records cannot go to {destination!r}.", hint='Use "file:/path" or "syslog".')

@@ -10,7 +10,7 @@ from keyvouch import opening
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
 from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_facts, print_json
-from keyvouch.store import KeySpec
+from keyvouch.store import KeySpec, KeyUri
 
 
 @click.command("new")
@@ -43,26 +43,44 @@ def command(
     if save_profile and not (tenant and client_id):
         raise click.UsageError("--save-profile needs --tenant and --client-id.")
     chosen = choose(None, key, may_be_missing=bool(save_profile))
+    # What can be refused is refused before there is a key.
+    if certificate_out:
+        export.require_free(certificate_out)
+    if save_profile:
+        profile.require_free(save_profile)
     with chosen.open_store() as store:
+        requested = store.uri
         pinned = store.generate(KeySpec(key_type=key_type, subject=subject, days=days, further=further))
     with opening.open_uri(pinned, chosen.secrets) as signer:
         facts = key_facts(signer)
         if certificate_out:
             export.write_certificate(certificate_out, signer)
-    if output == "json":
-        print_json({**facts, "certificate_file": certificate_out and str(certificate_out)})
-    else:
-        click.echo(f"{pinned.quoted}\n")
-        print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
+    facts["certificate_file"] = certificate_out and str(certificate_out)
+    # A profile is to follow the key's rotation, so it takes the URI as it was asked for.
+    lasting = requested if not _is_relative(requested) else pinned
     if save_profile:
-        profile.save(save_profile, tenant, str(client_id), (str(pinned),), output=output)
-    elif output == "text":
-        _say_next(certificate_out, pinned.quoted)
+        facts["configuration"] = str(profile.save(save_profile, tenant, str(client_id), (str(lasting),)))
+        facts["profile"] = save_profile
+    if output == "json":
+        print_json(facts)
+        return
+    click.echo(f"{pinned.quoted}\n")
+    print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
+    _say_next(certificate_out, save_profile, lasting.quoted)
 
 
-def _say_next(certificate_out: Path | None, quoted: str) -> None:
+def _is_relative(uri: KeyUri) -> bool:
+    """Tell whether the URI means another file from another working directory."""
+    path = uri.get("path") if "path" in uri else None
+    return isinstance(path, Path) and not path.is_absolute()
+
+
+def _say_next(certificate_out: Path | None, saved_profile: str | None, quoted: str) -> None:
     if certificate_out:
         click.echo(f"\nUpload {certificate_out} on the app registration (Certificates & secrets).", err=True)
+    if saved_profile:
+        next_command(f"keyvouch token --profile {saved_profile}")
+    elif certificate_out:
         next_command(f"keyvouch profile add NAME --tenant TENANT --client-id ID --key {quoted}")
     else:
         next_command(f"keyvouch export --certificate app.cer --key {quoted}")

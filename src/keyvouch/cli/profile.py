@@ -43,11 +43,12 @@ def show(name: str | None, output: str) -> None:
         for field, value in msgspec.to_builtins(profile).items()
         if value not in (None, (), [], {}) and field != "assertion"
     }
-    fields["assertion"] = {k: v for k, v in msgspec.to_builtins(profile.assertion).items() if v is not None}
+    options = {option: value for option, value in msgspec.to_builtins(profile.assertion).items() if value is not None}
     if output == "json":
-        print_json(fields)
-    else:
-        print_facts({k: ", ".join(v) if isinstance(v, list | tuple) else v for k, v in fields.items()})
+        print_json({**fields, "assertion": options})
+        return
+    facts = {field: ", ".join(value) if isinstance(value, list | tuple) else value for field, value in fields.items()}
+    print_facts({**facts, **{f"assertion.{option}": value for option, value in options.items()}})
 
 
 @command.command("add")
@@ -73,7 +74,12 @@ def add(
     for key in keys:
         opening.parse(key)
     fields: dict[str, object] = {"authority": authority, "ca-file": ca_file}
-    save(name, tenant, client_id, keys, scopes=scopes, fields=fields, output=output)
+    where = save(name, tenant, client_id, keys, scopes=scopes, fields=fields)
+    if output == "json":
+        print_json({"path": str(where), "profile": name})
+    else:
+        click.echo(f"Added the profile {name} to {where}.")
+        next_command(f"keyvouch token --profile {name}")
 
 
 @command.command("path")
@@ -94,6 +100,11 @@ def place() -> Path:
     return config.load().path or files.configuration_files()[0]
 
 
+def require_free(name: str) -> None:
+    """Raise `ConfigurationError` where a profile of this name is there, or the name is none."""
+    config.load(may_be_missing=True).require_free(name)
+
+
 def save(
     name: str,
     tenant: str | None,
@@ -102,23 +113,14 @@ def save(
     *,
     scopes: tuple[str, ...] = (),
     fields: dict[str, object] | None = None,
-    output: str = "text",
-) -> None:
-    """Add a profile and say so."""
+) -> Path:
+    """Add a profile, and return the configuration's path."""
     where = place()
-    config.add_profile(
-        where,
-        name,
-        {
-            "tenant": tenant,
-            "client-id": client_id,
-            "scopes": list(scopes) or ["https://graph.microsoft.com/.default"],
-            "keys": list(keys),
-            **(fields or {}),
-        },
-    )
-    if output == "json":
-        print_json({"path": str(where), "profile": name})
-    else:
-        click.echo(f"Added the profile {name} to {where}.")
-        next_command(f"keyvouch token --profile {name}")
+    own: dict[str, object] = {
+        "tenant": tenant,
+        "client-id": client_id,
+        "scopes": list(scopes) or ["https://graph.microsoft.com/.default"],
+        "keys": list(keys),
+    }
+    config.add_profile(where, name, {**own, **(fields or {})})
+    return where

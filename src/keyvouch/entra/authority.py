@@ -30,8 +30,8 @@ def require(profile: Profile, name: str, *fields: str) -> None:
             spelled = field.replace("_", "-")
             example = examples.get(field, f'{spelled} = "..."')
             if not name:
-                option = spelled.removesuffix("s") if field in ("keys", "scopes") else spelled
-                raise ConfigurationError(f"There is no {spelled}.", hint=f"Give --{option}, or use a profile.")
+                option = spelled.removesuffix("s")
+                raise ConfigurationError(f"There is no {option}.", hint=f"Give --{option}, or use a profile.")
             raise ConfigurationError(f"The profile {name!r} has no {spelled}.", hint=f"Add {example}.")
 
 

@@ -1,0 +1,25 @@
+"""How the documentation is built: `make docs`. Nothing is fetched meanwhile."""
+
+from keyvouch import __version__
+
+project = "keyvouch"
+author = copyright = "The keyvouch developers"  # noqa: A001 - Sphinx's name
+release = version = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click"]
+exclude_patterns = ["_build"]
+
+# Docstrings put names in single backquotes, as Markdown does.
+default_role = "code"
+myst_heading_anchors = 3
+smartquotes = False  # it would make one dash of an option's two
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_class_signature = "mixed"
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = f"keyvouch {release}"
+html_show_sphinx = False

@@ -1,0 +1,67 @@
+"""Where audit records go."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keyvouch.cli import logs
+from keyvouch.errors import ConfigurationError
+from keyvouch.signer import record_audit
+
+
+@pytest.fixture(autouse=True)
+def clean_logger() -> Iterator[None]:
+    """The audit logger as it was."""
+    logger = logging.getLogger("keyvouch.audit")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    for handler in logger.handlers[:]:
+        handler.close()
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def test_syslog_gets_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record is one message, which begins with our name."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "log"))
+        monkeypatch.setattr(logs, "SYSLOG", str(tmp_path / "log"))
+        logs.audit_to("syslog")
+        record_audit("sign", {"outcome": "signed"})
+        message = listener.recv(4096).decode().rstrip("\0")
+
+    tag, _, record = message.partition("keyvouch: ")
+    assert tag.startswith("<")
+    assert json.loads(record)["outcome"] == "signed"
+
+
+def test_missing_syslog_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody listens the record is not lost in silence."""
+    monkeypatch.setattr(logs, "SYSLOG", str(tmp_path / "nothing"))
+    with pytest.raises(ConfigurationError, match="audit"):  # noqa: PT012 - it shows at the first or second call
+        logs.audit_to("syslog")
+        record_audit("sign", {})
+
+
+@pytest.mark.parametrize(
+    "destination", ["", "file:", "file:relative", "stdout", "syslog:remote", "file:/nonexistent/x"]
+)
+def test_other_places_refused(destination: str) -> None:
+    """A file by its absolute path, or syslog."""
+    with pytest.raises(ConfigurationError):
+        logs.audit_to(destination)
+
+
+def test_records_appended(tmp_path: Path) -> None:
+    """What was written before stays."""
+    path = tmp_path / "audit.jsonl"
+    path.write_text("{}\n")
+    logs.audit_to(f"file:{path}")
+    record_audit("sign", {})
+
+    assert len(path.read_text().splitlines()) == 2

@@ -1,0 +1,89 @@
+"""The reference pages name what there is in the code, all of it, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from docs.pages import DOCS
+from keyvouch import config, errors, registry
+from keyvouch.cli import COMMANDS
+from keyvouch.uri import CORE_ATTRIBUTES, REFERENCE_KINDS
+
+TABLE_NAME = re.compile(r"^\| `([a-z0-9-]+)`", re.MULTILINE)
+
+
+def section(page: str, heading: str) -> str:
+    """Return what stands under a heading, up to the next of its level or above."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    level = heading.partition(" ")[0]
+    found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^#{{1,{len(level)}}} |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{page} has no heading {heading!r}"
+    return found[1]
+
+
+def all_errors(kind: type[errors.KeyvouchError] = errors.KeyvouchError) -> Iterator[type[errors.KeyvouchError]]:
+    """Every error below the base, those of plugins and tests aside."""
+    for each in kind.__subclasses__():
+        if each.__module__ == errors.__name__:
+            yield each
+        yield from all_errors(each)
+
+
+@pytest.mark.parametrize(
+    ("heading", "struct"),
+    [("## Fields", config.Profile), ("## How assertions look", config.AssertionOptions)],
+)
+def test_every_field_documented(heading: str, struct: type[msgspec.Struct]) -> None:
+    """The table has each field once, by the name that it has in the file."""
+    assert TABLE_NAME.findall(section("profiles.md", heading)) == [
+        field.encode_name for field in msgspec.structs.fields(struct)
+    ]
+
+
+def test_every_secret_reference_documented() -> None:
+    """The table has each kind of reference once."""
+    rows = re.findall(r"^\| `([a-z]+):", section("profiles.md", "## Secrets"), re.MULTILINE)
+    assert tuple(rows) == REFERENCE_KINDS
+
+
+def test_every_error_code_documented() -> None:
+    """Each code has a section, which begins with the class and its exit status; the base alone is never raised."""
+    text = (DOCS / "errors.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^### ([a-z0-9-]+)\n\n`(\w+)`, exit status (\d+)", text, re.MULTILINE)
+
+    assert sorted(documented) == sorted((each.code, each.__name__, str(each.exit_status)) for each in all_errors())
+    assert len(re.findall(r"^### ", text, re.MULTILINE)) == len(documented)
+
+
+def test_exit_statuses_documented() -> None:
+    """The table names every code beside its exit status."""
+    rows = re.findall(r"^\| (\d+) \|.*\|(.*)\|$", section("errors.md", "## Exit statuses"), re.MULTILINE)
+    documented = {(int(status), code) for status, codes in rows for code in re.findall(r"\[`([a-z0-9-]+)`\]", codes)}
+
+    assert documented == {(each.exit_status, each.code) for each in all_errors() if each is not errors.SessionLost}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_documented(command: str) -> None:
+    """Each command has a place in the section on output."""
+    assert re.search(rf"keyvouch {command}\b", section("commands.md", "## JSON output"))
+
+
+@pytest.mark.parametrize("scheme", ["pfx", "pem"])
+def test_every_attribute_of_files_documented(scheme: str) -> None:
+    """The table has each attribute that the store declares."""
+    declared = [attribute.name for attribute in registry.store_class(scheme).attributes]
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \|(.*)$", section("stores/file.md", "## Attributes"), re.MULTILINE)
+
+    assert [name for name, row in rows if f"`{scheme}:`" in row] == declared
+
+
+def test_every_attribute_of_the_core_documented() -> None:
+    """The table has each attribute that every scheme understands."""
+    assert TABLE_NAME.findall(section("uris.md", "## What every URI understands")) == [
+        attribute.name for attribute in CORE_ATTRIBUTES
+    ]
