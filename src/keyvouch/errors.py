@@ -33,7 +33,11 @@ An error's text never holds a secret: what it quotes of a URI is redacted before
 
 from __future__ import annotations
 
-from typing import ClassVar
+import contextlib
+from collections.abc import Iterator
+from typing import ClassVar, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class KeyvouchError(Exception):
@@ -292,3 +296,29 @@ class SignatureInvalid(KeyvouchError):
 
     code = "signature-invalid"
     exit_status = 1
+
+
+def without_frames(error: E) -> E:
+    """Return the error, and what led to it, without the frames they came through.
+
+    Frames hold locals, and a traceback that shows them would show what was in hand: a key's file, a password, an
+    assertion. What happened is still told by the errors' own texts.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            waiting += [each.__cause__, each.__context__]
+    return error
+
+
+@contextlib.contextmanager
+def hidden_frames(kind: type[Exception] = KeyvouchError) -> Iterator[None]:
+    """Let errors of this kind out `without_frames`; also a decorator. A defect keeps its frames, to be found by them."""
+    try:
+        yield
+    except kind as error:
+        raise without_frames(error)  # noqa: B904 - it is the same error

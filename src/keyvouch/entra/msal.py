@@ -30,7 +30,14 @@ from keyvouch import config, files, opening
 from keyvouch.entra import advice
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.transport import Session
-from keyvouch.errors import AuthorityRefused, AuthorityUnavailable, ConfigurationError, KeyvouchError, StoreUnavailable
+from keyvouch.errors import (
+    AuthorityRefused,
+    AuthorityUnavailable,
+    ConfigurationError,
+    KeyvouchError,
+    StoreUnavailable,
+    hidden_frames,
+)
 from keyvouch.signer import SIGN_TIMEOUT, Signer
 from keyvouch.single_flight import SingleFlight
 
@@ -307,9 +314,10 @@ def _reloaded(signer: Signer) -> bool:
 
 
 def _with_our_errors(call: Callable[[], T], authority: str) -> T:
-    """Turn what `requests` and MSAL raise into our errors."""
+    """Turn what `requests` and MSAL raise into our errors; MSAL's frames hold the assertion, and go."""
     try:
-        return call()
+        with hidden_frames(Exception):
+            return call()
     except requests.exceptions.SSLError as error:
         raise ConfigurationError(
             f"The TLS certificate of {authority} is not trusted.",

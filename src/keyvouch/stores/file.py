@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from keyvouch import certificate as certificates
 from keyvouch.algorithms import KEY_TYPES
-from keyvouch.errors import ConfigurationError, KeyExists, KeyvouchError, NotSupported
+from keyvouch.errors import ConfigurationError, KeyExists, KeyvouchError, NotSupported, hidden_frames
 from keyvouch.store import (
     Attribute,
     DeletesKeys,
@@ -66,6 +66,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
     def close(self) -> None:
         """Do nothing: no file is held open."""
 
+    @hidden_frames()  # they hold the file, and so the key
     def open(
         self,
         uri: KeyUri,
@@ -76,6 +77,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         """Read the file, or every file of the family, and take the one key that the URI means."""
         return FileKey(*self._choose(uri, certificate))
 
+    @hidden_frames()
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys of the file, of the family, or of the folder that the path names."""
         path = _path(uri)
@@ -88,6 +90,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         pinned = uri.get("spki-sha256")
         return [entry.info for entry in with_name(uri, entries) if pinned in (None, entry.info.spki_sha256)]
 
+    @hidden_frames()
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         """Make a key and its self-signed certificate. Raises `KeyExists`, `ConfigurationError`."""
         # All that can be refused is refused before the key is made: RSA-4096 takes seconds.
@@ -97,6 +100,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         key = _new_key(spec.key_type)
         return self._write_new(uri, path, key, [certificates.self_signed(key, spec.subject, spec.days)], password)
 
+    @hidden_frames()
     def import_key(
         self,
         uri: KeyUri,
@@ -111,6 +115,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         path = self._free_place(uri, further=True)
         return self._write_new(uri, path, key, chain, self._password(uri))
 
+    @hidden_frames()
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
         """Write the chain in place of the one that is there."""
         entry, _ = self._choose(uri, chain[0])
@@ -123,6 +128,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
             places.replace(entry.file.path, self._with_chain(entry, chain, self._password(uri)))
         return entry.info.uri
 
+    @hidden_frames()
     def delete(self, uri: KeyUri) -> None:
         """Delete the file, and `certificate-file` where that holds the key's own certificate."""
         if "spki-sha256" not in uri:
@@ -138,6 +144,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
             places.remove(beside)
         places.remove(entry.file.path)
 
+    @hidden_frames()
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
         entry, _ = self._choose(uri)
         beside = _beside(uri, entry.file.path)
