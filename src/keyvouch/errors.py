@@ -317,7 +317,7 @@ def without_frames(error: E) -> E:
 
 @contextlib.contextmanager
 def hidden_frames(kind: type[Exception] = KeyvouchError) -> Iterator[None]:
-    """Let errors of this kind out `without_frames`; also a decorator. A defect keeps its frames, to be found by them."""
+    """Let errors of this kind out `without_frames`; also a decorator. A defect keeps the frames it is found by."""
     try:
         yield
     except kind as error:

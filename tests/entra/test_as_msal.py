@@ -58,7 +58,7 @@ def outcome(application: msal.ConfidentialClientApplication, authority: Authorit
         result = application.acquire_token_for_client([SCOPE])
     except Exception as error:  # noqa: BLE001 - whatever it is
         return type(error), str(error)
-    fresh = {"access_token", "trace_id", "correlation_id", "timestamp", "error_description"}
+    fresh = {"access_token", "expires_in", "trace_id", "correlation_id", "timestamp", "error_description"}
     return {name: value for name, value in result.items() if name not in fresh}, fresh & result.keys()
 
 
