@@ -20,6 +20,7 @@ COMMANDS = {
     "profile": "Show and add profiles.",
     "new": "Make a key and its certificate.",
     "export": "Write a certificate, or a key, to a file.",
+    "doctor": "Mend what keeps keys from being used.",
     "demo": "Show it all on this machine, with a throwaway key and authority.",
 }
 """In the order in which a reader meets them; each is `keyvouch.cli.NAME:command`."""

@@ -1,0 +1,45 @@
+"""`keyvouch doctor --unseal`"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from keyvouch import lockout
+from keyvouch.errors import SecretIncorrect
+from signing_in import run
+
+
+def try_pin(pin: str) -> str:
+    """Try a PIN on a token that takes 1234 alone."""
+    try:
+        with lockout.single_try("token 1", lambda: pin):
+            if pin != "1234":
+                raise SecretIncorrect("wrong")  # noqa: TRY301 - it is to leave the block
+    except SecretIncorrect as error:
+        return error.message
+    return "good"
+
+
+def test_refused_pin_tried_again_after_unseal() -> None:
+    """A refused PIN is tried no more, until it is unsealed."""
+    assert try_pin("0000") == "wrong"
+    assert "refused before" in try_pin("0000")
+    assert "1 token" in run("doctor", "--unseal").output
+    assert try_pin("0000") == "wrong"
+
+
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_unseal_counts_tokens(tokens: int) -> None:
+    """For programs: how many tokens it concerned."""
+    for number in range(tokens):
+        with pytest.raises(SecretIncorrect), lockout.single_try(f"token {number}", lambda: "0000"):
+            raise SecretIncorrect("wrong")
+
+    assert json.loads(run("doctor", "--unseal", "--output", "json").output) == {"tokens": tokens}
+
+
+def test_doctor_needs_task() -> None:
+    """There is one task yet, and it must be named."""
+    assert run("doctor").status == 2
