@@ -1,12 +1,17 @@
 """How the documentation is built: `make docs`. Nothing is fetched meanwhile."""
 
+import sys
+from pathlib import Path
+
 from keyvouch import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the extension beside this file
 
 project = "keyvouch"
 author = copyright = "The keyvouch developers"  # noqa: A001 - Sphinx's name
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click", "error_pages"]
 exclude_patterns = ["_build"]
 
 # Docstrings put names in single backquotes, as Markdown does.

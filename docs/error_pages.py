@@ -1,0 +1,82 @@
+"""Two directives for the pages of errors: what is a fact about an error comes from its class.
+
+`{error-facts} CODE` tells its class, exit status and what a program does about it. `{error-table}` lists every exit status
+with its codes, each linked to its page: a code without a page is a broken link, and so the build fails.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import ClassVar
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from keyvouch import errors
+
+MEANINGS = {
+    1: "a defect of keyvouch or of a store; also: nobody reads the output any more",
+    2: "usage, configuration, URI, plugin",
+    3: "no such key, several, or one already there",
+    4: "the store refused",
+    5: "store or authority cannot be reached, or not now",
+    6: "the key, its certificate or a signature does not fit, or may not be used",
+    7: "the authority refused",
+}
+
+
+def all_errors(kind: type[errors.KeyvouchError] = errors.KeyvouchError) -> Iterator[type[errors.KeyvouchError]]:
+    """Give every error below the base."""
+    for each in kind.__subclasses__():
+        if each.__module__ == errors.__name__:
+            yield each
+            yield from all_errors(each)
+
+
+class ErrorFacts(SphinxDirective):
+    """What the class of an error says of it."""
+
+    required_arguments = 1
+    has_content = False
+    option_spec: ClassVar = {}
+
+    def run(self) -> list[nodes.Node]:
+        """Describe the class with this code."""
+        kind = next(each for each in all_errors() if each.code == self.arguments[0])
+        base = kind.__mro__[1].__name__
+        later = "The same call may succeed later." if kind.transient else "Waiting does not help."
+        following = "goes on to the next one" if kind.try_next_key else "does not try the next one"
+        if kind is errors.AuthorityRefused:
+            following = "goes on to the next one where the key was refused, and not the request"
+        return self.parse_text_to_nodes(
+            f"`keyvouch.errors.{kind.__name__}`, a `{base}`; exit status {kind.exit_status}. {later}"
+            f" A client with several keys {following}."
+        )
+
+
+class ErrorTable(SphinxDirective):
+    """The exit statuses."""
+
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        """List each status with its codes."""
+        codes = defaultdict(list)
+        for each in all_errors():
+            codes[each.exit_status].append(f"[`{each.code}`]({each.code}.md)")
+        rows = [f"| {status} | {meaning} | {', '.join(codes[status])} |" for status, meaning in MEANINGS.items()]
+        lines = [
+            "| status | meaning | codes |",
+            "| --- | --- | --- |",
+            "| 0 | done | |",
+            *rows,
+            "| 130 | interrupted | |",
+        ]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directives."""
+    app.add_directive("error-facts", ErrorFacts)
+    app.add_directive("error-table", ErrorTable)
+    return {"parallel_read_safe": True}
