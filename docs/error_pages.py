@@ -1,7 +1,7 @@
 """Two directives for the pages of errors: what is a fact about an error comes from its class.
 
-`{error-facts} CODE` tells its class, exit status and what a program does about it. `{error-table}` lists every exit status
-with its codes, each linked to its page: a code without a page is a broken link, and so the build fails.
+`{error-facts} CODE` tells its class, exit status and what a program does about it. `{error-table}` lists every exit
+status with its codes, each linked to its page: a code without a page is a broken link, and so the build fails.
 """
 
 from collections import defaultdict

@@ -20,7 +20,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(home))
     for name in ("STATE_DIRECTORY", "CACHE_DIRECTORY"):
         monkeypatch.setenv(name, str(home / name.lower()))
-    for name in ("KEYVOUCH_CONFIG", "KEYVOUCH_PROFILE", "CREDENTIALS_DIRECTORY", "XDG_CONFIG_HOME"):
+    for name in ("APP_PASSWORD", "KEYVOUCH_CONFIG", "KEYVOUCH_PROFILE", "CREDENTIALS_DIRECTORY", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     return home
 

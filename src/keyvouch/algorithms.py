@@ -140,12 +140,18 @@ def require_fit(kind: str, algorithm: Algorithm) -> None:
 
 
 def der_to_jose(signature: DerSignature, algorithm: Algorithm) -> JoseSignature:
-    """Turn an ECDSA signature from DER into r||s of full width (RFC 7518, section 3.4)."""
+    """Turn an ECDSA signature from DER into r||s of full width (RFC 7518, section 3.4).
+
+    Raises ValueError where it is no DER, or of a larger curve.
+    """
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
     r, s = decode_dss_signature(signature)
     size = algorithm.coordinate_size
-    return JoseSignature(r.to_bytes(size, "big") + s.to_bytes(size, "big"))
+    try:
+        return JoseSignature(r.to_bytes(size, "big") + s.to_bytes(size, "big"))
+    except OverflowError:
+        raise ValueError(f"r and s of {algorithm.name} signatures have {size} bytes at most") from None
 
 
 def jose_to_der(signature: JoseSignature, algorithm: Algorithm) -> DerSignature:

@@ -140,8 +140,8 @@ class ClientAssertion:
 
         def find_or_make() -> str:
             found = self._reusable.get(place)
-            key = self.signer.public_key
-            if found is None or found.public_key is not key or time.monotonic() >= found.end:
+            key = (self.signer.public_key, self.signer.chain)  # a new certificate may be the old key's
+            if found is None or found.key != key or time.monotonic() >= found.end:
                 end = time.monotonic() + self._reuse
                 found = self._reusable[place] = _Reusable(self._make(client_id, endpoint), key, end)
             return found.assertion
@@ -164,11 +164,11 @@ class _Header:
 
 
 class _Reusable:
-    """An assertion that may be used again until `end` (of the monotonic clock) with this key."""
+    """An assertion that may be used again until `end` (of the monotonic clock) with this key and chain."""
 
-    def __init__(self, assertion: str, public_key: PublicKey, end: float) -> None:
+    def __init__(self, assertion: str, key: tuple[PublicKey, tuple[Certificate, ...]], end: float) -> None:
         self.assertion = assertion
-        self.public_key = public_key
+        self.key = key
         self.end = end
 
 

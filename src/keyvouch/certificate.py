@@ -55,8 +55,13 @@ def spki_sha256(public_key: PublicKey) -> str:
 
 
 def certificate_spki(certificate: Certificate) -> str:
-    """Return `spki_sha256` of a certificate's key, of whatever kind that is."""
-    return spki_sha256(certificate.public_key())  # type: ignore[arg-type]
+    """Return `spki_sha256` of a certificate's key; empty where that is of a kind that `cryptography` cannot read."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    try:
+        return spki_sha256(certificate.public_key())  # type: ignore[arg-type]
+    except (UnsupportedAlgorithm, ValueError):  # in a bundle it must not take the others down
+        return ""
 
 
 def load_certificates(octets: bytes, source: object) -> list[Certificate]:
@@ -99,11 +104,11 @@ def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> t
 
 
 def _issued(certificate: Certificate, issuer: Certificate) -> bool:
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 
@@ -178,6 +183,12 @@ def self_signed(private_key: PrivateKey, subject: str, days: int) -> Certificate
 
     name = parse_subject(subject)
     begin = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    try:
+        end = begin + dt.timedelta(days=days)
+    except OverflowError:
+        end = begin - dt.timedelta.resolution
+    if end < begin:
+        raise ConfigurationError(f"No certificate is valid for {days} days.", hint="Ask for 1 to 3650 days.")
     usage = dict.fromkeys(
         (
             "content_commitment",
@@ -198,7 +209,7 @@ def self_signed(private_key: PrivateKey, subject: str, days: int) -> Certificate
         .public_key(private_key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(begin)
-        .not_valid_after(begin + dt.timedelta(days=days))
+        .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.KeyUsage(digital_signature=True, **usage), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)

@@ -55,7 +55,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     authority: str | None = None
     """Any other server's address, in place of `cloud`."""
     ca_file: str | None = None
-    """PEM certificates that are trusted for TLS, in place of the system's."""
+    """PEM certificates that are trusted for TLS, in place of those that `requests` brings."""
     proxy: str | None = None
     """An HTTP proxy's address, in place of the environment's."""
     token_cache: Literal["user", "memory"] = "user"  # noqa: S105 - a place
@@ -99,6 +99,13 @@ class Configuration:
             return next(iter(self.profiles))
         raise ConfigurationError("No profile was named.", hint=f"Use --profile NAME. {self._what_there_is()}")
 
+    def require_free(self, name: str) -> None:
+        """Raise `ConfigurationError` where there is a profile of this name, or a profile cannot have it."""
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise ConfigurationError(f"{name!r} is no name for a profile.", hint="Use letters, digits, - and _.")
+        if name in self.profiles:
+            raise ConfigurationError(f"{self.path} has a profile {name!r} already.", hint="Choose another name.")
+
     def _what_there_is(self) -> str:
         if self.path is None:
             return f"No configuration was found; tried: {', '.join(map(str, self.tried))}."
@@ -114,7 +121,7 @@ def load(*, may_be_missing: bool = False) -> Configuration:
     named = os.environ.get("KEYVOUCH_CONFIG")
     candidates = (Path(named),) if named else tuple(files.configuration_files())
     for candidate in candidates:
-        if (named and not may_be_missing) or candidate.exists():
+        if (named and not may_be_missing) or os.path.exists(candidate):  # noqa: PTH110 - `Path.exists` raises PermissionError
             return _read(candidate.absolute(), candidates)
     return Configuration(None, candidates, {}, {})
 
@@ -124,17 +131,21 @@ def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
 
     Raises `ConfigurationError` where the name is taken or the result would not be one that `load` takes.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ConfigurationError(f"{name!r} is no name for a profile.", hint="Use letters, digits, - and _.")
+    exists = os.path.exists(path)  # noqa: PTH110 - `Path.exists` raises PermissionError
+    there = _read(path, (path,)) if exists else Configuration(None, (path,), {}, {})
+    there.require_free(name)
     text = ""
-    if path.exists():
-        if name in _read(path, (path,)).profiles:
-            raise ConfigurationError(f"{path} has a profile {name!r} already.", hint="Choose another name.")
-        text = path.read_text(encoding="utf-8").rstrip("\n") + "\n\n"
-    # A JSON string or list of strings is a TOML one too.
-    lines = [f"{field} = {json.dumps(value)}" for field, value in fields.items() if value]
+    if there.path:
+        text = _text(path).rstrip("\n") + "\n\n"
+    # A JSON string or list of strings is a TOML one too, but for DEL and the escapes of what is not ASCII.
+    lines = [
+        f"{field} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", r"\u007f")
+        for field, value in fields.items()
+        if value
+    ]
     text += "\n".join([f"[profiles.{name}]", *lines]) + "\n"
     _convert(dict(fields), f"profile {name!r}")
+    _parse(text, path, (path,)).profile(name)
     files.make_folder(path.parent)
     try:
         files.write_private(path, text.encode(), replace=True)
@@ -145,7 +156,7 @@ def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
 def _read(path: Path, tried: tuple[Path, ...]) -> Configuration:
     try:
         files.check_trusted(path)
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = _text(path)
     except FileNotFoundError:
         raise ConfigurationError(f"The configuration {path} does not exist.", hint="Correct its path.") from None
     except OSError as error:
@@ -154,6 +165,17 @@ def _read(path: Path, tried: tuple[Path, ...]) -> Configuration:
         ) from error
     except UnicodeDecodeError:
         raise ConfigurationError(f"The configuration {path} is not UTF-8.", hint="Save it as UTF-8.") from None
+    return _parse(text, path, tried)
+
+
+def _text(path: Path) -> str:
+    # Octets, so that the ends of its lines stay as they are; some editors on Windows begin a file with a mark.
+    return path.read_bytes().decode("utf-8-sig")
+
+
+def _parse(text: str, path: Path, tried: tuple[Path, ...]) -> Configuration:
+    try:
+        document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(
             f"The configuration {path} is not TOML: {error}.",

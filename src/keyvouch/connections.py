@@ -70,7 +70,7 @@ class Backoff:
         """Return the seconds to wait before the next try."""
         if isinstance(error, Throttled):
             if error.retry_after is not None:
-                return error.retry_after
+                return max(0.1, error.retry_after)  # some servers say 0, or name a moment that has passed
             self._throttled *= 2
             return self._throttled / 2 * random.uniform(0.9, 1.1)  # noqa: S311 - only to spread callers
         self._unavailable *= 2
@@ -114,10 +114,15 @@ class Connection:
         def log_in() -> None:
             if is_new():  # another thread's flight ended just before this one began
                 return
-            try:
-                self.store.connect(timeout=deadline.one_try())
-            except SessionLost as error:
-                raise ended(error) from error
+            backoff = Backoff()
+            while True:
+                try:
+                    self.store.connect(timeout=deadline.one_try())
+                    break
+                except SessionLost as error:
+                    raise ended(error) from error
+                except Throttled as error:
+                    deadline.wait(backoff.after(error), error)
             self.generation += 1
             self._connected_in = process.fork_number
 
@@ -144,6 +149,8 @@ class Connection:
             except SessionLost as error:
                 if deadline.left() <= 0 or (error.performed and not repeatable):
                     raise ended(error) from error
+                if lost is not None:  # the new log-in was lost too: not one after the other without a pause
+                    deadline.wait(backoff.after(error), error)
                 lost = generation
             except Throttled as error:
                 deadline.wait(backoff.after(error), error)
@@ -153,7 +160,11 @@ class Connection:
         if self._made_in != process.fork_number or not self.generation:
             return
         closer = threading.Thread(target=self._close, name="keyvouch-close", daemon=True)
-        closer.start()
+        try:
+            closer.start()
+        except RuntimeError:  # no thread can be started any more: the interpreter ends, or the limit is reached
+            self._close()
+            return
         closer.join(CLOSING_TIMEOUT)
         if closer.is_alive():
             log.warning("A store has not closed within %.0f seconds and is left behind.", CLOSING_TIMEOUT)

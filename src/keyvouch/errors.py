@@ -34,7 +34,6 @@ An error's text never holds a secret: what it quotes of a URI is redacted before
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import ClassVar, TypeVar
 
 E = TypeVar("E", bound=BaseException)
@@ -315,10 +314,15 @@ def without_frames(error: E) -> E:
     return error
 
 
-@contextlib.contextmanager
-def hidden_frames(kind: type[Exception] = KeyvouchError) -> Iterator[None]:
+class hidden_frames(contextlib.ContextDecorator):  # noqa: N801 - used as a function, like `contextlib.suppress`
     """Let errors of this kind out `without_frames`; also a decorator. A defect keeps the frames it is found by."""
-    try:
-        yield
-    except kind as error:
-        raise without_frames(error)  # noqa: B904 - it is the same error
+
+    def __init__(self, kind: type[Exception] = KeyvouchError) -> None:
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, self._kind):
+            without_frames(error)

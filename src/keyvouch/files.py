@@ -14,8 +14,9 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, StoreUnavailable
 
@@ -26,12 +27,12 @@ def configuration_files() -> list[Path]:
     """Return the places of the configuration, the first to be tried first; never the working directory."""
     import platformdirs
 
-    user = platformdirs.user_config_path("keyvouch", appauthor=False) / "config.toml"
+    user = _user_folder(platformdirs.user_config_path)
     if _WINDOWS:
         machine = Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData"), "keyvouch", "config.toml")
     else:
         machine = Path("/etc/keyvouch/config.toml")
-    return [user, machine]
+    return [user / "config.toml", machine] if user else [machine]
 
 
 def state_folder() -> Path:
@@ -42,7 +43,7 @@ def state_folder() -> Path:
         return Path(given.split(":")[0])
     if not _WINDOWS and os.geteuid() == 0:
         return Path("/var/lib/keyvouch")
-    return platformdirs.user_state_path("keyvouch", appauthor=False)
+    return _user_folder(platformdirs.user_state_path) or _without_home("STATE_DIRECTORY")
 
 
 def cache_folder() -> Path:
@@ -51,7 +52,21 @@ def cache_folder() -> Path:
 
     if given := os.environ.get("CACHE_DIRECTORY"):
         return Path(given.split(":")[0])
-    return platformdirs.user_cache_path("keyvouch", appauthor=False)
+    return _user_folder(platformdirs.user_cache_path) or _without_home("CACHE_DIRECTORY")
+
+
+def _user_folder(find: Callable[..., Path]) -> Path | None:
+    """Return the user's folder of a kind; None for an account without a home."""
+    try:
+        folder = find("keyvouch", appauthor=False)
+    except RuntimeError:
+        return None
+    # Older versions of platformdirs then give a folder named ~ in the working directory.
+    return folder if folder.is_absolute() else None
+
+
+def _without_home(variable: str) -> NoReturn:
+    raise ConfigurationError("This account has no home folder.", hint=f"Set {variable} to a folder, or HOME.")
 
 
 def make_folder(folder: Path) -> None:
@@ -76,21 +91,25 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
         if replace:
             os.replace(name, path)
         else:
-            _link(name, path, data)
+            _link(name, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
 
 
-def _link(name: str, path: Path, data: bytes) -> None:
+def _link(name: str, path: Path) -> None:
     """Give the finished file its name, unless that is taken: what a rename cannot promise on POSIX."""
     try:
         os.link(name, path)
     except FileExistsError:
         raise
     except OSError:  # a file system without links, as FAT and some network shares
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # the name is ours, or taken
+        try:
+            os.replace(name, path)
+        except OSError:
+            os.unlink(path)
+            raise
 
 
 def cannot_write(path: Path, error: OSError) -> KeyvouchError:
@@ -127,9 +146,24 @@ def locked(path: Path, *, timeout: float) -> Iterator[None]:
                     hint="Look for a keyvouch process that hangs.",
                 )
             time.sleep(0.02)
-        yield
+        try:
+            yield
+        finally:
+            _unlock(handle)
     finally:
-        os.close(handle)  # and with it the lock
+        os.close(handle)
+
+
+def _unlock(handle: int) -> None:
+    # Closing alone is not enough: a child that was forked meanwhile has the file open too, and would keep it locked.
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def _try_lock(handle: int) -> bool:
@@ -172,15 +206,16 @@ def check_trusted(path: Path) -> None:
     """Refuse what others could have written: a configuration, a module, a program; and the folders above it.
 
     Raises `ConfigurationError`: it, or a folder above it, can be written by everyone (sticky folders aside), or belongs
-    to someone who is neither root nor this user.
+    to someone who is neither root nor this user. So with the links on the way to it, and where they lead. OSErrors as
+    they come.
     """
     if _WINDOWS:
         return
-    resolved = path.resolve()
-    for place in (resolved, *resolved.parents):
-        status = place.stat()
+    os.path.realpath(path, strict=True)  # links that lead round in a circle end here
+    for place in _followed(path.absolute()):
+        status = place.lstat()
         sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-        if status.st_mode & stat.S_IWOTH and not sticky:
+        if status.st_mode & stat.S_IWOTH and not sticky and not stat.S_ISLNK(status.st_mode):
             raise ConfigurationError(
                 f"{path} is not trusted: everyone can write to {place}.", hint=f"Run: chmod o-w {place}"
             )
@@ -189,3 +224,11 @@ def check_trusted(path: Path) -> None:
                 f"{path} is not trusted: {place} belongs to another user (uid {status.st_uid}).",
                 hint=f"Run: chown root {place}, or use a file of your own.",
             )
+
+
+def _followed(path: Path) -> Iterator[Path]:
+    """Give the path and every folder above it; where one is a link, also all that it leads through."""
+    for place in (path, *path.parents):
+        yield place
+        if place.is_symlink():
+            yield from _followed(place.parent / os.readlink(place))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyvouch import certificate
-from keyvouch.algorithms import Algorithm, key_type
+from keyvouch.algorithms import Algorithm, algorithms_for, key_type
 from keyvouch.connections import Connection, Deadline
-from keyvouch.errors import AccessDenied, KeyNotFound, KeyvouchError
+from keyvouch.errors import AccessDenied, KeyChanged, KeyNotFound, KeyvouchError
 from keyvouch.forks import process
 from keyvouch.uri import KeyUri
 
@@ -36,8 +36,11 @@ class OpenedKey:
         self.key_type = key_type(self.public_key)
         self.spki = certificate.spki_sha256(self.public_key)
         self.thumbprint = certificate.thumbprint(chain[0]) if chain else None
+        self.settles_at = stored.settles_at
         self.verified: dict[object, Algorithm] = {}
         """Algorithms whose first signature was good, by name and by themselves."""
+        self.preferred = algorithms_for(self.key_type)[0]
+        """What is signed with where nobody names an algorithm; RS256 once the store had no PS256."""
         self.retired = False
         # One entry for each signature under way: appending and removing are atomic, so that signing takes no lock.
         self._flights: list[None] = []
@@ -86,21 +89,48 @@ class OpenedKey:
             log.warning("A key failed to close: %s", type(error).__name__)
 
 
-def open_key(connection: Connection, uri: KeyUri, given: Sequence[Certificate], deadline: Deadline) -> OpenedKey:
+def open_key(
+    connection: Connection,
+    uri: KeyUri,
+    given: Sequence[Certificate],
+    deadline: Deadline,
+    *,
+    expected: OpenedKey | None = None,
+) -> OpenedKey:
     """Open the key and check what came: its type, that the certificate is its own, that the chain is in order.
 
-    `given` are the certificates beside the store's own; where there are any, they win.
+    `given` are the certificates beside the store's own; where there are any, they win. A key that is not the `expected`
+    one is `KeyChanged`.
     """
     leaf = given[0] if given else None
     stored, generation = connection.call(lambda timeout: connection.store.open(uri, leaf, timeout=timeout), deadline)
     try:
+        if expected:
+            _require_same(stored, expected)
         chain = certificate.order_chain(given, stored.public_key) or stored.chain
         certificate.check_chain(chain, stored.public_key)
-        return OpenedKey(stored, chain, generation)
-    except KeyvouchError as error:
+        opened = OpenedKey(stored, chain, generation)
+    except BaseException as error:
         stored.close()
-        error.uri = error.uri or str(uri)
+        if isinstance(error, KeyvouchError):
+            error.uri = error.uri or str(uri)
         raise
+    if expected:  # opened by its pinned URI, it no longer tells of its family; nor is it asked again what it refused
+        opened.settles_at = opened.settles_at or expected.settles_at
+        opened.preferred = expected.preferred
+    return opened
+
+
+def _require_same(stored: StoredKey, expected: OpenedKey) -> None:
+    if certificate.spki_sha256(stored.public_key) != expected.spki:
+        raise key_changed(stored.uri)
+
+
+def key_changed(uri: KeyUri) -> KeyChanged:
+    """Make the error for another key at a pinned URI."""
+    return KeyChanged(
+        f"Another key stands at {uri} now.", hint="Open it anew if that is meant, or put the old key back.", uri=uri
+    )
 
 
 class CertificateFile:
@@ -111,9 +141,10 @@ class CertificateFile:
         self._path = Path(name) if name else None
         self._uri = uri
         self._stamp: tuple[int, int, int] | None = None
+        self._read_stamp: tuple[int, int, int] | None = None
 
     def read(self) -> list[Certificate]:
-        """Return its certificates as they stand now.
+        """Return its certificates as they stand now; `taken` says that they are used from now on.
 
         Raises `KeyNotFound`, `AccessDenied`, `CertificateMissing`.
         """
@@ -133,11 +164,15 @@ class CertificateFile:
                 uri=self._uri,
             ) from error
         certificates = certificate.load_certificates(octets, self._path)
-        self._stamp = stamp
+        self._read_stamp = stamp
         return certificates
 
+    def taken(self) -> None:
+        """Remember that what was read last is in use."""
+        self._stamp = self._read_stamp
+
     def changed(self) -> bool:
-        """Tell whether it is another file than the one that was read last."""
+        """Tell whether it is another file than the one that is in use."""
         if self._path is None:
             return False
         try:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from keyvouch import config, registry
 from keyvouch.connections import Deadline, acquire, release
-from keyvouch.errors import ConfigurationError, KeyvouchError, NotSupported
+from keyvouch.errors import ConfigurationError, KeyvouchError, NotSupported, hidden_frames
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.signer import Signer, record_audit
 from keyvouch.store import (
@@ -46,6 +47,7 @@ CHANGE_TIMEOUT = 120.0
 """Seconds that making or changing a key may take: some tokens need a minute for RSA-4096."""
 
 
+@hidden_frames()  # a URI may hold, by mistake, the secret itself
 def open_signer(
     uri: str | KeyUri, *, timeout: float = OPEN_TIMEOUT, interactive: bool = False, trusted: bool = True
 ) -> Signer:
@@ -67,6 +69,7 @@ def open_signer(
     return open_uri(uri, SecretResolver(interactive=interactive), timeout=timeout)
 
 
+@hidden_frames()
 def open_store(uri: str | KeyUri, *, interactive: bool = False) -> Store:
     """Open the store that the URI leads to: a context manager with what it can do beside signing.
 
@@ -98,14 +101,16 @@ def open_first(uris: Sequence[str], secrets: SecretResolver, *, timeout: float =
     """Open the first of these keys that opens, as `try_next_key` of the errors allows; else raise the last error."""
     if not uris:
         raise ConfigurationError("There is no key.", hint='Add keys = ["scheme:..."] to the profile.')
-    for uri in uris[:-1]:
+    deadline = Deadline(timeout)
+    for position, uri in enumerate(uris[:-1]):
+        share = deadline.left() / (len(uris) - position)  # a store that stalls leaves time for the next key
         try:
-            return open_uri(uri, secrets, timeout=timeout)
+            return open_uri(uri, secrets, timeout=share)
         except KeyvouchError as error:
             if not error.try_next_key:
                 raise
             log.warning("A key does not open, going on to the next: %s", error.message)
-    return open_uri(uris[-1], secrets, timeout=timeout)
+    return open_uri(uris[-1], secrets, timeout=deadline.left())
 
 
 def open_uri(uri: str | KeyUri, secrets: SecretResolver, *, timeout: float = OPEN_TIMEOUT) -> Signer:
@@ -150,6 +155,7 @@ class Store:
         self.uri = uri
         self._connection = acquire(uri, registry.store_class(uri.scheme), secrets)
         self._closed = False
+        self._close_once = threading.Lock()
 
     def keys(self) -> list[KeyInfo]:
         """Return the keys that the URI matches."""
@@ -192,7 +198,7 @@ class Store:
 
     def close(self) -> None:
         """Give the connection back. May be called twice."""
-        if not self._closed:
+        if self._close_once.acquire(blocking=False):
             self._closed = True
             release(self._connection)
 
@@ -205,6 +211,8 @@ class Store:
         self.close()
 
     def _capable(self, capability: type[Capability], what: str) -> Capability:
+        if self._closed:
+            raise ValueError("the store is closed")
         store = self._connection.store
         if isinstance(store, capability):
             return store
@@ -222,6 +230,9 @@ class Store:
         except KeyvouchError as error:
             outcome = error.code
             error.uri = error.uri or str(self.uri)
+            raise
+        except BaseException as error:
+            outcome = type(error).__name__
             raise
         finally:
             record_audit(event, {"uri": str(self.uri), "outcome": outcome})

@@ -110,6 +110,10 @@ class _ECKey(_Shared, ec.EllipticCurvePrivateKey):
         return curve
 
     def sign(self, data: Buffer, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
+        if getattr(signature_algorithm, "deterministic_signing", False):
+            raise AlgorithmUnsupported(
+                "A store cannot be asked for a deterministic signature.", hint="Leave deterministic_signing out."
+            )
         curve = {256: "P-256", 384: "P-384", 521: "P-521"}[self.key_size]
         algorithm = _find("ECDSA", _hash_name(signature_algorithm.algorithm), curve)
         return jose_to_der(JoseSignature(self._sign(bytes(data), algorithm)), algorithm)

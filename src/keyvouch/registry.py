@@ -8,6 +8,7 @@ A plugin that is broken troubles nobody who does not use it.
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ from keyvouch.errors import ConfigurationError, PluginBroken, PluginConflict, Pl
 from keyvouch.store import CONTRACT, KeyStore
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import Distribution, EntryPoint
 
 GROUP = "keyvouch.stores"
 
@@ -43,7 +44,8 @@ class Plugin:
     @property
     def contract(self) -> str:
         """What the entry point says in brackets: "contract1" where it was written for this contract."""
-        return ",".join(self.entry_point.extras)
+        brackets = re.search(r"\[(.*)\]", self.entry_point.value)  # `extras` fails where the value is no entry point's
+        return brackets[1].strip() if brackets else ""
 
 
 def plugins() -> list[Plugin]:
@@ -52,13 +54,24 @@ def plugins() -> list[Plugin]:
 
     found: dict[tuple[str, str], Plugin] = {}
     for distribution in distributions(path=_trusted_path()):
-        for entry_point in distribution.entry_points.select(group=GROUP):
-            name = distribution.metadata["Name"]
+        for plugin in _declared_by(distribution):
             # A second copy of a distribution further down the path is shadowed, and claims nothing.
-            found.setdefault(
-                (entry_point.name, name), Plugin(entry_point.name, entry_point, name, distribution.version)
-            )
+            found.setdefault((plugin.scheme, plugin.distribution), plugin)
     return [found[key] for key in sorted(found)]
+
+
+def _declared_by(distribution: Distribution) -> list[Plugin]:
+    """Return the stores of one distribution; none where its metadata are damaged, whoever's they are."""
+    try:
+        metadata = distribution.metadata
+        if "Name" not in metadata or "Version" not in metadata:
+            return []
+        entry_points = distribution.entry_points.select(group=GROUP)
+    except Exception:  # noqa: BLE001 - importlib.metadata promises no kind
+        return []
+    return [
+        Plugin(entry_point.name, entry_point, metadata["Name"], metadata["Version"]) for entry_point in entry_points
+    ]
 
 
 @cache
@@ -96,7 +109,7 @@ def _load(plugin: Plugin) -> type[KeyStore]:
 
     try:
         loaded = Vetted(GROUP, plugin.scheme).driver
-    except Exception as error:  # whatever the plugin's own code raises
+    except (Exception, SystemExit) as error:  # whatever the plugin's own code raises
         raise PluginBroken(
             f"{plugin.distribution} {plugin.version} cannot be loaded: {type(error).__name__}: {error}",
             hint=f"Run: pip install --upgrade --force-reinstall {plugin.distribution}",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from keyvouch import files, lockout
-from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired
+from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames
 from keyvouch.uri import REFERENCE_KINDS, KeyUri
 
 COMMAND_TIMEOUT = 30.0
@@ -90,6 +91,7 @@ class SecretResolver:
             )
         return self.resolve(str(uri.get(name)), name)
 
+    @hidden_frames()  # by mistake it may be given the secret itself
     def resolve(self, reference: str, name: str = "secret") -> Secret:
         """Follow one reference; `name` says in errors and prompts what it is for."""
         kind, _, rest = reference.partition(":")
@@ -100,7 +102,7 @@ class SecretResolver:
             )
         if kind == "prompt":
             return self._ask(name)
-        value = getattr(self, f"_from_{kind}")(rest, name).removesuffix("\n").removesuffix("\r")
+        value = re.sub(r"\r?\n\Z", "", getattr(self, f"_from_{kind}")(rest, name))
         if not value:
             raise SecretRequired(f"The {name} in {reference} is empty.", hint="Put the secret there.")
         return Secret(value)
@@ -113,7 +115,7 @@ class SecretResolver:
         target before; records the `SecretIncorrect` that leaves the block.
         """
         secret = self.get(uri, name)
-        with lockout.single_try(target, secret.reveal()):
+        with lockout.single_try(target, secret.reveal):
             yield secret
 
     def read_private(self, path: Path) -> bytes:
@@ -126,11 +128,11 @@ class SecretResolver:
             raise SecretRequired(
                 f"The {name} is not there: the environment variable {variable} is not set.", hint=f"Set {variable}."
             )
-        return value
+        return _text(os.fsencode(value), name)
 
     def _from_file(self, place: str, name: str) -> str:
         path = Path(place)
-        if not path.is_absolute():
+        if not path.is_absolute() or "\0" in place:
             raise ConfigurationError(f"The {name} is in file:{place}.", hint="Write the absolute path.")
         try:
             return _text(self.read_private(path), name)
@@ -173,10 +175,13 @@ class SecretResolver:
         return value
 
     def _from_command(self, line: str, name: str) -> str:
-        arguments = shlex.split(line)
         if not self._commands:
             raise ConfigurationError(f"The {name} is in command:.", hint="Commands are taken from a profile only.")
-        if not arguments or not Path(arguments[0]).is_absolute():
+        try:
+            arguments = shlex.split(line)
+        except ValueError:
+            raise ConfigurationError(f"The {name} is in command:.", hint="Close the quotation in it.") from None
+        if "\0" in line or not arguments or not Path(arguments[0]).is_absolute():
             raise ConfigurationError(f"The {name} is in command:.", hint="Begin with the program's absolute path.")
         program = Path(arguments[0])
         try:
@@ -196,9 +201,11 @@ class SecretResolver:
         return _text(done.stdout, name)
 
     def _ask(self, name: str) -> Secret:
-        if not self._interactive or os.getpid() != self._process:
-            raise SecretRequired(f"The {name} is asked for on a terminal, and here is none.", hint=f"Use {name}=file:.")
         if name not in self._answers:
+            if not self._interactive or os.getpid() != self._process:
+                raise SecretRequired(
+                    f"The {name} is asked for on a terminal, and here is none.", hint=f"Use {name}=file:."
+                )
             import getpass
 
             try:

@@ -25,13 +25,12 @@ from keyvouch.algorithms import PS256, RS256, Algorithm, algorithms_for, find_al
 from keyvouch.connections import CLOSING_TIMEOUT, Backoff, Connection, Deadline, ended, release
 from keyvouch.errors import (
     AlgorithmUnsupported,
-    KeyChanged,
     KeyvouchError,
     SessionLost,
     SignatureInvalid,
     StoreUnavailable,
 )
-from keyvouch.opened_key import CertificateFile, OpenedKey, open_key
+from keyvouch.opened_key import CertificateFile, OpenedKey, key_changed, open_key
 from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
@@ -62,7 +61,9 @@ class Signer:
         self._requested = requested_uri
         self._certificate_file = CertificateFile(requested_uri)
         self._opened = open_key(connection, requested_uri, self._certificate_file.read(), deadline)
-        self._preferred: Algorithm | None = None
+        self._certificate_file.taken()
+        self._retired: list[OpenedKey] = []
+        """Former keys, as long as a signature of theirs may be under way."""
         self._reload_error: Exception | None = None
         self._next_look = self._next_reload = 0.0
         self._plan_reload()
@@ -130,9 +131,10 @@ class Signer:
         `AlgorithmUnsupported`, `StoreUnavailable`, `KeyChanged`, `KeyNotFound`, `AccessDenied` and what else the store
         says of the key; `SignatureInvalid` where it signs wrongly; ValueError on a closed signer.
         """
-        opened = self._enter()
+        started = time.monotonic()
+        opened = self._enter(timeout)
         try:
-            return self._sign(opened, message, algorithm, timeout, audit)
+            return self._sign(opened, message, algorithm, timeout, audit, started=started)
         finally:
             opened.leave()
 
@@ -151,19 +153,18 @@ class Signer:
         """
         started = time.monotonic()
         self._reload_if_due(timeout)
-        opened = self._enter()
+        opened = self._enter(timeout)
         try:
-            chosen = algorithm or self._preferred or algorithms_for(opened.key_type)[0]
+            chosen = algorithm or opened.preferred
             message = build(chosen, opened.chain, opened.public_key)
             try:
-                return message, self._sign(opened, message, chosen, timeout, audit)
+                return message, self._sign(opened, message, chosen, timeout, audit, started=started)
             except AlgorithmUnsupported:
                 if algorithm is not None or chosen is not PS256:
                     raise
             message = build(RS256, opened.chain, opened.public_key)
-            left = timeout - (time.monotonic() - started)
-            signature = self._sign(opened, message, RS256, left, audit)
-            self._preferred = RS256
+            signature = self._sign(opened, message, RS256, timeout, audit, started=started)
+            opened.preferred = RS256
             return message, signature
         finally:
             opened.leave()
@@ -188,18 +189,20 @@ class Signer:
         """
         from keyvouch.private_key import wrap
 
-        spki, public_key = self._opened.spki, self.public_key
+        bound = self._opened
+        spki = bound.spki
 
         def sign(message: bytes, algorithm: Algorithm) -> bytes:
-            opened = self._enter()
+            started = time.monotonic()
+            opened = self._enter(SIGN_TIMEOUT)
             try:
                 if opened.spki != spki:
-                    raise self._changed(opened)
-                return self._sign(opened, message, algorithm, SIGN_TIMEOUT, None)
+                    raise key_changed(opened.stored.uri)
+                return self._sign(opened, message, algorithm, SIGN_TIMEOUT, None, started=started)
             finally:
                 opened.leave()
 
-        return wrap(public_key, sign)
+        return wrap(bound.public_key, sign)
 
     def reload(self) -> bool:
         """Open the requested URI anew, and tell whether its key or certificate is another now.
@@ -211,7 +214,7 @@ class Signer:
 
     def close(self) -> None:
         """Let the signatures under way end (10 seconds at most), then give the key back. May be called twice."""
-        if not self._close_once.acquire(blocking=False):
+        if self._closed or not self._close_once.acquire(blocking=False):
             return
         self._closed = True
         deadline = Deadline(CLOSING_TIMEOUT)
@@ -219,14 +222,15 @@ class Signer:
         waited = [self._reload_lock.acquire(timeout=max(0.0, deadline.left()))]
         waited.append(self._swap_lock.acquire(timeout=max(0.0, deadline.left())))
         self._opened.retire()
-        while not self._opened.idle and deadline.left() > 0:
+        while not self._idle and deadline.left() > 0:
             time.sleep(0.01)
-        if not (self._opened.idle and all(waited)):
-            log.warning("A key is still used after %.0f seconds; its handle is left behind.", CLOSING_TIMEOUT)
         for taken, lock in zip(waited, (self._reload_lock, self._swap_lock), strict=True):
             if taken:
                 lock.release()
-        release(self._connection)
+        if self._idle and all(waited):
+            release(self._connection)
+        else:  # a store is not closed under a key that signs: a native module would not survive it
+            log.warning("A key is still used after %.0f seconds; its handle is left behind.", CLOSING_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self
@@ -239,10 +243,14 @@ class Signer:
     def __repr__(self) -> str:
         return f"<Signer {self.uri}>"
 
+    @property
+    def _idle(self) -> bool:
+        return all(key.idle for key in (self._opened, *self._retired))
+
     # Signing.
 
-    def _enter(self) -> OpenedKey:
-        """Return the key of now, with one signature counted in."""
+    def _enter(self, timeout: float) -> OpenedKey:
+        """Return the key of now, with one signature counted in; in a child it is opened anew, within the timeout."""
         while True:
             opened = self._opened
             if opened.ours and opened.enter():
@@ -250,7 +258,7 @@ class Signer:
             if self._closed:
                 raise ValueError("the signer is closed")
             if not opened.ours:
-                self._open_again(opened, Deadline(SIGN_TIMEOUT), lost=None)
+                self._open_again(opened, Deadline(timeout), lost=None)
 
     def _sign(
         self,
@@ -259,15 +267,16 @@ class Signer:
         algorithm: str | Algorithm,
         timeout: float,
         audit: Mapping[str, object] | None,
+        *,
+        started: float,
     ) -> bytes:
-        started = time.monotonic()
         outcome = "signed"
         try:
             verified = opened.verified.get(algorithm)
             if verified is None:
                 return self._sign_first(opened, message, find_algorithm(algorithm), Deadline(timeout, started))
             try:
-                return opened.stored.sign(message, verified, timeout=max(1.0, timeout / 3))
+                return opened.stored.sign(message, verified, timeout=min(timeout, max(1.0, timeout / 3)))
             except StoreUnavailable as error:
                 return self._sign_again(opened, message, verified, Deadline(timeout, started), error)
         except KeyvouchError as error:
@@ -287,14 +296,8 @@ class Signer:
         try:
             signature = opened.stored.sign(message, algorithm, timeout=deadline.one_try())
         except StoreUnavailable as error:
-            signature = self._sign_again(opened, message, algorithm, deadline, error)
-        if not verifies(opened.public_key, signature, message, algorithm):
-            raise SignatureInvalid(
-                f"The store's first {algorithm.name} signature is wrong.",
-                hint="Tell the authors of the store's plugin: a salt, a padding or a signature's form is not JOSE's.",
-            )
-        opened.verified[algorithm] = opened.verified[algorithm.name] = algorithm
-        return signature
+            return self._sign_again(opened, message, algorithm, deadline, error)
+        return _believe(opened, signature, message, algorithm)
 
     def _sign_again(
         self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline, error: StoreUnavailable
@@ -303,19 +306,22 @@ class Signer:
         backoff, key = Backoff(), opened
         try:
             while True:
-                if not isinstance(error, SessionLost):
+                # The first loss is mended at once; when the new log-in is lost too, not without a pause.
+                if not isinstance(error, SessionLost) or key is not opened:
                     deadline.wait(backoff.after(error), error)
-                elif deadline.left() <= 0:
-                    raise ended(error) from error
-                else:
+                if isinstance(error, SessionLost):
+                    if deadline.left() <= 0:
+                        raise ended(error) from error
                     found = self._same_key_again(key, deadline)
                     if key is not opened:
                         key.leave()
                     key = found
                 try:
-                    return key.stored.sign(message, algorithm, timeout=deadline.one_try())
+                    signature = key.stored.sign(message, algorithm, timeout=deadline.one_try())
                 except StoreUnavailable as again:
                     error = again
+                else:
+                    return _believe(key, signature, message, algorithm)
         finally:
             if key is not opened:
                 key.leave()
@@ -328,7 +334,8 @@ class Signer:
             current = self._opened
             if current.spki != lost.spki:
                 # Rotated meanwhile. The message may name the old certificate already: the old key signs it.
-                alone = open_key(self._connection, lost.stored.uri, lost.chain, deadline)
+                self._connection.connect(deadline, lost.generation)
+                alone = open_key(self._connection, lost.stored.uri, lost.chain, deadline, expected=lost)
                 alone.enter()
                 alone.retire()  # closed by the `leave` of this one signature
                 return alone
@@ -341,38 +348,43 @@ class Signer:
     def _open_again(self, old: OpenedKey, deadline: Deadline, lost: int | None) -> None:
         """Open the pinned URI once in a newer generation, or in this child: the first thread does, the others wait."""
         self._connection.connect(deadline, lost)  # outside the lock: nobody waits for a store with it
-        if not self._swap_lock.acquire(timeout=max(0.0, deadline.left())):
-            raise StoreUnavailable("The key was not opened again in time.", hint="Try again later.")
+        self._take_swap_lock(deadline)
         try:
             if self._opened is old and not self._closed:
-                found = open_key(self._connection, old.stored.uri, old.chain, deadline)
-                if found.spki != old.spki:
-                    found.retire()
-                    raise self._changed(found)
+                found = open_key(self._connection, old.stored.uri, old.chain, deadline, expected=old)
                 self._swap(found)
+                if self._closed:  # meanwhile, by a thread that did not wait for this one any longer
+                    found.retire()
         finally:
             self._swap_lock.release()
 
-    def _changed(self, found: OpenedKey) -> KeyChanged:
-        return KeyChanged(
-            f"Another key stands at {found.stored.uri} now.",
-            hint="Open it anew if that is meant, or put the old key back.",
-            uri=found.stored.uri,
-        )
+    def _take_swap_lock(self, deadline: Deadline) -> None:
+        if not self._swap_lock.acquire(timeout=max(0.0, deadline.left())):
+            raise StoreUnavailable("The key was not opened again in time.", hint="Try again later.")
 
     def _swap(self, opened: OpenedKey) -> None:
         old, self._opened = self._opened, opened
         old.retire()
+        self._retired = [key for key in (*self._retired, old) if not key.idle]
 
     def _reload(self, deadline: Deadline) -> bool:
+        if self._closed:  # the store may be closed too
+            raise ValueError("the signer is closed")
         found = open_key(self._connection, self._requested, self._certificate_file.read(), deadline)
-        with self._swap_lock:
+        try:
+            self._take_swap_lock(deadline)
+        except StoreUnavailable:
+            found.retire()
+            raise
+        try:
+            old = self._opened
             if self._closed:
                 found.retire()
                 raise ValueError("the signer is closed")
-            old = self._opened
             self._swap(found)
-        self._preferred = None
+        finally:
+            self._swap_lock.release()
+        self._certificate_file.taken()
         self._reload_error = None
         self._plan_reload()
         return (found.spki, found.thumbprint) != (old.spki, old.thumbprint)
@@ -394,12 +406,12 @@ class Signer:
             self._reload_lock.release()
 
     def _is_due(self, now: float) -> bool:
-        stored = self._opened.stored
-        if stored.settles_at is not None and dt.datetime.now(dt.UTC) >= stored.settles_at:
+        opened = self._opened
+        if opened.settles_at is not None and dt.datetime.now(dt.UTC) >= opened.settles_at:
             return True
         if now >= self._next_reload and (self._requested.get("select") == "newest" or self._in_last_third()):
             return True
-        return stored.changed() or self._certificate_file.changed()
+        return opened.stored.changed() or self._certificate_file.changed()
 
     def _plan_reload(self) -> None:
         now = time.monotonic()
@@ -415,21 +427,34 @@ class Signer:
 
 def record_audit(event: str, record: Mapping[str, object]) -> None:
     """Write one audit record: a line of JSON on the logger `keyvouch.audit`. Never a message, a secret or a token."""
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
-    audit_log.info("%s", json.dumps({"time": now, "event": event, **record}))
+    own = {"time": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"), "event": event}
+    # What a caller brought is in no other's place, and whatever it is, no signature fails for it.
+    audit_log.info("%s", json.dumps({**own, **record, **own}, default=str))
 
 
 def _audit(
     opened: OpenedKey, algorithm: str | Algorithm, seconds: float, outcome: str, extra: Mapping[str, object]
 ) -> None:
-    record = {
+    own = {
         "uri": str(opened.stored.uri),
         "algorithm": algorithm if isinstance(algorithm, str) else algorithm.name,
         "thumbprint": opened.thumbprint,
         "milliseconds": round(seconds * 1000, 3),
         "outcome": outcome,
     }
-    record_audit("sign", {**record, **extra})
+    record_audit("sign", {**own, **extra, **own})
+
+
+def _believe(opened: OpenedKey, signature: bytes, message: bytes, algorithm: Algorithm) -> bytes:
+    """Return the signature; verify it where it is this opened key's first with the algorithm."""
+    if algorithm not in opened.verified:
+        if not verifies(opened.public_key, signature, message, algorithm):
+            raise SignatureInvalid(
+                f"The store's first {algorithm.name} signature is wrong.",
+                hint="Tell the authors of the store's plugin: a salt, a padding or a signature's form is not JOSE's.",
+            )
+        opened.verified[algorithm] = opened.verified[algorithm.name] = algorithm
+    return signature
 
 
 def _import_what_signing_needs() -> None:

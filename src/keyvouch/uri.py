@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,16 @@ from keyvouch.errors import ConfigurationError
 
 REFERENCE_KINDS = ("env", "file", "credential", "keyring", "command", "prompt")
 """How a reference to a secret begins; what it means is told in `keyvouch.secrets`."""
+
+_QUOTES = "'\"\u2018\u2019\u201a\u201b"
+"""What ends a quoted text: PowerShell takes the curly ones for straight ones."""
+_MOST_DIGITS = 9
+"""Of a number of seconds: 31 years. More lead to dates that there are not."""
+
+_SECRET_NAME = r"[\w-]*(?:passw|pass|secret|pin|token|credential|pwd)[\w-]*"  # noqa: S105 - names, no value
+_NO_REFERENCE = rf"(?!(?-i:{'|'.join(REFERENCE_KINDS)})(?::|%3a))"
+_SECRET = re.compile(rf"(?i)\b{_SECRET_NAME}(?:=|%3d){_NO_REFERENCE}|(?<=[?&;]){_SECRET_NAME}:")
+"""Where a text goes on with what may be a secret."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,8 @@ def _newest(octets: bytes) -> str:
 
 
 def _seconds(octets: bytes) -> int:
-    if not octets.isdigit():
-        raise ValueError("it takes whole seconds")
+    if not octets.isdigit() or len(octets) > _MOST_DIGITS:
+        raise ValueError(f"it takes whole seconds, {_MOST_DIGITS} digits at most")
     return int(octets)
 
 
@@ -144,16 +153,17 @@ class KeyUri:
             octets = self._values[names[0]]
             path = octets.decode(errors="surrogateescape")
             if _is_windows_path(path):
-                if "?" not in path and path.isprintable():
+                if path.isprintable() and not {*path} & {*_QUOTES, "?", ";"}:
                     return path
             elif not _begins_with_name(path, self._declared):
-                return _encode(octets, keep=";&=")
+                return _encode(octets, keep="&=")
         return ";".join(f"{name}={_encode(self._values[name])}" for name in names)
 
     @property
     def quoted(self) -> str:
-        """The text as a POSIX shell, and PowerShell, must be given it."""
-        return shlex.quote(str(self))
+        """The text as a POSIX shell, and PowerShell, must be given it. No quote is in it: `_encode` sees to that."""
+        text = str(self)
+        return text if re.fullmatch(r"[A-Za-z0-9:/._=-]+", text) else f"'{text}'"
 
     def __repr__(self) -> str:
         return f"<KeyUri {self}>"
@@ -175,12 +185,17 @@ def scheme_of(text: str) -> str:
             )
     if _is_windows_path(text):
         raise ConfigurationError(
-            f"{text!r} is a path, not a key's URI.", hint=f"Write pfx:{text.replace(chr(92), '/')} (or pem:...)."
+            f"{redact(text)!r} is a path, not a key's URI.",
+            hint=f"Write pfx:{redact(text).replace(chr(92), '/')} (or pem:...).",
         )
     scheme, colon, _ = text.partition(":")
     if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
         path = text.startswith(("/", ".", "~")) or text.endswith((".pfx", ".p12", ".pem", ".key"))
-        hint = f"Write pfx:{text} or pem:{text}." if path else "A URI begins with a store's scheme: `keyvouch stores`."
+        hint = (
+            f"Write pfx:{redact(text)} or pem:{redact(text)}."
+            if path
+            else "A URI begins with a store's scheme: `keyvouch stores`."
+        )
         raise ConfigurationError(f"{redact(text)!r} is not a key's URI.", hint=hint)
     return scheme
 
@@ -193,33 +208,41 @@ def parse_uri(text: str, attributes: Iterable[Attribute]) -> KeyUri:
     scheme = scheme_of(text)
     declared = {attribute.name: attribute for attribute in (*attributes, *CORE_ATTRIBUTES)}
     which, _, query = text[len(scheme) + 1 :].partition("?")
+    shown = f"{scheme}:***"  # what is not understood may be a secret, whatever stands before it
     try:
         values = _split_which(which, declared)
+        shown = f"{scheme}:{redact(which)}?***"
         _take(values, (part for part in query.split("&") if part), declared, query=True)
         for attribute in declared.values():
             if attribute.name not in values:
                 _complete(values, attribute)
-        uri = KeyUri(scheme, values, declared)
-        for name in values:
-            _check(uri, declared[name])
     except ConfigurationError as error:
-        error.uri = redact(text)
+        error.uri = shown
         raise
-    return uri
+    return KeyUri(scheme, values, declared)
 
 
 def redact(text: str) -> str:
-    """Return the text of a URI, well-formed or not, without what may be a secret that was put into it by mistake."""
-    references = "|".join(REFERENCE_KINDS)
-    secret_name = r"[\w-]*(?:passw|pass|secret|pin|token|credential|pwd)[\w-]*"  # noqa: S105 - names, no value
-    return re.sub(rf"(?i)\b({secret_name})=(?!(?:{references})(?::|%3a))[^;&?]*", r"\1=***", text)
+    """Return the text of a URI, well-formed or not, without what may be a secret that was put into it by mistake.
+
+    All that follows is left out: where a password has a `;`, `&` or `?` in it, nobody can tell where it ends.
+    """
+    for found in _SECRET.finditer(text):
+        if found[0] == "token=" and "?" not in text[: found.start()]:  # the label of a PKCS#11 token
+            continue
+        return f"{text[: found.end()]}***"
+    return text
 
 
 def _split_which(text: str, declared: Mapping[str, Attribute]) -> dict[str, bytes]:
     positional = next((attribute.name for attribute in declared.values() if attribute.positional), None)
     if positional and text and not _begins_with_name(text, declared):
-        as_it_stands = _is_windows_path(text)
-        return {positional: text.encode() if as_it_stands else _decode(text, positional)}
+        for part in text.split(";")[1:]:
+            name = part.partition("=")[0]
+            if name in declared and declared[name].secret:  # else it would be shown, as part of a path
+                raise _wrong_side(declared[name])
+        octets = text.encode() if _is_windows_path(text) else _decode(text, positional)
+        return {positional: _checked(declared[positional], octets)}
     values: dict[str, bytes] = {}
     _take(values, (part for part in text.split(";") if part), declared, query=False)
     return values
@@ -232,36 +255,46 @@ def _take(values: dict[str, bytes], parts: Iterable[str], declared: Mapping[str,
         if attribute is None:
             nearest = difflib.get_close_matches(name, declared, n=1)
             hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(declared)}."
-            raise ConfigurationError(f"There is no attribute {redact(part).partition('=')[0]!r}.", hint=hint)
+            raise ConfigurationError(f"There is no attribute {redact('?' + part)[1:].partition('=')[0]!r}.", hint=hint)
         if attribute.query != query:
-            side = "after" if attribute.query else "before"
-            raise ConfigurationError(f"The attribute {name} is on the wrong side.", hint=f"Write it {side} the `?`.")
+            raise _wrong_side(attribute)
         if name in values:
             raise ConfigurationError(f"The attribute {name} stands there twice.", hint="Keep one of the two.")
         if not equals or not value:
             raise ConfigurationError(f"The attribute {name} has no value.", hint=f"Write {name}=...")
-        values[name] = _decode(value, name)
+        # At once: what comes next may be the rest of a secret, and must be in no error.
+        values[name] = _checked(attribute, _decode(value, name))
+
+
+def _wrong_side(attribute: Attribute) -> ConfigurationError:
+    side = "after" if attribute.query else "before"
+    return ConfigurationError(f"The attribute {attribute.name} is on the wrong side.", hint=f"Write it {side} the `?`.")
 
 
 def _complete(values: dict[str, bytes], attribute: Attribute) -> None:
     for variable in attribute.environment:
         if os.environ.get(variable):
-            values[attribute.name] = os.environ[variable].encode()
+            octets = os.fsencode(os.environ[variable])
+            values[attribute.name] = _checked(attribute, octets, f" (from {variable})")
             return
 
 
-def _check(uri: KeyUri, attribute: Attribute) -> None:
+def _checked(attribute: Attribute, octets: bytes, origin: str = "") -> bytes:
+    """Return the octets; `ConfigurationError` where they are no value of the attribute. `origin` is for errors."""
     name = attribute.name
     try:
-        value = uri.get(name)
+        value = attribute.parse(octets)
     except ValueError as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise ConfigurationError(f"The value of {name} cannot be used: {reason}.", hint=attribute.help + ".") from None
+        raise ConfigurationError(
+            f"The value of {name}{origin} cannot be used: {reason}.", hint=attribute.help + "."
+        ) from None
     if attribute.secret and not _is_reference(value):
         raise ConfigurationError(
-            f"The attribute {name} holds something else than a reference to a secret.",
+            f"The attribute {name}{origin} holds something else than a reference to a secret.",
             hint=f"Put the secret elsewhere and write {name}=env:NAME or {name}=file:/path.",
         )
+    return octets
 
 
 def _is_reference(value: object) -> bool:
@@ -291,7 +324,7 @@ def _encode(octets: bytes, keep: str = "") -> str:
     text = octets.decode(errors="surrogateescape")
     return "".join(
         character
-        if character.isprintable() and (character in keep or character not in "%?;&#'\" ")
+        if character.isprintable() and (character in keep or character not in {*_QUOTES, *"%?;&# "})
         else _percent(character)
         for character in text
     )

@@ -1,0 +1,4 @@
+from hypothesis import settings
+
+settings.register_profile("keyvouch", deadline=None)  # a busy machine is no defect
+settings.load_profile("keyvouch")

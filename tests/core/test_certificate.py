@@ -1,0 +1,308 @@
+"""Certificates: judged by the `openssl` command and by `cryptography`."""
+
+import datetime as dt
+import hashlib
+import itertools
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from keyvouch import certificate
+from keyvouch.certificate import check_chain, check_validity, load_certificates, order_chain, parse_subject, status
+from keyvouch.errors import (
+    CertificateExpired,
+    CertificateMismatch,
+    CertificateMissing,
+    CertificateNotYetValid,
+    ConfigurationError,
+)
+from stores.making import certify, new_key, openssl, pem_of, write
+
+KINDS = ["RSA-2048", "RSA-3072", "P-256", "P-384", "P-521", "Ed25519"]
+
+
+def der_of(thing: Any) -> bytes:
+    octets: bytes = thing.public_bytes(Encoding.DER)
+    return octets
+
+
+def chain_of(*names: str) -> list[x509.Certificate]:
+    """A chain, leaf first: the key of each name is issued by that of the next, the last by itself."""
+    keys = [new_key("P-256", number) for number in range(len(names))]
+    issued = [
+        certify(key, name, issuer, issuer_name)
+        for (key, name), (issuer, issuer_name) in itertools.pairwise(zip(keys, names, strict=True))
+    ]
+    return [*issued, certify(keys[-1], names[-1])]
+
+
+def valid_between(begin: int, end: int) -> x509.Certificate:
+    """A certificate that is valid from and until so many seconds from now."""
+    key = new_key()
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder(parse_subject("authority"), parse_subject("app"), key.public_key(), 1)
+        .not_valid_before(now + dt.timedelta(seconds=begin))
+        .not_valid_after(now + dt.timedelta(seconds=end))
+        .sign(key, certificate._signing_hash(key))
+    )
+
+
+def with_unknown_key(known: x509.Certificate) -> x509.Certificate:
+    """The certificate, with an identifier for its key's kind that nobody knows."""
+    elliptic, unknown = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209")
+    return x509.load_der_x509_certificate(der_of(known).replace(elliptic, unknown))
+
+
+# Thumbprints
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["sha1", "sha256"])
+def test_thumbprint_is_that_of_openssl(kind: str, name: certificate.HashName) -> None:
+    """A thumbprint is the hash over the whole DER, in capitals, as Entra ID and Windows show it."""
+    leaf = certify(new_key(kind))
+    told = openssl("x509", "-noout", "-fingerprint", f"-{name}", stdin=pem_of(leaf)).decode()
+    assert certificate.thumbprint(leaf, name) == told.strip().partition("=")[2].replace(":", "")
+    assert certificate.fingerprint(leaf, name).hex().upper() == certificate.thumbprint(leaf, name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_key_digest_is_that_of_openssl(kind: str) -> None:
+    """A key is told by the digest of its public half alone, which its certificates share."""
+    leaf = certify(new_key(kind))
+    pem = openssl("x509", "-noout", "-pubkey", stdin=pem_of(leaf))
+    expected = hashlib.sha256(openssl("pkey", "-pubin", "-outform", "DER", stdin=pem)).hexdigest()
+    assert certificate.spki_sha256(new_key(kind).public_key()) == expected
+    assert certificate.certificate_spki(leaf) == expected
+
+
+# Reading
+
+
+def test_pem_is_read_in_order() -> None:
+    """A PEM file gives its certificates as they stand there; keys and text between them are passed over."""
+    leaf, root = chain_of("app", "root")
+    octets = b"Bag Attributes\n" + pem_of(leaf) + pem_of(new_key()) + b"\r\n# comment\n" + pem_of(root)
+    assert load_certificates(octets, "file") == [leaf, root]
+
+
+def test_der_is_one_certificate() -> None:
+    """What is no PEM is one certificate in DER."""
+    leaf = certify(new_key())
+    assert load_certificates(der_of(leaf), "file") == [leaf]
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [b"", b"text", pem_of(new_key()), b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", b"\x30\x03"],
+    ids=["empty", "text", "key", "damaged", "cut"],
+)
+def test_no_certificate_is_told_with_its_file(octets: bytes) -> None:
+    """A file without a certificate that can be read is named."""
+    with pytest.raises(CertificateMissing, match=r"^app.crt holds no certificate"):
+        load_certificates(octets, "app.crt")
+
+
+# The order of a chain
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_shuffled_chain_is_put_in_order(seed: int) -> None:
+    """However the certificates lie, the key's own comes first and each next one issued the one before."""
+    chain = chain_of("app", "issuing", "policy", "root")
+    shuffled = random.Random(seed).sample(chain, len(chain))  # noqa: S311 - a shuffle
+    assert order_chain(shuffled, new_key("P-256", 0).public_key()) == tuple(chain)
+
+
+def test_unrelated_certificates_are_left_out() -> None:
+    """What did not issue anything in the chain is no part of it, also with the issuer's name."""
+    chain = chain_of("app", "root")
+    impostor = certify(new_key("P-256", 7), "root")
+    pool = [impostor, certify(new_key("RSA-2048"), "other"), *reversed(chain)]
+    assert order_chain(pool, new_key("P-256", 0).public_key()) == tuple(chain)
+
+
+def test_same_certificate_twice_is_one() -> None:
+    """A bundle that repeats itself makes no longer chain."""
+    chain = chain_of("app", "root")
+    assert order_chain(chain * 2, new_key("P-256", 0).public_key()) == tuple(chain)
+
+
+def test_incomplete_chain_ends_where_it_does() -> None:
+    """A chain need not reach a root."""
+    chain = chain_of("app", "issuing", "root")
+    assert order_chain([chain[0], chain[2]], new_key("P-256", 0).public_key()) == (chain[0],)
+
+
+def test_latest_of_several_leaves_is_taken() -> None:
+    """A key that was certified again has the certificate that ends last."""
+    key = new_key()
+    leaves = [certificate.self_signed(key, "app", days) for days in (10, 30, 20)]
+    assert order_chain(leaves, key.public_key())[0] == leaves[1]
+
+
+def test_two_that_issued_each_other() -> None:
+    """Cross-signed authorities make a chain that ends."""
+    one, other = new_key("P-256", 1), new_key("P-256", 2)
+    pool = [certify(one, "one", other, "other"), certify(other, "other", one, "one")]
+    assert order_chain(pool, one.public_key()) == tuple(pool)
+
+
+def test_no_certificates_make_no_chain() -> None:
+    """A key without a certificate has an empty chain."""
+    assert order_chain([], new_key().public_key()) == ()
+
+
+def test_certificate_of_another_key_is_refused() -> None:
+    """Certificates, but none for this key, are a mistake that is named."""
+    with pytest.raises(CertificateMismatch, match="CN=app belongs to another key"):
+        order_chain(chain_of("app", "root"), new_key("RSA-2048").public_key())
+
+
+def test_unknown_kind_of_key_in_a_bundle() -> None:
+    """A certificate of a kind that cannot be read takes the others of its bundle not down."""
+    leaf = certify(new_key())
+    pool = [with_unknown_key(leaf), leaf]
+    assert leaf in order_chain(pool, new_key().public_key())
+    with pytest.raises(CertificateMismatch):
+        order_chain(pool[:1], new_key().public_key())
+    with pytest.raises(CertificateMismatch):
+        check_chain(pool[:1], new_key().public_key())
+
+
+def test_chain_in_order_passes() -> None:
+    """A chain in order, whole or not, or none at all, is the key's."""
+    chain = chain_of("app", "issuing", "root")
+    for length in range(4):
+        check_chain(chain[:length], new_key("P-256", 0).public_key())
+
+
+@pytest.mark.parametrize("order", [(0, 2, 1), (0, 2), (0, 0)])
+def test_chain_out_of_order_is_refused(order: tuple[int, ...]) -> None:
+    """One that is not issued by the next is named with it."""
+    chain = chain_of("app", "issuing", "root")
+    with pytest.raises(CertificateMismatch, match="CN=app is not issued by"):
+        check_chain([chain[place] for place in order], new_key("P-256", 0).public_key())
+
+
+def test_chain_must_begin_with_the_key() -> None:
+    """The first certificate is the key's own, or the header of an assertion would name another."""
+    chain = chain_of("app", "root")
+    with pytest.raises(CertificateMismatch, match="CN=root belongs to another key"):
+        check_chain(chain[::-1], new_key("P-256", 0).public_key())
+
+
+# Validity
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "state"), [(-60, 60, "valid"), (-60, -2, "expired"), (60, 120, "not-yet-valid")]
+)
+def test_status_tells_validity(begin: int, end: int, state: str) -> None:
+    """A chain's status is that of its first certificate, with both its dates."""
+    leaf = valid_between(begin, end)
+    found = status([leaf, certify(new_key())])
+    assert (found.state, found.not_before, found.not_after) == (
+        state,
+        leaf.not_valid_before_utc,
+        leaf.not_valid_after_utc,
+    )
+
+
+def test_first_and_last_second_are_valid() -> None:
+    """Both ends belong to the validity (RFC 5280, section 4.1.2.5)."""
+    leaf, second = valid_between(0, 60), dt.timedelta(seconds=1)
+    begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    states = [status([leaf], now).state for now in (begin - second, begin, end, end + second)]
+    assert states == ["not-yet-valid", "valid", "valid", "expired"]
+
+
+def test_no_certificate_is_a_status() -> None:
+    """A key without a certificate is shown as such."""
+    assert status([]) == certificate.CertificateStatus("missing")
+
+
+def test_validity_is_enforced() -> None:
+    """What may not be used now is refused with its date, its name and its URI."""
+    check_validity(valid_between(-60, 60))
+    with pytest.raises(CertificateExpired, match=r"CN=app expired at 20\d\d-\d\d-\d\d \d\d:\d\d UTC") as caught:
+        check_validity(valid_between(-60, -2), "pfx:/a")
+    assert caught.value.uri == "pfx:/a"
+    with pytest.raises(CertificateNotYetValid, match="CN=app is valid only from 20"):
+        check_validity(valid_between(60, 120))
+
+
+# New ones
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_self_signed_is_verified_by_openssl(tmp_path: Path, kind: str) -> None:
+    """A new certificate is one that OpenSSL accepts, signature included, for authenticating a client."""
+    made = certificate.self_signed(new_key(kind), "CN=app,O=Contoso", 30)
+    path = write(tmp_path / "app.pem", pem_of(made))
+    openssl("verify", "-check_ss_sig", "-purpose", "sslclient", "-CAfile", path, path)
+    text = openssl("x509", "-in", path, "-noout", "-text").decode()
+    assert "TLS Web Client Authentication" in text
+    assert "Digital Signature" in text
+    assert "CA:FALSE" in text
+    made.verify_directly_issued_by(made)
+
+
+def test_self_signed_is_as_asked() -> None:
+    """It bears the subject, the days and the key, begins now, not earlier, and has a serial number of its own."""
+    key, before = new_key(), dt.datetime.now(dt.UTC).replace(microsecond=0)
+    made, other = (certificate.self_signed(key, "CN=app,O=Contoso", 30) for _ in range(2))
+    assert made.subject.rfc4514_string() == made.issuer.rfc4514_string() == "CN=app,O=Contoso"
+    assert before <= made.not_valid_before_utc <= dt.datetime.now(dt.UTC)
+    assert made.not_valid_after_utc - made.not_valid_before_utc == dt.timedelta(days=30)
+    assert made.public_key() == key.public_key()
+    assert made.serial_number != other.serial_number
+    usage = made.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+@pytest.mark.parametrize("days", [-1, 10**7, 10**12])
+def test_impossible_days_are_refused(days: int) -> None:
+    """An end before the beginning, or after the last date there is, is a mistake of whoever asked."""
+    with pytest.raises(ConfigurationError, match=f"valid for {days} days"):
+        certificate.self_signed(new_key(), "app", days)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_request_is_verified_by_openssl(kind: str) -> None:
+    """A request proves the possession of the key, and bears the subject."""
+    made = certificate.request(new_key(kind), "CN=app,O=Contoso")
+    openssl("req", "-inform", "DER", "-verify", "-noout", stdin=der_of(made))
+    told = openssl("req", "-inform", "DER", "-noout", "-subject", "-nameopt", "RFC2253", stdin=der_of(made))
+    assert told.decode().strip() == "subject=CN=app,O=Contoso"
+    pem = openssl("req", "-inform", "DER", "-noout", "-pubkey", stdin=der_of(made))
+    assert pem == new_key(kind).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("app", "CN=app"),
+        ("my app", "CN=my app"),
+        ("CN=app,O=Contoso", "CN=app,O=Contoso"),
+        (r"CN=a\,b", r"CN=a\,b"),
+        ("CN=ä\u2019", "CN=ä\u2019"),
+    ],
+)
+def test_subject_is_a_distinguished_name(text: str, name: str) -> None:
+    """A subject is written as RFC 4514 says; a bare word is a common name."""
+    assert parse_subject(text).rfc4514_string() == name
+
+
+@pytest.mark.parametrize("text", ["", "CN=", "a,b", "=x", "CN=\\", "X=y", "CN=a,", "C=DEU", "CN=" + "x" * 65, "CN=#zz"])
+def test_wrong_subject_is_refused(text: str) -> None:
+    """What is no name is told with how one is written; nothing is guessed and nothing warned of."""
+    with pytest.raises(ConfigurationError, match="is no subject") as caught:
+        parse_subject(text)
+    assert "RFC 4514" in caught.value.hint

@@ -1,0 +1,217 @@
+"""Which key a URI means, of those that match it."""
+
+import datetime as dt
+import itertools
+from typing import Any
+
+import pytest
+
+from keyvouch.certificate import spki_sha256
+from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyChanged, KeyNotFound
+from keyvouch.store import KeyInfo, KeyUri, choose_one
+from keyvouch.uri import Attribute, parse_uri
+from stores.making import certify, new_key
+
+SETTLE = 900
+ATTRIBUTES = (Attribute("id", "which one"), Attribute("label", "of the family"))
+
+
+def uri(text: str) -> KeyUri:
+    return parse_uri(f"pkcs11:{text}", ATTRIBUTES)
+
+
+NEWEST = uri("label=app?select=newest")
+
+
+def at(seconds: float) -> dt.datetime:
+    """So many seconds ago."""
+    return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds)
+
+
+def key(name: str, age: float | None = None, **facts: Any) -> KeyInfo:
+    """A key that the store made `age` seconds ago."""
+    created = None if age is None else at(age)
+    return KeyInfo(uri(f"id={name}"), "P-256", spki_sha256=f"{name}" * 64, created=created, **facts)
+
+
+def certified(name: str, begin: float, end: float = -(10**6), **facts: Any) -> KeyInfo:
+    """A key with a certificate that is valid from `begin` to `end` seconds ago; the store knows no other age."""
+    return key(name, not_before=at(begin), not_after=at(end), has_certificate=True, **facts)
+
+
+def chosen(infos: list[KeyInfo], which: KeyUri = NEWEST) -> str:
+    """The name of the key that is chosen, in whatever order the store lists them."""
+    names = {choose_one(which, order)[0].uri.get("id") for order in itertools.permutations(infos)}
+    (name,) = names
+    return str(name)
+
+
+def seconds_until(moment: dt.datetime | None) -> float:
+    assert moment is not None
+    return (moment - dt.datetime.now(dt.UTC)).total_seconds()
+
+
+# One match
+
+
+def test_no_match_is_not_found() -> None:
+    """Where nothing matches the error names the URI."""
+    with pytest.raises(KeyNotFound, match="No key matches pkcs11:label=app"):
+        choose_one(NEWEST, [])
+
+
+@pytest.mark.parametrize("query", ["", "?select=newest"])
+def test_only_match_is_chosen(query: str) -> None:
+    """One match is the key, whatever its age and certificate; no other will be chosen later."""
+    for info in (key("a"), key("a", age=1), certified("a", 100, 50), certified("a", -100)):
+        assert choose_one(uri(f"label=app{query}"), [info]) == (info, None)
+
+
+def test_several_matches_are_ambiguous() -> None:
+    """Of several none is taken unasked; the error lists a URI for each, as a shell must be given it."""
+    infos = [key("a", age=5000), key("b%3b", age=1)]
+    with pytest.raises(AmbiguousKey, match="2 keys match pkcs11:label=app") as caught:
+        choose_one(uri("label=app"), infos)
+    assert caught.value.candidates == ("pkcs11:id=a", "pkcs11:id=b%3B")
+    assert "'pkcs11:id=b%3B'" in caught.value.hint
+    assert caught.value.uri == "pkcs11:label=app"
+
+
+# The key that is named
+
+
+def test_named_key_goes_before_all() -> None:
+    """`spki-sha256` names the key, before its certificate, its age and any certificate that is given."""
+    infos = [key("a", age=5000), certified("b", 10, 5), key("c", age=1)]
+    for name in "abc":
+        named = uri(f"spki-sha256={name * 64};label=app?select=newest") if name in "abc" else NEWEST
+        if name == "b":
+            assert choose_one(named, infos, certify(new_key())) == (infos[1], None)
+        assert choose_one(named, infos)[0].uri.get("id") == name
+
+
+def test_other_key_than_the_named_is_a_change() -> None:
+    """Where the named key is not among the matches another one stands there, and is never taken instead."""
+    with pytest.raises(KeyChanged, match="is another one now"):
+        choose_one(uri(f"label=app;spki-sha256={'f' * 64}"), [key("a", age=5000)])
+
+
+def test_named_key_of_an_empty_store() -> None:
+    """Where nothing is there at all, nothing has changed: it is not found."""
+    with pytest.raises(KeyNotFound):
+        choose_one(uri(f"label=app;spki-sha256={'f' * 64}"), [])
+
+
+@pytest.mark.parametrize("query", ["", "?select=newest"])
+def test_certificate_says_which_key(query: str) -> None:
+    """The given certificate's key is taken, asked for the newest or not, and however young it is."""
+    mine = KeyInfo(uri("id=m"), "P-256", spki_sha256=spki_sha256(new_key().public_key()), created=at(1))
+    infos = [key("a", age=5000), mine, key("b", age=2000)]
+    assert choose_one(uri(f"label=app{query}"), infos, certify(new_key())) == (mine, None)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_certificate_of_no_key_is_a_mismatch(count: int) -> None:
+    """A certificate that is no match's is refused, also where there is one match only."""
+    with pytest.raises(CertificateMismatch, match="CN=app"):
+        choose_one(NEWEST, [key(name, age=5000) for name in "abc"[:count]], certify(new_key()))
+
+
+# The newest
+
+
+def test_newest_settled_is_chosen() -> None:
+    """The newest is taken whose age exceeds `settle`, so that a rotated key is registered before it signs."""
+    infos = [key("a", age=9000), key("b", age=2000), key("c", age=SETTLE - 10)]
+    assert chosen(infos) == "b"
+
+
+def test_settled_newest_has_no_successor() -> None:
+    """Once the newest has settled no other will be chosen."""
+    infos = [key("a", age=9000), key("b", age=SETTLE + 1)]
+    assert choose_one(NEWEST, infos) == (infos[1], None)
+
+
+def test_successor_is_foreseen() -> None:
+    """The choice tells when the next younger member will be chosen instead: the first of them."""
+    infos = [key("a", age=9000), key("b", age=800), key("c", age=100)]
+    info, settles_at = choose_one(NEWEST, infos)
+    assert info.uri.get("id") == "a"
+    assert 95 < seconds_until(settles_at) <= 100
+
+
+def test_oldest_where_none_has_settled() -> None:
+    """A family that is all young begins with its oldest, the one that was registered first."""
+    infos = [key("a", age=300), key("b", age=200), key("c", age=100)]
+    info, settles_at = choose_one(NEWEST, infos)
+    assert chosen(infos) == "a" == info.uri.get("id")
+    assert 695 < seconds_until(settles_at) <= 700
+
+
+@pytest.mark.parametrize(("settle", "name"), [(0, "c"), (50, "c"), (150, "b"), (10**8, "a"), (10**9 - 1, "a")])
+def test_settle_is_the_uris(settle: int, name: str) -> None:
+    """The URI says how long a member is left alone."""
+    infos = [key("a", age=300), key("b", age=200), key("c", age=100)]
+    assert chosen(infos, uri(f"label=app?select=newest&settle={settle}")) == name
+
+
+def test_creation_goes_before_the_certificate() -> None:
+    """Age is the store's creation time; a renewed certificate makes no key younger."""
+    old = KeyInfo(uri("id=a"), "P-256", created=at(9000), not_before=at(10), not_after=at(-9000), has_certificate=True)
+    assert chosen([old, certified("b", 2000)]) == "b"
+
+
+def test_certificate_tells_the_age() -> None:
+    """Where the store keeps no time, the certificate's beginning is the age."""
+    assert chosen([certified("a", 9000), certified("b", 2000), certified("c", 10)]) == "b"
+
+
+def test_unknown_age_is_ambiguous() -> None:
+    """Where a member has no age nobody can tell the newest: each is listed."""
+    with pytest.raises(AmbiguousKey, match="2 keys match") as caught:
+        choose_one(NEWEST, [key("a", age=5000), key("b")])
+    assert caught.value.hint.startswith("Their ages are unknown: use one of these:")
+    assert caught.value.candidates == ("pkcs11:id=a", "pkcs11:id=b")
+
+
+# Validity in a family
+
+
+def test_expired_members_are_left_out() -> None:
+    """The newest that may be used is taken, not one that has expired."""
+    assert chosen([certified("a", 9000), certified("b", 5000, 10)]) == "a"
+
+
+def test_members_of_the_future_are_left_out() -> None:
+    """So with one that is not valid yet, though the store has had it for long."""
+    future = KeyInfo(
+        uri("id=b"), "P-256", created=at(5000), not_before=at(-60), not_after=at(-9000), has_certificate=True
+    )
+    assert chosen([certified("a", 9000), future]) == "a"
+
+
+def test_bare_members_are_left_out() -> None:
+    """Where any member has a certificate, one without is not finished, and is not taken."""
+    assert chosen([certified("a", 9000), key("b", age=2000), certified("c", 3000)]) == "c"
+
+
+def test_last_valid_member_needs_not_settle() -> None:
+    """A young member is taken where all others have expired."""
+    infos = [certified("a", 9000, 10), certified("b", 20)]
+    assert choose_one(NEWEST, infos) == (infos[1], None)
+
+
+def test_age_of_what_is_left_out_is_not_asked() -> None:
+    """A member that is left out makes nothing ambiguous."""
+    assert chosen([certified("a", 9000), key("b")]) == "a"
+
+
+def test_all_expired_is_no_missing_key() -> None:
+    """Where none is valid the newest is taken all the same: the holder must be able to sign its renewal."""
+    assert chosen([certified("a", 9000, 100), certified("b", 8000, 10)]) == "b"
+
+
+def test_expired_members_have_no_turn() -> None:
+    """A member that has expired is not foreseen as a successor."""
+    infos = [certified("a", 9000), certified("b", 800, 10)]
+    assert choose_one(NEWEST, infos) == (infos[0], None)

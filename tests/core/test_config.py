@@ -1,0 +1,413 @@
+"""Profiles: where they are looked for, what they say, and what is wrong with them."""
+
+import os
+import stat
+import sys
+import tomllib
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from keyvouch import config, files
+from keyvouch.config import AssertionOptions, Configuration, Profile, add_profile, load
+from keyvouch.errors import AccessDenied, ConfigurationError
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX's")
+NIGHTLY = """
+[profiles.nightly]
+tenant = "contoso.onmicrosoft.com"
+client-id = "1234"
+scopes = ["https://graph.microsoft.com/.default"]
+keys = ['pfx:C:\\keys\\app.pfx?password=env:X', "pem:/a"]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The path of a configuration that `KEYVOUCH_CONFIG` names; it is not there yet."""
+    path = tmp_path / "keyvouch.toml"
+    monkeypatch.setenv("KEYVOUCH_CONFIG", str(path))
+    return path
+
+
+def write(path: Path, text: str) -> Configuration:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o600)
+    return load()
+
+
+def refusal(path: Path, text: str, name: str = "nightly") -> ConfigurationError:
+    """The error of a profile in a file with this text, which names the file and has a hint."""
+    with pytest.raises(ConfigurationError) as caught:
+        write(path, text).profile(name)
+    assert str(path) in str(caught.value)
+    assert caught.value.hint
+    return caught.value
+
+
+# What a profile says
+
+
+def test_profile_says_what_stands_there(file: Path) -> None:
+    """A profile is its fields, and what they are when it is silent."""
+    profile = write(file, NIGHTLY).profile("nightly")
+    assert profile == Profile(
+        tenant="contoso.onmicrosoft.com",
+        client_id="1234",
+        scopes=("https://graph.microsoft.com/.default",),
+        keys=("pfx:C:\\keys\\app.pfx?password=env:X", "pem:/a"),
+    )
+    assert (profile.cloud, profile.token_cache, profile.permissions) == ("public", "user", "strict")
+    assert profile.assertion == AssertionOptions(x5t="auto", lifetime=600, reuse=0, send_x5c=False)
+
+
+def test_defaults_hold_for_every_profile(file: Path) -> None:
+    """What `[defaults]` say holds where a profile says nothing else."""
+    text = '[defaults]\nca-file = "/ca"\ntenant = "t"\n[profiles.a]\ntenant = "own"\n[profiles.b]\n'
+    there = write(file, text)
+    assert [(there.profile(name).ca_file, there.profile(name).tenant) for name in "ab"] == [
+        ("/ca", "own"),
+        ("/ca", "t"),
+    ]
+    assert there.default_profile() == Profile(ca_file="/ca", tenant="t")
+
+
+@pytest.mark.parametrize(
+    ("defaults", "own", "cloud", "authority"),
+    [
+        ("", "", "public", None),
+        ('cloud = "usgov"', "", "usgov", None),
+        ('cloud = "usgov"', 'cloud = "china"', "china", None),
+        ('authority = "https://a"', "", "public", "https://a"),
+        ('authority = "https://a"', 'authority = "https://b"', "public", "https://b"),
+        ('authority = "https://a"', 'cloud = "china"', "china", None),
+        ('cloud = "usgov"', 'authority = "https://b"', "public", "https://b"),
+    ],
+)
+def test_cloud_and_authority_stand_for_each_other(
+    file: Path, defaults: str, own: str, cloud: str, authority: str | None
+) -> None:
+    """A profile's own cloud takes the place of the default authority, and the other way round."""
+    profile = write(file, f"[defaults]\n{defaults}\n[profiles.a]\n{own}\n").profile("a")
+    assert (profile.cloud, profile.authority) == (cloud, authority)
+
+
+def test_inline_assertion_options(file: Path) -> None:
+    """How assertions look is a table in the profile."""
+    text = '[profiles.a]\nassertion = {send-x5c = true, x5t = "sha1", kid = "k", lifetime = 60}\n'
+    assert write(file, text).profile("a").assertion == AssertionOptions(send_x5c=True, x5t="sha1", kid="k", lifetime=60)
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ('client-secret = "hunter2"', "there is no field 'client-secret'"),
+        ('client_id = "x"', "there is no field 'client_id'"),
+        ("tenant = 5", "got 'int' (in tenant)"),
+        ("tenant = 2026-01-01", "got 'date' (in tenant)"),
+        ('keys = "pem:/a"', "got 'str' (in keys)"),
+        ("keys = [1]", "got 'int' (in keys[0])"),
+        ('cloud = "mars"', "'mars' (in cloud)"),
+        ('token-cache = "disk"', "'disk' (in token-cache)"),
+        ('permissions = "some"', "'some' (in permissions)"),
+        ('authority = "http://a"', "the authority is no https address"),
+        ("assertion = {x5c = true}", "there is no field 'x5c' (in assertion)"),
+        ("assertion = {lifetime = 0}", "(in assertion.lifetime)"),
+        ("assertion = {reuse = -1}", "(in assertion.reuse)"),
+    ],
+)
+@pytest.mark.parametrize("table", ["[profiles.nightly]\n", "[profiles.nightly]\n[defaults]\n"])
+def test_wrong_field_is_named(file: Path, table: str, field: str, message: str) -> None:
+    """An error names file, profile and field, and no value of an unknown one."""
+    error = refusal(file, f"{table}{field}\n")
+    assert f"{file}: profile 'nightly': " in error.message
+    assert message in error.message
+    assert "hunter2" not in str(error)
+
+
+def test_known_fields_are_listed(file: Path) -> None:
+    """The hint has every field, as it is written."""
+    assert "tenant, client-id, scopes, keys, cloud" in refusal(file, "[profiles.nightly]\nx = 1\n").hint
+
+
+def test_wrong_profile_leaves_the_others_be(file: Path) -> None:
+    """A mistake in one profile troubles nobody who uses another."""
+    assert write(file, "[profiles.bad]\nx = 1\n" + NIGHTLY).profile("nightly").client_id == "1234"
+
+
+def test_wrong_defaults_are_named(file: Path) -> None:
+    """A mistake in the defaults is told by their name where they hold alone."""
+    with pytest.raises(ConfigurationError, match=r"keyvouch.toml: \[defaults\]: there is no field 'x'"):
+        write(file, "[defaults]\nx = 1\n").default_profile()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[profile.a]\n", "no table or field 'profile' at the top"),
+        ('tenant = "t"\n', "no table or field 'tenant' at the top"),
+        ("defaults = 1\n", "defaults is no table"),
+        ("profiles = 1\n", "profiles are tables"),
+        ("[profiles]\nnightly = 1\n", "profiles are tables"),
+        ("[[profiles]]\n", "profiles are tables"),
+    ],
+)
+def test_wrong_table_is_named(file: Path, text: str, message: str) -> None:
+    """What stands at the top is `[defaults]` and `[profiles.NAME]`."""
+    assert message in refusal(file, text).message
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("[profiles.a]\ntenant = \n", 2), ('\n\n[profiles.a]\nkeys = ["pfx:C:\\keys"]\n', 4), ("[profiles.a\n", 1)],
+)
+def test_broken_toml_is_told_with_its_line(file: Path, text: str, line: int) -> None:
+    """A syntax error names file and line, and reminds of backslashes."""
+    error = refusal(file, text)
+    assert f"line {line}" in error.message
+    assert "single quotes" in error.hint
+
+
+def test_configuration_that_is_no_text(file: Path) -> None:
+    """A file that is not UTF-8 is told as that."""
+    file.write_bytes("[profiles.ä]".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=f"{file} is not UTF-8"):
+        load()
+
+
+def test_mark_at_the_beginning_is_passed_over(file: Path) -> None:
+    """Some editors on Windows begin UTF-8 with a mark, and end lines in their own way."""
+    file.write_bytes(b"\xef\xbb\xbf" + NIGHTLY.replace("\n", "\r\n").encode())
+    assert load().profile("nightly").client_id == "1234"
+
+
+@posix
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_untrusted_configuration_is_refused(file: Path, what: str) -> None:
+    """A configuration that everyone could have written is not read: it names modules and programs."""
+    file.write_text(NIGHTLY)
+    (file if what == "file" else file.parent).chmod(0o777)
+    with pytest.raises(ConfigurationError, match="is not trusted: everyone can write"):
+        load()
+
+
+def test_folder_is_no_configuration(file: Path) -> None:
+    """What cannot be read says why."""
+    file.mkdir()
+    with pytest.raises(AccessDenied, match="cannot be read"):
+        load()
+
+
+# Where it is
+
+
+def test_named_configuration_goes_before_all(file: Path) -> None:
+    """`KEYVOUCH_CONFIG` names the file; the others are not looked at, and nothing is merged."""
+    user = files.configuration_files()[0]
+    write(file, NIGHTLY)
+    user.parent.mkdir(parents=True)
+    user.write_text("[profiles.mine]\n")
+    assert list(load().profiles) == ["nightly"]
+    assert load().path == file
+
+
+def test_named_configuration_must_be_there(file: Path) -> None:
+    """A file that is named and missing is a mistake, unless it is about to be written."""
+    with pytest.raises(ConfigurationError, match=f"{file} does not exist"):
+        load()
+    assert load(may_be_missing=True) == Configuration(None, (file,), {}, {})
+
+
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The user's configuration and the machine's, both in this test's folder."""
+    both = (tmp_path / "user" / "config.toml", tmp_path / "machine" / "config.toml")
+    monkeypatch.setattr(files, "configuration_files", lambda: list(both))
+    return both
+
+
+def test_user_goes_before_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first file that is there is the configuration, and the only one."""
+    user, machine = places(tmp_path, monkeypatch)
+    assert write(machine, "[profiles.machine]\n").path == machine
+    assert write(user, "[profiles.user]\n").path == user
+    assert list(load().profiles) == ["user"]
+
+
+def test_unseen_folder_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that was started with another account's HOME uses the machine's configuration."""
+    user, machine = places(tmp_path, monkeypatch)
+    real = os.stat
+
+    def stat_as_a_service(path: str | Path, **options: bool) -> os.stat_result:
+        if Path(path) == user:
+            raise PermissionError(13, "Permission denied")
+        return real(path, **options)
+
+    write(machine, NIGHTLY)
+    monkeypatch.setattr(os, "stat", stat_as_a_service)
+    assert load().path == machine
+
+
+def test_working_directory_is_never_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration names modules and programs: what lies where a program happens to run is none."""
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "config.toml",
+        "keyvouch.toml",
+        ".keyvouch.toml",
+        "keyvouch/config.toml",
+        "~/.config/keyvouch/config.toml",
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(NIGHTLY)
+    assert load().profiles == {}
+
+
+def test_no_configuration_names_the_places(own_folders: Path) -> None:
+    """Where there is none, the error says where one could be."""
+    with pytest.raises(ConfigurationError, match="There is no profile 'nightly'") as caught:
+        load().profile("nightly")
+    assert str(files.configuration_files()[0]) in caught.value.hint
+    assert "/etc/keyvouch/config.toml" in caught.value.hint
+
+
+# Which one
+
+
+def test_missing_profile_names_the_others(file: Path) -> None:
+    """A profile that is not there is told with those that are."""
+    error = refusal(file, "[profiles.a]\n[profiles.b]\n")
+    assert error.message == "There is no profile 'nightly'."
+    assert error.hint == f"{file} has: a, b."
+
+
+def test_profile_is_given_or_in_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name that is given goes before `KEYVOUCH_PROFILE`, and that before the only one there is."""
+    there = write(file, "[profiles.a]\n")
+    assert there.pick() == "a"
+    monkeypatch.setenv("KEYVOUCH_PROFILE", "b")
+    assert there.pick() == "b"
+    assert there.pick("c") == "c"
+    monkeypatch.setenv("KEYVOUCH_PROFILE", "")
+    assert there.pick() == "a"
+
+
+@pytest.mark.parametrize(("text", "known"), [("", "no profiles"), ("[profiles.a]\n[profiles.b]\n", "a, b")])
+def test_profile_is_not_guessed(file: Path, text: str, known: str) -> None:
+    """Of none, or of several, nobody can know which is meant."""
+    with pytest.raises(ConfigurationError, match="No profile was named") as caught:
+        write(file, text).pick()
+    assert caught.value.hint == f"Use --profile NAME. {file} has: {known}."
+
+
+# Adding one
+
+FIELDS = {
+    "tenant": "t",
+    "client-id": "c",
+    "scopes": ["s"],
+    "keys": ["pfx:C:\\a\x7f\u2019\U0001f511\"'.pfx"],
+    "audit": None,
+}
+
+
+@posix
+def test_first_profile_makes_the_file(tmp_path: Path, file: Path) -> None:
+    """The file and its folder are made where they are missing, for their owner alone."""
+    path = tmp_path / "new" / "config.toml"
+    add_profile(path, "nightly", FIELDS)
+    assert [stat.S_IMODE(place.stat().st_mode) for place in (path, path.parent)] == [0o600, 0o700]
+    assert list(tomllib.loads(path.read_text(encoding="utf-8"))["profiles"]) == ["nightly"]
+
+
+@pytest.mark.parametrize("there", ["# mine\n[defaults]\ncloud = 'china'\n", "[profiles.a]   # no newline", "\n\n", ""])
+def test_added_profile_keeps_what_is_there(file: Path, there: str) -> None:
+    """A profile is appended: comments, order and all else stay, and it is read back as it was given."""
+    write(file, there)
+    before = load()
+    add_profile(file, "nightly", FIELDS)
+    assert file.read_text(encoding="utf-8").startswith(there.rstrip("\n"))
+    profile = load().profile("nightly")
+    assert (profile.tenant, profile.client_id, profile.audit) == ("t", "c", None)
+    assert list(profile.keys) == FIELDS["keys"]
+    assert {name: load().profiles[name] for name in before.profiles} == before.profiles
+
+
+def test_line_ends_are_kept(file: Path) -> None:
+    """A file from Windows keeps its lines."""
+    file.write_bytes(b"[defaults]\r\n# mine\r\n")
+    add_profile(file, "a", {"tenant": "t"})
+    assert file.read_bytes().startswith(b"[defaults]\r\n# mine\r\n")
+    assert load().profile("a").tenant == "t"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(min_size=1))
+def test_any_text_is_written_as_it_is(tmp_path: Path, text: str) -> None:
+    """Whatever characters a value has, TOML reads back what was given."""
+    path = tmp_path / "any.toml"
+    path.unlink(missing_ok=True)
+    add_profile(path, "a", {"tenant": text, "keys": [text]})
+    assert tomllib.loads(path.read_bytes().decode())["profiles"]["a"] == {"tenant": text, "keys": [text]}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("nightly", {}, "has a profile 'nightly' already"),
+        ("a.b", {}, "is no name for a profile"),
+        ("", {}, "is no name for a profile"),
+        ("a]\n[profiles.b", {}, "is no name for a profile"),
+        ("ä", {}, "is no name for a profile"),
+        ("a\n", {}, "is no name for a profile"),
+        ("a", {"client-secret": "x"}, "there is no field 'client-secret'"),
+        ("a", {"client_id": "x"}, "there is no field 'client_id'"),
+        ("a", {"tenant": 5}, "(in tenant)"),
+        ("a", {"authority": "http://x"}, "no https address"),
+        ("a", {"assertion": {"send-x5c": True}}, "is not TOML"),
+    ],
+)
+def test_wrong_addition_changes_nothing(file: Path, name: str, fields: dict[str, object], message: str) -> None:
+    """What `load` would not take is not written, and what is there is never replaced."""
+    write(file, NIGHTLY)
+    with pytest.raises(ConfigurationError) as caught:
+        add_profile(file, name, fields)
+    assert message in caught.value.message
+    assert file.read_text() == NIGHTLY
+
+
+@pytest.mark.parametrize("there", ["profiles = {}\n", "[profiles\n", "[defaults]\nx = 1\n"])
+def test_unfit_file_is_not_added_to(file: Path, there: str) -> None:
+    """A file that would not be read with the profile in it stays as it is."""
+    file.write_text(there)
+    with pytest.raises(ConfigurationError):
+        add_profile(file, "a", {"tenant": "t"})
+    assert file.read_text() == there
+
+
+@pytest.mark.parametrize(("number", "hint"), [(28, "The disk is full."), (30, "read-only")])
+def test_unwritable_file_is_a_clear_error(file: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str) -> None:
+    """A full disk, or a read-only one, is told with its remedy, and leaves the file as it was."""
+    write(file, NIGHTLY)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(ConfigurationError, match=f"{file} cannot be written") as caught:
+        add_profile(file, "a", {"tenant": "t"})
+    assert hint in caught.value.hint
+    assert file.read_text() == NIGHTLY
+
+
+def test_clouds_are_those_of_profiles() -> None:
+    """Every cloud that a profile may name has an address."""
+    assert set(config.CLOUDS) == set(get_args(get_type_hints(Profile)["cloud"]))
+    assert all(address.startswith("https://") for address in config.CLOUDS.values())

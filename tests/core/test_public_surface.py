@@ -1,0 +1,59 @@
+"""What `import keyvouch` gives, and what it costs."""
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keyvouch
+
+HEAVY = ["msal", "stevedore", "importlib.metadata", "click", "cryptography", "msgspec", "platformdirs"]
+
+
+def type_checking_imports() -> dict[str, str]:
+    """What the module's `if TYPE_CHECKING:` block imports: each name with its module."""
+    tree = ast.parse(Path(keyvouch.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    return {
+        str(alias.asname): str(line.module)
+        for line in block.body
+        if isinstance(line, ast.ImportFrom)
+        for alias in line.names
+    }
+
+
+def test_import_loads_nothing_heavy() -> None:
+    """A program that imports keyvouch pays for nothing that it does not use."""
+    program = f"import keyvouch, json, sys; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_type_checkers_see_the_lazy_names() -> None:
+    """The block for type checkers and the table for the interpreter say the same."""
+    assert type_checking_imports() == keyvouch._HOMES
+
+
+def test_all_lists_the_lazy_names() -> None:
+    """What is lazy is public, and the version is all that is not lazy."""
+    assert set(keyvouch.__all__) == {*keyvouch._HOMES, "__version__"}
+    assert keyvouch.__all__ == sorted(keyvouch.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(keyvouch._HOMES))
+def test_name_resolves_to_its_home(name: str) -> None:
+    """Every name is the very object of the module that the table names."""
+    home = importlib.import_module(keyvouch._HOMES[name])
+    assert getattr(keyvouch, name) is getattr(home, name)
+    assert name in dir(keyvouch)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    """Introspection, which asks for names that are not there, works as with any module."""
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        keyvouch.nothing  # noqa: B018
+    assert not hasattr(keyvouch, "__wrapped__")

@@ -1,0 +1,287 @@
+"""From a scheme to its store: with distributions as pip leaves them, made for each test."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keyvouch import registry
+from keyvouch.errors import PluginBroken, PluginConflict, PluginMissing
+from keyvouch.registry import plugins, store_class
+
+STORE = """
+from keyvouch.store import KeyStore
+
+class Store(KeyStore):
+    attributes = ()
+    def __init__(self, uri, secrets): ...
+    def connect(self, *, timeout): ...
+    def open(self, uri, certificate=None, *, timeout): ...
+    def close(self): ...
+"""
+TRACE = "import pathlib; pathlib.Path(__file__).with_suffix('.ran').touch()\n"
+
+
+def install(
+    folder: Path, name: str, scheme: str = "demo", module: str = STORE, point: str = "{}:Store [contract1]"
+) -> Path:
+    """Lay a distribution and its one module into a folder, as pip does; return the module's path."""
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    package = f"module_of_{name.replace('-', '_')}"
+    (info / "entry_points.txt").write_text(f"[keyvouch.stores]\n{scheme} = {point.format(package)}\n")
+    path = folder / f"{package}.py"
+    path.write_text(module)
+    return path
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on `sys.path` to install into."""
+    place = tmp_path / "site-packages"
+    place.mkdir()
+    monkeypatch.syspath_prepend(place)
+    store_class.cache_clear()
+    yield place
+    store_class.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("module_of_")]:
+        del sys.modules[name]
+
+
+def schemes() -> list[str]:
+    return [plugin.scheme for plugin in plugins()]
+
+
+def broken(scheme: str = "demo") -> PluginBroken:
+    with pytest.raises(PluginBroken) as caught:
+        store_class(scheme)
+    assert caught.value.hint
+    return caught.value
+
+
+# Found
+
+
+def test_store_is_found_by_its_entry_point(site: Path) -> None:
+    """A scheme leads to the class that an installed distribution names for it."""
+    install(site, "acme-store")
+    assert store_class("demo").__module__ == "module_of_acme_store"
+    assert store_class("demo") is store_class("demo")
+
+
+@pytest.mark.parametrize("scheme", ["pfx", "pem"])
+def test_built_in_stores_are_no_exception(scheme: str) -> None:
+    """The file stores too are found by entry point, written for this very contract."""
+    (plugin,) = (plugin for plugin in plugins() if plugin.scheme == scheme)
+    assert (plugin.distribution, plugin.contract) == ("keyvouch", "contract1")
+    assert store_class(scheme).__module__ == "keyvouch.stores.file"
+
+
+def test_plugins_are_listed_without_import(site: Path) -> None:
+    """A list of the stores runs nothing of theirs."""
+    module = install(site, "acme-store", module=TRACE)
+    (plugin,) = (plugin for plugin in plugins() if plugin.scheme == "demo")
+    assert (plugin.distribution, plugin.version) == ("acme-store", "1.0")
+    assert not module.with_suffix(".ran").exists()
+    assert schemes() == sorted(schemes())
+
+
+def test_shadowed_copy_claims_nothing(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second copy of a distribution further down the path is no second claimant."""
+    install(site, "acme-store", module="raise RuntimeError")
+    upper = tmp_path / "upper"
+    install(upper, "acme-store")
+    monkeypatch.syspath_prepend(upper)
+    assert schemes().count("demo") == 1
+    assert str(sys.modules[store_class("demo").__module__].__file__).startswith(str(upper))
+
+
+# Missing
+
+
+def test_unknown_scheme_is_missing(site: Path) -> None:
+    """A scheme that nobody offers is told with those that are there; no unvetted name is advised to install."""
+    install(site, "acme-store")
+    with pytest.raises(PluginMissing, match=r"No store is installed for qqq: \(there are demo, .*pem, pfx") as caught:
+        store_class("qqq")
+    assert "pip install" not in caught.value.hint
+
+
+@pytest.mark.parametrize(("scheme", "meant"), [("pxf", "pfx"), ("demos", "demo"), ("vualt", "vault")])
+def test_near_scheme_is_suggested(site: Path, scheme: str, meant: str) -> None:
+    """A slip of the pen gets the nearest scheme, installed or known."""
+    install(site, "acme-store")
+    with pytest.raises(PluginMissing) as caught:
+        store_class(scheme)
+    assert caught.value.hint == f"Did you mean {meant}:?"
+
+
+@pytest.mark.parametrize(("scheme", "package"), registry.KNOWN.items())
+def test_known_scheme_says_what_to_install(monkeypatch: pytest.MonkeyPatch, scheme: str, package: str) -> None:
+    """The plugins of this project are advised by name."""
+    monkeypatch.setattr("keyvouch.registry._trusted_path", list)
+    store_class.cache_clear()
+    with pytest.raises(PluginMissing) as caught:
+        store_class(scheme)
+    assert caught.value.hint == f"Run: pip install {package}"
+
+
+@pytest.mark.parametrize("entry_points", ["", "[console_scripts]\ndemo = a:b\n", "[keyvouch.store]\ndemo = a:b\n"])
+def test_installed_without_its_entry_point(site: Path, entry_points: str) -> None:
+    """A plugin that is installed but declares nothing is told apart from one that is not there."""
+    install(site, "keyvouch-demo")
+    (site / "keyvouch_demo-1.0.dist-info" / "entry_points.txt").write_text(entry_points)
+    with pytest.raises(PluginMissing, match="keyvouch-demo is installed, but declares no entry point demo") as caught:
+        store_class("demo")
+    assert caught.value.hint == "Run: pip install --force-reinstall keyvouch-demo"
+
+
+def test_missing_store_is_looked_for_again(site: Path) -> None:
+    """A plugin that is installed meanwhile is found."""
+    with pytest.raises(PluginMissing):
+        store_class("demo")
+    install(site, "acme-store")
+    assert store_class("demo").__name__ == "Store"
+
+
+# In conflict
+
+
+def test_two_claimants_are_a_conflict(site: Path) -> None:
+    """Which of two distributions is meant is not guessed; neither is imported."""
+    modules = [install(site, name, module=TRACE) for name in ("acme-store", "other-store")]
+    with pytest.raises(PluginConflict, match="acme-store and other-store both offer a store for demo:") as caught:
+        store_class("demo")
+    assert caught.value.hint == "Run: pip uninstall other-store"
+    assert not any(module.with_suffix(".ran").exists() for module in modules)
+
+
+# Broken
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("raise RuntimeError('no driver')", "RuntimeError: no driver"),
+        ("raise SystemExit('no driver')", "SystemExit: no driver"),
+        ("def (", "SyntaxError"),
+        ("", "AttributeError"),
+    ],
+)
+def test_import_that_fails_is_told(site: Path, module: str, reason: str) -> None:
+    """A plugin that does not import is named with its version, its own error, and how to install it anew."""
+    install(site, "acme-store", module=module)
+    error = broken()
+    assert error.message.startswith(f"acme-store 1.0 cannot be loaded: {reason}")
+    assert error.hint == "Run: pip install --upgrade --force-reinstall acme-store"
+    assert error.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ("point", "named"),
+    [
+        ("{}:Store [contract2]", "contract2"),
+        ("{}:Store [contract11]", "contract11"),
+        ("{}:Store [contract1,other]", "contract1,other"),
+        ("{}:Store []", "none that it names"),
+        ("{}:Store", "none that it names"),
+        ("no entry point!", "none that it names"),
+    ],
+)
+def test_other_contract_is_not_imported(site: Path, point: str, named: str) -> None:
+    """A plugin for another version of the contract is told before anything of it runs."""
+    module = install(site, "acme-store", module=TRACE, point=point)
+    error = broken()
+    assert error.message.endswith(f"was written for another contract than contract1: {named}.")
+    assert error.hint == "Run: pip install --upgrade keyvouch acme-store"
+    assert not module.with_suffix(".ran").exists()
+
+
+@pytest.mark.parametrize("module", ["class Store: ...", "Store = 1", STORE + "Store = Store.close"])
+def test_store_must_be_one(site: Path, module: str) -> None:
+    """An entry point that leads to something else than a KeyStore is the plugin's defect."""
+    install(site, "acme-store", module=module)
+    assert broken().message == "module_of_acme_store:Store [contract1] of acme-store is no KeyStore."
+
+
+@pytest.mark.parametrize("point", ["no entry point! [contract1]", "{}: [contract1]", "{}:a b [contract1]"])
+def test_senseless_entry_point_is_broken(site: Path, point: str) -> None:
+    """An entry point that names nothing is told like any other that cannot be loaded."""
+    install(site, "acme-store", point=point)
+    assert "acme-store" in broken().message
+
+
+def test_bad_plugin_leaves_the_others_be(site: Path) -> None:
+    """One that is broken troubles nobody who does not use it."""
+    install(site, "bad-store", "bad", module="raise RuntimeError")
+    install(site, "old-store", "old", point="{}:Store [contract0]")
+    install(site, "acme-store")
+    assert {"bad", "old", "demo", "pfx"} <= set(schemes())
+    assert store_class("demo").__name__ == "Store"
+    assert store_class("pfx").__name__ == "PfxStore"
+
+
+@pytest.mark.parametrize("damage", ["no metadata", "empty metadata", "senseless entry points", "binary entry points"])
+def test_damaged_distribution_leaves_the_others_be(site: Path, damage: str) -> None:
+    """A distribution whose metadata are damaged, whoever's it is, does not hide the stores of others."""
+    install(site, "bad-store", "bad")
+    install(site, "acme-store")
+    info = site / "bad_store-1.0.dist-info"
+    match damage:
+        case "no metadata":
+            (info / "METADATA").unlink()
+        case "empty metadata":
+            (info / "METADATA").write_text("")
+        case "senseless entry points":
+            (info / "entry_points.txt").write_text("[console_scripts]\nno equals sign\n")
+        case "binary entry points":
+            (info / "entry_points.txt").write_bytes(b"\xff\xfe\x00")
+    assert "bad" not in schemes()
+    assert store_class("demo").__name__ == "Store"
+
+
+# The working directory
+
+LIST = "from keyvouch import registry; print([plugin.scheme for plugin in registry.plugins()])"
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> str:
+    import os
+
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, check=True, cwd=cwd, env={**os.environ, **environment}
+    )
+    return done.stdout.decode()
+
+
+def test_planted_plugin_is_not_listed(tmp_path: Path) -> None:
+    """What lies in the working directory is not trusted: `python -m keyvouch` does not see it."""
+    module = install(tmp_path, "evil", "evil", module=TRACE + STORE)
+    (tmp_path / "keyvouch.py").write_text(TRACE)
+    assert "evil" not in run("-m", "keyvouch", "stores", "--output", "json", cwd=tmp_path)
+    assert not module.with_suffix(".ran").exists()
+
+
+@pytest.mark.parametrize("way", ["-c", "-m", "PYTHONPATH"])
+def test_working_directory_is_no_place_for_plugins(tmp_path: Path, way: str) -> None:
+    """A program of others that runs there with `-c` or `-m` does not find a planted store either."""
+    install(tmp_path, "evil", "evil")
+    (tmp_path / "program.py").write_text(LIST)
+    arguments = {"-c": ("-c", LIST), "-m": ("-m", "program"), "PYTHONPATH": ("-P", "-c", LIST)}[way]
+    path = {"PYTHONPATH": str(tmp_path)} if way == "PYTHONPATH" else {}
+    listed = run(*arguments, cwd=tmp_path, **path)
+    assert "pfx" in listed
+    assert "evil" not in listed
+
+
+def test_folder_below_the_working_directory_is_searched(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the directory itself is skipped: a virtual environment in it is where plugins are."""
+    install(site, "acme-store")
+    monkeypatch.chdir(site.parent)
+    assert "demo" in schemes()
+    monkeypatch.chdir(site)
+    assert "demo" not in schemes()

@@ -1,0 +1,435 @@
+"""References to secrets, and the value that does not print itself."""
+
+import copy
+import dataclasses
+import getpass
+import json
+import logging
+import os
+import pickle
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import keyring
+import keyring.errors
+import pytest
+
+from keyvouch import secrets
+from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, SecretIncorrect, SecretRequired
+from keyvouch.secrets import Secret, SecretResolver
+from keyvouch.uri import Attribute, KeyUri, parse_uri
+
+VALUE = "hunter2"
+ATTRIBUTES = (Attribute("object", "the key"), Attribute("pin-source", "the PIN", query=True, secret=True, lockout=True))
+posix = pytest.mark.skipif(sys.platform == "win32", reason="programs and modes are POSIX's")
+
+
+def resolve(reference: str, **rules: bool) -> str:
+    return SecretResolver(**rules).resolve(reference, "password").reveal()
+
+
+def refusal(kind: type[KeyvouchError], reference: str, **rules: bool) -> KeyvouchError:
+    with pytest.raises(kind) as caught:
+        resolve(reference, **rules)
+    assert type(caught.value) is kind
+    assert caught.value.hint
+    assert VALUE not in str(caught.value)
+    return caught.value
+
+
+def secret_file(path: Path, octets: bytes, mode: int = 0o600) -> str:
+    path.write_bytes(octets)
+    path.chmod(mode)
+    return f"file:{path}"
+
+
+def uri(text: str) -> KeyUri:
+    return parse_uri(text, ATTRIBUTES)
+
+
+# The value
+
+
+@dataclasses.dataclass
+class Holder:
+    password: Secret
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        repr(Secret(VALUE)),
+        str(Secret(VALUE)),
+        f"{Secret(VALUE)}",
+        f"{Secret(VALUE)!r:>20}",
+        "%s" % Secret(VALUE),  # noqa: UP031
+        "{0}".format(Secret(VALUE)),  # noqa: UP030, UP032
+        repr(Holder(Secret(VALUE))),
+        repr([Secret(VALUE)]),
+    ],
+)
+def test_secret_does_not_print_itself(text: str) -> None:
+    """However a secret is turned into text, three stars come out."""
+    assert VALUE not in text
+    assert "***" in text
+
+
+def test_secret_does_not_log_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """A log line with a secret shows the stars."""
+    logging.getLogger("test").error("with %s and %r", Secret(VALUE), Secret(VALUE))
+    assert caplog.messages == ["with *** and ***"]
+
+
+@pytest.mark.parametrize(
+    "way", [pickle.dumps, copy.copy, copy.deepcopy, json.dumps, hash, lambda secret: dataclasses.asdict(Holder(secret))]
+)
+def test_secret_is_not_written_or_copied(way: Any) -> None:
+    """What would keep a secret somewhere else is refused."""
+    with pytest.raises(TypeError) as caught:
+        way(Secret(VALUE))
+    assert VALUE not in str(caught.value)
+
+
+def test_secret_has_no_fields() -> None:
+    """A secret has nothing that a debugger or a serializer would list."""
+    assert not hasattr(Secret(VALUE), "__dict__")
+
+
+def test_secrets_are_compared_by_value() -> None:
+    """Equal values make equal secrets; a secret is no string."""
+    assert Secret(VALUE) == Secret(VALUE)
+    assert Secret(VALUE) != Secret("other")
+    assert Secret("ä") == Secret("ä")
+    assert Secret(VALUE) != VALUE
+
+
+# env:
+
+
+def test_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`env:` is an environment variable, read anew each time."""
+    resolver = SecretResolver()
+    for value in ("one", "two"):
+        monkeypatch.setenv("APP_PASSWORD", value)
+        assert resolver.resolve("env:APP_PASSWORD").reveal() == value
+
+
+@pytest.mark.parametrize("reference", ["env:APP_PASSWORD", "env:"])
+def test_unset_variable_is_named(reference: str) -> None:
+    """A variable that is not set is named, with the advice to set it."""
+    assert "is not set" in refusal(SecretRequired, reference).message
+
+
+@pytest.mark.parametrize("empty", ["", "\n", "\r\n"])
+def test_empty_secret_is_none(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    """An empty value is a mistake in the set-up, never a password."""
+    monkeypatch.setenv("APP_PASSWORD", empty)
+    assert "is empty" in refusal(SecretRequired, "env:APP_PASSWORD").message
+
+
+@pytest.mark.parametrize(
+    ("value", "secret"),
+    [
+        ("a\n", "a"),
+        ("a\r\n", "a"),
+        ("a\n\n", "a\n"),
+        ("a\r\n\r\n", "a\r\n"),
+        ("a\r", "a\r"),
+        (" a ", " a "),
+        ("\na", "\na"),
+        ("ä\u2019\U0001f511", "ä\u2019\U0001f511"),
+    ],
+)
+def test_one_newline_is_removed(tmp_path: Path, value: str, secret: str) -> None:
+    """The newline that `echo` and editors add is removed, one only; all else is part of the secret."""
+    assert resolve(secret_file(tmp_path / "secret", value.encode())) == secret
+
+
+@posix
+def test_variable_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that is not UTF-8 is refused, since nobody could say which octets are meant."""
+    monkeypatch.setenv("APP_PASSWORD", "a\udcff")
+    assert "not UTF-8" in refusal(ConfigurationError, "env:APP_PASSWORD").message
+
+
+# file:
+
+
+def test_file_that_is_no_text(tmp_path: Path) -> None:
+    """So with a file, as UTF-16 is what some editors write."""
+    reference = secret_file(tmp_path / "secret", VALUE.encode("utf-16"))
+    assert "not UTF-8" in refusal(ConfigurationError, reference).message
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    """A file that is not there is a secret that is needed."""
+    assert str(tmp_path / "secret") in refusal(SecretRequired, f"file:{tmp_path}/secret").message
+
+
+@pytest.mark.parametrize("reference", ["file:secret", "file:./secret", "file:", "file:~/secret", "file:/a\0b"])
+def test_path_must_be_absolute(reference: str) -> None:
+    """A path that depends on the working directory is refused."""
+    assert "absolute path" in refusal(ConfigurationError, reference).hint
+
+
+def test_folder_is_no_secret(tmp_path: Path) -> None:
+    """What cannot be read says why."""
+    assert "cannot be read" in refusal(AccessDenied, f"file:{tmp_path}").message
+
+
+@posix
+def test_file_open_to_everyone_is_refused(tmp_path: Path) -> None:
+    """A file that everyone can read holds no secret, unless the profile lets it pass."""
+    reference = secret_file(tmp_path / "secret", VALUE.encode(), 0o644)
+    assert "chmod o-rwx" in refusal(AccessDenied, reference).hint
+    assert resolve(reference, any_reader=True) == VALUE
+
+
+@posix
+def test_key_file_open_to_everyone_is_refused(tmp_path: Path) -> None:
+    """The same rule holds for a file with a key."""
+    secret_file(tmp_path / "key", b"octets", 0o644)
+    with pytest.raises(AccessDenied):
+        SecretResolver().read_private(tmp_path / "key")
+    assert SecretResolver(any_reader=True).read_private(tmp_path / "key") == b"octets"
+
+
+# credential:
+
+
+def test_credential_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`credential:` is a file in the folder that systemd made for this service."""
+    secret_file(tmp_path / "pin", b"1234\n", 0o400)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert resolve("credential:pin") == "1234"
+
+
+def test_service_without_credentials() -> None:
+    """Without that folder the unit lacks a line, and the hint is that line."""
+    assert "LoadCredential=pin:" in refusal(SecretRequired, "credential:pin").hint
+
+
+@pytest.mark.parametrize("name", ["", "../pin", "/etc/passwd"])
+def test_credential_is_a_bare_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A credential's name leads out of no folder."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    refusal(ConfigurationError, f"credential:{name}")
+
+
+# keyring:
+
+
+def test_key_ring_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`keyring:` names a service and a user; the service may have slashes in it."""
+    monkeypatch.setattr(keyring, "get_password", lambda service, user: f"{service} {user}")
+    assert resolve("keyring:my/service/me") == "my/service me"
+
+
+def test_key_ring_without_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key ring that has no such secret is told with the command that puts it there."""
+    monkeypatch.setattr(keyring, "get_password", lambda service, user: None)
+    assert refusal(SecretRequired, "keyring:service/me").hint == "Run: keyring set service me"
+
+
+def test_locked_key_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key ring that refuses is told by the kind of its error; its text may hold anything."""
+
+    def refuse(service: str, user: str) -> str:
+        raise keyring.errors.KeyringLocked(VALUE)
+
+    monkeypatch.setattr(keyring, "get_password", refuse)
+    assert "KeyringLocked" in refusal(AccessDenied, "keyring:service/me").message
+
+
+@pytest.mark.parametrize("place", ["", "service", "/me", "service/"])
+def test_key_ring_needs_service_and_user(place: str) -> None:
+    """Half a place in a key ring is refused."""
+    assert "keyring:service/user" in refusal(ConfigurationError, f"keyring:{place}").hint
+
+
+def test_key_ring_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the package is not installed the hint installs it."""
+    monkeypatch.setitem(sys.modules, "keyring", None)
+    assert "keyvouch[keyring]" in refusal(ConfigurationError, "keyring:service/me").hint
+
+
+# command:
+
+
+def program(folder: Path, body: str) -> Path:
+    """Make a program of this user's own."""
+    path = folder / "program"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o700)
+    return path
+
+
+@posix
+def test_program_prints_the_secret(tmp_path: Path) -> None:
+    """What the program prints is the secret; what it says aside is shown nowhere."""
+    path = program(tmp_path, f"echo aside >&2; echo {VALUE}")
+    assert resolve(f"command:{path}", commands=True) == VALUE
+
+
+@posix
+def test_commands_are_taken_from_a_profile_only(tmp_path: Path) -> None:
+    """A URI from elsewhere runs no program, however it is written."""
+    path = program(tmp_path, f"touch {tmp_path}/ran")
+    for reference in (f"command:{path}", "command:'"):
+        assert "from a profile only" in refusal(ConfigurationError, reference).hint
+    assert not (tmp_path / "ran").exists()
+
+
+@posix
+def test_program_gets_a_list_of_arguments(tmp_path: Path) -> None:
+    """There is no shell: quotes make arguments, and `;`, `$` and `*` stay what they are."""
+    path = program(tmp_path, 'printf "[%s]" "$@"')
+    line = f"command:{path} a ; 'b c' $HOME * > {tmp_path}/out"
+    assert resolve(line, commands=True) == f"[a][;][b c][$HOME][*][>][{tmp_path}/out]"
+    assert not (tmp_path / "out").exists()
+
+
+@posix
+def test_program_has_no_input(tmp_path: Path) -> None:
+    """A program that asks for something gets nothing, rather than wait."""
+    assert resolve(f"command:{program(tmp_path, 'cat; echo end')}", commands=True) == "end"
+
+
+@posix
+@pytest.mark.parametrize("line", ["", "printf x", "./program", "~/program", "/bin/echo 'x", "/bin/echo a\0b"])
+def test_odd_command_is_refused(line: str) -> None:
+    """A program is named by its absolute path, and the line can be split into arguments."""
+    refusal(ConfigurationError, f"command:{line}", commands=True)
+
+
+@posix
+@pytest.mark.parametrize("line", ["/nonexistent", "/etc", "/etc/passwd"])
+def test_program_that_cannot_run(line: str) -> None:
+    """What is no program is a mistake in the configuration."""
+    assert "cannot be run" in refusal(ConfigurationError, f"command:{line}", commands=True).message
+
+
+@posix
+def test_failing_program_gives_nothing(tmp_path: Path) -> None:
+    """What a program printed before it failed is no secret, and is not shown."""
+    error = refusal(SecretRequired, f"command:{program(tmp_path, f'echo {VALUE}; exit 3')}", commands=True)
+    assert "status 3" in error.message
+
+
+@posix
+def test_slow_program_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program has a limited time, also when it printed something already."""
+    monkeypatch.setattr(secrets, "COMMAND_TIMEOUT", 0.2)
+    path = program(tmp_path, f"echo {VALUE}; exec sleep 60")
+    assert "within 0 seconds" in refusal(SecretRequired, f"command:{path}", commands=True).message
+
+
+@posix
+def test_program_of_anybody_is_not_run(tmp_path: Path) -> None:
+    """A program that everyone could have written is refused before it runs."""
+    path = program(tmp_path, f"touch {tmp_path}/ran")
+    path.chmod(0o777)
+    assert "everyone can write" in refusal(ConfigurationError, f"command:{path}", commands=True).message
+    assert not (tmp_path / "ran").exists()
+
+
+# prompt:
+
+
+def test_prompt_needs_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody can be asked, nobody is."""
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: pytest.fail("was asked"))
+    assert "on a terminal" in refusal(SecretRequired, "prompt:").message
+
+
+def test_prompt_asks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is kept for the life of the connection, for each secret by itself."""
+    asked: list[str] = []
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: asked.append(prompt) or VALUE)  # type: ignore[func-returns-value]
+    resolver = SecretResolver(interactive=True)
+    values = {resolver.resolve("prompt:", name).reveal() for name in ("PIN", "PIN", "password")}
+    assert values == {VALUE}
+    assert asked == ["PIN: ", "password: "]
+
+
+@pytest.mark.parametrize("answer", ["", EOFError])
+def test_no_answer_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, answer: object) -> None:
+    """An empty answer, or the end of the input, is no secret and is not kept."""
+    answers = iter([answer, VALUE])
+
+    def ask(prompt: str) -> object:
+        if (given := next(answers)) is EOFError:
+            raise EOFError
+        return given
+
+    monkeypatch.setattr(getpass, "getpass", ask)
+    resolver = SecretResolver(interactive=True)
+    with pytest.raises(SecretRequired, match="No PIN was given"):
+        resolver.resolve("prompt:", "PIN")
+    assert resolver.resolve("prompt:", "PIN").reveal() == VALUE
+
+
+def test_child_uses_the_answer_and_never_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked child connects with the answer that its parent got, and asks for nothing by itself."""
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: VALUE)
+    resolver = SecretResolver(interactive=True)
+    resolver.resolve("prompt:", "PIN")
+    process = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: process + 1)
+    assert resolver.resolve("prompt:", "PIN").reveal() == VALUE
+    with pytest.raises(SecretRequired):
+        resolver.resolve("prompt:", "password")
+
+
+# Through a URI
+
+
+def test_uri_leads_to_its_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store asks for the secret of its attribute."""
+    monkeypatch.setenv("PIN", VALUE)
+    assert SecretResolver().get(uri("pkcs11:object=a?pin-source=env:PIN"), "pin-source") == Secret(VALUE)
+
+
+def test_uri_without_the_attribute() -> None:
+    """A secret that the URI does not lead to is needed, and the hint is how to write it."""
+    with pytest.raises(SecretRequired, match="pin-source is needed") as caught:
+        SecretResolver().get(uri("pkcs11:object=a"), "pin-source")
+    assert "pin-source=env:NAME" in caught.value.hint
+    assert caught.value.uri == "pkcs11:object=a"
+
+
+@pytest.mark.parametrize("reference", [VALUE, f"ENV:{VALUE}", "", f"get:{VALUE}", f"reveal:{VALUE}"])
+def test_value_is_no_reference(reference: str) -> None:
+    """A value where a reference belongs is refused, and not echoed."""
+    assert "env:" in refusal(ConfigurationError, reference).hint
+
+
+def test_rules_tell_resolvers_apart() -> None:
+    """Connections are shared only where the same is allowed."""
+    assert SecretResolver().rules == SecretResolver().rules
+    different = [
+        SecretResolver(),
+        *(SecretResolver(**{rule: True}) for rule in ("interactive", "any_reader", "commands")),
+    ]
+    assert len({resolver.rules for resolver in different}) == 4
+
+
+def test_traceback_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A traceback with the variables of every frame, as error reporters send it, shows no PIN."""
+    monkeypatch.setenv("PIN", VALUE)
+    resolver, key = SecretResolver(), uri("pkcs11:object=a?pin-source=env:PIN")
+    for text in ("The token refused it", "refused before"):
+        with (
+            pytest.raises(SecretIncorrect, match=text) as caught,
+            resolver.attempt(key, "pin-source", target="token") as pin,
+        ):
+            refuse(pin)
+        shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+        assert VALUE not in shown
+    assert "in single_try" in shown
+
+
+def refuse(pin: Secret) -> None:
+    raise SecretIncorrect("The token refused it.")

@@ -1,0 +1,378 @@
+"""The grammar of key URIs."""
+
+import random
+import string
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from keyvouch.errors import ConfigurationError
+from keyvouch.uri import CORE_ATTRIBUTES, Attribute, KeyUri, parse_uri, redact, scheme_of
+
+ATTRIBUTES = (
+    Attribute(
+        "path", "the file", positional=True, required_for=frozenset({"open", "generate"}), parse=bytes.hex
+    ),  # octets: any of them are a path
+    Attribute("friendly-name", "which of several", required_for=frozenset({"generate"}), parse=bytes.hex),
+    Attribute("password", "of the file", query=True, secret=True, environment=("APP_PASSWORD", "APP_OLD_PASSWORD")),
+    Attribute("role-id", "who logs in", query=True),
+    Attribute("mount", "of the engine", default="transit", environment=("APP_MOUNT",)),
+)
+DECLARED = {attribute.name: attribute for attribute in (*ATTRIBUTES, *CORE_ATTRIBUTES)}
+SECRET = "hunter2"  # what no error may show
+
+
+def parse(text: str) -> KeyUri:
+    return parse_uri(text, ATTRIBUTES)
+
+
+def path_of(text: str) -> bytes:
+    return bytes.fromhex(parse(text).get("path"))
+
+
+def refusal(text: str) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(text)
+    assert caught.value.hint
+    return caught.value
+
+
+# Parsing
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("pfx:/etc/app.pfx", b"/etc/app.pfx"),
+        ("pfx:path=/etc/app.pfx", b"/etc/app.pfx"),
+        ("pfx:/etc/my%20app.pfx", b"/etc/my app.pfx"),
+        ("pfx:/etc/my app.pfx", b"/etc/my app.pfx"),
+        ("pfx:/etc/%ff.pfx", b"/etc/\xff.pfx"),
+        ("pfx:/etc/a=b.pfx", b"/etc/a=b.pfx"),
+        ("pfx:/etc/a;b.pfx", b"/etc/a;b.pfx"),
+        ("pfx:unknown=x", b"unknown=x"),
+        ("pfx:path=path=x", b"path=x"),
+        ("pfx:path%3Dx", b"path=x"),
+        ("pfx:C:/50%de/x.pfx", b"C:/50%de/x.pfx"),
+        ("pfx:C:\\keys\\app.pfx", b"C:\\keys\\app.pfx"),
+        ("pfx:\\\\server\\share\\50%41.pfx", b"\\\\server\\share\\50%41.pfx"),
+        ("pfx:path=C:/50%25de/x.pfx", b"C:/50%de/x.pfx"),
+    ],
+)
+def test_path_is_what_was_written(text: str, path: bytes) -> None:
+    """The path form goes up to `?`, percent-decoded; a Windows path is taken as it stands."""
+    assert path_of(text) == path
+
+
+def test_attributes_stand_on_both_sides() -> None:
+    """Which key it is stands before `?`, how to reach it after it."""
+    uri = parse("pfx:path=/a;friendly-name=b?password=env:X&role-id=r%26s")
+    assert uri.scheme == "pfx"
+    assert [uri.get(name) for name in ("path", "friendly-name", "password", "role-id")] == [
+        b"/a".hex(),
+        b"b".hex(),
+        "env:X",
+        "r&s",
+    ]
+
+
+def test_empty_parts_are_passed_over() -> None:
+    """A separator too many is no error."""
+    assert parse("pfx:path=/a;?&password=env:X&") == parse("pfx:/a?password=env:X")
+
+
+def test_silent_uri_gives_defaults() -> None:
+    """What a URI does not say has the declared default, and is not in it."""
+    uri = parse("pfx:/a")
+    assert (uri.get("mount"), uri.get("settle"), uri.get("select")) == ("transit", 900, None)
+    assert "mount" not in uri
+    assert str(uri) == "pfx:/a"
+
+
+def test_undeclared_name_is_a_key_error() -> None:
+    """A store that asks for what it did not declare has a defect, which does not hide behind a default."""
+    with pytest.raises(KeyError):
+        parse("pfx:/a").get("passwrd")
+    with pytest.raises(KeyError):
+        parse("pfx:/a").replace({"passwrd": "x"})
+
+
+def test_order_does_not_matter() -> None:
+    """Two URIs with the same values are equal, hash alike and print alike."""
+    one, other = (parse(f"pfx:{which}") for which in ("path=/a;friendly-name=b", "friendly-name=b;path=/a"))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert str(one) == str(other)
+
+
+@pytest.mark.parametrize("other", ["pfx:/b", "pem:/a", "pfx:/a?role-id=x", "pfx:path=/a;mount=x"])
+def test_another_value_is_another_uri(other: str) -> None:
+    """Scheme and values make the identity."""
+    assert parse("pfx:/a") != parse(other)
+
+
+def test_default_written_out_is_another_uri() -> None:
+    """A URI is compared by what it says, so that it reads back as it was printed."""
+    assert parse("pfx:path=/a;mount=transit") != parse("pfx:/a")
+
+
+def test_replace_changes_one_value() -> None:
+    """A changed URI is a new one; None takes a value away."""
+    uri = parse("pfx:/a?role-id=r")
+    assert str(uri.replace({"path": b"/\xff", "role-id": None, "mount": "m n"})) == "pfx:path=/%FF;mount=m%20n"
+    assert str(uri) == "pfx:/a?role-id=r"
+
+
+def test_octets_are_compared_as_they_stand() -> None:
+    """Connections compare octets, whatever an attribute makes of them."""
+    assert parse("pfx:/a%ff?role-id=%72").octets(["path", "role-id", "mount"]) == (b"/a\xff", b"r", None)
+
+
+def test_missing_attributes_are_named() -> None:
+    """What a purpose needs, and the URI lacks, is told by name."""
+    assert parse("pfx:").missing_for("open") == ["path"]
+    assert parse("pfx:/a").missing_for("open") == []
+    assert parse("pfx:/a").missing_for("generate") == ["friendly-name"]
+
+
+# The environment
+
+
+def test_environment_completes_a_uri(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A declared variable stands in where the URI is silent, the first that is set, and is then part of the URI."""
+    monkeypatch.setenv("APP_OLD_PASSWORD", "env:OLD")
+    monkeypatch.setenv("APP_MOUNT", "kv")
+    assert str(parse("pfx:/a")) == "pfx:path=/a;mount=kv?password=env:OLD"
+
+
+def test_uri_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written goes before what is inherited."""
+    monkeypatch.setenv("APP_MOUNT", "kv")
+    assert parse("pfx:path=/a;mount=m").get("mount") == "m"
+
+
+def test_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable is how a shell says that there is none."""
+    monkeypatch.setenv("APP_PASSWORD", "")
+    assert "password" not in parse("pfx:/a")
+
+
+@pytest.mark.parametrize(("variable", "value"), [("APP_PASSWORD", SECRET), ("APP_MOUNT", "\udcff")])
+def test_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """A value that cannot be used is refused with the variable that it came from."""
+    monkeypatch.setenv(variable, value)
+    error = refusal("pfx:/a")
+    assert variable in error.message
+    assert SECRET not in f"{error} {error.uri}"
+
+
+# Round trip
+
+octets = st.binary(min_size=1)
+paths = st.one_of(
+    octets,
+    st.text(min_size=1).map(lambda text: text.encode(errors="ignore") or b"x"),
+    st.builds(bytes.__add__, st.sampled_from([b"C:\\", b"c:/", b"\\\\server\\", b"path=", b"/", b"mount="]), octets),
+    st.text("\\/:;?&=%C '\"\u2019path", min_size=1).map(str.encode),
+)
+values = st.fixed_dictionaries(
+    {},
+    optional={
+        "path": paths,
+        "friendly-name": octets,
+        "mount": st.text(min_size=1).map(str.encode),
+        "password": st.text().map(lambda text: b"env:" + text.encode()),
+        "role-id": st.text(min_size=1).map(str.encode),
+        "settle": st.integers(0, 10**9 - 1).map(lambda number: str(number).encode()),
+        "select": st.just(b"newest"),
+        "spki-sha256": st.binary(min_size=32, max_size=32).map(lambda digest: digest.hex().encode()),
+    },
+)
+
+
+@given(values)
+@example({"path": b"path="})
+@example({"path": b"path=/x"})
+@example({"path": b"C:\\a?b"})
+@example({"path": b"C:\\it's"})
+@example({"path": b"C:\\\xff"})
+@example({"path": b"C:/a;password=x"})
+@example({"path": b"/a;password=x"})
+@example({"path": b"\\\\server\\50%41"})
+def test_printed_uri_reads_back(chosen: dict[str, bytes]) -> None:
+    """What is printed is parsed to an equal URI, whatever octets its values have."""
+    uri = KeyUri("pfx", chosen, DECLARED)
+    assert parse(str(uri)) == uri
+    assert str(parse(str(uri))) == str(uri)
+
+
+@given(values)
+def test_printed_uri_is_printable(chosen: dict[str, bytes]) -> None:
+    """A printed URI is one line of text without quotes, control characters or halves of a character."""
+    text = str(KeyUri("pfx", chosen, DECLARED))
+    assert text.isprintable()
+    assert not set(text) & set("'\"\u2018\u2019\u201a\u201b")
+    text.encode()
+
+
+@pytest.mark.parametrize("scheme", ["pfx", "azure-keyvault", "x+y.z-1"])
+@pytest.mark.parametrize("path", ["/a b/$HOME`id`.pfx", "C:\\it's.pfx", "/a,b", "/*", "~/x", "/a!b\\", "/a\u2019b"])
+def test_quoted_uri_survives_a_shell(tmp_path: Path, scheme: str, path: str) -> None:
+    """What is printed for a shell reaches a program as the URI itself."""
+    uri = KeyUri(scheme, {"path": path.encode(), "password": b"env:X"}, DECLARED)
+    done = subprocess.run(["sh", "-c", f"printf %s {uri.quoted}"], capture_output=True, check=True, cwd=tmp_path)
+    assert done.stdout.decode() == str(uri)
+
+
+def test_quoted_uri_suits_powershell() -> None:
+    """Single quotes alone, and around everything that PowerShell splits at, as commas."""
+    assert parse("pfx:/a,b").quoted == "'pfx:/a,b'"
+    assert parse("pfx:/a?password=env:X").quoted == "'pfx:/a?password=env:X'"
+    assert parse("pfx:/a/b.pfx").quoted == "pfx:/a/b.pfx"
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("pfx:path=/a;path=/b", "path stands there twice", "Keep one"),
+        ("pfx:/a?password=env:A&password=env:B", "password stands there twice", "Keep one"),
+        ("pfx:/a%2", "that two hexadecimal digits do not follow", "Write %25"),
+        ("pfx:/a?role-id=%zz", "The value of role-id has a %", "Write %25"),
+        ("pfx:/a?passwrd=env:X", "no attribute 'passwrd'", "Did you mean password?"),
+        ("pfx:/a?zzz=1", "no attribute 'zzz'", "Known are path, friendly-name"),
+        ("pfx:path=/a;password=env:X", "password is on the wrong side", "after the `?`"),
+        ("pfx:/a;password=env:X", "password is on the wrong side", "after the `?`"),
+        ("pfx:/a?friendly-name=x", "friendly-name is on the wrong side", "before the `?`"),
+        ("pfx:/a?select", "select has no value", "Write select=..."),
+        ("pfx:/a?role-id=", "role-id has no value", "Write role-id=..."),
+        ("pfx:path=", "path has no value", "Write path=..."),
+        ("pfx:/a?select=oldest", "the only choice is newest", "newest"),
+        ("pfx:/a?settle=soon", "whole seconds", "seconds"),
+        ("pfx:/a?settle=-1", "whole seconds", "seconds"),
+        ("pfx:/a?settle=9999999999", "9 digits at most", "seconds"),
+        ("pfx:path=/a;spki-sha256=12", "64 hexadecimal digits", "KeyChanged"),
+        ("pfx:/a?role-id=%ff", "it is not UTF-8", "who logs in"),
+        ("C:\\x.pfx", "is a path, not a key's URI", "Write pfx:C:/x.pfx"),
+        ("\\\\server\\x.pfx", "is a path", "Write pfx://server/x.pfx"),
+        ("/etc/x.pfx", "is not a key's URI", "Write pfx:/etc/x.pfx or pem:/etc/x.pfx"),
+        ("./x.key", "is not a key's URI", "pem:./x.key"),
+        ("app.pem", "is not a key's URI", "pem:app.pem"),
+        ("app", "is not a key's URI", "keyvouch stores"),
+        ("", "is not a key's URI", "keyvouch stores"),
+        (":x", "is not a key's URI", "keyvouch stores"),
+        ("PFX:/a", "is not a key's URI", "keyvouch stores"),
+        ("1pfx:/a", "is not a key's URI", "keyvouch stores"),
+        ("pfx:C:\temp\new.pfx", "control character at position 7", "In TOML, write the URI in single quotes"),
+        ("pfx:/a\x00", "control character", "single quotes"),
+        ("pfx:/a\ud800", "control character", "single quotes"),
+    ],
+)
+def test_wrong_uri_says_what_to_do(text: str, message: str, hint: str) -> None:
+    """Each mistake has its sentence and its remedy."""
+    error = refusal(text)
+    assert message in error.message
+    assert hint in error.hint
+
+
+def test_fingerprint_is_taken_as_tools_show_it() -> None:
+    """Colons and capitals in a key's digest are no difference."""
+    shown = ":".join(["AB"] * 32)
+    assert parse(f"pfx:path=/a;spki-sha256={shown}").get("spki-sha256") == "ab" * 32
+
+
+def test_anything_else_is_a_configuration_error() -> None:
+    """Whatever text comes in, a KeyUri or a ConfigurationError comes out, and a KeyUri reads back."""
+    chance = random.Random(0)  # noqa: S311 - the same texts each time
+    pieces = [
+        *string.printable,
+        *"%\\:;?&=\u2019\ud800\udcff\x00\u00a0\U0001f511",
+        *("pfx:", "path=", "password=", "env:", "settle=", "C:\\", "\\\\", "%ff", "spki-sha256=", "select=newest", "?"),
+    ]
+    for _ in range(5000):
+        text = chance.choice(["", "pfx:", "pfx:/a?"]) + "".join(chance.choices(pieces, k=chance.randrange(12)))
+        try:
+            scheme_of(text)
+            uri = parse(text)
+        except ConfigurationError as error:
+            str(error).encode(errors="backslashreplace")
+        else:
+            assert parse(str(uri)) == uri
+
+
+# Secrets
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"pfx:/a?password={SECRET}",
+        f"pfx:/a?password= {SECRET}",
+        f"pfx:/a?password=x&{SECRET}",
+        f"pfx:/a?password=x;{SECRET}",
+        f"pfx:/a?password=x?{SECRET}",
+        f"pfx:/a?password=x&y={SECRET}",
+        f"pfx:/a?password=x%26{SECRET}",
+        f"pfx:/a?password=ENV:{SECRET}",
+        f"pfx:/a?password={SECRET}%zz",
+        f"pfx:/a?password=%zz{SECRET}",
+        f"pfx:/a?password={SECRET}\x00",
+        f"pfx:/a?password=%ff{SECRET}",
+        f"pfx:/a?PASSWORD={SECRET}",
+        f"pfx:/a?passwd={SECRET}",
+        f"pfx:/a?passphrase={SECRET}",
+        f"pfx:/a?password:{SECRET}",
+        f"pfx:/a?password%3D{SECRET}",
+        f"pfx:/a?password=env:X&password={SECRET}",
+        f"pfx:/a?role-id=%ff&password={SECRET}",
+        f"pfx:/a?zzz=1&password={SECRET}",
+        f"pfx:/a;password={SECRET}",
+        f"pfx:path=/a;password={SECRET}",
+        f"pfx:C:\\a;password={SECRET}",
+        f"C:\\a.pfx?password={SECRET}",
+        f"/a.pfx?password={SECRET}",
+        f"password={SECRET}",
+        f"pfx:/a?pin-value={SECRET}",
+        f"pfx:/a?client-secret={SECRET}",
+        f"pfx:/a?token={SECRET}",
+    ],
+)
+def test_secret_in_a_uri_is_not_echoed(text: str) -> None:
+    """A secret's value where a reference belongs is refused, and stands in no part of the error."""
+    error = refusal(text)
+    assert SECRET not in f"{error!r} {error} {error.uri} {error.args} {redact(text)}"
+
+
+def test_attributes_before_a_secret_stay_visible() -> None:
+    """A redacted text still says which key it is about."""
+    assert redact("pfx:path=/a?role-id=r&password=x&y") == "pfx:path=/a?role-id=r&password=***"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pfx:/a?password=env:X&role-id=r",
+        "pfx:/a?password=credential:standby&role-id=r",
+        "pfx:/a?password=keyring%3Ax/y",
+        "pkcs11:token=prod;object=app?pin-source=file:/x",
+        "pfx:/etc/secrets/app.pfx",
+        "pem:/a?certificate-file=/b",
+        "",
+    ],
+)
+def test_references_are_not_redacted(text: str) -> None:
+    """References, and the label of a token, are no secrets, and are shown."""
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("kind", ["env", "file", "credential", "keyring", "command", "prompt"])
+def test_references_are_taken(kind: str) -> None:
+    """Every kind of reference may stand where a secret is meant, and is shown as it is."""
+    uri = parse(f"pfx:/a?password={kind}:x")
+    assert uri.get("password") == f"{kind}:x"
+    assert repr(uri) == f"<KeyUri pfx:/a?password={kind}:x>"
