@@ -178,7 +178,7 @@ def test_secrets_say_nothing(witness: Witness, monkeypatch: pytest.MonkeyPatch) 
         pickle.dumps(Secret(PASSWORD))
     fail(witness, lambda: resolver.resolve(PASSWORD))
     fail(witness, lambda: keyvouch.open_signer(f"pfx:/x.pfx?password={PASSWORD}"))
-    fail(witness, lambda: keyvouch.open_signer(f"pfx:/x.pfx?pasword={PASSWORD}"))
+    fail(witness, lambda: keyvouch.open_signer(f"pfx:/x.pfx?my-pazzword={PASSWORD}"))
     fail(witness, lambda: keyvouch.open_signer(f"pfx:path=/x.pfx;password={PASSWORD}"))
     witness.said += ["-"] * 1000  # short errors are as they should be
     witness.check()
