@@ -148,7 +148,7 @@ def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
     _parse(text, path, (path,)).profile(name)
     files.make_folder(path.parent)
     try:
-        files.write_private(path, text.encode(), replace=True)
+        files.rewrite(path, text.encode())
     except OSError as error:
         raise files.cannot_write(path, error) from error
 

@@ -245,6 +245,7 @@ class SignatureMismatch(KeyvouchError):
 
     code = "signature-mismatch"
     exit_status = 6
+    try_next_key = True
 
 
 class AuthorityRefused(KeyvouchError):

@@ -97,6 +97,20 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
             os.unlink(name)
 
 
+def rewrite(path: Path, data: bytes) -> None:
+    """Write over a file as a whole, and leave it to those who could read it before; a link stays a link.
+
+    Raises OSErrors as they come.
+    """
+    target = path.resolve()
+    before = target.stat() if target.exists() else None
+    write_private(target, data, replace=True)
+    if before is not None and sys.platform != "win32":
+        with contextlib.suppress(PermissionError):  # only root may give a file away
+            os.chown(target, before.st_uid, before.st_gid)
+        target.chmod(stat.S_IMODE(before.st_mode))
+
+
 def _link(name: str, path: Path) -> None:
     """Give the finished file its name, unless that is taken: what a rename cannot promise on POSIX."""
     try:

@@ -411,3 +411,15 @@ def test_clouds_are_those_of_profiles() -> None:
     """Every cloud that a profile may name has an address."""
     assert set(config.CLOUDS) == set(get_args(get_type_hints(Profile)["cloud"]))
     assert all(address.startswith("https://") for address in config.CLOUDS.values())
+
+
+def test_added_profile_leaves_readers(tmp_path: Path) -> None:
+    """Those who could read the configuration before can read it afterwards, and a link stays a link."""
+    path, link = tmp_path / "real.toml", tmp_path / "config.toml"
+    path.write_text("# ours\n")
+    path.chmod(0o640)
+    link.symlink_to(path)
+    config.add_profile(link, "nightly", {"tenant": "t"})
+
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o640

@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 # Writing
 
 
-def test_written_file_is_private(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_file_is_private(folder: Path) -> None:
     """A file is made for its owner alone, whatever the umask is, and nothing else stays in the folder."""
     before = os.umask(0)
     try:

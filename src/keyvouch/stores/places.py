@@ -7,7 +7,6 @@ import datetime as dt
 import errno
 import os
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,23 +167,10 @@ def _exists(path: Path) -> KeyExists:
 
 def replace(path: Path, octets: bytes) -> None:
     """Write over a file, and leave it to those who could read it before. Raises `ConfigurationError`."""
-    target = path.resolve()  # a link stays a link
     try:
-        before = target.stat() if target.exists() else None
-        files.write_private(target, octets, replace=True)
-        if before is not None and sys.platform != "win32":
-            _give_to(target, before)
+        files.rewrite(path, octets)
     except OSError as error:
         raise files.cannot_write(path, error) from error
-
-
-if sys.platform != "win32":
-
-    def _give_to(path: Path, before: os.stat_result) -> None:
-        """Give a new file the owner, group and mode of the one it replaced: a service's group must still read it."""
-        with contextlib.suppress(PermissionError):  # only root may give a file away
-            os.chown(path, before.st_uid, before.st_gid)
-        path.chmod(before.st_mode & 0o777)
 
 
 def remove(path: Path) -> None:
