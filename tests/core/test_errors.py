@@ -34,7 +34,7 @@ TABLE = {
     "CertificateMismatch": (6, NO, YES),
     "CertificateExpired": (6, NO, YES),
     "CertificateNotYetValid": (6, NO, YES),
-    "SignatureMismatch": (6, NO, NO),
+    "SignatureMismatch": (6, NO, YES),
     "AuthorityRefused": (7, NO, NO),
     "SignatureInvalid": (1, NO, NO),
 }
