@@ -51,10 +51,12 @@ def write_files(folder: Path, authority: Authority) -> App:
     key = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (folder / "app.key").write_bytes(key)
     (folder / "app.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "app.pem").write_bytes(key + certificate.public_bytes(Encoding.PEM))  # the same key for both
+    (folder / "app.pem").chmod(0o600)
     (folder / "script.py").write_text(SCRIPT)
     (folder / "config.toml").write_text(
         f'[profiles.n]\nauthority = "{authority.url}"\ntenant = "{app.tenant}"\nclient-id = "{app.client_id}"\n'
-        f'scopes = ["{SCOPE}"]\nkeys = ["{uri}"]\nca-file = "{authority.ca_file}"\n'
+        f'scopes = ["{SCOPE}"]\nkeys = ["pem:{folder / "app.pem"}"]\nca-file = "{authority.ca_file}"\n'
     )
     os.environ.update(
         KEYVOUCH_CONFIG=str(folder / "config.toml"),

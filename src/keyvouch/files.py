@@ -12,7 +12,6 @@ import errno
 import os
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,6 +81,8 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
 
     Raises FileExistsError where a file is already there and `replace` is false, other OSErrors as they come.
     """
+    import tempfile
+
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp's mode is 0600
     try:
         with open(handle, "wb") as file:

@@ -7,7 +7,6 @@ A plugin that is broken troubles nobody who does not use it.
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from dataclasses import dataclass
@@ -63,6 +62,8 @@ def plugins() -> list[Plugin]:
 def _declared_by(distribution: Distribution) -> list[Plugin]:
     """Return the stores of one distribution; none where its metadata are damaged, whoever's they are."""
     try:
+        if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+            return []  # parsing the metadata of everything that is installed would take longer than all else
         metadata = distribution.metadata
         if "Name" not in metadata or "Version" not in metadata:
             return []
@@ -123,6 +124,7 @@ def _load(plugin: Plugin) -> type[KeyStore]:
 
 
 def _missing(scheme: str) -> PluginMissing:
+    import difflib
     from importlib.metadata import distributions
 
     package = KNOWN.get(scheme, f"keyvouch-{scheme}")

@@ -16,8 +16,6 @@ import contextlib
 import hmac
 import os
 import re
-import shlex
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -175,6 +173,9 @@ class SecretResolver:
         return value
 
     def _from_command(self, line: str, name: str) -> str:
+        import shlex
+        import subprocess
+
         if not self._commands:
             raise ConfigurationError(f"The {name} is in command:.", hint="Commands are taken from a profile only.")
         try:

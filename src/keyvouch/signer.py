@@ -222,11 +222,11 @@ class Signer:
         waited = [self._reload_lock.acquire(timeout=max(0.0, deadline.left()))]
         waited.append(self._swap_lock.acquire(timeout=max(0.0, deadline.left())))
         self._opened.retire()
+        for taken, lock in zip(waited, (self._reload_lock, self._swap_lock), strict=True):
+            if taken:  # before waiting: a signature under way may need it to find its key again
+                lock.release()
         while not self._idle and deadline.left() > 0:
             time.sleep(0.01)
-        for taken, lock in zip(waited, (self._reload_lock, self._swap_lock), strict=True):
-            if taken:
-                lock.release()
         if self._idle and all(waited):
             release(self._connection)
         else:  # a store is not closed under a key that signs: a native module would not survive it
@@ -332,8 +332,9 @@ class Signer:
         """Return the same key, opened in a newer generation, with one signature counted in."""
         while True:
             current = self._opened
-            if current.spki != lost.spki:
+            if current.spki != lost.spki or self._closed:
                 # Rotated meanwhile. The message may name the old certificate already: the old key signs it.
+                # Or just being closed, which waits for this signature.
                 self._connection.connect(deadline, lost.generation)
                 alone = open_key(self._connection, lost.stored.uri, lost.chain, deadline, expected=lost)
                 alone.enter()
@@ -341,8 +342,6 @@ class Signer:
                 return alone
             if current.generation > lost.generation and current.enter():
                 return current
-            if self._closed:
-                raise ValueError("the signer is closed")
             self._open_again(current, deadline, lost=lost.generation)
 
     def _open_again(self, old: OpenedKey, deadline: Deadline, lost: int | None) -> None:

@@ -7,7 +7,6 @@ Values are octets, percent-encoded (RFC 3986, section 2.1); each attribute stand
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -253,6 +252,8 @@ def _take(values: dict[str, bytes], parts: Iterable[str], declared: Mapping[str,
         name, equals, value = part.partition("=")
         attribute = declared.get(name)
         if attribute is None:
+            import difflib
+
             nearest = difflib.get_close_matches(name, declared, n=1)
             hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(declared)}."
             raise ConfigurationError(f"There is no attribute {redact('?' + part)[1:].partition('=')[0]!r}.", hint=hint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -124,6 +123,8 @@ def unknown_name(uri: KeyUri, entries: Sequence[Entry]) -> KeyNotFound:
     """Make the error for a friendly name that no key has."""
     wanted = uri.get("friendly-name")
     known = [entry.name for entry in entries if entry.name]
+    import difflib
+
     nearest = difflib.get_close_matches(wanted, known) or known
     hint = f"There are: {', '.join(nearest)}." if nearest else "Its keys have no names: leave friendly-name out."
     return KeyNotFound(f"No key has the friendly name {wanted!r}.", hint=hint, uri=uri)
