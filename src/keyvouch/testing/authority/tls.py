@@ -5,6 +5,7 @@ import os
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -27,21 +28,35 @@ CA_USAGE = x509.KeyUsage(
 )
 
 
+class Certificates(NamedTuple):
+    """A server's key and certificate for loopback, and the certificate of the CA that signed it; all in PEM."""
+
+    ca: bytes
+    server: bytes
+    server_key: bytes
+
+
+def make_certificates() -> Certificates:
+    """Make them; the CA's key is forgotten, so that nothing more can be signed in its name."""
+    ca_key, key = ec.generate_private_key(CURVE), ec.generate_private_key(CURVE)
+    ca = _certify_ca(ca_key)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return Certificates(_pem(ca), _pem(_certify_server(key, ca, ca_key)), private)
+
+
 def make_context(folder: Path) -> tuple[ssl.SSLContext, Path]:
     """The server's TLS settings, and the file with the CA certificate (PEM) that its clients must trust.
 
-    Of the keys none stays on disk, and the CA's is forgotten: nothing more can be signed in its name.
+    Of the keys none stays on disk.
     """
-    ca_key, key = ec.generate_private_key(CURVE), ec.generate_private_key(CURVE)
-    ca = _certify_ca(ca_key)
-    pair = _pem(_certify_server(key, ca, ca_key)) + key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    made = make_certificates()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    _load(context, folder / "server.pem", pair)
+    _load(context, folder / "server.pem", made.server + made.server_key)
     ca_file = folder / "ca.pem"
-    _write(ca_file, _pem(ca))
+    _write(ca_file, made.ca)
     return context, ca_file
 
 
@@ -65,7 +80,7 @@ def _pem(certificate: x509.Certificate) -> bytes:
 
 
 def _certify_ca(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    name = _name("keyvouch development authority: throwaway CA")
+    name = _name("keyvouch: throwaway CA")
     builder = _builder(name, name, key.public_key())
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(CA_USAGE, critical=True)
