@@ -141,9 +141,9 @@ class ClientAssertion:
         def find_or_make() -> str:
             found = self._reusable.get(place)
             key = (self.signer.public_key, self.signer.chain)  # a new certificate may be the old key's
-            if found is None or found.key != key or time.monotonic() >= found.end:
-                end = time.monotonic() + self._reuse
-                found = self._reusable[place] = _Reusable(self._make(client_id, endpoint), key, end)
+            now = time.time()  # and not a clock that stands still while the machine sleeps
+            if found is None or found.key != key or not 0 <= now - found.made < self._reuse:
+                found = self._reusable[place] = _Reusable(self._make(client_id, endpoint), key, now)
             return found.assertion
 
         try:
@@ -164,12 +164,12 @@ class _Header:
 
 
 class _Reusable:
-    """An assertion that may be used again until `end` (of the monotonic clock) with this key and chain."""
+    """An assertion that was `made` then (POSIX time), and may be used again with this key and chain."""
 
-    def __init__(self, assertion: str, key: tuple[PublicKey, tuple[Certificate, ...]], end: float) -> None:
+    def __init__(self, assertion: str, key: tuple[PublicKey, tuple[Certificate, ...]], made: float) -> None:
         self.assertion = assertion
         self.key = key
-        self.end = end
+        self.made = made
 
 
 def jwk_thumbprint(public_key: PublicKey) -> str:

@@ -19,9 +19,12 @@ from keyvouch.errors import (
 
 if TYPE_CHECKING:
     from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
     from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import PrivateKey, PublicKey
+
+    AllowedHash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
 HashName = Literal["sha256", "sha1"]
 
@@ -226,8 +229,9 @@ def request(private_key: PrivateKey, subject: str) -> x509.CertificateSigningReq
     return builder.sign(private_key, _signing_hash(private_key))
 
 
-def _signing_hash(private_key: PrivateKey) -> x509.AllowedHashTypes | None:  # type: ignore[name-defined]
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+def _signing_hash(private_key: PrivateKey) -> AllowedHash | None:
+    """Return the hash that JOSE has for the key's kind, since a key in a store signs with no other."""
+    from keyvouch.algorithms import algorithms_for, key_type
 
-    return None if isinstance(private_key, Ed25519PrivateKey) else hashes.SHA256()
+    algorithm = algorithms_for(key_type(private_key))[0]
+    return algorithm.hash if algorithm.hash_name else None  # type: ignore[return-value]  # SHA-2, all of them

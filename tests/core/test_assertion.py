@@ -1,0 +1,397 @@
+"""Client assertions, judged by `cryptography`, joserfc and PyJWT."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jwt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from joserfc import jws
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+
+from keyvouch import ClientAssertion, open_signer
+from keyvouch.algorithms import Algorithm, sign_locally
+from keyvouch.assertion import jwk_thumbprint, public_jwk
+from keyvouch.errors import (
+    AlgorithmUnsupported,
+    CertificateExpired,
+    CertificateNotYetValid,
+    ConfigurationError,
+    StoreUnavailable,
+)
+from scripted_store import LONG_ENOUGH, MESSAGE, Script, certify, is_signed, new_key, until
+
+ENDPOINT = "https://login.example/tenant/oauth2/v2.0/token"
+CONTEXT = {"client_id": "00000000-0000-4000-8000-000000000001", "token_endpoint": ENDPOINT}
+PREFERRED = [("RSA-2048", "PS256"), ("P-256", "ES256"), ("P-384", "ES384"), ("P-521", "ES512"), ("Ed25519", "EdDSA")]
+
+
+def decode(part: str) -> bytes:
+    """Base64url without padding, and nothing else (RFC 7515, section 2)."""
+    assert not set(part) - set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
+def header_of(assertion: str) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(decode(assertion.split(".", maxsplit=1)[0]))
+    return header
+
+
+def claims_of(assertion: str) -> dict[str, Any]:
+    claims: dict[str, Any] = json.loads(decode(assertion.split(".")[1]))
+    return claims
+
+
+def made(
+    kind: str = "RSA-2048",
+    *,
+    chain: list[x509.Certificate] | None = None,
+    context: Mapping[str, str] = CONTEXT,
+    **options: Any,
+) -> str:
+    """One assertion of a fresh signer."""
+    with Script(kind, chain=chain) as script, open_signer(script.uri) as signer:
+        return ClientAssertion(signer, **options)(context)
+
+
+def thumbprint(certificate: x509.Certificate, name: str) -> str:
+    digest = hashlib.new(name, certificate.public_bytes(Encoding.DER)).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+# Judged.
+
+
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # RFC 9864 names it Ed25519; no server must know that yet
+@pytest.mark.parametrize(("kind", "name"), [*PREFERRED, ("RSA-2048", "RS256"), ("RSA-2048", "PS512")])
+def test_others_accept_it(kind: str, name: str) -> None:
+    """`cryptography`, PyJWT and joserfc verify an assertion of each algorithm."""
+    assertion, public_key = made(kind, algorithm=name), new_key(kind).public_key()
+    signed, _, signature = assertion.rpartition(".")
+    assert is_signed(public_key, decode(signature), signed.encode(), name)
+    assert jwt.decode(assertion, public_key, [name], audience=ENDPOINT)["iss"] == CONTEXT["client_id"]
+    kinds: dict[str, Any] = {"RSA-2048": RSAKey, "Ed25519": OKPKey}
+    theirs = kinds.get(kind, ECKey).import_key(public_jwk(public_key))
+    judge = jws.JWSRegistry(algorithms=[name], strict_check_header=False)
+    assert json.loads(jws.deserialize_compact(assertion, theirs, registry=judge).payload) == claims_of(assertion)
+
+
+# The header.
+
+
+@pytest.mark.parametrize(("kind", "name"), PREFERRED)
+def test_header_with_certificate(kind: str, name: str) -> None:
+    """The header names algorithm, type, and the certificate by its SHA-256; nothing else."""
+    certificate = certify(new_key(kind))
+    header = header_of(made(kind, chain=[certificate]))
+    assert header == {"alg": name, "typ": "JWT", "x5t#S256": thumbprint(certificate, "sha256")}
+
+
+@pytest.mark.parametrize(("kind", "name"), PREFERRED)
+def test_header_without_certificate(kind: str, name: str) -> None:
+    """Without a certificate the key is named by its RFC 7638 thumbprint, as joserfc has it."""
+    kinds: dict[str, Any] = {"RSA-2048": RSAKey, "Ed25519": OKPKey}
+    theirs = kinds.get(kind, ECKey).import_key(public_jwk(new_key(kind).public_key()))
+    assert header_of(made(kind, chain=[])) == {"alg": name, "typ": "JWT", "kid": theirs.thumbprint()}
+
+
+@pytest.mark.parametrize(
+    ("name", "x5t", "field", "digest"),
+    [
+        ("PS256", "auto", "x5t#S256", "sha256"),
+        ("RS256", "auto", "x5t", "sha1"),
+        ("RS512", "auto", "x5t#S256", "sha256"),
+        ("RS256", "sha256", "x5t#S256", "sha256"),
+        ("PS256", "sha1", "x5t", "sha1"),
+        ("PS256", "sha256", "x5t#S256", "sha256"),
+    ],
+)
+def test_thumbprint_field(name: str, x5t: str, field: str, digest: str) -> None:
+    """`x5t="auto"` is SHA-256, with RS256 SHA-1; else what was asked for."""
+    certificate = certify(new_key("RSA-2048"))
+    header = header_of(made(chain=[certificate], algorithm=name, x5t=x5t))
+    assert header == {"alg": name, "typ": "JWT", field: thumbprint(certificate, digest)}
+
+
+@pytest.mark.parametrize("certified", [True, False])
+def test_kid_is_sent_as_it_is(certified: bool) -> None:
+    """A `kid` that is asked for stands in the header, beside the certificate or in place of the key's thumbprint."""
+    header = header_of(made(chain=[certify(new_key("RSA-2048"))] if certified else [], kid="my key"))
+    assert header["kid"] == "my key"
+    assert ("x5t#S256" in header) is certified
+
+
+def test_chain_is_sent_leaf_first() -> None:
+    """`x5c` is the whole chain, leaf first, in base64 with padding and without newlines (RFC 7515, section 4.1.6)."""
+    root, key = new_key("P-256", 1), new_key("RSA-2048")
+    chain = [certify(key, "app", root, issuer_name="root"), certify(root, "root")]
+    header = header_of(made(chain=chain, send_x5c=True))
+    assert header["x5c"] == [base64.b64encode(each.public_bytes(Encoding.DER)).decode() for each in chain]
+    assert not any("\n" in each for each in header["x5c"])
+
+
+def test_no_certificate_no_chain() -> None:
+    """`send_x5c` without a certificate sends none."""
+    assert "x5c" not in header_of(made(chain=[], send_x5c=True))
+
+
+def test_header_follows_a_new_certificate() -> None:
+    """After a reload the header names the new certificate, also where the key is the old one."""
+    with Script() as script, open_signer(script.uri) as signer:
+        make = ClientAssertion(signer)
+        make(CONTEXT)
+        script.newest.chain = (certify(new_key(), "renewed"),)
+        signer.reload()
+        assert header_of(make(CONTEXT))["x5t#S256"] == thumbprint(script.newest.chain[0], "sha256")
+
+
+# The claims.
+
+
+def test_claims_are_complete() -> None:
+    """`aud` is the token endpoint, `iss` and `sub` are the client, times are whole numbers, ten minutes apart."""
+    before = int(time.time())
+    claims = claims_of(made())
+    assert list(claims) == ["aud", "iss", "sub", "jti", "nbf", "iat", "exp"]
+    assert claims["aud"] == ENDPOINT
+    assert claims["iss"] == claims["sub"] == CONTEXT["client_id"]
+    assert uuid.UUID(claims["jti"]).version == 4
+    assert all(type(claims[name]) is int for name in ("nbf", "iat", "exp"))
+    assert before <= claims["nbf"] == claims["iat"] == claims["exp"] - 600 <= time.time()
+
+
+def test_jti_is_fresh() -> None:
+    """No two assertions have the same `jti`."""
+    with Script() as script, open_signer(script.uri) as signer:
+        make = ClientAssertion(signer)
+        assert len({claims_of(make(CONTEXT))["jti"] for _ in range(50)}) == 50
+
+
+def test_audience_and_lifetime_as_asked() -> None:
+    """`audience` stands in place of the token endpoint; `lifetime` is counted from `iat`."""
+    claims = claims_of(made(audience="https://issuer.example", lifetime=61))
+    assert claims["aud"] == "https://issuer.example"
+    assert claims["exp"] - claims["iat"] == 61
+
+
+@pytest.mark.parametrize("odd", ['"},{"', "a\\b", "é\u2028\n", "\x00"])
+def test_odd_values_stay_values(odd: str) -> None:
+    """Whatever stands in a client id or an endpoint, the claims are JSON, and it is a value."""
+    claims = claims_of(made(context={"client_id": odd, "token_endpoint": odd}))
+    assert (claims["aud"], claims["iss"], claims["sub"]) == (odd, odd, odd)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"x5t": "md5"},
+        {"lifetime": 0},
+        {"lifetime": -1},
+        {"reuse": -1},
+        {"reuse": 541},
+        {"lifetime": 100, "reuse": 41},
+        {"algorithm": "HS256"},
+    ],
+)
+def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
+    """What cannot be meant is refused when it is said, not at the first signature."""
+    with Script() as script, open_signer(script.uri) as signer, pytest.raises(ConfigurationError):
+        ClientAssertion(signer, **options)
+
+
+def test_algorithm_that_does_not_fit() -> None:
+    """An algorithm that the key cannot do is refused before the store is asked."""
+    with Script() as script, open_signer(script.uri) as signer:
+        with pytest.raises(AlgorithmUnsupported):
+            ClientAssertion(signer, algorithm="PS256")(CONTEXT)
+        assert script.count("sign") == 0
+
+
+def test_rs256_has_the_same_claims() -> None:
+    """A store without PSS signs the same payload with RS256, and the header names the certificate by SHA-1."""
+    payloads = []
+
+    def no_pss(key: Any, message: bytes, algorithm: Algorithm) -> bytes:
+        payloads.append(message.split(b".")[1])
+        if algorithm.name == "PS256":
+            raise AlgorithmUnsupported("no PSS here")
+        return sign_locally(key, message, algorithm)
+
+    with Script("RSA-2048") as script, open_signer(script.uri) as signer:
+        script.signing = no_pss
+        header = header_of(ClientAssertion(signer)(CONTEXT))
+        assert header == {"alg": "RS256", "typ": "JWT", "x5t": thumbprint(script.newest.chain[0], "sha1")}
+    assert payloads[0] == payloads[1]
+
+
+# Validity.
+
+
+@pytest.mark.parametrize(("days", "error"), [((-9, -1), CertificateExpired), ((1, 9), CertificateNotYetValid)])
+def test_invalid_certificate_is_refused(days: tuple[int, int], error: type[Exception]) -> None:
+    """An assertion with a certificate that is not valid now is refused here; plain signatures are not."""
+    with Script(chain=[certify(new_key(), days=days)]) as script, open_signer(script.uri) as signer:
+        make = ClientAssertion(signer)
+        for _ in range(2):
+            with pytest.raises(error):
+                make(CONTEXT)
+        assert script.count("sign") == 0
+        assert is_signed(signer.public_key, signer.sign(MESSAGE, "ES256"), MESSAGE, "ES256")
+
+
+def test_certificate_that_expires_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validity is looked at for each assertion."""
+    with Script(chain=[certify(new_key(), days=(-30, 0))]) as script, open_signer(script.uri) as signer:
+        end = script.newest.chain[0].not_valid_after_utc.timestamp()
+        make = ClientAssertion(signer)
+        monkeypatch.setattr(time, "time", lambda: end - 60)
+        make(CONTEXT)
+        monkeypatch.setattr(time, "time", lambda: end + 60)
+        until(lambda: signer.certificate_status().state == "expired")
+        with pytest.raises(CertificateExpired):
+            make(CONTEXT)
+
+
+# Used again.
+
+
+def test_assertion_is_used_again() -> None:
+    """With `reuse` one assertion serves a client at an endpoint for that long; another client gets its own."""
+    with Script() as script, open_signer(script.uri) as signer:
+        make = ClientAssertion(signer, reuse=300)
+        first = make(CONTEXT)
+        assert make(CONTEXT) == first
+        assert make({**CONTEXT, "client_id": "another"}) != first
+        assert make({**CONTEXT, "token_endpoint": "https://other.example"}) != first
+        assert script.count("sign") == 3
+
+
+def test_assertion_is_not_used_again_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `reuse` seconds a new one is made."""
+    with Script() as script, open_signer(script.uri) as signer:
+        make = ClientAssertion(signer, reuse=300)
+        first, clock = make(CONTEXT), time.time()
+        monkeypatch.setattr(time, "time", lambda: clock + 299)
+        assert make(CONTEXT) == first
+        monkeypatch.setattr(time, "time", lambda: clock + 301)
+        assert make(CONTEXT) != first
+
+
+@pytest.mark.parametrize("same_key", [True, False])
+def test_assertion_of_a_former_key_is_dropped(same_key: bool) -> None:
+    """After a reload that brought another key or certificate, the old assertion is not used again."""
+    with Script() as script:
+        script.newest.shown = script.newest.public_key  # as a store that keeps its public keys
+        with open_signer(script.uri) as signer:
+            make = ClientAssertion(signer, reuse=300)
+            first = make(CONTEXT)
+            if same_key:
+                script.newest.chain = (certify(new_key(), "renewed"),)
+            else:
+                script.rotate()
+            signer.reload()
+            second = make(CONTEXT)
+            assert header_of(second)["x5t#S256"] == thumbprint(script.newest.chain[0], "sha256")
+            assert first != second == make(CONTEXT)
+
+
+def test_assertion_survives_a_lost_session() -> None:
+    """Where the key is the same as before, its assertion is used again."""
+    with Script() as script, open_signer(script.uri) as signer:
+        make = ClientAssertion(signer, reuse=300)
+        first = make(CONTEXT)
+        script.drop()
+        signer.sign(MESSAGE, "ES256")
+        assert make(CONTEXT) == first
+
+
+def test_threads_share_an_assertion() -> None:
+    """Threads that want the same assertion at once make one signature."""
+    with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(8) as pool:
+        make = ClientAssertion(signer, reuse=300)
+        with script.held("sign") as gate:
+            making = [pool.submit(make, CONTEXT) for _ in range(8)]
+            assert gate.entered.wait(LONG_ENOUGH)
+            gate.open()
+        assert len({each.result() for each in making}) == 1
+        assert script.count("sign") == 1
+
+
+def test_late_assertion_is_not_waited_for() -> None:
+    """A thread that waits for another's assertion longer than a signature may take makes its own."""
+    with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(1) as pool:
+        make = ClientAssertion(signer, reuse=300)
+        with script.held("sign") as gate:
+            first = pool.submit(make, CONTEXT)
+            assert gate.entered.wait(LONG_ENOUGH)
+            del script.before["sign"]
+            make.timeout = 0.01
+            assert claims_of(make(CONTEXT))["aud"] == ENDPOINT
+            script.before["sign"] = gate.wait
+            gate.open()
+        assert claims_of(first.result())["aud"] == ENDPOINT
+
+
+def test_failure_is_not_used_again() -> None:
+    """An assertion that could not be made is tried anew by the next caller."""
+    with Script() as script, open_signer(script.uri) as signer:
+        make = ClientAssertion(signer, reuse=300)
+        make.timeout = 0.05
+        script.fail("sign", StoreUnavailable("down"))
+        with pytest.raises(StoreUnavailable):
+            make(CONTEXT)
+        assert claims_of(make(CONTEXT))["aud"] == ENDPOINT
+
+
+def test_assertion_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    """The audit record of an assertion says whose and for whom it is, and not what it is."""
+    caplog.set_level(logging.INFO, "keyvouch.audit")
+    assertion = made()
+    [line] = caplog.messages
+    record = json.loads(line)
+    claims = claims_of(assertion)
+    assert (record["jti"], record["client_id"], record["audience"]) == (claims["jti"], claims["iss"], claims["aud"])
+    assert not any(part in line for part in assertion.split("."))
+
+
+# Thumbprints of keys.
+
+
+def number(text: str) -> int:
+    return int.from_bytes(decode(text), "big")
+
+
+def test_thumbprint_of_rfc_7638() -> None:
+    """RFC 7638, section 3.1."""
+    n = (
+        "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknj"
+        "hMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQ"
+        "vRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzK"
+        "nqDKgw"
+    )
+    public_key = rsa.RSAPublicNumbers(number("AQAB"), number(n)).public_key()
+    assert jwk_thumbprint(public_key) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+
+
+def test_thumbprint_of_rfc_8037() -> None:
+    """RFC 8037, appendix A.3."""
+    public_key = ed25519.Ed25519PublicKey.from_public_bytes(decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"))
+    assert jwk_thumbprint(public_key) == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+
+
+@pytest.mark.parametrize("curve", ["P-256", "P-384", "P-521"])
+def test_coordinates_are_of_full_width(curve: str) -> None:
+    """An EC key's coordinates have the curve's width, leading zeros included (RFC 7518, section 6.2.1.2)."""
+    jwk = public_jwk(new_key(curve).public_key())
+    assert [len(decode(jwk[name])) for name in ("x", "y")] == [(int(curve[2:]) + 7) // 8] * 2

@@ -1,0 +1,399 @@
+"""From URIs and profiles to signers and stores."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keyvouch import KeySpec, open_signer, open_store
+from keyvouch.errors import (
+    AccessDenied,
+    AmbiguousKey,
+    CertificateMismatch,
+    ConfigurationError,
+    KeyExists,
+    KeyNotFound,
+    KeyvouchError,
+    NotSupported,
+    PluginMissing,
+    SecretIncorrect,
+    SecretRequired,
+    SessionLost,
+    SignatureInvalid,
+    StoreLocked,
+    StoreUnavailable,
+)
+from keyvouch.opening import Store, open_first, open_uri
+from keyvouch.secrets import Secret, SecretResolver
+from scripted_store import MESSAGE, Script, certify, in_threads, is_signed, new_key
+
+
+def write_profile(folder: Path, monkeypatch: pytest.MonkeyPatch, *keys: str) -> None:
+    """Make these the keys of the profile `nightly`."""
+    path = folder / "config.toml"
+    path.write_text(f"[profiles.nightly]\nkeys = {json.dumps(keys)}\n", encoding="utf-8")
+    monkeypatch.setenv("KEYVOUCH_CONFIG", str(path))
+
+
+# Signers.
+
+
+def test_pinned_uri_opens_the_same_key() -> None:
+    """The URI that a signer shows opens this very key, whatever was added since."""
+    with Script() as script:
+        with open_signer(script.uri) as signer:
+            pinned, public_key = signer.uri, signer.public_key
+        script.rotate()
+        with open_signer(pinned) as signer:
+            assert (signer.uri, signer.requested_uri) == (pinned, pinned)
+            assert is_signed(public_key, signer.sign(MESSAGE, "ES256"), MESSAGE, "ES256")
+
+
+def test_parsed_uri_is_taken() -> None:
+    """A KeyUri, as stores return it, is opened like its text."""
+    with Script() as script, open_store(script.able_uri) as store:
+        made = store.keys()[0].uri
+        with open_signer(made) as signer:
+            assert signer.uri == str(made)
+
+
+def test_failed_open_gives_the_connection_back() -> None:
+    """A key that does not open leaves no connection behind."""
+    with Script() as script:
+        script.fail("open", KeyNotFound("none"))
+        with pytest.raises(KeyNotFound) as caught:
+            open_signer(script.uri)
+        assert caught.value.uri == script.uri
+        assert script.count("close") == 1
+
+
+def test_interrupted_open_gives_the_connection_back() -> None:
+    """Nor does one that is interrupted."""
+    with Script() as script:
+        script.fail("open", KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            open_signer(script.uri)
+        assert script.count("close") == 1
+
+
+def test_uri_that_names_no_key() -> None:
+    """A URI that lacks what opening needs is refused before the store is made, naming what is missing."""
+    with Script() as script:
+        with pytest.raises(ConfigurationError, match="key is missing") as caught:
+            open_signer(f"scripted:server={script.number}")
+        assert "single quotes" in caught.value.hint
+        assert not script.events
+
+
+def test_unknown_scheme() -> None:
+    """A scheme that no store claims says so."""
+    with pytest.raises(PluginMissing):
+        open_signer("unheard-of:key=app")
+
+
+@pytest.mark.parametrize("uri", ["pfx:/etc/app.pfx", "scripted:server=1;key=app", "pfx:/x?password=hunter2"])
+def test_untrusted_uri_is_refused(uri: str) -> None:
+    """With `trusted=False` a URI is not opened, since it is trusted like code; nor is a secret in it shown."""
+    with pytest.raises(ConfigurationError) as caught:
+        open_signer(uri, trusted=False)
+    assert "hunter2" not in f"{caught.value} {caught.value.uri}"
+
+
+def test_untrusted_profile_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `trusted=False` the name of a profile is taken."""
+    with Script() as script:
+        write_profile(tmp_path, monkeypatch, script.uri)
+        with open_signer("profile:nightly", trusted=False) as signer:
+            assert signer.requested_uri == script.uri
+
+
+@pytest.mark.parametrize("uri", ["profile:", "profile:unknown", "profile:nightly;x"])
+def test_profile_that_there_is_not(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile that has no name, or is not there, is refused."""
+    write_profile(tmp_path, monkeypatch, "pfx:/x")
+    with pytest.raises(ConfigurationError):
+        open_signer(uri)
+
+
+def test_profile_without_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile without keys opens nothing."""
+    write_profile(tmp_path, monkeypatch)
+    for opens in (open_signer, open_store):
+        with pytest.raises(ConfigurationError, match="key"):
+            opens("profile:nightly")
+
+
+def test_profile_in_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile's keys are keys."""
+    write_profile(tmp_path, monkeypatch, "profile:other")
+    with pytest.raises(ConfigurationError, match="where a key belongs"):
+        open_signer("profile:nightly")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyNotFound("x"),
+        SecretRequired("x"),
+        SecretIncorrect("x"),
+        StoreLocked("x"),
+        AccessDenied("x"),
+        StoreUnavailable("x"),
+        CertificateMismatch("x"),
+    ],
+)
+def test_profile_goes_on_to_the_next_key(
+    error: KeyvouchError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the first key cannot be used the second is opened, with one warning."""
+    with Script() as first, Script() as second:
+        first.always["open"] = error
+        write_profile(tmp_path, monkeypatch, first.uri, second.uri)
+        with open_signer("profile:nightly") as signer:
+            assert signer.requested_uri == second.uri
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert first.count("close") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConfigurationError("x"), NotSupported("x"), AmbiguousKey("x"), SignatureInvalid("x"), ValueError("a defect")],
+)
+def test_profile_stops_at_what_must_be_corrected(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that must be corrected is raised, not stepped over."""
+    with Script() as first, Script() as second:
+        first.always["open"] = error
+        write_profile(tmp_path, monkeypatch, first.uri, second.uri)
+        with pytest.raises(type(error)) as caught:
+            open_signer("profile:nightly")
+        assert caught.value is error
+        assert not second.events
+
+
+def test_last_error_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no key opens, the last one's error is raised."""
+    with Script() as first, Script() as second:
+        first.fail("open", KeyNotFound("first"))
+        second.fail("open", AccessDenied("second"))
+        write_profile(tmp_path, monkeypatch, first.uri, second.uri)
+        with pytest.raises(AccessDenied, match="second"):
+            open_signer("profile:nightly")
+
+
+def test_keys_share_the_timeout() -> None:
+    """A store that stalls leaves time for the next key: all of them together take no longer than the timeout."""
+    with Script() as first, Script() as second:
+        first.fail("open", StoreUnavailable("stalled"))
+        open_first([first.uri, second.uri], SecretResolver(), timeout=1.8).close()
+        assert first.timeouts("open")[0] <= 0.9
+
+
+@pytest.mark.parametrize("interactive", [True, False])
+def test_interactive_opener_may_be_asked(interactive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `prompt:` is asked only where the opener said that a person is there."""
+    monkeypatch.setattr("getpass.getpass", lambda prompt: "1234")
+    with Script() as script:
+        if interactive:
+            open_signer(f"{script.uri}?pin=prompt:", interactive=True).close()
+            assert script.secrets == ["1234"]
+        else:
+            with pytest.raises(SecretRequired):
+                open_signer(f"{script.uri}?pin=prompt:")
+
+
+def test_commands_are_for_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `command:` is run for a profile's key, and for no other."""
+    with Script() as script:
+        uri = f"{script.uri}?pin=command:/bin/echo%201234"
+        with pytest.raises(ConfigurationError):
+            open_signer(uri)
+        write_profile(tmp_path, monkeypatch, uri)
+        open_signer("profile:nightly").close()
+        assert script.secrets == ["1234"]
+
+
+def test_open_uri_takes_the_resolver() -> None:
+    """What a resolver may do decides which connection is shared."""
+    with (
+        Script() as script,
+        open_uri(script.uri, SecretResolver()),
+        open_uri(script.uri, SecretResolver(commands=True)),
+    ):
+        assert script.count("connect") == 2
+
+
+# Stores.
+
+
+def test_store_does_everything() -> None:
+    """An open store lists, makes, imports, certifies, exports and deletes keys, over one connection."""
+    with Script() as script, open_store(f"scripted-able:server={script.number};key=new") as store:
+        made = store.generate(KeySpec(key_type="P-256"))
+        [info] = store.keys()
+        assert info.uri == made
+        certificate = certify(script.newest.private_key)
+        assert str(store.install_certificate([certificate])) == f"scripted-able:server={script.number};key=new"
+        assert store.export_pfx(Secret("x")) == b"pfx"
+        store.delete()
+        store.import_key(new_key("P-256", 3), [])
+        assert list(script.keys) == ["app", "new"]
+        assert script.count("connect") == 1
+
+
+def test_store_without_a_key_means_all() -> None:
+    """A URI that names no key lists them all."""
+    with Script() as script, open_store(f"scripted-able:server={script.number}") as store:
+        script.keys["other"] = script.keys["app"]
+        infos = store.keys()
+        assert {info.uri.get("key") for info in infos} == {"app", "other"}
+
+
+def test_store_of_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile's store is its first key's."""
+    with Script() as script, Script() as other:
+        write_profile(tmp_path, monkeypatch, script.able_uri, other.able_uri)
+        with open_store("profile:nightly") as store:
+            assert str(store.uri) == script.able_uri
+
+
+CHANGES: list[tuple[str, Callable[[Store], object]]] = [
+    ("generate", lambda store: store.generate(KeySpec(key_type="P-256", further=True))),
+    ("import", lambda store: store.import_key(new_key(), [])),
+    ("install", lambda store: store.install_certificate([certify(new_key())])),
+    ("export", lambda store: store.export_pfx(Secret("hunter2"))),
+    ("delete", lambda store: store.delete()),
+]
+STEPS = {"import": "import_key", "install": "install_certificate", "export": "export_pfx"}
+ABLE: list[tuple[str, Callable[[Store], object]]] = [*CHANGES, ("keys", lambda store: store.keys())]
+
+
+@pytest.mark.parametrize(("what", "act"), ABLE)
+def test_missing_capability_names_who_has_it(what: str, act: Callable[[Store], object]) -> None:
+    """What a store cannot do is NotSupported, naming those that can, without being asked."""
+    with Script() as script, open_store(script.uri) as store:
+        with pytest.raises(NotSupported) as caught:
+            act(store)
+        assert "scripted-able" in caught.value.hint
+        assert "scripted," not in caught.value.hint
+        assert script.count("connect") == 0
+
+
+@pytest.mark.parametrize(("what", "act"), CHANGES)
+def test_change_is_recorded(what: str, act: Callable[[Store], object], caplog: pytest.LogCaptureFixture) -> None:
+    """What changes something is recorded with the key's URI and its outcome, and without a secret."""
+    caplog.set_level(logging.INFO, "keyvouch.audit")
+    with Script() as script, open_store(script.able_uri) as store:
+        if what == "import":
+            script.keys.clear()
+        act(store)
+    [line] = caplog.messages
+    record = json.loads(line)
+    assert (record["event"], record["uri"], record["outcome"]) == (what, script.able_uri, "done")
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(AccessDenied("no"), "access-denied"), (RuntimeError("a defect"), "RuntimeError")]
+)
+@pytest.mark.parametrize(("what", "act"), CHANGES)
+def test_failed_change_is_recorded(
+    what: str,
+    act: Callable[[Store], object],
+    error: Exception,
+    outcome: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A change that failed, in whatever way, is not recorded as done."""
+    caplog.set_level(logging.INFO, "keyvouch.audit")
+    with Script() as script, open_store(script.able_uri) as store:
+        script.fail(STEPS.get(what, what), error)
+        with pytest.raises(type(error)):
+            act(store)
+    assert [json.loads(line)["outcome"] for line in caplog.messages] == [outcome]
+
+
+@pytest.mark.parametrize(("what", "act"), CHANGES)
+@pytest.mark.parametrize("performed", [True, False])
+def test_change_is_made_once(what: str, act: Callable[[Store], object], performed: bool) -> None:
+    """A change whose session was lost is repeated only where it was surely not carried out."""
+    step = STEPS.get(what, what)
+    with Script() as script, open_store(script.able_uri) as store:
+        if what == "import":
+            script.keys.clear()
+        script.fail(step, SessionLost("gone", performed=performed))
+        if performed:
+            with pytest.raises(StoreUnavailable) as caught:
+                act(store)
+            assert type(caught.value) is StoreUnavailable
+            assert script.count(step) == 1
+        else:
+            act(store)
+            assert script.count(step) == 2
+
+
+def test_listing_is_repeated() -> None:
+    """Listing keys changes nothing: it is repeated after a lost session."""
+    with Script() as script, open_store(script.able_uri) as store:
+        script.fail("keys", SessionLost("gone"))
+        assert len(store.keys()) == 1
+
+
+def test_generate_suspects_the_shell() -> None:
+    """A URI that a shell cut at `;` makes no key, and the hint says so."""
+    with Script() as script, open_store(f"scripted-able:server={script.number}") as store:
+        with pytest.raises(ConfigurationError, match="lacks key") as caught:
+            store.generate(KeySpec())
+        assert "shell" in caught.value.hint
+        assert script.count("generate") == 0
+
+
+def test_generate_touches_no_key() -> None:
+    """A key that is there is KeyExists."""
+    with Script() as script, open_store(script.able_uri) as store, pytest.raises(KeyExists):
+        store.generate(KeySpec(key_type="P-256"))
+
+
+def test_no_certificate_to_install() -> None:
+    """Installing nothing is refused before the store is asked."""
+    with Script() as script, open_store(script.able_uri) as store:
+        with pytest.raises(ConfigurationError):
+            store.install_certificate([])
+        assert script.count("connect") == 0
+
+
+def test_store_and_signer_share_a_connection() -> None:
+    """A store and the signers of its keys connect once, and the last one out closes."""
+    with Script() as script:
+        with open_store(script.able_uri) as store:
+            store.keys()
+            signer = open_signer(script.able_uri)
+        assert (script.count("connect"), script.count("close")) == (1, 0)
+        signer.close()
+        assert script.count("close") == 1
+
+
+def test_closed_store_raises_value_error() -> None:
+    """After close a store is not asked any more."""
+    with Script() as script:
+        with open_store(script.able_uri) as store:
+            store.keys()
+        asked = len(script.events)
+        for _, act in ABLE:
+            with pytest.raises(ValueError, match="the store is closed"):
+                act(store)
+        assert len(script.events) == asked
+
+
+def test_store_is_closed_once() -> None:
+    """Eight threads close a store, and it is given back once: a signer beside it signs on."""
+    with Script() as script, open_signer(script.able_uri) as signer, open_signer(script.able_uri):
+        store = open_store(script.able_uri)
+        assert in_threads(8, store.close) == [None] * 8
+        assert script.count("close") == 0
+        signer.sign(MESSAGE, "ES256")

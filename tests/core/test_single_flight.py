@@ -1,0 +1,150 @@
+"""One thread works, those that want the same wait for it."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from keyvouch.errors import StoreUnavailable
+from keyvouch.single_flight import SingleFlight
+from scripted_store import LONG_ENOUGH, Gate, in_threads, until
+
+
+def waiting_for(flights: SingleFlight[int], key: str) -> int:
+    """How many threads wait for the flight of this key."""
+    flight = flights._flights.get(key)
+    return len(flight.ended._cond._waiters) if flight else 0  # type: ignore[attr-defined]
+
+
+def test_threads_share_one_result() -> None:
+    """Work is done once for all that ask meanwhile."""
+    flights, gate, calls = SingleFlight[int](), Gate(), []
+
+    def work() -> int:
+        calls.append(1)
+        gate.wait()
+        return 7
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(flights.do, "key", work, timeout=LONG_ENOUGH) for _ in range(8)]
+        until(lambda: waiting_for(flights, "key") == 7)
+        gate.open()
+        assert [answer.result() for answer in answers] == [7] * 8
+    assert len(calls) == 1
+
+
+def test_threads_share_one_failure() -> None:
+    """Work that fails fails for all, with the same error, and is not repeated by those who waited."""
+    flights, gate, error, calls = SingleFlight[int](), Gate(), StoreUnavailable("down"), []
+
+    def work() -> int:
+        calls.append(1)
+        gate.wait()
+        raise error
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(flights.do, "key", work, timeout=LONG_ENOUGH) for _ in range(8)]
+        until(lambda: waiting_for(flights, "key") == 7)
+        gate.open()
+        assert all(answer.exception() is error for answer in answers)
+    assert len(calls) == 1
+
+
+def test_nothing_is_remembered() -> None:
+    """Who comes after the end of a flight begins another."""
+    flights, results = SingleFlight[int](), iter((1, 2))
+    assert [flights.do("key", lambda: next(results), timeout=1) for _ in range(2)] == [1, 2]
+
+
+def test_failure_is_forgotten() -> None:
+    """After a flight that failed the next one may succeed."""
+    flights = SingleFlight[int]()
+
+    def fail() -> int:
+        raise StoreUnavailable("down")
+
+    with pytest.raises(StoreUnavailable):
+        flights.do("key", fail, timeout=1)
+    assert flights.do("key", lambda: 1, timeout=1) == 1
+
+
+def test_other_keys_do_not_wait() -> None:
+    """Work of another key goes on beside it."""
+    flights, gate = SingleFlight[int](), Gate()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(flights.do, "slow", lambda: gate.wait() or 1, timeout=LONG_ENOUGH)  # type: ignore[func-returns-value]
+        gate.entered.wait(LONG_ENOUGH)
+        assert flights.do("quick", lambda: 2, timeout=1) == 2
+        gate.open()
+
+
+def test_waiter_gives_up_in_time() -> None:
+    """A thread that waits longer than its timeout gets TimeoutError; the flight goes on."""
+    flights, gate = SingleFlight[int](), Gate()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(flights.do, "key", lambda: gate.wait() or 1, timeout=LONG_ENOUGH)  # type: ignore[func-returns-value]
+        gate.entered.wait(LONG_ENOUGH)
+        with pytest.raises(TimeoutError):
+            flights.do("key", lambda: 2, timeout=0.01)
+        gate.open()
+        assert first.result() == 1
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_interrupted_leader_lets_another_lead(interruption: type[BaseException]) -> None:
+    """An interruption hits the thread that works alone: one of those who wait begins again."""
+    flights, gate, leaders = SingleFlight[int](), Gate(), []
+
+    def work() -> int:
+        leaders.append(threading.get_ident())
+        if len(leaders) == 1:
+            gate.wait()
+            raise interruption
+        return 7
+
+    answers: list[object] = []
+
+    def ask() -> None:
+        try:
+            answers.append(flights.do("key", work, timeout=LONG_ENOUGH))
+        except interruption as error:
+            answers.append(type(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    until(lambda: waiting_for(flights, "key") == 7)
+    gate.open()
+    for thread in threads:
+        thread.join(LONG_ENOUGH)
+    assert sorted(answers, key=str) == sorted([interruption, *[7] * 7], key=str)
+
+
+def test_never_two_at_once() -> None:
+    """However often they ask, two threads never do the same work at the same time."""
+    flights, busy, overlaps = SingleFlight[int](), threading.Lock(), []
+
+    def work() -> int:
+        if not busy.acquire(blocking=False):
+            overlaps.append(1)
+            return 0
+        busy.release()
+        return 1
+
+    def ask() -> None:
+        for _ in range(2000):
+            flights.do("key", work, timeout=LONG_ENOUGH)
+
+    assert in_threads(4, ask) == [None] * 4
+    assert not overlaps
+
+
+def test_child_forgets_the_flights() -> None:
+    """What a parent's thread began is not waited for in a forked child."""
+    flights, gate = SingleFlight[int](), Gate()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(flights.do, "key", lambda: gate.wait() or 1, timeout=LONG_ENOUGH)  # type: ignore[func-returns-value]
+        gate.entered.wait(LONG_ENOUGH)
+        flights.after_fork()  # as the fork's hook does it
+        assert flights.do("key", lambda: 2, timeout=1) == 2
+        gate.open()
