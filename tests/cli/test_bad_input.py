@@ -165,17 +165,20 @@ def test_no_profile_named(tmp_path: Path) -> None:
 
 def test_interrupt_ends_quietly(tmp_path: Path, key: Key) -> None:
     """Ctrl-C: one word, exit status 130, no traceback."""
-    with subprocess.Popen(
-        [sys.executable, "-P", "-m", "keyvouch", "sign", "--key", key.uri],
-        stdin=subprocess.PIPE,  # it waits for the message
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        time.sleep(1.5)
+    message = tmp_path / "message"
+    os.mkfifo(message)
+    with (
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "keyvouch", "sign", "--key", key.uri, str(message)],
+            stderr=subprocess.PIPE,
+            text=True,
+            # Who starts the tests in the background may have it ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads are about
+        ) as process,
+        message.open("wb"),  # opened when the command has opened it too, and waits for the message
+    ):
         process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        errors = process.stderr.read()
+        _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 130
     assert "Interrupted" in errors
