@@ -25,6 +25,7 @@ from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.errors import KeyvouchError
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.testing.authority import App, Authority
+from scripted_store import until
 from signing_in import PASSWORD, Key, make_key, run, write_profile
 
 
@@ -104,14 +105,16 @@ def test_signing_in_says_nothing(
     sent: list[str] = []
     make = EntraAssertion._make
 
-    def remember(*arguments: str) -> str:
+    def remember(*arguments: object) -> str:
         sent.append(make(*arguments))  # type: ignore[arg-type]
         return sent[-1]
 
     monkeypatch.setattr(EntraAssertion, "_make", remember)
     client = keyvouch.connect("nightly")
     witness.secrets["token"] = client.access_token()
-    witness.hears(client, client._keys[0], client._keys[0].signer, client.acquire_token_for_client)
+    used = client._keys.in_order()[0]
+    assert used._assertion
+    witness.hears(client, used, used._assertion, used._assertion.signer, client.acquire_token_for_client)
     app.remove_certificate(key.certificate)
     fail(witness, lambda: client.access_token(["api://other/.default"]))
     for status, body in ((500, b""), (200, b"<html>"), (403, b""), (429, b"")):
@@ -217,6 +220,7 @@ def test_processes_say_nothing(witness: Witness, key: Key) -> None:
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
+        until(Path(f"/proc/{process.pid}/cmdline").read_bytes)  # empty while the program is being replaced
         for place in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):  # one that has just ended
                 witness.said.append(place.read_bytes().replace(b"\0", b" ").decode(errors="replace"))

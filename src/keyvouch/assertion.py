@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from keyvouch import certificate
 from keyvouch.algorithms import Algorithm, find_algorithm
-from keyvouch.errors import ConfigurationError
+from keyvouch.errors import ConfigurationError, StoreUnavailable
 from keyvouch.signer import SIGN_TIMEOUT, Signer
 from keyvouch.single_flight import SingleFlight
 
@@ -73,21 +73,19 @@ class ClientAssertion:
         self._lifetime = lifetime
         self._audience = audience
         self._reuse = reuse
-        self.timeout = SIGN_TIMEOUT
-        """Seconds that a signature may take; a client with another key to go to gives each its share."""
         self._headers: dict[Algorithm, _Header] = {}
         self._reusable: dict[tuple[str, str], _Reusable] = {}
         self._flights = SingleFlight[str]()
 
-    def __call__(self, context: Mapping[str, str]) -> str:
-        """Return an assertion for `context["client_id"]` at `context["token_endpoint"]`.
+    def __call__(self, context: Mapping[str, str], *, timeout: float = SIGN_TIMEOUT) -> str:
+        """Return an assertion for `context["client_id"]` at `context["token_endpoint"]`, within `timeout` seconds.
 
         Raises `CertificateExpired`, `CertificateNotYetValid` and what `Signer.sign` raises.
         """
         client_id, endpoint = context["client_id"], context["token_endpoint"]
         if not self._reuse:
-            return self._make(client_id, endpoint)
-        return self._used_again(client_id, endpoint)
+            return self._make(client_id, endpoint, timeout)
+        return self._used_again(client_id, endpoint, timeout)
 
     def audience_of(self, endpoint: str) -> str:
         """Return the `aud` for a token endpoint. To be overridden where an authority has its own rule."""
@@ -97,7 +95,7 @@ class ClientAssertion:
         """Return the algorithm for a token endpoint; None lets the key decide. To be overridden likewise."""
         return self._algorithm
 
-    def _make(self, client_id: str, endpoint: str) -> str:
+    def _make(self, client_id: str, endpoint: str, timeout: float) -> str:
         audience = self.audience_of(endpoint)
         token_id = str(uuid.uuid4())
         now = int(time.time())
@@ -117,7 +115,7 @@ class ClientAssertion:
         message, signature = self.signer.sign_negotiated(
             build,
             algorithm=self.algorithm_for(endpoint),
-            timeout=self.timeout,
+            timeout=timeout,
             audit={"jti": token_id, "client_id": client_id, "audience": audience},
         )
         return f"{message.decode()}.{base64url(signature).decode()}"
@@ -135,7 +133,7 @@ class ClientAssertion:
             fields["x5c"] = [base64.b64encode(_der(each)).decode() for each in chain]
         return _Header(base64url(json.dumps(fields, separators=(",", ":")).encode()), chain, public_key)
 
-    def _used_again(self, client_id: str, endpoint: str) -> str:
+    def _used_again(self, client_id: str, endpoint: str, timeout: float) -> str:
         place = (client_id, endpoint)
 
         def find_or_make() -> str:
@@ -143,13 +141,13 @@ class ClientAssertion:
             key = (self.signer.public_key, self.signer.chain)  # a new certificate may be the old key's
             now = time.time()  # and not a clock that stands still while the machine sleeps
             if found is None or found.key != key or not 0 <= now - found.made < self._reuse:
-                found = self._reusable[place] = _Reusable(self._make(client_id, endpoint), key, now)
+                found = self._reusable[place] = _Reusable(self._make(client_id, endpoint, timeout), key, now)
             return found.assertion
 
         try:
-            return self._flights.do(place, find_or_make, timeout=self.timeout)
-        except TimeoutError:  # the thread that makes it is late: this one makes its own
-            return self._make(client_id, endpoint)
+            return self._flights.do(place, find_or_make, timeout=timeout)
+        except TimeoutError:  # a signature of this thread's own would not come sooner, and may be billed
+            raise StoreUnavailable("The assertion was not made in time.", hint="Try again later.") from None
 
 
 class _Header:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from keyvouch.certificate import thumbprint
+from keyvouch.entra.keys import Sent
 from keyvouch.errors import AuthorityRefused
-from keyvouch.signer import Signer
 
 _REGISTER = (
     "Register the certificate on the app registration (Certificates & secrets): write it to a file with"
@@ -50,35 +51,43 @@ def refuses_key(result: Mapping[str, Any]) -> bool:
 
     Servers other than Entra ID have no codes: there `invalid_client` (RFC 6749, section 5.2) says it.
     """
-    if codes := result.get("error_codes"):
+    if codes := _codes(result):
         return not KEY_REFUSED.isdisjoint(codes)
     return result.get("error") == "invalid_client"
 
 
-def refusal(result: Mapping[str, Any], signer: Signer | None) -> AuthorityRefused:
-    """Make the error of a refusal that MSAL returned; `signer` is the one whose assertion was sent."""
-    codes = tuple(result.get("error_codes") or ())
+def refusal(result: Mapping[str, Any], sent: Sent | None) -> AuthorityRefused:
+    """Make the error of a refusal that MSAL returned; `sent` is the key of the assertion that was refused."""
+    codes = _codes(result)
     known = [code for code in codes if code in ADVICE]
     hint = ADVICE[known[0]] if known else "Look the code up at https://login.microsoftonline.com/error."
     if not codes:
         hint = "Check at the authority that this client, its key and the scope are registered."
-    thumbprint = signer.thumbprint() if signer else None
-    if thumbprint and signer and refuses_key(result):
-        hint += f"\nSent: {thumbprint} (SHA-256), which the portal lists as {signer.thumbprint('sha1')} (SHA-1)."
-    description = str(result.get("error_description") or result.get("error") or "no reason given")
+    sha256 = None
+    if sent and sent.certificate:
+        sha256, sha1 = thumbprint(sent.certificate), thumbprint(sent.certificate, "sha1")
+        if refuses_key(result):
+            hint += f"\nSent: {sha256} (SHA-256), which the portal lists as {sha1} (SHA-1)."
+    correlation_id = result.get("correlation_id")
     return AuthorityRefused(
-        f"The authority refused: {_first_line(description)}",
+        f"The authority refused: {description(result)}",
         hint=hint,
-        uri=signer.uri if signer else None,
+        uri=sent.uri if sent else None,
         error=str(result.get("error", "")),
         error_codes=codes,
-        thumbprint=thumbprint,
-        correlation_id=result.get("correlation_id"),
+        thumbprint=sha256,
+        correlation_id=str(correlation_id) if correlation_id else None,
         try_next_key=refuses_key(result),
     )
 
 
-def _first_line(description: str) -> str:
-    """Entra ID ends its texts with trace and correlation ids and the time, which are kept elsewhere."""
-    line = description.strip().splitlines()[0] if description.strip() else description
-    return line.split(" Trace ID:")[0]
+def description(result: Mapping[str, Any]) -> str:
+    """Return what the authority says, without its trace and correlation ids and the time, which are kept elsewhere."""
+    text = str(result.get("error_description") or result.get("error") or "").strip()
+    return text.splitlines()[0].split(" Trace ID:")[0] if text else "no reason given"
+
+
+def _codes(result: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the AADSTS codes; what is of another form than Entra ID's is passed over."""
+    codes = result.get("error_codes")
+    return tuple(code for code in codes if isinstance(code, int)) if isinstance(codes, list) else ()

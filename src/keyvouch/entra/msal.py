@@ -11,43 +11,31 @@ request where many threads ask for the same token, errors with advice.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import logging
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import msal
 import msgspec
-import requests
-from msal.exceptions import MsalServiceError
 
-from keyvouch import config, files, opening
+from keyvouch import config, opening
+from keyvouch.connections import Deadline
 from keyvouch.entra import advice
+from keyvouch.entra.answers import Outcome, from_discovery
 from keyvouch.entra.assertion import EntraAssertion
+from keyvouch.entra.keys import Key, Keys, OpenUri, Sent
 from keyvouch.entra.transport import Session
-from keyvouch.errors import (
-    AuthorityRefused,
-    AuthorityUnavailable,
-    ConfigurationError,
-    KeyvouchError,
-    StoreUnavailable,
-    hidden_frames,
-)
+from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError
 from keyvouch.signer import SIGN_TIMEOUT, Signer
 from keyvouch.single_flight import SingleFlight
 
-T = TypeVar("T")
-log = logging.getLogger("keyvouch")
-
 ACCESS_TOKEN_TIMEOUT = 60.0
-"""Seconds that a thread waits for the token that another one is just getting."""
-REFUSED_FOR = 300.0
-"""Seconds for which a key that the authority refused is passed over, where there is another."""
+"""Seconds that a token may take: opening a key, signing and asking, with every key in turn."""
 
 
 def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
@@ -64,57 +52,21 @@ def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
     return {"client_assertion": EntraAssertion(signer, **options)}
 
 
-class _Key:
-    """One of a client's keys: opened when it is first needed, passed over for a while after it was refused."""
+class _Turn:
+    """A key whose turn it is to sign one acquisition, and what it made."""
 
-    def __init__(
-        self, source: Signer | str, open_uri: Callable[[str], Signer], options: Mapping[str, Any], timeout: float
-    ) -> None:
-        self._source = source
-        self._open_uri = open_uri
-        self._options = options
-        self._timeout = timeout
-        self._assertion: EntraAssertion | None = None
-        self._opening = SingleFlight[EntraAssertion]()
-        self.refused_until = 0.0
-        self.warned = False
-
-    @property
-    def signer(self) -> Signer | None:
-        """The open signer, where it is open."""
-        return self._assertion.signer if self._assertion else None
-
-    def assertion(self) -> EntraAssertion:
-        """Return what makes assertions with this key, which is opened where it is not."""
-        if self._assertion is not None:
-            return self._assertion
-        try:
-            return self._opening.do("open", self._open, timeout=opening.OPEN_TIMEOUT)
-        except TimeoutError:
-            raise StoreUnavailable("The key was not open in time.", hint="Try again later.") from None
-
-    def _open(self) -> EntraAssertion:
-        if self._assertion is None:
-            signer = self._source if isinstance(self._source, Signer) else self._open_uri(self._source)
-            made = EntraAssertion(signer, **self._options)
-            made.timeout = self._timeout
-            self._assertion = made
-        return self._assertion
-
-    def close(self) -> None:
-        """Close the signer, if it was opened here."""
-        if self._assertion is not None and not isinstance(self._source, Signer):
-            self._assertion.signer.close()
-
-    def __str__(self) -> str:
-        return self.signer.uri if self.signer else str(self._source)
+    def __init__(self, key: Key, timeout: float) -> None:
+        self.key = key
+        self.timeout = timeout
+        self.sent: Sent | None = None
+        self.defect: Exception | None = None
+        """What a store's code raised that is no error of ours."""
 
 
-class _Turn(threading.local):
-    """Which key this thread's request uses, and whether MSAL asked for an assertion at all."""
+class _Here(threading.local):
+    """What this thread's request is signed with: MSAL's callback does not tell whose it is."""
 
-    key: _Key | None = None
-    used = False
+    turn: _Turn | None = None
 
 
 def _with_keys(name: str) -> Any:
@@ -123,7 +75,7 @@ def _with_keys(name: str) -> Any:
 
     @functools.wraps(inherited)
     def method(self: ConfidentialClient, *args: Any, **kwargs: Any) -> Any:
-        return self._try_keys(lambda: inherited(self, *args, **kwargs))
+        return self._try_keys(lambda: inherited(self, *args, **kwargs)).as_msal()
 
     return method
 
@@ -145,7 +97,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         ca_file: str | None = None,
         proxy: str | None = None,
         assertion: Mapping[str, Any] | None = None,
-        open_uri: Callable[[str], Signer] = opening.open_signer,
+        open_uri: OpenUri = opening.open_signer,
         **msal_options: Any,
     ) -> None:
         """Take URIs or signers, the preferred one first, and MSAL's own options (`authority`, `token_cache`, ...).
@@ -160,28 +112,34 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         for key in keys:  # a mistake in a URI shows now, and not when the standby key is needed
             if isinstance(key, str) and not key.startswith("profile:"):
                 opening.parse(key)
-        share = SIGN_TIMEOUT / len(keys)  # a store that stalls leaves time for the next key
-        self._keys = [_Key(key, open_uri, assertion or {}, share) for key in keys]
-        self._accepted: _Key | None = None
-        self._last_refused: _Key | None = None
+        self._keys = Keys(keys, open_uri, assertion or {})
         self._default_scopes = list(scopes)
-        self._turn = _Turn()
-        self._flights = SingleFlight[dict[str, Any]]()
+        self._here = _Here()
+        self._flights = SingleFlight[Outcome]()
+        self._session: Session | None = None
         if not {"http_client", "verify", "proxies", "timeout"} & msal_options.keys():
-            msal_options["http_client"] = Session(ca_file, proxy)
+            self._session = msal_options["http_client"] = Session(ca_file, proxy)
         authority = str(msal_options.get("oidc_authority") or msal_options.get("authority") or "the authority")
-        _with_our_errors(
-            lambda: super(ConfidentialClient, self).__init__(
-                client_id, client_credential={"client_assertion": self._assert}, **msal_options
-            ),
-            authority,
-        )
+        try:
+            super().__init__(client_id, client_credential={"client_assertion": self._assert}, **msal_options)
+        except Exception as error:
+            ours = from_discovery(error, authority)
+            if ours is error:
+                raise
+            raise ours from error
 
     # Our own calls.
 
-    def access_token(self, scopes: Sequence[str] | None = None, *, claims_challenge: str | None = None) -> str:
-        """Return an access token of the client itself, from the cache while one lives.
+    def access_token(
+        self,
+        scopes: Sequence[str] | None = None,
+        *,
+        claims_challenge: str | None = None,
+        timeout: float = ACCESS_TOKEN_TIMEOUT,
+    ) -> str:
+        """Return an access token of the client itself, from the cache while one lives; within `timeout` seconds.
 
+        `claims_challenge`: the claims that a service demanded (CAE), as MSAL takes them; the cache is passed over then.
         Raises `AuthorityRefused` with the AADSTS code and what to do, `AuthorityUnavailable`, and the last store's
         error where no key could sign.
         """
@@ -190,26 +148,30 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
             raise ConfigurationError(
                 "No scope was named.", hint="Give scopes, as https://graph.microsoft.com/.default."
             )
-        result = _with_our_errors(
-            lambda: self.acquire_token_for_client(wanted, claims_challenge=claims_challenge),
-            self.authority.token_endpoint,
-        )
-        if "access_token" in result:
-            return str(result["access_token"])
-        raise advice.refusal(result, self._last_refused.signer if self._last_refused else None)
+        options = {"claims_challenge": claims_challenge} if claims_challenge else {}
+        endpoint = str(self.authority.token_endpoint)
+        outcome = self._acquire(wanted, (), options, Deadline(timeout))
+        if outcome is None:
+            raise AuthorityUnavailable(
+                f"There was no token of {endpoint} within {timeout:g} seconds.", hint="Try again later, or wait longer."
+            )
+        return outcome.token(endpoint, self._session.retry_after(endpoint, wanted) if self._session else None)
 
     async def access_token_async(
-        self, scopes: Sequence[str] | None = None, *, claims_challenge: str | None = None
+        self,
+        scopes: Sequence[str] | None = None,
+        *,
+        claims_challenge: str | None = None,
+        timeout: float = ACCESS_TOKEN_TIMEOUT,  # noqa: ASYNC109 - it bounds the request, not the await
     ) -> str:
         """As `access_token`, in a thread."""
         import asyncio
 
-        return await asyncio.to_thread(self.access_token, scopes, claims_challenge=claims_challenge)
+        return await asyncio.to_thread(self.access_token, scopes, claims_challenge=claims_challenge, timeout=timeout)
 
     def close(self) -> None:
         """Close the signers that this client opened. May be called twice."""
-        for key in self._keys:
-            key.close()
+        self._keys.close()
 
     def __enter__(self) -> Self:
         return self
@@ -223,16 +185,11 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
 
     def acquire_token_for_client(self, scopes: Sequence[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As MSAL's; where several threads ask for the same at once, one request serves them all."""
-
-        def acquire() -> dict[str, Any]:
-            return self._try_keys(lambda: parent(list(scopes), *args, **kwargs))
-
-        parent = super().acquire_token_for_client
-        same = (frozenset(scopes), json.dumps([args, kwargs], sort_keys=True, default=repr))
-        try:
-            return dict(self._flights.do(same, acquire, timeout=ACCESS_TOKEN_TIMEOUT))
-        except TimeoutError:
-            return acquire()
+        outcome = self._acquire(scopes, args, kwargs, Deadline(ACCESS_TOKEN_TIMEOUT))
+        if outcome is None:  # another's request takes too long: this thread makes its own
+            outcome = self._ask(scopes, args, kwargs, Deadline(ACCESS_TOKEN_TIMEOUT))
+        result: dict[str, Any] = outcome.as_msal()
+        return result
 
     acquire_token_by_auth_code_flow = _with_keys("acquire_token_by_auth_code_flow")
     acquire_token_by_authorization_code = _with_keys("acquire_token_by_authorization_code")
@@ -242,109 +199,90 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     acquire_token_silent = _with_keys("acquire_token_silent")
     acquire_token_silent_with_error = _with_keys("acquire_token_silent_with_error")
 
+    def _acquire(
+        self, scopes: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: Deadline
+    ) -> Outcome | None:
+        """Ask once for all threads that want the same just now; None where it takes longer than this thread waits."""
+        same = (frozenset(scopes), json.dumps([args, kwargs], sort_keys=True, default=repr))
+        own: list[Outcome] = []
+
+        def ask() -> Outcome:
+            own.append(self._ask(scopes, args, kwargs, deadline))
+            return own[0]
+
+        while not own and deadline.left() > 0:
+            try:
+                outcome = self._flights.do(same, ask, timeout=deadline.left())
+            except TimeoutError:
+                return None
+            # A failure for which another thread's time was over says nothing to one that has more.
+            if own or not outcome.late:
+                return outcome
+        return None
+
+    def _ask(
+        self, scopes: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: Deadline
+    ) -> Outcome:
+        """Ask MSAL, with one key after the other, until the deadline."""
+        acquire = super().acquire_token_for_client
+        with self._session.within(deadline) if self._session else contextlib.nullcontext():
+            outcome = self._try_keys(lambda: acquire(list(scopes), *args, **kwargs), deadline)
+        if outcome.error is not None and deadline.left() <= 0:
+            return replace(outcome, late=True)
+        return outcome
+
     # Which key.
 
     def _assert(self, context: Mapping[str, str]) -> str:
         """Make the assertion for one wire request of MSAL, with the key whose turn it is in this thread."""
-        self._turn.used = True
-        key = self._turn.key or self._in_order()[0]
-        return key.assertion()(context)
+        turn = self._here.turn or _Turn(self._keys.in_order()[0], SIGN_TIMEOUT)
+        try:
+            assertion, turn.sent = turn.key.make_assertion(context, turn.timeout)
+        except KeyvouchError:
+            raise
+        except Exception as error:
+            turn.defect = error
+            raise
+        return assertion
 
-    def _try_keys(self, request: Callable[[], T]) -> T:
+    def _try_keys(self, request: Callable[[], Any], deadline: Deadline | None = None) -> Outcome:
         """Make a request with each key until one is accepted; see the design of `try_next_key`."""
-        answer: list[T] = []
-        error: KeyvouchError | None = None
-        for key in self._in_order():
-            try:
-                answer = [self._with_key(key, request)]
-            except KeyvouchError as failed:
-                if not failed.try_next_key:
-                    raise
-                error = failed
-                self._pass_over(key, failed.message)
-                continue
-            if not self._refused(answer[0]):
-                return answer[0]
-            self._last_refused = key
-            key.refused_until = time.monotonic() + REFUSED_FOR
-            self._pass_over(key, "the authority refused it")
-        if answer:
-            return answer[0]
-        raise error or ConfigurationError("The client has no keys.")
+        refused: Outcome | None = None
+        failed: Outcome | None = None
+        keys = self._keys.in_order()
+        for position, key in enumerate(keys):
+            # A store that stalls leaves time for the next key.
+            share = SIGN_TIMEOUT / len(self._keys)
+            if deadline:
+                share = max(0.001, min(share, deadline.left() / (len(keys) - position)))
+            outcome = self._with_key(key, request, share)
+            if isinstance(outcome.error, KeyvouchError) and outcome.error.try_next_key:
+                failed = outcome
+                self._keys.pass_over(key, outcome.error.message)
+            elif outcome.error is not None or not _refuses(outcome.result):
+                return outcome
+            else:
+                refused = outcome
+                key.refuse()
+                self._keys.pass_over(key, "the authority refused it")
+        return refused or failed or Outcome()
 
-    def _with_key(self, key: _Key, request: Callable[[], T]) -> T:
+    def _with_key(self, key: Key, request: Callable[[], Any], timeout: float) -> Outcome:
         """Make a request with one key, and once more where reloading it gives another certificate."""
-        outer = (self._turn.key, self._turn.used)
-        self._turn.key, self._turn.used = key, False
+        turn = _Turn(key, timeout)
+        outer, self._here.turn = self._here.turn, turn
         try:
             result = request()
-            if self._refused(result) and key.signer is not None and _reloaded(key.signer):
+            if turn.sent and _refuses(result) and key.is_renewed(turn.sent):
                 result = request()
-            if self._turn.used and not self._refused(result):
-                self._accepted = key
-                key.refused_until = 0.0
-                key.warned = False
-            return result
+            if turn.sent and not _refuses(result):
+                self._keys.accept(key)
+            return Outcome(result, sent=turn.sent)
+        except Exception as error:  # noqa: BLE001 - for every thread that waits, each to be told in its own words
+            return Outcome(error=error, sent=turn.sent, defect=error is turn.defect)
         finally:
-            self._turn.key, self._turn.used = outer
-
-    def _refused(self, result: object) -> bool:
-        return isinstance(result, dict) and "error" in result and advice.refuses_key(result)
-
-    def _in_order(self) -> list[_Key]:
-        """Return the accepted key first, then the others by preference, without those refused lately."""
-        now = time.monotonic()
-        willing = [key for key in self._keys if key.refused_until <= now] or self._keys
-        return sorted(willing, key=lambda key: key is not self._accepted)
-
-    def _pass_over(self, key: _Key, reason: str) -> None:
-        if self._accepted is key:
-            self._accepted = None
-        if len(self._keys) > 1 and not key.warned:
-            key.warned = True
-            log.warning("A key is passed over (%s): %s", reason, key)
+            self._here.turn = outer
 
 
-def _reloaded(signer: Signer) -> bool:
-    try:
-        return signer.reload()
-    except KeyvouchError as error:
-        log.info("A refused key could not be reloaded: %s", error.message)
-        return False
-
-
-def _with_our_errors(call: Callable[[], T], authority: str) -> T:
-    """Turn what `requests` and MSAL raise into our errors; MSAL's frames hold the assertion, and go."""
-    try:
-        with hidden_frames(Exception):
-            return call()
-    except requests.exceptions.SSLError as error:
-        raise ConfigurationError(
-            f"The TLS certificate of {authority} is not trusted.",
-            hint="Name the certificate of its issuer in ca-file.",
-        ) from error
-    except requests.exceptions.RequestException as error:
-        raise AuthorityUnavailable(
-            f"{authority} cannot be reached: {type(error).__name__}.", hint="Check network, proxy and the address."
-        ) from error
-    except OSError as error:  # the token cache's lock
-        raise files.cannot_write(Path(error.filename or "the token cache"), error) from error
-    except (MsalServiceError, json.JSONDecodeError, RuntimeError) as error:
-        raise AuthorityUnavailable(
-            f"{authority} gave no usable answer: {type(error).__name__}.", hint="Try again later."
-        ) from error
-    except ValueError as error:
-        raise _discovery_error(error, authority) from error
-
-
-def _discovery_error(error: ValueError, authority: str) -> KeyvouchError:
-    """MSAL says with a ValueError that there is no such tenant, and that an address is none."""
-    text = str(error)
-    if "authority configuration" in text or "OIDC Discovery failed" in text:
-        return AuthorityRefused(
-            f"{authority} knows no such tenant, or is no authority.",
-            hint="Check tenant, cloud and authority.",
-            error="invalid_tenant",
-            error_codes=(90002,),
-        )
-    return ConfigurationError(f"MSAL refuses the settings: {text}", hint="Correct them.")
+def _refuses(result: object) -> bool:
+    return isinstance(result, dict) and "error" in result and advice.refuses_key(result)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import msal
 import msgspec
 
@@ -12,7 +14,6 @@ from keyvouch.entra.authority import authority_options, cache_location, require
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
 from keyvouch.errors import AuthorityUnavailable
 from keyvouch.secrets import SecretResolver
-from keyvouch.signer import Signer
 from keyvouch.single_flight import SingleFlight
 
 
@@ -58,11 +59,6 @@ def connect(profile: str | None = None) -> ConfidentialClient:
 def make_client(profile: Profile, name: str, secrets: SecretResolver | None = None) -> ConfidentialClient:
     """Make the client of a profile; nothing is signed yet. `secrets` holds where not the profile's own rules do."""
     require(profile, name, "client_id", "keys", "scopes")
-    resolver = secrets or opening.resolver_for(profile)
-
-    def open_uri(uri: str) -> Signer:
-        return opening.open_uri(uri, resolver, timeout=opening.OPEN_TIMEOUT / len(profile.keys))
-
     return ConfidentialClient(
         str(profile.client_id),
         keys=profile.keys,
@@ -70,7 +66,7 @@ def make_client(profile: Profile, name: str, secrets: SecretResolver | None = No
         ca_file=profile.ca_file,
         proxy=profile.proxy,
         assertion=msgspec.structs.asdict(profile.assertion),
-        open_uri=open_uri,
+        open_uri=functools.partial(opening.open_uri, secrets=secrets or opening.resolver_for(profile)),
         token_cache=_cache(profile),
         **authority_options(profile, name),
     )

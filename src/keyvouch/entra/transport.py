@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,10 +16,13 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 
 from keyvouch import forks
+from keyvouch.connections import Deadline
 from keyvouch.errors import ConfigurationError
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0
 """Seconds. An authority that does not answer within them is unavailable."""
+_LEAVE_ALONE, _LONGEST = 5, 3600
+"""Seconds for which MSAL does not ask again after 429, where the answer does not say; and at most."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -34,6 +41,8 @@ class Session(requests.Session):
             )
         self.verify = bundle or True
         self._proxy = proxy
+        self._limits = threading.local()
+        self._busy_until: dict[tuple[str, str], float] = {}
         self.after_fork()
         forks.watch(self)
 
@@ -42,13 +51,51 @@ class Session(requests.Session):
         # One more try where the connection was not made at all, as MSAL's own session has it.
         self.mount("https://", HTTPAdapter(max_retries=1))
 
+    @contextlib.contextmanager
+    def within(self, deadline: Deadline) -> Iterator[None]:
+        """Let this thread's requests in the block end by the deadline too."""
+        self._limits.deadline = deadline
+        try:
+            yield
+        finally:
+            self._limits.deadline = None
+
+    def retry_after(self, url: str, scopes: Iterable[str]) -> float | None:
+        """Return the seconds until a request for these scopes is sent again; None where it is sent at once.
+
+        After 429 MSAL gives its callers the same answer for that long, and asks nobody.
+        """
+        left = self._busy_until.get((url, _joined(scopes)), 0.0) - time.monotonic()
+        return left if left > 0 else None
+
     def request(self, method: str, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
         """As `requests` does, with our time-outs, proxies and without redirects."""
-        options.setdefault("timeout", (CONNECT_TIMEOUT, READ_TIMEOUT))
+        options.setdefault("timeout", self._timeouts())
         options.setdefault("proxies", self._proxies(url))
         if method.upper() != "GET":
             options["allow_redirects"] = False  # an assertion is for one server
-        return super().request(method, url, **options)
+        response = super().request(method, url, **options)
+        self._note(url, options.get("data"), response)
+        return response
+
+    def _timeouts(self) -> tuple[float, float]:
+        deadline: Deadline | None = getattr(self._limits, "deadline", None)
+        if deadline is None:
+            return CONNECT_TIMEOUT, READ_TIMEOUT
+        left = deadline.left()
+        if left <= 0:
+            raise requests.exceptions.Timeout
+        return min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)
+
+    def _note(self, url: str, data: Any, response: requests.Response) -> None:
+        place = (url, str(data.get("scope", ""))) if isinstance(data, dict) else (url, "")
+        if response.status_code != requests.codes.too_many_requests:
+            self._busy_until.pop(place, None)
+            return
+        now = time.monotonic()
+        self._busy_until = {place: end for place, end in list(self._busy_until.items()) if end > now}
+        told = response.headers.get("Retry-After", "")
+        self._busy_until[place] = now + min(_LONGEST, int(told) if told.isdecimal() else _LEAVE_ALONE)
 
     def _proxies(self, url: str) -> dict[str, str]:
         if urlsplit(url).hostname in _LOOPBACK:
@@ -56,3 +103,8 @@ class Session(requests.Session):
         if self._proxy:
             return {"https": self._proxy}
         return dict(get_environ_proxies(url))
+
+
+def _joined(scopes: Iterable[str]) -> str:
+    """Return scopes as MSAL sends them."""
+    return " ".join(sorted(scopes))

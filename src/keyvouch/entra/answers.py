@@ -1,0 +1,130 @@
+"""What an acquisition came to, and the errors of keyvouch for all that is no token.
+
+MSAL tells by its results and by exceptions of many kinds: those of `requests`, of `json`, its own, and whatever an
+answer of the wrong form makes its code run into.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from keyvouch import files
+from keyvouch.entra import advice
+from keyvouch.entra.keys import Sent
+from keyvouch.errors import (
+    AuthorityRefused,
+    AuthorityUnavailable,
+    ConfigurationError,
+    KeyvouchError,
+    without_frames,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one acquisition: MSAL's result, or what it raised. Threads that asked for the same share it."""
+
+    result: Any = None
+    error: Exception | None = None
+    sent: Sent | None = None
+    """The last assertion that was made for it; None where the request was never sent."""
+    defect: bool = False
+    """Whether `error` is of a store's own code, and nothing that it may raise."""
+    late: bool = False
+    """Whether the time of the thread that asked was over when it failed."""
+
+    def as_msal(self) -> Any:
+        """Return the result, a copy of the caller's own; raise what was raised."""
+        if self.error is not None:
+            raise self.error
+        return dict(self.result) if isinstance(self.result, dict) else self.result
+
+    def token(self, authority: str, retry_after: float | None) -> str:
+        """Return the access token; raise one of our errors for everything else.
+
+        `retry_after`: the seconds for which the authority wants to be left alone, where it said so.
+        """
+        if self.error is not None:
+            raise self._as_ours(self.error, authority, retry_after)
+        result = self.result if isinstance(self.result, dict) else {}
+        token = result.get("access_token")
+        if isinstance(token, str) and token:
+            return token
+        if "error" not in result:
+            raise no_usable_answer(authority, "neither a token nor an error", retry_after)
+        if retry_after is not None or result["error"] == "temporarily_unavailable":
+            raise no_usable_answer(authority, advice.description(result), retry_after)
+        raise advice.refusal(result, self.sent)
+
+    def _as_ours(self, error: Exception, authority: str, retry_after: float | None) -> Exception:
+        if self.defect:
+            return error
+        without_frames(error)  # they hold the assertion
+        if isinstance(error, KeyvouchError):
+            return error
+        if (known := from_network(error, authority)) is None:
+            if self.sent is None:
+                known = ConfigurationError(f"MSAL refuses the request: {error}", hint="Correct the scopes.")
+            else:
+                known = no_usable_answer(authority, type(error).__name__, retry_after)
+        known.__cause__ = error
+        return known
+
+
+def no_usable_answer(authority: str, what: str, retry_after: float | None = None) -> AuthorityUnavailable:
+    """Make the error for an answer of which nothing can be made: 5xx, 429, no JSON, JSON of another form."""
+    hint = "Try again later." if retry_after is None else f"Try again in {retry_after:.0f} seconds."
+    return AuthorityUnavailable(f"{authority} gave no usable answer: {what}.", hint=hint, retry_after=retry_after)
+
+
+def from_network(error: Exception, authority: str) -> KeyvouchError | None:
+    """Return our error for one of `requests`, or of the token cache's lock; None for another kind."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return ConfigurationError(
+            f"The TLS certificate of {authority} is not trusted.",
+            hint="Name the certificate of its issuer in ca-file.",
+        )
+    if isinstance(error, requests.exceptions.JSONDecodeError):
+        return no_usable_answer(authority, "it is no JSON")
+    if isinstance(error, requests.exceptions.RequestException):
+        return AuthorityUnavailable(
+            f"{authority} cannot be reached: {type(error).__name__}.", hint="Check network, proxy and the address."
+        )
+    if isinstance(error, OSError):
+        return files.cannot_write(Path(error.filename or "the token cache"), error)
+    return None
+
+
+def from_discovery(error: Exception, authority: str) -> Exception:
+    """Return our error for what MSAL raised while it looked for the authority's endpoints, or at its options."""
+    if isinstance(error, TypeError) and "argument" in str(error):
+        return error  # an option that MSAL does not have: the program's own mistake
+    without_frames(error)
+    if isinstance(error, KeyvouchError):
+        return error
+    if (known := from_network(error, authority)) is None:
+        known = _from_msal(error, authority)
+    known.__cause__ = error
+    return known
+
+
+def _from_msal(error: Exception, authority: str) -> KeyvouchError:
+    """MSAL says with a ValueError that there is no such tenant, that there is no JSON, and that an option is none."""
+    if not isinstance(error, ValueError):
+        return no_usable_answer(authority, type(error).__name__)
+    text = f"{error} {error.__context__ or ''}"
+    if isinstance(error.__context__, json.JSONDecodeError) or "HTTP status: 429" in text:
+        return no_usable_answer(authority, "it does not tell its endpoints")
+    if "authority configuration" in text or "OIDC Discovery failed" in text:
+        return AuthorityRefused(
+            f"{authority} knows no such tenant, or is no authority.",
+            hint="Check tenant, cloud and authority.",
+            error="invalid_tenant",
+            error_codes=(90002,),
+        )
+    return ConfigurationError(f"MSAL refuses the settings: {error}", hint="Correct them.")

@@ -1,0 +1,147 @@
+"""A client's keys in order of preference: which one is tried, and what became of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from keyvouch.entra.assertion import EntraAssertion
+from keyvouch.errors import KeyvouchError, StoreUnavailable
+from keyvouch.signer import Signer
+from keyvouch.single_flight import SingleFlight
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PublicKey
+
+log = logging.getLogger("keyvouch")
+
+REFUSED_FOR = 300.0
+"""Seconds for which a key that the authority refused is passed over, where there is another."""
+
+
+class OpenUri(Protocol):
+    """Opens the key of a URI within `timeout` seconds, as `keyvouch.open_signer` does."""
+
+    def __call__(self, uri: str, *, timeout: float) -> Signer: ...
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The key and certificate of an assertion that was made: what a refusal is about."""
+
+    uri: str
+    public_key: PublicKey
+    certificate: Certificate | None
+
+    @classmethod
+    def by(cls, signer: Signer) -> Sent:
+        """Return what this signer signs with now."""
+        return cls(signer.uri, signer.public_key, next(iter(signer.chain), None))
+
+    def is_former_of(self, signer: Signer) -> bool:
+        """Tell whether the signer has another key or certificate by now."""
+        return (self.public_key, self.certificate) != (signer.public_key, next(iter(signer.chain), None))
+
+
+class Key:
+    """One of a client's keys: opened when it is first needed, passed over for a while after it was refused."""
+
+    def __init__(self, source: Signer | str, open_uri: OpenUri, options: Mapping[str, Any]) -> None:
+        self._source = source
+        self._open_uri = open_uri
+        self._options = options
+        self._assertion: EntraAssertion | None = None
+        self._opening = SingleFlight[EntraAssertion]()
+        self.refused_until = 0.0
+        self.warned = False
+
+    def make_assertion(self, context: Mapping[str, str], timeout: float) -> tuple[str, Sent]:
+        """Return an assertion, and what it was signed with; the key is opened where it is not."""
+        end = time.monotonic() + timeout
+        make = self._open(timeout)
+        sent = Sent.by(make.signer)
+        return make(context, timeout=end - time.monotonic()), sent
+
+    def is_renewed(self, sent: Sent) -> bool:
+        """Tell whether it signs with something else than was `sent`: by now, or after reloading it."""
+        if self._assertion is None:
+            return False
+        signer = self._assertion.signer
+        try:
+            # Another thread, refused likewise, may have reloaded it already.
+            return sent.is_former_of(signer) or (signer.reload() or sent.is_former_of(signer))
+        except KeyvouchError as error:
+            log.info("A refused key could not be reloaded: %s", error.message)
+            return False
+
+    def accept(self) -> None:
+        """Note that the authority took it."""
+        self.refused_until = 0.0
+        self.warned = False
+
+    def refuse(self) -> None:
+        """Note that the authority did not."""
+        self.refused_until = time.monotonic() + REFUSED_FOR
+
+    def close(self) -> None:
+        """Close the signer, if it was opened here."""
+        if self._assertion is not None and not isinstance(self._source, Signer):
+            self._assertion.signer.close()
+
+    def _open(self, timeout: float) -> EntraAssertion:
+        if self._assertion is not None:
+            return self._assertion
+        try:
+            return self._opening.do("open", lambda: self._opened(timeout), timeout=timeout)
+        except TimeoutError:
+            raise StoreUnavailable("The key was not open in time.", hint="Try again later.") from None
+
+    def _opened(self, timeout: float) -> EntraAssertion:
+        if self._assertion is None:
+            source = self._source
+            signer = source if isinstance(source, Signer) else self._open_uri(source, timeout=timeout)
+            self._assertion = EntraAssertion(signer, **self._options)
+        return self._assertion
+
+    def __str__(self) -> str:
+        return self._assertion.signer.uri if self._assertion else str(self._source)
+
+
+class Keys:
+    """All of them: the accepted one first, then the others by preference."""
+
+    def __init__(self, sources: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str, Any]) -> None:
+        self._all = [Key(source, open_uri, options) for source in sources]
+        self._accepted: Key | None = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def in_order(self) -> list[Key]:
+        """Return those to try, without those refused lately; where all were, all of them."""
+        now = time.monotonic()
+        willing = [key for key in self._all if key.refused_until <= now] or self._all
+        return sorted(willing, key=lambda key: key is not self._accepted)
+
+    def accept(self, key: Key) -> None:
+        """Remember the key that the authority took."""
+        self._accepted = key
+        key.accept()
+
+    def pass_over(self, key: Key, reason: str) -> None:
+        """Go on to the next key; one warning is given until this one is accepted."""
+        if self._accepted is key:
+            self._accepted = None
+        if len(self._all) > 1 and not key.warned:
+            key.warned = True
+            log.warning("A key is passed over (%s): %s", reason, key)
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        for key in self._all:
+            key.close()
