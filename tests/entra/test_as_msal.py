@@ -50,12 +50,14 @@ def applications(authority: Authority, app: App, key: Key) -> Iterator[list[msal
         yield [plain, ours]
 
 
-def outcome(application: msal.ConfidentialClientApplication, authority: Authority, answer: Any) -> object:
+def outcome(
+    application: msal.ConfidentialClientApplication, authority: Authority, answer: Any, scopes: Any = (SCOPE,)
+) -> object:
     """What a call came to: the result without what differs each time, or the exception's class and text."""
     if answer is not None:
         authority.answer_next(*answer)
     try:
-        result = application.acquire_token_for_client([SCOPE])
+        result = application.acquire_token_for_client(scopes)
     except Exception as error:  # noqa: BLE001 - whatever it is
         return type(error), str(error)
     fresh = {"access_token", "expires_in", "trace_id", "correlation_id", "timestamp", "error_description"}
@@ -76,6 +78,16 @@ def test_same_refusal(
     """A refused key is a dict, as with MSAL."""
     app.remove_certificate(key.certificate)
     plain, ours = (outcome(application, authority, None) for application in applications)
+
+    assert plain == ours
+
+
+@pytest.mark.parametrize("scopes", [SCOPE, None, [], [None], {SCOPE}, 7])
+def test_same_odd_scopes(
+    applications: list[msal.ConfidentialClientApplication], authority: Authority, scopes: Any
+) -> None:
+    """What is no list of scopes comes to the same too."""
+    plain, ours = (outcome(application, authority, None, scopes) for application in applications)
 
     assert plain == ours
 

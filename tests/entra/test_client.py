@@ -283,10 +283,11 @@ def test_mistake_in_standby_shows_at_once(authority: Authority, app: App, key: K
         client_for(authority, app, key.uri, "vault:address=https://vault:8200;mount=transit;key=app")
 
 
-def test_scopes_must_be_named(client: ConfidentialClient) -> None:
-    """There is no token for nothing."""
-    with pytest.raises(ConfigurationError, match="scope"):
-        client.access_token()
+@pytest.mark.parametrize("scopes", [None, [], SCOPE])
+def test_scopes_must_be_named(client: ConfidentialClient, scopes: Any) -> None:
+    """There is no token for nothing, and a bare text is no list: its letters would be asked for."""
+    with pytest.raises(ConfigurationError, match="scopes"):
+        client.access_token(scopes)
 
 
 def test_single_key_error_raised(authority: Authority, app: App, key: Key, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,27 @@ def test_newest_settled_is_chosen(folder: Path) -> None:
     assert 790 < (key.settles_at - dt.datetime.now(dt.UTC)).total_seconds() < 801
 
 
+def test_new_member_is_a_change(folder: Path) -> None:
+    """A member that comes or goes is told of, so that its time to settle is counted; another file is not."""
+    member(folder, "app-a", 1)
+    key = open_key(f"pem:{folder}/app-*.pem?select=newest")
+    assert not key.changed()
+    member(folder, "other", 2)
+    assert not key.changed()
+    member(folder, "app-b", 3)
+    assert key.changed()
+    (folder / "app-b.pem").unlink()
+    assert open_key(f"pem:{folder}/app-*.pem").changed() is False
+
+
+def test_lost_folder_is_a_change(folder: Path, tmp_path: Path) -> None:
+    """Where the folder is gone, opening anew is to tell."""
+    member(folder, "app-a", 1)
+    key = open_key(f"pem:{folder}/app-*.pem?select=newest")
+    folder.rename(tmp_path / "elsewhere")
+    assert key.changed()
+
+
 def test_time_in_name_is_the_age(folder: Path) -> None:
     """The time in a member's name goes before that of its last change, which a copy loses."""
     member(folder, f"app-{stamp(9000)}", 1, age=1000)

@@ -143,14 +143,14 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         Raises `AuthorityRefused` with the AADSTS code and what to do, `AuthorityUnavailable`, and the last store's
         error where no key could sign.
         """
-        wanted = list(scopes or self._default_scopes)
-        if not wanted:
+        wanted = scopes or self._default_scopes
+        if not wanted or isinstance(wanted, str):
             raise ConfigurationError(
-                "No scope was named.", hint="Give scopes, as https://graph.microsoft.com/.default."
+                "No list of scopes was given.", hint='Give scopes, as ["https://graph.microsoft.com/.default"].'
             )
         options = {"claims_challenge": claims_challenge} if claims_challenge else {}
         endpoint = str(self.authority.token_endpoint)
-        outcome = self._acquire(wanted, (), options, Deadline(timeout))
+        outcome = self._acquire(list(wanted), (), options, Deadline(timeout))
         if outcome is None:
             raise AuthorityUnavailable(
                 f"There was no token of {endpoint} within {timeout:g} seconds.", hint="Try again later, or wait longer."
@@ -203,7 +203,9 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         self, scopes: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: Deadline
     ) -> Outcome | None:
         """Ask once for all threads that want the same just now; None where it takes longer than this thread waits."""
-        same = (frozenset(scopes), json.dumps([args, kwargs], sort_keys=True, default=repr))
+        # MSAL itself refuses what is no list.
+        named = sorted(map(repr, scopes)) if isinstance(scopes, list | tuple | set) else repr(scopes)
+        same = json.dumps([named, args, kwargs], sort_keys=True, default=repr)
         own: list[Outcome] = []
 
         def ask() -> Outcome:
@@ -226,7 +228,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         """Ask MSAL, with one key after the other, until the deadline."""
         acquire = super().acquire_token_for_client
         with self._session.within(deadline) if self._session else contextlib.nullcontext():
-            outcome = self._try_keys(lambda: acquire(list(scopes), *args, **kwargs), deadline)
+            outcome = self._try_keys(lambda: acquire(scopes, *args, **kwargs), deadline)
         if outcome.error is not None and deadline.left() <= 0:
             return replace(outcome, late=True)
         return outcome

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import key_type, sign_locally
 from keyvouch.certificate import order_chain, spki_sha256, status
-from keyvouch.errors import CertificateMismatch, KeyNotFound, KeyUnusable
+from keyvouch.errors import AccessDenied, CertificateMismatch, KeyNotFound, KeyUnusable
 from keyvouch.store import KeyInfo, KeyUri, StoredKey
 from keyvouch.stores import places
 
@@ -52,8 +52,8 @@ class FileKey(StoredKey):
 
     exportable = True
 
-    def __init__(self, entry: Entry, settles_at: dt.datetime | None) -> None:
-        """Keep the key of the entry, but not the octets of its file."""
+    def __init__(self, entry: Entry, settles_at: dt.datetime | None, family: places.Family | None = None) -> None:
+        """Keep the key of the entry, but not the octets of its file; `family` is the one it was chosen from."""
         self.uri = entry.info.uri
         self.public_key = entry.key.public_key()
         self.chain = entry.chain
@@ -61,14 +61,16 @@ class FileKey(StoredKey):
         self._key = entry.key
         self._path = entry.file.path
         self._stamp = entry.file.stamp
+        self._family = family
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:  # noqa: ARG002 - it never waits
         return sign_locally(self._key, message, algorithm)
 
     def changed(self) -> bool:
         try:
-            return places.stamp(self._path.stat()) != self._stamp
-        except OSError:
+            replaced = places.stamp(self._path.stat()) != self._stamp
+            return replaced or (self._family is not None and self._family.changed())
+        except (OSError, KeyNotFound, AccessDenied):  # opening it anew tells what it is
             return True
 
 

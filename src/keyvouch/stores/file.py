@@ -75,7 +75,9 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         timeout: float,  # noqa: ARG002 - a file does not let wait
     ) -> FileKey:
         """Read the file, or every file of the family, and take the one key that the URI means."""
-        return FileKey(*self._choose(uri, certificate))
+        path = _path(uri)
+        family = places.Family(path) if places.is_family(path) and places.is_folder(path.parent) else None
+        return FileKey(*self._choose(uri, certificate), family)
 
     @hidden_frames()
     def keys(self, uri: KeyUri) -> list[KeyInfo]:

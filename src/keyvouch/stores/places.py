@@ -69,6 +69,24 @@ def members(path: Path) -> list[Path]:
     ]
 
 
+class Family:
+    """Which members a family had when its key was chosen: a new one may be its successor."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = stamp(path.parent.stat())  # before listing: what comes meanwhile counts as new
+        self.members = members(path)
+
+    def changed(self) -> bool:
+        """Tell whether it has other members now; the folder is listed only where something in it has changed."""
+        now = stamp(self._path.parent.stat())
+        if now != self._stamp:
+            if members(self._path) != self.members:
+                return True
+            self._stamp = now
+        return False
+
+
 def listed(folder: Path) -> list[Path]:
     """Return what is in the folder, by name."""
     try:

@@ -1,0 +1,445 @@
+"""Which key is tried when, and what a caller waits for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+
+import keyvouch
+from keyvouch.entra import advice, keys
+from keyvouch.entra.msal import ConfidentialClient
+from keyvouch.errors import (
+    AuthorityRefused,
+    AuthorityUnavailable,
+    ConfigurationError,
+    KeyvouchError,
+    SecretIncorrect,
+    StoreUnavailable,
+)
+from keyvouch.testing.authority import App, Authority
+from scripted_store import Script, in_threads, until
+from signing_in import SCOPE, Key, make_key
+
+OTHER = "api://other/.default"
+
+
+def refusal(code: int, error: str = "invalid_client") -> tuple[int, str, dict[str, str]]:
+    """An answer of Entra ID's form."""
+    body = {"error": error, "error_description": f"AADSTS{code}: No.", "error_codes": [code], "correlation_id": "c"}
+    return 401, json.dumps(body), {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def preferred(tmp_path: Path) -> Key:
+    return make_key(tmp_path, "preferred.pem", "RSA-2048")
+
+
+@pytest.fixture
+def standby(tmp_path: Path) -> Key:
+    return make_key(tmp_path, "standby.pem", "RSA-2048")
+
+
+@pytest.fixture
+def app(authority: Authority, preferred: Key, standby: Key) -> App:
+    return authority.register(certificates=[preferred.certificate, standby.certificate])
+
+
+@pytest.fixture
+def client_of(authority: Authority, app: App) -> Iterator[Callable[..., ConfidentialClient]]:
+    """Make clients that are closed at the end."""
+    clients: list[ConfidentialClient] = []
+
+    def make(*uris: Any) -> ConfidentialClient:
+        clients.append(
+            ConfidentialClient(
+                app.client_id,
+                uris,
+                authority=authority.authority,
+                ca_file=authority.ca_file,
+                instance_discovery=False,
+            )
+        )
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def thumbprints(authority: Authority) -> list[object]:
+    """What each request was signed with."""
+    return [(exchange.header or {}).get("x5t#S256") for exchange in authority.exchanges]
+
+
+# Refused by the authority.
+
+
+@pytest.mark.parametrize("code", sorted(advice.KEY_REFUSED))
+def test_refused_key_gives_way(
+    authority: Authority, preferred: Key, standby: Key, client_of: Callable[..., ConfidentialClient], code: int
+) -> None:
+    """A refusal that is the key's fault: it is tried once, since reloading gives the same one, then the next key."""
+    client = client_of(preferred.uri, standby.uri)
+    authority.answer_next(*refusal(code))
+
+    assert client.access_token([SCOPE])
+    assert [exchange.status for exchange in authority.exchanges] == [401, 200]
+    assert len(set(thumbprints(authority))) == 2
+
+
+@pytest.mark.parametrize("code", [*sorted(advice.ADVICE.keys() - advice.KEY_REFUSED), 999999])
+def test_other_refusal_ends_it(
+    authority: Authority, preferred: Key, standby: Key, client_of: Callable[..., ConfidentialClient], code: int
+) -> None:
+    """A refusal that no other key would change is not tried with one."""
+    client = client_of(preferred.uri, standby.uri)
+    authority.answer_next(*refusal(code))
+
+    with pytest.raises(AuthorityRefused) as caught:
+        client.access_token([SCOPE])
+
+    assert caught.value.error_codes == (code,)
+    assert not caught.value.try_next_key
+    assert len(authority.exchanges) == 1
+
+
+def test_refused_key_skipped_for_a_while(
+    authority: Authority,
+    preferred: Key,
+    standby: Key,
+    client_of: Callable[..., ConfidentialClient],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is passed over for five minutes, with one warning; then it has its turn behind the accepted one."""
+    client = client_of(preferred.uri, standby.uri)
+    authority.answer_next(*refusal(700027))
+    with caplog.at_level(logging.WARNING, "keyvouch"):
+        client.access_token([SCOPE])
+        client.access_token([OTHER])
+    assert len([record for record in caplog.records if "passed over" in record.message]) == 1
+    first, second, third = thumbprints(authority)
+    assert first != second == third
+
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + keys.REFUSED_FOR + 1)
+    authority.answer_next(*refusal(700027))
+    client.access_token(["api://later/.default"])
+    assert thumbprints(authority)[3:] == [second, first]
+
+
+def test_all_refused_are_all_tried(
+    authority: Authority, preferred: Key, standby: Key, client_of: Callable[..., ConfidentialClient]
+) -> None:
+    """Where every key was refused lately, none is passed over; the last one's refusal is raised."""
+    client = client_of(preferred.uri, standby.uri)
+    for _ in range(2):
+        authority.answer_next(*refusal(700027))
+        authority.answer_next(*refusal(7000214))
+        with pytest.raises(AuthorityRefused) as caught:
+            client.access_token([SCOPE])
+        assert caught.value.error_codes == (7000214,)
+    assert len(authority.exchanges) == 4
+
+
+def test_reloaded_key_has_one_more_try(
+    authority: Authority, app: App, tmp_path: Path, client_of: Callable[..., ConfidentialClient]
+) -> None:
+    """Where reloading gives another certificate the key is tried once more, and not again after that."""
+    old = make_key(tmp_path, "app.pem")
+    client = client_of(old.uri)
+    app.add_certificate(old.certificate)
+    client.access_token([SCOPE])
+    make_key(tmp_path, "new.pem")
+    (tmp_path / "new.pem").replace(tmp_path / "app.pem")
+    app.remove_certificate(old.certificate)
+
+    with pytest.raises(AuthorityRefused) as caught:
+        client.access_token([OTHER])
+
+    tried = thumbprints(authority)[1:]
+    assert len(tried) == len(set(tried)) == 2
+    assert caught.value.thumbprint
+    assert caught.value.thumbprint in str(caught.value)
+
+
+def test_refusal_names_what_was_sent(
+    authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient]
+) -> None:
+    """The thumbprint in the error is that of the assertion."""
+    authority.answer_next(*refusal(700016))
+    with pytest.raises(AuthorityRefused) as caught:
+        client_of(preferred.uri).access_token([SCOPE])
+    assert caught.value.thumbprint == preferred.certificate.fingerprint(SHA256()).hex().upper()
+
+
+# Failed by the store.
+
+
+def test_stalled_store_leaves_time(
+    authority: Authority, app: App, standby: Key, client_of: Callable[..., ConfidentialClient]
+) -> None:
+    """A store that stalls until its time is over leaves its share to the next key."""
+    with Script("RSA-2048") as script:
+        script.before["connect"] = time.sleep
+        script.always["connect"] = StoreUnavailable("It does not answer.")
+        client = client_of(script.uri, standby.uri)
+
+        assert client.access_token([SCOPE], timeout=4)
+        assert sum(script.timeouts("connect")) <= 2
+        client.close()
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("down"), SecretIncorrect("wrong")])
+def test_all_stores_failed(
+    authority: Authority, client_of: Callable[..., ConfidentialClient], error: KeyvouchError
+) -> None:
+    """The last store's error is raised, the same by inherited calls."""
+    with Script("RSA-2048") as first, Script("RSA-2048") as last:
+        first.always["open"] = SecretIncorrect("the first one's")
+        last.always["open"] = error
+        client = client_of(first.uri, last.uri)
+        with pytest.raises(type(error), match=str(error)):
+            client.access_token([SCOPE])
+        with pytest.raises(type(error), match=str(error)):
+            client.acquire_token_for_client([SCOPE])
+        assert authority.exchanges == []
+
+
+def test_misconfigured_key_is_not_passed_over(
+    authority: Authority, standby: Key, client_of: Callable[..., ConfidentialClient]
+) -> None:
+    """What must be corrected is told, and not covered by the standby key."""
+    with Script("RSA-2048") as script:
+        script.always["open"] = ConfigurationError("Correct it.")
+        client = client_of(script.uri, standby.uri)
+        with pytest.raises(ConfigurationError, match="Correct it"):
+            client.access_token([SCOPE])
+
+
+def test_defect_of_a_store_stays_one(
+    authority: Authority, app: App, client_of: Callable[..., ConfidentialClient]
+) -> None:
+    """What a plugin's code runs into is not blamed on the authority."""
+    with Script("RSA-2048") as script:
+        app.add_certificate(script.newest.chain[0])
+        client = client_of(script.uri)
+        script.fail("sign", ZeroDivisionError("a defect"))
+        with pytest.raises(ZeroDivisionError):
+            client.access_token([SCOPE])
+        client.close()
+
+
+# Many threads.
+
+
+def test_failing_leader_fails_all(authority: Authority, app: App, client_of: Callable[..., ConfidentialClient]) -> None:
+    """Of threads that ask for the same one fails, and all get its error: one signature is tried, not eight."""
+    with Script("RSA-2048") as script:
+        app.add_certificate(script.newest.chain[0])
+        client = client_of(script.uri)
+        client.access_token([OTHER])
+        script.always["sign"] = SecretIncorrect("The PIN is wrong.")
+        before = script.count("sign")
+        with script.held("sign") as gate, ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(in_threads, 8, lambda: client.access_token([SCOPE]))
+            gate.entered.wait()
+            _until_waiting(client, 7)
+            gate.open()
+            results = asked.result()
+        assert {type(result) for result in results} == {SecretIncorrect}
+        assert script.count("sign") == before + 1
+        client.close()
+
+
+def test_waiting_thread_keeps_its_time(
+    authority: Authority, app: App, client_of: Callable[..., ConfidentialClient]
+) -> None:
+    """A thread waits for another's request no longer than it was told to, and asks nothing itself."""
+    with Script("RSA-2048") as script, ThreadPoolExecutor(1) as pool:
+        app.add_certificate(script.newest.chain[0])
+        client = client_of(script.uri)
+        with script.held("sign") as gate:
+            patient = pool.submit(client.access_token, [SCOPE])
+            gate.entered.wait()
+            with pytest.raises(AuthorityUnavailable, match=r"within 0\.05 seconds") as caught:
+                client.access_token([SCOPE], timeout=0.05)
+            gate.open()
+        assert caught.value.transient
+        assert patient.result()
+        assert len(authority.exchanges) == 1
+        client.close()
+
+
+def test_impatient_leader_fails_alone(
+    authority: Authority, app: App, client_of: Callable[..., ConfidentialClient]
+) -> None:
+    """A thread whose time is over fails by itself; one that waits for it and has more time begins anew."""
+    with Script("RSA-2048") as script, ThreadPoolExecutor(2) as pool:
+        app.add_certificate(script.newest.chain[0])
+        client = client_of(script.uri)
+        stalled = threading.Event()
+
+        def stall(timeout: float) -> None:
+            if not stalled.is_set():
+                stalled.set()
+                _until_waiting(client, 1)
+                time.sleep(timeout)
+                raise StoreUnavailable("It does not answer.")
+
+        script.before["sign"] = stall
+        impatient = pool.submit(client.access_token, [SCOPE], timeout=0.5)
+        stalled.wait()
+        patient = pool.submit(client.access_token, [SCOPE])
+
+        assert isinstance(impatient.exception(), StoreUnavailable)
+        assert patient.result()
+        client.close()
+
+
+def _until_waiting(client: ConfidentialClient, number: int) -> None:
+    """Wait until that many threads wait for another's request."""
+
+    def waiting() -> int:
+        flights = list(client._flights._flights.values())
+        return sum(len(flight.ended._cond._waiters) for flight in flights)  # type: ignore[attr-defined, misc]
+
+    until(lambda: waiting() >= number)
+
+
+def test_slow_authority_keeps_the_time(
+    authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An authority that does not answer is given up when the caller's time is over."""
+    client = client_of(preferred.uri)
+    release = threading.Event()
+    respond = Authority._respond
+
+    def late(self: Authority, *arguments: Any) -> Any:
+        release.wait(30)
+        return respond(self, *arguments)
+
+    monkeypatch.setattr(Authority, "_respond", late)
+    try:
+        with pytest.raises(AuthorityUnavailable, match="cannot be reached"):
+            client.access_token([SCOPE], timeout=0.3)
+    finally:
+        release.set()
+
+
+# What the authority says when it is busy.
+
+
+@pytest.mark.parametrize("body", [b"", b'{"error": "temporarily_unavailable"}', b'{"error": "invalid_client"}'])
+def test_busy_authority_tells_when(
+    authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], body: bytes
+) -> None:
+    """429 is no refusal, whatever stands in it; the error says after how many seconds to try again."""
+    client = client_of(preferred.uri)
+    authority.answer_next(429, body, {"Retry-After": "30", "Content-Type": "application/json"})
+    for _ in range(2):  # the second time MSAL asks nobody
+        with pytest.raises(AuthorityUnavailable) as caught:
+            client.access_token([SCOPE])
+        assert caught.value.retry_after
+        assert 20 < caught.value.retry_after <= 30
+    assert len(authority.exchanges) == 1
+    assert client.access_token([OTHER])
+
+
+def test_busy_without_a_time(
+    authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient]
+) -> None:
+    """Where it does not say how long, MSAL waits for five seconds."""
+    client = client_of(preferred.uri)
+    authority.answer_next(429, b"", {"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"})
+    with pytest.raises(AuthorityUnavailable) as caught:
+        client.access_token([SCOPE])
+    assert caught.value.retry_after
+    assert caught.value.retry_after <= 5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[]",
+        '"token"',
+        "null",
+        "7",
+        "{}",
+        '{"access_token": 7}',
+        '{"access_token": null}',
+        '{"access_token": "t", "expires_in": "soon"}',
+        '{"access_token": "t", "expires_in": []}',
+        '{"access_token": ["t"], "expires_in": 3600}',
+        '{"access_token": "t", "expires_in": 3600, "scope": 5}',
+        '{"access_token": "t", "expires_in": 3600, "client_info": "%%%"}',
+        '{"access_token": "t", "expires_in": 3600, "id_token": "a.b"}',
+    ],
+)
+def test_odd_answer_is_no_defect(
+    authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], body: str
+) -> None:
+    """JSON of another form than a token's: the authority gave no usable answer, and that is said."""
+    client = client_of(preferred.uri)
+    authority.answer_next(200, body, {"Content-Type": "application/json"})
+    with pytest.raises(AuthorityUnavailable, match="no usable answer"):
+        client.access_token([SCOPE])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"error": "invalid_client", "error_codes": "700027"}',
+        '{"error": "invalid_client", "error_codes": [[], {}, "x"]}',
+        '{"error": ["invalid_client"], "error_description": {"a": 1}, "correlation_id": 5}',
+        '{"error": "x", "error_description": "\\u0000\\n\\n"}',
+    ],
+)
+def test_odd_refusal_is_a_refusal(
+    authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], body: str
+) -> None:
+    """A refusal whose members are of another form is told as one all the same."""
+    client = client_of(preferred.uri)
+    authority.answer_next(400, body, {"Content-Type": "application/json"})
+    with pytest.raises(AuthorityRefused) as caught:
+        client.access_token([SCOPE])
+    assert caught.value.hint
+
+
+def test_unknown_option_is_the_programs(authority: Authority, preferred: Key) -> None:
+    """An option that MSAL does not have is no failure of the authority."""
+    with pytest.raises(TypeError, match="bogus"):
+        ConfidentialClient("id", [preferred.uri], authority=authority.authority, bogus=1)
+
+
+def test_claims_that_msal_refuses(authority: Authority, preferred: Key) -> None:
+    """What MSAL refuses before anything is sent is a mistake of the caller."""
+    client = ConfidentialClient(
+        "id",
+        [preferred.uri],
+        authority=authority.authority,
+        ca_file=authority.ca_file,
+        instance_discovery=False,
+        client_capabilities=["cp1"],
+    )
+    with client, pytest.raises(ConfigurationError, match="MSAL refuses"):
+        client.access_token([SCOPE], claims_challenge="no JSON")
+    assert authority.exchanges == []
+
+
+def test_own_signer_is_used(authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient]) -> None:
+    """A signer that the program opened is one of the keys, and stays its own."""
+    with keyvouch.open_signer(preferred.uri) as signer:
+        client = client_of(signer)
+        assert client.access_token([SCOPE])
+        client.close()
+        assert signer.sign(b"", "PS256")
