@@ -8,7 +8,7 @@ PIP    := $(VENV)/bin/python -m pip --quiet install --constraint constraints.txt
 READY  := $(VENV)/ready
 PLUGINS := $(wildcard plugins/*/)
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test soak lint docs bench clean
 
 demo: $(READY)
 	@$(BIN)/keyvouch demo
@@ -29,8 +29,13 @@ docs: $(READY)
 	@$(PIP) --group docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
+soak: $(READY)
+	$(BIN)/pytest --soak tests/fuzz tests/core -k "fuzz or header_and_signature" $(TESTS)
+
 bench: $(READY)
 	$(BIN)/python benchmarks/assertion.py
+	$(BIN)/python benchmarks/commands.py
+	$(BIN)/python benchmarks/growth.py
 
 clean:
 	rm -rf .venv .venv-* .cache docs/_build

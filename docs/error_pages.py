@@ -1,9 +1,10 @@
 """Two directives for the pages of errors: what is a fact about an error comes from its class.
 
-`{error-facts} CODE` tells its class, exit status and what a program does about it. `{error-table}` lists every exit
-status with its codes, each linked to its page: a code without a page is a broken link, and so the build fails.
+`{error-facts} CODE` tells its meaning, class, exit status and what a program does about it. `{error-table}` lists every
+exit status with its codes, each linked to its page: a code without a page is a broken link, and so the build fails.
 """
 
+import inspect
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import ClassVar
@@ -34,7 +35,7 @@ def all_errors(kind: type[errors.KeyvouchError] = errors.KeyvouchError) -> Itera
 
 
 class ErrorFacts(SphinxDirective):
-    """What the class of an error says of it."""
+    """What the class of an error says of it: its meaning, and what programs need to know."""
 
     required_arguments = 1
     has_content = False
@@ -48,8 +49,9 @@ class ErrorFacts(SphinxDirective):
         following = "goes on to the next one" if kind.try_next_key else "does not try the next one"
         if kind is errors.AuthorityRefused:
             following = "goes on to the next one where the key was refused, and not the request"
+        meaning = (inspect.getdoc(kind) or "").partition("\n")[0]
         return self.parse_text_to_nodes(
-            f"`keyvouch.errors.{kind.__name__}`, a `{base}`; exit status {kind.exit_status}. {later}"
+            f"{meaning}\n\n`keyvouch.errors.{kind.__name__}`, a `{base}`; exit status {kind.exit_status}. {later}"
             f" A client with several keys {following}."
         )
 

@@ -12,6 +12,16 @@ from keyvouch.testing.fixtures import authority  # noqa: F401 - a fixture
 from servers.fixtures import oidc_provider  # noqa: F401 - a fixture
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the tests that take a count with far higher ones")
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether there is time for the high counts of `make soak`."""
+    return bool(request.config.getoption("--soak"))
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes the user's own state, cache or configuration."""

@@ -176,27 +176,27 @@ class KeyUri:
 
 def scheme_of(text: str) -> str:
     """Return the scheme that a URI's text begins with; `ConfigurationError` where it has none."""
+    scheme = re.match(r"[a-z][a-z0-9+.-]*(?=:)", text)
     for position, character in enumerate(text):
         if not character.isprintable():
             raise ConfigurationError(
-                f"The URI {redact(text)!r} has a control character at position {position + 1}.",
+                f"The URI {scheme[0] + ':...' if scheme else ''} has a control character at position {position + 1}.",
                 hint="In TOML, write the URI in single quotes: in double quotes a backslash begins an escape.",
             )
+    # What stands behind `?` is left out, as nobody can tell whether there is a secret in what is not understood.
+    which, query, _ = text.partition("?")
+    shown = redact(which) + ("?..." if query else "")
     if _is_windows_path(text):
         raise ConfigurationError(
-            f"{redact(text)!r} is a path, not a key's URI.",
-            hint=f"Write pfx:{redact(text).replace(chr(92), '/')} (or pem:...).",
+            f"{shown!r} is a path, not a key's URI.", hint=f"Write pfx:{shown.replace(chr(92), '/')} (or pem:...)."
         )
-    scheme, colon, _ = text.partition(":")
-    if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
-        path = text.startswith(("/", ".", "~")) or text.endswith((".pfx", ".p12", ".pem", ".key"))
+    if not scheme:
+        path = which.startswith(("/", ".", "~")) or which.endswith((".pfx", ".p12", ".pem", ".key"))
         hint = (
-            f"Write pfx:{redact(text)} or pem:{redact(text)}."
-            if path
-            else "A URI begins with a store's scheme: `keyvouch stores`."
+            f"Write pfx:{shown} or pem:{shown}." if path else "A URI begins with a store's scheme: `keyvouch stores`."
         )
-        raise ConfigurationError(f"{redact(text)!r} is not a key's URI.", hint=hint)
-    return scheme
+        raise ConfigurationError(f"{shown!r} is not a key's URI.", hint=hint)
+    return scheme[0]
 
 
 def parse_uri(text: str, attributes: Iterable[Attribute]) -> KeyUri:
@@ -252,11 +252,7 @@ def _take(values: dict[str, bytes], parts: Iterable[str], declared: Mapping[str,
         name, equals, value = part.partition("=")
         attribute = declared.get(name)
         if attribute is None:
-            import difflib
-
-            nearest = difflib.get_close_matches(name, declared, n=1)
-            hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(declared)}."
-            raise ConfigurationError(f"There is no attribute {redact('?' + part)[1:].partition('=')[0]!r}.", hint=hint)
+            raise _unknown(name if equals else "", declared)
         if attribute.query != query:
             raise _wrong_side(attribute)
         if name in values:
@@ -265,6 +261,16 @@ def _take(values: dict[str, bytes], parts: Iterable[str], declared: Mapping[str,
             raise ConfigurationError(f"The attribute {name} has no value.", hint=f"Write {name}=...")
         # At once: what comes next may be the rest of a secret, and must be in no error.
         values[name] = _checked(attribute, _decode(value, name))
+
+
+def _unknown(name: str, declared: Mapping[str, Attribute]) -> ConfigurationError:
+    import difflib
+
+    nearest = difflib.get_close_matches(name, declared, n=1)
+    hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(declared)}."
+    if not name:  # what stands there may be a secret, or the end of one
+        return ConfigurationError("A part of the URI is no name=value.", hint=hint)
+    return ConfigurationError(f"There is no attribute {redact('?' + name)[1:]!r}.", hint=hint)
 
 
 def _wrong_side(attribute: Attribute) -> ConfigurationError:

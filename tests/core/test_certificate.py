@@ -116,7 +116,7 @@ def test_no_certificate_is_told_with_its_file(octets: bytes) -> None:
 def test_shuffled_chain_is_put_in_order(seed: int) -> None:
     """However the certificates lie, the key's own comes first and each next one issued the one before."""
     chain = chain_of("app", "issuing", "policy", "root")
-    shuffled = random.Random(seed).sample(chain, len(chain))  # noqa: S311 - a shuffle
+    shuffled = random.Random(seed).sample(chain, len(chain))
     assert order_chain(shuffled, new_key("P-256", 0).public_key()) == tuple(chain)
 
 

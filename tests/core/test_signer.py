@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime as dt
 import json
 import logging
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from keyvouch import open_signer
+from keyvouch import ClientAssertion, open_signer
 from keyvouch import signer as signer_module
 from keyvouch.algorithms import (
     ALGORITHMS,
@@ -42,7 +43,7 @@ from keyvouch.errors import (
     StoreUnavailable,
 )
 from keyvouch.signer import Signer
-from scripted_store import LONG_ENOUGH, MESSAGE, Script, certify, in_threads, is_signed, new_key, until
+from scripted_store import LONG_ENOUGH, MESSAGE, Member, Script, certify, in_threads, is_signed, new_key, until
 
 KINDS = ("RSA-2048", "P-256", "P-384", "P-521", "Ed25519")
 PAIRS = [(kind, algorithm.name) for kind in KINDS for algorithm in algorithms_for(kind)]
@@ -351,42 +352,51 @@ def test_error_of_build_leaves_the_signer_usable() -> None:
 # Following a rotation.
 
 
-def test_header_and_signature_are_one_keys() -> None:
-    """However often the key is replaced, `build` is given the chain of the very key that signs."""
+def test_header_and_signature_are_one_keys(soak: bool) -> None:
+    """However often the key is replaced, an assertion's header names the very key that signs it."""
+    replacements, each = (1000, 25_000) if soak else (100, 2500)
     with Script() as script, open_signer(script.uri) as signer:
-        for which in range(1, 5):
-            new_key("P-256", which)
+        public_keys = {}
+        for which in range(5):
+            key = new_key("P-256", which)
+            script.keys["app"].append(Member(key, (certify(key),)))
+            public_keys[thumbprint_in_header(script.newest.chain[0])] = key.public_key()
+        script.keys["app"] = members = script.keys["app"][1:]
+        make, made = ClientAssertion(signer), [0] * 8
         done = threading.Event()
 
         def replace() -> None:
-            for number in range(100):
-                script.rotate(which=number % 5)
+            for number in range(replacements):
+                member = members[number % len(members)]
+                script.rotate(key=member.private_key, chain=member.chain)
                 look_soon(signer)
-                before = script.count("sign")
-                until(lambda before=before: script.count("sign") >= before + 20)  # type: ignore[misc]
+                before = sum(made)
+                until(lambda before=before: sum(made) >= before + 20)  # type: ignore[misc]
             done.set()
 
-        def sign() -> int:
-            signed = 0
-            while signed < 2500 or not done.is_set():
-                named: list[Chain] = []
+        def sign(index: int) -> None:
+            while made[index] < each or not done.is_set():
+                message, _, signature = make({"client_id": "c", "token_endpoint": "e"}).rpartition(".")
+                header = json.loads(from_base64url(message.partition(".")[0]))
+                public_key = public_keys[header["x5t#S256"]]
+                assert is_signed(public_key, from_base64url(signature), message.encode(), "ES256")
+                made[index] += 1
 
-                def name(algorithm: Algorithm, chain: Chain, public_key: object, named: list[Chain] = named) -> bytes:
-                    named.append(chain)
-                    return MESSAGE
-
-                message, signature = signer.sign_negotiated(name)
-                assert is_signed(named[0][0].public_key(), signature, message, "ES256")
-                signed += 1
-            return signed
-
-        with ThreadPoolExecutor(1) as pool:
-            replaced = pool.submit(replace)
-            signed = in_threads(8, sign)
-            replaced.result()
-        assert sum(signed) >= 20_000
-        assert script.count("open") > 50
+        with ThreadPoolExecutor(9) as pool:
+            working = [pool.submit(replace), *(pool.submit(sign, index) for index in range(8))]
+            for work in working:
+                work.result()
+        assert sum(made) >= 8 * each
+        assert script.count("open") > replacements / 2
         assert signer.reload_error is None
+
+
+def thumbprint_in_header(certificate: x509.Certificate) -> str:
+    return base64.urlsafe_b64encode(certificate.fingerprint(hashes.SHA256())).rstrip(b"=").decode()
+
+
+def from_base64url(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def test_replaced_key_is_followed() -> None:
