@@ -21,7 +21,7 @@ from keyvouch import certificate
 from keyvouch.algorithms import Algorithm, find_algorithm
 from keyvouch.errors import ConfigurationError, StoreUnavailable
 from keyvouch.signer import SIGN_TIMEOUT, Signer
-from keyvouch.single_flight import SingleFlight
+from keyvouch.single_flight import FlightTimeout, SingleFlight
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -141,12 +141,15 @@ class ClientAssertion:
             key = (self.signer.public_key, self.signer.chain)  # a new certificate may be the old key's
             now = time.time()  # and not a clock that stands still while the machine sleeps
             if found is None or found.key != key or not 0 <= now - found.made < self._reuse:
+                self._reusable = {
+                    each: kept for each, kept in self._reusable.items() if 0 <= now - kept.made < self._reuse
+                }
                 found = self._reusable[place] = _Reusable(self._make(client_id, endpoint, timeout), key, now)
             return found.assertion
 
         try:
             return self._flights.do(place, find_or_make, timeout=timeout)
-        except TimeoutError:  # a signature of this thread's own would not come sooner, and may be billed
+        except FlightTimeout:  # a signature of this thread's own would not come sooner, and may be billed
             raise StoreUnavailable("The assertion was not made in time.", hint="Try again later.") from None
 
 

@@ -70,18 +70,31 @@ def certificate_spki(certificate: Certificate) -> str:
 def load_certificates(octets: bytes, source: object) -> list[Certificate]:
     """Read certificates from PEM (other blocks are passed over) or from one DER; `source` names the place in errors.
 
-    Raises `CertificateMissing` where there is none.
+    Raises `CertificateMissing` where there is none that can be read.
     """
     from cryptography import x509
 
     try:
         if b"-----BEGIN CERTIFICATE-----" in octets:
-            return x509.load_pem_x509_certificates(octets)
-        return [x509.load_der_x509_certificate(octets)]
+            found = x509.load_pem_x509_certificates(octets)
+        else:
+            found = [x509.load_der_x509_certificate(octets)]
     except ValueError:
+        found = []
+    if not (readable := [each for each in found if is_readable(each)]):
         raise CertificateMissing(
             f"{source} holds no certificate that can be read.", hint="It takes PEM or DER: `openssl x509 -in FILE`."
-        ) from None
+        )
+    return readable
+
+
+def is_readable(certificate: Certificate) -> bool:
+    """Tell whether all that is used of it can be read: `cryptography` parses most of it only when it is asked for."""
+    try:
+        _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except ValueError:
+        return False
+    return bool(certificate_spki(certificate))
 
 
 def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> tuple[Certificate, ...]:

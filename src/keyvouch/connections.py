@@ -23,7 +23,7 @@ from keyvouch import forks
 from keyvouch.errors import KeyvouchError, SessionLost, StoreUnavailable, Throttled
 from keyvouch.forks import process
 from keyvouch.secrets import SecretResolver
-from keyvouch.single_flight import SingleFlight
+from keyvouch.single_flight import FlightTimeout, SingleFlight
 from keyvouch.store import KeyStore
 from keyvouch.uri import KeyUri
 
@@ -129,7 +129,7 @@ class Connection:
         while not is_new():
             try:
                 self._log_in.do("log in", log_in, timeout=deadline.left())
-            except TimeoutError:
+            except FlightTimeout:
                 raise StoreUnavailable(
                     "The store's connection was not ready in time.", hint="Try again later."
                 ) from None
@@ -155,8 +155,8 @@ class Connection:
             except Throttled as error:
                 deadline.wait(backoff.after(error), error)
 
-    def close(self) -> None:
-        """Close the store, unless another process made it; wait 10 seconds at most."""
+    def close(self, timeout: float) -> None:
+        """Close the store, unless another process made it; wait for `timeout` seconds at most."""
         if self._made_in != process.fork_number or not self.generation:
             return
         closer = threading.Thread(target=self._close, name="keyvouch-close", daemon=True)
@@ -165,9 +165,9 @@ class Connection:
         except RuntimeError:  # no thread can be started any more: the interpreter ends, or the limit is reached
             self._close()
             return
-        closer.join(CLOSING_TIMEOUT)
+        closer.join(timeout)
         if closer.is_alive():
-            log.warning("A store has not closed within %.0f seconds and is left behind.", CLOSING_TIMEOUT)
+            log.warning("A store has not closed within %.0f seconds and is left behind.", timeout)
 
     def _close(self) -> None:
         try:
@@ -194,14 +194,16 @@ class _OpenConnections:
 _open = _OpenConnections()
 
 
-def acquire(uri: KeyUri, store_class: type[KeyStore], secrets: SecretResolver) -> Connection:
+def acquire(
+    uri: KeyUri, store_class: type[KeyStore], secrets: SecretResolver, *, timeout: float = _OPENER_WAITS
+) -> Connection:
     """Return the connection that serves this URI, made where there is none; it must be released.
 
     Raises what the store's `__init__` raises, and `StoreUnavailable` where one that is being closed does not end.
     """
     names = tuple(attribute.name for attribute in store_class.attributes if attribute.connection)
     key = (store_class, uri.octets(names), secrets.rules)
-    deadline = Deadline(_OPENER_WAITS)
+    deadline = Deadline(min(timeout, _OPENER_WAITS))
     with _open.changed:
         while (connection := _open.by_key.get(key)) is not None:
             if not connection.closing:
@@ -215,15 +217,15 @@ def acquire(uri: KeyUri, store_class: type[KeyStore], secrets: SecretResolver) -
         return connection
 
 
-def release(connection: Connection) -> None:
-    """Give a connection back; the last one out closes the store."""
+def release(connection: Connection, timeout: float = CLOSING_TIMEOUT) -> None:
+    """Give a connection back; the last one out closes the store, within `timeout` seconds."""
     with _open.changed:
         connection.users -= 1
         if connection.users:
             return
         connection.closing = True
     try:
-        connection.close()
+        connection.close(timeout)
     finally:
         with _open.changed:
             _open.by_key.pop(connection.key, None)

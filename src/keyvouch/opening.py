@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from keyvouch import config, registry
-from keyvouch.connections import Deadline, acquire, release
-from keyvouch.errors import ConfigurationError, KeyvouchError, NotSupported, hidden_frames
+from keyvouch import config, forks, registry
+from keyvouch.connections import CLOSING_TIMEOUT, Deadline, acquire, release
+from keyvouch.errors import ConfigurationError, KeyUnusable, KeyvouchError, NotSupported, hidden_frames
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.signer import Signer, record_audit
 from keyvouch.store import (
@@ -123,7 +123,7 @@ def open_uri(uri: str | KeyUri, secrets: SecretResolver, *, timeout: float = OPE
             hint=f"See: keyvouch stores {parsed.scheme}. In a shell, a URI stands in single quotes.",
             uri=parsed,
         )
-    connection = acquire(parsed, registry.store_class(parsed.scheme), secrets)
+    connection = acquire(parsed, registry.store_class(parsed.scheme), secrets, timeout=deadline.left())
     try:
         return Signer(connection, parsed, deadline)
     except BaseException as error:
@@ -155,13 +155,18 @@ class Store:
         self.uri = uri
         self._connection = acquire(uri, registry.store_class(uri.scheme), secrets)
         self._closed = False
-        self._close_once = threading.Lock()
+        self.after_fork()
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        """Forget, in a child, the calls of the parent's threads."""
+        self._calls = 0
+        self._idle = threading.Condition()
 
     def keys(self) -> list[KeyInfo]:
         """Return the keys that the URI matches."""
         lister = self._capable(ListsKeys, "list its keys")
-        found, _ = self._connection.call(lambda _: lister.keys(self.uri), Deadline(OPEN_TIMEOUT))
-        return found
+        return self._call(lambda: lister.keys(self.uri), OPEN_TIMEOUT, repeatable=True)
 
     def generate(self, spec: KeySpec) -> KeyUri:
         """Make a key, and return its pinned URI. Raises `KeyExists`."""
@@ -197,10 +202,16 @@ class Store:
         self._change("delete", lambda: deleter.delete(self.uri))
 
     def close(self) -> None:
-        """Give the connection back. May be called twice."""
-        if self._close_once.acquire(blocking=False):
+        """Let what is under way end (10 seconds at most), then give the connection back. May be called twice."""
+        with self._idle:
+            if self._closed:
+                return
             self._closed = True
+            idle = self._idle.wait_for(lambda: not self._calls, CLOSING_TIMEOUT)
+        if idle:
             release(self._connection)
+        else:  # a store is not closed under its own call: a native module would not survive it
+            log.warning("A store is still used after %.0f seconds, and is left open.", CLOSING_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self
@@ -211,8 +222,6 @@ class Store:
         self.close()
 
     def _capable(self, capability: type[Capability], what: str) -> Capability:
-        if self._closed:
-            raise ValueError("the store is closed")
         store = self._connection.store
         if isinstance(store, capability):
             return store
@@ -226,7 +235,7 @@ class Store:
     def _change(self, event: str, action: Callable[[], T]) -> T:
         outcome = "done"
         try:
-            result, _ = self._connection.call(lambda _: action(), Deadline(CHANGE_TIMEOUT), repeatable=False)
+            return self._call(action, CHANGE_TIMEOUT, repeatable=False)
         except KeyvouchError as error:
             outcome = error.code
             error.uri = error.uri or str(self.uri)
@@ -236,7 +245,18 @@ class Store:
             raise
         finally:
             record_audit(event, {"uri": str(self.uri), "outcome": outcome})
-        return result
+
+    def _call(self, action: Callable[[], T], timeout: float, *, repeatable: bool) -> T:
+        with self._idle:
+            if self._closed:
+                raise KeyUnusable("The store is closed.", hint="Open it anew, or close it later.", uri=self.uri)
+            self._calls += 1
+        try:
+            return self._connection.call(lambda _: action(), Deadline(timeout), repeatable=repeatable)[0]
+        finally:
+            with self._idle:
+                self._calls -= 1
+                self._idle.notify_all()
 
 
 def _loadable_schemes() -> list[str]:

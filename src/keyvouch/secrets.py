@@ -106,14 +106,14 @@ class SecretResolver:
         return Secret(value)
 
     @contextlib.contextmanager
-    def attempt(self, uri: KeyUri, name: str, *, target: str) -> Iterator[Secret]:
+    def attempt(self, uri: KeyUri, name: str, *, target: str, timeout: float = lockout.WAIT) -> Iterator[Secret]:
         """Give a secret that locks the store when it is wrong, and hold every other try on `target` meanwhile.
 
         `target` names the token for good (its serial). Raises `SecretIncorrect` where this value was refused by this
-        target before; records the `SecretIncorrect` that leaves the block.
+        target before; keeps the `SecretIncorrect` that leaves the block. `timeout`: seconds to wait for other tries.
         """
         secret = self.get(uri, name)
-        with lockout.single_try(target, secret.reveal):
+        with lockout.single_try(target, secret.reveal, timeout=timeout):
             yield secret
 
     def read_private(self, path: Path) -> bytes:

@@ -25,10 +25,12 @@ from keyvouch.algorithms import PS256, RS256, Algorithm, algorithms_for, find_al
 from keyvouch.connections import CLOSING_TIMEOUT, Backoff, Connection, Deadline, ended, release
 from keyvouch.errors import (
     AlgorithmUnsupported,
+    KeyUnusable,
     KeyvouchError,
     SessionLost,
     SignatureInvalid,
     StoreUnavailable,
+    without_frames,
 )
 from keyvouch.opened_key import CertificateFile, OpenedKey, key_changed, open_key
 from keyvouch.uri import KeyUri
@@ -48,6 +50,8 @@ SIGN_TIMEOUT = 30.0
 """Seconds that a signature may take, tries and waits included."""
 _LOOK_INTERVAL = 1.0
 """Seconds between two looks at whether the key was replaced."""
+_LONGEST_PAUSE = 60.0
+"""Seconds at most between two reloads that fail; it doubles from the interval above."""
 _RELOAD_INTERVAL = 3600.0
 """Seconds after which a key that may have a successor is opened anew."""
 
@@ -57,6 +61,7 @@ class Signer:
 
     def __init__(self, connection: Connection, requested_uri: KeyUri, deadline: Deadline) -> None:
         """For `open_signer` alone, which has acquired the connection for it."""
+        _import_what_signing_needs()
         self._connection = connection
         self._requested = requested_uri
         self._certificate_file = CertificateFile(requested_uri)
@@ -66,11 +71,11 @@ class Signer:
         """Former keys, as long as a signature of theirs may be under way."""
         self._reload_error: Exception | None = None
         self._next_look = self._next_reload = 0.0
+        self._reload_pause = _LOOK_INTERVAL
         self._plan_reload()
-        self._closed = False
+        self._closed = self._given_back = False
         self.after_fork()
         forks.watch(self)
-        _import_what_signing_needs()
 
     def after_fork(self) -> None:
         """Forget, in a child, what the parent's other threads were just doing."""
@@ -129,10 +134,10 @@ class Signer:
 
         All waits and tries end within `timeout` seconds. `audit` goes into the audit record. Raises
         `AlgorithmUnsupported`, `StoreUnavailable`, `KeyChanged`, `KeyNotFound`, `AccessDenied` and what else the store
-        says of the key; `SignatureInvalid` where it signs wrongly; ValueError on a closed signer.
+        says of the key; `SignatureInvalid` where it signs wrongly; `KeyUnusable` on a closed signer.
         """
         started = time.monotonic()
-        opened = self._enter(timeout)
+        opened = self._enter(timeout, algorithm, audit)
         try:
             return self._sign(opened, message, algorithm, timeout, audit, started=started)
         finally:
@@ -153,7 +158,7 @@ class Signer:
         """
         started = time.monotonic()
         self._reload_if_due(timeout)
-        opened = self._enter(timeout)
+        opened = self._enter(started + timeout - time.monotonic(), algorithm, audit)
         try:
             chosen = algorithm or opened.preferred
             message = build(chosen, opened.chain, opened.public_key)
@@ -194,7 +199,7 @@ class Signer:
 
         def sign(message: bytes, algorithm: Algorithm) -> bytes:
             started = time.monotonic()
-            opened = self._enter(SIGN_TIMEOUT)
+            opened = self._enter(SIGN_TIMEOUT, algorithm, None)
             try:
                 if opened.spki != spki:
                     raise key_changed(opened.stored.uri)
@@ -207,17 +212,27 @@ class Signer:
     def reload(self) -> bool:
         """Open the requested URI anew, and tell whether its key or certificate is another now.
 
-        Raises what opening raises; the old key then stays.
+        Raises what opening raises, and `StoreUnavailable` after 30 seconds; the old key then stays.
         """
-        with self._reload_lock:
-            return self._reload(Deadline(SIGN_TIMEOUT))
+        deadline = Deadline(SIGN_TIMEOUT)
+        if not self._reload_lock.acquire(timeout=SIGN_TIMEOUT):
+            raise StoreUnavailable("The key was not opened anew in time.", hint="Try again later.")
+        try:
+            return self._reload(deadline)
+        finally:
+            self._reload_lock.release()
 
     def close(self) -> None:
         """Let the signatures under way end (10 seconds at most), then give the key back. May be called twice."""
-        if self._closed or not self._close_once.acquire(blocking=False):
+        if self._given_back or not self._close_once.acquire(blocking=False):
             return
         self._closed = True
-        deadline = Deadline(CLOSING_TIMEOUT)
+        try:
+            self._close(Deadline(CLOSING_TIMEOUT))
+        finally:  # who was interrupted may call it again
+            self._close_once.release()
+
+    def _close(self, deadline: Deadline) -> None:
         # Whoever just opens the key anew still uses the connection.
         waited = [self._reload_lock.acquire(timeout=max(0.0, deadline.left()))]
         waited.append(self._swap_lock.acquire(timeout=max(0.0, deadline.left())))
@@ -227,8 +242,9 @@ class Signer:
                 lock.release()
         while not self._idle and deadline.left() > 0:
             time.sleep(0.01)
+        self._given_back = True
         if self._idle and all(waited):
-            release(self._connection)
+            release(self._connection, max(0.1, deadline.left()))
         else:  # a store is not closed under a key that signs: a native module would not survive it
             log.warning("A key is still used after %.0f seconds; its handle is left behind.", CLOSING_TIMEOUT)
 
@@ -249,16 +265,28 @@ class Signer:
 
     # Signing.
 
-    def _enter(self, timeout: float) -> OpenedKey:
-        """Return the key of now, with one signature counted in; in a child it is opened anew, within the timeout."""
+    def _enter(
+        self, timeout: float, algorithm: str | Algorithm | None, audit: Mapping[str, object] | None
+    ) -> OpenedKey:
+        """Return the key of now, with one signature counted in; in a child it is opened anew, within the timeout.
+
+        Where that fails there is an audit record, as of any signature that fails.
+        """
         while True:
             opened = self._opened
             if opened.ours and opened.enter():
                 return opened
             if self._closed:
-                raise ValueError("the signer is closed")
+                raise closed()
             if not opened.ours:
-                self._open_again(opened, Deadline(timeout), lost=None)
+                began = time.monotonic()
+                try:
+                    self._open_again(opened, Deadline(timeout), lost=None)
+                except KeyvouchError as error:
+                    error.uri = error.uri or str(opened.stored.uri)
+                    if audit_log.isEnabledFor(logging.INFO):
+                        _audit(opened, algorithm or opened.preferred, time.monotonic() - began, error.code, audit or {})
+                    raise
 
     def _sign(
         self,
@@ -276,7 +304,8 @@ class Signer:
             if verified is None:
                 return self._sign_first(opened, message, find_algorithm(algorithm), Deadline(timeout, started))
             try:
-                return opened.stored.sign(message, verified, timeout=min(timeout, max(1.0, timeout / 3)))
+                left = started + timeout - time.monotonic()  # a reload, or a first try with PS256, took its part
+                return opened.stored.sign(message, verified, timeout=max(0.001, min(left, max(1.0, timeout / 3))))
             except StoreUnavailable as error:
                 return self._sign_again(opened, message, verified, Deadline(timeout, started), error)
         except KeyvouchError as error:
@@ -368,7 +397,7 @@ class Signer:
 
     def _reload(self, deadline: Deadline) -> bool:
         if self._closed:  # the store may be closed too
-            raise ValueError("the signer is closed")
+            raise closed()
         found = open_key(self._connection, self._requested, self._certificate_file.read(), deadline)
         try:
             self._take_swap_lock(deadline)
@@ -379,7 +408,7 @@ class Signer:
             old = self._opened
             if self._closed:
                 found.retire()
-                raise ValueError("the signer is closed")
+                raise closed()
             self._swap(found)
         finally:
             self._swap_lock.release()
@@ -398,7 +427,10 @@ class Signer:
             if self._is_due(now):
                 self._reload(Deadline(timeout / 3))
         except Exception as error:  # noqa: BLE001 - whatever it is, the old key still signs
-            self._reload_error = error
+            # A store that stalls is not waited for at every signature.
+            self._next_look = time.monotonic() + self._reload_pause
+            self._reload_pause = min(2 * self._reload_pause, _LONGEST_PAUSE)
+            self._reload_error = without_frames(error)
             outcome = error.code if isinstance(error, KeyvouchError) else type(error).__name__
             record_audit("reload", {"uri": self.requested_uri, "outcome": outcome})
         finally:
@@ -416,12 +448,18 @@ class Signer:
         now = time.monotonic()
         self._next_look = now + _LOOK_INTERVAL
         self._next_reload = now + _RELOAD_INTERVAL
+        self._reload_pause = _LOOK_INTERVAL
 
     def _in_last_third(self) -> bool:
         status = self.certificate_status()
         if status.not_before is None or status.not_after is None:
             return False
         return dt.datetime.now(dt.UTC) > status.not_after - (status.not_after - status.not_before) / 3
+
+
+def closed() -> KeyUnusable:
+    """Make the error for a signer that is used after `close`; a client goes on to its next key."""
+    return KeyUnusable("The signer is closed.", hint="Open it anew, or close it later.")
 
 
 def record_audit(event: str, record: Mapping[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -11,12 +12,32 @@ from keyvouch import forks
 
 T = TypeVar("T")
 
+_NEARLY = 0.1
+"""The last part of a thread's time in which a failure is put down to the time being over."""
+
+
+class FlightTimeout(Exception):
+    """Another thread's work lasts longer than this one waits. No TimeoutError, which the work itself may raise."""
+
 
 class _Flight(Generic[T]):
-    def __init__(self) -> None:
+    def __init__(self, timeout: float) -> None:
         self.ended = threading.Event()
         self.results: list[T] = []
         self.error: Exception | None = None
+        self.late = False
+        """Whether it failed when the time of its own thread was over."""
+        self._timeout = timeout
+        self._began = time.monotonic()
+
+    def fly(self, work: Callable[[], T]) -> T:
+        try:
+            self.results.append(work())
+        except Exception as error:
+            self.late = time.monotonic() - self._began >= self._timeout * (1 - _NEARLY)
+            self.error = error
+            raise
+        return self.results[0]
 
 
 class SingleFlight(Generic[T]):
@@ -34,33 +55,38 @@ class SingleFlight(Generic[T]):
     def do(self, key: Hashable, work: Callable[[], T], *, timeout: float) -> T:
         """Return what `work` gives, called by this thread or by the one that was first with the same key.
 
-        All get the same error where it fails. Raises TimeoutError where another's work lasts longer than `timeout`
-        seconds; this thread's own work must see to its time itself.
+        Where it fails all get its error, each a copy of their own; only a failure for which the working thread had no
+        time left is not that of those who have: one of them begins again. Raises `FlightTimeout` where another's work
+        lasts longer than `timeout` seconds; this thread's own work must see to its time itself.
         """
         end = time.monotonic() + timeout
         while True:
-            with self._lock:
-                flight = self._flights.get(key)
-                if leads := flight is None:
-                    flight = self._flights[key] = _Flight()
-            if leads:
-                return self._lead(key, flight, work)
+            own = _Flight[T](end - time.monotonic())
+            try:
+                with self._lock:
+                    flight = self._flights.setdefault(key, own)
+                if flight is own:
+                    return own.fly(work)
+            finally:  # also where this thread was interrupted on its way
+                with self._lock:
+                    if self._flights.get(key) is own:
+                        del self._flights[key]
+                own.ended.set()
             if not flight.ended.wait(max(0.0, end - time.monotonic())):
-                raise TimeoutError
-            if flight.error is not None:
-                raise flight.error
+                raise FlightTimeout
             if flight.results:
                 return flight.results[0]
-            # Its thread was interrupted: one of those who waited begins again.
+            if flight.error is not None and not (flight.late and time.monotonic() < end):
+                raise _twin(flight.error)
+            # Its thread was interrupted, or had less time than this one: one of those who waited begins again.
 
-    def _lead(self, key: Hashable, flight: _Flight[T], work: Callable[[], T]) -> T:
-        try:
-            flight.results.append(work())
-        except Exception as error:
-            flight.error = error
-            raise
-        finally:
-            with self._lock:
-                self._flights.pop(key, None)
-            flight.ended.set()
-        return flight.results[0]
+
+def _twin(error: Exception) -> Exception:
+    """Return a copy, so that threads do not write their tracebacks, and what they know of it, into one another's."""
+    try:
+        twin = copy.copy(error)
+    except Exception:  # noqa: BLE001 - not every kind can be copied
+        return error
+    twin.__cause__, twin.__context__ = error.__cause__, error.__context__
+    twin.__suppress_context__ = error.__suppress_context__
+    return twin

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from keyvouch import files
+from keyvouch import files, lockout
 from keyvouch.errors import ConfigurationError, SecretIncorrect, StoreUnavailable
 from keyvouch.lockout import single_try
 from keyvouch.secrets import SecretResolver
@@ -168,15 +168,53 @@ def test_unwritable_state_is_a_clear_error(own_folders: Path, monkeypatch: pytes
         pytest.fail("was tried")
 
 
-def test_refusal_that_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full when the refusal is to be kept is told, and not the refusal alone."""
+def test_full_disk_stops_the_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a refusal could not be kept the PIN is not tried at all: it would be tried again and again."""
 
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "write_private", full)
     with pytest.raises(ConfigurationError, match="No space left"), single_try(TOKEN, lambda: "wrong"):
-        raise SecretIncorrect("no")
+        pytest.fail("was tried")
+
+
+def test_death_in_the_try_costs_no_other(tmp_path: Path) -> None:
+    """A process that dies while it tries, started again and again, tries once; another PIN, or --unseal, helps."""
+    program = f"""
+        import os
+        from keyvouch.lockout import single_try
+        with single_try({TOKEN!r}, lambda: "wrong"):
+            print("tried", flush=True)
+            os._exit(139)
+    """
+    said = [
+        subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, check=False).stdout
+        for _ in range(3)
+    ]
+    assert said == [b"tried\n", b"", b""]
+    token = Token(pin="wrong")
+    assert not token.log_in("wrong")
+    assert lockout.forget() == 1
+    assert token.log_in("wrong")
+
+
+def test_other_try_is_waited_for_in_time() -> None:
+    """A thread waits for another's try no longer than it was told to."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def log_in() -> None:
+        with single_try(TOKEN, lambda: "right"):
+            entered.set()
+            go_on.wait(60)
+
+    thread = threading.Thread(target=log_in)
+    thread.start()
+    entered.wait(60)
+    with pytest.raises(StoreUnavailable), single_try(TOKEN, lambda: "right", timeout=0.01):
+        pytest.fail("was tried")
+    go_on.set()
+    thread.join()
 
 
 def test_threads_try_a_value_once() -> None:

@@ -17,6 +17,7 @@ from keyvouch.errors import (
     ConfigurationError,
     KeyExists,
     KeyNotFound,
+    KeyUnusable,
     KeyvouchError,
     NotSupported,
     PluginMissing,
@@ -378,14 +379,14 @@ def test_store_and_signer_share_a_connection() -> None:
         assert script.count("close") == 1
 
 
-def test_closed_store_raises_value_error() -> None:
+def test_closed_store_is_unusable() -> None:
     """After close a store is not asked any more."""
     with Script() as script:
         with open_store(script.able_uri) as store:
             store.keys()
         asked = len(script.events)
         for _, act in ABLE:
-            with pytest.raises(ValueError, match="the store is closed"):
+            with pytest.raises(KeyUnusable, match="The store is closed"):
                 act(store)
         assert len(script.events) == asked
 

@@ -589,7 +589,7 @@ def test_reload_that_is_asked_for_raises() -> None:
 # Closing.
 
 
-def test_closed_signer_raises_value_error() -> None:
+def test_closed_signer_is_unusable() -> None:
     """After close nothing is signed, and no store is asked."""
     with Script() as script:
         with open_signer(script.uri) as signer:
@@ -601,7 +601,7 @@ def test_closed_signer_raises_value_error() -> None:
             lambda: key.sign(MESSAGE, ec.ECDSA(hashes.SHA256())),  # type: ignore[call-arg, arg-type]
             signer.reload,
         ):
-            with pytest.raises(ValueError, match="the signer is closed"):
+            with pytest.raises(KeyUnusable, match="The signer is closed"):
                 act()
         assert len(script.events) == asked
 
@@ -649,6 +649,27 @@ def test_close_waits_for_former_keys() -> None:
         assert (script.count("close key"), script.count("close")) == (2, 1)
 
 
+def test_interrupted_close_may_be_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while it waits for a signature: the next call closes what is left."""
+    with Script() as script, ThreadPoolExecutor(1) as pool:
+        signer = open_signer(script.uri)
+        with script.held("sign") as gate:
+            signing = pool.submit(signer.sign, MESSAGE, "ES256")
+            assert gate.entered.wait(LONG_ENOUGH)
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "sleep", interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    signer.close()
+            gate.open()
+        signing.result()
+        signer.close()
+        assert (script.count("close key"), script.count("close")) == (1, 1)
+
+
+def interrupt(_: float) -> None:
+    raise KeyboardInterrupt
+
+
 def test_stuck_signature_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A signature that does not end is abandoned with one log line; its store is not closed under it."""
     monkeypatch.setattr(signer_module, "CLOSING_TIMEOUT", 0.05)
@@ -666,7 +687,7 @@ def test_stuck_signature_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog:
 
 
 def test_threads_sign_while_it_closes() -> None:
-    """Every thread that signs while the signer is closed gets a good signature or ValueError."""
+    """Every thread that signs while the signer is closed gets a good signature or an error that says so."""
     for _ in range(20):
         with Script() as script:
             signer = open_signer(script.uri)
@@ -675,8 +696,8 @@ def test_threads_sign_while_it_closes() -> None:
                 while True:
                     try:
                         signature = signer.sign(MESSAGE, "ES256")
-                    except ValueError as error:
-                        return str(error) == "the signer is closed"
+                    except KeyUnusable as error:
+                        return error.message == "The signer is closed."
                     assert is_signed(signer.public_key, signature, MESSAGE, "ES256")
 
             def close_soon(script: Script = script, signer: Signer = signer) -> None:

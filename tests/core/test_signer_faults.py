@@ -92,7 +92,7 @@ def test_waiting_threads_share_the_failure() -> None:
             log_in = signer._connection._log_in
             until(lambda: len(log_in._flights["log in"].ended._cond._waiters) == 7)  # type: ignore[attr-defined]
             gate.open()
-        assert all(each.exception() is refused for each in signing)
+        assert all(str(each.exception()) == str(refused) for each in signing)
         assert script.count("connect") == 2
 
 

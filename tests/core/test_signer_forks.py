@@ -19,7 +19,7 @@ import pytest
 
 from keyvouch import ClientAssertion, open_signer
 from keyvouch.connections import acquire
-from keyvouch.errors import KeyChanged, StoreUnavailable
+from keyvouch.errors import KeyChanged, KeyUnusable, StoreUnavailable
 from keyvouch.opening import parse
 from keyvouch.secrets import SecretResolver
 from scripted_store import (
@@ -190,7 +190,7 @@ def test_closed_signer_stays_closed_in_a_child(script: Script) -> None:
             closed.close()
             try:
                 closed.sign(MESSAGE, "ES256")
-            except ValueError:
+            except KeyUnusable:
                 with open_signer(script.uri):
                     other.sign(MESSAGE, "ES256")
             return counts(script), script.count("init"), script.violations

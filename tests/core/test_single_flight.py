@@ -1,12 +1,13 @@
 """One thread works, those that want the same wait for it."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from keyvouch.errors import StoreUnavailable
-from keyvouch.single_flight import SingleFlight
+from keyvouch.single_flight import FlightTimeout, SingleFlight
 from scripted_store import LONG_ENOUGH, Gate, in_threads, until
 
 
@@ -34,8 +35,9 @@ def test_threads_share_one_result() -> None:
 
 
 def test_threads_share_one_failure() -> None:
-    """Work that fails fails for all, with the same error, and is not repeated by those who waited."""
-    flights, gate, error, calls = SingleFlight[int](), Gate(), StoreUnavailable("down"), []
+    """Work that fails fails for all, each with a copy of the error, and is not repeated by those who waited."""
+    flights, gate, error, calls = SingleFlight[int](), Gate(), StoreUnavailable("down", hint="wait", uri="a:b"), []
+    error.__cause__ = OSError("the cause")
 
     def work() -> int:
         calls.append(1)
@@ -46,7 +48,11 @@ def test_threads_share_one_failure() -> None:
         answers = [pool.submit(flights.do, "key", work, timeout=LONG_ENOUGH) for _ in range(8)]
         until(lambda: waiting_for(flights, "key") == 7)
         gate.open()
-        assert all(answer.exception() is error for answer in answers)
+        errors = [answer.exception() for answer in answers]
+    assert len({id(each) for each in errors}) == 8
+    for each in errors:
+        assert isinstance(each, StoreUnavailable)
+        assert (each.message, each.hint, each.uri, each.__cause__) == ("down", "wait", "a:b", error.__cause__)
     assert len(calls) == 1
 
 
@@ -79,15 +85,46 @@ def test_other_keys_do_not_wait() -> None:
 
 
 def test_waiter_gives_up_in_time() -> None:
-    """A thread that waits longer than its timeout gets TimeoutError; the flight goes on."""
+    """A thread that waits longer than its timeout gets FlightTimeout; the flight goes on."""
     flights, gate = SingleFlight[int](), Gate()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(flights.do, "key", lambda: gate.wait() or 1, timeout=LONG_ENOUGH)  # type: ignore[func-returns-value]
         gate.entered.wait(LONG_ENOUGH)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(FlightTimeout):
             flights.do("key", lambda: 2, timeout=0.01)
         gate.open()
         assert first.result() == 1
+
+
+def test_own_timeout_error_is_an_error() -> None:
+    """A TimeoutError that the work raises is one of its errors, and not the wait's."""
+    flights = SingleFlight[int]()
+
+    def fail() -> int:
+        raise TimeoutError("a socket's")
+
+    with pytest.raises(TimeoutError, match="a socket's"):
+        flights.do("key", fail, timeout=1)
+
+
+def test_late_leader_fails_alone() -> None:
+    """A failure for which the working thread had no time left is not that of a thread that has."""
+    flights, calls = SingleFlight[int](), []
+
+    def work() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            until(lambda: waiting_for(flights, "key") == 1)
+            time.sleep(0.05)
+            raise StoreUnavailable("no time")
+        return 7
+
+    with ThreadPoolExecutor(2) as pool:
+        hasty = pool.submit(flights.do, "key", work, timeout=0.05)
+        until(lambda: calls)
+        patient = pool.submit(flights.do, "key", work, timeout=LONG_ENOUGH)
+        assert isinstance(hasty.exception(), StoreUnavailable)
+        assert patient.result() == 7
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,64 @@ def test_forked_child_signs_in(authority: Authority) -> None:
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert client.access_token(["api://parent/.default"])
+
+
+@pytest.mark.usefixtures("app")
+def test_closed_client_is_made_anew(authority: Authority) -> None:
+    """Who closes the client of a profile, as a `with` block does, spoils it for nobody else."""
+    with keyvouch.connect("nightly") as client:
+        assert client.access_token(["api://first/.default"])
+    again = keyvouch.connect("nightly")
+
+    assert again is not client
+    assert again.access_token(["api://second/.default"])
+
+
+def cache_file(own_folders: Path) -> Path:
+    (kept,) = (own_folders / "cache_directory" / "tokens").glob("*.json")
+    return kept
+
+
+@pytest.mark.usefixtures("app")
+def test_killed_writer_stops_nobody(authority: Authority, own_folders: Path) -> None:
+    """What a process leaves behind that was killed while it wrote tokens keeps the next from nothing."""
+    run("token")
+    for suffix in (".lockfile", ".lock"):
+        cache_file(own_folders).with_name(f"{cache_file(own_folders).name}{suffix}").write_bytes(b"1 keyvouch")
+    done = run("token", "--scope", "api://other/.default")
+
+    assert done.status == 0, done.errors
+    assert run("token", "--scope", "api://other/.default").output == done.output
+    assert len(authority.exchanges) == 2
+
+
+@pytest.mark.usefixtures("app")
+def test_processes_share_the_cache(authority: Authority) -> None:
+    """Six processes that write tokens at once lose none of each other's."""
+    scopes = [f"api://{number}/.default" for number in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        first = list(pool.map(lambda scope: run("token", "--scope", scope), scopes))
+    assert [done.status for done in first] == [0] * 6, first
+    again = [run("token", "--scope", scope) for scope in scopes]
+
+    assert [done.output for done in again] == [done.output for done in first]
+    assert len(authority.exchanges) == 6
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "null",
+        '{"AccessToken": []}',
+        '{"AccessToken": {"x": {}}}',
+        '{"AccessToken": {"x": null, "y": 7, "z": []}}',
+        '{"AccessToken": {"x": {"expires_on": "soon", "target": "t"}}}',
+        '{"AccessToken": {"x": {"expires_on": "9999999999", "target": 7, "client_id": "c", "secret": "s"}}}',
+    ],
+)
+def test_odd_cache_has_no_token(tmp_path: Path, content: str) -> None:
+    """A cache of another form is one without tokens."""
+    (tmp_path / "cache.json").write_text(content)
+
+    assert token_cache.find_token(tmp_path / "cache.json", "c", ["t"]) is None

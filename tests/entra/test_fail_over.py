@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +19,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 import keyvouch
 from keyvouch.entra import advice, keys
-from keyvouch.entra.msal import ConfidentialClient
+from keyvouch.entra.msal import ConfidentialClient, client_credential
 from keyvouch.errors import (
     AuthorityRefused,
     AuthorityUnavailable,
     ConfigurationError,
+    KeyUnusable,
     KeyvouchError,
     SecretIncorrect,
     StoreUnavailable,
@@ -415,6 +419,18 @@ def test_odd_refusal_is_a_refusal(
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("error", [{"code": 403, "message": "a gateway's"}, ["x"], 7, None, "a\nb", "日本"])
+def test_odd_error_does_not_stay(
+    authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], error: object
+) -> None:
+    """An error of another form, as gateways answer with, spoils no later request."""
+    client = client_of(preferred.uri)
+    authority.answer_next(403, json.dumps({"error": error}), {"Content-Type": "application/json"})
+    with pytest.raises(AuthorityRefused):
+        client.access_token([SCOPE])
+    assert client.access_token([SCOPE])
+
+
 def test_unknown_option_is_the_programs(authority: Authority, preferred: Key) -> None:
     """An option that MSAL does not have is no failure of the authority."""
     with pytest.raises(TypeError, match="bogus"):
@@ -443,3 +459,113 @@ def test_own_signer_is_used(authority: Authority, preferred: Key, client_of: Cal
         assert client.access_token([SCOPE])
         client.close()
         assert signer.sign(b"", "PS256")
+
+
+# A life of months.
+
+
+def test_token_at_hand_is_used(
+    authority: Authority, app: App, client_of: Callable[..., ConfidentialClient], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A token that is due for renewal is given while it lives where no store can sign, with a warning."""
+    with Script("RSA-2048") as script:
+        app.add_certificate(script.newest.chain[0])
+        client = client_of(script.uri)
+        body = {"token_type": "Bearer", "access_token": "t", "expires_in": 3600, "refresh_in": 1}
+        authority.answer_next(200, json.dumps(body), {"Content-Type": "application/json"})
+        assert client.access_token([SCOPE]) == "t"
+        until(lambda: script.count("sign") == 1 and _is_due(client))
+        script.always["sign"] = SecretIncorrect("The PIN was changed.")
+        assert client.access_token([SCOPE]) == "t"
+        assert "The PIN was changed" in caplog.text
+        del script.always["sign"]
+        assert client.access_token([SCOPE]) != "t"
+        client.close()
+
+
+def _is_due(client: ConfidentialClient) -> bool:
+    (entry,) = client.token_cache.search("AccessToken")
+    return int(entry["refresh_on"]) < time.time() - 1
+
+
+def test_skipped_key_helps_out(
+    authority: Authority, app: App, standby: Key, client_of: Callable[..., ConfidentialClient]
+) -> None:
+    """A key that was refused lately is tried where no store of the others can sign."""
+    with Script("RSA-2048") as script:
+        app.add_certificate(script.newest.chain[0])
+        client = client_of(standby.uri, script.uri)
+        authority.answer_next(*refusal(700027))
+        client.access_token([SCOPE])
+        script.always["sign"] = SecretIncorrect("no")
+        assert client.access_token([OTHER])
+        client.close()
+
+
+def test_silent_call_fails_over(
+    authority: Authority, app: App, preferred: Key, standby: Key, client_of: Callable[..., ConfidentialClient]
+) -> None:
+    """`acquire_token_silent` says None for a refusal, and yet the next key is tried for it."""
+    client = client_of(preferred.uri, standby.uri)
+    user = base64.urlsafe_b64encode(b'{"uid": "u", "utid": "t"}').decode()
+    client.token_cache.add(
+        {
+            "client_id": app.client_id,
+            "scope": [SCOPE],
+            "token_endpoint": client.authority.token_endpoint,
+            "response": {"access_token": "a", "refresh_token": "r", "expires_in": 1, "client_info": user},
+        }
+    )
+    account = {"home_account_id": "u.t", "environment": "localhost", "realm": app.tenant}
+    authority.answer_next(*refusal(700027))
+    assert client.acquire_token_silent(scopes=[SCOPE], account=account) is None
+    assert len(set(thumbprints(authority))) == 2
+
+
+def test_closed_signer_gives_way(preferred: Key, standby: Key, client_of: Callable[..., ConfidentialClient]) -> None:
+    """A signer that its program closed is passed over."""
+    with keyvouch.open_signer(preferred.uri) as signer:
+        client = client_of(signer, standby.uri)
+    assert client.access_token([SCOPE])
+
+
+def test_mistake_in_options_opens_nothing(authority: Authority) -> None:
+    """An option that assertions do not have is told when the client is made, and no key is opened for it."""
+    with Script("RSA-2048") as script:
+        for options in ({"x5t": "bogus"}, {"lifetime": 0}):
+            with pytest.raises(ConfigurationError):
+                client_credential(script.uri, **options)
+            with pytest.raises(ConfigurationError):
+                ConfidentialClient("id", [script.uri], assertion=options, authority=authority.authority)
+        assert script.count("open") == 0
+
+
+def test_closed_client_leaves_nothing_open(app: App, client_of: Callable[..., ConfidentialClient]) -> None:
+    """A key that is just being opened when the client is closed is closed too, and so is one that is opened after."""
+    with Script("RSA-2048") as script, ThreadPoolExecutor(1) as pool:
+        app.add_certificate(script.newest.chain[0])
+        client = client_of(script.uri)
+        with script.held("open") as gate:
+            asking = pool.submit(client.access_token, [SCOPE])
+            gate.entered.wait()
+            client.close()
+            gate.open()
+        assert isinstance(asking.exception(), KeyUnusable)
+        assert script.count("close key") == script.count("open") == 1
+        assert client.closed
+
+
+def test_child_of_a_fork_asks_by_itself(
+    authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient]
+) -> None:
+    """A client that was made before a fork works in the child, whatever locks the parent's threads held."""
+    client = client_of(preferred.uri)
+    client.access_token([SCOPE])
+    mapping = client.http_client._expiring_mapping
+    with client.token_cache._lock, mapping._lock, client._telemetry_lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            os._exit(0 if client.access_token([OTHER]) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert client.access_token(["api://parent/.default"])

@@ -35,8 +35,6 @@ class Outcome:
     """The last assertion that was made for it; None where the request was never sent."""
     defect: bool = False
     """Whether `error` is of a store's own code, and nothing that it may raise."""
-    late: bool = False
-    """Whether the time of the thread that asked was over when it failed."""
 
     def as_msal(self) -> Any:
         """Return the result, a copy of the caller's own; raise what was raised."""
@@ -74,6 +72,14 @@ class Outcome:
                 known = no_usable_answer(authority, type(error).__name__, retry_after)
         known.__cause__ = error
         return known
+
+
+class Failed(Exception):
+    """Carries an outcome that is an error to every thread that waits for it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
 
 
 def no_usable_answer(authority: str, what: str, retry_after: float | None = None) -> AuthorityUnavailable:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.errors import KeyvouchError, StoreUnavailable
 from keyvouch.signer import Signer
-from keyvouch.single_flight import SingleFlight
+from keyvouch.single_flight import FlightTimeout, SingleFlight
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -57,6 +57,7 @@ class Key:
         self._options = options
         self._assertion: EntraAssertion | None = None
         self._opening = SingleFlight[EntraAssertion]()
+        self._closed = False
         self.refused_until = 0.0
         self.warned = False
 
@@ -89,7 +90,8 @@ class Key:
         self.refused_until = time.monotonic() + REFUSED_FOR
 
     def close(self) -> None:
-        """Close the signer, if it was opened here."""
+        """Close the signer, if it was opened here; one that is just being opened is closed by who opens it."""
+        self._closed = True
         if self._assertion is not None and not isinstance(self._source, Signer):
             self._assertion.signer.close()
 
@@ -98,7 +100,7 @@ class Key:
             return self._assertion
         try:
             return self._opening.do("open", lambda: self._opened(timeout), timeout=timeout)
-        except TimeoutError:
+        except FlightTimeout:
             raise StoreUnavailable("The key was not open in time.", hint="Try again later.") from None
 
     def _opened(self, timeout: float) -> EntraAssertion:
@@ -106,6 +108,8 @@ class Key:
             source = self._source
             signer = source if isinstance(source, Signer) else self._open_uri(source, timeout=timeout)
             self._assertion = EntraAssertion(signer, **self._options)
+            if self._closed:  # meanwhile, or before
+                self.close()
         return self._assertion
 
     def __str__(self) -> str:
@@ -116,6 +120,7 @@ class Keys:
     """All of them: the accepted one first, then the others by preference."""
 
     def __init__(self, sources: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str, Any]) -> None:
+        EntraAssertion(None, **options)  # type: ignore[arg-type]  # a mistake in the options shows now
         self._all = [Key(source, open_uri, options) for source in sources]
         self._accepted: Key | None = None
 
@@ -124,9 +129,16 @@ class Keys:
 
     def in_order(self) -> list[Key]:
         """Return those to try, without those refused lately; where all were, all of them."""
+        return sorted(self._without_refused() or self._all, key=lambda key: key is not self._accepted)
+
+    def skipped(self) -> list[Key]:
+        """Return those that `in_order` leaves out: to be tried where no store of the others can sign."""
+        willing = self._without_refused() or self._all
+        return [key for key in self._all if key not in willing]
+
+    def _without_refused(self) -> list[Key]:
         now = time.monotonic()
-        willing = [key for key in self._all if key.refused_until <= now] or self._all
-        return sorted(willing, key=lambda key: key is not self._accepted)
+        return [key for key in self._all if key.refused_until <= now]
 
     def accept(self, key: Key) -> None:
         """Remember the key that the authority took."""

@@ -14,25 +14,30 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
+import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import msal
 import msgspec
+import requests
 
-from keyvouch import config, opening
+from keyvouch import config, forks, opening
 from keyvouch.connections import Deadline
 from keyvouch.entra import advice
-from keyvouch.entra.answers import Outcome, from_discovery
+from keyvouch.entra.answers import Failed, Outcome, from_discovery
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.keys import Key, Keys, OpenUri, Sent
 from keyvouch.entra.transport import Session
 from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError
 from keyvouch.signer import SIGN_TIMEOUT, Signer
-from keyvouch.single_flight import SingleFlight
+from keyvouch.single_flight import FlightTimeout, SingleFlight
+
+log = logging.getLogger("keyvouch")
+_PLAIN_ERROR = re.compile(r"[\x20-\x21\x23-\x5B\x5D-\x7E]*")
 
 ACCESS_TOKEN_TIMEOUT = 60.0
 """Seconds that a token may take: opening a key, signing and asking, with every key in turn."""
@@ -48,6 +53,7 @@ def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
         if signer.startswith("profile:"):
             profile = config.load().profile(signer.removeprefix("profile:"))
             options = {**msgspec.structs.asdict(profile.assertion), **options}
+        EntraAssertion(None, **options)  # type: ignore[arg-type]  # a mistake in the options shows before it is opened
         signer = opening.open_signer(signer)
     return {"client_assertion": EntraAssertion(signer, **options)}
 
@@ -55,9 +61,11 @@ def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
 class _Turn:
     """A key whose turn it is to sign one acquisition, and what it made."""
 
-    def __init__(self, key: Key, timeout: float) -> None:
+    def __init__(self, key: Key, timeout: float, failure: KeyvouchError | None = None) -> None:
         self.key = key
         self.timeout = timeout
+        self.failure = failure
+        """Raised where an assertion is asked for: no key could make one."""
         self.sent: Sent | None = None
         self.defect: Exception | None = None
         """What a store's code raised that is no error of ours."""
@@ -117,6 +125,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         self._here = _Here()
         self._flights = SingleFlight[Outcome]()
         self._session: Session | None = None
+        self._closed = False
         if not {"http_client", "verify", "proxies", "timeout"} & msal_options.keys():
             self._session = msal_options["http_client"] = Session(ca_file, proxy)
         authority = str(msal_options.get("oidc_authority") or msal_options.get("authority") or "the authority")
@@ -127,6 +136,14 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
             if ours is error:
                 raise
             raise ours from error
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        """Make MSAL's locks anew in a child: a thread of the parent may hold them, and is not there to release them."""
+        mapping = getattr(self.http_client, "_expiring_mapping", None)
+        for owner, name in ((self.token_cache, "_lock"), (mapping, "_lock"), (self, "_telemetry_lock")):
+            if hasattr(owner, name):
+                setattr(owner, name, threading.RLock())
 
     # Our own calls.
 
@@ -150,11 +167,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
             )
         options = {"claims_challenge": claims_challenge} if claims_challenge else {}
         endpoint = str(self.authority.token_endpoint)
-        outcome = self._acquire(list(wanted), (), options, Deadline(timeout))
-        if outcome is None:
-            raise AuthorityUnavailable(
-                f"There was no token of {endpoint} within {timeout:g} seconds.", hint="Try again later, or wait longer."
-            )
+        outcome = self._acquire(list(wanted), (), options, timeout)
         return outcome.token(endpoint, self._session.retry_after(endpoint, wanted) if self._session else None)
 
     async def access_token_async(
@@ -169,9 +182,17 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
 
         return await asyncio.to_thread(self.access_token, scopes, claims_challenge=claims_challenge, timeout=timeout)
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called; what is in the cache is still given."""
+        return self._closed
+
     def close(self) -> None:
-        """Close the signers that this client opened. May be called twice."""
+        """Close the signers that this client opened, and its connections to the authority. May be called twice."""
+        self._closed = True
         self._keys.close()
+        if self._session:
+            self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -185,10 +206,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
 
     def acquire_token_for_client(self, scopes: Sequence[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As MSAL's; where several threads ask for the same at once, one request serves them all."""
-        outcome = self._acquire(scopes, args, kwargs, Deadline(ACCESS_TOKEN_TIMEOUT))
-        if outcome is None:  # another's request takes too long: this thread makes its own
-            outcome = self._ask(scopes, args, kwargs, Deadline(ACCESS_TOKEN_TIMEOUT))
-        result: dict[str, Any] = outcome.as_msal()
+        result: dict[str, Any] = self._acquire(scopes, args, kwargs, ACCESS_TOKEN_TIMEOUT).as_msal()
         return result
 
     acquire_token_by_auth_code_flow = _with_keys("acquire_token_by_auth_code_flow")
@@ -196,48 +214,56 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     acquire_token_by_refresh_token = _with_keys("acquire_token_by_refresh_token")
     acquire_token_by_username_password = _with_keys("acquire_token_by_username_password")
     acquire_token_on_behalf_of = _with_keys("acquire_token_on_behalf_of")
-    acquire_token_silent = _with_keys("acquire_token_silent")
     acquire_token_silent_with_error = _with_keys("acquire_token_silent_with_error")
+    if hasattr(msal.ConfidentialClientApplication, "acquire_token_by_user_federated_identity_credential"):  # since 1.38
+        acquire_token_by_user_federated_identity_credential = _with_keys(
+            "acquire_token_by_user_federated_identity_credential"
+        )
+
+    def acquire_token_silent(self, *args: Any, **kwargs: Any) -> Any:
+        """As MSAL's, which leaves out of the other's result what is no token; the refusal is needed to go on."""
+        result = self.acquire_token_silent_with_error(*args, **kwargs)
+        return result if result and "error" not in result else None
 
     def _acquire(
-        self, scopes: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: Deadline
-    ) -> Outcome | None:
-        """Ask once for all threads that want the same just now; None where it takes longer than this thread waits."""
+        self, scopes: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float
+    ) -> Outcome:
+        """Ask once for all threads that want the same just now.
+
+        Raises `AuthorityUnavailable` where another's request takes longer than `timeout` seconds.
+        """
         # MSAL itself refuses what is no list.
         named = sorted(map(repr, scopes)) if isinstance(scopes, list | tuple | set) else repr(scopes)
         same = json.dumps([named, args, kwargs], sort_keys=True, default=repr)
-        own: list[Outcome] = []
+        acquire = functools.partial(super().acquire_token_for_client, scopes, *args, **kwargs)
+        deadline = Deadline(timeout)
 
         def ask() -> Outcome:
-            own.append(self._ask(scopes, args, kwargs, deadline))
-            return own[0]
+            with self._session.within(deadline) if self._session else contextlib.nullcontext():
+                outcome = self._try_keys(acquire, deadline)
+                if isinstance(outcome.error, KeyvouchError) and not outcome.sent:
+                    outcome = self._aging_token(acquire, outcome.error) or outcome
+            if outcome.error is not None:
+                raise Failed(outcome)
+            return outcome
 
-        while not own and deadline.left() > 0:
-            try:
-                outcome = self._flights.do(same, ask, timeout=deadline.left())
-            except TimeoutError:
-                return None
-            # A failure for which another thread's time was over says nothing to one that has more.
-            if own or not outcome.late:
-                return outcome
-        return None
-
-    def _ask(
-        self, scopes: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: Deadline
-    ) -> Outcome:
-        """Ask MSAL, with one key after the other, until the deadline."""
-        acquire = super().acquire_token_for_client
-        with self._session.within(deadline) if self._session else contextlib.nullcontext():
-            outcome = self._try_keys(lambda: acquire(scopes, *args, **kwargs), deadline)
-        if outcome.error is not None and deadline.left() <= 0:
-            return replace(outcome, late=True)
-        return outcome
+        try:
+            return self._flights.do(same, ask, timeout=timeout)
+        except Failed as failed:
+            return failed.outcome
+        except FlightTimeout:
+            raise AuthorityUnavailable(
+                f"There was no token of {self.authority.token_endpoint} within {timeout:g} seconds.",
+                hint="Try again later, or wait longer.",
+            ) from None
 
     # Which key.
 
     def _assert(self, context: Mapping[str, str]) -> str:
         """Make the assertion for one wire request of MSAL, with the key whose turn it is in this thread."""
         turn = self._here.turn or _Turn(self._keys.in_order()[0], SIGN_TIMEOUT)
+        if turn.failure:
+            raise turn.failure
         try:
             assertion, turn.sent = turn.key.make_assertion(context, turn.timeout)
         except KeyvouchError:
@@ -248,42 +274,84 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         return assertion
 
     def _try_keys(self, request: Callable[[], Any], deadline: Deadline | None = None) -> Outcome:
-        """Make a request with each key until one is accepted; see the design of `try_next_key`."""
+        """Make a request with each key until one is accepted; see the design of `try_next_key`.
+
+        Those that were refused lately have their turn only where no store of the others can sign.
+        """
+        keys, skipped = self._keys.in_order(), self._keys.skipped()
+        outcome = self._try_each(keys, request, deadline)
+        if skipped and _store_failed(outcome):
+            return self._try_each(skipped, request, deadline)
+        return outcome
+
+    def _try_each(self, keys: Sequence[Key], request: Callable[[], Any], deadline: Deadline | None) -> Outcome:
         refused: Outcome | None = None
-        failed: Outcome | None = None
-        keys = self._keys.in_order()
+        outcome = Outcome()
         for position, key in enumerate(keys):
             # A store that stalls leaves time for the next key.
             share = SIGN_TIMEOUT / len(self._keys)
             if deadline:
                 share = max(0.001, min(share, deadline.left() / (len(keys) - position)))
             outcome = self._with_key(key, request, share)
-            if isinstance(outcome.error, KeyvouchError) and outcome.error.try_next_key:
-                failed = outcome
-                self._keys.pass_over(key, outcome.error.message)
-            elif outcome.error is not None or not _refuses(outcome.result):
-                return outcome
-            else:
+            if _refuses(outcome.result):
                 refused = outcome
                 key.refuse()
-                self._keys.pass_over(key, "the authority refused it")
-        return refused or failed or Outcome()
+                self._keys.pass_over(key, f"the authority refused it: {advice.description(outcome.result)}")
+            elif _store_failed(outcome):
+                self._keys.pass_over(key, str(outcome.error).partition("\n")[0])
+            else:
+                return outcome
+        return refused or outcome
 
     def _with_key(self, key: Key, request: Callable[[], Any], timeout: float) -> Outcome:
         """Make a request with one key, and once more where reloading it gives another certificate."""
         turn = _Turn(key, timeout)
+        with self._signing(turn):
+            try:
+                result = request()
+                if turn.sent and _refuses(result) and key.is_renewed(turn.sent):
+                    result = request()
+                self._forget_odd_error(result)
+            except Exception as error:  # noqa: BLE001 - for every thread that waits, each to be told in its own words
+                return Outcome(error=error, sent=turn.sent, defect=error is turn.defect)
+        if turn.sent and isinstance(result, dict) and result.get("token_source") == "identity_provider":
+            self._keys.accept(key)
+        return Outcome(result, sent=turn.sent)
+
+    def _forget_odd_error(self, result: Any) -> None:
+        """Keep MSAL from failing ever after: it puts the errors of former answers into a header of the next request.
+
+        One that is not of RFC 6749's form (section 5.2), as gateways answer with, cannot stand there.
+        """
+        error = result.get("error", "") if isinstance(result, dict) else ""
+        if not (isinstance(error, str) and _PLAIN_ERROR.fullmatch(error)):
+            self._telemetry_buffer.clear()
+
+    def _aging_token(self, acquire: Callable[..., Any], failure: KeyvouchError) -> Outcome | None:
+        """Return the token in the cache that is only due for renewal, where no store can sign; None without one.
+
+        MSAL falls back on it after what it is told of as a failure of the network, and after nothing else.
+        """
+        with self._signing(_Turn(self._keys.in_order()[0], 0.0, failure)):
+            try:
+                result = acquire(http_exceptions=(requests.exceptions.RequestException, KeyvouchError))
+            except KeyvouchError:
+                return None
+        log.warning("No key can sign, and the token at hand is used while it lives: %s", failure.message)
+        return Outcome(result)
+
+    @contextlib.contextmanager
+    def _signing(self, turn: _Turn) -> Iterator[None]:
+        """Let MSAL's callback in this thread take this turn."""
         outer, self._here.turn = self._here.turn, turn
         try:
-            result = request()
-            if turn.sent and _refuses(result) and key.is_renewed(turn.sent):
-                result = request()
-            if turn.sent and not _refuses(result):
-                self._keys.accept(key)
-            return Outcome(result, sent=turn.sent)
-        except Exception as error:  # noqa: BLE001 - for every thread that waits, each to be told in its own words
-            return Outcome(error=error, sent=turn.sent, defect=error is turn.defect)
+            yield
         finally:
             self._here.turn = outer
+
+
+def _store_failed(outcome: Outcome) -> bool:
+    return isinstance(outcome.error, KeyvouchError) and outcome.error.try_next_key
 
 
 def _refuses(result: object) -> bool:

@@ -14,7 +14,7 @@ from keyvouch.entra.authority import authority_options, cache_location, require
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
 from keyvouch.errors import AuthorityUnavailable
 from keyvouch.secrets import SecretResolver
-from keyvouch.single_flight import SingleFlight
+from keyvouch.single_flight import FlightTimeout, SingleFlight
 
 
 class _Clients:
@@ -44,13 +44,14 @@ def connect(profile: str | None = None) -> ConfidentialClient:
     place = (str(configuration.path), name)
 
     def find_or_make() -> ConfidentialClient:
-        if place not in _clients.by_place:
-            _clients.by_place[place] = make_client(configuration.profile(name), name)
-        return _clients.by_place[place]
+        client = _clients.by_place.get(place)
+        if client is None or client.closed:
+            client = _clients.by_place[place] = make_client(configuration.profile(name), name)
+        return client
 
     try:
         client = _clients.flights.do(place, find_or_make, timeout=ACCESS_TOKEN_TIMEOUT)
-    except TimeoutError:
+    except FlightTimeout:
         raise AuthorityUnavailable("Signing in took too long.", hint="Try again later.") from None
     client.access_token()
     return client

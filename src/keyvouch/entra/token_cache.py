@@ -7,6 +7,7 @@ its form is that of MSAL's unified cache schema, which is shared by MSAL's in al
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _NOT_IN_LAST = 300
 """Seconds before its end in which a token is not taken from the cache any more, as MSAL has it."""
+_LOCK_TIMEOUT = 10.0
+"""Seconds to wait for another process that is just writing."""
 _ELSEWHERE = 'Set CACHE_DIRECTORY (in systemd: CacheDirectory=keyvouch), or token-cache = "memory" in the profile.'
 _ENCRYPTED = sys.platform in ("win32", "darwin")
 
@@ -42,7 +45,22 @@ def persisted(place: Path) -> PersistedTokenCache:
     except ConfigurationError as error:
         error.hint = _ELSEWHERE
         raise
-    return PersistedTokenCache(_persistence(place))
+
+    class LockedCache(PersistedTokenCache):  # type: ignore[misc]
+        """Locked by `flock`, which ends with its process.
+
+        Without the package portalocker msal-extensions' own lock is a file that has to be removed, and one that a
+        process left behind when it was killed stops all that come after it.
+        """
+
+        def modify(self, *args: Any, **kwargs: Any) -> None:
+            with files.locked(place.with_suffix(".lock"), timeout=_LOCK_TIMEOUT):
+                self._reload_if_necessary()
+                super(PersistedTokenCache, self).modify(*args, **kwargs)
+                self._persistence.save(self.serialize())
+                self._last_sync = time.time()
+
+    return LockedCache(_persistence(place))
 
 
 def _persistence(place: Path) -> Any:
@@ -75,11 +93,12 @@ def find_token(place: Path, client_id: str, scopes: Sequence[str]) -> str | None
     """Return an access token of the client itself for just these scopes that still lives for five minutes."""
     now = time.time()
     for entry in _entries(place):
-        usable = int(entry["expires_on"]) - now > _NOT_IN_LAST and int(entry.get("refresh_on") or now + 1) > now
-        fits = entry.get("client_id") == client_id and set(scopes) <= set(entry.get("target", "").split())
-        plain = not (entry.get("home_account_id") or entry.get("ext_cache_key") or entry.get("key_id"))
-        if usable and fits and plain:
-            return str(entry["secret"])
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # damaged: no token of ours
+            usable = int(entry["expires_on"]) - now > _NOT_IN_LAST and int(entry.get("refresh_on") or now + 1) > now
+            fits = entry.get("client_id") == client_id and set(scopes) <= set(entry.get("target", "").split())
+            plain = not (entry.get("home_account_id") or entry.get("ext_cache_key") or entry.get("key_id"))
+            if usable and fits and plain:
+                return str(entry["secret"])
     return None
 
 
@@ -93,7 +112,8 @@ def _entries(place: Path) -> Iterable[Mapping[str, Any]]:
         cache = _parse(place.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         return ()
-    return tuple(cache.get("AccessToken", {}).values())
+    tokens = cache.get("AccessToken")
+    return tuple(tokens.values()) if isinstance(tokens, dict) else ()
 
 
 def _parse(content: str) -> dict[str, Any]:

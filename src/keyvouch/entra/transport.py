@@ -7,13 +7,16 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar
 from requests.utils import get_environ_proxies
+from urllib3.util import Retry
 
 from keyvouch import forks
 from keyvouch.connections import Deadline
@@ -48,8 +51,10 @@ class Session(requests.Session):
 
     def after_fork(self) -> None:
         """Leave the parent's open connections to the parent."""
-        # One more try where the connection was not made at all, as MSAL's own session has it.
-        self.mount("https://", HTTPAdapter(max_retries=1))
+        # One more try where the connection was not made at all. Who waits after 429 and 503 is the caller's affair.
+        once_more = Retry(total=1, connect=1, read=False, redirect=0, status=0, respect_retry_after_header=False)
+        self.mount("https://", HTTPAdapter(max_retries=once_more))
+        self.cookies = RequestsCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))  # none are needed
 
     @contextlib.contextmanager
     def within(self, deadline: Deadline) -> Iterator[None]:

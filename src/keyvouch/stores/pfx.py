@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyvouch.certificate import certificate_spki, spki_sha256
+from keyvouch.certificate import certificate_spki, is_readable, spki_sha256
 from keyvouch.errors import KeyUnusable, SecretIncorrect, SecretRequired
 from keyvouch.stores.entries import Contents
 
@@ -47,7 +47,7 @@ def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
         )
     # Windows keeps its own name for the container on the key, and the one that people gave on the certificate.
     named = [(key, names.get(spki_sha256(key.public_key())) or name) for key, name in keys]
-    return Contents(named, [bag.certificate for bag in bags])
+    return Contents(named, [bag.certificate for bag in bags if is_readable(bag.certificate)])
 
 
 def write(key: PrivateKey, chain: Sequence[Certificate], password: Secret | None, name: str) -> bytes:
