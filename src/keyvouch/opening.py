@@ -61,6 +61,7 @@ def open_signer(
     text = str(uri)
     if profile_name := _profile_of(text):
         profile = config.load().profile(profile_name)
+        parse_keys(profile, profile_name)
         return open_first(profile.keys, resolver_for(profile, interactive=interactive), timeout=timeout)
     if not trusted:
         raise ConfigurationError(
@@ -90,6 +91,16 @@ def parse(uri: str | KeyUri) -> KeyUri:
     if _profile_of(uri):
         raise ConfigurationError("A profile stands where a key belongs.", hint="Write the key's own URI.", uri=uri)
     return parse_uri(uri, registry.store_class(scheme_of(uri)).attributes)
+
+
+def parse_keys(profile: config.Profile, name: str) -> None:
+    """Raise `ConfigurationError` for a mistake in a key of the profile, and say whose it is."""
+    for number, key in enumerate(profile.keys, 1):
+        try:
+            parse(key)
+        except ConfigurationError as error:
+            error.message = f"In the profile {name!r}, key {number}: {error.message}"
+            raise
 
 
 def resolver_for(profile: config.Profile, *, interactive: bool = False) -> SecretResolver:

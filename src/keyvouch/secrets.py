@@ -65,10 +65,14 @@ class SecretResolver:
         interactive: bool = False,
         any_reader: bool = False,
         commands: bool = False,
+        confirm: bool = False,
     ) -> None:
-        """Take whether a person can be asked, whether files may be open to all readers, whether programs may be run."""
-        self._rules = (interactive, any_reader, commands)
-        self._interactive, self._any_reader, self._commands = self._rules
+        """Take whether a person can be asked, whether files may be open to all readers, whether programs may be run.
+
+        `confirm`: whether a person is asked twice, for a secret that something new is to be protected with.
+        """
+        self._rules = (interactive, any_reader, commands, confirm)
+        self._interactive, self._any_reader, self._commands, self._confirm = self._rules
         self._answers: dict[str, Secret] = {}
         self._process = os.getpid()
 
@@ -205,18 +209,27 @@ class SecretResolver:
         if name not in self._answers:
             if not self._interactive or os.getpid() != self._process:
                 raise SecretRequired(
-                    f"The {name} is asked for on a terminal, and here is none.", hint=f"Use {name}=file:."
+                    f"The {name} is asked for on a terminal, and here is none.",
+                    hint="Write file: or credential: and where it is, in place of prompt:.",
                 )
-            import getpass
-
-            try:
-                answer = getpass.getpass(f"{name}: ")
-            except EOFError:
-                answer = ""
-            if not answer:
-                raise SecretRequired(f"No {name} was given.", hint="Type it, or refer to a place that holds it.")
-            self._answers[name] = Secret(answer)
+            answer = _typed(name)
+            if self._confirm and _typed(f"{name}, once more") != answer:
+                raise SecretRequired(f"The {name} was not typed the same twice.", hint="Try again.")
+            self._answers[name] = answer
         return self._answers[name]
+
+
+def _typed(name: str) -> Secret:
+    """Ask a person for a secret. Raises `SecretRequired` where nothing is typed."""
+    import getpass
+
+    try:
+        answer = getpass.getpass(f"{name}: ")
+    except EOFError:
+        answer = ""
+    if not answer:
+        raise SecretRequired(f"No {name} was given.", hint="Type it, or refer to a place that holds it.")
+    return Secret(answer)
 
 
 def _text(octets: bytes, name: str) -> str:

@@ -273,7 +273,7 @@ def choose_one(
         found = _by_key(infos, certificate_spki(certificate))
         if found is None:
             raise CertificateMismatch(
-                f"No key of {uri} is that of the certificate of {certificate.subject.rfc4514_string()}.",
+                f"The certificate of {certificate.subject.rfc4514_string()} belongs to another key than that of {uri}.",
                 hint="Give the certificate that was issued for this key.",
                 uri=uri,
             )

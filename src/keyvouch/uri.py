@@ -119,6 +119,10 @@ class KeyUri:
         """Return the values as they stand, for comparing two URIs in some of their attributes."""
         return tuple(self._values.get(name) for name in names)
 
+    def identity(self) -> tuple[str, tuple[bytes | None, ...]]:
+        """Return what says which key it is: the scheme, and the values before `?`."""
+        return self.scheme, self.octets(name for name, each in self._declared.items() if not each.query)
+
     def replace(self, changes: Mapping[str, str | bytes | None]) -> KeyUri:
         """Return this URI with other values; None takes one away."""
         values = dict(self._values)

@@ -201,6 +201,22 @@ def test_closed_pipe_ends_quietly() -> None:
     assert "BrokenPipe" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [("stores",), ("profile", "path"), ("--help",), ("stores", "--output", "json")])
+def test_full_disk_is_no_defect(arguments: tuple[str, ...]) -> None:
+    """Output that cannot be written is told, and is not ours to mend."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "keyvouch", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "The output cannot be written: No space left on device." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_defect_hides_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody foresaw is exit status 1, with the traceback only where it is asked for."""
     broken = tmp_path / "sitecustomize.py"

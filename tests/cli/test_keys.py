@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 
 from keyvouch.algorithms import KEY_TYPES, key_type
 from keyvouch.cli import COMMANDS
+from scripted_store import certify, new_key
 from signing_in import PASSWORD, Key, make_key, run
+from stores.making import pem_of, write
 
 
 @pytest.fixture
@@ -82,7 +84,77 @@ def test_new_key_saves_profile(place: str) -> None:
 
     assert done.status == 0, done.errors
     assert (shown["tenant"], shown["client-id"]) == ("contoso.onmicrosoft.com", "7")
-    assert "keyvouch token --profile nightly" in done.errors
+    assert "keyvouch export --certificate app.cer" in done.errors
+
+
+def test_new_member_of_a_family_lasts(tmp_path: Path) -> None:
+    """A profile for a family takes the newest, so that the next renewal is followed; what comes next opens one key."""
+    family, out = f"pem:{tmp_path}/app-*.pem", str(tmp_path / "app.cer")
+    profile = ("--save-profile", "nightly", "--tenant", "t", "--client-id", "7")
+    first = run("new", "--key", family, "--certificate-out", out, *profile)
+    assert first.status == 0, first.errors
+    assert "Next: keyvouch token --profile nightly" in first.errors
+    shown = json.loads(run("profile", "show", "nightly", "--output", "json").output)
+    assert shown["keys"] == [f"{family}?select=newest"]
+
+    further = run("new", "--key", family, "--further")
+    assert further.status == 0, further.errors
+    command = further.errors.partition("Next: keyvouch ")[2].strip()
+    assert run(*shlex.split(command.replace("app.cer", str(tmp_path / "b.cer")))).status == 0
+    assert run("sign", "--profile", "nightly", stdin=b"x").status == 0
+
+
+def test_relative_key_of_a_profile_is_made_whole(tmp_path: Path) -> None:
+    """A profile is read from any working directory."""
+    make_key(tmp_path, "app.pem")
+    done = run(
+        *("profile", "add", "n", "--key", "pem:app.pem?password=env:APP_PASSWORD"),
+        *("--tenant", "t", "--client-id", "7"),
+        folder=tmp_path,
+    )
+    assert done.status == 0, done.errors
+    assert run("sign", "--profile", "n", stdin=b"x").status == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--client-id", "7"),
+        ("--tenant", "t", "--client-id", ""),
+        ("--tenant", "t", "--client-id", "7", "--ca-file", "/nonexistent"),
+    ],
+)
+def test_half_a_profile_is_not_added(key: Key, options: tuple[str, ...]) -> None:
+    """What would fail at the first use is refused at once."""
+    assert run("profile", "add", "n", "--key", key.uri, *options).status == 2
+    assert json.loads(run("profile", "list", "--output", "json").output)["profiles"] == []
+
+
+def test_key_is_made_only_if_all_else_can_be(place: str, tmp_path: Path) -> None:
+    """A certificate that could not be written stops it before there is a key."""
+    done = run("new", "--key", place, "--certificate-out", str(tmp_path / "nothing" / "app.cer"))
+    assert done.status == 2
+    assert "Make the folder" in done.errors
+    assert not (tmp_path / "new.pfx").exists()
+
+
+def test_next_command_keeps_the_configuration(key: Key, tmp_path: Path) -> None:
+    """What is to be typed next works as it stands."""
+    configuration = tmp_path / "a b.toml"
+    configuration.touch()
+    done = run(
+        *("--config", str(configuration), "profile", "add", "n", "--key", key.uri, "--tenant", "t", "--client-id", "7")
+    )
+    assert f"Next: keyvouch --config '{configuration}' token --profile n" in done.errors
+
+
+def test_expired_certificate_marked(tmp_path: Path) -> None:
+    """The list of keys says which certificate has expired."""
+    key, other = new_key("P-256"), new_key("P-256", 1)
+    for name, each, days in (("old", key, (-9, -1)), ("good", other, (-1, 9))):
+        write(tmp_path / f"{name}.pem", pem_of(each, certify(each, days=days)))
+    listed = run("keys", "--key", f"pem:{tmp_path}")
+    assert listed.output.count("(expired)") == 1
 
 
 def test_profile_needs_tenant_and_client(place: str, tmp_path: Path) -> None:

@@ -96,6 +96,21 @@ def test_no_jws_not_verified(key: Key, content: bytes) -> None:
     assert run("verify", "--key", key.uri, stdin=content).status == 6
 
 
+def test_jws_is_given_alone(key: Key, message: str, tmp_path: Path) -> None:
+    """A JWS has its message in it: given as a bare signature it is told how."""
+    jws = tmp_path / "message.jws"
+    jws.write_text(run("sign", "--key", key.uri, "--form", "jws", message).output)
+
+    done = run("verify", "--key", key.uri, "--signature", str(jws), message)
+    assert done.status == 2
+    assert "without --signature" in done.errors
+
+
+def test_raw_is_no_json(key: Key, message: str) -> None:
+    """A raw signature cannot stand in JSON, and is not turned into something else."""
+    assert run("sign", "--key", key.uri, "--form", "raw", "--output", "json", message).status == 2
+
+
 def test_algorithm_must_fit(key: Key, message: str) -> None:
     """An RSA key has no ES256; the algorithms that it has are named."""
     done = run("sign", "--key", key.uri, "--algorithm", "ES256", message)

@@ -99,6 +99,38 @@ def test_audit_written(tmp_path: Path, key: Key) -> None:
     assert stat.S_IMODE((tmp_path / "audit.jsonl").stat().st_mode) == 0o600
 
 
+def test_named_key_is_used(app: App, authority: Authority, tmp_path: Path) -> None:
+    """A key that is named with --key signs, whatever token another one brought; and its own is not kept for others."""
+    assert run("token").status == 0
+    done = run("token", "--profile", "nightly", "--key", f"pem:{tmp_path}/nothing.pem")
+    assert done.status == 3
+    other = make_key(tmp_path, "other.pem")
+    app.add_certificate(other.certificate)
+    assert run("token", "--profile", "nightly", "--key", other.uri).status == 0
+    assert len(authority.exchanges) == 2
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("status", [403, 429])
+def test_answer_without_json_told_once(authority: Authority, status: int) -> None:
+    """MSAL's own word of such an answer, with a traceback, is not printed beside our error."""
+    authority.answer_next(status)
+    done = run("token", "--output", "json")
+
+    assert done.status == 5
+    assert json.loads(done.errors)["error"]["code"] == "authority-unavailable"
+
+
+def test_mistake_in_a_key_names_the_profile(authority: Authority, app: App, key: Key, tmp_path: Path) -> None:
+    """A URI that is wrong in the configuration is told with its profile and place, and without the secret in it."""
+    write_profile(tmp_path, authority, app, [key.uri, "pfx:/x?password=hunter2"])
+    for command in ("token", "sign"):
+        done = run(command, "--profile", "nightly", stdin=b"x")
+        assert done.status == 2
+        assert "In the profile 'nightly', key 2:" in done.errors
+        assert "hunter2" not in done.errors
+
+
 def test_demo_plays() -> None:
     """The demonstration runs to its end, mistakes included, and leaves nothing behind."""
     done = run("demo")
@@ -124,4 +156,4 @@ def test_demo_tells_programs() -> None:
     """As JSON the demonstration is a list of commands and what came of them."""
     steps = json.loads(run("demo", "--output", "json").output)
 
-    assert [step["exit_status"] for step in steps] == [0, 0, 0, 4, 7]
+    assert [step["exit_status"] for step in steps] == [0, 0, 0, 0, 4, 7]

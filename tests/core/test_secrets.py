@@ -354,6 +354,17 @@ def test_prompt_asks_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["PIN: ", "password: "]
 
 
+def test_new_secret_is_typed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What something new is protected with is asked for twice, and a slip of the fingers is not kept."""
+    answers = iter(["first", "other", VALUE, VALUE])
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: next(answers))
+    resolver = SecretResolver(interactive=True, confirm=True)
+    with pytest.raises(SecretRequired, match="not typed the same twice"):
+        resolver.resolve("prompt:", "password")
+    assert resolver.resolve("prompt:", "password").reveal() == VALUE
+    assert resolver.resolve("prompt:", "password").reveal() == VALUE
+
+
 @pytest.mark.parametrize("answer", ["", EOFError])
 def test_no_answer_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, answer: object) -> None:
     """An empty answer, or the end of the input, is no secret and is not kept."""

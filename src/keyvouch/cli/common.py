@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,10 +47,16 @@ class Chosen:
     """Its settings, or the defaults; `keys` are those to use."""
     secrets: SecretResolver
 
+    def confirming(self) -> SecretResolver:
+        """Return what asks a person twice, for the password of something new."""
+        return SecretResolver(interactive=sys.stdin.isatty(), commands=True, confirm=True)
+
     def open(self) -> Signer:
         """Open the first key that opens."""
         from keyvouch import opening  # a token from the cache needs no key
 
+        if self.name:
+            opening.parse_keys(self.profile, self.name)
         return opening.open_first(self.profile.keys, self.secrets)
 
     def open_store(self) -> Store:
@@ -61,11 +68,14 @@ class Chosen:
         return opening.Store(opening.parse(self.profile.keys[0]), self.secrets)
 
 
-def choose(profile: str | None, key: str | None, *, may_be_missing: bool = False, **overrides: Any) -> Chosen:
+def choose(
+    profile: str | None, key: str | None, *, may_be_missing: bool = False, confirm: bool = False, **overrides: Any
+) -> Chosen:
     """Combine the options: a profile, a profile with another key, or a key with the defaults.
 
     `overrides` replace the profile's fields where they are not None. Audit records go where the profile says.
-    `may_be_missing` is for a configuration that is about to be written.
+    `may_be_missing` is for a configuration that is about to be written, `confirm` for a password that is typed for
+    something new.
     """
     if key is not None and key.startswith("profile:"):
         profile, key = key.removeprefix("profile:"), None
@@ -74,14 +84,15 @@ def choose(profile: str | None, key: str | None, *, may_be_missing: bool = False
     name = "" if alone else configuration.pick(profile)
     found = configuration.default_profile() if alone else configuration.profile(name)
     if key is not None:
-        overrides["keys"] = (key,)
+        # A key is named to be used: a token that another one brought says nothing of it.
+        overrides |= {"keys": (key,), "token_cache": "memory"}
     found = msgspec.structs.replace(found, **{field: value for field, value in overrides.items() if value is not None})
     if found.audit:
         from keyvouch.cli import logs
 
         logs.audit_to(found.audit)
     secrets = SecretResolver(
-        interactive=sys.stdin.isatty(), any_reader=found.permissions == "any", commands=key is None
+        interactive=sys.stdin.isatty(), any_reader=found.permissions == "any", commands=key is None, confirm=confirm
     )
     return Chosen(name, found, secrets)
 
@@ -96,7 +107,8 @@ def print_facts(facts: Mapping[str, object]) -> None:
     shown = {name: value for name, value in facts.items() if value is not None}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
-        click.echo(f"{click.style(f'{name:{width}}', bold=True)}  {value}")
+        text = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+        click.echo(f"{click.style(f'{name:{width}}', bold=True)}  {text}")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -121,6 +133,9 @@ def console() -> Console:
 
 def next_command(line: str) -> None:
     """Say what to type next, on standard error, so that the result can be piped."""
+    configuration = click.get_current_context().find_root().params.get("config")
+    if configuration:
+        line = line.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ", 1)
     click.echo(f"\nNext: {line}", err=True)
 
 

@@ -22,18 +22,6 @@ from keyvouch.cli.common import output_option, print_json
 if TYPE_CHECKING:
     from keyvouch.testing.authority import Authority
 
-PROFILE = """\
-[defaults]
-authority = {url}
-ca-file = {ca_file}
-
-[profiles.nightly]
-tenant = {tenant}
-client-id = {client_id}
-scopes = ["https://graph.microsoft.com/.default"]
-keys = [{key}]
-"""
-
 
 @click.command("demo")
 @output_option
@@ -82,26 +70,30 @@ class _Demo:
         self._folder = folder
         self._authority = authority
         self._key = f"pfx:{folder / 'app.pfx'}?password=env:APP_PFX_PASSWORD"
+        configuration = folder / "config.toml"
+        configuration.touch()
         self._environment = {
             **os.environ,
             "APP_PFX_PASSWORD": secrets.token_urlsafe(16),
             "CACHE_DIRECTORY": str(folder / "cache"),
-            "KEYVOUCH_CONFIG": str(folder / "config.toml"),
+            "KEYVOUCH_CONFIG": str(configuration),
             "STATE_DIRECTORY": str(folder / "state"),
         }
 
     def play(self) -> Iterator[_Step]:
         """Run one command after the other."""
         certificate = self._folder / "app.cer"
-        self._write_configuration("(not registered yet)")
-        made = self._run(
+        yield self._run(
             "A key in a PFX, and its self-signed certificate",
             *("new", "--key", self._key, "--subject", "CN=nightly", "--certificate-out", str(certificate)),
         )
         leaf = load_certificates(certificate.read_bytes(), certificate)[0]
         app = self._authority.register(certificates=[leaf])
-        self._write_configuration(app.client_id)
-        yield replace(made, remarks=(f"\nThe development authority registers app.cer for the app {app.client_id}.",))
+        yield self._run(
+            "The development authority has registered app.cer: a profile for that app",
+            *("profile", "add", "nightly", "--tenant", app.tenant, "--client-id", app.client_id, "--key", self._key),
+            *("--authority", self._authority.url, "--ca-file", self._authority.ca_file),
+        )
 
         got = self._run("A token, through unmodified MSAL", "token", "--profile", "nightly")
         sent = self._authority.exchanges[-1]
@@ -116,20 +108,9 @@ class _Demo:
         yield self._run("A mistake: the wrong password", "sign", "--key", self._key, APP_PFX_PASSWORD="wrong")  # noqa: S106 - it is meant to be
         app.remove_certificate(leaf)
         yield self._run(
-            "A mistake: the certificate is not registered",
+            "A mistake: app.cer is not registered any more (another scope, since the first one's token is at hand)",
             *("token", "--profile", "nightly", "--scope", "https://vault.azure.net/.default"),
         )
-
-    def _write_configuration(self, client_id: str) -> None:
-        values = {
-            "url": self._authority.url,
-            "ca_file": self._authority.ca_file,
-            "tenant": self._authority.tenant,
-            "client_id": client_id,
-            "key": self._key,
-        }
-        text = PROFILE.format(**{name: json.dumps(value) for name, value in values.items()})
-        (self._folder / "config.toml").write_text(text, encoding="utf-8")
 
     def _run(self, title: str, *arguments: str, **environment: str) -> _Step:
         """Run `keyvouch` with these arguments, in a process of its own."""
@@ -143,7 +124,8 @@ class _Demo:
             encoding="utf-8",
             check=False,
         )
-        shown = f"keyvouch {shlex.join(arguments)}".replace(str(self._folder), "$DEMO")
+        changed = "".join(f"{name}={value} " for name, value in environment.items())
+        shown = f"{changed}keyvouch {shlex.join(arguments)}".replace(str(self._folder), "$DEMO")
         return _Step(title, shown, done.stdout.strip().replace(str(self._folder), "$DEMO"), done.returncode)
 
 

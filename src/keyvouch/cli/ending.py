@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -11,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from keyvouch.errors import KeyvouchError
+from keyvouch.errors import ConfigurationError, KeyvouchError
 
 INTERRUPTED = 130
 
@@ -34,13 +35,25 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
         click.echo("\nInterrupted.", err=True)
         status = INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone. Nothing more can be said there, not even by the interpreter at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has gone
         status = 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT):
+            _show_defect(error)
+            status = 1
+        else:
+            show(ConfigurationError(f"The output cannot be written: {error.strerror}.", hint="See where it goes to."))
+            _drop_output()
+            status = 2
     except Exception as error:  # noqa: BLE001 - a defect, ours or a plugin's
         _show_defect(error)
         status = 1
     sys.exit(status)
+
+
+def _drop_output() -> None:
+    """Write nothing more to standard output, not even what the interpreter flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def show(error: KeyvouchError) -> None:

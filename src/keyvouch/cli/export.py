@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import click
@@ -34,7 +36,8 @@ def command(
         with chosen.open() as signer:
             write_certificate(certificate, signer)
     elif pfx and password:
-        secret = chosen.secrets.resolve(password, "password")
+        require_free(pfx)
+        secret = chosen.confirming().resolve(password, f"password of {pfx}")
         with chosen.open_store() as store:
             _write(pfx, store.export_pfx(secret))
     written = str(certificate or pfx)
@@ -43,7 +46,8 @@ def command(
         return
     click.echo(f"Wrote {written}.")
     if certificate:
-        next_command(f"upload {written} on the app registration (Certificates & secrets), then: keyvouch token")
+        click.echo(f"Upload {written} on the app registration (Certificates & secrets).", err=True)
+        next_command(f"keyvouch token --profile {chosen.name or 'NAME'}")
 
 
 def write_certificate(path: Path, signer: Signer) -> None:
@@ -59,9 +63,11 @@ def write_certificate(path: Path, signer: Signer) -> None:
 
 
 def require_free(path: Path) -> None:
-    """Raise `KeyExists` where there is a file already."""
-    if path.exists():
+    """Raise `KeyExists` where there is a file already, `ConfigurationError` where its folder is missing."""
+    if os.path.lexists(path):
         raise KeyExists(f"{path} is there already.", hint="Name another file, or remove it.")
+    if not os.path.isdir(path.parent):  # noqa: PTH112 - `Path.is_dir` raises PermissionError
+        raise files.cannot_write(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
 
 def _write(path: Path, octets: bytes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import click
 
 from keyvouch.cli.common import choose, key_options, output_option, print_json, print_table
@@ -29,10 +31,17 @@ def command(profile: str | None, key: str | None, output: str) -> None:
         print_table(
             ["type", "subject", "ends", "exportable"],
             [
-                (info.key_type, info.subject, info.not_after and f"{info.not_after:%Y-%m-%d}", info.exportable)
+                (info.key_type, info.subject, _end(info), {True: "yes", False: "no", None: ""}[info.exportable])
                 for info in found
             ],
         )
+
+
+def _end(info: KeyInfo) -> str:
+    if info.not_after is None:
+        return ""
+    expired = " (expired)" if info.not_after < dt.datetime.now(dt.UTC) else ""
+    return f"{info.not_after:%Y-%m-%d}{expired}"
 
 
 def _facts(info: KeyInfo) -> dict[str, object]:

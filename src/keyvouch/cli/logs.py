@@ -24,6 +24,11 @@ def to_standard_error() -> None:
     logger.setLevel(logging.DEBUG)
 
 
+def silence_msal() -> None:
+    """Keep MSAL from writing answers that are no JSON, with tracebacks, beside our own error."""
+    logging.getLogger("msal").setLevel(logging.CRITICAL)
+
+
 def audit_to(destination: str) -> None:
     """Write audit records to `file:/path` (mode 0600, appended) or `syslog`.
 

@@ -42,7 +42,7 @@ def command(
     """
     if save_profile and not (tenant and client_id):
         raise click.UsageError("--save-profile needs --tenant and --client-id.")
-    chosen = choose(None, key, may_be_missing=bool(save_profile))
+    chosen = choose(None, key, may_be_missing=bool(save_profile), confirm=True)
     # What can be refused is refused before there is a key.
     if certificate_out:
         export.require_free(certificate_out)
@@ -56,8 +56,7 @@ def command(
         if certificate_out:
             export.write_certificate(certificate_out, signer)
     facts["certificate_file"] = certificate_out and str(certificate_out)
-    # A profile is to follow the key's rotation, so it takes the URI as it was asked for.
-    lasting = requested if not _is_relative(requested) else pinned
+    lasting = _lasting(requested, pinned)
     if save_profile:
         facts["configuration"] = str(profile.save(save_profile, tenant, str(client_id), (str(lasting),)))
         facts["profile"] = save_profile
@@ -66,21 +65,30 @@ def command(
         return
     click.echo(f"{pinned.quoted}\n")
     print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
-    _say_next(certificate_out, save_profile, lasting.quoted)
+    if not key_type.startswith("RSA"):
+        click.echo("\nEntra ID takes RSA keys alone: this one is for other servers.", err=True)
+    _say_next(certificate_out, save_profile, pinned, lasting)
 
 
-def _is_relative(uri: KeyUri) -> bool:
-    """Tell whether the URI means another file from another working directory."""
-    path = uri.get("path") if "path" in uri else None
-    return isinstance(path, Path) and not path.is_absolute()
+def _lasting(requested: KeyUri, pinned: KeyUri) -> KeyUri:
+    """Return the URI for a profile: as it was asked for, so that the profile follows the key's rotation.
+
+    A relative path means another file from another working directory, so that is pinned; and where the store named a
+    member of a family the newest one is to be taken.
+    """
+    path = requested.get("path") if "path" in requested else None
+    if isinstance(path, Path) and not path.is_absolute():
+        return pinned
+    is_member = requested.identity() != pinned.replace({"spki-sha256": None}).identity()
+    return requested.replace({"select": "newest"}) if is_member and "spki-sha256" not in requested else requested
 
 
-def _say_next(certificate_out: Path | None, saved_profile: str | None, quoted: str) -> None:
-    if certificate_out:
-        click.echo(f"\nUpload {certificate_out} on the app registration (Certificates & secrets).", err=True)
+def _say_next(certificate_out: Path | None, saved_profile: str | None, pinned: KeyUri, lasting: KeyUri) -> None:
+    if certificate_out is None:
+        next_command(f"keyvouch export --certificate app.cer --key {pinned.quoted}")
+        return
+    click.echo(f"\nUpload {certificate_out} on the app registration (Certificates & secrets).", err=True)
     if saved_profile:
         next_command(f"keyvouch token --profile {saved_profile}")
-    elif certificate_out:
-        next_command(f"keyvouch profile add NAME --tenant TENANT --client-id ID --key {quoted}")
     else:
-        next_command(f"keyvouch export --certificate app.cer --key {quoted}")
+        next_command(f"keyvouch profile add NAME --tenant TENANT --client-id ID --key {lasting.quoted}")

@@ -41,7 +41,9 @@ def show(name: str | None, output: str) -> None:
     fields = {
         field: value
         for field, value in msgspec.to_builtins(profile).items()
-        if value not in (None, (), [], {}) and field != "assertion"
+        if value not in (None, (), [], {})
+        and field != "assertion"
+        and not (field == "cloud" and profile.authority)  # which stands in its place
     }
     options = {option: value for option, value in msgspec.to_builtins(profile.assertion).items() if value is not None}
     if output == "json":
@@ -71,10 +73,12 @@ def add(
     output: str,
 ) -> None:
     """Add a profile to the configuration; what stands in it stays as it is."""
-    for key in keys:
-        opening.parse(key)
-    fields: dict[str, object] = {"authority": authority, "ca-file": ca_file}
-    where = save(name, tenant, client_id, keys, scopes=scopes, fields=fields)
+    if not client_id or not (tenant or authority):
+        raise click.UsageError("Give --client-id, and --tenant or --authority.")
+    if ca_file and not Path(ca_file).is_file():
+        raise click.UsageError(f"There is no file {ca_file}.")
+    fields: dict[str, object] = {"authority": authority, "ca-file": ca_file and str(Path(ca_file).absolute())}
+    where = save(name, tenant, client_id, tuple(map(_absolute, keys)), scopes=scopes, fields=fields)
     if output == "json":
         print_json({"path": str(where), "profile": name})
     else:
@@ -91,6 +95,14 @@ def path(output: str) -> None:
         print_json({"path": str(found), "exists": found.exists()})
     else:
         click.echo(found)
+
+
+def _absolute(key: str) -> str:
+    """Return a key's URI as it means the same from every working directory."""
+    uri = opening.parse(key)
+    path = uri.get("path") if "path" in uri else None
+    relative = isinstance(path, Path) and not path.is_absolute()
+    return str(uri.replace({"path": str(Path(path).absolute())})) if relative and path else str(uri)
 
 
 def place() -> Path:

@@ -29,6 +29,8 @@ def command(
     base64url and raw: the bare signature in JOSE form (ECDSA: r||s). jws: message and signature in one (RFC 7515,
     compact). `keyvouch verify` checks all three.
     """
+    if form == "raw" and output == "json":
+        raise click.UsageError("A raw signature is no text for JSON: take --form base64url.")
     message = file.read()
     with choose(profile, key).open() as signer:
         wanted = find_algorithm(algorithm) if algorithm else None

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import PublicKey
 
 
+_DOTS_OF_JWS = 2
+
+
 class _Signed(NamedTuple):
     message: bytes
     """What was signed."""
@@ -58,7 +61,7 @@ def command(
     if output == "json":
         print_json({"verified": True, "algorithm": signed.algorithm.name})
     else:
-        click.echo(f"Good: a {signed.algorithm.name} signature of this key.")
+        click.echo(f"Good: it is this key's {signed.algorithm.name} signature.")
 
 
 def _from_certificate(path: Path) -> PublicKey:
@@ -87,6 +90,8 @@ def _read_jws(content: bytes) -> _Signed:
 def _read_detached(content: bytes, place: Path, public_key: PublicKey, algorithm: str | None) -> _Signed:
     chosen = ALGORITHMS[algorithm] if algorithm else algorithms_for(key_type(public_key))[0]
     octets = _read(place)
+    if octets.count(b".") == _DOTS_OF_JWS and octets.startswith(b"eyJ"):
+        raise click.UsageError(f"{place} is a JWS, with its message in it: give it as FILE, without --signature.")
     with contextlib.suppress(ValueError):  # else it is raw
         octets = _decode(octets.strip())
     return _Signed(content, octets, chosen)

@@ -33,7 +33,7 @@ ADVICE = {
     50027: "Check the assertion's options: the authority could not read it.",
     700025: "The app registration is a public client: turn off 'Allow public client flows'.",
     50048: "Check client-id: the assertion was made for another client.",
-    5002738: "Entra ID takes no ES256 and EdDSA: make an RSA key with `keyvouch new --key-type RSA-2048`.",
+    5002738: "Entra ID takes neither ES256 nor EdDSA: make an RSA key (`keyvouch new`), and register it.",
     7000215: "A client secret was sent, and is wrong: give MSAL a certificate in its place.",
     7000222: "A client secret was sent, and has expired: give MSAL a certificate in its place.",
     70011: "Ask for one resource, as https://graph.microsoft.com/.default.",
@@ -67,6 +67,7 @@ def refusal(result: Mapping[str, Any], sent: Sent | None) -> AuthorityRefused:
     if sent and sent.certificate:
         sha256, sha1 = thumbprint(sent.certificate), thumbprint(sent.certificate, "sha1")
         if refuses_key(result):
+            hint = hint.replace("--certificate app.cer", f"--certificate app.cer --key {sent.quoted_uri}")
             hint += f"\nSent: {sha256} (SHA-256), which the portal lists as {sha1} (SHA-1)."
     correlation_id = result.get("correlation_id")
     return AuthorityRefused(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from msal.exceptions import MsalServiceError
 
 from keyvouch import files
 from keyvouch.entra import advice
@@ -23,6 +24,9 @@ from keyvouch.errors import (
     KeyvouchError,
     without_frames,
 )
+
+_DEPTH = 10
+"""How many exceptions stand behind one of `requests` at most."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Outcome:
             if self.sent is None:
                 known = ConfigurationError(f"MSAL refuses the request: {error}", hint="Correct the scopes.")
             else:
-                known = no_usable_answer(authority, type(error).__name__, retry_after)
+                known = no_usable_answer(authority, _shape(error), retry_after)
         known.__cause__ = error
         return known
 
@@ -99,11 +103,28 @@ def from_network(error: Exception, authority: str) -> KeyvouchError | None:
         return no_usable_answer(authority, "it is no JSON")
     if isinstance(error, requests.exceptions.RequestException):
         return AuthorityUnavailable(
-            f"{authority} cannot be reached: {type(error).__name__}.", hint="Check network, proxy and the address."
+            f"{authority} cannot be reached: {_reason(error)}.", hint="Check network, proxy and the address."
         )
     if isinstance(error, OSError):
         return files.cannot_write(Path(error.filename or "the token cache"), error)
     return None
+
+
+def _reason(error: BaseException) -> str:
+    """Return why there is no connection: what the operating system said, deep below, else the exception's name."""
+    reason, deeper = type(error).__name__, error
+    for _ in range(_DEPTH):
+        deeper = getattr(deeper, "reason", None) or deeper.__cause__ or deeper.__context__ or deeper
+        if isinstance(deeper, OSError) and deeper.strerror:
+            reason = deeper.strerror
+    return reason
+
+
+def _shape(error: Exception) -> str:
+    """Return what is wrong with an answer."""
+    if isinstance(error, MsalServiceError):
+        return str(error)  # HTTP Error: 503
+    return "it is no JSON" if isinstance(error, json.JSONDecodeError) else type(error).__name__
 
 
 def from_discovery(error: Exception, authority: str) -> Exception:
@@ -129,7 +150,7 @@ def _from_msal(error: Exception, authority: str) -> KeyvouchError:
     if "authority configuration" in text or "OIDC Discovery failed" in text:
         return AuthorityRefused(
             f"{authority} knows no such tenant, or is no authority.",
-            hint="Check tenant, cloud and authority.",
+            hint="Check tenant, cloud and authority. Without a tenant, authority is an OpenID Connect issuer.",
             error="invalid_tenant",
             error_codes=(90002,),
         )

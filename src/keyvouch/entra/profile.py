@@ -60,6 +60,7 @@ def connect(profile: str | None = None) -> ConfidentialClient:
 def make_client(profile: Profile, name: str, secrets: SecretResolver | None = None) -> ConfidentialClient:
     """Make the client of a profile; nothing is signed yet. `secrets` holds where not the profile's own rules do."""
     require(profile, name, "client_id", "keys", "scopes")
+    opening.parse_keys(profile, name)
     return ConfidentialClient(
         str(profile.client_id),
         keys=profile.keys,

@@ -174,7 +174,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         if "password" not in uri:
             return None
         # One connection serves all files: an answer to `prompt:` is remembered for this path alone.
-        return self._secrets.resolve(str(uri.get("password")), f"password of {uri.get('path')}")
+        return self._secrets.resolve(str(uri.get("password")), f"password of {_path(uri)}")
 
     def _choose(self, uri: KeyUri, certificate: Certificate | None = None) -> tuple[Entry, dt.datetime | None]:
         """Return the one key that the URI means, and when it will be another."""

@@ -130,11 +130,14 @@ def missing(path: Path, suffixes: Sequence[str]) -> KeyNotFound:
     message = f"No file matches {path}." if is_family(path) else f"{path} does not exist."
     if any(part.startswith("~") for part in path.parts):
         return KeyNotFound(message, hint="A ~ is not expanded: write the whole path.")
+    if ";" in path.name and "=" in path.name:
+        hint = "The path form goes up to the `?`: write path=...;name=... where another attribute follows."
+        return KeyNotFound(message, hint=hint)
     if not is_folder(path.parent):
         return KeyNotFound(message, hint=f"The folder {path.parent} does not exist.")
     with contextlib.suppress(OSError):
         if neighbours := with_suffix(sorted(path.parent.iterdir()), suffixes):
-            names = ", ".join(neighbour.name for neighbour in neighbours[:_NAMED])
+            names = ", ".join([*(each.name for each in neighbours[:_NAMED]), *(["..."] * (len(neighbours) > _NAMED))])
             return KeyNotFound(message, hint=f"In {path.parent} there are: {names}.")
     return KeyNotFound(message, hint="Correct the path, or make a key there: `keyvouch new`.")
 
