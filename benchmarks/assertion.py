@@ -9,6 +9,7 @@ import argparse
 import itertools
 import logging
 import os
+import statistics
 import tempfile
 import time
 import uuid
@@ -24,20 +25,22 @@ from msal.oauth2cli.assertion import JwtAssertionCreator
 import keyvouch
 from keyvouch.algorithms import ALGORITHMS, sign_locally
 from keyvouch.assertion import ClientAssertion
-from keyvouch.bench import Contender, Result, measure, to_json, to_table
+from keyvouch.bench import Contender, Goal, Result, measure, to_goals, to_json, to_table
 from keyvouch.certificate import fingerprint
 
 KEYS = {"RSA-2048": "PS256", "RSA-3072": "PS256", "P-256": "ES256", "Ed25519": "EdDSA"}
 CONTEXT = {"client_id": str(uuid.uuid4()), "token_endpoint": "https://login.microsoftonline.com/t/oauth2/v2.0/token"}
 MESSAGE = b"x" * 500
+BARE = "cryptography, bare"
 
 
 def contenders(kind: str, folder: Path) -> Iterator[Contender]:
     """Give the ways to sign with one key: the bare signature first, then what is built on it."""
     name = KEYS[kind]
     uri = f"pem:{folder / kind}.pem"
-    with keyvouch.open_store(uri) as store:
-        store.generate(keyvouch.KeySpec(key_type=kind))
+    if not (folder / f"{kind}.pem").exists():
+        with keyvouch.open_store(uri) as store:
+            store.generate(keyvouch.KeySpec(key_type=kind))
     signer = keyvouch.open_signer(uri)
     pem = (folder / f"{kind}.pem").read_bytes()
     private_key = serialization.load_pem_private_key(pem, None)
@@ -52,7 +55,7 @@ def contenders(kind: str, folder: Path) -> Iterator[Contender]:
         times = {"nbf": now, "iat": now, "exp": now + 600}
         return {"aud": audience, "iss": client, "sub": client, "jti": str(uuid.uuid4()), **times}
 
-    yield Contender("cryptography, bare", lambda: sign_locally(private_key, MESSAGE, algorithm))  # type: ignore[arg-type]
+    yield Contender(BARE, lambda: sign_locally(private_key, MESSAGE, algorithm))  # type: ignore[arg-type]
     yield Contender("StoredKey.sign", lambda: stored.sign(MESSAGE, algorithm, timeout=10))
     yield Contender("Signer.sign", lambda: signer.sign(MESSAGE, algorithm))
     yield Contender("ClientAssertion", lambda: assertion(CONTEXT))
@@ -66,6 +69,39 @@ def contenders(kind: str, folder: Path) -> Iterator[Contender]:
 
 def _jwk_type(kind: str) -> str:
     return {"R": "RSA", "P": "EC", "E": "OKP"}[kind[0]]
+
+
+def goals(folder: Path, rounds: int) -> Iterator[Goal]:
+    """Measure in pairs what is to be reached."""
+    for kind, threads in itertools.product(("RSA-2048", "P-256"), (1, 8)):
+        ways = {each.name: each for each in contenders(kind, folder)}
+
+        def ratio(first: str, second: str, threads: int = threads, ways: dict[str, Contender] = ways) -> Result:
+            return measure([ways[first], ways[second]], threads=threads, rounds=rounds)[1]
+
+        name = f"{kind}, {threads} threads"
+        yield Goal(f"{name}: an assertion, of PyJWT's", 1.0, ratio("PyJWT", "ClientAssertion").ratio)
+        if kind == "P-256" and threads == 1:
+            yield Goal(f"{name}: the same, as aimed at", 0.9, ratio("PyJWT", "ClientAssertion").ratio)
+        if kind == "RSA-2048" and threads == 1:
+            yield Goal(f"{name}: an assertion, of a bare signature", 1.1, ratio(BARE, "ClientAssertion").ratio)
+        if threads == 1:
+            more = ratio("StoredKey.sign", "Signer.sign").difference * 1e6
+            yield Goal(f"{name}: us of Signer.sign over StoredKey.sign", 2.0, more)
+        if kind == "RSA-2048" and threads == 1:
+            for way in ("Signer.sign", "ClientAssertion"):
+                yield Goal(
+                    f"{kind}: {way} by 2 threads, times 1 thread", 1.9, scaling(ways[way], rounds), at_least=True
+                )
+
+
+def scaling(way: Contender, rounds: int) -> float:
+    """Return how many times as fast two threads are as one: the median of neighbouring runs."""
+    ratios = [
+        measure([way], threads=1, rounds=5)[0].median / measure([way], threads=2, rounds=5)[0].median
+        for _ in range(rounds // 5)
+    ]
+    return statistics.median(ratios)
 
 
 def main() -> None:
@@ -84,6 +120,8 @@ def main() -> None:
             title = f"{kind}, {threads} threads"
             found[title] = measure(list(contenders(kind, place)), threads=threads, rounds=options.rounds)
             print(to_table(title, found[title]), end="\n\n", flush=True)
+        reached = list(goals(Path(folder, "1"), options.rounds))
+    print(to_goals(reached))
     if options.json:
         options.json.write_text(to_json(found))
 

@@ -33,6 +33,10 @@ _RENEW_BEFORE = 60
 """Seconds before its end in which an assertion is not used again: the authority's clock may be ahead."""
 
 
+_KEPT_AT_FIRST = 100
+"""Assertions for use again that are kept before it is looked which of them are too old."""
+
+
 class ClientAssertion:
     """Makes client assertions with a signer. Safe under threads; it does not close the signer."""
 
@@ -75,6 +79,7 @@ class ClientAssertion:
         self._reuse = reuse
         self._headers: dict[Algorithm, _Header] = {}
         self._reusable: dict[tuple[str, str], _Reusable] = {}
+        self._forget_at = _KEPT_AT_FIRST
         self._flights = SingleFlight[str]()
 
     def __call__(self, context: Mapping[str, str], *, timeout: float = SIGN_TIMEOUT) -> str:
@@ -141,9 +146,7 @@ class ClientAssertion:
             key = (self.signer.public_key, self.signer.chain)  # a new certificate may be the old key's
             now = time.time()  # and not a clock that stands still while the machine sleeps
             if found is None or found.key != key or not 0 <= now - found.made < self._reuse:
-                self._reusable = {
-                    each: kept for each, kept in self._reusable.items() if 0 <= now - kept.made < self._reuse
-                }
+                self._forget_old(now)
                 found = self._reusable[place] = _Reusable(self._make(client_id, endpoint, timeout), key, now)
             return found.assertion
 
@@ -151,6 +154,14 @@ class ClientAssertion:
             return self._flights.do(place, find_or_make, timeout=timeout)
         except FlightTimeout:  # a signature of this thread's own would not come sooner, and may be billed
             raise StoreUnavailable("The assertion was not made in time.", hint="Try again later.") from None
+
+    def _forget_old(self, now: float) -> None:
+        """Drop what is not used again, when there is twice as much as was left the last time."""
+        if len(self._reusable) >= self._forget_at:
+            self._reusable = {
+                place: kept for place, kept in self._reusable.items() if 0 <= now - kept.made < self._reuse
+            }
+            self._forget_at = max(_KEPT_AT_FIRST, 2 * len(self._reusable))
 
 
 class _Header:

@@ -79,7 +79,7 @@ def load_certificates(octets: bytes, source: object) -> list[Certificate]:
             found = x509.load_pem_x509_certificates(octets)
         else:
             found = [x509.load_der_x509_certificate(octets)]
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         found = []
     if not (readable := [each for each in found if is_readable(each)]):
         raise CertificateMissing(
@@ -92,7 +92,7 @@ def is_readable(certificate: Certificate) -> bool:
     """Tell whether all that is used of it can be read: `cryptography` parses most of it only when it is asked for."""
     try:
         _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except ValueError:
+    except (ValueError, TypeError):
         return False
     return bool(certificate_spki(certificate))
 
@@ -185,7 +185,8 @@ def parse_subject(text: str) -> x509.Name:
         return x509.Name.from_rfc4514_string(text if "=" in text else f"CN={text}")
     except ValueError:
         raise ConfigurationError(
-            f"{text!r} is no subject.", hint="Write it as CN=app or CN=app,O=Contoso (RFC 4514)."
+            f"{text!r} is no subject.",
+            hint="Write it as CN=app or CN=app,O=Contoso (RFC 4514), a CN of 64 characters at most.",
         ) from None
 
 

@@ -20,6 +20,10 @@ import msgspec
 from keyvouch import files
 from keyvouch.errors import AccessDenied, ConfigurationError
 
+_LOCK_TIMEOUT = 10.0
+"""Seconds to wait for another process that is just adding a profile."""
+_NAME = r"[A-Za-z0-9_-]+"
+
 CLOUDS = {
     "public": "https://login.microsoftonline.com",
     "usgov": "https://login.microsoftonline.us",
@@ -78,7 +82,9 @@ class Configuration:
     def profile(self, name: str) -> Profile:
         """Return the profile of this name. Raises `ConfigurationError`, with the paths tried and the names known."""
         if name not in self.profiles:
-            raise ConfigurationError(f"There is no profile {name!r}.", hint=self._what_there_is())
+            shown = repr(name) if re.fullmatch(_NAME, name) else "of that name"  # it may be a URI with a secret in it
+            raise ConfigurationError(f"There is no profile {shown}.", hint=self._what_there_is())
+        self.default_profile()  # so that a mistake there is not put down to the profile
         own = self.profiles[name]
         inherited = dict(self.defaults)
         if "cloud" in own or "authority" in own:  # one stands in place of the other
@@ -101,7 +107,7 @@ class Configuration:
 
     def require_free(self, name: str) -> None:
         """Raise `ConfigurationError` where there is a profile of this name, or a profile cannot have it."""
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        if not re.fullmatch(_NAME, name):
             raise ConfigurationError(f"{name!r} is no name for a profile.", hint="Use letters, digits, - and _.")
         if name in self.profiles:
             raise ConfigurationError(f"{self.path} has a profile {name!r} already.", hint="Choose another name.")
@@ -122,8 +128,15 @@ def load(*, may_be_missing: bool = False) -> Configuration:
     candidates = (Path(named),) if named else tuple(files.configuration_files())
     for candidate in candidates:
         if (named and not may_be_missing) or os.path.exists(candidate):  # noqa: PTH110 - `Path.exists` raises PermissionError
-            return _read(candidate.absolute(), candidates)
+            return _read(_absolute(candidate), candidates)
     return Configuration(None, candidates, {}, {})
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise ConfigurationError("The working directory is gone.", hint="Change to one that exists.") from error
 
 
 def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
@@ -131,6 +144,12 @@ def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
 
     Raises `ConfigurationError` where the name is taken or the result would not be one that `load` takes.
     """
+    files.make_folder(path.parent)
+    with files.locked(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT):
+        _append(path, name, fields)
+
+
+def _append(path: Path, name: str, fields: Mapping[str, object]) -> None:
     exists = os.path.exists(path)  # noqa: PTH110 - `Path.exists` raises PermissionError
     there = _read(path, (path,)) if exists else Configuration(None, (path,), {}, {})
     there.require_free(name)
@@ -146,7 +165,6 @@ def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
     text += "\n".join([f"[profiles.{name}]", *lines]) + "\n"
     _convert(dict(fields), f"profile {name!r}")
     _parse(text, path, (path,)).profile(name)
-    files.make_folder(path.parent)
     try:
         files.rewrite(path, text.encode())
     except OSError as error:
@@ -159,9 +177,13 @@ def _read(path: Path, tried: tuple[Path, ...]) -> Configuration:
         text = _text(path)
     except FileNotFoundError:
         raise ConfigurationError(f"The configuration {path} does not exist.", hint="Correct its path.") from None
-    except OSError as error:
+    except PermissionError as error:
         raise AccessDenied(
             f"The configuration {path} cannot be read: {error.strerror}.", hint="Let this account read it."
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"The configuration {path} cannot be read: {error.strerror}.", hint="Name a file."
         ) from error
     except UnicodeDecodeError:
         raise ConfigurationError(f"The configuration {path} is not UTF-8.", hint="Save it as UTF-8.") from None
@@ -170,13 +192,13 @@ def _read(path: Path, tried: tuple[Path, ...]) -> Configuration:
 
 def _text(path: Path) -> str:
     # Octets, so that the ends of its lines stay as they are; some editors on Windows begin a file with a mark.
-    return path.read_bytes().decode("utf-8-sig")
+    return files.read(path).decode("utf-8-sig")
 
 
 def _parse(text: str, path: Path, tried: tuple[Path, ...]) -> Configuration:
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of too many digits, tables in tables in tables
         raise ConfigurationError(
             f"The configuration {path} is not TOML: {error}.",
             hint="Correct that line. Paths with backslashes stand in single quotes.",
@@ -204,9 +226,12 @@ def _convert(fields: Mapping[str, Any], place: str) -> Profile:
         profile = msgspec.convert(dict(fields), Profile)
     except msgspec.ValidationError as error:
         message = str(error).replace("Object contains unknown field", "there is no field").replace("`", "'")
+        message = message.replace("Expected 'str | null'", "it takes text").replace("Expected ", "it takes ")
         message = re.sub(r" - at '\$\.?(.*?)'$", lambda at: f" (in {at[1]})" if at[1] else "", message)
         known = ", ".join(field.encode_name for field in msgspec.structs.fields(Profile))
         raise ConfigurationError(f"{place}: {message}.", hint=f"The fields are {known}.") from None
     if profile.authority and not profile.authority.startswith("https://"):
         raise ConfigurationError(f"{place}: the authority is no https address.", hint="Write https://...")
+    if profile.authority and "@" in profile.authority:
+        raise ConfigurationError(f"{place}: the authority has a user's name in it.", hint="Take it out.")
     return profile

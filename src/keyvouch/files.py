@@ -15,11 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, StoreUnavailable
 
 _WINDOWS = sys.platform == "win32"
+_LARGEST = 16 * 1024 * 1024
+"""Bytes of a file that is read: keys, certificates and configurations are far smaller."""
 
 
 def configuration_files() -> list[Path]:
@@ -196,16 +198,38 @@ def _try_lock(handle: int) -> bool:
     return True
 
 
-def read_private(path: Path, *, any_reader: bool = False) -> bytes:
-    """Read a file that holds a key or a secret.
+def read(path: Path) -> bytes:
+    """Read a file that a person wrote: a configuration, a certificate. OSError as it comes.
 
-    Raises `AccessDenied` where everyone can read it (`any_reader` lets that pass), OSError as it comes.
+    What is no regular file is an OSError too, since a FIFO would be waited for, and so is one too large to be meant.
     """
-    with path.open("rb") as file:  # what is checked is what is read: the open file, not its name
+    with _open(path) as file:
+        return file.read()
+
+
+def read_private(path: Path, *, any_reader: bool = False) -> bytes:
+    """As `read`, for a file that holds a key or a secret.
+
+    Raises `AccessDenied` where everyone can read it (`any_reader` lets that pass).
+    """
+    with _open(path) as file:  # what is checked is what is read: the open file, not its name
         mode = os.fstat(file.fileno()).st_mode
         if mode & stat.S_IROTH and not any_reader and not _WINDOWS:
             raise AccessDenied(f"Everyone on this machine can read {path}.", hint=_remedy(path))
         return file.read()
+
+
+def _open(path: Path) -> BinaryIO:
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    file = open(handle, "rb")  # noqa: SIM115 - handed on
+    status = os.fstat(handle)
+    if stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST:
+        return file
+    file.close()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    regular = stat.S_ISREG(status.st_mode)
+    raise OSError(errno.EFBIG if regular else errno.EINVAL, "Too large" if regular else "Not a regular file", str(path))
 
 
 def _remedy(path: Path) -> str:

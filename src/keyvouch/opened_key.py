@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyvouch import certificate
+from keyvouch import certificate, files
 from keyvouch.algorithms import Algorithm, algorithms_for, key_type
 from keyvouch.connections import Connection, Deadline
 from keyvouch.errors import AccessDenied, KeyChanged, KeyNotFound, KeyvouchError
@@ -152,7 +152,7 @@ class CertificateFile:
             return []
         try:
             stamp = self._look(self._path)
-            octets = self._path.read_bytes()
+            octets = files.read(self._path)
         except FileNotFoundError:
             raise KeyNotFound(
                 f"The certificate file {self._path} does not exist.", hint="Correct certificate-file=.", uri=self._uri

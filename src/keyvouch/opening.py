@@ -182,6 +182,10 @@ class Store:
     def generate(self, spec: KeySpec) -> KeyUri:
         """Make a key, and return its pinned URI. Raises `KeyExists`."""
         generator = self._capable(GeneratesKeys, "make keys")
+        if "spki-sha256" in self.uri:
+            raise ConfigurationError(
+                "The URI names a key that there is already, by spki-sha256.", hint="Take that out.", uri=self.uri
+            )
         if missing := self.uri.missing_for("generate"):
             raise ConfigurationError(
                 f"The URI {self.uri} lacks {', '.join(missing)}, without which no key is made.",

@@ -86,8 +86,10 @@ def store_class(scheme: str) -> type[KeyStore]:
         raise _missing(scheme)
     if len(claimants) > 1:
         names = " and ".join(plugin.distribution for plugin in claimants)
+        other = next(plugin for plugin in reversed(claimants) if plugin.distribution != "keyvouch")
         raise PluginConflict(
-            f"{names} both offer a store for {scheme}:.", hint=f"Run: pip uninstall {claimants[-1].distribution}"
+            f"{names} both offer a store for {scheme}:.",
+            hint=f"Uninstall the one that you do not want, as with: pip uninstall {other.distribution}",
         )
     return _load(claimants[0])
 
@@ -110,17 +112,23 @@ def _load(plugin: Plugin) -> type[KeyStore]:
 
     try:
         loaded = Vetted(GROUP, plugin.scheme).driver
-    except (Exception, SystemExit) as error:  # whatever the plugin's own code raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the plugin's own code raises
         raise PluginBroken(
             f"{plugin.distribution} {plugin.version} cannot be loaded: {type(error).__name__}: {error}",
             hint=f"Run: pip install --upgrade --force-reinstall {plugin.distribution}",
         ) from error
-    if not (isinstance(loaded, type) and issubclass(loaded, KeyStore)):
+    if not (isinstance(loaded, type) and issubclass(loaded, KeyStore) and isinstance(_attributes(loaded), tuple)):
         raise PluginBroken(
-            f"{plugin.entry_point.value} of {plugin.distribution} is no KeyStore.",
-            hint="Name the store's class in the entry point.",
+            f"{plugin.entry_point.value} of {plugin.distribution} is no KeyStore with attributes.",
+            hint="Name the store's class in the entry point, and declare `attributes` in it, a tuple.",
         )
     return loaded
+
+
+def _attributes(loaded: type[KeyStore]) -> object:
+    return getattr(loaded, "attributes", None)
 
 
 def _missing(scheme: str) -> PluginMissing:

@@ -14,18 +14,28 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import io
 import os
 import re
+import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from keyvouch import files, lockout
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames
 from keyvouch.uri import REFERENCE_KINDS, KeyUri
 
+if TYPE_CHECKING:
+    import subprocess
+
 COMMAND_TIMEOUT = 30.0
 """Seconds for which a `command:` may run."""
+_LONGEST = 1024 * 1024
+"""Bytes of what it prints."""
 
 
 class Secret:
@@ -125,6 +135,11 @@ class SecretResolver:
         return files.read_private(path, any_reader=self._any_reader)
 
     def _from_env(self, variable: str, name: str) -> str:
+        if not re.fullmatch(r"\w+", variable):  # not shown: what stands there may be more than a name
+            raise ConfigurationError(
+                f"The {name} is in env: and no variable's name.",
+                hint="Write env:NAME; an & parts it from what follows.",
+            )
         value = os.environ.get(variable)
         if value is None:
             raise SecretRequired(
@@ -191,19 +206,16 @@ class SecretResolver:
         program = Path(arguments[0])
         try:
             files.check_trusted(program)
-            # Its standard error may hold anything, so nothing of it is shown.
-            done = subprocess.run(  # noqa: S603 - the program is the profile's own, no shell
-                arguments, capture_output=True, stdin=subprocess.DEVNULL, timeout=COMMAND_TIMEOUT, check=False
-            )
+            status, printed = _output_of(arguments)
         except OSError as error:
             raise ConfigurationError(f"{program} cannot be run: {error.strerror}.", hint="Correct the path.") from None
         except subprocess.TimeoutExpired:
             raise SecretRequired(
                 f"{program} gave no {name} within {COMMAND_TIMEOUT:.0f} seconds.", hint="Run it by hand."
             ) from None
-        if done.returncode:
-            raise SecretRequired(f"{program} ended with the status {done.returncode}.", hint="Run it by hand.")
-        return _text(done.stdout, name)
+        if status:
+            raise SecretRequired(f"{program} ended with the status {status}.", hint="Run it by hand.")
+        return _text(printed, name)
 
     def _ask(self, name: str) -> Secret:
         if name not in self._answers:
@@ -219,14 +231,53 @@ class SecretResolver:
         return self._answers[name]
 
 
+def _output_of(arguments: list[str]) -> tuple[int, bytes]:
+    """Run a program; return its status, and what it printed up to a limit. Raises OSError, `TimeoutExpired`."""
+    import subprocess
+
+    end = time.monotonic() + COMMAND_TIMEOUT
+    printed: list[bytes] = []
+    # Its standard error may hold anything, so nothing of it is shown. In a session of its own it can be ended together
+    # with all that it started.
+    with subprocess.Popen(  # noqa: S603 - the program is the profile's own, no shell
+        arguments,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        out = process.stdout or io.BytesIO()
+        reader = threading.Thread(target=lambda: printed.append(out.read(_LONGEST)), daemon=True)
+        reader.start()
+        reader.join(COMMAND_TIMEOUT)
+        try:
+            # One that prints without an end is not waited for.
+            endless = bool(printed) and len(printed[0]) == _LONGEST
+            status = process.wait(0 if endless else max(0.0, end - time.monotonic()))
+        except BaseException:
+            _end(process)
+            raise
+    return status, printed[0]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def _typed(name: str) -> Secret:
     """Ask a person for a secret. Raises `SecretRequired` where nothing is typed."""
     import getpass
 
     try:
-        answer = getpass.getpass(f"{name}: ")
+        answer = _text(os.fsencode(getpass.getpass(f"{name}: ")), name)
     except EOFError:
         answer = ""
+    except UnicodeError:
+        raise ConfigurationError(f"The {name} is not UTF-8 text.", hint="Type it anew.") from None
     if not answer:
         raise SecretRequired(f"No {name} was given.", hint="Type it, or refer to a place that holds it.")
     return Secret(answer)
@@ -234,6 +285,9 @@ def _typed(name: str) -> Secret:
 
 def _text(octets: bytes, name: str) -> str:
     try:
-        return octets.decode()
+        text = octets.decode()
     except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # as UTF-16 has: no library takes it for a password
         raise ConfigurationError(f"The {name} is not UTF-8 text.", hint="Write it as text, in UTF-8.") from None
+    return text

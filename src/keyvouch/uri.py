@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,11 @@ _QUOTES = "'\"\u2018\u2019\u201a\u201b"
 _MOST_DIGITS = 9
 """Of a number of seconds: 31 years. More lead to dates that there are not."""
 
-_SECRET_NAME = r"[\w-]*(?:passw|pass|secret|pin|token|credential|pwd)[\w-]*"  # noqa: S105 - names, no value
-_NO_REFERENCE = rf"(?!(?-i:{'|'.join(REFERENCE_KINDS)})(?::|%3a))"
-_SECRET = re.compile(rf"(?i)\b{_SECRET_NAME}(?:=|%3d){_NO_REFERENCE}|(?<=[?&;]){_SECRET_NAME}:")
-"""Where a text goes on with what may be a secret."""
+_NAMED = re.compile(r"(?<![\w-])([\w-]+)(=|%3[dD]|:)")
+"""A name, and the sign before its value. It begins where a word does, so that a long text is gone through once."""
+_SECRET_WORDS = ("pass", "secret", "pin", "token", "credential", "pwd")
+"""One of these is in the name of what may be a secret."""
+_REFERENCE = re.compile(rf"(?:{'|'.join(REFERENCE_KINDS)})(?::|%3[aA])")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ def _thumbprint(octets: bytes) -> str:
     return digits
 
 
+def _path(octets: bytes) -> str:
+    if b"\0" in octets:
+        raise ValueError("a path has no NUL in it")
+    return os.fsdecode(octets)
+
+
 def _newest(octets: bytes) -> str:
     if octets != b"newest":
         raise ValueError("the only choice is newest")
@@ -82,7 +89,10 @@ CORE_ATTRIBUTES = (
         parse=_thumbprint,
     ),
     Attribute(
-        "certificate-file", "the certificate and its chain, PEM or DER, for a key whose store holds none", query=True
+        "certificate-file",
+        "the certificate and its chain, PEM or DER, for a key whose store holds none",
+        query=True,
+        parse=_path,
     ),
     Attribute("select", "newest: of a family of keys the newest settled one", query=True, parse=_newest),
     Attribute(
@@ -118,6 +128,11 @@ class KeyUri:
     def octets(self, names: Iterable[str]) -> tuple[bytes | None, ...]:
         """Return the values as they stand, for comparing two URIs in some of their attributes."""
         return tuple(self._values.get(name) for name in names)
+
+    @property
+    def declared(self) -> Collection[str]:
+        """The names of the attributes that its store, and the core, declare."""
+        return self._declared.keys()
 
     def identity(self) -> tuple[str, tuple[bytes | None, ...]]:
         """Return what says which key it is: the scheme, and the values before `?`."""
@@ -194,6 +209,11 @@ def scheme_of(text: str) -> str:
         raise ConfigurationError(
             f"{shown!r} is a path, not a key's URI.", hint=f"Write pfx:{shown.replace(chr(92), '/')} (or pem:...)."
         )
+    if not scheme and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
+        raise ConfigurationError(
+            f"{shown!r} is not a key's URI: a scheme is written in small letters.",
+            hint=f"Write {shown.partition(':')[0].lower()}:...",
+        )
     if not scheme:
         path = which.startswith(("/", ".", "~")) or which.endswith((".pfx", ".p12", ".pem", ".key"))
         hint = (
@@ -230,18 +250,25 @@ def redact(text: str) -> str:
 
     All that follows is left out: where a password has a `;`, `&` or `?` in it, nobody can tell where it ends.
     """
-    for found in _SECRET.finditer(text):
-        if found[0] == "token=" and "?" not in text[: found.start()]:  # the label of a PKCS#11 token
+    query = text.find("?")
+    for found in _NAMED.finditer(text):
+        begin, sign = found.start(), found[2]
+        if not any(word in found[1].lower() for word in _SECRET_WORDS):
             continue
-        return f"{text[: found.end()]}***"
+        if found[0] == "token=" and not 0 <= query < begin:  # the label of a PKCS#11 token
+            continue
+        if sign == ":" and text[begin - 1 : begin] not in ("?", "&", ";"):  # a scheme, or a part of a path
+            continue
+        if sign == ":" or not _REFERENCE.match(text, found.end()):
+            return f"{text[: found.end()]}***"
     return text
 
 
 def _split_which(text: str, declared: Mapping[str, Attribute]) -> dict[str, bytes]:
     positional = next((attribute.name for attribute in declared.values() if attribute.positional), None)
     if positional and text and not _begins_with_name(text, declared):
-        for part in text.split(";")[1:]:
-            name = part.partition("=")[0]
+        for part in re.split("[;&]", text)[1:]:
+            name = part.partition("=")[0].lower()
             if name in declared and declared[name].secret:  # else it would be shown, as part of a path
                 raise _wrong_side(declared[name])
         octets = text.encode() if _is_windows_path(text) else _decode(text, positional)
@@ -309,7 +336,11 @@ def _checked(attribute: Attribute, octets: bytes, origin: str = "") -> bytes:
 
 
 def _is_reference(value: object) -> bool:
-    return isinstance(value, str) and value.partition(":")[0] in REFERENCE_KINDS and ":" in value
+    if not isinstance(value, str):
+        return False
+    kind, colon, rest = value.partition(":")
+    # Behind a variable's name there may be a secret that a wrong sign has brought there.
+    return kind in REFERENCE_KINDS and bool(colon) and (kind != "env" or re.fullmatch(r"\w*", rest) is not None)
 
 
 def _is_windows_path(text: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from keyvouch.certificate import self_signed
 from keyvouch.testing.authority import Authority
+from scripted_store import certify, new_key
 from signing_in import PASSWORD, SCOPE, Done, Key, make_key, run, write_profile
+from stores.making import pem_of, write
 
 
 @pytest.fixture
@@ -215,6 +218,128 @@ def test_full_disk_is_no_defect(arguments: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert "The output cannot be written: No space left on device." in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", ["keys --key {}", "sign --key {}", "token", "new --key pem:{folder}/n.pem"])
+def test_closed_streams_are_no_defect(key: Key, tmp_path: Path, arguments: str) -> None:
+    """Who started us may have closed standard input, output or errors."""
+    command = f"{sys.executable} -P -m keyvouch {arguments.format(repr(key.uri), folder=tmp_path)}"
+    for streams in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        done = subprocess.run(["bash", "-c", f"{command} {streams}"], capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 2, 3), (streams, done)
+        assert "defect" not in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp437", "latin-1"])
+def test_other_alphabets_are_no_defect(tmp_path: Path, encoding: str) -> None:
+    """What the terminal has no letter for is escaped, and the key is not made in vain."""
+    environment = {"PYTHONIOENCODING": encoding}
+    made = run("new", "--key", f"pem:{tmp_path}/app.pem", "--subject", "CN=日本", environment=environment)
+    listed = run("keys", "--key", f"pem:{tmp_path}", environment=environment)
+    assert (made.status, listed.status) == (0, 0), made.errors + listed.errors
+    assert r"CN=\u65e5\u672c" in listed.output
+
+
+def test_terminal_is_not_driven(tmp_path: Path) -> None:
+    """Control characters of a certificate's subject do not reach the terminal."""
+    key = new_key("P-256")
+    write(tmp_path / "app.pem", pem_of(key, certify(key, name="a\x1b[2Jb")))
+    assert "\x1b" not in run("keys", "--key", f"pem:{tmp_path}").output
+
+
+def test_told_to_end_it_cleans_up(tmp_path: Path) -> None:
+    """SIGTERM in the middle of writing a key leaves no half file with it."""
+    program = f"""
+        import os, signal
+        from keyvouch import cli
+        os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGTERM)
+        cli.main(["new", "--key", "pem:{tmp_path}/app.pem"])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.glob("*.pem*")) + list(tmp_path.glob(".*pem*")) == []
+
+
+def test_unencrypted_file_is_told(tmp_path: Path) -> None:
+    """A URI that the shell cut before `&password=` makes a key without one: that is said."""
+    done = run("new", "--key", f"pem:{tmp_path}/app.pem")
+    assert done.status == 0
+    assert "not encrypted: the URI has no password=" in done.errors
+    assert "not encrypted" not in run("new", "--key", f"pem:{tmp_path}/b.pem?password=file:{_secret(tmp_path)}").errors
+
+
+def _secret(folder: Path) -> Path:
+    return write(folder / "secret", b"correct horse")
+
+
+def test_key_that_is_made_is_told(tmp_path: Path) -> None:
+    """Where a step behind the key fails, the error says that the key is there, and how it is named."""
+    (tmp_path / "config").mkdir(mode=0o500)
+    (tmp_path / "config" / "config.toml").mkdir()
+    done = run(
+        *("--config", str(tmp_path / "config" / "config.toml"), "new", "--key", f"pem:{tmp_path}/app.pem"),
+        *("--certificate-out", "/proc/app.cer"),
+    )
+    assert done.status == 2
+    done = run("new", "--key", f"pem:{tmp_path}/app.pem", "--certificate-out", "/proc/app.cer")
+    assert done.status == 2
+    assert f"The key is made, and stays: 'pem:path={tmp_path}/app.pem;spki-sha256=" in done.errors
+
+
+@pytest.mark.parametrize("where", ["key", "certificate-file", "verify", "config"])
+def test_fifo_is_not_waited_for(key: Key, tmp_path: Path, where: str) -> None:
+    """A FIFO where a file belongs is refused."""
+    fifo = tmp_path / "fifo.pem"
+    os.mkfifo(fifo, 0o600)
+    done = {
+        "key": lambda: run("sign", "--key", f"pem:{fifo}", stdin=b"x"),
+        "certificate-file": lambda: run("sign", "--key", f"{key.uri}&certificate-file={fifo}", stdin=b"x"),
+        "verify": lambda: run("verify", "--certificate", str(fifo), stdin=b"x"),
+        "config": lambda: run("--config", str(fifo), "profile", "list"),
+    }[where]()
+    assert done.status in (2, 4, 6), done
+    assert "Not a regular file" in done.errors
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "pfx:{folder}/p.pfx&password=hunter2",
+        "pfx:{folder}/p.pfx;Password=hunter2",
+        "pfx:{folder}/p.pfx?password=env:APP;password=hunter2",
+        "pfx:{folder}/p.pfx&password=hun?hunter2",
+        "profile:nightly?password=hunter2",
+    ],
+)
+def test_misplaced_secret_is_not_shown(tmp_path: Path, uri: str) -> None:
+    """A secret that a wrong sign has brought elsewhere is in no error, and makes no file of that name."""
+    for command in ("new", "sign"):
+        done = run(command, "--key", uri.format(folder=tmp_path), "--output", "json", stdin=b"x")
+        assert done.status in (2, 4), done
+        assert "hunter2" not in done.errors + done.output
+    assert list(tmp_path.glob("*hunter*")) == []
+
+
+def test_secrets_in_a_profile_are_not_shown(tmp_path: Path) -> None:
+    """What stands in the configuration by mistake, or must stand there, is not printed from it."""
+    (tmp_path / "config.toml").write_text(
+        "[profiles.n]\nkeys = ['pfx:/x?password=hunter2']\nproxy = 'http://user:hunter2@proxy:3128'\n"
+    )
+    for form in ("text", "json"):
+        done = run("--config", str(tmp_path / "config.toml"), "profile", "show", "--output", form)
+        assert "hunter2" not in done.output
+        assert "//***@proxy:3128" in done.output
+
+
+def test_gone_working_directory_told(tmp_path: Path) -> None:
+    """A working directory that was deleted is told."""
+    command = f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir {tmp_path}/gone && {sys.executable} -P -m keyvouch"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --config x profile list"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "working directory is gone" in done.stderr
 
 
 def test_defect_hides_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from keyvouch import config, files
 from keyvouch.config import AssertionOptions, Configuration, Profile, add_profile, load
-from keyvouch.errors import AccessDenied, ConfigurationError
+from keyvouch.errors import ConfigurationError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX's")
 NIGHTLY = """
@@ -123,11 +124,14 @@ def test_inline_assertion_options(file: Path) -> None:
         ("assertion = {reuse = -1}", "(in assertion.reuse)"),
     ],
 )
-@pytest.mark.parametrize("table", ["[profiles.nightly]\n", "[profiles.nightly]\n[defaults]\n"])
-def test_wrong_field_is_named(file: Path, table: str, field: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "place"),
+    [("[profiles.nightly]\n", "profile 'nightly'"), ("[profiles.nightly]\n[defaults]\n", "[defaults]")],
+)
+def test_wrong_field_is_named(file: Path, table: str, place: str, field: str, message: str) -> None:
     """An error names file, profile and field, and no value of an unknown one."""
     error = refusal(file, f"{table}{field}\n")
-    assert f"{file}: profile 'nightly': " in error.message
+    assert f"{file}: {place}: " in error.message
     assert message in error.message
     assert "hunter2" not in str(error)
 
@@ -201,8 +205,30 @@ def test_untrusted_configuration_is_refused(file: Path, what: str) -> None:
 def test_folder_is_no_configuration(file: Path) -> None:
     """What cannot be read says why."""
     file.mkdir()
-    with pytest.raises(AccessDenied, match="cannot be read"):
+    with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
         load()
+
+
+def test_fifo_is_no_configuration(file: Path) -> None:
+    """What is no file is not waited for."""
+    os.mkfifo(file)
+    with pytest.raises(ConfigurationError, match="Not a regular file"):
+        load()
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 9000, f"a = {'9' * 5000}", "a = " + "{b = " * 3000])
+def test_monstrous_text_is_no_configuration(file: Path, text: str) -> None:
+    """What exhausts the parser is told as any other mistake."""
+    assert "is not TOML" in refusal(file, text).message
+
+
+def test_profiles_added_at_once_are_all_there(file: Path) -> None:
+    """Processes that add profiles at the same time lose none of each other's."""
+    program = "import sys; from pathlib import Path; from keyvouch.config import add_profile\n"
+    program += "add_profile(Path(sys.argv[1]), sys.argv[2], {'tenant': 't'})"
+    adding = [subprocess.Popen([sys.executable, "-c", program, str(file), f"p{number}"]) for number in range(8)]
+    assert [each.wait(60) for each in adding] == [0] * 8
+    assert sorted(load().profiles) == [f"p{number}" for number in range(8)]
 
 
 # Where it is

@@ -20,6 +20,7 @@ from keyvouch import secrets
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, SecretIncorrect, SecretRequired
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.uri import Attribute, KeyUri, parse_uri
+from scripted_store import until
 
 VALUE = "hunter2"
 ATTRIBUTES = (Attribute("object", "the key"), Attribute("pin-source", "the PIN", query=True, secret=True, lockout=True))
@@ -116,10 +117,60 @@ def test_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         assert resolver.resolve("env:APP_PASSWORD").reveal() == value
 
 
-@pytest.mark.parametrize("reference", ["env:APP_PASSWORD", "env:"])
-def test_unset_variable_is_named(reference: str) -> None:
+def test_unset_variable_is_named() -> None:
     """A variable that is not set is named, with the advice to set it."""
-    assert "is not set" in refusal(SecretRequired, reference).message
+    assert "APP_PASSWORD is not set" in refusal(SecretRequired, "env:APP_PASSWORD").message
+
+
+@pytest.mark.parametrize("reference", ["env:", "env:APP;password=hunter2", "env:hun ter2"])
+def test_no_variable_is_not_shown(reference: str) -> None:
+    """What is no name of a variable may hold a secret that a wrong sign has brought there."""
+    assert "hun" not in str(refusal(ConfigurationError, reference))
+
+
+@pytest.mark.parametrize("octets", [b"pw\0", "geheim".encode("utf-16"), "geheim".encode("utf-16-le")])
+def test_utf_16_is_no_secret(tmp_path: Path, octets: bytes) -> None:
+    """Text with NULs would bring libraries down, and show itself on the way."""
+    path = tmp_path / "secret"
+    path.write_bytes(octets)
+    path.chmod(0o600)
+    assert "UTF-8" in refusal(ConfigurationError, f"file:{path}").message
+
+
+def test_fifo_is_no_secret(tmp_path: Path) -> None:
+    """What is no file is not waited for."""
+    os.mkfifo(tmp_path / "secret", 0o600)
+    assert "Not a regular file" in refusal(AccessDenied, f"file:{tmp_path}/secret").message
+
+
+def test_huge_file_is_no_secret(tmp_path: Path) -> None:
+    """A file that is far too large is not read into memory."""
+    path = tmp_path / "secret"
+    with path.open("wb") as file:
+        file.truncate(1 << 36)
+    path.chmod(0o600)
+    assert "Too large" in refusal(AccessDenied, f"file:{path}").message
+
+
+def test_endless_program_is_ended(tmp_path: Path) -> None:
+    """A program that prints without an end fills no memory."""
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nyes hunter2\n")
+    program.chmod(0o700)
+    with pytest.raises(SecretRequired):
+        SecretResolver(commands=True).resolve(f"command:{program}")
+
+
+def test_late_program_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a program that takes too long nothing stays behind, also not what it started."""
+    monkeypatch.setattr(secrets, "COMMAND_TIMEOUT", 0.5)
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/child\nwait\n")
+    program.chmod(0o700)
+    with pytest.raises(SecretRequired, match="within"):
+        SecretResolver(commands=True).resolve(f"command:{program}")
+    child = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    until(lambda: not child.exists() or ") Z" in child.read_text())
 
 
 @pytest.mark.parametrize("empty", ["", "\n", "\r\n"])

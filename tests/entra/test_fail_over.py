@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from cryptography.hazmat.primitives.hashes import SHA256
 
 import keyvouch
@@ -30,6 +33,7 @@ from keyvouch.errors import (
     StoreUnavailable,
 )
 from keyvouch.testing.authority import App, Authority
+from keyvouch.testing.authority.server import Response
 from scripted_store import Script, in_threads, until
 from signing_in import SCOPE, Key, make_key
 
@@ -569,3 +573,146 @@ def test_child_of_a_fork_asks_by_itself(
             os._exit(0 if client.access_token([OTHER]) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert client.access_token(["api://parent/.default"])
+
+
+# What discovery and TLS come to.
+
+
+def make_client(authority: Authority, uri: str, **options: Any) -> ConfidentialClient:
+    return ConfidentialClient("id", [uri], authority=authority.authority, instance_discovery=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (200, "<html></html>", AuthorityUnavailable),
+        (200, "", AuthorityUnavailable),
+        (200, "[]", AuthorityUnavailable),
+        (200, "{}", AuthorityUnavailable),
+        (200, '{"token_endpoint": 5, "authorization_endpoint": []}', AuthorityUnavailable),
+        (401, "", AuthorityUnavailable),
+        (403, "no", AuthorityUnavailable),
+        (429, "", AuthorityUnavailable),
+        (503, "", AuthorityUnavailable),
+        (400, "{}", AuthorityRefused),
+        (404, "", AuthorityRefused),
+    ],
+)
+def test_odd_discovery_told(
+    authority: Authority,
+    preferred: Key,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    body: str,
+    error: type[KeyvouchError],
+) -> None:
+    """Only that there is no such tenant is a refusal; whatever else comes instead of endpoints is no usable answer."""
+    response = Response(status, body.encode(), {})
+    monkeypatch.setattr(Authority, "_respond", lambda *_: response)
+    with pytest.raises(error):
+        make_client(authority, preferred.uri, ca_file=authority.ca_file)
+
+
+def test_reason_of_no_connection_told(preferred: Key) -> None:
+    """What the system says of it is told, and no exception's name."""
+    with pytest.raises(AuthorityUnavailable, match="cannot be reached: Connection refused"):
+        ConfidentialClient("id", [preferred.uri], authority="https://localhost:9/t", instance_discovery=False)
+
+
+def test_wrong_host_told(authority: Authority, preferred: Key, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate of another host is no matter of ca-file."""
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest: resolve("localhost", *rest))
+    with pytest.raises(ConfigurationError, match="not trusted") as caught:
+        ConfidentialClient(
+            "id",
+            [preferred.uri],
+            authority=authority.authority.replace("localhost", "login.example"),
+            ca_file=authority.ca_file,
+            instance_discovery=False,
+        )
+    assert "another server's" in caught.value.hint
+
+
+def test_no_tls_told(preferred: Key) -> None:
+    """A port that speaks no TLS is told as that."""
+    with socket.create_server(("localhost", 0)) as server:
+
+        def answer() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(9000)
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with pytest.raises(ConfigurationError, match="There is no TLS"):
+            ConfidentialClient(
+                "id",
+                [preferred.uri],
+                authority=f"https://localhost:{server.getsockname()[1]}/t",
+                instance_discovery=False,
+            )
+
+
+def test_no_certificates_in_ca_file(authority: Authority, preferred: Key, tmp_path: Path) -> None:
+    """A ca-file of another kind is told."""
+    (tmp_path / "ca.pem").write_text("no certificates")
+    with pytest.raises(ConfigurationError, match="ca-file") as caught:
+        make_client(authority, preferred.uri, ca_file=str(tmp_path / "ca.pem"))
+    assert "PEM" in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://proxy:1", "http://[::1", "no address"])
+def test_useless_proxy_told(authority: Authority, preferred: Key, proxy: str) -> None:
+    """A proxy's address that is none is a matter of the configuration, and no tenant's."""
+    with pytest.raises((ConfigurationError, AuthorityUnavailable)) as caught:
+        ConfidentialClient(
+            "id",
+            [preferred.uri],
+            authority="https://login.example/t",
+            instance_discovery=False,
+            proxy=proxy,
+        )
+    assert "proxy" in str(caught.value).lower()
+
+
+def test_dripping_answer_ends(
+    authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body that comes an octet at a time is given up in time, although each octet comes soon."""
+    client = client_of(preferred.uri)
+    assert client._session
+
+    class Drip(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int = -1) -> bytes:
+            time.sleep(0.05)
+            return b" "
+
+    adapter = client._session.get_adapter("https://localhost")
+
+    def send(self: Any, request: requests.PreparedRequest, **_: Any) -> requests.Response:
+        response = requests.Response()
+        response.status_code, response.raw, response.request = 200, Drip(), request
+        return response
+
+    monkeypatch.setattr(type(adapter), "send", send)
+    with pytest.raises(AuthorityUnavailable):
+        client.access_token([SCOPE], timeout=0.3)
+
+
+@pytest.mark.parametrize("token", [5, None, "", ["t"], "a\nb", "日本"])
+def test_no_token_is_not_given_again(
+    authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], token: object
+) -> None:
+    """What is no token is an error, also where MSAL has kept it; the next request is made anew."""
+    client = client_of(preferred.uri)
+    body = {"token_type": "Bearer", "access_token": token, "expires_in": 3600}
+    authority.answer_next(200, json.dumps(body), {"Content-Type": "application/json"})
+    with pytest.raises(AuthorityUnavailable):
+        client.access_token([SCOPE])
+    assert client.access_token([SCOPE]).count(".") == 2

@@ -6,6 +6,7 @@ A few thousand inputs, the same each time; a million others each time with `--so
 from __future__ import annotations
 
 import datetime as dt
+import io
 import itertools
 import json
 import random
@@ -182,7 +183,7 @@ class Canned(BaseAdapter):
 
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
         response = requests.Response()
-        response.status_code, response._content = self.status, self.body
+        response.status_code, response.raw = self.status, io.BytesIO(self.body)
         response.request, response.url = request, str(request.url)
         response.headers["Content-Type"] = "application/json; charset=utf-8"
         return response

@@ -1,5 +1,6 @@
 """What PEM files are opened, and what is said of the others."""
 
+import base64
 import re
 import subprocess
 from pathlib import Path
@@ -7,7 +8,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyUnusable, SecretIncorrect, SecretRequired
+from keyvouch.errors import (
+    AmbiguousKey,
+    CertificateMismatch,
+    CertificateMissing,
+    KeyUnusable,
+    SecretIncorrect,
+    SecretRequired,
+)
 from stores.making import PASSWORD, certify, new_key, open_key, openssl, openssl_pfx, pem_of, write
 
 PASS_OUT = f"pass:{PASSWORD}"
@@ -181,3 +189,41 @@ def test_pem_of_another_thing_fails(folder: Path) -> None:
     octets = openssl("ecparam", "-name", "prime256v1")
     with pytest.raises(KeyUnusable, match="block PRIVATE KEY"):
         open_key(f"pem:{write(folder / 'app.pem', octets)}")
+
+
+def _mutated(octets: bytes, old: bytes, new: bytes) -> bytes:
+    assert octets.count(old) >= 1
+    assert len(old) == len(new)
+    return octets.replace(old, new)
+
+
+def test_certificate_of_another_version(folder: Path) -> None:
+    """A certificate of a version that there is not is told, and is no defect."""
+    key = new_key()
+    certificate = certify(key).public_bytes(Encoding.DER)
+    odd = _mutated(certificate, bytes.fromhex("a003020102"), bytes.fromhex("a003020113"))
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(odd) + b"-----END CERTIFICATE-----\n"
+    write(folder / "app.pem", pem_of(key) + pem)
+    with pytest.raises(CertificateMissing):
+        open_key(f"pem:{folder}/app.pem")
+
+
+@pytest.mark.parametrize("tag", [0x0C, 0x14, 0x16, 0x1E])
+def test_name_that_cannot_be_read(folder: Path, tag: int) -> None:
+    """A certificate with a name of other letters than it says is left out, and takes no family down."""
+    key, other = new_key(), new_key("P-256", 1)
+    certificate = certify(key, "xpp").public_bytes(Encoding.DER)
+    odd = _mutated(certificate, b"\x0c\x03xpp", bytes((tag, 3)) + b"\xfcpp")
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(odd) + b"-----END CERTIFICATE-----\n"
+    write(folder / "a.pem", pem_of(key) + pem)
+    write(folder / "b.pem", pem_of(other, certify(other)))
+    with pytest.raises((CertificateMissing, CertificateMismatch)):
+        open_key(f"pem:{folder}/a.pem")
+    assert open_key(f"pem:{folder}/*.pem").chain == (certify(other),)
+
+
+def test_many_beginnings_are_read_once(folder: Path) -> None:
+    """A file of many blocks that do not end costs one look at each."""
+    write(folder / "app.pem", b"-----BEGIN A-----\n" * 200_000)
+    with pytest.raises(KeyUnusable, match="cut off"):
+        open_key(f"pem:{folder}/app.pem")

@@ -1,6 +1,6 @@
 """Measuring: contenders are run in turns, so that what disturbs one disturbs them all."""
 
 from keyvouch.bench.paired import Contender, Result, measure
-from keyvouch.bench.report import to_json, to_table
+from keyvouch.bench.report import Goal, to_goals, to_json, to_table
 
-__all__ = ["Contender", "Result", "measure", "to_json", "to_table"]
+__all__ = ["Contender", "Goal", "Result", "measure", "to_goals", "to_json", "to_table"]

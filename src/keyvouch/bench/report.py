@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from keyvouch.bench.paired import Result
 
@@ -22,6 +22,33 @@ def to_table(title: str, results: Sequence[Result]) -> str:
         f" | {each.ratio:.3f} | {each.difference * 1e6:+.2f} |"
         for each in results
     ]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure that is to be reached, and the one that was seen."""
+
+    name: str
+    wanted: float
+    seen: float
+    at_least: bool = False
+    """Whether `wanted` is the least that will do, and not the most."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether it will do."""
+        return self.seen >= self.wanted if self.at_least else self.seen <= self.wanted
+
+
+def to_goals(goals: Sequence[Goal]) -> str:
+    """Return a table in Markdown of what was to be reached, and what was seen."""
+    lines = ["| goal | wanted | seen | |", "| --- | ---: | ---: | --- |"]
+    for each in goals:
+        sign = ">=" if each.at_least else "<="
+        lines.append(
+            f"| {each.name} | {sign} {each.wanted:g} | {each.seen:.3f} | {'reached' if each.reached else 'MISSED'} |"
+        )
     return "\n".join(lines)
 
 

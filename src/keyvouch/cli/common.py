@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 import msgspec
@@ -49,7 +49,7 @@ class Chosen:
 
     def confirming(self) -> SecretResolver:
         """Return what asks a person twice, for the password of something new."""
-        return SecretResolver(interactive=sys.stdin.isatty(), commands=True, confirm=True)
+        return SecretResolver(interactive=_is_somebody_there(), commands=True, confirm=True)
 
     def open(self) -> Signer:
         """Open the first key that opens."""
@@ -83,6 +83,9 @@ def choose(
     alone = key is not None and profile is None
     name = "" if alone else configuration.pick(profile)
     found = configuration.default_profile() if alone else configuration.profile(name)
+    for value in overrides.values():
+        if isinstance(value, str) and not value.isprintable():  # octets that are no UTF-8 among them
+            raise click.UsageError(f"{printable(value)!r} is no text that can be sent.")
     if key is not None:
         # A key is named to be used: a token that another one brought says nothing of it.
         overrides |= {"keys": (key,), "token_cache": "memory"}
@@ -92,9 +95,29 @@ def choose(
 
         logs.audit_to(found.audit)
     secrets = SecretResolver(
-        interactive=sys.stdin.isatty(), any_reader=found.permissions == "any", commands=key is None, confirm=confirm
+        interactive=_is_somebody_there(),
+        any_reader=found.permissions == "any",
+        commands=key is None,
+        confirm=confirm,
     )
     return Chosen(name, found, secrets)
+
+
+def _is_somebody_there() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def printable(text: object) -> str:
+    """Return a text on one line, without what would drive a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in str(text))
+
+
+def read(file: BinaryIO) -> bytes:
+    """Read what a command was given."""
+    try:
+        return file.read()
+    except OSError as error:
+        raise click.UsageError(f"{file.name} cannot be read: {error.strerror}.") from None
 
 
 def print_json(value: object) -> None:
@@ -107,7 +130,7 @@ def print_facts(facts: Mapping[str, object]) -> None:
     shown = {name: value for name, value in facts.items() if value is not None}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
-        text = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+        text = ("yes" if value else "no") if isinstance(value, bool) else printable(value)
         click.echo(f"{click.style(f'{name:{width}}', bold=True)}  {text}")
 
 
@@ -119,7 +142,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*("" if cell is None else printable(cell) for cell in row))
     console().print(table)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import itertools
 import json
 import os
+import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -19,6 +22,7 @@ INTERRUPTED = 130
 
 def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
     """Run the group and exit: 0, the error's status, 2 for usage, 130 when interrupted."""
+    _prepare()
     try:
         group.main(arguments, prog_name="keyvouch", standalone_mode=False)
         sys.stdout.flush()
@@ -29,10 +33,12 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
     except click.exceptions.Exit as ended:
         status = ended.exit_code
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         status = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nInterrupted.", err=True)
+        with contextlib.suppress(OSError):
+            click.echo("\nInterrupted.", err=True)
         status = INTERRUPTED
     except BrokenPipeError:
         _drop_output()  # whoever read it has gone
@@ -51,6 +57,23 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
     sys.exit(status)
 
 
+def _prepare() -> None:
+    """Make do with the streams that we were given, and end in good order when we are told to."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - to the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal does not have is no defect
+            stream.reconfigure(errors="backslashreplace")
+    for name in ("SIGTERM", "SIGHUP"):  # what is half done is undone: a temporary file with a key in it, for one
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _end)
+
+
+def _end(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - the signal module's form
+    sys.exit(128 + number)
+
+
 def _drop_output() -> None:
     """Write nothing more to standard output, not even what the interpreter flushes at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -58,6 +81,11 @@ def _drop_output() -> None:
 
 def show(error: KeyvouchError) -> None:
     """Print an error to standard error: as JSON where the command's output is, else with its hint."""
+    with contextlib.suppress(OSError):
+        _show(error)
+
+
+def _show(error: KeyvouchError) -> None:
     if _wants_json():
         members = {
             "code": error.code,
@@ -71,18 +99,29 @@ def show(error: KeyvouchError) -> None:
                 members[name] = getattr(error, name)
         click.echo(json.dumps({"error": members}), err=True)
         return
-    click.secho(f"Error: {error.message}", fg="red", err=True)
+    click.secho(f"Error: {_printable(error.message)}", fg="red", err=True)
     if error.hint:
-        click.echo(error.hint, err=True)
+        click.echo(_printable(error.hint), err=True)
     if _debugging():
         _traceback()
+
+
+def _printable(text: str) -> str:
+    """Return the text without what would drive a terminal: some of it comes from elsewhere."""
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
 
 
 def _show_defect(error: Exception) -> None:
-    click.secho(f"Error: {type(error).__name__}: a defect of keyvouch or of a plugin.", fg="red", err=True)
-    click.echo("Run it again with `keyvouch --debug ...`, and report what that shows.", err=True)
-    if _debugging():
-        _traceback()
+    message = f"{type(error).__name__}: a defect of keyvouch or of a plugin."
+    hint = "Run it again with `keyvouch --debug ...`, and report what that shows."
+    with contextlib.suppress(OSError):
+        if _wants_json():
+            click.echo(json.dumps({"error": {"code": "defect", "message": message, "hint": hint}}), err=True)
+        else:
+            click.secho(f"Error: {message}", fg="red", err=True)
+            click.echo(hint, err=True)
+        if _debugging():
+            _traceback()
 
 
 def _traceback() -> None:

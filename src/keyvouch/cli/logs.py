@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import os
 import sys
 from pathlib import Path
@@ -55,8 +54,13 @@ class _StrictFile(_Strict, logging.FileHandler):
     pass
 
 
-class _StrictSyslog(_Strict, logging.handlers.SysLogHandler):
-    pass
+def _syslog() -> logging.Handler:
+    import logging.handlers  # with much that is seldom needed
+
+    class StrictSyslog(_Strict, logging.handlers.SysLogHandler):
+        pass
+
+    return StrictSyslog(SYSLOG)
 
 
 def _handler(destination: str) -> logging.Handler:
@@ -64,9 +68,11 @@ def _handler(destination: str) -> logging.Handler:
     path = Path(place)
     try:
         if destination == "syslog":
-            return _StrictSyslog(SYSLOG)
-        if kind == "file" and path.is_absolute():
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+            return _syslog()
+        if kind == "file" and path.is_absolute() and "\0" not in place:
+            # Not waited for, where it is a FIFO that nobody reads.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)
+            os.close(os.open(path, flags, 0o600))
             return _StrictFile(path, encoding="utf-8")
     except OSError as error:
         raise files.cannot_write(path, error) from error

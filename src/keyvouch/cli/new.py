@@ -10,6 +10,7 @@ from keyvouch import opening
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
 from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_facts, print_json
+from keyvouch.errors import KeyvouchError
 from keyvouch.store import KeySpec, KeyUri
 
 
@@ -51,20 +52,26 @@ def command(
     with chosen.open_store() as store:
         requested = store.uri
         pinned = store.generate(KeySpec(key_type=key_type, subject=subject, days=days, further=further))
-    with opening.open_uri(pinned, chosen.secrets) as signer:
-        facts = key_facts(signer)
-        if certificate_out:
-            export.write_certificate(certificate_out, signer)
-    facts["certificate_file"] = certificate_out and str(certificate_out)
     lasting = _lasting(requested, pinned)
-    if save_profile:
-        facts["configuration"] = str(profile.save(save_profile, tenant, str(client_id), (str(lasting),)))
-        facts["profile"] = save_profile
+    try:
+        with opening.open_uri(pinned, chosen.secrets) as signer:
+            facts = key_facts(signer)
+            if certificate_out:
+                export.write_certificate(certificate_out, signer)
+        facts["certificate_file"] = certificate_out and str(certificate_out)
+        if save_profile:
+            facts["configuration"] = str(profile.save(save_profile, tenant, str(client_id), (str(lasting),)))
+            facts["profile"] = save_profile
+    except KeyvouchError as error:
+        error.hint += f"\nThe key is made, and stays: {pinned.quoted}"
+        raise
     if output == "json":
         print_json(facts)
         return
     click.echo(f"{pinned.quoted}\n")
     print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
+    if "password" in requested.declared and "password" not in requested:
+        click.echo("\nThe file is not encrypted: the URI has no password=. Did the shell cut it at `&`?", err=True)
     if not key_type.startswith("RSA"):
         click.echo("\nEntra ID takes RSA keys alone: this one is for other servers.", err=True)
     _say_next(certificate_out, save_profile, pinned, lasting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import msgspec
 
 from keyvouch import config, files, opening
 from keyvouch.cli.common import next_command, output_option, print_facts, print_json
+from keyvouch.uri import redact
 
 
 @click.group("profile")
@@ -39,7 +41,7 @@ def show(name: str | None, output: str) -> None:
     configuration = config.load()
     profile = configuration.profile(configuration.pick(name))
     fields = {
-        field: value
+        field: [redact(each) for each in value] if field == "keys" else _without_user(value)
         for field, value in msgspec.to_builtins(profile).items()
         if value not in (None, (), [], {})
         and field != "assertion"
@@ -95,6 +97,11 @@ def path(output: str) -> None:
         print_json({"path": str(found), "exists": found.exists()})
     else:
         click.echo(found)
+
+
+def _without_user(value: object) -> object:
+    """Return an address without the name and password that a proxy's may hold."""
+    return re.sub(r"//[^/@]*@", "//***@", value) if isinstance(value, str) else value
 
 
 def _absolute(key: str) -> str:

@@ -10,7 +10,7 @@ import click
 
 from keyvouch.algorithms import ALGORITHMS, Algorithm, find_algorithm
 from keyvouch.assertion import base64url
-from keyvouch.cli.common import choose, key_options, output_option, print_json
+from keyvouch.cli.common import choose, key_options, output_option, print_json, read
 
 FORMS = ("base64url", "raw", "jws")
 
@@ -31,7 +31,7 @@ def command(
     """
     if form == "raw" and output == "json":
         raise click.UsageError("A raw signature is no text for JSON: take --form base64url.")
-    message = file.read()
+    message = read(file)
     with choose(profile, key).open() as signer:
         wanted = find_algorithm(algorithm) if algorithm else None
         used: list[Algorithm] = []

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import click
 
+from keyvouch import files
 from keyvouch.algorithms import ALGORITHMS, Algorithm, algorithms_for, key_type, require_fit, verifies
-from keyvouch.cli.common import choose, key_options, output_option, print_json
+from keyvouch.cli.common import choose, key_options, output_option, print_json, read
 from keyvouch.errors import SignatureMismatch
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def command(
     Exit status 6 says that it is not this key's.
     """
     public_key = _from_certificate(certificate) if certificate else _from_key(profile, key)
-    content = file.read()
+    content = read(file)
     signed = _read_jws(content) if signature is None else _read_detached(content, signature, public_key, algorithm)
     require_fit(key_type(public_key), signed.algorithm)
     if not verifies(public_key, signed.signature, signed.message, signed.algorithm):
@@ -80,7 +81,7 @@ def _read_jws(content: bytes) -> _Signed:
         signing_input, _, encoded = content.strip().rpartition(b".")
         header = json.loads(_decode(signing_input.partition(b".")[0]))
         return _Signed(signing_input, _decode(encoded), ALGORITHMS[header["alg"]])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise SignatureMismatch(
             "This is no JWS with an algorithm that can be checked.",
             hint="Give a bare signature's file with --signature.",
@@ -99,7 +100,7 @@ def _read_detached(content: bytes, place: Path, public_key: PublicKey, algorithm
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return files.read(path)
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror}.") from None
 

@@ -46,6 +46,10 @@ KEY_REFUSED = frozenset({700027, 700024, 700030, 7000213, 7000214, 7000274, 7000
 """Codes after which another key, or the same one reloaded, may be accepted."""
 
 
+_LONGEST = 1000
+"""Characters of what an authority says that are told."""
+
+
 def refuses_key(result: Mapping[str, Any]) -> bool:
     """Tell whether MSAL's result says that this key, and not the request, was refused.
 
@@ -85,7 +89,8 @@ def refusal(result: Mapping[str, Any], sent: Sent | None) -> AuthorityRefused:
 def description(result: Mapping[str, Any]) -> str:
     """Return what the authority says, without its trace and correlation ids and the time, which are kept elsewhere."""
     text = str(result.get("error_description") or result.get("error") or "").strip()
-    return text.splitlines()[0].split(" Trace ID:")[0] if text else "no reason given"
+    line = text.splitlines()[0].split(" Trace ID:")[0] if text else "no reason given"
+    return "".join(each for each in line[:_LONGEST] if each.isprintable())
 
 
 def _codes(result: Mapping[str, Any]) -> tuple[int, ...]:

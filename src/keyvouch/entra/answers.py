@@ -7,6 +7,8 @@ answer of the wrong form makes its code run into.
 from __future__ import annotations
 
 import json
+import re
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from keyvouch.errors import (
     without_frames,
 )
 
+_NO_TENANT = ("400", "404")
+"""Statuses of the discovery of a tenant that there is not."""
 _DEPTH = 10
 """How many exceptions stand behind one of `requests` at most."""
 
@@ -55,8 +59,8 @@ class Outcome:
             raise self._as_ours(self.error, authority, retry_after)
         result = self.result if isinstance(self.result, dict) else {}
         token = result.get("access_token")
-        if isinstance(token, str) and token:
-            return token
+        if is_token(token):
+            return str(token)
         if "error" not in result:
             raise no_usable_answer(authority, "neither a token nor an error", retry_after)
         if retry_after is not None or result["error"] == "temporarily_unavailable":
@@ -78,6 +82,11 @@ class Outcome:
         return known
 
 
+def is_token(value: object) -> bool:
+    """Tell whether it can stand in a header `Authorization: Bearer` (RFC 6750, section 2.1)."""
+    return isinstance(value, str) and bool(re.fullmatch(r"[\x21-\x7E]+", value))
+
+
 class Failed(Exception):
     """Carries an outcome that is an error to every thread that waits for it."""
 
@@ -95,9 +104,10 @@ def no_usable_answer(authority: str, what: str, retry_after: float | None = None
 def from_network(error: Exception, authority: str) -> KeyvouchError | None:
     """Return our error for one of `requests`, or of the token cache's lock; None for another kind."""
     if isinstance(error, requests.exceptions.SSLError):
+        return _from_tls(error, authority)
+    if isinstance(error, requests.exceptions.InvalidProxyURL | requests.exceptions.InvalidSchema):
         return ConfigurationError(
-            f"The TLS certificate of {authority} is not trusted.",
-            hint="Name the certificate of its issuer in ca-file.",
+            "The proxy cannot be used: its address is none of an HTTP proxy.", hint="Correct proxy, or HTTPS_PROXY."
         )
     if isinstance(error, requests.exceptions.JSONDecodeError):
         return no_usable_answer(authority, "it is no JSON")
@@ -110,14 +120,41 @@ def from_network(error: Exception, authority: str) -> KeyvouchError | None:
     return None
 
 
+def _from_tls(error: BaseException, authority: str) -> ConfigurationError:
+    found = _deepest(error, ssl.SSLError)
+    if isinstance(found, ssl.SSLCertVerificationError):
+        said = found.verify_message
+        hint = "Name the certificate of its issuer in ca-file."
+        if "ostname" in said or "IP address" in said:
+            hint = "Correct the address: the certificate is another server's."
+        elif "expired" in said or "not yet valid" in said:
+            hint = "Correct this machine's clock, or have the server's certificate renewed."
+        return ConfigurationError(f"The TLS certificate of {authority} is not trusted: {said}.", hint=hint)
+    said = str(getattr(found, "reason", None) or "no TLS").lower().replace("_", " ")
+    return ConfigurationError(
+        f"There is no TLS with {authority}: {said}.",
+        hint="Check address, port and proxy, and that ca-file holds certificates in PEM.",
+    )
+
+
 def _reason(error: BaseException) -> str:
     """Return why there is no connection: what the operating system said, deep below, else the exception's name."""
-    reason, deeper = type(error).__name__, error
+    found = _deepest(error, OSError)
+    return (found.strerror if isinstance(found, OSError) else None) or type(error).__name__
+
+
+def _deepest(error: BaseException, kind: type[OSError]) -> BaseException | None:
+    """Return what of this kind, with a text of the system's, stands furthest behind an exception."""
+    found: BaseException | None = None
+    deeper: object = error
     for _ in range(_DEPTH):
-        deeper = getattr(deeper, "reason", None) or deeper.__cause__ or deeper.__context__ or deeper
-        if isinstance(deeper, OSError) and deeper.strerror:
-            reason = deeper.strerror
-    return reason
+        if isinstance(deeper, kind) and deeper.strerror:
+            found = deeper
+        if not isinstance(deeper, BaseException):
+            break
+        inner = getattr(deeper, "reason", None)
+        deeper = inner if isinstance(inner, BaseException) else deeper.__cause__ or deeper.__context__
+    return found
 
 
 def _shape(error: Exception) -> str:
@@ -145,8 +182,11 @@ def _from_msal(error: Exception, authority: str) -> KeyvouchError:
     if not isinstance(error, ValueError):
         return no_usable_answer(authority, type(error).__name__)
     text = f"{error} {error.__context__ or ''}"
-    if isinstance(error.__context__, json.JSONDecodeError) or "HTTP status: 429" in text:
-        return no_usable_answer(authority, "it does not tell its endpoints")
+    if isinstance(error.__context__, requests.exceptions.RequestException):  # some are ValueErrors too
+        return from_network(error.__context__, authority) or no_usable_answer(authority, "no answer")
+    status = re.search(r"HTTP status: (\d+)", text)
+    if isinstance(error.__context__, json.JSONDecodeError) or (status and status[1] not in _NO_TENANT):
+        return no_usable_answer(authority, status[0] if status else "it is no JSON")
     if "authority configuration" in text or "OIDC Discovery failed" in text:
         return AuthorityRefused(
             f"{authority} knows no such tenant, or is no authority.",

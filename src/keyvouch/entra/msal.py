@@ -28,7 +28,7 @@ import requests
 from keyvouch import config, forks, opening
 from keyvouch.connections import Deadline
 from keyvouch.entra import advice
-from keyvouch.entra.answers import Failed, Outcome, from_discovery
+from keyvouch.entra.answers import Failed, Outcome, from_discovery, is_token
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.keys import Key, Keys, OpenUri, Sent
 from keyvouch.entra.transport import Session
@@ -115,8 +115,8 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         opens a URI. Asks the authority for its endpoints. Raises `ConfigurationError`, `AuthorityUnavailable`,
         `AuthorityRefused` (no such tenant).
         """
-        if not keys:
-            raise ConfigurationError("The client has no keys.", hint='Give keys=["scheme:..."].')
+        if not keys or isinstance(keys, str):
+            raise ConfigurationError("The client has no list of keys.", hint='Give keys=["scheme:..."].')
         for key in keys:  # a mistake in a URI shows now, and not when the standby key is needed
             if isinstance(key, str) and not key.startswith("profile:"):
                 opening.parse(key)
@@ -168,6 +168,9 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         options = {"claims_challenge": claims_challenge} if claims_challenge else {}
         endpoint = str(self.authority.token_endpoint)
         outcome = self._acquire(list(wanted), (), options, timeout)
+        if isinstance(outcome.result, dict) and not is_token(outcome.result.get("access_token", "-")):
+            with contextlib.suppress(Exception):
+                self.remove_tokens_for_client()  # MSAL keeps what is none too, and would give it again
         return outcome.token(endpoint, self._session.retry_after(endpoint, wanted) if self._session else None)
 
     async def access_token_async(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,8 +84,14 @@ def _persistence(place: Path) -> Any:
                 ) from error
 
         def load(self) -> str:
-            content = str(super().load())
-            return content if _parse(content) else ""  # damaged: tokens can be got again
+            try:
+                content = files.read(place).decode()
+            except FileNotFoundError:
+                raise msal_extensions.persistence.PersistenceNotFound(location=str(place)) from None
+            except (OSError, UnicodeDecodeError):
+                return ""
+            cache = _parse(content)
+            return content if cache and _is_sound(cache) else ""  # damaged: tokens can be got again
 
     return PrivateFile(str(place))
 
@@ -97,7 +104,7 @@ def find_token(place: Path, client_id: str, scopes: Sequence[str]) -> str | None
             usable = int(entry["expires_on"]) - now > _NOT_IN_LAST and int(entry.get("refresh_on") or now + 1) > now
             fits = entry.get("client_id") == client_id and set(scopes) <= set(entry.get("target", "").split())
             plain = not (entry.get("home_account_id") or entry.get("ext_cache_key") or entry.get("key_id"))
-            if usable and fits and plain:
+            if usable and fits and plain and re.fullmatch(r"[\x21-\x7E]+", entry["secret"]):
                 return str(entry["secret"])
     return None
 
@@ -109,7 +116,7 @@ def _entries(place: Path) -> Iterable[Mapping[str, Any]]:
         found: Iterable[Mapping[str, Any]] = persisted(place).search(msal.TokenCache.CredentialType.ACCESS_TOKEN)
         return found
     try:
-        cache = _parse(place.read_text(encoding="utf-8"))
+        cache = _parse(files.read(place).decode())
     except (OSError, UnicodeDecodeError):
         return ()
     tokens = cache.get("AccessToken")
@@ -120,6 +127,20 @@ def _parse(content: str) -> dict[str, Any]:
     """Return what a cache's file holds; nothing where it is damaged."""
     try:
         cache = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return cache if isinstance(cache, dict) else {}
+
+
+def _is_sound(cache: Mapping[str, Any]) -> bool:
+    """Tell whether MSAL can work with it: tables of entries, and tokens with all that it reads of them."""
+    if not all(
+        isinstance(table, dict) and all(isinstance(each, dict) for each in table.values()) for table in cache.values()
+    ):
+        return False
+    return all(
+        all(isinstance(entry.get(name), str) for name in ("secret", "target", "client_id", "environment"))
+        and all(str(entry.get(name, "0")).isdecimal() for name in ("expires_on", "cached_at", "refresh_on"))
+        and "expires_on" in entry
+        for entry in cache.get("AccessToken", {}).values()
+    )

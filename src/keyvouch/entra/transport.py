@@ -25,7 +25,10 @@ from keyvouch.errors import ConfigurationError
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0
 """Seconds. An authority that does not answer within them is unavailable."""
 _LEAVE_ALONE, _LONGEST = 5, 3600
-"""Seconds for which MSAL does not ask again after 429, where the answer does not say; and at most."""
+"""Seconds for which MSAL does not ask again after 429 and 5xx, where the answer does not say; and at most."""
+_SERVER_ERRORS = 500
+_LARGEST_ANSWER = 8 * 1024 * 1024
+"""Bytes."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -68,7 +71,7 @@ class Session(requests.Session):
     def retry_after(self, url: str, scopes: Iterable[str]) -> float | None:
         """Return the seconds until a request for these scopes is sent again; None where it is sent at once.
 
-        After 429 MSAL gives its callers the same answer for that long, and asks nobody.
+        After 429 and 5xx MSAL gives its callers the same answer for that long, and asks nobody.
         """
         left = self._busy_until.get((url, _joined(scopes)), 0.0) - time.monotonic()
         return left if left > 0 else None
@@ -79,9 +82,23 @@ class Session(requests.Session):
         options.setdefault("proxies", self._proxies(url))
         if method.upper() != "GET":
             options["allow_redirects"] = False  # an assertion is for one server
+        options["stream"] = True
         response = super().request(method, url, **options)
+        self._read(response)
         self._note(url, options.get("data"), response)
         return response
+
+    def _read(self, response: requests.Response) -> None:
+        """Read the body within bounds: a server that sends an octet now and then never runs into a read time-out."""
+        end = time.monotonic() + READ_TIMEOUT
+        deadline: Deadline | None = getattr(self._limits, "deadline", None)
+        body = b""
+        for part in response.iter_content(65536):
+            body += part
+            if len(body) > _LARGEST_ANSWER or time.monotonic() > end or (deadline and deadline.left() <= 0):
+                response.close()
+                raise requests.exceptions.ReadTimeout
+        response._content = body  # noqa: SLF001 - as `requests` keeps what it has read itself
 
     def _timeouts(self) -> tuple[float, float]:
         deadline: Deadline | None = getattr(self._limits, "deadline", None)
@@ -94,7 +111,7 @@ class Session(requests.Session):
 
     def _note(self, url: str, data: Any, response: requests.Response) -> None:
         place = (url, str(data.get("scope", ""))) if isinstance(data, dict) else (url, "")
-        if response.status_code != requests.codes.too_many_requests:
+        if response.status_code != requests.codes.too_many_requests and response.status_code < _SERVER_ERRORS:
             self._busy_until.pop(place, None)
             return
         now = time.monotonic()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyvouch.certificate import load_certificates
-from keyvouch.errors import KeyUnusable, SecretIncorrect, SecretRequired
+from keyvouch.errors import ConfigurationError, KeyUnusable, SecretIncorrect, SecretRequired
 from keyvouch.stores.entries import Contents
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import PrivateKey
     from keyvouch.secrets import Secret
 
-_BEGIN = re.compile(rb"-----BEGIN [A-Z0-9 ]+-----")
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
+_LONGEST_PASSWORD = 1023
+"""Bytes; OpenSSL takes no more."""
 _OPENSSH = b"OPENSSH PRIVATE KEY"
 
 
@@ -54,7 +55,12 @@ def write(
         PrivateFormat,
     )
 
-    encryption = NoEncryption() if password is None else BestAvailableEncryption(password.reveal().encode())
+    octets = password.reveal().encode() if password else b""
+    if len(octets) > _LONGEST_PASSWORD:
+        raise ConfigurationError(
+            f"The password is longer than {_LONGEST_PASSWORD} bytes, which PEM cannot have.", hint="Take a shorter one."
+        )
+    encryption = BestAvailableEncryption(octets) if password else NoEncryption()
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption) + write_chain(chain)
 
 
@@ -67,21 +73,29 @@ def write_chain(chain: Sequence[Certificate]) -> bytes:
 
 def replace_chain(octets: bytes, chain: Sequence[Certificate]) -> bytes:
     """Return the private keys of a file as they stand there, and this chain behind them."""
-    keys = _key_blocks([(match[1], match[0]) for match in _BLOCK.finditer(octets)])
+    keys = _key_blocks(list(_whole_blocks(octets)))
     return b"\n".join((*keys, write_chain(chain)))
 
 
 def _blocks(octets: bytes, path: Path) -> list[tuple[bytes, bytes]]:
     """Return each block with its label."""
-    blocks = [(match[1], match[0]) for match in _BLOCK.finditer(octets)]
-    begun = len(_BEGIN.findall(octets))
-    if not begun:
+    if not _BEGIN.search(octets):
         der = octets.startswith(b"\x30")
         hint = f"If it is PKCS#12, write pfx:{path}." if der else "It has no line -----BEGIN PRIVATE KEY-----."
         raise KeyUnusable(f"{path} is not a PEM file.", hint=hint)
-    if begun > len(blocks):
-        raise KeyUnusable(f"{path} is cut off: a block does not end.", hint="Copy the file again.")
-    return blocks
+    try:
+        return list(_whole_blocks(octets))
+    except ValueError:
+        raise KeyUnusable(f"{path} is cut off: a block does not end.", hint="Copy the file again.") from None
+
+
+def _whole_blocks(octets: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Give each block with its label. Raises ValueError at one that does not end."""
+    end = 0
+    while begun := _BEGIN.search(octets, end):
+        last_line = b"-----END %s-----" % begun[1]
+        end = octets.index(last_line, begun.end()) + len(last_line)
+        yield begun[1], octets[begun.start() : end]
 
 
 def _key_blocks(blocks: Sequence[tuple[bytes, bytes]]) -> list[bytes]:

@@ -41,7 +41,7 @@ def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
         keys = _every_key(der, opened_with, path)
     else:
         keys = [(bundle.key, None)]  # type: ignore[list-item]  # the caller refuses other kinds of key
-    if keys[0][0] is None:
+    if not keys or keys[0][0] is None:
         raise KeyUnusable(
             f"{path} holds certificates, but no private key.", hint="Export it again, with the private key."
         )
@@ -107,12 +107,15 @@ def _unlock(der: bytes, password: Secret | None, path: Path) -> tuple[PKCS12KeyA
     """Return the content and the password that gave it: none at all and an empty one are two things in PKCS#12."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import pkcs12
+    from cryptography.x509 import InvalidVersion
 
     candidates = (None, b"") if password is None else (password.reveal().encode(),)
     refusal: Exception | None = None
     for candidate in candidates:
         try:
             return pkcs12.load_pkcs12(der, candidate), candidate or b""
+        except InvalidVersion as error:
+            raise KeyUnusable(f"{path} holds a certificate that cannot be read.", hint="Export it again.") from error
         except (ValueError, UnsupportedAlgorithm) as error:
             refusal = error
     if password is None:
@@ -128,18 +131,19 @@ def _every_key(der: bytes, password: bytes, path: Path) -> list[tuple[PrivateKey
     from cryptography.hazmat.primitives.serialization import load_der_private_key
 
     keys = []
-    contents = (info for info in Pfx.load(der).authenticated_safe if info["content_type"].native == "data")
-    for bag in (bag for info in contents for bag in SafeContents.load(info["content"].native)):
-        kind = bag["bag_id"].native
-        if kind not in ("key_bag", "pkcs8_shrouded_key_bag"):
-            continue
-        try:
-            key = load_der_private_key(bag["bag_value"].untag().dump(), None if kind == "key_bag" else password)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: encrypted with an empty password
-            raise KeyUnusable(
-                f"{path} holds several keys, and one that cannot be read.", hint="Export each to a file of its own."
-            ) from error
-        keys.append((key, _friendly_name(bag["bag_attributes"].native)))
+    try:
+        contents = (info for info in Pfx.load(der).authenticated_safe if info["content_type"].native == "data")
+        for bag in (bag for info in contents for bag in SafeContents.load(info["content"].native)):
+            kind = bag["bag_id"].native
+            if kind in ("key_bag", "pkcs8_shrouded_key_bag"):
+                octets = bag["bag_value"].untag().dump()
+                key = load_der_private_key(octets, None if kind == "key_bag" else password)
+                keys.append((key, _friendly_name(bag["bag_attributes"].native)))
+    # asn1crypto parses late, and what is damaged shows as it comes; TypeError also: encrypted with an empty password.
+    except (ValueError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm) as error:
+        raise KeyUnusable(
+            f"{path} holds several keys, and one that cannot be read.", hint="Export each to a file of its own."
+        ) from error
     return keys  # type: ignore[return-value]  # the caller refuses other kinds of key
 
 

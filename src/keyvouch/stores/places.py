@@ -118,7 +118,7 @@ def read(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) -> KeyFil
 def read_beside(path: Path) -> bytes:
     """Read the file that `certificate-file` names; empty where there is none. Raises `AccessDenied`."""
     try:
-        return path.read_bytes()
+        return files.read(path)
     except FileNotFoundError:
         return b""
     except OSError as error:
@@ -143,8 +143,10 @@ def missing(path: Path, suffixes: Sequence[str]) -> KeyNotFound:
 
 
 def _cannot_read(path: Path, error: OSError, suffixes: Sequence[str]) -> KeyvouchError:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.ENAMETOOLONG:
         return missing(path, suffixes)
+    if error.errno in (errno.EINVAL, errno.EFBIG):
+        return KeyUnusable(f"{path} cannot be read: {error.strerror}.", hint="Name a file with a key.")
     return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint="Let this account read it.")
 
 
@@ -156,7 +158,9 @@ def _created(path: Path, status: os.stat_result) -> dt.datetime:
     if found := _TIME_IN_NAME.search(path.name):
         with contextlib.suppress(ValueError):
             return dt.datetime.strptime(found[0], _TIME).replace(tzinfo=dt.UTC)
-    return dt.datetime.fromtimestamp(status.st_mtime, dt.UTC)
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        return dt.datetime.fromtimestamp(status.st_mtime, dt.UTC)
+    return dt.datetime.fromtimestamp(0, dt.UTC)  # a clock was wrong: it is the oldest
 
 
 def new_member(path: Path) -> Path:
