@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -26,9 +26,7 @@ _LARGEST = 16 * 1024 * 1024
 
 def configuration_files() -> list[Path]:
     """Return the places of the configuration, the first to be tried first; never the working directory."""
-    import platformdirs
-
-    user = _user_folder(platformdirs.user_config_path)
+    user = _user_folder("user_config_path")
     if _WINDOWS:
         machine = Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData"), "keyvouch", "config.toml")
     else:
@@ -38,28 +36,26 @@ def configuration_files() -> list[Path]:
 
 def state_folder() -> Path:
     """Return the folder of what must outlive the process: refused secrets, journals. It may not exist yet."""
-    import platformdirs
-
     if given := os.environ.get("STATE_DIRECTORY"):  # systemd's; of several the first
         return Path(given.split(":")[0])
     if not _WINDOWS and os.geteuid() == 0:
         return Path("/var/lib/keyvouch")
-    return _user_folder(platformdirs.user_state_path) or _without_home("STATE_DIRECTORY")
+    return _user_folder("user_state_path") or _without_home("STATE_DIRECTORY")
 
 
 def cache_folder() -> Path:
     """Return the folder of what may be lost: tokens. It may not exist yet."""
-    import platformdirs
-
     if given := os.environ.get("CACHE_DIRECTORY"):
         return Path(given.split(":")[0])
-    return _user_folder(platformdirs.user_cache_path) or _without_home("CACHE_DIRECTORY")
+    return _user_folder("user_cache_path") or _without_home("CACHE_DIRECTORY")
 
 
-def _user_folder(find: Callable[..., Path]) -> Path | None:
-    """Return the user's folder of a kind; None for an account without a home."""
+def _user_folder(kind: str) -> Path | None:
+    """Return the user's folder of a kind, by the name of its function; None for an account without a home."""
+    import platformdirs
+
     try:
-        folder = find("keyvouch", appauthor=False)
+        folder: Path = getattr(platformdirs, kind)("keyvouch", appauthor=False)
     except RuntimeError:
         return None
     # Older versions of platformdirs then give a folder named ~ in the working directory.

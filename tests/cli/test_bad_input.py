@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -130,6 +132,49 @@ def test_unreachable_authority_told(key: Key, tmp_path: Path) -> None:
     )
 
     check(run("--config", str(tmp_path / "config.toml"), "token"), 5, "https://localhost:9/t cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("minutes", "status", "texts"), [(20, 7, ["AADSTS700024", "clock"]), (-20, 6, ["valid only from", "clock"])]
+)
+def test_wrong_clock_told(
+    authority: Authority, key: Key, tmp_path: Path, minutes: int, status: int, texts: list[str]
+) -> None:
+    """A clock that is 20 minutes ahead, or behind, is what the hint speaks of."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import datetime, time\n"
+        f"now, offset = time.time, {minutes * 60}\n"
+        "time.time = lambda: now() + offset\n"
+        "class Late(datetime.datetime):\n"
+        "    @classmethod\n"
+        "    def now(cls, tz=None): return super().fromtimestamp(time.time(), tz)\n"
+        "datetime.datetime = Late\n"
+    )
+    path = write_profile(tmp_path, authority, authority.register(certificates=[key.certificate]), [key.uri])
+    done = run("--config", str(path), "token", environment={"PYTHONPATH": str(tmp_path)})
+
+    check(done, status, *texts)
+
+
+def test_refusing_proxy_told(key: Key, tmp_path: Path) -> None:
+    """A proxy that lets nobody through is named as the reason."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=refuse, daemon=True).start()
+        (tmp_path / "config.toml").write_text(
+            f"[profiles.n]\ntenant = 't'\nclient-id = 'c'\nscopes = ['s/.default']\nkeys = ['{key.uri}']\n"
+            f"authority = 'https://login.test'\nproxy = 'http://127.0.0.1:{server.getsockname()[1]}'\n"
+        )
+        done = run("--config", str(tmp_path / "config.toml"), "token")
+
+    check(done, 5, "the proxy refused it (Tunnel connection failed: 407 Proxy Authentication Required)")
 
 
 def test_unregistered_certificate_told(authority: Authority, key: Key, tmp_path: Path) -> None:

@@ -41,9 +41,11 @@ class Result:
     """To the first contender, in seconds: the median of the rounds' differences."""
 
 
-def measure(contenders: Sequence[Contender], *, threads: int = 1, rounds: int = 50) -> list[Result]:
-    """Run the contenders in turns, and compare each with the first."""
-    counts = [_calibrate(contender.act) for contender in contenders]
+def measure(
+    contenders: Sequence[Contender], *, threads: int = 1, rounds: int = 50, seconds: float = ROUND_SECONDS
+) -> list[Result]:
+    """Run the contenders in turns, `seconds` each in a round, and compare each with the first."""
+    counts = [_calibrate(contender.act, seconds) for contender in contenders]
     samples: list[list[float]] = [[] for _ in contenders]
     for number in range(rounds):
         order = range(len(contenders)) if number % 2 else reversed(range(len(contenders)))
@@ -52,14 +54,14 @@ def measure(contenders: Sequence[Contender], *, threads: int = 1, rounds: int = 
     return [_summarise(contenders[index].name, threads, samples[index], samples[0]) for index in range(len(contenders))]
 
 
-def _calibrate(act: Callable[[], object]) -> int:
+def _calibrate(act: Callable[[], object], seconds: float) -> int:
     """Return how many acts fill a round; the first ones warm up."""
     for _ in range(3):
         act()
     count = 1
-    while (taken := _time(act, count, 1) * count) < ROUND_SECONDS / 4:
+    while (taken := _time(act, count, 1) * count) < seconds / 4:
         count *= 2
-    return max(1, round(count * ROUND_SECONDS / taken))
+    return max(1, round(count * seconds / taken))
 
 
 def _time(act: Callable[[], object], count: int, threads: int) -> float:
@@ -69,12 +71,13 @@ def _time(act: Callable[[], object], count: int, threads: int) -> float:
         for _ in range(count):
             act()
         return (time.perf_counter() - begin) / count
-    each = max(1, count // threads)
     start = threading.Barrier(threads + 1)
+    number = max(count, threads)
+    shared = iter(range(number))  # whoever is free takes the next: no thread waits for a slower one's share
 
     def work() -> None:
         start.wait()
-        for _ in range(each):
+        for _ in shared:
             act()
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
@@ -84,7 +87,7 @@ def _time(act: Callable[[], object], count: int, threads: int) -> float:
     begin = time.perf_counter()
     for worker in workers:
         worker.join()
-    return (time.perf_counter() - begin) / (each * threads)
+    return (time.perf_counter() - begin) / number
 
 
 def _summarise(name: str, threads: int, own: list[float], first: list[float]) -> Result:

@@ -140,7 +140,10 @@ def _from_tls(error: BaseException, authority: str) -> ConfigurationError:
 def _reason(error: BaseException) -> str:
     """Return why there is no connection: what the operating system said, deep below, else the exception's name."""
     found = _deepest(error, OSError)
-    return (found.strerror if isinstance(found, OSError) else None) or type(error).__name__
+    if isinstance(found, OSError) and found.strerror:
+        return found.strerror
+    refused = re.search(r"Tunnel connection failed: [\w ]+", str(error))
+    return f"the proxy refused it ({refused[0]})" if refused else type(error).__name__
 
 
 def _deepest(error: BaseException, kind: type[OSError]) -> BaseException | None:
