@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from keyvouch import config, forks, registry
+from keyvouch.audit import record_audit
 from keyvouch.connections import CLOSING_TIMEOUT, Deadline, acquire, release
 from keyvouch.errors import ConfigurationError, KeyUnusable, KeyvouchError, NotSupported, hidden_frames
 from keyvouch.secrets import Secret, SecretResolver
-from keyvouch.signer import Signer, record_audit
+from keyvouch.signer import Signer
 from keyvouch.store import (
     DeletesKeys,
     ExportsKeys,

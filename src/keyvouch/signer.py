@@ -11,7 +11,6 @@ together when the key was rotated.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import logging
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 from keyvouch import certificate as x509_certificate
 from keyvouch import forks
 from keyvouch.algorithms import PS256, RS256, Algorithm, algorithms_for, find_algorithm, require_fit, verifies
+from keyvouch.audit import audit_log, record_audit
 from keyvouch.connections import CLOSING_TIMEOUT, Backoff, Connection, Deadline, ended, release
 from keyvouch.errors import (
     AlgorithmUnsupported,
@@ -44,7 +44,6 @@ Build = Callable[[Algorithm, "tuple[Certificate, ...]", "PublicKey"], bytes]
 """Makes the message for the algorithm, and for the chain and public key of the very key that will sign it."""
 
 log = logging.getLogger("keyvouch")
-audit_log = logging.getLogger("keyvouch.audit")
 
 SIGN_TIMEOUT = 30.0
 """Seconds that a signature may take, tries and waits included."""
@@ -465,13 +464,6 @@ class Signer:
 def closed() -> KeyUnusable:
     """Make the error for a signer that is used after `close`; a client goes on to its next key."""
     return KeyUnusable("The signer is closed.", hint="Open it anew, or close it later.")
-
-
-def record_audit(event: str, record: Mapping[str, object]) -> None:
-    """Write one audit record: a line of JSON on the logger `keyvouch.audit`. Never a message, a secret or a token."""
-    own = {"time": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"), "event": event}
-    # What a caller brought is in no other's place, and whatever it is, no signature fails for it.
-    audit_log.info("%s", json.dumps({**own, **record, **own}, default=str))
 
 
 def _audit(

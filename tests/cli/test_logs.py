@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from keyvouch.audit import record_audit
 from keyvouch.cli import logs
 from keyvouch.errors import ConfigurationError
-from keyvouch.signer import record_audit
 
 
 @pytest.fixture(autouse=True)

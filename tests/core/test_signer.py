@@ -355,13 +355,10 @@ def test_error_of_build_leaves_the_signer_usable() -> None:
 def test_header_and_signature_are_one_keys(soak: bool) -> None:
     """However often the key is replaced, an assertion's header names the very key that signs it."""
     replacements, each = (1000, 25_000) if soak else (100, 2500)
-    with Script() as script, open_signer(script.uri) as signer:
-        public_keys = {}
-        for which in range(5):
-            key = new_key("P-256", which)
-            script.keys["app"].append(Member(key, (certify(key),)))
-            public_keys[thumbprint_in_header(script.newest.chain[0])] = key.public_key()
-        script.keys["app"] = members = script.keys["app"][1:]
+    keys = [new_key("P-256", which) for which in range(5)]
+    members = [Member(key, (certify(key),)) for key in keys]
+    public_keys = {thumbprint_in_header(member.chain[0]): member.public_key for member in members}
+    with Script(key=keys[0], chain=members[0].chain) as script, open_signer(script.uri) as signer:
         make, made = ClientAssertion(signer), [0] * 8
         done = threading.Event()
 

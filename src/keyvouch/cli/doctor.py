@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from keyvouch import lockout
+from keyvouch.audit import record_audit
 from keyvouch.cli.common import output_option, print_json
-from keyvouch.signer import record_audit
 
 
 @click.command("doctor")
