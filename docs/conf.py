@@ -11,7 +11,7 @@ project = "keyvouch"
 author = copyright = "The keyvouch developers"  # noqa: A001 - Sphinx's name
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click", "error_pages"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click", "stevedore.sphinxext", "error_pages"]
 exclude_patterns = ["_build"]
 
 # Docstrings put names in single backquotes, as Markdown does.
