@@ -33,6 +33,8 @@ from signing_in import make_key
 from stores.making import open_key, pem_of, write
 
 PASSWORD = "correct horse"
+# What `cryptography` reads today and says it will refuse one day: then that is one of the errors.
+pytestmark = pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -61,6 +62,8 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
 def _prepare() -> None:
     """Make do with the streams that we were given, and end in good order when we are told to."""
     gc.disable()  # looking for garbage takes a twentieth of a command that ends within a second
+    if not sys.warnoptions and not _debugging():  # they are for developers
+        warnings.simplefilter("ignore")
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - to the end
