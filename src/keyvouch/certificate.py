@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -67,6 +68,17 @@ def certificate_spki(certificate: Certificate) -> str:
         return ""
 
 
+@contextlib.contextmanager
+def parsing() -> Iterator[None]:
+    """Let `cryptography` say with a ValueError also what its Rust code panics at, which is no `Exception` otherwise."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ValueError(str(error)) from error
+        raise
+
+
 def load_certificates(octets: bytes, source: object) -> list[Certificate]:
     """Read certificates from PEM (other blocks are passed over) or from one DER; `source` names the place in errors.
 
@@ -75,10 +87,11 @@ def load_certificates(octets: bytes, source: object) -> list[Certificate]:
     from cryptography import x509
 
     try:
-        if b"-----BEGIN CERTIFICATE-----" in octets:
-            found = x509.load_pem_x509_certificates(octets)
-        else:
-            found = [x509.load_der_x509_certificate(octets)]
+        with parsing():
+            if b"-----BEGIN CERTIFICATE-----" in octets:
+                found = x509.load_pem_x509_certificates(octets)
+            else:
+                found = [x509.load_der_x509_certificate(octets)]
     except (ValueError, x509.InvalidVersion):
         found = []
     if not (readable := [each for each in found if is_readable(each)]):

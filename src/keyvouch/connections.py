@@ -217,15 +217,15 @@ def acquire(
         return connection
 
 
-def release(connection: Connection, timeout: float = CLOSING_TIMEOUT) -> None:
-    """Give a connection back; the last one out closes the store, within `timeout` seconds."""
+def release(connection: Connection, timeout: float | None = None) -> None:
+    """Give a connection back; the last one out closes the store, within `timeout` seconds (else 10)."""
     with _open.changed:
         connection.users -= 1
         if connection.users:
             return
         connection.closing = True
     try:
-        connection.close(timeout)
+        connection.close(CLOSING_TIMEOUT if timeout is None else timeout)
     finally:
         with _open.changed:
             _open.by_key.pop(connection.key, None)

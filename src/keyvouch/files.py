@@ -150,6 +150,30 @@ def locked(path: Path, *, timeout: float) -> Iterator[None]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     except OSError as error:
         raise cannot_write(path, error) from error
+    with _held(handle, path, timeout):
+        yield
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, *, timeout: float) -> Iterator[None]:
+    """Hold a lock between processes on a folder that is there; nothing is left in it. On Windows there is no such lock.
+
+    Raises `StoreUnavailable` after `timeout` seconds, `ConfigurationError` where the folder cannot be opened.
+    """
+    if _WINDOWS:
+        yield
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with _held(handle, folder, timeout):
+        yield
+
+
+@contextlib.contextmanager
+def _held(handle: int, path: Path, timeout: float) -> Iterator[None]:
+    """Hold the lock on an open file, and close it at the end."""
     try:
         deadline = time.monotonic() + timeout
         while not _try_lock(handle):
@@ -217,15 +241,21 @@ def read_private(path: Path, *, any_reader: bool = False) -> bytes:
 
 def _open(path: Path) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    file = open(handle, "rb")  # noqa: SIM115 - handed on
-    status = os.fstat(handle)
-    if stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST:
-        return file
-    file.close()
+    try:
+        _require_regular(os.fstat(handle), path)
+        return open(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _require_regular(status: os.stat_result, path: Path) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    regular = stat.S_ISREG(status.st_mode)
-    raise OSError(errno.EFBIG if regular else errno.EINVAL, "Too large" if regular else "Not a regular file", str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    if status.st_size > _LARGEST:
+        raise OSError(errno.EFBIG, "Too large", str(path))
 
 
 def _remedy(path: Path) -> str:

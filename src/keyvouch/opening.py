@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from keyvouch import config, forks, registry
 from keyvouch.audit import record_audit
 from keyvouch.connections import CLOSING_TIMEOUT, Deadline, acquire, release
-from keyvouch.errors import ConfigurationError, KeyUnusable, KeyvouchError, NotSupported, hidden_frames
+from keyvouch.errors import (
+    ConfigurationError,
+    KeyUnusable,
+    KeyvouchError,
+    NotSupported,
+    PluginBroken,
+    PluginMissing,
+    hidden_frames,
+)
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.signer import Signer
 from keyvouch.store import (
@@ -95,10 +103,17 @@ def parse(uri: str | KeyUri) -> KeyUri:
 
 
 def parse_keys(profile: config.Profile, name: str) -> None:
-    """Raise `ConfigurationError` for a mistake in a key of the profile, and say whose it is."""
+    """Raise `ConfigurationError` for a mistake in a key of the profile, and say whose it is.
+
+    A standby key whose store is not installed here is told when its turn comes.
+    """
     for number, key in enumerate(profile.keys, 1):
         try:
             parse(key)
+        except (PluginMissing, PluginBroken) as error:
+            if number == 1:
+                error.message = f"In the profile {name!r}, key {number}: {error.message}"
+                raise
         except ConfigurationError as error:
             error.message = f"In the profile {name!r}, key {number}: {error.message}"
             raise

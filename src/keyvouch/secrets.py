@@ -135,7 +135,7 @@ class SecretResolver:
         return files.read_private(path, any_reader=self._any_reader)
 
     def _from_env(self, variable: str, name: str) -> str:
-        if not re.fullmatch(r"\w+", variable):  # not shown: what stands there may be more than a name
+        if not re.fullmatch(r"[\w.-]+", variable):  # not shown: what stands there may be more than a name
             raise ConfigurationError(
                 f"The {name} is in env: and no variable's name.",
                 hint="Write env:NAME; an & parts it from what follows.",
@@ -249,13 +249,15 @@ def _output_of(arguments: list[str]) -> tuple[int, bytes]:
         out = process.stdout or io.BytesIO()
         reader = threading.Thread(target=lambda: printed.append(out.read(_LONGEST)), daemon=True)
         reader.start()
-        reader.join(COMMAND_TIMEOUT)
         try:
+            reader.join(COMMAND_TIMEOUT)
+            if not printed:  # it, or something that it started, still holds its output open
+                raise subprocess.TimeoutExpired(arguments[0], COMMAND_TIMEOUT)  # noqa: TRY301 - ended below, as all
             # One that prints without an end is not waited for.
-            endless = bool(printed) and len(printed[0]) == _LONGEST
+            endless = len(printed[0]) == _LONGEST
             status = process.wait(0 if endless else max(0.0, end - time.monotonic()))
         except BaseException:
-            _end(process)
+            _end(process)  # and with it the reader
             raise
     return status, printed[0]
 

@@ -213,13 +213,13 @@ class Signer:
 
         return wrap(bound.public_key, sign)
 
-    def reload(self) -> bool:
-        """Open the requested URI anew, and tell whether its key or certificate is another now.
+    def reload(self, *, timeout: float = SIGN_TIMEOUT) -> bool:
+        """Open the requested URI anew within `timeout` seconds; tell whether its key or certificate is another now.
 
-        Raises what opening raises, and `StoreUnavailable` after 30 seconds; the old key then stays.
+        Raises what opening raises, and `StoreUnavailable` where it takes too long; the old key then stays.
         """
-        deadline = Deadline(SIGN_TIMEOUT)
-        if not self._reload_lock.acquire(timeout=SIGN_TIMEOUT):
+        deadline = Deadline(timeout)
+        if not self._reload_lock.acquire(timeout=max(0.0, timeout)):
             raise StoreUnavailable("The key was not opened anew in time.", hint="Try again later.")
         try:
             return self._reload(deadline)

@@ -340,7 +340,7 @@ def _is_reference(value: object) -> bool:
         return False
     kind, colon, rest = value.partition(":")
     # Behind a variable's name there may be a secret that a wrong sign has brought there.
-    return kind in REFERENCE_KINDS and bool(colon) and (kind != "env" or re.fullmatch(r"\w*", rest) is not None)
+    return kind in REFERENCE_KINDS and bool(colon) and (kind != "env" or re.fullmatch(r"[\w.-]*", rest) is not None)
 
 
 def _is_windows_path(text: str) -> bool:

@@ -306,6 +306,27 @@ def test_told_to_end_it_cleans_up(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.pem*")) + list(tmp_path.glob(".*pem*")) == []
 
 
+def test_nohup_is_heeded(tmp_path: Path) -> None:
+    """A hang-up that is ignored by who started us stays ignored."""
+    program = f"""
+        import os, signal
+        from keyvouch import cli
+        os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGHUP)
+        cli.main(["new", "--key", "pem:{tmp_path}/app.pem"])
+    """
+    done = subprocess.run(
+        ["nohup", sys.executable, "-c", textwrap.dedent(program)], capture_output=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "app.pem").exists()
+
+
+def test_standby_that_is_not_installed_waits_its_turn(key: Key, tmp_path: Path) -> None:
+    """The first key opens, though the second one's store is not installed on this machine."""
+    (tmp_path / "config.toml").write_text(f"[profiles.n]\nkeys = ['{key.uri}', 'pkcs11:token=prod;object=app']\n")
+    assert run("--config", str(tmp_path / "config.toml"), "sign", stdin=b"x").status == 0
+
+
 def test_unencrypted_file_is_told(tmp_path: Path) -> None:
     """A URI that the shell cut before `&password=` makes a key without one: that is said."""
     done = run("new", "--key", f"pem:{tmp_path}/app.pem")

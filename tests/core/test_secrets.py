@@ -161,6 +161,16 @@ def test_endless_program_is_ended(tmp_path: Path) -> None:
         SecretResolver(commands=True).resolve(f"command:{program}")
 
 
+def test_program_whose_child_lives_on_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a program printed is not taken while something that it started may print more; and is not waited for."""
+    monkeypatch.setattr(secrets, "COMMAND_TIMEOUT", 0.5)
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho hunter2\nsleep 600 &\n")
+    program.chmod(0o700)
+    with pytest.raises(SecretRequired, match="within"):
+        SecretResolver(commands=True).resolve(f"command:{program}")
+
+
 def test_late_program_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a program that takes too long nothing stays behind, also not what it started."""
     monkeypatch.setattr(secrets, "COMMAND_TIMEOUT", 0.5)

@@ -11,6 +11,7 @@ import pytest
 from docs.pages import DOCS
 from keyvouch import config, errors, registry
 from keyvouch.cli import COMMANDS
+from keyvouch.testing.conformance import NAMES
 from keyvouch.uri import CORE_ATTRIBUTES, REFERENCE_KINDS
 
 TABLE_NAME = re.compile(r"^\| `([a-z0-9-]+)`", re.MULTILINE)
@@ -79,6 +80,13 @@ def test_every_attribute_of_files_documented(scheme: str) -> None:
     rows = re.findall(r"^\| `([a-z0-9-]+)` \|(.*)$", section("stores/file.md", "## Attributes"), re.MULTILINE)
 
     assert [name for name, row in rows if f"`{scheme}:`" in row] == declared
+
+
+def test_every_declaration_of_the_kit_documented() -> None:
+    """The table has each name that the author of a store may declare, or says of which kind it is."""
+    table = section("stores/conformance.md", "## What is provided or declared")
+
+    assert not [name for name in NAMES if f"`{name}`" not in table and name != "PS256"]
 
 
 def test_every_attribute_of_the_core_documented() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import keyvouch
-from keyvouch import config
+from keyvouch import config, files
 from keyvouch.entra import token_cache
 from keyvouch.entra.authority import authority_options
 from keyvouch.errors import ConfigurationError
@@ -191,6 +191,33 @@ def test_killed_writer_stops_nobody(authority: Authority, own_folders: Path) -> 
     assert done.status == 0, done.errors
     assert run("token", "--scope", "api://other/.default").output == done.output
     assert len(authority.exchanges) == 2
+
+
+@pytest.mark.usefixtures("app")
+def test_hanging_writer_costs_no_token(
+    authority: Authority, own_folders: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: Key
+) -> None:
+    """Where another process holds the cache's lock for ever, the token that came is given, and no key is blamed."""
+    monkeypatch.setattr(token_cache, "_LOCK_TIMEOUT", 0.05)
+    client = keyvouch.connect("nightly")
+    with files.locked(cache_file(own_folders).with_suffix(".lock"), timeout=1):
+        assert client.access_token(["api://other/.default"])
+    assert [exchange.status for exchange in authority.exchanges] == [200, 200]
+
+
+@pytest.mark.usefixtures("app")
+def test_adding_and_removing_tokens_at_once(own_folders: Path) -> None:
+    """Threads that add tokens and remove them do not wait for each other's locks."""
+    client = keyvouch.connect("nightly")
+
+    def add(number: int) -> None:
+        client.access_token([f"api://{number}/.default"])
+
+    with ThreadPoolExecutor(4) as pool:
+        work = [pool.submit(add, number) for number in range(12)]
+        work += [pool.submit(client.remove_tokens_for_client) for _ in range(12)]
+        for each in work:
+            each.result(timeout=60)
 
 
 @pytest.mark.usefixtures("app")

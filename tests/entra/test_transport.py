@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
 
+from keyvouch.connections import Deadline
 from keyvouch.entra.transport import Session
 from keyvouch.testing.authority import Authority
+from keyvouch.testing.authority.tls import make_context
 
 
 def discovery(authority: Authority) -> str:
@@ -97,3 +101,27 @@ def test_redirect_not_followed(authority: Authority) -> None:
         answer = session.post(f"{authority.authority}/oauth2/v2.0/token", data={"client_assertion": "x"})
 
     assert answer.status_code == 307
+
+
+def test_slow_body_ends_with_the_time(tmp_path: Path) -> None:
+    """A body of a known length, an octet now and then: each comes soon enough, and yet it is given up in time."""
+    context, ca_file = make_context(tmp_path)
+    sent: list[int] = []
+    gone = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection = context.wrap_socket(server.accept()[0], server_side=True)
+        with contextlib.suppress(OSError), connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while not gone.wait(0.02):
+                sent.append(connection.send(b"x"))
+
+    with socket.create_server(("127.0.0.1", 0)) as server, Session(str(ca_file)) as session:
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        with session.within(Deadline(0.3)), pytest.raises(requests.exceptions.ReadTimeout):
+            session.get(f"https://localhost:{server.getsockname()[1]}/")
+        gone.set()
+        thread.join()
+    assert 0 < len(sent) < 1000

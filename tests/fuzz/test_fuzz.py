@@ -46,7 +46,7 @@ def seed(soak: bool, record_property: Callable[[str, object], None]) -> int:
 
 
 def times(count: int, soak: bool) -> int:
-    """How many inputs: all in all 3,400 or, to soak, a million."""
+    """How many inputs: all in all 3,420 or, to soak, a million."""
     return count * 300 if soak else count
 
 
@@ -77,7 +77,7 @@ def test_uris(seed: int, soak: bool) -> None:
         parsed.quoted.encode(errors="surrogateescape")
 
     chance = random.Random(seed)
-    ends = feed(seed, times(1600, soak), [text.encode() for text in URIS], consume)
+    ends = feed(seed, times(1700, soak), [text.encode() for text in URIS], consume)
     assert ends["taken"] > 100
     assert ends["configuration"] > 100
 
@@ -151,7 +151,7 @@ def test_pem_files(seed: int, soak: bool, tmp_path: Path) -> None:
     ends = feed(seed, times(500, soak), samples[:2], consume)
     assert ends["taken"] > 10
     assert ends["key-unusable"] > 100
-    feed(seed, times(100, soak), samples, consume)
+    feed(seed, times(20, soak), samples, consume)
 
 
 def test_pfx_files(seed: int, soak: bool, tmp_path: Path) -> None:

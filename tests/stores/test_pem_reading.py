@@ -222,6 +222,16 @@ def test_name_that_cannot_be_read(folder: Path, tag: int) -> None:
     assert open_key(f"pem:{folder}/*.pem").chain == (certify(other),)
 
 
+def test_panic_of_the_parser_is_an_error(folder: Path) -> None:
+    """What the library's own code panics at is a key that cannot be read, and not an end of the program."""
+    block = traditional("P-256", "-aes256", "-passout", PASS_OUT)
+    block = re.sub(rb"(DEK-Info: AES-256-CBC,)[0-9A-F]+", rb"\1D6874BB048E64955D9068957", block)
+    assert b"DEK-Info" in block
+    write(folder / "app.pem", block)
+    with pytest.raises(SecretIncorrect):
+        open_key(f"pem:{folder}/app.pem?password=env:PASSWORD")
+
+
 def test_many_beginnings_are_read_once(folder: Path) -> None:
     """A file of many blocks that do not end costs one look at each."""
     write(folder / "app.pem", b"-----BEGIN A-----\n" * 200_000)

@@ -38,10 +38,8 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
         with contextlib.suppress(OSError):
             error.show()
         status = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        with contextlib.suppress(OSError):
-            click.echo("\nInterrupted.", err=True)
-        status = INTERRUPTED
+    except (KeyboardInterrupt, click.Abort) as error:
+        status = _status_of(error)
     except BrokenPipeError:
         _drop_output()  # whoever read it has gone
         status = 1
@@ -70,13 +68,27 @@ def _prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal does not have is no defect
             stream.reconfigure(errors="backslashreplace")
-    for name in ("SIGTERM", "SIGHUP"):  # what is half done is undone: a temporary file with a key in it, for one
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _end)
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has it ignored
+            signal.signal(number, _end)
+
+
+class _Ended(KeyboardInterrupt):
+    """Told to end by a signal: what is half done is undone, as a temporary file with a key in it."""
 
 
 def _end(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - the signal module's form
-    sys.exit(128 + number)
+    raise _Ended(number)
+
+
+def _status_of(error: BaseException) -> int:
+    """Return the status for an interruption; click has turned it into an error of its own."""
+    for each in (error, error.__cause__):
+        if isinstance(each, _Ended):
+            return 128 + int(each.args[0])
+    with contextlib.suppress(OSError):
+        click.echo("\nInterrupted.", err=True)
+    return INTERRUPTED
 
 
 def _drop_output() -> None:

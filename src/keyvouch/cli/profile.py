@@ -77,8 +77,8 @@ def add(
     """Add a profile to the configuration; what stands in it stays as it is."""
     if not client_id or not (tenant or authority):
         raise click.UsageError("Give --client-id, and --tenant or --authority.")
-    if ca_file and not Path(ca_file).is_file():
-        raise click.UsageError(f"There is no file {ca_file}.")
+    if ca_file and not Path(ca_file).exists():  # a file, or a folder as OpenSSL takes them
+        raise click.UsageError(f"There is no {ca_file}.")
     fields: dict[str, object] = {"authority": authority, "ca-file": ca_file and str(Path(ca_file).absolute())}
     where = save(name, tenant, client_id, tuple(map(_absolute, keys)), scopes=scopes, fields=fields)
     if output == "json":

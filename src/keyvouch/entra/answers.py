@@ -41,8 +41,18 @@ class Outcome:
     error: Exception | None = None
     sent: Sent | None = None
     """The last assertion that was made for it; None where the request was never sent."""
-    defect: bool = False
-    """Whether `error` is of a store's own code, and nothing that it may raise."""
+    of_key: bool = False
+    """Whether `error` came of opening the key or signing with it."""
+
+    @property
+    def defect(self) -> bool:
+        """Whether `error` is of a store's own code, and nothing that it may raise."""
+        return self.of_key and not isinstance(self.error, KeyvouchError)
+
+    @property
+    def key_failed(self) -> bool:
+        """Whether another key is to be tried."""
+        return self.of_key and isinstance(self.error, KeyvouchError) and self.error.try_next_key
 
     def as_msal(self) -> Any:
         """Return the result, a copy of the caller's own; raise what was raised."""

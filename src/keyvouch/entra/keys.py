@@ -71,14 +71,14 @@ class Key:
         sent = Sent.by(make.signer)
         return make(context, timeout=end - time.monotonic()), sent
 
-    def is_renewed(self, sent: Sent) -> bool:
-        """Tell whether it signs with something else than was `sent`: by now, or after reloading it."""
+    def is_renewed(self, sent: Sent, timeout: float) -> bool:
+        """Tell whether it signs with something else than was `sent`: by now, or after reloading it in `timeout` s."""
         if self._assertion is None:
             return False
         signer = self._assertion.signer
         try:
             # Another thread, refused likewise, may have reloaded it already.
-            return sent.is_former_of(signer) or (signer.reload() or sent.is_former_of(signer))
+            return sent.is_former_of(signer) or (signer.reload(timeout=timeout) or sent.is_former_of(signer))
         except KeyvouchError as error:
             log.info("A refused key could not be reloaded: %s", error.message)
             return False
@@ -101,8 +101,9 @@ class Key:
     def _open(self, timeout: float) -> EntraAssertion:
         if self._assertion is not None:
             return self._assertion
+        end = time.monotonic() + timeout
         try:
-            return self._opening.do("open", lambda: self._opened(timeout), timeout=timeout)
+            return self._opening.do("open", lambda: self._opened(end - time.monotonic()), timeout=timeout)
         except FlightTimeout:
             raise StoreUnavailable("The key was not open in time.", hint="Try again later.") from None
 

@@ -67,8 +67,8 @@ class _Turn:
         self.failure = failure
         """Raised where an assertion is asked for: no key could make one."""
         self.sent: Sent | None = None
-        self.defect: Exception | None = None
-        """What a store's code raised that is no error of ours."""
+        self.error: Exception | None = None
+        """What opening the key or signing with it raised."""
 
 
 class _Here(threading.local):
@@ -244,7 +244,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         def ask() -> Outcome:
             with self._session.within(deadline) if self._session else contextlib.nullcontext():
                 outcome = self._try_keys(acquire, deadline)
-                if isinstance(outcome.error, KeyvouchError) and not outcome.sent:
+                if outcome.of_key and isinstance(outcome.error, KeyvouchError):
                     outcome = self._aging_token(acquire, outcome.error) or outcome
             if outcome.error is not None:
                 raise Failed(outcome)
@@ -269,10 +269,8 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
             raise turn.failure
         try:
             assertion, turn.sent = turn.key.make_assertion(context, turn.timeout)
-        except KeyvouchError:
-            raise
         except Exception as error:
-            turn.defect = error
+            turn.error = error
             raise
         return assertion
 
@@ -283,7 +281,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         """
         keys, skipped = self._keys.in_order(), self._keys.skipped()
         outcome = self._try_each(keys, request, deadline)
-        if skipped and _store_failed(outcome):
+        if skipped and outcome.key_failed:
             return self._try_each(skipped, request, deadline)
         return outcome
 
@@ -300,7 +298,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
                 refused = outcome
                 key.refuse()
                 self._keys.pass_over(key, f"the authority refused it: {advice.description(outcome.result)}")
-            elif _store_failed(outcome):
+            elif outcome.key_failed:
                 self._keys.pass_over(key, str(outcome.error).partition("\n")[0])
             else:
                 return outcome
@@ -312,11 +310,11 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         with self._signing(turn):
             try:
                 result = request()
-                if turn.sent and _refuses(result) and key.is_renewed(turn.sent):
+                if turn.sent and _refuses(result) and key.is_renewed(turn.sent, timeout):
                     result = request()
                 self._forget_odd_error(result)
             except Exception as error:  # noqa: BLE001 - for every thread that waits, each to be told in its own words
-                return Outcome(error=error, sent=turn.sent, defect=error is turn.defect)
+                return Outcome(error=error, sent=turn.sent, of_key=error is turn.error)
         if turn.sent and isinstance(result, dict) and result.get("token_source") == "identity_provider":
             self._keys.accept(key)
         return Outcome(result, sent=turn.sent)
@@ -351,10 +349,6 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
             yield
         finally:
             self._here.turn = outer
-
-
-def _store_failed(outcome: Outcome) -> bool:
-    return isinstance(outcome.error, KeyvouchError) and outcome.error.try_next_key
 
 
 def _refuses(result: object) -> bool:

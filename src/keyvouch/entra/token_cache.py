@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keyvouch import files
-from keyvouch.errors import ConfigurationError
+from keyvouch.errors import ConfigurationError, StoreUnavailable
 
 if TYPE_CHECKING:
     from msal_extensions import PersistedTokenCache
 
 _NOT_IN_LAST = 300
 """Seconds before its end in which a token is not taken from the cache any more, as MSAL has it."""
-_LOCK_TIMEOUT = 10.0
+_LOCK_TIMEOUT = 5.0
 """Seconds to wait for another process that is just writing."""
 _ELSEWHERE = 'Set CACHE_DIRECTORY (in systemd: CacheDirectory=keyvouch), or token-cache = "memory" in the profile.'
 _ENCRYPTED = sys.platform in ("win32", "darwin")
@@ -55,11 +55,16 @@ def persisted(place: Path) -> PersistedTokenCache:
         """
 
         def modify(self, *args: Any, **kwargs: Any) -> None:
-            with files.locked(place.with_suffix(".lock"), timeout=_LOCK_TIMEOUT):
-                self._reload_if_necessary()
-                super(PersistedTokenCache, self).modify(*args, **kwargs)
-                self._persistence.save(self.serialize())
-                self._last_sync = time.time()
+            in_memory = super(PersistedTokenCache, self).modify
+            with self._lock:  # first, as `add` takes it
+                try:
+                    with files.locked(place.with_suffix(".lock"), timeout=_LOCK_TIMEOUT):
+                        self._reload_if_necessary()
+                        in_memory(*args, **kwargs)
+                        self._persistence.save(self.serialize())
+                        self._last_sync = time.time()
+                except StoreUnavailable:  # another process hangs: a token is not thrown away for that
+                    in_memory(*args, **kwargs)
 
     return LockedCache(_persistence(place))
 

@@ -16,6 +16,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
 from requests.utils import get_environ_proxies
+from urllib3 import HTTPResponse
+from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from keyvouch import forks
@@ -93,7 +95,7 @@ class Session(requests.Session):
         end = time.monotonic() + READ_TIMEOUT
         deadline: Deadline | None = getattr(self._limits, "deadline", None)
         body = b""
-        for part in response.iter_content(65536):
+        for part in _parts(response):
             body += part
             if len(body) > _LARGEST_ANSWER or time.monotonic() > end or (deadline and deadline.left() <= 0):
                 response.close()
@@ -107,7 +109,7 @@ class Session(requests.Session):
         left = deadline.left()
         if left <= 0:
             raise requests.exceptions.Timeout
-        return min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)
+        return min(CONNECT_TIMEOUT, left / 2), min(READ_TIMEOUT, left)  # a half: connecting is tried twice
 
     def _note(self, url: str, data: Any, response: requests.Response) -> None:
         place = (url, str(data.get("scope", ""))) if isinstance(data, dict) else (url, "")
@@ -125,6 +127,18 @@ class Session(requests.Session):
         if self._proxy:
             return {"https": self._proxy}
         return dict(get_environ_proxies(url))
+
+
+def _parts(response: requests.Response) -> Iterator[bytes]:
+    """Give the body as it comes: a read of many octets would wait for all of them, however slowly they come."""
+    if not hasattr(response.raw, "read1") or not isinstance(response.raw, HTTPResponse):
+        yield from response.iter_content(65536)
+        return
+    try:
+        while part := response.raw.read1(65536, decode_content=True):
+            yield part
+    except (HTTPError, OSError) as error:
+        raise requests.exceptions.ConnectionError(error) from error
 
 
 def _joined(scopes: Iterable[str]) -> str:

@@ -1,0 +1,158 @@
+"""Rules of secrets: asked for sparingly, shown nowhere; and of what a store leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import logging
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keyvouch.algorithms import algorithms_for, key_type
+from keyvouch.errors import SecretIncorrect
+from keyvouch.secrets import Secret, SecretResolver
+from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs
+from keyvouch.uri import KeyUri
+
+_SIGNATURES = 200
+_MESSAGE = b"a message that is nobody else's affair"
+
+
+class Watching(SecretResolver):
+    """Counts what is asked for, and remembers what was given."""
+
+    def __init__(self) -> None:
+        super().__init__(commands=True)
+        self.asked: list[str] = []
+        self.given: list[str] = []
+
+    def resolve(self, reference: str, name: str = "secret") -> Secret:
+        """As the real one; `get` and `attempt` come here too."""
+        self.asked.append(name)
+        secret = super().resolve(reference, name)
+        self.given.append(secret.reveal())
+        return secret
+
+
+class Secrecy(Declarations):
+    """See `keyvouch.secrets` and the contract's beginning: a store never logs, prints or asks."""
+
+    @needs("secret")
+    def test_wrong_secret_is_tried_once(self) -> None:
+        """A wrong secret is SecretIncorrect with a hint, and the store tries it once (`connect`, `open`)."""
+        secrets, wrong = Watching(), self.parsed(str(self.wrong_secret_uri))
+        error = self._refused(wrong, secrets)
+        if not isinstance(error, SecretIncorrect):
+            broken(seen=repr(error), wanted="SecretIncorrect", change="Map the library's own error to it.")
+        if not error.hint:
+            broken(seen=f"{error!r} without a hint", wanted="what to correct")
+        if len(secrets.asked) > 1:
+            broken(
+                seen=f"{len(secrets.asked)} times asked for in one try",
+                wanted="once",
+                change="Never retry: a token counts wrong PINs, and locks itself.",
+            )
+
+    @needs("secret")
+    def test_wrong_secret_is_shown_nowhere(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A secret is in no error, with all its locals, and in no log (`secrets`)."""
+        secrets, wrong = Watching(), self.parsed(str(self.wrong_secret_uri))
+        with caplog.at_level(logging.NOTSET):
+            error = self._refused(wrong, secrets)
+        chain: list[BaseException] = []
+        while error is not None and error not in chain:
+            chain.append(error)
+            error = error.__cause__ or error.__context__
+        said = "\n".join([*map(repr, chain), *map(str, chain), *_messages(caplog)])
+        for value in secrets.given:
+            if value in said:
+                broken(seen="the secret, in an error or a log", wanted="nothing of it")
+
+    @needs()
+    def test_secrets_are_in_no_repr(self) -> None:
+        """A store and its keys do not show the secrets that they were opened with (`secrets`)."""
+        secrets, uri = Watching(), self.parsed(self.uri)
+        made = self.the_class()(uri, secrets)
+        made.connect(timeout=TIMEOUT)
+        key = made.open(uri, timeout=TIMEOUT)
+        try:
+            shown = repr([made, vars(made), key, vars(key) if hasattr(key, "__dict__") else ""])
+            for value in secrets.given:
+                if value in shown:
+                    broken(seen="a secret in a repr", wanted="***", change="Keep the `Secret`, and not its text.")
+        finally:
+            key.close()
+            made.close()
+
+    @needs()
+    def test_it_prints_and_logs_nothing(
+        self, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A store prints nothing and logs no message that it signs: the core logs, alike for all (the contract)."""
+        with caplog.at_level(logging.NOTSET):
+            self._use()
+        printed = "".join(capfd.readouterr())
+        if printed:
+            broken(seen=f"printed: {printed[:200]}", wanted="nothing", change="Raise, or say nothing.")
+        if any(_MESSAGE.decode() in each or _MESSAGE.hex() in each for each in _messages(caplog)):
+            broken(seen="the message, in a log", wanted="nothing of it")
+
+    @needs()
+    def test_it_leaves_nothing_behind(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Descriptors, threads and temporary files end with the store (`KeyStore.close`, `StoredKey.close`)."""
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        self._use()  # what is made once for all uses is made now
+        before = _descriptors(), threading.active_count(), set(tmp_path.iterdir())
+        for _ in range(3):
+            self._use()
+        gc.collect()
+        after = _descriptors(), threading.active_count(), set(tmp_path.iterdir())
+        if after[0] > before[0]:
+            broken(seen=f"{after[0] - before[0]} descriptors more", wanted="none", change="Close what was opened.")
+        if after[1] > before[1]:
+            broken(seen=f"{after[1] - before[1]} threads more", wanted="none: there are no background threads")
+        if after[2] - before[2]:
+            broken(seen=f"left: {', '.join(each.name for each in after[2] - before[2])}", wanted="no temporary file")
+
+    # What the tests above have in common.
+
+    def _use(self) -> None:
+        with self.opened(self.uri) as (_, key):
+            algorithm = next(
+                each for each in algorithms_for(key_type(key.public_key)) if each.name not in self.unsupported
+            )
+            for _ in range(_SIGNATURES):
+                key.sign(_MESSAGE, algorithm, timeout=TIMEOUT)
+
+    def _refused(self, uri: KeyUri, secrets: SecretResolver) -> BaseException | None:
+        """Return what connecting and opening raise."""
+        made = self.the_class()(uri, secrets)
+        try:
+            made.connect(timeout=TIMEOUT)
+            made.open(uri, timeout=TIMEOUT).close()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test tells
+            return error
+        finally:
+            made.close()
+        return None
+
+
+def _messages(caplog: pytest.LogCaptureFixture) -> Iterator[str]:
+    for record in caplog.records:
+        yield record.getMessage()
+        if record.exc_info:
+            out = io.StringIO()
+            traceback.print_exception(*record.exc_info, file=out)
+            yield out.getvalue()
+
+
+def _descriptors() -> int:
+    with contextlib.suppress(OSError):
+        return len(list(Path("/proc/self/fd").iterdir()))
+    return 0

@@ -1,0 +1,202 @@
+"""A right store: keys in memory, behind a PIN and a connection that can be lost. The wrong ones are made of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
+
+from keyvouch.algorithms import Algorithm, key_type, sign_locally
+from keyvouch.certificate import order_chain, self_signed, spki_sha256
+from keyvouch.errors import KeyExists, KeyNotFound, NotSupported, SecretIncorrect, SessionLost
+from keyvouch.secrets import Secret, SecretResolver
+from keyvouch.store import (
+    Attribute,
+    DeletesKeys,
+    ExportsKeys,
+    GeneratesKeys,
+    HoldsCertificates,
+    ImportsKeys,
+    KeyInfo,
+    KeySpec,
+    KeyStore,
+    KeyUri,
+    ListsKeys,
+    StoredKey,
+    choose_one,
+)
+
+if TYPE_CHECKING:
+    from keyvouch.algorithms import PrivateKey
+
+
+@dataclass
+class Member:
+    """One version of a key."""
+
+    key: Any
+    chain: tuple[x509.Certificate, ...]
+    exportable: bool = False
+
+
+@dataclass
+class Server:
+    """What is behind the connection."""
+
+    keys: dict[str, dict[str, Member]] = field(default_factory=dict)
+    epoch: int = 0
+    """Grows when every connection is cut."""
+    sessions: int = 0
+    log_ins: int = 0
+
+
+SERVERS: dict[str, Server] = {}
+PIN = "correct horse"
+
+
+class MemoryStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, ExportsKeys):
+    """Keys in memory."""
+
+    attributes: ClassVar[tuple[Attribute, ...]] = (
+        Attribute("server", "which one", connection=True, required_for=frozenset({"open", "generate"})),
+        Attribute("key", "its name", required_for=frozenset({"open", "generate"})),
+        Attribute("version", "which of several"),
+        Attribute("pin", "what logs in", query=True, connection=True, secret=True),
+    )
+
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
+        self._uri = uri
+        self._secrets = secrets
+        self._epoch: int | None = None
+        self._process = 0
+
+    @property
+    def server(self) -> Server:
+        return SERVERS[self._uri.get("server")]
+
+    def connect(self, *, timeout: float) -> None:
+        secret = self._secrets.get(self._uri, "pin")
+        self.server.log_ins += 1
+        if secret != Secret(PIN):
+            raise SecretIncorrect("The server refused the PIN.", hint="Correct it.")
+        self._epoch, self._process = self.server.epoch, os.getpid()
+
+    def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
+        info, settles_at = choose_one(uri, self.keys(uri), certificate)
+        key = MemoryKey(self, info.uri, self._member(info.uri))
+        key.settles_at = settles_at
+        return key
+
+    def close(self) -> None:
+        self._epoch = None
+
+    def keys(self, uri: KeyUri) -> list[KeyInfo]:
+        self.require_alive()
+        versions = self.server.keys.get(uri.get("key"), {})
+        if not versions and "key" in uri:
+            raise KeyNotFound(f"There is no key {uri.get('key')}.", hint="See `keyvouch keys`.", uri=uri)
+        return [
+            self._describe(uri, version, member)
+            for version, member in versions.items()
+            if uri.get("version") in (None, version)
+        ]
+
+    def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
+        key = _new_key(spec.key_type)
+        return self._add(uri, key, (self_signed(key, spec.subject, spec.days),), exportable=spec.exportable)
+
+    def import_key(
+        self, uri: KeyUri, key: PrivateKey, chain: Sequence[x509.Certificate], *, exportable: bool = False
+    ) -> KeyUri:
+        return self._add(uri, key, tuple(chain), exportable=exportable)
+
+    def install_certificate(self, uri: KeyUri, chain: Sequence[x509.Certificate]) -> KeyUri:
+        self._member(uri).chain = tuple(chain)
+        return uri
+
+    def delete(self, uri: KeyUri) -> None:
+        self._member(uri)
+        del self.server.keys[uri.get("key")]
+
+    def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
+        member = self._member(uri)
+        if not member.exportable:
+            raise NotSupported("The key does not leave its store.", hint="Sign with it there.")
+        encryption = BestAvailableEncryption(password.reveal().encode())
+        return pkcs12.serialize_key_and_certificates(b"app", member.key, member.chain[0], None, encryption)
+
+    def require_alive(self) -> None:
+        if self._epoch != self.server.epoch or self._process != os.getpid():
+            raise SessionLost("The connection is gone.", hint="Connect again.", performed=False)
+
+    def _member(self, uri: KeyUri) -> Member:
+        self.require_alive()
+        try:
+            return self.server.keys[uri.get("key")][uri.get("version") or "1"]
+        except KeyError:
+            raise KeyNotFound(f"There is no key {uri}.", hint="See `keyvouch keys`.", uri=uri) from None
+
+    def _add(self, uri: KeyUri, key: Any, chain: tuple[x509.Certificate, ...], *, exportable: bool) -> KeyUri:
+        self.require_alive()
+        if uri.get("key") in self.server.keys:
+            raise KeyExists(f"There is a key {uri.get('key')}.", hint="Take another name.", uri=uri)
+        self.server.keys[uri.get("key")] = {"1": Member(key, chain, exportable)}
+        return uri.replace({"version": "1"})
+
+    @staticmethod
+    def _describe(uri: KeyUri, version: str, member: Member) -> KeyInfo:
+        return KeyInfo(
+            uri.replace({"version": version, "select": None, "settle": None}),
+            key_type(member.key),
+            spki_sha256(member.key.public_key()),
+            not_before=member.chain[0].not_valid_before_utc if member.chain else None,
+            not_after=member.chain[0].not_valid_after_utc if member.chain else None,
+            exportable=member.exportable,
+            has_certificate=bool(member.chain),
+        )
+
+
+class MemoryKey(StoredKey):
+    """One that was opened."""
+
+    def __init__(self, store: MemoryStore, uri: KeyUri, member: Member) -> None:
+        self.uri = uri
+        self.public_key = member.key.public_key()
+        self.chain = order_chain(member.chain, self.public_key)
+        self.exportable = member.exportable
+        self.store = store
+        self.member = member
+
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        self.store.require_alive()
+        return sign_locally(self.member.key, message, algorithm)
+
+
+class Bare(KeyStore):
+    """What a store must have, and nothing more."""
+
+    attributes = MemoryStore.attributes
+
+    def __init__(self, uri: Any, secrets: Any) -> None:
+        self._inner = MemoryStore(uri, secrets)
+
+    def connect(self, *, timeout: float) -> None:
+        self._inner.connect(timeout=timeout)
+
+    def open(self, uri: Any, certificate: Any = None, *, timeout: float) -> StoredKey:
+        choose_one(uri, self._inner.keys(uri), certificate)
+        return self._inner.open(uri, certificate, timeout=timeout)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _new_key(kind: str) -> Any:
+    if kind.startswith("RSA"):
+        return rsa.generate_private_key(65537, 2048)
+    return ec.generate_private_key(ec.SECP256R1()) if kind == "P-256" else ed25519.Ed25519PrivateKey.generate()

@@ -1,0 +1,89 @@
+"""The kit passes what is right, and catches each fault by the test that names its rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from keyvouch.testing import StoreConformance
+from keyvouch.testing.conformance import NAMES
+from testing.conformance.kit_for import kit_for
+from testing.conformance.memory_store import Bare, MemoryStore
+from testing.conformance.wrong_stores import FAULTS
+
+CAPABILITIES = ("list", "generate", "import", "install", "delete", "export")
+
+
+class TestRight(kit_for(MemoryStore)):  # type: ignore[misc]
+    """A store that does all of it right."""
+
+
+class TestBare(kit_for(MemoryStore)):  # type: ignore[misc]
+    """One with the bare minimum: what it cannot do is declared."""
+
+    store_class = Bare
+    rsa_uri = ed25519_uri = family_uri = None
+    unsupported = ("rsa", "ed25519", "family", *CAPABILITIES)
+
+
+@pytest.fixture
+def run_kit(pytester: pytest.Pytester) -> Any:
+    """Run the kit as pytest does, and return the names of the tests that passed and failed."""
+
+    def run(expression: str, *options: str) -> tuple[set[str], set[str]]:
+        pytester.makepyfile(
+            test_store=f"""
+            from testing.conformance.kit_for import kit_for
+            from testing.conformance.memory_store import Bare, MemoryStore
+            from testing.conformance.wrong_stores import FAULTS
+            TestStore = {expression}
+            """
+        )
+        result = pytester.inline_run("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", *options)
+        passed, _, failed = result.listoutcomes()
+        return _names(passed), _names(failed)
+
+    return run
+
+
+def _names(reports: Any) -> set[str]:
+    return {each.nodeid.rpartition("::")[2].partition("[")[0] for each in reports}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_caught_by_its_rule(run_kit: Any, name: str) -> None:
+    """Each wrong store fails the test that names what is wrong with it."""
+    _, failed = run_kit(f"kit_for(FAULTS[{name!r}].store, closing_seconds=0.5, child_seconds=3)")
+
+    assert FAULTS[name].caught_by in failed
+
+
+def test_forgetting_cannot_pass(run_kit: Any) -> None:
+    """What is neither provided nor declared fails."""
+    _, failed = run_kit("kit_for(MemoryStore, rsa_uri=None, missing_uri=None)", "-k", "rsa or missing")
+
+    assert failed == {"test_rsa_signatures_verify", "test_missing_key_is_told_by_type"}
+
+
+def test_declaring_what_is_there_fails(run_kit: Any) -> None:
+    """A declaration that is not true, or of a name that there is not, fails too."""
+    _, failed = run_kit("kit_for(MemoryStore, unsupported={'missing'})", "-k", "missing")
+    assert failed == {"test_missing_key_is_told_by_type"}
+    _, failed = run_kit("kit_for(MemoryStore, unsupported={'typo'})", "-k", "missing")
+    assert failed == {"test_missing_key_is_told_by_type"}
+
+
+def test_every_rule_is_told() -> None:
+    """Each test's docstring says the rule, and where it stands."""
+    tests = [getattr(StoreConformance, name) for name in dir(StoreConformance) if name.startswith("test_")]
+
+    assert len(tests) > 30
+    for test in tests:
+        assert test.__doc__
+        assert "(" in test.__doc__ or "See `" in test.__doc__, test
+
+
+def test_every_name_is_explained() -> None:
+    """What may be declared says what is provided in its place."""
+    assert all(NAMES.values())
