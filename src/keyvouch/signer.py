@@ -88,11 +88,6 @@ class Signer:
         return str(self._opened.stored.uri)
 
     @property
-    def pinned_uri(self) -> KeyUri:
-        """The same as `uri`, parsed."""
-        return self._opened.stored.uri
-
-    @property
     def requested_uri(self) -> str:
         """The URI as it was asked for, completed."""
         return str(self._requested)

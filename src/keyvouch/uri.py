@@ -179,9 +179,8 @@ class KeyUri:
 
     @property
     def quoted(self) -> str:
-        """The text as a POSIX shell, and PowerShell, must be given it. No quote is in it: `_encode` sees to that."""
-        text = str(self)
-        return text if re.fullmatch(r"[A-Za-z0-9:/._=-]+", text) else f"'{text}'"
+        """The text as a POSIX shell, and PowerShell, must be given it."""
+        return quoted(str(self))
 
     def __repr__(self) -> str:
         return f"<KeyUri {self}>"
@@ -191,6 +190,11 @@ class KeyUri:
 
     def __hash__(self) -> int:
         return hash((self.scheme, tuple(self._values.items())))
+
+
+def quoted(text: str) -> str:
+    """Return the text of a URI for a shell. No quote is in it where `KeyUri` printed it: `_encode` sees to that."""
+    return text if re.fullmatch(r"[A-Za-z0-9:/._=-]+", text) else f"'{text}'"
 
 
 def scheme_of(text: str) -> str:

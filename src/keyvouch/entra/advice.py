@@ -8,6 +8,7 @@ from typing import Any
 from keyvouch.certificate import thumbprint
 from keyvouch.entra.keys import Sent
 from keyvouch.errors import AuthorityRefused
+from keyvouch.uri import quoted
 
 _REGISTER = (
     "Register the certificate on the app registration (Certificates & secrets): write it to a file with"
@@ -71,7 +72,7 @@ def refusal(result: Mapping[str, Any], sent: Sent | None) -> AuthorityRefused:
     if sent and sent.certificate:
         sha256, sha1 = thumbprint(sent.certificate), thumbprint(sent.certificate, "sha1")
         if refuses_key(result):
-            hint = hint.replace("--certificate app.cer", f"--certificate app.cer --key {sent.quoted_uri}")
+            hint = hint.replace("--certificate app.cer", f"--certificate app.cer --key {quoted(sent.uri)}")
             hint += f"\nSent: {sha256} (SHA-256), which the portal lists as {sha1} (SHA-1)."
     correlation_id = result.get("correlation_id")
     return AuthorityRefused(

@@ -35,16 +35,13 @@ class Sent:
     """The key and certificate of an assertion that was made: what a refusal is about."""
 
     uri: str
-    quoted_uri: str
-    """As a shell must be given it."""
     public_key: PublicKey
     certificate: Certificate | None
 
     @classmethod
     def by(cls, signer: Signer) -> Sent:
         """Return what this signer signs with now."""
-        uri = signer.pinned_uri
-        return cls(str(uri), uri.quoted, signer.public_key, next(iter(signer.chain), None))
+        return cls(signer.uri, signer.public_key, next(iter(signer.chain), None))
 
     def is_former_of(self, signer: Signer) -> bool:
         """Tell whether the signer has another key or certificate by now."""
