@@ -22,6 +22,7 @@ def kit_for(kind: type[MemoryStore], **more: Any) -> type[StoreConformance]:
     os.environ |= {"KIT_PIN": PIN, "KIT_WRONG_PIN": "hunter2-wrong"}
     number = str(next(_numbers))
     SERVERS[number] = server = Server()
+    SERVERS[f"{number}-stalled"] = Server(stalled=True)
     for name, key_kind in (("ec", "P-256"), ("rsa", "RSA-2048"), ("ed", "Ed25519")):
         server.keys[name] = {"1": Member(new_key(key_kind), _chain(new_key(key_kind)), exportable=name == "ec")}
     server.keys["family"] = {
@@ -44,6 +45,7 @@ def kit_for(kind: type[MemoryStore], **more: Any) -> type[StoreConformance]:
         "ambiguous_uri": at("family"),
         "family_uri": at("family", "&select=newest&settle=0"),
         "wrong_secret_uri": at("ec", pin="KIT_WRONG_PIN"),
+        "stalled_uri": f"memory:server={number}-stalled;key=ec?pin=env:KIT_PIN",
         "break_connection": break_connection,
         "new_uri": lambda self: at(f"new{next(_numbers)}"),
     }

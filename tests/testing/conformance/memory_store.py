@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from keyvouch.algorithms import Algorithm, key_type, sign_locally
 from keyvouch.certificate import order_chain, self_signed, spki_sha256
-from keyvouch.errors import KeyExists, KeyNotFound, NotSupported, SecretIncorrect, SessionLost
+from keyvouch.errors import KeyExists, KeyNotFound, NotSupported, SecretIncorrect, SessionLost, StoreUnavailable
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import (
     Attribute,
@@ -53,6 +54,7 @@ class Server:
     """Grows when every connection is cut."""
     sessions: int = 0
     log_ins: int = 0
+    stalled: bool = False
 
 
 SERVERS: dict[str, Server] = {}
@@ -80,11 +82,17 @@ class MemoryStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
         return SERVERS[self._uri.get("server")]
 
     def connect(self, *, timeout: float) -> None:
+        if self.server.stalled:
+            self.wait(timeout)
+            raise StoreUnavailable("The server does not answer.", hint="Try later.")
         secret = self._secrets.get(self._uri, "pin")
         self.server.log_ins += 1
         if secret != Secret(PIN):
             raise SecretIncorrect("The server refused the PIN.", hint="Correct it.")
         self._epoch, self._process = self.server.epoch, os.getpid()
+
+    def wait(self, timeout: float) -> None:
+        time.sleep(timeout)
 
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         info, settles_at = choose_one(uri, self.keys(uri), certificate)

@@ -13,8 +13,8 @@ import keyvouch
 from keyvouch.testing import StoreConformance
 
 PASSWORD = "correct horse"
-ALWAYS = frozenset({"connection"})
-"""Files have no connection that could be lost."""
+ALWAYS = frozenset({"connection", "stalled"})
+"""Files have no connection that could be lost, or stall."""
 
 
 def make(uri: str, kind: str, *, further: bool = False) -> str:

@@ -54,7 +54,7 @@ def _names(reports: Any) -> set[str]:
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_caught_by_its_rule(run_kit: Any, name: str) -> None:
     """Each wrong store fails the test that names what is wrong with it."""
-    _, failed = run_kit(f"kit_for(FAULTS[{name!r}].store, closing_seconds=0.5, child_seconds=3)")
+    _, failed = run_kit(f"kit_for(FAULTS[{name!r}].store, closing_seconds=0.5, child_seconds=3, patience_seconds=3)")
 
     assert FAULTS[name].caught_by in failed
 
@@ -72,6 +72,15 @@ def test_declaring_what_is_there_fails(run_kit: Any) -> None:
     assert failed == {"test_missing_key_is_told_by_type"}
     _, failed = run_kit("kit_for(MemoryStore, unsupported={'typo'})", "-k", "missing")
     assert failed == {"test_missing_key_is_told_by_type"}
+
+
+def test_summary_counts_the_rules(run_kit: Any, pytester: pytest.Pytester) -> None:
+    """At the end it is said how many rules are kept, declared unsupported and broken, and which those are."""
+    run_kit("kit_for(MemoryStore, missing_uri=None, rsa_uri=None, unsupported={'rsa'})", "-k", "rsa or missing")
+    result = pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-p", "no:cov", "-k", "rsa or missing")
+    result.stdout.fnmatch_lines(
+        ["TestStore: 0 kept, 3 declared unsupported, 1 broken", "*broken: test_missing_key_is_told_by_type"]
+    )
 
 
 def test_every_rule_is_told() -> None:

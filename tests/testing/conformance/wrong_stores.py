@@ -264,6 +264,12 @@ class UntypedLoss(MemoryStore):
             raise StoreUnavailable("The connection is gone.", hint="Try later.") from None
 
 
+@caught_by("test_timeout_is_kept")
+class IgnoresTimeout(MemoryStore):
+    def wait(self, timeout: float) -> None:
+        time.sleep(5)
+
+
 @caught_by("test_close_may_come_twice")
 class ClosesOnce(MemoryStore):
     closed = False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn
 from unittest import mock
 
 from keyvouch.algorithms import algorithms_for, key_type
-from keyvouch.errors import SessionLost
+from keyvouch.errors import SessionLost, StoreUnavailable
 from keyvouch.testing.conformance import judge
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs
 
@@ -27,6 +27,8 @@ class Connecting(Declarations):
 
     closing_seconds: ClassVar[float] = 10.0
     """What `close` may take."""
+    patience_seconds: ClassVar[float] = 10.0
+    """After these a call with a timeout of a second counts as hanging."""
     child_seconds: ClassVar[int] = 60
     """After these a forked child counts as hanging."""
 
@@ -120,6 +122,34 @@ class Connecting(Declarations):
                     change="Let a key give back what it alone holds, and not the store's log-in.",
                 )
             new.close()
+
+    @needs("stalled")
+    def test_timeout_is_kept(self) -> None:
+        """`connect` and `open` end soon after `timeout`, as StoreUnavailable, though nobody answers (`connect`)."""
+        uri, ended = self.parsed(str(self.stalled_uri)), list[BaseException | None]()
+
+        def act() -> None:
+            made = self.the_class()(uri, self.secrets())
+            try:
+                made.connect(timeout=1.0)
+                made.open(uri, timeout=1.0)
+                ended.append(None)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test tells
+                ended.append(error)
+            finally:
+                made.close()
+
+        waiting = threading.Thread(target=act, daemon=True)
+        waiting.start()
+        waiting.join(self.patience_seconds)
+        if not ended:
+            broken(
+                seen=f"no end within {self.patience_seconds:g} s, with timeout=1.0",
+                wanted="StoreUnavailable after a second",
+                change="Hand `timeout` to the transport: connecting and reading both.",
+            )
+        if not isinstance(ended[0], StoreUnavailable):
+            broken(seen=repr(ended[0]), wanted="StoreUnavailable", change="Map the library's time-out to it.")
 
     @needs()
     def test_child_of_a_fork_connects_anew(self) -> None:

@@ -32,6 +32,7 @@ NAMES = {
     "family": "a URI with `select=newest` of a key with an older member: `family_uri`",
     "secret": "a URI with a wrong secret: `wrong_secret_uri`",
     "connection": "a connection that can be lost: `break_connection` and `restore_connection`",
+    "stalled": "a key whose server takes connections and never answers: `stalled_uri`",
     "list": "the capability `ListsKeys`",
     "generate": "the capability `GeneratesKeys`, and `new_uri`",
     "import": "the capability `ImportsKeys`, and `new_uri`",
@@ -55,6 +56,7 @@ _URIS = {
     "ambiguous": "ambiguous_uri",
     "family": "family_uri",
     "secret": "wrong_secret_uri",
+    "stalled": "stalled_uri",
 }
 _KINDS = {"rsa": "RSA-", "ec": "P-", "ed25519": "Ed25519"}
 
@@ -79,6 +81,7 @@ class Declarations:
     ambiguous_uri: ClassVar[str | None] = None
     family_uri: ClassVar[str | None] = None
     wrong_secret_uri: ClassVar[str | None] = None
+    stalled_uri: ClassVar[str | None] = None
 
     def break_connection(self) -> None:
         """Let every connection of the store's be lost, as when its server is started anew."""

@@ -1,0 +1,34 @@
+"""What pytest shows after the tests of the conformance kit: the rules kept, declared unsupported, and broken.
+
+pytest loads it by itself where keyvouch is installed; where the kit is not used it does nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Write a line for each store, and one for each rule that it breaks."""
+    stores: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            told = dict(report.user_properties)
+            if "conformance" not in told or (outcome == "passed" and report.when != "call"):
+                continue
+            end = "broken" if outcome != "passed" else "unsupported" if "unsupported" in told else "kept"
+            stores[str(told["conformance"])][end].append(report.nodeid.rpartition("::")[2])
+    if not stores:
+        return
+    terminalreporter.section("conformance")
+    for store, ends in sorted(stores.items()):
+        kept, unsupported, broken = (ends[end] for end in ("kept", "unsupported", "broken"))
+        terminalreporter.write_line(
+            f"{store}: {len(kept)} kept, {len(unsupported)} declared unsupported, {len(broken)} broken"
+        )
+        for rule in broken:
+            terminalreporter.write_line(f"    broken: {rule}", red=True)
