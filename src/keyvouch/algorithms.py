@@ -165,6 +165,21 @@ def jose_to_der(signature: JoseSignature, algorithm: Algorithm) -> DerSignature:
     return DerSignature(encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big")))
 
 
+def make_key(kind: str) -> PrivateKey:
+    """Make a private key in this process's memory, of one of `KEY_TYPES`. Raises `ConfigurationError` for another."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    if kind not in KEY_TYPES:
+        raise ConfigurationError(f"There is no key type {kind!r}.", hint=f"Use one of {', '.join(KEY_TYPES)}.")
+    match kind.split("-"):
+        case ["RSA", bits]:
+            return rsa.generate_private_key(65537, int(bits))
+        case ["P", bits]:
+            curve: ec.EllipticCurve = getattr(ec, f"SECP{bits}R1")()
+            return ec.generate_private_key(curve)
+    return ed25519.Ed25519PrivateKey.generate()
+
+
 def sign_locally(private_key: PrivateKey, message: bytes, algorithm: Algorithm) -> JoseSignature:
     """Sign with a key that is in this process's memory; the algorithm must fit the key."""
     if algorithm.family == "ECDSA":

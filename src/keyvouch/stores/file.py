@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from keyvouch import certificate as certificates
-from keyvouch.algorithms import KEY_TYPES
+from keyvouch.algorithms import make_key
 from keyvouch.errors import ConfigurationError, KeyExists, KeyvouchError, NotSupported, hidden_frames
 from keyvouch.store import (
     Attribute,
@@ -99,7 +99,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         path = self._free_place(uri, further=spec.further)
         password = self._password(uri)
         certificates.parse_subject(spec.subject)
-        key = _new_key(spec.key_type)
+        key = make_key(spec.key_type)
         return self._write_new(uri, path, key, [certificates.self_signed(key, spec.subject, spec.days)], password)
 
     @hidden_frames()
@@ -320,17 +320,3 @@ def _name(chain: Sequence[Certificate], path: Path) -> str:
 
     names = chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME) if chain else []
     return str(names[0].value) if names else path.stem
-
-
-def _new_key(kind: str) -> PrivateKey:
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-
-    if kind not in KEY_TYPES:
-        raise ConfigurationError(f"There is no key type {kind!r}.", hint=f"Use one of {', '.join(KEY_TYPES)}.")
-    match kind.split("-"):
-        case ["RSA", bits]:
-            return rsa.generate_private_key(65537, int(bits))
-        case ["P", bits]:
-            curve: ec.EllipticCurve = getattr(ec, f"SECP{bits}R1")()
-            return ec.generate_private_key(curve)
-    return ed25519.Ed25519PrivateKey.generate()

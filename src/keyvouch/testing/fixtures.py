@@ -1,4 +1,7 @@
-"""Fixtures for pytest: `from keyvouch.testing.fixtures import authority`, or name this module in `pytest_plugins`."""
+"""Fixtures for pytest: `from keyvouch.testing.fixtures import authority, signer`.
+
+Or name this module in `pytest_plugins`.
+"""
 
 import functools
 from collections.abc import Iterator
@@ -6,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from keyvouch.signer import Signer
 from keyvouch.testing.authority import Authority
+from keyvouch.testing.throwaway import throwaway_signer
 
 
 @pytest.fixture
@@ -14,6 +19,13 @@ def authority() -> Iterator[Authority]:
     """A development authority of the test's own, running; it costs some 10 milliseconds."""
     with Authority(signing_key=_signing_key()) as running:
         yield running
+
+
+@pytest.fixture
+def signer() -> Iterator[Signer]:
+    """A signer with an RSA-2048 key and certificate that are forgotten at the end: no file, no server."""
+    with throwaway_signer() as made:
+        yield made
 
 
 @functools.cache
