@@ -33,6 +33,7 @@ from keyvouch.store import (
     DeletesKeys,
     ExportsKeys,
     GeneratesKeys,
+    GrantsAccess,
     HoldsCertificates,
     ImportsKeys,
     KeyInfo,
@@ -231,6 +232,21 @@ class Store:
         """Delete the key of the pinned URI."""
         deleter = self._capable(DeletesKeys, "delete keys")
         self._change("delete", lambda: deleter.delete(self.uri))
+
+    def readers(self) -> list[str]:
+        """Return the accounts that may sign with the key."""
+        keeper = self._capable(GrantsAccess, "tell who may use a key")
+        return self._call(lambda: keeper.readers(self.uri), OPEN_TIMEOUT, repeatable=True)
+
+    def grant(self, account: str) -> None:
+        """Let an account sign with the key; nobody else's permission is touched."""
+        keeper = self._capable(GrantsAccess, "grant access to keys")
+        self._change("grant", lambda: keeper.grant(self.uri, account))
+
+    def revoke(self, account: str) -> None:
+        """Take that permission away."""
+        keeper = self._capable(GrantsAccess, "grant access to keys")
+        self._change("revoke", lambda: keeper.revoke(self.uri, account))
 
     def close(self) -> None:
         """Let what is under way end (10 seconds at most), then give the connection back. May be called twice."""

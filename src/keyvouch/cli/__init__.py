@@ -19,11 +19,16 @@ COMMANDS = {
     "stores": "List the stores that are installed, and what they take.",
     "profile": "Show and add profiles.",
     "new": "Make a key and its certificate.",
+    "import": "Take a key from one store into another.",
+    "install": "Keep a certificate beside its key.",
     "export": "Write a certificate, or a key, to a file.",
+    "delete": "Delete a key.",
+    "grant": "Let an account sign with a key, or not any more.",
     "doctor": "Mend what keeps keys from being used.",
     "demo": "Show it all on this machine, with a throwaway key and authority.",
 }
-"""In the order in which a reader meets them; each is `keyvouch.cli.NAME:command`."""
+"""In the order in which a reader meets them; each is `keyvouch.cli.NAME:command`, but for Python's own words."""
+_MODULES = {"import": "import_key"}
 
 
 class LazyGroup(click.Group):
@@ -35,7 +40,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"keyvouch.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"keyvouch.cli.{_MODULES.get(cmd_name, cmd_name)}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

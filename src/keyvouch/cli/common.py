@@ -49,7 +49,7 @@ class Chosen:
 
     def confirming(self) -> SecretResolver:
         """Return what asks a person twice, for the password of something new."""
-        return SecretResolver(interactive=_is_somebody_there(), commands=True, confirm=True)
+        return SecretResolver(interactive=is_somebody_there(), commands=True, confirm=True)
 
     def open(self) -> Signer:
         """Open the first key that opens."""
@@ -95,7 +95,7 @@ def choose(
 
         logs.audit_to(found.audit)
     secrets = SecretResolver(
-        interactive=_is_somebody_there(),
+        interactive=is_somebody_there(),
         any_reader=found.permissions == "any",
         commands=key is None,
         confirm=confirm,
@@ -103,7 +103,8 @@ def choose(
     return Chosen(name, found, secrets)
 
 
-def _is_somebody_there() -> bool:
+def is_somebody_there() -> bool:
+    """Tell whether a person can be asked."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 

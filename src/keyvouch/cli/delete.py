@@ -1,0 +1,28 @@
+"""`keyvouch delete`"""
+
+from __future__ import annotations
+
+import click
+
+from keyvouch import opening
+from keyvouch.cli.common import choose, is_somebody_there, output_option, print_json
+
+
+@click.command("delete")
+@click.option("--key", required=True, metavar="URI", help="The pinned URI, as `keyvouch keys` shows it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@output_option
+def command(key: str, yes: bool, output: str) -> None:
+    """Delete a key, and its certificate, in its store. Nothing brings it back."""
+    chosen = choose(None, key)
+    uri = opening.parse(key)
+    if not yes and not is_somebody_there():
+        raise click.UsageError("Nobody is there to be asked: give --yes.")
+    if not yes and not click.confirm(f"Delete the key {uri}?", err=True):
+        raise click.UsageError("Nothing was deleted.")
+    with opening.Store(uri, chosen.secrets) as store:
+        store.delete()
+    if output == "json":
+        print_json({"deleted": str(uri)})
+    else:
+        click.echo(f"Deleted {uri}.")

@@ -1,0 +1,38 @@
+"""`keyvouch install`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from keyvouch import files, opening
+from keyvouch.certificate import load_certificates, order_chain
+from keyvouch.cli.common import choose, key_facts, key_options, next_command, output_option, print_facts, print_json
+
+
+@click.command("install")
+@key_options
+@click.argument("file", type=click.Path(path_type=Path))
+@output_option
+def command(profile: str | None, key: str | None, file: Path, output: str) -> None:
+    """Keep the certificate in FILE (PEM or DER, with its issuers in any order) beside its key in the store."""
+    chosen = choose(profile, key)
+    try:
+        octets = files.read(file)
+    except OSError as error:
+        raise click.UsageError(f"{file} cannot be read: {error.strerror}.") from None
+    with chosen.open() as signer:
+        chain = order_chain(load_certificates(octets, file), signer.public_key)
+        pinned = signer.uri
+    with opening.Store(opening.parse(pinned), chosen.secrets) as store:
+        known_as = store.install_certificate(chain)
+    with opening.open_uri(known_as, chosen.secrets) as signer:
+        facts = key_facts(signer)
+    if output == "json":
+        print_json(facts)
+        return
+    click.echo(f"{known_as.quoted}\n")
+    print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
+    click.echo("\nRegister it, if it is new to the authority.", err=True)
+    next_command(f"keyvouch export --certificate app.cer --key {known_as.quoted}")

@@ -1,0 +1,133 @@
+"""`keyvouch import`, `install`, `delete` and `grant`: with files, and with a store that a test scripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.serialization import Encoding
+
+import keyvouch
+from keyvouch.certificate import self_signed
+from keyvouch.cli import group
+from keyvouch.errors import NotSupported
+from scripted_store import Script
+from signing_in import Key, make_key, run
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Key:
+    return make_key(tmp_path)
+
+
+def only_key(uri: str) -> str:
+    (listed,) = json.loads(run("keys", "--key", uri, "--output", "json").output)
+    return str(listed["uri"])
+
+
+def test_key_is_imported_with_its_certificate(key: Key, tmp_path: Path) -> None:
+    """From one form of file into another: the same key and certificate; the first file stays."""
+    target = f"pem:{tmp_path}/taken.pem?password=env:APP_PASSWORD"
+    done = run("import", "--from", key.uri, "--key", target)
+
+    assert done.status == 0, done.errors
+    assert "Next: keyvouch sign --key" in done.errors
+    with keyvouch.open_signer(target) as taken, keyvouch.open_signer(key.uri) as given:
+        assert taken.public_key == given.public_key
+        assert taken.chain == (key.certificate,)
+
+
+def test_import_writes_over_nothing(key: Key, tmp_path: Path) -> None:
+    """A key that is there is not touched."""
+    other = make_key(tmp_path, "other.pem")
+    before = (tmp_path / "other.pem").read_bytes()
+
+    assert run("import", "--from", key.uri, "--key", other.uri).status == 3
+    assert (tmp_path / "other.pem").read_bytes() == before
+
+
+def test_certificate_is_installed(key: Key, tmp_path: Path) -> None:
+    """A renewed certificate takes the place of the one before; one of another key does not."""
+    with keyvouch.open_signer(key.uri) as signer:
+        renewed = self_signed(signer.private_key(), "CN=renewed", 30)
+    (tmp_path / "renewed.pem").write_bytes(renewed.public_bytes(Encoding.PEM))
+    done = run("install", str(tmp_path / "renewed.pem"), "--key", key.uri)
+    assert done.status == 0, done.errors
+    with keyvouch.open_signer(key.uri) as signer:
+        assert signer.chain == (renewed,)
+
+    other = make_key(tmp_path, "other.pem")
+    (tmp_path / "other.cer").write_bytes(other.certificate.public_bytes(Encoding.DER))
+    assert run("install", str(tmp_path / "other.cer"), "--key", key.uri).status == 6
+    assert run("install", "/nonexistent", "--key", key.uri).status == 2
+    with keyvouch.open_signer(key.uri) as signer:
+        assert signer.chain == (renewed,)
+
+
+def test_key_is_deleted_by_its_pinned_uri_alone(key: Key, tmp_path: Path) -> None:
+    """Which key is to go must be said exactly, and confirmed."""
+    assert run("delete", "--yes", "--key", key.uri).status == 2
+    pinned = only_key(key.uri)
+    unasked = run("delete", "--key", pinned)
+    assert unasked.status == 2
+    assert "--yes" in unasked.errors
+    assert (tmp_path / "app.pfx").exists()
+
+    assert run("delete", "--yes", "--key", pinned).status == 0
+    assert not (tmp_path / "app.pfx").exists()
+    assert run("delete", "--yes", "--key", pinned).status == 3
+
+
+@pytest.mark.parametrize(("answer", "status", "deleted"), [("y\n", 0, 1), ("n\n", 2, 0)])
+def test_person_is_asked(monkeypatch: pytest.MonkeyPatch, answer: str, status: int, deleted: int) -> None:
+    """On a terminal a person says yes or no."""
+    monkeypatch.setattr("keyvouch.cli.delete.is_somebody_there", lambda: True)
+    with Script() as script:
+        done = CliRunner().invoke(group, ["delete", "--key", f"{script.able_uri};version=1"], input=answer)
+        assert done.exit_code == status
+        assert script.count("delete") == deleted
+
+
+def test_access_is_granted_and_revoked() -> None:
+    """Who could sign before and who can after is shown; nobody else's permission is touched."""
+    with Script() as script:
+        script.accounts = ["operator"]
+
+        def grant(*arguments: str) -> str:
+            done = CliRunner().invoke(group, ["grant", "--key", script.able_uri, *arguments])
+            assert done.exit_code == 0, done.output
+            return done.output
+
+        assert grant("--list") == "  operator\n"
+        assert grant("nightly") == "+ nightly\n  operator\n"
+        assert grant("--revoke", "nightly") == "- nightly\n  operator\n"
+        assert json.loads(grant("nightly", "--output", "json")) == {
+            "before": ["operator"],
+            "after": ["operator", "nightly"],
+        }
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "--list"), ("--list", "--revoke")])
+def test_senseless_grant_refused(key: Key, arguments: tuple[str, ...]) -> None:
+    """An account, or the list."""
+    assert run("grant", "--key", key.uri, *arguments).status == 2
+
+
+def test_store_without_the_capability_names_those_with_it(key: Key) -> None:
+    """What a store cannot do is told with those that can."""
+    done = run("grant", "--key", key.uri, "nightly")
+    assert done.status == 2
+    assert "cannot" in done.errors
+    with Script() as script:
+        for command in (
+            ["import", "--from", script.uri, "--key", script.able_uri],
+            ["import", "--from", key.uri, "--key", script.uri],
+            ["delete", "--yes", "--key", f"{script.uri};version=1"],
+            ["keys", "--key", script.uri],
+            ["new", "--key", script.uri],
+        ):
+            error = CliRunner().invoke(group, command).exception
+            assert isinstance(error, NotSupported)
+            assert "scripted-able" in error.hint
