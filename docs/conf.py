@@ -12,7 +12,7 @@ author = copyright = "The keyvouch developers"  # noqa: A001 - Sphinx's name
 release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click", "stevedore.sphinxext", "error_pages"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "examples"]
 
 # Docstrings put names in single backquotes, as Markdown does.
 default_role = "code"

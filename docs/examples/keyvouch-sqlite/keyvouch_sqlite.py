@@ -1,0 +1,115 @@
+"""Keys in a SQLite database: `sqlite:path=/var/lib/app/keys.db;name=nightly`."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
+
+from keyvouch.algorithms import key_type, make_key, sign_locally
+from keyvouch.certificate import self_signed, spki_sha256
+from keyvouch.errors import ConfigurationError, KeyExists, StoreUnavailable
+from keyvouch.store import Attribute, GeneratesKeys, KeyInfo, KeyStore, ListsKeys, StoredKey, choose_one
+
+TABLE = "CREATE TABLE IF NOT EXISTS keys (id INTEGER PRIMARY KEY, name TEXT, pkcs8 BLOB, certificate BLOB)"
+NEEDED = frozenset({"open", "generate"})
+
+
+class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
+    """Keys in a SQLite database: `sqlite:path=/var/lib/app/keys.db;name=nightly`."""
+
+    # uri
+    attributes = (
+        Attribute("path", "the database", connection=True, required_for=NEEDED),
+        Attribute("name", "of the key", required_for=NEEDED),
+        Attribute("id", "which of several of that name", parse=int),
+    )
+
+    def __init__(self, uri, secrets):
+        self._path = Path(uri.get("path"))
+        if not self._path.is_absolute():
+            raise ConfigurationError(f"{self._path} is no absolute path.", hint="Write the whole path.", uri=uri)
+
+    # connect
+    def connect(self, *, timeout):
+        with self._database(timeout) as database:
+            database.execute("SELECT 1 FROM keys LIMIT 1")
+
+    def close(self):
+        """Nothing is held: each call has a connection of its own."""
+
+    # open
+    def open(self, uri, certificate=None, *, timeout):
+        rows = self._rows(uri, timeout)
+        info, settles_at = choose_one(uri, [self._info(uri, row) for row in rows], certificate)
+        row = next(row for row in rows if row[0] == info.uri.get("id"))
+        return SqliteKey(info.uri, row, settles_at)
+
+    def keys(self, uri):
+        return [self._info(uri, row) for row in self._rows(uri, 10.0)]
+
+    def _rows(self, uri, timeout):
+        with self._database(timeout) as database:
+            found = database.execute("SELECT id, pkcs8, certificate, name FROM keys").fetchall()
+        return [row for row in found if uri.get("name") in (None, row[3]) and uri.get("id") in (None, row[0])]
+
+    @staticmethod
+    def _info(uri, row):
+        number, pkcs8, certificate, name = row
+        key, leaf = load_der_private_key(pkcs8, None), x509.load_der_x509_certificate(certificate)
+        return KeyInfo(
+            uri.replace({"name": name, "id": str(number), "select": None, "settle": None}),
+            key_type(key),
+            spki_sha256(key.public_key()),
+            leaf.subject.rfc4514_string(),
+            leaf.not_valid_before_utc,
+            leaf.not_valid_after_utc,
+            exportable=True,
+            has_certificate=True,
+        )
+
+    # errors
+    @contextlib.contextmanager
+    def _database(self, timeout):
+        try:
+            with contextlib.closing(sqlite3.connect(self._path, timeout=timeout)) as database, database:
+                database.execute(TABLE)
+                yield database
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"{self._path}: {error}.", hint="Is it a database that may be written?") from error
+
+    # generate
+    def generate(self, uri, spec):
+        if "id" in uri or (self._rows(uri, 10.0) and not spec.further):
+            raise KeyExists(f"There is a key {uri.get('name')}.", hint="Take another name, or --further.", uri=uri)
+        key = make_key(spec.key_type)
+        pkcs8 = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        certificate = self_signed(key, spec.subject, spec.days).public_bytes(Encoding.DER)
+        with self._database(10.0) as database:
+            made = database.execute(
+                "INSERT INTO keys (name, pkcs8, certificate) VALUES (?, ?, ?)", (uri.get("name"), pkcs8, certificate)
+            )
+        return uri.replace({"id": str(made.lastrowid)})
+
+
+# sign
+class SqliteKey(StoredKey):
+    """One of them, in memory."""
+
+    exportable = True
+
+    def __init__(self, uri, row, settles_at):
+        self.uri = uri
+        self.settles_at = settles_at
+        self.chain = (x509.load_der_x509_certificate(row[2]),)
+        self._key = load_der_private_key(row[1], None)
+        self.public_key = self._key.public_key()
+
+    def sign(self, message, algorithm, *, timeout):
+        return sign_locally(self._key, message, algorithm)
