@@ -43,7 +43,7 @@ def test_it_keeps_the_contract(site: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "TestSqliteStore: 37 kept, 10 declared unsupported, 0 broken" in done.stdout
+    assert "TestSqliteStore: 38 kept, 10 declared unsupported, 0 broken" in done.stdout
 
 
 def test_it_is_found_by_its_entry_point(site: Path, tmp_path: Path) -> None:

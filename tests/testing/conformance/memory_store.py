@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ class Server:
     sessions: int = 0
     log_ins: int = 0
     stalled: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 SERVERS: dict[str, Server] = {}
@@ -116,7 +118,8 @@ class MemoryStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         key = _new_key(spec.key_type)
-        return self._add(uri, key, (self_signed(key, spec.subject, spec.days),), exportable=spec.exportable)
+        chain = (self_signed(key, spec.subject, spec.days),)
+        return self._add(uri, key, chain, exportable=spec.exportable, further=spec.further)
 
     def import_key(
         self, uri: KeyUri, key: PrivateKey, chain: Sequence[x509.Certificate], *, exportable: bool = False
@@ -149,12 +152,20 @@ class MemoryStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
         except KeyError:
             raise KeyNotFound(f"There is no key {uri}.", hint="See `keyvouch keys`.", uri=uri) from None
 
-    def _add(self, uri: KeyUri, key: Any, chain: tuple[x509.Certificate, ...], *, exportable: bool) -> KeyUri:
+    def _add(
+        self, uri: KeyUri, key: Any, chain: tuple[x509.Certificate, ...], *, exportable: bool, further: bool = False
+    ) -> KeyUri:
         self.require_alive()
-        if uri.get("key") in self.server.keys:
-            raise KeyExists(f"There is a key {uri.get('key')}.", hint="Take another name.", uri=uri)
-        self.server.keys[uri.get("key")] = {"1": Member(key, chain, exportable)}
-        return uri.replace({"version": "1"})
+        with self.server.lock:
+            members = self.server.keys.setdefault(uri.get("key"), {})
+            if members and not further:
+                raise KeyExists(f"There is a key {uri.get('key')}.", hint="Take another name.", uri=uri)
+            version = str(len(members) + 1)
+            members[version] = Member(key, chain, exportable)
+        return self.pinned(uri, version)
+
+    def pinned(self, uri: KeyUri, version: str) -> KeyUri:
+        return uri.replace({"version": version, "select": None, "settle": None})
 
     @staticmethod
     def _describe(uri: KeyUri, version: str, member: Member) -> KeyInfo:

@@ -351,6 +351,15 @@ class Overwrites(MemoryStore):
         return super().generate(uri, spec)
 
 
+@caught_by("test_further_members_are_told_apart")
+class TellsTheNewest(MemoryStore):
+    """Asks for the newest version after making one, which may be another's by then."""
+
+    def pinned(self, uri: KeyUri, version: str) -> KeyUri:
+        time.sleep(0.05)
+        return super().pinned(uri, max(self.server.keys[uri.get("key")], key=int))
+
+
 @caught_by("test_exportable_is_true_to_export")
 class GivesAway(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:

@@ -15,6 +15,7 @@ from unittest import mock
 
 from keyvouch.algorithms import algorithms_for, key_type
 from keyvouch.errors import SessionLost, StoreUnavailable
+from keyvouch.store import ListsKeys
 from keyvouch.testing.conformance import judge
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs
 
@@ -62,14 +63,17 @@ class Connecting(Declarations):
 
     @needs("connection")
     def test_lost_connection_is_told_by_type(self) -> None:
-        """On a lost connection `sign` and `open` raise SessionLost, and nothing else (the contract, "Life")."""
+        """On a lost connection `sign`, `open` and `keys` raise SessionLost, and nothing else (the contract, "Life")."""
         with self.opened(self.uri) as (made, key):
             self.break_connection()
             try:
-                acts: dict[str, Callable[[], None]] = {
+                acts: dict[str, Callable[[], object]] = {
                     "sign": lambda: self._sign(key),
                     "open": lambda: made.open(key.uri, timeout=TIMEOUT).close(),
                 }
+                if isinstance(made, ListsKeys):
+                    lister = made
+                    acts["keys"] = lambda: lister.keys(key.uri)
                 for name, act in acts.items():
                     try:
                         act()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
@@ -55,6 +57,24 @@ class Life(Declarations):
                 broken(seen="a second key made under the same URI", wanted="KeyExists")
             if self._public(made, pinned) != before:
                 broken(seen="another key", wanted="the first one")
+
+    @needs("generate", "family")
+    def test_further_members_are_told_apart(self) -> None:
+        """Of members that are made at once each maker is told its own (`GeneratesKeys.generate`, `KeySpec.further`)."""
+        family = str(self.family_uri)
+        with self.connected(family) as made:
+            assert isinstance(made, GeneratesKeys)
+            spec = KeySpec(self._kind(), "CN=conformance", 1, further=True)
+            with ThreadPoolExecutor(4) as pool:
+                work = [pool.submit(made.generate, self.parsed(family), spec) for _ in range(4)]
+                pinned = [each.result() for each in work]
+            keys = {spki_sha256(self._public(made, uri)) for uri in pinned}  # type: ignore[arg-type]
+            if len(keys) < len(pinned):
+                broken(
+                    seen=f"{len(keys)} keys behind {len(pinned)} URIs that were returned",
+                    wanted="to each its own",
+                    change="Take the version from the answer that made it, and do not ask for the newest afterwards.",
+                )
 
     @needs("export")
     def test_exportable_is_true_to_export(self) -> None:
