@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from keyvouch.opening import Store
     from keyvouch.signer import Signer
+    from keyvouch.uri import KeyUri
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -133,6 +134,12 @@ def print_facts(facts: Mapping[str, object]) -> None:
     for name, value in shown.items():
         text = ("yes" if value else "no") if isinstance(value, bool) else printable(value)
         click.echo(f"{click.style(f'{name:{width}}', bold=True)}  {text}")
+
+
+def print_key(uri: KeyUri, facts: Mapping[str, object]) -> None:
+    """Print a key's URI, ready to paste, and below it what `key_facts` told."""
+    click.echo(f"{uri.quoted}\n")
+    print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

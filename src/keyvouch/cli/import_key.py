@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from keyvouch import opening
-from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_facts, print_json
+from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_json, print_key
 from keyvouch.secrets import Secret
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def command(source: str, key: str, exportable: bool, output: str) -> None:
     if output == "json":
         print_json(facts)
         return
-    click.echo(f"{pinned.quoted}\n")
-    print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
+    print_key(pinned, facts)
     next_command(f"keyvouch sign --key {pinned.quoted} FILE")
 
 

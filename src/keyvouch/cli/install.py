@@ -8,7 +8,7 @@ import click
 
 from keyvouch import files, opening
 from keyvouch.certificate import load_certificates, order_chain
-from keyvouch.cli.common import choose, key_facts, key_options, next_command, output_option, print_facts, print_json
+from keyvouch.cli.common import choose, key_facts, key_options, next_command, output_option, print_json, print_key
 
 
 @click.command("install")
@@ -32,7 +32,6 @@ def command(profile: str | None, key: str | None, file: Path, output: str) -> No
     if output == "json":
         print_json(facts)
         return
-    click.echo(f"{known_as.quoted}\n")
-    print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
+    print_key(known_as, facts)
     click.echo("\nRegister it, if it is new to the authority.", err=True)
     next_command(f"keyvouch export --certificate app.cer --key {known_as.quoted}")

@@ -9,7 +9,7 @@ import click
 from keyvouch import opening
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
-from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_facts, print_json
+from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_json, print_key
 from keyvouch.errors import KeyvouchError
 from keyvouch.store import KeySpec, KeyUri
 
@@ -68,8 +68,7 @@ def command(
     if output == "json":
         print_json(facts)
         return
-    click.echo(f"{pinned.quoted}\n")
-    print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
+    print_key(pinned, facts)
     if "password" in requested.declared and "password" not in requested:
         click.echo("\nThe file is not encrypted: the URI has no password=. Did the shell cut it at `&`?", err=True)
     if not key_type.startswith("RSA"):
