@@ -331,23 +331,28 @@ class Signer:
         self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline, error: StoreUnavailable
     ) -> bytes:
         """Try until the deadline: connect again after `SessionLost`, wait after the others."""
-        backoff, key = Backoff(), opened
+        backoff, key, lost = Backoff(), opened, isinstance(error, SessionLost)
+        pause = not lost  # the first loss is mended at once; when the new log-in fails too, not without a pause
         try:
             while True:
-                # The first loss is mended at once; when the new log-in is lost too, not without a pause.
-                if not isinstance(error, SessionLost) or key is not opened:
+                if pause:
                     deadline.wait(backoff.after(error), error)
-                if isinstance(error, SessionLost):
+                pause = True
+                if lost:
                     if deadline.left() <= 0:
                         raise ended(error) from error
-                    found = self._same_key_again(key, deadline)
+                    try:
+                        found = self._same_key_again(key, deadline)
+                    except StoreUnavailable as unreachable:  # it was there before: perhaps it is just started anew
+                        error = unreachable
+                        continue
                     if key is not opened:
                         key.leave()
-                    key = found
+                    key, lost = found, False
                 try:
                     signature = key.stored.sign(message, algorithm, timeout=deadline.one_try())
                 except StoreUnavailable as again:
-                    error = again
+                    error, lost = again, isinstance(again, SessionLost)
                 else:
                     return _believe(key, signature, message, algorithm)
         finally:

@@ -96,6 +96,16 @@ def test_waiting_threads_share_the_failure() -> None:
         assert script.count("connect") == 2
 
 
+def test_store_that_is_started_anew_is_waited_for() -> None:
+    """A store that cannot be reached for a moment after the loss, as while it restarts, costs time and no signature."""
+    with Script() as script, open_signer(script.uri) as signer:
+        script.drop()
+        script.fail("connect", *[StoreUnavailable("Connection refused") for _ in range(3)])
+        script.fail("open", StoreUnavailable("starting"))
+        assert is_signed(signer.public_key, signer.sign(MESSAGE, "ES256"), MESSAGE, "ES256")
+        assert script.count("connect") >= 4
+
+
 @pytest.mark.parametrize("certified", [True, False])
 def test_other_key_after_a_loss(certified: bool) -> None:
     """Where another key stands at the pinned URI afterwards, nothing is signed: KeyChanged."""
