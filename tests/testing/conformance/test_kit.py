@@ -59,6 +59,25 @@ def test_fault_is_caught_by_its_rule(run_kit: Any, name: str) -> None:
     assert FAULTS[name].caught_by in failed
 
 
+@pytest.mark.parametrize(("imported", "failed"), [("fcntl", {"test_it_imports_everywhere"}), ("tempfile", set())])
+def test_module_of_one_platform_is_caught(
+    run_kit: Any, pytester: pytest.Pytester, imported: str, failed: set[str]
+) -> None:
+    """At the top no module that Windows lacks is imported; one of every platform may be, whatever it imports itself."""
+    pytester.syspathinsert()
+    pytester.makepyfile(
+        narrow_store=f"""
+        import {imported}
+        from testing.conformance.memory_store import MemoryStore
+
+        class Narrow(MemoryStore):
+            pass
+        """
+    )
+
+    assert run_kit("kit_for(__import__('narrow_store').Narrow)", "-k", "imports_everywhere")[1] == failed
+
+
 def test_forgetting_cannot_pass(run_kit: Any) -> None:
     """What is neither provided nor declared fails."""
     _, failed = run_kit("kit_for(MemoryStore, rsa_uri=None, missing_uri=None)", "-k", "rsa or missing")

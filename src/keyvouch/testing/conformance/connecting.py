@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 from unittest import mock
@@ -175,7 +176,7 @@ class Connecting(Declarations):
                 broken(
                     seen=f"in the parent, after its child has connected: {error!r}",
                     wanted="a signature",
-                    change="In a child forget the inherited connection, and close nothing of it: `store.ForkGate`.",
+                    change="In a child forget the inherited connection, and close nothing of it: the guide, Forks.",
                 )
 
     @needs()
@@ -213,7 +214,17 @@ class Connecting(Declarations):
     def test_it_imports_everywhere(self) -> None:
         """The plugin's module imports on every platform, and says NotSupported where it cannot work (the contract)."""
         module = self.the_class().__module__
-        program = f"import sys; sys.platform = {'linux' if sys.platform == 'win32' else 'win32'!r}; import {module}"
+        other, absent = "win32", ["fcntl", "grp", "pwd", "resource", "termios"]
+        if sys.platform == other:
+            other, absent = "linux", ["msvcrt", "winreg"]
+        # What the plugin imports is there already: only the plugin's own lines see the other platform.
+        program = (
+            f"import importlib, sys; import {module}\n"
+            f"root = {module.split('.')[0]!r}\n"
+            "for name in [name for name in sys.modules if name.split('.')[0] == root]: del sys.modules[name]\n"
+            f"sys.modules.update(dict.fromkeys({absent!r})); sys.platform = {other!r}\n"
+            f"importlib.import_module({module!r})"
+        )
         done = subprocess.run(  # noqa: S603 - our own program
             [sys.executable, "-c", program],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -257,7 +268,9 @@ class Connecting(Declarations):
 
     def _in_child(self, act: Callable[[], None]) -> None:
         reader, writer = os.pipe()
-        child = os.fork()
+        with warnings.catch_warnings():  # that a fork beside threads may hang is what is tried here
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
         if child == 0:
             signal.alarm(self.child_seconds)
             said = b""
@@ -275,7 +288,7 @@ class Connecting(Declarations):
             broken(
                 seen="a child that hangs",
                 wanted="a signature",
-                change="Let no lock be held over a fork, and forget a parent's connection: `store.ForkGate`.",
+                change="Let no lock be held over a fork, and forget a parent's connection: the guide, Forks.",
             )
         if status:
             broken(seen=f"in a forked child: {said.decode(errors='replace') or status}", wanted="a signature")
