@@ -115,3 +115,13 @@ def test_every_rule_is_told() -> None:
 def test_every_name_is_explained() -> None:
     """What may be declared says what is provided in its place."""
     assert all(NAMES.values())
+
+
+def test_summary_stands_beside_a_module_that_does_not_import(pytester: pytest.Pytester) -> None:
+    """What fails while pytest collects is told by pytest, and not hidden by the summary."""
+    pytester.makepyfile("import there_is_no_such_module")
+
+    result = pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-p", "no:cov")
+
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*No module named 'there_is_no_such_module'*"])
