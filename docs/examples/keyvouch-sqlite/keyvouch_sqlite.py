@@ -32,9 +32,9 @@ class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
     )
 
     def __init__(self, uri, secrets):
-        self._path = Path(uri.get("path"))
+        self._path = Path(uri.get("path") or "")
         if not self._path.is_absolute():
-            raise ConfigurationError(f"{self._path} is no absolute path.", hint="Write the whole path.", uri=uri)
+            raise ConfigurationError("`path` is not the whole path of a file.", hint="Write path=/...", uri=uri)
 
     # connect
     def connect(self, *, timeout):
