@@ -119,16 +119,16 @@ def _load(plugin: Plugin) -> type[KeyStore]:
             f"{plugin.distribution} {plugin.version} cannot be loaded: {type(error).__name__}: {error}",
             hint=f"Run: pip install --upgrade --force-reinstall {plugin.distribution}",
         ) from error
-    if not (isinstance(loaded, type) and issubclass(loaded, KeyStore) and isinstance(_attributes(loaded), tuple)):
+    if not (
+        isinstance(loaded, type)
+        and issubclass(loaded, KeyStore)
+        and isinstance(getattr(loaded, "attributes", None), tuple)
+    ):
         raise PluginBroken(
             f"{plugin.entry_point.value} of {plugin.distribution} is no KeyStore with attributes.",
             hint="Name the store's class in the entry point, and declare `attributes` in it, a tuple.",
         )
     return loaded
-
-
-def _attributes(loaded: type[KeyStore]) -> object:
-    return getattr(loaded, "attributes", None)
 
 
 def _missing(scheme: str) -> PluginMissing:

@@ -7,12 +7,14 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 import msgspec
 
-from keyvouch import config
+from keyvouch import config, files
+from keyvouch.cli.ending import printable
 from keyvouch.config import Profile
 from keyvouch.secrets import SecretResolver
 
@@ -109,17 +111,26 @@ def is_somebody_there() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def printable(text: object) -> str:
-    """Return a text on one line, without what would drive a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in str(text))
-
-
 def read(file: BinaryIO) -> bytes:
     """Read what a command was given."""
     try:
         return file.read()
     except OSError as error:
         raise click.UsageError(f"{file.name} cannot be read: {error.strerror}.") from None
+
+
+def read_path(path: Path) -> bytes:
+    """Read a file that a command was told of by its path: a regular one."""
+    try:
+        return files.read(path)
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def relative_path(uri: KeyUri) -> Path | None:
+    """Return the path of a URI that means another file from another working directory; None of any other URI."""
+    path = uri.get("path") if "path" in uri else None
+    return path if isinstance(path, Path) and not path.is_absolute() else None
 
 
 def print_json(value: object) -> None:

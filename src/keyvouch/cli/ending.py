@@ -116,16 +116,17 @@ def _show(error: KeyvouchError) -> None:
                 members[name] = getattr(error, name)
         click.echo(json.dumps({"error": members}), err=True)
         return
-    click.secho(f"Error: {_printable(error.message)}", fg="red", err=True)
+    message = printable(error.message, kept="\n")
+    click.secho(f"Error: {message}", fg="red", err=True)
     if error.hint:
-        click.echo(_printable(error.hint), err=True)
+        click.echo(printable(error.hint, kept="\n"), err=True)
     if _debugging():
         _traceback()
 
 
-def _printable(text: str) -> str:
-    """Return the text without what would drive a terminal: some of it comes from elsewhere."""
-    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
+def printable(text: object, *, kept: str = "") -> str:
+    """Return a text without what would drive a terminal, and on one line but for what is `kept`."""
+    return "".join(each if each.isprintable() or each in kept else "?" for each in str(text))
 
 
 def _show_defect(error: Exception) -> None:

@@ -6,9 +6,18 @@ from pathlib import Path
 
 import click
 
-from keyvouch import files, opening
+from keyvouch import opening
 from keyvouch.certificate import load_certificates, order_chain
-from keyvouch.cli.common import choose, key_facts, key_options, next_command, output_option, print_json, print_key
+from keyvouch.cli.common import (
+    choose,
+    key_facts,
+    key_options,
+    next_command,
+    output_option,
+    print_json,
+    print_key,
+    read_path,
+)
 
 
 @click.command("install")
@@ -18,10 +27,7 @@ from keyvouch.cli.common import choose, key_facts, key_options, next_command, ou
 def command(profile: str | None, key: str | None, file: Path, output: str) -> None:
     """Keep the certificate in FILE (PEM or DER, with its issuers in any order) beside its key in the store."""
     chosen = choose(profile, key)
-    try:
-        octets = files.read(file)
-    except OSError as error:
-        raise click.UsageError(f"{file} cannot be read: {error.strerror}.") from None
+    octets = read_path(file)
     with chosen.open() as signer:
         chain = order_chain(load_certificates(octets, file), signer.public_key)
         pinned = signer.uri

@@ -9,7 +9,7 @@ import click
 from keyvouch import opening
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
-from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_json, print_key
+from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_json, print_key, relative_path
 from keyvouch.errors import KeyvouchError
 from keyvouch.store import KeySpec, KeyUri
 
@@ -82,8 +82,7 @@ def _lasting(requested: KeyUri, pinned: KeyUri) -> KeyUri:
     A relative path means another file from another working directory, so that is pinned; and where the store named a
     member of a family the newest one is to be taken.
     """
-    path = requested.get("path") if "path" in requested else None
-    if isinstance(path, Path) and not path.is_absolute():
+    if relative_path(requested):
         return pinned
     is_member = requested.identity() != pinned.replace({"spki-sha256": None}).identity()
     return requested.replace({"select": "newest"}) if is_member and "spki-sha256" not in requested else requested

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from keyvouch import config, files, opening
-from keyvouch.cli.common import next_command, output_option, print_facts, print_json
+from keyvouch.cli.common import next_command, output_option, print_facts, print_json, relative_path
 from keyvouch.uri import redact
 
 
@@ -107,9 +107,8 @@ def _without_user(value: object) -> object:
 def _absolute(key: str) -> str:
     """Return a key's URI as it means the same from every working directory."""
     uri = opening.parse(key)
-    path = uri.get("path") if "path" in uri else None
-    relative = isinstance(path, Path) and not path.is_absolute()
-    return str(uri.replace({"path": str(Path(path).absolute())})) if relative and path else str(uri)
+    path = relative_path(uri)
+    return str(uri.replace({"path": str(path.absolute())}) if path else uri)
 
 
 def place() -> Path:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import click
 
-from keyvouch import files
 from keyvouch.algorithms import ALGORITHMS, Algorithm, algorithms_for, key_type, require_fit, verifies
-from keyvouch.cli.common import choose, key_options, output_option, print_json, read
+from keyvouch.cli.common import choose, key_options, output_option, print_json, read, read_path
 from keyvouch.errors import SignatureMismatch
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def command(
 def _from_certificate(path: Path) -> PublicKey:
     from keyvouch.certificate import load_certificates
 
-    return load_certificates(_read(path), path)[0].public_key()  # type: ignore[return-value]
+    return load_certificates(read_path(path), path)[0].public_key()  # type: ignore[return-value]
 
 
 def _from_key(profile: str | None, key: str | None) -> PublicKey:
@@ -90,19 +89,12 @@ def _read_jws(content: bytes) -> _Signed:
 
 def _read_detached(content: bytes, place: Path, public_key: PublicKey, algorithm: str | None) -> _Signed:
     chosen = ALGORITHMS[algorithm] if algorithm else algorithms_for(key_type(public_key))[0]
-    octets = _read(place)
+    octets = read_path(place)
     if octets.count(b".") == _DOTS_OF_JWS and octets.startswith(b"eyJ"):
         raise click.UsageError(f"{place} is a JWS, with its message in it: give it as FILE, without --signature.")
     with contextlib.suppress(ValueError):  # else it is raw
         octets = _decode(octets.strip())
     return _Signed(content, octets, chosen)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return files.read(path)
-    except OSError as error:
-        raise click.UsageError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _decode(text: bytes) -> bytes:

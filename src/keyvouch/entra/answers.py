@@ -19,6 +19,7 @@ from msal.exceptions import MsalServiceError
 from keyvouch import files
 from keyvouch.entra import advice
 from keyvouch.entra.keys import Sent
+from keyvouch.entra.token_cache import is_token
 from keyvouch.errors import (
     AuthorityRefused,
     AuthorityUnavailable,
@@ -90,11 +91,6 @@ class Outcome:
                 known = no_usable_answer(authority, _shape(error), retry_after)
         known.__cause__ = error
         return known
-
-
-def is_token(value: object) -> bool:
-    """Tell whether it can stand in a header `Authorization: Bearer` (RFC 6750, section 2.1)."""
-    return isinstance(value, str) and bool(re.fullmatch(r"[\x21-\x7E]+", value))
 
 
 class Failed(Exception):

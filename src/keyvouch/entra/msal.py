@@ -28,9 +28,10 @@ import requests
 from keyvouch import config, forks, opening
 from keyvouch.connections import Deadline
 from keyvouch.entra import advice
-from keyvouch.entra.answers import Failed, Outcome, from_discovery, is_token
+from keyvouch.entra.answers import Failed, Outcome, from_discovery
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.keys import Key, Keys, OpenUri, Sent
+from keyvouch.entra.token_cache import is_token
 from keyvouch.entra.transport import Session
 from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError
 from keyvouch.signer import SIGN_TIMEOUT, Signer

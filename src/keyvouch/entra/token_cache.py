@@ -109,9 +109,14 @@ def find_token(place: Path, client_id: str, scopes: Sequence[str]) -> str | None
             usable = int(entry["expires_on"]) - now > _NOT_IN_LAST and int(entry.get("refresh_on") or now + 1) > now
             fits = entry.get("client_id") == client_id and set(scopes) <= set(entry.get("target", "").split())
             plain = not (entry.get("home_account_id") or entry.get("ext_cache_key") or entry.get("key_id"))
-            if usable and fits and plain and re.fullmatch(r"[\x21-\x7E]+", entry["secret"]):
+            if usable and fits and plain and is_token(entry["secret"]):
                 return str(entry["secret"])
     return None
+
+
+def is_token(value: object) -> bool:
+    """Tell whether it can stand in a header `Authorization: Bearer` (RFC 6750, section 2.1)."""
+    return isinstance(value, str) and bool(re.fullmatch(r"[\x21-\x7E]+", value))
 
 
 def _entries(place: Path) -> Iterable[Mapping[str, Any]]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 import pytest
 
 from keyvouch import registry, store
-from keyvouch.algorithms import ALGORITHMS, key_type
+from keyvouch.algorithms import ALGORITHMS, Algorithm, algorithms_for, key_type
 from keyvouch.secrets import SecretResolver
+from keyvouch.testing.conformance import judge
 from keyvouch.uri import KeyUri, parse_uri, scheme_of
 
 if TYPE_CHECKING:
@@ -159,6 +160,17 @@ class Declarations:
                 yield made, key
             finally:
                 key.close()
+
+    def algorithm_of(self, key: StoredKey) -> Algorithm:
+        """Return the first algorithm that fits the key and is not declared as unsupported."""
+        return next(each for each in algorithms_for(key_type(key.public_key)) if each.name not in self.unsupported)
+
+    def require_signature(self, key: StoredKey) -> None:
+        """Let the key sign, and fail where the signature is not good."""
+        algorithm = self.algorithm_of(key)
+        signature = key.sign(b"message", algorithm, timeout=TIMEOUT)
+        if not judge.is_good(key.public_key, signature, b"message", algorithm.name):
+            broken(seen="a signature that does not verify", wanted="a good one")
 
 
 def needs(*names: str) -> Callable[[Test], Test]:

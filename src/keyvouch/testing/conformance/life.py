@@ -5,10 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 
-from keyvouch.algorithms import algorithms_for, key_type
+from keyvouch.algorithms import make_key
 from keyvouch.certificate import certificate_spki, self_signed, spki_sha256
 from keyvouch.errors import KeyExists, KeyNotFound, NotSupported
 from keyvouch.secrets import Secret
@@ -22,7 +21,6 @@ from keyvouch.store import (
     KeyStore,
     KeyUri,
 )
-from keyvouch.testing.conformance import judge
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs
 
 _PASSWORD = "correct horse battery"  # noqa: S105 - of what is thrown away
@@ -98,7 +96,7 @@ class Life(Declarations):
     @needs("import")
     def test_imported_key_is_found_and_signs(self) -> None:
         """`import_key` takes key and chain, and never writes over one (`ImportsKeys.import_key`)."""
-        key = self._own_key()
+        key = make_key(self._kind())
         certificate = self_signed(key, "CN=conformance", 1)
         uri = self.new_uri()
         with self.connected(uri) as made:
@@ -108,7 +106,7 @@ class Life(Declarations):
                 broken(seen="another key", wanted="the one that was imported")
             self._require_signing(made, pinned)
             with pytest.raises(KeyExists):
-                made.import_key(self.parsed(uri), self._own_key(), [], exportable=False)
+                made.import_key(self.parsed(uri), make_key(self._kind()), [], exportable=False)
             if self._public(made, pinned) != key.public_key():
                 broken(seen="another key after a second import", wanted="the first one")
 
@@ -157,11 +155,6 @@ class Life(Declarations):
         assert isinstance(made, GeneratesKeys)
         return made.generate(self.parsed(uri), KeySpec(self._kind(), "CN=conformance", 1))
 
-    def _own_key(self) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
-        if self._kind() == "P-256":
-            return ec.generate_private_key(ec.SECP256R1())
-        return rsa.generate_private_key(65537, 2048)
-
     @staticmethod
     def _public(made: KeyStore, uri: KeyUri) -> object:
         key = made.open(uri, timeout=TIMEOUT)
@@ -173,12 +166,7 @@ class Life(Declarations):
     def _require_signing(self, made: KeyStore, uri: KeyUri) -> None:
         key = made.open(uri, timeout=TIMEOUT)
         try:
-            algorithm = next(
-                each for each in algorithms_for(key_type(key.public_key)) if each.name not in self.unsupported
-            )
-            signature = key.sign(b"message", algorithm, timeout=TIMEOUT)
-            if not judge.is_good(key.public_key, signature, b"message", algorithm.name):
-                broken(seen="a signature that does not verify", wanted="a good one")
+            self.require_signature(key)
             if key.chain and certificate_spki(key.chain[0]) != spki_sha256(key.public_key):
                 broken(seen="a certificate of another key", wanted="the key's")
             again = made.open(key.uri, timeout=TIMEOUT)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from keyvouch.algorithms import algorithms_for, key_type
 from keyvouch.errors import SecretIncorrect
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs
@@ -61,7 +60,7 @@ class Secrecy(Declarations):
 
     @needs("secret")
     def test_wrong_secret_is_shown_nowhere(self, caplog: pytest.LogCaptureFixture) -> None:
-        """A secret is in no error, with all its locals, and in no log (`secrets`)."""
+        """A secret is in no message of the error or of what caused it, and in no log (`secrets`)."""
         secrets, wrong = Watching(), self.parsed(str(self.wrong_secret_uri))
         with caplog.at_level(logging.NOTSET):
             error = self._refused(wrong, secrets)
@@ -124,9 +123,7 @@ class Secrecy(Declarations):
 
     def _use(self) -> None:
         with self.opened(self.uri) as (_, key):
-            algorithm = next(
-                each for each in algorithms_for(key_type(key.public_key)) if each.name not in self.unsupported
-            )
+            algorithm = self.algorithm_of(key)
             for _ in range(_SIGNATURES):
                 key.sign(_MESSAGE, algorithm, timeout=TIMEOUT)
 

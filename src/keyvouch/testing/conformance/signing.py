@@ -168,7 +168,7 @@ class Signing(Declarations):
         """Eight threads sign at once with one key, and with eight (`sign`)."""
         with self.connected(self.uri) as made:
             keys = [made.open(self.parsed(self.uri), timeout=TIMEOUT) for _ in range(8)]
-            algorithm = next(each for each in algorithms_for(key_type(keys[0].public_key)) if self._does(each.name))
+            algorithm = self.algorithm_of(keys[0])
 
             def sign(thread: int, key: StoredKey) -> str:
                 for number in range(10):
