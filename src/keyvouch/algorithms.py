@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NewType
 
 from keyvouch.errors import AlgorithmUnsupported, ConfigurationError, KeyUnusable
+from keyvouch.forks import ForkGate
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -27,6 +28,10 @@ DerSignature = NewType("DerSignature", bytes)
 """An ECDSA signature as X9.62 has it: a DER SEQUENCE of r and s. Stores' libraries often speak this."""
 JoseSignature = NewType("JoseSignature", bytes)
 """A signature as JOSE has it: for ECDSA r and s side by side, each of the curve's full width."""
+
+
+OPENSSL = ForkGate()
+"""Around what takes random numbers of OpenSSL's: it locks their source, and a child could never take that lock."""
 
 
 class Algorithm:
@@ -181,14 +186,19 @@ def make_key(kind: str) -> PrivateKey:
 
 
 def sign_locally(private_key: PrivateKey, message: bytes, algorithm: Algorithm) -> JoseSignature:
-    """Sign with a key that is in this process's memory; the algorithm must fit the key."""
+    """Sign with a key that is in this process's memory; the algorithm must fit the key. A fork waits for it."""
     if algorithm.family == "ECDSA":
         from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 
-        return der_to_jose(DerSignature(private_key.sign(message, ECDSA(algorithm.hash))), algorithm)  # type: ignore[call-arg, arg-type]
+        with OPENSSL:
+            der = private_key.sign(message, ECDSA(algorithm.hash))  # type: ignore[call-arg, arg-type]
+        return der_to_jose(DerSignature(der), algorithm)
     if algorithm.family == "EdDSA":
-        return JoseSignature(private_key.sign(message))  # type: ignore[call-arg]
-    return JoseSignature(private_key.sign(message, algorithm.padding, algorithm.hash))  # type: ignore[call-arg, arg-type]
+        with OPENSSL:
+            return JoseSignature(private_key.sign(message))  # type: ignore[call-arg]
+    padding, digest = algorithm.padding, algorithm.hash
+    with OPENSSL:
+        return JoseSignature(private_key.sign(message, padding, digest))  # type: ignore[call-arg, arg-type]
 
 
 def verifies(public_key: PublicKey, signature: bytes, message: bytes, algorithm: Algorithm) -> bool:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyChanged, KeyNotFound
+from keyvouch.forks import ForkGate
 from keyvouch.uri import Attribute, KeyUri
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "Attribute",
     "DeletesKeys",
     "ExportsKeys",
+    "ForkGate",
     "GeneratesKeys",
     "GrantsAccess",
     "HoldsCertificates",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keyvouch.algorithms import OPENSSL
 from keyvouch.certificate import load_certificates, parsing
 from keyvouch.errors import ConfigurationError, KeyUnusable, SecretIncorrect, SecretRequired
 from keyvouch.stores.entries import Contents
@@ -122,7 +123,7 @@ def _load_key(block: bytes, password: Secret | None, path: Path) -> PrivateKey:
     try:
         # A password is given only where it is needed: `cryptography` refuses one that is not.
         octets = password.reveal().encode() if encrypted and password else None
-        with parsing():
+        with OPENSSL, parsing():
             return load_pem_private_key(block, octets)  # type: ignore[return-value]  # the caller refuses other kinds
     except (ValueError, UnsupportedAlgorithm) as error:
         if encrypted:

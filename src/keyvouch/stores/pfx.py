@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keyvouch.algorithms import OPENSSL
 from keyvouch.certificate import certificate_spki, is_readable, parsing, spki_sha256
 from keyvouch.errors import KeyUnusable, SecretIncorrect, SecretRequired
 from keyvouch.stores.entries import Contents
@@ -113,7 +114,7 @@ def _unlock(der: bytes, password: Secret | None, path: Path) -> tuple[PKCS12KeyA
     refusal: Exception | None = None
     for candidate in candidates:
         try:
-            with parsing():
+            with OPENSSL, parsing():
                 return pkcs12.load_pkcs12(der, candidate), candidate or b""
         except InvalidVersion as error:
             raise KeyUnusable(f"{path} holds a certificate that cannot be read.", hint="Export it again.") from error
@@ -138,7 +139,7 @@ def _every_key(der: bytes, password: bytes, path: Path) -> list[tuple[PrivateKey
             kind = bag["bag_id"].native
             if kind in ("key_bag", "pkcs8_shrouded_key_bag"):
                 octets = bag["bag_value"].untag().dump()
-                with parsing():
+                with OPENSSL, parsing():
                     key = load_der_private_key(octets, None if kind == "key_bag" else password)
                 keys.append((key, _friendly_name(bag["bag_attributes"].native)))
     # asn1crypto parses late, and what is damaged shows as it comes; TypeError also: encrypted with an empty password.
