@@ -38,11 +38,8 @@ def watch(item: Forgetful) -> None:
 class ForkGate:
     """Lets a fork wait while threads are in native code: what that code has locked then stays locked in the child.
 
-        OPENSSL = ForkGate()      # one for each native module
-        with OPENSSL:
-            native_call()         # short: a fork waits for it, for 10 seconds at most
-
-    Python makes sure of the like for its own locks. Not to be entered twice by one thread.
+    Make one for each native module, and use it with `with` around short calls, for which a fork waits 10 seconds at
+    most. Not to be entered twice by one thread.
     """
 
     def __init__(self) -> None:

@@ -181,7 +181,10 @@ class GeneratesKeys(ABC):
 
     @abstractmethod
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
-        """Make a key and return its pinned URI. Raises `KeyExists` rather than touch one that is there."""
+        """Make a key and return its pinned URI. Raises `KeyExists` rather than touch one that is there.
+
+        Raises `NotSupported` for a type of key that the store cannot make.
+        """
 
 
 class ImportsKeys(ABC):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,18 +15,33 @@ from docs.pages import DOCS
 from signing_in import run
 
 EXAMPLE = DOCS / "examples" / "keyvouch-sqlite"
+WITH_CONNECTION = DOCS / "examples" / "keyvouch-ssh-agent"
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the example installed in it by pip."""
+    """A folder with the examples installed in it by pip."""
     folder = tmp_path_factory.mktemp("site")
-    copy = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "keyvouch_sqlite.py"):
-        (copy / name).write_bytes((EXAMPLE / name).read_bytes())
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--target", str(folder), str(copy)], check=True)
+    for example in (EXAMPLE, WITH_CONNECTION):
+        copy = tmp_path_factory.mktemp("source")
+        for file in (example / "pyproject.toml", *example.glob("*.py")):
+            (copy / file.name).write_bytes(file.read_bytes())
+        subprocess.run([*pip, "--target", str(folder), str(copy)], check=True)
     return folder
+
+
+def judged(example: Path, site: Path) -> str:
+    """Run its own tests, as its author would, and return what they print."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, str(example / "tests")],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_it_is_short() -> None:
@@ -34,16 +50,16 @@ def test_it_is_short() -> None:
 
 
 def test_it_keeps_the_contract(site: Path) -> None:
-    """Its own tests, run as its author would, pass."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, str(EXAMPLE / "tests")],
-        env={**os.environ, "PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "TestSqliteStore: 38 kept, 10 declared unsupported, 0 broken" in done.stdout
+    """The example passes the kit."""
+    assert "TestSqliteStore: 48 kept, 21 declared unsupported, 0 broken" in judged(EXAMPLE, site)
+
+
+@pytest.mark.server
+def test_one_with_a_connection_keeps_the_contract(site: Path) -> None:
+    """So does the one that holds a connection, with a real agent that is cut off and held up."""
+    if shutil.which("ssh-agent") is None:
+        pytest.skip("there is no ssh-agent: apt-get install openssh-client")
+    assert "TestAgentStore: 45 kept, 24 declared unsupported, 0 broken" in judged(WITH_CONNECTION, site)
 
 
 def test_it_is_found_by_its_entry_point(site: Path, tmp_path: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import http.server
 import itertools
 import os
+import threading
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from keyvouch.testing import StoreConformance
+from keyvouch.uri import parse_uri
 from scripted_store import certify, new_key
 from testing.conformance.memory_store import PIN, SERVERS, Member, MemoryStore, Server
 
@@ -22,7 +26,6 @@ def kit_for(kind: type[MemoryStore], **more: Any) -> type[StoreConformance]:
     os.environ |= {"KIT_PIN": PIN, "KIT_WRONG_PIN": "hunter2-wrong"}
     number = str(next(_numbers))
     SERVERS[number] = server = Server()
-    SERVERS[f"{number}-stalled"] = Server(stalled=True)
     for name, key_kind in (("ec", "P-256"), ("rsa", "RSA-2048"), ("ed", "Ed25519")):
         server.keys[name] = {"1": Member(new_key(key_kind), _chain(new_key(key_kind)), exportable=name == "ec")}
     server.keys["family"] = {
@@ -36,6 +39,16 @@ def kit_for(kind: type[MemoryStore], **more: Any) -> type[StoreConformance]:
     def break_connection(self: StoreConformance) -> None:
         server.epoch += 1
 
+    def stall_connection(self: StoreConformance) -> None:
+        server.stalled = True
+
+    def resume_connection(self: StoreConformance) -> None:
+        server.stalled = False
+
+    def replace_key(self: StoreConformance, uri: str) -> None:
+        key = new_key("P-256", 8)
+        server.keys[parse_uri(uri, MemoryStore.attributes).get("key")] = {"1": Member(key, _chain(key))}
+
     members: dict[str, Any] = {
         "store_class": kind,
         "uri": at("ec"),
@@ -45,11 +58,35 @@ def kit_for(kind: type[MemoryStore], **more: Any) -> type[StoreConformance]:
         "ambiguous_uri": at("family"),
         "family_uri": at("family", "&select=newest&settle=0"),
         "wrong_secret_uri": at("ec", pin="KIT_WRONG_PIN"),
-        "stalled_uri": f"memory:server={number}-stalled;key=ec?pin=env:KIT_PIN",
+        "proxied_uri": at("ec").replace(";", ";address=memory.invalid:443;", 1),
+        "proxied_server": answering(),
+        "account": "app",
         "break_connection": break_connection,
+        "stall_connection": stall_connection,
+        "resume_connection": resume_connection,
+        "replace_key": replace_key,
+        "count_refusals": lambda self: server.refusals,
         "new_uri": lambda self: at(f"new{next(_numbers)}"),
     }
     return type("TestStore", (StoreConformance,), {**members, **more})
+
+
+@functools.cache
+def answering() -> tuple[str, int]:
+    """Where an HTTP server listens that answers anything with 200; it lives as long as the tests."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return "127.0.0.1", server.server_port
 
 
 def _chain(key: Any) -> tuple[x509.Certificate, ...]:

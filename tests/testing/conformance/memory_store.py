@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import threading
 import time
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, pkcs12
 
-from keyvouch.algorithms import Algorithm, key_type, sign_locally
-from keyvouch.certificate import order_chain, self_signed, spki_sha256
+from keyvouch.algorithms import Algorithm, key_type, make_key, sign_locally
+from keyvouch.certificate import order_chain, parse_subject, self_signed, spki_sha256
 from keyvouch.errors import KeyExists, KeyNotFound, NotSupported, SecretIncorrect, SessionLost, StoreUnavailable
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import (
@@ -22,6 +26,7 @@ from keyvouch.store import (
     DeletesKeys,
     ExportsKeys,
     GeneratesKeys,
+    GrantsAccess,
     HoldsCertificates,
     ImportsKeys,
     KeyInfo,
@@ -29,6 +34,7 @@ from keyvouch.store import (
     KeyStore,
     KeyUri,
     ListsKeys,
+    RequestsCertificates,
     StoredKey,
     choose_one,
 )
@@ -53,9 +59,10 @@ class Server:
     keys: dict[str, dict[str, Member]] = field(default_factory=dict)
     epoch: int = 0
     """Grows when every connection is cut."""
-    sessions: int = 0
     log_ins: int = 0
+    refusals: int = 0
     stalled: bool = False
+    readers: set[str] = field(default_factory=lambda: {"root"})
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -63,13 +70,24 @@ SERVERS: dict[str, Server] = {}
 PIN = "correct horse"
 
 
-class MemoryStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, ExportsKeys):
+class MemoryStore(
+    KeyStore,
+    ListsKeys,
+    GeneratesKeys,
+    ImportsKeys,
+    RequestsCertificates,
+    HoldsCertificates,
+    DeletesKeys,
+    ExportsKeys,
+    GrantsAccess,
+):
     """Keys in memory."""
 
     attributes: ClassVar[tuple[Attribute, ...]] = (
         Attribute("server", "which one", connection=True, required_for=frozenset({"open", "generate"})),
         Attribute("key", "its name", required_for=frozenset({"open", "generate"})),
         Attribute("version", "which of several"),
+        Attribute("address", "host and port, where a server is to be asked", connection=True),
         Attribute("pin", "what logs in", query=True, connection=True, secret=True),
     )
 
@@ -84,20 +102,40 @@ class MemoryStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
         return SERVERS[self._uri.get("server")]
 
     def connect(self, *, timeout: float) -> None:
-        if self.server.stalled:
-            self.wait(timeout)
-            raise StoreUnavailable("The server does not answer.", hint="Try later.")
-        secret = self._secrets.get(self._uri, "pin")
+        self.wait(timeout)
+        if address := self._uri.get("address"):
+            self.ask(address, timeout)
+        self.log_in(self._secrets.get(self._uri, "pin"))
+
+    def log_in(self, pin: Secret | None) -> None:
         self.server.log_ins += 1
-        if secret != Secret(PIN):
+        if pin != Secret(PIN):
+            self.server.refusals += 1
             raise SecretIncorrect("The server refused the PIN.", hint="Correct it.")
         self._epoch, self._process = self.server.epoch, os.getpid()
 
     def wait(self, timeout: float) -> None:
-        time.sleep(timeout)
+        """Wait for the server, while it answers nothing."""
+        if self.server.stalled:
+            time.sleep(timeout)
+            raise StoreUnavailable("The server does not answer.", hint="Try later.")
+
+    def ask(self, address: str, timeout: float) -> None:
+        """Ask by HTTP, through the proxy where there is one."""
+        proxy = urllib.request.getproxies().get("https", "").removeprefix("http://")
+        connection = http.client.HTTPConnection(proxy or address, timeout=timeout)
+        if proxy:
+            connection.set_tunnel(address)
+        try:
+            with contextlib.closing(connection):
+                connection.request("GET", "/")
+                connection.getresponse().read()
+        except OSError as error:
+            raise StoreUnavailable(f"{address} does not answer: {error}.", hint="Try later.") from error
 
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
-        info, settles_at = choose_one(uri, self.keys(uri), certificate)
+        self.wait(timeout)
+        info, settles_at = choose_one(uri, self.matches(uri), certificate)
         key = MemoryKey(self, info.uri, self._member(info.uri))
         key.settles_at = settles_at
         return key
@@ -106,6 +144,9 @@ class MemoryStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
         self._epoch = None
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
+        return [info for info in self.matches(uri) if uri.get("spki-sha256") in (None, info.spki_sha256)]
+
+    def matches(self, uri: KeyUri) -> list[KeyInfo]:
         self.require_alive()
         versions = self.server.keys.get(uri.get("key"), {})
         if not versions and "key" in uri:
@@ -117,7 +158,7 @@ class MemoryStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
         ]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
-        key = _new_key(spec.key_type)
+        key = make_key(spec.key_type)
         chain = (self_signed(key, spec.subject, spec.days),)
         return self._add(uri, key, chain, exportable=spec.exportable, further=spec.further)
 
@@ -129,6 +170,24 @@ class MemoryStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
     def install_certificate(self, uri: KeyUri, chain: Sequence[x509.Certificate]) -> KeyUri:
         self._member(uri).chain = tuple(chain)
         return uri
+
+    def request_certificate(self, uri: KeyUri, spec: KeySpec) -> bytes:
+        key = self._member(uri).key
+        builder = x509.CertificateSigningRequestBuilder(parse_subject(spec.subject))
+        algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+        return builder.sign(key, algorithm).public_bytes(Encoding.DER)
+
+    def readers(self, uri: KeyUri) -> list[str]:
+        self._member(uri)
+        return list(self.server.readers)
+
+    def grant(self, uri: KeyUri, account: str) -> None:
+        self._member(uri)
+        self.server.readers.add(account)
+
+    def revoke(self, uri: KeyUri, account: str) -> None:
+        self._member(uri)
+        self.server.readers.discard(account)
 
     def delete(self, uri: KeyUri) -> None:
         self._member(uri)
@@ -192,8 +251,13 @@ class MemoryKey(StoredKey):
         self.member = member
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        self.store.wait(timeout)
         self.store.require_alive()
         return sign_locally(self.member.key, message, algorithm)
+
+    def changed(self) -> bool:
+        now = self.store.server.keys.get(self.uri.get("key"), {}).get(self.uri.get("version"))
+        return now is not self.member
 
 
 class Bare(KeyStore):
@@ -208,14 +272,7 @@ class Bare(KeyStore):
         self._inner.connect(timeout=timeout)
 
     def open(self, uri: Any, certificate: Any = None, *, timeout: float) -> StoredKey:
-        choose_one(uri, self._inner.keys(uri), certificate)
         return self._inner.open(uri, certificate, timeout=timeout)
 
     def close(self) -> None:
         self._inner.close()
-
-
-def _new_key(kind: str) -> Any:
-    if kind.startswith("RSA"):
-        return rsa.generate_private_key(65537, 2048)
-    return ec.generate_private_key(ec.SECP256R1()) if kind == "P-256" else ed25519.Ed25519PrivateKey.generate()

@@ -13,8 +13,8 @@ import keyvouch
 from keyvouch.testing import StoreConformance
 
 PASSWORD = "correct horse"
-ALWAYS = frozenset({"connection", "stalled"})
-"""Files have no connection that could be lost, or stall."""
+ALWAYS = frozenset({"connection", "stalled", "refusals", "request", "grant"})
+"""Files have no connection that could be lost, or stall, and no server that counts or lets anyone in."""
 
 
 def make(uri: str, kind: str, *, further: bool = False) -> str:
@@ -57,6 +57,13 @@ class FileConformance(StoreConformance):
 
     def new_uri(self) -> str:
         return self.at(f"new-{next(self._numbers)}")
+
+    def replace_key(self, uri: str) -> None:
+        with keyvouch.open_store(uri) as store:
+            (there,) = store.keys()
+        with keyvouch.open_store(there.uri) as store:
+            store.delete()
+        make(uri, "P-256")
 
 
 class TestPfx(FileConformance):

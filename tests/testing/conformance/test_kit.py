@@ -12,7 +12,7 @@ from testing.conformance.kit_for import kit_for
 from testing.conformance.memory_store import Bare, MemoryStore
 from testing.conformance.wrong_stores import FAULTS
 
-CAPABILITIES = ("list", "generate", "import", "install", "delete", "export")
+CAPABILITIES = ("list", "generate", "import", "request", "install", "delete", "export", "grant")
 
 
 class TestRight(kit_for(MemoryStore)):  # type: ignore[misc]
@@ -36,7 +36,7 @@ def run_kit(pytester: pytest.Pytester) -> Any:
             test_store=f"""
             from testing.conformance.kit_for import kit_for
             from testing.conformance.memory_store import Bare, MemoryStore
-            from testing.conformance.wrong_stores import FAULTS
+            from testing.conformance.wrong_stores import FAULTS, NothingToSign
             TestStore = {expression}
             """
         )
@@ -53,10 +53,13 @@ def _names(reports: Any) -> set[str]:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_caught_by_its_rule(run_kit: Any, name: str) -> None:
-    """Each wrong store fails the test that names what is wrong with it."""
-    _, failed = run_kit(f"kit_for(FAULTS[{name!r}].store, closing_seconds=0.5, child_seconds=3, patience_seconds=3)")
+    """Each wrong store fails the test that names what is wrong with it; the right one passes that."""
+    rule = FAULTS[name].caught_by
+    _, failed = run_kit(
+        f"kit_for(FAULTS[{name!r}].store, closing_seconds=0.5, child_seconds=3, patience_seconds=3)", "-k", rule
+    )
 
-    assert FAULTS[name].caught_by in failed
+    assert rule in failed
 
 
 @pytest.mark.parametrize(("imported", "failed"), [("fcntl", {"test_it_imports_everywhere"}), ("tempfile", set())])
@@ -80,17 +83,61 @@ def test_module_of_one_platform_is_caught(
 
 def test_forgetting_cannot_pass(run_kit: Any) -> None:
     """What is neither provided nor declared fails."""
-    _, failed = run_kit("kit_for(MemoryStore, rsa_uri=None, missing_uri=None)", "-k", "rsa or missing")
+    _, failed = run_kit("kit_for(Bare, rsa_uri=None, missing_uri=None)", "-k", "rsa or missing")
 
     assert failed == {"test_rsa_signatures_verify", "test_missing_key_is_told_by_type"}
 
 
+def test_keys_that_can_be_made_need_not_be_provided(run_kit: Any) -> None:
+    """A store that generates keys is asked for those of the other kinds."""
+    expression = "kit_for(MemoryStore, rsa_uri=None, ed25519_uri=None)"
+
+    assert run_kit(expression, "-k", "signatures_verify") == (
+        {"test_rsa_signatures_verify", "test_ec_signatures_verify", "test_ed25519_signatures_verify"},
+        set(),
+    )
+
+
 def test_declaring_what_is_there_fails(run_kit: Any) -> None:
-    """A declaration that is not true, or of a name that there is not, fails too."""
+    """A declaration that is not true fails too."""
     _, failed = run_kit("kit_for(MemoryStore, unsupported={'missing'})", "-k", "missing")
     assert failed == {"test_missing_key_is_told_by_type"}
-    _, failed = run_kit("kit_for(MemoryStore, unsupported={'typo'})", "-k", "missing")
-    assert failed == {"test_missing_key_is_told_by_type"}
+
+
+def test_declaring_a_kind_that_is_made_fails(run_kit: Any) -> None:
+    """Nor may a kind of key be declared that the store makes when it is asked to."""
+    expression = "kit_for(MemoryStore, ed25519_uri=None, unsupported={'ed25519'})"
+
+    assert run_kit(expression, "-k", "made_key or ed25519")[1] == {"test_made_key_is_what_was_asked_for"}
+
+
+def test_unknown_name_is_told_once(run_kit: Any) -> None:
+    """A mistyped declaration is one failure, and not one of each rule."""
+    _, failed = run_kit("kit_for(MemoryStore, unsupported={'typo'})", "-k", "missing or declared")
+
+    assert failed == {"test_declared_names_are_known"}
+
+
+def test_empty_message_may_be_declared(run_kit: Any) -> None:
+    """A store that cannot sign nothing at all says so, and is judged by all else."""
+    passed, failed = run_kit("kit_for(NothingToSign, unsupported={'empty'})", "-k", "signatures_verify")
+    assert (len(passed), failed) == (3, set())
+    _, failed = run_kit("kit_for(NothingToSign)", "-k", "ec_signatures_verify")
+    assert failed == {"test_ec_signatures_verify"}
+
+
+def test_unforeseen_error_is_told_with_the_rule(run_kit: Any, pytester: pytest.Pytester) -> None:
+    """What a store raises where the rule knows of no error is told with the rule, and with where it came from."""
+    run_kit("kit_for(NothingToSign)", "-k", "ec_signatures_verify")
+    result = pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-p", "no:cov", "-k", "ec_signatures_verify")
+
+    result.stdout.fnmatch_lines(
+        [
+            "E*ValueError: nothing to sign",
+            "E*seen:   ValueError('nothing to sign')",
+            "E*wanted: An EC key signs its curve's algorithm*",
+        ]
+    )
 
 
 def test_summary_counts_the_rules(run_kit: Any, pytester: pytest.Pytester) -> None:

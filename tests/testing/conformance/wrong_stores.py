@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from cryptography import x509
@@ -16,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from keyvouch.algorithms import RS256, Algorithm, sign_locally
-from keyvouch.errors import KeyNotFound, SecretIncorrect, SessionLost, StoreUnavailable
-from keyvouch.secrets import SecretResolver
-from keyvouch.store import KeyInfo, KeySpec, KeyUri, StoredKey
+from keyvouch.errors import KeyNotFound, KeyUnusable, SecretIncorrect, SessionLost, StoreUnavailable
+from keyvouch.secrets import Secret, SecretResolver
+from keyvouch.store import Attribute, KeyInfo, KeySpec, KeyUri, StoredKey
 from scripted_store import new_key
-from testing.conformance.memory_store import PIN, MemoryKey, MemoryStore
+from testing.conformance.memory_store import PIN, Member, MemoryKey, MemoryStore, Server
 
 
 class Fault(NamedTuple):
@@ -37,22 +38,28 @@ def caught_by(test: str) -> Any:
     """Enter a store, or a key whose store is otherwise right."""
 
     def enter(kind: type[Any]) -> type[Any]:
-        store = kind
-        if issubclass(kind, MemoryKey):
-
-            class Store(MemoryStore):
-                def open(
-                    self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float
-                ) -> StoredKey:
-                    found = super().open(uri, certificate, timeout=timeout)
-                    found.__class__ = kind
-                    return found
-
-            store = Store
-        FAULTS[kind.__name__] = Fault(store, test)
+        FAULTS[kind.__name__] = Fault(with_keys(kind) if issubclass(kind, MemoryKey) else kind, test)
         return kind
 
     return enter
+
+
+def with_keys(kind: type[MemoryKey]) -> type[MemoryStore]:
+    """The right store, with keys of this class."""
+
+    class Store(MemoryStore):
+        def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
+            found = super().open(uri, certificate, timeout=timeout)
+            found.__class__ = kind
+            return found
+
+    return Store
+
+
+def wait_out(server: Server) -> None:
+    """Wait until the server answers, however long that takes."""
+    while server.stalled:
+        time.sleep(0.01)
 
 
 # What is signed.
@@ -191,6 +198,36 @@ class StubbornStore(MemoryStore):
             super().connect(timeout=timeout)
 
 
+@caught_by("test_server_sees_a_wrong_secret_once")
+class SendsTwice(MemoryStore):
+    """The library that it uses repeats a refused log-in by itself."""
+
+    def log_in(self, pin: Secret | None) -> None:
+        try:
+            super().log_in(pin)
+        except SecretIncorrect:
+            super().log_in(pin)
+
+
+@caught_by("test_secret_is_read_anew")
+class KeepsThePin(MemoryStore):
+    kept: Secret | None = None
+
+    def connect(self, *, timeout: float) -> None:
+        if self.kept is not None:
+            self.log_in(self.kept)
+        else:
+            super().connect(timeout=timeout)
+            self.kept = self._secrets.get(self._uri, "pin")
+
+
+@caught_by("test_wrong_secret_opens_nothing")
+class PinOfAnother(MemoryStore):
+    """URIs with different PINs share one log-in."""
+
+    attributes = tuple(replace(each, connection=each.name != "pin") for each in MemoryStore.attributes)
+
+
 # Which key.
 
 
@@ -215,9 +252,9 @@ class FirstMatch(MemoryStore):
 
 @caught_by("test_missing_key_is_told_by_type")
 class BareKeyError(MemoryStore):
-    def keys(self, uri: KeyUri) -> list[KeyInfo]:
+    def matches(self, uri: KeyUri) -> list[KeyInfo]:
         try:
-            return super().keys(uri)
+            return super().matches(uri)
         except KeyNotFound:
             raise KeyError(uri.get("key")) from None
 
@@ -244,6 +281,53 @@ class ListsTooMuch(MemoryStore):
         return super().open(uri, certificate, timeout=timeout)
 
 
+@caught_by("test_listing_is_of_what_matches")
+class ListsAll(MemoryStore):
+    def keys(self, uri: KeyUri) -> list[KeyInfo]:
+        return [info for name in list(self.server.keys) for info in super().keys(uri.replace({"key": name}))]
+
+
+@caught_by("test_digest_of_the_public_key_is_heeded")
+class IgnoresTheDigest(MemoryStore):
+    def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
+        return super().open(uri.replace({"spki-sha256": None}), certificate, timeout=timeout)
+
+
+@caught_by("test_certificate_chooses_its_key")
+class IgnoresTheCertificate(MemoryStore):
+    def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
+        return super().open(uri, timeout=timeout)
+
+
+@caught_by("test_newest_member_is_chosen")
+class TakesTheOldest(MemoryStore):
+    def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
+        if uri.get("select") == "newest":
+            uri = uri.replace({"version": "1"})
+        return super().open(uri, certificate, timeout=timeout)
+
+
+@caught_by("test_replaced_key_is_noticed")
+class NeverChanges(MemoryKey):
+    def changed(self) -> bool:
+        return False
+
+
+@caught_by("test_attributes_are_declared_well")
+class NeedsWhatNobodyAsks(MemoryStore):
+    attributes = (*MemoryStore.attributes, Attribute("zone", "where", required_for=frozenset({"list"})))
+
+
+@caught_by("test_one_keys_failure_leaves_the_others_be")
+class FailureEndsAll(MemoryStore):
+    def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
+        try:
+            return super().open(uri, certificate, timeout=timeout)
+        except KeyNotFound:
+            self._epoch = None
+            raise
+
+
 # Its life.
 
 
@@ -253,6 +337,40 @@ class EagerStore(MemoryStore):
         super().__init__(uri, secrets)
         with open(os.devnull, "rb") as file:  # noqa: PTH123 - as a client library would
             file.read()
+
+
+@caught_by("test_making_it_touches_nothing")
+class ResolvesEarly(MemoryStore):
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
+        super().__init__(uri, secrets)
+        socket.getaddrinfo("localhost", 443)
+
+
+@caught_by("test_lost_connection_is_told_by_type")
+class UntypedLossOfOneMethod(MemoryStore):
+    def import_key(self, uri: KeyUri, *what: Any, **more: Any) -> KeyUri:
+        try:
+            return super().import_key(uri, *what, **more)
+        except SessionLost as error:
+            raise StoreUnavailable("The connection is gone.", hint="Try later.") from error
+
+
+@caught_by("test_connecting_again_mends_it")
+class OthersAreTakenAlong(MemoryStore):
+    """While it connects, keys of the former log-in find no session at all."""
+
+    connecting = False
+
+    def connect(self, *, timeout: float) -> None:
+        self.connecting = True
+        time.sleep(0.05)
+        super().connect(timeout=timeout)
+        self.connecting = False
+
+    def require_alive(self) -> None:
+        if self.connecting:
+            raise AttributeError("'NoneType' object has no attribute 'sign'")
+        super().require_alive()
 
 
 @caught_by("test_lost_connection_is_told_by_type")
@@ -266,8 +384,52 @@ class UntypedLoss(MemoryStore):
 
 @caught_by("test_timeout_is_kept")
 class IgnoresTimeout(MemoryStore):
-    def wait(self, timeout: float) -> None:
-        time.sleep(5)
+    def connect(self, *, timeout: float) -> None:
+        wait_out(self.server)
+        super().connect(timeout=timeout)
+
+
+@caught_by("test_timeout_of_open_and_sign_is_kept")
+class SignIgnoresTimeout(MemoryKey):
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        wait_out(self.store.server)
+        return super().sign(message, algorithm, timeout=timeout)
+
+
+@caught_by("test_late_answer_is_nobody_elses")
+class LateAnswer(MemoryKey):
+    """One session: the answer that nobody waited for is read by who asks next."""
+
+    unread: bytes | None = None
+
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        answer: bytes = sign_locally(self.member.key, message, algorithm)
+        if self.store.server.stalled:
+            self.unread = answer
+        self.store.wait(timeout)
+        answer, self.unread = self.unread or answer, answer if self.unread else None
+        return answer
+
+
+@caught_by("test_close_does_not_wait_for_the_server")
+class ClosesPolitely(MemoryStore):
+    """Logs out, and waits for the answer."""
+
+    def close(self) -> None:
+        wait_out(self.server)
+        super().close()
+
+
+@caught_by("test_proxy_is_used")
+class PastTheProxy(MemoryStore):
+    def ask(self, address: str, timeout: float) -> None:
+        pass
+
+
+@caught_by("test_timeout_is_kept_through_a_proxy")
+class EndlessInTheProxy(MemoryStore):
+    def ask(self, address: str, timeout: float) -> None:
+        super().ask(address, 60.0)
 
 
 @caught_by("test_close_may_come_twice")
@@ -294,6 +456,64 @@ class OldCloseLogsOut(MemoryKey):
     def close(self) -> None:
         if self.store.server.log_ins > 1:
             self.store._epoch = None
+
+
+@caught_by("test_keys_are_opened_and_closed_meanwhile")
+class HandlesMixedUp(MemoryKey):
+    """Closing any key gives back the handle that was made last, whosever it is."""
+
+    @property
+    def handles(self) -> list[object]:
+        found: list[object] = vars(self.store).setdefault("handles", [])
+        return found
+
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        if "handle" not in vars(self):
+            self.handle = object()
+            self.handles.append(self.handle)
+        if self.handle not in self.handles:
+            raise KeyUnusable("The handle is not valid.", hint="Open the key again.")
+        return super().sign(message, algorithm, timeout=timeout)
+
+    def close(self) -> None:
+        if self.handles:
+            self.handles.pop(0)
+
+
+@caught_by("test_threads_sign_with_different_keys")
+class OneCurrentKey(MemoryKey):
+    """A session that signs with the key that was chosen last."""
+
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        store: Any = self.store
+        store.current = self.member
+        time.sleep(0.0005)
+        return sign_locally(store.current.key, message, algorithm)
+
+
+@caught_by("test_fork_during_the_first_signature")
+class PreparesUnderLock(MemoryStore):
+    """What a first signature prepares is guarded by a lock, which a child inherits as it is."""
+
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
+        super().__init__(uri, secrets)
+        self.lock, self.prepared = threading.Lock(), False
+
+    def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
+        found = super().open(uri, certificate, timeout=timeout)
+        found.__class__ = PreparingKey
+        return found
+
+
+class PreparingKey(MemoryKey):
+    store: PreparesUnderLock
+
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        with self.store.lock:
+            if not self.store.prepared:
+                time.sleep(0.02)
+                self.store.prepared = True
+        return super().sign(message, algorithm, timeout=timeout)
 
 
 @caught_by("test_fork_while_others_sign")
@@ -351,6 +571,44 @@ class Overwrites(MemoryStore):
         return super().generate(uri, spec)
 
 
+@caught_by("test_made_key_is_what_was_asked_for")
+class OneSize(MemoryStore):
+    def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
+        return super().generate(uri, replace(spec, key_type="RSA-2048" if "RSA" in spec.key_type else spec.key_type))
+
+
+@caught_by("test_made_key_is_what_was_asked_for")
+class OneSubject(MemoryStore):
+    def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
+        return super().generate(uri, replace(spec, subject="CN=conformance"))
+
+
+@caught_by("test_made_key_is_what_was_asked_for")
+class OneYear(MemoryStore):
+    def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
+        return super().generate(uri, replace(spec, days=365))
+
+
+@caught_by("test_request_is_the_keys")
+class RequestsForAnother(MemoryStore):
+    def request_certificate(self, uri: KeyUri, spec: KeySpec) -> bytes:
+        self.server.keys["another"] = {"1": Member(new_key("P-256", 7), ())}
+        return super().request_certificate(uri.replace({"key": "another", "version": "1"}), spec)
+
+
+@caught_by("test_granted_account_is_a_reader")
+class GrantsToOneAlone(MemoryStore):
+    def grant(self, uri: KeyUri, account: str) -> None:
+        self.server.readers.clear()
+        super().grant(uri, account)
+
+
+@caught_by("test_granted_account_is_a_reader")
+class RevokesOnce(MemoryStore):
+    def revoke(self, uri: KeyUri, account: str) -> None:
+        self.server.readers.remove(account)
+
+
 @caught_by("test_further_members_are_told_apart")
 class TellsTheNewest(MemoryStore):
     """Asks for the newest version after making one, which may be another's by then."""
@@ -368,6 +626,18 @@ class GivesAway(MemoryStore):
         return found
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
-        from dataclasses import replace
-
         return [replace(info, exportable=False) for info in super().keys(uri)]
+
+
+# What is not wrong.
+
+
+class SignsSomething(MemoryKey):
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        if not message:
+            raise ValueError("nothing to sign")
+        return super().sign(message, algorithm, timeout=timeout)
+
+
+NothingToSign = with_keys(SignsSomething)
+"""A store that cannot sign the empty message."""

@@ -1,33 +1,43 @@
-"""Rules of `KeyStore`: its life, a lost connection, threads and forks."""
+"""Rules of `KeyStore`: its life, and a connection that is lost."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
 import subprocess
 import sys
-import threading
-import warnings
 from collections.abc import Callable, Iterator
-from typing import ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from unittest import mock
 
-from keyvouch.errors import SessionLost, StoreUnavailable
-from keyvouch.store import ListsKeys
-from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs
+from keyvouch.algorithms import make_key
+from keyvouch.errors import AmbiguousKey, KeyNotFound, KeyvouchError, SecretIncorrect, SessionLost
+from keyvouch.secrets import Secret
+from keyvouch.store import KeySpec
+from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs, refused
+from keyvouch.testing.conformance.meanwhile import ended, meanwhile
+
+if TYPE_CHECKING:
+    from keyvouch.store import KeyStore, StoredKey
+
+_TOUCHED = (
+    "builtins.open",
+    "io.open",
+    "os.listdir",
+    "os.open",
+    "os.scandir",
+    "os.stat",
+    "socket.create_connection",
+    "socket.getaddrinfo",
+    "socket.gethostbyname",
+    "socket.socket.connect",
+    "subprocess.Popen",
+)
+"""What `__init__` leaves alone."""
 
 
 class Connecting(Declarations):
     """See `keyvouch.store.KeyStore`."""
-
-    closing_seconds: ClassVar[float] = 10.0
-    """What `close` may take."""
-    patience_seconds: ClassVar[float] = 10.0
-    """After these a call with a timeout of a second counts as hanging."""
-    child_seconds: ClassVar[int] = 60
-    """After these a forked child counts as hanging."""
 
     @needs()
     def test_making_it_touches_nothing(self) -> None:
@@ -59,17 +69,11 @@ class Connecting(Declarations):
 
     @needs("connection")
     def test_lost_connection_is_told_by_type(self) -> None:
-        """On a lost connection `sign`, `open` and `keys` raise SessionLost, and nothing else (the contract, "Life")."""
+        """On a lost connection every method raises SessionLost, and nothing else (the contract, "Life")."""
         with self.opened(self.uri) as (made, key):
+            acts = self._acts(made, key)
             self.break_connection()
             try:
-                acts: dict[str, Callable[[], object]] = {
-                    "sign": lambda: self.require_signature(key),
-                    "open": lambda: made.open(key.uri, timeout=TIMEOUT).close(),
-                }
-                if isinstance(made, ListsKeys):
-                    lister = made
-                    acts["keys"] = lambda: lister.keys(key.uri)
                 for name, act in acts.items():
                     try:
                         act()
@@ -81,24 +85,31 @@ class Connecting(Declarations):
                             wanted="SessionLost",
                             change="Raise it for every sign of a dead connection or log-in: the core connects again.",
                         )
-                    else:
-                        broken(seen=f"{name} works on a lost connection", wanted="SessionLost")
+                    broken(
+                        seen=f"{name} works on a lost connection",
+                        wanted="SessionLost",
+                        change="See that `break_connection` cuts what the store uses; where it needs none to sign, "
+                        'put "connection" into `unsupported`.',
+                    )
             finally:
                 self.restore_connection()
-                made.connect(timeout=TIMEOUT)
+                self.connect_again(made)
 
     @needs("connection")
     def test_connecting_again_mends_it(self) -> None:
-        """After `connect` on the same object the key opens again by its pinned URI, and signs (`connect`)."""
+        """After `connect` the key opens by its pinned URI and signs; others meanwhile raise SessionLost (`connect`)."""
         with self.opened(self.uri) as (made, key):
-            self.break_connection()
-            self.restore_connection()
-            made.connect(timeout=TIMEOUT)
-            again = made.open(key.uri, timeout=TIMEOUT)
-            self.require_signature(again)
+            other = made.open(key.uri, timeout=TIMEOUT)
+            with meanwhile(lambda: self.require_signature(other), allowed=(SessionLost,)):
+                self.break_connection()
+                self.restore_connection()
+                self.connect_again(made)
+                again = made.open(key.uri, timeout=TIMEOUT)
+                self.require_signature(again)
             if again.public_key != key.public_key:
                 broken(seen="another key", wanted="the same")
             again.close()
+            other.close()
 
     @needs()
     def test_connecting_again_leaves_the_others_be(self) -> None:
@@ -123,87 +134,27 @@ class Connecting(Declarations):
                 )
             new.close()
 
-    @needs("stalled")
-    def test_timeout_is_kept(self) -> None:
-        """`connect` and `open` end soon after `timeout`, as StoreUnavailable, though nobody answers (`connect`)."""
-        uri, ended = self.parsed(str(self.stalled_uri)), list[BaseException | None]()
-
-        def act() -> None:
-            made = self.the_class()(uri, self.secrets())
-            try:
-                made.connect(timeout=1.0)
-                made.open(uri, timeout=1.0)
-                ended.append(None)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the test tells
-                ended.append(error)
-            finally:
-                made.close()
-
-        waiting = threading.Thread(target=act, daemon=True)
-        waiting.start()
-        waiting.join(self.patience_seconds)
-        if not ended:
-            broken(
-                seen=f"no end within {self.patience_seconds:g} s, with timeout=1.0",
-                wanted="StoreUnavailable after a second",
-                change="Hand `timeout` to the transport: connecting and reading both.",
-            )
-        if not isinstance(ended[0], StoreUnavailable):
-            broken(seen=repr(ended[0]), wanted="StoreUnavailable", change="Map the library's time-out to it.")
-
     @needs()
-    def test_child_of_a_fork_connects_anew(self) -> None:
-        """A child connects the same object again and signs; the parent's own connection lives on (`connect`)."""
-        if not hasattr(os, "fork"):
-            return
+    def test_one_keys_failure_leaves_the_others_be(self) -> None:
+        """A URI that does not open, for want of a key or for a wrong secret, takes no other key down (`open`)."""
+        failing = (
+            ("missing", self.missing_uri, KeyNotFound),
+            ("ambiguous", self.ambiguous_uri, AmbiguousKey),
+            ("secret", self.wrong_secret_uri, SecretIncorrect),
+        )
         with self.opened(self.uri) as (made, key):
-
-            def use() -> None:
-                made.connect(timeout=TIMEOUT)
-                own = made.open(key.uri, timeout=TIMEOUT)
-                self.require_signature(own)
-                own.close()
-
-            self._in_child(use)
-            try:
-                self.require_signature(key)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the test tells
-                broken(
-                    seen=f"in the parent, after its child has connected: {error!r}",
-                    wanted="a signature",
-                    change="In a child forget the inherited connection, and close nothing of it: the guide, Forks.",
-                )
-
-    @needs()
-    def test_fork_while_others_sign(self) -> None:
-        """A fork in the middle of other threads' signatures hangs neither child nor parent (`connect`)."""
-        if not hasattr(os, "fork"):
-            return
-        with self.opened(self.uri) as (made, key):
-            done = threading.Event()
-
-            def sign() -> None:
-                while not done.is_set():
+            for name, uri, kind in failing:
+                if not self.offers(name):
+                    continue
+                self._refuse(made, str(uri), kind)
+                try:
                     self.require_signature(key)
-
-            threads = [threading.Thread(target=sign) for _ in range(3)]
-            for thread in threads:
-                thread.start()
-
-            def use() -> None:
-                made.connect(timeout=TIMEOUT)
-                own = made.open(key.uri, timeout=TIMEOUT)
-                self.require_signature(own)
-
-            try:
-                for _ in range(5):
-                    self._in_child(use)
-            finally:
-                done.set()
-                for thread in threads:
-                    thread.join(TIMEOUT)
-            if any(thread.is_alive() for thread in threads):
-                broken(seen="a thread of the parent that hangs after a fork", wanted="its signatures")
+                except SessionLost as error:
+                    broken(
+                        seen=f"after {kind.__name__} for another key: {error!r}",
+                        wanted="a signature",
+                        change="Give up the session for what a dead connection raises, and for nothing else.",
+                    )
 
     @needs()
     def test_it_imports_everywhere(self) -> None:
@@ -234,69 +185,60 @@ class Connecting(Declarations):
 
     # What the tests above have in common.
 
-    def _close(self, close: Callable[[], None], when: str) -> None:
-        failure: list[Exception] = []
+    def _acts(self, made: Any, key: StoredKey) -> dict[str, Callable[[], object]]:
+        """Return a call of every method that the store offers."""
+        spec = KeySpec(self.quick_kind(), "CN=conformance", 1)
+        acts: dict[str, Callable[[], object]] = {
+            "sign": lambda: self.require_signature(key),
+            "open": lambda: made.open(key.uri, timeout=TIMEOUT).close(),
+        }
+        if self.offers("list"):
+            acts["keys"] = lambda: made.keys(key.uri)
+        if self.offers("generate"):
+            new = self.parsed(self.new_uri())
+            acts["generate"] = lambda: made.generate(new, spec)
+            if self.offers("delete"):
+                own = made.generate(self.parsed(self.new_uri()), spec)
+                acts["delete"] = lambda: made.delete(own)
+        if self.offers("import"):
+            free, foreign = self.parsed(self.new_uri()), make_key(spec.key_type)
+            acts["import_key"] = lambda: made.import_key(free, foreign, [])
+        if self.offers("export") and key.exportable:
+            acts["export_pfx"] = lambda: made.export_pfx(key.uri, Secret("correct horse battery"))
+        if self.offers("request"):
+            acts["request_certificate"] = lambda: made.request_certificate(key.uri, spec)
+        if self.offers("grant"):
+            acts["readers"] = lambda: made.readers(key.uri)
+        return acts
+
+    def _refuse(self, made: KeyStore, uri: str, kind: type[KeyvouchError]) -> None:
+        """Open a URI that does not open, by this store if the core would do so."""
 
         def act() -> None:
-            try:
-                close()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the test tells
-                failure.append(error)
+            if self.shares_connection(uri):
+                made.open(self.parsed(uri), timeout=TIMEOUT).close()
+            else:
+                with self.opened(uri):
+                    pass
 
-        closer = threading.Thread(target=act, daemon=True)
-        closer.start()
-        closer.join(self.closing_seconds)
-        if closer.is_alive():
-            broken(
-                seen=f"close(), {when}, takes longer than {self.closing_seconds:g} s",
-                wanted="less",
-                change="Leave behind what hangs.",
-            )
-        if failure:
-            broken(seen=f"close(), {when}, raises {failure[0]!r}", wanted="nothing")
+        refused(act, kind)
 
-    def _in_child(self, act: Callable[[], None]) -> None:
-        reader, writer = os.pipe()
-        with warnings.catch_warnings():  # that a fork beside threads may hang is what is tried here
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
-        if child == 0:
-            signal.alarm(self.child_seconds)
-            said = b""
-            try:
-                act()
-            except BaseException as error:  # noqa: BLE001 - the parent tells
-                said = repr(error).encode()
-            os.write(writer, said)
-            os._exit(1 if said else 0)
-        os.close(writer)
-        with open(reader, "rb") as pipe:  # noqa: PTH123 - a descriptor
-            said = pipe.read()
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status == -signal.SIGALRM:
-            broken(
-                seen="a child that hangs",
-                wanted="a signature",
-                change="Let no lock be held over a fork, and forget a parent's connection: the guide, Forks.",
-            )
-        if status:
-            broken(seen=f"in a forked child: {said.decode(errors='replace') or status}", wanted="a signature")
+    def _close(self, close: Callable[[], None], when: str) -> None:
+        error = ended(close, self.closing_seconds, f"close(), {when}", "Leave behind what hangs.")
+        if error:
+            broken(seen=f"close(), {when}, raises {error!r}", wanted="nothing")
 
 
 @contextlib.contextmanager
 def _no_input_or_output() -> Iterator[None]:
     def refuse(*_: object, **__: object) -> NoReturn:
         broken(
-            seen="`__init__` opens a file, a connection or a process",
+            seen="`__init__` looks at a file, resolves a name, or opens a file, a connection or a process",
             wanted="that it validates, and no more",
             change="Do it in `connect`.",
         )
 
-    with (
-        mock.patch("builtins.open", refuse),
-        mock.patch("os.open", refuse),
-        mock.patch("io.open", refuse),
-        mock.patch.object(socket.socket, "connect", refuse),
-        mock.patch.object(subprocess, "Popen", refuse),
-    ):
+    with contextlib.ExitStack() as patches:
+        for name in _TOUCHED:
+            patches.enter_context(mock.patch(name, refuse))
         yield

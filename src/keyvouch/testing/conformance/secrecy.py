@@ -16,7 +16,7 @@ import pytest
 
 from keyvouch.errors import SecretIncorrect
 from keyvouch.secrets import Secret, SecretResolver
-from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs
+from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs, refused
 from keyvouch.uri import KeyUri
 
 _SIGNATURES = 200
@@ -46,16 +46,54 @@ class Secrecy(Declarations):
     def test_wrong_secret_is_tried_once(self) -> None:
         """A wrong secret is SecretIncorrect with a hint, and the store tries it once (`connect`, `open`)."""
         secrets, wrong = Watching(), self.parsed(str(self.wrong_secret_uri))
-        error = self._refused(wrong, secrets)
-        if not isinstance(error, SecretIncorrect):
-            broken(seen=repr(error), wanted="SecretIncorrect", change="Map the library's own error to it.")
-        if not error.hint:
-            broken(seen=f"{error!r} without a hint", wanted="what to correct")
+        refused(lambda: self._connect_and_open(wrong, secrets), SecretIncorrect)
         if len(secrets.asked) > 1:
             broken(
                 seen=f"{len(secrets.asked)} times asked for in one try",
                 wanted="once",
                 change="Never retry: a token counts wrong PINs, and locks itself.",
+            )
+
+    @needs("secret", "refusals")
+    def test_server_sees_a_wrong_secret_once(self) -> None:
+        """A wrong secret reaches the server once, however often it was asked for (the contract: never retry)."""
+        before = self.count_refusals()
+        self._refused(self.parsed(str(self.wrong_secret_uri)), self.secrets())
+        seen = self.count_refusals() - before
+        if seen != 1:
+            broken(
+                seen=f"{seen} wrong secrets counted by the server, in one try",
+                wanted="one",
+                change="Turn off the retries of the library, and do not repeat a log-in.",
+            )
+
+    @needs("secret")
+    def test_secret_is_read_anew(self) -> None:
+        """After `connect` comes again a secret is asked for again: it may have been replaced (`KeyStore.connect`)."""
+        secrets, uri = Watching(), self.parsed(self.uri)
+        made = self.the_class()(uri, secrets)
+        try:
+            counts = []
+            for _ in range(2):
+                made.connect(timeout=TIMEOUT)
+                made.open(uri, timeout=TIMEOUT).close()
+                counts.append(len(secrets.asked))
+            if counts[0] and counts[1] == counts[0]:
+                broken(seen="a secret that was kept", wanted="`self._secrets.get(...)` at each log-in")
+        finally:
+            made.close()
+
+    @needs("secret")
+    def test_wrong_secret_opens_nothing(self) -> None:
+        """A URI with a wrong secret does not open by another's log-in (`Attribute.connection`)."""
+        wrong = str(self.wrong_secret_uri)
+        if not self.shares_connection(wrong):
+            return
+        with self.opened(self.uri) as (made, _):
+            refused(
+                lambda: made.open(self.parsed(wrong), timeout=TIMEOUT),
+                SecretIncorrect,
+                change="Declare the secret that logs in with `connection=True`, as part of what makes a connection.",
             )
 
     @needs("secret")
@@ -127,16 +165,20 @@ class Secrecy(Declarations):
             for _ in range(_SIGNATURES):
                 key.sign(_MESSAGE, algorithm, timeout=TIMEOUT)
 
-    def _refused(self, uri: KeyUri, secrets: SecretResolver) -> BaseException | None:
-        """Return what connecting and opening raise."""
+    def _connect_and_open(self, uri: KeyUri, secrets: SecretResolver) -> None:
         made = self.the_class()(uri, secrets)
         try:
             made.connect(timeout=TIMEOUT)
             made.open(uri, timeout=TIMEOUT).close()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test tells
-            return error
         finally:
             made.close()
+
+    def _refused(self, uri: KeyUri, secrets: SecretResolver) -> BaseException | None:
+        """Return what connecting and opening raise."""
+        try:
+            self._connect_and_open(uri, secrets)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test tells
+            return error
         return None
 
 
