@@ -30,8 +30,8 @@ JoseSignature = NewType("JoseSignature", bytes)
 """A signature as JOSE has it: for ECDSA r and s side by side, each of the curve's full width."""
 
 
-OPENSSL = ForkGate()
-"""Around what takes random numbers of OpenSSL's: it locks their source, and a child could never take that lock."""
+CRYPTOGRAPHY = ForkGate()
+"""Around calls of `cryptography`: OpenSSL locks its source of random numbers, and the Rust code what it does once."""
 
 
 class Algorithm:
@@ -170,6 +170,7 @@ def jose_to_der(signature: JoseSignature, algorithm: Algorithm) -> DerSignature:
     return DerSignature(encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big")))
 
 
+@CRYPTOGRAPHY
 def make_key(kind: str) -> PrivateKey:
     """Make a private key in this process's memory, of one of `KEY_TYPES`. Raises `ConfigurationError` for another."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -185,22 +186,19 @@ def make_key(kind: str) -> PrivateKey:
     return ed25519.Ed25519PrivateKey.generate()
 
 
+@CRYPTOGRAPHY
 def sign_locally(private_key: PrivateKey, message: bytes, algorithm: Algorithm) -> JoseSignature:
     """Sign with a key that is in this process's memory; the algorithm must fit the key. A fork waits for it."""
     if algorithm.family == "ECDSA":
         from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 
-        with OPENSSL:
-            der = private_key.sign(message, ECDSA(algorithm.hash))  # type: ignore[call-arg, arg-type]
-        return der_to_jose(DerSignature(der), algorithm)
+        return der_to_jose(DerSignature(private_key.sign(message, ECDSA(algorithm.hash))), algorithm)  # type: ignore[call-arg, arg-type]
     if algorithm.family == "EdDSA":
-        with OPENSSL:
-            return JoseSignature(private_key.sign(message))  # type: ignore[call-arg]
-    padding, digest = algorithm.padding, algorithm.hash
-    with OPENSSL:
-        return JoseSignature(private_key.sign(message, padding, digest))  # type: ignore[call-arg, arg-type]
+        return JoseSignature(private_key.sign(message))  # type: ignore[call-arg]
+    return JoseSignature(private_key.sign(message, algorithm.padding, algorithm.hash))  # type: ignore[call-arg, arg-type]
 
 
+@CRYPTOGRAPHY
 def verifies(public_key: PublicKey, signature: bytes, message: bytes, algorithm: Algorithm) -> bool:
     """Tell whether the signature, in JOSE form, is this key's over this message; `cryptography` judges."""
     from cryptography.exceptions import InvalidSignature

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.errors import (
     CertificateExpired,
     CertificateMismatch,
@@ -44,6 +45,7 @@ def thumbprint(certificate: Certificate, hash_name: HashName = "sha256") -> str:
     return fingerprint(certificate, hash_name).hex().upper()
 
 
+@CRYPTOGRAPHY
 def fingerprint(certificate: Certificate, hash_name: HashName = "sha256") -> bytes:
     """Return the hash over the certificate's DER."""
     from cryptography.hazmat.primitives.serialization import Encoding
@@ -51,6 +53,7 @@ def fingerprint(certificate: Certificate, hash_name: HashName = "sha256") -> byt
     return hashlib.new(hash_name, certificate.public_bytes(Encoding.DER), usedforsecurity=False).digest()
 
 
+@CRYPTOGRAPHY
 def spki_sha256(public_key: PublicKey) -> str:
     """Return the SHA-256 of the key's DER SubjectPublicKeyInfo in lower-case hexadecimal (RFC 7469, section 2.4)."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -58,6 +61,7 @@ def spki_sha256(public_key: PublicKey) -> str:
     return hashlib.sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
+@CRYPTOGRAPHY
 def certificate_spki(certificate: Certificate) -> str:
     """Return `spki_sha256` of a certificate's key; empty where that is of a kind that `cryptography` cannot read."""
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -79,6 +83,7 @@ def parsing() -> Iterator[None]:
         raise
 
 
+@CRYPTOGRAPHY
 def load_certificates(octets: bytes, source: object) -> list[Certificate]:
     """Read certificates from PEM (other blocks are passed over) or from one DER; `source` names the place in errors.
 
@@ -110,6 +115,7 @@ def is_readable(certificate: Certificate) -> bool:
     return bool(certificate_spki(certificate))
 
 
+@CRYPTOGRAPHY
 def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> tuple[Certificate, ...]:
     """Return the key's certificate, its issuer, and so on; what does not belong to the chain is left out.
 
@@ -142,6 +148,7 @@ def _issued(certificate: Certificate, issuer: Certificate) -> bool:
     return True
 
 
+@CRYPTOGRAPHY
 def check_chain(chain: Sequence[Certificate], public_key: PublicKey) -> None:
     """Raise `CertificateMismatch` where the first certificate is not the key's, or one is not issued by the next."""
     if not chain:

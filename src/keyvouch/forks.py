@@ -5,10 +5,12 @@ One hook for the whole package, since a registration with `os.register_at_fork` 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol
 
@@ -35,77 +37,112 @@ def watch(item: Forgetful) -> None:
     _watched.add(item)
 
 
-class ForkGate:
-    """Lets a fork wait while threads are in native code: what that code has locked then stays locked in the child.
+class ForkGate(contextlib.ContextDecorator):
+    """Lets a fork wait while threads are in native code, whose locks a child would inherit as they are, and never get.
 
-    Make one for each native module, and use it with `with` around short calls, for which a fork waits 10 seconds at
-    most. Not to be entered twice by one thread.
+    Make one for each native library, at the top of a module, and use it with `with`, or as a decorator, around short
+    calls: a fork waits for them, for 10 seconds at most. Who is in one gate may enter another, or the same again.
     """
 
     def __init__(self) -> None:
-        self._inside: list[None] = []  # one entry a thread; appending and removing are atomic, and take no lock
-        self._forking = False
-        self._forked = threading.Condition()
-        _gates.add(self)
+        self.inside: dict[int, int] = {}
+        """How often each thread has entered. Each step is atomic, and takes no lock."""
+        _gates.append(self)
 
     def __enter__(self) -> None:
-        self._inside.append(None)
-        while self._forking:  # asked after counting in: `before_fork` sees the count, or this sees `_forking`
-            self._inside.pop()
-            with self._forked:
-                self._forked.wait_for(lambda: not self._forking)
-            self._inside.append(None)
+        thread = threading.get_ident()
+        depth = self.inside.get(thread, 0)
+        self.inside[thread] = depth + 1
+        if _closed and not depth:  # asked after counting in: `_close` sees the count, or this sees `_closed`
+            self._wait(thread)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._inside.pop()
+        thread = threading.get_ident()
+        depth = self.inside.get(thread, 1)
+        if depth > 1:
+            self.inside[thread] = depth - 1
+        else:
+            self.inside.pop(thread, None)
 
-    def before_fork(self) -> None:
-        """Let no thread in any more, and wait until those inside are out."""
-        self._forking = True
-        end = time.monotonic() + _FORK_WAITS
-        while self._inside and time.monotonic() < end:
-            time.sleep(0.0001)
+    def _wait(self, thread: int) -> None:
+        """Step back until the gates are open; but not in another gate, which is what is being waited for."""
+        global _closed  # noqa: PLW0603 - one for all gates
+        if any(thread in gate.inside for gate in list(_gates) if gate is not self):
+            return
+        del self.inside[thread]
+        with _one_at_a_time:  # the thread that closed them has it already, and passes
+            if _closer != thread:
+                _closed = False  # where an exception, as of a signal's handler, kept that thread from doing so
+            self.inside[thread] = 1
 
-    def after_fork_in_parent(self) -> None:
-        """Let threads in again."""
-        with self._forked:
-            self._forking = False
-            self._forked.notify_all()
+    def after_fork(self) -> None:
+        """Forget the parent's threads. Called in the child, before anything else runs there."""
+        self.inside.clear()
 
-    def after_fork_in_child(self) -> None:
-        """Forget the parent's threads."""
-        self._inside, self._forking, self._forked = [], False, threading.Condition()
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other thread is inside, and let none in before the block's end: for ending a native library.
+
+        Raises TimeoutError where one stays for 10 seconds.
+        """
+        with _one_at_a_time:
+            try:
+                if not _close([self]):
+                    raise TimeoutError
+                yield
+            finally:
+                _open()
 
 
-_FORK_WAITS = 10.0
-_gates: weakref.WeakSet[ForkGate] = weakref.WeakSet()
-_one_fork = threading.Lock()
-"""Held from before a fork until after it: of two forks at once neither opens the gates for the other."""
+_WAITING = 10.0
+"""Seconds for which a fork waits."""
+_gates: list[ForkGate] = []
+_closed = False
+_closer: int | None = None
+_one_at_a_time = threading.RLock()
+"""Held by who has closed the gates. The hooks below are its own methods, which no signal's handler can interrupt."""
+
+
+def _close(gates: list[ForkGate]) -> bool:
+    """Let no thread in any more, and tell whether all others have left in time."""
+    global _closed, _closer  # noqa: PLW0603
+    _closer = thread = threading.get_ident()
+    _closed = True
+    end = time.monotonic() + _WAITING
+    while any(set(gate.inside) - {thread} for gate in gates):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.0001)
+    return True
+
+
+def _open() -> None:
+    global _closed, _closer
+    _closed, _closer = False, None
 
 
 def _before_fork() -> None:
-    _one_fork.acquire()
-    for gate in list(_gates):
-        gate.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for gate in list(_gates):
-        gate.after_fork_in_parent()
-    _one_fork.release()
+    if not _close(_gates):
+        for gate in _gates:  # what stays for so long may have been left by an exception: the next fork is quick
+            gate.inside.clear()
 
 
 def _after_fork_in_child() -> None:
-    global _one_fork  # noqa: PLW0603 - the parent's is held
-    _one_fork = threading.Lock()
-    for gate in list(_gates):
-        gate.after_fork_in_child()
+    for gate in _gates:
+        gate.after_fork()
+    _open()
     process.fork_number += 1
     for item in list(_watched):
         item.after_fork()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    # Before a fork the last one registered comes first, and after it the first one.
+    os.register_at_fork(before=_before_fork, after_in_parent=_open, after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_one_at_a_time.acquire,
+        after_in_parent=_one_at_a_time.release,
+        after_in_child=getattr(_one_at_a_time, "_at_fork_reinit"),  # noqa: B009 - as the standard library does
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -62,8 +64,7 @@ def test_fork_waits_for_who_is_inside(gate: ForkGate) -> None:
 
 
 def test_nobody_enters_during_a_fork(gate: ForkGate) -> None:
-    """Who comes while a fork waits goes in after it."""
-    gate.before_fork()
+    """Who comes while a fork goes on goes in after it."""
     entered = threading.Event()
 
     def call() -> None:
@@ -71,17 +72,17 @@ def test_nobody_enters_during_a_fork(gate: ForkGate) -> None:
             entered.set()
 
     caller = threading.Thread(target=call)
-    caller.start()
-    assert not entered.wait(0.1)
-    gate.after_fork_in_parent()
+    with ForkGate().alone():  # closes them as a fork does
+        caller.start()
+        assert not entered.wait(0.1)
     caller.join(LONG_ENOUGH)
 
     assert entered.is_set()
 
 
-def test_call_that_does_not_end_holds_up_a_fork_for_a_while(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fork is late then, and happens."""
-    monkeypatch.setattr(forks, "_FORK_WAITS", 0.05)
+def test_call_that_does_not_end_holds_up_one_fork(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is late then, and happens; the next one does not wait for that call again."""
+    monkeypatch.setattr(forks, "_WAITING", 0.3)
     release, entered = threading.Event(), threading.Event()
 
     def call() -> None:
@@ -92,27 +93,33 @@ def test_call_that_does_not_end_holds_up_a_fork_for_a_while(gate: ForkGate, monk
     caller = threading.Thread(target=call)
     caller.start()
     assert entered.wait(LONG_ENOUGH)
+    with pytest.raises(TimeoutError), gate.alone():
+        pass
     assert status_of_child(gate.__enter__) == 0  # the child knows nothing of the parent's thread
+    with gate.alone():
+        pass
     release.set()
     caller.join()
 
 
-def test_two_forks_at_once_wait_both(gate: ForkGate) -> None:
+def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of one lets nobody in before the other has forked."""
     inside, seen = [0], list[int]()
+    close = forks._close
 
-    class Watched(ForkGate):
-        def before_fork(self) -> None:
-            super().before_fork()
-            seen.append(inside[0])
-            time.sleep(0.002)
-            seen.append(inside[0])
+    def watched(gates: list[ForkGate]) -> bool:
+        left = close(gates)
+        seen.append(inside[0])
+        time.sleep(0.002)
+        seen.append(inside[0])
+        return left
 
-    watched, done = Watched(), threading.Event()
+    monkeypatch.setattr(forks, "_close", watched)
+    done = threading.Event()
 
     def call() -> None:
         while not done.is_set():
-            with watched:
+            with gate:
                 inside[0] += 1
                 inside[0] -= 1
 
@@ -127,3 +134,98 @@ def test_two_forks_at_once_wait_both(gate: ForkGate) -> None:
 
     assert len(seen) == 60
     assert set(seen) == {0}
+
+
+def test_gates_in_one_another(gate: ForkGate) -> None:
+    """A thread in one gate enters another, or the same again, though a fork waits for it."""
+    other, entered, happened = ForkGate(), threading.Event(), list[str]()
+
+    def call() -> None:
+        with gate:
+            entered.set()
+            time.sleep(0.2)  # the fork has closed the gates by now
+            with other, gate:
+                pass
+            happened.append("called")
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    assert entered.wait(LONG_ENOUGH)
+    status_of_child()
+    happened.append("forked")
+    caller.join()
+
+    assert happened == ["called", "forked"]
+
+
+def test_fork_from_inside(gate: ForkGate) -> None:
+    """Who forks does not wait for itself, as in a signal's handler, and the child leaves what it never entered."""
+    with gate:
+        assert status_of_child(lambda: gate.__exit__(None, None, None)) == 0
+
+
+def test_child_forks_in_its_turn(gate: ForkGate) -> None:
+    """From whatever thread: nothing of its parent's fork is left closed."""
+
+    def use() -> None:
+        worked: list[int] = []
+
+        def fork() -> None:
+            with gate:
+                worked.append(status_of_child(gate.__enter__))
+
+        other = threading.Thread(target=fork)
+        other.start()
+        other.join(LONG_ENOUGH)
+        assert worked == [0]
+
+    assert status_of_child(use) == 0
+
+
+_HANDLERS = """
+import os, signal, sys, threading
+import keyvouch
+from keyvouch.algorithms import CRYPTOGRAPHY
+from keyvouch.forks import ForkGate
+
+def child(*_):
+    if (worker := os.fork()) == 0:
+        with CRYPTOGRAPHY:
+            os._exit(0)
+    assert os.waitpid(worker, 0)[1] == 0
+
+if sys.argv[1] == "forks":
+    signal.signal(signal.SIGALRM, child)
+else:
+    def interrupt(*_):
+        raise InterruptedError
+    signal.signal(signal.SIGALRM, interrupt)
+sys.unraisablehook = lambda *_: None
+for number in range(300):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 20 * 0.0001)
+        child()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except InterruptedError:
+        pass
+signal.setitimer(signal.ITIMER_REAL, 0)
+done = []
+
+def sign():
+    with CRYPTOGRAPHY:
+        done.append(True)
+
+other = threading.Thread(target=sign)
+other.start()
+other.join(20)
+with CRYPTOGRAPHY:
+    assert done
+"""
+
+
+@pytest.mark.parametrize("handler", ["forks", "raises"])
+def test_signals_during_a_fork(handler: str) -> None:
+    """A handler that forks, or that raises, leaves the gates as they should be."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _HANDLERS, handler]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

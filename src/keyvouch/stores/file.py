@@ -133,12 +133,6 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
     @hidden_frames()
     def delete(self, uri: KeyUri) -> None:
         """Delete the file, and `certificate-file` where that holds the key's own certificate."""
-        if "spki-sha256" not in uri:
-            raise ConfigurationError(
-                f"{uri} does not say which key is to be deleted.",
-                hint="Take the URI with spki-sha256 that `keyvouch keys` shows.",
-                uri=uri,
-            )
         entry, _ = self._choose(uri)
         _require_alone(entry)
         beside = _beside(uri, entry.file.path)

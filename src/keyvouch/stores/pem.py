@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyvouch.algorithms import OPENSSL
+from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import load_certificates, parsing
 from keyvouch.errors import ConfigurationError, KeyUnusable, SecretIncorrect, SecretRequired
 from keyvouch.stores.entries import Contents
@@ -24,6 +24,7 @@ _LONGEST_PASSWORD = 1023
 _OPENSSH = b"OPENSSH PRIVATE KEY"
 
 
+@CRYPTOGRAPHY
 def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
     """Return what is in a PEM file; `path` is for errors. Keys in PEM have no names.
 
@@ -42,6 +43,7 @@ def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
     return Contents(keys, load_certificates(b"\n".join(certificates), path) if certificates else [])
 
 
+@CRYPTOGRAPHY
 def write(
     key: PrivateKey,
     chain: Sequence[Certificate],
@@ -123,7 +125,7 @@ def _load_key(block: bytes, password: Secret | None, path: Path) -> PrivateKey:
     try:
         # A password is given only where it is needed: `cryptography` refuses one that is not.
         octets = password.reveal().encode() if encrypted and password else None
-        with OPENSSL, parsing():
+        with parsing():
             return load_pem_private_key(block, octets)  # type: ignore[return-value]  # the caller refuses other kinds
     except (ValueError, UnsupportedAlgorithm) as error:
         if encrypted:

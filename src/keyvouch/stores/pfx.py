@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyvouch.algorithms import OPENSSL
+from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import certificate_spki, is_readable, parsing, spki_sha256
 from keyvouch.errors import KeyUnusable, SecretIncorrect, SecretRequired
 from keyvouch.stores.entries import Contents
@@ -28,6 +28,7 @@ _VERSION_3 = b"\x02\x01\x03"
 """What every PKCS#12 begins with, and no certificate or bare key does."""
 
 
+@CRYPTOGRAPHY
 def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
     """Return what is in a PKCS#12; `path` is for errors.
 
@@ -51,6 +52,7 @@ def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
     return Contents(named, [bag.certificate for bag in bags if is_readable(bag.certificate)])
 
 
+@CRYPTOGRAPHY
 def write(key: PrivateKey, chain: Sequence[Certificate], password: Secret | None, name: str) -> bytes:
     """Return a PKCS#12 with AES-256 and an HMAC of SHA-256; unencrypted where there is no password."""
     from cryptography.hazmat.primitives.serialization import pkcs12
@@ -114,7 +116,7 @@ def _unlock(der: bytes, password: Secret | None, path: Path) -> tuple[PKCS12KeyA
     refusal: Exception | None = None
     for candidate in candidates:
         try:
-            with OPENSSL, parsing():
+            with parsing():
                 return pkcs12.load_pkcs12(der, candidate), candidate or b""
         except InvalidVersion as error:
             raise KeyUnusable(f"{path} holds a certificate that cannot be read.", hint="Export it again.") from error
@@ -139,7 +141,7 @@ def _every_key(der: bytes, password: bytes, path: Path) -> list[tuple[PrivateKey
             kind = bag["bag_id"].native
             if kind in ("key_bag", "pkcs8_shrouded_key_bag"):
                 octets = bag["bag_value"].untag().dump()
-                with OPENSSL, parsing():
+                with parsing():
                     key = load_der_private_key(octets, None if kind == "key_bag" else password)
                 keys.append((key, _friendly_name(bag["bag_attributes"].native)))
     # asn1crypto parses late, and what is damaged shows as it comes; TypeError also: encrypted with an empty password.
