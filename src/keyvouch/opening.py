@@ -229,8 +229,9 @@ class Store:
         return self._change("export", lambda: exporter.export_pfx(self.uri, password))
 
     def delete(self) -> None:
-        """Delete the key of the pinned URI."""
+        """Delete the key of the pinned URI. Raises `ConfigurationError` for one that may come to mean another key."""
         deleter = self._capable(DeletesKeys, "delete keys")
+        self._require_pinned()
         self._change("delete", lambda: deleter.delete(self.uri))
 
     def readers(self) -> list[str]:
@@ -278,6 +279,22 @@ class Store:
             hint=f"These can: {', '.join(able) or 'none'}.",
             uri=self.uri,
         )
+
+    def _require_pinned(self) -> None:
+        pinned = self._call(self._pinned, OPEN_TIMEOUT, repeatable=True)
+        if pinned.identity() != self.uri.identity():
+            raise ConfigurationError(
+                f"{self.uri} does not say for good which key is to be deleted.",
+                hint=f"If it is the one that is there now, take {pinned.quoted}",
+                uri=self.uri,
+            )
+
+    def _pinned(self) -> KeyUri:
+        key = self._connection.store.open(self.uri, timeout=OPEN_TIMEOUT)
+        try:
+            return key.uri
+        finally:
+            key.close()
 
     def _change(self, event: str, action: Callable[[], T]) -> T:
         outcome = "done"

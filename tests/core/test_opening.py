@@ -241,7 +241,11 @@ def test_store_does_everything() -> None:
         certificate = certify(script.newest.private_key)
         assert str(store.install_certificate([certificate])) == f"scripted-able:server={script.number};key=new"
         assert store.export_pfx(Secret("x")) == b"pfx"
-        store.delete()
+        with pytest.raises(ConfigurationError, match="for good") as caught:
+            store.delete()
+        assert str(made) in caught.value.hint
+        with open_store(made) as pinned:
+            pinned.delete()
         store.import_key(new_key("P-256", 3), [])
         assert list(script.keys) == ["app", "new"]
         assert script.count("connect") == 1
@@ -285,17 +289,22 @@ def test_missing_capability_names_who_has_it(what: str, act: Callable[[Store], o
         assert script.count("connect") == 0
 
 
+def changing(script: Script, what: str) -> str:
+    """The URI that something is changed by; to delete a key it is pinned."""
+    return f"{script.able_uri};version=1" if what == "delete" else script.able_uri
+
+
 @pytest.mark.parametrize(("what", "act"), CHANGES)
 def test_change_is_recorded(what: str, act: Callable[[Store], object], caplog: pytest.LogCaptureFixture) -> None:
     """What changes something is recorded with the key's URI and its outcome, and without a secret."""
     caplog.set_level(logging.INFO, "keyvouch.audit")
-    with Script() as script, open_store(script.able_uri) as store:
+    with Script() as script, open_store(changing(script, what)) as store:
         if what == "import":
             script.keys.clear()
         act(store)
     [line] = caplog.messages
     record = json.loads(line)
-    assert (record["event"], record["uri"], record["outcome"]) == (what, script.able_uri, "done")
+    assert (record["event"], record["uri"], record["outcome"]) == (what, changing(script, what), "done")
     assert "hunter2" not in line
 
 
@@ -312,7 +321,7 @@ def test_failed_change_is_recorded(
 ) -> None:
     """A change that failed, in whatever way, is not recorded as done."""
     caplog.set_level(logging.INFO, "keyvouch.audit")
-    with Script() as script, open_store(script.able_uri) as store:
+    with Script() as script, open_store(changing(script, what)) as store:
         script.fail(STEPS.get(what, what), error)
         with pytest.raises(type(error)):
             act(store)
@@ -324,7 +333,7 @@ def test_failed_change_is_recorded(
 def test_change_is_made_once(what: str, act: Callable[[Store], object], performed: bool) -> None:
     """A change whose session was lost is repeated only where it was surely not carried out."""
     step = STEPS.get(what, what)
-    with Script() as script, open_store(script.able_uri) as store:
+    with Script() as script, open_store(changing(script, what)) as store:
         if what == "import":
             script.keys.clear()
         script.fail(step, SessionLost("gone", performed=performed))

@@ -101,6 +101,15 @@ def test_end_of_one_side_is_that_of_the_other(relay: Relay) -> None:
     assert threading.active_count() <= before + 1  # the server's own
 
 
+def test_half_an_end_passes_on(relay: Relay) -> None:
+    """A client that has said all still gets its answer."""
+    with dial(relay) as connection:
+        connection.sendall(b"x")
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b"x"
+        assert is_ended(connection)
+
+
 def test_server_that_is_not_there_is_an_ended_connection() -> None:
     """As it would be without the relay, but later."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

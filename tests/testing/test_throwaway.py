@@ -48,7 +48,7 @@ def test_child_has_the_same_key() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_program_signs_in_with_it(authority: Authority, signer: keyvouch.Signer) -> None:  # noqa: F811
+def test_program_signs_in_with_it(authority: Authority, signer: keyvouch.Signer) -> None:
     """The fixture, the development authority and a program's client: nothing else is needed."""
     app = authority.register(certificates=signer.chain)
     with ConfidentialClient(

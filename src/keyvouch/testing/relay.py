@@ -44,6 +44,8 @@ class Relay:
     @property
     def port(self) -> int:
         """The port that it listens on."""
+        if isinstance(self.address, str):
+            raise TypeError("a UNIX socket has no port")
         number: int = self.address[1]
         return number
 
@@ -132,12 +134,15 @@ class Relay:
                 self._open.discard(each)
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while octets := source.recv(_TRANSFER):
                 self._flows.wait()
                 sink.sendall(octets)
-        _end(source)
-        _end(sink)
+            self._flows.wait()
+            sink.shutdown(socket.SHUT_WR)  # the other direction goes on
+        except OSError:
+            _end(source)
+            _end(sink)
 
 
 class Proxy(Relay):

@@ -47,7 +47,8 @@ def kit_for(kind: type[MemoryStore], **more: Any) -> type[StoreConformance]:
 
     def replace_key(self: StoreConformance, uri: str) -> None:
         key = new_key("P-256", 8)
-        server.keys[parse_uri(uri, MemoryStore.attributes).get("key")] = {"1": Member(key, _chain(key))}
+        members = server.keys[parse_uri(uri, MemoryStore.attributes).get("key")]
+        members[next(iter(members))] = Member(key, _chain(key))
 
     members: dict[str, Any] = {
         "store_class": kind,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import os
 import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -62,6 +63,8 @@ class Server:
     log_ins: int = 0
     refusals: int = 0
     stalled: bool = False
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(3))
+    """Of new versions: none is given twice, whatever was deleted."""
     readers: set[str] = field(default_factory=lambda: {"root"})
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -191,7 +194,7 @@ class MemoryStore(
 
     def delete(self, uri: KeyUri) -> None:
         self._member(uri)
-        del self.server.keys[uri.get("key")]
+        del self.server.keys[uri.get("key")][uri.get("version")]
 
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
         member = self._member(uri)
@@ -207,7 +210,8 @@ class MemoryStore(
     def _member(self, uri: KeyUri) -> Member:
         self.require_alive()
         try:
-            return self.server.keys[uri.get("key")][uri.get("version") or "1"]
+            members = self.server.keys[uri.get("key")]
+            return members[uri.get("version") or next(iter(members))]
         except KeyError:
             raise KeyNotFound(f"There is no key {uri}.", hint="See `keyvouch keys`.", uri=uri) from None
 
@@ -219,7 +223,7 @@ class MemoryStore(
             members = self.server.keys.setdefault(uri.get("key"), {})
             if members and not further:
                 raise KeyExists(f"There is a key {uri.get('key')}.", hint="Take another name.", uri=uri)
-            version = str(len(members) + 1)
+            version = str(next(self.server.numbers))
             members[version] = Member(key, chain, exportable)
         return self.pinned(uri, version)
 

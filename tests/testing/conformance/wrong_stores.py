@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import socket
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -198,6 +199,26 @@ class StubbornStore(MemoryStore):
             super().connect(timeout=timeout)
 
 
+@caught_by("test_secrets_are_in_no_arguments")
+class PinForAProgram(MemoryStore):
+    def log_in(self, pin: Secret | None) -> None:
+        super().log_in(pin)
+        subprocess.run(["true", PIN], check=True)
+
+
+@caught_by("test_timeout_of_open_and_sign_is_kept")
+class LeavesItsProgram(MemoryKey):
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        if self.store.server.stalled:
+            vars(self.store)["left"] = subprocess.Popen(["sleep", "5"])
+        return super().sign(message, algorithm, timeout=timeout)
+
+    def close(self) -> None:
+        if "left" in vars(self.store):
+            self.store.left.kill()  # type: ignore[attr-defined]
+            self.store.left.wait()  # type: ignore[attr-defined]
+
+
 @caught_by("test_server_sees_a_wrong_secret_once")
 class SendsTwice(MemoryStore):
     """The library that it uses repeats a refused log-in by itself."""
@@ -236,7 +257,7 @@ class NewestSigns(MemoryKey):
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         versions = self.store.server.keys[self.uri.get("key")]
         return (
-            sign_locally(versions[max(versions)].key, message, algorithm)
+            sign_locally(versions[max(versions, key=int)].key, message, algorithm)
             if len(versions) > 1
             else super().sign(message, algorithm, timeout=timeout)
         )
@@ -311,6 +332,13 @@ class TakesTheOldest(MemoryStore):
 class NeverChanges(MemoryKey):
     def changed(self) -> bool:
         return False
+
+
+@caught_by("test_replaced_key_is_noticed")
+class SignsWithTheSuccessor(MemoryKey):
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        there = self.store.server.keys[self.uri.get("key")][self.uri.get("version")]
+        return sign_locally(there.key, message, algorithm)
 
 
 @caught_by("test_attributes_are_declared_well")
@@ -396,6 +424,13 @@ class SignIgnoresTimeout(MemoryKey):
         return super().sign(message, algorithm, timeout=timeout)
 
 
+@caught_by("test_timeout_of_open_and_sign_is_kept")
+class OpenIgnoresTimeout(MemoryStore):
+    def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
+        wait_out(self.server)
+        return super().open(uri, certificate, timeout=timeout)
+
+
 @caught_by("test_late_answer_is_nobody_elses")
 class LateAnswer(MemoryKey):
     """One session: the answer that nobody waited for is read by who asks next."""
@@ -478,6 +513,19 @@ class HandlesMixedUp(MemoryKey):
     def close(self) -> None:
         if self.handles:
             self.handles.pop(0)
+
+
+@caught_by("test_threads_sign_with_one_key")
+class LocksCrosswise(MemoryKey):
+    """Takes two locks, now in this order and now in that."""
+
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        locks: list[threading.Lock] = vars(self.store).setdefault("locks", [threading.Lock(), threading.Lock()])
+        order = locks if message[0] % 2 else locks[::-1]
+        with order[0]:
+            time.sleep(0.001)
+            with order[1]:
+                return super().sign(message, algorithm, timeout=timeout)
 
 
 @caught_by("test_threads_sign_with_different_keys")
@@ -571,6 +619,13 @@ class Overwrites(MemoryStore):
         return super().generate(uri, spec)
 
 
+@caught_by("test_deleted_key_is_gone")
+class DeletesTheSuccessor(MemoryStore):
+    def delete(self, uri: KeyUri) -> None:
+        if self.server.keys.pop(uri.get("key"), None) is None:
+            raise KeyNotFound(f"There is no key {uri}.", hint="See `keyvouch keys`.", uri=uri)
+
+
 @caught_by("test_made_key_is_what_was_asked_for")
 class OneSize(MemoryStore):
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
@@ -601,6 +656,15 @@ class GrantsToOneAlone(MemoryStore):
     def grant(self, uri: KeyUri, account: str) -> None:
         self.server.readers.clear()
         super().grant(uri, account)
+
+
+@caught_by("test_granted_account_is_a_reader")
+class GrantsToEveryone(MemoryStore):
+    def grant(self, uri: KeyUri, account: str) -> None:
+        super().grant(uri, "Everyone")
+
+    def revoke(self, uri: KeyUri, account: str) -> None:
+        super().revoke(uri, "Everyone")
 
 
 @caught_by("test_granted_account_is_a_reader")

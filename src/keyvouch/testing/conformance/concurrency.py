@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from keyvouch.certificate import spki_sha256
-from keyvouch.store import GeneratesKeys, KeySpec, KeyStore
+from keyvouch.store import GeneratesKeys, KeyStore
 from keyvouch.testing.conformance import judge
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs
-from keyvouch.testing.conformance.meanwhile import in_child, meanwhile
+from keyvouch.testing.conformance.meanwhile import at_once, in_child, meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -131,8 +131,7 @@ class Concurrency(Declarations):
         if self.offers("generate"):
             assert isinstance(made, GeneratesKeys)
             new = [uri for uri in (self.new_uri() for _ in range(_THREADS)) if self.shares_connection(uri)]
-            spec = KeySpec(self.quick_kind(), "CN=conformance", 1)
-            uris += [made.generate(self.parsed(uri), spec) for uri in new]
+            uris += [made.generate(self.parsed(uri), self.spec()) for uri in new]
         return [made.open(uri, timeout=TIMEOUT) for uri in uris]
 
     def _sign_at_once(self, keys: Sequence[StoredKey]) -> None:
@@ -146,10 +145,10 @@ class Concurrency(Declarations):
                 for each in messages
             )
 
-        with ThreadPoolExecutor(len(keys)) as pool:
-            if not all(pool.map(sign, range(len(keys)), keys)):
-                broken(
-                    seen="a signature that is wrong, or of another thread's message or key",
-                    wanted="good signatures in every thread",
-                    change="Give each thread a session of its own, or serialise them with a lock.",
-                )
+        acts = [functools.partial(sign, number, key) for number, key in enumerate(keys)]
+        if not all(at_once(acts, self.child_seconds)):
+            broken(
+                seen="a signature that is wrong, or of another thread's message or key",
+                wanted="good signatures in every thread",
+                change="Give each thread a session of its own, or serialise them with a lock.",
+            )

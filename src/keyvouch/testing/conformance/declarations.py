@@ -21,7 +21,7 @@ from keyvouch.uri import KeyUri, parse_uri, scheme_of
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-    from keyvouch.store import KeyStore, StoredKey
+    from keyvouch.store import KeySpec, KeyStore, StoredKey
     from keyvouch.testing.relay import Relay
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -102,12 +102,15 @@ class Declarations:
     many: ClassVar[int] = 1500
     """Signatures of ECDSA: r or s begins with a zero in one of 128. Fewer, where a signature takes long, find less."""
 
+    days: ClassVar[int] = 7
+    """For which the certificates of keys that are made for the tests are valid."""
+
     patience_seconds: ClassVar[float] = 10.0
     """After these a call with a timeout of a second counts as hanging."""
     closing_seconds: ClassVar[float] = 10.0
     """What `close` may take."""
     child_seconds: ClassVar[int] = 60
-    """After these a forked child counts as hanging."""
+    """After these a forked child, or a thread among others, counts as hanging."""
 
     rsa_uri: ClassVar[str | None] = None
     ec_uri: ClassVar[str | None] = None
@@ -121,7 +124,7 @@ class Declarations:
     proxied_server: ClassVar[tuple[str, int] | None] = None
     """Where that proxy leads to: host and port of the server."""
     account: ClassVar[str | None] = None
-    """Who may not use the key of `uri`, and could be allowed to."""
+    """Who may not use the key of `uri`, and could be allowed to; as `readers` then tells it."""
 
     _made: ClassVar[dict[str, str | None]]
 
@@ -178,7 +181,7 @@ class Declarations:
         if name in _CAPABILITIES and not issubclass(self.the_class(), _CAPABILITIES[name]):
             return False
         if name in ("connection", "stalled") and self.relay is not None:
-            return True
+            return name not in self.unsupported  # a relay that is there for one of them may be no use for the other
         if name in _METHODS:
             return getattr(type(self), _METHODS[name]) is not getattr(Declarations, _METHODS[name])
         return all(getattr(self, each) is not None for each in _GIVEN.get(name, ()))
@@ -206,7 +209,7 @@ class Declarations:
                 assert isinstance(able, store.GeneratesKeys)
                 try:
                     self._made[name] = str(
-                        able.generate(self.parsed(uri), store.KeySpec(_QUICK[name], "CN=conformance", 1))
+                        able.generate(self.parsed(uri), store.KeySpec(_QUICK[name], "CN=conformance", self.days))
                     )
                 except NotSupported:
                     self._made[name] = None
@@ -277,6 +280,10 @@ class Declarations:
     def quick_kind(self) -> str:
         """Return the type of key that is made soonest, of those that are not declared."""
         return next(kind for name, kind in _QUICK.items() if name not in self.unsupported)
+
+    def spec(self, *, subject: str = "CN=conformance", further: bool = False) -> KeySpec:
+        """Return what is asked of a store for a key that is made quickly."""
+        return store.KeySpec(self.quick_kind(), subject, self.days, further=further)
 
     def shares_connection(self, uri: str) -> bool:
         """Tell whether the core would serve it by the same `KeyStore` as `uri`."""

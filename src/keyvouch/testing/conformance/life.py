@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from concurrent.futures import ThreadPoolExecutor
+import functools
 
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509 import load_der_x509_csr
 
 from keyvouch.algorithms import key_type, make_key
 from keyvouch.certificate import certificate_spki, parse_subject, self_signed, spki_sha256
-from keyvouch.errors import KeyExists, KeyNotFound, NotSupported
+from keyvouch.errors import KeyChanged, KeyExists, KeyNotFound, NotSupported
 from keyvouch.secrets import Secret
 from keyvouch.store import (
     DeletesKeys,
@@ -26,6 +26,7 @@ from keyvouch.store import (
     StoredKey,
 )
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs, refused
+from keyvouch.testing.conformance.meanwhile import at_once
 
 _PASSWORD = "correct horse battery"  # noqa: S105 - of what is thrown away
 
@@ -49,7 +50,7 @@ class Life(Declarations):
         with self.connected(uri) as made:
             assert isinstance(made, GeneratesKeys)
             for name, number, wanted in [(kind, *each) for kind, types in kinds.items() for each in enumerate(types)]:
-                spec = KeySpec(wanted, f"CN={wanted}", 7)
+                spec = KeySpec(wanted, f"CN={wanted},O=Æ/b\\+c", self.days)
                 try:
                     key = made.open(made.generate(self.parsed(self.new_uri()), spec), timeout=TIMEOUT)
                 except NotSupported as error:
@@ -78,10 +79,8 @@ class Life(Declarations):
         family = str(self.family_uri)
         with self.connected(family) as made:
             assert isinstance(made, GeneratesKeys)
-            spec = KeySpec(self.quick_kind(), "CN=conformance", 1, further=True)
-            with ThreadPoolExecutor(4) as pool:
-                work = [pool.submit(made.generate, self.parsed(family), spec) for _ in range(4)]
-                pinned = [each.result() for each in work]
+            make = functools.partial(made.generate, self.parsed(family), self.spec(further=True))
+            pinned = at_once([make] * 4, 4 * TIMEOUT)
             keys = {spki_sha256(self._public(made, uri)) for uri in pinned}  # type: ignore[arg-type]
             if len(keys) < len(pinned):
                 broken(
@@ -145,7 +144,7 @@ class Life(Declarations):
 
     @needs("delete", "generate")
     def test_deleted_key_is_gone(self) -> None:
-        """`delete` takes a pinned URI, and then the key is not found (`DeletesKeys.delete`)."""
+        """`delete` takes the key of a pinned URI, and neither another one nor its successor (`DeletesKeys.delete`)."""
         uri, other = self.new_uri(), self.new_uri()
         with self.connected(uri) as made:
             assert isinstance(made, DeletesKeys)
@@ -156,6 +155,9 @@ class Life(Declarations):
             self.require_signature(held)
             held.close()
             self._require_signing(made, kept)
+            successor = self._generated(made, uri)
+            refused(lambda: made.delete(pinned), KeyNotFound, KeyChanged, change="Delete what the pinned URI names.")
+            self._require_signing(made, successor)
 
     @needs("request", "generate")
     def test_request_is_the_keys(self) -> None:
@@ -164,7 +166,7 @@ class Life(Declarations):
         with self.connected(uri) as made:
             assert isinstance(made, RequestsCertificates)
             pinned = self._generated(made, uri)
-            octets = made.request_certificate(pinned, KeySpec(self.quick_kind(), "CN=requested", 1))
+            octets = made.request_certificate(pinned, self.spec(subject="CN=requested"))
             request = load_der_x509_csr(octets)
             if not request.is_signature_valid or request.public_key() != self._public(made, pinned):
                 broken(seen="a request of another key, or with a wrong signature", wanted="the key's own")
@@ -177,23 +179,25 @@ class Life(Declarations):
         account = str(self.account)
         with self.opened(self.uri) as (made, key):
             assert isinstance(made, GrantsAccess)
-            before = sorted(made.readers(key.uri))
-            for _ in range(2):
-                made.grant(key.uri, account)
-            granted = sorted(made.readers(key.uri))
-            for _ in range(2):
-                made.revoke(key.uri, account)
-            after = sorted(made.readers(key.uri))
-            if len(granted) != len(before) + 1 or not set(before) < set(granted):
-                broken(seen=f"{before} before `grant`, {granted} after it", wanted="one reader more")
+            before = set(made.readers(key.uri))
+            try:
+                for _ in range(2):
+                    made.grant(key.uri, account)
+                granted = set(made.readers(key.uri))
+            finally:
+                for _ in range(2):
+                    made.revoke(key.uri, account)
+            after = set(made.readers(key.uri))
+            if granted != before | {account}:
+                broken(seen=f"{sorted(before)}, and after `grant` {sorted(granted)}", wanted=f"{account} beside them")
             if after != before:
-                broken(seen=f"{before} before `grant`, {after} after `revoke`", wanted="the same")
+                broken(seen=f"{sorted(before)}, and after `revoke` {sorted(after)}", wanted="the same")
 
     # What the tests above have in common.
 
     def _generated(self, made: KeyStore, uri: str) -> KeyUri:
         assert isinstance(made, GeneratesKeys)
-        return made.generate(self.parsed(uri), KeySpec(self.quick_kind(), "CN=conformance", 1))
+        return made.generate(self.parsed(uri), self.spec())
 
     @staticmethod
     def _public(made: KeyStore, uri: KeyUri) -> object:

@@ -5,12 +5,23 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import select
+import signal
 import threading
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from keyvouch.testing.conformance.declarations import TIMEOUT, broken
+
+T = TypeVar("T")
+
+_MOST_SAID = 4096
+"""Bytes that a child tells of its failure; a pipe takes them without a reader."""
+_GRACE = 5.0
+"""Seconds that a hanging child has for telling where it hangs."""
 
 
 @contextlib.contextmanager
@@ -64,6 +75,34 @@ def ended(act: Callable[[], object], seconds: float, what: str, change: str) -> 
     return outcome[0]
 
 
+def at_once(acts: Sequence[Callable[[], T]], seconds: float) -> list[T]:
+    """Do all of them at once, each in a thread, and return what they return; fail where one fails, or takes longer."""
+    results: dict[int, T] = {}
+    failures: list[BaseException] = []
+    ready = threading.Barrier(len(acts))
+
+    def run(number: int) -> None:
+        try:
+            ready.wait(TIMEOUT)
+            results[number] = acts[number]()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the test tells
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(acts))]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
+        broken(
+            seen="threads that hang", wanted="an end", change="Take locks in one order, and hold none while waiting."
+        )
+    if failures:
+        raise failures[0]
+    return [results[number] for number in range(len(acts))]
+
+
 def in_child(act: Callable[[], object], seconds: int) -> None:
     """Do it in a forked child; fail where it fails, or hangs for longer than these seconds."""
     reader, writer = os.pipe()
@@ -75,19 +114,34 @@ def in_child(act: Callable[[], object], seconds: int) -> None:
         said = b""
         try:
             act()
-        except BaseException as error:  # noqa: BLE001 - the parent tells
-            said = repr(error).encode()
-        os.write(writer, said)
+        except BaseException:  # noqa: BLE001 - the parent tells
+            said = traceback.format_exc().encode()
+        os.write(writer, said[-_MOST_SAID:])
         os._exit(1 if said else 0)
     os.close(writer)
-    with open(reader, "rb") as pipe:  # noqa: PTH123 - a descriptor
-        told = pipe.read().decode(errors="replace")
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if told.startswith("Timeout ("):  # faulthandler's words
+    told, status = _outcome(child, reader, seconds + _GRACE)
+    if told is None or told.startswith("Timeout ("):  # faulthandler's words
         broken(
-            seen=f"a child that hangs\n{told}",
+            seen=f"a child that hangs\n{told or 'before it could do anything'}",
             wanted="a signature",
             change="Let no lock be held over a fork, and forget a parent's connection: the guide, Forks.",
         )
     if status:
         broken(seen=f"in a forked child: {told or status}", wanted="a signature")
+
+
+def _outcome(child: int, reader: int, seconds: float) -> tuple[str | None, int]:
+    """Return what the child said, None where it said nothing for so long, and its exit status."""
+    said, end = b"", time.monotonic() + seconds
+    with open(reader, "rb", buffering=0) as pipe:
+        while True:
+            ready, _, _ = select.select([pipe], [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                os.kill(child, signal.SIGKILL)
+                break
+            octets = pipe.read(_MOST_SAID)
+            said += octets
+            if not octets:
+                break
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return (said.decode(errors="replace") if ready else None), status

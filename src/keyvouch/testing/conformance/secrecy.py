@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
 import io
 import logging
+import os
+import subprocess
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from keyvouch.errors import SecretIncorrect
+from keyvouch.errors import ConfigurationError, SecretIncorrect
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs, refused
 from keyvouch.uri import KeyUri
 
 _SIGNATURES = 200
+_SETTLING = 3.0
+"""Seconds after which what is left counts as left behind."""
 _MESSAGE = b"a message that is nobody else's affair"
 
 
@@ -60,10 +67,10 @@ class Secrecy(Declarations):
         before = self.count_refusals()
         self._refused(self.parsed(str(self.wrong_secret_uri)), self.secrets())
         seen = self.count_refusals() - before
-        if seen != 1:
+        if seen > 1:  # none, where the core has kept that this value was refused before
             broken(
                 seen=f"{seen} wrong secrets counted by the server, in one try",
-                wanted="one",
+                wanted="one at most",
                 change="Turn off the retries of the library, and do not repeat a log-in.",
             )
 
@@ -85,7 +92,10 @@ class Secrecy(Declarations):
 
     @needs("secret")
     def test_wrong_secret_opens_nothing(self) -> None:
-        """A URI with a wrong secret does not open by another's log-in (`Attribute.connection`)."""
+        """A URI with a wrong secret does not open by another's log-in (`Attribute.connection`).
+
+        Where the store tells by the reference alone that there is another log-in, that is a ConfigurationError.
+        """
         wrong = str(self.wrong_secret_uri)
         if not self.shares_connection(wrong):
             return
@@ -93,6 +103,7 @@ class Secrecy(Declarations):
             refused(
                 lambda: made.open(self.parsed(wrong), timeout=TIMEOUT),
                 SecretIncorrect,
+                ConfigurationError,
                 change="Declare the secret that logs in with `connection=True`, as part of what makes a connection.",
             )
 
@@ -128,6 +139,28 @@ class Secrecy(Declarations):
             made.close()
 
     @needs()
+    def test_secrets_are_in_no_arguments(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No program is given a secret in its arguments, or anew in its environment: others read those (`secrets`)."""
+        started: list[str] = []
+        start = subprocess.Popen.__init__
+
+        def noted(process: Any, args: Any, *more: Any, **options: Any) -> None:
+            added = {name: value for name, value in (options.get("env") or {}).items() if os.environ.get(name) != value}
+            started.append(repr([args, added]))
+            start(process, args, *more, **options)
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", noted)
+        secrets = Watching()
+        self._connect_and_open(self.parsed(self.uri), secrets)
+        for value in secrets.given:
+            if any(value in each for each in started):
+                broken(
+                    seen="a secret in a program's arguments or environment",
+                    wanted="nothing of it",
+                    change="Hand it over by a pipe: `subprocess.run(..., input=...)`, or `pass_fds=`.",
+                )
+
+    @needs()
     def test_it_prints_and_logs_nothing(
         self, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -137,7 +170,8 @@ class Secrecy(Declarations):
         printed = "".join(capfd.readouterr())
         if printed:
             broken(seen=f"printed: {printed[:200]}", wanted="nothing", change="Raise, or say nothing.")
-        if any(_MESSAGE.decode() in each or _MESSAGE.hex() in each for each in _messages(caplog)):
+        forms = (_MESSAGE.decode(), _MESSAGE.hex(), base64.b64encode(_MESSAGE).decode().rstrip("="))
+        if any(form in each for each in _messages(caplog) for form in forms):
             broken(seen="the message, in a log", wanted="nothing of it")
 
     @needs()
@@ -148,8 +182,13 @@ class Secrecy(Declarations):
         before = _descriptors(), threading.active_count(), set(tmp_path.iterdir())
         for _ in range(3):
             self._use()
-        gc.collect()
-        after = _descriptors(), threading.active_count(), set(tmp_path.iterdir())
+        end = time.monotonic() + _SETTLING
+        while True:
+            gc.collect()
+            after = _descriptors(), threading.active_count(), set(tmp_path.iterdir())
+            if (after[0] <= before[0] and after[1] <= before[1]) or time.monotonic() > end:
+                break
+            time.sleep(0.05)  # the server's side may be in this process, and end a little later
         if after[0] > before[0]:
             broken(seen=f"{after[0] - before[0]} descriptors more", wanted="none", change="Close what was opened.")
         if after[1] > before[1]:
@@ -169,7 +208,9 @@ class Secrecy(Declarations):
         made = self.the_class()(uri, secrets)
         try:
             made.connect(timeout=TIMEOUT)
-            made.open(uri, timeout=TIMEOUT).close()
+            key = made.open(uri, timeout=TIMEOUT)
+            self.require_signature(key)
+            key.close()
         finally:
             made.close()
 

@@ -195,7 +195,8 @@ class Signing(Declarations):
                     broken(
                         seen=error,
                         wanted=f"a signature of {algorithm.name}",
-                        change=f'Put "{algorithm.name}" into `unsupported` if the store cannot do it.',
+                        change=f'Put "{algorithm.name if length == "short" else length}" into `unsupported` if the '
+                        "store cannot do it.",
                     )
                 if not judge.is_good(key.public_key, signature, message, algorithm.name):
                     broken(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from keyvouch.errors import SessionLost, StoreUnavailable
-from keyvouch.store import KeyStore
+from keyvouch.store import KeyStore, StoredKey
 from keyvouch.testing.conformance import judge
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs
 from keyvouch.testing.conformance.meanwhile import ended
@@ -32,24 +33,8 @@ class Waiting(Declarations):
     @needs("stalled")
     def test_timeout_of_open_and_sign_is_kept(self) -> None:
         """`open` and `sign` end soon after `timeout` too; then the store works again (`KeyStore.open`, `sign`)."""
-        with self.opened(self.uri) as (made, key):
-            with self._stalled():
-                acts = {
-                    "sign": lambda: self.require_signature(key, timeout=_SHORT),
-                    "open": lambda: made.open(key.uri, timeout=_SHORT).close(),
-                }
-                for name, act in acts.items():
-                    error = ended(act, self.patience_seconds, f"{name}, with timeout={_SHORT}", _HAND_IT_ON)
-                    if error and not isinstance(error, StoreUnavailable | SessionLost):
-                        broken(
-                            seen=f"{error!r} from {name}",
-                            wanted="StoreUnavailable, or SessionLost where the session is given up",
-                            change="Map the library's time-out to it.",
-                        )
-            self.connect_again(made)
-            again = made.open(key.uri, timeout=TIMEOUT)
-            self.require_signature(again)
-            again.close()
+        self._require_end("sign", lambda _, key: self.require_signature(key, timeout=_SHORT))
+        self._require_end("open", lambda made, key: made.open(key.uri, timeout=_SHORT).close())
 
     @needs("stalled")
     def test_late_answer_is_nobody_elses(self) -> None:
@@ -82,11 +67,15 @@ class Waiting(Declarations):
     @needs("stalled")
     def test_close_does_not_wait_for_the_server(self) -> None:
         """`close` ends within 10 seconds and raises nothing, though nobody answers (`KeyStore.close`)."""
-        with self.opened(self.uri) as (made, key), self._stalled():
-            for name, close in (("a key", key.close), ("the store", made.close)):
-                error = ended(close, self.closing_seconds, f"close() of {name}", "Leave behind what does not answer.")
-                if error:
-                    broken(seen=f"close() of {name} raises {error!r}", wanted="nothing")
+        with self.connected(self.uri) as made:
+            key = made.open(self.parsed(self.uri), timeout=TIMEOUT)
+            with self._stalled():
+                for name, close in (("a key", key.close), ("the store", made.close)):
+                    error = ended(
+                        close, self.closing_seconds, f"close() of {name}", "Leave behind what does not answer."
+                    )
+                    if error:
+                        broken(seen=f"close() of {name} raises {error!r}", wanted="nothing")
 
     @needs("stalled", "proxy")
     def test_proxy_is_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +101,31 @@ class Waiting(Declarations):
             self._require_unavailable(made)
 
     # What the tests above have in common.
+
+    def _require_end(self, name: str, act: Callable[[KeyStore, StoredKey], object]) -> None:
+        """Do it while nobody answers: it ends in time, leaves no process, and afterwards the store works again."""
+        with self.opened(self.uri) as (made, key):
+            before = _children()
+            with self._stalled():
+                error = ended(
+                    lambda: act(made, key), self.patience_seconds, f"{name}, with timeout={_SHORT}", _HAND_IT_ON
+                )
+                if error and not isinstance(error, StoreUnavailable):
+                    broken(
+                        seen=f"{error!r} from {name}",
+                        wanted="StoreUnavailable, or SessionLost where the session is given up",
+                        change="Map the library's time-out to it.",
+                    )
+                if left := _children() - before:
+                    broken(
+                        seen=f"processes that go on after their time: {', '.join(sorted(left))}",
+                        wanted="none",
+                        change="Kill a process whose answer was not waited for, and wait for its end.",
+                    )
+            self.connect_again(made)
+            again = made.open(key.uri, timeout=TIMEOUT)
+            self.require_signature(again)
+            again.close()
 
     def _require_unavailable(self, made: KeyStore) -> None:
         error = ended(
@@ -141,3 +155,11 @@ class Waiting(Declarations):
             for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"):
                 monkeypatch.delenv(name, raising=False)
             yield proxy
+
+
+def _children() -> set[str]:
+    """Return the ids of this process's children, where the system tells."""
+    with contextlib.suppress(OSError):
+        tasks = Path("/proc/self/task").iterdir()
+        return {child for task in tasks for child in (task / "children").read_text().split()}
+    return set()
