@@ -1,0 +1,393 @@
+"""PKCS#11 as it is: the functions of a module, called through ctypes, which lets other threads run meanwhile.
+
+Names, numbers and structures are those of the OASIS standard (PKCS#11 Cryptographic Token Interface Base Specification
+2.40, and 3.0 for EdDSA). What a module answers other than CKR_OK is a `CryptokiError`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+CK_ULONG = ctypes.c_ulong
+UNAVAILABLE = CK_ULONG(-1).value
+
+RETURN_VALUES = {
+    "GENERAL_ERROR": 0x05,
+    "FUNCTION_FAILED": 0x06,
+    "ARGUMENTS_BAD": 0x07,
+    "CANT_LOCK": 0x0A,
+    "ATTRIBUTE_SENSITIVE": 0x11,
+    "ATTRIBUTE_TYPE_INVALID": 0x12,
+    "ATTRIBUTE_VALUE_INVALID": 0x13,
+    "DATA_INVALID": 0x20,
+    "DATA_LEN_RANGE": 0x21,
+    "DEVICE_ERROR": 0x30,
+    "DEVICE_MEMORY": 0x31,
+    "DEVICE_REMOVED": 0x32,
+    "FUNCTION_NOT_SUPPORTED": 0x54,
+    "KEY_HANDLE_INVALID": 0x60,
+    "KEY_SIZE_RANGE": 0x62,
+    "KEY_TYPE_INCONSISTENT": 0x63,
+    "KEY_FUNCTION_NOT_PERMITTED": 0x68,
+    "MECHANISM_INVALID": 0x70,
+    "MECHANISM_PARAM_INVALID": 0x71,
+    "OBJECT_HANDLE_INVALID": 0x82,
+    "OPERATION_ACTIVE": 0x90,
+    "OPERATION_NOT_INITIALIZED": 0x91,
+    "PIN_INCORRECT": 0xA0,
+    "PIN_INVALID": 0xA1,
+    "PIN_LEN_RANGE": 0xA2,
+    "PIN_EXPIRED": 0xA3,
+    "PIN_LOCKED": 0xA4,
+    "SESSION_CLOSED": 0xB0,
+    "SESSION_COUNT": 0xB1,
+    "SESSION_HANDLE_INVALID": 0xB3,
+    "SESSION_READ_ONLY": 0xB5,
+    "TEMPLATE_INCOMPLETE": 0xD0,
+    "TEMPLATE_INCONSISTENT": 0xD1,
+    "TOKEN_NOT_PRESENT": 0xE0,
+    "TOKEN_NOT_RECOGNIZED": 0xE1,
+    "TOKEN_WRITE_PROTECTED": 0xE2,
+    "USER_ALREADY_LOGGED_IN": 0x100,
+    "USER_NOT_LOGGED_IN": 0x101,
+    "USER_PIN_NOT_INITIALIZED": 0x102,
+    "CURVE_NOT_SUPPORTED": 0x140,
+    "BUFFER_TOO_SMALL": 0x150,
+    "CRYPTOKI_NOT_INITIALIZED": 0x190,
+    "CRYPTOKI_ALREADY_INITIALIZED": 0x191,
+}
+"""Those with a name here; of others the number is shown."""
+_NAMES = {number: name for name, number in RETURN_VALUES.items()}
+
+# Classes of objects, types of keys, attributes, mechanisms: those that are used.
+CKO_CERTIFICATE, CKO_PUBLIC_KEY, CKO_PRIVATE_KEY = 1, 2, 3
+CKK_RSA, CKK_EC, CKK_EC_EDWARDS = 0x00, 0x03, 0x40
+CKC_X_509 = 0
+CKA_CLASS, CKA_TOKEN, CKA_PRIVATE, CKA_LABEL = 0x00, 0x01, 0x02, 0x03
+CKA_VALUE, CKA_CERTIFICATE_TYPE, CKA_ISSUER, CKA_SERIAL_NUMBER = 0x11, 0x80, 0x81, 0x82
+CKA_KEY_TYPE, CKA_SUBJECT, CKA_ID, CKA_SENSITIVE = 0x100, 0x101, 0x102, 0x103
+CKA_ENCRYPT, CKA_DECRYPT, CKA_SIGN, CKA_VERIFY = 0x104, 0x105, 0x108, 0x10A
+CKA_MODULUS, CKA_MODULUS_BITS, CKA_PUBLIC_EXPONENT = 0x120, 0x121, 0x122
+CKA_PRIVATE_EXPONENT, CKA_PRIME_1, CKA_PRIME_2 = 0x123, 0x124, 0x125
+CKA_EXPONENT_1, CKA_EXPONENT_2, CKA_COEFFICIENT = 0x126, 0x127, 0x128
+CKA_EXTRACTABLE, CKA_EC_PARAMS, CKA_EC_POINT = 0x162, 0x180, 0x181
+CKA_ALWAYS_AUTHENTICATE = 0x202
+CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN = 0x00, 0x1040, 0x1055
+CKF_LOGIN_REQUIRED, CKF_USER_PIN_INITIALIZED = 0x04, 0x08
+CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED, CKF_TOKEN_INITIALIZED = 0x20000, 0x40000, 0x400
+CKF_PROTECTED_AUTHENTICATION_PATH = 0x100
+CKF_RW_SESSION, CKF_SERIAL_SESSION, CKF_OS_LOCKING_OK = 0x02, 0x04, 0x02
+CKU_USER, CKU_CONTEXT_SPECIFIC = 1, 2
+
+_RO_USER_FUNCTIONS, _RW_USER_FUNCTIONS = 1, 3
+
+_FUNCTIONS = (
+    *("Initialize", "Finalize", "GetInfo", "GetFunctionList", "GetSlotList", "GetSlotInfo"),
+    *("GetTokenInfo", "GetMechanismList", "GetMechanismInfo", "InitToken", "InitPIN", "SetPIN"),
+    *("OpenSession", "CloseSession", "CloseAllSessions", "GetSessionInfo", "GetOperationState"),
+    *("SetOperationState", "Login", "Logout", "CreateObject", "CopyObject", "DestroyObject"),
+    *("GetObjectSize", "GetAttributeValue", "SetAttributeValue", "FindObjectsInit", "FindObjects"),
+    *("FindObjectsFinal", "EncryptInit", "Encrypt", "EncryptUpdate", "EncryptFinal", "DecryptInit"),
+    *("Decrypt", "DecryptUpdate", "DecryptFinal", "DigestInit", "Digest", "DigestUpdate", "DigestKey"),
+    *("DigestFinal", "SignInit", "Sign", "SignUpdate", "SignFinal", "SignRecoverInit", "SignRecover"),
+    *("VerifyInit", "Verify", "VerifyUpdate", "VerifyFinal", "VerifyRecoverInit", "VerifyRecover"),
+    *("DigestEncryptUpdate", "DecryptDigestUpdate", "SignEncryptUpdate", "DecryptVerifyUpdate"),
+    *("GenerateKey", "GenerateKeyPair", "WrapKey", "UnwrapKey", "DeriveKey", "SeedRandom"),
+    *("GenerateRandom", "GetFunctionStatus", "CancelFunction", "WaitForSlotEvent"),
+)
+_MOST_OBJECTS = 64
+"""That one call of C_FindObjects returns."""
+
+
+class CryptokiError(Exception):
+    """What a function of the module answered: `error.name` is CKR_... without its prefix."""
+
+    def __init__(self, function: str, number: int) -> None:
+        self.number = number
+        self.name = _NAMES.get(number, f"0x{number:X}")
+        super().__init__(f"C_{function}: CKR_{self.name}")
+
+
+class _Structure(ctypes.Structure):
+    if sys.platform == "win32":
+        _pack_ = 1
+
+
+class _Version(_Structure):
+    _fields_ = (("major", ctypes.c_ubyte), ("minor", ctypes.c_ubyte))
+
+
+class Info(_Structure):
+    """CK_INFO"""
+
+    _fields_ = (
+        ("cryptoki_version", _Version),
+        ("manufacturer", ctypes.c_char * 32),
+        ("flags", CK_ULONG),
+        ("description", ctypes.c_char * 32),
+        ("version", _Version),
+    )
+
+
+class SlotInfo(_Structure):
+    """CK_SLOT_INFO"""
+
+    _fields_ = (
+        ("description", ctypes.c_char * 64),
+        ("manufacturer", ctypes.c_char * 32),
+        ("flags", CK_ULONG),
+        ("hardware_version", _Version),
+        ("firmware_version", _Version),
+    )
+
+
+class TokenInfo(_Structure):
+    """CK_TOKEN_INFO"""
+
+    _fields_ = (
+        ("label", ctypes.c_char * 32),
+        ("manufacturer", ctypes.c_char * 32),
+        ("model", ctypes.c_char * 16),
+        ("serial", ctypes.c_char * 16),
+        ("flags", CK_ULONG),
+        ("counts", CK_ULONG * 10),
+        ("hardware_version", _Version),
+        ("firmware_version", _Version),
+        ("utc_time", ctypes.c_char * 16),
+    )
+
+
+class _SessionInfo(_Structure):
+    _fields_ = (("slot", CK_ULONG), ("state", CK_ULONG), ("flags", CK_ULONG), ("device_error", CK_ULONG))
+
+
+class _Attribute(_Structure):
+    _fields_ = (("type", CK_ULONG), ("value", ctypes.c_void_p), ("length", CK_ULONG))
+
+
+class Mechanism(_Structure):
+    """CK_MECHANISM; what its parameter points at is kept with it."""
+
+    _fields_ = (("mechanism", CK_ULONG), ("parameter", ctypes.c_void_p), ("length", CK_ULONG))
+
+    def __init__(self, mechanism: int, parameter: ctypes.Structure | None = None) -> None:
+        self.kept = parameter
+        if parameter is None:
+            super().__init__(mechanism, None, 0)
+        else:
+            super().__init__(mechanism, ctypes.addressof(parameter), ctypes.sizeof(parameter))
+
+
+class PssParameters(_Structure):
+    """CK_RSA_PKCS_PSS_PARAMS"""
+
+    _fields_ = (("hash", CK_ULONG), ("mask", CK_ULONG), ("salt", CK_ULONG))
+
+
+class _InitializeArguments(_Structure):
+    _fields_ = (("mutexes", ctypes.c_void_p * 4), ("flags", CK_ULONG), ("reserved", ctypes.c_char_p))
+
+
+class _FunctionList(_Structure):
+    _fields_ = (("version", _Version), ("functions", ctypes.c_void_p * len(_FUNCTIONS)))
+
+
+Value = bytes | bool | int
+"""Of an attribute: octets, CK_BBOOL or CK_ULONG."""
+Template = Mapping[int, Value]
+"""Attributes by their number."""
+
+
+class Cryptoki:
+    """The functions of one module. Raises OSError where the file is no library, or none of PKCS#11."""
+
+    def __init__(self, path: str) -> None:
+        library = ctypes.CDLL(path)
+        try:
+            get = library.C_GetFunctionList
+        except AttributeError:
+            raise OSError(f"{path}: it has no C_GetFunctionList") from None
+        listed = ctypes.POINTER(_FunctionList)()
+        number = get(ctypes.byref(listed))
+        if number or not listed:
+            raise OSError(f"{path}: C_GetFunctionList answers {number}")
+        function = ctypes.CFUNCTYPE(CK_ULONG)
+        self._functions = {
+            name: function(address)
+            for name, address in zip(_FUNCTIONS, listed.contents.functions, strict=True)
+            if address is not None
+        }
+        self.sign_init, self.sign = (self._functions[name] for name in ("SignInit", "Sign"))
+        """For the way that must be short."""
+        self.sign_init.argtypes = (CK_ULONG, ctypes.c_void_p, CK_ULONG)
+        self.sign.argtypes = (CK_ULONG, ctypes.c_char_p, CK_ULONG, ctypes.c_char_p, ctypes.c_void_p)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        try:
+            function = self._functions[name]
+        except KeyError:
+            raise CryptokiError(name, RETURN_VALUES["FUNCTION_NOT_SUPPORTED"]) from None
+        number = function(*arguments)
+        if number:
+            raise CryptokiError(name, number)
+
+    def initialize(self, reserved: bytes | None, *, locking: bool) -> None:
+        """Initialise the module, and let it use the system's locks. `reserved`: what NSS takes for parameters."""
+        if not locking and reserved is None:
+            self._call("Initialize", None)
+            return
+        arguments = _InitializeArguments(flags=CKF_OS_LOCKING_OK if locking else 0, reserved=reserved)
+        self._call("Initialize", ctypes.byref(arguments))
+
+    def finalize(self) -> None:
+        """End the module's work for this process."""
+        self._call("Finalize", None)
+
+    def info(self) -> Info:
+        """Return what the module says of itself."""
+        found = Info()
+        self._call("GetInfo", ctypes.byref(found))
+        return found
+
+    def slots(self) -> list[int]:
+        """Return the slots with a token in them."""
+        count = CK_ULONG()
+        self._call("GetSlotList", ctypes.c_ubyte(1), None, ctypes.byref(count))
+        found = (CK_ULONG * count.value)()
+        self._call("GetSlotList", ctypes.c_ubyte(1), found, ctypes.byref(count))
+        return list(found[: count.value])
+
+    def slot(self, slot: int) -> SlotInfo:
+        """Return what is told of a slot."""
+        found = SlotInfo()
+        self._call("GetSlotInfo", CK_ULONG(slot), ctypes.byref(found))
+        return found
+
+    def token(self, slot: int) -> TokenInfo:
+        """Return what is told of its token, as it is now."""
+        found = TokenInfo()
+        self._call("GetTokenInfo", CK_ULONG(slot), ctypes.byref(found))
+        return found
+
+    def open_session(self, slot: int, *, writable: bool = False) -> int:
+        """Return the handle of a new session."""
+        session = CK_ULONG()
+        flags = CKF_SERIAL_SESSION | (CKF_RW_SESSION if writable else 0)
+        self._call("OpenSession", CK_ULONG(slot), CK_ULONG(flags), None, None, ctypes.byref(session))
+        return session.value
+
+    def close_session(self, session: int) -> None:
+        """Close it; with a token's last one the log-in ends."""
+        self._call("CloseSession", CK_ULONG(session))
+
+    def is_logged_in(self, session: int) -> bool:
+        """Tell whether the session is one of a user who has logged in."""
+        found = _SessionInfo()
+        self._call("GetSessionInfo", CK_ULONG(session), ctypes.byref(found))
+        return found.state in (_RO_USER_FUNCTIONS, _RW_USER_FUNCTIONS)
+
+    def login(self, session: int, pin: bytes, user: int = CKU_USER) -> None:
+        """Log the whole process in to the session's token; or, context-specific, this one signature."""
+        self._call("Login", CK_ULONG(session), CK_ULONG(user), pin, CK_ULONG(len(pin)))
+
+    def find(self, session: int, template: Template) -> list[int]:
+        """Return the handles of all objects with these attributes."""
+        attributes, kept = _attributes(template)
+        self._call("FindObjectsInit", CK_ULONG(session), attributes, CK_ULONG(len(template)))
+        found: list[int] = []
+        try:
+            some, count = (CK_ULONG * _MOST_OBJECTS)(), CK_ULONG()
+            while True:
+                self._call("FindObjects", CK_ULONG(session), some, CK_ULONG(_MOST_OBJECTS), ctypes.byref(count))
+                if not count.value:
+                    return found
+                found += some[: count.value]
+        finally:
+            self._call("FindObjectsFinal", CK_ULONG(session))
+            del kept
+
+    def read(self, session: int, handle: int, types: Sequence[int]) -> dict[int, bytes]:
+        """Return those of the attributes that the object has and shows."""
+        wanted = (_Attribute * len(types))(*(_Attribute(each, None, 0) for each in types))
+        self._read(session, handle, wanted)
+        shown = [each for each in wanted if each.length != UNAVAILABLE]
+        buffers = [ctypes.create_string_buffer(max(1, each.length)) for each in shown]
+        given = (_Attribute * len(shown))(
+            *(
+                _Attribute(each.type, ctypes.addressof(buffer), each.length)
+                for each, buffer in zip(shown, buffers, strict=True)
+            )
+        )
+        self._read(session, handle, given)
+        return {
+            each.type: buffer.raw[: each.length]
+            for each, buffer in zip(given, buffers, strict=True)
+            if each.length != UNAVAILABLE
+        }
+
+    def _read(self, session: int, handle: int, attributes: Any) -> None:
+        if not len(attributes):
+            return
+        try:
+            self._call("GetAttributeValue", CK_ULONG(session), CK_ULONG(handle), attributes, CK_ULONG(len(attributes)))
+        except CryptokiError as error:
+            # Then the others are there all the same (2.40, section 5.7).
+            if error.name not in ("ATTRIBUTE_SENSITIVE", "ATTRIBUTE_TYPE_INVALID"):
+                raise
+
+    def create(self, session: int, template: Template) -> int:
+        """Make an object, and return its handle."""
+        attributes, kept = _attributes(template)
+        handle = CK_ULONG()
+        self._call("CreateObject", CK_ULONG(session), attributes, CK_ULONG(len(template)), ctypes.byref(handle))
+        del kept
+        return handle.value
+
+    def destroy(self, session: int, handle: int) -> None:
+        """Delete an object."""
+        self._call("DestroyObject", CK_ULONG(session), CK_ULONG(handle))
+
+    def generate(self, session: int, mechanism: int, public: Template, private: Template) -> tuple[int, int]:
+        """Make a pair of keys, and return the handles of its public and its private half."""
+        public_attributes, kept = _attributes(public)
+        private_attributes, kept_too = _attributes(private)
+        handles = CK_ULONG(), CK_ULONG()
+        self._call(
+            "GenerateKeyPair",
+            CK_ULONG(session),
+            ctypes.byref(Mechanism(mechanism)),
+            public_attributes,
+            CK_ULONG(len(public)),
+            private_attributes,
+            CK_ULONG(len(private)),
+            *map(ctypes.byref, handles),
+        )
+        del kept, kept_too
+        return handles[0].value, handles[1].value
+
+
+def text(padded: bytes) -> str:
+    """Return a text of a structure, which is padded with blanks."""
+    return padded.rstrip(b"\0 ").decode(errors="replace")
+
+
+def _attributes(template: Template) -> tuple[Any, Iterable[object]]:
+    """Return the array of attributes, and what it points at, to be kept as long as that."""
+    values = [_octets(value) for value in template.values()]
+    buffers = [ctypes.create_string_buffer(value, max(1, len(value))) for value in values]
+    made = (_Attribute * len(template))(
+        *(
+            _Attribute(number, ctypes.addressof(buffer), len(value))
+            for number, buffer, value in zip(template, buffers, values, strict=True)
+        )
+    )
+    return made, buffers
+
+
+def _octets(value: Value) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return bytes([value]) if isinstance(value, bool) else bytes(CK_ULONG(value))

@@ -1,0 +1,161 @@
+"""The modules of this process: each initialised once, left alone by forks, and ended with its last user.
+
+Rules, which all of them keep:
+
+- Every call is made inside the module's gate: a fork waits for it, and so does initialising the module anew.
+- A child forgets what its parent had open, and closes nothing of it: it initialises the module for itself.
+- Tokens belong to the module: two stores that use one module share its log-ins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from keyvouch.errors import ConfigurationError, StoreUnavailable
+from keyvouch.store import ForkGate
+from keyvouch_pkcs11.cryptoki import Cryptoki, CryptokiError
+from keyvouch_pkcs11.failures import NEEDS_INITIALISING
+
+if TYPE_CHECKING:
+    from keyvouch_pkcs11.locations import Location
+    from keyvouch_pkcs11.token import Token
+
+NOT_THREAD_SAFE = ("tpm2_pkcs11",)
+"""In the names of modules that hang when two threads call them, whatever they say of locks."""
+
+
+class Module(ForkGate):
+    """One module in one process; its own gate."""
+
+    def __init__(self, location: Location) -> None:
+        super().__init__()
+        self.location = location
+        try:
+            self.functions = Cryptoki(location.path)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{location.path} is no PKCS#11 module that can be loaded: {error}.",
+                hint="Correct module-path=, or install the module for this processor.",
+            ) from error
+        self._serialise = any(name in location.path for name in NOT_THREAD_SAFE)
+        """Whether one thread at a time may call it; decided before the first call."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self.lock = threading.RLock()
+        self._calls = threading.Lock()
+        self.users = 0
+        self.epoch = 0
+        """Grows with every log-in that is given up: a token of a former one is no longer used."""
+        self.tokens: dict[int, Token] = {}
+        self._ours = False
+
+    def after_fork(self) -> None:
+        """Forget what the parent has open, and close nothing of it."""
+        super().after_fork()
+        self._begin()
+
+    def __enter__(self) -> Cryptoki:  # type: ignore[override]  # a gate that gives what stands behind it
+        """Give the functions, while a fork has to wait."""
+        if self._serialise:
+            self._calls.acquire()
+        super().__enter__()
+        return self.functions
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        if self._serialise:
+            self._calls.release()
+
+    def connect(self, epoch: int | None, *, serialise: bool) -> int:
+        """Initialise the module, or give up the log-ins of this epoch; return the epoch that is connected.
+
+        `epoch` is what this process's last call for the same store returned, or None. Raises `StoreUnavailable`.
+        """
+        with self.lock:
+            if epoch is None:
+                if not self.users:
+                    self._serialise |= serialise
+                    self._initialise()
+                self.users += 1
+            elif epoch == self.epoch:  # else another store's thread has just done it
+                self._renew()
+            return self.epoch
+
+    def release(self) -> None:
+        """Give back what `connect` gave; the last one ends the module's work."""
+        with self.lock:
+            self.users -= 1
+            if self.users:
+                return
+            self._give_up_tokens()
+            if self._ours:
+                self._ours = False
+                with contextlib.suppress(CryptokiError), self as functions:
+                    functions.finalize()
+
+    def _initialise(self) -> None:
+        self._ours = True
+        try:
+            self.functions.initialize(self.location.reserved, locking=True)
+        except CryptokiError as error:
+            if error.name == "CRYPTOKI_ALREADY_INITIALIZED":  # by the program itself, or by the parent of this process
+                self._ours = False
+            elif error.name == "CANT_LOCK":
+                self._serialise = True
+                self._initialise_without_locks()
+            else:
+                raise as_unavailable(self.location.path, error) from error
+
+    def _initialise_without_locks(self) -> None:
+        try:
+            self.functions.initialize(self.location.reserved, locking=False)
+        except CryptokiError as error:
+            raise as_unavailable(self.location.path, error) from error
+
+    def _renew(self) -> None:
+        """Forget log-ins and sessions; initialise the module anew where it answers nothing else."""
+        self._give_up_tokens()
+        self.epoch += 1
+        try:
+            with self as functions:
+                for slot in functions.slots():
+                    functions.close_session(functions.open_session(slot))
+        except CryptokiError as error:
+            if error.name not in NEEDS_INITIALISING:
+                return  # a token of its own, or none: `open` tells
+            try:
+                with self.alone(), contextlib.suppress(CryptokiError):
+                    self.functions.finalize()
+            except TimeoutError:
+                raise StoreUnavailable(
+                    f"A call of the module {self.location.path} does not end.", hint="Start the program anew."
+                ) from None
+            self._initialise()
+
+    def _give_up_tokens(self) -> None:
+        tokens, self.tokens = self.tokens, {}
+        for token in tokens.values():
+            token.give_up()
+
+
+def as_unavailable(path: str, error: CryptokiError) -> StoreUnavailable:
+    """Return the error for a module that cannot be initialised."""
+    return StoreUnavailable(
+        f"The module {path} cannot be initialised: {error}.",
+        hint="See its own configuration and log: its service may not run, or this account may not use it.",
+    )
+
+
+_modules: dict[str, Module] = {}
+
+
+def module_at(location: Location) -> Module:
+    """Return the one module at this place, loaded. Raises `ConfigurationError`."""
+    found = _modules.get(location.path)
+    return found or _modules.setdefault(location.path, Module(location))

@@ -1,0 +1,255 @@
+"""What stands on a token: private keys with their public halves and certificates, and how new ones are written."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from keyvouch.algorithms import key_type
+from keyvouch.certificate import order_chain
+from keyvouch.errors import KeyUnusable, NotSupported
+from keyvouch_pkcs11 import cryptoki as ck
+
+if TYPE_CHECKING:
+    from keyvouch.algorithms import PrivateKey, PublicKey
+
+_CURVES = {
+    bytes.fromhex("06082a8648ce3d030107"): ec.SECP256R1(),
+    bytes.fromhex("06052b81040022"): ec.SECP384R1(),
+    bytes.fromhex("06052b81040023"): ec.SECP521R1(),
+}
+"""By the DER of their names, as CKA_EC_PARAMS has them."""
+_PARAMETERS = {f"P-{curve.key_size}": der for der, curve in _CURVES.items()}
+_ED25519 = (bytes.fromhex("06032b6570"), b"\x13\x0cedwards25519")
+"""CKA_EC_PARAMS of Ed25519: the name of RFC 8410, and the PrintableString that PKCS#11 3.0 began with."""
+_OCTET_STRING = 0x04
+_LONGEST_CHAIN = 8
+_KINDS = (ck.CKK_RSA, ck.CKK_EC, ck.CKK_EC_EDWARDS)
+_PRIVATE = (
+    *(ck.CKA_ID, ck.CKA_LABEL, ck.CKA_KEY_TYPE, ck.CKA_SIGN, ck.CKA_SENSITIVE, ck.CKA_EXTRACTABLE),
+    *(ck.CKA_ALWAYS_AUTHENTICATE, ck.CKA_MODULUS, ck.CKA_PUBLIC_EXPONENT, ck.CKA_EC_PARAMS, ck.CKA_EC_POINT),
+)
+_PUBLIC = (ck.CKA_MODULUS, ck.CKA_PUBLIC_EXPONENT, ck.CKA_EC_PARAMS, ck.CKA_EC_POINT)
+
+
+@dataclass(frozen=True)
+class PrivateObject:
+    """A private key on a token, and what belongs to it."""
+
+    handle: int
+    id: bytes
+    label: bytes
+    public_key: PublicKey | None
+    """From the token; None where it shows neither a public key nor a certificate."""
+    chain: tuple[x509.Certificate, ...]
+    signs: bool
+    exportable: bool
+    always_authenticate: bool
+
+
+def private_objects(
+    functions: ck.Cryptoki,
+    session: int,
+    *,
+    identity: bytes | None,
+    label: bytes | None,
+) -> list[PrivateObject]:
+    """Return the private keys with this id and label, of the kinds that sign JWTs. Raises `CryptokiError`."""
+    template: dict[int, ck.Value] = {ck.CKA_CLASS: ck.CKO_PRIVATE_KEY, ck.CKA_TOKEN: True}
+    template |= {ck.CKA_ID: identity} if identity is not None else {}
+    template |= {ck.CKA_LABEL: label} if label is not None else {}
+    found = []
+    for handle in functions.find(session, template):
+        shown = functions.read(session, handle, _PRIVATE)
+        if int.from_bytes(shown.get(ck.CKA_KEY_TYPE, b"\xff"), sys.byteorder) in _KINDS:
+            found.append(_described(functions, session, handle, shown))
+    return found
+
+
+def described(functions: ck.Cryptoki, session: int, handle: int) -> PrivateObject:
+    """Return what stands at the handle of a private key. Raises `CryptokiError`."""
+    return _described(functions, session, handle, functions.read(session, handle, _PRIVATE))
+
+
+def _described(functions: ck.Cryptoki, session: int, handle: int, shown: dict[int, bytes]) -> PrivateObject:
+    identity = shown.get(ck.CKA_ID, b"")
+    certificates = _certificates(functions, session, identity)
+    public_key = _public_key(shown) or _public_object(functions, session, identity)
+    if public_key is None and len(certificates) == 1:
+        public_key = certificates[0].public_key()  # type: ignore[assignment]  # its kind is that of the private key
+    chain: tuple[x509.Certificate, ...] = ()
+    if public_key is not None and certificates:
+        chain = order_chain(certificates, public_key)
+        chain += _issuers(functions, session, chain[-1]) if chain else ()
+    return PrivateObject(
+        handle,
+        identity,
+        shown.get(ck.CKA_LABEL, b""),
+        public_key,
+        chain,
+        signs=shown.get(ck.CKA_SIGN, b"\1") != b"\0",
+        exportable=shown.get(ck.CKA_EXTRACTABLE) == b"\1" and shown.get(ck.CKA_SENSITIVE) == b"\0",
+        always_authenticate=shown.get(ck.CKA_ALWAYS_AUTHENTICATE) == b"\1",
+    )
+
+
+def _public_object(functions: ck.Cryptoki, session: int, identity: bytes) -> PublicKey | None:
+    if not identity:
+        return None
+    handles = functions.find(session, {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, ck.CKA_ID: identity})
+    keys = [_public_key(functions.read(session, handle, _PUBLIC)) for handle in handles]
+    known = {spki(key): key for key in keys if key is not None}
+    return next(iter(known.values())) if len(known) == 1 else None
+
+
+def _public_key(shown: dict[int, bytes]) -> PublicKey | None:
+    """Make a public key of an object's attributes; None where they are not enough."""
+    with contextlib.suppress(ValueError):
+        if modulus := shown.get(ck.CKA_MODULUS):
+            exponent = shown.get(ck.CKA_PUBLIC_EXPONENT) or b"\1\0\1"
+            return rsa.RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus)).public_key()
+        point, parameters = shown.get(ck.CKA_EC_POINT), shown.get(ck.CKA_EC_PARAMS)
+        if not point or not parameters:
+            return None
+        if parameters in _ED25519:
+            return ed25519.Ed25519PublicKey.from_public_bytes(point[-32:])
+        if curve := _CURVES.get(parameters):
+            # A DER OCTET STRING, says the standard; some modules give the point as it is.
+            size = 1 + 2 * ((curve.key_size + 7) // 8)
+            return ec.EllipticCurvePublicKey.from_encoded_point(curve, point[-size:])
+    return None
+
+
+def _certificates(functions: ck.Cryptoki, session: int, identity: bytes) -> list[x509.Certificate]:
+    if not identity:
+        return []
+    return [certificate for _, certificate in certificate_objects(functions, session, {ck.CKA_ID: identity})]
+
+
+def _issuers(functions: ck.Cryptoki, session: int, certificate: x509.Certificate) -> tuple[x509.Certificate, ...]:
+    """Return those on the token that certify one another, from this certificate's issuer on."""
+    chain: tuple[x509.Certificate, ...] = ()
+    while certificate.issuer != certificate.subject and len(chain) < _LONGEST_CHAIN:
+        candidates = certificate_objects(functions, session, {ck.CKA_SUBJECT: certificate.issuer.public_bytes()})
+        issuer = next((each for _, each in candidates if _issued(certificate, each)), None)
+        if issuer is None:
+            break
+        chain += (issuer,)
+        certificate = issuer
+    return chain
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def certificate_objects(
+    functions: ck.Cryptoki, session: int, attributes: dict[int, ck.Value]
+) -> list[tuple[int, x509.Certificate]]:
+    """Return the certificates with these attributes, each with its handle; what is none is passed over."""
+    template = {ck.CKA_CLASS: ck.CKO_CERTIFICATE, ck.CKA_CERTIFICATE_TYPE: ck.CKC_X_509, **attributes}
+    found = []
+    for handle in functions.find(session, template):
+        try:
+            octets = functions.read(session, handle, (ck.CKA_VALUE,)).get(ck.CKA_VALUE, b"")
+            found.append((handle, x509.load_der_x509_certificate(octets)))
+        except (ValueError, x509.InvalidVersion):
+            continue
+    return found
+
+
+def spki(key: PublicKey) -> bytes:
+    """Return the key as DER SubjectPublicKeyInfo."""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def generation(kind: str) -> tuple[int, dict[int, ck.Value]]:
+    """Return the mechanism that makes a key of this type, and what its public half's template says of it.
+
+    Raises `NotSupported`.
+    """
+    name, _, size = kind.partition("-")
+    if name == "RSA":
+        return ck.CKM_RSA_PKCS_KEY_PAIR_GEN, {ck.CKA_MODULUS_BITS: int(size), ck.CKA_PUBLIC_EXPONENT: b"\1\0\1"}
+    if kind in _PARAMETERS:
+        return ck.CKM_EC_KEY_PAIR_GEN, {ck.CKA_EC_PARAMS: _PARAMETERS[kind]}
+    if kind == "Ed25519":
+        return ck.CKM_EC_EDWARDS_KEY_PAIR_GEN, {ck.CKA_EC_PARAMS: _ED25519[1]}
+    raise NotSupported(f"A PKCS#11 token makes no {kind}.", hint="Make RSA-2048, or P-256.")
+
+
+def importable(key: PrivateKey) -> tuple[dict[int, ck.Value], dict[int, ck.Value]]:
+    """Return what the templates of a key's private and public half say of it. Raises `NotSupported`."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        numbers = key.private_numbers()
+        public = {ck.CKA_MODULUS: numbers.public_numbers.n, ck.CKA_PUBLIC_EXPONENT: numbers.public_numbers.e}
+        private = {
+            **public,
+            ck.CKA_PRIVATE_EXPONENT: numbers.d,
+            ck.CKA_PRIME_1: numbers.p,
+            ck.CKA_PRIME_2: numbers.q,
+            ck.CKA_EXPONENT_1: numbers.dmp1,
+            ck.CKA_EXPONENT_2: numbers.dmq1,
+            ck.CKA_COEFFICIENT: numbers.iqmp,
+        }
+        kind: dict[int, ck.Value] = {ck.CKA_KEY_TYPE: ck.CKK_RSA}
+        return kind | _big(private), kind | _big(public)
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        parameters = _PARAMETERS[key_type(key)]
+        size = (key.key_size + 7) // 8
+        point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        shared: dict[int, ck.Value] = {ck.CKA_KEY_TYPE: ck.CKK_EC, ck.CKA_EC_PARAMS: parameters}
+        value = key.private_numbers().private_value.to_bytes(size)
+        return shared | {ck.CKA_VALUE: value}, shared | {ck.CKA_EC_POINT: _octet_string(point)}
+    raise NotSupported("An Ed25519 key is not imported into tokens.", hint="Make it there: `keyvouch new`.")
+
+
+def _big(numbers: dict[int, int]) -> dict[int, ck.Value]:
+    return {each: value.to_bytes((value.bit_length() + 7) // 8) for each, value in numbers.items()}
+
+
+def _octet_string(octets: bytes) -> bytes:
+    length = bytes([len(octets)]) if len(octets) < 0x80 else bytes([0x81, len(octets)])  # noqa: PLR2004 - DER's long form
+    return bytes([_OCTET_STRING]) + length + octets
+
+
+def certificate_template(certificate: x509.Certificate, identity: bytes, label: bytes) -> dict[int, ck.Value]:
+    """Return what makes a certificate object."""
+    serial = certificate.serial_number
+    octets = serial.to_bytes(serial.bit_length() // 8 + 1)
+    return {
+        ck.CKA_CLASS: ck.CKO_CERTIFICATE,
+        ck.CKA_CERTIFICATE_TYPE: ck.CKC_X_509,
+        ck.CKA_TOKEN: True,
+        ck.CKA_PRIVATE: False,
+        ck.CKA_ID: identity,
+        ck.CKA_LABEL: label,
+        ck.CKA_SUBJECT: certificate.subject.public_bytes(),
+        ck.CKA_ISSUER: certificate.issuer.public_bytes(),
+        ck.CKA_SERIAL_NUMBER: b"\2" + bytes([len(octets)]) + octets,
+        ck.CKA_VALUE: certificate.public_bytes(Encoding.DER),
+    }
+
+
+def require_public_key(found: PrivateObject, given: Sequence[x509.Certificate]) -> PublicKey:
+    """Return the public key, of the token or of the certificate that was given. Raises `KeyUnusable`."""
+    if found.public_key is not None:
+        return found.public_key
+    if given:
+        return load_der_public_key(spki(given[0].public_key()))  # type: ignore[return-value, arg-type]  # as it signs
+    raise KeyUnusable(
+        "The token shows no public key for this private one.",
+        hint="Write its certificate to the token, or add certificate-file=/...",
+    )

@@ -1,0 +1,206 @@
+"""A token that is logged in to, and its sessions, which all its keys share."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from keyvouch.errors import ConfigurationError, SecretRequired, SessionLost, StoreLocked, StoreUnavailable
+from keyvouch_pkcs11.cryptoki import (
+    CKF_LOGIN_REQUIRED,
+    CKF_USER_PIN_FINAL_TRY,
+    CKF_USER_PIN_LOCKED,
+    CryptokiError,
+    text,
+)
+from keyvouch_pkcs11.failures import told
+
+if TYPE_CHECKING:
+    from keyvouch.secrets import SecretResolver
+    from keyvouch.store import KeyUri
+    from keyvouch_pkcs11.module import Module
+
+PIN = "pin-source"
+_FREE_AGAIN = 0.005
+"""Seconds after which a thread looks again for a session, where the token has no more of them."""
+
+
+class Token:
+    """One token of a module, from one log-in to the next."""
+
+    def __init__(self, module: Module, slot: int, facts: dict[str, str]) -> None:
+        self.module = module
+        self.slot = slot
+        self.facts = facts
+        """By the attributes of a URI: token, manufacturer, model, serial, and the slot's."""
+        self._log_in = threading.Lock()
+        self._reference: str | None = None
+        """Of the PIN that it was logged in with."""
+        self._anchor: int | None = None
+        """A session that is never given away: with a token's last session its log-in ends."""
+        self._free: list[int] = []
+        self._given_up = False
+
+    @property
+    def name(self) -> str:
+        """What tells this token from all others, for the record of its refused PINs."""
+        return "pkcs11:" + "/".join(self.facts[each] for each in ("manufacturer", "model", "serial", "token"))
+
+    @property
+    def is_logged_in(self) -> bool:
+        """Whether there is a log-in of ours."""
+        return self._reference is not None
+
+    def log_in(self, uri: KeyUri, secrets: SecretResolver, timeout: float) -> None:
+        """Log in with the URI's PIN, where the token wants one and has none yet.
+
+        Raises `SecretIncorrect`, `StoreLocked`, and `ConfigurationError` for a second PIN beside another.
+        """
+        if PIN not in uri:
+            return
+        reference = str(uri.get(PIN))
+        if not self._log_in.acquire(timeout=timeout):
+            raise StoreUnavailable("Another log-in to the token does not end.", hint="Try again later.", uri=uri)
+        try:
+            if self._reference is None:
+                self._try(uri, secrets, timeout)
+                self._reference = reference
+            elif self._reference != reference:
+                raise ConfigurationError(
+                    f"The token {self.facts['token']} is logged in to with another PIN's reference.",
+                    hint="Give all keys of one token the same pin-source=.",
+                    uri=uri,
+                )
+        finally:
+            self._log_in.release()
+
+    def _try(self, uri: KeyUri, secrets: SecretResolver, timeout: float) -> None:
+        with told("asking for the token"), self.module as functions:
+            flags = functions.token(self.slot).flags
+        if flags & CKF_USER_PIN_LOCKED:
+            raise StoreLocked(
+                f"The token {self.facts['token']} is locked.", hint="Let its security officer unlock it.", uri=uri
+            )
+        if flags & CKF_USER_PIN_FINAL_TRY:
+            raise StoreLocked(
+                f"One more wrong PIN would lock the token {self.facts['token']}.",
+                hint="Log in once by the token's own tool and with the right PIN: `pkcs11-tool --login`.",
+                uri=uri,
+            )
+        if not flags & CKF_LOGIN_REQUIRED:
+            return
+        with (
+            secrets.attempt(uri, PIN, target=self.name, timeout=timeout) as pin,
+            told("logging in"),
+            self.module as functions,
+        ):
+            session = functions.open_session(self.slot)
+            try:
+                functions.login(session, pin.reveal().encode())
+            except CryptokiError as error:
+                if error.name != "USER_ALREADY_LOGGED_IN":  # by the program itself: it is the process's log-in
+                    with contextlib.suppress(CryptokiError):
+                        functions.close_session(session)
+                    raise
+            self._anchor = session
+
+    def require_log_in(self, uri: KeyUri, timeout: float) -> None:
+        """Raise `SecretRequired` where the token hides its keys from who has not logged in; `SessionLost` where it did.
+
+        After a log-out by somebody else a search finds nothing, and that is no missing key.
+        """
+        with told("asking for the token"), self.session(timeout) as session, self.module as functions:
+            wanted = bool(functions.token(self.slot).flags & CKF_LOGIN_REQUIRED)
+            there = functions.is_logged_in(session)
+        if not wanted or there:
+            return
+        if self.is_logged_in:
+            raise SessionLost("The token has been logged out from.", hint="Try again.", performed=False)
+        raise SecretRequired(
+            f"The token {self.facts['token']} shows no key without its PIN.", hint="Add ?pin-source=env:NAME.", uri=uri
+        )
+
+    @contextlib.contextmanager
+    def session(self, timeout: float) -> Iterator[int]:
+        """Give a session to one thread; it is kept for the next where nothing failed in it."""
+        session = self.take(timeout)
+        try:
+            yield session
+        except BaseException:
+            self.close(session)
+            raise
+        self.put_back(session)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[int]:
+        """Give a session that may change the token."""
+        self._require_use()
+        with self.module as functions:
+            session = functions.open_session(self.slot, writable=True)
+        try:
+            yield session
+        finally:
+            self.close(session)
+
+    def give_up(self) -> None:
+        """Close what is free; what is in use is closed by who uses it. Nothing is signed by it any more."""
+        self._given_up = True
+        anchor, self._anchor = self._anchor, None
+        if anchor is not None:
+            self.close(anchor)
+        while self._free:
+            with contextlib.suppress(IndexError):  # another thread has taken it
+                self.close(self._free.pop())
+
+    def take(self, timeout: float) -> int:
+        """Return a session for one thread alone. Raises `CryptokiError`, `SessionLost`."""
+        end = time.monotonic() + timeout
+        while True:
+            self._require_use()
+            try:
+                return self._free.pop()
+            except IndexError:
+                pass
+            try:
+                with self.module as functions:
+                    return functions.open_session(self.slot)
+            except CryptokiError as error:
+                if error.name != "SESSION_COUNT" or time.monotonic() > end:
+                    raise
+                time.sleep(_FREE_AGAIN)
+
+    def put_back(self, session: int) -> None:
+        """Keep a session for the next thread."""
+        if self._given_up:
+            self.close(session)
+            return
+        self._free.append(session)
+        if self._given_up:  # meanwhile: the list was already emptied
+            self.give_up()
+
+    def close(self, session: int) -> None:
+        """End a session in which something has failed: it may be lost, or an operation have begun in it."""
+        with contextlib.suppress(CryptokiError), self.module as functions:
+            functions.close_session(session)
+
+    def _require_use(self) -> None:
+        if self._given_up:
+            raise SessionLost("The log-in to the token was given up.", hint="Try again.", performed=False)
+
+
+def facts_of(module: Module, slot: int) -> dict[str, str]:
+    """Return what a URI can say of a token and its slot. Raises `CryptokiError`."""
+    with module as functions:
+        token, place = functions.token(slot), functions.slot(slot)
+    return {
+        "token": text(token.label),
+        "manufacturer": text(token.manufacturer),
+        "model": text(token.model),
+        "serial": text(token.serial),
+        "slot-id": str(slot),
+        "slot-description": text(place.description),
+        "slot-manufacturer": text(place.manufacturer),
+    }

@@ -1,0 +1,330 @@
+"""Keys on SoftHSM: what the kit does not ask."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msal
+import pytest
+
+import keyvouch
+from keyvouch.algorithms import ALGORITHMS, make_key
+from keyvouch.certificate import self_signed
+from keyvouch.entra.msal import client_credential
+from keyvouch.entra.transport import Session
+from keyvouch.errors import (
+    ConfigurationError,
+    KeyExists,
+    KeyNotFound,
+    SecretIncorrect,
+    SecretRequired,
+    StoreUnavailable,
+)
+from keyvouch.testing.authority import Authority
+from keyvouch_pkcs11 import cryptoki as ck
+from keyvouch_pkcs11 import module
+from pkcs11_tokens import PIN, SOFTHSM, make_token, softhsm  # noqa: F401 - a fixture
+from scripted_store import is_signed
+from signing_in import SCOPE
+
+pytestmark = pytest.mark.server
+ES256 = ALGORITHMS["ES256"]
+At = Callable[..., str]
+
+
+def make(uri: str, kind: str = "P-256", **more: Any) -> str:
+    with keyvouch.open_store(uri) as store:
+        return str(store.generate(keyvouch.KeySpec(kind, "CN=app", 30, **more)))
+
+
+@pytest.fixture
+def loaded() -> Callable[[], module.Module]:
+    """Gives SoftHSM's module as this process has it."""
+    return lambda: module._modules[os.path.realpath(SOFTHSM)]
+
+
+# The key.
+
+
+def test_it_cannot_be_taken_out(softhsm: At, loaded: Callable[[], module.Module]) -> None:
+    """The token refuses to show the private value of a key that was made there."""
+    make(softhsm(), "RSA-2048")
+    with keyvouch.open_signer(softhsm()) as signer:
+        (token,) = loaded().tokens.values()
+        with token.session(10) as session, loaded() as functions:
+            (handle,) = functions.find(session, {ck.CKA_CLASS: ck.CKO_PRIVATE_KEY})
+            shown = functions.read(session, handle, (ck.CKA_PRIVATE_EXPONENT, ck.CKA_PRIME_1, ck.CKA_SENSITIVE))
+        assert shown == {ck.CKA_SENSITIVE: b"\1"}
+        assert signer.exportable is False
+
+
+def test_unmodified_msal_signs_in_with_it(softhsm: At, authority: Authority) -> None:
+    """The public half is registered, and MSAL gets a token."""
+    make(softhsm(), "RSA-2048")
+    with keyvouch.open_signer(softhsm()) as signer:
+        app = authority.register(certificates=signer.chain)
+        client = msal.ConfidentialClientApplication(
+            app.client_id,
+            authority=authority.authority,
+            client_credential=client_credential(signer),
+            http_client=Session(authority.ca_file),
+            instance_discovery=False,
+        )
+        assert "access_token" in client.acquire_token_for_client([SCOPE])
+
+
+def test_octets_of_an_id(softhsm: At) -> None:
+    """An id is any octets, and finds its key without a label."""
+    pinned = make(softhsm("id=%01%A2%00;object=app"))
+    assert "id=%01%A2%00" in pinned
+    with keyvouch.open_signer(softhsm("id=%01%A2%00")) as signer:
+        assert str(signer.uri) == pinned
+
+
+def test_nothing_is_put_beside_another(softhsm: At) -> None:
+    """A label or an id that is taken is KeyExists; a further member has an id of its own."""
+    make(softhsm("object=app;id=%01"))
+    for taken in ("object=app", "object=other;id=%01", "object=app;id=%02"):
+        with pytest.raises(KeyExists):
+            make(softhsm(taken))
+    make(softhsm("object=app;id=%02"), further=True)
+    with keyvouch.open_store(softhsm()) as store:
+        listed = store.keys()
+    assert sorted(info.uri.get("id") for info in listed) == [b"\1", b"\2"]
+
+
+def test_certificate_replaces_its_own_alone(softhsm: At) -> None:
+    """Installing one leaves the certificates of other keys where they are."""
+    first, other = make(softhsm("object=app")), make(softhsm("object=other"))
+    with keyvouch.open_signer(other) as signer:
+        kept = signer.chain
+    with keyvouch.open_signer(first) as signer:
+        new = self_signed(signer.private_key(), "CN=renewed", 30)
+    with keyvouch.open_store(first) as store:
+        store.install_certificate([new])
+    with keyvouch.open_signer(first) as signer:
+        assert signer.chain == (new,)
+    with keyvouch.open_signer(other) as signer:
+        assert signer.chain == kept
+
+
+@pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "P-384", "P-521"])
+def test_imported_key_stays_in(softhsm: At, kind: str) -> None:
+    """A key from elsewhere signs, and is not given out again."""
+    key = make_key(kind)
+    with keyvouch.open_store(softhsm()) as store:
+        store.import_key(key, [self_signed(key, "CN=app", 30)])
+    with keyvouch.open_signer(softhsm()) as signer:
+        name = "PS256" if kind.startswith("RSA") else {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}[kind]
+        assert is_signed(key.public_key(), signer.sign(b"message", name), b"message", name)
+        assert signer.exportable is False
+
+
+# PINs.
+
+
+def count_log_ins(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return where the PINs of C_Login are noted from now on."""
+    tried: list[bytes] = []
+    login = ck.Cryptoki.login
+
+    def noted(self: ck.Cryptoki, session: int, pin: bytes, user: int = ck.CKU_USER) -> None:
+        tried.append(pin)
+        login(self, session, pin, user)
+
+    monkeypatch.setattr(ck.Cryptoki, "login", noted)
+    return tried
+
+
+def test_one_log_in_for_all_keys(softhsm: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads open keys of one token."""
+    for name in "abcd":
+        make(softhsm(f"object={name}"))
+    tried = count_log_ins(monkeypatch)
+    opened: list[keyvouch.Signer] = []
+    threads = [
+        threading.Thread(target=lambda name=name: opened.append(keyvouch.open_signer(softhsm(f"object={name}"))))
+        for name in "abcd"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for signer in opened:
+        signer.close()
+    assert tried == [PIN.encode()]
+
+
+def test_wrong_pin_is_tried_once(softhsm: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks again is told so, and the token is not asked; another value is."""
+    make(softhsm())
+    monkeypatch.setenv("WRONG", "wrong-horse")
+    tried = count_log_ins(monkeypatch)
+    for _ in range(3):
+        with pytest.raises(SecretIncorrect):
+            keyvouch.open_signer(softhsm(pin="WRONG"))
+    assert tried == [b"wrong-horse"]
+    keyvouch.open_signer(softhsm()).close()
+
+
+def test_two_pins_of_one_token(softhsm: At) -> None:
+    """A second reference beside the one that has logged in is a mistake in the configuration."""
+    make(softhsm())
+    with keyvouch.open_signer(softhsm()), pytest.raises(ConfigurationError, match="another PIN's reference"):
+        keyvouch.open_signer(softhsm(pin="OTHER_PIN"))
+
+
+def test_without_a_pin(softhsm: At) -> None:
+    """Opening needs one, and listing shows what the token shows everybody."""
+    make(softhsm())
+    with pytest.raises(SecretRequired, match="without its PIN"):
+        keyvouch.open_signer(softhsm(pin=""))
+    with keyvouch.open_store(softhsm(pin="")) as store:
+        assert store.keys() == []
+
+
+# Tokens and modules.
+
+
+def test_tokens_side_by_side(softhsm: At, tmp_path: Path) -> None:
+    """One that is deleted takes no other down."""
+    make_token("test")
+    make(softhsm())
+    make(softhsm(token="test"))
+    with keyvouch.open_signer(softhsm()) as kept, keyvouch.open_signer(softhsm(token="test")) as lost:
+        serial = dict(part.split("=", 1) for part in lost.uri.partition("?")[0].split(";"))["serial"]
+        (folder,) = [each for each in (tmp_path / "tokens").iterdir() if each.name.replace("-", "").endswith(serial)]
+        shutil.rmtree(folder)
+        with pytest.raises(StoreUnavailable):
+            lost.sign(b"message", "ES256", timeout=1)
+        assert is_signed(kept.public_key, kept.sign(b"message", "ES256"), b"message", "ES256")
+
+
+def test_key_and_token_that_are_not_there(softhsm: At) -> None:
+    """A missing key is told from a missing token: a client with several keys goes on from both."""
+    with pytest.raises(KeyNotFound, match="No key matches"):
+        keyvouch.open_signer(softhsm())
+    with pytest.raises(StoreUnavailable, match="No token matches"):
+        keyvouch.open_signer(softhsm(token="prot"))
+
+
+def test_what_is_no_module(tmp_path: Path) -> None:
+    """A file that is missing, no library, or a library of something else is told with the file's name."""
+    text = tmp_path / "text.so"
+    text.write_text("no library")
+    for path, message in (
+        (tmp_path / "missing.so", "There is no module at"),
+        (text, "is no PKCS#11 module that can be loaded"),
+        (Path(sys.modules["_ctypes"].__file__ or ""), "no C_GetFunctionList"),
+        (Path("relative.so"), "is not the whole path"),
+    ):
+        with pytest.raises(ConfigurationError, match=message) as caught:
+            keyvouch.open_signer(f"pkcs11:object=app?module-path={path}")
+        assert caught.value.hint
+
+
+def test_module_that_does_not_initialise(softhsm: At, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told with what it answers."""
+    monkeypatch.setenv("SOFTHSM2_CONF", str(tmp_path / "missing.conf"))
+    with pytest.raises(StoreUnavailable, match="cannot be initialised: C_Initialize"):
+        keyvouch.open_signer(softhsm())
+
+
+# Under load.
+
+
+def test_sessions_lost_under_load(softhsm: At, loaded: Callable[[], module.Module], *, soak: bool) -> None:
+    """All sessions are closed and all log-ins ended again and again, and no caller meets an error."""
+    make(softhsm())
+    errors: list[BaseException] = []
+    with keyvouch.open_signer(softhsm()) as signer:
+        done = threading.Event()
+
+        def sign(thread: int) -> None:
+            number = 0
+            while not done.is_set():
+                message = b"%d %d" % (thread, number := number + 1)
+                try:
+                    assert is_signed(signer.public_key, signer.sign(message, ES256, timeout=15), message, "ES256")
+                except BaseException as error:  # noqa: BLE001 - the test tells
+                    errors.append(error)
+
+        threads = [threading.Thread(target=sign, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + (600 if soak else 6)
+        while time.monotonic() < end:
+            time.sleep(0.5)
+            there = loaded()
+            with there.alone():  # under a running call SoftHSM itself would crash
+                for slot in there.functions.slots():
+                    there.functions._call("CloseAllSessions", ck.CK_ULONG(slot))
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not errors
+
+
+_FORKING = """
+import os, sys, threading
+import keyvouch
+from keyvouch.algorithms import ALGORITHMS
+from scripted_store import is_signed
+from signing_in import SCOPE
+ES256 = ALGORITHMS["ES256"]
+
+def use(signer, count):
+    for number in range(count):
+        message = b"%d" % number
+        assert is_signed(signer.public_key, signer.sign(message, ES256, timeout=30), message, "ES256")
+
+with keyvouch.open_signer(sys.argv[1]) as signer:
+    done, errors = threading.Event(), []
+
+    def sign():
+        try:
+            while not done.is_set():
+                use(signer, 1)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=sign) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(int(sys.argv[2])):
+        workers = []
+        for _ in range(4):
+            workers.append(os.fork())
+            if workers[-1] == 0:
+                try:
+                    use(signer, 5)
+                finally:
+                    os._exit(0 if sys.exc_info()[0] is None else 1)
+        assert [os.waitpid(worker, 0)[1] for worker in workers] == [0] * 4
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors
+"""
+
+
+def test_forked_workers(softhsm: At, *, soak: bool) -> None:
+    """Four at a time, while four threads of the parent sign: nobody hangs, and all is well signed."""
+    make(softhsm())
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _FORKING, softhsm(), "50" if soak else "10"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
