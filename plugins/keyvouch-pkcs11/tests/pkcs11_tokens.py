@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import socket
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from keyvouch_pkcs11 import module
+
 SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
 PIN, OFFICER_PIN = "correct-horse", "12345678"
+
+OPENCRYPTOKI = Path("/usr/lib/x86_64-linux-gnu/opencryptoki/libopencryptoki.so.0")
+OPENCRYPTOKI_LABEL, OPENCRYPTOKI_PIN = "keyvouch-test", "01234567"
+_SLOT, _FIRST_LABEL, _FIRST_OFFICER_PIN = "3", "IBM OS PKCS#11", "87654321"
+"""Its software token, and what that is called and guarded by when it is new."""
+_TOKEN, _MEMORY = Path("/var/lib/opencryptoki/swtok"), Path("/dev/shm/var.lib.opencryptoki.swtok")
 
 
 def require_softhsm() -> None:
@@ -24,6 +36,8 @@ def use_softhsm(folder: Path, patch: pytest.MonkeyPatch, *labels: str) -> None:
     require_softhsm()
     tokens = folder / "tokens"
     tokens.mkdir()
+    for each in module._modules.values():
+        each.end()  # it reads its settings when it is initialised
     settings = folder / "softhsm2.conf"
     settings.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
     patch.setenv("SOFTHSM2_CONF", str(settings))
@@ -35,6 +49,54 @@ def make_token(label: str) -> None:
     """Make a token in the folder that is in use."""
     command = ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", OFFICER_PIN, "--pin", PIN]
     subprocess.run(command, check=True, capture_output=True, env=os.environ)
+
+
+@contextlib.contextmanager
+def opencryptoki() -> Iterator[None]:
+    """Run its daemon with a new software token, where nobody else has one or runs it."""
+    if os.geteuid() != 0 or shutil.which("pkcsslotd") is None:
+        pytest.skip("there is no opencryptoki, or this is not root: apt-get install opencryptoki")
+    if _listens():
+        pytest.skip("the daemon of opencryptoki runs already: it is in use")
+    with _daemon():
+        label = next(line for line in _pkcsconf("-t").splitlines() if "Label:" in line).partition(":")[2].strip()
+    if label not in (_FIRST_LABEL, OPENCRYPTOKI_LABEL):
+        pytest.skip(f"the token {label} of opencryptoki is somebody's")
+    for place in (*_TOKEN.glob("MK_*"), *_TOKEN.glob("TOK_OBJ/*"), _TOKEN / "NVTOK.DAT", _MEMORY):
+        place.unlink(missing_ok=True)
+    with _daemon():
+        _pkcsconf("-I", "-S", _FIRST_OFFICER_PIN, answer=f"{OPENCRYPTOKI_LABEL}\n")
+        _pkcsconf("-P", "-S", _FIRST_OFFICER_PIN, "-n", OFFICER_PIN)
+        _pkcsconf("-u", "-S", OFFICER_PIN, "-n", OPENCRYPTOKI_PIN)
+        yield
+
+
+@contextlib.contextmanager
+def _daemon() -> Iterator[None]:
+    daemon = subprocess.Popen(["pkcsslotd", "-f"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while subprocess.run(["pkcsconf", "-i"], capture_output=True, check=False).returncode:
+            assert daemon.poll() is None, "pkcsslotd does not start"
+            time.sleep(0.02)
+        yield
+    finally:
+        for each in module._modules.values():
+            each.end()  # the daemon waits for who uses it
+        daemon.terminate()
+        try:
+            daemon.wait(10)
+        finally:
+            daemon.kill()
+
+
+def _listens() -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex("/var/run/pkcsslotd.socket") == 0
+
+
+def _pkcsconf(*arguments: str, answer: str = "") -> str:
+    command = ["pkcsconf", *arguments, "-c", _SLOT]
+    return subprocess.run(command, input=answer, text=True, capture_output=True, check=True).stdout
 
 
 @pytest.fixture

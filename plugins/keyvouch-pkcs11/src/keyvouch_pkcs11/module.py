@@ -1,6 +1,9 @@
-"""The modules of this process: each initialised once, left alone by forks, and ended with its last user.
+"""The modules of this process: each initialised once, and left alone by forks.
 
 Rules, which all of them keep:
+
+- A module stays initialised until the process ends. Its last user logs out, and no more: some modules, as opencryptoki,
+  close descriptors that are not theirs when they are initialised a second time.
 
 - Every call is made inside the module's gate: a fork waits for it, and so does initialising the module anew.
 - A child forgets what its parent had open, and closes nothing of it: it initialises the module for itself.
@@ -42,6 +45,7 @@ class Module(ForkGate):
             ) from error
         self._serialise = any(name in location.path for name in NOT_THREAD_SAFE)
         """Whether one thread at a time may call it; decided before the first call."""
+        self._locking = True
         self._begin()
 
     def _begin(self) -> None:
@@ -51,7 +55,7 @@ class Module(ForkGate):
         self.epoch = 0
         """Grows with every log-in that is given up: a token of a former one is no longer used."""
         self.tokens: dict[int, Token] = {}
-        self._ours = False
+        self._initialised = False
 
     def after_fork(self) -> None:
         """Forget what the parent has open, and close nothing of it."""
@@ -79,7 +83,7 @@ class Module(ForkGate):
         """
         with self.lock:
             if epoch is None:
-                if not self.users:
+                if not self._initialised:
                     self._serialise |= serialise
                     self._initialise()
                 self.users += 1
@@ -88,35 +92,22 @@ class Module(ForkGate):
             return self.epoch
 
     def release(self) -> None:
-        """Give back what `connect` gave; the last one ends the module's work."""
+        """Give back what `connect` gave; the last one logs out."""
         with self.lock:
             self.users -= 1
-            if self.users:
-                return
-            self._give_up_tokens()
-            if self._ours:
-                self._ours = False
-                with contextlib.suppress(CryptokiError), self as functions:
-                    functions.finalize()
+            if not self.users:
+                self._give_up_tokens()
 
     def _initialise(self) -> None:
-        self._ours = True
         try:
-            self.functions.initialize(self.location.reserved, locking=True)
+            self.functions.initialize(self.location.reserved, locking=self._locking)
         except CryptokiError as error:
-            if error.name == "CRYPTOKI_ALREADY_INITIALIZED":  # by the program itself, or by the parent of this process
-                self._ours = False
-            elif error.name == "CANT_LOCK":
-                self._serialise = True
-                self._initialise_without_locks()
-            else:
+            if error.name == "CANT_LOCK" and self._locking:
+                self._locking, self._serialise = False, True
+                self._initialise()
+            elif error.name != "CRYPTOKI_ALREADY_INITIALIZED":  # by the program itself, or by this process's parent
                 raise as_unavailable(self.location.path, error) from error
-
-    def _initialise_without_locks(self) -> None:
-        try:
-            self.functions.initialize(self.location.reserved, locking=False)
-        except CryptokiError as error:
-            raise as_unavailable(self.location.path, error) from error
+        self._initialised = True
 
     def _renew(self) -> None:
         """Forget log-ins and sessions; initialise the module anew where it answers nothing else."""
@@ -130,13 +121,18 @@ class Module(ForkGate):
             if error.name not in NEEDS_INITIALISING:
                 return  # a token of its own, or none: `open` tells
             try:
-                with self.alone(), contextlib.suppress(CryptokiError):
-                    self.functions.finalize()
+                self.end()
             except TimeoutError:
                 raise StoreUnavailable(
                     f"A call of the module {self.location.path} does not end.", hint="Start the program anew."
                 ) from None
             self._initialise()
+
+    def end(self) -> None:
+        """Finalise the module, when no call is in it. Raises TimeoutError where one does not end."""
+        with self.alone(), contextlib.suppress(CryptokiError):
+            self.functions.finalize()
+        self._initialised = False
 
     def _give_up_tokens(self) -> None:
         tokens, self.tokens = self.tokens, {}

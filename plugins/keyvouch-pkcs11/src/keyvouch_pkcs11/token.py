@@ -37,6 +37,7 @@ class Token:
         self.facts = facts
         """By the attributes of a URI: token, manufacturer, model, serial, and the slot's."""
         self._log_in = threading.Lock()
+        self._writing = threading.Lock()
         self._reference: str | None = None
         """Of the PIN that it was logged in with."""
         self._anchor: int | None = None
@@ -136,14 +137,15 @@ class Token:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[int]:
-        """Give a session that may change the token."""
-        self._require_use()
-        with self.module as functions:
-            session = functions.open_session(self.slot, writable=True)
-        try:
-            yield session
-        finally:
-            self.close(session)
+        """Give a session that may change the token, to one thread at a time: SoftHSM fails when two write at once."""
+        with self._writing:
+            self._require_use()
+            with self.module as functions:
+                session = functions.open_session(self.slot, writable=True)
+            try:
+                yield session
+            finally:
+                self.close(session)
 
     def give_up(self) -> None:
         """Close what is free; what is in use is closed by who uses it. Nothing is signed by it any more."""

@@ -1,0 +1,127 @@
+"""What is tried with opencryptoki, whose token locks itself, and whose module knows a fork. One run at a time.
+
+It has one token for the whole machine: `test_opencryptoki.py` runs this in a process of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import keyvouch
+from keyvouch.errors import SecretIncorrect, StoreLocked
+from keyvouch.testing import StoreConformance
+from keyvouch_pkcs11 import cryptoki as ck
+from keyvouch_pkcs11 import module
+from pkcs11_tokens import OPENCRYPTOKI, OPENCRYPTOKI_LABEL, OPENCRYPTOKI_PIN, opencryptoki
+
+NUMBERS = itertools.count()
+
+
+def at(label: str, pin: str = "OC_PIN") -> str:
+    return f"pkcs11:token={OPENCRYPTOKI_LABEL};object={label}?module-path={OPENCRYPTOKI}&pin-source=env:{pin}"
+
+
+def make(label: str) -> str:
+    with keyvouch.open_store(at(label)) as store:
+        store.generate(keyvouch.KeySpec("RSA-2048", further=True))
+    return at(label)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch, opencryptoki():
+        patch.setenv("STATE_DIRECTORY", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("OC_PIN", OPENCRYPTOKI_PIN)
+        patch.setenv("OC_WRONG_PIN", "7654321")
+        yield
+
+
+class TestOpencryptoki(StoreConformance):
+    """Its software token has RSA alone."""
+
+    unsupported = (
+        *("ec", "ed25519"),
+        *("refusals", "stalled", "replaced", "request", "export", "grant"),
+    )
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _keys(cls, token: None) -> None:
+        cls.uri = make("rsa")
+        cls.missing_uri = at("missing")
+        cls.ambiguous_uri = make("family")
+        make("family")
+        cls.family_uri = f"{cls.ambiguous_uri}&select=newest&settle=0"
+        cls.wrong_secret_uri = at("rsa", "OC_WRONG_PIN")
+
+    def new_uri(self) -> str:
+        return at(f"new-{next(NUMBERS)}")
+
+    def break_connection(self) -> None:
+        there = module._modules[os.path.realpath(OPENCRYPTOKI)]
+        with there.alone():
+            for slot in there.functions.slots():
+                there.functions._call("CloseAllSessions", ck.CK_ULONG(slot))
+
+
+def flags() -> int:
+    with keyvouch.open_signer(make("flags")):
+        (there,) = module._modules[os.path.realpath(OPENCRYPTOKI)].tokens.values()
+        with there.module as functions:
+            return int(functions.token(there.slot).flags)
+
+
+def test_wrong_pin_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight threads ask, three times each, and the token has seen one wrong PIN."""
+    make("counted")
+    monkeypatch.setenv("OC_OTHER_PIN", "1234567")
+    errors: list[Any] = []
+
+    def ask() -> None:
+        for _ in range(3):
+            try:
+                keyvouch.open_signer(at("counted", "OC_OTHER_PIN")).close()
+            except BaseException as error:  # noqa: BLE001 - the test tells
+                errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert {type(error) for error in errors} == {SecretIncorrect}
+    assert len(errors) == 24
+    with keyvouch.open_store(f"pkcs11:token={OPENCRYPTOKI_LABEL}?module-path={OPENCRYPTOKI}") as store:
+        store.keys()
+        there = module._modules[os.path.realpath(OPENCRYPTOKI)]
+        (token,) = there.tokens.values()
+        with there as functions:
+            seen = functions.token(token.slot).flags
+    assert seen & ck.CKF_USER_PIN_COUNT_LOW
+    assert not seen & ck.CKF_USER_PIN_FINAL_TRY
+    assert not flags() & ck.CKF_USER_PIN_COUNT_LOW  # the right one sets it back
+
+
+def test_token_before_its_last_try_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When one more wrong PIN would lock it, not even the right one is tried; nor when it is locked."""
+    make("last")
+    for number in (1, 2):
+        monkeypatch.setenv("OC_OTHER_PIN", f"100000{number}")
+        with pytest.raises(SecretIncorrect):
+            keyvouch.open_signer(at("last", "OC_OTHER_PIN"))
+    with pytest.raises(StoreLocked, match="One more wrong PIN"):
+        keyvouch.open_signer(at("last"))
+    monkeypatch.setattr(ck, "CKF_USER_PIN_FINAL_TRY", 0)
+    monkeypatch.setattr("keyvouch_pkcs11.token.CKF_USER_PIN_FINAL_TRY", 0)
+    monkeypatch.setenv("OC_OTHER_PIN", "1000003")
+    with pytest.raises((SecretIncorrect, StoreLocked)):
+        keyvouch.open_signer(at("last", "OC_OTHER_PIN"))
+    with pytest.raises(StoreLocked, match="is locked"):
+        keyvouch.open_signer(at("last"))
