@@ -36,6 +36,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/assertion.py
 	$(BIN)/python benchmarks/commands.py
 	$(BIN)/python benchmarks/growth.py
+	tests/servers/install-system-packages
+	$(PIP) 'python-pkcs11>=0.9,<0.11'
+	$(BIN)/python benchmarks/pkcs11.py
 
 clean:
 	rm -rf .venv .venv-* .cache docs/_build

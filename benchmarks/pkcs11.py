@@ -1,0 +1,163 @@
+"""Signatures on SoftHSM: keyvouch beside a loop in C over the same module, and beside python-pkcs11.
+
+    python benchmarks/pkcs11.py [--rounds N]
+
+Needs softhsm2, cc, and python-pkcs11. Contenders sign in turns, and a ratio is the median of the rounds' own ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keyvouch
+from keyvouch.algorithms import ALGORITHMS, Algorithm
+from keyvouch.opening import parse
+from keyvouch.secrets import SecretResolver
+from keyvouch_pkcs11.store import Pkcs11Store
+
+MODULE, PIN = "/usr/lib/softhsm/libsofthsm2.so", "1234"
+KINDS = {"RSA-2048": ("PS256", "0x0d", 150), "P-256": ("ES256", "0x1041", 1500)}
+"""The algorithm, its mechanism, and signatures of one round."""
+_LONG = 30.0
+
+
+def prepare(folder: Path) -> Path:
+    """Make a token with a key of each kind, and build the loop; return that."""
+    settings, tokens = folder / "softhsm2.conf", folder / "tokens"
+    tokens.mkdir()
+    settings.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
+    os.environ |= {"SOFTHSM2_CONF": str(settings), "BENCH_PIN": PIN}
+    make = ["softhsm2-util", "--init-token", "--free", "--label", "bench", "--so-pin", "12345678", "--pin", PIN]
+    subprocess.run(make, check=True, capture_output=True)  # noqa: S603
+    for kind in KINDS:
+        with keyvouch.open_store(uri_of(kind)) as store:
+            store.generate(keyvouch.KeySpec(kind))
+    program = folder / "loop"
+    source = Path(__file__).with_suffix(".c")
+    subprocess.run(["cc", "-O2", "-o", str(program), str(source), "-ldl"], check=True)  # noqa: S603, S607
+    return program
+
+
+def uri_of(kind: str) -> str:
+    """Return the URI of the key of this kind."""
+    return f"pkcs11:token=bench;object={kind}?module-path={MODULE}&pin-source=env:BENCH_PIN"
+
+
+def seconds(act: Callable[[], object], times: int) -> float:
+    """Return what so many calls take."""
+    begin = time.perf_counter()
+    for _ in range(times):
+        act()
+    return time.perf_counter() - begin
+
+
+def by_python_pkcs11(kind: str, message: bytes) -> Callable[[], object]:
+    """Return python-pkcs11's way to the same signature; it initialises the module by itself."""
+    import pkcs11
+
+    session = pkcs11.lib(MODULE).get_token(token_label="bench").open(user_pin=PIN)
+    key = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label=kind)
+    if kind == "P-256":
+        return lambda: key.sign(hashlib.sha256(message).digest(), mechanism=pkcs11.Mechanism.ECDSA)
+    parameters = (pkcs11.Mechanism.SHA256, pkcs11.MGF.SHA256, 32)
+    digest = hashlib.sha256
+    return lambda: key.sign(
+        digest(message).digest(), mechanism=pkcs11.Mechanism.RSA_PKCS_PSS, mechanism_param=parameters
+    )
+
+
+def child_of_python_pkcs11(kind: str) -> None:
+    """Sign so many times for each number on standard input, as the loop in C does."""
+    del sys.path[0]  # where this file has the name of the library
+    act = by_python_pkcs11(kind, b"x" * 500)
+    for line in sys.stdin:
+        print(seconds(act, int(line)), flush=True)
+
+
+def asked(process: subprocess.Popen[str], times: int) -> float:
+    """Let a process sign, and return the seconds."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{times}\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def by_threads(act: Callable[[], object], times: int, threads: int) -> float:
+    """Return the seconds that several threads take for so many signatures each."""
+    running = [threading.Thread(target=lambda: seconds(act, times)) for _ in range(threads)]
+    begin = time.perf_counter()
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return time.perf_counter() - begin
+
+
+def compare(kind: str, program: Path, rounds: int) -> None:
+    """Print a table for one kind of key."""
+    name, mechanism, times = KINDS[kind]
+    algorithm: Algorithm = ALGORITHMS[name]
+    message = b"x" * 500
+    loop = [str(program), MODULE, "bench", PIN, kind, mechanism, "32"]
+    other = [sys.executable, __file__, "--child", kind]
+    with (
+        subprocess.Popen(loop, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as plain,  # noqa: S603
+        subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as python,  # noqa: S603
+        keyvouch.open_signer(uri_of(kind)) as signer,
+    ):
+        uri = parse(uri_of(kind))
+        store = Pkcs11Store(uri, SecretResolver())
+        store.connect(timeout=_LONG)
+        key = store.open(uri, timeout=_LONG)
+        ways: dict[str, Callable[[], float]] = {
+            "C": lambda: asked(plain, times),
+            "python-pkcs11": lambda: asked(python, times),
+            "StoredKey.sign": lambda: seconds(lambda: key.sign(message, algorithm, timeout=_LONG), times),
+            "Signer.sign": lambda: seconds(lambda: signer.sign(message, algorithm), times),
+            "Signer.sign, 2 threads": lambda: by_threads(lambda: signer.sign(message, algorithm), times, 2) / 2,
+        }
+        taken: dict[str, list[float]] = {each: [] for each in ways}
+        for number in range(rounds + 1):
+            for each, way in ways.items():
+                spent = way() / times * 1e6
+                if number:  # the first one warms up
+                    taken[each].append(spent)
+        key.close()
+        store.close()
+        print(f"\n### {kind}\n\n| | us | of C's speed |\n| --- | ---: | ---: |")
+        for each, spent_all in taken.items():
+            ratio = statistics.median(first / own for first, own in zip(taken["C"], spent_all, strict=True))
+            print(f"| {each} | {statistics.median(spent_all):.1f} | {ratio:.3f} |")
+        for process in (plain, python):
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def main() -> None:
+    """Run them all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child_of_python_pkcs11(arguments.child)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        program = prepare(Path(folder))
+        for kind in KINDS:
+            compare(kind, program, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
