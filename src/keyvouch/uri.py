@@ -175,7 +175,14 @@ class KeyUri:
                     return path
             elif not _begins_with_name(path, self._declared):
                 return _encode(octets, keep="&=")
-        return ";".join(f"{name}={_encode(self._values[name])}" for name in names)
+        return ";".join(f"{name}={self._encoded(name)}" for name in names)
+
+    def _encoded(self, name: str) -> str:
+        text = _encode(self._values[name])
+        if self._declared[name].parse is not bytes:
+            return text
+        # Octets, as of an identifier: what looks like letters of some script among them is chance.
+        return "".join(character if character.isascii() else _percent(character) for character in text)
 
     @property
     def quoted(self) -> str:

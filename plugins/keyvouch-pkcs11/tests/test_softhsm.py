@@ -83,9 +83,9 @@ def test_unmodified_msal_signs_in_with_it(softhsm: At, authority: Authority) -> 
 
 def test_octets_of_an_id(softhsm: At) -> None:
     """An id is any octets, and finds its key without a label."""
-    pinned = make(softhsm("id=%01%A2%00;object=app"))
-    assert "id=%01%A2%00" in pinned
-    with keyvouch.open_signer(softhsm("id=%01%A2%00")) as signer:
+    pinned = make(softhsm("id=%01%A2%00%DC%B5;object=app"))
+    assert "id=%01%A2%00%DC%B5" in pinned  # octets, though two of them are a letter in UTF-8
+    with keyvouch.open_signer(softhsm("id=%01%A2%00%DC%B5")) as signer:
         assert str(signer.uri) == pinned
 
 
@@ -206,6 +206,27 @@ def test_tokens_side_by_side(softhsm: At, tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable):
             lost.sign(b"message", "ES256", timeout=1)
         assert is_signed(kept.public_key, kept.sign(b"message", "ES256"), b"message", "ES256")
+
+
+def test_pin_is_tried_on_no_other_token(softhsm: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several tokens match, a URI with a PIN has to say whose it is; without one all are listed."""
+    make_token("test")
+    tried = count_log_ins(monkeypatch)
+    for act in (keyvouch.open_signer, make):
+        with pytest.raises(ConfigurationError, match="2 tokens match") as caught:
+            act(f"pkcs11:object=app?module-path={SOFTHSM}&pin-source=env:HSM_PIN")
+        assert "token=prod;serial=" in caught.value.hint
+    assert tried == []
+    with keyvouch.open_store(f"pkcs11:?module-path={SOFTHSM}") as store:
+        assert store.keys() == []
+
+
+def test_slot_of_a_new_token_is_passed_over(softhsm: At) -> None:
+    """SoftHSM shows a slot with a token that nobody has initialised yet."""
+    pinned = make(softhsm())
+    with keyvouch.open_store(f"pkcs11:?module-path={SOFTHSM}&pin-source=env:HSM_PIN") as store:
+        listed = store.keys()
+    assert [str(info.uri) for info in listed] == [pinned]
 
 
 def test_key_and_token_that_are_not_there(softhsm: At) -> None:

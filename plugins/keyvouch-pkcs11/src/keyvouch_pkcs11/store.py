@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from keyvouch.algorithms import key_type
 from keyvouch.certificate import check_chain, parse_subject, self_signed, spki_sha256
 from keyvouch.errors import (
+    ConfigurationError,
     KeyNotFound,
     KeyUnusable,
     NotSupported,
@@ -233,7 +234,7 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
                 facts = facts_of(module, slot)
             except CryptokiError:
                 continue
-            if all(uri.get(each) in (None, facts[each]) for each in _TOKEN):
+            if facts and all(uri.get(each) in (None, facts[each]) for each in _TOKEN):
                 with module.lock:
                     if module.epoch != self._epoch:
                         break
@@ -247,20 +248,20 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
     def _one_token(self, uri: KeyUri) -> Token:
         """Return the one token that something is to be written to, logged in. Raises `StoreUnavailable`."""
         found = self._tokens(uri)
-        ready = [token for token in found if token.facts["token"] or "token" not in uri]
         if not found:
             raise _no_token(uri)
-        if len(ready) > 1:
-            names = ", ".join(f"token={token.facts['token']}" for token in ready)
-            raise NotSupported(f"{len(ready)} tokens match {uri}.", hint=f"Say which: {names}.", uri=uri)
-        ready[0].log_in(uri, self._secrets, _ITS_OWN_TIMEOUT)
-        ready[0].require_log_in(uri, _ITS_OWN_TIMEOUT)
-        return ready[0]
+        if len(found) > 1:
+            raise _several_tokens(uri, found)
+        found[0].log_in(uri, self._secrets, _ITS_OWN_TIMEOUT)
+        found[0].require_log_in(uri, _ITS_OWN_TIMEOUT)
+        return found[0]
 
     def _search(self, uri: KeyUri, timeout: float) -> list[tuple[Token, objects.PrivateObject]]:
         tokens = self._tokens(uri)
         if not tokens:
             raise _no_token(uri)
+        if len(tokens) > 1 and PIN in uri:  # it is tried on none that it is not meant for
+            raise _several_tokens(uri, tokens)
         found = []
         for token in tokens:
             token.log_in(uri, self._secrets, timeout)
@@ -315,6 +316,11 @@ def _pinned(uri: KeyUri, token: Token, found: objects.PrivateObject, digest: str
             "settle": None,
         }
     )
+
+
+def _several_tokens(uri: KeyUri, tokens: Sequence[Token]) -> ConfigurationError:
+    names = "\n".join(f"  token={token.facts['token']};serial={token.facts['serial']}" for token in tokens)
+    return ConfigurationError(f"{len(tokens)} tokens match {uri}.", hint=f"Say which:\n{names}", uri=uri)
 
 
 def _no_token(uri: KeyUri) -> StoreUnavailable:

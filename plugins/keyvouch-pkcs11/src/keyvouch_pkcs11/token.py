@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from keyvouch.errors import ConfigurationError, SecretRequired, SessionLost, StoreLocked, StoreUnavailable
 from keyvouch_pkcs11.cryptoki import (
     CKF_LOGIN_REQUIRED,
+    CKF_TOKEN_INITIALIZED,
     CKF_USER_PIN_FINAL_TRY,
     CKF_USER_PIN_LOCKED,
     CryptokiError,
@@ -193,10 +194,12 @@ class Token:
             raise SessionLost("The log-in to the token was given up.", hint="Try again.", performed=False)
 
 
-def facts_of(module: Module, slot: int) -> dict[str, str]:
-    """Return what a URI can say of a token and its slot. Raises `CryptokiError`."""
+def facts_of(module: Module, slot: int) -> dict[str, str] | None:
+    """Return what a URI can say of a token and its slot; None where it is not initialised. Raises `CryptokiError`."""
     with module as functions:
         token, place = functions.token(slot), functions.slot(slot)
+    if not token.flags & CKF_TOKEN_INITIALIZED:
+        return None
     return {
         "token": text(token.label),
         "manufacturer": text(token.manufacturer),
