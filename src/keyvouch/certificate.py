@@ -133,12 +133,13 @@ def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> t
             hint="Give the certificate that was issued for this key.",
         )
     chain = [max(leaves, key=lambda certificate: certificate.not_valid_after_utc)]
-    while issuer := next((c for c in pool if c not in chain and _issued(chain[-1], c)), None):
+    while issuer := next((c for c in pool if c not in chain and is_issued_by(chain[-1], c)), None):
         chain.append(issuer)
     return tuple(chain)
 
 
-def _issued(certificate: Certificate, issuer: Certificate) -> bool:
+def is_issued_by(certificate: Certificate, issuer: Certificate) -> bool:
+    """Tell whether the issuer's key signed the certificate, and its subject is the issuer that is named there."""
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     try:
@@ -159,7 +160,7 @@ def check_chain(chain: Sequence[Certificate], public_key: PublicKey) -> None:
             hint="Give the certificate that was issued for this key.",
         )
     for certificate, issuer in itertools.pairwise(chain):
-        if not _issued(certificate, issuer):
+        if not is_issued_by(certificate, issuer):
             raise CertificateMismatch(
                 f"The chain is not in order: {certificate.subject.rfc4514_string()} is not issued by"
                 f" {issuer.subject.rfc4514_string()}.",

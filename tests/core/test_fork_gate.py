@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -43,22 +44,34 @@ def status_of_child(act: Callable[[], object] = lambda: None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_fork_waits_for_who_is_inside(gate: ForkGate) -> None:
-    """It begins when the native call has ended, and not before."""
-    entered, happened = threading.Event(), list[str]()
+@contextlib.contextmanager
+def somebody_inside(gate: ForkGate, act: Callable[[], object]) -> Iterator[None]:
+    """Another thread that has entered the gate, and leaves it when it has acted."""
+    entered = threading.Event()
 
     def call() -> None:
         with gate:
             entered.set()
-            time.sleep(0.2)
-            happened.append("called")
+            act()
 
     caller = threading.Thread(target=call)
     caller.start()
     assert entered.wait(LONG_ENOUGH)
-    status_of_child()
-    happened.append("forked")
+    yield
     caller.join()
+
+
+def test_fork_waits_for_who_is_inside(gate: ForkGate) -> None:
+    """It begins when the native call has ended, and not before."""
+    happened: list[str] = []
+
+    def call() -> None:
+        time.sleep(0.2)
+        happened.append("called")
+
+    with somebody_inside(gate, call):
+        status_of_child()
+        happened.append("forked")
 
     assert happened == ["called", "forked"]
 
@@ -83,23 +96,14 @@ def test_nobody_enters_during_a_fork(gate: ForkGate) -> None:
 def test_call_that_does_not_end_holds_up_one_fork(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is late then, and happens; the next one does not wait for that call again."""
     monkeypatch.setattr(forks, "_WAITING", 0.3)
-    release, entered = threading.Event(), threading.Event()
-
-    def call() -> None:
-        with gate:
-            entered.set()
-            release.wait(LONG_ENOUGH)
-
-    caller = threading.Thread(target=call)
-    caller.start()
-    assert entered.wait(LONG_ENOUGH)
-    with pytest.raises(TimeoutError), gate.alone():
-        pass
-    assert status_of_child(gate.__enter__) == 0  # the child knows nothing of the parent's thread
-    with gate.alone():
-        pass
-    release.set()
-    caller.join()
+    release = threading.Event()
+    with somebody_inside(gate, lambda: release.wait(LONG_ENOUGH)):
+        with pytest.raises(TimeoutError), gate.alone():
+            pass
+        assert status_of_child(gate.__enter__) == 0  # the child knows nothing of the parent's thread
+        with gate.alone():
+            pass
+        release.set()
 
 
 def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,22 +142,17 @@ def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyP
 
 def test_gates_in_one_another(gate: ForkGate) -> None:
     """A thread in one gate enters another, or the same again, though a fork waits for it."""
-    other, entered, happened = ForkGate(), threading.Event(), list[str]()
+    other, happened = ForkGate(), list[str]()
 
     def call() -> None:
-        with gate:
-            entered.set()
-            time.sleep(0.2)  # the fork has closed the gates by now
-            with other, gate:
-                pass
-            happened.append("called")
+        time.sleep(0.2)  # the fork has closed the gates by now
+        with other, gate:
+            pass
+        happened.append("called")
 
-    caller = threading.Thread(target=call)
-    caller.start()
-    assert entered.wait(LONG_ENOUGH)
-    status_of_child()
-    happened.append("forked")
-    caller.join()
+    with somebody_inside(gate, call):
+        status_of_child()
+        happened.append("forked")
 
     assert happened == ["called", "forked"]
 

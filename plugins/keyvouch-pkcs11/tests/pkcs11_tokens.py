@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import module
 
 SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
@@ -36,13 +37,31 @@ def use_softhsm(folder: Path, patch: pytest.MonkeyPatch, *labels: str) -> None:
     require_softhsm()
     tokens = folder / "tokens"
     tokens.mkdir()
-    for each in module._modules.values():
-        each.end()  # it reads its settings when it is initialised
+    end_modules()  # they read their settings when they are initialised
     settings = folder / "softhsm2.conf"
     settings.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
     patch.setenv("SOFTHSM2_CONF", str(settings))
     for label in labels:
         make_token(label)
+
+
+def loaded(path: Path) -> module.Module:
+    """The module of this file, as this process has it."""
+    return module._modules[os.path.realpath(path)]
+
+
+def close_all_sessions(path: Path) -> None:
+    """Let every session of a module be lost, when no call is in it: under one SoftHSM itself would crash."""
+    there = loaded(path)
+    with there.alone():
+        for slot in there.functions.slots():
+            there.functions._call("CloseAllSessions", ck.CK_ULONG(slot))
+
+
+def end_modules() -> None:
+    """Let modules be initialised anew when they are needed next."""
+    for each in module._modules.values():
+        each.end()
 
 
 def make_token(label: str) -> None:
@@ -80,8 +99,7 @@ def _daemon() -> Iterator[None]:
             time.sleep(0.02)
         yield
     finally:
-        for each in module._modules.values():
-            each.end()  # the daemon waits for who uses it
+        end_modules()  # the daemon waits for who uses it
         daemon.terminate()
         try:
             daemon.wait(10)

@@ -10,8 +10,7 @@ import pytest
 
 import keyvouch
 from keyvouch.testing import StoreConformance
-from keyvouch_pkcs11 import module
-from pkcs11_tokens import PIN, SOFTHSM, use_softhsm
+from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, use_softhsm
 
 pytestmark = pytest.mark.server
 
@@ -52,7 +51,4 @@ class TestSoftHsm(StoreConformance):
         return self.at(f"new-{next(self._numbers)}")
 
     def break_connection(self) -> None:
-        (there,) = module._modules.values()
-        with there.alone():
-            for slot in there.functions.slots():
-                there.functions._call("CloseAllSessions", slot)
+        close_all_sessions(SOFTHSM)

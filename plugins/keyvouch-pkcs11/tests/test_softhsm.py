@@ -30,8 +30,7 @@ from keyvouch.errors import (
 )
 from keyvouch.testing.authority import Authority
 from keyvouch_pkcs11 import cryptoki as ck
-from keyvouch_pkcs11 import module
-from pkcs11_tokens import PIN, SOFTHSM, make_token, softhsm  # noqa: F401 - a fixture
+from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, loaded, make_token, softhsm  # noqa: F401 - a fixture
 from scripted_store import is_signed
 from signing_in import SCOPE
 
@@ -45,21 +44,15 @@ def make(uri: str, kind: str = "P-256", **more: Any) -> str:
         return str(store.generate(keyvouch.KeySpec(kind, "CN=app", 30, **more)))
 
 
-@pytest.fixture
-def loaded() -> Callable[[], module.Module]:
-    """Gives SoftHSM's module as this process has it."""
-    return lambda: module._modules[os.path.realpath(SOFTHSM)]
-
-
 # The key.
 
 
-def test_it_cannot_be_taken_out(softhsm: At, loaded: Callable[[], module.Module]) -> None:
+def test_it_cannot_be_taken_out(softhsm: At) -> None:
     """The token refuses to show the private value of a key that was made there."""
     make(softhsm(), "RSA-2048")
     with keyvouch.open_signer(softhsm()) as signer:
-        (token,) = loaded().tokens.values()
-        with token.session(10) as session, loaded() as functions:
+        (token,) = loaded(SOFTHSM).tokens.values()
+        with token.session(10) as session, loaded(SOFTHSM) as functions:
             (handle,) = functions.find(session, {ck.CKA_CLASS: ck.CKO_PRIVATE_KEY})
             shown = functions.read(session, handle, (ck.CKA_PRIVATE_EXPONENT, ck.CKA_PRIME_1, ck.CKA_SENSITIVE))
         assert shown == {ck.CKA_SENSITIVE: b"\1"}
@@ -262,7 +255,7 @@ def test_module_that_does_not_initialise(softhsm: At, tmp_path: Path, monkeypatc
 # Under load.
 
 
-def test_sessions_lost_under_load(softhsm: At, loaded: Callable[[], module.Module], *, soak: bool) -> None:
+def test_sessions_lost_under_load(softhsm: At, *, soak: bool) -> None:
     """All sessions are closed and all log-ins ended again and again, and no caller meets an error."""
     make(softhsm())
     errors: list[BaseException] = []
@@ -284,10 +277,7 @@ def test_sessions_lost_under_load(softhsm: At, loaded: Callable[[], module.Modul
         end = time.monotonic() + (600 if soak else 6)
         while time.monotonic() < end:
             time.sleep(0.5)
-            there = loaded()
-            with there.alone():  # under a running call SoftHSM itself would crash
-                for slot in there.functions.slots():
-                    there.functions._call("CloseAllSessions", ck.CK_ULONG(slot))
+            close_all_sessions(SOFTHSM)
         done.set()
         for thread in threads:
             thread.join()

@@ -60,7 +60,7 @@ def locate(uri: KeyUri) -> Location:
 
 
 def _configured() -> dict[str, Location]:
-    """Return the modules of p11-kit's settings by name: that of their setting, and that of their file."""
+    """Return the modules of p11-kit's settings, by the names of these."""
     files = {file.name: file for folder in FOLDERS for file in sorted(folder.glob("*.module"))}
     found: dict[str, Location] = {}
     for file in files.values():

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keyvouch.algorithms import key_type
-from keyvouch.certificate import order_chain
+from keyvouch.certificate import is_issued_by, order_chain, spki_sha256
 from keyvouch.errors import KeyUnusable, NotSupported
 from keyvouch_pkcs11 import cryptoki as ck
 
@@ -81,7 +80,8 @@ def described(functions: ck.Cryptoki, session: int, handle: int) -> PrivateObjec
 
 def _described(functions: ck.Cryptoki, session: int, handle: int, shown: dict[int, bytes]) -> PrivateObject:
     identity = shown.get(ck.CKA_ID, b"")
-    certificates = _certificates(functions, session, identity)
+    beside = certificate_objects(functions, session, {ck.CKA_ID: identity}) if identity else []
+    certificates = [certificate for _, certificate in beside]
     public_key = _public_key(shown) or _public_object(functions, session, identity)
     if public_key is None and len(certificates) == 1:
         public_key = certificates[0].public_key()  # type: ignore[assignment]  # its kind is that of the private key
@@ -106,7 +106,7 @@ def _public_object(functions: ck.Cryptoki, session: int, identity: bytes) -> Pub
         return None
     handles = functions.find(session, {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, ck.CKA_ID: identity})
     keys = [_public_key(functions.read(session, handle, _PUBLIC)) for handle in handles]
-    known = {spki(key): key for key in keys if key is not None}
+    known = {spki_sha256(key): key for key in keys if key is not None}
     return next(iter(known.values())) if len(known) == 1 else None
 
 
@@ -128,31 +128,17 @@ def _public_key(shown: dict[int, bytes]) -> PublicKey | None:
     return None
 
 
-def _certificates(functions: ck.Cryptoki, session: int, identity: bytes) -> list[x509.Certificate]:
-    if not identity:
-        return []
-    return [certificate for _, certificate in certificate_objects(functions, session, {ck.CKA_ID: identity})]
-
-
 def _issuers(functions: ck.Cryptoki, session: int, certificate: x509.Certificate) -> tuple[x509.Certificate, ...]:
     """Return those on the token that certify one another, from this certificate's issuer on."""
     chain: tuple[x509.Certificate, ...] = ()
     while certificate.issuer != certificate.subject and len(chain) < _LONGEST_CHAIN:
         candidates = certificate_objects(functions, session, {ck.CKA_SUBJECT: certificate.issuer.public_bytes()})
-        issuer = next((each for _, each in candidates if _issued(certificate, each)), None)
+        issuer = next((each for _, each in candidates if is_issued_by(certificate, each)), None)
         if issuer is None:
             break
         chain += (issuer,)
         certificate = issuer
     return chain
-
-
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def certificate_objects(
@@ -168,11 +154,6 @@ def certificate_objects(
         except (ValueError, x509.InvalidVersion):
             continue
     return found
-
-
-def spki(key: PublicKey) -> bytes:
-    """Return the key as DER SubjectPublicKeyInfo."""
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def generation(kind: str) -> tuple[int, dict[int, ck.Value]]:
@@ -248,7 +229,7 @@ def require_public_key(found: PrivateObject, given: Sequence[x509.Certificate]) 
     if found.public_key is not None:
         return found.public_key
     if given:
-        return load_der_public_key(spki(given[0].public_key()))  # type: ignore[return-value, arg-type]  # as it signs
+        return given[0].public_key()  # type: ignore[return-value]  # its kind is that of the private key
     raise KeyUnusable(
         "The token shows no public key for this private one.",
         hint="Write its certificate to the token, or add certificate-file=/...",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from keyvouch.algorithms import key_type
 from keyvouch.certificate import check_chain, parse_subject, self_signed, spki_sha256
@@ -39,16 +38,16 @@ from keyvouch_pkcs11.failures import UNDONE, told
 from keyvouch_pkcs11.key import Pkcs11Key
 from keyvouch_pkcs11.locations import locate
 from keyvouch_pkcs11.module import Module, module_at
-from keyvouch_pkcs11.token import PIN, Token, facts_of
+from keyvouch_pkcs11.token import OWN_TIMEOUT, PIN, Token, facts_of
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import PrivateKey
     from keyvouch.secrets import SecretResolver
 
-_ITS_OWN_TIMEOUT = 30.0
-"""Seconds for what the contract gives none for."""
 _TOKEN = ("token", "manufacturer", "serial", "model", "slot-id", "slot-description", "slot-manufacturer")
 _UNMADE = UNDONE | {"ATTRIBUTE_VALUE_INVALID", "CURVE_NOT_SUPPORTED", "KEY_SIZE_RANGE"}
 """What a token answers that cannot make a type of key."""
@@ -64,6 +63,14 @@ def _flag(octets: bytes) -> bool:
     if octets not in (b"true", b"false"):
         raise ValueError("it is true or false")
     return octets == b"true"
+
+
+class _Chosen(NamedTuple):
+    token: Token
+    key: objects.PrivateObject
+    uri: KeyUri
+    """Pinned."""
+    settles_at: dt.datetime | None
 
 
 class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys):
@@ -112,7 +119,7 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
         self._process = os.getpid()
 
     def close(self) -> None:
-        """End the module's work, where nobody else of this process uses it."""
+        """Log out, where nobody else of this process uses the module."""
         module, self._module = self._module, None
         if module is not None and self._process == os.getpid():
             module.release()
@@ -120,25 +127,20 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
 
     def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:
         """Log in to the token, where the URI has a PIN for it, and find the key."""
-        with self._matching(uri, timeout) as found:
-            infos = [self._info(uri, token, each, certificate) for token, each in found]
-            info, settles_at = choose_one(uri, infos, certificate)
-            token, each = found[infos.index(info)]
-        if not each.signs:
+        chosen = self._choose(uri, certificate, timeout)
+        if not chosen.key.signs:
             raise KeyUnusable(
-                "The key may not sign (CKA_SIGN).", hint="Make one that may: `keyvouch new`.", uri=info.uri
+                "The key may not sign (CKA_SIGN).", hint="Make one that may: `keyvouch new`.", uri=chosen.uri
             )
-        key = Pkcs11Key(token, each, info.uri, certificate, self._secrets)
-        key.settles_at = settles_at
+        key = Pkcs11Key(chosen.token, chosen.key, chosen.uri, certificate, self._secrets)
+        key.settles_at = chosen.settles_at
         return key
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys that the tokens show, with the URI's PIN or without one."""
         digest = uri.get("spki-sha256")
-        listed = []
-        for token, each in self._search(uri, _ITS_OWN_TIMEOUT):
-            if each.public_key is not None:
-                listed.append(self._info(uri, token, each, None))
+        shown = [(token, each) for token, each in self._search(uri, OWN_TIMEOUT) if each.public_key is not None]
+        listed = [self._info(uri, token, each, None) for token, each in shown]
         return [info for info in listed if digest in (None, info.spki_sha256)]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
@@ -164,7 +166,7 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
             public_key = objects.require_public_key(made, [])
             pinned = _pinned(uri, token, made, spki_sha256(public_key))
             key = Pkcs11Key(token, made, pinned, None, self._secrets)
-            signing = wrap(public_key, lambda *what: key.sign(*what, timeout=_ITS_OWN_TIMEOUT))
+            signing = wrap(public_key, lambda *what: key.sign(*what, timeout=OWN_TIMEOUT))
             session.write_chain([self_signed(signing, spec.subject, spec.days)], place)
         return pinned
 
@@ -190,24 +192,18 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
         """Write the chain beside the key, in place of the certificate that is there."""
-        with self._matching(uri, _ITS_OWN_TIMEOUT) as found:
-            infos = [self._info(uri, token, each, chain[0]) for token, each in found]
-            info, _ = choose_one(uri, infos, chain[0])
-            token, key = found[infos.index(info)]
+        token, key, pinned, _ = self._choose(uri, chain[0], OWN_TIMEOUT)
         check_chain(chain, objects.require_public_key(key, chain))
         with told("writing a certificate", performed=True), writing.session(token) as session:
             with token.module as functions:
                 former = objects.certificate_objects(functions, session.handle, {ck.CKA_ID: key.id})
             session.write_chain(chain, writing.Place(key.id, key.label))
             session.destroy(*(handle for handle, _ in former))
-        return info.uri
+        return pinned
 
     def delete(self, uri: KeyUri) -> None:
         """Delete the key, its public half and its certificate."""
-        with self._matching(uri, _ITS_OWN_TIMEOUT) as found:
-            infos = [self._info(uri, token, each, None) for token, each in found]
-            info, _ = choose_one(uri, infos)
-            token, key = found[infos.index(info)]
+        token, key, _, _ = self._choose(uri, None, OWN_TIMEOUT)
         with told("deleting a key", performed=True), writing.session(token) as session:
             beside: list[int] = []
             if key.id:
@@ -252,8 +248,8 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
             raise _no_token(uri)
         if len(found) > 1:
             raise _several_tokens(uri, found)
-        found[0].log_in(uri, self._secrets, _ITS_OWN_TIMEOUT)
-        found[0].require_log_in(uri, _ITS_OWN_TIMEOUT)
+        found[0].log_in(uri, self._secrets, OWN_TIMEOUT)
+        found[0].require_log_in(uri, OWN_TIMEOUT)
         return found[0]
 
     def _search(self, uri: KeyUri, timeout: float) -> list[tuple[Token, objects.PrivateObject]]:
@@ -272,9 +268,8 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
             found += [(token, each) for each in listed]
         return found
 
-    @contextlib.contextmanager
-    def _matching(self, uri: KeyUri, timeout: float) -> Iterator[list[tuple[Token, objects.PrivateObject]]]:
-        """Give the keys that match, of which there is one at least. Raises `KeyNotFound`, `SecretRequired`."""
+    def _choose(self, uri: KeyUri, certificate: Certificate | None, timeout: float) -> _Chosen:
+        """Return the one key that the URI means. Raises `KeyNotFound`, `SecretRequired`, and as `choose_one`."""
         found = self._search(uri, timeout)
         if not found:
             for token in self._tokens(uri):
@@ -284,7 +279,9 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
                 hint=f"List what is there: keyvouch keys --key {uri.replace({'object': None, 'id': None}).quoted}.",
                 uri=uri,
             )
-        yield found
+        infos = [self._info(uri, token, each, certificate) for token, each in found]
+        info, settles_at = choose_one(uri, infos, certificate)
+        return _Chosen(*found[infos.index(info)], info.uri, settles_at)
 
     def _info(
         self, uri: KeyUri, token: Token, found: objects.PrivateObject, certificate: Certificate | None

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from keyvouch_pkcs11.module import Module
 
 PIN = "pin-source"
+OWN_TIMEOUT = 30.0
+"""Seconds for what the contract gives none for."""
 _FREE_AGAIN = 0.005
 """Seconds after which a thread looks again for a session, where the token has no more of them."""
 

@@ -11,17 +11,15 @@ from keyvouch.errors import KeyExists
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import objects
 from keyvouch_pkcs11.failures import told
+from keyvouch_pkcs11.token import OWN_TIMEOUT, Token
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from keyvouch.store import KeyUri
-    from keyvouch_pkcs11.token import Token
 
 _NEW_ID = 16
 """Random bytes of a new key's CKA_ID."""
-_LOOKING = 30.0
-"""Seconds for which a session is waited for."""
 
 
 class Place(NamedTuple):
@@ -42,7 +40,7 @@ def free_place(uri: KeyUri, token: Token, *, further: bool) -> Place:
     taken: list[dict[int, ck.Value]] = [{ck.CKA_ID: identity}] if identity else []
     if label and not further:
         taken.append({ck.CKA_LABEL: label})
-    with told("looking for keys"), token.session(_LOOKING) as session, token.module as functions:
+    with told("looking for keys"), token.session(OWN_TIMEOUT) as session, token.module as functions:
         if any(functions.find(session, each) for each in taken):
             raise KeyExists(
                 f"The token has something of that id or label already: {uri}.",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,7 +12,7 @@ from keyvouch.algorithms import make_key
 from keyvouch.errors import AmbiguousKey, ConfigurationError, KeyNotFound, KeyvouchError, SecretIncorrect, SessionLost
 from keyvouch.secrets import Secret
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs, refused
-from keyvouch.testing.conformance.meanwhile import ended, meanwhile
+from keyvouch.testing.conformance.meanwhile import ended, in_another_process, meanwhile
 
 if TYPE_CHECKING:
     from keyvouch.store import KeyStore, StoredKey
@@ -172,14 +170,7 @@ class Connecting(Declarations):
             f"sys.modules.update({{name: unittest.mock.MagicMock() for name in {there!r}}})\n"
             f"importlib.import_module({module!r})"
         )
-        done = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            capture_output=True,
-            text=True,
-            timeout=2 * TIMEOUT,
-            check=False,
-        )
+        done = in_another_process(program)
         if done.returncode:
             broken(
                 seen=done.stderr[-500:], wanted="an import that works", change="Import what is of one platform late."

@@ -127,6 +127,7 @@ class Declarations:
     """Who may not use the key of `uri`, and could be allowed to; as `readers` then tells it."""
 
     _made: ClassVar[dict[str, str | None]]
+    _types: ClassVar[dict[str, str]]
 
     relay: ClassVar[Relay | None] = None
     """Stands between the store and its server, and does what the next four methods are for."""
@@ -167,7 +168,7 @@ class Declarations:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls._made = {}
+        cls._made, cls._types = {}, {}
 
     @pytest.fixture(autouse=True)
     def _remember_the_test(self, request: pytest.FixtureRequest) -> None:
@@ -196,10 +197,16 @@ class Declarations:
         given: str | None = getattr(self, f"{name}_uri")
         if given is not None:
             return given
-        with self.opened(self.uri) as (_, key):
-            if key_type(key.public_key).startswith(KINDS[name]):
-                return self.uri
+        if self._own_type().startswith(KINDS[name]):
+            return self.uri
         return self._made_uri(name) if self.offers("generate") and name not in self.unsupported else None
+
+    def _own_type(self) -> str:
+        """Return the type of the key of `uri`, which is opened once for it."""
+        if self.uri not in self._types:
+            with self.opened(self.uri) as (_, key):
+                self._types[self.uri] = key_type(key.public_key)
+        return self._types[self.uri]
 
     def _made_uri(self, name: str) -> str | None:
         """Return a key of this kind that was made for the tests, once for all of them."""

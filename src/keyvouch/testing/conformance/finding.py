@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import key_type, make_key
@@ -22,6 +19,7 @@ from keyvouch.errors import (
 from keyvouch.store import GeneratesKeys, ListsKeys, choose_one
 from keyvouch.testing.conformance import judge
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs, refused
+from keyvouch.testing.conformance.meanwhile import in_another_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,14 +62,7 @@ class Finding(Declarations):
             return
         with self.opened(self.uri) as (_, key):
             pinned, wanted = str(key.uri), spki_sha256(key.public_key)
-        done = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-c", _IN_ANOTHER_PROCESS, pinned],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            capture_output=True,
-            text=True,
-            timeout=2 * TIMEOUT,
-            check=False,
-        )
+        done = in_another_process(_IN_ANOTHER_PROCESS, pinned)
         if done.stdout.strip() != wanted:
             broken(seen=done.stdout + done.stderr[-500:], wanted=f"the key {wanted}")
 

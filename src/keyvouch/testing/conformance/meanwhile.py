@@ -1,4 +1,4 @@
-"""Doing something in other threads, or in a forked child, while a test goes on."""
+"""Doing something in other threads, in a forked child, or in another process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import faulthandler
 import os
 import select
 import signal
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -22,6 +24,18 @@ _MOST_SAID = 4096
 """Bytes that a child tells of its failure; a pipe takes them without a reader."""
 _GRACE = 5.0
 """Seconds that a hanging child has for telling where it hangs."""
+
+
+def in_another_process(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program that finds the same modules."""
+    return subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=2 * TIMEOUT,
+        check=False,
+    )
 
 
 @contextlib.contextmanager
