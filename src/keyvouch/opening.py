@@ -39,6 +39,8 @@ from keyvouch.store import (
     KeyInfo,
     KeySpec,
     ListsKeys,
+    ListsTokens,
+    TokenInfo,
 )
 from keyvouch.uri import KeyUri, parse_uri, redact, scheme_of
 
@@ -195,6 +197,13 @@ class Store:
         """Return the keys that the URI matches."""
         lister = self._capable(ListsKeys, "list its keys")
         return self._call(lambda: lister.keys(self.uri), OPEN_TIMEOUT, repeatable=True)
+
+    def tokens(self) -> list[TokenInfo]:
+        """Return the tokens that the URI matches; none where the store has no such thing."""
+        store = self._connection.store
+        if not isinstance(store, ListsTokens):
+            return []
+        return self._call(lambda: store.tokens(self.uri), OPEN_TIMEOUT, repeatable=True)
 
     def generate(self, spec: KeySpec) -> KeyUri:
         """Make a key, and return its pinned URI. Raises `KeyExists`."""

@@ -44,9 +44,11 @@ __all__ = [
     "KeyStore",
     "KeyUri",
     "ListsKeys",
+    "ListsTokens",
     "OffersPeer",
     "RequestsCertificates",
     "StoredKey",
+    "TokenInfo",
     "choose_one",
 ]
 
@@ -77,6 +79,16 @@ class KeyInfo:
     def age_begins(self) -> dt.datetime | None:
         """From when a member of a family counts its age."""
         return self.created or self.not_before
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """What a store tells of one of the tokens that its keys are on."""
+
+    uri: KeyUri
+    """Of this token, without a key."""
+    description: str
+    """Of what it is and how it is: its maker and model, and whether its PIN is locked."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +186,14 @@ class ListsKeys(ABC):
     @abstractmethod
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys that the URI matches; it may name none, and then all are meant."""
+
+
+class ListsTokens(ABC):
+    """Reaches several tokens by one connection, as a PKCS#11 module does."""
+
+    @abstractmethod
+    def tokens(self, uri: KeyUri) -> list[TokenInfo]:
+        """Return the tokens that the URI matches; no secret is needed for it."""
 
 
 class GeneratesKeys(ABC):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keyvouch.errors import ConfigurationError
@@ -35,6 +35,7 @@ class Attribute:
     """What a store declares of one attribute of its URIs."""
 
     name: str
+    """With `*` at its end: whatever begins so, as the attributes of vendors do."""
     help: str
     """One sentence, for `keyvouch stores` and the documentation."""
     query: bool = False
@@ -275,7 +276,7 @@ def redact(text: str) -> str:
     return text
 
 
-def _split_which(text: str, declared: Mapping[str, Attribute]) -> dict[str, bytes]:
+def _split_which(text: str, declared: dict[str, Attribute]) -> dict[str, bytes]:
     positional = next((attribute.name for attribute in declared.values() if attribute.positional), None)
     if positional and text and not _begins_with_name(text, declared):
         for part in re.split("[;&]", text)[1:]:
@@ -289,10 +290,10 @@ def _split_which(text: str, declared: Mapping[str, Attribute]) -> dict[str, byte
     return values
 
 
-def _take(values: dict[str, bytes], parts: Iterable[str], declared: Mapping[str, Attribute], *, query: bool) -> None:
+def _take(values: dict[str, bytes], parts: Iterable[str], declared: dict[str, Attribute], *, query: bool) -> None:
     for part in parts:
         name, equals, value = part.partition("=")
-        attribute = declared.get(name)
+        attribute = declared.get(name) or _open_ended(name, declared)
         if attribute is None:
             raise _unknown(name if equals else "", declared)
         if attribute.query != query:
@@ -303,6 +304,15 @@ def _take(values: dict[str, bytes], parts: Iterable[str], declared: Mapping[str,
             raise ConfigurationError(f"The attribute {name} has no value.", hint=f"Write {name}=...")
         # At once: what comes next may be the rest of a secret, and must be in no error.
         values[name] = _checked(attribute, _decode(value, name))
+
+
+def _open_ended(name: str, declared: dict[str, Attribute]) -> Attribute | None:
+    """Declare a name that begins as one with `*` does."""
+    for each in declared.values():
+        if each.name.endswith("*") and name.startswith(each.name[:-1]) and re.fullmatch(r"[\w-]+", name):
+            declared[name] = replace(each, name=name)
+            return declared[name]
+    return None
 
 
 def _unknown(name: str, declared: Mapping[str, Attribute]) -> ConfigurationError:

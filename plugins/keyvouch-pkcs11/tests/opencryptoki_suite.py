@@ -5,7 +5,6 @@ It has one token for the whole machine: `test_opencryptoki.py` runs this in a pr
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,16 +15,14 @@ import keyvouch
 from keyvouch.errors import SecretIncorrect, StoreLocked
 from keyvouch.testing import StoreConformance
 from keyvouch_pkcs11 import cryptoki as ck
+from pkcs11_kit import Pkcs11Uris
 from pkcs11_tokens import (
     OPENCRYPTOKI,
     OPENCRYPTOKI_LABEL,
     OPENCRYPTOKI_PIN,
-    close_all_sessions,
     loaded,
     opencryptoki,
 )
-
-NUMBERS = itertools.count()
 
 
 def at(label: str, pin: str = "OC_PIN") -> str:
@@ -43,33 +40,20 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, opencryptoki():
         patch.setenv("STATE_DIRECTORY", str(tmp_path_factory.mktemp("state")))
         patch.setenv("OC_PIN", OPENCRYPTOKI_PIN)
-        patch.setenv("OC_WRONG_PIN", "7654321")
         yield
 
 
-class TestOpencryptoki(StoreConformance):
+class TestOpencryptoki(Pkcs11Uris, StoreConformance):
     """Its software token has RSA alone."""
 
-    unsupported = (
-        *("ec", "ed25519"),
-        *("refusals", "stalled", "replaced", "request", "export", "grant"),
-    )
+    unsupported = ("ec", "ed25519", "refusals", "stalled", "replaced", "request", "export", "grant")
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
-    def _keys(cls, token: None) -> None:
-        cls.uri = make("rsa")
-        cls.missing_uri = at("missing")
-        cls.ambiguous_uri = make("family")
-        make("family")
-        cls.family_uri = f"{cls.ambiguous_uri}&select=newest&settle=0"
-        cls.wrong_secret_uri = at("rsa", "OC_WRONG_PIN")
-
-    def new_uri(self) -> str:
-        return at(f"new-{next(NUMBERS)}")
-
-    def break_connection(self) -> None:
-        close_all_sessions(OPENCRYPTOKI)
+    def _keys(cls, token: None) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            cls.prepare(patch, OPENCRYPTOKI, OPENCRYPTOKI_LABEL, OPENCRYPTOKI_PIN, "RSA-2048")
+            yield
 
 
 def flags() -> int:

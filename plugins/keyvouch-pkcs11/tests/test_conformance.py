@@ -1,54 +1,67 @@
-"""The store keeps the contract, on each module that can be had here."""
+"""The store keeps the contract, on each module that can be had here; `opencryptoki_suite.py` has one more."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
 
-import keyvouch
 from keyvouch.testing import StoreConformance
-from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, use_softhsm
+from pkcs11_kit import Pkcs11Uris
+from pkcs11_remote import REMOTE, Remote, remote
+from pkcs11_tokens import PIN, SOFTHSM, use_softhsm
+from pkcs11_tpm import TPM2, TPM_LABEL, TPM_PIN, tpm
 
 pytestmark = pytest.mark.server
 
 
-class TestSoftHsm(StoreConformance):
+class TestSoftHsm(Pkcs11Uris, StoreConformance):
     """It never locks a token, and its module is in this process: there is no server that could stall."""
 
     unsupported = ("refusals", "stalled", "replaced", "request", "export", "grant")
-    many: ClassVar[int] = 1500
-    _numbers = itertools.count()
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
     def _token(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             use_softhsm(tmp_path_factory.mktemp("softhsm"), patch, "conformance")
-            patch.setenv("KIT_PIN", PIN)
-            patch.setenv("KIT_WRONG_PIN", "wrong-horse")
-            cls.uri = cls.make("rsa", "RSA-2048")
-            cls.missing_uri = cls.at("missing")
-            cls.ambiguous_uri = cls.make("family", "P-256")
-            cls.make("family", "P-256")
-            cls.family_uri = f"{cls.ambiguous_uri}&select=newest&settle=0"
-            cls.wrong_secret_uri = cls.uri.replace("KIT_PIN", "KIT_WRONG_PIN")
+            cls.prepare(patch, SOFTHSM, "conformance", PIN)
             yield
 
-    @classmethod
-    def at(cls, label: str) -> str:
-        return f"pkcs11:token=conformance;object={label}?module-path={SOFTHSM}&pin-source=env:KIT_PIN"
 
-    @classmethod
-    def make(cls, label: str, kind: str) -> str:
-        with keyvouch.open_store(cls.at(label)) as store:
-            store.generate(keyvouch.KeySpec(kind, further=True))
-        return cls.at(label)
+class TestRemote(Pkcs11Uris, StoreConformance):
+    """SoftHSM behind p11-kit's socket, whose other end is killed; p11-kit does not pass Ed25519 on."""
 
-    def new_uri(self) -> str:
-        return self.at(f"new-{next(self._numbers)}")
+    unsupported = ("ed25519", "refusals", "stalled", "replaced", "request", "export", "grant")
+    _server: ClassVar[Remote]
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _token(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            remote(tmp_path_factory.mktemp("remote"), patch, "conformance") as cls._server,
+        ):
+            cls.prepare(patch, REMOTE, "conformance", PIN)
+            yield
 
     def break_connection(self) -> None:
-        close_all_sessions(SOFTHSM)
+        assert self._server.kill_children()
+
+
+class TestTpm(Pkcs11Uris, StoreConformance):
+    """Its module takes keys of its own making alone, and is of no use in a forked child."""
+
+    unsupported = ("ed25519", "import", "fork", "refusals", "stalled", "replaced", "request", "export", "grant")
+    many: ClassVar[int] = 100
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _token(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            tpm(tmp_path_factory.mktemp("tpm"), patch),
+        ):
+            cls.prepare(patch, TPM2, TPM_LABEL, TPM_PIN)
+            yield

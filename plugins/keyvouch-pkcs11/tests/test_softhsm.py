@@ -12,14 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msal
 import pytest
 
 import keyvouch
 from keyvouch.algorithms import ALGORITHMS, make_key
 from keyvouch.certificate import self_signed
-from keyvouch.entra.msal import client_credential
-from keyvouch.entra.transport import Session
 from keyvouch.errors import (
     ConfigurationError,
     KeyExists,
@@ -30,9 +27,9 @@ from keyvouch.errors import (
 )
 from keyvouch.testing.authority import Authority
 from keyvouch_pkcs11 import cryptoki as ck
-from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, loaded, make_token, softhsm  # noqa: F401 - a fixture
+from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, loaded, make_token, sign_in, softhsm  # noqa: F401 - a fixture
 from scripted_store import is_signed
-from signing_in import SCOPE
+from servers.oidc import OidcProvider
 
 pytestmark = pytest.mark.server
 ES256 = ALGORITHMS["ES256"]
@@ -59,19 +56,11 @@ def test_it_cannot_be_taken_out(softhsm: At) -> None:
         assert signer.exportable is False
 
 
-def test_unmodified_msal_signs_in_with_it(softhsm: At, authority: Authority) -> None:
-    """The public half is registered, and MSAL gets a token."""
+def test_unmodified_msal_signs_in_with_it(softhsm: At, authority: Authority, oidc_provider: OidcProvider) -> None:
+    """At both judges."""
     make(softhsm(), "RSA-2048")
     with keyvouch.open_signer(softhsm()) as signer:
-        app = authority.register(certificates=signer.chain)
-        client = msal.ConfidentialClientApplication(
-            app.client_id,
-            authority=authority.authority,
-            client_credential=client_credential(signer),
-            http_client=Session(authority.ca_file),
-            instance_discovery=False,
-        )
-        assert "access_token" in client.acquire_token_for_client([SCOPE])
+        sign_in(signer, authority, oidc_provider)
 
 
 def test_octets_of_an_id(softhsm: At) -> None:
@@ -184,7 +173,55 @@ def test_without_a_pin(softhsm: At) -> None:
         assert store.keys() == []
 
 
+@pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}"])
+def test_pin_in_a_file(softhsm: At, tmp_path: Path, form: str) -> None:
+    """RFC 7512 names a file by its path or by a URI; all are the one reference."""
+    make(softhsm())
+    file = tmp_path / "pin"
+    file.write_text(f"{PIN}\n")
+    file.chmod(0o600)
+    with keyvouch.open_signer(softhsm(pin="") + f"&pin-source={form.format(file)}") as signer:
+        assert is_signed(signer.public_key, signer.sign(b"message", "ES256"), b"message", "ES256")
+
+
+def test_pin_of_a_program_is_taken_from_a_profile_alone(softhsm: At) -> None:
+    """RFC 7512's | is keyvouch's command:, with its rules."""
+    make(softhsm())
+    with pytest.raises(ConfigurationError, match="command:"):
+        keyvouch.open_signer(softhsm(pin="") + "&pin-source=%7C/usr/bin/pinomatic")
+
+
 # Tokens and modules.
+
+
+def test_tokens_are_listed(softhsm: At) -> None:
+    """Each with its URI and what it says of itself, and no PIN is needed."""
+    make_token("test")
+    with keyvouch.open_store(f"pkcs11:?module-path={SOFTHSM}") as store:
+        listed = store.tokens()
+    assert sorted(each.uri.get("token") for each in listed) == ["prod", "test"]
+    assert {each.description for each in listed} == {"SoftHSM project, SoftHSM v2"}
+    with keyvouch.open_store(str(listed[0].uri)) as store:
+        assert [each.uri for each in store.tokens()] == [listed[0].uri]
+
+
+def test_what_a_vendor_adds_is_kept(softhsm: At) -> None:
+    """After the ?, where it says nothing of which key it is."""
+    pinned = make(softhsm(more="&x-acme-partition=%01a"))
+    assert pinned.endswith("&x-acme-partition=%01a")
+    with pytest.raises(ConfigurationError, match="wrong side"):
+        keyvouch.open_signer(softhsm("x-acme-partition=1"))
+
+
+def test_module_is_matched(softhsm: At) -> None:
+    """What a URI says of the library must be so."""
+    make(softhsm())
+    which = (
+        "library-manufacturer=SoftHSM;library-description=Implementation%20of%20PKCS11;library-version=2.6;object=app"
+    )
+    keyvouch.open_signer(softhsm(which)).close()
+    with pytest.raises(StoreUnavailable, match="No token matches"):
+        keyvouch.open_signer(softhsm("library-version=9.9;object=app"))
 
 
 def test_tokens_side_by_side(softhsm: At, tmp_path: Path) -> None:
@@ -289,7 +326,6 @@ import os, sys, threading
 import keyvouch
 from keyvouch.algorithms import ALGORITHMS
 from scripted_store import is_signed
-from signing_in import SCOPE
 ES256 = ALGORITHMS["ES256"]
 
 def use(signer, count):

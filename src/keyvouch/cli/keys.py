@@ -16,9 +16,12 @@ from keyvouch.store import KeyInfo
 def command(profile: str | None, key: str | None, output: str) -> None:
     """List the keys that a URI matches, each with the URI that opens it.
 
-    The URI may name no key (for files: a folder), where all of them are meant.
+    The URI may name no key (for files: a folder), where all of them are meant. Of a PKCS#11 module its tokens are
+    listed first, on standard error.
     """
     with choose(profile, key).open_store() as store:
+        for token in store.tokens():
+            click.echo(f"{token.uri.quoted}\n  {token.description}\n", err=True)
         found = store.keys()
     if output == "json":
         print_json([_facts(info) for info in found])

@@ -36,7 +36,7 @@ def run_kit(pytester: pytest.Pytester) -> Any:
             test_store=f"""
             from testing.conformance.kit_for import kit_for
             from testing.conformance.memory_store import Bare, MemoryStore
-            from testing.conformance.wrong_stores import FAULTS, NothingToSign
+            from testing.conformance.wrong_stores import FAULTS, NothingToSign, RefusesChildren
             TestStore = {expression}
             """
         )
@@ -124,6 +124,20 @@ def test_empty_message_may_be_declared(run_kit: Any) -> None:
     assert (len(passed), failed) == (3, set())
     _, failed = run_kit("kit_for(NothingToSign)", "-k", "ec_signatures_verify")
     assert failed == {"test_ec_signatures_verify"}
+
+
+def test_declared_fork_and_import_must_be_refused(run_kit: Any) -> None:
+    """A store that works in a child, or takes a key in, though it is declared not to, is told so."""
+    _, failed = run_kit("kit_for(MemoryStore, unsupported={'fork', 'import'})", "-k", "child_of_a_fork or import")
+    assert failed == {"test_child_of_a_fork_connects_anew", "test_refused_import_is_told_by_type"}
+
+
+def test_store_that_refuses_children_and_imports(run_kit: Any) -> None:
+    """It keeps the rules where it says so, and breaks them where it does not."""
+    rules = ("-k", "child_of_a_fork or import")
+    assert run_kit("kit_for(RefusesChildren, unsupported={'fork', 'import'})", *rules)[1] == set()
+    _, failed = run_kit("kit_for(RefusesChildren)", *rules)
+    assert failed == {"test_child_of_a_fork_connects_anew", "test_imported_key_is_found_and_signs"}
 
 
 def test_unforeseen_error_is_told_with_the_rule(run_kit: Any, pytester: pytest.Pytester) -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from keyvouch.algorithms import RS256, Algorithm, sign_locally
-from keyvouch.errors import KeyNotFound, KeyUnusable, SecretIncorrect, SessionLost, StoreUnavailable
+from keyvouch.errors import KeyNotFound, KeyUnusable, NotSupported, SecretIncorrect, SessionLost, StoreUnavailable
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import Attribute, KeyInfo, KeySpec, KeyUri, StoredKey
 from scripted_store import new_key
@@ -705,3 +705,19 @@ class SignsSomething(MemoryKey):
 
 NothingToSign = with_keys(SignsSomething)
 """A store that cannot sign the empty message."""
+
+
+class RefusesChildren(MemoryStore):
+    """A store whose library works in one process alone, and takes no keys from elsewhere."""
+
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
+        super().__init__(uri, secrets)
+        self.process = os.getpid()
+
+    def connect(self, *, timeout: float) -> None:
+        if os.getpid() != self.process:
+            raise KeyUnusable("Not in a child.", hint="Open the key after the fork.")
+        super().connect(timeout=timeout)
+
+    def import_key(self, *args: Any, **kwargs: Any) -> KeyUri:
+        raise NotSupported("No keys from elsewhere.", hint="Make one here.")

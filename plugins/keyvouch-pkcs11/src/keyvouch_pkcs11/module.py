@@ -17,17 +17,22 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from keyvouch.errors import ConfigurationError, StoreUnavailable
+from keyvouch.errors import ConfigurationError, KeyUnusable, StoreUnavailable
 from keyvouch.store import ForkGate
-from keyvouch_pkcs11.cryptoki import Cryptoki, CryptokiError
+from keyvouch_pkcs11.cryptoki import Cryptoki, CryptokiError, text
 from keyvouch_pkcs11.failures import NEEDS_INITIALISING
 
 if TYPE_CHECKING:
     from keyvouch_pkcs11.locations import Location
     from keyvouch_pkcs11.token import Token
 
-NOT_THREAD_SAFE = ("tpm2_pkcs11",)
-"""In the names of modules that hang when two threads call them, whatever they say of locks."""
+NOT_THREAD_SAFE = ("tpm2_pkcs11", "p11-kit-client")
+"""In the names of modules that hang when two threads call them, whatever they say of locks.
+
+p11-kit's client does so when its server's child dies: who waits for another thread's answer is never woken.
+"""
+NOT_AFTER_FORK = ("tpm2_pkcs11",)
+"""Of modules that take their parent's connection for the child's own: what the child does then breaks the parent's."""
 
 
 class Module(ForkGate):
@@ -46,6 +51,8 @@ class Module(ForkGate):
         self._serialise = any(name in location.path for name in NOT_THREAD_SAFE)
         """Whether one thread at a time may call it; decided before the first call."""
         self._locking = True
+        self._is_inherited = False
+        """Whether this is a child, and the module one that works in its parent alone."""
         self._begin()
 
     def _begin(self) -> None:
@@ -60,6 +67,7 @@ class Module(ForkGate):
     def after_fork(self) -> None:
         """Forget what the parent has open, and close nothing of it."""
         super().after_fork()
+        self._is_inherited |= self._initialised and any(name in self.location.path for name in NOT_AFTER_FORK)
         self._begin()
 
     def __enter__(self) -> Cryptoki:  # type: ignore[override]  # a gate that gives what stands behind it
@@ -79,13 +87,21 @@ class Module(ForkGate):
     def connect(self, epoch: int | None, *, serialise: bool) -> int:
         """Initialise the module, or give up the log-ins of this epoch; return the epoch that is connected.
 
-        `epoch` is what this process's last call for the same store returned, or None. Raises `StoreUnavailable`.
+        `epoch` is what this process's last call for the same store returned, or None. Raises `StoreUnavailable`, and
+        `KeyUnusable` where the module works in this process's parent alone.
         """
+        if self._is_inherited:
+            raise KeyUnusable(
+                f"The module {self.location.path} is not usable in a child of the process that has used it.",
+                hint="Open keys after the fork, or start workers anew (`spawn`).",
+            )
         with self.lock:
             if epoch is None:
                 if not self._initialised:
                     self._serialise |= serialise
                     self._initialise()
+                elif not self._answers():
+                    self._renew()
                 self.users += 1
             elif epoch == self.epoch:  # else another store's thread has just done it
                 self._renew()
@@ -113,20 +129,25 @@ class Module(ForkGate):
         """Forget log-ins and sessions; initialise the module anew where it answers nothing else."""
         self._give_up_tokens()
         self.epoch += 1
+        if self._answers():
+            return
+        try:
+            self.end()
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"A call of the module {self.location.path} does not end.", hint="Start the program anew."
+            ) from None
+        self._initialise()
+
+    def _answers(self) -> bool:
+        """Tell whether sessions can be had, or at least nothing is wrong that initialising anew would mend."""
         try:
             with self as functions:
                 for slot in functions.slots():
                     functions.close_session(functions.open_session(slot))
         except CryptokiError as error:
-            if error.name not in NEEDS_INITIALISING:
-                return  # a token of its own, or none: `open` tells
-            try:
-                self.end()
-            except TimeoutError:
-                raise StoreUnavailable(
-                    f"A call of the module {self.location.path} does not end.", hint="Start the program anew."
-                ) from None
-            self._initialise()
+            return error.name not in NEEDS_INITIALISING
+        return True
 
     def end(self) -> None:
         """Finalise the module, when no call is in it. Raises TimeoutError where one does not end."""
@@ -146,6 +167,16 @@ def as_unavailable(path: str, error: CryptokiError) -> StoreUnavailable:
         f"The module {path} cannot be initialised: {error}.",
         hint="See its own configuration and log: its service may not run, or this account may not use it.",
     )
+
+
+def facts_of_library(functions: Cryptoki) -> dict[str, str]:
+    """Return what a URI can say of a module. Raises `CryptokiError`."""
+    info = functions.info()
+    return {
+        "library-manufacturer": text(info.manufacturer),
+        "library-description": text(info.description),
+        "library-version": f"{info.version.major}.{info.version.minor}",
+    }
 
 
 _modules: dict[str, Module] = {}

@@ -28,7 +28,9 @@ from keyvouch.store import (
     KeyStore,
     KeyUri,
     ListsKeys,
+    ListsTokens,
     StoredKey,
+    TokenInfo,
     choose_one,
 )
 from keyvouch_pkcs11 import cryptoki as ck
@@ -37,7 +39,7 @@ from keyvouch_pkcs11.cryptoki import CryptokiError
 from keyvouch_pkcs11.failures import UNDONE, told
 from keyvouch_pkcs11.key import Pkcs11Key
 from keyvouch_pkcs11.locations import locate
-from keyvouch_pkcs11.module import Module, module_at
+from keyvouch_pkcs11.module import Module, facts_of_library, module_at
 from keyvouch_pkcs11.token import OWN_TIMEOUT, PIN, Token, facts_of
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from keyvouch.secrets import SecretResolver
 
 _TOKEN = ("token", "manufacturer", "serial", "model", "slot-id", "slot-description", "slot-manufacturer")
+_LIBRARY = ("library-manufacturer", "library-description", "library-version")
 _UNMADE = UNDONE | {"ATTRIBUTE_VALUE_INVALID", "CURVE_NOT_SUPPORTED", "KEY_SIZE_RANGE"}
 """What a token answers that cannot make a type of key."""
 
@@ -65,6 +68,16 @@ def _flag(octets: bytes) -> bool:
     return octets == b"true"
 
 
+def _pin_source(octets: bytes) -> str:
+    """Return the reference that RFC 7512 (section 2.4) writes as a file's path or URI, or as | and a command."""
+    text = octets.decode()
+    if text.startswith("|"):
+        return f"command:{text[1:]}"
+    if text.startswith("file:///"):
+        return f"file:{text.removeprefix('file://')}"
+    return f"file:{text}" if text.startswith("/") else text
+
+
 class _Chosen(NamedTuple):
     token: Token
     key: objects.PrivateObject
@@ -73,7 +86,7 @@ class _Chosen(NamedTuple):
     settles_at: dt.datetime | None
 
 
-class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys):
+class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys):
     """Keys on PKCS#11 tokens: `pkcs11:token=prod;object=app?module-path=/usr/lib/libmodule.so&pin-source=env:HSM_PIN`.
 
     The URI is that of RFC 7512. Its module is the connection; a token is logged in to when a key of it is opened.
@@ -87,6 +100,9 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
         Attribute("slot-id", "the number of its slot; it may be another after a restart"),
         Attribute("slot-description", "of its slot"),
         Attribute("slot-manufacturer", "of its slot"),
+        Attribute("library-manufacturer", "of the module"),
+        Attribute("library-description", "of the module"),
+        Attribute("library-version", "of the module: 2.6"),
         Attribute("object", "the key's label (CKA_LABEL)", parse=bytes),
         Attribute("id", "the key's CKA_ID: octets, as %01%A2", parse=bytes),
         Attribute("type", "private, and nothing else", parse=_type),
@@ -100,7 +116,15 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
             default=False,
             parse=_flag,
         ),
-        Attribute(PIN, "the PIN", query=True, secret=True, lockout=True),
+        Attribute(
+            PIN,
+            "the PIN: a reference, or as RFC 7512 has it a file's path, or | and a program",
+            query=True,
+            secret=True,
+            lockout=True,
+            parse=_pin_source,
+        ),
+        Attribute("x-*", "a vendor's own: kept, and not looked at", query=True),
     )
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
@@ -135,6 +159,16 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
         key = Pkcs11Key(chosen.token, chosen.key, chosen.uri, certificate, self._secrets)
         key.settles_at = chosen.settles_at
         return key
+
+    def tokens(self, uri: KeyUri) -> list[TokenInfo]:
+        """Return the tokens, with what they tell of themselves before a log-in."""
+        found = []
+        for token in self._tokens(uri):
+            with told("asking for the token"):
+                state = token.state()
+            described = ", ".join(filter(None, (token.facts["manufacturer"], token.facts["model"], *state)))
+            found.append(TokenInfo(_of_token(uri, token).replace({"object": None, "id": None}), described))
+        return found
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys that the tokens show, with the URI's PIN or without one."""
@@ -183,7 +217,14 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
         visible = {ck.CKA_PRIVATE: False, ck.CKA_VERIFY: True}
         public = {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, **place.attributes, **visible, **of_public}
         with told("importing a key", performed=True), writing.session(token) as session:
-            session.create(private)
+            try:
+                session.create(private)
+            except CryptokiError as error:
+                if error.name in _UNMADE:
+                    raise NotSupported(
+                        "The token takes no such key from elsewhere.", hint="Make one there: `keyvouch new`."
+                    ) from error
+                raise
             session.create(public)
             session.write_chain(chain, place)
             with token.module as functions:
@@ -223,14 +264,15 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
         """Return the tokens that the URI matches; a slot that cannot be read is passed over."""
         module = self._connected()
         with told("looking for tokens"), module as functions:
-            slots = functions.slots()
+            library = facts_of_library(functions)
+            slots = functions.slots() if _matches(uri, library, _LIBRARY) else []
         found = []
         for slot in slots:
             try:
                 facts = facts_of(module, slot)
             except CryptokiError:
                 continue
-            if facts and all(uri.get(each) in (None, facts[each]) for each in _TOKEN):
+            if facts and _matches(uri, facts, _TOKEN):
                 with module.lock:
                     if module.epoch != self._epoch:
                         break
@@ -301,11 +343,13 @@ class Pkcs11Store(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertific
         )
 
 
+def _of_token(uri: KeyUri, token: Token) -> KeyUri:
+    return uri.replace({each: token.facts[each] for each in ("token", "serial")})
+
+
 def _pinned(uri: KeyUri, token: Token, found: objects.PrivateObject, digest: str) -> KeyUri:
-    return uri.replace(
+    return _of_token(uri, token).replace(
         {
-            "token": token.facts["token"],
-            "serial": token.facts["serial"],
             "object": found.label or None,
             "id": found.id or None,
             "spki-sha256": digest,
@@ -313,6 +357,11 @@ def _pinned(uri: KeyUri, token: Token, found: objects.PrivateObject, digest: str
             "settle": None,
         }
     )
+
+
+def _matches(uri: KeyUri, facts: dict[str, str], names: Sequence[str]) -> bool:
+    """Tell whether the URI says nothing else of these (RFC 7512, section 2.5)."""
+    return all(uri.get(each) in (None, facts[each]) for each in names)
 
 
 def _several_tokens(uri: KeyUri, tokens: Sequence[Token]) -> ConfigurationError:

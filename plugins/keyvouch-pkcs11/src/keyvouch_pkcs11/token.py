@@ -12,6 +12,7 @@ from keyvouch.errors import ConfigurationError, SecretRequired, SessionLost, Sto
 from keyvouch_pkcs11.cryptoki import (
     CKF_LOGIN_REQUIRED,
     CKF_TOKEN_INITIALIZED,
+    CKF_USER_PIN_COUNT_LOW,
     CKF_USER_PIN_FINAL_TRY,
     CKF_USER_PIN_LOCKED,
     CryptokiError,
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from keyvouch_pkcs11.module import Module
 
 PIN = "pin-source"
+_STATES = {
+    CKF_USER_PIN_LOCKED: "its PIN is locked",
+    CKF_USER_PIN_FINAL_TRY: "one more wrong PIN locks it",
+    CKF_USER_PIN_COUNT_LOW: "a wrong PIN was tried",
+}
 OWN_TIMEOUT = 30.0
 """Seconds for what the contract gives none for."""
 _FREE_AGAIN = 0.005
@@ -57,6 +63,12 @@ class Token:
     def is_logged_in(self) -> bool:
         """Whether there is a log-in of ours."""
         return self._reference is not None
+
+    def state(self) -> list[str]:
+        """Return what its flags say of its PIN, in words. Raises `CryptokiError`."""
+        with self.module as functions:
+            flags = functions.token(self.slot).flags
+        return [words for flag, words in _STATES.items() if flags & flag]
 
     def log_in(self, uri: KeyUri, secrets: SecretResolver, timeout: float) -> None:
         """Log in with the URI's PIN, where the token wants one and has none yet.

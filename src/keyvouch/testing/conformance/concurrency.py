@@ -9,9 +9,10 @@ import time
 from typing import TYPE_CHECKING
 
 from keyvouch.certificate import spki_sha256
+from keyvouch.errors import KeyUnusable, NotSupported
 from keyvouch.store import GeneratesKeys, KeyStore
 from keyvouch.testing.conformance import judge
-from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs
+from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs, refused
 from keyvouch.testing.conformance.meanwhile import at_once, in_child, meanwhile
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ class Concurrency(Declarations):
 
     @needs()
     def test_child_of_a_fork_connects_anew(self) -> None:
-        """A child connects the same object again and signs; the parent's own connection lives on (`connect`)."""
+        """A child connects the same object again and signs; the parent's own connection lives on (`connect`).
+
+        A store that declares `fork` refuses the child, and does its parent no harm by it.
+        """
         if not hasattr(os, "fork"):
             return
         with self.opened(self.uri) as (made, key):
@@ -118,6 +122,9 @@ class Concurrency(Declarations):
 
     def _use_anew(self, made: KeyStore, key: StoredKey) -> Callable[[], None]:
         def use() -> None:
+            if "fork" in self.unsupported:
+                refused(lambda: made.connect(timeout=TIMEOUT), KeyUnusable, NotSupported)
+                return
             made.connect(timeout=TIMEOUT)
             own = made.open(key.uri, timeout=TIMEOUT)
             self.require_signature(own)

@@ -43,11 +43,12 @@ NAMES = {
     "refusals": "how many wrong secrets the server has seen: `count_refusals`",
     "connection": "a connection that can be lost: `relay`, or `break_connection` and `restore_connection`",
     "stalled": "a server that can be held up: `relay`, or `stall_connection` and `resume_connection`",
+    "fork": "signatures in a child of a process that has signed; declared, the child is refused",
     "proxy": "a key behind an HTTP proxy: `proxied_uri` and `proxied_server`",
     "replaced": "a key that notices, without a request, that another took its place: `replace_key`",
     "list": "the capability `ListsKeys`",
     "generate": "the capability `GeneratesKeys`, and `new_uri`",
-    "import": "the capability `ImportsKeys`, and `new_uri`",
+    "import": "the capability `ImportsKeys`, and `new_uri`; declared, it is not there or raises NotSupported",
     "request": "the capability `RequestsCertificates`",
     "install": "the capability `HoldsCertificates`, and `new_uri`",
     "delete": "the capability `DeletesKeys`, and `new_uri`",
@@ -81,8 +82,10 @@ _METHODS = {
     "replaced": "replace_key",
     **dict.fromkeys(("generate", "import", "install", "delete"), "new_uri"),
 }
-_PRESUMED = frozenset({"certificate", "empty", "long"})
+_PRESUMED = frozenset({"certificate", "empty", "long", "fork"})
 """What is provided unless it is declared: it takes a key and no more."""
+_MAY_BE_REFUSED = frozenset({"import"})
+"""What a store may have that serves several kinds of servers, and this one cannot do: a rule of its own looks."""
 KINDS = {"rsa": "RSA-", "ec": "P-", "ed25519": "Ed25519"}
 """How the names of `algorithms.key_type` begin."""
 _QUICK = {"ec": "P-256", "rsa": "RSA-2048", "ed25519": "Ed25519"}
@@ -335,7 +338,8 @@ def needs(*names: str) -> Callable[[Test], Test]:
 
 
 def _require_true(of: Declarations, declared: Sequence[str]) -> None:
-    if forgotten := [name for name in declared if name not in _PRESUMED and of.provides(name)]:
+    known = _PRESUMED | _MAY_BE_REFUSED
+    if forgotten := [name for name in declared if name not in known and of.provides(name)]:
         broken(
             seen=f"{', '.join(forgotten)}: declared as unsupported, and there all the same",
             wanted="one of the two",

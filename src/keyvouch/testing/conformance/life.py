@@ -108,6 +108,18 @@ class Life(Declarations):
             if key.chain and leaf != key.chain[0]:
                 broken(seen="another certificate in the PKCS#12", wanted="the key's")
 
+    @needs()
+    def test_refused_import_is_told_by_type(self) -> None:
+        """Where `import` is declared, `import_key` is not there, or raises NotSupported (`ImportsKeys.import_key`)."""
+        if "import" not in self.unsupported or not issubclass(self.the_class(), ImportsKeys):
+            return
+        key = make_key(self.quick_kind())
+        uri = self.new_uri()
+        with self.connected(uri) as made:
+            assert isinstance(made, ImportsKeys)
+            certificates = [self_signed(key, "CN=conformance", 1)]
+            refused(lambda: made.import_key(self.parsed(uri), key, certificates, exportable=False), NotSupported)
+
     @needs("import")
     def test_imported_key_is_found_and_signs(self) -> None:
         """`import_key` takes key and chain, and never writes over one (`ImportsKeys.import_key`)."""

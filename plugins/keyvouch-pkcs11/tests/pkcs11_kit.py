@@ -1,0 +1,58 @@
+"""What the conformance kit is told of a token, alike for all modules."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+import keyvouch
+from pkcs11_tokens import close_all_sessions
+
+
+class Pkcs11Uris:
+    """URIs on one token, for a class that is a `StoreConformance` too."""
+
+    uri: ClassVar[str]
+    missing_uri: ClassVar[str | None]
+    ambiguous_uri: ClassVar[str | None]
+    family_uri: ClassVar[str | None]
+    wrong_secret_uri: ClassVar[str | None]
+    _module: ClassVar[Path]
+    _label: ClassVar[str]
+    _numbers: ClassVar = itertools.count()
+
+    @classmethod
+    def prepare(cls, patch: pytest.MonkeyPatch, module: Path, label: str, pin: str, family: str = "P-256") -> None:
+        """Make the keys that the rules ask for, on the token with this label."""
+        cls._module, cls._label = module, label
+        patch.setenv("KIT_PIN", pin)
+        patch.setenv("KIT_WRONG_PIN", pin[::-1])
+        cls.uri = cls.make("rsa", "RSA-2048")
+        cls.missing_uri = cls.at("missing")
+        cls.ambiguous_uri = cls.make("family", family)
+        cls.make("family", family)
+        cls.family_uri = f"{cls.ambiguous_uri}&select=newest&settle=0"
+        cls.wrong_secret_uri = cls.uri.replace("KIT_PIN", "KIT_WRONG_PIN")
+
+    @classmethod
+    def at(cls, label: str) -> str:
+        """Return the URI of the key with this label."""
+        return f"pkcs11:token={cls._label};object={label}?module-path={cls._module}&pin-source=env:KIT_PIN"
+
+    @classmethod
+    def make(cls, label: str, kind: str) -> str:
+        """Make a key, beside those with the same label."""
+        with keyvouch.open_store(cls.at(label)) as store:
+            store.generate(keyvouch.KeySpec(kind, further=True))
+        return cls.at(label)
+
+    def new_uri(self) -> str:
+        """Return where no key is yet."""
+        return self.at(f"new-{next(self._numbers)}")
+
+    def break_connection(self) -> None:
+        """Lose all sessions."""
+        close_all_sessions(self._module)

@@ -1,0 +1,49 @@
+"""A module behind a socket: `p11-kit server` before SoftHSM, and p11-kit's client as the module."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemons import daemon, wait_for
+from pkcs11_tokens import SOFTHSM, end_modules, use_softhsm
+
+REMOTE = Path("/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so")
+
+
+class Remote:
+    """The server; each of its clients has a child of it for itself."""
+
+    def __init__(self, server: int) -> None:
+        self._server = server
+
+    def kill_children(self) -> int:
+        """End all connections as a crash would; return how many there were."""
+        listed = Path(f"/proc/{self._server}/task/{self._server}/children").read_text().split()
+        for child in listed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        return len(listed)
+
+
+@contextlib.contextmanager
+def remote(folder: Path, patch: pytest.MonkeyPatch, *labels: str) -> Iterator[Remote]:
+    """Serve SoftHSM tokens with these labels for as long as the block lasts."""
+    if shutil.which("p11-kit") is None or not REMOTE.exists():
+        pytest.skip("there is no p11-kit: apt-get install p11-kit p11-kit-modules")
+    use_softhsm(folder, patch, *labels)
+    address = folder / "socket"
+    command = ("p11-kit", "server", "--foreground", f"--name={address}", f"--provider={SOFTHSM}", "pkcs11:")
+    with daemon(*command, environment=dict(os.environ)) as server:
+        wait_for(address.exists, "p11-kit server")
+        patch.setenv("P11_KIT_SERVER_ADDRESS", f"unix:path={address}")
+        try:
+            yield Remote(server.pid)
+        finally:
+            end_modules()

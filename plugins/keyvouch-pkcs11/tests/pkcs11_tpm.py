@@ -1,0 +1,78 @@
+"""A TPM for the tests: swtpm behind a resource manager, on a bus of the tests' own, and tpm2-pkcs11 before them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemons import daemon, wait_for
+from pkcs11_tokens import OFFICER_PIN, end_modules
+
+TPM2 = Path("/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so")
+TPM_LABEL, TPM_PIN = "tpm", "correct-horse"
+_PROGRAMS = ("dbus-daemon", "swtpm", "tpm2-abrmd", "tpm2_dictionarylockout", "pkcs11-tool")
+
+
+@contextlib.contextmanager
+def tpm(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run a TPM that keeps its state in this folder, with one token on it, for as long as the block lasts."""
+    if missing := [each for each in _PROGRAMS if shutil.which(each) is None]:
+        pytest.skip(f"there is no {', '.join(missing)}: apt-get install dbus swtpm tpm2-abrmd tpm2-tools opensc")
+    if not TPM2.exists():
+        pytest.skip("there is no tpm2-pkcs11: apt-get install libtpm2-pkcs11-1")
+    end_modules()
+    store, state, bus = folder / "store", folder / "state", folder / "bus"
+    for each in (store, state):
+        each.mkdir()
+    port = _port_of_two()
+    listening = "type=tcp,bindaddr=127.0.0.1,port"
+    sockets = f"--server={listening}={port}", f"--ctrl={listening}={port + 1}"
+    flags, ready = "--flags=not-need-init,startup-clear", folder / "swtpm.pid"
+    tcti = f"--tcti=swtpm:host=127.0.0.1,port={port}"
+    with (
+        daemon("dbus-daemon", "--session", "--nofork", "--nopidfile", f"--address=unix:path={bus}"),
+        daemon("swtpm", "socket", "--tpm2", f"--tpmstate=dir={state}", *sockets, flags, f"--pid=file={ready}"),
+    ):
+        wait_for(bus.exists, "dbus-daemon")
+        wait_for(ready.exists, "swtpm")
+        patch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={bus}")
+        with daemon("tpm2-abrmd", "--session", "--allow-root", tcti):
+            patch.setenv("TPM2_PKCS11_STORE", str(store))
+            patch.setenv("TPM2_PKCS11_TCTI", "tabrmd:bus_type=session")
+            patch.setenv("TPM2_PKCS11_LOG_LEVEL", "0")
+            wait_for(lambda: _tool("--init-token", "--label", TPM_LABEL, "--so-pin", OFFICER_PIN), "tpm2-abrmd")
+            assert _tool("--init-pin", "--so-pin", OFFICER_PIN, "--pin", TPM_PIN, "--token-label", TPM_LABEL)
+            _never_lock(tcti="tabrmd:bus_type=session")
+            try:
+                yield
+            finally:
+                end_modules()
+
+
+def _port_of_two() -> int:
+    """Return a free port whose next one is free too: the TCTI takes that for swtpm's control channel."""
+    while True:
+        with socket.socket() as one, socket.socket() as next_one:
+            one.bind(("127.0.0.1", 0))
+            port = int(one.getsockname()[1])
+            with contextlib.suppress(OSError, OverflowError):
+                next_one.bind(("127.0.0.1", port + 1))
+                return port
+
+
+def _never_lock(tcti: str) -> None:
+    """Let wrong PINs be forgotten: a TPM counts those of all its tokens, and the rules try many."""
+    command = ["tpm2_dictionarylockout", "--setup-parameters", "--max-tries=10000", "--recovery-time=1"]
+    done = subprocess.run([*command, "--tcti", tcti], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _tool(*arguments: str) -> bool:
+    command = ["pkcs11-tool", "--module", str(TPM2), *arguments]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
