@@ -30,7 +30,9 @@ docs: $(READY)
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 soak: $(READY)
+	@tests/servers/install-system-packages
 	$(BIN)/pytest --soak tests/fuzz tests/core -k "fuzz or header_and_signature" $(TESTS)
+	$(BIN)/pytest --soak -rP plugins/keyvouch-pkcs11 -k "many_signatures or under_load or forked_workers" $(TESTS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/assertion.py

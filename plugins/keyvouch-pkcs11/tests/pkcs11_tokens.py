@@ -66,6 +66,16 @@ def close_all_sessions(path: Path) -> None:
             there.functions._call("CloseAllSessions", ck.CK_ULONG(slot))
 
 
+def log_out(path: Path) -> None:
+    """Log the process out of a module's tokens, as another library in it might."""
+    there = loaded(path)
+    for slot in list(there.tokens):
+        with contextlib.suppress(ck.CryptokiError), there as functions:
+            session = functions.open_session(slot)
+            functions._call("Logout", ck.CK_ULONG(session))
+            functions.close_session(session)
+
+
 def end_modules() -> None:
     """Let modules be initialised anew when they are needed next."""
     for each in module._modules.values():

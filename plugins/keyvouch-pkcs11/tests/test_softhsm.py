@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -27,7 +27,7 @@ from keyvouch.errors import (
 )
 from keyvouch.testing.authority import Authority
 from keyvouch_pkcs11 import cryptoki as ck
-from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, loaded, make_token, sign_in, softhsm  # noqa: F401 - a fixture
+from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, loaded, log_out, make_token, sign_in, softhsm  # noqa: F401 - a fixture
 from scripted_store import is_signed
 from servers.oidc import OidcProvider
 
@@ -292,33 +292,69 @@ def test_module_that_does_not_initialise(softhsm: At, tmp_path: Path, monkeypatc
 # Under load.
 
 
-def test_sessions_lost_under_load(softhsm: At, *, soak: bool) -> None:
-    """All sessions are closed and all log-ins ended again and again, and no caller meets an error."""
-    make(softhsm())
-    errors: list[BaseException] = []
-    with keyvouch.open_signer(softhsm()) as signer:
-        done = threading.Event()
+class Load:
+    """Threads that sign and verify for as long as the block lasts, each message another one."""
 
-        def sign(thread: int) -> None:
-            number = 0
-            while not done.is_set():
-                message = b"%d %d" % (thread, number := number + 1)
-                try:
-                    assert is_signed(signer.public_key, signer.sign(message, ES256, timeout=15), message, "ES256")
-                except BaseException as error:  # noqa: BLE001 - the test tells
-                    errors.append(error)
+    def __init__(self, signer: keyvouch.Signer, name: str, threads: int, most: int = sys.maxsize) -> None:
+        self.errors: list[BaseException] = []
+        self.count = 0
+        self._signer, self._name, self._most = signer, name, most
+        self._lock, self._done = threading.Lock(), threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
 
-        threads = [threading.Thread(target=sign, args=(number,)) for number in range(8)]
-        for thread in threads:
+    def _run(self) -> None:
+        while not self._done.is_set():
+            with self._lock:
+                if self.count == self._most:
+                    return
+                self.count += 1
+                message = b"%d" % self.count
+            try:
+                signature = self._signer.sign(message, self._name, timeout=15)
+                assert is_signed(self._signer.public_key, signature, message, self._name)
+            except BaseException as error:  # noqa: BLE001 - the test tells
+                self.errors.append(error)
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
             thread.start()
-        end = time.monotonic() + (600 if soak else 6)
-        while time.monotonic() < end:
-            time.sleep(0.5)
-            close_all_sessions(SOFTHSM)
-        done.set()
-        for thread in threads:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._most == sys.maxsize:
+            self._done.set()
+        for thread in self._threads:
             thread.join()
-    assert not errors
+
+
+@pytest.mark.parametrize(("kind", "name"), [("RSA-2048", "PS256"), ("P-256", "ES256")])
+def test_many_signatures(softhsm: At, kind: str, name: str, *, plenty: bool) -> None:
+    """By eight threads, and every one is right: 100,000 in all."""
+    make(softhsm(), kind)
+    with keyvouch.open_signer(softhsm()) as signer, Load(signer, name, 8, 50_000 if plenty else 2_000) as load:
+        pass
+    assert not load.errors
+    assert load.count == (50_000 if plenty else 2_000)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("RSA-2048", "PS256"), ("P-256", "ES256")])
+def test_sessions_lost_under_load(softhsm: At, kind: str, name: str, *, soak: bool) -> None:
+    """Sessions are closed every 2 seconds and the process is logged out every 7, and no caller meets an error."""
+    make(softhsm(), kind)
+    begin = time.monotonic()
+    losses = outs = 0
+    with keyvouch.open_signer(softhsm()) as signer, Load(signer, name, 8) as load:
+        while (now := time.monotonic() - begin) < (600 if soak else 8):
+            time.sleep(0.1)
+            if now > 2 * (losses + 1):
+                close_all_sessions(SOFTHSM)
+                losses += 1
+            if now > 7 * (outs + 1):
+                log_out(SOFTHSM)
+                outs += 1
+    print(f"{load.count} signatures {name}, {losses} times all sessions closed, {outs} log-outs")
+    assert not load.errors
+    assert outs
 
 
 _FORKING = """
@@ -363,11 +399,11 @@ with keyvouch.open_signer(sys.argv[1]) as signer:
 """
 
 
-def test_forked_workers(softhsm: At, *, soak: bool) -> None:
+def test_forked_workers(softhsm: At, *, plenty: bool) -> None:
     """Four at a time, while four threads of the parent sign: nobody hangs, and all is well signed."""
     make(softhsm())
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _FORKING, softhsm(), "50" if soak else "10"],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _FORKING, softhsm(), "50" if plenty else "5"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
