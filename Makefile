@@ -11,6 +11,7 @@ PLUGINS := $(wildcard plugins/*/)
 .PHONY: demo test soak lint docs bench clean
 
 demo: $(READY)
+	@tests/servers/install-system-packages softhsm2-util
 	@$(BIN)/keyvouch demo
 
 test: $(READY)

@@ -30,6 +30,7 @@ from keyvouch_pkcs11 import cryptoki as ck
 from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, loaded, log_out, make_token, sign_in, softhsm  # noqa: F401 - a fixture
 from scripted_store import is_signed
 from servers.oidc import OidcProvider
+from signing_in import run
 
 pytestmark = pytest.mark.server
 ES256 = ALGORITHMS["ES256"]
@@ -108,6 +109,14 @@ def test_imported_key_stays_in(softhsm: At, kind: str) -> None:
         name = "PS256" if kind.startswith("RSA") else {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}[kind]
         assert is_signed(key.public_key(), signer.sign(b"message", name), b"message", name)
         assert signer.exportable is False
+
+
+def test_demonstration_goes_on_with_a_token(softhsm: At) -> None:
+    """In its second act the profile signs by a key on a token: one line of it has changed."""
+    done = run("demo")
+    assert done.status == 0, done.errors
+    assert "\n+ keys = [\"pkcs11:token=demo" in done.output
+    assert f"new --key 'pkcs11:token=demo;object=app?module-path={SOFTHSM}" in done.output
 
 
 # PINs.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,7 @@ from keyvouch.certificate import load_certificates
 from keyvouch.cli.common import output_option, print_json
 
 if TYPE_CHECKING:
-    from keyvouch.testing.authority import Authority
+    from keyvouch.testing.authority import App, Authority
 
 
 @click.command("demo")
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 def command(output: str) -> None:
     """Show it all on this machine: a key, an authority as strict as Entra ID, a token, and two mistakes.
 
+    Where SoftHSM and keyvouch-pkcs11 are installed, a second act moves the profile to a key that cannot be copied.
     Everything is made in a temporary folder and removed at the end; nothing leaves this machine.
     """
     from keyvouch.testing.authority import Authority
@@ -63,6 +66,14 @@ def _show(step: _Step) -> None:
         click.echo(remark)
 
 
+_SOFTHSM = (
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib64/pkcs11/libsofthsm2.so",
+    "/opt/homebrew/lib/softhsm/libsofthsm2.so",
+)
+"""Where its module is: Debian, Fedora, Homebrew."""
+
+
 class _Demo:
     """The commands that a user would type, really run, one after the other."""
 
@@ -72,11 +83,14 @@ class _Demo:
         self._key = f"pfx:{folder / 'app.pfx'}?password=env:APP_PFX_PASSWORD"
         configuration = folder / "config.toml"
         configuration.touch()
+        self._configuration = configuration
         self._environment = {
             **os.environ,
             "APP_PFX_PASSWORD": secrets.token_urlsafe(16),
             "CACHE_DIRECTORY": str(folder / "cache"),
+            "HSM_PIN": secrets.token_urlsafe(16),
             "KEYVOUCH_CONFIG": str(configuration),
+            "SOFTHSM2_CONF": str(folder / "softhsm2.conf"),
             "STATE_DIRECTORY": str(folder / "state"),
         }
 
@@ -111,6 +125,42 @@ class _Demo:
             "A mistake: app.cer is not registered any more (another scope, since the first one's token is at hand)",
             *("token", "--profile", "nightly", "--scope", "https://vault.azure.net/.default"),
         )
+
+        yield from self._second_act(app)
+
+    def _second_act(self, app: App) -> Iterator[_Step]:
+        """Let the same profile sign by a key on a token: one line of it changes."""
+        module = next((each for each in _SOFTHSM if Path(each).exists()), None)
+        tool = shutil.which("softhsm2-util")
+        if module is None or tool is None or importlib.util.find_spec("keyvouch_pkcs11") is None:
+            text = "Install SoftHSM and keyvouch-pkcs11, and the demonstration goes on with a key on a token."
+            yield _Step("The second act is left out", "apt-get install softhsm2; pip install keyvouch-pkcs11", text, 0)
+            return
+        tokens = self._folder / "tokens"
+        tokens.mkdir()
+        Path(self._environment["SOFTHSM2_CONF"]).write_text(f"directories.tokendir = {tokens}\n", encoding="utf-8")
+        pin = self._environment["HSM_PIN"]
+        make = [tool, "--init-token", "--free", "--label", "demo", "--so-pin", secrets.token_urlsafe(16), "--pin", pin]
+        subprocess.run(make, env=self._environment, check=True, capture_output=True)  # noqa: S603 - a PIN of this moment
+
+        key = f"pkcs11:token=demo;object=app?module-path={module}&pin-source=env:HSM_PIN"
+        certificate = self._folder / "token.cer"
+        yield self._run(
+            "The second act: a key on a SoftHSM token, which cannot be taken out of it",
+            *("new", "--key", key, "--subject", "CN=nightly", "--certificate-out", str(certificate)),
+        )
+        app.add_certificate(load_certificates(certificate.read_bytes(), certificate)[0])
+        before = self._configuration.read_text(encoding="utf-8")
+        after = before.replace(self._key, key)
+        self._configuration.write_text(after, encoding="utf-8")
+        both = zip(before.splitlines(), after.splitlines(), strict=True)
+        changed = [f"- {old}\n+ {new}" for old, new in both if old != new]
+        got = self._run(
+            "The same profile, with one line changed (and another scope, since the first one's token is at hand)",
+            *("token", "--profile", "nightly", "--scope", "https://storage.azure.com/.default"),
+        )
+        lines = "\n".join(changed).replace(str(self._folder), "$DEMO")
+        yield _shortened(got, f"The line of the profile:\n{lines}")
 
     def _run(self, title: str, *arguments: str, **environment: str) -> _Step:
         """Run `keyvouch` with these arguments, in a process of its own."""
