@@ -53,7 +53,7 @@ def test_it_is_short() -> None:
 
 def test_it_keeps_the_contract(site: Path) -> None:
     """The example passes the kit."""
-    assert "TestSqliteStore: 49 kept, 21 declared unsupported, 0 broken" in judged(EXAMPLE, site)
+    assert "TestSqliteStore: 50 kept, 21 declared unsupported, 0 broken" in judged(EXAMPLE, site)
 
 
 @pytest.mark.server
@@ -61,7 +61,7 @@ def test_one_with_a_connection_keeps_the_contract(site: Path) -> None:
     """So does the one that holds a connection, with a real agent that is cut off and held up."""
     if shutil.which("ssh-agent") is None:
         pytest.skip("there is no ssh-agent: apt-get install openssh-client")
-    assert "TestAgentStore: 46 kept, 24 declared unsupported, 0 broken" in judged(WITH_CONNECTION, site)
+    assert "TestAgentStore: 47 kept, 24 declared unsupported, 0 broken" in judged(WITH_CONNECTION, site)
 
 
 def test_it_is_found_by_its_entry_point(site: Path, tmp_path: Path) -> None:
