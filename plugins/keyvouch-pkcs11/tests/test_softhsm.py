@@ -115,7 +115,7 @@ def test_demonstration_goes_on_with_a_token(softhsm: At) -> None:
     """In its second act the profile signs by a key on a token: one line of it has changed."""
     done = run("demo")
     assert done.status == 0, done.errors
-    assert "\n+ keys = [\"pkcs11:token=demo" in done.output
+    assert '\n+ keys = ["pkcs11:token=demo' in done.output
     assert f"new --key 'pkcs11:token=demo;object=app?module-path={SOFTHSM}" in done.output
 
 
