@@ -61,28 +61,43 @@ def private_objects(
     identity: bytes | None,
     label: bytes | None,
 ) -> list[PrivateObject]:
-    """Return the private keys with this id and label, of the kinds that sign JWTs. Raises `CryptokiError`."""
-    template: dict[int, ck.Value] = {ck.CKA_CLASS: ck.CKO_PRIVATE_KEY, ck.CKA_TOKEN: True}
-    template |= {ck.CKA_ID: identity} if identity is not None else {}
-    template |= {ck.CKA_LABEL: label} if label is not None else {}
+    """Return the private keys with this id and label, of the kinds that sign JWTs. Raises `CryptokiError`.
+
+    A search goes through all of a token's objects in most modules: there is one where the id is known, else two.
+    """
+    if identity:
+        beside = _by_class(functions, session, identity)
+        handles = beside.get(ck.CKO_PRIVATE_KEY, [])
+    else:
+        template: dict[int, ck.Value] = {ck.CKA_CLASS: ck.CKO_PRIVATE_KEY, ck.CKA_TOKEN: True}
+        template |= {ck.CKA_LABEL: label} if label is not None else {}
+        beside, handles = None, functions.find(session, template)
     found = []
-    for handle in functions.find(session, template):
+    for handle in handles:
         shown = functions.read(session, handle, _PRIVATE)
-        if int.from_bytes(shown.get(ck.CKA_KEY_TYPE, b"\xff"), sys.byteorder) in _KINDS:
-            found.append(_described(functions, session, handle, shown))
+        kind = _number(shown.get(ck.CKA_KEY_TYPE, b"\xff"))
+        if kind in _KINDS and label in (None, shown.get(ck.CKA_LABEL, b"")):
+            found.append(_described(functions, session, handle, shown, beside))
     return found
 
 
 def described(functions: ck.Cryptoki, session: int, handle: int) -> PrivateObject:
     """Return what stands at the handle of a private key. Raises `CryptokiError`."""
-    return _described(functions, session, handle, functions.read(session, handle, _PRIVATE))
+    return _described(functions, session, handle, functions.read(session, handle, _PRIVATE), None)
 
 
-def _described(functions: ck.Cryptoki, session: int, handle: int, shown: dict[int, bytes]) -> PrivateObject:
+def _described(
+    functions: ck.Cryptoki,
+    session: int,
+    handle: int,
+    shown: dict[int, bytes],
+    beside: dict[int, list[int]] | None,
+) -> PrivateObject:
     identity = shown.get(ck.CKA_ID, b"")
-    beside = certificate_objects(functions, session, {ck.CKA_ID: identity}) if identity else []
-    certificates = [certificate for _, certificate in beside]
-    public_key = _public_key(shown) or _public_object(functions, session, identity)
+    if beside is None:
+        beside = _by_class(functions, session, identity) if identity else {}
+    certificates = [each for _, each in _certificates(functions, session, beside.get(ck.CKO_CERTIFICATE, []))]
+    public_key = _public_key(shown) or _only_key(functions, session, beside.get(ck.CKO_PUBLIC_KEY, []))
     if public_key is None and len(certificates) == 1:
         public_key = certificates[0].public_key()  # type: ignore[assignment]  # its kind is that of the private key
     chain: tuple[x509.Certificate, ...] = ()
@@ -101,10 +116,20 @@ def _described(functions: ck.Cryptoki, session: int, handle: int, shown: dict[in
     )
 
 
-def _public_object(functions: ck.Cryptoki, session: int, identity: bytes) -> PublicKey | None:
-    if not identity:
-        return None
-    handles = functions.find(session, {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, ck.CKA_ID: identity})
+def _by_class(functions: ck.Cryptoki, session: int, identity: bytes) -> dict[int, list[int]]:
+    """Return the handles of the token's objects with this id, by their class."""
+    found: dict[int, list[int]] = {}
+    for handle in functions.find(session, {ck.CKA_TOKEN: True, ck.CKA_ID: identity}):
+        kind = _number(functions.read(session, handle, (ck.CKA_CLASS,)).get(ck.CKA_CLASS, b""))
+        found.setdefault(kind, []).append(handle)
+    return found
+
+
+def _number(octets: bytes) -> int:
+    return int.from_bytes(octets, sys.byteorder)
+
+
+def _only_key(functions: ck.Cryptoki, session: int, handles: Sequence[int]) -> PublicKey | None:
     keys = [_public_key(functions.read(session, handle, _PUBLIC)) for handle in handles]
     known = {spki_sha256(key): key for key in keys if key is not None}
     return next(iter(known.values())) if len(known) == 1 else None
@@ -146,8 +171,12 @@ def certificate_objects(
 ) -> list[tuple[int, x509.Certificate]]:
     """Return the certificates with these attributes, each with its handle; what is none is passed over."""
     template = {ck.CKA_CLASS: ck.CKO_CERTIFICATE, ck.CKA_CERTIFICATE_TYPE: ck.CKC_X_509, **attributes}
+    return _certificates(functions, session, functions.find(session, template))
+
+
+def _certificates(functions: ck.Cryptoki, session: int, handles: Sequence[int]) -> list[tuple[int, x509.Certificate]]:
     found = []
-    for handle in functions.find(session, template):
+    for handle in handles:
         try:
             octets = functions.read(session, handle, (ck.CKA_VALUE,)).get(ck.CKA_VALUE, b"")
             found.append((handle, x509.load_der_x509_certificate(octets)))
