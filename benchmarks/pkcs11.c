@@ -1,7 +1,9 @@
 /* A loop of C_SignInit and C_Sign, as plain as can be: what `pkcs11.py` compares with.
 
    pkcs11 MODULE TOKEN PIN LABEL MECHANISM DATA-LENGTH: for each number N on a line of standard input it makes N
-   signatures of DATA-LENGTH zero octets with the MECHANISM's number, and answers with the seconds that they took. */
+   signatures of DATA-LENGTH zero octets with the MECHANISM's number, and answers with the seconds that they took.
+   For a negative N it looks the key up -N times, as one must who knows its label alone: the private key by that, and by
+   its id what else belongs to it. */
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -63,6 +65,10 @@ int main(int count, char **arguments) {
     if (mechanism.mechanism == 0x0d) { mechanism.parameter = pss; mechanism.length = sizeof pss; }
     unsigned char data[64] = {0}, signature[1024];
     CK_ULONG size = strtoul(arguments[6], NULL, 0);
+    CK_ULONG (*init)(CK_ULONG, CK_ATTRIBUTE *, CK_ULONG) = function("C_FindObjectsInit");
+    CK_ULONG (*next)(CK_ULONG, CK_ULONG *, CK_ULONG, CK_ULONG *) = function("C_FindObjects");
+    CK_ULONG (*final)(CK_ULONG) = function("C_FindObjectsFinal");
+    CK_ULONG (*get)(CK_ULONG, CK_ULONG, CK_ATTRIBUTE *, CK_ULONG) = function("C_GetAttributeValue");
     for (long times; scanf("%ld", &times) == 1;) {
         struct timespec begin, end;
         clock_gettime(CLOCK_MONOTONIC, &begin);
@@ -70,6 +76,19 @@ int main(int count, char **arguments) {
             CK_ULONG length = sizeof signature;
             must("C_SignInit", sign_init(session, &mechanism, key));
             must("C_Sign", sign(session, data, size, signature, &length));
+        }
+        for (long done = 0; done < -times; done++) {
+            CK_ULONG handles[64];
+            unsigned char id[64];
+            CK_ATTRIBUTE by_id = {0x102, id, sizeof id};
+            must("C_FindObjectsInit", init(session, template, 2));
+            must("C_FindObjects", next(session, handles, 64, &found));
+            must("C_FindObjectsFinal", final(session));
+            must("C_GetAttributeValue", get(session, handles[0], &by_id, 1));
+            must("C_FindObjectsInit", init(session, &by_id, 1));
+            must("C_FindObjects", next(session, handles, 64, &found));
+            must("C_FindObjectsFinal", final(session));
+            if (found < 3) { fprintf(stderr, "%lu objects have its id\n", found); return 1; }
         }
         clock_gettime(CLOCK_MONOTONIC, &end);
         printf("%.9f\n", (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec));

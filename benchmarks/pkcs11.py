@@ -1,8 +1,9 @@
-"""Signatures on SoftHSM: keyvouch beside a loop in C over the same module, and beside python-pkcs11.
+"""Keys on SoftHSM: keyvouch beside a loop in C over the same module, beside python-pkcs11, and beside pkcs11-tool.
 
     python benchmarks/pkcs11.py [--rounds N]
 
-Needs softhsm2, cc, and python-pkcs11. Contenders sign in turns, and a ratio is the median of the rounds' own ratios.
+Signatures, opening a key among few and many objects, and whole commands. Needs softhsm2, cc, pkcs11-tool, and
+python-pkcs11. Contenders sign in turns, and a ratio is the median of the rounds' own ratios.
 """
 
 from __future__ import annotations
@@ -23,12 +24,18 @@ import keyvouch
 from keyvouch.algorithms import ALGORITHMS, Algorithm
 from keyvouch.opening import parse
 from keyvouch.secrets import SecretResolver
+from keyvouch_pkcs11 import cryptoki as ck
+from keyvouch_pkcs11.locations import locate
+from keyvouch_pkcs11.module import module_at
 from keyvouch_pkcs11.store import Pkcs11Store
 
 MODULE, PIN = "/usr/lib/softhsm/libsofthsm2.so", "1234"
 KINDS = {"RSA-2048": ("PS256", "0x0d", 150), "P-256": ("ES256", "0x1041", 1500)}
 """The algorithm, its mechanism, and signatures of one round."""
 _LONG = 30.0
+_OBJECTS_OF_KEYS = 3 * len(KINDS)
+"""A private key, a public one and a certificate each."""
+_MANY = 1000
 
 
 def prepare(folder: Path) -> Path:
@@ -144,6 +151,82 @@ def compare(kind: str, program: Path, rounds: int) -> None:
             process.stdin.close()
 
 
+def fill(count: int) -> None:
+    """Put so many data objects on the token, beside those that are there."""
+    uri = parse(uri_of("P-256"))
+    store = Pkcs11Store(uri, SecretResolver())
+    store.connect(timeout=_LONG)
+    store.open(uri, timeout=_LONG)
+    (token,) = module_at(locate(uri)).tokens.values()
+    with token.writing() as session, token.module as functions:
+        for number in range(count):
+            functions.create(session, {ck.CKA_CLASS: 0, ck.CKA_TOKEN: True, ck.CKA_LABEL: b"%d" % number})
+    store.close()
+
+
+def compare_opening(program: Path, rounds: int) -> None:
+    """Print what opening a key costs among few and many objects, and that signing costs the same."""
+    print("\n### Opening a P-256 key by its label\n")
+    print(
+        "| objects | the search in C, ms | open, ms | of C's | a signature, us |\n| ---: | ---: | ---: | ---: | ---: |"
+    )
+    there = _OBJECTS_OF_KEYS
+    for wanted in (10, 4000):
+        fill(wanted - there)
+        there = wanted
+        loop = [str(program), MODULE, "bench", PIN, "P-256", "0x1041", "32"]
+        uri = parse(uri_of("P-256"))
+        store = Pkcs11Store(uri, SecretResolver())
+        store.connect(timeout=_LONG)
+        key = store.open(uri, timeout=_LONG)
+        times = 20 if wanted < _MANY else 2
+        with subprocess.Popen(loop, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as plain:  # noqa: S603
+            searches, opened, signed = [], [], []
+            for _ in range(rounds):
+                searches.append(asked(plain, -times) / times * 1e3)
+                opened.append(seconds(lambda: store.open(uri, timeout=_LONG).close(), times) / times * 1e3)  # noqa: B023 - called at once
+                signed.append(seconds(lambda: key.sign(b"x", ALGORITHMS["ES256"], timeout=_LONG), 100) / 100 * 1e6)  # noqa: B023 - likewise
+            assert plain.stdin is not None
+            plain.stdin.close()
+        store.close()
+        ratio = statistics.median(own / first for own, first in zip(opened, searches, strict=True))
+        medians = [statistics.median(each) for each in (searches, opened, signed)]
+        print(f"| {wanted} | {medians[0]:.2f} | {medians[1]:.2f} | {ratio:.3f} | {medians[2]:.1f} |")
+
+
+def compare_commands(folder: Path, rounds: int) -> None:
+    """Print what a signature by a command costs from start to end."""
+    message = folder / "message"
+    message.write_bytes(b"x" * 32)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles what it installs, and a checkout is to be alike
+    tool = ["pkcs11-tool", "--module", MODULE, "--token-label", "bench", "--login", "--pin", PIN, "--sign"]
+    tool += [
+        "--label",
+        "RSA-2048",
+        "--mechanism",
+        "RSA-PKCS",
+        "--input-file",
+        str(message),
+        "--output-file",
+        os.devnull,
+    ]
+    program = str(Path(sys.executable).with_name("keyvouch"))
+    commands = {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "pkcs11-tool --sign": tool,
+        "keyvouch sign": [program, "sign", "--key", uri_of("RSA-2048"), "--algorithm", "RS256", str(message)],
+    }
+    print("\n### Whole commands, RSA-2048\n\n| | ms |\n| --- | ---: |")
+    taken: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            taken[name].append(
+                seconds(lambda: subprocess.run(command, check=True, capture_output=True), 1) * 1e3  # noqa: B023, S603
+            )
+    for name, spent in taken.items():
+        print(f"| {name} | {statistics.median(spent):.0f} |")
+
+
 def main() -> None:
     """Run them all."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -157,6 +240,8 @@ def main() -> None:
         program = prepare(Path(folder))
         for kind in KINDS:
             compare(kind, program, arguments.rounds)
+        compare_commands(Path(folder), arguments.rounds)
+        compare_opening(program, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ class Store:
     def delete(self) -> None:
         """Delete the key of the pinned URI. Raises `ConfigurationError` for one that may come to mean another key."""
         deleter = self._capable(DeletesKeys, "delete keys")
-        self._require_pinned()
+        self.require_pinned()
         self._change("delete", lambda: deleter.delete(self.uri))
 
     def readers(self) -> list[str]:
@@ -289,7 +289,8 @@ class Store:
             uri=self.uri,
         )
 
-    def _require_pinned(self) -> None:
+    def require_pinned(self) -> None:
+        """Raise `ConfigurationError` where the URI may come to mean another key."""
         pinned = self._call(self._pinned, OPEN_TIMEOUT, repeatable=True)
         if pinned.identity() != self.uri.identity():
             raise ConfigurationError(

@@ -27,6 +27,7 @@ from keyvouch.errors import (
 )
 from keyvouch.testing.authority import Authority
 from keyvouch_pkcs11 import cryptoki as ck
+from keyvouch_pkcs11 import objects, writing
 from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, loaded, log_out, make_token, sign_in, softhsm  # noqa: F401 - a fixture
 from scripted_store import is_signed
 from servers.oidc import OidcProvider
@@ -82,6 +83,44 @@ def test_nothing_is_put_beside_another(softhsm: At) -> None:
     with keyvouch.open_store(softhsm()) as store:
         listed = store.keys()
     assert sorted(info.uri.get("id") for info in listed) == [b"\1", b"\2"]
+
+
+def test_key_with_the_same_id_keeps_what_it_has(softhsm: At) -> None:
+    """Two keys may have one id on some tokens: deleting one leaves the other its public half and certificate."""
+    kept, deleted = (make(softhsm(f"object={name}"), "RSA-2048") for name in ("kept;id=%01", "deleted;id=%02"))
+    with keyvouch.open_signer(kept) as signer:
+        (token,) = loaded(SOFTHSM).tokens.values()
+        with token.writing() as session, loaded(SOFTHSM) as functions:
+            for handle in functions.find(session, {ck.CKA_ID: b"\2"}):
+                value = ck._attributes({ck.CKA_ID: b"\1"})
+                functions._call(
+                    "SetAttributeValue", ck.CK_ULONG(session), ck.CK_ULONG(handle), value[0], ck.CK_ULONG(1)
+                )
+        chain = signer.chain
+    with keyvouch.open_store(deleted.replace("id=%02", "id=%01")) as store:
+        store.delete()
+    with keyvouch.open_signer(kept) as signer:
+        assert signer.chain == chain
+    with keyvouch.open_store(softhsm("id=%01")) as store:
+        listed = store.keys()
+    assert [info.uri.get("object") for info in listed] == [b"kept"]
+
+
+def test_key_that_wants_its_pin_each_time(softhsm: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CKA_ALWAYS_AUTHENTICATE: the PIN is given for each signature, and threads do not take it from one another."""
+    make(softhsm("object=other"))
+    with keyvouch.open_signer(softhsm("object=other")):
+        (token,) = loaded(SOFTHSM).tokens.values()
+        mechanism, public = objects.generation("P-256")
+        both: dict[int, ck.Value] = {ck.CKA_TOKEN: True, ck.CKA_ID: b"\7", ck.CKA_LABEL: b"app"}
+        private = both | writing.protection(exportable=False) | {ck.CKA_ALWAYS_AUTHENTICATE: True}
+        with token.writing() as session, loaded(SOFTHSM) as functions:
+            functions.generate(session, mechanism, both | public | {ck.CKA_PRIVATE: False}, private)
+        tried = count_log_ins(monkeypatch)
+        with keyvouch.open_signer(softhsm()) as signer, Load(signer, "ES256", 4, 200) as load:
+            pass
+    assert not load.errors
+    assert tried == [PIN.encode()] * 200
 
 
 def test_certificate_replaces_its_own_alone(softhsm: At) -> None:

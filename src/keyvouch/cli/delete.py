@@ -18,9 +18,11 @@ def command(key: str, yes: bool, output: str) -> None:
     uri = opening.parse(key)
     if not yes and not is_somebody_there():
         raise click.UsageError("Nobody is there to be asked: give --yes.")
-    if not yes and not click.confirm(f"Delete the key {uri}?", err=True):
-        raise click.UsageError("Nothing was deleted.")
     with opening.Store(uri, chosen.secrets) as store:
+        if not yes:
+            store.require_pinned()  # before somebody is asked about a key that may be another one
+            if not click.confirm(f"Delete the key {uri}?", err=True):
+                raise click.UsageError("Nothing was deleted.")
         store.delete()
     if output == "json":
         print_json({"deleted": str(uri)})

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _LONGEST_SIGNATURE = 1024
 """Bytes: RSA-8192."""
+_Buffer = ctypes.c_char * _LONGEST_SIGNATURE
 
 
 class Pkcs11Key(StoredKey):
@@ -91,7 +92,7 @@ class Pkcs11Key(StoredKey):
             return self._call(session, way, data, pin)
 
     def _call(self, session: int, way: Way, data: bytes, pin: Secret | None) -> bytes:
-        buffer = ctypes.create_string_buffer(_LONGEST_SIGNATURE)
+        buffer = _Buffer()
         length = ck.CK_ULONG(_LONGEST_SIGNATURE)
         with self._token.module as functions:
             number = functions.sign_init(session, way.address, self._handle)

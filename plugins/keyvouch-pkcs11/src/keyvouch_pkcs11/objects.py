@@ -125,6 +125,17 @@ def _by_class(functions: ck.Cryptoki, session: int, identity: bytes) -> dict[int
     return found
 
 
+def belongings(functions: ck.Cryptoki, session: int, key: PrivateObject) -> list[int]:
+    """Return the handles of a key's own public halves and certificates. Raises `CryptokiError`."""
+    beside = _by_class(functions, session, key.id) if key.id else {}
+    public_keys = {
+        handle: _public_key(functions.read(session, handle, _PUBLIC)) for handle in beside.get(ck.CKO_PUBLIC_KEY, [])
+    }
+    certificates = _certificates(functions, session, beside.get(ck.CKO_CERTIFICATE, []))
+    halves = public_keys | {handle: each.public_key() for handle, each in certificates}
+    return [handle for handle, half in halves.items() if half == key.public_key]
+
+
 def _number(octets: bytes) -> int:
     return int.from_bytes(octets, sys.byteorder)
 

@@ -243,14 +243,11 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         return pinned
 
     def delete(self, uri: KeyUri) -> None:
-        """Delete the key, its public half and its certificate."""
+        """Delete the key, its public half and its certificate; not what another key of the same id has."""
         token, key, _, _ = self._choose(uri, None, OWN_TIMEOUT)
         with told("deleting a key", performed=True), writing.session(token) as session:
-            beside: list[int] = []
-            if key.id:
-                with token.module as functions:
-                    for kind in (ck.CKO_PUBLIC_KEY, ck.CKO_CERTIFICATE):
-                        beside += functions.find(session.handle, {ck.CKA_CLASS: kind, ck.CKA_ID: key.id})
+            with token.module as functions:
+                beside = objects.belongings(functions, session.handle, key)
             session.destroy(key.handle, *beside)
 
     # Tokens and what stands on them.
