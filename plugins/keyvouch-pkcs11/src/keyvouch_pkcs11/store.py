@@ -367,6 +367,9 @@ def _several_tokens(uri: KeyUri, tokens: Sequence[Token]) -> ConfigurationError:
 
 
 def _no_token(uri: KeyUri) -> StoreUnavailable:
+    module = uri.replace(dict.fromkeys((*_TOKEN, *_LIBRARY, "object", "id", "spki-sha256", PIN)))
     return StoreUnavailable(
-        f"No token matches {uri}.", hint="Plug it in, or see which there are: `pkcs11-tool --list-slots`.", uri=uri
+        f"No token matches {uri}.",
+        hint=f"Plug it in, or see which there are: keyvouch keys --key {module.quoted}",
+        uri=uri,
     )
