@@ -125,3 +125,27 @@ def test_slow_body_ends_with_the_time(tmp_path: Path) -> None:
         gone.set()
         thread.join()
     assert 0 < len(sent) < 1000
+
+
+def test_request_is_not_sent_again_when_tls_fails_behind_it(tmp_path: Path) -> None:
+    """The server may have heard it, and takes no assertion twice."""
+    context, ca_file = make_context(tmp_path)
+    heard: list[bytes] = []
+
+    def spoil(server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                raw = server.accept()[0]
+                connection = context.wrap_socket(raw, server_side=True)
+                heard.append(connection.recv(4096))
+                with socket.socket(fileno=connection.detach()) as bare:
+                    bare.sendall(b"HTTP/1.1 200 OK\r\n\r\n")  # no TLS any more
+
+    with socket.create_server(("127.0.0.1", 0)) as server, Session(str(ca_file)) as session:
+        thread = threading.Thread(target=spoil, args=(server,))
+        thread.start()
+        with pytest.raises(requests.exceptions.SSLError):
+            session.post(f"https://localhost:{server.getsockname()[1]}/", data={"client_assertion": "x"})
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert len(heard) == 1

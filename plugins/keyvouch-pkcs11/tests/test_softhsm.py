@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import os
 import shutil
 import subprocess
@@ -28,7 +30,7 @@ from keyvouch.errors import (
 from keyvouch.testing.authority import Authority
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import objects, writing
-from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, loaded, log_out, make_token, sign_in, softhsm  # noqa: F401 - a fixture
+from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, end_modules, loaded, log_out, make_token, sign_in, softhsm  # noqa: F401 - a fixture
 from scripted_store import is_signed
 from servers.oidc import OidcProvider
 from signing_in import run
@@ -313,6 +315,16 @@ def test_key_and_token_that_are_not_there(softhsm: At) -> None:
         keyvouch.open_signer(softhsm())
     with pytest.raises(StoreUnavailable, match="No token matches"):
         keyvouch.open_signer(softhsm(token="prot"))
+
+
+def test_nothing_is_left_in_openssls_queue(softhsm: At) -> None:
+    """Initialising SoftHSM leaves errors there, which `ssl` of this thread would take for its own."""
+    libcrypto = ctypes.CDLL(ctypes.util.find_library("crypto"))
+    make(softhsm())
+    end_modules()
+    with keyvouch.open_signer(softhsm()) as signer:
+        assert is_signed(signer.public_key, signer.sign(b"message", "ES256"), b"message", "ES256")
+        assert libcrypto.ERR_peek_error() == 0
 
 
 def test_what_is_no_module(tmp_path: Path) -> None:

@@ -57,7 +57,10 @@ class Session(requests.Session):
     def after_fork(self) -> None:
         """Leave the parent's open connections to the parent."""
         # One more try where the connection was not made at all. Who waits after 429 and 503 is the caller's affair.
-        once_more = Retry(total=1, connect=1, read=False, redirect=0, status=0, respect_retry_after_header=False)
+        # `other` is TLS that fails, maybe behind a request that was heard: an assertion is not sent twice.
+        once_more = Retry(
+            total=1, connect=1, read=False, redirect=0, status=0, other=0, respect_retry_after_header=False
+        )
         self.mount("https://", HTTPAdapter(max_retries=once_more))
         self.cookies = RequestsCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))  # none are needed
 

@@ -116,7 +116,7 @@ class Module(ForkGate):
 
     def _initialise(self) -> None:
         try:
-            self.functions.initialize(self.location.reserved, locking=self._locking)
+            self._initialize_apart()
         except CryptokiError as error:
             if error.name == "CANT_LOCK" and self._locking:
                 self._locking, self._serialise = False, True
@@ -124,6 +124,26 @@ class Module(ForkGate):
             elif error.name != "CRYPTOKI_ALREADY_INITIALIZED":  # by the program itself, or by this process's parent
                 raise as_unavailable(self.location.path, error) from error
         self._initialised = True
+
+    def _initialize_apart(self) -> None:
+        """Call C_Initialize in a thread of its own. Raises `CryptokiError`.
+
+        SoftHSM leaves errors in OpenSSL's queue of the thread, which Python's `ssl` shares: it would take them for its
+        own at its next wait, and break the connection (SSL_get_error(3)).
+        """
+        failures: list[CryptokiError] = []
+
+        def initialize() -> None:
+            try:
+                self.functions.initialize(self.location.reserved, locking=self._locking)
+            except CryptokiError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=initialize)
+        thread.start()
+        thread.join()
+        if failures:
+            raise failures[0]
 
     def _renew(self) -> None:
         """Forget log-ins and sessions; initialise the module anew where it answers nothing else."""
