@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import ipaddress
 import json
 import os
 import secrets
@@ -87,9 +86,9 @@ class Authority:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def write_pair(self, certificate: Path, key: Path, subject: str, *names: str) -> None:
-        """Write a certificate for these DNS names, and for loopback, and its key."""
+        """Write a certificate for these DNS names, and its key."""
         made = ec.generate_private_key(ec.SECP256R1())
-        alternatives = [*(x509.DNSName(each) for each in names), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        alternatives = [x509.DNSName(each) for each in names]
         issued = self._issue(
             x509.Name.from_rfc4514_string(subject), made.public_key(), x509.SubjectAlternativeName(alternatives)
         )

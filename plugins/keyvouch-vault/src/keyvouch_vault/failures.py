@@ -154,5 +154,8 @@ def as_log_in_error(error: VaultError, method: str) -> KeyvouchError:
         case exceptions.Forbidden() if method == "token":
             return SecretIncorrect("The server refuses the token.", hint=hint)
         case exceptions.Forbidden():
-            return AccessDenied(f"The server denies the log-in: {said}.", hint=hint)
+            return AccessDenied(
+                f"The server denies the log-in: {said}.",
+                hint=f"Is that log-in mounted, at auth-mount= and in namespace=? {hint}",
+            )
     return as_error(error, "the log-in")

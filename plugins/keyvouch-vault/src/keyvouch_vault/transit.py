@@ -100,7 +100,7 @@ def versions(data: Any) -> list[Version]:
             for number, each in sorted(data["keys"].items(), key=lambda item: int(item[0]))
             if int(number) >= floor
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreUnavailable(
             "The server tells of the key in a way that is not understood.", hint="Is it Vault or OpenBao?"
         ) from error
