@@ -20,11 +20,12 @@ from keyvouch.errors import (
     KeyChanged,
     KeyExists,
     KeyNotFound,
+    KeyUnusable,
     NotSupported,
 )
 from keyvouch.opening import parse
 from keyvouch.testing.authority import Authority
-from openbao import Server
+from openbao import SIGN_POLICY, Server
 from signing_in import SCOPE
 from vault_keys import key_uri, refused
 from vault_keys import make_key as make_vault_key
@@ -252,6 +253,27 @@ def test_imported_key_stays_in(server: Server, kind: str) -> None:
         assert signer.exportable is False
         signer.sign_negotiated(lambda *_: b"message")
     assert ";version=2;" in generate(uri, kind, further=True)
+
+
+def test_key_that_was_deleted_signs_no_more(server: Server) -> None:
+    """A signer whose key was deleted says so."""
+    uri = key_uri(server, "deleted") + "&deletion-allowed=true"
+    pinned = generate(uri)
+    with keyvouch.open_signer(uri) as signer:
+        with keyvouch.open_store(pinned) as store:
+            store.delete()
+        with pytest.raises(KeyUnusable, match="deleted"):
+            signer.sign(b"message", "ES256")
+
+
+def test_key_that_may_be_made_and_not_certified(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that allows making a key alone: the error says that the key is there, and which line is missing."""
+    lines = ('path "transit/keys/+" { capabilities = ["create", "update", "read"] }', SIGN_POLICY)
+    server.write("sys/policies/acl/maker", policy="\n".join(lines))
+    monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("maker"))
+    with pytest.raises(AccessDenied, match="the key itself is there now") as caught:
+        generate(key_uri(server, "uncertified"))
+    assert "set-certificate" in caught.value.hint
 
 
 def test_key_is_deleted_where_the_server_allows_it(server: Server) -> None:

@@ -15,6 +15,7 @@ import keyvouch
 from http_fake import Fake, answer, fake
 from keyvouch.algorithms import ALGORITHMS, make_key, sign_locally
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretIncorrect, SecretRequired
+from keyvouch_vault import logins
 from openbao import PASSWORD, Server
 from vault_keys import make_key as make_vault_key
 from vault_keys import refused, token_uri
@@ -143,7 +144,7 @@ def test_jwt(server: Server, uri: str, tmp_path: Path) -> None:
     assert "audiences" in refused(log_in, SecretIncorrect).hint
 
 
-def test_kubernetes(server: Server, uri: str, tmp_path: Path) -> None:
+def test_kubernetes(server: Server, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service account's token, which the server has reviewed by the cluster."""
     review = {
         "apiVersion": "authentication.k8s.io/v1",
@@ -157,8 +158,12 @@ def test_kubernetes(server: Server, uri: str, tmp_path: Path) -> None:
         log_in = _kubernetes(server, uri, tmp_path, cluster)
         assert signs(log_in)
         assert "/apis/authentication.k8s.io/v1/tokenreviews" in cluster.asked[0]
-        refused(log_in.replace("role=app", "role=nobody"), ConfigurationError)
-    refused(log_in.replace(f"&jwt=file:{tmp_path / 'service-account'}", ""), SecretRequired)  # here is no pod
+        mounted = log_in.replace(f"&jwt=file:{tmp_path / 'service-account'}", "")
+        refused(mounted, SecretRequired)  # here is no pod
+        (tmp_path / "service-account").chmod(0o644)  # as Kubernetes mounts it
+        monkeypatch.setattr(logins, "_SERVICE_ACCOUNT", tmp_path / "service-account")
+        assert signs(mounted)
+        refused(mounted.replace("role=app", "role=nobody"), ConfigurationError)
 
 
 def _kubernetes(server: Server, uri: str, tmp_path: Path, cluster: Fake) -> str:

@@ -7,6 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import Algorithm
+from keyvouch.errors import KeyNotFound, KeyUnusable
 from keyvouch.store import StoredKey
 from keyvouch_vault.failures import policy
 from keyvouch_vault.transit import Place, signature_of
@@ -53,13 +54,18 @@ class VaultKey(StoredKey):
         if algorithm.hash_name:
             message = hashlib.new(algorithm.hash_name, message).digest()
             fields.update(prehashed=True, hash_algorithm=f"sha2-{algorithm.hash_name.removeprefix('sha')}")
-        with self._session.asking(timeout, "signing", self._needs) as client:
-            answer = client.secrets.transit.sign_data(
-                self._place.key,
-                hash_input=base64.b64encode(message).decode(),
-                key_version=self._version,
-                marshaling_algorithm="jws",  # r||s for ECDSA, as JOSE has it
-                mount_point=self._place.mount,
-                **fields,
-            )
+        try:
+            with self._session.asking(timeout, "signing", self._needs) as client:
+                answer = client.secrets.transit.sign_data(
+                    self._place.key,
+                    hash_input=base64.b64encode(message).decode(),
+                    key_version=self._version,
+                    marshaling_algorithm="jws",  # r||s for ECDSA, as JOSE has it
+                    mount_point=self._place.mount,
+                    **fields,
+                )
+        except KeyNotFound as error:
+            raise KeyUnusable(
+                "The key, or this version of it, was deleted.", hint="Make another, and open it: `keyvouch new`."
+            ) from error
         return signature_of(answer, self._version)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hvac import exceptions
 from hvac.exceptions import VaultError
 
+from keyvouch import files
 from keyvouch.errors import AccessDenied, KeyvouchError, SecretIncorrect, SecretRequired
 from keyvouch.secrets import Secret
 from keyvouch_vault.failures import as_log_in_error, is_dead_token
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from keyvouch.secrets import SecretResolver
     from keyvouch.uri import KeyUri
 
-_SERVICE_ACCOUNT = "file:/var/run/secrets/kubernetes.io/serviceaccount/token"
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,14 @@ class LogIn:
         if "jwt" in self._uri:
             return self._jwt(client)
         try:
-            token = self._secrets.resolve(_SERVICE_ACCOUNT, "service account's token")
-        except SecretRequired:
+            # Not as other secrets' files are read: Kubernetes mounts it so that everyone in the pod may read it.
+            token = files.read(_SERVICE_ACCOUNT).decode().strip()
+        except OSError:
             raise SecretRequired(
                 "There is no service account's token here.",
                 hint="Is this a pod? Else name the token's place: jwt=file:/path.",
             ) from None
-        return self._post(client, role=self._uri.get("role"), jwt=token.reveal())
+        return self._post(client, role=self._uri.get("role"), jwt=token)
 
     def _jwt(self, client: Any) -> Grant:
         token = self._secrets.get(self._uri, "jwt")
@@ -151,8 +154,6 @@ def client_certificate(uri: KeyUri, secrets: SecretResolver) -> tuple[str, str] 
     """Return the files of the client's certificate and key, where the log-in takes them."""
     if uri.get("auth") != "cert":
         return None
-    from pathlib import Path
-
     key = uri.get("client-key-file")
     try:
         secrets.read_private(Path(key))

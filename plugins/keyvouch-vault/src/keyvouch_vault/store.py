@@ -39,7 +39,7 @@ from keyvouch.store import (
 )
 from keyvouch_vault import transit
 from keyvouch_vault.addresses import ATTRIBUTES, NEEDED, is_loopback
-from keyvouch_vault.failures import policy
+from keyvouch_vault.failures import policy, told
 from keyvouch_vault.key import VaultKey
 from keyvouch_vault.logins import LogIn, client_certificate
 from keyvouch_vault.session import Session
@@ -148,9 +148,7 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
             pinned = newest.info(uri).uri
             key = VaultKey(self._connected(), pinned, newest.public_key)
             signing = wrap(newest.public_key, lambda *what: key.sign(*what, timeout=OWN_TIMEOUT))
-            with contextlib.suppress(InvalidPath):  # an older server holds none
-                chain = [self_signed(signing, spec.subject, spec.days)]
-                transit.set_certificate(client, place, newest.number, chain)
+            _certify(client, place, newest.number, [self_signed(signing, spec.subject, spec.days)])
         return pinned
 
     def import_key(
@@ -170,8 +168,7 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
                     place.key, deletion_allowed=True, mount_point=place.mount
                 )
             if chain:
-                with contextlib.suppress(InvalidPath):
-                    transit.set_certificate(client, place, 1, chain)
+                _certify(client, place, 1, chain)
         return transit.pinned(uri, 1, spki_sha256(key.public_key()))
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
@@ -242,7 +239,7 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
                 if any(error.errors or []):
                     raise
                 return []
-        return names
+        return [name for name in names if not name.endswith("/")]  # import/ has the server's wrapping key
 
     def _versions(self, uri: KeyUri, timeout: float) -> list[Version]:
         """Return the versions that the URI matches. Raises `KeyNotFound`."""
@@ -296,6 +293,15 @@ def _require_rotatable(uri: KeyUri, spec: KeySpec, found: Any) -> None:
         raise NotSupported(
             f"The key is of the type {found.get('type')}, and so are its versions.", hint="Make another key."
         )
+
+
+def _certify(client: Any, place: Place, version: int, chain: Sequence[Certificate]) -> None:
+    """Keep the certificate of a key that was just made; an older server holds none."""
+    with (
+        told("the certificate; the key itself is there now", policy(place.path("set-certificate"), "update")),
+        contextlib.suppress(InvalidPath),
+    ):
+        transit.set_certificate(client, place, version, chain)
 
 
 def _exists(uri: KeyUri) -> KeyExists:
