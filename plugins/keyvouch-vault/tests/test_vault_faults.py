@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from keyvouch.testing import Relay
 from keyvouch.uri import parse_uri
 from keyvouch_vault.store import VaultStore
 from openbao import PASSWORD, Server
-from vault_keys import make_key, refused, token_uri
+from vault_keys import make_key, refused, sign_meanwhile, token_uri
 
 pytestmark = pytest.mark.server
 JSON = "Content-Type: application/json"
@@ -191,12 +192,18 @@ def test_sealed_server(server: Server, uri: str) -> None:
 
 
 def test_restarted_server_is_waited_for(server: Server, uri: str) -> None:
-    """A server that is killed and started within the caller's timeout costs the caller no error."""
-    with keyvouch.open_signer(uri) as signer:
-        signer.sign(b"message", "ES256")
+    """A server that is killed and started again costs eight threads that sign no error."""
+
+    def restart() -> None:
         server.kill()
         server.start()
-        signer.sign(b"message", "ES256", timeout=15)
+
+    with keyvouch.open_signer(uri) as signer:
+        signer.sign(b"message", "ES256")
+        restarting = threading.Timer(0.5, restart)
+        restarting.start()
+        assert sign_meanwhile(signer, 4.0, threads=8) == []
+        restarting.join()
 
 
 def faulty(*answers: bytes, timeout: float = 2.0, pause: float = 0.0) -> tuple[Exception, list[str]]:

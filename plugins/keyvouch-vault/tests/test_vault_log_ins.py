@@ -18,7 +18,7 @@ from keyvouch.errors import AccessDenied, ConfigurationError, SecretIncorrect, S
 from keyvouch_vault import logins
 from openbao import PASSWORD, Server
 from vault_keys import make_key as make_vault_key
-from vault_keys import refused, token_uri
+from vault_keys import refused, sign_meanwhile, token_uri
 
 pytestmark = pytest.mark.server
 
@@ -205,25 +205,6 @@ def approle(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch, role: str
     server.write(f"auth/approle/role/{role}", token_policies=["keys"], **more)
     monkeypatch.setenv("ROLE_SECRET", server.secret_id(role))
     return token_uri(uri, f"auth=approle&role-id={server.role_id(role)}&secret-id=env:ROLE_SECRET")
-
-
-def sign_meanwhile(signer: keyvouch.Signer, seconds: float, threads: int) -> list[BaseException]:
-    """Sign in threads for so long, and return what failed."""
-    failures, end = list[BaseException](), time.monotonic() + seconds
-
-    def run() -> None:
-        try:
-            while time.monotonic() < end:
-                signer.sign(b"message", "ES256", timeout=15)
-        except BaseException as error:  # noqa: BLE001 - the test tells
-            failures.append(error)
-
-    running = [threading.Thread(target=run) for _ in range(threads)]
-    for each in running:
-        each.start()
-    for each in running:
-        each.join()
-    return failures
 
 
 def test_token_is_renewed(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from typing import TypeVar
 
 import pytest
@@ -38,3 +40,22 @@ def refused(uri: str, kind: type[E]) -> E:
     assert type(caught.value) is kind
     assert caught.value.hint
     return caught.value
+
+
+def sign_meanwhile(signer: keyvouch.Signer, seconds: float, threads: int) -> list[BaseException]:
+    """Sign in threads for so long, and return what failed."""
+    failures, end = list[BaseException](), time.monotonic() + seconds
+
+    def run() -> None:
+        try:
+            while time.monotonic() < end:
+                signer.sign(b"message", "ES256", timeout=15)
+        except BaseException as error:  # noqa: BLE001 - the test tells
+            failures.append(error)
+
+    running = [threading.Thread(target=run) for _ in range(threads)]
+    for each in running:
+        each.start()
+    for each in running:
+        each.join()
+    return failures
