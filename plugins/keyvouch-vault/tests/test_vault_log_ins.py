@@ -12,10 +12,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 import keyvouch
-from http_fake import Fake, answer, fake
+from http_fake import LOOKED_UP, Fake, answer, fake
 from keyvouch.algorithms import ALGORITHMS, make_key, sign_locally
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretIncorrect, SecretRequired
+from keyvouch.opening import parse
+from keyvouch.secrets import SecretResolver
 from keyvouch_vault import logins
+from keyvouch_vault.store import VaultStore
 from openbao import PASSWORD, Server
 from vault_keys import make_key as make_vault_key
 from vault_keys import refused, sign_meanwhile, token_uri
@@ -196,6 +199,17 @@ def _kubernetes(server: Server, uri: str, tmp_path: Path, cluster: Fake) -> str:
     file.touch(mode=0o600)
     file.write_text(token)
     return token_uri(uri, f"auth=kubernetes&role=app&jwt=file:{file}")
+
+
+def test_local_proxy_that_logs_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auth=none sends no token, whatever the environment has: the proxy on loopback puts its own there."""
+    monkeypatch.setenv("VAULT_TOKEN", "s.stray")
+    with fake(answer("200 OK", LOOKED_UP, "Content-Type: application/json")) as proxy:
+        uri = parse(f"vault:address={proxy.address};key=app?auth=none")
+        VaultStore(uri, SecretResolver()).connect(timeout=5)
+        (asked,) = proxy.asked
+        assert "lookup-self" in asked
+        assert "x-vault-token" not in asked.lower()
 
 
 # Staying logged in.
