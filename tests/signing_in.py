@@ -6,14 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msal
 from cryptography import x509
 
 import keyvouch
+from keyvouch.entra.msal import client_credential
+from keyvouch.entra.transport import Session
 from keyvouch.testing.authority import App, Authority
+from servers.oidc import Client, OidcProvider
 
 SCOPE = "https://graph.microsoft.com/.default"
 PASSWORD = "correct horse"
@@ -51,6 +56,27 @@ def write_profile(folder: Path, authority: Authority, app: App, keys: Sequence[s
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     path.write_text("\n".join(["[profiles.nightly]", *lines]) + "\n", encoding="utf-8")
     return path
+
+
+def sign_in(signer: keyvouch.Signer, authority: Authority, provider: OidcProvider) -> None:
+    """Sign in by unmodified MSAL at both judges: the development authority knows the certificate, the other the key."""
+    app = authority.register(certificates=signer.chain)
+    client_id = str(uuid.uuid4())
+    provider.register(Client(client_id, "PS256", signer.chain[0]))
+    for client, url, session, scope in (
+        (app.client_id, authority.authority, Session(authority.ca_file), SCOPE),
+        (client_id, provider.authority, provider.session(), provider.scope),
+    ):
+        application = msal.ConfidentialClientApplication(
+            client,
+            authority=url,
+            client_credential=client_credential(signer),
+            http_client=session,
+            instance_discovery=False,
+        )
+        answer = application.acquire_token_for_client([scope])
+        assert "access_token" in answer, answer
+    assert provider.refusals(client_id) == []
 
 
 class Done(NamedTuple):

@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import msal
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import keyvouch
 from keyvouch.algorithms import ALGORITHMS, make_key, verifies
 from keyvouch.certificate import self_signed
-from keyvouch.entra.msal import client_credential
-from keyvouch.entra.transport import Session
 from keyvouch.errors import (
     AccessDenied,
     CertificateMismatch,
@@ -26,7 +23,8 @@ from keyvouch.errors import (
 from keyvouch.opening import parse
 from keyvouch.testing.authority import Authority
 from openbao import SIGN_POLICY, Server
-from signing_in import SCOPE
+from servers.oidc import OidcProvider
+from signing_in import sign_in
 from vault_keys import key_uri, refused
 from vault_keys import make_key as make_vault_key
 
@@ -197,20 +195,12 @@ def test_made_key_stays_in(server: Server, kind: str) -> None:
     assert (told["exportable"], told["allow_plaintext_backup"]) == (False, False)
 
 
-def test_unmodified_msal_signs_in_with_it(server: Server, authority: Authority) -> None:
-    """The public half is registered, and MSAL gets a token."""
+def test_unmodified_msal_signs_in_with_it(server: Server, authority: Authority, oidc_provider: OidcProvider) -> None:
+    """MSAL as it is gets a token with PS256, from Entra ID's rules and from a server of others."""
     uri = key_uri(server, "msal")
     generate(uri, "RSA-2048")
     with keyvouch.open_signer(uri) as signer:
-        app = authority.register(certificates=signer.chain)
-        client = msal.ConfidentialClientApplication(
-            app.client_id,
-            authority=authority.authority,
-            client_credential=client_credential(signer),
-            http_client=Session(authority.ca_file),
-            instance_discovery=False,
-        )
-        assert "access_token" in client.acquire_token_for_client([SCOPE])
+        sign_in(signer, authority, oidc_provider)
 
 
 def test_further_version(server: Server) -> None:
