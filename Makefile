@@ -15,7 +15,7 @@ demo: $(READY)
 
 test: $(READY)
 	@tests/servers/install-system-packages
-	$(BIN)/pytest -n auto $(TESTS)
+	$(BIN)/pytest -n auto --dist loadgroup $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -30,13 +30,12 @@ KEYS_POLICY = 'path "transit/*" { capabilities = ["create", "read", "update", "d
 SIGN_POLICY = 'path "transit/sign/*" { capabilities = ["update"] }'
 
 _CONFIGURATION = """
-storage "pebbledb" {{
-  path = "{folder}/data"
-}}
+{storage}
 listener "tcp" {{
-  address       = "127.0.0.1:{port}"
-  tls_cert_file = "{folder}/server.pem"
-  tls_key_file  = "{folder}/server.key"
+  address         = "127.0.0.1:{port}"
+  cluster_address = "127.0.0.1:{cluster_port}"
+  tls_cert_file   = "{folder}/server.pem"
+  tls_key_file    = "{folder}/server.key"
 }}
 seal "static" {{
   current_key_id = "tests"
@@ -44,9 +43,15 @@ seal "static" {{
 }}
 audit "file" "tests" {{
   options {{
-    file_path = "{folder}/audit.log"
+    file_path = "{audit}"
   }}
 }}
+{initialize}
+api_addr      = "https://localhost:{port}"
+cluster_addr  = "https://127.0.0.1:{cluster_port}"
+disable_mlock = true
+"""
+_INITIALIZE = f"""
 initialize "tests" {{
   request "userpass" {{
     operation = "update"
@@ -57,19 +62,26 @@ initialize "tests" {{
     operation = "update"
     path      = "sys/policies/acl/admin"
     data      = {{ policy = <<-EOT
-      {admin}
+      {ADMIN_POLICY}
     EOT
     }}
   }}
   request "administrator" {{
     operation = "update"
     path      = "auth/userpass/users/admin"
-    data      = {{ password = "{password}", token_policies = ["admin"] }}
+    data      = {{ password = "{PASSWORD}", token_policies = ["admin"] }}
   }}
 }}
-api_addr      = "https://localhost:{port}"
-disable_mlock = true
 """
+_PEBBLE = """storage "pebbledb" {{
+  path = "{folder}/data"
+}}"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 class Authority:
@@ -130,31 +142,49 @@ def _usage(*, issuing: bool) -> x509.KeyUsage:
 class Server:
     """OpenBao, running; its files are in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, storage: str | None = None, first: Server | None = None) -> None:
+        """Take the storage, if it is a cluster's, and the node that the others join."""
         self.folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.address = f"https://localhost:{self.port}"
         self.ca_file = folder / "ca.pem"
-        self.authority = Authority()
+        self.authority: Authority = first.authority if first else Authority()
         self.ca_file.write_bytes(self.authority.pem())
         self.authority.write_pair(
             folder / "server.pem", folder / "server.key", "CN=server", "localhost", "vault.invalid"
         )
-        (folder / "seal.key").write_bytes(secrets.token_bytes(32))
+        seal_key = (first.folder / "seal.key").read_bytes() if first else secrets.token_bytes(32)
+        (folder / "seal.key").write_bytes(seal_key)
+        self.audit: Path = first.audit if first else folder / "audit.log"  # a cluster's nodes must agree in it
         (folder / "data").mkdir()
         (folder / "bao.hcl").write_text(
-            _CONFIGURATION.format(folder=folder, port=self.port, admin=ADMIN_POLICY, password=PASSWORD)
+            _CONFIGURATION.format(
+                folder=folder,
+                port=self.port,
+                cluster_port=free_port(),
+                audit=self.audit,
+                storage=storage or _PEBBLE.format(folder=folder),
+                initialize="" if first else _INITIALIZE,
+            )
         )
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and wait until it answers an administrator."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start it."""
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [_program(), "server", f"-config={self.folder / 'bao.hcl'}"], stdout=log, stderr=log, env=_environment()
             )
-        end = time.monotonic() + 15
+
+    def wait(self, seconds: float = 15) -> None:
+        """Wait until it answers an administrator."""
+        assert self._process is not None
+        end = time.monotonic() + seconds
         while True:
             try:
                 self.admin = self._log_in()
@@ -175,9 +205,9 @@ class Server:
                 self._process.wait()
 
     def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def prepare(self) -> None:
         """Mount transit and AppRole, and write the policies `keys` and `sign`."""
@@ -203,7 +233,7 @@ class Server:
 
     def requests(self, path: str) -> list[dict[str, Any]]:
         """Return what the audit log tells of the answers to requests for this path."""
-        lines = (self.folder / "audit.log").read_text().splitlines()
+        lines = self.audit.read_text().splitlines()
         told = [json.loads(line) for line in lines]
         return [each for each in told if each["type"] == "response" and each["request"]["path"] == path]
 
