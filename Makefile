@@ -31,6 +31,7 @@ docs: $(READY)
 
 soak: $(READY)
 	$(BIN)/pytest --soak tests/fuzz tests/core -k "fuzz or header_and_signature" $(TESTS)
+	$(BIN)/pytest --soak plugins/keyvouch-vault -k five_seconds $(TESTS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/assertion.py

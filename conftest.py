@@ -22,6 +22,12 @@ def soak(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--soak"))
 
 
+@pytest.fixture
+def plenty(*, soak: bool) -> bool:
+    """Whether there is time for some minutes: in `make soak`, and in CI."""
+    return soak or bool(os.environ.get("CI"))
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes the user's own state, cache or configuration."""

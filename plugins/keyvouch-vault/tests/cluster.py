@@ -127,3 +127,4 @@ def running(folder: Path) -> Iterator[Cluster]:
         made.stop()
         for node in made.nodes:
             shutil.rmtree(node.folder / "data", ignore_errors=True)
+            node.audit.unlink(missing_ok=True)

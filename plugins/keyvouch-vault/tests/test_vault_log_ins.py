@@ -238,6 +238,17 @@ def test_longest_life_ends_unnoticed(server: Server, uri: str, monkeypatch: pyte
         assert sign_meanwhile(signer, 7.0, threads=30) == []
 
 
+def test_tokens_that_live_for_five_seconds(
+    server: Server, uri: str, monkeypatch: pytest.MonkeyPatch, *, soak: bool, plenty: bool
+) -> None:
+    """Token after token runs out, while eight threads sign: ten minutes in `make soak`, one in CI."""
+    brief = approle(server, uri, monkeypatch, "brief", token_ttl="5s", token_max_ttl="5s")
+    with keyvouch.open_signer(brief) as signer:
+        logged_in = len(server.requests("auth/approle/login"))
+        assert sign_meanwhile(signer, 600 if soak else 60 if plenty else 12, threads=8) == []
+    assert len(server.requests("auth/approle/login")) > logged_in
+
+
 def test_token_that_ran_out_in_between(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a pause that outlasts the token, the next signature logs in first."""
     short = approle(server, uri, monkeypatch, "paused", token_ttl="1s", token_max_ttl="1s")

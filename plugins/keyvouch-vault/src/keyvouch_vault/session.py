@@ -53,7 +53,7 @@ class Session:
             with contextlib.suppress(KeyvouchError, VaultError), self._limits.within(_GOOD_BYE):
                 self._client.auth.token.revoke_self()
         self._grant = None
-        self._pool.clear()
+        self._pool.close()
 
     @contextlib.contextmanager
     def asking(self, timeout: float, doing: str, needs: str = "") -> Iterator[Any]:

@@ -65,12 +65,12 @@ class Limits(threading.local):
 class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
     """Sends hvac's requests through a pool of urllib3; answers are what JSON says, and None where there is nothing."""
 
-    pool: urllib3.PoolManager
+    pool: urllib3.HTTPConnectionPool
     limits: Limits
 
     def close(self) -> None:
         """End the connections of the pool, which others may use too."""
-        self.pool.clear()
+        self.pool.close()
 
     def get_login_token(self, response: Any) -> Any:
         """For hvac; log-ins are read where they are made."""
@@ -84,7 +84,7 @@ class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
         if self.namespace:
             headers["X-Vault-Namespace"] = self.namespace
         body = json.dumps(options["json"]).encode() if options.get("json") is not None else None
-        status, answered, octets = self._send(method.upper(), self.urljoin(self.base_uri, url), body, headers)
+        status, answered, octets = self._send(method.upper(), url, body, headers)
         if status in _REDIRECTS:
             raise StoreUnavailable(
                 f"{self.base_uri} answers with a redirect, which is not followed with a token.",
@@ -122,7 +122,7 @@ class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
             raise _late(self.base_uri)
         end = time.monotonic() + left
         try:
-            response = self.pool.request(
+            response = self.pool.urlopen(
                 method,
                 url,
                 body=body,
@@ -143,11 +143,13 @@ class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
         return response.status, response.headers, octets
 
 
-def _read(response: urllib3.BaseHTTPResponse, end: float) -> bytes:
+def _read(response: Any, end: float) -> bytes:
     """Read the body within bounds: a server that sends an octet now and then never runs into a read time-out."""
     octets = b""
     while part := response.read1(65536, decode_content=True):
         octets += part
+        if response.length_remaining == 0:  # as it mostly is: there is nothing more to be asked for
+            break
         if time.monotonic() > end or len(octets) > _LARGEST_ANSWER:
             raise PoolTimeout("the answer does not end")
     return octets
@@ -184,21 +186,25 @@ def _unreachable(address: str, error: Exception) -> KeyvouchError:
     )
 
 
-def make_pool(uri: KeyUri, client_certificate: tuple[str, str] | None) -> urllib3.PoolManager:
-    """Make the pool for a URI's address, CA, proxy and client certificate. Raises `ConfigurationError`."""
+def make_pool(uri: KeyUri, client_certificate: tuple[str, str] | None) -> urllib3.HTTPConnectionPool:
+    """Make the pool for a URI's address, CA, proxy and client certificate. Raises `ConfigurationError`.
+
+    A manager of pools, asked each time, would look at the address anew and find this one: a tenth of a P-256 signature.
+    """
     address = uri.get("address")
-    options: dict[str, Any] = {"maxsize": _CONNECTIONS, "num_pools": 2}
+    options: dict[str, Any] = {"maxsize": _CONNECTIONS}
     if urlsplit(address).scheme == "https":
         options["ssl_context"] = _trust(uri, client_certificate)
     proxy = _proxy(uri, address)
     if not proxy:
-        return urllib3.PoolManager(**options)
+        return urllib3.PoolManager(**options).connection_from_url(address)
     parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
     if parts.username:
         given = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=given)
     try:
-        return urllib3.ProxyManager(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", **options)
+        manager = urllib3.ProxyManager(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", **options)
+        return manager.connection_from_url(address)
     except (HTTPError, ValueError):
         raise ConfigurationError(
             "The proxy cannot be used: its address is none of an HTTP proxy.", hint="Correct proxy=, or HTTPS_PROXY."
@@ -236,7 +242,7 @@ def _proxy(uri: KeyUri, address: str) -> str | None:
     return found
 
 
-def make_client(pool: urllib3.PoolManager, limits: Limits, uri: KeyUri, token: str = "") -> Any:
+def make_client(pool: urllib3.HTTPConnectionPool, limits: Limits, uri: KeyUri, token: str = "") -> Any:
     """Return hvac's client over the pool. Without a token it has none: hvac itself would take ~/.vault-token."""
     client = hvac.Client(
         url=uri.get("address"), token=token, adapter=PoolAdapter, namespace=uri.get("namespace"), session=_NoSession()
