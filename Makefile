@@ -40,6 +40,7 @@ bench: $(READY)
 	tests/servers/install-system-packages
 	$(PIP) 'python-pkcs11>=0.9,<0.11'
 	$(BIN)/python benchmarks/pkcs11.py
+	$(BIN)/python benchmarks/vault.py
 
 clean:
 	rm -rf .venv .venv-* .cache docs/_build
