@@ -16,7 +16,7 @@ demo: $(READY)
 
 test: $(READY)
 	@tests/servers/install-system-packages
-	$(BIN)/pytest -n auto $(TESTS)
+	$(BIN)/pytest -n auto --dist loadgroup $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -34,6 +34,7 @@ soak: $(READY)
 	@tests/servers/install-system-packages
 	$(BIN)/pytest --soak tests/fuzz tests/core -k "fuzz or header_and_signature" $(TESTS)
 	$(BIN)/pytest --soak -rP plugins/keyvouch-pkcs11 -k "many_signatures or under_load or forked_workers" $(TESTS)
+	$(BIN)/pytest --soak plugins/keyvouch-vault -k five_seconds $(TESTS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/assertion.py
@@ -42,6 +43,7 @@ bench: $(READY)
 	tests/servers/install-system-packages
 	$(PIP) 'python-pkcs11>=0.9,<0.11'
 	$(BIN)/python benchmarks/pkcs11.py
+	$(BIN)/python benchmarks/vault.py
 
 clean:
 	rm -rf .venv .venv-* .cache docs/_build

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import msal
 from cryptography import x509
 
 import keyvouch
+from keyvouch.certificate import fingerprint
+from keyvouch.entra.msal import ConfidentialClient, client_credential
+from keyvouch.entra.transport import Session
 from keyvouch.testing.authority import App, Authority
+from scripted_store import until
+from servers.oidc import Client, OidcProvider
 
 SCOPE = "https://graph.microsoft.com/.default"
 PASSWORD = "correct horse"
+NO_CACHE = '{"access_token": {"nbf": {"essential": true}}}'
+"""With a claims challenge MSAL asks the authority each time."""
 
 
 class Key(NamedTuple):
@@ -51,6 +65,58 @@ def write_profile(folder: Path, authority: Authority, app: App, keys: Sequence[s
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     path.write_text("\n".join(["[profiles.nightly]", *lines]) + "\n", encoding="utf-8")
     return path
+
+
+def sign_in(signer: keyvouch.Signer, authority: Authority, provider: OidcProvider) -> None:
+    """Sign in by unmodified MSAL at both judges: the development authority knows the certificate, the other the key."""
+    app = authority.register(certificates=signer.chain)
+    client_id = str(uuid.uuid4())
+    provider.register(Client(client_id, "PS256", signer.chain[0]))
+    for client, url, session, scope in (
+        (app.client_id, authority.authority, Session(authority.ca_file), SCOPE),
+        (client_id, provider.authority, provider.session(), provider.scope),
+    ):
+        application = msal.ConfidentialClientApplication(
+            client,
+            authority=url,
+            client_credential=client_credential(signer),
+            http_client=session,
+            instance_discovery=False,
+        )
+        answer = application.acquire_token_for_client([scope])
+        assert "access_token" in answer, answer
+    assert provider.refusals(client_id) == []
+
+
+@contextmanager
+def busy(client: ConfidentialClient) -> Iterator[Callable[[], None]]:
+    """Let 8 threads ask for tokens, each for its own resource and without the cache; what is given checks on them."""
+    numbers, done = itertools.count(), threading.Event()
+
+    def ask(index: int) -> None:
+        while not done.is_set():
+            assert client.access_token([f"api://{index}/.default"], claims_challenge=NO_CACHE)
+            next(numbers)
+
+    with ThreadPoolExecutor(8) as pool:
+        asking: list[Future[None]] = [pool.submit(ask, index) for index in range(8)]
+
+        def go_on() -> None:
+            """Wait for a hundred more tokens."""
+            end = next(numbers) + 100
+            until(lambda: next(numbers) >= end or any(each.done() for each in asking))
+
+        try:
+            yield go_on
+        finally:
+            done.set()
+        for each in asking:
+            each.result()
+
+
+def authority_name(certificate: x509.Certificate) -> str:
+    """Return the thumbprint as an assertion's header has it."""
+    return base64.urlsafe_b64encode(fingerprint(certificate)).rstrip(b"=").decode()
 
 
 class Done(NamedTuple):

@@ -32,6 +32,8 @@ log = logging.getLogger("keyvouch")
 
 CLOSING_TIMEOUT = 10.0
 """Seconds for which closing a store, or a key that still signs, is waited for."""
+_LONGEST_PAUSE = 1.0
+"""Seconds between two tries while a store is not there: who waits for an election should see its end soon."""
 _OPENER_WAITS = CLOSING_TIMEOUT + 1
 
 
@@ -73,8 +75,8 @@ class Backoff:
                 return max(0.1, error.retry_after)  # some servers say 0, or name a moment that has passed
             self._throttled *= 2
             return self._throttled / 2 * random.uniform(0.9, 1.1)  # noqa: S311 - only to spread callers
-        self._unavailable *= 2
-        return self._unavailable / 2
+        pause, self._unavailable = self._unavailable, min(2 * self._unavailable, _LONGEST_PAUSE)
+        return pause
 
 
 def ended(error: KeyvouchError) -> KeyvouchError:

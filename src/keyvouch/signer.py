@@ -444,9 +444,15 @@ class Signer:
         opened = self._opened
         if opened.settles_at is not None and dt.datetime.now(dt.UTC) >= opened.settles_at:
             return True
-        if now >= self._next_reload and (self._requested.get("select") == "newest" or self._in_last_third()):
+        if now >= self._next_reload and (self._may_be_another or self._in_last_third()):
             return True
         return opened.stored.changed() or self._certificate_file.changed()
+
+    @property
+    def _may_be_another(self) -> bool:
+        """Whether what was asked for, a family or not for good this key, may lead to another by now."""
+        requested = self._requested
+        return requested.get("select") == "newest" or requested.identity() != self._opened.stored.uri.identity()
 
     def _plan_reload(self) -> None:
         now = time.monotonic()

@@ -425,9 +425,9 @@ def test_try_after_the_end_gets_a_little() -> None:
 
 
 def test_backoff_doubles() -> None:
-    """Without advice of the store the waits double: from 0.1 s, where it throttles from a second, with jitter."""
+    """Without advice of the store the waits double, from 0.1 s to a second; of throttling from there, with jitter."""
     backoff = Backoff()
-    assert [backoff.after(StoreUnavailable("down")) for _ in range(4)] == [0.1, 0.2, 0.4, 0.8]
+    assert [backoff.after(StoreUnavailable("down")) for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     for wanted in (1, 2, 4):
         assert wanted * 0.9 <= backoff.after(Throttled("busy")) <= wanted * 1.1
 

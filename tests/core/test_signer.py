@@ -478,7 +478,7 @@ def test_settling_survives_a_lost_connection() -> None:
 @pytest.mark.parametrize(("days", "opens"), [((-30, 5), 2), ((-5, 30), 1)])
 def test_ageing_certificate_is_looked_up_hourly(days: tuple[int, int], opens: int) -> None:
     """In the last third of its certificate's life a key is opened anew each hour."""
-    with Script(chain=[certify(new_key(), days=days)]) as script, open_signer(script.uri) as signer:
+    with Script(chain=[certify(new_key(), days=days)]) as script, open_signer(f"{script.uri};version=1") as signer:
         signer._next_reload = 0.0  # as if the hour had passed
         for _ in range(2):
             look_soon(signer)
@@ -486,9 +486,10 @@ def test_ageing_certificate_is_looked_up_hourly(days: tuple[int, int], opens: in
         assert script.count("open") == opens
 
 
-def test_family_is_looked_up_hourly() -> None:
-    """A member of a family is opened anew each hour."""
-    with Script() as script, open_signer(f"{script.uri}?select=newest") as signer:
+@pytest.mark.parametrize("more", ["", ";version=1?select=newest"])
+def test_family_is_looked_up_hourly(more: str) -> None:
+    """What was asked for is opened anew each hour where it may be another key by then: no version, or a family."""
+    with Script() as script, open_signer(script.uri + more) as signer:
         signer._next_reload = 0.0
         look_soon(signer)
         signer.sign_negotiated(build)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import itertools
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
 import keyvouch
-from keyvouch.certificate import fingerprint
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.testing.authority import Authority
 from scripted_store import until
-
-NO_CACHE = '{"access_token": {"nbf": {"essential": true}}}'
-"""With a claims challenge MSAL asks the authority each time."""
+from signing_in import authority_name, busy
 
 
 def make_member(uri: str, *, further: bool = False) -> tuple[Path, x509.Certificate]:
@@ -29,32 +21,6 @@ def make_member(uri: str, *, further: bool = False) -> tuple[Path, x509.Certific
         pinned = store.generate(keyvouch.KeySpec(further=further))
     with keyvouch.open_signer(pinned) as signer:
         return pinned.get("path"), signer.chain[0]
-
-
-@contextmanager
-def busy(client: ConfidentialClient) -> Iterator[Callable[[], None]]:
-    """Let 8 threads ask for tokens, each for its own resource and without the cache; what is given checks on them."""
-    numbers, done = itertools.count(), threading.Event()
-
-    def ask(index: int) -> None:
-        while not done.is_set():
-            assert client.access_token([f"api://{index}/.default"], claims_challenge=NO_CACHE)
-            next(numbers)
-
-    with ThreadPoolExecutor(8) as pool:
-        asking: list[Future[None]] = [pool.submit(ask, index) for index in range(8)]
-
-        def go_on() -> None:
-            """Wait for a hundred more tokens."""
-            end = next(numbers) + 100
-            until(lambda: next(numbers) >= end or any(each.done() for each in asking))
-
-        try:
-            yield go_on
-        finally:
-            done.set()
-        for each in asking:
-            each.result()
 
 
 @pytest.fixture
@@ -112,8 +78,3 @@ def test_replaced_key_is_reloaded_by_all(
         go_on()
 
     assert authority.exchanges[-1].status == 200
-
-
-def authority_name(certificate: x509.Certificate) -> str:
-    """Return the thumbprint as an assertion's header has it."""
-    return base64.urlsafe_b64encode(fingerprint(certificate)).rstrip(b"=").decode()

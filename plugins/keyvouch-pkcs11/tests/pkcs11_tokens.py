@@ -8,21 +8,13 @@ import shutil
 import socket
 import subprocess
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msal
 import pytest
 
-import keyvouch
-from keyvouch.entra.msal import client_credential
-from keyvouch.entra.transport import Session
-from keyvouch.testing.authority import Authority
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import module
-from servers.oidc import Client, OidcProvider
-from signing_in import SCOPE
 
 SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
 PIN, OFFICER_PIN = "correct-horse", "12345678"
@@ -86,24 +78,6 @@ def make_token(label: str) -> None:
     """Make a token in the folder that is in use."""
     command = ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", OFFICER_PIN, "--pin", PIN]
     subprocess.run(command, check=True, capture_output=True, env=os.environ)
-
-
-def sign_in(signer: keyvouch.Signer, authority: Authority, provider: OidcProvider) -> None:
-    """Sign in by unmodified MSAL at both judges: the development authority knows the certificate, the other the key."""
-    app = authority.register(certificates=signer.chain)
-    client_id = str(uuid.uuid4())
-    provider.register(Client(client_id, "PS256", signer.chain[0]))
-    for client, url, session in (
-        (app.client_id, authority.authority, Session(authority.ca_file)),
-        (client_id, provider.authority, provider.session()),
-    ):
-        credential = client_credential(signer)
-        application = msal.ConfidentialClientApplication(
-            client, authority=url, client_credential=credential, http_client=session, instance_discovery=False
-        )
-        answer = application.acquire_token_for_client([provider.scope if client == client_id else SCOPE])
-        assert "access_token" in answer, answer
-    assert provider.refusals(client_id) == []
 
 
 @contextlib.contextmanager

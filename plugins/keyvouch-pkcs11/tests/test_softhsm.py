@@ -30,10 +30,10 @@ from keyvouch.errors import (
 from keyvouch.testing.authority import Authority
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import objects, writing
-from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, end_modules, loaded, log_out, make_token, sign_in, softhsm  # noqa: F401 - a fixture
+from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, end_modules, loaded, log_out, make_token, softhsm  # noqa: F401 - a fixture
 from scripted_store import is_signed
 from servers.oidc import OidcProvider
-from signing_in import run
+from signing_in import run, sign_in
 
 pytestmark = pytest.mark.server
 ES256 = ALGORITHMS["ES256"]

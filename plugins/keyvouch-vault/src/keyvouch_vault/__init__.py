@@ -1,0 +1,1 @@
+"""keyvouch's store for keys in the transit engine of HashiCorp Vault and OpenBao."""

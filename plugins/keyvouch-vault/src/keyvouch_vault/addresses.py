@@ -1,0 +1,139 @@
+"""What the URIs of this store may hold, and what their values must look like."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from urllib.parse import urlsplit
+
+from keyvouch.store import Attribute
+
+_BOTH = frozenset({"open", "generate"})
+METHODS = ("token", "approle", "kubernetes", "jwt", "cert", "userpass", "ldap", "none")
+"""How to log in."""
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address leads to this machine."""
+    host = urlsplit(address).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _address(octets: bytes) -> str:
+    text = octets.decode().rstrip("/")
+    parts = urlsplit(text)
+    try:
+        valid = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if parts.scheme not in ("https", "http") or not valid or parts.username or parts.path or parts.query:
+        raise ValueError("write https://host:port")
+    if parts.scheme == "http" and not is_loopback(text):
+        raise ValueError("http is for loopback alone, as tokens would be read on the way: write https://")
+    return text
+
+
+def _path(octets: bytes) -> str:
+    text = octets.decode().strip("/")
+    if not re.fullmatch(r"[\w.@+-]+(/[\w.@+-]+)*", text) or {".", ".."} & {*text.split("/")}:
+        raise ValueError("it takes letters, digits and . _ @ + -, with / between names")
+    return text
+
+
+def _name(octets: bytes) -> str:
+    text = octets.decode()
+    if not re.fullmatch(r"\w[\w.@+-]*", text):
+        raise ValueError("it takes letters, digits and . _ @ + -")
+    return text
+
+
+def _version(octets: bytes) -> int:
+    if not re.fullmatch(rb"[1-9][0-9]{0,8}", octets):
+        raise ValueError("versions are numbers from 1")
+    return int(octets)
+
+
+def _method(octets: bytes) -> str:
+    text = octets.decode()
+    if text not in METHODS:
+        raise ValueError(f"it is one of {', '.join(METHODS)}")
+    return text
+
+
+def _flag(octets: bytes) -> bool:
+    if octets not in (b"true", b"false"):
+        raise ValueError("it is true or false")
+    return octets == b"true"
+
+
+def _file(octets: bytes) -> str:
+    if b"\0" in octets:
+        raise ValueError("a path has no NUL in it")
+    return os.fsdecode(octets)
+
+
+def _reached(name: str, help_: str, **more: object) -> Attribute:
+    return Attribute(name, help_, query=True, connection=True, **more)  # type: ignore[arg-type]
+
+
+ATTRIBUTES = (
+    Attribute(
+        "address",
+        "the server's, https://host:port; http on loopback alone",
+        connection=True,
+        required_for=_BOTH,
+        environment=("BAO_ADDR", "VAULT_ADDR"),
+        parse=_address,
+    ),
+    Attribute(
+        "namespace",
+        "the namespace of log-in and key",
+        connection=True,
+        environment=("BAO_NAMESPACE", "VAULT_NAMESPACE"),
+        parse=_path,
+    ),
+    Attribute("mount", "where the transit engine is mounted", default="transit", parse=_path),
+    Attribute("key", "the key's name", required_for=_BOTH, parse=_name),
+    Attribute("version", "of the key; else the certificate's, else the newest settled", parse=_version),
+    _reached("auth", f"how to log in: {', '.join(METHODS)}", required_for=_BOTH, parse=_method),
+    _reached("auth-mount", "where that log-in is mounted, if not under its own name", parse=_path),
+    _reached("token", "auth=token: the token", secret=True),
+    _reached("role-id", "auth=approle: the role's id"),
+    _reached("secret-id", "auth=approle: the secret id", secret=True),
+    _reached("wrapped-secret-id", "auth=approle: a token that the secret id is wrapped in, once", secret=True),
+    _reached("role", "auth=kubernetes, jwt, cert: the role's name"),
+    _reached("jwt", "auth=jwt: the JWT; auth=kubernetes: the service account's, if not the mounted one", secret=True),
+    _reached("client-certificate-file", "auth=cert: the client's certificate, PEM", parse=_file),
+    _reached("client-key-file", "auth=cert: its key, PEM, not encrypted", parse=_file),
+    _reached("username", "auth=userpass, ldap: the user's name", parse=_name),
+    _reached("password", "auth=userpass, ldap: the password", secret=True, lockout=True),
+    _reached(
+        "ca-file",
+        "the certificates to trust for TLS, PEM",
+        environment=("BAO_CACERT", "VAULT_CACERT"),
+        parse=_file,
+    ),
+    _reached("proxy", "an HTTP proxy's address, in place of the environment's"),
+    Attribute(
+        "deletion-allowed",
+        "true: a key that is made may be deleted again",
+        query=True,
+        default=False,
+        parse=_flag,
+    ),
+)
+NEEDED = {
+    "token": ("token",),
+    "approle": ("role-id",),
+    "kubernetes": ("role",),
+    "jwt": ("jwt",),
+    "cert": ("client-certificate-file", "client-key-file"),
+    "userpass": ("username", "password"),
+    "ldap": ("username", "password"),
+    "none": (),
+}
+"""What must stand beside `auth=`."""

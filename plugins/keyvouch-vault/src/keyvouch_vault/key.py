@@ -1,0 +1,71 @@
+"""A version of a transit key, and how it signs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import TYPE_CHECKING
+
+from keyvouch.algorithms import Algorithm
+from keyvouch.errors import KeyNotFound, KeyUnusable
+from keyvouch.store import StoredKey
+from keyvouch_vault.failures import policy
+from keyvouch_vault.transit import Place, signature_of
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PublicKey
+    from keyvouch.uri import KeyUri
+    from keyvouch_vault.session import Session
+
+_FIELDS = {
+    "RSA-PSS": {"signature_algorithm": "pss", "salt_length": "hash"},  # by itself it takes the longest salt
+    "RSA-PKCS1": {"signature_algorithm": "pkcs1v15"},
+    "ECDSA": {},
+    "EdDSA": {},
+}
+
+
+class VaultKey(StoredKey):
+    """One version of a key. It signs with the log-in that it was opened with."""
+
+    def __init__(
+        self,
+        session: Session,
+        uri: KeyUri,
+        public_key: PublicKey,
+        chain: tuple[Certificate, ...] = (),
+        *,
+        exportable: bool | None = None,
+    ) -> None:
+        self.uri = uri
+        self.public_key = public_key
+        self.chain = chain
+        self.exportable = exportable
+        self._session = session
+        self._place = Place(uri.get("mount"), uri.get("key"))
+        self._version: int = uri.get("version")
+        self._needs = policy(self._place.signing, "update")
+
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        """Let the server sign. The message is hashed here: it stays here, whatever its length."""
+        fields: dict[str, object] = {**_FIELDS[algorithm.family]}
+        if algorithm.hash_name:
+            message = hashlib.new(algorithm.hash_name, message).digest()
+            fields.update(prehashed=True, hash_algorithm=f"sha2-{algorithm.hash_name.removeprefix('sha')}")
+        try:
+            with self._session.asking(timeout, "signing", self._needs) as client:
+                answer = client.secrets.transit.sign_data(
+                    self._place.key,
+                    hash_input=base64.b64encode(message).decode(),
+                    key_version=self._version,
+                    marshaling_algorithm="jws",  # r||s for ECDSA, as JOSE has it
+                    mount_point=self._place.mount,
+                    **fields,
+                )
+        except KeyNotFound as error:
+            raise KeyUnusable(
+                "The key, or this version of it, was deleted.", hint="Make another, and open it: `keyvouch new`."
+            ) from error
+        return signature_of(answer, self._version)

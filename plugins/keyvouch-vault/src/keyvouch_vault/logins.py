@@ -1,0 +1,166 @@
+"""Logging in: a token, and how long it lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hvac import exceptions
+from hvac.exceptions import VaultError
+
+from keyvouch import files
+from keyvouch.errors import AccessDenied, KeyvouchError, SecretIncorrect, SecretRequired
+from keyvouch.secrets import Secret
+from keyvouch_vault.failures import as_log_in_error, is_dead_token
+
+if TYPE_CHECKING:
+    from keyvouch.secrets import SecretResolver
+    from keyvouch.uri import KeyUri
+
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a log-in brought."""
+
+    token: Secret
+    seconds: float
+    """For which the token lives; 0 for ever."""
+    renewable: bool
+    ours: bool = True
+    """Whether the token was made for this log-in, and may be revoked at its end."""
+
+
+class LogIn:
+    """The way to log in that a URI names. Secrets are read anew each time; a wrapped one is unwrapped once."""
+
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
+        self._uri = uri
+        self._secrets = secrets
+        self._method: str = uri.get("auth")
+        self._mount: str = uri.get("auth-mount") or self._method
+        self._unwrapped: tuple[Secret, Secret] | None = None
+        """The wrapping token that was unwrapped, and what was in it."""
+
+    def do(self, client: Any) -> Grant:
+        """Log in with a client that has no token; where it is given one by hand, prove that.
+
+        Raises `SecretIncorrect`, `SecretRequired`, `AccessDenied`, `ConfigurationError`, `StoreUnavailable`.
+        """
+        way: Callable[[Any], Grant] = getattr(self, f"_{self._method}")
+        try:
+            return way(client)
+        except VaultError as error:
+            raise as_log_in_error(error, self._method) from error
+
+    def _post(self, client: Any, path: str = "login", **fields: str | None) -> Grant:
+        given = {name: value for name, value in fields.items() if value is not None}
+        answer = client.adapter.post(f"/v1/auth/{self._mount}/{path}", json=given)
+        auth = (answer or {}).get("auth")
+        if not auth or not auth.get("client_token"):
+            raise AccessDenied("The log-in gave no token.", hint="Does the log-in ask for a second factor?")
+        return Grant(Secret(auth["client_token"]), auth["lease_duration"], auth["renewable"])
+
+    def _token(self, client: Any) -> Grant:
+        token = self._secrets.get(self._uri, "token")
+        return _looked_up(client, token)
+
+    def _none(self, client: Any) -> Grant:
+        """A local proxy puts its own token into each request."""
+        return _looked_up(client, Secret(""))
+
+    def _approle(self, client: Any) -> Grant:
+        secret_id = self._secret_id(client)
+        return self._post(
+            client, role_id=self._uri.get("role-id"), secret_id=secret_id.reveal() if secret_id is not None else None
+        )
+
+    def _secret_id(self, client: Any) -> Secret | None:
+        if "secret-id" in self._uri:
+            return self._secrets.get(self._uri, "secret-id")
+        if "wrapped-secret-id" not in self._uri:
+            return None  # some roles need none
+        wrapping = self._secrets.get(self._uri, "wrapped-secret-id")
+        if self._unwrapped is None or self._unwrapped[0] != wrapping:
+            self._unwrapped = wrapping, self._unwrap(client, wrapping)
+        return self._unwrapped[1]
+
+    def _unwrap(self, client: Any, wrapping: Secret) -> Secret:
+        """Take the secret id out, which can be done once. Raises `SecretIncorrect` where somebody has done it."""
+        header = {"X-Vault-Token": wrapping.reveal()}
+        try:
+            looked_up = client.adapter.post("/v1/sys/wrapping/lookup", json={"token": wrapping.reveal()})
+            path = looked_up["data"]["creation_path"]
+            if not (path.startswith(f"auth/{self._mount}/role/") and path.endswith("/secret-id")):
+                raise SecretIncorrect(
+                    "What is wrapped is no secret id of this log-in.",
+                    hint="Somebody may have put it there: tell who runs the server, and wrap a new one.",
+                )
+            answer = client.adapter.post("/v1/sys/wrapping/unwrap", headers=header)
+        except (exceptions.InvalidRequest, exceptions.Forbidden, exceptions.InvalidPath) as error:
+            raise SecretIncorrect(
+                "The wrapped secret id was unwrapped before, or its time is over.",
+                hint="If it was not unwrapped here, somebody else has it: destroy it. Wrap a new one.",
+            ) from error
+        return Secret(answer["data"]["secret_id"])
+
+    def _kubernetes(self, client: Any) -> Grant:
+        if "jwt" in self._uri:
+            return self._jwt(client)
+        try:
+            # Not as other secrets' files are read: Kubernetes mounts it so that everyone in the pod may read it.
+            token = files.read(_SERVICE_ACCOUNT).decode().strip()
+        except OSError:
+            raise SecretRequired(
+                "There is no service account's token here.",
+                hint="Is this a pod? Else name the token's place: jwt=file:/path.",
+            ) from None
+        return self._post(client, role=self._uri.get("role"), jwt=token)
+
+    def _jwt(self, client: Any) -> Grant:
+        token = self._secrets.get(self._uri, "jwt")
+        return self._post(client, role=self._uri.get("role"), jwt=token.reveal())
+
+    def _cert(self, client: Any) -> Grant:
+        return self._post(client, name=self._uri.get("role"))
+
+    def _userpass(self, client: Any) -> Grant:
+        user = self._uri.get("username")
+        target = f"{self._uri.get('address')} {self._uri.get('namespace') or ''} {self._mount} {user}"
+        with self._secrets.attempt(self._uri, "password", target=target) as password:
+            try:
+                return self._post(client, f"login/{user}", password=password.reveal())
+            except VaultError as error:  # inside the block, which keeps that this password was refused
+                raise as_log_in_error(error, self._method) from error
+
+    _ldap = _userpass
+
+
+def _looked_up(client: Any, token: Secret) -> Grant:
+    headers = {"X-Vault-Token": token.reveal()} if token.reveal() else {}
+    try:
+        data = client.adapter.get("/v1/auth/token/lookup-self", headers=headers)["data"]
+    except exceptions.Forbidden as error:
+        if is_dead_token(error):
+            raise
+        return Grant(token, 0, renewable=False, ours=False)  # a policy denies the question, so the token is alive
+    return Grant(token, data["ttl"], bool(data.get("renewable")), ours=False)
+
+
+def client_certificate(uri: KeyUri, secrets: SecretResolver) -> tuple[str, str] | None:
+    """Return the files of the client's certificate and key, where the log-in takes them."""
+    if uri.get("auth") != "cert":
+        return None
+    key = uri.get("client-key-file")
+    try:
+        secrets.read_private(Path(key))
+    except OSError as error:
+        raise _unreadable(key) from error
+    return uri.get("client-certificate-file"), key
+
+
+def _unreadable(key: str) -> KeyvouchError:
+    return SecretRequired(f"The client's key {key} cannot be read.", hint="Correct client-key-file=.")

@@ -1,0 +1,108 @@
+"""One log-in, and what its requests share: a pool of connections, and a token that is renewed on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from hvac.exceptions import VaultError
+
+from keyvouch.errors import KeyvouchError, SessionLost, StoreUnavailable
+from keyvouch_vault.failures import told
+from keyvouch_vault.transport import Limits, make_client, make_pool
+
+if TYPE_CHECKING:
+    from keyvouch.uri import KeyUri
+    from keyvouch_vault.logins import Grant, LogIn
+
+_RENEW_AFTER = 2 / 3
+"""Of the token's life."""
+_WORTH_KEEPING = 1 / 2
+"""Of its first life: a token that renewing brings less is near its longest life, and another is fetched."""
+_PAUSE = 1.0
+"""Seconds after which a renewal that failed is tried again, while the token lives."""
+_GOOD_BYE = 2.0
+"""Seconds that revoking the token may take."""
+
+
+class Session:
+    """A log-in. Many threads ask with it at once; the one that finds the token due renews it, the others go on."""
+
+    def __init__(self, uri: KeyUri, log_in: LogIn, client_certificate: tuple[str, str] | None) -> None:
+        self._limits = Limits()
+        self._pool = make_pool(uri, client_certificate)
+        self._log_in = log_in
+        self._client = make_client(self._pool, self._limits, uri)
+        self._anonymous = make_client(self._pool, self._limits, uri)
+        self._renewing = threading.Lock()
+        self._grant: Grant | None = None
+        self._renew_at = self._ends_at = 0.0
+
+    def begin(self, timeout: float) -> None:
+        """Log in. Raises as `LogIn.do`."""
+        with self._limits.within(timeout):
+            self._fetch()
+
+    def end(self) -> None:
+        """Revoke a token that was made for this log-in, and end the connections. Raises nothing."""
+        if self._grant is not None and self._grant.ours and time.monotonic() < self._ends_at:
+            with contextlib.suppress(KeyvouchError, VaultError), self._limits.within(_GOOD_BYE):
+                self._client.auth.token.revoke_self()
+        self._grant = None
+        self._pool.close()
+
+    @contextlib.contextmanager
+    def asking(self, timeout: float, doing: str, needs: str = "") -> Iterator[Any]:
+        """Give hvac's client, with a token that lives, for requests that end within `timeout` seconds.
+
+        Raises keyvouch's errors for what the server answers; `needs` is the hint where a policy denies it.
+        """
+        with self._limits.within(timeout), told(doing, needs):
+            if time.monotonic() >= self._renew_at:
+                self._refresh()
+            yield self._client
+
+    def _refresh(self) -> None:
+        alive = time.monotonic() < self._ends_at
+        # While it lives nobody waits for the thread that renews it.
+        if not self._renewing.acquire(timeout=0 if alive else max(0.0, self._limits.left())):
+            if alive:
+                return
+            raise StoreUnavailable("The log-in was not renewed in time.", hint="Try again later.")
+        try:
+            if time.monotonic() >= self._renew_at:
+                with self._limits.within(self._limits.left() / 2):  # the other half is for what was asked
+                    self._renew_or_fetch()
+        except (KeyvouchError, VaultError) as error:
+            if time.monotonic() < self._ends_at:
+                self._renew_at = time.monotonic() + _PAUSE
+            elif isinstance(error, StoreUnavailable):
+                raise
+            else:  # connecting anew tells the reason
+                raise SessionLost("The log-in has ended.", hint="Try again.", performed=False) from error
+        finally:
+            self._renewing.release()
+
+    def _renew_or_fetch(self) -> None:
+        began, grant = time.monotonic(), self._grant
+        if grant is not None and grant.renewable and began < self._ends_at:
+            with contextlib.suppress(VaultError):
+                auth = self._client.auth.token.renew_self()["auth"]
+                if not grant.ours or auth["lease_duration"] >= _WORTH_KEEPING * grant.seconds:
+                    self._count_from(began, auth["lease_duration"])
+                    return
+        self._fetch()
+
+    def _fetch(self) -> None:
+        began = time.monotonic()
+        grant = self._log_in.do(self._anonymous)
+        self._grant, self._client.token = grant, grant.token.reveal()
+        self._count_from(began, grant.seconds)
+
+    def _count_from(self, began: float, seconds: float) -> None:
+        self._ends_at = began + seconds if seconds else math.inf
+        self._renew_at = began + _RENEW_AFTER * seconds if seconds else math.inf

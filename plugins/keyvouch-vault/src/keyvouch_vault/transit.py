@@ -1,0 +1,181 @@
+"""What transit tells of a key, and the requests that hvac has no method for."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime as dt
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from keyvouch.algorithms import CRYPTOGRAPHY, key_type
+from keyvouch.certificate import load_certificates, order_chain, spki_sha256
+from keyvouch.errors import CertificateMissing, KeyUnusable, StoreUnavailable
+from keyvouch.store import KeyInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PrivateKey, PublicKey
+    from keyvouch.uri import KeyUri
+
+TYPES = {
+    "RSA-2048": "rsa-2048",
+    "RSA-3072": "rsa-3072",
+    "RSA-4096": "rsa-4096",
+    "P-256": "ecdsa-p256",
+    "P-384": "ecdsa-p384",
+    "P-521": "ecdsa-p521",
+    "Ed25519": "ed25519",
+}
+"""Transit's names for the types of keys."""
+
+
+class Place(NamedTuple):
+    """Where a key is: the engine's mount, and the key's name."""
+
+    mount: str
+    key: str
+
+    def path(self, *more: str) -> str:
+        """Return the API's path of what belongs to the key."""
+        return "/".join((self.mount, "keys", self.key, *more))
+
+    @property
+    def signing(self) -> str:
+        """The API's path for signatures: what the least policy has to allow."""
+        return f"{self.mount}/sign/{self.key}"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a key."""
+
+    number: int
+    public_key: PublicKey
+    created: dt.datetime | None
+    chain: tuple[Certificate, ...]
+    exportable: bool
+
+    def info(self, uri: KeyUri) -> KeyInfo:
+        """Return what a listing tells of it; the URI becomes that of this very version."""
+        digest = spki_sha256(self.public_key)
+        leaf = self.chain[0] if self.chain else None
+        return KeyInfo(
+            pinned(uri, self.number, digest),
+            key_type(self.public_key),
+            digest,
+            subject=leaf.subject.rfc4514_string() if leaf else None,
+            not_before=leaf.not_valid_before_utc if leaf else None,
+            not_after=leaf.not_valid_after_utc if leaf else None,
+            created=self.created,
+            exportable=self.exportable,
+            has_certificate=leaf is not None,
+        )
+
+
+def pinned(uri: KeyUri, version: int, digest: str) -> KeyUri:
+    """Return the URI of this very version; by the digest too, since a key may be deleted and made anew."""
+    return uri.replace({"version": str(version), "spki-sha256": digest, "select": None, "settle": None})
+
+
+def versions(data: Any) -> list[Version]:
+    """Read the versions that may sign from what transit tells of a key. Raises `KeyUnusable` where none can."""
+    kind = data.get("type")
+    if kind not in TYPES.values():
+        raise KeyUnusable(f"A transit key of the type {kind} signs no JWT.", hint=f"Use {', '.join(TYPES.values())}.")
+    floor = data.get("min_encryption_version") or 0
+    try:
+        return [
+            Version(
+                int(number),
+                _public_key(each["public_key"]),
+                _moment(each.get("creation_time")),
+                _chain(each.get("certificate_chain"), each["public_key"]),
+                bool(data.get("exportable")),
+            )
+            for number, each in sorted(data["keys"].items(), key=lambda item: int(item[0]))
+            if int(number) >= floor
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreUnavailable(
+            "The server tells of the key in a way that is not understood.", hint="Is it Vault or OpenBao?"
+        ) from error
+
+
+@CRYPTOGRAPHY
+def _public_key(text: str) -> PublicKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    if text.startswith("-----"):
+        return load_pem_public_key(text.encode())  # type: ignore[return-value]  # of the types above
+    return Ed25519PublicKey.from_public_bytes(base64.b64decode(text))
+
+
+def _moment(text: str | None) -> dt.datetime | None:
+    # To the microsecond: the server tells nanoseconds, which Python 3.11 reads and cuts.
+    return dt.datetime.fromisoformat(text) if text else None
+
+
+def _chain(text: str | None, public_key: str) -> tuple[Certificate, ...]:
+    if not text:
+        return ()
+    try:
+        found = load_certificates(text.encode(), "the key's certificate_chain")
+    except CertificateMissing:
+        return ()
+    return order_chain(found, _public_key(public_key))
+
+
+def signature_of(answer: Any, version: int) -> bytes:
+    """Return the octets of `vault:v3:...`. Raises `KeyUnusable` where another version has signed."""
+    try:
+        _, made_by, text = answer["data"]["signature"].split(":")
+        octets = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error):
+        raise StoreUnavailable("The answer holds no signature.", hint="Is it Vault or OpenBao?") from None
+    if made_by != f"v{version}":
+        raise KeyUnusable(f"The version {made_by} has signed in place of v{version}.", hint="Name version= in the URI.")
+    return octets
+
+
+def set_certificate(client: Any, place: Place, version: int, chain: Sequence[Certificate]) -> None:
+    """Keep a chain beside a version of a key: Vault from 1.15, and OpenBao. Raises hvac's `VaultError`."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    text = "".join(each.public_bytes(Encoding.PEM).decode() for each in chain)
+    body = {"version": version, "certificate_chain": text}
+    client.adapter.post(f"/v1/{place.path('set-certificate')}", json=body)
+
+
+def import_key(client: Any, place: Place, key: PrivateKey, *, exportable: bool) -> None:
+    """Bring a key in, wrapped for the server's wrapping key. Raises hvac's `VaultError`."""
+    wrapping = client.adapter.get(f"/v1/{place.mount}/wrapping_key")["data"]["public_key"]
+    body = {
+        "type": TYPES[key_type(key)],
+        "ciphertext": base64.b64encode(_wrapped(key, wrapping)).decode(),
+        "hash_function": "SHA256",
+        "exportable": exportable,
+        "allow_rotation": True,  # its successors are made in the server
+    }
+    client.adapter.post(f"/v1/{place.path('import')}", json=body)
+
+
+@CRYPTOGRAPHY
+def _wrapped(key: PrivateKey, wrapping: str) -> bytes:
+    """Wrap PKCS#8 with a fresh AES key (RFC 5649), and that with RSA-OAEP, as transit wants both."""
+    from cryptography.hazmat.primitives import hashes, keywrap, serialization
+    from cryptography.hazmat.primitives.asymmetric import padding
+
+    octets = key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    once = os.urandom(32)
+    oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), label=None)
+    outer: Any = serialization.load_pem_public_key(wrapping.encode())
+    sealed: bytes = outer.encrypt(once, oaep)
+    return sealed + keywrap.aes_key_wrap_with_padding(once, octets)

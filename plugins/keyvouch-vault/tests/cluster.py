@@ -1,0 +1,130 @@
+"""Three servers with one storage, on loopback behind haproxy, which sends everyone to the active one."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from openbao import Server, free_port
+
+_RAFT = """storage "raft" {{
+  path                   = "{folder}/data"
+  node_id                = "{name}"
+  performance_multiplier = 1
+  {join}
+}}"""
+_JOIN = """retry_join {{
+    leader_api_addr     = "{address}"
+    leader_ca_cert_file = "{ca_file}"
+  }}"""
+_HAPROXY = """
+defaults
+  mode tcp
+  timeout connect 1s
+  timeout client 60s
+  timeout server 60s
+listen vault
+  bind 127.0.0.1:{port}
+  option httpchk GET /v1/sys/health
+  default-server check inter 200ms fall 2 rise 1 on-marked-down shutdown-sessions
+  default-server check-ssl check-sni localhost verify required verifyhost localhost ca-file {ca_file}
+{servers}
+"""
+_PATIENCE = 60.0
+"""Seconds for what a cluster does by itself; it takes a few."""
+
+
+class Cluster:
+    """Three nodes, and a load balancer before them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.address = f"https://localhost:{self.port}"
+        self.nodes: list[Server] = []
+        for name in ("one", "two", "three"):
+            place = folder / name
+            place.mkdir()
+            first = self.nodes[0] if self.nodes else None
+            join = _JOIN.format(address=first.address, ca_file=first.ca_file) if first else ""
+            storage = _RAFT.format(folder=place, name=name, join=join)
+            self.nodes.append(Server(place, storage, first))
+        self.ca_file = self.nodes[0].ca_file
+        servers = "\n".join(f"  server {each.folder.name} 127.0.0.1:{each.port}" for each in self.nodes)
+        (folder / "haproxy.cfg").write_text(_HAPROXY.format(port=self.port, ca_file=self.ca_file, servers=servers))
+        self._balancer: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the nodes, and wait until they are one cluster."""
+        first = self.nodes[0]
+        first.start()
+        first.write("sys/storage/raft/autopilot/configuration", server_stabilization_time="1s")
+        for node in self.nodes[1:]:
+            node.launch()
+        with (self.folder / "haproxy.log").open("ab") as log:
+            self._balancer = subprocess.Popen(
+                ["haproxy", "-db", "-f", str(self.folder / "haproxy.cfg")], stdout=log, stderr=log
+            )
+        self.settle()
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.kill()
+        if self._balancer is not None:
+            self._balancer.kill()
+            self._balancer.wait()
+
+    @property
+    def active(self) -> Server:
+        """The node that leads."""
+        return next(each for each in self.nodes if self._is_active(each))
+
+    def settle(self) -> None:
+        """Wait until all three nodes may vote, and follow one of them."""
+        until(self._is_whole)
+
+    def another_leads(self, former: Server) -> bool:
+        """Tell whether a node leads, and it is not the former one."""
+        return any(self._is_active(each) for each in self.nodes if each is not former)
+
+    def _is_active(self, node: Server) -> bool:
+        with contextlib.suppress(Exception):  # it does not run, or not yet
+            return bool(node.client().sys.read_leader_status()["is_self"])
+        return False
+
+    def _is_whole(self) -> bool:
+        with contextlib.suppress(Exception):  # no node leads, just now
+            for node in self.nodes:
+                node.wait(5)
+            told = self.active.admin.adapter.get("/v1/sys/storage/raft/autopilot/state")["data"]
+            return bool(told["healthy"]) and len(told["voters"]) == len(self.nodes)
+        return False
+
+
+def until(done: Callable[[], bool]) -> None:
+    """Wait for what takes its time."""
+    end = time.monotonic() + _PATIENCE
+    while not done():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Cluster]:
+    if shutil.which("haproxy") is None:
+        pytest.skip("there is no haproxy: apt-get install haproxy")
+    made = Cluster(folder)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        for node in made.nodes:
+            shutil.rmtree(node.folder / "data", ignore_errors=True)
+            node.audit.unlink(missing_ok=True)

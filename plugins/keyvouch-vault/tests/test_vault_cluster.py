@@ -1,0 +1,73 @@
+"""A cluster that loses a node, behind a load balancer: who signs meanwhile notices nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import keyvouch
+from cluster import Cluster, until
+from vault_keys import signing
+
+# One cluster, which takes its time to be there, for all of them: in one of pytest-xdist's workers.
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("vault-cluster")]
+
+
+@pytest.fixture
+def signer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[keyvouch.Signer]:
+    """A key in the cluster, with a log-in that is renewed every other second, while a leader is elected too."""
+    cluster.settle()
+    leader = cluster.active
+    leader.write("auth/approle/role/brief", token_policies=["keys"], token_ttl="3s")
+    leader.write("transit/keys/app", type="ecdsa-p256")
+    monkeypatch.setenv("ROLE_SECRET", leader.secret_id("brief"))
+    log_in = f"auth=approle&role-id={leader.role_id('brief')}&secret-id=env:ROLE_SECRET"
+    uri = f"vault:address={cluster.address};key=app?{log_in}&ca-file={cluster.ca_file}"
+    with keyvouch.open_signer(uri) as opened:
+        yield opened
+
+
+def test_leader_is_killed(cluster: Cluster, signer: keyvouch.Signer) -> None:
+    """The leader dies, and eight threads wait until another is elected."""
+    leader = cluster.active
+    with signing(signer) as work:
+        leader.kill()
+        until(lambda: cluster.another_leads(leader))
+    leader.launch()
+    assert work.failures == []
+
+
+def test_node_is_sealed(cluster: Cluster, signer: keyvouch.Signer) -> None:
+    """The leader is sealed: it still answers, and refuses everything."""
+    leader = cluster.active
+    with signing(signer) as work:
+        leader.write("sys/seal")
+        until(lambda: cluster.another_leads(leader))
+    leader.stop()
+    leader.launch()
+    assert work.failures == []
+
+
+def test_nodes_are_restarted(cluster: Cluster, signer: keyvouch.Signer) -> None:
+    """All nodes are restarted one after the other, as for an upgrade, the leader last."""
+    followers = [each for each in cluster.nodes if each is not cluster.active]
+    with signing(signer) as work:
+        for node in (*followers, cluster.active):
+            node.stop()
+            work.go_on()
+            node.launch()
+            cluster.settle()
+    assert work.failures == []
+
+
+def test_leader_steps_down(cluster: Cluster, signer: keyvouch.Signer) -> None:
+    """The leader gives up its place, and lives on as one that has to ask the new one.
+
+    Last of all: for ten seconds it will not lead again, not even where the others want it to.
+    """
+    leader = cluster.active
+    with signing(signer) as work:
+        leader.admin.sys.step_down()
+        until(lambda: cluster.another_leads(leader))
+    assert work.failures == []

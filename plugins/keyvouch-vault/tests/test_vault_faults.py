@@ -1,0 +1,301 @@
+"""What goes wrong, and what the user is told: each fault its error, with what to do."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import keyvouch
+from http_fake import LOOKED_UP, answer, fake
+from keyvouch.errors import (
+    AccessDenied,
+    ConfigurationError,
+    KeyNotFound,
+    KeyUnusable,
+    KeyvouchError,
+    SecretIncorrect,
+    StoreUnavailable,
+    Throttled,
+)
+from keyvouch.secrets import SecretResolver
+from keyvouch.testing import Relay
+from keyvouch.uri import parse_uri
+from keyvouch_vault.store import VaultStore
+from openbao import PASSWORD, Server
+from vault_keys import make_key, refused, sign_meanwhile, token_uri
+
+pytestmark = pytest.mark.server
+JSON = "Content-Type: application/json"
+
+
+@pytest.fixture
+def uri(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A key, and a token that may do everything with it."""
+    monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("keys"))
+    return make_key(server)
+
+
+# Addresses and trust.
+
+
+def test_unknown_ca(server: Server, uri: str, tmp_path: Path) -> None:
+    """A server whose CA is not trusted is a matter of configuration, and ca-file= is named."""
+    error = refused(uri.replace(f"&ca-file={server.ca_file}", ""), ConfigurationError)
+    assert "ca-file=" in error.hint
+    (tmp_path / "empty.pem").write_text("nothing")
+    refused(uri.replace(str(server.ca_file), str(tmp_path / "empty.pem")), ConfigurationError)
+
+
+def test_environment_does_not_beat_ca_file(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """REQUESTS_CA_BUNDLE trusts others, and ca-file= wins."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
+    keyvouch.open_signer(uri).close()
+
+
+def test_wrong_host_name(uri: str) -> None:
+    """A name that does not stand in the certificate is refused."""
+    assert "host name" in refused(uri.replace("localhost", "127.0.0.1"), ConfigurationError).hint
+
+
+def test_nobody_listens(uri: str) -> None:
+    """An address where nothing listens is unavailable, at once."""
+    began = time.monotonic()
+    refused(re.sub(r"localhost:\d+", "localhost:1", uri), StoreUnavailable)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("address", ["http://vault:8200", "vault:8200", "https://", "https://u:p@vault", "ftp://vault"])
+def test_addresses_that_are_none(address: str) -> None:
+    """Plain http is for loopback alone, and a password has no place in an address."""
+    with pytest.raises(ConfigurationError):
+        parse_uri(f"vault:address={address};key=app?auth=token&token=env:X", VaultStore.attributes)
+
+
+# Places and keys.
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "hint"),
+    [
+        (";key=", ConfigurationError, "namespace="),
+        (";mount=elsewhere;key=", ConfigurationError, "mount="),
+        (";mount=cubbyhole;key=", KeyNotFound, "keyvouch keys"),
+        (";key=no", KeyNotFound, "keyvouch keys"),
+        (";version=7;key=", KeyNotFound, "These may: 1"),
+    ],
+)
+def test_places_that_are_wrong(
+    server: Server,
+    uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    kind: type[KeyvouchError],
+    hint: str,
+) -> None:
+    """Namespace, mount, key and version: each its own error. Where a policy denies them too, it is that."""
+    monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("admin"))
+    more = ";namespace=nowhere" if change == ";key=" else ""
+    assert hint in refused(uri.replace(";key=", more + change), kind).hint
+
+
+def test_version_below_the_minimum(server: Server, uri: str) -> None:
+    """A version that was taken out of use is no more there; a signer that has it open is told so."""
+    with keyvouch.open_signer(f"{uri}&settle=0") as signer:
+        name = re.findall(r";key=([\w-]+)", uri)[0]
+        server.write(f"transit/keys/{name}/rotate")
+        server.write(f"transit/keys/{name}/config", min_encryption_version=2)
+        with pytest.raises(KeyUnusable, match="min_encryption_version"):
+            signer.sign(b"message", "ES256")
+    refused(uri.replace(f";key={name}", f";key={name};version=1"), KeyNotFound)
+
+
+def test_key_that_cannot_sign(server: Server, uri: str) -> None:
+    """A key for encryption is unusable, and a listing passes it by."""
+    server.write("transit/keys/cipher", type="aes256-gcm96")
+    refused(re.sub(r";key=[\w-]+", ";key=cipher", uri), KeyUnusable)
+    with keyvouch.open_store(re.sub(r";key=[\w-]+", "", uri)) as store:
+        listed = store.keys()
+    assert "cipher" not in {info.uri.get("key") for info in listed}
+
+
+# Permissions and secrets.
+
+
+def test_denied_signature_names_the_policy(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy's 403 says which line it lacks, and nobody logs in again for it."""
+    server.write("sys/policies/acl/reader", policy='path "transit/keys/*" { capabilities = ["read"] }')
+    monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("reader"))
+    before = len(server.requests("auth/token/lookup-self"))
+    with keyvouch.open_signer(uri) as signer, pytest.raises(AccessDenied, match='path "transit/sign/') as caught:
+        signer.sign(b"message", "ES256")
+    assert 'capabilities = ["update"]' in caught.value.hint
+    assert len(server.requests("auth/token/lookup-self")) == before + 1
+
+
+def test_denied_reading_names_the_way_out(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may sign alone is told to name version and certificate."""
+    monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("sign"))
+    assert "certificate-file=" in refused(uri, AccessDenied).hint
+
+
+@pytest.mark.parametrize("token", ["s.wrong", "hvs.wrong"])
+def test_token_that_is_none(uri: str, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    """A wrong token is told as one, and not shown."""
+    monkeypatch.setenv("VAULT_TEST_TOKEN", token)
+    assert token not in str(refused(uri, SecretIncorrect))
+
+
+def test_stray_tokens_never_sign(uri: str, server: Server, own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VAULT_TOKEN and ~/.vault-token are not read: not after a refused log-in either."""
+    token = server.token("keys")
+    (own_folders / ".vault-token").write_text(token)
+    monkeypatch.setenv("VAULT_TOKEN", token)
+    monkeypatch.setenv("SID", "wrong")
+    refused(token_uri(uri, f"auth=approle&role-id={server.role_id('keys')}&secret-id=env:SID"), SecretIncorrect)
+    monkeypatch.setenv("VAULT_TEST_TOKEN", "s.wrong")
+    refused(uri, SecretIncorrect)
+
+
+def test_role_and_mount_that_are_wrong(uri: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppRole does not tell a wrong role from a wrong secret; and a log-in that is not there is denied."""
+    monkeypatch.setenv("SID", server.secret_id("keys"))
+    refused(token_uri(uri, "auth=approle&role-id=nobody&secret-id=env:SID"), SecretIncorrect)
+    error = refused(token_uri(uri, "auth=approle&auth-mount=no&role-id=x&secret-id=env:SID"), AccessDenied)
+    assert "auth-mount=" in error.hint
+
+
+@pytest.mark.parametrize("query", ["", "auth=approle", "auth=userpass&username=a", "auth=none", "auth=magic"])
+def test_log_ins_that_lack_something(query: str) -> None:
+    """What a log-in needs is asked for before anything is sent."""
+    with pytest.raises(ConfigurationError):
+        VaultStore(parse_uri(f"vault:address=https://vault;key=app?{query}", VaultStore.attributes), SecretResolver())
+
+
+# Servers that fail.
+
+
+def test_sealed_server(server: Server, uri: str) -> None:
+    """A sealed server is unavailable, and the hint says how that ends."""
+    with keyvouch.open_signer(uri) as signer:
+        server.write("sys/seal")
+        try:
+            with pytest.raises(StoreUnavailable, match="sealed"):
+                signer.sign(b"message", "ES256", timeout=1)
+        finally:
+            server.stop()
+            server.start()
+        signer.sign(b"message", "ES256")
+
+
+def test_restarted_server_is_waited_for(server: Server, uri: str) -> None:
+    """A server that is killed and started again costs eight threads that sign no error."""
+
+    def restart() -> None:
+        server.kill()
+        server.start()
+
+    with keyvouch.open_signer(uri) as signer:
+        signer.sign(b"message", "ES256")
+        restarting = threading.Timer(0.5, restart)
+        restarting.start()
+        assert sign_meanwhile(signer, 4.0, threads=8) == []
+        restarting.join()
+
+
+def faulty(*answers: bytes, timeout: float = 2.0, pause: float = 0.0) -> tuple[Exception, list[str]]:
+    """Return what signing raises where a server answers like that, after a good log-in; and what it was asked."""
+    with fake(answer("200 OK", LOOKED_UP, JSON), *answers) as server:
+        parsed = parse_uri(
+            f"vault:address={server.address};key=app;version=1?auth=token&token=env:VAULT_TEST_TOKEN",
+            VaultStore.attributes,
+        )
+        store = VaultStore(parsed, SecretResolver())
+        store.connect(timeout=5)
+        server.pause = pause
+        with pytest.raises(KeyvouchError) as caught:
+            store.open(parsed, timeout=timeout)
+        store.close()
+        return caught.value, server.asked
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (answer("500 Internal Server Error", b'{"errors": ["boom"]}', JSON), StoreUnavailable),
+        (answer("502 Bad Gateway", b"<html>", "Content-Type: text/html"), StoreUnavailable),
+        (answer("503 Service Unavailable", b'{"errors": ["standby"]}', JSON), StoreUnavailable),
+        (answer("200 OK", b"<html>hello", "Content-Type: text/html"), StoreUnavailable),
+        (answer("200 OK", b"[1]", JSON), StoreUnavailable),
+        (answer("200 OK", b'{"data": {"type": "rsa-2048", "keys": 7}}', JSON), StoreUnavailable),
+        (answer("200 OK", b'{"data"', JSON, length=1000), StoreUnavailable),
+        (b"nonsense\r\n\r\n", StoreUnavailable),
+        (b"", StoreUnavailable),
+    ],
+)
+def test_answers_that_are_none(monkeypatch: pytest.MonkeyPatch, reply: bytes, kind: type[KeyvouchError]) -> None:
+    """5xx, other than JSON, cut, or nothing: unavailable, with what to look at."""
+    monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
+    error, asked = faulty(reply)
+    assert type(error) is kind
+    assert error.hint
+    assert len(asked) == 2  # the plugin repeats nothing
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [((), None), (("Retry-After: 7",), 7.0), (("Retry-After: soon",), None)]
+)
+def test_quota(monkeypatch: pytest.MonkeyPatch, header: tuple[str, ...], seconds: float | None) -> None:
+    """429 is told with the server's Retry-After, where there is one."""
+    monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
+    error, _ = faulty(answer("429 Too Many Requests", b'{"errors": ["quota"]}', JSON, *header))
+    assert isinstance(error, Throttled)
+    assert error.retry_after == seconds
+
+
+def test_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A redirect to another host is an error, and neither token nor request arrives there."""
+    monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
+    with fake(answer("200 OK", LOOKED_UP, JSON)) as other:
+        for status in ("307 Temporary Redirect", "302 Found", "301 Moved Permanently"):
+            error, _ = faulty(answer(status, b"", f"Location: {other.address}/v1/transit/keys/app"))
+            assert isinstance(error, StoreUnavailable)
+            assert "load balancer" in error.hint
+        assert other.asked == []
+
+
+def test_silent_server(server: Server, uri: str) -> None:
+    """A server that never answers is waited for no longer than the caller said, all tries together."""
+    with (
+        Relay(("127.0.0.1", server.port)) as relay,
+        keyvouch.open_signer(uri.replace(f":{server.port}", f":{relay.port}")) as signer,
+    ):
+        signer.sign(b"message", "ES256")
+        relay.stall()
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            signer.sign(b"message", "ES256", timeout=2)
+        assert time.monotonic() - began < 3
+        relay.resume()
+
+
+def test_dripping_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that sends an octet now and then is not waited for until it has done."""
+    monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
+    began = time.monotonic()
+    error, _ = faulty(answer("200 OK", b" " * 100, JSON), timeout=0.5, pause=0.1)
+    assert isinstance(error, StoreUnavailable)
+    assert time.monotonic() - began < 3
+
+
+def test_password_is_in_no_error(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong password is told as one, without it; the same one is not sent again."""
+    monkeypatch.setenv("PW", f"{PASSWORD}-wrong")
+    wrong = token_uri(uri, "auth=userpass&username=admin&password=env:PW")
+    before = len(server.requests("auth/userpass/login/admin"))
+    for _ in range(3):
+        assert PASSWORD not in str(refused(wrong, SecretIncorrect))
+    assert len(server.requests("auth/userpass/login/admin")) == before + 1

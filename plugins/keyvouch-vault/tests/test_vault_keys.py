@@ -1,0 +1,285 @@
+"""Keys in transit: which one a URI means, and how it is made, certified, imported and deleted."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+import keyvouch
+from keyvouch.algorithms import ALGORITHMS, make_key, verifies
+from keyvouch.certificate import self_signed
+from keyvouch.errors import (
+    AccessDenied,
+    CertificateMismatch,
+    KeyChanged,
+    KeyExists,
+    KeyNotFound,
+    KeyUnusable,
+    NotSupported,
+)
+from keyvouch.opening import parse
+from keyvouch.testing.authority import Authority
+from openbao import SIGN_POLICY, Server
+from servers.oidc import OidcProvider
+from signing_in import sign_in
+from vault_keys import key_uri, refused
+from vault_keys import make_key as make_vault_key
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(autouse=True)
+def _token(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("keys"))
+
+
+def generate(uri: str, kind: str = "P-256", **more: bool) -> str:
+    with keyvouch.open_store(uri) as store:
+        return str(store.generate(keyvouch.KeySpec(kind, "CN=app", 30, **more)))
+
+
+def certify(uri: str, path: Path) -> str:
+    """Write a certificate for the key of this URI, and return the certificate-file attribute."""
+    with keyvouch.open_signer(uri) as signer:
+        path.write_bytes(self_signed(signer.private_key(), "CN=app", 30).public_bytes(Encoding.PEM))
+    return f"&certificate-file={path}"
+
+
+# Which version.
+
+
+def test_version_is_pinned(server: Server) -> None:
+    """A key without version is opened at one, and goes on signing with it after a rotation."""
+    uri = make_vault_key(server)
+    with keyvouch.open_signer(uri) as signer:
+        assert ";version=1;" in signer.uri
+        server.write(f"transit/keys/{parse(uri).get('key')}/rotate")
+        signature = signer.sign(b"message", "ES256")
+        assert verifies(signer.public_key, signature, b"message", ALGORITHMS["ES256"])
+        assert not signer.reload()  # the new version has not settled
+
+
+def test_newest_settled_version(server: Server) -> None:
+    """Of several versions it is the newest whose age exceeds `settle`; then a running signer changes over."""
+    uri = make_vault_key(server)
+    time.sleep(1.1)
+    server.write(f"transit/keys/{parse(uri).get('key')}/rotate")
+    with keyvouch.open_signer(f"{uri}&settle=1") as signer:
+        assert ";version=1;" in signer.uri
+        time.sleep(1.1)
+        signer.sign_negotiated(lambda *_: b"message")
+        assert ";version=2;" in signer.uri
+
+
+def test_versions_are_numbers(server: Server) -> None:
+    """The tenth version comes after the ninth."""
+    uri = make_vault_key(server)
+    for _ in range(9):
+        server.write(f"transit/keys/{parse(uri).get('key')}/rotate")
+    with keyvouch.open_signer(f"{uri}&settle=0") as signer:
+        assert ";version=10;" in signer.uri
+    with keyvouch.open_store(uri) as store:
+        listed = store.keys()
+    assert [info.uri.get("version") for info in listed] == [*range(1, 11)]
+
+
+def test_certificate_chooses_its_version(server: Server, tmp_path: Path) -> None:
+    """certificate-file= opens the version that it belongs to; a new certificate brings a running signer along."""
+    uri = make_vault_key(server)
+    server.write(f"transit/keys/{parse(uri).get('key')}/rotate")
+    first, second = (uri.replace("?", f";version={number}?") for number in (1, 2))
+    file = certify(first, tmp_path / "app.crt")
+    with keyvouch.open_signer(f"{uri}{file}&settle=0") as signer:
+        assert ";version=1;" in signer.uri
+        certify(second, tmp_path / "app.crt")
+        time.sleep(1.1)
+        signer.sign_negotiated(lambda *_: b"message")
+        assert ";version=2;" in signer.uri
+
+
+def test_certificate_of_no_version(server: Server, tmp_path: Path) -> None:
+    """A certificate that fits no version is told as one, with the versions that are there."""
+    uri = make_vault_key(server)
+    (tmp_path / "other.crt").write_bytes(self_signed(make_key("P-256"), "CN=app", 30).public_bytes(Encoding.PEM))
+    assert "(1)" in refused(f"{uri}&certificate-file={tmp_path / 'other.crt'}", CertificateMismatch).hint
+
+
+def test_policy_that_allows_signing_alone(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With version and certificate in the URI one line of policy is enough, and a wrong one of them is noticed."""
+    uri = make_vault_key(server, "rsa-2048")
+    server.write(f"transit/keys/{parse(uri).get('key')}/rotate")
+    file = certify(uri.replace("?", ";version=1?"), tmp_path / "app.crt")
+    monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("sign"))
+    with keyvouch.open_signer(uri.replace("?", ";version=1?") + file) as signer:
+        for name in ("PS256", "RS512"):
+            assert verifies(signer.public_key, signer.sign(b"message", name), b"message", ALGORITHMS[name])
+        assert signer.exportable is None
+    refused(uri.replace("?", ";version=2?") + file, CertificateMismatch)
+    refused(uri + file, AccessDenied)
+
+
+def test_key_in_a_namespace_and_mount(server: Server) -> None:
+    """Namespace and mount stand in the URI, as they stand in `bao`."""
+    server.write("sys/namespaces/team")
+    headers = {"X-Vault-Namespace": "team"}
+    post = server.admin.adapter.post
+    allowed = 'path "keys/*" { capabilities = ["read", "update"] }'
+    post("/v1/sys/mounts/keys/transit", json={"type": "transit"}, headers=headers)
+    post("/v1/keys/transit/keys/app", json={"type": "ed25519"}, headers=headers)
+    post(
+        "/v1/sys/policies/acl/team",
+        json={"policy": allowed},
+        headers=headers,
+    )
+    post("/v1/sys/auth/userpass", json={"type": "userpass"}, headers=headers)
+    post("/v1/auth/userpass/users/ann", json={"password": "secret", "token_policies": ["team"]}, headers=headers)
+    uri = key_uri(server, "app").replace(";key=", ";namespace=team;mount=keys/transit;key=")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PW", "secret")
+        log_in = uri.replace("auth=token&token=env:VAULT_TEST_TOKEN", "auth=userpass&username=ann&password=env:PW")
+        with keyvouch.open_signer(log_in) as signer:
+            assert signer.sign(b"message", "EdDSA")
+
+
+@pytest.mark.parametrize(
+    ("values", "address", "namespace", "ca_file"),
+    [
+        ({"VAULT_ADDR": "https://v:1", "VAULT_NAMESPACE": "v", "VAULT_CACERT": "/v"}, "https://v:1", "v", "/v"),
+        (
+            {"VAULT_ADDR": "https://v:1", "BAO_ADDR": "https://b:2", "VAULT_CACERT": "/v", "BAO_CACERT": "/b"},
+            "https://b:2",
+            None,
+            "/b",
+        ),
+    ],
+)
+def test_environment_completes_the_uri(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], address: str, namespace: str | None, ca_file: str
+) -> None:
+    """Address, namespace and CA come from Vault's and OpenBao's variables, OpenBao's first, and the URI keeps them."""
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    uri = parse("vault:key=app?auth=token&token=env:X")
+    assert (uri.get("address"), uri.get("namespace"), uri.get("ca-file")) == (address, namespace, ca_file)
+    assert address in str(uri)
+    assert parse("vault:address=https://own;key=app?ca-file=/own").get("ca-file") == "/own"
+
+
+def test_pinned_uri_keeps_what_the_environment_gave(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was opened with VAULT_ADDR opens without it by its pinned URI."""
+    uri = make_vault_key(server)
+    monkeypatch.setenv("VAULT_ADDR", server.address)
+    monkeypatch.setenv("VAULT_CACERT", str(server.ca_file))
+    with keyvouch.open_signer(f"vault:key={parse(uri).get('key')}?auth=token&token=env:VAULT_TEST_TOKEN") as signer:
+        pinned = signer.uri
+    monkeypatch.delenv("VAULT_ADDR")
+    monkeypatch.delenv("VAULT_CACERT")
+    keyvouch.open_signer(pinned).close()
+
+
+# Life.
+
+
+@pytest.mark.parametrize("kind", ["RSA-2048", "RSA-3072", "P-256", "P-384", "P-521", "Ed25519"])
+def test_made_key_stays_in(server: Server, kind: str) -> None:
+    """A key is made in the server with a certificate, and neither exported nor backed up."""
+    uri = key_uri(server, f"made-{kind.lower()}")
+    generate(uri, kind)
+    with keyvouch.open_signer(uri) as signer:
+        assert signer.exportable is False
+        assert signer.chain[0].subject.rfc4514_string() == "CN=app"
+    told = server.admin.secrets.transit.read_key(parse(uri).get("key"))["data"]
+    assert (told["exportable"], told["allow_plaintext_backup"]) == (False, False)
+
+
+def test_unmodified_msal_signs_in_with_it(server: Server, authority: Authority, oidc_provider: OidcProvider) -> None:
+    """MSAL as it is gets a token with PS256, from Entra ID's rules and from a server of others."""
+    uri = key_uri(server, "msal")
+    generate(uri, "RSA-2048")
+    with keyvouch.open_signer(uri) as signer:
+        sign_in(signer, authority, oidc_provider)
+
+
+def test_further_version(server: Server) -> None:
+    """A further member is a further version, of the same type; a key that is there, or a version, is KeyExists."""
+    uri = key_uri(server, "further")
+    assert ";version=1;" in generate(uri)
+    assert ";version=2;" in generate(uri, further=True)
+    for taken, further in ((uri, False), (uri.replace("?", ";version=3?"), True)):
+        with pytest.raises(KeyExists):
+            generate(taken, further=further)
+    with pytest.raises(NotSupported):
+        generate(uri, "RSA-2048", further=True)
+
+
+def test_certificate_belongs_to_its_version(server: Server) -> None:
+    """A certificate is kept beside the version whose key it has, wherever the URI leads."""
+    uri = make_vault_key(server)
+    server.write(f"transit/keys/{parse(uri).get('key')}/rotate")
+    with keyvouch.open_signer(uri.replace("?", ";version=2?")) as signer:
+        new = self_signed(signer.private_key(), "CN=second", 30)
+    with keyvouch.open_store(uri) as store:
+        assert store.install_certificate([new]).get("version") == 2
+    with keyvouch.open_signer(uri) as signer:  # the only one with a certificate
+        assert signer.chain == (new,)
+    foreign = self_signed(make_key("P-256"), "CN=foreign", 30)
+    with keyvouch.open_store(uri) as store, pytest.raises(CertificateMismatch):
+        store.install_certificate([foreign])
+
+
+@pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "P-384", "P-521", "Ed25519"])
+def test_imported_key_stays_in(server: Server, kind: str) -> None:
+    """A key from a file signs as before, is not given out, and has its successors made in the server."""
+    uri, key = key_uri(server, f"imported-{kind.lower()}"), make_key(kind)
+    chain = [self_signed(key, "CN=app", 30)]
+    with keyvouch.open_store(uri) as store:
+        store.import_key(key, chain)
+    with keyvouch.open_signer(uri) as signer:
+        assert signer.public_key == key.public_key()
+        assert signer.chain == (*chain,)
+        assert signer.exportable is False
+        signer.sign_negotiated(lambda *_: b"message")
+    assert ";version=2;" in generate(uri, kind, further=True)
+
+
+def test_key_that_was_deleted_signs_no_more(server: Server) -> None:
+    """A signer whose key was deleted says so."""
+    uri = key_uri(server, "deleted") + "&deletion-allowed=true"
+    pinned = generate(uri)
+    with keyvouch.open_signer(uri) as signer:
+        with keyvouch.open_store(pinned) as store:
+            store.delete()
+        with pytest.raises(KeyUnusable, match="deleted"):
+            signer.sign(b"message", "ES256")
+
+
+def test_key_that_may_be_made_and_not_certified(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that allows making a key alone: the error says that the key is there, and which line is missing."""
+    lines = ('path "transit/keys/+" { capabilities = ["create", "update", "read"] }', SIGN_POLICY)
+    server.write("sys/policies/acl/maker", policy="\n".join(lines))
+    monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("maker"))
+    with pytest.raises(AccessDenied, match="the key itself is there now") as caught:
+        generate(key_uri(server, "uncertified"))
+    assert "set-certificate" in caught.value.hint
+
+
+def test_key_is_deleted_where_the_server_allows_it(server: Server) -> None:
+    """By itself transit deletes none; one version of several is never deleted; and the one made anew is another."""
+    kept, gone = key_uri(server, "kept"), key_uri(server, "gone") + "&deletion-allowed=true"
+    pinned = generate(kept)
+    with keyvouch.open_store(pinned) as store, pytest.raises(AccessDenied, match="deletion_allowed=true"):
+        store.delete()
+    pinned = generate(gone)
+    generate(gone, further=True)
+    with keyvouch.open_store(pinned) as store, pytest.raises(NotSupported, match="min_encryption_version"):
+        store.delete()
+    gone = key_uri(server, "gone-too") + "&deletion-allowed=true"
+    pinned = generate(gone)
+    with keyvouch.open_store(pinned) as store:
+        store.delete()
+    refused(pinned, KeyNotFound)
+    generate(gone)
+    refused(pinned, KeyChanged)

@@ -1,0 +1,282 @@
+"""Logging in, in each of the ways that people have, and staying so."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+import keyvouch
+from http_fake import LOOKED_UP, Fake, answer, fake
+from keyvouch.algorithms import ALGORITHMS, make_key, sign_locally
+from keyvouch.errors import AccessDenied, ConfigurationError, SecretIncorrect, SecretRequired
+from keyvouch.opening import parse
+from keyvouch.secrets import SecretResolver
+from keyvouch_vault import logins
+from keyvouch_vault.store import VaultStore
+from openbao import PASSWORD, Server
+from vault_keys import make_key as make_vault_key
+from vault_keys import refused, sign_meanwhile, token_uri
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def uri(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A key, and a token that may do everything with it."""
+    monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("keys"))
+    return make_vault_key(server)
+
+
+def signs(uri: str) -> bool:
+    with keyvouch.open_signer(uri) as signer:
+        return len(signer.sign(b"message", "ES256")) == 64
+
+
+# Ways.
+
+
+def test_token(uri: str) -> None:
+    """A token that the URI refers to; what it is allowed beside its policies does not matter."""
+    assert signs(uri)
+
+
+def test_token_without_the_default_policy(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that may not even look itself up signs."""
+    monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("keys", no_default_policy=True))
+    assert signs(uri)
+
+
+def test_approle(server: Server, uri: str, tmp_path: Path) -> None:
+    """A role's id and a secret id from a file; the token that it brings is revoked at the end."""
+    secret = tmp_path / "secret-id"
+    secret.touch(mode=0o600)
+    secret.write_text(server.secret_id("keys") + "\n")
+    before = len(server.requests("auth/token/revoke-self"))
+    assert signs(token_uri(uri, f"auth=approle&role-id={server.role_id('keys')}&secret-id=file:{secret}"))
+    assert len(server.requests("auth/token/revoke-self")) == before + 1
+
+
+def test_wrapped_secret_id(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is unwrapped once, and serves for further log-ins; who finds it unwrapped is warned."""
+    made = server.admin.adapter.post("/v1/auth/approle/role/keys/secret-id", json={}, wrap_ttl="60s")
+    monkeypatch.setenv("WRAPPED", made["wrap_info"]["token"])
+    wrapped = token_uri(uri, f"auth=approle&role-id={server.role_id('keys')}&wrapped-secret-id=env:WRAPPED")
+    with keyvouch.open_signer(wrapped) as signer:
+        server.write("sys/leases/revoke-prefix/auth/approle/login")
+        assert signer.sign(b"message", "ES256")
+    assert "somebody else has it" in refused(wrapped, SecretIncorrect).hint
+
+
+def test_wrapped_something_else(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no wrapped secret id of this log-in is not even unwrapped."""
+    made = server.admin.adapter.post("/v1/sys/wrapping/wrap", json={"secret_id": "mine"}, wrap_ttl="60s")
+    monkeypatch.setenv("WRAPPED", made["wrap_info"]["token"])
+    wrapped = token_uri(uri, f"auth=approle&role-id={server.role_id('keys')}&wrapped-secret-id=env:WRAPPED")
+    assert "wrap a new one" in refused(wrapped, SecretIncorrect).hint
+
+
+def test_userpass(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's name and password."""
+    monkeypatch.setenv("PW", PASSWORD)
+    assert signs(token_uri(uri, "auth=userpass&username=admin&password=env:PW"))
+
+
+def test_ldap(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LDAP is asked in the same form; this server has no such log-in, so that another one stands at its place."""
+    server.write("sys/auth/ldap", type="userpass")
+    server.write("auth/ldap/users/ann", password=PASSWORD, token_policies=["keys"])
+    monkeypatch.setenv("PW", PASSWORD)
+    assert signs(token_uri(uri, "auth=ldap&username=ann&password=env:PW"))
+
+
+def test_certificate(server: Server, uri: str, tmp_path: Path) -> None:
+    """A TLS client certificate, whose key others may not read."""
+    certificate, key = tmp_path / "client.pem", tmp_path / "client.key"
+    server.authority.write_pair(certificate, key, "CN=client", "client")
+    server.write("sys/auth/cert", type="cert")
+    server.write("auth/cert/certs/app", certificate=server.ca_file.read_text(), token_policies=["keys"])
+    log_in = token_uri(uri, f"auth=cert&role=app&client-certificate-file={certificate}&client-key-file={key}")
+    assert signs(log_in)
+    key.chmod(0o644)
+    refused(log_in, AccessDenied)
+    key.chmod(0o600)
+    refused(log_in.replace(str(certificate), str(server.ca_file)), ConfigurationError)
+    key.unlink()
+    refused(log_in, SecretRequired)
+
+
+def jwt(claims: dict[str, object], key: object) -> str:
+    head = {"alg": "ES256", "typ": "JWT"}
+    text = ".".join(
+        base64.urlsafe_b64encode(json.dumps(each).encode()).rstrip(b"=").decode() for each in (head, claims)
+    )
+    signature = sign_locally(key, text.encode(), ALGORITHMS["ES256"])  # type: ignore[arg-type]
+    return f"{text}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+
+
+def test_jwt(server: Server, uri: str, tmp_path: Path) -> None:
+    """A JWT from a file, read anew at each log-in; a wrong audience or role is told apart."""
+    key = make_key("P-256")
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    server.write("sys/auth/jwt", type="jwt")
+    server.write("auth/jwt/config", jwt_validation_pubkeys=[public.decode()])
+    server.write(
+        "auth/jwt/role/app",
+        role_type="jwt",
+        user_claim="sub",
+        bound_audiences=["vault"],
+        token_policies=["keys"],
+    )
+    file = tmp_path / "jwt"
+    file.touch(mode=0o600)
+    log_in = token_uri(uri, f"auth=jwt&role=app&jwt=file:{file}")
+    now = int(time.time())
+    file.write_text(jwt({"sub": "app", "aud": "vault", "iat": now, "exp": now + 300}, key))
+    with keyvouch.open_signer(log_in) as signer:
+        file.write_text(jwt({"sub": "app", "aud": "vault", "iat": now, "exp": now + 600}, key))
+        server.write("sys/leases/revoke-prefix/auth/jwt/login")
+        assert signer.sign(b"message", "ES256")
+    refused(log_in.replace("role=app", "role=nobody"), ConfigurationError)
+    file.write_text(jwt({"sub": "app", "aud": "other", "iat": now, "exp": now + 300}, key))
+    assert "audiences" in refused(log_in, SecretIncorrect).hint
+
+
+def test_kubernetes(server: Server, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service account's token, which the server has reviewed by the cluster."""
+    review = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenReview",
+        "status": {
+            "authenticated": True,
+            "user": {"username": "system:serviceaccount:prod:app", "uid": "1", "groups": ["system:serviceaccounts"]},
+        },
+    }
+    with fake(answer("201 Created", json.dumps(review).encode(), "Content-Type: application/json")) as cluster:
+        log_in = _kubernetes(server, uri, tmp_path, cluster)
+        assert signs(log_in)
+        assert "/apis/authentication.k8s.io/v1/tokenreviews" in cluster.asked[0]
+        mounted = log_in.replace(f"&jwt=file:{tmp_path / 'service-account'}", "")
+        refused(mounted, SecretRequired)  # here is no pod
+        (tmp_path / "service-account").chmod(0o644)  # as Kubernetes mounts it
+        monkeypatch.setattr(logins, "_SERVICE_ACCOUNT", tmp_path / "service-account")
+        assert signs(mounted)
+        refused(mounted.replace("role=app", "role=nobody"), ConfigurationError)
+
+
+def _kubernetes(server: Server, uri: str, tmp_path: Path, cluster: Fake) -> str:
+    now = int(time.time())
+    account = {"namespace": "prod", "serviceaccount": {"name": "app", "uid": "1"}}
+    claims = {
+        "iss": "kubernetes/serviceaccount",
+        "sub": "system:serviceaccount:prod:app",
+        "iat": now,
+        "exp": now + 300,
+        "kubernetes.io": account,
+    }
+    token = jwt(claims, make_key("P-256"))
+    server.write("sys/auth/kubernetes", type="kubernetes")
+    server.write(
+        "auth/kubernetes/config",
+        kubernetes_host=cluster.address,
+        token_reviewer_jwt=token,
+        kubernetes_ca_cert=server.ca_file.read_text(),
+        disable_local_ca_jwt=True,
+        disable_iss_validation=True,
+    )
+    server.write(
+        "auth/kubernetes/role/app",
+        bound_service_account_names=["app"],
+        bound_service_account_namespaces=["prod"],
+        token_policies=["keys"],
+    )
+    file = tmp_path / "service-account"
+    file.touch(mode=0o600)
+    file.write_text(token)
+    return token_uri(uri, f"auth=kubernetes&role=app&jwt=file:{file}")
+
+
+def test_local_proxy_that_logs_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auth=none sends no token, whatever the environment has: the proxy on loopback puts its own there."""
+    monkeypatch.setenv("VAULT_TOKEN", "s.stray")
+    with fake(answer("200 OK", LOOKED_UP, "Content-Type: application/json")) as proxy:
+        uri = parse(f"vault:address={proxy.address};key=app?auth=none")
+        VaultStore(uri, SecretResolver()).connect(timeout=5)
+        (asked,) = proxy.asked
+        assert "lookup-self" in asked
+        assert "x-vault-token" not in asked.lower()
+
+
+# Staying logged in.
+
+
+def approle(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch, role: str, **more: object) -> str:
+    server.write(f"auth/approle/role/{role}", token_policies=["keys"], **more)
+    monkeypatch.setenv("ROLE_SECRET", server.secret_id(role))
+    return token_uri(uri, f"auth=approle&role-id={server.role_id(role)}&secret-id=env:ROLE_SECRET")
+
+
+def test_token_is_renewed(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token is renewed on the way to a signature, by one of the threads, and there is one log-in."""
+    short = approle(server, uri, monkeypatch, "renewed", token_ttl="3s")
+    with keyvouch.open_signer(short) as signer:
+        logged_in, renewed = (len(server.requests(f"auth/{each}")) for each in ("approle/login", "token/renew-self"))
+        assert sign_meanwhile(signer, 5.0, threads=8) == []
+    assert len(server.requests("auth/approle/login")) == logged_in
+    assert 2 <= len(server.requests("auth/token/renew-self")) - renewed <= 4
+
+
+def test_longest_life_ends_unnoticed(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near the end of its longest life another token is fetched, while 30 threads sign."""
+    short = approle(server, uri, monkeypatch, "short", token_ttl="2s", token_max_ttl="3s")
+    with keyvouch.open_signer(short) as signer:
+        assert sign_meanwhile(signer, 7.0, threads=30) == []
+
+
+def test_tokens_that_live_for_five_seconds(
+    server: Server, uri: str, monkeypatch: pytest.MonkeyPatch, *, soak: bool, plenty: bool
+) -> None:
+    """Token after token runs out, while eight threads sign: ten minutes in `make soak`, one in CI."""
+    brief = approle(server, uri, monkeypatch, "brief", token_ttl="5s", token_max_ttl="5s")
+    with keyvouch.open_signer(brief) as signer:
+        logged_in = len(server.requests("auth/approle/login"))
+        assert sign_meanwhile(signer, 600 if soak else 60 if plenty else 12, threads=8) == []
+    assert len(server.requests("auth/approle/login")) > logged_in
+
+
+def test_token_that_ran_out_in_between(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a pause that outlasts the token, the next signature logs in first."""
+    short = approle(server, uri, monkeypatch, "paused", token_ttl="1s", token_max_ttl="1s")
+    with keyvouch.open_signer(short) as signer:
+        time.sleep(1.5)
+        denied = len([each for each in server.requests(_signing(uri)) if "error" in each])
+        assert signer.sign(b"message", "ES256")
+        assert len([each for each in server.requests(_signing(uri)) if "error" in each]) == denied
+
+
+def test_revoked_token_under_load(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of eight threads whose token is revoked one logs in, and none meets an error."""
+    with keyvouch.open_signer(approle(server, uri, monkeypatch, "revoked", token_ttl="10m")) as signer:
+        before = len(server.requests("auth/approle/login"))
+        threading.Timer(0.5, lambda: server.write("sys/leases/revoke-prefix/auth/approle/login")).start()
+        assert sign_meanwhile(signer, 1.5, threads=8) == []
+    assert len(server.requests("auth/approle/login")) == before + 1
+
+
+def test_replaced_token_is_read_anew(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the token itself was given, a new one in its place is found when the old one ends."""
+    old = server.token("keys")
+    monkeypatch.setenv("VAULT_TEST_TOKEN", old)
+    with keyvouch.open_signer(uri) as signer:
+        monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("keys"))
+        server.write("auth/token/revoke", token=old)
+        assert signer.sign(b"message", "ES256")
+
+
+def _signing(uri: str) -> str:
+    return f"transit/sign/{uri.partition(';key=')[2].partition('?')[0]}"

@@ -1,0 +1,136 @@
+"""A key that is rotated while its programs run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+import keyvouch
+from keyvouch.algorithms import make_key
+from keyvouch.certificate import self_signed
+from keyvouch.entra.msal import ConfidentialClient
+from keyvouch.errors import CertificateMismatch
+from keyvouch.testing.authority import App, Authority
+from openbao import Server
+from scripted_store import until
+from signing_in import authority_name, busy
+from vault_keys import key_uri, signing
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(autouse=True)
+def _token(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("keys"))
+    monkeypatch.setattr("keyvouch.signer._RELOAD_INTERVAL", 1.0)  # in place of an hour
+
+
+def generate(uri: str, *, further: bool = False) -> x509.Certificate:
+    """Make a key, or its next version; return the certificate that is kept beside it."""
+    with keyvouch.open_store(uri) as store:
+        pinned = store.generate(keyvouch.KeySpec("RSA-2048", further=further))
+    with keyvouch.open_signer(pinned) as signer:
+        return signer.chain[0]
+
+
+@contextmanager
+def client_of(authority: Authority, app: App, uri: str) -> Iterator[Callable[[], None]]:
+    """Let a client of the app ask for tokens all the while; what is given waits for some more."""
+    place: dict[str, Any] = {"authority": authority.authority, "instance_discovery": False}
+    with ConfidentialClient(app.client_id, [uri], ca_file=authority.ca_file, **place) as client, busy(client) as go_on:
+        go_on()
+        yield go_on
+    assert {exchange.status for exchange in authority.exchanges} == {200}
+
+
+def follows(authority: Authority, certificate: x509.Certificate) -> bool:
+    """Whether the client signs with the key of this certificate by now."""
+    header = authority.exchanges[-1].header or {}
+    return header["x5t#S256"] == authority_name(certificate)
+
+
+def test_pinned_version_signs_on(server: Server) -> None:
+    """However often the key is rotated meanwhile: each signature is verified with the key of the first version."""
+    name = "rotated"
+    server.write(f"transit/keys/{name}", type="ecdsa-p256")
+    with keyvouch.open_signer(key_uri(server, name)) as signer, signing(signer) as work:
+        for _ in range(5):
+            server.write(f"transit/keys/{name}/rotate")
+            work.go_on()
+    assert work.failures == []
+    assert signer.uri.count(";version=1;") == 1
+
+
+def test_running_client_follows(server: Server, authority: Authority) -> None:
+    """A new version with its certificate is registered, settles, and signs; the old one goes: nobody is refused."""
+    uri = key_uri(server, "followed") + "&settle=3"
+    old = generate(uri)
+    app = authority.register(certificates=[old])
+    with client_of(authority, app, uri) as go_on:
+        new = generate(uri, further=True)
+        app.add_certificate(new)
+        until(lambda: follows(authority, new))
+        go_on()  # what was signed with the old key is answered
+        app.remove_certificate(old)
+        go_on()
+
+
+@pytest.mark.parametrize("kept", ["in the server", "in a file"])
+def test_certificate_of_a_rotated_key_is_followed(
+    server: Server, authority: Authority, tmp_path: Path, kept: str
+) -> None:
+    """A version that transit made is certified and registered; where its certificate is put, the client finds it."""
+    name, file = f"rotated-{kept[-4:]}", tmp_path / "app.crt"
+    uri = key_uri(server, name) + "&settle=0"
+    server.write(f"transit/keys/{name}", type="rsa-2048")
+    if kept == "in a file":
+        uri += f"&certificate-file={file}"
+
+    def put(certificate: x509.Certificate) -> None:
+        if kept == "in a file":
+            file.with_suffix(".new").write_bytes(certificate.public_bytes(Encoding.PEM))
+            file.with_suffix(".new").replace(file)
+        else:
+            with keyvouch.open_store(uri) as store:
+                store.install_certificate([certificate])
+
+    put(old := certify(server, name, 1))
+    app = authority.register(certificates=[old])
+    with client_of(authority, app, uri) as go_on:
+        server.write(f"transit/keys/{name}/rotate")
+        go_on()  # with the old version: the new one has no certificate
+        app.add_certificate(new := certify(server, name, 2))
+        put(new)
+        until(lambda: follows(authority, new))
+        go_on()
+        app.remove_certificate(old)
+        go_on()
+
+
+def certify(server: Server, name: str, version: int) -> x509.Certificate:
+    with keyvouch.open_signer(key_uri(server, name).replace("?", f";version={version}?")) as signer:
+        return self_signed(signer.private_key(), "CN=app", 30)
+
+
+def test_certificate_that_fits_no_version(server: Server, tmp_path: Path) -> None:
+    """A running signer keeps its key where the new certificate is another key's, and says so with what to do."""
+    server.write("transit/keys/unfitting", type="rsa-2048")
+    file = tmp_path / "app.crt"
+    file.write_bytes(certify(server, "unfitting", 1).public_bytes(Encoding.PEM))
+    with keyvouch.open_signer(f"{key_uri(server, 'unfitting')}&certificate-file={file}") as signer:
+        server.write("transit/keys/unfitting/rotate")
+        foreign = self_signed(make_key("RSA-2048"), "CN=another and longer", 30)
+        file.write_bytes(foreign.public_bytes(Encoding.PEM))
+        until(lambda: signer.sign_negotiated(lambda *_: b"message") and signer.reload_error)
+        with pytest.raises(CertificateMismatch) as caught:
+            signer.reload()
+        for error in (signer.reload_error, caught.value):
+            assert isinstance(error, CertificateMismatch)
+            assert "Give the certificate of a version that is there (1, 2)" in error.hint
+        assert ";version=1;" in signer.uri
