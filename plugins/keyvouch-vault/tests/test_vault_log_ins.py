@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 import keyvouch
 from http_fake import LOOKED_UP, Fake, answer, fake
 from keyvouch.algorithms import ALGORITHMS, make_key, sign_locally
-from keyvouch.errors import AccessDenied, ConfigurationError, SecretIncorrect, SecretRequired
+from keyvouch.entra.transport import Session
+from keyvouch.errors import AccessDenied, ConfigurationError, SecretIncorrect, SecretRequired, StoreUnavailable
 from keyvouch.opening import parse
 from keyvouch.secrets import SecretResolver
+from keyvouch.testing.authority import Authority
 from keyvouch_vault import logins
 from keyvouch_vault.store import VaultStore
 from openbao import PASSWORD, Server
+from signing_in import make_key as make_file
+from signing_in import write_profile
 from vault_keys import make_key as make_vault_key
 from vault_keys import refused, sign_meanwhile, token_uri
 
@@ -145,6 +151,53 @@ def test_jwt(server: Server, uri: str, tmp_path: Path) -> None:
     refused(log_in.replace("role=app", "role=nobody"), ConfigurationError)
     file.write_text(jwt({"sub": "app", "aud": "other", "iat": now, "exp": now + 300}, key))
     assert "audiences" in refused(log_in, SecretIncorrect).hint
+
+
+def test_access_token_of_a_profile(
+    server: Server, uri: str, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The JWT is what Entra ID gives another profile, whose key may be anywhere; it is asked for at each log-in."""
+    published = Session(authority.ca_file).get(f"{authority.authority}/discovery/v2.0/keys").json()["keys"][0]
+    certificate = x509.load_der_x509_certificate(base64.b64decode(published["x5c"][0]))
+    public = certificate.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    server.write("sys/auth/entra", type="jwt")
+    server.write("auth/entra/config", jwt_validation_pubkeys=[public.decode()])
+    server.write(
+        "auth/entra/role/app",
+        role_type="jwt",
+        user_claim="oid",
+        bound_audiences=["api://vault"],
+        token_policies=["keys"],
+    )
+    key = make_file(tmp_path)
+    app = authority.register(certificates=[key.certificate])
+    ca_file = shutil.copy(authority.ca_file, tmp_path / "authority.pem")  # it outlives the authority
+    fields = {"ca-file": str(ca_file)}
+    monkeypatch.setenv("KEYVOUCH_CONFIG", str(write_profile(tmp_path, authority, app, [key.uri], **fields)))
+    log_in = token_uri(uri, "auth=jwt&auth-mount=entra&role=app&profile=nightly&scope=api://vault/.default")
+    with keyvouch.open_signer(log_in) as signer:
+        server.write("sys/leases/revoke-prefix/auth/entra/login")
+        assert signer.sign(b"message", "ES256")
+    refused(log_in.replace("api://vault/", "api://other/"), SecretIncorrect)
+    refused(log_in.replace("&scope=api://vault/.default", ""), ConfigurationError)
+    app.remove_certificate(key.certificate)
+    assert "AADSTS" in str(refused(log_in.replace("api://vault/", "api://another/"), SecretRequired))
+    authority.close()
+    refused(log_in.replace("api://vault/", "api://third/"), StoreUnavailable)
+
+
+def test_profile_that_needs_itself(uri: str, authority: Authority, tmp_path: Path) -> None:
+    """A profile whose key opens with a token of that profile is told, with the way round drawn."""
+    log_in = token_uri(uri, "auth=jwt&profile=nightly&scope=api://vault/.default")
+    with pytest.MonkeyPatch.context() as patch:
+        path = write_profile(tmp_path, authority, authority.register(), [log_in])
+        patch.setenv("KEYVOUCH_CONFIG", str(path))
+        assert "nightly -> nightly" in str(refused(log_in, ConfigurationError))
+        text = path.read_text()
+        path.write_text(text + text.replace("[profiles.nightly]", "[profiles.daily]"))
+        assert "daily -> nightly -> nightly" in str(refused(log_in.replace("nightly", "daily"), ConfigurationError))
 
 
 def test_kubernetes(server: Server, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

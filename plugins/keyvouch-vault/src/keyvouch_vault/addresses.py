@@ -107,6 +107,8 @@ ATTRIBUTES = (
     _reached("wrapped-secret-id", "auth=approle: a token that the secret id is wrapped in, once", secret=True),
     _reached("role", "auth=kubernetes, jwt, cert: the role's name"),
     _reached("jwt", "auth=jwt: the JWT; auth=kubernetes: the service account's, if not the mounted one", secret=True),
+    _reached("profile", "auth=jwt: the profile whose access token is the JWT"),
+    _reached("scope", "auth=jwt, with profile=: what that token is for, api://vault/.default"),
     _reached("client-certificate-file", "auth=cert: the client's certificate, PEM", parse=_file),
     _reached("client-key-file", "auth=cert: its key, PEM, not encrypted", parse=_file),
     _reached("username", "auth=userpass, ldap: the user's name", parse=_name),
@@ -136,4 +138,4 @@ NEEDED = {
     "ldap": ("username", "password"),
     "none": (),
 }
-"""What must stand beside `auth=`."""
+"""What must stand beside `auth=`; with `profile=`, `scope=` in place of `jwt=`."""

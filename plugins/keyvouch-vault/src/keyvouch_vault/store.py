@@ -73,7 +73,8 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
             raise ConfigurationError(
                 "The URI does not say how to log in.", hint="Write auth=approle after the `?`, or another method."
             )
-        if missing := [name for name in NEEDED[method] if name not in uri]:
+        needed = ("scope",) if method == "jwt" and "profile" in uri else NEEDED[method]
+        if missing := [name for name in needed if name not in uri]:
             raise ConfigurationError(f"auth={method} needs {', '.join(missing)}.", hint="Add it after the `?`.")
         if method == "none" and not is_loopback(address):
             raise ConfigurationError(
