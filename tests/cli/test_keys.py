@@ -209,7 +209,7 @@ def test_stores_listed() -> None:
     done = run("stores")
 
     assert {"pfx", "pem"} <= {line.split()[0] for line in done.output.splitlines() if line}
-    assert "pip install keyvouch-vault" in done.output
+    assert "pip install keyvouch-windows" in done.output
 
 
 def test_store_shown() -> None:
