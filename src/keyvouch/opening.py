@@ -9,6 +9,7 @@ with open_store("pfx:/etc/keyvouch/app.pfx") as store:
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -19,12 +20,16 @@ from keyvouch import config, forks, registry
 from keyvouch.audit import record_audit
 from keyvouch.connections import CLOSING_TIMEOUT, Deadline, acquire, release
 from keyvouch.errors import (
+    AuthorityRefused,
+    AuthorityUnavailable,
     ConfigurationError,
     KeyUnusable,
     KeyvouchError,
     NotSupported,
     PluginBroken,
     PluginMissing,
+    SecretRequired,
+    StoreUnavailable,
     hidden_frames,
 )
 from keyvouch.secrets import Secret, SecretResolver
@@ -79,7 +84,7 @@ def open_signer(
         raise ConfigurationError(
             "A URI from outside is not opened.", hint="Put it into a profile, and use profile:NAME.", uri=redact(text)
         )
-    return open_uri(uri, SecretResolver(interactive=interactive), timeout=timeout)
+    return open_uri(uri, SecretResolver(interactive=interactive, sign_in=sign_in), timeout=timeout)
 
 
 @hidden_frames()
@@ -93,7 +98,7 @@ def open_store(uri: str | KeyUri, *, interactive: bool = False) -> Store:
         if not profile.keys:
             raise ConfigurationError(f"The profile {profile_name!r} has no keys.", hint='Add keys = ["scheme:..."].')
         return Store(parse(profile.keys[0]), resolver_for(profile, interactive=interactive))
-    return Store(parse(uri), SecretResolver(interactive=interactive))
+    return Store(parse(uri), SecretResolver(interactive=interactive, sign_in=sign_in))
 
 
 def parse(uri: str | KeyUri) -> KeyUri:
@@ -124,7 +129,38 @@ def parse_keys(profile: config.Profile, name: str) -> None:
 
 def resolver_for(profile: config.Profile, *, interactive: bool = False) -> SecretResolver:
     """Return what gives secrets to the keys of a profile, under its rules."""
-    return SecretResolver(interactive=interactive, any_reader=profile.permissions == "any", commands=True)
+    any_reader = profile.permissions == "any"
+    return SecretResolver(interactive=interactive, any_reader=any_reader, commands=True, sign_in=sign_in)
+
+
+def sign_in(name: str, scope: str, timeout: float) -> str:
+    """Return an access token of a profile for a store that opens by it, in the errors that a store may raise."""
+    _require_no_cycle((name,))
+    # By its name, as in keyvouch/__init__.py: it stands above all this, and is imported by nobody who does without.
+    above = importlib.import_module("keyvouch.entra.profile")
+    try:
+        token: str = above.access_token(name, scope, timeout)
+    except AuthorityUnavailable as error:
+        raise StoreUnavailable(f"The profile {name!r} cannot sign in: {error.message}", hint=error.hint) from error
+    except AuthorityRefused as error:
+        raise SecretRequired(f"The profile {name!r} cannot sign in: {error.message}", hint=error.hint) from error
+    return token
+
+
+def _require_no_cycle(path: tuple[str, ...]) -> None:
+    """Raise `ConfigurationError` where a key of the last profile, or of one that it needs, needs one of the path."""
+    for key in config.load().profile(path[-1]).keys:
+        with contextlib.suppress(PluginMissing, PluginBroken):  # told when its turn comes
+            uri = parse(key)
+            if "profile" not in uri:
+                continue
+            needed = (*path, str(uri.get("profile")))
+            if needed[-1] in path:
+                raise ConfigurationError(
+                    f"A profile cannot sign in without itself: {' -> '.join(needed)}.",
+                    hint="Open the key of one of them in another way.",
+                )
+            _require_no_cycle(needed)
 
 
 def open_first(uris: Sequence[str], secrets: SecretResolver, *, timeout: float = OPEN_TIMEOUT) -> Signer:

@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -31,6 +31,9 @@ from keyvouch.uri import REFERENCE_KINDS, KeyUri
 
 if TYPE_CHECKING:
     import subprocess
+
+SignIn = Callable[[str, str, float], str]
+"""From a profile, a scope and seconds to an access token."""
 
 COMMAND_TIMEOUT = 30.0
 """Seconds for which a `command:` may run."""
@@ -76,13 +79,16 @@ class SecretResolver:
         any_reader: bool = False,
         commands: bool = False,
         confirm: bool = False,
+        sign_in: SignIn | None = None,
     ) -> None:
         """Take whether a person can be asked, whether files may be open to all readers, whether programs may be run.
 
-        `confirm`: whether a person is asked twice, for a secret that something new is to be protected with.
+        `confirm`: whether a person is asked twice, for a secret that something new is to be protected with. `sign_in`:
+        what signs in with a profile, of which nothing is known here.
         """
         self._rules = (interactive, any_reader, commands, confirm)
         self._interactive, self._any_reader, self._commands, self._confirm = self._rules
+        self._sign_in = sign_in
         self._answers: dict[str, Secret] = {}
         self._process = os.getpid()
 
@@ -118,6 +124,16 @@ class SecretResolver:
         if not value:
             raise SecretRequired(f"The {name} in {reference} is empty.", hint="Put the secret there.")
         return Secret(value)
+
+    def access_token(self, profile: str, scope: str, *, timeout: float) -> Secret:
+        """Return an access token of another profile, for a store that opens by it; within `timeout` seconds.
+
+        Raises `SecretRequired` where the authority refuses, `StoreUnavailable` where it does not answer,
+        `ConfigurationError` where that profile's own key needs such a token of it, and what its key's store raises.
+        """
+        if self._sign_in is None:
+            raise ConfigurationError("Here is nothing that signs in.", hint="Open the key with keyvouch.open_signer.")
+        return Secret(self._sign_in(profile, scope, timeout))
 
     @contextlib.contextmanager
     def attempt(self, uri: KeyUri, name: str, *, target: str, timeout: float = lockout.WAIT) -> Iterator[Secret]:

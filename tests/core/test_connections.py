@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -64,8 +65,9 @@ def test_other_connections_get_their_own(query: str) -> None:
 @pytest.mark.parametrize("rule", ["interactive", "any_reader", "commands"])
 def test_other_secret_rules_get_their_own(rule: str) -> None:
     """Who may do more with secrets shares no connection with who may do less."""
+    rules: dict[str, Any] = {rule: True}
     with Script() as script:
-        first, second = acquire_for(script.uri), acquire_for(script.uri, SecretResolver(**{rule: True}))
+        first, second = acquire_for(script.uri), acquire_for(script.uri, SecretResolver(**rules))
         assert first is not second
         release(first)
         release(second)

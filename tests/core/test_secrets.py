@@ -27,7 +27,7 @@ ATTRIBUTES = (Attribute("object", "the key"), Attribute("pin-source", "the PIN",
 posix = pytest.mark.skipif(sys.platform == "win32", reason="programs and modes are POSIX's")
 
 
-def resolve(reference: str, **rules: bool) -> str:
+def resolve(reference: str, **rules: Any) -> str:
     return SecretResolver(**rules).resolve(reference, "password").reveal()
 
 
@@ -478,13 +478,20 @@ def test_value_is_no_reference(reference: str) -> None:
     assert "env:" in refusal(ConfigurationError, reference).hint
 
 
+def test_access_token_is_another_ones_work() -> None:
+    """What signs in is given to the resolver, which hides the token; without it the way to get one is told."""
+    resolver = SecretResolver(sign_in=lambda *asked: " ".join(map(str, asked)))
+    token = resolver.access_token("nightly", "api://vault/.default", timeout=5.0)
+    assert (token.reveal(), str(token)) == ("nightly api://vault/.default 5.0", "***")
+    with pytest.raises(ConfigurationError, match="open_signer"):
+        SecretResolver().access_token("nightly", "api://vault/.default", timeout=5.0)
+
+
 def test_rules_tell_resolvers_apart() -> None:
     """Connections are shared only where the same is allowed."""
     assert SecretResolver().rules == SecretResolver().rules
-    different = [
-        SecretResolver(),
-        *(SecretResolver(**{rule: True}) for rule in ("interactive", "any_reader", "commands")),
-    ]
+    rules: list[dict[str, Any]] = [{}, {"interactive": True}, {"any_reader": True}, {"commands": True}]
+    different = [SecretResolver(**rule) for rule in rules]
     assert len({resolver.rules for resolver in different}) == 4
 
 

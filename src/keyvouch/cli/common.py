@@ -52,7 +52,7 @@ class Chosen:
 
     def confirming(self) -> SecretResolver:
         """Return what asks a person twice, for the password of something new."""
-        return SecretResolver(interactive=is_somebody_there(), commands=True, confirm=True)
+        return SecretResolver(interactive=is_somebody_there(), commands=True, confirm=True, sign_in=_sign_in)
 
     def open(self) -> Signer:
         """Open the first key that opens."""
@@ -102,8 +102,15 @@ def choose(
         any_reader=found.permissions == "any",
         commands=key is None,
         confirm=confirm,
+        sign_in=_sign_in,
     )
     return Chosen(name, found, secrets)
+
+
+def _sign_in(profile: str, scope: str, timeout: float) -> str:
+    from keyvouch import opening  # few need it
+
+    return opening.sign_in(profile, scope, timeout)
 
 
 def is_somebody_there() -> bool:

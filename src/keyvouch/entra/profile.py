@@ -39,6 +39,17 @@ def connect(profile: str | None = None) -> ConfidentialClient:
     It signs in unless a valid token is in the cache. Called again in the process it gives the same client, and while
     the token lives does nothing. Raises `ConfigurationError`, and what `ConfidentialClient.access_token` raises.
     """
+    client = _client_of(profile)
+    client.access_token()
+    return client
+
+
+def access_token(profile: str, scope: str, timeout: float) -> str:
+    """Return an access token of a profile for this scope. Raises as `connect`."""
+    return _client_of(profile).access_token([scope], timeout=timeout)
+
+
+def _client_of(profile: str | None) -> ConfidentialClient:
     configuration = config.load()
     name = configuration.pick(profile)
     place = (str(configuration.path), name)
@@ -50,11 +61,9 @@ def connect(profile: str | None = None) -> ConfidentialClient:
         return client
 
     try:
-        client = _clients.flights.do(place, find_or_make, timeout=ACCESS_TOKEN_TIMEOUT)
+        return _clients.flights.do(place, find_or_make, timeout=ACCESS_TOKEN_TIMEOUT)
     except FlightTimeout:
         raise AuthorityUnavailable("Signing in took too long.", hint="Try again later.") from None
-    client.access_token()
-    return client
 
 
 def make_client(profile: Profile, name: str, secrets: SecretResolver | None = None) -> ConfidentialClient:
