@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 import ssl
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def make_context(folder: Path, *names: str) -> tuple[ssl.SSLContext, bytes]:
     root = ca.add_extension(usage, critical=True).sign(ca_key, hashes.SHA256())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     leaf = _builder(subject, issuer, key.public_key(), ca_key)
-    leaf = leaf.add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), critical=False)
+    alternatives = [*(x509.DNSName(each) for each in names), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    leaf = leaf.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
     pem = _pem(leaf.sign(ca_key, hashes.SHA256())) + key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import jwt
@@ -17,6 +18,9 @@ class Judge:
     def __init__(self, authority: Authority) -> None:
         self.tenant = authority.tenant
         self._authority = authority
+        self._lock = threading.Lock()
+        self._seen: set[str] = set()
+        self._revoked: set[str] = set()
         with requests.Session() as session:
             session.trust_env = False
             url = f"{authority.authority}/discovery/v2.0/keys"
@@ -38,7 +42,16 @@ class Judge:
         if claims.get("tid") != self.tenant:
             said = f"AKV10032: Invalid issuer. Expected one of {self._authority.url}/{self.tenant}."
             raise self._challenge(resource, said)
+        with self._lock:
+            self._seen.add(claims["uti"])
+        if claims["uti"] in self._revoked:
+            raise self._challenge(resource, "AKV10005: Token validation failed.")
         return claims
+
+    def revoke(self) -> None:
+        """Take no token any more that was used so far."""
+        with self._lock:
+            self._revoked |= self._seen
 
     def _challenge(self, resource: str, said: str) -> Refusal:
         demand = f'Bearer authorization="{self._authority.url}/{self.tenant}", resource="{resource}"'

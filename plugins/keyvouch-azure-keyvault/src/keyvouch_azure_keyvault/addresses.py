@@ -14,8 +14,8 @@ from keyvouch.store import Attribute
 if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
 
-METHODS = ("default", "managed-identity", "workload", "cli", "environment")
-"""How to sign in; azure-identity does it."""
+METHODS = ("default", "managed-identity", "workload", "cli", "environment", "profile")
+"""How to sign in; azure-identity does it, but for the last."""
 RESOURCES = (
     "https://vault.azure.net",
     "https://vault.azure.cn",
@@ -185,6 +185,7 @@ ATTRIBUTES = (
     _reached(
         "auth", f"how to sign in: {', '.join(METHODS)}", required_for=frozenset({"open", "generate"}), parse=_method
     ),
+    _reached("profile", "auth=profile: the profile that signs in, with a key of its own"),
     _reached("client-id", "of the user-assigned managed identity, or of the workload's application"),
     _reached("ca-file", "the certificates to trust for TLS, PEM", parse=_file),
     _reached("proxy", "an HTTP proxy's address, in place of the environment's"),

@@ -33,11 +33,11 @@ from keyvouch.errors import (
     Throttled,
 )
 from keyvouch_azure_keyvault.addresses import Place
-from keyvouch_azure_keyvault.transport import NotAnswered, NotSent
+from keyvouch_azure_keyvault.transport import NotAnswered, NotSent, seconds_to_wait
 
 _LONGEST = 500
 """Letters that are quoted of what the service says."""
-_UNAUTHORISED, _DENIED, _MISSING, _CONFLICT, _TOO_MANY, _FAILING = 401, 403, 404, 409, 429, 500
+_UNAUTHORISED, _DENIED, _MISSING, _CONFLICT, _TOO_MANY = 401, 403, 404, 409, 429
 _REFUSED = 400
 _REDIRECTS = range(300, 400)
 _COLLECTIONS = ("/keys", "/certificates", "/deletedkeys", "/deletedcertificates")
@@ -74,17 +74,26 @@ _HINTS = {
     "workload": "See that the pod has the label azure.workload.identity/use, and its service account the client id.",
     "cli": "Run: az login",
     "environment": "Set AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_CERTIFICATE_PATH or another credential.",
+    "profile": "Try it by itself: keyvouch token --profile NAME",
 }
 _STATES = (
-    ("disabled", "The key is disabled.", "Enable it: az keyvault {kind} set-attributes --enabled true ..."),
     (
-        "expired",
-        "The key's end has passed, and the service signs no more with it.",
+        r"disabled key|KeyDisabled",
+        "The key is disabled.",
+        "Enable it: az keyvault {kind} set-attributes --enabled true ...",
+    ),
+    (
+        r"expired key|KeyExpired",
+        "The key's end has passed, and it signs no more.",
         "Make a further one: keyvouch new --further.",
     ),
-    ("not yet valid", "The key's beginning lies ahead.", "Wait until then, or change its nbf attribute."),
+    (
+        r"not yet valid|KeyNotYetValid",
+        "The key's beginning lies ahead.",
+        "Wait until then, or change its nbf attribute.",
+    ),
 )
-"""How keys may be that are there; a part of the service's words or of its code, what is told, and the hint."""
+"""How keys may be that are there; a pattern of the service's code and words, what is told, and the hint."""
 
 
 @contextlib.contextmanager
@@ -191,8 +200,8 @@ def _unauthorised(said: _Said, doing: Doing) -> KeyvouchError:
 def _denial(said: _Said, doing: Doing) -> KeyvouchError:
     kind = doing.kind
     words = f"{said.code} {said.text}".lower()
-    for part, message, hint in _STATES:
-        if part.replace(" ", "") in words.replace(" ", ""):
+    for pattern, message, hint in _STATES:
+        if re.search(pattern, f"{said.code} {said.text}"):
             return KeyUnusable(message, hint=hint.format(kind=kind))
     if "firewall" in words or "client address" in words:
         return AccessDenied(
@@ -247,27 +256,8 @@ def _throttled(said: _Said, doing: Doing) -> Throttled:
     return Throttled(
         f"The vault asks to wait before {doing.words}: {said.text}",
         hint="A vault takes some thousand operations in 10 seconds: let assertions be reused (`reuse`), or use two.",
-        retry_after=_seconds(said.headers),
+        retry_after=seconds_to_wait(said.headers),
     )
-
-
-def _seconds(headers: Any) -> float | None:
-    for name, parts in (("retry-after-ms", 1000), ("x-ms-retry-after-ms", 1000), ("Retry-After", 1)):
-        told = headers.get(name)
-        if told and re.fullmatch(r"\d{1,9}", told.strip()):
-            return int(told) / parts
-    return _until(headers.get("Retry-After"))
-
-
-def _until(date: str | None) -> float | None:
-    import datetime as dt
-    from email.utils import parsedate_to_datetime
-
-    try:
-        moment = parsedate_to_datetime(date or "")
-    except ValueError:
-        return None
-    return max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds()) if moment.tzinfo else None
 
 
 def _bad(said: _Said, doing: Doing) -> KeyvouchError:
@@ -283,12 +273,6 @@ def _log_in(error: ClientAuthenticationError, auth: str) -> KeyvouchError:
 
     if isinstance(error, CredentialUnavailableError):
         return no_credential(error, auth)
-    status = error.status_code or 0
-    if status == _TOO_MANY:
-        headers = getattr(error.response, "headers", {})
-        return Throttled("The authority asks to wait.", hint="Try again later.", retry_after=_seconds(headers))
-    if status >= _FAILING:
-        return StoreUnavailable(f"The authority fails: {_line(error.message)}", hint="Try again later.")
     return SecretIncorrect(f"Signing in with auth={auth} is refused: {_line(error.message)}", hint=_HINTS[auth])
 
 

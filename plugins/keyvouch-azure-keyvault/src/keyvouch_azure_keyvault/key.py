@@ -30,7 +30,9 @@ class VaultedKey(StoredKey):
         self.exportable = version.exportable
         self._session = session
         self._doing = Doing("signing", place, "keys/sign", "Key Vault Crypto User")
-        self._client = session.signing(KeyVaultKey(version.key_id, jwk=_public_jwk(version.public_key)))
+        # Where the URI says, and not where an answer might: the token goes there.
+        key_id = place.id_of(version.number)
+        self._client = session.signing(KeyVaultKey(key_id, jwk=_public_jwk(version.public_key)))
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         """Let the vault sign. The message is hashed here: it stays here, whatever its length."""

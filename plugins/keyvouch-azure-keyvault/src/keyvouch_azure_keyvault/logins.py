@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 from azure.core.credentials import AccessToken, AccessTokenInfo, TokenRequestOptions
 from azure.core.exceptions import AzureError
 
-from keyvouch.errors import ConfigurationError, StoreUnavailable
+from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
 from keyvouch_azure_keyvault.addresses import RESOURCES, is_loopback, vault_of
-from keyvouch_azure_keyvault.transport import NotSent
+from keyvouch_azure_keyvault.transport import LogInTransport, NotSent
 
 if TYPE_CHECKING:
+    from keyvouch.secrets import SecretResolver
     from keyvouch.uri import KeyUri
     from keyvouch_azure_keyvault.transport import Limits, PoolTransport
 
@@ -27,6 +28,8 @@ _PAUSE = 5.0
 """Seconds after which a renewal that failed is tried again, while the token lives."""
 _PROCESS = 10
 """Seconds that the Azure CLI may take."""
+_ASKED_ANEW = 30
+"""Seconds after which a profile is asked for its token again."""
 _KNOWN_HOSTS = ("login.microsoftonline.com", "login.chinacloudapi.cn", "login.microsoftonline.us")
 
 
@@ -45,10 +48,12 @@ class _Kept:
 class LogIn:
     """What the SDK's clients take for a credential. A token that is due is fetched by one thread; the others go on."""
 
-    def __init__(self, uri: KeyUri, transport: PoolTransport, limits: Limits) -> None:
+    def __init__(self, uri: KeyUri, secrets: SecretResolver, transport: PoolTransport, limits: Limits) -> None:
         self._vault = vault_of(uri)
         self._limits = limits
-        self._credential = _make(uri, transport)
+        self._credential: Any = (
+            _OfProfile(uri.get("profile"), secrets, limits) if uri.get("auth") == "profile" else _make(uri, transport)
+        )
         self._kept: dict[tuple[object, ...], _Kept] = {}
         self._fetching = threading.Lock()
 
@@ -101,7 +106,7 @@ class LogIn:
     ) -> AccessTokenInfo:
         try:
             token: AccessTokenInfo = self._credential.get_token_info(*scopes, options=options)
-        except AzureError:
+        except (AzureError, KeyvouchError):
             if former is None or not former.alive:
                 raise
             former.due = time.time() + _PAUSE
@@ -120,13 +125,29 @@ class LogIn:
             )
 
 
+class _OfProfile:
+    """Another profile's sign-in: a key in a TPM or a PFX opens the vault."""
+
+    def __init__(self, profile: str, secrets: SecretResolver, limits: Limits) -> None:
+        self._profile, self._secrets, self._limits = profile, secrets, limits
+
+    def get_token_info(self, *scopes: str, options: TokenRequestOptions) -> AccessTokenInfo:  # noqa: ARG002
+        """Return the profile's token. When it ends the profile's own cache knows, which is asked anew."""
+        token = self._secrets.access_token(self._profile, scopes[0], timeout=max(0.0, self._limits.left()))
+        now = int(time.time())
+        return AccessTokenInfo(token.reveal(), now + _ASKED_ANEW + int(_LAST), refresh_on=now + _ASKED_ANEW)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 def _make(uri: KeyUri, transport: PoolTransport) -> Any:
     """Make azure-identity's credential; nothing is sent yet. Raises ValueError where something is not set."""
     import azure.identity
 
     client_id = uri.get("client-id")
     # The core tries again, within the caller's time.
-    options: dict[str, Any] = {"transport": transport, "retry_total": 0}
+    options: dict[str, Any] = {"transport": LogInTransport(transport), "retry_total": 0}
     discovery: dict[str, Any] = {"disable_instance_discovery": _is_private_cloud()}
     match uri.get("auth"):
         case "managed-identity":

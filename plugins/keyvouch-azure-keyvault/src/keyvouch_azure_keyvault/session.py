@@ -17,6 +17,7 @@ from keyvouch_azure_keyvault.logins import LogIn
 from keyvouch_azure_keyvault.transport import OWN_TIMEOUT, Limits, PoolTransport
 
 if TYPE_CHECKING:
+    from keyvouch.secrets import SecretResolver
     from keyvouch.uri import KeyUri
 
 _LISTING = Doing("listing keys", None, "keys/list", "Key Vault Reader")
@@ -25,12 +26,12 @@ _LISTING = Doing("listing keys", None, "keys/list", "Key Vault Reader")
 class Session:
     """A log-in. Many threads ask with it at once."""
 
-    def __init__(self, uri: KeyUri) -> None:
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         self.auth: str = uri.get("auth")
         self._limits = Limits()
         self._transport = PoolTransport(uri, self._limits)
         try:
-            self._log_in = LogIn(uri, self._transport, self._limits)
+            self._log_in = LogIn(uri, secrets, self._transport, self._limits)
         except ValueError as error:  # azure-identity's, which says what is missing
             raise no_credential(error, self.auth) from error
         vault = vault_of(uri)

@@ -70,19 +70,24 @@ class KeyVaultStore(
 
     attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
 
-    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:  # noqa: ARG002 - azure-identity has them
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         vault_of(uri)
         if not uri.get("auth"):
             raise ConfigurationError(
                 "The URI does not say how to sign in.", hint="Write auth=managed-identity after the `?`, or another."
             )
+        if (uri.get("auth") == "profile") != ("profile" in uri):
+            raise ConfigurationError(
+                "Signing in with another profile takes both auth=profile and profile=NAME.", hint="Write both, or none."
+            )
         self._uri = uri
+        self._secrets = secrets
         self._session: Session | None = None
         self._process = 0
 
     def connect(self, *, timeout: float) -> None:
         """Log in anew; keys that are open keep the log-in that they have."""
-        session = Session(self._uri)
+        session = Session(self._uri, self._secrets)
         session.begin(timeout)
         self._session, self._process = session, os.getpid()
         self._changing = threading.Lock()

@@ -7,28 +7,30 @@ at each request. The SDK's clients and azure-identity's credentials take this on
 from __future__ import annotations
 
 import contextlib
-import json
+import datetime as dt
 import os
+import re
 import ssl
 import threading
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote, urlencode, urlsplit
 
 import urllib3
-from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.core.exceptions import ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.transport import HttpTransport
-from azure.core.rest import HttpRequest, HttpResponse
-from requests.structures import CaseInsensitiveDict
+from azure.core.rest import HttpRequest
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError, LocationParseError, ProxyError, SSLError
 from urllib3.exceptions import TimeoutError as PoolTimeout
 
-from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
+from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable, Throttled
 from keyvouch_azure_keyvault.addresses import is_loopback
+from keyvouch_azure_keyvault.answer import Answer
 
 if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
@@ -43,7 +45,7 @@ _LARGEST_ANSWER = 8 * 1024 * 1024
 """Bytes."""
 _NAP = 1.0
 """Seconds between two questions whether the service has done what it was asked for."""
-_ERRORS = 400
+_TOO_MANY, _FAILING = 429, 500
 _METADATA = "169.254.169.254"
 """Where a machine in Azure asks for tokens; never behind a proxy."""
 
@@ -84,74 +86,28 @@ class NotAnswered(ServiceResponseError):
         self.told = told
 
 
-class Answer(HttpResponse):
-    """A response that was read as a whole."""
+class _Base(HttpTransport[Any, Any]):
+    """What azure-core wants of a transport beside sending."""
 
-    def __init__(self, request: Any, status: int, reason: str, headers: Any, body: bytes) -> None:
-        self._request, self._status, self._reason, self._body = request, status, reason, body
-        self._headers: MutableMapping[str, str] = CaseInsensitiveDict(headers)
-        self._encoding: str | None = None
-
-    request = property(lambda self: self._request)
-    status_code = property(lambda self: self._status)
-    headers = property(lambda self: self._headers)
-    reason = property(lambda self: self._reason)
-    content_type = property(lambda self: self._headers.get("Content-Type"))
-    url = property(lambda self: self._request.url)
-    content = property(lambda self: self._body)
-
-    @property
-    def is_closed(self) -> bool:
-        """Always: it was read."""
-        return True
-
-    is_stream_consumed = is_closed
-
-    @property
-    def encoding(self) -> str | None:
-        """The encoding that was set, None for UTF-8."""
-        return self._encoding
-
-    @encoding.setter
-    def encoding(self, value: str | None) -> None:
-        self._encoding = value
-
-    def text(self, encoding: str | None = None) -> str:
-        """Return the body as text; what is no text is replaced."""
-        return self._body.decode(encoding or self._encoding or "utf-8-sig", errors="replace")
-
-    def json(self) -> Any:
-        """Return what the body says. Raises ValueError."""
-        return json.loads(self._body)
-
-    def raise_for_status(self) -> None:
-        """Raise azure-core's error for a refusal."""
-        if self._status >= _ERRORS:
-            raise HttpResponseError(response=self)
-
-    def read(self) -> bytes:
-        """Return the body."""
-        return self._body
-
-    body = read  # what older clients call it
-
-    def iter_raw(self, **_: Any) -> Iterator[bytes]:
-        """Give the body in one piece."""
-        yield self._body
-
-    iter_bytes = iter_raw
+    def open(self) -> None:
+        """Do nothing: connections are made when they are needed."""
 
     def close(self) -> None:
-        """Do nothing: the connection is back in its pool."""
+        """Do nothing: a client that is closed must not end the others' connections."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
         pass
 
 
-class PoolTransport(HttpTransport[Any, Any]):
+class PoolTransport(_Base):
     """Sends azure-core's requests through urllib3. Shared by the clients of a vault and by their log-in."""
 
     def __init__(self, uri: KeyUri, limits: Limits) -> None:
@@ -194,27 +150,10 @@ class PoolTransport(HttpTransport[Any, Any]):
         """Wait between two questions, no longer than there is time."""
         time.sleep(max(0.0, min(duration, _NAP, self._limits.left())))
 
-    def open(self) -> None:
-        """Do nothing: connections are made when they are needed."""
-
-    def close(self) -> None:
-        """Do nothing: a client that is closed must not end the others' connections. `end` does."""
-
     def end(self) -> None:
         """End all connections."""
         for pool in list(self._pools.values()):
             pool.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        pass
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         host = urlsplit(url).netloc
@@ -229,6 +168,47 @@ class PoolTransport(HttpTransport[Any, Any]):
         if is_loopback(url) or urlsplit(url).hostname == _METADATA:
             return None
         return self._proxy or select_proxy(url, get_environ_proxies(url))
+
+
+class LogInTransport(_Base):
+    """The same for a log-in, whose libraries tell an authority that fails like one that refuses."""
+
+    def __init__(self, transport: PoolTransport) -> None:
+        self._transport = transport
+
+    def send(self, request: Any, **options: Any) -> Answer:
+        """Send a request. Raises `NotSent`, `NotAnswered`, also for what may pass: 429 and 5xx."""
+        answer = self._transport.send(request, **options)
+        host = f"https://{urlsplit(request.url).netloc}"
+        if answer.status_code == _TOO_MANY:
+            seconds = seconds_to_wait(answer.headers)
+            raise NotAnswered(Throttled(f"{host} asks to wait.", hint="Try again later.", retry_after=seconds))
+        if answer.status_code >= _FAILING:
+            raise NotAnswered(
+                StoreUnavailable(f"The authority {host} fails: {answer.status_code}.", hint="Try again later.")
+            )
+        return answer
+
+    def sleep(self, duration: float) -> None:
+        """Wait, no longer than there is time."""
+        self._transport.sleep(duration)
+
+
+def seconds_to_wait(headers: Any) -> float | None:
+    """Return for how long an answer asks to wait, in any of the service's forms."""
+    for name, parts in (("retry-after-ms", 1000), ("x-ms-retry-after-ms", 1000), ("Retry-After", 1)):
+        told = headers.get(name)
+        if told and re.fullmatch(r"\d{1,9}", told.strip()):
+            return int(told) / parts
+    return _until(headers.get("Retry-After"))
+
+
+def _until(date: str | None) -> float | None:
+    try:
+        moment = parsedate_to_datetime(date or "")
+    except ValueError:
+        return None
+    return max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds()) if moment.tzinfo else None
 
 
 def _body(request: Any) -> bytes | None:

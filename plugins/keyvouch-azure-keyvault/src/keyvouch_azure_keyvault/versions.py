@@ -31,7 +31,6 @@ class Version:
     """One version of a certificate or key, as it was fetched."""
 
     number: str
-    key_id: str
     public_key: PublicKey
     chain: tuple[Certificate, ...]
     created: dt.datetime | None
@@ -95,7 +94,6 @@ def _of_certificate(found: Any) -> Version:
     properties = found.properties
     return Version(
         properties.version,
-        found.key_id,
         public_key,
         (leaf,),
         properties.created_on,
@@ -116,7 +114,6 @@ def of_key(found: Any) -> Version:
         )
     return Version(
         properties.version,
-        found.id,
         _public_key(found),
         (),
         properties.created_on,
