@@ -41,6 +41,7 @@ class Api:
         self.url = url
         self.keys: dict[str, Item] = {}
         """All of them; those of certificates have a policy."""
+        self.secrets: dict[str, str] = {}
         self.deleted: dict[str, tuple[Item, int]] = {}
 
     def answer(self, call: Call) -> Reply:
@@ -178,6 +179,12 @@ class Api:
 
     def _delete_certificates_one(self, call: Call) -> Reply:
         return self._delete(call, "certificate")
+
+    def _get_secrets_one(self, call: Call) -> Reply:
+        value = self.secrets.get(call.path[1])
+        if value is None:
+            raise _missing("secret", call.path[1])
+        return Reply(200, {"value": value, "id": f"{self.url}/secrets/{call.path[1]}/{'0' * 32}", "attributes": {}})
 
     # What was deleted.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import time
 from pathlib import Path
 
@@ -213,7 +214,7 @@ def test_import_wants_a_certificate_where_one_is_named(vault: Vault) -> None:
             alone = parsed(vault.uri(f"key=alone-{kind}"))
             pinned = store.import_key(alone, make_key(kind), [])
             assert store.open(pinned, timeout=10).sign(b"x", find_algorithm(algorithm), timeout=10)
-            refused(KeyExists, lambda to=alone: store.import_key(to, key, []))
+            refused(KeyExists, functools.partial(store.import_key, alone, key, []))
 
 
 def test_deleted_certificate_can_be_recovered(vault: Vault) -> None:
@@ -255,7 +256,8 @@ def test_listing_shows_certificates_and_bare_keys(vault: Vault) -> None:
     vault.make("listed", "P-256")
     vault.make_key("listed-key", "P-384")
     with keyvouch.open_store(vault.uri("").replace(";?", "?")) as store:
-        found = {str(info.uri): info for info in store.keys()}
+        listed = store.keys()
+        found = {str(info.uri): info for info in listed}
     of_name = [info for text, info in found.items() if "=listed;" in text or "=listed-key;" in text]
     assert sorted(info.key_type for info in of_name) == ["P-256", "P-384"]
     assert sorted(info.has_certificate for info in of_name) == [False, True]
