@@ -33,6 +33,7 @@ docs: $(READY)
 soak: $(READY)
 	@tests/servers/install-system-packages
 	$(BIN)/pytest --soak tests/fuzz tests/core -k "fuzz or header_and_signature" $(TESTS)
+	$(BIN)/pytest --soak plugins/keyvouch-azure-keyvault/tests/test_azure_soak.py $(TESTS)
 	$(BIN)/pytest --soak -rP plugins/keyvouch-pkcs11 -k "many_signatures or under_load or forked_workers" $(TESTS)
 
 bench: $(READY)
