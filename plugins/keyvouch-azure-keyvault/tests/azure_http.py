@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +49,10 @@ class Refusal(Exception):
 
 class Cut(Exception):
     """End the connection without an answer."""
+
+
+class Trickle(Exception):
+    """Send an octet now and then, for longer than anybody waits."""
 
 
 Respond = Callable[[Call], Reply]
@@ -107,6 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
             reply = refusal.reply
         except ValueError:
             reply = Refusal(400, "BadParameter", "The request body is no JSON.").reply
+        except Trickle:
+            self._trickle()
+            return
         except Cut:
             self.close_connection = True
             socket.socket.shutdown(self.connection, socket.SHUT_RDWR)
@@ -118,6 +126,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _trickle(self) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.2)
 
     do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = _serve  # noqa: N815 - http.server's names
 

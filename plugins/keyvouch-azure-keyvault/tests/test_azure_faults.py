@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+import traceback
 from email.utils import format_datetime
 
 import pytest
 
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_http import Refusal
+from azure_http import Refusal, Trickle
 from azure_opened import connected, no_longer_than, opened, parsed, refused
 from azure_vault import CUT, Vault, missing_role
 from keyvouch.algorithms import find_algorithm
@@ -286,3 +287,23 @@ def test_threads_share_one_token(vault: Vault, uri: str) -> None:
             each.join()
     assert not failures
     assert len(vault.authority.exchanges) == before
+
+
+def test_answer_that_does_not_end_is_given_up(vault: Vault, uri: str) -> None:
+    """A server that sends an octet now and then holds nobody longer than the timeout."""
+    with opened(uri) as key:
+        vault.fail("keys/sign", Trickle())
+        with no_longer_than(4):
+            refused(StoreUnavailable, lambda: key.sign(b"x", PS256, timeout=1))
+        assert key.sign(b"x", PS256, timeout=10)
+
+
+def test_nothing_of_the_token_is_told(vault: Vault, uri: str) -> None:
+    """No error, cause or representation holds the bearer token."""
+    with connected(uri) as store:
+        key = store.open(parsed(uri), timeout=10)
+        vault.fail("keys/sign", missing_role("keys/sign"))
+        error = refused(AccessDenied, lambda: key.sign(b"x", PS256, timeout=10))
+        told = "".join(traceback.format_exception(error)) + repr(store) + repr(key) + repr(vars(store))
+    assert "Bearer " not in told
+    assert "eyJ" not in told

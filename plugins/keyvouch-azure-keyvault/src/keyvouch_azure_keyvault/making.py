@@ -73,7 +73,11 @@ def make_certificate(session: Session, place: Place, spec: KeySpec, *, hsm: bool
     poller = session.certificates.begin_create_certificate(place.name, policy)
     made: Any = poller.result(OWN_TIMEOUT)
     operation = session.certificates.get_certificate_operation(place.name)
-    if not poller.done() or not hasattr(made, "cer"):
+    if not poller.done():
+        raise StoreUnavailable(
+            "The vault is still making the certificate.", hint="See in some minutes whether it is there: keyvouch keys."
+        )
+    if not hasattr(made, "cer"):
         said = getattr(operation.error, "message", None) or operation.status_details or operation.status
         raise NotSupported(f"The vault did not make the certificate: {said}.", hint="Correct what it names.")
     return _made_by(session, place, made, _requested_key(operation.csr))

@@ -66,6 +66,9 @@ class KeyVaultStore(
     A certificate or key without version is a family: the newest enabled, valid and settled version. To sign, a log-in
     needs the permission keys/sign (role Key Vault Crypto User), and to find version and certificate, certificates/get
     and certificates/list (role Key Vault Reader). The key itself is never fetched.
+
+    A signature is one request, which is billed; a vault takes 2,000 to 4,000 RSA operations in 10 seconds, all programs
+    together. `reuse` lets an assertion be used again.
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
