@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
+from azure_http import Refusal, Reply
 from azure_opened import connected, parsed, refused
 from azure_vault import Vault
 from keyvouch.algorithms import find_algorithm, make_key
@@ -261,3 +262,24 @@ def test_listing_shows_certificates_and_bare_keys(vault: Vault) -> None:
     of_name = [info for text, info in found.items() if "=listed;" in text or "=listed-key;" in text]
     assert sorted(info.key_type for info in of_name) == ["P-256", "P-384"]
     assert sorted(info.has_certificate for info in of_name) == [False, True]
+
+
+def test_unknown_name_is_free_however_it_is_told(vault: Vault) -> None:
+    """A name that the service does not know is free, whether its listing is empty or 404; a strange 404 is told."""
+    uri = parsed(vault.uri("certificate=free"))
+    unknown = Refusal(404, "CertificateNotFound", "A certificate with (name/id) free was not found in this key vault.")
+    with connected(str(uri)) as store:
+        vault.fail("certificates/list", unknown)
+        refused(KeyNotFound, lambda: store.open(uri, timeout=10))
+        vault.fail("certificates/list", unknown)
+        assert store.open(store.generate(uri, KeySpec("P-256")), timeout=10).chain
+        vault.fail("certificates/list", Strange())
+        refused(ConfigurationError, lambda: store.open(uri, timeout=10))
+
+
+class Strange(Refusal):
+    """What a web server says that is no vault."""
+
+    def __init__(self) -> None:
+        super().__init__(404, "", "")
+        self.reply = Reply(404, b"<html>Not found</html>", {"Content-Type": "text/html"})

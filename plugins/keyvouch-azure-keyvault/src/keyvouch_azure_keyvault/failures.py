@@ -244,7 +244,7 @@ def _absence(said: _Said, doing: Doing) -> KeyvouchError:
 def _conflict(said: _Said, doing: Doing) -> KeyvouchError:
     kind = doing.kind
     name = doing.place.name if doing.place else ""
-    if "delet" in f"{said.code} {said.text}".lower():
+    if "deleted" in f"{said.code} {said.text}".lower():
         return KeyExists(
             f"The name {name} is that of a {kind} that was deleted, and is kept until it is purged.",
             hint=f"Take another name; or az keyvault {kind} recover (or purge) --name {name} --vault-name VAULT",

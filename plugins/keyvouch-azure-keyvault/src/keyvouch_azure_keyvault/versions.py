@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from azure.core.exceptions import ResourceNotFoundError
+
 from keyvouch.algorithms import CRYPTOGRAPHY, key_type
 from keyvouch.certificate import load_certificates, spki_sha256
 from keyvouch.errors import KeyNotFound, KeyUnusable
@@ -56,10 +58,18 @@ class Version:
 
 
 def list_versions(session: Session, place: Place) -> list[Any]:
-    """Return the SDK's properties of each version, disabled ones too. Raises azure-core's errors."""
-    if place.is_certificate:
-        return list(session.certificates.list_properties_of_certificate_versions(place.name))
-    return list(session.keys.list_properties_of_key_versions(place.name))
+    """Return the SDK's properties of each version, disabled ones too; none where there is no such name.
+
+    Raises azure-core's errors.
+    """
+    try:
+        if place.is_certificate:
+            return list(session.certificates.list_properties_of_certificate_versions(place.name))
+        return list(session.keys.list_properties_of_key_versions(place.name))
+    except ResourceNotFoundError as error:
+        if error.error is None:  # not the service's words: something else listens there
+            raise
+        return []
 
 
 def light_info(uri: KeyUri, place: Place, properties: Any) -> KeyInfo:
