@@ -38,6 +38,7 @@ soak: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/assertion.py
+	$(BIN)/python benchmarks/azure_key_vault.py
 	$(BIN)/python benchmarks/commands.py
 	$(BIN)/python benchmarks/growth.py
 	tests/servers/install-system-packages
