@@ -33,11 +33,13 @@ docs: $(READY)
 soak: $(READY)
 	@tests/servers/install-system-packages
 	$(BIN)/pytest --soak tests/fuzz tests/core -k "fuzz or header_and_signature" $(TESTS)
+	$(BIN)/pytest --soak plugins/keyvouch-azure-keyvault/tests/test_azure_soak.py $(TESTS)
 	$(BIN)/pytest --soak -rP plugins/keyvouch-pkcs11 -k "many_signatures or under_load or forked_workers" $(TESTS)
 	$(BIN)/pytest --soak plugins/keyvouch-vault -k five_seconds $(TESTS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/assertion.py
+	$(BIN)/python benchmarks/azure_key_vault.py
 	$(BIN)/python benchmarks/commands.py
 	$(BIN)/python benchmarks/growth.py
 	tests/servers/install-system-packages

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import msal
 import msgspec
@@ -123,6 +124,15 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
                 opening.parse(key)
         self._keys = Keys(keys, open_uri, assertion or {})
         self._default_scopes = list(scopes)
+        self._given: dict[str, Any] = {
+            "keys": keys,
+            "scopes": scopes,
+            "ca_file": ca_file,
+            "proxy": proxy,
+            "assertion": assertion,
+            "open_uri": open_uri,
+            **msal_options,
+        }
         self._here = _Here()
         self._flights = SingleFlight[Outcome]()
         self._session: Session | None = None
@@ -161,6 +171,16 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         Raises `AuthorityRefused` with the AADSTS code and what to do, `AuthorityUnavailable`, and the last store's
         error where no key could sign.
         """
+        return str(self.token_result(scopes, claims_challenge=claims_challenge, timeout=timeout)["access_token"])
+
+    def token_result(
+        self,
+        scopes: Sequence[str] | None = None,
+        *,
+        claims_challenge: str | None = None,
+        timeout: float = ACCESS_TOKEN_TIMEOUT,
+    ) -> dict[str, Any]:
+        """As `access_token`, with all that MSAL tells of the token: `expires_in`, `refresh_on`, `token_type`."""
         wanted = scopes or self._default_scopes
         if not wanted or isinstance(wanted, str):
             raise ConfigurationError(
@@ -172,7 +192,8 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         if isinstance(outcome.result, dict) and not is_token(outcome.result.get("access_token", "-")):
             with contextlib.suppress(Exception):
                 self.remove_tokens_for_client()  # MSAL keeps what is none too, and would give it again
-        return outcome.token(endpoint, self._session.retry_after(endpoint, wanted) if self._session else None)
+        outcome.token(endpoint, self._session.retry_after(endpoint, wanted) if self._session else None)
+        return dict(outcome.result)
 
     async def access_token_async(
         self,
@@ -185,6 +206,21 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         import asyncio
 
         return await asyncio.to_thread(self.access_token, scopes, claims_challenge=claims_challenge, timeout=timeout)
+
+    def is_of_tenant(self, tenant: str) -> bool:
+        """Tell whether this client's authority is that tenant, named by its id or as in the authority's address."""
+        names = {str(self.authority.tenant).lower(), *str(self.authority.token_endpoint).lower().split("/")}
+        return tenant.lower() in names
+
+    def of_tenant(self, tenant: str) -> ConfidentialClient:
+        """Return another client, with the same keys and token cache, for another tenant of the same cloud."""
+        if "oidc_authority" in self._given:
+            raise ConfigurationError(
+                "The client's authority has no other tenants.", hint="Give authority=, with a tenant in it."
+            )
+        host = urlsplit(str(self._given.get("authority") or self.authority.token_endpoint)).netloc
+        changed = {"authority": f"https://{host}/{tenant}", "token_cache": self.token_cache}
+        return ConfidentialClient(self.client_id, **{**self._given, **changed})
 
     @property
     def closed(self) -> bool:

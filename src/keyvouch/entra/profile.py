@@ -39,17 +39,17 @@ def connect(profile: str | None = None) -> ConfidentialClient:
     It signs in unless a valid token is in the cache. Called again in the process it gives the same client, and while
     the token lives does nothing. Raises `ConfigurationError`, and what `ConfidentialClient.access_token` raises.
     """
-    client = _client_of(profile)
+    client = client_of(profile)
     client.access_token()
     return client
 
 
 def access_token(profile: str, scope: str, timeout: float) -> str:
     """Return an access token of a profile for this scope. Raises as `connect`."""
-    return _client_of(profile).access_token([scope], timeout=timeout)
+    return client_of(profile).access_token([scope], timeout=timeout)
 
 
-def _client_of(profile: str | None) -> ConfidentialClient:
+def client_of(profile: str | None) -> ConfidentialClient:
     configuration = config.load()
     name = configuration.pick(profile)
     place = (str(configuration.path), name)

@@ -1,0 +1,80 @@
+"""An answer of the service, as azure-core wants one from a transport."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, MutableMapping
+from typing import Any, Self
+
+from azure.core.exceptions import HttpResponseError
+from azure.core.rest import HttpResponse
+from requests.structures import CaseInsensitiveDict
+
+_ERRORS = 400
+
+
+class Answer(HttpResponse):
+    """A response that was read as a whole."""
+
+    def __init__(self, request: Any, status: int, reason: str, headers: Any, body: bytes) -> None:
+        self._request, self._status, self._reason, self._body = request, status, reason, body
+        self._headers: MutableMapping[str, str] = CaseInsensitiveDict(headers)
+        self._encoding: str | None = None
+
+    request = property(lambda self: self._request)
+    status_code = property(lambda self: self._status)
+    headers = property(lambda self: self._headers)
+    reason = property(lambda self: self._reason)
+    content_type = property(lambda self: self._headers.get("Content-Type"))
+    url = property(lambda self: self._request.url)
+    content = property(lambda self: self._body)
+
+    @property
+    def is_closed(self) -> bool:
+        """Always: it was read."""
+        return True
+
+    is_stream_consumed = is_closed
+
+    @property
+    def encoding(self) -> str | None:
+        """The encoding that was set, None for UTF-8."""
+        return self._encoding
+
+    @encoding.setter
+    def encoding(self, value: str | None) -> None:
+        self._encoding = value
+
+    def text(self, encoding: str | None = None) -> str:
+        """Return the body as text; what is no text is replaced."""
+        return self._body.decode(encoding or self._encoding or "utf-8-sig", errors="replace")
+
+    def json(self) -> Any:
+        """Return what the body says. Raises ValueError."""
+        return json.loads(self._body)
+
+    def raise_for_status(self) -> None:
+        """Raise azure-core's error for a refusal."""
+        if self._status >= _ERRORS:
+            raise HttpResponseError(response=self)
+
+    def read(self) -> bytes:
+        """Return the body."""
+        return self._body
+
+    body = read  # what older clients call it
+
+    def iter_raw(self, **_: Any) -> Iterator[bytes]:
+        """Give the body in one piece."""
+        yield self._body
+
+    iter_bytes = iter_raw
+
+    def close(self) -> None:
+        """Do nothing: the connection is back in its pool."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass

@@ -1,0 +1,62 @@
+"""A version of a key in the vault, and how it signs."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from azure.keyvault.keys import KeyVaultKey
+from azure.keyvault.keys.crypto import SignatureAlgorithm
+
+from keyvouch.algorithms import Algorithm
+from keyvouch.errors import KeyNotFound, KeyUnusable
+from keyvouch.store import StoredKey
+from keyvouch_azure_keyvault.failures import Doing
+
+if TYPE_CHECKING:
+    from keyvouch.uri import KeyUri
+    from keyvouch_azure_keyvault.addresses import Place
+    from keyvouch_azure_keyvault.session import Session
+    from keyvouch_azure_keyvault.versions import Version
+
+
+class VaultedKey(StoredKey):
+    """One version of a key. It signs by one request, with the log-in that it was opened with."""
+
+    def __init__(self, session: Session, uri: KeyUri, place: Place, version: Version) -> None:
+        self.uri = uri
+        self.public_key = version.public_key
+        self.chain = version.chain
+        self.exportable = version.exportable
+        self._session = session
+        self._doing = Doing("signing", place, "keys/sign", "Key Vault Crypto User")
+        # Where the URI says, and not where an answer might: the token goes there.
+        key_id = place.id_of(version.number)
+        self._client = session.signing(KeyVaultKey(key_id, jwk=_public_jwk(version.public_key)))
+
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
+        """Let the vault sign. The message is hashed here: it stays here, whatever its length."""
+        digest = hashlib.new(algorithm.hash_name, message).digest()
+        try:
+            with self._session.asking(timeout, self._doing):
+                signature: bytes = self._client.sign(SignatureAlgorithm(algorithm.name), digest).signature
+        except KeyNotFound as error:
+            raise KeyUnusable(
+                "The key, or this version of it, was deleted.",
+                hint=f"{error.hint} Or make another: keyvouch new.",
+            ) from error
+        return signature
+
+
+def _public_jwk(public_key: Any) -> dict[str, object]:
+    numbers = public_key.public_numbers()
+    if hasattr(numbers, "n"):
+        return {"kty": "RSA", "n": _octets(numbers.n), "e": _octets(numbers.e), "key_ops": ["sign"]}
+    size = (public_key.curve.key_size + 7) // 8
+    curve = f"P-{public_key.curve.key_size}"
+    point = {"x": numbers.x.to_bytes(size), "y": numbers.y.to_bytes(size)}
+    return {"kty": "EC", "crv": curve, **point, "key_ops": ["sign"]}
+
+
+def _octets(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8)

@@ -1,0 +1,176 @@
+"""Signing in by azure-identity: one token for all clients of a vault, fetched once for all threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from azure.core.credentials import AccessToken, AccessTokenInfo, TokenRequestOptions
+from azure.core.exceptions import AzureError
+
+from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
+from keyvouch_azure_keyvault.addresses import RESOURCES, is_loopback, vault_of
+from keyvouch_azure_keyvault.transport import LogInTransport, NotSent
+
+if TYPE_CHECKING:
+    from keyvouch.secrets import SecretResolver
+    from keyvouch.uri import KeyUri
+    from keyvouch_azure_keyvault.transport import Limits, PoolTransport
+
+_MARGIN = 300.0
+"""Seconds before its end from which a token is fetched anew, where the authority names no time for it."""
+_LAST = 10.0
+"""Seconds before its end in which a token is not sent any more."""
+_PAUSE = 5.0
+"""Seconds after which a renewal that failed is tried again, while the token lives."""
+_PROCESS = 10
+"""Seconds that the Azure CLI may take."""
+_ASKED_ANEW = 30
+"""Seconds after which a profile is asked for its token again."""
+_KNOWN_HOSTS = ("login.microsoftonline.com", "login.chinacloudapi.cn", "login.microsoftonline.us")
+
+
+class _Kept:
+    """A token, and when the next one is due."""
+
+    def __init__(self, token: AccessTokenInfo) -> None:
+        self.token = token
+        self.due = float(token.refresh_on or token.expires_on - _MARGIN)
+
+    @property
+    def alive(self) -> bool:
+        return time.time() < self.token.expires_on - _LAST
+
+
+class LogIn:
+    """What the SDK's clients take for a credential. A token that is due is fetched by one thread; the others go on."""
+
+    def __init__(self, uri: KeyUri, secrets: SecretResolver, transport: PoolTransport, limits: Limits) -> None:
+        self._vault = vault_of(uri)
+        self._limits = limits
+        self._credential: Any = (
+            _OfProfile(uri.get("profile"), secrets, limits) if uri.get("auth") == "profile" else _make(uri, transport)
+        )
+        self._kept: dict[tuple[object, ...], _Kept] = {}
+        self._fetching = threading.Lock()
+
+    def get_token(
+        self,
+        *scopes: str,
+        claims: str | None = None,
+        tenant_id: str | None = None,
+        enable_cae: bool = False,
+        **_: Any,
+    ) -> AccessToken:
+        """As azure-core's `TokenCredential`."""
+        options: TokenRequestOptions = {"enable_cae": enable_cae}
+        if claims:
+            options["claims"] = claims
+        if tenant_id:
+            options["tenant_id"] = tenant_id
+        info = self.get_token_info(*scopes, options=options)
+        return AccessToken(info.token, info.expires_on)
+
+    def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
+        """As azure-core's `SupportsTokenInfo`."""
+        self._require_vaults(scopes)
+        wanted = options or {}
+        same = (scopes, wanted.get("tenant_id"))
+        found = None if wanted.get("claims") else self._kept.get(same)
+        if found and time.time() < found.due:
+            return found.token
+        alive = found is not None and found.alive
+        # While it lives nobody waits for the thread that renews it.
+        if not self._fetching.acquire(timeout=0 if alive else max(0.0, self._limits.left())):
+            if found is not None and alive:
+                return found.token
+            raise NotSent(StoreUnavailable("There was no token in time.", hint="Try again later."))
+        try:
+            again = None if wanted.get("claims") else self._kept.get(same)
+            if again and time.time() < again.due:
+                return again.token
+            return self._fetch(scopes, wanted, same, again)
+        finally:
+            self._fetching.release()
+
+    def close(self) -> None:
+        """Let the credential go, and the tokens with it."""
+        self._kept.clear()
+        self._credential.close()
+
+    def _fetch(
+        self, scopes: tuple[str, ...], options: TokenRequestOptions, same: tuple[object, ...], former: _Kept | None
+    ) -> AccessTokenInfo:
+        try:
+            token: AccessTokenInfo = self._credential.get_token_info(*scopes, options=options)
+        except (AzureError, KeyvouchError):
+            if former is None or not former.alive:
+                raise
+            former.due = time.time() + _PAUSE
+            return former.token
+        self._kept[same] = _Kept(token)
+        return token
+
+    def _require_vaults(self, scopes: tuple[str, ...]) -> None:
+        """Let no server on this machine ask for tokens for something else: of others the SDK checks the names."""
+        if is_loopback(self._vault) and not all(each.removesuffix("/.default") in RESOURCES for each in scopes):
+            raise NotSent(
+                ConfigurationError(
+                    f"{self._vault} asks for a token that is not one for Key Vault.",
+                    hint="Does the address lead to Key Vault?",
+                )
+            )
+
+
+class _OfProfile:
+    """Another profile's sign-in: a key in a TPM or a PFX opens the vault."""
+
+    def __init__(self, profile: str, secrets: SecretResolver, limits: Limits) -> None:
+        self._profile, self._secrets, self._limits = profile, secrets, limits
+
+    def get_token_info(self, *scopes: str, options: TokenRequestOptions) -> AccessTokenInfo:  # noqa: ARG002
+        """Return the profile's token. When it ends the profile's own cache knows, which is asked anew."""
+        token = self._secrets.access_token(self._profile, scopes[0], timeout=max(0.0, self._limits.left()))
+        now = int(time.time())
+        return AccessTokenInfo(token.reveal(), now + _ASKED_ANEW + int(_LAST), refresh_on=now + _ASKED_ANEW)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _make(uri: KeyUri, transport: PoolTransport) -> Any:
+    """Make azure-identity's credential; nothing is sent yet. Raises ValueError where something is not set."""
+    import azure.identity
+
+    client_id = uri.get("client-id")
+    # The core tries again, within the caller's time.
+    options: dict[str, Any] = {"transport": LogInTransport(transport), "retry_total": 0}
+    discovery: dict[str, Any] = {"disable_instance_discovery": _is_private_cloud()}
+    match uri.get("auth"):
+        case "managed-identity":
+            # Where a machine has just started this endpoint answers for some seconds that it is not there: the
+            # protocol itself asks for retries.
+            return azure.identity.ManagedIdentityCredential(client_id=client_id, transport=transport)
+        case "workload":
+            return azure.identity.WorkloadIdentityCredential(client_id=client_id, **options, **discovery)
+        case "cli":
+            return azure.identity.AzureCliCredential(process_timeout=_PROCESS)
+        case "environment":
+            return azure.identity.EnvironmentCredential(**options, **discovery)
+        case _:
+            return azure.identity.DefaultAzureCredential(
+                managed_identity_client_id=client_id,
+                workload_identity_client_id=client_id,
+                process_timeout=_PROCESS,
+                **options,
+                **discovery,
+            )
+
+
+def _is_private_cloud() -> bool:
+    """Tell whether the authority is none that Microsoft's directory of authorities knows, and must not be asked for."""
+    host = os.environ.get("AZURE_AUTHORITY_HOST", "")
+    return bool(host) and (urlsplit(host).hostname or host) not in _KNOWN_HOSTS

@@ -1,0 +1,230 @@
+"""Making, importing, certifying and deleting: requests to the SDK's clients, one change after the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from azure.core.exceptions import ResourceNotFoundError
+from azure.keyvault.certificates import (
+    CertificateContentType,
+    CertificatePolicy,
+    CertificatePolicyAction,
+    KeyUsageType,
+    LifetimeAction,
+    WellKnownIssuerNames,
+)
+from azure.keyvault.keys import JsonWebKey
+
+from keyvouch.algorithms import CRYPTOGRAPHY, key_type
+from keyvouch.certificate import parse_subject, spki_sha256
+from keyvouch.errors import CertificateMismatch, NotSupported, StoreUnavailable
+from keyvouch_azure_keyvault.transport import OWN_TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PrivateKey, PublicKey
+    from keyvouch.store import KeySpec
+    from keyvouch_azure_keyvault.addresses import Place
+    from keyvouch_azure_keyvault.session import Session
+
+TYPES: dict[str, dict[str, Any]] = {
+    "RSA-2048": {"key_type": "RSA", "key_size": 2048},
+    "RSA-3072": {"key_type": "RSA", "key_size": 3072},
+    "RSA-4096": {"key_type": "RSA", "key_size": 4096},
+    "P-256": {"key_type": "EC", "key_curve_name": "P-256"},
+    "P-384": {"key_type": "EC", "key_curve_name": "P-384"},
+    "P-521": {"key_type": "EC", "key_curve_name": "P-521"},
+}
+"""The service's names for the types of keys."""
+_CLIENT_AUTHENTICATION = "1.3.6.1.5.5.7.3.2"
+_MONTH = 30.44
+"""Days; certificates of the service's own making are valid for months."""
+_WARNED_AT = 80
+"""Percent of a certificate's life after which its contacts get a message: the action that is no renewal."""
+_GONE = 60
+"""Times that it is asked whether something is deleted; a nap lies between."""
+
+
+def _policy(kind: str, issuer: str, subject: str, days: int, **more: Any) -> CertificatePolicy:
+    properties = dict(TYPES[kind])
+    if more.pop("hsm", False):
+        properties["key_type"] += "-HSM"
+    return CertificatePolicy(
+        issuer_name=issuer,
+        subject=parse_subject(subject).rfc4514_string(),
+        validity_in_months=max(1, round(days / _MONTH)),
+        key_usage=[KeyUsageType.digital_signature],
+        enhanced_key_usage=[_CLIENT_AUTHENTICATION],
+        content_type=CertificateContentType.pkcs12,
+        # Named, as by itself the service renews: then the newest version is one that no application knows.
+        lifetime_actions=[LifetimeAction(CertificatePolicyAction.email_contacts, lifetime_percentage=_WARNED_AT)],
+        **{"exportable": False, "reuse_key": False, **properties, **more},
+    )
+
+
+def make_certificate(session: Session, place: Place, spec: KeySpec, *, hsm: bool) -> Any:
+    """Make a key and its self-signed certificate; return the SDK's certificate."""
+    policy = _policy(
+        spec.key_type, WellKnownIssuerNames.self, spec.subject, spec.days, exportable=spec.exportable, hsm=hsm
+    )
+    poller = session.certificates.begin_create_certificate(place.name, policy)
+    made: Any = poller.result(OWN_TIMEOUT)
+    operation = session.certificates.get_certificate_operation(place.name)
+    if not poller.done():
+        raise StoreUnavailable(
+            "The vault is still making the certificate.", hint="See in some minutes whether it is there: keyvouch keys."
+        )
+    if not hasattr(made, "cer"):
+        said = getattr(operation.error, "message", None) or operation.status_details or operation.status
+        raise NotSupported(f"The vault did not make the certificate: {said}.", hint="Correct what it names.")
+    return _made_by(session, place, made, _requested_key(operation.csr))
+
+
+def _made_by(session: Session, place: Place, newest: Any, digest: str) -> Any:
+    """Return the certificate of the key that was requested: another program may have made a newer one meanwhile."""
+    if _certified_key(newest.cer) == digest:
+        return newest
+    for each in session.certificates.list_properties_of_certificate_versions(place.name):
+        found = session.certificates.get_certificate_version(place.name, str(each.version))
+        if found.cer and _certified_key(found.cer) == digest:
+            return found
+    raise StoreUnavailable("The certificate that was made is not there.", hint="See what is: keyvouch keys.")
+
+
+def make_key(session: Session, place: Place, spec: KeySpec, *, hsm: bool) -> Any:
+    """Make a key without certificate; return the SDK's key."""
+    options: dict[str, Any] = {"hardware_protected": hsm, "key_operations": ["sign", "verify"]}
+    if spec.exportable:
+        raise NotSupported("A key by itself is not exportable.", hint="Leave exportable out, or write certificate=.")
+    properties = TYPES[spec.key_type]
+    if "key_size" in properties:
+        return session.keys.create_rsa_key(place.name, size=properties["key_size"], **options)
+    return session.keys.create_ec_key(place.name, curve=properties["key_curve_name"], **options)
+
+
+def begin_request(session: Session, place: Place, spec: KeySpec, public_key: PublicKey | None, *, hsm: bool) -> bytes:
+    """Let the service make a request, of the key that is there if one is given; return it in DER.
+
+    Raises `CertificateMismatch` where the service takes another key: of a certificate it takes the newest version's.
+    """
+    kind = key_type(public_key) if public_key is not None else spec.key_type
+    policy = _policy(
+        kind, WellKnownIssuerNames.unknown, spec.subject, spec.days, reuse_key=public_key is not None, hsm=hsm
+    )
+    session.certificates.begin_create_certificate(place.name, policy)
+    octets = bytes(session.certificates.get_certificate_operation(place.name).csr or b"")
+    if public_key is not None and _requested_key(octets) != spki_sha256(public_key):
+        session.certificates.delete_certificate_operation(place.name)
+        raise CertificateMismatch(
+            "The vault makes requests of the newest version's key alone, and this is another.",
+            hint="Name no version=, or that of the newest.",
+        )
+    return octets
+
+
+def pending_key(session: Session, place: Place) -> str | None:
+    """Return the digest of the key whose request is pending, None where there is no request."""
+    try:
+        operation = session.certificates.get_certificate_operation(place.name)
+    except ResourceNotFoundError:
+        return None
+    waits = (operation.status or "").lower() == "inprogress" and operation.csr
+    return _requested_key(operation.csr) if waits else None
+
+
+def merge(session: Session, place: Place, chain: Sequence[Certificate]) -> Any:
+    """Give the service what was issued for its request; return the SDK's certificate."""
+    return session.certificates.merge_certificate(place.name, [_der(each) for each in chain])
+
+
+def import_certificate(
+    session: Session, place: Place, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool
+) -> Any:
+    """Take in a key with its certificate; return the SDK's certificate."""
+    policy = CertificatePolicy(
+        issuer_name=WellKnownIssuerNames.unknown,
+        content_type=CertificateContentType.pkcs12,
+        lifetime_actions=[LifetimeAction(CertificatePolicyAction.email_contacts, lifetime_percentage=_WARNED_AT)],
+        **{"exportable": exportable, "reuse_key": False, **TYPES[key_type(key)]},
+    )
+    return session.certificates.import_certificate(place.name, _pfx(key, chain), policy=policy)
+
+
+def import_key(session: Session, place: Place, key: Any, *, hsm: bool) -> Any:
+    """Take in a key without certificate; return the SDK's key."""
+    return session.keys.import_key(place.name, _private_jwk(key), hardware_protected=hsm)
+
+
+def delete(session: Session, place: Place, *, purge: bool) -> None:
+    """Delete a certificate with its key, or a key, and purge it if that is wished."""
+    client: Any = session.certificates if place.is_certificate else session.keys
+    kind = place.kind
+    getattr(client, f"begin_delete_{kind}")(place.name).wait(OWN_TIMEOUT)
+    if purge:
+        getattr(client, f"purge_deleted_{kind}")(place.name)
+        _wait_until_gone(session, getattr(client, f"get_deleted_{kind}"), place.name)
+
+
+def _wait_until_gone(session: Session, find: Any, name: str) -> None:
+    for _ in range(_GONE):
+        try:
+            find(name)
+        except ResourceNotFoundError:
+            return
+        session.nap()
+    raise StoreUnavailable("It is still being purged.", hint="Try again later.")
+
+
+@CRYPTOGRAPHY
+def _requested_key(octets: Any) -> str:
+    from cryptography.x509 import load_der_x509_csr
+
+    public_key: Any = load_der_x509_csr(bytes(octets)).public_key()
+    return spki_sha256(public_key)
+
+
+@CRYPTOGRAPHY
+def _certified_key(octets: Any) -> str:
+    from cryptography.x509 import load_der_x509_certificate
+
+    public_key: Any = load_der_x509_certificate(bytes(octets)).public_key()
+    return spki_sha256(public_key)
+
+
+def _der(certificate: Certificate) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return certificate.public_bytes(Encoding.DER)
+
+
+@CRYPTOGRAPHY
+def _pfx(key: Any, chain: Sequence[Certificate]) -> bytes:
+    """Return PKCS#12; what protects it on its way is TLS, and a password beside it would add nothing."""
+    from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
+
+    return pkcs12.serialize_key_and_certificates(b"keyvouch", key, chain[0], list(chain[1:]), NoEncryption())
+
+
+@CRYPTOGRAPHY
+def _private_jwk(key: Any) -> JsonWebKey:
+    numbers = key.private_numbers()
+    if key_type(key).startswith("RSA"):
+        values = {
+            "n": numbers.public_numbers.n,
+            "e": numbers.public_numbers.e,
+            "d": numbers.d,
+            "p": numbers.p,
+            "q": numbers.q,
+            "dp": numbers.dmp1,
+            "dq": numbers.dmq1,
+            "qi": numbers.iqmp,
+        }
+        octets = {name: value.to_bytes((value.bit_length() + 7) // 8) for name, value in values.items()}
+        return JsonWebKey(kty="RSA", key_ops=["sign", "verify"], **octets)
+    size = (key.curve.key_size + 7) // 8
+    point = {"x": numbers.public_numbers.x, "y": numbers.public_numbers.y, "d": numbers.private_value}
+    octets = {name: value.to_bytes(size) for name, value in point.items()}
+    return JsonWebKey(kty="EC", crv=f"P-{key.curve.key_size}", key_ops=["sign", "verify"], **octets)

@@ -1,0 +1,78 @@
+"""One log-in, and the SDK's clients that share it and one pool of connections."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from azure.keyvault.certificates import CertificateClient
+from azure.keyvault.keys import KeyClient, KeyVaultKey
+from azure.keyvault.keys.crypto import CryptographyClient
+
+from keyvouch.errors import AccessDenied, KeyvouchError, SessionLost
+from keyvouch_azure_keyvault.addresses import is_loopback, vault_of
+from keyvouch_azure_keyvault.failures import Doing, is_denied, no_credential, told
+from keyvouch_azure_keyvault.logins import LogIn
+from keyvouch_azure_keyvault.transport import OWN_TIMEOUT, Limits, PoolTransport
+
+if TYPE_CHECKING:
+    from keyvouch.secrets import SecretResolver
+    from keyvouch.uri import KeyUri
+
+_LISTING = Doing("listing keys", None, "keys/list", "Key Vault Reader")
+
+
+class Session:
+    """A log-in. Many threads ask with it at once."""
+
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
+        self.auth: str = uri.get("auth")
+        self._limits = Limits()
+        self._transport = PoolTransport(uri, self._limits)
+        try:
+            self._log_in = LogIn(uri, secrets, self._transport, self._limits)
+        except ValueError as error:  # azure-identity's, which says what is missing
+            raise no_credential(error, self.auth) from error
+        vault = vault_of(uri)
+        self._options: dict[str, Any] = {
+            "credential": self._log_in,
+            "transport": self._transport,
+            "retry_total": 0,  # the core tries again, within the caller's time
+            "permit_redirects": False,
+            # That a token is for the cloud that the vault's name is in; on this machine `LogIn` sees to it.
+            "verify_challenge_resource": not is_loopback(vault),
+        }
+        self.keys = KeyClient(vault, **self._options)
+        self.certificates = CertificateClient(vault, **self._options)
+
+    def begin(self, timeout: float) -> None:
+        """Log in, and prove it by a request; that the log-in may not list keys is proof as well."""
+        try:
+            with self.asking(timeout, _LISTING):
+                next(iter(self.keys.list_properties_of_keys(max_page_size=1)), None)
+        except SessionLost as error:
+            raise AccessDenied(error.message, hint=error.hint) from error
+        except KeyvouchError as error:
+            if not is_denied(error):
+                raise
+
+    def end(self) -> None:
+        """End the connections. Raises nothing."""
+        with contextlib.suppress(Exception):  # azure-identity's, of any kind
+            self._log_in.close()
+        self._transport.end()
+
+    def signing(self, key: KeyVaultKey) -> CryptographyClient:
+        """Return what signs with a key, whose public part is given, so that no request asks for it."""
+        return CryptographyClient(key, **self._options)
+
+    def nap(self) -> None:
+        """Wait between two questions whether the service has done what it was asked for."""
+        self._transport.sleep(OWN_TIMEOUT)
+
+    @contextlib.contextmanager
+    def asking(self, timeout: float, doing: Doing) -> Iterator[None]:
+        """Let the requests in the block end within `timeout` seconds; raise keyvouch's errors for what is refused."""
+        with told(doing, self.auth), self._limits.within(timeout):
+            yield

@@ -1,0 +1,319 @@
+"""Keys in Azure Key Vault: `azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app?auth=managed-identity`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from keyvouch.algorithms import key_type
+from keyvouch.certificate import check_chain, parse_subject, request, spki_sha256
+from keyvouch.errors import (
+    AccessDenied,
+    CertificateMissing,
+    ConfigurationError,
+    KeyExists,
+    KeyNotFound,
+    KeyUnusable,
+    NotSupported,
+    SessionLost,
+)
+from keyvouch.private_key import wrap
+from keyvouch.store import (
+    Attribute,
+    DeletesKeys,
+    GeneratesKeys,
+    HoldsCertificates,
+    ImportsKeys,
+    KeyInfo,
+    KeySpec,
+    KeyStore,
+    KeyUri,
+    ListsKeys,
+    RequestsCertificates,
+    StoredKey,
+    choose_one,
+)
+from keyvouch_azure_keyvault import making, versions
+from keyvouch_azure_keyvault.addresses import ATTRIBUTES, Place, named, pinned, place_of, vault_of
+from keyvouch_azure_keyvault.failures import Doing
+from keyvouch_azure_keyvault.key import VaultedKey
+from keyvouch_azure_keyvault.session import Session
+from keyvouch_azure_keyvault.transport import OWN_TIMEOUT
+from keyvouch_azure_keyvault.versions import Version
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PrivateKey
+    from keyvouch.secrets import SecretResolver
+
+_LISTING_TIMEOUT = 100.0
+"""Seconds for a listing: each version is a request."""
+_HSM = ".managedhsm."
+"""In the host of a Managed HSM, which has keys alone."""
+
+
+class KeyVaultStore(
+    KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, RequestsCertificates, HoldsCertificates, DeletesKeys
+):
+    """Certificates and keys: `azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app?auth=workload`.
+
+    A certificate or key without version is a family: the newest enabled, valid and settled version. To sign, a log-in
+    needs the permission keys/sign (role Key Vault Crypto User), and to find version and certificate, certificates/get
+    and certificates/list (role Key Vault Reader). The key itself is never fetched.
+
+    A signature is one request, which is billed; a vault takes 2,000 to 4,000 RSA operations in 10 seconds, all programs
+    together. `reuse` lets an assertion be used again.
+    """
+
+    attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
+
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
+        vault_of(uri)
+        if not uri.get("auth"):
+            raise ConfigurationError(
+                "The URI does not say how to sign in.", hint="Write auth=managed-identity after the `?`, or another."
+            )
+        if (uri.get("auth") == "profile") != ("profile" in uri):
+            raise ConfigurationError(
+                "Signing in with another profile takes both auth=profile and profile=NAME.", hint="Write both, or none."
+            )
+        self._uri = uri
+        self._secrets = secrets
+        self._session: Session | None = None
+        self._process = 0
+
+    def connect(self, *, timeout: float) -> None:
+        """Log in anew; keys that are open keep the log-in that they have."""
+        session = Session(self._uri, self._secrets)
+        session.begin(timeout)
+        self._session, self._process = session, os.getpid()
+        self._changing = threading.Lock()
+
+    def close(self) -> None:
+        """End the connections."""
+        session, self._session = self._session, None
+        if session is not None and self._process == os.getpid():
+            session.end()
+
+    def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:
+        """Find the version that the URI means, and its certificate."""
+        session, place = self._connected(), _place(uri)
+        info, settles_at = self._choose(uri, place, certificate, timeout)
+        found = self._fetch(place, info.uri.get("version"), timeout)
+        exact = found.info(uri, place.name)
+        choose_one(uri, [exact], certificate)
+        key = VaultedKey(session, exact.uri, place, found)
+        key.exportable = self._exportable(place, found, timeout)
+        key.settles_at = settles_at
+        return key
+
+    def keys(self, uri: KeyUri) -> list[KeyInfo]:
+        """Return the enabled versions of the certificate or key; without a name, of all that the vault has."""
+        uri = named(uri)
+        session = self._connected()
+        listed: list[KeyInfo] = []
+        with session.asking(_LISTING_TIMEOUT, Doing("listing", None, "certificates/list", "Key Vault Reader")):
+            if "certificate" in uri or "key" in uri:
+                listed = self._infos(uri, _place(uri), _LISTING_TIMEOUT)
+            else:
+                for each in self._all(uri):
+                    with contextlib.suppress(KeyNotFound, KeyUnusable):  # disabled, or none that signs
+                        listed += self._infos(each, _place(each), _LISTING_TIMEOUT)
+        digest = uri.get("spki-sha256")
+        return [info for info in listed if digest in (None, info.spki_sha256)]
+
+    def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
+        """Make a certificate with its key, or a key; with `further` the next version of one that is there."""
+        parse_subject(spec.subject)
+        place = _place(uri)
+        if spec.key_type not in making.TYPES:
+            raise NotSupported(
+                f"Key Vault makes no {spec.key_type}.", hint=f"It makes {', '.join(making.TYPES)}.", uri=uri
+            )
+        hsm = uri.get("hsm") or _HSM in place.vault
+        with self._change(Doing(f"making a {place.kind}", place, f"{place.kind}s/create", _officer(place))) as session:
+            if self._is_there(session, place) and (not spec.further or place.version):
+                raise _exists(uri, place)
+            make = making.make_certificate if place.is_certificate else making.make_key
+            made = make(session, place, spec, hsm=hsm)
+        return pinned(uri, place.name, made.properties.version)
+
+    def import_key(
+        self, uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False
+    ) -> KeyUri:
+        """Take in a key, with `certificate=` and its certificate; the next versions are made in the vault."""
+        check_chain(chain, key.public_key())
+        place = _place(uri)
+        if key_type(key) not in making.TYPES:
+            raise NotSupported(f"Key Vault takes no {key_type(key)}.", hint=f"It takes {', '.join(making.TYPES)}.")
+        with self._change(Doing("importing", place, f"{place.kind}s/import", _officer(place))) as session:
+            if self._is_there(session, place):
+                raise _exists(uri, place)
+            if not place.is_certificate:
+                made = making.import_key(session, place, key, hsm=uri.get("hsm") or _HSM in place.vault)
+            elif not chain:
+                raise CertificateMissing(
+                    "A certificate in Key Vault is imported with its key.", hint="Write key= for a key by itself."
+                )
+            else:
+                made = making.import_certificate(session, place, key, chain, exportable=exportable)
+        return pinned(uri, place.name, made.properties.version)
+
+    def request_certificate(self, uri: KeyUri, spec: KeySpec) -> bytes:
+        """Let the vault make a request and keep it pending; of a key without certificate it is signed here.
+
+        Where there is no such certificate yet, the vault makes its key, and the certificate is there once it is
+        installed.
+        """
+        place = _place(uri)
+        if not place.is_certificate:
+            key = self.open(uri, timeout=OWN_TIMEOUT)
+            return _signed_request(key, spec.subject)
+        with self._change(Doing("requesting", place, "certificates/create", _officer(place))) as session:
+            there = self._is_there(session, place)
+            public_key = self.open(uri, timeout=OWN_TIMEOUT).public_key if there and not spec.further else None
+            return making.begin_request(session, place, spec, public_key, hsm=uri.get("hsm"))
+
+    def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
+        """Merge the chain with the vault's pending request; where there is none, with a new one of the same key."""
+        place = _place(uri)
+        if not place.is_certificate:
+            raise NotSupported(
+                "A key by itself has no certificate in the vault.", hint="Name the file: certificate-file=.", uri=uri
+            )
+        public_key: Any = chain[0].public_key()
+        check_chain(chain, public_key)
+        with self._change(Doing("merging", place, "certificates/create", _officer(place))) as session:
+            if making.pending_key(session, place) != spki_sha256(public_key):
+                check_chain(chain, self.open(uri, chain[0], timeout=OWN_TIMEOUT).public_key)
+                spec = KeySpec(subject=chain[0].subject.rfc4514_string())
+                making.begin_request(session, place, spec, public_key, hsm=uri.get("hsm"))
+            made = making.merge(session, place, chain)
+        return pinned(uri, place.name, made.properties.version)
+
+    def delete(self, uri: KeyUri) -> None:
+        """Delete the certificate or key, if this is its only version; it can be recovered until it is purged."""
+        place = _place(uri)
+        with self._change(Doing("deleting", place, f"{place.kind}s/delete", _officer(place))) as session:
+            found = [each.version for each in versions.list_versions(session, place)]
+            if not found or (place.version and place.version not in found):
+                raise KeyNotFound(
+                    f"There is no such version of the {place.kind} {place.name}.",
+                    hint="See them: keyvouch keys.",
+                    uri=uri,
+                )
+            if len(found) > 1:
+                raise NotSupported(
+                    f"Key Vault deletes no single version of a {place.kind}, and this one has {len(found)}.",
+                    hint=f"Disable it: az keyvault {place.kind} set-attributes --enabled false --id"
+                    f" {place.vault}/{place.kind}s/{place.name}/{place.version}",
+                    uri=uri,
+                )
+            making.delete(session, place, purge=uri.get("purge"))
+
+    # What the methods have in common.
+
+    def _connected(self) -> Session:
+        if self._session is None or self._process != os.getpid():
+            raise SessionLost("There is no log-in.", hint="Try again.", performed=False)
+        return self._session
+
+    @contextlib.contextmanager
+    def _change(self, doing: Doing) -> Iterator[Session]:
+        """Give the clients for a change, one at a time: the service refuses another while one is under way."""
+        session = self._connected()
+        with self._changing, session.asking(3 * OWN_TIMEOUT, doing):
+            yield session
+
+    def _choose(
+        self, uri: KeyUri, place: Place, certificate: Certificate | None, timeout: float
+    ) -> tuple[KeyInfo, dt.datetime | None]:
+        """Return what the URI means. Only a digest or a certificate takes a look at every version."""
+        session, family = self._connected(), named(uri).replace({"select": "newest"})
+        if place.version:
+            return KeyInfo(pinned(uri, place.name, place.version), ""), None
+        if certificate is not None or "spki-sha256" in uri:
+            return choose_one(family, self._infos(uri, place, timeout), certificate)
+        found = versions.wanted(session, uri, place, timeout)
+        return choose_one(family, [versions.light_info(uri, place, each) for each in found])
+
+    def _infos(self, uri: KeyUri, place: Place, timeout: float) -> list[KeyInfo]:
+        if place.version:
+            return [self._fetch(place, place.version, timeout).info(uri, place.name)]
+        found = versions.wanted(self._connected(), uri, place, timeout)
+        return [self._fetch(place, each.version, timeout).info(uri, place.name) for each in found]
+
+    def _fetch(self, place: Place, version: str, timeout: float) -> Version:
+        session = self._connected()
+        exact = place._replace(version=version)
+        doing = Doing(f"reading the {place.kind}", exact, f"{place.kind}s/get", "Key Vault Reader")
+        with session.asking(timeout, doing):
+            found = versions.fetch(session, place, version)
+        if not found.enabled:
+            raise KeyUnusable(
+                f"This version of the {place.kind} {place.name} is disabled.",
+                hint=f"Enable it: az keyvault {place.kind} set-attributes --enabled true --id"
+                f" {place.vault}/{place.kind}s/{place.name}/{version}",
+            )
+        return found
+
+    def _exportable(self, place: Place, found: Version, timeout: float) -> bool | None:
+        """Tell by the policy whether a certificate's key can be had; None where the policy may not be read."""
+        if not place.is_certificate:
+            return found.exportable
+        session = self._connected()
+        with (
+            contextlib.suppress(AccessDenied),
+            session.asking(timeout, Doing("reading the policy", place, "certificates/get", "Key Vault Reader")),
+        ):
+            return session.certificates.get_certificate_policy(place.name).exportable
+        return None
+
+    @staticmethod
+    def _is_there(session: Session, place: Place) -> bool:
+        return bool(versions.list_versions(session, place))
+
+    def _all(self, uri: KeyUri) -> Iterator[KeyUri]:
+        """Give a URI for each certificate, and for each key that is not a certificate's."""
+        session, certificates = self._connected(), set()
+        if _HSM not in vault_of(uri):
+            for each in session.certificates.list_properties_of_certificates():
+                certificates.add(each.name)
+                yield uri.replace({"certificate": each.name})
+        for key in session.keys.list_properties_of_keys():
+            if not key.managed and key.name not in certificates:
+                yield uri.replace({"key": key.name})
+
+
+def _place(uri: KeyUri) -> Place:
+    place = place_of(uri)
+    if place.is_certificate and _HSM in place.vault:
+        raise ConfigurationError(
+            "A Managed HSM has no certificates.", hint="Write key=, and certificate-file=.", uri=uri
+        )
+    return place
+
+
+def _officer(place: Place) -> str:
+    return "Key Vault Certificates Officer" if place.is_certificate else "Key Vault Crypto Officer"
+
+
+def _exists(uri: KeyUri, place: Place) -> KeyExists:
+    return KeyExists(
+        f"There is a {place.kind} {place.name} already.",
+        hint="Take another name, or add a version: --further.",
+        uri=uri,
+    )
+
+
+def _signed_request(key: StoredKey, subject: str) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    signing = wrap(key.public_key, lambda *what: key.sign(*what, timeout=OWN_TIMEOUT))
+    return request(signing, subject).public_bytes(Encoding.DER)

@@ -1,0 +1,180 @@
+"""The versions of certificates and keys, as the SDK tells of them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from azure.core.exceptions import ResourceNotFoundError
+
+from keyvouch.algorithms import CRYPTOGRAPHY, key_type
+from keyvouch.certificate import load_certificates, spki_sha256
+from keyvouch.errors import KeyNotFound, KeyUnusable
+from keyvouch.store import KeyInfo
+from keyvouch_azure_keyvault.addresses import pinned
+from keyvouch_azure_keyvault.failures import Doing
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PublicKey
+    from keyvouch.uri import KeyUri
+    from keyvouch_azure_keyvault.addresses import Place
+    from keyvouch_azure_keyvault.session import Session
+
+_UNTOLD = "unknown"
+"""The type of a key in a listing, where the service tells none."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a certificate or key, as it was fetched."""
+
+    number: str
+    public_key: PublicKey
+    chain: tuple[Certificate, ...]
+    created: dt.datetime | None
+    not_before: dt.datetime | None
+    not_after: dt.datetime | None
+    enabled: bool
+    exportable: bool | None
+
+    def info(self, uri: KeyUri, name: str) -> KeyInfo:
+        """Return what it tells of itself."""
+        leaf = self.chain[0] if self.chain else None
+        return KeyInfo(
+            pinned(uri, name, self.number),
+            key_type(self.public_key),
+            spki_sha256(self.public_key),
+            leaf.subject.rfc4514_string() if leaf else None,
+            self.not_before,
+            self.not_after,
+            self.created,
+            self.exportable,
+            bool(leaf),
+        )
+
+
+def list_versions(session: Session, place: Place) -> list[Any]:
+    """Return the SDK's properties of each version, disabled ones too; none where there is no such name.
+
+    Raises azure-core's errors.
+    """
+    try:
+        if place.is_certificate:
+            return list(session.certificates.list_properties_of_certificate_versions(place.name))
+        return list(session.keys.list_properties_of_key_versions(place.name))
+    except ResourceNotFoundError as error:
+        if error.error is None:  # not the service's words: something else listens there
+            raise
+        return []
+
+
+def light_info(uri: KeyUri, place: Place, properties: Any) -> KeyInfo:
+    """Return what a listing tells of a version, which is enough to choose the newest by."""
+    return KeyInfo(
+        pinned(uri, place.name, properties.version),
+        _UNTOLD,
+        not_before=properties.not_before,
+        not_after=properties.expires_on,
+        created=properties.created_on,
+        has_certificate=place.is_certificate,
+    )
+
+
+def fetch(session: Session, place: Place, version: str) -> Version:
+    """Fetch one version. Raises azure-core's errors, `KeyUnusable` where it is none that signs."""
+    if place.is_certificate:
+        return _of_certificate(session.certificates.get_certificate_version(place.name, version))
+    return of_key(session.keys.get_key(place.name, version))
+
+
+@CRYPTOGRAPHY
+def _of_certificate(found: Any) -> Version:
+    if not found.cer:
+        raise KeyUnusable(
+            "The certificate is still being made: its request is pending.",
+            hint="Install what the authority has issued: keyvouch install.",
+        )
+    leaf = load_certificates(bytes(found.cer), f"the certificate {found.name}")[0]
+    public_key: Any = leaf.public_key()
+    _require_signing(public_key)
+    properties = found.properties
+    return Version(
+        properties.version,
+        public_key,
+        (leaf,),
+        properties.created_on,
+        leaf.not_valid_before_utc,
+        leaf.not_valid_after_utc,
+        bool(properties.enabled),
+        None,
+    )
+
+
+@CRYPTOGRAPHY
+def of_key(found: Any) -> Version:
+    """Read a key that the SDK has fetched. Raises `KeyUnusable` where it is none that signs."""
+    properties = found.properties
+    if found.key_operations is not None and "sign" not in [str(getattr(x, "value", x)) for x in found.key_operations]:
+        raise KeyUnusable(
+            f"The key {found.name} is not for signing.", hint="Make one with the operation `sign`: keyvouch new."
+        )
+    return Version(
+        properties.version,
+        _public_key(found),
+        (),
+        properties.created_on,
+        properties.not_before,
+        properties.expires_on,
+        bool(properties.enabled),
+        bool(properties.exportable),
+    )
+
+
+def _public_key(found: Any) -> PublicKey:
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    jwk = found.key
+    kind = str(getattr(found.key_type, "value", found.key_type))
+    curves = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
+    curve = curves.get(str(getattr(jwk.crv, "value", jwk.crv)))
+    try:
+        if kind.startswith("RSA"):
+            return rsa.RSAPublicNumbers(int.from_bytes(jwk.e), int.from_bytes(jwk.n)).public_key()
+        if kind.startswith("EC") and curve is not None:
+            return ec.EllipticCurvePublicNumbers(int.from_bytes(jwk.x), int.from_bytes(jwk.y), curve).public_key()
+    except ValueError as error:
+        raise KeyUnusable(f"The key {found.name} is told of wrongly.", hint="Make another key.") from error
+    raise KeyUnusable(
+        f"The key {found.name} is of the type {kind}, which does not sign.", hint="Make an RSA or EC key."
+    )
+
+
+def _require_signing(public_key: Any) -> None:
+    key_type(public_key)  # raises `KeyUnusable` for what is not known
+
+
+def wanted(session: Session, uri: KeyUri, place: Place, timeout: float) -> Iterable[Any]:
+    """Return the SDK's properties of the enabled versions that the URI matches. Raises `KeyNotFound`, `KeyUnusable`."""
+    permission = f"{place.kind}s/list"
+    role = "Key Vault Reader"
+    with session.asking(timeout, Doing(f"listing the {place.kind}'s versions", place, permission, role)):
+        found = list_versions(session, place)
+    if not found:
+        raise KeyNotFound(
+            f"There is no {place.kind} {place.name} in {place.vault}.",
+            hint=f"List what is there: keyvouch keys, without {place.kind}=. One that was deleted may be recovered: "
+            f"az keyvault {place.kind} recover.",
+            uri=uri,
+        )
+    enabled = [each for each in found if each.enabled]
+    if not enabled:
+        raise KeyUnusable(
+            f"All versions of the {place.kind} {place.name} are disabled.",
+            hint=f"Enable one: az keyvault {place.kind} set-attributes --enabled true --version ...",
+            uri=uri,
+        )
+    return enabled

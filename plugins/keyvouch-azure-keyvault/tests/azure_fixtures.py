@@ -1,0 +1,16 @@
+"""One test vault for each module of this plugin's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import azure_vault
+
+
+@pytest.fixture(scope="module")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azure_vault.Vault]:
+    """A vault of its own for the module, with a log-in in the environment."""
+    with azure_vault.running(tmp_path_factory.mktemp("vault")) as running:
+        yield running

@@ -1,0 +1,57 @@
+"""The store without the core around it, for tests of what it raises."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+
+from keyvouch import opening
+from keyvouch.errors import KeyvouchError
+from keyvouch.secrets import SecretResolver
+from keyvouch.store import StoredKey
+from keyvouch.uri import KeyUri
+from keyvouch_azure_keyvault.store import KeyVaultStore
+
+E = TypeVar("E", bound=KeyvouchError)
+
+
+def parsed(uri: str) -> KeyUri:
+    return opening.parse(uri)
+
+
+@contextlib.contextmanager
+def connected(uri: str) -> Iterator[KeyVaultStore]:
+    store = KeyVaultStore(parsed(uri), SecretResolver())
+    store.connect(timeout=10)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextlib.contextmanager
+def opened(uri: str) -> Iterator[StoredKey]:
+    with connected(uri) as store:
+        key = store.open(parsed(uri), timeout=10)
+        yield key
+        key.close()
+
+
+def refused(kind: type[E], do: Callable[[], object]) -> E:
+    """Return the error of this very kind that it raises; it says what to do."""
+    with pytest.raises(kind) as caught:
+        do()
+    assert type(caught.value) is kind
+    assert caught.value.hint
+    return caught.value
+
+
+@contextlib.contextmanager
+def no_longer_than(seconds: float) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds

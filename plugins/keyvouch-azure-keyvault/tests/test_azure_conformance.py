@@ -1,0 +1,60 @@
+"""The store keeps the contract, on the test vault."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from azure_vault import HOST, Vault, running
+from keyvouch.testing import Relay, StoreConformance
+
+
+class TestKeyVault(StoreConformance):
+    """A lost connection loses no log-in here: what is broken is the log-in, whose token is revoked.
+
+    No URI holds a secret, and none is ambiguous: a certificate without version is a family.
+
+    The service makes certificates for months, a year here.
+    """
+
+    unsupported = ("ed25519", "ambiguous", "secret", "replaced", "export", "grant")
+    many: ClassVar[int] = 300
+    days: ClassVar[int] = 365
+    _numbers = itertools.count()
+    _vault: ClassVar[Vault]
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _keys(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        with (
+            running(tmp_path_factory.mktemp("vault")) as cls._vault,
+            Relay(("127.0.0.1", cls._vault.server.server_port)) as cls.relay,
+        ):
+            cls._vault.make("rsa")
+            cls._vault.make("family", "P-256", created=1_700_000_000)
+            cls._vault.make("family", "P-256")
+            cls.uri = cls.at("rsa")
+            cls.missing_uri = cls.at("missing")
+            cls.family_uri = f"{cls.at('family')}&select=newest&settle=0"
+            cls.proxied_uri = cls.uri.replace(f"localhost:{cls.relay.port}", f"{HOST}:443")
+            cls.proxied_server = ("127.0.0.1", cls._vault.server.server_port)
+            yield
+
+    @classmethod
+    def at(cls, name: str) -> str:
+        assert cls.relay is not None
+        address = f"https://localhost:{cls.relay.port}"
+        ca = cls._vault.ca_file
+        return f"azure-keyvault:vault={address};certificate={name}?auth=environment&ca-file={ca}&purge=true"
+
+    def break_connection(self) -> None:
+        self._vault.judge.revoke()
+
+    def restore_connection(self) -> None:
+        """The next log-in does."""
+
+    def new_uri(self) -> str:
+        return self.at(f"new-{next(self._numbers)}")

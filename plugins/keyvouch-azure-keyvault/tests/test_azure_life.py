@@ -1,0 +1,285 @@
+"""Which version is meant, and the life of keys: made, certified, taken in, deleted."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+
+import keyvouch
+from azure_fixtures import vault  # noqa: F401 - a fixture
+from azure_http import Refusal, Reply
+from azure_opened import connected, parsed, refused
+from azure_vault import Vault
+from keyvouch.algorithms import find_algorithm, make_key
+from keyvouch.certificate import self_signed, spki_sha256
+from keyvouch.errors import (
+    AccessDenied,
+    CertificateMismatch,
+    CertificateMissing,
+    ConfigurationError,
+    KeyChanged,
+    KeyExists,
+    KeyNotFound,
+    KeyUnusable,
+    NotSupported,
+)
+from keyvouch.store import KeySpec
+
+OLD = 1_700_000_000
+
+
+def opened_version(uri: str) -> str:
+    with keyvouch.open_signer(uri) as signer:
+        version: str = parsed(signer.uri).get("version")
+    return version
+
+
+def versions(vault: Vault, name: str) -> list[str]:
+    return [each.version for each in vault.api.keys[name].versions]
+
+
+def test_newest_settled_version_is_opened(vault: Vault) -> None:
+    """A version that was just made waits for its time to be registered; `settle=0` takes it at once."""
+    for created in (OLD, OLD + 10, int(time.time())):
+        uri = vault.make("settled", "P-256", created=created)
+    _, settled, newest = versions(vault, "settled")
+    assert opened_version(uri) == settled
+    assert opened_version(f"{uri}&settle=0") == newest
+
+
+def test_disabled_version_is_passed_over(vault: Vault) -> None:
+    """A version that may not be used is not chosen, and told where it is named."""
+    vault.make("disabled", "P-256", created=OLD)
+    uri = vault.make("disabled", "P-256", created=OLD + 10, enabled=False)
+    good, bad = versions(vault, "disabled")
+    assert opened_version(uri) == good
+    named = uri.replace("certificate=disabled", f"certificate=disabled;version={bad}")
+    assert "set-attributes --enabled true" in refused(KeyUnusable, lambda: keyvouch.open_signer(named)).hint
+    vault.api.keys["disabled"].versions[0].enabled = False
+    refused(KeyUnusable, lambda: keyvouch.open_signer(uri))
+
+
+def test_expired_certificate_gives_way_to_a_valid_one(vault: Vault) -> None:
+    """Of the versions only those valid now are meant."""
+    vault.make("expired", "P-256", created=OLD)
+    uri = vault.make("expired", "P-256", created=OLD + 10)
+    valid, ended = vault.api.keys["expired"].versions
+    begin = dt.datetime.now(dt.UTC) - dt.timedelta(days=9)
+    name = x509.Name.from_rfc4514_string("CN=expired")
+    builder = x509.CertificateBuilder(
+        name, name, ended.private_key.public_key(), 1, begin, begin + dt.timedelta(days=1)
+    )
+    ended.certificate = builder.sign(ended.private_key, hashes.SHA256())
+    assert opened_version(uri) == valid.version
+
+
+def test_digest_and_certificate_choose_their_version(vault: Vault, tmp_path: Path) -> None:
+    """`spki-sha256` and a given certificate find the version of that key, and no other."""
+    for _ in range(2):
+        uri = vault.make("chosen", "P-256", created=OLD)
+    older, _ = vault.api.keys["chosen"].versions
+    digest = spki_sha256(older.private_key.public_key())
+    assert opened_version(uri.replace("=chosen", f"=chosen;spki-sha256={digest}")) == older.version
+    refused(KeyChanged, lambda: keyvouch.open_signer(uri.replace("=chosen", f"=chosen;spki-sha256={'0' * 64}")))
+    file = tmp_path / "older.cer"
+    assert older.certificate
+    file.write_bytes(older.certificate.public_bytes(serialization.Encoding.PEM))
+    assert opened_version(f"{uri}&certificate-file={file}") == older.version
+
+
+def test_key_without_certificate_takes_a_file(vault: Vault, tmp_path: Path) -> None:
+    """`key=` opens a key by itself, and its certificate comes from a file."""
+    uri = vault.make_key("bare", "P-256")
+    with keyvouch.open_signer(uri) as signer:
+        assert signer.chain == ()
+        assert signer.exportable is False
+        certificate = self_signed(signer.private_key(), "CN=bare", 10)
+    file = tmp_path / "bare.cer"
+    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    with keyvouch.open_signer(f"{uri}&certificate-file={file}") as signer:
+        assert list(signer.chain) == [certificate]
+        assert signer.sign(b"x", "ES256")
+    foreign = self_signed(make_key("P-256"), "CN=foreign", 10)
+    file.write_bytes(foreign.public_bytes(serialization.Encoding.PEM))
+    refused(CertificateMismatch, lambda: keyvouch.open_signer(f"{uri}&certificate-file={file}"))
+
+
+def test_pasted_address_opens_the_same_key(vault: Vault) -> None:
+    """What the portal shows is a URI too, of a certificate and of a key, with and without version."""
+    vault.make("pasted", "P-256", created=OLD)
+    version = versions(vault, "pasted")[0]
+    query = f"?auth=environment&ca-file={vault.ca_file}"
+    for kind, path in (("certificate", f"certificates/pasted/{version}"), ("key", "keys/pasted")):
+        with keyvouch.open_signer(f"azure-keyvault:{vault.address}/{path}{query}") as signer:
+            uri = parsed(signer.uri)
+            assert (uri.get(kind), uri.get("version"), uri.get("url")) == ("pasted", version, None)
+            assert signer.sign(b"x", "ES256")
+
+
+@pytest.mark.parametrize(
+    ("which", "hint"),
+    [
+        ("vault=http://a.vault.azure.net;certificate=a", "vault's address"),
+        ("vault=https://a.vault.azure.net/keys;certificate=a", "vault's address"),
+        ("vault=https://user@a.vault.azure.net;certificate=a", "vault's address"),
+        ("vault=https://a.vault.azure.net;certificate=a_b", "name"),
+        ("vault=https://a.vault.azure.net;certificate=a;version=1", "newest enabled"),
+        ("vault=https://a.vault.azure.net;certificate=a;key=b", "certificate="),
+        ("vault=https://a.vault.azure.net", "certificate=NAME"),
+        ("certificate=a", "vault="),
+        ("https://a.vault.azure.net/secrets/a", "portal"),
+        ("vault=https://a.managedhsm.azure.net;certificate=a", "key="),
+    ],
+)
+def test_wrong_uri_is_told(vault: Vault, which: str, hint: str) -> None:
+    """Mistakes in the URI are told before anything is sent to a vault."""
+    before = len(vault.calls)
+
+    def open_it() -> None:
+        uri = parsed(f"azure-keyvault:{which}?auth=environment")
+        from keyvouch_azure_keyvault.addresses import vault_of
+        from keyvouch_azure_keyvault.store import _place
+
+        vault_of(uri)
+        _place(uri)
+
+    assert hint in refused(ConfigurationError, open_it).hint
+    assert len(vault.calls) == before
+
+
+@pytest.mark.parametrize("cloud", ["vault.azure.cn", "vault.usgovcloudapi.net", "managedhsm.azure.net"])
+def test_other_clouds_are_addresses_too(cloud: str) -> None:
+    """A vault in a sovereign cloud and a Managed HSM are named as all others."""
+    uri = parsed(f"azure-keyvault:vault=https://Contoso.{cloud};key=app?auth=cli")
+    assert uri.get("vault") == f"https://contoso.{cloud}"
+
+
+def test_made_certificate_is_not_exportable_and_not_renewed_by_itself(vault: Vault) -> None:
+    """What is generated stays in the vault, and the service does not renew it behind the application's back."""
+    with keyvouch.open_store(vault.uri("certificate=made")) as store:
+        pinned = store.generate(KeySpec("RSA-3072", "CN=made,O=Contoso", 365))
+        refused(KeyExists, lambda: store.generate(KeySpec("RSA-3072")))
+        further = store.generate(KeySpec("RSA-3072", "CN=made", further=True))
+    policy = vault.api.keys["made"].policy
+    assert policy is not None
+    assert policy["key_props"] == {"exportable": False, "kty": "RSA", "key_size": 3072, "reuse_key": False}
+    assert [each["action"]["action_type"] for each in policy["lifetime_actions"]] == ["EmailContacts"]
+    assert versions(vault, "made") == [pinned.get("version"), further.get("version")]
+
+
+def test_premium_key_is_made_in_an_hsm(vault: Vault) -> None:
+    """`hsm=true` asks for RSA-HSM and EC-HSM, of certificates and of keys."""
+    for number, (kind, wanted) in enumerate({"RSA-2048": "RSA-HSM", "P-384": "EC-HSM"}.items()):
+        for attribute in ("certificate", "key"):
+            name = f"premium-{attribute}-{number}"
+            with keyvouch.open_store(vault.uri(f"{attribute}={name}", "&hsm=true")) as store:
+                store.generate(KeySpec(kind))
+            assert vault.api.keys[name].newest.kind == wanted
+
+
+def test_request_of_the_vault_is_merged(vault: Vault) -> None:
+    """A new certificate's request is the vault's own, pending until what was issued for it is installed."""
+    uri = parsed(vault.uri("certificate=requested"))
+    with connected(str(uri)) as store:
+        request = x509.load_der_x509_csr(store.request_certificate(uri, KeySpec("P-256", "CN=requested")))
+        assert request.is_signature_valid
+        ca_key = make_key("P-256")
+        ca = self_signed(ca_key, "CN=CA", 100)
+        begin = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=1)
+        builder = x509.CertificateBuilder(
+            ca.subject, request.subject, request.public_key(), 7, begin, begin + dt.timedelta(days=9)
+        )
+        issued = builder.sign(ca_key, hashes.SHA256())
+        pinned = store.install_certificate(uri, [issued])
+        key = store.open(pinned, timeout=10)
+        assert key.chain == (issued,)
+        assert key.sign(b"x", find_algorithm("ES256"), timeout=10)
+        other = self_signed(make_key("P-256"), "CN=other", 9)
+        refused(CertificateMismatch, lambda: store.install_certificate(uri, [other]))
+
+
+def test_import_wants_a_certificate_where_one_is_named(vault: Vault) -> None:
+    """A certificate is imported with its key; `key=` takes a key alone, whatever its type."""
+    key = make_key("P-256")
+    uri = parsed(vault.uri("certificate=imported"))
+    with connected(str(uri)) as store:
+        refused(CertificateMissing, lambda: store.import_key(uri, key, []))
+        refused(NotSupported, lambda: store.import_key(uri, make_key("Ed25519"), []))
+        for kind, algorithm in (("RSA-2048", "PS256"), ("P-256", "ES256")):
+            alone = parsed(vault.uri(f"key=alone-{kind}"))
+            pinned = store.import_key(alone, make_key(kind), [])
+            assert store.open(pinned, timeout=10).sign(b"x", find_algorithm(algorithm), timeout=10)
+            refused(KeyExists, functools.partial(store.import_key, alone, key, []))
+
+
+def test_deleted_certificate_can_be_recovered(vault: Vault) -> None:
+    """Deleting is not purging: the name is kept, and the hint says how to recover it."""
+    uri = parsed(vault.make("deleted", "P-256"))
+    with connected(str(uri)) as store:
+        pinned = store.open(uri, timeout=10).uri
+        store.delete(pinned)
+        assert "recover" in refused(KeyNotFound, lambda: store.open(pinned, timeout=10)).hint
+        assert "az keyvault certificate recover" in refused(KeyExists, lambda: store.generate(uri, KeySpec())).hint
+    assert "deleted" in vault.api.deleted
+
+
+def test_purge_protection_is_told(vault: Vault) -> None:
+    """A vault that keeps what was deleted says so, and it stays deleted."""
+    uri = parsed(vault.make("kept", "P-256") + "&purge=true")
+    vault.api.purge_protection = True
+    try:
+        with connected(str(uri)) as store:
+            pinned = store.open(uri, timeout=10).uri
+            error = refused(AccessDenied, lambda: store.delete(pinned))
+    finally:
+        vault.api.purge_protection = False
+    assert "purge protection" in error.message
+
+
+def test_one_of_several_versions_is_not_deleted(vault: Vault) -> None:
+    """The service deletes all versions at once, so that none is deleted while there are others."""
+    for _ in range(2):
+        uri = parsed(vault.make("several", "P-256"))
+    with connected(str(uri)) as store:
+        pinned = store.open(uri, timeout=10).uri
+        assert "--enabled false" in refused(NotSupported, lambda: store.delete(pinned)).hint
+    assert len(versions(vault, "several")) == 2
+
+
+def test_listing_shows_certificates_and_bare_keys(vault: Vault) -> None:
+    """Each version stands there once: a certificate's key is not listed beside it."""
+    vault.make("listed", "P-256")
+    vault.make_key("listed-key", "P-384")
+    with keyvouch.open_store(vault.uri("").replace(";?", "?")) as store:
+        listed = store.keys()
+        found = {str(info.uri): info for info in listed}
+    of_name = [info for text, info in found.items() if "=listed;" in text or "=listed-key;" in text]
+    assert sorted(info.key_type for info in of_name) == ["P-256", "P-384"]
+    assert sorted(info.has_certificate for info in of_name) == [False, True]
+
+
+def test_unknown_name_is_free_however_it_is_told(vault: Vault) -> None:
+    """A name that the service does not know is free, whether its listing is empty or 404; a strange 404 is told."""
+    uri = parsed(vault.uri("certificate=free"))
+    unknown = Refusal(404, "CertificateNotFound", "A certificate with (name/id) free was not found in this key vault.")
+    with connected(str(uri)) as store:
+        vault.fail("certificates/list", unknown)
+        refused(KeyNotFound, lambda: store.open(uri, timeout=10))
+        vault.fail("certificates/list", unknown)
+        assert store.open(store.generate(uri, KeySpec("P-256")), timeout=10).chain
+        vault.fail("certificates/list", Strange())
+        refused(ConfigurationError, lambda: store.open(uri, timeout=10))
+
+
+class Strange(Refusal):
+    """What a web server says that is no vault."""
+
+    def __init__(self) -> None:
+        super().__init__(404, "", "")
+        self.reply = Reply(404, b"<html>Not found</html>", {"Content-Type": "text/html"})

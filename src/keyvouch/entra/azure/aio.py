@@ -1,0 +1,55 @@
+"""`KeyvouchCredential` for the asynchronous clients of the Azure SDK: keys sign in a thread, and the loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from types import TracebackType
+from typing import Any, Self
+
+from azure.core.credentials import AccessToken, AccessTokenInfo, TokenRequestOptions
+
+from keyvouch.entra import azure
+from keyvouch.entra.msal import ConfidentialClient
+
+__all__ = ["KeyvouchCredential"]
+
+
+class KeyvouchCredential:
+    """azure-core's `AsyncTokenCredential` and `AsyncSupportsTokenInfo`; all else is as in `keyvouch.entra.azure`."""
+
+    def __init__(self, source: str | ConfidentialClient, *, additionally_allowed_tenants: Collection[str] = ()) -> None:
+        """Take a profile's name, or a client, which stays the caller's."""
+        self._credential = azure.KeyvouchCredential(source, additionally_allowed_tenants=additionally_allowed_tenants)
+
+    async def get_token(
+        self,
+        *scopes: str,
+        claims: str | None = None,
+        tenant_id: str | None = None,
+        enable_cae: bool = False,
+        **_: Any,
+    ) -> AccessToken:
+        """Return an access token for these scopes."""
+        return await asyncio.to_thread(
+            self._credential.get_token, *scopes, claims=claims, tenant_id=tenant_id, enable_cae=enable_cae
+        )
+
+    async def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
+        """Return an access token and when to renew it."""
+        return await asyncio.to_thread(self._credential.get_token_info, *scopes, options=options)
+
+    async def close(self) -> None:
+        """Close what was opened for other tenants."""
+        await asyncio.to_thread(self._credential.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self.close()
