@@ -50,6 +50,7 @@ def access_token(profile: str, scope: str, timeout: float) -> str:
 
 
 def client_of(profile: str | None) -> ConfidentialClient:
+    """Return the process's one client of a profile, made at its first use. Raises `ConfigurationError`."""
     configuration = config.load()
     name = configuration.pick(profile)
     place = (str(configuration.path), name)
