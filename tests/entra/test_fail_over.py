@@ -639,11 +639,10 @@ def test_no_tls_told(preferred: Key) -> None:
     with socket.create_server(("localhost", 0)) as server:
 
         def answer() -> None:
-            for _ in range(2):
-                connection, _ = server.accept()
-                with connection:
-                    connection.recv(9000)
-                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(9000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def remote(folder: Path, patch: pytest.MonkeyPatch, *labels: str) -> Iterator[Re
     if shutil.which("p11-kit") is None or not REMOTE.exists():
         pytest.skip("there is no p11-kit: apt-get install p11-kit p11-kit-modules")
     use_softhsm(folder, patch, *labels)
-    address = folder / "socket"
+    # The client takes the address from the environment once, when it is loaded: one for all servers of this process.
+    address = Path(tempfile.gettempdir(), f"keyvouch-p11-kit-{os.getpid()}.socket")
+    address.unlink(missing_ok=True)
     command = ("p11-kit", "server", "--foreground", f"--name={address}", f"--provider={SOFTHSM}", "pkcs11:")
     with daemon(*command, environment=dict(os.environ)) as server:
         wait_for(address.exists, "p11-kit server")
@@ -47,3 +50,4 @@ def remote(folder: Path, patch: pytest.MonkeyPatch, *labels: str) -> Iterator[Re
             yield Remote(server.pid)
         finally:
             end_modules()
+            address.unlink(missing_ok=True)
