@@ -24,7 +24,7 @@ from keyvouch.opening import parse
 from keyvouch.testing.authority import Authority
 from openbao import SIGN_POLICY, Server
 from servers.oidc import OidcProvider
-from signing_in import sign_in
+from signing_in import run, sign_in
 from vault_keys import key_uri, refused
 from vault_keys import make_key as make_vault_key
 
@@ -46,6 +46,14 @@ def certify(uri: str, path: Path) -> str:
     with keyvouch.open_signer(uri) as signer:
         path.write_bytes(self_signed(signer.private_key(), "CN=app", 30).public_bytes(Encoding.PEM))
     return f"&certificate-file={path}"
+
+
+def test_command_makes_a_key(server: Server) -> None:
+    """It says what comes next, and nothing of a file's password."""
+    done = run("new", "--key", key_uri(server, "by-command"), "--key-type", "p-256")
+    assert done.status == 0, done.errors
+    assert "version=1;spki-sha256=" in done.output
+    assert "not encrypted" not in done.errors
 
 
 # Which version.

@@ -69,7 +69,7 @@ def command(
         print_json(facts)
         return
     print_key(pinned, facts)
-    if "password" in requested.declared and "password" not in requested:
+    if {"path", "password"} <= {*requested.declared} and "password" not in requested:
         click.echo("\nThe file is not encrypted: the URI has no password=. Did the shell cut it at `&`?", err=True)
     if not key_type.startswith("RSA"):
         click.echo("\nEntra ID takes RSA keys alone: this one is for other servers.", err=True)
