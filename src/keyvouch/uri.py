@@ -65,10 +65,18 @@ def _thumbprint(octets: bytes) -> str:
     return digits
 
 
-def _path(octets: bytes) -> str:
+def parse_path(octets: bytes) -> str:
+    """Return a file's path, for `Attribute.parse`. Raises ValueError."""
     if b"\0" in octets:
         raise ValueError("a path has no NUL in it")
     return os.fsdecode(octets)
+
+
+def parse_flag(octets: bytes) -> bool:
+    """Return what is true or false, for `Attribute.parse`. Raises ValueError."""
+    if octets not in (b"true", b"false"):
+        raise ValueError("it is true or false")
+    return octets == b"true"
 
 
 def _newest(octets: bytes) -> str:
@@ -93,7 +101,7 @@ CORE_ATTRIBUTES = (
         "certificate-file",
         "the certificate and its chain, PEM or DER, for a key whose store holds none",
         query=True,
-        parse=_path,
+        parse=parse_path,
     ),
     Attribute("select", "newest: of a family of keys the newest settled one", query=True, parse=_newest),
     Attribute(

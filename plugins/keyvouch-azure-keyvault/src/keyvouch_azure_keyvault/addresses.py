@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from keyvouch.errors import ConfigurationError
 from keyvouch.store import Attribute
+from keyvouch.uri import parse_flag, parse_path
 
 if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
@@ -154,18 +154,6 @@ def _method(octets: bytes) -> str:
     return text
 
 
-def _flag(octets: bytes) -> bool:
-    if octets not in (b"true", b"false"):
-        raise ValueError("it is true or false")
-    return octets == b"true"
-
-
-def _file(octets: bytes) -> str:
-    if b"\0" in octets:
-        raise ValueError("a path has no NUL in it")
-    return os.fsdecode(octets)
-
-
 def _reached(name: str, help_: str, **more: object) -> Attribute:
     return Attribute(name, help_, query=True, connection=True, **more)  # type: ignore[arg-type]
 
@@ -187,8 +175,12 @@ ATTRIBUTES = (
     ),
     _reached("profile", "auth=profile: the profile that signs in, with a key of its own"),
     _reached("client-id", "of the user-assigned managed identity, or of the workload's application"),
-    _reached("ca-file", "the certificates to trust for TLS, PEM", parse=_file),
+    _reached("ca-file", "the certificates to trust for TLS, PEM", parse=parse_path),
     _reached("proxy", "an HTTP proxy's address, in place of the environment's"),
-    Attribute("hsm", "true: a key that is made is made in an HSM (Premium)", query=True, default=False, parse=_flag),
-    Attribute("purge", "true: what is deleted is purged as well, for good", query=True, default=False, parse=_flag),
+    Attribute(
+        "hsm", "true: a key that is made is made in an HSM (Premium)", query=True, default=False, parse=parse_flag
+    ),
+    Attribute(
+        "purge", "true: what is deleted is purged as well, for good", query=True, default=False, parse=parse_flag
+    ),
 )

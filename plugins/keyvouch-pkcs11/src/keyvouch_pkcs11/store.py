@@ -33,6 +33,7 @@ from keyvouch.store import (
     TokenInfo,
     choose_one,
 )
+from keyvouch.uri import parse_flag
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import objects, writing
 from keyvouch_pkcs11.cryptoki import CryptokiError
@@ -60,12 +61,6 @@ def _type(octets: bytes) -> str:
     if octets != b"private":
         raise ValueError("keys are private: leave it out")
     return "private"
-
-
-def _flag(octets: bytes) -> bool:
-    if octets not in (b"true", b"false"):
-        raise ValueError("it is true or false")
-    return octets == b"true"
 
 
 def _pin_source(octets: bytes) -> str:
@@ -114,7 +109,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
             query=True,
             connection=True,
             default=False,
-            parse=_flag,
+            parse=parse_flag,
         ),
         Attribute(
             PIN,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from urllib.parse import urlsplit
 
 from keyvouch.store import Attribute
+from keyvouch.uri import parse_flag, parse_path
 
 _BOTH = frozenset({"open", "generate"})
 METHODS = ("token", "approle", "kubernetes", "jwt", "cert", "userpass", "ldap", "none")
@@ -64,18 +64,6 @@ def _method(octets: bytes) -> str:
     return text
 
 
-def _flag(octets: bytes) -> bool:
-    if octets not in (b"true", b"false"):
-        raise ValueError("it is true or false")
-    return octets == b"true"
-
-
-def _file(octets: bytes) -> str:
-    if b"\0" in octets:
-        raise ValueError("a path has no NUL in it")
-    return os.fsdecode(octets)
-
-
 def _reached(name: str, help_: str, **more: object) -> Attribute:
     return Attribute(name, help_, query=True, connection=True, **more)  # type: ignore[arg-type]
 
@@ -109,15 +97,15 @@ ATTRIBUTES = (
     _reached("jwt", "auth=jwt: the JWT; auth=kubernetes: the service account's, if not the mounted one", secret=True),
     _reached("profile", "auth=jwt: the profile whose access token is the JWT"),
     _reached("scope", "auth=jwt, with profile=: what that token is for, api://vault/.default"),
-    _reached("client-certificate-file", "auth=cert: the client's certificate, PEM", parse=_file),
-    _reached("client-key-file", "auth=cert: its key, PEM, not encrypted", parse=_file),
+    _reached("client-certificate-file", "auth=cert: the client's certificate, PEM", parse=parse_path),
+    _reached("client-key-file", "auth=cert: its key, PEM, not encrypted", parse=parse_path),
     _reached("username", "auth=userpass, ldap: the user's name", parse=_name),
     _reached("password", "auth=userpass, ldap: the password", secret=True, lockout=True),
     _reached(
         "ca-file",
         "the certificates to trust for TLS, PEM",
         environment=("BAO_CACERT", "VAULT_CACERT"),
-        parse=_file,
+        parse=parse_path,
     ),
     _reached("proxy", "an HTTP proxy's address, in place of the environment's"),
     Attribute(
@@ -125,7 +113,7 @@ ATTRIBUTES = (
         "true: a key that is made may be deleted again",
         query=True,
         default=False,
-        parse=_flag,
+        parse=parse_flag,
     ),
 )
 NEEDED = {
