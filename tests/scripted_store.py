@@ -302,6 +302,11 @@ def _distribution() -> str:
     return folder
 
 
+def without_coverage() -> dict[str, str]:
+    """Return the environment for a process that forks beside threads: a fork may leave a lock of coverage's held."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+
+
 def until(condition: Callable[[], object]) -> None:
     """Wait for something that another thread is about to do."""
     end = time.monotonic() + LONG_ENOUGH

@@ -6,6 +6,7 @@ One hook for the whole package, since a registration with `os.register_at_fork` 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -13,6 +14,8 @@ import weakref
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol
+
+log = logging.getLogger("keyvouch")
 
 
 class _Process:
@@ -130,12 +133,13 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    for gate in _gates:
-        gate.after_fork()
     _open()
     process.fork_number += 1
-    for item in list(_watched):
-        item.after_fork()
+    for item in [*_gates, *_watched]:
+        try:
+            item.after_fork()
+        except Exception as error:  # noqa: BLE001 - one that fails must not keep the others from forgetting
+            log.warning("%s is not usable in a forked child: %s", type(item).__name__, type(error).__name__)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

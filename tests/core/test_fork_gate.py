@@ -15,7 +15,7 @@ import pytest
 
 from keyvouch import forks
 from keyvouch.forks import ForkGate
-from scripted_store import LONG_ENOUGH
+from scripted_store import LONG_ENOUGH, without_coverage
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
 
@@ -104,6 +104,32 @@ def test_call_that_does_not_end_holds_up_one_fork(gate: ForkGate, monkeypatch: p
         with gate.alone():
             pass
         release.set()
+
+
+def test_one_that_fails_to_forget_keeps_no_other_from_it(gate: ForkGate, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever comes before it, a child knows that it is one, and enters the gates."""
+
+    class Failing:
+        def after_fork(self) -> None:
+            raise AttributeError
+
+    class Watched:
+        number: int | None = None
+
+        def after_fork(self) -> None:
+            self.number = forks.process.fork_number
+
+    items, failing = [Watched(), Watched()], Failing()
+    for item in (items[0], failing, items[1]):
+        forks.watch(item)
+    parent = forks.process.fork_number
+
+    def look() -> None:
+        assert [item.number for item in items] == [parent + 1, parent + 1]
+        assert "Failing is not usable in a forked child: AttributeError" in caplog.text
+        gate.__enter__()
+
+    assert status_of_child(look) == 0
 
 
 def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +254,5 @@ with CRYPTOGRAPHY:
 def test_signals_during_a_fork(handler: str) -> None:
     """A handler that forks, or that raises, leaves the gates as they should be."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _HANDLERS, handler]
-    # An exception in the wrong moment leaves a lock of coverage's own held.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=without_coverage(), capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -32,6 +32,7 @@ from scripted_store import (
     is_signed,
     new_key,
     until,
+    without_coverage,
 )
 
 _tests: dict[str, Callable[[Script], None]] = {}
@@ -43,12 +44,10 @@ def in_own_process(test: Callable[[Script], None]) -> Callable[[], None]:
     _tests[name] = test
 
     def run() -> None:
-        # Without coverage, whose own lock a fork may leave held.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
         done = subprocess.run(
             # A fork beside threads is what these tests are about: newer Pythons warn of it.
             [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", __file__, name],
-            env={**environment, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
+            env={**without_coverage(), "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
             capture_output=True,
             check=False,
             timeout=2 * LONG_ENOUGH,

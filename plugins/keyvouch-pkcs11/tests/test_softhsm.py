@@ -17,6 +17,7 @@ from typing import Any, Self
 import pytest
 
 import keyvouch
+from keyvouch import forks
 from keyvouch.algorithms import ALGORITHMS, make_key
 from keyvouch.certificate import self_signed
 from keyvouch.errors import (
@@ -31,7 +32,7 @@ from keyvouch.testing.authority import Authority
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import objects, writing
 from pkcs11_tokens import PIN, SOFTHSM, close_all_sessions, end_modules, loaded, log_out, make_token, softhsm  # noqa: F401 - a fixture
-from scripted_store import is_signed
+from scripted_store import is_signed, without_coverage
 from servers.oidc import OidcProvider
 from signing_in import run, sign_in
 
@@ -328,7 +329,11 @@ def test_nothing_is_left_in_openssls_queue(softhsm: At) -> None:
 
 
 def test_what_is_no_module(tmp_path: Path) -> None:
-    """A file that is missing, no library, or a library of something else is told with the file's name."""
+    """A file that is missing, no library, or a library of something else is told with the file's name.
+
+    Nothing of it is left, least of all for a forked child to turn to.
+    """
+    gates = list(forks._gates)
     text = tmp_path / "text.so"
     text.write_text("no library")
     for path, message in (
@@ -340,6 +345,7 @@ def test_what_is_no_module(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match=message) as caught:
             keyvouch.open_signer(f"pkcs11:object=app?module-path={path}")
         assert caught.value.hint
+    assert forks._gates == gates
 
 
 def test_module_that_does_not_initialise(softhsm: At, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,7 +470,7 @@ def test_forked_workers(softhsm: At, *, plenty: bool) -> None:
     make(softhsm())
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _FORKING, softhsm(), "50" if plenty else "5"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**without_coverage(), "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=300,

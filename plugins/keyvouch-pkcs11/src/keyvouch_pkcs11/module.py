@@ -39,7 +39,6 @@ class Module(ForkGate):
     """One module in one process; its own gate."""
 
     def __init__(self, location: Location) -> None:
-        super().__init__()
         self.location = location
         try:
             self.functions = Cryptoki(location.path)
@@ -54,6 +53,7 @@ class Module(ForkGate):
         self._is_inherited = False
         """Whether this is a child, and the module one that works in its parent alone."""
         self._begin()
+        super().__init__()  # at the end: forks turn to it from now on, so it must be whole, and loaded
 
     def _begin(self) -> None:
         self.lock = threading.RLock()
