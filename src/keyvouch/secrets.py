@@ -97,6 +97,11 @@ class SecretResolver:
         """What tells resolvers apart: connections are shared between equal rules only."""
         return self._rules
 
+    @property
+    def interactive(self) -> bool:
+        """Whether a person is there who could be asked, for a store whose own dialogs ask."""
+        return self._interactive
+
     def get(self, uri: KeyUri, name: str) -> Secret:
         """Return the secret that the URI's attribute `name` refers to.
 

@@ -1,0 +1,1 @@
+"""Keys in the Windows certificate store, for keyvouch."""

@@ -1,0 +1,64 @@
+"""What stands in a URI of the Windows certificate store, and how the values are read."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from keyvouch.certificate import parse_subject
+from keyvouch.errors import ConfigurationError
+from keyvouch.store import Attribute
+from keyvouch_windows.crypt32 import LOCATIONS
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Name
+
+_HASHES = {40: "sha1", 64: "sha256"}
+"""By the number of hexadecimal digits."""
+_BETWEEN = re.compile("[\\s:\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+"""What may stand between and around the digits; also the mark that certmgr's dialog lets one copy along unseen."""
+
+
+def thumbprint(octets: bytes) -> str:
+    """Return the digits of a thumbprint in capital letters, for `Attribute.parse`. Raises ValueError."""
+    digits = _BETWEEN.sub("", octets.decode()).upper()
+    if len(digits) not in _HASHES or not re.fullmatch(r"[0-9A-F]+", digits):
+        raise ValueError("a thumbprint has 40 hexadecimal digits (SHA-1), or 64 (SHA-256)")
+    return digits
+
+
+def hash_of(digits: str) -> str:
+    """Return which hash a thumbprint is."""
+    return _HASHES[len(digits)]
+
+
+def name(octets: bytes) -> Name:
+    """Return a distinguished name, for `Attribute.parse`, also as Windows shows it. Raises ValueError."""
+    try:
+        return parse_subject(re.sub(r",\s+", ",", octets.decode()))
+    except ConfigurationError as error:
+        raise ValueError(error.message) from None
+
+
+def _location(octets: bytes) -> str:
+    for known in LOCATIONS:
+        if known.lower() == octets.decode().lower():
+            return known
+    raise ValueError(f"it is {' or '.join(LOCATIONS)}")
+
+
+ATTRIBUTES: tuple[Attribute, ...] = (
+    Attribute("thumbprint", "of the certificate, SHA-1 or SHA-256, in hexadecimal", parse=thumbprint),
+    Attribute("subject", "of the certificate: CN=app, or CN=app,O=Contoso in full", parse=name),
+    Attribute("issuer", "of the certificate, in full: CN=Issuing CA,O=Contoso", parse=name),
+    Attribute("friendly-name", "that somebody gave the certificate"),
+    Attribute("provider", "of the key, by its name: Microsoft Software Key Storage Provider"),
+    Attribute("container", "of the key, by its name: also of a key without certificate"),
+    Attribute("store", "of the certificate: My", default="My"),
+    Attribute(
+        "location",
+        "CurrentUser or LocalMachine; a key is looked for in both, and made in the one that is named",
+        required_for=frozenset({"generate"}),
+        parse=_location,
+    ),
+)

@@ -1,0 +1,172 @@
+"""advapi32.dll: keys of the legacy providers (CSPs), and the names of accounts (wincrypt.h, winbase.h)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+
+from keyvouch_windows.native import BOOL, DWORD, POINTER, TEXT, Library, NativeError, last_error
+
+PROV_RSA_FULL, PROV_RSA_SCHANNEL, PROV_RSA_AES = 1, 12, 24
+CRYPT_NEWKEYSET, CRYPT_DELETEKEYSET, CRYPT_MACHINE_KEYSET, CRYPT_SILENT = 0x8, 0x10, 0x20, 0x40
+CRYPT_EXPORTABLE = 0x1
+AT_KEYEXCHANGE, AT_SIGNATURE = 1, 2
+HP_HASHVAL = 2
+KP_PERMISSIONS, CRYPT_EXPORT = 6, 0x4
+PP_KEYSET_SEC_DESCR = 8
+PUBLICKEYBLOB, PRIVATEKEYBLOB = 0x6, 0x7
+CALG = {"sha256": 0x800C, "sha384": 0x800D, "sha512": 0x800E}
+"""CALG_SHA_256 and so on."""
+DACL_SECURITY_INFORMATION = 4
+ERROR_NO_MORE_ITEMS, ERROR_INSUFFICIENT_BUFFER, ERROR_NONE_MAPPED = 259, 122, 1332
+_LONGEST_SIGNATURE = 2048
+"""Bytes: RSA-16384."""
+
+_dll = Library(
+    "advapi32",
+    {
+        "CryptAcquireContextW": (BOOL, [POINTER, TEXT, TEXT, DWORD, DWORD]),
+        "CryptReleaseContext": (BOOL, [POINTER, DWORD]),
+        "CryptEnumProvidersW": (BOOL, [DWORD, POINTER, DWORD, POINTER, POINTER, POINTER]),
+        "CryptGenKey": (BOOL, [POINTER, DWORD, DWORD, POINTER]),
+        "CryptGetUserKey": (BOOL, [POINTER, DWORD, POINTER]),
+        "CryptDestroyKey": (BOOL, [POINTER]),
+        "CryptGetKeyParam": (BOOL, [POINTER, DWORD, POINTER, POINTER, DWORD]),
+        "CryptGetProvParam": (BOOL, [POINTER, DWORD, POINTER, POINTER, DWORD]),
+        "CryptSetProvParam": (BOOL, [POINTER, DWORD, POINTER, DWORD]),
+        "CryptExportKey": (BOOL, [POINTER, POINTER, DWORD, DWORD, POINTER, POINTER]),
+        "CryptCreateHash": (BOOL, [POINTER, DWORD, POINTER, DWORD, POINTER]),
+        "CryptSetHashParam": (BOOL, [POINTER, DWORD, POINTER, DWORD]),
+        "CryptDestroyHash": (BOOL, [POINTER]),
+        "CryptSignHashW": (BOOL, [POINTER, DWORD, TEXT, DWORD, POINTER, POINTER]),
+        "LookupAccountNameW": (BOOL, [TEXT, TEXT, POINTER, POINTER, POINTER, POINTER, POINTER]),
+        "LookupAccountSidW": (BOOL, [TEXT, POINTER, POINTER, POINTER, POINTER, POINTER, POINTER]),
+    },
+)
+
+
+def acquire(name: str, provider: str | None, kind: int, flags: int) -> int:
+    """Open a container of keys, or make it; `release` gives it back. `provider`: None for the type's own."""
+    handle = POINTER()
+    _dll.demand("CryptAcquireContextW", ctypes.byref(handle), name, provider, kind, flags)
+    return handle.value or 0
+
+
+def release(handle: int) -> None:
+    """Give a container back."""
+    _dll.call("CryptReleaseContext", handle, 0)
+
+
+def delete(name: str, provider: str | None, kind: int, flags: int) -> None:
+    """Delete a container with its keys."""
+    _dll.demand("CryptAcquireContextW", ctypes.byref(POINTER()), name, provider, kind, flags | CRYPT_DELETEKEYSET)
+
+
+def providers() -> dict[str, int]:
+    """Return the legacy providers that are there, by name, each with its type."""
+    found: dict[str, int] = {}
+    kind, size = DWORD(), DWORD()
+    buffer = ctypes.create_unicode_buffer(512)
+    for index in range(1000):
+        size.value = ctypes.sizeof(buffer)
+        what = (index, None, 0, ctypes.byref(kind), buffer, ctypes.byref(size))
+        if not _dll.call("CryptEnumProvidersW", *what):
+            if (reason := last_error()) != ERROR_NO_MORE_ITEMS:
+                raise NativeError("CryptEnumProvidersW", reason)
+            break
+        found[buffer.value] = kind.value
+    return found
+
+
+def generate(handle: int, spec: int, bits: int, *, exportable: bool) -> None:
+    """Make a key in a container."""
+    key = POINTER()
+    flags = bits << 16 | (CRYPT_EXPORTABLE if exportable else 0)
+    _dll.demand("CryptGenKey", handle, spec, flags, ctypes.byref(key))
+    _dll.call("CryptDestroyKey", key)
+
+
+@contextlib.contextmanager
+def key_of(handle: int, spec: int) -> Iterator[int]:
+    """Open the key of a container. Raises `NativeError`: NTE_NO_KEY where it has none of this kind."""
+    key = POINTER()
+    _dll.demand("CryptGetUserKey", handle, spec, ctypes.byref(key))
+    try:
+        yield key.value or 0
+    finally:
+        _dll.call("CryptDestroyKey", key)
+
+
+def permissions(key: int) -> int:
+    """Return what may be done with a key: CRYPT_EXPORT and others."""
+    value, size = DWORD(), DWORD(ctypes.sizeof(DWORD))
+    _dll.demand("CryptGetKeyParam", key, KP_PERMISSIONS, ctypes.byref(value), ctypes.byref(size), 0)
+    return value.value
+
+
+def export(key: int, kind: int) -> bytes:
+    """Return a key as PUBLICKEYBLOB or PRIVATEKEYBLOB."""
+    size = DWORD()
+    _dll.demand("CryptExportKey", key, None, kind, 0, None, ctypes.byref(size))
+    buffer = ctypes.create_string_buffer(size.value)
+    _dll.demand("CryptExportKey", key, None, kind, 0, buffer, ctypes.byref(size))
+    return buffer.raw[: size.value]
+
+
+def sign(handle: int, spec: int, digest: bytes, hash_name: str) -> bytes:
+    """Sign a digest with PKCS#1 1.5, and return it as everybody but CryptoAPI has it: the highest octet first."""
+    made = POINTER()
+    _dll.demand("CryptCreateHash", handle, CALG[hash_name], None, 0, ctypes.byref(made))
+    try:
+        _dll.demand("CryptSetHashParam", made, HP_HASHVAL, digest, 0)
+        buffer = ctypes.create_string_buffer(_LONGEST_SIGNATURE)
+        size = DWORD(len(buffer))
+        _dll.demand("CryptSignHashW", made, spec, None, 0, buffer, ctypes.byref(size))
+        return buffer.raw[: size.value][::-1]
+    finally:
+        _dll.call("CryptDestroyHash", made)
+
+
+def security_descriptor(handle: int) -> bytes:
+    """Return who may do what with a container."""
+    size = DWORD()
+    _dll.demand("CryptGetProvParam", handle, PP_KEYSET_SEC_DESCR, None, ctypes.byref(size), DACL_SECURITY_INFORMATION)
+    buffer = ctypes.create_string_buffer(size.value)
+    _dll.demand("CryptGetProvParam", handle, PP_KEYSET_SEC_DESCR, buffer, ctypes.byref(size), DACL_SECURITY_INFORMATION)
+    return buffer.raw[: size.value]
+
+
+def set_security_descriptor(handle: int, octets: bytes) -> None:
+    """Say who may do what with a container."""
+    _dll.demand("CryptSetProvParam", handle, PP_KEYSET_SEC_DESCR, octets, DACL_SECURITY_INFORMATION)
+
+
+def sid_of(account: str) -> bytes | None:
+    """Return the identifier of an account, `DOMAIN\\name`; None where there is no such account."""
+    sid_size, domain_size, kind = DWORD(), DWORD(), DWORD()
+    sizes = (ctypes.byref(sid_size), ctypes.byref(domain_size))
+    if not _dll.call("LookupAccountNameW", None, account, None, sizes[0], None, sizes[1], ctypes.byref(kind)):
+        if (reason := last_error()) == ERROR_NONE_MAPPED:
+            return None
+        if reason != ERROR_INSUFFICIENT_BUFFER:
+            raise NativeError("LookupAccountNameW", reason)
+    sid = ctypes.create_string_buffer(sid_size.value)
+    domain = ctypes.create_unicode_buffer(domain_size.value or 1)
+    _dll.demand("LookupAccountNameW", None, account, sid, sizes[0], domain, sizes[1], ctypes.byref(kind))
+    return sid.raw[: sid_size.value]
+
+
+def account_of(sid: bytes) -> str | None:
+    """Return the name of an account, `DOMAIN\\name`; None where nobody knows it any more."""
+    name_size, domain_size, kind = DWORD(), DWORD(), DWORD()
+    sizes = (ctypes.byref(name_size), ctypes.byref(domain_size))
+    if not _dll.call("LookupAccountSidW", None, sid, None, sizes[0], None, sizes[1], ctypes.byref(kind)):
+        if (reason := last_error()) == ERROR_NONE_MAPPED:
+            return None
+        if reason != ERROR_INSUFFICIENT_BUFFER:
+            raise NativeError("LookupAccountSidW", reason)
+    name = ctypes.create_unicode_buffer(name_size.value or 1)
+    domain = ctypes.create_unicode_buffer(domain_size.value or 1)
+    _dll.demand("LookupAccountSidW", None, sid, name, sizes[0], domain, sizes[1], ctypes.byref(kind))
+    return f"{domain.value}\\{name.value}" if domain.value else name.value

@@ -1,0 +1,70 @@
+"""Keys as Windows writes them, to and from octets (bcrypt.h; wincrypt.h, RSAPUBKEY)."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from keyvouch.algorithms import CRYPTOGRAPHY
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurve, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+
+_RSA_HEADER = "<6I"
+"""BCRYPT_RSAKEY_BLOB: magic, bits, bytes of exponent, modulus and primes; then these, the highest octet first."""
+_EC_HEADER = "<2I"
+"""BCRYPT_ECCKEY_BLOB: magic, bytes of a coordinate; then x and y."""
+_LEGACY_HEADER = "<BBHIIII"
+"""PUBLICKEYSTRUC and RSAPUBKEY: type, version, reserved, algorithm, magic, bits, exponent; lowest octet first."""
+
+
+@CRYPTOGRAPHY
+def rsa_public_key(blob: bytes) -> RSAPublicKey:
+    """Read BCRYPT_RSAPUBLIC_BLOB."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    _, _, exponent_size, modulus_size, _, _ = struct.unpack_from(_RSA_HEADER, blob)
+    begin = struct.calcsize(_RSA_HEADER)
+    exponent, modulus = blob[begin : begin + exponent_size], blob[begin + exponent_size :][:modulus_size]
+    return rsa.RSAPublicNumbers(int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big")).public_key()
+
+
+@CRYPTOGRAPHY
+def ec_public_key(blob: bytes) -> EllipticCurvePublicKey:
+    """Read BCRYPT_ECCPUBLIC_BLOB of P-256, P-384 or P-521."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    _, size = struct.unpack_from(_EC_HEADER, blob)
+    curves: dict[int, EllipticCurve] = {32: ec.SECP256R1(), 48: ec.SECP384R1(), 66: ec.SECP521R1()}
+    point = b"\x04" + blob[struct.calcsize(_EC_HEADER) :][: 2 * size]
+    return ec.EllipticCurvePublicKey.from_encoded_point(curves[size], point)
+
+
+@CRYPTOGRAPHY
+def legacy_public_key(blob: bytes) -> RSAPublicKey:
+    """Read a PUBLICKEYBLOB."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    exponent, (modulus,) = _legacy(blob, 1)
+    return rsa.RSAPublicNumbers(exponent, modulus).public_key()
+
+
+@CRYPTOGRAPHY
+def legacy_private_key(blob: bytes) -> RSAPrivateKey:
+    """Read a PRIVATEKEYBLOB."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    exponent, (modulus, p, q, dp, dq, qi, d) = _legacy(blob, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 1)
+    return rsa.RSAPrivateNumbers(p, q, d, dp, dq, qi, rsa.RSAPublicNumbers(exponent, modulus)).private_key()
+
+
+def _legacy(blob: bytes, *lengths: float) -> tuple[int, list[int]]:
+    """Return the public exponent and numbers; their lengths are given in lengths of the modulus."""
+    *_, bits, exponent = struct.unpack_from(_LEGACY_HEADER, blob)
+    place, numbers = struct.calcsize(_LEGACY_HEADER), []
+    for length in lengths:
+        size = int(bits // 8 * length)
+        numbers.append(int.from_bytes(blob[place : place + size], "little"))
+        place += size
+    return exponent, numbers

@@ -1,0 +1,188 @@
+"""The certificates in the stores, and which of them a URI means."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from keyvouch.algorithms import CRYPTOGRAPHY, key_type
+from keyvouch.certificate import HashName, certificate_spki, is_readable, parsing, thumbprint
+from keyvouch.errors import KeyUnusable
+from keyvouch.store import KeyInfo, KeyUri
+from keyvouch_windows import crypt32
+from keyvouch_windows.addresses import hash_of
+from keyvouch_windows.crypt32 import Container
+from keyvouch_windows.native import NativeError
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate, Name
+
+    from keyvouch.algorithms import PublicKey
+
+_ISSUERS = ("CA", "Root")
+"""The stores in which the issuers of a certificate are."""
+_LONGEST_CHAIN = 10
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A certificate in a store."""
+
+    location: str
+    store: str
+    certificate: Certificate
+    container: Container | None
+    """Where its private key is; None where it has none."""
+    friendly_name: str | None
+
+    @property
+    def public_key(self) -> PublicKey:
+        """Return the certificate's public key."""
+        return self.certificate.public_key()  # type: ignore[return-value]  # `parsed` lets no other through
+
+    def uri(self, asked: KeyUri) -> KeyUri:
+        """Return the URI of this very certificate, reached in the way that was asked for."""
+        return pinned(asked.replace({"store": self.store, "location": self.location}), self.certificate)
+
+    def info(self, asked: KeyUri, *, exportable: bool | None = None) -> KeyInfo:
+        """Return what the contract tells of a key."""
+        return KeyInfo(
+            uri=self.uri(asked),
+            key_type=key_type(self.public_key),
+            spki_sha256=certificate_spki(self.certificate),
+            subject=self.certificate.subject.rfc4514_string(),
+            not_before=self.certificate.not_valid_before_utc,
+            not_after=self.certificate.not_valid_after_utc,
+            exportable=exportable,
+            has_certificate=True,
+        )
+
+
+def pinned(uri: KeyUri, certificate: Certificate) -> KeyUri:
+    """Return the URI of a certificate, in the store and location of a URI."""
+    which = ("subject", "issuer", "friendly-name", "provider", "container", "select", "settle")
+    digits = thumbprint(certificate, "sha1")  # as certmgr and PowerShell show it
+    return uri.replace({**dict.fromkeys(which), "thumbprint": digits, "store": uri.get("store")})
+
+
+@CRYPTOGRAPHY
+def der_of(certificate: Certificate) -> bytes:
+    """Return a certificate in DER."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return certificate.public_bytes(Encoding.DER)
+
+
+@contextlib.contextmanager
+def held(entry: Entry, *, write: bool = False) -> Iterator[int]:
+    """Hold an entry's certificate in its store. Raises `NativeError`: CRYPT_E_NOT_FOUND where it is gone."""
+    der = der_of(entry.certificate)
+    with crypt32.opened_store(entry.location, entry.store, write=write) as store:
+        for context in crypt32.contexts(store):
+            if crypt32.encoded(context) == der:
+                with crypt32.duplicated(context) as mine:
+                    yield mine
+                return
+    raise NativeError("CertEnumCertificatesInStore", crypt32.CRYPT_E_NOT_FOUND)
+
+
+def entries(location: str, store: str) -> list[Entry]:
+    """Return the certificates of a store, with and without a key; none where there is no such store."""
+    found = []
+    try:
+        with crypt32.opened_store(location, store) as opened:
+            for context in crypt32.contexts(opened):
+                certificate = parsed(crypt32.encoded(context))
+                if certificate is not None:
+                    container, name = crypt32.container(context), crypt32.friendly_name(context)
+                    found.append(Entry(location, store, certificate, container, name))
+    except NativeError as error:
+        if error.code != crypt32.ERROR_FILE_NOT_FOUND:
+            raise
+    return found
+
+
+@CRYPTOGRAPHY
+def parsed(der: bytes) -> Certificate | None:
+    """Return a certificate; None for one that cannot be read, or of a kind of key that signs no JWT."""
+    from cryptography import x509
+
+    try:
+        with parsing():
+            certificate = x509.load_der_x509_certificate(der)
+        if not is_readable(certificate):
+            return None
+        key_type(certificate.public_key())
+    except (ValueError, x509.InvalidVersion, KeyUnusable):
+        return None
+    return certificate
+
+
+def matching(uri: KeyUri) -> list[Entry]:
+    """Return the certificates that a URI matches, in both locations where it names none."""
+    locations = [uri.get("location")] if "location" in uri else [*crypt32.LOCATIONS]
+    found = [entry for location in locations for entry in entries(location, uri.get("store"))]
+    return [entry for entry in found if matches(uri, entry)]
+
+
+def matches(uri: KeyUri, entry: Entry) -> bool:
+    """Tell whether a certificate is what the URI describes, wherever it stands."""
+    certificate = entry.certificate
+    if (digits := uri.get("thumbprint")) and thumbprint(certificate, _hash(digits)) != digits:
+        return False
+    if (name := uri.get("subject")) and not _means(name, certificate.subject):
+        return False
+    if (name := uri.get("issuer")) and not _means(name, certificate.issuer):
+        return False
+    if "friendly-name" in uri and uri.get("friendly-name") != entry.friendly_name:
+        return False
+    place = entry.container
+    return all(
+        name not in uri or (place is not None and uri.get(name) == value)
+        for name, value in (("provider", place and place.provider), ("container", place and place.name))
+    )
+
+
+def _hash(digits: str) -> HashName:
+    return "sha1" if hash_of(digits) == "sha1" else "sha256"
+
+
+def _means(wanted: Name, name: Name) -> bool:
+    """Tell whether a name is the one wanted: in full, or by its common name alone."""
+    if wanted == name:
+        return True
+    from cryptography.x509.oid import NameOID
+
+    common = wanted.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return len([*wanted]) == len(common) == 1 and name.get_attributes_for_oid(NameOID.COMMON_NAME) == common
+
+
+def issuers(entry: Entry) -> tuple[Certificate, ...]:
+    """Return the certificates of an entry's issuers, as far as Windows has them, the nearest first."""
+    from keyvouch.certificate import is_issued_by
+
+    chain = [entry.certificate]
+    while chain[-1].subject != chain[-1].issuer and len(chain) < _LONGEST_CHAIN:
+        known = _with_subject(entry.location, chain[-1].issuer)
+        issuer = next((each for each in known if is_issued_by(chain[-1], each)), None)
+        if issuer is None:
+            break
+        chain.append(issuer)
+    return tuple(chain[1:])
+
+
+def _with_subject(location: str, name: Name) -> list[Certificate]:
+    found = []
+    for store in _ISSUERS:
+        try:
+            with crypt32.opened_store(location, store) as opened:
+                found += [parsed(der) for der in crypt32.with_subject(opened, name.public_bytes())]
+        except NativeError as error:
+            if error.code != crypt32.ERROR_FILE_NOT_FOUND:
+                raise
+    now = dt.datetime.now(dt.UTC)
+    certificates = [each for each in found if each is not None]
+    return sorted(certificates, key=lambda each: each.not_valid_after_utc < now)  # of several a valid one

@@ -1,0 +1,48 @@
+"""A key in the Windows certificate store, and how it signs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keyvouch.algorithms import Algorithm, verifies
+from keyvouch.store import KeyUri, StoredKey
+from keyvouch_windows.failures import UNDONE, name_of, told, unsupported
+from keyvouch_windows.native import NativeError
+from keyvouch_windows.private_keys import OpenKey
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PublicKey
+
+
+class WindowsKey(StoredKey):
+    """One private key, open in Windows."""
+
+    def __init__(self, opened: OpenKey, uri: KeyUri, public_key: PublicKey, chain: tuple[Certificate, ...]) -> None:
+        self.uri = uri
+        self.public_key = public_key
+        self.chain = chain
+        self.exportable = opened.exportable()
+        self._opened = opened
+        self._proven: set[Algorithm] = set()
+
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:  # noqa: ARG002 - not to be interrupted
+        """Sign in the key's provider."""
+        with told("signing", self.uri):
+            try:
+                signature = self._opened.sign(message, algorithm)
+            except NativeError as error:
+                if name_of(error) in UNDONE:
+                    raise unsupported(error, algorithm.name, self.uri) from error
+                raise
+        if algorithm.family == "RSA-PSS" and algorithm not in self._proven:
+            # Some TPMs make the salt as long as there is room for, and call it success.
+            if not verifies(self.public_key, signature, message, algorithm):
+                raise unsupported(NativeError("NCryptSignHash", 0), algorithm.name, self.uri)
+            self._proven.add(algorithm)
+        return signature
+
+    def close(self) -> None:
+        """Give the key's handle back."""
+        self._opened.close()

@@ -1,0 +1,177 @@
+"""New keys and certificates in the stores."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from keyvouch.algorithms import CRYPTOGRAPHY, key_type
+from keyvouch.certificate import check_chain, parse_subject, self_signed
+from keyvouch.errors import CertificateMissing, ConfigurationError, KeyExists, NotSupported
+from keyvouch.private_key import wrap
+from keyvouch.store import KeySpec, KeyUri
+from keyvouch_windows import crypt32, private_keys
+from keyvouch_windows.crypt32 import Container
+from keyvouch_windows.entries import Entry, der_of, matching, pinned
+from keyvouch_windows.failures import UNDONE, name_of, told
+from keyvouch_windows.native import NativeError
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PrivateKey
+
+
+def generate(uri: KeyUri, spec: KeySpec, *, silent: bool) -> KeyUri:
+    """Make a key and its certificate. Raises `KeyExists`, `NotSupported`, `ConfigurationError`."""
+    parse_subject(spec.subject)
+    _require_free(uri, spec.subject, further=spec.further)
+    machine = uri.get("location") == "LocalMachine"
+    with told("making a key", performed=True):
+        place = private_keys.container_of(
+            uri.get("provider") or private_keys.SOFTWARE,
+            uri.get("container") or f"keyvouch-{uuid.uuid4()}",
+            machine=machine,
+        )
+        try:
+            key = private_keys.make(place, spec.key_type, exportable=spec.exportable, silent=silent)
+        except NativeError as error:
+            if name_of(error) in UNDONE:
+                raise _not_made(spec.key_type, place, error) from error
+            raise
+        try:
+            signing = wrap(key.public_key(), key.sign)
+            certificate = self_signed(signing, spec.subject, spec.days)
+            _add(uri, certificate, place)
+        except BaseException:
+            key.delete()
+            raise
+        key.close()
+    return pinned(uri, certificate)
+
+
+def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool) -> KeyUri:
+    """Let Windows take in a key. Raises `KeyExists`, `NotSupported`, `ConfigurationError`, `CertificateMissing`."""
+    if "location" not in uri:
+        raise ConfigurationError(
+            "The URI does not say where to: LocalMachine, where a service finds it, or CurrentUser.",
+            hint="Add location=LocalMachine, or location=CurrentUser. Did the shell cut it off at `;`?",
+            uri=uri,
+        )
+    if "provider" in uri or "container" in uri:
+        raise NotSupported(
+            "Of an imported key Windows chooses provider and container.",
+            hint="Leave provider= and container= out, or make the key there: `keyvouch new`.",
+            uri=uri,
+        )
+    subject = chain[0].subject.rfc4514_string() if chain else ""
+    _require_free(uri, subject, further=False)
+    if not chain:
+        raise CertificateMissing(
+            "Windows finds a key by its certificate, and there is none.", hint="Import it with one."
+        )
+    check_chain(chain, key.public_key())
+    if key_type(key) == "Ed25519":
+        raise NotSupported("Windows has no Ed25519 keys.", hint="Make RSA-2048, or P-256.")
+    password = secrets.token_urlsafe(24)
+    machine = uri.get("location") == "LocalMachine"
+    with told("importing the key", performed=True):
+        try:
+            with crypt32.opened_pfx(
+                _bundle(key, chain, password), password, machine=machine, exportable=exportable
+            ) as taken:
+                place = next(found for each in crypt32.contexts(taken) if (found := crypt32.container(each)))
+        except NativeError as error:
+            if name_of(error) in UNDONE:
+                raise NotSupported(
+                    f"Windows takes in no {key_type(key)} keys here: {error}.", hint="Take RSA-2048."
+                ) from error
+            raise
+        try:
+            _add(uri, chain[0], place)
+        except BaseException:
+            private_keys.of_container(place, silent=True).delete()
+            raise
+        _add_issuers(uri.get("location"), chain)
+    return pinned(uri, chain[0])
+
+
+def install(entry: Entry, place: Container, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
+    """Put a certificate beside that of an entry, for the same key, which is there. Raises `NativeError`."""
+    with (
+        crypt32.opened_store(entry.location, entry.store, write=True) as store,
+        crypt32.added(store, der_of(chain[0]), crypt32.CERT_STORE_ADD_USE_EXISTING) as context,
+    ):
+        crypt32.set_container(context, place)
+        if entry.friendly_name:
+            crypt32.set_friendly_name(context, entry.friendly_name)
+    _add_issuers(entry.location, chain)
+    return pinned(uri, chain[0])
+
+
+def _require_free(uri: KeyUri, subject: str, *, further: bool) -> None:
+    """Refuse a place where a key is, unless a further one is wanted: one of the friendly name, else of the subject."""
+    for name in ("thumbprint", "issuer"):
+        if name in uri:
+            raise ConfigurationError(
+                f"{name}= means a certificate that there is already.", hint=f"Take {name}= out of the URI.", uri=uri
+            )
+    if "subject" in uri and uri.get("subject") != parse_subject(subject):
+        raise ConfigurationError(
+            f"The URI says another subject than {subject}.", hint="Take subject= out of the URI.", uri=uri
+        )
+    named = "friendly-name" in uri or "container" in uri or not subject
+    asked = uri if named else uri.replace({"subject": subject})
+    with told("looking for keys", uri):
+        there = matching(asked)
+    if there and not further:
+        raise KeyExists(
+            f"There is such a certificate already: {there[0].uri(uri)}.",
+            hint="Give another friendly-name=, or ask for a further one: `keyvouch new --further`.",
+            uri=uri,
+        )
+
+
+def _add(uri: KeyUri, certificate: Certificate, place: Container) -> None:
+    with (
+        crypt32.opened_store(uri.get("location"), uri.get("store"), write=True) as store,
+        crypt32.added(store, der_of(certificate), crypt32.CERT_STORE_ADD_NEW) as context,
+    ):
+        try:
+            crypt32.set_container(context, place)
+            if "friendly-name" in uri:
+                crypt32.set_friendly_name(context, uri.get("friendly-name"))
+        except BaseException:
+            crypt32.delete(context)
+            raise
+
+
+def _add_issuers(location: str, chain: Sequence[Certificate]) -> None:
+    """Keep what stands between the certificate and its root; which roots are trusted is the administrator's to say."""
+    between = [each for each in chain[1:] if each.subject != each.issuer]
+    if not between:
+        return
+    with crypt32.opened_store(location, "CA", write=True) as store:
+        for each in between:
+            with crypt32.added(store, der_of(each), crypt32.CERT_STORE_ADD_USE_EXISTING):
+                pass
+
+
+@CRYPTOGRAPHY
+def _bundle(key: PrivateKey, chain: Sequence[Certificate], password: str) -> bytes:
+    """Return a PKCS#12 in a form that every version of Windows reads; it does not leave this process."""
+    from cryptography.hazmat.primitives.hashes import SHA1
+    from cryptography.hazmat.primitives.serialization import PrivateFormat, pkcs12
+
+    builder = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(2000)
+    builder = builder.key_cert_algorithm(pkcs12.PBES.PBESv1SHA1And3KeyTripleDESCBC).hmac_hash(SHA1())  # noqa: S303 - older Windows knows no other
+    return pkcs12.serialize_key_and_certificates(None, key, chain[0], None, builder.build(password.encode()))
+
+
+def _not_made(kind: str, place: Container, error: NativeError) -> NotSupported:
+    return NotSupported(
+        f"{place.provider} makes no {kind} here: {error} ({name_of(error)}).",
+        hint="Ask for RSA-2048, or another provider=.",
+    )

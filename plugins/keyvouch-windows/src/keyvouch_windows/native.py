@@ -1,0 +1,82 @@
+"""Calls of Windows' DLLs: loaded when they are first called, with declared functions, and failures as exceptions."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keyvouch.errors import NotSupported
+
+# Not those of `ctypes.wintypes`: a DWORD there is a C long, which has 64 bits elsewhere.
+BOOL = ctypes.c_int32
+DWORD = ctypes.c_uint32
+POINTER = ctypes.c_void_p
+"""Handles too, and numbers that are as wide as one."""
+TEXT = ctypes.c_wchar_p
+
+Signature = tuple[type[Any] | None, Sequence[type[Any]]]
+"""What a function returns, and what it takes."""
+
+
+class NativeError(Exception):
+    """A function of Windows' failed; `code` is an HRESULT or a Win32 error, without a sign."""
+
+    def __init__(self, function: str, code: int) -> None:
+        self.function = function
+        self.code = code & 0xFFFFFFFF
+        super().__init__(f"{function}: 0x{self.code:08X}" if self.code > 0xFFFF else f"{function}: {self.code}")  # noqa: PLR2004
+
+
+class Library:
+    """A DLL and the functions of it that are declared."""
+
+    def __init__(self, name: str, signatures: dict[str, Signature]) -> None:
+        self.name = name
+        self.signatures = signatures
+        self.functions: dict[str, Callable[..., Any]] = {}
+        """Those that were called already."""
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call a function and return what it returns. Raises `NotSupported` on another system than Windows."""
+        return (self.functions.get(name) or self._find(name))(*arguments)
+
+    def demand(self, name: str, *arguments: Any) -> Any:
+        """Call a function that returns 0 where it fails, and says why as the last error. Raises `NativeError`."""
+        result = self.call(name, *arguments)
+        if not result:
+            raise NativeError(name, last_error())
+        return result
+
+    def check(self, name: str, *arguments: Any) -> None:
+        """Call a function that returns 0 where it succeeds, else the reason. Raises `NativeError`."""
+        if status := self.call(name, *arguments):
+            raise NativeError(name, status)
+
+    def _find(self, name: str) -> Callable[..., Any]:
+        if os.name != "nt":
+            raise NotSupported(
+                "The Windows certificate store is there on Windows alone.",
+                hint="Use another store here: `keyvouch stores` lists those that are there.",
+            )
+        # From the system's folder alone: a DLL of that name beside the program is not what is wanted.
+        path = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", f"{self.name}.dll")  # noqa: PTH118
+        function = getattr(_loader(path, use_last_error=True), name)
+        function.restype, function.argtypes = self.signatures[name]
+        self.functions[name] = function
+        return function  # type: ignore[no-any-return]
+
+
+_loader: Callable[..., Any] = getattr(ctypes, "WinDLL", ctypes.CDLL)
+
+
+def last_error() -> int:
+    """Return why the last call of this thread failed, without a sign."""
+    code: int = getattr(ctypes, "get_last_error", int)()
+    return code & 0xFFFFFFFF
+
+
+def octets_at(address: int | None, length: int) -> bytes:
+    """Return a copy of what is in memory there."""
+    return ctypes.string_at(address, length) if address else b""

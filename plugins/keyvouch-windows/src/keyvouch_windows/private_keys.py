@@ -1,0 +1,254 @@
+"""Private keys that Windows has opened: those of CNG, and those of the legacy providers."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from keyvouch.algorithms import CRYPTOGRAPHY, Algorithm
+from keyvouch.errors import NotSupported
+from keyvouch_windows import advapi32, blobs, crypt32, ncrypt
+from keyvouch_windows.crypt32 import Container
+from keyvouch_windows.failures import CODES, UNDONE, name_of
+from keyvouch_windows.native import NativeError
+
+if TYPE_CHECKING:
+    from keyvouch.algorithms import PrivateKey, PublicKey
+
+SOFTWARE = "Microsoft Software Key Storage Provider"
+"""Of CNG: keeps keys in files of its own. Where a URI names none, a key is made there."""
+_AES = "Microsoft Enhanced RSA and AES Cryptographic Provider"
+_WITHOUT_SHA2 = frozenset(
+    {
+        "Microsoft Base Cryptographic Provider v1.0",
+        "Microsoft Enhanced Cryptographic Provider v1.0",
+        "Microsoft RSA SChannel Cryptographic Provider",
+        "Microsoft Strong Cryptographic Provider",
+    }
+)
+"""Legacy providers that know no SHA-2, and share their containers with one that does."""
+
+
+class OpenKey(ABC):
+    """A private key, open until it is closed."""
+
+    @abstractmethod
+    def sign(self, message: bytes, algorithm: Algorithm) -> bytes:
+        """Return the signature in JOSE form. Raises `NativeError`."""
+
+    @abstractmethod
+    def public_key(self) -> PublicKey:
+        """Return its public half."""
+
+    @abstractmethod
+    def exportable(self) -> bool | None:
+        """Tell whether it may leave; None where its provider does not say."""
+
+    @abstractmethod
+    def private_key(self) -> PrivateKey:
+        """Take it out. Raises `NativeError` where it may not leave."""
+
+    @abstractmethod
+    def access_rules(self) -> bytes:
+        """Return its security descriptor, of which the DACL is there."""
+
+    @abstractmethod
+    def set_access_rules(self, descriptor: bytes) -> None:
+        """Set the DACL."""
+
+    @abstractmethod
+    def delete(self) -> None:
+        """Delete it for good, and close it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give its handle back."""
+
+
+class CngKey(OpenKey):
+    """A key of a provider of CNG."""
+
+    def __init__(self, handle: int, *, silent: bool, give_back: Callable[[], object] | None = None) -> None:
+        self._handle = handle
+        self._silent = silent
+        self._give_back = give_back or (lambda: ncrypt.free(handle))
+
+    def sign(self, message: bytes, algorithm: Algorithm) -> bytes:
+        digest, name = hashlib.new(algorithm.hash_name, message).digest(), algorithm.hash_name.upper()
+        if algorithm.family == "ECDSA":
+            return ncrypt.sign_ecdsa(self._handle, digest, silent=self._silent)
+        way = ncrypt.sign_pss if algorithm.family == "RSA-PSS" else ncrypt.sign_pkcs1
+        return way(self._handle, digest, name, silent=self._silent)
+
+    def public_key(self) -> PublicKey:
+        try:
+            return blobs.rsa_public_key(ncrypt.export(self._handle, ncrypt.BCRYPT_RSAPUBLIC_BLOB, silent=self._silent))
+        except NativeError as error:
+            if name_of(error) not in UNDONE:
+                raise
+        return blobs.ec_public_key(ncrypt.export(self._handle, ncrypt.BCRYPT_ECCPUBLIC_BLOB, silent=self._silent))
+
+    def exportable(self) -> bool | None:
+        try:
+            policy = ncrypt.get_number(self._handle, ncrypt.NCRYPT_EXPORT_POLICY_PROPERTY)
+        except NativeError:
+            return None
+        return bool(policy & (ncrypt.NCRYPT_ALLOW_EXPORT_FLAG | ncrypt.NCRYPT_ALLOW_PLAINTEXT_EXPORT_FLAG))
+
+    @CRYPTOGRAPHY
+    def private_key(self) -> PrivateKey:
+        from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+        password = secrets.token_urlsafe(24)
+        octets = ncrypt.export_pkcs8(self._handle, password, silent=self._silent)
+        return load_der_private_key(octets, password.encode())  # type: ignore[return-value]  # RSA or EC
+
+    def access_rules(self) -> bytes:
+        return ncrypt.get_octets(self._handle, ncrypt.NCRYPT_SECURITY_DESCR_PROPERTY, ncrypt.DACL_SECURITY_INFORMATION)
+
+    def set_access_rules(self, descriptor: bytes) -> None:
+        flags = ncrypt.DACL_SECURITY_INFORMATION | ncrypt.NCRYPT_PERSIST_FLAG
+        ncrypt.set_octets(self._handle, ncrypt.NCRYPT_SECURITY_DESCR_PROPERTY, descriptor, flags)
+
+    def delete(self) -> None:
+        handle, self._handle = self._handle, 0
+        ncrypt.delete_key(handle, silent=self._silent)
+
+    def close(self) -> None:
+        if self._handle:
+            self._handle = 0
+            self._give_back()
+
+
+class CspKey(OpenKey):
+    """A key of a legacy provider: RSA, and PKCS#1 alone."""
+
+    def __init__(self, handle: int, container: Container, *, silent: bool) -> None:
+        self._handle = handle
+        self._container = container
+        self._silent = silent
+
+    def sign(self, message: bytes, algorithm: Algorithm) -> bytes:
+        if algorithm.family != "RSA-PKCS1":
+            raise NativeError("CryptSignHash", CODES["NTE_BAD_ALGID"])
+        digest = hashlib.new(algorithm.hash_name, message).digest()
+        return advapi32.sign(self._handle, self._container.spec, digest, algorithm.hash_name)
+
+    def public_key(self) -> PublicKey:
+        with advapi32.key_of(self._handle, self._container.spec) as key:
+            return blobs.legacy_public_key(advapi32.export(key, advapi32.PUBLICKEYBLOB))
+
+    def exportable(self) -> bool | None:
+        try:
+            with advapi32.key_of(self._handle, self._container.spec) as key:
+                return bool(advapi32.permissions(key) & advapi32.CRYPT_EXPORT)
+        except NativeError:
+            return None
+
+    def private_key(self) -> PrivateKey:
+        with advapi32.key_of(self._handle, self._container.spec) as key:
+            return blobs.legacy_private_key(advapi32.export(key, advapi32.PRIVATEKEYBLOB))
+
+    def access_rules(self) -> bytes:
+        return advapi32.security_descriptor(self._handle)
+
+    def set_access_rules(self, descriptor: bytes) -> None:
+        advapi32.set_security_descriptor(self._handle, descriptor)
+
+    def delete(self) -> None:
+        self.close()
+        advapi32.delete(*_legacy(self._container, silent=self._silent))
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, 0
+        if handle:
+            advapi32.release(handle)
+
+
+def of_certificate(context: int, container: Container, *, silent: bool) -> OpenKey:
+    """Open the private key of a certificate that is held. Raises `NativeError`."""
+    with contextlib.ExitStack() as undo:
+        context = undo.enter_context(crypt32.duplicated(context))
+        acquired = crypt32.acquire(context, silent=silent)
+        if acquired.spec == crypt32.CERT_NCRYPT_KEY_SPEC:
+            if acquired.owned:
+                return CngKey(acquired.handle, silent=silent)
+            return CngKey(acquired.handle, silent=silent, give_back=undo.pop_all().close)  # it lives as the certificate
+        if acquired.owned:
+            advapi32.release(acquired.handle)
+    return _open_legacy(container, silent=silent)
+
+
+def of_container(container: Container, *, silent: bool) -> OpenKey:
+    """Open a key by where it is kept. Raises `NativeError`."""
+    if container.type:
+        return _open_legacy(container, silent=silent)
+    with ncrypt.opened_provider(container.provider) as provider:
+        handle = ncrypt.open_key(provider, container.name, machine=container.machine, silent=silent)
+    return CngKey(handle, silent=silent)
+
+
+def _open_legacy(container: Container, *, silent: bool) -> CspKey:
+    return CspKey(advapi32.acquire(*_legacy(container, silent=silent)), container, silent=silent)
+
+
+def _legacy(container: Container, *, silent: bool) -> tuple[str, str, int, int]:
+    provider, kind = container.provider, container.type
+    if provider in _WITHOUT_SHA2:
+        provider, kind = _AES, advapi32.PROV_RSA_AES
+    return container.name, provider, kind, _flags(container, silent=silent)
+
+
+def _flags(container: Container, *, silent: bool) -> int:
+    return (advapi32.CRYPT_MACHINE_KEYSET if container.machine else 0) | (advapi32.CRYPT_SILENT if silent else 0)
+
+
+def container_of(provider: str, name: str, *, machine: bool) -> Container:
+    """Return the place of a key in a provider, which may be of CNG or a legacy one."""
+    kind = advapi32.providers().get(provider, 0)
+    return Container(provider, name, kind, machine, advapi32.AT_KEYEXCHANGE if kind else 0)
+
+
+def make(container: Container, key_type: str, *, exportable: bool, silent: bool) -> OpenKey:
+    """Make a key where none is. Raises `NativeError`, `NotSupported`."""
+    kind, _, size = key_type.partition("-")
+    if container.type:
+        if kind != "RSA":
+            raise NotSupported(
+                f"{container.provider} makes RSA keys alone.", hint=f"Ask for RSA-2048, or take provider={SOFTWARE}."
+            )
+        return _make_legacy(container, int(size), exportable=exportable, silent=silent)
+    if kind not in ("RSA", "P"):
+        raise NotSupported(f"Windows makes no {key_type} keys.", hint="Ask for RSA-2048, or P-256.")
+    with ncrypt.opened_provider(container.provider) as provider:
+        algorithm = "RSA" if kind == "RSA" else f"ECDSA_P{size}"
+        key = ncrypt.create_key(provider, algorithm, container.name, machine=container.machine)
+        try:
+            if kind == "RSA":
+                ncrypt.set_number(key, ncrypt.NCRYPT_LENGTH_PROPERTY, int(size), persist=False)
+            ncrypt.set_number(key, ncrypt.NCRYPT_KEY_USAGE_PROPERTY, ncrypt.NCRYPT_ALLOW_SIGNING_FLAG)
+            # Where it may leave at all, then encrypted alone.
+            policy = ncrypt.NCRYPT_ALLOW_EXPORT_FLAG if exportable else 0
+            ncrypt.set_number(key, ncrypt.NCRYPT_EXPORT_POLICY_PROPERTY, policy)
+            ncrypt.finalize(key, silent=silent)
+        except BaseException:
+            ncrypt.free(key)  # nothing is kept of one that was not finalised
+            raise
+    return CngKey(key, silent=silent)
+
+
+def _make_legacy(container: Container, bits: int, *, exportable: bool, silent: bool) -> CspKey:
+    flags = _flags(container, silent=silent)
+    what = (container.name, container.provider, container.type)
+    handle = advapi32.acquire(*what, flags | advapi32.CRYPT_NEWKEYSET)
+    try:
+        advapi32.generate(handle, container.spec, bits, exportable=exportable)
+    except BaseException:
+        advapi32.release(handle)
+        advapi32.delete(*what, flags)
+        raise
+    return CspKey(handle, container, silent=silent)

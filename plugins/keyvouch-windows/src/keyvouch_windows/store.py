@@ -1,0 +1,218 @@
+"""Keys in the Windows certificate store: `windows:thumbprint=4A5B...;store=My;location=LocalMachine`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from keyvouch.algorithms import key_type
+from keyvouch.certificate import check_chain, spki_sha256
+from keyvouch.errors import KeyNotFound, KeyUnusable
+from keyvouch.store import (
+    Attribute,
+    DeletesKeys,
+    ExportsKeys,
+    GeneratesKeys,
+    HoldsCertificates,
+    ImportsKeys,
+    KeyInfo,
+    KeySpec,
+    KeyStore,
+    KeyUri,
+    ListsKeys,
+    choose_one,
+)
+from keyvouch.stores import pfx
+from keyvouch_windows import crypt32, making, private_keys
+from keyvouch_windows.addresses import ATTRIBUTES
+from keyvouch_windows.crypt32 import Container
+from keyvouch_windows.entries import Entry, entries, held, issuers, matches, matching
+from keyvouch_windows.failures import WITHHELD, as_error, name_of, told
+from keyvouch_windows.key import WindowsKey
+from keyvouch_windows.native import NativeError
+from keyvouch_windows.private_keys import OpenKey
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from cryptography.x509 import Certificate
+
+    from keyvouch.algorithms import PrivateKey
+    from keyvouch.secrets import Secret, SecretResolver
+
+_SHOWN = 5
+"""Keys that an error lists."""
+
+
+class _Chosen(NamedTuple):
+    entry: Entry
+    place: Container
+    """Of its private key."""
+    uri: KeyUri
+    """Pinned."""
+    settles_at: dt.datetime | None
+
+
+class WindowsStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, ExportsKeys):
+    """Keys in the Windows certificate store: `windows:thumbprint=4A5B...;store=My;location=LocalMachine`.
+
+    A certificate is found by thumbprint, subject, issuer or friendly name, in CurrentUser and LocalMachine unless one
+    is named; a key without certificate by `provider=` and `container=`.
+    """
+
+    attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
+
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:  # noqa: ARG002 - there is but one Windows
+        self._silent = not secrets.interactive
+
+    def connect(self, *, timeout: float) -> None:  # noqa: ARG002 - as everywhere here: Windows cannot be interrupted
+        """Look whether Windows answers."""
+        with told("opening the store"):
+            entries("CurrentUser", "My")
+
+    def close(self) -> None:
+        """Do nothing: no store is held open."""
+
+    def open(
+        self,
+        uri: KeyUri,
+        certificate: Certificate | None = None,
+        *,
+        timeout: float,  # noqa: ARG002
+    ) -> WindowsKey:
+        """Find the certificate, and open its private key."""
+        with told("looking for the key", uri):
+            found = matching(uri)
+            if not found and "container" in uri:
+                return self._open_container(uri)
+            chosen = self._choose(uri, found, certificate)
+        with told("opening the key", chosen.uri):
+            chain = (chosen.entry.certificate, *issuers(chosen.entry))
+            key = WindowsKey(self._opened(chosen.entry, chosen.place), chosen.uri, chosen.entry.public_key, chain)
+        key.settles_at = chosen.settles_at
+        return key
+
+    def keys(self, uri: KeyUri) -> list[KeyInfo]:
+        """Return the certificates that have a private key."""
+        digest = uri.get("spki-sha256")
+        with told("listing the keys", uri):
+            listed = [
+                each.info(uri, exportable=self._exportable(each, each.container))
+                for each in matching(uri)
+                if each.container
+            ]
+        return [info for info in listed if digest in (None, info.spki_sha256)]
+
+    def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
+        """Make a key and its self-signed certificate; one that cannot be exported, unless the spec wants it so."""
+        return making.generate(uri, spec, silent=self._silent)
+
+    def import_key(
+        self, uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False
+    ) -> KeyUri:
+        """Let Windows take in the key with its certificate, as it takes in a PFX file."""
+        return making.import_key(uri, key, chain, exportable=exportable)
+
+    def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
+        """Join a certificate to its key; the one that is there stays, until it is deleted."""
+        with told("installing the certificate", uri, performed=True):
+            entry, place, pinned, _ = self._choose(uri, matching(uri), chain[0])
+            check_chain(chain, entry.public_key)
+            return making.install(entry, place, pinned, chain)
+
+    def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
+        """Return the key, where Windows gives it away, and its chain as PKCS#12."""
+        with told("looking for the key", uri):
+            entry, place, pinned, _ = self._choose(uri, matching(uri))
+        with told("exporting the key", pinned), closing(self._opened(entry, place)) as opened:
+            if opened.exportable() is False:
+                raise KeyUnusable(
+                    "The key was made, or imported, as not exportable: Windows gives it to nobody.",
+                    hint="Make another one on the machine that needs it: `keyvouch new`.",
+                    uri=pinned,
+                )
+            chain = (entry.certificate, *issuers(entry))
+            return pfx.write(opened.private_key(), chain, password, entry.friendly_name or "")
+
+    def delete(self, uri: KeyUri) -> None:
+        """Delete the certificate and its key; not a key that another certificate has too."""
+        with told("looking for the key", uri):
+            entry, place, pinned, _ = self._choose(uri, matching(uri))
+            others = [each for each in entries(entry.location, entry.store) if each.container == entry.container]
+        with told("deleting the key", pinned, performed=True):
+            if len(others) == 1:
+                self._opened(entry, place).delete()
+            with held(entry, write=True) as context:
+                crypt32.delete(context)
+
+    def _choose(self, uri: KeyUri, found: list[Entry], certificate: Certificate | None = None) -> _Chosen:
+        """Return the one certificate that the URI means. Raises `KeyNotFound`, `KeyUnusable`, and as `choose_one`."""
+        with_key = [(entry, entry.container) for entry in found if entry.container]
+        if not found:
+            raise _not_found(uri)
+        if not with_key:
+            raise KeyUnusable(
+                f"The certificate is in {found[0].location}\\{found[0].store}, but its private key is not.",
+                hint="Import the PFX that holds both: `keyvouch import --from pfx:FILE --key 'windows:location=...'`.",
+                uri=uri,
+            )
+        infos = [entry.info(uri) for entry, _ in with_key]
+        info, settles_at = choose_one(uri, infos, certificate)
+        return _Chosen(*with_key[infos.index(info)], info.uri, settles_at)
+
+    def _opened(self, entry: Entry, place: Container) -> OpenKey:
+        with held(entry) as context:
+            return private_keys.of_certificate(context, place, silent=self._silent)
+
+    def _exportable(self, entry: Entry, place: Container) -> bool | None:
+        try:
+            with closing(self._opened(entry, place)) as opened:
+                return opened.exportable()
+        except NativeError:  # a card that is not there, or a key of somebody else's: it is listed all the same
+            return None
+
+    def _open_container(self, uri: KeyUri) -> WindowsKey:
+        """Open a key that no certificate is known of."""
+        places = _possible_places(uri)
+        for number, (location, place) in enumerate(places, 1):
+            try:
+                opened = private_keys.of_container(place, silent=self._silent)
+                break
+            except NativeError as error:
+                if number == len(places) or name_of(error) not in WITHHELD:
+                    raise as_error(error, "opening the container", uri.replace({"location": location})) from error
+        try:
+            public_key = opened.public_key()
+            digest = spki_sha256(public_key)
+            pinned = uri.replace({"provider": place.provider, "location": location, "spki-sha256": digest})
+            choose_one(uri, [KeyInfo(pinned, key_type(public_key), digest)])
+            return WindowsKey(opened, pinned, public_key, ())
+        except BaseException:
+            opened.close()
+            raise
+
+
+def _possible_places(uri: KeyUri) -> list[tuple[str, Container]]:
+    """Return where the container may be, each with its location."""
+    provider, name = uri.get("provider") or private_keys.SOFTWARE, uri.get("container")
+    locations = [uri.get("location")] if "location" in uri else [*crypt32.LOCATIONS]
+    return [(each, private_keys.container_of(provider, name, machine=each == "LocalMachine")) for each in locations]
+
+
+def _not_found(uri: KeyUri) -> KeyNotFound:
+    if "location" in uri:
+        other = next(each for each in crypt32.LOCATIONS if each != uri.get("location"))
+        if any(matches(uri, entry) for entry in entries(other, uri.get("store"))):
+            return KeyNotFound(
+                f"{uri.get('location')} has no such certificate, but {other} has.",
+                hint=f"Write location={other} in the URI.",
+                uri=uri,
+            )
+    there = matching(uri.replace(dict.fromkeys(("thumbprint", "subject", "issuer", "friendly-name", "location"))))
+    listed = "".join(f"\n  {each.uri(uri).quoted}" for each in there[:_SHOWN] if each.container)
+    return KeyNotFound(
+        f"No certificate in the store {uri.get('store')} matches {uri}.",
+        hint=f"Take one of those that are there:{listed}" if listed else "Import one, or make one: `keyvouch new`.",
+        uri=uri,
+    )

@@ -1,0 +1,105 @@
+"""Keys in the certificate store of a Windows, by the command, as its users have it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from keyvouch.errors import NotSupported
+from keyvouch.opening import open_signer
+from windows_fixtures import windows  # noqa: F401 - a fixture
+from wine import Windows, path_in_windows
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("windows")]
+CSP = "Microsoft Enhanced RSA and AES Cryptographic Provider"
+"""Its keys outlive a process under Wine; those of CNG do not."""
+
+
+def openssl(*arguments: str | Path, stdin: bytes = b"") -> bytes:
+    return subprocess.run(["openssl", *arguments], input=stdin, capture_output=True, check=True).stdout
+
+
+def make_pfx(folder: Path, subject: str, *form: str) -> tuple[Path, str]:
+    """Let OpenSSL make a key and a PFX, and tell the SHA-1 of its certificate as OpenSSL prints it, with colons."""
+    key, certificate, pfx = folder / "key.pem", folder / "certificate.pem", folder / "key.pfx"
+    what = ("-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", subject)
+    openssl("req", "-x509", *what, "-keyout", key, "-out", certificate)
+    openssl("pkcs12", "-export", *form, "-inkey", key, "-in", certificate, "-out", pfx, "-passout", "pass:secret")
+    told = openssl("x509", "-in", certificate, "-noout", "-fingerprint", "-sha1").decode()
+    return pfx, told.partition("=")[2].strip()
+
+
+def import_pfx(windows: Windows, pfx: Path, *options: str) -> str:
+    """Import it for the user, and return the pinned URI."""
+    source = f"pfx:{path_in_windows(pfx)}?password=env:PASSWORD"
+    done = windows.keyvouch(
+        *("import", "--from", source, "--key", "windows:location=CurrentUser", "--output", "json", *options),
+        PASSWORD="secret",
+    )
+    assert done.status == 0, done
+    return str(json.loads(done.output)["uri"])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [("-legacy",), ("-certpbe", "AES-256-CBC", "-keypbe", "AES-256-CBC", "-macalg", "sha256")],
+    ids=["old", "new"],
+)
+def test_imported_key_signs(windows: Windows, tmp_path: Path, form: tuple[str, ...]) -> None:
+    """A PFX of OpenSSL's, in the old form and the new, becomes a key that signs; OpenSSL judges the signature."""
+    pfx, digits = make_pfx(tmp_path, "/CN=imported", *form)
+    message = tmp_path / "message"
+    message.write_bytes(b"what is signed")
+
+    uri = import_pfx(windows, pfx)
+
+    assert f"thumbprint={digits.replace(':', '')}" in uri
+    done = windows.keyvouch("sign", "--key", uri, "--algorithm", "RS256", path_in_windows(message))
+    assert done.status == 0, done
+    signature = tmp_path / "signature"
+    signature.write_bytes(base64.urlsafe_b64decode(done.output.strip() + "=="))
+    public = tmp_path / "public.pem"
+    public.write_bytes(openssl("x509", "-in", tmp_path / "certificate.pem", "-noout", "-pubkey"))
+    openssl("dgst", "-sha256", "-verify", public, "-signature", signature, message)
+
+
+def test_life_with_a_legacy_provider(windows: Windows, tmp_path: Path) -> None:
+    """A key is made, listed, signs with the algorithm that its provider knows, and is deleted."""
+    at = f"windows:location=CurrentUser;friendly-name=life;provider={CSP}"
+    made = windows.keyvouch("new", "--key", at, "--subject", "CN=life", "--output", "json")
+    assert made.status == 0, made
+    uri = json.loads(made.output)["uri"]
+
+    listed = windows.keyvouch("keys", "--key", "windows:subject=CN=life", "--output", "json")
+    assert [(each["uri"], each["subject"], each["exportable"]) for each in json.loads(listed.output)] == [
+        (uri, "CN=life", False)
+    ]
+    signed = windows.keyvouch("sign", "--key", "windows:friendly-name=life", "--output", "json", stdin=b"x")
+    assert json.loads(signed.output)["algorithm"] == "RS256"
+    again = windows.keyvouch("new", "--key", at, "--subject", "CN=life")
+    assert (again.status, "There is such a certificate already" in again.errors) == (3, True)
+
+    assert windows.keyvouch("delete", "--yes", "--key", uri).status == 0
+    gone = windows.keyvouch("sign", "--key", uri, stdin=b"x")
+    assert gone.status == 3, gone
+
+
+def test_certificate_in_the_other_location_is_told(windows: Windows, tmp_path: Path) -> None:
+    """Who asks for it in the wrong location reads where it is."""
+    pfx, _ = make_pfx(tmp_path, "/CN=elsewhere")
+    uri = import_pfx(windows, pfx)
+
+    done = windows.keyvouch("sign", "--key", uri.replace("CurrentUser", "LocalMachine"), stdin=b"x")
+
+    assert done.status == 3
+    assert "Write location=CurrentUser" in done.errors
+
+
+def test_other_systems_are_told() -> None:
+    """The plugin is installed and imported everywhere, and says what it needs."""
+    with pytest.raises(NotSupported, match="on Windows alone"):
+        open_signer("windows:thumbprint=" + "4A" * 20)
