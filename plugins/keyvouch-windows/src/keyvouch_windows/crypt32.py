@@ -111,8 +111,11 @@ def opened_pfx(octets: bytes, password: str, *, machine: bool, exportable: bool)
     buffer = ctypes.create_string_buffer(octets, len(octets))
     blob = CRYPT_DATA_BLOB(len(octets), ctypes.addressof(buffer))
     flags = CRYPT_MACHINE_KEYSET if machine else CRYPT_USER_KEYSET
-    flags |= PKCS12_PREFER_CNG_KSP | (CRYPT_EXPORTABLE if exportable else 0)
-    with _closing_store(_dll.demand("PFXImportCertStore", ctypes.byref(blob), password, flags)) as store:
+    flags |= CRYPT_EXPORTABLE if exportable else 0
+    what = (ctypes.byref(blob), password)
+    # Wine takes keys into legacy providers alone, and refuses the flag.
+    preferred = _dll.call("PFXImportCertStore", *what, flags | PKCS12_PREFER_CNG_KSP)
+    with _closing_store(preferred or _dll.demand("PFXImportCertStore", *what, flags)) as store:
         yield store
 
 
