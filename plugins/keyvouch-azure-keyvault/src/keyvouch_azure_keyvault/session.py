@@ -11,10 +11,11 @@ from azure.keyvault.keys import KeyClient, KeyVaultKey
 from azure.keyvault.keys.crypto import CryptographyClient
 
 from keyvouch.errors import AccessDenied, KeyvouchError, SessionLost
-from keyvouch_azure_keyvault.addresses import is_loopback, vault_of
+from keyvouch.https import OWN_TIMEOUT, Limits, is_loopback
+from keyvouch_azure_keyvault.addresses import vault_of
 from keyvouch_azure_keyvault.failures import Doing, is_denied, no_credential, told
 from keyvouch_azure_keyvault.logins import LogIn
-from keyvouch_azure_keyvault.transport import OWN_TIMEOUT, Limits, PoolTransport
+from keyvouch_azure_keyvault.transport import PoolTransport
 
 if TYPE_CHECKING:
     from keyvouch.secrets import SecretResolver
