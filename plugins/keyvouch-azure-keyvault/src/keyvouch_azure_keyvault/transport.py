@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode, urlsplit
 
 from azure.core.exceptions import ServiceRequestError, ServiceResponseError
+from azure.core.pipeline import PipelineRequest, PipelineResponse
+from azure.core.pipeline.policies import HTTPPolicy
 from azure.core.pipeline.transport import HttpTransport
 from azure.core.rest import HttpRequest
 
@@ -83,6 +85,14 @@ class PoolTransport(_Base):
     def end(self) -> None:
         """End all connections."""
         self._pools.close()
+
+
+class PassesOn(HTTPPolicy[Any, Any]):
+    """In place of a policy of azure-core's that has nothing to do: those two cost a tenth of the SDK's own time."""
+
+    def send(self, request: PipelineRequest[Any]) -> PipelineResponse[Any, Any]:
+        """Pass the request on."""
+        return self.next.send(request)
 
 
 class LogInTransport(_Base):
