@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from azure.keyvault.certificates import CertificateClient
+from azure.keyvault.certificates._shared import http_challenge_cache as certificate_challenges
 from azure.keyvault.keys import KeyClient, KeyVaultKey
+from azure.keyvault.keys._shared import http_challenge_cache as key_challenges
 from azure.keyvault.keys.crypto import CryptographyClient
 
+from keyvouch import forks
 from keyvouch.errors import AccessDenied, KeyvouchError, SessionLost
 from keyvouch.https import OWN_TIMEOUT, Limits, is_loopback
 from keyvouch_azure_keyvault.addresses import vault_of
@@ -20,6 +24,19 @@ from keyvouch_azure_keyvault.transport import PassesOn, PoolTransport
 if TYPE_CHECKING:
     from keyvouch.secrets import SecretResolver
     from keyvouch.uri import KeyUri
+
+
+class _ChallengeCaches:
+    """The SDK's, one for each of its packages: a fork in the moment of a look leaves their locks held in the child."""
+
+    def after_fork(self) -> None:
+        """Make the locks anew."""
+        for module in (certificate_challenges, key_challenges):
+            vars(module)["_lock"] = threading.Lock()  # the SDK has no way of its own
+
+
+_challenge_caches = _ChallengeCaches()
+forks.watch(_challenge_caches)
 
 _LISTING = Doing("listing keys", None, "keys/list", "Key Vault Reader")
 
