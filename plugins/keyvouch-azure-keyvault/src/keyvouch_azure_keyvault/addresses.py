@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -32,15 +31,6 @@ _VERSION = r"[0-9a-fA-F]{32}"
 _PASTED = re.compile(
     rf"(?P<vault>https://[^/]+)/(?P<kind>certificates|keys)/(?P<name>{_NAME})(/(?P<version>{_VERSION}))?/?"
 )
-
-
-def is_loopback(address: str) -> bool:
-    """Tell whether an address leads to this machine."""
-    host = urlsplit(address).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Place(NamedTuple):

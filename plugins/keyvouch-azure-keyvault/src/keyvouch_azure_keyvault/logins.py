@@ -12,13 +12,15 @@ from azure.core.credentials import AccessToken, AccessTokenInfo, TokenRequestOpt
 from azure.core.exceptions import AzureError
 
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
-from keyvouch_azure_keyvault.addresses import RESOURCES, is_loopback, vault_of
+from keyvouch.https import is_loopback
+from keyvouch_azure_keyvault.addresses import RESOURCES, vault_of
 from keyvouch_azure_keyvault.transport import LogInTransport, NotSent
 
 if TYPE_CHECKING:
+    from keyvouch.https import Limits
     from keyvouch.secrets import SecretResolver
     from keyvouch.uri import KeyUri
-    from keyvouch_azure_keyvault.transport import Limits, PoolTransport
+    from keyvouch_azure_keyvault.transport import PoolTransport
 
 _MARGIN = 300.0
 """Seconds before its end from which a token is fetched anew, where the authority names no time for it."""

@@ -18,7 +18,7 @@ from azure.keyvault.keys import JsonWebKey
 from keyvouch.algorithms import CRYPTOGRAPHY, key_type
 from keyvouch.certificate import parse_subject, spki_sha256
 from keyvouch.errors import CertificateMismatch, NotSupported, StoreUnavailable
-from keyvouch_azure_keyvault.transport import OWN_TIMEOUT
+from keyvouch.https import OWN_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

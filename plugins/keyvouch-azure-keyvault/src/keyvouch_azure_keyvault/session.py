@@ -11,10 +11,11 @@ from azure.keyvault.keys import KeyClient, KeyVaultKey
 from azure.keyvault.keys.crypto import CryptographyClient
 
 from keyvouch.errors import AccessDenied, KeyvouchError, SessionLost
-from keyvouch_azure_keyvault.addresses import is_loopback, vault_of
+from keyvouch.https import OWN_TIMEOUT, Limits, is_loopback
+from keyvouch_azure_keyvault.addresses import vault_of
 from keyvouch_azure_keyvault.failures import Doing, is_denied, no_credential, told
 from keyvouch_azure_keyvault.logins import LogIn
-from keyvouch_azure_keyvault.transport import OWN_TIMEOUT, Limits, PoolTransport
+from keyvouch_azure_keyvault.transport import PassesOn, PoolTransport
 
 if TYPE_CHECKING:
     from keyvouch.secrets import SecretResolver
@@ -38,8 +39,8 @@ class Session:
         self._options: dict[str, Any] = {
             "credential": self._log_in,
             "transport": self._transport,
-            "retry_total": 0,  # the core tries again, within the caller's time
-            "permit_redirects": False,
+            "retry_policy": PassesOn(),  # the core tries again, within the caller's time
+            "redirect_policy": PassesOn(),  # a token is for one host
             # That a token is for the cloud that the vault's name is in; on this machine `LogIn` sees to it.
             "verify_challenge_resource": not is_loopback(vault),
         }

@@ -20,6 +20,7 @@ from keyvouch.errors import (
     NotSupported,
     SessionLost,
 )
+from keyvouch.https import OWN_TIMEOUT
 from keyvouch.private_key import wrap
 from keyvouch.store import (
     Attribute,
@@ -41,7 +42,6 @@ from keyvouch_azure_keyvault.addresses import ATTRIBUTES, Place, named, pinned, 
 from keyvouch_azure_keyvault.failures import Doing
 from keyvouch_azure_keyvault.key import VaultedKey
 from keyvouch_azure_keyvault.session import Session
-from keyvouch_azure_keyvault.transport import OWN_TIMEOUT
 from keyvouch_azure_keyvault.versions import Version
 
 if TYPE_CHECKING:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from urllib.parse import urlsplit
 
+from keyvouch.https import is_loopback
 from keyvouch.store import Attribute
 from keyvouch.uri import parse_flag, parse_path
 
 _BOTH = frozenset({"open", "generate"})
 METHODS = ("token", "approle", "kubernetes", "jwt", "cert", "userpass", "ldap", "none")
 """How to log in."""
-
-
-def is_loopback(address: str) -> bool:
-    """Tell whether an address leads to this machine."""
-    host = urlsplit(address).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _address(octets: bytes) -> str:
