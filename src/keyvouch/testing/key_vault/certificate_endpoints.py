@@ -15,7 +15,7 @@ from keyvouch.testing.key_vault.key_endpoints import find_version, identifier
 from keyvouch.testing.key_vault.keys import curve_of, make_version, operations_of, require_type
 from keyvouch.testing.key_vault.messages import Call, Reply, Route, listed
 from keyvouch.testing.key_vault.objects import Item, Pending, Shelf, Version
-from keyvouch.testing.key_vault.refusals import Refusal, bad, invalid, missing
+from keyvouch.testing.key_vault.refusals import Refusal, bad, being_changed, invalid, missing
 
 KIND = "Certificate"
 STATUS = (
@@ -103,8 +103,7 @@ class Certificates:
         policy = complete_policy(call.required("policy"))
         item = self._for_change(call)
         if item.pending and item.pending.status == "inProgress":
-            said = "A new key vault certificate can not be created or imported while a pending key vault certificate's "
-            raise Refusal(409, "Conflict", f"{said}status is inProgress.")
+            raise being_changed(item.name)
         properties = policy["key_props"]
         if properties["reuse_key"] and item.versions:
             former = item.newest

@@ -74,6 +74,14 @@ def deleted_name(kind: str, name: str) -> Refusal:
     )
 
 
+def being_changed(name: str) -> Refusal:
+    """409: another change of the certificate is under way."""
+    said = (
+        "A new key vault certificate can not be created or imported while a pending key vault certificate's status is"
+    )
+    return Refusal(409, "Conflict", f"{said} inProgress: {name}.")
+
+
 def purge_protected() -> Refusal:
     """403: the vault keeps what was deleted for its time. The words are ours."""
     said = "Operation is not allowed because purge protection is enabled on this vault."

@@ -141,6 +141,10 @@ class KeyVault:
     def purge_protection(self, protected: bool) -> None:
         self._protection.purge = protected
 
+    def unauthorised(self) -> Refusal:
+        """Return what is said to a token that is not taken: 401, with the demand for another. For `fail()`."""
+        return self._judge.unauthorised()
+
     def revoke_tokens(self) -> None:
         """Take no token any more that was used so far."""
         self._judge.revoke()

@@ -49,6 +49,10 @@ class Judge:
             if claims.get("uti") in self._revoked:
                 raise self._demand(_INVALID)
 
+    def unauthorised(self) -> Refusal:
+        """Return what is said to a token that is not taken."""
+        return self._demand(_INVALID)
+
     def revoke(self) -> None:
         """Take no token any more that was used so far."""
         with self._lock:
