@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from azure.keyvault.certificates import CertificatePolicy, WellKnownIssuerNames
+from azure.keyvault.certificates import (
+    CertificatePolicy,
+    CertificatePolicyAction,
+    LifetimeAction,
+    WellKnownIssuerNames,
+)
 from azure.keyvault.keys import JsonWebKey
 from azure.keyvault.keys.crypto import CryptographyClient, SignatureAlgorithm
 from cryptography import x509
@@ -169,6 +174,16 @@ class TestCertificates:
         assert found.validity_in_months == 12
         assert found.lifetime_actions
         assert found.lifetime_actions[0].action == "AutoRenew"
+
+    def test_policy_is_changed(self, sdk: Sdk, key_vault: KeyVault) -> None:
+        """For the next version; what is not named stays."""
+        key_vault.make_certificate("app", "P-256")
+        action = LifetimeAction(CertificatePolicyAction.auto_renew, days_before_expiry=30)
+        wanted = CertificatePolicy("Self", validity_in_months=3, lifetime_actions=[action])
+        sdk.certificates.update_certificate_policy("app", wanted)
+        found = sdk.certificates.get_certificate_policy("app")
+        assert (found.subject, found.key_type, found.exportable) == ("CN=app", "EC", False)
+        assert (found.validity_in_months, found.lifetime_actions[0].days_before_expiry) == (3, 30)
 
     def test_certificate_is_got_and_listed(self, sdk: Sdk, key_vault: KeyVault) -> None:
         """By name it is the newest version, by version each."""

@@ -88,13 +88,11 @@ class Certificates:
 
     def _update_policy(self, call: Call) -> Reply:
         item = self._require(call)
-        former = item.policy or {}
-        given = {name: value for name, value in call.body.items() if value is not None}
-        merged = {
-            name: {**value, **given.get(name, {})} if isinstance(value, dict) else value
-            for name, value in former.items()
-        }
-        item.policy = complete_policy({**merged, **{name: given[name] for name in given if name not in merged}})
+        policy = dict(item.policy or {})
+        for name, value in call.body.items():
+            former = policy.get(name)
+            policy[name] = {**former, **value} if isinstance(former, dict) and isinstance(value, dict) else value
+        item.policy = complete_policy(policy)
         return Reply(200, self._told_policy(call, item))
 
     # Making.
