@@ -2,7 +2,7 @@
 
     python benchmarks/azure_key_vault.py [--rounds N]
 
-The vault is that of the tests, on loopback in a process of its own, so that what is told is what each client costs, and
+The vault is the test vault, on loopback in a process of its own, so that what is told is what each client costs, and
 not the service. Contenders sign in turns, and a ratio is the median of the rounds' own ratios. 1 and 8 threads.
 """
 
@@ -40,7 +40,7 @@ def serve(folder: str, pipe: Any) -> None:
 
     with azure_vault.running(Path(folder)) as vault:
         uri = vault.make("bench", "P-256")
-        key_id = f"{vault.address}/keys/bench/{vault.api.keys['bench'].newest.version}"
+        key_id = f"{vault.address}/keys/bench/{vault.keys['bench'].newest.version}"
         told = {name: value for name, value in os.environ.items() if name.startswith("AZURE_")}
         pipe.send((uri, key_id, str(vault.ca_file), told))
         pipe.recv()
