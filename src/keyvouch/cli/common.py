@@ -16,7 +16,7 @@ import msgspec
 from keyvouch import config, files
 from keyvouch.cli.ending import printable
 from keyvouch.config import Profile
-from keyvouch.secrets import SecretResolver
+from keyvouch.secrets import AccessToken, SecretResolver
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,10 +107,10 @@ def choose(
     return Chosen(name, found, secrets)
 
 
-def _sign_in(profile: str, scope: str, timeout: float) -> str:
+def _sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> AccessToken:
     from keyvouch import opening  # few need it
 
-    return opening.sign_in(profile, scope, timeout)
+    return opening.sign_in(profile, scope, timeout, **demanded)
 
 
 def is_somebody_there() -> bool:
