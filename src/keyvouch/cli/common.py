@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from keyvouch import config, files
+from keyvouch.cli import logs
 from keyvouch.cli.ending import printable
 from keyvouch.config import Profile
 from keyvouch.secrets import AccessToken, SecretResolver
@@ -93,9 +94,8 @@ def choose(
         # A key is named to be used: a token that another one brought says nothing of it.
         overrides |= {"keys": (key,), "token_cache": "memory"}
     found = msgspec.structs.replace(found, **{field: value for field, value in overrides.items() if value is not None})
+    logs.only_ours()
     if found.audit:
-        from keyvouch.cli import logs
-
         logs.audit_to(found.audit)
     secrets = SecretResolver(
         interactive=is_somebody_there(),
