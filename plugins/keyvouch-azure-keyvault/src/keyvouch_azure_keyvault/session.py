@@ -66,11 +66,21 @@ class Session:
 
     def begin(self, timeout: float) -> None:
         """Log in, and prove it by a request; that the log-in may not list keys is proof as well."""
+        with self._limits.within(timeout):
+            try:
+                self._prove(timeout)
+            except SessionLost as error:
+                try:
+                    if not self._log_in.forget():
+                        raise
+                    self._prove(timeout)
+                except SessionLost:
+                    raise AccessDenied(error.message, hint=error.hint) from error
+
+    def _prove(self, timeout: float) -> None:
         try:
             with self.asking(timeout, _LISTING):
                 next(iter(self.keys.list_properties_of_keys(max_page_size=1)), None)
-        except SessionLost as error:
-            raise AccessDenied(error.message, hint=error.hint) from error
         except KeyvouchError as error:
             if not is_denied(error):
                 raise
