@@ -230,6 +230,24 @@ def test_deleted_certificate_can_be_recovered(vault: Vault) -> None:
     assert "deleted" in vault.deleted
 
 
+@pytest.mark.parametrize("kind", ["certificate", "key"])
+def test_version_is_disabled(vault: Vault, kind: str) -> None:
+    """One version of several cannot be deleted, and the hint says what can be done: it signs no more, the others do."""
+    name = f"old-{kind}"
+    make = vault.make_certificate if kind == "certificate" else vault.make_key
+    make(name, "P-256", created=OLD)
+    make(name, "P-256", created=OLD + 10)
+    older, newer = versions(vault, name)
+    former = vault.uri(f"{kind}={name};version={older}")
+    with connected(former) as store:
+        assert "disable=true" in refused(NotSupported, lambda: store.delete(parsed(former))).hint
+        key = store.open(parsed(former), timeout=10)
+        store.delete(parsed(f"{former}&disable=true"))
+        refused(KeyUnusable, lambda: key.sign(b"x", find_algorithm("ES256"), timeout=10))
+    assert opened_version(vault.uri(f"{kind}={name}")) == newer
+    assert [each.enabled for each in vault.keys[name].versions] == [False, True]
+
+
 def test_purge_protection_is_told(vault: Vault) -> None:
     """A vault that keeps what was deleted says so, and it stays deleted."""
     uri = parsed(vault.make("kept", "P-256") + "&purge=true")
@@ -249,7 +267,7 @@ def test_one_of_several_versions_is_not_deleted(vault: Vault) -> None:
         uri = parsed(vault.make("several", "P-256"))
     with connected(str(uri)) as store:
         pinned = store.open(uri, timeout=10).uri
-        assert "--enabled false" in refused(NotSupported, lambda: store.delete(pinned)).hint
+        assert "disable=true" in refused(NotSupported, lambda: store.delete(pinned)).hint
     assert len(versions(vault, "several")) == 2
 
 

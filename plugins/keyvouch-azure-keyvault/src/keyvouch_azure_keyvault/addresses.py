@@ -171,6 +171,13 @@ ATTRIBUTES = (
         "hsm", "true: a key that is made is made in an HSM (Premium)", query=True, default=False, parse=parse_flag
     ),
     Attribute(
+        "disable",
+        "true: deleting disables the version, which can be enabled again",
+        query=True,
+        default=False,
+        parse=parse_flag,
+    ),
+    Attribute(
         "purge", "true: what is deleted is purged as well, for good", query=True, default=False, parse=parse_flag
     ),
 )

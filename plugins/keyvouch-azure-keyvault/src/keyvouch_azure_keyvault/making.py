@@ -158,6 +158,12 @@ def import_key(session: Session, place: Place, key: Any, *, hsm: bool) -> Any:
     return session.keys.import_key(place.name, _private_jwk(key), hardware_protected=hsm)
 
 
+def disable(session: Session, place: Place) -> None:
+    """Let a version sign no more, until it is enabled again."""
+    client: Any = session.certificates if place.is_certificate else session.keys
+    getattr(client, f"update_{place.kind}_properties")(place.name, place.version, enabled=False)
+
+
 def delete(session: Session, place: Place, *, purge: bool) -> None:
     """Delete a certificate with its key, or a key, and purge it if that is wished."""
     client: Any = session.certificates if place.is_certificate else session.keys

@@ -203,7 +203,10 @@ class KeyVaultStore(
         return pinned(uri, place.name, made.properties.version)
 
     def delete(self, uri: KeyUri) -> None:
-        """Delete the certificate or key, if this is its only version; it can be recovered until it is purged."""
+        """Delete the certificate or key, if this is its only version; it can be recovered until it is purged.
+
+        With `disable=true` the version is disabled in its place, whether there are others or not.
+        """
         place = _place(uri)
         with self._change(Doing("deleting", place, f"{place.kind}s/delete", _officer(place))) as session:
             found = [each.version for each in versions.list_versions(session, place)]
@@ -213,11 +216,13 @@ class KeyVaultStore(
                     hint="See them: keyvouch keys.",
                     uri=uri,
                 )
+            if uri.get("disable"):
+                making.disable(session, place)
+                return
             if len(found) > 1:
                 raise NotSupported(
                     f"Key Vault deletes no single version of a {place.kind}, and this one has {len(found)}.",
-                    hint=f"Disable it: az keyvault {place.kind} set-attributes --enabled false --id"
-                    f" {place.vault}/{place.kind}s/{place.name}/{place.version}",
+                    hint="Disable it: write disable=true behind the `?`, and delete it again.",
                     uri=uri,
                 )
             making.delete(session, place, purge=uri.get("purge"))
