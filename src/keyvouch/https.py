@@ -167,7 +167,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return float(told[:9])
     try:
         moment = parsedate_to_datetime(told)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds()) if moment.tzinfo else None
 

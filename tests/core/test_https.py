@@ -257,6 +257,7 @@ def test_near_is_reached_without_a_proxy(url: str, *, near: bool) -> None:
         ("-1", None),
         ("1.5", None),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 99999999999 07:28:00 GMT", None),
     ],
 )
 def test_retry_after(told: str, seconds: float | None) -> None:
