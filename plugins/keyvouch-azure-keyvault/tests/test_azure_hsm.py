@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,29 +20,45 @@ from keyvouch.errors import ConfigurationError, KeyUnusable
 from keyvouch.store import KeySpec
 from keyvouch.testing.relay import Proxy
 
-_numbers = itertools.count()
+HOST = "contoso.managedhsm.azure.net"
 
 
 class Hsm:
     """A Managed HSM, and the URIs of its keys; a proxy leads to it."""
 
-    def __init__(self, vault: Vault, host: str, proxy: Proxy) -> None:
-        self.vault, self.host, self.proxy = vault, host, proxy
+    def __init__(self, vault: Vault, proxy: Proxy) -> None:
+        self.vault, self.proxy = vault, proxy
 
     def uri(self, which: str, query: str = "") -> str:
         reached = f"auth=environment&ca-file={self.vault.ca_file}&proxy=http://127.0.0.1:{self.proxy.port}"
-        return f"azure-keyvault:vault=https://{self.host};{which}?{reached}{query}"
+        return f"azure-keyvault:vault=https://{HOST};{which}?{reached}{query}"
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Hsm]:
+    with (
+        azure_vault.running(folder, managed_hsm=True, names=[HOST]) as vault,
+        Proxy(("127.0.0.1", vault.port)) as proxy,
+    ):
+        yield Hsm(vault, proxy)
 
 
 @pytest.fixture
 def hsm(tmp_path: Path) -> Iterator[Hsm]:
-    # A name of its own: the SDK remembers which tenant each has demanded a token of.
-    host = f"contoso-{next(_numbers)}.managedhsm.azure.net"
-    with (
-        azure_vault.running(tmp_path, managed_hsm=True, names=[host]) as vault,
-        Proxy(("127.0.0.1", vault.port)) as proxy,
-    ):
-        yield Hsm(vault, host, proxy)
+    with running(tmp_path) as hsm:
+        yield hsm
+
+
+def test_tenant_that_was_changed(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A log-in does not hold to the tenant that the same name demanded before, though the SDK remembers it."""
+    tenants = set()
+    for _ in range(2):
+        with running(tmp_path_factory.mktemp("hsm")) as hsm:
+            hsm.vault.make_key("app", "P-256")
+            with keyvouch.open_signer(hsm.uri("key=app")) as signer:
+                assert signer.sign(b"message", "ES256")
+            tenants.add(hsm.vault.tenant)
+    assert len(tenants) == 2
 
 
 def test_key_signs_with_a_certificate_from_a_file(hsm: Hsm, tmp_path: Path) -> None:
@@ -61,7 +77,7 @@ def test_key_signs_with_a_certificate_from_a_file(hsm: Hsm, tmp_path: Path) -> N
     assert isinstance(public_key, ec.EllipticCurvePublicKey)
     halves = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
     public_key.verify(encode_dss_signature(*halves), b"message", ec.ECDSA(hashes.SHA256()))
-    assert hsm.proxy.asked[-1] == f"{hsm.host}:443"
+    assert hsm.proxy.asked[-1] == f"{HOST}:443"
 
 
 def test_token_is_for_managed_hsm(hsm: Hsm) -> None:

@@ -61,6 +61,9 @@ class Session:
             # That a token is for the cloud that the vault's name is in; on this machine `LogIn` sees to it.
             "verify_challenge_resource": not is_loopback(vault),
         }
+        for cache in (certificate_challenges, key_challenges):
+            with contextlib.suppress(KeyError):  # older ones raise it
+                cache.remove_challenge_for_url(vault)  # a former log-in's: it may name another tenant than now
         self.keys = KeyClient(vault, **self._options)
         self.certificates = CertificateClient(vault, **self._options)
 
