@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from azure_fixtures import vault  # noqa: F401 - a fixture
+from azure_opened import connected, parsed
 from azure_vault import Vault
+from keyvouch.store import KeySpec
+from scripted_store import certify, new_key
 from signing_in import run
 
 
@@ -38,3 +44,21 @@ def test_log_in_that_is_not_there_is_one_error(vault: Vault, tmp_path: Path, aut
     assert first.startswith(f"Error: Signing in with auth={auth} is not possible: ")
     assert "aka.ms" not in first
     assert second.startswith(hint)
+
+
+def test_install_takes_what_was_issued_for_a_pending_request(vault: Vault, tmp_path: Path) -> None:
+    """The certificate has no version yet, so that there is no key to open; and it is the vault's request, or none."""
+    uri = vault.uri("certificate=pending")
+    with connected(uri) as store:
+        request = x509.load_der_x509_csr(store.request_certificate(parsed(uri), KeySpec("P-256", "CN=pending")))
+    for name, key in (("other", new_key()), ("issued", SimpleNamespace(public_key=request.public_key))):
+        issued = certify(key, "pending", new_key("P-256", 1))
+        (tmp_path / f"{name}.cer").write_bytes(issued.public_bytes(Encoding.PEM))
+
+    refused = run("install", str(tmp_path / "other.cer"), "--key", uri)
+    assert refused.status != 0
+    assert "There is no certificate pending" in refused.errors
+    done = run("install", str(tmp_path / "issued.cer"), "--key", uri)
+    assert done.status == 0, done.errors
+    assert "CN=pending" in done.output
+    assert run("sign", "--key", uri, stdin=b"message").status == 0

@@ -222,7 +222,8 @@ class KeyVaultStore(
             if len(found) > 1:
                 raise NotSupported(
                     f"Key Vault deletes no single version of a {place.kind}, and this one has {len(found)}.",
-                    hint="Disable it: write disable=true behind the `?`, and delete it again.",
+                    hint="Disable it: write disable=true behind the `?`, and delete it again."
+                    f" All of them: az keyvault {place.kind} delete --id {place.vault}/{place.kind}s/{place.name}",
                     uri=uri,
                 )
             making.delete(session, place, purge=uri.get("purge"))

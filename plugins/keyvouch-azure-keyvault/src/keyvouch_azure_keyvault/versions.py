@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from azure.core.exceptions import ResourceNotFoundError
-from azure.keyvault.certificates import CertificatePolicyAction
+from azure.keyvault.certificates import CertificatePolicyAction, WellKnownIssuerNames
 
 from keyvouch.algorithms import CRYPTOGRAPHY, key_type
 from keyvouch.certificate import load_certificates, spki_sha256
@@ -77,7 +77,10 @@ class Policy:
 def policy(session: Session, place: Place) -> Policy:
     """Fetch a certificate's policy. Raises azure-core's errors."""
     found = session.certificates.get_certificate_policy(place.name)
-    renews = any(each.action == CertificatePolicyAction.auto_renew for each in found.lifetime_actions or ())
+    # What it has no issuer for, the vault cannot renew.
+    renews = found.issuer_name != WellKnownIssuerNames.unknown and any(
+        each.action == CertificatePolicyAction.auto_renew for each in found.lifetime_actions or ()
+    )
     return Policy(found.exportable, (_RENEWS.format(place.name, vault=_name_of(place.vault)),) if renews else ())
 
 
@@ -202,7 +205,8 @@ def wanted(session: Session, uri: KeyUri, place: Place, timeout: float) -> Itera
     if not enabled:
         raise KeyUnusable(
             f"All versions of the {place.kind} {place.name} are disabled.",
-            hint=f"Enable one: az keyvault {place.kind} set-attributes --enabled true --version ...",
+            hint=f"Enable one: az keyvault {place.kind} set-attributes --enabled true --id"
+            f" {place.vault}/{place.kind}s/{place.name}/{found[-1].version}",
             uri=uri,
         )
     return enabled
