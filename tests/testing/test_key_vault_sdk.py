@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 
 from keyvouch.testing.fixtures import key_vault  # noqa: F401 - a fixture
 from keyvouch.testing.key_vault import KeyVault
+from scripted_store import is_signed
 from testing.clients import certify, key_for
-from testing.vault_clients import SOON, Sdk, issue, sdk_of, verify
+from testing.vault_clients import SOON, Sdk, issue, sdk_of
 
 DIGESTS: dict[str, Callable[[bytes], Any]] = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512}
 
@@ -95,7 +96,7 @@ class TestKeys:
                 with CryptographyClient(of, **sdk.options) as client:
                     signature = client.sign(SignatureAlgorithm(algorithm), digest).signature
                     assert client.verify(SignatureAlgorithm(algorithm), digest, signature).is_valid
-                verify(public_key, signature, b"message", algorithm)
+                assert is_signed(public_key, signature, b"message", algorithm)
 
     def test_key_is_taken_in(self, sdk: Sdk) -> None:
         """A JWK with its private part becomes a key that signs."""
@@ -107,7 +108,7 @@ class TestKeys:
         made = sdk.keys.import_key("app", JsonWebKey(kty="EC", crv="P-256", key_ops=["sign"], **values))
         digest = hashlib.sha256(b"message").digest()
         signature = sdk.keys.get_cryptography_client("app").sign(SignatureAlgorithm.es256, digest).signature
-        verify(key.public_key(), signature, b"message", "ES256")
+        assert is_signed(key.public_key(), signature, b"message", "ES256")
         assert made.key_operations == ["sign"]
 
     def test_disabled_key_signs_no_more(self, sdk: Sdk) -> None:
@@ -163,7 +164,7 @@ class TestCertificates:
         signature = CryptographyClient(key, **sdk.options).sign(
             SignatureAlgorithm.es256, hashlib.sha256(b"message").digest()
         )
-        verify(leaf.public_key(), signature.signature, b"message", "ES256")
+        assert is_signed(leaf.public_key(), signature.signature, b"message", "ES256")
 
     def test_policy_has_the_services_defaults(self, sdk: Sdk) -> None:
         """What a policy leaves out the service decides: exportable RSA-2048, a year, and renewal by itself."""

@@ -13,11 +13,11 @@ from azure.keyvault.keys import KeyClient
 from azure.keyvault.secrets import SecretClient
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvouch.testing.authority import Authority
 from keyvouch.testing.key_vault import KeyVault
-from testing.clients import HASHES, Client, certify, key_for
+from testing.clients import Client, certify, key_for
 
 VERSION = "7.6"
 SOON = 0.001
@@ -102,19 +102,6 @@ def token_of(authority: Authority, resource: str, tenant: str | None = None) -> 
     with Client(authority, **({"tenant": tenant} if tenant else {})) as client:
         token: str = client.post(scope=f"{resource}/.default").json()["access_token"]
     return token
-
-
-def verify(public_key: Any, signature: bytes, message: bytes, algorithm: str) -> None:
-    """Raise `InvalidSignature` for a wrong one; `cryptography` alone judges."""
-    used = HASHES[algorithm[2:5]]
-    if algorithm.startswith("ES"):
-        half = len(signature) // 2
-        r, s = int.from_bytes(signature[:half]), int.from_bytes(signature[half:])
-        public_key.verify(utils.encode_dss_signature(r, s), message, ec.ECDSA(used))
-    elif algorithm.startswith("PS"):
-        public_key.verify(signature, message, padding.PSS(padding.MGF1(used), used.digest_size), used)
-    else:
-        public_key.verify(signature, message, padding.PKCS1v15(), used)
 
 
 def issue(request: bytes) -> x509.Certificate:

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives import serialization
 
 import azure_vault
 import keyvouch
@@ -19,6 +17,7 @@ from keyvouch.certificate import self_signed
 from keyvouch.errors import ConfigurationError, KeyUnusable
 from keyvouch.store import KeySpec
 from keyvouch.testing.relay import Proxy
+from scripted_store import is_signed
 
 HOST = "contoso.managedhsm.azure.net"
 
@@ -73,10 +72,7 @@ def test_key_signs_with_a_certificate_from_a_file(hsm: Hsm, tmp_path: Path) -> N
     with keyvouch.open_signer(hsm.uri("key=app", f"&certificate-file={file}")) as signer:
         assert list(signer.chain) == [certificate]
         signature = signer.sign(b"message", "ES256")
-    public_key = certificate.public_key()
-    assert isinstance(public_key, ec.EllipticCurvePublicKey)
-    halves = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
-    public_key.verify(encode_dss_signature(*halves), b"message", ec.ECDSA(hashes.SHA256()))
+    assert is_signed(certificate.public_key(), signature, b"message", "ES256")
     assert hsm.proxy.asked[-1] == f"{HOST}:443"
 
 

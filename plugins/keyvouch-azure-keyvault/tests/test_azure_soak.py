@@ -7,9 +7,6 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 import azure_vault
 import keyvouch
@@ -17,6 +14,7 @@ from azure_vault import Vault
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.testing.authority import Authority
 from keyvouch.testing.key_vault import Drop, Fault, Refusal, Stall, refusals
+from scripted_store import is_signed
 
 THREADS = 8
 TROUBLES: dict[float, Fault | Refusal] = {
@@ -55,16 +53,13 @@ def test_callers_notice_nothing(flaky: Vault, *, soak: bool) -> None:
     failures: list[BaseException] = []
     made: list[int] = []
     with keyvouch.open_signer(uri) as signer:
-        public_key = signer.public_key
-        assert isinstance(public_key, ec.EllipticCurvePublicKey)
 
         def sign(thread: int) -> None:
             try:
                 for number in range(wanted // THREADS):
                     message = b"%d %d" % (thread, number)
                     signature = signer.sign(message, "ES256", timeout=60)
-                    r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
-                    public_key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
+                    assert is_signed(signer.public_key, signature, message, "ES256")
                     made.append(number)
             except BaseException as error:  # noqa: BLE001 - the test tells
                 failures.append(error)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from keyvouch.errors import ConfigurationError
 from keyvouch.store import Attribute
-from keyvouch.uri import parse_flag, parse_path
+from keyvouch.uri import parse_choice, parse_flag, parse_path
 
 if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
@@ -137,13 +137,6 @@ def _version(octets: bytes) -> str:
     return text.lower()
 
 
-def _method(octets: bytes) -> str:
-    text = octets.decode()
-    if text not in METHODS:
-        raise ValueError(f"it is one of {', '.join(METHODS)}")
-    return text
-
-
 def _reached(name: str, help_: str, **more: object) -> Attribute:
     return Attribute(name, help_, query=True, connection=True, **more)  # type: ignore[arg-type]
 
@@ -161,7 +154,10 @@ ATTRIBUTES = (
         parse=_url,
     ),
     _reached(
-        "auth", f"how to sign in: {', '.join(METHODS)}", required_for=frozenset({"open", "generate"}), parse=_method
+        "auth",
+        f"how to sign in: {', '.join(METHODS)}",
+        required_for=frozenset({"open", "generate"}),
+        parse=parse_choice(*METHODS),
     ),
     _reached("profile", "auth=profile: the profile that signs in, with a key of its own"),
     _reached("client-id", "of the user-assigned managed identity, or of the workload's application"),

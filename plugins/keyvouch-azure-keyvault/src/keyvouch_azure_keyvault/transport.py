@@ -68,7 +68,6 @@ class PoolTransport(_Base):
 
     def __init__(self, uri: KeyUri, limits: Limits) -> None:
         self._pools = Pools(limits, ca_file=uri.get("ca-file"), proxy=uri.get("proxy"))
-        self._limits = limits
 
     def send(self, request: Any, **_: Any) -> Answer:
         """Send a request and read its answer. Raises `NotSent`, `NotAnswered`."""
@@ -80,7 +79,7 @@ class PoolTransport(_Base):
 
     def sleep(self, duration: float) -> None:
         """Wait between two questions, no longer than there is time."""
-        time.sleep(max(0.0, min(duration, _NAP, self._limits.left())))
+        time.sleep(max(0.0, min(duration, _NAP, self._pools.limits.left())))
 
     def end(self) -> None:
         """End all connections."""
