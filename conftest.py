@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("APP_PASSWORD", "KEYVOUCH_CONFIG", "KEYVOUCH_PROFILE", "CREDENTIALS_DIRECTORY", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     return home
+
+
+@pytest.fixture(autouse=True)
+def no_challenges() -> None:
+    """Let the Azure SDK forget which tenant a host and port demanded: ports of former tests' vaults come again."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("azure.keyvault.") and name.endswith(".http_challenge_cache"):
+            vars(module)["_cache"].clear()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,7 +2,7 @@
 
     python benchmarks/azure_key_vault.py [--rounds N]
 
-The vault is that of the tests, on loopback in a process of its own, so that what is told is what each client costs, and
+The vault is the test vault, on loopback in a process of its own, so that what is told is what each client costs, and
 not the service. Contenders sign in turns, and a ratio is the median of the rounds' own ratios. 1 and 8 threads.
 """
 
@@ -40,7 +40,7 @@ def serve(folder: str, pipe: Any) -> None:
 
     with azure_vault.running(Path(folder)) as vault:
         uri = vault.make("bench", "P-256")
-        key_id = f"{vault.address}/keys/bench/{vault.api.keys['bench'].newest.version}"
+        key_id = f"{vault.address}/keys/bench/{vault.keys['bench'].newest.version}"
         told = {name: value for name, value in os.environ.items() if name.startswith("AZURE_")}
         pipe.send((uri, key_id, str(vault.ca_file), told))
         pipe.recv()
@@ -48,8 +48,14 @@ def serve(folder: str, pipe: Any) -> None:
 
 def contenders(uri: str, key_id: str, ca_file: str) -> dict[str, Callable[[], object]]:
     """Return what each does for one signature; each has signed once."""
+    from azure.core.rest import HttpRequest
     from azure.identity import EnvironmentCredential
     from azure.keyvault.keys.crypto import CryptographyClient, SignatureAlgorithm
+
+    from keyvouch.https import Limits, Pools
+    from keyvouch.opening import parse
+    from keyvouch.secrets import SecretResolver
+    from keyvouch_azure_keyvault.session import Session
 
     digest = hashlib.sha256(b"message").digest()
     credential = EnvironmentCredential(connection_verify=ca_file, disable_instance_discovery=True)
@@ -64,10 +70,20 @@ def contenders(uri: str, key_id: str, ca_file: str) -> dict[str, Callable[[], ob
         answer = pool.request("POST", f"{key_id}/sign?api-version=2025-07-01", body=body, headers=headers)
         return base64.urlsafe_b64decode(answer.json()["value"] + "==")
 
+    # The layers of keyvouch, each with what stands on it: our connections, the SDK's pipeline, its client, the signer.
+    session = Session(parse(uri), SecretResolver())
+    session.begin(30)
+    client = session.signing(session.keys.get_key("bench"))
+    pools = Pools(Limits(), ca_file=ca_file)
+    address = f"{key_id}/sign?api-version=2025-07-01"
+
     made: dict[str, Callable[[], object]] = {
         "azure-keyvault-keys": lambda: sdk.sign(SignatureAlgorithm.es256, digest),
-        "keyvouch": lambda: signer.sign(b"message", "ES256"),
         "urllib3": bare,
+        "  keyvouch.https": lambda: pools.request("POST", address, body, headers),
+        "  the SDK's pipeline": lambda: client.send_request(HttpRequest("POST", address, json=json.loads(body))).json(),
+        "  the SDK's client": lambda: client.sign(SignatureAlgorithm.es256, digest),
+        "keyvouch": lambda: signer.sign(b"message", "ES256"),
     }
     for each in made.values():
         each()
@@ -109,7 +125,7 @@ def main() -> None:
                 for name in made:
                     middle = statistics.median(each[name] for each in taken)
                     ratio = statistics.median(each[name] / each["azure-keyvault-keys"] for each in taken)
-                    print(f"{threads} threads  {name:20} {middle:6.2f} ms  {ratio:5.2f} of the SDK's")
+                    print(f"{threads} threads  {name:22} {middle:6.2f} ms  {ratio:5.2f} of the SDK's")
         finally:
             ours.send(None)
             server.join(10)

@@ -67,11 +67,11 @@ def write_profile(folder: Path, authority: Authority, app: App, keys: Sequence[s
     return path
 
 
-def sign_in(signer: keyvouch.Signer, authority: Authority, provider: OidcProvider) -> None:
+def sign_in(signer: keyvouch.Signer, authority: Authority, provider: OidcProvider, algorithm: str = "PS256") -> None:
     """Sign in by unmodified MSAL at both judges: the development authority knows the certificate, the other the key."""
     app = authority.register(certificates=signer.chain)
     client_id = str(uuid.uuid4())
-    provider.register(Client(client_id, "PS256", signer.chain[0]))
+    provider.register(Client(client_id, algorithm, signer.chain[0]))
     for client, url, session, scope in (
         (app.client_id, authority.authority, Session(authority.ca_file), SCOPE),
         (client_id, provider.authority, provider.session(), provider.scope),

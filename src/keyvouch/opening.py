@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from keyvouch import config, forks, registry
 from keyvouch.audit import record_audit
@@ -32,7 +32,7 @@ from keyvouch.errors import (
     StoreUnavailable,
     hidden_frames,
 )
-from keyvouch.secrets import Secret, SecretResolver
+from keyvouch.secrets import AccessToken, Secret, SecretResolver
 from keyvouch.signer import Signer
 from keyvouch.store import (
     DeletesKeys,
@@ -133,17 +133,17 @@ def resolver_for(profile: config.Profile, *, interactive: bool = False) -> Secre
     return SecretResolver(interactive=interactive, any_reader=any_reader, commands=True, sign_in=sign_in)
 
 
-def sign_in(name: str, scope: str, timeout: float) -> str:
+def sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> AccessToken:
     """Return an access token of a profile for a store that opens by it, in the errors that a store may raise."""
-    _require_no_cycle((name,))
+    _require_no_cycle((profile,))
     # By its name, as in keyvouch/__init__.py: it stands above all this, and is imported by nobody who does without.
     above = importlib.import_module("keyvouch.entra.profile")
     try:
-        token: str = above.access_token(name, scope, timeout)
+        token: AccessToken = above.access_token(profile, scope, timeout, **demanded)
     except AuthorityUnavailable as error:
-        raise StoreUnavailable(f"The profile {name!r} cannot sign in: {error.message}", hint=error.hint) from error
+        raise StoreUnavailable(f"The profile {profile!r} cannot sign in: {error.message}", hint=error.hint) from error
     except AuthorityRefused as error:
-        raise SecretRequired(f"The profile {name!r} cannot sign in: {error.message}", hint=error.hint) from error
+        raise SecretRequired(f"The profile {profile!r} cannot sign in: {error.message}", hint=error.hint) from error
     return token
 
 

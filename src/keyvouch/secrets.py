@@ -21,9 +21,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from keyvouch import files, lockout
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames
@@ -31,9 +31,6 @@ from keyvouch.uri import REFERENCE_KINDS, KeyUri
 
 if TYPE_CHECKING:
     import subprocess
-
-SignIn = Callable[[str, str, float], str]
-"""From a profile, a scope and seconds to an access token."""
 
 COMMAND_TIMEOUT = 30.0
 """Seconds for which a `command:` may run."""
@@ -63,6 +60,27 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret is not written anywhere")
+
+
+class AccessToken(Secret):
+    """An access token, and its times in seconds since 1970."""
+
+    __slots__ = ("ends", "renew_at")
+
+    def __init__(self, value: str, ends: int, renew_at: int | None = None) -> None:
+        super().__init__(value)
+        self.ends = ends
+        """When it is valid no more."""
+        self.renew_at = renew_at
+        """From when another is to be asked for, while this one still holds; None where the authority names no time."""
+
+
+class SignIn(Protocol):
+    """Signs in with a profile within `timeout` seconds; what else there is, `SecretResolver.access_token` tells."""
+
+    def __call__(
+        self, profile: str, scope: str, timeout: float, *, cae: bool, claims: str | None, renew: bool
+    ) -> AccessToken: ...
 
 
 class SecretResolver:
@@ -130,15 +148,28 @@ class SecretResolver:
             raise SecretRequired(f"The {name} in {reference} is empty.", hint="Put the secret there.")
         return Secret(value)
 
-    def access_token(self, profile: str, scope: str, *, timeout: float) -> Secret:
+    def access_token(
+        self,
+        profile: str,
+        scope: str,
+        *,
+        timeout: float,
+        cae: bool = False,
+        claims: str | None = None,
+        renew: bool = False,
+    ) -> AccessToken:
         """Return an access token of another profile, for a store that opens by it; within `timeout` seconds.
+
+        It is of the tenant that the profile names, and comes from the profile's cache while it lives, so that it need
+        not be kept. `cae`: the store answers a service that demands claims, which are handed on as `claims`, JSON.
+        `renew`: the last one was refused, and another is asked for.
 
         Raises `SecretRequired` where the authority refuses, `StoreUnavailable` where it does not answer,
         `ConfigurationError` where that profile's own key needs such a token of it, and what its key's store raises.
         """
         if self._sign_in is None:
             raise ConfigurationError("Here is nothing that signs in.", hint="Open the key with keyvouch.open_signer.")
-        return Secret(self._sign_in(profile, scope, timeout))
+        return self._sign_in(profile, scope, timeout, cae=cae, claims=claims, renew=renew)
 
     @contextlib.contextmanager
     def attempt(self, uri: KeyUri, name: str, *, target: str, timeout: float = lockout.WAIT) -> Iterator[Secret]:

@@ -66,6 +66,8 @@ class Signer:
         self._certificate_file = CertificateFile(requested_uri)
         self._opened = open_key(connection, requested_uri, self._certificate_file.read(), deadline)
         self._certificate_file.taken()
+        for advice in self._opened.stored.advice:
+            log.warning("%s", advice)
         self._retired: list[OpenedKey] = []
         """Former keys, as long as a signature of theirs may be under way."""
         self._reload_error: Exception | None = None

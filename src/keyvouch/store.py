@@ -74,6 +74,8 @@ class KeyInfo:
     """The store's own creation time."""
     exportable: bool | None = None
     has_certificate: bool = False
+    advice: tuple[str, ...] = ()
+    """What whoever uses the key should change in the store before it does harm, each with what to do."""
 
     @property
     def age_begins(self) -> dt.datetime | None:
@@ -120,6 +122,8 @@ class StoredKey(ABC):
     """Whether the private key can leave the store; None where the store cannot tell."""
     settles_at: dt.datetime | None = None
     """When a younger member of the family will be chosen instead: `choose_one` tells."""
+    advice: tuple[str, ...] = ()
+    """As in `KeyInfo`, where opening shows it without a further request; a signer warns of it once."""
 
     @abstractmethod
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:

@@ -79,6 +79,18 @@ def parse_flag(octets: bytes) -> bool:
     return octets == b"true"
 
 
+def parse_choice(*choices: str) -> Callable[[bytes], str]:
+    """Return what reads one of these words, for `Attribute.parse`; it raises ValueError."""
+
+    def parse(octets: bytes) -> str:
+        text = octets.decode()
+        if text not in choices:
+            raise ValueError(f"it is one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
 def _newest(octets: bytes) -> str:
     if octets != b"newest":
         raise ValueError("the only choice is newest")

@@ -18,7 +18,7 @@ import pytest
 
 from keyvouch import secrets
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, SecretIncorrect, SecretRequired
-from keyvouch.secrets import Secret, SecretResolver
+from keyvouch.secrets import AccessToken, Secret, SecretResolver
 from keyvouch.uri import Attribute, KeyUri, parse_uri
 from scripted_store import until
 
@@ -480,9 +480,14 @@ def test_value_is_no_reference(reference: str) -> None:
 
 def test_access_token_is_another_ones_work() -> None:
     """What signs in is given to the resolver, which hides the token; without it the way to get one is told."""
-    resolver = SecretResolver(sign_in=lambda *asked: " ".join(map(str, asked)))
-    token = resolver.access_token("nightly", "api://vault/.default", timeout=5.0)
-    assert (token.reveal(), str(token)) == ("nightly api://vault/.default 5.0", "***")
+
+    def sign_in(*asked: object, **demanded: object) -> AccessToken:
+        return AccessToken(" ".join(map(str, (*asked, *demanded.values()))), ends=7)
+
+    resolver = SecretResolver(sign_in=sign_in)
+    token = resolver.access_token("nightly", "api://vault/.default", timeout=5.0, claims="{}")
+    assert (token.reveal(), str(token)) == ("nightly api://vault/.default 5.0 False {} False", "***")
+    assert (token.ends, token.renew_at) == (7, None)
     with pytest.raises(ConfigurationError, match="open_signer"):
         SecretResolver().access_token("nightly", "api://vault/.default", timeout=5.0)
 

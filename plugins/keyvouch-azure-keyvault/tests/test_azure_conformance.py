@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from azure_vault import HOST, Vault, running
+from azure_vault import PROXIED, Vault, running
 from keyvouch.testing import Relay, StoreConformance
 
 
@@ -30,8 +30,8 @@ class TestKeyVault(StoreConformance):
     @classmethod
     def _keys(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         with (
-            running(tmp_path_factory.mktemp("vault")) as cls._vault,
-            Relay(("127.0.0.1", cls._vault.server.server_port)) as cls.relay,
+            running(tmp_path_factory.mktemp("vault"), names=[PROXIED]) as cls._vault,
+            Relay(("127.0.0.1", cls._vault.port)) as cls.relay,
         ):
             cls._vault.make("rsa")
             cls._vault.make("family", "P-256", created=1_700_000_000)
@@ -39,8 +39,8 @@ class TestKeyVault(StoreConformance):
             cls.uri = cls.at("rsa")
             cls.missing_uri = cls.at("missing")
             cls.family_uri = f"{cls.at('family')}&select=newest&settle=0"
-            cls.proxied_uri = cls.uri.replace(f"localhost:{cls.relay.port}", f"{HOST}:443")
-            cls.proxied_server = ("127.0.0.1", cls._vault.server.server_port)
+            cls.proxied_uri = cls.uri.replace(f"localhost:{cls.relay.port}", f"{PROXIED}:443")
+            cls.proxied_server = ("127.0.0.1", cls._vault.port)
             yield
 
     @classmethod
@@ -51,7 +51,7 @@ class TestKeyVault(StoreConformance):
         return f"azure-keyvault:vault={address};certificate={name}?auth=environment&ca-file={ca}&purge=true"
 
     def break_connection(self) -> None:
-        self._vault.judge.revoke()
+        self._vault.revoke_tokens()
 
     def restore_connection(self) -> None:
         """The next log-in does."""

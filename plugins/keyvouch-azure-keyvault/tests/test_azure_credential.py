@@ -53,7 +53,7 @@ def clients(vault: Vault) -> Iterator[Clients]:
 
 
 def at_vault(vault: Vault) -> dict[str, Any]:
-    vault.api.secrets["greeting"] = "hello"
+    vault.set_secret("greeting", "hello")
     return {"verify_challenge_resource": False, "connection_verify": str(vault.ca_file), "retry_total": 0}
 
 

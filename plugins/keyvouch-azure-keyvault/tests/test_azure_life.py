@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_http import Refusal, Reply
 from azure_opened import connected, parsed, refused
 from azure_vault import Vault
 from keyvouch.algorithms import find_algorithm, make_key
@@ -30,6 +29,7 @@ from keyvouch.errors import (
     NotSupported,
 )
 from keyvouch.store import KeySpec
+from keyvouch.testing.key_vault import Refusal, refusals
 
 OLD = 1_700_000_000
 
@@ -41,7 +41,7 @@ def opened_version(uri: str) -> str:
 
 
 def versions(vault: Vault, name: str) -> list[str]:
-    return [each.version for each in vault.api.keys[name].versions]
+    return [each.version for each in vault.keys[name].versions]
 
 
 def test_newest_settled_version_is_opened(vault: Vault) -> None:
@@ -61,7 +61,7 @@ def test_disabled_version_is_passed_over(vault: Vault) -> None:
     assert opened_version(uri) == good
     named = uri.replace("certificate=disabled", f"certificate=disabled;version={bad}")
     assert "set-attributes --enabled true" in refused(KeyUnusable, lambda: keyvouch.open_signer(named)).hint
-    vault.api.keys["disabled"].versions[0].enabled = False
+    vault.keys["disabled"].versions[0].enabled = False
     refused(KeyUnusable, lambda: keyvouch.open_signer(uri))
 
 
@@ -69,7 +69,7 @@ def test_expired_certificate_gives_way_to_a_valid_one(vault: Vault) -> None:
     """Of the versions only those valid now are meant."""
     vault.make("expired", "P-256", created=OLD)
     uri = vault.make("expired", "P-256", created=OLD + 10)
-    valid, ended = vault.api.keys["expired"].versions
+    valid, ended = vault.keys["expired"].versions
     begin = dt.datetime.now(dt.UTC) - dt.timedelta(days=9)
     name = x509.Name.from_rfc4514_string("CN=expired")
     builder = x509.CertificateBuilder(
@@ -83,7 +83,7 @@ def test_digest_and_certificate_choose_their_version(vault: Vault, tmp_path: Pat
     """`spki-sha256` and a given certificate find the version of that key, and no other."""
     for _ in range(2):
         uri = vault.make("chosen", "P-256", created=OLD)
-    older, _ = vault.api.keys["chosen"].versions
+    older, _ = vault.keys["chosen"].versions
     digest = spki_sha256(older.private_key.public_key())
     assert opened_version(uri.replace("=chosen", f"=chosen;spki-sha256={digest}")) == older.version
     refused(KeyChanged, lambda: keyvouch.open_signer(uri.replace("=chosen", f"=chosen;spki-sha256={'0' * 64}")))
@@ -95,7 +95,8 @@ def test_digest_and_certificate_choose_their_version(vault: Vault, tmp_path: Pat
 
 def test_key_without_certificate_takes_a_file(vault: Vault, tmp_path: Path) -> None:
     """`key=` opens a key by itself, and its certificate comes from a file."""
-    uri = vault.make_key("bare", "P-256")
+    vault.make_key("bare", "P-256")
+    uri = vault.uri("key=bare")
     with keyvouch.open_signer(uri) as signer:
         assert signer.chain == ()
         assert signer.exportable is False
@@ -166,7 +167,7 @@ def test_made_certificate_is_not_exportable_and_not_renewed_by_itself(vault: Vau
         pinned = store.generate(KeySpec("RSA-3072", "CN=made,O=Contoso", 365))
         refused(KeyExists, lambda: store.generate(KeySpec("RSA-3072")))
         further = store.generate(KeySpec("RSA-3072", "CN=made", further=True))
-    policy = vault.api.keys["made"].policy
+    policy = vault.keys["made"].policy
     assert policy is not None
     assert policy["key_props"] == {"exportable": False, "kty": "RSA", "key_size": 3072, "reuse_key": False}
     assert [each["action"]["action_type"] for each in policy["lifetime_actions"]] == ["EmailContacts"]
@@ -180,7 +181,7 @@ def test_premium_key_is_made_in_an_hsm(vault: Vault) -> None:
             name = f"premium-{attribute}-{number}"
             with keyvouch.open_store(vault.uri(f"{attribute}={name}", "&hsm=true")) as store:
                 store.generate(KeySpec(kind))
-            assert vault.api.keys[name].newest.kind == wanted
+            assert vault.keys[name].newest.kind == wanted
 
 
 def test_request_of_the_vault_is_merged(vault: Vault) -> None:
@@ -226,19 +227,37 @@ def test_deleted_certificate_can_be_recovered(vault: Vault) -> None:
         store.delete(pinned)
         assert "recover" in refused(KeyNotFound, lambda: store.open(pinned, timeout=10)).hint
         assert "az keyvault certificate recover" in refused(KeyExists, lambda: store.generate(uri, KeySpec())).hint
-    assert "deleted" in vault.api.deleted
+    assert "deleted" in vault.deleted
+
+
+@pytest.mark.parametrize("kind", ["certificate", "key"])
+def test_version_is_disabled(vault: Vault, kind: str) -> None:
+    """One version of several cannot be deleted, and the hint says what can be done: it signs no more, the others do."""
+    name = f"old-{kind}"
+    make = vault.make_certificate if kind == "certificate" else vault.make_key
+    make(name, "P-256", created=OLD)
+    make(name, "P-256", created=OLD + 10)
+    older, newer = versions(vault, name)
+    former = vault.uri(f"{kind}={name};version={older}")
+    with connected(former) as store:
+        assert "disable=true" in refused(NotSupported, lambda: store.delete(parsed(former))).hint
+        key = store.open(parsed(former), timeout=10)
+        store.delete(parsed(f"{former}&disable=true"))
+        refused(KeyUnusable, lambda: key.sign(b"x", find_algorithm("ES256"), timeout=10))
+    assert opened_version(vault.uri(f"{kind}={name}")) == newer
+    assert [each.enabled for each in vault.keys[name].versions] == [False, True]
 
 
 def test_purge_protection_is_told(vault: Vault) -> None:
     """A vault that keeps what was deleted says so, and it stays deleted."""
     uri = parsed(vault.make("kept", "P-256") + "&purge=true")
-    vault.api.purge_protection = True
+    vault.purge_protection = True
     try:
         with connected(str(uri)) as store:
             pinned = store.open(uri, timeout=10).uri
             error = refused(AccessDenied, lambda: store.delete(pinned))
     finally:
-        vault.api.purge_protection = False
+        vault.purge_protection = False
     assert "purge protection" in error.message
 
 
@@ -248,7 +267,7 @@ def test_one_of_several_versions_is_not_deleted(vault: Vault) -> None:
         uri = parsed(vault.make("several", "P-256"))
     with connected(str(uri)) as store:
         pinned = store.open(uri, timeout=10).uri
-        assert "--enabled false" in refused(NotSupported, lambda: store.delete(pinned)).hint
+        assert "disable=true" in refused(NotSupported, lambda: store.delete(pinned)).hint
     assert len(versions(vault, "several")) == 2
 
 
@@ -267,19 +286,11 @@ def test_listing_shows_certificates_and_bare_keys(vault: Vault) -> None:
 def test_unknown_name_is_free_however_it_is_told(vault: Vault) -> None:
     """A name that the service does not know is free, whether its listing is empty or 404; a strange 404 is told."""
     uri = parsed(vault.uri("certificate=free"))
-    unknown = Refusal(404, "CertificateNotFound", "A certificate with (name/id) free was not found in this key vault.")
+    unknown = refusals.missing("Certificate", "free")
     with connected(str(uri)) as store:
         vault.fail("certificates/list", unknown)
         refused(KeyNotFound, lambda: store.open(uri, timeout=10))
         vault.fail("certificates/list", unknown)
         assert store.open(store.generate(uri, KeySpec("P-256")), timeout=10).chain
-        vault.fail("certificates/list", Strange())
+        vault.fail("certificates/list", Refusal(404))
         refused(ConfigurationError, lambda: store.open(uri, timeout=10))
-
-
-class Strange(Refusal):
-    """What a web server says that is no vault."""
-
-    def __init__(self) -> None:
-        super().__init__(404, "", "")
-        self.reply = Reply(404, b"<html>Not found</html>", {"Content-Type": "text/html"})

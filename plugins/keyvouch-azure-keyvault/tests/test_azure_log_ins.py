@@ -90,7 +90,7 @@ def endpoint(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint
 
 @pytest.fixture
 def uri(vault: Vault) -> str:
-    if "log-ins" not in vault.api.keys:
+    if "log-ins" not in vault.keys:
         vault.make("log-ins", "P-256")
     return vault.uri("certificate=log-ins")
 

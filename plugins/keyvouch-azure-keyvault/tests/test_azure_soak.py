@@ -4,44 +4,45 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 import azure_vault
 import keyvouch
-from azure_http import Call, Refusal, Reply
-from azure_vault import CUT, Vault
+from azure_vault import Vault
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.testing.authority import Authority
+from keyvouch.testing.key_vault import Drop, Fault, Refusal, Stall, refusals
+from scripted_store import is_signed
 
 THREADS = 8
+TROUBLES: dict[float, Fault | Refusal] = {
+    0.01: refusals.throttled(1),
+    0.02: refusals.throttled(),
+    0.03: refusals.failing(503),
+    0.04: Drop(),
+    0.045: Stall(20),
+}
+"""What happens where a throw between 0 and 1 is below, the first that fits."""
 
 
 @pytest.fixture
 def flaky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
     """A vault with 2 % of 429 (half without Retry-After), 1 % of 503, 1 % of dropped connections, 0.5 % of stalls."""
     with azure_vault.running(tmp_path_factory.mktemp("flaky")) as vault:
-        dice, respond = random.Random(1), vault.server.respond
+        dice = random.Random(1)
 
-        def fail_now_and_then(call: Call) -> Reply:
-            if call.path[-1] == "sign":
-                throw = dice.random()
-                if throw < 0.02:
-                    raise Refusal(429, "Throttled", "Too many.", **({"Retry_After": "1"} if throw < 0.01 else {}))
-                if throw < 0.03:
-                    raise Refusal(503, "ServiceUnavailable", "Try later.")
-                if throw < 0.04:
-                    raise CUT
-                if throw < 0.045:
-                    time.sleep(20)
-            return respond(call)
+        def fail_now_and_then(permission: str) -> Fault | Refusal | None:
+            if permission != "keys/sign":
+                return None
+            throw = dice.random()
+            for bound, trouble in TROUBLES.items():
+                if throw < bound:
+                    return trouble
+            return None
 
-        vault.server.respond = fail_now_and_then
+        vault.disturb = fail_now_and_then
         yield vault
 
 
@@ -52,16 +53,13 @@ def test_callers_notice_nothing(flaky: Vault, *, soak: bool) -> None:
     failures: list[BaseException] = []
     made: list[int] = []
     with keyvouch.open_signer(uri) as signer:
-        public_key = signer.public_key
-        assert isinstance(public_key, ec.EllipticCurvePublicKey)
 
         def sign(thread: int) -> None:
             try:
                 for number in range(wanted // THREADS):
                     message = b"%d %d" % (thread, number)
                     signature = signer.sign(message, "ES256", timeout=60)
-                    r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
-                    public_key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
+                    assert is_signed(signer.public_key, signature, message, "ES256")
                     made.append(number)
             except BaseException as error:  # noqa: BLE001 - the test tells
                 failures.append(error)
@@ -78,7 +76,7 @@ def test_callers_notice_nothing(flaky: Vault, *, soak: bool) -> None:
 def test_second_vault_takes_over(flaky: Vault, authority: Authority) -> None:
     """Two vaults, one down: the client signs in with the key in the other."""
     first = flaky.make("standby", "RSA-2048").replace("https://localhost", "https://127.0.0.1")
-    down = first.replace(str(flaky.server.server_port), "1")
+    down = first.replace(str(flaky.port), "1")
     with keyvouch.open_signer(first) as signer:
         app = authority.register(certificates=[signer.chain[0]])
     with ConfidentialClient(

@@ -14,9 +14,10 @@ import click
 import msgspec
 
 from keyvouch import config, files
+from keyvouch.cli import logs
 from keyvouch.cli.ending import printable
 from keyvouch.config import Profile
-from keyvouch.secrets import SecretResolver
+from keyvouch.secrets import AccessToken, SecretResolver
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,9 +94,8 @@ def choose(
         # A key is named to be used: a token that another one brought says nothing of it.
         overrides |= {"keys": (key,), "token_cache": "memory"}
     found = msgspec.structs.replace(found, **{field: value for field, value in overrides.items() if value is not None})
+    logs.only_ours()
     if found.audit:
-        from keyvouch.cli import logs
-
         logs.audit_to(found.audit)
     secrets = SecretResolver(
         interactive=is_somebody_there(),
@@ -107,10 +107,10 @@ def choose(
     return Chosen(name, found, secrets)
 
 
-def _sign_in(profile: str, scope: str, timeout: float) -> str:
+def _sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> AccessToken:
     from keyvouch import opening  # few need it
 
-    return opening.sign_in(profile, scope, timeout)
+    return opening.sign_in(profile, scope, timeout, **demanded)
 
 
 def is_somebody_there() -> bool:

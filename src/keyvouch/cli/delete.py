@@ -13,7 +13,7 @@ from keyvouch.cli.common import choose, is_somebody_there, output_option, print_
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @output_option
 def command(key: str, yes: bool, output: str) -> None:
-    """Delete a key, and its certificate, in its store. Nothing brings it back."""
+    """Delete a key, and its certificate, in its store. In most stores nothing brings it back."""
     chosen = choose(None, key)
     uri = opening.parse(key)
     if not yes and not is_somebody_there():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,6 +19,7 @@ from keyvouch.cli.common import (
     print_key,
     read_path,
 )
+from keyvouch.errors import KeyNotFound
 
 
 @click.command("install")
@@ -27,12 +29,18 @@ from keyvouch.cli.common import (
 def command(profile: str | None, key: str | None, file: Path, output: str) -> None:
     """Keep the certificate in FILE (PEM or DER, with its issuers in any order) beside its key in the store."""
     chosen = choose(profile, key)
-    octets = read_path(file)
-    with chosen.open() as signer:
-        chain = order_chain(load_certificates(octets, file), signer.public_key)
-        pinned = signer.uri
-    with opening.Store(opening.parse(pinned), chosen.secrets) as store:
-        known_as = store.install_certificate(chain)
+    certificates = load_certificates(read_path(file), file)
+    try:
+        with chosen.open() as signer:
+            chain = order_chain(certificates, signer.public_key)
+            pinned = signer.uri
+    except KeyNotFound:  # where a request is pending, the key is there once what was issued for it is installed
+        public_key: Any = certificates[0].public_key()
+        with chosen.open_store() as store:
+            known_as = store.install_certificate(order_chain(certificates, public_key))
+    else:
+        with opening.Store(opening.parse(pinned), chosen.secrets) as store:
+            known_as = store.install_certificate(chain)
     with opening.open_uri(known_as, chosen.secrets) as signer:
         facts = key_facts(signer)
     if output == "json":

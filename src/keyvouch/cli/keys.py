@@ -7,6 +7,7 @@ import datetime as dt
 import click
 
 from keyvouch.cli.common import choose, key_options, output_option, print_json, print_table
+from keyvouch.cli.ending import printable
 from keyvouch.store import KeyInfo
 
 
@@ -17,7 +18,7 @@ def command(profile: str | None, key: str | None, output: str) -> None:
     """List the keys that a URI matches, each with the URI that opens it.
 
     The URI may name no key (for files: a folder), where all of them are meant. Of a PKCS#11 module its tokens are
-    listed first, on standard error.
+    listed first, on standard error; what should be changed in a store is told there last.
     """
     with choose(profile, key).open_store() as store:
         for token in store.tokens():
@@ -38,6 +39,8 @@ def command(profile: str | None, key: str | None, output: str) -> None:
                 for info in found
             ],
         )
+        for advice in dict.fromkeys(each for info in found for each in info.advice):
+            click.echo(f"\n{printable(advice)}", err=True)
 
 
 def _end(info: KeyInfo) -> str:
@@ -58,4 +61,5 @@ def _facts(info: KeyInfo) -> dict[str, object]:
         "created": info.created and info.created.isoformat(),
         "exportable": info.exportable,
         "has_certificate": info.has_certificate,
+        "advice": list(info.advice),
     }

@@ -23,9 +23,17 @@ def to_standard_error() -> None:
     logger.setLevel(logging.DEBUG)
 
 
-def silence_msal() -> None:
-    """Keep MSAL from writing answers that are no JSON, with tracebacks, beside our own error."""
-    logging.getLogger("msal").setLevel(logging.CRITICAL)
+def only_ours() -> None:
+    """Keep libraries from writing beside our own error what that says in two sentences: MSAL, azure-identity, any.
+
+    Python prints warnings that nobody handles; of keyvouch's own logger they still are.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())
+    logger = logging.getLogger("keyvouch")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setLevel(logging.WARNING)
+        logger.addHandler(handler)
 
 
 def audit_to(destination: str) -> None:

@@ -30,10 +30,8 @@ def command(
     found = cached_token(chosen.profile, chosen.name)
     from_cache = found is not None
     if found is None:
-        from keyvouch.cli import logs
         from keyvouch.entra.profile import make_client  # with MSAL, which takes long to import
 
-        logs.silence_msal()
         with make_client(chosen.profile, chosen.name, chosen.secrets) as client:
             found = client.access_token()
     if output == "json":

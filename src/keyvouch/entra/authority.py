@@ -35,11 +35,10 @@ def require(profile: Profile, name: str, *fields: str) -> None:
             raise ConfigurationError(f"The profile {name!r} has no {spelled}.", hint=f"Add {example}.")
 
 
-def cache_location(profile: Profile) -> Path:
-    """Return where the profile's tokens are kept."""
-    return token_cache.location(
-        profile.authority or CLOUDS[profile.cloud], profile.tenant or "", str(profile.client_id)
-    )
+def cache_location(profile: Profile, kind: str = "") -> Path:
+    """Return where the profile's tokens are kept, or those of a `kind` that are not given to everyone."""
+    identity = (profile.authority or CLOUDS[profile.cloud], profile.tenant or "", str(profile.client_id))
+    return token_cache.location(*identity, *filter(None, [kind]))
 
 
 def cached_token(profile: Profile, name: str) -> str | None:

@@ -34,11 +34,14 @@ from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.keys import Key, Keys, OpenUri, Sent
 from keyvouch.entra.token_cache import is_token
 from keyvouch.entra.transport import Session
+from keyvouch.entra.variants import Variants
 from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError
 from keyvouch.signer import SIGN_TIMEOUT, Signer
 from keyvouch.single_flight import FlightTimeout, SingleFlight
 
 log = logging.getLogger("keyvouch")
+_CAE = "CP1"
+"""The capability, in Entra ID's words, of a client that answers demands for claims."""
 _PLAIN_ERROR = re.compile(r"[\x20-\x21\x23-\x5B\x5D-\x7E]*")
 
 ACCESS_TOKEN_TIMEOUT = 60.0
@@ -58,6 +61,14 @@ def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
         EntraAssertion(None, **options)  # type: ignore[arg-type]  # a mistake in the options shows before it is opened
         signer = opening.open_signer(signer)
     return {"client_assertion": EntraAssertion(signer, **options)}
+
+
+def _take(keys: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str, Any]) -> Keys:
+    """Take the keys; a mistake in a URI shows now, and not when the standby key is needed."""
+    for key in keys:
+        if isinstance(key, str) and not key.startswith("profile:"):
+            opening.parse(key)
+    return Keys(keys, open_uri, options)
 
 
 class _Turn:
@@ -101,31 +112,31 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     def __init__(
         self,
         client_id: str,
-        keys: Sequence[Signer | str],
+        keys: Sequence[Signer | str] | Keys,
         *,
         scopes: Sequence[str] = (),
         ca_file: str | None = None,
         proxy: str | None = None,
         assertion: Mapping[str, Any] | None = None,
         open_uri: OpenUri = opening.open_signer,
+        cae_token_cache: msal.TokenCache | None = None,
         **msal_options: Any,
     ) -> None:
         """Take URIs or signers, the preferred one first, and MSAL's own options (`authority`, `token_cache`, ...).
 
         `scopes`: for `access_token` where it names none. `ca_file`: PEM certificates trusted for TLS; `proxy`: an HTTP
         proxy's address; both give way to MSAL's `http_client`. `assertion`: options of `ClientAssertion`. `open_uri`
-        opens a URI. Asks the authority for its endpoints. Raises `ConfigurationError`, `AuthorityUnavailable`,
-        `AuthorityRefused` (no such tenant).
+        opens a URI. `cae_token_cache`: for the tokens of `variant(cae=True)`, else they are in memory.
+
+        Asks the authority for its endpoints. Raises `ConfigurationError`, `AuthorityUnavailable`, `AuthorityRefused`
+        (no such tenant).
         """
         if not keys or isinstance(keys, str):
             raise ConfigurationError("The client has no list of keys.", hint='Give keys=["scheme:..."].')
-        for key in keys:  # a mistake in a URI shows now, and not when the standby key is needed
-            if isinstance(key, str) and not key.startswith("profile:"):
-                opening.parse(key)
-        self._keys = Keys(keys, open_uri, assertion or {})
+        self._shares_keys = isinstance(keys, Keys)
+        self._keys = keys if isinstance(keys, Keys) else _take(keys, open_uri, assertion or {})
         self._default_scopes = list(scopes)
         self._given: dict[str, Any] = {
-            "keys": keys,
             "scopes": scopes,
             "ca_file": ca_file,
             "proxy": proxy,
@@ -135,6 +146,8 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         }
         self._here = _Here()
         self._flights = SingleFlight[Outcome]()
+        self._variants = Variants[ConfidentialClient]()
+        self._cae_token_cache = cae_token_cache or msal.TokenCache()
         self._session: Session | None = None
         self._closed = False
         if not {"http_client", "verify", "proxies", "timeout"} & msal_options.keys():
@@ -208,19 +221,47 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         return await asyncio.to_thread(self.access_token, scopes, claims_challenge=claims_challenge, timeout=timeout)
 
     def is_of_tenant(self, tenant: str) -> bool:
-        """Tell whether this client's authority is that tenant, named by its id or as in the authority's address."""
+        """Tell whether this client's authority is that tenant, named by its id or as in the authority's address.
+
+        AD FS, and an `oidc_authority`, have no tenants, and do for each.
+        """
+        if not self._has_tenants:
+            return True
         names = {str(self.authority.tenant).lower(), *str(self.authority.token_endpoint).lower().split("/")}
         return tenant.lower() in names
 
-    def of_tenant(self, tenant: str) -> ConfidentialClient:
-        """Return another client, with the same keys and token cache, for another tenant of the same cloud."""
-        if "oidc_authority" in self._given:
-            raise ConfigurationError(
-                "The client's authority has no other tenants.", hint="Give authority=, with a tenant in it."
-            )
-        host = urlsplit(str(self._given.get("authority") or self.authority.token_endpoint)).netloc
-        changed = {"authority": f"https://{host}/{tenant}", "token_cache": self.token_cache}
-        return ConfidentialClient(self.client_id, **{**self._given, **changed})
+    def variant(self, tenant: str | None = None, *, cae: bool = False) -> ConfidentialClient:
+        """Return this client for another tenant of the same cloud, for continuous access evaluation, or for both.
+
+        It has the same keys, is the same one when it is asked for again, and is closed with this one. Tokens with `cae`
+        live longer, and a service may revoke them: their caller answers the claims that it then demands. So they are in
+        a cache of their own. Raises what the constructor raises.
+        """
+        of = "" if tenant is None or self.is_of_tenant(tenant) else tenant.lower()
+        cae = cae and self._has_tenants and _CAE not in self._capabilities
+        if not of and not cae:
+            return self
+        try:
+            return self._variants.find((of, cae), lambda: self._make_variant(of, cae), timeout=ACCESS_TOKEN_TIMEOUT)
+        except FlightTimeout:
+            raise AuthorityUnavailable("Signing in took too long.", hint="Try again later.") from None
+
+    def _make_variant(self, tenant: str, cae: bool) -> ConfidentialClient:
+        changed: dict[str, Any] = {"token_cache": self.token_cache}
+        if cae:
+            changed = {"token_cache": self._cae_token_cache, "client_capabilities": [*self._capabilities, _CAE]}
+        if tenant:
+            host = urlsplit(str(self._given.get("authority") or self.authority.token_endpoint)).netloc
+            changed["authority"] = f"https://{host}/{tenant}"
+        return ConfidentialClient(self.client_id, self._keys, **{**self._given, **changed})
+
+    @property
+    def _has_tenants(self) -> bool:
+        return not ("oidc_authority" in self._given or self.authority.is_adfs)
+
+    @property
+    def _capabilities(self) -> list[str]:
+        return list(self._given.get("client_capabilities") or ())
 
     @property
     def closed(self) -> bool:
@@ -230,7 +271,9 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     def close(self) -> None:
         """Close the signers that this client opened, and its connections to the authority. May be called twice."""
         self._closed = True
-        self._keys.close()
+        self._variants.close()
+        if not self._shares_keys:
+            self._keys.close()
         if self._session:
             self._session.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 
 import msal
 import msgspec
@@ -13,7 +14,7 @@ from keyvouch.entra import token_cache
 from keyvouch.entra.authority import authority_options, cache_location, require
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
 from keyvouch.errors import AuthorityUnavailable
-from keyvouch.secrets import SecretResolver
+from keyvouch.secrets import AccessToken, SecretResolver
 from keyvouch.single_flight import FlightTimeout, SingleFlight
 
 
@@ -44,9 +45,25 @@ def connect(profile: str | None = None) -> ConfidentialClient:
     return client
 
 
-def access_token(profile: str, scope: str, timeout: float) -> str:
-    """Return an access token of a profile for this scope. Raises as `connect`."""
-    return client_of(profile).access_token([scope], timeout=timeout)
+def access_token(
+    profile: str,
+    scope: str,
+    timeout: float,
+    *,
+    cae: bool = False,
+    claims: str | None = None,
+    renew: bool = False,
+) -> AccessToken:
+    """Return an access token of a profile for this scope; `SecretResolver.access_token` tells of the rest.
+
+    Raises as `connect`.
+    """
+    client = client_of(profile).variant(cae=cae)
+    if renew:
+        client.remove_tokens_for_client()
+    now = int(time.time())  # before the request, so that the token ends no later than is told
+    found = client.token_result([scope], claims_challenge=claims, timeout=timeout)
+    return AccessToken(str(found["access_token"]), now + int(found["expires_in"]), found.get("refresh_on"))
 
 
 def client_of(profile: str | None) -> ConfidentialClient:
@@ -80,11 +97,12 @@ def make_client(profile: Profile, name: str, secrets: SecretResolver | None = No
         assertion=msgspec.structs.asdict(profile.assertion),
         open_uri=functools.partial(opening.open_uri, secrets=secrets or opening.resolver_for(profile)),
         token_cache=_cache(profile),
+        cae_token_cache=_cache(profile, "cae"),
         **authority_options(profile, name),
     )
 
 
-def _cache(profile: Profile) -> msal.TokenCache:
+def _cache(profile: Profile, kind: str = "") -> msal.TokenCache:
     if profile.token_cache == "memory":  # noqa: S105 - a place
         return msal.TokenCache()
-    return token_cache.persisted(cache_location(profile))
+    return token_cache.persisted(cache_location(profile, kind))

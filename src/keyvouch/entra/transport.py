@@ -10,12 +10,10 @@ from collections.abc import Iterable, Iterator
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
-from requests.utils import get_environ_proxies
 from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
@@ -23,15 +21,13 @@ from urllib3.util import Retry
 from keyvouch import forks
 from keyvouch.connections import Deadline
 from keyvouch.errors import ConfigurationError
+from keyvouch.https import CONNECT_TIMEOUT, LARGEST_ANSWER, proxy_for
 
-CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0
-"""Seconds. An authority that does not answer within them is unavailable."""
+READ_TIMEOUT = 30.0
+"""Seconds, after the connection. An authority that does not answer within them is unavailable."""
 _LEAVE_ALONE, _LONGEST = 5, 3600
 """Seconds for which MSAL does not ask again after 429 and 5xx, where the answer does not say; and at most."""
 _SERVER_ERRORS = 500
-_LARGEST_ANSWER = 8 * 1024 * 1024
-"""Bytes."""
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Session(requests.Session):
@@ -100,7 +96,7 @@ class Session(requests.Session):
         body = b""
         for part in _parts(response):
             body += part
-            if len(body) > _LARGEST_ANSWER or time.monotonic() > end or (deadline and deadline.left() <= 0):
+            if len(body) > LARGEST_ANSWER or time.monotonic() > end or (deadline and deadline.left() <= 0):
                 response.close()
                 raise requests.exceptions.ReadTimeout
         response._content = body  # noqa: SLF001 - as `requests` keeps what it has read itself
@@ -125,11 +121,8 @@ class Session(requests.Session):
         self._busy_until[place] = now + min(_LONGEST, int(told) if told.isdecimal() else _LEAVE_ALONE)
 
     def _proxies(self, url: str) -> dict[str, str]:
-        if urlsplit(url).hostname in _LOOPBACK:
-            return {}
-        if self._proxy:
-            return {"https": self._proxy}
-        return dict(get_environ_proxies(url))
+        proxy = proxy_for(url, self._proxy)
+        return {"https": proxy} if proxy else {}
 
 
 def _parts(response: requests.Response) -> Iterator[bytes]:

@@ -1,7 +1,8 @@
 """For tests: of programs that use keyvouch, and of stores. Needs the extra `testing`.
 
-`keyvouch.testing.authority` is a development authority, `keyvouch.testing.fixtures` has fixtures for pytest,
-`StoreConformance` tells whether a store keeps the contract, and `Relay` plays the failing network for it.
+`keyvouch.testing.authority` is a development authority, `keyvouch.testing.key_vault` a test vault that is as strict as
+Azure Key Vault, `keyvouch.testing.fixtures` has fixtures for pytest, `StoreConformance` tells whether a store keeps the
+contract, and `Relay` plays the failing network for it.
 """
 
 from __future__ import annotations

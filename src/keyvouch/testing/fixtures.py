@@ -1,4 +1,4 @@
-"""Fixtures for pytest: `from keyvouch.testing.fixtures import authority, signer`.
+"""Fixtures for pytest: `from keyvouch.testing.fixtures import authority, key_vault, signer`.
 
 Or name this module in `pytest_plugins`.
 """
@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from keyvouch.signer import Signer
 from keyvouch.testing.authority import Authority
+from keyvouch.testing.key_vault import KeyVault
 from keyvouch.testing.throwaway import throwaway_signer
 
 
@@ -18,6 +19,13 @@ from keyvouch.testing.throwaway import throwaway_signer
 def authority() -> Iterator[Authority]:
     """A development authority of the test's own, running; it costs some 10 milliseconds."""
     with Authority(signing_key=_signing_key()) as running:
+        yield running
+
+
+@pytest.fixture
+def key_vault(authority: Authority) -> Iterator[KeyVault]:
+    """A test vault of the test's own, that takes the tokens of its `authority`; import that fixture too."""
+    with KeyVault(authority) as running:
         yield running
 
 

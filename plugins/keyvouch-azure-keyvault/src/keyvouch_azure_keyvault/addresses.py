@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from keyvouch.errors import ConfigurationError
 from keyvouch.store import Attribute
-from keyvouch.uri import parse_flag, parse_path
+from keyvouch.uri import parse_choice, parse_flag, parse_path
 
 if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
@@ -32,15 +31,6 @@ _VERSION = r"[0-9a-fA-F]{32}"
 _PASTED = re.compile(
     rf"(?P<vault>https://[^/]+)/(?P<kind>certificates|keys)/(?P<name>{_NAME})(/(?P<version>{_VERSION}))?/?"
 )
-
-
-def is_loopback(address: str) -> bool:
-    """Tell whether an address leads to this machine."""
-    host = urlsplit(address).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Place(NamedTuple):
@@ -147,13 +137,6 @@ def _version(octets: bytes) -> str:
     return text.lower()
 
 
-def _method(octets: bytes) -> str:
-    text = octets.decode()
-    if text not in METHODS:
-        raise ValueError(f"it is one of {', '.join(METHODS)}")
-    return text
-
-
 def _reached(name: str, help_: str, **more: object) -> Attribute:
     return Attribute(name, help_, query=True, connection=True, **more)  # type: ignore[arg-type]
 
@@ -171,7 +154,10 @@ ATTRIBUTES = (
         parse=_url,
     ),
     _reached(
-        "auth", f"how to sign in: {', '.join(METHODS)}", required_for=frozenset({"open", "generate"}), parse=_method
+        "auth",
+        f"how to sign in: {', '.join(METHODS)}",
+        required_for=frozenset({"open", "generate"}),
+        parse=parse_choice(*METHODS),
     ),
     _reached("profile", "auth=profile: the profile that signs in, with a key of its own"),
     _reached("client-id", "of the user-assigned managed identity, or of the workload's application"),
@@ -179,6 +165,13 @@ ATTRIBUTES = (
     _reached("proxy", "an HTTP proxy's address, in place of the environment's"),
     Attribute(
         "hsm", "true: a key that is made is made in an HSM (Premium)", query=True, default=False, parse=parse_flag
+    ),
+    Attribute(
+        "disable",
+        "true: deleting disables the version, which can be enabled again",
+        query=True,
+        default=False,
+        parse=parse_flag,
     ),
     Attribute(
         "purge", "true: what is deleted is purged as well, for good", query=True, default=False, parse=parse_flag

@@ -76,6 +76,11 @@ _HINTS = {
     "environment": "Set AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_CERTIFICATE_PATH or another credential.",
     "profile": "Try it by itself: keyvouch token --profile NAME",
 }
+_BESIDE_THE_REASON = re.compile(
+    r"(Visit|See the troubleshooting guide for more information:) https://aka\.ms/\S+( to troubleshoot this issue)?\.?"
+    r"|To mitigate this issue, please refer to .*"
+    r"|\w+Credential failed to retrieve a token from the included credentials\.|Attempted credentials:"
+)
 _STATES = (
     (
         r"disabled key|KeyDisabled",
@@ -128,7 +133,12 @@ def as_error(error: Exception, doing: Doing, auth: str) -> KeyvouchError:
 
 def no_credential(error: Exception, auth: str) -> KeyvouchError:
     """Return the error for a log-in that the environment has nothing for."""
-    return SecretRequired(f"Signing in with auth={auth} is not possible: {_line(str(error))}", hint=_HINTS[auth])
+    return SecretRequired(f"Signing in with auth={auth} is not possible: {_reason(error)}", hint=_HINTS[auth])
+
+
+def _reason(error: Exception) -> str:
+    """Return what azure-identity says, without the pages that it refers to and what it says of its chain."""
+    return _line(_BESIDE_THE_REASON.sub("", getattr(error, "message", None) or str(error)))
 
 
 def is_denied(error: KeyvouchError) -> bool:
@@ -271,9 +281,11 @@ def _bad(said: _Said, doing: Doing) -> KeyvouchError:
 def _log_in(error: ClientAuthenticationError, auth: str) -> KeyvouchError:
     from azure.identity import CredentialUnavailableError
 
-    if isinstance(error, CredentialUnavailableError):
+    # A chain says in one way that nothing is there, and that an authority refuses what is.
+    nothing_there = auth == "default" and "AADSTS" not in error.message
+    if nothing_there or isinstance(error, CredentialUnavailableError):
         return no_credential(error, auth)
-    return SecretIncorrect(f"Signing in with auth={auth} is refused: {_line(error.message)}", hint=_HINTS[auth])
+    return SecretIncorrect(f"Signing in with auth={auth} is refused: {_reason(error)}", hint=_HINTS[auth])
 
 
 _REFUSALS: dict[int, Callable[[_Said, Doing], KeyvouchError]] = {

@@ -12,13 +12,15 @@ from azure.core.credentials import AccessToken, AccessTokenInfo, TokenRequestOpt
 from azure.core.exceptions import AzureError
 
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
-from keyvouch_azure_keyvault.addresses import RESOURCES, is_loopback, vault_of
+from keyvouch.https import is_loopback
+from keyvouch_azure_keyvault.addresses import RESOURCES, vault_of
 from keyvouch_azure_keyvault.transport import LogInTransport, NotSent
 
 if TYPE_CHECKING:
+    from keyvouch.https import Limits
     from keyvouch.secrets import SecretResolver
     from keyvouch.uri import KeyUri
-    from keyvouch_azure_keyvault.transport import Limits, PoolTransport
+    from keyvouch_azure_keyvault.transport import PoolTransport
 
 _MARGIN = 300.0
 """Seconds before its end from which a token is fetched anew, where the authority names no time for it."""
@@ -28,8 +30,6 @@ _PAUSE = 5.0
 """Seconds after which a renewal that failed is tried again, while the token lives."""
 _PROCESS = 10
 """Seconds that the Azure CLI may take."""
-_ASKED_ANEW = 30
-"""Seconds after which a profile is asked for its token again."""
 _KNOWN_HOSTS = ("login.microsoftonline.com", "login.chinacloudapi.cn", "login.microsoftonline.us")
 
 
@@ -38,7 +38,8 @@ class _Kept:
 
     def __init__(self, token: AccessTokenInfo) -> None:
         self.token = token
-        self.due = float(token.refresh_on or token.expires_on - _MARGIN)
+        due = max(token.refresh_on or token.expires_on - _MARGIN, time.time() + _PAUSE)
+        self.due = min(due, token.expires_on - _LAST)
 
     @property
     def alive(self) -> bool:
@@ -51,9 +52,8 @@ class LogIn:
     def __init__(self, uri: KeyUri, secrets: SecretResolver, transport: PoolTransport, limits: Limits) -> None:
         self._vault = vault_of(uri)
         self._limits = limits
-        self._credential: Any = (
-            _OfProfile(uri.get("profile"), secrets, limits) if uri.get("auth") == "profile" else _make(uri, transport)
-        )
+        self._profile = _OfProfile(uri.get("profile"), secrets, limits) if uri.get("auth") == "profile" else None
+        self._credential: Any = self._profile or _make(uri, transport)
         self._kept: dict[tuple[object, ...], _Kept] = {}
         self._fetching = threading.Lock()
 
@@ -96,6 +96,14 @@ class LogIn:
         finally:
             self._fetching.release()
 
+    def forget(self) -> bool:
+        """Let go of a token that was refused; tell whether there may be another, and not the same from a cache."""
+        self._kept.clear()
+        if self._profile is None:
+            return False  # azure-identity's own cache began with this log-in
+        self._profile.renew = True
+        return True
+
     def close(self) -> None:
         """Let the credential go, and the tokens with it."""
         self._kept.clear()
@@ -130,12 +138,24 @@ class _OfProfile:
 
     def __init__(self, profile: str, secrets: SecretResolver, limits: Limits) -> None:
         self._profile, self._secrets, self._limits = profile, secrets, limits
+        self.renew = False
+        """Whether the next token is not to be the one in the profile's cache."""
 
-    def get_token_info(self, *scopes: str, options: TokenRequestOptions) -> AccessTokenInfo:  # noqa: ARG002
-        """Return the profile's token. When it ends the profile's own cache knows, which is asked anew."""
-        token = self._secrets.access_token(self._profile, scopes[0], timeout=max(0.0, self._limits.left()))
-        now = int(time.time())
-        return AccessTokenInfo(token.reveal(), now + _ASKED_ANEW + int(_LAST), refresh_on=now + _ASKED_ANEW)
+    def get_token_info(self, *scopes: str, options: TokenRequestOptions) -> AccessTokenInfo:
+        """Return the profile's token, with the claims that the vault demands.
+
+        It is of the tenant that the profile names, whatever the vault says: it judges that.
+        """
+        renew, self.renew = self.renew, False
+        token = self._secrets.access_token(
+            self._profile,
+            scopes[0],
+            timeout=max(0.0, self._limits.left()),
+            cae=options.get("enable_cae", False),
+            claims=options.get("claims"),
+            renew=renew,
+        )
+        return AccessTokenInfo(token.reveal(), token.ends, refresh_on=token.renew_at)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -18,7 +18,7 @@ from azure.keyvault.keys import JsonWebKey
 from keyvouch.algorithms import CRYPTOGRAPHY, key_type
 from keyvouch.certificate import parse_subject, spki_sha256
 from keyvouch.errors import CertificateMismatch, NotSupported, StoreUnavailable
-from keyvouch_azure_keyvault.transport import OWN_TIMEOUT
+from keyvouch.https import OWN_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,6 +156,12 @@ def import_certificate(
 def import_key(session: Session, place: Place, key: Any, *, hsm: bool) -> Any:
     """Take in a key without certificate; return the SDK's key."""
     return session.keys.import_key(place.name, _private_jwk(key), hardware_protected=hsm)
+
+
+def disable(session: Session, place: Place) -> None:
+    """Let a version sign no more, until it is enabled again."""
+    client: Any = session.certificates if place.is_certificate else session.keys
+    getattr(client, f"update_{place.kind}_properties")(place.name, place.version, enabled=False)
 
 
 def delete(session: Session, place: Place, *, purge: bool) -> None:

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from azure.keyvault.certificates import CertificateClient
+from azure.keyvault.certificates._shared import http_challenge_cache as certificate_challenges
 from azure.keyvault.keys import KeyClient, KeyVaultKey
+from azure.keyvault.keys._shared import http_challenge_cache as key_challenges
 from azure.keyvault.keys.crypto import CryptographyClient
 
+from keyvouch import forks
 from keyvouch.errors import AccessDenied, KeyvouchError, SessionLost
-from keyvouch_azure_keyvault.addresses import is_loopback, vault_of
+from keyvouch.https import OWN_TIMEOUT, Limits, is_loopback
+from keyvouch_azure_keyvault.addresses import vault_of
 from keyvouch_azure_keyvault.failures import Doing, is_denied, no_credential, told
 from keyvouch_azure_keyvault.logins import LogIn
-from keyvouch_azure_keyvault.transport import OWN_TIMEOUT, Limits, PoolTransport
+from keyvouch_azure_keyvault.transport import PassesOn, PoolTransport
 
 if TYPE_CHECKING:
     from keyvouch.secrets import SecretResolver
     from keyvouch.uri import KeyUri
+
+
+class _ChallengeCaches:
+    """The SDK's, one for each of its packages: a fork in the moment of a look leaves their locks held in the child."""
+
+    def after_fork(self) -> None:
+        """Make the locks anew."""
+        for module in (certificate_challenges, key_challenges):
+            vars(module)["_lock"] = threading.Lock()  # the SDK has no way of its own
+
+
+_challenge_caches = _ChallengeCaches()
+forks.watch(_challenge_caches)
 
 _LISTING = Doing("listing keys", None, "keys/list", "Key Vault Reader")
 
@@ -38,21 +56,34 @@ class Session:
         self._options: dict[str, Any] = {
             "credential": self._log_in,
             "transport": self._transport,
-            "retry_total": 0,  # the core tries again, within the caller's time
-            "permit_redirects": False,
+            "retry_policy": PassesOn(),  # the core tries again, within the caller's time
+            "redirect_policy": PassesOn(),  # a token is for one host
             # That a token is for the cloud that the vault's name is in; on this machine `LogIn` sees to it.
             "verify_challenge_resource": not is_loopback(vault),
         }
+        for cache in (certificate_challenges, key_challenges):
+            with contextlib.suppress(KeyError):  # older ones raise it
+                cache.remove_challenge_for_url(vault)  # a former log-in's: it may name another tenant than now
         self.keys = KeyClient(vault, **self._options)
         self.certificates = CertificateClient(vault, **self._options)
 
     def begin(self, timeout: float) -> None:
         """Log in, and prove it by a request; that the log-in may not list keys is proof as well."""
+        with self._limits.within(timeout):
+            try:
+                self._prove(timeout)
+            except SessionLost as error:
+                try:
+                    if not self._log_in.forget():
+                        raise
+                    self._prove(timeout)
+                except SessionLost:
+                    raise AccessDenied(error.message, hint=error.hint) from error
+
+    def _prove(self, timeout: float) -> None:
         try:
             with self.asking(timeout, _LISTING):
                 next(iter(self.keys.list_properties_of_keys(max_page_size=1)), None)
-        except SessionLost as error:
-            raise AccessDenied(error.message, hint=error.hint) from error
         except KeyvouchError as error:
             if not is_denied(error):
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from keyvouch.errors import (
     NotSupported,
     SessionLost,
 )
+from keyvouch.https import OWN_TIMEOUT
 from keyvouch.private_key import wrap
 from keyvouch.store import (
     Attribute,
@@ -41,8 +43,7 @@ from keyvouch_azure_keyvault.addresses import ATTRIBUTES, Place, named, pinned, 
 from keyvouch_azure_keyvault.failures import Doing
 from keyvouch_azure_keyvault.key import VaultedKey
 from keyvouch_azure_keyvault.session import Session
-from keyvouch_azure_keyvault.transport import OWN_TIMEOUT
-from keyvouch_azure_keyvault.versions import Version
+from keyvouch_azure_keyvault.versions import Policy, Version
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -109,7 +110,11 @@ class KeyVaultStore(
         exact = found.info(uri, place.name)
         choose_one(uri, [exact], certificate)
         key = VaultedKey(session, exact.uri, place, found)
-        key.exportable = self._exportable(place, found, timeout)
+        if place.is_certificate:
+            policy = self._policy(place, timeout)
+            key.exportable = policy.exportable
+            # Only who follows the certificate meets the version that the service makes.
+            key.advice = () if place.version else policy.advice
         key.settles_at = settles_at
         return key
 
@@ -120,11 +125,11 @@ class KeyVaultStore(
         listed: list[KeyInfo] = []
         with session.asking(_LISTING_TIMEOUT, Doing("listing", None, "certificates/list", "Key Vault Reader")):
             if "certificate" in uri or "key" in uri:
-                listed = self._infos(uri, _place(uri), _LISTING_TIMEOUT)
+                listed = self._listed(uri)
             else:
                 for each in self._all(uri):
                     with contextlib.suppress(KeyNotFound, KeyUnusable):  # disabled, or none that signs
-                        listed += self._infos(each, _place(each), _LISTING_TIMEOUT)
+                        listed += self._listed(each)
         digest = uri.get("spki-sha256")
         return [info for info in listed if digest in (None, info.spki_sha256)]
 
@@ -198,7 +203,10 @@ class KeyVaultStore(
         return pinned(uri, place.name, made.properties.version)
 
     def delete(self, uri: KeyUri) -> None:
-        """Delete the certificate or key, if this is its only version; it can be recovered until it is purged."""
+        """Delete the certificate or key, if this is its only version; it can be recovered until it is purged.
+
+        With `disable=true` the version is disabled in its place, whether there are others or not.
+        """
         place = _place(uri)
         with self._change(Doing("deleting", place, f"{place.kind}s/delete", _officer(place))) as session:
             found = [each.version for each in versions.list_versions(session, place)]
@@ -208,11 +216,14 @@ class KeyVaultStore(
                     hint="See them: keyvouch keys.",
                     uri=uri,
                 )
+            if uri.get("disable"):
+                making.disable(session, place)
+                return
             if len(found) > 1:
                 raise NotSupported(
                     f"Key Vault deletes no single version of a {place.kind}, and this one has {len(found)}.",
-                    hint=f"Disable it: az keyvault {place.kind} set-attributes --enabled false --id"
-                    f" {place.vault}/{place.kind}s/{place.name}/{place.version}",
+                    hint="Disable it: write disable=true behind the `?`, and delete it again."
+                    f" All of them: az keyvault {place.kind} delete --id {place.vault}/{place.kind}s/{place.name}",
                     uri=uri,
                 )
             making.delete(session, place, purge=uri.get("purge"))
@@ -263,17 +274,23 @@ class KeyVaultStore(
             )
         return found
 
-    def _exportable(self, place: Place, found: Version, timeout: float) -> bool | None:
-        """Tell by the policy whether a certificate's key can be had; None where the policy may not be read."""
+    def _listed(self, uri: KeyUri) -> list[KeyInfo]:
+        place = _place(uri)
+        infos = self._infos(uri, place, _LISTING_TIMEOUT)
         if not place.is_certificate:
-            return found.exportable
+            return infos
+        policy = self._policy(place, _LISTING_TIMEOUT)
+        return [dataclasses.replace(each, exportable=policy.exportable, advice=policy.advice) for each in infos]
+
+    def _policy(self, place: Place, timeout: float) -> Policy:
+        """Read what holds for all versions of a certificate; nothing is known where that may not be read."""
         session = self._connected()
         with (
             contextlib.suppress(AccessDenied),
             session.asking(timeout, Doing("reading the policy", place, "certificates/get", "Key Vault Reader")),
         ):
-            return session.certificates.get_certificate_policy(place.name).exportable
-        return None
+            return versions.policy(session, place)
+        return Policy()
 
     @staticmethod
     def _is_there(session: Session, place: Place) -> bool:

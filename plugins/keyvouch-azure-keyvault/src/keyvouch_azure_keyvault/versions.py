@@ -6,8 +6,10 @@ import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from azure.core.exceptions import ResourceNotFoundError
+from azure.keyvault.certificates import CertificatePolicyAction, WellKnownIssuerNames
 
 from keyvouch.algorithms import CRYPTOGRAPHY, key_type
 from keyvouch.certificate import load_certificates, spki_sha256
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
     from keyvouch_azure_keyvault.addresses import Place
     from keyvouch_azure_keyvault.session import Session
 
+_RENEWS = (
+    "The vault renews the certificate {0} by itself (AutoRenew). A new version has a new thumbprint, and Entra ID"
+    " refuses it (AADSTS700027) until it is registered on the app, unless the app trusts subject and issuer (send-x5c)."
+    " To renew it yourself, set actionType to EmailContacts in its policy:"
+    " az keyvault certificate show --vault-name {vault} --name {0} --query policy > policy.json, then"
+    " az keyvault certificate set-attributes --vault-name {vault} --name {0} --policy @policy.json"
+)
 _UNTOLD = "unknown"
 """The type of a key in a listing, where the service tells none."""
 
@@ -55,6 +64,28 @@ class Version:
             self.exportable,
             bool(leaf),
         )
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What holds for all versions of a certificate."""
+
+    exportable: bool | None = None
+    advice: tuple[str, ...] = ()
+
+
+def policy(session: Session, place: Place) -> Policy:
+    """Fetch a certificate's policy. Raises azure-core's errors."""
+    found = session.certificates.get_certificate_policy(place.name)
+    # What it has no issuer for, the vault cannot renew.
+    renews = found.issuer_name != WellKnownIssuerNames.unknown and any(
+        each.action == CertificatePolicyAction.auto_renew for each in found.lifetime_actions or ()
+    )
+    return Policy(found.exportable, (_RENEWS.format(place.name, vault=_name_of(place.vault)),) if renews else ())
+
+
+def _name_of(vault: str) -> str:
+    return (urlsplit(vault).hostname or "").partition(".")[0]
 
 
 def list_versions(session: Session, place: Place) -> list[Any]:
@@ -174,7 +205,8 @@ def wanted(session: Session, uri: KeyUri, place: Place, timeout: float) -> Itera
     if not enabled:
         raise KeyUnusable(
             f"All versions of the {place.kind} {place.name} are disabled.",
-            hint=f"Enable one: az keyvault {place.kind} set-attributes --enabled true --version ...",
+            hint=f"Enable one: az keyvault {place.kind} set-attributes --enabled true --id"
+            f" {place.vault}/{place.kind}s/{place.name}/{found[-1].version}",
             uri=uri,
         )
     return enabled

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from urllib.parse import urlsplit
 
+from keyvouch.https import is_loopback
 from keyvouch.store import Attribute
-from keyvouch.uri import parse_flag, parse_path
+from keyvouch.uri import parse_choice, parse_flag, parse_path
 
 _BOTH = frozenset({"open", "generate"})
 METHODS = ("token", "approle", "kubernetes", "jwt", "cert", "userpass", "ldap", "none")
 """How to log in."""
-
-
-def is_loopback(address: str) -> bool:
-    """Tell whether an address leads to this machine."""
-    host = urlsplit(address).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _address(octets: bytes) -> str:
@@ -57,13 +48,6 @@ def _version(octets: bytes) -> int:
     return int(octets)
 
 
-def _method(octets: bytes) -> str:
-    text = octets.decode()
-    if text not in METHODS:
-        raise ValueError(f"it is one of {', '.join(METHODS)}")
-    return text
-
-
 def _reached(name: str, help_: str, **more: object) -> Attribute:
     return Attribute(name, help_, query=True, connection=True, **more)  # type: ignore[arg-type]
 
@@ -87,7 +71,7 @@ ATTRIBUTES = (
     Attribute("mount", "where the transit engine is mounted", default="transit", parse=_path),
     Attribute("key", "the key's name", required_for=_BOTH, parse=_name),
     Attribute("version", "of the key; else the certificate's, else the newest settled", parse=_version),
-    _reached("auth", f"how to log in: {', '.join(METHODS)}", required_for=_BOTH, parse=_method),
+    _reached("auth", f"how to log in: {', '.join(METHODS)}", required_for=_BOTH, parse=parse_choice(*METHODS)),
     _reached("auth-mount", "where that log-in is mounted, if not under its own name", parse=_path),
     _reached("token", "auth=token: the token", secret=True),
     _reached("role-id", "auth=approle: the role's id"),

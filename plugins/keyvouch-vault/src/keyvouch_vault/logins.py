@@ -123,7 +123,9 @@ class LogIn:
     def _jwt(self, client: Any) -> Grant:
         if "profile" in self._uri:
             profile, scope = self._uri.get("profile"), self._uri.get("scope")
-            token = self._secrets.access_token(profile, scope, timeout=max(0.0, client.adapter.limits.left()))
+            token: Secret = self._secrets.access_token(
+                profile, scope, timeout=max(0.0, client.adapter.pools.limits.left())
+            )
         else:
             token = self._secrets.get(self._uri, "jwt")
         return self._post(client, role=self._uri.get("role"), jwt=token.reveal())

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from hvac.exceptions import VaultError
 
 from keyvouch.errors import KeyvouchError, SessionLost, StoreUnavailable
+from keyvouch.https import Limits, Pools
 from keyvouch_vault.failures import told
-from keyvouch_vault.transport import Limits, make_client, make_pool
+from keyvouch_vault.transport import make_client
 
 if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
@@ -34,10 +35,15 @@ class Session:
 
     def __init__(self, uri: KeyUri, log_in: LogIn, client_certificate: tuple[str, str] | None) -> None:
         self._limits = Limits()
-        self._pool = make_pool(uri, client_certificate)
+        self._pools = Pools(
+            self._limits,
+            ca_file=uri.get("ca-file"),
+            proxy=uri.get("proxy"),
+            client_certificate=client_certificate,
+        )
         self._log_in = log_in
-        self._client = make_client(self._pool, self._limits, uri)
-        self._anonymous = make_client(self._pool, self._limits, uri)
+        self._client = make_client(self._pools, uri)
+        self._anonymous = make_client(self._pools, uri)
         self._renewing = threading.Lock()
         self._grant: Grant | None = None
         self._renew_at = self._ends_at = 0.0
@@ -53,7 +59,7 @@ class Session:
             with contextlib.suppress(KeyvouchError, VaultError), self._limits.within(_GOOD_BYE):
                 self._client.auth.token.revoke_self()
         self._grant = None
-        self._pool.close()
+        self._pools.close()
 
     @contextlib.contextmanager
     def asking(self, timeout: float, doing: str, needs: str = "") -> Iterator[Any]:

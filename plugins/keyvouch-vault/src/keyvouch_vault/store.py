@@ -22,6 +22,7 @@ from keyvouch.errors import (
     NotSupported,
     SessionLost,
 )
+from keyvouch.https import OWN_TIMEOUT, is_loopback
 from keyvouch.private_key import wrap
 from keyvouch.store import (
     Attribute,
@@ -38,13 +39,12 @@ from keyvouch.store import (
     choose_one,
 )
 from keyvouch_vault import transit
-from keyvouch_vault.addresses import ATTRIBUTES, NEEDED, is_loopback
+from keyvouch_vault.addresses import ATTRIBUTES, NEEDED
 from keyvouch_vault.failures import policy, told
 from keyvouch_vault.key import VaultKey
 from keyvouch_vault.logins import LogIn, client_certificate
 from keyvouch_vault.session import Session
 from keyvouch_vault.transit import Place, Version
-from keyvouch_vault.transport import OWN_TIMEOUT
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

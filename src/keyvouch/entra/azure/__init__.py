@@ -21,7 +21,7 @@ from azure.core.exceptions import ClientAuthenticationError
 
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.entra.profile import client_of
-from keyvouch.errors import AuthorityRefused, ConfigurationError, KeyvouchError, without_frames
+from keyvouch.errors import AuthorityRefused, KeyvouchError, without_frames
 
 __all__ = ["KeyvouchCredential"]
 
@@ -29,7 +29,8 @@ __all__ = ["KeyvouchCredential"]
 class KeyvouchCredential:
     """azure-core's `TokenCredential` and `SupportsTokenInfo`, with the cache and single flight of `ConfidentialClient`.
 
-    Claims that a service demands (CAE) are passed on. A token of another tenant is given where that tenant is among
+    A client of the SDK that can do continuous access evaluation gets tokens of that kind, with a cache of their own,
+    and the claims that its service demands are passed on. A token of another tenant is given where that tenant is among
     `additionally_allowed_tenants`, as in azure-identity; `"*"` means all. Safe under threads and fork.
     """
 
@@ -37,18 +38,17 @@ class KeyvouchCredential:
         """Take a profile's name, which is read when a token is asked for, or a client, which stays the caller's."""
         self._source = source
         self._allowed = frozenset(each.lower() for each in additionally_allowed_tenants)
-        self._of_tenants: dict[tuple[int, str], ConfidentialClient] = {}
 
     def get_token(
         self,
         *scopes: str,
         claims: str | None = None,
         tenant_id: str | None = None,
-        enable_cae: bool = False,  # noqa: ARG002 - what the client's own `client_capabilities` say
+        enable_cae: bool = False,
         **_: Any,
     ) -> AccessToken:
-        """Return an access token for these scopes. Raises azure-core's `ClientAuthenticationError`."""
-        found = self._find(scopes, claims, tenant_id)
+        """Return an access token for these scopes. Raises as `get_token_info`."""
+        found = self._find(scopes, claims, tenant_id, cae=enable_cae)
         return AccessToken(found.token, found.expires_on)
 
     def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
@@ -58,12 +58,11 @@ class KeyvouchCredential:
         package is in use: a `ChainedTokenCredential` then goes on to its next.
         """
         wanted = options or {}
-        return self._find(scopes, wanted.get("claims"), wanted.get("tenant_id"))
+        cae = wanted.get("enable_cae", False)
+        return self._find(scopes, wanted.get("claims"), wanted.get("tenant_id"), cae=cae)
 
     def close(self) -> None:
-        """Close what was opened for other tenants; a profile's client is shared in the process, and stays."""
-        while self._of_tenants:
-            self._of_tenants.popitem()[1].close()
+        """Do nothing: a profile's client is shared in the process, another is its owner's."""
 
     def __enter__(self) -> Self:
         return self
@@ -76,34 +75,31 @@ class KeyvouchCredential:
     ) -> None:
         self.close()
 
-    def _find(self, scopes: tuple[str, ...], claims: str | None, tenant: str | None) -> AccessTokenInfo:
+    def _find(self, scopes: tuple[str, ...], claims: str | None, tenant: str | None, *, cae: bool) -> AccessTokenInfo:
+        if not scopes:  # as azure-identity has it: never a token for something that nobody named
+            raise ValueError("a token is asked for without a scope")
+        now = int(time.time())  # before the request, so that the token ends no later than is told
         try:
-            client = self._client(tenant)
-            result = client.token_result(list(scopes), claims_challenge=claims)
+            client = client_of(self._source) if isinstance(self._source, str) else self._source
+            self._require_allowed(tenant, client)
+            result = client.variant(tenant, cae=cae).token_result(list(scopes), claims_challenge=claims)
         except KeyvouchError as error:
             raise _as_azure(without_frames(error)) from error
-        ends = int(time.time()) + int(result["expires_in"])
         renewed = result.get("refresh_on")
         return AccessTokenInfo(
             str(result["access_token"]),
-            ends,
+            now + int(result["expires_in"]),
             token_type=str(result.get("token_type") or "Bearer"),
             refresh_on=int(renewed) if renewed else None,
         )
 
-    def _client(self, tenant: str | None) -> ConfidentialClient:
-        client = client_of(self._source) if isinstance(self._source, str) else self._source
-        if not tenant or client.is_of_tenant(tenant):
-            return client
-        if not self._allowed & {tenant.lower(), "*"}:
-            raise ConfigurationError(
-                f"A token of the tenant {tenant} was asked for, and the client is of another.",
-                hint="If that is meant, name it in additionally_allowed_tenants=.",
+    def _require_allowed(self, tenant: str | None, client: ConfidentialClient) -> None:
+        if tenant and not client.is_of_tenant(tenant) and not self._allowed & {tenant.lower(), "*"}:
+            # Another credential of a chain must not take its place unseen: the chain ends, as with azure-identity's.
+            raise ClientAuthenticationError(
+                message=f"A token of the tenant {tenant} was asked for, and the client is of another. "
+                "If that is meant, name it in additionally_allowed_tenants=."
             )
-        place = (id(client), tenant.lower())
-        if place not in self._of_tenants:
-            self._of_tenants[place] = client.of_tenant(tenant)
-        return self._of_tenants[place]
 
 
 def _as_azure(error: KeyvouchError) -> ClientAuthenticationError:

@@ -40,8 +40,7 @@ class KeyvouchCredential:
         return await asyncio.to_thread(self._credential.get_token_info, *scopes, options=options)
 
     async def close(self) -> None:
-        """Close what was opened for other tenants."""
-        await asyncio.to_thread(self._credential.close)
+        """Do nothing, as the other's."""
 
     async def __aenter__(self) -> Self:
         return self

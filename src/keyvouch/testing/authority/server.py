@@ -1,6 +1,7 @@
 """An HTTPS server on loopback, a thread for each connection, that outlives whatever is sent to it.
 
-It knows nothing of tokens: it hands each well-formed request to one function and sends what that returns.
+It knows nothing of tokens and keys: it hands each well-formed request to one function and sends what that returns. The
+connection ends without an answer where the function raises an OSError.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import socketserver
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from http import HTTPStatus
@@ -39,6 +40,8 @@ class Request:
     """Without the query, still percent-encoded."""
     headers: Message
     body: bytes
+    query: str = ""
+    """What stands behind the `?`, still percent-encoded."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Response:
     """What is sent back; `Content-Length` is added unless it is among the headers."""
 
     status: int
-    body: bytes = b""
+    body: bytes | Iterable[bytes] = b""
+    """Of several pieces each is sent when it is there; they need a `Content-Length` of their own."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -56,7 +60,7 @@ class HttpsServer:
     def __init__(self, context: ssl.SSLContext) -> None:
         self._listeners = _listen(context)
         self._waker, self._woken = socket.socketpair()
-        self._thread = threading.Thread(target=self._accept, name="keyvouch authority", daemon=True)
+        self._thread = threading.Thread(target=self._accept, name="keyvouch server", daemon=True)
         self.port = self._listeners[0].server_port
         """The port, the same on both addresses."""
 
@@ -182,7 +186,7 @@ class _Listener6(_Listener):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server_version = "keyvouch-authority"
+    server_version = "keyvouch"
     sys_version = ""
     timeout = IDLE
     # The answer goes out in one piece and at once: with Nagle's algorithm every second answer takes 40 ms.
@@ -198,7 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         if len(body) < length:
             raise ConnectionAbortedError
-        request = Request(self.command, self.path.partition("?")[0], self.headers, body)
+        path, _, query = self.path.partition("?")
+        request = Request(self.command, path, self.headers, body, query)
         response = self.server.respond(request)
         logger.debug("%s %s: %d", request.method, request.path, response.status)
         self._send(response)
@@ -225,12 +230,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, response: Response) -> None:
         self.send_response(response.status)
-        headers = {"Content-Length": str(len(response.body)), **response.headers}
-        for name, value in headers.items():
+        pieces = [response.body] if isinstance(response.body, bytes) else response.body
+        length = {"Content-Length": str(len(response.body))} if isinstance(response.body, bytes) else {}
+        for name, value in (length | dict(response.headers)).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(response.body)
+            for piece in pieces:
+                self.wfile.write(piece)
+                self.wfile.flush()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         # What a client does wrong is never the server's fault, though http.server answers so.

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import ssl
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -36,22 +37,22 @@ class Certificates(NamedTuple):
     server_key: bytes
 
 
-def make_certificates() -> Certificates:
-    """Make them; the CA's key is forgotten, so that nothing more can be signed in its name."""
+def make_certificates(names: Iterable[str] = ()) -> Certificates:
+    """Make them, for these DNS names too; the CA's key is forgotten, so that nothing more can be signed in its name."""
     ca_key, key = ec.generate_private_key(CURVE), ec.generate_private_key(CURVE)
     ca = _certify_ca(ca_key)
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return Certificates(_pem(ca), _pem(_certify_server(key, ca, ca_key)), private)
+    return Certificates(_pem(ca), _pem(_certify_server(key, ca, ca_key, names)), private)
 
 
-def make_context(folder: Path) -> tuple[ssl.SSLContext, Path]:
+def make_context(folder: Path, names: Iterable[str] = ()) -> tuple[ssl.SSLContext, Path]:
     """The server's TLS settings, and the file with the CA certificate (PEM) that its clients must trust.
 
-    Of the keys none stays on disk.
+    `names`: the DNS names beside `localhost` that it may be reached by. Of the keys none stays on disk.
     """
-    made = make_certificates()
+    made = make_certificates(names)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _load(context, folder / "server.pem", made.server + made.server_key)
@@ -88,14 +89,14 @@ def _certify_ca(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
 
 
 def _certify_server(
-    key: ec.EllipticCurvePrivateKey, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey
+    key: ec.EllipticCurvePrivateKey, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, names: Iterable[str]
 ) -> x509.Certificate:
     builder = _builder(_name("localhost"), ca.subject, key.public_key())
     # Python 3.13 verifies strictly: it wants the authority's key identifier too.
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in ("127.0.0.1", "::1")]
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), *addresses])
-    builder = builder.add_extension(identifier, critical=False).add_extension(names, critical=False)
+    named = x509.SubjectAlternativeName([*(x509.DNSName(each) for each in ("localhost", *names)), *addresses])
+    builder = builder.add_extension(identifier, critical=False).add_extension(named, critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     return builder.sign(ca_key, hashes.SHA256())

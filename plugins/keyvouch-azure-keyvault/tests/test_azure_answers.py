@@ -1,0 +1,214 @@
+"""Each line of the table in docs/stores/azure-keyvault.md: what the service answers, and what the caller is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import keyvouch
+from azure_fixtures import vault  # noqa: F401 - a fixture
+from azure_opened import connected, opened, parsed, refused
+from azure_vault import Vault
+from keyvouch.algorithms import find_algorithm
+from keyvouch.errors import (
+    AccessDenied,
+    AlgorithmUnsupported,
+    ConfigurationError,
+    KeyExists,
+    KeyNotFound,
+    KeyUnusable,
+    KeyvouchError,
+    NotSupported,
+    SecretIncorrect,
+    SecretRequired,
+    StoreUnavailable,
+    Throttled,
+)
+from keyvouch.store import KeySpec
+from keyvouch.testing.key_vault import Cut, Drop, Fault, Refusal, Stall, refusals
+
+PAGE = Path(__file__).parents[3] / "docs" / "stores" / "azure-keyvault.md"
+PS256 = find_algorithm("PS256")
+
+
+def signing(vault: Vault, *troubles: Refusal | Fault) -> object:
+    with opened(vault.uri("certificate=answers")) as key:
+        vault.fail("keys/sign", *troubles)
+        return key.sign(b"x", PS256, timeout=1)
+
+
+def signing_with_disabled(vault: Vault) -> object:
+    uri = vault.make("answers-disabled", "P-256")
+    with opened(uri) as key:
+        vault.keys["answers-disabled"].newest.enabled = False
+        return key.sign(b"x", find_algorithm("ES256"), timeout=10)
+
+
+def signing_with_deleted(vault: Vault) -> object:
+    uri = vault.make("answers-deleted", "P-256") + "&purge=true"
+    with connected(uri) as store:
+        key = store.open(parsed(uri), timeout=10)
+        store.delete(key.uri)
+        return key.sign(b"x", find_algorithm("ES256"), timeout=10)
+
+
+def connecting(vault: Vault, *troubles: Refusal | Fault) -> object:
+    vault.fail("keys/list", *troubles)
+    return keyvouch.open_signer(vault.uri("certificate=answers"), timeout=10)
+
+
+def connecting_unauthorised(vault: Vault) -> object:
+    vault.disturb = lambda _: vault.unauthorised()
+    try:
+        return connecting(vault)
+    finally:
+        vault.disturb = lambda _: None
+
+
+def opening_missing(vault: Vault) -> object:
+    return keyvouch.open_signer(vault.uri("certificate=nowhere"))
+
+
+def making(vault: Vault, *troubles: Refusal | Fault) -> object:
+    uri = parsed(vault.uri("certificate=answers-made"))
+    with connected(str(uri)) as store:
+        vault.fail("certificates/create", *troubles)
+        return store.generate(uri, KeySpec("P-256"))
+
+
+def making_with_deleted_name(vault: Vault) -> object:
+    uri = parsed(vault.make("answers-reused", "P-256"))
+    with connected(str(uri)) as store:
+        store.delete(store.open(uri, timeout=10).uri)
+        return store.generate(uri, KeySpec("P-256"))
+
+
+def connecting_without_ca(vault: Vault) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+            patch.delenv(name, raising=False)
+        bare = vault.uri("certificate=answers").replace(f"&ca-file={vault.ca_file}", "")
+        return keyvouch.open_signer(bare, timeout=5)
+
+
+def connecting_without_credential(vault: Vault) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AZURE_CLIENT_CERTIFICATE_PATH")
+        return keyvouch.open_signer(vault.uri("certificate=answers"), timeout=5)
+
+
+def connecting_unregistered(vault: Vault) -> object:
+    certificate = vault.app.certificates[0]
+    vault.app.remove_certificate(certificate)
+    try:
+        return keyvouch.open_signer(vault.uri("certificate=answers"), timeout=5)
+    finally:
+        vault.app.add_certificate(certificate)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to come to a line of the table: what is done, what is answered, and what is raised."""
+
+    line: str
+    """The first cell."""
+    do: Callable[..., object]
+    kind: type[KeyvouchError]
+    hint: str
+    """What the hint says, in part."""
+    answers: tuple[Refusal | Fault, ...] = ()
+
+
+REDIRECT = Refusal(307, "Moved", "elsewhere", headers={"Location": "https://example.invalid/"})
+ASK_ROLE = 'az role assignment create --role "Key Vault Crypto User"'
+CASES = (
+    Case("401, twice", connecting_unauthorised, AccessDenied, "tenant, and this machine's clock"),
+    Case("403 `ForbiddenByRbac`", signing, AccessDenied, ASK_ROLE, (refusals.missing_role("keys/sign"),)),
+    Case(
+        "403 `ForbiddenByPolicy`",
+        signing,
+        AccessDenied,
+        "az keyvault set-policy --name VAULT --certificate-permissions sign",
+        (refusals.missing_policy("keys/sign"),),
+    ),
+    *(
+        Case("403 `ForbiddenByFirewall`", do, AccessDenied, "az keyvault network-rule add", (refusals.firewall(),))
+        for do in (signing, connecting)
+    ),
+    *(
+        Case("403 `ForbiddenByConnection`", do, AccessDenied, "private endpoint", (refusals.private_link(),))
+        for do in (signing, connecting)
+    ),
+    Case("403, of a disabled key", signing_with_disabled, KeyUnusable, "set-attributes --enabled true"),
+    Case("403, of an expired key", signing, KeyUnusable, "keyvouch new --further", (refusals.expired(),)),
+    Case("403, of a key before its time", signing, KeyUnusable, "Wait until then", (refusals.not_yet_valid(),)),
+    Case("404", opening_missing, KeyNotFound, "keyvouch keys"),
+    Case("404", signing_with_deleted, KeyUnusable, "recover"),
+    Case("409, of a deleted name", making_with_deleted_name, KeyExists, "recover (or purge)"),
+    Case("409, other", making, Throttled, "later", (refusals.being_changed("answers-made"),)),
+    Case("400 to a signature", signing, AlgorithmUnsupported, "algorithm", (refusals.invalid("alg"),)),
+    Case("400, other", making, NotSupported, "another type", (refusals.bad("Invalid kty value: EC"),)),
+    Case("429, with or without `Retry-After`", signing, Throttled, "reuse", (refusals.throttled(),)),
+    Case("429, with or without `Retry-After`", signing, Throttled, "reuse", (refusals.throttled(300),)),
+    *(
+        Case("5xx, a dropped connection, no answer", signing, StoreUnavailable, hint, (answer,))
+        for answer, hint in (
+            (refusals.failing(500), "later"),
+            (refusals.failing(503), "later"),
+            (refusals.failing(504), "later"),
+            (Drop(), "network"),
+            (Cut(), "network"),
+            (Stall(), "later"),
+        )
+    ),
+    Case("a redirect", signing, StoreUnavailable, "own address", (REDIRECT,)),
+    Case("TLS that is not trusted", connecting_without_ca, ConfigurationError, "ca-file="),
+    Case("no credential to sign in with", connecting_without_credential, SecretRequired, "AZURE_CLIENT_ID"),
+    Case("the authority refuses", connecting_unregistered, SecretIncorrect, "AZURE_CLIENT_CERTIFICATE_PATH"),
+)
+
+
+@pytest.fixture(autouse=True)
+def answers(vault: Vault) -> None:
+    if "answers" not in vault.keys:
+        vault.make("answers")
+
+
+def told() -> dict[str, set[str]]:
+    """The table: the first cell of each line, and the codes of the errors in the second."""
+    section = PAGE.read_text(encoding="utf-8").partition("| the service's answer |")[2].partition("\n\n")[0]
+    rows = [line.strip("|").split(" | ") for line in section.splitlines()[2:]]
+    return {row[0].strip(): {*re.findall(r"\[`([a-z-]+)`\]", row[1])} for row in rows}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.line}: {case.do.__name__}")
+def test_each_answer_is_told(vault: Vault, case: Case) -> None:
+    """Each answer is an error of its own, that says what to do."""
+    try:
+        assert case.hint in refused(case.kind, lambda: case.do(vault, *case.answers)).hint
+    finally:
+        vault.resume()
+
+
+def test_each_line_of_the_table_is_tried() -> None:
+    """The page has these lines and no others, and each names the errors that its cases raise."""
+    tried: dict[str, set[str]] = {}
+    for case in CASES:
+        tried.setdefault(case.line, set()).add(case.kind.code)
+    assert tried == told()
+
+
+def test_authoritys_refusal_is_told_with_its_code(vault: Vault) -> None:
+    """AADSTS700027 says that the certificate is not registered."""
+    assert "AADSTS700027" in refused(SecretIncorrect, lambda: connecting_unregistered(vault)).message
+
+
+def test_401_is_not_seen_where_a_new_log_in_is_taken(vault: Vault) -> None:
+    """After the SDK's own second try the core logs in anew, and the caller has a signature."""
+    with keyvouch.open_signer(vault.uri("certificate=answers")) as signer:
+        vault.fail("keys/sign", vault.unauthorised(), vault.unauthorised())
+        assert signer.sign(b"x", "PS256", timeout=10)

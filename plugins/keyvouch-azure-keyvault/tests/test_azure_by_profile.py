@@ -1,0 +1,241 @@
+"""A key in the vault, opened with a token of another profile's: `auth=profile`."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jwt
+import pytest
+
+import keyvouch
+from azure_fixtures import vault  # noqa: F401 - a fixture
+from azure_opened import parsed, refused
+from azure_vault import RESOURCE, Vault
+from keyvouch.errors import AccessDenied, SecretRequired
+from keyvouch.https import Limits
+from keyvouch.secrets import AccessToken, SecretResolver
+from keyvouch.testing.authority import App, Authority
+from keyvouch.testing.key_vault import Refusal
+from keyvouch_azure_keyvault import logins
+from keyvouch_azure_keyvault.transport import PoolTransport
+from servers.oidc import OidcProvider
+from signing_in import make_key, sign_in, write_profile
+
+SCOPE = f"{RESOURCE}/.default"
+CLAIMS = '{"access_token": {"nbf": {"essential": true, "value": "1700000000"}}}'
+
+Profile = Callable[..., App]
+
+
+@pytest.fixture
+def profile(vault: Vault, own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
+    """Give the profile `nightly`, with a key in a file, to an app of this tenant."""
+
+    def write(tenant: str | None = None, **fields: object) -> App:
+        key = make_key(own_folders)
+        app = vault.authority.register(tenant=tenant, certificates=[key.certificate])
+        path = write_profile(own_folders, vault.authority, app, [key.uri], **fields)
+        path.chmod(0o600)
+        monkeypatch.setenv("KEYVOUCH_CONFIG", str(path))
+        return app
+
+    return write
+
+
+def by_profile(uri: str) -> str:
+    return uri.replace("auth=environment", "auth=profile&profile=nightly")
+
+
+@pytest.mark.parametrize(("kind", "algorithm"), [("RSA-2048", "PS256"), ("P-256", "ES256")])
+def test_unmodified_msal_signs_in(
+    vault: Vault, profile: Profile, oidc_provider: OidcProvider, kind: str, algorithm: str
+) -> None:
+    """MSAL gets a token by a key in a vault that is itself opened by a token, for which a key in a file signed."""
+    reader = profile()
+    with keyvouch.open_signer(by_profile(vault.make(f"msal-{algorithm}", kind))) as signer:
+        opened = vault.authority.exchanges[-1]
+        assert (opened.client_id, opened.form["scope"], opened.status) == (reader.client_id, SCOPE, 200)
+        before = vault.count("POST keys/sign")
+        with Authority(algorithms=[algorithm]) as authority:
+            sign_in(signer, authority, oidc_provider, algorithm)
+        assert vault.count("POST keys/sign") == before + 2
+    assert not [each for each in vault.calls if "secrets" in each]  # nothing is downloaded
+
+
+def test_vault_refuses_a_token_of_another_authority(
+    vault: Vault, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vault checks who signed the token: one of another authority, in the same tenant's name, opens nothing."""
+    key = make_key(own_folders)
+    with Authority() as forger:
+        app = forger.register(tenant=vault.authority.tenant, certificates=[key.certificate])
+        monkeypatch.setenv("KEYVOUCH_CONFIG", str(write_profile(own_folders, forger, app, [key.uri])))
+        uri = by_profile(vault.make("forged", "P-256"))
+        with pytest.raises(keyvouch.KeyvouchError, match="does not accept the token"):
+            keyvouch.open_signer(uri, timeout=10)
+        assert forger.exchanges[-1].status == 200
+
+
+@pytest.mark.parametrize("named", ["id", "domain"])
+def test_profile_is_of_the_vaults_tenant(vault: Vault, profile: Profile, named: str) -> None:
+    """The tenant that the vault demands is the profile's, whether it is written as an id or as a domain name."""
+    profile(**({} if named == "id" else {"tenant": "contoso.onmicrosoft.com"}))
+    with keyvouch.open_signer(by_profile(vault.make("tenant", "P-256"))) as signer:
+        assert signer.sign(b"x", "ES256")
+
+
+def test_profile_of_another_tenant_is_told(vault: Vault, profile: Profile) -> None:
+    """A profile signs in to its own tenant alone: what a vault names does not lead it elsewhere."""
+    app = profile(tenant="fabrikam.example")
+    before = len(vault.calls)
+    uri = by_profile(vault.make("elsewhere", "P-256"))
+    error = refused(AccessDenied, lambda: keyvouch.open_signer(uri, timeout=10))
+    assert vault.authority.tenant in error.message
+    assert "of the vault's tenant" in error.hint
+    assert {each.tenant for each in vault.authority.exchanges if each.client_id == app.client_id} == {app.tenant}
+    assert len(vault.calls) == before
+
+
+def test_challenge_of_another_tenant_is_got_over(vault: Vault, profile: Profile) -> None:
+    """A vault that names another tenant for a moment does not keep those out for good that are of the right one."""
+    profile()
+    moved = f'Bearer authorization="{vault.authority.url}/fabrikam.example", resource="{RESOURCE}"'
+    refusal = Refusal(401, "Unauthorized", "AKV10032: Invalid issuer.", headers={"WWW-Authenticate": moved})
+    with keyvouch.open_signer(by_profile(vault.make("moved", "P-256"))) as signer:
+        for times in (1, 2):
+            vault.fail("keys/sign", *[refusal] * times)
+            assert signer.sign(b"x", "ES256")
+
+
+def test_demanded_claims_bring_a_fresh_token(vault: Vault, profile: Profile) -> None:
+    """Claims in a challenge (CAE) reach the authority, the cache is passed over, and the caller sees nothing of it."""
+    profile()
+    encoded = base64.urlsafe_b64encode(CLAIMS.encode()).decode()
+    demand = (
+        f'Bearer authorization="{vault.authority.authority}", resource="{RESOURCE}", error="insufficient_claims",'
+        f' claims="{encoded}"'
+    )
+    with keyvouch.open_signer(by_profile(vault.make("claims", "P-256"))) as signer:
+        assert _claims(vault) == {"access_token": {"xms_cc": {"values": ["CP1"]}}}
+        before = len(vault.authority.exchanges)
+        vault.fail("keys/sign", Refusal(401, "Unauthorized", "AKV10144", headers={"WWW-Authenticate": demand}))
+        assert signer.sign(b"x", "ES256")
+        assert len(vault.authority.exchanges) == before + 1
+        wanted = json.loads(CLAIMS)
+        wanted["access_token"]["xms_cc"] = {"values": ["CP1"]}
+        assert _claims(vault) == wanted
+        signer.sign(b"x", "ES256")
+        assert len(vault.authority.exchanges) == before + 1
+
+
+def _claims(vault: Vault) -> Any:
+    return json.loads(vault.authority.exchanges[-1].form["claims"])
+
+
+def test_revoked_token_is_not_taken_from_the_cache_again(vault: Vault, profile: Profile) -> None:
+    """A token that is refused while it lives is replaced, though the profile's cache still has it."""
+    profile()
+    uri = by_profile(vault.make("revoked", "P-256"))
+    with keyvouch.open_signer(uri) as signer:
+        before = len(vault.authority.exchanges)
+        vault.revoke_tokens()
+        assert signer.sign(b"x", "ES256")
+        assert len(vault.authority.exchanges) == before + 1
+    vault.revoke_tokens()
+    with keyvouch.open_signer(uri) as signer:
+        assert signer.sign(b"x", "ES256")
+    assert len(vault.authority.exchanges) == before + 2
+
+
+def test_refused_profile_is_told_in_one_error(vault: Vault, profile: Profile) -> None:
+    """What the authority says of the profile's own key stands in the error, with its code."""
+    app = profile()
+    app.remove_certificate(app.certificates[0])
+    uri = by_profile(vault.make("refused", "P-256"))
+    error = refused(SecretRequired, lambda: keyvouch.open_signer(uri, timeout=10))
+    assert "'nightly'" in error.message
+    assert "AADSTS700027" in error.message
+
+
+def test_expiry_is_the_tokens_own(vault: Vault, profile: Profile) -> None:
+    """The SDK is told when the token really ends."""
+    profile()
+    log_in = _log_in(vault, SecretResolver(sign_in=keyvouch.opening.sign_in))
+    info = log_in.get_token_info(SCOPE, options={"tenant_id": vault.authority.tenant, "enable_cae": True})
+    told = jwt.decode(info.token, options={"verify_signature": False})["exp"]
+    assert told - 5 <= info.expires_on <= told
+
+
+def test_token_is_renewed_before_it_ends(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is due is asked for anew, not at each request but some seconds apart; one that is not is kept."""
+    now = [1_700_000_000.0]
+    monkeypatch.setattr(logins, "time", SimpleNamespace(time=lambda: now[0]))
+    asked: list[float] = []
+
+    def sign(*_: object, **__: object) -> AccessToken:
+        asked.append(now[0])
+        # The authority fails to renew the second one: it is given again, due as it is.
+        begun = asked[1] if len(asked) == 3 else now[0]
+        return AccessToken(f"token-{begun}", int(begun) + 7200, int(begun) + 3600)
+
+    log_in = _log_in(vault, SecretResolver(sign_in=sign))
+    options = {"tenant_id": vault.authority.tenant}
+    for later in (0, 3500, 200, 3650, 1, 5):
+        now[0] += later
+        assert log_in.get_token_info(SCOPE, options=options).expires_on > now[0]  # type: ignore[arg-type]
+    assert [moment - 1_700_000_000 for moment in asked] == [0, 3700, 7350, 7356]
+
+
+def test_token_without_a_time_for_renewal_is_renewed_before_it_ends(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the authority names no time, it is five minutes before the end."""
+    now = [1_700_000_000.0]
+    monkeypatch.setattr(logins, "time", SimpleNamespace(time=lambda: now[0]))
+    asked: list[float] = []
+
+    def sign(*_: object, **__: object) -> AccessToken:
+        asked.append(now[0])
+        return AccessToken("token", int(now[0]) + 3600)
+
+    log_in = _log_in(vault, SecretResolver(sign_in=sign))
+    for later in (0, 3200, 200):
+        now[0] += later
+        log_in.get_token(SCOPE)
+    assert [moment - 1_700_000_000 for moment in asked] == [0, 3400]
+
+
+def _log_in(vault: Vault, secrets: SecretResolver) -> logins.LogIn:
+    uri, limits = parsed(by_profile(vault.uri("certificate=app"))), Limits()
+    return logins.LogIn(uri, secrets, PoolTransport(uri, limits), limits)
+
+
+def test_log_holds_no_secret(vault: Vault, profile: Profile, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever is logged on the way, at any level and by any library, holds neither token nor assertion."""
+    profile()
+    caplog.set_level(logging.DEBUG)
+    given: list[str] = []
+    inherited = logins.LogIn.get_token_info
+
+    def witness(*args: Any, **options: Any) -> Any:
+        given.append((info := inherited(*args, **options)).token)
+        return info
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logins.LogIn, "get_token_info", witness)
+        uri = by_profile(vault.make("logged", "P-256"))
+        with keyvouch.open_signer(uri) as signer:
+            signer.sign(b"x", "ES256")
+            vault.revoke_tokens()
+            signer.sign(b"x", "ES256")
+    assert len({*given}) == 2
+    assert caplog.text
+    for token in given:
+        assert token.rpartition(".")[2] not in caplog.text
+    assert "eyJ" not in caplog.text  # how each JWT begins

@@ -1,0 +1,32 @@
+"""A vault's key in a forked child."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from azure.keyvault.keys._shared import http_challenge_cache
+
+import keyvouch
+from azure_fixtures import vault  # noqa: F401 - a fixture
+from azure_vault import Vault
+from scripted_store import is_signed
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_child_signs_whatever_the_parents_threads_held(vault: Vault) -> None:
+    """It logs in for itself; a lock of the SDK's that a thread of the parent held does not keep it waiting."""
+    with keyvouch.open_signer(vault.make("forked", "P-256")) as signer:
+        with vars(http_challenge_cache)["_lock"]:
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    signed = signer.sign(b"message", "ES256", timeout=10)
+                    status = 0 if is_signed(signer.public_key, signed, b"message", "ES256") else 2
+                finally:
+                    os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert is_signed(signer.public_key, signer.sign(b"message", "ES256"), b"message", "ES256")

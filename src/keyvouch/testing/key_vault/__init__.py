@@ -1,0 +1,24 @@
+"""A test vault: an HTTPS server on loopback that is as strict as Azure Key Vault, or as a Managed HSM.
+
+It holds keys, certificates and secrets, checks the tokens that a development authority has issued, and fails on demand,
+so that a program can be tried with the unmodified Azure SDK, without a subscription and a network:
+
+    with Authority() as authority, KeyVault(authority) as vault:
+        app = authority.register(certificates=[certificate])
+        vault.make_certificate("app")
+        client = KeyClient(
+            vault.url, credential, connection_verify=vault.ca_file, verify_challenge_resource=False
+        )
+        client.get_key("app")
+        vault.fail("keys/sign", refusals.throttled(retry_after=2), Drop())    # the next two signatures
+
+It is written from the service's documentation, recorded answers of the service and the SDK's models. It shares no code
+with the rest of keyvouch, and signs with `cryptography` alone. All that it holds is thrown away when it closes.
+"""
+
+from keyvouch.testing.key_vault.faults import Cut, Drop, Fault, Stall, Trickle
+from keyvouch.testing.key_vault.objects import Item, Version
+from keyvouch.testing.key_vault.refusals import Refusal
+from keyvouch.testing.key_vault.service import KeyVault
+
+__all__ = ["Cut", "Drop", "Fault", "Item", "KeyVault", "Refusal", "Stall", "Trickle", "Version"]

@@ -1,0 +1,132 @@
+"""The operations of keys."""
+
+from typing import Any
+
+from keyvouch.testing.authority.jose import to_base64url
+from keyvouch.testing.key_vault.deletion import Deletion, Protection
+from keyvouch.testing.key_vault.keys import (
+    make_version,
+    operations_of,
+    public_jwk,
+    read_private_jwk,
+    require_type,
+    sign,
+)
+from keyvouch.testing.key_vault.messages import Call, Reply, Route, listed
+from keyvouch.testing.key_vault.objects import Item, Shelf, Version
+from keyvouch.testing.key_vault.refusals import Refusal, missing
+
+KIND = "Key"
+
+
+class Keys:
+    """Keys, those of certificates among them: these are managed, and can only be read and used."""
+
+    def __init__(self, shelf: Shelf[Item], protection: Protection, *, managed_hsm: bool) -> None:
+        self._shelf, self._protection, self._hsm = shelf, protection, managed_hsm
+        self._deletion = Deletion(
+            KIND,
+            shelf,
+            protection,
+            describe=lambda call, item: self._bundle(call, item, item.newest),
+            summarise=lambda call, item: self._item(call, item, item.newest, named=False),
+            guard=_require_own,
+        )
+
+    def routes(self) -> list[Route]:
+        """Return the operations."""
+        return [
+            Route("GET", "keys", "keys/list", self._list),
+            Route("GET", "keys/{name}/versions", "keys/list", self._versions),
+            Route("GET", "keys/{name}/{version}", "keys/get", self._get),
+            Route("POST", "keys/{name}/create", "keys/create", self._create),
+            Route("PUT", "keys/{name}", "keys/import", self._import),
+            Route("PATCH", "keys/{name}/{version}", "keys/update", self._update),
+            Route("POST", "keys/{name}/{version}/sign", "keys/sign", self._sign),
+            *self._deletion.routes(),
+        ]
+
+    def _list(self, call: Call) -> Reply:
+        live = [each for each in self._shelf.live.values() if each.versions]
+        return listed(call, [self._item(call, each, each.newest, named=False) for each in live])
+
+    def _versions(self, call: Call) -> Reply:
+        found = self._shelf.live.get(call.name)
+        return listed(call, [self._item(call, found, each) for each in found.versions] if found else [])
+
+    def _get(self, call: Call) -> Reply:
+        return Reply(200, self._bundle(call, *find_version(self._shelf, KIND, call)))
+
+    def _create(self, call: Call) -> Reply:
+        item = self._for_change(call)
+        call.required("kty")
+        return self._add(call, item, make_version(dict(call.body), hsm_only=self._hsm))
+
+    def _import(self, call: Call) -> Reply:
+        item, jwk = self._for_change(call), call.required("key")
+        kind = str(jwk.get("kty"))
+        if call.body.get("Hsm") and not kind.endswith("-HSM"):
+            kind += "-HSM"
+        require_type(kind, hsm_only=self._hsm)
+        made = Version(private_key=read_private_jwk(jwk), kind=kind, operations=operations_of(jwk, kind))
+        return self._add(call, item, made)
+
+    def _add(self, call: Call, item: Item, made: Version) -> Reply:
+        call.apply(made)
+        item.versions.append(made)
+        self._shelf.live[call.name] = item
+        return Reply(200, self._bundle(call, item, made))
+
+    def _update(self, call: Call) -> Reply:
+        item, version = find_version(self._shelf, KIND, call)
+        _require_own(item)
+        if call.body.get("key_ops") is not None:
+            version.operations = operations_of(dict(call.body), version.kind)
+        call.apply(version)
+        return Reply(200, self._bundle(call, item, version))
+
+    def _sign(self, call: Call) -> Reply:
+        item, version = find_version(self._shelf, KIND, call)
+        key_id = identifier(call, "keys", item, version)
+        signature = sign(version, key_id, str(call.required("alg")), call.octets("value"))
+        return Reply(200, {"kid": key_id, "value": to_base64url(signature)})
+
+    def _for_change(self, call: Call) -> Item:
+        self._shelf.require_free(KIND, call.name)
+        item = self._shelf.live.get(call.name) or Item(call.name)
+        _require_own(item)
+        return item
+
+    def _item(self, call: Call, item: Item, version: Version, *, named: bool = True) -> dict[str, Any]:
+        kid = identifier(call, "keys", item, version if named else None)
+        return {"kid": kid, "attributes": self._protection.attributes(version), "tags": version.tags} | _managed(item)
+
+    def _bundle(self, call: Call, item: Item, version: Version) -> dict[str, Any]:
+        key = {"kid": identifier(call, "keys", item, version), **public_jwk(version)}
+        attributes = {**self._protection.attributes(version), "exportable": version.exportable}
+        return {"key": key, "attributes": attributes, "tags": version.tags} | _managed(item)
+
+
+def find_version(shelf: Shelf[Item], kind: str, call: Call) -> tuple[Item, Version]:
+    """Return the version that is named, else the newest. Raises `Refusal`."""
+    item = shelf.find(kind, call.name)
+    for each in item.versions:
+        if each.version == call.version.lower() or (not call.version and each is item.newest):
+            return item, each
+    raise missing(kind, f"{call.name}/{call.version}")
+
+
+def identifier(call: Call, collection: str, item: Item, version: Version | None) -> str:
+    """Return the address of a version, or of all."""
+    base = f"{call.base}/{collection}/{item.name}"
+    return f"{base}/{version.version}" if version else base
+
+
+def _managed(item: Item) -> dict[str, Any]:
+    return {"managed": True} if item.policy is not None else {}
+
+
+def _require_own(item: Item) -> None:
+    if item.policy is not None:
+        # The words are ours: those of the service for the key of a certificate are not known.
+        raise Refusal(403, "Forbidden", f"The key {item.name} is managed by a certificate.", "KeyManaged")

@@ -1,0 +1,200 @@
+"""What a vault holds: keys, certificates and secrets, in versions, with what was deleted of them."""
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from keyvouch.testing.key_vault.refusals import being_deleted, deleted_name, missing, not_deleted
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+
+@dataclass(kw_only=True)
+class Held:
+    """A version of something. Times are seconds since 1970."""
+
+    version: str = field(default_factory=lambda: uuid.uuid4().hex)
+    enabled: bool = True
+    not_before: int | None = None
+    expires: int | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+    updated: int = field(default_factory=lambda: int(time.time()))
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def validity(self) -> tuple[int | None, int | None]:
+        """From when, and until when it may be used."""
+        return self.not_before, self.expires
+
+
+@dataclass(kw_only=True)
+class Version(Held):
+    """A version of a key, and of the certificate of the same name where there is one."""
+
+    private_key: PrivateKey
+    kind: str
+    """As in `kty`: RSA, RSA-HSM, EC, EC-HSM."""
+    operations: tuple[str, ...]
+    certificate: x509.Certificate | None = None
+    issuers: tuple[x509.Certificate, ...] = ()
+    """The certificates above it."""
+    exportable: bool = False
+
+    @property
+    def validity(self) -> tuple[int | None, int | None]:
+        """The certificate's, where there is one."""
+        if self.certificate is None:
+            return super().validity
+        moments = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
+        return int(moments[0].timestamp()), int(moments[1].timestamp())
+
+
+@dataclass(kw_only=True)
+class SecretVersion(Held):
+    """A version of a secret."""
+
+    value: str
+    content_type: str | None = None
+
+
+@dataclass
+class Pending:
+    """A certificate that is being made: its key is there, and the request, made by the policy that it was asked by."""
+
+    version: Version
+    issuer: str
+    request: bytes
+    policy: dict[str, Any]
+    status: str = "inProgress"
+    cancelled: bool = False
+
+
+@dataclass
+class Item:
+    """All versions of a key, and of a certificate its policy and pending operation."""
+
+    name: str
+    versions: list[Version] = field(default_factory=list)
+    policy: dict[str, Any] | None = None
+    """Of a certificate, as in the service's JSON; None for a key by itself."""
+    pending: Pending | None = None
+
+    @property
+    def newest(self) -> Version:
+        """The version that is meant where none is named."""
+        return self.versions[-1]
+
+
+@dataclass
+class Secret:
+    """All versions of a secret."""
+
+    name: str
+    versions: list[SecretVersion] = field(default_factory=list)
+
+    @property
+    def newest(self) -> SecretVersion:
+        """The version that is meant where none is named."""
+        return self.versions[-1]
+
+
+T = TypeVar("T", Item, Secret)
+
+
+@dataclass
+class Deleted(Generic[T]):
+    """Something that was deleted."""
+
+    thing: T
+    kind: str
+    date: int
+    """When, in seconds since 1970."""
+    absent: int
+    """How many more questions are answered as if it were not there yet."""
+    purged: bool = False
+    present: int = 0
+    """Of one that is purged: how many more questions are answered as if it were still there."""
+
+
+class Shelf(Generic[T]):
+    """Things by their names, with the service's soft delete. It takes its time: of each step it is told a little later.
+
+    `kind` is `Key`, `Certificate` or `Secret`. Methods raise `Refusal`.
+    """
+
+    def __init__(self, slow: int) -> None:
+        self.live: dict[str, T] = {}
+        self.deleted: dict[str, Deleted[T]] = {}
+        self._slow = slow
+        self._recovering: dict[str, int] = {}
+
+    def find(self, kind: str, name: str) -> T:
+        """Return the thing that has this name, and at least one version."""
+        found = self.live.get(name)
+        if found is None or not found.versions:
+            raise missing(kind, name)
+        if self._recovering.get(name, 0) > 0:
+            self._recovering[name] -= 1
+            raise missing(kind, name)
+        return found
+
+    def require_free(self, kind: str, name: str) -> None:
+        """Pass where the name can be used, whether or not something has it already."""
+        found = self._find_deleted(name)
+        if found is not None and (found.absent or found.purged):
+            found.absent = max(0, found.absent - 1)
+            raise being_deleted(kind)
+        if found is not None:
+            raise deleted_name(kind, name)
+
+    def delete(self, kind: str, name: str) -> Deleted[T]:
+        """Delete all versions of it."""
+        thing = self.find(kind, name)
+        del self.live[name]
+        self.deleted[name] = Deleted(thing, kind, int(time.time()), self._slow)
+        return self.deleted[name]
+
+    def look(self, kind: str, name: str) -> Deleted[T]:
+        """Return what was deleted, once that is done."""
+        found = self._find_deleted(name)
+        if found is None or found.kind != kind:
+            raise not_deleted(kind, name)
+        if found.absent:
+            found.absent -= 1
+            raise not_deleted(kind, name)
+        return found
+
+    def recover(self, kind: str, name: str) -> T:
+        """Bring back what was deleted."""
+        found = self._ready(kind, name)
+        del self.deleted[name]
+        self.live[name] = found.thing
+        self._recovering[name] = self._slow
+        return found.thing
+
+    def purge(self, kind: str, name: str) -> None:
+        """Delete it for good."""
+        found = self._ready(kind, name)
+        found.purged, found.present = True, self._slow
+
+    def _ready(self, kind: str, name: str) -> Deleted[T]:
+        found = self._find_deleted(name)
+        if found is None or found.kind != kind:
+            raise not_deleted(kind, name)
+        if found.absent or found.purged:
+            found.absent = max(0, found.absent - 1)
+            raise being_deleted(kind)
+        return found
+
+    def _find_deleted(self, name: str) -> Deleted[T] | None:
+        found = self.deleted.get(name)
+        if found is not None and found.purged:
+            if not found.present:
+                del self.deleted[name]
+                return None
+            found.present -= 1
+        return found

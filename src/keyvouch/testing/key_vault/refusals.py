@@ -1,0 +1,173 @@
+"""What the service says when it refuses: status, headers and JSON, in its own words.
+
+The bodies are the service's, as recorded in the tests of its SDKs, in its troubleshooting guides and in reports of its
+users. Where no text is known, ours begins like a known one, and a comment says so.
+"""
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+
+class Refusal(Exception):
+    """An answer that refuses: `{"error": {"code", "message", "innererror": {"code"}}}`, or no body without a `code`."""
+
+    def __init__(
+        self, status: int, code: str = "", message: str = "", inner: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(f"{status} {inner or code}: {message}")
+        self.status = status
+        self.headers = headers or {}
+        self.body: dict[str, object] | None = None
+        if code:
+            error: dict[str, object] = {"code": code, "message": message}
+            self.body = {"error": error | ({"innererror": {"code": inner}} if inner else {})}
+
+
+# What a request is told that is not as it must be.
+
+
+def bad(message: str, inner: str = "") -> Refusal:
+    """400: a parameter is wrong."""
+    return Refusal(400, "BadParameter", message, inner)
+
+
+def required(member: str) -> Refusal:
+    """400: a member of the body is missing."""
+    return bad(f"Property '{member}' is required.\r\n")
+
+
+def invalid(member: str, why: str = "") -> Refusal:
+    """400: a member of the body has a value that it may not have."""
+    return bad(f"Property {member} has invalid value\r\n{why}")
+
+
+def missing(kind: str, name: str) -> Refusal:
+    """404: there is no such key, certificate or secret, or none of this version."""
+    word = kind.lower()
+    return Refusal(
+        404,
+        f"{kind}NotFound",
+        f"A {word} with (name/id) {name} was not found in this key vault. If you recently deleted this {word} you may "
+        "be able to recover it using the correct recovery command. For help resolving this issue, please see "
+        "https://go.microsoft.com/fwlink/?linkid=2125182",
+    )
+
+
+def not_deleted(kind: str, name: str) -> Refusal:
+    """404: nothing of this name was deleted, or it is still being deleted."""
+    return Refusal(404, f"{kind}NotFound", f"Deleted {kind} not found: {name}")
+
+
+def being_deleted(kind: str) -> Refusal:
+    """409: what was deleted is not ready to be recovered or purged."""
+    return Refusal(409, "Conflict", f"{kind} is currently being deleted.", "ObjectIsBeingDeleted")
+
+
+def deleted_name(kind: str, name: str) -> Refusal:
+    """409: the name belongs to something that was deleted and can be recovered."""
+    return Refusal(
+        409,
+        "Conflict",
+        f"{kind} {name} is currently in a deleted but recoverable state, and its name cannot be reused; in this state, "
+        f"the {kind.lower()} can only be recovered or purged.",
+        "ObjectIsDeletedButRecoverable",
+    )
+
+
+def being_changed(name: str) -> Refusal:
+    """409: another change of the certificate is under way."""
+    said = (
+        "A new key vault certificate can not be created or imported while a pending key vault certificate's status is"
+    )
+    return Refusal(409, "Conflict", f"{said} inProgress: {name}.")
+
+
+def purge_protected() -> Refusal:
+    """403: the vault keeps what was deleted for its time. The words are ours."""
+    said = "Operation is not allowed because purge protection is enabled on this vault."
+    return Refusal(403, "Forbidden", said, "PurgeNotAllowed")
+
+
+# What a vault says of a key that may not do what is asked of it.
+
+
+def disabled(operation: str = "sign", kind: str = "key") -> Refusal:
+    """403: the key or secret is disabled."""
+    said = f"Operation {operation} is not allowed on a disabled {kind}."
+    return Refusal(403, "Forbidden", said, f"{kind.capitalize()}Disabled")
+
+
+def expired(operation: str = "sign") -> Refusal:
+    """403: the key's end has passed. The words are made from those for a disabled key."""
+    return Refusal(403, "Forbidden", f"Operation {operation} is not allowed on an expired key.", "KeyExpired")
+
+
+def not_yet_valid(operation: str = "sign") -> Refusal:
+    """403: the key's beginning lies ahead. The words are made from those for a disabled key."""
+    said = f"Operation {operation} is not allowed on a key that is not yet valid."
+    return Refusal(403, "Forbidden", said, "KeyNotYetValid")
+
+
+def not_permitted(operation: str = "sign") -> Refusal:
+    """403: the operation is not among the key's."""
+    said = f"Operation {operation} is not permitted on this key."
+    return Refusal(403, "Forbidden", said, "KeyOperationForbidden")
+
+
+# What it says of who asks, from where, and how often.
+
+
+def missing_role(permission: str) -> Refusal:
+    """403: in a vault with roles, none of the caller's has this permission (`keys/sign`)."""
+    said = (
+        "Caller is not authorized to perform action on resource.\r\nIf role assignments, deny assignments or role"
+        " definitions were changed recently, please observe propagation time.\r\nCaller: appid=(left out)\r\n"
+        f"Action: 'Microsoft.KeyVault/vaults/{permission}/action'\r\nAssignment: (not found)\r\n"
+        "DenyAssignmentId: null\r\nDecisionReason: null\r\n"
+    )
+    return Refusal(403, "Forbidden", said, "ForbiddenByRbac")
+
+
+def missing_policy(permission: str) -> Refusal:
+    """403: in a vault with access policies, none gives the caller this permission (`keys/sign`)."""
+    collection, _, operation = permission.partition("/")
+    said = (
+        "The user, group or application 'appid=(left out);oid=(left out)' does not have "
+        f"{collection} {operation} permission on key vault 'test;location=here'."
+    )
+    return Refusal(403, "Forbidden", said, "ForbiddenByPolicy")
+
+
+def firewall() -> Refusal:
+    """403: the vault's firewall does not let the caller's address in."""
+    said = "Client address is not authorized and caller is not a trusted service.\r\nClient address: 127.0.0.1\r\n"
+    return Refusal(403, "Forbidden", said, "ForbiddenByFirewall")
+
+
+def private_link() -> Refusal:
+    """403: the vault is reached by its private endpoint alone."""
+    said = (
+        "Public network access is disabled and request is not from a trusted service nor via an approved private link."
+    )
+    return Refusal(403, "Forbidden", said, "ForbiddenByConnection")
+
+
+def throttled(
+    retry_after: int | datetime | None = None, *, header: str = "Retry-After", code: str = "Throttled"
+) -> Refusal:
+    """429: too many requests. `retry_after`: seconds, a moment, or None for no such header.
+
+    `header`: another name of it, as `retry-after-ms` and `x-ms-retry-after-ms`, with milliseconds.
+    """
+    said = "Request was not processed because too many requests were received. Reason: VaultRequestTypeLimitReached"
+    if isinstance(retry_after, datetime):
+        told = format_datetime(retry_after.astimezone(UTC), usegmt=True)
+    else:
+        told = "" if retry_after is None else str(retry_after)
+    return Refusal(429, code, said, headers={header: told} if told else {})
+
+
+def failing(status: int = 503) -> Refusal:
+    """5xx: the service has failed."""
+    codes = {500: "InternalServerError", 503: "ServiceUnavailable", 504: "GatewayTimeout"}
+    return Refusal(status, codes.get(status, "InternalServerError"), "An internal error has occurred.")

@@ -1,0 +1,271 @@
+"""The vault as its users hold it."""
+
+import contextlib
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from keyvouch.testing.authority import Authority
+from keyvouch.testing.authority.server import HttpsServer, Request, Response
+from keyvouch.testing.authority.tls import make_context
+from keyvouch.testing.key_vault.certificate_endpoints import Certificates
+from keyvouch.testing.key_vault.certifying import complete_policy, self_sign
+from keyvouch.testing.key_vault.deletion import Protection
+from keyvouch.testing.key_vault.faults import Fault, play
+from keyvouch.testing.key_vault.key_endpoints import Keys
+from keyvouch.testing.key_vault.keys import make_version
+from keyvouch.testing.key_vault.messages import Reply, find_route, read_call
+from keyvouch.testing.key_vault.objects import Item, Secret, SecretVersion, Shelf, Version
+from keyvouch.testing.key_vault.refusals import Refusal, missing_role
+from keyvouch.testing.key_vault.secret_endpoints import Secrets
+from keyvouch.testing.key_vault.tokens import Judge
+
+Trouble = Fault | Refusal
+SIGN = "keys/sign"
+
+
+class KeyVault:
+    """A test vault. As a context manager it serves while the block runs; else `start()` and `close()`.
+
+    It takes the tokens that the running `authority` has issued for its default tenant.
+
+    `managed_hsm`: serve a Managed HSM: keys alone, of the types RSA-HSM and EC-HSM, and tokens for Managed HSM.
+    `purge_protection`: keep what was deleted; it can only be recovered.
+    `names`: the DNS names beside `localhost` that it may be reached by, as through `keyvouch.testing.relay.Proxy`; so
+    a client meets it as `contoso.vault.azure.net`.
+    `slow`: how many questions after each step of deleting, purging and recovering are answered as before it: the
+    service takes some seconds for each.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        *,
+        managed_hsm: bool = False,
+        purge_protection: bool = False,
+        names: Iterable[str] = (),
+        slow: int = 1,
+    ) -> None:
+        self.authority = authority
+        self.deny: set[str] = set()
+        """Permissions that nobody has: `keys/sign`, `certificates/list`."""
+        self.disturb: Callable[[str], Trouble | None] = lambda _: None
+        """Asked at each request that has a good token, with the permission that it needs: what happens instead."""
+        self._names = tuple(names)
+        self._judge = Judge(authority, managed_hsm=managed_hsm)
+        self._managed_hsm = managed_hsm
+        self._protection = Protection(purge=purge_protection)
+        self._items: Shelf[Item] = Shelf(slow)
+        self._secrets: Shelf[Secret] = Shelf(slow)
+        parts: list[Any] = [Keys(self._items, self._protection, managed_hsm=managed_hsm)]
+        if not managed_hsm:
+            parts.append(Certificates(self._items, self._protection))
+            parts.append(Secrets(self._secrets, self._items, self._protection))
+        self._routes = [route for part in parts for route in part.routes()]
+        self._lock = threading.Lock()
+        self._calls: list[str] = []
+        self._faults: dict[str, deque[Trouble]] = {}
+        self._resumed = threading.Event()
+        self._resources = contextlib.ExitStack()
+        self._running: tuple[int, str] | None = None
+
+    def start(self) -> Self:
+        """Begin to serve. A second call does nothing."""
+        if self._running is None:
+            with contextlib.ExitStack() as resources:
+                self._running = self._start(resources)
+                self._resources = resources.pop_all()
+        return self
+
+    def close(self) -> None:
+        """End the server with its open connections, and remove its files. A second call does nothing."""
+        self._running = None
+        self.resume()
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Where it is.
+
+    @property
+    def url(self) -> str:
+        """Where it serves: `https://localhost:PORT`."""
+        return f"https://localhost:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """The port, on 127.0.0.1 and on ::1."""
+        return self._state()[0]
+
+    @property
+    def ca_file(self) -> str:
+        """The path of the certificates (PEM) to trust, the vault's and the authority's; gone when the vault closes."""
+        return self._state()[1]
+
+    # Who may what.
+
+    @property
+    def tenant(self) -> str:
+        """The tenant whose tokens it takes. Setting it moves the vault to another one."""
+        return self._judge.tenant
+
+    @tenant.setter
+    def tenant(self, tenant: str) -> None:
+        self._judge.tenant = tenant
+
+    @property
+    def resource(self) -> str:
+        """What tokens are for: `https://vault.azure.net`. Setting it moves the vault to another cloud."""
+        return self._judge.resource
+
+    @resource.setter
+    def resource(self, resource: str) -> None:
+        self._judge.resource = resource
+
+    @property
+    def purge_protection(self) -> bool:
+        """Whether what was deleted cannot be purged."""
+        return self._protection.purge
+
+    @purge_protection.setter
+    def purge_protection(self, protected: bool) -> None:
+        self._protection.purge = protected
+
+    def unauthorised(self) -> Refusal:
+        """Return what is said to a token that is not taken: 401, with the demand for another. For `fail()`."""
+        return self._judge.unauthorised()
+
+    def revoke_tokens(self) -> None:
+        """Take no token any more that was used so far."""
+        self._judge.revoke()
+
+    # What it holds.
+
+    @property
+    def keys(self) -> dict[str, Item]:
+        """The keys by their names, those of certificates too. What is changed here is changed in the vault."""
+        return self._items.live
+
+    @property
+    def deleted(self) -> list[str]:
+        """The names of the keys and certificates that were deleted, and not purged."""
+        return [name for name, each in self._items.deleted.items() if not each.purged]
+
+    def make_certificate(self, name: str, key_type: str = "RSA-2048", **attributes: Any) -> Version:
+        """Make a self-signed certificate with a key that is not exportable, or the next version of one.
+
+        `key_type`: RSA-2048, RSA-3072, RSA-4096, P-256, P-384 or P-521. `attributes`: of the version.
+        """
+        if self._managed_hsm:
+            raise ValueError("a Managed HSM has no certificates")
+        policy = complete_policy(
+            {
+                "key_props": {"exportable": False, **_properties(key_type)},
+                "x509_props": {"subject": f"CN={name}"},
+                "lifetime_actions": [
+                    {"trigger": {"lifetime_percentage": 80}, "action": {"action_type": "EmailContacts"}}
+                ],
+                "issuer": {"name": "Self"},
+            }
+        )
+        version = make_version(policy["key_props"])
+        version.certificate = self_sign(version.private_key, policy)
+        return self._add(Item(name, policy=policy), version, attributes)
+
+    def make_key(self, name: str, key_type: str = "RSA-2048", **attributes: Any) -> Version:
+        """Make a key, or the next version of one; in a Managed HSM it is one of an HSM. See `make_certificate`."""
+        properties = _properties(key_type)
+        if self._managed_hsm:
+            properties["kty"] += "-HSM"
+        return self._add(Item(name), make_version(properties), attributes)
+
+    def set_secret(self, name: str, value: str) -> None:
+        """Give a secret this value."""
+        with self._lock:
+            self._secrets.live.setdefault(name, Secret(name)).versions.append(SecretVersion(value=value))
+
+    # What happens.
+
+    @property
+    def calls(self) -> list[str]:
+        """The requests so far that had a good token, by method and permission: `POST keys/sign`; a copy."""
+        with self._lock:
+            return list(self._calls)
+
+    def count(self, call: str) -> int:
+        """How many requests of this kind there were: `POST keys/sign`."""
+        return self.calls.count(call)
+
+    def fail(self, permission: str, *troubles: Trouble) -> None:
+        """Let these happen to the next requests that need this permission (`keys/sign`), one to each."""
+        with self._lock:
+            self._faults.setdefault(permission, deque()).extend(troubles)
+
+    def resume(self) -> None:
+        """End all stalls, and answers that do not end."""
+        self._resumed.set()
+        self._resumed = threading.Event()
+
+    def _add(self, new: Item, version: Version, attributes: dict[str, Any]) -> Version:
+        for attribute, value in attributes.items():
+            if not hasattr(version, attribute):
+                raise TypeError(f"a version has no {attribute}")
+            setattr(version, attribute, value)
+        with self._lock:
+            self._items.live.setdefault(new.name, new).versions.append(version)
+        return version
+
+    def _state(self) -> tuple[int, str]:
+        if self._running is None:
+            raise RuntimeError("the vault is not running: use it in a `with` block, or call start()")
+        return self._running
+
+    def _start(self, resources: contextlib.ExitStack) -> tuple[int, str]:
+        folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="keyvouch-vault-")))
+        context, ca_file = make_context(folder, self._names)
+        both = folder / "both.pem"
+        both.write_bytes(ca_file.read_bytes() + Path(self.authority.ca_file).read_bytes())
+        server = HttpsServer(context)
+        server.serve(self._respond)
+        resources.callback(server.close)
+        return server.port, str(both)
+
+    def _respond(self, request: Request) -> Response:
+        try:
+            return self._answer(request)
+        except Refusal as refusal:
+            return Reply(refusal.status, refusal.body, refusal.headers).response()
+
+    def _answer(self, request: Request) -> Response:
+        self._judge.judge(request.headers)
+        route, found = find_route(self._routes, request)
+        with self._lock:
+            self._calls.append(f"{request.method} {route.permission}")
+            waiting = self._faults.get(route.permission)
+            trouble = waiting.popleft() if waiting else None
+        trouble = trouble or self.disturb(route.permission)
+        if isinstance(trouble, Refusal):
+            raise trouble
+        if trouble is not None and (played := play(trouble, self._resumed)) is not None:
+            return played
+        if route.permission in self.deny:
+            raise missing_role(route.permission)
+        call = read_call(request, found)
+        # A signature changes nothing, and takes longest.
+        with contextlib.nullcontext() if route.permission == SIGN else self._lock:
+            return route.do(call).response()
+
+
+def _properties(key_type: str) -> dict[str, Any]:
+    kind, _, size = key_type.partition("-")
+    return {"kty": "RSA", "key_size": int(size)} if kind == "RSA" else {"kty": "EC", "crv": key_type}

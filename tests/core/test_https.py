@@ -1,0 +1,271 @@
+"""Requests of a store to its server: whom they trust, which way they go, and when they end."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from keyvouch.errors import ConfigurationError, StoreUnavailable
+from keyvouch.https import LARGEST_ANSWER, Limits, Pools, is_loopback, proxy_for, retry_after
+from keyvouch.testing.authority.tls import make_context
+
+Talk = Callable[[socket.socket, bytes], None]
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+class Server:
+    """Takes connections one after the other, and answers each request as the test says."""
+
+    def __init__(self, context: ssl.SSLContext | None, host: str) -> None:
+        self.asked: list[bytes] = []
+        self.talk: Talk = lambda connection, _: connection.sendall(OK)
+        self._context = context
+        self._listener = socket.create_server((host, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.thread = threading.Thread(target=self._serve)
+
+    @property
+    def address(self) -> str:
+        return f"{'https' if self._context else 'http'}://localhost:{self.port}"
+
+    def end(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()[0]
+            except OSError:
+                return
+            with contextlib.suppress(OSError), connection:
+                if self._context:
+                    connection = self._context.wrap_socket(connection, server_side=True)
+                with connection:
+                    while request := connection.recv(65536):
+                        if b" HTTP/1." in request:  # else the body, which comes by itself
+                            self.asked.append(request.split(b" HTTP/")[0])
+                            self.talk(connection, request)
+
+
+@contextlib.contextmanager
+def serving(context: ssl.SSLContext | None, host: str = "127.0.0.1") -> Iterator[Server]:
+    server = Server(context, host)
+    server.thread.start()
+    try:
+        yield server
+    finally:
+        server.end()
+        server.thread.join()
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[ssl.SSLContext, str]:
+    context, ca_file = make_context(tmp_path)
+    return context, str(ca_file)
+
+
+@pytest.fixture
+def server(tls: tuple[ssl.SSLContext, str]) -> Iterator[Server]:
+    with serving(tls[0]) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NO_PROXY", "no_proxy", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits()
+
+
+@pytest.fixture
+def pools(tls: tuple[ssl.SSLContext, str], limits: Limits) -> Iterator[Pools]:
+    with contextlib.closing(Pools(limits, ca_file=tls[1])) as pools:
+        yield pools
+
+
+def test_any_answer_is_given(server: Server, pools: Pools) -> None:
+    """Also a refusal; and the connection is used again."""
+    assert pools.request("GET", f"{server.address}/v1/a?b=c", None, {}).body == b"{}"
+    server.talk = lambda connection, _: connection.sendall(
+        b"HTTP/1.1 403 Forbidden\r\nX-Reason: role\r\nContent-Length: 0\r\n\r\n"
+    )
+    reply = pools.request("POST", server.address, b"{}", {})
+    assert (reply.status, reply.reason, reply.headers["x-reason"], reply.body) == (403, "Forbidden", "role", b"")
+    assert server.asked == [b"GET /v1/a?b=c", b"POST /"]
+
+
+def test_redirect_is_not_followed(server: Server, pools: Pools) -> None:
+    """A token is for one host."""
+    server.talk = lambda connection, _: connection.sendall(
+        b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"
+    )
+    assert pools.request("GET", f"{server.address}/", None, {}).status == 307
+    assert len(server.asked) == 1
+
+
+def test_strangers_are_not_trusted(server: Server, limits: Limits, tls: tuple[ssl.SSLContext, str]) -> None:
+    """Neither an unknown CA, nor another host's certificate."""
+    with pytest.raises(ConfigurationError, match="is not trusted") as caught:
+        Pools(limits).request("GET", f"{server.address}/", None, {})
+    assert "ca-file=" in caught.value.hint
+    with serving(tls[0], "127.0.0.2") as other, pytest.raises(ConfigurationError, match="IP address mismatch"):
+        Pools(limits, ca_file=tls[1]).request("GET", f"https://127.0.0.2:{other.port}/", None, {})
+    assert not server.asked + other.asked
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_environments_ca(
+    server: Server, limits: Limits, tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """It is trusted where none is named, and its absence is told."""
+    monkeypatch.setenv(variable, tls[1])
+    assert Pools(limits).request("GET", f"{server.address}/", None, {}).status == 200
+    monkeypatch.setenv(variable, "/nowhere/ca.pem")
+    with pytest.raises(ConfigurationError, match=r"/nowhere/ca\.pem, cannot be read"):
+        Pools(limits)
+
+
+def test_client_certificate_that_is_none(limits: Limits, tls: tuple[ssl.SSLContext, str], tmp_path: Path) -> None:
+    """It is told by its name."""
+    with pytest.raises(ConfigurationError, match=r"client\.pem with its key cannot be used"):
+        Pools(limits, client_certificate=(str(tmp_path / "client.pem"), tls[1]))
+
+
+def drip(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    for _ in range(1000):
+        connection.sendall(b" ")
+        threading.Event().wait(0.02)
+
+
+def flood(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n")
+    for _ in range(LARGEST_ANSWER // 65536 + 2):
+        connection.sendall(bytes(65536))
+
+
+def cut(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(OK[:-1])
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("talk", "message"),
+    [
+        (lambda *_: None, "did not answer in time"),
+        (drip, "did not answer in time"),
+        (flood, "did not answer in time"),
+        (cut, "went away"),
+        (lambda connection, _: connection.close(), "went away"),
+        (lambda connection, _: connection.sendall(b"SSH-2.0-none\r\n\r\n"), "went away"),
+    ],
+    ids=["silence", "drip", "flood", "cut", "hung up", "no http"],
+)
+def test_answers_that_are_none(server: Server, pools: Pools, limits: Limits, talk: Talk, message: str) -> None:
+    """A request ends by the time that it has, and is sent once."""
+    server.talk = talk
+    with limits.within(0.5), pytest.raises(StoreUnavailable, match=message) as caught:
+        pools.request("GET", f"{server.address}/", None, {})
+    assert caught.value.hint
+    assert len(server.asked) == 1
+
+
+def test_time_that_is_over(server: Server, pools: Pools, limits: Limits) -> None:
+    """Nothing is sent then; and a wider block within a narrow one does not widen it."""
+    with (
+        limits.within(-1),
+        limits.within(10),
+        pytest.raises(StoreUnavailable, match="did not answer in time"),
+    ):
+        pools.request("GET", f"{server.address}/", None, {})
+    assert not server.asked
+    assert limits.left() > 0
+
+
+def test_nobody_listens(pools: Pools) -> None:
+    """It is a store that is not there."""
+    with pytest.raises(StoreUnavailable, match=r"https://localhost:9 cannot be reached"):
+        pools.request("GET", "https://localhost:9/", None, {})
+
+
+@pytest.mark.parametrize("given", ["option", "environment"])
+def test_proxy_is_asked(limits: Limits, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """With its password, which no error shows."""
+    heads: list[bytes] = []
+
+    def refuse(connection: socket.socket, request: bytes) -> None:
+        heads.append(request)
+        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with serving(None) as proxy:
+        proxy.talk = refuse
+        address = f"http://me:s%3Acret@127.0.0.1:{proxy.port}"
+        if given == "environment":
+            monkeypatch.setenv("HTTPS_PROXY", address)
+        pools = Pools(limits, proxy=address if given == "option" else None)
+        with pytest.raises(StoreUnavailable, match="The proxy does not lead to https://vault.test") as caught:
+            pools.request("GET", "https://vault.test/", None, {})
+    assert proxy.asked == [b"CONNECT vault.test:443"]
+    assert b"Basic bWU6czpjcmV0" in heads[0]
+    assert "cret" not in str(caught.value) + caught.value.hint
+
+
+def test_proxy_that_is_none(limits: Limits) -> None:
+    """It is told without what stands in it, which may be a password."""
+    with pytest.raises(ConfigurationError, match="none of an HTTP proxy") as caught:
+        Pools(limits, proxy="ftp://me:secret@proxy.test").request("GET", "https://vault.test/", None, {})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "near"),
+    [
+        ("https://localhost:8200", True),
+        ("https://127.9.9.9/v1", True),
+        ("https://[::1]:8200", True),
+        ("http://169.254.169.254/metadata", True),
+        ("https://contoso.vault.azure.net", False),
+        ("https://localhost.example", False),
+    ],
+)
+def test_near_is_reached_without_a_proxy(url: str, *, near: bool) -> None:
+    """This machine, and what tells a machine in a cloud its tokens."""
+    assert proxy_for(url, "http://proxy.test") == (None if near else "http://proxy.test")
+    assert is_loopback(url) == (near and "169" not in url)
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ("7", 7.0),
+        (" 0 ", 0.0),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("1.5", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 99999999999 07:28:00 GMT", None),
+    ],
+)
+def test_retry_after(told: str, seconds: float | None) -> None:
+    """In seconds, or as a moment that may have passed."""
+    assert retry_after({"Retry-After": told}) == seconds
+
+
+def test_retry_after_a_moment() -> None:
+    """It is counted from now."""
+    moment = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=2)
+    assert 60 < (retry_after({"Retry-After": format_datetime(moment, usegmt=True)}) or 0) <= 120

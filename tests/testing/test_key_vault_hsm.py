@@ -1,0 +1,100 @@
+"""A Managed HSM, which the test vault can be too, and a vault by its own name; with the unmodified SDK."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.keyvault.keys.crypto import SignatureAlgorithm
+
+from keyvouch.testing.authority import Authority
+from keyvouch.testing.key_vault import KeyVault
+from keyvouch.testing.relay import Proxy
+from scripted_store import is_signed
+from testing.vault_clients import Raw, Sdk, sdk_of
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def host() -> str:
+    """A name of the test's own: the SDK remembers which tenant each has demanded a token of."""
+    return f"contoso-{next(_numbers)}.managedhsm.azure.net"
+
+
+@pytest.fixture
+def hsm(authority: Authority, host: str) -> Iterator[KeyVault]:
+    with KeyVault(authority, managed_hsm=True, names=[host]) as running:
+        yield running
+
+
+@pytest.fixture
+def sdk(hsm: KeyVault, host: str) -> Iterator[Sdk]:
+    """The SDK's clients of the HSM by its name, with the check that the token is for it."""
+    with (
+        Proxy(("127.0.0.1", hsm.port)) as proxy,
+        sdk_of(hsm, f"https://{host}", f"http://127.0.0.1:{proxy.port}") as made,
+    ):
+        yield made
+
+
+def test_challenge_is_for_managed_hsm(hsm: KeyVault) -> None:
+    """It names that resource, and has no body."""
+    with Raw(hsm) as raw:
+        answer = raw.ask("GET", "keys", token="")
+    assert (answer.status_code, answer.content) == (401, b"")
+    assert answer.headers["WWW-Authenticate"].endswith('resource="https://managedhsm.azure.net"')
+
+
+def test_vaults_token_is_not_for_an_hsm(hsm: KeyVault) -> None:
+    """Each has its own audience."""
+    with Raw(hsm) as raw:
+        token = raw.token
+        hsm.resource = "https://vault.azure.net"
+        assert raw.ask("GET", "keys", token=token).status_code == 401
+
+
+def test_keys_are_of_an_hsms_types(sdk: Sdk, host: str) -> None:
+    """RSA-HSM and EC-HSM, and no others; identifiers begin with the HSM's own name."""
+    made = sdk.keys.create_rsa_key("rsa", hardware_protected=True)
+    assert made.key_type == "RSA-HSM"
+    assert made.id.startswith(f"https://{host}/keys/rsa/")
+    assert sdk.keys.create_ec_key("ec", hardware_protected=True).key_type == "EC-HSM"
+    with pytest.raises(HttpResponseError, match="Invalid kty value: RSA"):
+        sdk.keys.create_rsa_key("soft")
+
+
+def test_key_signs(sdk: Sdk, hsm: KeyVault) -> None:
+    """As a vault's does."""
+    made = hsm.make_key("app", "P-384")
+    digest = hashlib.sha384(b"message").digest()
+    signature = sdk.keys.get_cryptography_client("app").sign(SignatureAlgorithm.es384, digest).signature
+    assert is_signed(made.private_key.public_key(), signature, b"message", "ES384")
+
+
+def test_there_are_no_certificates_and_secrets(sdk: Sdk, hsm: KeyVault) -> None:
+    """Their addresses lead nowhere."""
+    with pytest.raises(ResourceNotFoundError):
+        sdk.certificates.get_certificate("app")
+    with pytest.raises(ResourceNotFoundError):
+        sdk.secrets.get_secret("app")
+    with pytest.raises(ValueError, match="no certificates"):
+        hsm.make_certificate("app")
+
+
+def test_vault_is_met_by_its_own_name(authority: Authority) -> None:
+    """So the SDK's check that the token is for this vault's cloud is done too."""
+    host = "contoso.vault.azure.cn"
+    with (
+        KeyVault(authority, names=[host]) as vault,
+        Proxy(("127.0.0.1", vault.port)) as proxy,
+        sdk_of(vault, f"https://{host}", f"http://127.0.0.1:{proxy.port}") as sdk,
+    ):
+        with pytest.raises(ValueError, match="does not match the requested domain"):
+            list(sdk.keys.list_properties_of_keys())
+        vault.resource = "https://vault.azure.cn"
+        vault.make_certificate("app", "P-256")
+        assert sdk.certificates.get_certificate("app").key_id.startswith(f"https://{host}/keys/app/")
