@@ -134,7 +134,15 @@ def matching(uri: KeyUri) -> list[Entry]:
     """Return the certificates that a URI matches, in both locations where it names none."""
     locations = [uri.get("location")] if "location" in uri else [*crypt32.LOCATIONS]
     found = [entry for location in locations for entry in entries(location, uri.get("store"))]
-    return [entry for entry in found if matches(uri, entry)]
+    return _without_copies([entry for entry in found if matches(uri, entry)])
+
+
+def _without_copies(found: list[Entry]) -> list[Entry]:
+    """Leave out what was copied from one location to the other: key and certificate are the same, and one is theirs."""
+    theirs = {(each.certificate, each.container): each for each in found if each.container}
+    at_home = [each for each in found if each.container and each.container.machine == (each.location == "LocalMachine")]
+    theirs |= {(each.certificate, each.container): each for each in at_home}
+    return [each for each in found if not each.container or theirs[each.certificate, each.container] is each]
 
 
 def matches(uri: KeyUri, entry: Entry) -> bool:
