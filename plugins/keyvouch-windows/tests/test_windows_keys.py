@@ -51,7 +51,7 @@ def import_pfx(windows: Windows, pfx: Path, *options: str) -> str:
 )
 def test_imported_key_signs(windows: Windows, tmp_path: Path, form: tuple[str, ...]) -> None:
     """A PFX of OpenSSL's, in the old form and the new, becomes a key that signs; OpenSSL judges the signature."""
-    pfx, digits = make_pfx(tmp_path, "/CN=imported", *form)
+    pfx, digits = make_pfx(tmp_path, f"/CN=imported {form[0][1:]}", *form)
     message = tmp_path / "message"
     message.write_bytes(b"what is signed")
 

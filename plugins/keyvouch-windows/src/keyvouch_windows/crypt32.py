@@ -7,6 +7,7 @@ import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from keyvouch_windows.advapi32 import AT_KEYEXCHANGE, AT_SIGNATURE
 from keyvouch_windows.native import BOOL, DWORD, POINTER, TEXT, Library, NativeError, last_error, octets_at
 
 CERT_STORE_PROV_SYSTEM_W = 10
@@ -181,8 +182,13 @@ def container(context: int) -> Container | None:
         found.pwszContainerName or "",
         found.dwProvType,
         bool(found.dwFlags & CRYPT_MACHINE_KEYSET),
-        found.dwKeySpec,
+        _spec(found) if found.dwProvType else 0,
     )
+
+
+def _spec(found: CRYPT_KEY_PROV_INFO) -> int:
+    """Return which of a legacy container's two keys it is; Wine tells 3 of imported ones, where it means the first."""
+    return AT_SIGNATURE if found.dwKeySpec == AT_SIGNATURE else AT_KEYEXCHANGE
 
 
 def friendly_name(context: int) -> str | None:

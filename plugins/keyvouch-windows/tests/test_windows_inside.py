@@ -1,0 +1,22 @@
+"""What is tried in a Python of Windows itself: see the folder `inside`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from windows_fixtures import windows  # noqa: F401 - a fixture
+from wine import Windows, path_in_windows
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("windows")]
+
+
+@pytest.mark.parametrize("module", sorted(each.name for each in Path(__file__).with_name("inside").glob("test_*.py")))
+def test_inside(windows: Windows, tmp_path: Path, module: str) -> None:
+    """All tests of a module pass there, none is skipped."""
+    folder = Path(__file__).with_name("inside")
+    base = path_in_windows(tmp_path / "base")
+    done = windows.run("-m", "pytest", "-q", "-ra", "--basetemp", base, path_in_windows(folder / module))
+    assert done.status == 0, f"{done.output}\n{done.errors}"
+    assert " skipped" not in done.output, done.output
