@@ -35,6 +35,7 @@ _dll = Library(
         "CryptGetKeyParam": (BOOL, [POINTER, DWORD, POINTER, POINTER, DWORD]),
         "CryptGetProvParam": (BOOL, [POINTER, DWORD, POINTER, POINTER, DWORD]),
         "CryptSetProvParam": (BOOL, [POINTER, DWORD, POINTER, DWORD]),
+        "CryptImportKey": (BOOL, [POINTER, POINTER, DWORD, POINTER, DWORD, POINTER]),
         "CryptExportKey": (BOOL, [POINTER, POINTER, DWORD, DWORD, POINTER, POINTER]),
         "CryptCreateHash": (BOOL, [POINTER, DWORD, POINTER, DWORD, POINTER]),
         "CryptSetHashParam": (BOOL, [POINTER, DWORD, POINTER, DWORD]),
@@ -84,6 +85,14 @@ def generate(handle: int, spec: int, bits: int, *, exportable: bool) -> None:
     key = POINTER()
     flags = bits << 16 | (CRYPT_EXPORTABLE if exportable else 0)
     _dll.demand("CryptGenKey", handle, spec, flags, ctypes.byref(key))
+    _dll.call("CryptDestroyKey", key)
+
+
+def take_in(handle: int, blob: bytes, *, exportable: bool) -> None:
+    """Put a key into a container; `blob` is a PRIVATEKEYBLOB."""
+    key = POINTER()
+    flags = CRYPT_EXPORTABLE if exportable else 0
+    _dll.demand("CryptImportKey", handle, blob, len(blob), None, flags, ctypes.byref(key))
     _dll.call("CryptDestroyKey", key)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from keyvouch_windows.advapi32 import AT_KEYEXCHANGE, AT_SIGNATURE
 from keyvouch_windows.native import BOOL, DWORD, POINTER, TEXT, Library, NativeError, last_error, octets_at
 
-CERT_STORE_PROV_SYSTEM_W = 10
+CERT_STORE_PROV_SYSTEM_W, CERT_STORE_PROV_SYSTEM_REGISTRY_W = 10, 13
 CERT_SYSTEM_STORE_CURRENT_USER, CERT_SYSTEM_STORE_LOCAL_MACHINE = 0x10000, 0x20000
 CERT_STORE_OPEN_EXISTING_FLAG, CERT_STORE_READONLY_FLAG = 0x4000, 0x8000
 X509_ASN_ENCODING = 1
@@ -98,11 +98,16 @@ class Acquired:
 
 
 @contextlib.contextmanager
-def opened_store(location: str, name: str, *, write: bool = False) -> Iterator[int]:
-    """Open one of the system's stores. Raises `NativeError`: ERROR_FILE_NOT_FOUND where there is none of that name."""
+def opened_store(location: str, name: str, *, write: bool = False, physical: bool = False) -> Iterator[int]:
+    """Open one of the system's stores. Raises `NativeError`: ERROR_FILE_NOT_FOUND where there is none of that name.
+
+    `physical`: not the collection of that name, but what the registry keeps of it (Microsoft, Logical and Physical
+    Stores).
+    """
+    kind = CERT_STORE_PROV_SYSTEM_REGISTRY_W if physical else CERT_STORE_PROV_SYSTEM_W
     # A store is written to where it is not there yet, as certmgr does.
     flags = LOCATIONS[location] | (0 if write else CERT_STORE_READONLY_FLAG | CERT_STORE_OPEN_EXISTING_FLAG)
-    with _closing_store(_dll.demand("CertOpenStore", CERT_STORE_PROV_SYSTEM_W, 0, None, flags, name)) as store:
+    with _closing_store(_dll.demand("CertOpenStore", kind, 0, None, flags, name)) as store:
         yield store
 
 

@@ -76,11 +76,20 @@ def der_of(certificate: Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
+def remove(entry: Entry) -> None:
+    """Take an entry's certificate out of its store. Raises `NativeError`: CRYPT_E_NOT_FOUND where it is gone."""
+    with held(entry, write=True) as context:
+        crypt32.delete(context)
+    # Some collections forget to tell the store beneath, Wine's at least: there it is deleted in that one.
+    with contextlib.suppress(NativeError), held(entry, write=True, physical=True) as context:
+        crypt32.delete(context)
+
+
 @contextlib.contextmanager
-def held(entry: Entry, *, write: bool = False) -> Iterator[int]:
+def held(entry: Entry, *, write: bool = False, physical: bool = False) -> Iterator[int]:
     """Hold an entry's certificate in its store. Raises `NativeError`: CRYPT_E_NOT_FOUND where it is gone."""
     der = der_of(entry.certificate)
-    with crypt32.opened_store(entry.location, entry.store, write=write) as store:
+    with crypt32.opened_store(entry.location, entry.store, write=write, physical=physical) as store:
         for context in crypt32.contexts(store):
             if crypt32.encoded(context) == der:
                 with crypt32.duplicated(context) as mine:

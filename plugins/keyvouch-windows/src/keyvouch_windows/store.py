@@ -27,7 +27,7 @@ from keyvouch.stores import pfx
 from keyvouch_windows import crypt32, making, private_keys
 from keyvouch_windows.addresses import ATTRIBUTES
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.entries import Entry, entries, held, issuers, matches, matching
+from keyvouch_windows.entries import Entry, entries, held, issuers, matches, matching, remove
 from keyvouch_windows.failures import WITHHELD, as_error, name_of, told
 from keyvouch_windows.key import WindowsKey
 from keyvouch_windows.native import NativeError
@@ -113,7 +113,7 @@ class WindowsStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifi
         self, uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False
     ) -> KeyUri:
         """Let Windows take in the key with its certificate, as it takes in a PFX file."""
-        return making.import_key(uri, key, chain, exportable=exportable)
+        return making.import_key(uri, key, chain, exportable=exportable, silent=self._silent)
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
         """Join a certificate to its key; the one that is there stays, until it is deleted."""
@@ -144,8 +144,7 @@ class WindowsStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifi
         with told("deleting the key", pinned, performed=True):
             if len(others) == 1:
                 self._opened(entry, place).delete()
-            with held(entry, write=True) as context:
-                crypt32.delete(context)
+            remove(entry)
 
     def _choose(self, uri: KeyUri, found: list[Entry], certificate: Certificate | None = None) -> _Chosen:
         """Return the one certificate that the URI means. Raises `KeyNotFound`, `KeyUnusable`, and as `choose_one`."""
