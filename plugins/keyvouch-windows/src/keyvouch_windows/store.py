@@ -58,7 +58,8 @@ class WindowsStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifi
     """Keys in the Windows certificate store: `windows:thumbprint=4A5B...;store=My;location=LocalMachine`.
 
     A certificate is found by thumbprint, subject, issuer or friendly name, in CurrentUser and LocalMachine unless one
-    is named; a key without certificate by `provider=` and `container=`.
+    is named; a key without certificate by `provider=` and `container=`. Keys are there on Windows alone; elsewhere this
+    store is `NotSupported`.
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
