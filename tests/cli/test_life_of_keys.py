@@ -105,7 +105,10 @@ def test_access_is_granted_and_revoked() -> None:
         assert shown == "  operator\n+ nightly\n"
         assert following == f"Next, as nightly: keyvouch sign --key '{script.able_uri}' FILE"
         assert grant("nightly") == ("  operator\n  nightly\n", "Nothing changed: so it was already.")
-        assert grant("--revoke", "nightly") == ("  operator\n- nightly\n", "nightly has no permission of its own any more.")
+        assert grant("--revoke", "nightly") == (
+            "  operator\n- nightly\n",
+            "nightly has no permission of its own any more.",
+        )
         assert json.loads(grant("nightly", "--output", "json")[0]) == {
             "before": ["operator"],
             "after": ["operator", "nightly"],

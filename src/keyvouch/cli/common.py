@@ -181,7 +181,7 @@ def console() -> Console:
 
 
 def next_command(line: str, account: str = "") -> None:
-    """Say what to type next, and as which account if not this one, on standard error, so that the result can be piped."""
+    """Say what to type next, as this account or another, on standard error, so that the result can be piped."""
     configuration = click.get_current_context().find_root().params.get("config")
     if configuration:
         line = line.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ", 1)
