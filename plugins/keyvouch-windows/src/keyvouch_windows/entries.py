@@ -47,7 +47,7 @@ class Entry:
         """Return the URI of this very certificate, reached in the way that was asked for."""
         return pinned(asked.replace({"store": self.store, "location": self.location}), self.certificate)
 
-    def info(self, asked: KeyUri, *, exportable: bool | None = None) -> KeyInfo:
+    def info(self, asked: KeyUri, *, exportable: bool | None = None, readers: tuple[str, ...] | None = None) -> KeyInfo:
         """Return what the contract tells of a key."""
         return KeyInfo(
             uri=self.uri(asked),
@@ -58,6 +58,8 @@ class Entry:
             not_after=self.certificate.not_valid_after_utc,
             exportable=exportable,
             has_certificate=True,
+            provider=self.container.provider if self.container else None,
+            readers=readers,
         )
 
 
