@@ -11,6 +11,7 @@ import pytest
 
 from keyvouch.testing.fixtures import authority  # noqa: F401 - a fixture
 from servers.fixtures import oidc_provider  # noqa: F401 - a fixture
+from windows_fixtures import windows  # noqa: F401 - a fixture
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

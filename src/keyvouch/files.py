@@ -330,6 +330,15 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
         raise OSError(errno.EFBIG, "Too large", str(path))
 
 
+def let_read(path: Path) -> str:
+    """Return what lets this account read a file that it may not."""
+    if sys.platform == "win32":
+        from keyvouch import access_rules, windows_files
+
+        return access_rules.let_read(str(path.absolute()), windows_files.this_user())
+    return "Let this account read it."
+
+
 def _remedy(path: Path) -> str:
     place = str(path)
     if Path(path.parent, "..data").is_symlink():  # how the kubelet lays out a volume
@@ -374,11 +383,13 @@ def _check_rules(path: Path) -> None:
             try:
                 rules = windows_files.rules_at(place)
             except PermissionError:
+                if place == path.absolute():
+                    raise
                 raise ConfigurationError(
                     f"{path} is not trusted: this account may not see who can write to {place}.",
                     hint=access_rules.let_see(str(place), user),
                 ) from None
-            folder, root = os.path.isdir(place), place == place.parent  # noqa: PTH112 - as in `places`
+            folder, root = os.path.isdir(place), place == place.parent
             if found := access_rules.distrust(str(place), rules, user, folder=folder, root=root):
                 raise ConfigurationError(f"{path} is not trusted: {found[0]}.", hint=found[1])
 

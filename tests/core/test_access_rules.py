@@ -1,4 +1,4 @@
-"""Whose access to a file is too much on Windows, and the line that remedies it; the rules are those of real machines."""
+"""Whose access to a file is too much on Windows, and the line that remedies it."""
 
 from __future__ import annotations
 
@@ -81,10 +81,11 @@ def test_no_rules_at_all() -> None:
 
 def test_remedy_for_readers() -> None:
     """The line keeps SYSTEM, Administrators and the account that reads, by SID, and takes the group's own rule away."""
-    assert too_many_readers(r"C:\ProgramData\keyvouch\app.pfx", rules((USERS, READ)), ME) == (
-        "Users, S-1-5-32-545",
-        r'Run: icacls "C:\ProgramData\keyvouch\app.pfx" /inheritance:r /grant:r "*S-1-5-18:F" "*S-1-5-32-544:F"'
-        f' "*{ME}:R" /remove:g "*S-1-5-32-545"',
+    who, remedy = too_many_readers(r"C:\ProgramData\keyvouch\app.pfx", rules((USERS, READ)), ME) or ("", "")
+    assert who == "Users, S-1-5-32-545"
+    assert remedy == (
+        'Run: icacls "C:\\ProgramData\\keyvouch\\app.pfx" '
+        f'/inheritance:r /grant:r "*S-1-5-18:F" "*S-1-5-32-544:F" "*{ME}:R" /remove:g "*S-1-5-32-545"'
     )
 
 
@@ -115,10 +116,11 @@ def test_default_folders_trusted(name: str) -> None:
 
 def test_folder_made_in_a_root_refused() -> None:
     """There Authenticated Users may rename and delete it; the line leaves them what they need for reading."""
-    assert distrust(r"C:\jobs", rules((AUTHENTICATED, MODIFY), inherited=True), ME, folder=True) == (
-        r"everyone can write to C:\jobs (Authenticated Users, S-1-5-11)",
+    why, remedy = distrust(r"C:\jobs", rules((AUTHENTICATED, MODIFY), inherited=True), ME, folder=True) or ("", "")
+    assert why == r"everyone can write to C:\jobs (Authenticated Users, S-1-5-11)"
+    assert remedy == (
         r'Run: icacls "C:\jobs" /inheritance:r /grant:r "*S-1-5-18:(OI)(CI)F" "*S-1-5-32-544:(OI)(CI)F"'
-        ' "*S-1-5-11:(OI)(CI)RX"',
+        ' "*S-1-5-11:(OI)(CI)RX"'
     )
 
 
