@@ -115,7 +115,13 @@ def _sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> Acces
 
 def is_somebody_there() -> bool:
     """Tell whether a person can be asked."""
-    return sys.stdin is not None and sys.stdin.isatty()
+    if sys.stdin is None or not sys.stdin.isatty():
+        return False
+    if sys.platform == "win32":  # where NUL, which a scheduled task may have for its input, calls itself a terminal
+        from keyvouch import windows_files
+
+        return windows_files.is_console(sys.stdin.fileno())
+    return True
 
 
 def read(file: BinaryIO) -> bytes:
