@@ -53,46 +53,46 @@ def test_many_opens_hold_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> 
     scripted.assert_nothing_held()
 
 
-def opening(uri: str) -> None:
+def opening(uri: str, provider: str) -> None:
     with keyvouch.open_signer(uri) as signer:
         signer.sign(b"x", "RS256")
 
 
-def opening_by_container(uri: str) -> None:
-    opening(f"windows:provider={SOFTWARE};container=app")
+def opening_by_container(uri: str, provider: str) -> None:
+    opening(f"windows:provider={provider};container=app", provider)
 
 
-def listing(uri: str) -> None:
+def listing(uri: str, provider: str) -> None:
     with keyvouch.open_store("windows:") as store:
         store.keys()
 
 
-def making_in_cng(uri: str) -> None:
+def making_in_cng(uri: str, provider: str) -> None:
     with keyvouch.open_store("windows:location=CurrentUser;friendly-name=new") as store:
         store.generate(KeySpec("RSA-2048", "CN=new"))
 
 
-def making_in_a_legacy_provider(uri: str) -> None:
+def making_in_a_legacy_provider(uri: str, provider: str) -> None:
     with keyvouch.open_store(f"windows:location=CurrentUser;friendly-name=new;provider={AES_CSP}") as store:
         store.generate(KeySpec("RSA-2048", "CN=new"))
 
 
-def importing(uri: str) -> None:
+def importing(uri: str, provider: str) -> None:
     with keyvouch.open_store("windows:location=CurrentUser;friendly-name=new") as store:
         store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
 
 
-def installing(uri: str) -> None:
+def installing(uri: str, provider: str) -> None:
     with keyvouch.open_store(uri) as store:
         store.install_certificate([certified(make_key("RSA-2048"))])
 
 
-def exporting(uri: str) -> None:
+def exporting(uri: str, provider: str) -> None:
     with keyvouch.open_store(uri) as store:
         store.export_pfx(Secret("secret"))
 
 
-def deleting(uri: str) -> None:
+def deleting(uri: str, provider: str) -> None:
     with keyvouch.open_store(uri) as store:
         store.delete()
 
@@ -107,7 +107,7 @@ ACTS = [
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize(("place", "lends"), [(IN_CNG, False), (IN_CNG, True), (IN_CSP, False)])
 def test_each_failing_call_holds_nothing(
-    monkeypatch: pytest.MonkeyPatch, act: Callable[[str], None], place: Container, code: str, *, lends: bool
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[str, str], None], place: Container, code: str, *, lends: bool
 ) -> None:
     """Whichever call of a sequence fails, and whether that is told or got over, nothing is held."""
     key = make_key("RSA-2048")
@@ -118,7 +118,7 @@ def test_each_failing_call_holds_nothing(
         scripted.my(machine=False)[0].lends = lends
         scripted.fail_call(number, CODES[code])
         with contextlib.suppress(KeyvouchError) if number else contextlib.nullcontext():
-            act(uri)
+            act(uri, place.provider)
         scripted.assert_nothing_held()
         calls = max(calls, scripted.made) if number == 0 else calls
         number += 1
