@@ -29,9 +29,10 @@ from keyvouch.store import (
 from keyvouch.stores import pfx
 from keyvouch_windows import access, accounts, crypt32, making, private_keys
 from keyvouch_windows.addresses import ATTRIBUTES
+from keyvouch_windows.codes import KEPT, WITHHELD
 from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.entries import Entry, entries, held, issuers, matches, matching, remove
-from keyvouch_windows.failures import WITHHELD, as_error, name_of, told
+from keyvouch_windows.failures import as_error, name_of, not_exportable, told
 from keyvouch_windows.key import WindowsKey
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
@@ -131,13 +132,15 @@ class WindowsStore(
             entry, place, pinned, _ = self._choose(uri, matching(uri))
         with told("exporting the key", pinned), closing(self._opened(entry, place)) as opened:
             if opened.exportable() is False:
-                raise KeyUnusable(
-                    "The key was made, or imported, as not exportable: Windows gives it to nobody.",
-                    hint="Make another one on the machine that needs it: `keyvouch new`.",
-                    uri=pinned,
-                )
+                raise not_exportable(pinned)
             chain = (entry.certificate, *issuers(entry))
-            return pfx.write(opened.private_key(), chain, password, entry.friendly_name or "")
+            try:
+                key = opened.private_key()
+            except NativeError as error:
+                if name_of(error) in KEPT:
+                    raise not_exportable(pinned) from error
+                raise
+            return pfx.write(key, chain, password, entry.friendly_name or "")
 
     def delete(self, uri: KeyUri) -> None:
         """Delete the certificate and its key; not a key that another certificate has too."""
@@ -146,7 +149,7 @@ class WindowsStore(
             others = [each for each in entries(entry.location, entry.store) if each.container == entry.container]
         with told("deleting the key", pinned, performed=True):
             if len(others) == 1:
-                self._opened(entry, place).delete()
+                private_keys.of_container(place, silent=self._silent).delete()
             remove(entry)
 
     def readers(self, uri: KeyUri) -> list[str]:
