@@ -26,7 +26,7 @@ from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, Not
 from keyvouch.opening import Store, open_store
 from keyvouch.security_descriptor import SecurityDescriptor, sid_octets
 from keyvouch_windows import advapi32, crypt32, ncrypt
-from keyvouch_windows.failures import CODES
+from keyvouch_windows.codes import CODES
 
 # D:PAI(A;;0xd01f01ff;;;SY)(A;;0xd01f01ff;;;BA), as Windows gives it to a new key of the machine's
 FRESH = bytes.fromhex(

@@ -9,7 +9,8 @@ from keyvouch.errors import AccessDenied, KeyUnusable, NotSupported
 from keyvouch.security_descriptor import FILE_GENERIC_READ, GENERIC_READ, READ_DATA, SecurityDescriptor
 from keyvouch.store import KeyUri
 from keyvouch_windows import accounts
-from keyvouch_windows.failures import UNDONE, as_error, name_of
+from keyvouch_windows.codes import UNDONE
+from keyvouch_windows.failures import as_error, name_of
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
 

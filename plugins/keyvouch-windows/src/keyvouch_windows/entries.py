@@ -141,9 +141,9 @@ def matching(uri: KeyUri) -> list[Entry]:
 
 def _without_copies(found: list[Entry]) -> list[Entry]:
     """Leave out what was copied from one location to the other: key and certificate are the same, and one is theirs."""
-    theirs = {(each.certificate, each.container): each for each in found if each.container}
-    at_home = [each for each in found if each.container and each.container.machine == (each.location == "LocalMachine")]
-    theirs |= {(each.certificate, each.container): each for each in at_home}
+    away = [each for each in found if each.container and each.container.machine != (each.location == "LocalMachine")]
+    at_home = [each for each in found if each not in away]
+    theirs = {(each.certificate, each.container): each for each in (*away, *at_home)}
     return [each for each in found if not each.container or theirs[each.certificate, each.container] is each]
 
 
