@@ -234,7 +234,7 @@ def test_import_where_no_pfx_goes_into_cng(scripted: ScriptedWindows) -> None:
 
 
 def test_installed_certificate_has_the_key(scripted: ScriptedWindows) -> None:
-    """A renewed certificate stands beside the former one, with its key and its name."""
+    """A renewed certificate stands beside the former one, with its key; the name goes over, and means but one."""
     key = make_key("RSA-2048")
     former = scripted.add(key, IN_CNG, friendly_name="app")
     renewed = certified(key)
@@ -242,10 +242,12 @@ def test_installed_certificate_has_the_key(scripted: ScriptedWindows) -> None:
     with keyvouch.open_store(uri_of(former)) as store:
         uri = store.install_certificate([renewed])
 
-    first, second = scripted.my(machine=False)
-    assert (first.place, first.friendly_name) == (second.place, second.friendly_name)
-    with keyvouch.open_signer(str(uri)) as signer:
-        assert signer.chain == (renewed,)
+    before, after = scripted.my(machine=False)
+    assert before.place == after.place
+    assert before.friendly_name is None
+    for opening in (str(uri), "windows:friendly-name=app"):
+        with keyvouch.open_signer(opening) as signer:
+            assert signer.chain == (renewed,)
     scripted.assert_nothing_held()
 
 
