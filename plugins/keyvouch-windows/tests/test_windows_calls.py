@@ -19,7 +19,7 @@ from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
-from scripted_keys import AES_CSP, OLD_CSP, PLATFORM, SOFTWARE, make_key
+from scripted_keys import ACCOUNT, AES_CSP, OLD_CSP, PLATFORM, SOFTWARE, make_key
 from scripted_windows import ScriptedWindows, certified
 
 READONLY, OPEN_EXISTING, SILENT, PREFER_CNG = 0x8000, 0x4000, 0x40, 0x20000
@@ -374,6 +374,20 @@ def test_life_with_a_legacy_provider_by_name(scripted: ScriptedWindows) -> None:
     assert isinstance(made, rsa.RSAPrivateKey)
     assert key.private_numbers() == made.private_numbers()
     assert (scripted.csp, scripted.my(machine=True)) == ({}, [])
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize("place", [Container(SOFTWARE, "app", machine=True), Container(AES_CSP, "app", 24, True, 1)])
+def test_access_to_a_key(scripted: ScriptedWindows, place: Container) -> None:
+    """It is granted and revoked for the key itself, of which the DACL alone is read and written."""
+    certificate = scripted.add(make_key("RSA-2048"), place)
+    usual = ["NT AUTHORITY\\SYSTEM", "BUILTIN\\Administrators"]
+    with keyvouch.open_store(f"{uri_of(certificate)};store=My;location=LocalMachine") as store:
+        assert store.readers() == usual
+        store.grant(ACCOUNT)
+        assert store.readers() == [*usual, ACCOUNT]
+        store.revoke(ACCOUNT)
+        assert store.readers() == usual
     scripted.assert_nothing_held()
 
 
