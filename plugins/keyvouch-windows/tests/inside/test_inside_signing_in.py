@@ -103,7 +103,12 @@ def test_unmodified_msal(authority: Authority, app: App, key: str) -> None:
 
 def run(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=os.environ
+        [sys.executable, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
