@@ -85,8 +85,8 @@ def test_accounts_in_all_spellings(key: str, spelled: str) -> None:
 def result_of_task(key: str) -> int:
     """Let a scheduled task of a service account's sign with the key, and return the command's exit status."""
     steps = (
-        f"$action = New-ScheduledTaskAction -Execute '{sys.executable}' -WorkingDirectory 'C:\\' -Argument"
-        f""" '-m keyvouch sign --key "{key}" "{sys.executable}"'""",
+        f"""$arguments = '-m keyvouch sign --key "{key}" "{sys.executable}"'""",
+        f"$action = New-ScheduledTaskAction -Execute '{sys.executable}' -Argument $arguments -WorkingDirectory 'C:\\'",
         "$principal = New-ScheduledTaskPrincipal -UserId 'LOCALSERVICE' -LogonType ServiceAccount",
         f"Register-ScheduledTask -Force -TaskName {TASK} -Action $action -Principal $principal",
         f"Start-ScheduledTask {TASK}",
