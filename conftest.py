@@ -11,6 +11,7 @@ import pytest
 
 from keyvouch.testing.fixtures import authority  # noqa: F401 - a fixture
 from servers.fixtures import oidc_provider  # noqa: F401 - a fixture
+from windows_fixtures import windows  # noqa: F401 - a fixture
 
 # They run in a Python of Windows, which one of the plugin's tests starts.
 collect_ignore = ["plugins/keyvouch-windows/tests/inside"]

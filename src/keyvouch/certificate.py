@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from keyvouch import text
 from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.errors import (
     CertificateExpired,
@@ -100,9 +101,10 @@ def load_certificates(octets: bytes, source: object) -> list[Certificate]:
     except (ValueError, x509.InvalidVersion):
         found = []
     if not (readable := [each for each in found if is_readable(each)]):
-        raise CertificateMissing(
-            f"{source} holds no certificate that can be read.", hint="It takes PEM or DER: `openssl x509 -in FILE`."
-        )
+        hint = "It takes PEM or DER: `openssl x509 -in FILE`."
+        if text.is_utf16(octets):
+            hint = text.advice(octets, source)
+        raise CertificateMissing(f"{source} holds no certificate that can be read.", hint=hint)
     return readable
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from keyvouch import files
+from keyvouch import files, text
 from keyvouch.errors import AccessDenied, ConfigurationError
 
 _LOCK_TIMEOUT = 10.0
@@ -153,20 +153,20 @@ def _append(path: Path, name: str, fields: Mapping[str, object]) -> None:
     exists = os.path.exists(path)  # noqa: PTH110 - `Path.exists` raises PermissionError
     there = _read(path, (path,)) if exists else Configuration(None, (path,), {}, {})
     there.require_free(name)
-    text = ""
-    if there.path:
-        text = _text(path).rstrip("\n") + "\n\n"
+    written = ""
+    if there.path:  # octets, so that the ends of its lines stay as they are
+        written = text.decode(files.read(path)).rstrip("\n") + "\n\n"
     # A JSON string or list of strings is a TOML one too, but for DEL and the escapes of what is not ASCII.
     lines = [
         f"{field} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", r"\u007f")
         for field, value in fields.items()
         if value
     ]
-    text += "\n".join([f"[profiles.{name}]", *lines]) + "\n"
+    written += "\n".join([f"[profiles.{name}]", *lines]) + "\n"
     _convert(dict(fields), f"profile {name!r}")
-    _parse(text, path, (path,)).profile(name)
+    _parse(written, path, (path,)).profile(name)
     try:
-        files.rewrite(path, text.encode())
+        files.rewrite(path, written.encode())
     except OSError as error:
         raise files.cannot_write(path, error) from error
 
@@ -174,30 +174,25 @@ def _append(path: Path, name: str, fields: Mapping[str, object]) -> None:
 def _read(path: Path, tried: tuple[Path, ...]) -> Configuration:
     try:
         files.check_trusted(path)
-        text = _text(path)
+        octets = files.read(path)
+        return _parse(text.decode(octets), path, tried)
     except FileNotFoundError:
         raise ConfigurationError(f"The configuration {path} does not exist.", hint="Correct its path.") from None
     except PermissionError as error:
         raise AccessDenied(
-            f"The configuration {path} cannot be read: {error.strerror}.", hint="Let this account read it."
+            f"The configuration {path} cannot be read: {error.strerror}.", hint=files.let_read(path)
         ) from error
     except OSError as error:
         raise ConfigurationError(
             f"The configuration {path} cannot be read: {error.strerror}.", hint="Name a file."
         ) from error
     except UnicodeDecodeError:
-        raise ConfigurationError(f"The configuration {path} is not UTF-8.", hint="Save it as UTF-8.") from None
-    return _parse(text, path, tried)
+        raise ConfigurationError(f"The configuration {path} is not UTF-8.", hint=text.advice(octets, path)) from None
 
 
-def _text(path: Path) -> str:
-    # Octets, so that the ends of its lines stay as they are; some editors on Windows begin a file with a mark.
-    return files.read(path).decode("utf-8-sig")
-
-
-def _parse(text: str, path: Path, tried: tuple[Path, ...]) -> Configuration:
+def _parse(written: str, path: Path, tried: tuple[Path, ...]) -> Configuration:
     try:
-        document = tomllib.loads(text)
+        document = tomllib.loads(written)
     except (ValueError, RecursionError) as error:  # a number of too many digits, tables in tables in tables
         raise ConfigurationError(
             f"The configuration {path} is not TOML: {error}.",
@@ -220,6 +215,16 @@ def _tables(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[
     return defaults, profiles
 
 
+def _require_printable(fields: Mapping[str, Any], place: str) -> None:
+    """Refuse a control character in a path: what a backslash in double quotes has become."""
+    for name in ("ca-file", "audit"):
+        if any(character < " " for character in fields.get(name) or ""):
+            raise ConfigurationError(
+                f"{place}: {name} has a control character in it.",
+                hint="Write it in single quotes: in double quotes a backslash begins an escape.",
+            )
+
+
 def _convert(fields: Mapping[str, Any], place: str) -> Profile:
     # Each by itself, or the error would not name which profile it is (msgspec says `$.profiles[...]`).
     try:
@@ -230,6 +235,7 @@ def _convert(fields: Mapping[str, Any], place: str) -> Profile:
         message = re.sub(r" - at '\$\.?(.*?)'$", lambda at: f" (in {at[1]})" if at[1] else "", message)
         known = ", ".join(field.encode_name for field in msgspec.structs.fields(Profile))
         raise ConfigurationError(f"{place}: {message}.", hint=f"The fields are {known}.") from None
+    _require_printable(fields, place)
     if profile.authority and not profile.authority.startswith("https://"):
         raise ConfigurationError(f"{place}: the authority is no https address.", hint="Write https://...")
     if profile.authority and "@" in profile.authority:

@@ -2,7 +2,7 @@
 
 What it writes is made with mode 0600 from the first byte, beside its destination, and then moved there. A file with a
 secret that everyone can read is refused; so is a configuration, a module or a program that others could have written.
-On Windows the access rules of files are not read.
+On Windows access rules stand in place of modes: what they mean is told in `access_rules`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, Sto
 _WINDOWS = sys.platform == "win32"
 _LARGEST = 16 * 1024 * 1024
 """Bytes of a file that is read: keys, certificates and configurations are far smaller."""
+_READING = 1.0
+"""Seconds that another process has for reading a file that is replaced; on Windows alone it must be waited for."""
 
 
 def configuration_files() -> list[Path]:
@@ -37,7 +39,7 @@ def configuration_files() -> list[Path]:
 def state_folder() -> Path:
     """Return the folder of what must outlive the process: refused secrets, journals. It may not exist yet."""
     if given := os.environ.get("STATE_DIRECTORY"):  # systemd's; of several the first
-        return Path(given.split(":")[0])
+        return Path(given.split(os.pathsep)[0])
     if not _WINDOWS and os.geteuid() == 0:
         return Path("/var/lib/keyvouch")
     return _user_folder("user_state_path") or _without_home("STATE_DIRECTORY")
@@ -46,7 +48,7 @@ def state_folder() -> Path:
 def cache_folder() -> Path:
     """Return the folder of what may be lost: tokens. It may not exist yet."""
     if given := os.environ.get("CACHE_DIRECTORY"):
-        return Path(given.split(":")[0])
+        return Path(given.split(os.pathsep)[0])
     return _user_folder("user_cache_path") or _without_home("CACHE_DIRECTORY")
 
 
@@ -63,13 +65,22 @@ def _user_folder(kind: str) -> Path | None:
 
 
 def _without_home(variable: str) -> NoReturn:
-    raise ConfigurationError("This account has no home folder.", hint=f"Set {variable} to a folder, or HOME.")
+    home = "load its profile (%LOCALAPPDATA%)" if _WINDOWS else "HOME"
+    raise ConfigurationError("This account has no home folder.", hint=f"Set {variable} to a folder, or {home}.")
 
 
 def make_folder(folder: Path) -> None:
     """Make a folder of our own, open to its owner alone. Raises `ConfigurationError` where that cannot be."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if sys.platform == "win32":
+            from keyvouch import windows_files
+
+            if not folder.is_dir():
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileExistsError):  # another process was faster
+                    windows_files.make_folder(folder)
+        else:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
 
@@ -79,21 +90,40 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
 
     Raises FileExistsError where a file is already there and `replace` is false, other OSErrors as they come.
     """
-    import tempfile
-
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp's mode is 0600
+    handle, name = _make_beside(path)
     try:
         with open(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if replace:
-            os.replace(name, path)
+            _replace(name, path)
         else:
             _link(name, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def create_private(path: Path) -> int:
+    """Make a file of mode 0600 and return its descriptor, open for writing. Raises OSErrors, also FileExistsError."""
+    if sys.platform == "win32":
+        from keyvouch import windows_files
+
+        return windows_files.create(path)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _make_beside(path: Path) -> tuple[int, str]:
+    """Make the temporary file that will get this path."""
+    if _WINDOWS:  # where `tempfile` gives it the folder's rules
+        import secrets
+
+        name = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+        return create_private(name), str(name)
+    import tempfile
+
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp's mode is 0600
 
 
 def rewrite(path: Path, data: bytes) -> None:
@@ -102,16 +132,41 @@ def rewrite(path: Path, data: bytes) -> None:
     Raises OSErrors as they come.
     """
     target = path.resolve()
+    if sys.platform == "win32":
+        from keyvouch import windows_files
+
+        rules = windows_files.rules_at(target) if target.exists() else None
+        write_private(target, data, replace=True)
+        if rules is not None:
+            windows_files.give_rules(target, rules)
+        return
     before = target.stat() if target.exists() else None
     write_private(target, data, replace=True)
-    if before is not None and sys.platform != "win32":
+    if before is not None:
         with contextlib.suppress(PermissionError):  # only root may give a file away
             os.chown(target, before.st_uid, before.st_gid)
         target.chmod(stat.S_IMODE(before.st_mode))
 
 
+def _replace(name: str, path: Path) -> None:
+    """Give the finished file its name. On Windows nobody may have the other open: one who reads it is waited for."""
+    deadline = time.monotonic() + _READING
+    while True:
+        try:
+            os.replace(name, path)
+        except PermissionError:
+            if not _WINDOWS or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
 def _link(name: str, path: Path) -> None:
     """Give the finished file its name, unless that is taken: what a rename cannot promise on POSIX."""
+    if _WINDOWS:
+        os.rename(name, path)
+        return
     try:
         os.link(name, path)
     except FileExistsError:
@@ -233,14 +288,31 @@ def read_private(path: Path, *, any_reader: bool = False) -> bytes:
     Raises `AccessDenied` where everyone can read it (`any_reader` lets that pass).
     """
     with _open(path) as file:  # what is checked is what is read: the open file, not its name
-        mode = os.fstat(file.fileno()).st_mode
-        if mode & stat.S_IROTH and not any_reader and not _WINDOWS:
-            raise AccessDenied(f"Everyone on this machine can read {path}.", hint=_remedy(path))
+        if not any_reader:
+            _require_few_readers(file.fileno(), path)
         return file.read()
 
 
+def _require_few_readers(handle: int, path: Path) -> None:
+    if sys.platform == "win32":
+        from keyvouch import access_rules, windows_files
+
+        found = access_rules.too_many_readers(
+            str(path.absolute()), windows_files.rules_of(handle), windows_files.this_user()
+        )
+        if found:
+            raise AccessDenied(f"Everyone on this machine can read {path} ({found[0]}).", hint=found[1])
+    elif os.fstat(handle).st_mode & stat.S_IROTH:
+        raise AccessDenied(f"Everyone on this machine can read {path}.", hint=_remedy(path))
+
+
 def _open(path: Path) -> BinaryIO:
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except PermissionError:
+        if _WINDOWS and path.is_dir():  # which says no more than that on Windows
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path)) from None
+        raise
     try:
         _require_regular(os.fstat(handle), path)
         return open(handle, "rb")
@@ -256,6 +328,15 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
     if status.st_size > _LARGEST:
         raise OSError(errno.EFBIG, "Too large", str(path))
+
+
+def let_read(path: Path) -> str:
+    """Return what lets this account read a file that it may not."""
+    if sys.platform == "win32":
+        from keyvouch import access_rules, windows_files
+
+        return access_rules.let_read(str(path.absolute()), windows_files.this_user())
+    return "Let this account read it."
 
 
 def _remedy(path: Path) -> str:
@@ -274,9 +355,10 @@ def check_trusted(path: Path) -> None:
     to someone who is neither root nor this user. So with the links on the way to it, and where they lead. OSErrors as
     they come.
     """
-    if _WINDOWS:
-        return
     os.path.realpath(path, strict=True)  # links that lead round in a circle end here
+    if sys.platform == "win32":
+        _check_rules(path)
+        return
     for place in _followed(path.absolute()):
         status = place.lstat()
         sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
@@ -291,9 +373,40 @@ def check_trusted(path: Path) -> None:
             )
 
 
+def _check_rules(path: Path) -> None:
+    """Refuse what others could have written, by the access rules of Windows."""
+    if sys.platform == "win32":
+        from keyvouch import access_rules, windows_files
+
+        user = windows_files.this_user()
+        for place in _followed(path.absolute()):
+            try:
+                rules = windows_files.rules_at(place)
+            except PermissionError:
+                if place == path.absolute():
+                    raise
+                raise ConfigurationError(
+                    f"{path} is not trusted: this account may not see who can write to {place}.",
+                    hint=access_rules.let_see(str(place), user),
+                ) from None
+            folder, root = os.path.isdir(place), place == place.parent
+            if found := access_rules.distrust(str(place), rules, user, folder=folder, root=root):
+                raise ConfigurationError(f"{path} is not trusted: {found[0]}.", hint=found[1])
+
+
 def _followed(path: Path) -> Iterator[Path]:
     """Give the path and every folder above it; where one is a link, also all that it leads through."""
     for place in (path, *path.parents):
         yield place
-        if place.is_symlink():
-            yield from _followed(place.parent / os.readlink(place))
+        if target := _target(place):
+            yield from _followed(place.parent / target)
+
+
+def _target(place: Path) -> str | None:
+    """Return where a link leads to; None where it is none. A junction of Windows' counts as no symbolic link."""
+    if not _WINDOWS:
+        return os.readlink(place) if place.is_symlink() else None
+    try:
+        return os.readlink(place)
+    except OSError:
+        return None

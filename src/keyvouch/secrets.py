@@ -12,6 +12,7 @@ A secret is UTF-8 text; one newline at its end is removed.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hmac
 import io
@@ -25,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from keyvouch import files, lockout
+from keyvouch import files, lockout, text
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames
 from keyvouch.uri import REFERENCE_KINDS, KeyUri
 
@@ -204,12 +205,13 @@ class SecretResolver:
         if not path.is_absolute() or "\0" in place:
             raise ConfigurationError(f"The {name} is in file:{place}.", hint="Write the absolute path.")
         try:
-            return _text(self.read_private(path), name)
+            octets = self.read_private(path)
+            return _text(octets.removeprefix(codecs.BOM_UTF8), name, text.advice(octets, path))
         except FileNotFoundError:
             raise SecretRequired(f"The {name} is not there: {path} does not exist.", hint="Make that file.") from None
         except OSError as error:
             raise AccessDenied(
-                f"The {name} cannot be read: {path}: {error.strerror}.", hint="Let this account read that file."
+                f"The {name} cannot be read: {path}: {error.strerror}.", hint=files.let_read(path)
             ) from error
 
     def _from_credential(self, credential: str, name: str) -> str:
@@ -244,13 +246,12 @@ class SecretResolver:
         return value
 
     def _from_command(self, line: str, name: str) -> str:
-        import shlex
         import subprocess
 
         if not self._commands:
             raise ConfigurationError(f"The {name} is in command:.", hint="Commands are taken from a profile only.")
         try:
-            arguments = shlex.split(line)
+            arguments = _split(line)
         except ValueError:
             raise ConfigurationError(f"The {name} is in command:.", hint="Close the quotation in it.") from None
         if "\0" in line or not arguments or not Path(arguments[0]).is_absolute():
@@ -267,7 +268,7 @@ class SecretResolver:
             ) from None
         if status:
             raise SecretRequired(f"{program} ended with the status {status}.", hint="Run it by hand.")
-        return _text(printed, name)
+        return _text(printed.removeprefix(codecs.BOM_UTF8), name)
 
     def _ask(self, name: str) -> Secret:
         if name not in self._answers:
@@ -281,6 +282,17 @@ class SecretResolver:
                 raise SecretRequired(f"The {name} was not typed the same twice.", hint="Try again.")
             self._answers[name] = answer
         return self._answers[name]
+
+
+def _split(line: str) -> list[str]:
+    """Take a line apart as a shell does; on Windows a backslash parts folders. Raises ValueError."""
+    import shlex
+
+    parts = shlex.shlex(line, posix=True)
+    parts.whitespace_split, parts.commenters = True, ""
+    if sys.platform == "win32":
+        parts.escape = ""
+    return list(parts)
 
 
 def _output_of(arguments: list[str]) -> tuple[int, bytes]:
@@ -297,6 +309,7 @@ def _output_of(arguments: list[str]) -> tuple[int, bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # a job without a console opens none
     ) as process:
         out = process.stdout or io.BytesIO()
         reader = threading.Thread(target=lambda: printed.append(out.read(_LONGEST)), daemon=True)
@@ -337,11 +350,11 @@ def _typed(name: str) -> Secret:
     return Secret(answer)
 
 
-def _text(octets: bytes, name: str) -> str:
+def _text(octets: bytes, name: str, advice: str = "Write it as text, in UTF-8.") -> str:
     try:
-        text = octets.decode()
+        decoded = octets.decode()
     except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:  # as UTF-16 has: no library takes it for a password
-        raise ConfigurationError(f"The {name} is not UTF-8 text.", hint="Write it as text, in UTF-8.") from None
-    return text
+        decoded = "\0"
+    if "\0" in decoded:  # as UTF-16 has: no library takes it for a password
+        raise ConfigurationError(f"The {name} is not UTF-8 text.", hint=advice) from None
+    return decoded

@@ -239,7 +239,7 @@ def scheme_of(text: str) -> str:
     shown = redact(which) + ("?..." if query else "")
     if _is_windows_path(text):
         raise ConfigurationError(
-            f"{shown!r} is a path, not a key's URI.", hint=f"Write pfx:{shown.replace(chr(92), '/')} (or pem:...)."
+            f"{shown} is a path, not a key's URI.", hint=f"Write pfx:{shown.replace(chr(92), '/')} (or pem:...)."
         )
     if not scheme and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
         raise ConfigurationError(
@@ -263,6 +263,11 @@ def parse_uri(text: str, attributes: Iterable[Attribute]) -> KeyUri:
     scheme = scheme_of(text)
     declared = {attribute.name: attribute for attribute in (*attributes, *CORE_ATTRIBUTES)}
     which, _, query = text[len(scheme) + 1 :].partition("?")
+    if which == "\\\\" and query.startswith("\\"):
+        raise ConfigurationError(
+            rf"The path behind {scheme}: begins with \\?\, whose ? ends a path in a URI.",
+            hint=r"Leave \\?\ out, or write path=\\%3F\ in its place.",
+        )
     shown = f"{scheme}:***"  # what is not understood may be a secret, whatever stands before it
     try:
         values = _split_which(which, declared)

@@ -115,7 +115,13 @@ def _sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> Acces
 
 def is_somebody_there() -> bool:
     """Tell whether a person can be asked."""
-    return sys.stdin is not None and sys.stdin.isatty()
+    if sys.stdin is None or not sys.stdin.isatty():
+        return False
+    if sys.platform == "win32":  # where NUL, which a scheduled task may have for its input, calls itself a terminal
+        from keyvouch import windows_files
+
+        return windows_files.is_console(sys.stdin.fileno())
+    return True
 
 
 def read(file: BinaryIO) -> bytes:
@@ -180,12 +186,13 @@ def console() -> Console:
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 500)
 
 
-def next_command(line: str) -> None:
-    """Say what to type next, on standard error, so that the result can be piped."""
+def next_command(line: str, account: str = "") -> None:
+    """Say what to type next, as this account or another, on standard error, so that the result can be piped."""
     configuration = click.get_current_context().find_root().params.get("config")
     if configuration:
         line = line.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ", 1)
-    click.echo(f"\nNext: {line}", err=True)
+    who = f", as {printable(account)}" if account else ""
+    click.echo(f"\nNext{who}: {line}", err=True)
 
 
 def key_facts(signer: Signer) -> dict[str, object]:

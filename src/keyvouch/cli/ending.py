@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import gc
@@ -67,10 +68,24 @@ def _prepare() -> None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - to the end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal does not have is no defect
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(encoding=_encoding(stream), errors="backslashreplace")
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has it ignored
             signal.signal(number, _end)
+
+
+def _encoding(stream: io.TextIOWrapper) -> str | None:
+    """Return how PowerShell and cmd read what a program writes into a pipe or a file; None where Python's choice holds.
+
+    That is by the code page of the console, where there is one, while Python takes that of the system.
+    """
+    if sys.platform == "win32" and not (stream.isatty() or sys.flags.utf8_mode or os.environ.get("PYTHONIOENCODING")):
+        import ctypes
+
+        page = ctypes.WinDLL("kernel32").GetConsoleOutputCP()
+        with contextlib.suppress(LookupError):
+            return codecs.lookup(f"cp{page}").name
+    return None
 
 
 class _Ended(KeyboardInterrupt):

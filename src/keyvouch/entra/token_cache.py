@@ -1,8 +1,8 @@
 """Tokens kept for the next run: msal-extensions' persisted cache, one for each authority, tenant and client.
 
-On Windows it is protected by DPAPI, on macOS it is in the Keychain; elsewhere it is a file of mode 0600 in
-`$CACHE_DIRECTORY` or the user's cache folder. Such a file is looked into without MSAL, which takes long to import:
-its form is that of MSAL's unified cache schema, which is shared by MSAL's in all languages.
+On macOS it is in the Keychain; elsewhere it is a file of mode 0600 in `$CACHE_DIRECTORY` or the user's cache folder, on
+Windows encrypted by DPAPI for the account. A file is looked into without MSAL, which takes long to import: its form is
+that of MSAL's unified cache schema, which is shared by MSAL's in all languages.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ _NOT_IN_LAST = 300
 """Seconds before its end in which a token is not taken from the cache any more, as MSAL has it."""
 _LOCK_TIMEOUT = 5.0
 """Seconds to wait for another process that is just writing."""
-_ELSEWHERE = 'Set CACHE_DIRECTORY (in systemd: CacheDirectory=keyvouch), or token-cache = "memory" in the profile.'
-_ENCRYPTED = sys.platform in ("win32", "darwin")
+_IN_MEMORY = 'token-cache = "memory" in the profile'
+_ELSEWHERE = (
+    f"Set CACHE_DIRECTORY, or {_IN_MEMORY}."
+    if sys.platform == "win32"
+    else f"Set CACHE_DIRECTORY (in systemd: CacheDirectory=keyvouch), or {_IN_MEMORY}."
+)
 
 
 def location(*identity: str) -> Path:
@@ -72,8 +76,6 @@ def persisted(place: Path) -> PersistedTokenCache:
 def _persistence(place: Path) -> Any:
     import msal_extensions
 
-    if sys.platform == "win32":
-        return msal_extensions.FilePersistenceWithDataProtection(str(place))
     if sys.platform == "darwin":
         return msal_extensions.KeychainPersistence(str(place), "keyvouch", place.stem)
 
@@ -82,7 +84,7 @@ def _persistence(place: Path) -> Any:
 
         def save(self, content: str) -> None:
             try:
-                files.write_private(place, content.encode(), replace=True)
+                files.write_private(place, _protected(content), replace=True)
             except OSError as error:
                 raise ConfigurationError(
                     f"The token cache {place} cannot be written: {error.strerror}.", hint=_ELSEWHERE
@@ -90,7 +92,7 @@ def _persistence(place: Path) -> Any:
 
         def load(self) -> str:
             try:
-                content = files.read(place).decode()
+                content = _read(place)
             except FileNotFoundError:
                 raise msal_extensions.persistence.PersistenceNotFound(location=str(place)) from None
             except (OSError, UnicodeDecodeError):
@@ -99,6 +101,33 @@ def _persistence(place: Path) -> Any:
             return content if cache and _is_sound(cache) else ""  # damaged: tokens can be got again
 
     return PrivateFile(str(place))
+
+
+def _protected(content: str) -> bytes:
+    """Return what is written to the file. Raises `ConfigurationError` where Windows does not encrypt."""
+    if sys.platform != "win32":
+        return content.encode()
+    from msal_extensions.windows import WindowsDataProtectionAgent
+
+    try:
+        protected: bytes = WindowsDataProtectionAgent().protect(content)
+    except OSError as error:  # DPAPI's keys are in the account's profile
+        raise ConfigurationError(
+            f"Windows does not encrypt the token cache for this account (error {error.winerror}).",
+            hint=f"Let the account's profile be loaded, or set {_IN_MEMORY}.",
+        ) from error
+    return protected
+
+
+def _read(place: Path) -> str:
+    """Return what a cache's file holds. Raises OSError, also where another account wrote it, UnicodeDecodeError."""
+    octets = files.read(place)
+    if sys.platform != "win32":
+        return octets.decode()
+    from msal_extensions.windows import WindowsDataProtectionAgent
+
+    content: str = WindowsDataProtectionAgent().unprotect(octets)
+    return content
 
 
 def find_token(place: Path, client_id: str, scopes: Sequence[str]) -> str | None:
@@ -120,13 +149,13 @@ def is_token(value: object) -> bool:
 
 
 def _entries(place: Path) -> Iterable[Mapping[str, Any]]:
-    if _ENCRYPTED:
+    if sys.platform == "darwin":
         import msal
 
         found: Iterable[Mapping[str, Any]] = persisted(place).search(msal.TokenCache.CredentialType.ACCESS_TOKEN)
         return found
     try:
-        cache = _parse(files.read(place).decode())
+        cache = _parse(_read(place))
     except (OSError, UnicodeDecodeError):
         return ()
     tokens = cache.get("AccessToken")

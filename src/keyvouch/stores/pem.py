@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keyvouch import text
 from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import load_certificates, parsing
 from keyvouch.errors import ConfigurationError, KeyUnusable, SecretIncorrect, SecretRequired
@@ -83,8 +84,11 @@ def replace_chain(octets: bytes, chain: Sequence[Certificate]) -> bytes:
 def _blocks(octets: bytes, path: Path) -> list[tuple[bytes, bytes]]:
     """Return each block with its label."""
     if not _BEGIN.search(octets):
-        der = octets.startswith(b"\x30")
-        hint = f"If it is PKCS#12, write pfx:{path}." if der else "It has no line -----BEGIN PRIVATE KEY-----."
+        hint = "It has no line -----BEGIN PRIVATE KEY-----."
+        if octets.startswith(b"\x30"):
+            hint = f"If it is PKCS#12, write pfx:{path}."
+        elif text.is_utf16(octets):
+            hint = text.advice(octets, path)
         raise KeyUnusable(f"{path} is not a PEM file.", hint=hint)
     try:
         return list(_whole_blocks(octets))

@@ -20,6 +20,8 @@ CALG = {"sha256": 0x800C, "sha384": 0x800D, "sha512": 0x800E}
 """CALG_SHA_256 and so on."""
 DACL_SECURITY_INFORMATION = 4
 ERROR_NO_MORE_ITEMS, ERROR_INSUFFICIENT_BUFFER, ERROR_NONE_MAPPED = 259, 122, 1332
+_NOBODY = frozenset({3, 6, 7, 8})
+"""Of SID_NAME_USE: a domain (a computer's own name too is found as one), a deleted account, none, an unknown kind."""
 _LONGEST_SIGNATURE = 2048
 """Bytes: RSA-16384."""
 
@@ -163,7 +165,7 @@ def sid_of(account: str) -> bytes | None:
     sid = ctypes.create_string_buffer(sid_size.value)
     domain = ctypes.create_unicode_buffer(domain_size.value or 1)
     _dll.demand("LookupAccountNameW", None, account, sid, sizes[0], domain, sizes[1], ctypes.byref(kind))
-    return sid.raw[: sid_size.value]
+    return None if kind.value in _NOBODY else sid.raw[: sid_size.value]
 
 
 def account_of(sid: bytes) -> str | None:

@@ -22,6 +22,8 @@ CERT_NCRYPT_KEY_SPEC = 0xFFFFFFFF
 CRYPT_EXPORTABLE, CRYPT_MACHINE_KEYSET, CRYPT_USER_KEYSET = 0x1, 0x20, 0x1000
 PKCS12_PREFER_CNG_KSP = 0x100
 CRYPT_E_NOT_FOUND, CRYPT_E_EXISTS, ERROR_FILE_NOT_FOUND, ERROR_NO_MORE_FILES = 0x80092004, 0x80092005, 2, 18
+_END = (CRYPT_E_NOT_FOUND, ERROR_NO_MORE_FILES, 0)
+"""Why there is no further certificate in a store, where nothing failed."""
 
 LOCATIONS = {"CurrentUser": CERT_SYSTEM_STORE_CURRENT_USER, "LocalMachine": CERT_SYSTEM_STORE_LOCAL_MACHINE}
 """By the names that PowerShell has for them, in the order in which they are looked through."""
@@ -139,7 +141,7 @@ def contexts(store: int) -> Iterator[int]:
     try:
         while context := _dll.call("CertEnumCertificatesInStore", store, context):  # gives the one before back
             yield context
-        if (reason := last_error()) not in (CRYPT_E_NOT_FOUND, ERROR_NO_MORE_FILES, 0):
+        if (reason := last_error()) not in _END:
             raise NativeError("CertEnumCertificatesInStore", reason)
     finally:
         if context:
@@ -155,6 +157,8 @@ def with_subject(store: int, name: bytes) -> Iterator[bytes]:
     try:
         while context := _dll.call("CertFindCertificateInStore", store, *what, context):
             yield encoded(context)
+        if (reason := last_error()) not in _END:
+            raise NativeError("CertFindCertificateInStore", reason)
     finally:
         if context:
             _dll.call("CertFreeCertificateContext", context)

@@ -47,7 +47,7 @@ class Entry:
         """Return the URI of this very certificate, reached in the way that was asked for."""
         return pinned(asked.replace({"store": self.store, "location": self.location}), self.certificate)
 
-    def info(self, asked: KeyUri, *, exportable: bool | None = None) -> KeyInfo:
+    def info(self, asked: KeyUri, *, exportable: bool | None = None, readers: tuple[str, ...] | None = None) -> KeyInfo:
         """Return what the contract tells of a key."""
         return KeyInfo(
             uri=self.uri(asked),
@@ -58,6 +58,8 @@ class Entry:
             not_after=self.certificate.not_valid_after_utc,
             exportable=exportable,
             has_certificate=True,
+            provider=self.container.provider if self.container else None,
+            readers=readers,
         )
 
 
@@ -134,7 +136,15 @@ def matching(uri: KeyUri) -> list[Entry]:
     """Return the certificates that a URI matches, in both locations where it names none."""
     locations = [uri.get("location")] if "location" in uri else [*crypt32.LOCATIONS]
     found = [entry for location in locations for entry in entries(location, uri.get("store"))]
-    return [entry for entry in found if matches(uri, entry)]
+    return _without_copies([entry for entry in found if matches(uri, entry)])
+
+
+def _without_copies(found: list[Entry]) -> list[Entry]:
+    """Leave out what was copied from one location to the other: key and certificate are the same, and one is theirs."""
+    away = [each for each in found if each.container and each.container.machine != (each.location == "LocalMachine")]
+    at_home = [each for each in found if each not in away]
+    theirs = {(each.certificate, each.container): each for each in (*away, *at_home)}
+    return [each for each in found if not each.container or theirs[each.certificate, each.container] is each]
 
 
 def matches(uri: KeyUri, entry: Entry) -> bool:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import Algorithm, verifies
 from keyvouch.store import KeyUri, StoredKey
-from keyvouch_windows.failures import UNDONE, name_of, told, unsupported
+from keyvouch_windows.codes import UNDONE
+from keyvouch_windows.failures import name_of, told, unsupported
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
 

@@ -13,9 +13,10 @@ from keyvouch.errors import CertificateMissing, ConfigurationError, KeyExists, N
 from keyvouch.private_key import wrap
 from keyvouch.store import KeySpec, KeyUri
 from keyvouch_windows import crypt32, private_keys
+from keyvouch_windows.codes import UNDONE
 from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.entries import Entry, der_of, matching, pinned
-from keyvouch_windows.failures import UNDONE, name_of, told
+from keyvouch_windows.failures import name_of, told
 from keyvouch_windows.native import NativeError
 
 if TYPE_CHECKING:

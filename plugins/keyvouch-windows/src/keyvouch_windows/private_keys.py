@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from keyvouch.algorithms import CRYPTOGRAPHY, Algorithm
 from keyvouch.errors import NotSupported
 from keyvouch_windows import advapi32, blobs, crypt32, ncrypt
+from keyvouch_windows.codes import CODES, UNDONE
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.failures import CODES, UNDONE, name_of
+from keyvouch_windows.failures import name_of
 from keyvouch_windows.native import NativeError
 
 if TYPE_CHECKING:
@@ -270,6 +271,7 @@ def _filled(container: Container, fill: Callable[[int], None], *, silent: bool) 
         fill(handle)
     except BaseException:
         advapi32.release(handle)
-        advapi32.delete(*what, flags)
+        with contextlib.suppress(NativeError):  # what went wrong first is told
+            advapi32.delete(*what, flags)
         raise
     return CspKey(handle, container, silent=silent)

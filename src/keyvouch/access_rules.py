@@ -1,0 +1,135 @@
+"""Who may read or write a file, by the rules of Windows: which are too many, and the `icacls` line that remedies it.
+
+Facts in, sentences out; what asks the system is `windows_files`. Groups are known by their SIDs, which are the same in
+every language.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from keyvouch.security_descriptor import (
+    APPEND_DATA,
+    DELETE,
+    DELETE_CHILD,
+    READ_DATA,
+    WRITE_DAC,
+    WRITE_DATA,
+    WRITE_OWNER,
+    SecurityDescriptor,
+)
+
+SYSTEM, ADMINISTRATORS = "S-1-5-18", "S-1-5-32-544"
+_TRUSTED_INSTALLER = "S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464"
+_EVERYONE = {
+    "S-1-1-0": "Everyone",
+    "S-1-2-0": "Local",
+    "S-1-5-2": "Network",
+    "S-1-5-4": "Interactive",
+    "S-1-5-7": "Anonymous Logon",
+    "S-1-5-11": "Authenticated Users",
+    "S-1-5-13": "Terminal Server Users",
+    "S-1-5-14": "Remote Interactive Logon",
+    "S-1-5-15": "This Organization",
+    "S-1-5-32-545": "Users",
+    "S-1-5-32-546": "Guests",
+    "S-1-5-32-554": "Pre-Windows 2000 Compatible Access",
+}
+"""Groups that nobody was put into by a decision about this file (Microsoft: Well-known SIDs)."""
+_OF_A_DOMAIN = {"513": "Domain Users", "514": "Domain Guests"}
+_TO_READ = READ_DATA | WRITE_DAC | WRITE_OWNER
+"""Who may change the rules may read in the end."""
+_TO_WRITE = WRITE_DATA | APPEND_DATA | DELETE | WRITE_DAC | WRITE_OWNER
+_TO_REPLACE = DELETE_CHILD | DELETE | WRITE_DAC | WRITE_OWNER
+"""Rights on a folder by which what lies in it is replaced. To add files is not among them: by default Users may do
+that in %ProgramData% and below, and whom a new file belongs to is looked at."""
+
+
+def too_many_readers(place: str, rules: SecurityDescriptor, user: str) -> tuple[str, str] | None:
+    """Return who can read this file that should not, and the remedy; None where nobody can.
+
+    `user` is the account that reads it, by SID.
+    """
+    groups = _everyone_with(rules, _TO_READ)
+    if not groups:
+        return None
+    own = {} if user in (SYSTEM, ADMINISTRATORS) else {user: "F" if rules.owner == user else "R"}
+    removed = {ace.sid for ace in rules.dacl or () if ace.sid in groups and ace.allows and not ace.inherited}
+    return _named(groups), _icacls(place, own, removed)
+
+
+def distrust(
+    place: str, rules: SecurityDescriptor, user: str, *, folder: bool = False, root: bool = False
+) -> tuple[str, str] | None:
+    """Return why what lies at this place could be another's work, and the remedy; None where it could not.
+
+    `folder`: it is one that the trusted thing lies in; `root`: that of a drive or a share, which nobody moves away.
+    """
+    rights = _TO_REPLACE & ~(DELETE if root else 0) if folder else _TO_WRITE
+    groups = _everyone_with(rules, rights)
+    if groups:
+        kept = {user: "F"} if rules.owner == user and user not in (SYSTEM, ADMINISTRATORS) else {}
+        # They go on reading it: how else would a service account.
+        kept |= dict.fromkeys((group for group in groups if group in _EVERYONE), "RX") or {"S-1-5-32-545": "RX"}
+        removed = groups - kept.keys()
+        return f"everyone can write to {place} ({_named(groups)})", _icacls(place, kept, removed, folder=folder)
+    if rules.owner not in (SYSTEM, ADMINISTRATORS, _TRUSTED_INSTALLER, user):
+        hint = f"Run: icacls {_quoted(place)} /setowner *{ADMINISTRATORS}, or use a file of your own."
+        return f"{place} belongs to another account ({rules.owner})", hint
+    return None
+
+
+def let_see(place: str, user: str) -> str:
+    """Return the line by which an account may see the rules of a folder, and nothing more."""
+    return f'Run: icacls {_quoted(place)} /grant "*{user}:(RC,RA,S)"'
+
+
+def let_read(place: str, user: str) -> str:
+    """Return the line by which an account may read a file."""
+    return f'Run: icacls {_quoted(place)} /grant "*{user}:R"'
+
+
+def private(user: str, *, folder: bool = False) -> str:
+    """Return the rules, in SDDL, of what only this account, Administrators and SYSTEM may use; nothing is inherited.
+
+    The account is named by itself: what an administrator makes belongs to Administrators, and the same person is none
+    of them where the program is not elevated.
+    """
+    flags = "OICI" if folder else ""
+    accounts = dict.fromkeys((SYSTEM, ADMINISTRATORS, user))
+    return "D:P" + "".join(f"(A;{flags};FA;;;{account})" for account in accounts)
+
+
+def _everyone_with(rules: SecurityDescriptor, rights: int) -> set[str]:
+    """Return which groups of everyone have any of these rights."""
+    allowed = rules.allowed(rights)
+    if allowed is None:
+        return {"S-1-1-0"}
+    return {sid for sid in allowed if _name(sid)}
+
+
+def _name(sid: str) -> str | None:
+    """Return the English name of a group of everyone; None for any other account."""
+    of_domain = re.fullmatch(r"S-1-5-21-\d+-\d+-\d+-(\d+)", sid)
+    return _OF_A_DOMAIN.get(of_domain[1]) if of_domain else _EVERYONE.get(sid)
+
+
+def _named(groups: Iterable[str]) -> str:
+    return ", ".join(f"{_name(sid)}, {sid}" for sid in sorted(groups))
+
+
+def _icacls(place: str, kept: dict[str, str], removed: Iterable[str | None], *, folder: bool = False) -> str:
+    """Return the line that leaves SYSTEM, Administrators and those who are kept, and inherits nothing more."""
+    below = "(OI)(CI)" if folder else ""
+    grants = {SYSTEM: "F", ADMINISTRATORS: "F", **kept}
+    line = f"Run: icacls {_quoted(place)} /inheritance:r /grant:r "
+    line += " ".join(f'"*{sid}:{below}{right}"' for sid, right in grants.items())
+    if named := " ".join(f'"*{sid}"' for sid in sorted(filter(None, removed))):
+        line += f" /remove:g {named}"
+    return line
+
+
+def _quoted(place: str) -> str:
+    # A backslash before the quote would take away its meaning; no name of Windows' has a quote in it.
+    return f'"{place}."' if place.endswith("\\") else f'"{place}"'

@@ -1,0 +1,263 @@
+"""Windows' security descriptors: who owns a thing, and who may do what with it (MS-DTYP 2.4.6).
+
+Octets in, facts out, and back: no call of the system's, so it works, and is tested, everywhere. Accounts are SIDs in
+their text form ("S-1-5-18"), which is the same in every language. Malformed octets raise `ValueError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["Ace", "SecurityDescriptor", "sid_octets", "sid_text", "specific"]
+
+ALLOW, DENY = 0, 1
+"""Types of an ACE: ACCESS_ALLOWED_ACE_TYPE, ACCESS_DENIED_ACE_TYPE."""
+INHERIT_ONLY, INHERITED = 0x08, 0x10
+"""Flags of an ACE: it is there for what will lie below alone; it came from what lies above."""
+READ_DATA, WRITE_DATA, APPEND_DATA, DELETE_CHILD = 0x1, 0x2, 0x4, 0x40
+DELETE, WRITE_DAC, WRITE_OWNER = 0x10000, 0x40000, 0x80000
+"""Rights to a file or folder, and to a key, whose rights are those of its file."""
+GENERIC_READ, GENERIC_WRITE, GENERIC_EXECUTE, GENERIC_ALL = 0x80000000, 0x40000000, 0x20000000, 0x10000000
+FILE_GENERIC_READ, FILE_ALL_ACCESS = 0x120089, 0x1F01FF
+DACL_PRESENT, DACL_DEFAULTED, SACL_PRESENT, SELF_RELATIVE = 0x4, 0x8, 0x10, 0x8000
+"""Control flags of a descriptor."""
+
+_GENERIC = {
+    GENERIC_READ: FILE_GENERIC_READ,
+    GENERIC_WRITE: 0x120116,
+    GENERIC_EXECUTE: 0x1200A0,
+    GENERIC_ALL: FILE_ALL_ACCESS,
+}
+_PLAIN = frozenset({0x00, 0x01, 0x02, 0x03, 0x09, 0x0A, 0x0D, 0x0E, 0x11, 0x12, 0x13})
+"""Types whose access mask is followed by the SID."""
+_OBJECT = frozenset({0x05, 0x06, 0x07, 0x08, 0x0B, 0x0C, 0x0F, 0x10})
+"""Types that have flags, and up to two GUIDs, between them."""
+_ALLOWING, _DENYING = frozenset({ALLOW, 0x05, 0x09, 0x0B}), frozenset({DENY, 0x06, 0x0A, 0x0C})
+_MOST_PARTS = 15
+"""Of a SID (SID_MAX_SUB_AUTHORITIES)."""
+_LARGEST = 0xFFFF
+"""Octets of an ACL."""
+
+
+@dataclass(frozen=True)
+class Ace:
+    """One entry of a list of access rules."""
+
+    type: int
+    flags: int = 0
+    mask: int = 0
+    """The rights it is about; 0 in a type that is not known."""
+    sid: str | None = None
+    """Whose; None in a type that is not known."""
+    objects: bytes = b""
+    """What stands before the SID in the types for directory objects."""
+    rest: bytes = b""
+    """What follows the SID, as a condition; of a type that is not known, all of it."""
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it came from what lies above, and can be changed there alone."""
+        return bool(self.flags & INHERITED)
+
+    @property
+    def allows(self) -> bool:
+        """Whether it allows something here, perhaps under a condition."""
+        return self.type in _ALLOWING and not self.flags & INHERIT_ONLY
+
+    @property
+    def denies(self) -> bool:
+        """Whether it denies something here, perhaps under a condition."""
+        return self.type in _DENYING and not self.flags & INHERIT_ONLY
+
+    @property
+    def rights(self) -> int:
+        """The mask with each generic right replaced by those of a file that it stands for."""
+        return specific(self.mask)
+
+    @classmethod
+    def _read(cls, octets: bytes) -> Ace:
+        kind, flags = octets[0], octets[1]
+        if kind not in _PLAIN | _OBJECT:
+            return cls(kind, flags, rest=octets[4:])
+        (mask,) = _unpacked("<I", octets, 4)
+        begin = 8
+        if kind in _OBJECT:
+            (present,) = _unpacked("<I", octets, 8)
+            begin = 12 + 16 * (present & 1) + 8 * (present & 2)
+        sid = _sid_at(octets, begin)
+        return cls(kind, flags, mask, sid_text(sid), octets[8:begin], octets[begin + len(sid) :])
+
+    def _octets(self) -> bytes:
+        known = self.sid is not None
+        body = struct.pack("<I", self.mask) + self.objects + sid_octets(self.sid or "") if known else b""
+        size = 4 + len(body) + len(self.rest)
+        if size > _LARGEST:
+            raise ValueError("An access rule is longer than a list can hold.")
+        return struct.pack("<BBH", self.type, self.flags, size) + body + self.rest
+
+
+@dataclass(frozen=True)
+class SecurityDescriptor:
+    """Who owns a thing, and who may do what with it."""
+
+    owner: str | None = None
+    group: str | None = None
+    dacl: tuple[Ace, ...] | None = ()
+    """In the order in which they are evaluated; None: there is no list, and everyone may do everything."""
+    control: int = SELF_RELATIVE | DACL_PRESENT
+    """As it was read."""
+    revision: int = 2
+    """Of the list: 4 where it holds rules about directory objects."""
+    sacl: bytes | None = None
+    """What is audited; kept as it is."""
+    resource_manager: int = 0
+    """An octet of the resource manager's own; kept as it is."""
+
+    @classmethod
+    def from_bytes(cls, octets: bytes) -> SecurityDescriptor:
+        """Read a self-relative descriptor. Raises `ValueError`."""
+        version, manager, control, *offsets = _unpacked("<BBHIIII", octets, 0)
+        if version != 1 or not control & SELF_RELATIVE:
+            raise ValueError("This is no self-relative security descriptor of revision 1.")
+        owner, group = (sid_text(_sid_at(octets, at)) if at else None for at in offsets[:2])
+        sacl, acl = (
+            _acl_at(octets, at) if at and control & present else None
+            for at, present in zip(offsets[2:], (SACL_PRESENT, DACL_PRESENT), strict=True)
+        )
+        dacl, revision = (None, 2) if acl is None else (_aces(acl), acl[0])
+        return cls(owner, group, dacl, control, revision, sacl, manager)
+
+    def to_bytes(self) -> bytes:
+        """Write it as self-relative, its parts in the order in which Windows writes them. Raises `ValueError`."""
+        acl = None if self.dacl is None else _acl(self.dacl, self.revision)
+        sids = [sid_octets(sid) if sid else None for sid in (self.owner, self.group)]
+        at, body, offsets = 20, b"", []
+        for part in (self.sacl, acl, *sids):
+            offsets.append(at + len(body) if part else 0)
+            body += part or b""
+        sacl, dacl, owner, group = offsets
+        control = self.control | SELF_RELATIVE
+        return struct.pack("<BBHIIII", 1, self.resource_manager, control, owner, group, sacl, dacl) + body
+
+    def with_dacl(self, aces: Iterable[Ace]) -> SecurityDescriptor:
+        """Return one with another list of rules, and all else as it is."""
+        control = (self.control | DACL_PRESENT) & ~DACL_DEFAULTED
+        return dataclasses.replace(self, dacl=tuple(aces), control=control)
+
+    def allowing(self, sid: str, mask: int) -> SecurityDescriptor:
+        """Return one that allows an account these rights too; nobody else's rules change, nor their order.
+
+        A rule of its own stands behind the others that are not inherited: denials first, then permissions, then what is
+        inherited. Where there is no list, or these rights are there already, nothing changes.
+        """
+        if self.dacl is None:
+            return self
+        own = [ace for ace in self.dacl if ace.sid == sid and ace.type == ALLOW and ace.allows and not ace.objects]
+        if any(specific(mask) & ~ace.rights == 0 for ace in own):
+            return self
+        for ace in own:
+            if ace.flags == 0:
+                wider = dataclasses.replace(ace, mask=ace.mask | mask)
+                return self.with_dacl(wider if each is ace else each for each in self.dacl)
+        end = next((index for index, ace in enumerate(self.dacl) if ace.inherited), len(self.dacl))
+        return self.with_dacl((*self.dacl[:end], Ace(ALLOW, 0, mask, sid), *self.dacl[end:]))
+
+    def not_allowing(self, sid: str) -> SecurityDescriptor:
+        """Return one without the rules of its own that allow this account something; inherited ones stay."""
+        if self.dacl is None:
+            return self
+        kept = tuple(ace for ace in self.dacl if ace.sid != sid or not ace.allows or ace.inherited)
+        return self if kept == self.dacl else self.with_dacl(kept)
+
+    def allowed(self, rights: int) -> tuple[str, ...] | None:
+        """Return the SIDs that have any of these (specific) rights; None: everyone has, for there is no list.
+
+        Each SID by itself: who is a member of a group is not known here, so a denial of a group takes nothing from an
+        account. Of two rules for one SID the first wins, as in Windows.
+        """
+        if self.dacl is None:
+            return None
+        granted: dict[str, int] = {}
+        denied: dict[str, int] = {}
+        for ace in self.dacl:
+            if ace.sid is None:
+                continue
+            if ace.allows:
+                granted[ace.sid] = granted.get(ace.sid, 0) | ace.rights & ~denied.get(ace.sid, 0)
+            elif ace.denies:
+                denied[ace.sid] = denied.get(ace.sid, 0) | ace.rights & ~granted.get(ace.sid, 0)
+        return tuple(sid for sid, have in granted.items() if have & rights)
+
+
+def specific(mask: int) -> int:
+    """Return an access mask with each generic right replaced by those of a file that it stands for."""
+    for generic, meant in _GENERIC.items():
+        if mask & generic:
+            mask = mask & ~generic | meant
+    return mask
+
+
+def sid_text(octets: bytes) -> str:
+    """Return a SID's text form, as "S-1-5-18". Raises `ValueError`."""
+    if len(octets) < 8 or octets[0] != 1 or octets[1] > _MOST_PARTS or len(octets) != 8 + 4 * octets[1]:  # noqa: PLR2004
+        raise ValueError("This is no SID.")
+    authority = int.from_bytes(octets[2:8], "big")
+    parts = struct.unpack(f"<{octets[1]}I", octets[8:])
+    # MS-DTYP 2.4.2.1: an authority that needs more than 32 bits is written in hexadecimal.
+    first = str(authority) if authority < 1 << 32 else f"0x{authority:012X}"
+    return "-".join(["S", "1", first, *map(str, parts)])
+
+
+def sid_octets(text: str) -> bytes:
+    """Return a SID from its text form. Raises `ValueError`."""
+    letter, _, rest = text.partition("-")
+    version, *numbers = rest.split("-")
+    if letter.upper() != "S" or version != "1" or not 1 <= len(numbers) <= 1 + _MOST_PARTS:
+        raise ValueError(f"{text!r} is no SID.")
+    if not all(number.isascii() and number.isalnum() for number in numbers):  # int() takes signs, spaces, underscores
+        raise ValueError(f"{text!r} is no SID.")
+    authority = int(numbers[0], 16 if numbers[0][:2].lower() == "0x" else 10)
+    parts = [int(number) for number in numbers[1:]]
+    if authority >= 1 << 48 or any(part >= 1 << 32 for part in parts):
+        raise ValueError(f"{text!r} is no SID: a number is too large.")
+    return struct.pack("<BB", 1, len(parts)) + authority.to_bytes(6, "big") + struct.pack(f"<{len(parts)}I", *parts)
+
+
+def _unpacked(form: str, octets: bytes, at: int) -> tuple[int, ...]:
+    try:
+        return struct.unpack_from(form, octets, at)
+    except struct.error:
+        raise ValueError("The security descriptor ends too early.") from None
+
+
+def _sid_at(octets: bytes, at: int) -> bytes:
+    _, parts = _unpacked("<BB", octets, at)
+    return octets[at : at + 8 + 4 * parts]
+
+
+def _acl_at(octets: bytes, at: int) -> bytes:
+    _, _, size, *_ = _unpacked("<BBHHH", octets, at)
+    if size < 8 or at + size > len(octets):  # noqa: PLR2004
+        raise ValueError("A list of access rules ends too early.")
+    return octets[at : at + size]
+
+
+def _aces(acl: bytes) -> tuple[Ace, ...]:
+    count, at, found = _unpacked("<H", acl, 4)[0], 8, []
+    for _ in range(count):
+        _, _, size = _unpacked("<BBH", acl, at)
+        if size < 4 or size % 4 or at + size > len(acl):  # noqa: PLR2004
+            raise ValueError("An access rule has no sensible length.")
+        found.append(Ace._read(acl[at : at + size]))  # noqa: SLF001
+        at += size
+    return tuple(found)
+
+
+def _acl(aces: tuple[Ace, ...], revision: int) -> bytes:
+    body = b"".join(ace._octets() for ace in aces)  # noqa: SLF001
+    if len(body) + 8 > _LARGEST:
+        raise ValueError("The list of access rules is longer than Windows allows.")
+    return struct.pack("<BBHHH", revision, 0, 8 + len(body), len(aces), 0) + body

@@ -1,0 +1,26 @@
+"""Text in files that people write: UTF-8, and the advice for what the tools of Windows make of it."""
+
+from __future__ import annotations
+
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+"""What UTF-16 begins with: how PowerShell 5.1 writes by `>` and Out-File."""
+
+
+def decode(octets: bytes) -> str:
+    """Return the text, without the mark that some editors on Windows begin UTF-8 with. Raises UnicodeDecodeError."""
+    return octets.decode("utf-8-sig")
+
+
+def is_utf16(octets: bytes) -> bool:
+    """Tell whether it says of itself that it is UTF-16."""
+    return octets.startswith(_UTF16)
+
+
+def advice(octets: bytes, path: object) -> str:
+    """Return what makes a file with these octets, that are no UTF-8, one that can be read."""
+    if is_utf16(octets):
+        return (
+            "It is UTF-16, as PowerShell's > writes it. "
+            f"Run there: (Get-Content '{path}') | Set-Content -Encoding utf8 '{path}'"
+        )
+    return "Save it as UTF-8."

@@ -1,0 +1,246 @@
+"""Security descriptors of Windows, read and written as Windows does."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyvouch.security_descriptor import (
+    ALLOW,
+    DACL_PRESENT,
+    DENY,
+    FILE_ALL_ACCESS,
+    FILE_GENERIC_READ,
+    GENERIC_ALL,
+    GENERIC_EXECUTE,
+    GENERIC_READ,
+    INHERIT_ONLY,
+    INHERITED,
+    READ_DATA,
+    SACL_PRESENT,
+    SELF_RELATIVE,
+    WRITE_DATA,
+    Ace,
+    SecurityDescriptor,
+    sid_octets,
+    sid_text,
+)
+
+# The sample of [MS-DTYP] 2.5.1.4.
+MICROSOFT = bytes.fromhex(
+    "010014b090000000a0000000140000003000000002001c000100000002801400"
+    "00000080010100000000000100000000020060000400000000031800000000a0"
+    "0102000000000005200000002102000000031800000000100102000000000005"
+    "2000000020020000000314000000001001010000000000051200000000031400"
+    "0000001001010000000000030000000001020000000000052000000020020000"
+    "01020000000000052000000020020000"
+)
+# "O:SYG:BAD:(D;;GR;;;S-1-5-21-1-2-3-1104)(A;;FA;;;SY)(A;ID;FR;;;S-1-5-32-545)", by Wine's advapi32
+WINE = bytes.fromhex(
+    "01000480140000002000000000000000300000000101000000000005120000000102000000000005200000002002000002005800030000"
+    "0001002400000000800105000000000005150000000100000002000000030000005004000000001400ff011f0001010000000000051200"
+    "0000001018008900120001020000000000052000000021020000"
+)
+SYSTEM, ADMINISTRATORS, USERS, CREATOR = "S-1-5-18", "S-1-5-32-544", "S-1-5-32-545", "S-1-3-0"
+SERVICE, OTHER = "S-1-5-21-1-2-3-1104", "S-1-5-21-1-2-3-1105"
+
+numbers = st.integers(0, 2**32 - 1)
+sids = st.builds(
+    lambda authority, parts: "-".join(["S", "1", authority, *map(str, parts)]),
+    st.integers(0, 2**48 - 1).map(lambda n: str(n) if n < 2**32 else f"0x{n:012X}"),
+    st.lists(numbers, max_size=15),
+)
+words = st.binary(max_size=40).map(lambda octets: octets + bytes(-len(octets) % 4))
+flags = st.integers(0, 255)
+plain = st.builds(Ace, st.sampled_from([0, 1, 2, 9, 10, 0x11, 0x13]), flags, numbers, sids, rest=words)
+about_objects = st.builds(
+    lambda kind, flag, mask, present, sid, rest: Ace(
+        kind, flag, mask, sid, struct.pack("<I", present) + bytes(16 * present.bit_count()), rest
+    ),
+    *(st.sampled_from([5, 6, 0xB]), flags, numbers, st.integers(0, 3), sids, words),
+)
+unknown = st.builds(Ace, st.integers(0x15, 0xFF), flags, rest=words)
+aces = st.one_of(plain, about_objects, unknown)
+descriptors = st.builds(
+    SecurityDescriptor,
+    *(sids | st.none(), sids | st.none(), st.lists(aces, max_size=6).map(tuple)),
+    st.sampled_from([0x8004, 0x9004, 0x8404, 0xB404]),
+)
+
+
+def with_rules(*rules: Ace) -> SecurityDescriptor:
+    return SecurityDescriptor(SYSTEM, SYSTEM, rules)
+
+
+def test_microsofts_sample_is_read() -> None:
+    """Owner, group and rules are those that the specification tells of these octets."""
+    read = SecurityDescriptor.from_bytes(MICROSOFT)
+
+    assert (read.owner, read.group) == (ADMINISTRATORS, ADMINISTRATORS)
+    assert read.dacl == (
+        Ace(ALLOW, 3, GENERIC_READ | GENERIC_EXECUTE, USERS),
+        *(Ace(ALLOW, 3, GENERIC_ALL, sid) for sid in (ADMINISTRATORS, SYSTEM, CREATOR)),
+    )
+    assert read.sacl
+    assert read.to_bytes() == MICROSOFT
+
+
+def test_parts_in_another_order_are_read() -> None:
+    """Where the parts stand is not said by the specification."""
+    assert SecurityDescriptor.from_bytes(WINE) == SecurityDescriptor(
+        SYSTEM,
+        ADMINISTRATORS,
+        (
+            Ace(DENY, 0, GENERIC_READ, SERVICE),
+            Ace(ALLOW, 0, FILE_ALL_ACCESS, SYSTEM),
+            Ace(ALLOW, INHERITED, FILE_GENERIC_READ, USERS),
+        ),
+    )
+
+
+@given(descriptors)
+def test_written_is_read_again(descriptor: SecurityDescriptor) -> None:
+    """What is written is read as it was, rules of a type that is not known too."""
+    assert SecurityDescriptor.from_bytes(descriptor.to_bytes()) == descriptor
+
+
+@given(sids)
+def test_sid_has_a_text_form(sid: str) -> None:
+    """Octets and text say the same."""
+    assert sid_text(sid_octets(sid)) == sid
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "S", "S-1", "S-2-5-18", "SYSTEM", "S-1-5--18", "S-1-5-x", "S-1-5-+1", "S-1-5-1_0", "S-1-5- 1", "S-1-5-٣"),
+        *("S-1-5-4294967296", "S-1-0x1000000000000-1", "S-1-5" + "-1" * 16),
+    ],
+)
+def test_what_is_no_sid_is_refused(text: str) -> None:
+    """Another text is no SID, and one of too many or too large numbers neither."""
+    with pytest.raises(ValueError, match=r"\d|SID|S"):
+        sid_octets(text)
+
+
+@given(
+    st.binary(max_size=120)
+    | st.integers(0, len(MICROSOFT) - 1).map(lambda end: MICROSOFT[:end])
+    | st.builds(
+        lambda at, octet: MICROSOFT[:at] + bytes([octet]) + MICROSOFT[at + 1 :],
+        st.integers(0, len(MICROSOFT) - 1),
+        st.integers(0, 255),
+    )
+)
+def test_other_octets_are_refused_or_read(octets: bytes) -> None:
+    """Octets of any kind, cut off or damaged, are a descriptor or a ValueError."""
+    try:
+        read = SecurityDescriptor.from_bytes(octets)
+    except ValueError:
+        return
+    assert SecurityDescriptor.from_bytes(read.to_bytes()) == read
+
+
+def test_no_list_allows_everyone() -> None:
+    """Without a list, or with none at its place, everyone may; a list without rules lets nobody."""
+    none = struct.pack("<BBHIIII", 1, 0, SELF_RELATIVE, 0, 0, 0, 0)
+    null = struct.pack("<BBHIIII", 1, 0, SELF_RELATIVE | DACL_PRESENT, 0, 0, 0, 0)
+
+    for octets in (none, null):
+        read = SecurityDescriptor.from_bytes(octets)
+        assert (read.dacl, read.allowed(READ_DATA)) == (None, None)
+        assert read.allowing(SERVICE, GENERIC_READ) is read
+        assert read.not_allowing(SERVICE) is read
+        assert read.to_bytes() == octets
+    assert with_rules().allowed(READ_DATA) == ()
+
+
+def test_audit_rules_are_kept() -> None:
+    """What is audited is written back as it was."""
+    read = SecurityDescriptor.from_bytes(MICROSOFT)
+
+    changed = SecurityDescriptor.from_bytes(read.allowing(SERVICE, GENERIC_READ).to_bytes())
+
+    assert changed.control & SACL_PRESENT
+    assert dataclasses.replace(changed, dacl=read.dacl) == read
+
+
+def test_new_rule_stands_behind_the_own_and_before_the_inherited() -> None:
+    """Denials first, then permissions, then what is inherited: the order that Windows demands."""
+    denied = Ace(DENY, 0, GENERIC_READ, OTHER)
+    own, inherited = Ace(ALLOW, 0, GENERIC_ALL, SYSTEM), Ace(ALLOW, INHERITED, GENERIC_ALL, ADMINISTRATORS)
+
+    changed = with_rules(denied, own, inherited).allowing(SERVICE, FILE_GENERIC_READ)
+
+    assert changed.dacl == (denied, own, Ace(ALLOW, 0, FILE_GENERIC_READ, SERVICE), inherited)
+    assert changed.not_allowing(SERVICE) == with_rules(denied, own, inherited)
+
+
+@given(descriptors, sids)
+def test_nobody_elses_rules_change(descriptor: SecurityDescriptor, sid: str) -> None:
+    """Rules for others are there afterwards, the same octets in the same order; granting twice is granting once."""
+    granted = descriptor.allowing(sid, FILE_GENERIC_READ)
+    revoked = granted.not_allowing(sid)
+
+    for changed in (granted, revoked):
+        assert [ace for ace in changed.dacl or () if ace.sid != sid] == [
+            ace for ace in descriptor.dacl or () if ace.sid != sid
+        ]
+    assert granted.allowing(sid, FILE_GENERIC_READ) is granted
+    assert revoked.not_allowing(sid) is revoked
+
+
+def test_a_rule_of_its_own_is_widened() -> None:
+    """An account that may something already has one rule afterwards, not two."""
+    changed = with_rules(Ace(ALLOW, 0, WRITE_DATA, SERVICE)).allowing(SERVICE, READ_DATA)
+
+    assert changed.dacl == (Ace(ALLOW, 0, WRITE_DATA | READ_DATA, SERVICE),)
+
+
+def test_what_is_there_is_not_granted_again() -> None:
+    """Full control holds reading, in either spelling, and so does a rule that is inherited."""
+    for mask in (GENERIC_ALL, FILE_ALL_ACCESS, GENERIC_READ):
+        there = with_rules(Ace(ALLOW, INHERITED, mask, SERVICE))
+        assert there.allowing(SERVICE, FILE_GENERIC_READ) is there
+        assert there.not_allowing(SERVICE) is there
+
+
+def test_rules_for_what_lies_below_allow_nothing_here() -> None:
+    """A rule that is there to be inherited does not count."""
+    below = with_rules(Ace(ALLOW, INHERIT_ONLY | 3, GENERIC_ALL, SERVICE))
+
+    assert below.allowed(READ_DATA) == ()
+    assert len(below.allowing(SERVICE, GENERIC_READ).dacl or ()) == 2
+    assert below.not_allowing(SERVICE) is below
+
+
+@pytest.mark.parametrize(
+    ("rules", "allowed"),
+    [
+        ([(ALLOW, GENERIC_ALL)], True),
+        ([(ALLOW, GENERIC_READ)], True),
+        ([(ALLOW, FILE_GENERIC_READ)], True),
+        ([(ALLOW, WRITE_DATA)], False),
+        ([(DENY, GENERIC_ALL), (ALLOW, READ_DATA)], False),
+        ([(DENY, READ_DATA), (ALLOW, GENERIC_READ)], False),
+        ([(DENY, WRITE_DATA), (ALLOW, FILE_ALL_ACCESS)], True),
+        ([(ALLOW, READ_DATA), (DENY, GENERIC_ALL)], True),
+    ],
+)
+def test_first_rule_about_a_right_wins(rules: list[tuple[int, int]], allowed: bool) -> None:
+    """Generic and specific rights are the same; of two rules the first counts."""
+    descriptor = with_rules(*(Ace(kind, 0, mask, SERVICE) for kind, mask in rules))
+
+    assert descriptor.allowed(READ_DATA) == ((SERVICE,) if allowed else ())
+
+
+def test_too_long_a_list_is_refused() -> None:
+    """Windows allows a list of 64 KiB."""
+    with pytest.raises(ValueError, match="longer"):
+        with_rules(*[Ace(0xFF, rest=bytes(32000))] * 3).to_bytes()
+    with pytest.raises(ValueError, match="longer"):
+        with_rules(Ace(0xFF, rest=bytes(65536))).to_bytes()

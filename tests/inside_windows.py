@@ -1,0 +1,161 @@
+"""What `test_windows_rules` has done inside a Windows: it prints as JSON what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from keyvouch import config, files, opening, windows_files
+from keyvouch.cli.common import is_somebody_there
+from keyvouch.errors import KeyvouchError
+from keyvouch.secrets import SecretResolver
+from keyvouch.security_descriptor import ALLOW, FILE_ALL_ACCESS, Ace
+
+assert sys.platform == "win32"
+
+FOLDER = Path(r"C:\kevÿ 100%")
+EVERYONE = "S-1-1-0"
+PRINTING = """
+import click
+from keyvouch.cli import common, ending
+ending._prepare()
+click.echo("ü ж")
+common.print_table(["subject"], [["ü ж"]])
+click.echo("Fehler ü ж", err=True)
+"""
+
+
+def told(function: Callable[[], object]) -> object:
+    """Return the result, or the error's class, message and hint."""
+    try:
+        return function()
+    except KeyvouchError as error:
+        return [type(error).__name__, error.message, error.hint]
+    except OSError as error:
+        return type(error).__name__
+
+
+def allowed(path: Path) -> list[str]:
+    """Return who has any right there but those who always have."""
+    return sorted({*(windows_files.rules_at(path).allowed(0xFFFFFFFF) or ())} - {"S-1-5-18", "S-1-5-32-544"})
+
+
+def put(name: str, octets: bytes) -> Path:
+    path = FOLDER / name
+    files.write_private(path, octets)
+    return path
+
+
+def open_to_everyone(path: Path) -> None:
+    rules = windows_files.rules_at(path)
+    windows_files.give_rules(path, rules.with_dacl([*(rules.dacl or ()), Ace(ALLOW, 0, FILE_ALL_ACCESS, EVERYONE)]))
+
+
+def of_files() -> dict[str, object]:
+    """Files that are made, read and replaced."""
+    files.make_folder(FOLDER)
+    key = put("app.pfx", b"key")
+    again = told(lambda: files.write_private(key, b"other"))
+    files.rewrite(key, b"rewritten")
+    found = {"user": windows_files.this_user(), "folder": allowed(FOLDER), "file": allowed(key), "again": again}
+    found["private"] = told(lambda: files.read_private(key).decode())
+    open_to_everyone(key)
+    files.rewrite(key, b"rewritten")
+    found["kept rules"] = allowed(key)
+    found["open"] = told(lambda: files.read_private(key).decode())
+    found["open, allowed"] = told(lambda: files.read_private(key, any_reader=True).decode())
+    with key.open("rb") as reader:
+        threading.Timer(0.1, reader.close).start()
+        found["replaced while read"] = told(lambda: files.write_private(key, b"new", replace=True))
+    found["left"] = [path.name for path in FOLDER.iterdir()]
+    found["a folder"] = told(lambda: files.read_private(FOLDER))
+    with files.locked(FOLDER / "lock", timeout=1):
+        found["somebody there"] = is_somebody_there()
+    return found
+
+
+def load(path: Path) -> object:
+    os.environ["KEYVOUCH_CONFIG"] = str(path)
+    return told(lambda: list(config.load().profiles))
+
+
+def of_configurations() -> dict[str, object]:
+    """Files as editors and shells on Windows write them."""
+    text = "[profiles.nächtlich]\n".replace("ä", "ae")
+    found = {
+        "utf-8 with a mark": load(put("mark.toml", b"\xef\xbb\xbf" + text.encode())),
+        "utf-16": load(put("utf16.toml", text.encode("utf-16"))),
+        "double quotes": load(put("quotes.toml", b'[profiles.a]\nkeys = ["pfx:C:\\keys\\app.pfx"]\n')),
+        "a folder": load(FOLDER),
+        "missing": load(FOLDER / "missing.toml"),
+    }
+    tab = put("tab.toml", b'[profiles.a]\nca-file = "C:\\temp\\new.pem"\n')
+    load(tab)
+    found["tab"] = told(lambda: config.load().profile("a"))
+    opened = put("open.toml", text.encode())
+    open_to_everyone(opened)
+    found["open"] = load(opened)
+    below = Path(r"C:\open")
+    below.mkdir()
+    files.write_private(below / "config.toml", text.encode())
+    open_to_everyone(below)
+    found["in an open folder"] = load(below / "config.toml")
+    return found
+
+
+def of_secrets() -> dict[str, object]:
+    secrets = SecretResolver(commands=True)
+
+    def resolved(reference: str) -> object:
+        return told(lambda: secrets.resolve(reference).reveal())
+
+    os.environ["UMLAUTS"] = "gehäim"
+    written = {
+        "file": "gehäim\r\n".encode(),
+        "file with a mark": b"\xef\xbb\xbfgeheim",
+        "utf-16": "geheim".encode("utf-16"),
+    }
+    return {
+        **{name: resolved(f"file:{put(f'{name}.txt', octets)}") for name, octets in written.items()},
+        "environment": resolved("env:UMLAUTS"),
+        "program": resolved(r'command:"C:\windows\system32\cmd.exe" /c echo geheim'),
+    }
+
+
+def of_paths() -> dict[str, object]:
+    texts = [r"pfx:C:\keys\app.pfx", "pfx:C:/keys/app.pfx", r"pfx:\\server\share\app.pfx", "pfx://server/share/app.pfx"]
+    return {text: str(opening.parse(text).get("path")) for text in texts}
+
+
+def of_encodings() -> dict[str, object]:
+    """What the command prints where its output is read in a code page."""
+    found: dict[str, object] = {}
+    for name in ("cp1252", "cp437", "cp850", "ascii", "utf-8"):
+        done = subprocess.run(
+            [sys.executable, "-c", PRINTING],
+            env={**os.environ, "PYTHONIOENCODING": name},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        found[name] = [done.returncode, done.stdout.hex(), done.stderr.hex()]
+    return found
+
+
+if __name__ == "__main__":
+    print(
+        json.dumps(
+            {
+                "files": of_files(),
+                "configurations": of_configurations(),
+                "secrets": of_secrets(),
+                "paths": of_paths(),
+                "encodings": of_encodings(),
+            }
+        )
+    )

@@ -1,0 +1,174 @@
+"""The core's rules on Windows, in a real Windows Python: files and their access rules, paths, code pages, tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyvouch.testing.authority import Authority
+from signing_in import PASSWORD, SCOPE, make_key
+from wine import Windows, path_in_windows
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("windows")]
+
+
+@pytest.fixture(scope="module")
+def inside(windows: Windows) -> dict[str, dict[str, Any]]:
+    """What came of `inside_windows`."""
+    done = windows.run(path_in_windows(Path(__file__).with_name("inside_windows.py")))
+    assert done.status == 0, done
+    found: dict[str, dict[str, Any]] = json.loads(done.output)
+    return found
+
+
+def test_what_is_written_is_private(inside: dict[str, dict[str, Any]]) -> None:
+    """Folders and files that are made there are for the account, Administrators and SYSTEM; none is written over."""
+    found = inside["files"]
+
+    assert found["folder"] == found["file"] == [found["user"]]
+    assert (found["private"], found["again"]) == ("rewritten", "FileExistsError")
+    assert found["left"] == ["app.pfx"]
+
+
+def test_rules_stay_when_a_file_is_rewritten(inside: dict[str, dict[str, Any]]) -> None:
+    """Those who could read it go on; and one who is just reading is waited for."""
+    found = inside["files"]
+
+    assert found["kept rules"] == ["S-1-1-0", found["user"]]
+    assert found["replaced while read"] is None
+
+
+def test_key_that_everyone_can_read_refused(inside: dict[str, dict[str, Any]]) -> None:
+    """The hint is the line to type; `permissions = "any"` lets it pass."""
+    found = inside["files"]
+    error, message, hint = found["open"]
+
+    assert error == "AccessDenied"
+    assert message == r"Everyone on this machine can read C:\kevÿ 100%\app.pfx (Everyone, S-1-1-0)."
+    assert hint == (
+        r'Run: icacls "C:\kevÿ 100%\app.pfx" /inheritance:r /grant:r "*S-1-5-18:F" "*S-1-5-32-544:F"'
+        f' "*{found["user"]}:F" /remove:g "*S-1-1-0"'
+    )
+    assert found["open, allowed"] == "rewritten"
+    assert found["a folder"] == "IsADirectoryError"
+
+
+def test_nobody_is_asked_through_nul(inside: dict[str, dict[str, Any]]) -> None:
+    """A scheduled task's standard input may be NUL, which says that it is a terminal."""
+    assert inside["files"]["somebody there"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("open", r"C:\kevÿ 100%\open.toml"), ("in an open folder", "C:\\open")], ids=["file", "folder"]
+)
+def test_configuration_of_others_refused(inside: dict[str, dict[str, Any]], name: str, place: str) -> None:
+    """Where everyone can write it, or replace it in its folder."""
+    error, message, hint = inside["configurations"][name]
+
+    assert error == "ConfigurationError"
+    assert f"is not trusted: everyone can write to {place} (Everyone, S-1-1-0)" in message
+    assert hint.startswith(f'Run: icacls "{place}" /inheritance:r')
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("utf-16", r"(Get-Content 'C:\kevÿ 100%\utf16.toml') | Set-Content -Encoding utf8 'C:\kevÿ 100%\utf16.toml'"),
+        ("double quotes", "Paths with backslashes stand in single quotes."),
+        ("tab", "in double quotes a backslash begins an escape."),
+        ("a folder", "Name a file."),
+        ("missing", "Correct its path."),
+    ],
+)
+def test_configuration_that_cannot_be_read(inside: dict[str, dict[str, Any]], name: str, hint: str) -> None:
+    """What editors, PowerShell and backslashes make of it is told, with the remedy."""
+    error, _, told = inside["configurations"][name]
+
+    assert error == "ConfigurationError"
+    assert hint in told
+
+
+def test_marks_of_editors_taken(inside: dict[str, dict[str, Any]]) -> None:
+    """UTF-8 may begin with a mark, in a configuration and in a secret."""
+    assert inside["configurations"]["utf-8 with a mark"] == ["naechtlich"]
+    assert inside["secrets"]["file with a mark"] == "geheim"
+
+
+def test_secrets(inside: dict[str, dict[str, Any]]) -> None:
+    """Letters beyond ASCII, ends of lines as Windows has them, programs by their path with backslashes."""
+    found = inside["secrets"]
+
+    assert (found["environment"], found["file"], found["program"]) == ("gehäim", "gehäim", "geheim")
+    assert "Set-Content -Encoding utf8" in found["utf-16"][2]
+
+
+def test_paths(inside: dict[str, dict[str, Any]]) -> None:
+    """With a drive's letter or a server's name, and either slash."""
+    assert inside["paths"] == {
+        r"pfx:C:\keys\app.pfx": r"C:\keys\app.pfx",
+        "pfx:C:/keys/app.pfx": r"C:\keys\app.pfx",
+        r"pfx:\\server\share\app.pfx": r"\\server\share\app.pfx",
+        "pfx://server/share/app.pfx": r"\\server\share\app.pfx",
+    }
+
+
+@pytest.mark.parametrize("name", ["cp1252", "cp437", "cp850", "utf-8"])
+def test_code_pages(inside: dict[str, dict[str, Any]], name: str) -> None:
+    """A letter that the code page has is printed as it is, another as an escape; nothing crashes."""
+    status, output, errors = inside["encodings"][name]
+    cyrillic = "ж" if name == "utf-8" else r"\u0436"
+
+    assert status == 0
+    assert bytes.fromhex(output).decode(name).split() == ["ü", cyrillic, "subject", "ü", cyrillic]
+    assert bytes.fromhex(errors).decode(name).split() == ["Fehler", "ü", cyrillic]
+
+
+def test_nothing_crashes_in_ascii(inside: dict[str, dict[str, Any]]) -> None:
+    """Not even where the output has no letter of it."""
+    assert inside["encodings"]["ascii"][0] == 0
+
+
+@pytest.fixture
+def profile(windows: Windows, authority: Authority, tmp_path: Path) -> Iterator[str]:
+    """A profile for a key in a file, added by the command to the configuration of the user."""
+    key = make_key(tmp_path)
+    app = authority.register(certificates=[key.certificate])
+    uri = f"pfx:{path_in_windows(tmp_path / 'app.pfx')}?password=env:APP_PASSWORD"
+    done = windows.keyvouch(
+        *("profile", "add", "cached", "--key", uri, "--tenant", app.tenant, "--client-id", app.client_id),
+        *("--scope", SCOPE, "--authority", authority.url, "--ca-file", path_in_windows(Path(authority.ca_file))),
+    )
+    assert done.status == 0, done
+    assert r"AppData\Local\keyvouch\config.toml" in done.output
+    yield "cached"
+    windows.run("-c", r"import os; os.unlink(os.environ['LOCALAPPDATA'] + r'\keyvouch\config.toml')")
+
+
+def test_token_cache(windows: Windows, authority: Authority, profile: str) -> None:
+    """A second run signs and posts nothing; the file holds no token in the clear; what is damaged is made anew."""
+    first = windows.keyvouch("token", "--profile", profile, APP_PASSWORD=PASSWORD)
+    assert first.status == 0, first
+    posted = len(authority.exchanges)
+    second = windows.keyvouch("token", "--profile", profile)
+    assert (second.status, second.output) == (0, first.output)
+    assert len(authority.exchanges) == posted
+
+    looked = windows.run(
+        "-c",
+        "import os, pathlib, sys\n"
+        r"(place,) = pathlib.Path(os.environ['LOCALAPPDATA'], r'keyvouch\Cache\tokens').glob('*.json')" + "\n"
+        "octets = place.read_bytes()\n"
+        "print(sys.argv[1].encode() in octets, b'AccessToken' in octets)\n"
+        "place.write_bytes(octets[::-1])\n",
+        first.output.strip(),
+    )
+    assert looked.output == "False False\n", looked
+
+    third = windows.keyvouch("token", "--profile", profile, APP_PASSWORD=PASSWORD)
+    assert third.status == 0, third
+    assert third.errors == ""
+    assert len(authority.exchanges) == posted + 1
