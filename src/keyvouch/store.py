@@ -254,7 +254,10 @@ class ExportsKeys(ABC):
 
     @abstractmethod
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
-        """Return the key and its chain as PKCS#12, encrypted. Raises `NotSupported` where the key may not leave."""
+        """Return the key and its chain as PKCS#12, encrypted.
+
+        Raises `KeyUnusable` where this key may not leave, `NotSupported` where the store lets none of its kind go.
+        """
 
 
 class OffersPeer(ABC):
