@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAl
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from keyvouch_windows.advapi32 import PROV_RSA_AES, PROV_RSA_FULL
+from keyvouch_windows.blobs import legacy_private_key
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.ncrypt import (
     BCRYPT_PKCS1_PADDING_INFO,
@@ -272,6 +273,13 @@ class Keys(Calls):
     def CryptGenKey(self, container: int, spec: int, flags: int, out: int) -> None:
         kept = Kept(make_key(f"RSA-{flags >> 16}"), exportable=bool(flags & 1))
         self.csp[self.at(container, Container).place][spec] = kept
+        put_handle(out, self.hand_out(ContainerKey(kept)))
+
+    def CryptImportKey(
+        self, container: int, octets: int, length: int, decrypting: int | None, flags: int, out: int
+    ) -> None:
+        kept = Kept(legacy_private_key(ctypes.string_at(octets, length)), exportable=bool(flags & 1))
+        self.csp[self.at(container, Container).place][1] = kept
         put_handle(out, self.hand_out(ContainerKey(kept)))
 
     def CryptGetUserKey(self, container: int, spec: int, out: int) -> None:

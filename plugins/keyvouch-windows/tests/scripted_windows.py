@@ -124,7 +124,7 @@ class ScriptedWindows(Keys):
 
     def CertOpenStore(self, provider: int, encoding: int, unused: int | None, flags: int, name: str) -> int:
         require(flags, CURRENT_USER | LOCAL_MACHINE | READONLY | OPEN_EXISTING)
-        if provider != 10:
+        if provider not in (10, 13):  # a collection of stores, or what the registry has of it: here they are the same
             raise MisuseError(f"provider {provider}")
         at = flags & 0xFF0000, name.lower()
         if at not in self.stores:

@@ -82,6 +82,11 @@ def importing(uri: str, provider: str) -> None:
         store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
 
 
+def importing_into_a_legacy_provider(uri: str, provider: str) -> None:
+    with keyvouch.open_store(f"windows:location=CurrentUser;friendly-name=new;provider={AES_CSP}") as store:
+        store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
+
+
 def installing(uri: str, provider: str) -> None:
     with keyvouch.open_store(uri) as store:
         store.install_certificate([certified(make_key("RSA-2048"))])
@@ -99,7 +104,7 @@ def deleting(uri: str, provider: str) -> None:
 
 ACTS = [
     *(opening, opening_by_container, listing, making_in_cng, making_in_a_legacy_provider),
-    *(importing, installing, exporting, deleting),
+    *(importing, importing_into_a_legacy_provider, installing, exporting, deleting),
 ]
 
 

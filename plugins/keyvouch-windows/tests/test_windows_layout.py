@@ -10,8 +10,7 @@ import ctypes
 import importlib
 import pkgutil
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -35,7 +34,13 @@ OURS = {
 ENUMERATED = {"NAME_SAM_COMPATIBLE": "NameSamCompatible"}
 """Likewise, of constants that are no macros."""
 HASHES = {"sha256": "CALG_SHA_256", "sha384": "CALG_SHA_384", "sha512": "CALG_SHA_512"}
-PROVIDERS_WITHOUT_SHA2 = ("MS_DEF_PROV_W", "MS_ENHANCED_PROV_W", "MS_DEF_RSA_SCHANNEL_PROV_W", "MS_STRONG_PROV_W")
+WITHOUT_SHA2 = {
+    "MS_DEF_PROV_W": "Microsoft Base Cryptographic Provider v1.0",
+    "MS_ENHANCED_PROV_W": "Microsoft Enhanced Cryptographic Provider v1.0",
+    "MS_DEF_RSA_SCHANNEL_PROV_W": "Microsoft RSA SChannel Cryptographic Provider",
+    "MS_STRONG_PROV_W": "Microsoft Strong Cryptographic Provider",
+}
+ABSENT = "not there"
 CODES_OF_TPMS = "https://learn.microsoft.com/en-us/windows/win32/com/com-error-codes-6"
 NOT_IN_THE_HEADERS = dict.fromkeys(
     (
@@ -108,9 +113,69 @@ def constants() -> dict[str, int | str]:
     return found
 
 
-def printed(windows: Windows, folder: Path, lines: list[str]) -> dict[str, str]:
-    """Let the compiler make a program of these lines, run it, and return what it prints."""
+def of_structures() -> dict[str, tuple[str, str]]:
+    """By what is compared: what we have, and how C says it. Likewise below."""
+    found = {}
+    for each in structures():
+        name = each.__name__
+        found[name] = (str(ctypes.sizeof(each)), number(name, f"sizeof({name})"))
+        for field, kind in each._fields_:  # type: ignore[misc]  # no bit fields here
+            place, width = f"{name}.{field}", f"width of {name}.{field}"
+            found[place] = (str(getattr(each, field).offset), number(place, f"offsetof({name}, {field})"))
+            found[width] = (str(ctypes.sizeof(kind)), number(width, f"sizeof((({name} *)0)->{field})"))
+    return found
+
+
+def of_constants() -> dict[str, tuple[str, str]]:
+    found = {}
+    for name, value in constants().items():
+        line = text(name, name) if isinstance(value, str) else number(name, f"(size_t)({name})")
+        if name not in ENUMERATED.values():
+            line = f'#ifdef {name}\n{line}\n#else\nprintf("{name} = {ABSENT}\\n");\n#endif'
+        found[name] = (repr(value) if isinstance(value, str) else str(value), line)
+    return found
+
+
+def of_functions() -> dict[str, tuple[str, str]]:
+    """How wide each argument is, by its number; 0 is what is returned."""
+    headers = subprocess.run(
+        [COMPILER, "-E", "-P", "-"], input=HEAD.partition("static")[0], capture_output=True, text=True, check=True
+    ).stdout
+    words, found = " ".join(headers.split()), {}
+    for _, library in defined(Library):
+        for name, (returned, arguments) in library.signatures.items():
+            result, taken = declaration(words, name)
+            assert len(taken) == len(arguments), (name, taken)
+            for place, (kind, declared) in enumerate([(returned, result), *zip(arguments, taken, strict=True)]):
+                found[f"{name} {place}"] = (
+                    str(ctypes.sizeof(kind) if kind else 0),
+                    number(f"{name} {place}", f"sizeof({declared})"),
+                )
+    return found
+
+
+def of_names() -> dict[str, tuple[str, str]]:
+    """The legacy providers that know no SHA-2, and the way to encrypt a key."""
+    way = dict(defined(bytes))["_PBE_SHA1_3DES"].rstrip(b"\0").decode()
+    assert {*WITHOUT_SHA2.values()} == dict(defined(frozenset))["_WITHOUT_SHA2"]
+    found = {"way": (way, 'printf("way = %s\\n", szOID_PKCS_12_pbeWithSHA1And3KeyTripleDES);')}
+    return found | {name: (repr(value), text(name, name)) for name, value in WITHOUT_SHA2.items()}
+
+
+def number(name: str, expression: str) -> str:
+    return f'number("{name}", {expression});'
+
+
+def text(name: str, expression: str) -> str:
+    return f'text("{name}", {expression});'
+
+
+@pytest.fixture(scope="module")
+def headers(windows: Windows, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the headers say of all that is compared: one program prints it."""
+    folder = tmp_path_factory.mktemp("layout")
     code, program = folder / "layout.c", folder / "layout.exe"
+    lines = [line for part in PARTS for _, line in part().values()]
     code.write_text(HEAD + "\n".join(lines) + "\nreturn 0; }\n")
     built = subprocess.run([COMPILER, "-o", program, code], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
@@ -119,73 +184,28 @@ def printed(windows: Windows, folder: Path, lines: list[str]) -> dict[str, str]:
     return dict(line.split(" = ", 1) for line in done.output.splitlines())
 
 
-def test_structures_lie_as_in_the_headers(windows: Windows, tmp_path: Path) -> None:
-    """Each structure has the size, and each field the place and width, that the C compiler gives them."""
-    ours, lines = {}, []
-    for each in structures():
-        name = each.__name__
-        ours[name] = str(ctypes.sizeof(each))
-        lines.append(f'number("{name}", sizeof({name}));')
-        for field, kind in each._fields_:  # type: ignore[misc]  # no bit fields here
-            ours[f"{name}.{field}"] = str(getattr(each, field).offset)
-            ours[f"width of {name}.{field}"] = str(ctypes.sizeof(kind))
-            lines.append(f'number("{name}.{field}", offsetof({name}, {field}));')
-            lines.append(f'number("width of {name}.{field}", sizeof((({name} *)0)->{field}));')
-
-    assert len(ours) > 20
-    assert printed(windows, tmp_path, lines) == ours
+PARTS: dict[Callable[[], dict[str, tuple[str, str]]], int] = {
+    of_structures: 40,
+    of_constants: 150,
+    of_functions: 150,
+    of_names: 5,
+}
+"""With how many each has at least."""
 
 
-def test_constants_are_those_of_the_headers(windows: Windows, tmp_path: Path) -> None:
-    """Each constant has the value that the header gives it; those that no header has are listed with their source."""
-    ours, lines = {}, []
-    for name, value in constants().items():
-        ours[name] = repr(value) if isinstance(value, str) else str(value)
-        call = f'text("{name}", {name});' if isinstance(value, str) else f'number("{name}", (size_t)({name}));'
-        absent = f'#ifdef {name}\n{call}\n#else\nprintf("{name} = not there\\n");\n#endif'
-        lines.append(call if name in ENUMERATED.values() else absent)
-
-    told = printed(windows, tmp_path, lines)
-
-    assert {name for name, value in told.items() if value == "not there"} == NOT_IN_THE_HEADERS.keys()
-    assert {name: value for name, value in told.items() if value != "not there"} == {
-        name: value for name, value in ours.items() if name not in NOT_IN_THE_HEADERS
-    }
-    assert len(told) > 100
+@pytest.mark.parametrize("part", PARTS)
+def test_bindings_are_as_in_the_headers(
+    headers: dict[str, str], part: Callable[[], dict[str, tuple[str, str]]]
+) -> None:
+    """Sizes, offsets, widths and values: the compiler's are ours."""
+    ours = {name: value for name, (value, _) in part().items() if name not in NOT_IN_THE_HEADERS}
+    assert {name: headers[name] for name in ours} == ours
+    assert len(ours) >= PARTS[part]
 
 
-def test_names_are_those_of_the_headers(windows: Windows, tmp_path: Path) -> None:
-    """The legacy providers that know no SHA-2 are Microsoft's, by their full names; so is the way to encrypt a key."""
-    lines = [f'text("{name}", {name});' for name in PROVIDERS_WITHOUT_SHA2]
-    way = "szOID_PKCS_12_pbeWithSHA1And3KeyTripleDES"
-
-    told = printed(windows, tmp_path, [*lines, f'printf("way = %s\\n", {way});'])
-
-    assert told.pop("way") == dict(defined(bytes))["_PBE_SHA1_3DES"].rstrip(b"\0").decode()
-    assert {value.strip("'") for value in told.values()} == dict(defined(frozenset))["_WITHOUT_SHA2"]
-
-
-def test_functions_take_what_the_headers_declare(windows: Windows, tmp_path: Path) -> None:
-    """Each function takes as many arguments, each as wide, and returns as many octets, as the header declares."""
-    headers = subprocess.run(
-        [COMPILER, "-E", "-P", "-"],
-        input=HEAD.partition("static")[0],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    text = " ".join(headers.split())
-    ours, lines = {}, []
-    for _, library in defined(Library):
-        for name, (returned, arguments) in library.signatures.items():
-            result, taken = declaration(text, name)
-            assert len(taken) == len(arguments), (name, taken)
-            for number, (kind, declared) in enumerate([(returned, result), *zip(arguments, taken, strict=True)]):
-                ours[f"{name} {number}"] = str(ctypes.sizeof(kind) if kind else 0)
-                lines.append(f'number("{name} {number}", sizeof({declared}));')
-
-    assert len(ours) > 150
-    assert printed(windows, tmp_path, lines) == ours
+def test_what_no_header_has_is_listed_with_its_source(headers: dict[str, str]) -> None:
+    """And nothing else is."""
+    assert {name for name, value in headers.items() if value == ABSENT} == NOT_IN_THE_HEADERS.keys()
 
 
 def declaration(text: str, name: str) -> tuple[str, list[str]]:

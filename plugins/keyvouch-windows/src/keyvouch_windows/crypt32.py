@@ -113,6 +113,11 @@ def opened_store(location: str, name: str, *, write: bool = False, physical: boo
         yield store
 
 
+def is_absent(error: NativeError) -> bool:
+    """Tell whether it was that there is no such store."""
+    return (error.function, error.code) == ("CertOpenStore", ERROR_FILE_NOT_FOUND)
+
+
 @contextlib.contextmanager
 def opened_pfx(octets: bytes, password: str, *, machine: bool, exportable: bool) -> Iterator[int]:
     """Take in the keys of a PKCS#12, and open a store in memory with its certificates, which know of the keys."""

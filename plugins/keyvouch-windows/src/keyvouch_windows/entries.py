@@ -111,7 +111,7 @@ def entries(location: str, store: str) -> list[Entry]:
                     container, name = crypt32.container(context), crypt32.friendly_name(context)
                     found.append(Entry(location, store, certificate, container, name))
     except NativeError as error:
-        if error.code != crypt32.ERROR_FILE_NOT_FOUND:
+        if not crypt32.is_absent(error):
             raise
     return found
 
@@ -200,7 +200,7 @@ def _with_subject(location: str, name: Name) -> list[Certificate]:
             with crypt32.opened_store(location, store) as opened:
                 found += [parsed(der) for der in crypt32.with_subject(opened, name.public_bytes())]
         except NativeError as error:
-            if error.code != crypt32.ERROR_FILE_NOT_FOUND:
+            if not crypt32.is_absent(error):
                 raise
     now = dt.datetime.now(dt.UTC)
     certificates = [each for each in found if each is not None]

@@ -34,6 +34,12 @@ def name_of(error: NativeError) -> str:
     return _NAMES.get(code, "")
 
 
+def is_undone(error: NativeError) -> bool:
+    """Tell whether the provider does not do what was asked for."""
+    name = name_of(error)
+    return name in UNDONE and (error.function, name) not in BY_FUNCTION
+
+
 @contextlib.contextmanager
 def told(doing: str, uri: KeyUri | None = None, *, performed: bool = False) -> Iterator[None]:
     """Raise the error of keyvouch's for what Windows answers inside; `uri`: the key's own, pinned."""

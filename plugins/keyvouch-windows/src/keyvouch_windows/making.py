@@ -13,10 +13,9 @@ from keyvouch.errors import CertificateMissing, ConfigurationError, KeyExists, N
 from keyvouch.private_key import wrap
 from keyvouch.store import KeySpec, KeyUri
 from keyvouch_windows import crypt32, private_keys
-from keyvouch_windows.codes import UNDONE
 from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.entries import Entry, der_of, matching, pinned
-from keyvouch_windows.failures import name_of, told
+from keyvouch_windows.failures import is_undone, name_of, told
 from keyvouch_windows.native import NativeError
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def generate(uri: KeyUri, spec: KeySpec, *, silent: bool) -> KeyUri:
         try:
             key = private_keys.make(place, spec.key_type, exportable=spec.exportable, silent=silent)
         except NativeError as error:
-            if name_of(error) in UNDONE:
+            if is_undone(error):
                 raise _not_made(spec.key_type, place, error) from error
             raise
         try:
@@ -69,7 +68,7 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
         try:
             place = _taken_in(uri, key, chain[0], exportable=exportable, silent=silent)
         except NativeError as error:
-            if name_of(error) in UNDONE:
+            if is_undone(error):
                 raise NotSupported(
                     f"Windows takes in no {key_type(key)} keys here: {error}.", hint="Take RSA-2048."
                 ) from error

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from keyvouch.algorithms import CRYPTOGRAPHY, Algorithm
 from keyvouch.errors import NotSupported
 from keyvouch_windows import advapi32, blobs, crypt32, ncrypt
-from keyvouch_windows.codes import CODES, UNDONE
+from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.failures import name_of
+from keyvouch_windows.failures import is_undone
 from keyvouch_windows.native import NativeError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class CngKey(OpenKey):
         try:
             return blobs.rsa_public_key(ncrypt.export(self._handle, ncrypt.BCRYPT_RSAPUBLIC_BLOB, silent=self._silent))
         except NativeError as error:
-            if name_of(error) not in UNDONE:
+            if not is_undone(error):
                 raise
         return blobs.ec_public_key(ncrypt.export(self._handle, ncrypt.BCRYPT_ECCPUBLIC_BLOB, silent=self._silent))
 
