@@ -129,7 +129,9 @@ def of_secrets() -> dict[str, object]:
 
 def of_paths() -> dict[str, object]:
     texts = [r"pfx:C:\keys\app.pfx", "pfx:C:/keys/app.pfx", r"pfx:\\server\share\app.pfx", "pfx://server/share/app.pfx"]
-    return {text: str(opening.parse(text).get("path")) for text in texts}
+    found: dict[str, object] = {text: str(opening.parse(text).get("path")) for text in texts}
+    found["long"] = told(lambda: opening.open_signer(rf"pfx:C:\{'long' * 70}.pfx"))
+    return found
 
 
 def of_encodings() -> dict[str, object]:

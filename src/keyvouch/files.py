@@ -22,6 +22,8 @@ from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, Sto
 _WINDOWS = sys.platform == "win32"
 _LARGEST = 16 * 1024 * 1024
 """Bytes of a file that is read: keys, certificates and configurations are far smaller."""
+_LONGEST_PATH = 259
+"""Characters that Windows takes (MAX_PATH), where its administrators have not allowed more."""
 _READING = 1.0
 """Seconds that another process has for reading a file that is replaced; on Windows alone it must be waited for."""
 
@@ -190,8 +192,15 @@ def cannot_write(path: Path, error: OSError) -> KeyvouchError:
         errno.EACCES: f"Let this account write to {path.parent}, or name another place.",
         errno.EPERM: f"Let this account write to {path.parent}, or name another place.",
     }
-    hint = hints.get(error.errno or 0, "Name another place.")
+    hint = advice_for_long(path) or hints.get(error.errno or 0, "Name another place.")
     return ConfigurationError(f"{path} cannot be written: {error.strerror or error}.", hint=hint)
+
+
+def advice_for_long(path: Path) -> str:
+    """Return what to do about a path that Windows may say is not there because it is long; empty for any other."""
+    if not _WINDOWS or len(str(path)) <= _LONGEST_PATH:
+        return ""
+    return f"The path has more than {_LONGEST_PATH} characters: shorten it, or allow long paths (LongPathsEnabled)."
 
 
 @contextlib.contextmanager
