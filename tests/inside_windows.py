@@ -64,6 +64,10 @@ def of_files() -> dict[str, object]:
     files.rewrite(key, b"rewritten")
     found = {"user": windows_files.this_user(), "folder": allowed(FOLDER), "file": allowed(key), "again": again}
     found["private"] = told(lambda: files.read_private(key).decode())
+    plain = Path(r"C:\plain")
+    plain.mkdir()
+    files.rewrite(plain / "config.toml", b"")
+    found["configuration"], found["its folder"] = allowed(plain / "config.toml"), allowed(plain)
     open_to_everyone(key)
     files.rewrite(key, b"rewritten")
     found["kept rules"] = allowed(key)

@@ -35,11 +35,12 @@ def test_what_is_written_is_private(inside: dict[str, dict[str, Any]]) -> None:
 
 
 def test_rules_stay_when_a_file_is_rewritten(inside: dict[str, dict[str, Any]]) -> None:
-    """Those who could read it go on; and one who is just reading is waited for."""
+    """Those who could read it go on, and one who is reading is waited for; the folder says who may read a new one."""
     found = inside["files"]
 
     assert found["kept rules"] == ["S-1-1-0", found["user"]]
     assert found["replaced while read"] is None
+    assert found["configuration"] == found["its folder"] == ["S-1-1-0", found["user"]]
 
 
 def test_key_that_everyone_can_read_refused(inside: dict[str, dict[str, Any]]) -> None:

@@ -42,7 +42,7 @@ def state_folder() -> Path:
     """Return the folder of what must outlive the process: refused secrets, journals. It may not exist yet."""
     if given := os.environ.get("STATE_DIRECTORY"):  # systemd's; of several the first
         return Path(given.split(os.pathsep)[0])
-    if not _WINDOWS and os.geteuid() == 0:
+    if sys.platform != "win32" and os.geteuid() == 0:
         return Path("/var/lib/keyvouch")
     return _user_folder("user_state_path") or _without_home("STATE_DIRECTORY")
 
@@ -131,16 +131,16 @@ def _make_beside(path: Path) -> tuple[int, str]:
 def rewrite(path: Path, data: bytes) -> None:
     """Write over a file as a whole, and leave it to those who could read it before; a link stays a link.
 
+    A new one is of mode 0600; on Windows its folder says who may read it, as of a configuration the service accounts.
     Raises OSErrors as they come.
     """
     target = path.resolve()
     if sys.platform == "win32":
-        from keyvouch import windows_files
+        from keyvouch import security_descriptor, windows_files
 
-        rules = windows_files.rules_at(target) if target.exists() else None
+        rules = windows_files.rules_at(target) if target.exists() else security_descriptor.SecurityDescriptor()
         write_private(target, data, replace=True)
-        if rules is not None:
-            windows_files.give_rules(target, rules)
+        windows_files.give_rules(target, rules)
         return
     before = target.stat() if target.exists() else None
     write_private(target, data, replace=True)
