@@ -153,6 +153,20 @@ def of_encodings() -> dict[str, object]:
     return found
 
 
+def of_pipes() -> dict[str, object]:
+    """The command where nobody reads what it prints, as behind `Select-Object -First 1`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "keyvouch", "stores"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        return {"errors": process.stderr.read().decode()}
+
+
 if __name__ == "__main__":
     print(
         json.dumps(
@@ -162,6 +176,7 @@ if __name__ == "__main__":
                 "secrets": of_secrets(),
                 "paths": of_paths(),
                 "encodings": of_encodings(),
+                "pipes": of_pipes(),
             }
         )
     )

@@ -135,6 +135,11 @@ def test_nothing_crashes_in_ascii(inside: dict[str, dict[str, Any]]) -> None:
     assert inside["encodings"]["ascii"][0] == 0
 
 
+def test_closed_pipe_is_no_defect(inside: dict[str, dict[str, Any]]) -> None:
+    """Windows says something else than on POSIX where the reader has gone; nothing is written of it."""
+    assert inside["pipes"] == {"errors": ""}
+
+
 @pytest.fixture
 def profile(windows: Windows, authority: Authority, tmp_path: Path) -> Iterator[str]:
     """A profile for a key in a file, added by the command to the configuration of the user."""

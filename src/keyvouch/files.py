@@ -339,9 +339,9 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
         raise OSError(errno.EFBIG, "Too large", str(path))
 
 
-def let_read(path: Path) -> str:
-    """Return what lets this account read a file that it may not."""
-    if sys.platform == "win32":
+def let_read(path: Path, error: OSError) -> str:
+    """Return what lets this account read a file that it could not."""
+    if sys.platform == "win32" and isinstance(error, PermissionError):
         from keyvouch import access_rules, windows_files
 
         return access_rules.let_read(str(path.absolute()), windows_files.this_user())
@@ -417,5 +417,5 @@ def _target(place: Path) -> str | None:
         return os.readlink(place) if place.is_symlink() else None
     try:
         return os.readlink(place)
-    except OSError:
+    except (OSError, ValueError):  # no reparse point; one that is no link, as of a file that is kept in a cloud
         return None

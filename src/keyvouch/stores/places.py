@@ -149,7 +149,7 @@ def _cannot_read(path: Path, error: OSError, suffixes: Sequence[str]) -> Keyvouc
         return missing(path, suffixes)
     if error.errno in (errno.EINVAL, errno.EFBIG):
         return KeyUnusable(f"{path} cannot be read: {error.strerror}.", hint="Name a file with a key.")
-    return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.let_read(path))
+    return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.let_read(path, error))
 
 
 def stamp(status: os.stat_result) -> Stamp:
