@@ -64,6 +64,10 @@ def of_files() -> dict[str, object]:
     files.rewrite(key, b"rewritten")
     found = {"user": windows_files.this_user(), "folder": allowed(FOLDER), "file": allowed(key), "again": again}
     found["private"] = told(lambda: files.read_private(key).decode())
+    plain = Path(r"C:\plain")
+    plain.mkdir()
+    files.rewrite(plain / "config.toml", b"")
+    found["configuration"], found["its folder"] = allowed(plain / "config.toml"), allowed(plain)
     open_to_everyone(key)
     files.rewrite(key, b"rewritten")
     found["kept rules"] = allowed(key)
@@ -129,7 +133,9 @@ def of_secrets() -> dict[str, object]:
 
 def of_paths() -> dict[str, object]:
     texts = [r"pfx:C:\keys\app.pfx", "pfx:C:/keys/app.pfx", r"pfx:\\server\share\app.pfx", "pfx://server/share/app.pfx"]
-    return {text: str(opening.parse(text).get("path")) for text in texts}
+    found: dict[str, object] = {text: str(opening.parse(text).get("path")) for text in texts}
+    found["long"] = told(lambda: opening.open_signer(rf"pfx:C:\{'long' * 70}.pfx"))
+    return found
 
 
 def of_encodings() -> dict[str, object]:
@@ -147,6 +153,20 @@ def of_encodings() -> dict[str, object]:
     return found
 
 
+def of_pipes() -> dict[str, object]:
+    """The command where nobody reads what it prints, as behind `Select-Object -First 1`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "keyvouch", "stores"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        return {"errors": process.stderr.read().decode()}
+
+
 if __name__ == "__main__":
     print(
         json.dumps(
@@ -156,6 +176,7 @@ if __name__ == "__main__":
                 "secrets": of_secrets(),
                 "paths": of_paths(),
                 "encodings": of_encodings(),
+                "pipes": of_pipes(),
             }
         )
     )

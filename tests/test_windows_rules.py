@@ -35,11 +35,12 @@ def test_what_is_written_is_private(inside: dict[str, dict[str, Any]]) -> None:
 
 
 def test_rules_stay_when_a_file_is_rewritten(inside: dict[str, dict[str, Any]]) -> None:
-    """Those who could read it go on; and one who is just reading is waited for."""
+    """Those who could read it go on, and one who is reading is waited for; the folder says who may read a new one."""
     found = inside["files"]
 
     assert found["kept rules"] == ["S-1-1-0", found["user"]]
     assert found["replaced while read"] is None
+    assert found["configuration"] == found["its folder"] == ["S-1-1-0", found["user"]]
 
 
 def test_key_that_everyone_can_read_refused(inside: dict[str, dict[str, Any]]) -> None:
@@ -108,6 +109,8 @@ def test_secrets(inside: dict[str, dict[str, Any]]) -> None:
 
 def test_paths(inside: dict[str, dict[str, Any]]) -> None:
     """With a drive's letter or a server's name, and either slash."""
+    error, _, hint = inside["paths"].pop("long")
+    assert (error, "allow long paths" in hint) == ("KeyNotFound", True)
     assert inside["paths"] == {
         r"pfx:C:\keys\app.pfx": r"C:\keys\app.pfx",
         "pfx:C:/keys/app.pfx": r"C:\keys\app.pfx",
@@ -130,6 +133,11 @@ def test_code_pages(inside: dict[str, dict[str, Any]], name: str) -> None:
 def test_nothing_crashes_in_ascii(inside: dict[str, dict[str, Any]]) -> None:
     """Not even where the output has no letter of it."""
     assert inside["encodings"]["ascii"][0] == 0
+
+
+def test_closed_pipe_is_no_defect(inside: dict[str, dict[str, Any]]) -> None:
+    """Windows says something else than on POSIX where the reader has gone; nothing is written of it."""
+    assert inside["pipes"] == {"errors": ""}
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, Sto
 _WINDOWS = sys.platform == "win32"
 _LARGEST = 16 * 1024 * 1024
 """Bytes of a file that is read: keys, certificates and configurations are far smaller."""
+_LONGEST_PATH = 259
+"""Characters that Windows takes (MAX_PATH), where its administrators have not allowed more."""
 _READING = 1.0
 """Seconds that another process has for reading a file that is replaced; on Windows alone it must be waited for."""
 
@@ -40,7 +42,7 @@ def state_folder() -> Path:
     """Return the folder of what must outlive the process: refused secrets, journals. It may not exist yet."""
     if given := os.environ.get("STATE_DIRECTORY"):  # systemd's; of several the first
         return Path(given.split(os.pathsep)[0])
-    if not _WINDOWS and os.geteuid() == 0:
+    if sys.platform != "win32" and os.geteuid() == 0:
         return Path("/var/lib/keyvouch")
     return _user_folder("user_state_path") or _without_home("STATE_DIRECTORY")
 
@@ -129,16 +131,16 @@ def _make_beside(path: Path) -> tuple[int, str]:
 def rewrite(path: Path, data: bytes) -> None:
     """Write over a file as a whole, and leave it to those who could read it before; a link stays a link.
 
+    A new one is of mode 0600; on Windows its folder says who may read it, as of a configuration the service accounts.
     Raises OSErrors as they come.
     """
     target = path.resolve()
     if sys.platform == "win32":
-        from keyvouch import windows_files
+        from keyvouch import security_descriptor, windows_files
 
-        rules = windows_files.rules_at(target) if target.exists() else None
+        rules = windows_files.rules_at(target) if target.exists() else security_descriptor.SecurityDescriptor()
         write_private(target, data, replace=True)
-        if rules is not None:
-            windows_files.give_rules(target, rules)
+        windows_files.give_rules(target, rules)
         return
     before = target.stat() if target.exists() else None
     write_private(target, data, replace=True)
@@ -190,8 +192,15 @@ def cannot_write(path: Path, error: OSError) -> KeyvouchError:
         errno.EACCES: f"Let this account write to {path.parent}, or name another place.",
         errno.EPERM: f"Let this account write to {path.parent}, or name another place.",
     }
-    hint = hints.get(error.errno or 0, "Name another place.")
+    hint = advice_for_long(path) or hints.get(error.errno or 0, "Name another place.")
     return ConfigurationError(f"{path} cannot be written: {error.strerror or error}.", hint=hint)
+
+
+def advice_for_long(path: Path) -> str:
+    """Return what to do about a path that Windows may say is not there because it is long; empty for any other."""
+    if not _WINDOWS or len(str(path)) <= _LONGEST_PATH:
+        return ""
+    return f"The path has more than {_LONGEST_PATH} characters: shorten it, or allow long paths (LongPathsEnabled)."
 
 
 @contextlib.contextmanager
@@ -330,9 +339,9 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
         raise OSError(errno.EFBIG, "Too large", str(path))
 
 
-def let_read(path: Path) -> str:
-    """Return what lets this account read a file that it may not."""
-    if sys.platform == "win32":
+def let_read(path: Path, error: OSError) -> str:
+    """Return what lets this account read a file that it could not."""
+    if sys.platform == "win32" and isinstance(error, PermissionError):
         from keyvouch import access_rules, windows_files
 
         return access_rules.let_read(str(path.absolute()), windows_files.this_user())
@@ -408,5 +417,5 @@ def _target(place: Path) -> str | None:
         return os.readlink(place) if place.is_symlink() else None
     try:
         return os.readlink(place)
-    except OSError:
+    except (OSError, ValueError):  # no reparse point; one that is no link, as of a file that is kept in a cloud
         return None

@@ -160,7 +160,7 @@ class CertificateFile:
         except OSError as error:
             raise AccessDenied(
                 f"The certificate file {self._path} cannot be read: {error.strerror}.",
-                hint=files.let_read(self._path),
+                hint=files.let_read(self._path, error),
                 uri=self._uri,
             ) from error
         certificates = certificate.load_certificates(octets, self._path)

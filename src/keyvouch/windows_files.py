@@ -105,11 +105,14 @@ def make_folder(folder: Path) -> None:
 
 
 def give_rules(path: Path, rules: SecurityDescriptor) -> None:
-    """Let a file have these rules; what they inherited comes from the folder anew. Raises OSErrors as they come."""
+    """Let a file have these rules; what is inherited comes from the folder anew. Raises OSErrors as they come."""
+    protected = rules.control & _DACL_PROTECTED
+    if rules.dacl and not protected:
+        rules = rules.with_dacl(ace for ace in rules.dacl if not ace.inherited)
     buffer = ctypes.create_string_buffer(rules.to_bytes())
     dacl, present, defaulted = ctypes.c_void_p(), wintypes.BOOL(), wintypes.BOOL()
     _advapi32.GetSecurityDescriptorDacl(buffer, *map(ctypes.byref, (present, dacl, defaulted)))
-    which = _DACL | (_PROTECTED if rules.control & _DACL_PROTECTED else _UNPROTECTED)
+    which = _DACL | (_PROTECTED if protected else _UNPROTECTED)
     if status := _advapi32.SetNamedSecurityInfoW(str(path), _FILE_OBJECT, which, None, None, dacl, None):
         raise ctypes.WinError(status)
 

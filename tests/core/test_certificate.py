@@ -109,6 +109,13 @@ def test_no_certificate_is_told_with_its_file(octets: bytes) -> None:
         load_certificates(octets, "app.crt")
 
 
+def test_certificate_in_utf_16() -> None:
+    """PowerShell's > makes UTF-16 of PEM: the hint turns it back."""
+    with pytest.raises(CertificateMissing) as caught:
+        load_certificates(pem_of(new_key()).decode().encode("utf-16"), "app.crt")
+    assert "(Get-Content 'app.crt') | Set-Content -Encoding utf8 'app.crt'" in caught.value.hint
+
+
 # The order of a chain
 
 

@@ -186,6 +186,25 @@ def test_configuration_that_is_no_text(file: Path) -> None:
         load()
 
 
+def test_configuration_that_powershell_wrote(file: Path) -> None:
+    """UTF-16, as its > writes, is told with the line that makes it UTF-8."""
+    file.write_bytes(NIGHTLY.encode("utf-16"))
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+    assert f"(Get-Content '{file}') | Set-Content -Encoding utf8 '{file}'" in caught.value.hint
+
+
+@pytest.mark.parametrize("field", ["ca-file", "audit"])
+def test_path_with_escapes(file: Path, field: str) -> None:
+    """A path whose backslashes stood in double quotes has control characters in it."""
+    file.write_text(rf"profiles.a.{field} = 'file:C:\temp\new'")
+    load().profile("a")
+    file.write_text(rf'profiles.a.{field} = "file:C:\temp\new"')
+    with pytest.raises(ConfigurationError, match=f"{field} has a control character") as caught:
+        load().profile("a")
+    assert "single quotes" in caught.value.hint
+
+
 def test_mark_at_the_beginning_is_passed_over(file: Path) -> None:
     """Some editors on Windows begin UTF-8 with a mark, and end lines in their own way."""
     file.write_bytes(b"\xef\xbb\xbf" + NIGHTLY.replace("\n", "\r\n").encode())

@@ -137,6 +137,16 @@ def test_utf_16_is_no_secret(tmp_path: Path, octets: bytes) -> None:
     assert "UTF-8" in refusal(ConfigurationError, f"file:{path}").message
 
 
+def test_mark_before_a_secret_is_passed_over(tmp_path: Path) -> None:
+    """Editors on Windows begin UTF-8 with a mark; PowerShell writes UTF-16, and is told how not to."""
+    path = tmp_path / "secret"
+    path.write_bytes(b"\xef\xbb\xbfgeheim\r\n")
+    path.chmod(0o600)
+    assert SecretResolver().resolve(f"file:{path}").reveal() == "geheim"
+    path.write_bytes("geheim".encode("utf-16"))
+    assert "Set-Content -Encoding utf8" in refusal(ConfigurationError, f"file:{path}").hint
+
+
 def test_fifo_is_no_secret(tmp_path: Path) -> None:
     """What is no file is not waited for."""
     os.mkfifo(tmp_path / "secret", 0o600)

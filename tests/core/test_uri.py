@@ -259,6 +259,7 @@ def test_quoted_uri_suits_powershell() -> None:
         ("pfx:path=/a;spki-sha256=12", "64 hexadecimal digits", "KeyChanged"),
         ("pfx:/a?role-id=%ff", "it is not UTF-8", "who logs in"),
         ("C:\\x.pfx", "is a path, not a key's URI", "Write pfx:C:/x.pfx"),
+        ("pfx:\\\\?\\C:\\x.pfx", "whose ? ends a path", "path=\\\\%3F\\"),
         ("\\\\server\\x.pfx", "is a path", "Write pfx://server/x.pfx"),
         ("/etc/x.pfx", "is not a key's URI", "Write pfx:/etc/x.pfx or pem:/etc/x.pfx"),
         ("./x.key", "is not a key's URI", "pem:./x.key"),

@@ -170,6 +170,14 @@ def test_damaged_key_fails(folder: Path) -> None:
         open_key(f"pem:{write(folder / 'app.pem', octets)}")
 
 
+def test_pem_in_utf_16_fails(folder: Path) -> None:
+    """What PowerShell's > made of it is told, with the line that turns it back."""
+    path = write(folder / "app.pem", pem_of(new_key()).decode().encode("utf-16"))
+    with pytest.raises(KeyUnusable) as caught:
+        open_key(f"pem:{path}")
+    assert f"Set-Content -Encoding utf8 '{path}'" in caught.value.hint
+
+
 def test_pfx_in_pem_fails(folder: Path) -> None:
     """For a PFX the error gives the right scheme."""
     path = openssl_pfx(folder / "app.pem")

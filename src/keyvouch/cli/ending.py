@@ -45,7 +45,10 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
         _drop_output()  # whoever read it has gone
         status = 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT):
+        if _is_broken_pipe(error):
+            _drop_output()
+            status = 1
+        elif error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT):
             _show_defect(error)
             status = 1
         else:
@@ -104,6 +107,11 @@ def _status_of(error: BaseException) -> int:
     with contextlib.suppress(OSError):
         click.echo("\nInterrupted.", err=True)
     return INTERRUPTED
+
+
+def _is_broken_pipe(error: OSError) -> bool:
+    """Tell whether it is what Windows says in place of a BrokenPipeError: of no file, and with no word of a pipe."""
+    return sys.platform == "win32" and error.errno == errno.EINVAL and error.filename is None
 
 
 def _drop_output() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -78,9 +79,10 @@ def _handler(destination: str) -> logging.Handler:
         if destination == "syslog":
             return _syslog()
         if kind == "file" and path.is_absolute() and "\0" not in place:
+            with contextlib.suppress(FileExistsError):
+                os.close(files.create_private(path))
             # Not waited for, where it is a FIFO that nobody reads.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)
-            os.close(os.open(path, flags, 0o600))
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)))
             return _StrictFile(path, encoding="utf-8")
     except OSError as error:
         raise files.cannot_write(path, error) from error

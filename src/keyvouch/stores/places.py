@@ -128,6 +128,8 @@ def read_beside(path: Path) -> bytes:
 def missing(path: Path, suffixes: Sequence[str]) -> KeyNotFound:
     """Make the error for a file that is not there: the hint names its neighbours of the same kind."""
     message = f"No file matches {path}." if is_family(path) else f"{path} does not exist."
+    if advice := files.advice_for_long(path):
+        return KeyNotFound(message, hint=advice)
     if any(part.startswith("~") for part in path.parts):
         return KeyNotFound(message, hint="A ~ is not expanded: write the whole path.")
     if ";" in path.name and "=" in path.name:
@@ -147,7 +149,7 @@ def _cannot_read(path: Path, error: OSError, suffixes: Sequence[str]) -> Keyvouc
         return missing(path, suffixes)
     if error.errno in (errno.EINVAL, errno.EFBIG):
         return KeyUnusable(f"{path} cannot be read: {error.strerror}.", hint="Name a file with a key.")
-    return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.let_read(path))
+    return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.let_read(path, error))
 
 
 def stamp(status: os.stat_result) -> Stamp:
