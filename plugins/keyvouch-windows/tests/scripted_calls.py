@@ -79,6 +79,7 @@ class Calls:
             functions = {name: self._foreign(name, *signature) for name, signature in library.signatures.items()}
             monkeypatch.setattr(library, "functions", functions)
         monkeypatch.setattr(native, "_last_error_of_ctypes", lambda: self.last_error)
+        monkeypatch.setattr(native, "_set_last_error_of_ctypes", lambda code: setattr(self, "last_error", code))
 
     def fail(self, function: str, code: int, nth: int | None = None) -> None:
         """Let the nth call from now on of a function fail; each call where no number is given."""

@@ -288,17 +288,6 @@ class Keys(Calls):
         put_number(kind, CSPS[told])
         answer_octets(wide(told), name, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
 
-    def CryptGetProvParam(self, container: int, what: int, buffer: int | None, size: int, flags: int) -> None:
-        self.at(container, Container)
-        if (what, flags) != (8, 4):  # PP_KEYSET_SEC_DESCR, of it the list of access rules
-            raise FailsError(CODES["NTE_BAD_TYPE"])
-        answer_octets(Kept.descriptor, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
-
-    def LookupAccountSidW(
-        self, system: str | None, sid: int, name: int | None, size: int, domain: int | None, room: int, kind: int
-    ) -> None:
-        raise FailsError(1332)  # nobody's, so that it is told as it is
-
     def CryptGenKey(self, container: int, spec: int, flags: int, out: int) -> None:
         kept = Kept(make_key(f"RSA-{flags >> 16}"), exportable=bool(flags & 1))
         self.csp[self.at(container, Container).place][spec] = kept

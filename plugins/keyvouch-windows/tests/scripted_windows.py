@@ -90,7 +90,8 @@ class ScriptedWindows(Keys):
         }
         self.legacy_keys_by_cng = False
         """Whether CNG opens keys of legacy providers, as the software provider does on a real Windows."""
-        self.takes_pfx_into_cng = True
+        self.refuses_cng_for_pfx: int | None = None
+        """With which code: Wine's is 0, no reason at all."""
         self._quarantine: deque[Certificate] = deque(maxlen=5000)
         """Addresses of certificates that were given back: none comes again soon."""
 
@@ -280,8 +281,8 @@ class ScriptedWindows(Keys):
     def PFXImportCertStore(self, blob: int, password: str, flags: int) -> int:
         require(flags, EXPORTABLE | USER_KEYSET | MACHINE_KEYSET | PREFER_CNG_KSP)
         given = CRYPT_DATA_BLOB.from_address(blob)
-        if flags & PREFER_CNG_KSP and not self.takes_pfx_into_cng:
-            raise FailsError(CODES["ERROR_INVALID_PARAMETER"])
+        if flags & PREFER_CNG_KSP and self.refuses_cng_for_pfx is not None:
+            raise FailsError(self.refuses_cng_for_pfx)
         try:
             key, leaf, others = pkcs12.load_key_and_certificates(
                 ctypes.string_at(given.pbData, given.cbData), password.encode()

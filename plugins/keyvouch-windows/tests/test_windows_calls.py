@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 
 import keyvouch
 from keyvouch.certificate import thumbprint
-from keyvouch.errors import AlgorithmUnsupported, KeyUnusable, NotSupported
+from keyvouch.errors import AccessDenied, AlgorithmUnsupported, KeyUnusable, NotSupported
 from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
 from keyvouch_windows.codes import CODES
@@ -217,9 +217,10 @@ def test_import(scripted: ScriptedWindows, kind: str, location: str, *, exportab
     scripted.assert_nothing_held()
 
 
-def test_import_where_no_pfx_goes_into_cng(scripted: ScriptedWindows) -> None:
+@pytest.mark.parametrize("code", [0, CODES["ERROR_INVALID_PARAMETER"], CODES["NTE_BAD_FLAGS"]])
+def test_import_where_no_pfx_goes_into_cng(scripted: ScriptedWindows, code: int) -> None:
     """A Windows that does not know how, takes it into a legacy provider; EC keys it takes nowhere."""
-    scripted.takes_pfx_into_cng = False
+    scripted.refuses_cng_for_pfx = code
     with keyvouch.open_store("windows:location=CurrentUser") as store:
         uri = store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
     with keyvouch.open_signer(str(uri)) as signer:
@@ -230,6 +231,16 @@ def test_import_where_no_pfx_goes_into_cng(scripted: ScriptedWindows) -> None:
         pytest.raises(NotSupported, match="no P-256 keys here"),
     ):
         store.import_key(make_key("ECDSA_P256"), [certified(make_key("ECDSA_P256"))])
+    scripted.assert_nothing_held()
+
+
+def test_import_that_fails_is_not_tried_elsewhere(scripted: ScriptedWindows) -> None:
+    """A key that CNG may not take is not put into a legacy provider behind the user's back."""
+    scripted.fail("PFXImportCertStore", CODES["ERROR_ACCESS_DENIED"], nth=1)
+    with keyvouch.open_store("windows:location=LocalMachine") as store, pytest.raises(AccessDenied):
+        store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
+    assert len(scripted.called("PFXImportCertStore")) == 1
+    assert (scripted.cng, scripted.csp) == ({}, {})
     scripted.assert_nothing_held()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from keyvouch_windows.advapi32 import AT_KEYEXCHANGE, AT_SIGNATURE
+from keyvouch_windows.codes import CODES
 from keyvouch_windows.native import BOOL, DWORD, POINTER, TEXT, Library, NativeError, last_error, octets_at
 
 CERT_STORE_PROV_SYSTEM_W, CERT_STORE_PROV_SYSTEM_REGISTRY_W = 10, 13
@@ -24,6 +25,7 @@ PKCS12_PREFER_CNG_KSP = 0x100
 CRYPT_E_NOT_FOUND, CRYPT_E_EXISTS, ERROR_FILE_NOT_FOUND, ERROR_NO_MORE_FILES = 0x80092004, 0x80092005, 2, 18
 _END = (CRYPT_E_NOT_FOUND, ERROR_NO_MORE_FILES, 0)
 """Why there is no further certificate in a store, where nothing failed."""
+_FLAG_REFUSED = (0, CODES["ERROR_INVALID_PARAMETER"], CODES["NTE_BAD_FLAGS"])
 
 LOCATIONS = {"CurrentUser": CERT_SYSTEM_STORE_CURRENT_USER, "LocalMachine": CERT_SYSTEM_STORE_LOCAL_MACHINE}
 """By the names that PowerShell has for them, in the order in which they are looked through."""
@@ -126,9 +128,11 @@ def opened_pfx(octets: bytes, password: str, *, machine: bool, exportable: bool)
     flags = CRYPT_MACHINE_KEYSET if machine else CRYPT_USER_KEYSET
     flags |= CRYPT_EXPORTABLE if exportable else 0
     what = (ctypes.byref(blob), password)
-    # Wine takes keys into legacy providers alone, and refuses the flag.
-    preferred = _dll.call("PFXImportCertStore", *what, flags | PKCS12_PREFER_CNG_KSP)
-    with _closing_store(preferred or _dll.demand("PFXImportCertStore", *what, flags)) as store:
+    taken = _dll.call("PFXImportCertStore", *what, flags | PKCS12_PREFER_CNG_KSP)
+    # Wine takes keys into legacy providers alone, and refuses the flag without a reason.
+    if not taken and (reason := last_error()) not in _FLAG_REFUSED:
+        raise NativeError("PFXImportCertStore", reason)
+    with _closing_store(taken or _dll.demand("PFXImportCertStore", *what, flags)) as store:
         yield store
 
 

@@ -43,7 +43,9 @@ class Library:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a function and return what it returns. Raises `NotSupported` on another system than Windows."""
-        return (self.functions.get(name) or self._find(name))(*arguments)
+        function = self.functions.get(name) or self._find(name)
+        _set_last_error_of_ctypes(0)  # what fails without a reason must not show that of a former call
+        return function(*arguments)
 
     def demand(self, name: str, *arguments: Any) -> Any:
         """Call a function that returns 0 where it fails, and says why as the last error. Raises `NativeError`."""
@@ -72,6 +74,7 @@ class Library:
 
 _loader: Callable[..., Any] = getattr(ctypes, "WinDLL", ctypes.CDLL)
 _last_error_of_ctypes: Callable[[], int] = getattr(ctypes, "get_last_error", int)
+_set_last_error_of_ctypes: Callable[[int], object] = getattr(ctypes, "set_last_error", int)
 """What ctypes kept when a function returned: Windows' own may be another's by the time Python asks for it."""
 
 
