@@ -48,6 +48,20 @@ MORE_DATA = 234
 ACCOUNT = "CONTOSO\\svc"
 """As whom the tests run."""
 
+INSUFFICIENT_BUFFER, NONE_MAPPED = 122, 1332
+DACL = 4
+FRESH = bytes.fromhex(
+    "0100049400000000000000000000000014000000020034000200000000001400ff011fd001010000000000051200000000001800ff011f"
+    "d001020000000000052000000020020000"
+)
+"""D:PAI(A;;0xd01f01ff;;;SY)(A;;0xd01f01ff;;;BA), as Windows gives it to a new key of the machine's."""
+SIDS = {
+    "NT AUTHORITY\\SYSTEM": "010100000000000512000000",
+    "BUILTIN\\Administrators": "01020000000000052000000020020000",
+    ACCOUNT: "010500000000000515000000010000000200000003000000e8030000",
+}
+"""Of accounts, in hexadecimal."""
+
 _made: dict[str, AnyKey] = {}
 
 
@@ -71,7 +85,7 @@ class Kept:
     """Whether it wants a PIN at each signature."""
     properties: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     """With the flags they were set with."""
-    descriptor: bytes = b"\x01\x00\x04\x80" + bytes(16)
+    descriptor: bytes = FRESH
 
 
 @dataclass(frozen=True)
@@ -161,6 +175,10 @@ class Keys(Calls):
 
     def NCryptSetProperty(self, key: int, name: str, octets: int, size: int, flags: int) -> None:
         kept = self.key_at(key)
+        if name == "Security Descr":
+            require(flags, DACL | PERSIST)
+            kept.descriptor = ctypes.string_at(octets, size)
+            return
         if name == "Length" and flags & PERSIST:
             raise MisuseError("the length is no property that is kept by itself")
         kept.properties[name] = (ctypes.string_at(octets, size), flags)
@@ -270,6 +288,17 @@ class Keys(Calls):
         put_number(kind, CSPS[told])
         answer_octets(wide(told), name, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
 
+    def CryptGetProvParam(self, container: int, what: int, buffer: int | None, size: int, flags: int) -> None:
+        self.at(container, Container)
+        if (what, flags) != (8, 4):  # PP_KEYSET_SEC_DESCR, of it the list of access rules
+            raise FailsError(CODES["NTE_BAD_TYPE"])
+        answer_octets(Kept.descriptor, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
+
+    def LookupAccountSidW(
+        self, system: str | None, sid: int, name: int | None, size: int, domain: int | None, room: int, kind: int
+    ) -> None:
+        raise FailsError(1332)  # nobody's, so that it is told as it is
+
     def CryptGenKey(self, container: int, spec: int, flags: int, out: int) -> None:
         kept = Kept(make_key(f"RSA-{flags >> 16}"), exportable=bool(flags & 1))
         self.csp[self.at(container, Container).place][spec] = kept
@@ -327,6 +356,47 @@ class Keys(Calls):
 
     def CryptDestroyHash(self, handle: int) -> None:
         self.at(handle, Hash)
+
+    def CryptGetProvParam(self, container: int, what: int, buffer: int | None, size: int, flags: int) -> None:
+        assert (what, flags) == (8, DACL)
+        (kept,) = self.csp[self.at(container, Container).place].values()
+        answer_octets(kept.descriptor, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
+
+    def CryptSetProvParam(self, container: int, what: int, octets: int, flags: int) -> None:
+        assert (what, flags) == (8, DACL)
+        (kept,) = self.csp[self.at(container, Container).place].values()
+        (place,) = struct.unpack("<I", ctypes.string_at(octets + 16, 4))
+        (length,) = struct.unpack("<H", ctypes.string_at(octets + place + 2, 2))
+        kept.descriptor = ctypes.string_at(octets, place + length)
+
+    def LookupAccountNameW(
+        self, system: str | None, account: str, sid: int | None, size: int, domain: int | None, room: int, kind: int
+    ) -> None:
+        if account not in SIDS:
+            raise FailsError(NONE_MAPPED)
+        self._answer_account(bytes.fromhex(SIDS[account]), (sid, size), account, (domain, room), kind)
+
+    def LookupAccountSidW(
+        self, system: str | None, sid: int, name: int | None, size: int, domain: int | None, room: int, kind: int
+    ) -> None:
+        known = {bytes.fromhex(octets): account for account, octets in SIDS.items()}
+        octets = ctypes.string_at(sid, 8 + 4 * ctypes.string_at(sid, 2)[1])
+        if octets not in known:
+            raise FailsError(NONE_MAPPED)
+        self._answer_account(wide(known[octets].partition("\\")[2]), (name, size), known[octets], (domain, room), kind)
+
+    def _answer_account(
+        self, octets: bytes, first: tuple[int | None, int], account: str, second: tuple[int | None, int], kind: int
+    ) -> None:
+        """Give what was asked for and the domain; sizes of texts are told in characters."""
+        domain, texts = wide(account.partition("\\")[0]), ctypes.sizeof(ctypes.c_wchar)
+        put_number(kind, 1)
+        put_number(first[1], len(octets) // (1 if octets[:1] == b"\x01" else texts))
+        put_number(second[1], len(domain) // texts)
+        if first[0] is None or second[0] is None:
+            raise FailsError(INSUFFICIENT_BUFFER)
+        ctypes.memmove(first[0], octets, len(octets))
+        ctypes.memmove(second[0], domain, len(domain))
 
     # secur32.dll
 

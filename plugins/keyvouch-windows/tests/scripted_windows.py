@@ -216,6 +216,8 @@ class ScriptedWindows(Keys):
             certificate.held.place = Container(
                 told.pwszProvName, told.pwszContainerName, told.dwProvType, machine, told.dwKeySpec
             )
+        elif number == 11 and not value:
+            certificate.held.friendly_name = None
         elif number == 11:
             blob = CRYPT_DATA_BLOB.from_address(value)
             certificate.held.friendly_name = ctypes.string_at(blob.pbData, blob.cbData)

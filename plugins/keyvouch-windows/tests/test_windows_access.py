@@ -25,7 +25,7 @@ from keyvouch.cli import group
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, NotSupported, StoreUnavailable
 from keyvouch.opening import Store, open_store
 from keyvouch.security_descriptor import SecurityDescriptor, sid_octets
-from keyvouch_windows import advapi32, crypt32, ncrypt
+from keyvouch_windows import advapi32, crypt32, native, ncrypt, secur32
 from keyvouch_windows.codes import CODES
 
 # D:PAI(A;;0xd01f01ff;;;SY)(A;;0xd01f01ff;;;BA), as Windows gives it to a new key of the machine's
@@ -257,6 +257,12 @@ class Double:
         written = [self._text(after, name, size), self._text(before, domain, domain_size)]
         return 1 if all(written) else self.fail(122)
 
+    # secur32
+
+    def GetUserNameExW(self, _form: int, name: Any, size: Any) -> int:  # noqa: N802
+        self._text(r"CONTOSO\somebody", name, size)
+        return 1
+
     def _changed(self, key: KeyOf, function: str, octets: bytes) -> int:
         if code := key.answers.get(function):
             return code
@@ -284,10 +290,10 @@ class Double:
 def double(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Windows' DLLs, as far as they are called here; in the end every handle is given back."""
     made = Double()
-    for library in (crypt32, ncrypt, advapi32):
+    for library in (crypt32, ncrypt, advapi32, secur32):
         calls = {name: getattr(made, name) for name in library._dll.signatures if hasattr(made, name)}
         monkeypatch.setattr(library._dll, "functions", calls)
-    monkeypatch.setattr(ctypes, "get_last_error", lambda: made.error, raising=False)
+    monkeypatch.setattr(native, "_last_error_of_ctypes", lambda: made.error)
     yield made
     assert made.given == []
 
@@ -458,6 +464,7 @@ def test_administrator_is_needed(double: Double, function: str, provider: str, c
     with opened(double, key) as store:
         error = refused(store, r"CONTOSO\svc")
     assert isinstance(error, AccessDenied)
+    assert r"CONTOSO\somebody" in str(error)
     assert "administrator" in str(error.hint)
 
 

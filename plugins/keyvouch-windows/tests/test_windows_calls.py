@@ -19,7 +19,7 @@ from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
-from scripted_keys import AES_CSP, OLD_CSP, PLATFORM, SOFTWARE, make_key
+from scripted_keys import ACCOUNT, AES_CSP, OLD_CSP, PLATFORM, SOFTWARE, make_key
 from scripted_windows import ScriptedWindows, certified
 
 READONLY, OPEN_EXISTING, SILENT, PREFER_CNG = 0x8000, 0x4000, 0x40, 0x20000
@@ -234,7 +234,7 @@ def test_import_where_no_pfx_goes_into_cng(scripted: ScriptedWindows) -> None:
 
 
 def test_installed_certificate_has_the_key(scripted: ScriptedWindows) -> None:
-    """A renewed certificate stands beside the former one, with its key and its name."""
+    """A renewed certificate stands beside the former one, with its key; the name goes over, and means but one."""
     key = make_key("RSA-2048")
     former = scripted.add(key, IN_CNG, friendly_name="app")
     renewed = certified(key)
@@ -242,10 +242,12 @@ def test_installed_certificate_has_the_key(scripted: ScriptedWindows) -> None:
     with keyvouch.open_store(uri_of(former)) as store:
         uri = store.install_certificate([renewed])
 
-    first, second = scripted.my(machine=False)
-    assert (first.place, first.friendly_name) == (second.place, second.friendly_name)
-    with keyvouch.open_signer(str(uri)) as signer:
-        assert signer.chain == (renewed,)
+    before, after = scripted.my(machine=False)
+    assert before.place == after.place
+    assert before.friendly_name is None
+    for opening in (str(uri), "windows:friendly-name=app"):
+        with keyvouch.open_signer(opening) as signer:
+            assert signer.chain == (renewed,)
     scripted.assert_nothing_held()
 
 
@@ -372,6 +374,20 @@ def test_life_with_a_legacy_provider_by_name(scripted: ScriptedWindows) -> None:
     assert isinstance(made, rsa.RSAPrivateKey)
     assert key.private_numbers() == made.private_numbers()
     assert (scripted.csp, scripted.my(machine=True)) == ({}, [])
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize("place", [Container(SOFTWARE, "app", machine=True), Container(AES_CSP, "app", 24, True, 1)])
+def test_access_to_a_key(scripted: ScriptedWindows, place: Container) -> None:
+    """It is granted and revoked for the key itself, of which the DACL alone is read and written."""
+    certificate = scripted.add(make_key("RSA-2048"), place)
+    usual = ["NT AUTHORITY\\SYSTEM", "BUILTIN\\Administrators"]
+    with keyvouch.open_store(f"{uri_of(certificate)};store=My;location=LocalMachine") as store:
+        assert store.readers() == usual
+        store.grant(ACCOUNT)
+        assert store.readers() == [*usual, ACCOUNT]
+        store.revoke(ACCOUNT)
+        assert store.readers() == usual
     scripted.assert_nothing_held()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
@@ -15,7 +16,7 @@ from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
-from scripted_keys import AES_CSP, OLD_CSP, SOFTWARE, make_key
+from scripted_keys import ACCOUNT, AES_CSP, OLD_CSP, SOFTWARE, make_key
 from scripted_windows import ScriptedWindows, certified
 
 IN_CNG, IN_CSP = Container(SOFTWARE, "app"), Container(OLD_CSP, "app", 1, spec=1)
@@ -102,9 +103,21 @@ def deleting(uri: str, provider: str) -> None:
         store.delete()
 
 
+def granting(uri: str, provider: str) -> None:
+    with keyvouch.open_store(uri) as store:
+        store.grant(ACCOUNT)
+        assert len(store.readers()) == 3
+
+
+def revoking(uri: str, provider: str) -> None:
+    with keyvouch.open_store(uri) as store:
+        store.revoke(r"NT AUTHORITY\SYSTEM")
+        assert len(store.readers()) == 1
+
+
 ACTS = [
     *(opening, opening_by_container, listing, making_in_cng, making_in_a_legacy_provider),
-    *(importing, importing_into_a_legacy_provider, installing, exporting, deleting),
+    *(importing, importing_into_a_legacy_provider, installing, exporting, deleting, granting, revoking),
 ]
 
 
@@ -119,8 +132,10 @@ def test_each_failing_call_holds_nothing(
     calls, number = 1, 0
     while number <= calls:
         scripted = installed(monkeypatch)
-        uri = pinned(scripted.add(key, place, exportable=True))
-        scripted.my(machine=False)[0].lends = lends
+        machine = act in (granting, revoking)
+        uri = pinned(scripted.add(key, replace(place, machine=machine), exportable=True))
+        uri = uri.replace("CurrentUser", "LocalMachine") if machine else uri
+        scripted.my(machine=machine)[0].lends = lends
         scripted.fail_call(number, CODES[code])
         with contextlib.suppress(KeyvouchError) if number else contextlib.nullcontext():
             act(uri, place.provider)

@@ -31,8 +31,14 @@ OURS = {
     "_AES": "MS_ENH_RSA_AES_PROV_W",
 }
 """Names of our own for what the headers call otherwise."""
-ENUMERATED = {"NAME_SAM_COMPATIBLE": "NameSamCompatible"}
-"""Likewise, of constants that are no macros."""
+ENUMERATED = {
+    "NAME_SAM_COMPATIBLE": "NameSamCompatible",
+    "READ": "(GENERIC_READ | FILE_GENERIC_READ)",
+    "READ_DATA": "FILE_READ_DATA",
+}
+"""Likewise, of what is no macro of one name."""
+IN_NO_HEADER = {"EVERYONE"}
+"""A SID's text, of which the headers have the octets alone."""
 HASHES = {"sha256": "CALG_SHA_256", "sha384": "CALG_SHA_384", "sha512": "CALG_SHA_512"}
 WITHOUT_SHA2 = {
     "MS_DEF_PROV_W": "Microsoft Base Cryptographic Provider v1.0",
@@ -91,6 +97,10 @@ def defined(*kinds: type[Any]) -> Iterator[tuple[str, Any]]:
                 yield name, value
 
 
+def is_constant(name: str) -> bool:
+    return name.isupper() and not name.startswith("_") and name not in IN_NO_HEADER
+
+
 def structures() -> set[type[ctypes.Structure]]:
     return {each for _, each in defined(type) if issubclass(each, ctypes.Structure)}
 
@@ -102,7 +112,7 @@ def constants() -> dict[str, int | str]:
     told = [
         *tables["CODES"].items(),
         *((HASHES[name], value) for name, value in tables["CALG"].items()),
-        *((name, value) for name, value in defined(int, str) if name.isupper() and not name.startswith("_")),
+        *((name, value) for name, value in defined(int, str) if is_constant(name)),
         *((name, value) for name, value in defined(str) if name in OURS),
     ]
     found: dict[str, int | str] = {}

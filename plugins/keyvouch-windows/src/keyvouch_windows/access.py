@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from keyvouch.errors import AccessDenied, KeyUnusable, NotSupported
-from keyvouch.security_descriptor import FILE_GENERIC_READ, GENERIC_READ, READ_DATA, SecurityDescriptor
+from keyvouch.security_descriptor import FILE_GENERIC_READ, GENERIC_READ, SecurityDescriptor
+from keyvouch.security_descriptor import READ_DATA as FILE_READ_DATA
 from keyvouch.store import KeyUri
 from keyvouch_windows import accounts
 from keyvouch_windows.codes import UNDONE
@@ -14,7 +15,7 @@ from keyvouch_windows.failures import as_error, name_of
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
 
-READ = GENERIC_READ | FILE_GENERIC_READ
+_READ = GENERIC_READ | FILE_GENERIC_READ
 """What "Read" of certmgr's "Manage Private Keys" gives: enough to sign, not to change or delete.
 
 A key's rights are those of the file that it is kept in. The same mask, 0x80120089, is granted to NETWORK SERVICE in the
@@ -29,8 +30,8 @@ def readers(key: OpenKey, called: Callable[[str], str] = accounts.name_of) -> tu
 
     Groups are told as groups. An account that is denied it by a rule of its own is left out.
     """
-    allowed = _rules(key).allowed(READ_DATA)
-    return tuple(called(sid) for sid in ((accounts.EVERYONE,) if allowed is None else allowed))
+    allowed = _rules(key).allowed(FILE_READ_DATA)
+    return tuple(called(sid) for sid in ((accounts.WELL_KNOWN["everyone"],) if allowed is None else allowed))
 
 
 def grant(key: OpenKey, account: str, uri: KeyUri) -> None:
@@ -48,7 +49,7 @@ def grant(key: OpenKey, account: str, uri: KeyUri) -> None:
     sid = accounts.sid_of(account)
     with told("granting access to the key", uri):
         rules = _rules(key)
-        changed = rules.allowing(sid, READ)
+        changed = rules.allowing(sid, _READ)
         if not _may(changed, sid):
             raise AccessDenied(
                 f"A rule of the key's denies it to {accounts.name_of(sid)}, and goes before any permission.",
@@ -108,7 +109,7 @@ def _rules(key: OpenKey) -> SecurityDescriptor:
 
 
 def _may(rules: SecurityDescriptor, sid: str) -> bool:
-    allowed = rules.allowed(READ_DATA)
+    allowed = rules.allowed(FILE_READ_DATA)
     return allowed is None or sid in allowed
 
 

@@ -9,9 +9,8 @@ from keyvouch.security_descriptor import sid_octets, sid_text
 from keyvouch_windows import advapi32
 from keyvouch_windows.native import NativeError
 
-EVERYONE = "S-1-1-0"
-_WELL_KNOWN = {
-    "everyone": EVERYONE,
+WELL_KNOWN = {
+    "everyone": "S-1-1-0",
     "authenticated users": "S-1-5-11",
     "system": "S-1-5-18",
     "localsystem": "S-1-5-18",
@@ -40,8 +39,8 @@ def sid_of(account: str) -> str:
         except ValueError as error:
             raise ConfigurationError(str(error), hint="Copy it from `whoami /user`, run as that account.") from error
     authority, name = _parts(account)
-    if authority in ("", *_AUTHORITIES) and name.lower() in _WELL_KNOWN:
-        return _WELL_KNOWN[name.lower()]
+    if authority in ("", *_AUTHORITIES) and name.lower() in WELL_KNOWN:
+        return WELL_KNOWN[name.lower()]
     found = _looked_up(rf"{os.environ.get('COMPUTERNAME', '')}\{name}" if authority == "." else account)
     if found is None:
         raise ConfigurationError(f"Windows knows no account {account!r}.", hint=_how_to_write(account))

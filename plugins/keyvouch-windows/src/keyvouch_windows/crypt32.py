@@ -230,11 +230,15 @@ def set_container(context: int, place: Container) -> None:
     _dll.demand("CertSetCertificateContextProperty", context, CERT_KEY_PROV_INFO_PROP_ID, 0, ctypes.byref(told))
 
 
-def set_friendly_name(context: int, name: str) -> None:
-    """Give a certificate of a store a name."""
+def set_friendly_name(context: int, name: str | None) -> None:
+    """Give a certificate of a store a name, or take it away."""
+    what = (context, CERT_FRIENDLY_NAME_PROP_ID, 0)
+    if name is None:
+        _dll.demand("CertSetCertificateContextProperty", *what, None)
+        return
     octets = ctypes.create_string_buffer(name.encode("utf-16-le") + b"\0")  # ctypes adds one more
     blob = CRYPT_DATA_BLOB(len(octets), ctypes.addressof(octets))
-    _dll.demand("CertSetCertificateContextProperty", context, CERT_FRIENDLY_NAME_PROP_ID, 0, ctypes.byref(blob))
+    _dll.demand("CertSetCertificateContextProperty", *what, ctypes.byref(blob))
 
 
 @contextlib.contextmanager

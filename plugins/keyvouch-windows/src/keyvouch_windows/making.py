@@ -14,7 +14,7 @@ from keyvouch.private_key import wrap
 from keyvouch.store import KeySpec, KeyUri
 from keyvouch_windows import crypt32, private_keys
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.entries import Entry, der_of, matching, pinned
+from keyvouch_windows.entries import Entry, der_of, held, matching, pinned
 from keyvouch_windows.failures import is_undone, name_of, told
 from keyvouch_windows.native import NativeError
 
@@ -117,16 +117,23 @@ def _place(uri: KeyUri, *, machine: bool) -> Container:
     )
 
 
-def install(entry: Entry, place: Container, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
-    """Put a certificate beside that of an entry, for the same key, which is there. Raises `NativeError`."""
+def install(uri: KeyUri, place: Container, chain: Sequence[Certificate], former: Entry | None = None) -> KeyUri:
+    """Put a certificate, which may be there already, beside its key. Raises `NativeError`.
+
+    `former`: the key's certificate up to now. It stays, but its friendly name goes over to the new one, so that the
+    name goes on meaning one certificate.
+    """
     with (
-        crypt32.opened_store(entry.location, entry.store, write=True) as store,
+        crypt32.opened_store(uri.get("location"), uri.get("store"), write=True) as store,
         crypt32.added(store, der_of(chain[0]), crypt32.CERT_STORE_ADD_USE_EXISTING) as context,
     ):
         crypt32.set_container(context, place)
-        if entry.friendly_name:
-            crypt32.set_friendly_name(context, entry.friendly_name)
-    _add_issuers(entry.location, chain)
+        if former and former.friendly_name:
+            crypt32.set_friendly_name(context, former.friendly_name)
+    if former and former.friendly_name and former.certificate != chain[0]:
+        with held(former, write=True) as context:
+            crypt32.set_friendly_name(context, None)
+    _add_issuers(uri.get("location"), chain)
     return pinned(uri, chain[0])
 
 

@@ -122,9 +122,16 @@ class WindowsStore(
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
         """Join a certificate to its key; the one that is there stays, until it is deleted."""
         with told("installing the certificate", uri, performed=True):
-            entry, place, pinned, _ = self._choose(uri, matching(uri), chain[0])
+            found = matching(uri)
+            if not found and "container" in uri:
+                opened, pinned, public_key = self._in_container(uri)
+                opened.close()
+                check_chain(chain, public_key)
+                ((_, place),) = _possible_places(pinned)
+                return making.install(pinned, place, chain)
+            entry, place, pinned, _ = self._choose(uri, found, chain[0])
             check_chain(chain, entry.public_key)
-            return making.install(entry, place, pinned, chain)
+            return making.install(pinned, place, chain, entry)
 
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
         """Return the key, where Windows gives it away, and its chain as PKCS#12."""
@@ -145,7 +152,13 @@ class WindowsStore(
     def delete(self, uri: KeyUri) -> None:
         """Delete the certificate and its key; not a key that another certificate has too."""
         with told("looking for the key", uri):
-            entry, place, pinned, _ = self._choose(uri, matching(uri))
+            found = matching(uri)
+            if not found and "container" in uri:
+                opened, pinned, _ = self._in_container(uri)
+                with told("deleting the key", pinned, performed=True):
+                    opened.delete()
+                return
+            entry, place, pinned, _ = self._choose(uri, found)
             others = [each for each in entries(entry.location, entry.store) if each.container == entry.container]
         with told("deleting the key", pinned, performed=True):
             if len(others) == 1:
@@ -220,6 +233,12 @@ class WindowsStore(
                 opened = self._by_provider(place)
                 break
             except NativeError as error:
+                if name_of(error) == "NTE_BAD_KEYSET" and uri.get("location") == "CurrentUser":
+                    raise KeyNotFound(
+                        f"{place.provider} has no container {place.name} of this account: {error}.",
+                        hint="Correct container= or provider=, or say location=LocalMachine.",
+                        uri=uri,
+                    ) from error
                 if number == len(places) or name_of(error) not in WITHHELD:
                     raise as_error(error, "opening the container", uri.replace({"location": location})) from error
         try:

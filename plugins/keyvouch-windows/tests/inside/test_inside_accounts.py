@@ -8,8 +8,8 @@ import os
 import pytest
 
 from keyvouch.errors import ConfigurationError
-from keyvouch.security_descriptor import SecurityDescriptor, sid_octets
-from keyvouch_windows import access, accounts
+from keyvouch.security_descriptor import FILE_GENERIC_READ, GENERIC_READ, SecurityDescriptor, sid_octets
+from keyvouch_windows import accounts
 
 advapi32 = getattr(ctypes, "WinDLL", ctypes.CDLL)("advapi32")
 
@@ -67,7 +67,7 @@ def test_rules_are_read_by_windows() -> None:
     before = "D:PAI(D;;GA;;;S-1-5-21-9-9-9-500)(A;;0xd01f01ff;;;SY)"
     read = SecurityDescriptor.from_bytes(as_windows_writes(before))
 
-    changed = read.allowing("S-1-5-20", access.READ).to_bytes()
+    changed = read.allowing("S-1-5-20", GENERIC_READ | FILE_GENERIC_READ).to_bytes()
 
     assert changed == as_windows_writes(f"{before}(A;;0x80120089;;;NS)")
     assert as_windows_reads(changed) == as_windows_reads(as_windows_writes(f"{before}(A;;0x80120089;;;NS)"))
