@@ -13,6 +13,7 @@ from keyvouch.errors import CertificateMissing, ConfigurationError, KeyExists, N
 from keyvouch.private_key import wrap
 from keyvouch.store import KeySpec, KeyUri
 from keyvouch_windows import crypt32, private_keys
+from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.entries import Entry, der_of, held, matching, pinned
 from keyvouch_windows.failures import is_undone, name_of, told
@@ -89,7 +90,10 @@ def _taken_in(uri: KeyUri, key: PrivateKey, leaf: Certificate, *, exportable: bo
         password = secrets.token_urlsafe(24)
         bundle = _bundle(key, leaf, password)
         with crypt32.opened_pfx(bundle, password, machine=machine, exportable=exportable) as taken:
-            return next(found for each in crypt32.contexts(taken) if (found := crypt32.container(each)))
+            places = [found for each in crypt32.contexts(taken) if (found := crypt32.container(each))]
+        if not places:
+            raise NativeError("PFXImportCertStore", CODES["CRYPT_E_NO_KEY_PROPERTY"])
+        return places[0]
     place = _place(uri, machine=machine)
     if not place.type:
         raise NotSupported(
