@@ -13,6 +13,9 @@ from keyvouch.testing.fixtures import authority  # noqa: F401 - a fixture
 from servers.fixtures import oidc_provider  # noqa: F401 - a fixture
 from windows_fixtures import windows  # noqa: F401 - a fixture
 
+# They run in a Python of Windows, which one of the plugin's tests starts.
+collect_ignore = ["plugins/keyvouch-windows/tests/inside"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="run the tests that take a count with far higher ones")

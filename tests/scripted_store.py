@@ -524,7 +524,8 @@ class AbleStore(
 
     def grant(self, uri: KeyUri, account: str) -> None:
         self._begin("grant")
-        self.script.accounts.append(account)
+        if account not in self.script.accounts:
+            self.script.accounts.append(account)
 
     def revoke(self, uri: KeyUri, account: str) -> None:
         self._begin("revoke")

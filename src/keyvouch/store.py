@@ -76,6 +76,10 @@ class KeyInfo:
     has_certificate: bool = False
     advice: tuple[str, ...] = ()
     """What whoever uses the key should change in the store before it does harm, each with what to do."""
+    provider: str | None = None
+    """What keeps the key inside the store, where the store has several such: a key storage provider of Windows."""
+    readers: tuple[str, ...] | None = None
+    """The accounts that may sign with it, as `GrantsAccess.readers` tells them; None where the store cannot tell."""
 
     @property
     def age_begins(self) -> dt.datetime | None:
@@ -250,7 +254,10 @@ class ExportsKeys(ABC):
 
     @abstractmethod
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
-        """Return the key and its chain as PKCS#12, encrypted. Raises `NotSupported` where the key may not leave."""
+        """Return the key and its chain as PKCS#12, encrypted.
+
+        Raises `KeyUnusable` where this key may not leave, `NotSupported` where the store lets none of its kind go.
+        """
 
 
 class OffersPeer(ABC):

@@ -225,11 +225,15 @@ def quoted(text: str) -> str:
     return text if re.fullmatch(r"[A-Za-z0-9:/._=-]+", text) else f"'{text}'"
 
 
+_MARKS = "\u200e\u200f"
+"""Marks of direction: Windows's dialog lets one copy them along with a thumbprint, unseen. A printed URI has none."""
+
+
 def scheme_of(text: str) -> str:
     """Return the scheme that a URI's text begins with; `ConfigurationError` where it has none."""
     scheme = re.match(r"[a-z][a-z0-9+.-]*(?=:)", text)
     for position, character in enumerate(text):
-        if not character.isprintable():
+        if not character.isprintable() and character not in _MARKS:
             raise ConfigurationError(
                 f"The URI {scheme[0] + ':...' if scheme else ''} has a control character at position {position + 1}.",
                 hint="In TOML, write the URI in single quotes: in double quotes a backslash begins an escape.",

@@ -52,7 +52,6 @@ def check(done: Done, status: int, *texts: str) -> None:
             ["certificate of CN=other.pfx"],
         ),
         ("yubikey:slot=9c", 2, ["No store is installed for yubikey:"]),
-        ("windows:thumbprint=4A5B", 2, ["pip install keyvouch-windows"]),
         ("pfx:{folder}/app.pfx?passwordd=env:X", 2, ["Did you mean password?"]),
         ("pfx:{folder}/app.pfx?password=hunter2", 2, ["reference"]),
         ("C:\\keys\\app.pfx", 2, ["Write pfx:C:/keys/app.pfx"]),
@@ -322,7 +321,7 @@ def test_nohup_is_heeded(tmp_path: Path) -> None:
 
 def test_standby_that_is_not_installed_waits_its_turn(key: Key, tmp_path: Path) -> None:
     """The first key opens, though the second one's store is not installed on this machine."""
-    (tmp_path / "config.toml").write_text(f"[profiles.n]\nkeys = ['{key.uri}', 'windows:thumbprint=4A5B']\n")
+    (tmp_path / "config.toml").write_text(f"[profiles.n]\nkeys = ['{key.uri}', 'yubikey:slot=9c']\n")
     assert run("--config", str(tmp_path / "config.toml"), "sign", stdin=b"x").status == 0
 
 

@@ -9,12 +9,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import pkcs12
 
+from keyvouch import registry
 from keyvouch.algorithms import KEY_TYPES, key_type
-from keyvouch.cli import COMMANDS
+from keyvouch.cli import COMMANDS, group
 from scripted_store import certify, new_key
 from signing_in import PASSWORD, Key, make_key, run
 from stores.making import pem_of, write
@@ -204,12 +206,20 @@ def test_export_asked_wrongly(key: Key, tmp_path: Path, options: list[str]) -> N
     assert "hunter2" not in done.errors
 
 
-def test_stores_listed() -> None:
+def test_stores_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is installed, and what could be."""
-    done = run("stores")
+    monkeypatch.setitem(registry.KNOWN, "moon", "keyvouch-moon")
+    done = CliRunner().invoke(group, ["stores"])
 
     assert {"pfx", "pem"} <= {line.split()[0] for line in done.output.splitlines() if line}
-    assert "pip install keyvouch-windows" in done.output
+    assert "Not installed: moon (pip install keyvouch-moon)" in done.output
+
+
+def test_store_of_another_system_shown() -> None:
+    """What cannot be used on this machine is shown all the same, with what it needs."""
+    done = run("stores", "windows")
+
+    assert (done.status, "thumbprint" in done.output, "Windows alone" in done.output) == (0, True, True)
 
 
 def test_store_shown() -> None:

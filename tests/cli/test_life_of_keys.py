@@ -95,15 +95,21 @@ def test_access_is_granted_and_revoked() -> None:
     with Script() as script:
         script.accounts = ["operator"]
 
-        def grant(*arguments: str) -> str:
+        def grant(*arguments: str) -> tuple[str, str]:
             done = CliRunner().invoke(group, ["grant", "--key", script.able_uri, *arguments])
             assert done.exit_code == 0, done.output
-            return done.output
+            return done.stdout, done.stderr.strip()
 
-        assert grant("--list") == "  operator\n"
-        assert grant("nightly") == "+ nightly\n  operator\n"
-        assert grant("--revoke", "nightly") == "- nightly\n  operator\n"
-        assert json.loads(grant("nightly", "--output", "json")) == {
+        assert grant("--list") == ("  operator\n", "")
+        shown, following = grant("nightly")
+        assert shown == "  operator\n+ nightly\n"
+        assert following == f"Next, as nightly: keyvouch sign --key '{script.able_uri}' FILE"
+        assert grant("nightly") == ("  operator\n  nightly\n", "Nothing changed: so it was already.")
+        assert grant("--revoke", "nightly") == (
+            "  operator\n- nightly\n",
+            "nightly has no permission of its own any more.",
+        )
+        assert json.loads(grant("nightly", "--output", "json")[0]) == {
             "before": ["operator"],
             "after": ["operator", "nightly"],
         }

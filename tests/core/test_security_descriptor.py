@@ -39,6 +39,12 @@ MICROSOFT = bytes.fromhex(
     "0000001001010000000000030000000001020000000000052000000020020000"
     "01020000000000052000000020020000"
 )
+# "O:SYG:BAD:(D;;GR;;;S-1-5-21-1-2-3-1104)(A;;FA;;;SY)(A;ID;FR;;;S-1-5-32-545)", by Wine's advapi32
+WINE = bytes.fromhex(
+    "01000480140000002000000000000000300000000101000000000005120000000102000000000005200000002002000002005800030000"
+    "0001002400000000800105000000000005150000000100000002000000030000005004000000001400ff011f0001010000000000051200"
+    "0000001018008900120001020000000000052000000021020000"
+)
 SYSTEM, ADMINISTRATORS, USERS, CREATOR = "S-1-5-18", "S-1-5-32-544", "S-1-5-32-545", "S-1-3-0"
 SERVICE, OTHER = "S-1-5-21-1-2-3-1104", "S-1-5-21-1-2-3-1105"
 
@@ -81,6 +87,19 @@ def test_microsofts_sample_is_read() -> None:
     )
     assert read.sacl
     assert read.to_bytes() == MICROSOFT
+
+
+def test_parts_in_another_order_are_read() -> None:
+    """Where the parts stand is not said by the specification."""
+    assert SecurityDescriptor.from_bytes(WINE) == SecurityDescriptor(
+        SYSTEM,
+        ADMINISTRATORS,
+        (
+            Ace(DENY, 0, GENERIC_READ, SERVICE),
+            Ace(ALLOW, 0, FILE_ALL_ACCESS, SYSTEM),
+            Ace(ALLOW, INHERITED, FILE_GENERIC_READ, USERS),
+        ),
+    )
 
 
 @given(descriptors)

@@ -281,6 +281,14 @@ def test_wrong_uri_says_what_to_do(text: str, message: str, hint: str) -> None:
     assert hint in error.hint
 
 
+@pytest.mark.parametrize("mark", ["\u200e", "\u200f"])
+def test_mark_of_direction_is_left_to_its_attribute(mark: str) -> None:
+    """What a dialog of Windows lets one copy along unseen is no control character, and is seen where it is printed."""
+    uri = parse(f"pfx:path={mark}/a")
+    assert path_of(str(uri)) == f"{mark}/a".encode()
+    assert str(uri).isprintable()
+
+
 def test_fingerprint_is_taken_as_tools_show_it() -> None:
     """Colons and capitals in a key's digest are no difference."""
     shown = ":".join(["AB"] * 32)

@@ -280,7 +280,7 @@ def test_missing_ca_file_told(authority: Authority, key: Key) -> None:
 def test_mistake_in_standby_shows_at_once(authority: Authority, app: App, key: Key) -> None:
     """A URI that can never open is refused when the client is made."""
     with pytest.raises(PluginMissing):
-        client_for(authority, app, key.uri, "windows:thumbprint=4A5B;store=My")
+        client_for(authority, app, key.uri, "yubikey:slot=9c")
 
 
 @pytest.mark.parametrize("scopes", [None, [], SCOPE])

@@ -51,7 +51,7 @@ def import_pfx(windows: Windows, pfx: Path, *options: str) -> str:
 )
 def test_imported_key_signs(windows: Windows, tmp_path: Path, form: tuple[str, ...]) -> None:
     """A PFX of OpenSSL's, in the old form and the new, becomes a key that signs; OpenSSL judges the signature."""
-    pfx, digits = make_pfx(tmp_path, "/CN=imported", *form)
+    pfx, digits = make_pfx(tmp_path, f"/CN=imported {form[0][1:]}", *form)
     message = tmp_path / "message"
     message.write_bytes(b"what is signed")
 
@@ -67,29 +67,79 @@ def test_imported_key_signs(windows: Windows, tmp_path: Path, form: tuple[str, .
     openssl("dgst", "-sha256", "-verify", public, "-signature", signature, message)
 
 
+def test_thumbprint_in_every_spelling(windows: Windows, tmp_path: Path) -> None:
+    """As PowerShell, OpenSSL and certmgr show it, SHA-1 or SHA-256; also with the mark that certmgr's dialog has."""
+    pfx, colons = make_pfx(tmp_path, "/CN=spelt")
+    uri = import_pfx(windows, pfx)
+    plain = colons.replace(":", "")
+    told = openssl("x509", "-in", tmp_path / "certificate.pem", "-noout", "-fingerprint", "-sha256").decode()
+    long = told.partition("=")[2].strip()
+    spellings = [
+        plain.lower(),
+        colons,
+        "\u200e" + colons.replace(":", " ").lower(),
+        long,
+        long.replace(":", "").lower(),
+        long.replace(":", " "),
+    ]
+    program = (
+        "import json, sys; from keyvouch import open_signer\nfor each in sys.argv[1:]: print(open_signer(each).uri)"
+    )
+
+    done = windows.run("-c", program, *(f"windows:thumbprint={each}" for each in spellings))
+
+    assert done.status == 0, done
+    assert done.output.split() == [uri] * len(spellings)
+    by_name = windows.keyvouch(
+        "sign", "--key", "windows:subject=CN=spelt;issuer=CN=spelt", "--output", "json", stdin=b"x"
+    )
+    assert json.loads(by_name.output)["uri"] == uri
+
+
 def test_life_with_a_legacy_provider(windows: Windows, tmp_path: Path) -> None:
-    """A key is made, listed, signs with the algorithm that its provider knows, and is deleted."""
+    """A key is made, listed, signs with the algorithm that its provider knows, is taken out, and deleted."""
     at = f"windows:location=CurrentUser;friendly-name=life;provider={CSP}"
-    made = windows.keyvouch("new", "--key", at, "--subject", "CN=life", "--output", "json")
+    made = windows.keyvouch("new", "--key", at, "--subject", "CN=life", "--exportable", "--output", "json")
     assert made.status == 0, made
     uri = json.loads(made.output)["uri"]
 
     listed = windows.keyvouch("keys", "--key", "windows:subject=CN=life", "--output", "json")
     assert [(each["uri"], each["subject"], each["exportable"]) for each in json.loads(listed.output)] == [
-        (uri, "CN=life", False)
+        (uri, "CN=life", True)
     ]
     signed = windows.keyvouch("sign", "--key", "windows:friendly-name=life", "--output", "json", stdin=b"x")
     assert json.loads(signed.output)["algorithm"] == "RS256"
     again = windows.keyvouch("new", "--key", at, "--subject", "CN=life")
     assert (again.status, "There is such a certificate already" in again.errors) == (3, True)
 
+    pfx = tmp_path / "life.pfx"
+    to = ("--pfx", path_in_windows(pfx), "--password", "env:PASSWORD")
+    exported = windows.keyvouch("export", "--key", uri, *to, PASSWORD="secret")
+    assert exported.status == 0, exported
+    unpacked = openssl("pkcs12", "-in", pfx, "-passin", "pass:secret", "-nodes", "-info")
+    key = openssl("pkey", "-pubout", stdin=unpacked)
+    assert key == openssl("x509", "-noout", "-pubkey", stdin=unpacked)
+
     assert windows.keyvouch("delete", "--yes", "--key", uri).status == 0
     gone = windows.keyvouch("sign", "--key", uri, stdin=b"x")
     assert gone.status == 3, gone
 
 
+def test_key_that_may_not_leave(windows: Windows, tmp_path: Path) -> None:
+    """Of a key that was imported as not exportable it is said so, and no file is written."""
+    pfx, _ = make_pfx(tmp_path, "/CN=kept")
+    uri = import_pfx(windows, pfx)
+    to = ("--pfx", path_in_windows(tmp_path / "out.pfx"), "--password", "env:PASSWORD")
+
+    done = windows.keyvouch("export", "--key", uri, *to, PASSWORD="secret")
+
+    assert done.status == 6, done
+    assert "not exportable: Windows gives it to nobody" in done.errors
+    assert not (tmp_path / "out.pfx").exists()
+
+
 def test_certificate_in_the_other_location_is_told(windows: Windows, tmp_path: Path) -> None:
-    """Who asks for it in the wrong location reads where it is."""
+    """Who asks for it in the wrong location reads where it is; who names none reads where it was found."""
     pfx, _ = make_pfx(tmp_path, "/CN=elsewhere")
     uri = import_pfx(windows, pfx)
 
@@ -97,6 +147,8 @@ def test_certificate_in_the_other_location_is_told(windows: Windows, tmp_path: P
 
     assert done.status == 3
     assert "Write location=CurrentUser" in done.errors
+    found = windows.keyvouch("sign", "--key", uri.replace(";location=CurrentUser", ""), "--output", "json", stdin=b"x")
+    assert json.loads(found.output)["uri"] == uri
 
 
 def test_other_systems_are_told() -> None:

@@ -186,12 +186,13 @@ def console() -> Console:
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 500)
 
 
-def next_command(line: str) -> None:
-    """Say what to type next, on standard error, so that the result can be piped."""
+def next_command(line: str, account: str = "") -> None:
+    """Say what to type next, as this account or another, on standard error, so that the result can be piped."""
     configuration = click.get_current_context().find_root().params.get("config")
     if configuration:
         line = line.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ", 1)
-    click.echo(f"\nNext: {line}", err=True)
+    who = f", as {printable(account)}" if account else ""
+    click.echo(f"\nNext{who}: {line}", err=True)
 
 
 def key_facts(signer: Signer) -> dict[str, object]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from keyvouch.cli.common import choose, key_options, output_option, print_json
+from keyvouch.cli.common import choose, key_options, next_command, output_option, print_json
+from keyvouch.cli.ending import printable
 
 
 @click.command("grant")
@@ -18,7 +19,12 @@ def command(
 ) -> None:
     """Let ACCOUNT sign with a key, in a store that knows who may; nobody else's permission is touched.
 
-    It may be done twice: what is granted already stays granted.
+    ACCOUNT is written as the store has it. On Windows: DOMAIN\\name, a managed service account (gMSA) as DOMAIN\\name$,
+    'NT SERVICE\\name', 'IIS AppPool\\name', a well-known name in English such as 'NETWORK SERVICE', or a SID; quote
+    it, so that the shell leaves it as it is.
+
+    Who may sign is shown: + who may now, - who may no longer. It may be done twice: what is granted already stays
+    granted.
     """
     if (account is None) != list_only or (revoke and list_only):
         raise click.UsageError("Give ACCOUNT, with --revoke or without; or --list alone.")
@@ -29,9 +35,16 @@ def command(
         elif account:
             store.grant(account)
         after = store.readers() if account else before
+        uri = store.uri
     if output == "json":
         print_json({"before": before, "after": after})
         return
-    for reader in sorted({*before, *after}):
+    for reader in dict.fromkeys((*before, *after)):
         sign = "-" if reader not in after else "+" if reader not in before else " "
-        click.echo(f"{sign} {reader}")
+        click.echo(f"{sign} {printable(reader)}")
+    if account and before == after:
+        click.echo("\nNothing changed: so it was already.", err=True)
+    elif account and revoke:
+        click.echo(f"\n{printable(account)} has no permission of its own any more.", err=True)
+    elif account:
+        next_command(f"keyvouch sign --key {uri.quoted} FILE", account)

@@ -10,12 +10,16 @@ from keyvouch.cli.common import choose, key_options, output_option, print_json, 
 from keyvouch.cli.ending import printable
 from keyvouch.store import KeyInfo
 
+_YES_OR_NO = {True: "yes", False: "no", None: ""}
+
 
 @click.command("keys")
 @key_options
 @output_option
 def command(profile: str | None, key: str | None, output: str) -> None:
     """List the keys that a URI matches, each with the URI that opens it.
+
+    Under a URI stands which provider keeps the key, and who may sign with it, where the store knows.
 
     The URI may name no key (for files: a folder), where all of them are meant. Of a PKCS#11 module its tokens are
     listed first, on standard error; what should be changed in a store is told there last.
@@ -31,16 +35,26 @@ def command(profile: str | None, key: str | None, output: str) -> None:
     else:
         for info in found:  # a URI is too long for a column, and must stay whole to be pasted
             click.echo(info.uri.quoted)
+            if told := _kept(info):
+                click.echo(f"  {printable(told)}")
         click.echo()
         print_table(
-            ["type", "subject", "ends", "exportable"],
-            [
-                (info.key_type, info.subject, _end(info), {True: "yes", False: "no", None: ""}[info.exportable])
-                for info in found
-            ],
+            ["type", "subject", "begins", "ends", "exportable"],
+            [(info.key_type, info.subject, _begin(info), _end(info), _YES_OR_NO[info.exportable]) for info in found],
         )
         for advice in dict.fromkeys(each for info in found for each in info.advice):
             click.echo(f"\n{printable(advice)}", err=True)
+
+
+def _kept(info: KeyInfo) -> str:
+    """Return what keeps the key and who may sign with it, as far as the store tells: too long for columns too."""
+    readers = None if info.readers is None else f"may sign: {', '.join(info.readers) or 'nobody'}"
+    return "; ".join(each for each in (info.provider, readers) if each)
+
+
+def _begin(info: KeyInfo) -> str:
+    begin = info.not_before or info.created
+    return f"{begin:%Y-%m-%d}" if begin else ""
 
 
 def _end(info: KeyInfo) -> str:
@@ -62,4 +76,6 @@ def _facts(info: KeyInfo) -> dict[str, object]:
         "exportable": info.exportable,
         "has_certificate": info.has_certificate,
         "advice": list(info.advice),
+        "provider": info.provider,
+        "readers": None if info.readers is None else list(info.readers),
     }

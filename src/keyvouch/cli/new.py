@@ -20,6 +20,7 @@ from keyvouch.store import KeySpec, KeyUri
 @click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long it is valid.")
 @click.option("--key-type", type=click.Choice(KEY_TYPES, case_sensitive=False), default="RSA-2048", show_default=True)
 @click.option("--further", is_flag=True, help="Add a member to a family of keys that is already there.")
+@click.option("--exportable", is_flag=True, help="Let the key leave its store later, where that may hinder it.")
 @click.option("--certificate-out", type=click.Path(path_type=Path), metavar="FILE.cer", help="Write the public half.")
 @click.option("--save-profile", metavar="NAME", help="Add a profile with this key; with --tenant and --client-id.")
 @click.option("--tenant", metavar="TENANT", help="For the profile.")
@@ -31,6 +32,7 @@ def command(
     days: int,
     key_type: str,
     further: bool,
+    exportable: bool,
     certificate_out: Path | None,
     save_profile: str | None,
     tenant: str | None,
@@ -51,7 +53,8 @@ def command(
         profile.require_free(save_profile)
     with chosen.open_store() as store:
         requested = store.uri
-        pinned = store.generate(KeySpec(key_type=key_type, subject=subject, days=days, further=further))
+        spec = KeySpec(key_type=key_type, subject=subject, days=days, exportable=exportable, further=further)
+        pinned = store.generate(spec)
     lasting = _lasting(requested, pinned)
     try:
         with opening.open_uri(pinned, chosen.secrets) as signer:

@@ -41,11 +41,13 @@ def command(
             return _jws_input(message, chosen.name) if form == "jws" else message
 
         signing_input, signature = signer.sign_negotiated(build, algorithm=wanted)
+        uri = str(signer.uri)
     text = base64url(signature).decode()
     if form == "jws":
         text = f"{signing_input.decode()}.{text}"
     if output == "json":
-        print_json({"algorithm": used[0].name, "form": "jws" if form == "jws" else "base64url", "signature": text})
+        form = "jws" if form == "jws" else "base64url"
+        print_json({"algorithm": used[0].name, "form": form, "signature": text, "uri": uri})
     elif form == "raw":
         sys.stdout.buffer.write(signature)
     else:

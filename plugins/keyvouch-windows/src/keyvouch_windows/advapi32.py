@@ -20,6 +20,8 @@ CALG = {"sha256": 0x800C, "sha384": 0x800D, "sha512": 0x800E}
 """CALG_SHA_256 and so on."""
 DACL_SECURITY_INFORMATION = 4
 ERROR_NO_MORE_ITEMS, ERROR_INSUFFICIENT_BUFFER, ERROR_NONE_MAPPED = 259, 122, 1332
+_NOBODY = frozenset({3, 6, 7, 8})
+"""Of SID_NAME_USE: a domain (a computer's own name too is found as one), a deleted account, none, an unknown kind."""
 _LONGEST_SIGNATURE = 2048
 """Bytes: RSA-16384."""
 
@@ -35,6 +37,7 @@ _dll = Library(
         "CryptGetKeyParam": (BOOL, [POINTER, DWORD, POINTER, POINTER, DWORD]),
         "CryptGetProvParam": (BOOL, [POINTER, DWORD, POINTER, POINTER, DWORD]),
         "CryptSetProvParam": (BOOL, [POINTER, DWORD, POINTER, DWORD]),
+        "CryptImportKey": (BOOL, [POINTER, POINTER, DWORD, POINTER, DWORD, POINTER]),
         "CryptExportKey": (BOOL, [POINTER, POINTER, DWORD, DWORD, POINTER, POINTER]),
         "CryptCreateHash": (BOOL, [POINTER, DWORD, POINTER, DWORD, POINTER]),
         "CryptSetHashParam": (BOOL, [POINTER, DWORD, POINTER, DWORD]),
@@ -84,6 +87,14 @@ def generate(handle: int, spec: int, bits: int, *, exportable: bool) -> None:
     key = POINTER()
     flags = bits << 16 | (CRYPT_EXPORTABLE if exportable else 0)
     _dll.demand("CryptGenKey", handle, spec, flags, ctypes.byref(key))
+    _dll.call("CryptDestroyKey", key)
+
+
+def take_in(handle: int, blob: bytes, *, exportable: bool) -> None:
+    """Put a key into a container; `blob` is a PRIVATEKEYBLOB."""
+    key = POINTER()
+    flags = CRYPT_EXPORTABLE if exportable else 0
+    _dll.demand("CryptImportKey", handle, blob, len(blob), None, flags, ctypes.byref(key))
     _dll.call("CryptDestroyKey", key)
 
 
@@ -154,7 +165,7 @@ def sid_of(account: str) -> bytes | None:
     sid = ctypes.create_string_buffer(sid_size.value)
     domain = ctypes.create_unicode_buffer(domain_size.value or 1)
     _dll.demand("LookupAccountNameW", None, account, sid, sizes[0], domain, sizes[1], ctypes.byref(kind))
-    return sid.raw[: sid_size.value]
+    return None if kind.value in _NOBODY else sid.raw[: sid_size.value]
 
 
 def account_of(sid: bytes) -> str | None:

@@ -18,6 +18,8 @@ _EC_HEADER = "<2I"
 _LEGACY_HEADER = "<BBHIIII"
 """PUBLICKEYSTRUC and RSAPUBKEY: type, version, reserved, algorithm, magic, bits, exponent; lowest octet first."""
 
+_PRIVATEKEYBLOB, _CALG_RSA_KEYX, _RSA2 = 0x7, 0xA400, int.from_bytes(b"RSA2", "little")
+
 
 @CRYPTOGRAPHY
 def rsa_public_key(blob: bytes) -> RSAPublicKey:
@@ -57,6 +59,22 @@ def legacy_private_key(blob: bytes) -> RSAPrivateKey:
 
     exponent, (modulus, p, q, dp, dq, qi, d) = _legacy(blob, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 1)
     return rsa.RSAPrivateNumbers(p, q, d, dp, dq, qi, rsa.RSAPublicNumbers(exponent, modulus)).private_key()
+
+
+def legacy_blob(key: RSAPrivateKey) -> bytes:
+    """Write a PRIVATEKEYBLOB for key exchange, as what signs here is called. Raises OverflowError for uneven primes."""
+    numbers = key.private_numbers()
+    size, exponent = key.key_size // 8, numbers.public_numbers.e
+    header = struct.pack(_LEGACY_HEADER, _PRIVATEKEYBLOB, 2, 0, _CALG_RSA_KEYX, _RSA2, key.key_size, exponent)
+    halves = (numbers.p, numbers.q, numbers.dmp1, numbers.dmq1, numbers.iqmp)
+    return b"".join(
+        (
+            header,
+            numbers.public_numbers.n.to_bytes(size, "little"),
+            *(each.to_bytes(size // 2, "little") for each in halves),
+            numbers.d.to_bytes(size, "little"),
+        )
+    )
 
 
 def _legacy(blob: bytes, *lengths: float) -> tuple[int, list[int]]:

@@ -7,9 +7,10 @@ import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from keyvouch_windows.advapi32 import AT_KEYEXCHANGE, AT_SIGNATURE
 from keyvouch_windows.native import BOOL, DWORD, POINTER, TEXT, Library, NativeError, last_error, octets_at
 
-CERT_STORE_PROV_SYSTEM_W = 10
+CERT_STORE_PROV_SYSTEM_W, CERT_STORE_PROV_SYSTEM_REGISTRY_W = 10, 13
 CERT_SYSTEM_STORE_CURRENT_USER, CERT_SYSTEM_STORE_LOCAL_MACHINE = 0x10000, 0x20000
 CERT_STORE_OPEN_EXISTING_FLAG, CERT_STORE_READONLY_FLAG = 0x4000, 0x8000
 X509_ASN_ENCODING = 1
@@ -21,6 +22,8 @@ CERT_NCRYPT_KEY_SPEC = 0xFFFFFFFF
 CRYPT_EXPORTABLE, CRYPT_MACHINE_KEYSET, CRYPT_USER_KEYSET = 0x1, 0x20, 0x1000
 PKCS12_PREFER_CNG_KSP = 0x100
 CRYPT_E_NOT_FOUND, CRYPT_E_EXISTS, ERROR_FILE_NOT_FOUND, ERROR_NO_MORE_FILES = 0x80092004, 0x80092005, 2, 18
+_END = (CRYPT_E_NOT_FOUND, ERROR_NO_MORE_FILES, 0)
+"""Why there is no further certificate in a store, where nothing failed."""
 
 LOCATIONS = {"CurrentUser": CERT_SYSTEM_STORE_CURRENT_USER, "LocalMachine": CERT_SYSTEM_STORE_LOCAL_MACHINE}
 """By the names that PowerShell has for them, in the order in which they are looked through."""
@@ -97,12 +100,22 @@ class Acquired:
 
 
 @contextlib.contextmanager
-def opened_store(location: str, name: str, *, write: bool = False) -> Iterator[int]:
-    """Open one of the system's stores. Raises `NativeError`: ERROR_FILE_NOT_FOUND where there is none of that name."""
+def opened_store(location: str, name: str, *, write: bool = False, physical: bool = False) -> Iterator[int]:
+    """Open one of the system's stores. Raises `NativeError`: ERROR_FILE_NOT_FOUND where there is none of that name.
+
+    `physical`: not the collection of that name, but what the registry keeps of it (Microsoft, Logical and Physical
+    Stores).
+    """
+    kind = CERT_STORE_PROV_SYSTEM_REGISTRY_W if physical else CERT_STORE_PROV_SYSTEM_W
     # A store is written to where it is not there yet, as certmgr does.
     flags = LOCATIONS[location] | (0 if write else CERT_STORE_READONLY_FLAG | CERT_STORE_OPEN_EXISTING_FLAG)
-    with _closing_store(_dll.demand("CertOpenStore", CERT_STORE_PROV_SYSTEM_W, 0, None, flags, name)) as store:
+    with _closing_store(_dll.demand("CertOpenStore", kind, 0, None, flags, name)) as store:
         yield store
+
+
+def is_absent(error: NativeError) -> bool:
+    """Tell whether it was that there is no such store."""
+    return (error.function, error.code) == ("CertOpenStore", ERROR_FILE_NOT_FOUND)
 
 
 @contextlib.contextmanager
@@ -133,7 +146,7 @@ def contexts(store: int) -> Iterator[int]:
     try:
         while context := _dll.call("CertEnumCertificatesInStore", store, context):  # gives the one before back
             yield context
-        if (reason := last_error()) not in (CRYPT_E_NOT_FOUND, ERROR_NO_MORE_FILES, 0):
+        if (reason := last_error()) not in _END:
             raise NativeError("CertEnumCertificatesInStore", reason)
     finally:
         if context:
@@ -149,6 +162,8 @@ def with_subject(store: int, name: bytes) -> Iterator[bytes]:
     try:
         while context := _dll.call("CertFindCertificateInStore", store, *what, context):
             yield encoded(context)
+        if (reason := last_error()) not in _END:
+            raise NativeError("CertFindCertificateInStore", reason)
     finally:
         if context:
             _dll.call("CertFreeCertificateContext", context)
@@ -181,8 +196,13 @@ def container(context: int) -> Container | None:
         found.pwszContainerName or "",
         found.dwProvType,
         bool(found.dwFlags & CRYPT_MACHINE_KEYSET),
-        found.dwKeySpec,
+        _spec(found) if found.dwProvType else 0,
     )
+
+
+def _spec(found: CRYPT_KEY_PROV_INFO) -> int:
+    """Return which of a legacy container's two keys it is; Wine tells 3 of imported ones, where it means the first."""
+    return AT_SIGNATURE if found.dwKeySpec == AT_SIGNATURE else AT_KEYEXCHANGE
 
 
 def friendly_name(context: int) -> str | None:
@@ -210,11 +230,15 @@ def set_container(context: int, place: Container) -> None:
     _dll.demand("CertSetCertificateContextProperty", context, CERT_KEY_PROV_INFO_PROP_ID, 0, ctypes.byref(told))
 
 
-def set_friendly_name(context: int, name: str) -> None:
-    """Give a certificate of a store a name."""
+def set_friendly_name(context: int, name: str | None) -> None:
+    """Give a certificate of a store a name, or take it away."""
+    what = (context, CERT_FRIENDLY_NAME_PROP_ID, 0)
+    if name is None:
+        _dll.demand("CertSetCertificateContextProperty", *what, None)
+        return
     octets = ctypes.create_string_buffer(name.encode("utf-16-le") + b"\0")  # ctypes adds one more
     blob = CRYPT_DATA_BLOB(len(octets), ctypes.addressof(octets))
-    _dll.demand("CertSetCertificateContextProperty", context, CERT_FRIENDLY_NAME_PROP_ID, 0, ctypes.byref(blob))
+    _dll.demand("CertSetCertificateContextProperty", *what, ctypes.byref(blob))
 
 
 @contextlib.contextmanager

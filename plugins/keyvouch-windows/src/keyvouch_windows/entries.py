@@ -47,7 +47,7 @@ class Entry:
         """Return the URI of this very certificate, reached in the way that was asked for."""
         return pinned(asked.replace({"store": self.store, "location": self.location}), self.certificate)
 
-    def info(self, asked: KeyUri, *, exportable: bool | None = None) -> KeyInfo:
+    def info(self, asked: KeyUri, *, exportable: bool | None = None, readers: tuple[str, ...] | None = None) -> KeyInfo:
         """Return what the contract tells of a key."""
         return KeyInfo(
             uri=self.uri(asked),
@@ -58,6 +58,8 @@ class Entry:
             not_after=self.certificate.not_valid_after_utc,
             exportable=exportable,
             has_certificate=True,
+            provider=self.container.provider if self.container else None,
+            readers=readers,
         )
 
 
@@ -76,11 +78,20 @@ def der_of(certificate: Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
+def remove(entry: Entry) -> None:
+    """Take an entry's certificate out of its store. Raises `NativeError`: CRYPT_E_NOT_FOUND where it is gone."""
+    with held(entry, write=True) as context:
+        crypt32.delete(context)
+    # Some collections forget to tell the store beneath, Wine's at least: there it is deleted in that one.
+    with contextlib.suppress(NativeError), held(entry, write=True, physical=True) as context:
+        crypt32.delete(context)
+
+
 @contextlib.contextmanager
-def held(entry: Entry, *, write: bool = False) -> Iterator[int]:
+def held(entry: Entry, *, write: bool = False, physical: bool = False) -> Iterator[int]:
     """Hold an entry's certificate in its store. Raises `NativeError`: CRYPT_E_NOT_FOUND where it is gone."""
     der = der_of(entry.certificate)
-    with crypt32.opened_store(entry.location, entry.store, write=write) as store:
+    with crypt32.opened_store(entry.location, entry.store, write=write, physical=physical) as store:
         for context in crypt32.contexts(store):
             if crypt32.encoded(context) == der:
                 with crypt32.duplicated(context) as mine:
@@ -100,7 +111,7 @@ def entries(location: str, store: str) -> list[Entry]:
                     container, name = crypt32.container(context), crypt32.friendly_name(context)
                     found.append(Entry(location, store, certificate, container, name))
     except NativeError as error:
-        if error.code != crypt32.ERROR_FILE_NOT_FOUND:
+        if not crypt32.is_absent(error):
             raise
     return found
 
@@ -125,7 +136,15 @@ def matching(uri: KeyUri) -> list[Entry]:
     """Return the certificates that a URI matches, in both locations where it names none."""
     locations = [uri.get("location")] if "location" in uri else [*crypt32.LOCATIONS]
     found = [entry for location in locations for entry in entries(location, uri.get("store"))]
-    return [entry for entry in found if matches(uri, entry)]
+    return _without_copies([entry for entry in found if matches(uri, entry)])
+
+
+def _without_copies(found: list[Entry]) -> list[Entry]:
+    """Leave out what was copied from one location to the other: key and certificate are the same, and one is theirs."""
+    away = [each for each in found if each.container and each.container.machine != (each.location == "LocalMachine")]
+    at_home = [each for each in found if each not in away]
+    theirs = {(each.certificate, each.container): each for each in (*away, *at_home)}
+    return [each for each in found if not each.container or theirs[each.certificate, each.container] is each]
 
 
 def matches(uri: KeyUri, entry: Entry) -> bool:
@@ -181,7 +200,7 @@ def _with_subject(location: str, name: Name) -> list[Certificate]:
             with crypt32.opened_store(location, store) as opened:
                 found += [parsed(der) for der in crypt32.with_subject(opened, name.public_bytes())]
         except NativeError as error:
-            if error.code != crypt32.ERROR_FILE_NOT_FOUND:
+            if not crypt32.is_absent(error):
                 raise
     now = dt.datetime.now(dt.UTC)
     certificates = [each for each in found if each is not None]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import Algorithm, verifies
 from keyvouch.store import KeyUri, StoredKey
-from keyvouch_windows.failures import UNDONE, name_of, told, unsupported
+from keyvouch_windows.failures import is_undone, told, unsupported
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
 
@@ -33,7 +33,7 @@ class WindowsKey(StoredKey):
             try:
                 signature = self._opened.sign(message, algorithm)
             except NativeError as error:
-                if name_of(error) in UNDONE:
+                if is_undone(error):
                     raise unsupported(error, algorithm.name, self.uri) from error
                 raise
         if algorithm.family == "RSA-PSS" and algorithm not in self._proven:

@@ -14,8 +14,8 @@ from keyvouch.private_key import wrap
 from keyvouch.store import KeySpec, KeyUri
 from keyvouch_windows import crypt32, private_keys
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.entries import Entry, der_of, matching, pinned
-from keyvouch_windows.failures import UNDONE, name_of, told
+from keyvouch_windows.entries import Entry, der_of, held, matching, pinned
+from keyvouch_windows.failures import is_undone, name_of, told
 from keyvouch_windows.native import NativeError
 
 if TYPE_CHECKING:
@@ -30,15 +30,11 @@ def generate(uri: KeyUri, spec: KeySpec, *, silent: bool) -> KeyUri:
     _require_free(uri, spec.subject, further=spec.further)
     machine = uri.get("location") == "LocalMachine"
     with told("making a key", performed=True):
-        place = private_keys.container_of(
-            uri.get("provider") or private_keys.SOFTWARE,
-            uri.get("container") or f"keyvouch-{uuid.uuid4()}",
-            machine=machine,
-        )
+        place = _place(uri, machine=machine)
         try:
             key = private_keys.make(place, spec.key_type, exportable=spec.exportable, silent=silent)
         except NativeError as error:
-            if name_of(error) in UNDONE:
+            if is_undone(error):
                 raise _not_made(spec.key_type, place, error) from error
             raise
         try:
@@ -52,7 +48,7 @@ def generate(uri: KeyUri, spec: KeySpec, *, silent: bool) -> KeyUri:
     return pinned(uri, certificate)
 
 
-def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool) -> KeyUri:
+def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool, silent: bool) -> KeyUri:
     """Let Windows take in a key. Raises `KeyExists`, `NotSupported`, `ConfigurationError`, `CertificateMissing`."""
     if "location" not in uri:
         raise ConfigurationError(
@@ -60,14 +56,7 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
             hint="Add location=LocalMachine, or location=CurrentUser. Did the shell cut it off at `;`?",
             uri=uri,
         )
-    if "provider" in uri or "container" in uri:
-        raise NotSupported(
-            "Of an imported key Windows chooses provider and container.",
-            hint="Leave provider= and container= out, or make the key there: `keyvouch new`.",
-            uri=uri,
-        )
-    subject = chain[0].subject.rfc4514_string() if chain else ""
-    _require_free(uri, subject, further=False)
+    _require_free(uri, chain[0].subject.rfc4514_string() if chain else "", further=False)
     if not chain:
         raise CertificateMissing(
             "Windows finds a key by its certificate, and there is none.", hint="Import it with one."
@@ -75,16 +64,11 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
     check_chain(chain, key.public_key())
     if key_type(key) == "Ed25519":
         raise NotSupported("Windows has no Ed25519 keys.", hint="Make RSA-2048, or P-256.")
-    password = secrets.token_urlsafe(24)
-    machine = uri.get("location") == "LocalMachine"
     with told("importing the key", performed=True):
         try:
-            with crypt32.opened_pfx(
-                _bundle(key, chain, password), password, machine=machine, exportable=exportable
-            ) as taken:
-                place = next(found for each in crypt32.contexts(taken) if (found := crypt32.container(each)))
+            place = _taken_in(uri, key, chain[0], exportable=exportable, silent=silent)
         except NativeError as error:
-            if name_of(error) in UNDONE:
+            if is_undone(error):
                 raise NotSupported(
                     f"Windows takes in no {key_type(key)} keys here: {error}.", hint="Take RSA-2048."
                 ) from error
@@ -92,22 +76,64 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
         try:
             _add(uri, chain[0], place)
         except BaseException:
-            private_keys.of_container(place, silent=True).delete()
+            private_keys.of_container(place, silent=silent).delete()
             raise
         _add_issuers(uri.get("location"), chain)
     return pinned(uri, chain[0])
 
 
-def install(entry: Entry, place: Container, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
-    """Put a certificate beside that of an entry, for the same key, which is there. Raises `NativeError`."""
+def _taken_in(uri: KeyUri, key: PrivateKey, leaf: Certificate, *, exportable: bool, silent: bool) -> Container:
+    """Put a key where Windows chooses, as it does with a PFX file; or into the legacy provider of the URI."""
+    machine = uri.get("location") == "LocalMachine"
+    if "provider" not in uri and "container" not in uri:
+        password = secrets.token_urlsafe(24)
+        bundle = _bundle(key, leaf, password)
+        with crypt32.opened_pfx(bundle, password, machine=machine, exportable=exportable) as taken:
+            return next(found for each in crypt32.contexts(taken) if (found := crypt32.container(each)))
+    place = _place(uri, machine=machine)
+    if not place.type:
+        raise NotSupported(
+            "Into a provider of one's choice Windows takes keys in a legacy one alone.",
+            hint=f"Leave provider= and container= out, for {private_keys.SOFTWARE}; or make the key: `keyvouch new`.",
+            uri=uri,
+        )
+    if not key_type(key).startswith("RSA"):
+        raise NotSupported(f"{place.provider} takes in RSA keys alone.", hint="Leave provider= out.", uri=uri)
+    try:
+        private_keys.take_in_legacy(place, key, exportable=exportable, silent=silent).close()  # type: ignore[arg-type]  # RSA
+    except OverflowError as error:
+        raise NotSupported(
+            f"{place.provider} takes in no key whose primes differ in length.", hint="Leave provider= out.", uri=uri
+        ) from error
+    return place
+
+
+def _place(uri: KeyUri, *, machine: bool) -> Container:
+    """Return where a new key is to be."""
+    return private_keys.container_of(
+        uri.get("provider") or private_keys.SOFTWARE,
+        uri.get("container") or f"keyvouch-{uuid.uuid4()}",
+        machine=machine,
+    )
+
+
+def install(uri: KeyUri, place: Container, chain: Sequence[Certificate], former: Entry | None = None) -> KeyUri:
+    """Put a certificate, which may be there already, beside its key. Raises `NativeError`.
+
+    `former`: the key's certificate up to now. It stays, but its friendly name goes over to the new one, so that the
+    name goes on meaning one certificate.
+    """
     with (
-        crypt32.opened_store(entry.location, entry.store, write=True) as store,
+        crypt32.opened_store(uri.get("location"), uri.get("store"), write=True) as store,
         crypt32.added(store, der_of(chain[0]), crypt32.CERT_STORE_ADD_USE_EXISTING) as context,
     ):
         crypt32.set_container(context, place)
-        if entry.friendly_name:
-            crypt32.set_friendly_name(context, entry.friendly_name)
-    _add_issuers(entry.location, chain)
+        if former and former.friendly_name:
+            crypt32.set_friendly_name(context, former.friendly_name)
+    if former and former.friendly_name and former.certificate != chain[0]:
+        with held(former, write=True) as context:
+            crypt32.set_friendly_name(context, None)
+    _add_issuers(uri.get("location"), chain)
     return pinned(uri, chain[0])
 
 
@@ -160,14 +186,14 @@ def _add_issuers(location: str, chain: Sequence[Certificate]) -> None:
 
 
 @CRYPTOGRAPHY
-def _bundle(key: PrivateKey, chain: Sequence[Certificate], password: str) -> bytes:
+def _bundle(key: PrivateKey, leaf: Certificate, password: str) -> bytes:
     """Return a PKCS#12 in a form that every version of Windows reads; it does not leave this process."""
     from cryptography.hazmat.primitives.hashes import SHA1
     from cryptography.hazmat.primitives.serialization import PrivateFormat, pkcs12
 
     builder = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(2000)
     builder = builder.key_cert_algorithm(pkcs12.PBES.PBESv1SHA1And3KeyTripleDESCBC).hmac_hash(SHA1())  # noqa: S303 - older Windows knows no other
-    return pkcs12.serialize_key_and_certificates(None, key, chain[0], None, builder.build(password.encode()))
+    return pkcs12.serialize_key_and_certificates(None, key, leaf, None, builder.build(password.encode()))
 
 
 def _not_made(kind: str, place: Container, error: NativeError) -> NotSupported:

@@ -16,6 +16,9 @@ POINTER = ctypes.c_void_p
 """Handles too, and numbers that are as wide as one."""
 TEXT = ctypes.c_wchar_p
 
+LOAD_LIBRARY_SEARCH_SYSTEM32 = 0x800
+"""The system's folder alone: a DLL of that name beside the program, or where a variable points, is not wanted."""
+
 Signature = tuple[type[Any] | None, Sequence[type[Any]]]
 """What a function returns, and what it takes."""
 
@@ -60,21 +63,21 @@ class Library:
                 "The Windows certificate store is there on Windows alone.",
                 hint="Use another store here: `keyvouch stores` lists those that are there.",
             )
-        # From the system's folder alone: a DLL of that name beside the program is not what is wanted.
-        path = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", f"{self.name}.dll")  # noqa: PTH118
-        function = getattr(_loader(path, use_last_error=True), name)
+        # A function object of its own: what is declared of it here, nobody else in the process sees or changes.
+        function = getattr(_loader(f"{self.name}.dll", use_last_error=True, winmode=LOAD_LIBRARY_SEARCH_SYSTEM32), name)
         function.restype, function.argtypes = self.signatures[name]
         self.functions[name] = function
         return function  # type: ignore[no-any-return]
 
 
 _loader: Callable[..., Any] = getattr(ctypes, "WinDLL", ctypes.CDLL)
+_last_error_of_ctypes: Callable[[], int] = getattr(ctypes, "get_last_error", int)
+"""What ctypes kept when a function returned: Windows' own may be another's by the time Python asks for it."""
 
 
 def last_error() -> int:
     """Return why the last call of this thread failed, without a sign."""
-    code: int = getattr(ctypes, "get_last_error", int)()
-    return code & 0xFFFFFFFF
+    return _last_error_of_ctypes() & 0xFFFFFFFF
 
 
 def octets_at(address: int | None, length: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import secrets
 from collections.abc import Iterator
 
 from keyvouch_windows.native import DWORD, POINTER, TEXT, Library
@@ -179,14 +180,13 @@ def export(key: int, kind: str, *, silent: bool) -> bytes:
 def export_pkcs8(key: int, password: str, *, silent: bool) -> bytes:
     """Return a private key as PKCS#8, encrypted: so it is given by those too that may not leave in the open."""
     secret = ctypes.create_string_buffer(password.encode("utf-16-le") + b"\0")
-    salt = ctypes.create_string_buffer(
-        bytes(CRYPT_PKCS12_PBE_PARAMS(_ROUNDS, _SALT)) + password.encode()[:_SALT].ljust(_SALT, b"\0")
-    )
+    # Behind the structure stands the salt. That a zero octet more is kept here is no matter: its length is told.
+    derived = ctypes.create_string_buffer(bytes(CRYPT_PKCS12_PBE_PARAMS(_ROUNDS, _SALT)) + secrets.token_bytes(_SALT))
     oid = ctypes.create_string_buffer(_PBE_SHA1_3DES, len(_PBE_SHA1_3DES))
     buffers = (NCryptBuffer * 3)(
         NCryptBuffer(len(secret), NCRYPTBUFFER_PKCS_SECRET, ctypes.addressof(secret)),
         NCryptBuffer(len(oid), NCRYPTBUFFER_PKCS_ALG_OID, ctypes.addressof(oid)),
-        NCryptBuffer(len(salt) - 1, NCRYPTBUFFER_PKCS_ALG_PARAM, ctypes.addressof(salt)),
+        NCryptBuffer(len(derived) - 1, NCRYPTBUFFER_PKCS_ALG_PARAM, ctypes.addressof(derived)),
     )
     listed = NCryptBufferDesc(NCRYPTBUFFER_VERSION, len(buffers), ctypes.addressof(buffers))
     return _export(key, NCRYPT_PKCS8_PRIVATE_KEY_BLOB, ctypes.byref(listed), silent=silent)

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 from keyvouch.algorithms import CRYPTOGRAPHY, Algorithm
 from keyvouch.errors import NotSupported
 from keyvouch_windows import advapi32, blobs, crypt32, ncrypt
+from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.failures import CODES, UNDONE, name_of
+from keyvouch_windows.failures import is_undone
 from keyvouch_windows.native import NativeError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
     from keyvouch.algorithms import PrivateKey, PublicKey
 
 SOFTWARE = "Microsoft Software Key Storage Provider"
@@ -88,7 +91,7 @@ class CngKey(OpenKey):
         try:
             return blobs.rsa_public_key(ncrypt.export(self._handle, ncrypt.BCRYPT_RSAPUBLIC_BLOB, silent=self._silent))
         except NativeError as error:
-            if name_of(error) not in UNDONE:
+            if not is_undone(error):
                 raise
         return blobs.ec_public_key(ncrypt.export(self._handle, ncrypt.BCRYPT_ECCPUBLIC_BLOB, silent=self._silent))
 
@@ -173,7 +176,13 @@ def of_certificate(context: int, container: Container, *, silent: bool) -> OpenK
     """Open the private key of a certificate that is held. Raises `NativeError`."""
     with contextlib.ExitStack() as undo:
         context = undo.enter_context(crypt32.duplicated(context))
-        acquired = crypt32.acquire(context, silent=silent)
+        try:
+            acquired = crypt32.acquire(context, silent=silent)
+        except NativeError as error:
+            if error.code != CODES["CRYPT_E_NO_KEY_PROPERTY"]:
+                raise
+            # That there is no key it says of one too that it does not reach: the provider says more, or opens it.
+            return of_container(container, silent=silent)
         if acquired.spec == crypt32.CERT_NCRYPT_KEY_SPEC:
             if acquired.owned:
                 return CngKey(acquired.handle, silent=silent)
@@ -242,13 +251,27 @@ def make(container: Container, key_type: str, *, exportable: bool, silent: bool)
 
 
 def _make_legacy(container: Container, bits: int, *, exportable: bool, silent: bool) -> CspKey:
+    def fill(handle: int) -> None:
+        advapi32.generate(handle, container.spec, bits, exportable=exportable)
+
+    return _filled(container, fill, silent=silent)
+
+
+def take_in_legacy(container: Container, key: RSAPrivateKey, *, exportable: bool, silent: bool) -> OpenKey:
+    """Put a key into a legacy provider where none is. Raises `NativeError`, and OverflowError for uneven primes."""
+    blob = blobs.legacy_blob(key)
+    return _filled(container, lambda handle: advapi32.take_in(handle, blob, exportable=exportable), silent=silent)
+
+
+def _filled(container: Container, fill: Callable[[int], None], *, silent: bool) -> CspKey:
     flags = _flags(container, silent=silent)
     what = (container.name, container.provider, container.type)
     handle = advapi32.acquire(*what, flags | advapi32.CRYPT_NEWKEYSET)
     try:
-        advapi32.generate(handle, container.spec, bits, exportable=exportable)
+        fill(handle)
     except BaseException:
         advapi32.release(handle)
-        advapi32.delete(*what, flags)
+        with contextlib.suppress(NativeError):  # what went wrong first is told
+            advapi32.delete(*what, flags)
         raise
     return CspKey(handle, container, silent=silent)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -14,6 +16,7 @@ from keyvouch.store import (
     DeletesKeys,
     ExportsKeys,
     GeneratesKeys,
+    GrantsAccess,
     HoldsCertificates,
     ImportsKeys,
     KeyInfo,
@@ -24,11 +27,12 @@ from keyvouch.store import (
     choose_one,
 )
 from keyvouch.stores import pfx
-from keyvouch_windows import crypt32, making, private_keys
+from keyvouch_windows import access, accounts, crypt32, making, private_keys
 from keyvouch_windows.addresses import ATTRIBUTES
+from keyvouch_windows.codes import KEPT, WITHHELD
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.entries import Entry, entries, held, issuers, matches, matching
-from keyvouch_windows.failures import WITHHELD, as_error, name_of, told
+from keyvouch_windows.entries import Entry, entries, held, issuers, matches, matching, remove
+from keyvouch_windows.failures import as_error, name_of, not_exportable, told
 from keyvouch_windows.key import WindowsKey
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
-    from keyvouch.algorithms import PrivateKey
+    from keyvouch.algorithms import PrivateKey, PublicKey
     from keyvouch.secrets import Secret, SecretResolver
 
 _SHOWN = 5
@@ -54,11 +58,14 @@ class _Chosen(NamedTuple):
     settles_at: dt.datetime | None
 
 
-class WindowsStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, ExportsKeys):
+class WindowsStore(
+    KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, ExportsKeys, GrantsAccess
+):
     """Keys in the Windows certificate store: `windows:thumbprint=4A5B...;store=My;location=LocalMachine`.
 
     A certificate is found by thumbprint, subject, issuer or friendly name, in CurrentUser and LocalMachine unless one
-    is named; a key without certificate by `provider=` and `container=`.
+    is named; a key without certificate by `provider=` and `container=`. Keys are there on Windows alone; elsewhere this
+    store is `NotSupported`.
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
@@ -85,7 +92,8 @@ class WindowsStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifi
         with told("looking for the key", uri):
             found = matching(uri)
             if not found and "container" in uri:
-                return self._open_container(uri)
+                opened, pinned, public_key = self._in_container(uri)
+                return WindowsKey(opened, pinned, public_key, ())
             chosen = self._choose(uri, found, certificate)
         with told("opening the key", chosen.uri):
             chain = (chosen.entry.certificate, *issuers(chosen.entry))
@@ -96,12 +104,9 @@ class WindowsStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifi
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the certificates that have a private key."""
         digest = uri.get("spki-sha256")
+        called = functools.cache(accounts.name_of)  # the same few for each key, and a domain is slow to answer
         with told("listing the keys", uri):
-            listed = [
-                each.info(uri, exportable=self._exportable(each, each.container))
-                for each in matching(uri)
-                if each.container
-            ]
+            listed = [self._seen(each, each.container, uri, called) for each in matching(uri) if each.container]
         return [info for info in listed if digest in (None, info.spki_sha256)]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
@@ -112,14 +117,21 @@ class WindowsStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifi
         self, uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False
     ) -> KeyUri:
         """Let Windows take in the key with its certificate, as it takes in a PFX file."""
-        return making.import_key(uri, key, chain, exportable=exportable)
+        return making.import_key(uri, key, chain, exportable=exportable, silent=self._silent)
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
         """Join a certificate to its key; the one that is there stays, until it is deleted."""
         with told("installing the certificate", uri, performed=True):
-            entry, place, pinned, _ = self._choose(uri, matching(uri), chain[0])
+            found = matching(uri)
+            if not found and "container" in uri:
+                opened, pinned, public_key = self._in_container(uri)
+                opened.close()
+                check_chain(chain, public_key)
+                ((_, place),) = _possible_places(pinned)
+                return making.install(pinned, place, chain)
+            entry, place, pinned, _ = self._choose(uri, found, chain[0])
             check_chain(chain, entry.public_key)
-            return making.install(entry, place, pinned, chain)
+            return making.install(pinned, place, chain, entry)
 
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
         """Return the key, where Windows gives it away, and its chain as PKCS#12."""
@@ -127,24 +139,46 @@ class WindowsStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifi
             entry, place, pinned, _ = self._choose(uri, matching(uri))
         with told("exporting the key", pinned), closing(self._opened(entry, place)) as opened:
             if opened.exportable() is False:
-                raise KeyUnusable(
-                    "The key was made, or imported, as not exportable: Windows gives it to nobody.",
-                    hint="Make another one on the machine that needs it: `keyvouch new`.",
-                    uri=pinned,
-                )
+                raise not_exportable(pinned)
             chain = (entry.certificate, *issuers(entry))
-            return pfx.write(opened.private_key(), chain, password, entry.friendly_name or "")
+            try:
+                key = opened.private_key()
+            except NativeError as error:
+                if name_of(error) in KEPT:
+                    raise not_exportable(pinned) from error
+                raise
+            return pfx.write(key, chain, password, entry.friendly_name or "")
 
     def delete(self, uri: KeyUri) -> None:
         """Delete the certificate and its key; not a key that another certificate has too."""
         with told("looking for the key", uri):
-            entry, place, pinned, _ = self._choose(uri, matching(uri))
+            found = matching(uri)
+            if not found and "container" in uri:
+                opened, pinned, _ = self._in_container(uri)
+                with told("deleting the key", pinned, performed=True):
+                    opened.delete()
+                return
+            entry, place, pinned, _ = self._choose(uri, found)
             others = [each for each in entries(entry.location, entry.store) if each.container == entry.container]
         with told("deleting the key", pinned, performed=True):
             if len(others) == 1:
-                self._opened(entry, place).delete()
-            with held(entry, write=True) as context:
-                crypt32.delete(context)
+                private_keys.of_container(place, silent=self._silent).delete()
+            remove(entry)
+
+    def readers(self, uri: KeyUri) -> list[str]:
+        """Return the accounts and groups that the key's access rules let sign."""
+        with self._governed(uri) as (opened, pinned), access.told("reading who may use the key", pinned):
+            return [*access.readers(opened)]
+
+    def grant(self, uri: KeyUri, account: str) -> None:
+        """Let an account sign: `DOMAIN\\name`, also a gMSA `DOMAIN\\name$`, `NT SERVICE\\name`, a SID in text form."""
+        with self._governed(uri) as (opened, pinned):
+            access.grant(opened, account, pinned)
+
+    def revoke(self, uri: KeyUri, account: str) -> None:
+        """Take away what lets this account sign; groups that it is in keep theirs."""
+        with self._governed(uri) as (opened, pinned):
+            access.revoke(opened, account, pinned)
 
     def _choose(self, uri: KeyUri, found: list[Entry], certificate: Certificate | None = None) -> _Chosen:
         """Return the one certificate that the URI means. Raises `KeyNotFound`, `KeyUnusable`, and as `choose_one`."""
@@ -165,21 +199,46 @@ class WindowsStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifi
         with held(entry) as context:
             return private_keys.of_certificate(context, place, silent=self._silent)
 
-    def _exportable(self, entry: Entry, place: Container) -> bool | None:
-        try:
-            with closing(self._opened(entry, place)) as opened:
-                return opened.exportable()
-        except NativeError:  # a card that is not there, or a key of somebody else's: it is listed all the same
-            return None
+    def _seen(self, entry: Entry, place: Container, uri: KeyUri, called: Callable[[str], str]) -> KeyInfo:
+        """Describe a key: less where it cannot be opened, being somebody else's, or on a card that is not there."""
+        exportable = readers = None
+        with contextlib.suppress(NativeError, KeyUnusable), closing(self._by_provider(place)) as opened:
+            exportable = opened.exportable()
+            readers = access.readers(opened, called)
+        return entry.info(uri, exportable=exportable, readers=readers)
 
-    def _open_container(self, uri: KeyUri) -> WindowsKey:
-        """Open a key that no certificate is known of."""
+    def _by_provider(self, place: Container) -> OpenKey:
+        """Open a key in its own provider: CNG, which opens legacy keys too, does not tell who may use those."""
+        return private_keys.of_container(place, silent=self._silent)
+
+    @contextlib.contextmanager
+    def _governed(self, uri: KeyUri) -> Iterator[tuple[OpenKey, KeyUri]]:
+        """Open a key for its access rules; with it comes its pinned URI."""
+        with told("looking for the key", uri):
+            found = matching(uri)
+            if not found and "container" in uri:
+                opened, pinned, _ = self._in_container(uri)
+            else:
+                _, place, pinned, _ = self._choose(uri, found)
+                with told("opening the key"):  # the remedy is an administrator, not another grant
+                    opened = self._by_provider(place)
+        with closing(opened):
+            yield opened, pinned
+
+    def _in_container(self, uri: KeyUri) -> tuple[OpenKey, KeyUri, PublicKey]:
+        """Open a key that no certificate is known of; with it come its pinned URI and its public half."""
         places = _possible_places(uri)
         for number, (location, place) in enumerate(places, 1):
             try:
-                opened = private_keys.of_container(place, silent=self._silent)
+                opened = self._by_provider(place)
                 break
             except NativeError as error:
+                if name_of(error) == "NTE_BAD_KEYSET" and uri.get("location") == "CurrentUser":
+                    raise KeyNotFound(
+                        f"{place.provider} has no container {place.name} of this account: {error}.",
+                        hint="Correct container= or provider=, or say location=LocalMachine.",
+                        uri=uri,
+                    ) from error
                 if number == len(places) or name_of(error) not in WITHHELD:
                     raise as_error(error, "opening the container", uri.replace({"location": location})) from error
         try:
@@ -187,10 +246,10 @@ class WindowsStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifi
             digest = spki_sha256(public_key)
             pinned = uri.replace({"provider": place.provider, "location": location, "spki-sha256": digest})
             choose_one(uri, [KeyInfo(pinned, key_type(public_key), digest)])
-            return WindowsKey(opened, pinned, public_key, ())
         except BaseException:
             opened.close()
             raise
+        return opened, pinned, public_key
 
 
 def _possible_places(uri: KeyUri) -> list[tuple[str, Container]]:

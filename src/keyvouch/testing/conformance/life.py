@@ -10,7 +10,7 @@ from cryptography.x509 import load_der_x509_csr
 
 from keyvouch.algorithms import key_type, make_key
 from keyvouch.certificate import certificate_spki, parse_subject, self_signed, spki_sha256
-from keyvouch.errors import KeyChanged, KeyExists, KeyNotFound, NotSupported
+from keyvouch.errors import KeyChanged, KeyExists, KeyNotFound, KeyUnusable, NotSupported
 from keyvouch.secrets import Secret
 from keyvouch.store import (
     DeletesKeys,
@@ -96,12 +96,12 @@ class Life(Declarations):
             assert isinstance(made, ExportsKeys)
             try:
                 octets = made.export_pfx(key.uri, Secret(_PASSWORD))
-            except NotSupported:
+            except (KeyUnusable, NotSupported) as error:
                 if key.exportable:
-                    broken(seen="exportable, and yet NotSupported", wanted="one of the two")
+                    broken(seen=f"exportable, and yet {error!r}", wanted="one of the two")
                 return
             if key.exportable is False:
-                broken(seen="not exportable, and yet exported", wanted="NotSupported, or `exportable` True")
+                broken(seen="not exportable, and yet exported", wanted="KeyUnusable, or `exportable` True")
             private_key, leaf, _ = pkcs12.load_key_and_certificates(octets, _PASSWORD.encode())
             if private_key is None or private_key.public_key() != key.public_key:
                 broken(seen="another key in the PKCS#12", wanted="this one")

@@ -1,0 +1,123 @@
+"""Who may use a key: its list of access rules, which CNG and the legacy providers keep alike."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from keyvouch.errors import AccessDenied, KeyUnusable, NotSupported
+from keyvouch.security_descriptor import FILE_GENERIC_READ, GENERIC_READ, SecurityDescriptor
+from keyvouch.security_descriptor import READ_DATA as FILE_READ_DATA
+from keyvouch.store import KeyUri
+from keyvouch_windows import accounts
+from keyvouch_windows.codes import UNDONE
+from keyvouch_windows.failures import as_error, name_of
+from keyvouch_windows.native import NativeError
+from keyvouch_windows.private_keys import OpenKey
+
+_READ = GENERIC_READ | FILE_GENERIC_READ
+"""What "Read" of certmgr's "Manage Private Keys" gives: enough to sign, not to change or delete.
+
+A key's rights are those of the file that it is kept in. The same mask, 0x80120089, is granted to NETWORK SERVICE in the
+`SecurityDescriptor` that Microsoft's documentation sets for new keys (Configuration Manager, "Database replicas for
+management points"); Carbon.Cryptography's authors saw GENERIC_READ and SYNCHRONIZE set by certmgr.
+"""
+_IN_CERTMGR = "in certlm.msc: All Tasks, Manage Private Keys"
+
+
+def readers(key: OpenKey, called: Callable[[str], str] = accounts.name_of) -> tuple[str, ...]:
+    """Return the accounts that may sign with a key, each by its name. Raises `NativeError`, `KeyUnusable`.
+
+    Groups are told as groups. An account that is denied it by a rule of its own is left out.
+    """
+    allowed = _rules(key).allowed(FILE_READ_DATA)
+    return tuple(called(sid) for sid in ((accounts.WELL_KNOWN["everyone"],) if allowed is None else allowed))
+
+
+def grant(key: OpenKey, account: str, uri: KeyUri) -> None:
+    """Let an account sign with a key; where it may already, change nothing.
+
+    Raises `NotSupported`, `AccessDenied`, and as `accounts.sid_of`.
+    """
+    if uri.get("location") == "CurrentUser":
+        raise NotSupported(
+            "A key in CurrentUser is its user's: no other account finds it there, whatever it may do with it.",
+            hint="Import the key into LocalMachine, and grant it there:"
+            " `keyvouch import --from pfx:FILE --key windows:location=LocalMachine`.",
+            uri=uri,
+        )
+    sid = accounts.sid_of(account)
+    with told("granting access to the key", uri):
+        rules = _rules(key)
+        changed = rules.allowing(sid, _READ)
+        if not _may(changed, sid):
+            raise AccessDenied(
+                f"A rule of the key's denies it to {accounts.name_of(sid)}, and goes before any permission.",
+                hint=f"Take the denial away {_IN_CERTMGR}.",
+                uri=uri,
+            )
+        if changed != rules:
+            _set(key, changed, uri, lambda: _may(_rules(key), sid))
+
+
+def revoke(key: OpenKey, account: str, uri: KeyUri) -> None:
+    """Take away the rules that allow an account something; where there is none, change nothing.
+
+    What a group allows its members stays. Raises `NotSupported`, `AccessDenied`, and as `accounts.sid_of`.
+    """
+    sid = accounts.sid_of(account)
+    with told("revoking access to the key", uri):
+        rules = _rules(key)
+        if rules.dacl is None:
+            raise NotSupported(
+                "The key has no list of access rules: everyone may use it.", hint=f"Give it one {_IN_CERTMGR}.", uri=uri
+            )
+        changed = rules.not_allowing(sid)
+        if _may(changed, sid):
+            raise NotSupported(
+                f"{accounts.name_of(sid)} may use the key by a rule that its folder hands down. Nothing changed.",
+                hint=f"Take the rule away at the folder, or end the inheritance {_IN_CERTMGR}, Advanced.",
+                uri=uri,
+            )
+        if changed != rules:
+            _set(key, changed, uri, lambda: not _may(_rules(key), sid))
+
+
+@contextlib.contextmanager
+def told(doing: str, uri: KeyUri) -> Iterator[None]:
+    """Raise keyvouch's error for what a provider answers about a key's access rules."""
+    try:
+        yield
+    except NativeError as error:
+        if name_of(error) in UNDONE:
+            raise NotSupported(
+                f"The key's provider has no access rules for its keys: {error} ({name_of(error)}).",
+                hint="Who has the card, or the token, and its PIN may sign; for accounts to be granted, take a key of"
+                " the Microsoft Software Key Storage Provider in location=LocalMachine.",
+                uri=uri,
+            ) from error
+        raise as_error(error, doing, None) from error  # no URI: the remedy is an administrator, not a grant
+
+
+def _rules(key: OpenKey) -> SecurityDescriptor:
+    try:
+        return SecurityDescriptor.from_bytes(key.access_rules())
+    except ValueError as error:
+        raise KeyUnusable(
+            f"The key's access rules cannot be read: {error}", hint=f"Look at them {_IN_CERTMGR}."
+        ) from error
+
+
+def _may(rules: SecurityDescriptor, sid: str) -> bool:
+    allowed = rules.allowed(FILE_READ_DATA)
+    return allowed is None or sid in allowed
+
+
+def _set(key: OpenKey, rules: SecurityDescriptor, uri: KeyUri, holds: Callable[[], bool]) -> None:
+    key.set_access_rules(rules.to_bytes())
+    if not holds():
+        raise NotSupported(
+            "The key's provider took the new access rules, and did not keep them.",
+            hint=f"Look at them {_IN_CERTMGR}; or take a key of the Microsoft Software Key Storage Provider.",
+            uri=uri,
+        )

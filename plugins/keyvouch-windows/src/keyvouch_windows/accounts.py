@@ -1,0 +1,86 @@
+"""Accounts of Windows: the name that people write, and the SID by which Windows knows it in any language."""
+
+from __future__ import annotations
+
+import os
+
+from keyvouch.errors import ConfigurationError, StoreUnavailable
+from keyvouch.security_descriptor import sid_octets, sid_text
+from keyvouch_windows import advapi32
+from keyvouch_windows.native import NativeError
+
+WELL_KNOWN = {
+    "everyone": "S-1-1-0",
+    "authenticated users": "S-1-5-11",
+    "system": "S-1-5-18",
+    "localsystem": "S-1-5-18",
+    "local system": "S-1-5-18",
+    "local service": "S-1-5-19",
+    "localservice": "S-1-5-19",
+    "network service": "S-1-5-20",
+    "networkservice": "S-1-5-20",
+    "administrators": "S-1-5-32-544",
+    "users": "S-1-5-32-545",
+    "iis_iusrs": "S-1-5-32-568",
+}
+"""By their English names, which another language's Windows does not know; some as services and tools spell them."""
+_AUTHORITIES = ("nt authority", "builtin")
+_SERVICE, _POOL = "nt service", "iis apppool"
+
+
+def sid_of(account: str) -> str:
+    """Return the SID of an account: `DOMAIN\\name`, `name`, `NT SERVICE\\name`, a well-known name, a SID's text.
+
+    Raises `ConfigurationError` where there is none, `StoreUnavailable` where nobody can be asked.
+    """
+    if account.upper().startswith("S-1-"):
+        try:
+            return sid_text(sid_octets(account))
+        except ValueError as error:
+            raise ConfigurationError(str(error), hint="Copy it from `whoami /user`, run as that account.") from error
+    authority, name = _parts(account)
+    if authority in ("", *_AUTHORITIES) and name.lower() in WELL_KNOWN:
+        return WELL_KNOWN[name.lower()]
+    found = _looked_up(rf"{os.environ.get('COMPUTERNAME', '')}\{name}" if authority == "." else account)
+    if found is None:
+        raise ConfigurationError(f"Windows knows no account {account!r}.", hint=_how_to_write(account))
+    return found
+
+
+def name_of(sid: str) -> str:
+    """Return what people call an account, `DOMAIN\\name`; its SID where nobody knows it, or nobody can be asked."""
+    try:
+        return advapi32.account_of(sid_octets(sid)) or sid
+    except NativeError:
+        return sid
+
+
+def _parts(account: str) -> tuple[str, str]:
+    """Return what stands before the backslash, in lower case, and the name."""
+    authority, separator, name = account.partition("\\")
+    return (authority.lower(), name) if separator else ("", account)
+
+
+def _looked_up(account: str) -> str | None:
+    try:
+        found = advapi32.sid_of(account)
+    except NativeError as error:
+        raise StoreUnavailable(
+            f"Windows cannot find out who {account!r} is: {error}.",
+            hint="Try again when the domain's controller can be reached, or write the SID: `whoami /user` shows it.",
+        ) from error
+    return None if found is None else sid_text(found)
+
+
+def _how_to_write(account: str) -> str:
+    authority, name = _parts(account)
+    if authority == _SERVICE:
+        return f"Install the service first, and write the name that `sc.exe query {name}` finds."
+    if authority == _POOL:
+        return "Start the application pool once, and write its name as IIS shows it: until then Windows has no account."
+    if not account.endswith("$") and _looked_up(f"{account}$") is not None:
+        return f"Write '{account}$': the name of a managed service account (gMSA) ends in $."
+    return (
+        "Write DOMAIN\\name; a managed service account (gMSA) ends in $, as DOMAIN\\name$. Quote it, so that the shell"
+        " leaves \\ and $ alone. Or write the SID, which `whoami /user` shows."
+    )

@@ -1,0 +1,74 @@
+"""Accounts and access rules, as a Windows names and writes them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import pytest
+
+from keyvouch.errors import ConfigurationError
+from keyvouch.security_descriptor import FILE_GENERIC_READ, GENERIC_READ, SecurityDescriptor, sid_octets
+from keyvouch_windows import accounts
+
+advapi32 = getattr(ctypes, "WinDLL", ctypes.CDLL)("advapi32")
+
+
+def as_windows_reads(octets: bytes) -> str:
+    """Return a descriptor's list of rules as Windows tells it in text."""
+    text = ctypes.c_wchar_p()
+    buffer = ctypes.create_string_buffer(octets, len(octets))
+    convert = advapi32.ConvertSecurityDescriptorToStringSecurityDescriptorW
+    assert convert(buffer, 1, 4, ctypes.byref(text), None)
+    return str(text.value)
+
+
+def as_windows_writes(text: str) -> bytes:
+    """Return the descriptor that Windows makes of a text."""
+    made, size = ctypes.c_void_p(), ctypes.c_uint32()
+    convert = advapi32.ConvertStringSecurityDescriptorToSecurityDescriptorW
+    assert convert(text, 1, ctypes.byref(made), ctypes.byref(size))
+    return ctypes.string_at(made, size.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "sid"),
+    [
+        ("SYSTEM", "S-1-5-18"),
+        (r"NT AUTHORITY\NETWORK SERVICE", "S-1-5-20"),
+        ("Administrators", "S-1-5-32-544"),
+        (r"BUILTIN\Users", "S-1-5-32-545"),
+    ],
+)
+def test_well_known_accounts_are_those_of_windows(written: str, sid: str) -> None:
+    """What the plugin knows by itself is what Windows calls so."""
+    assert accounts.sid_of(written) == sid
+    assert accounts.name_of(sid).rpartition("\\")[2] == written.rpartition("\\")[2]
+
+
+def test_user_is_found() -> None:
+    """The user, in each spelling, and back."""
+    user = os.environ["USERNAME"]
+    name = accounts.name_of(accounts.sid_of(user))
+
+    assert name.rpartition("\\")[2] == user
+    assert accounts.sid_of(name) == accounts.sid_of(rf".\{user}") == accounts.sid_of(user)
+
+
+def test_unknown_account_is_refused() -> None:
+    """Windows knows nobody of that name."""
+    with pytest.raises(ConfigurationError, match="knows no account"):
+        accounts.sid_of("nobody-of-that-name")
+    assert accounts.name_of("S-1-5-21-9-9-9-500") == "S-1-5-21-9-9-9-500"
+
+
+def test_rules_are_read_by_windows() -> None:
+    """What is written with one more account is what Windows makes of the text with it."""
+    before = "D:PAI(D;;GA;;;S-1-5-21-9-9-9-500)(A;;0xd01f01ff;;;SY)"
+    read = SecurityDescriptor.from_bytes(as_windows_writes(before))
+
+    changed = read.allowing("S-1-5-20", GENERIC_READ | FILE_GENERIC_READ).to_bytes()
+
+    assert changed == as_windows_writes(f"{before}(A;;0x80120089;;;NS)")
+    assert as_windows_reads(changed) == as_windows_reads(as_windows_writes(f"{before}(A;;0x80120089;;;NS)"))
+    assert sid_octets("S-1-5-20") in changed

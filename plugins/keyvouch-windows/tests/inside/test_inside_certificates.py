@@ -1,0 +1,83 @@
+"""Certificates of a key change; the key stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+import keyvouch
+from keyvouch.algorithms import make_key
+from keyvouch.certificate import self_signed
+from keyvouch.errors import CertificateMismatch, KeyNotFound
+from keyvouch_windows.entries import entries, remove
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+PROVIDER = "Microsoft Enhanced RSA and AES Cryptographic Provider"
+AT = f"windows:location=CurrentUser;friendly-name=renewed;provider={PROVIDER};container=keyvouch-renewed"
+
+
+@pytest.fixture
+def made() -> Iterator[str]:
+    """The pinned URI of a key with its first certificate; at the end there is neither the key nor any certificate."""
+    with keyvouch.open_store(AT) as store:
+        uri = str(store.generate(keyvouch.KeySpec("RSA-2048", "CN=renewed")))
+    yield uri
+    with keyvouch.open_store(AT.replace("friendly-name=renewed;", "")) as store:
+        left = store.keys()
+    for info in left:
+        with keyvouch.open_store(str(info.uri)) as store:
+            store.delete()
+
+
+def another(uri: str) -> Certificate:
+    """Return a further certificate of a key."""
+    with keyvouch.open_signer(uri) as signer:
+        return self_signed(signer.private_key(), "CN=renewed", 30)
+
+
+def test_key_without_certificate_is_given_one(made: str) -> None:
+    """A key that was made elsewhere, by its provider and container."""
+    certificate = another(made)
+    forget_certificate()
+    bare = f"windows:provider={PROVIDER};container=keyvouch-renewed"
+    with keyvouch.open_signer(bare) as signer:
+        assert signer.chain == ()
+
+    with keyvouch.open_store(bare) as store:
+        installed = str(store.install_certificate([certificate]))
+
+    with keyvouch.open_signer(installed) as signer:
+        assert signer.chain == (certificate,)
+
+
+def test_certificate_of_another_key_is_refused(made: str) -> None:
+    """It would make signatures that nobody takes."""
+    other = self_signed(make_key("RSA-2048"), "CN=other", 30)
+    with keyvouch.open_store(made) as store, pytest.raises(CertificateMismatch):
+        store.install_certificate([other])
+
+
+@pytest.mark.usefixtures("made")
+def test_key_without_certificate_is_deleted() -> None:
+    """By provider and container too."""
+    forget_certificate()
+    bare = f"windows:location=CurrentUser;provider={PROVIDER};container=keyvouch-renewed"
+    with keyvouch.open_signer(bare) as signer:
+        pinned = signer.uri
+
+    with keyvouch.open_store(pinned) as store:
+        store.delete()
+
+    with pytest.raises(KeyNotFound):
+        keyvouch.open_signer(bare)
+
+
+def forget_certificate() -> None:
+    """Take the certificate out of its store, and leave its key, as certmgr does."""
+    for entry in entries("CurrentUser", "My"):
+        if entry.friendly_name == "renewed":
+            remove(entry)

@@ -1,0 +1,59 @@
+"""The store keeps the contract, in a Windows; also under Wine, where the keys of CNG do not outlive their handles."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+import keyvouch
+from keyvouch.store import KeySpec
+from keyvouch.testing import StoreConformance
+
+PROVIDER = "Microsoft Enhanced RSA and AES Cryptographic Provider"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left() -> Iterator[None]:
+    """The keys that the tests make are deleted."""
+    before = {str(info.uri) for info in listed()}
+    yield
+    for info in listed():
+        if str(info.uri) not in before:
+            with keyvouch.open_store(str(info.uri)) as store:
+                store.delete()
+
+
+def listed() -> list[keyvouch.KeyInfo]:
+    with keyvouch.open_store("windows:location=CurrentUser") as store:
+        return store.keys()
+
+
+class TestLegacyProvider(StoreConformance):
+    """Keys of a legacy provider: RSA and PKCS#1 alone."""
+
+    unsupported = (
+        *("ec", "ed25519", "PS256", "PS384", "PS512"),
+        *("secret", "connection", "stalled", "proxy", "replaced", "request", "grant"),
+    )
+    missing_uri = "windows:thumbprint=" + "4A" * 20
+    _numbers = itertools.count()
+    _base = f"windows:location=CurrentUser;provider={PROVIDER}"
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _keys(cls) -> None:
+        cls.uri = cls.make(f"{cls._base};friendly-name=one", exportable=True)
+        for _ in range(2):
+            cls.make(f"{cls._base};friendly-name=two", further=True)
+        cls.ambiguous_uri = "windows:friendly-name=two;location=CurrentUser"
+        cls.family_uri = f"{cls._base};friendly-name=two?select=newest&settle=0"
+
+    @staticmethod
+    def make(uri: str, *, exportable: bool = False, further: bool = False) -> str:
+        with keyvouch.open_store(uri) as store:
+            return str(store.generate(KeySpec("RSA-2048", "CN=kit", exportable=exportable, further=further)))
+
+    def new_uri(self) -> str:
+        return f"{self._base};friendly-name=new-{next(self._numbers)}"

@@ -1,0 +1,119 @@
+"""Who may use a key, on Windows, as administrator: judged by icacls, and by a scheduled task of another account."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import keyvouch
+from keyvouch.store import KeySpec
+
+LEGACY = "Microsoft Enhanced RSA and AES Cryptographic Provider"
+FOLDERS = (r"Microsoft\Crypto\Keys", r"Microsoft\Crypto\RSA\MachineKeys")
+"""Where CNG and the legacy providers keep the machine's keys, under %ProgramData%."""
+ACCOUNT = r"NT AUTHORITY\LOCAL SERVICE"
+TASK = "keyvouch-native"
+UNFINISHED = (0x41301, 0x41303, 0x41325)
+"""The results of a task that runs, that has not run yet, and that is queued."""
+
+
+@pytest.fixture(params=["", f";provider={LEGACY}"], ids=["CNG", "legacy"])
+def key(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A key of the machine's."""
+    with keyvouch.open_store(f"windows:location=LocalMachine;friendly-name=native-access{request.param}") as store:
+        uri = str(store.generate(KeySpec("RSA-2048", "CN=native access")))
+    yield uri
+    with keyvouch.open_store(uri) as store:
+        store.delete()
+
+
+def output_of(*arguments: str | Path) -> str:
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def accounts_of(uri: str) -> list[str]:
+    """Return the accounts that icacls tells of the file in which the key is kept."""
+    digits = uri.partition("thumbprint=")[2].partition(";")[0]
+    told = output_of("certutil", "-v", "-store", "My", digits)
+    found = re.search(r"Unique container name: (\S+)", told)
+    assert found, told
+    places = [Path(os.environ["PROGRAMDATA"], folder, found[1]) for folder in FOLDERS]
+    place = next(place for place in places if place.exists())
+    rules = output_of("icacls", place).replace(str(place), "")
+    return sorted(re.findall(r"^\s*(\S.*?):\(", rules, re.MULTILINE))
+
+
+def test_granted_and_revoked(key: str) -> None:
+    """An account is added, twice is once, and it is taken away again; nobody else's rule goes."""
+    with keyvouch.open_store(key) as store:
+        readers, accounts = store.readers(), accounts_of(key)
+        assert ACCOUNT not in readers
+
+        for _ in range(2):
+            store.grant(ACCOUNT)
+            assert sorted(store.readers()) == sorted([*readers, ACCOUNT])
+            assert accounts_of(key) == sorted([*accounts, ACCOUNT])
+
+        for _ in range(2):
+            store.revoke(ACCOUNT)
+            assert sorted(store.readers()) == sorted(readers)
+            assert accounts_of(key) == accounts
+
+
+@pytest.mark.parametrize(
+    "spelled", ["LOCAL SERVICE", "S-1-5-19", r"NT AUTHORITY\LOCAL SERVICE", r"NT SERVICE\EventLog"]
+)
+def test_accounts_in_all_spellings(key: str, spelled: str) -> None:
+    """By name, by SID, and a service's virtual account."""
+    with keyvouch.open_store(key) as store:
+        before = {*store.readers()}
+        store.grant(spelled)
+        assert len({*store.readers()} - before) == 1
+        store.revoke(spelled)
+        assert {*store.readers()} == before
+
+
+def result_of_task(key: str) -> int:
+    """Let a scheduled task of a service account's sign with the key, and return the command's exit status."""
+    steps = (
+        f"""$arguments = '-m keyvouch sign --key "{key}" "{sys.executable}"'""",
+        f"$action = New-ScheduledTaskAction -Execute '{sys.executable}' -Argument $arguments -WorkingDirectory 'C:\\'",
+        "$principal = New-ScheduledTaskPrincipal -UserId 'LOCALSERVICE' -LogonType ServiceAccount",
+        f"Register-ScheduledTask -Force -TaskName {TASK} -Action $action -Principal $principal",
+        f"Start-ScheduledTask {TASK}",
+    )
+    output_of("powershell", "-NoProfile", "-Command", "; ".join(steps))
+    try:
+        return _result_at_the_end()
+    finally:
+        output_of("schtasks", "/delete", "/f", "/tn", TASK)
+
+
+def _result_at_the_end() -> int:
+    look = f"$t = Get-ScheduledTask {TASK}; $t.State; ($t | Get-ScheduledTaskInfo).LastTaskResult"
+    give_up = time.monotonic() + 120
+    while time.monotonic() < give_up:
+        state, result = output_of("powershell", "-NoProfile", "-Command", look).split()
+        if state == "Ready" and int(result) not in UNFINISHED:
+            return int(result)
+    raise AssertionError("the task does not end")
+
+
+def test_service_account_signs_once_it_is_granted(key: str) -> None:
+    """A task under a service account is refused the key (4), and signs (0) when it was granted it."""
+    assert result_of_task(key) == 4
+
+    granting = [sys.executable, "-m", "keyvouch", "grant", ACCOUNT, "--key", key]
+    done = subprocess.run(granting, capture_output=True, text=True, check=False)
+    assert (done.returncode, f"+ {ACCOUNT}" in done.stdout) == (0, True), done
+
+    assert result_of_task(key) == 0

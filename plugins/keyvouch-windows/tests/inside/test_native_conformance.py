@@ -1,0 +1,55 @@
+"""The store keeps the contract with keys of CNG, in the machine's store: on Windows itself, as administrator."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+import keyvouch
+from keyvouch.store import KeySpec
+from keyvouch.testing import StoreConformance
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left() -> Iterator[None]:
+    """The keys that the tests make are deleted."""
+    before = {str(info.uri) for info in listed()}
+    yield
+    for info in listed():
+        if str(info.uri) not in before:
+            with keyvouch.open_store(str(info.uri)) as store:
+                store.delete()
+
+
+def listed() -> list[keyvouch.KeyInfo]:
+    with keyvouch.open_store("windows:location=LocalMachine") as store:
+        return store.keys()
+
+
+class TestSoftwareProvider(StoreConformance):
+    """Keys of the Microsoft Software Key Storage Provider: RSA with PSS, and curves."""
+
+    unsupported = ("ed25519", "secret", "connection", "stalled", "proxy", "replaced", "request")
+    account = r"NT AUTHORITY\LOCAL SERVICE"
+    missing_uri = "windows:thumbprint=" + "4A" * 20
+    _numbers = itertools.count()
+    _base = "windows:location=LocalMachine"
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _keys(cls) -> None:
+        cls.uri = cls.make(f"{cls._base};friendly-name=native-one", exportable=True)
+        for _ in range(2):
+            cls.make(f"{cls._base};friendly-name=native-two", further=True)
+        cls.ambiguous_uri = f"{cls._base};friendly-name=native-two"
+        cls.family_uri = f"{cls._base};friendly-name=native-two?select=newest&settle=0"
+
+    @staticmethod
+    def make(uri: str, *, exportable: bool = False, further: bool = False) -> str:
+        with keyvouch.open_store(uri) as store:
+            return str(store.generate(KeySpec("RSA-2048", "CN=native kit", exportable=exportable, further=further)))
+
+    def new_uri(self) -> str:
+        return f"{self._base};friendly-name=native-new-{next(self._numbers)}"

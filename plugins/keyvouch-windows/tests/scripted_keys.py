@@ -1,0 +1,487 @@
+"""Providers of keys for the double: those of CNG (ncrypt.dll), and the legacy ones (advapi32.dll)."""
+# ruff: noqa: N802 - functions are called as in Windows
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import subprocess
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from keyvouch_windows.advapi32 import PROV_RSA_AES, PROV_RSA_FULL
+from keyvouch_windows.blobs import legacy_private_key
+from keyvouch_windows.codes import CODES
+from keyvouch_windows.ncrypt import (
+    BCRYPT_PKCS1_PADDING_INFO,
+    BCRYPT_PSS_PADDING_INFO,
+    CRYPT_PKCS12_PBE_PARAMS,
+    NCryptBuffer,
+    NCryptBufferDesc,
+)
+from scripted_calls import Calls, FailsError, MisuseError, answer_octets, put_handle, put_number
+
+AnyKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+SOFTWARE, PLATFORM = "Microsoft Software Key Storage Provider", "Microsoft Platform Crypto Provider"
+SMART_CARD = "Microsoft Smart Card Key Storage Provider"
+AES_CSP, OLD_CSP = (
+    "Microsoft Enhanced RSA and AES Cryptographic Provider",
+    "Microsoft Enhanced Cryptographic Provider v1.0",
+)
+CSPS = {AES_CSP: PROV_RSA_AES, OLD_CSP: PROV_RSA_FULL}
+HASHES: dict[str, HashAlgorithm] = {"SHA256": SHA256(), "SHA384": SHA384(), "SHA512": SHA512()}
+CALG: dict[int, HashAlgorithm] = {0x800C: SHA256(), 0x800D: SHA384(), 0x800E: SHA512()}
+CURVES: dict[str, tuple[ec.EllipticCurve, bytes]] = {
+    "ECDSA_P256": (ec.SECP256R1(), b"ECS1"),
+    "ECDSA_P384": (ec.SECP384R1(), b"ECS3"),
+    "ECDSA_P521": (ec.SECP521R1(), b"ECS5"),
+}
+MACHINE, SILENT, PERSIST, PKCS1, PSS = 0x20, 0x40, 0x80000000, 0x2, 0x8
+NEWKEYSET, DELETEKEYSET = 0x8, 0x10
+ROOM = 0x80090028
+MORE_DATA = 234
+ACCOUNT = "CONTOSO\\svc"
+"""As whom the tests run."""
+
+INSUFFICIENT_BUFFER, NONE_MAPPED = 122, 1332
+DACL = 4
+FRESH = bytes.fromhex(
+    "0100049400000000000000000000000014000000020034000200000000001400ff011fd001010000000000051200000000001800ff011f"
+    "d001020000000000052000000020020000"
+)
+"""D:PAI(A;;0xd01f01ff;;;SY)(A;;0xd01f01ff;;;BA), as Windows gives it to a new key of the machine's."""
+SIDS = {
+    "NT AUTHORITY\\SYSTEM": "010100000000000512000000",
+    "BUILTIN\\Administrators": "01020000000000052000000020020000",
+    ACCOUNT: "010500000000000515000000010000000200000003000000e8030000",
+}
+"""Of accounts, in hexadecimal."""
+
+_made: dict[str, AnyKey] = {}
+
+
+def make_key(kind: str) -> AnyKey:
+    """Return the run's one key of a kind, as "RSA-2048" or "ECDSA_P256": making one takes long."""
+    if kind not in _made:
+        curve = CURVES.get(kind)
+        _made[kind] = ec.generate_private_key(curve[0]) if curve else rsa.generate_private_key(65537, int(kind[4:]))
+    return _made[kind]
+
+
+@dataclass
+class Kept:
+    """A key in a provider."""
+
+    key: AnyKey
+    exportable: bool = False
+    pss: str = "digest"
+    """How long it makes the salt: as the digest; "maximum", whatever is asked for; "zeros": no signature at all."""
+    asks: bool = False
+    """Whether it wants a PIN at each signature."""
+    properties: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+    """With the flags they were set with."""
+    descriptor: bytes = FRESH
+
+
+@dataclass(frozen=True)
+class Provider:
+    """An open provider of CNG."""
+
+    name: str
+
+
+@dataclass
+class Key:
+    """An open key of CNG."""
+
+    place: tuple[str, str, bool]
+    """Provider, name, whether it is the machine's."""
+    kept: Kept | None
+    algorithm: str = ""
+    lent: bool = False
+    """By a certificate, which gives it back itself."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """An open container of a legacy provider."""
+
+    provider: str
+    place: tuple[str, bool]
+
+
+@dataclass(frozen=True)
+class ContainerKey:
+    """A key of a container."""
+
+    kept: Kept
+
+
+@dataclass
+class Hash:
+    """A hash of a legacy provider."""
+
+    container: Container
+    algorithm: HashAlgorithm
+    digest: bytes = b""
+
+
+class Keys(Calls):
+    """The providers, and their keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ksp = {SOFTWARE, PLATFORM, SMART_CARD}
+        self.cng: dict[tuple[str, str, bool], Kept] = {}
+        """By provider, name, and whether they are the machine's."""
+        self.csp: dict[tuple[str, bool], dict[int, Kept]] = {}
+        """Containers by name, and whether they are the machine's; their keys by what they are for."""
+
+    # ncrypt.dll
+
+    def NCryptOpenStorageProvider(self, out: int, name: str, flags: int) -> None:
+        if flags:
+            raise FailsError(CODES["NTE_BAD_FLAGS"])
+        if name not in self.ksp:
+            raise FailsError(CODES["NTE_PROV_DLL_NOT_FOUND"])
+        put_handle(out, self.hand_out(Provider(name)))
+
+    def NCryptOpenKey(self, provider: int, out: int, name: str, legacy: int, flags: int) -> None:
+        require(flags, MACHINE | SILENT)
+        place = (self.at(provider, Provider).name, name, bool(flags & MACHINE))
+        put_handle(out, self.hand_out(Key(place, self.kept(place))))
+
+    def kept(self, place: tuple[str, str, bool]) -> Kept:
+        if place not in self.cng:
+            raise FailsError(CODES["NTE_BAD_KEYSET"])
+        return self.cng[place]
+
+    def NCryptCreatePersistedKey(
+        self, provider: int, out: int, algorithm: str, name: str, legacy: int, flags: int
+    ) -> None:
+        require(flags, MACHINE)
+        place = (self.at(provider, Provider).name, name, bool(flags & MACHINE))
+        if place in self.cng:
+            raise FailsError(CODES["NTE_EXISTS"])
+        if algorithm != "RSA" and algorithm not in CURVES:
+            raise FailsError(CODES["NTE_NOT_SUPPORTED"])
+        fresh = Kept(make_key("RSA-2048"))
+        put_handle(out, self.hand_out(Key(place, fresh, algorithm)))
+
+    def NCryptSetProperty(self, key: int, name: str, octets: int, size: int, flags: int) -> None:
+        kept = self.key_at(key)
+        if name == "Security Descr":
+            require(flags, DACL | PERSIST)
+            kept.descriptor = ctypes.string_at(octets, size)
+            return
+        if name == "Length" and flags & PERSIST:
+            raise MisuseError("the length is no property that is kept by itself")
+        kept.properties[name] = (ctypes.string_at(octets, size), flags)
+
+    def NCryptFinalizeKey(self, key: int, flags: int) -> None:
+        require(flags, SILENT)
+        made = self.at(key, Key)
+        kept = self.key_at(key)
+        bits, _ = kept.properties.get("Length", (struct.pack("<I", 2048), 0))
+        kept.key = make_key(f"RSA-{struct.unpack('<I', bits)[0]}" if made.algorithm == "RSA" else made.algorithm)
+        policy, _ = kept.properties.get("Export Policy", (bytes(4), 0))
+        kept.exportable = policy != bytes(4)
+        self.cng[made.place] = kept
+
+    def key_at(self, handle: int) -> Kept:
+        kept = self.at(handle, Key).kept
+        if kept is None:
+            raise MisuseError("the key was deleted")
+        return kept
+
+    def NCryptDeleteKey(self, key: int, flags: int) -> None:
+        require(flags, SILENT)
+        gone = self.at(key, Key)
+        if gone.lent:
+            raise MisuseError("this key is given back with its certificate, and again by deleting it")
+        self.cng.pop(gone.place)
+        self.take_back(key)
+
+    def NCryptFreeObject(self, handle: int) -> None:
+        thing = self.at(handle, object)
+        if not isinstance(thing, Provider | Key):
+            raise MisuseError(f"{thing} is no object of CNG")
+        if isinstance(thing, Key) and thing.lent:
+            raise MisuseError("its certificate gives this key back")
+
+    def NCryptGetProperty(self, key: int, name: str, buffer: int | None, room: int, size: int, flags: int) -> None:
+        kept = self.key_at(key)
+        values = {"Export Policy": struct.pack("<I", int(kept.exportable)), "Security Descr": kept.descriptor}
+        if name not in values:
+            raise FailsError(CODES["NTE_NOT_SUPPORTED"])
+        answer_octets(values[name], buffer, room, size, ROOM)
+
+    def NCryptSignHash(
+        self, key: int, info: int | None, digest: int, length: int, buffer: int | None, room: int, size: int, flags: int
+    ) -> None:
+        require(flags, PKCS1 | PSS | SILENT)
+        kept = self.key_at(key)
+        if kept.asks and flags & SILENT:
+            raise FailsError(CODES["NTE_SILENT_CONTEXT"])
+        signature = _sign(kept, ctypes.string_at(digest, length), info, flags & ~SILENT)
+        if kept.pss == "zeros" and flags & PSS:
+            signature = bytes(len(signature))
+        answer_octets(signature, buffer, room, size, ROOM)
+
+    def NCryptExportKey(
+        self,
+        key: int,
+        encrypting: int | None,
+        kind: str,
+        parameters: int | None,
+        buffer: int | None,
+        room: int,
+        size: int,
+        flags: int,
+    ) -> None:
+        require(flags, SILENT)
+        kept = self.key_at(key)
+        if kind == "PKCS8_PRIVATEKEY":
+            if not kept.exportable:
+                raise FailsError(CODES["NTE_NOT_SUPPORTED"])
+            octets = _encrypted(kept.key, parameters)
+        else:
+            octets = _public_blob(kept.key, kind)
+        if buffer is None and kind == "PKCS8_PRIVATEKEY":
+            octets += bytes(16)  # the length that is told first may be more than is needed
+        answer_octets(octets, buffer, room, size, ROOM)
+
+    # advapi32.dll
+
+    def CryptAcquireContextW(self, out: int, name: str, provider: str, kind: int, flags: int) -> None:
+        require(flags, MACHINE | SILENT | NEWKEYSET | DELETEKEYSET)
+        if provider not in CSPS:
+            raise FailsError(CODES["NTE_KEYSET_NOT_DEF"])
+        if CSPS[provider] != kind:
+            raise FailsError(CODES["NTE_PROV_TYPE_NO_MATCH"])
+        place = (name, bool(flags & MACHINE))
+        if flags & NEWKEYSET:
+            if place in self.csp:
+                raise FailsError(CODES["NTE_EXISTS"])
+            self.csp[place] = {}
+        if place not in self.csp:
+            raise FailsError(CODES["NTE_BAD_KEYSET"])
+        if flags & DELETEKEYSET:
+            del self.csp[place]
+        else:
+            put_handle(out, self.hand_out(Container(provider, place)))
+
+    def CryptReleaseContext(self, container: int, flags: int) -> None:
+        self.at(container, Container)
+
+    def CryptEnumProvidersW(
+        self, index: int, reserved: None, flags: int, kind: int, name: int | None, size: int
+    ) -> None:
+        if index >= len(CSPS):
+            raise FailsError(259)
+        told = [*CSPS][index]
+        put_number(kind, CSPS[told])
+        answer_octets(wide(told), name, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
+
+    def CryptGetProvParam(self, container: int, what: int, buffer: int | None, size: int, flags: int) -> None:
+        self.at(container, Container)
+        if (what, flags) != (8, 4):  # PP_KEYSET_SEC_DESCR, of it the list of access rules
+            raise FailsError(CODES["NTE_BAD_TYPE"])
+        answer_octets(Kept.descriptor, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
+
+    def LookupAccountSidW(
+        self, system: str | None, sid: int, name: int | None, size: int, domain: int | None, room: int, kind: int
+    ) -> None:
+        raise FailsError(1332)  # nobody's, so that it is told as it is
+
+    def CryptGenKey(self, container: int, spec: int, flags: int, out: int) -> None:
+        kept = Kept(make_key(f"RSA-{flags >> 16}"), exportable=bool(flags & 1))
+        self.csp[self.at(container, Container).place][spec] = kept
+        put_handle(out, self.hand_out(ContainerKey(kept)))
+
+    def CryptImportKey(
+        self, container: int, octets: int, length: int, decrypting: int | None, flags: int, out: int
+    ) -> None:
+        kept = Kept(legacy_private_key(ctypes.string_at(octets, length)), exportable=bool(flags & 1))
+        self.csp[self.at(container, Container).place][1] = kept
+        put_handle(out, self.hand_out(ContainerKey(kept)))
+
+    def CryptGetUserKey(self, container: int, spec: int, out: int) -> None:
+        put_handle(out, self.hand_out(ContainerKey(self._kept_in(self.at(container, Container), spec))))
+
+    def _kept_in(self, container: Container, spec: int) -> Kept:
+        if spec not in self.csp[container.place]:
+            raise FailsError(CODES["NTE_NO_KEY"])
+        return self.csp[container.place][spec]
+
+    def CryptDestroyKey(self, key: int) -> None:
+        self.at(key, ContainerKey)
+
+    def CryptGetKeyParam(self, key: int, what: int, buffer: int, size: int, flags: int) -> None:
+        exportable = self.at(key, ContainerKey).kept.exportable
+        put_number(buffer, 0x4 if exportable else 0)
+
+    def CryptExportKey(
+        self, key: int, encrypting: int | None, kind: int, flags: int, buffer: int | None, size: int
+    ) -> None:
+        kept = self.at(key, ContainerKey).kept
+        if kind == 0x7 and not kept.exportable:
+            raise FailsError(CODES["NTE_BAD_KEY_STATE"])
+        octets = _legacy_blob(kept.key, private=kind == 0x7)
+        answer_octets(octets, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
+
+    def CryptCreateHash(self, container: int, algorithm: int, key: int | None, flags: int, out: int) -> None:
+        opened = self.at(container, Container)
+        if opened.provider == OLD_CSP or algorithm not in CALG:
+            raise FailsError(CODES["NTE_BAD_ALGID"])
+        put_handle(out, self.hand_out(Hash(opened, CALG[algorithm])))
+
+    def CryptSetHashParam(self, handle: int, what: int, octets: int, flags: int) -> None:
+        made = self.at(handle, Hash)
+        made.digest = ctypes.string_at(octets, made.algorithm.digest_size)
+
+    def CryptSignHashW(
+        self, handle: int, spec: int, text: str | None, flags: int, buffer: int | None, size: int
+    ) -> None:
+        made = self.at(handle, Hash)
+        key = self._kept_in(made.container, spec).key
+        assert isinstance(key, rsa.RSAPrivateKey)
+        signature = key.sign(made.digest, padding.PKCS1v15(), Prehashed(made.algorithm))[::-1]
+        answer_octets(signature, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
+
+    def CryptDestroyHash(self, handle: int) -> None:
+        self.at(handle, Hash)
+
+    def CryptGetProvParam(self, container: int, what: int, buffer: int | None, size: int, flags: int) -> None:
+        assert (what, flags) == (8, DACL)
+        (kept,) = self.csp[self.at(container, Container).place].values()
+        answer_octets(kept.descriptor, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
+
+    def CryptSetProvParam(self, container: int, what: int, octets: int, flags: int) -> None:
+        assert (what, flags) == (8, DACL)
+        (kept,) = self.csp[self.at(container, Container).place].values()
+        (place,) = struct.unpack("<I", ctypes.string_at(octets + 16, 4))
+        (length,) = struct.unpack("<H", ctypes.string_at(octets + place + 2, 2))
+        kept.descriptor = ctypes.string_at(octets, place + length)
+
+    def LookupAccountNameW(
+        self, system: str | None, account: str, sid: int | None, size: int, domain: int | None, room: int, kind: int
+    ) -> None:
+        if account not in SIDS:
+            raise FailsError(NONE_MAPPED)
+        self._answer_account(bytes.fromhex(SIDS[account]), (sid, size), account, (domain, room), kind)
+
+    def LookupAccountSidW(
+        self, system: str | None, sid: int, name: int | None, size: int, domain: int | None, room: int, kind: int
+    ) -> None:
+        known = {bytes.fromhex(octets): account for account, octets in SIDS.items()}
+        octets = ctypes.string_at(sid, 8 + 4 * ctypes.string_at(sid, 2)[1])
+        if octets not in known:
+            raise FailsError(NONE_MAPPED)
+        self._answer_account(wide(known[octets].partition("\\")[2]), (name, size), known[octets], (domain, room), kind)
+
+    def _answer_account(
+        self, octets: bytes, first: tuple[int | None, int], account: str, second: tuple[int | None, int], kind: int
+    ) -> None:
+        """Give what was asked for and the domain; sizes of texts are told in characters."""
+        domain, texts = wide(account.partition("\\")[0]), ctypes.sizeof(ctypes.c_wchar)
+        put_number(kind, 1)
+        put_number(first[1], len(octets) // (1 if octets[:1] == b"\x01" else texts))
+        put_number(second[1], len(domain) // texts)
+        if first[0] is None or second[0] is None:
+            raise FailsError(INSUFFICIENT_BUFFER)
+        ctypes.memmove(first[0], octets, len(octets))
+        ctypes.memmove(second[0], domain, len(domain))
+
+    # secur32.dll
+
+    def GetUserNameExW(self, form: int, name: int, size: int) -> None:
+        assert form == 2
+        told = wide(ACCOUNT)
+        assert len(told) <= ctypes.c_uint32.from_address(size).value * ctypes.sizeof(ctypes.c_wchar)
+        ctypes.memmove(name, told, len(told))
+
+
+def require(flags: int, known: int) -> None:
+    """Refuse flags that the documentation does not list for the function."""
+    if flags & ~known:
+        raise MisuseError(f"flags {flags:#x}")
+
+
+def wide(text: str) -> bytes:
+    """Return a text as the machine's `wchar_t` has it, ended by a zero."""
+    return ctypes.string_at(ctypes.create_unicode_buffer(text), (len(text) + 1) * ctypes.sizeof(ctypes.c_wchar))
+
+
+def _sign(kept: Kept, digest: bytes, info: int | None, flags: int) -> bytes:
+    if isinstance(kept.key, ec.EllipticCurvePrivateKey):
+        if flags or info:
+            raise FailsError(CODES["NTE_BAD_FLAGS"])
+        hashed = next(each for each in HASHES.values() if each.digest_size == len(digest))
+        r, s = decode_dss_signature(kept.key.sign(digest, ec.ECDSA(Prehashed(hashed))))
+        width = (kept.key.key_size + 7) // 8
+        return r.to_bytes(width, "big") + s.to_bytes(width, "big")
+    if info is None or flags not in (PKCS1, PSS):
+        raise FailsError(CODES["NTE_INVALID_PARAMETER"])
+    how: Any
+    if flags == PKCS1:
+        hashed, how = HASHES[BCRYPT_PKCS1_PADDING_INFO.from_address(info).pszAlgId], padding.PKCS1v15()
+    else:
+        told = BCRYPT_PSS_PADDING_INFO.from_address(info)
+        hashed = HASHES[told.pszAlgId]
+        salt = padding.PSS.MAX_LENGTH if kept.pss == "maximum" else told.cbSalt
+        how = padding.PSS(padding.MGF1(hashed), salt)
+    return kept.key.sign(digest, how, Prehashed(hashed))
+
+
+def _public_blob(key: AnyKey, kind: str) -> bytes:
+    if isinstance(key, rsa.RSAPrivateKey) and kind == "RSAPUBLICBLOB":
+        numbers = key.public_key().public_numbers()
+        modulus = numbers.n.to_bytes(key.key_size // 8, "big")
+        return (
+            b"RSA1" + struct.pack("<5I", key.key_size, 3, len(modulus), 0, 0) + numbers.e.to_bytes(3, "big") + modulus
+        )
+    if isinstance(key, ec.EllipticCurvePrivateKey) and kind == "ECCPUBLICBLOB":
+        point, width = key.public_key().public_numbers(), (key.key_size + 7) // 8
+        (magic,) = (magic for curve, magic in CURVES.values() if curve.name == key.curve.name)
+        return magic + struct.pack("<I", width) + point.x.to_bytes(width, "big") + point.y.to_bytes(width, "big")
+    raise FailsError(CODES["NTE_NOT_SUPPORTED"])
+
+
+def _encrypted(key: AnyKey, parameters: int | None) -> bytes:
+    """Return PKCS#8, encrypted as the parameters want it; by OpenSSL, as `cryptography` writes no such form."""
+    if parameters is None:
+        raise FailsError(CODES["NTE_BAD_FLAGS"])
+    listed = NCryptBufferDesc.from_address(parameters)
+    buffers = (NCryptBuffer * listed.cBuffers).from_address(listed.pBuffers)
+    told = {each.BufferType: ctypes.string_at(each.pvBuffer, each.cbBuffer) for each in buffers}
+    assert (listed.ulVersion, [each.BufferType for each in buffers]) == (0, [46, 41, 42])
+    secret = told[46].decode("utf-16-le")
+    assert secret.endswith("\0")
+    assert "\0" not in secret[:-1]
+    assert told[41] == b"1.2.840.113549.1.12.1.3\0"
+    derived = CRYPT_PKCS12_PBE_PARAMS.from_buffer_copy(told[42])
+    assert derived.iIterations >= 2000
+    assert derived.cbSalt == len(told[42]) - ctypes.sizeof(derived) == 8
+    assert told[42][-8:] not in (bytes(8), secret.encode()[:8])
+    plain = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    forms = ("-topk8", "-inform", "DER", "-outform", "DER", "-v1", "PBE-SHA1-3DES")
+    return subprocess.run(
+        ["openssl", "pkcs8", *forms, "-passout", f"pass:{secret[:-1]}"], input=plain, capture_output=True, check=True
+    ).stdout
+
+
+def _legacy_blob(key: AnyKey, *, private: bool) -> bytes:
+    assert isinstance(key, rsa.RSAPrivateKey)
+    told, bits = key.private_numbers(), key.key_size
+    head = struct.pack("<BBHI", 0x7 if private else 0x6, 2, 0, 0xA400)
+    head += (b"RSA2" if private else b"RSA1") + struct.pack("<II", bits, told.public_numbers.e)
+    numbers = [(told.public_numbers.n, 8)]
+    if private:
+        numbers += [*((each, 16) for each in (told.p, told.q, told.dmp1, told.dmq1, told.iqmp)), (told.d, 8)]
+    return head + b"".join(number.to_bytes(bits // part, "little") for number, part in numbers)

@@ -1,0 +1,52 @@
+"""What a `windows:` URI takes, and refuses; no Windows is needed for that."""
+
+from __future__ import annotations
+
+import pytest
+
+from keyvouch.errors import ConfigurationError
+from keyvouch.opening import parse
+
+SHA1 = "CA20A903F6693D54E8087A25FC2EAB1779E7D69B"
+SHA256 = "2868C9406012AB780D6DD9BFC1A02600877F55D68C46E513BA8B0EEE78A33431"
+PAIRS = [SHA1[at : at + 2] for at in range(0, len(SHA1), 2)]
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        SHA1,
+        SHA1.lower(),
+        ":".join(PAIRS),  # as OpenSSL prints it
+        " ".join(PAIRS).lower(),  # as the certificate's dialog shows it
+        "\u200e" + " ".join(PAIRS).lower(),  # as it is copied from there, with a mark that nobody sees
+        f"%E2%80%8E{SHA1}",
+    ],
+)
+def test_thumbprint_in_all_spellings(spelled: str) -> None:
+    """A thumbprint is the same, whichever tool it was copied from."""
+    assert parse(f"windows:thumbprint={spelled}").get("thumbprint") == SHA1
+
+
+def test_thumbprint_of_sha256() -> None:
+    """The longer one is taken too."""
+    assert parse(f"windows:thumbprint={SHA256.lower()}").get("thumbprint") == SHA256
+
+
+@pytest.mark.parametrize("wrong", ["4A5B", "G" * 40, SHA1[:-1]])
+def test_what_is_no_thumbprint_is_refused(wrong: str) -> None:
+    """It says what one is."""
+    with pytest.raises(ConfigurationError, match="40 hexadecimal digits"):
+        parse(f"windows:thumbprint={wrong}")
+
+
+@pytest.mark.parametrize("spelled", ["LocalMachine", "localmachine", "LOCALMACHINE"])
+def test_location_in_any_case(spelled: str) -> None:
+    """Windows does not mind either."""
+    assert parse(f"windows:location={spelled}").get("location") == "LocalMachine"
+
+
+def test_wrong_location_names_the_right_ones() -> None:
+    """There are two."""
+    with pytest.raises(ConfigurationError, match="CurrentUser or LocalMachine"):
+        parse("windows:location=Machine")

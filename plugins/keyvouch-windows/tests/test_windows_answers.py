@@ -1,0 +1,251 @@
+"""Each line of the tables in docs/stores/windows-errors.md: what Windows answers, and what the caller is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+import keyvouch
+from keyvouch import cli
+from keyvouch.certificate import thumbprint
+from keyvouch.errors import AccessDenied, KeyNotFound, KeyUnusable, KeyvouchError
+from keyvouch.secrets import Secret
+from keyvouch.store import KeySpec
+from keyvouch_windows.codes import CODES
+from keyvouch_windows.crypt32 import Container
+from keyvouch_windows.remedies import BY_FUNCTION
+from scripted_keys import ACCOUNT, AES_CSP, SOFTWARE, make_key
+from scripted_windows import ScriptedWindows, certified
+
+PAGE = Path(__file__).parents[3] / "docs/stores/windows-errors.md"
+UNKNOWN = (0x8009FFFF, 0xC0000022, 0x80070001, 4711)
+IN_CNG = Container(SOFTWARE, "app")
+NEAR = 0.2
+"""Seconds for which the core tries again."""
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
+    double = ScriptedWindows()
+    double.install(monkeypatch)
+    return double
+
+
+def rows(columns: int) -> list[list[str]]:
+    """Return the lines of the page's table with so many columns."""
+    lines = [line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if "|" in line]
+    return [cells for cells in lines if len(cells) == columns and "`" in cells[0]]
+
+
+def codes_in(cell: str) -> dict[str, int]:
+    return {name: int(value, 0) for name, value in re.findall(r"`(\w+)` \((\w+)\)", cell)}
+
+
+def errors_in(cell: str) -> list[str]:
+    return re.findall(r"\[`([a-z-]+)`\]", cell)
+
+
+TOLD = {name: (errors_in(error), hint) for code, error, _, hint in rows(4) for name in codes_in(code)}
+"""By code: the errors, and the hint's text."""
+
+
+def says(hint: str, name: str) -> bool:
+    """Tell whether a hint is what the page says of a code; where it quotes parts, whether it is one of them."""
+    written = TOLD[name][1]
+    parts = re.findall(r"``?(.+?)``?(?:,|;|$|\.$)", written) if " `" in written or written.startswith("`") else []
+    parts = [part.partition(" --key")[0] for part in parts]
+    return hint == written or any(part in hint for part in parts)
+
+
+def uri_of(certificate: x509.Certificate, location: str = "CurrentUser") -> str:
+    return f"windows:thumbprint={thumbprint(certificate, 'sha1')};store=My;location={location}"
+
+
+def refused(act: Callable[[], object]) -> KeyvouchError:
+    """Let something be refused, and return how; by no traceback, and with a hint."""
+    with pytest.raises(KeyvouchError) as caught:
+        act()
+    assert caught.value.hint
+    return caught.value
+
+
+def error_of(act: Callable[[], object]) -> KeyvouchError | None:
+    """Do something, and return how it was refused, if at all; anything but a typed error is raised."""
+    try:
+        act()
+    except KeyvouchError as error:
+        return error
+    return None
+
+
+def test_page_has_each_code_once() -> None:
+    """No code is without its line, and each has the number that the headers give it."""
+    written = [pair for code, *_ in rows(4) for pair in codes_in(code).items()]
+    assert sorted(written) == sorted(CODES.items())
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_refusal_to_open_is_told(scripted: ScriptedWindows, name: str) -> None:
+    """What CryptoAPI says as the last error, when the certificate's key is opened."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
+    scripted.fail("CryptAcquireCertificatePrivateKey", CODES[name])
+    scripted.cng.clear()
+
+    error = refused(lambda: keyvouch.open_signer(uri_of(certificate), timeout=NEAR))
+
+    if name == "CRYPT_E_NO_KEY_PROPERTY":  # the provider is asked, which says more
+        name = "NTE_BAD_KEYSET"
+    assert error.code in TOLD[name][0]
+    assert says(error.hint, name)
+    assert name in error.message
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_refusal_to_sign_is_told(scripted: ScriptedWindows, name: str) -> None:
+    """What CNG says as a status, with a sign, when a digest is signed."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
+    with keyvouch.open_signer(uri_of(certificate)) as signer:
+        scripted.fail("NCryptSignHash", CODES[name])
+        error = refused(lambda: signer.sign(b"x", "RS256", timeout=NEAR))
+
+    assert error.code in TOLD[name][0]
+    assert says(error.hint, name)
+    assert name in error.message
+    scripted.assert_nothing_held()
+
+
+def opening(uri: str) -> object:
+    return keyvouch.open_signer(uri, timeout=NEAR)
+
+
+def listing(uri: str) -> object:
+    with keyvouch.open_store("windows:") as store:
+        return store.keys()
+
+
+def making(uri: str) -> object:
+    with keyvouch.open_store(f"windows:location=CurrentUser;friendly-name=new;provider={SOFTWARE}") as store:
+        return store.generate(KeySpec("RSA-2048", "CN=new"))
+
+
+def making_legacy(uri: str) -> object:
+    with keyvouch.open_store(f"windows:location=CurrentUser;friendly-name=new;provider={AES_CSP}") as store:
+        return store.generate(KeySpec("RSA-2048", "CN=new"))
+
+
+def importing(uri: str) -> object:
+    with keyvouch.open_store("windows:location=CurrentUser;friendly-name=new") as store:
+        return store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
+
+
+def installing(uri: str) -> object:
+    with keyvouch.open_store(uri) as store:
+        return store.install_certificate([certified(make_key("RSA-2048"))])
+
+
+def exporting(uri: str) -> object:
+    with keyvouch.open_store(uri) as store:
+        return store.export_pfx(Secret("secret"))
+
+
+def deleting(uri: str) -> object:
+    with keyvouch.open_store(uri) as store:
+        return store.delete()  # type: ignore[func-returns-value]  # as the others are called
+
+
+FAILING = [
+    *(
+        (opening, "CertOpenStore"),
+        (listing, "CertEnumCertificatesInStore"),
+        (opening, "CertGetCertificateContextProperty"),
+    ),
+    *((making, "NCryptOpenStorageProvider"), (making, "NCryptFinalizeKey"), (making_legacy, "CryptAcquireContextW")),
+    *((making, "CertAddEncodedCertificateToStore"), (importing, "PFXImportCertStore")),
+    *((installing, "CertSetCertificateContextProperty"), (exporting, "NCryptExportKey"), (deleting, "NCryptDeleteKey")),
+]
+
+
+@pytest.mark.parametrize("code", [*CODES.values(), *UNKNOWN], ids=hex)
+@pytest.mark.parametrize(("act", "function"), FAILING, ids=lambda each: each if isinstance(each, str) else "")
+def test_every_code_is_an_error_with_a_hint(
+    scripted: ScriptedWindows, monkeypatch: pytest.MonkeyPatch, act: Callable[[str], object], function: str, code: int
+) -> None:
+    """Whatever is done, and whichever code Windows answers, also one that nobody knows here."""
+    monkeypatch.setattr("keyvouch.opening.CHANGE_TIMEOUT", NEAR)
+    monkeypatch.setattr("keyvouch.opening.OPEN_TIMEOUT", NEAR)
+    uri = uri_of(scripted.add(make_key("RSA-2048"), IN_CNG, exportable=True))
+    scripted.fail(function, code)
+    # Some codes are got over: that there is no store of that name, or no further certificate.
+    error = error_of(lambda: act(uri))
+    assert error is None or (error.hint and error.exit_status in (2, 3, 4, 5, 6))
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize(("function", "name"), BY_FUNCTION)
+def test_code_that_means_something_else_of_a_function(scripted: ScriptedWindows, function: str, name: str) -> None:
+    """As the second table says."""
+    told = {(cells[0].strip("`"), next(iter(codes_in(cells[1])))): cells for cells in rows(5)}
+    assert told.keys() == BY_FUNCTION.keys()
+    act = {"CertOpenStore": making, "CryptAcquireContextW": making_legacy, "NCryptOpenStorageProvider": making}[
+        function
+    ]
+    # The first look into a store that is not there is no failure: nothing is in it.
+    scripted.fail(function, CODES[name], nth=3 if function == "CertOpenStore" else 1)
+
+    error = refused(lambda: act(""))
+
+    _, _, kind, meaning, hint = told[function, name]
+    assert (error.code, error.hint) == (*errors_in(kind), hint)
+    assert meaning[:-1] in error.message
+
+
+def test_service_account_is_told_the_line_to_type(scripted: ScriptedWindows) -> None:
+    """Of a machine's key that it may not use: with the account that it is, and the key as it is pinned."""
+    certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=True))
+    scripted.fail("CryptAcquireCertificatePrivateKey", CODES["NTE_BAD_KEYSET"])
+    pinned = uri_of(certificate, "LocalMachine")
+
+    error = refused(lambda: keyvouch.open_signer(f"windows:thumbprint={thumbprint(certificate, 'sha1')}"))
+
+    assert isinstance(error, AccessDenied)
+    assert error.hint == f"As administrator, run: keyvouch grant '{ACCOUNT}' --key '{pinned}'"
+
+
+@pytest.mark.parametrize(("machine", "asked"), [(False, "LocalMachine"), (True, "CurrentUser")])
+def test_certificate_of_the_other_location(scripted: ScriptedWindows, asked: str, *, machine: bool) -> None:
+    """The hint says which location to write."""
+    certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=machine))
+    error = refused(lambda: keyvouch.open_signer(uri_of(certificate, asked)))
+    assert isinstance(error, KeyNotFound)
+    assert error.hint == f"Write location={'LocalMachine' if machine else 'CurrentUser'} in the URI."
+
+
+def test_unknown_code_is_told_with_its_number(scripted: ScriptedWindows) -> None:
+    """And how to look it up."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
+    scripted.fail("CryptAcquireCertificatePrivateKey", 0x8009FFFF)
+    error = refused(lambda: keyvouch.open_signer(uri_of(certificate)))
+    assert isinstance(error, KeyUnusable)
+    assert "CryptAcquireCertificatePrivateKey: 0x8009FFFF" in error.message
+    assert error.hint == "Look up the code: `certutil -error 0x8009FFFF`."
+
+
+@pytest.mark.parametrize("code", [*CODES.values(), *UNKNOWN], ids=hex)
+def test_command_shows_no_traceback(scripted: ScriptedWindows, capsys: pytest.CaptureFixture[str], code: int) -> None:
+    """It says what Windows answered and what to do, and ends with the status of the table."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
+    scripted.fail("CertGetCertificateContextProperty", code)
+    if code == CODES["CRYPT_E_NOT_FOUND"]:  # there it means that the certificate has no key
+        return
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["keys", "--key", uri_of(certificate)])
+    told = capsys.readouterr().err
+    assert ended.value.code in (2, 3, 4, 5, 6)
+    assert "Traceback" not in told
+    assert told.startswith("Error: ")
+    assert len(told.splitlines()) >= 2

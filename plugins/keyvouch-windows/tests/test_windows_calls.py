@@ -1,0 +1,414 @@
+"""Keys of CNG and of legacy providers, on a double of the DLLs: what Wine lacks, and how Windows is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
+from cryptography.hazmat.primitives.serialization import pkcs12
+
+import keyvouch
+from keyvouch.certificate import thumbprint
+from keyvouch.errors import AlgorithmUnsupported, KeyUnusable, NotSupported
+from keyvouch.secrets import Secret
+from keyvouch.store import KeySpec
+from keyvouch_windows.codes import CODES
+from keyvouch_windows.crypt32 import Container
+from scripted_keys import ACCOUNT, AES_CSP, OLD_CSP, PLATFORM, SOFTWARE, make_key
+from scripted_windows import ScriptedWindows, certified
+
+READONLY, OPEN_EXISTING, SILENT, PREFER_CNG = 0x8000, 0x4000, 0x40, 0x20000
+PKCS1, PSS, MACHINE, PERSIST = 0x2, 0x8, 0x20, 0x80000000
+HASHES = {"256": SHA256(), "384": SHA384(), "512": SHA512()}
+IN_CNG = Container(SOFTWARE, "app")
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
+    double = ScriptedWindows()
+    double.install(monkeypatch)
+    return double
+
+
+def uri_of(certificate: x509.Certificate) -> str:
+    return f"windows:thumbprint={thumbprint(certificate, 'sha1')}"
+
+
+def pinned(certificate: x509.Certificate) -> str:
+    return f"{uri_of(certificate)};store=My;location=CurrentUser"
+
+
+def judge(public_key: Any, signature: bytes, message: bytes, algorithm: str) -> None:
+    """Let `cryptography` judge a signature, of which it must know the salt's length."""
+    hashed = HASHES[algorithm[2:]]
+    if algorithm.startswith("ES"):
+        half = len(signature) // 2
+        r, s = (int.from_bytes(part, "big") for part in (signature[:half], signature[half:]))
+        public_key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashed))
+    elif algorithm.startswith("PS"):
+        public_key.verify(signature, message, padding.PSS(padding.MGF1(hashed), hashed.digest_size), hashed)
+    else:
+        public_key.verify(signature, message, padding.PKCS1v15(), hashed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "algorithm", "padded"),
+    [
+        *(("RSA-2048", f"RS{size}", PKCS1) for size in HASHES),
+        *(("RSA-2048", f"PS{size}", PSS) for size in HASHES),
+        *(("ECDSA_P256", "ES256", 0), ("ECDSA_P384", "ES384", 0), ("ECDSA_P521", "ES512", 0)),
+    ],
+)
+def test_key_of_cng_signs(scripted: ScriptedWindows, kind: str, algorithm: str, padded: int) -> None:
+    """In each algorithm of its type: by one call, without a dialog, with a salt as long as the digest."""
+    certificate = scripted.add(make_key(kind), IN_CNG)
+
+    with keyvouch.open_signer(uri_of(certificate)) as signer:
+        signature = signer.sign(b"message", algorithm)
+
+    judge(certificate.public_key(), signature, b"message", algorithm)
+    ((*_, flags),) = scripted.called("NCryptSignHash")
+    assert flags == padded | SILENT
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize("interactive", [False, True])
+def test_dialogs_are_shown_only_where_somebody_sees_them(scripted: ScriptedWindows, *, interactive: bool) -> None:
+    """Opening and signing are silent; not where the caller says that somebody is there."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
+    with keyvouch.open_signer(uri_of(certificate), interactive=interactive) as signer:
+        signer.sign(b"x", "RS256")
+
+    silent = 0 if interactive else SILENT
+    assert [flags for _, flags, *_ in scripted.called("CryptAcquireCertificatePrivateKey")] == [PREFER_CNG | silent]
+    assert [flags & SILENT for *_, flags in scripted.called("NCryptSignHash")] == [silent]
+
+
+def test_opening_only_reads(scripted: ScriptedWindows) -> None:
+    """Stores are opened for reading, and only where they are."""
+    certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=True))
+    with keyvouch.open_signer(uri_of(certificate)):
+        pass
+
+    flags = {flags & 0xFFFF for *_, flags, _ in scripted.called("CertOpenStore")}
+    assert flags == {READONLY | OPEN_EXISTING}
+
+
+@pytest.mark.parametrize("lends", [False, True])
+def test_lent_key_lives_as_its_certificate(scripted: ScriptedWindows, *, lends: bool) -> None:
+    """A handle that Windows keeps is not given back, and its certificate is held as long as the key is in use."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
+    scripted.my(machine=False)[0].lends = lends
+
+    with keyvouch.open_signer(uri_of(certificate)) as signer:
+        judge(certificate.public_key(), signer.sign(b"x", "PS256"), b"x", "PS256")
+
+    assert len(scripted.called("NCryptFreeObject")) == (0 if lends else 1)
+    scripted.assert_nothing_held()
+
+
+def test_lent_key_is_deleted_by_its_name(scripted: ScriptedWindows) -> None:
+    """Not by the handle that its certificate gives back."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
+    scripted.my(machine=False)[0].lends = True
+
+    with keyvouch.open_store(pinned(certificate)) as store:
+        store.delete()
+
+    assert (scripted.cng, scripted.my(machine=False)) == ({}, [])
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize("location", ["CurrentUser", "LocalMachine"])
+@pytest.mark.parametrize(
+    ("key_type", "native"),
+    [
+        ("RSA-2048", "RSA"),
+        ("RSA-3072", "RSA"),
+        ("P-256", "ECDSA_P256"),
+        ("P-384", "ECDSA_P384"),
+        ("P-521", "ECDSA_P521"),
+    ],
+)
+def test_life_of_a_key_of_cng(scripted: ScriptedWindows, location: str, key_type: str, native: str) -> None:
+    """It is made for signing alone and not exportable, signs, is told as such, and is deleted."""
+    with keyvouch.open_store(f"windows:location={location};friendly-name=life") as store:
+        uri = store.generate(KeySpec(key_type, "CN=life"))
+
+    machine = MACHINE if location == "LocalMachine" else 0
+    ((_, _, algorithm, _, legacy, flags),) = scripted.called("NCryptCreatePersistedKey")
+    assert (algorithm, legacy, flags) == (native, 0, machine)
+    (kept,) = scripted.cng.values()
+    assert kept.properties["Key Usage"] == ((2).to_bytes(4, "little"), PERSIST)
+    assert kept.properties["Export Policy"] == (bytes(4), PERSIST)
+    assert ("Length" in kept.properties) == (native == "RSA")
+    (held,) = scripted.my(machine=bool(machine))
+    assert held.friendly_name == "life\0".encode("utf-16-le")
+    with keyvouch.open_signer(str(uri)) as signer:
+        assert signer.exportable is False
+        signer.sign(b"x", {"RSA": "PS256", "ECDSA_P256": "ES256", "ECDSA_P384": "ES384", "ECDSA_P521": "ES512"}[native])
+    with keyvouch.open_store(str(uri)) as store:
+        (info,) = store.keys()
+        assert (info.subject, info.key_type, info.exportable) == ("CN=life", key_type, False)
+        store.delete()
+    assert (scripted.cng, scripted.my(machine=bool(machine))) == ({}, [])
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize("key_type", ["RSA-2048", "P-256", "P-384", "P-521"])
+def test_exported_key_is_the_key(scripted: ScriptedWindows, key_type: str) -> None:
+    """It leaves Windows as PKCS#8, encrypted as every Windows can, and becomes a PFX."""
+    with keyvouch.open_store("windows:location=CurrentUser") as store:
+        uri = store.generate(KeySpec(key_type, "CN=export", exportable=True))
+    (kept,) = scripted.cng.values()
+    assert kept.properties["Export Policy"] == ((1).to_bytes(4, "little"), PERSIST)
+
+    with keyvouch.open_store(str(uri)) as store:
+        octets = store.export_pfx(Secret("secret"))
+
+    key, certificate, _ = pkcs12.load_key_and_certificates(octets, b"secret")
+    assert key
+    assert certificate
+    assert key.private_numbers() == kept.key.private_numbers()  # type: ignore[union-attr]  # RSA or EC
+    assert certificate.public_key() == kept.key.public_key()
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [(IN_CNG, "NTE_NOT_SUPPORTED"), (IN_CNG, "NTE_PERM"), (Container(AES_CSP, "app", 24, spec=1), "NTE_BAD_KEY_STATE")],
+)
+def test_key_that_may_not_leave(scripted: ScriptedWindows, place: Container, says: str) -> None:
+    """Whether Windows tells it beforehand, or only refuses: the reason is told."""
+    certificate = scripted.add(make_key("RSA-2048"), place)
+    with keyvouch.open_store(uri_of(certificate)) as store:
+        with pytest.raises(KeyUnusable, match="as not exportable: Windows gives it to nobody"):
+            store.export_pfx(Secret("secret"))
+        assert "PKCS8_PRIVATEKEY" not in str(scripted.called("NCryptExportKey"))
+
+        scripted.fail("NCryptGetProperty", CODES["NTE_NOT_SUPPORTED"])
+        scripted.fail("CryptGetKeyParam", CODES["NTE_BAD_TYPE"])
+        scripted.fail("NCryptExportKey", CODES[says])
+        with pytest.raises(KeyUnusable, match="as not exportable: Windows gives it to nobody"):
+            store.export_pfx(Secret("secret"))
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize("kind", ["RSA-2048", "ECDSA_P256"])
+@pytest.mark.parametrize("exportable", [False, True])
+@pytest.mark.parametrize("location", ["CurrentUser", "LocalMachine"])
+def test_import(scripted: ScriptedWindows, kind: str, location: str, *, exportable: bool) -> None:
+    """Windows takes it in as a PFX, into CNG, where the location says, and exportable only where that is wanted."""
+    key = make_key(kind)
+    certificate = certified(key)
+
+    with keyvouch.open_store(f"windows:location={location};friendly-name=taken") as store:
+        uri = store.import_key(key, [certificate], exportable=exportable)
+
+    ((*_, flags),) = scripted.called("PFXImportCertStore")
+    assert flags == 0x100 | (0x1 if exportable else 0) | (MACHINE if location == "LocalMachine" else 0x1000)
+    with keyvouch.open_signer(str(uri)) as signer:
+        assert signer.exportable is exportable
+    scripted.assert_nothing_held()
+
+
+def test_import_where_no_pfx_goes_into_cng(scripted: ScriptedWindows) -> None:
+    """A Windows that does not know how, takes it into a legacy provider; EC keys it takes nowhere."""
+    scripted.takes_pfx_into_cng = False
+    with keyvouch.open_store("windows:location=CurrentUser") as store:
+        uri = store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
+    with keyvouch.open_signer(str(uri)) as signer:
+        signer.sign(b"x", "RS256")
+
+    with (
+        keyvouch.open_store("windows:location=CurrentUser;friendly-name=ec") as store,
+        pytest.raises(NotSupported, match="no P-256 keys here"),
+    ):
+        store.import_key(make_key("ECDSA_P256"), [certified(make_key("ECDSA_P256"))])
+    scripted.assert_nothing_held()
+
+
+def test_installed_certificate_has_the_key(scripted: ScriptedWindows) -> None:
+    """A renewed certificate stands beside the former one, with its key; the name goes over, and means but one."""
+    key = make_key("RSA-2048")
+    former = scripted.add(key, IN_CNG, friendly_name="app")
+    renewed = certified(key)
+
+    with keyvouch.open_store(uri_of(former)) as store:
+        uri = store.install_certificate([renewed])
+
+    before, after = scripted.my(machine=False)
+    assert before.place == after.place
+    assert before.friendly_name is None
+    for opening in (str(uri), "windows:friendly-name=app"):
+        with keyvouch.open_signer(opening) as signer:
+            assert signer.chain == (renewed,)
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize("kind", ["RSA-2048", "ECDSA_P384"])
+@pytest.mark.parametrize("machine", [False, True])
+def test_key_without_certificate(scripted: ScriptedWindows, kind: str, *, machine: bool) -> None:
+    """It is opened by provider and container, in the location where it is, and pinned by its public key."""
+    scripted.add(make_key(kind), Container(SOFTWARE, "alone", machine=machine))
+    scripted.my(machine=machine).clear()
+
+    with keyvouch.open_signer(f"windows:provider={SOFTWARE};container=alone") as signer:
+        assert signer.public_key == make_key(kind).public_key()
+        pinned = signer.uri
+        signer.sign(b"x", "ES384" if kind.startswith("EC") else "PS256")
+
+    assert [flags for *_, flags in scripted.called("NCryptOpenKey")] == [
+        SILENT,
+        *([MACHINE | SILENT] if machine else []),
+    ]
+    assert f"location={'LocalMachine' if machine else 'CurrentUser'}" in pinned
+    with keyvouch.open_signer(pinned):
+        pass
+    scripted.assert_nothing_held()
+
+
+def test_key_of_the_tpm(scripted: ScriptedWindows) -> None:
+    """It is made where provider= says."""
+    with keyvouch.open_store(f"windows:location=LocalMachine;provider={PLATFORM}") as store:
+        uri = store.generate(KeySpec("RSA-2048", "CN=tpm"))
+
+    assert [name for _, name, _ in scripted.called("NCryptOpenStorageProvider")] == [PLATFORM]
+    with keyvouch.open_signer(str(uri)) as signer:
+        signer.sign(b"x", "RS256")
+    scripted.assert_nothing_held()
+
+
+def assert_falls_back(scripted: ScriptedWindows, certificate: x509.Certificate) -> None:
+    """PS256 is refused as what the provider does not do; who negotiates gets RS256."""
+    with keyvouch.open_signer(uri_of(certificate)) as signer:
+        with pytest.raises(AlgorithmUnsupported, match="does not sign with PS256"):
+            signer.sign(b"x", "PS256")
+        message, signature = signer.sign_negotiated(lambda algorithm, *_: algorithm.name.encode())
+        assert message == b"RS256"
+        judge(certificate.public_key(), signature, message, "RS256")
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "NTE_NOT_SUPPORTED",
+        "NTE_BAD_FLAGS",
+        "NTE_INVALID_PARAMETER",
+        "TPM_E_PCP_UNSUPPORTED_PSS_SALT",
+        "TPM_20_E_SCHEME",
+    ],
+)
+def test_provider_without_pss(scripted: ScriptedWindows, code: str) -> None:
+    """As TPMs answer, each in its own way: also with a code that is no failure by its sign."""
+    certificate = scripted.add(make_key("RSA-2048"), Container(PLATFORM, "tpm"))
+    for number in (1, 2):
+        scripted.fail("NCryptSignHash", CODES[code], nth=number)
+    assert_falls_back(scripted, certificate)
+
+
+@pytest.mark.parametrize("pss", ["maximum", "zeros"])
+def test_tpm_with_another_salt(scripted: ScriptedWindows, pss: str) -> None:
+    """One that makes the salt as long as there is room for, or answers with zeros, and calls it success."""
+    certificate = scripted.add(make_key("RSA-2048"), Container(PLATFORM, "tpm"))
+    scripted.cng[PLATFORM, "tpm", False].pss = pss
+    assert_falls_back(scripted, certificate)
+
+
+@pytest.mark.parametrize(("provider", "kind"), [(OLD_CSP, 1), (AES_CSP, 24)])
+@pytest.mark.parametrize("machine", [False, True])
+def test_key_of_a_legacy_provider(scripted: ScriptedWindows, provider: str, kind: int, *, machine: bool) -> None:
+    """It is opened by the provider that knows SHA-2; the signature has the order of octets that all others have."""
+    place = Container(provider, "old", kind, machine, 1)
+    certificate = scripted.add(make_key("RSA-2048"), place)
+
+    with keyvouch.open_signer(uri_of(certificate)) as signer:
+        for algorithm in ("RS256", "RS384", "RS512"):
+            judge(certificate.public_key(), signer.sign(b"x", algorithm), b"x", algorithm)
+
+    ((_, name, opened, type_, flags),) = scripted.called("CryptAcquireContextW")
+    assert (name, opened, type_, flags) == ("old", AES_CSP, 24, SILENT | (MACHINE if machine else 0))
+    scripted.assert_nothing_held()
+
+
+def test_legacy_key_falls_back_to_rs256(scripted: ScriptedWindows) -> None:
+    """Legacy providers have no PSS."""
+    assert_falls_back(scripted, scripted.add(make_key("RSA-2048"), Container(OLD_CSP, "old", 1, spec=1)))
+
+
+def test_legacy_key_that_cng_opens(scripted: ScriptedWindows) -> None:
+    """What Windows opened by CNG is used so: with PSS."""
+    scripted.legacy_keys_by_cng = True
+    certificate = scripted.add(make_key("RSA-2048"), Container(OLD_CSP, "old", 1, spec=1), exportable=True)
+
+    with keyvouch.open_signer(uri_of(certificate)) as signer:
+        judge(certificate.public_key(), signer.sign(b"x", "PS256"), b"x", "PS256")
+    with keyvouch.open_store(pinned(certificate)) as store:
+        store.export_pfx(Secret("secret"))
+        store.delete()
+
+    assert (scripted.csp, scripted.my(machine=False)) == ({}, [])
+    scripted.assert_nothing_held()
+
+
+def test_life_with_a_legacy_provider_by_name(scripted: ScriptedWindows) -> None:
+    """RSA and PKCS#1 alone; exportable where that is wanted."""
+    at = f"windows:location=LocalMachine;provider={AES_CSP}"
+    with keyvouch.open_store(at) as store:
+        with pytest.raises(NotSupported, match="RSA keys alone"):
+            store.generate(KeySpec("P-256", "CN=csp"))
+        uri = store.generate(KeySpec("RSA-2048", "CN=csp", exportable=True))
+    ((_, spec, flags, _),) = scripted.called("CryptGenKey")
+    assert (spec, flags) == (1, 2048 << 16 | 1)
+    with keyvouch.open_store(str(uri)) as store:
+        key, _, _ = pkcs12.load_key_and_certificates(store.export_pfx(Secret("secret")), b"secret")
+        store.delete()
+    made = make_key("RSA-2048")
+    assert isinstance(key, rsa.RSAPrivateKey)
+    assert isinstance(made, rsa.RSAPrivateKey)
+    assert key.private_numbers() == made.private_numbers()
+    assert (scripted.csp, scripted.my(machine=True)) == ({}, [])
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize("place", [Container(SOFTWARE, "app", machine=True), Container(AES_CSP, "app", 24, True, 1)])
+def test_access_to_a_key(scripted: ScriptedWindows, place: Container) -> None:
+    """It is granted and revoked for the key itself, of which the DACL alone is read and written."""
+    certificate = scripted.add(make_key("RSA-2048"), place)
+    usual = ["NT AUTHORITY\\SYSTEM", "BUILTIN\\Administrators"]
+    with keyvouch.open_store(f"{uri_of(certificate)};store=My;location=LocalMachine") as store:
+        assert store.readers() == usual
+        store.grant(ACCOUNT)
+        assert store.readers() == [*usual, ACCOUNT]
+        store.revoke(ACCOUNT)
+        assert store.readers() == usual
+    scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize("undo", ["CertAddEncodedCertificateToStore", "CertSetCertificateContextProperty"])
+@pytest.mark.parametrize("provider", [SOFTWARE, AES_CSP])
+def test_key_goes_where_its_certificate_cannot_be_kept(scripted: ScriptedWindows, undo: str, provider: str) -> None:
+    """Neither a key nor a certificate stays, and the first reason is told."""
+    scripted.fail(undo, CODES["ERROR_DISK_FULL"])
+
+    def make(store: Any) -> object:
+        return store.generate(KeySpec("RSA-2048", "CN=undone"))
+
+    def take(store: Any) -> object:
+        return store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
+
+    makers: list[tuple[str, Callable[[Any], object]]] = [(f";provider={provider}", make), ("", take)]
+    for where, act in makers:
+        with (
+            keyvouch.open_store(f"windows:location=CurrentUser{where}") as store,
+            pytest.raises(keyvouch.errors.StoreUnavailable, match="The disk is full"),
+        ):
+            act(store)
+    assert (scripted.cng, scripted.csp, scripted.my(machine=False)) == ({}, {}, [])
+    scripted.assert_nothing_held()

@@ -1,0 +1,122 @@
+"""A key of CNG in a Windows: made and used in one process by our bindings, judged outside by `cryptography`."""
+
+from __future__ import annotations
+
+import base64
+import json
+import textwrap
+from collections import Counter
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
+
+from windows_fixtures import windows  # noqa: F401 - a fixture
+from wine import Windows
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("windows")]
+OPENS = 300
+
+SIGN = """
+    import base64, json
+    from contextlib import closing
+    from keyvouch.algorithms import find_algorithm
+    from keyvouch_windows import private_keys
+    from keyvouch_windows.crypt32 import Container
+
+    place = Container(private_keys.SOFTWARE, "in-process")
+    with closing(private_keys.make(place, "RSA-2048", exportable=False, silent=True)) as key:
+        numbers = key.public_key().public_numbers()
+        names = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+        signatures = {each: key.sign(b"message", find_algorithm(each)) for each in names}
+    told = {name: base64.b64encode(signature).decode() for name, signature in signatures.items()}
+    print(json.dumps({"e": numbers.e, "n": numbers.n, "signatures": told}))
+"""
+
+COUNT = """
+    import collections, ctypes, json, sys
+    import keyvouch
+    from keyvouch.store import KeySpec
+    from keyvouch_windows import advapi32, crypt32, ncrypt
+
+    GIVEN = {
+        "CertOpenStore": "store", "CertEnumCertificatesInStore": "certificate",
+        "CertFindCertificateInStore": "certificate", "CertDuplicateCertificateContext": "certificate",
+        "CryptAcquireContextW": "container", "CryptGetUserKey": "key", "CryptCreateHash": "hash",
+        "NCryptOpenStorageProvider": "object", "NCryptOpenKey": "object",
+    }
+    TAKEN = {
+        "CertCloseStore": "store", "CertFreeCertificateContext": "certificate", "CryptReleaseContext": "container",
+        "CryptDestroyKey": "key", "CryptDestroyHash": "hash", "NCryptFreeObject": "object",
+    }
+    given, taken, refused = collections.Counter(), collections.Counter(), collections.Counter()
+
+    def counting(library):
+        call = library.call
+
+        def counted(name, *arguments):
+            result = call(name, *arguments)
+            succeeded = not result if name.startswith("NCrypt") else bool(result)
+            if name in ("CertEnumCertificatesInStore", "CertFindCertificateInStore") and arguments[-1]:
+                taken["certificate"] += 1
+            if name == "CryptAcquireCertificatePrivateKey" and succeeded and arguments[5]._obj.value:
+                cng = arguments[4]._obj.value == crypt32.CERT_NCRYPT_KEY_SPEC
+                given["object" if cng else "container"] += 1
+            if name == "CertDeleteCertificateFromStore":
+                taken["certificate"] += 1
+            if name == "CryptAcquireContextW" and arguments[4] & advapi32.CRYPT_DELETEKEYSET:
+                return result  # it gives no handle
+            if name in GIVEN and succeeded:
+                given[GIVEN[name]] += 1
+            if name in TAKEN:
+                (taken if succeeded else refused)[TAKEN[name]] += 1
+            return result
+
+        library.call = counted
+
+    provider = "Microsoft Enhanced RSA and AES Cryptographic Provider"
+    at = f"windows:location=CurrentUser;friendly-name=counted;provider={provider}"
+    with keyvouch.open_store(at) as store:
+        uri = str(store.generate(KeySpec("RSA-2048", "CN=counted")))
+    for each in (advapi32._dll, crypt32._dll, ncrypt._dll):
+        counting(each)
+    for _ in range(int(sys.argv[1])):
+        with keyvouch.open_signer(uri) as signer:
+            signer.sign(b"x", "RS256")
+    opens = dict(given)
+    with keyvouch.open_store(uri) as store:
+        store.delete()
+    print(json.dumps([opens, given, taken, refused]))
+"""
+
+
+def ran(windows: Windows, program: str, *arguments: str) -> object:
+    done = windows.run("-c", textwrap.dedent(program), *arguments)
+    assert done.status == 0, done
+    return json.loads(done.output.splitlines()[-1])
+
+
+def test_rsa_key_of_cng_signs(windows: Windows) -> None:
+    """PKCS#1 and PSS, with each hash; the salt is as long as the digest."""
+    told = ran(windows, SIGN)
+    assert isinstance(told, dict)
+    public_key = RSAPublicNumbers(told["e"], told["n"]).public_key()
+    hashes: dict[str, HashAlgorithm] = {"256": SHA256(), "384": SHA384(), "512": SHA512()}
+    for name, signature in told["signatures"].items():
+        hashed = hashes[name[2:]]
+        pss = padding.PSS(padding.MGF1(hashed), hashed.digest_size)
+        way = pss if name.startswith("PS") else padding.PKCS1v15()
+        public_key.verify(base64.b64decode(signature), b"message", way, hashed)
+    assert len(told["signatures"]) == 6
+
+
+def test_opens_of_a_real_key_hold_nothing(windows: Windows) -> None:
+    """What Windows gave out is given back once, of each kind, and it refuses to take nothing back."""
+    told = ran(windows, COUNT, str(OPENS))
+    assert isinstance(told, list)
+    opens, given, taken, refused = (Counter(each) for each in told)
+    assert refused == Counter()
+    assert given == taken
+    assert opens["container"] >= OPENS
+    assert opens["hash"] >= OPENS
