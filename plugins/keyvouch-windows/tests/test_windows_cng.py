@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 
-from windows_fixtures import windows  # noqa: F401 - a fixture
 from wine import Windows
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("windows")]

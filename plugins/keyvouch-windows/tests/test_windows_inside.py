@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from windows_fixtures import windows  # noqa: F401 - a fixture
 from wine import Windows, path_in_windows
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("windows")]

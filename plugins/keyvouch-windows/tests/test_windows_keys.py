@@ -11,7 +11,6 @@ import pytest
 
 from keyvouch.errors import NotSupported
 from keyvouch.opening import open_signer
-from windows_fixtures import windows  # noqa: F401 - a fixture
 from wine import Windows, path_in_windows
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("windows")]

@@ -17,7 +17,6 @@ import pytest
 
 import keyvouch_windows
 from keyvouch_windows.native import Library
-from windows_fixtures import windows  # noqa: F401 - a fixture
 from windows_python import COMPILER
 from wine import Windows
 
