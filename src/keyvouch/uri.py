@@ -42,6 +42,8 @@ class Attribute:
     """Stands after `?`: how the key is reached, not which it is."""
     connection: bool = False
     """URIs that agree in these share one `KeyStore`."""
+    place: bool = False
+    """Says where a key is, or is to be, and means none by itself: other keys may come there."""
     positional: bool = False
     """Takes the path form. One attribute of a store at most."""
     secret: bool = False
@@ -158,6 +160,11 @@ class KeyUri:
     def identity(self) -> tuple[str, tuple[bytes | None, ...]]:
         """Return what says which key it is: the scheme, and the values before `?`."""
         return self.scheme, self.octets(name for name, each in self._declared.items() if not each.query)
+
+    @property
+    def is_place(self) -> bool:
+        """Whether it says where a key is, or is to be, and names none."""
+        return all(self._declared[name].place or self._declared[name].query for name in self._values)
 
     def replace(self, changes: Mapping[str, str | bytes | None]) -> KeyUri:
         """Return this URI with other values; None takes one away."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -14,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 
 import keyvouch
 from keyvouch.certificate import thumbprint
+from keyvouch.cli import group
 from keyvouch.errors import AccessDenied, AlgorithmUnsupported, KeyUnusable, NotSupported
 from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
@@ -423,3 +427,23 @@ def test_key_goes_where_its_certificate_cannot_be_kept(scripted: ScriptedWindows
             act(store)
     assert (scripted.cng, scripted.csp, scripted.my(machine=False)) == ({}, {}, [])
     scripted.assert_nothing_held()
+
+
+@pytest.mark.parametrize(
+    ("named", "kept"),
+    [
+        ("", "windows:thumbprint="),
+        (";friendly-name=nightly", "windows:friendly-name=nightly;location=CurrentUser?select="),
+    ],
+)
+def test_profile_means_no_other_key(scripted: ScriptedWindows, tmp_path: Path, named: str, kept: str) -> None:
+    """A profile for a place would open the next certificate that comes there: it has the key itself, or a name."""
+    configuration = tmp_path / "config.toml"
+    profile = ("--save-profile", "nightly", "--tenant", "t", "--client-id", "7")
+    at = f"windows:location=CurrentUser{named};provider={PLATFORM}"
+    done = CliRunner().invoke(group, ["--config", str(configuration), "new", "--key", at, *profile])
+
+    assert done.exit_code == 0, done.output
+    (key,) = tomllib.loads(configuration.read_text())["profiles"]["nightly"]["keys"]
+    assert key.replace("%20", " ").replace(f";provider={PLATFORM}", "").startswith(kept)
+    assert scripted.my(machine=False)

@@ -9,6 +9,7 @@ import click
 
 from keyvouch import opening
 from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_json, print_key
+from keyvouch.errors import KeyvouchError
 from keyvouch.secrets import Secret
 
 if TYPE_CHECKING:
@@ -32,8 +33,12 @@ def command(source: str, key: str, exportable: bool, output: str) -> None:
     private_key, chain = _given(giving.open_store())
     with taking.open_store() as store:
         pinned = store.import_key(private_key, chain, exportable=exportable)
-    with opening.open_uri(pinned, taking.secrets) as signer:
-        facts = key_facts(signer)
+    try:
+        with opening.open_uri(pinned, taking.secrets) as signer:
+            facts = key_facts(signer)
+    except KeyvouchError as error:
+        error.hint += f"\nThe key is imported, and stays: {pinned.quoted}"
+        raise
     if output == "json":
         print_json(facts)
         return

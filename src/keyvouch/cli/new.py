@@ -82,10 +82,10 @@ def command(
 def _lasting(requested: KeyUri, pinned: KeyUri) -> KeyUri:
     """Return the URI for a profile: as it was asked for, so that the profile follows the key's rotation.
 
-    A relative path means another file from another working directory, so that is pinned; and where the store named a
-    member of a family the newest one is to be taken.
+    A relative path means another file from another working directory, so that is pinned, and so is a key whose URI told
+    its place alone; where the store named a member of a family the newest one is to be taken.
     """
-    if relative_path(requested):
+    if relative_path(requested) or requested.is_place:
         return pinned
     is_member = requested.identity() != pinned.replace({"spki-sha256": None}).identity()
     return requested.replace({"select": "newest"}) if is_member and "spki-sha256" not in requested else requested

@@ -159,7 +159,7 @@ def _require_free(uri: KeyUri, subject: str, *, further: bool) -> None:
     if there and not further:
         raise KeyExists(
             f"There is such a certificate already: {there[0].uri(uri)}.",
-            hint="Give another friendly-name=, or ask for a further one: `keyvouch new --further`.",
+            hint="Give this one a friendly-name= of its own; or, of a new key, ask for a further one: --further.",
             uri=uri,
         )
 
