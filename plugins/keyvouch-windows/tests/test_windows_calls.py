@@ -93,6 +93,15 @@ def test_dialogs_are_shown_only_where_somebody_sees_them(scripted: ScriptedWindo
     assert [flags & SILENT for *_, flags in scripted.called("NCryptSignHash")] == [silent]
 
 
+def test_listing_asks_nobody(scripted: ScriptedWindows) -> None:
+    """Also where somebody is there: each card that is missing would be asked for."""
+    scripted.add(make_key("RSA-2048"), IN_CNG)
+    with keyvouch.open_store("windows:location=CurrentUser", interactive=True) as store:
+        assert len(store.keys()) == 1
+
+    assert [flags & SILENT for *_, flags in scripted.called("NCryptOpenKey")] == [SILENT]
+
+
 def test_opening_only_reads(scripted: ScriptedWindows) -> None:
     """Stores are opened for reading, and only where they are."""
     certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=True))

@@ -202,7 +202,11 @@ class WindowsStore(
     def _seen(self, entry: Entry, place: Container, uri: KeyUri, called: Callable[[str], str]) -> KeyInfo:
         """Describe a key: less where it cannot be opened, being somebody else's, or on a card that is not there."""
         exportable = readers = None
-        with contextlib.suppress(NativeError, KeyUnusable), closing(self._by_provider(place)) as opened:
+        # Silently, or Windows asks for each card that is not there.
+        with (
+            contextlib.suppress(NativeError, KeyUnusable),
+            closing(private_keys.of_container(place, silent=True)) as opened,
+        ):
             exportable = opened.exportable()
             readers = access.readers(opened, called)
         return entry.info(uri, exportable=exportable, readers=readers)
