@@ -212,7 +212,7 @@ def _spec(found: CRYPT_KEY_PROV_INFO) -> int:
 def friendly_name(context: int) -> str | None:
     """Return the name that somebody gave a certificate."""
     buffer = _property(context, CERT_FRIENDLY_NAME_PROP_ID)
-    return None if buffer is None else buffer.raw.decode("utf-16-le").rstrip("\0")
+    return None if buffer is None else buffer.raw.decode("utf-16-le", "replace").rstrip("\0")
 
 
 def _property(context: int, number: int) -> ctypes.Array[ctypes.c_char] | None:

@@ -159,10 +159,12 @@ class WindowsStore(
                     opened.delete()
                 return
             entry, place, pinned, _ = self._choose(uri, found)
-            others = [each for each in entries(entry.location, entry.store) if each.container == entry.container]
+            known = [each for location in crypt32.LOCATIONS for each in entries(location, entry.store)]
+        shared = any(each.container == place and each.certificate != entry.certificate for each in known)
         with told("deleting the key", pinned, performed=True):
-            if len(others) == 1:
-                private_keys.of_container(place, silent=self._silent).delete()
+            with held(entry, write=True):  # who may not delete the certificate must not lose the key alone
+                if not shared:
+                    private_keys.of_container(place, silent=self._silent).delete()
             remove(entry)
 
     def readers(self, uri: KeyUri) -> list[str]:
@@ -202,7 +204,11 @@ class WindowsStore(
     def _seen(self, entry: Entry, place: Container, uri: KeyUri, called: Callable[[str], str]) -> KeyInfo:
         """Describe a key: less where it cannot be opened, being somebody else's, or on a card that is not there."""
         exportable = readers = None
-        with contextlib.suppress(NativeError, KeyUnusable), closing(self._by_provider(place)) as opened:
+        # Silent also where somebody is there: nobody wants a dialog for each card that the list has.
+        with (
+            contextlib.suppress(NativeError, KeyUnusable),
+            closing(private_keys.of_container(place, silent=True)) as opened,
+        ):
             exportable = opened.exportable()
             readers = access.readers(opened, called)
         return entry.info(uri, exportable=exportable, readers=readers)

@@ -1,0 +1,72 @@
+"""What is left alone: people, where keys are only listed, and keys, where a certificate is deleted."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+import keyvouch
+from keyvouch.certificate import thumbprint
+from keyvouch.errors import AccessDenied
+from keyvouch_windows.crypt32 import Container
+from scripted_keys import OLD_CSP, SMART_CARD, SOFTWARE, make_key
+from scripted_windows import LOCAL_MACHINE, Held, ScriptedWindows, certified
+
+SILENT = 0x40
+IN_CNG, IN_THE_MACHINE = Container(SOFTWARE, "app"), Container(SOFTWARE, "app", machine=True)
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
+    double = ScriptedWindows()
+    double.install(monkeypatch)
+    return double
+
+
+def in_the_machine(certificate: x509.Certificate) -> str:
+    return f"windows:thumbprint={thumbprint(certificate, 'sha1')};store=My;location=LocalMachine"
+
+
+def test_listing_shows_no_dialog(scripted: ScriptedWindows) -> None:
+    """Not even where somebody is there: a card that lies elsewhere would ask for itself."""
+    scripted.add(make_key("RSA-2048"), Container(SMART_CARD, "card"))
+    scripted.add(make_key("RSA-2048"), Container(OLD_CSP, "old", 1, spec=1))
+    with keyvouch.open_store("windows:", interactive=True) as store:
+        assert len(store.keys()) == 2
+    opened = [*scripted.called("NCryptOpenKey"), *scripted.called("CryptAcquireContextW")]
+    assert [flags for *_, flags in opened] == [SILENT, SILENT]
+
+
+def test_friendly_name_that_is_no_text(scripted: ScriptedWindows) -> None:
+    """Whatever a program left there, the other keys are listed."""
+    scripted.add(make_key("RSA-2048"), IN_CNG)
+    scripted.my(machine=False)[0].friendly_name = b"\x00\xd8\x00"
+    with keyvouch.open_store("windows:") as store:
+        assert len(store.keys()) == 1
+
+
+def test_key_stays_where_its_certificate_may_not_be_deleted(scripted: ScriptedWindows) -> None:
+    """Who may not write to the store of the machine is told so, before the key is gone."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_THE_MACHINE)
+    scripted.only_reads.add(LOCAL_MACHINE)
+
+    with keyvouch.open_store(in_the_machine(certificate)) as store, pytest.raises(AccessDenied) as caught:
+        store.delete()
+
+    assert caught.value.hint == "Do it in a console that runs as administrator."
+    assert (SOFTWARE, "app", True) in scripted.cng
+    scripted.assert_nothing_held()
+
+
+def test_key_stays_where_another_certificate_has_it(scripted: ScriptedWindows) -> None:
+    """Also one in the other location; not a mere copy, which is the same certificate."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_THE_MACHINE)
+    copy = Held(certificate.public_bytes(Encoding.DER), IN_THE_MACHINE)
+    other = Held(certified(make_key("RSA-2048"), "CN=other").public_bytes(Encoding.DER), IN_THE_MACHINE)
+    for theirs, stays in ((other, True), (copy, False)):
+        scripted.my(machine=True)[:] = [Held(certificate.public_bytes(Encoding.DER), IN_THE_MACHINE)]
+        scripted.my(machine=False)[:] = [theirs]
+        with keyvouch.open_store(in_the_machine(certificate)) as store:
+            store.delete()
+        assert (bool(scripted.cng), scripted.my(machine=True)) == (stays, [])
