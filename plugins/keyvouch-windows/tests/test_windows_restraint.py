@@ -8,7 +8,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import keyvouch
 from keyvouch.certificate import thumbprint
-from keyvouch.errors import AccessDenied
+from keyvouch.errors import AccessDenied, StoreUnavailable
+from keyvouch.store import KeySpec
+from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
 from scripted_keys import OLD_CSP, SMART_CARD, SOFTWARE, make_key
 from scripted_windows import LOCAL_MACHINE, Held, ScriptedWindows, certified
@@ -70,3 +72,27 @@ def test_key_stays_where_another_certificate_has_it(scripted: ScriptedWindows) -
         with keyvouch.open_store(in_the_machine(certificate)) as store:
             store.delete()
         assert (bool(scripted.cng), scripted.my(machine=True)) == (stays, [])
+
+
+def test_no_key_is_made_whose_certificate_may_not_be_kept(scripted: ScriptedWindows) -> None:
+    """Everybody may make a key of the machine's, and only administrators write to its store."""
+    scripted.only_reads.add(LOCAL_MACHINE)
+    with keyvouch.open_store("windows:location=LocalMachine") as store:
+        with pytest.raises(AccessDenied, match="takes an administrator"):
+            store.generate(KeySpec("RSA-2048", "CN=new"))
+        with pytest.raises(AccessDenied, match="takes an administrator"):
+            store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
+    assert not scripted.called("NCryptCreatePersistedKey") + scripted.called("PFXImportCertStore")
+    scripted.assert_nothing_held()
+
+
+def test_first_reason_is_told(scripted: ScriptedWindows) -> None:
+    """Not that the key, which was made in vain, cannot be deleted either."""
+    scripted.fail("CertAddEncodedCertificateToStore", CODES["ERROR_DISK_FULL"])
+    scripted.fail("NCryptDeleteKey", CODES["NTE_PERM"])
+    with keyvouch.open_store("windows:location=CurrentUser") as store:
+        with pytest.raises(StoreUnavailable, match="The disk is full"):
+            store.generate(KeySpec("RSA-2048", "CN=new"))
+        with pytest.raises(StoreUnavailable, match="The disk is full"):
+            store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
+    scripted.assert_nothing_held()
