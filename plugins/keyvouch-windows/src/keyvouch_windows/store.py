@@ -76,7 +76,7 @@ class WindowsStore(
     def connect(self, *, timeout: float) -> None:  # noqa: ARG002 - as everywhere here: Windows cannot be interrupted
         """Look whether Windows answers."""
         with told("opening the store"):
-            entries("CurrentUser", "My")
+            entries("LocalMachine", "My")  # everybody may read it; the user's is not there without a profile
 
     def close(self) -> None:
         """Do nothing: no store is held open."""
