@@ -8,11 +8,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import keyvouch
 from keyvouch.certificate import thumbprint
-from keyvouch.errors import AccessDenied, StoreUnavailable
+from keyvouch.errors import AccessDenied, NotSupported, StoreUnavailable
 from keyvouch.store import KeySpec
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
-from scripted_keys import OLD_CSP, SMART_CARD, SOFTWARE, make_key
+from scripted_keys import ACCOUNT, OLD_CSP, SMART_CARD, SOFTWARE, make_key
 from scripted_windows import LOCAL_MACHINE, Held, ScriptedWindows, certified
 
 SILENT = 0x40
@@ -96,3 +96,21 @@ def test_first_reason_is_told(scripted: ScriptedWindows) -> None:
         with pytest.raises(StoreUnavailable, match="The disk is full"):
             store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
     scripted.assert_nothing_held()
+
+
+def test_key_of_a_user_is_not_granted_by_its_certificate_in_the_machine(scripted: ScriptedWindows) -> None:
+    """As some tools import it: whom it were granted to would not find it."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
+    scripted.my(machine=True)[:] = [Held(certificate.public_bytes(Encoding.DER), IN_CNG)]
+    scripted.my(machine=False).clear()
+    with keyvouch.open_store(in_the_machine(certificate)) as store, pytest.raises(NotSupported, match="its user's"):
+        store.grant(ACCOUNT)
+    assert not scripted.called("NCryptSetProperty")
+
+
+def test_name_of_a_container_fits_a_card(scripted: ScriptedWindows) -> None:
+    """It has 39 characters at most."""
+    with keyvouch.open_store(f"windows:location=CurrentUser;provider={SMART_CARD}") as store:
+        store.generate(KeySpec("RSA-2048", "CN=card"))
+    ((_, _, _, name, *_),) = scripted.called("NCryptCreatePersistedKey")
+    assert len(name) <= 39

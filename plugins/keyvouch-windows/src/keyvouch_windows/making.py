@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import uuid
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -120,7 +119,7 @@ def _place(uri: KeyUri, *, machine: bool) -> Container:
     """Return where a new key is to be."""
     return private_keys.container_of(
         uri.get("provider") or private_keys.SOFTWARE,
-        uri.get("container") or f"keyvouch-{uuid.uuid4()}",
+        uri.get("container") or f"keyvouch-{secrets.token_hex(12)}",  # a card takes 39 characters
         machine=machine,
     )
 

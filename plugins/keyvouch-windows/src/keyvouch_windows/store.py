@@ -169,17 +169,17 @@ class WindowsStore(
 
     def readers(self, uri: KeyUri) -> list[str]:
         """Return the accounts and groups that the key's access rules let sign."""
-        with self._governed(uri) as (opened, pinned), access.told("reading who may use the key", pinned):
+        with self._governed(uri) as (opened, pinned, _), access.told("reading who may use the key", pinned):
             return [*access.readers(opened)]
 
     def grant(self, uri: KeyUri, account: str) -> None:
         """Let an account sign: `DOMAIN\\name`, also a gMSA `DOMAIN\\name$`, `NT SERVICE\\name`, a SID in text form."""
-        with self._governed(uri) as (opened, pinned):
-            access.grant(opened, account, pinned)
+        with self._governed(uri) as (opened, pinned, machine):
+            access.grant(opened, account, pinned, machine=machine)
 
     def revoke(self, uri: KeyUri, account: str) -> None:
         """Take away what lets this account sign; groups that it is in keep theirs."""
-        with self._governed(uri) as (opened, pinned):
+        with self._governed(uri) as (opened, pinned, _):
             access.revoke(opened, account, pinned)
 
     def _choose(self, uri: KeyUri, found: list[Entry], certificate: Certificate | None = None) -> _Chosen:
@@ -218,18 +218,20 @@ class WindowsStore(
         return private_keys.of_container(place, silent=self._silent)
 
     @contextlib.contextmanager
-    def _governed(self, uri: KeyUri) -> Iterator[tuple[OpenKey, KeyUri]]:
-        """Open a key for its access rules; with it comes its pinned URI."""
+    def _governed(self, uri: KeyUri) -> Iterator[tuple[OpenKey, KeyUri, bool]]:
+        """Open a key for its access rules; with it come its pinned URI, and whether it is the machine's."""
         with told("looking for the key", uri):
             found = matching(uri)
             if not found and "container" in uri:
                 opened, pinned, _ = self._in_container(uri)
+                machine = pinned.get("location") == "LocalMachine"
             else:
                 _, place, pinned, _ = self._choose(uri, found)
+                machine = place.machine
                 with told("opening the key"):  # the remedy is an administrator, not another grant
                     opened = self._by_provider(place)
         with closing(opened):
-            yield opened, pinned
+            yield opened, pinned, machine
 
     def _in_container(self, uri: KeyUri) -> tuple[OpenKey, KeyUri, PublicKey]:
         """Open a key that no certificate is known of; with it come its pinned URI and its public half."""
