@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from keyvouch_windows.native import BOOL, DWORD, POINTER, TEXT, Library, NativeError, last_error, octets_at
 
-PROV_RSA_FULL, PROV_RSA_SCHANNEL, PROV_RSA_AES = 1, 12, 24
+PROV_RSA_FULL, PROV_RSA_AES = 1, 24
 CRYPT_NEWKEYSET, CRYPT_DELETEKEYSET, CRYPT_MACHINE_KEYSET, CRYPT_SILENT = 0x8, 0x10, 0x20, 0x40
 CRYPT_EXPORTABLE = 0x1
 AT_KEYEXCHANGE, AT_SIGNATURE = 1, 2

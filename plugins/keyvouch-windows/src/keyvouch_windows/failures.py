@@ -73,10 +73,10 @@ def as_error(error: NativeError, doing: str, uri: KeyUri | None, *, performed: b
     )
 
 
-def unsupported(error: NativeError, algorithm: str, uri: KeyUri) -> AlgorithmUnsupported:
+def unsupported(why: str, algorithm: str, uri: KeyUri) -> AlgorithmUnsupported:
     """Return what it is called when a provider does not know an algorithm."""
     return AlgorithmUnsupported(
-        f"The key's provider does not sign with {algorithm}: {error} ({name_of(error)}).",
+        f"The key's provider does not sign with {algorithm}: {why}.",
         hint="Use another algorithm, as RS256; or move the key to the Microsoft Software Key Storage Provider.",
         uri=uri,
     )
