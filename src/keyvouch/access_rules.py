@@ -25,6 +25,7 @@ _TRUSTED_INSTALLER = "S-1-5-80-956008885-3418522649-1831038044-1853292631-227147
 _EVERYONE = {
     "S-1-1-0": "Everyone",
     "S-1-2-0": "Local",
+    "S-1-2-1": "Console Logon",
     "S-1-5-2": "Network",
     "S-1-5-4": "Interactive",
     "S-1-5-7": "Anonymous Logon",
@@ -32,6 +33,7 @@ _EVERYONE = {
     "S-1-5-13": "Terminal Server Users",
     "S-1-5-14": "Remote Interactive Logon",
     "S-1-5-15": "This Organization",
+    "S-1-5-113": "Local account",
     "S-1-5-32-545": "Users",
     "S-1-5-32-546": "Guests",
     "S-1-5-32-554": "Pre-Windows 2000 Compatible Access",

@@ -40,7 +40,11 @@ def rules(*allowed: tuple[str, int], owner: str = ADMINISTRATORS, inherited: boo
 
 
 @pytest.mark.parametrize(
-    "group", [EVERYONE, AUTHENTICATED, USERS, GUESTS, "S-1-5-4", "S-1-5-7", "S-1-5-21-7-8-9-513", "S-1-5-21-7-8-9-514"]
+    "group",
+    [
+        *(EVERYONE, AUTHENTICATED, USERS, GUESTS, "S-1-2-1", "S-1-5-4", "S-1-5-7", "S-1-5-113"),
+        *("S-1-5-21-7-8-9-513", "S-1-5-21-7-8-9-514"),
+    ],
 )
 def test_groups_of_everyone(group: str) -> None:
     """Everyone, Authenticated Users, Users, Guests, and the like; Domain Users of any domain."""

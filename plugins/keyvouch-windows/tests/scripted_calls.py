@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from keyvouch_windows import advapi32, crypt32, native, ncrypt, secur32
+from keyvouch_windows import advapi32, crypt32, native, ncrypt
 
 T = TypeVar("T")
-LIBRARIES = (crypt32._dll, ncrypt._dll, advapi32._dll, secur32._dll)
+LIBRARIES = (crypt32._dll, ncrypt._dll, advapi32._dll)
 GIVES_BACK = {
     "CertCloseStore": 0,
     "CertDeleteCertificateFromStore": 0,

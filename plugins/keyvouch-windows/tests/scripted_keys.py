@@ -57,6 +57,7 @@ FRESH = bytes.fromhex(
 """D:PAI(A;;0xd01f01ff;;;SY)(A;;0xd01f01ff;;;BA), as Windows gives it to a new key of the machine's."""
 SIDS = {
     "NT AUTHORITY\\SYSTEM": "010100000000000512000000",
+    "NT AUTHORITY\\NETWORK SERVICE": "010100000000000514000000",
     "BUILTIN\\Administrators": "01020000000000052000000020020000",
     ACCOUNT: "010500000000000515000000010000000200000003000000e8030000",
 }
@@ -141,6 +142,8 @@ class Keys(Calls):
         """By provider, name, and whether they are the machine's."""
         self.csp: dict[tuple[str, bool], dict[int, Kept]] = {}
         """Containers by name, and whether they are the machine's; their keys by what they are for."""
+        self.account = ACCOUNT
+        """As whom this process runs."""
 
     # ncrypt.dll
 
@@ -387,13 +390,10 @@ class Keys(Calls):
         ctypes.memmove(first[0], octets, len(octets))
         ctypes.memmove(second[0], domain, len(domain))
 
-    # secur32.dll
-
-    def GetUserNameExW(self, form: int, name: int, size: int) -> None:
-        assert form == 2
-        told = wide(ACCOUNT)
-        assert len(told) <= ctypes.c_uint32.from_address(size).value * ctypes.sizeof(ctypes.c_wchar)
-        ctypes.memmove(name, told, len(told))
+    def GetTokenInformation(self, token: int, what: int, buffer: int, room: int, size: int) -> None:
+        assert (token, what) == (2**64 - 6, 1)
+        sid = bytes.fromhex(SIDS[self.account])
+        answer_octets(struct.pack("<QII", buffer + 16, 0, 0) + sid, buffer, room, size, INSUFFICIENT_BUFFER)
 
 
 def require(flags: int, known: int) -> None:

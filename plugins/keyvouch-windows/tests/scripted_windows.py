@@ -92,6 +92,8 @@ class ScriptedWindows(Keys):
         """Whether CNG opens keys of legacy providers, as the software provider does on a real Windows."""
         self.refuses_cng_for_pfx: int | None = None
         """With which code: Wine's is 0, no reason at all."""
+        self.only_reads: set[int] = set()
+        """Locations to which this account may not write."""
         self._quarantine: deque[Certificate] = deque(maxlen=5000)
         """Addresses of certificates that were given back: none comes again soon."""
 
@@ -128,6 +130,8 @@ class ScriptedWindows(Keys):
         if provider not in (10, 13):  # a collection of stores, or what the registry has of it: here they are the same
             raise MisuseError(f"provider {provider}")
         at = flags & 0xFF0000, name.lower()
+        if at[0] in self.only_reads and not flags & READONLY:
+            raise FailsError(CODES["ERROR_ACCESS_DENIED"])
         if at not in self.stores:
             if flags & OPEN_EXISTING:
                 raise FailsError(CODES["ERROR_FILE_NOT_FOUND"])

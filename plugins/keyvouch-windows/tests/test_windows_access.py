@@ -25,7 +25,7 @@ from keyvouch.cli import group
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, NotSupported, StoreUnavailable
 from keyvouch.opening import Store, open_store
 from keyvouch.security_descriptor import SecurityDescriptor, sid_octets
-from keyvouch_windows import advapi32, crypt32, native, ncrypt, secur32
+from keyvouch_windows import advapi32, crypt32, native, ncrypt
 from keyvouch_windows.codes import CODES
 
 # D:PAI(A;;0xd01f01ff;;;SY)(A;;0xd01f01ff;;;BA), as Windows gives it to a new key of the machine's
@@ -49,6 +49,7 @@ CARD = "Microsoft Smart Card Key Storage Provider"
 SERVICE, GMSA, POOL = "S-1-5-21-1-2-3-1104", "S-1-5-21-1-2-3-1105", "S-1-5-82-1-2-3-4-5"
 # Of a German Windows; each with its kind (SID_NAME_USE)
 ACCOUNTS = {
+    r"CONTOSO\somebody": ("S-1-5-21-1-2-3-1009", 1),
     r"CONTOSO\svc": (SERVICE, 1),
     r"CONTOSO\nightly$": (GMSA, 1),
     r"IIS APPPOOL\reports": (POOL, 5),
@@ -257,10 +258,9 @@ class Double:
         written = [self._text(after, name, size), self._text(before, domain, domain_size)]
         return 1 if all(written) else self.fail(122)
 
-    # secur32
-
-    def GetUserNameExW(self, _form: int, name: Any, size: Any) -> int:  # noqa: N802
-        self._text(r"CONTOSO\somebody", name, size)
+    def GetTokenInformation(self, _token: int, _what: int, buffer: Any, *_: object) -> int:  # noqa: N802
+        told = struct.pack("<QQ", ctypes.addressof(buffer) + 16, 0) + sid_octets(ACCOUNTS[r"CONTOSO\somebody"][0])
+        ctypes.memmove(buffer, told, len(told))
         return 1
 
     def _changed(self, key: KeyOf, function: str, octets: bytes) -> int:
@@ -290,7 +290,7 @@ class Double:
 def double(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Windows' DLLs, as far as they are called here; in the end every handle is given back."""
     made = Double()
-    for library in (crypt32, ncrypt, advapi32, secur32):
+    for library in (crypt32, ncrypt, advapi32):
         calls = {name: getattr(made, name) for name in library._dll.signatures if hasattr(made, name)}
         monkeypatch.setattr(library._dll, "functions", calls)
     monkeypatch.setattr(native, "_last_error_of_ctypes", lambda: made.error)

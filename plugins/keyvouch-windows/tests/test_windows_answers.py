@@ -204,8 +204,10 @@ def test_code_that_means_something_else_of_a_function(scripted: ScriptedWindows,
     assert meaning[:-1] in error.message
 
 
-def test_service_account_is_told_the_line_to_type(scripted: ScriptedWindows) -> None:
+@pytest.mark.parametrize("account", [ACCOUNT, r"NT AUTHORITY\NETWORK SERVICE"])
+def test_service_account_is_told_the_line_to_type(scripted: ScriptedWindows, account: str) -> None:
     """Of a machine's key that it may not use: with the account that it is, and the key as it is pinned."""
+    scripted.account = account
     certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=True))
     scripted.fail("CryptAcquireCertificatePrivateKey", CODES["NTE_BAD_KEYSET"])
     pinned = uri_of(certificate, "LocalMachine")
@@ -213,7 +215,7 @@ def test_service_account_is_told_the_line_to_type(scripted: ScriptedWindows) -> 
     error = refused(lambda: keyvouch.open_signer(f"windows:thumbprint={thumbprint(certificate, 'sha1')}"))
 
     assert isinstance(error, AccessDenied)
-    assert error.hint == f"As administrator, run: keyvouch grant '{ACCOUNT}' --key '{pinned}'"
+    assert error.hint == f"As administrator, run: keyvouch grant '{account}' --key '{pinned}'"
 
 
 @pytest.mark.parametrize(("machine", "asked"), [(False, "LocalMachine"), (True, "CurrentUser")])

@@ -93,15 +93,6 @@ def test_dialogs_are_shown_only_where_somebody_sees_them(scripted: ScriptedWindo
     assert [flags & SILENT for *_, flags in scripted.called("NCryptSignHash")] == [silent]
 
 
-def test_listing_asks_nobody(scripted: ScriptedWindows) -> None:
-    """Also where somebody is there: each card that is missing would be asked for."""
-    scripted.add(make_key("RSA-2048"), IN_CNG)
-    with keyvouch.open_store("windows:location=CurrentUser", interactive=True) as store:
-        assert len(store.keys()) == 1
-
-    assert [flags & SILENT for *_, flags in scripted.called("NCryptOpenKey")] == [SILENT]
-
-
 def test_opening_only_reads(scripted: ScriptedWindows) -> None:
     """Stores are opened for reading, and only where they are."""
     certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=True))
@@ -381,15 +372,17 @@ def test_legacy_key_that_cng_opens(scripted: ScriptedWindows) -> None:
     scripted.assert_nothing_held()
 
 
-def test_life_with_a_legacy_provider_by_name(scripted: ScriptedWindows) -> None:
-    """RSA and PKCS#1 alone; exportable where that is wanted."""
-    at = f"windows:location=LocalMachine;provider={AES_CSP}"
+@pytest.mark.parametrize("provider", [AES_CSP, OLD_CSP])
+def test_life_with_a_legacy_provider_by_name(scripted: ScriptedWindows, provider: str) -> None:
+    """RSA and PKCS#1 alone, also of a provider that has no SHA-2 itself; exportable where that is wanted."""
+    at = f"windows:location=LocalMachine;provider={provider}"
     with keyvouch.open_store(at) as store:
         with pytest.raises(NotSupported, match="RSA keys alone"):
             store.generate(KeySpec("P-256", "CN=csp"))
         uri = store.generate(KeySpec("RSA-2048", "CN=csp", exportable=True))
     ((_, spec, flags, _),) = scripted.called("CryptGenKey")
     assert (spec, flags) == (1, 2048 << 16 | 1)
+    assert [each.place and each.place.provider for each in scripted.my(machine=True)] == [provider]
     with keyvouch.open_store(str(uri)) as store:
         key, _, _ = pkcs12.load_key_and_certificates(store.export_pfx(Secret("secret")), b"secret")
         store.delete()

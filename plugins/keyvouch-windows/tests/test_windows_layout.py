@@ -31,7 +31,7 @@ OURS = {
 }
 """Names of our own for what the headers call otherwise."""
 ENUMERATED = {
-    "NAME_SAM_COMPATIBLE": "NameSamCompatible",
+    "TOKEN_USER_CLASS": "TokenUser",
     "READ": "(GENERIC_READ | FILE_GENERIC_READ)",
     "READ_DATA": "FILE_READ_DATA",
 }
@@ -72,11 +72,9 @@ NOT_IN_THE_HEADERS = dict.fromkeys(
 """Constants that mingw-w64 lacks, each with the page that tells its value."""
 
 HEAD = """
-#define SECURITY_WIN32
 #include <stddef.h>
 #include <stdio.h>
 #include <windows.h>
-#include <security.h>
 #include <wincrypt.h>
 #include <bcrypt.h>
 #include <ncrypt.h>

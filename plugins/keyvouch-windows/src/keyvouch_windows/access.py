@@ -34,14 +34,15 @@ def readers(key: OpenKey, called: Callable[[str], str] = accounts.name_of) -> tu
     return tuple(called(sid) for sid in ((accounts.WELL_KNOWN["everyone"],) if allowed is None else allowed))
 
 
-def grant(key: OpenKey, account: str, uri: KeyUri) -> None:
+def grant(key: OpenKey, account: str, uri: KeyUri, *, machine: bool) -> None:
     """Let an account sign with a key; where it may already, change nothing.
 
-    Raises `NotSupported`, `AccessDenied`, and as `accounts.sid_of`.
+    `machine`: whether it is one of the machine's; a user's may have its certificate in LocalMachine too, as some tools
+    import it. Raises `NotSupported`, `AccessDenied`, and as `accounts.sid_of`.
     """
-    if uri.get("location") == "CurrentUser":
+    if uri.get("location") == "CurrentUser" or not machine:
         raise NotSupported(
-            "A key in CurrentUser is its user's: no other account finds it there, whatever it may do with it.",
+            "A key of CurrentUser is its user's: no other account finds it there, whatever it may do with it.",
             hint="Import the key into LocalMachine, and grant it there:"
             " `keyvouch import --from pfx:FILE --key windows:location=LocalMachine`.",
             uri=uri,

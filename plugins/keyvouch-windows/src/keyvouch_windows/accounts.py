@@ -55,6 +55,17 @@ def name_of(sid: str) -> str:
         return sid
 
 
+def of_this_thread() -> str:
+    """Return the account that this thread runs as; "this account" where Windows does not say.
+
+    By its SID: asked for a name, Windows tells that of the computer (`DOMAIN\\MACHINE$`) of SYSTEM and of the services.
+    """
+    try:
+        return name_of(sid_text(advapi32.sid_of_this_account()))
+    except NativeError:
+        return "this account"
+
+
 def _parts(account: str) -> tuple[str, str]:
     """Return what stands before the backslash, in lower case, and the name."""
     authority, separator, name = account.partition("\\")

@@ -6,9 +6,9 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 
-from keyvouch_windows.native import BOOL, DWORD, POINTER, TEXT, Library, NativeError, last_error
+from keyvouch_windows.native import BOOL, DWORD, POINTER, TEXT, Library, NativeError, last_error, octets_at
 
-PROV_RSA_FULL, PROV_RSA_SCHANNEL, PROV_RSA_AES = 1, 12, 24
+PROV_RSA_FULL, PROV_RSA_AES = 1, 24
 CRYPT_NEWKEYSET, CRYPT_DELETEKEYSET, CRYPT_MACHINE_KEYSET, CRYPT_SILENT = 0x8, 0x10, 0x20, 0x40
 CRYPT_EXPORTABLE = 0x1
 AT_KEYEXCHANGE, AT_SIGNATURE = 1, 2
@@ -19,11 +19,17 @@ PUBLICKEYBLOB, PRIVATEKEYBLOB = 0x6, 0x7
 CALG = {"sha256": 0x800C, "sha384": 0x800D, "sha512": 0x800E}
 """CALG_SHA_256 and so on."""
 DACL_SECURITY_INFORMATION = 4
+TOKEN_USER_CLASS = 1
+"""Of TOKEN_INFORMATION_CLASS: TokenUser."""
 ERROR_NO_MORE_ITEMS, ERROR_INSUFFICIENT_BUFFER, ERROR_NONE_MAPPED = 259, 122, 1332
 _NOBODY = frozenset({3, 6, 7, 8})
 """Of SID_NAME_USE: a domain (a computer's own name too is found as one), a deleted account, none, an unknown kind."""
 _LONGEST_SIGNATURE = 2048
 """Bytes: RSA-16384."""
+_EFFECTIVE_TOKEN = -6
+"""What GetCurrentThreadEffectiveToken returns: a handle that is not to be closed, and an inline function."""
+_LONGEST_TOKEN_USER = 128
+"""Bytes: a pointer, attributes, and behind them the longest SID."""
 
 _dll = Library(
     "advapi32",
@@ -43,6 +49,7 @@ _dll = Library(
         "CryptSetHashParam": (BOOL, [POINTER, DWORD, POINTER, DWORD]),
         "CryptDestroyHash": (BOOL, [POINTER]),
         "CryptSignHashW": (BOOL, [POINTER, DWORD, TEXT, DWORD, POINTER, POINTER]),
+        "GetTokenInformation": (BOOL, [POINTER, DWORD, POINTER, DWORD, POINTER]),
         "LookupAccountNameW": (BOOL, [TEXT, TEXT, POINTER, POINTER, POINTER, POINTER, POINTER]),
         "LookupAccountSidW": (BOOL, [TEXT, POINTER, POINTER, POINTER, POINTER, POINTER, POINTER]),
     },
@@ -151,6 +158,15 @@ def security_descriptor(handle: int) -> bytes:
 def set_security_descriptor(handle: int, octets: bytes) -> None:
     """Say who may do what with a container."""
     _dll.demand("CryptSetProvParam", handle, PP_KEYSET_SEC_DESCR, octets, DACL_SECURITY_INFORMATION)
+
+
+def sid_of_this_account() -> bytes:
+    """Return the identifier of the account that this thread runs as."""
+    buffer, size = ctypes.create_string_buffer(_LONGEST_TOKEN_USER), DWORD()
+    what = (_EFFECTIVE_TOKEN, TOKEN_USER_CLASS, buffer, len(buffer), ctypes.byref(size))
+    _dll.demand("GetTokenInformation", *what)
+    sid = POINTER.from_buffer(buffer).value or 0  # TOKEN_USER begins with a pointer to it
+    return octets_at(sid, 8 + 4 * octets_at(sid, 2)[1])
 
 
 def sid_of(account: str) -> bytes | None:

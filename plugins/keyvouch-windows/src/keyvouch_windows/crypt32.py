@@ -16,7 +16,7 @@ CERT_SYSTEM_STORE_CURRENT_USER, CERT_SYSTEM_STORE_LOCAL_MACHINE = 0x10000, 0x200
 CERT_STORE_OPEN_EXISTING_FLAG, CERT_STORE_READONLY_FLAG = 0x4000, 0x8000
 X509_ASN_ENCODING = 1
 CERT_KEY_PROV_INFO_PROP_ID, CERT_FRIENDLY_NAME_PROP_ID = 2, 11
-CERT_STORE_ADD_NEW, CERT_STORE_ADD_USE_EXISTING, CERT_STORE_ADD_REPLACE_EXISTING = 1, 2, 3
+CERT_STORE_ADD_NEW, CERT_STORE_ADD_USE_EXISTING = 1, 2
 CERT_FIND_SUBJECT_NAME = 0x20007
 CRYPT_ACQUIRE_SILENT_FLAG, CRYPT_ACQUIRE_PREFER_NCRYPT_KEY_FLAG = 0x40, 0x20000
 CERT_NCRYPT_KEY_SPEC = 0xFFFFFFFF
@@ -212,7 +212,7 @@ def _spec(found: CRYPT_KEY_PROV_INFO) -> int:
 def friendly_name(context: int) -> str | None:
     """Return the name that somebody gave a certificate."""
     buffer = _property(context, CERT_FRIENDLY_NAME_PROP_ID)
-    return None if buffer is None else buffer.raw.decode("utf-16-le").rstrip("\0")
+    return None if buffer is None else buffer.raw.decode("utf-16-le", "replace").rstrip("\0")
 
 
 def _property(context: int, number: int) -> ctypes.Array[ctypes.c_char] | None:

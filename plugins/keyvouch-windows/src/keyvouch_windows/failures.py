@@ -14,7 +14,7 @@ from keyvouch.errors import (
     SessionLost,
 )
 from keyvouch.store import KeyUri
-from keyvouch_windows import secur32
+from keyvouch_windows import accounts
 from keyvouch_windows.codes import CODES, LOST, UNDONE, WITHHELD
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.remedies import BY_FUNCTION, REMEDIES
@@ -73,10 +73,10 @@ def as_error(error: NativeError, doing: str, uri: KeyUri | None, *, performed: b
     )
 
 
-def unsupported(error: NativeError, algorithm: str, uri: KeyUri) -> AlgorithmUnsupported:
+def unsupported(why: str, algorithm: str, uri: KeyUri) -> AlgorithmUnsupported:
     """Return what it is called when a provider does not know an algorithm."""
     return AlgorithmUnsupported(
-        f"The key's provider does not sign with {algorithm}: {error} ({name_of(error)}).",
+        f"The key's provider does not sign with {algorithm}: {why}.",
         hint="Use another algorithm, as RS256; or move the key to the Microsoft Software Key Storage Provider.",
         uri=uri,
     )
@@ -92,7 +92,7 @@ def not_exportable(uri: KeyUri) -> KeyUnusable:
 
 
 def _withheld(doing: str, answer: str, uri: KeyUri | None) -> KeyvouchError:
-    account = secur32.account()
+    account = accounts.of_this_thread()
     location = uri and uri.get("location")
     if uri is None or location is None:
         return AccessDenied(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import Algorithm, verifies
 from keyvouch.store import KeyUri, StoredKey
-from keyvouch_windows.failures import is_undone, told, unsupported
+from keyvouch_windows.failures import is_undone, name_of, told, unsupported
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
 
@@ -34,12 +34,12 @@ class WindowsKey(StoredKey):
                 signature = self._opened.sign(message, algorithm)
             except NativeError as error:
                 if is_undone(error):
-                    raise unsupported(error, algorithm.name, self.uri) from error
+                    raise unsupported(f"{error} ({name_of(error)})", algorithm.name, self.uri) from error
                 raise
         if algorithm.family == "RSA-PSS" and algorithm not in self._proven:
             # Some TPMs make the salt as long as there is room for, and call it success.
             if not verifies(self.public_key, signature, message, algorithm):
-                raise unsupported(NativeError("NCryptSignHash", 0), algorithm.name, self.uri)
+                raise unsupported("its salt is not as long as the hash", algorithm.name, self.uri)
             self._proven.add(algorithm)
         return signature
 

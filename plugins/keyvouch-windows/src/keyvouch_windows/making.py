@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-import uuid
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import CRYPTOGRAPHY, key_type
@@ -30,7 +31,7 @@ def generate(uri: KeyUri, spec: KeySpec, *, silent: bool) -> KeyUri:
     parse_subject(spec.subject)
     _require_free(uri, spec.subject, further=spec.further)
     machine = uri.get("location") == "LocalMachine"
-    with told("making a key", performed=True):
+    with told("making a key", performed=True), _writable(uri) as store:
         place = _place(uri, machine=machine)
         try:
             key = private_keys.make(place, spec.key_type, exportable=spec.exportable, silent=silent)
@@ -41,9 +42,10 @@ def generate(uri: KeyUri, spec: KeySpec, *, silent: bool) -> KeyUri:
         try:
             signing = wrap(key.public_key(), key.sign)
             certificate = self_signed(signing, spec.subject, spec.days)
-            _add(uri, certificate, place)
+            _add(store, uri, certificate, place)
         except BaseException:
-            key.delete()
+            with contextlib.suppress(NativeError):  # what went wrong first is told
+                key.delete()
             raise
         key.close()
     return pinned(uri, certificate)
@@ -65,7 +67,7 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
     check_chain(chain, key.public_key())
     if key_type(key) == "Ed25519":
         raise NotSupported("Windows has no Ed25519 keys.", hint="Make RSA-2048, or P-256.")
-    with told("importing the key", performed=True):
+    with told("importing the key", performed=True), _writable(uri) as store:
         try:
             place = _taken_in(uri, key, chain[0], exportable=exportable, silent=silent)
         except NativeError as error:
@@ -75,9 +77,10 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
                 ) from error
             raise
         try:
-            _add(uri, chain[0], place)
+            _add(store, uri, chain[0], place)
         except BaseException:
-            private_keys.of_container(place, silent=silent).delete()
+            with contextlib.suppress(NativeError):
+                private_keys.of_container(place, silent=silent).delete()
             raise
         _add_issuers(uri.get("location"), chain)
     return pinned(uri, chain[0])
@@ -116,7 +119,7 @@ def _place(uri: KeyUri, *, machine: bool) -> Container:
     """Return where a new key is to be."""
     return private_keys.container_of(
         uri.get("provider") or private_keys.SOFTWARE,
-        uri.get("container") or f"keyvouch-{uuid.uuid4()}",
+        uri.get("container") or f"keyvouch-{secrets.token_hex(12)}",  # a card takes 39 characters
         machine=machine,
     )
 
@@ -128,7 +131,7 @@ def install(uri: KeyUri, place: Container, chain: Sequence[Certificate], former:
     name goes on meaning one certificate.
     """
     with (
-        crypt32.opened_store(uri.get("location"), uri.get("store"), write=True) as store,
+        _writable(uri) as store,
         crypt32.added(store, der_of(chain[0]), crypt32.CERT_STORE_ADD_USE_EXISTING) as context,
     ):
         crypt32.set_container(context, place)
@@ -164,11 +167,13 @@ def _require_free(uri: KeyUri, subject: str, *, further: bool) -> None:
         )
 
 
-def _add(uri: KeyUri, certificate: Certificate, place: Container) -> None:
-    with (
-        crypt32.opened_store(uri.get("location"), uri.get("store"), write=True) as store,
-        crypt32.added(store, der_of(certificate), crypt32.CERT_STORE_ADD_NEW) as context,
-    ):
+def _writable(uri: KeyUri) -> AbstractContextManager[int]:
+    """Open the URI's store to write: before a key is made, for more accounts may make one than keep its certificate."""
+    return crypt32.opened_store(uri.get("location"), uri.get("store"), write=True)
+
+
+def _add(store: int, uri: KeyUri, certificate: Certificate, place: Container) -> None:
+    with crypt32.added(store, der_of(certificate), crypt32.CERT_STORE_ADD_NEW) as context:
         try:
             crypt32.set_container(context, place)
             if "friendly-name" in uri:

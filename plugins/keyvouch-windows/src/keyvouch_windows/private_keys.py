@@ -264,14 +264,13 @@ def take_in_legacy(container: Container, key: RSAPrivateKey, *, exportable: bool
 
 
 def _filled(container: Container, fill: Callable[[int], None], *, silent: bool) -> CspKey:
-    flags = _flags(container, silent=silent)
-    what = (container.name, container.provider, container.type)
-    handle = advapi32.acquire(*what, flags | advapi32.CRYPT_NEWKEYSET)
+    name, provider, kind, flags = _legacy(container, silent=silent)  # its certificate is signed with SHA-2
+    handle = advapi32.acquire(name, provider, kind, flags | advapi32.CRYPT_NEWKEYSET)
     try:
         fill(handle)
     except BaseException:
         advapi32.release(handle)
         with contextlib.suppress(NativeError):  # what went wrong first is told
-            advapi32.delete(*what, flags)
+            advapi32.delete(name, provider, kind, flags)
         raise
     return CspKey(handle, container, silent=silent)

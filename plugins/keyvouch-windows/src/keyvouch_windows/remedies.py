@@ -273,7 +273,10 @@ REMEDIES = (
 NO_STORE = Remedy((), KeyNotFound, "There is no such store.", "Correct store= in the URI: it is mostly My.")
 NO_PROVIDER = next(each for each in REMEDIES if "NTE_BAD_PROVIDER" in each.codes)
 NO_PROFILE = next(each for each in REMEDIES if "NTE_TEMPORARY_PROFILE" in each.codes)
+NO_ADMINISTRATOR = next(each for each in REMEDIES if "ERROR_PRIVILEGE_NOT_HELD" in each.codes)
 BY_FUNCTION = {
+    # Everybody may read the stores of LocalMachine: it is to write that it was opened.
+    ("CertOpenStore", "ERROR_ACCESS_DENIED"): NO_ADMINISTRATOR,
     ("CertOpenStore", "ERROR_FILE_NOT_FOUND"): NO_STORE,
     # So CryptoAPI says that the user's profile is not loaded, as of an account that is impersonated.
     ("CryptAcquireContextW", "ERROR_FILE_NOT_FOUND"): NO_PROFILE,

@@ -76,7 +76,7 @@ class WindowsStore(
     def connect(self, *, timeout: float) -> None:  # noqa: ARG002 - as everywhere here: Windows cannot be interrupted
         """Look whether Windows answers."""
         with told("opening the store"):
-            entries("CurrentUser", "My")
+            entries("LocalMachine", "My")  # everybody may read it; the user's is not there without a profile
 
     def close(self) -> None:
         """Do nothing: no store is held open."""
@@ -159,25 +159,27 @@ class WindowsStore(
                     opened.delete()
                 return
             entry, place, pinned, _ = self._choose(uri, found)
-            others = [each for each in entries(entry.location, entry.store) if each.container == entry.container]
+            known = [each for location in crypt32.LOCATIONS for each in entries(location, entry.store)]
+        shared = any(each.container == place and each.certificate != entry.certificate for each in known)
         with told("deleting the key", pinned, performed=True):
-            if len(others) == 1:
-                private_keys.of_container(place, silent=self._silent).delete()
+            with held(entry, write=True):  # who may not delete the certificate must not lose the key alone
+                if not shared:
+                    private_keys.of_container(place, silent=self._silent).delete()
             remove(entry)
 
     def readers(self, uri: KeyUri) -> list[str]:
         """Return the accounts and groups that the key's access rules let sign."""
-        with self._governed(uri) as (opened, pinned), access.told("reading who may use the key", pinned):
+        with self._governed(uri) as (opened, pinned, _), access.told("reading who may use the key", pinned):
             return [*access.readers(opened)]
 
     def grant(self, uri: KeyUri, account: str) -> None:
         """Let an account sign: `DOMAIN\\name`, also a gMSA `DOMAIN\\name$`, `NT SERVICE\\name`, a SID in text form."""
-        with self._governed(uri) as (opened, pinned):
-            access.grant(opened, account, pinned)
+        with self._governed(uri) as (opened, pinned, machine):
+            access.grant(opened, account, pinned, machine=machine)
 
     def revoke(self, uri: KeyUri, account: str) -> None:
         """Take away what lets this account sign; groups that it is in keep theirs."""
-        with self._governed(uri) as (opened, pinned):
+        with self._governed(uri) as (opened, pinned, _):
             access.revoke(opened, account, pinned)
 
     def _choose(self, uri: KeyUri, found: list[Entry], certificate: Certificate | None = None) -> _Chosen:
@@ -202,7 +204,7 @@ class WindowsStore(
     def _seen(self, entry: Entry, place: Container, uri: KeyUri, called: Callable[[str], str]) -> KeyInfo:
         """Describe a key: less where it cannot be opened, being somebody else's, or on a card that is not there."""
         exportable = readers = None
-        # Silently, or Windows asks for each card that is not there.
+        # Silent also where somebody is there: nobody wants a dialog for each card that the list has.
         with (
             contextlib.suppress(NativeError, KeyUnusable),
             closing(private_keys.of_container(place, silent=True)) as opened,
@@ -216,18 +218,20 @@ class WindowsStore(
         return private_keys.of_container(place, silent=self._silent)
 
     @contextlib.contextmanager
-    def _governed(self, uri: KeyUri) -> Iterator[tuple[OpenKey, KeyUri]]:
-        """Open a key for its access rules; with it comes its pinned URI."""
+    def _governed(self, uri: KeyUri) -> Iterator[tuple[OpenKey, KeyUri, bool]]:
+        """Open a key for its access rules; with it come its pinned URI, and whether it is the machine's."""
         with told("looking for the key", uri):
             found = matching(uri)
             if not found and "container" in uri:
                 opened, pinned, _ = self._in_container(uri)
+                machine = pinned.get("location") == "LocalMachine"
             else:
                 _, place, pinned, _ = self._choose(uri, found)
+                machine = place.machine
                 with told("opening the key"):  # the remedy is an administrator, not another grant
                     opened = self._by_provider(place)
         with closing(opened):
-            yield opened, pinned
+            yield opened, pinned, machine
 
     def _in_container(self, uri: KeyUri) -> tuple[OpenKey, KeyUri, PublicKey]:
         """Open a key that no certificate is known of; with it come its pinned URI and its public half."""

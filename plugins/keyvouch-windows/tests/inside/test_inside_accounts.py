@@ -55,6 +55,12 @@ def test_user_is_found() -> None:
     assert accounts.sid_of(name) == accounts.sid_of(rf".\{user}") == accounts.sid_of(user)
 
 
+def test_own_account_is_known() -> None:
+    """It is named as one that can be granted a key."""
+    user = os.environ["USERNAME"]
+    assert accounts.sid_of(accounts.of_this_thread()) == accounts.sid_of(user)
+
+
 def test_unknown_account_is_refused() -> None:
     """Windows knows nobody of that name."""
     with pytest.raises(ConfigurationError, match="knows no account"):

@@ -1,0 +1,116 @@
+"""What is left alone: people, where keys are only listed, and keys, where a certificate is deleted."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+import keyvouch
+from keyvouch.certificate import thumbprint
+from keyvouch.errors import AccessDenied, NotSupported, StoreUnavailable
+from keyvouch.store import KeySpec
+from keyvouch_windows.codes import CODES
+from keyvouch_windows.crypt32 import Container
+from scripted_keys import ACCOUNT, OLD_CSP, SMART_CARD, SOFTWARE, make_key
+from scripted_windows import LOCAL_MACHINE, Held, ScriptedWindows, certified
+
+SILENT = 0x40
+IN_CNG, IN_THE_MACHINE = Container(SOFTWARE, "app"), Container(SOFTWARE, "app", machine=True)
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
+    double = ScriptedWindows()
+    double.install(monkeypatch)
+    return double
+
+
+def in_the_machine(certificate: x509.Certificate) -> str:
+    return f"windows:thumbprint={thumbprint(certificate, 'sha1')};store=My;location=LocalMachine"
+
+
+def test_listing_shows_no_dialog(scripted: ScriptedWindows) -> None:
+    """Not even where somebody is there: a card that lies elsewhere would ask for itself."""
+    scripted.add(make_key("RSA-2048"), Container(SMART_CARD, "card"))
+    scripted.add(make_key("RSA-2048"), Container(OLD_CSP, "old", 1, spec=1))
+    with keyvouch.open_store("windows:", interactive=True) as store:
+        assert len(store.keys()) == 2
+    opened = [*scripted.called("NCryptOpenKey"), *scripted.called("CryptAcquireContextW")]
+    assert [flags for *_, flags in opened] == [SILENT, SILENT]
+
+
+def test_friendly_name_that_is_no_text(scripted: ScriptedWindows) -> None:
+    """Whatever a program left there, the other keys are listed."""
+    scripted.add(make_key("RSA-2048"), IN_CNG)
+    scripted.my(machine=False)[0].friendly_name = b"\x00\xd8\x00"
+    with keyvouch.open_store("windows:") as store:
+        assert len(store.keys()) == 1
+
+
+def test_key_stays_where_its_certificate_may_not_be_deleted(scripted: ScriptedWindows) -> None:
+    """Who may not write to the store of the machine is told so, before the key is gone."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_THE_MACHINE)
+    scripted.only_reads.add(LOCAL_MACHINE)
+
+    with keyvouch.open_store(in_the_machine(certificate)) as store, pytest.raises(AccessDenied) as caught:
+        store.delete()
+
+    assert caught.value.hint == "Do it in a console that runs as administrator."
+    assert (SOFTWARE, "app", True) in scripted.cng
+    scripted.assert_nothing_held()
+
+
+def test_key_stays_where_another_certificate_has_it(scripted: ScriptedWindows) -> None:
+    """Also one in the other location; not a mere copy, which is the same certificate."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_THE_MACHINE)
+    copy = Held(certificate.public_bytes(Encoding.DER), IN_THE_MACHINE)
+    other = Held(certified(make_key("RSA-2048"), "CN=other").public_bytes(Encoding.DER), IN_THE_MACHINE)
+    for theirs, stays in ((other, True), (copy, False)):
+        scripted.my(machine=True)[:] = [Held(certificate.public_bytes(Encoding.DER), IN_THE_MACHINE)]
+        scripted.my(machine=False)[:] = [theirs]
+        with keyvouch.open_store(in_the_machine(certificate)) as store:
+            store.delete()
+        assert (bool(scripted.cng), scripted.my(machine=True)) == (stays, [])
+
+
+def test_no_key_is_made_whose_certificate_may_not_be_kept(scripted: ScriptedWindows) -> None:
+    """Everybody may make a key of the machine's, and only administrators write to its store."""
+    scripted.only_reads.add(LOCAL_MACHINE)
+    with keyvouch.open_store("windows:location=LocalMachine") as store:
+        with pytest.raises(AccessDenied, match="takes an administrator"):
+            store.generate(KeySpec("RSA-2048", "CN=new"))
+        with pytest.raises(AccessDenied, match="takes an administrator"):
+            store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
+    assert not scripted.called("NCryptCreatePersistedKey") + scripted.called("PFXImportCertStore")
+    scripted.assert_nothing_held()
+
+
+def test_first_reason_is_told(scripted: ScriptedWindows) -> None:
+    """Not that the key, which was made in vain, cannot be deleted either."""
+    scripted.fail("CertAddEncodedCertificateToStore", CODES["ERROR_DISK_FULL"])
+    scripted.fail("NCryptDeleteKey", CODES["NTE_PERM"])
+    with keyvouch.open_store("windows:location=CurrentUser") as store:
+        with pytest.raises(StoreUnavailable, match="The disk is full"):
+            store.generate(KeySpec("RSA-2048", "CN=new"))
+        with pytest.raises(StoreUnavailable, match="The disk is full"):
+            store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
+    scripted.assert_nothing_held()
+
+
+def test_key_of_a_user_is_not_granted_by_its_certificate_in_the_machine(scripted: ScriptedWindows) -> None:
+    """As some tools import it: whom it were granted to would not find it."""
+    certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
+    scripted.my(machine=True)[:] = [Held(certificate.public_bytes(Encoding.DER), IN_CNG)]
+    scripted.my(machine=False).clear()
+    with keyvouch.open_store(in_the_machine(certificate)) as store, pytest.raises(NotSupported, match="its user's"):
+        store.grant(ACCOUNT)
+    assert not scripted.called("NCryptSetProperty")
+
+
+def test_name_of_a_container_fits_a_card(scripted: ScriptedWindows) -> None:
+    """It has 39 characters at most."""
+    with keyvouch.open_store(f"windows:location=CurrentUser;provider={SMART_CARD}") as store:
+        store.generate(KeySpec("RSA-2048", "CN=card"))
+    ((_, _, _, name, *_),) = scripted.called("NCryptCreatePersistedKey")
+    assert len(name) <= 39
