@@ -15,7 +15,7 @@ from keyvouch.store import KeySpec, KeyUri
 from keyvouch_windows import crypt32, private_keys
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.entries import Entry, der_of, held, matching, pinned
+from keyvouch_windows.entries import Entry, der_of, entries, held, matching, pinned, remove
 from keyvouch_windows.failures import is_undone, name_of, told
 from keyvouch_windows.native import NativeError
 
@@ -57,7 +57,8 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
             hint="Add location=LocalMachine, or location=CurrentUser. Did the shell cut it off at `;`?",
             uri=uri,
         )
-    _require_free(uri, chain[0].subject.rfc4514_string() if chain else "", further=False)
+    bare = _bare(uri, chain[0]) if chain else None
+    _require_free(uri, chain[0].subject.rfc4514_string() if chain else "", further=False, bare=bare)
     if not chain:
         raise CertificateMissing(
             "Windows finds a key by its certificate, and there is none.", hint="Import it with one."
@@ -75,6 +76,8 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
                 ) from error
             raise
         try:
+            if bare:
+                remove(bare)
             _add(uri, chain[0], place)
         except BaseException:
             private_keys.of_container(place, silent=silent).delete()
@@ -141,8 +144,11 @@ def install(uri: KeyUri, place: Container, chain: Sequence[Certificate], former:
     return pinned(uri, chain[0])
 
 
-def _require_free(uri: KeyUri, subject: str, *, further: bool) -> None:
-    """Refuse a place where a key is, unless a further one is wanted: one of the friendly name, else of the subject."""
+def _require_free(uri: KeyUri, subject: str, *, further: bool, bare: Entry | None = None) -> None:
+    """Refuse a place where a key is, unless a further one is wanted: one of the friendly name, else of the subject.
+
+    `bare`: a certificate that is there and waits for this key.
+    """
     for name in ("thumbprint", "issuer"):
         if name in uri:
             raise ConfigurationError(
@@ -154,14 +160,30 @@ def _require_free(uri: KeyUri, subject: str, *, further: bool) -> None:
         )
     named = "friendly-name" in uri or "container" in uri or not subject
     asked = uri if named else uri.replace({"subject": subject})
+    if "container" not in uri:  # a name means one family, whichever provider keeps its keys
+        asked = asked.replace({"provider": None})
     with told("looking for keys", uri):
-        there = matching(asked)
+        there = [each for each in matching(asked) if each != bare]
     if there and not further:
         raise KeyExists(
-            f"There is such a certificate already: {there[0].uri(uri)}.",
+            f"There is such a certificate already: {there[0].uri(uri).quoted}.",
             hint="Give this one a friendly-name= of its own; or, of a new key, ask for a further one: --further.",
             uri=uri,
         )
+
+
+def _bare(uri: KeyUri, certificate: Certificate) -> Entry | None:
+    """Return this certificate where it is without its key. Raises `KeyExists` where it has one: it is there once."""
+    with told("looking for keys", uri):
+        there = [each for each in entries(uri.get("location"), uri.get("store")) if each.certificate == certificate]
+    if there and there[0].container:
+        known = there[0].uri(uri).quoted
+        raise KeyExists(
+            f"This certificate is in the store already: {known}.",
+            hint=f"Use that one, or delete it first: keyvouch delete --key {known}",
+            uri=uri,
+        )
+    return there[0] if there else None
 
 
 def _add(uri: KeyUri, certificate: Certificate, place: Container) -> None:
