@@ -251,7 +251,8 @@ class Store:
         if missing := self.uri.missing_for("generate"):
             raise ConfigurationError(
                 f"The URI {self.uri} lacks {', '.join(missing)}, without which no key is made.",
-                hint="Did the shell cut it at `;` or `&`? Put it in single quotes.",
+                hint=f"Add {', '.join(f'{each}=' for each in missing)}: `keyvouch stores {self.uri.scheme}` has what it"
+                " means. Did the shell cut the URI at `;` or `&`? Put it in single quotes, in cmd.exe in double ones.",
                 uri=self.uri,
             )
         return self._change("generate", lambda: generator.generate(self.uri, spec))

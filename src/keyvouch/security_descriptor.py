@@ -219,8 +219,11 @@ def sid_octets(text: str) -> bytes:
         raise ValueError(f"{text!r} is no SID.")
     if not all(number.isascii() and number.isalnum() for number in numbers):  # int() takes signs, spaces, underscores
         raise ValueError(f"{text!r} is no SID.")
-    authority = int(numbers[0], 16 if numbers[0][:2].lower() == "0x" else 10)
-    parts = [int(number) for number in numbers[1:]]
+    try:
+        authority = int(numbers[0], 16 if numbers[0][:2].lower() == "0x" else 10)
+        parts = [int(number) for number in numbers[1:]]
+    except ValueError:
+        raise ValueError(f"{text!r} is no SID.") from None
     if authority >= 1 << 48 or any(part >= 1 << 32 for part in parts):
         raise ValueError(f"{text!r} is no SID: a number is too large.")
     return struct.pack("<BB", 1, len(parts)) + authority.to_bytes(6, "big") + struct.pack(f"<{len(parts)}I", *parts)

@@ -259,9 +259,12 @@ def scheme_of(text: str) -> str:
         )
     if not scheme:
         path = which.startswith(("/", ".", "~")) or which.endswith((".pfx", ".p12", ".pem", ".key"))
-        hint = (
-            f"Write pfx:{shown} or pem:{shown}." if path else "A URI begins with a store's scheme: `keyvouch stores`."
-        )
+        if which.startswith(("'", '"')):
+            hint = "Take away the quotes around it. cmd.exe knows double ones alone: single ones are letters there."
+        elif path:
+            hint = f"Write pfx:{shown} or pem:{shown}."
+        else:
+            hint = "A URI begins with a store's scheme and a colon: `keyvouch stores`."
         raise ConfigurationError(f"{shown!r} is not a key's URI.", hint=hint)
     return scheme[0]
 
@@ -382,7 +385,7 @@ def _checked(attribute: Attribute, octets: bytes, origin: str = "") -> bytes:
     except ValueError as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         raise ConfigurationError(
-            f"The value of {name}{origin} cannot be used: {reason}.", hint=attribute.help + "."
+            f"The value of {name}{origin} cannot be used: {reason}.", hint=f"Correct {name}: {attribute.help}."
         ) from None
     if attribute.secret and not _is_reference(value):
         raise ConfigurationError(

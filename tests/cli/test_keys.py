@@ -224,7 +224,7 @@ def test_store_of_another_system_shown() -> None:
 
 def test_store_shown() -> None:
     """What a store's URIs take and what it can do comes from what it declares."""
-    shown = json.loads(run("stores", "pfx", "--output", "json").output)
+    shown = json.loads(run("stores", "pfx:", "--output", "json").output)
 
     assert {"path", "password", "friendly-name", "certificate-file"} <= {each["name"] for each in shown["attributes"]}
     assert "generates keys" in shown["capabilities"]

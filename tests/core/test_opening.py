@@ -359,6 +359,7 @@ def test_generate_suspects_the_shell() -> None:
     with Script() as script, open_store(f"scripted-able:server={script.number}") as store:
         with pytest.raises(ConfigurationError, match="lacks key") as caught:
             store.generate(KeySpec())
+        assert "Add key=" in caught.value.hint
         assert "shell" in caught.value.hint
         assert script.count("generate") == 0
 

@@ -366,6 +366,7 @@ def test_unknown_account_is_told(double: Double, account: str, remedy: str) -> N
     with opened(double, double.add("key")) as store:
         error = refused(store, account)
     assert isinstance(error, ConfigurationError)
+    assert account in error.message
     assert remedy in str(error.hint)
     assert double.changes == 0
 

@@ -110,6 +110,8 @@ def test_life_with_a_legacy_provider(windows: Windows, tmp_path: Path) -> None:
     assert json.loads(signed.output)["algorithm"] == "RS256"
     again = windows.keyvouch("new", "--key", at, "--subject", "CN=life")
     assert (again.status, "There is such a certificate already" in again.errors) == (3, True)
+    other = windows.keyvouch("new", "--key", "windows:location=CurrentUser;friendly-name=life", "--subject", "CN=other")
+    assert (other.status, f"already: '{uri}'" in other.errors) == (3, True)
 
     pfx = tmp_path / "life.pfx"
     to = ("--pfx", path_in_windows(pfx), "--password", "env:PASSWORD")
@@ -137,6 +139,37 @@ def test_key_that_may_not_leave(windows: Windows, tmp_path: Path) -> None:
     assert not (tmp_path / "out.pfx").exists()
 
 
+def test_certificate_is_imported_once(windows: Windows, tmp_path: Path) -> None:
+    """Under another name it stays the same: the error has what to type, and the key that is there signs on."""
+    pfx, _ = make_pfx(tmp_path, "/CN=once")
+    uri = import_pfx(windows, pfx)
+    source, to = f"pfx:{path_in_windows(pfx)}?password=env:PASSWORD", "windows:location=CurrentUser;friendly-name=twice"
+
+    again = windows.keyvouch("import", "--from", source, "--key", to, PASSWORD="secret")
+
+    assert again.status == 3, again
+    assert f"keyvouch delete --key '{uri}'" in again.errors
+    assert windows.keyvouch("sign", "--key", uri, stdin=b"x").status == 0
+
+
+def test_import_brings_the_key_of_a_certificate(windows: Windows, tmp_path: Path) -> None:
+    """A certificate that was imported alone is told so, and the remedy works: the PFX with both."""
+    pfx, _ = make_pfx(tmp_path, "/CN=alone")
+    der = openssl("x509", "-in", tmp_path / "certificate.pem", "-outform", "DER")
+    program = (
+        "import sys; from keyvouch_windows import crypt32\n"
+        "with crypt32.opened_store('CurrentUser', 'My', write=True) as store:\n"
+        "    with crypt32.added(store, bytes.fromhex(sys.argv[1]), crypt32.CERT_STORE_ADD_NEW): pass"
+    )
+    assert windows.run("-c", program, der.hex()).status == 0
+    told = windows.keyvouch("sign", "--key", "windows:subject=CN=alone", stdin=b"x")
+    assert (told.status, "Import the PFX that holds both" in told.errors) == (6, True)
+
+    uri = import_pfx(windows, pfx)
+
+    assert windows.keyvouch("sign", "--key", uri, stdin=b"x").status == 0
+
+
 def test_certificate_in_the_other_location_is_told(windows: Windows, tmp_path: Path) -> None:
     """Who asks for it in the wrong location reads where it is; who names none reads where it was found."""
     pfx, _ = make_pfx(tmp_path, "/CN=elsewhere")
@@ -152,5 +185,6 @@ def test_certificate_in_the_other_location_is_told(windows: Windows, tmp_path: P
 
 def test_other_systems_are_told() -> None:
     """The plugin is installed and imported everywhere, and says what it needs."""
-    with pytest.raises(NotSupported, match="on Windows alone"):
+    with pytest.raises(NotSupported, match="on Windows alone") as caught:
         open_signer("windows:thumbprint=" + "4A" * 20)
+    assert "Open it on Windows" in caught.value.hint

@@ -18,7 +18,7 @@ from keyvouch.signer import Signer
 @key_options
 @click.option("--certificate", type=click.Path(path_type=Path), metavar="FILE.cer", help="Write the public half (DER).")
 @click.option("--pfx", type=click.Path(path_type=Path), metavar="FILE", help="Write key and certificate (PKCS#12).")
-@click.option("--password", metavar="REFERENCE", help="For the PFX, as env:NAME or file:/path.")
+@click.option("--password", metavar="REFERENCE", help="For the PFX, as prompt:, env:NAME or file:/path.")
 @output_option
 def command(
     profile: str | None, key: str | None, certificate: Path | None, pfx: Path | None, password: str | None, output: str
@@ -30,7 +30,7 @@ def command(
     if (certificate is None) == (pfx is None):
         raise click.UsageError("Give one of --certificate and --pfx.")
     if pfx and not password:
-        raise click.UsageError("A PFX is protected: give --password env:NAME or file:/path.")
+        raise click.UsageError("A PFX is protected: give --password prompt:, env:NAME or file:/path.")
     chosen = choose(profile, key)
     if certificate:
         with chosen.open() as signer:

@@ -26,7 +26,7 @@ def command(
     Who may sign is shown: + who may now, - who may no longer. It may be done twice: what is granted already stays
     granted.
     """
-    if (account is None) != list_only or (revoke and list_only):
+    if (not account) != list_only or (revoke and list_only):
         raise click.UsageError("Give ACCOUNT, with --revoke or without; or --list alone.")
     with choose(profile, key).open_store() as store:
         before = store.readers()

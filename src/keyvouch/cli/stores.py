@@ -31,7 +31,7 @@ CAPABILITIES = {
 def command(name: str | None, output: str) -> None:
     """List the stores that are installed; with NAME, what that store's URIs take and what it can do."""
     if name:
-        _show_one(name, output)
+        _show_one(name.removesuffix(":"), output)
         return
     rows = [_row(plugin) for plugin in registry.plugins()]
     if output == "json":

@@ -43,7 +43,7 @@ def sid_of(account: str) -> str:
         return WELL_KNOWN[name.lower()]
     found = _looked_up(rf"{os.environ.get('COMPUTERNAME', '')}\{name}" if authority == "." else account)
     if found is None:
-        raise ConfigurationError(f"Windows knows no account {account!r}.", hint=_how_to_write(account))
+        raise ConfigurationError(f"Windows knows no account '{account}'.", hint=_how_to_write(account))
     return found
 
 
@@ -77,7 +77,7 @@ def _looked_up(account: str) -> str | None:
         found = advapi32.sid_of(account)
     except NativeError as error:
         raise StoreUnavailable(
-            f"Windows cannot find out who {account!r} is: {error}.",
+            f"Windows cannot find out who '{account}' is: {error}.",
             hint="Try again when the domain's controller can be reached, or write the SID: `whoami /user` shows it.",
         ) from error
     return None if found is None else sid_text(found)

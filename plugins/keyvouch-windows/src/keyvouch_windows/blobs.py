@@ -62,9 +62,14 @@ def legacy_private_key(blob: bytes) -> RSAPrivateKey:
 
 
 def legacy_blob(key: RSAPrivateKey) -> bytes:
-    """Write a PRIVATEKEYBLOB for key exchange, as what signs here is called. Raises OverflowError for uneven primes."""
+    """Write a PRIVATEKEYBLOB for key exchange, as what signs here is called. Raises OverflowError where it has no room.
+
+    So for primes of different lengths, an exponent of more than 32 bits, a length that is no multiple of 16 bits.
+    """
     numbers = key.private_numbers()
     size, exponent = key.key_size // 8, numbers.public_numbers.e
+    if exponent >> 32 or key.key_size % 16:
+        raise OverflowError
     header = struct.pack(_LEGACY_HEADER, _PRIVATEKEYBLOB, 2, 0, _CALG_RSA_KEYX, _RSA2, key.key_size, exponent)
     halves = (numbers.p, numbers.q, numbers.dmp1, numbers.dmq1, numbers.iqmp)
     return b"".join(

@@ -16,7 +16,7 @@ CERT_SYSTEM_STORE_CURRENT_USER, CERT_SYSTEM_STORE_LOCAL_MACHINE = 0x10000, 0x200
 CERT_STORE_OPEN_EXISTING_FLAG, CERT_STORE_READONLY_FLAG = 0x4000, 0x8000
 X509_ASN_ENCODING = 1
 CERT_KEY_PROV_INFO_PROP_ID, CERT_FRIENDLY_NAME_PROP_ID = 2, 11
-CERT_STORE_ADD_NEW, CERT_STORE_ADD_USE_EXISTING = 1, 2
+CERT_STORE_ADD_NEW, CERT_STORE_ADD_USE_EXISTING, CERT_STORE_ADD_REPLACE_EXISTING_INHERIT_PROPERTIES = 1, 2, 5
 CERT_FIND_SUBJECT_NAME = 0x20007
 CRYPT_ACQUIRE_SILENT_FLAG, CRYPT_ACQUIRE_PREFER_NCRYPT_KEY_FLAG = 0x40, 0x20000
 CERT_NCRYPT_KEY_SPEC = 0xFFFFFFFF
@@ -27,6 +27,7 @@ _END = (CRYPT_E_NOT_FOUND, ERROR_NO_MORE_FILES, 0)
 """Why there is no further certificate in a store, where nothing failed."""
 _FLAG_REFUSED = (0, CODES["ERROR_INVALID_PARAMETER"], CODES["NTE_BAD_FLAGS"])
 
+_EVERYWHERE = ("my", "ca")
 LOCATIONS = {"CurrentUser": CERT_SYSTEM_STORE_CURRENT_USER, "LocalMachine": CERT_SYSTEM_STORE_LOCAL_MACHINE}
 """By the names that PowerShell has for them, in the order in which they are looked through."""
 
@@ -109,8 +110,9 @@ def opened_store(location: str, name: str, *, write: bool = False, physical: boo
     Stores).
     """
     kind = CERT_STORE_PROV_SYSTEM_REGISTRY_W if physical else CERT_STORE_PROV_SYSTEM_W
-    # A store is written to where it is not there yet, as certmgr does.
-    flags = LOCATIONS[location] | (0 if write else CERT_STORE_READONLY_FLAG | CERT_STORE_OPEN_EXISTING_FLAG)
+    # Those that every Windows has may not be there before they are used; another name is a mistyped one.
+    flags = LOCATIONS[location] | (0 if write and name.lower() in _EVERYWHERE else CERT_STORE_OPEN_EXISTING_FLAG)
+    flags |= 0 if write else CERT_STORE_READONLY_FLAG
     with _closing_store(_dll.demand("CertOpenStore", kind, 0, None, flags, name)) as store:
         yield store
 

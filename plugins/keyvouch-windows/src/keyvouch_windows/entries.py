@@ -67,7 +67,8 @@ def pinned(uri: KeyUri, certificate: Certificate) -> KeyUri:
     """Return the URI of a certificate, in the store and location of a URI."""
     which = ("subject", "issuer", "friendly-name", "provider", "container", "select", "settle")
     digits = thumbprint(certificate, "sha1")  # as certmgr and PowerShell show it
-    return uri.replace({**dict.fromkeys(which), "thumbprint": digits, "store": uri.get("store")})
+    where = {name: uri.get(name) for name in ("store", "location")}  # as they are called, however they were typed
+    return uri.replace({**dict.fromkeys(which), "thumbprint": digits, **where})
 
 
 @CRYPTOGRAPHY
@@ -98,6 +99,17 @@ def held(entry: Entry, *, write: bool = False, physical: bool = False) -> Iterat
                     yield mine
                 return
     raise NativeError("CertEnumCertificatesInStore", crypt32.CRYPT_E_NOT_FOUND)
+
+
+def is_there(location: str, store: str) -> bool:
+    """Tell whether there is a store of this name."""
+    try:
+        with crypt32.opened_store(location, store):
+            return True
+    except NativeError as error:
+        if error.code != crypt32.ERROR_FILE_NOT_FOUND:
+            raise
+        return False
 
 
 def entries(location: str, store: str) -> list[Entry]:

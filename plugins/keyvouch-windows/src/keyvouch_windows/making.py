@@ -16,7 +16,7 @@ from keyvouch.store import KeySpec, KeyUri
 from keyvouch_windows import crypt32, private_keys
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.entries import Entry, der_of, held, matching, pinned
+from keyvouch_windows.entries import Entry, der_of, entries, held, matching, pinned
 from keyvouch_windows.failures import is_undone, name_of, told
 from keyvouch_windows.native import NativeError
 
@@ -59,7 +59,8 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
             hint="Add location=LocalMachine, or location=CurrentUser. Did the shell cut it off at `;`?",
             uri=uri,
         )
-    _require_free(uri, chain[0].subject.rfc4514_string() if chain else "", further=False)
+    bare = _bare(uri, chain[0]) if chain else None
+    _require_free(uri, chain[0].subject.rfc4514_string() if chain else "", further=False, bare=bare)
     if not chain:
         raise CertificateMissing(
             "Windows finds a key by its certificate, and there is none.", hint="Import it with one."
@@ -77,7 +78,7 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
                 ) from error
             raise
         try:
-            _add(store, uri, chain[0], place)
+            _add(store, uri, chain[0], place, there=bare is not None)
         except BaseException:
             with contextlib.suppress(NativeError):
                 private_keys.of_container(place, silent=silent).delete()
@@ -110,7 +111,7 @@ def _taken_in(uri: KeyUri, key: PrivateKey, leaf: Certificate, *, exportable: bo
         private_keys.take_in_legacy(place, key, exportable=exportable, silent=silent).close()  # type: ignore[arg-type]  # RSA
     except OverflowError as error:
         raise NotSupported(
-            f"{place.provider} takes in no key whose primes differ in length.", hint="Leave provider= out.", uri=uri
+            f"{place.provider} takes in no RSA key of such a form.", hint="Leave provider= out.", uri=uri
         ) from error
     return place
 
@@ -144,8 +145,11 @@ def install(uri: KeyUri, place: Container, chain: Sequence[Certificate], former:
     return pinned(uri, chain[0])
 
 
-def _require_free(uri: KeyUri, subject: str, *, further: bool) -> None:
-    """Refuse a place where a key is, unless a further one is wanted: one of the friendly name, else of the subject."""
+def _require_free(uri: KeyUri, subject: str, *, further: bool, bare: Entry | None = None) -> None:
+    """Refuse a place where a key is, unless a further one is wanted: one of the friendly name, else of the subject.
+
+    `bare`: a certificate that is there and waits for this key.
+    """
     for name in ("thumbprint", "issuer"):
         if name in uri:
             raise ConfigurationError(
@@ -157,12 +161,14 @@ def _require_free(uri: KeyUri, subject: str, *, further: bool) -> None:
         )
     named = "friendly-name" in uri or "container" in uri or not subject
     asked = uri if named else uri.replace({"subject": subject})
+    if "container" not in uri:  # a name means one family, whichever provider keeps its keys
+        asked = asked.replace({"provider": None})
     with told("looking for keys", uri):
-        there = matching(asked)
+        there = [each for each in matching(asked) if each != bare]
     if there and not further:
         raise KeyExists(
-            f"There is such a certificate already: {there[0].uri(uri)}.",
-            hint="Give this one a friendly-name= of its own; or, of a new key, ask for a further one: --further.",
+            f"There is such a certificate already: {there[0].uri(uri).quoted}.",
+            hint="Give this one a friendly-name= of its own; of a new key `--further` makes one more.",
             uri=uri,
         )
 
@@ -172,14 +178,32 @@ def _writable(uri: KeyUri) -> AbstractContextManager[int]:
     return crypt32.opened_store(uri.get("location"), uri.get("store"), write=True)
 
 
-def _add(store: int, uri: KeyUri, certificate: Certificate, place: Container) -> None:
-    with crypt32.added(store, der_of(certificate), crypt32.CERT_STORE_ADD_NEW) as context:
+def _bare(uri: KeyUri, certificate: Certificate) -> Entry | None:
+    """Return this certificate where it is without its key. Raises `KeyExists` where it has one: it is there once."""
+    with told("looking for keys", uri):
+        there = [each for each in entries(uri.get("location"), uri.get("store")) if each.certificate == certificate]
+    if there and there[0].container:
+        known = there[0].uri(uri).quoted
+        raise KeyExists(
+            f"This certificate is in the store already: {known}.",
+            hint=f"Use that one, or delete it first, where its key is gone in certlm.msc or certmgr.msc; else:"
+            f" keyvouch delete --key {known}",
+            uri=uri,
+        )
+    return there[0] if there else None
+
+
+def _add(store: int, uri: KeyUri, certificate: Certificate, place: Container, *, there: bool = False) -> None:
+    """Put a certificate into a store, with its key; `there`: it is there without one, and keeps what else is known."""
+    how = crypt32.CERT_STORE_ADD_REPLACE_EXISTING_INHERIT_PROPERTIES if there else crypt32.CERT_STORE_ADD_NEW
+    with crypt32.added(store, der_of(certificate), how) as context:
         try:
             crypt32.set_container(context, place)
             if "friendly-name" in uri:
                 crypt32.set_friendly_name(context, uri.get("friendly-name"))
         except BaseException:
-            crypt32.delete(context)
+            if not there:
+                crypt32.delete(context)
             raise
 
 

@@ -63,7 +63,7 @@ class Library:
         if os.name != "nt":
             raise NotSupported(
                 "The Windows certificate store is there on Windows alone.",
-                hint="Use another store here: `keyvouch stores` lists those that are there.",
+                hint="Open it on Windows, or take another store here, as pfx: or pkcs11:.",
             )
         # A function object of its own: what is declared of it here, nobody else in the process sees or changes.
         function = getattr(_loader(f"{self.name}.dll", use_last_error=True, winmode=LOAD_LIBRARY_SEARCH_SYSTEM32), name)

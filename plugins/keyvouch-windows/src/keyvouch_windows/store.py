@@ -31,7 +31,7 @@ from keyvouch_windows import access, accounts, crypt32, making, private_keys
 from keyvouch_windows.addresses import ATTRIBUTES
 from keyvouch_windows.codes import KEPT, WITHHELD
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.entries import Entry, entries, held, issuers, matches, matching, remove
+from keyvouch_windows.entries import Entry, entries, held, is_there, issuers, matches, matching, remove
 from keyvouch_windows.failures import as_error, name_of, not_exportable, told
 from keyvouch_windows.key import WindowsKey
 from keyvouch_windows.native import NativeError
@@ -137,7 +137,7 @@ class WindowsStore(
         """Return the key, where Windows gives it away, and its chain as PKCS#12."""
         with told("looking for the key", uri):
             entry, place, pinned, _ = self._choose(uri, matching(uri))
-        with told("exporting the key", pinned), closing(self._opened(entry, place)) as opened:
+        with told("exporting the key", pinned), closing(self._by_provider(place)) as opened:
             if opened.exportable() is False:
                 raise not_exportable(pinned)
             chain = (entry.certificate, *issuers(entry))
@@ -154,14 +154,14 @@ class WindowsStore(
         with told("looking for the key", uri):
             found = matching(uri)
             if not found and "container" in uri:
-                opened, pinned, _ = self._in_container(uri)
-                with told("deleting the key", pinned, performed=True):
+                opened, _, _ = self._in_container(uri)
+                with told("deleting the key", performed=True):
                     opened.delete()
                 return
-            entry, place, pinned, _ = self._choose(uri, found)
+            entry, place, _, _ = self._choose(uri, found)
             known = [each for location in crypt32.LOCATIONS for each in entries(location, entry.store)]
         shared = any(each.container == place and each.certificate != entry.certificate for each in known)
-        with told("deleting the key", pinned, performed=True):
+        with told("deleting the key", performed=True):  # no URI: the remedy is an administrator, not a grant
             with held(entry, write=True):  # who may not delete the certificate must not lose the key alone
                 if not shared:
                     private_keys.of_container(place, silent=self._silent).delete()
@@ -276,6 +276,10 @@ def _not_found(uri: KeyUri) -> KeyNotFound:
                 hint=f"Write location={other} in the URI.",
                 uri=uri,
             )
+    if not any(is_there(location, uri.get("store")) for location in crypt32.LOCATIONS):
+        return KeyNotFound(
+            f"There is no store {uri.get('store')}.", hint="Correct store= in the URI: it is mostly My.", uri=uri
+        )
     there = matching(uri.replace(dict.fromkeys(("thumbprint", "subject", "issuer", "friendly-name", "location"))))
     listed = "".join(f"\n  {each.uri(uri).quoted}" for each in there[:_SHOWN] if each.container)
     return KeyNotFound(
