@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import keyvouch
 from keyvouch.certificate import thumbprint
-from keyvouch.errors import AccessDenied, NotSupported, StoreUnavailable
+from keyvouch.errors import AccessDenied, KeyvouchError, NotSupported, StoreUnavailable
 from keyvouch.store import KeySpec
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
@@ -114,3 +116,23 @@ def test_name_of_a_container_fits_a_card(scripted: ScriptedWindows) -> None:
         store.generate(KeySpec("RSA-2048", "CN=card"))
     ((_, _, _, name, *_),) = scripted.called("NCryptCreatePersistedKey")
     assert len(name) <= 39
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_certificate_without_its_key_is_not_lost(scripted: ScriptedWindows, *, fails: bool) -> None:
+    """An import brings its key, and leaves it its name; where that fails it is there as before."""
+    key = make_key("RSA-2048")
+    certificate = scripted.add(key, IN_CNG, friendly_name="app")
+    (bare,) = scripted.my(machine=False)
+    bare.place = None
+    if fails:
+        scripted.fail("CertAddEncodedCertificateToStore", CODES["ERROR_INVALID_PARAMETER"], 1)
+
+    told = pytest.raises(KeyvouchError) if fails else contextlib.nullcontext()
+    with keyvouch.open_store("windows:location=CurrentUser") as store, told:
+        store.import_key(key, [certificate])
+
+    (left,) = scripted.my(machine=False)
+    assert (left.der, left.friendly_name) == (bare.der, "app\0".encode("utf-16-le"))
+    assert (left.place is None) == fails
+    scripted.assert_nothing_held()

@@ -16,7 +16,7 @@ from keyvouch.store import KeySpec, KeyUri
 from keyvouch_windows import crypt32, private_keys
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.entries import Entry, der_of, entries, held, matching, pinned
+from keyvouch_windows.entries import Entry, der_of, entries, held, matching, pinned, remove
 from keyvouch_windows.failures import is_undone, name_of, told
 from keyvouch_windows.native import NativeError
 
@@ -68,7 +68,7 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
     check_chain(chain, key.public_key())
     if key_type(key) == "Ed25519":
         raise NotSupported("Windows has no Ed25519 keys.", hint="Make RSA-2048, or P-256.")
-    with told("importing the key", performed=True), _writable(uri) as store:
+    with told("importing the key", performed=True), _writable(uri):
         try:
             place = _taken_in(uri, key, chain[0], exportable=exportable, silent=silent)
         except NativeError as error:
@@ -78,13 +78,28 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
                 ) from error
             raise
         try:
-            _add(store, uri, chain[0], place, there=bare is not None)
+            if bare:  # a store does not write down anew what it has: Wine's at least
+                remove(bare)
+                uri = uri.replace({"friendly-name": uri.get("friendly-name") or bare.friendly_name})
+            with _writable(uri) as store:
+                _add(store, uri, chain[0], place)
         except BaseException:
             with contextlib.suppress(NativeError):
                 private_keys.of_container(place, silent=silent).delete()
+            if bare:
+                _put_back(bare)
             raise
         _add_issuers(uri.get("location"), chain)
     return pinned(uri, chain[0])
+
+
+def _put_back(bare: Entry) -> None:
+    with (
+        contextlib.suppress(NativeError),  # what went wrong first is told
+        crypt32.opened_store(bare.location, bare.store, write=True) as store,
+        crypt32.added(store, der_of(bare.certificate), crypt32.CERT_STORE_ADD_USE_EXISTING) as context,
+    ):
+        crypt32.set_friendly_name(context, bare.friendly_name)
 
 
 def _taken_in(uri: KeyUri, key: PrivateKey, leaf: Certificate, *, exportable: bool, silent: bool) -> Container:
@@ -193,17 +208,14 @@ def _bare(uri: KeyUri, certificate: Certificate) -> Entry | None:
     return there[0] if there else None
 
 
-def _add(store: int, uri: KeyUri, certificate: Certificate, place: Container, *, there: bool = False) -> None:
-    """Put a certificate into a store, with its key; `there`: it is there without one, and keeps what else is known."""
-    how = crypt32.CERT_STORE_ADD_REPLACE_EXISTING_INHERIT_PROPERTIES if there else crypt32.CERT_STORE_ADD_NEW
-    with crypt32.added(store, der_of(certificate), how) as context:
+def _add(store: int, uri: KeyUri, certificate: Certificate, place: Container) -> None:
+    with crypt32.added(store, der_of(certificate), crypt32.CERT_STORE_ADD_NEW) as context:
         try:
             crypt32.set_container(context, place)
             if "friendly-name" in uri:
                 crypt32.set_friendly_name(context, uri.get("friendly-name"))
         except BaseException:
-            if not there:
-                crypt32.delete(context)
+            crypt32.delete(context)
             raise
 
 
