@@ -238,8 +238,11 @@ def test_unknown_code_is_told_with_its_number(scripted: ScriptedWindows) -> None
 
 
 @pytest.mark.parametrize("code", [*CODES.values(), *UNKNOWN], ids=hex)
-def test_command_shows_no_traceback(scripted: ScriptedWindows, capsys: pytest.CaptureFixture[str], code: int) -> None:
+def test_command_shows_no_traceback(
+    scripted: ScriptedWindows, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     """It says what Windows answered and what to do, and ends with the status of the table."""
+    monkeypatch.setattr("keyvouch.opening.OPEN_TIMEOUT", 0.2)  # what may be over is tried for so long
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.fail("CertGetCertificateContextProperty", code)
     if code == CODES["CRYPT_E_NOT_FOUND"]:  # there it means that the certificate has no key
