@@ -288,6 +288,14 @@ def test_key_without_certificate(scripted: ScriptedWindows, kind: str, *, machin
     scripted.assert_nothing_held()
 
 
+def test_container_that_is_not_there(scripted: ScriptedWindows) -> None:
+    """In the machine Windows says the same where there is none and where this account may not: both are told."""
+    with pytest.raises(AccessDenied) as caught:
+        keyvouch.open_signer(f"windows:location=LocalMachine;provider={SOFTWARE};container=alone")
+    assert "keyvouch grant" in caught.value.hint
+    assert "Or correct container=" in caught.value.hint
+
+
 def test_key_of_the_tpm(scripted: ScriptedWindows) -> None:
     """It is made where provider= says."""
     with keyvouch.open_store(f"windows:location=LocalMachine;provider={PLATFORM}") as store:

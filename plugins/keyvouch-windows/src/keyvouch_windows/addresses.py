@@ -50,7 +50,7 @@ def _location(octets: bytes) -> str:
 ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute("thumbprint", "of the certificate, SHA-1 or SHA-256, in hexadecimal", parse=thumbprint),
     Attribute("subject", "of the certificate: CN=app, or CN=app,O=Contoso in full", parse=name),
-    Attribute("issuer", "of the certificate, in full: CN=Issuing CA,O=Contoso", parse=name),
+    Attribute("issuer", "of the certificate: CN=Issuing CA, or CN=Issuing CA,O=Contoso in full", parse=name),
     Attribute("friendly-name", "that somebody gave the certificate"),
     Attribute("provider", "of the key, by its name: Microsoft Software Key Storage Provider", place=True),
     Attribute("container", "of the key, by its name: also of a key without certificate"),

@@ -68,9 +68,8 @@ def as_error(error: NativeError, doing: str, uri: KeyUri | None, *, performed: b
         return NotSupported(
             f"The key's provider cannot do it ({doing}): {answer}.", hint="Take another provider=.", uri=uri
         )
-    return KeyUnusable(
-        f"Windows refused {doing}: {answer}.", hint=f"Look up the code: `certutil -error 0x{error.code:X}`.", uri=uri
-    )
+    look = f"Look up the code: `certutil -error 0x{error.code:X}`." if error.code else "Try the same with certutil."
+    return KeyUnusable(f"Windows refused {doing}: {answer}.", hint=look, uri=uri)
 
 
 def unsupported(why: str, algorithm: str, uri: KeyUri) -> AlgorithmUnsupported:
@@ -103,7 +102,11 @@ def _withheld(doing: str, answer: str, uri: KeyUri | None) -> KeyvouchError:
     if location == "LocalMachine":
         return AccessDenied(
             f"The account {account} may not use this key, or it is gone: {answer}.",
-            hint=f"As administrator, run: keyvouch grant '{account}' --key {uri.quoted}",
+            hint=f"As administrator, run: keyvouch grant '{account}' --key {uri.quoted}"
+            + (
+                "\nOr correct container= and provider=: Windows says the same where there is none."
+                * ("container" in uri)
+            ),
             uri=uri,
         )
     return AccessDenied(

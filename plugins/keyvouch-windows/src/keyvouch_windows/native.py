@@ -29,7 +29,8 @@ class NativeError(Exception):
     def __init__(self, function: str, code: int) -> None:
         self.function = function
         self.code = code & 0xFFFFFFFF
-        super().__init__(f"{function}: 0x{self.code:08X}" if self.code > 0xFFFF else f"{function}: {self.code}")  # noqa: PLR2004
+        shown = f"0x{self.code:08X}" if self.code > 0xFFFF else str(self.code or "no reason given")  # noqa: PLR2004
+        super().__init__(f"{function}: {shown}")
 
 
 class Library:
