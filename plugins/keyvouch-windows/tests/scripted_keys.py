@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_ds
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from keyvouch.security_descriptor import sid_octets
 from keyvouch_windows.advapi32 import PROV_RSA_AES, PROV_RSA_FULL
 from keyvouch_windows.blobs import legacy_private_key
 from keyvouch_windows.codes import CODES
@@ -55,13 +56,13 @@ FRESH = bytes.fromhex(
     "d001020000000000052000000020020000"
 )
 """D:PAI(A;;0xd01f01ff;;;SY)(A;;0xd01f01ff;;;BA), as Windows gives it to a new key of the machine's."""
-SIDS = {
-    "NT AUTHORITY\\SYSTEM": "010100000000000512000000",
-    "NT AUTHORITY\\NETWORK SERVICE": "010100000000000514000000",
-    "BUILTIN\\Administrators": "01020000000000052000000020020000",
-    ACCOUNT: "010500000000000515000000010000000200000003000000e8030000",
+ACCOUNTS = {
+    "NT AUTHORITY\\SYSTEM": ("S-1-5-18", 5),
+    "NT AUTHORITY\\NETWORK SERVICE": ("S-1-5-20", 5),
+    "BUILTIN\\Administrators": ("S-1-5-32-544", 4),
+    ACCOUNT: ("S-1-5-21-1-2-3-1000", 1),
 }
-"""Of accounts, in hexadecimal."""
+"""By name, each with its SID and its kind (SID_NAME_USE)."""
 
 _made: dict[str, AnyKey] = {}
 
@@ -87,6 +88,13 @@ class Kept:
     properties: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     """With the flags they were set with."""
     descriptor: bytes = FRESH
+    keeps_rules: bool = True
+    """Whether its provider keeps new access rules; it says so in either case."""
+
+    def set_rules(self, octets: bytes) -> None:
+        """Let there be other access rules."""
+        if self.keeps_rules:
+            self.descriptor = octets
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,8 @@ class Keys(Calls):
         """Containers by name, and whether they are the machine's; their keys by what they are for."""
         self.account = ACCOUNT
         """As whom this process runs."""
+        self.accounts = ACCOUNTS
+        """That Windows knows."""
 
     # ncrypt.dll
 
@@ -179,8 +189,8 @@ class Keys(Calls):
     def NCryptSetProperty(self, key: int, name: str, octets: int, size: int, flags: int) -> None:
         kept = self.key_at(key)
         if name == "Security Descr":
-            require(flags, DACL | PERSIST)
-            kept.descriptor = ctypes.string_at(octets, size)
+            assert flags == DACL | PERSIST
+            kept.set_rules(ctypes.string_at(octets, size))
             return
         if name == "Length" and flags & PERSIST:
             raise MisuseError("the length is no property that is kept by itself")
@@ -222,6 +232,7 @@ class Keys(Calls):
         values = {"Export Policy": struct.pack("<I", int(kept.exportable)), "Security Descr": kept.descriptor}
         if name not in values:
             raise FailsError(CODES["NTE_NOT_SUPPORTED"])
+        assert flags == (DACL if name == "Security Descr" else 0)
         answer_octets(values[name], buffer, room, size, ROOM)
 
     def NCryptSignHash(
@@ -359,30 +370,31 @@ class Keys(Calls):
         (kept,) = self.csp[self.at(container, Container).place].values()
         (place,) = struct.unpack("<I", ctypes.string_at(octets + 16, 4))
         (length,) = struct.unpack("<H", ctypes.string_at(octets + place + 2, 2))
-        kept.descriptor = ctypes.string_at(octets, place + length)
+        kept.set_rules(ctypes.string_at(octets, place + length))
 
     def LookupAccountNameW(
         self, system: str | None, account: str, sid: int | None, size: int, domain: int | None, room: int, kind: int
     ) -> None:
-        if account not in SIDS:
+        found = next((known for known in self.accounts if known.lower() == account.lower()), None)
+        if found is None:
             raise FailsError(NONE_MAPPED)
-        self._answer_account(bytes.fromhex(SIDS[account]), (sid, size), account, (domain, room), kind)
+        self._answer_account(found, self._octets_of(found), (sid, size), (domain, room), kind)
 
     def LookupAccountSidW(
         self, system: str | None, sid: int, name: int | None, size: int, domain: int | None, room: int, kind: int
     ) -> None:
-        known = {bytes.fromhex(octets): account for account, octets in SIDS.items()}
         octets = ctypes.string_at(sid, 8 + 4 * ctypes.string_at(sid, 2)[1])
-        if octets not in known:
+        found = next((known for known in self.accounts if self._octets_of(known) == octets), None)
+        if found is None:
             raise FailsError(NONE_MAPPED)
-        self._answer_account(wide(known[octets].partition("\\")[2]), (name, size), known[octets], (domain, room), kind)
+        self._answer_account(found, wide(found.rpartition("\\")[2]), (name, size), (domain, room), kind)
 
     def _answer_account(
-        self, octets: bytes, first: tuple[int | None, int], account: str, second: tuple[int | None, int], kind: int
+        self, account: str, octets: bytes, first: tuple[int | None, int], second: tuple[int | None, int], kind: int
     ) -> None:
         """Give what was asked for and the domain; sizes of texts are told in characters."""
-        domain, texts = wide(account.partition("\\")[0]), ctypes.sizeof(ctypes.c_wchar)
-        put_number(kind, 1)
+        domain, texts = wide(account.rpartition("\\")[0]), ctypes.sizeof(ctypes.c_wchar)
+        put_number(kind, self.accounts[account][1])
         put_number(first[1], len(octets) // (1 if octets[:1] == b"\x01" else texts))
         put_number(second[1], len(domain) // texts)
         if first[0] is None or second[0] is None:
@@ -390,10 +402,13 @@ class Keys(Calls):
         ctypes.memmove(first[0], octets, len(octets))
         ctypes.memmove(second[0], domain, len(domain))
 
+    def _octets_of(self, account: str) -> bytes:
+        return sid_octets(self.accounts[account][0])
+
     def GetTokenInformation(self, token: int, what: int, buffer: int, room: int, size: int) -> None:
         assert (token, what) == (2**64 - 6, 1)
-        sid = bytes.fromhex(SIDS[self.account])
-        answer_octets(struct.pack("<QII", buffer + 16, 0, 0) + sid, buffer, room, size, INSUFFICIENT_BUFFER)
+        told = struct.pack("<QII", buffer + 16, 0, 0) + self._octets_of(self.account)
+        answer_octets(told, buffer, room, size, INSUFFICIENT_BUFFER)
 
 
 def require(flags: int, known: int) -> None:

@@ -1,8 +1,7 @@
 """A Windows in this process: what crypt32, ncrypt and advapi32 do as documented, for the plugin's own bindings.
 
-    scripted = ScriptedWindows()
-    scripted.install(monkeypatch)
-    scripted.add(certificate, Place(SOFTWARE, "name"))
+    scripted = installed(monkeypatch)
+    scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "name"))
     scripted.fail("NCryptSignHash", NTE_SILENT_CONTEXT)
 
 Stores, certificates and keys are `scripted.stores`, `scripted.cng` and `scripted.csp`; calls are in `scripted.calls`;
@@ -17,11 +16,13 @@ import datetime as dt
 from collections import deque
 from dataclasses import dataclass, field
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 
+from keyvouch.certificate import thumbprint
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import CERT_CONTEXT, CRYPT_DATA_BLOB, CRYPT_KEY_PROV_INFO, Container
 from scripted_calls import FailsError, MisuseError, answer_octets, put_handle, put_number
@@ -308,6 +309,29 @@ class ScriptedWindows(Keys):
         certificates = [Held(leaf.public_bytes(Encoding.DER), place)]
         certificates += [Held(each.public_bytes(Encoding.DER)) for each in others]
         return self.hand_out(Store(certificates))
+
+
+def installed(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
+    """Return a new Windows that stands behind the plugin's bindings until the test ends."""
+    double = ScriptedWindows()
+    double.install(monkeypatch)
+    return double
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
+    """A Windows of the test's own, in this process."""
+    return installed(monkeypatch)
+
+
+def uri_of(certificate: x509.Certificate) -> str:
+    """Return the URI of a certificate, wherever it is."""
+    return f"windows:thumbprint={thumbprint(certificate, 'sha1')}"
+
+
+def pinned(certificate: x509.Certificate, location: str = "CurrentUser") -> str:
+    """Return the URI by which a certificate in a location is known."""
+    return f"{uri_of(certificate)};store=My;location={location}"
 
 
 def certified(key: AnyKey, subject: str = "CN=app") -> x509.Certificate:

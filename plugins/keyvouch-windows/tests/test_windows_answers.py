@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 
 import keyvouch
 from keyvouch import cli
-from keyvouch.certificate import thumbprint
 from keyvouch.errors import AccessDenied, KeyNotFound, KeyUnusable, KeyvouchError
 from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
@@ -19,20 +17,13 @@ from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.remedies import BY_FUNCTION
 from scripted_keys import ACCOUNT, AES_CSP, SOFTWARE, make_key
-from scripted_windows import ScriptedWindows, certified
+from scripted_windows import ScriptedWindows, certified, pinned, uri_of
 
 PAGE = Path(__file__).parents[3] / "docs/stores/windows-errors.md"
 UNKNOWN = (0x8009FFFF, 0xC0000022, 0x80070001, 4711)
 IN_CNG = Container(SOFTWARE, "app")
 NEAR = 0.2
 """Seconds for which the core tries again."""
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
-    double = ScriptedWindows()
-    double.install(monkeypatch)
-    return double
 
 
 def rows(columns: int) -> list[list[str]]:
@@ -59,10 +50,6 @@ def says(hint: str, name: str) -> bool:
     parts = re.findall(r"``?(.+?)``?(?:,|;|$|\.$)", written) if " `" in written or written.startswith("`") else []
     parts = [part.partition(" --key")[0] for part in parts]
     return hint == written or any(part in hint for part in parts)
-
-
-def uri_of(certificate: x509.Certificate, location: str = "CurrentUser") -> str:
-    return f"windows:thumbprint={thumbprint(certificate, 'sha1')};store=My;location={location}"
 
 
 def refused(act: Callable[[], object]) -> KeyvouchError:
@@ -95,7 +82,7 @@ def test_refusal_to_open_is_told(scripted: ScriptedWindows, name: str) -> None:
     scripted.fail("CryptAcquireCertificatePrivateKey", CODES[name])
     scripted.cng.clear()
 
-    error = refused(lambda: keyvouch.open_signer(uri_of(certificate), timeout=NEAR))
+    error = refused(lambda: keyvouch.open_signer(pinned(certificate), timeout=NEAR))
 
     if name == "CRYPT_E_NO_KEY_PROPERTY":  # the provider is asked, which says more
         name = "NTE_BAD_KEYSET"
@@ -109,7 +96,7 @@ def test_refusal_to_open_is_told(scripted: ScriptedWindows, name: str) -> None:
 def test_refusal_to_sign_is_told(scripted: ScriptedWindows, name: str) -> None:
     """What CNG says as a status, with a sign, when a digest is signed."""
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
-    with keyvouch.open_signer(uri_of(certificate)) as signer:
+    with keyvouch.open_signer(pinned(certificate)) as signer:
         scripted.fail("NCryptSignHash", CODES[name])
         error = refused(lambda: signer.sign(b"x", "RS256", timeout=NEAR))
 
@@ -178,7 +165,7 @@ def test_every_code_is_an_error_with_a_hint(
     """Whatever is done, and whichever code Windows answers, also one that nobody knows here."""
     monkeypatch.setattr("keyvouch.opening.CHANGE_TIMEOUT", NEAR)
     monkeypatch.setattr("keyvouch.opening.OPEN_TIMEOUT", NEAR)
-    uri = uri_of(scripted.add(make_key("RSA-2048"), IN_CNG, exportable=True))
+    uri = pinned(scripted.add(make_key("RSA-2048"), IN_CNG, exportable=True))
     scripted.fail(function, code)
     # Some codes are got over: that there is no store of that name, or no further certificate.
     error = error_of(lambda: act(uri))
@@ -210,19 +197,19 @@ def test_service_account_is_told_the_line_to_type(scripted: ScriptedWindows, acc
     scripted.account = account
     certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=True))
     scripted.fail("CryptAcquireCertificatePrivateKey", CODES["NTE_BAD_KEYSET"])
-    pinned = uri_of(certificate, "LocalMachine")
+    known_as = pinned(certificate, "LocalMachine")
 
-    error = refused(lambda: keyvouch.open_signer(f"windows:thumbprint={thumbprint(certificate, 'sha1')}"))
+    error = refused(lambda: keyvouch.open_signer(uri_of(certificate)))
 
     assert isinstance(error, AccessDenied)
-    assert error.hint == f"As administrator, run: keyvouch grant '{account}' --key '{pinned}'"
+    assert error.hint == f"As administrator, run: keyvouch grant '{account}' --key '{known_as}'"
 
 
 @pytest.mark.parametrize(("machine", "asked"), [(False, "LocalMachine"), (True, "CurrentUser")])
 def test_certificate_of_the_other_location(scripted: ScriptedWindows, asked: str, *, machine: bool) -> None:
     """The hint says which location to write."""
     certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=machine))
-    error = refused(lambda: keyvouch.open_signer(uri_of(certificate, asked)))
+    error = refused(lambda: keyvouch.open_signer(pinned(certificate, asked)))
     assert isinstance(error, KeyNotFound)
     assert error.hint == f"Write location={'LocalMachine' if machine else 'CurrentUser'} in the URI."
 
@@ -231,7 +218,7 @@ def test_unknown_code_is_told_with_its_number(scripted: ScriptedWindows) -> None
     """And how to look it up."""
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.fail("CryptAcquireCertificatePrivateKey", 0x8009FFFF)
-    error = refused(lambda: keyvouch.open_signer(uri_of(certificate)))
+    error = refused(lambda: keyvouch.open_signer(pinned(certificate)))
     assert isinstance(error, KeyUnusable)
     assert "CryptAcquireCertificatePrivateKey: 0x8009FFFF" in error.message
     assert error.hint == "Look up the code: `certutil -error 0x8009FFFF`."
@@ -248,7 +235,7 @@ def test_command_shows_no_traceback(
     if code == CODES["CRYPT_E_NOT_FOUND"]:  # there it means that the certificate has no key
         return
     with pytest.raises(SystemExit) as ended:
-        cli.main(["keys", "--key", uri_of(certificate)])
+        cli.main(["keys", "--key", pinned(certificate)])
     told = capsys.readouterr().err
     assert ended.value.code in (2, 3, 4, 5, 6)
     assert "Traceback" not in told

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 import keyvouch
-from keyvouch.certificate import thumbprint
 from keyvouch.cli import group
 from keyvouch.errors import AccessDenied, AlgorithmUnsupported, KeyUnusable, NotSupported
 from keyvouch.secrets import Secret
@@ -24,27 +23,12 @@ from keyvouch.store import KeySpec
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
 from scripted_keys import ACCOUNT, AES_CSP, OLD_CSP, PLATFORM, SOFTWARE, make_key
-from scripted_windows import ScriptedWindows, certified
+from scripted_windows import ScriptedWindows, certified, pinned, uri_of
 
 READONLY, OPEN_EXISTING, SILENT, PREFER_CNG = 0x8000, 0x4000, 0x40, 0x20000
 PKCS1, PSS, MACHINE, PERSIST = 0x2, 0x8, 0x20, 0x80000000
 HASHES = {"256": SHA256(), "384": SHA384(), "512": SHA512()}
 IN_CNG = Container(SOFTWARE, "app")
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
-    double = ScriptedWindows()
-    double.install(monkeypatch)
-    return double
-
-
-def uri_of(certificate: x509.Certificate) -> str:
-    return f"windows:thumbprint={thumbprint(certificate, 'sha1')}"
-
-
-def pinned(certificate: x509.Certificate) -> str:
-    return f"{uri_of(certificate)};store=My;location=CurrentUser"
 
 
 def judge(public_key: Any, signature: bytes, message: bytes, algorithm: str) -> None:

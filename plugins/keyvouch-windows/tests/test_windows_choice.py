@@ -32,13 +32,6 @@ LEAF, MIDDLE, ROOT = make_key("RSA-2048"), make_key("RSA-3072"), make_key("ECDSA
 NOW = dt.datetime.now(dt.UTC)
 
 
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
-    double = ScriptedWindows()
-    double.install(monkeypatch)
-    return double
-
-
 def name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 

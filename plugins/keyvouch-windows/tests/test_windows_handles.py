@@ -7,30 +7,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from cryptography import x509
 
 import keyvouch
-from keyvouch.certificate import thumbprint
 from keyvouch.errors import KeyvouchError
 from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
 from scripted_keys import ACCOUNT, AES_CSP, OLD_CSP, SOFTWARE, make_key
-from scripted_windows import ScriptedWindows, certified
+from scripted_windows import certified, installed, pinned
 
 IN_CNG, IN_CSP = Container(SOFTWARE, "app"), Container(OLD_CSP, "app", 1, spec=1)
 OPENS = 10_000
-
-
-def pinned(certificate: x509.Certificate) -> str:
-    return f"windows:thumbprint={thumbprint(certificate, 'sha1')};store=My;location=CurrentUser"
-
-
-def installed(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
-    double = ScriptedWindows()
-    double.install(monkeypatch)
-    return double
 
 
 @pytest.mark.parametrize("kind", ["of CNG", "lent", "of a legacy provider", "without certificate"])
@@ -133,8 +121,8 @@ def test_each_failing_call_holds_nothing(
     while number <= calls:
         scripted = installed(monkeypatch)
         machine = act in (granting, revoking)
-        uri = pinned(scripted.add(key, replace(place, machine=machine), exportable=True))
-        uri = uri.replace("CurrentUser", "LocalMachine") if machine else uri
+        certificate = scripted.add(key, replace(place, machine=machine), exportable=True)
+        uri = pinned(certificate, "LocalMachine" if machine else "CurrentUser")
         scripted.my(machine=machine)[0].lends = lends
         scripted.fail_call(number, CODES[code])
         with contextlib.suppress(KeyvouchError) if number else contextlib.nullcontext():

@@ -5,31 +5,18 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import keyvouch
-from keyvouch.certificate import thumbprint
 from keyvouch.errors import AccessDenied, KeyvouchError, NotSupported, StoreUnavailable
 from keyvouch.store import KeySpec
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
 from scripted_keys import ACCOUNT, OLD_CSP, SMART_CARD, SOFTWARE, make_key
-from scripted_windows import LOCAL_MACHINE, Held, ScriptedWindows, certified
+from scripted_windows import LOCAL_MACHINE, Held, ScriptedWindows, certified, pinned
 
 SILENT = 0x40
 IN_CNG, IN_THE_MACHINE = Container(SOFTWARE, "app"), Container(SOFTWARE, "app", machine=True)
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
-    double = ScriptedWindows()
-    double.install(monkeypatch)
-    return double
-
-
-def in_the_machine(certificate: x509.Certificate) -> str:
-    return f"windows:thumbprint={thumbprint(certificate, 'sha1')};store=My;location=LocalMachine"
 
 
 def test_listing_shows_no_dialog(scripted: ScriptedWindows) -> None:
@@ -55,7 +42,7 @@ def test_key_stays_where_its_certificate_may_not_be_deleted(scripted: ScriptedWi
     certificate = scripted.add(make_key("RSA-2048"), IN_THE_MACHINE)
     scripted.only_reads.add(LOCAL_MACHINE)
 
-    with keyvouch.open_store(in_the_machine(certificate)) as store, pytest.raises(AccessDenied) as caught:
+    with keyvouch.open_store(pinned(certificate, "LocalMachine")) as store, pytest.raises(AccessDenied) as caught:
         store.delete()
 
     assert caught.value.hint == "Do it in a console that runs as administrator."
@@ -71,7 +58,7 @@ def test_key_stays_where_another_certificate_has_it(scripted: ScriptedWindows) -
     for theirs, stays in ((other, True), (copy, False)):
         scripted.my(machine=True)[:] = [Held(certificate.public_bytes(Encoding.DER), IN_THE_MACHINE)]
         scripted.my(machine=False)[:] = [theirs]
-        with keyvouch.open_store(in_the_machine(certificate)) as store:
+        with keyvouch.open_store(pinned(certificate, "LocalMachine")) as store:
             store.delete()
         assert (bool(scripted.cng), scripted.my(machine=True)) == (stays, [])
 
@@ -105,7 +92,10 @@ def test_key_of_a_user_is_not_granted_by_its_certificate_in_the_machine(scripted
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.my(machine=True)[:] = [Held(certificate.public_bytes(Encoding.DER), IN_CNG)]
     scripted.my(machine=False).clear()
-    with keyvouch.open_store(in_the_machine(certificate)) as store, pytest.raises(NotSupported, match="its user's"):
+    with (
+        keyvouch.open_store(pinned(certificate, "LocalMachine")) as store,
+        pytest.raises(NotSupported, match="its user's"),
+    ):
         store.grant(ACCOUNT)
     assert not scripted.called("NCryptSetProperty")
 
