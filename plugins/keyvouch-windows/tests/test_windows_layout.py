@@ -32,12 +32,8 @@ OURS = {
 """Names of our own for what the headers call otherwise."""
 ENUMERATED = {
     "TOKEN_USER_CLASS": "TokenUser",
-    "READ": "(GENERIC_READ | FILE_GENERIC_READ)",
-    "READ_DATA": "FILE_READ_DATA",
 }
 """Likewise, of what is no macro of one name."""
-IN_NO_HEADER = {"EVERYONE"}
-"""A SID's text, of which the headers have the octets alone."""
 HASHES = {"sha256": "CALG_SHA_256", "sha384": "CALG_SHA_384", "sha512": "CALG_SHA_512"}
 WITHOUT_SHA2 = {
     "MS_DEF_PROV_W": "Microsoft Base Cryptographic Provider v1.0",
@@ -95,7 +91,7 @@ def defined(*kinds: type[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def is_constant(name: str) -> bool:
-    return name.isupper() and not name.startswith("_") and name not in IN_NO_HEADER
+    return name.isupper() and not name.startswith("_")
 
 
 def structures() -> set[type[ctypes.Structure]]:

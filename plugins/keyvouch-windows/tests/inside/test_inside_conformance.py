@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,20 +13,7 @@ from keyvouch.testing import StoreConformance
 PROVIDER = "Microsoft Enhanced RSA and AES Cryptographic Provider"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def nothing_left() -> Iterator[None]:
-    """The keys that the tests make are deleted."""
-    before = {str(info.uri) for info in listed()}
-    yield
-    for info in listed():
-        if str(info.uri) not in before:
-            with keyvouch.open_store(str(info.uri)) as store:
-                store.delete()
-
-
-def listed() -> list[keyvouch.KeyInfo]:
-    with keyvouch.open_store("windows:location=CurrentUser") as store:
-        return store.keys()
+pytestmark = pytest.mark.usefixtures("nothing_left_of_module")
 
 
 class TestLegacyProvider(StoreConformance):

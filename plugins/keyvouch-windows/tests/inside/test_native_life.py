@@ -9,7 +9,6 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,27 +21,12 @@ from keyvouch.errors import KeyNotFound, KeyUnusable
 from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
 MESSAGE = b"what is signed"
 CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
 SOFTWARE = "Microsoft Software Key Storage Provider"
 LEGACY = "Microsoft Enhanced Cryptographic Provider v1.0"
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """The keys that a test makes are deleted."""
-    before = {str(info.uri) for info in listed()}
-    yield
-    for info in listed():
-        if str(info.uri) not in before:
-            with keyvouch.open_store(str(info.uri)) as store:
-                store.delete()
-
-
-def listed() -> list[keyvouch.KeyInfo]:
-    with keyvouch.open_store("windows:") as store:
-        return store.keys()
 
 
 def make(uri: str, key_type: str = "RSA-2048", *, exportable: bool = False) -> str:

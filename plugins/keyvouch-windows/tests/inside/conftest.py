@@ -1,0 +1,39 @@
+"""What the tests inside a Windows share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import keyvouch
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """The keys that a test makes are deleted."""
+    with _deleting_new_keys():
+        yield
+
+
+@pytest.fixture(scope="module")
+def nothing_left_of_module() -> Iterator[None]:
+    """The keys that the tests of a module make are deleted when all have run."""
+    with _deleting_new_keys():
+        yield
+
+
+@contextmanager
+def _deleting_new_keys() -> Iterator[None]:
+    before = _uris()
+    yield
+    for uri in _uris() - before:
+        with keyvouch.open_store(uri) as store:
+            store.delete()
+
+
+def _uris() -> set[str]:
+    with keyvouch.open_store("windows:") as store:
+        listed = store.keys()
+    return {str(info.uri) for info in listed}
