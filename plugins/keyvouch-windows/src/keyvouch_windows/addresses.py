@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from keyvouch.certificate import parse_subject
+from keyvouch.certificate import HashName, parse_subject
 from keyvouch.errors import ConfigurationError
 from keyvouch.store import Attribute
 from keyvouch_windows.crypt32 import LOCATIONS
@@ -13,7 +13,7 @@ from keyvouch_windows.crypt32 import LOCATIONS
 if TYPE_CHECKING:
     from cryptography.x509 import Name
 
-_HASHES = {40: "sha1", 64: "sha256"}
+_HASHES: dict[int, HashName] = {40: "sha1", 64: "sha256"}
 """By the number of hexadecimal digits."""
 _BETWEEN = re.compile("[\\s:\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 """What may stand between and around the digits; also the mark that certmgr's dialog lets one copy along unseen."""
@@ -27,7 +27,7 @@ def thumbprint(octets: bytes) -> str:
     return digits
 
 
-def hash_of(digits: str) -> str:
+def hash_of(digits: str) -> HashName:
     """Return which hash a thumbprint is."""
     return _HASHES[len(digits)]
 

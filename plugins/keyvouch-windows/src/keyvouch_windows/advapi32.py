@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from keyvouch_windows.native import BOOL, DWORD, POINTER, TEXT, Library, NativeError, last_error, octets_at
+from keyvouch_windows.native import (
+    BOOL,
+    DACL_SECURITY_INFORMATION,
+    DWORD,
+    POINTER,
+    TEXT,
+    Library,
+    NativeError,
+    last_error,
+    octets_at,
+    octets_of,
+    room_for_signature,
+)
 
 PROV_RSA_FULL, PROV_RSA_AES = 1, 24
 CRYPT_NEWKEYSET, CRYPT_DELETEKEYSET, CRYPT_MACHINE_KEYSET, CRYPT_SILENT = 0x8, 0x10, 0x20, 0x40
@@ -18,14 +31,11 @@ PP_KEYSET_SEC_DESCR = 8
 PUBLICKEYBLOB, PRIVATEKEYBLOB = 0x6, 0x7
 CALG = {"sha256": 0x800C, "sha384": 0x800D, "sha512": 0x800E}
 """CALG_SHA_256 and so on."""
-DACL_SECURITY_INFORMATION = 4
 TOKEN_USER_CLASS = 1
 """Of TOKEN_INFORMATION_CLASS: TokenUser."""
 ERROR_NO_MORE_ITEMS, ERROR_INSUFFICIENT_BUFFER, ERROR_NONE_MAPPED = 259, 122, 1332
 _NOBODY = frozenset({3, 6, 7, 8})
 """Of SID_NAME_USE: a domain (a computer's own name too is found as one), a deleted account, none, an unknown kind."""
-_LONGEST_SIGNATURE = 2048
-"""Bytes: RSA-16384."""
 _EFFECTIVE_TOKEN = -6
 """What GetCurrentThreadEffectiveToken returns: a handle that is not to be closed, and an inline function."""
 _LONGEST_TOKEN_USER = 128
@@ -125,11 +135,7 @@ def permissions(key: int) -> int:
 
 def export(key: int, kind: int) -> bytes:
     """Return a key as PUBLICKEYBLOB or PRIVATEKEYBLOB."""
-    size = DWORD()
-    _dll.demand("CryptExportKey", key, None, kind, 0, None, ctypes.byref(size))
-    buffer = ctypes.create_string_buffer(size.value)
-    _dll.demand("CryptExportKey", key, None, kind, 0, buffer, ctypes.byref(size))
-    return buffer.raw[: size.value]
+    return octets_of(lambda buffer, _, size: _dll.demand("CryptExportKey", key, None, kind, 0, buffer, size))
 
 
 def sign(handle: int, spec: int, digest: bytes, hash_name: str) -> bytes:
@@ -138,7 +144,7 @@ def sign(handle: int, spec: int, digest: bytes, hash_name: str) -> bytes:
     _dll.demand("CryptCreateHash", handle, CALG[hash_name], None, 0, ctypes.byref(made))
     try:
         _dll.demand("CryptSetHashParam", made, HP_HASHVAL, digest, 0)
-        buffer = ctypes.create_string_buffer(_LONGEST_SIGNATURE)
+        buffer = room_for_signature()
         size = DWORD(len(buffer))
         _dll.demand("CryptSignHashW", made, spec, None, 0, buffer, ctypes.byref(size))
         return buffer.raw[: size.value][::-1]
@@ -148,11 +154,10 @@ def sign(handle: int, spec: int, digest: bytes, hash_name: str) -> bytes:
 
 def security_descriptor(handle: int) -> bytes:
     """Return who may do what with a container."""
-    size = DWORD()
-    _dll.demand("CryptGetProvParam", handle, PP_KEYSET_SEC_DESCR, None, ctypes.byref(size), DACL_SECURITY_INFORMATION)
-    buffer = ctypes.create_string_buffer(size.value)
-    _dll.demand("CryptGetProvParam", handle, PP_KEYSET_SEC_DESCR, buffer, ctypes.byref(size), DACL_SECURITY_INFORMATION)
-    return buffer.raw[: size.value]
+    what = (handle, PP_KEYSET_SEC_DESCR)
+    return octets_of(
+        lambda buffer, _, size: _dll.demand("CryptGetProvParam", *what, buffer, size, DACL_SECURITY_INFORMATION)
+    )
 
 
 def set_security_descriptor(handle: int, octets: bytes) -> None:
@@ -171,29 +176,35 @@ def sid_of_this_account() -> bytes:
 
 def sid_of(account: str) -> bytes | None:
     """Return the identifier of an account, `DOMAIN\\name`; None where there is no such account."""
-    sid_size, domain_size, kind = DWORD(), DWORD(), DWORD()
-    sizes = (ctypes.byref(sid_size), ctypes.byref(domain_size))
-    if not _dll.call("LookupAccountNameW", None, account, None, sizes[0], None, sizes[1], ctypes.byref(kind)):
-        if (reason := last_error()) == ERROR_NONE_MAPPED:
-            return None
-        if reason != ERROR_INSUFFICIENT_BUFFER:
-            raise NativeError("LookupAccountNameW", reason)
-    sid = ctypes.create_string_buffer(sid_size.value)
-    domain = ctypes.create_unicode_buffer(domain_size.value or 1)
-    _dll.demand("LookupAccountNameW", None, account, sid, sizes[0], domain, sizes[1], ctypes.byref(kind))
-    return None if kind.value in _NOBODY else sid.raw[: sid_size.value]
+    found = _looked_up("LookupAccountNameW", account, ctypes.create_string_buffer)
+    return None if found is None or found.kind in _NOBODY else bytes(found.first.raw)
 
 
 def account_of(sid: bytes) -> str | None:
     """Return the name of an account, `DOMAIN\\name`; None where nobody knows it any more."""
-    name_size, domain_size, kind = DWORD(), DWORD(), DWORD()
-    sizes = (ctypes.byref(name_size), ctypes.byref(domain_size))
-    if not _dll.call("LookupAccountSidW", None, sid, None, sizes[0], None, sizes[1], ctypes.byref(kind)):
+    found = _looked_up("LookupAccountSidW", sid, ctypes.create_unicode_buffer)
+    if found is None:
+        return None
+    return f"{found.domain}\\{found.first.value}" if found.domain else str(found.first.value)
+
+
+class _Account(NamedTuple):
+    first: Any
+    """The buffer with what was asked for."""
+    domain: str
+    kind: int
+    """Of SID_NAME_USE."""
+
+
+def _looked_up(function: str, known: str | bytes, buffer: Callable[[int], Any]) -> _Account | None:
+    first_size, domain_size, kind = DWORD(), DWORD(), DWORD()
+    sizes = (ctypes.byref(first_size), ctypes.byref(domain_size))
+    if not _dll.call(function, None, known, None, sizes[0], None, sizes[1], ctypes.byref(kind)):
         if (reason := last_error()) == ERROR_NONE_MAPPED:
             return None
         if reason != ERROR_INSUFFICIENT_BUFFER:
-            raise NativeError("LookupAccountSidW", reason)
-    name = ctypes.create_unicode_buffer(name_size.value or 1)
+            raise NativeError(function, reason)
+    first = buffer(first_size.value or 1)
     domain = ctypes.create_unicode_buffer(domain_size.value or 1)
-    _dll.demand("LookupAccountSidW", None, sid, name, sizes[0], domain, sizes[1], ctypes.byref(kind))
-    return f"{domain.value}\\{name.value}" if domain.value else name.value
+    _dll.demand(function, None, known, first, sizes[0], domain, sizes[1], ctypes.byref(kind))
+    return _Account(first, domain.value, kind.value)

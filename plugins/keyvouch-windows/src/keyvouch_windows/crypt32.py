@@ -22,8 +22,8 @@ CRYPT_ACQUIRE_SILENT_FLAG, CRYPT_ACQUIRE_PREFER_NCRYPT_KEY_FLAG = 0x40, 0x20000
 CERT_NCRYPT_KEY_SPEC = 0xFFFFFFFF
 CRYPT_EXPORTABLE, CRYPT_MACHINE_KEYSET, CRYPT_USER_KEYSET = 0x1, 0x20, 0x1000
 PKCS12_PREFER_CNG_KSP = 0x100
-CRYPT_E_NOT_FOUND, CRYPT_E_EXISTS, ERROR_FILE_NOT_FOUND, ERROR_NO_MORE_FILES = 0x80092004, 0x80092005, 2, 18
-_END = (CRYPT_E_NOT_FOUND, ERROR_NO_MORE_FILES, 0)
+ERROR_NO_MORE_FILES = 18
+_END = (CODES["CRYPT_E_NOT_FOUND"], ERROR_NO_MORE_FILES, 0)
 """Why there is no further certificate in a store, where nothing failed."""
 _FLAG_REFUSED = (0, CODES["ERROR_INVALID_PARAMETER"], CODES["NTE_BAD_FLAGS"])
 
@@ -119,7 +119,7 @@ def opened_store(location: str, name: str, *, write: bool = False, physical: boo
 
 def is_absent(error: NativeError) -> bool:
     """Tell whether it was that there is no such store."""
-    return (error.function, error.code) == ("CertOpenStore", ERROR_FILE_NOT_FOUND)
+    return (error.function, error.code) == ("CertOpenStore", CODES["ERROR_FILE_NOT_FOUND"])
 
 
 @contextlib.contextmanager
@@ -148,28 +148,24 @@ def _closing_store(store: int) -> Iterator[int]:
 
 def contexts(store: int) -> Iterator[int]:
     """Give each certificate of a store, held while it is looked at: `duplicated` holds it for longer."""
-    context = None
-    try:
-        while context := _dll.call("CertEnumCertificatesInStore", store, context):  # gives the one before back
-            yield context
-        if (reason := last_error()) not in _END:
-            raise NativeError("CertEnumCertificatesInStore", reason)
-    finally:
-        if context:
-            _dll.call("CertFreeCertificateContext", context)
+    return _each("CertEnumCertificatesInStore", store)
 
 
-def with_subject(store: int, name: bytes) -> Iterator[bytes]:
-    """Give the DER of each certificate of a store with this subject, which is a name in DER."""
+def with_subject(store: int, name: bytes) -> list[bytes]:
+    """Return the DER of each certificate of a store with this subject, which is a name in DER."""
     buffer = ctypes.create_string_buffer(name, len(name))
     blob = CRYPT_DATA_BLOB(len(name), ctypes.addressof(buffer))
     what = (X509_ASN_ENCODING, 0, CERT_FIND_SUBJECT_NAME, ctypes.byref(blob))
+    return [encoded(context) for context in _each("CertFindCertificateInStore", store, *what)]
+
+
+def _each(function: str, *what: object) -> Iterator[int]:
     context = None
     try:
-        while context := _dll.call("CertFindCertificateInStore", store, *what, context):
-            yield encoded(context)
+        while context := _dll.call(function, *what, context):  # gives the one before back
+            yield context
         if (reason := last_error()) not in _END:
-            raise NativeError("CertFindCertificateInStore", reason)
+            raise NativeError(function, reason)
     finally:
         if context:
             _dll.call("CertFreeCertificateContext", context)
@@ -221,7 +217,7 @@ def _property(context: int, number: int) -> ctypes.Array[ctypes.c_char] | None:
     size = DWORD()
     what = (context, number)
     if not _dll.call("CertGetCertificateContextProperty", *what, None, ctypes.byref(size)):
-        if (reason := last_error()) == CRYPT_E_NOT_FOUND:
+        if (reason := last_error()) == CODES["CRYPT_E_NOT_FOUND"]:
             return None
         raise NativeError("CertGetCertificateContextProperty", reason)
     buffer = ctypes.create_string_buffer(size.value)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import CRYPTOGRAPHY, key_type
-from keyvouch.certificate import HashName, certificate_spki, is_readable, parsing, thumbprint
+from keyvouch.certificate import certificate_spki, is_readable, parsing, thumbprint
 from keyvouch.errors import KeyUnusable
 from keyvouch.store import KeyInfo, KeyUri
 from keyvouch_windows import crypt32
 from keyvouch_windows.addresses import hash_of
+from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.native import NativeError
 
@@ -98,7 +99,7 @@ def held(entry: Entry, *, write: bool = False, physical: bool = False) -> Iterat
                 with crypt32.duplicated(context) as mine:
                     yield mine
                 return
-    raise NativeError("CertEnumCertificatesInStore", crypt32.CRYPT_E_NOT_FOUND)
+    raise NativeError("CertEnumCertificatesInStore", CODES["CRYPT_E_NOT_FOUND"])
 
 
 def is_there(location: str, store: str) -> bool:
@@ -107,7 +108,7 @@ def is_there(location: str, store: str) -> bool:
         with crypt32.opened_store(location, store):
             return True
     except NativeError as error:
-        if error.code != crypt32.ERROR_FILE_NOT_FOUND:
+        if not crypt32.is_absent(error):
             raise
         return False
 
@@ -162,7 +163,7 @@ def _without_copies(found: list[Entry]) -> list[Entry]:
 def matches(uri: KeyUri, entry: Entry) -> bool:
     """Tell whether a certificate is what the URI describes, wherever it stands."""
     certificate = entry.certificate
-    if (digits := uri.get("thumbprint")) and thumbprint(certificate, _hash(digits)) != digits:
+    if (digits := uri.get("thumbprint")) and thumbprint(certificate, hash_of(digits)) != digits:
         return False
     if (name := uri.get("subject")) and not _means(name, certificate.subject):
         return False
@@ -175,10 +176,6 @@ def matches(uri: KeyUri, entry: Entry) -> bool:
         name not in uri or (place is not None and uri.get(name) == value)
         for name, value in (("provider", place and place.provider), ("container", place and place.name))
     )
-
-
-def _hash(digits: str) -> HashName:
-    return "sha1" if hash_of(digits) == "sha1" else "sha256"
 
 
 def _means(wanted: Name, name: Name) -> bool:

@@ -100,15 +100,10 @@ def _withheld(doing: str, answer: str, uri: KeyUri | None) -> KeyvouchError:
             uri=uri,
         )
     if location == "LocalMachine":
-        return AccessDenied(
-            f"The account {account} may not use this key, or it is gone: {answer}.",
-            hint=f"As administrator, run: keyvouch grant '{account}' --key {uri.quoted}"
-            + (
-                "\nOr correct container= and provider=: Windows says the same where there is none."
-                * ("container" in uri)
-            ),
-            uri=uri,
-        )
+        hint = f"As administrator, run: keyvouch grant '{account}' --key {uri.quoted}"
+        if "container" in uri:
+            hint += "\nOr correct container= and provider=: Windows says the same where there is none."
+        return AccessDenied(f"The account {account} may not use this key, or it is gone: {answer}.", hint=hint, uri=uri)
     return AccessDenied(
         f"The private key is not there for the account {account}: {answer}.",
         hint="Keys of CurrentUser belong to the account that made them. For a service, import the key with"

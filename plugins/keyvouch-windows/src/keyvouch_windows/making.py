@@ -201,7 +201,7 @@ def _bare(uri: KeyUri, certificate: Certificate) -> Entry | None:
         known = there[0].uri(uri).quoted
         raise KeyExists(
             f"This certificate is in the store already: {known}.",
-            hint=f"Use that one, or delete it first, where its key is gone in certlm.msc or certmgr.msc; else:"
+            hint="Use that one, or delete it first, where its key is gone in certlm.msc or certmgr.msc; else:"
             f" keyvouch delete --key {known}",
             uri=uri,
         )

@@ -16,8 +16,13 @@ POINTER = ctypes.c_void_p
 """Handles too, and numbers that are as wide as one."""
 TEXT = ctypes.c_wchar_p
 
+DACL_SECURITY_INFORMATION = 4
+"""Of a security descriptor: who may do what."""
 LOAD_LIBRARY_SEARCH_SYSTEM32 = 0x800
 """The system's folder alone: a DLL of that name beside the program, or where a variable points, is not wanted."""
+
+_LONGEST_SIGNATURE = 2048
+"""Bytes: RSA-16384."""
 
 Signature = tuple[type[Any] | None, Sequence[type[Any]]]
 """What a function returns, and what it takes."""
@@ -82,6 +87,23 @@ _set_last_error_of_ctypes: Callable[[int], object] = getattr(ctypes, "set_last_e
 def last_error() -> int:
     """Return why the last call of this thread failed, without a sign."""
     return _last_error_of_ctypes() & 0xFFFFFFFF
+
+
+def room_for_signature() -> ctypes.Array[ctypes.c_char]:
+    """Return a buffer that any signature fits in, so that its length need not be asked for before."""
+    return ctypes.create_string_buffer(_LONGEST_SIGNATURE)
+
+
+def octets_of(ask: Callable[[Any, int, Any], object]) -> bytes:
+    """Return what a function writes whose length it tells first, where it gets no buffer.
+
+    `ask` calls it with a buffer, the room in that, and where the length goes.
+    """
+    size = DWORD()
+    ask(None, 0, ctypes.byref(size))
+    buffer = ctypes.create_string_buffer(size.value)
+    ask(buffer, size.value, ctypes.byref(size))
+    return buffer.raw[: size.value]
 
 
 def octets_at(address: int | None, length: int) -> bytes:

@@ -7,7 +7,7 @@ import ctypes
 import secrets
 from collections.abc import Iterator
 
-from keyvouch_windows.native import DWORD, POINTER, TEXT, Library
+from keyvouch_windows.native import DWORD, POINTER, TEXT, Library, octets_of, room_for_signature
 
 NCRYPT_MACHINE_KEY_FLAG, NCRYPT_SILENT_FLAG = 0x20, 0x40
 NCRYPT_PERSIST_FLAG = 0x80000000
@@ -16,7 +16,6 @@ NCRYPT_ALLOW_EXPORT_FLAG, NCRYPT_ALLOW_PLAINTEXT_EXPORT_FLAG = 0x1, 0x2
 NCRYPT_ALLOW_SIGNING_FLAG = 0x2
 NCRYPTBUFFER_VERSION = 0
 NCRYPTBUFFER_PKCS_ALG_OID, NCRYPTBUFFER_PKCS_ALG_PARAM, NCRYPTBUFFER_PKCS_SECRET = 41, 42, 46
-DACL_SECURITY_INFORMATION = 4
 
 NCRYPT_LENGTH_PROPERTY = "Length"
 NCRYPT_EXPORT_POLICY_PROPERTY = "Export Policy"
@@ -25,8 +24,6 @@ NCRYPT_SECURITY_DESCR_PROPERTY = "Security Descr"
 BCRYPT_RSAPUBLIC_BLOB, BCRYPT_ECCPUBLIC_BLOB = "RSAPUBLICBLOB", "ECCPUBLICBLOB"
 NCRYPT_PKCS8_PRIVATE_KEY_BLOB = "PKCS8_PRIVATEKEY"
 
-_LONGEST_SIGNATURE = 2048
-"""Bytes: RSA-16384."""
 _PBE_SHA1_3DES = b"1.2.840.113549.1.12.1.3\0"
 """The one way of encrypting PKCS#8 that every version of Windows knows (RFC 7292, appendix C)."""
 _ROUNDS, _SALT = 2048, 8
@@ -132,11 +129,7 @@ def set_number(key: int, name: str, value: int, *, persist: bool = True) -> None
 
 def get_octets(key: int, name: str, flags: int = 0) -> bytes:
     """Return a property as it is."""
-    size = DWORD()
-    _dll.check("NCryptGetProperty", key, name, None, 0, ctypes.byref(size), flags)
-    buffer = ctypes.create_string_buffer(size.value)
-    _dll.check("NCryptGetProperty", key, name, buffer, size.value, ctypes.byref(size), flags)
-    return buffer.raw[: size.value]
+    return octets_of(lambda *where: _dll.check("NCryptGetProperty", key, name, *where, flags))
 
 
 def set_octets(key: int, name: str, octets: bytes, flags: int = 0) -> None:
@@ -165,7 +158,7 @@ def _sign(key: int, padding: object, digest: bytes, flags: int, *, silent: bool)
     flags |= NCRYPT_SILENT_FLAG if silent else 0
     size = DWORD()
     # One call, and not one for the length before: a card may ask for its PIN at each.
-    buffer = ctypes.create_string_buffer(_LONGEST_SIGNATURE)
+    buffer = room_for_signature()
     what = (key, padding, digest, len(digest), buffer, len(buffer), ctypes.byref(size), flags)
     _dll.check("NCryptSignHash", *what)
     return buffer.raw[: size.value]
@@ -193,11 +186,7 @@ def export_pkcs8(key: int, password: str, *, silent: bool) -> bytes:
 
 def _export(key: int, kind: str, parameters: object, *, silent: bool) -> bytes:
     flags = NCRYPT_SILENT_FLAG if silent else 0
-    size = DWORD()
-    _dll.check("NCryptExportKey", key, None, kind, parameters, None, 0, ctypes.byref(size), flags)
-    buffer = ctypes.create_string_buffer(size.value)
-    _dll.check("NCryptExportKey", key, None, kind, parameters, buffer, len(buffer), ctypes.byref(size), flags)
-    return buffer.raw[: size.value]
+    return octets_of(lambda *where: _dll.check("NCryptExportKey", key, None, kind, parameters, *where, flags))
 
 
 def _flags(*, machine: bool, silent: bool) -> int:

@@ -15,7 +15,7 @@ from keyvouch_windows import advapi32, blobs, crypt32, ncrypt
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.failures import is_undone
-from keyvouch_windows.native import NativeError
+from keyvouch_windows.native import DACL_SECURITY_INFORMATION, NativeError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -111,10 +111,10 @@ class CngKey(OpenKey):
         return load_der_private_key(octets, password.encode())  # type: ignore[return-value]  # RSA or EC
 
     def access_rules(self) -> bytes:
-        return ncrypt.get_octets(self._handle, ncrypt.NCRYPT_SECURITY_DESCR_PROPERTY, ncrypt.DACL_SECURITY_INFORMATION)
+        return ncrypt.get_octets(self._handle, ncrypt.NCRYPT_SECURITY_DESCR_PROPERTY, DACL_SECURITY_INFORMATION)
 
     def set_access_rules(self, descriptor: bytes) -> None:
-        flags = ncrypt.DACL_SECURITY_INFORMATION | ncrypt.NCRYPT_PERSIST_FLAG
+        flags = DACL_SECURITY_INFORMATION | ncrypt.NCRYPT_PERSIST_FLAG
         ncrypt.set_octets(self._handle, ncrypt.NCRYPT_SECURITY_DESCR_PROPERTY, descriptor, flags)
 
     def delete(self) -> None:

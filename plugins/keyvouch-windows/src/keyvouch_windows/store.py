@@ -36,6 +36,7 @@ from keyvouch_windows.failures import as_error, name_of, not_exportable, told
 from keyvouch_windows.key import WindowsKey
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
+from keyvouch_windows.remedies import NO_STORE
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -76,7 +77,7 @@ class WindowsStore(
     def connect(self, *, timeout: float) -> None:  # noqa: ARG002 - as everywhere here: Windows cannot be interrupted
         """Look whether Windows answers."""
         with told("opening the store"):
-            entries("LocalMachine", "My")  # everybody may read it; the user's is not there without a profile
+            is_there("LocalMachine", "My")  # everybody may read it; the user's is not there without a profile
 
     def close(self) -> None:
         """Do nothing: no store is held open."""
@@ -92,7 +93,7 @@ class WindowsStore(
         with told("looking for the key", uri):
             found = matching(uri)
             if not found and "container" in uri:
-                opened, pinned, public_key = self._in_container(uri)
+                opened, pinned, public_key, _ = self._in_container(uri)
                 return WindowsKey(opened, pinned, public_key, ())
             chosen = self._choose(uri, found, certificate)
         with told("opening the key", chosen.uri):
@@ -124,10 +125,9 @@ class WindowsStore(
         with told("installing the certificate", uri, performed=True):
             found = matching(uri)
             if not found and "container" in uri:
-                opened, pinned, public_key = self._in_container(uri)
+                opened, pinned, public_key, place = self._in_container(uri)
                 opened.close()
                 check_chain(chain, public_key)
-                ((_, place),) = _possible_places(pinned)
                 return making.install(pinned, place, chain)
             entry, place, pinned, _ = self._choose(uri, found, chain[0])
             check_chain(chain, entry.public_key)
@@ -154,7 +154,7 @@ class WindowsStore(
         with told("looking for the key", uri):
             found = matching(uri)
             if not found and "container" in uri:
-                opened, _, _ = self._in_container(uri)
+                opened, *_ = self._in_container(uri)
                 with told("deleting the key", performed=True):
                     opened.delete()
                 return
@@ -164,7 +164,7 @@ class WindowsStore(
         with told("deleting the key", performed=True):  # no URI: the remedy is an administrator, not a grant
             with held(entry, write=True):  # who may not delete the certificate must not lose the key alone
                 if not shared:
-                    private_keys.of_container(place, silent=self._silent).delete()
+                    self._by_provider(place).delete()
             remove(entry)
 
     def readers(self, uri: KeyUri) -> list[str]:
@@ -223,18 +223,16 @@ class WindowsStore(
         with told("looking for the key", uri):
             found = matching(uri)
             if not found and "container" in uri:
-                opened, pinned, _ = self._in_container(uri)
-                machine = pinned.get("location") == "LocalMachine"
+                opened, pinned, _, place = self._in_container(uri)
             else:
                 _, place, pinned, _ = self._choose(uri, found)
-                machine = place.machine
                 with told("opening the key"):  # the remedy is an administrator, not another grant
                     opened = self._by_provider(place)
         with closing(opened):
-            yield opened, pinned, machine
+            yield opened, pinned, place.machine
 
-    def _in_container(self, uri: KeyUri) -> tuple[OpenKey, KeyUri, PublicKey]:
-        """Open a key that no certificate is known of; with it come its pinned URI and its public half."""
+    def _in_container(self, uri: KeyUri) -> tuple[OpenKey, KeyUri, PublicKey, Container]:
+        """Open a key that no certificate is known of; with it come its pinned URI, its public half and its place."""
         places = _possible_places(uri)
         for number, (location, place) in enumerate(places, 1):
             try:
@@ -257,7 +255,7 @@ class WindowsStore(
         except BaseException:
             opened.close()
             raise
-        return opened, pinned, public_key
+        return opened, pinned, public_key, place
 
 
 def _possible_places(uri: KeyUri) -> list[tuple[str, Container]]:
@@ -277,9 +275,7 @@ def _not_found(uri: KeyUri) -> KeyNotFound:
                 uri=uri,
             )
     if not any(is_there(location, uri.get("store")) for location in crypt32.LOCATIONS):
-        return KeyNotFound(
-            f"There is no store {uri.get('store')}.", hint="Correct store= in the URI: it is mostly My.", uri=uri
-        )
+        return KeyNotFound(f"There is no store {uri.get('store')}.", hint=NO_STORE.hint, uri=uri)
     there = matching(uri.replace(dict.fromkeys(("thumbprint", "subject", "issuer", "friendly-name", "location"))))
     listed = "".join(f"\n  {each.uri(uri).quoted}" for each in there[:_SHOWN] if each.container)
     return KeyNotFound(
