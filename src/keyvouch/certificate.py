@@ -101,9 +101,7 @@ def load_certificates(octets: bytes, source: object) -> list[Certificate]:
     except (ValueError, x509.InvalidVersion):
         found = []
     if not (readable := [each for each in found if is_readable(each)]):
-        hint = "It takes PEM or DER: `openssl x509 -in FILE`."
-        if text.is_utf16(octets):
-            hint = text.advice(octets, source)
+        hint = text.advice(octets, source, "It takes PEM or DER: `openssl x509 -in FILE`.")
         raise CertificateMissing(f"{source} holds no certificate that can be read.", hint=hint)
     return readable
 

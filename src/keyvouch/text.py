@@ -11,16 +11,11 @@ def decode(octets: bytes) -> str:
     return octets.decode("utf-8-sig")
 
 
-def is_utf16(octets: bytes) -> bool:
-    """Tell whether it says of itself that it is UTF-16."""
-    return octets.startswith(_UTF16)
-
-
-def advice(octets: bytes, path: object) -> str:
-    """Return what makes a file with these octets, that are no UTF-8, one that can be read."""
-    if is_utf16(octets):
+def advice(octets: bytes, path: object, otherwise: str = "Save it as UTF-8.") -> str:
+    """Return what makes a file with these octets one that can be read: of UTF-16 how it becomes UTF-8."""
+    if octets.startswith(_UTF16):
         return (
             "It is UTF-16, as PowerShell's > writes it. "
             f"Run there: (Get-Content '{path}') | Set-Content -Encoding utf8 '{path}'"
         )
-    return "Save it as UTF-8."
+    return otherwise

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from keyvouch.errors import NotSupported
 from keyvouch.opening import open_signer
+from stores.making import openssl
 from wine import Windows, path_in_windows
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("windows")]
 CSP = "Microsoft Enhanced RSA and AES Cryptographic Provider"
 """Its keys outlive a process under Wine; those of CNG do not."""
-
-
-def openssl(*arguments: str | Path, stdin: bytes = b"") -> bytes:
-    return subprocess.run(["openssl", *arguments], input=stdin, capture_output=True, check=True).stdout
 
 
 def make_pfx(folder: Path, subject: str, *form: str) -> tuple[Path, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -17,6 +18,7 @@ from keyvouch import config, files
 from keyvouch.cli import logs
 from keyvouch.cli.ending import printable
 from keyvouch.config import Profile
+from keyvouch.errors import KeyvouchError
 from keyvouch.secrets import AccessToken, SecretResolver
 
 if TYPE_CHECKING:
@@ -193,6 +195,16 @@ def next_command(line: str, account: str = "") -> None:
         line = line.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ", 1)
     who = f", as {printable(account)}" if account else ""
     click.echo(f"\nNext{who}: {line}", err=True)
+
+
+@contextlib.contextmanager
+def telling_that_it_stays(pinned: KeyUri, how: str) -> Iterator[None]:
+    """Say of what fails after a key was made, or imported, that the key is there all the same, and by which URI."""
+    try:
+        yield
+    except KeyvouchError as error:
+        error.hint += f"\nThe key is {how}, and stays: {pinned.quoted}"
+        raise
 
 
 def key_facts(signer: Signer) -> dict[str, object]:

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from keyvouch import opening
-from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_json, print_key
-from keyvouch.errors import KeyvouchError
+from keyvouch.cli.common import (
+    choose,
+    key_facts,
+    next_command,
+    output_option,
+    print_json,
+    print_key,
+    telling_that_it_stays,
+)
 from keyvouch.secrets import Secret
 
 if TYPE_CHECKING:
@@ -33,12 +40,8 @@ def command(source: str, key: str, exportable: bool, output: str) -> None:
     private_key, chain = _given(giving.open_store())
     with taking.open_store() as store:
         pinned = store.import_key(private_key, chain, exportable=exportable)
-    try:
-        with opening.open_uri(pinned, taking.secrets) as signer:
-            facts = key_facts(signer)
-    except KeyvouchError as error:
-        error.hint += f"\nThe key is imported, and stays: {pinned.quoted}"
-        raise
+    with telling_that_it_stays(pinned, "imported"), opening.open_uri(pinned, taking.secrets) as signer:
+        facts = key_facts(signer)
     if output == "json":
         print_json(facts)
         return

@@ -9,8 +9,16 @@ import click
 from keyvouch import opening
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
-from keyvouch.cli.common import choose, key_facts, next_command, output_option, print_json, print_key, relative_path
-from keyvouch.errors import KeyvouchError
+from keyvouch.cli.common import (
+    choose,
+    key_facts,
+    next_command,
+    output_option,
+    print_json,
+    print_key,
+    relative_path,
+    telling_that_it_stays,
+)
 from keyvouch.store import KeySpec, KeyUri
 
 
@@ -56,7 +64,7 @@ def command(
         spec = KeySpec(key_type=key_type, subject=subject, days=days, exportable=exportable, further=further)
         pinned = store.generate(spec)
     lasting = _lasting(requested, pinned)
-    try:
+    with telling_that_it_stays(pinned, "made"):
         with opening.open_uri(pinned, chosen.secrets) as signer:
             facts = key_facts(signer)
             if certificate_out:
@@ -65,9 +73,6 @@ def command(
         if save_profile:
             facts["configuration"] = str(profile.save(save_profile, tenant, str(client_id), (str(lasting),)))
             facts["profile"] = save_profile
-    except KeyvouchError as error:
-        error.hint += f"\nThe key is made, and stays: {pinned.quoted}"
-        raise
     if output == "json":
         print_json(facts)
         return

@@ -84,11 +84,9 @@ def replace_chain(octets: bytes, chain: Sequence[Certificate]) -> bytes:
 def _blocks(octets: bytes, path: Path) -> list[tuple[bytes, bytes]]:
     """Return each block with its label."""
     if not _BEGIN.search(octets):
-        hint = "It has no line -----BEGIN PRIVATE KEY-----."
-        if octets.startswith(b"\x30"):
-            hint = f"If it is PKCS#12, write pfx:{path}."
-        elif text.is_utf16(octets):
-            hint = text.advice(octets, path)
+        der = octets.startswith(b"\x30")
+        hint = f"If it is PKCS#12, write pfx:{path}." if der else "It has no line -----BEGIN PRIVATE KEY-----."
+        hint = text.advice(octets, path, hint)
         raise KeyUnusable(f"{path} is not a PEM file.", hint=hint)
     try:
         return list(_whole_blocks(octets))
