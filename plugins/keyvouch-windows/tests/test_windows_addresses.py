@@ -50,3 +50,10 @@ def test_wrong_location_names_the_right_ones() -> None:
     """There are two."""
     with pytest.raises(ConfigurationError, match="CurrentUser or LocalMachine"):
         parse("windows:location=Machine")
+
+
+@pytest.mark.parametrize("name", ["friendly-name", "provider", "container", "store"])
+def test_text_with_a_nul_is_refused(name: str) -> None:
+    """Windows' texts end there: another key would be opened, or made, than the URI tells."""
+    with pytest.raises(ConfigurationError, match=f"The value of {name} cannot be used: it has a NUL in it"):
+        parse(f"windows:{name}=a%00b")

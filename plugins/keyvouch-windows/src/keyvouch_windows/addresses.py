@@ -40,6 +40,13 @@ def name(octets: bytes) -> Name:
         raise ValueError(error.message) from None
 
 
+def _text(octets: bytes) -> str:
+    """Read what Windows gets as a text: it would end at a NUL, and mean another key."""
+    if b"\0" in octets:
+        raise ValueError("it has a NUL in it")
+    return octets.decode()
+
+
 def _location(octets: bytes) -> str:
     for known in LOCATIONS:
         if known.lower() == octets.decode().lower():
@@ -51,10 +58,10 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute("thumbprint", "of the certificate, SHA-1 or SHA-256, in hexadecimal", parse=thumbprint),
     Attribute("subject", "of the certificate: CN=app, or CN=app,O=Contoso in full", parse=name),
     Attribute("issuer", "of the certificate: CN=Issuing CA, or CN=Issuing CA,O=Contoso in full", parse=name),
-    Attribute("friendly-name", "that somebody gave the certificate"),
-    Attribute("provider", "of the key, by its name: Microsoft Software Key Storage Provider", place=True),
-    Attribute("container", "of the key, by its name: also of a key without certificate"),
-    Attribute("store", "of the certificate: My", place=True, default="My"),
+    Attribute("friendly-name", "that somebody gave the certificate", parse=_text),
+    Attribute("provider", "of the key, by its name: Microsoft Software Key Storage Provider", place=True, parse=_text),
+    Attribute("container", "of the key, by its name: also of a key without certificate", parse=_text),
+    Attribute("store", "of the certificate: My", place=True, default="My", parse=_text),
     Attribute(
         "location",
         "CurrentUser or LocalMachine; a key is looked for in both, and made in the one that is named",
