@@ -1,7 +1,7 @@
-"""Requests for stores behind HTTPS: pools of connections, TLS verified, every wait bounded, no redirect followed.
+"""Requests for stores that speak HTTPS: pooled connections, TLS always verified, one deadline, no redirect followed.
 
-Plugins put it beneath their SDK. `requests`, which most stand on, bounds each read and not the whole, looks for proxies
-at each request, and takes a token to another host where it is redirected.
+Plugins use it as their SDK's transport. `requests`, which most SDKs use, bounds each read but not the whole exchange,
+looks for proxies at each request, and sends a token to another host if it is redirected there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import urllib3
@@ -25,13 +25,15 @@ from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError
 from urllib3.exceptions import TimeoutError as PoolTimeout
 
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
+from keyvouch.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, TLSSocket, check_time, exchange
 
 OWN_TIMEOUT = 30.0
-"""Seconds for a request whose caller names none."""
+"""Seconds for a request if the caller gives none."""
 CONNECT_TIMEOUT = 10.0
-"""Seconds that a connection may take; a host that is there answers in one."""
-LARGEST_ANSWER = 8 * 1024 * 1024
-"""Bytes."""
+"""Seconds for a connection: looking up the name, connecting to its addresses, the proxy, and the TLS handshake."""
+E = TypeVar("E", bound=BaseException)
+_DEPTH = 10
+"""How many exceptions wrap one another at most."""
 _CONNECTIONS = 64
 """That are kept for each host; as many threads ask at once without connecting anew."""
 
@@ -84,35 +86,41 @@ class Pools:
         self.limits = limits
         """By when the requests of a thread end."""
         self._proxy = proxy
-        self._context = _trust(ca_file, client_certificate)
+        self._context = trust(ca_file, client_certificate)
+        # A proxy gets no client certificate.
+        self._proxy_context = trust(ca_file) if client_certificate else self._context
         self._pools: dict[str, urllib3.HTTPConnectionPool] = {}
 
     def request(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
-        """Send one request, once, and read the answer. Raises `StoreUnavailable`, `ConfigurationError`."""
+        """Send one request, once, and read the response.
+
+        All of it takes no longer than `limits` allows: looking up the name, connecting, sending, and the response down
+        to its last byte. Raises `StoreUnavailable`, also for more than 8 MiB, and `ConfigurationError`.
+        """
         start = url.find("/", url.find("//") + 2)
         host, target = (url[:start], url[start:]) if start > 0 else (url, "/")
         left = self.limits.left()
         if left <= 0:
             raise _late(host)
-        end = time.monotonic() + left
         try:
             # A manager of pools would look at the address anew each time: a tenth of a P-256 signature.
             pool = self._pools.get(host) or self._pools.setdefault(host, self._connect(host))
-            response = pool.urlopen(
-                method,
-                target,
-                body=body,
-                headers=headers,
-                timeout=urllib3.Timeout(connect=min(left, CONNECT_TIMEOUT), total=left),
-                retries=False,
-                redirect=False,
-                preload_content=False,
-            )
-            try:
-                octets = _read(response, end)
-            except BaseException:
-                response.close()
-                raise
+            with exchange(left):
+                response = pool.urlopen(
+                    method,
+                    target,
+                    body=body,
+                    headers=headers,
+                    timeout=urllib3.Timeout(connect=min(left, CONNECT_TIMEOUT), total=left),
+                    retries=False,
+                    redirect=False,
+                    preload_content=False,
+                )
+                try:
+                    octets = read_body(response)
+                except BaseException:
+                    response.close()
+                    raise
         except (HTTPError, OSError, ValueError) as error:
             raise _unreachable(host, error) from error
         response.release_conn()
@@ -127,13 +135,15 @@ class Pools:
         options: dict[str, Any] = {"maxsize": _CONNECTIONS, "ssl_context": self._context}
         proxy = proxy_for(host, self._proxy)
         if not proxy:
-            return urllib3.PoolManager(**options).connection_from_url(host)
+            return _timed(urllib3.PoolManager(**options)).connection_from_url(host)
         parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
         if parts.username:
             given = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=given)
+        if parts.scheme == "https":
+            options["proxy_ssl_context"] = self._proxy_context
         try:
-            manager = urllib3.ProxyManager(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", **options)
+            manager = _timed(urllib3.ProxyManager(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", **options))
         except (HTTPError, ValueError):
             raise ConfigurationError(
                 "The proxy cannot be used: its address is none of an HTTP proxy.",
@@ -148,13 +158,18 @@ def is_loopback(url: str) -> bool:
     return address.is_loopback if address else urlsplit(url).hostname == "localhost"
 
 
+def is_link_local(url: str) -> bool:
+    """Return whether an address is link-local, like the metadata service that gives cloud machines tokens."""
+    address = _ip_address(url)
+    return address is not None and address.is_link_local
+
+
 def proxy_for(url: str, given: str | None) -> str | None:
     """Return the proxy to an address: the one that is given, else the environment's; None for what is near.
 
     Near are this machine, and link-local addresses: at 169.254.169.254 a machine in a cloud asks for its tokens.
     """
-    address = _ip_address(url)
-    if is_loopback(url) or (address and address.is_link_local):
+    if is_loopback(url) or is_link_local(url):
         return None
     found: str | None = given or select_proxy(url, get_environ_proxies(url))
     return found
@@ -179,14 +194,21 @@ def _ip_address(url: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
         return None
 
 
-def _read(response: urllib3.BaseHTTPResponse, end: float) -> bytes:
-    """Read the body within bounds: a server that sends an octet now and then never runs into a read time-out."""
-    octets = b""
+def read_body(response: urllib3.BaseHTTPResponse) -> bytes:
+    """Read and decompress a body, within an `exchange`. Raises urllib3's errors, TimeoutError, `ResponseTooLarge`."""
+    body = bytearray()
+    # Not `read`: it would wait for all the bytes it asks for.
     while part := response.read1(65536, decode_content=True):
-        octets += part
-        if time.monotonic() > end or len(octets) > LARGEST_ANSWER:
-            raise PoolTimeout("the answer does not end")
-    return octets
+        body += part
+        check_time()
+        if len(body) > LARGEST_RESPONSE:
+            raise ResponseTooLarge
+    return bytes(body)
+
+
+def _timed(manager: urllib3.PoolManager) -> urllib3.PoolManager:
+    manager.pool_classes_by_scheme = POOL_CLASSES
+    return manager
 
 
 def _late(host: str) -> StoreUnavailable:
@@ -198,13 +220,19 @@ def _unreachable(host: str, error: Exception) -> KeyvouchError:
         return _late(host)
     if isinstance(error, LocationParseError):
         return ConfigurationError(f"{host} is no address.", hint="Correct the address in the URI, or proxy=.")
-    reason: BaseException | None = error.original_error if isinstance(error, ProxyError) else error
-    while reason is not None and not isinstance(reason, ssl.SSLCertVerificationError):
-        reason = reason.args[0] if reason.args and isinstance(reason.args[0], BaseException) else reason.__cause__
-    if isinstance(reason, ssl.SSLCertVerificationError):
+    if reason := cause_of(error, ssl.SSLCertVerificationError):
         return ConfigurationError(
             f"The certificate of {host} is not trusted: {reason.verify_message}.",
             hint="Name its CA, or that of a proxy between, in ca-file=. Its host name must stand in the certificate.",
+        )
+    return _failed(host, error)
+
+
+def _failed(host: str, error: Exception) -> StoreUnavailable:
+    if cause_of(error, ResponseTooLarge):
+        return StoreUnavailable(
+            f"{host} sent more than {LARGEST_RESPONSE >> 20} MiB.",
+            hint="Check that the address leads to the server, and not to another service.",
         )
     if isinstance(error, ProxyError):
         return StoreUnavailable(f"The proxy does not lead to {host}.", hint="Correct proxy=, or HTTPS_PROXY.")
@@ -216,8 +244,26 @@ def _unreachable(host: str, error: Exception) -> KeyvouchError:
     )
 
 
-def _trust(ca_file: str | None, client_certificate: tuple[str, str] | None) -> ssl.SSLContext:
-    bundle = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+def cause_of(error: BaseException, kind: type[E]) -> E | None:
+    """Return the exception of this kind that led to `error`; urllib3 and requests wrap it more than once."""
+    found: object = error
+    for _ in range(_DEPTH):
+        if isinstance(found, kind) or not isinstance(found, BaseException):
+            break
+        inner = getattr(found, "original_error", None) or getattr(found, "reason", None) or (*found.args, None)[-1]
+        found = inner if isinstance(inner, BaseException) else found.__cause__ or found.__context__
+    return found if isinstance(found, kind) else None
+
+
+def trust(
+    ca_file: str | None, client_certificate: tuple[str, str] | None = None, default: str | None = None
+) -> ssl.SSLContext:
+    """Return TLS settings for a client whose sockets end with their `exchange`.
+
+    Trusts `ca_file`, else what the environment names, else `default`, else the system's certificates. Raises
+    `ConfigurationError` if a file cannot be used.
+    """
+    bundle = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or default
     try:
         is_folder = bool(bundle) and Path(bundle or "").is_dir()
         context = ssl.create_default_context(
@@ -228,6 +274,7 @@ def _trust(ca_file: str | None, client_certificate: tuple[str, str] | None) -> s
             f"The certificates to trust for TLS, {bundle}, cannot be read.",
             hint="Correct ca-file=, or REQUESTS_CA_BUNDLE in the environment: it takes PEM.",
         ) from error
+    context.sslsocket_class = TLSSocket
     if client_certificate:
         try:
             context.load_cert_chain(*client_certificate, password="")

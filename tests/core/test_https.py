@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from keyvouch.errors import ConfigurationError, StoreUnavailable
-from keyvouch.https import LARGEST_ANSWER, Limits, Pools, is_loopback, proxy_for, retry_after
+from keyvouch.https import Limits, Pools, is_loopback, proxy_for, retry_after
+from keyvouch.sockets import LARGEST_RESPONSE
 from keyvouch.testing.authority.tls import make_context
 
 Talk = Callable[[socket.socket, bytes], None]
@@ -81,7 +82,7 @@ def server(tls: tuple[ssl.SSLContext, str]) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NO_PROXY", "no_proxy", "HTTPS_PROXY", "https_proxy"):
+    for name in ("NO_PROXY", "no_proxy", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -138,6 +139,14 @@ def test_environments_ca(
         Pools(limits)
 
 
+def test_systems_ca(
+    server: Server, limits: Limits, tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any CA file the system's are trusted, which OpenSSL finds."""
+    monkeypatch.setenv("SSL_CERT_FILE", tls[1])
+    assert Pools(limits).request("GET", f"{server.address}/", None, {}).status == 200
+
+
 def test_client_certificate_that_is_none(limits: Limits, tls: tuple[ssl.SSLContext, str], tmp_path: Path) -> None:
     """It is told by its name."""
     with pytest.raises(ConfigurationError, match=r"client\.pem with its key cannot be used"):
@@ -153,7 +162,7 @@ def drip(connection: socket.socket, request: bytes) -> None:
 
 def flood(connection: socket.socket, request: bytes) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n")
-    for _ in range(LARGEST_ANSWER // 65536 + 2):
+    for _ in range(LARGEST_RESPONSE // 65536 + 2):
         connection.sendall(bytes(65536))
 
 
@@ -167,7 +176,7 @@ def cut(connection: socket.socket, request: bytes) -> None:
     [
         (lambda *_: None, "did not answer in time"),
         (drip, "did not answer in time"),
-        (flood, "did not answer in time"),
+        (flood, "sent more than 8 MiB"),
         (cut, "went away"),
         (lambda connection, _: connection.close(), "went away"),
         (lambda connection, _: connection.sendall(b"SSH-2.0-none\r\n\r\n"), "went away"),

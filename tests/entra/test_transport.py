@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from keyvouch.connections import Deadline
+from keyvouch.entra import transport
 from keyvouch.entra.transport import Session
 from keyvouch.testing.authority import Authority
 from keyvouch.testing.authority.tls import make_context
@@ -32,6 +33,13 @@ def test_own_ca_wins(authority: Authority, monkeypatch: pytest.MonkeyPatch, vari
 def test_environment_ca_used(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a CA of its own it is the environment's."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", authority.ca_file)
+    with Session() as session:
+        assert session.get(discovery(authority)).status_code == 200
+
+
+def test_default_ca_used(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any other it is the CAs that come with `requests`."""
+    monkeypatch.setattr(transport, "DEFAULT_CA_BUNDLE_PATH", authority.ca_file)
     with Session() as session:
         assert session.get(discovery(authority)).status_code == 200
 

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import keyvouch
 from http_fake import LOOKED_UP, answer, fake
@@ -26,6 +28,7 @@ from keyvouch.testing import Relay
 from keyvouch.uri import parse_uri
 from keyvouch_vault.store import VaultStore
 from openbao import PASSWORD, Server
+from servers.drips import DRIPS, dripping, json_response
 from vault_keys import make_key, refused, sign_meanwhile, token_uri
 
 pytestmark = pytest.mark.server
@@ -289,6 +292,24 @@ def test_dripping_server(monkeypatch: pytest.MonkeyPatch) -> None:
     error, _ = faulty(answer("200 OK", b" " * 100, JSON), timeout=0.5, pause=0.1)
     assert isinstance(error, StoreUnavailable)
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("drip", DRIPS)
+def test_signature_that_drips(monkeypatch: pytest.MonkeyPatch, drip: str) -> None:
+    """No part of a response outlasts the caller's time, all tries together."""
+    monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
+    public_key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    key = {"type": "ecdsa-p256", "latest_version": 1, "supports_signing": True, "keys": {"1": {"public_key": pem}}}
+    with dripping(drip) as server:
+        server.responses += [json_response({"data": {"ttl": 0, "renewable": False}}), json_response({"data": key})]
+        uri = f"vault:address=http://127.0.0.1:{server.port};key=app?auth=token&token=env:VAULT_TEST_TOKEN"
+        with keyvouch.open_signer(uri) as signer:
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable, match="in time"):
+                signer.sign(b"message", "ES256", timeout=1)
+    assert time.monotonic() - began < 5
+    assert b"POST /v1/transit/sign/app" in server.asked[-1]
 
 
 def test_password_is_in_no_error(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

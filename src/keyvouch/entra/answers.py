@@ -27,6 +27,8 @@ from keyvouch.errors import (
     KeyvouchError,
     without_frames,
 )
+from keyvouch.https import cause_of
+from keyvouch.sockets import ResponseTooLarge
 
 _NO_TENANT = ("400", "404")
 """Statuses of the discovery of a tenant that there is not."""
@@ -118,12 +120,18 @@ def from_network(error: Exception, authority: str) -> KeyvouchError | None:
     if isinstance(error, requests.exceptions.JSONDecodeError):
         return no_usable_answer(authority, "it is no JSON")
     if isinstance(error, requests.exceptions.RequestException):
-        return AuthorityUnavailable(
-            f"{authority} cannot be reached: {_reason(error)}.", hint="Check network, proxy and the address."
-        )
+        return _from_exchange(error, authority)
     if isinstance(error, OSError):
         return files.cannot_write(Path(error.filename or "the token cache"), error)
     return None
+
+
+def _from_exchange(error: Exception, authority: str) -> AuthorityUnavailable:
+    if too_large := cause_of(error, ResponseTooLarge):
+        return no_usable_answer(authority, str(too_large.strerror))
+    return AuthorityUnavailable(
+        f"{authority} cannot be reached: {_reason(error)}.", hint="Check network, proxy and the address."
+    )
 
 
 def _from_tls(error: BaseException, authority: str) -> ConfigurationError:
@@ -145,6 +153,8 @@ def _from_tls(error: BaseException, authority: str) -> ConfigurationError:
 
 def _reason(error: BaseException) -> str:
     """Return why there is no connection: what the operating system said, deep below, else the exception's name."""
+    if isinstance(error, requests.exceptions.Timeout):
+        return "timed out"
     found = _deepest(error, OSError)
     if isinstance(found, OSError) and found.strerror:
         return found.strerror

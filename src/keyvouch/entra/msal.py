@@ -151,7 +151,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         self._session: Session | None = None
         self._closed = False
         if not {"http_client", "verify", "proxies", "timeout"} & msal_options.keys():
-            self._session = msal_options["http_client"] = Session(ca_file, proxy)
+            self._session = msal_options["http_client"] = Session(ca_file, proxy, msal_options.get("oidc_authority"))
         authority = str(msal_options.get("oidc_authority") or msal_options.get("authority") or "the authority")
         try:
             super().__init__(client_id, client_credential={"client_assertion": self._assert}, **msal_options)

@@ -10,12 +10,14 @@ import msgspec
 
 from keyvouch import config, forks, opening
 from keyvouch.config import Profile
+from keyvouch.connections import Deadline
 from keyvouch.entra import token_cache
 from keyvouch.entra.authority import authority_options, cache_location, require
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
 from keyvouch.errors import AuthorityUnavailable
 from keyvouch.secrets import AccessToken, SecretResolver
 from keyvouch.single_flight import FlightTimeout, SingleFlight
+from keyvouch.sockets import ending_within
 
 
 class _Clients:
@@ -58,16 +60,21 @@ def access_token(
 
     Raises as `connect`.
     """
-    client = client_of(profile).variant(cae=cae)
+    deadline = Deadline(timeout)
+    with ending_within(timeout):  # discovery, too
+        client = client_of(profile, timeout).variant(cae=cae)
     if renew:
         client.remove_tokens_for_client()
     now = int(time.time())  # before the request, so that the token ends no later than is told
-    found = client.token_result([scope], claims_challenge=claims, timeout=timeout)
+    found = client.token_result([scope], claims_challenge=claims, timeout=deadline.left())
     return AccessToken(str(found["access_token"]), now + int(found["expires_in"]), found.get("refresh_on"))
 
 
-def client_of(profile: str | None) -> ConfidentialClient:
-    """Return the process's one client of a profile, made at its first use. Raises `ConfigurationError`."""
+def client_of(profile: str | None, timeout: float = ACCESS_TOKEN_TIMEOUT) -> ConfidentialClient:
+    """Return the process's one client of a profile, made at its first use.
+
+    Waits up to `timeout` seconds while another thread makes it. Raises what `ConfidentialClient` raises.
+    """
     configuration = config.load()
     name = configuration.pick(profile)
     place = (str(configuration.path), name)
@@ -79,7 +86,7 @@ def client_of(profile: str | None) -> ConfidentialClient:
         return client
 
     try:
-        return _clients.flights.do(place, find_or_make, timeout=ACCESS_TOKEN_TIMEOUT)
+        return _clients.flights.do(place, find_or_make, timeout=timeout)
     except FlightTimeout:
         raise AuthorityUnavailable("Signing in took too long.", hint="Try again later.") from None
 

@@ -1,50 +1,79 @@
-"""The HTTP session through which MSAL asks an authority: TLS verified, time-outs set, no redirect followed."""
+"""The HTTP session through which MSAL asks an authority: https only, TLS verified, one deadline for each request."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from http.cookiejar import DefaultCookiePolicy
-from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
-from urllib3 import HTTPResponse
-from urllib3.exceptions import HTTPError
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
 from keyvouch import forks
 from keyvouch.connections import Deadline
+from keyvouch.entra import discovery
 from keyvouch.errors import ConfigurationError
-from keyvouch.https import CONNECT_TIMEOUT, LARGEST_ANSWER, proxy_for
+from keyvouch.https import CONNECT_TIMEOUT, is_link_local, proxy_for, read_body, trust
+from keyvouch.sockets import POOL_CLASSES, exchange
 
-READ_TIMEOUT = 30.0
-"""Seconds, after the connection. An authority that does not answer within them is unavailable."""
+REQUEST_TIMEOUT = 30.0
+"""Seconds for a request, its redirects included. An authority that takes longer is unavailable."""
+MAX_REDIRECTS = 3
 _LEAVE_ALONE, _LONGEST = 5, 3600
 """Seconds for which MSAL does not ask again after 429 and 5xx, where the answer does not say; and at most."""
 _SERVER_ERRORS = 500
 
 
-class Session(requests.Session):
-    """A session that trusts what it is told to trust, and not the environment where that says otherwise."""
+class _Adapter(HTTPAdapter):
+    """Makes connections that end with their `exchange`, and verifies TLS always, with one context for all."""
 
-    def __init__(self, ca_file: str | None = None, proxy: str | None = None) -> None:
+    def __init__(self, context: ssl.SSLContext, retries: Retry) -> None:
+        self._context = context
+        super().__init__(max_retries=retries)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = POOL_CLASSES
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        if not proxy.lower().startswith(("http://", "https://")):  # SOCKS has connections of its own
+            raise requests.exceptions.InvalidProxyURL(proxy.partition(":")[0])
+        if proxy.lower().startswith("https://"):
+            options["proxy_ssl_context"] = self._context
+        manager = super().proxy_manager_for(proxy, **options)
+        manager.pool_classes_by_scheme = POOL_CLASSES
+        return manager
+
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {"ssl_context": self._context, "cert_reqs": "CERT_REQUIRED"}
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Do nothing: the context says whom to trust."""
+
+
+class Session(requests.Session):
+    """A session that uses the given CA file and proxy, and the environment's only if none are given.
+
+    `issuer` is the OpenID Connect issuer that discovery documents must name; None for Entra ID and AD FS.
+    """
+
+    def __init__(self, ca_file: str | None = None, proxy: str | None = None, issuer: str | None = None) -> None:
         super().__init__()
-        # In the environment REQUESTS_CA_BUNDLE would beat `verify`; with it goes HTTPS_PROXY, read below.
+        # Otherwise requests would prefer REQUESTS_CA_BUNDLE to `verify`. HTTPS_PROXY is read below.
         self.trust_env = False
-        bundle = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-        if bundle and not Path(bundle).exists():
-            raise ConfigurationError(
-                f"The certificates to trust for TLS, {bundle}, are not there.",
-                hint="Correct ca-file, or REQUESTS_CA_BUNDLE in the environment.",
-            )
-        self.verify = bundle or True
+        self._context = trust(ca_file, default=DEFAULT_CA_BUNDLE_PATH)
         self._proxy = proxy
+        self._issuer = issuer
         self._limits = threading.local()
         self._busy_until: dict[tuple[str, str], float] = {}
         self.after_fork()
@@ -57,7 +86,8 @@ class Session(requests.Session):
         once_more = Retry(
             total=1, connect=1, read=False, redirect=0, status=0, other=0, respect_retry_after_header=False
         )
-        self.mount("https://", HTTPAdapter(max_retries=once_more))
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, _Adapter(self._context, once_more))
         self.cookies = RequestsCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))  # none are needed
 
     @contextlib.contextmanager
@@ -78,37 +108,56 @@ class Session(requests.Session):
         return left if left > 0 else None
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
-        """As `requests` does, with our time-outs, proxies and without redirects."""
-        options.setdefault("timeout", self._timeouts())
-        options.setdefault("proxies", self._proxies(url))
-        if method.upper() != "GET":
-            options["allow_redirects"] = False  # an assertion is for one server
-        options["stream"] = True
-        response = super().request(method, url, **options)
-        self._read(response)
+        """As `requests` does, within one deadline; https only, and at most three redirects, of a GET.
+
+        Checks discovery documents. Raises the errors of `requests`, and `ConfigurationError` for what is not safe.
+        """
+        with exchange(self._left()):
+            response = self._send(method, url, options)
+            if method.upper() == "GET":  # an assertion is for one server
+                response = self._follow(response, options)
         self._note(url, options.get("data"), response)
+        asked = urlsplit(url).path
+        if asked.endswith(discovery.PATH) and response.status_code == requests.codes.ok:
+            discovery.check(url, response.content, self._issuer)
         return response
 
-    def _read(self, response: requests.Response) -> None:
-        """Read the body within bounds: a server that sends an octet now and then never runs into a read time-out."""
-        end = time.monotonic() + READ_TIMEOUT
-        deadline: Deadline | None = getattr(self._limits, "deadline", None)
-        body = b""
-        for part in _parts(response):
-            body += part
-            if len(body) > LARGEST_ANSWER or time.monotonic() > end or (deadline and deadline.left() <= 0):
-                response.close()
-                raise requests.exceptions.ReadTimeout
-        response._content = body  # noqa: SLF001 - as `requests` keeps what it has read itself
+    def _send(self, method: str, url: str, options: dict[str, Any]) -> requests.Response:
+        _require_https(method, url)
+        given = {"timeout": self._timeouts(), "proxies": self._proxies(url), **options}
+        response = super().request(method, url, **{**given, "stream": True, "allow_redirects": False})
+        _read(response)
+        return response
 
-    def _timeouts(self) -> tuple[float, float]:
+    def _follow(self, response: requests.Response, options: dict[str, Any]) -> requests.Response:
+        first = response.url
+        options = {name: value for name, value in options.items() if name not in ("params", "headers")}
+        for _ in range(MAX_REDIRECTS):
+            if not response.is_redirect:
+                return response
+            target = urljoin(response.url, response.headers["Location"])
+            _require_https("GET", target, f"{response.url} redirects to")
+            response = self._send("GET", target, options)
+        if response.is_redirect:
+            raise ConfigurationError(
+                f"{first} redirects more than {MAX_REDIRECTS} times.",
+                hint="Set authority to the address that the redirects lead to.",
+            )
+        return response
+
+    def _left(self) -> float:
+        """Return the seconds for a request."""
         deadline: Deadline | None = getattr(self._limits, "deadline", None)
         if deadline is None:
-            return CONNECT_TIMEOUT, READ_TIMEOUT
+            return REQUEST_TIMEOUT
         left = deadline.left()
         if left <= 0:
             raise requests.exceptions.Timeout
-        return min(CONNECT_TIMEOUT, left / 2), min(READ_TIMEOUT, left)  # a half: connecting is tried twice
+        return min(REQUEST_TIMEOUT, left)
+
+    def _timeouts(self) -> tuple[float, float]:
+        left = self._left()
+        return min(CONNECT_TIMEOUT, left / 2), left  # a half: connecting is tried twice
 
     def _note(self, url: str, data: Any, response: requests.Response) -> None:
         place = (url, str(data.get("scope", ""))) if isinstance(data, dict) else (url, "")
@@ -125,15 +174,24 @@ class Session(requests.Session):
         return {"https": proxy} if proxy else {}
 
 
-def _parts(response: requests.Response) -> Iterator[bytes]:
-    """Give the body as it comes: a read of many octets would wait for all of them, however slowly they come."""
-    if not hasattr(response.raw, "read1") or not isinstance(response.raw, HTTPResponse):
-        yield from response.iter_content(65536)
+def _require_https(method: str, url: str, before: str = "The authority sent MSAL to") -> None:
+    """Raise `ConfigurationError` for plain http, except to a machine's own metadata service in a cloud."""
+    if url.lower().startswith("https://") or (method.upper() == "GET" and is_link_local(url)):
         return
+    raise ConfigurationError(
+        f"{before} {ascii(url)[:200]}, which is not https.",
+        hint="Set authority to an address that is https throughout, and correct the server's redirects.",
+    )
+
+
+def _read(response: requests.Response) -> None:
     try:
-        while part := response.raw.read1(65536, decode_content=True):
-            yield part
+        response._content = read_body(response.raw)  # noqa: SLF001 - as `requests` keeps what it has read itself
+    except (ReadTimeoutError, TimeoutError) as error:
+        response.close()
+        raise requests.exceptions.ReadTimeout(error) from error
     except (HTTPError, OSError) as error:
+        response.close()
         raise requests.exceptions.ConnectionError(error) from error
 
 

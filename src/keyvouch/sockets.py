@@ -1,0 +1,263 @@
+"""Connections whose every wait ends with the request that they serve.
+
+urllib3 and http.client bound each read, not the whole exchange: a server that sends a byte from time to time keeps a
+request alive for as long as it likes, in the status line, a header, a chunk size, a trailer, `100 Continue`, or a
+proxy's response to CONNECT. Here each operation on a socket gets only the time that the request has left, and the bytes
+received are counted.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import queue
+import socket
+import ssl
+import sys
+import threading
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NameResolutionError, NewConnectionError
+from urllib3.util.connection import allowed_gai_family
+
+LARGEST_RESPONSE = 8 * 1024 * 1024
+"""Bytes of a response, as received with its headers, and again once it is decompressed."""
+_TOLERANCE = 0.02
+"""Seconds that an operation may last longer than its exchange."""
+
+
+class ResponseTooLarge(OSError):
+    """A response is larger than `LARGEST_RESPONSE`."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EMSGSIZE, f"the response is larger than {LARGEST_RESPONSE >> 20} MiB")
+
+
+class _Exchange(threading.local):
+    """The request that this thread is making."""
+
+    end: float | None = None
+    """When it must be over (`time.monotonic`); None outside of `exchange`."""
+    bytes_left = 0
+
+    def seconds_left(self) -> float | None:
+        """Raise TimeoutError once it is over."""
+        if self.end is None:
+            return None
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(errno.ETIMEDOUT, "timed out")
+        return left
+
+
+_current = _Exchange()
+
+
+class _Within:
+    """Bounds this thread's exchanges in a `with` block; a class, since it is entered for each request."""
+
+    __slots__ = ("_bytes", "_outer", "_seconds")
+
+    def __init__(self, seconds: float | None, most_bytes: int | None) -> None:
+        self._seconds, self._bytes = seconds, most_bytes
+        self._outer: tuple[float | None, int] = None, 0
+
+    def __enter__(self) -> None:
+        outer, _ = self._outer = _current.end, _current.bytes_left
+        if self._seconds is not None:
+            end = time.monotonic() + self._seconds
+            _current.end = end if outer is None or end < outer else outer
+        if self._bytes is not None:
+            _current.bytes_left = self._bytes
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _current.end, bytes_left = self._outer
+        if self._bytes is not None:
+            _current.bytes_left = bytes_left
+
+
+def exchange(seconds: float) -> AbstractContextManager[None]:
+    """Bound the requests that this thread makes in a block: `seconds` and `LARGEST_RESPONSE` for all of them.
+
+    Holds for connections from `POOL_CLASSES`, with TLS from a context whose `sslsocket_class` is `TLSSocket`. These
+    raise TimeoutError and `ResponseTooLarge`, which urllib3 and requests wrap.
+    """
+    return _Within(seconds, LARGEST_RESPONSE)
+
+
+def ending_within(seconds: float | None) -> AbstractContextManager[None]:
+    """Let all exchanges that this thread makes in a block end within `seconds`; None changes nothing."""
+    return _Within(seconds, None)
+
+
+def check_time() -> None:
+    """Raise TimeoutError if this thread's exchange is over."""
+    _current.seconds_left()
+
+
+def _limit(sock: socket.socket) -> None:
+    left = _current.seconds_left()
+    if left is not None:
+        timeout = sock.gettimeout()
+        if timeout is None or abs(timeout - left) > _TOLERANCE:  # each change is a system call
+            sock.settimeout(left)
+
+
+def _count(size: int) -> None:
+    if _current.end is not None:
+        _current.bytes_left -= size
+        if _current.bytes_left < 0:
+            raise ResponseTooLarge
+
+
+class Socket(socket.socket):
+    """A socket whose operations end with the thread's exchange."""
+
+    __slots__ = ()
+
+    def recv(self, *args: Any, **options: Any) -> bytes:
+        """As the socket's own."""
+        _limit(self)
+        received = super().recv(*args, **options)
+        _count(len(received))
+        return received
+
+    def recv_into(self, *args: Any, **options: Any) -> int:
+        """As the socket's own."""
+        _limit(self)
+        size = super().recv_into(*args, **options)
+        _count(size)
+        return size
+
+    def send(self, *args: Any, **options: Any) -> int:
+        """As the socket's own."""
+        _limit(self)
+        return super().send(*args, **options)
+
+    def sendall(self, *args: Any, **options: Any) -> None:
+        """As the socket's own."""
+        _limit(self)
+        super().sendall(*args, **options)
+
+
+class TLSSocket(Socket, ssl.SSLSocket):
+    """The same with TLS: for `SSLContext.sslsocket_class`."""
+
+    sendall = ssl.SSLSocket.sendall  # which calls `send`
+
+    def do_handshake(self, block: bool = False) -> None:
+        """As the socket's own."""
+        _limit(self)
+        super().do_handshake(block)
+
+
+class _Connection(HTTPConnection):
+    """A connection that is made within its connect timeout: the name, every address, the proxy and TLS together."""
+
+    def connect(self) -> None:
+        with ending_within(self.timeout if isinstance(self.timeout, int | float) else None):
+            super().connect()
+
+    def _new_conn(self) -> socket.socket:
+        try:
+            connected = _connect(self._dns_host, self.port, self.socket_options or [])
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, f"Connecting to {self.host} timed out") from error
+        except OSError as error:
+            raise NewConnectionError(self, f"Failed to connect to {self.host}: {error}") from error
+        sys.audit("http.client.connect", self, self.host, self.port)
+        return connected
+
+
+class _TLSConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
+POOL_CLASSES = {"http": _Pool, "https": _TLSPool}
+"""For `pool_classes_by_scheme` of urllib3's managers."""
+
+
+def _connect(host: str, port: int, options: Any) -> Socket:
+    """Connect to the first address that accepts; each gets an equal share of the time that is left."""
+    addresses = _resolve(host.strip("[]"), port)
+    failure = OSError("the name has no address")
+    for position, address in enumerate(addresses):
+        left = _current.seconds_left()
+        try:
+            return _connect_to(address, options, None if left is None else left / (len(addresses) - position))
+        except OSError as error:
+            failure = error
+    try:
+        raise failure
+    finally:
+        del failure  # else it would refer to this frame, and this frame to it
+
+
+def _connect_to(address: Any, options: Any, timeout: float | None) -> Socket:
+    family, kind, protocol, _, place = address
+    sock = Socket(family, kind, protocol)
+    try:
+        for option in options:
+            sock.setsockopt(*option)
+        sock.settimeout(timeout)
+        sock.connect(place)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _resolve(host: str, port: int) -> list[Any]:
+    """Look up a name. `getaddrinfo` cannot be interrupted: past the deadline its thread is left to end by itself."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise LocationParseError(host) from None
+    left = _current.seconds_left()
+    wanted = (host, port, allowed_gai_family(), socket.SOCK_STREAM)
+    if left is None or _is_numeric(host):
+        return socket.getaddrinfo(*wanted)
+    results: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            results.put(socket.getaddrinfo(*wanted))
+        except Exception as error:  # noqa: BLE001 - raised in the thread that waits
+            results.put(error)
+
+    try:
+        threading.Thread(target=look_up, name="keyvouch-dns", daemon=True).start()
+    except RuntimeError:  # no more threads: the interpreter is shutting down, or the limit is reached
+        look_up()
+    try:
+        result = results.get(timeout=left)
+    except queue.Empty:
+        raise TimeoutError(errno.ETIMEDOUT, f"looking up {host} timed out") from None
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,201 @@
+"""One deadline for a whole exchange, whatever part of it drips. Without it, each of these takes 20 seconds or more."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from keyvouch.connections import Deadline
+from keyvouch.entra.transport import Session
+from keyvouch.errors import StoreUnavailable
+from keyvouch.https import Limits, Pools
+from keyvouch.sockets import LARGEST_RESPONSE
+from keyvouch.testing.authority.tls import make_context
+from servers.drips import DRIPS, SlowRelay, dripping
+
+TIME = 0.5
+"""Seconds that an exchange has."""
+PLENTY = 30.0
+SOON = 5.0
+"""Seconds within which it has ended, on a busy machine too; a drip goes on for 30."""
+
+Request = Callable[..., None]
+
+
+def by_pools(
+    url: str, ca_file: str | None, proxy: str | None = None, body: bytes | None = None, time: float = TIME
+) -> None:
+    limits = Limits()
+    with contextlib.closing(Pools(limits, ca_file=ca_file, proxy=proxy)) as pools, limits.within(time):
+        pools.request("POST" if body else "GET", url, body, {})
+
+
+def by_session(
+    url: str, ca_file: str | None, proxy: str | None = None, body: bytes | None = None, time: float = TIME
+) -> None:
+    with Session(ca_file, proxy) as session, session.within(Deadline(time)):
+        session.request("POST" if body else "GET", url, data=body)
+
+
+@pytest.fixture(params=[by_pools, by_session])
+def request_by(request: pytest.FixtureRequest) -> Request:
+    by: Request = request.param
+    return by
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[ssl.SSLContext, str]:
+    context, ca_file = make_context(tmp_path)
+    return context, str(ca_file)
+
+
+@contextlib.contextmanager
+def ending_soon() -> Iterator[None]:
+    began = time.monotonic()
+    with pytest.raises((StoreUnavailable, requests.exceptions.RequestException)) as caught:
+        yield
+    assert time.monotonic() - began < SOON
+    said = str(caught.value)
+    assert isinstance(caught.value, requests.exceptions.RequestException) or "in time" in said or "proxy" in said
+
+
+@pytest.mark.parametrize("drip", DRIPS)
+def test_dripping_response(request_by: Request, tls: tuple[ssl.SSLContext, str], drip: str) -> None:
+    """Each part of a response, and none of it."""
+    with dripping(drip, tls[0]) as server, ending_soon():
+        request_by(f"https://localhost:{server.port}/", tls[1])
+
+
+def test_silent_handshake(request_by: Request, tls: tuple[ssl.SSLContext, str]) -> None:
+    """A server that accepts connections, and never answers the client's hello."""
+    with dripping("silence") as server, ending_soon():
+        request_by(f"https://localhost:{server.port}/", tls[1])
+
+
+def test_dripping_handshake(request_by: Request, tls: tuple[ssl.SSLContext, str]) -> None:
+    """Each byte of the handshake comes in time, and the whole never."""
+    with (
+        dripping("silence", tls[0]) as server,
+        SlowRelay(("127.0.0.1", server.port)) as relay,
+        ending_soon(),
+    ):
+        request_by(f"https://localhost:{relay.port}/", tls[1])
+
+
+@pytest.mark.parametrize("drip", ["status line", "header", "continue", "silence"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_dripping_proxy(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str, drip: str) -> None:
+    """A proxy's response to CONNECT, also of one that is asked with TLS."""
+    with dripping(drip, tls[0] if scheme == "https" else None) as server, ending_soon():
+        request_by("https://vault.test/", tls[1], f"{scheme}://localhost:{server.port}")
+
+
+def test_name_that_is_not_resolved(request_by: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that never answers."""
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: over.wait(30.0))
+    try:
+        with ending_soon():
+            request_by("https://vault.test/", None)
+    finally:
+        over.set()
+
+
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """The port of a server that takes no more connections: they are neither accepted nor refused."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for _ in range(8):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        yield port
+
+
+def test_addresses_that_do_not_answer(request_by: Request, deaf: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many addresses share the time."""
+    address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", deaf))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [address] * 20)
+    with ending_soon():
+        request_by("https://vault.test/", None)
+
+
+def test_next_address_is_tried_in_time(
+    tls: tuple[ssl.SSLContext, str], deaf: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not answer leaves time for the next."""
+    with dripping("silence", tls[0], [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"]) as server:
+        addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in (deaf, server.port)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: addresses)
+        by_pools("https://localhost/", tls[1])
+
+
+def test_request_that_is_not_read(request_by: Request, tls: tuple[ssl.SSLContext, str]) -> None:
+    """A server that reads the body a little at a time."""
+    over = threading.Event()
+
+    def sip(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError), tls[0].wrap_socket(listener.accept()[0], server_side=True) as connection:
+            while connection.recv(1024) and not over.wait(0.05):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=sip, args=(listener,))
+        thread.start()
+        with ending_soon():
+            request_by(f"https://localhost:{listener.getsockname()[1]}/", tls[1], body=bytes(50_000_000))
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("start", "again"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"20\r\n%032d\r\n" % 0),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b"X: y\r\n"),
+    ],
+    ids=["continue", "body", "chunks", "trailers"],
+)
+def test_flood(request_by: Request, tls: tuple[ssl.SSLContext, str], start: bytes, again: bytes) -> None:
+    """Bytes without end are given up for their number, before the time is over."""
+    many = again * (LARGEST_RESPONSE // len(again))
+    with dripping("silence", tls[0], [start + many + many]) as server, pytest.raises(Exception) as caught:
+        request_by(f"https://localhost:{server.port}/", tls[1], time=PLENTY)
+    assert "8 MiB" in str(caught.value)
+
+
+def test_bomb(request_by: Request, tls: tuple[ssl.SSLContext, str]) -> None:
+    """A small body that becomes a large one."""
+    body = gzip.compress(bytes(2 * LARGEST_RESPONSE))
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with dripping("silence", tls[0], [head + body]) as server, pytest.raises(Exception) as caught:
+        request_by(f"https://localhost:{server.port}/", tls[1], time=PLENTY)
+    assert "8 MiB" in str(caught.value)
+
+
+def test_large_response(tls: tuple[ssl.SSLContext, str]) -> None:
+    """What is not too large is read; and the next request may be as large."""
+    body = bytes(LARGEST_RESPONSE - 1000)
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    limits = Limits()
+    with (
+        dripping("silence", tls[0], [response, response]) as server,
+        contextlib.closing(Pools(limits, ca_file=tls[1])) as pools,
+    ):
+        for _ in range(2):
+            assert len(pools.request("GET", f"https://localhost:{server.port}/", None, {}).body) == len(body)

@@ -1,0 +1,208 @@
+"""What is believed of an authority's discovery: it decides where assertions are sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyvouch.entra import discovery
+from keyvouch.entra.msal import ConfidentialClient
+from keyvouch.entra.transport import Session
+from keyvouch.errors import AuthorityUnavailable, ConfigurationError
+from keyvouch.testing.authority import App, Authority
+from keyvouch.testing.authority.server import Request, Response
+from servers.drips import dripping
+from signing_in import SCOPE, Key, make_key
+
+Change = Callable[[Request, Response], Response]
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Key:
+    return make_key(tmp_path, "app.pem", "RSA-2048")
+
+
+@pytest.fixture
+def app(authority: Authority, key: Key) -> App:
+    return authority.register(certificates=[key.certificate])
+
+
+@pytest.fixture
+def change(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], None]:
+    """Let a function change the authority's responses to GET."""
+    respond = Authority._respond
+
+    def install(function: Change) -> None:
+        def changed(self: Authority, endpoints: Any, request: Request) -> Response:
+            response = respond(self, endpoints, request)
+            return function(request, response) if request.method == "GET" else response
+
+        monkeypatch.setattr(Authority, "_respond", changed)
+
+    return install
+
+
+def sign_in(authority: Authority, app: App, key: Key, **options: Any) -> str:
+    options = {"authority": authority.authority, "instance_discovery": False, **options}
+    if "oidc_authority" in options:
+        del options["authority"], options["instance_discovery"]
+    with ConfidentialClient(app.client_id, [key.uri], ca_file=authority.ca_file, **options) as client:
+        return client.access_token([SCOPE])
+
+
+def redirect(location: str) -> Response:
+    return Response(302, b"", {"Location": location})
+
+
+def document(response: Response, **changes: object) -> Response:
+    assert isinstance(response.body, bytes)
+    return Response(200, json.dumps({**json.loads(response.body), **changes}).encode(), response.headers)
+
+
+def test_redirect_to_http(authority: Authority, app: App, key: Key, change: Callable[[Change], None]) -> None:
+    """It is not followed: whoever answers there could have the assertion sent anywhere."""
+    with dripping("silence") as plain:
+        change(lambda *_: redirect(f"http://localhost:{plain.port}/metadata"))
+        with pytest.raises(ConfigurationError, match="redirects to 'http://localhost.*not https") as caught:
+            sign_in(authority, app, key)
+    assert authority.authority in str(caught.value)
+    assert "authority" in caught.value.hint
+    assert not authority.exchanges
+
+
+def test_second_redirect_to_http(authority: Authority, app: App, key: Key, change: Callable[[Change], None]) -> None:
+    """Nor at a later hop, which is the one that is named."""
+    change(
+        lambda request, _: redirect(
+            "http://localhost:9/" if request.path == "/second" else f"{authority.url.upper()}/second"
+        )
+    )
+    with pytest.raises(ConfigurationError, match="/second redirects to"):
+        sign_in(authority, app, key)
+
+
+@pytest.mark.parametrize(("hops", "accepted"), [(3, True), (4, False)])
+def test_redirects(
+    authority: Authority, app: App, key: Key, change: Callable[[Change], None], *, hops: int, accepted: bool
+) -> None:
+    """Three are followed."""
+    last: list[Response] = []
+
+    def lead(request: Request, response: Response) -> Response:
+        if not request.path.startswith("/hop"):
+            last.append(response)
+        hop = int(request.path.removeprefix("/hop") or 0) if request.path.startswith("/hop") else 0
+        return last[0] if hop == hops else redirect(f"/hop{hop + 1}")
+
+    change(lead)
+    if accepted:
+        assert sign_in(authority, app, key)
+    else:
+        with pytest.raises(ConfigurationError, match="redirects more than 3 times"):
+            sign_in(authority, app, key)
+
+
+@pytest.mark.parametrize("name", ["token_endpoint", "authorization_endpoint", "device_authorization_endpoint"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://evil.test/t/token",
+        "https://localhost/t/token",
+        "http://localhost:{port}/t/token",
+        "https://localhost:{port}@evil.test/t/token",
+        "https://localhost:{port}.evil.test/t/token",
+        "https://[::1/",
+        "",
+    ],
+)
+def test_endpoint_elsewhere(
+    authority: Authority, app: App, key: Key, change: Callable[[Change], None], name: str, endpoint: str
+) -> None:
+    """Only https, and only the authority's own host and port."""
+    port = authority.url.rpartition(":")[2]
+    change(lambda _, response: document(response, **{name: endpoint.replace("{port}", port)}))
+    with pytest.raises(ConfigurationError, match=f"The {name} of https://localhost"):
+        sign_in(authority, app, key)
+
+
+def test_malformed_endpoint(authority: Authority, app: App, key: Key, change: Callable[[Change], None]) -> None:
+    """It is an answer that cannot be used, like one without JSON."""
+    change(lambda _, response: document(response, device_authorization_endpoint=[5]))
+    with pytest.raises(AuthorityUnavailable, match="device_authorization_endpoint is not a string"):
+        sign_in(authority, app, key)
+
+
+@pytest.mark.parametrize("issuer", ["https://evil.test", "{url}/other/v2.0", "{asked}/more", None, 5])
+def test_other_issuer(
+    authority: Authority, app: App, key: Key, change: Callable[[Change], None], issuer: object
+) -> None:
+    """An OpenID Connect issuer's document names that issuer (OpenID Connect Discovery 1.0, section 4.3)."""
+    asked = f"{authority.authority}/v2.0"
+    made = issuer.format(url=authority.url, asked=asked) if isinstance(issuer, str) else issuer
+    change(lambda _, response: document(response, issuer=made))
+    with pytest.raises(ConfigurationError, match="not the issuer that its discovery document names"):
+        sign_in(authority, app, key, oidc_authority=asked)
+
+
+def test_same_issuer(authority: Authority, app: App, key: Key, change: Callable[[Change], None]) -> None:
+    """A slash at its end aside."""
+    asked = f"{authority.authority}/v2.0"
+    change(lambda _, response: document(response, issuer=f"{asked}/"))
+    assert sign_in(authority, app, key, oidc_authority=asked)
+
+
+LOGIN = "https://login.microsoftonline.com/contoso.com/v2.0"
+
+
+@pytest.mark.parametrize(
+    ("asked", "issuer", "token_endpoint", "accepted"),
+    [
+        (LOGIN, None, "https://login.microsoftonline.com/t/oauth2/v2.0/token", True),
+        (LOGIN, None, "https://login.windows.net/t/oauth2/v2.0/token", True),
+        (LOGIN, None, "https://login.microsoftonline.us/t/oauth2/v2.0/token", False),
+        (LOGIN, None, "https://login.microsoftonline.com.evil.test/t/token", False),
+        (LOGIN, None, "https://evil.test/login.microsoftonline.com", False),
+        ("https://westus2.login.microsoft.com/t/v2.0", None, "https://westus2.login.microsoft.com/t/token", True),
+        ("https://westus2.login.microsoft.com/t/v2.0", None, "https://login.microsoftonline.com/t/token", True),
+        ("https://adfs.contoso.com/adfs", None, "https://adfs.contoso.com:443/adfs/oauth2/token/", True),
+        ("https://adfs.contoso.com/adfs", None, "https://sts.contoso.com/adfs/oauth2/token/", False),
+        ("https://ADFS.contoso.com/adfs", None, "https://adfs.contoso.com/adfs/oauth2/token/", True),
+        ("https://accounts.test", "https://accounts.test", "https://tokens.test/token", True),
+        ("https://accounts.test", "https://other.test", "https://accounts.test/token", False),
+        # Microsoft's documents name the tenant by its id.
+        (LOGIN, "https://login.microsoftonline.com/guid/v2.0", "https://login.microsoftonline.com/guid/token", True),
+        (LOGIN, "https://login.microsoftonline.com/guid/v2.0", "https://evil.test/guid/token", False),
+        ("https://login.contoso.com/t/v2.0", "https://t.ciamlogin.com/t/v2.0", "https://login.contoso.com/t", True),
+        ("https://login.contoso.com/t/v2.0", "https://t.ciamlogin.com/t/v2.0", "https://t.ciamlogin.com/t", False),
+        ("https://login.contoso.com/t/v2.0", "https://tciamlogin.com/t/v2.0", "https://login.contoso.com/t", False),
+    ],
+)
+def test_endpoints_of_real_clouds(asked: str, issuer: str | None, token_endpoint: str, *, accepted: bool) -> None:
+    """As Entra ID, its regions, External ID, AD FS and other providers name them; `issuer` makes it OpenID Connect."""
+    body = json.dumps({"issuer": issuer, "token_endpoint": token_endpoint}).encode()
+    wanted = asked if issuer else None
+    if accepted:
+        discovery.check(asked + discovery.PATH, body, wanted)
+    else:
+        with pytest.raises(ConfigurationError):
+            discovery.check(asked + discovery.PATH, body, wanted)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"<html>", b"[" * 100_000, b"\xff"])
+def test_no_document(body: bytes) -> None:
+    """What is none has no endpoints; MSAL says what is wrong with it."""
+    discovery.check(LOGIN + discovery.PATH, body, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "url"),
+    [("GET", "http://localhost:9/mex"), ("POST", "http://169.254.169.254/token"), ("GET", "file:///etc/passwd")],
+)
+def test_only_https(method: str, url: str) -> None:
+    """MSAL also asks where an authority's answers send it, with a user's password among other things."""
+    with Session() as session, pytest.raises(ConfigurationError, match="not https"):
+        session.request(method, url)
