@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from keyvouch.testing.fixtures import authority  # noqa: F401 - a fixture
+from servers import fetching
 from servers.fixtures import oidc_provider  # noqa: F401 - a fixture
 from windows_fixtures import windows  # noqa: F401 - a fixture
 
@@ -44,6 +45,13 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("APP_PASSWORD", "KEYVOUCH_CONFIG", "KEYVOUCH_PROFILE", "CREDENTIALS_DIRECTORY", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     return home
+
+
+@pytest.fixture(autouse=True)
+def default_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS trusts what it trusts by default, also where the environment names a CA for all programs."""
+    for name in fetching.TRUST_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(autouse=True)

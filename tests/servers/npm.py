@@ -12,6 +12,8 @@ from typing import NoReturn
 
 import pytest
 
+from servers import fetching
+
 CACHE = Path(__file__).parents[2] / ".cache" / "npm"
 """Outlives a run, and is ignored by git."""
 
@@ -77,7 +79,15 @@ def _install_dependencies(target: Path) -> None:
     shutil.rmtree(target / "node_modules", ignore_errors=True)
     command = ["npm", "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"]
     try:
-        subprocess.run(command, cwd=target, check=True, capture_output=True, text=True, timeout=INSTALL_TIMEOUT)
+        subprocess.run(
+            command,
+            cwd=target,
+            env=fetching.environment(),
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT,
+        )
     except subprocess.CalledProcessError as error:
         server_missing(f"npm install failed for {target.name}:\n{error.stderr}")
     except subprocess.TimeoutExpired:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from servers import fetching
+
 ROOT = Path(__file__).parents[3]
 CACHE = ROOT / ".cache" / "windows"
 """Outlives a run, and is ignored by git."""
@@ -79,7 +81,7 @@ def _make(target: Path, wanted: list[str]) -> None:
 
 def _pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=fetching.environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
