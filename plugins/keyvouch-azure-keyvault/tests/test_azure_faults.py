@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import traceback
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,9 @@ from keyvouch.errors import (
     StoreUnavailable,
     Throttled,
 )
+from keyvouch.testing.authority.tls import make_context
 from keyvouch.testing.key_vault import Cut, Drop, Fault, Refusal, Stall, Trickle, refusals
+from servers.drips import DRIPS, dripping
 
 PS256 = find_algorithm("PS256")
 
@@ -102,6 +105,27 @@ def test_stall_ends_with_the_callers_time(vault: Vault, uri: str) -> None:
             refused(StoreUnavailable, lambda: key.sign(b"x", PS256, timeout=1))
         vault.resume()
         assert key.sign(b"x", PS256, timeout=10)
+
+
+@pytest.mark.parametrize("dripping_one", ["vault", "authority"])
+@pytest.mark.parametrize("drip", DRIPS)
+def test_drip_ends_with_the_callers_time(
+    vault: Vault, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drip: str, dripping_one: str
+) -> None:
+    """No part of a response outlasts the time to open, of the vault's or of its log-in's authority."""
+    context, ca_file = make_context(tmp_path)
+    both = tmp_path / "both.pem"
+    both.write_bytes(ca_file.read_bytes() + Path(vault.ca_file).read_bytes())
+    uri = uri.replace(str(vault.ca_file), str(both))
+    with dripping(drip, context) as server:
+        address = f"https://localhost:{server.port}"
+        if dripping_one == "vault":
+            uri = uri.replace(vault.address, address)
+        else:
+            monkeypatch.setenv("AZURE_AUTHORITY_HOST", address)
+        with no_longer_than(5), pytest.raises(StoreUnavailable):
+            keyvouch.open_signer(uri, timeout=1)
+        assert server.asked
 
 
 def test_dead_token_is_a_lost_session(vault: Vault, uri: str) -> None:
