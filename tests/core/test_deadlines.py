@@ -179,10 +179,11 @@ def test_flood(request_by: Request, tls: tuple[ssl.SSLContext, str], start: byte
     assert "8 MiB" in str(caught.value)
 
 
-def test_bomb(request_by: Request, tls: tuple[ssl.SSLContext, str]) -> None:
-    """A small body that becomes a large one."""
+@pytest.mark.parametrize("status", ["200 OK", "302 Found\r\nLocation: /"])
+def test_bomb(request_by: Request, tls: tuple[ssl.SSLContext, str], status: str) -> None:
+    """A small body that becomes a large one, also that of a redirect."""
     body = gzip.compress(bytes(2 * LARGEST_RESPONSE))
-    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = f"HTTP/1.1 {status}\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with dripping("silence", tls[0], [head + body]) as server, pytest.raises(Exception) as caught:
         request_by(f"https://localhost:{server.port}/", tls[1], time=PLENTY)
     assert "8 MiB" in str(caught.value)

@@ -46,11 +46,11 @@ def change(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], None]:
     return install
 
 
-def sign_in(authority: Authority, app: App, key: Key, **options: Any) -> str:
-    options = {"authority": authority.authority, "instance_discovery": False, **options}
+def sign_in(server: Authority, app: App, key: Key, **options: Any) -> str:
+    options = {"authority": server.authority, "instance_discovery": False, **options}
     if "oidc_authority" in options:
         del options["authority"], options["instance_discovery"]
-    with ConfidentialClient(app.client_id, [key.uri], ca_file=authority.ca_file, **options) as client:
+    with ConfidentialClient(app.client_id, [key.uri], ca_file=server.ca_file, **options) as client:
         return client.access_token([SCOPE])
 
 
@@ -183,7 +183,7 @@ LOGIN = "https://login.microsoftonline.com/contoso.com/v2.0"
 )
 def test_endpoints_of_real_clouds(asked: str, issuer: str | None, token_endpoint: str, *, accepted: bool) -> None:
     """As Entra ID, its regions, External ID, AD FS and other providers name them; `issuer` makes it OpenID Connect."""
-    body = json.dumps({"issuer": issuer, "token_endpoint": token_endpoint}).encode()
+    body = json.dumps({"issuer": issuer, "token_endpoint": token_endpoint})
     wanted = asked if issuer else None
     if accepted:
         discovery.check(asked + discovery.PATH, body, wanted)
@@ -192,10 +192,51 @@ def test_endpoints_of_real_clouds(asked: str, issuer: str | None, token_endpoint
             discovery.check(asked + discovery.PATH, body, wanted)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"<html>", b"[" * 100_000, b"\xff"])
-def test_no_document(body: bytes) -> None:
+@pytest.mark.parametrize("text", ["", "[]", "<html>"])
+def test_no_document(text: str) -> None:
     """What is none has no endpoints; MSAL says what is wrong with it."""
-    discovery.check(LOGIN + discovery.PATH, body, None)
+    discovery.check(LOGIN + discovery.PATH, text, None)
+
+
+def test_deep_document() -> None:
+    """What only the check could not read, and MSAL could, would not have been checked."""
+    with pytest.raises(AuthorityUnavailable, match="nested"):
+        discovery.check(LOGIN + discovery.PATH, "[" * 100_000, None)
+
+
+def test_document_in_another_encoding(
+    authority: Authority, app: App, key: Key, change: Callable[[Change], None]
+) -> None:
+    """It is checked as MSAL reads it: in UTF-7 this one's other endpoint has the better name."""
+    hidden = "+ACIALAAiAHQAbwBrAGUAbgBfAGUAbgBkAHAAbwBpAG4AdAAiADoAIgBoAHQAdABwAHMAOgAvAC8AZQB2AGkAbAAvAHQ-"
+
+    def encode(_: Request, response: Response) -> Response:
+        return Response(200, document(response, zzz=hidden).body, {"Content-Type": "application/json; charset=utf-7"})
+
+    change(encode)
+    with pytest.raises(ConfigurationError, match="https://evil/t"):
+        sign_in(authority, app, key)
+
+
+@pytest.mark.parametrize("authority_suffix", ["", "?dc=a", ";a"])
+def test_every_document_is_checked(
+    authority: Authority, app: App, key: Key, change: Callable[[Change], None], authority_suffix: str
+) -> None:
+    """Whatever MSAL makes of the authority's address."""
+    change(
+        lambda _, response: Response(200, b'{"token_endpoint": "https://evil.test/t", "authorization_endpoint": ""}')
+    )
+    with pytest.raises(ConfigurationError, match="not an https URL|another host"):
+        sign_in(authority, app, key, authority=authority.authority + authority_suffix)
+
+
+def test_redirect_to_metadata_service(
+    authority: Authority, app: App, key: Key, change: Callable[[Change], None]
+) -> None:
+    """An authority may not make this machine ask its cloud."""
+    change(lambda *_: redirect("http://169.254.169.254/metadata/instance"))
+    with pytest.raises(ConfigurationError, match="not https"):
+        sign_in(authority, app, key)
 
 
 @pytest.mark.parametrize(

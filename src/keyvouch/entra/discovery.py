@@ -23,19 +23,21 @@ _CLOUDS = (
 """Hosts of one cloud, by the aliases that Entra ID's instance discovery lists."""
 
 
-def check(url: str, body: bytes, issuer: str | None) -> None:
+def check(url: str, text: str, issuer: str | None) -> None:
     """Check a discovery document requested from `url`; `issuer` is the issuer asked for, None for Entra ID and AD FS.
 
     What is not a document at all is MSAL's to refuse. Raises `ConfigurationError`, and `AuthorityUnavailable` for one
     that is malformed.
     """
+    asked = url.partition(PATH)[0]
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
+        document = json.loads(text)  # as MSAL does, of the same text
+    except ValueError:
         return
+    except RecursionError:
+        raise no_usable_answer(asked, "it is nested too deeply") from None
     if not isinstance(document, dict):
         return
-    asked = url.partition("?")[0].removesuffix(PATH)
     trusts_issuer = issuer is not None and _is_same(document.get("issuer"), issuer)
     for name in _ENDPOINTS:
         if document.get(name) is not None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -117,13 +117,17 @@ class Session(requests.Session):
             if method.upper() == "GET":  # an assertion is for one server
                 response = self._follow(response, options)
         self._note(url, options.get("data"), response)
-        asked = urlsplit(url).path
-        if asked.endswith(discovery.PATH) and response.status_code == requests.codes.ok:
-            discovery.check(url, response.content, self._issuer)
+        if discovery.PATH in url and response.status_code == requests.codes.ok:
+            discovery.check(url, response.text, self._issuer)
         return response
 
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - as the inherited one
+        """Hide redirects from `requests`: it would read their bodies without a limit. `request` follows them."""
+        return
+
     def _send(self, method: str, url: str, options: dict[str, Any]) -> requests.Response:
-        _require_https(method, url)
+        if method.upper() != "GET" or not is_link_local(url):  # a machine's metadata service, for its region
+            _require_https(url, "The authority sent MSAL to")
         given = {"timeout": self._timeouts(), "proxies": self._proxies(url), **options}
         response = super().request(method, url, **{**given, "stream": True, "allow_redirects": False})
         _read(response)
@@ -136,7 +140,7 @@ class Session(requests.Session):
             if not response.is_redirect:
                 return response
             target = urljoin(response.url, response.headers["Location"])
-            _require_https("GET", target, f"{response.url} redirects to")
+            _require_https(target, f"{response.url} redirects to")
             response = self._send("GET", target, options)
         if response.is_redirect:
             raise ConfigurationError(
@@ -174,9 +178,8 @@ class Session(requests.Session):
         return {"https": proxy} if proxy else {}
 
 
-def _require_https(method: str, url: str, before: str = "The authority sent MSAL to") -> None:
-    """Raise `ConfigurationError` for plain http, except to a machine's own metadata service in a cloud."""
-    if url.lower().startswith("https://") or (method.upper() == "GET" and is_link_local(url)):
+def _require_https(url: str, before: str) -> None:
+    if url.lower().startswith("https://"):
         return
     raise ConfigurationError(
         f"{before} {ascii(url)[:200]}, which is not https.",
