@@ -25,7 +25,7 @@ from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError
 from urllib3.exceptions import TimeoutError as PoolTimeout
 
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
-from keyvouch.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, TLSSocket, check_time, exchange
+from keyvouch.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, TLSSocket, exchange
 
 OWN_TIMEOUT = 30.0
 """Seconds for a request if the caller gives none."""
@@ -35,11 +35,11 @@ E = TypeVar("E", bound=BaseException)
 _DEPTH = 10
 """How many exceptions wrap one another at most."""
 _CONNECTIONS = 64
-"""That are kept for each host; as many threads ask at once without connecting anew."""
+"""Connections kept open to each host: as many threads can send requests at once without connecting again."""
 
 
 class Reply(NamedTuple):
-    """What a server answered, whatever its status; `headers` are found in any case of letters."""
+    """A response, of any status; the names of `headers` are case-insensitive."""
 
     status: int
     reason: str
@@ -48,13 +48,13 @@ class Reply(NamedTuple):
 
 
 class Limits(threading.local):
-    """By when this thread's requests end."""
+    """When this thread's requests must be over."""
 
     until: float | None = None
 
     @contextlib.contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Let the requests in the block end after these seconds at the latest, all together."""
+        """Let all requests in the block end within `seconds`, together."""
         former, until = self.until, time.monotonic() + seconds
         self.until = until if former is None else min(former, until)
         try:
@@ -63,16 +63,17 @@ class Limits(threading.local):
             self.until = former
 
     def left(self) -> float:
-        """Return the seconds that are left for a request; negative when it is over."""
+        """Return the seconds left for a request; negative once the time is over."""
         return OWN_TIMEOUT if self.until is None else self.until - time.monotonic()
 
 
 class Pools:
-    """Connections to each host that is asked, shared by threads. A child makes its own.
+    """Pooled connections to any number of hosts, shared by threads. A forked child must make its own.
 
-    `ca_file` is a PEM file, or a folder, of certificates to trust; without it `$REQUESTS_CA_BUNDLE`, `$CURL_CA_BUNDLE`,
-    or the system's are. `proxy` is an HTTP proxy's address, in place of the environment's. `client_certificate` names
-    the PEM files of a certificate and of its key. Raises `ConfigurationError` where a file cannot be used.
+    `ca_file` is a PEM file, or a folder, of certificates to trust instead of those that `$REQUESTS_CA_BUNDLE` or
+    `$CURL_CA_BUNDLE` names, or the system's. `proxy` is an HTTP proxy's URL, used instead of the environment's.
+    `client_certificate` names the PEM files of a certificate and of its key. Raises `ConfigurationError` if a file
+    cannot be used.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Pools:
         client_certificate: tuple[str, str] | None = None,
     ) -> None:
         self.limits = limits
-        """By when the requests of a thread end."""
+        """When the requests of a thread must be over."""
         self._proxy = proxy
         self._context = trust(ca_file, client_certificate)
         # A proxy gets no client certificate.
@@ -103,7 +104,7 @@ class Pools:
         if left <= 0:
             raise _late(host)
         try:
-            # A manager of pools would look at the address anew each time: a tenth of a P-256 signature.
+            # A pool manager would parse the address each time, which takes a tenth of a P-256 signature.
             pool = self._pools.get(host) or self._pools.setdefault(host, self._connect(host))
             with exchange(left):
                 response = pool.urlopen(
@@ -127,7 +128,7 @@ class Pools:
         return Reply(response.status, response.reason or "", response.headers, octets)
 
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         for pool in list(self._pools.values()):
             pool.close()
 
@@ -146,14 +147,14 @@ class Pools:
             manager = _timed(urllib3.ProxyManager(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", **options))
         except (HTTPError, ValueError):
             raise ConfigurationError(
-                "The proxy cannot be used: its address is none of an HTTP proxy.",
+                "Invalid proxy URL: expected http:// or https://, a host and a port.",
                 hint="Correct proxy=, or HTTPS_PROXY.",
             ) from None
         return manager.connection_from_url(host)
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether an address leads to this machine."""
+    """Return whether an address is this machine's own."""
     address = _ip_address(url)
     return address.is_loopback if address else urlsplit(url).hostname == "localhost"
 
@@ -165,9 +166,9 @@ def is_link_local(url: str) -> bool:
 
 
 def proxy_for(url: str, given: str | None) -> str | None:
-    """Return the proxy to an address: the one that is given, else the environment's; None for what is near.
+    """Return the URL of the proxy to use for an address: the given one, else the environment's; None for no proxy.
 
-    Near are this machine, and link-local addresses: at 169.254.169.254 a machine in a cloud asks for its tokens.
+    This machine and link-local addresses are reached directly: a cloud's metadata service is at 169.254.169.254.
     """
     if is_loopback(url) or is_link_local(url):
         return None
@@ -176,7 +177,7 @@ def proxy_for(url: str, given: str | None) -> str | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return for how many seconds an answer asks to wait, from now, None where it does not say (RFC 9110 §10.2.3)."""
+    """Return how many seconds from now a response asks to wait; None if it does not (RFC 9110 section 10.2.3)."""
     told = headers.get("Retry-After", "").strip()
     if told.isascii() and told.isdigit():
         return float(told[:9])
@@ -200,7 +201,6 @@ def read_body(response: urllib3.BaseHTTPResponse) -> bytes:
     # Not `read`: it would wait for all the bytes it asks for.
     while part := response.read1(65536, decode_content=True):
         body += part
-        check_time()
         if len(body) > LARGEST_RESPONSE:
             raise ResponseTooLarge
     return bytes(body)
@@ -219,11 +219,11 @@ def _unreachable(host: str, error: Exception) -> KeyvouchError:
     if isinstance(error, PoolTimeout | TimeoutError) and not isinstance(error, NewConnectionError):
         return _late(host)
     if isinstance(error, LocationParseError):
-        return ConfigurationError(f"{host} is no address.", hint="Correct the address in the URI, or proxy=.")
+        return ConfigurationError(f"Invalid address: {host}.", hint="Correct the address in the URI, or proxy=.")
     if reason := cause_of(error, ssl.SSLCertVerificationError):
         return ConfigurationError(
             f"The certificate of {host} is not trusted: {reason.verify_message}.",
-            hint="Name its CA, or that of a proxy between, in ca-file=. Its host name must stand in the certificate.",
+            hint="Set ca-file= to its CA, or to a proxy's in between. The certificate must contain the host name.",
         )
     return _failed(host, error)
 
@@ -235,12 +235,12 @@ def _failed(host: str, error: Exception) -> StoreUnavailable:
             hint="Check that the address leads to the server, and not to another service.",
         )
     if isinstance(error, ProxyError):
-        return StoreUnavailable(f"The proxy does not lead to {host}.", hint="Correct proxy=, or HTTPS_PROXY.")
+        return StoreUnavailable(f"Failed to reach {host} through the proxy.", hint="Correct proxy=, or HTTPS_PROXY.")
     if isinstance(error, SSLError | ssl.SSLError):
-        return StoreUnavailable(f"TLS with {host} failed.", hint="Does a server with TLS listen there?")
+        return StoreUnavailable(f"TLS with {host} failed.", hint="Check that the server on this port uses TLS.")
     return StoreUnavailable(
-        f"{host} cannot be reached, or went away: {type(error).__name__}.",
-        hint="Check its address, the network, a private endpoint and the proxy, and that the server runs.",
+        f"Failed to reach {host}, or it closed the connection: {type(error).__name__}.",
+        hint="Check the address, the network, private endpoints and the proxy, and that the server is running.",
     )
 
 

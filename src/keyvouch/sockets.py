@@ -97,11 +97,6 @@ def ending_within(seconds: float | None) -> AbstractContextManager[None]:
     return _Within(seconds, None)
 
 
-def check_time() -> None:
-    """Raise TimeoutError if this thread's exchange is over."""
-    _current.seconds_left()
-
-
 def _limit(sock: socket.socket) -> None:
     left = _current.seconds_left()
     if left is not None:

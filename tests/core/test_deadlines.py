@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 import requests
 
+from keyvouch import https
 from keyvouch.connections import Deadline
+from keyvouch.entra import transport
 from keyvouch.entra.transport import Session
 from keyvouch.errors import StoreUnavailable
 from keyvouch.https import Limits, Pools
 from keyvouch.sockets import LARGEST_RESPONSE
 from keyvouch.testing.authority.tls import make_context
-from servers.drips import DRIPS, SlowRelay, dripping
+from servers.drips import DRIPS, SlowRelay, dripping, json_response
 
 TIME = 0.5
 """Seconds that an exchange has."""
@@ -91,6 +93,31 @@ def test_dripping_handshake(request_by: Request, tls: tuple[ssl.SSLContext, str]
         request_by(f"https://localhost:{relay.port}/", tls[1])
 
 
+@pytest.mark.parametrize("drip", ["header", "silence"])
+def test_connecting_has_its_own_limit(
+    request_by: Request, tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch, drip: str
+) -> None:
+    """What is not connected soon is given up long before the request is."""
+    for module in (https, transport):
+        monkeypatch.setattr(module, "CONNECT_TIMEOUT", TIME)
+    with dripping(drip) as server, ending_soon():
+        request_by("https://vault.test/", tls[1], f"http://localhost:{server.port}", time=PLENTY)
+
+
+def test_no_more_threads(tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name is looked up without one then, as when the interpreter shuts down."""
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with dripping("silence", tls[0], [json_response({})]) as server:
+        start = threading.Thread.start
+        monkeypatch.setattr(
+            threading.Thread, "start", lambda self: fail(self) if self.name == "keyvouch-dns" else start(self)
+        )
+        by_pools(f"https://localhost:{server.port}/", tls[1], time=PLENTY)
+
+
 @pytest.mark.parametrize("drip", ["status line", "header", "continue", "silence"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_dripping_proxy(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str, drip: str) -> None:
@@ -143,12 +170,17 @@ def test_next_address_is_tried_in_time(
         by_pools("https://localhost/", tls[1])
 
 
-def test_request_that_is_not_read(request_by: Request, tls: tuple[ssl.SSLContext, str]) -> None:
+@pytest.mark.parametrize(
+    ("request_by", "scheme"), [(by_pools, "https"), (by_pools, "http"), (by_session, "https")], indirect=["request_by"]
+)
+def test_request_that_is_not_read(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str) -> None:
     """A server that reads the body a little at a time."""
     over = threading.Event()
 
     def sip(listener: socket.socket) -> None:
-        with contextlib.suppress(OSError), tls[0].wrap_socket(listener.accept()[0], server_side=True) as connection:
+        accepted = listener.accept()[0]
+        connection = tls[0].wrap_socket(accepted, server_side=True) if scheme == "https" else accepted
+        with contextlib.suppress(OSError), connection:
             while connection.recv(1024) and not over.wait(0.05):
                 pass
 
@@ -156,7 +188,7 @@ def test_request_that_is_not_read(request_by: Request, tls: tuple[ssl.SSLContext
         thread = threading.Thread(target=sip, args=(listener,))
         thread.start()
         with ending_soon():
-            request_by(f"https://localhost:{listener.getsockname()[1]}/", tls[1], body=bytes(50_000_000))
+            request_by(f"{scheme}://localhost:{listener.getsockname()[1]}/", tls[1], body=bytes(50_000_000))
         over.set()
         thread.join()
 

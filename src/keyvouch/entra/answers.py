@@ -115,7 +115,7 @@ def from_network(error: Exception, authority: str) -> KeyvouchError | None:
         return _from_tls(error, authority)
     if isinstance(error, requests.exceptions.InvalidProxyURL | requests.exceptions.InvalidSchema):
         return ConfigurationError(
-            "The proxy cannot be used: its address is none of an HTTP proxy.", hint="Correct proxy, or HTTPS_PROXY."
+            "Invalid proxy URL: expected http:// or https://, a host and a port.", hint="Correct proxy, or HTTPS_PROXY."
         )
     if isinstance(error, requests.exceptions.JSONDecodeError):
         return no_usable_answer(authority, "it is no JSON")
