@@ -126,6 +126,21 @@ def test_dripping_proxy(request_by: Request, tls: tuple[ssl.SSLContext, str], sc
         request_by("https://vault.test/", tls[1], f"{scheme}://localhost:{server.port}")
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_dripping_handshake_behind_a_proxy(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str) -> None:
+    """A proxy that connects, and then drips what looks like a TLS record; also through TLS within TLS."""
+    drip = (b"HTTP/1.1 200 OK\r\n\r\n", b"\x16\x03\x03\x40\x00")
+    with dripping(drip, tls[0] if scheme == "https" else None) as server, ending_soon():
+        request_by("https://vault.test/", tls[1], f"{scheme}://localhost:{server.port}")
+
+
+def test_dripping_metadata_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MSAL asks a machine's metadata service, over http, for its region."""
+    monkeypatch.setattr(transport, "is_link_local", lambda _: True)
+    with dripping("header") as server, ending_soon():
+        by_session(f"http://localhost:{server.port}/", None)
+
+
 def test_name_that_is_not_resolved(request_by: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     """A resolver that never answers."""
     over = threading.Event()

@@ -106,6 +106,23 @@ def test_redirects(
             sign_in(authority, app, key)
 
 
+def test_redirect_takes_nothing_along(authority: Authority, change: Callable[[Change], None]) -> None:
+    """Neither parameters nor headers, which were for the first address."""
+    asked: list[Request] = []
+
+    def lead(request: Request, _: Response) -> Response:
+        asked.append(request)
+        return redirect("/second") if len(asked) == 1 else Response(200)
+
+    change(lead)
+    with Session(authority.ca_file) as session:
+        session.get(f"{authority.url}/first", params={"a": "b"}, headers={"Authorization": "secret"})
+    assert [(each.path, each.query, each.headers["Authorization"]) for each in asked] == [
+        ("/first", "a=b", "secret"),
+        ("/second", "", None),
+    ]
+
+
 @pytest.mark.parametrize("name", ["token_endpoint", "authorization_endpoint", "device_authorization_endpoint"])
 @pytest.mark.parametrize(
     "endpoint",
@@ -114,6 +131,7 @@ def test_redirects(
         "https://localhost/t/token",
         "http://localhost:{port}/t/token",
         "https://localhost:{port}@evil.test/t/token",
+        "https://user:password@localhost:{port}/t/token",
         "https://localhost:{port}.evil.test/t/token",
         "https://[::1/",
         "",
