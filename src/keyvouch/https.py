@@ -24,6 +24,7 @@ from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError, ProxyError, SSLError
 from urllib3.exceptions import TimeoutError as PoolTimeout
 
+from keyvouch import files
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
 
 OWN_TIMEOUT = 30.0
@@ -219,6 +220,7 @@ def _unreachable(host: str, error: Exception) -> KeyvouchError:
 def _trust(ca_file: str | None, client_certificate: tuple[str, str] | None) -> ssl.SSLContext:
     bundle = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     try:
+        _require_trusted(bundle)
         is_folder = bool(bundle) and Path(bundle or "").is_dir()
         context = ssl.create_default_context(
             cafile=None if is_folder else bundle or None, capath=bundle if is_folder else None
@@ -230,6 +232,8 @@ def _trust(ca_file: str | None, client_certificate: tuple[str, str] | None) -> s
         ) from error
     if client_certificate:
         try:
+            for path in client_certificate:
+                files.check_trusted(Path(path))
             context.load_cert_chain(*client_certificate, password="")
         except OSError as error:
             raise ConfigurationError(
@@ -237,3 +241,13 @@ def _trust(ca_file: str | None, client_certificate: tuple[str, str] | None) -> s
                 hint="Both are PEM, the key not encrypted, and they belong together.",
             ) from error
     return context
+
+
+def _require_trusted(bundle: str | None) -> None:
+    """Refuse certificates that others could have written: the bundle, else what OpenSSL's variables name.
+
+    Raises `ConfigurationError`, OSError.
+    """
+    named = (os.environ.get("SSL_CERT_FILE", ""), *os.environ.get("SSL_CERT_DIR", "").split(os.pathsep))
+    for path in [bundle] if bundle else [each for each in named if each and Path(each).exists()]:
+        files.check_trusted_certificates(Path(path))

@@ -18,7 +18,7 @@ from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from keyvouch import forks
+from keyvouch import files, forks
 from keyvouch.connections import Deadline
 from keyvouch.errors import ConfigurationError
 from keyvouch.https import CONNECT_TIMEOUT, LARGEST_ANSWER, proxy_for
@@ -43,6 +43,8 @@ class Session(requests.Session):
                 f"The certificates to trust for TLS, {bundle}, are not there.",
                 hint="Correct ca-file, or REQUESTS_CA_BUNDLE in the environment.",
             )
+        if bundle:
+            files.check_trusted_certificates(Path(bundle))
         self.verify = bundle or True
         self._proxy = proxy
         self._limits = threading.local()
