@@ -253,6 +253,15 @@ def test_folder_of_root_behind_a_link(theirs: Path, outside: Path, act: Callable
         act(theirs / "folder" / "victim")
 
 
+@pytest.mark.parametrize("path", ["folder/below", "dangling", "dangling/below"])
+def test_folder_that_is_made_behind_a_link(theirs: Path, outside: Path, path: str) -> None:
+    """Nor is a folder made where such a link leads."""
+    own_link(theirs / "folder", outside.parent)
+    own_link(theirs / "dangling", outside.parent / "new")
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        files.make_folder(theirs / path)
+
+
 @pytest.mark.parametrize("absolute", [True, False])
 def test_link_within_one_account(app: Path, theirs: Path, absolute: bool) -> None:
     """A link to a file of its own owner is followed, and stays a link."""
@@ -294,9 +303,10 @@ def test_sticky_folder(tmp_path: Path, outside: Path) -> None:
         files.rewrite(shared / "theirs", b"new")
 
 
-def test_audit_records_through_a_link(theirs: Path, outside: Path) -> None:
-    """Records of root's command are not appended to a file that the owner of the folder chose."""
-    own_link(theirs / "audit.log", outside)
+@pytest.mark.parametrize("name", ["victim", "new"])
+def test_audit_records_through_a_link(theirs: Path, outside: Path, name: str) -> None:
+    """Records of root's command go to no file that the owner of the folder chose, and none is created there."""
+    own_link(theirs / "audit.log", outside.with_name(name))
     with pytest.raises(ConfigurationError, match="another account controls"):
         files.open_to_append(theirs / "audit.log")
 

@@ -235,8 +235,8 @@ class _Walk:
         try:
             self._enter(os.open(name, _SEARCH, dir_fd=self._here))
         except FileNotFoundError:
-            if not self._make:
-                raise
+            if not self._make or any(isinstance(each, _Claim) for each in self._left):
+                raise  # nothing is created on the way to where a link of another account leads
             self._make_below(name)
         except OSError:
             if not self._follow(name):

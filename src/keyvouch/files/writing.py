@@ -80,9 +80,7 @@ def open_to_append(path: Path) -> int:
     if (standard := {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))) is not None:
         return os.dup(standard)  # what these links lead to may have no path
     with open_target(path) as target:
-        with contextlib.suppress(FileExistsError):
-            os.close(target.folder.create(target.name))
-        handle = target.folder.open(target.name, os.O_WRONLY | os.O_APPEND)
+        handle = _open_or_create(target, os.O_WRONLY | os.O_APPEND)
         try:
             _require_own_file(target, os.fstat(handle))
             if not _WINDOWS:
@@ -91,6 +89,16 @@ def open_to_append(path: Path) -> int:
             os.close(handle)
             raise
         return handle
+
+
+def _open_or_create(target: Target, flags: int) -> int:
+    while True:
+        try:
+            return target.folder.open(target.name, flags)
+        except FileNotFoundError:
+            target.require_owner(None)
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                os.close(target.folder.create(target.name))
 
 
 def _require_own_file(target: Target, status: os.stat_result) -> None:
