@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ assert sys.platform == "win32"
 
 FOLDER = Path(r"C:\kevÿ 100%")
 EVERYONE = "S-1-1-0"
+DACL_SECURITY_INFORMATION = 4
 PRINTING = """
 import click
 from keyvouch.cli import common, ending
@@ -52,8 +54,10 @@ def put(name: str, octets: bytes) -> Path:
 
 
 def open_to_everyone(path: Path) -> None:
+    """Let everyone do everything with a file or folder."""
     rules = windows_files.rules_at(path)
-    windows_files.give_rules(path, rules.with_dacl([*(rules.dacl or ()), Ace(ALLOW, 0, FILE_ALL_ACCESS, EVERYONE)]))
+    opened = rules.with_dacl([*(rules.dacl or ()), Ace(ALLOW, 0, FILE_ALL_ACCESS, EVERYONE)])
+    assert ctypes.WinDLL("advapi32").SetFileSecurityW(str(path), DACL_SECURITY_INFORMATION, opened.to_bytes())
 
 
 def of_files() -> dict[str, object]:

@@ -16,6 +16,16 @@ from wine import Windows, path_in_windows
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("windows")]
 
 
+COPYING = r"""
+import os, pathlib, sys
+from keyvouch import files
+path = pathlib.Path(os.environ["LOCALAPPDATA"], "ca.pem")
+files.write_private(path, pathlib.Path(sys.argv[1]).read_bytes(), replace=True)
+print(path)
+"""
+"""Everyone can write to this machine's /tmp: certificates to trust for TLS must be elsewhere."""
+
+
 @pytest.fixture(scope="module")
 def inside(windows: Windows) -> dict[str, dict[str, Any]]:
     """What came of `inside_windows`."""
@@ -146,9 +156,10 @@ def profile(windows: Windows, authority: Authority, tmp_path: Path) -> Iterator[
     key = make_key(tmp_path)
     app = authority.register(certificates=[key.certificate])
     uri = f"pfx:{path_in_windows(tmp_path / 'app.pfx')}?password=env:APP_PASSWORD"
+    ca_file = windows.run("-c", COPYING, path_in_windows(Path(authority.ca_file))).output.strip()
     done = windows.keyvouch(
         *("profile", "add", "cached", "--key", uri, "--tenant", app.tenant, "--client-id", app.client_id),
-        *("--scope", SCOPE, "--authority", authority.url, "--ca-file", path_in_windows(Path(authority.ca_file))),
+        *("--scope", SCOPE, "--authority", authority.url, "--ca-file", ca_file),
     )
     assert done.status == 0, done
     assert r"AppData\Local\keyvouch\config.toml" in done.output

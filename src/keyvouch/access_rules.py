@@ -1,7 +1,7 @@
-"""Who may read or write a file, by the rules of Windows: which are too many, and the `icacls` line that remedies it.
+"""Which access rules of Windows let too many accounts read or write a file, and the `icacls` line that corrects them.
 
-Facts in, sentences out; what asks the system is `windows_files`. Groups are known by their SIDs, which are the same in
-every language.
+These functions take facts and return sentences; `windows_files` asks the system. Groups are identified by their SIDs,
+which are the same in every language.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ _EVERYONE = {
     "S-1-5-32-546": "Guests",
     "S-1-5-32-554": "Pre-Windows 2000 Compatible Access",
 }
-"""Groups that nobody was put into by a decision about this file (Microsoft: Well-known SIDs)."""
+"""Groups whose members nobody chose with this file in mind (Microsoft: Well-known SIDs)."""
 _OF_A_DOMAIN = {"513": "Domain Users", "514": "Domain Guests"}
 _TO_READ = READ_DATA | WRITE_DAC | WRITE_OWNER
-"""Who may change the rules may read in the end."""
+"""Whoever can change the rules can grant themselves the right to read."""
 _TO_WRITE = WRITE_DATA | APPEND_DATA | DELETE | WRITE_DAC | WRITE_OWNER
 _TO_REPLACE = DELETE_CHILD | DELETE | WRITE_DAC | WRITE_OWNER
-"""Rights on a folder by which what lies in it is replaced. To add files is not among them: by default Users may do
-that in %ProgramData% and below, and whom a new file belongs to is looked at."""
+"""Rights on a folder that allow replacing what is in it. Adding files is not among them: by default Users can do that
+in %ProgramData% and below, and the owner of a new file is checked."""
 
 
 def too_many_readers(place: str, rules: SecurityDescriptor, user: str) -> tuple[str, str] | None:
-    """Return who can read this file that should not, and the remedy; None where nobody can.
+    """Return who can read this file but should not, and the remedy; None if nobody can.
 
-    `user` is the account that reads it, by SID.
+    `user` is the SID of the account that reads it.
     """
     groups = _everyone_with(rules, _TO_READ)
     if not groups:
@@ -64,15 +64,15 @@ def too_many_readers(place: str, rules: SecurityDescriptor, user: str) -> tuple[
 def distrust(
     place: str, rules: SecurityDescriptor, user: str, *, folder: bool = False, root: bool = False
 ) -> tuple[str, str] | None:
-    """Return why what lies at this place could be another's work, and the remedy; None where it could not.
+    """Return why another account could have written this file or folder, and the remedy; None if none could.
 
-    `folder`: it is one that the trusted thing lies in; `root`: that of a drive or a share, which nobody moves away.
+    `folder`: the trusted file is below it. `root`: it is the root of a drive or share, which nobody can move.
     """
     rights = _TO_REPLACE & ~(DELETE if root else 0) if folder else _TO_WRITE
     groups = _everyone_with(rules, rights)
     if groups:
         kept = {user: "F"} if rules.owner == user and user not in (SYSTEM, ADMINISTRATORS) else {}
-        # They go on reading it: how else would a service account.
+        # They can still read it: a service account may need to.
         kept |= dict.fromkeys((group for group in groups if group in _EVERYONE), "RX") or {"S-1-5-32-545": "RX"}
         removed = groups - kept.keys()
         return f"everyone can write to {place} ({_named(groups)})", _icacls(place, kept, removed, folder=folder)
@@ -83,20 +83,20 @@ def distrust(
 
 
 def let_see(place: str, user: str) -> str:
-    """Return the line by which an account may see the rules of a folder, and nothing more."""
+    """Return the command that lets an account see the rules of a folder, and nothing more."""
     return f'Run: icacls {_quoted(place)} /grant "*{user}:(RC,RA,S)"'
 
 
 def let_read(place: str, user: str) -> str:
-    """Return the line by which an account may read a file."""
+    """Return the command that lets an account read a file."""
     return f'Run: icacls {_quoted(place)} /grant "*{user}:R"'
 
 
 def private(user: str, *, folder: bool = False) -> str:
-    """Return the rules, in SDDL, of what only this account, Administrators and SYSTEM may use; nothing is inherited.
+    """Return the rules, in SDDL, of a file that only this account, Administrators and SYSTEM can use.
 
-    The account is named by itself: what an administrator makes belongs to Administrators, and the same person is none
-    of them where the program is not elevated.
+    Nothing is inherited. The account is listed itself: what an administrator creates belongs to Administrators, and the
+    same person is not one of them in a program that is not elevated.
     """
     flags = "OICI" if folder else ""
     accounts = dict.fromkeys((SYSTEM, ADMINISTRATORS, user))
@@ -104,7 +104,7 @@ def private(user: str, *, folder: bool = False) -> str:
 
 
 def _everyone_with(rules: SecurityDescriptor, rights: int) -> set[str]:
-    """Return which groups of everyone have any of these rights."""
+    """Return the groups in `_EVERYONE` that have any of these rights."""
     allowed = rules.allowed(rights)
     if allowed is None:
         return {"S-1-1-0"}
@@ -112,7 +112,7 @@ def _everyone_with(rules: SecurityDescriptor, rights: int) -> set[str]:
 
 
 def _name(sid: str) -> str | None:
-    """Return the English name of a group of everyone; None for any other account."""
+    """Return the English name of such a group; None for any other account."""
     of_domain = re.fullmatch(r"S-1-5-21-\d+-\d+-\d+-(\d+)", sid)
     return _OF_A_DOMAIN.get(of_domain[1]) if of_domain else _EVERYONE.get(sid)
 
@@ -122,7 +122,7 @@ def _named(groups: Iterable[str]) -> str:
 
 
 def _icacls(place: str, kept: dict[str, str], removed: Iterable[str | None], *, folder: bool = False) -> str:
-    """Return the line that leaves SYSTEM, Administrators and those who are kept, and inherits nothing more."""
+    """Return the command that leaves SYSTEM, Administrators and those in `kept`, and ends inheritance."""
     below = "(OI)(CI)" if folder else ""
     grants = {SYSTEM: "F", ADMINISTRATORS: "F", **kept}
     line = f"Run: icacls {_quoted(place)} /inheritance:r /grant:r "
@@ -133,5 +133,5 @@ def _icacls(place: str, kept: dict[str, str], removed: Iterable[str | None], *, 
 
 
 def _quoted(place: str) -> str:
-    # A backslash before the quote would take away its meaning; no name of Windows' has a quote in it.
+    # A backslash before the quote would escape it; names on Windows contain no quotes.
     return f'"{place}."' if place.endswith("\\") else f'"{place}"'

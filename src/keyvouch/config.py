@@ -145,7 +145,8 @@ def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
     Raises `ConfigurationError` where the name is taken or the result would not be one that `load` takes.
     """
     files.make_folder(path.parent)
-    with files.locked_folder(path.parent, timeout=_LOCK_TIMEOUT):
+    # A file of its own: any account that can read the folder, or the configuration, could hold a lock on those.
+    with files.locked(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT):
         _append(path, name, fields)
 
 

@@ -24,6 +24,7 @@ from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError, ProxyError, SSLError
 from urllib3.exceptions import TimeoutError as PoolTimeout
 
+from keyvouch import files
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
 from keyvouch.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, TLSSocket, exchange
 
@@ -263,8 +264,13 @@ def trust(
     Trusts `ca_file`, else what the environment names, else `default`, else the system's certificates. Raises
     `ConfigurationError` if a file cannot be used.
     """
-    bundle = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or default
+    named = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    bundle = named or default  # the default comes with a package, which is trusted as code is
     try:
+        if named:
+            files.check_trusted_certificates(Path(named))
+        elif not default:
+            _check_openssl_variables()
         is_folder = bool(bundle) and Path(bundle or "").is_dir()
         context = ssl.create_default_context(
             cafile=None if is_folder else bundle or None, capath=bundle if is_folder else None
@@ -277,6 +283,8 @@ def trust(
     context.sslsocket_class = TLSSocket
     if client_certificate:
         try:
+            for path in client_certificate:
+                files.check_trusted(Path(path))
             context.load_cert_chain(*client_certificate, password="")
         except OSError as error:
             raise ConfigurationError(
@@ -284,3 +292,13 @@ def trust(
                 hint="Both are PEM, the key not encrypted, and they belong together.",
             ) from error
     return context
+
+
+def _check_openssl_variables() -> None:
+    """Refuse certificates that others could have written, if OpenSSL's variables name them.
+
+    Raises `ConfigurationError`, OSError.
+    """
+    for path in (os.environ.get("SSL_CERT_FILE", ""), *os.environ.get("SSL_CERT_DIR", "").split(os.pathsep)):
+        if path and Path(path).exists():
+            files.check_trusted_certificates(Path(path))

@@ -140,19 +140,20 @@ class CertificateFile:
         name = uri.get("certificate-file")
         self._path = Path(name) if name else None
         self._uri = uri
-        self._stamp: tuple[int, int, int] | None = None
-        self._read_stamp: tuple[int, int, int] | None = None
+        self._stamp: files.Stamp | None = None
+        self._read_stamp: files.Stamp | None = None
 
     def read(self) -> list[Certificate]:
         """Return its certificates as they stand now; `taken` says that they are used from now on.
 
-        Raises `KeyNotFound`, `AccessDenied`, `CertificateMissing`.
+        Raises `KeyNotFound`, `AccessDenied`, `CertificateMissing`; `ConfigurationError` for a file that others could
+        have written.
         """
         if self._path is None:
             return []
         try:
-            stamp = self._look(self._path)
-            octets = files.read(self._path)
+            files.check_trusted(self._path)
+            octets, status = files.read_with_status(self._path)
         except FileNotFoundError:
             raise KeyNotFound(
                 f"The certificate file {self._path} does not exist.", hint="Correct certificate-file=.", uri=self._uri
@@ -164,7 +165,7 @@ class CertificateFile:
                 uri=self._uri,
             ) from error
         certificates = certificate.load_certificates(octets, self._path)
-        self._read_stamp = stamp
+        self._read_stamp = files.stamp(status)
         return certificates
 
     def taken(self) -> None:
@@ -176,11 +177,6 @@ class CertificateFile:
         if self._path is None:
             return False
         try:
-            return self._look(self._path) != self._stamp
+            return files.stamp(self._path.stat()) != self._stamp
         except OSError:
             return True
-
-    @staticmethod
-    def _look(path: Path) -> tuple[int, int, int]:
-        status = path.stat()
-        return status.st_ino, status.st_size, status.st_mtime_ns

@@ -185,7 +185,11 @@ class SecretResolver:
 
     def read_private(self, path: Path) -> bytes:
         """Read a file that holds a key; as `files.read_private`, under the profile's rule."""
-        return files.read_private(path, any_reader=self._any_reader)
+        return self.read_private_with_status(path)[0]
+
+    def read_private_with_status(self, path: Path) -> tuple[bytes, os.stat_result]:
+        """As `read_private`; also return the status of the file that was read."""
+        return files.read_private_with_status(path, any_reader=self._any_reader)
 
     def _from_env(self, variable: str, name: str) -> str:
         if not re.fullmatch(r"[\w.-]+", variable):  # not shown: what stands there may be more than a name

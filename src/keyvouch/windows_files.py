@@ -1,4 +1,4 @@
-"""What the operating system says of a file's access rules, and files made with rules of their own: Windows alone."""
+"""Access rules of files on Windows: reading them, and creating files and folders with rules of their own."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pathlib import Path
 from keyvouch import access_rules
 from keyvouch.security_descriptor import SecurityDescriptor, sid_text
 
-assert sys.platform == "win32"  # noqa: S101 - for mypy, which then reads what follows for that system alone
+assert sys.platform == "win32"  # noqa: S101 - mypy then checks the rest of the module for Windows only
 
 _OWNER, _DACL, _PROTECTED, _UNPROTECTED = 0x1, 0x4, 0x80000000, 0x20000000
-"""Of SECURITY_INFORMATION: which parts of a descriptor are meant."""
+"""SECURITY_INFORMATION: the parts of a descriptor to read or write."""
 _DACL_PROTECTED = 0x1000
 """Control flag of a descriptor: nothing is inherited."""
-_READ_CONTROL, _GENERIC_WRITE = 0x20000, 0x40000000
+_READ_CONTROL, _WRITE_DAC, _GENERIC_WRITE = 0x20000, 0x40000, 0x40000000
 _SHARE_ALL = 0x7
 _CREATE_NEW, _OPEN_EXISTING = 1, 3
 _NORMAL, _BACKUP_SEMANTICS, _OPEN_REPARSE_POINT = 0x80, 0x02000000, 0x00200000
-"""Attributes and flags for opening: folders too, and a link itself."""
+"""Attributes and flags for opening: also folders, and a link itself."""
 _TOKEN_QUERY, _TOKEN_USER = 0x8, 1
 _FILE_OBJECT = 1
 _INVALID = wintypes.HANDLE(-1).value
@@ -51,7 +51,7 @@ for _dll, _name, _result, _arguments in (
     (_advapi32, "GetSecurityDescriptorDacl", wintypes.BOOL, "PPPP"),
     (_advapi32, "GetTokenInformation", wintypes.BOOL, "PIPIP"),
     (_advapi32, "OpenProcessToken", wintypes.BOOL, "PIP"),
-    (_advapi32, "SetNamedSecurityInfoW", wintypes.DWORD, "ZIIPPPP"),
+    (_advapi32, "SetSecurityInfo", wintypes.DWORD, "PIIPPPP"),
 ):
     _function = getattr(_dll, _name)
     _function.restype = _result
@@ -60,18 +60,18 @@ for _dll, _name, _result, _arguments in (
 
 
 def rules_of(handle: int) -> SecurityDescriptor:
-    """Return the owner and the rules of an open file, by its descriptor. Raises OSError."""
+    """Return the owner and the rules of an open file, given its descriptor. Raises OSError."""
     return SecurityDescriptor.from_bytes(_octets_of(msvcrt.get_osfhandle(handle)))
 
 
 def rules_at(place: Path) -> SecurityDescriptor:
-    """Return the owner and the rules of a file or folder; of a link its own. Raises OSError."""
+    """Return the owner and the rules of a file or folder, or of a link itself. Raises OSError."""
     return SecurityDescriptor.from_bytes(_octets_at(place))
 
 
 @functools.cache
 def this_user() -> str:
-    """Return the SID of the account that this process runs as."""
+    """Return the SID of the account that runs this process."""
     token = wintypes.HANDLE()
     process = _kernel32.GetCurrentProcess()
     _demand(_advapi32.OpenProcessToken(process, _TOKEN_QUERY, ctypes.byref(token)), "this process")
@@ -88,24 +88,25 @@ def this_user() -> str:
 
 
 def create(path: Path) -> int:
-    """Make a file for this account, Administrators and SYSTEM alone, and return its descriptor, open for writing.
+    """Create a file that only this account, Administrators and SYSTEM can use; return its descriptor, open for writing.
 
-    Raises OSErrors as they come, FileExistsError among them.
+    Until it is closed nobody else can open it. Raises OSErrors as they come, FileExistsError among them.
     """
     with _attributes(folder=False) as attributes:
-        handle = _kernel32.CreateFileW(str(path), _GENERIC_WRITE, 0, attributes, _CREATE_NEW, _NORMAL, None)
+        rights = _GENERIC_WRITE | _READ_CONTROL | _WRITE_DAC
+        handle = _kernel32.CreateFileW(str(path), rights, 0, attributes, _CREATE_NEW, _NORMAL, None)
         _demand(handle != _INVALID, path)
     return msvcrt.open_osfhandle(handle, os.O_WRONLY)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for this account, Administrators and SYSTEM alone. Raises OSErrors as they come."""
+    """Create a folder that only this account, Administrators and SYSTEM can use. Raises OSErrors as they come."""
     with _attributes(folder=True) as attributes:
         _demand(_kernel32.CreateDirectoryW(str(folder), attributes), folder)
 
 
-def give_rules(path: Path, rules: SecurityDescriptor) -> None:
-    """Let a file have these rules; what is inherited comes from the folder anew. Raises OSErrors as they come."""
+def give_rules(handle: int, rules: SecurityDescriptor) -> None:
+    """Give these rules to a file that `create` has returned; it inherits the rest from its folder. Raises OSErrors."""
     protected = rules.control & _DACL_PROTECTED
     if rules.dacl and not protected:
         rules = rules.with_dacl(ace for ace in rules.dacl if not ace.inherited)
@@ -113,18 +114,19 @@ def give_rules(path: Path, rules: SecurityDescriptor) -> None:
     dacl, present, defaulted = ctypes.c_void_p(), wintypes.BOOL(), wintypes.BOOL()
     _advapi32.GetSecurityDescriptorDacl(buffer, *map(ctypes.byref, (present, dacl, defaulted)))
     which = _DACL | (_PROTECTED if protected else _UNPROTECTED)
-    if status := _advapi32.SetNamedSecurityInfoW(str(path), _FILE_OBJECT, which, None, None, dacl, None):
+    file = msvcrt.get_osfhandle(handle)
+    if status := _advapi32.SetSecurityInfo(file, _FILE_OBJECT, which, None, None, dacl, None):
         raise ctypes.WinError(status)
 
 
 def is_console(handle: int) -> bool:
-    """Tell whether a descriptor leads to a console; NUL, for which `isatty` is true as well, is none."""
+    """Whether a descriptor is that of a console; NUL, for which `isatty` is true as well, is not a console."""
     return bool(_kernel32.GetConsoleMode(msvcrt.get_osfhandle(handle), ctypes.byref(wintypes.DWORD())))
 
 
 @contextmanager
 def _attributes(*, folder: bool) -> Iterator[object]:
-    """Give the SECURITY_ATTRIBUTES of what is private."""
+    """Yield the SECURITY_ATTRIBUTES for a private file or folder."""
     descriptor = ctypes.c_void_p()
     text = access_rules.private(this_user(), folder=folder)
     convert = _advapi32.ConvertStringSecurityDescriptorToSecurityDescriptorW
@@ -155,7 +157,7 @@ def _octets_of(handle: int) -> bytes:
 
 
 def _demand(result: object, place: object) -> None:
-    """Raise the OSError that the last call left where it failed."""
+    """Raise the OSError of the last call if it failed."""
     if not result:
         error = ctypes.WinError(ctypes.get_last_error())
         error.filename = str(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_certificate_is_installed(key: Key, tmp_path: Path) -> None:
     assert run("install", "/nonexistent", "--key", key.uri).status == 2
     with keyvouch.open_signer(key.uri) as signer:
         assert signer.chain == (renewed,)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a killed process leaves nothing open there")
+def test_leftover_of_a_killed_command(key: Key, tmp_path: Path) -> None:
+    """A command removes what a killed one left of the file, which may be a whole key, and says so."""
+    left = tmp_path / ".app.pfx.keyvouch-0123456789abcdef"
+    left.write_bytes((tmp_path / "app.pfx").read_bytes())
+    left.chmod(0o600)
+    with keyvouch.open_signer(key.uri) as signer:
+        renewed = self_signed(signer.private_key(), "CN=renewed", 30)
+    (tmp_path / "renewed.pem").write_bytes(renewed.public_bytes(Encoding.PEM))
+    done = run("install", str(tmp_path / "renewed.pem"), "--key", key.uri)
+    assert done.status == 0, done.errors
+    assert f"Removed {left}, which an interrupted write left behind." in done.errors
+    assert not left.exists()
 
 
 def test_key_is_deleted_by_its_pinned_uri_alone(key: Key, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from keyvouch import files
 from keyvouch.errors import AccessDenied, ConfigurationError, StoreUnavailable
-from keyvouch.files import check_trusted, locked, make_folder, read_private, write_private
+from keyvouch.files import check_trusted, locked, make_folder, read_private, reading, write_private
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX's")
 
@@ -132,7 +132,7 @@ def test_failed_replacement_keeps_the_old(folder: Path, monkeypatch: pytest.Monk
         (errno.EPERM, "Let this account write to /x"),
         (errno.ENOENT, "Make the folder /x first."),
         (errno.ENOTDIR, "Make the folder /x first."),
-        (errno.EIO, "Name another place."),
+        (errno.EIO, "Write somewhere else."),
     ],
 )
 def test_unwritable_place_has_its_remedy(number: int, hint: str) -> None:
@@ -335,7 +335,7 @@ def test_world_readable_kubernetes_secret(folder: Path) -> None:
 @pytest.mark.parametrize("place", ["/run/secrets/key", "/var/run/secrets/key"])
 def test_world_readable_container_secret(place: str) -> None:
     """Where a container keeps its secrets the remedy is its own."""
-    assert "container's secret" in files._remedy(Path(place))
+    assert "container's secret" in reading._remedy(Path(place))
 
 
 def test_missing_file_is_an_os_error(folder: Path) -> None:

@@ -202,9 +202,9 @@ def test_unwritable_place_is_told(app: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     pinned, octets = open_key(f"pem:{app}").uri, app.read_bytes()
     monkeypatch.setattr(os, "fsync", refuse)
-    monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(ConfigurationError, match="read-only"):
         install(f"pem:{app}")
+    monkeypatch.setattr(os, "unlink", refuse)
     with pytest.raises(ConfigurationError, match="read-only"):
         store("pem:").delete(pinned)
     assert app.read_bytes() == octets

@@ -3,12 +3,14 @@
 import datetime as dt
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
 
 from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyNotFound, KeyUnusable, SecretIncorrect
 from keyvouch.store import KeySpec
+from keyvouch.stores import places
 from stores.making import certify, new_key, open_key, openssl_pfx, pem_of, store, uri, write
 
 
@@ -159,3 +161,29 @@ def test_begin_and_end_do_not_overlap(folder: Path) -> None:
     member(folder, "app.pem", 1)
     assert store("pem:").keys(uri(f"pem:{folder}/app.pem*.pem.pem")) == []
     assert len(store("pem:").keys(uri(f"pem:{folder}/app.pem*.pem"))) == 1
+
+
+def test_hidden_file_is_no_member(folder: Path) -> None:
+    """A `*` at the beginning does not stand for a dot, as in a shell; a family of hidden files says so."""
+    shown = member(folder, "app", 1)
+    hidden = member(folder, ".app", 2)
+    assert open_key(f"pem:{folder}/*.pem").chain == (shown,)
+    assert open_key(f"pem:{folder}/.*.pem").chain == (hidden,)
+    assert open_key(f"pem:{folder}/.a*.pem").chain == (hidden,)
+
+
+@pytest.mark.parametrize("changed", [1e18, -1e18, float("inf"), float("-inf"), float("nan")])
+def test_impossible_time_of_change(folder: Path, changed: float) -> None:
+    """A file whose time of change is no date counts as the oldest, and is read all the same."""
+    status = SimpleNamespace(st_mtime=changed)
+    assert places._created(folder / "app.pem", status) == dt.datetime(1970, 1, 1, tzinfo=dt.UTC)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("changed", [0, -86400, 2**33])
+def test_time_of_change_far_away(folder: Path, changed: int) -> None:
+    """The time of change may be before 1970 or after 2038."""
+    path = folder / "app.pem"
+    member(folder, "app", 1)
+    os.utime(path, (changed, changed))
+    (info,) = store(f"pem:{path}").keys(uri(f"pem:{path}"))
+    assert info.created == dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=changed)

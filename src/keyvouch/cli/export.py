@@ -58,8 +58,7 @@ def write_certificate(path: Path, signer: Signer) -> None:
         raise CertificateMissing(
             "This key has no certificate.", hint="Give one with certificate-file=.", uri=signer.uri
         )
-    _write(path, signer.chain[0].public_bytes(Encoding.DER))
-    path.chmod(0o644)
+    _write(path, signer.chain[0].public_bytes(Encoding.DER), mode=0o644)
 
 
 def require_free(path: Path) -> None:
@@ -70,9 +69,9 @@ def require_free(path: Path) -> None:
         raise files.cannot_write(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
 
-def _write(path: Path, octets: bytes) -> None:
+def _write(path: Path, octets: bytes, *, mode: int = 0o600) -> None:
     try:
-        files.write_private(path, octets)
+        files.write_private(path, octets, mode=mode)
     except FileExistsError:
         require_free(path)
         raise

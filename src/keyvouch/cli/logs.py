@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 
 from keyvouch import files
@@ -60,7 +59,9 @@ class _Strict:
 
 
 class _StrictFile(_Strict, logging.FileHandler):
-    pass
+    def _open(self) -> TextIOWrapper:
+        handle = files.open_to_append(Path(self.baseFilename))
+        return open(handle, "a", encoding=self.encoding, errors=self.errors)  # noqa: PTH123 - a descriptor
 
 
 def _syslog() -> logging.Handler:
@@ -79,10 +80,6 @@ def _handler(destination: str) -> logging.Handler:
         if destination == "syslog":
             return _syslog()
         if kind == "file" and path.is_absolute() and "\0" not in place:
-            with contextlib.suppress(FileExistsError):
-                os.close(files.create_private(path))
-            # Not waited for, where it is a FIFO that nobody reads.
-            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)))
             return _StrictFile(path, encoding="utf-8")
     except OSError as error:
         raise files.cannot_write(path, error) from error

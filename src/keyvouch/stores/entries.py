@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from keyvouch.algorithms import key_type, sign_locally
 from keyvouch.certificate import order_chain, spki_sha256, status
 from keyvouch.errors import AccessDenied, CertificateMismatch, KeyNotFound, KeyUnusable
+from keyvouch.files import stamp
 from keyvouch.store import KeyInfo, KeyUri, StoredKey
 from keyvouch.stores import places
 
@@ -68,7 +69,7 @@ class FileKey(StoredKey):
 
     def changed(self) -> bool:
         try:
-            replaced = places.stamp(self._path.stat()) != self._stamp
+            replaced = stamp(self._path.stat()) != self._stamp
             return replaced or (self._family is not None and self._family.changed())
         except (OSError, KeyNotFound, AccessDenied):  # opening it anew tells what it is
             return True

@@ -123,11 +123,14 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         entry, _ = self._choose(uri, chain[0])
         certificates.check_chain(chain, entry.key.public_key())
         if beside := _beside(uri, entry.file.path):
-            # Where another key stands in that file it is kept.
-            places.replace(beside, pem.replace_chain(places.read_beside(beside), chain))
+            there, stamp = places.read_beside(beside)
+            # If there is another key in that file, it is kept.
+            places.replace(beside, pem.replace_chain(there, chain), replaces=stamp)
         else:
             _require_alone(entry)
-            places.replace(entry.file.path, self._with_chain(entry, chain, self._password(uri)))
+            octets = self._with_chain(entry, chain, self._password(uri))
+            # Not one that was put there meanwhile: its owner, who may be another account, would get this key.
+            places.replace(entry.file.path, octets, replaces=entry.file.stamp)
         return entry.info.uri
 
     @hidden_frames()
@@ -136,7 +139,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         entry, _ = self._choose(uri)
         _require_alone(entry)
         beside = _beside(uri, entry.file.path)
-        if beside and (octets := places.read_beside(beside)) and _certifies(octets, beside, entry):
+        if beside and (octets := places.read_beside(beside)[0]) and _certifies(octets, beside, entry):
             places.remove(beside)
         places.remove(entry.file.path)
 
@@ -146,7 +149,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         beside = _beside(uri, entry.file.path)
         chain = entry.chain
         if beside:
-            pool = certificates.load_certificates(places.read_beside(beside), beside)
+            pool = certificates.load_certificates(places.read_beside(beside)[0], beside)
             chain = certificates.order_chain(pool, entry.key.public_key())
         return pfx.write(entry.key, chain, password, entry.name or _name(chain, entry.file.path))
 
@@ -234,7 +237,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         beside = _beside(uri, path)
         with contextlib.ExitStack() as undo:
             places.write_new(path, self._encode(key, () if beside else chain, password, name))
-            undo.callback(path.unlink)
+            undo.callback(places.remove, path)
             if beside and chain:
                 places.write_new(beside, pem.write_chain(chain))
             undo.pop_all()

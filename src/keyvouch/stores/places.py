@@ -1,4 +1,4 @@
-"""Where key files are: one path, or a family of files, one `*` in whose name stands for the time each was made."""
+"""Paths of key files: one file, or a family of files, with a `*` in its name for the time at which each was made."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from pathlib import Path
 
 from keyvouch import files
 from keyvouch.errors import AccessDenied, KeyExists, KeyNotFound, KeyUnusable, KeyvouchError
+from keyvouch.files import Stamp, stamp
 from keyvouch.secrets import SecretResolver
-
-Stamp = tuple[int, int, int]
-"""What tells a file from the one that replaced it: inode, size, time of its last change."""
 
 _TIME = "%Y%m%dT%H%M%S%fZ"
 _TIME_IN_NAME = re.compile(r"(?<!\d)\d{8}T\d{12}Z")
 _NAMED = 8
-"""How many neighbours of a missing file its error names."""
+"""Neighbours that the error for a missing file lists, at most."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,11 @@ class KeyFile:
     octets: bytes = field(repr=False)
     stamp: Stamp
     created: dt.datetime
-    """The time in its name, else that of its last change."""
+    """The time in its name, else the time of its last change."""
 
 
 def parse(octets: bytes) -> Path:
-    """Return the path that stands in a URI; ValueError where there can be none."""
+    """Return the path in a URI. Raises ValueError."""
     if b"\0" in octets:
         raise ValueError("a path has no NUL in it")
     path = Path(os.fsdecode(octets))
@@ -46,7 +44,7 @@ def parse(octets: bytes) -> Path:
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether it is one; what may not be looked at is none."""
+    """Whether the path is a folder; False if this account cannot find out."""
     return os.path.isdir(path)  # noqa: PTH112 - `Path.is_dir` raises PermissionError
 
 
@@ -55,7 +53,7 @@ def is_family(path: Path) -> bool:
 
 
 def members(path: Path) -> list[Path]:
-    """Return the files of a family, or the one file itself. Raises `KeyNotFound` where the folder is missing."""
+    """Return the files of a family, or the one file itself. Raises `KeyNotFound` if the folder is missing."""
     if not is_family(path):
         return [path]
     begin, _, end = path.name.partition("*")
@@ -64,21 +62,21 @@ def members(path: Path) -> list[Path]:
         for place in listed(path.parent)
         if place.name.startswith(begin)
         and place.name[len(begin) :].endswith(end)
-        # A file that is being written has a name that begins with a dot.
+        # As in a shell, a leading `*` does not match a dot: temporary files have such names.
         and (begin or not place.name.startswith("."))
     ]
 
 
 class Family:
-    """Which members a family had when its key was chosen: a new one may be its successor."""
+    """The members that a family had when its key was chosen: a new one may be its successor."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp = stamp(path.parent.stat())  # before listing: what comes meanwhile counts as new
+        self._stamp = stamp(path.parent.stat())  # before listing: what appears meanwhile counts as new
         self.members = members(path)
 
     def changed(self) -> bool:
-        """Tell whether it has other members now; the folder is listed only where something in it has changed."""
+        """Whether it has other members now; the folder is listed only if something in it has changed."""
         now = stamp(self._path.parent.stat())
         if now != self._stamp:
             if members(self._path) != self.members:
@@ -88,7 +86,7 @@ class Family:
 
 
 def listed(folder: Path) -> list[Path]:
-    """Return what is in the folder, by name."""
+    """Return what is in the folder, sorted by name."""
     try:
         return sorted(folder.iterdir())
     except OSError as error:
@@ -105,28 +103,32 @@ def read(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) -> KeyFil
     Raises `KeyNotFound`, `AccessDenied`, `KeyUnusable`.
     """
     try:
-        # Before it is read: a file that is replaced meanwhile then counts as changed.
-        status = path.stat()
-        octets = b"" if is_folder(path) else secrets.read_private(path)
+        octets, status = secrets.read_private_with_status(path)
+    except IsADirectoryError as error:
+        raise KeyUnusable(f"{path} is a folder.", hint="Name a file with a key.") from error
     except OSError as error:
         raise _cannot_read(path, error, suffixes) from error
     if not octets:
-        raise KeyUnusable(f"{path} is {'a folder' if is_folder(path) else 'empty'}.", hint="Name a file with a key.")
+        raise KeyUnusable(f"{path} is empty.", hint="Name a file with a key.")
     return KeyFile(path, octets, stamp(status), _created(path, status))
 
 
-def read_beside(path: Path) -> bytes:
-    """Read the file that `certificate-file` names; empty where there is none. Raises `AccessDenied`."""
+def read_beside(path: Path) -> tuple[bytes, Stamp | None]:
+    """Read the file that `certificate-file` names, and return its stamp; empty if there is none.
+
+    Raises `AccessDenied`.
+    """
     try:
-        return files.read(path)
+        octets, status = files.read_with_status(path)
     except FileNotFoundError:
-        return b""
+        return b"", None
     except OSError as error:
         raise AccessDenied(f"{path} cannot be read: {error.strerror}.", hint="Correct certificate-file=.") from error
+    return octets, stamp(status)
 
 
 def missing(path: Path, suffixes: Sequence[str]) -> KeyNotFound:
-    """Make the error for a file that is not there: the hint names its neighbours of the same kind."""
+    """Return the error for a missing file; the hint lists its neighbours of the same kind."""
     message = f"No file matches {path}." if is_family(path) else f"{path} does not exist."
     if advice := files.advice_for_long(path):
         return KeyNotFound(message, hint=advice)
@@ -152,26 +154,22 @@ def _cannot_read(path: Path, error: OSError, suffixes: Sequence[str]) -> Keyvouc
     return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.let_read(path, error))
 
 
-def stamp(status: os.stat_result) -> Stamp:
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def _created(path: Path, status: os.stat_result) -> dt.datetime:
     if found := _TIME_IN_NAME.search(path.name):
         with contextlib.suppress(ValueError):
             return dt.datetime.strptime(found[0], _TIME).replace(tzinfo=dt.UTC)
     with contextlib.suppress(ValueError, OverflowError, OSError):
         return dt.datetime.fromtimestamp(status.st_mtime, dt.UTC)
-    return dt.datetime.fromtimestamp(0, dt.UTC)  # a clock was wrong: it is the oldest
+    return dt.datetime.fromtimestamp(0, dt.UTC)  # a clock was wrong: it counts as the oldest
 
 
 def new_member(path: Path) -> Path:
-    """Return the path of a member that is made now."""
+    """Return the path of a new member, made now."""
     return path.with_name(path.name.replace("*", dt.datetime.now(dt.UTC).strftime(_TIME)))
 
 
 def require_free(path: Path) -> None:
-    """Raise `KeyExists` where something is there already, `ConfigurationError` where its folder is missing."""
+    """Raise `KeyExists` if something is there already, `ConfigurationError` if its folder is missing."""
     if os.path.lexists(path):
         raise _exists(path)
     if not is_folder(path.parent):
@@ -179,7 +177,7 @@ def require_free(path: Path) -> None:
 
 
 def write_new(path: Path, octets: bytes) -> None:
-    """Write a file of mode 0600 where none is. Raises `KeyExists`, `ConfigurationError`."""
+    """Create a file of mode 0600. Raises `KeyExists`, `ConfigurationError`."""
     try:
         files.write_private(path, octets)
     except FileExistsError:
@@ -192,10 +190,13 @@ def _exists(path: Path) -> KeyExists:
     return KeyExists(f"{path} is already there.", hint="Name another file: nothing is overwritten.")
 
 
-def replace(path: Path, octets: bytes) -> None:
-    """Write over a file, and leave it to those who could read it before. Raises `ConfigurationError`."""
+def replace(path: Path, octets: bytes, *, replaces: Stamp | None = None) -> None:
+    """Replace a file, and keep who has access to it. Raises `ConfigurationError`.
+
+    `replaces` is the stamp of the file that `octets` were derived from: another is not replaced.
+    """
     try:
-        files.rewrite(path, octets)
+        files.rewrite(path, octets, replaces=replaces)
     except OSError as error:
         raise files.cannot_write(path, error) from error
 
@@ -203,6 +204,6 @@ def replace(path: Path, octets: bytes) -> None:
 def remove(path: Path) -> None:
     """Delete a file. Raises `ConfigurationError`."""
     try:
-        path.unlink()
+        files.remove(path)
     except OSError as error:
         raise files.cannot_write(path, error) from error

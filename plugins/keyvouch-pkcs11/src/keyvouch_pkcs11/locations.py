@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from keyvouch import files
 from keyvouch.errors import ConfigurationError
 from keyvouch.store import KeyUri
 
@@ -15,6 +17,8 @@ FOLDERS = (Path("/usr/share/p11-kit/modules"), Path("/etc/pkcs11/modules"))
 """Of the system's settings; what stands in a later one wins."""
 _NOT_FOR_KEYS = ("p11-kit-trust",)
 """Modules that hold certificates of authorities, and no keys."""
+_P11_KIT = ("p11-kit-proxy", "libp11-kit")
+"""How the names of the modules begin that load all others."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,12 @@ def locate(uri: KeyUri) -> Location:
             raise ConfigurationError(
                 f"There is no module at {path}.", hint="Correct module-path=, or install the module.", uri=uri
             )
-        return Location(os.path.realpath(path))
-    configured = _configured()
+        return _trusted(Location(path))
+    configured = _configured(FOLDERS)
     if name := uri.get("module-name"):
         for each in (name, f"lib{name}"):
             if each in configured:
-                return configured[each]
+                return _trusted(configured[each])
         raise ConfigurationError(
             f"There is no module {name}.",
             hint=f"Write module-path=/..., or one of: {', '.join(sorted(configured)) or 'none is configured'}.",
@@ -50,7 +54,7 @@ def locate(uri: KeyUri) -> Location:
         )
     with_keys = {name: each for name, each in configured.items() if name not in _NOT_FOR_KEYS}
     if len(with_keys) == 1:
-        return next(iter(with_keys.values()))
+        return _trusted(next(iter(with_keys.values())))
     raise ConfigurationError(
         "The URI does not say which PKCS#11 module.",
         hint="Add module-path=/..., or module-name= with one of: "
@@ -59,11 +63,38 @@ def locate(uri: KeyUri) -> Location:
     )
 
 
-def _configured() -> dict[str, Location]:
-    """Return the modules of p11-kit's settings, by the names of these."""
-    files = {file.name: file for folder in FOLDERS for file in sorted(folder.glob("*.module"))}
+def _trusted(location: Location) -> Location:
+    """Return the location with links resolved. Raises `ConfigurationError` if others could have written the module.
+
+    p11-kit's own module loads those of p11-kit's settings, of the user's too, so they must be trusted with it.
+    """
+    files.check_trusted(Path(location.path))
+    resolved = os.path.realpath(location.path)
+    if Path(resolved).name.startswith(_P11_KIT):
+        for each in _configured((*FOLDERS, *_user_folders())).values():
+            files.check_trusted(Path(each.path))
+    return Location(resolved, location.reserved)
+
+
+def _user_folders() -> tuple[Path, ...]:
+    """Return the folder of the user's settings; root has none."""
+    if sys.platform == "win32" or os.geteuid() == 0:
+        return ()
+    try:
+        return (Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "pkcs11", "modules"),)
+    except RuntimeError:  # the account has no home
+        return ()
+
+
+def _configured(folders: Sequence[Path]) -> dict[str, Location]:
+    """Return the modules of p11-kit's settings, by the names of these.
+
+    Raises `ConfigurationError` for settings that others could have written.
+    """
+    settings_files = {file.name: file for folder in folders for file in sorted(folder.glob("*.module"))}
     found: dict[str, Location] = {}
-    for file in files.values():
+    for file in settings_files.values():
+        files.check_trusted(file)
         settings = _settings(file)
         path = _path(settings.get("module", ""))
         if path is not None and _is_enabled(settings):
@@ -85,10 +116,10 @@ def _settings(file: Path) -> dict[str, str]:
 
 
 def _path(module: str) -> Path | None:
-    """Return the file of a setting, which may be without its folder."""
+    """Return the file that a setting names, with or without its folder; None if it does not exist."""
     if not module:
         return None
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     folders = (f"/usr/lib/{multiarch}/pkcs11", "/usr/lib64/pkcs11", "/usr/lib/pkcs11")
     candidates = [Path(module)] if module.startswith("/") else [Path(folder) / module for folder in folders]
-    return next((Path(os.path.realpath(each)) for each in candidates if each.is_file()), None)
+    return next((each for each in candidates if each.is_file()), None)

@@ -1,0 +1,48 @@
+"""Files: where keyvouch keeps its own, how it reads and writes them, and whose it believes.
+
+- `locations`: where the configuration, the state and the caches are.
+- `reading`: regular files within a size limit; a secret that everyone can read is refused.
+- `writing`: as a whole or not at all, with mode 0600 from the first byte, safe in a folder of another account.
+- `locks`: between processes.
+- `trust`: what others could have written is not loaded, run or trusted.
+"""
+
+from keyvouch.files.folders import make_folder
+from keyvouch.files.locations import cache_folder, configuration_files, state_folder
+from keyvouch.files.locks import locked
+from keyvouch.files.reading import (
+    Stamp,
+    advice_for_long,
+    cannot_write,
+    let_read,
+    read,
+    read_private,
+    read_private_with_status,
+    read_with_status,
+    stamp,
+)
+from keyvouch.files.trust import check_trusted, check_trusted_certificates
+from keyvouch.files.writing import open_to_append, remove, rewrite, write_private
+
+__all__ = [
+    "Stamp",
+    "advice_for_long",
+    "cache_folder",
+    "cannot_write",
+    "check_trusted",
+    "check_trusted_certificates",
+    "configuration_files",
+    "let_read",
+    "locked",
+    "make_folder",
+    "open_to_append",
+    "read",
+    "read_private",
+    "read_private_with_status",
+    "read_with_status",
+    "remove",
+    "rewrite",
+    "stamp",
+    "state_folder",
+    "write_private",
+]

@@ -1,0 +1,55 @@
+"""Where keyvouch keeps its configuration, its state and its caches."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from keyvouch.errors import ConfigurationError
+
+_WINDOWS = sys.platform == "win32"
+
+
+def configuration_files() -> list[Path]:
+    """Return the possible paths of the configuration, in the order they are tried; never in the working directory."""
+    user = _user_folder("user_config_path")
+    if _WINDOWS:
+        machine = Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData"), "keyvouch", "config.toml")
+    else:
+        machine = Path("/etc/keyvouch/config.toml")
+    return [user / "config.toml", machine] if user else [machine]
+
+
+def state_folder() -> Path:
+    """Return the folder for what must outlive the process: refused secrets, journals. It may not exist yet."""
+    if given := os.environ.get("STATE_DIRECTORY"):  # set by systemd; the first of several
+        return Path(given.split(os.pathsep)[0])
+    if sys.platform != "win32" and os.geteuid() == 0:
+        return Path("/var/lib/keyvouch")
+    return _user_folder("user_state_path") or _without_home("STATE_DIRECTORY")
+
+
+def cache_folder() -> Path:
+    """Return the folder for what may be lost: tokens. It may not exist yet."""
+    if given := os.environ.get("CACHE_DIRECTORY"):
+        return Path(given.split(os.pathsep)[0])
+    return _user_folder("user_cache_path") or _without_home("CACHE_DIRECTORY")
+
+
+def _user_folder(kind: str) -> Path | None:
+    """Return the user's folder of a kind, by the name of its function; None for an account without a home."""
+    import platformdirs
+
+    try:
+        folder: Path = getattr(platformdirs, kind)("keyvouch", appauthor=False)
+    except RuntimeError:
+        return None
+    # Older versions of platformdirs return a folder named ~ in the working directory in this case.
+    return folder if folder.is_absolute() else None
+
+
+def _without_home(variable: str) -> NoReturn:
+    home = "load its profile (%LOCALAPPDATA%)" if _WINDOWS else "HOME"
+    raise ConfigurationError("This account has no home folder.", hint=f"Set {variable} to a folder, or {home}.")

@@ -1,0 +1,133 @@
+"""Locks between processes, on files that no other account can open: whoever could, could hold them forever."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from keyvouch.errors import ConfigurationError, StoreUnavailable
+from keyvouch.files.folders import Folder, make_folder, open_folder
+from keyvouch.files.reading import cannot_write
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout: float) -> Iterator[None]:
+    """Hold a lock between processes on this file, which is created (mode 0600, with its folder) if it is missing.
+
+    Raises `StoreUnavailable` after `timeout` seconds, `ConfigurationError` if the file cannot be created or belongs to
+    another account.
+    """
+    make_folder(path.parent)
+    try:
+        with open_folder(path.parent) as folder:
+            handle = _open(folder, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with _held(handle, path, timeout):
+        yield
+
+
+def _open(folder: Folder, path: Path) -> int:
+    """Open the file of a lock, or create it. Raises OSError, `ConfigurationError`."""
+    while True:
+        try:
+            handle = folder.open(path.name, os.O_RDWR)
+        except FileNotFoundError:
+            try:
+                handle = folder.open(path.name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            except FileExistsError:  # another process was faster
+                continue
+            _give_to_owner(handle, folder)
+        try:
+            _require_own(handle, folder, path)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+
+def _give_to_owner(handle: int, folder: Folder) -> None:
+    """Give a lock that root has just created to the owner of the folder, who could not open it otherwise."""
+    if sys.platform != "win32" and os.geteuid() == 0 and folder.owner() != 0:
+        os.fchown(handle, folder.owner(), -1)
+
+
+def _require_own(handle: int, folder: Folder, path: Path) -> None:
+    """Raise `ConfigurationError` for a file that another account put there, which could then hold the lock."""
+    if sys.platform == "win32":
+        return
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise ConfigurationError(
+            f"{path} cannot be used as a lock: it is not a regular file with one name.",
+            hint=f"Run: rm {shlex.quote(str(path))}",
+        )
+    if status.st_uid not in (0, os.geteuid(), folder.owner()):
+        raise ConfigurationError(
+            f"{path} cannot be used as a lock: it belongs to another user (uid {status.st_uid}).",
+            hint=f"Run: rm {shlex.quote(str(path))}",
+        )
+
+
+@contextlib.contextmanager
+def _held(handle: int, path: Path, timeout: float) -> Iterator[None]:
+    """Hold the lock on an open file, and close it at the end."""
+    try:
+        deadline = time.monotonic() + timeout
+        while not _try(handle, path):
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(
+                    f"Another process has held the lock {path} for {timeout:.0f} seconds.",
+                    hint="Look for a keyvouch process that hangs.",
+                )
+            time.sleep(0.02)
+        try:
+            yield
+        finally:
+            _unlock(handle)
+    finally:
+        os.close(handle)
+
+
+def _try(handle: int, path: Path) -> bool:
+    try:
+        return try_lock(handle)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _unlock(handle: int) -> None:
+    # Closing is not enough: a child that was forked meanwhile has the file open too, and would keep it locked.
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def try_lock(handle: int) -> bool:
+    """Lock an open file for this process; False if another holds it. Raises OSError if the file system has no locks."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+    else:
+        import fcntl
+
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

@@ -1,0 +1,202 @@
+"""Whose files are believed: what others could have written is not loaded, run or trusted.
+
+On POSIX systems modes, owners, groups and POSIX access control lists decide; on Windows access rules do
+(`access_rules`).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from keyvouch.errors import ConfigurationError
+from keyvouch.files import posix_acl
+
+_WINDOWS = sys.platform == "win32"
+_GROUPS_OF_ROOT = (0, 80) if sys.platform == "darwin" else (0,)
+"""By gid. On macOS the members of `admin` (80) become root by sudo, and Homebrew's folders are theirs."""
+
+
+class Writer(NamedTuple):
+    """Someone other than the owner who can write to a file or folder."""
+
+    who: str
+    """As the subject of a sentence."""
+    remedy: str
+    """The command that ends it, without the path."""
+
+
+def check_trusted(path: Path) -> None:
+    """Refuse what others could have written: a configuration, a module, a program; and the folders above it.
+
+    The file and each folder above it must belong to root or to this account, and nobody else may be able to write to
+    it. Group permission to write is accepted only for root's group and for a private group of the owner or of this
+    account. A folder with the sticky bit may be writable, since nobody can replace the files of others there. The same
+    holds for the symbolic links on the way and what they lead to.
+
+    Raises `ConfigurationError`, and OSErrors as they come.
+    """
+    os.path.realpath(path, strict=True)  # raises OSError for links that form a loop
+    _check(path, set())
+
+
+def check_trusted_certificates(path: Path) -> None:
+    """As `check_trusted`, for certificates to trust for TLS: a file, or a folder with everything in it."""
+    os.path.realpath(path, strict=True)
+    seen: set[Path] = set()
+    _check(path, seen)
+    if path.is_dir():
+        for each in sorted(path.iterdir()):
+            if each.exists():  # OpenSSL passes over links that are dangling or form a loop
+                _check(each, seen)
+
+
+def _check(path: Path, seen: set[Path]) -> None:
+    """Check a path; `seen` holds the files and folders that have been checked already."""
+    for place in _followed(path.absolute(), seen):
+        _check_rules(path, place) if _WINDOWS else _check_mode(path, place)
+
+
+def _check_mode(path: Path, place: Path) -> None:
+    if sys.platform == "win32":
+        return
+    status = place.lstat()
+    if found := writer(status, str(place)):
+        raise ConfigurationError(
+            f"{path} is not trusted: {found.who} can write to {place}.",
+            hint=f"Run: {found.remedy} {shlex.quote(str(place))}",
+        )
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigurationError(
+            f"{path} is not trusted: {place} belongs to another user (uid {status.st_uid}).",
+            hint=f"Run: {_change_owner(status)} {shlex.quote(str(place))}, or use a file of your own.",
+        )
+
+
+def _change_owner(status: os.stat_result) -> str:
+    return "chown -h root" if stat.S_ISLNK(status.st_mode) else "chown root"
+
+
+def writer(status: os.stat_result, place: str) -> Writer | None:
+    """Return someone who can write there besides the owner, root and this account; None if nobody can.
+
+    `place` is the path of what has this status. Raises OSError if its access control list cannot be read.
+    """
+    mode = status.st_mode
+    if sys.platform == "win32" or stat.S_ISLNK(mode) or (stat.S_ISDIR(mode) and mode & stat.S_ISVTX):
+        return None
+    if mode & stat.S_IWOTH:
+        return Writer("everyone", "chmod o-w")
+    if not mode & stat.S_IWGRP:  # with an access control list, this bit is its mask's: nobody named in it can write
+        return None
+    return next(_group_writers(status, posix_acl.read(place)), None)
+
+
+def _group_writers(status: os.stat_result, acl: bytes | None) -> Iterator[Writer]:
+    """Yield those who can write by the rights of a group or by an access control list."""
+    if sys.platform == "win32":
+        return
+    known = {0, status.st_uid, os.geteuid()}
+    entries = posix_acl.writers(acl) if acl else [posix_acl.Entry(posix_acl.GROUP_OBJECT, posix_acl.WRITE, 0)]
+    for entry in entries:
+        if entry.tag == posix_acl.USER:
+            if entry.account not in known:
+                name = _user_name(entry.account)
+                yield Writer(f"the user {name}", f"setfacl -x u:{name}")
+            continue
+        group = status.st_gid if entry.tag == posix_acl.GROUP_OBJECT else entry.account
+        if not _is_harmless(group, known):
+            name = _group_name(group)
+            remedy = "chmod g-w" if entry.tag == posix_acl.GROUP_OBJECT else f"setfacl -x g:{name}"
+            yield Writer(f"the group {name}", remedy)
+
+
+def _is_harmless(group: int, accounts: set[int]) -> bool:
+    return group in _GROUPS_OF_ROOT or any(_is_private(group, account) for account in accounts)
+
+
+def _is_private(group: int, account: int) -> bool:
+    """Whether nobody but this account is in the group, which is its primary one, as far as the databases list."""
+    if sys.platform == "win32":
+        return False
+    import grp
+    import pwd
+
+    try:
+        owner, members = pwd.getpwuid(account), grp.getgrgid(group).gr_mem
+    except KeyError:
+        return False
+    if owner.pw_gid != group or any(member != owner.pw_name for member in members):
+        return False
+    return all(other.pw_uid == account for other in pwd.getpwall() if other.pw_gid == group)
+
+
+def _user_name(uid: int) -> str:
+    if sys.platform == "win32":
+        return str(uid)
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    if sys.platform == "win32":
+        return str(gid)
+    import grp
+
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _check_rules(path: Path, place: Path) -> None:
+    """Refuse what others could have written, by the access rules of Windows."""
+    if sys.platform == "win32":
+        from keyvouch import access_rules, windows_files
+
+        user = windows_files.this_user()
+        try:
+            rules = windows_files.rules_at(place)
+        except PermissionError:
+            if place == path.absolute():
+                raise
+            raise ConfigurationError(
+                f"{path} is not trusted: this account cannot see who can write to {place}.",
+                hint=access_rules.let_see(str(place), user),
+            ) from None
+        folder, root = os.path.isdir(place), place == place.parent
+        if found := access_rules.distrust(str(place), rules, user, folder=folder, root=root):
+            raise ConfigurationError(f"{path} is not trusted: {found[0]}.", hint=found[1])
+
+
+def _followed(path: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield the path and every folder above it; for a link, also everything on the way to where it leads.
+
+    Nothing that is in `seen` already, which the folders above are then too.
+    """
+    for place in (path, *path.parents):
+        if place in seen:
+            return
+        seen.add(place)
+        yield place
+        if target := _target(place):
+            yield from _followed(place.parent / target, seen)
+
+
+def _target(place: Path) -> str | None:
+    """Return where a link leads; None if it is not a link. A junction of Windows does not count as a symbolic link."""
+    if not _WINDOWS:
+        return os.readlink(place) if place.is_symlink() else None
+    try:
+        return os.readlink(place)
+    except (OSError, ValueError):  # not a reparse point, or not a link: a file that is kept in a cloud
+        return None

@@ -1,0 +1,307 @@
+"""Writing files as a whole or not at all, for as many readers as are meant and no more.
+
+A file is written under a temporary name beside its destination, gets its owner, mode and access control list on its
+open descriptor, and only then its name. The folder is held open meanwhile (`folders`): an account that owns it can
+spoil what is in it, but cannot lead the write to a file elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import re
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from keyvouch.files import posix_acl
+from keyvouch.files.folders import Folder, Target, open_folder, open_target
+from keyvouch.files.locks import try_lock
+from keyvouch.files.reading import Stamp, stamp
+
+if TYPE_CHECKING:
+    from keyvouch.security_descriptor import SecurityDescriptor
+
+_WINDOWS = sys.platform == "win32"
+_LONGEST_NAME = 255
+"""Bytes, on the usual file systems."""
+_READING = 1.0
+"""Seconds to wait for another process that reads a file that is being replaced; needed only on Windows."""
+_CREATING = 60.0
+"""Seconds, far more than a process needs between creating a temporary file and locking it."""
+_NOT_OURS = (errno.EPERM, errno.EACCES, errno.EINVAL)
+"""What the system says to an account that gives a file away; EINVAL if the uid is not mapped in a container."""
+
+log = logging.getLogger("keyvouch")
+
+
+def write_private(path: Path, data: bytes, *, replace: bool = False, mode: int = 0o600) -> None:
+    """Write a new file as a whole or not at all; its mode is 0600 unless another `mode` is given (not on Windows).
+
+    Raises FileExistsError if a file exists and `replace` is false, other OSErrors as they come, `ConfigurationError`
+    for a folder that is reached by a link of another account.
+    """
+    with open_folder(path.parent) as folder:
+        settle = functools.partial(_set_mode, mode=mode)
+        with _written_beside(folder, path.name, data, settle) as temporary:
+            (_replace if replace else _link)(folder, temporary, path.name)
+
+
+def rewrite(path: Path, data: bytes, *, replaces: Stamp | None = None) -> None:
+    """Replace a file as a whole, and keep its owner, mode and access control list; a link remains a link.
+
+    A new file has mode 0600; on Windows its folder determines who can read it, since a configuration may be for service
+    accounts. `replaces` is the stamp of the file that `data` was derived from: if another file is there by now, that is
+    an OSError (ESTALE). Raises other OSErrors as they come, `ConfigurationError` for a link of another account.
+    """
+    with open_target(path) as target:
+        before = _access_to(target)
+        status = before.status if before else None
+        target.require_owner(status)
+        if replaces and (status is None or stamp(status) != replaces):
+            raise OSError(errno.ESTALE, "The file has been replaced meanwhile", str(path))
+        settle = functools.partial(_give_access, like=before)
+        with _written_beside(target.folder, target.name, data, settle) as temporary:
+            _replace(target.folder, temporary, target.name)
+
+
+def open_to_append(path: Path) -> int:
+    """Open a file for appending, through links that can be trusted; a new one has mode 0600. Return its descriptor.
+
+    A FIFO without a reader is an OSError. Raises OSErrors as they come, `ConfigurationError` for a link of another
+    account.
+    """
+    if (standard := {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))) is not None:
+        return os.dup(standard)  # what these links lead to may have no path
+    with open_target(path) as target:
+        handle = _open_or_create(target, os.O_WRONLY | os.O_APPEND)
+        try:
+            _require_own_file(target, os.fstat(handle))
+            if not _WINDOWS:
+                os.set_blocking(handle, True)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+
+def _open_or_create(target: Target, flags: int) -> int:
+    while True:
+        try:
+            return target.folder.open(target.name, flags)
+        except FileNotFoundError:
+            target.require_owner(None)
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                os.close(target.folder.create(target.name))
+
+
+def _require_own_file(target: Target, status: os.stat_result) -> None:
+    """Raise `ConfigurationError` or OSError for a file that a link of another account led to, a hard link too."""
+    target.require_owner(status)
+    if target.folder.shared and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        raise OSError(errno.EPERM, "The file has several hard links", str(target.path))
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a link itself, and what interrupted writes to it left behind. Raises as `write_private`."""
+    with open_folder(path.parent) as folder:
+        folder.remove(path.name)
+        _remove_leftovers(folder, path.name)
+
+
+class _Access(NamedTuple):
+    """Who may do what with a file."""
+
+    status: os.stat_result
+    acl: bytes | None
+    """Its POSIX access control list."""
+    rules: SecurityDescriptor | None
+    """On Windows."""
+
+
+def _access_to(target: Target) -> _Access | None:
+    """Return who has access to the regular file that is to be replaced; None if there is none. Raises OSError."""
+    try:
+        handle = target.folder.open(target.name, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(target.path))
+        if sys.platform == "win32":
+            from keyvouch import windows_files
+
+            return _Access(status, None, windows_files.rules_of(handle))
+        return _Access(status, posix_acl.read(handle), None)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _written_beside(folder: Folder, name: str, data: bytes, settle: Callable[[int], None]) -> Iterator[str]:
+    """Yield the temporary name of a finished file, whose access rights `settle` has set; it is removed at the end."""
+    _remove_leftovers(folder, name)
+    handle, temporary = _create_beside(folder, name)
+    try:
+        with open(handle, "wb", buffering=0) as file:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
+            settle(handle)
+            os.fsync(handle)
+            if _WINDOWS:
+                file.close()  # an open file cannot be renamed
+            yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            folder.remove(temporary)
+
+
+def _create_beside(folder: Folder, name: str) -> tuple[int, str]:
+    """Create a temporary file for one that will have this name. It is locked as long as somebody writes to it."""
+    while True:
+        temporary = _prefix(name) + os.urandom(8).hex()
+        handle = folder.create(temporary)
+        if _WINDOWS:  # it is open to nobody else
+            return handle, temporary
+        if _lock(handle) and os.fstat(handle).st_nlink:
+            posix_acl.replace(handle, None)  # that of the folder would apply as soon as the mode allows it
+            return handle, temporary
+        os.close(handle)  # another process has just taken it for a leftover
+        with contextlib.suppress(FileNotFoundError):
+            folder.remove(temporary)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        return try_lock(handle)
+    except OSError:  # the file system has no locks, so nobody removes leftovers there
+        return True
+
+
+def _prefix(name: str) -> str:
+    """Return how the temporary names of a file begin; 16 hexadecimal digits follow."""
+    suffix = ".keyvouch-"
+    most = _LONGEST_NAME - len(suffix) - 17
+    return "." + os.fsdecode(os.fsencode(name)[:most]) + suffix
+
+
+def _remove_leftovers(folder: Folder, name: str) -> None:
+    """Remove the temporary files of writes to this file that were interrupted: each may hold a whole key."""
+    pattern = re.compile(re.escape(_prefix(name)) + "[0-9a-f]{16}")
+    for each in filter(pattern.fullmatch, folder.names()):
+        with contextlib.suppress(OSError):
+            if _remove_if_abandoned(folder, each, name):
+                log.warning(
+                    "Removed %s, which an interrupted write left behind. It may have held a whole key.",
+                    folder.path / each,
+                )
+
+
+def _remove_if_abandoned(folder: Folder, temporary: str, name: str) -> bool:
+    """Remove a temporary file unless somebody writes to it. Raises OSError."""
+    if _WINDOWS:
+        folder.remove(temporary)  # PermissionError while it is open
+        return True
+    handle = folder.open(temporary, os.O_RDWR)
+    try:
+        if not try_lock(handle):
+            return False
+        status = os.fstat(handle)
+        if not _is_leftover(status, folder, name):
+            return False
+        if not os.path.samestat(status, folder.status(temporary)):
+            return False
+        folder.remove(temporary)
+        return True
+    finally:
+        os.close(handle)
+
+
+def _is_leftover(status: os.stat_result, folder: Folder, name: str) -> bool:
+    """Whether a file with a temporary name is one of ours, and has no other name than the one that it was meant for."""
+    if sys.platform == "win32":
+        return True
+    try:
+        target: os.stat_result | None = folder.status(name)
+    except FileNotFoundError:
+        target = None
+    if not status.st_size and time.time() - status.st_mtime < _CREATING:  # it may have no lock yet
+        return False
+    owners = {0, os.geteuid()} | ({target.st_uid} if target else set())
+    linked = target is not None and os.path.samestat(status, target)  # interrupted between link and unlink
+    return stat.S_ISREG(status.st_mode) and status.st_uid in owners and status.st_nlink == 1 + linked
+
+
+def _set_mode(handle: int, *, mode: int) -> None:
+    if sys.platform != "win32" and stat.S_IMODE(os.fstat(handle).st_mode) != mode:
+        os.fchmod(handle, mode)
+
+
+def _give_access(handle: int, *, like: _Access | None) -> None:
+    """Give an open file the access rights of another; without one they stay private, on Windows become the folder's."""
+    if sys.platform == "win32":
+        from keyvouch import security_descriptor, windows_files
+
+        rules = like.rules if like else None
+        windows_files.give_rules(handle, rules or security_descriptor.SecurityDescriptor())
+    elif like:
+        keeps_group = _give_owner(handle, like.status)
+        # Never setuid or setgid; and nothing to a group other than the one that had it.
+        _set_mode(handle, mode=like.status.st_mode & (0o777 if keeps_group else 0o707))
+        if keeps_group and like.acl:
+            posix_acl.replace(handle, like.acl)
+
+
+def _give_owner(handle: int, status: os.stat_result) -> bool:
+    """Give an open file the owner and group of another, as far as this account may; return whether it has the group."""
+    if sys.platform == "win32":
+        return True
+    for owner in (status.st_uid, -1):  # only root may give a file away, but its owner may change the group
+        try:
+            os.fchown(handle, owner, status.st_gid)
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
+        else:
+            break
+    return os.fstat(handle).st_gid == status.st_gid
+
+
+def _replace(folder: Folder, temporary: str, name: str) -> None:
+    """Give the finished file its name. On Windows a process that reads the other one is waited for."""
+    deadline = time.monotonic() + _READING
+    while True:
+        try:
+            folder.replace(name, by=temporary)
+        except PermissionError:
+            if not _WINDOWS or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _link(folder: Folder, temporary: str, name: str) -> None:
+    """Give the finished file its name, unless that is taken; a rename cannot ensure that on POSIX."""
+    if _WINDOWS:
+        folder.rename(temporary, name)
+        return
+    try:
+        folder.link(temporary, name)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, such as FAT and some network shares
+        os.close(folder.create(name))  # the name is ours, or taken
+        try:
+            folder.replace(name, by=temporary)
+        except OSError:
+            folder.remove(name)
+            raise

@@ -1,0 +1,278 @@
+"""Who has access to a file that was rewritten, and what interrupted writes leave behind."""
+
+import fcntl
+import logging
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from acls import acl, acl_of, set_acl
+from keyvouch import files
+from keyvouch.files import reading, rewrite, write_private
+from keyvouch.files.reading import stamp
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX's")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these lists")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "folder"
+    place.mkdir(mode=0o700)
+    return place
+
+
+@pytest.fixture
+def file(folder: Path) -> Path:
+    path = folder / "app.pem"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    return path
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+# Access
+
+
+def test_group_can_read_all_the_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file gets its name when it has its mode: there is no moment at which its group cannot read it."""
+    real = os.replace
+    modes = []
+
+    def replace(source: str, target: str, **options: int) -> None:
+        modes.append(stat.S_IMODE(os.stat(source, dir_fd=options["src_dir_fd"]).st_mode))
+        real(source, target, **options)
+
+    monkeypatch.setattr(os, "replace", replace)
+    rewrite(file, b"new")
+    assert modes == [0o640]
+
+
+@pytest.mark.parametrize("special", [0o4755, 0o2755, 0o1755])
+def test_special_bits_are_not_restored(file: Path, special: int) -> None:
+    """A rewritten file is never setuid, setgid or sticky."""
+    file.chmod(special)
+    rewrite(file, b"new")
+    assert mode_of(file) == 0o755
+
+
+def test_group_that_cannot_be_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account that may not give a file to its group lets no other group read it."""
+    if os.geteuid() == 0:
+        os.chown(file, 60123, 60123)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    rewrite(file, b"new")
+    assert mode_of(file) == (0o600 if os.geteuid() == 0 else 0o640)
+
+
+@linux
+def test_access_control_list_is_kept(file: Path) -> None:
+    """Those whom a list lets read a file can read its successor."""
+    set_acl(file, acl(users={60123: 4}, group=4))
+    before = acl_of(file)
+    rewrite(file, b"new")
+    assert before
+    assert acl_of(file) == before
+
+
+@linux
+@pytest.mark.parametrize("way", ["write", "rewrite", "certificate"])
+def test_default_list_of_a_folder_does_not_apply(file: Path, way: str) -> None:
+    """A folder that lets another account read what is created in it does not let it read a key."""
+    set_acl(file.parent, acl(owner=7, users={60123: 7}, group=7), default=True)
+    write = {
+        "write": lambda: write_private(file, b"new", replace=True),
+        "rewrite": lambda: rewrite(file, b"new"),
+        "certificate": lambda: write_private(file.with_name("app.cer"), b"new", mode=0o644),
+    }
+    write[way]()
+    (written,) = [each for each in file.parent.iterdir() if each.read_bytes() == b"new"]
+    assert acl_of(written) is None
+
+
+def test_links_of_a_volume_stay(folder: Path) -> None:
+    """A link stays a link, and so does one in the middle of the path: a volume of the kubelet, /etc/alternatives."""
+    (folder / "..2026").mkdir()
+    (folder / "..2026" / "app.pem").write_bytes(b"old")
+    (folder / "..data").symlink_to("..2026")
+    (folder / "app.pem").symlink_to("..data/app.pem")
+    rewrite(folder / "app.pem", b"new")
+    assert (folder / "app.pem").is_symlink()
+    assert (folder / "..data").is_symlink()
+    assert (folder / "..2026" / "app.pem").read_bytes() == b"new"
+
+
+def test_dangling_link_is_written_through(folder: Path) -> None:
+    """A configuration that a link leads to is created where the link leads."""
+    (folder / "link").symlink_to(folder / "new")
+    rewrite(folder / "link", b"new")
+    assert (folder / "new").read_bytes() == b"new"
+
+
+def test_circle_of_links(folder: Path) -> None:
+    """Links that form a loop end as an error."""
+    (folder / "one").symlink_to("other")
+    (folder / "other").symlink_to("one")
+    with pytest.raises(OSError, match="symbolic links"):
+        rewrite(folder / "one", b"new")
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+def test_something_else_than_a_file(folder: Path, kind: str) -> None:
+    """What is not a regular file is not replaced."""
+    path = folder / "app.pem"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(OSError, match=r"regular file|directory"):
+        rewrite(path, b"new")
+    assert [each.name for each in folder.iterdir()] == ["app.pem"]
+
+
+def test_another_file_is_not_replaced(file: Path) -> None:
+    """A change is not written over a file that somebody has put there since."""
+    seen = stamp(file.stat())
+    rewrite(file, b"newer", replaces=seen)
+    with pytest.raises(OSError, match="replaced meanwhile"):
+        rewrite(file, b"newest", replaces=seen)
+    assert file.read_bytes() == b"newer"
+
+
+def test_growing_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that grows while it is read does not fill the memory."""
+    monkeypatch.setattr(reading, "_LARGEST", 2)
+    monkeypatch.setattr(reading, "_require_regular", lambda *_: None)
+    with pytest.raises(OSError, match="Too large"):
+        files.read(file)
+
+
+def test_name_as_long_as_it_may_be(folder: Path) -> None:
+    """A temporary name is no longer than the file system allows."""
+    path = folder / ("ä" * 127)
+    write_private(path, b"old")
+    rewrite(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+# Leftovers
+
+KILLED = """
+    import os, sys
+    from pathlib import Path
+    from keyvouch import files
+    moment = sys.argv[2]
+    real = getattr(os, moment)
+    def die(*arguments, **options):
+        if moment == "link":
+            real(*arguments, **options)
+        os._exit(9)
+    setattr(os, moment, die)
+    files.write_private(Path(sys.argv[1]), b"whole key", replace=moment == "fsync")
+"""
+
+
+def kill_in_a_write(path: Path, moment: str = "fsync") -> Path:
+    """Have a process end in the middle of a write; return the file that it leaves behind."""
+    import textwrap
+
+    before = set(path.parent.iterdir())
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(path), moment], check=False)
+    assert done.returncode == 9
+    (left,) = set(path.parent.iterdir()) - before - {path}
+    assert left.read_bytes() == b"whole key"
+    return left
+
+
+@pytest.mark.parametrize("act", ["write", "rewrite", "remove"])
+def test_leftover_is_removed(file: Path, act: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The next write to a file removes what a killed process left of it, and so does its deletion; it is reported."""
+    left = kill_in_a_write(file)
+    acts = {
+        "write": lambda: write_private(file, b"new", replace=True),
+        "rewrite": lambda: rewrite(file, b"new"),
+        "remove": lambda: files.remove(file),
+    }
+    with caplog.at_level(logging.WARNING, "keyvouch"):
+        acts[act]()
+    assert not left.exists()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Removed {left}, which an interrupted write left behind. It may have held a whole key."
+    ]
+
+
+def test_second_name_of_a_new_file_is_removed(folder: Path) -> None:
+    """A process that is killed after it gave a file its name leaves a second name, which is removed too."""
+    path = folder / "app.pem"
+    left = kill_in_a_write(path, "link")
+    rewrite(path, b"new")
+    assert not left.exists()
+
+
+def test_living_process_keeps_its_file(file: Path) -> None:
+    """What another process is writing just now is left alone."""
+    left = kill_in_a_write(file)
+    with left.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        rewrite(file, b"new")
+    assert left.exists()
+
+
+def test_empty_leftover_is_removed_later(file: Path) -> None:
+    """A file that is still empty may be one that another process has just created, so that has time to lock it."""
+    left = kill_in_a_write(file)
+    left.write_bytes(b"")
+    rewrite(file, b"new")
+    assert left.exists()
+    os.utime(left, (1, 1))
+    rewrite(file, b"new")
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("kind", ["another target", "another pattern", "hard link", "link", "folder"])
+def test_other_files_are_kept(file: Path, kind: str, tmp_path: Path) -> None:
+    """Only a regular file without a second name, and only of this target, is removed."""
+    left = kill_in_a_write(file)
+    moved = tmp_path / "moved"
+    if kind == "another target":
+        left = left.rename(left.with_name(left.name.replace("app.pem", "other.pem")))
+    elif kind == "another pattern":
+        left = left.rename(left.with_name(left.name + "0"))
+    elif kind == "hard link":
+        os.link(left, moved)
+    elif kind == "link":
+        left.rename(moved)
+        left.symlink_to(moved)
+    else:
+        left.unlink()
+        left.mkdir()
+    rewrite(file, b"new")
+    assert os.path.lexists(left)
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can give files away")
+def test_file_of_another_account_is_kept(file: Path) -> None:
+    """Nor is a file of another account removed."""
+    left = kill_in_a_write(file)
+    os.chown(left, 60123, 60123)
+    rewrite(file, b"new")
+    assert left.exists()
+
+
+def test_writes_at_once_are_all_whole(folder: Path) -> None:
+    """Processes that write one file at the same time do not take each other's for leftovers."""
+    program = "import sys; from pathlib import Path; from keyvouch.files import write_private\n"
+    program += "for number in range(50): write_private(Path(sys.argv[1]), b'x' * 9, replace=True)"
+    path = folder / "app.pem"
+    writing = [subprocess.Popen([sys.executable, "-c", program, str(path)], stderr=subprocess.PIPE) for _ in range(4)]
+    said = [each.communicate(timeout=120)[1] for each in writing]
+    assert ([each.returncode for each in writing], said) == ([0] * 4, [b""] * 4)
+    assert [each.name for each in folder.iterdir()] == ["app.pem"]
