@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -173,14 +173,26 @@ class SecretResolver:
         return self._sign_in(profile, scope, timeout, cae=cae, claims=claims, renew=renew)
 
     @contextlib.contextmanager
-    def attempt(self, uri: KeyUri, name: str, *, target: str, timeout: float = lockout.WAIT) -> Iterator[Secret]:
+    def attempt(
+        self,
+        uri: KeyUri,
+        name: str,
+        *,
+        target: str,
+        timeout: float = lockout.WAIT,
+        shows_failure: Callable[[], bool] | None = None,
+    ) -> Iterator[Secret]:
         """Give a secret that locks the store when it is wrong, and hold every other try on `target` meanwhile.
 
-        `target` names the token for good (its serial). Raises `SecretIncorrect` where this value was refused by this
-        target before; keeps the `SecretIncorrect` that leaves the block. `timeout`: seconds to wait for other tries.
+        `target` names the token for good (its serial). `timeout`: seconds to wait for other tries. `shows_failure`
+        returns whether the token itself shows a failed try since the last good log-in; without it, a value whose try
+        was interrupted (the process was killed) is tried once more, and then counts as refused.
+
+        Raises `SecretIncorrect` if the target refused this value before. A `SecretIncorrect` that leaves the block is
+        recorded as a refusal. Raise another `KeyvouchError` in the block only if the token has not judged the value.
         """
         secret = self.get(uri, name)
-        with lockout.single_try(target, secret.reveal, timeout=timeout):
+        with lockout.single_try(target, secret.reveal, timeout=timeout, shows_failure=shows_failure):
             yield secret
 
     def read_private(self, path: Path) -> bytes:
