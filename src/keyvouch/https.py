@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import urllib3
 from requests.utils import get_environ_proxies, select_proxy
@@ -25,6 +25,7 @@ from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError
 from urllib3.exceptions import TimeoutError as PoolTimeout
 
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
+from keyvouch.proxies import Credentials, proxy_at
 
 OWN_TIMEOUT = 30.0
 """Seconds for a request whose caller names none."""
@@ -69,8 +70,9 @@ class Pools:
     """Connections to each host that is asked, shared by threads. A child makes its own.
 
     `ca_file` is a PEM file, or a folder, of certificates to trust; without it `$REQUESTS_CA_BUNDLE`, `$CURL_CA_BUNDLE`,
-    or the system's are. `proxy` is an HTTP proxy's address, in place of the environment's. `client_certificate` names
-    the PEM files of a certificate and of its key. Raises `ConfigurationError` where a file cannot be used.
+    or the system's are. `proxy` is an HTTP proxy's address, in place of the environment's, and `proxy_credentials` what
+    `SecretResolver.proxy_credentials` returns. `client_certificate` names the PEM files of a certificate and of its
+    key. Raises `ConfigurationError` where a file cannot be used.
     """
 
     def __init__(
@@ -79,11 +81,12 @@ class Pools:
         *,
         ca_file: str | None = None,
         proxy: str | None = None,
+        proxy_credentials: Credentials | None = None,
         client_certificate: tuple[str, str] | None = None,
     ) -> None:
         self.limits = limits
         """By when the requests of a thread end."""
-        self._proxy = proxy
+        self._proxy, self._proxy_credentials = proxy, proxy_credentials
         self._context = _trust(ca_file, client_certificate)
         self._pools: dict[str, urllib3.HTTPConnectionPool] = {}
 
@@ -125,20 +128,10 @@ class Pools:
 
     def _connect(self, host: str) -> urllib3.HTTPConnectionPool:
         options: dict[str, Any] = {"maxsize": _CONNECTIONS, "ssl_context": self._context}
-        proxy = proxy_for(host, self._proxy)
-        if not proxy:
+        proxy = proxy_at(proxy_for(host, self._proxy), self._proxy_credentials)
+        if proxy is None:
             return urllib3.PoolManager(**options).connection_from_url(host)
-        parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
-        if parts.username:
-            given = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=given)
-        try:
-            manager = urllib3.ProxyManager(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", **options)
-        except (HTTPError, ValueError):
-            raise ConfigurationError(
-                "The proxy cannot be used: its address is none of an HTTP proxy.",
-                hint="Correct proxy=, or HTTPS_PROXY.",
-            ) from None
+        manager = urllib3.ProxyManager(proxy.address, proxy_headers=proxy.headers(), **options)
         return manager.connection_from_url(host)
 
 

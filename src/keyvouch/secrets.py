@@ -55,12 +55,19 @@ class Secret:
         return "***"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+        return isinstance(other, Secret) and hmac.compare_digest(_octets(self), _octets(other))
 
     __hash__ = None  # type: ignore[assignment]  # a dictionary would keep it
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret is not written anywhere")
+
+    def __getstate__(self) -> NoReturn:  # `object` has one that gives the slots
+        raise TypeError("a secret is not written anywhere")
+
+
+def _octets(secret: Secret) -> bytes:
+    return secret.reveal().encode(errors="surrogatepass")  # an error would quote the value
 
 
 class AccessToken(Secret):
@@ -148,6 +155,21 @@ class SecretResolver:
         if not value:
             raise SecretRequired(f"The {name} in {reference} is empty.", hint="Put the secret there.")
         return Secret(value)
+
+    def proxy_credentials(self, reference: str | None) -> Secret | None:
+        """Return `user:password` for a proxy, from the value of `proxy-credentials`; None if there is none.
+
+        Raises as `get`, and `ConfigurationError` if it has another form (RFC 7617, section 2).
+        """
+        if reference is None:
+            return None
+        secret = self.resolve(reference, "proxy-credentials")
+        if ":" not in secret.reveal() or re.search(r"[\x00-\x1f\x7f]", secret.reveal()):
+            raise ConfigurationError(
+                f"The proxy credentials in {reference} are not user:password on one line.",
+                hint="Write the user, a colon and the password there, without percent-encoding.",
+            )
+        return secret
 
     def access_token(
         self,

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from keyvouch import forks
 from keyvouch.connections import Deadline
 from keyvouch.errors import ConfigurationError
 from keyvouch.https import CONNECT_TIMEOUT, LARGEST_ANSWER, proxy_for
+from keyvouch.proxies import Credentials, Proxy, proxy_at
 
 READ_TIMEOUT = 30.0
 """Seconds, after the connection. An authority that does not answer within them is unavailable."""
@@ -33,7 +34,12 @@ _SERVER_ERRORS = 500
 class Session(requests.Session):
     """A session that trusts what it is told to trust, and not the environment where that says otherwise."""
 
-    def __init__(self, ca_file: str | None = None, proxy: str | None = None) -> None:
+    def __init__(
+        self,
+        ca_file: str | None = None,
+        proxy: str | None = None,
+        proxy_credentials: Callable[[], Credentials | None] | None = None,
+    ) -> None:
         super().__init__()
         # In the environment REQUESTS_CA_BUNDLE would beat `verify`; with it goes HTTPS_PROXY, read below.
         self.trust_env = False
@@ -44,7 +50,7 @@ class Session(requests.Session):
                 hint="Correct ca-file, or REQUESTS_CA_BUNDLE in the environment.",
             )
         self.verify = bundle or True
-        self._proxy = proxy
+        self._proxy, self._proxy_credentials = proxy, proxy_credentials
         self._limits = threading.local()
         self._busy_until: dict[tuple[str, str], float] = {}
         self.after_fork()
@@ -57,7 +63,8 @@ class Session(requests.Session):
         once_more = Retry(
             total=1, connect=1, read=False, redirect=0, status=0, other=0, respect_retry_after_header=False
         )
-        self.mount("https://", HTTPAdapter(max_retries=once_more))
+        self._adapter = _Adapter(max_retries=once_more)
+        self.mount("https://", self._adapter)
         self.cookies = RequestsCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))  # none are needed
 
     @contextlib.contextmanager
@@ -121,8 +128,28 @@ class Session(requests.Session):
         self._busy_until[place] = now + min(_LONGEST, int(told) if told.isdecimal() else _LEAVE_ALONE)
 
     def _proxies(self, url: str) -> dict[str, str]:
-        proxy = proxy_for(url, self._proxy)
-        return {"https": proxy} if proxy else {}
+        given = self._proxy_credentials() if self._proxy_credentials and proxy_for(url, self._proxy) else None
+        proxy = proxy_at(proxy_for(url, self._proxy), given)
+        if proxy is None:
+            return {}
+        self._adapter.use(proxy)
+        return {"https": proxy.address}
+
+
+class _Adapter(HTTPAdapter):
+    """Sends a proxy its credentials, which are in no address: `requests` quotes addresses in its errors."""
+
+    _through: Proxy | None = None
+
+    def use(self, proxy: Proxy) -> None:
+        """Take this proxy's credentials from now on; connections that were made with others are left."""
+        if self._through is not None and self._through.headers() != proxy.headers():
+            self.proxy_manager.clear()
+        self._through = proxy
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:  # noqa: ARG002 - there is one
+        """Return the headers for the proxy."""
+        return self._through.headers() if self._through else {}
 
 
 def _parts(response: requests.Response) -> Iterator[bytes]:
