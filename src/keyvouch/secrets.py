@@ -60,10 +60,10 @@ class Secret:
     __hash__ = None  # type: ignore[assignment]  # a dictionary would keep it
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not written anywhere")
+        raise TypeError("a secret cannot be copied or serialized")
 
     def __getstate__(self) -> NoReturn:  # `object` has one that gives the slots
-        raise TypeError("a secret is not written anywhere")
+        raise TypeError("a secret cannot be copied or serialized")
 
 
 def _octets(secret: Secret) -> bytes:
