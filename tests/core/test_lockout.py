@@ -386,6 +386,12 @@ def test_token_that_shows_nothing_after_a_refusal_is_silent() -> None:
     assert [interrupt("right", flags) for _ in range(3)] == [True, True, False]
 
 
+def test_caller_without_flags_gets_one_more_try() -> None:
+    """What is known of a token helps only those who ask it."""
+    learn(Flags())
+    assert [interrupt("right", None) for _ in range(3)] == [True, True, False]
+
+
 def test_flags_are_asked_only_about_interrupted_values() -> None:
     """A log-in that was not interrupted costs no question."""
     flags = Flags(shown=True)

@@ -457,6 +457,15 @@ def test_command_imports_nothing_from_the_working_directory(
     assert done.returncode in (0, 2)
 
 
+def test_command_names_what_it_skipped(tmp_path: Path) -> None:
+    """Also after it has taken the working directory out of its path."""
+    install(tmp_path, "acme-store")
+    command = [sys.executable, "-m", "keyvouch", "keys", "--key", "demo:x"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, text=True)
+    assert done.returncode == 2
+    assert f"Skipped {tmp_path}/acme_store-1.0.dist-info." in done.stderr
+
+
 def test_nothing_else_is_imported_before_the_path_is_clean() -> None:
     """What the interpreter imports before our code runs cannot be helped; keyvouch adds nothing to it."""
     program = """
