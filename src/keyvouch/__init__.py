@@ -6,14 +6,14 @@
         signature = signer.sign(b"message", "PS256")                      # any signature
         assertion = keyvouch.ClientAssertion(signer)                      # a client assertion, for any server
 
-Everything is imported when it is first used, so that `import keyvouch` costs nothing.
+Everything is imported when it is first used, so that `import keyvouch` costs nothing. Not even `typing` is imported
+here: the command cleans `sys.path` first.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # type checkers know the name, and take it for true
 if TYPE_CHECKING:
+    from typing import Any
+
     from keyvouch.assertion import ClientAssertion as ClientAssertion
     from keyvouch.entra.profile import connect as connect
     from keyvouch.errors import KeyvouchError as KeyvouchError
@@ -46,7 +46,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import a public name at its first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'keyvouch' has no attribute {name!r}")
@@ -57,5 +57,5 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def __dir__() -> list[str]:
+def __dir__() -> "list[str]":
     return sorted({*globals(), *__all__})

@@ -1,10 +1,19 @@
-"""`python -m keyvouch`. The working directory leaves `sys.path` first: what lies there is not trusted."""
+"""The command `keyvouch`, and `python -m keyvouch`.
 
-import sys
+The working directory is taken out of `sys.path` before anything else is imported: what is in it is not trusted.
+"""
 
-if not sys.flags.safe_path and sys.path and sys.path[0]:  # what -m put there
-    del sys.path[0]
+from keyvouch import search_path
 
-from keyvouch.cli import main
 
-main()
+def main() -> None:
+    """Run the command, and end the process with its status."""
+    search_path.remove_untrusted()
+
+    from keyvouch.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,8 @@ import msgspec
 
 from keyvouch import files, text
 from keyvouch.errors import AccessDenied, ConfigurationError
+from keyvouch.proxies import parse_proxy
+from keyvouch.uri import is_reference, redact
 
 _LOCK_TIMEOUT = 10.0
 """Seconds to wait for another process that is just adding a profile."""
@@ -62,12 +64,25 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """PEM certificates that are trusted for TLS, in place of those that `requests` brings."""
     proxy: str | None = None
     """An HTTP proxy's address, in place of the environment's."""
+    proxy_credentials: str | None = None
+    """A reference to `user:password` for the proxy."""
     token_cache: Literal["user", "memory"] = "user"  # noqa: S105 - a place
     audit: str | None = None
     """`file:/path` or `syslog`: where the command writes audit records."""
     assertion: AssertionOptions = AssertionOptions()
     permissions: Literal["strict", "any"] = "strict"
     """"any" accepts files with secrets that everyone can read."""
+
+    def __repr__(self) -> str:
+        given = {name: value for name, value in msgspec.structs.asdict(self).items() if value}
+        return f"<Profile {', '.join(f'{name}={_shown(value)!r}' for name, value in given.items())}>"
+
+
+def _shown(value: object) -> object:
+    """Return a field's value without the user and password that an address may have."""
+    if isinstance(value, tuple):
+        return tuple(map(_shown, value))
+    return redact(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -76,8 +91,8 @@ class Configuration:
 
     path: Path | None
     tried: tuple[Path, ...]
-    defaults: Mapping[str, Any]
-    profiles: Mapping[str, Mapping[str, Any]]
+    defaults: Mapping[str, Any] = field(repr=False)
+    profiles: Mapping[str, Mapping[str, Any]] = field(repr=False)
 
     def profile(self, name: str) -> Profile:
         """Return the profile of this name. Raises `ConfigurationError`, with the paths tried and the names known."""
@@ -226,6 +241,19 @@ def _require_printable(fields: Mapping[str, Any], place: str) -> None:
             )
 
 
+def _require_proxy(profile: Profile, place: str) -> None:
+    """Refuse a proxy that is no address, and credentials that are no reference; neither is repeated."""
+    try:
+        parse_proxy((profile.proxy or "http://none").encode())
+    except ValueError as error:
+        raise ConfigurationError(f"{place}: Invalid proxy address.", hint=f"{error}".capitalize() + ".") from None
+    if profile.proxy_credentials is not None and not is_reference(profile.proxy_credentials):
+        raise ConfigurationError(
+            f"{place}: proxy-credentials is not a reference to a secret.",
+            hint='Put user:password elsewhere and write proxy-credentials = "env:NAME" or "file:/path".',
+        )
+
+
 def _convert(fields: Mapping[str, Any], place: str) -> Profile:
     # Each by itself, or the error would not name which profile it is (msgspec says `$.profiles[...]`).
     try:
@@ -237,6 +265,7 @@ def _convert(fields: Mapping[str, Any], place: str) -> Profile:
         known = ", ".join(field.encode_name for field in msgspec.structs.fields(Profile))
         raise ConfigurationError(f"{place}: {message}.", hint=f"The fields are {known}.") from None
     _require_printable(fields, place)
+    _require_proxy(profile, place)
     if profile.authority and not profile.authority.startswith("https://"):
         raise ConfigurationError(f"{place}: the authority is no https address.", hint="Write https://...")
     if profile.authority and "@" in profile.authority:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import urllib3
 from requests.utils import get_environ_proxies, select_proxy
@@ -26,6 +26,7 @@ from urllib3.exceptions import TimeoutError as PoolTimeout
 
 from keyvouch import files
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
+from keyvouch.proxies import Credentials, proxy_at
 from keyvouch.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, TLSSocket, exchange
 
 OWN_TIMEOUT = 30.0
@@ -72,9 +73,9 @@ class Pools:
     """Pooled connections to any number of hosts, shared by threads. A forked child must make its own.
 
     `ca_file` is a PEM file, or a folder, of certificates to trust instead of those that `$REQUESTS_CA_BUNDLE` or
-    `$CURL_CA_BUNDLE` names, or the system's. `proxy` is an HTTP proxy's URL, used instead of the environment's.
-    `client_certificate` names the PEM files of a certificate and of its key. Raises `ConfigurationError` if a file
-    cannot be used.
+    `$CURL_CA_BUNDLE` names, or the system's. `proxy` is an HTTP proxy's URL, used instead of the environment's, and
+    `proxy_credentials` are what `SecretResolver.proxy_credentials` returns. `client_certificate` names the PEM files of
+    a certificate and of its key. Raises `ConfigurationError` if a file cannot be used.
     """
 
     def __init__(
@@ -83,11 +84,12 @@ class Pools:
         *,
         ca_file: str | None = None,
         proxy: str | None = None,
+        proxy_credentials: Credentials | None = None,
         client_certificate: tuple[str, str] | None = None,
     ) -> None:
         self.limits = limits
         """When the requests of a thread must be over."""
-        self._proxy = proxy
+        self._proxy, self._proxy_credentials = proxy, proxy_credentials
         self._context = trust(ca_file, client_certificate)
         # A proxy gets no client certificate.
         self._proxy_context = trust(ca_file) if client_certificate else self._context
@@ -135,22 +137,12 @@ class Pools:
 
     def _connect(self, host: str) -> urllib3.HTTPConnectionPool:
         options: dict[str, Any] = {"maxsize": _CONNECTIONS, "ssl_context": self._context}
-        proxy = proxy_for(host, self._proxy)
-        if not proxy:
+        proxy = proxy_at(proxy_for(host, self._proxy), self._proxy_credentials)
+        if proxy is None:
             return _timed(urllib3.PoolManager(**options)).connection_from_url(host)
-        parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
-        if parts.username:
-            given = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=given)
-        if parts.scheme == "https":
+        if proxy.address.startswith("https:"):
             options["proxy_ssl_context"] = self._proxy_context
-        try:
-            manager = _timed(urllib3.ProxyManager(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", **options))
-        except (HTTPError, ValueError):
-            raise ConfigurationError(
-                "Invalid proxy URL: expected http:// or https://, a host and a port.",
-                hint="Correct proxy=, or HTTPS_PROXY.",
-            ) from None
+        manager = _timed(urllib3.ProxyManager(proxy.address, proxy_headers=proxy.headers(), **options))
         return manager.connection_from_url(host)
 
 

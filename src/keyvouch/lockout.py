@@ -1,8 +1,12 @@
-"""A wrong PIN is tried once, in all threads, processes and restarts: a token counts the tries, and then locks.
+"""A wrong PIN is tried once, in all threads, processes and restarts: a token counts failed tries, and then locks.
 
-The refusals are kept in the state folder, by token, as salted scrypt digests of the refused values. Another value is
-tried; a refused one is not, until some value is accepted. A value is written down before it is tried and struck out
-after a try that was no refusal: a process that dies in the try, or a full disk, costs no further one.
+The state folder keeps one record for each token, with a salted scrypt digest of each value whose try did not succeed.
+A value is recorded as interrupted before it is tried, and as refused once the token has refused it:
+
+- A refused value is not tried again until some value is accepted.
+- An interrupted value, whose process was killed during the log-in, is tried again if the token shows no failed try.
+  A token that has never been seen to show failed tries gets the value once more only.
+- A record that is damaged, unreadable or not our own counts as a refusal of every value.
 """
 
 from __future__ import annotations
@@ -12,21 +16,32 @@ import hashlib
 import hmac
 import json
 import os
+import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from keyvouch import files, forks
-from keyvouch.errors import ConfigurationError, SecretIncorrect, StoreUnavailable
+from keyvouch.errors import KeyvouchError, SecretIncorrect, StoreLocked, StoreUnavailable
+
+T = TypeVar("T")
 
 WAIT = 60.0
-"""Seconds to wait for another thread or process that is just trying."""
+"""Seconds to wait for another thread or process that is logging in."""
+_LARGEST = 1024 * 1024
+"""Bytes of a record; thousands of refused values fit."""
+_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
+_UNSEAL = "run: keyvouch doctor --unseal"
+_REFUSED = "This PIN was refused before and is not tried again: another failure may lock the token."
+_UNKNOWN = "A log-in with this PIN was interrupted, and it is not tried again: the token may have refused it."
 
 
 class _Locks:
-    """One for each target: threads wait here, processes at the file."""
+    """One lock for each target: threads wait here, processes at the file."""
 
     def __init__(self) -> None:
         self.after_fork()
@@ -51,99 +66,234 @@ class _Locks:
 _locks = _Locks()
 
 
-@dataclass
-class _Refusals:
-    """Of one token: the salt, and the digest of each value that it refused."""
+class _DamagedError(Exception):
+    """The record cannot be relied on; the text says why."""
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is known about one token."""
 
     salt: bytes
-    digests: list[bytes]
+    refused: frozenset[bytes] = frozenset()
+    """Digests of the values that the token refused."""
+    interrupted: dict[bytes, int] = field(default_factory=dict)
+    """By the digest of a value: how many of its tries ended without an answer."""
+    shows_failures: bool = False
+    """Whether the token has been seen to show a failed try, so that showing none means something."""
 
-    def digest(self, value: str) -> bytes:
-        return hashlib.scrypt(value.encode(), salt=self.salt, n=2**14, r=8, p=1)
+    @property
+    def is_empty(self) -> bool:
+        return not (self.refused or self.interrupted)
 
-    def holds(self, digest: bytes) -> bool:
-        return any(hmac.compare_digest(digest, refused) for refused in self.digests)
+    def digest(self, reveal: Callable[[], str]) -> bytes:
+        return hashlib.scrypt(reveal().encode(errors="surrogatepass"), salt=self.salt, n=2**14, r=8, p=1)
+
+    def refuses(self, digest: bytes) -> bool:
+        return any(hmac.compare_digest(digest, each) for each in self.refused)
+
+    def trying(self, digest: bytes) -> _Record:
+        tries = self.interrupted.get(digest, 0) + 1
+        return replace(self, interrupted={**self.interrupted, digest: tries})
+
+    def refusing(self, digest: bytes) -> _Record:
+        others = {each: tries for each, tries in self.interrupted.items() if each != digest}
+        return replace(self, refused=self.refused | {digest}, interrupted=others)
 
 
 @contextlib.contextmanager
-def single_try(target: str, reveal: Callable[[], str], *, timeout: float = WAIT) -> Iterator[None]:
-    """Hold a thread's and a file's lock while a value is tried on `target`; refuse a value that was refused before.
+def single_try(
+    target: str,
+    reveal: Callable[[], str],
+    *,
+    timeout: float = WAIT,
+    shows_failure: Callable[[], bool] | None = None,
+) -> Iterator[None]:
+    """Hold a thread's and a file's lock while a value is tried on `target`; reject a value that was refused before.
 
-    `reveal` returns the value, so that it stands in no frame that a traceback shows. Raises `SecretIncorrect` for a
-    refused one, keeps the `SecretIncorrect` that the block raises, and forgets all when the block ends well. Raises
-    `StoreUnavailable` where another's try lasts longer than `timeout` seconds.
+    `reveal` returns the value, so that it is in no frame that a traceback shows. `shows_failure` returns whether the
+    target shows a failed try since the last good one; it is asked about a value whose try was interrupted, and after a
+    refusal. Raises `SecretIncorrect` for a value that must not be tried, and `StoreUnavailable` if another try lasts
+    longer than `timeout` seconds.
+
+    `SecretIncorrect` out of the block means refused; `StoreLocked`, and what is not a `KeyvouchError`, that the try was
+    interrupted; any other error that nothing was tried. All refusals are forgotten when the block ends well.
     """
-    record = _record(target)
+    path = _path(target)
     end = time.monotonic() + timeout
-    with _locks.held(target, timeout), files.locked(record.with_suffix(".lock"), timeout=end - time.monotonic()):
-        before = _read(record)
-        digest = before.digest(reveal())
-        if before.holds(digest):
-            raise SecretIncorrect(
-                "This PIN was refused before, or its try did not end, and it is not tried again: another failure may"
-                " lock the token.",
-                hint="Correct the PIN where the reference leads: a new value is tried at once. If this one is right"
-                " after all, run: keyvouch doctor --unseal",
-            )
-        # All that were refused: two jobs with different wrong values would else wear the token out in turns.
-        _write(record, _Refusals(before.salt, [*before.digests, digest]))
+    with _locks.held(target, timeout), files.locked(path.with_suffix(".lock"), timeout=end - time.monotonic()):
+        before = _readable(path)
+        digest = before.digest(reveal)
+        _require_untried(path, before, digest, shows_failure)
+        _write(path, before.trying(digest))
         try:
             yield
         except SecretIncorrect:
+            shows = _asked_after_refusal(shows_failure, before.shows_failures)
+            _settle(path, replace(before.refusing(digest), shows_failures=shows))
             raise
-        except BaseException:  # no answer to whether it is right
-            _restore(record, before)
+        except StoreLocked:
+            raise  # maybe by this very try: the value stays recorded as interrupted
+        except KeyvouchError:
+            _settle(path, before)
             raise
-        _restore(record, _Refusals(before.salt, []))
+        # Any other exception too leaves the value recorded as interrupted: the token may have seen it.
+        _settle(path, _Record(before.salt, shows_failures=before.shows_failures))
+
+
+def _require_untried(path: Path, record: _Record, digest: bytes, shows_failure: Callable[[], bool] | None) -> None:
+    """Raise `SecretIncorrect` for a value that was refused, or whose interrupted try may have been a refusal."""
+    hint = (
+        "Correct the PIN where the reference leads: a new value is tried at once. If this one is right after all,"
+        f" {_UNSEAL}"
+    )
+    if record.refuses(digest):
+        raise SecretIncorrect(_REFUSED, hint=hint)
+    tries = record.interrupted.get(digest, 0)
+    if not tries:
+        return
+    is_known = shows_failure is not None and record.shows_failures
+    if (shows_failure is not None and shows_failure()) or (tries > 1 and not is_known):
+        _write(path, record.refusing(digest))
+        raise SecretIncorrect(_UNKNOWN, hint=hint)
+
+
+def _asked_after_refusal(shows_failure: Callable[[], bool] | None, otherwise: bool) -> bool:
+    """Learn whether the target shows failed tries, now that it has one."""
+    with contextlib.suppress(KeyvouchError):
+        return shows_failure() if shows_failure is not None else otherwise
+    return otherwise
 
 
 def forget() -> int:
-    """Forget every refusal, so that each value may be tried once more; return how many tokens that concerns."""
-    records = list(_folder().glob("*.json"))
+    """Forget every refusal, so that each value may be tried once more; return how many tokens that concerns.
+
+    Also removes records that are damaged. Raises `ConfigurationError` if a record cannot be removed.
+    """
+    folder = _folder()
     try:
-        for record in records:
-            record.unlink()
+        with os.scandir(folder) as found:
+            paths = [Path(entry.path) for entry in found if entry.name.endswith(".json")]
+    except FileNotFoundError:
+        return 0
     except OSError as error:
-        raise files.cannot_write(record, error) from error
-    return len(records)
+        raise files.cannot_write(folder, error) from error
+    return sum(_remove(path) for path in paths)
+
+
+def _remove(path: Path) -> bool:
+    """Remove a record; return whether it kept any value from being tried."""
+    try:
+        counts = not _read(path).is_empty
+    except _DamagedError:
+        counts = True
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise files.cannot_write(path, error) from error
+    return counts
 
 
 def _folder() -> Path:
     return files.state_folder() / "refused"
 
 
-def _record(target: str) -> Path:
-    # A token's label may hold anything: its digest is a safe name.
-    return _folder() / f"{hashlib.sha256(target.encode()).hexdigest()[:32]}.json"
+def _path(target: str) -> Path:
+    # A token's label may contain anything: its digest is a safe name.
+    return _folder() / f"{hashlib.sha256(target.encode(errors='surrogatepass')).hexdigest()[:32]}.json"
 
 
-def _read(record: Path) -> _Refusals:
+def _readable(path: Path) -> _Record:
+    """Return the record. Raises `SecretIncorrect` if it is damaged: it may have held the refusal of this very value."""
     try:
-        entry = json.loads(record.read_bytes())
-        return _Refusals(bytes.fromhex(entry["salt"]), [bytes.fromhex(digest) for digest in entry["digests"]])
+        return _read(path)
+    except _DamagedError as damage:
+        raise SecretIncorrect(
+            f"No PIN is tried: the record of refused PINs {path} {damage}.",
+            hint=f"If the PIN is right and the token is not about to lock, {_UNSEAL}",
+        ) from damage
+
+
+def _read(path: Path) -> _Record:
+    """Return the record, empty if there is none. Raises `_DamagedError`."""
+    try:
+        entry = json.loads(_contents(path))
+        return _Record(
+            _digest(entry["salt"]),
+            frozenset(map(_digest, _typed(entry["digests"], list))),
+            # Records of earlier versions have only digests: all of them count as refused.
+            {_digest(each): _typed(tries, int) for each, tries in _typed(entry.get("interrupted", {}), dict).items()},
+            _typed(entry.get("shows-failures", False), bool),
+        )
     except FileNotFoundError:
-        pass
+        return _Record(os.urandom(16))
     except OSError as error:
-        raise ConfigurationError(
-            f"{record} cannot be read: {error.strerror}.", hint="Let this account read it, or set STATE_DIRECTORY."
-        ) from error
-    except (ValueError, KeyError, TypeError):  # damaged: it tells nothing, and is written anew at the next refusal
-        pass
-    return _Refusals(os.urandom(16), [])
+        raise _DamagedError(f"cannot be read ({error.strerror})") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise _DamagedError("is damaged") from None
 
 
-def _restore(record: Path, refusals: _Refusals) -> None:
-    """Leave the record as it was; where that cannot be, a value is not tried again that might have been."""
-    if refusals.digests:
-        _write(record, refusals)
-    else:
-        with contextlib.suppress(OSError):
-            record.unlink()
+def _digest(text: str) -> bytes:
+    digest = bytes.fromhex(_typed(text, str))
+    if not digest:
+        raise ValueError("empty")
+    return digest
 
 
-def _write(record: Path, refusals: _Refusals) -> None:
-    entry = {"salt": refusals.salt.hex(), "digests": [digest.hex() for digest in refusals.digests]}
+def _typed(value: object, kind: type[T]) -> T:
+    if type(value) is not kind:
+        raise TypeError(kind.__name__)
+    return value
+
+
+def _contents(path: Path) -> bytes:
+    """Read the file as it was opened. Raises OSError, and `_DamagedError` if somebody else could have written it."""
+    handle = os.open(path, _FLAGS)
     try:
-        files.write_private(record, json.dumps(entry).encode(), replace=True)
+        _require_own(os.fstat(handle), path.parent)
+        return os.read(handle, _LARGEST)
+    finally:
+        os.close(handle)
+
+
+def _require_own(status: os.stat_result, folder: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise _DamagedError("is not a regular file")
+    if status.st_size > _LARGEST:
+        raise _DamagedError("is too large")
+    if os.name != "posix":
+        return
+    # Whoever owns the folder could replace the file anyway.
+    if status.st_uid not in (0, os.geteuid(), folder.stat().st_uid):
+        raise _DamagedError(f"belongs to another account (uid {status.st_uid})")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise _DamagedError("can be written by other accounts")
+
+
+def _settle(path: Path, record: _Record) -> None:
+    """Write down how a try ended. If that fails the value stays interrupted, and a refusal is kept by other means."""
+    try:
+        if record.is_empty and not record.shows_failures:
+            path.unlink(missing_ok=True)
+        else:
+            _write(path, record)
+    except (OSError, KeyvouchError):
+        if record.refused:
+            with contextlib.suppress(OSError):
+                os.truncate(path, 0)  # needs no space on a full disk, and a damaged record refuses every value
+
+
+def _write(path: Path, record: _Record) -> None:
+    entry = {
+        "salt": record.salt.hex(),
+        "digests": sorted(each.hex() for each in record.refused),
+        "interrupted": {each.hex(): tries for each, tries in record.interrupted.items()},
+        "shows-failures": record.shows_failures,
+    }
+    try:
+        files.write_private(path, json.dumps(entry).encode(), replace=True)
     except OSError as error:
-        raise files.cannot_write(record, error) from error
+        raise files.cannot_write(path, error) from error

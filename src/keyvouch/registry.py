@@ -7,20 +7,22 @@ A plugin that is broken troubles nobody who does not use it.
 
 from __future__ import annotations
 
+import contextlib
 import re
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyvouch.errors import ConfigurationError, PluginBroken, PluginConflict, PluginMissing
+from keyvouch import files, search_path
+from keyvouch.errors import PluginBroken, PluginConflict, PluginMissing
 from keyvouch.store import CONTRACT, KeyStore
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
 GROUP = "keyvouch.stores"
+_NOT_TRUSTED = "packages in the working directory are not trusted, as anyone may have put them there"
 
 KNOWN = {
     "azure-keyvault": "keyvouch-azure-keyvault",
@@ -52,7 +54,7 @@ def plugins() -> list[Plugin]:
     from importlib.metadata import distributions
 
     found: dict[tuple[str, str], Plugin] = {}
-    for distribution in distributions(path=_trusted_path()):
+    for distribution in distributions(path=search_path.trusted()):
         for plugin in _declared_by(distribution):
             # A second copy of a distribution further down the path is shadowed, and claims nothing.
             found.setdefault((plugin.scheme, plugin.distribution), plugin)
@@ -117,7 +119,7 @@ def _load(plugin: Plugin) -> type[KeyStore]:
     except BaseException as error:  # whatever the plugin's own code raises
         raise PluginBroken(
             f"{plugin.distribution} {plugin.version} cannot be loaded: {type(error).__name__}: {error}",
-            hint=f"Run: pip install --upgrade --force-reinstall {plugin.distribution}",
+            hint=_hint_for(error, plugin),
         ) from error
     if not (
         isinstance(loaded, type)
@@ -131,13 +133,20 @@ def _load(plugin: Plugin) -> type[KeyStore]:
     return loaded
 
 
+def _hint_for(error: BaseException, plugin: Plugin) -> str:
+    hint = f"Run: pip install --upgrade --force-reinstall {plugin.distribution}"
+    if isinstance(error, ModuleNotFoundError) and (skipped := search_path.skipped()):
+        hint += f"\nIf {error.name} is in the working directory ({skipped[0]}), start from another: {_NOT_TRUSTED}."
+    return hint
+
+
 def _missing(scheme: str) -> PluginMissing:
     import difflib
     from importlib.metadata import distributions
 
     package = KNOWN.get(scheme, f"keyvouch-{scheme}")
     schemes = sorted({plugin.scheme for plugin in plugins()})
-    if any(distributions(name=package, path=_trusted_path())):
+    if any(distributions(name=package, path=search_path.trusted())):
         return PluginMissing(
             f"{package} is installed, but declares no entry point {scheme} in {GROUP}.",
             hint=f"Run: pip install --force-reinstall {package}",
@@ -148,16 +157,21 @@ def _missing(scheme: str) -> PluginMissing:
         hint = f"Did you mean {nearest[0]}:?"
     else:  # never advise to install a name that nobody has vetted
         hint = "Install the distribution that offers it; `keyvouch stores` lists those that are there."
-    return PluginMissing(f"No store is installed for {scheme}: (there are {', '.join(schemes)}).", hint=hint)
+    if there := _skipped(scheme):
+        hint = f"Install it elsewhere, or start from another folder: {_NOT_TRUSTED}."
+    installed = f"(there are {', '.join(schemes)})" if schemes else "(there are none at all)"
+    message = f"No store is installed for {scheme}: {installed}."
+    return PluginMissing(" ".join([message, *(f"Skipped {each}." for each in there)]), hint=hint)
 
 
-def _trusted_path() -> list[str]:
-    """Return `sys.path` without the working directory.
-
-    `python -m` puts it there, and a planted `x.dist-info` in it would be loaded (seen).
-    """
-    try:
-        here = Path.cwd().resolve()
-    except OSError as error:
-        raise ConfigurationError("The working directory is gone.", hint="Change to one that exists.") from error
-    return [entry for entry in sys.path if entry and Path(entry).resolve() != here]
+def _skipped(scheme: str) -> list[Path]:
+    """Return the metadata folders of distributions that declare the scheme, in places that are not trusted."""
+    declares = re.compile(rb"^\s*" + re.escape(scheme).encode() + rb"\s*=", re.MULTILINE)
+    found = []
+    for place in search_path.skipped():
+        for entry_points in Path(place).glob("*.*-info/entry_points.txt"):
+            with contextlib.suppress(OSError):
+                octets = files.read(entry_points)  # of a regular file only
+                if GROUP.encode() in octets and declares.search(octets):
+                    found.append(entry_points.parent)
+    return found

@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -55,12 +55,19 @@ class Secret:
         return "***"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+        return isinstance(other, Secret) and hmac.compare_digest(_octets(self), _octets(other))
 
     __hash__ = None  # type: ignore[assignment]  # a dictionary would keep it
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not written anywhere")
+        raise TypeError("a secret cannot be copied or serialized")
+
+    def __getstate__(self) -> NoReturn:  # `object` has one that gives the slots
+        raise TypeError("a secret cannot be copied or serialized")
+
+
+def _octets(secret: Secret) -> bytes:
+    return secret.reveal().encode(errors="surrogatepass")  # an error would quote the value
 
 
 class AccessToken(Secret):
@@ -149,6 +156,21 @@ class SecretResolver:
             raise SecretRequired(f"The {name} in {reference} is empty.", hint="Put the secret there.")
         return Secret(value)
 
+    def proxy_credentials(self, reference: str | None) -> Secret | None:
+        """Return `user:password` for a proxy, from the value of `proxy-credentials`; None if there is none.
+
+        Raises as `get`, and `ConfigurationError` if it has another form (RFC 7617, section 2).
+        """
+        if reference is None:
+            return None
+        secret = self.resolve(reference, "proxy-credentials")
+        if ":" not in secret.reveal() or re.search(r"[\x00-\x1f\x7f]", secret.reveal()):
+            raise ConfigurationError(
+                f"The proxy credentials in {reference} are not user:password on one line.",
+                hint="Write the user, a colon and the password there, without percent-encoding.",
+            )
+        return secret
+
     def access_token(
         self,
         profile: str,
@@ -173,14 +195,26 @@ class SecretResolver:
         return self._sign_in(profile, scope, timeout, cae=cae, claims=claims, renew=renew)
 
     @contextlib.contextmanager
-    def attempt(self, uri: KeyUri, name: str, *, target: str, timeout: float = lockout.WAIT) -> Iterator[Secret]:
+    def attempt(
+        self,
+        uri: KeyUri,
+        name: str,
+        *,
+        target: str,
+        timeout: float = lockout.WAIT,
+        shows_failure: Callable[[], bool] | None = None,
+    ) -> Iterator[Secret]:
         """Give a secret that locks the store when it is wrong, and hold every other try on `target` meanwhile.
 
-        `target` names the token for good (its serial). Raises `SecretIncorrect` where this value was refused by this
-        target before; keeps the `SecretIncorrect` that leaves the block. `timeout`: seconds to wait for other tries.
+        `target` names the token for good (its serial). `timeout`: seconds to wait for other tries. `shows_failure`
+        returns whether the token itself shows a failed try since the last good log-in; without it, a value whose try
+        was interrupted (the process was killed) is tried once more, and then counts as refused.
+
+        Raises `SecretIncorrect` if the target refused this value before. A `SecretIncorrect` that leaves the block is
+        recorded as a refusal. Raise another `KeyvouchError` in the block only if the token has not judged the value.
         """
         secret = self.get(uri, name)
-        with lockout.single_try(target, secret.reveal, timeout=timeout):
+        with lockout.single_try(target, secret.reveal, timeout=timeout, shows_failure=shows_failure):
             yield secret
 
     def read_private(self, path: Path) -> bytes:

@@ -27,7 +27,19 @@ _NAMED = re.compile(r"(?<![\w-])([\w-]+)(=|%3[dD]|:)")
 """A name, and the sign before its value. It begins where a word does, so that a long text is gone through once."""
 _SECRET_WORDS = ("pass", "secret", "pin", "token", "credential", "pwd")
 """One of these is in the name of what may be a secret."""
-_REFERENCE = re.compile(rf"(?:{'|'.join(REFERENCE_KINDS)})(?::|%3[aA])")
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
+"""The user and password of an address, in a value."""
+_AUTHORITY = re.compile(
+    r"(?:^|:|%3[aA])(?:/|%2[fF]){2}(?!/|%2[fF])"
+    r"|(?<![\w-])proxy(?:=|%3[dD])(?!\w+(?::|%3[aA])(?:/|%2[fF]){2})"  # without a scheme
+)
+"""What is before the user and password in a text that may not be well-formed."""
+_NEXT_ATTRIBUTE = re.compile(r"[;&?][\w-]+=|$")
+_CUT_USERINFO = re.compile(r"(?!\[)[^/;&?]*:(?!\d*(?:[/;&?]|$))")
+"""A user and a password whose end was taken for the next attribute."""
+_REDACTED = "***"
+_REFERENCE = re.compile(rf"env(?::|%3[aA])[\w.-]*(?=[;&?]|$)|(?:{'|'.join(REFERENCE_KINDS[1:])})(?::|%3[aA])")
+"""A reference; behind a variable's name there may be a secret that a wrong sign has brought there."""
 
 
 @dataclass(frozen=True)
@@ -187,23 +199,31 @@ class KeyUri:
         ]
 
     def __str__(self) -> str:
+        """Return the text as it may be shown: the user and the password of an address are `***`."""
+        return self._text(lambda value: _USERINFO.sub(f"{_REDACTED}@", value))
+
+    def reveal(self) -> str:
+        """Return the text with the credentials that addresses in it may have; never show or log it."""
+        return self._text(str)
+
+    def _text(self, shown: Callable[[str], str]) -> str:
         which = [name for name in self._values if not self._declared[name].query]
         query = [name for name in self._values if self._declared[name].query]
-        text = f"{self.scheme}:{self._print_which(which)}"
+        text = f"{self.scheme}:{self._print_which(which, shown)}"
         if query:
-            text += "?" + "&".join(f"{name}={_encode(self._values[name])}" for name in query)
+            text += "?" + "&".join(f"{name}={shown(_encode(self._values[name]))}" for name in query)
         return text
 
-    def _print_which(self, names: list[str]) -> str:
+    def _print_which(self, names: list[str], shown: Callable[[str], str]) -> str:
         if len(names) == 1 and self._declared[names[0]].positional:
             octets = self._values[names[0]]
             path = octets.decode(errors="surrogateescape")
             if _is_windows_path(path):
-                if path.isprintable() and not {*path} & {*_QUOTES, "?", ";"}:
+                if path.isprintable() and not {*path} & {*_QUOTES, "?", ";", "*"}:
                     return path
             elif not _begins_with_name(path, self._declared):
-                return _encode(octets, keep="&=")
-        return ";".join(f"{name}={self._encoded(name)}" for name in names)
+                return shown(_encode(octets, keep="&="))
+        return ";".join(f"{name}={shown(self._encoded(name))}" for name in names)
 
     def _encoded(self, name: str) -> str:
         text = _encode(self._values[name])
@@ -284,6 +304,7 @@ def parse_uri(text: str, attributes: Iterable[Attribute]) -> KeyUri:
         )
     shown = f"{scheme}:***"  # what is not understood may be a secret, whatever stands before it
     try:
+        _require_original(text)
         values = _split_which(which, declared)
         shown = f"{scheme}:{redact(which)}?***"
         _take(values, (part for part in query.split("&") if part), declared, query=True)
@@ -301,6 +322,7 @@ def redact(text: str) -> str:
 
     All that follows is left out: where a password has a `;`, `&` or `?` in it, nobody can tell where it ends.
     """
+    text = _without_userinfo(text)
     query = text.find("?")
     for found in _NAMED.finditer(text):
         begin, sign = found.start(), found[2]
@@ -313,6 +335,32 @@ def redact(text: str) -> str:
         if sign == ":" or not _REFERENCE.match(text, found.end()):
             return f"{text[: found.end()]}***"
     return text
+
+
+def _without_userinfo(text: str) -> str:
+    """Leave out the user and the password of every address, up to the last @ before the next attribute."""
+    shown, position = "", 0
+    while found := _AUTHORITY.search(text, position):
+        end = _NEXT_ATTRIBUTE.search(text, found.end()).start()  # type: ignore[union-attr]  # it finds the end
+        shown += text[position : found.end()]
+        at = max(text.rfind("@", found.end(), end), text.rfind("%40", found.end(), end))
+        if at >= 0:
+            shown += _REDACTED + text[at:end]
+        elif _CUT_USERINFO.match(text, found.end(), end):
+            return shown + _REDACTED
+        else:
+            shown += text[found.end() : end]
+        position = end
+    return shown + text[position:]
+
+
+def _require_original(text: str) -> None:
+    if _REDACTED in text:
+        raise ConfigurationError(
+            f"The URI is redacted: it contains {_REDACTED}.",
+            hint=f"Replace {_REDACTED} with the original value. The user and password of a proxy can be given as"
+            " proxy-credentials=env:NAME. If the asterisks are meant, write %2A for each.",
+        )
 
 
 def _split_which(text: str, declared: dict[str, Attribute]) -> dict[str, bytes]:
@@ -387,7 +435,7 @@ def _checked(attribute: Attribute, octets: bytes, origin: str = "") -> bytes:
         raise ConfigurationError(
             f"The value of {name}{origin} cannot be used: {reason}.", hint=f"Correct {name}: {attribute.help}."
         ) from None
-    if attribute.secret and not _is_reference(value):
+    if attribute.secret and not is_reference(value):
         raise ConfigurationError(
             f"The attribute {name}{origin} holds something else than a reference to a secret.",
             hint=f"Put the secret elsewhere and write {name}=env:NAME or {name}=file:/path.",
@@ -395,7 +443,8 @@ def _checked(attribute: Attribute, octets: bytes, origin: str = "") -> bytes:
     return octets
 
 
-def _is_reference(value: object) -> bool:
+def is_reference(value: object) -> bool:
+    """Return whether a value refers to a secret, as `env:NAME` does."""
     if not isinstance(value, str):
         return False
     kind, colon, rest = value.partition(":")
@@ -424,12 +473,13 @@ def _decode(text: str, name: str) -> bytes:
 def _encode(octets: bytes, keep: str = "") -> str:
     """Percent-encode what would end the value, confuse a reader or a shell, or is no printable text."""
     text = octets.decode(errors="surrogateescape")
-    return "".join(
+    encoded = "".join(
         character
         if character.isprintable() and (character in keep or character not in {*_QUOTES, *"%?;&# "})
         else _percent(character)
         for character in text
     )
+    return encoded.replace(_REDACTED, "%2A" * len(_REDACTED))  # only what is left out is shown so
 
 
 def _percent(character: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime as dt
 import socket
@@ -15,8 +16,10 @@ import pytest
 
 from keyvouch.errors import ConfigurationError, StoreUnavailable
 from keyvouch.https import Limits, Pools, is_loopback, proxy_for, retry_after
+from keyvouch.secrets import Secret
 from keyvouch.sockets import LARGEST_RESPONSE
 from keyvouch.testing.authority.tls import make_context
+from traces import traces
 
 Talk = Callable[[socket.socket, bytes], None]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -210,33 +213,78 @@ def test_nobody_listens(pools: Pools) -> None:
         pools.request("GET", "https://localhost:9/", None, {})
 
 
-@pytest.mark.parametrize("given", ["option", "environment"])
+@pytest.mark.parametrize("given", ["option", "environment", "reference", "reference for the environment", "both"])
 def test_proxy_is_asked(limits: Limits, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    """With its password, which no error shows."""
+    """With its password, which no error, cause or frame shows; a reference takes precedence over the address."""
     heads: list[bytes] = []
 
     def refuse(connection: socket.socket, request: bytes) -> None:
         heads.append(request)
-        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
 
     with serving(None) as proxy:
         proxy.talk = refuse
+        plain = f"http://127.0.0.1:{proxy.port}"
         address = f"http://me:s%3Acret@127.0.0.1:{proxy.port}"
-        if given == "environment":
-            monkeypatch.setenv("HTTPS_PROXY", address)
-        pools = Pools(limits, proxy=address if given == "option" else None)
+        credentials = Secret("me:s:cret") if "reference" in given or given == "both" else None
+        if "environment" in given:
+            monkeypatch.setenv("HTTPS_PROXY", plain if credentials else address)
+            pools = Pools(limits, proxy_credentials=credentials)
+        else:
+            option = {"option": address, "both": address.replace("me", "other")}.get(given, plain)
+            pools = Pools(limits, proxy=option, proxy_credentials=credentials)
         with pytest.raises(StoreUnavailable, match="Failed to reach https://vault.test through the proxy") as caught:
             pools.request("GET", "https://vault.test/", None, {})
     assert proxy.asked == [b"CONNECT vault.test:443"]
-    assert b"Basic bWU6czpjcmV0" in heads[0]
-    assert "cret" not in str(caught.value) + caught.value.hint
+    assert b"Basic bWU6czpjcmV0\r\n" in heads[0]
+    assert all("cret@" not in shown and "s:cret" not in shown for shown in traces(caught.value))
 
 
-def test_proxy_that_is_none(limits: Limits) -> None:
-    """It is told without what stands in it, which may be a password."""
-    with pytest.raises(ConfigurationError, match="Invalid proxy URL") as caught:
-        Pools(limits, proxy="ftp://me:secret@proxy.test").request("GET", "https://vault.test/", None, {})
-    assert "secret" not in str(caught.value)
+def test_proxy_password_in_any_script(limits: Limits) -> None:
+    """It is sent in UTF-8 (RFC 7617), where a library would fail and quote it."""
+    heads: list[bytes] = []
+
+    def refuse(connection: socket.socket, request: bytes) -> None:
+        heads.append(request)
+        connection.sendall(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
+
+    with serving(None) as proxy:
+        proxy.talk = refuse
+        pools = Pools(limits, proxy=f"http://127.0.0.1:{proxy.port}", proxy_credentials=Secret("me:\u043f\u0430"))
+        with pytest.raises(StoreUnavailable):
+            pools.request("GET", "https://vault.test/", None, {})
+    assert b"Basic " + base64.b64encode("me:\u043f\u0430".encode()) in heads[0]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://me:s-cret@proxy.test",
+        "http://me:s-cret@[proxy",
+        "http://me:s-cret@proxy:port",
+        "http://me:s-cret@proxy\u2100.test",
+        "http://me:s-cret/x@proxy",
+        "me:s-cret@",
+        "http://***@proxy.test",
+    ],
+)
+@pytest.mark.parametrize("given", ["option", "environment"])
+def test_proxy_that_is_none(limits: Limits, monkeypatch: pytest.MonkeyPatch, given: str, address: str) -> None:
+    """It is an error without what is in it, which may be a password."""
+    monkeypatch.setenv("HTTPS_PROXY", address if given == "environment" else "")
+    pools = Pools(limits, proxy=address if given == "option" else None)
+    with pytest.raises(ConfigurationError, match="Invalid proxy address") as caught:
+        pools.request("GET", "https://vault.test/", None, {})
+    assert all("s-cret" not in shown for shown in traces(caught.value))
+
+
+def test_proxy_that_is_not_there(limits: Limits) -> None:
+    """Nor is the password shown if nobody listens, or the name of the proxy is unknown."""
+    for host in ("127.0.0.1:1", "proxy.invalid:3128"):
+        pools = Pools(limits, proxy=f"http://me:s-cret@{host}")
+        with pytest.raises(StoreUnavailable) as caught:
+            pools.request("GET", "https://vault.test/", None, {})
+        assert all("s-cret" not in shown for shown in traces(caught.value))
 
 
 @pytest.mark.parametrize(

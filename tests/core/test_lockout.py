@@ -1,16 +1,19 @@
 """A wrong PIN is tried once."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from keyvouch import files, lockout
-from keyvouch.errors import ConfigurationError, SecretIncorrect, StoreUnavailable
+from keyvouch.errors import ConfigurationError, SecretIncorrect, StoreLocked, StoreUnavailable
 from keyvouch.lockout import single_try
 from keyvouch.secrets import SecretResolver
 from keyvouch.uri import Attribute, parse_uri
@@ -91,10 +94,10 @@ def test_refusal_is_explained() -> None:
 
 
 def test_other_failures_record_nothing() -> None:
-    """Only a refusal counts: a token that is gone says nothing of the PIN."""
-    for error in (StoreUnavailable("gone"), RuntimeError(), KeyboardInterrupt()):
-        with pytest.raises(type(error)), single_try(TOKEN, lambda: "right"):
-            raise error
+    """Only a refusal counts: a token that is gone has not judged the PIN, however often that happens."""
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable), single_try(TOKEN, lambda: "right"):
+            raise StoreUnavailable("gone")
     assert Token().log_in("right")
 
 
@@ -117,27 +120,137 @@ def test_other_failures_forget_nothing() -> None:
         b"null",
         b"{}",
         b"\xff",
+        b"[" * 100_000,
         b'{"salt": 1, "digests": []}',
+        b'{"salt": "", "digests": []}',
+        b'{"salt": "00"}',
         b'{"salt": "00", "digests": 1}',
+        b'{"salt": "00", "digests": {"00": 1}}',
+        b'{"salt": "00", "digests": "0011"}',
+        b'{"salt": "00", "digests": [null]}',
         b'{"salt": "zz", "digests": ["zz"]}',
+        b'{"salt": "00", "digests": [], "interrupted": ["00"]}',
+        b'{"salt": "00", "digests": [], "interrupted": {"00": "1"}}',
+        b'{"salt": "00", "digests": [], "interrupted": {"00": true}}',
+        b'{"salt": "00", "digests": [], "interrupted": {}, "shows-failures": 1}',
+        b'{"salt": "00", "digests": []}' + b" " * 2**21,
     ],
 )
-def test_damaged_record_tells_nothing(octets: bytes) -> None:
-    """A record that cannot be read is no refusal, and is written anew at the next."""
+def test_damaged_record_refuses_every_value(octets: bytes) -> None:
+    """A record that cannot be understood may have held the refusal: nothing is tried until it is unsealed."""
     token = Token()
     token.log_in("wrong")
     record().write_bytes(octets)
-    assert not token.log_in("wrong")
+    for pin in ("wrong", "right"):
+        with pytest.raises(SecretIncorrect, match="No PIN is tried") as caught, single_try(TOKEN, pin.strip):
+            pytest.fail("was tried")
+        assert "keyvouch doctor --unseal" in caught.value.hint
+    assert lockout.forget() == 1
+    assert token.log_in("right")
     assert token.tries == 2
-    assert not token.log_in("wrong")
-    assert token.tries == 2
+
+
+def test_truncated_record_refuses_every_value() -> None:
+    """Every beginning of a record is damaged, as after a crash of the machine."""
+    token = Token()
+    token.log_in("wrong")
+    whole = record().read_bytes()
+    for length in range(0, len(whole), 7):
+        record().write_bytes(whole[:length])
+        assert not token.log_in("right")
+    assert token.tries == 1
+
+
+def make_link(path: Path) -> None:
+    path.symlink_to("/dev/null")
+
+
+def make_circle(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "inside").touch()
+
+
+SPOILED: dict[str, Callable[[Path], None]] = {
+    "folder": make_folder,
+    "fifo": os.mkfifo,
+    "link": make_link,
+    "circle": make_circle,
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_record_that_is_no_file_refuses_every_value(kind: str) -> None:
+    """Something else in the place of the record is not waited for, not followed, and can be unsealed."""
+    token = Token()
+    token.log_in("wrong")
+    path = record()
+    path.unlink()
+    SPOILED[kind](path)
+    assert not token.log_in("right")
+    assert lockout.forget() == 1
+    assert token.log_in("right")
+
+
+@pytest.mark.parametrize("mode", [0o660, 0o602, 0o620])
+def test_record_that_others_can_write_refuses_every_value(mode: int) -> None:
+    """Somebody else may have struck a refusal out."""
+    token = Token()
+    token.log_in("wrong")
+    record().chmod(mode)
+    assert not token.log_in("right")
+    assert lockout.forget() == 1
+    assert token.log_in("right")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_record_of_another_account_refuses_every_value() -> None:
+    """The owner must be root, this account, or the owner of the folder, who could replace it anyway."""
+    token = Token()
+    token.log_in("wrong")
+    os.chown(record(), 12345, -1)
+    assert not token.log_in("right")
+    os.chown(record().parent, 12345, -1)
+    assert token.log_in("right")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second account")
+def test_record_that_cannot_be_read_is_unsealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that root left in an account's folder refuses every value, and the account itself can clear it."""
+    with tempfile.TemporaryDirectory() as folder:  # which another account can reach
+        monkeypatch.setenv("STATE_DIRECTORY", folder)
+        assert Token("wrong", name="first").log_in("wrong")
+        for path in (Path(folder), *Path(folder).rglob("*")):
+            os.chown(path, 5, -1)
+        Token().log_in("wrong")
+        os.chown(record().with_suffix(".lock"), 5, -1)
+        program = f"""
+            import os
+            from keyvouch import lockout
+            from keyvouch.errors import SecretIncorrect
+            with lockout.single_try("first", lambda: "right"):
+                pass  # all that is needed is imported, in case that account cannot
+            os.chown({folder!r} + "/refused", 5, -1)
+            os.setresuid(5, 5, 5)
+            try:
+                with lockout.single_try({TOKEN!r}, lambda: "right"):
+                    print("tried")
+            except SecretIncorrect as error:
+                print("Permission denied" in error.message, lockout.forget())
+        """
+        command = [sys.executable, "-c", textwrap.dedent(program)]
+        done = subprocess.run(command, capture_output=True, check=False)
+        assert done.stdout == b"True 1\n", done.stderr
 
 
 def test_record_holds_no_pin() -> None:
     """What is kept is a salted digest of the refused value, in a file for its owner alone."""
     Token().log_in("wrong")
     assert "wrong" not in record().read_text()
-    assert set(json.loads(record().read_text())) == {"salt", "digests"}
+    assert set(json.loads(record().read_text())) == {"salt", "digests", "interrupted", "shows-failures"}
     assert record().stat().st_mode & 0o777 == 0o600
 
 
@@ -148,16 +261,6 @@ def test_each_record_has_its_own_salt() -> None:
         Token(name=name).log_in("wrong")
     contents = {path.read_text() for path in (files.state_folder() / "refused").glob("*.json")}
     assert len({json.loads(text)["digests"][0] for text in contents}) == 2
-
-
-def test_unreadable_record_is_a_clear_error() -> None:
-    """State that cannot be read stops the try: it may hold the refusal."""
-    Token().log_in("wrong")
-    path = record()
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(ConfigurationError, match="cannot be read"), single_try(TOKEN, lambda: "right"):
-        pytest.fail("was tried")
 
 
 def test_unwritable_state_is_a_clear_error(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,24 +282,204 @@ def test_full_disk_stops_the_try(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("was tried")
 
 
-def test_death_in_the_try_costs_no_other(tmp_path: Path) -> None:
-    """A process that dies while it tries, started again and again, tries once; another PIN, or --unseal, helps."""
+def test_refusal_on_a_full_disk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the disk is full by the time that the token refuses, no value is tried until it is unsealed."""
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def refuse() -> None:
+        with monkeypatch.context() as patch, single_try(TOKEN, lambda: "wrong"):
+            patch.setattr(files, "write_private", full)
+            raise SecretIncorrect("no")
+
+    with pytest.raises(SecretIncorrect, match="no"):
+        refuse()
+    with pytest.raises(SecretIncorrect, match="No PIN is tried"), single_try(TOKEN, lambda: "wrong"):
+        pytest.fail("was tried")
+
+
+# Interrupted tries.
+
+
+class Flags:
+    """What a token shows of failed tries, where it does."""
+
+    def __init__(self, *, shown: bool = False) -> None:
+        self.shown, self.asked = shown, 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.shown
+
+
+def interrupt(pin: str, flags: Flags | None, error: type[BaseException] = KeyboardInterrupt) -> bool:
+    """Let a try be interrupted; tell whether it began."""
+    began = False
+    try:
+        with single_try(TOKEN, lambda: pin, shows_failure=flags):
+            began = True
+            raise error  # noqa: TRY301 - it is to leave the block
+    except (error, SecretIncorrect):
+        return began
+
+
+def accepted(pin: str, flags: Flags | None) -> bool:
+    try:
+        with single_try(TOKEN, lambda: pin, shows_failure=flags):
+            return True
+    except SecretIncorrect:
+        return False
+
+
+def learn(flags: Flags) -> None:
+    """Let it be seen that the token shows failed tries, and then take them back by a good one."""
+    flags.shown = True
+    with pytest.raises(SecretIncorrect), single_try(TOKEN, lambda: "other", shows_failure=flags):
+        raise SecretIncorrect("no")
+    flags.shown = False
+    assert accepted("right", flags)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError, MemoryError])
+@pytest.mark.parametrize("shows", [True, False])
+def test_interrupted_value_is_tried_once_more(error: type[BaseException], *, shows: bool) -> None:
+    """An interrupted try is no refusal: if the token shows no failed try, or never does, there is one more."""
+    flags = Flags() if shows else None
+    assert interrupt("right", flags, error)
+    assert accepted("right", flags)
+
+
+def test_value_that_the_token_has_refused_is_not_tried_again() -> None:
+    """If the token shows a failed try after an interruption, the value counts as refused from then on."""
+    flags = Flags()
+    assert interrupt("wrong", flags)
+    flags.shown = True
+    assert not interrupt("wrong", flags)
+    flags.shown = False  # somebody else has logged in with the right one
+    assert not interrupt("wrong", flags)
+    assert accepted("right", flags)
+
+
+@pytest.mark.parametrize("flags", [None, Flags()])
+def test_silent_token_gets_an_interrupted_value_twice(flags: Flags | None) -> None:
+    """A token that has never been seen to show a failed try may just not do so: it gets the value twice at most."""
+    assert [interrupt("wrong", flags) for _ in range(5)] == [True, True, False, False, False]
+    assert accepted("right", flags)
+
+
+def test_token_that_shows_failures_is_believed() -> None:
+    """Once a token has shown a failed try, showing none means that there was none, however often it is interrupted."""
+    flags = Flags()
+    learn(flags)
+    assert [interrupt("right", flags) for _ in range(5)] == [True] * 5
+    flags.shown = True
+    assert not accepted("right", flags)
+
+
+def test_token_that_shows_nothing_after_a_refusal_is_silent() -> None:
+    """What was believed of a token ends when it refuses a PIN and shows nothing."""
+    flags = Flags()
+    learn(flags)
+    with pytest.raises(SecretIncorrect), single_try(TOKEN, lambda: "other", shows_failure=flags):
+        raise SecretIncorrect("no")
+    assert [interrupt("right", flags) for _ in range(3)] == [True, True, False]
+
+
+def test_caller_without_flags_gets_one_more_try() -> None:
+    """What is known of a token helps only those who ask it."""
+    learn(Flags())
+    assert [interrupt("right", None) for _ in range(3)] == [True, True, False]
+
+
+def test_flags_are_asked_only_about_interrupted_values() -> None:
+    """A log-in that was not interrupted costs no question."""
+    flags = Flags(shown=True)
+    assert accepted("right", flags)
+    assert flags.asked == 0
+
+
+def test_interruptions_are_counted_by_value() -> None:
+    """Another value has its own tries, and a good one ends all counting."""
+    assert [interrupt(pin, None) for pin in ("one", "other", "one", "one", "other")] == [True, True, True, False, True]
+    assert accepted("right", None)
+    assert interrupt("one", None)
+
+
+def test_failure_without_an_answer_keeps_the_count() -> None:
+    """A token that is gone in the second try has not judged the PIN, and does not use up the try."""
+    assert interrupt("right", None)
+    with pytest.raises(StoreUnavailable), single_try(TOKEN, lambda: "right"):
+        raise StoreUnavailable("gone")
+    assert accepted("right", None)
+
+
+def test_flags_that_cannot_be_asked_stop_the_try() -> None:
+    """If the token does not answer, an interrupted value is neither tried nor refused."""
+
+    def gone() -> bool:
+        raise StoreUnavailable("gone")
+
+    assert interrupt("right", None)
+    with pytest.raises(StoreUnavailable), single_try(TOKEN, lambda: "right", shows_failure=gone):
+        pytest.fail("was tried")
+    assert accepted("right", Flags())
+
+
+def test_token_that_locks_in_the_try_is_not_asked_again() -> None:
+    """A token may say "locked" in place of "wrong": the value is not tried again as if nothing had been."""
+    flags = Flags()
+    with pytest.raises(StoreLocked), single_try(TOKEN, lambda: "wrong", shows_failure=flags):
+        raise StoreLocked("locked")
+    flags.shown = True
+    assert not interrupt("wrong", flags)
+
+
+def test_earlier_records_count_as_refusals() -> None:
+    """A record of an earlier version does not say what was interrupted: all that is in it was refused."""
+    assert interrupt("wrong", None)
+    entry = json.loads(record().read_text())
+    record().write_text(json.dumps({"salt": entry["salt"], "digests": list(entry["interrupted"])}))
+    assert not accepted("wrong", Flags())
+    assert accepted("right", Flags())
+
+
+@pytest.mark.parametrize(("status", "begun"), [(139, [True, True, False])])
+def test_death_in_the_try_costs_one_more(status: int, begun: list[bool]) -> None:
+    """A process that dies while it tries, started again and again, tries twice; another PIN, or --unseal, helps."""
     program = f"""
         import os
         from keyvouch.lockout import single_try
         with single_try({TOKEN!r}, lambda: "wrong"):
             print("tried", flush=True)
-            os._exit(139)
+            os._exit({status})
     """
     said = [
         subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, check=False).stdout
-        for _ in range(3)
+        for _ in begun
     ]
-    assert said == [b"tried\n", b"", b""]
+    assert said == [b"tried\n" if began else b"" for began in begun]
     token = Token(pin="wrong")
     assert not token.log_in("wrong")
     assert lockout.forget() == 1
     assert token.log_in("wrong")
+
+
+def test_unseal_counts_what_kept_a_value_from_being_tried() -> None:
+    """What is only known of a token is forgotten too, and not counted."""
+    learn(Flags())
+    assert record().exists()
+    assert lockout.forget() == 0
+    assert lockout.forget() == 0
+
+
+def test_unseal_says_what_it_cannot_read(own_folders: Path) -> None:
+    """A folder that cannot be listed is an error, and not "no PIN was refused"."""
+    folder = files.state_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "refused").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match="refused"):
+        lockout.forget()
 
 
 def test_other_try_is_waited_for_in_time() -> None:

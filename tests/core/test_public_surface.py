@@ -23,6 +23,7 @@ def type_checking_imports() -> dict[str, str]:
         for line in block.body
         if isinstance(line, ast.ImportFrom)
         for alias in line.names
+        if alias.asname  # which makes it public
     }
 
 

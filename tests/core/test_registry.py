@@ -1,7 +1,10 @@
 """From a scheme to its store: with distributions as pip leaves them, made for each test."""
 
+import os
+import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,7 +125,7 @@ def test_near_scheme_is_suggested(site: Path, scheme: str, meant: str) -> None:
 @pytest.mark.parametrize(("scheme", "package"), registry.KNOWN.items())
 def test_known_scheme_says_what_to_install(monkeypatch: pytest.MonkeyPatch, scheme: str, package: str) -> None:
     """The plugins of this project are advised by name."""
-    monkeypatch.setattr("keyvouch.registry._trusted_path", list)
+    monkeypatch.setattr("keyvouch.search_path.trusted", list)
     store_class.cache_clear()
     with pytest.raises(PluginMissing) as caught:
         store_class(scheme)
@@ -289,3 +292,195 @@ def test_folder_below_the_working_directory_is_searched(site: Path, monkeypatch:
     assert "demo" in schemes()
     monkeypatch.chdir(site)
     assert "demo" not in schemes()
+
+
+def test_skipped_store_is_named(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is only in the working directory is not loaded, and the error says that it was skipped, and why."""
+    module = install(site, "acme-store", module=TRACE)
+    (site / "fifo-1.0.dist-info").mkdir()
+    os.mkfifo(site / "fifo-1.0.dist-info" / "entry_points.txt")
+    monkeypatch.chdir(site)
+    with pytest.raises(PluginMissing, match=r"Skipped .*site-packages/acme_store-1.0.dist-info\.") as caught:
+        store_class("demo")
+    assert "working directory are not trusted" in caught.value.hint
+    assert not module.with_suffix(".ran").exists()
+    with pytest.raises(PluginMissing) as caught:  # not for what nobody asked for
+        store_class("qqq")
+    assert "Skipped" not in caught.value.message
+
+
+@pytest.mark.parametrize("entry", ["", ".", "site-packages/../site-packages", "./site-packages"])
+def test_relative_entry_is_not_trusted(site: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
+    """What a relative entry of `sys.path` means depends on the working directory."""
+    install(site, "acme-store")
+    monkeypatch.setattr(sys, "path", [entry, *(each for each in sys.path if each != str(site))])
+    monkeypatch.chdir(site if len(entry) < 2 else site.parent)
+    assert "demo" not in schemes()
+    assert "pem" in schemes()
+
+
+def test_odd_entries_of_the_path_are_passed_over(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files, missing folders, and what is no text on `sys.path` do no harm."""
+    install(site, "acme-store")
+    (site / "file").write_bytes(b"no archive")
+    odd = [site / "path", None, 5, b"octets", "a\0b", str(site / "file"), str(site / "missing"), *sys.path]
+    monkeypatch.setattr(sys, "path", odd)
+    assert "demo" in schemes()
+
+
+def test_link_to_the_working_directory_is_not_trusted(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However an entry of `sys.path` spells it."""
+    install(site, "acme-store")
+    (tmp_path / "link").symlink_to(site)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "link"), *(each for each in sys.path if each != str(site))])
+    assert "demo" in schemes()
+    monkeypatch.chdir(site)
+    assert "demo" not in schemes()
+
+
+def test_missing_working_directory_hides_nothing(tmp_path: Path) -> None:
+    """If the working directory is gone nothing can be in it, and stores are found."""
+    program = f"import os; os.rmdir({str(tmp_path / 'gone')!r}); {LIST}"
+    (tmp_path / "gone").mkdir()
+    assert "pfx" in run("-c", program, cwd=tmp_path / "gone")
+
+
+# Layouts: keyvouch itself in the working directory, as on AWS Lambda.
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this very code."""
+    root = Path(registry.__file__).parents[2]
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, check=True, capture_output=True, cwd=root)
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+@pytest.fixture
+def target(wheel: Path, tmp_path: Path) -> Path:
+    """A folder that pip has installed keyvouch into with --target."""
+    folder = tmp_path / "task"
+    options = ["--no-deps", "--no-index", "--no-compile", "--target", str(folder)]
+    command = [sys.executable, "-m", "pip", "install", "-q", *options, str(wheel)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+HERE = "import keyvouch; print(keyvouch.__file__); " + LIST
+
+
+@pytest.mark.parametrize("way", ["-c", "PYTHONPATH", "relative", "below"])
+def test_stores_beside_keyvouch_are_found(target: Path, tmp_path: Path, way: str) -> None:
+    """`pip install --target .`: distributions in the folder that keyvouch was imported from are as good as keyvouch."""
+    install(target, "acme-store")
+    other = tmp_path / "other"
+    install(other, "evil", "evil")
+    program, cwd, path = f"import sys; {HERE}", target, {}
+    match way:
+        case "PYTHONPATH":
+            path = {"PYTHONPATH": str(target)}
+            program = f"import os; os.chdir({str(other)!r}); {program}"
+        case "relative":
+            program, cwd = f"import sys; sys.path.insert(0, 'task'); {HERE}", tmp_path
+        case "below":
+            path, cwd = {"PYTHONPATH": f"{target}:"}, other
+    said = run("-c", program, cwd=cwd, **path)
+    assert str(target / "keyvouch") in said
+    assert "'demo'" in said
+    assert "'pem'" in said
+    assert "evil" not in said
+
+
+def test_command_runs_beside_its_packages(target: Path) -> None:
+    """`python -m keyvouch` in that folder works too."""
+    install(target, "acme-store")
+    said = run("-m", "keyvouch", "stores", "--output", "json", cwd=target)
+    assert '"pem"' in said
+    assert "acme-store" in said
+
+
+@pytest.mark.parametrize("way", ["path", "main"])
+def test_zip_archive_with_keyvouch_is_trusted(target: Path, tmp_path: Path, way: str) -> None:
+    """An archive that keyvouch was imported from, also by a relative path."""
+    install(target, "acme-store")
+    (target / "__main__.py").write_text(HERE)
+    archive = Path(shutil.make_archive(str(tmp_path / "app"), "zip", target))
+    said = run("app.zip", cwd=tmp_path) if way == "main" else run("-c", HERE, cwd=tmp_path, PYTHONPATH=str(archive))
+    assert "app.zip/keyvouch" in said
+    assert "'demo'" in said
+    assert "'pem'" in said
+
+
+# What the command imports.
+
+PLANTED = (
+    *("click", "msal", "cryptography", "keyring", "rich", "requests", "msgspec", "stevedore", "platformdirs"),
+    *("keyvouch_pkcs11", "keyvouch_vault", "hvac", "azure"),
+    *("typing", "__future__", "json", "pathlib", "shlex", "tomllib", "difflib", "logging", "hashlib"),
+)
+
+
+def plant(folder: Path) -> None:
+    for name in PLANTED:
+        package = folder / name
+        package.mkdir()
+        (package / "__init__.py").write_text(f"import os; os.write(2, b'planted: {name}; ')\nraise RuntimeError")
+
+
+@pytest.mark.parametrize("path", [":", ".", "{}", "/nowhere:", "{}/", "{}/../{name}", None])
+@pytest.mark.parametrize("arguments", [("stores",), ("keys", "--key", "vault:address=https://vault.test?auth=none")])
+def test_command_imports_nothing_from_the_working_directory(
+    tmp_path: Path, path: str | None, arguments: tuple[str, ...]
+) -> None:
+    """Whatever puts the working directory on the path, planted modules are not imported by the command."""
+    plant(tmp_path)
+    code = "import sys; from keyvouch.__main__ import main; sys.argv[0] = 'keyvouch'; main()"  # as pip's script
+    script = tmp_path.parent / f"{tmp_path.name}-bin" / "keyvouch"
+    script.parent.mkdir()
+    script.write_text(code)
+    environment = dict(os.environ)
+    command = [sys.executable, str(script)]
+    if path is None:
+        command = [sys.executable, "-m", "keyvouch"]
+    else:
+        environment["PYTHONPATH"] = path.format(tmp_path, name=tmp_path.name)
+    done = subprocess.run(
+        [*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, check=False, text=True
+    )
+    assert "planted" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 2)
+
+
+def test_command_names_what_it_skipped(tmp_path: Path) -> None:
+    """Also after it has taken the working directory out of its path."""
+    install(tmp_path, "acme-store")
+    command = [sys.executable, "-m", "keyvouch", "keys", "--key", "demo:x"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, text=True)
+    assert done.returncode == 2
+    assert f"Skipped {tmp_path}/acme_store-1.0.dist-info." in done.stderr
+
+
+def test_nothing_else_is_imported_before_the_path_is_clean() -> None:
+    """What the interpreter imports before our code runs cannot be helped; keyvouch adds nothing to it."""
+    program = """
+        import sys
+        before = set(sys.modules)
+        import keyvouch.__main__
+        print(sorted(set(sys.modules) - before))
+    """
+    said = run("-c", textwrap.dedent(program), cwd=Path("/"))
+    assert said.strip() == str(["keyvouch", "keyvouch.__main__", "keyvouch.search_path"])
+
+
+def test_moved_entry_point_is_explained(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin whose module is only in the working directory is broken, and the hint says why."""
+    install(site, "acme-store", module="import nothing_of_that_name")
+    assert "working directory" not in broken().hint
+    monkeypatch.syspath_prepend("")
+    assert "start from another" in broken().hint

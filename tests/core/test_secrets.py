@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import pprint
 import sys
 import traceback
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import keyring
 import keyring.errors
+import msgspec
 import pytest
 
 from keyvouch import secrets
@@ -96,6 +98,37 @@ def test_secret_is_not_written_or_copied(way: Any) -> None:
 def test_secret_has_no_fields() -> None:
     """A secret has nothing that a debugger or a serializer would list."""
     assert not hasattr(Secret(VALUE), "__dict__")
+
+
+@pytest.mark.parametrize("made", [Secret(VALUE), AccessToken(VALUE, 2**31, 5)])
+def test_secret_is_in_no_state(made: Secret) -> None:
+    """What serializers and debuggers ask an object for does not have it."""
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with pytest.raises(TypeError):
+            pickle.dumps(made, protocol)
+        with pytest.raises(TypeError):
+            made.__reduce_ex__(protocol)
+    with pytest.raises(TypeError) as caught:
+        made.__getstate__()
+    with pytest.raises(TypeError):
+        vars(made)
+    with pytest.raises(TypeError) as formatted:
+        f"{made:>20}"
+    assert VALUE not in f"{caught.value} {formatted.value} {made!r} {made} {made!a} {made:}"
+    assert pprint.pformat({"token": made, "all": [made]}) == "{'all': [***], 'token': ***}"
+    with pytest.raises(TypeError):
+        json.dumps({"token": made})
+    with pytest.raises(TypeError):
+        msgspec.json.encode(made)
+
+
+def test_comparison_shows_nothing() -> None:
+    """Not even of a value that is no text, which an error would quote."""
+    assert Secret("\udc80" + VALUE) == Secret("\udc80" + VALUE)
+    assert Secret("\udc80" + VALUE) != Secret(VALUE)
+    with pytest.raises(TypeError) as caught:
+        assert Secret(VALUE) < Secret(VALUE)  # type: ignore[operator]
+    assert VALUE not in str(caught.value)
 
 
 def test_secrets_are_compared_by_value() -> None:

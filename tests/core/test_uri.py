@@ -10,7 +10,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keyvouch.errors import ConfigurationError
-from keyvouch.uri import CORE_ATTRIBUTES, Attribute, KeyUri, parse_uri, redact, scheme_of
+from keyvouch.proxies import parse_proxy
+from keyvouch.uri import (
+    CORE_ATTRIBUTES,
+    Attribute,
+    KeyUri,
+    parse_choice,
+    parse_flag,
+    parse_path,
+    parse_uri,
+    redact,
+    scheme_of,
+)
 
 ATTRIBUTES = (
     Attribute(
@@ -361,7 +372,20 @@ def test_secret_in_a_uri_is_not_echoed(text: str) -> None:
 
 def test_long_text_is_redacted_once() -> None:
     """Text from outside may be made to be slow: it is gone through once, however long it is."""
-    for piece in ("pass-", "pass=env:", "a", "pin:", "%3d", "pass%"):
+    for piece in (
+        "pass-",
+        "pass=env:",
+        "a",
+        "pin:",
+        "%3d",
+        "pass%",
+        "://",
+        "://a:",
+        "&",
+        "@://",
+        "proxy=",
+        "proxy=://@",
+    ):
         assert len(redact("x:" + piece * 40_000)) > 0
 
 
@@ -393,3 +417,204 @@ def test_references_are_taken(kind: str) -> None:
     uri = parse(f"pfx:/a?password={kind}:x")
     assert uri.get("password") == f"{kind}:x"
     assert repr(uri) == f"<KeyUri pfx:/a?password={kind}:x>"
+
+
+# Credentials in addresses
+
+REACHED = (
+    Attribute("address", "where", connection=True),
+    Attribute("object", "a label"),
+    Attribute("proxy", "a proxy", query=True, connection=True, parse=parse_proxy),
+    Attribute("ca-file", "a file", query=True, parse=parse_path),
+    Attribute("proxy-credentials", "where they are", query=True, secret=True),
+)
+
+
+@pytest.mark.parametrize(
+    "userinfo",
+    [f"me:{SECRET}", f":{SECRET}", SECRET, f"{SECRET}:", f"me:a@{SECRET}", f"me:{SECRET}:x", f"me:%253B{SECRET}"],
+)
+@pytest.mark.parametrize("name", ["proxy", "address", "object"])
+def test_credentials_in_an_address_are_not_shown(name: str, userinfo: str) -> None:
+    """Wherever an address is, its user and password are left out of what is printed; `get` has them."""
+    value = f"http://{userinfo}@host:3128"
+    uri = parse_uri(f"demo:{'' if name != 'proxy' else '?'}{name}={value}", REACHED)
+    shown = f"{uri} {uri!r} {uri.quoted} {redact(uri.reveal())}"
+    assert SECRET not in shown
+    assert "http://***@host:3128" in shown
+    assert uri.get(name) == value.replace("%25", "%")
+    assert parse_uri(uri.reveal(), REACHED) == uri
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"demo:address=https://me:{SECRET}@host;object=a?proxy=http://p&ca-file=/a@b",
+        f"demo:address=https://me:a;{SECRET}@host",
+        f"demo:address=https://me:a&{SECRET}@host",
+        f"demo:address=https://me:a?{SECRET}@host",
+        f"demo:address=https://me:a;b={SECRET}@host",
+        f"demo:address=https://me:{SECRET}",
+        f"demo:address=https%3A%2F%2Fme:{SECRET}%40host",
+        f"demo:?proxy=http://me:{SECRET}@host&zzz=1",
+        f"demo:?proxy=http://me:{SECRET}/x@host",
+        f"demo:?proxy=http://me:{SECRET}#x@host",
+        f"demo:?proxy=http://me:x#{SECRET}@host",
+        f"demo:?proxy=http://me:x&{SECRET}@host",
+        f"demo:?proxy=http://me:x?{SECRET}@host",
+        f"demo:?proxy=http://me:{SECRET}%0Ax@host",
+        f"demo:?proxy=http://me:{SECRET} x@host",
+        f"demo:?proxy=http://me:{SECRET}@[host",
+        f"demo:?proxy=http://me:{SECRET}@host:port",
+        f"demo:?proxy=http://me:{SECRET}@host\u2100",
+        f"demo:?proxy=me:{SECRET}@host",
+        f"demo:?proxy=ftp://me:{SECRET}@host",
+        f"demo:?proxy=http://me:{SECRET}@",
+        f"demo:?proxy-credentials=me:{SECRET}",
+        f"demo:?proxy-credentials=env:{SECRET}@x",
+        f"Demo:address=https://me:{SECRET}@host",
+        f"https://me:{SECRET}@host",
+        f"//me:{SECRET}@host",
+    ],
+)
+def test_credentials_in_a_wrong_uri_are_not_echoed(text: str) -> None:
+    """However the URI is wrong, and wherever the password seems to end."""
+    with pytest.raises(ConfigurationError) as caught:
+        parse_uri(text + "&zzz=1" if "?" in text else text + "?zzz=1", REACHED)
+    error = caught.value
+    assert SECRET not in f"{error!r} {error} {error.uri} {error.args} {redact(text)}"
+    assert SECRET not in repr(error.__cause__)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vault:address=https://vault:8200;key=a@b?proxy=http://proxy:3128&ca-file=/home/me@work/ca.pem",
+        "vault:address=https://[::1]:8200;key=app?auth=token&token=file:///run/user@1000/token",
+        "azure-keyvault:https://contoso.vault.azure.net/certificates/app?auth=cli",
+        "pem:/srv/me@work/app.pem",
+        "pkcs11:object=me@work;token=a:b@c",
+    ],
+)
+def test_addresses_without_credentials_are_shown(text: str) -> None:
+    """A port, a path, or an @ elsewhere is no password."""
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "demo:address=https://***@host",
+        "demo:object=a?proxy=http://***@host",
+        "demo:object=a?***",
+        "demo:object=***",
+        "demo:object=a?proxy-credentials=***",
+        "pfx:***",
+    ],
+)
+def test_redacted_uri_is_refused(text: str) -> None:
+    """A URI that was copied from a log is refused with a hint, instead of being used with asterisks for a password."""
+    with pytest.raises(ConfigurationError, match="redacted") as caught:
+        parse_uri(text, REACHED)
+    assert "original value" in caught.value.hint
+    assert "proxy-credentials=env:NAME" in caught.value.hint
+
+
+def test_asterisks_that_are_meant() -> None:
+    """A name with asterisks in it is printed so that it reads back."""
+    uri = parse_uri("demo:object=%2A%2A%2A%2A;address=https://%2A%2A%2A@host", REACHED)
+    assert uri.get("object") == "****"
+    assert parse_uri(uri.reveal(), REACHED) == uri
+    assert "object=%2A%2A%2A*" in str(uri)
+
+
+@pytest.mark.parametrize(
+    ("octets", "reason"),
+    [
+        (b"http://***@host", "redacted"),
+        (b"me:pw@host", "http:// before the user"),
+        (b"http://me:p/w@host", "percent-encode"),
+        (b"http://me:p?w@host", "percent-encode"),
+        (b"http://host/path", "http://host:port"),
+        (b"http://host?x", "http://host:port"),
+        (b"http://host#x", "http://host:port"),
+        (b"http://a b", "spaces"),
+        (b"http://me:%0A@host", "spaces"),
+        (b"ftp://host", "http://host:port"),
+        (b"http://", "http://host:port"),
+        (b"http://host:99999", "http://host:port"),
+        (b"http://[host", "http://host:port"),
+    ],
+)
+def test_what_is_no_proxy(octets: bytes, reason: str) -> None:
+    """What is wrong with a proxy's address is said without it."""
+    with pytest.raises(ValueError, match=reason):
+        parse_proxy(octets)
+
+
+@pytest.mark.parametrize("text", ["http://host:3128", "https://host", "host:3128", "host", "http://me:p%40w@host/"])
+def test_what_is_a_proxy(text: str) -> None:
+    """An address with or without scheme, port and credentials."""
+    assert parse_proxy(text.encode()) == text
+
+
+# What the help for stores parses
+
+
+def test_flag_is_true_or_false() -> None:
+    """And nothing that others take for it."""
+    assert parse_flag(b"true") is True
+    assert parse_flag(b"false") is False
+    for octets in (b"", b"True", b"FALSE", b"1", b"0", b"yes", b"true ", b"\xff"):
+        with pytest.raises(ValueError, match=r"^it is true or false$"):
+            parse_flag(octets)
+
+
+def test_choice_is_one_of_the_words() -> None:
+    """To the letter; the error lists all of them."""
+    parse_word = parse_choice("one", "other")
+    assert (parse_word(b"one"), parse_word(b"other")) == ("one", "other")
+    for octets in (b"", b"One", b"on", b"one,other", b"third"):
+        with pytest.raises(ValueError, match=r"^it is one of one, other$"):
+            parse_word(octets)
+    with pytest.raises(UnicodeDecodeError):
+        parse_word(b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (r"C:\keys\app.pfx", rb"C:\keys\app.pfx"),
+        ("c:/keys/app.pfx", b"c:/keys/app.pfx"),
+        (r"\\server\share\app.pfx", rb"\\server\share\app.pfx"),
+        (r"C:\100%\a&b=c\app.pfx", rb"C:\100%\a&b=c\app.pfx"),
+        (r"C:\a%20b.pfx", rb"C:\a%20b.pfx"),
+        (r"\\a%20b\c", rb"\\a%20b\c"),
+        ("C:a%20b.pfx", b"C:a b.pfx"),
+        ("1:/a%20b", b"1:/a b"),
+        ("CC:/a%20b", b"CC:/a b"),
+        ("/C:/a%20b", b"/C:/a b"),
+        (r"\a%20b", rb"\a b"),
+    ],
+)
+def test_windows_path_is_taken_as_it_is(text: str, path: bytes) -> None:
+    """In a path with a drive, or of a share, a % is a %; in any other it begins an escape. All of them read back."""
+    uri = parse(f"pfx:{text}")
+    assert uri.octets(["path"]) == (path,)
+    assert parse(str(uri)) == uri
+
+
+@pytest.mark.parametrize("name", ["a'b", "a?b", "a;b", "a\u2019b", "a\tb", "a***b"])
+def test_windows_path_that_must_be_encoded_reads_back(name: str) -> None:
+    """What would end a path, or a quotation in a shell, is percent-encoded, and then the attribute has its name."""
+    uri = parse("pfx:/x").replace({"path": rf"C:\100%\{name}"})
+    assert str(uri).startswith("pfx:path=C:\\100%25\\a%")
+    assert parse(str(uri)) == uri
+
+
+@pytest.mark.parametrize("text", [r"C:\app.pfx", "C:/app.pfx", r"\\server\app.pfx"])
+def test_path_alone_is_no_uri(text: str) -> None:
+    """A path of Windows is told from a scheme of one letter, and the hint has a URI that reads back."""
+    error = refusal(text)
+    assert "is a path, not a key's URI" in error.message
+    assert error.hint == f"Write pfx:{text.replace(chr(92), '/')} (or pem:...)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import socket
 import threading
@@ -14,8 +15,11 @@ import requests
 from keyvouch.connections import Deadline
 from keyvouch.entra import transport
 from keyvouch.entra.transport import Session
+from keyvouch.errors import ConfigurationError
+from keyvouch.secrets import Secret
 from keyvouch.testing.authority import Authority
 from keyvouch.testing.authority.tls import make_context
+from traces import traces
 
 
 def discovery(authority: Authority) -> str:
@@ -88,6 +92,84 @@ def test_proxy_asked(proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyP
         session.get("https://authority.only-the-proxy-knows.test/")
 
     assert asked[0].startswith(b"CONNECT authority.only-the-proxy-knows.test:443 ")
+
+
+def proxy_authorization(asked: list[bytes]) -> list[bytes]:
+    return [
+        line.partition(b": ")[2] for head in asked for line in head.split(b"\r\n") if b"authorization" in line.lower()
+    ]
+
+
+@pytest.fixture
+def strict_proxy() -> Iterator[tuple[int, list[bytes]]]:
+    """A proxy that wants other credentials, and keeps the heads of what it was asked."""
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    asked.append(connection.recv(4096))
+                    connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield server.getsockname()[1], asked
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+@pytest.mark.parametrize("given", ["option", "environment", "reference"])
+def test_proxy_password_is_sent_and_not_shown(
+    strict_proxy: tuple[int, list[bytes]], monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """The proxy gets it, and it is in no error, cause or frame."""
+    port, asked = strict_proxy
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    address = f"http://me:s-cret@127.0.0.1:{port}"
+    if given == "environment":
+        monkeypatch.setenv("HTTPS_PROXY", address)
+    proxy = {"option": address, "reference": f"http://127.0.0.1:{port}"}.get(given)
+    credentials = (lambda: Secret("me:s-cret")) if given == "reference" else None
+    with (
+        Session(proxy=proxy, proxy_credentials=credentials) as session,
+        pytest.raises(requests.exceptions.ProxyError) as caught,
+    ):
+        session.get("https://authority.test/")
+    assert proxy_authorization(asked) == [b"Basic " + base64.b64encode(b"me:s-cret")] * len(asked)
+    assert asked
+    assert all("s-cret" not in shown for shown in traces(caught.value))
+
+
+def test_new_proxy_password_is_used(strict_proxy: tuple[int, list[bytes]]) -> None:
+    """A reference is followed for each request, so that a renewed password is found."""
+    port, asked = strict_proxy
+    passwords = iter(["me:old", "me:new"])
+    with Session(proxy=f"http://127.0.0.1:{port}", proxy_credentials=lambda: Secret(next(passwords))) as session:
+        for _ in range(2):
+            with pytest.raises(requests.exceptions.ProxyError):
+                session.get("https://authority.test/")
+    sent = [base64.b64decode(each.removeprefix(b"Basic ")) for each in proxy_authorization(asked)]
+    assert (sent[0], sent[-1]) == (b"me:old", b"me:new")
+
+
+def test_reference_is_followed_only_for_a_proxy(authority: Authority) -> None:
+    """Without a proxy, as on loopback, its credentials are not asked for."""
+    with Session(authority.ca_file, "http://proxy.test", lambda: pytest.fail("was asked for")) as session:
+        assert session.get(discovery(authority)).ok
+
+
+@pytest.mark.parametrize("address", ["ftp://me:s-cret@proxy", "http://me:s-cret@[proxy", "http://me:s-cret@proxy:x"])
+def test_invalid_proxy_is_not_quoted(address: str) -> None:
+    """What is wrong with a proxy's address is said without it."""
+    with Session(proxy=address) as session, pytest.raises(ConfigurationError, match="Invalid proxy") as caught:
+        session.get("https://authority.test/")
+    assert all("s-cret" not in shown for shown in traces(caught.value))
 
 
 def test_loopback_goes_direct(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import os
@@ -206,6 +207,114 @@ def test_wrong_pin_is_tried_once(softhsm: At, monkeypatch: pytest.MonkeyPatch) -
             keyvouch.open_signer(softhsm(pin="WRONG"))
     assert tried == [b"wrong-horse"]
     keyvouch.open_signer(softhsm()).close()
+
+
+def test_eight_processes_try_a_wrong_pin_once(softhsm: At) -> None:
+    """Of eight workers that start at once with the same wrong PIN one asks the token."""
+    make(softhsm())
+    workers = [log_in(softhsm(pin="WRONG"), WRONG="wrong-horse") for _ in range(8)]
+    said = [worker.communicate()[0].split() for worker in workers]
+    assert sum(each.count(b"tried") for each in said) == 1
+    assert [each[-1] for each in said] == [b"secret-incorrect"] * 8
+
+
+LOG_IN = """
+import os, sys
+import keyvouch
+from keyvouch_pkcs11 import cryptoki as ck
+login, stop = ck.Cryptoki.login, os.environ.get("STOP")
+def noted(self, session, pin, user=ck.CKU_USER):
+    if stop == "before":
+        os.kill(os.getpid(), 9)
+    os.write(1, b"tried ")
+    try:
+        login(self, session, pin, user)
+    finally:
+        if stop == "after":
+            os.kill(os.getpid(), 9)
+ck.Cryptoki.login = noted
+os.write(1, b"begun ")
+try:
+    keyvouch.open_signer(sys.argv[1]).close()
+except keyvouch.KeyvouchError as error:
+    print(error.code)
+else:
+    print("opened")
+"""
+
+
+def log_in(uri: str, **variables: str) -> subprocess.Popen[bytes]:
+    """Start a process that opens the key and says whether the token was asked, and how that ended."""
+    command = [sys.executable, "-c", LOG_IN, uri]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | variables)
+
+
+def outcome(uri: str, **variables: str) -> bytes:
+    return log_in(uri, **variables).communicate()[0].split()[-1]
+
+
+@pytest.mark.parametrize("stop", ["before", "after"])
+def test_right_pin_survives_kills(softhsm: At, stop: str) -> None:
+    """A process that is killed in the log-in does not keep the right PIN from being tried."""
+    make(softhsm())
+    outcome(softhsm(pin="WRONG"), WRONG="wrong-horse")  # from which it is seen that the token shows failed tries
+    assert outcome(softhsm()) == b"opened"
+    for _ in range(4):
+        assert outcome(softhsm(), STOP=stop) != b"opened"
+    assert outcome(softhsm()) == b"opened"
+
+
+def test_wrong_pin_is_tried_once_for_all_kills(softhsm: At) -> None:
+    """A process that is killed when the token has refused the PIN, before that is written down, tries it once."""
+    make(softhsm())
+    variables = {"WRONG": "wrong-horse", "STOP": "after"}
+    said = [log_in(softhsm(pin="WRONG"), **variables).communicate()[0] for _ in range(3)]
+    assert [each.count(b"tried") for each in said] == [1, 0, 0]
+    assert said[-1].split()[-1] == b"secret-incorrect"
+    assert outcome(softhsm()) == b"opened"
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_kills_at_any_moment(softhsm: At, *, right: bool, plenty: bool) -> None:
+    """Wherever a kill strikes the log-in: the right PIN opens afterwards, a wrong one was tried once in all."""
+    make(softhsm())
+    if right:  # so that it is seen that the token shows failed tries
+        outcome(softhsm(pin="WRONG"), WRONG="wrong-horse")
+        assert outcome(softhsm()) == b"opened"
+    uri, tries, points = softhsm(pin="SOME"), 0, 40 if plenty else 12
+    variables = {"SOME": PIN if right else "wrong-horse"}
+    for point in range(points):
+        process = log_in(uri, **variables)
+        assert process.stdout
+        process.stdout.read(6)  # begun
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.3 * point / points)
+        process.kill()
+        tries += process.communicate()[0].count(b"tried")
+    last = log_in(uri, **variables).communicate()[0]
+    tries += last.count(b"tried")
+    assert last.split()[-1] == (b"opened" if right else b"secret-incorrect")
+    assert right or tries == 1
+
+
+def test_log_in_of_the_program_forgets_no_refusal(softhsm: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the program itself has logged in no PIN is tried, so that none counts as accepted."""
+    make(softhsm())
+    monkeypatch.setenv("WRONG", "wrong-horse")
+    with pytest.raises(SecretIncorrect):
+        keyvouch.open_signer(softhsm(pin="WRONG"))
+    there = loaded(SOFTHSM)
+    (slot,) = [token.slot for token in there.tokens.values()] or there.functions.slots()[:1]
+    with there as functions:
+        session = functions.open_session(slot)
+        functions.login(session, PIN.encode())
+    keyvouch.open_signer(softhsm(pin="WRONG")).close()
+    with there as functions:
+        functions.close_session(session)
+    tried = count_log_ins(monkeypatch)
+    with pytest.raises(SecretIncorrect, match="refused before"):
+        keyvouch.open_signer(softhsm(pin="WRONG"))
+    assert tried == []
 
 
 def test_two_pins_of_one_token(softhsm: At) -> None:

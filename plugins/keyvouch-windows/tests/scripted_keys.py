@@ -81,6 +81,8 @@ class Kept:
 
     key: AnyKey
     exportable: bool = False
+    policy: int | None = None
+    """The export policy of CNG, where it says more than `exportable`."""
     pss: str = "digest"
     """How long it makes the salt: as the digest; "maximum", whatever is asked for; "zeros": no signature at all."""
     asks: bool = False
@@ -229,7 +231,8 @@ class Keys(Calls):
 
     def NCryptGetProperty(self, key: int, name: str, buffer: int | None, room: int, size: int, flags: int) -> None:
         kept = self.key_at(key)
-        values = {"Export Policy": struct.pack("<I", int(kept.exportable)), "Security Descr": kept.descriptor}
+        policy = int(kept.exportable) if kept.policy is None else kept.policy
+        values = {"Export Policy": struct.pack("<I", policy), "Security Descr": kept.descriptor}
         if name not in values:
             raise FailsError(CODES["NTE_NOT_SUPPORTED"])
         assert flags == (DACL if name == "Security Descr" else 0)
@@ -327,7 +330,7 @@ class Keys(Calls):
 
     def CryptGetKeyParam(self, key: int, what: int, buffer: int, size: int, flags: int) -> None:
         exportable = self.at(key, ContainerKey).kept.exportable
-        put_number(buffer, 0x4 if exportable else 0)
+        put_number(buffer, 0x3B | (0x4 if exportable else 0))  # what else may be done with it is in other bits
 
     def CryptExportKey(
         self, key: int, encrypting: int | None, kind: int, flags: int, buffer: int | None, size: int

@@ -15,8 +15,9 @@ from keyvouch.cli.common import output_option, print_json
 def command(unseal: bool, output: str) -> None:  # noqa: ARG001 - there is nothing else yet
     """Mend what keeps keys from being used.
 
-    A PIN that a token refused is not tried again, by no process and after no restart, since a token counts and then
-    locks. Where the PIN was right after all, because somebody has set it anew, --unseal lets it be tried once more.
+    A PIN that a token refused is not tried again, not by another process and not after a restart, because a token
+    locks itself after a few wrong ones. Use --unseal if the PIN is right after all, because somebody has set it again,
+    or if the record of refused PINs is damaged: each PIN may then be tried once more.
     """
     tokens = lockout.forget()
     record_audit("unseal", {"tokens": tokens})

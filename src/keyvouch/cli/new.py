@@ -71,7 +71,7 @@ def command(
                 export.write_certificate(certificate_out, signer)
         facts["certificate_file"] = certificate_out and str(certificate_out)
         if save_profile:
-            facts["configuration"] = str(profile.save(save_profile, tenant, str(client_id), (str(lasting),)))
+            facts["configuration"] = str(profile.save(save_profile, tenant, str(client_id), (lasting.reveal(),)))
             facts["profile"] = save_profile
     if output == "json":
         print_json(facts)

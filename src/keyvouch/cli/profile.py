@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import click
@@ -63,6 +62,8 @@ def show(name: str | None, output: str) -> None:
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="By default Microsoft Graph's.")
 @click.option("--authority", metavar="URL", help="Another server than Microsoft's public cloud.")
 @click.option("--ca-file", metavar="FILE", help="Certificates to trust for TLS.")
+@click.option("--proxy", metavar="URL", help="An HTTP proxy, in place of the environment's.")
+@click.option("--proxy-credentials", metavar="REFERENCE", help="Where user:password for it is, as env:NAME.")
 @output_option
 def add(
     name: str,
@@ -72,6 +73,8 @@ def add(
     scopes: tuple[str, ...],
     authority: str | None,
     ca_file: str | None,
+    proxy: str | None,
+    proxy_credentials: str | None,
     output: str,
 ) -> None:
     """Add a profile to the configuration; what stands in it stays as it is."""
@@ -79,7 +82,12 @@ def add(
         raise click.UsageError("Give --client-id, and --tenant or --authority.")
     if ca_file and not Path(ca_file).exists():  # a file, or a folder as OpenSSL takes them
         raise click.UsageError(f"There is no {ca_file}.")
-    fields: dict[str, object] = {"authority": authority, "ca-file": ca_file and str(Path(ca_file).absolute())}
+    fields: dict[str, object] = {
+        "authority": authority,
+        "ca-file": ca_file and str(Path(ca_file).absolute()),
+        "proxy": proxy,
+        "proxy-credentials": proxy_credentials,
+    }
     where = save(name, tenant, client_id, tuple(map(_absolute, keys)), scopes=scopes, fields=fields)
     if output == "json":
         print_json({"path": str(where), "profile": name})
@@ -100,15 +108,15 @@ def path(output: str) -> None:
 
 
 def _without_user(value: object) -> object:
-    """Return an address without the name and password that a proxy's may hold."""
-    return re.sub(r"//[^/@]*@", "//***@", value) if isinstance(value, str) else value
+    """Return an address without the user and password that a proxy's may have."""
+    return redact(value) if isinstance(value, str) else value
 
 
 def _absolute(key: str) -> str:
     """Return a key's URI as it means the same from every working directory."""
     uri = opening.parse(key)
     path = relative_path(uri)
-    return str(uri.replace({"path": str(path.absolute())}) if path else uri)
+    return (uri.replace({"path": str(path.absolute())}) if path else uri).reveal()
 
 
 def place() -> Path:

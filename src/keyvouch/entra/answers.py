@@ -114,9 +114,7 @@ def from_network(error: Exception, authority: str) -> KeyvouchError | None:
     if isinstance(error, requests.exceptions.SSLError):
         return _from_tls(error, authority)
     if isinstance(error, requests.exceptions.InvalidProxyURL | requests.exceptions.InvalidSchema):
-        return ConfigurationError(
-            "Invalid proxy URL: expected http:// or https://, a host and a port.", hint="Correct proxy, or HTTPS_PROXY."
-        )
+        return ConfigurationError("Invalid proxy address.", hint="Correct proxy, or HTTPS_PROXY: http://host:port.")
     if isinstance(error, requests.exceptions.JSONDecodeError):
         return no_usable_answer(authority, "it is no JSON")
     if isinstance(error, requests.exceptions.RequestException):

@@ -36,6 +36,7 @@ from keyvouch.entra.token_cache import is_token
 from keyvouch.entra.transport import Session
 from keyvouch.entra.variants import Variants
 from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError
+from keyvouch.proxies import Credentials
 from keyvouch.signer import SIGN_TIMEOUT, Signer
 from keyvouch.single_flight import FlightTimeout, SingleFlight
 
@@ -117,6 +118,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         scopes: Sequence[str] = (),
         ca_file: str | None = None,
         proxy: str | None = None,
+        proxy_credentials: Callable[[], Credentials | None] | None = None,
         assertion: Mapping[str, Any] | None = None,
         open_uri: OpenUri = opening.open_signer,
         cae_token_cache: msal.TokenCache | None = None,
@@ -125,7 +127,8 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         """Take URIs or signers, the preferred one first, and MSAL's own options (`authority`, `token_cache`, ...).
 
         `scopes`: for `access_token` where it names none. `ca_file`: PEM certificates trusted for TLS; `proxy`: an HTTP
-        proxy's address; both give way to MSAL's `http_client`. `assertion`: options of `ClientAssertion`. `open_uri`
+        proxy's address; `proxy_credentials` returns `user:password` for it when a request is made. All three give way
+        to MSAL's `http_client`. `assertion`: options of `ClientAssertion`. `open_uri`
         opens a URI. `cae_token_cache`: for the tokens of `variant(cae=True)`, else they are in memory.
 
         Asks the authority for its endpoints. Raises `ConfigurationError`, `AuthorityUnavailable`, `AuthorityRefused`
@@ -140,6 +143,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
             "scopes": scopes,
             "ca_file": ca_file,
             "proxy": proxy,
+            "proxy_credentials": proxy_credentials,
             "assertion": assertion,
             "open_uri": open_uri,
             **msal_options,
@@ -151,7 +155,9 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         self._session: Session | None = None
         self._closed = False
         if not {"http_client", "verify", "proxies", "timeout"} & msal_options.keys():
-            self._session = msal_options["http_client"] = Session(ca_file, proxy, msal_options.get("oidc_authority"))
+            self._session = msal_options["http_client"] = Session(
+                ca_file, proxy, proxy_credentials, issuer=msal_options.get("oidc_authority")
+            )
         authority = str(msal_options.get("oidc_authority") or msal_options.get("authority") or "the authority")
         try:
             super().__init__(client_id, client_credential={"client_assertion": self._assert}, **msal_options)

@@ -95,14 +95,16 @@ def make_client(profile: Profile, name: str, secrets: SecretResolver | None = No
     """Make the client of a profile; nothing is signed yet. `secrets` holds where not the profile's own rules do."""
     require(profile, name, "client_id", "keys", "scopes")
     opening.parse_keys(profile, name)
+    secrets = secrets or opening.resolver_for(profile)
     return ConfidentialClient(
         str(profile.client_id),
         keys=profile.keys,
         scopes=profile.scopes,
         ca_file=profile.ca_file,
         proxy=profile.proxy,
+        proxy_credentials=functools.partial(secrets.proxy_credentials, profile.proxy_credentials),
         assertion=msgspec.structs.asdict(profile.assertion),
-        open_uri=functools.partial(opening.open_uri, secrets=secrets or opening.resolver_for(profile)),
+        open_uri=functools.partial(opening.open_uri, secrets=secrets),
         token_cache=_cache(profile),
         cae_token_cache=_cache(profile, "cae"),
         **authority_options(profile, name),

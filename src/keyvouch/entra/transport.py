@@ -6,7 +6,7 @@ import contextlib
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urljoin
@@ -23,6 +23,7 @@ from keyvouch.connections import Deadline
 from keyvouch.entra import discovery
 from keyvouch.errors import ConfigurationError
 from keyvouch.https import CONNECT_TIMEOUT, is_link_local, proxy_for, read_body, trust
+from keyvouch.proxies import Credentials, Proxy, proxy_at
 from keyvouch.sockets import POOL_CLASSES, exchange
 
 REQUEST_TIMEOUT = 30.0
@@ -34,10 +35,14 @@ _SERVER_ERRORS = 500
 
 
 class _Adapter(HTTPAdapter):
-    """Makes connections that end with their `exchange`, and verifies TLS always, with one context for all."""
+    """Makes connections that end with their `exchange`, and verifies TLS always, with one context for all.
+
+    Sends a proxy its credentials, which are in no address: `requests` quotes addresses in its errors.
+    """
 
     def __init__(self, context: ssl.SSLContext, retries: Retry) -> None:
         self._context = context
+        self._through: Proxy | None = None
         super().__init__(max_retries=retries)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
@@ -60,6 +65,16 @@ class _Adapter(HTTPAdapter):
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Do nothing: the context says whom to trust."""
 
+    def use(self, proxy: Proxy) -> None:
+        """Use this proxy's credentials from now on, and no connection that was made with others."""
+        if self._through is not None and self._through.headers() != proxy.headers():
+            self.proxy_manager.clear()
+        self._through = proxy
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:  # noqa: ARG002 - there is one
+        """Return the headers for the proxy."""
+        return self._through.headers() if self._through else {}
+
 
 class Session(requests.Session):
     """A session that uses the given CA file and proxy, and the environment's only if none are given.
@@ -67,12 +82,19 @@ class Session(requests.Session):
     `issuer` is the OpenID Connect issuer that discovery documents must name; None for Entra ID and AD FS.
     """
 
-    def __init__(self, ca_file: str | None = None, proxy: str | None = None, issuer: str | None = None) -> None:
+    def __init__(
+        self,
+        ca_file: str | None = None,
+        proxy: str | None = None,
+        proxy_credentials: Callable[[], Credentials | None] | None = None,
+        *,
+        issuer: str | None = None,
+    ) -> None:
         super().__init__()
         # Otherwise requests would prefer REQUESTS_CA_BUNDLE to `verify`. HTTPS_PROXY is read below.
         self.trust_env = False
         self._context = trust(ca_file, default=DEFAULT_CA_BUNDLE_PATH)
-        self._proxy = proxy
+        self._proxy, self._proxy_credentials = proxy, proxy_credentials
         self._issuer = issuer
         self._limits = threading.local()
         self._busy_until: dict[tuple[str, str], float] = {}
@@ -86,8 +108,9 @@ class Session(requests.Session):
         once_more = Retry(
             total=1, connect=1, read=False, redirect=0, status=0, other=0, respect_retry_after_header=False
         )
+        self._adapter = _Adapter(self._context, once_more)
         for scheme in ("https://", "http://"):
-            self.mount(scheme, _Adapter(self._context, once_more))
+            self.mount(scheme, self._adapter)
         self.cookies = RequestsCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))  # none are needed
 
     @contextlib.contextmanager
@@ -174,8 +197,12 @@ class Session(requests.Session):
         self._busy_until[place] = now + min(_LONGEST, int(told) if told.isdecimal() else _LEAVE_ALONE)
 
     def _proxies(self, url: str) -> dict[str, str]:
-        proxy = proxy_for(url, self._proxy)
-        return {"https": proxy} if proxy else {}
+        given = self._proxy_credentials() if self._proxy_credentials and proxy_for(url, self._proxy) else None
+        proxy = proxy_at(proxy_for(url, self._proxy), given)
+        if proxy is None:
+            return {}
+        self._adapter.use(proxy)
+        return {"https": proxy.address}
 
 
 def _require_https(url: str, before: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from keyvouch.errors import ConfigurationError
+from keyvouch.proxies import parse_proxy
 from keyvouch.store import Attribute
 from keyvouch.uri import parse_choice, parse_flag, parse_path
 
@@ -162,7 +163,8 @@ ATTRIBUTES = (
     _reached("profile", "auth=profile: the profile that signs in, with a key of its own"),
     _reached("client-id", "of the user-assigned managed identity, or of the workload's application"),
     _reached("ca-file", "the certificates to trust for TLS, PEM", parse=parse_path),
-    _reached("proxy", "an HTTP proxy's address, in place of the environment's"),
+    _reached("proxy", "an HTTP proxy's address, in place of the environment's", parse=parse_proxy),
+    _reached("proxy-credentials", "where user:password for the proxy is", secret=True),
     Attribute(
         "hsm", "true: a key that is made is made in an HSM (Premium)", query=True, default=False, parse=parse_flag
     ),

@@ -47,7 +47,8 @@ class Session:
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         self.auth: str = uri.get("auth")
         self._limits = Limits()
-        self._transport = PoolTransport(uri, self._limits)
+        proxy_credentials = secrets.proxy_credentials(uri.get("proxy-credentials"))
+        self._transport = PoolTransport(uri, self._limits, proxy_credentials)
         try:
             self._log_in = LogIn(uri, secrets, self._transport, self._limits)
         except ValueError as error:  # azure-identity's, which says what is missing

@@ -19,6 +19,7 @@ from keyvouch.https import Limits, Pools, retry_after
 from keyvouch_azure_keyvault.answer import Answer
 
 if TYPE_CHECKING:
+    from keyvouch.secrets import Secret
     from keyvouch.uri import KeyUri
 
 _NAP = 1.0
@@ -66,8 +67,10 @@ class _Base(HttpTransport[Any, Any]):
 class PoolTransport(_Base):
     """Sends azure-core's requests through urllib3. Shared by the clients of a vault and by their log-in."""
 
-    def __init__(self, uri: KeyUri, limits: Limits) -> None:
-        self._pools = Pools(limits, ca_file=uri.get("ca-file"), proxy=uri.get("proxy"))
+    def __init__(self, uri: KeyUri, limits: Limits, proxy_credentials: Secret | None = None) -> None:
+        self._pools = Pools(
+            limits, ca_file=uri.get("ca-file"), proxy=uri.get("proxy"), proxy_credentials=proxy_credentials
+        )
 
     def send(self, request: Any, **_: Any) -> Answer:
         """Send a request and read its answer. Raises `NotSent`, `NotAnswered`."""

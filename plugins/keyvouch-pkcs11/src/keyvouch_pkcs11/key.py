@@ -88,7 +88,8 @@ class Pkcs11Key(StoredKey):
         data = way.prepare(message)
         if not self._always_authenticate:
             return self._call(session, way, data, None)
-        with self._secrets.attempt(self.uri, PIN, target=self._token.name) as pin:
+        token = self._token
+        with self._secrets.attempt(self.uri, PIN, target=token.name, shows_failure=token.shows_failed_try) as pin:
             return self._call(session, way, data, pin)
 
     def _call(self, session: int, way: Way, data: bytes, pin: Secret | None) -> bytes:

@@ -21,8 +21,9 @@ from keyvouch_pkcs11.cryptoki import (
 from keyvouch_pkcs11.failures import told
 
 if TYPE_CHECKING:
-    from keyvouch.secrets import SecretResolver
+    from keyvouch.secrets import Secret, SecretResolver
     from keyvouch.store import KeyUri
+    from keyvouch_pkcs11.cryptoki import Cryptoki
     from keyvouch_pkcs11.module import Module
 
 PIN = "pin-source"
@@ -31,6 +32,7 @@ _STATES = {
     CKF_USER_PIN_FINAL_TRY: "one more wrong PIN locks it",
     CKF_USER_PIN_COUNT_LOW: "a wrong PIN was tried",
 }
+_FAILED_TRY = CKF_USER_PIN_LOCKED | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_COUNT_LOW
 OWN_TIMEOUT = 30.0
 """Seconds for what the contract gives none for."""
 _FREE_AGAIN = 0.005
@@ -70,6 +72,14 @@ class Token:
             flags = functions.token(self.slot).flags
         return [words for flag, words in _STATES.items() if flags & flag]
 
+    def shows_failed_try(self) -> bool:
+        """Return whether the flags show a wrong PIN since the last right one; many tokens never set them.
+
+        Raises the errors of keyvouch for a module that does not answer.
+        """
+        with told("reading the token's flags"), self.module as functions:
+            return bool(functions.token(self.slot).flags & _FAILED_TRY)
+
     def log_in(self, uri: KeyUri, secrets: SecretResolver, timeout: float) -> None:
         """Log in with the URI's PIN, where the token wants one and has none yet.
 
@@ -108,20 +118,26 @@ class Token:
             )
         if not flags & CKF_LOGIN_REQUIRED:
             return
-        with (
-            secrets.attempt(uri, PIN, target=self.name, timeout=timeout) as pin,
-            told("logging in"),
-            self.module as functions,
-        ):
+        with told("opening a session"), self.module as functions:
             session = functions.open_session(self.slot)
-            try:
-                functions.login(session, pin.reveal().encode())
-            except CryptokiError as error:
-                if error.name != "USER_ALREADY_LOGGED_IN":  # by the program itself: it is the process's log-in
-                    with contextlib.suppress(CryptokiError):
-                        functions.close_session(session)
-                    raise
-            self._anchor = session
+            if functions.is_logged_in(
+                session
+            ):  # by the program itself: it is the process's log-in, and no PIN is tried
+                self._anchor = session
+                return
+        try:
+            with (
+                secrets.attempt(
+                    uri, PIN, target=self.name, timeout=timeout, shows_failure=self.shows_failed_try
+                ) as pin,
+                told("logging in"),
+                self.module as functions,
+            ):
+                _log_in(functions, session, pin)
+        except BaseException:
+            self.close(session)
+            raise
+        self._anchor = session
 
     def require_log_in(self, uri: KeyUri, timeout: float) -> None:
         """Raise `SecretRequired` where the token hides its keys from who has not logged in; `SessionLost` where it did.
@@ -206,6 +222,14 @@ class Token:
     def _require_use(self) -> None:
         if self._given_up:
             raise SessionLost("The log-in to the token was given up.", hint="Try again.", performed=False)
+
+
+def _log_in(functions: Cryptoki, session: int, pin: Secret) -> None:
+    try:
+        functions.login(session, pin.reveal().encode())
+    except CryptokiError as error:
+        if error.name != "USER_ALREADY_LOGGED_IN":  # by the program itself, in this very moment
+            raise
 
 
 def facts_of(module: Module, slot: int) -> dict[str, str] | None:

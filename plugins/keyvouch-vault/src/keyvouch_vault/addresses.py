@@ -6,6 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 from keyvouch.https import is_loopback
+from keyvouch.proxies import parse_proxy
 from keyvouch.store import Attribute
 from keyvouch.uri import parse_choice, parse_flag, parse_path
 
@@ -91,7 +92,8 @@ ATTRIBUTES = (
         environment=("BAO_CACERT", "VAULT_CACERT"),
         parse=parse_path,
     ),
-    _reached("proxy", "an HTTP proxy's address, in place of the environment's"),
+    _reached("proxy", "an HTTP proxy's address, in place of the environment's", parse=parse_proxy),
+    _reached("proxy-credentials", "where user:password for the proxy is", secret=True),
     Attribute(
         "deletion-allowed",
         "true: a key that is made may be deleted again",

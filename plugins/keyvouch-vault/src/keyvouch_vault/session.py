@@ -17,6 +17,7 @@ from keyvouch_vault.failures import told
 from keyvouch_vault.transport import make_client
 
 if TYPE_CHECKING:
+    from keyvouch.secrets import Secret
     from keyvouch.uri import KeyUri
     from keyvouch_vault.logins import Grant, LogIn
 
@@ -33,12 +34,19 @@ _GOOD_BYE = 2.0
 class Session:
     """A log-in. Many threads ask with it at once; the one that finds the token due renews it, the others go on."""
 
-    def __init__(self, uri: KeyUri, log_in: LogIn, client_certificate: tuple[str, str] | None) -> None:
+    def __init__(
+        self,
+        uri: KeyUri,
+        log_in: LogIn,
+        client_certificate: tuple[str, str] | None,
+        proxy_credentials: Secret | None = None,
+    ) -> None:
         self._limits = Limits()
         self._pools = Pools(
             self._limits,
             ca_file=uri.get("ca-file"),
             proxy=uri.get("proxy"),
+            proxy_credentials=proxy_credentials,
             client_certificate=client_certificate,
         )
         self._log_in = log_in

@@ -88,7 +88,8 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
 
     def connect(self, *, timeout: float) -> None:
         """Log in anew; keys that are open keep the log-in that they have."""
-        session = Session(self._uri, self._log_in, client_certificate(self._uri, self._secrets))
+        proxy_credentials = self._secrets.proxy_credentials(self._uri.get("proxy-credentials"))
+        session = Session(self._uri, self._log_in, client_certificate(self._uri, self._secrets), proxy_credentials)
         session.begin(timeout)
         self._session, self._process = session, os.getpid()
         self._changing = threading.Lock()

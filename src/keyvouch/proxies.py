@@ -1,0 +1,101 @@
+"""HTTP proxies: what their addresses may be, and their credentials, which are in no address that is shown or logged.
+
+An address with a user and a password (`http://user:password@host:3128`) is taken apart before a library sees it: the
+libraries quote addresses in their errors. The credentials are sent as `Proxy-Authorization` (RFC 9110, section 11.7.1).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Protocol
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from keyvouch.errors import ConfigurationError
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Credentials(Protocol):
+    """Credentials that do not print, as `keyvouch.secrets.Secret`."""
+
+    def reveal(self) -> str:
+        """Return `user:password`."""
+
+
+class _Userinfo:
+    """The credentials of an address, still percent-encoded."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: SplitResult) -> None:
+        self._parts = parts.username or "", parts.password or ""
+
+    def reveal(self) -> str:
+        return ":".join(map(unquote, self._parts))
+
+
+class Proxy:
+    """A proxy as the libraries are given it: `address` has no credentials, `headers` has them."""
+
+    __slots__ = ("_credentials", "address")
+
+    def __init__(self, address: str, credentials: Credentials | None) -> None:
+        self.address = address
+        self._credentials = credentials
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers for the proxy itself (RFC 7617: Basic, in UTF-8)."""
+        if self._credentials is None:
+            return {}
+        return {"proxy-authorization": f"Basic {base64.b64encode(self._credentials.reveal().encode()).decode()}"}
+
+
+def proxy_at(given: str | None, credentials: Credentials | None = None) -> Proxy | None:
+    """Return the proxy of an address, None if there is none. `credentials` take precedence over those in the address.
+
+    Raises `ConfigurationError`, without the address.
+    """
+    if not given:
+        return None
+    parts = _split(given)
+    if parts is None or fault(given, parts):
+        del given, parts  # a traceback may show what a frame holds
+        raise ConfigurationError("Invalid proxy address.", hint="Correct proxy, or HTTPS_PROXY: http://host:port.")
+    if credentials is None and parts.username is not None:
+        credentials = _Userinfo(parts)
+    return Proxy(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", credentials)
+
+
+def parse_proxy(octets: bytes) -> str:
+    """Return a proxy's address, for `Attribute.parse`. Raises ValueError, without the address."""
+    text = octets.decode()
+    if "@" in text and "://" not in text:
+        raise ValueError("write http:// before the user")
+    if reason := fault(text, _split(text)):
+        raise ValueError(reason)
+    return text
+
+
+def fault(text: str, parts: SplitResult | None) -> str:
+    """Return what is wrong with a proxy's address; empty if it is good."""
+    form = "write http://host:port" + (", and percent-encode / ? # @ in the password" if "@" in text else "")
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        return form
+    if "***" in text.rpartition("@")[0]:
+        return "its credentials are redacted: give them again, or by proxy-credentials"
+    if _CONTROLS.search(unquote(text)) or " " in text:
+        return "spaces and control characters are not allowed"
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        return form
+    return ""
+
+
+def _split(text: str) -> SplitResult | None:
+    """Take an address apart; None if it cannot be. No error with the address in it is left behind."""
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        _ = parts.port, parts.hostname
+    except ValueError:
+        return None
+    return parts

@@ -1,0 +1,58 @@
+"""Which entries of `sys.path` are trusted: not the working directory, unless keyvouch itself was imported from there.
+
+`python -m`, `PYTHONPATH=:` and a script in the working directory put it on `sys.path`. Whoever can write there could
+plant a module or a distribution. This module imports only what the interpreter has loaded before it looks there.
+"""
+
+import os
+import sys
+
+HOME = os.path.normcase(os.path.realpath(os.path.dirname(os.path.dirname(__file__))))  # noqa: PTH120 - not loaded yet
+"""The folder, or the zip archive, that keyvouch was imported from."""
+_removed: "list[str]" = []
+
+
+def is_trusted(entry: object) -> bool:
+    """Return whether code and distributions may be loaded from an entry of `sys.path`.
+
+    Relative entries are not trusted: what they mean depends on the working directory.
+    """
+    if not isinstance(entry, str):
+        return False  # the import system ignores it too
+    try:
+        place = os.path.normcase(os.path.realpath(entry or os.curdir))
+    except (OSError, ValueError):  # relative, and the working directory is gone; a NUL
+        return False
+    if place == HOME:
+        return True
+    return os.path.isabs(entry) and place != _working_directory()  # noqa: PTH117 - pathlib is not loaded yet
+
+
+def trusted() -> "list[str]":
+    """Return the entries of `sys.path` that are trusted."""
+    return [entry for entry in sys.path if is_trusted(entry)]
+
+
+def skipped() -> "list[str]":
+    """Return the absolute paths of the entries that are not trusted, and of those that were removed."""
+    entries = [*_removed, *(entry for entry in sys.path if isinstance(entry, str) and not is_trusted(entry))]
+    found = []
+    for entry in entries:
+        try:
+            found.append(os.path.abspath(entry))  # noqa: PTH100 - pathlib is not loaded yet
+        except (OSError, ValueError):
+            continue
+    return list(dict.fromkeys(found))
+
+
+def remove_untrusted() -> None:
+    """Take the entries that are not trusted out of `sys.path`. For the command only: a program's path is its own."""
+    _removed.extend(entry for entry in sys.path if isinstance(entry, str) and not is_trusted(entry))
+    sys.path[:] = trusted()
+
+
+def _working_directory() -> "str | None":
+    try:
+        return os.path.normcase(os.path.realpath(os.curdir))
+    except OSError:  # it is gone, and nothing can be in it
+        return None
