@@ -6,13 +6,16 @@ at each request, and takes a token to another host where it is redirected.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime as dt
 import ipaddress
 import os
+import re
 import ssl
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -34,6 +37,10 @@ LARGEST_ANSWER = 8 * 1024 * 1024
 """Bytes."""
 _CONNECTIONS = 64
 """That are kept for each host; as many threads ask at once without connecting anew."""
+
+
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7E\x80-\xFF]*")
+"""RFC 9110, section 5.5."""
 
 
 class Reply(NamedTuple):
@@ -113,8 +120,12 @@ class Pools:
             except BaseException:
                 response.close()
                 raise
-        except (HTTPError, OSError, ValueError) as error:
+        except (HTTPError, OSError) as error:
             raise _unreachable(host, error) from error
+        except ValueError:
+            response = None  # such an error quotes the header, which may hold a token: it must not be the context
+        if response is None:
+            raise _invalid(host, target, headers)
         response.release_conn()
         return Reply(response.status, response.reason or "", response.headers, octets)
 
@@ -130,8 +141,7 @@ class Pools:
             return urllib3.PoolManager(**options).connection_from_url(host)
         parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
         if parts.username:
-            given = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=given)
+            options["proxy_headers"] = _proxy_headers(unquote(parts.username), unquote(parts.password or ""))
         try:
             manager = urllib3.ProxyManager(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", **options)
         except (HTTPError, ValueError):
@@ -140,6 +150,17 @@ class Pools:
                 hint="Correct proxy=, or HTTPS_PROXY.",
             ) from None
         return manager.connection_from_url(host)
+
+
+def _proxy_headers(user: str, password: str) -> dict[str, str]:
+    """Return the header that signs in to a proxy (RFC 7617). Raises `ConfigurationError`, which quotes neither."""
+    both = f"{user}:{password}"
+    if ":" in user or any(unicodedata.category(each) == "Cc" for each in both):
+        raise ConfigurationError(
+            "The user name or password of the proxy contains characters that cannot be sent.",
+            hint="Correct them in proxy=, or in HTTPS_PROXY: no control characters, and no colon in the user name.",
+        )
+    return {"proxy-authorization": f"Basic {base64.b64encode(both.encode(errors='replace')).decode()}"}
 
 
 def is_loopback(url: str) -> bool:
@@ -191,6 +212,16 @@ def _read(response: urllib3.BaseHTTPResponse, end: float) -> bytes:
 
 def _late(host: str) -> StoreUnavailable:
     return StoreUnavailable(f"{host} did not answer in time.", hint="Try again later, or allow more time.")
+
+
+def _invalid(host: str, target: str, headers: Mapping[str, str]) -> KeyvouchError:
+    """Make the error for a request that http.client refused to send, or an answer that it failed to parse."""
+    if target.isascii() and all(_FIELD_VALUE.fullmatch(each) for each in headers.values()):
+        return StoreUnavailable(f"{host} returned an invalid answer.", hint="Check the server and the proxy.")
+    return ConfigurationError(
+        f"The request to {host} cannot be sent: its path or a header contains characters that HTTP does not allow.",
+        hint="Look for line breaks, spaces or letters outside ASCII in the secrets that the URI refers to.",
+    )
 
 
 def _unreachable(host: str, error: Exception) -> KeyvouchError:

@@ -32,12 +32,12 @@ from keyvouch.entra import advice
 from keyvouch.entra.answers import Failed, Outcome, from_discovery
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.keys import Key, Keys, OpenUri, Sent
-from keyvouch.entra.token_cache import is_token
 from keyvouch.entra.transport import Session
 from keyvouch.entra.variants import Variants
 from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError
 from keyvouch.signer import SIGN_TIMEOUT, Signer
 from keyvouch.single_flight import FlightTimeout, SingleFlight
+from keyvouch.tokens import is_token
 
 log = logging.getLogger("keyvouch")
 _CAE = "CP1"
