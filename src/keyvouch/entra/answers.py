@@ -19,7 +19,7 @@ from msal.exceptions import MsalServiceError
 from keyvouch import files
 from keyvouch.entra import advice
 from keyvouch.entra.keys import Sent
-from keyvouch.entra.token_cache import is_token
+from keyvouch.entra.transport import UnusableAnswer
 from keyvouch.errors import (
     AuthorityRefused,
     AuthorityUnavailable,
@@ -27,9 +27,11 @@ from keyvouch.errors import (
     KeyvouchError,
     without_frames,
 )
+from keyvouch.tokens import is_token
 
 _NO_TENANT = ("400", "404")
 """Statuses of the discovery of a tenant that there is not."""
+_UNKNOWN_OPTION = re.compile(r"\b__init__\(\) (got an unexpected keyword|got multiple values for) argument")
 _DEPTH = 10
 """How many exceptions stand behind one of `requests` at most."""
 
@@ -115,8 +117,8 @@ def from_network(error: Exception, authority: str) -> KeyvouchError | None:
         return ConfigurationError(
             "The proxy cannot be used: its address is none of an HTTP proxy.", hint="Correct proxy, or HTTPS_PROXY."
         )
-    if isinstance(error, requests.exceptions.JSONDecodeError):
-        return no_usable_answer(authority, "it is no JSON")
+    if isinstance(error, UnusableAnswer | requests.exceptions.JSONDecodeError):
+        return no_usable_answer(authority, str(error) if isinstance(error, UnusableAnswer) else "it is no JSON")
     if isinstance(error, requests.exceptions.RequestException):
         return AuthorityUnavailable(
             f"{authority} cannot be reached: {_reason(error)}.", hint="Check network, proxy and the address."
@@ -175,8 +177,8 @@ def _shape(error: Exception) -> str:
 
 def from_discovery(error: Exception, authority: str) -> Exception:
     """Return our error for what MSAL raised while it looked for the authority's endpoints, or at its options."""
-    if isinstance(error, TypeError) and "argument" in str(error):
-        return error  # an option that MSAL does not have: the program's own mistake
+    if isinstance(error, TypeError) and _UNKNOWN_OPTION.search(str(error)):
+        return error  # the program's own mistake
     without_frames(error)
     if isinstance(error, KeyvouchError):
         return error

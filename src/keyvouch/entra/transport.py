@@ -22,12 +22,20 @@ from keyvouch import forks
 from keyvouch.connections import Deadline
 from keyvouch.errors import ConfigurationError
 from keyvouch.https import CONNECT_TIMEOUT, LARGEST_ANSWER, proxy_for
+from keyvouch.tokens import describe_flaw
 
 READ_TIMEOUT = 30.0
 """Seconds, after the connection. An authority that does not answer within them is unavailable."""
 _LEAVE_ALONE, _LONGEST = 5, 3600
 """Seconds for which MSAL does not ask again after 429 and 5xx, where the answer does not say; and at most."""
 _SERVER_ERRORS = 500
+
+
+class UnusableAnswer(requests.exceptions.InvalidJSONError, ValueError):
+    """A successful answer that MSAL cannot work with; its text says what is wrong.
+
+    For MSAL it is a failure of the network, after which a token in the cache may still serve.
+    """
 
 
 class Session(requests.Session):
@@ -87,6 +95,7 @@ class Session(requests.Session):
         response = super().request(method, url, **options)
         self._read(response)
         self._note(url, options.get("data"), response)
+        _require_sound(response)
         return response
 
     def _read(self, response: requests.Response) -> None:
@@ -123,6 +132,14 @@ class Session(requests.Session):
     def _proxies(self, url: str) -> dict[str, str]:
         proxy = proxy_for(url, self._proxy)
         return {"https": proxy} if proxy else {}
+
+
+def _require_sound(response: requests.Response) -> None:
+    """Raise `UnusableAnswer` for what MSAL would fail at, or cache and return. WS-Trust's XML is MSAL's to judge."""
+    if response.status_code != requests.codes.ok or "xml" in response.headers.get("Content-Type", ""):
+        return
+    if flaw := describe_flaw(response.content):
+        raise UnusableAnswer(flaw)
 
 
 def _parts(response: requests.Response) -> Iterator[bytes]:
