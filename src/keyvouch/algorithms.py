@@ -94,6 +94,7 @@ KEY_TYPES = ("RSA-2048", "RSA-3072", "RSA-4096", "P-256", "P-384", "P-521", "Ed2
 
 _SMALLEST_RSA, _LARGEST_RSA = 2048, 8192
 """Bits of the modulus."""
+_SMALLEST_EXPONENT = 3
 _LONGEST_EXPONENT = 64
 """Bits; OPENSSL_RSA_MAX_PUBEXP_BITS."""
 _NEW_RSA = "Make a new key: RSA-2048, RSA-3072 or RSA-4096."
@@ -147,7 +148,7 @@ def require_usable(key: object) -> None:
         raise KeyUnusable(f"A key of the type {kind} is too large: its signatures take seconds.", hint=_NEW_RSA)
     public: Any = key if hasattr(key, "public_numbers") else key.public_key()  # type: ignore[attr-defined]
     exponent: int = public.public_numbers().e
-    if exponent in (0, 1) or exponent % 2 == 0 or exponent.bit_length() > _LONGEST_EXPONENT:
+    if exponent < _SMALLEST_EXPONENT or exponent % 2 == 0 or exponent.bit_length() > _LONGEST_EXPONENT:
         raise KeyUnusable("The RSA key has an invalid public exponent.", hint=_NEW_RSA)
 
 

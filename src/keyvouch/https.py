@@ -98,6 +98,8 @@ class Pools:
         """Send one request, once, and read the answer. Raises `StoreUnavailable`, `ConfigurationError`."""
         start = url.find("/", url.find("//") + 2)
         host, target = (url[:start], url[start:]) if start > 0 else (url, "/")
+        if not (target.isascii() and all(map(_FIELD_VALUE.fullmatch, headers.values()))):
+            raise _unsendable(host)
         left = self.limits.left()
         if left <= 0:
             raise _late(host)
@@ -123,9 +125,9 @@ class Pools:
         except (HTTPError, OSError) as error:
             raise _unreachable(host, error) from error
         except ValueError:
-            response = None  # such an error quotes the header, which may hold a token: it must not be the context
+            response = None  # raised below: this error may quote what was sent, and must not be the context
         if response is None:
-            raise _invalid(host, target, headers)
+            raise StoreUnavailable(f"{host} returned an invalid answer.", hint="Check the server and the proxy.")
         response.release_conn()
         return Reply(response.status, response.reason or "", response.headers, octets)
 
@@ -214,10 +216,7 @@ def _late(host: str) -> StoreUnavailable:
     return StoreUnavailable(f"{host} did not answer in time.", hint="Try again later, or allow more time.")
 
 
-def _invalid(host: str, target: str, headers: Mapping[str, str]) -> KeyvouchError:
-    """Make the error for a request that http.client refused to send, or an answer that it failed to parse."""
-    if target.isascii() and all(_FIELD_VALUE.fullmatch(each) for each in headers.values()):
-        return StoreUnavailable(f"{host} returned an invalid answer.", hint="Check the server and the proxy.")
+def _unsendable(host: str) -> ConfigurationError:
     return ConfigurationError(
         f"The request to {host} cannot be sent: its path or a header contains characters that HTTP does not allow.",
         hint="Look for line breaks, spaces or letters outside ASCII in the secrets that the URI refers to.",
