@@ -7,7 +7,7 @@ hash or a key is first needed, not before.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, Any, NewType
 
 from keyvouch.errors import AlgorithmUnsupported, ConfigurationError, KeyUnusable
 from keyvouch.forks import ForkGate
@@ -92,6 +92,12 @@ PS256, RS256 = ALGORITHMS["PS256"], ALGORITHMS["RS256"]
 KEY_TYPES = ("RSA-2048", "RSA-3072", "RSA-4096", "P-256", "P-384", "P-521", "Ed25519")
 """The kinds of key that can be asked for, as `KeySpec` and the command spell them."""
 
+_SMALLEST_RSA, _LARGEST_RSA = 2048, 8192
+"""Bits of the modulus."""
+_SMALLEST_EXPONENT = 3
+_LONGEST_EXPONENT = 64
+"""Bits; OPENSSL_RSA_MAX_PUBEXP_BITS."""
+_NEW_RSA = "Make a new key: RSA-2048, RSA-3072 or RSA-4096."
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _BY_CURVE = {algorithm.curve: algorithm for algorithm in ALGORITHMS.values() if algorithm.curve}
 
@@ -124,6 +130,26 @@ def key_type(key: object) -> str:
             return "Ed25519"
     kind = getattr(getattr(key, "curve", None), "name", type(key).__name__)
     raise KeyUnusable(f"A key of the kind {kind} cannot sign a JWT.", hint="Use RSA, P-256, P-384, P-521 or Ed25519.")
+
+
+def require_usable(key: object) -> None:
+    """Raise `KeyUnusable` for a private or public key that must not sign, whatever store it is in.
+
+    That is a kind of key that JOSE has no signature for, RSA outside 2,048 to 8,192 bits, and an RSA public exponent
+    that is even, less than 3, or longer than the 64 bits to which OpenSSL limits it for long keys.
+    """
+    kind = key_type(key)
+    if not kind.startswith("RSA-"):
+        return
+    bits = int(kind.removeprefix("RSA-"))
+    if bits < _SMALLEST_RSA:
+        raise KeyUnusable(f"A key of the type {kind} is too weak.", hint=_NEW_RSA)
+    if bits > _LARGEST_RSA:
+        raise KeyUnusable(f"A key of the type {kind} is too large: its signatures take seconds.", hint=_NEW_RSA)
+    public: Any = key if hasattr(key, "public_numbers") else key.public_key()  # type: ignore[attr-defined]
+    exponent: int = public.public_numbers().e
+    if exponent < _SMALLEST_EXPONENT or exponent % 2 == 0 or exponent.bit_length() > _LONGEST_EXPONENT:
+        raise KeyUnusable("The RSA key has an invalid public exponent.", hint=_NEW_RSA)
 
 
 def algorithms_for(kind: str) -> tuple[Algorithm, ...]:

@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 import ipaddress
 import os
+import re
 import ssl
 import threading
 import time
@@ -38,6 +39,10 @@ _DEPTH = 10
 """How many exceptions wrap one another at most."""
 _CONNECTIONS = 64
 """Connections kept open to each host: as many threads can send requests at once without connecting again."""
+
+
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7E\x80-\xFF]*")
+"""RFC 9110, section 5.5."""
 
 
 class Reply(NamedTuple):
@@ -103,6 +108,8 @@ class Pools:
         """
         start = url.find("/", url.find("//") + 2)
         host, target = (url[:start], url[start:]) if start > 0 else (url, "/")
+        if not (target.isascii() and all(map(_FIELD_VALUE.fullmatch, headers.values()))):
+            raise _unsendable(host)
         left = self.limits.left()
         if left <= 0:
             raise _late(host)
@@ -125,8 +132,12 @@ class Pools:
                 except BaseException:
                     response.close()
                     raise
-        except (HTTPError, OSError, ValueError) as error:
+        except (HTTPError, OSError) as error:
             raise _unreachable(host, error) from error
+        except ValueError:
+            response = None  # raised below: this error may quote what was sent, and must not be the context
+        if response is None:
+            raise StoreUnavailable(f"{host} returned an invalid answer.", hint="Check the server and the proxy.")
         response.release_conn()
         return Reply(response.status, response.reason or "", response.headers, octets)
 
@@ -206,6 +217,13 @@ def _timed(manager: urllib3.PoolManager) -> urllib3.PoolManager:
 
 def _late(host: str) -> StoreUnavailable:
     return StoreUnavailable(f"{host} did not answer in time.", hint="Try again later, or allow more time.")
+
+
+def _unsendable(host: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The request to {host} cannot be sent: its path or a header contains characters that HTTP does not allow.",
+        hint="Look for line breaks, spaces or letters outside ASCII in the secrets that the URI refers to.",
+    )
 
 
 def _unreachable(host: str, error: Exception) -> KeyvouchError:

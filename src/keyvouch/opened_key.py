@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyvouch import certificate, files
-from keyvouch.algorithms import Algorithm, algorithms_for, key_type
+from keyvouch.algorithms import Algorithm, algorithms_for, key_type, require_usable
 from keyvouch.connections import Connection, Deadline
 from keyvouch.errors import AccessDenied, KeyChanged, KeyNotFound, KeyvouchError
 from keyvouch.forks import process
@@ -105,6 +105,7 @@ def open_key(
     leaf = given[0] if given else None
     stored, generation = connection.call(lambda timeout: connection.store.open(uri, leaf, timeout=timeout), deadline)
     try:
+        require_usable(stored.public_key)
         if expected:
             _require_same(stored, expected)
         chain = certificate.order_chain(given, stored.public_key) or stored.chain

@@ -8,6 +8,7 @@ import datetime as dt
 import socket
 import ssl
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from email.utils import format_datetime
 from pathlib import Path
@@ -326,3 +327,42 @@ def test_retry_after_a_moment() -> None:
     """It is counted from now."""
     moment = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=2)
     assert 60 < (retry_after({"Retry-After": format_datetime(moment, usegmt=True)}) or 0) <= 120
+
+
+@pytest.mark.parametrize("value", ["s.marker\nmore", "marker\r\nX: y", "marker\u20ac", "marker\0"])
+def test_header_that_cannot_be_sent(limits: Limits, value: str) -> None:
+    """Its value may be a token: it is neither in the error nor behind it, and nothing is sent."""
+    with serving(None) as server:
+        pools = Pools(limits)
+        with pytest.raises(ConfigurationError, match="header") as caught:
+            pools.request("GET", f"{server.address}/", None, {"X-Vault-Token": value})
+        pools.close()
+    assert caught.value.hint
+    assert "marker" not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__context__ is None
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("proxy", ["http://me:mark%0Aer@proxy.test", "http://m%3Aarker:x@proxy.test"])
+def test_password_of_the_proxy_that_cannot_be_sent(limits: Limits, proxy: str) -> None:
+    """RFC 7617 allows no control characters, and no colon in the user's name."""
+    with pytest.raises(ConfigurationError, match="proxy") as caught:
+        Pools(limits, proxy=proxy).request("GET", "https://vault.test/", None, {})
+    assert "er" not in f"{caught.value.__context__!r}"
+
+
+def test_password_of_the_proxy_outside_latin_1(limits: Limits) -> None:
+    """It is sent in UTF-8."""
+    with serving(None) as proxy:
+        heads: list[bytes] = []
+
+        def refuse(connection: socket.socket, request: bytes) -> None:
+            heads.append(request)
+            connection.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+
+        proxy.talk = refuse
+        pools = Pools(limits, proxy=f"http://me:%E2%82%AC@127.0.0.1:{proxy.port}")
+        with pytest.raises(StoreUnavailable):
+            pools.request("GET", "https://vault.test/", None, {})
+        pools.close()
+    assert base64.b64encode("me:\u20ac".encode()) in heads[0]

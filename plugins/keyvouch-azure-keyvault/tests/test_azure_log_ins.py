@@ -34,6 +34,8 @@ class Endpoint(ThreadingHTTPServer):
     def __init__(self, vault: Vault) -> None:
         self.asked: list[dict[str, list[str]]] = []
         self.status = 200
+        self.body: bytes | None = None
+        """Given in place of a token."""
         with throwaway_signer() as signer:
             app = vault.authority.register(certificates=[signer.chain[0]])
             session = requests.Session()
@@ -67,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "token_type": "Bearer",
                 "client_id": "id",
             }
-        octets = json.dumps(body).encode()
+        octets = json.dumps(body).encode() if self.server.body is None else self.server.body
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(octets)))

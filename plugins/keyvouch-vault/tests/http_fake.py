@@ -36,7 +36,11 @@ class Fake:
                 client, _ = self._listener.accept()
                 with client:
                     self.asked.append(_request(client))
-                    self._send(client, self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+                    self._send(client, self.reply(self.asked[-1]))
+
+    def reply(self, request: str) -> bytes:
+        """Return what to answer."""
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     def _send(self, client: socket.socket, octets: bytes) -> None:
         if not self.pause:

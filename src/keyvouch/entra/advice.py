@@ -79,7 +79,7 @@ def refusal(result: Mapping[str, Any], sent: Sent | None) -> AuthorityRefused:
         f"The authority refused: {description(result)}",
         hint=hint,
         uri=sent.uri if sent else None,
-        error=str(result.get("error", "")),
+        error=str(result.get("error") or ""),
         error_codes=codes,
         thumbprint=sha256,
         correlation_id=str(correlation_id) if correlation_id else None,
@@ -97,4 +97,4 @@ def description(result: Mapping[str, Any]) -> str:
 def _codes(result: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the AADSTS codes; what is of another form than Entra ID's is passed over."""
     codes = result.get("error_codes")
-    return tuple(code for code in codes if isinstance(code, int)) if isinstance(codes, list) else ()
+    return tuple(code for code in codes if type(code) is int) if isinstance(codes, list) else ()

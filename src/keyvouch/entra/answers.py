@@ -19,7 +19,7 @@ from msal.exceptions import MsalServiceError
 from keyvouch import files
 from keyvouch.entra import advice
 from keyvouch.entra.keys import Sent
-from keyvouch.entra.token_cache import is_token
+from keyvouch.entra.transport import UnusableAnswer
 from keyvouch.errors import (
     AuthorityRefused,
     AuthorityUnavailable,
@@ -29,9 +29,11 @@ from keyvouch.errors import (
 )
 from keyvouch.https import cause_of
 from keyvouch.sockets import ResponseTooLarge
+from keyvouch.tokens import is_token
 
 _NO_TENANT = ("400", "404")
 """Statuses of the discovery of a tenant that there is not."""
+_UNKNOWN_OPTION = re.compile(r"\b__init__\(\) (got an unexpected keyword|got multiple values for) argument")
 _DEPTH = 10
 """How many exceptions stand behind one of `requests` at most."""
 
@@ -115,8 +117,8 @@ def from_network(error: Exception, authority: str) -> KeyvouchError | None:
         return _from_tls(error, authority)
     if isinstance(error, requests.exceptions.InvalidProxyURL | requests.exceptions.InvalidSchema):
         return ConfigurationError("Invalid proxy address.", hint="Correct proxy, or HTTPS_PROXY: http://host:port.")
-    if isinstance(error, requests.exceptions.JSONDecodeError):
-        return no_usable_answer(authority, "it is no JSON")
+    if isinstance(error, UnusableAnswer | requests.exceptions.JSONDecodeError):
+        return no_usable_answer(authority, str(error) if isinstance(error, UnusableAnswer) else "it is not JSON")
     if isinstance(error, requests.exceptions.RequestException):
         return _from_exchange(error, authority)
     if isinstance(error, OSError):
@@ -178,13 +180,13 @@ def _shape(error: Exception) -> str:
     """Return what is wrong with an answer."""
     if isinstance(error, MsalServiceError):
         return str(error)  # HTTP Error: 503
-    return "it is no JSON" if isinstance(error, json.JSONDecodeError) else type(error).__name__
+    return "it is not JSON" if isinstance(error, json.JSONDecodeError) else type(error).__name__
 
 
 def from_discovery(error: Exception, authority: str) -> Exception:
     """Return our error for what MSAL raised while it looked for the authority's endpoints, or at its options."""
-    if isinstance(error, TypeError) and "argument" in str(error):
-        return error  # an option that MSAL does not have: the program's own mistake
+    if isinstance(error, TypeError) and _UNKNOWN_OPTION.search(str(error)):
+        return error  # the program's own mistake
     without_frames(error)
     if isinstance(error, KeyvouchError):
         return error
@@ -203,7 +205,7 @@ def _from_msal(error: Exception, authority: str) -> KeyvouchError:
         return from_network(error.__context__, authority) or no_usable_answer(authority, "no answer")
     status = re.search(r"HTTP status: (\d+)", text)
     if isinstance(error.__context__, json.JSONDecodeError) or (status and status[1] not in _NO_TENANT):
-        return no_usable_answer(authority, status[0] if status else "it is no JSON")
+        return no_usable_answer(authority, status[0] if status else "it is not JSON")
     if "authority configuration" in text or "OIDC Discovery failed" in text:
         return AuthorityRefused(
             f"{authority} knows no such tenant, or is no authority.",

@@ -32,19 +32,21 @@ from keyvouch.entra import advice
 from keyvouch.entra.answers import Failed, Outcome, from_discovery
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.keys import Key, Keys, OpenUri, Sent
-from keyvouch.entra.token_cache import is_token
 from keyvouch.entra.transport import Session
 from keyvouch.entra.variants import Variants
 from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError
 from keyvouch.proxies import Credentials
 from keyvouch.signer import SIGN_TIMEOUT, Signer
 from keyvouch.single_flight import FlightTimeout, SingleFlight
+from keyvouch.tokens import is_token
 
 log = logging.getLogger("keyvouch")
 _CAE = "CP1"
 """The capability, in Entra ID's words, of a client that answers demands for claims."""
 _PLAIN_ERROR = re.compile(r"[\x20-\x21\x23-\x5B\x5D-\x7E]*")
 
+_ASSUMED_LIFETIME = 3599
+"""Seconds."""
 ACCESS_TOKEN_TIMEOUT = 60.0
 """Seconds that a token may take: opening a key, signing and asking, with every key in turn."""
 
@@ -212,7 +214,8 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
             with contextlib.suppress(Exception):
                 self.remove_tokens_for_client()  # MSAL keeps what is none too, and would give it again
         outcome.token(endpoint, self._session.retry_after(endpoint, wanted) if self._session else None)
-        return dict(outcome.result)
+        # Some servers send the number as text, and some none: then MSAL assumes an hour as well.
+        return {**outcome.result, "expires_in": int(outcome.result.get("expires_in", _ASSUMED_LIFETIME))}
 
     async def access_token_async(
         self,
@@ -400,6 +403,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
                     result = request()
                 self._forget_odd_error(result)
             except Exception as error:  # noqa: BLE001 - for every thread that waits, each to be told in its own words
+                self._telemetry_buffer.clear()  # may hold what MSAL failed at
                 return Outcome(error=error, sent=turn.sent, of_key=error is turn.error)
         if turn.sent and isinstance(result, dict) and result.get("token_source") == "identity_provider":
             self._keys.accept(key)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from keyvouch import files
 from keyvouch.errors import ConfigurationError, StoreUnavailable
+from keyvouch.tokens import is_token
 
 if TYPE_CHECKING:
     from msal_extensions import PersistedTokenCache
@@ -141,11 +141,6 @@ def find_token(place: Path, client_id: str, scopes: Sequence[str]) -> str | None
             if usable and fits and plain and is_token(entry["secret"]):
                 return str(entry["secret"])
     return None
-
-
-def is_token(value: object) -> bool:
-    """Tell whether it can stand in a header `Authorization: Bearer` (RFC 6750, section 2.1)."""
-    return isinstance(value, str) and bool(re.fullmatch(r"[\x21-\x7E]+", value))
 
 
 def _entries(place: Path) -> Iterable[Mapping[str, Any]]:

@@ -25,6 +25,7 @@ from keyvouch.errors import ConfigurationError
 from keyvouch.https import CONNECT_TIMEOUT, is_link_local, proxy_for, read_body, trust
 from keyvouch.proxies import Credentials, Proxy, proxy_at
 from keyvouch.sockets import POOL_CLASSES, exchange
+from keyvouch.tokens import describe_flaw
 
 REQUEST_TIMEOUT = 30.0
 """Seconds for a request, its redirects included. An authority that takes longer is unavailable."""
@@ -32,6 +33,13 @@ MAX_REDIRECTS = 3
 _LEAVE_ALONE, _LONGEST = 5, 3600
 """Seconds for which MSAL does not ask again after 429 and 5xx, where the answer does not say; and at most."""
 _SERVER_ERRORS = 500
+
+
+class UnusableAnswer(requests.exceptions.InvalidJSONError, ValueError):
+    """A successful response that MSAL cannot use; its text says what is wrong.
+
+    For MSAL it is a network failure, after which a token in the cache may still serve.
+    """
 
 
 class _Adapter(HTTPAdapter):
@@ -142,6 +150,7 @@ class Session(requests.Session):
         self._note(url, options.get("data"), response)
         if discovery.PATH in url and response.status_code == requests.codes.ok:
             discovery.check(url, response.text, self._issuer)
+        _require_sound(response)
         return response
 
     def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - as the inherited one
@@ -203,6 +212,14 @@ class Session(requests.Session):
             return {}
         self._adapter.use(proxy)
         return {"https": proxy.address}
+
+
+def _require_sound(response: requests.Response) -> None:
+    """Raise `UnusableAnswer` for what MSAL would fail at, or cache and return. WS-Trust's XML is MSAL's to judge."""
+    if response.status_code != requests.codes.ok or "xml" in response.headers.get("Content-Type", ""):
+        return
+    if flaw := describe_flaw(response.content):
+        raise UnusableAnswer(flaw)
 
 
 def _require_https(url: str, before: str) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyvouch.algorithms import key_type, sign_locally
+from keyvouch.algorithms import key_type, require_usable, sign_locally
 from keyvouch.certificate import order_chain, spki_sha256, status
-from keyvouch.errors import AccessDenied, CertificateMismatch, KeyNotFound, KeyUnusable
+from keyvouch.errors import AccessDenied, CertificateMismatch, KeyNotFound
 from keyvouch.files import stamp
 from keyvouch.store import KeyInfo, KeyUri, StoredKey
 from keyvouch.stores import places
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import Algorithm, PrivateKey
-
-_SMALLEST_RSA = 2048
 
 
 @dataclass(frozen=True)
@@ -92,13 +90,6 @@ def entries_of(uri: KeyUri, file: places.KeyFile, contents: Contents) -> list[En
         info = _describe(pin(uri, file.path, key, None if alone else name), key, chain, created)
         entries.append(Entry(info, name, key, chain, file, alone))
     return entries
-
-
-def require_usable(key: PrivateKey) -> None:
-    """Raise `KeyUnusable` for a kind of key that signs no JWT, and for RSA that is too short."""
-    kind = key_type(key)
-    if kind.startswith("RSA-") and int(kind.removeprefix("RSA-")) < _SMALLEST_RSA:
-        raise KeyUnusable(f"A key of the type {kind} is too weak.", hint="Make a new one: RSA-2048 at least.")
 
 
 def pin(uri: KeyUri, path: Path, key: PrivateKey, name: str | None = None) -> KeyUri:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from keyvouch import certificate as certificates
-from keyvouch.algorithms import make_key
+from keyvouch.algorithms import make_key, require_usable
 from keyvouch.errors import ConfigurationError, KeyExists, KeyvouchError, NotSupported, hidden_frames
 from keyvouch.store import (
     Attribute,
@@ -27,7 +27,7 @@ from keyvouch.store import (
     choose_one,
 )
 from keyvouch.stores import pem, pfx, places
-from keyvouch.stores.entries import Contents, Entry, FileKey, entries_of, pin, require_usable, unknown_name, with_name
+from keyvouch.stores.entries import Contents, Entry, FileKey, entries_of, pin, unknown_name, with_name
 
 if TYPE_CHECKING:
     import datetime as dt

@@ -102,6 +102,11 @@ def pinned(uri: KeyUri, name: str, version: str) -> KeyUri:
     return uri.replace({kind: name, "version": version, "select": None, "settle": None, "spki-sha256": None})
 
 
+def is_version(text: object) -> bool:
+    """Whether it is the version of a certificate or key: 32 hexadecimal digits."""
+    return isinstance(text, str) and bool(re.fullmatch(_VERSION, text))
+
+
 def _vault(octets: bytes) -> str:
     text = octets.decode().rstrip("/")
     parts = urlsplit(text)

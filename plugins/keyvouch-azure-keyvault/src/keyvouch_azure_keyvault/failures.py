@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
 from azure.core.exceptions import (
     AzureError,
     ClientAuthenticationError,
@@ -33,8 +34,10 @@ from keyvouch.errors import (
     Throttled,
 )
 from keyvouch_azure_keyvault.addresses import Place
-from keyvouch_azure_keyvault.transport import NotAnswered, NotSent, seconds_to_wait
+from keyvouch_azure_keyvault.transport import NotAnswered, NotSent, NotUsable, seconds_to_wait
 
+MISREAD = (AzureError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What the SDK raises, also when the JSON of an answer is not of the form that its models expect."""
 _LONGEST = 500
 """Letters that are quoted of what the service says."""
 _UNAUTHORISED, _DENIED, _MISSING, _CONFLICT, _TOO_MANY = 401, 403, 404, 409, 429
@@ -58,6 +61,22 @@ class Doing:
     def kind(self) -> str:
         """What it is done to, as `az keyvault` calls it."""
         return self.place.kind if self.place else "key"
+
+
+class _Inner(msgspec.Struct):
+    code: str | None = None
+
+
+class _Error(msgspec.Struct):
+    code: str | None = None
+    message: str | None = None
+    innererror: _Inner | None = None
+
+
+class _Refusal(msgspec.Struct):
+    """The body of a refusal."""
+
+    error: _Error
 
 
 class _Said(NamedTuple):
@@ -106,7 +125,9 @@ def told(doing: Doing, auth: str) -> Iterator[None]:
     """Raise keyvouch's error for what happens inside."""
     try:
         yield
-    except (AzureError, ValueError) as error:
+    except KeyvouchError:
+        raise
+    except MISREAD as error:
         raise as_error(error, doing, auth) from error
 
 
@@ -150,7 +171,7 @@ def _own(error: BaseException | None) -> KeyvouchError | None:
     """Return what the transport raised, however deep the SDK has wrapped it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, NotSent | NotAnswered):
+        if isinstance(error, NotSent | NotAnswered | NotUsable):
             return error.told
         seen.add(id(error))
         error = error.__cause__ or error.__context__
@@ -169,12 +190,11 @@ def _is_vaults(error: HttpResponseError) -> bool:
 def _read(error: HttpResponseError) -> _Said:
     response: Any = error.response
     try:
-        body = response.json()["error"]
-        inner = body.get("innererror") or {}
-        code, text = inner.get("code") or body.get("code") or "", body.get("message") or ""
-    except (ValueError, KeyError, TypeError, AttributeError):
-        code, text = "", response.reason or ""
-    return _Said(response.status_code, str(code), _line(str(text)), response.headers)
+        body = msgspec.json.decode(response.body(), type=_Refusal).error
+    except (ValueError, RecursionError):
+        return _Said(response.status_code, "", _line(response.reason or ""), response.headers)
+    code = (body.innererror.code if body.innererror else None) or body.code or ""
+    return _Said(response.status_code, code, _line(body.message or ""), response.headers)
 
 
 def _line(text: str) -> str:

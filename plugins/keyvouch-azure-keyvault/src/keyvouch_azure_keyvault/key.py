@@ -9,7 +9,7 @@ from azure.keyvault.keys import KeyVaultKey
 from azure.keyvault.keys.crypto import SignatureAlgorithm
 
 from keyvouch.algorithms import Algorithm
-from keyvouch.errors import KeyNotFound, KeyUnusable
+from keyvouch.errors import KeyNotFound, KeyUnusable, StoreUnavailable
 from keyvouch.store import StoredKey
 from keyvouch_azure_keyvault.failures import Doing
 
@@ -39,12 +39,17 @@ class VaultedKey(StoredKey):
         digest = hashlib.new(algorithm.hash_name, message).digest()
         try:
             with self._session.asking(timeout, self._doing):
-                signature: bytes = self._client.sign(SignatureAlgorithm(algorithm.name), digest).signature
+                signature: object = self._client.sign(SignatureAlgorithm(algorithm.name), digest).signature
         except KeyNotFound as error:
             raise KeyUnusable(
                 "The key, or this version of it, was deleted.",
                 hint=f"{error.hint} Or make another: keyvouch new.",
             ) from error
+        if not isinstance(signature, bytes) or not signature:
+            raise StoreUnavailable(
+                "The vault's answer contains no signature.",
+                hint="Check that the address leads to Key Vault, and not to a proxy.",
+            )
         return signature
 
 

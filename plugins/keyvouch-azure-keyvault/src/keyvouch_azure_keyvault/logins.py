@@ -13,8 +13,10 @@ from azure.core.exceptions import AzureError
 
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
 from keyvouch.https import is_loopback
+from keyvouch.tokens import is_token
 from keyvouch_azure_keyvault.addresses import RESOURCES, vault_of
-from keyvouch_azure_keyvault.transport import LogInTransport, NotSent
+from keyvouch_azure_keyvault.failures import MISREAD
+from keyvouch_azure_keyvault.transport import LogInTransport, NotSent, NotUsable, TokenTransport
 
 if TYPE_CHECKING:
     from keyvouch.https import Limits
@@ -28,6 +30,8 @@ _LAST = 10.0
 """Seconds before its end in which a token is not sent any more."""
 _PAUSE = 5.0
 """Seconds after which a renewal that failed is tried again, while the token lives."""
+_LATEST = 253_402_300_799
+"""Seconds since 1970: the end of the year 9999."""
 _PROCESS = 10
 """Seconds that the Azure CLI may take."""
 _KNOWN_HOSTS = ("login.microsoftonline.com", "login.chinacloudapi.cn", "login.microsoftonline.us")
@@ -113,10 +117,12 @@ class LogIn:
         self, scopes: tuple[str, ...], options: TokenRequestOptions, same: tuple[object, ...], former: _Kept | None
     ) -> AccessTokenInfo:
         try:
-            token: AccessTokenInfo = self._credential.get_token_info(*scopes, options=options)
-        except (AzureError, KeyvouchError):
+            token = _sound(self._credential.get_token_info(*scopes, options=options))
+        except (*MISREAD, KeyvouchError) as error:
             if former is None or not former.alive:
-                raise
+                if isinstance(error, AzureError | KeyvouchError):
+                    raise
+                raise _no_token(type(error).__name__) from error
             former.due = time.time() + _PAUSE
             return former.token
         self._kept[same] = _Kept(token)
@@ -131,6 +137,20 @@ class LogIn:
                     hint="Does the address lead to Key Vault?",
                 )
             )
+
+
+def _sound(token: AccessTokenInfo) -> AccessTokenInfo:
+    """Return a token that a header can carry, and whose times are numbers. Raises `NotUsable`."""
+    times = (token.expires_on, token.expires_on if token.refresh_on is None else token.refresh_on)
+    if not is_token(token.token) or not all(type(each) is int and 0 <= each <= _LATEST for each in times):
+        raise _no_token("an invalid token, or one with invalid times")
+    return token
+
+
+def _no_token(reason: str) -> NotUsable:
+    return NotUsable(
+        StoreUnavailable(f"The log-in returned no usable token: {reason}.", hint="Check what answers the log-in.")
+    )
 
 
 class _OfProfile:
@@ -173,7 +193,7 @@ def _make(uri: KeyUri, transport: PoolTransport) -> Any:
         case "managed-identity":
             # Where a machine has just started this endpoint answers for some seconds that it is not there: the
             # protocol itself asks for retries.
-            return azure.identity.ManagedIdentityCredential(client_id=client_id, transport=transport)
+            return azure.identity.ManagedIdentityCredential(client_id=client_id, transport=TokenTransport(transport))
         case "workload":
             return azure.identity.WorkloadIdentityCredential(client_id=client_id, **options, **discovery)
         case "cli":

@@ -147,7 +147,7 @@ class KeyVaultStore(
                 raise _exists(uri, place)
             make = making.make_certificate if place.is_certificate else making.make_key
             made = make(session, place, spec, hsm=hsm)
-        return pinned(uri, place.name, made.properties.version)
+        return pinned(uri, place.name, versions.number_of(made.properties))
 
     def import_key(
         self, uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False
@@ -168,7 +168,7 @@ class KeyVaultStore(
                 )
             else:
                 made = making.import_certificate(session, place, key, chain, exportable=exportable)
-        return pinned(uri, place.name, made.properties.version)
+        return pinned(uri, place.name, versions.number_of(made.properties))
 
     def request_certificate(self, uri: KeyUri, spec: KeySpec) -> bytes:
         """Let the vault make a request and keep it pending; of a key without certificate it is signed here.
@@ -200,7 +200,7 @@ class KeyVaultStore(
                 spec = KeySpec(subject=chain[0].subject.rfc4514_string())
                 making.begin_request(session, place, spec, public_key, hsm=uri.get("hsm"))
             made = making.merge(session, place, chain)
-        return pinned(uri, place.name, made.properties.version)
+        return pinned(uri, place.name, versions.number_of(made.properties))
 
     def delete(self, uri: KeyUri) -> None:
         """Delete the certificate or key, if this is its only version; it can be recovered until it is purged.

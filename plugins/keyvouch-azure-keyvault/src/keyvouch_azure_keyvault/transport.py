@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode, urlsplit
 
-from azure.core.exceptions import ServiceRequestError, ServiceResponseError
+from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError, ServiceResponseError
 from azure.core.pipeline import PipelineRequest, PipelineResponse
 from azure.core.pipeline.policies import HTTPPolicy
 from azure.core.pipeline.transport import HttpTransport
@@ -16,6 +16,7 @@ from azure.core.rest import HttpRequest
 
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable, Throttled
 from keyvouch.https import Limits, Pools, retry_after
+from keyvouch.tokens import describe_flaw
 from keyvouch_azure_keyvault.answer import Answer
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _NAP = 1.0
 """Seconds between two questions whether the service has done what it was asked for."""
-_TOO_MANY, _FAILING = 429, 500
+_OK, _TOO_MANY, _FAILING = 200, 429, 500
 
 
 class NotSent(ServiceRequestError):
@@ -37,6 +38,14 @@ class NotSent(ServiceRequestError):
 
 class NotAnswered(ServiceResponseError):
     """A request went out, and no answer came; `told` is the error of keyvouch's."""
+
+    def __init__(self, told: KeyvouchError) -> None:
+        super().__init__(told.message)
+        self.told = told
+
+
+class NotUsable(ClientAuthenticationError):
+    """A log-in answered, but with no token; azure-core does not try again. `told` is the error of keyvouch's."""
 
     def __init__(self, told: KeyvouchError) -> None:
         super().__init__(told.message)
@@ -97,16 +106,36 @@ class PassesOn(HTTPPolicy[Any, Any]):
         return self.next.send(request)
 
 
-class LogInTransport(_Base):
-    """The same for a log-in, whose libraries tell an authority that fails like one that refuses."""
+class TokenTransport(_Base):
+    """The same for tokens, of which azure-identity and MSAL cache whatever they are given."""
 
     def __init__(self, transport: PoolTransport) -> None:
         self._transport = transport
 
     def send(self, request: Any, **options: Any) -> Answer:
-        """Send a request. Raises `NotSent`, `NotAnswered`, also for what may pass: 429 and 5xx."""
+        """Send a request. Raises `NotSent`, `NotAnswered`, `NotUsable`."""
         answer = self._transport.send(request, **options)
-        host = f"https://{urlsplit(request.url).netloc}"
+        if answer.status_code == _OK and (flaw := describe_flaw(answer.body())):
+            raise NotUsable(
+                StoreUnavailable(
+                    f"{_host(request)} gave no usable answer: {flaw}.",
+                    hint="Check what answers there: the authority, or a proxy or gateway.",
+                )
+            )
+        return answer
+
+    def sleep(self, duration: float) -> None:
+        """Wait, no longer than there is time."""
+        self._transport.sleep(duration)
+
+
+class LogInTransport(TokenTransport):
+    """The same for a log-in, whose libraries do not distinguish an authority that fails from one that refuses."""
+
+    def send(self, request: Any, **options: Any) -> Answer:
+        """Send a request. As the other; raises `NotAnswered` also for what may pass: 429 and 5xx."""
+        answer = super().send(request, **options)
+        host = _host(request)
         if answer.status_code == _TOO_MANY:
             seconds = seconds_to_wait(answer.headers)
             raise NotAnswered(Throttled(f"{host} asks to wait.", hint="Try again later.", retry_after=seconds))
@@ -116,9 +145,9 @@ class LogInTransport(_Base):
             )
         return answer
 
-    def sleep(self, duration: float) -> None:
-        """Wait, no longer than there is time."""
-        self._transport.sleep(duration)
+
+def _host(request: Any) -> str:
+    return f"https://{urlsplit(request.url).netloc}"
 
 
 def seconds_to_wait(headers: Any) -> float | None:

@@ -13,9 +13,9 @@ from azure.keyvault.certificates import CertificatePolicyAction, WellKnownIssuer
 
 from keyvouch.algorithms import CRYPTOGRAPHY, key_type
 from keyvouch.certificate import load_certificates, spki_sha256
-from keyvouch.errors import KeyNotFound, KeyUnusable
+from keyvouch.errors import KeyNotFound, KeyUnusable, StoreUnavailable
 from keyvouch.store import KeyInfo
-from keyvouch_azure_keyvault.addresses import pinned
+from keyvouch_azure_keyvault.addresses import is_version, pinned
 from keyvouch_azure_keyvault.failures import Doing
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _RENEWS = (
     " az keyvault certificate show --vault-name {vault} --name {0} --query policy > policy.json, then"
     " az keyvault certificate set-attributes --vault-name {vault} --name {0} --policy @policy.json"
 )
+_FIRST_YEAR, _LAST_YEAR = 1970, 2900
 _UNTOLD = "unknown"
 """The type of a key in a listing, where the service tells none."""
 
@@ -67,6 +68,48 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Properties:
+    """What a listing, and each answer, contains about a version."""
+
+    version: str
+    enabled: bool
+    created: dt.datetime | None
+    not_before: dt.datetime | None
+    not_after: dt.datetime | None
+
+
+def read_properties(found: Any) -> Properties:
+    """Check the SDK's properties, whose models take anything. Raises `StoreUnavailable`, and what the SDK raises."""
+    return Properties(
+        number_of(found),
+        found.enabled is True,
+        _moment(found.created_on),
+        _moment(found.not_before),
+        _moment(found.expires_on),
+    )
+
+
+def number_of(found: Any) -> str:
+    """Return the version in the SDK's properties. Raises `StoreUnavailable` if there is none."""
+    if not is_version(found.version):
+        raise StoreUnavailable(
+            "The vault returned an identifier without a version.",
+            hint="Check that the address leads to Key Vault, and not to a proxy.",
+        )
+    return str(found.version)
+
+
+def _moment(value: Any) -> dt.datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, dt.datetime) or value.tzinfo is None or not _FIRST_YEAR <= value.year <= _LAST_YEAR:
+        raise StoreUnavailable(
+            "The vault returned an invalid time.", hint="Check that the address leads to Key Vault, and not to a proxy."
+        )
+    return value
+
+
+@dataclass(frozen=True)
 class Policy:
     """What holds for all versions of a certificate."""
 
@@ -81,36 +124,40 @@ def policy(session: Session, place: Place) -> Policy:
     renews = found.issuer_name != WellKnownIssuerNames.unknown and any(
         each.action == CertificatePolicyAction.auto_renew for each in found.lifetime_actions or ()
     )
-    return Policy(found.exportable, (_RENEWS.format(place.name, vault=_name_of(place.vault)),) if renews else ())
+    exportable = found.exportable if isinstance(found.exportable, bool) else None
+    return Policy(exportable, (_RENEWS.format(place.name, vault=_name_of(place.vault)),) if renews else ())
 
 
 def _name_of(vault: str) -> str:
     return (urlsplit(vault).hostname or "").partition(".")[0]
 
 
-def list_versions(session: Session, place: Place) -> list[Any]:
-    """Return the SDK's properties of each version, disabled ones too; none where there is no such name.
+def list_versions(session: Session, place: Place) -> list[Properties]:
+    """Return the properties of each version, disabled ones too; an empty list if there is no such name.
 
-    Raises azure-core's errors.
+    Raises `StoreUnavailable`, and what the SDK raises.
     """
     try:
-        if place.is_certificate:
-            return list(session.certificates.list_properties_of_certificate_versions(place.name))
-        return list(session.keys.list_properties_of_key_versions(place.name))
+        listed: Iterable[Any] = (
+            session.certificates.list_properties_of_certificate_versions(place.name)
+            if place.is_certificate
+            else session.keys.list_properties_of_key_versions(place.name)
+        )
+        return [read_properties(each) for each in listed]
     except ResourceNotFoundError as error:
         if error.error is None:  # not the service's words: something else listens there
             raise
         return []
 
 
-def light_info(uri: KeyUri, place: Place, properties: Any) -> KeyInfo:
+def light_info(uri: KeyUri, place: Place, properties: Properties) -> KeyInfo:
     """Return what a listing tells of a version, which is enough to choose the newest by."""
     return KeyInfo(
         pinned(uri, place.name, properties.version),
         _UNTOLD,
         not_before=properties.not_before,
-        not_after=properties.expires_on,
-        created=properties.created_on,
+        not_after=properties.not_after,
+        created=properties.created,
         has_certificate=place.is_certificate,
     )
 
@@ -132,15 +179,15 @@ def _of_certificate(found: Any) -> Version:
     leaf = load_certificates(bytes(found.cer), f"the certificate {found.name}")[0]
     public_key: Any = leaf.public_key()
     _require_signing(public_key)
-    properties = found.properties
+    properties = read_properties(found.properties)
     return Version(
         properties.version,
         public_key,
         (leaf,),
-        properties.created_on,
+        properties.created,
         leaf.not_valid_before_utc,
         leaf.not_valid_after_utc,
-        bool(properties.enabled),
+        properties.enabled,
         None,
     )
 
@@ -148,7 +195,7 @@ def _of_certificate(found: Any) -> Version:
 @CRYPTOGRAPHY
 def of_key(found: Any) -> Version:
     """Read a key that the SDK has fetched. Raises `KeyUnusable` where it is none that signs."""
-    properties = found.properties
+    properties = read_properties(found.properties)
     if found.key_operations is not None and "sign" not in [str(getattr(x, "value", x)) for x in found.key_operations]:
         raise KeyUnusable(
             f"The key {found.name} is not for signing.", hint="Make one with the operation `sign`: keyvouch new."
@@ -157,11 +204,11 @@ def of_key(found: Any) -> Version:
         properties.version,
         _public_key(found),
         (),
-        properties.created_on,
+        properties.created,
         properties.not_before,
-        properties.expires_on,
-        bool(properties.enabled),
-        bool(properties.exportable),
+        properties.not_after,
+        properties.enabled,
+        bool(found.properties.exportable),
     )
 
 
@@ -169,7 +216,7 @@ def _public_key(found: Any) -> PublicKey:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     jwk = found.key
-    kind = str(getattr(found.key_type, "value", found.key_type))
+    kind = str(getattr(found.key_type, "value", found.key_type) or "")
     curves = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
     curve = curves.get(str(getattr(jwk.crv, "value", jwk.crv)))
     try:
@@ -177,10 +224,11 @@ def _public_key(found: Any) -> PublicKey:
             return rsa.RSAPublicNumbers(int.from_bytes(jwk.e), int.from_bytes(jwk.n)).public_key()
         if kind.startswith("EC") and curve is not None:
             return ec.EllipticCurvePublicNumbers(int.from_bytes(jwk.x), int.from_bytes(jwk.y), curve).public_key()
-    except ValueError as error:
-        raise KeyUnusable(f"The key {found.name} is told of wrongly.", hint="Make another key.") from error
+    except (TypeError, ValueError) as error:
+        raise KeyUnusable(f"The public key of {found.name} is invalid.", hint="Make another key.") from error
     raise KeyUnusable(
-        f"The key {found.name} is of the type {kind}, which does not sign.", hint="Make an RSA or EC key."
+        f"The key {found.name} is of a type that does not sign: {kind[:20] or 'unknown'}.",
+        hint="Make an RSA or EC key.",
     )
 
 
@@ -188,8 +236,8 @@ def _require_signing(public_key: Any) -> None:
     key_type(public_key)  # raises `KeyUnusable` for what is not known
 
 
-def wanted(session: Session, uri: KeyUri, place: Place, timeout: float) -> Iterable[Any]:
-    """Return the SDK's properties of the enabled versions that the URI matches. Raises `KeyNotFound`, `KeyUnusable`."""
+def wanted(session: Session, uri: KeyUri, place: Place, timeout: float) -> list[Properties]:
+    """Return the properties of the enabled versions that the URI matches. Raises `KeyNotFound`, `KeyUnusable`."""
     permission = f"{place.kind}s/list"
     role = "Key Vault Reader"
     with session.asking(timeout, Doing(f"listing the {place.kind}'s versions", place, permission, role)):

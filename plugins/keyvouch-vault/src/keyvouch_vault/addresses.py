@@ -38,8 +38,20 @@ def _path(octets: bytes) -> str:
 
 def _name(octets: bytes) -> str:
     text = octets.decode()
-    if not re.fullmatch(r"\w[\w.@+-]*", text):
+    if not is_name(text):
         raise ValueError("it takes letters, digits and . _ @ + -")
+    return text
+
+
+def is_name(text: str) -> bool:
+    """Whether a key, or a user, can have this name."""
+    return bool(re.fullmatch(r"\w[\w.@+-]*", text))
+
+
+def _namespace(octets: bytes) -> str:
+    text = _path(octets)
+    if not text.isascii():
+        raise ValueError("it is sent in a header, which takes ASCII")
     return text
 
 
@@ -67,7 +79,7 @@ ATTRIBUTES = (
         "the namespace of log-in and key",
         connection=True,
         environment=("BAO_NAMESPACE", "VAULT_NAMESPACE"),
-        parse=_path,
+        parse=_namespace,
     ),
     Attribute("mount", "where the transit engine is mounted", default="transit", parse=_path),
     Attribute("key", "the key's name", required_for=_BOTH, parse=_name),

@@ -31,7 +31,8 @@ _HINTS = {
     "none": "Let the local proxy log in by itself (`auto_auth`, `api_proxy`).",
 }
 
-
+_LONGEST = 500
+"""Characters of the server's text that an error quotes."""
 _LIST = "List what is there: `keyvouch keys`, without key=."
 _TOLD: tuple[tuple[type[VaultError], str, type[KeyvouchError], str, str], ...] = (
     (
@@ -98,9 +99,9 @@ _TOLD: tuple[tuple[type[VaultError], str, type[KeyvouchError], str, str], ...] =
 
 
 def words(error: VaultError) -> str:
-    """Return what the server says, in one line."""
+    """Return the server's text in one line, shortened."""
     said = " ".join(" ".join(error.errors or []).split())
-    return said.removeprefix("1 error occurred: * ").rstrip(".")
+    return said.removeprefix("1 error occurred: * ").rstrip(".")[:_LONGEST]
 
 
 def is_dead_token(error: VaultError) -> bool:

@@ -10,6 +10,7 @@ from keyvouch.algorithms import Algorithm
 from keyvouch.errors import KeyNotFound, KeyUnusable
 from keyvouch.store import StoredKey
 from keyvouch_vault.failures import policy
+from keyvouch_vault.replies import Signature
 from keyvouch_vault.transit import Place, signature_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class VaultKey(StoredKey):
             fields.update(prehashed=True, hash_algorithm=f"sha2-{algorithm.hash_name.removeprefix('sha')}")
         try:
             with self._session.asking(timeout, "signing", self._needs) as client:
-                answer = client.secrets.transit.sign_data(
+                reply = client.secrets.transit.sign_data(
                     self._place.key,
                     hash_input=base64.b64encode(message).decode(),
                     key_version=self._version,
@@ -68,4 +69,4 @@ class VaultKey(StoredKey):
             raise KeyUnusable(
                 "The key, or this version of it, was deleted.", hint="Make another, and open it: `keyvouch new`."
             ) from error
-        return signature_of(answer, self._version)
+        return signature_of(reply.data_as(Signature).signature, self._version)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from hvac import exceptions
 from hvac.exceptions import VaultError
 
 from keyvouch import files
-from keyvouch.errors import AccessDenied, KeyvouchError, SecretIncorrect, SecretRequired
+from keyvouch.errors import KeyvouchError, SecretIncorrect, SecretRequired
 from keyvouch.secrets import Secret
+from keyvouch.tokens import require_token
 from keyvouch_vault.failures import as_log_in_error, is_dead_token
+from keyvouch_vault.replies import SecretId, Token, Wrapping
 
 if TYPE_CHECKING:
     from keyvouch.secrets import SecretResolver
     from keyvouch.uri import KeyUri
 
+_CONTROL = re.compile(r"[\x00-\x1F\x7F]")
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
@@ -58,15 +63,17 @@ class LogIn:
 
     def _post(self, client: Any, path: str = "login", **fields: str | None) -> Grant:
         given = {name: value for name, value in fields.items() if value is not None}
-        answer = client.adapter.post(f"/v1/auth/{self._mount}/{path}", json=given)
-        auth = (answer or {}).get("auth")
-        if not auth or not auth.get("client_token"):
-            raise AccessDenied("The log-in gave no token.", hint="Does the log-in ask for a second factor?")
-        return Grant(Secret(auth["client_token"]), auth["lease_duration"], auth["renewable"])
+        auth = client.adapter.post(f"/v1/auth/{quote(self._mount)}/{path}", json=given).granted()
+        return Grant(Secret(auth.client_token), auth.lease_duration, auth.renewable)
+
+    def _read_token(self, name: str) -> Secret:
+        """Read a secret that must have the form of a token. Raises `SecretIncorrect`, and what `get` raises."""
+        token = self._secrets.get(self._uri, name)
+        require_token(token.reveal(), name, self._uri.get(name))
+        return token
 
     def _token(self, client: Any) -> Grant:
-        token = self._secrets.get(self._uri, "token")
-        return _looked_up(client, token)
+        return _looked_up(client, self._read_token("token"))
 
     def _none(self, client: Any) -> Grant:
         """A local proxy puts its own token into each request."""
@@ -80,10 +87,10 @@ class LogIn:
 
     def _secret_id(self, client: Any) -> Secret | None:
         if "secret-id" in self._uri:
-            return self._secrets.get(self._uri, "secret-id")
+            return self._read_token("secret-id")
         if "wrapped-secret-id" not in self._uri:
             return None  # some roles need none
-        wrapping = self._secrets.get(self._uri, "wrapped-secret-id")
+        wrapping = self._read_token("wrapped-secret-id")
         if self._unwrapped is None or self._unwrapped[0] != wrapping:
             self._unwrapped = wrapping, self._unwrap(client, wrapping)
         return self._unwrapped[1]
@@ -93,7 +100,7 @@ class LogIn:
         header = {"X-Vault-Token": wrapping.reveal()}
         try:
             looked_up = client.adapter.post("/v1/sys/wrapping/lookup", json={"token": wrapping.reveal()})
-            path = looked_up["data"]["creation_path"]
+            path = looked_up.data_as(Wrapping).creation_path
             if not (path.startswith(f"auth/{self._mount}/role/") and path.endswith("/secret-id")):
                 raise SecretIncorrect(
                     "What is wrapped is no secret id of this log-in.",
@@ -105,20 +112,21 @@ class LogIn:
                 "The wrapped secret id was unwrapped before, or its time is over.",
                 hint="If it was not unwrapped here, somebody else has it: destroy it. Wrap a new one.",
             ) from error
-        return Secret(answer["data"]["secret_id"])
+        return Secret(answer.data_as(SecretId).secret_id)
 
     def _kubernetes(self, client: Any) -> Grant:
         if "jwt" in self._uri:
             return self._jwt(client)
         try:
             # Not as other secrets' files are read: Kubernetes mounts it so that everyone in the pod may read it.
-            token = files.read(_SERVICE_ACCOUNT).decode().strip()
+            token = Secret(files.read(_SERVICE_ACCOUNT).decode(errors="replace").strip())
         except OSError:
             raise SecretRequired(
                 "There is no service account's token here.",
                 hint="Is this a pod? Else name the token's place: jwt=file:/path.",
             ) from None
-        return self._post(client, role=self._uri.get("role"), jwt=token)
+        require_token(token.reveal(), "service account's token", str(_SERVICE_ACCOUNT))
+        return self._post(client, role=self._uri.get("role"), jwt=token.reveal())
 
     def _jwt(self, client: Any) -> Grant:
         if "profile" in self._uri:
@@ -127,7 +135,7 @@ class LogIn:
                 profile, scope, timeout=max(0.0, client.adapter.pools.limits.left())
             )
         else:
-            token = self._secrets.get(self._uri, "jwt")
+            token = self._read_token("jwt")
         return self._post(client, role=self._uri.get("role"), jwt=token.reveal())
 
     def _cert(self, client: Any) -> Grant:
@@ -138,9 +146,15 @@ class LogIn:
         target = f"{self._uri.get('address')} {self._uri.get('namespace') or ''} {self._mount} {user}"
         with self._secrets.attempt(self._uri, "password", target=target) as password:
             try:
-                return self._post(client, f"login/{user}", password=password.reveal())
+                if _CONTROL.search(password.reveal()) is None:
+                    return self._post(client, f"login/{quote(user)}", password=password.reveal())
             except VaultError as error:  # inside the block, which keeps that this password was refused
                 raise as_log_in_error(error, self._method) from error
+        # Outside the block, which would keep that the server refused it.
+        raise SecretIncorrect(
+            f"The password from {self._uri.get('password')} contains line breaks or other control characters.",
+            hint="Store only the password there.",
+        )
 
     _ldap = _userpass
 
@@ -148,12 +162,12 @@ class LogIn:
 def _looked_up(client: Any, token: Secret) -> Grant:
     headers = {"X-Vault-Token": token.reveal()} if token.reveal() else {}
     try:
-        data = client.adapter.get("/v1/auth/token/lookup-self", headers=headers)["data"]
+        found = client.adapter.get("/v1/auth/token/lookup-self", headers=headers).data_as(Token)
     except exceptions.Forbidden as error:
         if is_dead_token(error):
             raise
         return Grant(token, 0, renewable=False, ours=False)  # a policy denies the question, so the token is alive
-    return Grant(token, data["ttl"], bool(data.get("renewable")), ours=False)
+    return Grant(token, found.ttl, found.renewable, ours=False)
 
 
 def client_certificate(uri: KeyUri, secrets: SecretResolver) -> tuple[str, str] | None:

@@ -105,9 +105,9 @@ class Session:
         began, grant = time.monotonic(), self._grant
         if grant is not None and grant.renewable and began < self._ends_at:
             with contextlib.suppress(VaultError):
-                auth = self._client.auth.token.renew_self()["auth"]
-                if not grant.ours or auth["lease_duration"] >= _WORTH_KEEPING * grant.seconds:
-                    self._count_from(began, auth["lease_duration"])
+                lifetime = self._client.auth.token.renew_self().granted().lease_duration
+                if not grant.ours or lifetime >= _WORTH_KEEPING * grant.seconds:
+                    self._count_from(began, lifetime)
                     return
         self._fetch()
 

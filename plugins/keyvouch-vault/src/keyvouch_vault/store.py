@@ -39,18 +39,20 @@ from keyvouch.store import (
     choose_one,
 )
 from keyvouch_vault import transit
-from keyvouch_vault.addresses import ATTRIBUTES, NEEDED
+from keyvouch_vault.addresses import ATTRIBUTES, NEEDED, is_name
 from keyvouch_vault.failures import policy, told
 from keyvouch_vault.key import VaultKey
 from keyvouch_vault.logins import LogIn, client_certificate
+from keyvouch_vault.replies import Names
 from keyvouch_vault.session import Session
-from keyvouch_vault.transit import Place, Version
+from keyvouch_vault.transit import FoundKey, Place, Version
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import PrivateKey
     from keyvouch.secrets import SecretResolver
+    from keyvouch_vault.replies import Reply
 
 _PROBE = b"keyvouch: does this certificate belong to the key?"
 
@@ -131,22 +133,20 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
         with self._change("making a key", place.path(), "create", "update", "read") as client:
             found = self._found(client, place)
             if found is None:
-                answer = client.secrets.transit.create_key(
+                reply = client.secrets.transit.create_key(
                     place.key,
                     exportable=spec.exportable,
                     key_type=transit.TYPES[spec.key_type],
                     mount_point=place.mount,
                 )
-                made = _of_answer(client, place, answer)
                 if uri.get("deletion-allowed"):
                     client.secrets.transit.update_key_configuration(
                         place.key, deletion_allowed=True, mount_point=place.mount
                     )
             else:
                 _require_rotatable(uri, spec, found)
-                answer = client.secrets.transit.rotate_key(place.key, mount_point=place.mount)
-                made = _of_answer(client, place, answer)
-            newest = transit.versions(made)[-1]
+                reply = client.secrets.transit.rotate_key(place.key, mount_point=place.mount)
+            newest = _newest(client, place, reply)
             pinned = newest.info(uri).uri
             key = VaultKey(self._connected(), pinned, newest.public_key)
             signing = wrap(newest.public_key, lambda *what: key.sign(*what, timeout=OWN_TIMEOUT))
@@ -193,7 +193,7 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
         place = _place(uri)
         with self._change("deleting a key", place.path(), "delete", "read") as client:
             found = self._found(client, place)
-            if found is not None and found["latest_version"] > 1:
+            if found is not None and found.latest_version > 1:
                 raise NotSupported(
                     "Transit deletes no single version of a key.",
                     hint=f"Let it be used no more: bao write {place.path('config')} min_encryption_version=...",
@@ -223,10 +223,10 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
             yield client
 
     @staticmethod
-    def _found(client: Any, place: Place) -> Any:
-        """Return what transit tells of a key, None where there is none."""
+    def _found(client: Any, place: Place) -> FoundKey | None:
+        """Return the key as the server describes it, None if it does not exist."""
         try:
-            return client.secrets.transit.read_key(place.key, mount_point=place.mount)["data"]
+            return transit.read_key(client, place)
         except InvalidPath as error:
             if any(error.errors or []):  # of a key that is not there it says nothing at all
                 raise
@@ -236,12 +236,12 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
         mount = uri.get("mount")
         with self._connected().asking(OWN_TIMEOUT, "listing keys", policy(f"{mount}/keys", "list")) as client:
             try:
-                names: list[str] = client.secrets.transit.list_keys(mount_point=mount)["data"]["keys"]
+                names: list[str] = client.secrets.transit.list_keys(mount_point=mount).data_as(Names).keys
             except InvalidPath as error:
                 if any(error.errors or []):
                     raise
                 return []
-        return [name for name in names if not name.endswith("/")]  # import/ has the server's wrapping key
+        return [name for name in names if is_name(name)]  # import/ has the server's wrapping key
 
     def _versions(self, uri: KeyUri, timeout: float) -> list[Version]:
         """Return the versions that the URI matches. Raises `KeyNotFound`."""
@@ -255,12 +255,17 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
                 hint=f"List what is there: keyvouch keys --key {uri.replace({'key': None, 'version': None}).quoted}.",
                 uri=uri,
             )
-        able = transit.versions(found)
+        able = found.versions()
+        if not able:
+            raise KeyUnusable(
+                f"No version of the key {place.key} may sign.",
+                hint=f"Lower its min_encryption_version: bao write {place.path('config')} min_encryption_version=...",
+            )
         matching = [each for each in able if wanted in (None, each.number)]
         if not matching:
             raise KeyNotFound(
                 f"The key {place.key} has no version {wanted} that may sign.",
-                hint=f"These may: {', '.join(str(each.number) for each in able) or 'none'}.",
+                hint=f"These may: {', '.join(str(each.number) for each in able)}.",
                 uri=uri,
             )
         return matching
@@ -281,20 +286,17 @@ def _place(uri: KeyUri) -> Place:
     return Place(uri.get("mount"), uri.get("key"))
 
 
-def _of_answer(client: Any, place: Place, answer: Any) -> Any:
-    """Return what the server tells of a key in the answer that made it; older ones must be asked."""
-    if answer and (answer.get("data") or {}).get("keys"):
-        return answer["data"]
-    return client.secrets.transit.read_key(place.key, mount_point=place.mount)["data"]
+def _newest(client: Any, place: Place, reply: Reply) -> Version:
+    """Return the version that was made, from the answer to that; an older server must be asked."""
+    found = FoundKey(reply) if reply.has_data else transit.read_key(client, place)
+    return found.newest()
 
 
-def _require_rotatable(uri: KeyUri, spec: KeySpec, found: Any) -> None:
+def _require_rotatable(uri: KeyUri, spec: KeySpec, found: FoundKey) -> None:
     if not spec.further or "version" in uri:
         raise _exists(uri)
-    if found.get("type") != transit.TYPES[spec.key_type]:
-        raise NotSupported(
-            f"The key is of the type {found.get('type')}, and so are its versions.", hint="Make another key."
-        )
+    if found.type != transit.TYPES[spec.key_type]:
+        raise NotSupported(f"The key is of the type {found.type}, and so are its versions.", hint="Make another key.")
 
 
 def _certify(client: Any, place: Place, version: int, chain: Sequence[Certificate]) -> None:

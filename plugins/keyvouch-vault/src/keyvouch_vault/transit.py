@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import datetime as dt
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from keyvouch.algorithms import CRYPTOGRAPHY, key_type
+from keyvouch.algorithms import CRYPTOGRAPHY, key_type, require_usable
 from keyvouch.certificate import load_certificates, order_chain, spki_sha256
 from keyvouch.errors import CertificateMissing, KeyUnusable, StoreUnavailable
 from keyvouch.store import KeyInfo
+from keyvouch_vault import replies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import PrivateKey, PublicKey
     from keyvouch.uri import KeyUri
+    from keyvouch_vault.replies import Reply
 
 TYPES = {
     "RSA-2048": "rsa-2048",
@@ -82,28 +84,62 @@ def pinned(uri: KeyUri, version: int, digest: str) -> KeyUri:
     return uri.replace({"version": str(version), "spki-sha256": digest, "select": None, "settle": None})
 
 
-def versions(data: Any) -> list[Version]:
-    """Read the versions that may sign from what transit tells of a key. Raises `KeyUnusable` where none can."""
-    kind = data.get("type")
-    if kind not in TYPES.values():
-        raise KeyUnusable(f"A transit key of the type {kind} signs no JWT.", hint=f"Use {', '.join(TYPES.values())}.")
-    floor = data.get("min_encryption_version") or 0
-    try:
-        return [
-            Version(
-                int(number),
-                _public_key(each["public_key"]),
-                _moment(each.get("creation_time")),
-                _chain(each.get("certificate_chain"), each["public_key"]),
-                bool(data.get("exportable")),
+class FoundKey:
+    """A key as the server describes it."""
+
+    def __init__(self, reply: Reply) -> None:
+        """Read the description. Raises `StoreUnavailable`."""
+        self._reply = reply
+        self._key = reply.data_as(replies.Key)
+
+    @property
+    def type(self) -> str:
+        """In the server's words."""
+        return self._key.type
+
+    @property
+    def latest_version(self) -> int:
+        """The number of the newest version."""
+        return self._key.latest_version
+
+    def versions(self) -> list[Version]:
+        """Return the versions that may sign, in order. Raises `KeyUnusable` if none can, `StoreUnavailable`."""
+        if self.type not in TYPES.values():
+            raise KeyUnusable(
+                f"A transit key of the type {self.type[:50]!r} cannot sign a JWT.",
+                hint=f"Use {', '.join(TYPES.values())}.",
             )
-            for number, each in sorted(data["keys"].items(), key=lambda item: int(item[0]))
-            if int(number) >= floor
-        ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreUnavailable(
-            "The server tells of the key in a way that is not understood.", hint="Is it Vault or OpenBao?"
-        ) from error
+        described = self._reply.part(self._key.keys, replies.KeyVersions)
+        floor = self._key.min_encryption_version
+        return [self._version(number, each) for number, each in sorted(described.items()) if number >= floor]
+
+    def newest(self) -> Version:
+        """Return the newest version. Raises `KeyUnusable`, `StoreUnavailable`."""
+        able = self.versions()
+        if not able:
+            raise _unreadable()
+        return able[-1]
+
+    def _version(self, number: int, described: replies.KeyVersion) -> Version:
+        from cryptography.exceptions import UnsupportedAlgorithm
+
+        try:
+            public_key = _public_key(described.public_key)
+            chain = _chain(described.certificate_chain, public_key)
+        except (TypeError, ValueError, UnsupportedAlgorithm):
+            raise _unreadable() from None
+        return Version(number, public_key, described.creation_time, chain, self._key.exportable)
+
+
+def _unreadable() -> StoreUnavailable:
+    return StoreUnavailable(
+        "The server describes the key in a way that is not understood.", hint="Is it Vault or OpenBao?"
+    )
+
+
+def read_key(client: Any, place: Place) -> FoundKey:
+    """Ask for a key. Raises hvac's `VaultError`, `StoreUnavailable`."""
+    return FoundKey(client.secrets.transit.read_key(place.key, mount_point=place.mount))
 
 
 @CRYPTOGRAPHY
@@ -116,30 +152,27 @@ def _public_key(text: str) -> PublicKey:
     return Ed25519PublicKey.from_public_bytes(base64.b64decode(text))
 
 
-def _moment(text: str | None) -> dt.datetime | None:
-    # To the microsecond: the server tells nanoseconds, which Python 3.11 reads and cuts.
-    return dt.datetime.fromisoformat(text) if text else None
-
-
-def _chain(text: str | None, public_key: str) -> tuple[Certificate, ...]:
+def _chain(text: str | None, public_key: PublicKey) -> tuple[Certificate, ...]:
     if not text:
         return ()
     try:
         found = load_certificates(text.encode(), "the key's certificate_chain")
     except CertificateMissing:
         return ()
-    return order_chain(found, _public_key(public_key))
+    return order_chain(found, public_key)
 
 
-def signature_of(answer: Any, version: int) -> bytes:
-    """Return the octets of `vault:v3:...`. Raises `KeyUnusable` where another version has signed."""
+def signature_of(text: str, version: int) -> bytes:
+    """Return the bytes of `vault:v3:...`. Raises `KeyUnusable` if another version has signed."""
     try:
-        _, made_by, text = answer["data"]["signature"].split(":")
-        octets = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error):
-        raise StoreUnavailable("The answer holds no signature.", hint="Is it Vault or OpenBao?") from None
+        _, made_by, encoded = text.split(":")
+        octets = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+    except ValueError:
+        raise StoreUnavailable("The answer contains no signature.", hint="Is it Vault or OpenBao?") from None
     if made_by != f"v{version}":
-        raise KeyUnusable(f"The version {made_by} has signed in place of v{version}.", hint="Name version= in the URI.")
+        raise KeyUnusable(
+            f"The version {made_by[:20]!r} has signed in place of v{version}.", hint="Name version= in the URI."
+        )
     return octets
 
 
@@ -154,7 +187,8 @@ def set_certificate(client: Any, place: Place, version: int, chain: Sequence[Cer
 
 def import_key(client: Any, place: Place, key: PrivateKey, *, exportable: bool) -> None:
     """Bring a key in, wrapped for the server's wrapping key. Raises hvac's `VaultError`."""
-    wrapping = client.adapter.get(f"/v1/{place.mount}/wrapping_key")["data"]["public_key"]
+    reply = client.adapter.get(f"/v1/{place.mount}/wrapping_key")
+    wrapping = _wrapping_key(reply.data_as(replies.WrappingKey).public_key)
     body = {
         "type": TYPES[key_type(key)],
         "ciphertext": base64.b64encode(_wrapped(key, wrapping)).decode(),
@@ -166,7 +200,23 @@ def import_key(client: Any, place: Place, key: PrivateKey, *, exportable: bool) 
 
 
 @CRYPTOGRAPHY
-def _wrapped(key: PrivateKey, wrapping: str) -> bytes:
+def _wrapping_key(text: str) -> RSAPublicKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        found = load_pem_public_key(text.encode())
+        require_usable(found)
+    except (TypeError, ValueError, UnsupportedAlgorithm, KeyUnusable):
+        found = None
+    if not isinstance(found, RSAPublicKey):
+        raise StoreUnavailable("The server returned no usable wrapping key.", hint="Is it Vault or OpenBao?")
+    return found
+
+
+@CRYPTOGRAPHY
+def _wrapped(key: PrivateKey, wrapping: RSAPublicKey) -> bytes:
     """Wrap PKCS#8 with a fresh AES key (RFC 5649), and that with RSA-OAEP, as transit wants both."""
     from cryptography.hazmat.primitives import hashes, keywrap, serialization
     from cryptography.hazmat.primitives.asymmetric import padding
@@ -176,6 +226,4 @@ def _wrapped(key: PrivateKey, wrapping: str) -> bytes:
     )
     once = os.urandom(32)
     oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), label=None)
-    outer: Any = serialization.load_pem_public_key(wrapping.encode())
-    sealed: bytes = outer.encrypt(once, oaep)
-    return sealed + keywrap.aes_key_wrap_with_padding(once, octets)
+    return wrapping.encrypt(once, oaep) + keywrap.aes_key_wrap_with_padding(once, octets)

@@ -15,17 +15,17 @@ from hvac.exceptions import VaultError
 
 from keyvouch.errors import StoreUnavailable, Throttled
 from keyvouch.https import Pools, retry_after
+from keyvouch_vault.replies import Reply, error_texts
 
 if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
 
 _TOO_MANY, _ERRORS = 429, 400
 _REDIRECTS = range(300, 400)
-_NOTHING = 204
 
 
 class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
-    """Sends hvac's requests through a pool of urllib3; answers are what JSON says, and None where there is nothing."""
+    """Sends hvac's requests through a pool of urllib3; each answer is a `Reply`."""
 
     pools: Pools
 
@@ -34,10 +34,10 @@ class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
         self.pools.close()
 
     def get_login_token(self, response: Any) -> Any:
-        """For hvac; log-ins are read where they are made."""
-        return response["auth"]["client_token"]
+        """For hvac's own log-ins, which are not used."""
+        raise NotImplementedError
 
-    def request(self, method: str, url: str, headers: dict[str, str] | None = None, **options: Any) -> Any:
+    def request(self, method: str, url: str, headers: dict[str, str] | None = None, **options: Any) -> Reply:
         """Send one request. Raises hvac's `VaultError` for what the server refuses, else keyvouch's errors."""
         headers = {**(headers or {}), "X-Vault-Request": "true", "Content-Type": "application/json"}
         if self.token:
@@ -57,23 +57,10 @@ class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
                 hint="Raise the server's quota, or ask less often.",
                 retry_after=retry_after(answered),
             )
-        return self._understood(method, url, status, octets)
-
-    def _understood(self, method: str, url: str, status: int, octets: bytes) -> Any:
-        if status == _NOTHING and not octets:
-            return None
-        try:
-            answer = json.loads(octets)
-            if not isinstance(answer, dict):
-                raise ValueError  # noqa: TRY004, TRY301 - as any other text that is no answer
-        except ValueError:
-            raise StoreUnavailable(
-                f"{self.base_uri} answers ({status}) with something that is no answer of Vault's.",
-                hint="Does the address lead to Vault, and not to a proxy or another server?",
-            ) from None
         if status >= _ERRORS:
-            raise VaultError.from_status(status, None, errors=answer.get("errors") or [""], method=method, url=url)
-        return answer
+            errors = error_texts(octets, self.base_uri, status)
+            raise VaultError.from_status(status, None, errors=errors, method=method, url=url)
+        return Reply(octets, self.base_uri, status)
 
 
 def make_client(pools: Pools, uri: KeyUri, token: str = "") -> Any:

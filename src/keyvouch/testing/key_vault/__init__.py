@@ -16,9 +16,9 @@ It is written from the service's documentation, recorded answers of the service 
 with the rest of keyvouch, and signs with `cryptography` alone. All that it holds is thrown away when it closes.
 """
 
-from keyvouch.testing.key_vault.faults import Cut, Drop, Fault, Stall, Trickle
+from keyvouch.testing.key_vault.faults import Body, Cut, Drop, Fault, Stall, Trickle
 from keyvouch.testing.key_vault.objects import Item, Version
 from keyvouch.testing.key_vault.refusals import Refusal
 from keyvouch.testing.key_vault.service import KeyVault
 
-__all__ = ["Cut", "Drop", "Fault", "Item", "KeyVault", "Refusal", "Stall", "Trickle", "Version"]
+__all__ = ["Body", "Cut", "Drop", "Fault", "Item", "KeyVault", "Refusal", "Stall", "Trickle", "Version"]

@@ -38,11 +38,21 @@ class Stall(Fault):
     seconds: float | None = None
 
 
+@dataclass(frozen=True)
+class Body(Fault):
+    """The answer has this body, whatever was asked for: for what no vault would answer."""
+
+    body: bytes
+    status: int = 200
+
+
 def play(fault: Fault, resumed: threading.Event) -> Response | None:
     """Do it; None where the request is to be answered after all. Raises an OSError to end the connection."""
     if isinstance(fault, Stall):
         resumed.wait(fault.seconds)
         return None
+    if isinstance(fault, Body):
+        return Response(fault.status, fault.body, {"Content-Type": "application/json; charset=utf-8"})
     if isinstance(fault, Cut):
         return Response(200, b'{"kid": "https://', PROMISED)
     if isinstance(fault, Trickle):

@@ -1,0 +1,227 @@
+"""Whatever answers in place of the vault or of the log-in, only errors of keyvouch's come out."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import keyvouch
+import malformed
+from azure_fixtures import vault  # noqa: F401 - a fixture
+from azure_opened import connected, parsed
+from azure_vault import Vault
+from keyvouch.algorithms import find_algorithm
+from keyvouch.entra.msal import ConfidentialClient
+from keyvouch.errors import KeyvouchError, StoreUnavailable
+from keyvouch.store import KeySpec, StoredKey
+from keyvouch.testing.authority import Authority
+from keyvouch.testing.authority.server import Response
+from keyvouch.testing.key_vault import Body, Refusal
+from keyvouch.testing.key_vault.messages import Reply
+from keyvouch.testing.throwaway import throwaway_signer
+from keyvouch_azure_keyvault.store import KeyVaultStore
+from test_azure_log_ins import Endpoint, endpoint  # noqa: F401 - a fixture
+
+SCOPE = "https://graph.microsoft.com/.default"
+PS256 = find_algorithm("PS256")
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def store(vault: Vault) -> Iterator[KeyVaultStore]:
+    """A store that is connected, so that only one request is answered wrongly."""
+    if "malformed" not in vault.keys:
+        vault.make("malformed")
+        vault.make_key("bare")
+    with connected(vault.uri("certificate=malformed")) as found:
+        yield found
+
+
+@pytest.fixture
+def key(vault: Vault, store: KeyVaultStore) -> StoredKey:
+    return store.open(parsed(vault.uri("certificate=malformed")), timeout=10)
+
+
+@pytest.fixture
+def doings(vault: Vault, store: KeyVaultStore, key: StoredKey) -> dict[str, Callable[[], object]]:
+    certificate, bare = (parsed(vault.uri(each)) for each in ("certificate=malformed", "key=bare"))
+    whole = parsed(vault.uri("certificate=malformed")).replace({"certificate": None})
+    return {
+        "certificates/list": lambda: store.open(certificate, timeout=10),
+        "certificates/get": lambda: store.open(certificate, timeout=10),
+        "keys/list": lambda: store.open(bare, timeout=10),
+        "keys/get": lambda: store.open(bare, timeout=10),
+        "keys/sign": lambda: key.sign(b"message", PS256, timeout=10),
+        "listing": lambda: store.keys(whole),
+    }
+
+
+def only_ours(doing: Callable[[], object]) -> KeyvouchError | None:
+    try:
+        doing()
+    except KeyvouchError as error:
+        return error
+    return None
+
+
+def spoilt(vault: Vault, permission: str, body: bytes, doing: Callable[[], object], status: int = 200) -> Any:
+    """Do it, where the next request that needs the permission is answered like that."""
+    vault.fail(permission, Body(body, status))
+    try:
+        return only_ours(doing)
+    finally:
+        vault._faults.clear()
+
+
+DOINGS = ("certificates/list", "certificates/get", "keys/list", "keys/get", "keys/sign")
+
+
+@pytest.mark.parametrize("permission", DOINGS)
+@pytest.mark.parametrize("status", [200, 400, 403, 404])
+def test_malformed_answers(vault: Vault, doings: dict[str, Callable[[], object]], permission: str, status: int) -> None:
+    """Bodies that are not Key Vault's at all, with good and with bad statuses."""
+    for body in malformed.WHOLE:
+        error = spoilt(vault, permission, body, doings[permission], status)
+        assert error is None or error.hint, body[:40]
+        if status == 200 and permission in ("keys/sign", "keys/get"):
+            assert error is not None, body[:40]
+            assert error.try_next_key, body[:40]
+
+
+@pytest.mark.parametrize("permission", DOINGS)
+def test_wrong_fields(
+    vault: Vault, doings: dict[str, Callable[[], object]], monkeypatch: pytest.MonkeyPatch, permission: str
+) -> None:
+    """A good answer in which one field is missing, or holds something else."""
+    bodies: list[Any] = []
+    original = Reply.response
+
+    def response(self: Reply) -> Response:
+        bodies.append(self.body)
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reply, "response", response)
+        before = len(vault.calls)
+        doings[permission]()
+        calls = [each.partition(" ")[2] for each in vault.calls[before:]]
+    good = dict(zip(reversed(calls), reversed(bodies), strict=True))[permission]
+    for body in malformed.variants(good):
+        error = spoilt(vault, permission, body, doings[permission])
+        assert error is None or (error.hint and "None" not in error.message), body
+    doings[permission]()
+
+
+@pytest.mark.parametrize("permission", ["keys/list", "certificates/list", "keys/get"])
+def test_malformed_listing(vault: Vault, doings: dict[str, Callable[[], object]], permission: str) -> None:
+    """A listing of all that the vault has."""
+    for body in malformed.WHOLE:
+        spoilt(vault, permission, body, doings["listing"])
+
+
+def test_malformed_answers_to_changes(vault: Vault) -> None:
+    """Making a key or certificate ends with an error of keyvouch's, or with what was made."""
+    for permission, which in (("keys/create", "key"), ("certificates/create", "certificate")):
+        with connected(vault.uri("certificate=malformed")) as store:
+            for body in malformed.WHOLE:
+                uri = parsed(vault.uri(f"{which}=made-{next(_numbers)}"))
+                spoilt(vault, permission, body, functools.partial(store.generate, uri, KeySpec("P-256")))
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer authorization", 'Bearer authorization="\u00fc"', "x" * 5000, 'Bearer resource="a"']
+)
+def test_malformed_challenges(vault: Vault, header: str) -> None:
+    """What demands the token does not say for whom."""
+    vault.disturb = lambda _: Refusal(401, "Unauthorized", "no", headers={"WWW-Authenticate": header})
+    try:
+        assert only_ours(lambda: keyvouch.open_signer(vault.uri("certificate=malformed"), timeout=5))
+    finally:
+        vault.disturb = lambda _: None
+
+
+TOKEN = {"token_type": "Bearer", "expires_in": 3599, "access_token": "a.b.c"}
+TOKENS = (*malformed.WHOLE, *malformed.variants(TOKEN))
+
+
+def test_malformed_tokens_of_the_authority(vault: Vault) -> None:
+    """Whatever the authority answers with, no foreign error comes out, and nothing of it is kept."""
+    for body in TOKENS:
+        vault.authority._scripted.clear()
+        vault.authority.answer_next(200, body, {"Content-Type": "application/json"})
+        error = only_ours(lambda: connected(vault.uri("certificate=malformed")).__enter__().close())
+        assert error is None or error.hint, body
+    vault.authority._scripted.clear()
+
+
+@pytest.mark.parametrize("body", [each for each in malformed.WHOLE if len(each) < 1000] + [malformed.WHOLE[-1]])
+def test_malformed_discovery(vault: Vault, monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    """The authority's endpoints are not to be had."""
+    monkeypatch.setattr(Authority, "_respond", lambda *_: Response(200, body, {"Content-Type": "application/json"}))
+    error = only_ours(lambda: keyvouch.open_signer(vault.uri("certificate=malformed"), timeout=5))
+    assert error
+    assert error.try_next_key
+
+
+def test_malformed_tokens_of_managed_identity(vault: Vault, endpoint: Endpoint) -> None:
+    """The same of a machine's own endpoint of tokens."""
+    managed = vault.uri("certificate=malformed").replace("auth=environment", "auth=managed-identity")
+    good = {"access_token": "a.b.c", "expires_on": "4102444800", "resource": "r", "token_type": "Bearer"}
+    for body in (*malformed.WHOLE, *malformed.variants(good)):
+        endpoint.body = body
+        error = only_ours(lambda: connected(managed).__enter__().close())
+        assert error is None or error.hint, body
+
+
+def test_standby_key_signs_in(vault: Vault, store: KeyVaultStore) -> None:
+    """Whatever the vault of the preferred key answers, the client signs in with its standby key."""
+    with Authority(refuse_replays=False) as authority, throwaway_signer() as standby:
+        app = authority.register(certificates=standby.chain)
+        for permission, body in (
+            ("keys/list", malformed.WHOLE[-1]),
+            ("certificates/list", b'{"value": 5}'),
+            ("certificates/get", b"[]"),
+            ("keys/sign", b"{}"),
+        ):
+            spoiling = {permission: Body(body)}
+            vault.disturb = spoiling.get
+            with ConfidentialClient(
+                app.client_id,
+                [vault.uri("certificate=malformed"), standby],
+                authority=authority.authority,
+                ca_file=authority.ca_file,
+                instance_discovery=False,
+            ) as client:
+                assert client.access_token([SCOPE], timeout=20)
+    vault.disturb = lambda _: None
+
+
+def test_answer_without_a_version(vault: Vault, doings: dict[str, Callable[[], object]]) -> None:
+    """A key whose identifier has no version is not opened as version None."""
+    identifier = f"{vault.address}/keys/bare"
+    error = spoilt(vault, "keys/list", json.dumps({"value": [{"kid": identifier}]}).encode(), doings["keys/list"])
+    assert isinstance(error, StoreUnavailable)
+    assert "None" not in str(error)
+
+
+NAMES = ("value", "key", "attributes", "id", "kid", "cer", "kty", "n", "e", "enabled", "exp", "created", "error")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    permission=st.sampled_from(DOINGS),
+    status=st.sampled_from((200, 200, 400, 403, 404, 409, 500)),
+    body=malformed.fuzzed(NAMES),
+)
+def test_arbitrary_json(
+    vault: Vault, doings: dict[str, Callable[[], object]], permission: str, status: int, body: bytes
+) -> None:
+    """Any JSON from any endpoint: success, or an error of keyvouch's."""
+    spoilt(vault, permission, body, doings[permission], status)

@@ -1,0 +1,139 @@
+"""What the SDK's objects become, and what is refused of them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from azure.core.exceptions import ResourceNotFoundError
+from azure.keyvault.certificates import CertificatePolicyAction, WellKnownIssuerNames
+
+from keyvouch.errors import KeyUnusable, StoreUnavailable
+from keyvouch_azure_keyvault import versions
+from keyvouch_azure_keyvault.addresses import Place
+
+NUMBER = "0123456789abcdef0123456789abcdef"
+NOW = dt.datetime.now(dt.UTC)
+PLACE = Place("https://contoso.vault.azure.net", is_certificate=True, name="app", version=None)
+
+
+def properties(**changes: object) -> Any:
+    given: dict[str, object] = {
+        "version": NUMBER,
+        "enabled": True,
+        "created_on": NOW,
+        "not_before": None,
+        "expires_on": None,
+        "exportable": False,
+    }
+    return SimpleNamespace(**{**given, **changes})
+
+
+def test_properties_are_read() -> None:
+    """What is there, and what may be missing."""
+    assert versions.read_properties(properties()) == versions.Properties(NUMBER, True, NOW, None, None)
+    assert versions.read_properties(properties(enabled=None)).enabled is False
+    assert versions.read_properties(properties(enabled="true")).enabled is False
+
+
+@pytest.mark.parametrize("version", [None, "", "1", NUMBER + "0", 5, [NUMBER], NUMBER[:-1] + "\n"])
+def test_versions_that_are_none(version: object) -> None:
+    """A version has 32 hexadecimal digits."""
+    with pytest.raises(StoreUnavailable) as caught:
+        versions.read_properties(properties(version=version))
+    assert "None" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["created_on", "not_before", "expires_on"])
+@pytest.mark.parametrize(
+    "value", [5, "2024-01-01", NOW.replace(tzinfo=None), NOW.replace(year=1969), NOW.replace(year=2901), []]
+)
+def test_times_that_are_none(name: str, value: object) -> None:
+    """A time has a time zone, and can be added to."""
+    with pytest.raises(StoreUnavailable):
+        versions.read_properties(properties(**{name: value}))
+
+
+def policy_of(**given: object) -> versions.Policy:
+    found = SimpleNamespace(**{"issuer_name": "Self", "exportable": False, "lifetime_actions": [], **given})
+    client = SimpleNamespace(get_certificate_policy=lambda _: found)
+    return versions.policy(cast("Any", SimpleNamespace(certificates=client)), PLACE)
+
+
+RENEWS = [SimpleNamespace(action=CertificatePolicyAction.auto_renew)]
+WRITES = [SimpleNamespace(action=CertificatePolicyAction.email_contacts)]
+
+
+def test_advice_on_renewal() -> None:
+    """Only what renews by itself gets the advice, with the names of vault and certificate in it."""
+    (advice,) = policy_of(lifetime_actions=[*WRITES, *RENEWS]).advice
+    assert "--vault-name contoso --name app" in advice
+    assert policy_of(lifetime_actions=WRITES).advice == ()
+    assert policy_of(lifetime_actions=None).advice == ()
+    assert policy_of(lifetime_actions=RENEWS, issuer_name=WellKnownIssuerNames.unknown).advice == ()
+
+
+@pytest.mark.parametrize(("given", "read"), [(True, True), (False, False), (None, None), ("yes", None)])
+def test_exportable(given: object, read: object) -> None:
+    """It is known, or it is not."""
+    assert policy_of(exportable=given).exportable is read
+
+
+def listed(error: ResourceNotFoundError) -> object:
+    def raises(_: str) -> Any:
+        raise error
+
+    client = SimpleNamespace(list_properties_of_certificate_versions=raises)
+    return versions.list_versions(cast("Any", SimpleNamespace(certificates=client)), PLACE)
+
+
+def test_names_that_are_not_there() -> None:
+    """The service's own 404 is an empty list; another server's is an error."""
+    own = ResourceNotFoundError("no")
+    own.error = cast("Any", SimpleNamespace(code="CertificateNotFound"))
+    assert listed(own) == []
+    with pytest.raises(ResourceNotFoundError):
+        listed(ResourceNotFoundError("no"))
+
+
+def key(**changes: object) -> Any:
+    jwk = SimpleNamespace(crv=None, e=b"\1\0\1", n=b"\xc1" + b"\1" * 255, x=None, y=None)
+    given = {"name": "app", "key_type": "RSA", "key": jwk, "key_operations": ["sign"], "properties": properties()}
+    return SimpleNamespace(**{**given, **changes})
+
+
+def test_keys_are_read() -> None:
+    """A key that signs, by its operations or without any."""
+    assert versions.of_key(key()).number == NUMBER
+    assert versions.of_key(key(key_operations=None)).exportable is False
+    assert versions.of_key(key(properties=properties(exportable=True))).exportable is True
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"key_operations": ["verify"]},
+        {"key_operations": []},
+        {"key_type": None},
+        {"key_type": "oct"},
+        {"key_type": "EC"},
+        {"key": SimpleNamespace(crv=None, e=None, n=None)},
+        {"key": SimpleNamespace(crv=None, e=b"", n=b"")},
+        {"key_type": "EC", "key": SimpleNamespace(crv="P-256", x=b"\1", y=b"\1")},
+        {"key_type": "EC", "key": SimpleNamespace(crv="P-256K", x=b"\1", y=b"\1")},
+    ],
+)
+def test_keys_that_do_not_sign(changes: dict[str, object]) -> None:
+    """Of another kind, for something else, or damaged; no message says None."""
+    with pytest.raises(KeyUnusable) as caught:
+        versions.of_key(key(**changes))
+    assert caught.value.hint
+    assert "None" not in str(caught.value)
+
+
+def test_pending_certificate() -> None:
+    """A certificate that is still being made has no key to sign with."""
+    with pytest.raises(KeyUnusable, match="pending"):
+        versions._of_certificate(SimpleNamespace(cer=None, name="app", properties=properties()))

@@ -1,0 +1,102 @@
+"""A Vault on loopback that gives good answers, but for the one that a test replaces."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from http_fake import Fake, answer
+
+JSON = "Content-Type: application/json"
+AUTH = {"auth": {"client_token": "s.made", "lease_duration": 3600, "renewable": True}}
+TOKEN = {"data": {"ttl": 3600, "renewable": True}}
+_wrapping_key = rsa.generate_private_key(65537, 2048)
+
+
+def pem(key: rsa.RSAPrivateKey) -> str:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+class FakeVault(Fake):
+    """Has one RSA key, `app`, in one version, and lets everyone log in."""
+
+    def __init__(self, key: rsa.RSAPrivateKey) -> None:
+        self.key = key
+        self.version = {"public_key": pem(key), "creation_time": "2024-01-01T00:00:00.123456789Z"}
+        described = {"type": "rsa-2048", "latest_version": 1, "min_encryption_version": 0, "exportable": False}
+        self.good: dict[str, Any] = {
+            "login": AUTH,
+            "wrapping/lookup": {"data": {"creation_path": "auth/approle/role/app/secret-id"}},
+            "wrapping/unwrap": {"data": {"secret_id": "sid"}},
+            "lookup-self": TOKEN,
+            "renew-self": AUTH,
+            "revoke-self": {},
+            "keys": {"data": {"keys": ["app", "import/"]}},
+            "keys/app": {"data": {**described, "keys": {"1": self.version}}},
+            "create": {"data": {**described, "keys": {"1": self.version}}},
+            "sign": {"data": {"signature": "vault:v1:c2ln"}},
+            "wrapping_key": {"data": {"public_key": pem(_wrapping_key)}},
+            "import": {},
+            "config": {},
+            "set-certificate": {},
+            "delete": {},
+        }
+        self.exists = True
+        self.ca_file = ""
+        """Certificates to trust: few, as the system's many take long to load."""
+        self.bad: dict[str, tuple[str, bytes]] = {}
+        """By endpoint: the status and the body to answer with."""
+        self.reached: list[str] = []
+        """The endpoints that were asked."""
+        super().__init__(b"")
+
+    def reply(self, request: str) -> bytes:
+        """Answer a request."""
+        endpoint = _endpoint(request)
+        self.reached.append(endpoint)
+        if endpoint in self.bad:
+            status, body = self.bad[endpoint]
+            return answer(status, body, JSON)
+        if endpoint not in self.good or (endpoint == "keys/app" and not self.exists):
+            return answer("404 Not Found", b'{"errors": []}', JSON)
+        good = self._signed(request) if endpoint == "sign" else self.good[endpoint]
+        return answer("200 OK", json.dumps(good).encode(), JSON)
+
+    def _signed(self, request: str) -> Any:
+        digest = base64.b64decode(json.loads(request.partition("\r\n\r\n")[2])["input"])
+        pss = padding.PSS(padding.MGF1(hashes.SHA256()), hashes.SHA256.digest_size)
+        signature = self.key.sign(digest, pss, utils.Prehashed(hashes.SHA256()))
+        return {"data": {"signature": f"vault:v1:{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"}}
+
+
+def _endpoint(request: str) -> str:
+    method, path = request.split(" ")[:2]
+    path = path.partition("?")[0].removeprefix("/v1/").removeprefix("sys/")
+    if path.startswith("auth/token/"):
+        return path.removeprefix("auth/token/")
+    if path.startswith("auth/"):
+        return "login"
+    if path.startswith("wrapping/"):
+        return path
+    path = path.removeprefix("transit/")
+    if path.startswith("sign/"):
+        return "sign"
+    if path == "keys/app" and method != "GET":
+        return {"POST": "create", "DELETE": "delete"}[method]
+    return path.removeprefix("keys/app/").replace("rotate", "create")
+
+
+@contextlib.contextmanager
+def fake_vault(key: rsa.RSAPrivateKey) -> Iterator[FakeVault]:
+    server = FakeVault(key)
+    try:
+        yield server
+    finally:
+        server.close()

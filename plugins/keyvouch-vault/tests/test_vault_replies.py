@@ -1,0 +1,313 @@
+"""Whatever answers in Vault's place, only errors of keyvouch's come out, and another key can be tried."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import malformed
+from fake_vault import FakeVault, fake_vault
+from keyvouch.algorithms import PS256, make_key
+from keyvouch.entra.msal import ConfidentialClient
+from keyvouch.errors import KeyvouchError, StoreUnavailable
+from keyvouch.secrets import SecretResolver
+from keyvouch.store import KeySpec
+from keyvouch.testing.authority import Authority
+from keyvouch.testing.authority.tls import make_context
+from keyvouch.testing.throwaway import throwaway_signer
+from keyvouch.uri import KeyUri, parse_uri
+from keyvouch_vault.store import VaultStore
+
+SCOPE = "https://graph.microsoft.com/.default"
+LOG_INS = {
+    "token": "auth=token&token=env:VAULT_TEST_TOKEN",
+    "approle": "auth=approle&role-id=app&secret-id=env:VAULT_TEST_TOKEN",
+    "wrapped": "auth=approle&role-id=app&wrapped-secret-id=env:VAULT_TEST_TOKEN",
+    "kubernetes": "auth=kubernetes&role=app&jwt=env:VAULT_TEST_TOKEN",
+    "jwt": "auth=jwt&role=app&jwt=env:VAULT_TEST_TOKEN",
+    "userpass": "auth=userpass&username=app&password=env:VAULT_TEST_TOKEN",
+    "ldap": "auth=ldap&username=app&password=env:VAULT_TEST_TOKEN",
+    "none": "auth=none",
+}
+
+
+@pytest.fixture(scope="module")
+def key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+@pytest.fixture
+def vault(key: rsa.RSAPrivateKey, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeVault]:
+    monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
+    _, ca_file = make_context(tmp_path)
+    with fake_vault(key) as server:
+        server.ca_file = str(ca_file)
+        yield server
+
+
+def text_of(vault: FakeVault, log_in: str = "token") -> str:
+    return f"vault:address={vault.address};key=app?{LOG_INS[log_in]}&ca-file={vault.ca_file}"
+
+
+def uri_of(vault: FakeVault, log_in: str = "token") -> KeyUri:
+    return parse_uri(text_of(vault, log_in), VaultStore.attributes)
+
+
+def connected(vault: FakeVault, log_in: str = "token") -> VaultStore:
+    store = VaultStore(uri_of(vault, log_in), SecretResolver())
+    store.connect(timeout=10)
+    return store
+
+
+def logging_in(log_in: str) -> Callable[[FakeVault], object]:
+    return lambda vault: connected(vault, log_in).close()
+
+
+def opening(vault: FakeVault) -> object:
+    store = connected(vault)
+    try:
+        return store.open(uri_of(vault), timeout=10)
+    finally:
+        store.close()
+
+
+def signing(vault: FakeVault) -> object:
+    store = connected(vault)
+    try:
+        return store.open(uri_of(vault), timeout=10).sign(b"message", PS256, timeout=10)
+    finally:
+        store.close()
+
+
+def listing(vault: FakeVault) -> object:
+    store = connected(vault)
+    try:
+        return store.keys(uri_of(vault).replace({"key": None}))
+    finally:
+        store.close()
+
+
+def renewing(vault: FakeVault) -> object:
+    store = connected(vault, "approle")
+    try:
+        session = store._connected()
+        session._renew_at = 0.0  # due
+        session._ends_at += 3600
+        key = store.open(uri_of(vault), timeout=10)
+        session._renew_at = session._ends_at = 0.0  # over
+        return key.sign(b"message", PS256, timeout=10)
+    finally:
+        store.close()
+
+
+def generating(vault: FakeVault) -> object:
+    vault.exists = False
+    store = connected(vault)
+    try:
+        return store.generate(uri_of(vault).replace({"deletion-allowed": "true"}), KeySpec("RSA-2048"))
+    finally:
+        vault.exists = True
+        store.close()
+
+
+def rotating(vault: FakeVault) -> object:
+    store = connected(vault)
+    try:
+        return store.generate(uri_of(vault), KeySpec("RSA-2048", further=True))
+    finally:
+        store.close()
+
+
+IMPORTED = make_key("RSA-2048")
+
+
+def importing(vault: FakeVault) -> object:
+    vault.exists = False
+    store = connected(vault)
+    try:
+        return store.import_key(uri_of(vault), IMPORTED, [])
+    finally:
+        vault.exists = True
+        store.close()
+
+
+def deleting(vault: FakeVault) -> None:
+    store = connected(vault)
+    try:
+        store.delete(uri_of(vault))
+    finally:
+        store.close()
+
+
+DOINGS: dict[str, tuple[str, Callable[[FakeVault], object]]] = {
+    **{f"log-in {each}": ("login", logging_in(each)) for each in LOG_INS if each not in ("token", "none")},
+    "unwrap": ("wrapping/unwrap", logging_in("wrapped")),
+    "wrapping lookup": ("wrapping/lookup", logging_in("wrapped")),
+    "token": ("lookup-self", logging_in("token")),
+    "none": ("lookup-self", logging_in("none")),
+    "renewal": ("renew-self", renewing),
+    "revocation": ("revoke-self", logging_in("approle")),
+    "key": ("keys/app", opening),
+    "signature": ("sign", signing),
+    "list": ("keys", listing),
+    "listed key": ("keys/app", listing),
+    "creation": ("create", generating),
+    "rotation": ("create", rotating),
+    "configuration": ("config", generating),
+    "certificate": ("set-certificate", generating),
+    "wrapping key": ("wrapping_key", importing),
+    "import": ("import", importing),
+    "deletion": ("delete", deleting),
+}
+"""By name: the endpoint, and what asks it."""
+STATUSES = ("200 OK", "400 Bad Request", "404 Not Found")
+
+
+def only_ours(vault: FakeVault, doing: Callable[[FakeVault], object]) -> KeyvouchError | None:
+    """Do it; return the error that it raised. Any other than keyvouch's fails the test."""
+    try:
+        doing(vault)
+    except KeyvouchError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("name", DOINGS)
+def test_good_answers_do(vault: FakeVault, name: str) -> None:
+    """The fake itself gives what the store needs, and each endpoint of the table is asked."""
+    endpoint, doing = DOINGS[name]
+    if name != "deletion":
+        doing(vault)
+    else:
+        deleting(vault)
+    assert endpoint in vault.reached
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("name", DOINGS)
+def test_malformed_answers(vault: FakeVault, name: str, status: str) -> None:
+    """Bodies that are not Vault's at all, with good and with bad statuses."""
+    endpoint, doing = DOINGS[name]
+    for body in malformed.WHOLE:
+        vault.bad[endpoint] = status, body
+        error = only_ours(vault, doing)
+        assert error is None or (error.hint and error.try_next_key) or name in ("deletion", "certificate"), body[:40]
+
+
+@pytest.mark.parametrize("name", DOINGS)
+def test_wrong_fields(vault: FakeVault, name: str) -> None:
+    """A good answer in which one field is missing, or holds something else."""
+    endpoint, doing = DOINGS[name]
+    for body in malformed.variants(vault.good[endpoint]):
+        vault.bad[endpoint] = "200 OK", body
+        error = only_ours(vault, doing)
+        assert error is None or error.hint, body
+
+
+BROKEN = (b"{}", b"[]", b'{"data": [], "auth": []}', b'{"errors": [5]}', malformed.WHOLE[-1], b'{"data": {"keys": 5}}')
+
+
+@pytest.fixture(scope="module")
+def client_of() -> Iterator[Callable[[str], ConfidentialClient]]:
+    with Authority(refuse_replays=False) as authority, throwaway_signer() as standby:
+        app = authority.register(certificates=standby.chain)
+        yield lambda uri: ConfidentialClient(
+            app.client_id,
+            [uri, standby],
+            authority=authority.authority,
+            ca_file=authority.ca_file,
+            instance_discovery=False,
+        )
+
+
+@pytest.mark.parametrize("name", [each for each in DOINGS if each.startswith("log-in")] + ["token", "key", "signature"])
+def test_standby_key_signs_in(vault: FakeVault, client_of: Callable[[str], ConfidentialClient], name: str) -> None:
+    """Whatever the preferred key's Vault answers, the client signs in with its standby key."""
+    endpoint, _ = DOINGS[name]
+    uri = text_of(vault, name.removeprefix("log-in ") if name.startswith("log-in") else "token")
+    for body in BROKEN:
+        vault.bad[endpoint] = "200 OK", body
+        with client_of(uri) as client:
+            assert client.access_token([SCOPE], timeout=20)
+    assert endpoint in vault.reached
+
+
+def test_later_signatures_fail_over(vault: FakeVault, client_of: Callable[[str], ConfidentialClient]) -> None:
+    """A Vault that signed well and then answers nonsense is passed over too."""
+    vault.bad["sign"] = "200 OK", b"{}"
+    with client_of(text_of(vault)) as client:
+        assert client.access_token([SCOPE], timeout=20)
+        assert client.access_token([SCOPE], claims_challenge='{"access_token": {}}', timeout=20)
+
+
+def test_token_that_no_header_can_carry(vault: FakeVault) -> None:
+    """A token that the server returns is checked before it is sent, and is in no error."""
+    vault.good["login"] = {"auth": {"client_token": "s.se\ncret", "lease_duration": 3600, "renewable": True}}
+    with pytest.raises(StoreUnavailable) as caught:
+        connected(vault, "approle")
+    assert "cret" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_invalid_utf_8_keeps_no_token(vault: FakeVault) -> None:
+    """Not even an error of the decoder, which would hold the whole answer, is kept as the context."""
+    body = b'{"auth": {"client_token": "s.secret", "lease_duration": 1, "renewable": true, "client_token": "\xff"}}'
+    vault.bad["login"] = "200 OK", body
+    with pytest.raises(StoreUnavailable) as caught:
+        connected(vault, "approle")
+    assert caught.value.__context__ is None
+
+
+def test_no_answer_says_none(vault: FakeVault) -> None:
+    """A type, a version or a reason that is missing is not called None."""
+    for name in ("key", "signature", "creation", "wrapping key"):
+        endpoint, doing = DOINGS[name]
+        for body in malformed.variants(vault.good[endpoint]):
+            vault.bad[endpoint] = "200 OK", body
+            error = only_ours(vault, doing)
+            assert error is None or "None" not in str(error), body
+        del vault.bad[endpoint]
+
+
+FIELDS = ("data", "auth", "errors", "keys", "1", "type", "public_key", "ttl", "client_token", "lease_duration")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(sorted(DOINGS)),
+    status=st.sampled_from(STATUSES),
+    body=malformed.fuzzed((*FIELDS, "signature")),
+)
+def test_arbitrary_json(vault: FakeVault, name: str, status: str, body: bytes) -> None:
+    """Any JSON from any endpoint: success, or an error of keyvouch's."""
+    endpoint, doing = DOINGS[name]
+    vault.bad = {endpoint: (status, body)}
+    only_ours(vault, doing)
+
+
+def test_signatures_of_other_forms(vault: FakeVault) -> None:
+    """What is not `vault:v1:base64` is not a signature."""
+    for text in ("", "vault", "vault:v1", "vault:v1:a:b", "vault:v1:\u20ac", "vault:v1:abcde", "vault:v2:c2ln"):
+        vault.bad["sign"] = "200 OK", json.dumps({"data": {"signature": text}}).encode()
+        error = only_ours(vault, signing)
+        assert error is not None
+        assert error.try_next_key
+
+
+def test_wrapping_keys_of_other_kinds(vault: FakeVault) -> None:
+    """A wrapping key that is too short, or not RSA, gets no key wrapped for it."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    short = rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
+    for public in (short.public_key(), make_key("P-256").public_key()):
+        pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        vault.good["wrapping_key"] = {"data": {"public_key": pem}}
+        with pytest.raises(StoreUnavailable, match="wrapping key"):
+            importing(vault)
+    assert "import" not in vault.reached

@@ -1,0 +1,106 @@
+"""A secret that cannot be sent is refused where it is read, and its value is in no error, nor behind one."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from http_fake import Fake, fake
+from keyvouch.errors import ConfigurationError, KeyvouchError, SecretIncorrect
+from keyvouch.secrets import SecretResolver
+from keyvouch.testing.authority.tls import make_context
+from keyvouch.uri import parse_uri
+from keyvouch_vault import logins
+from keyvouch_vault.store import VaultStore
+
+SECRET = "hvs.CAESI-marker"
+LOG_INS = (
+    "auth=token&token={0}",
+    "auth=approle&role-id=app&secret-id={0}",
+    "auth=approle&role-id=app&wrapped-secret-id={0}",
+    "auth=kubernetes&role=app&jwt={0}",
+    "auth=jwt&role=app&jwt={0}",
+    "auth=userpass&username=app&password={0}",
+    "auth=ldap&username=app&password={0}",
+)
+SPOILT = (f"{SECRET}\nmore", f"more\r\n{SECRET}\r\n\r\n", f"{SECRET}\x7f", f"\x01{SECRET}")
+
+
+@pytest.fixture
+def nobody(tmp_path: Path) -> Iterator[tuple[Fake, Path]]:
+    """A server that must not be asked, and the certificates to trust."""
+    with fake(b"") as server:
+        yield server, make_context(tmp_path)[1]
+        assert server.asked == []
+
+
+def connect(server: Fake, ca_file: Path, query: str) -> None:
+    uri = parse_uri(f"vault:address={server.address};key=app?{query}&ca-file={ca_file}", VaultStore.attributes)
+    VaultStore(uri, SecretResolver()).connect(timeout=10)
+
+
+def holds_nothing(error: KeyvouchError) -> None:
+    """The error, and everything behind it, is without the secret."""
+    assert "marker" not in "".join(traceback.format_exception(error))
+    assert "marker" not in repr((error.__cause__, error.__context__, error.hint))
+
+
+@pytest.mark.parametrize("log_in", LOG_INS)
+@pytest.mark.parametrize("value", SPOILT)
+def test_secrets_with_control_characters(
+    nobody: tuple[Fake, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log_in: str, value: str
+) -> None:
+    """From the environment and from a file: `SecretIncorrect`, with the reference and without the value."""
+    file = tmp_path / "secret"
+    file.touch(mode=0o600)
+    file.write_bytes(value.encode())
+    monkeypatch.setenv("SPOILT", value)
+    for reference in ("env:SPOILT", f"file:{file}"):
+        with pytest.raises(SecretIncorrect) as caught:
+            connect(*nobody, log_in.format(reference))
+        assert reference in caught.value.message
+        assert caught.value.hint
+        holds_nothing(caught.value)
+
+
+@pytest.mark.parametrize("log_in", LOG_INS[:5])
+@pytest.mark.parametrize("value", [f"{SECRET} ", f'"{SECRET}\u201d', f"Bearer {SECRET}"])
+def test_tokens_with_other_characters(
+    nobody: tuple[Fake, Path], monkeypatch: pytest.MonkeyPatch, log_in: str, value: str
+) -> None:
+    """Spaces, and letters outside ASCII, are in no token."""
+    monkeypatch.setenv("SPOILT", value)
+    with pytest.raises(SecretIncorrect) as caught:
+        connect(*nobody, log_in.format("env:SPOILT"))
+    holds_nothing(caught.value)
+
+
+@pytest.mark.parametrize("octets", [b"a b", b"\xff\xfe", b""])
+def test_service_accounts_token(
+    nobody: tuple[Fake, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, octets: bytes
+) -> None:
+    """What Kubernetes mounts is checked too."""
+    file = tmp_path / "token"
+    file.write_bytes(octets)
+    monkeypatch.setattr(logins, "_SERVICE_ACCOUNT", file)
+    with pytest.raises(SecretIncorrect, match="service account"):
+        connect(*nobody, "auth=kubernetes&role=app")
+
+
+def test_password_may_have_spaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A password is no token: it is sent in JSON, with all its letters."""
+    monkeypatch.setenv("PHRASE", "correct horse \u00fc")
+    ca_file = make_context(tmp_path)[1]
+    with fake(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}") as server:
+        with pytest.raises(KeyvouchError):
+            connect(server, ca_file, "auth=userpass&username=app&password=env:PHRASE")
+        assert "correct horse" in server.asked[0]
+
+
+def test_namespace_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The namespace is sent in a header."""
+    with pytest.raises(ConfigurationError):
+        parse_uri("vault:address=https://v;namespace=t%C3%A9am;key=app?auth=none", VaultStore.attributes)

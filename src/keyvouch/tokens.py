@@ -1,0 +1,94 @@
+"""Bearer tokens, and the answers of token endpoints: checked before anything sends or caches them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import msgspec
+
+from keyvouch.errors import SecretIncorrect, hidden_frames
+
+_TOKEN = re.compile(r"[\x21-\x7E]+")
+_DIGITS = r"^[0-9]{1,10}$"
+_TEN_YEARS = 10 * 366 * 24 * 3600
+_LATEST = 253_402_300_799
+"""Seconds since 1970: the end of the year 9999."""
+
+_Seconds = Annotated[int, msgspec.Meta(ge=0, le=_TEN_YEARS)] | Annotated[str, msgspec.Meta(pattern=_DIGITS)]
+_Moment = Annotated[int, msgspec.Meta(ge=0, le=_LATEST)] | Annotated[str, msgspec.Meta(max_length=40)]
+"""App Service's endpoint of 2017 sends a date as text."""
+
+
+def is_token(value: object) -> bool:
+    """Whether it can be the value of an HTTP header such as `Authorization: Bearer` (RFC 6750, section 2.1)."""
+    return isinstance(value, str) and bool(_TOKEN.fullmatch(value))
+
+
+@hidden_frames()
+def require_token(value: str, name: str, reference: str) -> None:
+    """Raise `SecretIncorrect`, without the value, unless a secret can be sent as a token: printable ASCII, no spaces.
+
+    `name` and `reference` say in the error what the secret is for, and where it was read.
+    """
+    if not is_token(value):
+        raise SecretIncorrect(
+            f"The {name} from {reference} contains characters that a token cannot contain.",
+            hint="Store only the token there: printable ASCII, without spaces or line breaks.",
+        )
+
+
+class _Cloud(msgspec.Struct):
+    """An entry of the metadata that instance discovery returns."""
+
+    preferred_network: str
+    preferred_cache: str
+    aliases: list[str]
+
+
+class _Answer(msgspec.Struct):
+    """The fields that MSAL and azure-identity read of tokens (RFC 6749, section 5.1) and of discovery."""
+
+    access_token: str | None = None
+    refresh_token: str | None = None
+    id_token: str | None = None
+    client_info: str | None = None
+    token_type: str | None = None
+    scope: str = ""
+    foci: str | None = None
+    resource: str | None = None
+    expires_in: _Seconds = 0
+    ext_expires_in: _Seconds = 0
+    refresh_in: _Seconds = 0
+    expires_on: _Moment = 0
+
+    issuer: str | None = None
+    authorization_endpoint: str | None = None
+    token_endpoint: str | None = None
+    device_authorization_endpoint: str | None = None
+    tenant_discovery_endpoint: str | None = None
+    metadata: list[_Cloud] | None = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+def describe_flaw(body: bytes) -> str | None:
+    """Say what is wrong with a successful answer of a token endpoint or of discovery; None if MSAL can work with it.
+
+    MSAL and azure-identity take each field for what it should be, and cache a token that no header can carry.
+    """
+    try:
+        answer = _decode(body)
+    except msgspec.ValidationError as error:
+        return _plain(str(error))
+    except (ValueError, RecursionError):
+        return "it is not valid JSON"
+    if answer.access_token is not None and not is_token(answer.access_token):
+        return "its access token contains characters that a token cannot contain"
+    return None
+
+
+def _plain(text: str) -> str:
+    """Write msgspec's message as the end of a sentence: names of fields and types, never a value."""
+    return "".join(each for each in text[:200] if each.isprintable()).replace("`", "").rstrip(".")
