@@ -18,6 +18,7 @@ from keyvouch.errors import (
     CertificateMissing,
     CertificateNotYetValid,
     ConfigurationError,
+    KeyUnusable,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
     AllowedHash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
 HashName = Literal["sha256", "sha1"]
+
+LARGEST_RSA = 8192
+"""Bits. Windows stops at 16384, where a signature takes a second and checking a private key a minute."""
+LONGEST_EXPONENT = 64
+"""Bits of an RSA public exponent; OpenSSL has the same limit for large keys. Nearly all are 65537."""
+_MOST_CERTIFICATES = 500
+"""In one file; that of all public authorities has 150."""
+_LONGEST_CHAIN = 10
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 
 @dataclass(frozen=True)
@@ -64,13 +74,32 @@ def spki_sha256(public_key: PublicKey) -> str:
 
 @CRYPTOGRAPHY
 def certificate_spki(certificate: Certificate) -> str:
-    """Return `spki_sha256` of a certificate's key; empty where that is of a kind that `cryptography` cannot read."""
+    """Return `spki_sha256` of a certificate's key; empty if `cryptography` cannot read it, or RSA is too large."""
     from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
-        return spki_sha256(certificate.public_key())  # type: ignore[arg-type]
+        key = certificate.public_key()
+        return "" if is_too_large(key) else spki_sha256(key)  # type: ignore[arg-type]
     except (UnsupportedAlgorithm, ValueError):  # in a bundle it must not take the others down
         return ""
+
+
+def is_too_large(key: object) -> bool:
+    """Return whether verifying with the key takes so long that a file of such keys would block its reader."""
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    if not isinstance(key, RSAPublicKey):
+        return False
+    return key.key_size > LARGEST_RSA or key.public_numbers().e.bit_length() > LONGEST_EXPONENT
+
+
+def require_few(count: int, source: object) -> None:
+    """Raise `KeyUnusable` for a file with so many certificates that finding a chain among them takes too long."""
+    if count > _MOST_CERTIFICATES:
+        raise KeyUnusable(
+            f"{source} contains {count:,} certificates; the limit is {_MOST_CERTIFICATES}.",
+            hint="Leave only the key's own certificate and those of its issuers.",
+        )
 
 
 @contextlib.contextmanager
@@ -88,20 +117,23 @@ def parsing() -> Iterator[None]:
 def load_certificates(octets: bytes, source: object) -> list[Certificate]:
     """Read certificates from PEM (other blocks are passed over) or from one DER; `source` names the place in errors.
 
-    Raises `CertificateMissing` where there is none that can be read.
+    Raises `CertificateMissing` if there is none that can be read, and `KeyUnusable` if there are too many.
     """
     from cryptography import x509
 
+    require_few(octets.count(_BEGIN), source)
     try:
         with parsing():
-            if b"-----BEGIN CERTIFICATE-----" in octets:
+            if _BEGIN in octets:
                 found = x509.load_pem_x509_certificates(octets)
             else:
                 found = [x509.load_der_x509_certificate(octets)]
     except (ValueError, x509.InvalidVersion):
         found = []
     if not (readable := [each for each in found if is_readable(each)]):
-        hint = text.advice(octets, source, "It takes PEM or DER: `openssl x509 -in FILE`.")
+        hint = text.advice(
+            octets, source, "Expected PEM or DER, with RSA keys of 8192 bits at most: `openssl x509 -in FILE`."
+        )
         raise CertificateMissing(f"{source} holds no certificate that can be read.", hint=hint)
     return readable
 
@@ -133,7 +165,10 @@ def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> t
             hint="Give the certificate that was issued for this key.",
         )
     chain = [max(leaves, key=lambda certificate: certificate.not_valid_after_utc)]
-    while issuer := next((c for c in pool if c not in chain and is_issued_by(chain[-1], c)), None):
+    while len(chain) < _LONGEST_CHAIN:
+        issuer = next((each for each in pool if each not in chain and is_issued_by(chain[-1], each)), None)
+        if issuer is None:
+            break
         chain.append(issuer)
     return tuple(chain)
 

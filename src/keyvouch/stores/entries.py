@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import key_type, sign_locally
-from keyvouch.certificate import order_chain, spki_sha256, status
+from keyvouch.certificate import LARGEST_RSA, LONGEST_EXPONENT, is_too_large, order_chain, spki_sha256, status
 from keyvouch.errors import AccessDenied, CertificateMismatch, KeyNotFound, KeyUnusable
 from keyvouch.store import KeyInfo, KeyUri, StoredKey
 from keyvouch.stores import places
@@ -94,10 +94,16 @@ def entries_of(uri: KeyUri, file: places.KeyFile, contents: Contents) -> list[En
 
 
 def require_usable(key: PrivateKey) -> None:
-    """Raise `KeyUnusable` for a kind of key that signs no JWT, and for RSA that is too short."""
+    """Raise `KeyUnusable` for a kind of key that cannot sign a JWT, and for RSA that is too short or too long."""
     kind = key_type(key)
     if kind.startswith("RSA-") and int(kind.removeprefix("RSA-")) < _SMALLEST_RSA:
         raise KeyUnusable(f"A key of the type {kind} is too weak.", hint="Make a new one: RSA-2048 at least.")
+    if is_too_large(key.public_key()):
+        raise KeyUnusable(
+            f"A key of the type {kind} is too large, or its public exponent;"
+            f" the limits are {LARGEST_RSA} and {LONGEST_EXPONENT} bits.",
+            hint="Make a new one: RSA-4096, or an elliptic curve.",
+        )
 
 
 def pin(uri: KeyUri, path: Path, key: PrivateKey, name: str | None = None) -> KeyUri:
