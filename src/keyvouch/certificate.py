@@ -104,11 +104,11 @@ def require_few(count: int, source: object) -> None:
 
 @contextlib.contextmanager
 def parsing() -> Iterator[None]:
-    """Let `cryptography` say with a ValueError also what its Rust code panics at, which is no `Exception` otherwise."""
+    """Turn into a ValueError what `cryptography` raises for odd data: panics of its Rust code, errors of OpenSSL."""
     try:
         yield
-    except BaseException as error:
-        if type(error).__name__ == "PanicException":
+    except BaseException as error:  # a panic is not an `Exception`
+        if type(error).__name__ in {"PanicException", "InternalError"}:
             raise ValueError(str(error)) from error
         raise
 

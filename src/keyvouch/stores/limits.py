@@ -19,8 +19,8 @@ MOST_ROUNDS = 3_000_000
 """Of all key derivations in a file together; for scrypt, N * r * p counts."""
 MOST_MEMORY = 256 * 1024 * 1024
 """Bytes that scrypt may need: 128 * N * r (RFC 7914, section 2)."""
-LARGEST_KEY = 6 * 1024
-"""Bytes of one private key as PKCS#8, encrypted or not: RSA-8192 has 4,700, and takes seconds to check."""
+LARGEST_KEY = 5 * 1024
+"""Bytes of one private key as PKCS#8, encrypted or not: RSA-8192 has 4,800, and takes seconds to check."""
 LARGEST_KEYS = 32 * 1024
 """Bytes of all private keys in a file: 26 of RSA-2048."""
 

@@ -130,8 +130,8 @@ def _check(pfx: Element, path: Path) -> list[_KeyBag]:
     return key_bags
 
 
-def _plain_parts(tree: Element) -> Iterator[Element]:
-    """Yield what the octet strings of content type data contain: the safes, and in these what is not encrypted."""
+def _plain_parts(tree: Element, depth: int = 2) -> Iterator[Element]:
+    """Yield what the octet strings of content type data contain: the list of safes, and in it those in the clear."""
     for element in tree.walk():
         match element.children:
             case (
@@ -141,7 +141,8 @@ def _plain_parts(tree: Element) -> Iterator[Element]:
             ) if oid == _DATA and octets:
                 part = ber.parse(octets)
                 yield part
-                yield from _plain_parts(part)
+                if depth > 1:
+                    yield from _plain_parts(part, depth - 1)
 
 
 def _mac_rounds(pfx: Element) -> int:
