@@ -1,4 +1,7 @@
-"""A disk that is full, read-only or another's: the token is printed all the same."""
+"""A disk that is full or read-only, and a folder of another owner: the token is printed all the same.
+
+Real ones, made with mounts in a namespace of the command's own, resource limits, and capabilities that are dropped.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,6 @@ from keyvouch import config
 from keyvouch.entra.authority import cached_token
 from keyvouch.testing.authority import App, Authority
 from signing_in import Done, Key, make_key, run, write_profile
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts and capabilities of Linux")
 
 ROOT = os.geteuid() == 0
 NAMESPACE = ["unshare", *([] if ROOT else ["--map-root-user"]), "--mount", "sh", "-c"]
