@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,7 +125,7 @@ def _advice(labels: set[bytes]) -> str:
 
 def _check(blocks: Sequence[bytes], path: Path) -> None:
     """Raise `KeyUnusable` if opening these keys would take too long."""
-    hint = f"Write it again: openssl pkey -aes256 -in {path} -out NEW.pem"
+    hint = f"Write it again: {_rewriting(path)}"
     limits.require_small_keys(path, (len(block) * 3 // 4 for block in blocks))  # base64
     encrypted = [_der_of(block) for block in blocks if block.startswith(_ENCRYPTED)]
     try:
@@ -162,12 +163,17 @@ def _load_key(block: bytes, password: Secret | None, path: Path) -> PrivateKey:
         if isinstance(error, UnsupportedAlgorithm) or str(error).startswith(_UNKNOWN_CIPHER):
             raise KeyUnusable(
                 f"The key in {path} is encrypted with an unsupported algorithm: {error}.",
-                hint=f"Encrypt it again: openssl pkey -aes256 -in {path} -out NEW.pem",
+                hint=f"Write it again, with AES-256: {_rewriting(path)}",
             ) from error
         raise SecretIncorrect(
             f"The password does not open the key in {path}.",
             hint="Correct it. If it is right, the file is damaged: copy it again.",
         ) from error
+
+
+def _rewriting(path: Path) -> str:
+    """Return the command that writes a key again with OpenSSL's own settings."""
+    return f"openssl pkey -aes256 -in {shlex.quote(str(path))} -out NEW.pem"
 
 
 def _unreadable(path: Path) -> KeyUnusable:

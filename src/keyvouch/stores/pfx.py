@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -118,7 +119,7 @@ def _check(pfx: Element, path: Path) -> list[_KeyBag]:
 
     What is inside of the encrypted parts shows only when they are decrypted, which takes the password.
     """
-    hint = f"Write it again: openssl pkcs12 -in {path} -out key.pem && openssl pkcs12 -export -in key.pem -out NEW.pfx"
+    hint = f"Write it again: {_rewriting(path)}"
     try:
         trees = [pfx, *_plain_parts(pfx)]
         rounds = [each for tree in trees for each in limits.rounds_of(tree, path, hint)]
@@ -163,6 +164,12 @@ def _key_bags(tree: Element) -> Iterator[_KeyBag]:
                 yield _KeyBag(ber.encode(key), oid == _SHROUDED_KEY_BAG, _friendly_name(attributes))
 
 
+def _rewriting(path: Path) -> str:
+    """Return the commands that write a file again with OpenSSL's own settings."""
+    file = shlex.quote(str(path))
+    return f"openssl pkcs12 -in {file} -out key.pem && openssl pkcs12 -export -in key.pem -out NEW.pfx"
+
+
 def _damaged(path: Path, error: ValueError) -> KeyUnusable:
     return KeyUnusable(f"{path} is damaged: {error}.", hint="Copy it again, in binary mode.")
 
@@ -199,8 +206,7 @@ def _unlock(pfx: Element, password: Secret | None, path: Path) -> tuple[PKCS12Ke
     if unknown := _unknown_cipher(pfx):
         raise KeyUnusable(
             f"{path} is encrypted with an unsupported algorithm, {unknown}.",
-            hint=f"Export it again with AES-256: openssl pkcs12 -in {path} -out key.pem"
-            " && openssl pkcs12 -export -in key.pem -out NEW.pfx",
+            hint=f"Write it again, with AES-256: {_rewriting(path)}",
         ) from refusal
     if password is None:
         raise SecretRequired(f"{path} needs a password.", hint="Add ?password=env:NAME to the URI.") from refusal
