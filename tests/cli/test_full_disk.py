@@ -5,6 +5,7 @@ Real ones, made with mounts in a namespace of the command's own, resource limits
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -72,7 +73,9 @@ def test_token_printed_without_cache(cache: Path, prefix: Sequence[str], reason:
     done = run_under(prefix, cache, "token")
     assert done.status == 0, done.errors
     assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", done.output)
-    assert re.fullmatch(rf"The token was not cached: .*: {reason}\. Set CACHE_DIRECTORY .*\n", done.errors)
+    assert re.fullmatch(
+        rf"The token was not cached: .*({reason}|temporary directory).* Set CACHE_DIRECTORY .*\n", done.errors
+    )
 
 
 @pytest.mark.usefixtures("app")
@@ -119,6 +122,24 @@ def test_token_without_home(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
     assert caplog.text.count("The token was not cached: This account has no home folder.") == 1
     profile = config.load().profile("nightly")
     assert cached_token(profile, "nightly") is None
+
+
+@pytest.mark.usefixtures("app")
+def test_token_without_temporary_folder(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """With portalocker installed, msal-extensions cannot be imported if no temporary folder can be written."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "msal_extensions":
+                raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "msal_extensions"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    assert keyvouch.connect("nightly").access_token()
+    said = [record.getMessage() for record in caplog.records if record.name == "keyvouch"]
+    assert [text.partition("]")[2].partition(".")[0] for text in said] == [" No usable temporary directory found"]
 
 
 @pytest.mark.usefixtures("app")

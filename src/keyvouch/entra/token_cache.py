@@ -54,6 +54,19 @@ def persisted(find_place: Callable[[], Path], *, quiet: bool = False) -> msal.To
     with a warning; `quiet` leaves that out while it is opened.
     """
     import msal
+
+    try:
+        place = find_place()
+        files.make_folder(place.parent)
+        return _open(place)
+    except (KeyvouchError, OSError) as error:
+        if not quiet:
+            _warn(error)
+        return msal.TokenCache()
+
+
+def _open(place: Path) -> msal.TokenCache:
+    # An OSError too if there is no folder for temporary files: portalocker asks for one when it is imported.
     from msal_extensions import PersistedTokenCache
 
     class LockedCache(PersistedTokenCache):  # type: ignore[misc]
@@ -93,14 +106,7 @@ def persisted(find_place: Callable[[], Path], *, quiet: bool = False) -> msal.To
             with contextlib.suppress(OSError):  # what cannot be read is not there
                 super()._reload_if_necessary()
 
-    try:
-        place = find_place()
-        files.make_folder(place.parent)
-        return LockedCache(_persistence(place))
-    except (KeyvouchError, OSError) as error:
-        if not quiet:
-            _warn(error)
-        return msal.TokenCache()
+    return LockedCache(_persistence(place))
 
 
 def _warn(problem: Exception) -> None:
