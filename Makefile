@@ -3,12 +3,14 @@
 PYTHON ?= python3
 VENV   ?= .venv
 TESTS  ?=
+MODULES ?=
 BIN    := $(VENV)/bin
 PIP    := $(VENV)/bin/python -m pip --quiet install --constraint constraints.txt
 READY  := $(VENV)/ready
 PLUGINS := $(wildcard plugins/*/)
+LOWEST  := $(shell sed -n '/^dependencies = \[/,/^\]/s/^ *"\([a-z0-9-]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml)
 
-.PHONY: demo test soak lint docs bench clean
+.PHONY: demo test lowest soak mutation lint docs bench clean
 
 demo: $(READY)
 	@tests/servers/install-system-packages softhsm2-util
@@ -17,6 +19,12 @@ demo: $(READY)
 test: $(READY)
 	@tests/servers/install-system-packages
 	$(BIN)/pytest -n auto --dist loadgroup $(TESTS)
+
+lowest:
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip --quiet install $(LOWEST) pytest hypothesis
+	.venv-lowest/bin/python -m pip --quiet install --no-deps --editable .
+	.venv-lowest/bin/pytest tests/stores tests/core/test_certificate.py $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -36,6 +44,10 @@ soak: $(READY)
 	$(BIN)/pytest --soak plugins/keyvouch-azure-keyvault/tests/test_azure_soak.py $(TESTS)
 	$(BIN)/pytest --soak -rP plugins/keyvouch-pkcs11 -k "many_signatures or under_load or forked_workers" $(TESTS)
 	$(BIN)/pytest --soak plugins/keyvouch-vault -k five_seconds $(TESTS)
+
+mutation: $(READY)
+	@$(PIP) --group mutation
+	$(BIN)/python tests/mutation/run.py $(MODULES)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/assertion.py

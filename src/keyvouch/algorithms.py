@@ -93,10 +93,10 @@ KEY_TYPES = ("RSA-2048", "RSA-3072", "RSA-4096", "P-256", "P-384", "P-521", "Ed2
 """The kinds of key that can be asked for, as `KeySpec` and the command spell them."""
 
 _SMALLEST_RSA, _LARGEST_RSA = 2048, 8192
-"""Bits of the modulus."""
+"""Bits of the modulus. Windows stops at 16384, where a signature takes a second and checking a private key a minute."""
 _SMALLEST_EXPONENT = 3
 _LONGEST_EXPONENT = 64
-"""Bits; OPENSSL_RSA_MAX_PUBEXP_BITS."""
+"""Bits; OPENSSL_RSA_MAX_PUBEXP_BITS. Nearly all exponents are 65537."""
 _NEW_RSA = "Make a new key: RSA-2048, RSA-3072 or RSA-4096."
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _BY_CURVE = {algorithm.curve: algorithm for algorithm in ALGORITHMS.values() if algorithm.curve}
@@ -150,6 +150,15 @@ def require_usable(key: object) -> None:
     exponent: int = public.public_numbers().e
     if exponent < _SMALLEST_EXPONENT or exponent % 2 == 0 or exponent.bit_length() > _LONGEST_EXPONENT:
         raise KeyUnusable("The RSA key has an invalid public exponent.", hint=_NEW_RSA)
+
+
+def is_too_large(key: object) -> bool:
+    """Return whether verifying with an RSA public key takes so long that a file of such keys would block its reader."""
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    if not isinstance(key, RSAPublicKey):
+        return False
+    return key.key_size > _LARGEST_RSA or key.public_numbers().e.bit_length() > _LONGEST_EXPONENT
 
 
 def algorithms_for(kind: str) -> tuple[Algorithm, ...]:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from keyvouch import text
-from keyvouch.algorithms import CRYPTOGRAPHY
+from keyvouch.algorithms import CRYPTOGRAPHY, is_too_large
 from keyvouch.errors import (
     CertificateExpired,
     CertificateMismatch,
     CertificateMissing,
     CertificateNotYetValid,
     ConfigurationError,
+    KeyUnusable,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     AllowedHash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
 HashName = Literal["sha256", "sha1"]
+
+_MOST_CERTIFICATES = 500
+"""In one file; that of all public authorities has 150."""
+_LONGEST_CHAIN = 10
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 
 @dataclass(frozen=True)
@@ -64,22 +70,32 @@ def spki_sha256(public_key: PublicKey) -> str:
 
 @CRYPTOGRAPHY
 def certificate_spki(certificate: Certificate) -> str:
-    """Return `spki_sha256` of a certificate's key; empty where that is of a kind that `cryptography` cannot read."""
+    """Return `spki_sha256` of a certificate's key; empty if `cryptography` cannot read it, or RSA is too large."""
     from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
-        return spki_sha256(certificate.public_key())  # type: ignore[arg-type]
+        key = certificate.public_key()
+        return "" if is_too_large(key) else spki_sha256(key)  # type: ignore[arg-type]
     except (UnsupportedAlgorithm, ValueError):  # in a bundle it must not take the others down
         return ""
 
 
+def require_few(count: int, source: object) -> None:
+    """Raise `KeyUnusable` for a file with so many certificates that finding a chain among them takes too long."""
+    if count > _MOST_CERTIFICATES:
+        raise KeyUnusable(
+            f"{source} contains {count:,} certificates; the limit is {_MOST_CERTIFICATES}.",
+            hint="Leave only the key's own certificate and those of its issuers.",
+        )
+
+
 @contextlib.contextmanager
 def parsing() -> Iterator[None]:
-    """Let `cryptography` say with a ValueError also what its Rust code panics at, which is no `Exception` otherwise."""
+    """Turn into a ValueError what `cryptography` raises for odd data: panics of its Rust code, errors of OpenSSL."""
     try:
         yield
-    except BaseException as error:
-        if type(error).__name__ == "PanicException":
+    except BaseException as error:  # a panic is not an `Exception`
+        if type(error).__name__ in {"PanicException", "InternalError"}:
             raise ValueError(str(error)) from error
         raise
 
@@ -88,20 +104,23 @@ def parsing() -> Iterator[None]:
 def load_certificates(octets: bytes, source: object) -> list[Certificate]:
     """Read certificates from PEM (other blocks are passed over) or from one DER; `source` names the place in errors.
 
-    Raises `CertificateMissing` where there is none that can be read.
+    Raises `CertificateMissing` if there is none that can be read, and `KeyUnusable` if there are too many.
     """
     from cryptography import x509
 
+    require_few(octets.count(_BEGIN), source)
     try:
         with parsing():
-            if b"-----BEGIN CERTIFICATE-----" in octets:
+            if _BEGIN in octets:
                 found = x509.load_pem_x509_certificates(octets)
             else:
                 found = [x509.load_der_x509_certificate(octets)]
     except (ValueError, x509.InvalidVersion):
         found = []
     if not (readable := [each for each in found if is_readable(each)]):
-        hint = text.advice(octets, source, "It takes PEM or DER: `openssl x509 -in FILE`.")
+        hint = text.advice(
+            octets, source, "Expected PEM or DER, with RSA keys of 8192 bits at most: `openssl x509 -in FILE`."
+        )
         raise CertificateMissing(f"{source} holds no certificate that can be read.", hint=hint)
     return readable
 
@@ -133,7 +152,10 @@ def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> t
             hint="Give the certificate that was issued for this key.",
         )
     chain = [max(leaves, key=lambda certificate: certificate.not_valid_after_utc)]
-    while issuer := next((c for c in pool if c not in chain and is_issued_by(chain[-1], c)), None):
+    while len(chain) < _LONGEST_CHAIN:
+        issuer = next((each for each in pool if each not in chain and is_issued_by(chain[-1], each)), None)
+        if issuer is None:
+            break
         chain.append(issuer)
     return tuple(chain)
 

@@ -69,6 +69,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     token_cache: Literal["user", "memory"] = "user"  # noqa: S105 - a place
     audit: str | None = None
     """`file:/path` or `syslog`: where the command writes audit records."""
+    audit_required: bool = False
+    """Whether the command fails if it cannot write an audit record; otherwise it prints a warning."""
     assertion: AssertionOptions = AssertionOptions()
     permissions: Literal["strict", "any"] = "strict"
     """"any" accepts files with secrets that everyone can read."""

@@ -98,7 +98,7 @@ def test_entries_that_are_not_tables(place: Path, each: object) -> None:
 def test_content_that_is_damaged(place: Path, content: bytes) -> None:
     """No UTF-8, no JSON, too deep: no token, and MSAL begins with an empty cache, which it can write."""
     assert find(place, content) is None
-    cache = persisted(place)
+    cache = persisted(lambda: place)
     cache.add(
         {
             "client_id": CLIENT,

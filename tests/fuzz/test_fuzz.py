@@ -18,19 +18,27 @@ from typing import Any
 import pytest
 import requests
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, pkcs12
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    pkcs12,
+)
 from requests.adapters import BaseAdapter
 
 from fuzz.mutate import feed
 from keyvouch import config
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.errors import KeyvouchError
+from keyvouch.stores import ber
 from keyvouch.stores.file import PemStore, PfxStore
 from keyvouch.testing.authority import Authority
 from keyvouch.uri import parse_uri, redact
 from scripted_store import certify, new_key
 from signing_in import make_key
-from stores.making import open_key, pem_of, write
+from stores import several_keys
+from stores.making import der, integer, open_key, pem_of, store, to_ber, uri, write
 
 PASSWORD = "correct horse"
 # What `cryptography` reads today and says it will refuse one day: then that is one of the errors.
@@ -46,7 +54,7 @@ def seed(soak: bool, record_property: Callable[[str, object], None]) -> int:
 
 
 def times(count: int, soak: bool) -> int:
-    """How many inputs: all in all 3,420 or, to soak, a million."""
+    """How many inputs: all in all 5,820 or, to soak, 1.7 million."""
     return count * 300 if soak else count
 
 
@@ -174,6 +182,50 @@ def test_pfx_files(seed: int, soak: bool, tmp_path: Path) -> None:
     ends = feed(seed, times(300, soak), samples, consume)
     assert ends["key-unusable"] > 10
     assert ends["secret-incorrect"] > 10
+
+
+def test_pfx_files_with_several_keys(seed: int, soak: bool, tmp_path: Path) -> None:
+    """A file in DER or BER whose keys are not encrypted is read by our own parser in full."""
+    octets = b"".join(
+        der(
+            0x30,
+            der(0x06, bytes.fromhex("2a864886f70d010c0a0101")),
+            der(0xA0, new_key("P-256", which).private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())),
+        )
+        for which in range(2)
+    )
+    data = der(0x06, bytes.fromhex("2a864886f70d010701"))
+    safes = der(0x30, der(0x30, data, der(0xA0, der(0x04, der(0x30, octets)))))
+    definite = der(0x30, integer(3), der(0x30, data, der(0xA0, der(0x04, safes))))
+    samples = [definite, to_ber(definite)]
+    path = tmp_path / "app.pfx"
+
+    def consume(octets: bytes) -> None:
+        write(path, octets)
+        store(f"pfx:{path}").keys(uri(f"pfx:{path}"))
+
+    ends = feed(seed, times(400, soak), samples, consume)
+    assert ends["taken"] > 1
+    assert ends["key-unusable"] > 100
+
+
+def test_ber(seed: int, soak: bool) -> None:
+    """Octets are a tree that is the same in DER, or a ValueError; never more."""
+
+    def consume(octets: bytes) -> None:
+        try:
+            tree = ber.parse(octets)
+        except ValueError:
+            ends["refused"] += 1
+        else:
+            ends["taken"] += 1
+            assert ber.parse(ber.encode(tree)) == tree
+
+    ends = {"taken": 0, "refused": 0}
+    feed(
+        seed, times(2000, soak), [to_ber(several_keys.PFX), several_keys.PFX, b"\x30\x80" * 20 + b"\0\0" * 20], consume
+    )
+    assert min(ends.values()) > 100
 
 
 class Canned(BaseAdapter):

@@ -26,9 +26,10 @@ from keyvouch.uri import parse_uri
 PASSWORD = "correct horse"
 
 
-def openssl(*arguments: object, stdin: bytes = b"", told_aside: bool = False) -> bytes:
-    """What the command prints; with `told_aside` what it prints on standard error."""
-    done = subprocess.run(["openssl", *map(str, arguments)], input=stdin, capture_output=True, check=False)
+def openssl(*arguments: object, stdin: bytes = b"", told_aside: bool = False, folder: Path | None = None) -> bytes:
+    """What the command prints, run in this folder; with `told_aside` what it prints on standard error."""
+    command = ["openssl", *map(str, arguments)]
+    done = subprocess.run(command, input=stdin, capture_output=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr.decode()
     return done.stderr if told_aside else done.stdout
 
@@ -94,6 +95,42 @@ def openssl_pfx(path: Path, *options: object, key: Any = None, password: str = P
     openssl("pkcs12", "-export", "-in", source, "-out", path, "-passout", f"pass:{password}", *options)
     source.unlink()
     return path
+
+
+def der(tag: int, *contents: bytes) -> bytes:
+    """One data value in DER."""
+    content = b"".join(contents)
+    if len(content) < 0x80:
+        return bytes((tag, len(content))) + content
+    length = len(content).to_bytes((len(content).bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(length))) + length + content
+
+
+def integer(value: int) -> bytes:
+    """An INTEGER in DER."""
+    return der(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+
+
+def to_ber(octets: bytes) -> bytes:
+    """Write every constructed value with an indefinite length, and long octet strings in two pieces."""
+    ber = b""
+    while octets:
+        tag, length, begin = octets[0], octets[1], 2
+        if length > 0x80:
+            begin += length - 0x80
+            length = int.from_bytes(octets[2:begin], "big")
+        content, whole, octets = octets[begin : begin + length], octets[: begin + length], octets[begin + length :]
+        if tag & 0x20:
+            ber += bytes((tag, 0x80)) + to_ber(content) + b"\0\0"
+        elif tag == 0x04 and length > 1000:
+            ber += b"\x24\x80" + _octet_string(content[:500]) + _octet_string(content[500:]) + b"\0\0"
+        else:
+            ber += whole
+    return ber
+
+
+def _octet_string(content: bytes) -> bytes:
+    return b"\x04\x82" + len(content).to_bytes(2, "big") + content
 
 
 def uri(text: str) -> KeyUri:

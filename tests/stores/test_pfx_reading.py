@@ -3,25 +3,27 @@
 import base64
 import contextlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from asn1crypto import pkcs12 as asn1_pkcs12  # type: ignore[import-untyped]
 from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
 
 from keyvouch.errors import AmbiguousKey, KeyNotFound, KeyUnusable, SecretIncorrect, SecretRequired
 from keyvouch.secrets import SecretResolver
+from keyvouch.stores import ber
 from stores import several_keys
 from stores.making import (
     PASSWORD,
     certify,
+    der,
+    integer,
     new_key,
     open_key,
+    openssl,
     openssl_pfx,
     pem_of,
     store,
+    to_ber,
     uri,
     write,
 )
@@ -149,18 +151,6 @@ def test_several_keys_need_password(several: Path) -> None:
         open_key(f"pfx:{several}")
 
 
-def test_single_key_avoids_asn1crypto(folder: Path) -> None:
-    """The usual file, with one key, does not pay for the import of another parser."""
-    path = openssl_pfx(folder / "app.pfx")
-    program = (
-        "import sys; from stores.making import open_key;"
-        f"open_key('pfx:{path}?password=env:PASSWORD'); sys.exit('asn1crypto' in sys.modules)"
-    )
-    tests = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", program], check=False, cwd=tests)
-    assert done.returncode == 0
-
-
 def test_ber_opens_without_warning(folder: Path) -> None:
     """Some programs write BER, with indefinite lengths and octet strings in pieces."""
     path = openssl_pfx(folder / "app.pfx")
@@ -249,6 +239,53 @@ def test_odd_encryption_of_several(folder: Path, cipher: str, password: str, que
         assert open_key(f"pfx:{path}{query}").public_key == new_key().public_key()
 
 
+@pytest.mark.parametrize("which", ["PFX", "PEM"])
+@pytest.mark.parametrize("password", [PASSWORD, "wrong"], ids=["right", "wrong"])
+def test_unsupported_cipher_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, which: str, password: str) -> None:
+    """A cipher that nobody has is not put down to the password."""
+    monkeypatch.setenv("PASSWORD", password)
+    if which == "PFX":
+        path = openssl_pfx(folder / "app.pfx", "-nomac", "-certpbe", "NONE", "-keypbe", "AES-256-CBC")
+        octets = path.read_bytes()
+    else:
+        path = folder / "app.pem"
+        options = ("-topk8", "-v2", "aes-256-cbc", "-outform", "DER", "-passout", f"pass:{PASSWORD}")
+        octets = openssl("pkcs8", *options, stdin=pem_of(new_key()))
+    aes, unknown = bytes.fromhex("60864801650304012a"), bytes.fromhex("60864801660304012a")
+    assert octets.count(aes) == 1
+    octets = octets.replace(aes, unknown)
+    if which == "PEM":
+        lines = base64.encodebytes(octets)
+        octets = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n" + lines + b"-----END ENCRYPTED PRIVATE KEY-----\n"
+    write(path, octets)
+    with pytest.raises(KeyUnusable, match=r"unsupported algorithm.* 2\.16\.840\.1\.102\.3\.4\.1\.42"):
+        open_key(f"{which.lower()}:{path}?password=env:PASSWORD")
+
+
+@pytest.mark.parametrize("cipher", ["camellia-256-cbc", "aria-256-cbc"])
+def test_rare_ciphers_open(folder: Path, monkeypatch: pytest.MonkeyPatch, cipher: str) -> None:
+    """What OpenSSL has opens, and a wrong password is a wrong password."""
+    path = openssl_pfx(folder / "app.pfx", "-certpbe", cipher, "-keypbe", cipher)
+    assert open_key(f"pfx:{path}?password=env:PASSWORD")
+    monkeypatch.setenv("PASSWORD", "wrong")
+    with pytest.raises(SecretIncorrect):
+        open_key(f"pfx:{path}?password=env:PASSWORD")
+
+
+@pytest.mark.parametrize("indefinite", [False, True], ids=["definite", "indefinite"])
+def test_ber_inside_is_read(folder: Path, *, indefinite: bool) -> None:
+    """The safes, over which the MAC is, may be BER too: several keys are found in them."""
+    octets = openssl_pfx(folder / "app.pfx", "-nomac", "-certpbe", "NONE", "-keypbe", "NONE").read_bytes()
+    other = openssl_pfx(folder / "b.pfx", "-nomac", *PLAIN, "-name", "näme", key=new_key("P-384")).read_bytes()
+    safe = ber.parse(together(octets, other)).child(1).child(1).child(0).content
+    inner = to_ber(safe)
+    data = der(0x06, bytes.fromhex("2a864886f70d010701"))
+    file = der(0x30, integer(3), der(0x30, data, der(0xA0, der(0x04, inner))))
+    path = write(folder / "app.pfx", to_ber(file) if indefinite else file)
+    assert {info.key_type for info in store(f"pfx:{path}").keys(uri(f"pfx:{path}"))} == {"P-256", "P-384"}
+    assert open_key(f"pfx:path={path};friendly-name=näme").public_key == new_key("P-384").public_key()
+
+
 def test_prompt_is_for_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All files share a connection, but what was typed for one is not tried on another."""
     answers = {"first": "one", "second": "two"}
@@ -259,32 +296,9 @@ def test_prompt_is_for_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         assert store(text, secrets).open(uri(text), timeout=1)
 
 
-def to_ber(der: bytes) -> bytes:
-    """Write every constructed value with an indefinite length, and long octet strings in two pieces."""
-    ber = b""
-    while der:
-        tag, length, begin = der[0], der[1], 2
-        if length > 0x80:
-            begin += length - 0x80
-            length = int.from_bytes(der[2:begin])
-        content, whole, der = der[begin : begin + length], der[: begin + length], der[begin + length :]
-        if tag & 0x20:
-            ber += bytes((tag, 0x80)) + to_ber(content) + b"\0\0"
-        elif tag == 0x04 and length > 1000:
-            ber += b"\x24\x80" + _octet_string(content[:500]) + _octet_string(content[500:]) + b"\0\0"
-        else:
-            ber += whole
-    return ber
-
-
-def _octet_string(content: bytes) -> bytes:
-    return b"\x04\x82" + len(content).to_bytes(2) + content
-
-
 def together(*files: bytes) -> bytes:
-    """Make one PFX of all that stands in these, which have no MAC."""
-    contents = [content for octets in files for content in asn1_pkcs12.Pfx.load(octets).authenticated_safe]
-    safe = asn1_pkcs12.AuthenticatedSafe(contents).dump()
-    pfx = asn1_pkcs12.Pfx({"version": "v3", "auth_safe": {"content_type": "data", "content": safe}})
-    octets: bytes = pfx.dump()
-    return octets
+    """Make one PFX of all that these contain, which have no MAC."""
+    safes = [ber.parse(ber.parse(octets).child(1).child(1).child(0).content) for octets in files]
+    contents = [ber.encode(content) for safe in safes for content in safe.children]
+    data = der(0x06, bytes.fromhex("2a864886f70d010701"))
+    return der(0x30, integer(3), der(0x30, data, der(0xA0, der(0x04, der(0x30, *contents)))))

@@ -98,7 +98,7 @@ def choose(
     found = msgspec.structs.replace(found, **{field: value for field, value in overrides.items() if value is not None})
     logs.only_ours()
     if found.audit:
-        logs.audit_to(found.audit)
+        logs.audit_to(found.audit, required=found.audit_required)
     secrets = SecretResolver(
         interactive=is_somebody_there(),
         any_reader=found.permissions == "any",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
+from typing import NoReturn
 
 from keyvouch import files
-from keyvouch.errors import ConfigurationError
+from keyvouch.errors import ConfigurationError, KeyvouchError
 
 SYSLOG: str | tuple[str, int] = "/dev/log" if sys.platform != "win32" else ("localhost", 514)
 """Where the machine's syslog listens."""
@@ -36,51 +38,90 @@ def only_ours() -> None:
         logger.addHandler(handler)
 
 
-def audit_to(destination: str) -> None:
+def audit_to(destination: str, *, required: bool) -> None:
     """Write audit records to `file:/path` (mode 0600, appended) or `syslog`.
 
-    Raises `ConfigurationError` for another destination, or one that cannot be written.
+    Raises `ConfigurationError` for another destination. One that cannot be written raises it too if audit records are
+    `required`, now or with the record; otherwise there is a warning.
     """
     logger = logging.getLogger("keyvouch.audit")
-    handler = _handler(destination)
+    try:
+        handler = _handler(destination, _fail if required else _warn_once())
+    except _UnwritableError as error:
+        if required:
+            raise error.reason from error
+        _warn(error.reason.message)
+        return
     handler.setFormatter(logging.Formatter("keyvouch: %(message)s" if destination == "syslog" else "%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
 
 
-class _Strict:
-    """A handler that does not go on without its record: logging's own would print it with a traceback instead."""
+class _UnwritableError(Exception):
+    """Audit records cannot be written to a destination that is one."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's name
-        raise ConfigurationError(
-            "The audit record could not be written.", hint="See to the place that `audit` names in the profile."
-        )
+    def __init__(self, reason: KeyvouchError) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
-class _StrictFile(_Strict, logging.FileHandler):
-    def _open(self) -> TextIOWrapper:
-        handle = files.open_to_append(Path(self.baseFilename))
-        return open(handle, "a", encoding=self.encoding, errors=self.errors)  # noqa: PTH123 - a descriptor
+def _fail(error: BaseException | None) -> NoReturn:
+    raise ConfigurationError(
+        f"The audit record could not be written: {_reason(error)}.",
+        hint="Correct `audit` in the profile, or its destination; `audit-required = false` makes this a warning.",
+    ) from error
+
+
+def _warn_once() -> Callable[[BaseException | None], None]:
+    warned: list[bool] = []
+
+    def warn(error: BaseException | None) -> None:
+        if not warned:
+            _warn(f"{_reason(error)}.")
+        warned.append(True)
+
+    return warn
+
+
+def _warn(reason: str) -> None:
+    logging.getLogger("keyvouch").warning("Audit records are not written: %s", reason)
+
+
+def _reason(error: BaseException | None) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _handler(destination: str, on_error: Callable[[BaseException | None], None]) -> logging.Handler:
+    kind, _, place = destination.partition(":")
+    path = Path(place)
+    handler: logging.Handler
+    try:
+        if destination == "syslog":
+            handler = _syslog()
+        elif kind == "file" and path.is_absolute() and "\0" not in place:
+            handler = _File(path, encoding="utf-8")
+        else:
+            raise ConfigurationError(
+                f"Audit records cannot go to {destination!r}.", hint='Use "file:/path" or "syslog".'
+            )
+    except OSError as error:
+        written = Path(str(SYSLOG)) if destination == "syslog" else path
+        raise _UnwritableError(files.cannot_write(written, error)) from error
+    # Logging's own would print the record with a traceback.
+    handler.handleError = lambda record: on_error(sys.exception())  # type: ignore[method-assign]  # noqa: ARG005
+    return handler
 
 
 def _syslog() -> logging.Handler:
     import logging.handlers  # with much that is seldom needed
 
-    class StrictSyslog(_Strict, logging.handlers.SysLogHandler):
-        pass
-
-    return StrictSyslog(SYSLOG)
+    return logging.handlers.SysLogHandler(SYSLOG)
 
 
-def _handler(destination: str) -> logging.Handler:
-    kind, _, place = destination.partition(":")
-    path = Path(place)
-    try:
-        if destination == "syslog":
-            return _syslog()
-        if kind == "file" and path.is_absolute() and "\0" not in place:
-            return _StrictFile(path, encoding="utf-8")
-    except OSError as error:
-        raise files.cannot_write(path, error) from error
-    raise ConfigurationError(f"Audit records cannot go to {destination!r}.", hint='Use "file:/path" or "syslog".')
+class _File(logging.FileHandler):
+    """Appends to a file that no link of another account leads to, without waiting for a FIFO that nobody reads."""
+
+    def _open(self) -> TextIOWrapper:
+        handle = files.open_to_append(Path(self.baseFilename))
+        return open(handle, "a", encoding=self.encoding, errors=self.errors)  # noqa: PTH123 - a descriptor

@@ -18,8 +18,8 @@ from msal.exceptions import MsalServiceError
 
 from keyvouch import files
 from keyvouch.entra import advice
+from keyvouch.entra.discovery import UnusableAnswer
 from keyvouch.entra.keys import Sent
-from keyvouch.entra.transport import UnusableAnswer
 from keyvouch.errors import (
     AuthorityRefused,
     AuthorityUnavailable,

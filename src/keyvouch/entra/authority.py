@@ -46,4 +46,8 @@ def cached_token(profile: Profile, name: str) -> str | None:
     require(profile, name, "client_id", "scopes")
     if profile.token_cache == "memory":  # noqa: S105 - a place
         return None
-    return token_cache.find_token(cache_location(profile), str(profile.client_id), profile.scopes)
+    try:
+        place = cache_location(profile)
+    except ConfigurationError:  # no home folder: no cache
+        return None
+    return token_cache.find_token(place, str(profile.client_id), profile.scopes)

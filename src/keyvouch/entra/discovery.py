@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from urllib.parse import urlsplit
 
-from keyvouch.entra.answers import no_usable_answer
+import requests
+
 from keyvouch.errors import ConfigurationError
 
 PATH = "/.well-known/openid-configuration"
@@ -23,11 +24,18 @@ _CLOUDS = (
 """Hosts of one cloud, by the aliases that Entra ID's instance discovery lists."""
 
 
+class UnusableAnswer(requests.exceptions.InvalidJSONError, ValueError):
+    """A successful response that MSAL cannot use; its text says what is wrong.
+
+    For MSAL it is a network failure, after which a token in the cache may still serve.
+    """
+
+
 def check(url: str, text: str, issuer: str | None) -> None:
     """Check a discovery document requested from `url`; `issuer` is the issuer asked for, None for Entra ID and AD FS.
 
-    What is not a document at all is MSAL's to refuse. Raises `ConfigurationError`, and `AuthorityUnavailable` for one
-    that is malformed.
+    What is not a document at all is MSAL's to refuse. Raises `ConfigurationError`, and `UnusableAnswer` for one that is
+    malformed.
     """
     asked = url.partition(PATH)[0]
     try:
@@ -35,7 +43,7 @@ def check(url: str, text: str, issuer: str | None) -> None:
     except ValueError:
         return
     except RecursionError:
-        raise no_usable_answer(asked, "it is nested too deeply") from None
+        raise UnusableAnswer("it is nested too deeply") from None
     if not isinstance(document, dict):
         return
     trusts_issuer = issuer is not None and _is_same(document.get("issuer"), issuer)
@@ -51,7 +59,7 @@ def check(url: str, text: str, issuer: str | None) -> None:
 
 def _check_endpoint(name: str, endpoint: object, authority: str, *, any_host: bool) -> None:
     if not isinstance(endpoint, str):
-        raise no_usable_answer(authority, f"its {name} is not a string")
+        raise UnusableAnswer(f"its {name} is not a string")
     place = _place(endpoint)
     if place is None:
         raise ConfigurationError(

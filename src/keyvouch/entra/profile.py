@@ -114,4 +114,5 @@ def make_client(profile: Profile, name: str, secrets: SecretResolver | None = No
 def _cache(profile: Profile, kind: str = "") -> msal.TokenCache:
     if profile.token_cache == "memory":  # noqa: S105 - a place
         return msal.TokenCache()
-    return token_cache.persisted(cache_location(profile, kind))
+    # Both kinds are in one folder: if that cannot be made, one warning is enough.
+    return token_cache.persisted(functools.partial(cache_location, profile, kind), quiet=bool(kind))

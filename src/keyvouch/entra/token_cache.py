@@ -10,18 +10,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keyvouch import files
-from keyvouch.errors import ConfigurationError, StoreUnavailable
+from keyvouch.errors import ConfigurationError, KeyvouchError
 from keyvouch.tokens import is_token
 
 if TYPE_CHECKING:
-    from msal_extensions import PersistedTokenCache
+    import msal
+
+log = logging.getLogger("keyvouch")
 
 _NOT_IN_LAST = 300
 """Seconds before its end in which a token is not taken from the cache any more, as MSAL has it."""
@@ -36,20 +39,35 @@ _ELSEWHERE = (
 
 
 def location(*identity: str) -> Path:
-    """Return where the tokens for these are: authority, tenant and client id, in the words of the profile."""
+    """Return where the tokens for these are: authority, tenant and client id, in the words of the profile.
+
+    Raises `ConfigurationError` if the account has no home folder, and no other is set.
+    """
     name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32]
     return files.cache_folder() / "tokens" / f"{name}.json"
 
 
-def persisted(place: Path) -> PersistedTokenCache:
-    """Return the cache at this place as MSAL takes it. Raises `ConfigurationError` where it cannot be written."""
-    from msal_extensions import PersistedTokenCache
+def persisted(find_place: Callable[[], Path], *, quiet: bool = False) -> msal.TokenCache:
+    """Return the cache at this place as MSAL takes it.
+
+    If it cannot be written (a full or read-only disk, another owner, no home folder), the tokens are kept in memory,
+    with a warning; `quiet` leaves that out while it is opened.
+    """
+    import msal
 
     try:
+        place = find_place()
         files.make_folder(place.parent)
-    except ConfigurationError as error:
-        error.hint = _ELSEWHERE
-        raise
+        return _open(place)
+    except (KeyvouchError, OSError) as error:
+        if not quiet:
+            _warn(error)
+        return msal.TokenCache()
+
+
+def _open(place: Path) -> msal.TokenCache:
+    # An OSError too if there is no folder for temporary files: portalocker asks for one when it is imported.
+    from msal_extensions import PersistedTokenCache
 
     class LockedCache(PersistedTokenCache):  # type: ignore[misc]
         """Locked by `flock`, which ends with its process.
@@ -58,19 +76,42 @@ def persisted(place: Path) -> PersistedTokenCache:
         process left behind when it was killed stops all that come after it.
         """
 
+        warned = False
+
         def modify(self, *args: Any, **kwargs: Any) -> None:
-            in_memory = super(PersistedTokenCache, self).modify
-            with self._lock:  # first, as `add` takes it
+            with self._lock, contextlib.ExitStack() as locked:  # the thread's lock first, as `add` takes it
+                problem: Exception | None = None
                 try:
-                    with files.locked(place.with_suffix(".lock"), timeout=_LOCK_TIMEOUT):
-                        self._reload_if_necessary()
-                        in_memory(*args, **kwargs)
-                        self._persistence.save(self.serialize())
-                        self._last_sync = time.time()
-                except StoreUnavailable:  # another process hangs: a token is not thrown away for that
-                    in_memory(*args, **kwargs)
+                    locked.enter_context(files.locked(place.with_suffix(".lock"), timeout=_LOCK_TIMEOUT))
+                    self._reload_if_necessary()
+                except (KeyvouchError, OSError) as error:
+                    problem = error
+                super(PersistedTokenCache, self).modify(*args, **kwargs)
+                self._warn_once(problem or self._save())
+
+        def _save(self) -> Exception | None:
+            try:
+                self._persistence.save(self.serialize())
+            except (KeyvouchError, OSError) as error:
+                return error
+            self._last_sync = time.time()
+            return None
+
+        def _warn_once(self, problem: Exception | None) -> None:
+            if problem and not self.warned:
+                _warn(problem)
+            self.warned = problem is not None
+
+        def _reload_if_necessary(self) -> None:
+            with contextlib.suppress(OSError):  # what cannot be read is not there
+                super()._reload_if_necessary()
 
     return LockedCache(_persistence(place))
+
+
+def _warn(problem: Exception) -> None:
+    reason = problem.message if isinstance(problem, KeyvouchError) else f"{problem}."
+    log.warning("The token was not cached: %s %s", reason, _ELSEWHERE)
 
 
 def _persistence(place: Path) -> Any:
@@ -147,7 +188,9 @@ def _entries(place: Path) -> Iterable[Mapping[str, Any]]:
     if sys.platform == "darwin":
         import msal
 
-        found: Iterable[Mapping[str, Any]] = persisted(place).search(msal.TokenCache.CredentialType.ACCESS_TOKEN)
+        found: Iterable[Mapping[str, Any]] = persisted(lambda: place).search(
+            msal.TokenCache.CredentialType.ACCESS_TOKEN
+        )
         return found
     try:
         cache = _parse(_read(place))

@@ -21,6 +21,7 @@ from urllib3.util import Retry
 from keyvouch import forks
 from keyvouch.connections import Deadline
 from keyvouch.entra import discovery
+from keyvouch.entra.discovery import UnusableAnswer
 from keyvouch.errors import ConfigurationError
 from keyvouch.https import CONNECT_TIMEOUT, is_link_local, proxy_for, read_body, trust
 from keyvouch.proxies import Credentials, Proxy, proxy_at
@@ -33,13 +34,6 @@ MAX_REDIRECTS = 3
 _LEAVE_ALONE, _LONGEST = 5, 3600
 """Seconds for which MSAL does not ask again after 429 and 5xx, where the answer does not say; and at most."""
 _SERVER_ERRORS = 500
-
-
-class UnusableAnswer(requests.exceptions.InvalidJSONError, ValueError):
-    """A successful response that MSAL cannot use; its text says what is wrong.
-
-    For MSAL it is a network failure, after which a token in the cache may still serve.
-    """
 
 
 class _Adapter(HTTPAdapter):

@@ -1,8 +1,10 @@
-"""PEM (RFC 7468) with a private key and its certificates: octets in, keys and certificates out, and back."""
+"""PEM (RFC 7468) with a private key and its certificates: bytes in, keys and certificates out, and back."""
 
 from __future__ import annotations
 
+import binascii
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from keyvouch import text
 from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import load_certificates, parsing
 from keyvouch.errors import ConfigurationError, KeyUnusable, SecretIncorrect, SecretRequired
+from keyvouch.stores import ber, limits
 from keyvouch.stores.entries import Contents
 
 if TYPE_CHECKING:
@@ -23,6 +26,10 @@ _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 _LONGEST_PASSWORD = 1023
 """Bytes; OpenSSL takes no more."""
 _OPENSSH = b"OPENSSH PRIVATE KEY"
+_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+"""PKCS#8; in older forms the lines of base64 are encrypted, and say so in headers."""
+_UNKNOWN_CIPHER = "Unknown key encryption algorithm"
+"""How the message of `cryptography` begins for a cipher that it does not have."""
 
 
 @CRYPTOGRAPHY
@@ -37,6 +44,7 @@ def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
         raise KeyUnusable(
             f"{path} holds a key in OpenSSH's own form.", hint=f"Turn it into PKCS#8: ssh-keygen -p -m PKCS8 -f {path}"
         )
+    _check(_key_blocks(blocks), path)
     keys = [(_load_key(block, password, path), None) for block in _key_blocks(blocks)]
     if not keys:
         raise KeyUnusable(f"{path} holds no private key.", hint=_advice({label for label, _ in blocks}))
@@ -115,26 +123,60 @@ def _advice(labels: set[bytes]) -> str:
     return "Name a file with a block PRIVATE KEY."
 
 
+def _check(blocks: Sequence[bytes], path: Path) -> None:
+    """Raise `KeyUnusable` if opening these keys would take too long."""
+    hint = f"Write it again: {_rewriting(path)}"
+    limits.require_small_keys(path, (len(block) * 3 // 4 for block in blocks))  # base64
+    encrypted = [_der_of(block) for block in blocks if block.startswith(_ENCRYPTED)]
+    try:
+        rounds = [each for der in encrypted for each in limits.rounds_of(ber.parse(der), path, hint)]
+    except ValueError as error:
+        raise _unreadable(path) from error
+    limits.require_few_rounds(path, rounds, hint)
+
+
+def _der_of(block: bytes) -> bytes:
+    """Return the content of a block that has no headers. Raises ValueError if it is not base64."""
+    return binascii.a2b_base64(block[len(_ENCRYPTED) : block.rindex(b"-----END ")])
+
+
 def _load_key(block: bytes, password: Secret | None, path: Path) -> PrivateKey:
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
-    encrypted = b"BEGIN ENCRYPTED" in block or b"Proc-Type: 4,ENCRYPTED" in block
+    pkcs8 = block.startswith(_ENCRYPTED)
+    encrypted = pkcs8 or b"Proc-Type: 4,ENCRYPTED" in block
     if encrypted and password is None:
         raise SecretRequired(
             f"The key in {path} is encrypted and needs a password.", hint="Add ?password=env:NAME to the URI."
         )
+    # A password is given only where it is needed: `cryptography` refuses one that is not.
+    octets = password.reveal().encode() if encrypted and password else None
     try:
-        # A password is given only where it is needed: `cryptography` refuses one that is not.
-        octets = password.reveal().encode() if encrypted and password else None
         with parsing():
+            if pkcs8:  # the very bytes that were checked
+                return load_der_private_key(_der_of(block), octets)  # type: ignore[return-value]  # as below
             return load_pem_private_key(block, octets)  # type: ignore[return-value]  # the caller refuses other kinds
     except (ValueError, UnsupportedAlgorithm) as error:
-        if encrypted:
-            raise SecretIncorrect(
-                f"The password does not open the key in {path}.",
-                hint="Correct it. If it is right, the file is damaged, or encrypted in a way that is not known.",
+        if not encrypted:
+            raise _unreadable(path) from error
+        if isinstance(error, UnsupportedAlgorithm) or str(error).startswith(_UNKNOWN_CIPHER):
+            raise KeyUnusable(
+                f"The key in {path} is encrypted with an unsupported algorithm: {error}.",
+                hint=f"Write it again, with AES-256: {_rewriting(path)}",
             ) from error
-        raise KeyUnusable(
-            f"The key in {path} cannot be read.", hint="See what it is: `openssl pkey -noout -text -in FILE`."
+        raise SecretIncorrect(
+            f"The password does not open the key in {path}.",
+            hint="Correct it. If it is right, the file is damaged: copy it again.",
         ) from error
+
+
+def _rewriting(path: Path) -> str:
+    """Return the command that writes a key again with OpenSSL's own settings."""
+    return f"openssl pkey -aes256 -in {shlex.quote(str(path))} -out NEW.pem"
+
+
+def _unreadable(path: Path) -> KeyUnusable:
+    return KeyUnusable(
+        f"The key in {path} cannot be read.", hint="See what it is: `openssl pkey -noout -text -in FILE`."
+    )

@@ -1,14 +1,17 @@
-"""PKCS#12 (RFC 7292), what Windows calls PFX: octets in, keys and certificates out, and back."""
+"""PKCS#12 (RFC 7292), which Windows calls PFX: bytes in, keys and certificates out, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from keyvouch.algorithms import CRYPTOGRAPHY
-from keyvouch.certificate import certificate_spki, is_readable, parsing, spki_sha256
+from keyvouch.certificate import certificate_spki, is_readable, parsing, require_few, spki_sha256
 from keyvouch.errors import KeyUnusable, SecretIncorrect, SecretRequired
+from keyvouch.stores import ber, limits
+from keyvouch.stores.ber import Element
 from keyvouch.stores.entries import Contents
 
 if TYPE_CHECKING:
@@ -19,33 +22,52 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import PrivateKey
     from keyvouch.secrets import Secret
 
-_KEY_BAG = bytes.fromhex("060b2a864886f70d010c0a0101")
-_SHROUDED_KEY_BAG = bytes.fromhex("060b2a864886f70d010c0a0102")
-"""DER of the two object identifiers that stand before a private key (RFC 7292, appendix D)."""
+_DATA = bytes.fromhex("2a864886f70d010701")
+"""The content type of PKCS#7 for what is not encrypted (RFC 2315, section 14)."""
+_KEY_BAG = bytes.fromhex("2a864886f70d010c0a0101")
+_SHROUDED_KEY_BAG = bytes.fromhex("2a864886f70d010c0a0102")
+_FRIENDLY_NAME = bytes.fromhex("2a864886f70d010914")
+"""Object identifiers of RFC 7292, appendix D, and RFC 2985, section 5.5.1."""
+_PBES2 = bytes.fromhex("2a864886f70d01050d")
+_CIPHERS = tuple(map(bytes.fromhex, ("6086480165030401", "2a864886f70d03", "2a83088c9a4b3d010101", "2a831a8c9a6e0101")))
+"""The arcs of AES, of triple DES and RC2, of Camellia, and of ARIA."""
+_LARGEST = 1024 * 1024
+"""Bytes; Java's file of all public authorities has a quarter of that."""
 
 _SEQUENCE, _INDEFINITE = 0x30, 0x80
 _VERSION_3 = b"\x02\x01\x03"
 """What every PKCS#12 begins with, and no certificate or bare key does."""
 
 
+class _KeyBag(NamedTuple):
+    """A private key outside of the encrypted parts of the file."""
+
+    octets: bytes
+    """PKCS#8."""
+    is_encrypted: bool
+    name: str | None
+
+
 @CRYPTOGRAPHY
 def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
     """Return what is in a PKCS#12; `path` is for errors.
 
-    Raises `KeyUnusable` for what is no PKCS#12 or holds no private key, `SecretRequired`, `SecretIncorrect`.
+    Raises `KeyUnusable` if it is not PKCS#12, contains no private key, or would take too long to open,
+    `SecretRequired`, `SecretIncorrect`.
     """
-    der = _definite(octets, path)
-    bundle, opened_with = _unlock(der, password, path)
+    pfx = _parse(octets, path)
+    key_bags = _check(pfx, path)
+    bundle, opened_with = _unlock(pfx, password, path)
     bags = [bundle.cert, *bundle.additional_certs] if bundle.cert else bundle.additional_certs
+    require_few(len(bags), path)
     names = {certificate_spki(bag.certificate): _text(bag.friendly_name) for bag in bags}
-    # Of several keys `load_pkcs12` gives the first, and says nothing of the others.
-    if der.count(_KEY_BAG) + der.count(_SHROUDED_KEY_BAG) > 1:
-        keys = _every_key(der, opened_with, path)
-    else:
-        keys = [(bundle.key, None)]  # type: ignore[list-item]  # the caller refuses other kinds of key
+    # Of several keys `load_pkcs12` returns only the first, without a word about the others.
+    # The caller refuses other kinds of key.
+    only: list[tuple[PrivateKey, str | None]] = [(bundle.key, None)]  # type: ignore[list-item]
+    keys = _every_key(key_bags, opened_with, path) if len(key_bags) > 1 else only
     if not keys or keys[0][0] is None:
         raise KeyUnusable(
-            f"{path} holds certificates, but no private key.", hint="Export it again, with the private key."
+            f"{path} contains certificates, but no private key.", hint="Export it again, with the private key."
         )
     # Windows keeps its own name for the container on the key, and the one that people gave on the certificate.
     named = [(key, names.get(spki_sha256(key.public_key())) or name) for key, name in keys]
@@ -72,46 +94,100 @@ def _encryption(password: Secret | None) -> KeySerializationEncryption:
     return builder.build(password.reveal().encode())
 
 
-def _definite(octets: bytes, path: Path) -> bytes:
-    """Return the PKCS#12 in DER and by itself; `cryptography` warns of BER, and of anything behind the end."""
-    if octets.startswith(bytes((_SEQUENCE, _INDEFINITE))):
-        from asn1crypto.pkcs12 import Pfx  # type: ignore[import-untyped]
-
-        try:
-            octets = Pfx.load(octets).dump(force=True)
-        except ValueError as error:
-            raise _cut_off(path) from error
-    begin, end = _content(octets)
+def _parse(octets: bytes, path: Path) -> Element:
+    """Return the file's outer layer, which may be BER: `cryptography` takes DER only, and nothing behind it."""
+    begin = _content(octets)
     if octets[begin : begin + len(_VERSION_3)] != _VERSION_3:
         pem = b"-----BEGIN " in octets
-        hint = f"It is PEM: write pem:{path}." if pem else "It takes PKCS#12: `openssl pkcs12 -info -in FILE`."
+        hint = f"It is PEM: write pem:{path}." if pem else "Expected PKCS#12: `openssl pkcs12 -info -in FILE`."
         raise KeyUnusable(f"{path} is not a PFX file.", hint=hint)
-    if end > len(octets):
-        raise _cut_off(path)
-    return octets[:end]
+    if len(octets) > _LARGEST:
+        raise KeyUnusable(
+            f"{path} has {len(octets):,} bytes; the limit for a PFX file is {_LARGEST:,}.",
+            hint="Export only the key and its own certificates.",
+        )
+    try:
+        return ber.parse(octets)
+    except ber.TruncatedError as error:
+        raise KeyUnusable(f"{path} is cut off: its end is missing.", hint="Copy it again, in binary mode.") from error
+    except ValueError as error:
+        raise _damaged(path, error) from error
 
 
-def _content(octets: bytes) -> tuple[int, int]:
-    """Return where the content of the outermost SEQUENCE begins and ends (X.690, section 8.1); 0, 0 for another."""
+def _check(pfx: Element, path: Path) -> list[_KeyBag]:
+    """Return the keys outside of encrypted parts. Raises `KeyUnusable` if opening the file would take too long.
+
+    What is inside of the encrypted parts shows only when they are decrypted, which takes the password.
+    """
+    hint = f"Write it again: {_rewriting(path)}"
+    try:
+        trees = [pfx, *_plain_parts(pfx)]
+        rounds = [each for tree in trees for each in limits.rounds_of(tree, path, hint)]
+        limits.require_few_rounds(path, [*rounds, _mac_rounds(pfx)], hint)
+        key_bags = [bag for tree in trees for bag in _key_bags(tree)]
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    limits.require_small_keys(path, (len(bag.octets) for bag in key_bags))
+    return key_bags
+
+
+def _plain_parts(tree: Element, depth: int = 2) -> Iterator[Element]:
+    """Yield what the octet strings of content type data contain: the list of safes, and in it those in the clear."""
+    for element in tree.walk():
+        match element.children:
+            case (
+                Element(content=oid),
+                Element(tag=b"\xa0", children=(Element(tag=ber.OCTET_STRING, content=octets), *_)),
+                *_,
+            ) if oid == _DATA and octets:
+                part = ber.parse(octets)
+                yield part
+                if depth > 1:
+                    yield from _plain_parts(part, depth - 1)
+
+
+def _mac_rounds(pfx: Element) -> int:
+    """Return the rounds for the MAC, if there are many: its iterations have the default 1 (RFC 7292, section 4)."""
+    match pfx.children[2:]:
+        case (Element(children=(_, _, iterations, *_)), *_):
+            return limits.number(iterations)
+    return 0
+
+
+def _key_bags(tree: Element) -> Iterator[_KeyBag]:
+    for element in tree.walk():
+        match element.children:
+            case (Element(tag=b"\x06", content=oid), Element(tag=b"\xa0", children=(key, *_)), *attributes) if oid in {
+                _KEY_BAG,
+                _SHROUDED_KEY_BAG,
+            }:
+                yield _KeyBag(ber.encode(key), oid == _SHROUDED_KEY_BAG, _friendly_name(attributes))
+
+
+def _rewriting(path: Path) -> str:
+    """Return the commands that write a file again with OpenSSL's own settings."""
+    file = shlex.quote(str(path))
+    return f"openssl pkcs12 -in {file} -out key.pem && openssl pkcs12 -export -in key.pem -out NEW.pfx"
+
+
+def _damaged(path: Path, error: ValueError) -> KeyUnusable:
+    return KeyUnusable(f"{path} is damaged: {error}.", hint="Copy it again, in binary mode.")
+
+
+def _content(octets: bytes) -> int:
+    """Return where the content of the outermost SEQUENCE begins (X.690, section 8.1); 0 if it is something else."""
     if len(octets) < 2 or octets[0] != _SEQUENCE:  # noqa: PLR2004 - tag and length
-        return 0, 0
-    length, begin = octets[1], 2
-    if length > _INDEFINITE:
-        begin += length - _INDEFINITE
-        length = int.from_bytes(octets[2:begin], "big")
-    return begin, begin + length
+        return 0
+    return 2 + max(0, octets[1] - _INDEFINITE)
 
 
-def _cut_off(path: Path) -> KeyUnusable:
-    return KeyUnusable(f"{path} is cut off: its end is missing.", hint="Copy it again, in binary mode.")
-
-
-def _unlock(der: bytes, password: Secret | None, path: Path) -> tuple[PKCS12KeyAndCertificates, bytes]:
+def _unlock(pfx: Element, password: Secret | None, path: Path) -> tuple[PKCS12KeyAndCertificates, bytes]:
     """Return the content and the password that gave it: none at all and an empty one are two things in PKCS#12."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import pkcs12
     from cryptography.x509 import InvalidVersion
 
+    der = ber.encode(pfx)
     candidates = (None, b"") if password is None else (password.reveal().encode(),)
     refusal: Exception | None = None
     for candidate in candidates:
@@ -119,9 +195,19 @@ def _unlock(der: bytes, password: Secret | None, path: Path) -> tuple[PKCS12KeyA
             with parsing():
                 return pkcs12.load_pkcs12(der, candidate), candidate or b""
         except InvalidVersion as error:
-            raise KeyUnusable(f"{path} holds a certificate that cannot be read.", hint="Export it again.") from error
-        except (ValueError, UnsupportedAlgorithm) as error:
+            raise KeyUnusable(f"{path} contains an invalid certificate.", hint="Export it again.") from error
+        except UnsupportedAlgorithm as error:
+            raise KeyUnusable(
+                f"{path} contains a key of an unsupported kind: {error}.",
+                hint="Use RSA, P-256, P-384, P-521 or Ed25519.",
+            ) from error
+        except ValueError as error:
             refusal = error
+    if unknown := _unknown_cipher(pfx):
+        raise KeyUnusable(
+            f"{path} is encrypted with an unsupported algorithm, {unknown}.",
+            hint=f"Write it again, with AES-256: {_rewriting(path)}",
+        ) from refusal
     if password is None:
         raise SecretRequired(f"{path} needs a password.", hint="Add ?password=env:NAME to the URI.") from refusal
     raise SecretIncorrect(
@@ -129,34 +215,42 @@ def _unlock(der: bytes, password: Secret | None, path: Path) -> tuple[PKCS12KeyA
     ) from refusal
 
 
-def _every_key(der: bytes, password: bytes, path: Path) -> list[tuple[PrivateKey, str | None]]:
-    from asn1crypto.pkcs12 import Pfx, SafeContents
+def _unknown_cipher(pfx: Element) -> str | None:
+    """Return the first cipher of PBES2 (RFC 8018, appendix A.4) that OpenSSL does not have, as a dotted identifier.
+
+    `cryptography` fails in the same way for these as for a wrong password.
+    """
+    for element in (each for tree in (pfx, *_plain_parts(pfx)) for each in tree.walk()):
+        match element.children:
+            case (Element(content=oid), Element(children=(_, Element(children=(Element(content=cipher), *_)), *_)), *_):
+                if oid == _PBES2 and not cipher.startswith(_CIPHERS):
+                    return ber.dotted(cipher)
+    return None
+
+
+def _every_key(bags: Sequence[_KeyBag], password: bytes, path: Path) -> list[tuple[PrivateKey, str | None]]:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_der_private_key
 
     keys = []
     try:
-        contents = (info for info in Pfx.load(der).authenticated_safe if info["content_type"].native == "data")
-        for bag in (bag for info in contents for bag in SafeContents.load(info["content"].native)):
-            kind = bag["bag_id"].native
-            if kind in ("key_bag", "pkcs8_shrouded_key_bag"):
-                octets = bag["bag_value"].untag().dump()
-                with parsing():
-                    key = load_der_private_key(octets, None if kind == "key_bag" else password)
-                keys.append((key, _friendly_name(bag["bag_attributes"].native)))
-    # asn1crypto parses late, and what is damaged shows as it comes; TypeError also: encrypted with an empty password.
-    except (ValueError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm) as error:
+        for bag in bags:
+            with parsing():
+                key = load_der_private_key(bag.octets, password if bag.is_encrypted else None)
+            keys.append((key, bag.name))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: encrypted with an empty password
         raise KeyUnusable(
-            f"{path} holds several keys, and one that cannot be read.", hint="Export each to a file of its own."
+            f"{path} contains several keys, and one that cannot be read.", hint="Export each to a file of its own."
         ) from error
     return keys  # type: ignore[return-value]  # the caller refuses other kinds of key
 
 
-def _friendly_name(attributes: Sequence[dict[str, object]] | None) -> str | None:
-    for attribute in attributes or ():
-        match attribute:
-            case {"type": "friendly_name", "values": [str(name), *_]}:
-                return name
+def _friendly_name(attributes: Sequence[Element]) -> str | None:
+    """Return the friendly name among a bag's attributes, a BMPString (RFC 2985, section 5.5.1)."""
+    for attribute in (each for attribute_set in attributes for each in attribute_set.children):
+        match attribute.children:
+            case (Element(content=oid), Element(children=(Element(content=name), *_)), *_) if oid == _FRIENDLY_NAME:
+                return name.decode("utf-16-be", errors="replace")
     return None
 
 

@@ -1,0 +1,102 @@
+"""Limits on the work of opening a file, which itself says how often its password is hashed.
+
+What programs write: OpenSSL 2,048 rounds for each of the three derivations in a PKCS#12 file, Windows 2,000, Java
+10,000, GnuTLS and NSS up to 600,000, which is also what OWASP advises; scrypt N=16384, r=8, p=1 (OpenSSL). Java itself
+accepts up to 5,000,000 for one derivation, .NET 600,000 for a file, Go 1,000,000. A million rounds take 0.3 to 0.7
+seconds, depending on the hash; a scrypt cost N * r * p of a million takes 0.4 seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from keyvouch.errors import KeyUnusable
+from keyvouch.stores.ber import Element
+
+MOST_ROUNDS = 3_000_000
+"""Of all key derivations in a file together; for scrypt, N * r * p counts."""
+MOST_MEMORY = 256 * 1024 * 1024
+"""Bytes that scrypt may need: 128 * N * r (RFC 7914, section 2)."""
+LARGEST_KEY = 5 * 1024
+"""Bytes of one private key as PKCS#8, encrypted or not: RSA-8192 has 4,800, and takes seconds to check."""
+LARGEST_KEYS = 32 * 1024
+"""Bytes of all private keys in a file: 26 of RSA-2048."""
+
+_PBES1 = tuple(bytes.fromhex(prefix) for prefix in ("2a864886f70d010c01", "2a864886f70d0105"))
+"""The arcs of the encryption schemes of PKCS#12 (RFC 7292, appendix C) and PKCS#5 (RFC 8018, appendix A.3)."""
+_PBKDF2 = bytes.fromhex("2a864886f70d01050c")
+_SCRYPT = bytes.fromhex("2b06010401da47040b")
+_INTEGER = b"\x02"
+_LONGEST_INTEGER = 8
+"""Bytes of a number that is worth reading; a longer one is above every limit."""
+_BLOCK = 32
+"""Bytes that PBKDF2 derives at once, with SHA-256."""
+
+
+def require_few_rounds(path: Path, rounds: Iterable[int], hint: str) -> None:
+    """Raise `KeyUnusable` if these are more rounds of key derivation than are worth waiting for."""
+    if (total := sum(rounds)) > MOST_ROUNDS:
+        raise KeyUnusable(
+            f"Opening {path} would take {total:,} rounds of key derivation; the limit is {MOST_ROUNDS:,}.", hint=hint
+        )
+
+
+def require_small_keys(path: Path, sizes: Iterable[int]) -> None:
+    """Raise `KeyUnusable` if private keys of these sizes, in bytes, take too long to check."""
+    sizes = list(sizes)
+    for size, limit in ((max(sizes, default=0), LARGEST_KEY), (sum(sizes), LARGEST_KEYS)):
+        if size > limit:
+            what = "a private key" if limit == LARGEST_KEY else "private keys"
+            raise KeyUnusable(
+                f"{path} contains {what} of {size:,} bytes; the limit is {limit:,}.",
+                hint="Use RSA with 8192 bits at most, or an elliptic curve, and a file for each key.",
+            )
+
+
+def rounds_of(tree: Element, path: Path, hint: str) -> Iterator[int]:
+    """Yield the rounds of every key derivation that an algorithm identifier in the tree asks for.
+
+    Raises `KeyUnusable` if scrypt would need too much memory.
+    """
+    for element in tree.walk():
+        match element:
+            case Element(
+                tag=b"\x30", children=(Element(tag=b"\x06", content=oid), Element(tag=b"\x30", children=parameters), *_)
+            ):
+                if oid == _SCRYPT:
+                    yield _scrypt(parameters, path, hint)
+                elif oid == _PBKDF2:
+                    yield _pbkdf2(parameters)
+                elif oid.startswith(_PBES1):
+                    yield from (number(each) for each in parameters[1:2] if each.tag == _INTEGER)
+
+
+def number(element: Element) -> int:
+    """Return an INTEGER's value, 1 or more; some number above every limit if it is a very large one."""
+    if element.tag != _INTEGER:
+        return 1
+    if len(element.content) > _LONGEST_INTEGER:
+        return 1 << 8 * _LONGEST_INTEGER
+    return max(1, int.from_bytes(element.content, "big"))
+
+
+def _pbkdf2(parameters: tuple[Element, ...]) -> int:
+    """Return the rounds: PBKDF2-params are salt, iterationCount, keyLength OPTIONAL, prf (RFC 8018, appendix A.2)."""
+    numbers = [number(each) for each in parameters[1:] if each.tag == _INTEGER]
+    rounds = numbers[0] if numbers else 1
+    key_length = numbers[1] if len(numbers) > 1 else _BLOCK
+    return rounds * math.ceil(key_length / _BLOCK)
+
+
+def _scrypt(parameters: tuple[Element, ...], path: Path, hint: str) -> int:
+    """Return N * r * p: scrypt-params are salt, N, r, p, keyLength OPTIONAL (RFC 7914, section 7.1)."""
+    cost, block_size, parallelism, *_ = [*map(number, parameters[1:4]), 1, 1, 1]
+    if (memory := 128 * cost * block_size) > MOST_MEMORY:
+        raise KeyUnusable(
+            f"Opening {path} would take {memory // 2**20:,} MiB of memory (scrypt);"
+            f" the limit is {MOST_MEMORY // 2**20:,} MiB.",
+            hint=hint,
+        )
+    return cost * block_size * parallelism

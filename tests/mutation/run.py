@@ -1,0 +1,119 @@
+"""Mutation tests: change the code a little, and see whether the tests notice. `make mutation` runs this.
+
+    python tests/mutation/run.py [MODULE...]
+
+Without arguments every module of `TESTS` is tested, one after the other, each by the tests that cover it. For each
+module the numbers of killed and surviving mutants are printed, and each survivor's difference. A survivor is a missing
+test or an equivalent mutant; the exit status is 0 either way. Everything happens in a copy of the tracked files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 1800
+"""Seconds for one module."""
+TESTS = {
+    "src/keyvouch/algorithms.py": ["tests/core/test_algorithms.py"],
+    "src/keyvouch/assertion.py": ["tests/core/test_assertion.py"],
+    "src/keyvouch/certificate.py": ["tests/core/test_certificate.py", "tests/stores/test_pem_reading.py"],
+    "src/keyvouch/config.py": ["tests/core/test_config.py"],
+    "src/keyvouch/entra/answers.py": ["tests/entra/test_advice.py", "tests/entra/test_client.py"],
+    "src/keyvouch/entra/keys.py": ["tests/entra/test_fail_over.py", "tests/entra/test_rotation.py"],
+    "src/keyvouch/entra/token_cache.py": [
+        "tests/entra/test_connect.py",
+        "tests/cli/test_full_disk.py",
+    ],
+    "src/keyvouch/files.py": ["tests/core/test_files.py"],
+    "src/keyvouch/forks.py": ["tests/core/test_fork_gate.py", "tests/core/test_signer_forks.py"],
+    "src/keyvouch/https.py": ["tests/core/test_https.py"],
+    "src/keyvouch/lockout.py": ["tests/core/test_lockout.py"],
+    "src/keyvouch/secrets.py": ["tests/core/test_secrets.py"],
+    "src/keyvouch/signer.py": ["tests/core/test_signer.py", "tests/core/test_signer_faults.py"],
+    "src/keyvouch/single_flight.py": ["tests/core/test_single_flight.py"],
+    "src/keyvouch/stores/ber.py": ["tests/stores/test_ber.py", "tests/stores/test_limits.py"],
+    "src/keyvouch/stores/limits.py": ["tests/stores/test_limits.py"],
+    "src/keyvouch/stores/pem.py": ["tests/stores/test_pem_reading.py", "tests/stores/test_limits.py"],
+    "src/keyvouch/stores/pfx.py": ["tests/stores/test_pfx_reading.py", "tests/stores/test_limits.py"],
+    "src/keyvouch/stores/places.py": ["tests/stores/test_finding.py", "tests/stores/test_family.py"],
+    "src/keyvouch/uri.py": ["tests/core/test_uri.py"],
+}
+"""The core modules, each with the tests that cover it directly, so that a mutant takes about a second."""
+
+
+def main() -> None:
+    """Test the modules that the arguments name, or all."""
+    for module in sys.argv[1:] or TESTS:
+        if module not in TESTS:
+            sys.exit(f"{module} has no entry in TESTS of {Path(__file__).relative_to(ROOT)}: add one.")
+        with tempfile.TemporaryDirectory(prefix="keyvouch-mutation-") as folder:
+            run(module, Path(folder))
+
+
+def run(module: str, tree: Path) -> None:
+    """Test one module in the folder `tree`, and print what survived."""
+    copy_files(tree)
+    configure(tree, module)
+    done = mutmut(tree, "run", "--max-children", str(os.cpu_count()))
+    meta = tree / "mutants" / f"{module}.meta"
+    if not meta.exists():
+        sys.exit(f"{module}: mutmut failed.\n{done[-2000:]}")
+    ends = json.loads(meta.read_text())["exit_code_by_key"]
+    survivors = sorted(name for name, status in ends.items() if status == 0)
+    untested = [name for name, status in ends.items() if status in {None, 5, 33}]
+    killed = len(ends) - len(survivors) - len(untested)
+    print(f"## {module}: {killed} killed, {len(survivors)} survived, {len(untested)} without a test or not run")
+    for name in survivors + untested:
+        print(mutmut(tree, "show", name), flush=True)
+
+
+def copy_files(tree: Path) -> None:
+    """Copy what git tracks, with the changes that are not committed yet."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
+
+
+def configure(tree: Path, module: str) -> None:
+    """Tell mutmut in the copy's pyproject.toml what to change and what to run."""
+    settings = {
+        "source_paths": ["src/"],
+        "only_mutate": [module],
+        "also_copy": ["conftest.py", "tests", "plugins"],
+        "pytest_add_cli_args_test_selection": TESTS[module],
+        "pytest_add_cli_args": ["-p", "no:cacheprovider"],
+    }
+    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+    with (tree / "pyproject.toml").open("a") as file:
+        file.write("\n".join(["\n[tool.mutmut]", *lines, ""]))
+
+
+def mutmut(tree: Path, *arguments: str) -> str:
+    """Run mutmut in the copy, and return what it printed."""
+    program = Path(sys.executable).with_name("mutmut")
+    try:
+        done = subprocess.run(
+            [program, *arguments],
+            cwd=tree,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        return str(error.output)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""BER that comes from anyone: depth, number and length of its elements."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from keyvouch.errors import KeyUnusable
+from keyvouch.stores import ber
+from stores.making import der, integer, open_key, write
+
+
+@pytest.mark.parametrize(
+    ("octets", "same"),
+    [
+        ("3003020103", "3003020103"),
+        ("3080020103 0000", "3003020103"),
+        ("30808001ff 0000", "30038001ff"),
+        ("3081800500" + "05 00" * 63, "3081800500" + "0500" * 63),
+        ("308200020500", "30020500"),  # a length that is longer than it need be
+        ("2480 0401aa 2403 0401bb 0402ccdd 0000", "0404aabbccdd"),
+        ("2400", "0400"),
+        ("3f8101 020500", "3f8101020500"),  # a tag above 30
+        ("30000500", "3000"),  # what follows is another's
+        ("3080 3080 0000 0500 0000", "30043000" + "0500"),
+    ],
+)
+def test_becomes_der(octets: str, same: str) -> None:
+    """Indefinite lengths become definite, pieces become one, lengths become short."""
+    assert ber.encode(ber.parse(bytes.fromhex(octets))).hex() == bytes.fromhex(same).hex()
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        "",
+        "30",
+        "3001",
+        "3080",
+        "30800500",
+        "308005000000"[:10],
+        "3082",
+        "30ff",
+        "30 03 02 02 01",
+        "3f",
+        "3f81",
+        "30 04 30 03 05 00",
+    ],
+)
+def test_truncated(octets: str) -> None:
+    """Data that ends before its elements do is told apart from other damage."""
+    with pytest.raises(ber.TruncatedError):
+        ber.parse(bytes.fromhex(octets))
+
+
+@pytest.mark.parametrize("octets", ["0480", "2403 020100", "2480 0500 0000"])
+def test_other_damage(octets: str) -> None:
+    """A primitive value has a length, and octet strings are made of octet strings."""
+    with pytest.raises(ValueError, match=r"^a p") as caught:
+        ber.parse(bytes.fromhex(octets))
+    assert not isinstance(caught.value, ber.TruncatedError)
+
+
+@pytest.mark.parametrize("opening", [b"\x30\x80", b"\x24\x80", b"\xa0\x80", b"\x3f\x01\x80"])
+def test_nesting_is_limited(opening: bytes) -> None:
+    """32 levels are enough; a megabyte of opening brackets is not followed."""
+    for depth in (33, 300, 500_000):
+        with pytest.raises(ValueError, match="levels of nesting"):
+            ber.parse(opening * depth)
+    assert ber.parse(b"\x30\x80" * 32 + b"\0\0" * 32)
+
+
+def test_definite_nesting_is_limited() -> None:
+    """Also where each level says its length."""
+    octets = b""
+    for _ in range(33):
+        octets = der(0x30, octets)
+    with pytest.raises(ValueError, match="levels of nesting"):
+        ber.parse(octets)
+
+
+def test_number_of_elements_is_limited() -> None:
+    """A megabyte of empty values would be half a million objects."""
+    with pytest.raises(ValueError, match="more than 50,000 elements"):
+        ber.parse(der(0x30, b"\x05\x00" * 50_000))
+    assert len(ber.parse(der(0x30, b"\x05\x00" * 49_999)).children) == 49_999
+
+
+def test_work_is_linear() -> None:
+    """Neither depth nor indefinite lengths make the reader go over the data again and again: it is called as often."""
+
+    def calls(size: int) -> int:
+        octets = b"\x30\x80" * 30 + b"\x04\x02aa" * size + b"\0\0" * 30
+        counted = []
+        sys.setprofile(lambda _, event, __: counted.append(event))
+        try:
+            ber.encode(ber.parse(octets))
+        finally:
+            sys.setprofile(None)
+        return len(counted)
+
+    assert calls(4_000) < 10.5 * calls(400)
+
+
+@pytest.mark.parametrize("size", [0x7F, 0xFF, 2**31 - 1, 2**64, 2**900])
+def test_huge_lengths(size: int) -> None:
+    """A length beyond the data takes no memory."""
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    with pytest.raises(ber.TruncatedError):
+        ber.parse(b"\x30" + bytes((0x80 | len(length),)) + length + b"\0" * 50)
+
+
+def test_bombs_are_refused(folder: Path) -> None:
+    """As a file none of it is more than a key that cannot be used."""
+    for body in (b"\x30\x80" * 100_000, b"\x05\x00" * 100_000, der(0x24, b"\x24\x80" * 100)):
+        path = write(folder / "app.pfx", b"\x30\x80" + integer(3) + body)
+        with pytest.raises(KeyUnusable, match="damaged"):
+            open_key(f"pfx:{path}")
+
+
+@pytest.mark.parametrize("content", ["", "80", "ff" * 100, "2a864886f70d01050d"])
+def test_identifiers_are_shown(content: str) -> None:
+    """Damaged ones too."""
+    assert ber.dotted(bytes.fromhex(content)).replace(".", "").isdigit()

@@ -1,0 +1,287 @@
+"""How much work opening a file may be: whoever wrote the file decides that."""
+
+import base64
+import datetime as dt
+import itertools
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from keyvouch.certificate import load_certificates, order_chain
+from keyvouch.errors import CertificateMissing, KeyUnusable, KeyvouchError
+from stores.making import PASSWORD, certify, der, integer, new_key, open_key, openssl, openssl_pfx, pem_of, write
+
+NEW = ("-keypbe", "AES-256-CBC", "-certpbe", "AES-256-CBC", "-macalg", "sha256")
+OLD = ("-legacy", "-keypbe", "PBE-SHA1-3DES", "-certpbe", "PBE-SHA1-RC2-40", "-macalg", "sha1")
+PLAIN = ("-keypbe", "NONE", "-certpbe", "NONE")
+MADE = 70_000
+"""Rounds of the files that are changed to ask for more: its INTEGER has three bytes."""
+LIMIT = r"the limit is 3,000,000"
+
+
+def with_rounds(octets: bytes, value: int, *, place: int | None = None) -> bytes:
+    """The file with other rounds in all places, or in one of them."""
+    parts = octets.split(integer(MADE))
+    assert len(parts) > (place or 0) + 1
+    glue = [integer(value) if place in {None, number} else integer(MADE) for number in range(len(parts) - 1)]
+    return b"".join(part + after for part, after in zip(parts, [*glue, b""], strict=True))
+
+
+def refused(scheme: str, path: Path, password: str = "?password=env:PASSWORD") -> str:
+    """What is said of a file that takes too long to open."""
+    with pytest.raises(KeyUnusable) as caught:
+        open_key(f"{scheme}:{path}{password}")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "rounds"),
+    [(NEW, 1_200_000), (OLD, 1_200_000), ((*PLAIN, "-macalg", "sha512"), 3_600_000)],
+    ids=["new", "old", "mac"],
+)
+def test_high_count_of_openssl_is_refused(folder: Path, options: Sequence[str], rounds: int) -> None:
+    """The error names the rounds, those of three derivations together, and the limit."""
+    path = openssl_pfx(folder / "app.pfx", *options, "-iter", rounds)
+    assert re.search(r"3,600,000 rounds.*" + LIMIT, refused("pfx", path))
+
+
+def test_hint_mends_the_file(folder: Path) -> None:
+    """The commands of the hint write a file that opens."""
+    path = openssl_pfx(folder / "app.pfx", *NEW, "-iter", 1_200_000)
+    commands = refused("pfx", path).partition("Write it again: ")[2].split(" && ")
+    for command in commands:
+        passwords = ("-passout", f"pass:{PASSWORD}", "-passin", f"pass:{PASSWORD}")
+        openssl(*shlex.split(command)[1:], *passwords, folder=folder)
+    (folder / "NEW.pfx").chmod(0o600)
+    assert open_key(f"pfx:{folder}/NEW.pfx?password=env:PASSWORD").public_key == new_key().public_key()
+
+
+@pytest.mark.parametrize("options", [NEW, OLD], ids=["new", "old"])
+def test_careful_counts_open(folder: Path, options: Sequence[str]) -> None:
+    """600,000 rounds, which OWASP advises, open; in three places these are 1,800,000."""
+    path = openssl_pfx(folder / "app.pfx", *options, "-iter", 600_000)
+    assert open_key(f"pfx:{path}?password=env:PASSWORD").public_key == new_key().public_key()
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["certificates", "key", "mac"])
+@pytest.mark.parametrize("options", [NEW, OLD], ids=["new", "old"])
+def test_each_derivation_counts(folder: Path, options: Sequence[str], place: int) -> None:
+    """A high count is found wherever it is."""
+    path = openssl_pfx(folder / "app.pfx", *options, "-iter", MADE)
+    write(path, with_rounds(path.read_bytes(), 0x7FFFFF, place=place))
+    assert "8,528,607 rounds" in refused("pfx", path)
+
+
+@pytest.mark.parametrize(
+    "options", [("-v2", "aes-256-cbc"), ("-v2", "des3"), ("-v1", "PBE-SHA1-3DES"), ("-v1", "PBE-MD5-DES")]
+)
+def test_encrypted_pem_is_limited(folder: Path, options: Sequence[str]) -> None:
+    """PKCS#8 in PEM has a count too, with PBKDF2 and in older schemes."""
+    legacy = ("-provider", "legacy", "-provider", "default") if "PBE-MD5-DES" in options else ()
+    octets = openssl(
+        "pkcs8",
+        "-topk8",
+        *options,
+        *legacy,
+        "-iter",
+        MADE,
+        "-passout",
+        f"pass:{PASSWORD}",
+        "-outform",
+        "DER",
+        stdin=pem_of(new_key()),
+    )
+    path = write(folder / "app.pem", armored(with_rounds(octets, 0x7FFFFF)))
+    said = refused("pem", path)
+    assert re.search(r"8,388,607 rounds.*" + LIMIT, said)
+    assert f"openssl pkey -aes256 -in {path}" in said
+
+
+def test_keys_of_a_pem_count_together(folder: Path) -> None:
+    """Many keys in one file are no way around the limit."""
+    one = openssl("pkcs8", "-topk8", "-iter", MADE, "-passout", f"pass:{PASSWORD}", stdin=pem_of(new_key()))
+    assert "3,010,000 rounds" in refused("pem", write(folder / "app.pem", one * 43))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ((2**20, 8, 1), r"1,024 MiB of memory \(scrypt\); the limit is 256 MiB"),
+        ((2**14, 8, 64), f"8,388,608 rounds.*{LIMIT}"),
+        ((2, 2**30 - 1, 1), "MiB of memory"),
+        ((2**14, 8, 2**300), LIMIT),
+    ],
+)
+def test_scrypt_is_limited(folder: Path, parameters: tuple[int, int, int], message: str) -> None:
+    """N, r and p are of the file's choice; memory is N * r * 128 bytes."""
+    octets = openssl(
+        "pkcs8", "-topk8", "-scrypt", "-passout", f"pass:{PASSWORD}", "-outform", "DER", stdin=pem_of(new_key())
+    )
+    assert open_key(f"pem:{write(folder / 'good.pem', armored(octets))}?password=env:PASSWORD")
+    salt = re.search(rb"\x04\x08(.{8})\x02\x02\x40\x00", octets, re.DOTALL)
+    assert salt
+    scrypt = bytes.fromhex("2b06010401da47040b")
+    kdf = der(0x30, der(0x06, scrypt), der(0x30, der(0x04, salt[1]), *map(integer, parameters)))
+    assert re.search(message, refused("pem", write(folder / "app.pem", armored(pkcs8(kdf)))))
+
+
+def pkcs8(kdf: bytes, ciphertext: bytes = bytes(160)) -> bytes:
+    """An encrypted key whose key derivation is this."""
+    cipher = der(0x30, der(0x06, bytes.fromhex("60864801650304012a")), der(0x04, bytes(16)))
+    scheme = der(0x30, der(0x06, bytes.fromhex("2a864886f70d01050d")), der(0x30, kdf, cipher))
+    return der(0x30, scheme, der(0x04, ciphertext))
+
+
+def pbkdf2(rounds: int, *more: bytes) -> bytes:
+    """Parameters of PBKDF2."""
+    return der(
+        0x30, der(0x06, bytes.fromhex("2a864886f70d01050c")), der(0x30, der(0x04, bytes(8)), integer(rounds), *more)
+    )
+
+
+def armored(octets: bytes, label: bytes = b"ENCRYPTED PRIVATE KEY") -> bytes:
+    """PEM."""
+    return b"-----BEGIN %s-----\n%s-----END %s-----\n" % (label, base64.encodebytes(octets), label)
+
+
+@pytest.mark.parametrize(
+    "rounds", [2**31 - 1, 2**63, 2**64, 2**800, 2**30_000], ids=lambda rounds: str(rounds.bit_length())
+)
+def test_absurd_counts_are_refused(folder: Path, rounds: int) -> None:
+    """No number is too large to be refused and shown."""
+    assert re.search(LIMIT, refused("pem", write(folder / "app.pem", armored(pkcs8(pbkdf2(rounds))))))
+
+
+def test_long_derived_keys_count(folder: Path) -> None:
+    """PBKDF2 runs once for each block of what it derives."""
+    long = pbkdf2(100_000, integer(32 * 40))
+    assert "4,000,000 rounds" in refused("pem", write(folder / "app.pem", armored(pkcs8(long))))
+
+
+def test_counts_in_ber_are_found(folder: Path) -> None:
+    """An octet string in pieces, and an indefinite length, hide nothing."""
+    inner = der(
+        0x30,
+        der(0x30, der(0x06, bytes.fromhex("2a864886f70d010701")), der(0xA0, der(0x04, safe_with(pbkdf2(2**31 - 1))))),
+    )
+    middle = len(inner) // 2
+    pieces = b"\x24\x80" + der(0x04, inner[:middle]) + der(0x24, der(0x04, inner[middle:])) + b"\0\0"
+    data = der(0x06, bytes.fromhex("2a864886f70d010701"))
+    file = b"\x30\x80" + integer(3) + b"\x30\x80" + data + b"\xa0\x80" + pieces + b"\0\0" * 3
+    assert "2,147,483,647 rounds" in refused("pfx", write(folder / "app.pfx", file))
+
+
+def test_data_within_data_is_not_followed(folder: Path) -> None:
+    """Only the safes and what is in them are read: thousands of levels of octet strings are no work."""
+    data = der(0x06, bytes.fromhex("2a864886f70d010701"))
+    inner = der(0x30)
+    for _ in range(3_000):
+        inner = der(0x30, data, der(0xA0, der(0x04, inner)))
+    path = write(folder / "app.pfx", der(0x30, integer(3), inner))
+    with pytest.raises(KeyvouchError):
+        open_key(f"pfx:{path}?password=env:PASSWORD")
+
+
+def safe_with(kdf: bytes) -> bytes:
+    """Safe contents with one encrypted key."""
+    bag = der(0x30, der(0x06, bytes.fromhex("2a864886f70d010c0a0102")), der(0xA0, pkcs8(kdf)))
+    return der(0x30, bag)
+
+
+@pytest.mark.parametrize("scheme", ["pem", "pfx"])
+def test_unencrypted_large_key_is_refused_unread(folder: Path, scheme: str) -> None:
+    """Checking the primes of RSA-16384 takes minutes: the key is refused by its size."""
+    numbers = [integer(value) for value in (0, 2**16383 + 1, 65537, 2**16383 - 1, *[2**8191 + 1] * 5)]
+    algorithm = der(0x30, der(0x06, bytes.fromhex("2a864886f70d010101")), der(0x05))
+    key = der(0x30, integer(0), algorithm, der(0x04, der(0x30, *numbers)))
+    octets = armored(key, b"PRIVATE KEY")
+    if scheme == "pfx":
+        bag = der(0x30, der(0x06, bytes.fromhex("2a864886f70d010c0a0101")), der(0xA0, key))
+        data = der(0x06, bytes.fromhex("2a864886f70d010701"))
+        inner = der(0x30, der(0x30, data, der(0xA0, der(0x04, der(0x30, bag)))))
+        octets = der(0x30, integer(3), der(0x30, data, der(0xA0, der(0x04, inner))))
+    said = refused(scheme, write(folder / f"app.{scheme}", octets))
+    assert re.search(r"a private key of 9,\d\d\d bytes; the limit is 5,120", said)
+
+
+def test_errors_of_openssl_are_no_defects(folder: Path) -> None:
+    """A Diffie-Hellman key that OpenSSL takes for too large is a key that cannot be read."""
+    parameters = der(0x30, integer(2**18_000 + 1), integer(2))
+    algorithm = der(0x30, der(0x06, bytes.fromhex("2a864886f70d010301")), parameters)
+    key = der(0x30, integer(0), algorithm, der(0x04, integer(12345)))
+    assert "cannot be read" in refused("pem", write(folder / "app.pem", armored(key, b"PRIVATE KEY")))
+
+
+def test_private_keys_count_together(folder: Path) -> None:
+    """Each key takes time to check, so that their number is limited by their size."""
+    path = write(folder / "app.pem", pem_of(new_key("RSA-2048")) * 40)
+    assert "the limit is 32,768" in refused("pem", path)
+
+
+def test_large_exponent_is_refused(folder: Path) -> None:
+    """RSA whose public exponent has more than 64 bits is nobody's."""
+    options = ("-pkeyopt", "rsa_keygen_bits:2048", "-pkeyopt", f"rsa_keygen_pubexp:{2**65 + 3}")
+    path = write(folder / "app.pem", openssl("genpkey", "-quiet", "-algorithm", "RSA", *options))
+    assert "64 bits" in refused("pem", path)
+
+
+def big_certificate(bits: int = 8193, exponent: int = 65537, *, issuer: Any = None) -> x509.Certificate:
+    """A certificate of an RSA key that nobody has."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "big")])
+    begin = dt.datetime.now(dt.UTC)
+    builder = x509.CertificateBuilder(
+        name, name, RSAPublicNumbers(exponent, 2 ** (bits - 1) + 1).public_key(), 1, begin, begin + dt.timedelta(days=1)
+    )
+    return builder.sign(issuer or new_key(), hashes.SHA256())
+
+
+@pytest.mark.parametrize(("bits", "exponent"), [(8193, 65537), (16384, 65537), (2048, 2**64 + 1)])
+def test_large_keys_in_certificates_are_left_out(bits: int, exponent: int) -> None:
+    """Such a certificate is not verified with, and by itself there is none that can be read."""
+    big = big_certificate(bits, exponent)
+    leaf = certify(new_key("P-256", 1), "app", new_key(), "big")
+    found = load_certificates(pem_of(leaf, big), "file")
+    assert found == [leaf]
+    with pytest.raises(CertificateMissing, match="8192 bits"):
+        load_certificates(big.public_bytes(Encoding.DER), "file")
+
+
+@pytest.mark.parametrize(("bits", "exponent"), [(8192, 65537), (2048, 2**64 - 1)])
+def test_largest_keys_in_certificates_are_read(bits: int, exponent: int) -> None:
+    """The limits themselves are within."""
+    assert load_certificates(pem_of(big_certificate(bits, exponent)), "file")
+
+
+@pytest.mark.parametrize("scheme", ["pem", "pfx"])
+def test_many_certificates_are_refused(folder: Path, scheme: str) -> None:
+    """Looking for issuers among thousands of certificates of one name would take minutes."""
+    many = [certify(new_key())] * 501
+    if scheme == "pem":
+        path = write(folder / "app.pem", pem_of(new_key(), *many))
+    else:
+        path = openssl_pfx(folder / "app.pfx", chain=many)
+    assert "501 certificates; the limit is 500" in refused(scheme, path)
+
+
+def test_chain_is_ten_certificates() -> None:
+    """A chain ends after ten, whatever the file has."""
+    keys = [new_key("P-256", which) for which in range(15)]
+    pool = [
+        certify(key, f"n{number}", issuer, f"n{number + 1}")
+        for number, (key, issuer) in enumerate(itertools.pairwise(keys))
+    ]
+    assert order_chain(pool, keys[0].public_key()) == tuple(pool[:10])
+
+
+def test_large_pfx_is_refused(folder: Path) -> None:
+    """A mebibyte is more than all authorities' certificates have."""
+    path = openssl_pfx(folder / "app.pfx")
+    assert "the limit for a PFX file is 1,048,576" in refused("pfx", write(path, path.read_bytes() + bytes(2**20)))
