@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from keyvouch.forks import IMPORTS as _IMPORTS
+
 if TYPE_CHECKING:
     from keyvouch.assertion import ClientAssertion as ClientAssertion
     from keyvouch.entra.profile import connect as connect
@@ -52,7 +54,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'keyvouch' has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    with _IMPORTS:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

@@ -92,6 +92,8 @@ PS256, RS256 = ALGORITHMS["PS256"], ALGORITHMS["RS256"]
 KEY_TYPES = ("RSA-2048", "RSA-3072", "RSA-4096", "P-256", "P-384", "P-521", "Ed25519")
 """The kinds of key that can be asked for, as `KeySpec` and the command spell them."""
 
+_ED25519_SIGNATURE = 64
+"""Bytes of a signature by Ed25519 (RFC 8032, section 5.1.6)."""
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _BY_CURVE = {algorithm.curve: algorithm for algorithm in ALGORITHMS.values() if algorithm.curve}
 
@@ -124,6 +126,17 @@ def key_type(key: object) -> str:
             return "Ed25519"
     kind = getattr(getattr(key, "curve", None), "name", type(key).__name__)
     raise KeyUnusable(f"A key of the kind {kind} cannot sign a JWT.", hint="Use RSA, P-256, P-384, P-521 or Ed25519.")
+
+
+def signature_size(public_key: PublicKey) -> int:
+    """Return the number of bytes of every signature by this key, in JOSE form.
+
+    RFC 8017, section 8.1.1; RFC 7518, section 3.4; RFC 8032, section 5.1.6.
+    """
+    algorithm = algorithms_for(key_type(public_key))[0]
+    if algorithm.family == "EdDSA":
+        return _ED25519_SIGNATURE
+    return 2 * algorithm.coordinate_size or (public_key.key_size + 7) // 8  # type: ignore[union-attr]  # RSA
 
 
 def algorithms_for(kind: str) -> tuple[Algorithm, ...]:

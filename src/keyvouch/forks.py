@@ -6,7 +6,6 @@ One hook for the whole package, since a registration with `os.register_at_fork` 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -14,8 +13,6 @@ import weakref
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol
-
-log = logging.getLogger("keyvouch")
 
 
 class _Process:
@@ -139,7 +136,14 @@ def _after_fork_in_child() -> None:
         try:
             item.after_fork()
         except Exception as error:  # noqa: BLE001 - one that fails must not keep the others from forgetting
+            import logging  # not above, for `import keyvouch` does without
+
+            log = logging.getLogger("keyvouch")
             log.warning("%s is not usable in a forked child: %s", type(item).__name__, type(error).__name__)
+
+
+IMPORTS = ForkGate()
+"""Around imports inside functions: a module that a thread was importing can never be imported in the child."""
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyvouch.errors import ConfigurationError, PluginBroken, PluginConflict, PluginMissing
+from keyvouch.forks import IMPORTS
 from keyvouch.store import CONTRACT, KeyStore
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Plugin:
         return brackets[1].strip() if brackets else ""
 
 
+@IMPORTS
 def plugins() -> list[Plugin]:
     """Return every store that is installed, sorted by scheme; a scheme with two claimants stands there twice."""
     from importlib.metadata import distributions
@@ -76,6 +78,7 @@ def _declared_by(distribution: Distribution) -> list[Plugin]:
 
 
 @cache
+@IMPORTS
 def store_class(scheme: str) -> type[KeyStore]:
     """Return the class of the scheme's store.
 

@@ -125,6 +125,12 @@ CORE_ATTRIBUTES = (
         default=900,
         parse=_seconds,
     ),
+    Attribute(
+        "verify",
+        "always: verify every signature with the public key, and not only the first with each algorithm",
+        query=True,
+        parse=parse_choice("always"),
+    ),
 )
 """What every scheme understands."""
 

@@ -279,7 +279,7 @@ def test_try_never_exceeds_the_timeout(timeout: float) -> None:
         assert all(given <= timeout for given in script.timeouts("sign"))
 
 
-@pytest.mark.parametrize("error", [AccessDenied("no"), KeyUnusable("disabled"), ValueError("a defect")])
+@pytest.mark.parametrize("error", [AccessDenied("no"), KeyUnusable("disabled")])
 def test_other_errors_are_raised_at_once(error: Exception) -> None:
     """What will not heal by itself is not tried again."""
     with Script() as script, open_signer(script.uri) as signer:
