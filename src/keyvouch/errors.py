@@ -379,10 +379,10 @@ def _lines(traceback: TracebackType | None) -> list[str]:
     return lines
 
 
-def origin(error: BaseException) -> str:
-    """Return file, line and function where the error was raised, if its frames are already removed too; else empty."""
-    lines = _noted(error).splitlines() or _lines(error.__traceback__)
-    return lines[-1].strip() if lines else ""
+def frame_lines(error: BaseException) -> list[str]:
+    """Return file, line and function of the frames that the error passed, outermost first, also `without_frames`."""
+    noted = [line.strip() for line in _noted(error).splitlines()[1:]]
+    return noted or _lines(error.__traceback__)
 
 
 def hidden_frames() -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -35,7 +35,7 @@ from keyvouch.errors import (
 )
 from keyvouch.forks import process
 from keyvouch.opened_key import CertificateFile, OpenedKey, key_changed, open_key
-from keyvouch.store_faults import store_code, unexpected
+from keyvouch.store_faults import is_from_signal_handler, store_code, unexpected
 from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
@@ -491,7 +491,9 @@ class Signer:
             self._next_look = now + _LOOK_INTERVAL
             if self._is_due(now):
                 self._reload(Deadline(timeout / 3))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the old key still signs
+        except Exception as error:  # whatever it is, the old key still signs
+            if is_from_signal_handler(error):
+                raise
             # A store that stalls is not waited for at every signature.
             self._next_look = time.monotonic() + self._reload_pause
             self._reload_pause = min(2 * self._reload_pause, _LONGEST_PAUSE)
@@ -582,4 +584,4 @@ def _require_unavailable(opened: OpenedKey, message: object, error: Exception) -
         raise error
     if not isinstance(message, bytes):
         raise TypeError(f"message must be bytes, not {type(message).__name__}") from error
-    raise unexpected(opened.stored.uri.scheme, error) from error
+    raise unexpected(opened.stored.uri.scheme, error)

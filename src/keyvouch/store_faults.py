@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import signal
 from types import TracebackType
 from typing import Any
 
 from keyvouch import registry
-from keyvouch.errors import InternalError, KeyvouchError, origin
+from keyvouch.errors import InternalError, KeyvouchError, frame_lines
 from keyvouch.store import StoredKey
 from keyvouch.uri import KeyUri
 
@@ -33,13 +34,33 @@ class store_code:  # noqa: N801 - used as a function, like `contextlib.suppress`
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, Exception) and not isinstance(error, KeyvouchError):
-            raise unexpected(self._scheme, error) from error
+            made = unexpected(self._scheme, error)
+            if made is not error:
+                raise made
 
 
-def unexpected(scheme: str, error: Exception) -> InternalError:
-    """Return the error for an exception of the store's own or of its libraries."""
-    where = origin(error)
-    return _defect(scheme, f"raised {type(error).__name__}" + (f" at {where}" if where else ""))
+def unexpected(scheme: str, error: Exception) -> Exception:
+    """Return the error for an exception of the store's own or of its libraries; it is the cause.
+
+    An exception that a signal handler of the program raised is none of the store's, and is returned as it is.
+    """
+    if is_from_signal_handler(error):
+        return error
+    lines = frame_lines(error)
+    made = _defect(scheme, f"raised {type(error).__name__}" + (f": {lines[-1]}" if lines else ""))
+    made.__cause__ = error
+    return made
+
+
+def is_from_signal_handler(error: Exception) -> bool:
+    """Return whether a signal handler of the program raised this: a timeout by SIGALRM, for example."""
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = [code for handler in handlers if (code := getattr(handler, "__code__", None)) is not None]
+    return any(
+        line.startswith(f'File "{code.co_filename}", ') and line.endswith(f", in {code.co_name}")
+        for line in frame_lines(error)
+        for code in codes
+    )
 
 
 def require_type(scheme: str, method: str, value: object, expected: type, *, members: type | None = None) -> None:

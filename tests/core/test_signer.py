@@ -45,7 +45,18 @@ from keyvouch.errors import (
     StoreUnavailable,
 )
 from keyvouch.signer import Signer
-from scripted_store import LONG_ENOUGH, MESSAGE, Member, Script, certify, in_threads, is_signed, new_key, until
+from scripted_store import (
+    LONG_ENOUGH,
+    MESSAGE,
+    Member,
+    Script,
+    ScriptedKey,
+    certify,
+    in_threads,
+    is_signed,
+    new_key,
+    until,
+)
 
 KINDS = ("RSA-2048", "P-256", "P-384", "P-521", "Ed25519")
 PAIRS = [(kind, algorithm.name) for kind in KINDS for algorithm in algorithms_for(kind)]
@@ -243,6 +254,48 @@ def test_later_signatures_are_believed() -> None:
         signer.sign(MESSAGE, "ES256")
         script.signing = lambda *_: bytes(64)
         assert signer.sign(MESSAGE, "ES256") == bytes(64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("returned", [b"", bytes(3), bytes(1000), "text", None, [1], bytearray(64)])
+def test_malformed_signature_is_refused(kind: str, later: bool, returned: object) -> None:
+    """Every signature has the type and the length of its algorithm, and not only the first."""
+    with Script(kind) as script, open_signer(script.uri) as signer:
+        name = algorithms_for(kind)[0].name
+        if later:
+            signer.sign(MESSAGE, name)
+        script.signing = lambda *_: returned  # type: ignore[assignment, return-value]
+        with pytest.raises(SignatureInvalid) as caught:
+            signer.sign(MESSAGE, name)
+        assert caught.value.try_next_key
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reason", ["remote", "verify=always"])
+def test_every_signature_is_verified(kind: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If signatures come over a network, or the URI has `verify=always`, another key's later signature is refused."""
+    monkeypatch.setattr(ScriptedKey, "remote", reason == "remote")
+    with Script(kind) as script:
+        uri = script.uri if reason == "remote" else f"{script.uri}?verify=always"
+        with open_signer(uri) as signer:
+            name = algorithms_for(kind)[0].name
+            for _ in range(2):
+                assert is_signed(signer.public_key, signer.sign(MESSAGE, name), MESSAGE, name)
+            script.drop()  # a key that is opened again by its pinned URI keeps the rule
+            signer.sign(MESSAGE, name)
+            other = new_key(kind, 1)
+            script.signing = lambda _, message, algorithm: sign_locally(other, message, algorithm)
+            with pytest.raises(SignatureInvalid, match="does not verify"):
+                signer.sign(MESSAGE, name)
+            with pytest.raises(SignatureInvalid):
+                signer.sign_negotiated(build)
+
+
+def test_verify_takes_always_only() -> None:
+    """A misspelt `verify` is refused, and not ignored."""
+    with Script() as script, pytest.raises(ConfigurationError, match="verify"):
+        open_signer(f"{script.uri}?verify=never")
 
 
 def test_every_algorithm_has_a_first_signature() -> None:
