@@ -52,9 +52,9 @@ def __getattr__(name: str) -> Any:
     """Import a public name at its first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'keyvouch' has no attribute {name!r}")
-    import importlib
-
     with _IMPORTS:
+        import importlib
+
         value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

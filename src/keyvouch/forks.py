@@ -6,6 +6,7 @@ One hook for the whole package, since a registration with `os.register_at_fork` 
 from __future__ import annotations
 
 import contextlib
+import logging  # before the hooks below: it has hooks of its own, and holds its lock from the first to the last
 import os
 import threading
 import time
@@ -13,6 +14,8 @@ import weakref
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol
+
+log = logging.getLogger("keyvouch")
 
 
 class _Process:
@@ -136,9 +139,6 @@ def _after_fork_in_child() -> None:
         try:
             item.after_fork()
         except Exception as error:  # noqa: BLE001 - one that fails must not keep the others from forgetting
-            import logging  # not above, for `import keyvouch` does without
-
-            log = logging.getLogger("keyvouch")
             log.warning("%s is not usable in a forked child: %s", type(item).__name__, type(error).__name__)
 
 
