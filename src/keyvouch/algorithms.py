@@ -50,7 +50,7 @@ class Algorithm:
         """ECDSA: bytes of r, and of s."""
 
     def __repr__(self) -> str:
-        return f"<Algorithm {self.name}>"
+        return f"<Algorithm {getattr(self, 'name', '?')}>"
 
     @cached_property
     def hash(self) -> HashAlgorithm:

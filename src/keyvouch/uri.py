@@ -224,7 +224,7 @@ class KeyUri:
         return quoted(str(self))
 
     def __repr__(self) -> str:
-        return f"<KeyUri {self}>"
+        return f"<KeyUri {self if hasattr(self, '_values') else '?'}>"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, KeyUri) and (self.scheme, self._values) == (other.scheme, other._values)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from keyvouch import ClientAssertion, open_signer
+from keyvouch import ClientAssertion, connections, open_signer
 from keyvouch import signer as signer_module
 from keyvouch.algorithms import (
     ALGORITHMS,
@@ -32,6 +32,7 @@ from keyvouch.algorithms import (
     jose_to_der,
     sign_locally,
 )
+from keyvouch.connections import CLOSING_TIMEOUT, Connection
 from keyvouch.errors import (
     AlgorithmUnsupported,
     CertificateMismatch,
@@ -729,6 +730,42 @@ def test_interrupted_close_may_be_called_again(monkeypatch: pytest.MonkeyPatch) 
 
 def interrupt(_: float) -> None:
     raise KeyboardInterrupt
+
+
+def test_slow_store_has_the_rest_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signatures under way and the store's own closing share 10 seconds; a tenth of a second is left for the store."""
+    given: list[float] = []
+
+    def release(connection: Connection, timeout: float) -> None:
+        given.append(timeout)
+        connections.release(connection, timeout)
+
+    monkeypatch.setattr(signer_module, "release", release)
+    with Script() as script, ThreadPoolExecutor(2) as pool:
+        signer = open_signer(script.uri)
+        with script.held("sign") as gate:
+            signing = pool.submit(signer.sign, MESSAGE, "ES256")
+            assert gate.entered.wait(LONG_ENOUGH)
+            closing = pool.submit(signer.close)
+            until(lambda: signer._closed)
+            time.sleep(0.5)
+            gate.open()
+        closing.result()
+        signing.result()
+        monkeypatch.setattr(signer_module, "CLOSING_TIMEOUT", -1.0)
+        open_signer(script.uri).close()
+    assert 0.1 < given[0] <= CLOSING_TIMEOUT - 0.5
+    assert given[1] == 0.1
+
+
+def test_slow_store_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A store that closes too slowly is not waited for any longer."""
+    monkeypatch.setattr(signer_module, "CLOSING_TIMEOUT", 0.05)
+    with Script() as script, script.held("close") as gate:
+        open_signer(script.uri).close()
+        assert "has not closed" in caplog.text
+        gate.open()
+        until(lambda: script.count("close"))
 
 
 def test_stuck_signature_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
