@@ -13,7 +13,8 @@ class InUse:
     """A token that every call keeps in a local variable while it uses the thing.
 
     Where a count would have to be decremented, an exception that a signal handler raises between two instructions can
-    prevent that, and the count stays too high forever. A local variable goes when its frame goes. It takes no lock.
+    prevent that, and the count stays too high forever. A local variable goes when its frame goes; set it to None in a
+    `finally` nevertheless, since an exception that is kept keeps the frames that it passed. It takes no lock.
     """
 
     __slots__ = ("_alive", "token")

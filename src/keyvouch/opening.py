@@ -425,10 +425,13 @@ class Store:
             record_audit(event, {"uri": str(self.uri), "outcome": outcome})
 
     def _call(self, action: Callable[[], T], timeout: float, *, repeatable: bool) -> T:
-        token = self._use.token  # while this frame lives, `close` waits
+        token = self._use.token
         if token is None:
             raise KeyUnusable("The store is closed.", hint="Open it again, or close it later.", uri=self.uri)
-        return self._connection.call(lambda _: action(), Deadline(timeout), repeatable=repeatable)[0]
+        try:
+            return self._connection.call(lambda _: action(), Deadline(timeout), repeatable=repeatable)[0]
+        finally:
+            del token  # an exception that a library keeps may keep this frame
 
 
 def _loadable_schemes() -> list[str]:

@@ -298,9 +298,10 @@ class Signer:
         """
         while True:
             opened = self._opened
-            token = opened.use.token
-            if opened.ours and token is not None:
-                return opened, token
+            held = [opened.use.token]  # a list, so that nothing is left in this frame, which an exception may keep
+            if opened.ours and held[0] is not None:
+                return opened, held.pop()
+            held.clear()
             if self._closed:
                 raise closed()
             if not opened.ours:
@@ -427,13 +428,13 @@ class Signer:
                 # Or just being closed, which waits for this signature.
                 self._connection.connect(deadline, lost.generation)
                 alone = open_key(self._connection, lost.stored.uri, lost.chain, deadline, expected=lost)
-                token = alone.use.token
+                held = [alone.use.token]  # as in `_begin`
                 alone.retire()  # closed after this one signature
-                return alone, token
-            token = current.use.token
-            if current.generation > lost.generation and token is not None:
-                return current, token
-            del token
+                return alone, held.pop()
+            held = [current.use.token]
+            if current.generation > lost.generation and held[0] is not None:
+                return current, held.pop()
+            held.clear()
             self._open_again(current, deadline, lost=lost.generation)
 
     def _open_again(self, old: OpenedKey, deadline: Deadline, lost: int | None) -> None:

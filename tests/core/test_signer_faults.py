@@ -423,3 +423,30 @@ def test_interrupted_call_of_a_store_is_not_counted() -> None:
         assert store._use.over
         store.close()
         assert script.count("close") == 1
+
+
+def test_kept_exception_keeps_nothing_in_use() -> None:
+    """An exception that a library caught and keeps, and with it all frames above, does not hold up closing."""
+    kept: list[Exception] = []
+
+    def keep(_: float) -> None:
+        try:
+            raise KeyError  # noqa: TRY301
+        except KeyError as error:
+            kept.append(error)
+
+    with Script() as script:
+        signer, store = open_signer(script.able_uri), open_store(script.able_uri)
+        for step in ("connect", "open", "sign", "readers"):
+            script.before[step] = keep
+        signer.sign(MESSAGE, "ES256")
+        script.drop()
+        signer.sign_negotiated(lambda *_: MESSAGE)
+        store.readers()
+        signer._opened.retire()
+        store._use.end()
+        assert len(kept) >= 5
+        assert signer._opened.use.over
+        assert store._use.over
+        signer.close()
+        store.close()
