@@ -206,7 +206,7 @@ def _new_client(world: World) -> object:
         password = MARKER
         get = post = staticmethod(world.fail)
 
-    options = {"authority": f"https://login.example/{MARKER}", "http_client": Http()}
+    options: dict[str, Any] = {"authority": f"https://login.example/{MARKER}", "http_client": Http()}
     return ConfidentialClient(MARKER, [world.script.uri], **options)
 
 
@@ -224,7 +224,7 @@ def _credential(kind: Any, call: str) -> Act:
         found = getattr(kind(world.client), call)(
             f"api://{MARKER}/x", **({"claims": MARKER} if "info" not in call else {})
         )
-        return asyncio.run(found) if inspect.isawaitable(found) else found
+        return asyncio.run(found) if inspect.iscoroutine(found) else found
 
     return run
 
@@ -408,7 +408,7 @@ def test_interrupted_pfx_hides_its_password(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(pkcs12, "load_pkcs12", interrupt)
         for call in (store.keys, lambda: keyvouch.open_signer(str(store.uri))):
             with pytest.raises(KeyboardInterrupt) as caught:
-                call()  # type: ignore[operator]
+                call()
             assert secrets_in(caught.value) == []
 
 

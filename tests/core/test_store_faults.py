@@ -29,7 +29,7 @@ from scripted_store import (
 )
 
 FAULTS: dict[str, Callable[[float], object]] = {
-    "KeyError": lambda _: {}["hunter2"],
+    "KeyError": lambda _: dict[str, int]()["hunter2"],
     "TypeError": lambda _: len(1),  # type: ignore[arg-type]
     "AttributeError": lambda _: None.hunter2,  # type: ignore[attr-defined]
     "RecursionError": lambda _: json.loads("[" * 1_000_000),
