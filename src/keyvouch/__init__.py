@@ -10,6 +10,9 @@ Everything is imported when it is first used, so that `import keyvouch` costs no
 here: the command cleans `sys.path` first.
 """
 
+import os
+import sys
+
 TYPE_CHECKING = False  # type checkers know the name, and take it for true
 if TYPE_CHECKING:
     from typing import Any
@@ -50,11 +53,24 @@ def __getattr__(name: str) -> "Any":
     """Import a public name at its first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'keyvouch' has no attribute {name!r}")
-    import importlib
+    from keyvouch.forks import IMPORTS  # not above: the command cleans `sys.path` first
 
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    with IMPORTS:
+        import importlib
+
+        value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+def _finish_import() -> None:
+    """Before a fork, wait for a thread that is importing what makes forks wait for all other imports."""
+    if "keyvouch.forks" in sys.modules:
+        import keyvouch.forks  # noqa: F401
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_finish_import)
 
 
 def __dir__() -> "list[str]":

@@ -50,7 +50,7 @@ class Algorithm:
         """ECDSA: bytes of r, and of s."""
 
     def __repr__(self) -> str:
-        return f"<Algorithm {self.name}>"
+        return f"<Algorithm {getattr(self, 'name', '?')}>"
 
     @cached_property
     def hash(self) -> HashAlgorithm:
@@ -98,6 +98,8 @@ _SMALLEST_EXPONENT = 3
 _LONGEST_EXPONENT = 64
 """Bits; OPENSSL_RSA_MAX_PUBEXP_BITS. Nearly all exponents are 65537."""
 _NEW_RSA = "Make a new key: RSA-2048, RSA-3072 or RSA-4096."
+_ED25519_SIGNATURE = 64
+"""Bytes of a signature by Ed25519 (RFC 8032, section 5.1.6)."""
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _BY_CURVE = {algorithm.curve: algorithm for algorithm in ALGORITHMS.values() if algorithm.curve}
 
@@ -159,6 +161,17 @@ def is_too_large(key: object) -> bool:
     if not isinstance(key, RSAPublicKey):
         return False
     return key.key_size > _LARGEST_RSA or key.public_numbers().e.bit_length() > _LONGEST_EXPONENT
+
+
+def signature_size(public_key: PublicKey) -> int:
+    """Return the number of bytes of every signature by this key, in JOSE form.
+
+    RFC 8017, section 8.1.1; RFC 7518, section 3.4; RFC 8032, section 5.1.6.
+    """
+    algorithm = algorithms_for(key_type(public_key))[0]
+    if algorithm.family == "EdDSA":
+        return _ED25519_SIGNATURE
+    return 2 * algorithm.coordinate_size or (public_key.key_size + 7) // 8  # type: ignore[union-attr]  # RSA
 
 
 def algorithms_for(kind: str) -> tuple[Algorithm, ...]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from keyvouch import certificate
 from keyvouch.algorithms import Algorithm, find_algorithm
-from keyvouch.errors import ConfigurationError, StoreUnavailable
+from keyvouch.errors import ConfigurationError, StoreUnavailable, without_frames
 from keyvouch.signer import SIGN_TIMEOUT, Signer
 from keyvouch.single_flight import FlightTimeout, SingleFlight
 
@@ -33,8 +33,8 @@ _RENEW_BEFORE = 60
 """Seconds before its end in which an assertion is not used again: the authority's clock may be ahead."""
 
 
-_KEPT_AT_FIRST = 100
-"""Assertions for use again that are kept before it is looked which of them are too old."""
+_MOST_KEPT = 1000
+"""Assertions that are kept to be used again, each for one client and endpoint."""
 
 
 class ClientAssertion:
@@ -79,7 +79,6 @@ class ClientAssertion:
         self._reuse = reuse
         self._headers: dict[Algorithm, _Header] = {}
         self._reusable: dict[tuple[str, str], _Reusable] = {}
-        self._forget_at = _KEPT_AT_FIRST
         self._flights = SingleFlight[str]()
 
     def __call__(self, context: Mapping[str, str], *, timeout: float = SIGN_TIMEOUT) -> str:
@@ -87,10 +86,14 @@ class ClientAssertion:
 
         Raises `CertificateExpired`, `CertificateNotYetValid` and what `Signer.sign` raises.
         """
-        client_id, endpoint = context["client_id"], context["token_endpoint"]
-        if not self._reuse:
-            return self._make(client_id, endpoint, timeout)
-        return self._used_again(client_id, endpoint, timeout)
+        try:
+            client_id, endpoint = context["client_id"], context["token_endpoint"]
+            if not self._reuse:
+                return self._make(client_id, endpoint, timeout)
+            return self._used_again(client_id, endpoint, timeout)
+        except BaseException as error:
+            without_frames(error)
+            raise
 
     def audience_of(self, endpoint: str) -> str:
         """Return the `aud` for a token endpoint. To be overridden where an authority has its own rule."""
@@ -146,7 +149,7 @@ class ClientAssertion:
             key = (self.signer.public_key, self.signer.chain)  # a new certificate may be the old key's
             now = time.time()  # and not a clock that stands still while the machine sleeps
             if found is None or found.key != key or not 0 <= now - found.made < self._reuse:
-                self._forget_old(now)
+                self._make_room(now)
                 found = self._reusable[place] = _Reusable(self._make(client_id, endpoint, timeout), key, now)
             return found.assertion
 
@@ -155,13 +158,13 @@ class ClientAssertion:
         except FlightTimeout:  # a signature of this thread's own would not come sooner, and may be billed
             raise StoreUnavailable("The assertion was not made in time.", hint="Try again later.") from None
 
-    def _forget_old(self, now: float) -> None:
-        """Drop what is not used again, when there is twice as much as was left the last time."""
-        if len(self._reusable) >= self._forget_at:
-            self._reusable = {
-                place: kept for place, kept in self._reusable.items() if 0 <= now - kept.made < self._reuse
-            }
-            self._forget_at = max(_KEPT_AT_FIRST, 2 * len(self._reusable))
+    def _make_room(self, now: float) -> None:
+        """Drop the assertions that are too old to be used again, or else the older half, if there are too many."""
+        if len(self._reusable) < _MOST_KEPT:
+            return
+        kept = [item for item in list(self._reusable.items()) if 0 <= now - item[1].made < self._reuse]
+        kept.sort(key=lambda item: item[1].made)
+        self._reusable = dict(kept[-_MOST_KEPT // 2 :])
 
 
 class _Header:

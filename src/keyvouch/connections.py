@@ -25,6 +25,7 @@ from keyvouch.forks import process
 from keyvouch.secrets import SecretResolver
 from keyvouch.single_flight import FlightTimeout, SingleFlight
 from keyvouch.store import KeyStore
+from keyvouch.store_faults import store_code
 from keyvouch.uri import KeyUri
 
 T = TypeVar("T")
@@ -91,9 +92,10 @@ def ended(error: KeyvouchError) -> KeyvouchError:
 class Connection:
     """One `KeyStore`, its users counted; `acquire` gives it, `release` takes it back."""
 
-    def __init__(self, key: object, store: KeyStore) -> None:
+    def __init__(self, key: object, store: KeyStore, scheme: str) -> None:
         self.key = key
         self.store = store
+        self.scheme = scheme
         self.users = 1
         self.closing = False
         self.generation = 0
@@ -119,7 +121,8 @@ class Connection:
             backoff = Backoff()
             while True:
                 try:
-                    self.store.connect(timeout=deadline.one_try())
+                    with store_code(self.scheme):
+                        self.store.connect(timeout=deadline.one_try())
                     break
                 except SessionLost as error:
                     raise ended(error) from error
@@ -140,14 +143,16 @@ class Connection:
     def call(self, action: Callable[[float], T], deadline: Deadline, *, repeatable: bool = True) -> tuple[T, int]:
         """Do something with the connected store; return its result and the generation that it was done in.
 
-        `action` takes the seconds it may last. It is repeated on `SessionLost` and `Throttled` alone, so that a wrong
-        address fails at once; what changes something (`repeatable` false) only where it was surely not carried out.
+        `action` takes the seconds it may last, and calls only the store. It is repeated only on `SessionLost` and
+        `Throttled`, so that a wrong address fails at once; what changes something (`repeatable` false) only if it was
+        surely not carried out.
         """
         backoff, lost = Backoff(), None
         while True:
             generation = self.connect(deadline, lost)
             try:
-                return action(deadline.one_try()), generation
+                with store_code(self.scheme):
+                    return action(deadline.one_try()), generation
             except SessionLost as error:
                 if deadline.left() <= 0 or (error.performed and not repeatable):
                     raise ended(error) from error
@@ -215,7 +220,9 @@ def acquire(
                 raise StoreUnavailable(
                     "The store is just being closed, and does not end.", hint="Start the program anew.", uri=uri
                 )
-        connection = _open.by_key[key] = Connection(key, store_class(uri, secrets))
+        with store_code(uri.scheme):
+            store = store_class(uri, secrets)
+        connection = _open.by_key[key] = Connection(key, store, uri.scheme)
         return connection
 
 

@@ -26,7 +26,8 @@
     ├── SignatureMismatch           `verify`: the signature is not this key's over this message
     ├── AuthorityRefused            the authority, or Microsoft Graph, said no
     ├── AuthorityUnavailable        no usable answer: network, 5xx, 429, no JSON
-    └── SignatureInvalid            a store returned a signature that is wrong: a defect
+    ├── SignatureInvalid            a store returned a signature that is wrong: a defect
+    └── InternalError               a store broke its contract: a defect
 
 An error's text never holds a secret: what it quotes of a URI is redacted before it gets here.
 """
@@ -34,9 +35,15 @@ An error's text never holds a secret: what it quotes of a URI is redacted before
 from __future__ import annotations
 
 import contextlib
-from typing import ClassVar, TypeVar
+import functools
+import sys
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import ClassVar, ParamSpec, TypeVar
 
 E = TypeVar("E", bound=BaseException)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class KeyvouchError(Exception):
@@ -296,34 +303,101 @@ class SignatureInvalid(KeyvouchError):
 
     code = "signature-invalid"
     exit_status = 1
+    try_next_key = True
+
+
+class InternalError(KeyvouchError):
+    """A store raised an exception or returned a value that its contract does not allow: a defect of its plugin.
+
+    The exception is the `__cause__`. Its text is not part of the message, since it may contain a secret.
+    """
+
+    code = "internal-error"
+    exit_status = 1
+    try_next_key = True
+
+
+_NOTED_FRAMES = 8
+"""How many of the innermost frames a note lists: from the plugin's call down into its library."""
+_NOTE = "Traceback without local variables (most recent call last):"
 
 
 def without_frames(error: E) -> E:
-    """Return the error, and what led to it, without the frames they came through.
+    """Remove the tracebacks from the error and from every exception behind it; return the error.
 
-    Frames hold locals, and a traceback that shows them would show what was in hand: a key's file, a password, an
-    assertion. What happened is still told by the errors' own texts.
+    Frames hold local variables, and a report that shows them would show passwords, tokens and messages. A note lists
+    file, line and function instead. An exception that the caller of the current function was already handling keeps
+    its traceback, since it is the caller's.
     """
+    caller = sys._getframe(1).f_back  # noqa: SLF001 - `inspect` offers the same, and takes milliseconds to import
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
         each = waiting.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        traceback = each.__traceback__
+        if each is not error and traceback is not None and _is_below(traceback.tb_frame, caller):
+            continue
+        if traceback is not None:
+            _note(each, traceback)
             each.__traceback__ = None
-            waiting += [each.__cause__, each.__context__]
+        waiting += [each.__cause__, each.__context__]
+        if isinstance(each, BaseExceptionGroup):
+            waiting += each.exceptions
     return error
 
 
-class hidden_frames(contextlib.ContextDecorator):  # noqa: N801 - used as a function, like `contextlib.suppress`
-    """Let errors of this kind out `without_frames`; also a decorator. A defect keeps the frames it is found by."""
+def _is_below(frame: FrameType, caller: FrameType | None) -> bool:
+    """Return whether the frame is `caller` or one that called it."""
+    while caller is not None and caller is not frame:
+        caller = caller.f_back
+    return caller is not None
 
-    def __init__(self, kind: type[Exception] = KeyvouchError) -> None:
-        self._kind = kind
 
-    def __enter__(self) -> None:
-        pass
+def _note(error: BaseException, traceback: TracebackType) -> None:
+    """Add a note with the innermost frames, unless there is one from the first time the frames were removed."""
+    if _noted(error):
+        return
+    lines = [f"  {line}" for line in _lines(traceback)[-_NOTED_FRAMES:]]
+    with contextlib.suppress(Exception):  # a class of someone else's may refuse notes
+        error.add_note("\n".join([_NOTE, *lines]))
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, self._kind):
+
+def _noted(error: BaseException) -> str:
+    notes = (note for note in getattr(error, "__notes__", ()) if str(note).startswith(_NOTE))
+    return next(notes, "")
+
+
+def _lines(traceback: TracebackType | None) -> list[str]:
+    lines = []
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        lines.append(f'File "{code.co_filename}", line {traceback.tb_lineno}, in {code.co_name}')
+        traceback = traceback.tb_next
+    return lines
+
+
+def frame_lines(error: BaseException) -> list[str]:
+    """Return file, line and function of the frames that the error passed, outermost first, also `without_frames`."""
+    noted = [line.strip() for line in _noted(error).splitlines()[1:]]
+    return noted or _lines(error.__traceback__)
+
+
+def hidden_frames() -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator for public functions: whatever they raise, an interrupt too, leaves them `without_frames`."""
+    return _hide
+
+
+def _hide(function: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            del args, kwargs
             without_frames(error)
+            raise  # without a value, so that this frame is not added to the traceback
+
+    return call

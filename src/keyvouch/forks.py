@@ -6,7 +6,7 @@ One hook for the whole package, since a registration with `os.register_at_fork` 
 from __future__ import annotations
 
 import contextlib
-import logging
+import logging  # before the hooks below: it has hooks of its own, and holds its lock from the first to the last
 import os
 import threading
 import time
@@ -140,6 +140,10 @@ def _after_fork_in_child() -> None:
             item.after_fork()
         except Exception as error:  # noqa: BLE001 - one that fails must not keep the others from forgetting
             log.warning("%s is not usable in a forked child: %s", type(item).__name__, type(error).__name__)
+
+
+IMPORTS = ForkGate()
+"""Around imports inside functions: a module that a thread was importing can never be imported in the child."""
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

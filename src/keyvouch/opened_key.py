@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyvouch import certificate, files
-from keyvouch.algorithms import Algorithm, algorithms_for, key_type, require_usable
+from keyvouch.algorithms import Algorithm, algorithms_for, key_type, require_usable, signature_size
 from keyvouch.connections import Connection, Deadline
 from keyvouch.errors import AccessDenied, KeyChanged, KeyNotFound, KeyvouchError
 from keyvouch.forks import process
+from keyvouch.in_use import InUse
+from keyvouch.store_faults import require_key
 from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
@@ -25,9 +27,11 @@ log = logging.getLogger("keyvouch")
 
 
 class OpenedKey:
-    """One key of one generation of its connection; closed by the last signature out."""
+    """One key of one generation of its connection; a retired one is closed when its last signature has ended."""
 
-    def __init__(self, stored: StoredKey, chain: tuple[Certificate, ...], generation: int) -> None:
+    def __init__(
+        self, stored: StoredKey, chain: tuple[Certificate, ...], generation: int, *, verify_always: bool = False
+    ) -> None:
         self.stored = stored
         self.chain = chain
         self.generation = generation
@@ -37,13 +41,16 @@ class OpenedKey:
         self.spki = certificate.spki_sha256(self.public_key)
         self.thumbprint = certificate.thumbprint(chain[0]) if chain else None
         self.settles_at = stored.settles_at
+        self.signature_size = signature_size(self.public_key)
+        self.verify_always = verify_always or bool(stored.remote)
+        """Whether to verify every signature, and not only the first with each algorithm."""
         self.verified: dict[object, Algorithm] = {}
-        """Algorithms whose first signature was good, by name and by themselves."""
+        """Algorithms whose signatures need no further verification, by name and by themselves."""
         self.preferred = algorithms_for(self.key_type)[0]
         """What is signed with where nobody names an algorithm; RS256 once the store had no PS256."""
         self.retired = False
-        # One entry for each signature under way: appending and removing are atomic, so that signing takes no lock.
-        self._flights: list[None] = []
+        self.use = InUse()
+        """Each signature keeps its token while it uses the key, and calls `close_if_unused` after it."""
         self._lock = threading.Lock()
         self._closed = False
 
@@ -54,39 +61,31 @@ class OpenedKey:
 
     @property
     def idle(self) -> bool:
-        """Whether no signature of this process is under way: a parent's threads are not here."""
-        return not self._flights or not self.ours
-
-    def enter(self) -> bool:
-        """Count one signature in; False where the key is already retired."""
-        self._flights.append(None)
-        if self.retired:  # asked after counting in: `retire` sees the count, or this sees `retired`
-            self.leave()
-            return False
-        return True
-
-    def leave(self) -> None:
-        """Count it out; the last one out of a retired key closes it."""
-        self._flights.pop()
-        if self.retired:
-            self._close_if_idle()
+        """Whether it is retired and this process has no signature under way: a parent's threads do not count."""
+        return self.use.over or not self.ours
 
     def retire(self) -> None:
-        """Let no further signature in, and close the key when the last one is out."""
-        self.retired = True
-        self._close_if_idle()
+        """Let no further signature begin, and close the key when the last one has ended."""
+        self.retired = True  # first: a signature that ends meanwhile sees this, or `use.end` is later than its end
+        self.use.end()
+        self.close_if_unused()
 
-    def _close_if_idle(self) -> None:
-        if not self.ours:
+    def close_if_unused(self) -> None:
+        """Close the key if it is retired and no signature is using it."""
+        if not self.retired or not self.ours:
             return  # a parent's handle is not closed in a child
         with self._lock:
-            if self._closed or self._flights:
+            if self._closed or not self.use.over:
                 return
             self._closed = True
-        try:
-            self.stored.close()
-        except Exception as error:  # noqa: BLE001 - the contract says it raises nothing; nobody could act on it
-            log.warning("A key failed to close: %s", type(error).__name__)
+        _close(self.stored)
+
+
+def _close(stored: StoredKey) -> None:
+    try:
+        stored.close()
+    except Exception as error:  # noqa: BLE001 - the contract says it raises nothing; nobody could act on it
+        log.warning("A key failed to close: %s", type(error).__name__)
 
 
 def open_key(
@@ -105,14 +104,16 @@ def open_key(
     leaf = given[0] if given else None
     stored, generation = connection.call(lambda timeout: connection.store.open(uri, leaf, timeout=timeout), deadline)
     try:
+        require_key(connection.scheme, stored)
         require_usable(stored.public_key)
         if expected:
             _require_same(stored, expected)
         chain = certificate.order_chain(given, stored.public_key) or stored.chain
         certificate.check_chain(chain, stored.public_key)
-        opened = OpenedKey(stored, chain, generation)
+        verify_always = expected.verify_always if expected else uri.get("verify") == "always"
+        opened = OpenedKey(stored, chain, generation, verify_always=verify_always)
     except BaseException as error:
-        stored.close()
+        _close(stored)
         if isinstance(error, KeyvouchError):
             error.uri = error.uri or str(uri)
         raise

@@ -9,9 +9,11 @@ with open_store("pfx:/etc/keyvouch/app.pfx") as store:
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -32,6 +34,7 @@ from keyvouch.errors import (
     StoreUnavailable,
     hidden_frames,
 )
+from keyvouch.in_use import InUse
 from keyvouch.secrets import AccessToken, Secret, SecretResolver
 from keyvouch.signer import Signer
 from keyvouch.store import (
@@ -47,6 +50,7 @@ from keyvouch.store import (
     ListsTokens,
     TokenInfo,
 )
+from keyvouch.store_faults import require_key, require_type, store_code
 from keyvouch.uri import KeyUri, parse_uri, redact, scheme_of
 
 if TYPE_CHECKING:
@@ -60,6 +64,17 @@ T = TypeVar("T")
 
 OPEN_TIMEOUT = 30.0
 """Seconds that opening a key may take, connecting included."""
+_IMPORTED_EARLY = (
+    "cryptography.exceptions",
+    "cryptography.hazmat.primitives.asymmetric.ed25519",
+    "cryptography.hazmat.primitives.asymmetric.padding",
+    "cryptography.hazmat.primitives.asymmetric.rsa",
+    "cryptography.hazmat.primitives.asymmetric.utils",
+    "cryptography.hazmat.primitives.keywrap",
+    "cryptography.hazmat.primitives.serialization.pkcs12",
+    "cryptography.x509.oid",
+    "keyvouch.private_key",
+)
 CHANGE_TIMEOUT = 120.0
 """Seconds that making or changing a key may take: some tokens need a minute for RSA-4096."""
 
@@ -107,7 +122,10 @@ def parse(uri: str | KeyUri) -> KeyUri:
         return uri
     if _profile_of(uri):
         raise ConfigurationError("A profile stands where a key belongs.", hint="Write the key's own URI.", uri=uri)
-    return parse_uri(uri, registry.store_class(scheme_of(uri)).attributes)
+    scheme = scheme_of(uri)
+    attributes = registry.store_class(scheme).attributes
+    with store_code(scheme):  # their `parse`
+        return parse_uri(uri, attributes)
 
 
 def parse_keys(profile: config.Profile, name: str) -> None:
@@ -137,7 +155,8 @@ def sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> Access
     """Return an access token of a profile for a store that opens by it, in the errors that a store may raise."""
     _require_no_cycle((profile,))
     # By its name, as in keyvouch/__init__.py: it stands above all this, and is imported by nobody who does without.
-    above = importlib.import_module("keyvouch.entra.profile")
+    with forks.IMPORTS:
+        above = importlib.import_module("keyvouch.entra.profile")
     try:
         token: AccessToken = above.access_token(profile, scope, timeout, **demanded)
     except AuthorityUnavailable as error:
@@ -189,6 +208,7 @@ def open_uri(uri: str | KeyUri, secrets: SecretResolver, *, timeout: float = OPE
             hint=f"See: keyvouch stores {parsed.scheme}. In a shell, a URI stands in single quotes.",
             uri=parsed,
         )
+    import_early()
     connection = acquire(parsed, registry.store_class(parsed.scheme), secrets, timeout=deadline.left())
     try:
         return Signer(connection, parsed, deadline)
@@ -197,6 +217,18 @@ def open_uri(uri: str | KeyUri, secrets: SecretResolver, *, timeout: float = OPE
         if isinstance(error, KeyvouchError):
             error.uri = error.uri or str(parsed)
         raise
+
+
+@functools.cache
+@forks.IMPORTS
+def import_early() -> None:
+    """Import now, while forks wait, what is otherwise imported when a key is opened, used or made."""
+    for name in _IMPORTED_EARLY:
+        importlib.import_module(name)
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    ec.ECDSA(hashes.SHA256())  # it imports inside functions too
 
 
 def _profile_of(text: str) -> str:
@@ -217,30 +249,40 @@ class Store:
     """
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
-        """For `open_store` alone."""
+        """For `open_store` only."""
+        import_early()
         self.uri = uri
         self._connection = acquire(uri, registry.store_class(uri.scheme), secrets)
-        self._closed = False
+        self._use = InUse()
+        self._given_back = False
         self.after_fork()
         forks.watch(self)
 
     def after_fork(self) -> None:
         """Forget, in a child, the calls of the parent's threads."""
-        self._calls = 0
-        self._idle = threading.Condition()
+        self._close_once = threading.Lock()
+        closed = self._use.token is None
+        self._use = InUse()
+        if closed:
+            self._use.end()
 
+    @hidden_frames()
     def keys(self) -> list[KeyInfo]:
         """Return the keys that the URI matches."""
         lister = self._capable(ListsKeys, "list its keys")
-        return self._call(lambda: lister.keys(self.uri), OPEN_TIMEOUT, repeatable=True)
+        found = self._call(lambda: lister.keys(self.uri), OPEN_TIMEOUT, repeatable=True)
+        return self._checked("keys", found, list, members=KeyInfo)
 
+    @hidden_frames()
     def tokens(self) -> list[TokenInfo]:
         """Return the tokens that the URI matches; none where the store has no such thing."""
         store = self._connection.store
         if not isinstance(store, ListsTokens):
             return []
-        return self._call(lambda: store.tokens(self.uri), OPEN_TIMEOUT, repeatable=True)
+        found = self._call(lambda: store.tokens(self.uri), OPEN_TIMEOUT, repeatable=True)
+        return self._checked("tokens", found, list, members=TokenInfo)
 
+    @hidden_frames()
     def generate(self, spec: KeySpec) -> KeyUri:
         """Make a key, and return its pinned URI. Raises `KeyExists`."""
         generator = self._capable(GeneratesKeys, "make keys")
@@ -255,54 +297,71 @@ class Store:
                 " means. Did the shell cut the URI at `;` or `&`? Put it in single quotes, in cmd.exe in double ones.",
                 uri=self.uri,
             )
-        return self._change("generate", lambda: generator.generate(self.uri, spec))
+        return self._change("generate", lambda: generator.generate(self.uri, spec), KeyUri)
 
+    @hidden_frames()
     def import_key(self, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False) -> KeyUri:
         """Take in a key that was made elsewhere, and return its pinned URI. Raises `KeyExists`."""
         importer = self._capable(ImportsKeys, "import keys")
-        return self._change("import", lambda: importer.import_key(self.uri, key, chain, exportable=exportable))
+        return self._change("import", lambda: importer.import_key(self.uri, key, chain, exportable=exportable), KeyUri)
 
+    @hidden_frames()
     def install_certificate(self, chain: Sequence[Certificate]) -> KeyUri:
         """Keep a chain beside the key, leaf first, and return the URI by which the key is known then."""
         if not chain:
             raise ConfigurationError("There is no certificate to install.", hint="Give the key's own, and its issuers.")
         holder = self._capable(HoldsCertificates, "hold certificates")
-        return self._change("install", lambda: holder.install_certificate(self.uri, chain))
+        return self._change("install", lambda: holder.install_certificate(self.uri, chain), KeyUri)
 
+    @hidden_frames()
     def export_pfx(self, password: Secret) -> bytes:
         """Return the key and its chain as PKCS#12."""
         exporter = self._capable(ExportsKeys, "export keys")
-        return self._change("export", lambda: exporter.export_pfx(self.uri, password))
+        return self._change("export", lambda: exporter.export_pfx(self.uri, password), bytes)
 
+    @hidden_frames()
     def delete(self) -> None:
         """Delete the key of the pinned URI. Raises `ConfigurationError` for one that may come to mean another key."""
         deleter = self._capable(DeletesKeys, "delete keys")
         self.require_pinned()
-        self._change("delete", lambda: deleter.delete(self.uri))
+        self._change("delete", lambda: deleter.delete(self.uri), None)
 
+    @hidden_frames()
     def readers(self) -> list[str]:
         """Return the accounts that may sign with the key."""
         keeper = self._capable(GrantsAccess, "tell who may use a key")
-        return self._call(lambda: keeper.readers(self.uri), OPEN_TIMEOUT, repeatable=True)
+        found = self._call(lambda: keeper.readers(self.uri), OPEN_TIMEOUT, repeatable=True)
+        return self._checked("readers", found, list, members=str)
 
+    @hidden_frames()
     def grant(self, account: str) -> None:
         """Let an account sign with the key; nobody else's permission is touched."""
         keeper = self._capable(GrantsAccess, "grant access to keys")
-        self._change("grant", lambda: keeper.grant(self.uri, account))
+        self._change("grant", lambda: keeper.grant(self.uri, account), None)
 
+    @hidden_frames()
     def revoke(self, account: str) -> None:
         """Take that permission away."""
         keeper = self._capable(GrantsAccess, "grant access to keys")
-        self._change("revoke", lambda: keeper.revoke(self.uri, account))
+        self._change("revoke", lambda: keeper.revoke(self.uri, account), None)
 
+    @hidden_frames()
     def close(self) -> None:
         """Let what is under way end (10 seconds at most), then give the connection back. May be called twice."""
-        with self._idle:
-            if self._closed:
-                return
-            self._closed = True
-            idle = self._idle.wait_for(lambda: not self._calls, CLOSING_TIMEOUT)
-        if idle:
+        if self._given_back or not self._close_once.acquire(blocking=False):
+            return
+        try:
+            self._close()
+        finally:  # a caller that was interrupted may call it again
+            self._close_once.release()
+
+    def _close(self) -> None:
+        self._use.end()
+        deadline = Deadline(CLOSING_TIMEOUT)
+        while not self._use.over and deadline.left() > 0:
+            time.sleep(0.01)
+        self._given_back = True
+        if self._use.over:
             release(self._connection)
         else:  # a store is not closed under its own call: a native module would not survive it
             log.warning("A store is still used after %.0f seconds, and is left open.", CLOSING_TIMEOUT)
@@ -326,6 +385,7 @@ class Store:
             uri=self.uri,
         )
 
+    @hidden_frames()
     def require_pinned(self) -> None:
         """Raise `ConfigurationError` where the URI may come to mean another key."""
         pinned = self._call(self._pinned, OPEN_TIMEOUT, repeatable=True)
@@ -338,15 +398,22 @@ class Store:
 
     def _pinned(self) -> KeyUri:
         key = self._connection.store.open(self.uri, timeout=OPEN_TIMEOUT)
+        require_key(self.uri.scheme, key)
         try:
             return key.uri
         finally:
             key.close()
 
-    def _change(self, event: str, action: Callable[[], T]) -> T:
+    def _checked(self, method: str, result: T, expected: type, *, members: type | None = None) -> T:
+        require_type(self.uri.scheme, method, result, expected, members=members)
+        return result
+
+    def _change(self, event: str, action: Callable[[], T], expected: type | None) -> T:
+        """Make a change, and record it; its result must be of the `expected` type, None if it has none."""
         outcome = "done"
         try:
-            return self._call(action, CHANGE_TIMEOUT, repeatable=False)
+            result = self._call(action, CHANGE_TIMEOUT, repeatable=False)
+            return self._checked(event, result, expected) if expected else result
         except KeyvouchError as error:
             outcome = error.code
             error.uri = error.uri or str(self.uri)
@@ -358,16 +425,13 @@ class Store:
             record_audit(event, {"uri": str(self.uri), "outcome": outcome})
 
     def _call(self, action: Callable[[], T], timeout: float, *, repeatable: bool) -> T:
-        with self._idle:
-            if self._closed:
-                raise KeyUnusable("The store is closed.", hint="Open it anew, or close it later.", uri=self.uri)
-            self._calls += 1
+        token = self._use.token
+        if token is None:
+            raise KeyUnusable("The store is closed.", hint="Open it again, or close it later.", uri=self.uri)
         try:
             return self._connection.call(lambda _: action(), Deadline(timeout), repeatable=repeatable)[0]
         finally:
-            with self._idle:
-                self._calls -= 1
-                self._idle.notify_all()
+            del token  # an exception that a library keeps may keep this frame
 
 
 def _loadable_schemes() -> list[str]:

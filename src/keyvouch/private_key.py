@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 
 from keyvouch.algorithms import ALGORITHMS, Algorithm, JoseSignature, jose_to_der
-from keyvouch.errors import AlgorithmUnsupported, NotSupported
+from keyvouch.errors import AlgorithmUnsupported, NotSupported, hidden_frames
 
 if TYPE_CHECKING:
     from cryptography.utils import Buffer
@@ -78,6 +78,7 @@ class _Shared:
 
 
 class _RSAKey(_Shared, rsa.RSAPrivateKey):
+    @hidden_frames()
     def sign(
         self,
         data: Buffer,
@@ -109,6 +110,7 @@ class _ECKey(_Shared, ec.EllipticCurvePrivateKey):
         curve: ec.EllipticCurve = self._public_key.curve
         return curve
 
+    @hidden_frames()
     def sign(self, data: Buffer, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
         if getattr(signature_algorithm, "deterministic_signing", False):
             raise AlgorithmUnsupported(
@@ -120,5 +122,6 @@ class _ECKey(_Shared, ec.EllipticCurvePrivateKey):
 
 
 class _Ed25519Key(_Shared, ed25519.Ed25519PrivateKey):
+    @hidden_frames()
     def sign(self, data: Buffer) -> bytes:
         return self._sign(bytes(data), ALGORITHMS["EdDSA"])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from keyvouch import files, search_path
 from keyvouch.errors import PluginBroken, PluginConflict, PluginMissing
+from keyvouch.forks import IMPORTS
 from keyvouch.store import CONTRACT, KeyStore
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Plugin:
         return brackets[1].strip() if brackets else ""
 
 
+@IMPORTS
 def plugins() -> list[Plugin]:
     """Return every store that is installed, sorted by scheme; a scheme with two claimants stands there twice."""
     from importlib.metadata import distributions
@@ -78,6 +80,7 @@ def _declared_by(distribution: Distribution) -> list[Plugin]:
 
 
 @cache
+@IMPORTS
 def store_class(scheme: str) -> type[KeyStore]:
     """Return the class of the scheme's store.
 

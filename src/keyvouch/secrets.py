@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from keyvouch import files, lockout, text
-from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames
+from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames, without_frames
+from keyvouch.forks import IMPORTS
 from keyvouch.uri import REFERENCE_KINDS, KeyUri
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class SecretResolver:
         """Whether a person is there who could be asked, for a store whose own dialogs ask."""
         return self._interactive
 
+    @hidden_frames()
     def get(self, uri: KeyUri, name: str) -> Secret:
         """Return the secret that the URI's attribute `name` refers to.
 
@@ -156,6 +158,7 @@ class SecretResolver:
             raise SecretRequired(f"The {name} in {reference} is empty.", hint="Put the secret there.")
         return Secret(value)
 
+    @hidden_frames()
     def proxy_credentials(self, reference: str | None) -> Secret | None:
         """Return `user:password` for a proxy, from the value of `proxy-credentials`; None if there is none.
 
@@ -171,6 +174,7 @@ class SecretResolver:
             )
         return secret
 
+    @hidden_frames()
     def access_token(
         self,
         profile: str,
@@ -213,14 +217,20 @@ class SecretResolver:
         Raises `SecretIncorrect` if the target refused this value before. A `SecretIncorrect` that leaves the block is
         recorded as a refusal. Raise another `KeyvouchError` in the block only if the token has not judged the value.
         """
-        secret = self.get(uri, name)
-        with lockout.single_try(target, secret.reveal, timeout=timeout, shows_failure=shows_failure):
-            yield secret
+        try:
+            secret = self.get(uri, name)
+            with lockout.single_try(target, secret.reveal, timeout=timeout, shows_failure=shows_failure):
+                yield secret
+        except BaseException as error:
+            without_frames(error)
+            raise
 
+    @hidden_frames()
     def read_private(self, path: Path) -> bytes:
         """Read a file that holds a key; as `files.read_private`, under the profile's rule."""
         return self.read_private_with_status(path)[0]
 
+    @hidden_frames()
     def read_private_with_status(self, path: Path) -> tuple[bytes, os.stat_result]:
         """As `read_private`; also return the status of the file that was read."""
         return files.read_private_with_status(path, any_reader=self._any_reader)
@@ -268,7 +278,8 @@ class SecretResolver:
         if not service or not user:
             raise ConfigurationError(f"The {name} is in keyring:{place}.", hint="Write keyring:service/user.")
         try:
-            import keyring
+            with IMPORTS:
+                import keyring
         except ImportError:
             raise ConfigurationError(
                 f"The {name} is in a key ring, which needs a package.", hint="Run: pip install 'keyvouch[keyring]'"
@@ -335,7 +346,8 @@ def _split(line: str) -> list[str]:
 
 def _output_of(arguments: list[str]) -> tuple[int, bytes]:
     """Run a program; return its status, and what it printed up to a limit. Raises OSError, `TimeoutExpired`."""
-    import subprocess
+    with IMPORTS:
+        import subprocess
 
     end = time.monotonic() + COMMAND_TIMEOUT
     printed: list[bytes] = []

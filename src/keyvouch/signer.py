@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from keyvouch import certificate as x509_certificate
 from keyvouch import forks
-from keyvouch.algorithms import PS256, RS256, Algorithm, algorithms_for, find_algorithm, require_fit, verifies
+from keyvouch.algorithms import PS256, RS256, Algorithm, find_algorithm, require_fit, verifies
 from keyvouch.audit import audit_log, record_audit
 from keyvouch.connections import CLOSING_TIMEOUT, Backoff, Connection, Deadline, ended, release
 from keyvouch.errors import (
@@ -30,9 +30,12 @@ from keyvouch.errors import (
     SessionLost,
     SignatureInvalid,
     StoreUnavailable,
+    hidden_frames,
     without_frames,
 )
+from keyvouch.forks import process
 from keyvouch.opened_key import CertificateFile, OpenedKey, key_changed, open_key
+from keyvouch.store_faults import is_from_signal_handler, store_code, unexpected
 from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
@@ -59,8 +62,7 @@ class Signer:
     """An open key. `keyvouch.open_signer` makes it; it is a context manager, and safe under threads and fork."""
 
     def __init__(self, connection: Connection, requested_uri: KeyUri, deadline: Deadline) -> None:
-        """For `open_signer` alone, which has acquired the connection for it."""
-        _import_what_signing_needs()
+        """For `open_signer` only, which has acquired the connection for it."""
         self._connection = connection
         self._requested = requested_uri
         self._certificate_file = CertificateFile(requested_uri)
@@ -135,14 +137,24 @@ class Signer:
 
         All waits and tries end within `timeout` seconds. `audit` goes into the audit record. Raises
         `AlgorithmUnsupported`, `StoreUnavailable`, `KeyChanged`, `KeyNotFound`, `AccessDenied` and what else the store
-        says of the key; `SignatureInvalid` where it signs wrongly; `KeyUnusable` on a closed signer.
+        says of the key; `SignatureInvalid` if it signs wrongly; `InternalError` if it breaks its contract;
+        `KeyUnusable` on a closed signer.
         """
-        started = time.monotonic()
-        opened = self._enter(timeout, algorithm, audit)
-        try:
-            return self._sign(opened, message, algorithm, timeout, audit, started=started)
-        finally:
-            opened.leave()
+        try:  # costs nothing, where the decorator `hidden_frames` would
+            started = time.monotonic()
+            opened = self._opened
+            token = opened.use.token
+            try:
+                if token is None or opened.fork_number != process.fork_number:
+                    opened, token = self._begin(timeout, algorithm, audit)
+                return self._sign(opened, message, algorithm, timeout, audit, started=started)
+            finally:
+                token = None
+                if opened.retired:
+                    opened.close_if_unused()
+        except BaseException as error:
+            without_frames(error)
+            raise
 
     def sign_negotiated(
         self,
@@ -157,23 +169,23 @@ class Signer:
         Without `algorithm` it is PS256 for RSA (RS256 where the store cannot do that, and for nothing else), the
         curve's own for EC, EdDSA for Ed25519. Looks first whether the key was replaced. Raises as `sign`.
         """
-        started = time.monotonic()
-        self._reload_if_due(timeout)
-        opened = self._enter(started + timeout - time.monotonic(), algorithm, audit)
         try:
-            chosen = algorithm or opened.preferred
-            message = build(chosen, opened.chain, opened.public_key)
+            started = time.monotonic()
+            if started >= self._next_look:
+                self._reload_if_due(timeout)
+            opened = self._opened
+            token = opened.use.token
             try:
-                return message, self._sign(opened, message, chosen, timeout, audit, started=started)
-            except AlgorithmUnsupported:
-                if algorithm is not None or chosen is not PS256:
-                    raise
-            message = build(RS256, opened.chain, opened.public_key)
-            signature = self._sign(opened, message, RS256, timeout, audit, started=started)
-            opened.preferred = RS256
-            return message, signature
-        finally:
-            opened.leave()
+                if token is None or opened.fork_number != process.fork_number:
+                    opened, token = self._begin(started + timeout - time.monotonic(), algorithm, audit)
+                return self._negotiate(opened, build, algorithm, timeout, audit, started=started)
+            finally:
+                token = None
+                if opened.retired:
+                    opened.close_if_unused()
+        except BaseException as error:
+            without_frames(error)
+            raise
 
     async def sign_async(
         self,
@@ -186,8 +198,13 @@ class Signer:
         """As `sign`, in a thread."""
         import asyncio  # who calls this has imported it, and nobody else should pay for it
 
-        return await asyncio.to_thread(self.sign, message, algorithm, timeout=timeout, audit=audit)
+        try:
+            return await asyncio.to_thread(self.sign, message, algorithm, timeout=timeout, audit=audit)
+        except BaseException as error:
+            without_frames(error)  # those of `asyncio` hold the arguments
+            raise
 
+    @hidden_frames()
     def private_key(self) -> PrivateKey:
         """Return an object that `cryptography`, PyJWT and Authlib take for a private key; the key stays in its store.
 
@@ -200,16 +217,18 @@ class Signer:
 
         def sign(message: bytes, algorithm: Algorithm) -> bytes:
             started = time.monotonic()
-            opened = self._enter(SIGN_TIMEOUT, algorithm, None)
+            opened, token = self._begin(SIGN_TIMEOUT, algorithm, None)
             try:
                 if opened.spki != spki:
                     raise key_changed(opened.stored.uri)
                 return self._sign(opened, message, algorithm, SIGN_TIMEOUT, None, started=started)
             finally:
-                opened.leave()
+                del token
+                opened.close_if_unused()
 
         return wrap(bound.public_key, sign)
 
+    @hidden_frames()
     def reload(self, *, timeout: float = SIGN_TIMEOUT) -> bool:
         """Open the requested URI anew within `timeout` seconds; tell whether its key or certificate is another now.
 
@@ -223,6 +242,7 @@ class Signer:
         finally:
             self._reload_lock.release()
 
+    @hidden_frames()
     def close(self) -> None:
         """Let the signatures under way end (10 seconds at most), then give the key back. May be called twice."""
         if self._given_back or not self._close_once.acquire(blocking=False):
@@ -243,6 +263,8 @@ class Signer:
                 lock.release()
         while not self._idle and deadline.left() > 0:
             time.sleep(0.01)
+        for key in (self._opened, *self._retired):  # if its last signature was interrupted before it closed the key
+            key.close_if_unused()
         self._given_back = True
         if self._idle and all(waited):
             release(self._connection, max(0.1, deadline.left()))
@@ -258,7 +280,8 @@ class Signer:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Signer {self.uri}>"
+        opened = getattr(self, "_opened", None)
+        return f"<Signer {opened.stored.uri if opened else 'that is not open yet'}>"
 
     @property
     def _idle(self) -> bool:
@@ -266,17 +289,19 @@ class Signer:
 
     # Signing.
 
-    def _enter(
+    def _begin(
         self, timeout: float, algorithm: str | Algorithm | None, audit: Mapping[str, object] | None
-    ) -> OpenedKey:
-        """Return the key of now, with one signature counted in; in a child it is opened anew, within the timeout.
+    ) -> tuple[OpenedKey, object]:
+        """Return the current key and the token of its use; a child opens it again, within the timeout.
 
-        Where that fails there is an audit record, as of any signature that fails.
+        If that fails there is an audit record, as of any signature that fails.
         """
         while True:
             opened = self._opened
-            if opened.ours and opened.enter():
-                return opened
+            held = [opened.use.token]  # a list, so that nothing is left in this frame, which an exception may keep
+            if opened.ours and held[0] is not None:
+                return opened, held.pop()
+            held.clear()
             if self._closed:
                 raise closed()
             if not opened.ours:
@@ -288,6 +313,28 @@ class Signer:
                     if audit_log.isEnabledFor(logging.INFO):
                         _audit(opened, algorithm or opened.preferred, time.monotonic() - began, error.code, audit or {})
                     raise
+
+    def _negotiate(
+        self,
+        opened: OpenedKey,
+        build: Build,
+        algorithm: Algorithm | None,
+        timeout: float,
+        audit: Mapping[str, object] | None,
+        *,
+        started: float,
+    ) -> tuple[bytes, bytes]:
+        chosen = algorithm or opened.preferred
+        message = build(chosen, opened.chain, opened.public_key)
+        try:
+            return message, self._sign(opened, message, chosen, timeout, audit, started=started)
+        except AlgorithmUnsupported:
+            if algorithm is not None or chosen is not PS256:
+                raise
+        message = build(RS256, opened.chain, opened.public_key)
+        signature = self._sign(opened, message, RS256, timeout, audit, started=started)
+        opened.preferred = RS256
+        return message, signature
 
     def _sign(
         self,
@@ -306,9 +353,12 @@ class Signer:
                 return self._sign_first(opened, message, find_algorithm(algorithm), Deadline(timeout, started))
             try:
                 left = started + timeout - time.monotonic()  # a reload, or a first try with PS256, took its part
-                return opened.stored.sign(message, verified, timeout=max(0.001, min(left, max(1.0, timeout / 3))))
-            except StoreUnavailable as error:
+                signature = opened.stored.sign(message, verified, timeout=max(0.001, min(left, max(1.0, timeout / 3))))
+            except Exception as error:  # noqa: BLE001 - those that the contract does not allow become `InternalError`
                 return self._sign_again(opened, message, verified, Deadline(timeout, started), error)
+            if not isinstance(signature, bytes) or len(signature) != opened.signature_size:
+                raise _malformed(opened, signature, verified)  # noqa: TRY301 - recorded below like any other failure
+            return signature  # noqa: TRY300 - an `else` would cost the same and hide what is returned
         except KeyvouchError as error:
             outcome = error.code
             error.uri = error.uri or str(opened.stored.uri)
@@ -321,19 +371,24 @@ class Signer:
                 _audit(opened, algorithm, time.monotonic() - started, outcome, audit or {})
 
     def _sign_first(self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline) -> bytes:
-        """Sign with an algorithm for the first time, and believe the store only after verifying."""
+        """Sign with an algorithm for the first time, or with a key whose signatures are all verified."""
         require_fit(opened.key_type, algorithm)
         try:
             signature = opened.stored.sign(message, algorithm, timeout=deadline.one_try())
-        except StoreUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - as in `_sign`
             return self._sign_again(opened, message, algorithm, deadline, error)
         return _believe(opened, signature, message, algorithm)
 
     def _sign_again(
-        self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline, error: StoreUnavailable
+        self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline, raised: Exception
     ) -> bytes:
-        """Try until the deadline: connect again after `SessionLost`, wait after the others."""
+        """Try until the deadline after `StoreUnavailable`: connect again if the session is lost, else wait.
+
+        What else was `raised` reaches the user, as `InternalError` if the contract does not allow it.
+        """
+        error = _require_unavailable(opened, message, raised)
         backoff, key, lost = Backoff(), opened, isinstance(error, SessionLost)
+        token: object = None
         pause = not lost  # the first loss is mended at once; when the new log-in fails too, not without a pause
         try:
             while True:
@@ -344,27 +399,28 @@ class Signer:
                     if deadline.left() <= 0:
                         raise ended(error) from error
                     try:
-                        found = self._same_key_again(key, deadline)
+                        found, found_token = self._same_key_again(key, deadline)
                     except StoreUnavailable as unreachable:  # it was there before: perhaps it is just started anew
                         error = unreachable
                         continue
-                    if key is not opened:
-                        key.leave()
-                    key, lost = found, False
+                    former, key, token, lost = key, found, found_token, False
+                    del found_token
+                    former.close_if_unused()
                 try:
                     signature = key.stored.sign(message, algorithm, timeout=deadline.one_try())
-                except StoreUnavailable as again:
-                    error, lost = again, isinstance(again, SessionLost)
+                except Exception as again:  # noqa: BLE001 - as in `_sign`
+                    error = _require_unavailable(key, message, again)
+                    lost = isinstance(error, SessionLost)
                 else:
                     return _believe(key, signature, message, algorithm)
         finally:
-            if key is not opened:
-                key.leave()
+            del token
+            key.close_if_unused()
 
     # Opening again: after a lost connection, after a fork, after a rotation.
 
-    def _same_key_again(self, lost: OpenedKey, deadline: Deadline) -> OpenedKey:
-        """Return the same key, opened in a newer generation, with one signature counted in."""
+    def _same_key_again(self, lost: OpenedKey, deadline: Deadline) -> tuple[OpenedKey, object]:
+        """Return the same key, opened in a newer generation, and the token of its use."""
         while True:
             current = self._opened
             if current.spki != lost.spki or self._closed:
@@ -372,11 +428,13 @@ class Signer:
                 # Or just being closed, which waits for this signature.
                 self._connection.connect(deadline, lost.generation)
                 alone = open_key(self._connection, lost.stored.uri, lost.chain, deadline, expected=lost)
-                alone.enter()
-                alone.retire()  # closed by the `leave` of this one signature
-                return alone
-            if current.generation > lost.generation and current.enter():
-                return current
+                held = [alone.use.token]  # as in `_begin`
+                alone.retire()  # closed after this one signature
+                return alone, held.pop()
+            held = [current.use.token]
+            if current.generation > lost.generation and held[0] is not None:
+                return current, held.pop()
+            held.clear()
             self._open_again(current, deadline, lost=lost.generation)
 
     def _open_again(self, old: OpenedKey, deadline: Deadline, lost: int | None) -> None:
@@ -399,6 +457,8 @@ class Signer:
     def _swap(self, opened: OpenedKey) -> None:
         old, self._opened = self._opened, opened
         old.retire()
+        for key in self._retired:  # the last signature of one may have been interrupted before it closed the key
+            key.close_if_unused()
         self._retired = [key for key in (*self._retired, old) if not key.idle]
 
     def _reload(self, deadline: Deadline) -> bool:
@@ -432,7 +492,9 @@ class Signer:
             self._next_look = now + _LOOK_INTERVAL
             if self._is_due(now):
                 self._reload(Deadline(timeout / 3))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the old key still signs
+        except Exception as error:  # whatever it is, the old key still signs
+            if is_from_signal_handler(error):
+                raise
             # A store that stalls is not waited for at every signature.
             self._next_look = time.monotonic() + self._reload_pause
             self._reload_pause = min(2 * self._reload_pause, _LONGEST_PAUSE)
@@ -448,7 +510,9 @@ class Signer:
             return True
         if now >= self._next_reload and (self._may_be_another or self._in_last_third()):
             return True
-        return opened.stored.changed() or self._certificate_file.changed()
+        with store_code(self._requested.scheme):
+            changed = opened.stored.changed()
+        return bool(changed) or self._certificate_file.changed()
 
     @property
     def _may_be_another(self) -> bool:
@@ -487,23 +551,38 @@ def _audit(
     record_audit("sign", {**own, **extra, **own})
 
 
-def _believe(opened: OpenedKey, signature: bytes, message: bytes, algorithm: Algorithm) -> bytes:
-    """Return the signature; verify it where it is this opened key's first with the algorithm."""
+def _believe(opened: OpenedKey, signature: object, message: bytes, algorithm: Algorithm) -> bytes:
+    """Return the signature; verify it unless this opened key has made a good one and its store is local."""
+    if not isinstance(signature, bytes) or len(signature) != opened.signature_size:
+        raise _malformed(opened, signature, algorithm)
     if algorithm not in opened.verified:
         if not verifies(opened.public_key, signature, message, algorithm):
             raise SignatureInvalid(
-                f"The store's first {algorithm.name} signature is wrong.",
-                hint="Tell the authors of the store's plugin: a salt, a padding or a signature's form is not JOSE's.",
+                f"The store returned a signature with {algorithm.name} that its own public key does not verify.",
+                hint=_REPORT,
             )
-        opened.verified[algorithm] = opened.verified[algorithm.name] = algorithm
+        if not opened.verify_always:
+            opened.verified[algorithm] = opened.verified[algorithm.name] = algorithm
     return signature
 
 
-def _import_what_signing_needs() -> None:
-    """Import now what a signature or its verification imports later.
+def _malformed(opened: OpenedKey, signature: object, algorithm: Algorithm) -> SignatureInvalid:
+    got = f"{len(signature)} bytes" if isinstance(signature, bytes) else f"a value of type {type(signature).__name__}"
+    return SignatureInvalid(
+        f"Expected a signature of {opened.signature_size} bytes with {algorithm.name}, got {got} from the store.",
+        hint=_REPORT,
+    )
 
-    `cryptography` imports inside functions, and a fork meanwhile leaves the import lock held in the child (seen).
-    """
-    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils  # noqa: F401
 
-    ec.ECDSA(algorithms_for("P-256")[0].hash)
+_REPORT = "Report it to the authors of the store's plugin: salt, padding or form may differ from JOSE."
+
+
+def _require_unavailable(opened: OpenedKey, message: object, error: Exception) -> StoreUnavailable:
+    """Return an error after which the signature may be tried again; raise any other as the user is to see it."""
+    if isinstance(error, StoreUnavailable):
+        return error
+    if isinstance(error, KeyvouchError):
+        raise error
+    if not isinstance(message, bytes):
+        raise TypeError(f"message must be bytes, not {type(message).__name__}") from error
+    raise unexpected(opened.stored.uri.scheme, error)

@@ -87,6 +87,8 @@ def _twin(error: Exception) -> Exception:
         twin = copy.copy(error)
     except Exception:  # noqa: BLE001 - not every kind can be copied
         return error
+    if notes := getattr(error, "__notes__", ()):  # the copy has the same list
+        twin.__notes__ = list(notes)
     twin.__cause__, twin.__context__ = error.__cause__, error.__context__
     twin.__suppress_context__ = error.__suppress_context__
     return twin

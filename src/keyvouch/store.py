@@ -128,6 +128,8 @@ class StoredKey(ABC):
     """When a younger member of the family will be chosen instead: `choose_one` tells."""
     advice: tuple[str, ...] = ()
     """As in `KeyInfo`, where opening shows it without a further request; a signer warns of it once."""
+    remote: bool = False
+    """Whether signatures come over a network: keyvouch then verifies each one, and not only an algorithm's first."""
 
     @abstractmethod
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:

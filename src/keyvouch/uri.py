@@ -137,6 +137,12 @@ CORE_ATTRIBUTES = (
         default=900,
         parse=_seconds,
     ),
+    Attribute(
+        "verify",
+        "always: verify every signature with the public key, and not only the first with each algorithm",
+        query=True,
+        parse=parse_choice("always"),
+    ),
 )
 """What every scheme understands."""
 
@@ -238,7 +244,7 @@ class KeyUri:
         return quoted(str(self))
 
     def __repr__(self) -> str:
-        return f"<KeyUri {self}>"
+        return f"<KeyUri {self if hasattr(self, '_values') else '?'}>"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, KeyUri) and (self.scheme, self._values) == (other.scheme, other._values)

@@ -21,6 +21,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from keyvouch import ClientAssertion, open_signer
+from keyvouch import assertion as assertion_module
 from keyvouch.algorithms import Algorithm, sign_locally
 from keyvouch.assertion import jwk_thumbprint, public_jwk
 from keyvouch.errors import (
@@ -304,6 +305,30 @@ def test_assertion_of_a_former_key_is_dropped(same_key: bool) -> None:
             second = make(CONTEXT)
             assert header_of(second)["x5t#S256"] == thumbprint(script.newest.chain[0], "sha256")
             assert first != second == make(CONTEXT)
+
+
+def test_kept_assertions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many clients ask within `reuse` seconds, only so many assertions are kept, and the latest is used."""
+    monkeypatch.setattr(assertion_module, "_MOST_KEPT", 10)
+    with Script() as script, open_signer(script.uri) as signer:
+        make = ClientAssertion(signer, reuse=300)
+        for number in range(50):
+            context = {**CONTEXT, "client_id": str(number)}
+            assert make(context) == make(context)
+            assert len(make._reusable) <= 10
+
+
+def test_too_old_assertions_are_dropped_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To make room, assertions that are too old to be used again go before any other."""
+    monkeypatch.setattr(assertion_module, "_MOST_KEPT", 4)
+    with Script() as script, open_signer(script.uri) as signer:
+        make = ClientAssertion(signer, reuse=300)
+        contexts = [{**CONTEXT, "client_id": str(number)} for number in range(5)]
+        made = [make(context) for context in contexts[:4]]
+        for number in (0, 1):
+            make._reusable[(str(number), ENDPOINT)].made -= 301
+        make(contexts[4])
+        assert [make(context) for context in contexts[2:4]] == made[2:4]
 
 
 def test_assertion_survives_a_lost_session() -> None:

@@ -36,7 +36,8 @@ TABLE = {
     "CertificateNotYetValid": (6, NO, YES),
     "SignatureMismatch": (6, NO, YES),
     "AuthorityRefused": (7, NO, NO),
-    "SignatureInvalid": (1, NO, NO),
+    "SignatureInvalid": (1, NO, YES),
+    "InternalError": (1, NO, YES),
 }
 
 

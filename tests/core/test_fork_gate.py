@@ -15,7 +15,7 @@ import pytest
 
 from keyvouch import forks
 from keyvouch.forks import ForkGate
-from scripted_store import LONG_ENOUGH, without_coverage
+from scripted_store import LONG_ENOUGH, until, without_coverage
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
 
@@ -181,6 +181,27 @@ def test_gates_in_one_another(gate: ForkGate) -> None:
         happened.append("forked")
 
     assert happened == ["called", "forked"]
+
+
+def test_same_gate_again_while_a_fork_waits(gate: ForkGate) -> None:
+    """A thread that enters its own gate again goes on at once, and the fork waits until it has left for good."""
+    happened: list[str] = []
+
+    def call() -> None:
+        until(lambda: forks._closed)
+        with gate:
+            happened.append("entered again")
+        time.sleep(0.2)  # a fork that did not wait would be over by now
+        happened.append("called")
+
+    with somebody_inside(gate, call):
+        begin = time.monotonic()
+        status_of_child()
+        took = time.monotonic() - begin
+        happened.append("forked")
+
+    assert happened == ["entered again", "called", "forked"]
+    assert took < forks._WAITING
 
 
 def test_fork_from_inside(gate: ForkGate) -> None:

@@ -24,7 +24,6 @@ from keyvouch.errors import (
     SecretIncorrect,
     SecretRequired,
     SessionLost,
-    SignatureInvalid,
     StoreLocked,
     StoreUnavailable,
 )
@@ -162,7 +161,7 @@ def test_profile_goes_on_to_the_next_key(
 
 @pytest.mark.parametrize(
     "error",
-    [ConfigurationError("x"), NotSupported("x"), AmbiguousKey("x"), SignatureInvalid("x"), ValueError("a defect")],
+    [ConfigurationError("x"), NotSupported("x"), AmbiguousKey("x")],
 )
 def test_profile_stops_at_what_must_be_corrected(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -309,7 +308,7 @@ def test_change_is_recorded(what: str, act: Callable[[Store], object], caplog: p
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome"), [(AccessDenied("no"), "access-denied"), (RuntimeError("a defect"), "RuntimeError")]
+    ("error", "outcome"), [(AccessDenied("no"), "access-denied"), (RuntimeError("a defect"), "internal-error")]
 )
 @pytest.mark.parametrize(("what", "act"), CHANGES)
 def test_failed_change_is_recorded(
@@ -323,7 +322,7 @@ def test_failed_change_is_recorded(
     caplog.set_level(logging.INFO, "keyvouch.audit")
     with Script() as script, open_store(changing(script, what)) as store:
         script.fail(STEPS.get(what, what), error)
-        with pytest.raises(type(error)):
+        with pytest.raises(KeyvouchError):
             act(store)
     assert [json.loads(line)["outcome"] for line in caplog.messages] == [outcome]
 

@@ -1,8 +1,10 @@
 """What `import keyvouch` gives, and what it costs."""
 
 import ast
+import dataclasses
 import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +60,24 @@ def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         keyvouch.nothing  # noqa: B018
     assert not hasattr(keyvouch, "__wrapped__")
+
+
+_NOT_THE_CORE = ("keyvouch.__main__", "keyvouch.cli", "keyvouch.testing", "keyvouch.windows_files")
+
+
+def classes_with_a_repr() -> list[type]:
+    """The classes of the core and of its clients that print themselves in their own way."""
+    names = (module.name for module in pkgutil.walk_packages(keyvouch.__path__, "keyvouch."))
+    modules = [importlib.import_module(name) for name in names if not name.startswith(_NOT_THE_CORE)]
+    found = {each for module in modules for each in vars(module).values() if isinstance(each, type)}
+    ours = [kind for kind in found if kind.__module__.startswith("keyvouch.") and "__repr__" in vars(kind)]
+    return sorted(
+        (kind for kind in ours if not dataclasses.is_dataclass(kind) and not issubclass(kind, tuple)),
+        key=lambda kind: kind.__qualname__,
+    )
+
+
+@pytest.mark.parametrize("kind", classes_with_a_repr(), ids=lambda kind: kind.__name__)
+def test_half_made_object_has_a_repr(kind: type) -> None:
+    """An error reporter may print an object whose construction failed."""
+    assert repr(object.__new__(kind))

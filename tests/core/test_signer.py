@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from keyvouch import ClientAssertion, open_signer
+from keyvouch import ClientAssertion, connections, open_signer
 from keyvouch import signer as signer_module
 from keyvouch.algorithms import (
     ALGORITHMS,
@@ -32,18 +32,32 @@ from keyvouch.algorithms import (
     jose_to_der,
     sign_locally,
 )
+from keyvouch.connections import CLOSING_TIMEOUT, Connection
 from keyvouch.errors import (
     AlgorithmUnsupported,
     CertificateMismatch,
     CertificateMissing,
     ConfigurationError,
+    InternalError,
     KeyNotFound,
     KeyUnusable,
+    KeyvouchError,
     SignatureInvalid,
     StoreUnavailable,
 )
 from keyvouch.signer import Signer
-from scripted_store import LONG_ENOUGH, MESSAGE, Member, Script, certify, in_threads, is_signed, new_key, until
+from scripted_store import (
+    LONG_ENOUGH,
+    MESSAGE,
+    Member,
+    Script,
+    ScriptedKey,
+    certify,
+    in_threads,
+    is_signed,
+    new_key,
+    until,
+)
 
 KINDS = ("RSA-2048", "P-256", "P-384", "P-521", "Ed25519")
 PAIRS = [(kind, algorithm.name) for kind in KINDS for algorithm in algorithms_for(kind)]
@@ -153,10 +167,10 @@ def test_key_that_jose_does_not_know() -> None:
 
 
 def test_defective_store_leaves_nothing_open() -> None:
-    """Whatever a store's answer makes the core stumble over, the key and the connection are given back."""
+    """A key that is not as the contract defines it is closed again, and so is the connection."""
     with Script() as script:
         script.newest.chain = ("no certificate",)  # type: ignore[assignment]
-        with pytest.raises(AttributeError):
+        with pytest.raises(InternalError, match="chain"):
             open_signer(script.uri)
         assert (script.count("close key"), script.count("close")) == (1, 1)
 
@@ -239,8 +253,50 @@ def test_later_signatures_are_believed() -> None:
     """An algorithm whose first signature was good is not verified again: signing costs nothing more."""
     with Script() as script, open_signer(script.uri) as signer:
         signer.sign(MESSAGE, "ES256")
-        script.signing = _nothing
-        assert signer.sign(MESSAGE, "ES256") == b""
+        script.signing = lambda *_: bytes(64)
+        assert signer.sign(MESSAGE, "ES256") == bytes(64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("returned", [b"", bytes(3), bytes(1000), "text", None, [1], bytearray(64)])
+def test_malformed_signature_is_refused(kind: str, later: bool, returned: object) -> None:
+    """Every signature has the type and the length of its algorithm, and not only the first."""
+    with Script(kind) as script, open_signer(script.uri) as signer:
+        name = algorithms_for(kind)[0].name
+        if later:
+            signer.sign(MESSAGE, name)
+        script.signing = lambda *_: returned  # type: ignore[assignment]
+        with pytest.raises(SignatureInvalid) as caught:
+            signer.sign(MESSAGE, name)
+        assert caught.value.try_next_key
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reason", ["remote", "verify=always"])
+def test_every_signature_is_verified(kind: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If signatures come over a network, or the URI has `verify=always`, another key's later signature is refused."""
+    monkeypatch.setattr(ScriptedKey, "remote", reason == "remote")
+    with Script(kind) as script:
+        uri = script.uri if reason == "remote" else f"{script.uri}?verify=always"
+        with open_signer(uri) as signer:
+            name = algorithms_for(kind)[0].name
+            for _ in range(2):
+                assert is_signed(signer.public_key, signer.sign(MESSAGE, name), MESSAGE, name)
+            script.drop()  # a key that is opened again by its pinned URI keeps the rule
+            signer.sign(MESSAGE, name)
+            other = new_key(kind, 1)
+            script.signing = lambda _, message, algorithm: sign_locally(other, message, algorithm)
+            with pytest.raises(SignatureInvalid, match="does not verify"):
+                signer.sign(MESSAGE, name)
+            with pytest.raises(SignatureInvalid):
+                signer.sign_negotiated(build)
+
+
+def test_verify_takes_always_only() -> None:
+    """A misspelt `verify` is refused, and not ignored."""
+    with Script() as script, pytest.raises(ConfigurationError, match="verify"):
+        open_signer(f"{script.uri}?verify=never")
 
 
 def test_every_algorithm_has_a_first_signature() -> None:
@@ -311,12 +367,19 @@ def test_rs256_is_not_pushed_on_a_new_key() -> None:
         assert signer.sign_negotiated(build)[0] == b"ES256.payload"
 
 
-@pytest.mark.parametrize("error", [KeyUnusable("disabled"), SignatureInvalid("wrong"), ValueError("a defect")])
-def test_nothing_else_falls_back(error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (KeyUnusable("disabled"), KeyUnusable),
+        (SignatureInvalid("wrong"), SignatureInvalid),
+        (ValueError("a defect"), InternalError),
+    ],
+)
+def test_nothing_else_falls_back(error: Exception, raised: type[Exception]) -> None:
     """Another refusal than AlgorithmUnsupported does not lead to RS256."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
         script.fail("sign", error)
-        with pytest.raises(type(error)):
+        with pytest.raises(raised):
             signer.sign_negotiated(build)
         assert script.count("sign") == 1
 
@@ -346,7 +409,8 @@ def test_error_of_build_leaves_the_signer_usable() -> None:
     with Script() as script, open_signer(script.uri) as signer:
         with pytest.raises(RuntimeError):
             signer.sign_negotiated(refuse)
-        assert signer._idle
+        signer.close()
+        assert script.count("close key") == 1
 
 
 # Following a rotation.
@@ -668,6 +732,42 @@ def interrupt(_: float) -> None:
     raise KeyboardInterrupt
 
 
+def test_slow_store_has_the_rest_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signatures under way and the store's own closing share 10 seconds; a tenth of a second is left for the store."""
+    given: list[float] = []
+
+    def release(connection: Connection, timeout: float) -> None:
+        given.append(timeout)
+        connections.release(connection, timeout)
+
+    monkeypatch.setattr(signer_module, "release", release)
+    with Script() as script, ThreadPoolExecutor(2) as pool:
+        signer = open_signer(script.uri)
+        with script.held("sign") as gate:
+            signing = pool.submit(signer.sign, MESSAGE, "ES256")
+            assert gate.entered.wait(LONG_ENOUGH)
+            closing = pool.submit(signer.close)
+            until(lambda: signer._closed)
+            time.sleep(0.5)
+            gate.open()
+        closing.result()
+        signing.result()
+        monkeypatch.setattr(signer_module, "CLOSING_TIMEOUT", -1.0)
+        open_signer(script.uri).close()
+    assert 0.1 < given[0] <= CLOSING_TIMEOUT - 0.5
+    assert given[1] == 0.1
+
+
+def test_slow_store_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A store that closes too slowly is not waited for any longer."""
+    monkeypatch.setattr(signer_module, "CLOSING_TIMEOUT", 0.05)
+    with Script() as script, script.held("close") as gate:
+        open_signer(script.uri).close()
+        assert "has not closed" in caplog.text
+        gate.open()
+        until(lambda: script.count("close"))
+
+
 def test_stuck_signature_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A signature that does not end is abandoned with one log line; its store is not closed under it."""
     monkeypatch.setattr(signer_module, "CLOSING_TIMEOUT", 0.05)
@@ -743,13 +843,13 @@ def test_signature_is_recorded(audit: Audit) -> None:
 
 @pytest.mark.parametrize(
     ("error", "outcome"),
-    [(KeyUnusable("disabled"), "key-unusable"), (ZeroDivisionError("secret"), "ZeroDivisionError")],
+    [(KeyUnusable("disabled"), "key-unusable"), (ZeroDivisionError("secret"), "internal-error")],
 )
 def test_refusal_is_recorded(audit: Audit, error: Exception, outcome: str) -> None:
     """A signature that failed is recorded with the error's code, and not with its text."""
     with Script() as script, open_signer(script.uri) as signer:
         script.fail("sign", error)
-        with pytest.raises(type(error)):
+        with pytest.raises(KeyvouchError):
             signer.sign(MESSAGE, "ES256")
         assert [record["outcome"] for record in audit()] == [outcome]
         assert str(error) not in json.dumps(audit())

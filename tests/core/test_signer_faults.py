@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import random
+import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from keyvouch import open_signer
+from keyvouch import open_signer, open_store
 from keyvouch.errors import (
     AccessDenied,
     AlgorithmUnsupported,
@@ -279,7 +285,7 @@ def test_try_never_exceeds_the_timeout(timeout: float) -> None:
         assert all(given <= timeout for given in script.timeouts("sign"))
 
 
-@pytest.mark.parametrize("error", [AccessDenied("no"), KeyUnusable("disabled"), ValueError("a defect")])
+@pytest.mark.parametrize("error", [AccessDenied("no"), KeyUnusable("disabled")])
 def test_other_errors_are_raised_at_once(error: Exception) -> None:
     """What will not heal by itself is not tried again."""
     with Script() as script, open_signer(script.uri) as signer:
@@ -357,3 +363,90 @@ def test_closed_while_the_session_is_lost() -> None:
         assert is_signed(signer.public_key, signing.result(), MESSAGE, "ES256")
         assert script.count("open") == script.count("close key")
         assert script.count("close") == 1
+
+
+# Interrupts.
+
+
+class Interrupted(Exception):
+    """What the handler of a signal raises."""
+
+
+def repeat_interrupted(number: int, act: Callable[[], object]) -> int:
+    """Do something until a signal's handler interrupted it so often; return how often it was done."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    former = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = done = 0
+    while interrupted < number:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00002, 0.0004))
+            while True:
+                done += 1
+                act()
+        except Interrupted:
+            interrupted += 1
+    signal.signal(signal.SIGALRM, former)
+    return done
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such signal on Windows")
+@pytest.mark.parametrize("way", ["sign", "negotiated", "private key"])
+def test_interrupted_signature_is_not_counted(way: str) -> None:
+    """A signal handler that raises, at whatever instruction, leaves no signature counted: closing does not wait."""
+    with Script() as script:
+        signer = open_signer(script.uri)
+        signature = signer.sign(MESSAGE, "ES256")
+        script.signing = lambda *_: signature
+        key: Any = signer.private_key()
+        acts: dict[str, Callable[[], object]] = {
+            "sign": lambda: signer.sign(MESSAGE, "ES256"),
+            "negotiated": lambda: signer.sign_negotiated(lambda *_: MESSAGE),
+            "private key": lambda: key.sign(MESSAGE, ec.ECDSA(hashes.SHA256())),
+        }
+        assert repeat_interrupted(2_000, acts[way]) > 2_000
+        signer._opened.retire()
+        assert signer._opened.use.over
+        signer.close()
+        script.violations.clear()  # the script's own count is not proof against interrupts
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such signal on Windows")
+def test_interrupted_call_of_a_store_is_not_counted() -> None:
+    """The same holds for the calls of a store."""
+    with Script() as script:
+        store = open_store(script.able_uri)
+        assert repeat_interrupted(1_000, store.readers) > 1_000
+        store._use.end()
+        assert store._use.over
+        store.close()
+        assert script.count("close") == 1
+
+
+def test_kept_exception_keeps_nothing_in_use() -> None:
+    """An exception that a library caught and keeps, and with it all frames above, does not hold up closing."""
+    kept: list[Exception] = []
+
+    def keep(_: float) -> None:
+        try:
+            raise KeyError  # noqa: TRY301
+        except KeyError as error:
+            kept.append(error)
+
+    with Script() as script:
+        signer, store = open_signer(script.able_uri), open_store(script.able_uri)
+        for step in ("connect", "open", "sign", "readers"):
+            script.before[step] = keep
+        signer.sign(MESSAGE, "ES256")
+        script.drop()
+        signer.sign_negotiated(lambda *_: MESSAGE)
+        store.readers()
+        signer._opened.retire()
+        store._use.end()
+        assert len(kept) >= 5
+        assert signer._opened.use.over
+        assert store._use.over
+        signer.close()
+        store.close()

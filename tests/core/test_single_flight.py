@@ -56,6 +56,46 @@ def test_threads_share_one_failure() -> None:
     assert len(calls) == 1
 
 
+def test_error_that_cannot_be_copied_is_shared() -> None:
+    """An error whose class cannot be copied reaches all threads as the one object that it is."""
+
+    class Odd(Exception):
+        def __init__(self, *, code: int) -> None:
+            super().__init__(code)
+
+    flights, gate, error = SingleFlight[int](), Gate(), Odd(code=1)
+
+    def work() -> int:
+        gate.wait()
+        raise error
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(flights.do, "key", work, timeout=LONG_ENOUGH) for _ in range(4)]
+        until(lambda: waiting_for(flights, "key") == 3)
+        gate.open()
+        assert all(answer.exception() is error for answer in answers)
+
+
+def test_copies_have_notes_of_their_own() -> None:
+    """A note that one thread adds to its copy of an error is not in another's."""
+    flights, gate, error = SingleFlight[int](), Gate(), StoreUnavailable("down")
+    error.add_note("seen")
+
+    def work() -> int:
+        gate.wait()
+        raise error
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(flights.do, "key", work, timeout=LONG_ENOUGH) for _ in range(2)]
+        until(lambda: waiting_for(flights, "key") == 1)
+        gate.open()
+        one, other = (answer.exception() for answer in answers)
+    assert one
+    assert other
+    one.add_note("one")
+    assert other.__notes__ == ["seen"]
+
+
 def test_nothing_is_remembered() -> None:
     """Who comes after the end of a flight begins another."""
     flights, results = SingleFlight[int](), iter((1, 2))

@@ -88,7 +88,7 @@ def test_no_store_opens_them(key: rsa.RSAPublicKey) -> None:
     """The core refuses what a store has opened, and closes it."""
     uri = parse_uri("pem:/app.pem", PemStore.attributes)
     held = Held(uri, key)
-    connection = Connection(("test",), PemStore(uri, SecretResolver()))
+    connection = Connection(("test",), PemStore(uri, SecretResolver()), "pem")
     connection.store = cast("Any", SimpleNamespace(open=lambda *_, **__: held, connect=lambda **_: None))
     with pytest.raises(KeyUnusable):
         open_key(connection, uri, [], Deadline(5))

@@ -27,6 +27,7 @@ from keyvouch.errors import (
     AuthorityRefused,
     AuthorityUnavailable,
     ConfigurationError,
+    InternalError,
     KeyUnusable,
     KeyvouchError,
     SecretIncorrect,
@@ -234,16 +235,35 @@ def test_misconfigured_key_is_not_passed_over(
             client.access_token([SCOPE])
 
 
-def test_defect_of_a_store_stays_one(
+def test_defect_of_a_store_is_named(
     authority: Authority, app: App, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """What a plugin's code runs into is not blamed on the authority."""
+    """A defect of a plugin is not blamed on the authority."""
     with Script("RSA-2048") as script:
         app.add_certificate(script.newest.chain[0])
         client = client_of(script.uri)
         script.fail("sign", ZeroDivisionError("a defect"))
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(InternalError, match="scripted: raised ZeroDivisionError"):
             client.access_token([SCOPE])
+        client.close()
+
+
+@pytest.mark.parametrize("signing", [ZeroDivisionError("a defect"), bytes(3), None])
+def test_standby_key_signs_after_a_defect(
+    authority: Authority, app: App, standby: Key, client_of: Callable[..., ConfidentialClient], signing: object
+) -> None:
+    """A store that raises anything, or returns a malformed signature, does not keep the standby key from signing."""
+
+    def answer(*_: object) -> bytes:
+        if isinstance(signing, Exception):
+            raise signing
+        return signing  # type: ignore[return-value]
+
+    with Script("RSA-2048") as script:
+        app.add_certificate(script.newest.chain[0])
+        client = client_of(script.uri, standby.uri)
+        script.signing = answer
+        assert client.access_token([SCOPE])
         client.close()
 
 

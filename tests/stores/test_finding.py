@@ -37,7 +37,7 @@ def test_missing_file_names_neighbours(folder: Path) -> None:
     """Where a file is missing, the error names those of the same kind in its folder."""
     for name in ("old.pfx", "new.P12", "other.pem"):
         write(folder / name, b"x")
-    with pytest.raises(KeyNotFound, match=r"there are: new\.P12, old\.pfx\.$"):
+    with pytest.raises(KeyNotFound, match=r"(?m)there are: new\.P12, old\.pfx\.$"):
         open_key(f"pfx:{folder / 'app.pfx'}")
 
 

@@ -133,7 +133,7 @@ def test_certificate_chooses_key(several: Path) -> None:
 
 def test_unknown_friendly_name_fails(several: Path) -> None:
     """An unknown name's error gives the nearest that there is."""
-    with pytest.raises(KeyNotFound, match=r"There are: two\.$"):
+    with pytest.raises(KeyNotFound, match=r"(?m)There are: two\.$"):
         open_key(f"pfx:path={several};friendly-name=tw?password=env:CHANGEIT")
 
 

@@ -34,7 +34,7 @@ from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.keys import Key, Keys, OpenUri, Sent
 from keyvouch.entra.transport import Session
 from keyvouch.entra.variants import Variants
-from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError
+from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError, hidden_frames, without_frames
 from keyvouch.proxies import Credentials
 from keyvouch.signer import SIGN_TIMEOUT, Signer
 from keyvouch.single_flight import FlightTimeout, SingleFlight
@@ -51,6 +51,7 @@ ACCESS_TOKEN_TIMEOUT = 60.0
 """Seconds that a token may take: opening a key, signing and asking, with every key in turn."""
 
 
+@hidden_frames()
 def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
     """Return what MSAL takes as `client_credential`, from a signer or a URI, with options of `ClientAssertion`.
 
@@ -97,6 +98,7 @@ def _with_keys(name: str) -> Any:
     """Return MSAL's method of this name, tried with one key after the other."""
     inherited = getattr(msal.ConfidentialClientApplication, name)
 
+    @hidden_frames()
     @functools.wraps(inherited)
     def method(self: ConfidentialClient, *args: Any, **kwargs: Any) -> Any:
         return self._try_keys(lambda: inherited(self, *args, **kwargs)).as_msal()
@@ -112,6 +114,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     Safe under threads; a context manager, which closes the signers that it opened.
     """
 
+    @hidden_frames()
     def __init__(
         self,
         client_id: str,
@@ -179,6 +182,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
 
     # Our own calls.
 
+    @hidden_frames()
     def access_token(
         self,
         scopes: Sequence[str] | None = None,
@@ -194,6 +198,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         """
         return str(self.token_result(scopes, claims_challenge=claims_challenge, timeout=timeout)["access_token"])
 
+    @hidden_frames()
     def token_result(
         self,
         scopes: Sequence[str] | None = None,
@@ -227,7 +232,13 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         """As `access_token`, in a thread."""
         import asyncio
 
-        return await asyncio.to_thread(self.access_token, scopes, claims_challenge=claims_challenge, timeout=timeout)
+        try:
+            return await asyncio.to_thread(
+                self.access_token, scopes, claims_challenge=claims_challenge, timeout=timeout
+            )
+        except BaseException as error:
+            without_frames(error)
+            raise
 
     def is_of_tenant(self, tenant: str) -> bool:
         """Tell whether this client's authority is that tenant, named by its id or as in the authority's address.
@@ -239,6 +250,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         names = {str(self.authority.tenant).lower(), *str(self.authority.token_endpoint).lower().split("/")}
         return tenant.lower() in names
 
+    @hidden_frames()
     def variant(self, tenant: str | None = None, *, cae: bool = False) -> ConfidentialClient:
         """Return this client for another tenant of the same cloud, for continuous access evaluation, or for both.
 
@@ -277,6 +289,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         """Whether `close` was called; what is in the cache is still given."""
         return self._closed
 
+    @hidden_frames()
     def close(self) -> None:
         """Close the signers that this client opened, and its connections to the authority. May be called twice."""
         self._closed = True
@@ -296,6 +309,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
 
     # Inherited calls that may need an assertion.
 
+    @hidden_frames()
     def acquire_token_for_client(self, scopes: Sequence[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As MSAL's; where several threads ask for the same at once, one request serves them all."""
         result: dict[str, Any] = self._acquire(scopes, args, kwargs, ACCESS_TOKEN_TIMEOUT).as_msal()
@@ -312,6 +326,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
             "acquire_token_by_user_federated_identity_credential"
         )
 
+    @hidden_frames()
     def acquire_token_silent(self, *args: Any, **kwargs: Any) -> Any:
         """As MSAL's, which leaves out of the other's result what is no token; the refusal is needed to go on."""
         result = self.acquire_token_silent_with_error(*args, **kwargs)

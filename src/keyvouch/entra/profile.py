@@ -14,7 +14,7 @@ from keyvouch.connections import Deadline
 from keyvouch.entra import token_cache
 from keyvouch.entra.authority import authority_options, cache_location, require
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
-from keyvouch.errors import AuthorityUnavailable
+from keyvouch.errors import AuthorityUnavailable, hidden_frames
 from keyvouch.secrets import AccessToken, SecretResolver
 from keyvouch.single_flight import FlightTimeout, SingleFlight
 from keyvouch.sockets import ending_within
@@ -36,6 +36,7 @@ class _Clients:
 _clients = _Clients()
 
 
+@hidden_frames()
 def connect(profile: str | None = None) -> ConfidentialClient:
     """Return the client of a profile, signed in; without a name the one of `KEYVOUCH_PROFILE`, or the only one.
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class VaultedKey(StoredKey):
     """One version of a key. It signs by one request, with the log-in that it was opened with."""
 
+    remote = True
+
     def __init__(self, session: Session, uri: KeyUri, place: Place, version: Version) -> None:
         self.uri = uri
         self.public_key = version.public_key

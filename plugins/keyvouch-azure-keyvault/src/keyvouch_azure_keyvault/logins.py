@@ -13,6 +13,7 @@ from azure.core.exceptions import AzureError
 
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
 from keyvouch.https import is_loopback
+from keyvouch.store import ForkGate
 from keyvouch.tokens import is_token
 from keyvouch_azure_keyvault.addresses import RESOURCES, vault_of
 from keyvouch_azure_keyvault.failures import MISREAD
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
     from keyvouch_azure_keyvault.transport import PoolTransport
 
+_IMPORTS = ForkGate()
 _MARGIN = 300.0
 """Seconds before its end from which a token is fetched anew, where the authority names no time for it."""
 _LAST = 10.0
@@ -183,7 +185,8 @@ class _OfProfile:
 
 def _make(uri: KeyUri, transport: PoolTransport) -> Any:
     """Make azure-identity's credential; nothing is sent yet. Raises ValueError where something is not set."""
-    import azure.identity
+    with _IMPORTS:
+        import azure.identity
 
     client_id = uri.get("client-id")
     # The core tries again, within the caller's time.

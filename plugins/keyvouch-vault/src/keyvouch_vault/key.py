@@ -31,6 +31,8 @@ _FIELDS = {
 class VaultKey(StoredKey):
     """One version of a key. It signs with the log-in that it was opened with."""
 
+    remote = True
+
     def __init__(
         self,
         session: Session,

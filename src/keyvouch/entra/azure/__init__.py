@@ -21,7 +21,7 @@ from azure.core.exceptions import ClientAuthenticationError
 
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.entra.profile import client_of
-from keyvouch.errors import AuthorityRefused, KeyvouchError, without_frames
+from keyvouch.errors import AuthorityRefused, KeyvouchError, hidden_frames
 
 __all__ = ["KeyvouchCredential"]
 
@@ -39,6 +39,7 @@ class KeyvouchCredential:
         self._source = source
         self._allowed = frozenset(each.lower() for each in additionally_allowed_tenants)
 
+    @hidden_frames()
     def get_token(
         self,
         *scopes: str,
@@ -51,6 +52,7 @@ class KeyvouchCredential:
         found = self._find(scopes, claims, tenant_id, cae=enable_cae)
         return AccessToken(found.token, found.expires_on)
 
+    @hidden_frames()
     def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
         """Return an access token and when to renew it. Raises azure-core's `ClientAuthenticationError`.
 
@@ -84,7 +86,7 @@ class KeyvouchCredential:
             self._require_allowed(tenant, client)
             result = client.variant(tenant, cae=cae).token_result(list(scopes), claims_challenge=claims)
         except KeyvouchError as error:
-            raise _as_azure(without_frames(error)) from error
+            raise _as_azure(error) from error
         renewed = result.get("refresh_on")
         return AccessTokenInfo(
             str(result["access_token"]),

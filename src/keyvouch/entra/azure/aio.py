@@ -11,6 +11,7 @@ from azure.core.credentials import AccessToken, AccessTokenInfo, TokenRequestOpt
 
 from keyvouch.entra import azure
 from keyvouch.entra.msal import ConfidentialClient
+from keyvouch.errors import without_frames
 
 __all__ = ["KeyvouchCredential"]
 
@@ -31,13 +32,21 @@ class KeyvouchCredential:
         **_: Any,
     ) -> AccessToken:
         """Return an access token for these scopes."""
-        return await asyncio.to_thread(
-            self._credential.get_token, *scopes, claims=claims, tenant_id=tenant_id, enable_cae=enable_cae
-        )
+        try:
+            return await asyncio.to_thread(
+                self._credential.get_token, *scopes, claims=claims, tenant_id=tenant_id, enable_cae=enable_cae
+            )
+        except BaseException as error:
+            without_frames(error)
+            raise
 
     async def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
         """Return an access token and when to renew it."""
-        return await asyncio.to_thread(self._credential.get_token_info, *scopes, options=options)
+        try:
+            return await asyncio.to_thread(self._credential.get_token_info, *scopes, options=options)
+        except BaseException as error:
+            without_frames(error)
+            raise
 
     async def close(self) -> None:
         """Do nothing, as the other's."""

@@ -1,0 +1,272 @@
+"""A store that breaks its contract: what it raises or returns becomes an error that lets the next key be tried."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyvouch import KeySpec, open_signer, open_store
+from keyvouch.errors import InternalError, KeyvouchError, SignatureInvalid
+from keyvouch.opening import Store
+from keyvouch.secrets import Secret
+from scripted_store import (
+    MESSAGE,
+    AbleStore,
+    Script,
+    ScriptedKey,
+    ScriptedStore,
+    certify,
+    is_signed,
+    new_key,
+)
+
+FAULTS: dict[str, Callable[[float], object]] = {
+    "KeyError": lambda _: dict[str, int]()["hunter2"],
+    "TypeError": lambda _: len(1),  # type: ignore[arg-type]
+    "AttributeError": lambda _: None.hunter2,  # type: ignore[attr-defined]
+    "RecursionError": lambda _: json.loads("[" * 1_000_000),
+    "MemoryError": lambda _: bytearray(2**62),
+    "UnicodeDecodeError": lambda _: b"hunter2\xff".decode(),
+    "OSError": lambda _: open("/hunter2/missing"),  # noqa: PTH123, SIM115
+    "StopIteration": lambda _: next(iter(())),
+}
+USES: dict[str, tuple[str, Callable[[Store], object]]] = {
+    "keys": ("keys", Store.keys),
+    "generate": ("generate", lambda store: store.generate(KeySpec(further=True))),
+    "import_key": ("import_key", lambda store: store.import_key(new_key(), [])),
+    "install_certificate": ("install_certificate", lambda store: store.install_certificate([certify(new_key())])),
+    "export_pfx": ("export_pfx", lambda store: store.export_pfx(Secret("x"))),
+    "delete": ("delete", Store.delete),
+    "require_pinned": ("open", Store.require_pinned),
+    "readers": ("readers", Store.readers),
+    "grant": ("grant", lambda store: store.grant("somebody")),
+    "revoke": ("revoke", lambda store: store.revoke("somebody")),
+}
+
+
+def require_reported(caught: pytest.ExceptionInfo[KeyvouchError], fault: str) -> None:
+    """The error names the store, its distribution, what was raised and where, and quotes nothing."""
+    error = caught.value
+    assert type(error) is InternalError
+    assert (error.code, error.exit_status, error.transient, error.try_next_key) == ("internal-error", 1, False, True)
+    assert "scripted" in error.message
+    assert "raised " in error.message
+    assert ".py" in error.message
+    assert "scripted 1.0" in error.hint
+    assert "hunter2" not in str(error)
+    assert error.__cause__ is not None
+    assert fault in [kind.__name__ for kind in type(error.__cause__).__mro__]
+    assert error.__cause__.__traceback__ is None
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("step", ["init", "connect", "open"])
+def test_defect_while_opening(step: str, fault: str) -> None:
+    """Whatever a store raises while a key is opened becomes an error that names the store and its authors."""
+    with Script() as script:
+        script.before[step] = FAULTS[fault]
+        with pytest.raises(KeyvouchError) as caught:
+            open_signer(script.uri)
+        require_reported(caught, fault)
+        del script.before[step]
+        open_signer(script.uri).close()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("first", [True, False])
+def test_defect_while_signing(first: bool, fault: str) -> None:
+    """Whatever a store raises while it signs becomes that error; the next signature may succeed."""
+    with Script() as script, open_signer(script.uri) as signer:
+        if not first:
+            signer.sign(MESSAGE, "ES256")
+        script.before["sign"] = FAULTS[fault]
+        with pytest.raises(KeyvouchError) as caught:
+            signer.sign(MESSAGE, "ES256")
+        require_reported(caught, fault)
+        assert caught.value.uri == signer.uri
+        del script.before["sign"]
+        assert is_signed(signer.public_key, signer.sign(MESSAGE, "ES256"), MESSAGE, "ES256")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_defect_while_looking_for_a_change(fault: str) -> None:
+    """A store that cannot say whether its key was replaced does not keep the key from signing."""
+    with Script() as script, open_signer(script.uri) as signer:
+        script.before["changed"] = FAULTS[fault]
+        signer._next_look = 0
+        signature = signer.sign_negotiated(lambda *_: MESSAGE)[1]
+        assert is_signed(signer.public_key, signature, MESSAGE, "ES256")
+        assert isinstance(signer.reload_error, InternalError)
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("fault", ["KeyError", "RecursionError"])
+def test_defect_of_a_capability(use: str, fault: str) -> None:
+    """Whatever a store raises in another method becomes that error, too."""
+    step, act = USES[use]
+    with Script() as script, open_store(f"{script.able_uri};version=1") as store:
+        script.before[step] = FAULTS[fault]
+        with pytest.raises(KeyvouchError) as caught:
+            act(store)
+        require_reported(caught, fault)
+
+
+def test_interrupt_is_no_defect() -> None:
+    """Ctrl-C in a store's code reaches the program as it is."""
+    with Script() as script, open_signer(script.uri) as signer:
+        script.fail("sign", KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            signer.sign(MESSAGE, "ES256")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such signal on Windows")
+@pytest.mark.parametrize("step", ["init", "connect", "open", "sign", "changed"])
+def test_exception_of_a_signal_handler_is_no_defect(step: str) -> None:
+    """What the program's own signal handler raises in a store's code reaches the program as it is."""
+
+    def time_out(*_: object) -> None:
+        raise TimeoutError("the program's own")
+
+    def use() -> None:
+        with open_signer(script.uri) as signer:
+            signer._next_look = 0
+            signer.sign_negotiated(lambda *_: MESSAGE)
+
+    former = signal.signal(signal.SIGALRM, time_out)
+    try:
+        with Script() as script:
+            script.before[step] = lambda _: signal.raise_signal(signal.SIGALRM)
+            with pytest.raises(TimeoutError, match="the program's own"):
+                use()
+    finally:
+        signal.signal(signal.SIGALRM, former)
+
+
+@pytest.mark.parametrize("message", ["text", None, 1])
+def test_message_of_the_wrong_type(message: Any) -> None:
+    """A message that is not bytes is the caller's mistake, and not blamed on the store."""
+    with Script() as script, open_signer(script.uri) as signer, pytest.raises(TypeError, match="must be bytes"):
+        signer.sign(message, "ES256")
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), SignatureInvalid("wrong")])
+def test_next_key_of_a_profile_opens(error: Exception, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect of the first key's store does not keep the standby key from being opened."""
+    with Script() as first, Script() as second:
+        first.always["open"] = error
+        path = tmp_path / "config.toml"
+        path.write_text(f'[profiles.nightly]\nkeys = ["{first.uri}", "{second.uri}"]\n')
+        monkeypatch.setenv("KEYVOUCH_CONFIG", str(path))
+        with open_signer("profile:nightly") as signer:
+            assert signer.requested_uri == second.uri
+
+
+# Values of the wrong type.
+
+
+@pytest.mark.parametrize("returned", [None, "text", 7, object()])
+def test_open_returns_no_key(monkeypatch: pytest.MonkeyPatch, returned: object) -> None:
+    """`open` must return a StoredKey."""
+    with Script() as script:
+        monkeypatch.setattr(ScriptedStore, "open", lambda *_, **__: returned)
+        with pytest.raises(InternalError, match="from open instead of StoredKey"):
+            open_signer(script.uri)
+        assert script.count("close") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("uri", "scripted:"),
+        ("uri", None),
+        ("public_key", None),
+        ("public_key", "text"),
+        ("public_key", b"der"),
+        ("chain", None),
+        ("chain", ["certificate"]),
+        ("chain", (b"der",)),
+        ("exportable", "no"),
+        ("settles_at", 12.5),
+        ("advice", "text"),
+    ],
+)
+def test_key_with_a_wrong_attribute(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
+    """Each attribute of a key must be of the type that the contract gives it."""
+    real = ScriptedStore.open
+
+    def opened(*args: Any, **kwargs: Any) -> Any:
+        key = real(*args, **kwargs)
+        setattr(key, name, value)
+        return key
+
+    with Script() as script:
+        monkeypatch.setattr(ScriptedStore, "open", opened)
+        with pytest.raises(InternalError, match=name):
+            open_signer(script.uri)
+        assert (script.count("close key"), script.count("close")) == (1, 1)
+
+
+def test_key_without_a_uri(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that lacks an attribute is a defect as well."""
+    real = ScriptedKey.__init__
+
+    def made(self: ScriptedKey, *args: Any) -> None:
+        real(self, *args)
+        del self.uri
+
+    with Script() as script:
+        monkeypatch.setattr(ScriptedKey, "__init__", made)
+        with pytest.raises(InternalError, match="AttributeError"):
+            open_signer(script.uri)
+
+
+@pytest.mark.parametrize(
+    ("method", "returned"),
+    [
+        ("keys", None),
+        ("keys", ["text"]),
+        ("keys", ()),
+        ("generate", None),
+        ("import_key", "scripted:key=app"),
+        ("install_certificate", None),
+        ("export_pfx", "text"),
+        ("readers", "root"),
+        ("readers", [1]),
+    ],
+)
+def test_method_returns_the_wrong_type(monkeypatch: pytest.MonkeyPatch, method: str, returned: object) -> None:
+    """The result of each method must be of the type that the contract gives it."""
+    with Script() as script, open_store(f"{script.able_uri};version=1") as store:
+        monkeypatch.setattr(AbleStore, method, lambda *_, **__: returned)
+        with pytest.raises(InternalError, match="scripted-able: returned"):
+            USES[method][1](store)
+
+
+_COMMAND = """
+from keyvouch.cli import main
+from scripted_store import Script
+
+with Script() as script:
+    script.always["keys"] = ValueError("hunter2")
+    main(["keys", "--key", script.able_uri])
+"""
+
+
+def test_command_shows_no_traceback() -> None:
+    """The command says in two sentences whose defect it is, and exits with status 1."""
+    command, path = [sys.executable, "-c", _COMMAND], str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "raised ValueError" in done.stderr
+    assert "Report it to the authors of scripted 1.0." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
