@@ -142,7 +142,7 @@ def exporting(uri: str) -> object:
 
 def deleting(uri: str) -> object:
     with keyvouch.open_store(uri) as store:
-        return store.delete()  # type: ignore[func-returns-value]  # as the others are called
+        return store.delete()
 
 
 FAILING = [
