@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import gc
 import random
 import signal
 import threading
@@ -380,15 +381,20 @@ def repeat_interrupted(number: int, act: Callable[[], object]) -> int:
 
     former = signal.signal(signal.SIGALRM, interrupt)
     interrupted = done = 0
-    while interrupted < number:
-        try:
-            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00002, 0.0004))
-            while True:
-                done += 1
-                act()
-        except Interrupted:
-            interrupted += 1
-    signal.signal(signal.SIGALRM, former)
+    gc.disable()  # Python ignores what a handler raises in a callback of the garbage collector, and some library has one
+    try:
+        while interrupted < number:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00002, 0.0004))
+                for _ in range(10_000):  # if the exception was ignored after all, there is another
+                    done += 1
+                    act()
+            except Interrupted:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+        gc.enable()
     return done
 
 
