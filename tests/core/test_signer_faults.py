@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
-import gc
 import random
 import signal
 import threading
@@ -381,7 +381,7 @@ def repeat_interrupted(number: int, act: Callable[[], object]) -> int:
 
     former = signal.signal(signal.SIGALRM, interrupt)
     interrupted = done = 0
-    gc.disable()  # Python ignores what a handler raises in a callback of the garbage collector, and some library has one
+    gc.disable()  # Python ignores what a handler raises in a callback of the garbage collector
     try:
         while interrupted < number:
             try:
