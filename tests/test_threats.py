@@ -204,6 +204,16 @@ def memory_of(process: int) -> Iterator[bytes]:
                 yield memory.read(int(end, 16) - int(begin, 16))
 
 
+def test_python_imports_from_the_working_directory(tmp_path: Path) -> None:
+    """With `-m` Python finds a package there before keyvouch, which can do nothing about it."""
+    package = tmp_path / "keyvouch"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text("print('planted')")
+    done = subprocess.run([sys.executable, "-m", "keyvouch"], cwd=tmp_path, capture_output=True, check=True)
+    assert done.stdout.strip() == b"planted"
+
+
 # Network and servers
 
 
