@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -190,8 +191,9 @@ def test_memory_holds_the_key_of_a_file(tmp_path: Path) -> None:
         process.stdout.readline()
         memory = b"".join(memory_of(process.pid))
         process.communicate(b"\n")
+    is_there = factor.to_bytes(128, "little") in memory  # as OpenSSL keeps numbers
 
-    assert factor.to_bytes(128, "little") in memory  # as OpenSSL keeps numbers
+    assert is_there
 
 
 def memory_of(process: int) -> Iterator[bytes]:
@@ -212,6 +214,15 @@ def test_python_imports_from_the_working_directory(tmp_path: Path) -> None:
     (package / "__main__.py").write_text("print('planted')")
     done = subprocess.run([sys.executable, "-m", "keyvouch"], cwd=tmp_path, capture_output=True, check=True)
     assert done.stdout.strip() == b"planted"
+
+
+def test_installed_package_runs_at_every_start(tmp_path: Path) -> None:
+    """What Python executes at its start, before any program, is beyond keyvouch."""
+    venv.create(tmp_path / "venv", symlinks=sys.platform != "win32")
+    folder = next((tmp_path / "venv").rglob("site-packages"))
+    (folder / "acme.pth").write_text("import sys; sys.stdout.write('started')\n")
+    python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    assert b"started" in subprocess.run([python, "-c", ""], capture_output=True, check=True).stdout
 
 
 # Network and servers
