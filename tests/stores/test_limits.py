@@ -239,7 +239,7 @@ def test_large_exponent_is_refused(folder: Path) -> None:
     """RSA whose public exponent has more than 64 bits is nobody's."""
     options = ("-pkeyopt", "rsa_keygen_bits:2048", "-pkeyopt", f"rsa_keygen_pubexp:{2**65 + 3}")
     path = write(folder / "app.pem", openssl("genpkey", "-quiet", "-algorithm", "RSA", *options))
-    assert "64 bits" in refused("pem", path)
+    assert "invalid public exponent" in refused("pem", path)
 
 
 def big_certificate(bits: int = 8193, exponent: int = 65537, *, issuer: Any = None) -> x509.Certificate:
