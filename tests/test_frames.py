@@ -189,7 +189,7 @@ def with_secrets(act: Callable[[SecretResolver, Any], object]) -> Act:
     """The act with a resolver, while reading any file fails."""
 
     def run(world: World) -> object:
-        world.patch.setattr("keyvouch.secrets.files.read_private", world.fail)
+        world.patch.setattr("keyvouch.secrets.files.read_private_with_status", world.fail)
         resolver = SecretResolver(sign_in=world.fail)
         return act(resolver, parse(f"{world.script.uri}?pin=file:/secrets/{MARKER}"))
 
@@ -289,6 +289,12 @@ CASES: dict[str, Act] = {
     "SecretResolver.resolve": with_secrets(lambda resolver, _: resolver.resolve(f"file:/secrets/{MARKER}")),
     "SecretResolver.attempt": with_secrets(_attempt),
     "SecretResolver.read_private": with_secrets(lambda resolver, _: resolver.read_private(Path(MARKER))),
+    "SecretResolver.read_private_with_status": with_secrets(
+        lambda resolver, _: resolver.read_private_with_status(Path(MARKER))
+    ),
+    "SecretResolver.proxy_credentials": with_secrets(
+        lambda resolver, _: resolver.proxy_credentials(f"file:/secrets/{MARKER}")
+    ),
     "SecretResolver.access_token": with_secrets(
         lambda resolver, _: resolver.access_token("nightly", MARKER, timeout=1, claims=MARKER)
     ),

@@ -437,7 +437,7 @@ def test_working_directory_not_trusted(tmp_path: Path) -> None:
 
 
 def test_full_disk_stops_audit(key: Key, tmp_path: Path) -> None:
-    """A required record that cannot be written is an error, and not a traceback beside a signature."""
+    """With `audit-required`, a record that cannot be written is an error, and not a traceback beside a signature."""
     (tmp_path / "config.toml").write_text(
         f"[profiles.n]\nkeys = ['{key.uri}']\naudit = 'file:/dev/full'\naudit-required = true\n"
     )

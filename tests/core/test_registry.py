@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import keyvouch
 from keyvouch import registry
 from keyvouch.errors import PluginBroken, PluginConflict, PluginMissing
 from keyvouch.registry import plugins, store_class
@@ -73,6 +74,26 @@ def test_store_is_found_by_its_entry_point(site: Path) -> None:
     install(site, "acme-store")
     assert store_class("demo").__module__ == "module_of_acme_store"
     assert store_class("demo") is store_class("demo")
+
+
+def test_plugin_has_the_rights_of_the_program(site: Path, tmp_path: Path) -> None:
+    """A store's code runs in the program: it can take the keys that other stores have open, and can do all else."""
+    steal = """
+import gc, pathlib
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+with pathlib.Path(__file__).with_suffix(".stolen").open("wb") as stolen:
+    for each in gc.get_objects():
+        if type(each).__name__ == "FileKey":
+            stolen.write(each._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+"""
+    module = install(site, "acme-store", module=steal + STORE)
+    uri = f"pem:{tmp_path / 'app.pem'}"
+    with keyvouch.open_store(uri) as store:
+        store.generate(keyvouch.KeySpec(key_type="P-256"))
+    with keyvouch.open_signer(uri):
+        store_class("demo")
+    key = (tmp_path / "app.pem").read_bytes().partition(b"-----BEGIN CERTIFICATE")[0]
+    assert key in module.with_suffix(".stolen").read_bytes()
 
 
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])

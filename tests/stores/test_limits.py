@@ -2,6 +2,7 @@
 
 import base64
 import datetime as dt
+import hashlib
 import itertools
 import re
 import shlex
@@ -13,6 +14,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import CBC
+from cryptography.hazmat.primitives.padding import PKCS7
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from keyvouch.certificate import load_certificates, order_chain
@@ -135,9 +140,13 @@ def test_scrypt_is_limited(folder: Path, parameters: tuple[int, int, int], messa
 
 def pkcs8(kdf: bytes, ciphertext: bytes = bytes(160)) -> bytes:
     """An encrypted key whose key derivation is this."""
+    return der(0x30, encryption(kdf), der(0x04, ciphertext))
+
+
+def encryption(kdf: bytes) -> bytes:
+    """AES-256-CBC in PBES2 with this key derivation (RFC 8018, appendix A.4)."""
     cipher = der(0x30, der(0x06, bytes.fromhex("60864801650304012a")), der(0x04, bytes(16)))
-    scheme = der(0x30, der(0x06, bytes.fromhex("2a864886f70d01050d")), der(0x30, kdf, cipher))
-    return der(0x30, scheme, der(0x04, ciphertext))
+    return der(0x30, der(0x06, bytes.fromhex("2a864886f70d01050d")), der(0x30, kdf, cipher))
 
 
 def pbkdf2(rounds: int, *more: bytes) -> bytes:
@@ -230,7 +239,7 @@ def test_large_exponent_is_refused(folder: Path) -> None:
     """RSA whose public exponent has more than 64 bits is nobody's."""
     options = ("-pkeyopt", "rsa_keygen_bits:2048", "-pkeyopt", f"rsa_keygen_pubexp:{2**65 + 3}")
     path = write(folder / "app.pem", openssl("genpkey", "-quiet", "-algorithm", "RSA", *options))
-    assert "64 bits" in refused("pem", path)
+    assert "invalid public exponent" in refused("pem", path)
 
 
 def big_certificate(bits: int = 8193, exponent: int = 65537, *, issuer: Any = None) -> x509.Certificate:
@@ -285,3 +294,26 @@ def test_large_pfx_is_refused(folder: Path) -> None:
     """A mebibyte is more than all authorities' certificates have."""
     path = openssl_pfx(folder / "app.pfx")
     assert "the limit for a PFX file is 1,048,576" in refused("pfx", write(path, path.read_bytes() + bytes(2**20)))
+
+
+def test_key_in_the_encrypted_part_is_not_counted(folder: Path) -> None:
+    """A key that is encrypted twice shows its rounds only to the password: whoever knows it can make opening slower."""
+    path = folder / "app.pfx"
+    path.write_bytes(with_hidden_key(rounds=3_100_000))
+    path.chmod(0o600)
+    assert open_key(f"pfx:{path}?password=env:PASSWORD").public_key == new_key("P-256").public_key()
+
+
+def with_hidden_key(rounds: int) -> bytes:
+    """A PFX whose key, encrypted with so many rounds, is inside an encrypted part."""
+    options = ("-outform", "DER", "-v2", "aes-256-cbc", "-iter", rounds, "-passout", f"pass:{PASSWORD}")
+    key = openssl("pkcs8", "-topk8", *options, stdin=pem_of(new_key("P-256")))
+    safe = der(0x30, der(0x30, der(0x06, bytes.fromhex("2a864886f70d010c0a0102")), der(0xA0, key)))
+    padder = PKCS7(128).padder()
+    cipher_key = hashlib.pbkdf2_hmac("sha1", PASSWORD.encode(), bytes(8), 2048, 32)
+    encryptor = Cipher(AES256(cipher_key), CBC(bytes(16))).encryptor()
+    ciphertext = encryptor.update(padder.update(safe) + padder.finalize()) + encryptor.finalize()
+    data = der(0x06, bytes.fromhex("2a864886f70d010701"))
+    content = der(0x30, integer(0), der(0x30, data, encryption(pbkdf2(2048)), der(0x80, ciphertext)))
+    part = der(0x30, der(0x06, bytes.fromhex("2a864886f70d010706")), der(0xA0, content))
+    return der(0x30, integer(3), der(0x30, data, der(0xA0, der(0x04, der(0x30, part)))))

@@ -87,6 +87,9 @@ def test_digest_and_certificate_choose_their_version(vault: Vault, tmp_path: Pat
     digest = spki_sha256(older.private_key.public_key())
     assert opened_version(uri.replace("=chosen", f"=chosen;spki-sha256={digest}")) == older.version
     refused(KeyChanged, lambda: keyvouch.open_signer(uri.replace("=chosen", f"=chosen;spki-sha256={'0' * 64}")))
+    versioned = uri.replace("=chosen", f"=chosen;version={older.version};spki-sha256={'0' * 64}")
+    refused(KeyChanged, lambda: keyvouch.open_signer(versioned))
+    assert opened_version(versioned.replace("0" * 64, digest)) == older.version
     file = tmp_path / "older.cer"
     assert older.certificate
     file.write_bytes(older.certificate.public_bytes(serialization.Encoding.PEM))

@@ -11,11 +11,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import keyvouch
 import malformed
 from fake_vault import FakeVault, fake_vault
 from keyvouch.algorithms import PS256, make_key
+from keyvouch.certificate import spki_sha256
 from keyvouch.entra.msal import ConfidentialClient
-from keyvouch.errors import KeyvouchError, StoreUnavailable
+from keyvouch.errors import KeyChanged, KeyvouchError, StoreUnavailable
 from keyvouch.secrets import SecretResolver
 from keyvouch.store import KeySpec
 from keyvouch.testing.authority import Authority
@@ -311,3 +313,14 @@ def test_wrapping_keys_of_other_kinds(vault: FakeVault) -> None:
         with pytest.raises(StoreUnavailable, match="wrapping key"):
             importing(vault)
     assert "import" not in vault.reached
+
+
+def test_digest_in_the_uri_is_heeded(vault: FakeVault, key: rsa.RSAPrivateKey) -> None:
+    """Without `spki-sha256` whatever answers in Vault's place chooses the key; with it, no other key is opened."""
+    for version in ("", ";version=1"):
+        text = text_of(vault).replace("key=app", f"key=app{version}")
+        with keyvouch.open_signer(text) as signer:
+            assert signer.public_key == key.public_key()
+        for digest in ("0" * 64, spki_sha256(make_key("RSA-2048").public_key())):
+            with pytest.raises(KeyChanged):
+                keyvouch.open_signer(text.replace("?", f";spki-sha256={digest}?"))

@@ -104,3 +104,13 @@ def test_namespace_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     """The namespace is sent in a header."""
     with pytest.raises(ConfigurationError):
         parse_uri("vault:address=https://v;namespace=t%C3%A9am;key=app?auth=none", VaultStore.attributes)
+
+
+def test_uri_decides_who_gets_a_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever writes the URI can have any variable sent to any server: it is trusted like code."""
+    monkeypatch.setenv("SECRET_OF_ANOTHER", SECRET)
+    ca_file = make_context(tmp_path)[1]
+    with fake(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}") as server:
+        with pytest.raises(KeyvouchError):
+            connect(server, ca_file, "auth=token&token=env:SECRET_OF_ANOTHER")
+        assert SECRET in server.asked[0]
