@@ -6,12 +6,14 @@
         signature = signer.sign(b"message", "PS256")                      # any signature
         assertion = keyvouch.ClientAssertion(signer)                      # a client assertion, for any server
 
-Everything is imported when it is first used, so that `import keyvouch` costs nothing. Not even `typing` is imported
-here: the command cleans `sys.path` first.
+Everything is imported when it is first used, so that `import keyvouch` costs little: only what makes forks wait for
+these imports comes with it.
 """
 
-import os
-import sys
+from keyvouch import search_path
+
+with search_path.only_trusted():
+    from keyvouch.forks import IMPORTS as _IMPORTS
 
 TYPE_CHECKING = False  # type checkers know the name, and take it for true
 if TYPE_CHECKING:
@@ -53,24 +55,12 @@ def __getattr__(name: str) -> "Any":
     """Import a public name at its first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'keyvouch' has no attribute {name!r}")
-    from keyvouch.forks import IMPORTS  # not above: the command cleans `sys.path` first
-
-    with IMPORTS:
+    with _IMPORTS:
         import importlib
 
         value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
-
-
-def _finish_import() -> None:
-    """Before a fork, wait for a thread that is importing what makes forks wait for all other imports."""
-    if "keyvouch.forks" in sys.modules:
-        import keyvouch.forks  # noqa: F401
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(before=_finish_import)
 
 
 def __dir__() -> "list[str]":

@@ -51,6 +51,17 @@ def remove_untrusted() -> None:
     sys.path[:] = trusted()
 
 
+class only_trusted:  # noqa: N801 - used as a function, like `contextlib.suppress`
+    """Take the entries that are not trusted out of `sys.path` for the imports in a block."""
+
+    def __enter__(self) -> None:
+        self._entries = sys.path[:]
+        sys.path[:] = trusted()
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        sys.path[:] = self._entries
+
+
 def _working_directory() -> "str | None":
     try:
         return os.path.normcase(os.path.realpath(os.curdir))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from keyvouch.entra import discovery
+from keyvouch.entra.discovery import UnusableAnswer
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.entra.transport import Session
 from keyvouch.errors import AuthorityUnavailable, ConfigurationError
@@ -112,7 +113,7 @@ def test_redirect_takes_nothing_along(authority: Authority, change: Callable[[Ch
 
     def lead(request: Request, _: Response) -> Response:
         asked.append(request)
-        return redirect("/second") if len(asked) == 1 else Response(200)
+        return redirect("/second") if len(asked) == 1 else Response(200, b"{}")
 
     change(lead)
     with Session(authority.ca_file) as session:
@@ -218,7 +219,7 @@ def test_no_document(text: str) -> None:
 
 def test_deep_document() -> None:
     """What only the check could not read, and MSAL could, would not have been checked."""
-    with pytest.raises(AuthorityUnavailable, match="nested"):
+    with pytest.raises(UnusableAnswer, match="nested"):
         discovery.check(LOGIN + discovery.PATH, "[" * 100_000, None)
 
 

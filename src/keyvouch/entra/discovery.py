@@ -50,7 +50,11 @@ def check(url: str, text: str, issuer: str | None) -> None:
     for name in _ENDPOINTS:
         if document.get(name) is not None:
             _check_endpoint(name, document[name], asked, any_host=trusts_issuer)
-    if issuer is not None and not trusts_issuer and not _is_microsofts(document.get("issuer")):
+    if issuer is None or trusts_issuer:
+        return
+    if not isinstance(document.get("issuer"), str):
+        raise UnusableAnswer("its issuer is missing or not a string")
+    if not _is_microsofts(document["issuer"]):
         raise ConfigurationError(
             f"{asked} is not the issuer that its discovery document names: {_shown(document.get('issuer'))}.",
             hint="Set authority to the issuer, exactly as the document spells it.",

@@ -15,6 +15,11 @@ from keyvouch.errors import ConfigurationError, StoreUnavailable
 from keyvouch.files.folders import Folder, make_folder, open_folder
 from keyvouch.files.reading import cannot_write
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 
 @contextlib.contextmanager
 def locked(path: Path, *, timeout: float) -> Iterator[None]:
@@ -105,27 +110,19 @@ def _try(handle: int, path: Path) -> bool:
 def _unlock(handle: int) -> None:
     # Closing is not enough: a child that was forked meanwhile has the file open too, and would keep it locked.
     if sys.platform == "win32":
-        import msvcrt
-
         msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
     else:
-        import fcntl
-
         fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def try_lock(handle: int) -> bool:
     """Lock an open file for this process; False if another holds it. Raises OSError if the file system has no locks."""
     if sys.platform == "win32":
-        import msvcrt
-
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         except PermissionError:
             return False
     else:
-        import fcntl
-
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
