@@ -8,8 +8,8 @@ import pkgutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 
 import keyvouch
@@ -73,12 +73,12 @@ def classes_with_a_repr() -> list[type]:
     found = {each for module in modules for each in vars(module).values() if isinstance(each, type)}
     ours = [kind for kind in found if kind.__module__.startswith("keyvouch.") and "__repr__" in vars(kind)]
     return sorted(
-        (kind for kind in ours if not dataclasses.is_dataclass(kind) and not issubclass(kind, tuple)),
+        (kind for kind in ours if not dataclasses.is_dataclass(kind) and not issubclass(kind, (tuple, msgspec.Struct))),
         key=lambda kind: kind.__qualname__,
     )
 
 
 @pytest.mark.parametrize("kind", classes_with_a_repr(), ids=lambda kind: kind.__name__)
-def test_half_made_object_has_a_repr(kind: Any) -> None:
+def test_half_made_object_has_a_repr(kind: type) -> None:
     """An error reporter may print an object whose construction failed."""
-    assert repr(kind.__new__(kind))
+    assert repr(object.__new__(kind))
