@@ -48,9 +48,14 @@ def write_private(path: Path, data: bytes, *, replace: bool = False, mode: int =
     for a folder that is reached by a link of another account.
     """
     with open_folder(path.parent) as folder:
-        settle = functools.partial(_set_mode, mode=mode)
-        with _written_beside(folder, path.name, data, settle) as temporary:
-            (_replace if replace else _link)(folder, temporary, path.name)
+        write_into(folder, path.name, data, replace=replace, mode=mode)
+
+
+def write_into(folder: Folder, name: str, data: bytes, *, replace: bool = False, mode: int = 0o600) -> None:
+    """As `write_private`, into a folder that is open."""
+    settle = functools.partial(_set_mode, mode=mode)
+    with _written_beside(folder, name, data, settle) as temporary:
+        (_replace if replace else _link)(folder, temporary, name)
 
 
 def rewrite(path: Path, data: bytes, *, replaces: Stamp | None = None) -> None:
@@ -106,6 +111,17 @@ def _require_own_file(target: Target, status: os.stat_result) -> None:
     target.require_owner(status)
     if target.folder.shared and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
         raise OSError(errno.EPERM, "The file has several hard links", str(target.path))
+
+
+def truncate(path: Path) -> None:
+    """Empty a file, which needs no space on a full disk. Raises as `write_private`, also for a hard link."""
+    with open_target(path) as target:
+        handle = target.folder.open(target.name, os.O_WRONLY)
+        try:
+            _require_own_file(target, os.fstat(handle))
+            os.ftruncate(handle, 0)
+        finally:
+            os.close(handle)
 
 
 def remove(path: Path) -> None:
@@ -196,7 +212,11 @@ def _prefix(name: str) -> str:
 def _remove_leftovers(folder: Folder, name: str) -> None:
     """Remove the temporary files of writes to this file that were interrupted: each may hold a whole key."""
     pattern = re.compile(re.escape(_prefix(name)) + "[0-9a-f]{16}")
-    for each in filter(pattern.fullmatch, folder.names()):
+    try:
+        names = folder.names()
+    except PermissionError:  # a folder that this account may write to, but not list
+        return
+    for each in filter(pattern.fullmatch, names):
         with contextlib.suppress(OSError):
             if _remove_if_abandoned(folder, each, name):
                 log.warning(
