@@ -107,6 +107,17 @@ class Folder:
         """Delete a file or a link. Raises OSError."""
         os.unlink(self._at(name), dir_fd=self._handle)
 
+    def flush(self) -> None:
+        """Have the disk keep the names in the folder as they are now, if its file system can do that."""
+        if self._handle is None:
+            return
+        with contextlib.suppress(OSError):
+            handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._handle)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
     def remove_whatever(self, name: str) -> None:
         """Delete a file, a link itself, or a folder with all that is in it. Raises OSErrors, FileNotFoundError."""
         if stat.S_ISDIR(self.status(name).st_mode):

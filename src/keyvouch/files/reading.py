@@ -133,6 +133,7 @@ def cannot_write(path: Path, error: OSError) -> KeyvouchError:
         errno.ENOTDIR: f"Make the folder {path.parent} first.",
         errno.EROFS: "The file system is read-only: write somewhere else.",
         errno.ENOSPC: "The disk is full.",
+        errno.EBUSY: "Mount the folder that it is in: a file that is mounted cannot be replaced.",
         errno.EACCES: f"Let this account write to {path.parent}, or write somewhere else.",
         errno.EPERM: f"Let this account write to {path.parent}, or write somewhere else.",
         errno.ESTALE: "Run the command again.",

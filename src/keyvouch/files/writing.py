@@ -56,6 +56,7 @@ def write_into(folder: Folder, name: str, data: bytes, *, replace: bool = False,
     settle = functools.partial(_set_mode, mode=mode)
     with _written_beside(folder, name, data, settle) as temporary:
         (_replace if replace else _link)(folder, temporary, name)
+        folder.flush()
 
 
 def rewrite(path: Path, data: bytes, *, replaces: Stamp | None = None) -> None:
@@ -74,6 +75,7 @@ def rewrite(path: Path, data: bytes, *, replaces: Stamp | None = None) -> None:
         settle = functools.partial(_give_access, like=before)
         with _written_beside(target.folder, target.name, data, settle) as temporary:
             _replace(target.folder, temporary, target.name)
+            target.folder.flush()
 
 
 def open_to_append(path: Path) -> int:
@@ -82,8 +84,8 @@ def open_to_append(path: Path) -> int:
     A FIFO without a reader is an OSError. Raises OSErrors as they come, `ConfigurationError` for a link of another
     account.
     """
-    if (standard := {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))) is not None:
-        return os.dup(standard)  # what these links lead to may have no path
+    if (descriptor := _open_descriptor(str(path))) is not None:
+        return descriptor
     with open_target(path) as target:
         handle = _open_or_create(target, os.O_WRONLY | os.O_APPEND)
         try:
@@ -94,6 +96,23 @@ def open_to_append(path: Path) -> int:
             os.close(handle)
             raise
         return handle
+
+
+def _open_descriptor(path: str) -> int | None:
+    """Open what a process has open: any descriptor of this one, and a pipe of another, such as a container's output.
+
+    Returns None for any other path. A link to a pipe has no path behind it that could be followed.
+    """
+    if own := re.fullmatch(r"/dev/std(out|err)|/(?:dev|proc/self)/fd/(\d{1,9})", path):
+        return os.dup(int(own[2]) if own[2] else 1 + (own[1] == "err"))
+    if not re.fullmatch(r"/proc/\d{1,9}/fd/\d{1,9}", path):
+        return None
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+    if stat.S_ISFIFO(os.fstat(handle).st_mode):
+        os.set_blocking(handle, True)
+        return handle
+    os.close(handle)
+    return None
 
 
 def _open_or_create(target: Target, flags: int) -> int:
@@ -176,8 +195,19 @@ def _written_beside(folder: Folder, name: str, data: bytes, settle: Callable[[in
                 file.close()  # an open file cannot be renamed
             yield temporary
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            folder.remove(temporary)
+        _discard(folder, temporary)
+
+
+def _discard(folder: Folder, temporary: str) -> None:
+    """Remove a temporary name; warn if that fails, as in an append-only folder."""
+    try:
+        folder.remove(temporary)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning(
+            "%s cannot be removed: %s. It may hold a whole key.", folder.path / temporary, error.strerror or error
+        )
 
 
 def _create_beside(folder: Folder, name: str) -> tuple[int, str]:

@@ -71,9 +71,28 @@ def _trusted(location: Location) -> Location:
     files.check_trusted(Path(location.path))
     resolved = os.path.realpath(location.path)
     if Path(resolved).name.startswith(_P11_KIT):
-        for each in _configured((*FOLDERS, *_user_folders())).values():
-            files.check_trusted(Path(each.path))
+        _check_behind_p11_kit()
     return Location(resolved, location.reserved)
+
+
+def _check_behind_p11_kit() -> None:
+    """Raise `ConfigurationError` if others could have written what p11-kit loads, or could add to it meanwhile.
+
+    p11-kit goes by the name of the interpreter where settings are enabled for some programs only, and by a path that
+    comes into being later: every module is checked, and of what is missing the folder that would hold it.
+    """
+    for folder in (*FOLDERS, *_user_folders()):
+        files.check_trusted(_existing(folder))
+        for file in sorted(folder.glob("*.module")):
+            files.check_trusted(file)
+            module = _settings(file).get("module", "")
+            if place := _path(module) or (Path(module) if module.startswith("/") else None):
+                files.check_trusted(_existing(place))
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists."""
+    return next(each for each in (path, *path.parents) if os.path.lexists(each))
 
 
 def _user_folders() -> tuple[Path, ...]:
