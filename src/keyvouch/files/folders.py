@@ -57,6 +57,10 @@ class Folder:
         """Return the uid that the folder belongs to."""
         return os.stat(self.path if self._handle is None else self._handle).st_uid
 
+    def is_sticky(self) -> bool:
+        """Whether others can create files in it, but not replace those of this account, as in /tmp."""
+        return bool(os.stat(self.path if self._handle is None else self._handle).st_mode & stat.S_ISVTX)
+
     def writer(self) -> trust.Writer | None:
         """Return someone who can write to the folder besides its owner, root and this account. Raises OSError."""
         if self._handle is None:

@@ -126,10 +126,16 @@ def _open_or_create(target: Target, flags: int) -> int:
 
 
 def _require_own_file(target: Target, status: os.stat_result) -> None:
-    """Raise `ConfigurationError` or OSError for a file that a link of another account led to, a hard link too."""
+    """Raise `ConfigurationError` or OSError for a file that another account put there or led to, a hard link too."""
     target.require_owner(status)
-    if target.folder.shared and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+    if sys.platform == "win32" or not (target.folder.shared or target.folder.is_sticky()):
+        return
+    is_file = stat.S_ISREG(status.st_mode)
+    if is_file and status.st_nlink > 1:
         raise OSError(errno.EPERM, "The file has several hard links", str(target.path))
+    # What its owner does with the file of a folder of its own is its affair, but nobody is to wait for its FIFO.
+    if status.st_uid not in {0, os.geteuid()} | ({target.folder.owner()} if is_file else set()):
+        raise OSError(errno.EPERM, "The file belongs to another account", str(target.path))
 
 
 def truncate(path: Path) -> None:
