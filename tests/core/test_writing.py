@@ -1,18 +1,22 @@
 """Who has access to a file that was rewritten, and what interrupted writes leave behind."""
 
 import fcntl
+import functools
 import logging
 import os
+import signal
 import stat
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from acls import acl, acl_of, set_acl
 from keyvouch import files
+from keyvouch.config import add_profile
 from keyvouch.files import reading, rewrite, write_private
 from keyvouch.files.reading import stamp
 
@@ -388,3 +392,63 @@ def test_append_to_the_output_of_a_container(folder: Path, kind: str) -> None:
             os.close(handle)
             printed, _ = process.communicate()
     assert (printed or (folder / "log").read_bytes()) == b"record"
+
+
+def killed_at(call: int, act: Callable[[], object]) -> bool:
+    """Run a function in a process that is killed right before this call of a C function; False if it ended before."""
+    process = os.fork()
+    if not process:
+        calls = 0
+
+        def count(_frame: object, event: str, _argument: object) -> None:
+            nonlocal calls
+            calls += event == "c_call"
+            if calls == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            os.umask(0)
+            sys.setprofile(count)
+            act()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+
+
+NEW = b"new" * 5000
+WAYS: dict[str, Callable[[Path], object]] = {
+    "create": lambda path: write_private(path, NEW),
+    "rewrite": lambda path: rewrite(path, NEW),
+    "keep": lambda path: files.write_own(path, NEW),
+    "configure": lambda path: add_profile(path, "b", {"tenant": "t"}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_killed_anywhere(tmp_path: Path, way: str, soak: bool) -> None:
+    """Whenever a process is killed: the old file or the new one is there, whole, and what is left nobody else can read.
+
+    That holds with any umask, in a folder with a default access control list. The next write removes what is left.
+    """
+    old = b'[profiles.a]\ntenant = "t"\n'
+    add_profile(tmp_path / "warm.toml", "a", {"tenant": "t"})  # so that no child has anything to import
+    for call in range(1, 2000, 1 if soak else 7):
+        folder = tmp_path / str(call)
+        folder.mkdir(mode=0o755)
+        if sys.platform == "linux" and way != "keep":
+            set_acl(folder, acl(owner=7, users={60123: 7}, group=7), default=True)
+        path = folder / "app.pem"
+        if way != "create":
+            write_private(path, old)
+        killed = killed_at(call, functools.partial(WAYS[way], path))
+        for each in folder.iterdir():
+            assert mode_of(each) == 0o600
+            if not each.stat().st_size:
+                os.utime(each, (0, 0))  # a minute later
+        found = path.read_bytes() if path.exists() else b""
+        assert found == NEW or (found == b"" if way == "create" else found.startswith(old))
+        write_private(path, NEW, replace=True)
+        assert {each.name for each in folder.iterdir()} <= {"app.pem", ".app.pem.lock"}
+        if not killed:
+            return
+    pytest.fail("never ended")
