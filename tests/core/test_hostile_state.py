@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msal
 import pytest
 
 from acls import acl, set_acl
@@ -156,25 +157,57 @@ def test_refusal_that_cannot_be_recorded(
             each.rename(victim)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "hint"),
-    [
-        (lambda folder: folder.chmod(0o777), "chmod o-w"),
-        (give_to_group, "chmod g-w"),
-        (lambda folder: set_acl(folder, acl(owner=7, users={SERVICE: 7})), f"setfacl -x u:{SERVICE}"),
-    ],
-    ids=["everyone", "group", "list"],
-)
-def test_folder_of_records_that_others_can_write(spoil: Callable[[Path], None], hint: str) -> None:
-    """Whoever can write there can delete a refusal, and let a wrong PIN be tried until the token locks."""
+OPENED: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "everyone": (lambda folder: folder.chmod(0o777), "everyone", "chmod o-w"),
+    "group": (give_to_group, f"the group {SERVICE}", "chmod g-w"),
+    "list": (
+        lambda folder: set_acl(folder, acl(owner=7, users={OTHER: 7}, group=5)),
+        f"the user {OTHER}",
+        f"setfacl -x u:{OTHER}",
+    ),
+}
+"""Ways to let others write to a folder, who can, and the remedy."""
+
+
+@pytest.mark.parametrize("kind", OPENED)
+def test_folder_of_records_that_others_can_write(
+    public: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """A folder that something has opened, as Kubernetes does with a volume, is closed with a warning."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(public))
+    open_it, who, _ = OPENED[kind]
+    files.make_folder(refused())
+    open_it(refused())
     with pytest.raises(SecretIncorrect), single_try("token", lambda: "wrong"):
         raise SecretIncorrect("no")
-    spoil(refused())
-    for record in refused().glob("*.json"):
-        record.unlink()
-    with pytest.raises(ConfigurationError, match=f"{refused()} cannot be used") as caught, single_try("token", str):
+    assert caplog.messages == [f"{refused()} was closed to other accounts: {who} could write to it."]
+    (record,) = refused().glob("*.json")
+
+    def delete() -> bool:
+        with contextlib.suppress(PermissionError):
+            record.unlink()
+            return True
+        return False
+
+    assert not as_account(SERVICE, delete)
+    assert not as_account(OTHER, delete)
+
+
+@pytest.mark.parametrize("kind", OPENED)
+def test_folder_of_a_service_that_others_can_write(state: Path, kind: str) -> None:
+    """Root leaves the folder of another account as it is, and tries no PIN: others could delete the refusal."""
+    open_it, who, remedy = OPENED[kind]
+    files.make_folder(refused())
+    open_it(refused())
+    own(refused())
+    mode = refused().stat().st_mode
+    with (
+        pytest.raises(ConfigurationError, match=f"{refused()} cannot be used: {who} can write") as caught,
+        single_try("token", str),
+    ):
         pytest.fail("was tried")
-    assert hint in caught.value.hint
+    assert caught.value.hint == f"Run: {remedy} {refused()}"
+    assert refused().stat().st_mode == mode
 
 
 def test_folder_of_records_of_another_account(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +288,11 @@ def find(place: Path) -> str | None:
 
 def keep(place: Path) -> None:
     """Cache another token, as a program does."""
-    token_cache.persisted(lambda: place).add(
+    add_to(token_cache.persisted(lambda: place))
+
+
+def add_to(cache: msal.TokenCache) -> None:
+    cache.add(
         {
             "client_id": "client",
             "scope": ["scope"],
@@ -323,18 +360,9 @@ def test_cache_that_is_not_our_own(place: Path, kind: str, caplog: pytest.LogCap
     assert not caplog.records
 
 
-SPOILED_FOLDERS: dict[str, Callable[[Path], object]] = {
-    "another account's": own,
-    "writable by all": lambda folder: folder.chmod(0o777),
-    "writable by its group": give_to_group,
-    "writable by a list": lambda folder: set_acl(folder, acl(owner=7, users={SERVICE: 7})),
-}
-
-
-@pytest.mark.parametrize("kind", SPOILED_FOLDERS)
-def test_cache_in_a_folder_that_is_not_our_own(place: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_in_a_folder_of_another_account(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Tokens then stay in memory, with one warning that names the folder; nothing is written there."""
-    SPOILED_FOLDERS[kind](place.parent)
+    own(place.parent)
     assert find(place) is None
     assert seen_by_msal(place) == []
     caplog.clear()
@@ -342,25 +370,42 @@ def test_cache_in_a_folder_that_is_not_our_own(place: Path, kind: str, caplog: p
     keep(place)
     assert place.read_bytes() == before
     (message,) = caplog.messages
-    assert message.startswith(f"The token was not cached: {place.parent} cannot be used: ")
+    assert message.startswith(f"The token was not cached: {place.parent} cannot be used: it belongs to another user")
 
 
-def test_folder_that_is_opened_to_others_meanwhile(place: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A running program notices: it writes no further token there, and believes none."""
+@pytest.mark.parametrize("kind", OPENED)
+def test_cache_in_a_folder_that_others_could_write(place: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The folder is closed to them. What they planted is not used, and what is our own still is."""
+    open_it, who, _ = OPENED[kind]
+    planted = place.with_name("planted.json")
+    planted.write_text(cached("other"))
+    own(planted).chmod(0o600)
+    open_it(place.parent)
+    assert find(planted) is None
+    assert find(place) == "token-of-service"
+    assert not place.parent.stat().st_mode & 0o022
+    assert caplog.messages == [f"{place.parent} was closed to other accounts: {who} could write to it."]
+
+
+def test_folder_that_cannot_be_closed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a file system that keeps no modes, a running program writes no token, and believes none."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
     cache = token_cache.persisted(lambda: place)
     place.parent.chmod(0o777)
+    monkeypatch.setattr(os, "chmod", refuse)
+    assert find(place) is None
     place.unlink()
-    cache.add(
-        {
-            "client_id": "client",
-            "scope": ["scope"],
-            "token_endpoint": "https://login.example/tenant/t",
-            "response": {"access_token": "fresh", "expires_in": 3600, "token_type": "Bearer"},
-        }
-    )
+    add_to(cache)
     assert not place.exists()
     assert [each["secret"] for each in cache.search("AccessToken")] == ["fresh"]
-    assert "cannot be used: everyone can write to it" in caplog.text
+    assert caplog.messages[-1].startswith(
+        f"The token was not cached: {place.parent} cannot be used: everyone can write to it."
+    )
 
 
 def test_link_to_a_folder_of_the_reader(public: Path) -> None:

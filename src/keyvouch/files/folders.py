@@ -67,6 +67,12 @@ class Folder:
             return None
         return trust.writer(os.fstat(self._handle), f"/proc/self/fd/{self._handle}")
 
+    def close_to_others(self) -> None:
+        """Let nobody but the owner write to the folder; an access control list is masked. Raises OSError."""
+        if self._handle is not None:
+            mode = stat.S_IMODE(os.fstat(self._handle).st_mode)
+            os.chmod(".", mode & ~(stat.S_IWGRP | stat.S_IWOTH), dir_fd=self._handle)
+
     def open(self, name: str, flags: int) -> int:
         """Open a file, but not through a link, and without waiting for the other end of a FIFO. Raises OSError.
 

@@ -6,6 +6,8 @@ rules of the account's own folders, and DPAPI, do this.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shlex
 import stat
@@ -16,6 +18,8 @@ from keyvouch.errors import ConfigurationError
 from keyvouch.files.folders import Folder, open_folder
 from keyvouch.files.reading import content, opened
 from keyvouch.files.writing import write_into
+
+log = logging.getLogger("keyvouch")
 
 
 def read_own(path: Path) -> bytes:
@@ -43,7 +47,8 @@ def write_own(path: Path, data: bytes) -> None:
 def require_own_folder(path: Path, *, of_any_account: bool = False) -> None:
     """Raise `ConfigurationError` if another account can write to a folder, and OSErrors as they come.
 
-    `of_any_account`: root may use the folder of another account.
+    A folder of this account that others can write to is closed to them, with a warning: Kubernetes opens the folders of
+    a volume to its `fsGroup` whenever a pod starts. `of_any_account`: root may use the folder of another account.
     """
     with open_folder(path) as folder:
         require_own(folder, of_any_account=of_any_account)
@@ -53,18 +58,21 @@ def require_own(folder: Folder, *, of_any_account: bool = False) -> None:
     """As `require_own_folder`, for an open folder."""
     if sys.platform == "win32":
         return
-    quoted = shlex.quote(str(folder.path))
+    account, owner = os.geteuid(), folder.owner()
+    if owner not in (0, account) and not (of_any_account and account == 0):
+        raise ConfigurationError(
+            f"{folder.path} cannot be used: it belongs to another user (uid {owner}).",
+            hint="Use a folder of your own, or run the command as that account.",
+        )
+    if owner == account and (found := folder.writer()):
+        with contextlib.suppress(OSError):
+            folder.close_to_others()
+            log.warning("%s was closed to other accounts: %s could write to it.", folder.path, found.who)
     if found := folder.writer():
         raise ConfigurationError(
-            f"{folder.path} cannot be used: {found.who} can write to it.", hint=f"Run: {found.remedy} {quoted}"
+            f"{folder.path} cannot be used: {found.who} can write to it.",
+            hint=f"Run: {found.remedy} {shlex.quote(str(folder.path))}",
         )
-    account, owner = os.geteuid(), folder.owner()
-    if owner in (0, account) or (of_any_account and account == 0):
-        return
-    raise ConfigurationError(
-        f"{folder.path} cannot be used: it belongs to another user (uid {owner}).",
-        hint="Use a folder of your own, or run the command as that account.",
-    )
 
 
 def _require_private(status: os.stat_result, path: Path) -> None:

@@ -66,6 +66,8 @@ def locate(uri: KeyUri) -> Location:
 def _trusted(location: Location) -> Location:
     """Return the location with links resolved. Raises `ConfigurationError` if others could have written the module.
 
+    It is loaded by its path, not by the descriptor of a file that was checked: no other account can replace what is in
+    folders that are trusted, and a module finds its own libraries by its path ($ORIGIN).
     p11-kit's own module loads those of p11-kit's settings, of the user's too, so they must be trusted with it.
     """
     files.check_trusted(Path(location.path))
