@@ -171,9 +171,10 @@ def _append(path: Path, name: str, fields: Mapping[str, object]) -> None:
     exists = os.path.exists(path)  # noqa: PTH110 - `Path.exists` raises PermissionError
     there = _read(path, (path,)) if exists else Configuration(None, (path,), {}, {})
     there.require_free(name)
-    written = ""
+    written, replaces = "", None
     if there.path:  # octets, so that the ends of its lines stay as they are
-        written = text.decode(files.read(path)).rstrip("\n") + "\n\n"
+        octets, status = files.read_with_status(path)
+        written, replaces = text.decode(octets).rstrip("\n") + "\n\n", files.stamp(status)
     # A JSON string or list of strings is a TOML one too, but for DEL and the escapes of what is not ASCII.
     lines = [
         f"{field} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", r"\u007f")
@@ -184,7 +185,7 @@ def _append(path: Path, name: str, fields: Mapping[str, object]) -> None:
     _convert(dict(fields), f"profile {name!r}")
     _parse(written, path, (path,)).profile(name)
     try:
-        files.rewrite(path, written.encode())
+        files.rewrite(path, written.encode(), replaces=replaces)
     except OSError as error:
         raise files.cannot_write(path, error) from error
 

@@ -16,7 +16,6 @@ import hashlib
 import hmac
 import json
 import os
-import shutil
 import stat
 import threading
 import time
@@ -34,7 +33,6 @@ WAIT = 60.0
 """Seconds to wait for another thread or process that is logging in."""
 _LARGEST = 1024 * 1024
 """Bytes of a record; thousands of refused values fit."""
-_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 _UNSEAL = "run: keyvouch doctor --unseal"
 _REFUSED = "This PIN was refused before and is not tried again: another failure may lock the token."
 _UNKNOWN = "A log-in with this PIN was interrupted, and it is not tried again: the token may have refused it."
@@ -113,14 +111,15 @@ def single_try(
 
     `reveal` returns the value, so that it is in no frame that a traceback shows. `shows_failure` returns whether the
     target shows a failed try since the last good one; it is asked about a value whose try was interrupted, and after a
-    refusal. Raises `SecretIncorrect` for a value that must not be tried, and `StoreUnavailable` if another try lasts
-    longer than `timeout` seconds.
+    refusal. Raises `SecretIncorrect` for a value that must not be tried, `StoreUnavailable` if another try lasts longer
+    than `timeout` seconds, and `ConfigurationError` if other accounts could delete the records.
 
     `SecretIncorrect` out of the block means refused; `StoreLocked`, and what is not a `KeyvouchError`, that the try was
     interrupted; any other error that nothing was tried. All refusals are forgotten when the block ends well.
     """
     path = _path(target)
     end = time.monotonic() + timeout
+    _require_own_folder(path.parent)
     with _locks.held(target, timeout), files.locked(path.with_suffix(".lock"), timeout=end - time.monotonic()):
         before = _readable(path)
         digest = before.digest(reveal)
@@ -170,35 +169,38 @@ def forget() -> int:
 
     Also removes records that are damaged. Raises `ConfigurationError` if a record cannot be removed.
     """
-    folder = _folder()
+    place = _folder()
     try:
-        with os.scandir(folder) as found:
-            paths = [Path(entry.path) for entry in found if entry.name.endswith(".json")]
+        with files.open_folder(place) as folder:
+            return sum(_remove(folder, name) for name in folder.names() if name.endswith(".json"))
     except FileNotFoundError:
         return 0
     except OSError as error:
-        raise files.cannot_write(folder, error) from error
-    return sum(_remove(path) for path in paths)
+        raise files.cannot_write(place, error) from error
 
 
-def _remove(path: Path) -> bool:
-    """Remove a record; return whether it kept any value from being tried."""
+def _remove(folder: files.Folder, name: str) -> bool:
+    """Remove a record; return whether it kept any value from being tried. Raises OSError."""
     try:
-        counts = not _read(path).is_empty
+        counts = not _read(folder, name).is_empty
     except _DamagedError:
         counts = True
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise files.cannot_write(path, error) from error
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        folder.remove_whatever(name)
     return counts
 
 
 def _folder() -> Path:
     return files.state_folder() / "refused"
+
+
+def _require_own_folder(folder: Path) -> None:
+    """Make the folder of the records. Raises `ConfigurationError` if other accounts could delete a refusal there."""
+    files.make_folder(folder)
+    try:
+        files.require_own_folder(folder, of_any_account=True)  # what root does there is the owner's affair
+    except OSError as error:
+        raise files.cannot_write(folder, error) from error
 
 
 def _path(target: str) -> Path:
@@ -209,7 +211,10 @@ def _path(target: str) -> Path:
 def _readable(path: Path) -> _Record:
     """Return the record. Raises `SecretIncorrect` if it is damaged: it may have held the refusal of this very value."""
     try:
-        return _read(path)
+        with files.open_folder(path.parent) as folder:
+            return _read(folder, path.name)
+    except OSError as error:
+        raise files.cannot_write(path, error) from error
     except _DamagedError as damage:
         raise SecretIncorrect(
             f"No PIN is tried: the record of refused PINs {path} {damage}.",
@@ -217,10 +222,10 @@ def _readable(path: Path) -> _Record:
         ) from damage
 
 
-def _read(path: Path) -> _Record:
+def _read(folder: files.Folder, name: str) -> _Record:
     """Return the record, empty if there is none. Raises `_DamagedError`."""
     try:
-        entry = json.loads(_contents(path))
+        entry = json.loads(_contents(folder, name))
         return _Record(
             _digest(entry["salt"]),
             frozenset(map(_digest, _typed(entry["digests"], list))),
@@ -249,17 +254,17 @@ def _typed(value: object, kind: type[T]) -> T:
     return value
 
 
-def _contents(path: Path) -> bytes:
+def _contents(folder: files.Folder, name: str) -> bytes:
     """Read the file as it was opened. Raises OSError, and `_DamagedError` if somebody else could have written it."""
-    handle = os.open(path, _FLAGS)
+    handle = folder.open(name, os.O_RDONLY)
     try:
-        _require_own(os.fstat(handle), path.parent)
+        _require_own(os.fstat(handle), folder)
         return os.read(handle, _LARGEST)
     finally:
         os.close(handle)
 
 
-def _require_own(status: os.stat_result, folder: Path) -> None:
+def _require_own(status: os.stat_result, folder: files.Folder) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise _DamagedError("is not a regular file")
     if status.st_size > _LARGEST:
@@ -267,7 +272,7 @@ def _require_own(status: os.stat_result, folder: Path) -> None:
     if os.name != "posix":
         return
     # Whoever owns the folder could replace the file anyway.
-    if status.st_uid not in (0, os.geteuid(), folder.stat().st_uid):
+    if status.st_uid not in (0, os.geteuid(), folder.owner()):
         raise _DamagedError(f"belongs to another account (uid {status.st_uid})")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise _DamagedError("can be written by other accounts")
@@ -277,13 +282,14 @@ def _settle(path: Path, record: _Record) -> None:
     """Write down how a try ended. If that fails the value stays interrupted, and a refusal is kept by other means."""
     try:
         if record.is_empty and not record.shows_failures:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                files.remove(path)
         else:
             _write(path, record)
     except (OSError, KeyvouchError):
         if record.refused:
-            with contextlib.suppress(OSError):
-                os.truncate(path, 0)  # needs no space on a full disk, and a damaged record refuses every value
+            with contextlib.suppress(OSError, KeyvouchError):
+                files.truncate(path)  # a damaged record refuses every value
 
 
 def _write(path: Path, record: _Record) -> None:

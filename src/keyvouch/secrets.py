@@ -359,6 +359,7 @@ def _output_of(arguments: list[str]) -> tuple[int, bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        cwd=None if sys.platform == "win32" else "/",  # `python -m` and others load what is in the working directory
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # a job without a console opens none
     ) as process:
         out = process.stdout or io.BytesIO()

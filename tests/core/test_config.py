@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -468,3 +468,20 @@ def test_added_profile_leaves_readers(tmp_path: Path) -> None:
 
     assert link.is_symlink()
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_configuration_that_is_edited_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an editor saves while a profile is added is not lost."""
+    path = tmp_path / "config.toml"
+    path.write_text('[profiles.a]\ntenant = "t"\n')
+    real = files.rewrite
+
+    def rewrite(*arguments: Any, **options: Any) -> None:
+        path.write_text('[profiles.edited]\ntenant = "t"\n')
+        real(*arguments, **options)
+
+    monkeypatch.setattr(files, "rewrite", rewrite)
+    with pytest.raises(ConfigurationError, match="replaced meanwhile") as caught:
+        add_profile(path, "b", {"tenant": "t"})
+    assert caught.value.hint == "Run the command again."
+    assert "[profiles.edited]" in path.read_text()

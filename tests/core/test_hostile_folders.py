@@ -319,6 +319,47 @@ def test_audit_records_through_a_hard_link(theirs: Path, outside: Path) -> None:
     (theirs / "audit.log").unlink()
 
 
+def test_audit_records_into_a_pipe_of_another_account(theirs: Path) -> None:
+    """A FIFO that the owner of the folder holds open, and full, is not waited for."""
+    path = theirs / "audit.log"
+    os.mkfifo(path)
+    own(path)
+    reader = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            while os.write(reader, b"x" * 65536):
+                pass
+        with pytest.raises(OSError, match="belongs to another account"):
+            files.open_to_append(path)
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize(("account", "accepted"), [(0, True), (SERVICE, False)])
+def test_audit_records_in_a_sticky_folder(tmp_path: Path, account: int, accepted: bool) -> None:
+    """In /tmp a file that another account has put there first is not appended to: it could change the records."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    path = shared / "audit.log"
+    path.touch()
+    path.chmod(0o666)
+    own(path, account)
+    if accepted:
+        os.close(files.open_to_append(path))
+        return
+    with pytest.raises(OSError, match="belongs to another account"):
+        files.open_to_append(path)
+
+
+def test_audit_records_in_a_file_of_the_folders_owner(theirs: Path) -> None:
+    """Root's command adds to the audit file of a service."""
+    path = theirs / "audit.log"
+    path.touch()
+    own(path)
+    os.close(files.open_to_append(path))
+
+
 def test_relative_path_below_a_closed_folder(theirs: Path) -> None:
     """An account that cannot search the folders above its working directory writes files there."""
     process = os.fork()

@@ -423,6 +423,15 @@ def test_failing_program_gives_nothing(tmp_path: Path) -> None:
 
 
 @posix
+def test_command_does_not_run_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody planted there, such as a module for a program in Python, is not loaded."""
+    (tmp_path / "planted.py").write_text("print('planted')")
+    monkeypatch.chdir(tmp_path)
+    assert resolve("command:/bin/pwd", commands=True) == "/"
+    refusal(SecretRequired, f"command:{sys.executable} -m planted", commands=True)
+
+
+@posix
 def test_slow_program_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program has a limited time, also when it printed something already."""
     monkeypatch.setattr(secrets, "COMMAND_TIMEOUT", 0.2)

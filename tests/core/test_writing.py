@@ -1,17 +1,22 @@
 """Who has access to a file that was rewritten, and what interrupted writes leave behind."""
 
 import fcntl
+import functools
 import logging
 import os
+import signal
 import stat
 import subprocess
 import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from acls import acl, acl_of, set_acl
 from keyvouch import files
+from keyvouch.config import add_profile
 from keyvouch.files import reading, rewrite, write_private
 from keyvouch.files.reading import stamp
 
@@ -276,3 +281,174 @@ def test_writes_at_once_are_all_whole(folder: Path) -> None:
     said = [each.communicate(timeout=120)[1] for each in writing]
     assert ([each.returncode for each in writing], said) == ([0] * 4, [b""] * 4)
     assert [each.name for each in folder.iterdir()] == ["app.pem"]
+
+
+# What a file system does
+
+
+@pytest.mark.parametrize("way", ["create", "replace"])
+def test_folder_that_lets_nothing_be_removed(
+    file: Path, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In an append-only folder (chattr +a) a new key is written, and a warning names what could not be removed."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
+    if way == "create":
+        write_private(file.with_name("new.pem"), b"new")
+        assert file.with_name("new.pem").read_bytes() == b"new"
+    else:
+        with pytest.raises(PermissionError):
+            rewrite(file, b"new")
+        assert file.read_bytes() == b"old"
+    (left,) = [each for each in file.parent.iterdir() if "keyvouch-" in each.name]
+    assert caplog.messages == [f"{left} cannot be removed: Operation not permitted. It may hold a whole key."]
+
+
+@pytest.mark.parametrize("way", ["create", "rewrite"])
+def test_name_survives_a_power_failure(file: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is flushed to the disk after the file has its name: a key that is reported as made stays."""
+    real = os.fsync
+    seen = []
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            seen.append((os.stat(handle).st_ino, sorted(each.name for each in file.parent.iterdir())))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if way == "create":
+        write_private(file.with_name("new.pem"), b"new")
+    else:
+        rewrite(file, b"new")
+    (inode, names) = seen[0]
+    assert inode == file.parent.stat().st_ino
+    assert ("new.pem" if way == "create" else "app.pem") in names
+
+
+def test_folder_that_cannot_be_flushed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot flush folders takes keys all the same."""
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(22, "Invalid argument")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    rewrite(file, b"new")
+    assert file.read_bytes() == b"new"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount")
+def test_file_that_is_a_mount(file: Path, tmp_path: Path) -> None:
+    """A container's file that is mounted by itself cannot be replaced: it stays, and the hint says what to mount."""
+    source = tmp_path / "source"
+    source.write_bytes(b"mounted")
+    program = f"""
+        from pathlib import Path
+        from keyvouch.stores import places
+        from keyvouch.errors import KeyvouchError
+        try:
+            places.replace(Path({str(file)!r}), b"new")
+        except KeyvouchError as error:
+            print(error.hint, Path({str(file)!r}).read_bytes())
+    """
+    command = ["unshare", "--mount", "sh", "-c", f'mount --bind {source} {file} && exec "$@"', "sh"]
+    done = subprocess.run(
+        [*command, sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "Mount the folder that it is in: a file that is mounted cannot be replaced. b'mounted'\n", (
+        done
+    )
+
+
+@linux
+def test_append_to_a_descriptor(folder: Path) -> None:
+    """`/dev/fd/3` and `/proc/self/fd/3` are descriptors, of a pipe too, whose links have no path behind them."""
+    reading, writing = os.pipe()
+    for place in (f"/dev/fd/{writing}", f"/proc/self/fd/{writing}"):
+        handle = files.open_to_append(Path(place))
+        os.write(handle, b"record")
+        os.close(handle)
+        assert os.read(reading, 100) == b"record"
+    os.close(reading)
+    os.close(writing)
+
+
+@linux
+@pytest.mark.parametrize("kind", ["pipe", "file"])
+def test_append_to_the_output_of_a_container(folder: Path, kind: str) -> None:
+    """`/proc/1/fd/1` is where a container's log goes, and is a pipe of another process."""
+    program = "import sys; sys.stdin.read()"
+    with (folder / "log").open("wb") as log:
+        output = log if kind == "file" else subprocess.PIPE
+        with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=output) as process:
+            handle = files.open_to_append(Path(f"/proc/{process.pid}/fd/1"))
+            os.write(handle, b"record")
+            os.close(handle)
+            printed, _ = process.communicate()
+    assert (printed or (folder / "log").read_bytes()) == b"record"
+
+
+def killed_at(call: int, act: Callable[[], object]) -> bool:
+    """Run a function in a process that is killed right before this call of a C function; False if it ended before."""
+    process = os.fork()
+    if not process:
+        calls = 0
+
+        def count(_frame: object, event: str, _argument: object) -> None:
+            nonlocal calls
+            calls += event == "c_call"
+            if calls == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            os.umask(0)
+            sys.setprofile(count)
+            act()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+
+
+NEW = b"new" * 5000
+WAYS: dict[str, Callable[[Path], object]] = {
+    "create": lambda path: write_private(path, NEW),
+    "rewrite": lambda path: rewrite(path, NEW),
+    "keep": lambda path: files.write_own(path, NEW),
+    "configure": lambda path: add_profile(path, "b", {"tenant": "t"}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_killed_anywhere(tmp_path: Path, way: str, soak: bool) -> None:
+    """Whenever a process is killed: the old file or the new one is there, whole, and what is left nobody else can read.
+
+    That holds with any umask, in a folder with a default access control list. The next write removes what is left.
+    """
+    old = b'[profiles.a]\ntenant = "t"\n'
+    add_profile(tmp_path / "warm.toml", "a", {"tenant": "t"})  # so that no child has anything to import
+    for call in range(1, 2000, 1 if soak else 7):
+        folder = tmp_path / str(call)
+        folder.mkdir(mode=0o755)
+        if sys.platform == "linux" and way != "keep":
+            set_acl(folder, acl(owner=7, users={60123: 7}, group=7), default=True)
+        path = folder / "app.pem"
+        if way != "create":
+            write_private(path, old)
+        killed = killed_at(call, functools.partial(WAYS[way], path))
+        for each in folder.iterdir():
+            assert mode_of(each) == 0o600
+            if not each.stat().st_size:
+                os.utime(each, (0, 0))  # a minute later
+        found = path.read_bytes() if path.exists() else b""
+        assert found == NEW or (found == b"" if way == "create" else found.startswith(old))
+        write_private(path, NEW, replace=True)
+        assert {each.name for each in folder.iterdir()} <= {"app.pem", ".app.pem.lock"}
+        if not killed:
+            return
+    pytest.fail("never ended")

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 from requests.adapters import BaseAdapter
+from urllib3 import HTTPResponse
 
 from fuzz.mutate import feed
 from keyvouch import config
@@ -237,7 +238,8 @@ class Canned(BaseAdapter):
 
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
         response = requests.Response()
-        response.status_code, response.raw = self.status, io.BytesIO(self.body)
+        response.status_code = self.status
+        response.raw = HTTPResponse(io.BytesIO(self.body), status=self.status, preload_content=False)
         response.request, response.url = request, str(request.url)
         response.headers["Content-Type"] = "application/json; charset=utf-8"
         return response

@@ -124,6 +124,38 @@ def test_modules_behind_p11_kit(
     assert "everyone can write" in refusal(uri).message
 
 
+@pytest.mark.parametrize("what", ["folder", "missing module", "missing folder", "disabled module", "overridden module"])
+def test_modules_that_may_come_behind_p11_kit(
+    module: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """What p11-kit would load if it came into being between the check and the load must be trusted as well."""
+    proxy = tmp_path / "proxy" / "p11-kit-proxy.so"
+    proxy.parent.mkdir()
+    proxy.write_bytes(b"")
+    uri = f"pkcs11:token=prod?module-path={proxy}"
+    later = tmp_path / "later"
+    later.mkdir()
+    monkeypatch.setattr(locations, "FOLDERS", (settings.parent, later / "modules"))
+    assert located(uri) == str(proxy)
+    if what == "folder":
+        settings.unlink()
+        spoiled = settings.parent
+    elif what == "missing module":
+        module.unlink()
+        spoiled = module.parent
+    elif what == "missing folder":
+        spoiled = later
+    elif what == "disabled module":
+        settings.write_text(f"module: {module}\nenable-in: python3\n")
+        spoiled = module
+    else:
+        (later / "modules").mkdir()
+        (later / "modules" / settings.name).write_text("x-init-reserved: none\n")
+        spoiled = module
+    spoiled.chmod(0o777)
+    assert f"everyone can write to {spoiled}" in refusal(uri).message
+
+
 def _at_the_first_account(check: object) -> object:
     """Have files of the account that runs the tests trusted all the same."""
     real = os.getuid()

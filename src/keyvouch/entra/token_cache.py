@@ -50,14 +50,15 @@ def location(*identity: str) -> Path:
 def persisted(find_place: Callable[[], Path], *, quiet: bool = False) -> msal.TokenCache:
     """Return the cache at this place as MSAL takes it.
 
-    If it cannot be written (a full or read-only disk, another owner, no home folder), the tokens are kept in memory,
-    with a warning; `quiet` leaves that out while it is opened.
+    If it cannot be written (a full or read-only disk, no home folder), or other accounts can write to its folder, the
+    tokens are kept in memory, with a warning; `quiet` leaves that out while it is opened.
     """
     import msal
 
     try:
         place = find_place()
         files.make_folder(place.parent)
+        files.require_own_folder(place.parent)
         return _open(place)
     except (KeyvouchError, OSError) as error:
         if not quiet:
@@ -125,7 +126,7 @@ def _persistence(place: Path) -> Any:
 
         def save(self, content: str) -> None:
             try:
-                files.write_private(place, _protected(content), replace=True)
+                files.write_own(place, _protected(content))
             except OSError as error:
                 raise ConfigurationError(
                     f"The token cache {place} cannot be written: {error.strerror}.", hint=_ELSEWHERE
@@ -136,7 +137,7 @@ def _persistence(place: Path) -> Any:
                 content = _read(place)
             except FileNotFoundError:
                 raise msal_extensions.persistence.PersistenceNotFound(location=str(place)) from None
-            except (OSError, UnicodeDecodeError):
+            except (ConfigurationError, OSError, UnicodeDecodeError):
                 return ""
             cache = _parse(content)
             return content if cache and _is_sound(cache) else ""  # damaged: tokens can be got again
@@ -161,8 +162,11 @@ def _protected(content: str) -> bytes:
 
 
 def _read(place: Path) -> str:
-    """Return what a cache's file holds. Raises OSError, also where another account wrote it, UnicodeDecodeError."""
-    octets = files.read(place)
+    """Return what a cache's file holds. Raises OSError, UnicodeDecodeError.
+
+    Raises `ConfigurationError` if another account could have written the file or read it.
+    """
+    octets = files.read_own(place)
     if sys.platform != "win32":
         return octets.decode()
     from msal_extensions.windows import WindowsDataProtectionAgent
@@ -194,7 +198,7 @@ def _entries(place: Path) -> Iterable[Mapping[str, Any]]:
         return found
     try:
         cache = _parse(_read(place))
-    except (OSError, UnicodeDecodeError):
+    except (ConfigurationError, OSError, UnicodeDecodeError):
         return ()
     tokens = cache.get("AccessToken")
     return tuple(tokens.values()) if isinstance(tokens, dict) else ()

@@ -4,12 +4,14 @@
 - `reading`: regular files within a size limit; a secret that everyone can read is refused.
 - `writing`: as a whole or not at all, with mode 0600 from the first byte, safe in a folder of another account.
 - `locks`: between processes.
+- `own`: what keyvouch keeps for itself, and believes only if it is its own.
 - `trust`: what others could have written is not loaded, run or trusted.
 """
 
-from keyvouch.files.folders import make_folder
+from keyvouch.files.folders import Folder, make_folder, open_folder
 from keyvouch.files.locations import cache_folder, configuration_files, state_folder
 from keyvouch.files.locks import locked
+from keyvouch.files.own import read_own, require_own_folder, write_own
 from keyvouch.files.reading import (
     Stamp,
     advice_for_long,
@@ -22,9 +24,10 @@ from keyvouch.files.reading import (
     stamp,
 )
 from keyvouch.files.trust import check_trusted, check_trusted_certificates
-from keyvouch.files.writing import open_to_append, remove, rewrite, write_private
+from keyvouch.files.writing import open_to_append, remove, rewrite, truncate, write_private
 
 __all__ = [
+    "Folder",
     "Stamp",
     "advice_for_long",
     "cache_folder",
@@ -35,14 +38,19 @@ __all__ = [
     "let_read",
     "locked",
     "make_folder",
+    "open_folder",
     "open_to_append",
     "read",
+    "read_own",
     "read_private",
     "read_private_with_status",
     "read_with_status",
     "remove",
+    "require_own_folder",
     "rewrite",
     "stamp",
     "state_folder",
+    "truncate",
+    "write_own",
     "write_private",
 ]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,22 @@ class Folder:
     def owner(self) -> int:
         """Return the uid that the folder belongs to."""
         return os.stat(self.path if self._handle is None else self._handle).st_uid
+
+    def is_sticky(self) -> bool:
+        """Whether others can create files in it, but not replace those of this account, as in /tmp."""
+        return bool(os.stat(self.path if self._handle is None else self._handle).st_mode & stat.S_ISVTX)
+
+    def writer(self) -> trust.Writer | None:
+        """Return someone who can write to the folder besides its owner, root and this account. Raises OSError."""
+        if self._handle is None:
+            return None
+        return trust.writer(os.fstat(self._handle), f"/proc/self/fd/{self._handle}")
+
+    def close_to_others(self) -> None:
+        """Let nobody but the owner write to the folder; an access control list is masked. Raises OSError."""
+        if self._handle is not None:
+            mode = stat.S_IMODE(os.fstat(self._handle).st_mode)
+            os.chmod(".", mode & ~(stat.S_IWGRP | stat.S_IWOTH), dir_fd=self._handle)
 
     def open(self, name: str, flags: int) -> int:
         """Open a file, but not through a link, and without waiting for the other end of a FIFO. Raises OSError.
@@ -100,14 +117,29 @@ class Folder:
         """Delete a file or a link. Raises OSError."""
         os.unlink(self._at(name), dir_fd=self._handle)
 
-    def names(self) -> list[str]:
-        """Return what is in the folder; nothing if this account cannot list it. Raises other OSErrors."""
-        try:
-            if self._handle is None:
-                return os.listdir(self.path)
+    def flush(self) -> None:
+        """Have the disk keep the names in the folder as they are now, if its file system can do that."""
+        if self._handle is None:
+            return
+        with contextlib.suppress(OSError):
             handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._handle)
-        except PermissionError:
-            return []
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def remove_whatever(self, name: str) -> None:
+        """Delete a file, a link itself, or a folder with all that is in it. Raises OSErrors, FileNotFoundError."""
+        if stat.S_ISDIR(self.status(name).st_mode):
+            shutil.rmtree(self._at(name), dir_fd=self._handle)
+        else:
+            self.remove(name)
+
+    def names(self) -> list[str]:
+        """Return what is in the folder. Raises OSError."""
+        if self._handle is None:
+            return os.listdir(self.path)
+        handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._handle)
         try:
             return os.listdir(handle)
         finally:
@@ -152,7 +184,7 @@ def make_folder(folder: Path) -> None:
 
 
 def open_folder(path: Path, *, make: bool = False) -> Folder:
-    """Open a folder. `make`: create it (mode 0700) and those above it where they are missing.
+    """Open a folder. `make`: create it (mode 0700) and those above it (0755 at most) where they are missing.
 
     Raises `ConfigurationError` for a link that is not to be followed, and OSErrors as they come.
     """
@@ -245,7 +277,7 @@ class _Walk:
     def _make_below(self, name: str) -> None:
         is_last = not any(isinstance(each, str) for each in self._left)
         with contextlib.suppress(FileExistsError):  # another process was faster
-            os.mkdir(name, 0o700 if is_last else 0o777, dir_fd=self._here)
+            os.mkdir(name, 0o700 if is_last else 0o755, dir_fd=self._here)
         self._enter(os.open(name, _SEARCH, dir_fd=self._here))
 
     def _enter(self, handle: int) -> None:

@@ -78,6 +78,8 @@ def _require_own(handle: int, folder: Folder, path: Path) -> None:
             f"{path} cannot be used as a lock: it belongs to another user (uid {status.st_uid}).",
             hint=f"Run: rm {shlex.quote(str(path))}",
         )
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        os.fchmod(handle, 0o600)  # whoever can read it could hold the lock
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ def read(path: Path) -> bytes:
 def read_with_status(path: Path) -> tuple[bytes, os.stat_result]:
     """As `read`; also return the status of the file that was read, whatever has its name by now."""
     with _open(path) as file:
-        return _content(file, path)
+        return content(file, path)
 
 
 def read_private(path: Path, *, any_reader: bool = False) -> bytes:
@@ -54,10 +54,11 @@ def read_private_with_status(path: Path, *, any_reader: bool = False) -> tuple[b
     with _open(path) as file:  # what is checked is what is read: the open file, not its name
         if not any_reader:
             _require_few_readers(file.fileno(), path)
-        return _content(file, path)
+        return content(file, path)
 
 
-def _content(file: BinaryIO, path: Path) -> tuple[bytes, os.stat_result]:
+def content(file: BinaryIO, path: Path) -> tuple[bytes, os.stat_result]:
+    """Read an open file, and return its status too. Raises OSError if it has grown too large."""
     status = os.fstat(file.fileno())  # before reading: a file that is written meanwhile then counts as changed
     octets = file.read(_LARGEST + 1)
     if len(octets) > _LARGEST:  # it has grown
@@ -85,6 +86,11 @@ def _open(path: Path) -> BinaryIO:
         if _WINDOWS and path.is_dir():  # Windows reports a folder as a lack of permission
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path)) from None
         raise
+    return opened(handle, path)
+
+
+def opened(handle: int, path: Path) -> BinaryIO:
+    """Return the file of a descriptor. One that is too large or not a regular file is closed, and is an OSError."""
     try:
         _require_regular(os.fstat(handle), path)
         return open(handle, "rb")
@@ -127,6 +133,7 @@ def cannot_write(path: Path, error: OSError) -> KeyvouchError:
         errno.ENOTDIR: f"Make the folder {path.parent} first.",
         errno.EROFS: "The file system is read-only: write somewhere else.",
         errno.ENOSPC: "The disk is full.",
+        errno.EBUSY: "Mount the folder that it is in: a file that is mounted cannot be replaced.",
         errno.EACCES: f"Let this account write to {path.parent}, or write somewhere else.",
         errno.EPERM: f"Let this account write to {path.parent}, or write somewhere else.",
         errno.ESTALE: "Run the command again.",

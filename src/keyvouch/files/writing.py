@@ -48,9 +48,15 @@ def write_private(path: Path, data: bytes, *, replace: bool = False, mode: int =
     for a folder that is reached by a link of another account.
     """
     with open_folder(path.parent) as folder:
-        settle = functools.partial(_set_mode, mode=mode)
-        with _written_beside(folder, path.name, data, settle) as temporary:
-            (_replace if replace else _link)(folder, temporary, path.name)
+        write_into(folder, path.name, data, replace=replace, mode=mode)
+
+
+def write_into(folder: Folder, name: str, data: bytes, *, replace: bool = False, mode: int = 0o600) -> None:
+    """As `write_private`, into a folder that is open."""
+    settle = functools.partial(_set_mode, mode=mode)
+    with _written_beside(folder, name, data, settle) as temporary:
+        (_replace if replace else _link)(folder, temporary, name)
+        folder.flush()
 
 
 def rewrite(path: Path, data: bytes, *, replaces: Stamp | None = None) -> None:
@@ -69,6 +75,7 @@ def rewrite(path: Path, data: bytes, *, replaces: Stamp | None = None) -> None:
         settle = functools.partial(_give_access, like=before)
         with _written_beside(target.folder, target.name, data, settle) as temporary:
             _replace(target.folder, temporary, target.name)
+            target.folder.flush()
 
 
 def open_to_append(path: Path) -> int:
@@ -77,8 +84,8 @@ def open_to_append(path: Path) -> int:
     A FIFO without a reader is an OSError. Raises OSErrors as they come, `ConfigurationError` for a link of another
     account.
     """
-    if (standard := {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))) is not None:
-        return os.dup(standard)  # what these links lead to may have no path
+    if (descriptor := _open_descriptor(str(path))) is not None:
+        return descriptor
     with open_target(path) as target:
         handle = _open_or_create(target, os.O_WRONLY | os.O_APPEND)
         try:
@@ -89,6 +96,23 @@ def open_to_append(path: Path) -> int:
             os.close(handle)
             raise
         return handle
+
+
+def _open_descriptor(path: str) -> int | None:
+    """Open what a process has open: any descriptor of this one, and a pipe of another, such as a container's output.
+
+    Returns None for any other path. A link to a pipe has no path behind it that could be followed.
+    """
+    if own := re.fullmatch(r"/dev/std(out|err)|/(?:dev|proc/self)/fd/(\d{1,9})", path):
+        return os.dup(int(own[2]) if own[2] else 1 + (own[1] == "err"))
+    if not re.fullmatch(r"/proc/\d{1,9}/fd/\d{1,9}", path):
+        return None
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+    if stat.S_ISFIFO(os.fstat(handle).st_mode):
+        os.set_blocking(handle, True)
+        return handle
+    os.close(handle)
+    return None
 
 
 def _open_or_create(target: Target, flags: int) -> int:
@@ -102,10 +126,27 @@ def _open_or_create(target: Target, flags: int) -> int:
 
 
 def _require_own_file(target: Target, status: os.stat_result) -> None:
-    """Raise `ConfigurationError` or OSError for a file that a link of another account led to, a hard link too."""
+    """Raise `ConfigurationError` or OSError for a file that another account put there or led to, a hard link too."""
     target.require_owner(status)
-    if target.folder.shared and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+    if sys.platform == "win32" or not (target.folder.shared or target.folder.is_sticky()):
+        return
+    is_file = stat.S_ISREG(status.st_mode)
+    if is_file and status.st_nlink > 1:
         raise OSError(errno.EPERM, "The file has several hard links", str(target.path))
+    # What its owner does with the file of a folder of its own is its affair, but nobody is to wait for its FIFO.
+    if status.st_uid not in {0, os.geteuid()} | ({target.folder.owner()} if is_file else set()):
+        raise OSError(errno.EPERM, "The file belongs to another account", str(target.path))
+
+
+def truncate(path: Path) -> None:
+    """Empty a file, which needs no space on a full disk. Raises as `write_private`, also for a hard link."""
+    with open_target(path) as target:
+        handle = target.folder.open(target.name, os.O_WRONLY)
+        try:
+            _require_own_file(target, os.fstat(handle))
+            os.ftruncate(handle, 0)
+        finally:
+            os.close(handle)
 
 
 def remove(path: Path) -> None:
@@ -160,8 +201,19 @@ def _written_beside(folder: Folder, name: str, data: bytes, settle: Callable[[in
                 file.close()  # an open file cannot be renamed
             yield temporary
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            folder.remove(temporary)
+        _discard(folder, temporary)
+
+
+def _discard(folder: Folder, temporary: str) -> None:
+    """Remove a temporary name; warn if that fails, as in an append-only folder."""
+    try:
+        folder.remove(temporary)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning(
+            "%s cannot be removed: %s. It may hold a whole key.", folder.path / temporary, error.strerror or error
+        )
 
 
 def _create_beside(folder: Folder, name: str) -> tuple[int, str]:
@@ -196,7 +248,11 @@ def _prefix(name: str) -> str:
 def _remove_leftovers(folder: Folder, name: str) -> None:
     """Remove the temporary files of writes to this file that were interrupted: each may hold a whole key."""
     pattern = re.compile(re.escape(_prefix(name)) + "[0-9a-f]{16}")
-    for each in filter(pattern.fullmatch, folder.names()):
+    try:
+        names = folder.names()
+    except PermissionError:  # a folder that this account may write to, but not list
+        return
+    for each in filter(pattern.fullmatch, names):
         with contextlib.suppress(OSError):
             if _remove_if_abandoned(folder, each, name):
                 log.warning(

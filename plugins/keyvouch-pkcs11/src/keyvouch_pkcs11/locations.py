@@ -66,14 +66,35 @@ def locate(uri: KeyUri) -> Location:
 def _trusted(location: Location) -> Location:
     """Return the location with links resolved. Raises `ConfigurationError` if others could have written the module.
 
+    It is loaded by its path, not by the descriptor of a file that was checked: no other account can replace what is in
+    folders that are trusted, and a module finds its own libraries by its path ($ORIGIN).
     p11-kit's own module loads those of p11-kit's settings, of the user's too, so they must be trusted with it.
     """
     files.check_trusted(Path(location.path))
     resolved = os.path.realpath(location.path)
     if Path(resolved).name.startswith(_P11_KIT):
-        for each in _configured((*FOLDERS, *_user_folders())).values():
-            files.check_trusted(Path(each.path))
+        _check_behind_p11_kit()
     return Location(resolved, location.reserved)
+
+
+def _check_behind_p11_kit() -> None:
+    """Raise `ConfigurationError` if others could have written what p11-kit loads, or could add to it meanwhile.
+
+    p11-kit goes by the name of the interpreter where settings are enabled for some programs only, and by a path that
+    comes into being later: every module is checked, and of what is missing the folder that would hold it.
+    """
+    for folder in (*FOLDERS, *_user_folders()):
+        files.check_trusted(_existing(folder))
+        for file in sorted(folder.glob("*.module")):
+            files.check_trusted(file)
+            module = _settings(file).get("module", "")
+            if place := _path(module) or (Path(module) if module.startswith("/") else None):
+                files.check_trusted(_existing(place))
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists."""
+    return next(each for each in (path, *path.parents) if os.path.lexists(each))
 
 
 def _user_folders() -> tuple[Path, ...]:

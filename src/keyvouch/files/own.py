@@ -1,0 +1,89 @@
+"""What keyvouch keeps for itself, records and tokens: believed only if no other account could have written it.
+
+The folder is held open while it is checked and used, so that what is checked is what is used. On Windows the access
+rules of the account's own folders, and DPAPI, do this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import stat
+import sys
+from pathlib import Path
+
+from keyvouch.errors import ConfigurationError
+from keyvouch.files.folders import Folder, open_folder
+from keyvouch.files.reading import content, opened
+from keyvouch.files.writing import write_into
+
+log = logging.getLogger("keyvouch")
+
+
+def read_own(path: Path) -> bytes:
+    """Read a file that this account has written, and that nobody else can read.
+
+    Raises OSErrors as they come, `ConfigurationError` if another account could have written the file or read it.
+    """
+    with open_folder(path.parent) as folder:
+        require_own(folder)
+        with opened(folder.open(path.name, os.O_RDONLY), path) as file:
+            _require_private(os.fstat(file.fileno()), path)
+            return content(file, path)[0]
+
+
+def write_own(path: Path, data: bytes) -> None:
+    """Write or replace a file as a whole, for this account only.
+
+    Raises OSErrors as they come, `ConfigurationError` if another account can write to the folder.
+    """
+    with open_folder(path.parent) as folder:
+        require_own(folder)
+        write_into(folder, path.name, data, replace=True)
+
+
+def require_own_folder(path: Path, *, of_any_account: bool = False) -> None:
+    """Raise `ConfigurationError` if another account can write to a folder, and OSErrors as they come.
+
+    A folder of this account that others can write to is closed to them, with a warning: Kubernetes opens the folders of
+    a volume to its `fsGroup` whenever a pod starts. `of_any_account`: root may use the folder of another account.
+    """
+    with open_folder(path) as folder:
+        require_own(folder, of_any_account=of_any_account)
+
+
+def require_own(folder: Folder, *, of_any_account: bool = False) -> None:
+    """As `require_own_folder`, for an open folder."""
+    if sys.platform == "win32":
+        return
+    account, owner = os.geteuid(), folder.owner()
+    if owner not in (0, account) and not (of_any_account and account == 0):
+        raise ConfigurationError(
+            f"{folder.path} cannot be used: it belongs to another user (uid {owner}).",
+            hint="Use a folder of your own, or run the command as that account.",
+        )
+    if owner == account and (found := folder.writer()):
+        with contextlib.suppress(OSError):
+            folder.close_to_others()
+            log.warning("%s was closed to other accounts: %s could write to it.", folder.path, found.who)
+    if found := folder.writer():
+        raise ConfigurationError(
+            f"{folder.path} cannot be used: {found.who} can write to it.",
+            hint=f"Run: {found.remedy} {shlex.quote(str(folder.path))}",
+        )
+
+
+def _require_private(status: os.stat_result, path: Path) -> None:
+    """Raise `ConfigurationError` for a file that somebody else could have written, or can read.
+
+    With an access control list the group's bits are its mask: nobody named in the list can do more.
+    """
+    if sys.platform == "win32":
+        return
+    others = stat.S_IMODE(status.st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
+    if others or status.st_nlink > 1 or status.st_uid not in (0, os.geteuid()):
+        raise ConfigurationError(
+            f"{path} is not used: other accounts can open it.", hint=f"Run: rm {shlex.quote(str(path))}"
+        )

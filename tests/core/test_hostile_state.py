@@ -1,0 +1,441 @@
+"""State and caches in folders that another account owns or can write to."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msal
+import pytest
+
+from acls import acl, set_acl
+from keyvouch import files, lockout
+from keyvouch.entra import token_cache
+from keyvouch.errors import ConfigurationError, SecretIncorrect
+from keyvouch.lockout import single_try
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0, reason="only root can act for another account"
+)
+
+SERVICE, OTHER = 60123, 60124
+"""Accounts that need not exist: what counts is the uid."""
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Path]:
+    """A folder of root with files whose names are those of records, which must stay as they are."""
+    folder = tmp_path / "outside"
+    (folder / "tree.json").mkdir(parents=True)
+    names = ["victim.json", "tree.json/inside"]
+    for name in names:
+        (folder / name).write_bytes(b"of root")
+    yield folder
+    for name in names:
+        assert (folder / name).read_bytes() == b"of root"
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every account can reach, and nobody else can write to."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def own(path: Path, account: int = SERVICE) -> Path:
+    os.chown(path, account, account, follow_symlinks=False)
+    return path
+
+
+def give_to_group(folder: Path) -> None:
+    os.chown(folder, -1, SERVICE)
+    folder.chmod(0o770)
+
+
+def as_account(account: int, act: Callable[[], bool]) -> bool:
+    """Return what a function returns in a process of another account."""
+    process = os.fork()
+    if not process:
+        try:
+            os.setgroups([])
+            os.setresgid(account, account, account)
+            os.setresuid(account, account, account)
+            os._exit(int(act()))
+        finally:
+            os._exit(2)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    assert status in (0, 1)
+    return status == 1
+
+
+# Refused PINs
+
+
+@pytest.fixture
+def state(own_folders: Path) -> Path:
+    """The state folder of a service."""
+    folder = own_folders / "state_directory"
+    folder.mkdir()
+    return own(folder)
+
+
+def refused() -> Path:
+    return files.state_folder() / "refused"
+
+
+def test_unsealing_through_a_link(state: Path, outside: Path) -> None:
+    """`doctor --unseal` of root deletes nothing where a link of the service leads."""
+    (state / "refused").symlink_to(outside)
+    own(state / "refused")
+    with pytest.raises(ConfigurationError, match="another account controls"):
+        lockout.forget()
+
+
+def test_unsealing_while_the_folder_is_swapped(state: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor if the folder becomes a link after its records have been listed."""
+    folder = state / "refused"
+    folder.mkdir()
+    for name in ("victim.json", "tree.json"):
+        (folder / name).write_bytes(b"{}")
+    real = lockout._remove
+
+    def remove(*arguments: object) -> bool:
+        with contextlib.suppress(OSError):
+            folder.rename(state / "away")
+            folder.symlink_to(outside)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lockout, "_remove", remove)
+    assert lockout.forget() == 2
+    assert not list((state / "away").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "folder"])
+def test_refusal_that_cannot_be_recorded(
+    state: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What takes the place of a record on a full disk is not truncated elsewhere."""
+    victim = outside / "victim.json"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def swap() -> None:
+        (path,) = refused().glob("*.json")
+        path.unlink()
+        if kind == "folder":
+            victim.rename(outside / path.name)
+            shutil.rmtree(refused())
+            refused().symlink_to(outside)
+            own(refused())
+        elif kind == "link":
+            own(refused())
+            path.symlink_to(victim)
+            own(path)
+        else:
+            own(refused())
+            os.link(victim, path)
+
+    def try_in_vain() -> None:
+        with monkeypatch.context() as patch, single_try("token", lambda: "wrong"):
+            swap()
+            patch.setattr(files, "write_private", full)
+            raise SecretIncorrect("no")
+
+    with pytest.raises(SecretIncorrect):
+        try_in_vain()
+    for each in outside.glob("*.json"):
+        if each.is_file():
+            assert each.read_bytes() == b"of root"
+            each.rename(victim)
+
+
+OPENED: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "everyone": (lambda folder: folder.chmod(0o777), "everyone", "chmod o-w"),
+    "group": (give_to_group, f"the group {SERVICE}", "chmod g-w"),
+    "list": (
+        lambda folder: set_acl(folder, acl(owner=7, users={OTHER: 7}, group=5)),
+        f"the user {OTHER}",
+        f"setfacl -x u:{OTHER}",
+    ),
+}
+"""Ways to let others write to a folder, who can, and the remedy."""
+
+
+@pytest.mark.parametrize("kind", OPENED)
+def test_folder_of_records_that_others_can_write(
+    public: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """A folder that something has opened, as Kubernetes does with a volume, is closed with a warning."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(public))
+    open_it, who, _ = OPENED[kind]
+    files.make_folder(refused())
+    open_it(refused())
+    with pytest.raises(SecretIncorrect), single_try("token", lambda: "wrong"):
+        raise SecretIncorrect("no")
+    assert caplog.messages == [f"{refused()} was closed to other accounts: {who} could write to it."]
+    (record,) = refused().glob("*.json")
+
+    def delete() -> bool:
+        with contextlib.suppress(PermissionError):
+            record.unlink()
+            return True
+        return False
+
+    assert not as_account(SERVICE, delete)
+    assert not as_account(OTHER, delete)
+
+
+@pytest.mark.parametrize("kind", OPENED)
+def test_folder_of_a_service_that_others_can_write(state: Path, kind: str) -> None:
+    """Root leaves the folder of another account as it is, and tries no PIN: others could delete the refusal."""
+    open_it, who, remedy = OPENED[kind]
+    files.make_folder(refused())
+    open_it(refused())
+    own(refused())
+    mode = refused().stat().st_mode
+    with (
+        pytest.raises(ConfigurationError, match=f"{refused()} cannot be used: {who} can write") as caught,
+        single_try("token", str),
+    ):
+        pytest.fail("was tried")
+    assert caught.value.hint == f"Run: {remedy} {refused()}"
+    assert refused().stat().st_mode == mode
+
+
+def test_folder_of_records_of_another_account(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service does not use a folder that another account owns."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(public))
+    (public / "refused").mkdir()
+    own(public / "refused", OTHER).chmod(0o755)
+
+    def act() -> bool:
+        try:
+            with single_try("token", lambda: "right"):
+                return False
+        except ConfigurationError as error:
+            return "belongs to another user" in error.message
+
+    with contextlib.suppress(Exception), single_try("warm", lambda: "up"):
+        pass
+    assert as_account(SERVICE, act)
+
+
+# Folders and locks
+
+
+def test_folders_above_are_closed_whatever_the_umask(tmp_path: Path) -> None:
+    """A service with umask 0 makes no folder that everyone can write to."""
+    before = os.umask(0)
+    try:
+        files.make_folder(tmp_path / "a" / "b" / "c")
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "a", tmp_path / "a/b", tmp_path / "a/b/c")]
+    assert modes == [0o755, 0o755, 0o700]
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o666, 0o640])
+def test_lock_that_others_can_open(public: Path, mode: int) -> None:
+    """A lock that something else has opened to others is closed to them: each reader could hold it."""
+    path = public / ".lock"
+    path.touch()
+    path.chmod(mode)
+    with files.locked(path, timeout=5):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+    def act() -> bool:
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except PermissionError:
+            return True
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        return False
+
+    assert as_account(SERVICE, act)
+
+
+# Tokens
+
+
+def cached(account: str = "service") -> str:
+    now = int(time.time())
+    entry = {
+        "credential_type": "AccessToken",
+        "secret": f"token-of-{account}",
+        "home_account_id": None,
+        "environment": "login.example",
+        "client_id": "client",
+        "target": "scope",
+        "realm": "tenant",
+        "token_type": "Bearer",
+        "cached_at": str(now),
+        "expires_on": str(now + 3600),
+    }
+    return json.dumps({"AccessToken": {"a": entry}})
+
+
+def find(place: Path) -> str | None:
+    return token_cache.find_token(place, "client", ["scope"])
+
+
+def keep(place: Path) -> None:
+    """Cache another token, as a program does."""
+    add_to(token_cache.persisted(lambda: place))
+
+
+def add_to(cache: msal.TokenCache) -> None:
+    cache.add(
+        {
+            "client_id": "client",
+            "scope": ["scope"],
+            "token_endpoint": "https://login.example/tenant/t",
+            "response": {"access_token": "fresh", "expires_in": 3600, "token_type": "Bearer"},
+        }
+    )
+
+
+def seen_by_msal(place: Path) -> list[str]:
+    return [each["secret"] for each in token_cache.persisted(lambda: place).search("AccessToken")]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A cache of root with a token in it."""
+    folder = tmp_path / "tokens"
+    folder.mkdir(mode=0o700)
+    path = folder / "cache.json"
+    path.touch(mode=0o600)
+    path.write_text(cached())
+    return path
+
+
+def put_link(place: Path, account: int) -> None:
+    elsewhere = place.parent.parent / "elsewhere.json"
+    place.rename(elsewhere)
+    place.symlink_to(elsewhere)
+    own(place, account)
+
+
+def put_fifo(place: Path) -> None:
+    place.unlink()
+    os.mkfifo(place)
+
+
+def put_hard_link(place: Path) -> None:
+    os.link(place, place.with_name("another"))
+
+
+SPOILED_FILES: dict[str, Callable[[Path], object]] = {
+    "another account's": own,
+    "readable by all": lambda place: place.chmod(0o644),
+    "readable by its group": lambda place: place.chmod(0o640),
+    "writable by all": lambda place: place.chmod(0o602),
+    "writable by a list": lambda place: set_acl(place, acl(users={SERVICE: 6})),
+    "own link": lambda place: put_link(place, 0),
+    "link": lambda place: put_link(place, SERVICE),
+    "fifo": put_fifo,
+    "hard link": put_hard_link,
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED_FILES)
+def test_cache_that_is_not_our_own(place: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A token that another account could have put there or read is not used; the next one is cached anew, privately."""
+    assert find(place) == "token-of-service"
+    SPOILED_FILES[kind](place)
+    assert find(place) is None
+    assert seen_by_msal(place) == []
+    keep(place)
+    assert find(place) == "fresh"
+    assert not place.is_symlink()
+    assert (place.stat().st_uid, place.stat().st_mode & 0o777, place.stat().st_nlink) == (0, 0o600, 1)
+    assert not caplog.records
+
+
+def test_cache_in_a_folder_of_another_account(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Tokens then stay in memory, with one warning that names the folder; nothing is written there."""
+    own(place.parent)
+    assert find(place) is None
+    assert seen_by_msal(place) == []
+    caplog.clear()
+    before = place.read_bytes()
+    keep(place)
+    assert place.read_bytes() == before
+    (message,) = caplog.messages
+    assert message.startswith(f"The token was not cached: {place.parent} cannot be used: it belongs to another user")
+
+
+@pytest.mark.parametrize("kind", OPENED)
+def test_cache_in_a_folder_that_others_could_write(place: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The folder is closed to them. What they planted is not used, and what is our own still is."""
+    open_it, who, _ = OPENED[kind]
+    planted = place.with_name("planted.json")
+    planted.write_text(cached("other"))
+    own(planted).chmod(0o600)
+    open_it(place.parent)
+    assert find(planted) is None
+    assert find(place) == "token-of-service"
+    assert not place.parent.stat().st_mode & 0o022
+    assert caplog.messages == [f"{place.parent} was closed to other accounts: {who} could write to it."]
+
+
+def test_folder_that_cannot_be_closed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a file system that keeps no modes, a running program writes no token, and believes none."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    cache = token_cache.persisted(lambda: place)
+    place.parent.chmod(0o777)
+    monkeypatch.setattr(os, "chmod", refuse)
+    assert find(place) is None
+    place.unlink()
+    add_to(cache)
+    assert not place.exists()
+    assert [each["secret"] for each in cache.search("AccessToken")] == ["fresh"]
+    assert caplog.messages[-1].startswith(
+        f"The token was not cached: {place.parent} cannot be used: everyone can write to it."
+    )
+
+
+def test_link_to_a_folder_of_the_reader(public: Path) -> None:
+    """A link of another account does not lead to another cache of ours, nor to a place where a token is written."""
+    ours, theirs = public / "ours", public / "theirs"
+    for folder in (ours, theirs):
+        folder.mkdir()
+    (ours / "cache.json").touch(mode=0o600)
+    (ours / "cache.json").write_text(cached())
+    own(theirs)
+    (theirs / "tokens").symlink_to(ours)
+    own(theirs / "tokens")
+    assert find(ours / "cache.json") == "token-of-service"
+    assert find(theirs / "tokens" / "cache.json") is None
+
+
+def test_planted_cache_of_an_unprivileged_account(public: Path) -> None:
+    """What holds for root holds for a service: a token that another account planted is not used."""
+    folder = public / "tokens"
+    folder.mkdir()
+    own(folder).chmod(0o700)
+    path = folder / "cache.json"
+    path.touch(mode=0o600)
+    path.write_text(cached("other"))
+    own(path)
+    find(path)  # all that is needed is imported
+    assert as_account(SERVICE, lambda: find(path) is not None)
+    own(path, OTHER).chmod(0o644)
+    assert as_account(SERVICE, lambda: find(path) is None)
+    own(path)
+    path.chmod(0o600)
+    own(folder, OTHER).chmod(0o755)
+    assert as_account(SERVICE, lambda: find(path) is None)
