@@ -86,6 +86,8 @@ def fault(text: str, parts: SplitResult | None) -> str:
         return "its credentials are redacted: give them again, or by proxy-credentials"
     if _CONTROLS.search(unquote(text)) or " " in text:
         return "spaces and control characters are not allowed"
+    if ":" in unquote(parts.username or ""):  # RFC 7617, section 2
+        return "the user name must not contain a colon"
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         return form
     return ""

@@ -102,7 +102,7 @@ def _limit(sock: socket.socket) -> None:
     if left is not None:
         timeout = sock.gettimeout()
         if timeout is None or abs(timeout - left) > _TOLERANCE:  # each change is a system call
-            sock.settimeout(left)
+            socket.socket.settimeout(sock, left)
 
 
 def _count(size: int) -> None:
@@ -116,6 +116,11 @@ class Socket(socket.socket):
     """A socket whose operations end with the thread's exchange."""
 
     __slots__ = ()
+
+    def settimeout(self, value: float | None) -> None:
+        """As the socket's own; within an exchange do nothing, as each operation gets the time that is left."""
+        if _current.end is None:
+            super().settimeout(value)
 
     def recv(self, *args: Any, **options: Any) -> bytes:
         """As the socket's own."""
@@ -154,7 +159,31 @@ class TLSSocket(Socket, ssl.SSLSocket):
 
 
 class _Connection(HTTPConnection):
-    """A connection that is made within its connect timeout: the name, every address, the proxy and TLS together."""
+    """A connection that is made within its connect timeout: the name, every address, the proxy and TLS together.
+
+    Sends a request with its body at once: one system call and one TLS record.
+    """
+
+    _held: list[bytes] | None = None
+    """What is to be sent, while a request is put together."""
+
+    def request(self, *args: Any, **options: Any) -> None:
+        """As urllib3's own."""
+        held: list[bytes] = []
+        self._held = held
+        try:
+            super().request(*args, **options)
+        finally:
+            self._held = None
+        if held:
+            self.send(b"".join(held))
+
+    def send(self, data: Any) -> None:
+        """As http.client's own, once the request is complete."""
+        if self._held is None:
+            super().send(data)
+        else:
+            self._held.append(data)
 
     def connect(self) -> None:
         with ending_within(self.timeout if isinstance(self.timeout, int | float) else None):
@@ -211,7 +240,7 @@ def _connect_to(address: Any, options: Any, timeout: float | None) -> Socket:
     try:
         for option in options:
             sock.setsockopt(*option)
-        sock.settimeout(timeout)
+        socket.socket.settimeout(sock, timeout)
         sock.connect(place)
     except BaseException:
         sock.close()
