@@ -28,7 +28,7 @@ from urllib3.exceptions import TimeoutError as PoolTimeout
 from keyvouch import files
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
 from keyvouch.proxies import Credentials, proxy_at
-from keyvouch.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, TLSSocket, exchange
+from keyvouch.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, exchange, use_bounded_sockets
 
 OWN_TIMEOUT = 30.0
 """Seconds for a request if the caller gives none."""
@@ -298,7 +298,7 @@ def trust(
             f"The certificates to trust for TLS, {bundle}, cannot be read.",
             hint="Correct ca-file=, or REQUESTS_CA_BUNDLE in the environment: it takes PEM.",
         ) from error
-    context.sslsocket_class = TLSSocket
+    use_bounded_sockets(context)
     if client_certificate:
         try:
             for path in client_certificate:

@@ -18,7 +18,7 @@ import threading
 import time
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -86,7 +86,7 @@ class _Within:
 def exchange(seconds: float) -> AbstractContextManager[None]:
     """Bound the requests that this thread makes in a block: `seconds` and `LARGEST_RESPONSE` for all of them.
 
-    Holds for connections from `POOL_CLASSES`, with TLS from a context whose `sslsocket_class` is `TLSSocket`. These
+    Holds for connections from `POOL_CLASSES`, with TLS from a context that `use_bounded_sockets` was given. These
     raise TimeoutError and `ResponseTooLarge`, which urllib3 and requests wrap.
     """
     return _Within(seconds, LARGEST_RESPONSE)
@@ -112,8 +112,14 @@ def _count(size: int) -> None:
             raise ResponseTooLarge
 
 
-class Socket(socket.socket):
-    """A socket whose operations end with the thread's exchange."""
+if TYPE_CHECKING:
+    _Mixin = socket.socket
+else:
+    _Mixin = object
+
+
+class _Bounded(_Mixin):
+    """The operations of a socket that end with the thread's exchange."""
 
     __slots__ = ()
 
@@ -147,8 +153,16 @@ class Socket(socket.socket):
         super().sendall(*args, **options)
 
 
-class TLSSocket(Socket, ssl.SSLSocket):
-    """The same with TLS: for `SSLContext.sslsocket_class`."""
+class Socket(_Bounded, socket.socket):
+    """A socket whose operations end with the thread's exchange."""
+
+    __slots__ = ()
+
+
+class TLSSocket(_Bounded, ssl.SSLSocket):
+    """The same with TLS. Its layout in memory is that of `SSLSocket`, which can thus become one."""
+
+    __slots__ = ()
 
     sendall = ssl.SSLSocket.sendall  # which calls `send`
 
@@ -156,6 +170,25 @@ class TLSSocket(Socket, ssl.SSLSocket):
         """As the socket's own."""
         _limit(self)
         super().do_handshake(block)
+
+
+def use_bounded_sockets(context: ssl.SSLContext) -> None:
+    """Let a context make sockets that end with their exchange, also one that passes `wrap_socket` on to another.
+
+    `truststore.inject_into_ssl()` puts such a class in place of `ssl.SSLContext`.
+    """
+    context.sslsocket_class = TLSSocket
+    wrap = context.wrap_socket
+
+    def wrap_socket(sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
+        # The handshake as a whole ends with the time-out that the socket has when it begins.
+        _limit(sock)
+        wrapped = wrap(sock, *args, **options)
+        if not isinstance(wrapped, TLSSocket):
+            wrapped.__class__ = TLSSocket
+        return wrapped
+
+    context.wrap_socket = wrap_socket  # type: ignore[method-assign]
 
 
 class _Connection(HTTPConnection):
