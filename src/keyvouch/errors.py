@@ -46,6 +46,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
+
+
 class KeyvouchError(Exception):
     """The base of all errors that keyvouch raises on purpose."""
 
@@ -59,10 +65,12 @@ class KeyvouchError(Exception):
     """Whether a client with several keys goes on to the next one."""
 
     def __init__(self, message: str, *, hint: str = "", uri: object = None) -> None:
-        """Take what happened, what to do about it (an imperative), and the key's URI as it may be shown."""
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        """Take what happened, what to do about it (an imperative), and the key's URI as it may be shown.
+
+        Both may quote a server: a character that could drive a terminal, or reorder a line of a log, becomes `?`.
+        """
+        self.message, self.hint = _printable(message), _printable(hint)
+        super().__init__(self.message)
         self.uri = None if uri is None else str(uri)
 
     def __str__(self) -> str:

@@ -28,13 +28,14 @@ from urllib3.exceptions import TimeoutError as PoolTimeout
 from keyvouch import files
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
 from keyvouch.proxies import Credentials, proxy_at
-from keyvouch.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, TLSSocket, exchange
+from keyvouch.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, exchange, use_bounded_sockets
 
 OWN_TIMEOUT = 30.0
 """Seconds for a request if the caller gives none."""
 CONNECT_TIMEOUT = 10.0
 """Seconds for a connection: looking up the name, connecting to its addresses, the proxy, and the TLS handshake."""
 E = TypeVar("E", bound=BaseException)
+_LONGEST_WAIT = 86_400.0
 _DEPTH = 10
 """How many exceptions wrap one another at most."""
 _CONNECTIONS = 64
@@ -108,7 +109,7 @@ class Pools:
         """
         start = url.find("/", url.find("//") + 2)
         host, target = (url[:start], url[start:]) if start > 0 else (url, "/")
-        if not (target.isascii() and all(map(_FIELD_VALUE.fullmatch, headers.values()))):
+        if not (target.isascii() and _FIELD_VALUE.fullmatch("".join(headers.values()))):
             raise _unsendable(host)
         left = self.limits.left()
         if left <= 0:
@@ -122,7 +123,6 @@ class Pools:
                     target,
                     body=body,
                     headers=headers,
-                    timeout=urllib3.Timeout(connect=min(left, CONNECT_TIMEOUT), total=left),
                     retries=False,
                     redirect=False,
                     preload_content=False,
@@ -147,7 +147,8 @@ class Pools:
             pool.close()
 
     def _connect(self, host: str) -> urllib3.HTTPConnectionPool:
-        options: dict[str, Any] = {"maxsize": _CONNECTIONS, "ssl_context": self._context}
+        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=None)  # reading ends with its `exchange`
+        options: dict[str, Any] = {"maxsize": _CONNECTIONS, "ssl_context": self._context, "timeout": timeout}
         proxy = proxy_at(proxy_for(host, self._proxy), self._proxy_credentials)
         if proxy is None:
             return _timed(urllib3.PoolManager(**options)).connection_from_url(host)
@@ -181,15 +182,20 @@ def proxy_for(url: str, given: str | None) -> str | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return how many seconds from now a response asks to wait; None if it does not (RFC 9110 section 10.2.3)."""
+    """Return how many seconds from now a response asks to wait; None if it does not (RFC 9110 section 10.2.3).
+
+    A day at most, however far away the moment is: more is a mistake, or meant to stop the caller for good.
+    """
     told = headers.get("Retry-After", "").strip()
     if told.isascii() and told.isdigit():
-        return float(told[:9])
+        return min(float(told[:10]), _LONGEST_WAIT)
     try:
         moment = parsedate_to_datetime(told)
     except (ValueError, OverflowError):
         return None
-    return max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds()) if moment.tzinfo else None
+    if not moment.tzinfo:
+        return None
+    return min(max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds()), _LONGEST_WAIT)
 
 
 def _ip_address(url: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -207,6 +213,8 @@ def read_body(response: urllib3.BaseHTTPResponse) -> bytes:
         body += part
         if len(body) > LARGEST_RESPONSE:
             raise ResponseTooLarge
+        if response.length_remaining == 0 and "Content-Encoding" not in response.headers:
+            break  # which spares a call that would find the end
     return bytes(body)
 
 
@@ -290,7 +298,7 @@ def trust(
             f"The certificates to trust for TLS, {bundle}, cannot be read.",
             hint="Correct ca-file=, or REQUESTS_CA_BUNDLE in the environment: it takes PEM.",
         ) from error
-    context.sslsocket_class = TLSSocket
+    use_bounded_sockets(context)
     if client_certificate:
         try:
             for path in client_certificate:

@@ -88,6 +88,8 @@ def fault(text: str, parts: SplitResult | None) -> str:
         return "the user name contains a colon"
     if _CONTROLS.search(unquote(text)) or " " in text:
         return "spaces and control characters are not allowed"
+    if ":" in unquote(parts.username or ""):  # RFC 7617, section 2
+        return "the user name must not contain a colon"
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         return form
     return ""

@@ -18,7 +18,7 @@ import threading
 import time
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -86,7 +86,7 @@ class _Within:
 def exchange(seconds: float) -> AbstractContextManager[None]:
     """Bound the requests that this thread makes in a block: `seconds` and `LARGEST_RESPONSE` for all of them.
 
-    Holds for connections from `POOL_CLASSES`, with TLS from a context whose `sslsocket_class` is `TLSSocket`. These
+    Holds for connections from `POOL_CLASSES`, with TLS from a context that `use_bounded_sockets` was given. These
     raise TimeoutError and `ResponseTooLarge`, which urllib3 and requests wrap.
     """
     return _Within(seconds, LARGEST_RESPONSE)
@@ -102,7 +102,7 @@ def _limit(sock: socket.socket) -> None:
     if left is not None:
         timeout = sock.gettimeout()
         if timeout is None or abs(timeout - left) > _TOLERANCE:  # each change is a system call
-            sock.settimeout(left)
+            socket.socket.settimeout(sock, left)
 
 
 def _count(size: int) -> None:
@@ -112,10 +112,21 @@ def _count(size: int) -> None:
             raise ResponseTooLarge
 
 
-class Socket(socket.socket):
-    """A socket whose operations end with the thread's exchange."""
+if TYPE_CHECKING:
+    _Mixin = socket.socket
+else:
+    _Mixin = object
+
+
+class _Bounded(_Mixin):
+    """The operations of a socket that end with the thread's exchange."""
 
     __slots__ = ()
+
+    def settimeout(self, value: float | None) -> None:
+        """As the socket's own; within an exchange do nothing, as each operation gets the time that is left."""
+        if _current.end is None:
+            super().settimeout(value)
 
     def recv(self, *args: Any, **options: Any) -> bytes:
         """As the socket's own."""
@@ -142,8 +153,16 @@ class Socket(socket.socket):
         super().sendall(*args, **options)
 
 
-class TLSSocket(Socket, ssl.SSLSocket):
-    """The same with TLS: for `SSLContext.sslsocket_class`."""
+class Socket(_Bounded, socket.socket):
+    """A socket whose operations end with the thread's exchange."""
+
+    __slots__ = ()
+
+
+class TLSSocket(_Bounded, ssl.SSLSocket):
+    """The same with TLS. Its layout in memory is that of `SSLSocket`, which can thus become one."""
+
+    __slots__ = ()
 
     sendall = ssl.SSLSocket.sendall  # which calls `send`
 
@@ -153,8 +172,51 @@ class TLSSocket(Socket, ssl.SSLSocket):
         super().do_handshake(block)
 
 
+def use_bounded_sockets(context: ssl.SSLContext) -> None:
+    """Let a context make sockets that end with their exchange, also one that passes `wrap_socket` on to another.
+
+    `truststore.inject_into_ssl()` puts such a class in place of `ssl.SSLContext`.
+    """
+    context.sslsocket_class = TLSSocket
+    wrap = context.wrap_socket
+
+    def wrap_socket(sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
+        # The handshake as a whole ends with the time-out that the socket has when it begins.
+        _limit(sock)
+        wrapped = wrap(sock, *args, **options)
+        if not isinstance(wrapped, TLSSocket):
+            wrapped.__class__ = TLSSocket
+        return wrapped
+
+    context.wrap_socket = wrap_socket  # type: ignore[method-assign]
+
+
 class _Connection(HTTPConnection):
-    """A connection that is made within its connect timeout: the name, every address, the proxy and TLS together."""
+    """A connection that is made within its connect timeout: the name, every address, the proxy and TLS together.
+
+    Sends a request with its body at once: one system call and one TLS record.
+    """
+
+    _held: list[bytes] | None = None
+    """What is to be sent, while a request is put together."""
+
+    def request(self, *args: Any, **options: Any) -> None:
+        """As urllib3's own."""
+        held: list[bytes] = []
+        self._held = held
+        try:
+            super().request(*args, **options)
+        finally:
+            self._held = None
+        if held:
+            self.send(b"".join(held))
+
+    def send(self, data: Any) -> None:
+        """As http.client's own, once the request is complete."""
+        if self._held is None:
+            super().send(data)
+        else:
+            self._held.append(data)
 
     def connect(self) -> None:
         with ending_within(self.timeout if isinstance(self.timeout, int | float) else None):
@@ -211,7 +273,7 @@ def _connect_to(address: Any, options: Any, timeout: float | None) -> Socket:
     try:
         for option in options:
             sock.setsockopt(*option)
-        sock.settimeout(timeout)
+        socket.socket.settimeout(sock, timeout)
         sock.connect(place)
     except BaseException:
         sock.close()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -247,3 +248,26 @@ def test_large_response(tls: tuple[ssl.SSLContext, str]) -> None:
     ):
         for _ in range(2):
             assert len(pools.request("GET", f"https://localhost:{server.port}/", None, {}).body) == len(body)
+
+
+@pytest.mark.parametrize("drip", ["header", "body", "silence"])
+def test_ssl_context_of_another_kind(
+    request_by: Request, tls: tuple[ssl.SSLContext, str], drip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `truststore.inject_into_ssl()`: its contexts pass most of what they are asked to another one."""
+    create = ssl.create_default_context
+
+    class Context(ssl.SSLContext):
+        inner: ssl.SSLContext
+
+        def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
+            return self.inner.wrap_socket(*args, **options)
+
+    def create_other(**options: Any) -> ssl.SSLContext:
+        context = Context(ssl.PROTOCOL_TLS_CLIENT)
+        context.inner = create(**options)
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", create_other)
+    with dripping(drip, tls[0]) as server, ending_soon():
+        request_by(f"https://localhost:{server.port}/", tls[1])

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from keyvouch import errors
-from keyvouch.errors import KeyvouchError
+from keyvouch.errors import KeyvouchError, StoreUnavailable
 
 YES, NO = True, False
 # The table of exit codes in the documentation: status, transient, next key.
@@ -91,3 +91,12 @@ def test_authority_decides_about_next_key() -> None:
     """Whether another key may help after a refusal depends on its code, so the one who raises it says."""
     assert errors.AuthorityRefused("no", try_next_key=True).try_next_key
     assert not errors.AuthorityRefused("no").try_next_key
+
+
+def test_quoted_text_drives_no_terminal() -> None:
+    """A server's text in an error cannot move the cursor, turn the text round or ring; its letters and lines stay."""
+    error = StoreUnavailable("It says: \x1b[31mr\u00e9d\x07\u202e\u2066\x9b\rok\nnext", hint="\x1b]0;title\x07")
+    assert error.message == "It says: ?[31mr\u00e9d?????ok\nnext"
+    assert error.hint == "?]0;title?"
+    assert str(error) == f"{error.message}\n{error.hint}"
+    assert error.args == (error.message,)

@@ -316,6 +316,11 @@ def test_near_is_reached_without_a_proxy(url: str, *, near: bool) -> None:
         ("1.5", None),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
         ("Wed, 21 Oct 99999999999 07:28:00 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400.0),
+        ("9" * 400, 86_400.0),
+        ("NaN", None),
+        ("inf", None),
+        ("\u0663", None),
     ],
 )
 def test_retry_after(told: str, seconds: float | None) -> None:
@@ -366,3 +371,26 @@ def test_password_of_the_proxy_outside_latin_1(limits: Limits) -> None:
             pools.request("GET", "https://vault.test/", None, {})
         pools.close()
     assert base64.b64encode("me:\u20ac".encode()) in heads[0]
+
+
+def test_request_is_sent_at_once(limits: Limits) -> None:
+    """Its head and body are one piece on the wire, and the next request on the connection is one as well."""
+    pieces: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while piece := connection.recv(65536):
+                    pieces.append(piece)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        pools = Pools(limits)
+        for number in range(2):
+            reply = pools.request("POST", f"http://127.0.0.1:{listener.getsockname()[1]}/", b"body %d" % number, {})
+            assert reply.body == b"{}"
+        pools.close()
+        thread.join()
+    assert [(piece[:4], piece[-6:]) for piece in pieces] == [(b"POST", b"body 0"), (b"POST", b"body 1")]

@@ -11,6 +11,7 @@ from typing import Any
 
 import msal
 import pytest
+import requests
 
 import keyvouch
 from keyvouch.entra.msal import ConfidentialClient, client_credential
@@ -114,6 +115,29 @@ def test_inherited_result_as_msal(client: ConfidentialClient, authority: Authori
     other = ["api://other/.default"]
 
     assert client.acquire_token_for_client(other).keys() == plain.acquire_token_for_client(other).keys()
+
+
+def test_redirect_and_plain_msal(authority: Authority, app: App, key: Key) -> None:
+    """What how-it-works says: MSAL's own connections follow a redirect with the assertion, unless told not to."""
+    for redirects, followed in ((1, True), (0, False)):
+        session = requests.Session()
+        session.trust_env, session.verify, session.max_redirects = False, authority.ca_file, redirects
+        plain = msal.ConfidentialClientApplication(
+            app.client_id,
+            authority=authority.authority,
+            client_credential=client_credential(key.uri),
+            instance_discovery=False,
+            http_client=session,
+        )
+        authority.answer_next(307, b"", {"Location": plain.authority.token_endpoint})
+        before = len(authority.exchanges)
+        if followed:
+            assert "access_token" in plain.acquire_token_for_client([SCOPE])
+        else:
+            with pytest.raises(requests.exceptions.TooManyRedirects):
+                plain.acquire_token_for_client([SCOPE])
+        assert len(authority.exchanges) == before + (2 if followed else 1)
+        session.close()
 
 
 def test_refusal_told_with_advice(client: ConfidentialClient, app: App, key: Key) -> None:

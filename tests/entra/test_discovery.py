@@ -271,3 +271,58 @@ def test_only_https(method: str, url: str) -> None:
     """MSAL also asks where an authority's answers send it, with a user's password among other things."""
     with Session() as session, pytest.raises(ConfigurationError, match="not https"):
         session.request(method, url)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://127.0.0.1:{port}/t/v2.0/.well-known/openid-configuration",
+        "https://127.0.0.1:{port}/t/document",
+        "https://localhost:{port}/t/document",
+        "https://localhost:{port}/t/v2.0/.well-known/openid-configuration#",
+        "https://localhost:{port}/t/v2.0/.well-known/openid%2Dconfiguration",
+        "http://localhost:{port}/t/v2.0/.well-known/openid-configuration",
+        "https://[::1/",
+        5,
+        None,
+    ],
+)
+def test_document_found_elsewhere(
+    authority: Authority, app: App, key: Key, change: Callable[[Change], None], endpoint: object
+) -> None:
+    """Instance discovery may not name a document of another host, or one that would not be checked."""
+    port = authority.url.rpartition(":")[2]
+    elsewhere = f"https://127.0.0.1:{port}/{authority.tenant}"
+    found = endpoint.format(port=port) if isinstance(endpoint, str) else endpoint
+
+    def lead(request: Request, _: Response) -> Response:
+        if request.path == "/instance":
+            return Response(200, json.dumps({"tenant_discovery_endpoint": found, "metadata": []}).encode())
+        endpoints = {
+            "token_endpoint": f"{elsewhere}/oauth2/v2.0/token",
+            "authorization_endpoint": f"{elsewhere}/authorize",
+        }
+        return Response(200, json.dumps(endpoints).encode())
+
+    change(lead)
+    with pytest.raises((ConfigurationError, AuthorityUnavailable)):
+        sign_in(authority, app, key, instance_discovery=f"{authority.url}/instance")
+    assert not authority.exchanges
+
+
+def test_document_found_by_instance_discovery(
+    authority: Authority, app: App, key: Key, change: Callable[[Change], None]
+) -> None:
+    """One of the authority's own host is used."""
+    asked: list[str] = []
+
+    def lead(request: Request, response: Response) -> Response:
+        asked.append(request.path)
+        if request.path != "/instance":
+            return response
+        found = f"{authority.authority}/v2.0/.well-known/openid-configuration"
+        return Response(200, json.dumps({"tenant_discovery_endpoint": found, "metadata": []}).encode())
+
+    change(lead)
+    assert sign_in(authority, app, key, instance_discovery=f"{authority.url}/instance")
+    assert "/instance" in asked

@@ -8,20 +8,14 @@ or on one that Microsoft runs for the same cloud.
 from __future__ import annotations
 
 import json
-from urllib.parse import urlsplit
 
 import requests
 
 from keyvouch.errors import ConfigurationError
+from keyvouch.hosts import CLOUDS, authority_of
 
 PATH = "/.well-known/openid-configuration"
 _ENDPOINTS = ("token_endpoint", "authorization_endpoint", "device_authorization_endpoint")
-_CLOUDS = (
-    {"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"},
-    {"login.partner.microsoftonline.cn", "login.chinacloudapi.cn"},
-    {"login.microsoftonline.us", "login.usgovcloudapi.net"},
-)
-"""Hosts of one cloud, by the aliases that Entra ID's instance discovery lists."""
 
 
 class UnusableAnswer(requests.exceptions.InvalidJSONError, ValueError):
@@ -61,36 +55,41 @@ def check(url: str, text: str, issuer: str | None) -> None:
         )
 
 
+def check_instance(authority: str, text: str) -> None:
+    """Check the response to an instance discovery: it says at which URL the authority's document is.
+
+    Raises `ConfigurationError` unless that is a document on the authority's own host, which `check` then sees.
+    """
+    try:
+        named = json.loads(text).get("tenant_discovery_endpoint")
+    except (ValueError, AttributeError, RecursionError):
+        return  # for MSAL or `describe_flaw` to refuse
+    if named is None:
+        return
+    url = named if isinstance(named, str) else ""
+    place, asked = authority_of(url), authority_of(authority)
+    # Not the port, which MSAL leaves out when it asks.
+    if not url.endswith(PATH) or place is None or asked is None or place.host != asked.host:
+        raise ConfigurationError(
+            f"Instance discovery names a document that is not on the authority's host: {_shown(named)}.",
+            hint="Check authority and instance_discovery, and that nothing on the way changes the responses.",
+        )
+
+
 def _check_endpoint(name: str, endpoint: object, authority: str, *, any_host: bool) -> None:
     if not isinstance(endpoint, str):
         raise UnusableAnswer(f"its {name} is not a string")
-    place = _place(endpoint)
+    place = authority_of(endpoint)
     if place is None:
         raise ConfigurationError(
             f"The {name} of {authority} is not an https URL: {_shown(endpoint)}.",
             hint="Check authority, and that nothing on the way changes its answers.",
         )
-    if not any_host and place != _place(authority):
+    if not any_host and place != authority_of(authority):
         raise ConfigurationError(
             f"The {name} of {authority} is on another host: {_shown(endpoint)}.",
             hint="If you trust that host, name it in authority. Otherwise somebody may be after your assertions.",
         )
-
-
-def _place(url: str) -> tuple[str, int] | None:
-    """Return an https URL's host and port, else None; one host for all aliases and regional hosts of a cloud."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname or parts.username is not None:
-            return None
-        port = parts.port or 443
-    except ValueError:
-        return None
-    host = parts.hostname.rstrip(".")
-    for cloud in _CLOUDS:
-        if host in cloud or host.partition(".")[2] in cloud:
-            return min(cloud), port
-    return host, port
 
 
 def _is_same(named: object, asked: str) -> bool:
@@ -100,9 +99,9 @@ def _is_same(named: object, asked: str) -> bool:
 
 def _is_microsofts(issuer: object) -> bool:
     """True for an issuer that Microsoft runs: its documents name a tenant's id, and not the name that was asked for."""
-    place = _place(issuer) if isinstance(issuer, str) else None
+    place = authority_of(issuer) if isinstance(issuer, str) else None
     return place is not None and (
-        any(place[0] in cloud for cloud in _CLOUDS) or place[0].endswith((".ciamlogin.com", ".b2clogin.com"))
+        any(place.host in cloud for cloud in CLOUDS) or place.host.endswith((".ciamlogin.com", ".b2clogin.com"))
     )
 
 

@@ -144,6 +144,8 @@ class Session(requests.Session):
         self._note(url, options.get("data"), response)
         if discovery.PATH in url and response.status_code == requests.codes.ok:
             discovery.check(url, response.text, self._issuer)
+        if (asked := (options.get("params") or {}).get("authorization_endpoint")) is not None:
+            discovery.check_instance(str(asked), response.text)
         _require_sound(response)
         return response
 

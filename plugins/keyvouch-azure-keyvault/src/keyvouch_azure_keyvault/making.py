@@ -19,6 +19,7 @@ from keyvouch.algorithms import CRYPTOGRAPHY, key_type
 from keyvouch.certificate import parse_subject, spki_sha256
 from keyvouch.errors import CertificateMismatch, NotSupported, StoreUnavailable
 from keyvouch.https import OWN_TIMEOUT
+from keyvouch_azure_keyvault.versions import at_most
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +88,7 @@ def _made_by(session: Session, place: Place, newest: Any, digest: str) -> Any:
     """Return the certificate of the key that was requested: another program may have made a newer one meanwhile."""
     if _certified_key(newest.cer) == digest:
         return newest
-    for each in session.certificates.list_properties_of_certificate_versions(place.name):
+    for each in at_most(session.certificates.list_properties_of_certificate_versions(place.name)):
         found = session.certificates.get_certificate_version(place.name, str(each.version))
         if found.cer and _certified_key(found.cer) == digest:
             return found

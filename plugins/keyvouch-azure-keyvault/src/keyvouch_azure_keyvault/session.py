@@ -19,7 +19,7 @@ from keyvouch.https import OWN_TIMEOUT, Limits, is_loopback
 from keyvouch_azure_keyvault.addresses import vault_of
 from keyvouch_azure_keyvault.failures import Doing, is_denied, no_credential, told
 from keyvouch_azure_keyvault.logins import LogIn
-from keyvouch_azure_keyvault.transport import PassesOn, PoolTransport
+from keyvouch_azure_keyvault.transport import PassesOn, PoolTransport, VaultTransport
 
 if TYPE_CHECKING:
     from keyvouch.secrets import SecretResolver
@@ -56,7 +56,7 @@ class Session:
         vault = vault_of(uri)
         self._options: dict[str, Any] = {
             "credential": self._log_in,
-            "transport": self._transport,
+            "transport": VaultTransport(self._transport, vault),
             "retry_policy": PassesOn(),  # the core tries again, within the caller's time
             "redirect_policy": PassesOn(),  # a token is for one host
             # That a token is for the cloud that the vault's name is in; on this machine `LogIn` sees to it.

@@ -300,10 +300,10 @@ class KeyVaultStore(
         """Give a URI for each certificate, and for each key that is not a certificate's."""
         session, certificates = self._connected(), set()
         if _HSM not in vault_of(uri):
-            for each in session.certificates.list_properties_of_certificates():
+            for each in versions.at_most(session.certificates.list_properties_of_certificates()):
                 certificates.add(each.name)
                 yield uri.replace({"certificate": each.name})
-        for key in session.keys.list_properties_of_keys():
+        for key in versions.at_most(session.keys.list_properties_of_keys()):
             if not key.managed and key.name not in certificates:
                 yield uri.replace({"key": key.name})
 

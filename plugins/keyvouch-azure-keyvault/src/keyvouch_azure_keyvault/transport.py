@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from types import TracebackType
@@ -15,6 +16,7 @@ from azure.core.pipeline.transport import HttpTransport
 from azure.core.rest import HttpRequest
 
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable, Throttled
+from keyvouch.hosts import authority_of, place_of
 from keyvouch.https import Limits, Pools, retry_after
 from keyvouch.tokens import describe_flaw
 from keyvouch_azure_keyvault.answer import Answer
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _NAP = 1.0
 """Seconds between two questions whether the service has done what it was asked for."""
+_AUTHORITY = "https://login.microsoftonline.com"
+"""Where azure-identity signs in if AZURE_AUTHORITY_HOST is not set."""
 _OK, _TOO_MANY, _FAILING = 200, 429, 500
 
 
@@ -74,7 +78,7 @@ class _Base(HttpTransport[Any, Any]):
 
 
 class PoolTransport(_Base):
-    """Sends azure-core's requests through urllib3. Shared by the clients of a vault and by their log-in."""
+    """Sends azure-core's requests through urllib3."""
 
     def __init__(self, uri: KeyUri, limits: Limits, proxy_credentials: Secret | None = None) -> None:
         self._pools = Pools(
@@ -96,6 +100,29 @@ class PoolTransport(_Base):
     def end(self) -> None:
         """End all connections."""
         self._pools.close()
+
+
+class VaultTransport(_Base):
+    """The same for one vault: its answers name the next page of a listing, and may name any host."""
+
+    def __init__(self, transport: PoolTransport, vault: str) -> None:
+        self._transport, self._vault, self._place = transport, vault, place_of(vault)
+
+    def send(self, request: Any, **options: Any) -> Answer:
+        """Send a request to the vault. Raises `NotSent`, `NotAnswered`, also before a token would go elsewhere."""
+        # A prefix, as parsing each URL takes longer; Key Vault itself adds the port to the URLs of pages.
+        if not (request.url.startswith(f"{self._vault}/") or place_of(request.url) == self._place):
+            raise NotAnswered(
+                StoreUnavailable(
+                    f"{self._vault} refers to another host, which gets neither a request nor a token.",
+                    hint="Check that vault= is the vault's address, and what a gateway in front of it does.",
+                )
+            )
+        return self._transport.send(request, **options)
+
+    def sleep(self, duration: float) -> None:
+        """Wait, no longer than there is time."""
+        self._transport.sleep(duration)
 
 
 class PassesOn(HTTPPolicy[Any, Any]):
@@ -133,7 +160,12 @@ class LogInTransport(TokenTransport):
     """The same for a log-in, whose libraries do not distinguish an authority that fails from one that refuses."""
 
     def send(self, request: Any, **options: Any) -> Answer:
-        """Send a request. As the other; raises `NotAnswered` also for what may pass: 429 and 5xx."""
+        """Send a request. As the other; raises `NotAnswered` also for what may pass: 429 and 5xx.
+
+        A client secret or an assertion goes only to the authority's host, whatever a discovery document says.
+        """
+        if b"grant_type=" in (_body(request) or b""):
+            _require_authority(request.url)
         answer = super().send(request, **options)
         host = _host(request)
         if answer.status_code == _TOO_MANY:
@@ -144,6 +176,18 @@ class LogInTransport(TokenTransport):
                 StoreUnavailable(f"The authority {host} fails: {answer.status_code}.", hint="Try again later.")
             )
         return answer
+
+
+def _require_authority(url: str) -> None:
+    authority = os.environ.get("AZURE_AUTHORITY_HOST") or _AUTHORITY
+    authority = authority if "://" in authority else f"https://{authority}"
+    if authority_of(url) is None or authority_of(url) != authority_of(authority):
+        raise NotAnswered(
+            StoreUnavailable(
+                f"The authority {authority} names a token endpoint on another host, which gets no credentials.",
+                hint="Check AZURE_AUTHORITY_HOST, and that nothing on the way changes the authority's answers.",
+            )
+        )
 
 
 def _host(request: Any) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from azure.core.exceptions import ResourceNotFoundError
@@ -33,6 +33,9 @@ _RENEWS = (
     " az keyvault certificate show --vault-name {vault} --name {0} --query policy > policy.json, then"
     " az keyvault certificate set-attributes --vault-name {vault} --name {0} --policy @policy.json"
 )
+T = TypeVar("T")
+_MOST_LISTED = 100_000
+"""Entries of one listing."""
 _FIRST_YEAR, _LAST_YEAR = 1970, 2900
 _UNTOLD = "unknown"
 """The type of a key in a listing, where the service tells none."""
@@ -143,11 +146,22 @@ def list_versions(session: Session, place: Place) -> list[Properties]:
             if place.is_certificate
             else session.keys.list_properties_of_key_versions(place.name)
         )
-        return [read_properties(each) for each in listed]
+        return [read_properties(each) for each in at_most(listed)]
     except ResourceNotFoundError as error:
         if error.error is None:  # not the service's words: something else listens there
             raise
         return []
+
+
+def at_most(listed: Iterable[T], most: int = _MOST_LISTED) -> Iterator[T]:
+    """Yield what a listing has. Raises `StoreUnavailable` after `most` entries: pages could lead in a circle."""
+    for number, each in enumerate(listed):
+        if number == most:
+            raise StoreUnavailable(
+                f"The vault lists more than {most:,} entries.",
+                hint="Check that the address leads to Key Vault, and not to a proxy.",
+            )
+        yield each
 
 
 def light_info(uri: KeyUri, place: Place, properties: Properties) -> KeyInfo:
