@@ -188,11 +188,16 @@ class _OpenConnections:
 
     def __init__(self) -> None:
         self.by_key: dict[object, Connection] = {}
-        self.changed = threading.Condition()
+        self._make_lock()
         forks.watch(self)
 
+    def _make_lock(self) -> None:
+        self.lock = threading.RLock()
+        """For `with`: unlike that of a condition, it is never left held by a signal handler that raises."""
+        self.changed = threading.Condition(self.lock)
+
     def after_fork(self) -> None:
-        self.changed = threading.Condition()
+        self._make_lock()
         for key, connection in list(self.by_key.items()):
             if connection.closing:  # by a thread that is not in the child
                 del self.by_key[key]
@@ -211,7 +216,7 @@ def acquire(
     names = tuple(attribute.name for attribute in store_class.attributes if attribute.connection)
     key = (store_class, uri.octets(names), secrets.rules)
     deadline = Deadline(min(timeout, _OPENER_WAITS))
-    with _open.changed:
+    with _open.lock:
         while (connection := _open.by_key.get(key)) is not None:
             if not connection.closing:
                 connection.users += 1
@@ -228,14 +233,15 @@ def acquire(
 
 def release(connection: Connection, timeout: float | None = None) -> None:
     """Give a connection back; the last one out closes the store, within `timeout` seconds (else 10)."""
-    with _open.changed:
-        connection.users -= 1
-        if connection.users:
-            return
-        connection.closing = True
+    last = False
     try:
-        connection.close(CLOSING_TIMEOUT if timeout is None else timeout)
-    finally:
-        with _open.changed:
-            _open.by_key.pop(connection.key, None)
-            _open.changed.notify_all()
+        with _open.lock:
+            connection.users -= 1
+            connection.closing = last = not connection.users
+        if last:
+            connection.close(CLOSING_TIMEOUT if timeout is None else timeout)
+    finally:  # also if a signal handler raised: it must not look as if it were being closed for ever
+        if last:
+            with _open.lock:
+                _open.by_key.pop(connection.key, None)
+                _open.changed.notify_all()

@@ -350,10 +350,10 @@ def without_frames(error: E) -> E:
             continue
         if traceback is not None:
             _note(each, traceback)
-            each.__traceback__ = None
+            BaseException.with_traceback(each, None)  # the class may refuse assignments, as a frozen dataclass does
         waiting += [each.__cause__, each.__context__]
-        if isinstance(each, BaseExceptionGroup):
-            waiting += each.exceptions
+        if issubclass(type(each), BaseExceptionGroup):
+            waiting += each.exceptions  # type: ignore[attr-defined]
     return error
 
 
@@ -374,8 +374,9 @@ def _note(error: BaseException, traceback: TracebackType) -> None:
 
 
 def _noted(error: BaseException) -> str:
-    notes = (note for note in getattr(error, "__notes__", ()) if str(note).startswith(_NOTE))
-    return next(notes, "")
+    with contextlib.suppress(Exception):  # a class of someone else's may have anything by this name
+        return next(text for note in getattr(error, "__notes__", ()) if (text := str(note)).startswith(_NOTE))
+    return ""
 
 
 def _lines(traceback: TracebackType | None) -> list[str]:

@@ -13,6 +13,7 @@ from keyvouch.connections import Connection, Deadline
 from keyvouch.errors import AccessDenied, KeyChanged, KeyNotFound, KeyvouchError
 from keyvouch.forks import process
 from keyvouch.in_use import InUse
+from keyvouch.signal_handlers import is_from_signal_handler
 from keyvouch.store_faults import require_key
 from keyvouch.uri import KeyUri
 
@@ -84,7 +85,9 @@ class OpenedKey:
 def _close(stored: StoredKey) -> None:
     try:
         stored.close()
-    except Exception as error:  # noqa: BLE001 - the contract says it raises nothing; nobody could act on it
+    except Exception as error:  # the contract says it raises nothing; nobody could act on it
+        if is_from_signal_handler(error):
+            raise
         log.warning("A key failed to close: %s", type(error).__name__)
 
 

@@ -35,7 +35,8 @@ from keyvouch.errors import (
 )
 from keyvouch.forks import process
 from keyvouch.opened_key import CertificateFile, OpenedKey, key_changed, open_key
-from keyvouch.store_faults import is_from_signal_handler, store_code, unexpected
+from keyvouch.signal_handlers import is_from_signal_handler
+from keyvouch.store_faults import checked_error, store_code
 from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
@@ -234,39 +235,44 @@ class Signer:
 
         Raises what opening raises, and `StoreUnavailable` where it takes too long; the old key then stays.
         """
-        deadline = Deadline(timeout)
-        if not self._reload_lock.acquire(timeout=max(0.0, timeout)):
-            raise StoreUnavailable("The key was not opened anew in time.", hint="Try again later.")
+        deadline, held = Deadline(timeout), list[bool]()
         try:
+            if not _acquire(self._reload_lock, held, timeout):
+                raise _too_late()
             return self._reload(deadline)
         finally:
-            self._reload_lock.release()
+            if True in held:
+                self._reload_lock.release()
 
     @hidden_frames()
     def close(self) -> None:
         """Let the signatures under way end (10 seconds at most), then give the key back. May be called twice."""
-        if self._given_back or not self._close_once.acquire(blocking=False):
-            return
-        self._closed = True
+        held = list[bool]()
         try:
-            self._close(Deadline(CLOSING_TIMEOUT))
-        finally:  # who was interrupted may call it again
-            self._close_once.release()
+            if not self._given_back and _acquire(self._close_once, held, 0):
+                self._closed = True
+                self._close(Deadline(CLOSING_TIMEOUT))
+        finally:  # a caller that was interrupted may call it again
+            if True in held:
+                self._close_once.release()
 
     def _close(self, deadline: Deadline) -> None:
-        # Whoever just opens the key anew still uses the connection.
-        waited = [self._reload_lock.acquire(timeout=max(0.0, deadline.left()))]
-        waited.append(self._swap_lock.acquire(timeout=max(0.0, deadline.left())))
-        self._opened.retire()
-        for taken, lock in zip(waited, (self._reload_lock, self._swap_lock), strict=True):
-            if taken:  # before waiting: a signature under way may need it to find its key again
-                lock.release()
+        reloading, swapping = list[bool](), list[bool]()
+        try:  # a thread that is opening the key again still uses the connection
+            _acquire(self._reload_lock, reloading, deadline.left())
+            _acquire(self._swap_lock, swapping, deadline.left())
+            self._opened.retire()
+        finally:  # before waiting: a signature under way may need them to find its key again
+            if True in reloading:
+                self._reload_lock.release()
+            if True in swapping:
+                self._swap_lock.release()
         while not self._idle and deadline.left() > 0:
             time.sleep(0.01)
         for key in (self._opened, *self._retired):  # if its last signature was interrupted before it closed the key
             key.close_if_unused()
         self._given_back = True
-        if self._idle and all(waited):
+        if self._idle and True in reloading and True in swapping:
             release(self._connection, max(0.1, deadline.left()))
         else:  # a store is not closed under a key that signs: a native module would not survive it
             log.warning("A key is still used after %.0f seconds; its handle is left behind.", CLOSING_TIMEOUT)
@@ -440,19 +446,18 @@ class Signer:
     def _open_again(self, old: OpenedKey, deadline: Deadline, lost: int | None) -> None:
         """Open the pinned URI once in a newer generation, or in this child: the first thread does, the others wait."""
         self._connection.connect(deadline, lost)  # outside the lock: nobody waits for a store with it
-        self._take_swap_lock(deadline)
+        held = list[bool]()
         try:
+            if not _acquire(self._swap_lock, held, deadline.left()):
+                raise _too_late()
             if self._opened is old and not self._closed:
                 found = open_key(self._connection, old.stored.uri, old.chain, deadline, expected=old)
                 self._swap(found)
                 if self._closed:  # meanwhile, by a thread that did not wait for this one any longer
                     found.retire()
         finally:
-            self._swap_lock.release()
-
-    def _take_swap_lock(self, deadline: Deadline) -> None:
-        if not self._swap_lock.acquire(timeout=max(0.0, deadline.left())):
-            raise StoreUnavailable("The key was not opened again in time.", hint="Try again later.")
+            if True in held:
+                self._swap_lock.release()
 
     def _swap(self, opened: OpenedKey) -> None:
         old, self._opened = self._opened, opened
@@ -465,19 +470,19 @@ class Signer:
         if self._closed:  # the store may be closed too
             raise closed()
         found = open_key(self._connection, self._requested, self._certificate_file.read(), deadline)
+        held = list[bool]()
         try:
-            self._take_swap_lock(deadline)
-        except StoreUnavailable:
-            found.retire()
-            raise
-        try:
+            if not _acquire(self._swap_lock, held, deadline.left()):
+                raise _too_late()
             old = self._opened
             if self._closed:
-                found.retire()
                 raise closed()
             self._swap(found)
         finally:
-            self._swap_lock.release()
+            if True in held:
+                self._swap_lock.release()
+            if self._opened is not found:
+                found.retire()
         self._certificate_file.taken()
         self._reload_error = None
         self._plan_reload()
@@ -486,9 +491,12 @@ class Signer:
     def _reload_if_due(self, timeout: float) -> None:
         """Follow a rotation. Asked before each negotiated signature; looks once a second at most."""
         now = time.monotonic()
-        if now < self._next_look or not self._reload_lock.acquire(blocking=False):
-            return  # while one thread reloads, the others sign with the old key
+        if now < self._next_look:
+            return
+        held = list[bool]()
         try:
+            if not _acquire(self._reload_lock, held, 0):
+                return  # while one thread reloads, the others sign with the old key
             self._next_look = now + _LOOK_INTERVAL
             if self._is_due(now):
                 self._reload(Deadline(timeout / 3))
@@ -502,7 +510,8 @@ class Signer:
             outcome = error.code if isinstance(error, KeyvouchError) else type(error).__name__
             record_audit("reload", {"uri": self.requested_uri, "outcome": outcome})
         finally:
-            self._reload_lock.release()
+            if True in held:
+                self._reload_lock.release()
 
     def _is_due(self, now: float) -> bool:
         opened = self._opened
@@ -531,6 +540,19 @@ class Signer:
         if status.not_before is None or status.not_after is None:
             return False
         return dt.datetime.now(dt.UTC) > status.not_after - (status.not_after - status.not_before) / 3
+
+
+def _acquire(lock: threading.Lock, held: list[bool], seconds: float) -> bool:
+    """Try for so long to acquire the lock, and note the result in `held`; release it in a `finally` if that has True.
+
+    A signal handler may raise between any two calls, but not within one: so one call both acquires and notes.
+    """
+    held.extend(map(lock.acquire, (True,), (max(0.0, seconds),)))
+    return True in held
+
+
+def _too_late() -> StoreUnavailable:
+    return StoreUnavailable("The key was not opened again in time.", hint="Try again later.")
 
 
 def closed() -> KeyUnusable:
@@ -579,10 +601,9 @@ _REPORT = "Report it to the authors of the store's plugin: salt, padding or form
 
 def _require_unavailable(opened: OpenedKey, message: object, error: Exception) -> StoreUnavailable:
     """Return an error after which the signature may be tried again; raise any other as the user is to see it."""
-    if isinstance(error, StoreUnavailable):
-        return error
-    if isinstance(error, KeyvouchError):
-        raise error
-    if not isinstance(message, bytes):
+    checked = checked_error(opened.stored.uri.scheme, error)
+    if isinstance(checked, StoreUnavailable):
+        return checked
+    if checked is not error and not isinstance(message, bytes):
         raise TypeError(f"message must be bytes, not {type(message).__name__}") from error
-    raise unexpected(opened.stored.uri.scheme, error)
+    raise checked

@@ -9,9 +9,13 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from keyvouch import forks
+from keyvouch.in_use import InUse
+from keyvouch.signal_handlers import is_from_signal_handler
 
 T = TypeVar("T")
 
+_LOOK_INTERVAL = 1.0
+"""Seconds between two looks at whether the working thread was interrupted before it could end its flight."""
 _NEARLY = 0.1
 """The last part of a thread's time in which a failure is put down to the time being over."""
 
@@ -27,15 +31,28 @@ class _Flight(Generic[T]):
         self.error: Exception | None = None
         self.late = False
         """Whether it failed when the time of its own thread was over."""
+        self.work = InUse()
+        """Over when the frame of its thread is gone, even if that was interrupted before it could clean up."""
         self._timeout = timeout
         self._began = time.monotonic()
+
+    def wait(self, end: float) -> bool:
+        """Wait until that moment; return whether the work has ended by then, or its thread was interrupted."""
+        while not self.work.over:
+            left = end - time.monotonic()
+            if self.ended.wait(max(0.0, min(left, _LOOK_INTERVAL))):
+                return True
+            if left <= 0:
+                return False
+        return True
 
     def fly(self, work: Callable[[], T]) -> T:
         try:
             self.results.append(work())
         except Exception as error:
-            self.late = time.monotonic() - self._began >= self._timeout * (1 - _NEARLY)
-            self.error = error
+            if not is_from_signal_handler(error):  # that concerns this thread only
+                self.late = time.monotonic() - self._began >= self._timeout * (1 - _NEARLY)
+                self.error = error
             raise
         return self.results[0]
 
@@ -62,9 +79,14 @@ class SingleFlight(Generic[T]):
         end = time.monotonic() + timeout
         while True:
             own = _Flight[T](end - time.monotonic())
+            token = own.work.token
+            own.work.end()
             try:
                 with self._lock:
-                    flight = self._flights.setdefault(key, own)
+                    flight = self._flights.get(key, own)
+                    if flight.work.over:
+                        flight = own
+                    self._flights[key] = flight
                 if flight is own:
                     return own.fly(work)
             finally:  # also where this thread was interrupted on its way
@@ -72,7 +94,8 @@ class SingleFlight(Generic[T]):
                     if self._flights.get(key) is own:
                         del self._flights[key]
                 own.ended.set()
-            if not flight.ended.wait(max(0.0, end - time.monotonic())):
+                del token
+            if not flight.wait(end):
                 raise FlightTimeout
             if flight.results:
                 return flight.results[0]
@@ -85,10 +108,10 @@ def _twin(error: Exception) -> Exception:
     """Return a copy, so that threads do not write their tracebacks, and what they know of it, into one another's."""
     try:
         twin = copy.copy(error)
-    except Exception:  # noqa: BLE001 - not every kind can be copied
+        if notes := getattr(error, "__notes__", ()):  # the copy has the same list
+            twin.__notes__ = list(notes)
+        twin.__cause__, twin.__context__ = error.__cause__, error.__context__
+        twin.__suppress_context__ = error.__suppress_context__
+    except Exception:  # noqa: BLE001 - not every kind can be copied, or changed
         return error
-    if notes := getattr(error, "__notes__", ()):  # the copy has the same list
-        twin.__notes__ = list(notes)
-    twin.__cause__, twin.__context__ = error.__cause__, error.__context__
-    twin.__suppress_context__ = error.__suppress_context__
-    return twin
+    return twin if type(twin) is type(error) else error

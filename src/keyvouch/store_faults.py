@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import signal
+import math
 from types import TracebackType
 from typing import Any
 
 from keyvouch import registry
-from keyvouch.errors import InternalError, KeyvouchError, frame_lines
-from keyvouch.store import StoredKey
+from keyvouch.errors import AuthorityRefused, AuthorityUnavailable, InternalError, KeyvouchError, frame_lines
+from keyvouch.signal_handlers import is_from_signal_handler
+from keyvouch.store import KeyInfo, StoredKey, TokenInfo
 from keyvouch.uri import KeyUri
 
 
@@ -33,18 +34,18 @@ class store_code:  # noqa: N801 - used as a function, like `contextlib.suppress`
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, KeyvouchError):
-            made = unexpected(self._scheme, error)
+        if isinstance(error, Exception):
+            made = checked_error(self._scheme, error)
             if made is not error:
                 raise made
 
 
-def unexpected(scheme: str, error: Exception) -> Exception:
-    """Return the error for an exception of the store's own or of its libraries; it is the cause.
+def checked_error(scheme: str, error: Exception) -> Exception:
+    """Return what the store raised if its contract allows it, otherwise an `InternalError` whose cause it is.
 
-    An exception that a signal handler of the program raised is none of the store's, and is returned as it is.
+    An exception raised by one of the program's signal handlers is returned unchanged.
     """
-    if is_from_signal_handler(error):
+    if _is_allowed(error) or is_from_signal_handler(error):
         return error
     lines = frame_lines(error)
     made = _defect(scheme, f"raised {type(error).__name__}" + (f": {lines[-1]}" if lines else ""))
@@ -52,25 +53,87 @@ def unexpected(scheme: str, error: Exception) -> Exception:
     return made
 
 
-def is_from_signal_handler(error: Exception) -> bool:
-    """Return whether a signal handler of the program raised this: a timeout by SIGALRM, for example."""
-    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-    codes = [code for handler in handlers if (code := getattr(handler, "__code__", None)) is not None]
-    return any(
-        line.startswith(f'File "{code.co_filename}", ') and line.endswith(f", in {code.co_name}")
-        for line in frame_lines(error)
-        for code in codes
-    )
+_FIELDS_OF_ERRORS: dict[str, Any] = {
+    "code": str,
+    "exit_status": int,
+    "transient": bool,
+    "try_next_key": bool,
+    "message": str,
+    "hint": str,
+    "uri": str | None,
+    "candidates": tuple | None,  # from here on only some kinds have them
+    "performed": bool | None,
+    "retry_after": float | int | None,
+}
+
+
+def _is_allowed(error: Exception) -> bool:
+    """Return whether it is one of keyvouch's errors that stores may raise, with fields of the right types."""
+    kind = type(error)  # `isinstance` would also ask the error's own `__class__`
+    if not issubclass(kind, KeyvouchError) or kind is KeyvouchError:
+        return False
+    if issubclass(kind, AuthorityRefused | AuthorityUnavailable):
+        return False
+    try:
+        error.uri = error.uri  # type: ignore[attr-defined]  # the core completes it
+        str(error)
+        return all(_fits(getattr(error, name, None), expected) for name, expected in _FIELDS_OF_ERRORS.items())
+    except Exception as failure:  # a class that overrides what the core relies on
+        if is_from_signal_handler(failure):
+            raise
+        return False
+
+
+def _fits(value: object, expected: Any, members: type = str) -> bool:
+    """Return whether the value has the type; a date needs a time zone, and a tuple such members."""
+    if not isinstance(value, expected):
+        return False
+    if isinstance(value, dt.datetime):
+        return value.utcoffset() is not None
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, tuple) or all(isinstance(each, members) for each in value)
 
 
 def require_type(scheme: str, method: str, value: object, expected: type, *, members: type | None = None) -> None:
     """Raise `InternalError` unless the method's result is of this type, and its items, if it has any, of that."""
-    right = isinstance(value, expected)
-    if right and members is not None:
-        right = all(isinstance(each, members) for each in value)  # type: ignore[attr-defined]  # a list or a tuple
+    with store_code(scheme):  # its own kind of list, or of anything in it
+        right = isinstance(value, expected)
+        if right and members is not None:
+            right = all(isinstance(each, members) for each in value)  # type: ignore[attr-defined]  # a list or a tuple
     if not right:
         kind = f"{expected.__name__} of {members.__name__}" if members else expected.__name__
         raise _defect(scheme, f"returned {type(value).__name__} from {method} instead of {kind}")
+    if members in _FIELDS:
+        for each in value:  # type: ignore[attr-defined]
+            _require_fields(scheme, each, f"returned {type(each).__name__} from {method}", _FIELDS[members])
+
+
+_TIME, _TEXT = dt.datetime | None, str | None
+_FIELDS: dict[type, dict[str, Any]] = {
+    KeyInfo: {
+        "uri": KeyUri,
+        "key_type": str,
+        "spki_sha256": _TEXT,
+        "subject": _TEXT,
+        "not_before": _TIME,
+        "not_after": _TIME,
+        "created": _TIME,
+        "exportable": bool | None,
+        "has_certificate": bool,
+        "advice": tuple,
+        "provider": _TEXT,
+        "readers": tuple | None,
+    },
+    TokenInfo: {"uri": KeyUri, "description": str},
+    StoredKey: {
+        "uri": KeyUri,
+        "advice": tuple,
+        "exportable": bool | None,
+        "settles_at": _TIME,
+        "remote": bool,
+    },
+}
 
 
 def require_key(scheme: str, stored: object) -> None:
@@ -78,19 +141,20 @@ def require_key(scheme: str, stored: object) -> None:
     from cryptography.x509 import Certificate
 
     require_type(scheme, "open", stored, StoredKey)
-    _require_attribute(scheme, stored, "uri", KeyUri)
-    _require_attribute(scheme, stored, "chain", tuple, members=Certificate)
-    _require_attribute(scheme, stored, "advice", tuple, members=str)
-    _require_attribute(scheme, stored, "exportable", bool | None)
-    _require_attribute(scheme, stored, "settles_at", dt.datetime | None)
+    _require_fields(scheme, stored, "opened a key", _FIELDS[StoredKey])
+    _require_fields(scheme, stored, "opened a key", {"chain": tuple}, members=Certificate)
     if not hasattr(_attribute(scheme, stored, "public_key"), "public_bytes"):
         raise _defect(scheme, "opened a key whose public_key is not a public key")
 
 
-def _require_attribute(scheme: str, stored: object, name: str, expected: Any, *, members: type | None = None) -> None:
-    value = _attribute(scheme, stored, name)
-    if not isinstance(value, expected) or (members and not all(isinstance(each, members) for each in value)):
-        raise _defect(scheme, f"opened a key whose {name} has the wrong type, {type(value).__name__}")
+def _require_fields(scheme: str, value: object, what: str, fields: dict[str, Any], *, members: type = str) -> None:
+    for name, expected in fields.items():
+        found = _attribute(scheme, value, name)
+        with store_code(scheme):
+            right = _fits(found, expected, members)
+        if not right:
+            wanted = ", or lacks its time zone" if isinstance(found, dt.datetime) else ""
+            raise _defect(scheme, f"{what} whose {name} has the wrong type, {type(found).__name__}{wanted}")
 
 
 def _attribute(scheme: str, stored: object, name: str) -> Any:

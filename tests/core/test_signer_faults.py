@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvouch import open_signer, open_store
+from keyvouch.connections import _open
 from keyvouch.errors import (
     AccessDenied,
     AlgorithmUnsupported,
@@ -429,6 +430,56 @@ def test_interrupted_call_of_a_store_is_not_counted() -> None:
         assert store._use.over
         store.close()
         assert script.count("close") == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such signal on Windows")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in callbacks of `weakref`
+@pytest.mark.parametrize("way", ["reload", "reload if due", "lost session", "open"])
+def test_interrupt_leaves_no_lock_held(way: str) -> None:
+    """A signal handler that raises while a key is opened again leaves nothing held that later calls wait for."""
+
+    def reload_if_due() -> None:
+        signer._next_look, script.revision = 0, script.revision + 1
+        signer.sign_negotiated(lambda *_: MESSAGE)
+
+    def lose() -> None:
+        script.drop()
+        signer.sign(MESSAGE, "ES256")
+
+    with Script() as script:
+        signer = open_signer(script.uri)
+        acts: dict[str, Callable[[], object]] = {
+            "reload": signer.reload,
+            "reload if due": reload_if_due,
+            "lost session": lose,
+            "open": lambda: open_signer(script.uri, timeout=1),
+        }
+        repeat_interrupted(500, acts[way])
+        assert not signer._reload_lock.locked()
+        assert not signer._swap_lock.locked()
+        assert not _open.lock._is_owned()  # type: ignore[attr-defined]
+        signer.reload(timeout=LONG_ENOUGH)
+        signer.close()
+        script.violations.clear()  # the script's own count is not proof against interrupts
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there is no such signal on Windows")
+def test_interrupt_while_a_key_is_closed_is_not_swallowed() -> None:
+    """What the program's signal handler raises while a store closes a key reaches the program."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    former = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Script() as script, open_signer(script.uri) as signer:
+            script.before["close key"] = lambda _: signal.raise_signal(signal.SIGALRM)
+            with pytest.raises(Interrupted):
+                signer.reload()
+            del script.before["close key"]
+            assert is_signed(signer.public_key, signer.sign(MESSAGE, "ES256"), MESSAGE, "ES256")
+    finally:
+        signal.signal(signal.SIGALRM, former)
 
 
 def test_kept_exception_keeps_nothing_in_use() -> None:

@@ -1,5 +1,7 @@
 """One thread works, those that want the same wait for it."""
 
+import functools
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -225,3 +227,33 @@ def test_child_forgets_the_flights() -> None:
         flights.after_fork()  # as the fork's hook does it
         assert flights.do("key", lambda: 2, timeout=1) == 2
         gate.open()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there is no such signal on Windows")
+def test_exception_of_a_signal_handler_is_not_shared() -> None:
+    """What the program's signal handler raises in the working thread is not the failure of those who wait."""
+    flights, calls = SingleFlight[int](), []
+
+    def interrupt(*_: object) -> None:
+        raise ValueError("of the program")
+
+    def work() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            until(lambda: waiting_for(flights, "key") == 4)
+            signal.raise_signal(signal.SIGALRM)
+        return 7
+
+    def follow() -> int:
+        until(lambda: calls)
+        return flights.do("key", work, timeout=LONG_ENOUGH)
+
+    former = signal.signal(signal.SIGALRM, functools.partial(interrupt, "with an argument"))
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            answers = [pool.submit(follow) for _ in range(4)]
+            with pytest.raises(ValueError, match="of the program"):
+                flights.do("key", work, timeout=LONG_ENOUGH)
+            assert [answer.result() for answer in answers] == [7] * 4
+    finally:
+        signal.signal(signal.SIGALRM, former)

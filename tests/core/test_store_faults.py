@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import json
 import os
 import signal
@@ -14,9 +16,20 @@ from typing import Any
 import pytest
 
 from keyvouch import KeySpec, open_signer, open_store
-from keyvouch.errors import InternalError, KeyvouchError, SignatureInvalid
-from keyvouch.opening import Store
-from keyvouch.secrets import Secret
+from keyvouch.errors import (
+    AccessDenied,
+    AmbiguousKey,
+    AuthorityUnavailable,
+    InternalError,
+    KeyvouchError,
+    SignatureInvalid,
+    StoreUnavailable,
+    Throttled,
+)
+from keyvouch.opening import Store, open_first
+from keyvouch.secrets import Secret, SecretResolver
+from keyvouch.store import KeyInfo
+from keyvouch.uri import parse_uri
 from scripted_store import (
     MESSAGE,
     AbleStore,
@@ -119,6 +132,130 @@ def test_defect_of_a_capability(use: str, fault: str) -> None:
         require_reported(caught, fault)
 
 
+# Errors that the core cannot rely on.
+
+
+class WithoutInit(StoreUnavailable):
+    """Lacks what the base class sets."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "hunter2")
+
+
+class RefusesChanges(AccessDenied):
+    """Cannot be given its URI."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "uri" and "uri" in self.__dict__:
+            raise RuntimeError("hunter2")
+        super().__setattr__(name, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """Refuses even a traceback."""
+
+    text: str = "hunter2"
+
+
+class NotesFail(Exception):
+    """Cannot be asked for its notes."""
+
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override]
+        raise ValueError("hunter2")
+
+
+class OddNotes(Exception):
+    """Has something else in place of its notes."""
+
+    __notes__: Any = 5
+
+
+class OddText(Exception):
+    """Cannot be printed."""
+
+    def __str__(self) -> str:
+        raise ValueError("hunter2")
+
+    __repr__ = __str__
+
+
+class ClassFails(Exception):
+    """Cannot be asked for its class."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise ValueError("hunter2")
+
+
+def changed(error: KeyvouchError, **fields: object) -> KeyvouchError:
+    for name, value in fields.items():
+        setattr(error, name, value)
+    return error
+
+
+UNUSABLE: dict[str, Callable[[], Exception]] = {
+    "without fields": WithoutInit,
+    "refuses changes": lambda: RefusesChanges("no"),
+    "frozen": Frozen,
+    "notes fail": NotesFail,
+    "odd notes": OddNotes,
+    "no text": OddText,
+    "class fails": ClassFails,
+    "group": lambda: ExceptionGroup("hunter2", [KeyError("hunter2")]),
+    "base class": lambda: KeyvouchError("no"),
+    "of an authority": lambda: AuthorityUnavailable("no"),
+    "message": lambda: AccessDenied(None),  # type: ignore[arg-type]
+    "hint": lambda: AccessDenied("no", hint=b"no"),  # type: ignore[arg-type]
+    "uri": lambda: changed(AccessDenied("no"), uri=1),
+    "try_next_key": lambda: changed(AccessDenied("no"), try_next_key=None),
+    "candidates": lambda: AmbiguousKey("no", candidates=("scripted:", 1)),  # type: ignore[arg-type]
+    "retry_after as text": lambda: Throttled("no", retry_after="5"),  # type: ignore[arg-type]
+    "retry_after is no number": lambda: Throttled("no", retry_after=float("nan")),
+    "retry_after is endless": lambda: Throttled("no", retry_after=float("inf")),
+}
+
+
+@pytest.mark.parametrize("fault", UNUSABLE)
+@pytest.mark.parametrize("step", ["init", "connect", "open"])
+def test_unusable_error_leads_to_the_next_key(step: str, fault: str) -> None:
+    """An error of a store that the core could not handle does not keep the standby key from being opened."""
+    with Script() as first, Script() as second:
+        first.before[step] = lambda _: raise_it(UNUSABLE[fault]())
+        with open_first([first.uri, second.uri], SecretResolver()) as signer:
+            assert signer.requested_uri == second.uri
+
+
+@pytest.mark.parametrize("fault", UNUSABLE)
+@pytest.mark.parametrize("first", [True, False])
+def test_unusable_error_while_signing(first: bool, fault: str) -> None:
+    """Such an error of a signature is reported as a defect, and can be printed."""
+    with Script() as script, open_signer(script.uri) as signer:
+        if not first:
+            signer.sign(MESSAGE, "ES256")
+        script.before["sign"] = lambda _: raise_it(UNUSABLE[fault]())
+        with pytest.raises(InternalError) as caught:
+            signer.sign(MESSAGE, "ES256")
+        assert "hunter2" not in str(caught.value)
+        assert caught.value.__cause__ is not None
+        assert caught.value.__cause__.__traceback__ is None
+
+
+@pytest.mark.parametrize("fault", UNUSABLE)
+def test_unusable_error_of_a_capability(fault: str) -> None:
+    """Such an error of another method is reported as a defect as well."""
+    with Script() as script, open_store(script.able_uri) as store:
+        script.before["keys"] = lambda _: raise_it(UNUSABLE[fault]())
+        with pytest.raises(InternalError) as caught:
+            store.keys()
+        assert "hunter2" not in str(caught.value)
+
+
+def raise_it(error: Exception) -> None:
+    raise error
+
+
 def test_interrupt_is_no_defect() -> None:
     """Ctrl-C in a store's code reaches the program as it is."""
     with Script() as script, open_signer(script.uri) as signer:
@@ -195,6 +332,9 @@ def test_open_returns_no_key(monkeypatch: pytest.MonkeyPatch, returned: object) 
         ("chain", (b"der",)),
         ("exportable", "no"),
         ("settles_at", 12.5),
+        ("settles_at", dt.datetime(2030, 1, 1)),  # noqa: DTZ001 - that is the fault
+        ("advice", (1,)),
+        ("remote", "yes"),
         ("advice", "text"),
     ],
 )
@@ -250,23 +390,81 @@ def test_method_returns_the_wrong_type(monkeypatch: pytest.MonkeyPatch, method: 
             USES[method][1](store)
 
 
+GOOD = KeyInfo(parse_uri("scripted:key=app", ScriptedStore.attributes), "P-256")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("uri", "scripted:key=app"),
+        ("key_type", None),
+        ("spki_sha256", b"digest"),
+        ("subject", 1),
+        ("not_before", "2030-01-01"),
+        ("not_after", dt.datetime(2030, 1, 1)),  # noqa: DTZ001 - that is the fault
+        ("created", 12.5),
+        ("exportable", "no"),
+        ("has_certificate", None),
+        ("advice", "text"),
+        ("advice", (1,)),
+        ("provider", 1),
+        ("readers", "root"),
+    ],
+)
+def test_listed_key_with_a_wrong_field(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
+    """Each field of a listed key must be of the type that the contract gives it."""
+    wrong = dataclasses.replace(GOOD, **{name: value})  # type: ignore[arg-type]
+    with Script() as script, open_store(script.able_uri) as store:
+        monkeypatch.setattr(AbleStore, "keys", lambda *_, **__: [GOOD, wrong])
+        with pytest.raises(InternalError, match=f"KeyInfo from keys whose {name} has the wrong type"):
+            store.keys()
+
+
+def test_list_that_fails_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of the store's own that fails while it is read is its defect, too."""
+
+    class Late(list[KeyInfo]):
+        def __iter__(self) -> Any:
+            yield GOOD
+            raise ValueError("hunter2")
+
+    with Script() as script, open_store(script.able_uri) as store:
+        monkeypatch.setattr(AbleStore, "keys", lambda *_, **__: Late())
+        with pytest.raises(InternalError, match="raised ValueError"):
+            store.keys()
+
+
 _COMMAND = """
 from keyvouch.cli import main
 from scripted_store import Script
 
 with Script() as script:
-    script.always["keys"] = ValueError("hunter2")
+    script.always["keys"] = {error}
     main(["keys", "--key", script.able_uri])
 """
 
 
+def run_command(error: str) -> subprocess.CompletedProcess[str]:
+    command, path = [sys.executable, "-c", _COMMAND.format(error=error)], str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
 def test_command_shows_no_traceback() -> None:
     """The command says in two sentences whose defect it is, and exits with status 1."""
-    command, path = [sys.executable, "-c", _COMMAND], str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_command('ValueError("hunter2")')
     assert done.returncode == 1
     assert "raised ValueError" in done.stderr
     assert "Report it to the authors of scripted 1.0." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize("error", ["SystemExit(0)", "GeneratorExit('hunter2')", "BaseException('hunter2')"])
+def test_store_that_ends_the_command(error: str) -> None:
+    """A store that exits, or raises what is not an `Exception`, is a defect: no success, and no traceback."""
+    done = run_command(error)
+    assert done.returncode == 1
+    assert "a defect of keyvouch or of a plugin" in done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr

@@ -55,7 +55,7 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
             show(ConfigurationError(f"The output cannot be written: {error.strerror}.", hint="See where it goes to."))
             _drop_output()
             status = 2
-    except Exception as error:  # noqa: BLE001 - a defect, ours or a plugin's
+    except BaseException as error:  # noqa: BLE001 - a defect, ours or a plugin's: not even SystemExit means success
         _show_defect(error)
         status = 1
     sys.exit(status)
@@ -152,7 +152,7 @@ def printable(text: object, *, kept: str = "") -> str:
     return "".join(each if each.isprintable() or each in kept else "?" for each in str(text))
 
 
-def _show_defect(error: Exception) -> None:
+def _show_defect(error: BaseException) -> None:
     message = f"{type(error).__name__}: a defect of keyvouch or of a plugin."
     hint = "Run it again with `keyvouch --debug ...`, and report what that shows."
     with contextlib.suppress(OSError):

@@ -36,6 +36,7 @@ from keyvouch.entra.transport import Session
 from keyvouch.entra.variants import Variants
 from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError, hidden_frames, without_frames
 from keyvouch.proxies import Credentials
+from keyvouch.signal_handlers import is_from_signal_handler
 from keyvouch.signer import SIGN_TIMEOUT, Signer
 from keyvouch.single_flight import FlightTimeout, SingleFlight
 from keyvouch.tokens import is_token
@@ -417,8 +418,10 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
                 if turn.sent and _refuses(result) and key.is_renewed(turn.sent, timeout):
                     result = request()
                 self._forget_odd_error(result)
-            except Exception as error:  # noqa: BLE001 - for every thread that waits, each to be told in its own words
+            except Exception as error:
                 self._telemetry_buffer.clear()  # may hold what MSAL failed at
+                if is_from_signal_handler(error):
+                    raise
                 return Outcome(error=error, sent=turn.sent, of_key=error is turn.error)
         if turn.sent and isinstance(result, dict) and result.get("token_source") == "identity_provider":
             self._keys.accept(key)
