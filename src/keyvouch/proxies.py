@@ -84,8 +84,6 @@ def fault(text: str, parts: SplitResult | None) -> str:
         return form
     if "***" in text.rpartition("@")[0]:
         return "its credentials are redacted: give them again, or by proxy-credentials"
-    if ":" in unquote(parts.username or ""):  # RFC 7617, section 2
-        return "the user name contains a colon"
     if _CONTROLS.search(unquote(text)) or " " in text:
         return "spaces and control characters are not allowed"
     if ":" in unquote(parts.username or ""):  # RFC 7617, section 2
