@@ -15,7 +15,7 @@ from typing import Any
 import jwt
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey, RSAKey
@@ -142,6 +142,27 @@ def test_chain_is_sent_leaf_first() -> None:
     assert not any("\n" in each for each in header["x5c"])
 
 
+def test_header_is_compact_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header has no blanks; as long as the key and its certificate are the same it is encoded once."""
+    encoded = []
+    make_header = ClientAssertion._header
+
+    def counted(self: ClientAssertion, *arguments: Any) -> Any:
+        encoded.append(arguments)
+        return make_header(self, *arguments)
+
+    monkeypatch.setattr(ClientAssertion, "_header", counted)
+    for chain in ([], [certify(new_key())]):
+        encoded.clear()
+        with Script(chain=chain) as script:
+            script.newest.shown = script.newest.public_key  # as a store that keeps its public keys
+            with open_signer(script.uri) as signer:
+                make = ClientAssertion(signer)
+                headers = {make(CONTEXT).split(".")[0] for _ in range(3)}
+        assert len(headers) == len(encoded) == 1
+        assert b" " not in decode(headers.pop())
+
+
 def test_no_certificate_no_chain() -> None:
     """`send_x5c` without a certificate sends none."""
     assert "x5c" not in header_of(made(chain=[], send_x5c=True))
@@ -211,6 +232,42 @@ def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
         ClientAssertion(signer, **options)
 
 
+def test_what_is_said_of_senseless_options() -> None:
+    """The error repeats what was asked for, and the hint says what may be."""
+    with Script() as script, open_signer(script.uri) as signer:
+        with pytest.raises(ConfigurationError, match="'md5'") as caught:
+            ClientAssertion(signer, x5t="md5")  # type: ignore[arg-type]
+        assert all(f'"{each}"' in caught.value.hint for each in ("auto", "sha256", "sha1"))
+        with pytest.raises(ConfigurationError, match="for 100 seconds and be used again for 41") as caught:
+            ClientAssertion(signer, lifetime=100, reuse=41)
+        assert "reuse + 60 seconds" in caught.value.hint
+
+
+@pytest.mark.parametrize("options", [{"lifetime": 1}, {"reuse": 540}, {"lifetime": 61, "reuse": 1}])
+def test_extreme_options(options: dict[str, Any]) -> None:
+    """An assertion may live for a second, and be used again until a minute before its end."""
+    claims = claims_of(made(**options))
+    assert claims["exp"] - claims["iat"] == options.get("lifetime", 600)
+
+
+def test_algorithm_of_an_endpoint() -> None:
+    """Who overrides `algorithm_for` and `audience_of` is asked about the endpoint that the assertion is for."""
+    asked = []
+
+    class ForEndpoint(ClientAssertion):
+        def algorithm_for(self, endpoint: str) -> Algorithm | None:
+            asked.append(endpoint)
+            return super().algorithm_for(endpoint)
+
+        def audience_of(self, endpoint: str) -> str:
+            asked.append(endpoint)
+            return super().audience_of(endpoint)
+
+    with Script() as script, open_signer(script.uri) as signer:
+        ForEndpoint(signer)(CONTEXT)
+    assert asked == [ENDPOINT] * 2
+
+
 def test_algorithm_that_does_not_fit() -> None:
     """An algorithm that the key cannot do is refused before the store is asked."""
     with Script() as script, open_signer(script.uri) as signer:
@@ -245,8 +302,9 @@ def test_invalid_certificate_is_refused(days: tuple[int, int], error: type[Excep
     with Script(chain=[certify(new_key(), days=days)]) as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer)
         for _ in range(2):
-            with pytest.raises(error):
+            with pytest.raises(error) as caught:
                 make(CONTEXT)
+            assert getattr(caught.value, "uri", None) == str(signer.uri)
         assert script.count("sign") == 0
         assert is_signed(signer.public_key, signer.sign(MESSAGE, "ES256"), MESSAGE, "ES256")
 
@@ -287,6 +345,39 @@ def test_assertion_is_not_used_again_too_long(monkeypatch: pytest.MonkeyPatch) -
         assert make(CONTEXT) == first
         monkeypatch.setattr(time, "time", lambda: clock + 301)
         assert make(CONTEXT) != first
+
+
+def test_assertion_is_used_again_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the instant in which it was made it is used again; `reuse` seconds later, or if the clock went back, not."""
+    with Script() as script, open_signer(script.uri) as signer:
+        make = ClientAssertion(signer, reuse=300)
+        clock = float(int(time.time()))
+        made = []
+        for moment in (clock, clock, clock + 300, clock + 299):
+            monkeypatch.setattr(time, "time", lambda now=moment: now)
+            made.append(make(CONTEXT))
+        assert made[0] == made[1]
+        assert len(set(made)) == 3
+
+
+def test_assertion_that_is_kept_is_the_clients() -> None:
+    """An assertion that may be used again names its client and endpoint as any other does."""
+    claims = claims_of(made(reuse=300))
+    assert (claims["iss"], claims["aud"]) == (CONTEXT["client_id"], ENDPOINT)
+
+
+def test_clients_at_once_get_their_own() -> None:
+    """Two clients that ask in the same instant do not get one another's assertion."""
+    with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(2) as pool:
+        make = ClientAssertion(signer, reuse=300)
+        with script.held("sign") as gate:
+            first = pool.submit(make, CONTEXT)
+            assert gate.entered.wait(LONG_ENOUGH)
+            second = pool.submit(make, {**CONTEXT, "client_id": "another"})
+            until(lambda: len(make._flights._flights) == 2)
+            gate.open()
+        assert claims_of(first.result())["iss"] == CONTEXT["client_id"]
+        assert claims_of(second.result())["iss"] == "another"
 
 
 @pytest.mark.parametrize("same_key", [True, False])
@@ -360,8 +451,9 @@ def test_late_assertion_is_not_waited_for() -> None:
         with script.held("sign") as gate:
             first = pool.submit(make, CONTEXT)
             assert gate.entered.wait(LONG_ENOUGH)
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(StoreUnavailable, match="not made in time") as caught:
                 make(CONTEXT, timeout=0.01)
+            assert "later" in caught.value.hint
             gate.open()
         assert claims_of(first.result())["aud"] == ENDPOINT
         assert script.count("sign") == 1
@@ -418,3 +510,21 @@ def test_coordinates_are_of_full_width(curve: str) -> None:
     """An EC key's coordinates have the curve's width, leading zeros included (RFC 7518, section 6.2.1.2)."""
     jwk = public_jwk(new_key(curve).public_key())
     assert [len(decode(jwk[name])) for name in ("x", "y")] == [(int(curve[2:]) + 7) // 8] * 2
+
+
+@pytest.mark.parametrize(
+    ("curve", "secret", "name"),
+    [
+        (ec.SECP256R1(), 379, "x"),
+        (ec.SECP256R1(), 43, "y"),
+        (ec.SECP384R1(), 197, "x"),
+        (ec.SECP384R1(), 176, "y"),
+    ],
+)
+def test_coordinate_that_begins_with_zeros(curve: ec.EllipticCurve, secret: int, name: str) -> None:
+    """A coordinate that would fit into fewer octets keeps its leading zeros."""
+    public_key = ec.derive_private_key(secret, curve).public_key()
+    octets = decode(public_jwk(public_key)[name])
+    assert len(octets) == curve.key_size // 8
+    assert octets[0] == 0
+    assert int.from_bytes(octets, "big") == getattr(public_key.public_numbers(), name)

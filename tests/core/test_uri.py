@@ -1,5 +1,6 @@
 """The grammar of key URIs."""
 
+import os
 import random
 import string
 import subprocess
@@ -789,3 +790,17 @@ def test_path_alone_is_no_uri(text: str) -> None:
     error = refusal(text)
     assert "is a path, not a key's URI" in error.message
     assert error.hint == f"Write pfx:{text.replace(chr(92), '/')} (or pem:...)."
+
+
+def test_path_of_a_file() -> None:
+    """Any octets but NUL are a path, also those that are no text."""
+    assert parse_path(b"/a b/\xc3\xa9") == "/a b/\u00e9"
+    assert os.fsencode(parse_path(b"/\xff")) == b"/\xff"
+    for octets in (b"\0", b"/a\0b"):
+        with pytest.raises(ValueError, match="NUL"):
+            parse_path(octets)
+
+
+def test_uri_that_is_not_complete_yet() -> None:
+    """A debugger may show a URI before it has its values."""
+    assert repr(KeyUri.__new__(KeyUri)) == "<KeyUri ?>"
