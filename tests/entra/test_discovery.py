@@ -154,13 +154,21 @@ def test_malformed_endpoint(authority: Authority, app: App, key: Key, change: Ca
         sign_in(authority, app, key)
 
 
-@pytest.mark.parametrize("issuer", ["https://evil.test", "{url}/other/v2.0", "{asked}/more", None, 5])
-def test_other_issuer(
+@pytest.mark.parametrize("issuer", [None, 5])
+def test_document_without_an_issuer(
     authority: Authority, app: App, key: Key, change: Callable[[Change], None], issuer: object
 ) -> None:
+    """It is an answer that cannot be used: the issuer is required (OpenID Connect Discovery 1.0, section 3)."""
+    change(lambda _, response: document(response, issuer=issuer))
+    with pytest.raises(AuthorityUnavailable, match="it names no issuer"):
+        sign_in(authority, app, key, oidc_authority=f"{authority.authority}/v2.0")
+
+
+@pytest.mark.parametrize("issuer", ["https://evil.test", "{url}/other/v2.0", "{asked}/more"])
+def test_other_issuer(authority: Authority, app: App, key: Key, change: Callable[[Change], None], issuer: str) -> None:
     """An OpenID Connect issuer's document names that issuer (OpenID Connect Discovery 1.0, section 4.3)."""
     asked = f"{authority.authority}/v2.0"
-    made = issuer.format(url=authority.url, asked=asked) if isinstance(issuer, str) else issuer
+    made = issuer.format(url=authority.url, asked=asked)
     change(lambda _, response: document(response, issuer=made))
     with pytest.raises(ConfigurationError, match="not the issuer that its discovery document names"):
         sign_in(authority, app, key, oidc_authority=asked)

@@ -50,6 +50,8 @@ def check(url: str, text: str, issuer: str | None) -> None:
     for name in _ENDPOINTS:
         if document.get(name) is not None:
             _check_endpoint(name, document[name], asked, any_host=trusts_issuer)
+    if issuer is not None and not isinstance(document.get("issuer"), str):
+        raise UnusableAnswer("it names no issuer")  # OpenID Connect Discovery 1.0, section 3: it is required
     if issuer is not None and not trusts_issuer and not _is_microsofts(document.get("issuer")):
         raise ConfigurationError(
             f"{asked} is not the issuer that its discovery document names: {_shown(document.get('issuer'))}.",
