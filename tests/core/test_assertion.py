@@ -422,6 +422,28 @@ def test_too_old_assertions_are_dropped_first(monkeypatch: pytest.MonkeyPatch) -
         assert [make(context) for context in contexts[2:4]] == made[2:4]
 
 
+def test_what_is_kept_when_room_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what may be kept, the latest; an assertion of this very second is, one of `reuse` seconds ago is not."""
+    monkeypatch.setattr(assertion_module, "_MOST_KEPT", 6)
+    clock = float(int(time.time()))
+    monkeypatch.setattr(time, "time", lambda: clock)
+
+    def kept(*ages: float) -> set[str]:
+        with Script() as script, open_signer(script.uri) as signer:
+            make = ClientAssertion(signer, reuse=300)
+            for number, age in enumerate(ages):
+                make({**CONTEXT, "client_id": str(number)})
+                make._reusable[str(number), ENDPOINT].made -= age
+            make({**CONTEXT, "client_id": "new"})
+            return {client for client, _ in make._reusable}
+
+    assert kept(300, 300, 300, 300, 299, 0) == {"4", "5", "new"}
+    assert kept(0.5, 300, 300, 300, 300, 0) == {"0", "5", "new"}
+    assert kept(10, 1, 30, 2, 20, 3) == {"1", "3", "5", "new"}
+    assert kept(300, 1, 2, 3, 4) == {"0", "1", "2", "3", "4", "new"}
+    assert kept(-5, -5, 1, 2, 3, 4) == {"2", "3", "4", "new"}
+
+
 def test_assertion_survives_a_lost_session() -> None:
     """Where the key is the same as before, its assertion is used again."""
     with Script() as script, open_signer(script.uri) as signer:

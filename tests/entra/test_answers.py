@@ -380,10 +380,10 @@ def test_token_of_an_outcome() -> None:
 def test_errors_of_an_outcome() -> None:
     """A defect stays what it is, an error of keyvouch's too; anything else becomes one, with its cause."""
     sent = Sent("pem:/a", new_key().public_key(), None)
-    for error in (KeyError("x"), StoreUnavailable("x")):
-        with pytest.raises(type(error)) as caught:
-            Outcome(error=error, of_key=True).token("https://login", None)
-        assert caught.value is error
+    for own_error in (KeyError("x"), StoreUnavailable("x")):
+        with pytest.raises(type(own_error)) as caught:
+            Outcome(error=own_error, of_key=True).token("https://login", None)
+        assert caught.value is own_error
     cases: list[tuple[Exception, Sent | None, type[KeyvouchError], str]] = [
         (ValueError("odd scope"), None, ConfigurationError, "MSAL refuses the request: odd scope"),
         (ValueError("odd"), sent, AuthorityUnavailable, "answer: ValueError."),
