@@ -23,7 +23,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from keyvouch import ClientAssertion, open_signer
 from keyvouch import assertion as assertion_module
 from keyvouch.algorithms import Algorithm, sign_locally
-from keyvouch.assertion import jwk_thumbprint, public_jwk
+from keyvouch.assertion import base64url, jwk_thumbprint, public_jwk
 from keyvouch.errors import (
     AlgorithmUnsupported,
     CertificateExpired,
@@ -550,3 +550,11 @@ def test_coordinate_that_begins_with_zeros(curve: ec.EllipticCurve, secret: int,
     assert len(octets) == curve.key_size // 8
     assert octets[0] == 0
     assert int.from_bytes(octets, "big") == getattr(public_key.public_numbers(), name)
+
+
+@pytest.mark.parametrize(
+    ("octets", "text"), [(b"", b""), (b"\0", b"AA"), (b"\0\0", b"AAA"), (b"\0\0\x17", b"AAAX"), (b"\xff\xef", b"_-8")]
+)
+def test_base64url(octets: bytes, text: bytes) -> None:
+    """The letters for URLs, and no padding (RFC 7515, section 2)."""
+    assert base64url(octets) == text
