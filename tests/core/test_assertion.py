@@ -32,6 +32,7 @@ from keyvouch.errors import (
     StoreUnavailable,
 )
 from scripted_store import LONG_ENOUGH, MESSAGE, Script, certify, is_signed, new_key, until
+from traces import traces
 
 ENDPOINT = "https://login.example/tenant/oauth2/v2.0/token"
 CONTEXT = {"client_id": "00000000-0000-4000-8000-000000000001", "token_endpoint": ENDPOINT}
@@ -489,6 +490,16 @@ def test_failure_is_not_used_again() -> None:
         with pytest.raises(StoreUnavailable):
             make(CONTEXT, timeout=0.05)
         assert claims_of(make(CONTEXT))["aud"] == ENDPOINT
+
+
+def test_failure_shows_no_assertion() -> None:
+    """Neither the error of an assertion that is not signed nor a frame of it holds what was to be signed."""
+    with Script() as script, open_signer(script.uri) as signer:
+        script.fail("sign", AlgorithmUnsupported("no"))
+        with pytest.raises(AlgorithmUnsupported) as caught:
+            ClientAssertion(signer)(CONTEXT)
+    encoded = base64.urlsafe_b64encode(b'{"aud":"https://login')[:24].decode()
+    assert not any(encoded in text for text in traces(caught.value))
 
 
 def test_assertion_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
