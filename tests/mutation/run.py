@@ -62,7 +62,7 @@ TESTS = {
     "src/keyvouch/sockets.py": ["tests/core/test_deadlines.py", "tests/core/test_https.py"],
     "src/keyvouch/store_faults.py": ["tests/core/test_store_faults.py"],
     "src/keyvouch/stores/ber.py": ["tests/stores/test_ber.py", "tests/stores/test_limits.py"],
-    "src/keyvouch/stores/limits.py": ["tests/stores/test_limits.py"],
+    "src/keyvouch/stores/limits.py": ["tests/stores/test_counting.py", "tests/stores/test_limits.py"],
     "src/keyvouch/stores/pem.py": ["tests/stores/test_pem_reading.py", "tests/stores/test_limits.py"],
     "src/keyvouch/stores/pfx.py": ["tests/stores/test_pfx_reading.py", "tests/stores/test_limits.py"],
     "src/keyvouch/stores/places.py": [
