@@ -37,12 +37,11 @@ def error_of(act: Callable[[], object], kind: type[KeyvouchError]) -> KeyvouchEr
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"), [("/keys-*/a.pem", r"one \*"), ("/keys/*-*.pem", r"one \*"), ("/keys%00.pem", "NUL")]
+    ("path", "reason"), [("/keys-*/a.pem", "one * may"), ("/keys/*-*.pem", "one * may"), ("/keys%00.pem", "no NUL")]
 )
 def test_reason_for_refusing_a_path(path: str, reason: str) -> None:
     """The error for a path that cannot be one says what is wrong with it."""
-    with pytest.raises(ConfigurationError, match=reason):
-        uri(f"pem:{path}")
+    assert reason in error_of(lambda: uri(f"pem:{path}"), ConfigurationError).message
 
 
 # Families
