@@ -177,6 +177,8 @@ def test_certificate_file_that_cannot_be_read(folder: Path) -> None:
     assert "None" not in error.message
     assert "certificate-file=" in error.hint
     assert places.read_beside(folder / "missing.crt") == (b"", None)
+    path = write(folder / "app.crt", b"x")
+    assert places.read_beside(path) == (b"x", files.stamp(path.stat()))
 
 
 # Files that cannot be written
