@@ -417,9 +417,9 @@ def test_names_that_no_vendor_has(name: str) -> None:
 def test_attribute_of_a_vendor_stands_once() -> None:
     """And on its own side, with a value, like any other."""
     for text, message in (
-        ("acme:/a?x-vendor-a=1&x-vendor-a=2", "twice"),
-        ("acme:path=/a;x-vendor-a=1", "wrong side"),
-        ("acme:/a?x-vendor-a=", "no value"),
+        ("acme:/a?x-vendor-a=1&x-vendor-a=2", "x-vendor-a stands there twice"),
+        ("acme:path=/a;x-vendor-a=1", "x-vendor-a is on the wrong side"),
+        ("acme:/a?x-vendor-a=", "x-vendor-a has no value"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             parse_uri(text, OPEN_ENDED)
