@@ -553,6 +553,10 @@ def test_references_are_not_redacted(text: str) -> None:
     ("text", "shown"),
     [
         ("?token=x", "?token=***"),
+        ("x:/a?proxy=http://me:pw%40host/", "x:/a?proxy=http://***%40host/"),
+        ("x:/a?proxy=http://me:p%40w%40host/", "x:/a?proxy=http://***%40host/"),
+        ("x:/a?proxy=http://me:pw@host&role-id=a%40b", "x:/a?proxy=http://***@host&role-id=a%40b"),
+        ("x:/a%40b?proxy=http://host", "x:/a%40b?proxy=http://host"),
         ("pkcs11:a?token=x?y", "pkcs11:a?token=***"),
         ("pkcs11:token=prod?pin-value=x", "pkcs11:token=prod?pin-value=***"),
         ("pkcs11:token=prod;token=other;secret=x", "pkcs11:token=prod;token=other;secret=***"),
