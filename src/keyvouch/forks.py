@@ -19,9 +19,8 @@ log = logging.getLogger("keyvouch")
 
 
 class _Process:
-    def __init__(self) -> None:
-        self.fork_number = 0
-        """Counts the forks between the first process and this one: what bears another number is a parent's."""
+    fork_number = 0
+    """Counts the forks between the first process and this one: what bears another number is a parent's."""
 
 
 class Forgetful(Protocol):

@@ -51,7 +51,8 @@ class _Locks:
     @contextlib.contextmanager
     def held(self, target: str, timeout: float) -> Iterator[None]:
         lock = self._by_target.setdefault(target, threading.Lock())
-        if not lock.acquire(timeout=max(0.0, timeout)):
+        timeout = max(0.0, timeout)
+        if not lock.acquire(timeout=timeout):
             raise StoreUnavailable(
                 f"Another thread has been logging in to the token for {timeout:.0f} seconds.", hint="Try again later."
             )

@@ -268,7 +268,7 @@ def scheme_of(text: str) -> str:
     for position, character in enumerate(text):
         if not character.isprintable() and character not in _MARKS:
             raise ConfigurationError(
-                f"The URI {scheme[0] + ':...' if scheme else ''} has a control character at position {position + 1}.",
+                f"The URI {f'{scheme[0]}:... ' if scheme else ''}has a control character at position {position + 1}.",
                 hint="In TOML, write the URI in single quotes: in double quotes a backslash begins an escape.",
             )
     # What stands behind `?` is left out, as nobody can tell whether there is a secret in what is not understood.
@@ -414,7 +414,7 @@ def _unknown(name: str, declared: Mapping[str, Attribute]) -> ConfigurationError
     nearest = difflib.get_close_matches(name, declared, n=1)
     hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(declared)}."
     if not name:  # what stands there may be a secret, or the end of one
-        return ConfigurationError("A part of the URI is no name=value.", hint=hint)
+        return ConfigurationError("A part of the URI is not name=value.", hint=hint)
     return ConfigurationError(f"There is no attribute {redact('?' + name)[1:]!r}.", hint=hint)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import jwt
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey, RSAKey
@@ -23,7 +23,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from keyvouch import ClientAssertion, open_signer
 from keyvouch import assertion as assertion_module
 from keyvouch.algorithms import Algorithm, sign_locally
-from keyvouch.assertion import jwk_thumbprint, public_jwk
+from keyvouch.assertion import base64url, jwk_thumbprint, public_jwk
 from keyvouch.errors import (
     AlgorithmUnsupported,
     CertificateExpired,
@@ -32,6 +32,7 @@ from keyvouch.errors import (
     StoreUnavailable,
 )
 from scripted_store import LONG_ENOUGH, MESSAGE, Script, certify, is_signed, new_key, until
+from traces import traces
 
 ENDPOINT = "https://login.example/tenant/oauth2/v2.0/token"
 CONTEXT = {"client_id": "00000000-0000-4000-8000-000000000001", "token_endpoint": ENDPOINT}
@@ -142,6 +143,27 @@ def test_chain_is_sent_leaf_first() -> None:
     assert not any("\n" in each for each in header["x5c"])
 
 
+def test_header_is_compact_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header has no blanks; as long as the key and its certificate are the same it is encoded once."""
+    encoded = []
+    make_header = ClientAssertion._header
+
+    def counted(self: ClientAssertion, *arguments: Any) -> Any:
+        encoded.append(arguments)
+        return make_header(self, *arguments)
+
+    monkeypatch.setattr(ClientAssertion, "_header", counted)
+    for chain in ([], [certify(new_key())]):
+        encoded.clear()
+        with Script(chain=chain) as script:
+            script.newest.shown = script.newest.public_key  # as a store that keeps its public keys
+            with open_signer(script.uri) as signer:
+                make = ClientAssertion(signer)
+                headers = {make(CONTEXT).split(".")[0] for _ in range(3)}
+        assert len(headers) == len(encoded) == 1
+        assert b" " not in decode(headers.pop())
+
+
 def test_no_certificate_no_chain() -> None:
     """`send_x5c` without a certificate sends none."""
     assert "x5c" not in header_of(made(chain=[], send_x5c=True))
@@ -211,6 +233,42 @@ def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
         ClientAssertion(signer, **options)
 
 
+def test_what_is_said_of_senseless_options() -> None:
+    """The error repeats what was asked for, and the hint says what may be."""
+    with Script() as script, open_signer(script.uri) as signer:
+        with pytest.raises(ConfigurationError, match="'md5'") as caught:
+            ClientAssertion(signer, x5t="md5")  # type: ignore[arg-type]
+        assert all(f'"{each}"' in caught.value.hint for each in ("auto", "sha256", "sha1"))
+        with pytest.raises(ConfigurationError, match="for 100 seconds and be used again for 41") as caught:
+            ClientAssertion(signer, lifetime=100, reuse=41)
+        assert "reuse + 60 seconds" in caught.value.hint
+
+
+@pytest.mark.parametrize("options", [{"lifetime": 1}, {"reuse": 540}, {"lifetime": 61, "reuse": 1}])
+def test_extreme_options(options: dict[str, Any]) -> None:
+    """An assertion may live for a second, and be used again until a minute before its end."""
+    claims = claims_of(made(**options))
+    assert claims["exp"] - claims["iat"] == options.get("lifetime", 600)
+
+
+def test_algorithm_of_an_endpoint() -> None:
+    """Who overrides `algorithm_for` and `audience_of` is asked about the endpoint that the assertion is for."""
+    asked = []
+
+    class ForEndpoint(ClientAssertion):
+        def algorithm_for(self, endpoint: str) -> Algorithm | None:
+            asked.append(endpoint)
+            return super().algorithm_for(endpoint)
+
+        def audience_of(self, endpoint: str) -> str:
+            asked.append(endpoint)
+            return super().audience_of(endpoint)
+
+    with Script() as script, open_signer(script.uri) as signer:
+        ForEndpoint(signer)(CONTEXT)
+    assert asked == [ENDPOINT] * 2
+
+
 def test_algorithm_that_does_not_fit() -> None:
     """An algorithm that the key cannot do is refused before the store is asked."""
     with Script() as script, open_signer(script.uri) as signer:
@@ -245,8 +303,9 @@ def test_invalid_certificate_is_refused(days: tuple[int, int], error: type[Excep
     with Script(chain=[certify(new_key(), days=days)]) as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer)
         for _ in range(2):
-            with pytest.raises(error):
+            with pytest.raises(error) as caught:
                 make(CONTEXT)
+            assert getattr(caught.value, "uri", None) == str(signer.uri)
         assert script.count("sign") == 0
         assert is_signed(signer.public_key, signer.sign(MESSAGE, "ES256"), MESSAGE, "ES256")
 
@@ -287,6 +346,39 @@ def test_assertion_is_not_used_again_too_long(monkeypatch: pytest.MonkeyPatch) -
         assert make(CONTEXT) == first
         monkeypatch.setattr(time, "time", lambda: clock + 301)
         assert make(CONTEXT) != first
+
+
+def test_assertion_is_used_again_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the instant in which it was made it is used again; `reuse` seconds later, or if the clock went back, not."""
+    with Script() as script, open_signer(script.uri) as signer:
+        make = ClientAssertion(signer, reuse=300)
+        clock = float(int(time.time()))
+        made = []
+        for moment in (clock, clock, clock + 300, clock + 299):
+            monkeypatch.setattr(time, "time", lambda now=moment: now)
+            made.append(make(CONTEXT))
+        assert made[0] == made[1]
+        assert len(set(made)) == 3
+
+
+def test_assertion_that_is_kept_is_the_clients() -> None:
+    """An assertion that may be used again names its client and endpoint as any other does."""
+    claims = claims_of(made(reuse=300))
+    assert (claims["iss"], claims["aud"]) == (CONTEXT["client_id"], ENDPOINT)
+
+
+def test_clients_at_once_get_their_own() -> None:
+    """Two clients that ask in the same instant do not get one another's assertion."""
+    with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(2) as pool:
+        make = ClientAssertion(signer, reuse=300)
+        with script.held("sign") as gate:
+            first = pool.submit(make, CONTEXT)
+            assert gate.entered.wait(LONG_ENOUGH)
+            second = pool.submit(make, {**CONTEXT, "client_id": "another"})
+            until(lambda: len(make._flights._flights) == 2)
+            gate.open()
+        assert claims_of(first.result())["iss"] == CONTEXT["client_id"]
+        assert claims_of(second.result())["iss"] == "another"
 
 
 @pytest.mark.parametrize("same_key", [True, False])
@@ -331,6 +423,28 @@ def test_too_old_assertions_are_dropped_first(monkeypatch: pytest.MonkeyPatch) -
         assert [make(context) for context in contexts[2:4]] == made[2:4]
 
 
+def test_what_is_kept_when_room_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what may be kept, the latest; an assertion of this very second is, one of `reuse` seconds ago is not."""
+    monkeypatch.setattr(assertion_module, "_MOST_KEPT", 6)
+    clock = float(int(time.time()))
+    monkeypatch.setattr(time, "time", lambda: clock)
+
+    def kept(*ages: float) -> set[str]:
+        with Script() as script, open_signer(script.uri) as signer:
+            make = ClientAssertion(signer, reuse=300)
+            for number, age in enumerate(ages):
+                make({**CONTEXT, "client_id": str(number)})
+                make._reusable[str(number), ENDPOINT].made -= age
+            make({**CONTEXT, "client_id": "new"})
+            return {client for client, _ in make._reusable}
+
+    assert kept(300, 300, 300, 300, 299, 0) == {"4", "5", "new"}
+    assert kept(0.5, 300, 300, 300, 300, 0) == {"0", "5", "new"}
+    assert kept(10, 1, 30, 2, 20, 3) == {"1", "3", "5", "new"}
+    assert kept(300, 1, 2, 3, 4) == {"0", "1", "2", "3", "4", "new"}
+    assert kept(-5, -5, 1, 2, 3, 4) == {"2", "3", "4", "new"}
+
+
 def test_assertion_survives_a_lost_session() -> None:
     """Where the key is the same as before, its assertion is used again."""
     with Script() as script, open_signer(script.uri) as signer:
@@ -360,8 +474,9 @@ def test_late_assertion_is_not_waited_for() -> None:
         with script.held("sign") as gate:
             first = pool.submit(make, CONTEXT)
             assert gate.entered.wait(LONG_ENOUGH)
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(StoreUnavailable, match="not made in time") as caught:
                 make(CONTEXT, timeout=0.01)
+            assert "later" in caught.value.hint
             gate.open()
         assert claims_of(first.result())["aud"] == ENDPOINT
         assert script.count("sign") == 1
@@ -375,6 +490,16 @@ def test_failure_is_not_used_again() -> None:
         with pytest.raises(StoreUnavailable):
             make(CONTEXT, timeout=0.05)
         assert claims_of(make(CONTEXT))["aud"] == ENDPOINT
+
+
+def test_failure_shows_no_assertion() -> None:
+    """Neither the error of an assertion that is not signed nor a frame of it holds what was to be signed."""
+    with Script() as script, open_signer(script.uri) as signer:
+        script.fail("sign", AlgorithmUnsupported("no"))
+        with pytest.raises(AlgorithmUnsupported) as caught:
+            ClientAssertion(signer)(CONTEXT)
+    encoded = base64.urlsafe_b64encode(b'{"aud":"https://login')[:24].decode()
+    assert not any(encoded in text for text in traces(caught.value))
 
 
 def test_assertion_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
@@ -418,3 +543,29 @@ def test_coordinates_are_of_full_width(curve: str) -> None:
     """An EC key's coordinates have the curve's width, leading zeros included (RFC 7518, section 6.2.1.2)."""
     jwk = public_jwk(new_key(curve).public_key())
     assert [len(decode(jwk[name])) for name in ("x", "y")] == [(int(curve[2:]) + 7) // 8] * 2
+
+
+@pytest.mark.parametrize(
+    ("curve", "secret", "name"),
+    [
+        (ec.SECP256R1(), 379, "x"),
+        (ec.SECP256R1(), 43, "y"),
+        (ec.SECP384R1(), 197, "x"),
+        (ec.SECP384R1(), 176, "y"),
+    ],
+)
+def test_coordinate_that_begins_with_zeros(curve: ec.EllipticCurve, secret: int, name: str) -> None:
+    """A coordinate that would fit into fewer octets keeps its leading zeros."""
+    public_key = ec.derive_private_key(secret, curve).public_key()
+    octets = decode(public_jwk(public_key)[name])
+    assert len(octets) == curve.key_size // 8
+    assert octets[0] == 0
+    assert int.from_bytes(octets, "big") == getattr(public_key.public_numbers(), name)
+
+
+@pytest.mark.parametrize(
+    ("octets", "text"), [(b"", b""), (b"\0", b"AA"), (b"\0\0", b"AAA"), (b"\0\0\x17", b"AAAX"), (b"\xff\xef", b"_-8")]
+)
+def test_base64url(octets: bytes, text: bytes) -> None:
+    """The letters for URLs, and no padding (RFC 7515, section 2)."""
+    assert base64url(octets) == text

@@ -132,6 +132,44 @@ def test_one_that_fails_to_forget_keeps_no_other_from_it(gate: ForkGate, caplog:
     assert status_of_child(look) == 0
 
 
+def test_each_fork_counts_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A child's child has a number of its own; what fails to forget is logged by the names of its class and error."""
+
+    class Failing:
+        def after_fork(self) -> None:
+            raise AttributeError
+
+    failing = Failing()
+    monkeypatch.setattr(forks, "process", forks._Process())
+    monkeypatch.setattr(forks, "_watched", {failing})
+    numbers = [forks.process.fork_number]
+    for _ in range(2):  # in this process, as the hook of a fork does it
+        forks._after_fork_in_child()
+        numbers.append(forks.process.fork_number)
+
+    assert numbers == [0, 1, 2]
+    assert caplog.messages == ["Failing is not usable in a forked child: AttributeError"] * 2
+
+
+def test_gates_that_an_interruption_left_closed(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the thread that closed the gates was kept from opening them, the next one to enter opens them."""
+    monkeypatch.setattr(forks, "_closed", True)
+    monkeypatch.setattr(forks, "_closer", None)
+    with gate:
+        assert not forks._closed
+
+
+def test_gates_are_open_after_a_fork(gate: ForkGate) -> None:
+    """No thread that enters later has to step back."""
+    status_of_child()
+    assert not forks._closed
+    with gate.alone():
+        with gate:  # the thread that closed them may enter, and closes them to the others all the same
+            pass
+        assert forks._closed
+    assert not forks._closed
+
+
 def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of one lets nobody in before the other has forked."""
     inside, seen = [0], list[int]()
@@ -206,8 +244,25 @@ def test_same_gate_again_while_a_fork_waits(gate: ForkGate) -> None:
 
 def test_fork_from_inside(gate: ForkGate) -> None:
     """Who forks does not wait for itself, as in a signal's handler, and the child leaves what it never entered."""
+    begin = time.monotonic()
     with gate:
         assert status_of_child(lambda: gate.__exit__(None, None, None)) == 0
+    assert time.monotonic() - begin < forks._WAITING / 2
+
+
+def test_depth_is_counted(gate: ForkGate) -> None:
+    """Who has entered three times is inside until it has left three times, and may then enter afresh."""
+    thread = threading.get_ident()
+    for _ in range(2):
+        inside = []
+        with gate:
+            with gate:
+                with gate:
+                    inside.append(thread in gate.inside)
+                inside.append(thread in gate.inside)
+            inside.append(thread in gate.inside)
+        inside.append(thread in gate.inside)
+        assert inside == [True, True, True, False]
 
 
 def test_child_forks_in_its_turn(gate: ForkGate) -> None:

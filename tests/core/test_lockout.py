@@ -1,5 +1,6 @@
 """A wrong PIN is tried once."""
 
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from keyvouch import files, lockout
+from keyvouch import files, forks, lockout
 from keyvouch.errors import ConfigurationError, SecretIncorrect, StoreLocked, StoreUnavailable
 from keyvouch.lockout import single_try
 from keyvouch.secrets import SecretResolver
@@ -478,8 +479,25 @@ def test_unseal_says_what_it_cannot_read(own_folders: Path) -> None:
     folder = files.state_folder()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "refused").write_bytes(b"")
-    with pytest.raises(ConfigurationError, match="refused"):
+    with pytest.raises(ConfigurationError, match="refused") as caught:
         lockout.forget()
+    assert str(folder / "refused") in caught.value.message
+    assert os.strerror(errno.ENOTDIR) in caught.value.message
+
+
+def test_record_that_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the record and the reason."""
+    Token().log_in("wrong")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    path = record()
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(ConfigurationError) as caught:
+        lockout.forget()
+    assert str(path) in caught.value.message
+    assert os.strerror(errno.EROFS) in caught.value.message
 
 
 def test_other_try_is_waited_for_in_time() -> None:
@@ -498,6 +516,20 @@ def test_other_try_is_waited_for_in_time() -> None:
         pytest.fail("was tried")
     go_on.set()
     thread.join()
+
+
+def test_locks_of_a_parent_are_forgotten() -> None:
+    """A fork has new locks made in the child, whoever holds the parent's."""
+    locks = lockout._Locks()
+    with locks.held(TOKEN, 1):
+        with pytest.raises(StoreUnavailable, match="for 0 seconds"), locks.held(TOKEN, -1):
+            pass
+        with locks.held("another", 0):
+            pass
+        for item in [item for item in forks._watched if item is locks]:  # as the hook of a fork does it
+            item.after_fork()
+        with locks.held(TOKEN, 0):
+            pass
 
 
 def test_threads_try_a_value_once() -> None:

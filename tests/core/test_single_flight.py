@@ -138,6 +138,28 @@ def test_waiter_gives_up_in_time() -> None:
         assert first.result() == 1
 
 
+def test_wait_is_no_longer_than_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that has no time left does not wait at all."""
+    flights, gate, waits = SingleFlight[int](), Gate(), list[float]()
+    wait = threading.Event.wait
+
+    def watched(event: threading.Event, timeout: float | None = None) -> bool:
+        if event is flights._flights["key"].ended and timeout is not None:
+            waits.append(timeout)
+        return wait(event, timeout)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(flights.do, "key", lambda: gate.wait() or 1, timeout=LONG_ENOUGH)  # type: ignore[func-returns-value]
+        gate.entered.wait(LONG_ENOUGH)
+        monkeypatch.setattr(threading.Event, "wait", watched)
+        for timeout in (-1, 0, 0.01):
+            with pytest.raises(FlightTimeout):
+                flights.do("key", lambda: 2, timeout=timeout)
+        gate.open()
+    assert waits[:2] == [0, 0]
+    assert 0 <= waits[2] <= 0.01
+
+
 def test_own_timeout_error_is_an_error() -> None:
     """A TimeoutError that the work raises is one of its errors, and not the wait's."""
     flights = SingleFlight[int]()

@@ -1,5 +1,6 @@
 """The grammar of key URIs."""
 
+import os
 import random
 import string
 import subprocess
@@ -15,6 +16,7 @@ from keyvouch.uri import (
     CORE_ATTRIBUTES,
     Attribute,
     KeyUri,
+    is_reference,
     parse_choice,
     parse_flag,
     parse_path,
@@ -133,6 +135,9 @@ def test_default_written_out_is_another_uri() -> None:
 def test_replace_changes_one_value() -> None:
     """A changed URI is a new one; None takes a value away."""
     uri = parse("pfx:/a?role-id=r")
+    assert uri.replace({"mount": None}) == uri
+    with pytest.raises(KeyError, match="passwrd"):
+        uri.replace({"passwrd": None})
     assert str(uri.replace({"path": b"/\xff", "role-id": None, "mount": "m n"})) == "pfx:path=/%FF;mount=m%20n"
     assert str(uri) == "pfx:/a?role-id=r"
 
@@ -294,6 +299,139 @@ def test_wrong_uri_says_what_to_do(text: str, message: str, hint: str) -> None:
     assert hint in error.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("pfx:/a%2", "The value of path has a %", "Write %25 for"),
+        ("pfx:/a?settle=soon", "The value of settle cannot be used: ", "Correct settle: seconds"),
+        ("pfx:/a?hunter2", "A part of the URI is not name=value.", "Known are "),
+        ("pfx:\ta", "The URI pfx:... has a control character at position 5.", "In TOML"),
+        ("\ta", "The URI has a control character at position 1.", "In TOML"),
+        ("Pfx:C:/a", "'Pfx:C:/a' is not a key's URI: a scheme is written in small letters.", "Write pfx:..."),
+        (
+            r"C:\a.pfx?password=env:X",
+            r"C:\a.pfx?... is a path, not a key's URI.",
+            "Write pfx:C:/a.pfx?... (or pem:...).",
+        ),
+        ("/etc/a?settle=1", "'/etc/a?...' is not a key's URI.", "Write pfx:/etc/a?... or pem:/etc/a?...."),
+        ("~a", "'~a' is not a key's URI.", "Write pfx:~a or pem:~a."),
+        (".a", "'.a' is not a key's URI.", "Write pfx:.a or pem:.a."),
+        ("a.pfx", "'a.pfx' is not a key's URI.", "Write pfx:a.pfx or pem:a.pfx."),
+        ("a.p12", "'a.p12' is not a key's URI.", "Write pfx:a.p12 or pem:a.p12."),
+        ("a.key", "'a.key' is not a key's URI.", "Write pfx:a.key or pem:a.key."),
+        ('"pfx:/a"', "is not a key's URI.", "Take away the quotes"),
+        ("abc", "'abc' is not a key's URI.", "A URI begins with"),
+    ],
+)
+def test_wrong_uri_is_described_exactly(text: str, message: str, hint: str) -> None:
+    """What is quoted from the text is what was written, up to its `?`, and the hint can be followed as it is."""
+    error = refusal(text)
+    assert error.message.endswith(message) or error.message.startswith(message)
+    assert error.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("pfx:/a%2", "pfx:***"),
+        ("pfx:path=/a;x=1", "pfx:***"),
+        ("pfx:/a?role-id=r&x=1", "pfx:/a?***"),
+        ("pfx:/a?settle=soon", "pfx:/a?***"),
+        ("pfx:/***", "pfx:***"),
+    ],
+)
+def test_uri_of_a_refusal(text: str, shown: str) -> None:
+    """The error says which URI it is about, as far as it was understood, and no more."""
+    assert refusal(text).uri == shown
+
+
+def test_backslash_after_the_question_mark() -> None:
+    """Only `\\\\?\\` is the beginning of a path of Windows that a `?` cuts off."""
+    assert "no attribute" in refusal(r"pfx:/a?\x=1").message
+    assert "begins with" not in refusal("pfx:\\\\?x=1").message
+    assert r"path=\\%3F\ " in refusal("pfx:\\\\?\\C:").hint
+
+
+def test_most_seconds() -> None:
+    """A number of seconds has nine digits at most."""
+    assert parse("pfx:/a?settle=999999999").get("settle") == 999_999_999
+
+
+def test_newest_is_the_value() -> None:
+    """What `select` says is what a store gets."""
+    assert parse("pfx:/a?select=newest").get("select") == "newest"
+
+
+def test_store_without_a_positional_attribute() -> None:
+    """Such a store takes only name=value, and its URI may be empty."""
+    declared = (Attribute("name", "which"),)
+    assert parse_uri("x:name=a", declared).get("name") == "a"
+    assert str(parse_uri("x:", declared)) == "x:"
+    with pytest.raises(ConfigurationError, match="is not name=value"):
+        parse_uri("x:a", declared)
+
+
+def test_name_of_a_secret_in_a_path() -> None:
+    """A secret that is given before the `?` is refused also if it has an = in it."""
+    assert "password is on the wrong side" in refusal("pfx:/a;password=file:/a=b").message
+    assert "password is on the wrong side" in refusal("pfx:/a;PASSWORD=a=b").message
+
+
+def test_equal_hashes_are_rare() -> None:
+    """Different URIs are told apart in a dictionary without comparing them."""
+    assert len({hash(parse(f"pfx:/{number}")) for number in range(100)}) > 90
+
+
+def test_short_form_is_printed() -> None:
+    """A path is printed as it was written, also with the signs that only a query separates at."""
+    for text in ("pfx:/a&b=c", "pfx:C:/a/b.pfx", r"pfx:C:\a\b.pfx", "pfx:/A/B.pfx"):
+        assert str(parse(text)) == text
+    assert parse("pfx:/A/B.pfx").quoted == "pfx:/A/B.pfx"
+
+
+OPEN_ENDED = (
+    Attribute("path", "the file", positional=True, parse=parse_path),
+    Attribute("id", "octets", parse=bytes),
+    Attribute("x-vendor-*", "what a vendor wants", query=True),
+    Attribute("y*", "another's", query=True),
+)
+
+
+def test_attributes_of_vendors() -> None:
+    """A name that begins as one with `*` is declared as that one is, and keeps its own name."""
+    uri = parse_uri("acme:/a?x-vendor-one=1&x-vendor-two_2=2&y=3", OPEN_ENDED)
+    assert [uri.get(name) for name in ("x-vendor-one", "x-vendor-two_2", "y")] == ["1", "2", "3"]
+    assert str(uri) == "acme:/a?x-vendor-one=1&x-vendor-two_2=2&y=3"
+    assert {"x-vendor-one", "x-vendor-two_2", "y"} <= set(uri.declared)
+
+
+@pytest.mark.parametrize(
+    "name", ["x-vendo", "x-other", "vendor-", "x", "pathx", "x-vendor-a b", "x-vendor-a/b", "X-vendor-a"]
+)
+def test_names_that_no_vendor_has(name: str) -> None:
+    """A name that begins otherwise, or has other signs than letters, digits, - and _ in it, is not declared."""
+    with pytest.raises(ConfigurationError, match="no attribute"):
+        parse_uri(f"acme:/a?{name}=1", OPEN_ENDED)
+
+
+def test_attribute_of_a_vendor_stands_once() -> None:
+    """And on its own side, with a value, like any other."""
+    for text, message in (
+        ("acme:/a?x-vendor-a=1&x-vendor-a=2", "x-vendor-a stands there twice"),
+        ("acme:path=/a;x-vendor-a=1", "x-vendor-a is on the wrong side"),
+        ("acme:/a?x-vendor-a=", "x-vendor-a has no value"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            parse_uri(text, OPEN_ENDED)
+
+
+def test_octets_are_printed_in_ascii() -> None:
+    """An identifier that is no text is percent-encoded, though some of it could be read as letters."""
+    uri = parse_uri("x:path=/\u00e9;id=a%C3%A9%ff-1", OPEN_ENDED)
+    assert str(uri) == "x:path=/\u00e9;id=a%C3%A9%FF-1"
+    assert uri.get("id") == b"a\xc3\xa9\xff-1"
+
+
 @pytest.mark.parametrize("mark", ["\u200e", "\u200f"])
 def test_mark_of_direction_is_left_to_its_attribute(mark: str) -> None:
     """What a dialog of Windows lets one copy along unseen is no control character, and is seen where it is printed."""
@@ -409,6 +547,44 @@ def test_attributes_before_a_secret_stay_visible() -> None:
 def test_references_are_not_redacted(text: str) -> None:
     """References, and the label of a token, are no secrets, and are shown."""
     assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("?token=x", "?token=***"),
+        ("x:/a?proxy=http://me:pw%40host/", "x:/a?proxy=http://***%40host/"),
+        ("x:/a?proxy=http://me:p%40w%40host/", "x:/a?proxy=http://***%40host/"),
+        ("x:/a?proxy=http://me:pw@host&role-id=a%40b", "x:/a?proxy=http://***@host&role-id=a%40b"),
+        ("x:/a%40b?proxy=http://host", "x:/a%40b?proxy=http://host"),
+        ("pkcs11:a?token=x?y", "pkcs11:a?token=***"),
+        ("pkcs11:token=prod?pin-value=x", "pkcs11:token=prod?pin-value=***"),
+        ("pkcs11:token=prod;token=other;secret=x", "pkcs11:token=prod;token=other;secret=***"),
+        ("secret:/a?password=x", "secret:/a?password=***"),
+        ("pfx:/a&pin:x", "pfx:/a&pin:***"),
+        ("pfx:/a;pin:x", "pfx:/a;pin:***"),
+        ("pfx:/a?pin:x", "pfx:/a?pin:***"),
+        ("pfx:/a?pin:env:X", "pfx:/a?pin:***"),
+        ("pfx:/a?pin%3Denv:X", "pfx:/a?pin%3Denv:X"),
+    ],
+)
+def test_what_is_redacted(text: str, shown: str) -> None:
+    """From the first value that may be a secret on, nothing is shown; a label, and a scheme, come before it."""
+    assert redact(text) == shown
+
+
+@pytest.mark.parametrize(
+    "value", [b"env:X", None, 5, "", "env", "ENV:X", "env:X hunter2", "env:X=hunter2", "other:x", "hunter2"]
+)
+def test_what_is_no_reference(value: object) -> None:
+    """Anything but one of the known words, a colon and, for a variable, its name and nothing more."""
+    assert not is_reference(value)
+
+
+@pytest.mark.parametrize("value", ["env:X", "env:", "env:APP.KEY-1", "file:/a b", "prompt:"])
+def test_what_is_a_reference(value: str) -> None:
+    """Whether it leads anywhere is found out when it is resolved."""
+    assert is_reference(value)
 
 
 @pytest.mark.parametrize("kind", ["env", "file", "credential", "keyring", "command", "prompt"])
@@ -618,3 +794,17 @@ def test_path_alone_is_no_uri(text: str) -> None:
     error = refusal(text)
     assert "is a path, not a key's URI" in error.message
     assert error.hint == f"Write pfx:{text.replace(chr(92), '/')} (or pem:...)."
+
+
+def test_path_of_a_file() -> None:
+    """Any octets but NUL are a path, also those that are no text."""
+    assert parse_path(b"/a b/\xc3\xa9") == "/a b/\u00e9"
+    assert os.fsencode(parse_path(b"/\xff")) == b"/\xff"
+    for octets in (b"\0", b"/a\0b"):
+        with pytest.raises(ValueError, match="NUL"):
+            parse_path(octets)
+
+
+def test_uri_that_is_not_complete_yet() -> None:
+    """A debugger may show a URI before it has its values."""
+    assert repr(KeyUri.__new__(KeyUri)) == "<KeyUri ?>"

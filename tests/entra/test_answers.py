@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msal.exceptions import MsalServiceError
 
 import malformed
-from keyvouch.entra.answers import Outcome, from_discovery
+from keyvouch.entra.answers import Outcome, from_discovery, from_network
+from keyvouch.entra.discovery import UnusableAnswer
+from keyvouch.entra.keys import Sent
 from keyvouch.entra.msal import ConfidentialClient
-from keyvouch.errors import AuthorityRefused, AuthorityUnavailable, ConfigurationError, KeyvouchError
+from keyvouch.errors import AuthorityRefused, AuthorityUnavailable, ConfigurationError, KeyvouchError, StoreUnavailable
+from keyvouch.sockets import ResponseTooLarge
 from keyvouch.testing.authority import App, Authority
 from keyvouch.testing.authority.server import Response
 from keyvouch.testing.throwaway import throwaway_signer
+from scripted_store import new_key
 from signing_in import SCOPE
 
 JSON = {"Content-Type": "application/json"}
@@ -188,3 +196,207 @@ def test_errors_without_text_say_no_none() -> None:
         assert isinstance(found, KeyvouchError)
         assert "None" not in str(found)
     assert isinstance(from_discovery(ValueError(None), "https://login"), ConfigurationError)
+
+
+# What went wrong on the way
+
+
+def chained(*errors: Exception) -> Exception:
+    """The last of these errors, raised from the one before it, and so on."""
+    for former, error in itertools.pairwise(errors):
+        error.__cause__ = former
+    return errors[-1]
+
+
+def untrusted(reason: str) -> Exception:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = reason
+    return chained(error, requests.exceptions.SSLError("wrapped"))
+
+
+def no_tls() -> Exception:
+    error = ssl.SSLError(1, "wrong version")
+    error.reason = "WRONG_VERSION_NUMBER"
+    return chained(error, requests.exceptions.SSLError("wrapped"))
+
+
+def dead_end(error: Exception) -> Exception:
+    return chained(error, requests.exceptions.ConnectionError("wrapped"))
+
+
+NETWORK = [
+    (untrusted("unable to get local issuer certificate"), ConfigurationError, "unable to get local", "in ca-file"),
+    (untrusted("Hostname mismatch"), ConfigurationError, "not trusted: Hostname", "another server's"),
+    (untrusted("IP address mismatch"), ConfigurationError, "not trusted: IP", "another server's"),
+    (untrusted("certificate has expired"), ConfigurationError, "has expired", "clock"),
+    (untrusted("certificate is not yet valid"), ConfigurationError, "not yet valid", "clock"),
+    (no_tls(), ConfigurationError, "no TLS with https://login: wrong version number.", "port"),
+    (requests.exceptions.SSLError("wrapped"), ConfigurationError, "no TLS with https://login: no tls.", "PEM"),
+    (requests.exceptions.InvalidProxyURL("x"), ConfigurationError, "proxy address", "http://host:port"),
+    (requests.exceptions.InvalidSchema("x"), ConfigurationError, "proxy address", "http://host:port"),
+    (UnusableAnswer("too odd"), AuthorityUnavailable, "no usable answer: too odd.", "later"),
+    (requests.exceptions.JSONDecodeError("x", "", 0), AuthorityUnavailable, "answer: it is not JSON.", "later"),
+    (requests.exceptions.Timeout("x"), AuthorityUnavailable, "cannot be reached: timed out.", "network"),
+    (dead_end(OSError(111, "No way")), AuthorityUnavailable, "cannot be reached: No way.", "network"),
+    (dead_end(OSError("text")), AuthorityUnavailable, "cannot be reached: ConnectionError.", "network"),
+    (requests.exceptions.ConnectionError("x"), AuthorityUnavailable, "reached: ConnectionError.", "network"),
+    (
+        requests.exceptions.ProxyError("('x', OSError('Tunnel connection failed: 407 No way'))"),
+        AuthorityUnavailable,
+        "reached: the proxy refused it (Tunnel connection failed: 407 No way).",
+        "proxy",
+    ),
+    (dead_end(ResponseTooLarge()), AuthorityUnavailable, "no usable answer: ", "later"),
+    (PermissionError(13, "Not you", "/cache/x"), ConfigurationError, "/cache/x cannot be written: Not you.", "/cache"),
+    (OSError(28, "Full"), ConfigurationError, "the token cache cannot be written: Full.", "disk is full"),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "message", "hint"), NETWORK, ids=range(len(NETWORK)))
+def test_errors_of_the_network(error: Exception, kind: type[KeyvouchError], message: str, hint: str) -> None:
+    """Each is one of keyvouch's, with the reason that is deepest in it, and a hint that fits the reason."""
+    found = from_network(error, "https://login")
+    assert type(found) is kind
+    assert message in found.message
+    assert "None" not in found.message
+    assert hint in found.hint
+    assert "https://login" in found.message or kind is ConfigurationError
+
+
+def test_errors_that_are_not_of_the_network() -> None:
+    """They are left to those who know more."""
+    for error in (ValueError("x"), TypeError("x"), KeyError("x"), StoreUnavailable("x")):
+        assert from_network(error, "https://login") is None
+
+
+def test_deepest_reason_within_bounds() -> None:
+    """Errors that wrap one another in a circle, or many times, come to an end; `reason` is followed like a cause."""
+    one, other = requests.exceptions.ConnectionError("x"), OSError(5, "Deep")
+    one.__cause__, other.__cause__ = other, one
+    assert "Deep" in str(from_network(one, "https://login"))
+    outer = requests.exceptions.ConnectionError("x")
+    outer.reason = OSError(5, "Inside")  # type: ignore[attr-defined]
+    assert "Inside" in str(from_network(outer, "https://login"))
+
+
+# What MSAL raises
+
+
+def in_context(error: Exception, context: Exception) -> Exception:
+    error.__context__ = context
+    return error
+
+
+MSAL = [
+    (KeyError("x"), AuthorityUnavailable, "no usable answer: KeyError."),
+    (ValueError("odd option"), ConfigurationError, "MSAL refuses the settings: odd option"),
+    (ValueError("Unable to get authority configuration for x"), AuthorityRefused, "https://login knows no such tenant"),
+    (ValueError("OIDC Discovery failed on x. HTTP status: 404, Error: y"), AuthorityRefused, "knows no such tenant"),
+    (ValueError("OIDC Discovery failed on x. HTTP status: 400, Error: y"), AuthorityRefused, "knows no such tenant"),
+    (
+        ValueError("OIDC Discovery failed on x. HTTP status: 503, Error"),
+        AuthorityUnavailable,
+        "answer: HTTP status: 503.",
+    ),
+    (
+        in_context(ValueError("OIDC Discovery failed"), json.JSONDecodeError("x", "", 0)),
+        AuthorityUnavailable,
+        "not JSON.",
+    ),
+    (
+        in_context(ValueError("Unable to get authority configuration"), requests.exceptions.ConnectTimeout("x")),
+        AuthorityUnavailable,
+        "cannot be reached: timed out.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "message"), MSAL, ids=range(len(MSAL)))
+def test_errors_of_the_discovery(error: Exception, kind: type[KeyvouchError], message: str) -> None:
+    """MSAL's exceptions, told apart by what they say and by what they came from; the cause is kept."""
+    found = from_discovery(error, "https://login")
+    assert type(found) is kind
+    assert message in found.message
+    assert found.hint
+    assert found.__cause__ is error
+    if isinstance(found, AuthorityRefused):
+        assert (found.error, tuple(found.error_codes)) == ("invalid_tenant", (90002,))
+
+
+def test_own_error_stays_in_discovery() -> None:
+    """An error of keyvouch's is passed on as it is; a TypeError about multiple values is the caller's."""
+    own_error = StoreUnavailable("x")
+    assert from_discovery(own_error, "https://login") is own_error
+    mistake = TypeError("ClientApplication.__init__() got multiple values for argument 'x'")
+    assert from_discovery(mistake, "https://login") is mistake
+
+
+# Outcomes
+
+
+def test_outcome_for_msal() -> None:
+    """A caller gets a copy of the result, or the error itself."""
+    result = {"access_token": "a"}
+    given = Outcome(result).as_msal()
+    assert given == result
+    assert given is not result
+    assert Outcome(5).as_msal() == 5
+    with pytest.raises(KeyError, match="x"):
+        Outcome(error=KeyError("x")).as_msal()
+
+
+def test_which_outcome_leads_to_the_next_key() -> None:
+    """A failure of a key that another may not have; a defect in a store's own code is no such."""
+    retry, final = StoreUnavailable("x"), ConfigurationError("x")
+    assert retry.try_next_key
+    assert not final.try_next_key
+    assert Outcome(error=retry, of_key=True).key_failed
+    assert not Outcome(error=retry).key_failed
+    assert not Outcome(error=final, of_key=True).key_failed
+    assert not Outcome(error=KeyError(), of_key=True).key_failed
+    assert Outcome(error=KeyError(), of_key=True).defect
+    assert not Outcome(error=KeyError()).defect
+    assert not Outcome(error=retry, of_key=True).defect
+
+
+def test_token_of_an_outcome() -> None:
+    """The token; an authority that asks to wait is unavailable, whatever else it says."""
+    assert Outcome({"access_token": "a.b.c"}).token("https://login", None) == "a.b.c"
+    with pytest.raises(AuthorityUnavailable, match="neither a token nor an error") as caught:
+        Outcome({}).token("https://login", 7.0)
+    assert caught.value.retry_after == 7
+    assert caught.value.hint == "Try again in 7 seconds."
+    for result, wait in (
+        ({"error": "x", "error_description": "busy"}, 7.0),
+        ({"error": "temporarily_unavailable"}, None),
+    ):
+        with pytest.raises(AuthorityUnavailable, match="https://login gave no usable answer") as caught:
+            Outcome(result).token("https://login", wait)
+        assert caught.value.retry_after == wait
+    with pytest.raises(AuthorityRefused):
+        Outcome({"error": "x"}).token("https://login", None)
+
+
+def test_errors_of_an_outcome() -> None:
+    """A defect stays what it is, an error of keyvouch's too; anything else becomes one, with its cause."""
+    sent = Sent("pem:/a", new_key().public_key(), None)
+    for own_error in (KeyError("x"), StoreUnavailable("x")):
+        with pytest.raises(type(own_error)) as caught:
+            Outcome(error=own_error, of_key=True).token("https://login", None)
+        assert caught.value is own_error
+    cases: list[tuple[Exception, Sent | None, type[KeyvouchError], str]] = [
+        (ValueError("odd scope"), None, ConfigurationError, "MSAL refuses the request: odd scope"),
+        (ValueError("odd"), sent, AuthorityUnavailable, "answer: ValueError."),
+        (json.JSONDecodeError("x", "", 0), sent, AuthorityUnavailable, "answer: it is not JSON."),
+        (MsalServiceError("HTTP Error: 503", error="x", error_description="y"), sent, AuthorityUnavailable, "503"),
+        (requests.exceptions.Timeout("x"), sent, AuthorityUnavailable, "timed out"),
+    ]
+    for error, assertion, kind, message in cases:
+        with pytest.raises(kind) as found:
+            Outcome(error=error, sent=assertion).token("https://login", None)
+        assert message in found.value.message
+        assert found.value.hint
+        assert found.value.__cause__ is error
+    with pytest.raises(AuthorityUnavailable) as late:
+        Outcome(error=ValueError("odd"), sent=sent).token("https://login", 3.0)
+    assert late.value.retry_after == 3

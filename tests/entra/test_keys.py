@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
+from keyvouch import open_signer
 from keyvouch.entra import keys
-from keyvouch.entra.keys import Keys
+from keyvouch.entra.keys import Key, Keys, Sent
+from keyvouch.errors import StoreUnavailable
+from scripted_store import LONG_ENOUGH, Script, certify, new_key
+
+CONTEXT = {"client_id": "client", "token_endpoint": "https://login.example/tenant/oauth2/v2.0/token"}
 
 
 @pytest.fixture
@@ -80,3 +85,100 @@ def test_accepting_a_refused_key_again(three: Keys, caplog: pytest.LogCaptureFix
         assert first.refused_until == 0.0
         three.pass_over(first, "refused")
         assert len(caplog.records) == 2
+
+
+def test_key_is_named_by_what_it_is() -> None:
+    """A key that is not open yet is named as it was given, one that is open by its whole URI."""
+    with Script("RSA-2048") as script:
+        key = Key(script.uri, open_signer, {})
+        assert str(key) == script.uri
+        key.make_assertion(CONTEXT, LONG_ENOUGH)
+        with open_signer(script.uri) as signer:
+            assert str(key) == signer.uri != script.uri
+        key.close()
+
+
+def test_key_without_a_certificate() -> None:
+    """What it signed with is its public key only; it is the same until the key is another."""
+    with Script("RSA-2048", chain=[]) as script, open_signer(script.uri) as signer:
+        sent = Sent.by(signer)
+        assert sent.certificate is None
+        assert not sent.is_former_of(signer)
+        script.rotate(chain=[])
+        signer.reload()
+        assert sent.is_former_of(signer)
+
+
+def test_new_certificate_of_the_same_key() -> None:
+    """An assertion that was sent with the former certificate is a former one."""
+    with Script("RSA-2048") as script, open_signer(script.uri) as signer:
+        sent = Sent.by(signer)
+        script.newest.chain = (certify(new_key("RSA-2048"), "renewed"),)
+        assert not sent.is_former_of(signer)
+        signer.reload()
+        assert sent.is_former_of(signer)
+
+
+def test_renewed_key() -> None:
+    """A refused key is tried again only if it is another after reloading it."""
+    with Script("RSA-2048") as script:
+        key = Key(script.uri, open_signer, {})
+        with open_signer(script.uri) as signer:
+            sent = Sent.by(signer)
+        assert not key.is_renewed(sent, LONG_ENOUGH)  # it is not even open
+        key.make_assertion(CONTEXT, LONG_ENOUGH)
+        assert not key.is_renewed(sent, LONG_ENOUGH)
+        script.rotate()
+        assert key.is_renewed(sent, LONG_ENOUGH)
+        assert key.is_renewed(sent, LONG_ENOUGH)  # also for a thread that comes after another has reloaded it
+        key.close()
+
+
+def test_key_that_cannot_be_reloaded(caplog: pytest.LogCaptureFixture) -> None:
+    """It is not renewed, and the reason is logged."""
+    with Script("RSA-2048") as script, open_signer(script.uri) as signer:
+        key = Key(signer, open_signer, {})
+        _, sent = key.make_assertion(CONTEXT, LONG_ENOUGH)
+        script.fail("open", *[StoreUnavailable("down for the night") for _ in range(50)])
+        with caplog.at_level(logging.INFO, "keyvouch"):
+            assert not key.is_renewed(sent, 0.2)
+    (line,) = [line for line in caplog.messages if "reloaded" in line]
+    assert "down for the night" in line
+
+
+def test_time_for_opening_and_signing() -> None:
+    """Opening may take all the time that there is; signing gets what is left of it."""
+    given = []
+
+    def open_late(uri: str, *, timeout: float) -> Any:
+        given.append(timeout)
+        time.sleep(0.05)
+        return open_signer(uri)
+
+    with Script("RSA-2048") as script:
+        key = Key(script.uri, open_late, {})
+        assert key.make_assertion(CONTEXT, LONG_ENOUGH)[0].count(".") == 2
+        key.close()
+    assert LONG_ENOUGH - 1 < given[0] <= LONG_ENOUGH
+
+
+def test_only_what_was_opened_here_is_closed() -> None:
+    """A signer that the caller brought stays open; one that was opened for a URI is closed, also if it opens late."""
+    with Script("RSA-2048") as script, open_signer(script.uri) as signer:
+        brought = Key(signer, open_signer, {})
+        brought.make_assertion(CONTEXT, LONG_ENOUGH)
+        brought.close()
+        assert signer.sign(b"x", "PS256")
+
+        opened: list[Any] = []
+
+        def open_and_keep(uri: str, *, timeout: float) -> Any:
+            opened.append(open_signer(uri, timeout=timeout))
+            return opened[0]
+
+        key = Key(script.uri, open_and_keep, {})
+        key.close()  # while it is being opened, as it were
+        with pytest.raises(Exception, match="closed"):
+            key.make_assertion(CONTEXT, LONG_ENOUGH)
+        with pytest.raises(Exception, match="closed"):
+            opened[0].sign(b"x", "PS256")

@@ -21,28 +21,56 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT = 1800
 """Seconds for one module."""
 TESTS = {
-    "src/keyvouch/algorithms.py": ["tests/core/test_algorithms.py"],
+    "src/keyvouch/algorithms.py": ["tests/core/test_algorithms.py", "tests/core/test_usable_keys.py"],
     "src/keyvouch/assertion.py": ["tests/core/test_assertion.py"],
     "src/keyvouch/certificate.py": ["tests/core/test_certificate.py", "tests/stores/test_pem_reading.py"],
     "src/keyvouch/config.py": ["tests/core/test_config.py"],
-    "src/keyvouch/entra/answers.py": ["tests/entra/test_advice.py", "tests/entra/test_client.py"],
-    "src/keyvouch/entra/keys.py": ["tests/entra/test_fail_over.py", "tests/entra/test_rotation.py"],
+    "src/keyvouch/connections.py": ["tests/core/test_connections.py", "tests/core/test_store_faults.py"],
+    "src/keyvouch/entra/answers.py": [
+        "tests/entra/test_answers.py",
+        "tests/entra/test_advice.py",
+        "tests/entra/test_client.py",
+    ],
+    "src/keyvouch/entra/keys.py": [
+        "tests/entra/test_keys.py",
+        "tests/entra/test_fail_over.py",
+        "tests/entra/test_rotation.py",
+    ],
     "src/keyvouch/entra/token_cache.py": [
+        "tests/entra/test_token_cache.py",
         "tests/entra/test_connect.py",
         "tests/cli/test_full_disk.py",
     ],
-    "src/keyvouch/files.py": ["tests/core/test_files.py"],
+    "src/keyvouch/files/folders.py": ["tests/core/test_files.py", "tests/core/test_hostile_folders.py"],
+    "src/keyvouch/files/locations.py": ["tests/core/test_files.py", "tests/core/test_hostile_folders.py"],
+    "src/keyvouch/files/locks.py": ["tests/core/test_files.py", "tests/core/test_hostile_folders.py"],
+    "src/keyvouch/files/posix_acl.py": ["tests/core/test_access_rules.py"],
+    "src/keyvouch/files/reading.py": ["tests/core/test_files.py"],
+    "src/keyvouch/files/trust.py": ["tests/core/test_trust.py"],
+    "src/keyvouch/files/writing.py": ["tests/core/test_writing.py", "tests/core/test_files.py"],
     "src/keyvouch/forks.py": ["tests/core/test_fork_gate.py", "tests/core/test_signer_forks.py"],
-    "src/keyvouch/https.py": ["tests/core/test_https.py"],
+    "src/keyvouch/https.py": ["tests/core/test_https.py", "tests/core/test_deadlines.py"],
+    "src/keyvouch/in_use.py": ["tests/core/test_connections.py", "tests/core/test_signer.py"],
     "src/keyvouch/lockout.py": ["tests/core/test_lockout.py"],
+    "src/keyvouch/opened_key.py": ["tests/core/test_opening.py", "tests/core/test_usable_keys.py"],
+    "src/keyvouch/proxies.py": ["tests/core/test_https.py", "tests/core/test_uri.py"],
+    "src/keyvouch/registry.py": ["tests/core/test_registry.py"],
+    "src/keyvouch/search_path.py": ["tests/core/test_registry.py"],
     "src/keyvouch/secrets.py": ["tests/core/test_secrets.py"],
     "src/keyvouch/signer.py": ["tests/core/test_signer.py", "tests/core/test_signer_faults.py"],
     "src/keyvouch/single_flight.py": ["tests/core/test_single_flight.py"],
+    "src/keyvouch/sockets.py": ["tests/core/test_deadlines.py", "tests/core/test_https.py"],
+    "src/keyvouch/store_faults.py": ["tests/core/test_store_faults.py"],
     "src/keyvouch/stores/ber.py": ["tests/stores/test_ber.py", "tests/stores/test_limits.py"],
-    "src/keyvouch/stores/limits.py": ["tests/stores/test_limits.py"],
+    "src/keyvouch/stores/limits.py": ["tests/stores/test_counting.py", "tests/stores/test_limits.py"],
     "src/keyvouch/stores/pem.py": ["tests/stores/test_pem_reading.py", "tests/stores/test_limits.py"],
     "src/keyvouch/stores/pfx.py": ["tests/stores/test_pfx_reading.py", "tests/stores/test_limits.py"],
-    "src/keyvouch/stores/places.py": ["tests/stores/test_finding.py", "tests/stores/test_family.py"],
+    "src/keyvouch/stores/places.py": [
+        "tests/stores/test_places.py",
+        "tests/stores/test_finding.py",
+        "tests/stores/test_family.py",
+    ],
+    "src/keyvouch/tokens.py": ["tests/core/test_tokens.py"],
     "src/keyvouch/uri.py": ["tests/core/test_uri.py"],
 }
 """The core modules, each with the tests that cover it directly, so that a mutant takes about a second."""
@@ -91,6 +119,8 @@ def configure(tree: Path, module: str) -> None:
         "also_copy": ["conftest.py", "tests", "plugins"],
         "pytest_add_cli_args_test_selection": TESTS[module],
         "pytest_add_cli_args": ["-p", "no:cacheprovider"],
+        "timeout_constant": 3,  # seconds that are added to those of a mutant's tests; times the next, then it is killed
+        "timeout_multiplier": 5,
     }
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
     with (tree / "pyproject.toml").open("a") as file:

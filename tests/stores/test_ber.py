@@ -122,3 +122,61 @@ def test_bombs_are_refused(folder: Path) -> None:
 def test_identifiers_are_shown(content: str) -> None:
     """Damaged ones too."""
     assert ber.dotted(bytes.fromhex(content)).replace(".", "").isdigit()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("2a864886f70d01050d", "1.2.840.113549.1.5.13"),
+        ("00", "0.0"),
+        ("27", "0.39"),
+        ("28", "1.0"),
+        ("4f", "1.39"),
+        ("50", "2.0"),
+        ("883703", "2.999.3"),
+        ("550406", "2.5.4.6"),
+        ("2a8100", "1.2.128"),
+        ("", "0"),
+        ("80", "0"),
+        ("2a" + "01" * 40, "1.2" + ".1" * 31),
+    ],
+)
+def test_identifiers_as_people_write_them(content: str, text: str) -> None:
+    """The first octet has two numbers; of a long one the beginning is shown (X.690, section 8.19)."""
+    assert ber.dotted(bytes.fromhex(content)) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "head"),
+    [
+        (0, "0400"),
+        (127, "047f"),
+        (128, "048180"),
+        (255, "0481ff"),
+        (256, "04820100"),
+        (65535, "0482ffff"),
+        (65536, "0483010000"),
+    ],
+)
+def test_lengths_are_as_short_as_possible(size: int, head: str) -> None:
+    """And they are read as they are written (X.690, section 10.1)."""
+    octets = ber.encode(ber.Element(b"\x04", bytes(size), ()))
+    assert octets == bytes.fromhex(head) + bytes(size)
+    assert ber.parse(octets).content == bytes(size)
+
+
+def test_tree_is_gone_through_from_the_top() -> None:
+    """An element comes before those below it; one that is missing is an error."""
+    tree = ber.parse(bytes.fromhex("3008 3003 020101 020102"))
+    assert [(each.tag.hex(), each.content.hex()) for each in tree.walk()] == [
+        ("30", ""),
+        ("30", ""),
+        ("02", "01"),
+        ("02", "02"),
+    ]
+    assert tree.child(0).child(0).content == b"\x01"
+    assert tree.child(1).content == b"\x02"
+    with pytest.raises(ValueError, match="missing"):
+        tree.child(2)
+    with pytest.raises(ValueError, match="missing"):
+        tree.child(1).child(0)

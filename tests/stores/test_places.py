@@ -1,0 +1,233 @@
+"""Paths of key files: what is said about those that cannot be used, and the names of new ones."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keyvouch import files
+from keyvouch.errors import AccessDenied, ConfigurationError, KeyExists, KeyNotFound, KeyUnusable, KeyvouchError
+from keyvouch.secrets import SecretResolver
+from keyvouch.stores import places
+from stores.making import open_key, uri, write
+
+SUFFIXES = (".pem",)
+
+
+def fails(number: int) -> Callable[..., object]:
+    def fail(*_: object, **__: object) -> object:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def error_of(act: Callable[[], object], kind: type[KeyvouchError]) -> KeyvouchError:
+    with pytest.raises(kind) as caught:
+        act()
+    assert type(caught.value) is kind
+    return caught.value
+
+
+# Paths in a URI
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [("/keys-*/a.pem", "one * may"), ("/keys/*-*.pem", "one * may"), ("/keys%00.pem", "no NUL")]
+)
+def test_reason_for_refusing_a_path(path: str, reason: str) -> None:
+    """The error for a path that cannot be one says what is wrong with it."""
+    assert reason in error_of(lambda: uri(f"pem:{path}"), ConfigurationError).message
+
+
+# Families
+
+
+def test_folder_is_listed_only_after_a_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family whose folder is as before costs no listing; another file in the folder costs one."""
+    write(folder / "app-1.pem", b"x")
+    family = places.Family(folder / "app-*.pem")
+    listed = places.listed
+    listings = []
+
+    def counted(place: Path) -> list[Path]:
+        listings.append(place)
+        return listed(place)
+
+    monkeypatch.setattr(places, "listed", counted)
+    assert not family.changed()
+    assert len(listings) == 0
+    write(folder / "other.pem", b"x")
+    assert [family.changed(), family.changed()] == [False, False]
+    assert len(listings) == 1
+    write(folder / "app-2.pem", b"x")
+    assert [family.changed(), family.changed()] == [True, True]
+
+
+def test_family_in_a_missing_folder(folder: Path) -> None:
+    """The error names the folder that is missing, whatever is beside it."""
+    write(folder / "other.pem", b"x")
+    error = error_of(lambda: places.members(folder / "keys" / "*.pem"), KeyNotFound)
+    assert str(folder / "keys") in error.message
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone cannot be set")
+def test_new_member_has_the_time_of_utc(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the time zone, the name has the time of UTC, and it is read back as the time at which it was made."""
+    with monkeypatch.context() as change:
+        change.setenv("TZ", "XYZ-11")
+        time.tzset()
+        begin = time.time()
+        path = places.new_member(folder / "app-*.pem")
+    time.tzset()
+    created = places.read(write(path, b"x"), SecretResolver(), SUFFIXES).created
+    assert path.match("app-*Z.pem")
+    assert begin - 1 < created.timestamp() < begin + 60
+
+
+# Missing files
+
+
+def test_only_so_many_neighbours_are_listed(folder: Path) -> None:
+    """The hint for a missing file lists eight others; "..." means that there are more."""
+    for number in range(8):
+        write(folder / f"{number}.pem", b"x")
+    listed = ", ".join(f"{number}.pem" for number in range(8))
+    assert places.missing(folder / "a.pem", SUFFIXES).hint == f"In {folder} there are: {listed}."
+    write(folder / "8.pem", b"x")
+    assert places.missing(folder / "a.pem", SUFFIXES).hint == f"In {folder} there are: {listed}, ...."
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("a.pem;friendly-name=b", "write path="),
+        ("a;b.pem", "keyvouch new"),
+        ("a=b.pem", "keyvouch new"),
+        ("keys/a.pem", "keys does not exist"),
+        ("~/a.pem", "~ is not expanded"),
+    ],
+)
+def test_hints_for_missing_files(folder: Path, name: str, hint: str) -> None:
+    """The error names the file; the hint says what is probably wrong with the path."""
+    error = error_of(lambda: open_key(f"pem:{folder / name}"), KeyNotFound)
+    assert str(folder / name) in error.message
+    assert hint in error.hint
+
+
+def test_long_path_on_windows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows reports a path that is too long as missing: the hint says so, and the error still names the file."""
+    monkeypatch.setattr(files.reading, "_WINDOWS", True)
+    long = folder / ("x" * 250) / "a.pem"
+    error = places.missing(long, SUFFIXES)
+    assert str(long) in error.message
+    assert "LongPathsEnabled" in error.hint
+    assert "LongPathsEnabled" not in places.missing(Path("/a.pem"), SUFFIXES).hint
+
+
+def test_neighbours_that_cannot_be_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is missing from a folder that cannot be listed is missing all the same."""
+    monkeypatch.setattr(Path, "iterdir", fails(errno.EACCES))
+    error = places.missing(folder / "a.pem", SUFFIXES)
+    assert "a.pem does not exist" in error.message
+    assert "keyvouch new" in error.hint
+
+
+# Files that cannot be read
+
+
+def test_folder_and_empty_file_have_a_hint(folder: Path) -> None:
+    """The hint for a folder, and for an empty file, says that a file with a key is needed."""
+    for path in (folder, write(folder / "empty.pem", b"")):
+        assert "file with a key" in error_of(lambda at=path: open_key(f"pem:{at}"), KeyUnusable).hint  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "hint"),
+    [
+        (errno.EINVAL, KeyUnusable, "file with a key"),
+        (errno.EFBIG, KeyUnusable, "file with a key"),
+        (errno.EACCES, AccessDenied, "Let this account read it."),
+        (errno.EIO, AccessDenied, "Let this account read it."),
+        (errno.ENAMETOOLONG, KeyNotFound, "keyvouch new"),
+        (errno.ENOENT, KeyNotFound, "keyvouch new"),
+        (errno.ENOTDIR, KeyNotFound, "keyvouch new"),
+    ],
+)
+def test_reading_that_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[KeyvouchError], hint: str
+) -> None:
+    """The error names the file and the reason, and the hint fits the reason."""
+    resolver = SecretResolver()
+    monkeypatch.setattr(resolver, "read_private_with_status", fails(number))
+    error = error_of(lambda: places.read(folder / "a.pem", resolver, SUFFIXES), kind)
+    assert str(folder / "a.pem") in error.message
+    assert kind is KeyNotFound or os.strerror(number) in error.message
+    assert hint in error.hint
+
+
+def test_certificate_file_that_cannot_be_read(folder: Path) -> None:
+    """The error for what `certificate-file` names says where it was given."""
+    error = error_of(lambda: places.read_beside(folder), AccessDenied)
+    assert str(folder) in error.message
+    assert "None" not in error.message
+    assert "certificate-file=" in error.hint
+    assert places.read_beside(folder / "missing.crt") == (b"", None)
+    path = write(folder / "app.crt", b"x")
+    assert places.read_beside(path) == (b"x", files.stamp(path.stat()))
+
+
+# Files that cannot be written
+
+
+def test_place_that_is_taken(folder: Path) -> None:
+    """The error names the file that is there already, when it is looked for and when it is written."""
+    path = write(folder / "a.pem", b"x")
+    for act in (lambda: places.require_free(path), lambda: places.write_new(path, b"y")):
+        error = error_of(act, KeyExists)
+        assert str(path) in error.message
+        assert "nothing is overwritten" in error.hint
+    assert path.read_bytes() == b"x"
+
+
+def test_place_without_a_folder(folder: Path) -> None:
+    """The error names the file, gives the reason, and says which folder to make."""
+    path = folder / "keys" / "a.pem"
+    error = error_of(lambda: places.require_free(path), ConfigurationError)
+    assert str(path) in error.message
+    assert os.strerror(errno.ENOENT) in error.message
+    assert f"Make the folder {folder / 'keys'}" in error.hint
+
+
+@pytest.mark.parametrize("function", ["write_private", "rewrite", "remove"])
+def test_writing_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    """Whatever is done to a file, the error names it and the reason, and has the remedy for a full disk."""
+    path = write(folder / "a.pem", b"x")
+    monkeypatch.setattr(files, function, fails(errno.ENOSPC))
+    act = {
+        "write_private": lambda: places.write_new(path, b"y"),
+        "rewrite": lambda: places.replace(path, b"y"),
+        "remove": lambda: places.remove(path),
+    }[function]
+    error = error_of(act, ConfigurationError)
+    assert str(path) in error.message
+    assert os.strerror(errno.ENOSPC) in error.message
+    assert "disk is full" in error.hint
+
+
+def test_file_that_was_derived_from_another_is_not_replaced(folder: Path) -> None:
+    """A file that somebody else has changed since it was read is kept; one that is as it was read is replaced."""
+    path = write(folder / "a.pem", b"x")
+    read = places.read(path, SecretResolver(), SUFFIXES).stamp
+    places.replace(path, b"mine", replaces=read)
+    assert path.read_bytes() == b"mine"
+    error_of(lambda: places.replace(path, b"again", replaces=read), ConfigurationError)
+    assert path.read_bytes() == b"mine"
+    places.replace(path, b"anyway")
+    assert path.read_bytes() == b"anyway"
+    places.remove(path)
+    assert not path.exists()
