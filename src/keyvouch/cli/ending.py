@@ -55,7 +55,9 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
             show(ConfigurationError(f"The output cannot be written: {error.strerror}.", hint="See where it goes to."))
             _drop_output()
             status = 2
-    except BaseException as error:  # noqa: BLE001 - a defect, ours or a plugin's: not even SystemExit means success
+    except BaseException as error:  # a defect, ours or a plugin's: not even SystemExit means success
+        if isinstance(error, SystemExit) and "_KEYVOUCH_COMPLETE" in os.environ:
+            raise  # click ends a shell completion like this
         _show_defect(error)
         status = 1
     sys.exit(status)
