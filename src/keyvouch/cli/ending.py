@@ -55,9 +55,7 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
             show(ConfigurationError(f"The output cannot be written: {error.strerror}.", hint="See where it goes to."))
             _drop_output()
             status = 2
-    except BaseException as error:  # a defect, ours or a plugin's: not even SystemExit means success
-        if isinstance(error, SystemExit) and "_KEYVOUCH_COMPLETE" in os.environ:
-            raise  # click ends a shell completion like this
+    except BaseException as error:  # noqa: BLE001 - a defect, ours or a plugin's: not even SystemExit means success
         _show_defect(error)
         status = 1
     sys.exit(status)
@@ -155,6 +153,8 @@ def printable(text: object, *, kept: str = "") -> str:
 
 
 def _show_defect(error: BaseException) -> None:
+    if isinstance(error, SystemExit) and "_KEYVOUCH_COMPLETE" in os.environ:
+        raise error  # click ends a shell completion like this
     message = f"{type(error).__name__}: a defect of keyvouch or of a plugin."
     hint = "Run it again with `keyvouch --debug ...`, and report what that shows."
     with contextlib.suppress(OSError):
