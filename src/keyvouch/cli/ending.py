@@ -153,6 +153,8 @@ def printable(text: object, *, kept: str = "") -> str:
 
 
 def _show_defect(error: BaseException) -> None:
+    if isinstance(error, SystemExit) and "_KEYVOUCH_COMPLETE" in os.environ:
+        raise error  # click ends a shell completion like this
     message = f"{type(error).__name__}: a defect of keyvouch or of a plugin."
     hint = "Run it again with `keyvouch --debug ...`, and report what that shows."
     with contextlib.suppress(OSError):
