@@ -266,7 +266,7 @@ def add(cache: Any, secret: str) -> None:
     cache.add({"client_id": CLIENT, "scope": SCOPES, "token_endpoint": "https://login.example/t", "response": response})
 
 
-@pytest.mark.parametrize("function", ["write_private", "locked"])
+@pytest.mark.parametrize("function", ["write_own", "locked"])
 def test_cache_that_cannot_be_written(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, function: str
 ) -> None:
@@ -296,7 +296,7 @@ def test_error_for_a_file_that_cannot_be_written(place: Path, monkeypatch: pytes
     def fail(*_: object, **__: object) -> Any:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(files, "write_private", fail)
+    monkeypatch.setattr(files, "write_own", fail)
     with pytest.raises(KeyvouchError) as caught:
         token_cache._persistence(place).save("{}")
     assert caught.value.message == f"The token cache {place} cannot be written: {os.strerror(errno.EROFS)}."
