@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 """What UTF-16 begins with: how PowerShell 5.1 writes by `>` and Out-File."""
 
 
 def decode(octets: bytes) -> str:
     """Return the text, without the mark that some editors on Windows begin UTF-8 with. Raises UnicodeDecodeError."""
-    return octets.decode("utf-8-sig")
+    return octets.removeprefix(codecs.BOM_UTF8).decode()
 
 
 def advice(octets: bytes, path: object, otherwise: str = "Save it as UTF-8.") -> str:

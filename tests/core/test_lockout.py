@@ -486,17 +486,17 @@ def test_unseal_says_what_it_cannot_read(own_folders: Path) -> None:
 
 
 def test_record_that_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the record and the reason."""
+    """The error names the folder of the records and the reason."""
     Token().log_in("wrong")
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     path = record()
-    monkeypatch.setattr(Path, "unlink", fail)
+    monkeypatch.setattr(files.Folder, "remove_whatever", fail)
     with pytest.raises(ConfigurationError) as caught:
         lockout.forget()
-    assert str(path) in caught.value.message
+    assert str(path.parent) in caught.value.message
     assert os.strerror(errno.EROFS) in caught.value.message
 
 
