@@ -102,15 +102,14 @@ def open_key(
     """Open the key and check what came: its type, that the certificate is its own, that the chain is in order.
 
     `given` are the certificates beside the store's own; where there are any, they win. A key that is not the `expected`
-    one is `KeyChanged`.
+    one, or not the one that `spki-sha256` names, is `KeyChanged`.
     """
     leaf = given[0] if given else None
     stored, generation = connection.call(lambda timeout: connection.store.open(uri, leaf, timeout=timeout), deadline)
     try:
         require_key(connection.scheme, stored)
         require_usable(stored.public_key)
-        if expected:
-            _require_same(stored, expected)
+        _require_digest(uri, stored, expected)
         chain = certificate.order_chain(given, stored.public_key) or stored.chain
         certificate.check_chain(chain, stored.public_key)
         verify_always = expected.verify_always if expected else uri.get("verify") == "always"
@@ -126,8 +125,10 @@ def open_key(
     return opened
 
 
-def _require_same(stored: StoredKey, expected: OpenedKey) -> None:
-    if certificate.spki_sha256(stored.public_key) != expected.spki:
+def _require_digest(uri: KeyUri, stored: StoredKey, expected: OpenedKey | None) -> None:
+    """Raise `KeyChanged` for another key than the expected one, or the one that the URI names by its digest."""
+    wanted = expected.spki if expected else uri.get("spki-sha256")
+    if wanted is not None and certificate.spki_sha256(stored.public_key) != wanted:
         raise key_changed(stored.uri)
 
 

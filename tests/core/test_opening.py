@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from keyvouch import KeySpec, open_signer, open_store
+from keyvouch.certificate import spki_sha256
 from keyvouch.errors import (
     AccessDenied,
     AmbiguousKey,
     CertificateMismatch,
     ConfigurationError,
+    KeyChanged,
     KeyExists,
     KeyNotFound,
     KeyUnusable,
@@ -407,3 +409,15 @@ def test_store_is_closed_once() -> None:
         assert in_threads(8, store.close) == [None] * 8
         assert script.count("close") == 0
         signer.sign(MESSAGE, "ES256")
+
+
+def test_store_that_ignores_the_digest() -> None:
+    """A URI with `spki-sha256` opens no other key, even if the store does not compare it."""
+    with Script() as script:
+        with open_signer(script.uri) as signer:
+            digest = spki_sha256(signer.public_key)
+        with pytest.raises(KeyChanged):
+            open_signer(f"{script.uri};spki-sha256={digest[::-1]}")
+        assert script.count("open") == script.count("close key") == 2
+        with open_signer(f"{script.uri};spki-sha256={digest}"):
+            pass
