@@ -27,7 +27,7 @@ def test_many_opens_hold_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> 
     scripted = installed(monkeypatch)
     scripted.recording = False
     legacy = kind == "of a legacy provider"
-    certificate = scripted.add(make_key("RSA-1024" if legacy else "ECDSA_P256"), IN_CSP if legacy else IN_CNG)
+    certificate = scripted.add(make_key("RSA-2048" if legacy else "ECDSA_P256"), IN_CSP if legacy else IN_CNG)
     uri, algorithm = pinned(certificate), "RS256" if legacy else "ES256"
     scripted.my(machine=False)[0].lends = kind == "lent"
     if kind == "without certificate":
