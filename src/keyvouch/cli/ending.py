@@ -148,7 +148,7 @@ def _show(error: KeyvouchError) -> None:
 
 
 def printable(text: object, *, kept: str = "") -> str:
-    """Replace terminal control characters in a text; line breaks too, unless they are in `kept`."""
+    """Replace unprintable characters, which may control a terminal, with `?`, except those in `kept`."""
     return "".join(each if each.isprintable() or each in kept else "?" for each in str(text))
 
 

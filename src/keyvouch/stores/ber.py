@@ -33,7 +33,7 @@ class Element(NamedTuple):
     """One data value: either primitive with content, or constructed with children."""
 
     tag: bytes
-    """The identifier octets, including the tag number."""
+    """The identifier bytes (X.690, section 8.1.2)."""
     content: bytes
     children: tuple[Element, ...]
 
