@@ -20,7 +20,7 @@ MOST_ROUNDS = 3_000_000
 MOST_MEMORY = 256 * 1024 * 1024
 """Maximum number of bytes for scrypt: 128 * N * r (RFC 7914, section 2)."""
 LARGEST_KEY = 5 * 1024
-"""Maximum size of one private key in PKCS#8, encrypted or not: RSA-8192 has 4,800 bytes and takes seconds to check."""
+"""Maximum size of one PKCS#8 private key in bytes, encrypted or not: RSA-8192 has 4,800, and takes seconds to check."""
 LARGEST_KEYS = 32 * 1024
 """Maximum total size of the private keys in a file, in bytes: 26 RSA-2048 keys."""
 

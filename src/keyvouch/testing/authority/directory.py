@@ -56,7 +56,7 @@ class App:
             self._certificates = tuple(other for other in self._certificates if other != certificate)
 
     def trust_subject(self, subject: str, issuer: x509.Certificate) -> None:
-        """Trust every certificate with this subject (RFC 4514: `CN=app,O=Contoso`) issued by this issuer.
+        """Trust every certificate with this subject (RFC 4514: `CN=app,O=Contoso`) whose chain leads to this issuer.
 
         Entra ID calls this subject name and issuer (SNI) trust. From now on, an assertion with an `x5c` is judged only
         by its chain, even if its certificate is registered too.

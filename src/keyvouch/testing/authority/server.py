@@ -1,4 +1,4 @@
-"""A robust HTTPS server on loopback, with one thread per connection.
+"""An HTTPS server on loopback, with one thread per connection, that survives any input.
 
 It knows nothing about tokens and keys: it passes each well-formed request to a function and sends the response that
 this returns. If the function raises an OSError, the connection ends without a response.

@@ -72,7 +72,7 @@ def _claims(app: App, resource: str, issuer: str) -> dict[str, object]:
     return {
         "aud": resource,
         "iss": issuer,
-        # Version 1 tokens have `appid`, version 2 tokens `azp`; some programs read either. "2": by certificate.
+        # Version 1 tokens have `appid`, version 2 tokens `azp`; programs for either read these. "2": by certificate.
         "appid": app.client_id,
         "appidacr": "2",
         "azp": app.client_id,

@@ -232,7 +232,7 @@ class Certificates:
 
     def _item(self, call: Call, item: Item, version: Version, *, named: bool = True) -> dict[str, Any]:
         found = version.certificate
-        digest = {"x5t": to_base64url(found.fingerprint(hashes.SHA1()))} if found else {}  # noqa: S303 - as x5t is defined
+        digest = {"x5t": to_base64url(found.fingerprint(hashes.SHA1()))} if found else {}  # noqa: S303 - x5t is SHA-1
         address = identifier(call, "certificates", item, version if named else None)
         attributes = self._protection.attributes(version)
         if found is None:
