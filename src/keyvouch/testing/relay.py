@@ -25,7 +25,7 @@ _TRANSFER = 1 << 16
 
 
 class Relay:
-    """Listens on loopback and forwards data in both directions, until told otherwise. Use it in a `with` statement."""
+    """Listens on loopback and forwards data in both directions, until a method stops it. Use it with `with`."""
 
     def __init__(self, server: Address) -> None:
         self.server = server

@@ -1,4 +1,4 @@
-"""A throwaway certification authority, and the TLS certificate for loopback that it signs."""
+"""A throwaway certificate authority, and the TLS certificate for loopback that it signs."""
 
 import ipaddress
 import os
