@@ -1,4 +1,4 @@
-"""What an assertion costs, beside the bare signature and beside other libraries with the same key in memory.
+"""The cost of an assertion, compared with the bare signature and with other libraries using the same in-memory key.
 
 python benchmarks/assertion.py [--rounds N] [--json FILE]
 """
@@ -35,7 +35,7 @@ BARE = "cryptography, bare"
 
 
 def contenders(kind: str, folder: Path) -> Iterator[Contender]:
-    """Give the ways to sign with one key: the bare signature first, then what is built on it."""
+    """Yield the ways to sign with one key: the bare signature first, then what is built on it."""
     name = KEYS[kind]
     uri = f"pem:{folder / kind}.pem"
     if not (folder / f"{kind}.pem").exists():
@@ -44,7 +44,7 @@ def contenders(kind: str, folder: Path) -> Iterator[Contender]:
     signer = keyvouch.open_signer(uri)
     pem = (folder / f"{kind}.pem").read_bytes()
     private_key = serialization.load_pem_private_key(pem, None)
-    algorithm, stored = ALGORITHMS[name], signer._opened.stored  # noqa: SLF001 - the layer below is compared with
+    algorithm, stored = ALGORITHMS[name], signer._opened.stored  # noqa: SLF001 - compares with the layer below
     header = {"alg": name, "typ": "JWT", "x5t#S256": fingerprint(signer.chain[0]).hex()}
     assertion = ClientAssertion(signer)
     jwk = JWKRegistry.import_key(pem[: pem.index(b"-----BEGIN CERT")], _jwk_type(kind))
@@ -72,7 +72,7 @@ def _jwk_type(kind: str) -> str:
 
 
 def goals(folder: Path, rounds: int) -> Iterator[Goal]:
-    """Measure in pairs what is to be reached."""
+    """Measure in pairs and yield the goals."""
     for kind, threads in itertools.product(("RSA-2048", "P-256"), (1, 8)):
         ways = {each.name: each for each in contenders(kind, folder)}
 
@@ -96,9 +96,9 @@ def goals(folder: Path, rounds: int) -> Iterator[Goal]:
 
 
 def scaling(way: Contender, rounds: int) -> float:
-    """Return how many times as fast two threads are as one: the median of neighbouring runs of half a second.
+    """Return the speed of two threads relative to one: the median of adjacent runs of half a second.
 
-    In shorter ones it is the threads' start and end that is measured.
+    Shorter runs would mostly measure the start and end of the threads.
     """
     ratios = [
         measure([way], rounds=1, seconds=0.5)[0].median / measure([way], threads=2, rounds=1, seconds=0.5)[0].median
@@ -108,12 +108,12 @@ def scaling(way: Contender, rounds: int) -> float:
 
 
 def main() -> None:
-    """Measure, and print what was seen."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    logging.captureWarnings(capture=True)  # joserfc's, at every EdDSA
+    logging.captureWarnings(capture=True)  # joserfc warns at every EdDSA signature
     found: dict[str, list[Result]] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.umask(0o077)

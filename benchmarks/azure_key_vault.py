@@ -1,9 +1,9 @@
-"""A signature in Key Vault: keyvouch beside the SDK's own client, and beside a bare POST of urllib3.
+"""Signatures in Key Vault: keyvouch compared with the SDK's client and a bare POST with urllib3.
 
     python benchmarks/azure_key_vault.py [--rounds N]
 
-The vault is the test vault, on loopback in a process of its own, so that what is told is what each client costs, and
-not the service. Contenders sign in turns, and a ratio is the median of the rounds' own ratios. 1 and 8 threads.
+The vault is the test vault, on loopback in a separate process, so that the results show the cost of each client, not of
+the service. Contenders sign in turns, and a ratio is the median of the ratios of all rounds. 1 and 8 threads.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ import keyvouch
 
 TESTS = Path(__file__).parent.parent / "plugins" / "keyvouch-azure-keyvault" / "tests"
 SIGNATURES = 200
-"""Of each contender in one round."""
+"""Number of signatures per contender in one round."""
 
 
 def serve(folder: str, pipe: Any) -> None:
-    """Run the vault until the pipe is closed; tell the URI, and the environment that leads to it."""
+    """Run the vault until the pipe is closed; send the URI, the key id, the CA file and the environment."""
     sys.path.insert(0, str(TESTS))
     import azure_vault
 
@@ -47,7 +47,7 @@ def serve(folder: str, pipe: Any) -> None:
 
 
 def contenders(uri: str, key_id: str, ca_file: str) -> dict[str, Callable[[], object]]:
-    """Return what each does for one signature; each has signed once."""
+    """Return each contender's function for one signature; each has already signed once."""
     from azure.core.rest import HttpRequest
     from azure.identity import EnvironmentCredential
     from azure.keyvault.keys.crypto import CryptographyClient, SignatureAlgorithm
@@ -70,7 +70,7 @@ def contenders(uri: str, key_id: str, ca_file: str) -> dict[str, Callable[[], ob
         answer = pool.request("POST", f"{key_id}/sign?api-version=2025-07-01", body=body, headers=headers)
         return base64.urlsafe_b64decode(answer.json()["value"] + "==")
 
-    # The layers of keyvouch, each with what stands on it: our connections, the SDK's pipeline, its client, the signer.
+    # The layers of keyvouch, bottom up: its connections, the SDK's pipeline, the SDK's client, the signer.
     session = Session(parse(uri), SecretResolver())
     session.begin(30)
     client = session.signing(session.keys.get_key("bench"))
@@ -91,7 +91,7 @@ def contenders(uri: str, key_id: str, ca_file: str) -> dict[str, Callable[[], ob
 
 
 def timed(sign: Callable[[], object], threads: int) -> float:
-    """Return the milliseconds that one of many signatures takes, in so many threads."""
+    """Return the milliseconds per signature, for many signatures in this many threads."""
 
     def work() -> None:
         for _ in range(SIGNATURES // threads):

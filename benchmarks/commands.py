@@ -1,8 +1,8 @@
-"""What whole commands cost, beside the ten-line script that signs in with MSAL alone.
+"""The cost of whole commands, compared with the ten-line script that signs in with plain MSAL.
 
     python benchmarks/commands.py [--rounds N] [--json FILE]
 
-Each run is a process of its own; the contenders run in turns. The authority is the development authority.
+Each run is a separate process; the contenders run in turns. The authority is the development authority.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ print(app.acquire_token_for_client(["{SCOPE}"])["access_token"])
 
 def write_files(folder: Path, authority: Authority) -> App:
     """Make a key as PFX and PEM, register it, and write a profile."""
-    os.environ["APP_PASSWORD"] = "a password"  # noqa: S105 - of a throwaway key
+    os.environ["APP_PASSWORD"] = "a password"  # noqa: S105 - for a throwaway key
     uri = f"pfx:{folder / 'app.pfx'}?password=env:APP_PASSWORD"
     with keyvouch.open_store(uri) as store:
         store.generate(keyvouch.KeySpec())
@@ -51,14 +51,14 @@ def write_files(folder: Path, authority: Authority) -> App:
     key = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (folder / "app.key").write_bytes(key)
     (folder / "app.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (folder / "app.pem").write_bytes(key + certificate.public_bytes(Encoding.PEM))  # the same key for both
+    (folder / "app.pem").write_bytes(key + certificate.public_bytes(Encoding.PEM))  # the same key for both contenders
     (folder / "app.pem").chmod(0o600)
     (folder / "script.py").write_text(SCRIPT)
     (folder / "config.toml").write_text(
         f'[profiles.n]\nauthority = "{authority.url}"\ntenant = "{app.tenant}"\nclient-id = "{app.client_id}"\n'
         f'scopes = ["{SCOPE}"]\nkeys = ["pem:{folder / "app.pem"}"]\nca-file = "{authority.ca_file}"\n'
     )
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles what it installs, and a checkout is to be alike
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles what it installs; make a checkout behave the same
     os.environ.update(
         KEYVOUCH_CONFIG=str(folder / "config.toml"),
         CACHE_DIRECTORY=str(folder / "cache"),
@@ -68,12 +68,12 @@ def write_files(folder: Path, authority: Authority) -> App:
 
 
 def process(*arguments: str) -> Callable[[], object]:
-    """Return what runs a process and waits for its good end."""
+    """Return a function that runs a process and checks that it succeeds."""
     return lambda: subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)  # noqa: S603
 
 
 def contests(folder: Path, authority: Authority, app: App) -> dict[str, list[Contender]]:
-    """Return what is compared with what; the first of each is the measure."""
+    """Return the comparisons by title; the first contender of each is the baseline."""
     program = str(Path(sys.executable).parent / "keyvouch")
     files = [str(folder / name) for name in ("app.key", "app.crt")]
     script = process(
@@ -104,7 +104,7 @@ def contests(folder: Path, authority: Authority, app: App) -> dict[str, list[Con
 
 
 def main() -> None:
-    """Measure, and print what was seen."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path)

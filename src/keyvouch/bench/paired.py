@@ -1,7 +1,7 @@
-"""Paired measurements: short runs of every contender, interleaved, many times over.
+"""Paired measurements: short runs of every contender, interleaved, repeated many times.
 
-On a machine that others use too, two long runs one after the other compare the machine's moods. Here each round runs
-every contender for a few milliseconds, in an order that changes, and a ratio is the median of the rounds' own ratios.
+On a shared machine, two long runs in sequence mostly compare the machine's load at two times. Here each round runs
+every contender for a few milliseconds, in varying order, and a ratio is the median of the ratios of all rounds.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 ROUND_SECONDS = 0.02
-"""How long one contender runs in one round."""
+"""Number of seconds for which one contender runs in one round."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do the thing that is measured."""
+    """One way to perform the operation being measured."""
 
     name: str
     act: Callable[[], object]
@@ -26,25 +26,25 @@ class Contender:
 
 @dataclass(frozen=True)
 class Result:
-    """What one contender showed; times are seconds of wall clock for one act, over all threads together."""
+    """One contender's results; times are wall-clock seconds per operation, across all threads."""
 
     name: str
     threads: int
     median: float
     low: float
-    """The 10th percentile of the rounds."""
+    """The 10th percentile over all rounds."""
     high: float
     """The 90th percentile."""
     ratio: float
-    """To the first contender: the median of the rounds' ratios."""
+    """Relative to the first contender: the median of the ratios in each round."""
     difference: float
-    """To the first contender, in seconds: the median of the rounds' differences."""
+    """Relative to the first contender, in seconds: the median of the differences in each round."""
 
 
 def measure(
     contenders: Sequence[Contender], *, threads: int = 1, rounds: int = 50, seconds: float = ROUND_SECONDS
 ) -> list[Result]:
-    """Run the contenders in turns, `seconds` each in a round, and compare each with the first."""
+    """Run the contenders in turns, `seconds` each per round, and compare each with the first."""
     counts = [_calibrate(contender.act, seconds) for contender in contenders]
     samples: list[list[float]] = [[] for _ in contenders]
     for number in range(rounds):
@@ -55,7 +55,7 @@ def measure(
 
 
 def _calibrate(act: Callable[[], object], seconds: float) -> int:
-    """Return how many acts fill a round; the first ones warm up."""
+    """Return how many operations fill a round; the first three calls are for warming up."""
     for _ in range(3):
         act()
     count = 1
@@ -65,7 +65,7 @@ def _calibrate(act: Callable[[], object], seconds: float) -> int:
 
 
 def _time(act: Callable[[], object], count: int, threads: int) -> float:
-    """Return the seconds that one act takes, where `threads` threads share the work."""
+    """Return the number of seconds per operation when `threads` threads share the work."""
     if threads == 1:
         begin = time.perf_counter()
         for _ in range(count):
@@ -73,7 +73,7 @@ def _time(act: Callable[[], object], count: int, threads: int) -> float:
         return (time.perf_counter() - begin) / count
     start = threading.Barrier(threads + 1)
     number = max(count, threads)
-    shared = iter(range(number))  # whoever is free takes the next: no thread waits for a slower one's share
+    shared = iter(range(number))  # each thread takes the next item when free: no thread waits for a slower one's share
 
     def work() -> None:
         start.wait()

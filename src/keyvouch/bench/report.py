@@ -1,4 +1,4 @@
-"""What was measured, for people and for programs."""
+"""Benchmark results as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keyvouch.bench.paired import Result
 
 
 def to_table(title: str, results: Sequence[Result]) -> str:
-    """Return a table in Markdown; times in microseconds, the spread from the 10th to the 90th percentile."""
+    """Return a Markdown table; times in microseconds, spread from the 10th to the 90th percentile."""
     lines = [
         f"### {title}",
         "",
@@ -27,22 +27,22 @@ def to_table(title: str, results: Sequence[Result]) -> str:
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure that is to be reached, and the one that was seen."""
+    """A target value and the measured value."""
 
     name: str
     wanted: float
     seen: float
     at_least: bool = False
-    """Whether `wanted` is the least that will do, and not the most."""
+    """True if `wanted` is a minimum, not a maximum."""
 
     @property
     def reached(self) -> bool:
-        """Whether it will do."""
+        """True if the target was reached."""
         return self.seen >= self.wanted if self.at_least else self.seen <= self.wanted
 
 
 def to_goals(goals: Sequence[Goal]) -> str:
-    """Return a table in Markdown of what was to be reached, and what was seen."""
+    """Return a Markdown table of targets and measured values."""
     lines = ["| goal | wanted | seen | |", "| --- | ---: | ---: | --- |"]
     for each in goals:
         sign = ">=" if each.at_least else "<="
@@ -53,5 +53,5 @@ def to_goals(goals: Sequence[Goal]) -> str:
 
 
 def to_json(titled: Mapping[str, Sequence[Result]]) -> str:
-    """Return the results by title; times in seconds."""
+    """Return the results by title as JSON; times in seconds."""
     return json.dumps({title: [asdict(each) for each in results] for title, results in titled.items()}, indent=2)

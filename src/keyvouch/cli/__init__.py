@@ -1,4 +1,4 @@
-"""The command `keyvouch`: one module a command, imported when it is called."""
+"""The `keyvouch` command: one module per subcommand, imported when it is called."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ COMMANDS = {
     "doctor": "Mend what keeps keys from being used.",
     "demo": "Show it all on this machine, with a throwaway key and authority.",
 }
-"""In the order in which a reader meets them; each is `keyvouch.cli.NAME:command`, but for Python's own words."""
+"""In the order in which to show them; each is `keyvouch.cli.NAME:command`, except if NAME is a Python keyword."""
 _MODULES = {"import": "import_key"}
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module when the command is called, so that the others cost nothing."""
+    """A group that imports a command's module only when that command is called, for a fast start."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Name the nearest command for one that is not there."""
+        """Suggest the closest command if the command is unknown."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             import difflib
 
@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
 def group(config: str | None, *, debug: bool) -> None:
     """Sign in with a certificate whose private key stays in its store."""
     if config:
-        os.environ["KEYVOUCH_CONFIG"] = config  # read wherever a profile is
+        os.environ["KEYVOUCH_CONFIG"] = config  # read wherever a profile is loaded
     if debug:
         from keyvouch.cli import logs
 
@@ -76,7 +76,7 @@ def group(config: str | None, *, debug: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command, and end the process with the status of the table of exit codes."""
+    """Run the command and exit with the documented exit status."""
     from keyvouch.cli import ending
 
     return ending.run(group, arguments)

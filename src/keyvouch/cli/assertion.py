@@ -49,7 +49,7 @@ def command(
 
 
 def _endpoint(chosen: Chosen) -> str:
-    """Return the token endpoint of a tenant, which Entra ID has at one place; an issuer's must be told."""
+    """Return a tenant's token endpoint, which follows from Entra ID's URL scheme; for an issuer it must be given."""
     from keyvouch.entra.authority import authority_options
 
     options = authority_options(chosen.profile, chosen.name)

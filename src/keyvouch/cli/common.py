@@ -1,4 +1,4 @@
-"""What the commands share: which key or profile is meant, and how results are printed."""
+"""Code shared by the commands: selecting the key or profile, and printing results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ output_option = click.option(
 
 
 def key_options(command: Command) -> Command:
-    """Add `--profile` and `--key`."""
+    """Add the `--profile` and `--key` options."""
     command = click.option("--key", metavar="URI", help="The key, by its URI; in a shell, in single quotes.")(command)
     return click.option("--profile", metavar="NAME", help="The profile; else KEYVOUCH_PROFILE, or the only one.")(
         command
@@ -45,21 +45,21 @@ def key_options(command: Command) -> Command:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What `--profile` and `--key` say together."""
+    """The result of combining `--profile` and `--key`."""
 
     name: str
-    """Of the profile; empty where only `--key` was given."""
+    """The profile's name; empty if only `--key` was given."""
     profile: Profile
-    """Its settings, or the defaults; `keys` are those to use."""
+    """The profile's settings, or the defaults; `keys` are the ones to use."""
     secrets: SecretResolver
 
     def confirming(self) -> SecretResolver:
-        """Return what asks a person twice, for the password of something new."""
+        """Return a resolver that prompts twice, for the password of something new."""
         return SecretResolver(interactive=is_somebody_there(), commands=True, confirm=True, sign_in=_sign_in)
 
     def open(self) -> Signer:
-        """Open the first key that opens."""
-        from keyvouch import opening  # a token from the cache needs no key
+        """Return a signer for the first key that can be opened."""
+        from keyvouch import opening  # imported late, since a cached token needs no key
 
         if self.name:
             opening.parse_keys(self.profile, self.name)
@@ -77,11 +77,11 @@ class Chosen:
 def choose(
     profile: str | None, key: str | None, *, may_be_missing: bool = False, confirm: bool = False, **overrides: Any
 ) -> Chosen:
-    """Combine the options: a profile, a profile with another key, or a key with the defaults.
+    """Combine the options: a profile, a profile with another key, or a key with the default settings.
 
-    `overrides` replace the profile's fields where they are not None. Audit records go where the profile says.
-    `may_be_missing` is for a configuration that is about to be written, `confirm` for a password that is typed for
-    something new.
+    `overrides` replace the profile's fields unless they are None. Audit records go to the profile's destination.
+    `may_be_missing` allows a missing configuration file that is about to be written; `confirm` asks twice for a
+    password for something new.
     """
     if key is not None and key.startswith("profile:"):
         profile, key = key.removeprefix("profile:"), None
@@ -90,10 +90,10 @@ def choose(
     name = "" if alone else configuration.pick(profile)
     found = configuration.default_profile() if alone else configuration.profile(name)
     for value in overrides.values():
-        if isinstance(value, str) and not value.isprintable():  # octets that are no UTF-8 among them
+        if isinstance(value, str) and not value.isprintable():  # includes bytes that are not valid UTF-8
             raise click.UsageError(f"{printable(value)!r} is no text that can be sent.")
     if key is not None:
-        # A key is named to be used: a token that another one brought says nothing of it.
+        # An explicitly given key must be used: a token acquired with another key would not test it.
         overrides |= {"keys": (key,), "token_cache": "memory"}
     found = msgspec.structs.replace(found, **{field: value for field, value in overrides.items() if value is not None})
     logs.only_ours()
@@ -110,16 +110,16 @@ def choose(
 
 
 def _sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> AccessToken:
-    from keyvouch import opening  # few need it
+    from keyvouch import opening  # imported late, since few commands need it
 
     return opening.sign_in(profile, scope, timeout, **demanded)
 
 
 def is_somebody_there() -> bool:
-    """Tell whether a person can be asked."""
+    """Return True if a user can be prompted."""
     if sys.stdin is None or not sys.stdin.isatty():
         return False
-    if sys.platform == "win32":  # where NUL, which a scheduled task may have for its input, calls itself a terminal
+    if sys.platform == "win32":  # on Windows, NUL, a possible stdin of scheduled tasks, also claims to be a terminal
         from keyvouch import windows_files
 
         return windows_files.is_console(sys.stdin.fileno())
@@ -127,7 +127,7 @@ def is_somebody_there() -> bool:
 
 
 def read(file: BinaryIO) -> bytes:
-    """Read what a command was given."""
+    """Read an input file of a command."""
     try:
         return file.read()
     except OSError as error:
@@ -135,7 +135,7 @@ def read(file: BinaryIO) -> bytes:
 
 
 def read_path(path: Path) -> bytes:
-    """Read a file that a command was told of by its path: a regular one."""
+    """Read a file given as a path; it must be a regular file."""
     try:
         return files.read(path)
     except OSError as error:
@@ -143,18 +143,18 @@ def read_path(path: Path) -> bytes:
 
 
 def relative_path(uri: KeyUri) -> Path | None:
-    """Return the path of a URI that means another file from another working directory; None of any other URI."""
+    """Return the URI's path if it is relative, and so depends on the working directory; None for any other URI."""
     path = uri.get("path") if "path" in uri else None
     return path if isinstance(path, Path) and not path.is_absolute() else None
 
 
 def print_json(value: object) -> None:
-    """Print a result for programs."""
+    """Print a result as JSON."""
     click.echo(json.dumps(value, indent=2, default=str))
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """Print names and values in two columns, without those that have no value."""
+    """Print names and values in two columns, omitting those without a value."""
     shown = {name: value for name, value in facts.items() if value is not None}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
@@ -163,13 +163,13 @@ def print_facts(facts: Mapping[str, object]) -> None:
 
 
 def print_key(uri: KeyUri, facts: Mapping[str, object]) -> None:
-    """Print a key's URI, ready to paste, and below it what `key_facts` told."""
+    """Print a key's URI, ready to paste, followed by the facts from `key_facts`."""
     click.echo(f"{uri.quoted}\n")
     print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; what is long is wrapped in its column, never cut."""
+    """Print a table; long cells are wrapped within their column, never truncated."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -181,15 +181,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def console() -> Console:
-    """Return rich's console for standard output: plain and unwrapped where that is no terminal."""
+    """Return a rich console for standard output: plain and unwrapped unless it is a terminal."""
     from rich.console import Console
 
-    # Written to a file or a pipe, lines must stay whole for those who search them.
+    # In a file or pipe, lines must stay whole so that they can be searched.
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 500)
 
 
 def next_command(line: str, account: str = "") -> None:
-    """Say what to type next, as this account or another, on standard error, so that the result can be piped."""
+    """Print the next command to run, as this or another account, to standard error, so that the result can be piped."""
     configuration = click.get_current_context().find_root().params.get("config")
     if configuration:
         line = line.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ", 1)
@@ -199,7 +199,7 @@ def next_command(line: str, account: str = "") -> None:
 
 @contextlib.contextmanager
 def telling_that_it_stays(pinned: KeyUri, how: str) -> Iterator[None]:
-    """Say of what fails after a key was made, or imported, that the key is there all the same, and by which URI."""
+    """Add to an error after a key was made or imported that the key still exists, and its URI."""
     try:
         yield
     except KeyvouchError as error:
@@ -208,7 +208,7 @@ def telling_that_it_stays(pinned: KeyUri, how: str) -> Iterator[None]:
 
 
 def key_facts(signer: Signer) -> dict[str, object]:
-    """Return what there is to tell of an open key, by the names of the JSON output."""
+    """Return the facts about an open key, by their names in the JSON output."""
     from keyvouch.algorithms import key_type
 
     status = signer.certificate_status()

@@ -20,7 +20,7 @@ def command(key: str, yes: bool, output: str) -> None:
         raise click.UsageError("Nobody is there to be asked: give --yes.")
     with opening.Store(uri, chosen.secrets) as store:
         if not yes:
-            store.require_pinned()  # before somebody is asked about a key that may be another one
+            store.require_pinned()  # before prompting, since the URI may match another key
             if not click.confirm(f"Delete the key {uri}?", err=True):
                 raise click.UsageError("Nothing was deleted.")
         store.delete()

@@ -47,7 +47,7 @@ def command(output: str) -> None:
 
 @dataclass(frozen=True)
 class _Step:
-    """One command that was run, and what came of it."""
+    """A command that was run, and its result."""
 
     title: str
     command: str
@@ -71,11 +71,11 @@ _SOFTHSM = (
     "/usr/lib64/pkcs11/libsofthsm2.so",
     "/opt/homebrew/lib/softhsm/libsofthsm2.so",
 )
-"""Where its module is: Debian, Fedora, Homebrew."""
+"""Path of the module on Debian, Fedora and Homebrew."""
 
 
 class _Demo:
-    """The commands that a user would type, really run, one after the other."""
+    """The commands that a user would type, actually run one after another."""
 
     def __init__(self, folder: Path, authority: Authority) -> None:
         self._folder = folder
@@ -95,7 +95,7 @@ class _Demo:
         }
 
     def play(self) -> Iterator[_Step]:
-        """Run one command after the other."""
+        """Run the commands one after another."""
         certificate = self._folder / "app.cer"
         yield self._run(
             "A key in a PFX, and its self-signed certificate",
@@ -119,7 +119,7 @@ class _Demo:
         asked = len(self._authority.exchanges) - before
         yield _shortened(again, f"requests to the authority: {asked}")
 
-        yield self._run("A mistake: the wrong password", "sign", "--key", self._key, APP_PFX_PASSWORD="wrong")  # noqa: S106 - it is meant to be
+        yield self._run("A mistake: the wrong password", "sign", "--key", self._key, APP_PFX_PASSWORD="wrong")  # noqa: S106 - deliberately wrong
         app.remove_certificate(leaf)
         yield self._run(
             "A mistake: app.cer is not registered any more (another scope, since the first one's token is at hand)",
@@ -129,7 +129,7 @@ class _Demo:
         yield from self._second_act(app)
 
     def _second_act(self, app: App) -> Iterator[_Step]:
-        """Let the same profile sign by a key on a token: one line of it changes."""
+        """Switch the same profile to a key on a token by changing one line."""
         module = next((each for each in _SOFTHSM if Path(each).exists()), None)
         tool = shutil.which("softhsm2-util")
         if module is None or tool is None or importlib.util.find_spec("keyvouch_pkcs11") is None:
@@ -141,7 +141,7 @@ class _Demo:
         Path(self._environment["SOFTHSM2_CONF"]).write_text(f"directories.tokendir = {tokens}\n", encoding="utf-8")
         pin = self._environment["HSM_PIN"]
         make = [tool, "--init-token", "--free", "--label", "demo", "--so-pin", secrets.token_urlsafe(16), "--pin", pin]
-        subprocess.run(make, env=self._environment, check=True, capture_output=True)  # noqa: S603 - a PIN of this moment
+        subprocess.run(make, env=self._environment, check=True, capture_output=True)  # noqa: S603 - a temporary PIN
 
         key = f"pkcs11:token=demo;object=app?module-path={module}&pin-source=env:HSM_PIN"
         certificate = self._folder / "token.cer"
@@ -163,8 +163,8 @@ class _Demo:
         yield _shortened(got, f"The line of the profile:\n{lines}")
 
     def _run(self, title: str, *arguments: str, **environment: str) -> _Step:
-        """Run `keyvouch` with these arguments, in a process of its own."""
-        done = subprocess.run(  # noqa: S603 - our own command, with arguments of our own
+        """Run `keyvouch` with these arguments in a subprocess."""
+        done = subprocess.run(  # noqa: S603 - our own command and arguments
             [sys.executable, "-P", "-m", "keyvouch", *arguments],
             env={**self._environment, **environment},
             input="",
@@ -180,5 +180,5 @@ class _Demo:
 
 
 def _shortened(step: _Step, remark: str) -> _Step:
-    """Leave most of the token out: it is long, and nobody should get used to seeing one."""
+    """Shorten the token: it is long, and nobody should get used to seeing one."""
     return replace(step, output=f"{step.output[:40]}... ({len(step.output)} characters)", remarks=(remark,))

@@ -12,7 +12,7 @@ from keyvouch.cli.common import output_option, print_json
 @click.command("doctor")
 @click.option("--unseal", is_flag=True, required=True, help="Let PINs that a token refused be tried once more.")
 @output_option
-def command(unseal: bool, output: str) -> None:  # noqa: ARG001 - there is nothing else yet
+def command(unseal: bool, output: str) -> None:  # noqa: ARG001 - the only option so far
     """Mend what keeps keys from being used.
 
     A PIN that a token refused is not tried again, not by another process and not after a restart, because a token

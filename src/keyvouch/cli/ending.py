@@ -1,4 +1,4 @@
-"""How a command ends: an error in two sentences and its exit status, never a traceback."""
+"""How a command ends: with a two-sentence error and its exit status, never with a traceback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTERRUPTED = 130
 
 
 def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
-    """Run the group and exit: 0, the error's status, 2 for usage, 130 when interrupted."""
+    """Run the group and exit: 0 for success, the error's status, 2 for usage errors, 130 if interrupted."""
     _prepare()
     try:
         group.main(arguments, prog_name="keyvouch", standalone_mode=False)
@@ -42,7 +42,7 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort) as error:
         status = _status_of(error)
     except BrokenPipeError:
-        _drop_output()  # whoever read it has gone
+        _drop_output()  # the reader has gone
         status = 1
     except OSError as error:
         if _is_broken_pipe(error):
@@ -62,25 +62,25 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
 
 
 def _prepare() -> None:
-    """Make do with the streams that we were given, and end in good order when we are told to."""
-    gc.disable()  # looking for garbage takes a twentieth of a command that ends within a second
-    if not sys.warnoptions and not _debugging():  # they are for developers
+    """Prepare the standard streams, and arrange for a clean exit on signals."""
+    gc.disable()  # garbage collection takes 5 % of the time of a command that runs for less than a second
+    if not sys.warnoptions and not _debugging():  # warnings are for developers
         warnings.simplefilter("ignore")
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by who started us
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - to the end
+        if getattr(sys, name) is None:  # closed by the parent process
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open until exit
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal does not have is no defect
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot encode is not a defect
             stream.reconfigure(encoding=_encoding(stream), errors="backslashreplace")
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has it ignored
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
             signal.signal(number, _end)
 
 
 def _encoding(stream: io.TextIOWrapper) -> str | None:
-    """Return how PowerShell and cmd read what a program writes into a pipe or a file; None where Python's choice holds.
+    """Return the encoding in which PowerShell and cmd read a program's output; None to keep Python's default.
 
-    That is by the code page of the console, where there is one, while Python takes that of the system.
+    They use the console's code page, if there is a console, whereas Python uses the system's code page.
     """
     if sys.platform == "win32" and not (stream.isatty() or sys.flags.utf8_mode or os.environ.get("PYTHONIOENCODING")):
         import ctypes
@@ -92,15 +92,15 @@ def _encoding(stream: io.TextIOWrapper) -> str | None:
 
 
 class _Ended(KeyboardInterrupt):
-    """Told to end by a signal: what is half done is undone, as a temporary file with a key in it."""
+    """Raised on a signal, so that partial work is cleaned up, such as a temporary file with a key."""
 
 
-def _end(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - the signal module's form
+def _end(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - required by the signal module
     raise _Ended(number)
 
 
 def _status_of(error: BaseException) -> int:
-    """Return the status for an interruption; click has turned it into an error of its own."""
+    """Return the exit status for an interruption; click may have replaced it by its own error."""
     for each in (error, error.__cause__):
         if isinstance(each, _Ended):
             return 128 + int(each.args[0])
@@ -110,17 +110,17 @@ def _status_of(error: BaseException) -> int:
 
 
 def _is_broken_pipe(error: OSError) -> bool:
-    """Tell whether it is what Windows says in place of a BrokenPipeError: of no file, and with no word of a pipe."""
+    """Return True for what Windows raises instead of BrokenPipeError: EINVAL without a file name."""
     return sys.platform == "win32" and error.errno == errno.EINVAL and error.filename is None
 
 
 def _drop_output() -> None:
-    """Write nothing more to standard output, not even what the interpreter flushes at its end."""
+    """Discard all further standard output, including what the interpreter flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def show(error: KeyvouchError) -> None:
-    """Print an error to standard error: as JSON where the command's output is, else with its hint."""
+    """Print an error to standard error: as JSON if the command's output is JSON, else with its hint."""
     with contextlib.suppress(OSError):
         _show(error)
 
@@ -148,13 +148,13 @@ def _show(error: KeyvouchError) -> None:
 
 
 def printable(text: object, *, kept: str = "") -> str:
-    """Return a text without what would drive a terminal, and on one line but for what is `kept`."""
+    """Replace unprintable characters, which may control a terminal, with `?`, except those in `kept`."""
     return "".join(each if each.isprintable() or each in kept else "?" for each in str(text))
 
 
 def _show_defect(error: BaseException) -> None:
     if isinstance(error, SystemExit) and "_KEYVOUCH_COMPLETE" in os.environ:
-        raise error  # click ends a shell completion like this
+        raise error  # this is how click ends a shell completion
     message = f"{type(error).__name__}: a defect of keyvouch or of a plugin."
     hint = "Run it again with `keyvouch --debug ...`, and report what that shows."
     with contextlib.suppress(OSError):
@@ -179,6 +179,6 @@ def _debugging() -> bool:
 
 
 def _wants_json() -> bool:
-    """Look at the arguments themselves: an error may come before they are parsed."""
+    """Check the raw arguments, since an error may occur before they are parsed."""
     arguments = sys.argv
     return "--output=json" in arguments or ("--output", "json") in itertools.pairwise(arguments)

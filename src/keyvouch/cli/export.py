@@ -51,7 +51,7 @@ def command(
 
 
 def write_certificate(path: Path, signer: Signer) -> None:
-    """Write the public half in DER, as the portal takes it. Raises `CertificateMissing`, `KeyExists`."""
+    """Write the certificate in DER, as the portal accepts it. Raises `CertificateMissing`, `KeyExists`."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
     if not signer.chain:
@@ -62,7 +62,7 @@ def write_certificate(path: Path, signer: Signer) -> None:
 
 
 def require_free(path: Path) -> None:
-    """Raise `KeyExists` where there is a file already, `ConfigurationError` where its folder is missing."""
+    """Raise `KeyExists` if the file exists, `ConfigurationError` if its folder is missing."""
     if os.path.lexists(path):
         raise KeyExists(f"{path} is there already.", hint="Name another file, or remove it.")
     if not os.path.isdir(path.parent):  # noqa: PTH112 - `Path.is_dir` raises PermissionError

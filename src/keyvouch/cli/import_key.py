@@ -50,7 +50,7 @@ def command(source: str, key: str, exportable: bool, output: str) -> None:
 
 
 def _given(store: Store) -> tuple[PrivateKey, list[Certificate]]:
-    """Return key and chain; on the way they are a PKCS#12 in memory, under a password that nobody knows."""
+    """Return the key and its chain, passed as an in-memory PKCS#12 with a random password."""
     from cryptography.hazmat.primitives.serialization import pkcs12
 
     from keyvouch.certificate import order_chain

@@ -34,7 +34,7 @@ def command(profile: str | None, key: str | None, file: Path, output: str) -> No
         with chosen.open() as signer:
             chain = order_chain(certificates, signer.public_key)
             pinned = signer.uri
-    except KeyNotFound:  # where a request is pending, the key is there once what was issued for it is installed
+    except KeyNotFound:  # if a request is pending, the key exists only after its certificate is installed
         public_key: Any = certificates[0].public_key()
         with chosen.open_store() as store:
             known_as = store.install_certificate(order_chain(certificates, public_key))

@@ -47,7 +47,7 @@ def command(profile: str | None, key: str | None, output: str) -> None:
 
 
 def _kept(info: KeyInfo) -> str:
-    """Return what keeps the key and who may sign with it, as far as the store tells: too long for columns too."""
+    """Return the provider and the accounts that may sign, as far as known; these are too long for columns as well."""
     readers = None if info.readers is None else f"may sign: {', '.join(info.readers) or 'nobody'}"
     return "; ".join(each for each in (info.provider, readers) if each)
 

@@ -1,4 +1,4 @@
-"""Where logs and audit records go. Only the command attaches handlers; a program that embeds keyvouch has its own."""
+"""Destinations of logs and audit records. Only the command adds handlers; a program using keyvouch has its own."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from keyvouch import files
 from keyvouch.errors import ConfigurationError, KeyvouchError
 
 SYSLOG: str | tuple[str, int] = "/dev/log" if sys.platform != "win32" else ("localhost", 514)
-"""Where the machine's syslog listens."""
+"""The address of the machine's syslog."""
 
 
 def to_standard_error() -> None:
-    """Show keyvouch's own log; MSAL's and urllib3's stay quiet, since they may hold what is secret."""
+    """Show keyvouch's own log; MSAL's and urllib3's stay disabled because they may contain secrets."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("keyvouch")
@@ -26,9 +26,9 @@ def to_standard_error() -> None:
 
 
 def only_ours() -> None:
-    """Keep libraries from writing beside our own error what that says in two sentences: MSAL, azure-identity, any.
+    """Keep libraries (MSAL, azure-identity, any) from logging next to keyvouch's error what it already says.
 
-    Python prints warnings that nobody handles; of keyvouch's own logger they still are.
+    Python prints warnings that no handler receives; those of keyvouch's own logger are still printed.
     """
     logging.getLogger().addHandler(logging.NullHandler())
     logger = logging.getLogger("keyvouch")
@@ -41,8 +41,8 @@ def only_ours() -> None:
 def audit_to(destination: str, *, required: bool) -> None:
     """Write audit records to `file:/path` (mode 0600, appended) or `syslog`.
 
-    Raises `ConfigurationError` for another destination. One that cannot be written raises it too if audit records are
-    `required`, now or with the record; otherwise there is a warning.
+    Raises `ConfigurationError` for any other destination. If the destination cannot be written, raises it too if audit
+    records are `required`, now or when a record is written; otherwise logs a warning.
     """
     logger = logging.getLogger("keyvouch.audit")
     try:
@@ -59,7 +59,7 @@ def audit_to(destination: str, *, required: bool) -> None:
 
 
 class _UnwritableError(Exception):
-    """Audit records cannot be written to a destination that is one."""
+    """Audit records cannot be written to a valid destination."""
 
     def __init__(self, reason: KeyvouchError) -> None:
         super().__init__(reason)
@@ -108,19 +108,19 @@ def _handler(destination: str, on_error: Callable[[BaseException | None], None])
     except OSError as error:
         written = Path(str(SYSLOG)) if destination == "syslog" else path
         raise _UnwritableError(files.cannot_write(written, error)) from error
-    # Logging's own would print the record with a traceback.
+    # The default handler would print the record with a traceback.
     handler.handleError = lambda record: on_error(sys.exception())  # type: ignore[method-assign]  # noqa: ARG005
     return handler
 
 
 def _syslog() -> logging.Handler:
-    import logging.handlers  # with much that is seldom needed
+    import logging.handlers  # imported late: it brings in much that is rarely needed
 
     return logging.handlers.SysLogHandler(SYSLOG)
 
 
 class _File(logging.FileHandler):
-    """Appends to a file that no link of another account leads to, without waiting for a FIFO that nobody reads."""
+    """Appends to a file, without following another account's links or blocking on a FIFO without a reader."""
 
     def _open(self) -> TextIOWrapper:
         handle = files.open_to_append(Path(self.baseFilename))

@@ -54,7 +54,7 @@ def command(
     if save_profile and not (tenant and client_id):
         raise click.UsageError("--save-profile needs --tenant and --client-id.")
     chosen = choose(None, key, may_be_missing=bool(save_profile), confirm=True)
-    # What can be refused is refused before there is a key.
+    # Refuse whatever can be refused before the key is made.
     if certificate_out:
         export.require_free(certificate_out)
     if save_profile:
@@ -85,10 +85,10 @@ def command(
 
 
 def _lasting(requested: KeyUri, pinned: KeyUri) -> KeyUri:
-    """Return the URI for a profile: as it was asked for, so that the profile follows the key's rotation.
+    """Return the URI for a profile: as requested, so that the profile follows the key's rotation.
 
-    A relative path means another file from another working directory, so that is pinned, and so is a key whose URI told
-    its place alone; where the store named a member of a family the newest one is to be taken.
+    A relative path depends on the working directory, so it is pinned, and so is a key whose URI gives only a location.
+    If the store named a member of a family, the newest one is selected.
     """
     if relative_path(requested) or requested.is_place:
         return pinned

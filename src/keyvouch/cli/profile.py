@@ -44,7 +44,7 @@ def show(name: str | None, output: str) -> None:
         for field, value in msgspec.to_builtins(profile).items()
         if value not in (None, (), [], {})
         and field != "assertion"
-        and not (field == "cloud" and profile.authority)  # which stands in its place
+        and not (field == "cloud" and profile.authority)  # the authority takes precedence
     }
     options = {option: value for option, value in msgspec.to_builtins(profile.assertion).items() if value is not None}
     if output == "json":
@@ -80,7 +80,7 @@ def add(
     """Add a profile to the configuration; what stands in it stays as it is."""
     if not client_id or not (tenant or authority):
         raise click.UsageError("Give --client-id, and --tenant or --authority.")
-    if ca_file and not Path(ca_file).exists():  # a file, or a folder as OpenSSL takes them
+    if ca_file and not Path(ca_file).exists():  # a file, or a folder in OpenSSL's format
         raise click.UsageError(f"There is no {ca_file}.")
     fields: dict[str, object] = {
         "authority": authority,
@@ -108,26 +108,26 @@ def path(output: str) -> None:
 
 
 def _without_user(value: object) -> object:
-    """Return an address without the user and password that a proxy's may have."""
+    """Return a URL without a user and password, which a proxy's URL may contain."""
     return redact(value) if isinstance(value, str) else value
 
 
 def _absolute(key: str) -> str:
-    """Return a key's URI as it means the same from every working directory."""
+    """Return the key's URI with its path made absolute."""
     uri = opening.parse(key)
     path = relative_path(uri)
     return (uri.replace({"path": str(path.absolute())}) if path else uri).reveal()
 
 
 def place() -> Path:
-    """Return the file that is read, else the user's own."""
+    """Return the configuration file in use, or else the user's own."""
     if given := os.environ.get("KEYVOUCH_CONFIG"):
         return Path(given).absolute()
     return config.load().path or files.configuration_files()[0]
 
 
 def require_free(name: str) -> None:
-    """Raise `ConfigurationError` where a profile of this name is there, or the name is none."""
+    """Raise `ConfigurationError` if a profile of this name exists, or if the name is invalid."""
     config.load(may_be_missing=True).require_free(name)
 
 
@@ -140,7 +140,7 @@ def save(
     scopes: tuple[str, ...] = (),
     fields: dict[str, object] | None = None,
 ) -> Path:
-    """Add a profile, and return the configuration's path."""
+    """Add a profile and return the path of the configuration."""
     where = place()
     own: dict[str, object] = {
         "tenant": tenant,

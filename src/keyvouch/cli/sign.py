@@ -37,7 +37,7 @@ def command(
         used: list[Algorithm] = []
 
         def build(chosen: Algorithm, chain: object, public_key: object) -> bytes:  # noqa: ARG001
-            used[:] = [chosen]  # the second time, where the store cannot do the first
+            used[:] = [chosen]  # the second call, if the store does not support the first algorithm
             return _jws_input(message, chosen.name) if form == "jws" else message
 
         signing_input, signature = signer.sign_negotiated(build, algorithm=wanted)

@@ -46,7 +46,7 @@ def command(name: str | None, output: str) -> None:
 def _row(plugin: registry.Plugin) -> dict[str, str]:
     try:
         state = _summary(registry.store_class(plugin.scheme))
-    except KeyvouchError as error:  # one bad plugin takes no other down
+    except KeyvouchError as error:  # a broken plugin must not affect the others
         state = error.message
     return {
         "scheme": plugin.scheme,

@@ -34,7 +34,7 @@ def command(
     found = cached_token(chosen.profile, chosen.name)
     from_cache = found is not None
     if found is None:
-        from keyvouch.entra.profile import make_client  # with MSAL, which takes long to import
+        from keyvouch.entra.profile import make_client  # imported late, since MSAL is slow to import
 
         with make_client(chosen.profile, chosen.name, chosen.secrets) as client:
             found = client.access_token()

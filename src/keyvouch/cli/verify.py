@@ -24,7 +24,7 @@ _DOTS_OF_JWS = 2
 
 class _Signed(NamedTuple):
     message: bytes
-    """What was signed."""
+    """The signed bytes."""
     signature: bytes
     algorithm: Algorithm
 
@@ -92,13 +92,13 @@ def _read_detached(content: bytes, place: Path, public_key: PublicKey, algorithm
     octets = read_path(place)
     if octets.count(b".") == _DOTS_OF_JWS and octets.startswith(b"eyJ"):
         raise click.UsageError(f"{place} is a JWS, with its message in it: give it as FILE, without --signature.")
-    with contextlib.suppress(ValueError):  # else it is raw
+    with contextlib.suppress(ValueError):  # otherwise it is a raw signature
         octets = _decode(octets.strip())
     return _Signed(content, octets, chosen)
 
 
 def _decode(text: bytes) -> bytes:
-    """Decode base64url without padding; ValueError for anything else."""
+    """Decode base64url without padding. Raises ValueError for anything else."""
     try:
         return base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except binascii.Error as error:

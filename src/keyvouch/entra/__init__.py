@@ -1,1 +1,1 @@
-"""What is particular to Microsoft: MSAL, the rules of Entra ID, and what its refusals mean."""
+"""Support for Microsoft Entra ID: MSAL integration, Entra's rules, and the meaning of its errors."""

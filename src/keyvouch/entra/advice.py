@@ -1,4 +1,4 @@
-"""What a refusal of Entra ID means, and whether another key could help."""
+"""Advice for Entra ID errors, and whether trying another key could help."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ ADVICE = {
     1002012: "Ask for one resource, as https://graph.microsoft.com/.default.",
     500011: "Check the scope: the tenant has no such resource.",
 }
-"""By AADSTS code: what the user can do."""
+"""What the user can do, by AADSTS code."""
 
 KEY_REFUSED = frozenset({700027, 700024, 700030, 7000213, 7000214, 7000274, 7000277, 1000502, 50012, 5002738})
-"""Codes after which another key, or the same one reloaded, may be accepted."""
+"""Error codes after which another key, or the same key reloaded, may be accepted."""
 
 
 _LONGEST = 1000
-"""Characters of what an authority says that are told."""
+"""Maximum number of characters shown of an authority's error description."""
 
 
 def refuses_key(result: Mapping[str, Any]) -> bool:
-    """Tell whether MSAL's result says that this key, and not the request, was refused.
+    """Return True if MSAL's result says that the authority refused this key rather than the request.
 
-    Servers other than Entra ID have no codes: there `invalid_client` (RFC 6749, section 5.2) says it.
+    Servers other than Entra ID have no AADSTS codes; they use `invalid_client` (RFC 6749, section 5.2).
     """
     if codes := _codes(result):
         return not KEY_REFUSED.isdisjoint(codes)
@@ -62,7 +62,7 @@ def refuses_key(result: Mapping[str, Any]) -> bool:
 
 
 def refusal(result: Mapping[str, Any], sent: Sent | None) -> AuthorityRefused:
-    """Make the error of a refusal that MSAL returned; `sent` is the key of the assertion that was refused."""
+    """Build the error for a refusal that MSAL returned; `sent` is the key of the refused assertion."""
     codes = _codes(result)
     known = [code for code in codes if code in ADVICE]
     hint = ADVICE[known[0]] if known else "Look the code up at https://login.microsoftonline.com/error."
@@ -88,13 +88,13 @@ def refusal(result: Mapping[str, Any], sent: Sent | None) -> AuthorityRefused:
 
 
 def description(result: Mapping[str, Any]) -> str:
-    """Return what the authority says, without its trace and correlation ids and the time, which are kept elsewhere."""
+    """Return the authority's error description without trace id, correlation id and time, which are kept elsewhere."""
     text = str(result.get("error_description") or result.get("error") or "").strip()
     line = text.splitlines()[0].split(" Trace ID:")[0] if text else "no reason given"
     return "".join(each for each in line[:_LONGEST] if each.isprintable())
 
 
 def _codes(result: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the AADSTS codes; what is of another form than Entra ID's is passed over."""
+    """Return the AADSTS codes; ignore codes that do not have Entra ID's format."""
     codes = result.get("error_codes")
     return tuple(code for code in codes if type(code) is int) if isinstance(codes, list) else ()

@@ -1,7 +1,7 @@
-"""What an acquisition came to, and the errors of keyvouch for all that is no token.
+"""The outcome of an acquisition, and the keyvouch errors for every outcome other than a token.
 
-MSAL tells by its results and by exceptions of many kinds: those of `requests`, of `json`, its own, and whatever an
-answer of the wrong form makes its code run into.
+MSAL reports failures through its results and through many kinds of exceptions: those of `requests` and `json`, its
+own, and whatever a malformed response triggers in its code.
 """
 
 from __future__ import annotations
@@ -32,43 +32,43 @@ from keyvouch.sockets import ResponseTooLarge
 from keyvouch.tokens import is_token
 
 _NO_TENANT = ("400", "404")
-"""Statuses of the discovery of a tenant that there is not."""
+"""Statuses of a discovery response for a tenant that does not exist."""
 _UNKNOWN_OPTION = re.compile(r"\b__init__\(\) (got an unexpected keyword|got multiple values for) argument")
 _DEPTH = 10
-"""How many exceptions stand behind one of `requests` at most."""
+"""Maximum number of chained exceptions to follow behind one from `requests`."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one acquisition: MSAL's result, or what it raised. Threads that asked for the same share it."""
+    """The outcome of one acquisition: MSAL's result or the exception. Shared by threads with the same request."""
 
     result: Any = None
     error: Exception | None = None
     sent: Sent | None = None
-    """The last assertion that was made for it; None where the request was never sent."""
+    """The last assertion made for the request; None if the request was never sent."""
     of_key: bool = False
-    """Whether `error` came of opening the key or signing with it."""
+    """True if `error` was raised by opening the key or signing with it."""
 
     @property
     def defect(self) -> bool:
-        """Whether `error` is of a store's own code, and nothing that it may raise."""
+        """True if `error` was raised by a store's own code and is not one that a store may raise."""
         return self.of_key and not isinstance(self.error, KeyvouchError)
 
     @property
     def key_failed(self) -> bool:
-        """Whether another key is to be tried."""
+        """True if another key should be tried."""
         return self.of_key and isinstance(self.error, KeyvouchError) and self.error.try_next_key
 
     def as_msal(self) -> Any:
-        """Return the result, a copy of the caller's own; raise what was raised."""
+        """Return the result, copied for each caller, or raise the stored exception."""
         if self.error is not None:
             raise self.error
         return dict(self.result) if isinstance(self.result, dict) else self.result
 
     def token(self, authority: str, retry_after: float | None) -> str:
-        """Return the access token; raise one of our errors for everything else.
+        """Return the access token; raise a keyvouch error for everything else.
 
-        `retry_after`: the seconds for which the authority wants to be left alone, where it said so.
+        `retry_after`: the number of seconds to wait before the next request, if the authority gave one.
         """
         if self.error is not None:
             raise self._as_ours(self.error, authority, retry_after)
@@ -85,7 +85,7 @@ class Outcome:
     def _as_ours(self, error: Exception, authority: str, retry_after: float | None) -> Exception:
         if self.defect:
             return error
-        without_frames(error)  # they hold the assertion
+        without_frames(error)  # the frames hold the assertion
         if isinstance(error, KeyvouchError):
             return error
         if (known := from_network(error, authority)) is None:
@@ -98,7 +98,7 @@ class Outcome:
 
 
 class Failed(Exception):
-    """Carries an outcome that is an error to every thread that waits for it."""
+    """Carries a failed outcome to every thread that waits for it."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome)
@@ -106,13 +106,13 @@ class Failed(Exception):
 
 
 def no_usable_answer(authority: str, what: str, retry_after: float | None = None) -> AuthorityUnavailable:
-    """Make the error for an answer of which nothing can be made: 5xx, 429, no JSON, JSON of another form."""
+    """Build the error for a response that cannot be used: 5xx, 429, not JSON, or JSON of the wrong form."""
     hint = "Try again later." if retry_after is None else f"Try again in {retry_after:.0f} seconds."
     return AuthorityUnavailable(f"{authority} gave no usable answer: {what}.", hint=hint, retry_after=retry_after)
 
 
 def from_network(error: Exception, authority: str) -> KeyvouchError | None:
-    """Return our error for one of `requests`, or of the token cache's lock; None for another kind."""
+    """Return the keyvouch error for an error from `requests` or the token cache's lock; None for other errors."""
     if isinstance(error, requests.exceptions.SSLError):
         return _from_tls(error, authority)
     if isinstance(error, requests.exceptions.InvalidProxyURL | requests.exceptions.InvalidSchema):
@@ -152,7 +152,7 @@ def _from_tls(error: BaseException, authority: str) -> ConfigurationError:
 
 
 def _reason(error: BaseException) -> str:
-    """Return why there is no connection: what the operating system said, deep below, else the exception's name."""
+    """Return why the connection failed: the innermost operating system error, or else the exception's name."""
     if isinstance(error, requests.exceptions.Timeout):
         return "timed out"
     found = _deepest(error, OSError)
@@ -163,7 +163,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _deepest(error: BaseException, kind: type[OSError]) -> BaseException | None:
-    """Return what of this kind, with a text of the system's, stands furthest behind an exception."""
+    """Return the innermost chained exception of this kind that has the system's error text."""
     found: BaseException | None = None
     deeper: object = error
     for _ in range(_DEPTH):
@@ -177,14 +177,14 @@ def _deepest(error: BaseException, kind: type[OSError]) -> BaseException | None:
 
 
 def _shape(error: Exception) -> str:
-    """Return what is wrong with an answer."""
+    """Describe what is wrong with a response."""
     if isinstance(error, MsalServiceError):
         return str(error)  # HTTP Error: 503
     return "it is not JSON" if isinstance(error, json.JSONDecodeError) else type(error).__name__
 
 
 def from_discovery(error: Exception, authority: str) -> Exception:
-    """Return our error for what MSAL raised while it looked for the authority's endpoints, or at its options."""
+    """Return the keyvouch error for an exception that MSAL raised during discovery or because of its options."""
     if isinstance(error, TypeError) and _UNKNOWN_OPTION.search(str(error)):
         return error  # the program's own mistake
     without_frames(error)
@@ -197,11 +197,11 @@ def from_discovery(error: Exception, authority: str) -> Exception:
 
 
 def _from_msal(error: Exception, authority: str) -> KeyvouchError:
-    """MSAL says with a ValueError that there is no such tenant, that there is no JSON, and that an option is none."""
+    """Map MSAL's exceptions: an unknown tenant, a non-JSON response and an invalid option are all ValueErrors."""
     if not isinstance(error, ValueError):
         return no_usable_answer(authority, type(error).__name__)
     text = f"{error} {error.__context__ or ''}"
-    if isinstance(error.__context__, requests.exceptions.RequestException):  # some are ValueErrors too
+    if isinstance(error.__context__, requests.exceptions.RequestException):  # some of them are also ValueErrors
         return from_network(error.__context__, authority) or no_usable_answer(authority, "no answer")
     status = re.search(r"HTTP status: (\d+)", text)
     if isinstance(error.__context__, json.JSONDecodeError) or (status and status[1] not in _NO_TENANT):

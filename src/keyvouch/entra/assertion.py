@@ -1,4 +1,4 @@
-"""The client assertion as Entra ID and AD FS want it."""
+"""The client assertion in the form that Entra ID and AD FS require."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _REGIONAL = re.compile(
 
 
 class EntraAssertion(ClientAssertion):
-    """A `ClientAssertion` that knows regional endpoints and AD FS."""
+    """A `ClientAssertion` that handles regional endpoints and AD FS."""
 
     def audience_of(self, endpoint: str) -> str:
-        """Return the central token endpoint of a regional one, which is where MSAL posts to but not what it names."""
+        """Return the central endpoint for a regional one: MSAL posts to the regional one, but names the central one."""
         return self._audience or central_endpoint(endpoint)
 
     def algorithm_for(self, endpoint: str) -> Algorithm | None:
-        """AD FS knows RS256 with the SHA-1 thumbprint alone."""
+        """Return the configured algorithm; RS256 for AD FS, which supports only RS256 with a SHA-1 thumbprint."""
         return self._algorithm or (RS256 if _is_adfs(endpoint) else None)
 
 

@@ -1,4 +1,4 @@
-"""Where a profile signs in, and the token that it may have already: what can be told without MSAL."""
+"""A profile's authority and cached token, without importing MSAL."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from keyvouch.errors import ConfigurationError
 
 
 def authority_options(profile: Profile, name: str) -> dict[str, object]:
-    """Return MSAL's options for where to sign in.
+    """Return MSAL's options for the authority to sign in to.
 
-    An `authority` with a tenant has Entra ID's shape; without one it is an OpenID Connect issuer.
+    An `authority` with a tenant has Entra ID's URL form; without one it is an OpenID Connect issuer.
     """
     if profile.authority and not profile.tenant:
         return {"oidc_authority": profile.authority.rstrip("/")}
     require(profile, name, "tenant")
     base = profile.authority or CLOUDS[profile.cloud]
-    # Microsoft's clouds are known to MSAL; a server of one's own is not to be asked of Microsoft.
+    # MSAL knows Microsoft's clouds; do not ask Microsoft about a private authority.
     return {"authority": f"{base.rstrip('/')}/{profile.tenant}", "instance_discovery": not profile.authority}
 
 
 def require(profile: Profile, name: str, *fields: str) -> None:
-    """Raise `ConfigurationError` where the profile lacks one of these fields."""
+    """Raise `ConfigurationError` if the profile lacks one of these fields."""
     examples = {"keys": 'keys = ["scheme:..."]', "scopes": 'scopes = ["https://graph.microsoft.com/.default"]'}
     for field in fields:
         if not getattr(profile, field):
@@ -36,13 +36,13 @@ def require(profile: Profile, name: str, *fields: str) -> None:
 
 
 def cache_location(profile: Profile, kind: str = "") -> Path:
-    """Return where the profile's tokens are kept, or those of a `kind` that are not given to everyone."""
+    """Return the path of the profile's token cache, or of the cache for a separate `kind` of tokens."""
     identity = (profile.authority or CLOUDS[profile.cloud], profile.tenant or "", str(profile.client_id))
     return token_cache.location(*identity, *filter(None, [kind]))
 
 
 def cached_token(profile: Profile, name: str) -> str | None:
-    """Return a living token from the profile's cache, without a look at keys or authority."""
+    """Return a valid token from the profile's cache, without accessing keys or the authority."""
     require(profile, name, "client_id", "scopes")
     if profile.token_cache == "memory":  # noqa: S105 - a place
         return None

@@ -1,8 +1,8 @@
-"""What a discovery document may say: where assertions and other credentials are sent is read from it.
+"""Checks of discovery documents, which determine where assertions and other credentials are sent.
 
-OpenID Connect Discovery 1.0, section 4.3: a document's issuer is the one that was asked. Entra ID's documents name
-another (`sts.windows.net`, a tenant's id instead of its name); there the endpoints must be on the authority's own host,
-or on one that Microsoft runs for the same cloud.
+OpenID Connect Discovery 1.0, section 4.3: a document's issuer must be the issuer that was asked. Entra ID's documents
+name a different one (`sts.windows.net`, or a tenant's id instead of its name); their endpoints must be on the
+authority's own host or on one that Microsoft runs for the same cloud.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _ENDPOINTS = ("token_endpoint", "authorization_endpoint", "device_authorization_
 
 
 class UnusableAnswer(requests.exceptions.InvalidJSONError, ValueError):
-    """A successful response that MSAL cannot use; its text says what is wrong.
+    """A successful response that MSAL cannot use; the text says what is wrong.
 
-    For MSAL it is a network failure, after which a token in the cache may still serve.
+    MSAL treats it as a network failure, after which it may still use a cached token.
     """
 
 
 def check(url: str, text: str, issuer: str | None) -> None:
     """Check a discovery document requested from `url`; `issuer` is the issuer asked for, None for Entra ID and AD FS.
 
-    What is not a document at all is MSAL's to refuse. Raises `ConfigurationError`, and `UnusableAnswer` for one that is
-    malformed.
+    Text that is not a JSON object is left for MSAL to refuse. Raises `ConfigurationError`, or `UnusableAnswer` for a
+    malformed document.
     """
     asked = url.partition(PATH)[0]
     try:
-        document = json.loads(text)  # as MSAL does, of the same text
+        document = json.loads(text)  # as MSAL does, from the same text
     except ValueError:
         return
     except RecursionError:
@@ -56,9 +56,9 @@ def check(url: str, text: str, issuer: str | None) -> None:
 
 
 def check_instance(authority: str, text: str) -> None:
-    """Check the response to an instance discovery: it says at which URL the authority's document is.
+    """Check the response to an instance discovery, which gives the URL of the authority's discovery document.
 
-    Raises `ConfigurationError` unless that is a document on the authority's own host, which `check` then sees.
+    Raises `ConfigurationError` unless the document is on the authority's own host; `check` then verifies it.
     """
     try:
         named = json.loads(text).get("tenant_discovery_endpoint")
@@ -68,7 +68,7 @@ def check_instance(authority: str, text: str) -> None:
         return
     url = named if isinstance(named, str) else ""
     place, asked = authority_of(url), authority_of(authority)
-    # Not the port, which MSAL leaves out when it asks.
+    # Do not compare the port, which MSAL omits in its request.
     if not url.endswith(PATH) or place is None or asked is None or place.host != asked.host:
         raise ConfigurationError(
             f"Instance discovery names a document that is not on the authority's host: {_shown(named)}.",
@@ -93,12 +93,12 @@ def _check_endpoint(name: str, endpoint: object, authority: str, *, any_host: bo
 
 
 def _is_same(named: object, asked: str) -> bool:
-    """Compare issuers, a slash at the end aside: profiles and MSAL drop it."""
+    """Compare issuers, ignoring a trailing slash: profiles and MSAL remove it."""
     return isinstance(named, str) and named.rstrip("/") == asked.rstrip("/")
 
 
 def _is_microsofts(issuer: object) -> bool:
-    """True for an issuer that Microsoft runs: its documents name a tenant's id, and not the name that was asked for."""
+    """Return True for an issuer that Microsoft runs: its documents name a tenant's id, not the name asked for."""
     place = authority_of(issuer) if isinstance(issuer, str) else None
     return place is not None and (
         any(place.host in cloud for cloud in CLOUDS) or place.host.endswith((".ciamlogin.com", ".b2clogin.com"))

@@ -1,4 +1,4 @@
-"""A client's keys in order of preference: which one is tried, and what became of it."""
+"""A client's keys in order of preference: which key to try, and its result."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("keyvouch")
 
 REFUSED_FOR = 300.0
-"""Seconds for which a key that the authority refused is passed over, where there is another."""
+"""Number of seconds for which a key that the authority refused is skipped if there is another."""
 
 
 class OpenUri(Protocol):
-    """Opens the key of a URI within `timeout` seconds, as `keyvouch.open_signer` does."""
+    """Opens the key for a URI within `timeout` seconds, as `keyvouch.open_signer` does."""
 
     def __call__(self, uri: str, *, timeout: float) -> Signer: ...
 
 
 @dataclass(frozen=True)
 class Sent:
-    """The key and certificate of an assertion that was made: what a refusal is about."""
+    """The key and certificate used for an assertion; what a refusal refers to."""
 
     uri: str
     public_key: PublicKey
@@ -40,16 +40,16 @@ class Sent:
 
     @classmethod
     def by(cls, signer: Signer) -> Sent:
-        """Return what this signer signs with now."""
+        """Return the key and certificate that this signer currently uses."""
         return cls(signer.uri, signer.public_key, next(iter(signer.chain), None))
 
     def is_former_of(self, signer: Signer) -> bool:
-        """Tell whether the signer has another key or certificate by now."""
+        """Return True if the signer now has a different key or certificate."""
         return (self.public_key, self.certificate) != (signer.public_key, next(iter(signer.chain), None))
 
 
 class Key:
-    """One of a client's keys: opened when it is first needed, passed over for a while after it was refused."""
+    """One of a client's keys: opened on first use, skipped for a while after it was refused."""
 
     def __init__(self, source: Signer | str, open_uri: OpenUri, options: Mapping[str, Any]) -> None:
         self._source = source
@@ -62,35 +62,35 @@ class Key:
         self.warned = False
 
     def make_assertion(self, context: Mapping[str, str], timeout: float) -> tuple[str, Sent]:
-        """Return an assertion, and what it was signed with; the key is opened where it is not."""
+        """Return an assertion and what it was signed with; opens the key if needed."""
         end = time.monotonic() + timeout
         make = self._open(timeout)
         sent = Sent.by(make.signer)
         return make(context, timeout=end - time.monotonic()), sent
 
     def is_renewed(self, sent: Sent, timeout: float) -> bool:
-        """Tell whether it signs with something else than was `sent`: by now, or after reloading it in `timeout` s."""
+        """Return True if the key or certificate differs from `sent`, now or after a reload within `timeout` seconds."""
         if self._assertion is None:
             return False
         signer = self._assertion.signer
         try:
-            # Another thread, refused likewise, may have reloaded it already.
+            # Another thread that was also refused may have reloaded it already.
             return sent.is_former_of(signer) or (signer.reload(timeout=timeout) or sent.is_former_of(signer))
         except KeyvouchError as error:
             log.info("A refused key could not be reloaded: %s", error.message)
             return False
 
     def accept(self) -> None:
-        """Note that the authority took it."""
+        """Record that the authority accepted the key."""
         self.refused_until = 0.0
         self.warned = False
 
     def refuse(self) -> None:
-        """Note that the authority did not."""
+        """Record that the authority refused the key."""
         self.refused_until = time.monotonic() + REFUSED_FOR
 
     def close(self) -> None:
-        """Close the signer, if it was opened here; one that is just being opened is closed by who opens it."""
+        """Close the signer if it was opened here; if it is still being opened, the opening thread closes it."""
         self._closed = True
         if self._assertion is not None and not isinstance(self._source, Signer):
             self._assertion.signer.close()
@@ -109,7 +109,7 @@ class Key:
             source = self._source
             signer = source if isinstance(source, Signer) else self._open_uri(source, timeout=timeout)
             self._assertion = EntraAssertion(signer, **self._options)
-            if self._closed:  # meanwhile, or before
+            if self._closed:  # closed while, or before, it was opened
                 self.close()
         return self._assertion
 
@@ -118,10 +118,10 @@ class Key:
 
 
 class Keys:
-    """All of them: the accepted one first, then the others by preference."""
+    """All of a client's keys: the accepted one first, then the others by preference."""
 
     def __init__(self, sources: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str, Any]) -> None:
-        EntraAssertion(None, **options)  # type: ignore[arg-type]  # a mistake in the options shows now
+        EntraAssertion(None, **options)  # type: ignore[arg-type]  # reports invalid options now
         self._all = [Key(source, open_uri, options) for source in sources]
         self._accepted: Key | None = None
 
@@ -129,11 +129,11 @@ class Keys:
         return len(self._all)
 
     def in_order(self) -> list[Key]:
-        """Return those to try, without those refused lately; where all were, all of them."""
+        """Return the keys to try, without those refused recently; if all were refused, return all."""
         return sorted(self._without_refused() or self._all, key=lambda key: key is not self._accepted)
 
     def skipped(self) -> list[Key]:
-        """Return those that `in_order` leaves out: to be tried where no store of the others can sign."""
+        """Return the keys that `in_order` omits, to be tried if no store of the other keys can sign."""
         willing = self._without_refused() or self._all
         return [key for key in self._all if key not in willing]
 
@@ -142,12 +142,12 @@ class Keys:
         return [key for key in self._all if key.refused_until <= now]
 
     def accept(self, key: Key) -> None:
-        """Remember the key that the authority took."""
+        """Remember the key that the authority accepted."""
         self._accepted = key
         key.accept()
 
     def pass_over(self, key: Key, reason: str) -> None:
-        """Go on to the next key; one warning is given until this one is accepted."""
+        """Move on to the next key; logs one warning until this key is accepted again."""
         if self._accepted is key:
             self._accepted = None
         if len(self._all) > 1 and not key.warned:
@@ -155,6 +155,6 @@ class Keys:
             log.warning("A key is passed over (%s): %s", reason, key)
 
     def close(self) -> None:
-        """Close what was opened here."""
+        """Close the signers that were opened here."""
         for key in self._all:
             key.close()

@@ -5,8 +5,8 @@
     with ConfidentialClient(client_id, keys=[first_uri, standby_uri], authority=authority) as client:
         result = client.acquire_token_for_client(scopes)
 
-`client_credential` is for MSAL as it is. `ConfidentialClient` adds what MSAL lacks: keys in order of preference, one
-request where many threads ask for the same token, errors with advice.
+`client_credential` works with unmodified MSAL. `ConfidentialClient` adds what MSAL lacks: keys in order of preference,
+a single request when many threads ask for the same token, and errors with advice.
 """
 
 from __future__ import annotations
@@ -43,33 +43,33 @@ from keyvouch.tokens import is_token
 
 log = logging.getLogger("keyvouch")
 _CAE = "CP1"
-"""The capability, in Entra ID's words, of a client that answers demands for claims."""
+"""The capability name by which Entra ID knows a client that can handle claims challenges."""
 _PLAIN_ERROR = re.compile(r"[\x20-\x21\x23-\x5B\x5D-\x7E]*")
 
 _ASSUMED_LIFETIME = 3599
-"""Seconds."""
+"""In seconds."""
 ACCESS_TOKEN_TIMEOUT = 60.0
-"""Seconds that a token may take: opening a key, signing and asking, with every key in turn."""
+"""Maximum number of seconds to get a token: opening a key, signing and the request, for all keys in turn."""
 
 
 @hidden_frames()
 def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
-    """Return what MSAL takes as `client_credential`, from a signer or a URI, with options of `ClientAssertion`.
+    """Return MSAL's `client_credential` for a signer or a URI, with options of `ClientAssertion`.
 
-    A signer that is opened for a URI lives as long as the program. `profile:NAME` brings that profile's options.
+    A signer opened for a URI stays open until the program ends. `profile:NAME` also applies that profile's options.
     Raises what `open_signer` raises.
     """
     if isinstance(signer, str):
         if signer.startswith("profile:"):
             profile = config.load().profile(signer.removeprefix("profile:"))
             options = {**msgspec.structs.asdict(profile.assertion), **options}
-        EntraAssertion(None, **options)  # type: ignore[arg-type]  # a mistake in the options shows before it is opened
+        EntraAssertion(None, **options)  # type: ignore[arg-type]  # reports invalid options before opening
         signer = opening.open_signer(signer)
     return {"client_assertion": EntraAssertion(signer, **options)}
 
 
 def _take(keys: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str, Any]) -> Keys:
-    """Take the keys; a mistake in a URI shows now, and not when the standby key is needed."""
+    """Wrap the keys, so that an invalid URI is reported now rather than when the standby key is needed."""
     for key in keys:
         if isinstance(key, str) and not key.startswith("profile:"):
             opening.parse(key)
@@ -77,26 +77,26 @@ def _take(keys: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str,
 
 
 class _Turn:
-    """A key whose turn it is to sign one acquisition, and what it made."""
+    """An attempt to sign one acquisition with one key, and its result."""
 
     def __init__(self, key: Key, timeout: float, failure: KeyvouchError | None = None) -> None:
         self.key = key
         self.timeout = timeout
         self.failure = failure
-        """Raised where an assertion is asked for: no key could make one."""
+        """Raised when an assertion is requested, because no key could make one."""
         self.sent: Sent | None = None
         self.error: Exception | None = None
-        """What opening the key or signing with it raised."""
+        """The exception raised by opening the key or signing with it."""
 
 
 class _Here(threading.local):
-    """What this thread's request is signed with: MSAL's callback does not tell whose it is."""
+    """The key for this thread's request: MSAL's callback does not say which request it is for."""
 
     turn: _Turn | None = None
 
 
 def _with_keys(name: str) -> Any:
-    """Return MSAL's method of this name, tried with one key after the other."""
+    """Return MSAL's method of this name, extended to try one key after another."""
     inherited = getattr(msal.ConfidentialClientApplication, name)
 
     @hidden_frames()
@@ -108,10 +108,10 @@ def _with_keys(name: str) -> Any:
 
 
 class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[misc]
-    """A `msal.ConfidentialClientApplication` whose keys are in stores.
+    """An `msal.ConfidentialClientApplication` whose keys are in stores.
 
-    The inherited calls give MSAL's results to the letter: a dict, also for a refusal. Only when every key's store
-    failed do they raise, and then the last store's error. `access_token` raises for everything that is not a token.
+    The inherited methods return exactly what MSAL returns: a dict, even for a refusal. They raise only if the stores of
+    all keys failed, and then the last store's error. `access_token` raises for everything other than a token.
     Safe under threads; a context manager, which closes the signers that it opened.
     """
 
@@ -132,10 +132,10 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     ) -> None:
         """Take URIs or signers, the preferred one first, and MSAL's own options (`authority`, `token_cache`, ...).
 
-        `scopes`: for `access_token` where it names none. `ca_file`: PEM certificates trusted for TLS; `proxy`: an HTTP
-        proxy's address; `proxy_credentials` returns `user:password` for it when a request is made. All three give way
-        to MSAL's `http_client`. `assertion`: options of `ClientAssertion`. `open_uri`
-        opens a URI. `cae_token_cache`: for the tokens of `variant(cae=True)`, else they are in memory.
+        `scopes`: the default for `access_token`. `ca_file`: PEM certificates trusted for TLS; `proxy`: the URL of an
+        HTTP proxy; `proxy_credentials` returns its `user:password` and is called for each request. MSAL's `http_client`
+        overrides all three. `assertion`: options of `ClientAssertion`. `open_uri` opens a URI. `cae_token_cache`: the
+        cache for tokens of `variant(cae=True)`, by default in memory.
 
         Asks the authority for its endpoints. Raises `ConfigurationError`, `AuthorityUnavailable`, `AuthorityRefused`
         (no such tenant).
@@ -175,13 +175,13 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         forks.watch(self)
 
     def after_fork(self) -> None:
-        """Make MSAL's locks anew in a child: a thread of the parent may hold them, and is not there to release them."""
+        """Recreate MSAL's locks in a child process: a parent's thread may hold them and cannot release them."""
         mapping = getattr(self.http_client, "_expiring_mapping", None)
         for owner, name in ((self.token_cache, "_lock"), (mapping, "_lock"), (self, "_telemetry_lock")):
             if hasattr(owner, name):
                 setattr(owner, name, threading.RLock())
 
-    # Our own calls.
+    # keyvouch's own methods.
 
     @hidden_frames()
     def access_token(
@@ -191,11 +191,11 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         claims_challenge: str | None = None,
         timeout: float = ACCESS_TOKEN_TIMEOUT,
     ) -> str:
-        """Return an access token of the client itself, from the cache while one lives; within `timeout` seconds.
+        """Return an access token for the client itself, from the cache while it is valid, within `timeout` seconds.
 
-        `claims_challenge`: the claims that a service demanded (CAE), as MSAL takes them; the cache is passed over then.
-        Raises `AuthorityRefused` with the AADSTS code and what to do, `AuthorityUnavailable`, and the last store's
-        error where no key could sign.
+        `claims_challenge`: the claims that a service demanded (CAE), in MSAL's format; bypasses the cache. Raises
+        `AuthorityRefused` with the AADSTS code and advice, `AuthorityUnavailable`, and the last store's error if no key
+        could sign.
         """
         return str(self.token_result(scopes, claims_challenge=claims_challenge, timeout=timeout)["access_token"])
 
@@ -207,7 +207,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         claims_challenge: str | None = None,
         timeout: float = ACCESS_TOKEN_TIMEOUT,
     ) -> dict[str, Any]:
-        """As `access_token`, with all that MSAL tells of the token: `expires_in`, `refresh_on`, `token_type`."""
+        """Like `access_token`, with all that MSAL reports about the token: `expires_in`, `refresh_on`, `token_type`."""
         wanted = scopes or self._default_scopes
         if not wanted or isinstance(wanted, str):
             raise ConfigurationError(
@@ -218,9 +218,9 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         outcome = self._acquire(list(wanted), (), options, timeout)
         if isinstance(outcome.result, dict) and not is_token(outcome.result.get("access_token", "-")):
             with contextlib.suppress(Exception):
-                self.remove_tokens_for_client()  # MSAL keeps what is none too, and would give it again
+                self.remove_tokens_for_client()  # MSAL also caches values that are not tokens
         outcome.token(endpoint, self._session.retry_after(endpoint, wanted) if self._session else None)
-        # Some servers send the number as text, and some none: then MSAL assumes an hour as well.
+        # Some servers send the number as text, and some omit it: MSAL, too, then assumes an hour.
         return {**outcome.result, "expires_in": int(outcome.result.get("expires_in", _ASSUMED_LIFETIME))}
 
     async def access_token_async(
@@ -230,7 +230,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         claims_challenge: str | None = None,
         timeout: float = ACCESS_TOKEN_TIMEOUT,  # noqa: ASYNC109 - it bounds the request, not the await
     ) -> str:
-        """As `access_token`, in a thread."""
+        """Like `access_token`, in a thread."""
         import asyncio
 
         try:
@@ -242,9 +242,9 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
             raise
 
     def is_of_tenant(self, tenant: str) -> bool:
-        """Tell whether this client's authority is that tenant, named by its id or as in the authority's address.
+        """Return True if this client's authority is that tenant, named by its id or as in the authority's URL.
 
-        AD FS, and an `oidc_authority`, have no tenants, and do for each.
+        AD FS and an `oidc_authority` have no tenants; for them the result is always True.
         """
         if not self._has_tenants:
             return True
@@ -255,9 +255,9 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     def variant(self, tenant: str | None = None, *, cae: bool = False) -> ConfidentialClient:
         """Return this client for another tenant of the same cloud, for continuous access evaluation, or for both.
 
-        It has the same keys, is the same one when it is asked for again, and is closed with this one. Tokens with `cae`
-        live longer, and a service may revoke them: their caller answers the claims that it then demands. So they are in
-        a cache of their own. Raises what the constructor raises.
+        The variant has the same keys, is created once and is closed with this client. Tokens with `cae` are valid
+        longer, and a service may revoke them: the caller must then answer its claims challenge. They therefore have a
+        separate cache. Raises what the constructor raises.
         """
         of = "" if tenant is None or self.is_of_tenant(tenant) else tenant.lower()
         cae = cae and self._has_tenants and _CAE not in self._capabilities
@@ -287,12 +287,12 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called; what is in the cache is still given."""
+        """True if `close` was called; cached tokens are still returned."""
         return self._closed
 
     @hidden_frames()
     def close(self) -> None:
-        """Close the signers that this client opened, and its connections to the authority. May be called twice."""
+        """Close the signers that this client opened and its connections to the authority. May be called twice."""
         self._closed = True
         self._variants.close()
         if not self._shares_keys:
@@ -308,11 +308,11 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     ) -> None:
         self.close()
 
-    # Inherited calls that may need an assertion.
+    # Inherited methods that may need an assertion.
 
     @hidden_frames()
     def acquire_token_for_client(self, scopes: Sequence[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As MSAL's; where several threads ask for the same at once, one request serves them all."""
+        """Like MSAL's method, but threads that ask for the same token at the same time share one request."""
         result: dict[str, Any] = self._acquire(scopes, args, kwargs, ACCESS_TOKEN_TIMEOUT).as_msal()
         return result
 
@@ -329,18 +329,18 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
 
     @hidden_frames()
     def acquire_token_silent(self, *args: Any, **kwargs: Any) -> Any:
-        """As MSAL's, which leaves out of the other's result what is no token; the refusal is needed to go on."""
+        """Like MSAL's method, which returns None for errors; the refusal is needed internally to try the next key."""
         result = self.acquire_token_silent_with_error(*args, **kwargs)
         return result if result and "error" not in result else None
 
     def _acquire(
         self, scopes: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float
     ) -> Outcome:
-        """Ask once for all threads that want the same just now.
+        """Make one request for all threads that currently ask for the same token.
 
-        Raises `AuthorityUnavailable` where another's request takes longer than `timeout` seconds.
+        Raises `AuthorityUnavailable` if another thread's request takes longer than `timeout` seconds.
         """
-        # MSAL itself refuses what is no list.
+        # MSAL itself refuses scopes that are not a list.
         named = sorted(map(repr, scopes)) if isinstance(scopes, list | tuple | set) else repr(scopes)
         same = json.dumps([named, args, kwargs], sort_keys=True, default=repr)
         acquire = functools.partial(super().acquire_token_for_client, scopes, *args, **kwargs)
@@ -365,10 +365,10 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
                 hint="Try again later, or wait longer.",
             ) from None
 
-    # Which key.
+    # Choosing the key.
 
     def _assert(self, context: Mapping[str, str]) -> str:
-        """Make the assertion for one wire request of MSAL, with the key whose turn it is in this thread."""
+        """Make the assertion for one of MSAL's requests, with the key currently being tried in this thread."""
         turn = self._here.turn or _Turn(self._keys.in_order()[0], SIGN_TIMEOUT)
         if turn.failure:
             raise turn.failure
@@ -382,7 +382,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     def _try_keys(self, request: Callable[[], Any], deadline: Deadline | None = None) -> Outcome:
         """Make a request with each key until one is accepted; see the design of `try_next_key`.
 
-        Those that were refused lately have their turn only where no store of the others can sign.
+        Keys refused recently are tried only if no store of the other keys can sign.
         """
         keys, skipped = self._keys.in_order(), self._keys.skipped()
         outcome = self._try_each(keys, request, deadline)
@@ -394,7 +394,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         refused: Outcome | None = None
         outcome = Outcome()
         for position, key in enumerate(keys):
-            # A store that stalls leaves time for the next key.
+            # If a store stalls, leave time for the next key.
             share = SIGN_TIMEOUT / len(self._keys)
             if deadline:
                 share = max(0.001, min(share, deadline.left() / (len(keys) - position)))
@@ -410,7 +410,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         return refused or outcome
 
     def _with_key(self, key: Key, request: Callable[[], Any], timeout: float) -> Outcome:
-        """Make a request with one key, and once more where reloading it gives another certificate."""
+        """Make a request with one key, and once more if reloading it yields another certificate."""
         turn = _Turn(key, timeout)
         with self._signing(turn):
             try:
@@ -419,7 +419,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
                     result = request()
                 self._forget_odd_error(result)
             except Exception as error:
-                self._telemetry_buffer.clear()  # may hold what MSAL failed at
+                self._telemetry_buffer.clear()  # may hold the value that MSAL failed on
                 if is_from_signal_handler(error):
                     raise
                 return Outcome(error=error, sent=turn.sent, of_key=error is turn.error)
@@ -428,18 +428,18 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         return Outcome(result, sent=turn.sent)
 
     def _forget_odd_error(self, result: Any) -> None:
-        """Keep MSAL from failing ever after: it puts the errors of former answers into a header of the next request.
+        """Keep MSAL from failing permanently: it adds the errors of earlier responses to a header of the next request.
 
-        One that is not of RFC 6749's form (section 5.2), as gateways answer with, cannot stand there.
+        An error that does not follow RFC 6749 (section 5.2), as gateways may send, is not valid in a header.
         """
         error = result.get("error", "") if isinstance(result, dict) else ""
         if not (isinstance(error, str) and _PLAIN_ERROR.fullmatch(error)):
             self._telemetry_buffer.clear()
 
     def _aging_token(self, acquire: Callable[..., Any], failure: KeyvouchError) -> Outcome | None:
-        """Return the token in the cache that is only due for renewal, where no store can sign; None without one.
+        """Return the cached token that is merely due for renewal, for when no store can sign; None if there is none.
 
-        MSAL falls back on it after what it is told of as a failure of the network, and after nothing else.
+        MSAL falls back on it only after exceptions declared to it as network failures.
         """
         with self._signing(_Turn(self._keys.in_order()[0], 0.0, failure)):
             try:
@@ -451,7 +451,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
 
     @contextlib.contextmanager
     def _signing(self, turn: _Turn) -> Iterator[None]:
-        """Let MSAL's callback in this thread take this turn."""
+        """Let MSAL's callback in this thread use this attempt."""
         outer, self._here.turn = self._here.turn, turn
         try:
             yield

@@ -1,4 +1,4 @@
-"""Sign in with a profile: its keys, its authority, its token cache."""
+"""Sign-in with a profile: its keys, authority and token cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keyvouch.sockets import ending_within
 
 
 class _Clients:
-    """The clients of this process, by configuration and profile."""
+    """The clients of this process, by configuration file and profile."""
 
     def __init__(self) -> None:
         self.after_fork()
@@ -29,7 +29,7 @@ class _Clients:
         forks.watch(self)
 
     def after_fork(self) -> None:
-        """Begin anew: a parent's connections to the authority are the parent's."""
+        """Start with no clients: the parent's connections to the authority belong to the parent."""
         self.by_place: dict[tuple[str, str], ConfidentialClient] = {}
 
 
@@ -38,10 +38,10 @@ _clients = _Clients()
 
 @hidden_frames()
 def connect(profile: str | None = None) -> ConfidentialClient:
-    """Return the client of a profile, signed in; without a name the one of `KEYVOUCH_PROFILE`, or the only one.
+    """Return the client for a profile, signed in; by default the profile in `KEYVOUCH_PROFILE`, or the only one.
 
-    It signs in unless a valid token is in the cache. Called again in the process it gives the same client, and while
-    the token lives does nothing. Raises `ConfigurationError`, and what `ConfidentialClient.access_token` raises.
+    Signs in unless a valid token is cached. Later calls in the process return the same client, and do nothing while
+    the token is valid. Raises `ConfigurationError`, and what `ConfidentialClient.access_token` raises.
     """
     client = client_of(profile)
     client.access_token()
@@ -57,24 +57,24 @@ def access_token(
     claims: str | None = None,
     renew: bool = False,
 ) -> AccessToken:
-    """Return an access token of a profile for this scope; `SecretResolver.access_token` tells of the rest.
+    """Return a profile's access token for this scope; `SecretResolver.access_token` describes the other parameters.
 
-    Raises as `connect`.
+    Raises the same errors as `connect`.
     """
     deadline = Deadline(timeout)
-    with ending_within(timeout):  # discovery, too
+    with ending_within(timeout):  # also bounds discovery
         client = client_of(profile, timeout).variant(cae=cae)
     if renew:
         client.remove_tokens_for_client()
-    now = int(time.time())  # before the request, so that the token ends no later than is told
+    now = int(time.time())  # before the request, so that the reported expiry is never too late
     found = client.token_result([scope], claims_challenge=claims, timeout=deadline.left())
     return AccessToken(str(found["access_token"]), now + int(found["expires_in"]), found.get("refresh_on"))
 
 
 def client_of(profile: str | None, timeout: float = ACCESS_TOKEN_TIMEOUT) -> ConfidentialClient:
-    """Return the process's one client of a profile, made at its first use.
+    """Return the process's single client for a profile, created on first use.
 
-    Waits up to `timeout` seconds while another thread makes it. Raises what `ConfidentialClient` raises.
+    Waits up to `timeout` seconds while another thread creates it. Raises what `ConfidentialClient` raises.
     """
     configuration = config.load()
     name = configuration.pick(profile)
@@ -93,7 +93,7 @@ def client_of(profile: str | None, timeout: float = ACCESS_TOKEN_TIMEOUT) -> Con
 
 
 def make_client(profile: Profile, name: str, secrets: SecretResolver | None = None) -> ConfidentialClient:
-    """Make the client of a profile; nothing is signed yet. `secrets` holds where not the profile's own rules do."""
+    """Create the client for a profile, without signing anything. `secrets` replaces the profile's own resolver."""
     require(profile, name, "client_id", "keys", "scopes")
     opening.parse_keys(profile, name)
     secrets = secrets or opening.resolver_for(profile)
@@ -115,5 +115,5 @@ def make_client(profile: Profile, name: str, secrets: SecretResolver | None = No
 def _cache(profile: Profile, kind: str = "") -> msal.TokenCache:
     if profile.token_cache == "memory":  # noqa: S105 - a place
         return msal.TokenCache()
-    # Both kinds are in one folder: if that cannot be made, one warning is enough.
+    # Both caches are in one folder: if it cannot be created, one warning is enough.
     return token_cache.persisted(functools.partial(cache_location, profile, kind), quiet=bool(kind))

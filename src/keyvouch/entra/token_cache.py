@@ -1,8 +1,8 @@
 """Tokens kept for the next run: msal-extensions' persisted cache, one for each authority, tenant and client.
 
-On macOS it is in the Keychain; elsewhere it is a file of mode 0600 in `$CACHE_DIRECTORY` or the user's cache folder, on
-Windows encrypted by DPAPI for the account. A file is looked into without MSAL, which takes long to import: its form is
-that of MSAL's unified cache schema, which is shared by MSAL's in all languages.
+On macOS it is in the Keychain; elsewhere it is a file with mode 0600 in `$CACHE_DIRECTORY` or the user's cache
+folder, on Windows encrypted with DPAPI for the account. The file is read without MSAL, which is slow to import: its
+format is MSAL's unified cache schema, which MSAL uses in all languages.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("keyvouch")
 
 _NOT_IN_LAST = 300
-"""Seconds before its end in which a token is not taken from the cache any more, as MSAL has it."""
+"""Number of seconds before its expiry from which a token is no longer taken from the cache, as in MSAL."""
 _LOCK_TIMEOUT = 5.0
-"""Seconds to wait for another process that is just writing."""
+"""Number of seconds to wait for another process that is writing."""
 _IN_MEMORY = 'token-cache = "memory" in the profile'
 _ELSEWHERE = (
     f"Set CACHE_DIRECTORY, or {_IN_MEMORY}."
@@ -39,19 +39,19 @@ _ELSEWHERE = (
 
 
 def location(*identity: str) -> Path:
-    """Return where the tokens for these are: authority, tenant and client id, in the words of the profile.
+    """Return the cache path for an identity: authority, tenant and client id, as in the profile.
 
-    Raises `ConfigurationError` if the account has no home folder, and no other is set.
+    Raises `ConfigurationError` if the account has no home folder and no other folder is set.
     """
     name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32]
     return files.cache_folder() / "tokens" / f"{name}.json"
 
 
 def persisted(find_place: Callable[[], Path], *, quiet: bool = False) -> msal.TokenCache:
-    """Return the cache at this place as MSAL takes it.
+    """Return the cache at this path as an MSAL cache.
 
-    If it cannot be written (a full or read-only disk, no home folder), or other accounts can write to its folder, the
-    tokens are kept in memory, with a warning; `quiet` leaves that out while it is opened.
+    If it cannot be written (full or read-only disk, no home folder), or other accounts can write to its folder,
+    tokens are kept in memory, and a warning is logged; `quiet` suppresses the warning on opening.
     """
     import msal
 
@@ -67,20 +67,20 @@ def persisted(find_place: Callable[[], Path], *, quiet: bool = False) -> msal.To
 
 
 def _open(place: Path) -> msal.TokenCache:
-    # An OSError too if there is no folder for temporary files: portalocker asks for one when it is imported.
+    # Also raises OSError if there is no temporary folder: portalocker asks for one when it is imported.
     from msal_extensions import PersistedTokenCache
 
     class LockedCache(PersistedTokenCache):  # type: ignore[misc]
-        """Locked by `flock`, which ends with its process.
+        """A cache locked with `flock`, which ends with the process.
 
-        Without the package portalocker msal-extensions' own lock is a file that has to be removed, and one that a
-        process left behind when it was killed stops all that come after it.
+        Without the portalocker package, msal-extensions uses a lock file that must be removed; if a process is killed
+        and leaves one behind, it blocks all later processes.
         """
 
         warned = False
 
         def modify(self, *args: Any, **kwargs: Any) -> None:
-            with self._lock, contextlib.ExitStack() as locked:  # the thread's lock first, as `add` takes it
+            with self._lock, contextlib.ExitStack() as locked:  # the thread lock first, as in `add`
                 problem: Exception | None = None
                 try:
                     locked.enter_context(files.locked(place.with_suffix(".lock"), timeout=_LOCK_TIMEOUT))
@@ -104,7 +104,7 @@ def _open(place: Path) -> msal.TokenCache:
             self.warned = problem is not None
 
         def _reload_if_necessary(self) -> None:
-            with contextlib.suppress(OSError):  # what cannot be read is not there
+            with contextlib.suppress(OSError):  # treat an unreadable cache as empty
                 super()._reload_if_necessary()
 
     return LockedCache(_persistence(place))
@@ -122,7 +122,7 @@ def _persistence(place: Path) -> Any:
         return msal_extensions.KeychainPersistence(str(place), "keyvouch", place.stem)
 
     class PrivateFile(msal_extensions.FilePersistence):  # type: ignore[misc]
-        """A file that is replaced as a whole, so that no other process reads half of it."""
+        """A file that is replaced as a whole, so that other processes never read a partial one."""
 
         def save(self, content: str) -> None:
             try:
@@ -140,20 +140,20 @@ def _persistence(place: Path) -> Any:
             except (ConfigurationError, OSError, UnicodeDecodeError):
                 return ""
             cache = _parse(content)
-            return content if cache and _is_sound(cache) else ""  # damaged: tokens can be got again
+            return content if cache and _is_sound(cache) else ""  # damaged: tokens can be acquired again
 
     return PrivateFile(str(place))
 
 
 def _protected(content: str) -> bytes:
-    """Return what is written to the file. Raises `ConfigurationError` where Windows does not encrypt."""
+    """Return the bytes to write to the file. Raises `ConfigurationError` if Windows fails to encrypt."""
     if sys.platform != "win32":
         return content.encode()
     from msal_extensions.windows import WindowsDataProtectionAgent
 
     try:
         protected: bytes = WindowsDataProtectionAgent().protect(content)
-    except OSError as error:  # DPAPI's keys are in the account's profile
+    except OSError as error:  # DPAPI's keys are in the user profile
         raise ConfigurationError(
             f"Windows does not encrypt the token cache for this account (error {error.winerror}).",
             hint=f"Let the account's profile be loaded, or set {_IN_MEMORY}.",
@@ -162,9 +162,9 @@ def _protected(content: str) -> bytes:
 
 
 def _read(place: Path) -> str:
-    """Return what a cache's file holds. Raises OSError, UnicodeDecodeError.
+    """Return the content of a cache file. Raises OSError, UnicodeDecodeError.
 
-    Raises `ConfigurationError` if another account could have written the file or read it.
+    Raises `ConfigurationError` if another account could have written or read the file.
     """
     octets = files.read_own(place)
     if sys.platform != "win32":
@@ -176,10 +176,10 @@ def _read(place: Path) -> str:
 
 
 def find_token(place: Path, client_id: str, scopes: Sequence[str]) -> str | None:
-    """Return an access token of the client itself for just these scopes that still lives for five minutes."""
+    """Return an access token of the client itself that covers these scopes and is valid for at least five minutes."""
     now = time.time()
     for entry in _entries(place):
-        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # damaged: no token of ours
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # damaged, or not ours
             usable = int(entry["expires_on"]) - now > _NOT_IN_LAST and int(entry.get("refresh_on") or now + 1) > now
             fits = entry.get("client_id") == client_id and set(scopes) <= set(entry.get("target", "").split())
             plain = not (entry.get("home_account_id") or entry.get("ext_cache_key") or entry.get("key_id"))
@@ -205,7 +205,7 @@ def _entries(place: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _parse(content: str) -> dict[str, Any]:
-    """Return what a cache's file holds; nothing where it is damaged."""
+    """Return the content of a cache file; empty if it is damaged."""
     try:
         cache = json.loads(content)
     except (ValueError, RecursionError):
@@ -214,7 +214,7 @@ def _parse(content: str) -> dict[str, Any]:
 
 
 def _is_sound(cache: Mapping[str, Any]) -> bool:
-    """Tell whether MSAL can work with it: tables of entries, and tokens with all that it reads of them."""
+    """Return True if MSAL can use the cache: tables of entries, and tokens with all fields that MSAL reads."""
     if not all(
         isinstance(table, dict) and all(isinstance(each, dict) for each in table.values()) for table in cache.values()
     ):

@@ -1,4 +1,4 @@
-"""The HTTP session through which MSAL asks an authority: https only, TLS verified, one deadline for each request."""
+"""The HTTP session that MSAL uses to reach an authority: https only, TLS verified, one deadline per request."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from keyvouch.sockets import POOL_CLASSES, exchange
 from keyvouch.tokens import describe_flaw
 
 REQUEST_TIMEOUT = 30.0
-"""Seconds for a request, its redirects included. An authority that takes longer is unavailable."""
+"""Number of seconds for a request, including redirects. An authority that takes longer is unavailable."""
 MAX_REDIRECTS = 3
 _LEAVE_ALONE, _LONGEST = 5, 3600
-"""Seconds for which MSAL does not ask again after 429 and 5xx, where the answer does not say; and at most."""
+"""Seconds for which MSAL does not retry after 429 and 5xx if the response does not specify it; and the maximum."""
 _SERVER_ERRORS = 500
 
 
 class _Adapter(HTTPAdapter):
-    """Makes connections that end with their `exchange`, and verifies TLS always, with one context for all.
+    """Makes connections that end with their `exchange`; always verifies TLS, with one context for all.
 
-    Sends a proxy its credentials, which are in no address: `requests` quotes addresses in its errors.
+    Sends proxy credentials in headers, not in the URL: `requests` quotes URLs in its errors.
     """
 
     def __init__(self, context: ssl.SSLContext, retries: Retry) -> None:
@@ -52,7 +52,7 @@ class _Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = POOL_CLASSES
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        if not proxy.lower().startswith(("http://", "https://")):  # SOCKS has connections of its own
+        if not proxy.lower().startswith(("http://", "https://")):  # SOCKS would use connection classes of its own
             raise requests.exceptions.InvalidProxyURL(proxy.partition(":")[0])
         if proxy.lower().startswith("https://"):
             options["proxy_ssl_context"] = self._context
@@ -65,21 +65,21 @@ class _Adapter(HTTPAdapter):
         return host, {"ssl_context": self._context, "cert_reqs": "CERT_REQUIRED"}
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Do nothing: the context says whom to trust."""
+        """Do nothing: the TLS context defines which issuers are trusted."""
 
     def use(self, proxy: Proxy) -> None:
-        """Use this proxy's credentials from now on, and no connection that was made with others."""
+        """Use this proxy's credentials from now on; drop connections that were made with others."""
         if self._through is not None and self._through.headers() != proxy.headers():
             self.proxy_manager.clear()
         self._through = proxy
 
-    def proxy_headers(self, proxy: str) -> dict[str, str]:  # noqa: ARG002 - there is one
+    def proxy_headers(self, proxy: str) -> dict[str, str]:  # noqa: ARG002 - there is only one
         """Return the headers for the proxy."""
         return self._through.headers() if self._through else {}
 
 
 class Session(requests.Session):
-    """A session that uses the given CA file and proxy, and the environment's only if none are given.
+    """A session that uses the given CA file and proxy, or the environment's if none are given.
 
     `issuer` is the OpenID Connect issuer that discovery documents must name; None for Entra ID and AD FS.
     """
@@ -105,8 +105,8 @@ class Session(requests.Session):
 
     def after_fork(self) -> None:
         """Leave the parent's open connections to the parent."""
-        # One more try where the connection was not made at all. Who waits after 429 and 503 is the caller's affair.
-        # `other` is TLS that fails, maybe behind a request that was heard: an assertion is not sent twice.
+        # Retry once if the connection was not made at all. Waiting after 429 and 503 is up to the caller.
+        # `other` is a TLS failure, possibly after the request was received: an assertion must not be sent twice.
         once_more = Retry(
             total=1, connect=1, read=False, redirect=0, status=0, other=0, respect_retry_after_header=False
         )
@@ -117,7 +117,7 @@ class Session(requests.Session):
 
     @contextlib.contextmanager
     def within(self, deadline: Deadline) -> Iterator[None]:
-        """Let this thread's requests in the block end by the deadline too."""
+        """Bound this thread's requests in the block by the deadline as well."""
         self._limits.deadline = deadline
         try:
             yield
@@ -125,21 +125,21 @@ class Session(requests.Session):
             self._limits.deadline = None
 
     def retry_after(self, url: str, scopes: Iterable[str]) -> float | None:
-        """Return the seconds until a request for these scopes is sent again; None where it is sent at once.
+        """Return the seconds until the next request for these scopes is sent; None if it is sent immediately.
 
-        After 429 and 5xx MSAL gives its callers the same answer for that long, and asks nobody.
+        After 429 and 5xx, MSAL returns the same response to its callers for that long without sending a request.
         """
         left = self._busy_until.get((url, _joined(scopes)), 0.0) - time.monotonic()
         return left if left > 0 else None
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
-        """As `requests` does, within one deadline; https only, and at most three redirects, of a GET.
+        """Send a request as `requests` does, within one deadline; https only, and up to three redirects, for GET only.
 
-        Checks discovery documents. Raises the errors of `requests`, and `ConfigurationError` for what is not safe.
+        Checks discovery documents. Raises the errors of `requests`, and `ConfigurationError` for anything unsafe.
         """
         with exchange(self._left()):
             response = self._send(method, url, options)
-            if method.upper() == "GET":  # an assertion is for one server
+            if method.upper() == "GET":  # an assertion is meant for one server only
                 response = self._follow(response, options)
         self._note(url, options.get("data"), response)
         if discovery.PATH in url and response.status_code == requests.codes.ok:
@@ -154,7 +154,7 @@ class Session(requests.Session):
         return
 
     def _send(self, method: str, url: str, options: dict[str, Any]) -> requests.Response:
-        if method.upper() != "GET" or not is_link_local(url):  # a machine's metadata service, for its region
+        if method.upper() != "GET" or not is_link_local(url):  # the machine's metadata service, for its region
             _require_https(url, "The authority sent MSAL to")
         given = {"timeout": self._timeouts(), "proxies": self._proxies(url), **options}
         response = super().request(method, url, **{**given, "stream": True, "allow_redirects": False})
@@ -178,7 +178,7 @@ class Session(requests.Session):
         return response
 
     def _left(self) -> float:
-        """Return the seconds for a request."""
+        """Return the number of seconds left for a request."""
         deadline: Deadline | None = getattr(self._limits, "deadline", None)
         if deadline is None:
             return REQUEST_TIMEOUT
@@ -189,7 +189,7 @@ class Session(requests.Session):
 
     def _timeouts(self) -> tuple[float, float]:
         left = self._left()
-        return min(CONNECT_TIMEOUT, left / 2), left  # a half: connecting is tried twice
+        return min(CONNECT_TIMEOUT, left / 2), left  # half, because connecting is tried twice
 
     def _note(self, url: str, data: Any, response: requests.Response) -> None:
         place = (url, str(data.get("scope", ""))) if isinstance(data, dict) else (url, "")
@@ -211,7 +211,7 @@ class Session(requests.Session):
 
 
 def _require_sound(response: requests.Response) -> None:
-    """Raise `UnusableAnswer` for what MSAL would fail at, or cache and return. WS-Trust's XML is MSAL's to judge."""
+    """Raise `UnusableAnswer` for a body that MSAL would fail on, or cache and return. WS-Trust XML is left to MSAL."""
     if response.status_code != requests.codes.ok or "xml" in response.headers.get("Content-Type", ""):
         return
     if flaw := describe_flaw(response.content):
@@ -229,7 +229,7 @@ def _require_https(url: str, before: str) -> None:
 
 def _read(response: requests.Response) -> None:
     try:
-        response._content = read_body(response.raw)  # noqa: SLF001 - as `requests` keeps what it has read itself
+        response._content = read_body(response.raw)  # noqa: SLF001 - where `requests` keeps a body that it has read
     except (ReadTimeoutError, TimeoutError) as error:
         response.close()
         raise requests.exceptions.ReadTimeout(error) from error
@@ -239,5 +239,5 @@ def _read(response: requests.Response) -> None:
 
 
 def _joined(scopes: Iterable[str]) -> str:
-    """Return scopes as MSAL sends them."""
+    """Return the scopes in the form in which MSAL sends them."""
     return " ".join(sorted(scopes))

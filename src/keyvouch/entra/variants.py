@@ -1,4 +1,4 @@
-"""The clients that a client has made beside itself: each once, however many threads ask for it."""
+"""Variants of a client, each created only once, however many threads ask for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keyvouch.single_flight import SingleFlight
 
 
 class Closable(Protocol):
-    """What is closed with the others."""
+    """An object with a `close` method."""
 
     def close(self) -> None: ...
 
@@ -19,14 +19,14 @@ C = TypeVar("C", bound=Closable)
 
 
 class Variants(Generic[C]):
-    """Those made so far. Safe under threads and fork."""
+    """The variants created so far. Safe under threads and fork."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, C] = {}
         self._flights = SingleFlight[C]()
 
     def find(self, which: Hashable, make: Callable[[], C], *, timeout: float) -> C:
-        """Return the one that is meant, made where there is none. Raises `FlightTimeout` and what `make` raises."""
+        """Return the variant for this key, creating it if needed. Raises `FlightTimeout`, and what `make` raises."""
 
         def find_or_make() -> C:
             if which not in self._made:
@@ -38,6 +38,6 @@ class Variants(Generic[C]):
 
     def close(self) -> None:
         """Close all of them."""
-        with contextlib.suppress(KeyError):  # the last one is gone
+        with contextlib.suppress(KeyError):  # none left
             while True:
                 self._made.popitem()[1].close()

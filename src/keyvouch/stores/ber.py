@@ -1,7 +1,7 @@
-"""BER (X.690, section 8) read into a tree, and written as DER: the outer layers of PKCS#12 and PKCS#8.
+"""BER (X.690, section 8) parsed into a tree, and written as DER: the outer layers of PKCS#12 and PKCS#8.
 
-Some programs write indefinite lengths and strings in pieces, which `cryptography` does not read. Depth and number of
-elements are bounded, since a file may come from anyone. Keys and certificates themselves are left to `cryptography`.
+Some programs write indefinite lengths and segmented strings, which `cryptography` does not read. Depth and number of
+elements are limited, since a file may be from anyone. Keys and certificates themselves are left to `cryptography`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 DEEPEST = 32
-"""Levels of nesting. PKCS#12 needs about ten, and three for each safe within a safe."""
+"""Maximum number of nesting levels. PKCS#12 needs about ten, and three for each safe within a safe."""
 MOST_ELEMENTS = 50_000
-"""In one tree. A PKCS#12 file with 300 certificates has about 5,000."""
+"""Maximum number of elements in one tree. A PKCS#12 file with 300 certificates has about 5,000."""
 
 OCTET_STRING, SEQUENCE = b"\x04", b"\x30"
 _PIECES = b"\x24"
-"""The tag of an octet string that is written in pieces (X.690, section 8.7.3)."""
+"""The tag of an octet string encoded in segments (X.690, section 8.7.3)."""
 _CONSTRUCTED, _MORE, _HIGH_NUMBER = 0x20, 0x80, 0x1F
 _INDEFINITE = 0x80
 _LONGEST_IDENTIFIER = 32
-"""Bytes that are shown."""
+"""Maximum number of bytes shown."""
 _END = b"\0\0"
-"""Of a value of indefinite length."""
+"""The end of a value of indefinite length."""
 
 
 class TruncatedError(ValueError):
@@ -30,31 +30,31 @@ class TruncatedError(ValueError):
 
 
 class Element(NamedTuple):
-    """One data value: either primitive with its content, or constructed with its children."""
+    """One data value: either primitive with content, or constructed with children."""
 
     tag: bytes
-    """The identifier octets."""
+    """The identifier bytes (X.690, section 8.1.2)."""
     content: bytes
     children: tuple[Element, ...]
 
     def child(self, number: int) -> Element:
-        """Return a child. Raises ValueError if there are fewer."""
+        """Return a child. Raises ValueError if there are fewer children."""
         if number >= len(self.children):
             raise ValueError("an element is missing")
         return self.children[number]
 
     def walk(self) -> Iterator[Element]:
-        """Yield the element and all below it, top down."""
+        """Yield the element and its descendants, top down."""
         yield self
         for each in self.children:
             yield from each.walk()
 
 
 def parse(octets: bytes) -> Element:
-    """Return the first element; what follows it is ignored.
+    """Return the first element; any data after it is ignored.
 
-    Raises `TruncatedError` if the data ends too early, and ValueError for other data that is not BER, is nested too
-    deeply, or has too many elements.
+    Raises `TruncatedError` if the data ends too early, and ValueError if it is otherwise not BER, is nested too deeply
+    or has too many elements.
     """
     return _Reader(octets).element(len(octets), 0)
 
@@ -71,7 +71,7 @@ def encode(element: Element) -> bytes:
 
 
 def dotted(identifier: bytes) -> str:
-    """Return the content of an OBJECT IDENTIFIER as people write it (X.690, section 8.19)."""
+    """Return the content of an OBJECT IDENTIFIER in dotted form (X.690, section 8.19)."""
     numbers, number = [], 0
     for octet in identifier[:_LONGEST_IDENTIFIER]:
         number = number << 7 | octet & 0x7F
@@ -83,7 +83,7 @@ def dotted(identifier: bytes) -> str:
 
 
 class _Reader:
-    """A position in the data, and the number of elements so far."""
+    """The current position in the data, and the number of elements so far."""
 
     def __init__(self, octets: bytes) -> None:
         self.octets, self.at, self.count = octets, 0, 0

@@ -1,4 +1,4 @@
-"""The private keys that stand in one file: how each is named and described, and which certificates are its own."""
+"""The private keys in one file: their URIs and descriptions, and the certificates that belong to each."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a PFX or PEM file holds."""
+    """The contents of a PFX or PEM file."""
 
     keys: Sequence[tuple[PrivateKey, str | None]]
-    """Each private key, with its friendly name. `cryptography` loads more kinds than can sign here."""
+    """Each private key with its friendly name. `cryptography` loads more kinds of keys than can sign here."""
     certificates: Sequence[Certificate]
-    """All of them, in no order."""
+    """All certificates, in no particular order."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One private key, with what belongs to it."""
+    """One private key, with its description, chain and file."""
 
     info: KeyInfo
     name: str | None
@@ -43,16 +43,16 @@ class Entry:
     chain: tuple[Certificate, ...]
     file: places.KeyFile
     alone: bool
-    """Whether the file holds no other private key."""
+    """True if the file contains no other private key."""
 
 
 class FileKey(StoredKey):
-    """A private key that was read from a file, and is in this process's memory."""
+    """A private key that was read from a file and is in this process's memory."""
 
     exportable = True
 
     def __init__(self, entry: Entry, settles_at: dt.datetime | None, family: places.Family | None = None) -> None:
-        """Keep the key of the entry, but not the octets of its file; `family` is the one it was chosen from."""
+        """Keep the entry's key, but not the bytes of its file; `family` is the one it was chosen from."""
         self.uri = entry.info.uri
         self.public_key = entry.key.public_key()
         self.chain = entry.chain
@@ -62,19 +62,19 @@ class FileKey(StoredKey):
         self._stamp = entry.file.stamp
         self._family = family
 
-    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:  # noqa: ARG002 - it never waits
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:  # noqa: ARG002 - never waits
         return sign_locally(self._key, message, algorithm)
 
     def changed(self) -> bool:
         try:
             replaced = stamp(self._path.stat()) != self._stamp
             return replaced or (self._family is not None and self._family.changed())
-        except (OSError, KeyNotFound, AccessDenied):  # opening it anew tells what it is
+        except (OSError, KeyNotFound, AccessDenied):  # reopening it reports the actual error
             return True
 
 
 def entries_of(uri: KeyUri, file: places.KeyFile, contents: Contents) -> list[Entry]:
-    """Return an entry for each key of the file; a key that stands there twice is one key.
+    """Return an entry for each distinct key in the file.
 
     Raises `KeyUnusable` for a key that cannot sign here, `CertificateMismatch` for certificates that are not the key's.
     """
@@ -85,7 +85,7 @@ def entries_of(uri: KeyUri, file: places.KeyFile, contents: Contents) -> list[En
     entries = []
     for key, name in unique.values():
         chain = _chain_of(key, contents.certificates, alone=alone)
-        # Of several keys the file's age says nothing: theirs is then that of their certificates.
+        # With several keys, the file's age says nothing about each: the age of their certificates is used instead.
         created = file.created if alone else None
         info = _describe(pin(uri, file.path, key, None if alone else name), key, chain, created)
         entries.append(Entry(info, name, key, chain, file, alone))
@@ -93,7 +93,7 @@ def entries_of(uri: KeyUri, file: places.KeyFile, contents: Contents) -> list[En
 
 
 def pin(uri: KeyUri, path: Path, key: PrivateKey, name: str | None = None) -> KeyUri:
-    """Return the URI of this very key; `name` is its own among several in the file."""
+    """Return the pinned URI of this key; `name` is its friendly name if the file has several keys."""
     changes: dict[str, str | bytes | None] = {
         "path": os.fsencode(path),
         "spki-sha256": spki_sha256(key.public_key()),
@@ -108,13 +108,13 @@ def pin(uri: KeyUri, path: Path, key: PrivateKey, name: str | None = None) -> Ke
 
 
 def with_name(uri: KeyUri, entries: Sequence[Entry]) -> list[Entry]:
-    """Return the keys that have the URI's friendly name; a pinned URI says more exactly which key it is."""
+    """Return the keys that have the URI's friendly name; a pinned URI already identifies the key exactly."""
     anonymous = "friendly-name" not in uri or "spki-sha256" in uri
     return [entry for entry in entries if anonymous or entry.name == uri.get("friendly-name")]
 
 
 def unknown_name(uri: KeyUri, entries: Sequence[Entry]) -> KeyNotFound:
-    """Make the error for a friendly name that no key has."""
+    """Build the error for a friendly name that no key has."""
     wanted = uri.get("friendly-name")
     known = [entry.name for entry in entries if entry.name]
     import difflib
@@ -130,7 +130,7 @@ def _chain_of(key: PrivateKey, certificates: Sequence[Certificate], *, alone: bo
     except CertificateMismatch:
         if alone:
             raise
-        return ()  # they are those of the other keys
+        return ()  # they belong to the other keys
 
 
 def _describe(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], created: dt.datetime | None) -> KeyInfo:

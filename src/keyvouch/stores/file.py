@@ -1,4 +1,4 @@
-"""The store that comes with keyvouch: keys in PFX and PEM files."""
+"""The stores included in keyvouch: keys in PFX and PEM files."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ _PASSWORD = Attribute("password", "what the file is encrypted with", query=True,
 
 
 class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, ExportsKeys):
-    """What PFX and PEM have in common: reading files, choosing among their keys, and writing them.
+    """Base class of the PFX and PEM stores: reads files, chooses among their keys, and writes them.
 
-    Where a URI has `certificate-file`, the certificate is written there and not into the key's own file.
+    If a URI has `certificate-file`, the certificate is written to that file and not to the key's own.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
-    """Of the files that the listing of a folder reads."""
+    """Suffixes of the files that are read to list a folder."""
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:  # noqa: ARG002 - all files share one connection
         self._secrets = secrets
@@ -64,24 +64,24 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         """Do nothing: a file is read when its key is opened."""
 
     def close(self) -> None:
-        """Do nothing: no file is held open."""
+        """Do nothing: no file is kept open."""
 
-    @hidden_frames()  # they hold the file, and so the key
+    @hidden_frames()  # the frames hold the file's content, and so the key
     def open(
         self,
         uri: KeyUri,
         certificate: Certificate | None = None,
         *,
-        timeout: float,  # noqa: ARG002 - a file does not let wait
+        timeout: float,  # noqa: ARG002 - reading a file never waits
     ) -> FileKey:
-        """Read the file, or every file of the family, and take the one key that the URI means."""
+        """Read the file, or every file of the family, and return the one key that the URI selects."""
         path = _path(uri)
         family = places.Family(path) if places.is_family(path) and places.is_folder(path.parent) else None
         return FileKey(*self._choose(uri, certificate), family)
 
     @hidden_frames()
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
-        """Return the keys of the file, of the family, or of the folder that the path names."""
+        """Return the keys in the file, family or folder at the URI's path."""
         path = _path(uri)
         if places.is_folder(path):
             entries, _ = self._read(uri, places.with_suffix(places.listed(path), self.suffixes))
@@ -95,7 +95,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
     @hidden_frames()
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         """Make a key and its self-signed certificate. Raises `KeyExists`, `ConfigurationError`."""
-        # All that can be refused is refused before the key is made: RSA-4096 takes seconds.
+        # Check everything before the key is made: RSA-4096 takes seconds.
         path = self._free_place(uri, further=spec.further)
         password = self._password(uri)
         certificates.parse_subject(spec.subject)
@@ -109,9 +109,9 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         key: PrivateKey,
         chain: Sequence[Certificate],
         *,
-        exportable: bool = False,  # noqa: ARG002 - a file cannot keep its key in
+        exportable: bool = False,  # noqa: ARG002 - a file cannot prevent export
     ) -> KeyUri:
-        """Write the key and its chain; to a family this adds a member. Raises `KeyExists`, `ConfigurationError`."""
+        """Write the key and its chain; in a family, add a member. Raises `KeyExists`, `ConfigurationError`."""
         require_usable(key)
         certificates.check_chain(chain, key.public_key())
         path = self._free_place(uri, further=True)
@@ -119,23 +119,23 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
 
     @hidden_frames()
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
-        """Write the chain in place of the one that is there."""
+        """Replace the existing chain with this one."""
         entry, _ = self._choose(uri, chain[0])
         certificates.check_chain(chain, entry.key.public_key())
         if beside := _beside(uri, entry.file.path):
             there, stamp = places.read_beside(beside)
-            # If there is another key in that file, it is kept.
+            # If that file contains another key, the key is kept.
             places.replace(beside, pem.replace_chain(there, chain), replaces=stamp)
         else:
             _require_alone(entry)
             octets = self._with_chain(entry, chain, self._password(uri))
-            # Not one that was put there meanwhile: its owner, who may be another account, would get this key.
+            # Do not replace a file put there in the meantime: its owner, maybe another account, would get this key.
             places.replace(entry.file.path, octets, replaces=entry.file.stamp)
         return entry.info.uri
 
     @hidden_frames()
     def delete(self, uri: KeyUri) -> None:
-        """Delete the file, and `certificate-file` where that holds the key's own certificate."""
+        """Delete the file, and `certificate-file` if that contains the key's own certificate."""
         entry, _ = self._choose(uri)
         _require_alone(entry)
         beside = _beside(uri, entry.file.path)
@@ -156,25 +156,25 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
     @staticmethod
     @abstractmethod
     def _decode(octets: bytes, password: Secret | None, path: Path) -> Contents:
-        """Return what is in a file; the path is for errors."""
+        """Return the contents of a file; the path is for error messages."""
 
     @staticmethod
     @abstractmethod
     def _encode(key: PrivateKey, chain: Sequence[Certificate], password: Secret | None, name: str) -> bytes:
-        """Return the octets of a file with this key and chain."""
+        """Return the bytes of a file with this key and chain."""
 
     @abstractmethod
     def _with_chain(self, entry: Entry, chain: Sequence[Certificate], password: Secret | None) -> bytes:
-        """Return the octets of the entry's file with another chain."""
+        """Return the bytes of the entry's file with another chain."""
 
     def _password(self, uri: KeyUri) -> Secret | None:
         if "password" not in uri:
             return None
-        # One connection serves all files: an answer to `prompt:` is remembered for this path alone.
+        # One connection serves all files: an answer to `prompt:` is remembered only for this path.
         return self._secrets.resolve(str(uri.get("password")), f"password of {_path(uri)}")
 
     def _choose(self, uri: KeyUri, certificate: Certificate | None = None) -> tuple[Entry, dt.datetime | None]:
-        """Return the one key that the URI means, and when it will be another."""
+        """Return the one key that the URI selects, and the time at which it will select another one."""
         path = _path(uri)
         members = places.members(path)
         if not members:
@@ -193,7 +193,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         return next(entry for entry in named if entry.info is info), settles_at
 
     def _read(self, uri: KeyUri, paths: Iterable[Path]) -> tuple[list[Entry], list[KeyvouchError]]:
-        """Return the keys of these files; one that cannot be read does not take the others down."""
+        """Return the keys in these files; an unreadable file does not affect the others."""
         entries: list[Entry] = []
         failures: list[KeyvouchError] = []
         password: Secret | None = None
@@ -208,7 +208,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         return entries, failures
 
     def _free_place(self, uri: KeyUri, *, further: bool) -> Path:
-        """Return the path of a file that is to be made: its folder is there, and the file is not."""
+        """Return the path of a file to be created: its folder exists, and the file does not."""
         given = _path(uri)
         if not places.is_family(given):
             path = given
@@ -247,8 +247,8 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
 class PfxStore(FileStore):
     """PFX (PKCS#12) files: `pfx:/etc/keyvouch/app.pfx?password=env:APP_PFX_PASSWORD`.
 
-    `pfx:path=/etc/keyvouch/app.pfx;friendly-name=app` names one of several keys. What is written has AES-256 and an
-    HMAC of SHA-256; what is read may be older.
+    `pfx:path=/etc/keyvouch/app.pfx;friendly-name=app` selects one of several keys. Files are written with AES-256 and
+    HMAC-SHA-256; older algorithms can be read.
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = (_PATH, _FRIENDLY_NAME, _PASSWORD)
@@ -263,7 +263,7 @@ class PfxStore(FileStore):
 class PemStore(FileStore):
     """PEM files: `pem:/etc/keyvouch/app.key?certificate-file=/etc/keyvouch/app.crt`, or both in one file.
 
-    The key is written as PKCS#8; the older forms and encrypted keys are read as well.
+    The key is written as PKCS#8; older formats and encrypted keys can be read as well.
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = (_PATH, _PASSWORD)
@@ -275,7 +275,7 @@ class PemStore(FileStore):
         self,
         entry: Entry,
         chain: Sequence[Certificate],
-        password: Secret | None,  # noqa: ARG002 - the key's block stays as it is
+        password: Secret | None,  # noqa: ARG002 - the key's block is kept as it is
     ) -> bytes:
         return pem.replace_chain(entry.file.octets, chain)
 
@@ -290,7 +290,7 @@ def _path(uri: KeyUri) -> Path:
 
 
 def _beside(uri: KeyUri, path: Path) -> Path | None:
-    """Return the file of the certificate where that is another than the key's."""
+    """Return the certificate's file if it is different from the key's."""
     if "certificate-file" not in uri:
         return None
     place = Path(uri.get("certificate-file")).absolute()
@@ -312,7 +312,7 @@ def _require_alone(entry: Entry) -> None:
 
 
 def _name(chain: Sequence[Certificate], path: Path) -> str:
-    """Return a friendly name: the certificate's common name, else the file's."""
+    """Return a friendly name: the certificate's common name, or else the file's name."""
     from cryptography.x509.oid import NameOID
 
     names = chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME) if chain else []

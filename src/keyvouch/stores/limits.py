@@ -1,7 +1,7 @@
-"""Limits on the work of opening a file, which itself says how often its password is hashed.
+"""Limits on the work to open a file, since the file itself sets the number of hash rounds for its password.
 
 What programs write: OpenSSL 2,048 rounds for each of the three derivations in a PKCS#12 file, Windows 2,000, Java
-10,000, GnuTLS and NSS up to 600,000, which is also what OWASP advises; scrypt N=16384, r=8, p=1 (OpenSSL). Java itself
+10,000, GnuTLS and NSS up to 600,000, which OWASP also recommends; scrypt N=16384, r=8, p=1 (OpenSSL). Java itself
 accepts up to 5,000,000 for one derivation, .NET 600,000 for a file, Go 1,000,000. A million rounds take 0.3 to 0.7
 seconds, depending on the hash; a scrypt cost N * r * p of a million takes 0.4 seconds.
 """
@@ -16,27 +16,27 @@ from keyvouch.errors import KeyUnusable
 from keyvouch.stores.ber import Element
 
 MOST_ROUNDS = 3_000_000
-"""Of all key derivations in a file together; for scrypt, N * r * p counts."""
+"""Maximum number of rounds for all key derivations in a file together; for scrypt, N * r * p."""
 MOST_MEMORY = 256 * 1024 * 1024
-"""Bytes that scrypt may need: 128 * N * r (RFC 7914, section 2)."""
+"""Maximum number of bytes for scrypt: 128 * N * r (RFC 7914, section 2)."""
 LARGEST_KEY = 5 * 1024
-"""Bytes of one private key as PKCS#8, encrypted or not: RSA-8192 has 4,800, and takes seconds to check."""
+"""Maximum size of one PKCS#8 private key in bytes, encrypted or not: RSA-8192 has 4,800, and takes seconds to check."""
 LARGEST_KEYS = 32 * 1024
-"""Bytes of all private keys in a file: 26 of RSA-2048."""
+"""Maximum total size of the private keys in a file, in bytes: 26 RSA-2048 keys."""
 
 _PBES1 = tuple(bytes.fromhex(prefix) for prefix in ("2a864886f70d010c01", "2a864886f70d0105"))
-"""The arcs of the encryption schemes of PKCS#12 (RFC 7292, appendix C) and PKCS#5 (RFC 8018, appendix A.3)."""
+"""The OID arcs of the encryption schemes in PKCS#12 (RFC 7292, appendix C) and PKCS#5 (RFC 8018, appendix A.3)."""
 _PBKDF2 = bytes.fromhex("2a864886f70d01050c")
 _SCRYPT = bytes.fromhex("2b06010401da47040b")
 _INTEGER = b"\x02"
 _LONGEST_INTEGER = 8
-"""Bytes of a number that is worth reading; a longer one is above every limit."""
+"""Maximum number of bytes of an integer; a longer one exceeds every limit."""
 _BLOCK = 32
-"""Bytes that PBKDF2 derives at once, with SHA-256."""
+"""Number of bytes that PBKDF2 with SHA-256 derives per block."""
 
 
 def require_few_rounds(path: Path, rounds: Iterable[int], hint: str) -> None:
-    """Raise `KeyUnusable` if these are more rounds of key derivation than are worth waiting for."""
+    """Raise `KeyUnusable` if this is too many rounds of key derivation."""
     if (total := sum(rounds)) > MOST_ROUNDS:
         raise KeyUnusable(
             f"Opening {path} would take {total:,} rounds of key derivation; the limit is {MOST_ROUNDS:,}.", hint=hint
@@ -56,7 +56,7 @@ def require_small_keys(path: Path, sizes: Iterable[int]) -> None:
 
 
 def rounds_of(tree: Element, path: Path, hint: str) -> Iterator[int]:
-    """Yield the rounds of every key derivation that an algorithm identifier in the tree asks for.
+    """Yield the number of rounds for every key derivation in the tree's algorithm identifiers.
 
     Raises `KeyUnusable` if scrypt would need too much memory.
     """
@@ -74,7 +74,7 @@ def rounds_of(tree: Element, path: Path, hint: str) -> Iterator[int]:
 
 
 def number(element: Element) -> int:
-    """Return an INTEGER's value, 1 or more; some number above every limit if it is a very large one."""
+    """Return an INTEGER's value, at least 1; for a very large one, a number above every limit."""
     if element.tag != _INTEGER:
         return 1
     if len(element.content) > _LONGEST_INTEGER:

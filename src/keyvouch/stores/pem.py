@@ -1,4 +1,4 @@
-"""PEM (RFC 7468) with a private key and its certificates: bytes in, keys and certificates out, and back."""
+"""Reading and writing PEM (RFC 7468) with a private key and its certificates."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ if TYPE_CHECKING:
 
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 _LONGEST_PASSWORD = 1023
-"""Bytes; OpenSSL takes no more."""
+"""Maximum number of bytes; OpenSSL accepts no more."""
 _OPENSSH = b"OPENSSH PRIVATE KEY"
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
-"""PKCS#8; in older forms the lines of base64 are encrypted, and say so in headers."""
+"""PKCS#8; older formats encrypt the base64 data and say so in headers."""
 _UNKNOWN_CIPHER = "Unknown key encryption algorithm"
-"""How the message of `cryptography` begins for a cipher that it does not have."""
+"""The beginning of the message that `cryptography` gives for an unsupported cipher."""
 
 
 @CRYPTOGRAPHY
 def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
-    """Return what is in a PEM file; `path` is for errors. Keys in PEM have no names.
+    """Return the contents of a PEM file; `path` is for error messages. Keys in PEM have no names.
 
-    Raises `KeyUnusable` for what is no PEM or holds no private key that can be read, `SecretRequired`,
-    `SecretIncorrect`.
+    Raises `KeyUnusable` if it is not PEM or contains no readable private key, `SecretRequired`, `SecretIncorrect`.
     """
     blocks = _blocks(octets, path)
     if _OPENSSH in (label for label, _ in blocks):
@@ -57,9 +56,9 @@ def write(
     key: PrivateKey,
     chain: Sequence[Certificate],
     password: Secret | None,
-    name: str,  # noqa: ARG001 - PEM has no place for it
+    name: str,  # noqa: ARG001 - PEM has no field for it
 ) -> bytes:
-    """Return the key as PKCS#8, encrypted where there is a password, and the chain behind it."""
+    """Return the key as PKCS#8, encrypted if there is a password, followed by the chain."""
     from cryptography.hazmat.primitives.serialization import (
         BestAvailableEncryption,
         Encoding,
@@ -84,7 +83,7 @@ def write_chain(chain: Sequence[Certificate]) -> bytes:
 
 
 def replace_chain(octets: bytes, chain: Sequence[Certificate]) -> bytes:
-    """Return the private keys of a file as they stand there, and this chain behind them."""
+    """Return the unchanged private keys of a file, followed by this chain."""
     keys = _key_blocks(list(_whole_blocks(octets)))
     return b"\n".join((*keys, write_chain(chain)))
 
@@ -103,7 +102,7 @@ def _blocks(octets: bytes, path: Path) -> list[tuple[bytes, bytes]]:
 
 
 def _whole_blocks(octets: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Give each block with its label. Raises ValueError at one that does not end."""
+    """Yield each block with its label. Raises ValueError for a block without an end."""
     end = 0
     while begun := _BEGIN.search(octets, end):
         last_line = b"-----END %s-----" % begun[1]
@@ -150,11 +149,11 @@ def _load_key(block: bytes, password: Secret | None, path: Path) -> PrivateKey:
         raise SecretRequired(
             f"The key in {path} is encrypted and needs a password.", hint="Add ?password=env:NAME to the URI."
         )
-    # A password is given only where it is needed: `cryptography` refuses one that is not.
+    # Pass a password only if needed: `cryptography` refuses an unnecessary one.
     octets = password.reveal().encode() if encrypted and password else None
     try:
         with parsing():
-            if pkcs8:  # the very bytes that were checked
+            if pkcs8:  # exactly the bytes that were checked
                 return load_der_private_key(_der_of(block), octets)  # type: ignore[return-value]  # as below
             return load_pem_private_key(block, octets)  # type: ignore[return-value]  # the caller refuses other kinds
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -172,7 +171,7 @@ def _load_key(block: bytes, password: Secret | None, path: Path) -> PrivateKey:
 
 
 def _rewriting(path: Path) -> str:
-    """Return the command that writes a key again with OpenSSL's own settings."""
+    """Return the command that rewrites a key with OpenSSL's default settings."""
     return f"openssl pkey -aes256 -in {shlex.quote(str(path))} -out NEW.pem"
 
 

@@ -1,4 +1,4 @@
-"""PKCS#12 (RFC 7292), which Windows calls PFX: bytes in, keys and certificates out, and back."""
+"""Reading and writing PKCS#12 (RFC 7292), which Windows calls PFX."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
     from keyvouch.secrets import Secret
 
 _DATA = bytes.fromhex("2a864886f70d010701")
-"""The content type of PKCS#7 for what is not encrypted (RFC 2315, section 14)."""
+"""The PKCS#7 content type for unencrypted data (RFC 2315, section 14)."""
 _KEY_BAG = bytes.fromhex("2a864886f70d010c0a0101")
 _SHROUDED_KEY_BAG = bytes.fromhex("2a864886f70d010c0a0102")
 _FRIENDLY_NAME = bytes.fromhex("2a864886f70d010914")
-"""Object identifiers of RFC 7292, appendix D, and RFC 2985, section 5.5.1."""
+"""Object identifiers from RFC 7292, appendix D, and RFC 2985, section 5.5.1."""
 _PBES2 = bytes.fromhex("2a864886f70d01050d")
 _CIPHERS = tuple(map(bytes.fromhex, ("6086480165030401", "2a864886f70d03", "2a83088c9a4b3d010101", "2a831a8c9a6e0101")))
-"""The arcs of AES, of triple DES and RC2, of Camellia, and of ARIA."""
+"""The OID arcs of AES, of triple DES and RC2, of Camellia, and of ARIA."""
 _LARGEST = 1024 * 1024
-"""Bytes; Java's file of all public authorities has a quarter of that."""
+"""Maximum number of bytes; Java's file of all public CAs has a quarter of that."""
 
 _SEQUENCE, _INDEFINITE = 0x30, 0x80
 _VERSION_3 = b"\x02\x01\x03"
-"""What every PKCS#12 begins with, and no certificate or bare key does."""
+"""The bytes at the start of every PKCS#12, but not of a certificate or bare key."""
 
 
 class _KeyBag(NamedTuple):
-    """A private key outside of the encrypted parts of the file."""
+    """A private key outside the encrypted parts of the file."""
 
     octets: bytes
-    """PKCS#8."""
+    """The key as PKCS#8."""
     is_encrypted: bool
     name: str | None
 
 
 @CRYPTOGRAPHY
 def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
-    """Return what is in a PKCS#12; `path` is for errors.
+    """Return the contents of a PKCS#12; `path` is for error messages.
 
     Raises `KeyUnusable` if it is not PKCS#12, contains no private key, or would take too long to open,
     `SecretRequired`, `SecretIncorrect`.
@@ -61,22 +61,22 @@ def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
     bags = [bundle.cert, *bundle.additional_certs] if bundle.cert else bundle.additional_certs
     require_few(len(bags), path)
     names = {certificate_spki(bag.certificate): _text(bag.friendly_name) for bag in bags}
-    # Of several keys `load_pkcs12` returns only the first, without a word about the others.
-    # The caller refuses other kinds of key.
+    # If there are several keys, `load_pkcs12` silently returns only the first.
+    # The caller refuses other kinds of keys.
     only: list[tuple[PrivateKey, str | None]] = [(bundle.key, None)]  # type: ignore[list-item]
     keys = _every_key(key_bags, opened_with, path) if len(key_bags) > 1 else only
     if not keys or keys[0][0] is None:
         raise KeyUnusable(
             f"{path} contains certificates, but no private key.", hint="Export it again, with the private key."
         )
-    # Windows keeps its own name for the container on the key, and the one that people gave on the certificate.
+    # Windows puts its container name on the key, and the user's friendly name on the certificate.
     named = [(key, names.get(spki_sha256(key.public_key())) or name) for key, name in keys]
     return Contents(named, [bag.certificate for bag in bags if is_readable(bag.certificate)])
 
 
 @CRYPTOGRAPHY
 def write(key: PrivateKey, chain: Sequence[Certificate], password: Secret | None, name: str) -> bytes:
-    """Return a PKCS#12 with AES-256 and an HMAC of SHA-256; unencrypted where there is no password."""
+    """Return a PKCS#12 with AES-256 and HMAC-SHA-256; unencrypted if there is no password."""
     from cryptography.hazmat.primitives.serialization import pkcs12
 
     leaf, issuers = (chain[0], chain[1:]) if chain else (None, ())
@@ -95,7 +95,7 @@ def _encryption(password: Secret | None) -> KeySerializationEncryption:
 
 
 def _parse(octets: bytes, path: Path) -> Element:
-    """Return the file's outer layer, which may be BER: `cryptography` takes DER only, and nothing behind it."""
+    """Return the file's outer layer, which may be BER: `cryptography` only accepts DER without trailing data."""
     begin = _content(octets)
     if octets[begin : begin + len(_VERSION_3)] != _VERSION_3:
         pem = b"-----BEGIN " in octets
@@ -115,9 +115,9 @@ def _parse(octets: bytes, path: Path) -> Element:
 
 
 def _check(pfx: Element, path: Path) -> list[_KeyBag]:
-    """Return the keys outside of encrypted parts. Raises `KeyUnusable` if opening the file would take too long.
+    """Return the keys outside encrypted parts. Raises `KeyUnusable` if opening the file would take too long.
 
-    What is inside of the encrypted parts shows only when they are decrypted, which takes the password.
+    The encrypted parts can only be checked after decryption, which requires the password.
     """
     hint = f"Write it again: {_rewriting(path)}"
     try:
@@ -132,7 +132,7 @@ def _check(pfx: Element, path: Path) -> list[_KeyBag]:
 
 
 def _plain_parts(tree: Element, depth: int = 2) -> Iterator[Element]:
-    """Yield what the octet strings of content type data contain: the list of safes, and in it those in the clear."""
+    """Yield the contents of octet strings of content type data: the list of safes, and the unencrypted safes in it."""
     for element in tree.walk():
         match element.children:
             case (
@@ -147,7 +147,7 @@ def _plain_parts(tree: Element, depth: int = 2) -> Iterator[Element]:
 
 
 def _mac_rounds(pfx: Element) -> int:
-    """Return the rounds for the MAC, if there are many: its iterations have the default 1 (RFC 7292, section 4)."""
+    """Return the rounds for the MAC if given: by default its iterations are 1 (RFC 7292, section 4)."""
     match pfx.children[2:]:
         case (Element(children=(_, _, iterations, *_)), *_):
             return limits.number(iterations)
@@ -165,7 +165,7 @@ def _key_bags(tree: Element) -> Iterator[_KeyBag]:
 
 
 def _rewriting(path: Path) -> str:
-    """Return the commands that write a file again with OpenSSL's own settings."""
+    """Return the commands that rewrite a file with OpenSSL's default settings."""
     file = shlex.quote(str(path))
     return f"openssl pkcs12 -in {file} -out key.pem && openssl pkcs12 -export -in key.pem -out NEW.pfx"
 
@@ -175,14 +175,14 @@ def _damaged(path: Path, error: ValueError) -> KeyUnusable:
 
 
 def _content(octets: bytes) -> int:
-    """Return where the content of the outermost SEQUENCE begins (X.690, section 8.1); 0 if it is something else."""
+    """Return the offset of the outermost SEQUENCE's content (X.690, section 8.1); 0 if it is not a SEQUENCE."""
     if len(octets) < 2 or octets[0] != _SEQUENCE:  # noqa: PLR2004 - tag and length
         return 0
     return 2 + max(0, octets[1] - _INDEFINITE)
 
 
 def _unlock(pfx: Element, password: Secret | None, path: Path) -> tuple[PKCS12KeyAndCertificates, bytes]:
-    """Return the content and the password that gave it: none at all and an empty one are two things in PKCS#12."""
+    """Return the contents and the password that worked: PKCS#12 distinguishes no password from an empty one."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import pkcs12
     from cryptography.x509 import InvalidVersion
@@ -216,9 +216,9 @@ def _unlock(pfx: Element, password: Secret | None, path: Path) -> tuple[PKCS12Ke
 
 
 def _unknown_cipher(pfx: Element) -> str | None:
-    """Return the first cipher of PBES2 (RFC 8018, appendix A.4) that OpenSSL does not have, as a dotted identifier.
+    """Return the first PBES2 cipher (RFC 8018, appendix A.4) that OpenSSL does not support, as a dotted identifier.
 
-    `cryptography` fails in the same way for these as for a wrong password.
+    For these, `cryptography` fails in the same way as for a wrong password.
     """
     for element in (each for tree in (pfx, *_plain_parts(pfx)) for each in tree.walk()):
         match element.children:
@@ -242,11 +242,11 @@ def _every_key(bags: Sequence[_KeyBag], password: bytes, path: Path) -> list[tup
         raise KeyUnusable(
             f"{path} contains several keys, and one that cannot be read.", hint="Export each to a file of its own."
         ) from error
-    return keys  # type: ignore[return-value]  # the caller refuses other kinds of key
+    return keys  # type: ignore[return-value]  # the caller refuses other kinds of keys
 
 
 def _friendly_name(attributes: Sequence[Element]) -> str | None:
-    """Return the friendly name among a bag's attributes, a BMPString (RFC 2985, section 5.5.1)."""
+    """Return the friendly name in a bag's attributes, a BMPString (RFC 2985, section 5.5.1)."""
     for attribute in (each for attribute_set in attributes for each in attribute_set.children):
         match attribute.children:
             case (Element(content=oid), Element(children=(Element(content=name), *_)), *_) if oid == _FRIENDLY_NAME:

@@ -1,4 +1,4 @@
-"""Paths of key files: one file, or a family of files, with a `*` in its name for the time at which each was made."""
+"""Paths of key files: one file, or a family of files with a `*` in the name for the time at which each was made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keyvouch.secrets import SecretResolver
 _TIME = "%Y%m%dT%H%M%S%fZ"
 _TIME_IN_NAME = re.compile(r"(?<!\d)\d{8}T\d{12}Z")
 _NAMED = 8
-"""Neighbours that the error for a missing file lists, at most."""
+"""Maximum number of neighbouring files to list in the error for a missing file."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class KeyFile:
     octets: bytes = field(repr=False)
     stamp: Stamp
     created: dt.datetime
-    """The time in its name, else the time of its last change."""
+    """The time in its name, or else its modification time."""
 
 
 def parse(octets: bytes) -> Path:
@@ -44,7 +44,7 @@ def parse(octets: bytes) -> Path:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether the path is a folder; False if this account cannot find out."""
+    """Return True if the path is a folder; False if this account cannot find out."""
     return os.path.isdir(path)  # noqa: PTH112 - `Path.is_dir` raises PermissionError
 
 
@@ -53,7 +53,7 @@ def is_family(path: Path) -> bool:
 
 
 def members(path: Path) -> list[Path]:
-    """Return the files of a family, or the one file itself. Raises `KeyNotFound` if the folder is missing."""
+    """Return the files of a family, or the single file itself. Raises `KeyNotFound` if the folder is missing."""
     if not is_family(path):
         return [path]
     begin, _, end = path.name.partition("*")
@@ -68,15 +68,15 @@ def members(path: Path) -> list[Path]:
 
 
 class Family:
-    """The members that a family had when its key was chosen: a new one may be its successor."""
+    """The members that a family had when its key was chosen: a new member may be that key's successor."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp = stamp(path.parent.stat())  # before listing: what appears meanwhile counts as new
+        self._stamp = stamp(path.parent.stat())  # before listing: a file that appears in the meantime counts as new
         self.members = members(path)
 
     def changed(self) -> bool:
-        """Whether it has other members now; the folder is listed only if something in it has changed."""
+        """Return True if the members have changed; the folder is listed only if it was modified."""
         now = stamp(self._path.parent.stat())
         if now != self._stamp:
             if members(self._path) != self.members:
@@ -86,7 +86,7 @@ class Family:
 
 
 def listed(folder: Path) -> list[Path]:
-    """Return what is in the folder, sorted by name."""
+    """Return the folder's contents, sorted by name."""
     try:
         return sorted(folder.iterdir())
     except OSError as error:
@@ -98,7 +98,7 @@ def with_suffix(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
 
 
 def read(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) -> KeyFile:
-    """Read a file that holds a key; `suffixes` are those of its kind, for the hint.
+    """Read a file that contains a key; `suffixes` are those of its kind, for the hint.
 
     Raises `KeyNotFound`, `AccessDenied`, `KeyUnusable`.
     """
@@ -114,7 +114,7 @@ def read(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) -> KeyFil
 
 
 def read_beside(path: Path) -> tuple[bytes, Stamp | None]:
-    """Read the file that `certificate-file` names, and return its stamp; empty if there is none.
+    """Read the file named by `certificate-file` and return its bytes and stamp; empty if there is none.
 
     Raises `AccessDenied`.
     """
@@ -160,16 +160,16 @@ def _created(path: Path, status: os.stat_result) -> dt.datetime:
             return dt.datetime.strptime(found[0], _TIME).replace(tzinfo=dt.UTC)
     with contextlib.suppress(ValueError, OverflowError, OSError):
         return dt.datetime.fromtimestamp(status.st_mtime, dt.UTC)
-    return dt.datetime.fromtimestamp(0, dt.UTC)  # a clock was wrong: it counts as the oldest
+    return dt.datetime.fromtimestamp(0, dt.UTC)  # an invalid time, from a wrong clock: counts as the oldest
 
 
 def new_member(path: Path) -> Path:
-    """Return the path of a new member, made now."""
+    """Return the path of a new member, named for the current time."""
     return path.with_name(path.name.replace("*", dt.datetime.now(dt.UTC).strftime(_TIME)))
 
 
 def require_free(path: Path) -> None:
-    """Raise `KeyExists` if something is there already, `ConfigurationError` if its folder is missing."""
+    """Raise `KeyExists` if the path exists, `ConfigurationError` if its folder is missing."""
     if os.path.lexists(path):
         raise _exists(path)
     if not is_folder(path.parent):
@@ -177,7 +177,7 @@ def require_free(path: Path) -> None:
 
 
 def write_new(path: Path, octets: bytes) -> None:
-    """Create a file of mode 0600. Raises `KeyExists`, `ConfigurationError`."""
+    """Create a file with mode 0600. Raises `KeyExists`, `ConfigurationError`."""
     try:
         files.write_private(path, octets)
     except FileExistsError:
@@ -191,9 +191,9 @@ def _exists(path: Path) -> KeyExists:
 
 
 def replace(path: Path, octets: bytes, *, replaces: Stamp | None = None) -> None:
-    """Replace a file, and keep who has access to it. Raises `ConfigurationError`.
+    """Replace a file, keeping its access permissions. Raises `ConfigurationError`.
 
-    `replaces` is the stamp of the file that `octets` were derived from: another is not replaced.
+    `replaces` is the stamp of the file from which `octets` were derived: any other file is not replaced.
     """
     try:
         files.rewrite(path, octets, replaces=replaces)

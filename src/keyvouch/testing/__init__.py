@@ -1,8 +1,8 @@
-"""For tests: of programs that use keyvouch, and of stores. Needs the extra `testing`.
+"""Test utilities, for programs that use keyvouch and for stores. Requires the extra `testing`.
 
-`keyvouch.testing.authority` is a development authority, `keyvouch.testing.key_vault` a test vault that is as strict as
-Azure Key Vault, `keyvouch.testing.fixtures` has fixtures for pytest, `StoreConformance` tells whether a store keeps the
-contract, and `Relay` plays the failing network for it.
+`keyvouch.testing.authority` is a development authority, `keyvouch.testing.key_vault` a test vault as strict as Azure
+Key Vault, and `keyvouch.testing.fixtures` provides pytest fixtures. `StoreConformance` checks that a store meets the
+contract, and `Relay` simulates network failures for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Relay", "StoreConformance"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the kit, and pytest with it, when it is asked for."""
+    """Import the kit, and with it pytest, on first access."""
     if name == "StoreConformance":
         from keyvouch.testing.conformance import StoreConformance
 

@@ -1,6 +1,6 @@
 """Fixtures for pytest: `from keyvouch.testing.fixtures import authority, key_vault, signer`.
 
-Or name this module in `pytest_plugins`.
+Alternatively, name this module in `pytest_plugins`.
 """
 
 import functools
@@ -17,26 +17,26 @@ from keyvouch.testing.throwaway import throwaway_signer
 
 @pytest.fixture
 def authority() -> Iterator[Authority]:
-    """A development authority of the test's own, running; it costs some 10 milliseconds."""
+    """A running development authority for one test; takes about 10 milliseconds to start."""
     with Authority(signing_key=_signing_key()) as running:
         yield running
 
 
 @pytest.fixture
 def key_vault(authority: Authority) -> Iterator[KeyVault]:
-    """A test vault of the test's own, that takes the tokens of its `authority`; import that fixture too."""
+    """A test vault for one test, which accepts the tokens of its `authority`; import that fixture too."""
     with KeyVault(authority) as running:
         yield running
 
 
 @pytest.fixture
 def signer() -> Iterator[Signer]:
-    """A signer with an RSA-2048 key and certificate that are forgotten at the end: no file, no server."""
+    """A signer with an RSA-2048 key and certificate that exist only for the test: no file, no server."""
     with throwaway_signer() as made:
         yield made
 
 
 @functools.cache
 def _signing_key() -> rsa.RSAPrivateKey:
-    # Making it can take longer than a test, and nothing is secret about it.
+    # Generating it can take longer than a test, and it need not be secret.
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)

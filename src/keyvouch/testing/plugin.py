@@ -1,6 +1,6 @@
-"""What pytest shows after the tests of the conformance kit: the rules kept, declared unsupported, and broken.
+"""The pytest summary for the conformance kit: the number of rules kept, declared unsupported, and broken.
 
-pytest loads it by itself where keyvouch is installed; where the kit is not used it does nothing.
+pytest loads this plugin wherever keyvouch is installed; without the kit it does nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     stores: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
-            told = dict(getattr(report, "user_properties", ()))  # of a module that does not import there are none
+            told = dict(getattr(report, "user_properties", ()))  # a module that fails to import has none
             if "conformance" not in told or (outcome == "passed" and report.when != "call"):
                 continue
             end = "broken" if outcome != "passed" else "unsupported" if "unsupported" in told else "kept"

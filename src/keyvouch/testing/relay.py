@@ -1,11 +1,11 @@
-"""A place between a store and its server, for tests of what happens when the network fails.
+"""A relay between a store and its server, for testing network failures.
 
 with Relay(("127.0.0.1", 8200)) as relay:
     uri = f"vault:address=https://localhost:{relay.port};..."
-    relay.cut()      # every connection ends, and new ones do too
+    relay.cut()      # ends every connection, and new ones as well
     relay.restore()
-    relay.stall()    # connections are taken, and nothing passes
-    relay.resume()   # what was held up passes on
+    relay.stall()    # accepts connections, but passes no data
+    relay.resume()   # passes on the data held back
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _TRANSFER = 1 << 16
 
 
 class Relay:
-    """Listens on loopback and passes on, in both directions, until it is told otherwise. Use it with `with`."""
+    """Listens on loopback and forwards data in both directions, until a method stops it. Use it with `with`."""
 
     def __init__(self, server: Address) -> None:
         self.server = server
-        """Where connections lead to."""
+        """The address to which connections are forwarded."""
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._listener = self._listen()
         self.address: Any = self._listener.getsockname()
-        """Where it listens: host and port, or the path of a UNIX socket, as the server does."""
+        """The listening address: host and port, or the path of a UNIX socket, the same kind as the server's."""
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._is_cut = False
@@ -43,7 +43,7 @@ class Relay:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port on which it listens."""
         if isinstance(self.address, str):
             raise TypeError("a UNIX socket has no port")
         number: int = self.address[1]
@@ -57,20 +57,20 @@ class Relay:
                 _end(each)
 
     def restore(self) -> None:
-        """Take connections again."""
+        """Accept connections again."""
         self._is_cut = False
 
     def stall(self) -> None:
-        """Take connections, and let nothing pass: the server seems to think for ever."""
+        """Accept connections but pass no data, as if the server never answered."""
         self._flows.clear()
 
     def resume(self) -> None:
-        """Let all pass again, first what was held up."""
+        """Pass data again, beginning with the data held back."""
         self._flows.set()
 
     def close(self) -> None:
-        """End all of it."""
-        _end(self._listener)  # closing it alone would leave `accept` waiting
+        """Stop listening, and end all connections."""
+        _end(self._listener)  # closing the socket would not wake up `accept`
         self._listener.close()
         self.cut()
         self._flows.set()
@@ -110,8 +110,8 @@ class Relay:
                 self._pump(client, server)
                 back.join()
 
-    def _greet(self, client: socket.socket) -> bool:  # noqa: ARG002 - for a proxy
-        """Do what comes before the first octet of the server's."""
+    def _greet(self, client: socket.socket) -> bool:  # noqa: ARG002 - used by the proxy
+        """Exchange whatever precedes the first byte of the server's protocol."""
         return True
 
     def _dial(self) -> socket.socket:
@@ -139,18 +139,18 @@ class Relay:
                 self._flows.wait()
                 sink.sendall(octets)
             self._flows.wait()
-            sink.shutdown(socket.SHUT_WR)  # the other direction goes on
+            sink.shutdown(socket.SHUT_WR)  # the other direction stays open
         except OSError:
             _end(source)
             _end(sink)
 
 
 class Proxy(Relay):
-    """An HTTP proxy that leads every CONNECT (RFC 9110, section 9.3.6) to its server, whatever name was asked for."""
+    """An HTTP proxy that leads every CONNECT (RFC 9110, section 9.3.6) to its server, whatever name is requested."""
 
     def __init__(self, server: tuple[str, int]) -> None:
         self.asked: list[str] = []
-        """What it was asked to lead to: `vault.invalid:8200`."""
+        """The requested targets, such as `vault.invalid:8200`."""
         super().__init__(server)
 
     def _greet(self, client: socket.socket) -> bool:
@@ -171,6 +171,6 @@ class Proxy(Relay):
 
 
 def _end(connection: socket.socket) -> None:
-    """Close it for both sides, and for the copies in forked children; the descriptor is its owner's to close."""
+    """Shut it down for both sides, including copies in forked children; the owner closes the descriptor."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""A signer for tests, with a key that is made in memory and forgotten with it: no file, no server, no profile.
+"""A signer for tests, with a key that exists only in memory: no file, no server, no profile.
 
 with throwaway_signer() as signer:
     app = authority.register(certificates=signer.chain)
@@ -26,7 +26,7 @@ _numbers = itertools.count(1)
 
 
 def throwaway_signer(key_type: str = "RSA-2048", subject: str = "CN=throwaway", days: int = 1) -> Signer:
-    """Make a key of this type (see `keyvouch.KeySpec`), its self-signed certificate, and a signer with them."""
+    """Make a key of this type (see `keyvouch.KeySpec`) with a self-signed certificate, and return its signer."""
     text = f"throwaway:number={next(_numbers)};key-type={key_type}?subject={subject}&days={days}"
     uri = parse_uri(text, _Store.attributes)
     connection = acquire(uri, _Store, SecretResolver())
@@ -46,12 +46,12 @@ class _Key(StoredKey):
         self.public_key = self._key.public_key()
         self.chain = (self_signed(self._key, uri.get("subject"), uri.get("days")),)
 
-    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:  # noqa: ARG002 - it never waits
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:  # noqa: ARG002 - never waits
         return sign_locally(self._key, message, algorithm)
 
 
 class _Store(KeyStore):
-    """One for each signer: it makes its key when it is first connected, and has it then."""
+    """A store for one signer: it makes its key on the first connection, and keeps it."""
 
     attributes: ClassVar[tuple[Attribute, ...]] = (
         Attribute("number", "which one", connection=True),
@@ -60,11 +60,11 @@ class _Store(KeyStore):
         Attribute("days", "for which that is valid", query=True, connection=True, parse=int),
     )
 
-    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:  # noqa: ARG002 - it has none
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:  # noqa: ARG002 - it needs none
         self._uri = uri
         self._key: _Key | None = None
 
-    def connect(self, *, timeout: float) -> None:  # noqa: ARG002 - it never waits
+    def connect(self, *, timeout: float) -> None:  # noqa: ARG002 - never waits
         self._key = self._key or _Key(self._uri)
 
     def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:  # noqa: ARG002

@@ -1,11 +1,11 @@
-"""A profile, or a client, as a credential of the Azure SDK. Needs the package azure-core, and no more of the SDK.
+"""A profile or a client as a credential for the Azure SDK. Of the SDK, only the azure-core package is required.
 
     from azure.keyvault.secrets import SecretClient
     from keyvouch.entra.azure import KeyvouchCredential
 
     client = SecretClient("https://contoso.vault.azure.net", credential=KeyvouchCredential("nightly"))
 
-For clients of `azure.*.aio` there is the same in `keyvouch.entra.azure.aio`.
+For `azure.*.aio` clients, use `keyvouch.entra.azure.aio`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = ["KeyvouchCredential"]
 class KeyvouchCredential:
     """azure-core's `TokenCredential` and `SupportsTokenInfo`, with the cache and single flight of `ConfidentialClient`.
 
-    A client of the SDK that can do continuous access evaluation gets tokens of that kind, with a cache of their own,
-    and the claims that its service demands are passed on. A token of another tenant is given where that tenant is among
-    `additionally_allowed_tenants`, as in azure-identity; `"*"` means all. Safe under threads and fork.
+    An SDK client that supports continuous access evaluation (CAE) gets CAE tokens, which have a separate cache; claims
+    that its service demands are passed on. Tokens for another tenant are issued only if that tenant is in
+    `additionally_allowed_tenants`, as in azure-identity; `"*"` allows all. Safe under threads and fork.
     """
 
     def __init__(self, source: str | ConfidentialClient, *, additionally_allowed_tenants: Collection[str] = ()) -> None:
-        """Take a profile's name, which is read when a token is asked for, or a client, which stays the caller's."""
+        """Take a profile name, which is read when a token is requested, or a client, which the caller closes."""
         self._source = source
         self._allowed = frozenset(each.lower() for each in additionally_allowed_tenants)
 
@@ -48,7 +48,7 @@ class KeyvouchCredential:
         enable_cae: bool = False,
         **_: Any,
     ) -> AccessToken:
-        """Return an access token for these scopes. Raises as `get_token_info`."""
+        """Return an access token for these scopes. Raises the same errors as `get_token_info`."""
         found = self._find(scopes, claims, tenant_id, cae=enable_cae)
         return AccessToken(found.token, found.expires_on)
 
@@ -56,15 +56,15 @@ class KeyvouchCredential:
     def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
         """Return an access token and when to renew it. Raises azure-core's `ClientAuthenticationError`.
 
-        Where there is no key or no authority to be reached it is azure-identity's `CredentialUnavailableError`, if that
-        package is in use: a `ChainedTokenCredential` then goes on to its next.
+        If no key is available or the authority cannot be reached, raises azure-identity's `CredentialUnavailableError`
+        if that package is in use, so that a `ChainedTokenCredential` tries its next credential.
         """
         wanted = options or {}
         cae = wanted.get("enable_cae", False)
         return self._find(scopes, wanted.get("claims"), wanted.get("tenant_id"), cae=cae)
 
     def close(self) -> None:
-        """Do nothing: a profile's client is shared in the process, another is its owner's."""
+        """Do nothing: a profile's client is shared in the process, and any other client is closed by its owner."""
 
     def __enter__(self) -> Self:
         return self
@@ -78,9 +78,9 @@ class KeyvouchCredential:
         self.close()
 
     def _find(self, scopes: tuple[str, ...], claims: str | None, tenant: str | None, *, cae: bool) -> AccessTokenInfo:
-        if not scopes:  # as azure-identity has it: never a token for something that nobody named
+        if not scopes:  # as in azure-identity: never issue a token without a scope
             raise ValueError("a token is asked for without a scope")
-        now = int(time.time())  # before the request, so that the token ends no later than is told
+        now = int(time.time())  # before the request, so that the reported expiry is never too late
         try:
             client = client_of(self._source) if isinstance(self._source, str) else self._source
             self._require_allowed(tenant, client)
@@ -97,7 +97,7 @@ class KeyvouchCredential:
 
     def _require_allowed(self, tenant: str | None, client: ConfidentialClient) -> None:
         if tenant and not client.is_of_tenant(tenant) and not self._allowed & {tenant.lower(), "*"}:
-            # Another credential of a chain must not take its place unseen: the chain ends, as with azure-identity's.
+            # Another credential in a chain must not silently take over: end the chain, as azure-identity does.
             raise ClientAuthenticationError(
                 message=f"A token of the tenant {tenant} was asked for, and the client is of another. "
                 "If that is meant, name it in additionally_allowed_tenants=."
@@ -107,7 +107,7 @@ class KeyvouchCredential:
 def _as_azure(error: KeyvouchError) -> ClientAuthenticationError:
     kind: Any = ClientAuthenticationError
     if not isinstance(error, AuthorityRefused):
-        # Whoever has a chain of credentials has imported it.
+        # A caller that uses a credential chain has already imported it.
         kind = getattr(sys.modules.get("azure.identity"), "CredentialUnavailableError", kind)
     made: ClientAuthenticationError = kind(message=str(error))
     return made

@@ -1,4 +1,4 @@
-"""`KeyvouchCredential` for the asynchronous clients of the Azure SDK: keys sign in a thread, and the loop goes on."""
+"""`KeyvouchCredential` for the Azure SDK's asynchronous clients; signs in a thread, not in the event loop."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["KeyvouchCredential"]
 
 
 class KeyvouchCredential:
-    """azure-core's `AsyncTokenCredential` and `AsyncSupportsTokenInfo`; all else is as in `keyvouch.entra.azure`."""
+    """azure-core's `AsyncTokenCredential` and `AsyncSupportsTokenInfo`; otherwise as in `keyvouch.entra.azure`."""
 
     def __init__(self, source: str | ConfidentialClient, *, additionally_allowed_tenants: Collection[str] = ()) -> None:
-        """Take a profile's name, or a client, which stays the caller's."""
+        """Take a profile name, or a client, which the caller closes."""
         self._credential = azure.KeyvouchCredential(source, additionally_allowed_tenants=additionally_allowed_tenants)
 
     async def get_token(
@@ -49,7 +49,7 @@ class KeyvouchCredential:
             raise
 
     async def close(self) -> None:
-        """Do nothing, as the other's."""
+        """Do nothing, as in the synchronous class."""
 
     async def __aenter__(self) -> Self:
         return self

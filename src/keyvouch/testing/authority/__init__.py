@@ -1,7 +1,7 @@
 """A development authority: an HTTPS server on loopback that is as strict as Microsoft Entra ID.
 
-It knows tenants and applications, judges client assertions by Entra ID's rules and answers in Entra ID's words, so
-that a program's sign-in can be tried without a tenant, a network or a secret:
+It has tenants and applications, checks client assertions by Entra ID's rules and responds with Entra ID's messages, so
+that a program's sign-in can be tested without a tenant, network access or a secret:
 
     with Authority() as authority:
         app = authority.register(certificates=[certificate])
@@ -14,8 +14,8 @@ that a program's sign-in can be tried without a tenant, a network or a secret:
         client.acquire_token_for_client(["https://graph.microsoft.com/.default"])
         authority.exchanges[-1].claims                                    # what was sent, and how it was answered
 
-It shares no code with the rest of keyvouch, and verifies with `cryptography` alone: whoever makes an assertion must
-not also be its judge. Everything it holds is thrown away when it closes.
+It shares no code with the rest of keyvouch, and verifies with `cryptography` only: code that makes an assertion must
+not also be what judges it. All its data is discarded when it closes.
 """
 
 from keyvouch.testing.authority.directory import App

@@ -1,4 +1,4 @@
-"""Judging a client assertion (RFC 7523) by Entra ID's rules.
+"""Validation of client assertions (RFC 7523) by Entra ID's rules.
 
 The rules: https://learn.microsoft.com/entra/identity-platform/certificate-credentials.
 """
@@ -14,26 +14,26 @@ from keyvouch.testing.authority.directory import App
 from keyvouch.testing.authority.refusals import Refusal
 
 SKEW = 300
-"""Seconds by which the clocks of client and authority may differ."""
+"""Number of seconds by which the clocks of client and authority may differ."""
 
 TYPES = ("JWT", "http://openid.net/specs/jwt/1.0")
 IDS_AT_FIRST = 10_000
-LAST_TIME = 253402300799  # the end of the year 9999, the last that can be written
+LAST_TIME = 253402300799  # the end of the year 9999, the last representable time
 
 
 @dataclass(frozen=True)
 class Assertion:
-    """A JWT in its parts; nothing of it is verified yet."""
+    """The parts of a JWT, not yet verified."""
 
     header: dict[str, object]
     claims: dict[str, object]
     message: bytes
-    """What is signed."""
+    """The signed bytes."""
     signature: bytes
 
 
 def parse(text: str) -> Assertion:
-    """Take a JWT apart; a Refusal for whatever is not one."""
+    """Split a JWT into its parts. Raises Refusal if it is malformed."""
     message, _, signature = text.rpartition(".")
     try:
         header, claims = (jose.read_object(jose.from_base64url(part)) for part in message.split("."))
@@ -43,7 +43,7 @@ def parse(text: str) -> Assertion:
 
 
 class Judge:
-    """Judges assertions, and remembers their ids as long as they live."""
+    """Judges assertions, and remembers their ids while they are valid."""
 
     def __init__(self, algorithms: Collection[str], *, refuse_replays: bool) -> None:
         self._algorithms = tuple(sorted(algorithms))
@@ -53,7 +53,7 @@ class Judge:
         self._forget_at = IDS_AT_FIRST
 
     def judge(self, assertion: Assertion, app: App, audiences: Collection[str], now: float) -> None:
-        """Return if the assertion proves to be from the application, meant for one of the audiences; else a Refusal.
+        """Check that the assertion is from the application and for one of the audiences. Raises Refusal otherwise.
 
         `now` is in seconds since 1970. A refused assertion may be presented again, an accepted one may not.
         """
@@ -74,7 +74,7 @@ class Judge:
         if header.get("typ") not in TYPES:
             raise Refusal(5002727)
         if "crit" in header:
-            # RFC 7515, section 4.1.11: who does not understand an extension that is critical must refuse.
+            # RFC 7515, section 4.1.11: a recipient that does not understand a critical extension must refuse.
             raise Refusal(50027, reason="The crit header names an extension that is not understood.")
 
     def _check_id(self, claims: dict[str, object], app: App, expires: float, now: float) -> None:
@@ -82,8 +82,8 @@ class Judge:
         if not isinstance(jti, str) or not jti:
             raise Refusal(90014, claim="jti")
         if self._refuse_replays and not self._remember((app.tenant, app.client_id, jti), expires + SKEW, now):
-            # Entra ID documents no code for it (today it lets an assertion be used again, while RFC 7523 lets a server
-            # refuse that). This one tells a client to make a new assertion, which is the remedy.
+            # Entra ID documents no code for this (currently it accepts an assertion more than once, while RFC 7523 lets
+            # a server refuse it). This code makes a client create a new assertion, which is the remedy.
             raise Refusal(700024, text=f"Client assertion was presented before: its jti '{jti}' has been used.")
 
     def _remember(self, name: tuple[str, str, str], until: float, now: float) -> bool:
@@ -92,7 +92,7 @@ class Judge:
                 return False
             if len(self._seen) >= self._forget_at:
                 self._seen = {seen: end for seen, end in self._seen.items() if end > now}
-                # Twice as many, so that looking at all of them stays rare.
+                # Doubled, so that scanning all of them stays rare.
                 self._forget_at = max(IDS_AT_FIRST, 2 * len(self._seen))
             self._seen[name] = until
             return True
@@ -111,7 +111,7 @@ def _check_parties(claims: dict[str, object], client_id: str, audiences: Collect
 
 
 def _check_times(claims: dict[str, object], now: float) -> float:
-    """The end of the assertion's life; a Refusal outside it. What is missing counts as 1970, so `exp` must be there."""
+    """Return the expiry. Raises Refusal outside the validity. Missing times count as 1970, so `exp` is required."""
     begins, issued, expires = (_read_time(claims, name) for name in ("nbf", "iat", "exp"))
     if not max(begins, issued) - SKEW <= now < expires + SKEW:
         raise Refusal(
@@ -125,7 +125,7 @@ def _check_times(claims: dict[str, object], now: float) -> float:
 
 
 def _read_time(claims: dict[str, object], name: str) -> float:
-    # MSAL sends fractions of a second, and Entra ID takes them.
+    # MSAL sends fractions of a second, and Entra ID accepts them.
     value = claims.get(name, 0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not -LAST_TIME <= value <= LAST_TIME:
         raise Refusal(50027, reason=f"The claim {name} is not a number of seconds.")

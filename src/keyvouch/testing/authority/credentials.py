@@ -1,4 +1,4 @@
-"""Which certificate signed an assertion, and whether the application may use it: by thumbprint, or by its chain."""
+"""Finding the certificate that signed an assertion, and checking it by its thumbprint or its chain."""
 
 import base64
 import binascii
@@ -15,18 +15,18 @@ from keyvouch.testing.authority.refusals import Refusal
 
 THUMBPRINTS: dict[str, hashes.HashAlgorithm] = {
     "x5t#S256": hashes.SHA256(),
-    "x5t": hashes.SHA1(),  # noqa: S303 - RFC 7515 defines it so; it finds a certificate, the signature proves it
+    "x5t": hashes.SHA1(),  # noqa: S303 - as RFC 7515 defines it; it only finds a certificate, the signature proves it
 }
 
 
 def find_certificate(header: dict[str, object], app: App) -> x509.Certificate:
-    """The certificate that the header names, if the application may sign in with it now; else a Refusal."""
+    """Return the certificate that the header names, if it is currently valid for the application. Raises Refusal."""
     chain = _read_chain(header)
     by_chain = bool(chain and app.trusts)
-    # Entra ID does not fall back on the registered certificates when it has a chain to judge.
+    # Entra ID does not fall back to the registered certificates if there is a chain to judge.
     certificate = _find_by_chain(chain, app) if by_chain else _find_by_thumbprint(header, app)
     if chain and not (chain[0] == certificate and _names(header, certificate)):
-        # Entra ID has no known code for it; that the first is the signer's is RFC 7515, section 4.1.6.
+        # Entra ID's code for this is not known. RFC 7515, section 4.1.6: the first one is the signer's.
         raise Refusal(50027, reason="The first certificate of x5c is not the one that the thumbprint names.")
     if not by_chain:
         _check_registered(certificate, header, app)
@@ -34,7 +34,7 @@ def find_certificate(header: dict[str, object], app: App) -> x509.Certificate:
 
 
 def signature_refusal(header: dict[str, object], certificate: x509.Certificate) -> Refusal:
-    """The refusal for a signature that is not the certificate's."""
+    """Return the refusal for a signature that does not match the certificate."""
     return _key_refusal(
         "Client assertion failed signature validation.",
         "The provided signature value did not match the expected signature value.",
@@ -55,10 +55,10 @@ def _read_chain(header: dict[str, object]) -> list[x509.Certificate]:
 
 def _read_certificate(text: object) -> x509.Certificate:
     if not isinstance(text, str):
-        raise ValueError("not a text")  # noqa: TRY004 - a bad value, from wherever it came
-    # MSAL keeps the line ends of a PEM file; apart from those it must be base64 as it stands.
+        raise ValueError("not a text")  # noqa: TRY004 - an invalid value, whatever its source
+    # MSAL keeps the line breaks of a PEM file; apart from those it must be valid base64.
     certificate = x509.load_der_x509_certificate(base64.b64decode("".join(text.split()), validate=True))
-    # These are read late otherwise, and fail then.
+    # Otherwise these are parsed later, and would fail then.
     _ = certificate.extensions, certificate.public_key()
     return certificate
 
@@ -82,7 +82,7 @@ def _find_by_thumbprint(header: dict[str, object], app: App) -> x509.Certificate
 
 
 def _names(header: dict[str, object], certificate: x509.Certificate) -> bool:
-    """Whether every thumbprint that the header gives is this certificate's."""
+    """Return True if every thumbprint in the header matches this certificate."""
     return all(
         _read_thumbprint(header[name]) == certificate.fingerprint(used)
         for name, used in THUMBPRINTS.items()
@@ -91,7 +91,7 @@ def _names(header: dict[str, object], certificate: x509.Certificate) -> bool:
 
 
 def _read_thumbprint(text: object) -> bytes | None:
-    # MSAL pads its thumbprints, and Entra ID does not mind. Plain base64 it minds.
+    # MSAL pads its thumbprints, which Entra ID accepts. It does not accept plain base64.
     try:
         return from_base64url(text.rstrip("=")) if isinstance(text, str) else None
     except ValueError:
@@ -99,7 +99,7 @@ def _read_thumbprint(text: object) -> bytes | None:
 
 
 def _sent_thumbprint(header: dict[str, object]) -> str | None:
-    """The thumbprint in the header as Entra ID names it, in hexadecimal; None where it could not be read."""
+    """Return the header's thumbprint as Entra ID shows it, in hexadecimal; None if it cannot be read."""
     value = next((_read_thumbprint(header[name]) for name in THUMBPRINTS if name in header), None)
     return binascii.hexlify(value).decode("ascii").upper() if value else None
 
@@ -159,9 +159,9 @@ def _find_by_chain(chain: list[x509.Certificate], app: App) -> x509.Certificate:
 
 
 def _path(chain: list[x509.Certificate], issuer: x509.Certificate) -> list[x509.Certificate] | None:
-    """The certificates from the leaf to the trusted issuer, or None where the chain does not lead there.
+    """Return the certificates from the leaf to the trusted issuer, or None if the chain does not lead to it.
 
-    The issuer itself may be left out, and what vouches for it may follow.
+    The issuer itself may be omitted, and certificates above it may follow.
     """
     whole = chain if issuer in chain else [*chain, issuer]
     pairs = itertools.pairwise(whole)
@@ -180,7 +180,7 @@ def _issued(child: x509.Certificate, parent: x509.Certificate) -> bool:
 
 
 def _is_ca(certificate: x509.Certificate, below: int) -> bool:
-    """Whether it may sign certificates, with this many authorities between it and the leaf."""
+    """Return True if it may sign certificates, with this many CA certificates between it and the leaf."""
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign

@@ -1,4 +1,4 @@
-"""The endpoints of a tenant: discovery, keys, tokens."""
+"""A tenant's endpoints: discovery, keys, tokens."""
 
 import json
 import logging
@@ -28,24 +28,24 @@ TOKEN = "oauth2/v2.0/token"  # noqa: S105 - a path
 
 @dataclass(frozen=True)
 class Exchange:
-    """A token request, and how it was answered."""
+    """A token request and the response to it."""
 
     tenant: str
-    """The tenant as the request's path names it."""
+    """The tenant as named in the request's path."""
     client_id: str | None
     header: dict[str, object] | None
-    """The assertion's header; None if there was none, or it could not be read. Likewise `claims`."""
+    """The assertion's header; None if it is missing or cannot be parsed. The same applies to `claims`."""
     claims: dict[str, object] | None
     form: dict[str, str]
-    """The parameters; a secret's or an assertion's value is left out."""
+    """The parameters; the values of secrets and assertions are omitted."""
     status: int
-    """The HTTP status of the answer."""
+    """The HTTP status of the response."""
     code: int | None
-    """The AADSTS code, if it was refused; None also for a scripted answer."""
+    """The AADSTS code of a refusal; None also for a scripted response."""
 
 
 class Endpoints:
-    """Answers requests for the tenants of a directory at the address `url`."""
+    """Responds to requests for a directory's tenants at the address `url`."""
 
     def __init__(self, url: str, directory: Directory, judge: Judge, issuer: Issuer) -> None:
         self._url = url
@@ -54,11 +54,11 @@ class Endpoints:
         self._issuer = issuer
 
     def is_token_request(self, request: Request) -> bool:
-        """Whether it asks for a token, well or badly."""
+        """Return True for any request for a token, valid or not."""
         return request.method == "POST" and _split(request.path)[1] == TOKEN
 
     def answer(self, request: Request) -> Response:
-        """The answer to any request but one for a token."""
+        """Return the response to any request other than for a token."""
         name, endpoint = _split(request.path)
         if endpoint == TOKEN:
             refusal = Refusal(900561, method=request.method)
@@ -70,12 +70,12 @@ class Endpoints:
         try:
             tenant = self._find_tenant(name)
         except Refusal as refusal:
-            # Only here Entra ID calls it so.
+            # Entra ID uses this error only here.
             return _refuse(refusal, request.headers, error="invalid_tenant")
         return _json(200, self._discovery(tenant) if endpoint == DISCOVERY else self._issuer.jwks(self._name(tenant)))
 
     def exchange(self, request: Request, scripted: Response | None) -> tuple[Exchange, Response]:
-        """Answer a token request, with the scripted answer if there is one, and record it."""
+        """Respond to a token request, with the scripted response if there is one, and record it."""
         form = _read_form(request)
         seen = _peek(form)
         tenant = _split(request.path)[0]
@@ -116,7 +116,7 @@ class Endpoints:
         return app
 
     def _name(self, tenant: str) -> str:
-        """The issuer's name: what stands in `iss`, and what MSAL compares with its `oidc_authority`."""
+        """Return the issuer's name, as in `iss`, which MSAL compares with its `oidc_authority`."""
         return f"{self._url}/{tenant}/v2.0"
 
     def _discovery(self, tenant: str) -> dict[str, object]:
@@ -136,13 +136,13 @@ class Endpoints:
 
 
 def _split(path: str) -> tuple[str, str]:
-    """The tenant's name and the endpoint: `/{tenant}/{endpoint}`."""
+    """Return the tenant's name and the endpoint: `/{tenant}/{endpoint}`."""
     tenant, _, endpoint = path.lstrip("/").partition("/")
     return unquote(tenant), endpoint
 
 
 def _read_form(request: Request) -> list[tuple[str, str]]:
-    # What is not a form has no parameters, so that the first one is missed; Entra ID answers so too.
+    # A body that is not a form has no parameters, so the first one is reported as missing, as by Entra ID.
     if request.headers.get_content_type() != "application/x-www-form-urlencoded":
         return []
     try:
@@ -168,7 +168,7 @@ def _required(fields: dict[str, str], name: str) -> str:
 
 
 def _read_scope(scope: str) -> str:
-    """The one resource that is asked for: the scope without its `/.default`, a slash before it kept."""
+    """Return the single requested resource: the scope without `/.default`, keeping any slash before it."""
     resources = scope.split()
     if not all(resource.endswith("/.default") for resource in resources):
         raise Refusal(1002012, scope=scope)
@@ -185,14 +185,14 @@ def _read_credential(fields: dict[str, str], app: App) -> Assertion:
         raise Refusal(7000215, client_id=app.client_id)
     if not offered:
         raise Refusal(7000218)
-    # Entra ID's answer to another type is not known; this one names the parameter.
+    # Entra ID's response to another type is not known; this one names the parameter.
     if fields.get("client_assertion_type") != JWT_BEARER:
         raise Refusal(900144, parameter="client_assertion_type")
     return parse(fields["client_assertion"])
 
 
 def _peek(form: list[tuple[str, str]]) -> Assertion | None:
-    """The assertion for the record, whether or not it is judged."""
+    """Return the assertion for the record, whether or not it is judged."""
     try:
         return parse(dict(form).get("client_assertion", ""))
     except Refusal:

@@ -1,4 +1,4 @@
-"""The parts of JWS (RFC 7515, 7518, 8037) that a judge needs: strict decoding, and verifying by `cryptography`."""
+"""The parts of JWS (RFC 7515, 7518, 8037) needed for judging: strict decoding, and verifying with `cryptography`."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa,
 
 HASHES: dict[str, hashes.HashAlgorithm] = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
 
-# The curve of each algorithm, and the bytes of r and of s (RFC 7518, section 3.4).
+# The curve of each algorithm, and the number of bytes of r and of s (RFC 7518, section 3.4).
 CURVES: dict[str, tuple[type[ec.EllipticCurve], int]] = {
     "ES256": (ec.SECP256R1, 32),
     "ES384": (ec.SECP384R1, 48),
@@ -19,31 +19,31 @@ CURVES: dict[str, tuple[type[ec.EllipticCurve], int]] = {
 }
 
 ALGORITHMS = frozenset({f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in HASHES} | {"EdDSA"})
-"""All that can be verified here; which of them are accepted is the authority's choice."""
+"""All algorithms that can be verified here; the authority chooses which of them it accepts."""
 
 
 def to_base64url(data: bytes) -> str:
-    """Base64url without padding."""
+    """Return the data as base64url without padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def from_base64url(text: str) -> bytes:
-    """What `text` stands for; a ValueError for padding, foreign characters and bits left over."""
+    """Decode base64url. Raises ValueError for padding, invalid characters and extra bits."""
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    # The decoder skips what it does not know; encoding again shows whether it had to.
+    # The decoder skips invalid characters; encoding again detects them.
     if to_base64url(data) != text:
         raise ValueError("not canonical base64url")
     return data
 
 
 def read_object(data: bytes) -> dict[str, object]:
-    """A JSON object; a ValueError for anything else, for a name given twice, NaN and Infinity."""
+    """Parse a JSON object. Raises ValueError for anything else, duplicate names, NaN and Infinity."""
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 - a bad value, from wherever it came
+        raise ValueError("not a JSON object")  # noqa: TRY004 - an invalid value, whatever its source
     return value
 
 
@@ -59,14 +59,14 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def fits(algorithm: str, key: object) -> bool:
-    """Whether a public key is of the kind, and on the curve, that the algorithm needs."""
+    """Return True if a public key has the type and curve that the algorithm requires."""
     if algorithm in CURVES:
         return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, CURVES[algorithm][0])
     return isinstance(key, ed25519.Ed25519PublicKey if algorithm == "EdDSA" else rsa.RSAPublicKey)
 
 
 def verifies(algorithm: str, key: object, signature: bytes, message: bytes) -> bool:
-    """Whether the signature, in JOSE form, is that key's; the key must fit the algorithm."""
+    """Return True if the signature, in JOSE form, is valid for that key; the key must fit the algorithm."""
     try:
         _verifier(algorithm, key, signature)(message)
     except (InvalidSignature, ValueError):

@@ -1,8 +1,8 @@
-"""What Entra ID says when it refuses: the AADSTS codes, with the texts as the service writes them.
+"""Entra ID's refusals: the AADSTS codes with the messages of the service.
 
-The texts are the service's own, as quoted in its error reference
-(https://learn.microsoft.com/entra/identity-platform/reference-error-codes) and in reports of its users. Where no
-text is known, ours begins like a known one, and a comment says so.
+The messages are the service's own, as quoted in its error reference
+(https://learn.microsoft.com/entra/identity-platform/reference-error-codes) and in user reports. If no message is
+known, ours begins like a known one, and a comment says so.
 """
 
 import uuid
@@ -12,7 +12,7 @@ ASSERTION_HELP = (
     "Review the documentation at https://learn.microsoft.com/entra/identity-platform/certificate-credentials ."
 )
 
-# From AADSTS code to OAuth error and text. Every `invalid_client` is answered with 401, all others with 400.
+# From AADSTS code to OAuth error and message. `invalid_client` has status 401, all others 400.
 TEXTS: dict[int, tuple[str, str]] = {
     # The request.
     90002: (
@@ -45,7 +45,7 @@ TEXTS: dict[int, tuple[str, str]] = {
             "/.default suffixed to the resource identifier (application ID URI)."
         ),
     ),
-    # The application and its kind of credential.
+    # The application and its type of credential.
     700016: (
         "unauthorized_client",
         (
@@ -69,7 +69,7 @@ TEXTS: dict[int, tuple[str, str]] = {
         "invalid_client",
         "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.",
     ),
-    # The assertion's form. The words after 50027's first sentence are ours: Entra ID gives no more than that sentence.
+    # The assertion's form. The text after 50027's first sentence is ours: Entra ID returns only that sentence.
     50027: ("invalid_request", "JWT token is invalid or malformed. {reason}"),
     5002723: (
         "invalid_client",
@@ -121,7 +121,7 @@ TEXTS: dict[int, tuple[str, str]] = {
 
 
 class Refusal(Exception):
-    """A refusal by its AADSTS `code`; `facts` fill the gaps of that code's text."""
+    """A refusal with an AADSTS `code`; `facts` fill in the placeholders of that code's message."""
 
     def __init__(self, code: int, **facts: str) -> None:
         self.code = code
@@ -131,12 +131,12 @@ class Refusal(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status that goes with it."""
+        """The HTTP status of the refusal."""
         return 401 if self.error == "invalid_client" else 400
 
 
 def describe(refusal: Refusal, correlation_id: str, *, error: str | None = None) -> dict[str, object]:
-    """The JSON object that Entra ID answers with; `correlation_id` and the rest are GUIDs in text."""
+    """Return the JSON object of Entra ID's response; `correlation_id` and the other ids are GUIDs as text."""
     trace_id = str(uuid.uuid4())
     timestamp = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}"
     return {

@@ -1,7 +1,7 @@
-"""An HTTPS server on loopback, a thread for each connection, that outlives whatever is sent to it.
+"""An HTTPS server on loopback, with one thread per connection, that survives any input.
 
-It knows nothing of tokens and keys: it hands each well-formed request to one function and sends what that returns. The
-connection ends without an answer where the function raises an OSError.
+It knows nothing about tokens and keys: it passes each well-formed request to a function and sends the response that
+this returns. If the function raises an OSError, the connection ends without a response.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ from typing import Any
 logger = logging.getLogger("keyvouch.testing.authority")
 
 BODY_LIMIT = 64 * 1024
-"""The longest request body in bytes; an assertion with a chain of five certificates takes a sixth of it."""
+"""Maximum size of a request body in bytes; an assertion with five certificates takes a sixth of it."""
 
 IDLE = 60.0
-"""Seconds after which a silent connection is closed."""
+"""Number of seconds after which an idle connection is closed."""
 
 NOT_OURS = {HTTPStatus.NOT_IMPLEMENTED: HTTPStatus.METHOD_NOT_ALLOWED, 505: HTTPStatus.BAD_REQUEST}
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came."""
+    """A request as received."""
 
     method: str
     path: str
@@ -41,21 +41,21 @@ class Request:
     headers: Message
     body: bytes
     query: str = ""
-    """What stands behind the `?`, still percent-encoded."""
+    """The part after the `?`, still percent-encoded."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """What is sent back; `Content-Length` is added unless it is among the headers."""
+    """A response; `Content-Length` is added unless it is among the headers."""
 
     status: int
     body: bytes | Iterable[bytes] = b""
-    """Of several pieces each is sent when it is there; they need a `Content-Length` of their own."""
+    """An iterable's items are sent as they become available; it requires a `Content-Length` header."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class HttpsServer:
-    """Listens on 127.0.0.1, and on ::1 where there is one, on one free port."""
+    """Listens on 127.0.0.1, and on ::1 if available, on the same free port."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._listeners = _listen(context)
@@ -65,7 +65,7 @@ class HttpsServer:
         """The port, the same on both addresses."""
 
     def serve(self, respond: Callable[[Request], Response]) -> None:
-        """Begin to answer; `respond` is called by many threads."""
+        """Start responding; `respond` is called from many threads."""
         for listener in self._listeners:
             listener.respond = respond
         self._thread.start()
@@ -79,7 +79,7 @@ class HttpsServer:
             listener.server_close()
 
     def _accept(self) -> None:
-        # serve_forever() would look at a flag from time to time, and every close() would wait for that.
+        # serve_forever() polls a flag, and every close() would wait for the next poll.
         with selectors.DefaultSelector() as selector:
             selector.register(self._woken, selectors.EVENT_READ)
             for listener in self._listeners:
@@ -98,7 +98,7 @@ def _listen(context: ssl.SSLContext) -> "list[_Listener]":
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 return [first]  # no IPv6 on this machine
-            # Another program has the port at ::1, and `localhost` may lead there: take another port.
+            # Another program uses the port on ::1, and `localhost` may resolve to it: try another port.
             first.server_close()
         else:
             return [first, second]
@@ -106,10 +106,10 @@ def _listen(context: ssl.SSLContext) -> "list[_Listener]":
 
 
 class _Listener(ThreadingHTTPServer):
-    timeout = 0  # handle_request() is called when there is one
-    daemon_threads = True  # who forgets close() can still end the program
+    timeout = 0  # handle_request() is called only if a connection is waiting
+    daemon_threads = True  # a program can end even if close() was not called
     request_queue_size = 128
-    # A port that another program listens on must not be shared with it, which is what this means on Windows.
+    # Do not share a port with another program, which is what this option would do on Windows.
     allow_reuse_address = sys.platform != "win32"
     allow_reuse_port = False
 
@@ -121,7 +121,7 @@ class _Listener(ThreadingHTTPServer):
         self._running = 0
         self._open: set[ssl.SSLSocket] = set()
         self._closing = False
-        # Last, since it calls server_close() when it cannot bind.
+        # Last, since it calls server_close() if it cannot bind.
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
@@ -143,7 +143,7 @@ class _Listener(ThreadingHTTPServer):
                 self._changed.notify_all()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        # The handshake is made here, in the connection's own thread: a client that never speaks stops nobody else.
+        # The handshake runs in the connection's own thread, so that a silent client does not block others.
         request.settimeout(IDLE)
         wrapped = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         with wrapped as connection, self._listed(connection):
@@ -168,11 +168,11 @@ class _Listener(ThreadingHTTPServer):
             self._closing = True
             for connection in self._open:
                 with contextlib.suppress(OSError):
-                    # Past SSLSocket's own shutdown(), which takes the TLS state away from the thread that uses it.
+                    # Bypass SSLSocket.shutdown(), which removes the TLS state that another thread is using.
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
             self._changed.wait_for(lambda: not self._running, timeout=5)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver calls it so
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
         error = sys.exception()
         if isinstance(error, OSError):
             logger.debug("a connection ended: %s", type(error).__name__)
@@ -189,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "keyvouch"
     sys_version = ""
     timeout = IDLE
-    # The answer goes out in one piece and at once: with Nagle's algorithm every second answer takes 40 ms.
+    # Send the response at once and in one piece: with Nagle's algorithm every second response takes 40 ms.
     disable_nagle_algorithm = True
     wbufsize = -1
     server: _Listener
@@ -211,20 +211,20 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _serve  # noqa: N815 - http.server's names
 
     def _body_length(self) -> int:
-        """The length of the body in bytes, or the HTTPStatus of a refusal."""
+        """Return the length of the body in bytes, or the HTTPStatus of a refusal."""
         lengths = self.headers.get_all("Content-Length", ["0"])
         if "Transfer-Encoding" in self.headers:
             return HTTPStatus.LENGTH_REQUIRED
         if len(lengths) != 1 or not (lengths[0].isascii() and lengths[0].isdigit()):
             return HTTPStatus.BAD_REQUEST
-        # Python refuses to read a number of thousands of digits.
+        # Python refuses to parse a number with thousands of digits.
         too_long = len(lengths[0]) > len(str(BODY_LIMIT)) or int(lengths[0]) > BODY_LIMIT
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE if too_long else int(lengths[0])
 
     def _give_up(self, status: HTTPStatus) -> None:
         self.send_error(status)
         self.wfile.flush()
-        # A connection that is closed while something is unread is reset, and the client may miss the answer.
+        # Closing a connection with unread data resets it, and the client may miss the response.
         self.connection.settimeout(1)
         self.rfile.read(16 * BODY_LIMIT)
 
@@ -241,8 +241,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        # What a client does wrong is never the server's fault, though http.server answers so.
+        # A client's mistake is not a server error, although http.server reports it as one.
         super().send_error(NOT_OURS.get(code, code), message, explain)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is given
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the inherited name
         """Write nothing to stderr; `_serve` logs what matters."""

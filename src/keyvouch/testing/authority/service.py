@@ -1,4 +1,4 @@
-"""The authority as its users hold it."""
+"""The public interface of the development authority."""
 
 import contextlib
 import tempfile
@@ -25,15 +25,15 @@ EXCHANGES_KEPT = 10_000
 
 
 class Authority:
-    """A development authority. As a context manager it serves while the block runs; else `start()` and `close()`.
+    """A development authority. As a context manager it runs during the block; otherwise use `start()` and `close()`.
 
-    `algorithms`: the JOSE algorithms that an assertion may be signed with. Entra ID's are the default; PS384, PS512,
-    RS384, RS512, ES256, ES384, ES512 and EdDSA can be verified too.
+    `algorithms`: the JOSE algorithms accepted for assertions. The default is Entra ID's; PS384, PS512, RS384, RS512,
+    ES256, ES384, ES512 and EdDSA are supported too.
     `token_lifetime`: how long its tokens are valid, in seconds.
-    `refuse_replays`: whether an assertion may be used once only. Entra ID allows more, and MSAL's own certificate
-    credential uses one for nine minutes, so that its second scope is refused here.
+    `refuse_replays`: whether to accept each assertion only once. Entra ID does not enforce this, and MSAL's own
+    certificate credential reuses an assertion for nine minutes, so its second scope is refused here.
     `domain`: the domain name of the default tenant.
-    `signing_key`: the RSA key of its tokens, instead of one made when it is first needed.
+    `signing_key`: the RSA key that signs its tokens; by default one is generated on first use.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Authority:
         self._running: tuple[str, str] | None = None
 
     def start(self) -> Self:
-        """Begin to serve. A second call does nothing; a closed authority starts again, on another port."""
+        """Start serving. Does nothing if it is running; a closed authority starts again, on another port."""
         with self._lock:
             if self._running is None:
                 with contextlib.ExitStack() as resources:
@@ -67,7 +67,7 @@ class Authority:
         return self
 
     def close(self) -> None:
-        """End the server with its open connections, and remove its files. A second call does nothing."""
+        """Stop the server and its open connections, and remove its files. Does nothing if it is closed."""
         with self._lock:
             self._running = None
             resources = self._resources.pop_all()
@@ -83,7 +83,7 @@ class Authority:
 
     @property
     def url(self) -> str:
-        """Where it serves: `https://localhost:PORT`."""
+        """The URL: `https://localhost:PORT`."""
         return self._address()[0]
 
     @property
@@ -93,17 +93,17 @@ class Authority:
 
     @property
     def authority(self) -> str:
-        """The default tenant's address: what MSAL takes as `authority`, and with `/v2.0` as `oidc_authority`."""
+        """The default tenant's URL: MSAL's `authority`, and with `/v2.0` its `oidc_authority`."""
         return f"{self.url}/{self.tenant}"
 
     @property
     def ca_file(self) -> str:
-        """The path of the certificate (PEM) that its clients must trust; it is gone when the authority closes."""
+        """The path of the certificate (PEM) that its clients must trust; removed when the authority closes."""
         return self._address()[1]
 
     @property
     def exchanges(self) -> list[Exchange]:
-        """The token requests so far, oldest first; a copy. Ten thousand are kept."""
+        """The token requests so far, oldest first; a copy. The last ten thousand are kept."""
         with self._lock:
             return list(self._exchanges)
 
@@ -114,18 +114,18 @@ class Authority:
         roles: Iterable[str] = ("Demo.Read",),
         certificates: Iterable[x509.Certificate] = (),
     ) -> App:
-        """Register an application, with a fresh id unless one is given.
+        """Register an application, with a new id unless one is given.
 
-        `tenant`: a GUID or a domain name; a new one is a new tenant, None is the default tenant.
+        `tenant`: a GUID or a domain name; an unknown one creates a tenant, None means the default tenant.
         """
         return self._directory.register(client_id, tenant, roles, certificates)
 
     def answer_next(self, status: int, body: bytes | str = b"", headers: Mapping[str, str] | None = None) -> None:
-        """Answer the next token request like this, whatever it asks; each call is for one more request.
+        """Give the next token request this response, whatever it asks for; call repeatedly for several requests.
 
-        For what cannot be provoked otherwise: 429 with `Retry-After`, 503, an empty 403, a page of HTML.
+        For responses that cannot be provoked otherwise: 429 with `Retry-After`, 503, an empty 403, an HTML page.
         """
-        if not 200 <= status <= 599:  # noqa: PLR2004 - what HTTP has for final answers
+        if not 200 <= status <= 599:  # noqa: PLR2004 - HTTP's range of final statuses
             raise ValueError(f"{status} is no status of an answer")
         response = Response(status, body.encode("utf-8") if isinstance(body, str) else body, dict(headers or {}))
         with self._lock:

@@ -1,4 +1,4 @@
-"""A throwaway certification authority, and the TLS certificate for loopback that it signs."""
+"""A throwaway certificate authority, and the TLS certificate for loopback that it signs."""
 
 import ipaddress
 import os
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-# P-256: made in a millisecond, and every client has it.
+# P-256: generated in a millisecond, and supported by every client.
 CURVE = ec.SECP256R1()
 
 CA_USAGE = x509.KeyUsage(
@@ -38,7 +38,7 @@ class Certificates(NamedTuple):
 
 
 def make_certificates(names: Iterable[str] = ()) -> Certificates:
-    """Make them, for these DNS names too; the CA's key is forgotten, so that nothing more can be signed in its name."""
+    """Make certificates for loopback and these DNS names; the CA's key is discarded, so it can sign nothing else."""
     ca_key, key = ec.generate_private_key(CURVE), ec.generate_private_key(CURVE)
     ca = _certify_ca(ca_key)
     private = key.private_bytes(
@@ -48,9 +48,9 @@ def make_certificates(names: Iterable[str] = ()) -> Certificates:
 
 
 def make_context(folder: Path, names: Iterable[str] = ()) -> tuple[ssl.SSLContext, Path]:
-    """The server's TLS settings, and the file with the CA certificate (PEM) that its clients must trust.
+    """Return the server's TLS context, and the file with the CA certificate (PEM) that its clients must trust.
 
-    `names`: the DNS names beside `localhost` that it may be reached by. Of the keys none stays on disk.
+    `names`: additional DNS names besides `localhost`. None of the keys remains on disk.
     """
     made = make_certificates(names)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -62,7 +62,7 @@ def make_context(folder: Path, names: Iterable[str] = ()) -> tuple[ssl.SSLContex
 
 
 def _load(context: ssl.SSLContext, file: Path, pair: bytes) -> None:
-    # `ssl` reads keys from files only.
+    # `ssl` only reads keys from files.
     _write(file, pair)
     try:
         context.load_cert_chain(file)
@@ -92,7 +92,7 @@ def _certify_server(
     key: ec.EllipticCurvePrivateKey, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, names: Iterable[str]
 ) -> x509.Certificate:
     builder = _builder(_name("localhost"), ca.subject, key.public_key())
-    # Python 3.13 verifies strictly: it wants the authority's key identifier too.
+    # Python 3.13 verifies strictly: it also requires the authority key identifier.
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in ("127.0.0.1", "::1")]
     named = x509.SubjectAlternativeName([*(x509.DNSName(each) for each in ("localhost", *names)), *addresses])

@@ -16,7 +16,7 @@ from keyvouch.testing.authority.jose import to_base64url
 
 
 class Issuer:
-    """Makes access tokens. Its RSA key is made when it is first needed: that takes longer than all the rest."""
+    """Makes access tokens. Its RSA key is generated on first use, since that takes longer than everything else."""
 
     def __init__(self, lifetime: int, key: rsa.RSAPrivateKey | None) -> None:
         self._lifetime = lifetime
@@ -25,10 +25,10 @@ class Issuer:
         self._identity: tuple[rsa.RSAPrivateKey, x509.Certificate] | None = None
 
     def issue(self, app: App, resource: str, issuer: str) -> dict[str, object]:
-        """The answer with a token for the application; `resource` is the scope without its `/.default`."""
+        """Return the response with a token for the application; `resource` is the scope without `/.default`."""
         key, certificate = self._signer()
         now = int(time.time())
-        # Entra ID's `expires_in` is a second less than the life it gives, for the time the answer takes.
+        # Entra ID's `expires_in` is one second less than the actual lifetime, to allow for the response time.
         life = max(self._lifetime - 1, 0)
         header = {"typ": "JWT", "alg": "RS256", "x5t": _key_id(certificate), "kid": _key_id(certificate)}
         claims = _claims(app, resource, issuer) | {"iat": now, "nbf": now, "exp": now + self._lifetime}
@@ -40,7 +40,7 @@ class Issuer:
         }
 
     def jwks(self, issuer: str) -> dict[str, object]:
-        """The published keys (RFC 7517), as Entra ID forms them."""
+        """Return the published keys (RFC 7517) in Entra ID's format."""
         key, certificate = self._signer()
         numbers = key.public_key().public_numbers()
         return {
@@ -72,7 +72,7 @@ def _claims(app: App, resource: str, issuer: str) -> dict[str, object]:
     return {
         "aud": resource,
         "iss": issuer,
-        # Version 1 tokens say `appid`, version 2 tokens `azp`; programs of both kinds read these. "2": by certificate.
+        # Version 1 tokens have `appid`, version 2 tokens `azp`; programs for either read these. "2": by certificate.
         "appid": app.client_id,
         "appidacr": "2",
         "azp": app.client_id,
@@ -103,7 +103,7 @@ def _certify(key: rsa.RSAPrivateKey) -> x509.Certificate:
 
 
 def _key_id(certificate: x509.Certificate) -> str:
-    return to_base64url(certificate.fingerprint(hashes.SHA1()))  # noqa: S303 - RFC 7515 defines x5t so
+    return to_base64url(certificate.fingerprint(hashes.SHA1()))  # noqa: S303 - as RFC 7515 defines x5t
 
 
 def _pem_body(certificate: x509.Certificate) -> str:

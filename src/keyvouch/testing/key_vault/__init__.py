@@ -1,7 +1,7 @@
 """A test vault: an HTTPS server on loopback that is as strict as Azure Key Vault, or as a Managed HSM.
 
-It holds keys, certificates and secrets, checks the tokens that a development authority has issued, and fails on demand,
-so that a program can be tried with the unmodified Azure SDK, without a subscription and a network:
+It holds keys, certificates and secrets, checks the tokens issued by a development authority, and fails on demand, so
+that a program can be tested with the unmodified Azure SDK, without a subscription or network access:
 
     with Authority() as authority, KeyVault(authority) as vault:
         app = authority.register(certificates=[certificate])
@@ -12,8 +12,8 @@ so that a program can be tried with the unmodified Azure SDK, without a subscrip
         client.get_key("app")
         vault.fail("keys/sign", refusals.throttled(retry_after=2), Drop())    # the next two signatures
 
-It is written from the service's documentation, recorded answers of the service and the SDK's models. It shares no code
-with the rest of keyvouch, and signs with `cryptography` alone. All that it holds is thrown away when it closes.
+It is based on the service's documentation, recorded responses and the SDK's models. It shares no code with the rest of
+keyvouch, and signs with `cryptography` only. All its data is discarded when it closes.
 """
 
 from keyvouch.testing.key_vault.faults import Body, Cut, Drop, Fault, Stall, Trickle

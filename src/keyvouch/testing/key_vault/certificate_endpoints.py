@@ -1,4 +1,4 @@
-"""The operations of certificates."""
+"""The operations on certificates."""
 
 import base64
 import time
@@ -25,7 +25,7 @@ STATUS = (
 
 
 class Certificates:
-    """Certificates with their keys: made, requested and merged, taken in."""
+    """Certificates with their keys: create, request and merge, import."""
 
     def __init__(self, shelf: Shelf[Item], protection: Protection) -> None:
         self._shelf, self._protection = shelf, protection
@@ -95,7 +95,7 @@ class Certificates:
         item.policy = complete_policy(policy)
         return Reply(200, self._told_policy(call, item))
 
-    # Making.
+    # Creating certificates.
 
     def _create(self, call: Call) -> Reply:
         policy = complete_policy(call.required("policy"))
@@ -144,9 +144,9 @@ class Certificates:
         if not chain:
             raise invalid("x5c", "X5C must have at least one valid item")
         if pending.status != "inProgress":
-            raise bad(f"The pending certificate {item.name} is completed.")  # the words are ours
+            raise bad(f"The pending certificate {item.name} is completed.")  # the message is ours
         if chain[0].public_key() != pending.version.private_key.public_key():
-            # The service's words for a certificate of another key, at an import.
+            # The service's message when importing a certificate that does not match the key.
             raise bad(
                 "The public key of the end-entity certificate in the specified X.509 certificate content does not match"
                 " the public part of the specified private key. Please check if certificate is valid."
@@ -185,7 +185,7 @@ class Certificates:
         self._shelf.live[call.name] = item
         return Reply(200, self._bundle(call, item, version))
 
-    # What they have in common.
+    # Shared helpers.
 
     def _find(self, call: Call) -> tuple[Item, Version]:
         item, version = find_version(self._shelf, KIND, call)
@@ -208,7 +208,7 @@ class Certificates:
         self._shelf.require_free(KIND, call.name)
         item = self._shelf.live.get(call.name) or Item(call.name)
         if item.versions and item.policy is None:
-            # The words are ours: a certificate's key has its name, and this one is a key by itself.
+            # The message is ours: a certificate's key has its name, and this key exists without a certificate.
             raise Refusal(409, "Conflict", f"There is a key {item.name} that belongs to no certificate.", "KeyExists")
         return item
 
@@ -232,7 +232,7 @@ class Certificates:
 
     def _item(self, call: Call, item: Item, version: Version, *, named: bool = True) -> dict[str, Any]:
         found = version.certificate
-        digest = {"x5t": to_base64url(found.fingerprint(hashes.SHA1()))} if found else {}  # noqa: S303 - x5t is that
+        digest = {"x5t": to_base64url(found.fingerprint(hashes.SHA1()))} if found else {}  # noqa: S303 - x5t is SHA-1
         address = identifier(call, "certificates", item, version if named else None)
         attributes = self._protection.attributes(version)
         if found is None:

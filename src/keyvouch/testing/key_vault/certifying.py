@@ -13,10 +13,10 @@ from keyvouch.testing.key_vault.refusals import bad, invalid
 
 PKCS12 = "application/x-pkcs12"
 ISSUERS = ("Self", "Unknown")
-"""The service's own, and the one for requests that are taken elsewhere. Others have to be set up in the service."""
+"""Self-signing, and signing of requests elsewhere. Other issuers have to be set up in the service."""
 BACKDATED = dt.timedelta(minutes=10)
 SERVER_AND_CLIENT = ["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2"]
-# The bits of a key usage: by the service's names, and by those of `cryptography`.
+# The key usage bits: from the service's names to those of `cryptography`.
 USAGES = {
     "digitalSignature": "digital_signature",
     "nonRepudiation": "content_commitment",
@@ -31,7 +31,7 @@ USAGES = {
 
 
 def complete_policy(policy: dict[str, Any]) -> dict[str, Any]:
-    """Return the policy with the service's defaults for what it leaves out. Raises `Refusal`."""
+    """Return the policy with the service's defaults for missing members. Raises `Refusal`."""
     given = {name: value for name, value in policy.items() if value is not None and name not in ("id", "attributes")}
     issuer = (given.get("issuer") or {}).get("name")
     if issuer not in ISSUERS:
@@ -63,7 +63,7 @@ def complete_policy(policy: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_request(key: PrivateKey, policy: dict[str, Any]) -> bytes:
-    """Return a request in DER by this policy."""
+    """Return a certificate request in DER for this policy."""
     properties = policy["x509_props"]
     builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(properties))
     for extension, critical in _extensions(properties):
@@ -72,7 +72,7 @@ def make_request(key: PrivateKey, policy: dict[str, Any]) -> bytes:
 
 
 def self_sign(key: PrivateKey, policy: dict[str, Any]) -> x509.Certificate:
-    """Return a certificate by this policy: for months, and begun ten minutes ago."""
+    """Return a self-signed certificate for this policy: valid from ten minutes ago, for the policy's months."""
     properties = policy["x509_props"]
     subject, now = _subject(properties), dt.datetime.now(dt.UTC).replace(microsecond=0)
     builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
@@ -96,7 +96,7 @@ def read_pfx(octets: bytes, password: str | None) -> tuple[PrivateKey, x509.Cert
 
 
 def write_pfx(name: str, version: Version) -> bytes:
-    """Return what the certificate's secret holds: PKCS#12, with the key only where that is exportable."""
+    """Return the value of the certificate's secret: PKCS#12, with the key only if it is exportable."""
     key = version.private_key if version.exportable else None
     none = serialization.NoEncryption()
     return pkcs12.serialize_key_and_certificates(name.encode(), key, version.certificate, version.issuers, none)

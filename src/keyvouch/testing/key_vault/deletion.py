@@ -1,4 +1,4 @@
-"""Deleting as the service does it: what is deleted can be recovered, until it is purged."""
+"""Soft delete as in the service: deleted objects can be recovered until they are purged."""
 
 from collections.abc import Callable
 from typing import Any, Generic
@@ -8,15 +8,15 @@ from keyvouch.testing.key_vault.objects import Deleted, Held, Shelf, T
 from keyvouch.testing.key_vault.refusals import purge_protected
 
 DAYS = 90
-"""For which what was deleted is kept."""
+"""Number of days for which a deleted object is kept."""
 
 
 class Protection:
-    """Whether what was deleted can be purged, and what the service tells of that with each thing."""
+    """Whether deleted objects can be purged, and the attributes in which the service reports it."""
 
     def __init__(self, *, purge: bool) -> None:
         self.purge = purge
-        """Whether it is protected from being purged."""
+        """True if purging is prevented."""
 
     def attributes(self, held: Held) -> dict[str, Any]:
         """Return the attributes of a version."""
@@ -33,8 +33,8 @@ Describe = Callable[[Call, T], dict[str, Any]]
 class Deletion(Generic[T]):
     """The operations that delete, purge and recover keys, certificates or secrets.
 
-    `kind` is `Key`, `Certificate` or `Secret`. `describe` tells of a thing, `summarise` does so in a listing, and
-    `guard` raises `Refusal` for one that may not be deleted by itself.
+    `kind` is `Key`, `Certificate` or `Secret`. `describe` returns an object's JSON, `summarise` its JSON in a listing,
+    and `guard` raises `Refusal` for an object that must not be deleted by itself.
     """
 
     def __init__(

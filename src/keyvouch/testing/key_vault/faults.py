@@ -1,4 +1,4 @@
-"""What can be done to a request in place of answering it. A refusal in the service's words is in `refusals`."""
+"""Faults that a request can meet instead of a response. Refusals with the service's messages are in `refusals`."""
 
 import threading
 from collections.abc import Iterator
@@ -7,47 +7,47 @@ from dataclasses import dataclass
 from keyvouch.testing.authority.server import Response
 
 TICK = 0.1
-"""Seconds between two octets of an answer that does not end."""
+"""Number of seconds between two bytes of an endless response."""
 PROMISED = {"Content-Type": "application/json; charset=utf-8", "Content-Length": "1000000", "Connection": "close"}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that happens to a request."""
+    """A fault injected into a request."""
 
 
 @dataclass(frozen=True)
 class Drop(Fault):
-    """The connection ends without an answer."""
+    """The connection ends without a response."""
 
 
 @dataclass(frozen=True)
 class Cut(Fault):
-    """The connection ends in the middle of the answer."""
+    """The connection ends in the middle of the response."""
 
 
 @dataclass(frozen=True)
 class Trickle(Fault):
-    """The answer never ends: an octet of it comes now and then, until the vault is told to `resume()`."""
+    """The response never ends: a byte arrives now and then, until the vault's `resume()` is called."""
 
 
 @dataclass(frozen=True)
 class Stall(Fault):
-    """Nothing is said for so many seconds, or until the vault is told to `resume()`; then there is the answer."""
+    """Nothing is sent for this many seconds, or until the vault's `resume()` is called; then the response follows."""
 
     seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Body(Fault):
-    """The answer has this body, whatever was asked for: for what no vault would answer."""
+    """The response has this body, whatever was requested: for responses that no vault would give."""
 
     body: bytes
     status: int = 200
 
 
 def play(fault: Fault, resumed: threading.Event) -> Response | None:
-    """Do it; None where the request is to be answered after all. Raises an OSError to end the connection."""
+    """Perform the fault; None if the request is still to be answered. Raises OSError to end the connection."""
     if isinstance(fault, Stall):
         resumed.wait(fault.seconds)
         return None

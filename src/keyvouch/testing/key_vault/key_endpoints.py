@@ -1,4 +1,4 @@
-"""The operations of keys."""
+"""The operations on keys."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ KIND = "Key"
 
 
 class Keys:
-    """Keys, those of certificates among them: these are managed, and can only be read and used."""
+    """Keys, including those of certificates, which are managed: they can only be read and used."""
 
     def __init__(self, shelf: Shelf[Item], protection: Protection, *, managed_hsm: bool) -> None:
         self._shelf, self._protection, self._hsm = shelf, protection, managed_hsm
@@ -108,7 +108,7 @@ class Keys:
 
 
 def find_version(shelf: Shelf[Item], kind: str, call: Call) -> tuple[Item, Version]:
-    """Return the version that is named, else the newest. Raises `Refusal`."""
+    """Return the named version, or else the newest. Raises `Refusal`."""
     item = shelf.find(kind, call.name)
     for each in item.versions:
         if each.version == call.version.lower() or (not call.version and each is item.newest):
@@ -117,7 +117,7 @@ def find_version(shelf: Shelf[Item], kind: str, call: Call) -> tuple[Item, Versi
 
 
 def identifier(call: Call, collection: str, item: Item, version: Version | None) -> str:
-    """Return the address of a version, or of all."""
+    """Return the URL of a version, or of the object if there is no version."""
     base = f"{call.base}/{collection}/{item.name}"
     return f"{base}/{version.version}" if version else base
 
@@ -128,5 +128,5 @@ def _managed(item: Item) -> dict[str, Any]:
 
 def _require_own(item: Item) -> None:
     if item.policy is not None:
-        # The words are ours: those of the service for the key of a certificate are not known.
+        # The message is ours: the service's message for the key of a certificate is not known.
         raise Refusal(403, "Forbidden", f"The key {item.name} is managed by a certificate.", "KeyManaged")

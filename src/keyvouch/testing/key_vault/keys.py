@@ -1,4 +1,4 @@
-"""Private keys as the vault makes, takes in, shows and uses them."""
+"""Private keys in the vault: making, importing, describing and using them."""
 
 import time
 from collections.abc import Callable
@@ -26,13 +26,13 @@ OPERATIONS = {
     "RSA": ("encrypt", "decrypt", "sign", "verify", "wrapKey", "unwrapKey"),
     "EC": ("sign", "verify"),
 }
-"""What a key may do where its maker does not say."""
+"""The permitted operations of a key that was created without `key_ops`."""
 
 
 def make_version(properties: dict[str, Any], *, hsm_only: bool = False) -> Version:
-    """Make a key as a request for one, or the `key_props` of a policy, say. Raises `Refusal`.
+    """Make a key from a create request, or from the `key_props` of a policy. Raises `Refusal`.
 
-    `hsm_only`: whether the types have to be those of an HSM.
+    `hsm_only`: accept only the key types of an HSM.
     """
     kind = properties.get("kty", "RSA")
     require_type(kind, hsm_only=hsm_only)
@@ -46,13 +46,13 @@ def make_version(properties: dict[str, Any], *, hsm_only: bool = False) -> Versi
 
 
 def require_type(kind: Any, *, hsm_only: bool) -> None:
-    """Pass for a type that the vault takes."""
+    """Raise `Refusal` unless the vault supports this key type."""
     if kind not in ("RSA-HSM", "EC-HSM", *(() if hsm_only else ("RSA", "EC"))):
         raise bad(f"Invalid kty value: {kind}", "KeyTypeNotSupported")
 
 
 def operations_of(properties: dict[str, Any], kind: str) -> tuple[str, ...]:
-    """Return what the key is to do: `key_ops`, or all that its type can."""
+    """Return the key's permitted operations: `key_ops`, or all that its type supports. Raises `Refusal`."""
     possible = OPERATIONS[kind.removesuffix("-HSM")]
     wanted = properties.get("key_ops")
     if wanted is None:
@@ -77,12 +77,12 @@ def _make_ec(properties: dict[str, Any]) -> ec.EllipticCurvePrivateKey:
 
 
 def curve_of(key: ec.EllipticCurvePrivateKey) -> str:
-    """Return the service's name of a key's curve."""
+    """Return the service's name for a key's curve."""
     return next(name for name, curve in CURVES.items() if curve.name == key.curve.name)
 
 
 def public_jwk(version: Version) -> dict[str, Any]:
-    """Return the public part, with type and operations."""
+    """Return the public key as a JWK, with type and operations."""
     key = version.private_key
     told: dict[str, Any] = {"kty": version.kind, "key_ops": list(version.operations)}
     if isinstance(key, rsa.RSAPrivateKey):
@@ -93,7 +93,7 @@ def public_jwk(version: Version) -> dict[str, Any]:
 
 
 def read_private_jwk(jwk: dict[str, Any]) -> PrivateKey:
-    """Return the key of a JWK with its private members. Raises `Refusal`."""
+    """Return the private key in a JWK. Raises `Refusal`."""
     try:
         kind, octets = str(jwk["kty"]), {name: from_base64url(jwk[name]) for name in jwk.keys() & _MEMBERS}
         values = {name: int.from_bytes(value) for name, value in octets.items()}
@@ -111,7 +111,7 @@ _MEMBERS = frozenset({"n", "e", "p", "q", "d", "dp", "dq", "qi", "x", "y"})
 
 
 def sign(version: Version, key_id: str, algorithm: str, digest: bytes) -> bytes:
-    """Sign a digest; an EC signature is r and s. Raises `Refusal` for all that the service refuses."""
+    """Sign a digest; an EC signature is r and s. Raises `Refusal` for everything that the service refuses."""
     used = ALGORITHM_HASHES.get(algorithm)
     if used is None:
         raise invalid("alg")
@@ -145,7 +145,7 @@ def _require_fit(version: Version, key_id: str, algorithm: str) -> None:
 
 
 def require_usable(version: Version, operation: str) -> None:
-    """Pass where the key may do it, now."""
+    """Raise `Refusal` unless the key is currently valid and permits the operation."""
     begin, end = version.validity
     now = time.time()
     refusal: Callable[[str], refusals.Refusal]

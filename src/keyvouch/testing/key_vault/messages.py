@@ -1,4 +1,4 @@
-"""Requests as the service reads them, its answers, and which of its operations a request is for."""
+"""Parsing of requests as in the service, its responses, and routing."""
 
 import json
 import re
@@ -19,9 +19,9 @@ API_VERSIONS = (
     "2025-07-01",
     "2026-04-01",
 )
-"""That the service knows, oldest first."""
+"""The versions supported by the service, oldest first."""
 PAGE = 25
-"""The longest page, and the one that is sent where the client names no length."""
+"""Maximum page size, and the default."""
 NAME = re.compile(r"[0-9a-zA-Z-]{1,127}")
 
 
@@ -30,29 +30,29 @@ class Call:
     """A request for one operation."""
 
     base: str
-    """The address that the client knows the vault by, and identifiers begin with."""
+    """The URL by which the client knows the vault; identifiers begin with it."""
     path: str
     name: str
     version: str
-    """Empty where none is named."""
+    """Empty if not specified."""
     query: Mapping[str, str]
     body: Mapping[str, Any]
 
     def required(self, member: str) -> Any:
-        """Return a member of the body."""
+        """Return a member of the body. Raises `Refusal` if it is missing."""
         if self.body.get(member) is None:
             raise required(member)
         return self.body[member]
 
     def octets(self, member: str) -> bytes:
-        """Return a member of the body that is base64url."""
+        """Decode a base64url member of the body. Raises `Refusal`."""
         try:
             return from_base64url(self.required(member))
         except (ValueError, TypeError):
             raise bad(f"Content of '{member}' is not base64url.\r\nProperty '{member}' is required.\r\n") from None
 
     def apply(self, held: Held) -> None:
-        """Give a version the attributes and tags that the body names."""
+        """Set the attributes and tags in the body on a version. Raises `Refusal`."""
         given = self.body.get("attributes") or {}
         for member, attribute, kind in (
             ("enabled", "enabled", bool),
@@ -71,14 +71,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer in JSON; None is no body."""
+    """A JSON response; None means no body."""
 
     status: int
     body: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def response(self) -> Response:
-        """Return it as it is sent."""
+        """Return the HTTP response."""
         common = {"Cache-Control": "no-cache", "x-ms-request-id": str(uuid.uuid4())}
         if self.body is None:
             return Response(self.status, headers=common | dict(self.headers))
@@ -87,9 +87,9 @@ class Reply:
 
 
 class Route:
-    """An operation: method, path, the permission that it needs, and what does it.
+    """An operation: method, path, the permission that it requires, and its handler.
 
-    The path is like `keys/{name}/{version}/sign`; where it ends with the version, that may be left out.
+    The path has the form `keys/{name}/{version}/sign`; a version at the end is optional.
     """
 
     def __init__(self, method: str, path: str, permission: str, do: Callable[[Call], Reply]) -> None:
@@ -100,12 +100,12 @@ class Route:
         self._pattern = re.compile(f"/+{pattern}(/(?P<version>[^/]*))?/?" if optional_end else f"/+{pattern}/?")
 
     def match(self, path: str) -> re.Match[str] | None:
-        """Tell whether a request's path is this one's."""
+        """Match a request's path against this route."""
         return self._pattern.fullmatch(path)
 
 
 def find_route(routes: list[Route], request: Request) -> tuple[Route, re.Match[str]]:
-    """Return what a request is for, the first that fits. Raises `Refusal`."""
+    """Return the first route that matches a request. Raises `Refusal`."""
     path = unquote(request.path)
     fitting = [(route, found) for route in routes if (found := route.match(path))]
     if not fitting:
@@ -118,7 +118,7 @@ def find_route(routes: list[Route], request: Request) -> tuple[Route, re.Match[s
 
 
 def read_call(request: Request, found: re.Match[str]) -> Call:
-    """Read a request as strictly as the service. Raises `Refusal`."""
+    """Parse a request as strictly as the service. Raises `Refusal`."""
     query = dict(parse_qsl(request.query, keep_blank_values=True))
     asked = query.get("api-version")
     if asked is None:
@@ -138,7 +138,7 @@ def _read_body(request: Request) -> Mapping[str, Any]:
     if not request.body:
         return {}
     if request.headers.get_content_type() != "application/json":
-        # RFC 9110, section 15.5.16; the service's own words are not known.
+        # RFC 9110, section 15.5.16; the service's own message is not known.
         raise Refusal(415, "BadParameter", "The request body is not JSON by its Content-Type.")
     try:
         return read_object(request.body)
@@ -147,7 +147,7 @@ def _read_body(request: Request) -> Mapping[str, Any]:
 
 
 def listed(call: Call, items: list[dict[str, Any]]) -> Reply:
-    """Answer with a page of a listing, and the address of the next one."""
+    """Return a page of a listing, with the URL of the next one. Raises `Refusal`."""
     size = call.query.get("maxresults", str(PAGE))
     if not size.isdecimal() or not 1 <= int(size) <= PAGE:
         raise invalid("maxresults")

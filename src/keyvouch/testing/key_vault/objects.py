@@ -1,4 +1,4 @@
-"""What a vault holds: keys, certificates and secrets, in versions, with what was deleted of them."""
+"""The vault's objects: versioned keys, certificates and secrets, including deleted ones."""
 
 import time
 import uuid
@@ -15,7 +15,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 @dataclass(kw_only=True)
 class Held:
-    """A version of something. Times are seconds since 1970."""
+    """A version of an object. Times are in seconds since 1970."""
 
     version: str = field(default_factory=lambda: uuid.uuid4().hex)
     enabled: bool = True
@@ -27,26 +27,26 @@ class Held:
 
     @property
     def validity(self) -> tuple[int | None, int | None]:
-        """From when, and until when it may be used."""
+        """The times from and until which it may be used."""
         return self.not_before, self.expires
 
 
 @dataclass(kw_only=True)
 class Version(Held):
-    """A version of a key, and of the certificate of the same name where there is one."""
+    """A version of a key, and of the certificate with the same name if there is one."""
 
     private_key: PrivateKey
     kind: str
-    """As in `kty`: RSA, RSA-HSM, EC, EC-HSM."""
+    """The `kty`: RSA, RSA-HSM, EC, EC-HSM."""
     operations: tuple[str, ...]
     certificate: x509.Certificate | None = None
     issuers: tuple[x509.Certificate, ...] = ()
-    """The certificates above it."""
+    """The issuing certificates."""
     exportable: bool = False
 
     @property
     def validity(self) -> tuple[int | None, int | None]:
-        """The certificate's, where there is one."""
+        """The certificate's validity, if there is one; otherwise the key's."""
         if self.certificate is None:
             return super().validity
         moments = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
@@ -63,7 +63,7 @@ class SecretVersion(Held):
 
 @dataclass
 class Pending:
-    """A certificate that is being made: its key is there, and the request, made by the policy that it was asked by."""
+    """A pending certificate: its key, and the request made from the requested policy."""
 
     version: Version
     issuer: str
@@ -75,17 +75,17 @@ class Pending:
 
 @dataclass
 class Item:
-    """All versions of a key, and of a certificate its policy and pending operation."""
+    """All versions of a key; for a certificate, also its policy and pending operation."""
 
     name: str
     versions: list[Version] = field(default_factory=list)
     policy: dict[str, Any] | None = None
-    """Of a certificate, as in the service's JSON; None for a key by itself."""
+    """A certificate's policy, as in the service's JSON; None for a key by itself."""
     pending: Pending | None = None
 
     @property
     def newest(self) -> Version:
-        """The version that is meant where none is named."""
+        """The version used if none is specified."""
         return self.versions[-1]
 
 
@@ -98,7 +98,7 @@ class Secret:
 
     @property
     def newest(self) -> SecretVersion:
-        """The version that is meant where none is named."""
+        """The version used if none is specified."""
         return self.versions[-1]
 
 
@@ -107,21 +107,21 @@ T = TypeVar("T", Item, Secret)
 
 @dataclass
 class Deleted(Generic[T]):
-    """Something that was deleted."""
+    """A deleted object."""
 
     thing: T
     kind: str
     date: int
-    """When, in seconds since 1970."""
+    """Time of deletion, in seconds since 1970."""
     absent: int
-    """How many more questions are answered as if it were not there yet."""
+    """Number of further requests for which it is reported as not yet deleted."""
     purged: bool = False
     present: int = 0
-    """Of one that is purged: how many more questions are answered as if it were still there."""
+    """For a purged object: number of further requests for which it is reported as still present."""
 
 
 class Shelf(Generic[T]):
-    """Things by their names, with the service's soft delete. It takes its time: of each step it is told a little later.
+    """Objects by name, with the service's soft delete, each step of which takes effect after a delay.
 
     `kind` is `Key`, `Certificate` or `Secret`. Methods raise `Refusal`.
     """
@@ -133,7 +133,7 @@ class Shelf(Generic[T]):
         self._recovering: dict[str, int] = {}
 
     def find(self, kind: str, name: str) -> T:
-        """Return the thing that has this name, and at least one version."""
+        """Return the object with this name, which must have a version."""
         found = self.live.get(name)
         if found is None or not found.versions:
             raise missing(kind, name)
@@ -143,7 +143,7 @@ class Shelf(Generic[T]):
         return found
 
     def require_free(self, kind: str, name: str) -> None:
-        """Pass where the name can be used, whether or not something has it already."""
+        """Raise `Refusal` if the name belongs to a deleted object; a live object may have it."""
         found = self._find_deleted(name)
         if found is not None and (found.absent or found.purged):
             found.absent = max(0, found.absent - 1)
@@ -152,14 +152,14 @@ class Shelf(Generic[T]):
             raise deleted_name(kind, name)
 
     def delete(self, kind: str, name: str) -> Deleted[T]:
-        """Delete all versions of it."""
+        """Delete all versions of an object."""
         thing = self.find(kind, name)
         del self.live[name]
         self.deleted[name] = Deleted(thing, kind, int(time.time()), self._slow)
         return self.deleted[name]
 
     def look(self, kind: str, name: str) -> Deleted[T]:
-        """Return what was deleted, once that is done."""
+        """Return a deleted object, once the deletion is complete."""
         found = self._find_deleted(name)
         if found is None or found.kind != kind:
             raise not_deleted(kind, name)
@@ -169,7 +169,7 @@ class Shelf(Generic[T]):
         return found
 
     def recover(self, kind: str, name: str) -> T:
-        """Bring back what was deleted."""
+        """Recover a deleted object."""
         found = self._ready(kind, name)
         del self.deleted[name]
         self.live[name] = found.thing
@@ -177,7 +177,7 @@ class Shelf(Generic[T]):
         return found.thing
 
     def purge(self, kind: str, name: str) -> None:
-        """Delete it for good."""
+        """Delete an object permanently."""
         found = self._ready(kind, name)
         found.purged, found.present = True, self._slow
 

@@ -1,7 +1,7 @@
-"""What the service says when it refuses: status, headers and JSON, in its own words.
+"""The service's refusals: status, headers and JSON, with the service's messages.
 
-The bodies are the service's, as recorded in the tests of its SDKs, in its troubleshooting guides and in reports of its
-users. Where no text is known, ours begins like a known one, and a comment says so.
+The bodies are the service's, as recorded in its SDKs' tests, its troubleshooting guides and user reports. If no message
+is known, ours begins like a known one, and a comment says so.
 """
 
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from email.utils import format_datetime
 
 
 class Refusal(Exception):
-    """An answer that refuses: `{"error": {"code", "message", "innererror": {"code"}}}`, or no body without a `code`."""
+    """An error response: `{"error": {"code", "message", "innererror": {"code"}}}`, or without a `code` no body."""
 
     def __init__(
         self, status: int, code: str = "", message: str = "", inner: str = "", headers: dict[str, str] | None = None
@@ -23,11 +23,11 @@ class Refusal(Exception):
             self.body = {"error": error | ({"innererror": {"code": inner}} if inner else {})}
 
 
-# What a request is told that is not as it must be.
+# Invalid requests.
 
 
 def bad(message: str, inner: str = "") -> Refusal:
-    """400: a parameter is wrong."""
+    """400: a parameter is invalid."""
     return Refusal(400, "BadParameter", message, inner)
 
 
@@ -37,12 +37,12 @@ def required(member: str) -> Refusal:
 
 
 def invalid(member: str, why: str = "") -> Refusal:
-    """400: a member of the body has a value that it may not have."""
+    """400: a member of the body has an invalid value."""
     return bad(f"Property {member} has invalid value\r\n{why}")
 
 
 def missing(kind: str, name: str) -> Refusal:
-    """404: there is no such key, certificate or secret, or none of this version."""
+    """404: the key, certificate or secret does not exist, or not in this version."""
     word = kind.lower()
     return Refusal(
         404,
@@ -54,17 +54,17 @@ def missing(kind: str, name: str) -> Refusal:
 
 
 def not_deleted(kind: str, name: str) -> Refusal:
-    """404: nothing of this name was deleted, or it is still being deleted."""
+    """404: no object of this name was deleted, or it is still being deleted."""
     return Refusal(404, f"{kind}NotFound", f"Deleted {kind} not found: {name}")
 
 
 def being_deleted(kind: str) -> Refusal:
-    """409: what was deleted is not ready to be recovered or purged."""
+    """409: the deleted object is not ready to be recovered or purged."""
     return Refusal(409, "Conflict", f"{kind} is currently being deleted.", "ObjectIsBeingDeleted")
 
 
 def deleted_name(kind: str, name: str) -> Refusal:
-    """409: the name belongs to something that was deleted and can be recovered."""
+    """409: the name belongs to a deleted object that can be recovered."""
     return Refusal(
         409,
         "Conflict",
@@ -75,7 +75,7 @@ def deleted_name(kind: str, name: str) -> Refusal:
 
 
 def being_changed(name: str) -> Refusal:
-    """409: another change of the certificate is under way."""
+    """409: another change to the certificate is in progress."""
     said = (
         "A new key vault certificate can not be created or imported while a pending key vault certificate's status is"
     )
@@ -83,12 +83,12 @@ def being_changed(name: str) -> Refusal:
 
 
 def purge_protected() -> Refusal:
-    """403: the vault keeps what was deleted for its time. The words are ours."""
+    """403: the vault keeps deleted objects for the retention period. The message is ours."""
     said = "Operation is not allowed because purge protection is enabled on this vault."
     return Refusal(403, "Forbidden", said, "PurgeNotAllowed")
 
 
-# What a vault says of a key that may not do what is asked of it.
+# Keys that do not permit the operation.
 
 
 def disabled(operation: str = "sign", kind: str = "key") -> Refusal:
@@ -98,27 +98,27 @@ def disabled(operation: str = "sign", kind: str = "key") -> Refusal:
 
 
 def expired(operation: str = "sign") -> Refusal:
-    """403: the key's end has passed. The words are made from those for a disabled key."""
+    """403: the key has expired. The message is derived from that for a disabled key."""
     return Refusal(403, "Forbidden", f"Operation {operation} is not allowed on an expired key.", "KeyExpired")
 
 
 def not_yet_valid(operation: str = "sign") -> Refusal:
-    """403: the key's beginning lies ahead. The words are made from those for a disabled key."""
+    """403: the key is not yet valid. The message is derived from that for a disabled key."""
     said = f"Operation {operation} is not allowed on a key that is not yet valid."
     return Refusal(403, "Forbidden", said, "KeyNotYetValid")
 
 
 def not_permitted(operation: str = "sign") -> Refusal:
-    """403: the operation is not among the key's."""
+    """403: the key does not permit the operation."""
     said = f"Operation {operation} is not permitted on this key."
     return Refusal(403, "Forbidden", said, "KeyOperationForbidden")
 
 
-# What it says of who asks, from where, and how often.
+# Callers without permission, network restrictions, and throttling.
 
 
 def missing_role(permission: str) -> Refusal:
-    """403: in a vault with roles, none of the caller's has this permission (`keys/sign`)."""
+    """403: in a vault with roles, no role of the caller includes this permission (`keys/sign`)."""
     said = (
         "Caller is not authorized to perform action on resource.\r\nIf role assignments, deny assignments or role"
         " definitions were changed recently, please observe propagation time.\r\nCaller: appid=(left out)\r\n"
@@ -129,7 +129,7 @@ def missing_role(permission: str) -> Refusal:
 
 
 def missing_policy(permission: str) -> Refusal:
-    """403: in a vault with access policies, none gives the caller this permission (`keys/sign`)."""
+    """403: in a vault with access policies, no policy grants the caller this permission (`keys/sign`)."""
     collection, _, operation = permission.partition("/")
     said = (
         "The user, group or application 'appid=(left out);oid=(left out)' does not have "
@@ -139,13 +139,13 @@ def missing_policy(permission: str) -> Refusal:
 
 
 def firewall() -> Refusal:
-    """403: the vault's firewall does not let the caller's address in."""
+    """403: the vault's firewall blocks the caller's address."""
     said = "Client address is not authorized and caller is not a trusted service.\r\nClient address: 127.0.0.1\r\n"
     return Refusal(403, "Forbidden", said, "ForbiddenByFirewall")
 
 
 def private_link() -> Refusal:
-    """403: the vault is reached by its private endpoint alone."""
+    """403: the vault can be reached only through its private endpoint."""
     said = (
         "Public network access is disabled and request is not from a trusted service nor via an approved private link."
     )
@@ -155,9 +155,9 @@ def private_link() -> Refusal:
 def throttled(
     retry_after: int | datetime | None = None, *, header: str = "Retry-After", code: str = "Throttled"
 ) -> Refusal:
-    """429: too many requests. `retry_after`: seconds, a moment, or None for no such header.
+    """429: too many requests. `retry_after`: seconds, a time, or None to omit the header.
 
-    `header`: another name of it, as `retry-after-ms` and `x-ms-retry-after-ms`, with milliseconds.
+    `header`: an alternative header name, such as `retry-after-ms` or `x-ms-retry-after-ms`, for milliseconds.
     """
     said = "Request was not processed because too many requests were received. Reason: VaultRequestTypeLimitReached"
     if isinstance(retry_after, datetime):
@@ -168,6 +168,6 @@ def throttled(
 
 
 def failing(status: int = 503) -> Refusal:
-    """5xx: the service has failed."""
+    """5xx: the service failed."""
     codes = {500: "InternalServerError", 503: "ServiceUnavailable", 504: "GatewayTimeout"}
     return Refusal(status, codes.get(status, "InternalServerError"), "An internal error has occurred.")

@@ -1,4 +1,4 @@
-"""The operations of secrets; a certificate's secret is the certificate, with its key where that is exportable."""
+"""The operations on secrets; a certificate's secret is the certificate, with its key if that is exportable."""
 
 import base64
 from typing import Any
@@ -74,7 +74,7 @@ class Secrets:
         self._shelf.require_free(KIND, call.name)
         certified = self._certified.live.get(call.name)
         if certified is not None and certified.policy is not None:
-            # The words are ours: those of the service for the secret of a certificate are not known.
+            # The message is ours: the service's message for the secret of a certificate is not known.
             raise Refusal(403, "Forbidden", f"The secret {call.name} is managed by a certificate.", "SecretManaged")
         made = SecretVersion(value=str(call.required("value")), content_type=call.body.get("contentType"))
         call.apply(made)

@@ -1,4 +1,4 @@
-"""The vault as its users hold it."""
+"""The public interface of the test vault."""
 
 import contextlib
 import tempfile
@@ -29,16 +29,16 @@ SIGN = "keys/sign"
 
 
 class KeyVault:
-    """A test vault. As a context manager it serves while the block runs; else `start()` and `close()`.
+    """A test vault. As a context manager it runs during the block; otherwise use `start()` and `close()`.
 
-    It takes the tokens that the running `authority` has issued for its default tenant.
+    It accepts the tokens that the running `authority` issued for its default tenant.
 
-    `managed_hsm`: serve a Managed HSM: keys alone, of the types RSA-HSM and EC-HSM, and tokens for Managed HSM.
-    `purge_protection`: keep what was deleted; it can only be recovered.
-    `names`: the DNS names beside `localhost` that it may be reached by, as through `keyvouch.testing.relay.Proxy`; so
-    a client meets it as `contoso.vault.azure.net`.
-    `slow`: how many questions after each step of deleting, purging and recovering are answered as before it: the
-    service takes some seconds for each.
+    `managed_hsm`: act as a Managed HSM: only keys, of the types RSA-HSM and EC-HSM, and tokens for Managed HSM.
+    `purge_protection`: keep deleted objects; they can only be recovered.
+    `names`: additional DNS names besides `localhost`, as used through `keyvouch.testing.relay.Proxy`, by which a client
+    reaches it as `contoso.vault.azure.net`, for example.
+    `slow`: number of requests after each deletion, purge and recovery that still see the former state: the service
+    takes some seconds for each.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class KeyVault:
     ) -> None:
         self.authority = authority
         self.deny: set[str] = set()
-        """Permissions that nobody has: `keys/sign`, `certificates/list`."""
+        """Permissions that nobody has, such as `keys/sign` or `certificates/list`."""
         self.disturb: Callable[[str], Trouble | None] = lambda _: None
-        """Asked at each request that has a good token, with the permission that it needs: what happens instead."""
+        """Called with the permission needed by each request with a valid token; returns a fault or refusal, or None."""
         self._names = tuple(names)
         self._judge = Judge(authority, managed_hsm=managed_hsm)
         self._managed_hsm = managed_hsm
@@ -74,7 +74,7 @@ class KeyVault:
         self._running: tuple[int, str] | None = None
 
     def start(self) -> Self:
-        """Begin to serve. A second call does nothing."""
+        """Start serving. Does nothing if it is running."""
         if self._running is None:
             with contextlib.ExitStack() as resources:
                 self._running = self._start(resources)
@@ -82,7 +82,7 @@ class KeyVault:
         return self
 
     def close(self) -> None:
-        """End the server with its open connections, and remove its files. A second call does nothing."""
+        """Stop the server and its open connections, and remove its files. Does nothing if it is closed."""
         self._running = None
         self.resume()
         self._resources.close()
@@ -95,11 +95,11 @@ class KeyVault:
     ) -> None:
         self.close()
 
-    # Where it is.
+    # Address and trust.
 
     @property
     def url(self) -> str:
-        """Where it serves: `https://localhost:PORT`."""
+        """The URL: `https://localhost:PORT`."""
         return f"https://localhost:{self.port}"
 
     @property
@@ -109,14 +109,14 @@ class KeyVault:
 
     @property
     def ca_file(self) -> str:
-        """The path of the certificates (PEM) to trust, the vault's and the authority's; gone when the vault closes."""
+        """The path of the certificates (PEM) to trust, the vault's and the authority's; removed on closing."""
         return self._state()[1]
 
-    # Who may what.
+    # Access.
 
     @property
     def tenant(self) -> str:
-        """The tenant whose tokens it takes. Setting it moves the vault to another one."""
+        """The tenant whose tokens it accepts. Setting it moves the vault to another tenant."""
         return self._judge.tenant
 
     @tenant.setter
@@ -125,7 +125,7 @@ class KeyVault:
 
     @property
     def resource(self) -> str:
-        """What tokens are for: `https://vault.azure.net`. Setting it moves the vault to another cloud."""
+        """The audience of accepted tokens: `https://vault.azure.net`. Setting it moves the vault to another cloud."""
         return self._judge.resource
 
     @resource.setter
@@ -134,7 +134,7 @@ class KeyVault:
 
     @property
     def purge_protection(self) -> bool:
-        """Whether what was deleted cannot be purged."""
+        """True if deleted objects cannot be purged."""
         return self._protection.purge
 
     @purge_protection.setter
@@ -142,27 +142,27 @@ class KeyVault:
         self._protection.purge = protected
 
     def unauthorised(self) -> Refusal:
-        """Return what is said to a token that is not taken: 401, with the demand for another. For `fail()`."""
+        """Return the refusal of an invalid token: 401, with a challenge for another one. For `fail()`."""
         return self._judge.unauthorised()
 
     def revoke_tokens(self) -> None:
-        """Take no token any more that was used so far."""
+        """Refuse all tokens that were used so far."""
         self._judge.revoke()
 
-    # What it holds.
+    # Contents.
 
     @property
     def keys(self) -> dict[str, Item]:
-        """The keys by their names, those of certificates too. What is changed here is changed in the vault."""
+        """The keys by name, including those of certificates. Changes to it change the vault."""
         return self._items.live
 
     @property
     def deleted(self) -> list[str]:
-        """The names of the keys and certificates that were deleted, and not purged."""
+        """The names of the keys and certificates that were deleted but not purged."""
         return [name for name, each in self._items.deleted.items() if not each.purged]
 
     def make_certificate(self, name: str, key_type: str = "RSA-2048", **attributes: Any) -> Version:
-        """Make a self-signed certificate with a key that is not exportable, or the next version of one.
+        """Make a self-signed certificate with a non-exportable key, or a new version of one.
 
         `key_type`: RSA-2048, RSA-3072, RSA-4096, P-256, P-384 or P-521. `attributes`: of the version.
         """
@@ -183,36 +183,36 @@ class KeyVault:
         return self._add(Item(name, policy=policy), version, attributes)
 
     def make_key(self, name: str, key_type: str = "RSA-2048", **attributes: Any) -> Version:
-        """Make a key, or the next version of one; in a Managed HSM it is one of an HSM. See `make_certificate`."""
+        """Make a key, or a new version of one; in a Managed HSM it has an HSM type. See `make_certificate`."""
         properties = _properties(key_type)
         if self._managed_hsm:
             properties["kty"] += "-HSM"
         return self._add(Item(name), make_version(properties), attributes)
 
     def set_secret(self, name: str, value: str) -> None:
-        """Give a secret this value."""
+        """Set the value of a secret."""
         with self._lock:
             self._secrets.live.setdefault(name, Secret(name)).versions.append(SecretVersion(value=value))
 
-    # What happens.
+    # Requests and faults.
 
     @property
     def calls(self) -> list[str]:
-        """The requests so far that had a good token, by method and permission: `POST keys/sign`; a copy."""
+        """The requests so far that had a valid token, by method and permission: `POST keys/sign`; a copy."""
         with self._lock:
             return list(self._calls)
 
     def count(self, call: str) -> int:
-        """How many requests of this kind there were: `POST keys/sign`."""
+        """Return the number of requests of this kind: `POST keys/sign`."""
         return self.calls.count(call)
 
     def fail(self, permission: str, *troubles: Trouble) -> None:
-        """Let these happen to the next requests that need this permission (`keys/sign`), one to each."""
+        """Inject these faults into the next requests that need this permission (`keys/sign`), one each."""
         with self._lock:
             self._faults.setdefault(permission, deque()).extend(troubles)
 
     def resume(self) -> None:
-        """End all stalls, and answers that do not end."""
+        """End all stalls and endless responses."""
         self._resumed.set()
         self._resumed = threading.Event()
 
@@ -261,7 +261,7 @@ class KeyVault:
         if route.permission in self.deny:
             raise missing_role(route.permission)
         call = read_call(request, found)
-        # A signature changes nothing, and takes longest.
+        # A signature changes nothing, and takes the longest: no lock is needed.
         with contextlib.nullcontext() if route.permission == SIGN else self._lock:
             return route.do(call).response()
 

@@ -1,4 +1,4 @@
-"""How the vault judges a bearer token: signature, time, audience, issuer and tenant."""
+"""The vault's checks of a bearer token: signature, time, audience, issuer and tenant."""
 
 import contextlib
 import json
@@ -15,13 +15,13 @@ from keyvouch.testing.authority.jose import from_base64url, read_object, verifie
 from keyvouch.testing.key_vault.refusals import Refusal
 
 TIMEOUT = 10
-"""Seconds for the authority's keys."""
+"""Number of seconds to fetch the authority's keys."""
 PARTS = 3
-"""Of a signed JWT."""
+"""Number of parts in a signed JWT."""
 
 
 class Judge:
-    """Takes the tokens of one tenant. It learns the authority's keys when it meets one that it does not know."""
+    """Accepts the tokens of one tenant. Fetches the authority's keys whenever it encounters an unknown one."""
 
     def __init__(self, authority: Authority, *, managed_hsm: bool) -> None:
         self.tenant = authority.tenant
@@ -34,7 +34,7 @@ class Judge:
         self._revoked: set[object] = set()
 
     def judge(self, headers: Message) -> None:
-        """Raises `Refusal`, with the demand for a token, unless the token is good."""
+        """Raise `Refusal`, with a challenge for a token, unless the token is valid."""
         scheme, _, token = headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise self._demand("AKV10000: Request is missing a Bearer or PoP token.")
@@ -50,11 +50,11 @@ class Judge:
                 raise self._demand(_INVALID)
 
     def unauthorised(self) -> Refusal:
-        """Return what is said to a token that is not taken."""
+        """Return the refusal of an invalid token."""
         return self._demand(_INVALID)
 
     def revoke(self) -> None:
-        """Take no token any more that was used so far."""
+        """Refuse all tokens that were used so far."""
         with self._lock:
             self._revoked |= self._seen
 
@@ -94,11 +94,11 @@ class Judge:
         login = f"{self._authority.url}/{self.tenant}"
         demand = {"WWW-Authenticate": f'Bearer authorization="{login}", resource="{self.resource}"'}
         if self._managed_hsm:
-            return Refusal(401, headers=demand)  # it says nothing more
+            return Refusal(401, headers=demand)  # the service sends no body
         return Refusal(401, "Unauthorized", said, headers=demand)
 
 
-# The words are ours: those of the service for a token that is damaged, past its time or revoked are not known.
+# The message is ours: the service's message for a malformed, expired or revoked token is not known.
 _INVALID = "AKV10005: Token validation failed."
 
 
