@@ -173,7 +173,7 @@ class KeyVaultStore(
     def request_certificate(self, uri: KeyUri, spec: KeySpec) -> bytes:
         """Create a request that stays pending in the vault; for a key without a certificate, build it locally.
 
-        If the certificate does not exist yet, the vault creates its key, and the certificate exists once it is installed.
+        If the certificate does not exist yet, the vault creates its key; the certificate exists once it is installed.
         """
         place = _place(uri)
         if not place.is_certificate:
