@@ -129,7 +129,7 @@ def test_key_that_cannot_sign(server: Server, uri: str) -> None:
 
 
 def test_denied_signature_names_the_policy(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a policy's 403 the hint gives the missing line, and there is no new log-in."""
+    """On a policy's 403, the hint gives the missing line, and nothing logs in again."""
     server.write("sys/policies/acl/reader", policy='path "transit/keys/*" { capabilities = ["read"] }')
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("reader"))
     before = len(server.requests("auth/token/lookup-self"))

@@ -82,7 +82,7 @@ class _Refusal(msgspec.Struct):
 class _Said(NamedTuple):
     status: int
     code: str
-    """The service's inner error code, or its outer code if there is no inner one."""
+    """The service's inner error code, else its outer code."""
     text: str
     headers: Any
 

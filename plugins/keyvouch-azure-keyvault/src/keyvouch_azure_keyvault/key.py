@@ -1,4 +1,4 @@
-"""A version of a key in the vault that signs."""
+"""A signing key: one version of a key in the vault."""
 
 from __future__ import annotations
 

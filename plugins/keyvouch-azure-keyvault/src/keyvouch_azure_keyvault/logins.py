@@ -131,7 +131,7 @@ class LogIn:
         return token
 
     def _require_vaults(self, scopes: tuple[str, ...]) -> None:
-        """Reject a server on loopback that asks for other tokens; for other hosts, the SDK checks the name."""
+        """Reject a loopback server that requests tokens for other resources; for other hosts, the SDK checks the name."""
         if is_loopback(self._vault) and not all(each.removesuffix("/.default") in RESOURCES for each in scopes):
             raise NotSent(
                 ConfigurationError(
@@ -214,6 +214,6 @@ def _make(uri: KeyUri, transport: PoolTransport) -> Any:
 
 
 def _is_private_cloud() -> bool:
-    """Return whether Microsoft's instance discovery does not know the authority and must not be asked about it."""
+    """Return whether the authority is unknown to Microsoft's instance discovery, which must then not be queried."""
     host = os.environ.get("AZURE_AUTHORITY_HOST", "")
     return bool(host) and (urlsplit(host).hostname or host) not in _KNOWN_HOSTS

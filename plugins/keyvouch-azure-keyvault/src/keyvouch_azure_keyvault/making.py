@@ -44,9 +44,9 @@ _CLIENT_AUTHENTICATION = "1.3.6.1.5.5.7.3.2"
 _MONTH = 30.44
 """Days; certificates created by the service are valid for a number of months."""
 _WARNED_AT = 80
-"""Percent of a certificate's lifetime after which its contacts get a message: the action other than renewal."""
+"""Percent of a certificate's lifetime after which its contacts get a message: the only action besides renewal."""
 _GONE = 60
-"""Maximum number of checks whether something has been purged, with a pause between them."""
+"""Maximum number of polls until a purge has finished, with a pause between them."""
 
 
 def _policy(kind: str, issuer: str, subject: str, days: int, **more: Any) -> CertificatePolicy:

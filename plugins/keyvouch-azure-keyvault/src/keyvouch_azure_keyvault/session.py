@@ -69,7 +69,7 @@ class Session:
         self.certificates = CertificateClient(vault, **self._options)
 
     def begin(self, timeout: float) -> None:
-        """Log in and verify that with a request; a response that denies listing keys also proves the log-in."""
+        """Log in, and verify that with a request; a response that denies listing keys also counts as proof."""
         with self._limits.within(timeout):
             try:
                 self._prove(timeout)
@@ -100,7 +100,7 @@ class Session:
         return CryptographyClient(key, **self._options)
 
     def nap(self) -> None:
-        """Pause between two checks whether the service has finished."""
+        """Pause between two polls of an operation in progress."""
         self._transport.sleep(OWN_TIMEOUT)
 
     @contextlib.contextmanager

@@ -90,7 +90,7 @@ class KeyVaultStore(
         self._process = 0
 
     def connect(self, *, timeout: float) -> None:
-        """Log in again; keys that are already open keep their log-in."""
+        """Log in; keys that are already open keep their own log-in."""
         session = Session(self._uri, self._secrets)
         session.begin(timeout)
         self._session, self._process = session, os.getpid()
@@ -119,7 +119,7 @@ class KeyVaultStore(
         return key
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
-        """Return the enabled versions of the certificate or key, or of all in the vault if the URI has no name."""
+        """Return the enabled versions of the certificate or key, or of all in the vault if the URI names neither."""
         uri = named(uri)
         session = self._connected()
         listed: list[KeyInfo] = []

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
 
 _NAP = 1.0
-"""Seconds between two checks whether the service has finished."""
+"""Seconds between two polls of an operation in progress."""
 _AUTHORITY = "https://login.microsoftonline.com"
 """Where azure-identity signs in if AZURE_AUTHORITY_HOST is not set."""
 _OK, _TOO_MANY, _FAILING = 200, 429, 500
@@ -94,7 +94,7 @@ class PoolTransport(_Base):
         return Answer(request, *reply)
 
     def sleep(self, duration: float) -> None:
-        """Pause between two checks, but no longer than the time left."""
+        """Pause between two polls, but no longer than the time left."""
         time.sleep(max(0.0, min(duration, _NAP, self._pools.limits.left())))
 
     def end(self) -> None:

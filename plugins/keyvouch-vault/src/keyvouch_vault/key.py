@@ -1,4 +1,4 @@
-"""A version of a transit key that signs."""
+"""A signing key: one version of a transit key."""
 
 from __future__ import annotations
 

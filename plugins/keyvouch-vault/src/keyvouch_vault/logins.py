@@ -96,7 +96,10 @@ class LogIn:
         return self._unwrapped[1]
 
     def _unwrap(self, client: Any, wrapping: Secret) -> Secret:
-        """Unwrap the secret id, which works only once. Raises `SecretIncorrect` if it was used before or expired."""
+        """Unwrap the secret id, which works only once.
+
+        Raises `SecretIncorrect` if it was unwrapped before, has expired or belongs to another log-in.
+        """
         header = {"X-Vault-Token": wrapping.reveal()}
         try:
             looked_up = client.adapter.post("/v1/sys/wrapping/lookup", json={"token": wrapping.reveal()})

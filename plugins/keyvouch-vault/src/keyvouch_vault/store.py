@@ -89,7 +89,7 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
         self._process = 0
 
     def connect(self, *, timeout: float) -> None:
-        """Log in again; keys that are already open keep their log-in."""
+        """Log in; keys that are already open keep their own log-in."""
         proxy_credentials = self._secrets.proxy_credentials(self._uri.get("proxy-credentials"))
         session = Session(self._uri, self._log_in, client_certificate(self._uri, self._secrets), proxy_credentials)
         session.begin(timeout)
@@ -121,7 +121,7 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
         listed = []
         for name in names:
             named = uri.replace({"key": name})
-            with contextlib.suppress(*(() if "key" in uri else (KeyUnusable, KeyNotFound))):  # others cannot sign
+            with contextlib.suppress(*(() if "key" in uri else (KeyUnusable, KeyNotFound))):  # keys that cannot sign
                 listed += [each.info(named) for each in self._versions(named, OWN_TIMEOUT)]
         digest = uri.get("spki-sha256")
         return [info for info in listed if digest in (None, info.spki_sha256)]
