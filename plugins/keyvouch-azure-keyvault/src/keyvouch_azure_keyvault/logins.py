@@ -131,7 +131,7 @@ class LogIn:
         return token
 
     def _require_vaults(self, scopes: tuple[str, ...]) -> None:
-        """Reject a loopback server that requests tokens for other resources; for other hosts, the SDK checks the name."""
+        """Reject a loopback server's request for another service's token; for other hosts, the SDK checks the name."""
         if is_loopback(self._vault) and not all(each.removesuffix("/.default") in RESOURCES for each in scopes):
             raise NotSent(
                 ConfigurationError(
