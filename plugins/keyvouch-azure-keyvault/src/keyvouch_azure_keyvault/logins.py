@@ -194,8 +194,8 @@ def _make(uri: KeyUri, transport: PoolTransport) -> Any:
     discovery: dict[str, Any] = {"disable_instance_discovery": _is_private_cloud()}
     match uri.get("auth"):
         case "managed-identity":
-            # On a machine that has just started, this endpoint responds "not found" for some seconds: the protocol
-            # itself requires retries.
+            # On a machine that has just started, this endpoint responds for some seconds that it does not exist: the
+            # protocol itself requires retries.
             return azure.identity.ManagedIdentityCredential(client_id=client_id, transport=TokenTransport(transport))
         case "workload":
             return azure.identity.WorkloadIdentityCredential(client_id=client_id, **options, **discovery)
