@@ -1,4 +1,4 @@
-"""One test vault for each module of this plugin's tests."""
+"""One test vault per module of this plugin's tests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ import azure_vault
 
 @pytest.fixture(scope="module")
 def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azure_vault.Vault]:
-    """A vault of its own for the module, with a log-in in the environment."""
+    """A separate vault for the module, with a log-in in the environment."""
     with azure_vault.running(tmp_path_factory.mktemp("vault")) as running:
         yield running

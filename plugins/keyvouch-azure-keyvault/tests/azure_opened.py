@@ -1,4 +1,4 @@
-"""The store without the core around it, for tests of what it raises."""
+"""The store without the core around it, to test the errors that it raises."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def opened(uri: str) -> Iterator[StoredKey]:
 
 
 def refused(kind: type[E], do: Callable[[], object]) -> E:
-    """Return the error of this very kind that it raises; it says what to do."""
+    """Assert that `do` raises exactly this class of error, with a hint; return the error."""
     with pytest.raises(kind) as caught:
         do()
     assert type(caught.value) is kind

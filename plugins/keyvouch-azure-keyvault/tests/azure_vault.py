@@ -1,4 +1,4 @@
-"""The test vault with what this plugin's tests need beside it: URIs of its keys, and a log-in in the environment.
+"""The test vault, with URIs for its keys and a log-in in the environment for this plugin's tests.
 
 with running(folder) as vault:
     uri = vault.make("app")
@@ -23,11 +23,11 @@ from keyvouch.testing.key_vault import KeyVault
 
 RESOURCE = "https://vault.azure.net"
 PROXIED = "app.vault.azure.net"
-"""A name of the vault that leads to it through a proxy alone."""
+"""A host name of the vault that can be reached only through a proxy."""
 
 
 class Vault(KeyVault):
-    """A vault that tells the URIs of its keys, and which application the environment signs in as."""
+    """A vault that returns the URIs of its keys, and has the application that the environment signs in as."""
 
     def __init__(self, authority: Authority, app: App, **options: Any) -> None:
         super().__init__(authority, **options)
@@ -35,11 +35,11 @@ class Vault(KeyVault):
 
     @property
     def address(self) -> str:
-        """As `vault=` takes it."""
+        """The vault's address, for `vault=`."""
         return self.url
 
     def make(self, name: str, kind: str = "RSA-2048", **attributes: Any) -> str:
-        """Make a certificate, or a version more of it; return its URI."""
+        """Create a certificate, or another version of it; return its URI."""
         self.make_certificate(name, kind, **attributes)
         return self.uri(f"certificate={name}")
 
@@ -49,7 +49,7 @@ class Vault(KeyVault):
 
 @contextlib.contextmanager
 def running(folder: Path, **options: Any) -> Iterator[Vault]:
-    """Start an authority and a vault, and let the environment have a log-in: `auth=environment`."""
+    """Start an authority and a vault, and set the environment variables for `auth=environment`."""
     key = make_key("RSA-2048")
     certificate = self_signed(key, "CN=reader", 10)
     with Authority(refuse_replays=False) as authority, pytest.MonkeyPatch.context() as patch:

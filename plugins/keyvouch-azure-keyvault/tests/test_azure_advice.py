@@ -1,4 +1,4 @@
-"""A certificate that the vault renews by itself, which Entra ID then does not know: told before it happens."""
+"""A warning before the vault renews a certificate on its own, because Entra ID would not know the new one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make(vault: Vault, name: str, action: str = "AutoRenew") -> str:
 
 
 def test_opening_warns_once(vault: Vault, caplog: pytest.LogCaptureFixture) -> None:
-    """The warning says what to do, comes with the requests that opening makes anyway, and not again."""
+    """The warning says what to do, costs no extra requests, and is logged once."""
     uri = make(vault, "renewed")
     before = len(vault.calls)
     with keyvouch.open_signer(vault.make("plain", "P-256")):
@@ -45,7 +45,7 @@ def test_opening_warns_once(vault: Vault, caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_certificate_that_stays_as_it_is_needs_no_advice(vault: Vault, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither one whose contacts get a message, nor a version that is named, is replaced behind anybody's back."""
+    """No warning is needed if only the contacts get a message, or if the URI names a version."""
     with keyvouch.open_signer(make(vault, "told", "EmailContacts")):
         pass
     with keyvouch.open_signer(make(vault, "named")) as signer:
@@ -59,7 +59,7 @@ def test_certificate_that_stays_as_it_is_needs_no_advice(vault: Vault, caplog: p
 def test_policy_that_may_not_be_read_is_no_error(
     vault: Vault, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The least permissions are enough to open and to list; then nothing is known of it."""
+    """Minimal permissions are enough to open and to list; the policy is then unknown."""
 
     def deny(*_: Any) -> NoReturn:
         raise missing_role("certificates/get")
@@ -77,7 +77,7 @@ def test_policy_that_may_not_be_read_is_no_error(
 
 
 def test_listing_shows_it(vault: Vault) -> None:
-    """`keyvouch keys` tells it below the keys, once for all versions, and in JSON with each."""
+    """`keyvouch keys` prints the advice below the keys, once for all versions, and in JSON with each version."""
     make(vault, "listed-renewed")
     uri = make(vault, "listed-renewed")
     done = run("keys", "--key", uri)

@@ -1,4 +1,4 @@
-"""Each line of the table in docs/stores/azure-keyvault.md: what the service answers, and what the caller is told."""
+"""Each row of the table in docs/stores/azure-keyvault.md: the service's response, and the error that is raised."""
 
 from __future__ import annotations
 
@@ -112,14 +112,14 @@ def connecting_unregistered(vault: Vault) -> object:
 
 @dataclass(frozen=True)
 class Case:
-    """One way to come to a line of the table: what is done, what is answered, and what is raised."""
+    """A case for a row of the table: the operation, the responses, and the error that is raised."""
 
     line: str
-    """The first cell."""
+    """The row's first cell."""
     do: Callable[..., object]
     kind: type[KeyvouchError]
     hint: str
-    """What the hint says, in part."""
+    """A part of the hint."""
     answers: tuple[Refusal | Fault, ...] = ()
 
 
@@ -179,7 +179,7 @@ def answers(vault: Vault) -> None:
 
 
 def told() -> dict[str, set[str]]:
-    """The table: the first cell of each line, and the codes of the errors in the second."""
+    """Return the table: the first cell of each row, and the error codes in the second."""
     section = PAGE.read_text(encoding="utf-8").partition("| the service's answer |")[2].partition("\n\n")[0]
     rows = [line.strip("|").split(" | ") for line in section.splitlines()[2:]]
     return {row[0].strip(): {*re.findall(r"\[`([a-z-]+)`\]", row[1])} for row in rows}
@@ -187,7 +187,7 @@ def told() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.line}: {case.do.__name__}")
 def test_each_answer_is_told(vault: Vault, case: Case) -> None:
-    """Each answer is an error of its own, that says what to do."""
+    """Each response raises its own error, which says what to do."""
     try:
         assert case.hint in refused(case.kind, lambda: case.do(vault, *case.answers)).hint
     finally:
@@ -195,7 +195,7 @@ def test_each_answer_is_told(vault: Vault, case: Case) -> None:
 
 
 def test_each_line_of_the_table_is_tried() -> None:
-    """The page has these lines and no others, and each names the errors that its cases raise."""
+    """The page has exactly these rows, and each lists the errors that its cases raise."""
     tried: dict[str, set[str]] = {}
     for case in CASES:
         tried.setdefault(case.line, set()).add(case.kind.code)
@@ -203,12 +203,12 @@ def test_each_line_of_the_table_is_tried() -> None:
 
 
 def test_authoritys_refusal_is_told_with_its_code(vault: Vault) -> None:
-    """AADSTS700027 says that the certificate is not registered."""
+    """The error contains AADSTS700027, which means that the certificate is not registered."""
     assert "AADSTS700027" in refused(SecretIncorrect, lambda: connecting_unregistered(vault)).message
 
 
 def test_401_is_not_seen_where_a_new_log_in_is_taken(vault: Vault) -> None:
-    """After the SDK's own second try the core logs in anew, and the caller has a signature."""
+    """After the SDK's own retry, the core logs in again, and the caller gets a signature."""
     with keyvouch.open_signer(vault.uri("certificate=answers")) as signer:
         vault.fail("keys/sign", vault.unauthorised(), vault.unauthorised())
         assert signer.sign(b"x", "PS256", timeout=10)

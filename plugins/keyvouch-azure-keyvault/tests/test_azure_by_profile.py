@@ -1,4 +1,4 @@
-"""A key in the vault, opened with a token of another profile's: `auth=profile`."""
+"""A key in the vault, opened with another profile's token: `auth=profile`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Profile = Callable[..., App]
 
 @pytest.fixture
 def profile(vault: Vault, own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
-    """Give the profile `nightly`, with a key in a file, to an app of this tenant."""
+    """Return a function that writes the profile `nightly`, with a key in a file, for an app of this tenant."""
 
     def write(tenant: str | None = None, **fields: object) -> App:
         key = make_key(own_folders)
@@ -56,7 +56,7 @@ def by_profile(uri: str) -> str:
 def test_unmodified_msal_signs_in(
     vault: Vault, profile: Profile, oidc_provider: OidcProvider, kind: str, algorithm: str
 ) -> None:
-    """MSAL gets a token by a key in a vault that is itself opened by a token, for which a key in a file signed."""
+    """MSAL gets a token with a key in a vault, which is itself opened with a token that a key in a file signed for."""
     reader = profile()
     with keyvouch.open_signer(by_profile(vault.make(f"msal-{algorithm}", kind))) as signer:
         opened = vault.authority.exchanges[-1]
@@ -65,13 +65,13 @@ def test_unmodified_msal_signs_in(
         with Authority(algorithms=[algorithm]) as authority:
             sign_in(signer, authority, oidc_provider, algorithm)
         assert vault.count("POST keys/sign") == before + 2
-    assert not [each for each in vault.calls if "secrets" in each]  # nothing is downloaded
+    assert not [each for each in vault.calls if "secrets" in each]  # no key is downloaded
 
 
 def test_vault_refuses_a_token_of_another_authority(
     vault: Vault, own_folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The vault checks who signed the token: one of another authority, in the same tenant's name, opens nothing."""
+    """The vault checks who signed the token: it refuses one from another authority, even for the same tenant."""
     key = make_key(own_folders)
     with Authority() as forger:
         app = forger.register(tenant=vault.authority.tenant, certificates=[key.certificate])
@@ -84,14 +84,14 @@ def test_vault_refuses_a_token_of_another_authority(
 
 @pytest.mark.parametrize("named", ["id", "domain"])
 def test_profile_is_of_the_vaults_tenant(vault: Vault, profile: Profile, named: str) -> None:
-    """The tenant that the vault demands is the profile's, whether it is written as an id or as a domain name."""
+    """A profile in the vault's tenant is accepted, whether the tenant is given as an id or as a domain name."""
     profile(**({} if named == "id" else {"tenant": "contoso.onmicrosoft.com"}))
     with keyvouch.open_signer(by_profile(vault.make("tenant", "P-256"))) as signer:
         assert signer.sign(b"x", "ES256")
 
 
 def test_profile_of_another_tenant_is_told(vault: Vault, profile: Profile) -> None:
-    """A profile signs in to its own tenant alone: what a vault names does not lead it elsewhere."""
+    """A profile signs in only to its own tenant, whatever tenant a vault names."""
     app = profile(tenant="fabrikam.example")
     before = len(vault.calls)
     uri = by_profile(vault.make("elsewhere", "P-256"))
@@ -103,7 +103,7 @@ def test_profile_of_another_tenant_is_told(vault: Vault, profile: Profile) -> No
 
 
 def test_challenge_of_another_tenant_is_got_over(vault: Vault, profile: Profile) -> None:
-    """A vault that names another tenant for a moment does not keep those out for good that are of the right one."""
+    """A vault that briefly names another tenant does not lock out the right one permanently."""
     profile()
     moved = f'Bearer authorization="{vault.authority.url}/fabrikam.example", resource="{RESOURCE}"'
     refusal = Refusal(401, "Unauthorized", "AKV10032: Invalid issuer.", headers={"WWW-Authenticate": moved})
@@ -114,7 +114,7 @@ def test_challenge_of_another_tenant_is_got_over(vault: Vault, profile: Profile)
 
 
 def test_demanded_claims_bring_a_fresh_token(vault: Vault, profile: Profile) -> None:
-    """Claims in a challenge (CAE) reach the authority, the cache is passed over, and the caller sees nothing of it."""
+    """Claims in a challenge (CAE) bypass the cache and reach the authority, and the caller does not notice."""
     profile()
     encoded = base64.urlsafe_b64encode(CLAIMS.encode()).decode()
     demand = (
@@ -139,7 +139,7 @@ def _claims(vault: Vault) -> Any:
 
 
 def test_revoked_token_is_not_taken_from_the_cache_again(vault: Vault, profile: Profile) -> None:
-    """A token that is refused while it lives is replaced, though the profile's cache still has it."""
+    """A token that is refused before it expires is replaced, even though it is still in the profile's cache."""
     profile()
     uri = by_profile(vault.make("revoked", "P-256"))
     with keyvouch.open_signer(uri) as signer:
@@ -154,7 +154,7 @@ def test_revoked_token_is_not_taken_from_the_cache_again(vault: Vault, profile: 
 
 
 def test_refused_profile_is_told_in_one_error(vault: Vault, profile: Profile) -> None:
-    """What the authority says of the profile's own key stands in the error, with its code."""
+    """The error contains what the authority says about the profile's own key, with its code."""
     app = profile()
     app.remove_certificate(app.certificates[0])
     uri = by_profile(vault.make("refused", "P-256"))
@@ -164,7 +164,7 @@ def test_refused_profile_is_told_in_one_error(vault: Vault, profile: Profile) ->
 
 
 def test_expiry_is_the_tokens_own(vault: Vault, profile: Profile) -> None:
-    """The SDK is told when the token really ends."""
+    """The SDK gets the token's real expiry."""
     profile()
     log_in = _log_in(vault, SecretResolver(sign_in=keyvouch.opening.sign_in))
     info = log_in.get_token_info(SCOPE, options={"tenant_id": vault.authority.tenant, "enable_cae": True})
@@ -173,14 +173,14 @@ def test_expiry_is_the_tokens_own(vault: Vault, profile: Profile) -> None:
 
 
 def test_token_is_renewed_before_it_ends(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is due is asked for anew, not at each request but some seconds apart; one that is not is kept."""
+    """A token that is due is requested again, some seconds apart rather than each time; others are kept."""
     now = [1_700_000_000.0]
     monkeypatch.setattr(logins, "time", SimpleNamespace(time=lambda: now[0]))
     asked: list[float] = []
 
     def sign(*_: object, **__: object) -> AccessToken:
         asked.append(now[0])
-        # The authority fails to renew the second one: it is given again, due as it is.
+        # The authority fails to renew the second token: it is returned again, although it is due.
         begun = asked[1] if len(asked) == 3 else now[0]
         return AccessToken(f"token-{begun}", int(begun) + 7200, int(begun) + 3600)
 
@@ -195,7 +195,7 @@ def test_token_is_renewed_before_it_ends(vault: Vault, monkeypatch: pytest.Monke
 def test_token_without_a_time_for_renewal_is_renewed_before_it_ends(
     vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the authority names no time, it is five minutes before the end."""
+    """If the authority names no time for renewal, it is five minutes before the token expires."""
     now = [1_700_000_000.0]
     monkeypatch.setattr(logins, "time", SimpleNamespace(time=lambda: now[0]))
     asked: list[float] = []
@@ -217,7 +217,7 @@ def _log_in(vault: Vault, secrets: SecretResolver) -> logins.LogIn:
 
 
 def test_log_holds_no_secret(vault: Vault, profile: Profile, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever is logged on the way, at any level and by any library, holds neither token nor assertion."""
+    """Nothing that any library logs, at any level, contains a token or an assertion."""
     profile()
     caplog.set_level(logging.DEBUG)
     given: list[str] = []
@@ -238,4 +238,4 @@ def test_log_holds_no_secret(vault: Vault, profile: Profile, caplog: pytest.LogC
     assert caplog.text
     for token in given:
         assert token.rpartition(".")[2] not in caplog.text
-    assert "eyJ" not in caplog.text  # how each JWT begins
+    assert "eyJ" not in caplog.text  # how every JWT begins

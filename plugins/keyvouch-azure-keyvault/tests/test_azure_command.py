@@ -1,4 +1,4 @@
-"""What a user of the command sees of this store."""
+"""This store as seen by a user of the command."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from signing_in import run
     ],
 )
 def test_log_in_that_is_not_there_is_one_error(vault: Vault, tmp_path: Path, auth: str, hint: str) -> None:
-    """What azure-identity logs and says in many lines is one line and a hint."""
+    """The many lines that azure-identity logs and raises become one line and a hint."""
     uri = vault.make("command", "P-256").replace("auth=environment", f"auth={auth}")
     nothing = {
         "PATH": str(tmp_path),
         "AZURE_CLIENT_CERTIFICATE_PATH": "",
         "AZURE_TOKEN_CREDENTIALS": "",
-        # Where a managed identity would be asked for: nobody listens.
+        # Nothing listens on the managed identity's endpoint.
         "IDENTITY_ENDPOINT": "http://127.0.0.1:9",
         "IDENTITY_HEADER": "header",
     }
@@ -47,7 +47,7 @@ def test_log_in_that_is_not_there_is_one_error(vault: Vault, tmp_path: Path, aut
 
 
 def test_install_takes_what_was_issued_for_a_pending_request(vault: Vault, tmp_path: Path) -> None:
-    """The certificate has no version yet, so that there is no key to open; and it is the vault's request, or none."""
+    """The certificate has no version yet, and hence no key to open; one for another request is refused."""
     uri = vault.uri("certificate=pending")
     with connected(uri) as store:
         request = x509.load_der_x509_csr(store.request_certificate(parsed(uri), KeySpec("P-256", "CN=pending")))

@@ -1,4 +1,4 @@
-"""The store keeps the contract, on the test vault."""
+"""The store fulfils the contract, on the test vault."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from keyvouch.testing import Relay, StoreConformance
 
 
 class TestKeyVault(StoreConformance):
-    """A lost connection loses no log-in here: what is broken is the log-in, whose token is revoked.
+    """A lost connection does not end a log-in here, so the log-in is broken instead, by revoking its token.
 
-    No URI holds a secret, and none is ambiguous: a certificate without version is a family.
+    No URI contains a secret, and none is ambiguous: a certificate without a version is a family.
 
-    The service makes certificates for months, a year here.
+    The service creates certificates for a number of months, here for a year.
     """
 
     unsupported = ("ed25519", "ambiguous", "secret", "replaced", "export", "grant")
@@ -54,7 +54,7 @@ class TestKeyVault(StoreConformance):
         self._vault.revoke_tokens()
 
     def restore_connection(self) -> None:
-        """The next log-in does."""
+        """Do nothing: the next log-in restores it."""
 
     def new_uri(self) -> str:
         return self.at(f"new-{next(self._numbers)}")

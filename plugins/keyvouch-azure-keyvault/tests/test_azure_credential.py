@@ -1,4 +1,4 @@
-"""Unmodified clients of the Azure SDK with keyvouch's credential, at the test vault."""
+"""Unmodified clients of the Azure SDK use keyvouch's credential with the test vault."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCOPE = f"{RESOURCE}/.default"
 
 
 class Clients:
-    """A client of the vault's authority, with a key of its own, and the registration that it signs in as."""
+    """A client of the vault's authority with its own key, and the app registration that it signs in as."""
 
     def __init__(self, vault: Vault) -> None:
         self.signer = throwaway_signer()
@@ -73,7 +73,7 @@ def test_secret_client_takes_the_credential(vault: Vault, clients: Clients) -> N
 
 
 def test_async_client_takes_the_credential_and_the_loop_goes_on(vault: Vault, clients: Clients) -> None:
-    """While a key signs and the authority answers, other tasks run."""
+    """Other tasks run while a key signs and the authority responds."""
 
     async def read() -> tuple[str | None, int]:
         ticks = 0
@@ -99,7 +99,7 @@ def test_async_client_takes_the_credential_and_the_loop_goes_on(vault: Vault, cl
 
 
 def test_profile_is_a_credential(vault: Vault, own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A profile's name is enough, and it is read when a token is asked for."""
+    """A profile's name is enough, and the profile is read when a token is requested."""
     from cryptography.hazmat.primitives import serialization
 
     from keyvouch.algorithms import make_key
@@ -131,7 +131,7 @@ ca-file = "{vault.authority.ca_file}"
     )
     with SecretClient(vault.address, credential, **at_vault(vault)) as client:
         assert client.get_secret("greeting").value == "hello"
-    # And the same profile opens a key in the vault.
+    # The same profile also opens a key in the vault.
     import keyvouch
 
     uri = vault.make("by-profile", "P-256").replace("auth=environment", "auth=profile&profile=nightly")
@@ -140,7 +140,7 @@ ca-file = "{vault.authority.ca_file}"
 
 
 def test_lifetime_is_told(clients: Clients) -> None:
-    """The SDK learns when a token ends."""
+    """The SDK gets a token's expiry."""
     info = KeyvouchCredential(clients.client).get_token_info(SCOPE)
     assert 3500 < info.expires_on - time.time() <= 3600
     assert info.token_type == "Bearer"
@@ -148,7 +148,7 @@ def test_lifetime_is_told(clients: Clients) -> None:
 
 
 def test_demanded_claims_bring_another_token(vault: Vault, clients: Clients) -> None:
-    """Claims of a service pass the cache over, and reach the authority."""
+    """A service's claims bypass the cache and reach the authority."""
     credential = KeyvouchCredential(clients.client)
     first = credential.get_token(SCOPE)
     assert credential.get_token(SCOPE).token == first.token
@@ -157,7 +157,7 @@ def test_demanded_claims_bring_another_token(vault: Vault, clients: Clients) -> 
 
 
 def test_another_tenant_is_asked_only_where_allowed(vault: Vault, clients: Clients) -> None:
-    """Who asks for a token of another tenant is refused, unless that tenant is named."""
+    """A request for a token from another tenant is refused unless that tenant is allowed explicitly."""
     other = vault.authority.register(clients.app.client_id, "fabrikam.example", certificates=[clients.signer.chain[0]])
     with pytest.raises(ClientAuthenticationError, match="additionally_allowed_tenants"):
         KeyvouchCredential(clients.client).get_token(SCOPE, tenant_id=other.tenant)
@@ -169,7 +169,7 @@ def test_another_tenant_is_asked_only_where_allowed(vault: Vault, clients: Clien
 
 
 def test_refusal_is_azures_error(vault: Vault, clients: Clients) -> None:
-    """What the authority refuses keeps its code and advice; a chain stops there."""
+    """If the authority refuses, its code is in the error, and a credential chain stops there."""
     clients.app.remove_certificate(clients.signer.chain[0])
     with pytest.raises(ClientAuthenticationError, match="AADSTS700027") as caught:
         KeyvouchCredential(clients.client).get_token(SCOPE)
@@ -177,13 +177,13 @@ def test_refusal_is_azures_error(vault: Vault, clients: Clients) -> None:
 
 
 def test_chain_goes_on_where_there_is_no_profile(vault: Vault, clients: Clients) -> None:
-    """In azure-identity's chain the next credential has its turn where there is nothing to sign in with."""
+    """In azure-identity's chain, the next credential is tried if there is nothing to sign in with."""
     chain = ChainedTokenCredential(KeyvouchCredential("nowhere"), KeyvouchCredential(clients.client))
     assert chain.get_token(SCOPE).token
 
 
 def test_threads_share_one_request(vault: Vault, clients: Clients) -> None:
-    """Many threads that need a first token make one signature."""
+    """Several threads that need a first token share one request."""
     credential = KeyvouchCredential(clients.client)
     before = len(vault.authority.exchanges)
     tokens: list[str] = []

@@ -1,4 +1,4 @@
-"""What the service, the network and the log-in do wrong, and what a caller is told."""
+"""Faults of the service, the network and the log-in, and the errors that callers get."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_throttled_carries_what_was_said(
     answer: Refusal,
     seconds: float | None,
 ) -> None:
-    """A store raises Throttled at once, with the service's time and words."""
+    """A store raises Throttled immediately, with the service's waiting time and text."""
     with opened(uri) as key:
         vault.fail("keys/sign", answer)
         with no_longer_than(3):
@@ -61,7 +61,7 @@ def test_throttled_carries_what_was_said(
 
 
 def test_time_to_wait_may_be_a_date(vault: Vault, uri: str) -> None:
-    """Retry-After is also a moment (RFC 9110, section 10.2.3)."""
+    """Retry-After can also be a date (RFC 9110, section 10.2.3)."""
     with opened(uri) as key:
         vault.fail("keys/sign", refusals.throttled(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)))
         error = refused(Throttled, lambda: key.sign(b"x", PS256, timeout=20))
@@ -70,7 +70,7 @@ def test_time_to_wait_may_be_a_date(vault: Vault, uri: str) -> None:
 
 
 def test_caller_waits_and_gets_a_signature(vault: Vault, uri: str) -> None:
-    """429 in each form, 5xx and dropped connections never reach the caller while there is time."""
+    """429 in each form, 5xx and dropped connections do not reach the caller before the timeout."""
     with keyvouch.open_signer(uri) as signer:
         troubles: tuple[Refusal | Fault, ...] = (
             refusals.throttled(1),
@@ -89,7 +89,7 @@ def test_caller_waits_and_gets_a_signature(vault: Vault, uri: str) -> None:
 
 
 def test_long_wait_ends_with_the_callers_time(vault: Vault, uri: str) -> None:
-    """A Retry-After beyond the caller's timeout is not waited for."""
+    """The caller does not wait for a Retry-After beyond its timeout."""
     with keyvouch.open_signer(uri) as signer:
         vault.fail("keys/sign", refusals.throttled(300))
         with no_longer_than(5):
@@ -98,7 +98,7 @@ def test_long_wait_ends_with_the_callers_time(vault: Vault, uri: str) -> None:
 
 
 def test_stall_ends_with_the_callers_time(vault: Vault, uri: str) -> None:
-    """A server that answers nothing is StoreUnavailable when the time is over."""
+    """A server that does not respond is StoreUnavailable when the timeout expires."""
     with opened(uri) as key:
         vault.fail("keys/sign", Stall())
         with no_longer_than(4):
@@ -112,7 +112,7 @@ def test_stall_ends_with_the_callers_time(vault: Vault, uri: str) -> None:
 def test_drip_ends_with_the_callers_time(
     vault: Vault, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drip: str, dripping_one: str
 ) -> None:
-    """No part of a response outlasts the time to open, of the vault's or of its log-in's authority."""
+    """No part of a response outlasts the timeout for opening, whether from the vault or from the authority."""
     context, ca_file = make_context(tmp_path)
     both = tmp_path / "both.pem"
     both.write_bytes(ca_file.read_bytes() + Path(vault.ca_file).read_bytes())
@@ -129,14 +129,14 @@ def test_drip_ends_with_the_callers_time(
 
 
 def test_dead_token_is_a_lost_session(vault: Vault, uri: str) -> None:
-    """401 after the SDK's own second try ends the session, and nothing was signed."""
+    """401 after the SDK's own retry ends the session, without a signature."""
     with opened(uri) as key:
         vault.fail("keys/sign", vault.unauthorised(), vault.unauthorised())
         assert refused(SessionLost, lambda: key.sign(b"x", PS256, timeout=10)).performed is False
 
 
 def test_missing_reading_role_is_told_at_opening(vault: Vault, uri: str) -> None:
-    """Who may not read certificates is told so, with the role that may."""
+    """If the log-in may not read certificates, the hint names the role that may."""
     vault.deny.add("certificates/list")
     try:
         error = refused(AccessDenied, lambda: keyvouch.open_signer(uri))
@@ -146,7 +146,7 @@ def test_missing_reading_role_is_told_at_opening(vault: Vault, uri: str) -> None
 
 
 def test_signing_needs_no_permission_to_list_or_get_keys(vault: Vault, uri: str) -> None:
-    """The least a log-in needs is keys/sign, certificates/get and certificates/list."""
+    """A log-in needs only keys/sign, certificates/get and certificates/list."""
     vault.deny |= {"keys/list", "keys/get"}
     try:
         with keyvouch.open_signer(uri) as signer:
@@ -156,17 +156,17 @@ def test_signing_needs_no_permission_to_list_or_get_keys(vault: Vault, uri: str)
 
 
 def test_given_ca_wins_over_the_environments(vault: Vault, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ca-file= is trusted, whatever REQUESTS_CA_BUNDLE says."""
+    """ca-file= is trusted, whatever the value of REQUESTS_CA_BUNDLE."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(vault.authority.ca_file))
     with keyvouch.open_signer(uri) as signer:
         assert signer.sign(b"x", "PS256")
 
 
 def test_token_for_something_else_is_not_asked_for(vault: Vault, uri: str) -> None:
-    """A server on this machine that demands a token for another service gets none."""
+    """A server on this machine that requests a token for another service gets none."""
     vault.resource = "https://graph.microsoft.com"
     before = len(vault.authority.exchanges)
-    other = vault.uri("certificate=faults").replace("localhost", "127.0.0.1")  # the SDK remembers each host's demand
+    other = vault.uri("certificate=faults").replace("localhost", "127.0.0.1")  # the SDK remembers each host's challenge
     try:
         refused(ConfigurationError, lambda: keyvouch.open_signer(other, timeout=5))
     finally:
@@ -175,14 +175,14 @@ def test_token_for_something_else_is_not_asked_for(vault: Vault, uri: str) -> No
 
 
 def test_authority_that_fails_is_unavailable(vault: Vault, uri: str) -> None:
-    """A 503 of the authority is not told as a wrong secret."""
+    """A 503 from the authority is not reported as a wrong secret."""
     vault.authority.answer_next(503, '{"error": "temporarily_unavailable"}', {"Content-Type": "application/json"})
     error = refused(StoreUnavailable, lambda: keyvouch.open_signer(uri, timeout=5))
     assert "authority" in error.message
 
 
 def test_threads_share_one_token(vault: Vault, uri: str) -> None:
-    """However many threads sign, the authority is asked once for a log-in."""
+    """However many threads sign, a log-in sends one request to the authority."""
     with connected(uri) as store:
         before = len(vault.authority.exchanges)
         key = store.open(parsed(uri), timeout=10)
@@ -192,7 +192,7 @@ def test_threads_share_one_token(vault: Vault, uri: str) -> None:
             try:
                 for _ in range(5):
                     key.sign(b"x", PS256, timeout=10)
-            except BaseException as error:  # noqa: BLE001 - the test tells
+            except BaseException as error:  # noqa: BLE001 - the test reports it
                 failures.append(error)
 
         threads = [threading.Thread(target=sign) for _ in range(8)]
@@ -205,7 +205,7 @@ def test_threads_share_one_token(vault: Vault, uri: str) -> None:
 
 
 def test_answer_that_does_not_end_is_given_up(vault: Vault, uri: str) -> None:
-    """A server that sends an octet now and then holds nobody longer than the timeout."""
+    """A server that sends a byte now and then cannot delay a caller beyond the timeout."""
     with opened(uri) as key:
         vault.fail("keys/sign", Trickle())
         with no_longer_than(4):
@@ -214,7 +214,7 @@ def test_answer_that_does_not_end_is_given_up(vault: Vault, uri: str) -> None:
 
 
 def test_nothing_of_the_token_is_told(vault: Vault, uri: str) -> None:
-    """No error, cause or representation holds the bearer token."""
+    """No error, cause or representation contains the bearer token."""
     with connected(uri) as store:
         key = store.open(parsed(uri), timeout=10)
         vault.fail("keys/sign", refusals.missing_role("keys/sign"))

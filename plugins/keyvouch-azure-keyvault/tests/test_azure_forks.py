@@ -1,4 +1,4 @@
-"""A vault's key in a forked child."""
+"""A vault's key in a forked child process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_child_signs_whatever_the_parents_threads_held(vault: Vault) -> None:
-    """It logs in for itself; a lock of the SDK's that a thread of the parent held does not keep it waiting."""
+    """The child logs in itself, and is not blocked by an SDK lock that one of the parent's threads held."""
     with keyvouch.open_signer(vault.make("forked", "P-256")) as signer:
         with vars(http_challenge_cache)["_lock"]:
             child = os.fork()

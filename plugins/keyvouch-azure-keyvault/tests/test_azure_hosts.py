@@ -1,4 +1,4 @@
-"""Where requests may go: what a vault or an authority names in an answer leads no token or secret to another host."""
+"""Where requests may go: no token or secret is sent to another host that a response names."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def uri(vault: Vault) -> str:
 )
 @pytest.mark.parametrize("permission", ["keys/list", "certificates/list"])
 def test_next_page_on_another_host_is_not_requested(vault: Vault, uri: str, permission: str, elsewhere: str) -> None:
-    """A listing that continues on another scheme, host or port gets neither a request nor the token."""
+    """A listing's next page with another scheme, host or port gets neither a request nor the token."""
     page = elsewhere.format(port=urlsplit(vault.url).port) + "/keys/x/versions?api-version=7.4&$skiptoken=a"
     which = uri if permission == "certificates/list" else uri.replace("certificate=", "key=")
     with connected(uri) as store:
@@ -55,7 +55,7 @@ def test_next_page_on_another_host_is_not_requested(vault: Vault, uri: str, perm
 
 
 def test_host_is_compared_as_a_host() -> None:
-    """Key Vault writes `:443` into the URL of a page; a name that only begins alike is another host."""
+    """Key Vault writes `:443` into the URLs of pages; a name with only the same prefix is another host."""
     sent: list[str] = []
     pools = SimpleNamespace(send=lambda request: sent.append(request.url))
     transport = VaultTransport(cast(PoolTransport, pools), "https://app.vault.azure.net")
@@ -75,7 +75,7 @@ def test_host_is_compared_as_a_host() -> None:
 
 
 def test_pages_without_end_are_given_up(vault: Vault, uri: str) -> None:
-    """A listing in which each page names itself as the next ends before the time does."""
+    """A listing in which each page names itself as the next is abandoned before the timeout."""
     page = f"{vault.url}/certificates/hosts/versions?api-version=7.4"
     with connected(uri) as store:
         body = json.dumps({"value": [{"id": f"{vault.url}/certificates/hosts/{'0' * 32}"}] * 20_000, "nextLink": page})
@@ -106,7 +106,7 @@ def _document(authority: DripServer, **changed: object) -> bytes:
 def test_credentials_go_to_no_other_host_than_the_authoritys(
     vault: Vault, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scheme: str, auth: str
 ) -> None:
-    """A discovery document that names a token endpoint on another host, or over http, gets no client secret there."""
+    """If a discovery document names a token endpoint on another host, or over http, no credentials are sent there."""
     context, ca_file = make_context(tmp_path)
     both = tmp_path / "both.pem"
     both.write_bytes(ca_file.read_bytes() + Path(vault.ca_file).read_bytes())

@@ -1,4 +1,4 @@
-"""Keys in a Managed HSM, met by its own name, through the unmodified SDK and its check of that name."""
+"""Keys in a Managed HSM under a real host name, with the unmodified SDK and its check of that name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOST = "contoso.managedhsm.azure.net"
 
 
 class Hsm:
-    """A Managed HSM, and the URIs of its keys; a proxy leads to it."""
+    """A Managed HSM behind a proxy, and the URIs of its keys."""
 
     def __init__(self, vault: Vault, proxy: Proxy) -> None:
         self.vault, self.proxy = vault, proxy
@@ -49,7 +49,7 @@ def hsm(tmp_path: Path) -> Iterator[Hsm]:
 
 
 def test_tenant_that_was_changed(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A log-in does not hold to the tenant that the same name demanded before, though the SDK remembers it."""
+    """A log-in does not reuse the tenant that the same host required before, although the SDK remembers it."""
     tenants = set()
     for _ in range(2):
         with running(tmp_path_factory.mktemp("hsm")) as hsm:
@@ -61,7 +61,7 @@ def test_tenant_that_was_changed(tmp_path_factory: pytest.TempPathFactory) -> No
 
 
 def test_key_signs_with_a_certificate_from_a_file(hsm: Hsm, tmp_path: Path) -> None:
-    """`key=` is made in the HSM, and `certificate-file=` has its certificate."""
+    """`key=` is created in the HSM, and its certificate is in `certificate-file=`."""
     with keyvouch.open_store(hsm.uri("key=app")) as store:
         store.generate(KeySpec("P-256"))
     assert hsm.vault.keys["app"].newest.kind == "EC-HSM"
@@ -77,7 +77,7 @@ def test_key_signs_with_a_certificate_from_a_file(hsm: Hsm, tmp_path: Path) -> N
 
 
 def test_token_is_for_managed_hsm(hsm: Hsm) -> None:
-    """The log-in asks for that resource, and is not led to another by the challenge."""
+    """The log-in requests a token for Managed HSM, whatever the challenge says."""
     hsm.vault.make_key("app", "P-256")
     with keyvouch.open_signer(hsm.uri("key=app")) as signer:
         assert signer.sign(b"message", "ES256")
@@ -86,20 +86,20 @@ def test_token_is_for_managed_hsm(hsm: Hsm) -> None:
 
 
 def test_vaults_challenge_is_not_followed(hsm: Hsm) -> None:
-    """An HSM that demands a token for Key Vault gets none."""
+    """An HSM that requests a token for Key Vault gets none."""
     hsm.vault.resource = "https://vault.azure.net"
     refused(ConfigurationError, lambda: keyvouch.open_signer(hsm.uri("key=app"), timeout=5))
     assert not hsm.vault.calls
 
 
 def test_certificate_is_not_looked_for(hsm: Hsm) -> None:
-    """An HSM has keys alone, and the hint says what to write."""
+    """An HSM has only keys, and the hint says what to write."""
     error = refused(ConfigurationError, lambda: keyvouch.open_signer(hsm.uri("certificate=app")))
     assert "certificate-file=" in error.hint
 
 
 def test_listing_has_the_keys(hsm: Hsm) -> None:
-    """Each version of each key, and no request for certificates."""
+    """Each version of each key is listed, without a request for certificates."""
     for name in ("one", "one", "two"):
         hsm.vault.make_key(name, "P-256")
     with keyvouch.open_store(hsm.uri("").replace(";?", "?")) as store:
@@ -108,6 +108,6 @@ def test_listing_has_the_keys(hsm: Hsm) -> None:
 
 
 def test_key_that_may_not_be_used_says_so(hsm: Hsm) -> None:
-    """A disabled version is told as in a vault."""
+    """A disabled version is reported as for a vault."""
     hsm.vault.make_key("app", "P-256", enabled=False)
     assert "--enabled true" in refused(KeyUnusable, lambda: keyvouch.open_signer(hsm.uri("key=app"))).hint

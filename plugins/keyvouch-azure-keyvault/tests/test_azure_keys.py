@@ -20,7 +20,7 @@ from scripted_store import is_signed
     ],
 )
 def test_certificate_signs(vault: Vault, kind: str, algorithms: tuple[str, ...]) -> None:
-    """The key of a certificate signs all that its type can, and one signature is one request."""
+    """A certificate's key signs with every algorithm of its type, and one signature is one request."""
     with keyvouch.open_signer(vault.make(f"signs-{kind}", kind)) as signer:
         before = len(vault.calls)
         for algorithm in algorithms:

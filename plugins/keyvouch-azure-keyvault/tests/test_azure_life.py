@@ -1,4 +1,4 @@
-"""Which version is meant, and the life of keys: made, certified, taken in, deleted."""
+"""Which version a URI selects, and how keys are created, certified, imported and deleted."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def versions(vault: Vault, name: str) -> list[str]:
 
 
 def test_newest_settled_version_is_opened(vault: Vault) -> None:
-    """A version that was just made waits for its time to be registered; `settle=0` takes it at once."""
+    """A new version is not selected until it has settled, which leaves time to register it; `settle=0` selects it."""
     for created in (OLD, OLD + 10, int(time.time())):
         uri = vault.make("settled", "P-256", created=created)
     _, settled, newest = versions(vault, "settled")
@@ -54,7 +54,7 @@ def test_newest_settled_version_is_opened(vault: Vault) -> None:
 
 
 def test_disabled_version_is_passed_over(vault: Vault) -> None:
-    """A version that may not be used is not chosen, and told where it is named."""
+    """A disabled version is not selected; if the URI names it, it is reported."""
     vault.make("disabled", "P-256", created=OLD)
     uri = vault.make("disabled", "P-256", created=OLD + 10, enabled=False)
     good, bad = versions(vault, "disabled")
@@ -66,7 +66,7 @@ def test_disabled_version_is_passed_over(vault: Vault) -> None:
 
 
 def test_expired_certificate_gives_way_to_a_valid_one(vault: Vault) -> None:
-    """Of the versions only those valid now are meant."""
+    """Only versions that are valid now are selected."""
     vault.make("expired", "P-256", created=OLD)
     uri = vault.make("expired", "P-256", created=OLD + 10)
     valid, ended = vault.keys["expired"].versions
@@ -80,7 +80,7 @@ def test_expired_certificate_gives_way_to_a_valid_one(vault: Vault) -> None:
 
 
 def test_digest_and_certificate_choose_their_version(vault: Vault, tmp_path: Path) -> None:
-    """`spki-sha256` and a given certificate find the version of that key, and no other."""
+    """`spki-sha256` or a given certificate selects the version with that key, and no other."""
     for _ in range(2):
         uri = vault.make("chosen", "P-256", created=OLD)
     older, _ = vault.keys["chosen"].versions
@@ -97,7 +97,7 @@ def test_digest_and_certificate_choose_their_version(vault: Vault, tmp_path: Pat
 
 
 def test_key_without_certificate_takes_a_file(vault: Vault, tmp_path: Path) -> None:
-    """`key=` opens a key by itself, and its certificate comes from a file."""
+    """`key=` opens a key without a certificate, which comes from a file."""
     vault.make_key("bare", "P-256")
     uri = vault.uri("key=bare")
     with keyvouch.open_signer(uri) as signer:
@@ -115,7 +115,7 @@ def test_key_without_certificate_takes_a_file(vault: Vault, tmp_path: Path) -> N
 
 
 def test_pasted_address_opens_the_same_key(vault: Vault) -> None:
-    """What the portal shows is a URI too, of a certificate and of a key, with and without version."""
+    """The identifier shown in the portal works in a URI, for a certificate or a key, with or without a version."""
     vault.make("pasted", "P-256", created=OLD)
     version = versions(vault, "pasted")[0]
     query = f"?auth=environment&ca-file={vault.ca_file}"
@@ -142,7 +142,7 @@ def test_pasted_address_opens_the_same_key(vault: Vault) -> None:
     ],
 )
 def test_wrong_uri_is_told(vault: Vault, which: str, hint: str) -> None:
-    """Mistakes in the URI are told before anything is sent to a vault."""
+    """Mistakes in the URI are reported before anything is sent to a vault."""
     before = len(vault.calls)
 
     def open_it() -> None:
@@ -159,13 +159,13 @@ def test_wrong_uri_is_told(vault: Vault, which: str, hint: str) -> None:
 
 @pytest.mark.parametrize("cloud", ["vault.azure.cn", "vault.usgovcloudapi.net", "managedhsm.azure.net"])
 def test_other_clouds_are_addresses_too(cloud: str) -> None:
-    """A vault in a sovereign cloud and a Managed HSM are named as all others."""
+    """A vault in a sovereign cloud and a Managed HSM are addressed like any other."""
     uri = parsed(f"azure-keyvault:vault=https://Contoso.{cloud};key=app?auth=cli")
     assert uri.get("vault") == f"https://contoso.{cloud}"
 
 
 def test_made_certificate_is_not_exportable_and_not_renewed_by_itself(vault: Vault) -> None:
-    """What is generated stays in the vault, and the service does not renew it behind the application's back."""
+    """A generated key cannot leave the vault, and the service does not renew its certificate unnoticed."""
     with keyvouch.open_store(vault.uri("certificate=made")) as store:
         pinned = store.generate(KeySpec("RSA-3072", "CN=made,O=Contoso", 365))
         refused(KeyExists, lambda: store.generate(KeySpec("RSA-3072")))
@@ -178,7 +178,7 @@ def test_made_certificate_is_not_exportable_and_not_renewed_by_itself(vault: Vau
 
 
 def test_premium_key_is_made_in_an_hsm(vault: Vault) -> None:
-    """`hsm=true` asks for RSA-HSM and EC-HSM, of certificates and of keys."""
+    """`hsm=true` requests RSA-HSM and EC-HSM, for certificates and for keys."""
     for number, (kind, wanted) in enumerate({"RSA-2048": "RSA-HSM", "P-384": "EC-HSM"}.items()):
         for attribute in ("certificate", "key"):
             name = f"premium-{attribute}-{number}"
@@ -188,7 +188,7 @@ def test_premium_key_is_made_in_an_hsm(vault: Vault) -> None:
 
 
 def test_request_of_the_vault_is_merged(vault: Vault) -> None:
-    """A new certificate's request is the vault's own, pending until what was issued for it is installed."""
+    """The vault creates a new certificate's request, which is pending until the issued certificate is installed."""
     uri = parsed(vault.uri("certificate=requested"))
     with connected(str(uri)) as store:
         request = x509.load_der_x509_csr(store.request_certificate(uri, KeySpec("P-256", "CN=requested")))
@@ -209,7 +209,7 @@ def test_request_of_the_vault_is_merged(vault: Vault) -> None:
 
 
 def test_import_wants_a_certificate_where_one_is_named(vault: Vault) -> None:
-    """A certificate is imported with its key; `key=` takes a key alone, whatever its type."""
+    """A certificate is imported with its key; `key=` imports only a key, of either type."""
     key = make_key("P-256")
     uri = parsed(vault.uri("certificate=imported"))
     with connected(str(uri)) as store:
@@ -223,7 +223,7 @@ def test_import_wants_a_certificate_where_one_is_named(vault: Vault) -> None:
 
 
 def test_deleted_certificate_can_be_recovered(vault: Vault) -> None:
-    """Deleting is not purging: the name is kept, and the hint says how to recover it."""
+    """Deleting is not purging: the name stays reserved, and the hint says how to recover it."""
     uri = parsed(vault.make("deleted", "P-256"))
     with connected(str(uri)) as store:
         pinned = store.open(uri, timeout=10).uri
@@ -235,7 +235,7 @@ def test_deleted_certificate_can_be_recovered(vault: Vault) -> None:
 
 @pytest.mark.parametrize("kind", ["certificate", "key"])
 def test_version_is_disabled(vault: Vault, kind: str) -> None:
-    """One version of several cannot be deleted, and the hint says what can be done: it signs no more, the others do."""
+    """One of several versions cannot be deleted; as the hint says, it can be disabled, and the others still sign."""
     name = f"old-{kind}"
     make = vault.make_certificate if kind == "certificate" else vault.make_key
     make(name, "P-256", created=OLD)
@@ -252,7 +252,7 @@ def test_version_is_disabled(vault: Vault, kind: str) -> None:
 
 
 def test_purge_protection_is_told(vault: Vault) -> None:
-    """A vault that keeps what was deleted says so, and it stays deleted."""
+    """Purge protection is reported, and the certificate stays deleted."""
     uri = parsed(vault.make("kept", "P-256") + "&purge=true")
     vault.purge_protection = True
     try:
@@ -265,7 +265,7 @@ def test_purge_protection_is_told(vault: Vault) -> None:
 
 
 def test_one_of_several_versions_is_not_deleted(vault: Vault) -> None:
-    """The service deletes all versions at once, so that none is deleted while there are others."""
+    """The service deletes all versions at once, so a version is not deleted while there are others."""
     for _ in range(2):
         uri = parsed(vault.make("several", "P-256"))
     with connected(str(uri)) as store:
@@ -275,7 +275,7 @@ def test_one_of_several_versions_is_not_deleted(vault: Vault) -> None:
 
 
 def test_listing_shows_certificates_and_bare_keys(vault: Vault) -> None:
-    """Each version stands there once: a certificate's key is not listed beside it."""
+    """Each version is listed once: a certificate's key is not listed separately."""
     vault.make("listed", "P-256")
     vault.make_key("listed-key", "P-384")
     with keyvouch.open_store(vault.uri("").replace(";?", "?")) as store:
@@ -287,7 +287,7 @@ def test_listing_shows_certificates_and_bare_keys(vault: Vault) -> None:
 
 
 def test_unknown_name_is_free_however_it_is_told(vault: Vault) -> None:
-    """A name that the service does not know is free, whether its listing is empty or 404; a strange 404 is told."""
+    """An unknown name is free, whether its listing is empty or 404; a 404 from another server is an error."""
     uri = parsed(vault.uri("certificate=free"))
     unknown = refusals.missing("Certificate", "free")
     with connected(str(uri)) as store:

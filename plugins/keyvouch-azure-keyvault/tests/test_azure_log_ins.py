@@ -1,4 +1,4 @@
-"""How the store signs in: azure-identity's credentials, at the endpoints that they ask."""
+"""How the store signs in: azure-identity's credentials, with the endpoints that they use."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADER = "header-of-the-endpoint"
 
 
 class Endpoint(ThreadingHTTPServer):
-    """App Service's endpoint of managed identities: it has a token for whoever knows the header."""
+    """App Service's endpoint for managed identities, which returns a token to clients that send the header."""
 
     daemon_threads = True
 
@@ -35,7 +35,7 @@ class Endpoint(ThreadingHTTPServer):
         self.asked: list[dict[str, list[str]]] = []
         self.status = 200
         self.body: bytes | None = None
-        """Given in place of a token."""
+        """Returned in place of a token."""
         with throwaway_signer() as signer:
             app = vault.authority.register(certificates=[signer.chain[0]])
             session = requests.Session()
@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(octets)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is given
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Write nothing."""
 
 
@@ -103,7 +103,7 @@ def signs(uri: str) -> None:
 
 
 def test_managed_identity_opens_the_vault(endpoint: Endpoint, uri: str) -> None:
-    """The machine's own identity, and the user-assigned one that client-id= names."""
+    """The machine's own identity opens the vault, and so does a user-assigned one named by client-id=."""
     managed = uri.replace("auth=environment", "auth=managed-identity")
     signs(managed)
     assert "client_id" not in endpoint.asked[-1]
@@ -112,7 +112,7 @@ def test_managed_identity_opens_the_vault(endpoint: Endpoint, uri: str) -> None:
 
 
 def test_refused_managed_identity_is_told(endpoint: Endpoint, uri: str) -> None:
-    """An endpoint without identity says what to assign."""
+    """If the endpoint has no identity, the hint says what to assign."""
     endpoint.status = 400
     managed = uri.replace("auth=environment", "auth=managed-identity")
     with pytest.raises((SecretIncorrect, SecretRequired)) as caught:
@@ -122,7 +122,7 @@ def test_refused_managed_identity_is_told(endpoint: Endpoint, uri: str) -> None:
 
 
 def test_default_takes_what_is_there(endpoint: Endpoint, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DefaultAzureCredential finds the environment's log-in first, else the managed identity."""
+    """DefaultAzureCredential uses the environment's log-in first, then the managed identity."""
     default = uri.replace("auth=environment", "auth=default")
     signs(default)
     assert not endpoint.asked
@@ -137,7 +137,7 @@ def test_workload_identity_opens_the_vault(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A federated token from a file is the assertion: here one that the development authority takes."""
+    """A federated token from a file is the assertion; here it is one that the development authority accepts."""
     with throwaway_signer() as signer:
         app = vault.authority.register(certificates=[signer.chain[0]])
         endpoint = f"{vault.authority.authority}/oauth2/v2.0/token"
@@ -161,7 +161,7 @@ def test_cli_that_is_not_there_is_told(uri: str, tmp_path: Path, monkeypatch: py
 
 
 def test_cli_opens_the_vault(endpoint: Endpoint, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `az account get-access-token` prints is taken."""
+    """The token that `az account get-access-token` prints is used."""
     az = tmp_path / "az"
     told = {"accessToken": endpoint.token, "expiresOn": "2100-01-01 00:00:00.000000", "expires_on": 4102444800}
     az.write_text(f"#!/bin/sh\nprintf '%s' '{json.dumps(told)}'\n")
@@ -172,5 +172,5 @@ def test_cli_opens_the_vault(endpoint: Endpoint, uri: str, tmp_path: Path, monke
 
 @pytest.mark.parametrize("auth", ["auth=profile", "auth=cli&profile=nightly", "auth=secret"])
 def test_wrong_log_in_is_told(uri: str, auth: str) -> None:
-    """A method that there is not, and a profile without its method, are told before anything is sent."""
+    """An unknown method, or a profile without its method, is reported before anything is sent."""
     refused(ConfigurationError, lambda: keyvouch.open_signer(uri.replace("auth=environment", auth)))

@@ -1,4 +1,4 @@
-"""Whatever answers in place of the vault or of the log-in, only errors of keyvouch's come out."""
+"""Whatever responds in place of the vault or the log-in, only keyvouch's errors are raised."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def store(vault: Vault) -> Iterator[KeyVaultStore]:
-    """A store that is connected, so that only one request is answered wrongly."""
+    """A connected store, so that only one request gets a malformed response."""
     if "malformed" not in vault.keys:
         vault.make("malformed")
         vault.make_key("bare")
@@ -72,7 +72,7 @@ def only_ours(doing: Callable[[], object]) -> KeyvouchError | None:
 
 
 def spoilt(vault: Vault, permission: str, body: bytes, doing: Callable[[], object], status: int = 200) -> Any:
-    """Do it, where the next request that needs the permission is answered like that."""
+    """Call `doing` with `body` as the response to the next request that needs the permission."""
     vault.fail(permission, Body(body, status))
     try:
         return only_ours(doing)
@@ -86,7 +86,7 @@ DOINGS = ("certificates/list", "certificates/get", "keys/list", "keys/get", "key
 @pytest.mark.parametrize("permission", DOINGS)
 @pytest.mark.parametrize("status", [200, 400, 403, 404])
 def test_malformed_answers(vault: Vault, doings: dict[str, Callable[[], object]], permission: str, status: int) -> None:
-    """Bodies that are not Key Vault's at all, with good and with bad statuses."""
+    """Bodies that are not in Key Vault's format at all, with success and error statuses."""
     for body in malformed.WHOLE:
         error = spoilt(vault, permission, body, doings[permission], status)
         assert error is None or error.hint, body[:40]
@@ -99,7 +99,7 @@ def test_malformed_answers(vault: Vault, doings: dict[str, Callable[[], object]]
 def test_wrong_fields(
     vault: Vault, doings: dict[str, Callable[[], object]], monkeypatch: pytest.MonkeyPatch, permission: str
 ) -> None:
-    """A good answer in which one field is missing, or holds something else."""
+    """Valid responses in which one field is missing or has an invalid value."""
     bodies: list[Any] = []
     original = Reply.response
 
@@ -121,13 +121,13 @@ def test_wrong_fields(
 
 @pytest.mark.parametrize("permission", ["keys/list", "certificates/list", "keys/get"])
 def test_malformed_listing(vault: Vault, doings: dict[str, Callable[[], object]], permission: str) -> None:
-    """A listing of all that the vault has."""
+    """Malformed responses while everything in the vault is listed."""
     for body in malformed.WHOLE:
         spoilt(vault, permission, body, doings["listing"])
 
 
 def test_malformed_answers_to_changes(vault: Vault) -> None:
-    """Making a key or certificate ends with an error of keyvouch's, or with what was made."""
+    """Creating a key or certificate succeeds or raises one of keyvouch's errors."""
     for permission, which in (("keys/create", "key"), ("certificates/create", "certificate")):
         with connected(vault.uri("certificate=malformed")) as store:
             for body in malformed.WHOLE:
@@ -139,7 +139,7 @@ def test_malformed_answers_to_changes(vault: Vault) -> None:
     "header", ["", "Bearer", "Bearer authorization", 'Bearer authorization="\u00fc"', "x" * 5000, 'Bearer resource="a"']
 )
 def test_malformed_challenges(vault: Vault, header: str) -> None:
-    """What demands the token does not say for whom."""
+    """Challenges that do not say which resource the token is for."""
     vault.disturb = lambda _: Refusal(401, "Unauthorized", "no", headers={"WWW-Authenticate": header})
     try:
         assert only_ours(lambda: keyvouch.open_signer(vault.uri("certificate=malformed"), timeout=5))
@@ -152,7 +152,7 @@ TOKENS = (*malformed.WHOLE, *malformed.variants(TOKEN))
 
 
 def test_malformed_tokens_of_the_authority(vault: Vault) -> None:
-    """Whatever the authority answers with, no foreign error comes out, and nothing of it is kept."""
+    """Whatever the authority responds, only keyvouch's errors are raised, and nothing of the response is kept."""
     for body in TOKENS:
         vault.authority._scripted.clear()
         vault.authority.answer_next(200, body, {"Content-Type": "application/json"})
@@ -163,7 +163,7 @@ def test_malformed_tokens_of_the_authority(vault: Vault) -> None:
 
 @pytest.mark.parametrize("body", [each for each in malformed.WHOLE if len(each) < 1000] + [malformed.WHOLE[-1]])
 def test_malformed_discovery(vault: Vault, monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
-    """The authority's endpoints are not to be had."""
+    """The authority's endpoints cannot be discovered."""
     monkeypatch.setattr(Authority, "_respond", lambda *_: Response(200, body, {"Content-Type": "application/json"}))
     error = only_ours(lambda: keyvouch.open_signer(vault.uri("certificate=malformed"), timeout=5))
     assert error
@@ -171,7 +171,7 @@ def test_malformed_discovery(vault: Vault, monkeypatch: pytest.MonkeyPatch, body
 
 
 def test_malformed_tokens_of_managed_identity(vault: Vault, endpoint: Endpoint) -> None:
-    """The same of a machine's own endpoint of tokens."""
+    """The same for a machine's own token endpoint."""
     managed = vault.uri("certificate=malformed").replace("auth=environment", "auth=managed-identity")
     good = {"access_token": "a.b.c", "expires_on": "4102444800", "resource": "r", "token_type": "Bearer"}
     for body in (*malformed.WHOLE, *malformed.variants(good)):
@@ -181,7 +181,7 @@ def test_malformed_tokens_of_managed_identity(vault: Vault, endpoint: Endpoint) 
 
 
 def test_standby_key_signs_in(vault: Vault, store: KeyVaultStore) -> None:
-    """Whatever the vault of the preferred key answers, the client signs in with its standby key."""
+    """Whatever the preferred key's vault responds, the client signs in with its standby key."""
     with Authority(refuse_replays=False) as authority, throwaway_signer() as standby:
         app = authority.register(certificates=standby.chain)
         for permission, body in (
@@ -223,5 +223,5 @@ NAMES = ("value", "key", "attributes", "id", "kid", "cer", "kty", "n", "e", "ena
 def test_arbitrary_json(
     vault: Vault, doings: dict[str, Callable[[], object]], permission: str, status: int, body: bytes
 ) -> None:
-    """Any JSON from any endpoint: success, or an error of keyvouch's."""
+    """Any JSON from any endpoint leads to success or to one of keyvouch's errors."""
     spoilt(vault, permission, body, doings[permission], status)

@@ -1,4 +1,4 @@
-"""Many threads, and a service that fails now and then: no caller notices."""
+"""Many threads sign with a service that fails now and then, and no caller notices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TROUBLES: dict[float, Fault | Refusal] = {
     0.04: Drop(),
     0.045: Stall(20),
 }
-"""What happens where a throw between 0 and 1 is below, the first that fits."""
+"""The fault for a random number between 0 and 1: the first whose bound is greater."""
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def flaky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
 
 
 def test_callers_notice_nothing(flaky: Vault, *, soak: bool) -> None:
-    """Every signature is made and good, of 8 threads, whatever the service does meanwhile."""
+    """Eight threads get all their signatures, and all are valid, whatever faults the service has."""
     wanted = 20_000 if soak else 400
     uri = flaky.make("soak", "P-256")
     failures: list[BaseException] = []
@@ -61,7 +61,7 @@ def test_callers_notice_nothing(flaky: Vault, *, soak: bool) -> None:
                     signature = signer.sign(message, "ES256", timeout=60)
                     assert is_signed(signer.public_key, signature, message, "ES256")
                     made.append(number)
-            except BaseException as error:  # noqa: BLE001 - the test tells
+            except BaseException as error:  # noqa: BLE001 - the test reports it
                 failures.append(error)
 
         threads = [threading.Thread(target=sign, args=(number,)) for number in range(THREADS)]
@@ -74,7 +74,7 @@ def test_callers_notice_nothing(flaky: Vault, *, soak: bool) -> None:
 
 
 def test_second_vault_takes_over(flaky: Vault, authority: Authority) -> None:
-    """Two vaults, one down: the client signs in with the key in the other."""
+    """If one of two vaults is down, the client signs in with the key in the other."""
     first = flaky.make("standby", "RSA-2048").replace("https://localhost", "https://127.0.0.1")
     down = first.replace(str(flaky.port), "1")
     with keyvouch.open_signer(first) as signer:

@@ -1,4 +1,4 @@
-"""What the SDK's objects become, and what is refused of them."""
+"""How the SDK's objects are read, and which of them are refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def properties(**changes: object) -> Any:
 
 
 def test_properties_are_read() -> None:
-    """What is there, and what may be missing."""
+    """Properties are read, and some may be missing."""
     assert versions.read_properties(properties()) == versions.Properties(NUMBER, True, NOW, None, None)
     assert versions.read_properties(properties(enabled=None)).enabled is False
     assert versions.read_properties(properties(enabled="true")).enabled is False
@@ -67,7 +67,7 @@ WRITES = [SimpleNamespace(action=CertificatePolicyAction.email_contacts)]
 
 
 def test_advice_on_renewal() -> None:
-    """Only what renews by itself gets the advice, with the names of vault and certificate in it."""
+    """Only a certificate that the vault renews on its own has the advice, which names vault and certificate."""
     (advice,) = policy_of(lifetime_actions=[*WRITES, *RENEWS]).advice
     assert "--vault-name contoso --name app" in advice
     assert policy_of(lifetime_actions=WRITES).advice == ()
@@ -77,7 +77,7 @@ def test_advice_on_renewal() -> None:
 
 @pytest.mark.parametrize(("given", "read"), [(True, True), (False, False), (None, None), ("yes", None)])
 def test_exportable(given: object, read: object) -> None:
-    """It is known, or it is not."""
+    """Whether a key is exportable may be unknown."""
     assert policy_of(exportable=given).exportable is read
 
 
@@ -105,7 +105,7 @@ def key(**changes: object) -> Any:
 
 
 def test_keys_are_read() -> None:
-    """A key that signs, by its operations or without any."""
+    """A key can sign if its operations include that, or if it lists none."""
     assert versions.of_key(key()).number == NUMBER
     assert versions.of_key(key(key_operations=None)).exportable is False
     assert versions.of_key(key(properties=properties(exportable=True))).exportable is True
@@ -126,7 +126,7 @@ def test_keys_are_read() -> None:
     ],
 )
 def test_keys_that_do_not_sign(changes: dict[str, object]) -> None:
-    """Of another kind, for something else, or damaged; no message says None."""
+    """Keys of other types, for other operations, or damaged are refused, and no message contains None."""
     with pytest.raises(KeyUnusable) as caught:
         versions.of_key(key(**changes))
     assert caught.value.hint
@@ -134,6 +134,6 @@ def test_keys_that_do_not_sign(changes: dict[str, object]) -> None:
 
 
 def test_pending_certificate() -> None:
-    """A certificate that is still being made has no key to sign with."""
+    """A certificate that is still pending has no key to sign with."""
     with pytest.raises(KeyUnusable, match="pending"):
         versions._of_certificate(SimpleNamespace(cer=None, name="app", properties=properties()))

@@ -1,4 +1,4 @@
-"""Three servers with one storage, on loopback behind haproxy, which sends everyone to the active one."""
+"""Three servers with shared storage, on loopback behind haproxy, which routes all requests to the active one."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ listen vault
 {servers}
 """
 _PATIENCE = 60.0
-"""Seconds for what a cluster does by itself; it takes a few."""
+"""Timeout in seconds for what a cluster does on its own, which usually takes a few."""
 
 
 class Cluster:
-    """Three nodes, and a load balancer before them."""
+    """Three nodes behind a load balancer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class Cluster:
         self._balancer: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the nodes, and wait until they are one cluster."""
+        """Start the nodes, and wait until they form a cluster."""
         first = self.nodes[0]
         first.start()
         first.write("sys/storage/raft/autopilot/configuration", server_stabilization_time="1s")
@@ -82,24 +82,24 @@ class Cluster:
 
     @property
     def active(self) -> Server:
-        """The node that leads."""
+        """The leader."""
         return next(each for each in self.nodes if self._is_active(each))
 
     def settle(self) -> None:
-        """Wait until all three nodes may vote, and follow one of them."""
+        """Wait until all three nodes are voters and follow one leader."""
         until(self._is_whole)
 
     def another_leads(self, former: Server) -> bool:
-        """Tell whether a node leads, and it is not the former one."""
+        """Return whether a node other than the former leader leads."""
         return any(self._is_active(each) for each in self.nodes if each is not former)
 
     def _is_active(self, node: Server) -> bool:
-        with contextlib.suppress(Exception):  # it does not run, or not yet
+        with contextlib.suppress(Exception):  # it is not running, or not yet
             return bool(node.client().sys.read_leader_status()["is_self"])
         return False
 
     def _is_whole(self) -> bool:
-        with contextlib.suppress(Exception):  # no node leads, just now
+        with contextlib.suppress(Exception):  # no node leads at the moment
             for node in self.nodes:
                 node.wait(5)
             told = self.active.admin.adapter.get("/v1/sys/storage/raft/autopilot/state")["data"]
@@ -108,7 +108,7 @@ class Cluster:
 
 
 def until(done: Callable[[], bool]) -> None:
-    """Wait for what takes its time."""
+    """Wait until `done` returns true."""
     end = time.monotonic() + _PATIENCE
     while not done():
         assert time.monotonic() < end, "it did not come to that"

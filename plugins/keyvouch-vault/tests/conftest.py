@@ -12,7 +12,7 @@ import openbao
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openbao.Server]:
-    """OpenBao over TLS, with transit, AppRole and the policies of the tests."""
+    """OpenBao over TLS, with transit, AppRole and the tests' policies."""
     with openbao.running(tmp_path_factory.mktemp("openbao")) as running:
         running.prepare()
         yield running
@@ -20,7 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openbao.Server]
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
-    """Three nodes behind haproxy, with the same in them."""
+    """Three nodes behind haproxy, set up in the same way."""
     with clusters.running(tmp_path_factory.mktemp("cluster")) as running:
         running.active.prepare()
         yield running

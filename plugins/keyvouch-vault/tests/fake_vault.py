@@ -1,4 +1,4 @@
-"""A Vault on loopback that gives good answers, but for the one that a test replaces."""
+"""A Vault on loopback that gives valid responses, except for the one that a test replaces."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pem(key: rsa.RSAPrivateKey) -> str:
 
 
 class FakeVault(Fake):
-    """Has one RSA key, `app`, in one version, and lets everyone log in."""
+    """A Vault with one RSA key, `app`, in one version, in which every log-in succeeds."""
 
     def __init__(self, key: rsa.RSAPrivateKey) -> None:
         self.key = key
@@ -50,15 +50,15 @@ class FakeVault(Fake):
         }
         self.exists = True
         self.ca_file = ""
-        """Certificates to trust: few, as the system's many take long to load."""
+        """The certificates to trust: only a few, because the system's take long to load."""
         self.bad: dict[str, tuple[str, bytes]] = {}
-        """By endpoint: the status and the body to answer with."""
+        """By endpoint: the status and body of the response."""
         self.reached: list[str] = []
-        """The endpoints that were asked."""
+        """The endpoints that were requested."""
         super().__init__(b"")
 
     def reply(self, request: str) -> bytes:
-        """Answer a request."""
+        """Return the response to a request."""
         endpoint = _endpoint(request)
         self.reached.append(endpoint)
         if endpoint in self.bad:

@@ -1,4 +1,4 @@
-"""A server on loopback that answers what it is told to: for faults that a real one cannot be brought to."""
+"""A server on loopback with scripted responses, for faults that cannot be provoked in a real one."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ LOOKED_UP = b'{"data": {"ttl": 0, "renewable": false}}'
 
 
 def answer(status: str, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
-    """Return an HTTP answer; with another `length` than the body's it is cut."""
+    """Return an HTTP response; it is truncated if `length` is greater than the body's."""
     size = len(body) if length is None else length
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {size}", "Connection: close", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 class Fake:
-    """Answers each request with the next of its answers, the last one again and again; remembers what it was asked."""
+    """A server that gives its answers in order, repeating the last one, and records the requests."""
 
     def __init__(self, *answers: bytes) -> None:
         self.answers = [*answers]
         self.asked: list[str] = []
         self.pause = 0.0
-        """Seconds between two octets of a body."""
+        """Seconds between two bytes of a body."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -39,7 +39,7 @@ class Fake:
                     self._send(client, self.reply(self.asked[-1]))
 
     def reply(self, request: str) -> bytes:
-        """Return what to answer."""
+        """Return the response to a request."""
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     def _send(self, client: socket.socket, octets: bytes) -> None:
@@ -48,7 +48,7 @@ class Fake:
             return
         head, end, body = octets.partition(b"\r\n\r\n")
         client.sendall(head + end)
-        with contextlib.suppress(OSError):  # the other side has gone
+        with contextlib.suppress(OSError):  # the client has disconnected
             for octet in body:
                 time.sleep(self.pause)
                 client.sendall(bytes([octet]))

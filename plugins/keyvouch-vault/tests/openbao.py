@@ -85,7 +85,7 @@ def free_port() -> int:
 
 
 class Authority:
-    """Issues certificates for servers and clients."""
+    """A CA that issues certificates for servers and clients."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -140,10 +140,10 @@ def _usage(*, issuing: bool) -> x509.KeyUsage:
 
 
 class Server:
-    """OpenBao, running; its files are in a folder of its own."""
+    """An OpenBao process, with its files in a folder of its own."""
 
     def __init__(self, folder: Path, storage: str | None = None, first: Server | None = None) -> None:
-        """Take the storage, if it is a cluster's, and the node that the others join."""
+        """Configure the server; a cluster's nodes have their own `storage`, and all but the first join `first`."""
         self.folder = folder
         self.port = free_port()
         self.address = f"https://localhost:{self.port}"
@@ -155,7 +155,7 @@ class Server:
         )
         seal_key = (first.folder / "seal.key").read_bytes() if first else secrets.token_bytes(32)
         (folder / "seal.key").write_bytes(seal_key)
-        self.audit: Path = first.audit if first else folder / "audit.log"  # a cluster's nodes must agree in it
+        self.audit: Path = first.audit if first else folder / "audit.log"  # must be the same for all nodes of a cluster
         (folder / "data").mkdir()
         (folder / "bao.hcl").write_text(
             _CONFIGURATION.format(
@@ -170,19 +170,19 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers an administrator."""
+        """Start the server, and wait until an administrator can log in."""
         self.launch()
         self.wait()
 
     def launch(self) -> None:
-        """Start it."""
+        """Start the server."""
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [_program(), "server", f"-config={self.folder / 'bao.hcl'}"], stdout=log, stderr=log, env=_environment()
             )
 
     def wait(self, seconds: float = 15) -> None:
-        """Wait until it answers an administrator."""
+        """Wait until an administrator can log in."""
         assert self._process is not None
         end = time.monotonic() + seconds
         while True:
@@ -226,19 +226,19 @@ class Server:
         return found
 
     def token(self, *policies: str, **more: Any) -> str:
-        """Make a token with these policies."""
+        """Create a token with these policies."""
         made = self.write("auth/token/create-orphan", policies=list(policies), **more)
         found: str = made["auth"]["client_token"]
         return found
 
     def requests(self, path: str) -> list[dict[str, Any]]:
-        """Return what the audit log tells of the answers to requests for this path."""
-        with self.audit.open() as lines:  # there may be a million
+        """Return the audit log's entries for the responses to requests for this path."""
+        with self.audit.open() as lines:  # there may be a million lines
             told = [json.loads(line) for line in lines if f'"{path}"' in line]
         return [each for each in told if each["type"] == "response" and each["request"]["path"] == path]
 
     def write(self, path: str, **data: Any) -> Any:
-        """Do as `bao write` does, as an administrator."""
+        """Do the same as `bao write`, as an administrator."""
         return self.admin.adapter.post(f"/v1/{path}", json=data)
 
     def _log_in(self) -> Any:
@@ -247,7 +247,7 @@ class Server:
         return client
 
     def client(self) -> Any:
-        """hvac as it comes, with the server's CA whatever the environment trusts, and no log-in."""
+        """Return a standard hvac client without a log-in, which trusts the server's CA whatever the environment."""
         session = requests.Session()
         session.trust_env, session.verify = False, str(self.ca_file)
         return hvac.Client(self.address, token="", session=session)

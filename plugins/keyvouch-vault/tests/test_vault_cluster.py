@@ -1,4 +1,4 @@
-"""A cluster that loses a node, behind a load balancer: who signs meanwhile notices nothing."""
+"""A cluster behind a load balancer loses a node: callers that are signing notice nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import keyvouch
 from cluster import Cluster, until
 from vault_keys import signing
 
-# One cluster, which takes its time to be there, for all of them: in one of pytest-xdist's workers.
+# One cluster for all tests, because it is slow to start; hence a single pytest-xdist worker.
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("vault-cluster")]
 
 
 @pytest.fixture
 def signer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[keyvouch.Signer]:
-    """A key in the cluster, with a log-in that is renewed every other second, while a leader is elected too."""
+    """A key in the cluster, with a log-in that is renewed every two seconds, even during an election."""
     cluster.settle()
     leader = cluster.active
     leader.write("auth/approle/role/brief", token_policies=["keys"], token_ttl="3s")
@@ -29,7 +29,7 @@ def signer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[keyvou
 
 
 def test_leader_is_killed(cluster: Cluster, signer: keyvouch.Signer) -> None:
-    """The leader dies, and eight threads wait until another is elected."""
+    """If the leader dies, eight threads wait until another is elected."""
     leader = cluster.active
     with signing(signer) as work:
         leader.kill()
@@ -39,7 +39,7 @@ def test_leader_is_killed(cluster: Cluster, signer: keyvouch.Signer) -> None:
 
 
 def test_node_is_sealed(cluster: Cluster, signer: keyvouch.Signer) -> None:
-    """The leader is sealed: it still answers, and refuses everything."""
+    """A sealed leader still responds, but refuses everything."""
     leader = cluster.active
     with signing(signer) as work:
         leader.write("sys/seal")
@@ -50,7 +50,7 @@ def test_node_is_sealed(cluster: Cluster, signer: keyvouch.Signer) -> None:
 
 
 def test_nodes_are_restarted(cluster: Cluster, signer: keyvouch.Signer) -> None:
-    """All nodes are restarted one after the other, as for an upgrade, the leader last."""
+    """All nodes are restarted one after the other, with the leader last, as for an upgrade."""
     followers = [each for each in cluster.nodes if each is not cluster.active]
     with signing(signer) as work:
         for node in (*followers, cluster.active):
@@ -62,9 +62,9 @@ def test_nodes_are_restarted(cluster: Cluster, signer: keyvouch.Signer) -> None:
 
 
 def test_leader_steps_down(cluster: Cluster, signer: keyvouch.Signer) -> None:
-    """The leader gives up its place, and lives on as one that has to ask the new one.
+    """The leader steps down, and keeps running as a standby of the new one.
 
-    Last of all: for ten seconds it will not lead again, not even where the others want it to.
+    This test is last: for ten seconds the node will not lead again, even if the others vote for it.
     """
     leader = cluster.active
     with signing(signer) as work:

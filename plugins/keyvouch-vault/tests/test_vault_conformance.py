@@ -1,4 +1,4 @@
-"""The store keeps the contract, on OpenBao."""
+"""The store fulfils the contract, on OpenBao."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.server
 
 
 class TestOpenBao(StoreConformance):
-    """A lost connection loses no log-in here: what is broken is the log-in, whose tokens are revoked.
+    """A lost connection does not end a log-in here, so the log-in is broken instead, by revoking its tokens.
 
-    No URI is ambiguous: a key without version is a family.
+    No URI is ambiguous: a key without a version is a family.
     """
 
     unsupported = ("ambiguous", "replaced", "request", "export", "grant")
@@ -63,7 +63,7 @@ class TestOpenBao(StoreConformance):
         self._server.write("sys/leases/revoke-prefix/auth/approle/login")
 
     def restore_connection(self) -> None:
-        """The next log-in does."""
+        """Do nothing: the next log-in restores it."""
 
     def count_refusals(self) -> int:
         return sum("error" in each for each in self._server.requests("auth/approle/login"))

@@ -1,4 +1,4 @@
-"""What goes wrong, and what the user is told: each fault its error, with what to do."""
+"""Each fault raises its own error, which says what to do."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ JSON = "Content-Type: application/json"
 
 @pytest.fixture
 def uri(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A key, and a token that may do everything with it."""
+    """A key, and a token that may do anything with it."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("keys"))
     return make_key(server)
 
@@ -46,7 +46,7 @@ def uri(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_unknown_ca(server: Server, uri: str, tmp_path: Path) -> None:
-    """A server whose CA is not trusted is a matter of configuration, and ca-file= is named."""
+    """A server whose CA is not trusted is a configuration error, and the hint names ca-file=."""
     error = refused(uri.replace(f"&ca-file={server.ca_file}", ""), ConfigurationError)
     assert "ca-file=" in error.hint
     (tmp_path / "empty.pem").write_text("nothing")
@@ -54,18 +54,18 @@ def test_unknown_ca(server: Server, uri: str, tmp_path: Path) -> None:
 
 
 def test_environment_does_not_beat_ca_file(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """REQUESTS_CA_BUNDLE trusts others, and ca-file= wins."""
+    """ca-file= takes precedence over REQUESTS_CA_BUNDLE."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
     keyvouch.open_signer(uri).close()
 
 
 def test_wrong_host_name(uri: str) -> None:
-    """A name that does not stand in the certificate is refused."""
+    """A host name that is not in the certificate is refused."""
     assert "host name" in refused(uri.replace("localhost", "127.0.0.1"), ConfigurationError).hint
 
 
 def test_nobody_listens(uri: str) -> None:
-    """An address where nothing listens is unavailable, at once."""
+    """An address on which nothing listens is unavailable immediately."""
     began = time.monotonic()
     refused(re.sub(r"localhost:\d+", "localhost:1", uri), StoreUnavailable)
     assert time.monotonic() - began < 5
@@ -73,12 +73,12 @@ def test_nobody_listens(uri: str) -> None:
 
 @pytest.mark.parametrize("address", ["http://vault:8200", "vault:8200", "https://", "https://u:p@vault", "ftp://vault"])
 def test_addresses_that_are_none(address: str) -> None:
-    """Plain http is for loopback alone, and a password has no place in an address."""
+    """Plain http is allowed only on loopback, and an address may not contain a password."""
     with pytest.raises(ConfigurationError):
         parse_uri(f"vault:address={address};key=app?auth=token&token=env:X", VaultStore.attributes)
 
 
-# Places and keys.
+# Paths and keys.
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,14 @@ def test_places_that_are_wrong(
     kind: type[KeyvouchError],
     hint: str,
 ) -> None:
-    """Namespace, mount, key and version: each its own error. Where a policy denies them too, it is that."""
+    """A wrong namespace, mount, key or version each has its own error, unless a policy denies access first."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("admin"))
     more = ";namespace=nowhere" if change == ";key=" else ""
     assert hint in refused(uri.replace(";key=", more + change), kind).hint
 
 
 def test_version_below_the_minimum(server: Server, uri: str) -> None:
-    """A version that was taken out of use is no more there; a signer that has it open is told so."""
+    """A version below the minimum is not found; a signer that has it open reports that it is unusable."""
     with keyvouch.open_signer(f"{uri}&settle=0") as signer:
         name = re.findall(r";key=([\w-]+)", uri)[0]
         server.write(f"transit/keys/{name}/rotate")
@@ -117,7 +117,7 @@ def test_version_below_the_minimum(server: Server, uri: str) -> None:
 
 
 def test_key_that_cannot_sign(server: Server, uri: str) -> None:
-    """A key for encryption is unusable, and a listing passes it by."""
+    """An encryption key is unusable, and a listing skips it."""
     server.write("transit/keys/cipher", type="aes256-gcm96")
     refused(re.sub(r";key=[\w-]+", ";key=cipher", uri), KeyUnusable)
     with keyvouch.open_store(re.sub(r";key=[\w-]+", "", uri)) as store:
@@ -129,7 +129,7 @@ def test_key_that_cannot_sign(server: Server, uri: str) -> None:
 
 
 def test_denied_signature_names_the_policy(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A policy's 403 says which line it lacks, and nobody logs in again for it."""
+    """On a policy's 403, the hint gives the missing line, and nothing logs in again."""
     server.write("sys/policies/acl/reader", policy='path "transit/keys/*" { capabilities = ["read"] }')
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("reader"))
     before = len(server.requests("auth/token/lookup-self"))
@@ -140,20 +140,20 @@ def test_denied_signature_names_the_policy(server: Server, uri: str, monkeypatch
 
 
 def test_denied_reading_names_the_way_out(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who may sign alone is told to name version and certificate."""
+    """A user who may only sign gets a hint to name the version and certificate."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("sign"))
     assert "certificate-file=" in refused(uri, AccessDenied).hint
 
 
 @pytest.mark.parametrize("token", ["s.wrong", "hvs.wrong"])
 def test_token_that_is_none(uri: str, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
-    """A wrong token is told as one, and not shown."""
+    """A wrong token is reported as such, and not shown."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", token)
     assert token not in str(refused(uri, SecretIncorrect))
 
 
 def test_stray_tokens_never_sign(uri: str, server: Server, own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """VAULT_TOKEN and ~/.vault-token are not read: not after a refused log-in either."""
+    """VAULT_TOKEN and ~/.vault-token are never read, not even after a refused log-in."""
     token = server.token("keys")
     (own_folders / ".vault-token").write_text(token)
     monkeypatch.setenv("VAULT_TOKEN", token)
@@ -164,7 +164,7 @@ def test_stray_tokens_never_sign(uri: str, server: Server, own_folders: Path, mo
 
 
 def test_role_and_mount_that_are_wrong(uri: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AppRole does not tell a wrong role from a wrong secret; and a log-in that is not there is denied."""
+    """AppRole does not distinguish a wrong role from a wrong secret; a log-in mount that does not exist is denied."""
     monkeypatch.setenv("SID", server.secret_id("keys"))
     refused(token_uri(uri, "auth=approle&role-id=nobody&secret-id=env:SID"), SecretIncorrect)
     error = refused(token_uri(uri, "auth=approle&auth-mount=no&role-id=x&secret-id=env:SID"), AccessDenied)
@@ -173,7 +173,7 @@ def test_role_and_mount_that_are_wrong(uri: str, server: Server, monkeypatch: py
 
 @pytest.mark.parametrize("query", ["", "auth=approle", "auth=userpass&username=a", "auth=none", "auth=magic"])
 def test_log_ins_that_lack_something(query: str) -> None:
-    """What a log-in needs is asked for before anything is sent."""
+    """What a log-in requires is checked before anything is sent."""
     with pytest.raises(ConfigurationError):
         VaultStore(parse_uri(f"vault:address=https://vault;key=app?{query}", VaultStore.attributes), SecretResolver())
 
@@ -182,7 +182,7 @@ def test_log_ins_that_lack_something(query: str) -> None:
 
 
 def test_sealed_server(server: Server, uri: str) -> None:
-    """A sealed server is unavailable, and the hint says how that ends."""
+    """A sealed server is unavailable, and the hint says how to unseal it."""
     with keyvouch.open_signer(uri) as signer:
         server.write("sys/seal")
         try:
@@ -195,7 +195,7 @@ def test_sealed_server(server: Server, uri: str) -> None:
 
 
 def test_restarted_server_is_waited_for(server: Server, uri: str) -> None:
-    """A server that is killed and started again costs eight threads that sign no error."""
+    """Eight signing threads see no error when the server is killed and started again."""
 
     def restart() -> None:
         server.kill()
@@ -210,7 +210,7 @@ def test_restarted_server_is_waited_for(server: Server, uri: str) -> None:
 
 
 def faulty(*answers: bytes, timeout: float = 2.0, pause: float = 0.0) -> tuple[Exception, list[str]]:
-    """Return what signing raises where a server answers like that, after a good log-in; and what it was asked."""
+    """Return the error that opening raises for these responses after a successful log-in, and the requests."""
     with fake(answer("200 OK", LOOKED_UP, JSON), *answers) as server:
         parsed = parse_uri(
             f"vault:address={server.address};key=app;version=1?auth=token&token=env:VAULT_TEST_TOKEN",
@@ -240,19 +240,19 @@ def faulty(*answers: bytes, timeout: float = 2.0, pause: float = 0.0) -> tuple[E
     ],
 )
 def test_answers_that_are_none(monkeypatch: pytest.MonkeyPatch, reply: bytes, kind: type[KeyvouchError]) -> None:
-    """5xx, other than JSON, cut, or nothing: unavailable, with what to look at."""
+    """A 5xx, non-JSON, truncated or missing response is unavailable, with a hint."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
     error, asked = faulty(reply)
     assert type(error) is kind
     assert error.hint
-    assert len(asked) == 2  # the plugin repeats nothing
+    assert len(asked) == 2  # the plugin does not retry
 
 
 @pytest.mark.parametrize(
     ("header", "seconds"), [((), None), (("Retry-After: 7",), 7.0), (("Retry-After: soon",), None)]
 )
 def test_quota(monkeypatch: pytest.MonkeyPatch, header: tuple[str, ...], seconds: float | None) -> None:
-    """429 is told with the server's Retry-After, where there is one."""
+    """429 is `Throttled`, with the server's Retry-After if there is one."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
     error, _ = faulty(answer("429 Too Many Requests", b'{"errors": ["quota"]}', JSON, *header))
     assert isinstance(error, Throttled)
@@ -260,7 +260,7 @@ def test_quota(monkeypatch: pytest.MonkeyPatch, header: tuple[str, ...], seconds
 
 
 def test_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A redirect to another host is an error, and neither token nor request arrives there."""
+    """A redirect to another host is an error, and neither a token nor a request is sent there."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
     with fake(answer("200 OK", LOOKED_UP, JSON)) as other:
         for status in ("307 Temporary Redirect", "302 Found", "301 Moved Permanently"):
@@ -271,7 +271,7 @@ def test_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_silent_server(server: Server, uri: str) -> None:
-    """A server that never answers is waited for no longer than the caller said, all tries together."""
+    """Waiting for a server that never responds ends with the caller's timeout, which covers all retries."""
     with (
         Relay(("127.0.0.1", server.port)) as relay,
         keyvouch.open_signer(uri.replace(f":{server.port}", f":{relay.port}")) as signer,
@@ -286,7 +286,7 @@ def test_silent_server(server: Server, uri: str) -> None:
 
 
 def test_dripping_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that sends an octet now and then is not waited for until it has done."""
+    """A response that arrives slowly, byte by byte, ends with the timeout."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
     began = time.monotonic()
     error, _ = faulty(answer("200 OK", b" " * 100, JSON), timeout=0.5, pause=0.1)
@@ -296,7 +296,7 @@ def test_dripping_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("drip", DRIPS)
 def test_signature_that_drips(monkeypatch: pytest.MonkeyPatch, drip: str) -> None:
-    """No part of a response outlasts the caller's time, all tries together."""
+    """No part of a response outlasts the caller's timeout, which covers all retries."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
     public_key = ec.generate_private_key(ec.SECP256R1()).public_key()
     pem = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
@@ -313,7 +313,7 @@ def test_signature_that_drips(monkeypatch: pytest.MonkeyPatch, drip: str) -> Non
 
 
 def test_password_is_in_no_error(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong password is told as one, without it; the same one is not sent again."""
+    """A wrong password is reported without showing it; the same one is not sent again."""
     monkeypatch.setenv("PW", f"{PASSWORD}-wrong")
     wrong = token_uri(uri, "auth=userpass&username=admin&password=env:PW")
     before = len(server.requests("auth/userpass/login/admin"))

@@ -1,4 +1,4 @@
-"""Keys in transit: which one a URI means, and how it is made, certified, imported and deleted."""
+"""Keys in transit: which one a URI selects, and how it is created, certified, imported and deleted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def certify(uri: str, path: Path) -> str:
 
 
 def test_command_makes_a_key(server: Server) -> None:
-    """It says what comes next, and nothing of a file's password."""
+    """The command prints the pinned URI, and nothing about a file's password."""
     done = run("new", "--key", key_uri(server, "by-command"), "--key-type", "p-256")
     assert done.status == 0, done.errors
     assert "version=1;spki-sha256=" in done.output
@@ -60,7 +60,7 @@ def test_command_makes_a_key(server: Server) -> None:
 
 
 def test_version_is_pinned(server: Server) -> None:
-    """A key without version is opened at one, and goes on signing with it after a rotation."""
+    """A key without a version in its URI is opened at one version, and keeps signing with it after a rotation."""
     uri = make_vault_key(server)
     with keyvouch.open_signer(uri) as signer:
         assert ";version=1;" in signer.uri
@@ -71,7 +71,7 @@ def test_version_is_pinned(server: Server) -> None:
 
 
 def test_newest_settled_version(server: Server) -> None:
-    """Of several versions it is the newest whose age exceeds `settle`; then a running signer changes over."""
+    """The newest version whose age exceeds `settle` is selected; a running signer then switches to it."""
     uri = make_vault_key(server)
     time.sleep(1.1)
     server.write(f"transit/keys/{parse(uri).get('key')}/rotate")
@@ -95,7 +95,7 @@ def test_versions_are_numbers(server: Server) -> None:
 
 
 def test_certificate_chooses_its_version(server: Server, tmp_path: Path) -> None:
-    """certificate-file= opens the version that it belongs to; a new certificate brings a running signer along."""
+    """certificate-file= opens the version it belongs to; a running signer follows a new certificate."""
     uri = make_vault_key(server)
     server.write(f"transit/keys/{parse(uri).get('key')}/rotate")
     first, second = (uri.replace("?", f";version={number}?") for number in (1, 2))
@@ -109,14 +109,14 @@ def test_certificate_chooses_its_version(server: Server, tmp_path: Path) -> None
 
 
 def test_certificate_of_no_version(server: Server, tmp_path: Path) -> None:
-    """A certificate that fits no version is told as one, with the versions that are there."""
+    """A certificate that matches no version is reported, with the versions that exist."""
     uri = make_vault_key(server)
     (tmp_path / "other.crt").write_bytes(self_signed(make_key("P-256"), "CN=app", 30).public_bytes(Encoding.PEM))
     assert "(1)" in refused(f"{uri}&certificate-file={tmp_path / 'other.crt'}", CertificateMismatch).hint
 
 
 def test_policy_that_allows_signing_alone(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With version and certificate in the URI one line of policy is enough, and a wrong one of them is noticed."""
+    """With version and certificate in the URI, one policy line is enough; a mismatch between them is noticed."""
     uri = make_vault_key(server, "rsa-2048")
     server.write(f"transit/keys/{parse(uri).get('key')}/rotate")
     file = certify(uri.replace("?", ";version=1?"), tmp_path / "app.crt")
@@ -130,7 +130,7 @@ def test_policy_that_allows_signing_alone(server: Server, tmp_path: Path, monkey
 
 
 def test_key_in_a_namespace_and_mount(server: Server) -> None:
-    """Namespace and mount stand in the URI, as they stand in `bao`."""
+    """The URI contains namespace and mount, in the same form as for `bao`."""
     server.write("sys/namespaces/team")
     headers = {"X-Vault-Namespace": "team"}
     post = server.admin.adapter.post
@@ -167,7 +167,7 @@ def test_key_in_a_namespace_and_mount(server: Server) -> None:
 def test_environment_completes_the_uri(
     monkeypatch: pytest.MonkeyPatch, values: dict[str, str], address: str, namespace: str | None, ca_file: str
 ) -> None:
-    """Address, namespace and CA come from Vault's and OpenBao's variables, OpenBao's first, and the URI keeps them."""
+    """Address, namespace and CA come from OpenBao's variables, then Vault's, and the URI keeps them."""
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     uri = parse("vault:key=app?auth=token&token=env:X")
@@ -177,7 +177,7 @@ def test_environment_completes_the_uri(
 
 
 def test_pinned_uri_keeps_what_the_environment_gave(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was opened with VAULT_ADDR opens without it by its pinned URI."""
+    """A key opened with VAULT_ADDR can be opened without it by its pinned URI."""
     uri = make_vault_key(server)
     monkeypatch.setenv("VAULT_ADDR", server.address)
     monkeypatch.setenv("VAULT_CACERT", str(server.ca_file))
@@ -188,12 +188,12 @@ def test_pinned_uri_keeps_what_the_environment_gave(server: Server, monkeypatch:
     keyvouch.open_signer(pinned).close()
 
 
-# Life.
+# Creating, importing and deleting.
 
 
 @pytest.mark.parametrize("kind", ["RSA-2048", "RSA-3072", "P-256", "P-384", "P-521", "Ed25519"])
 def test_made_key_stays_in(server: Server, kind: str) -> None:
-    """A key is made in the server with a certificate, and neither exported nor backed up."""
+    """A key is created on the server with a certificate, and can be neither exported nor backed up."""
     uri = key_uri(server, f"made-{kind.lower()}")
     generate(uri, kind)
     with keyvouch.open_signer(uri) as signer:
@@ -204,7 +204,7 @@ def test_made_key_stays_in(server: Server, kind: str) -> None:
 
 
 def test_unmodified_msal_signs_in_with_it(server: Server, authority: Authority, oidc_provider: OidcProvider) -> None:
-    """MSAL as it is gets a token with PS256, from Entra ID's rules and from a server of others."""
+    """Unmodified MSAL gets a token with PS256, under Entra ID's rules and from an independent server."""
     uri = key_uri(server, "msal")
     generate(uri, "RSA-2048")
     with keyvouch.open_signer(uri) as signer:
@@ -212,7 +212,7 @@ def test_unmodified_msal_signs_in_with_it(server: Server, authority: Authority, 
 
 
 def test_further_version(server: Server) -> None:
-    """A further member is a further version, of the same type; a key that is there, or a version, is KeyExists."""
+    """`further` creates a version of the same type; an existing key, or a version in the URI, is KeyExists."""
     uri = key_uri(server, "further")
     assert ";version=1;" in generate(uri)
     assert ";version=2;" in generate(uri, further=True)
@@ -224,7 +224,7 @@ def test_further_version(server: Server) -> None:
 
 
 def test_certificate_belongs_to_its_version(server: Server) -> None:
-    """A certificate is kept beside the version whose key it has, wherever the URI leads."""
+    """A certificate is stored with the version whose key it has, whatever the URI selects."""
     uri = make_vault_key(server)
     server.write(f"transit/keys/{parse(uri).get('key')}/rotate")
     with keyvouch.open_signer(uri.replace("?", ";version=2?")) as signer:
@@ -240,7 +240,7 @@ def test_certificate_belongs_to_its_version(server: Server) -> None:
 
 @pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "P-384", "P-521", "Ed25519"])
 def test_imported_key_stays_in(server: Server, kind: str) -> None:
-    """A key from a file signs as before, is not given out, and has its successors made in the server."""
+    """A key from a file signs as before, cannot be exported, and gets its later versions on the server."""
     uri, key = key_uri(server, f"imported-{kind.lower()}"), make_key(kind)
     chain = [self_signed(key, "CN=app", 30)]
     with keyvouch.open_store(uri) as store:
@@ -254,7 +254,7 @@ def test_imported_key_stays_in(server: Server, kind: str) -> None:
 
 
 def test_key_that_was_deleted_signs_no_more(server: Server) -> None:
-    """A signer whose key was deleted says so."""
+    """A signer whose key was deleted reports that."""
     uri = key_uri(server, "deleted") + "&deletion-allowed=true"
     pinned = generate(uri)
     with keyvouch.open_signer(uri) as signer:
@@ -265,7 +265,7 @@ def test_key_that_was_deleted_signs_no_more(server: Server) -> None:
 
 
 def test_key_that_may_be_made_and_not_certified(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A policy that allows making a key alone: the error says that the key is there, and which line is missing."""
+    """If a policy only allows creating a key, the error says that the key exists, and gives the missing line."""
     lines = ('path "transit/keys/+" { capabilities = ["create", "update", "read"] }', SIGN_POLICY)
     server.write("sys/policies/acl/maker", policy="\n".join(lines))
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("maker"))
@@ -275,7 +275,7 @@ def test_key_that_may_be_made_and_not_certified(server: Server, monkeypatch: pyt
 
 
 def test_key_is_deleted_where_the_server_allows_it(server: Server) -> None:
-    """By itself transit deletes none; one version of several is never deleted; and the one made anew is another."""
+    """By default transit deletes no key; one of several versions is never deleted; a key created again is another."""
     kept, gone = key_uri(server, "kept"), key_uri(server, "gone") + "&deletion-allowed=true"
     pinned = generate(kept)
     with keyvouch.open_store(pinned) as store, pytest.raises(AccessDenied, match="deletion_allowed=true"):

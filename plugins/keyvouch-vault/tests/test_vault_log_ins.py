@@ -1,4 +1,4 @@
-"""Logging in, in each of the ways that people have, and staying so."""
+"""Each log-in method, and staying logged in."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture
 def uri(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A key, and a token that may do everything with it."""
+    """A key, and a token that may do anything with it."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("keys"))
     return make_vault_key(server)
 
@@ -44,22 +44,22 @@ def signs(uri: str) -> bool:
         return len(signer.sign(b"message", "ES256")) == 64
 
 
-# Ways.
+# Methods.
 
 
 def test_token(uri: str) -> None:
-    """A token that the URI refers to; what it is allowed beside its policies does not matter."""
+    """A token that the URI refers to; what it may do besides its policies does not matter."""
     assert signs(uri)
 
 
 def test_token_without_the_default_policy(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that may not even look itself up signs."""
+    """A token that may not even look itself up can sign."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("keys", no_default_policy=True))
     assert signs(uri)
 
 
 def test_approle(server: Server, uri: str, tmp_path: Path) -> None:
-    """A role's id and a secret id from a file; the token that it brings is revoked at the end."""
+    """A role id and a secret id from a file log in; the resulting token is revoked at the end."""
     secret = tmp_path / "secret-id"
     secret.touch(mode=0o600)
     secret.write_text(server.secret_id("keys") + "\n")
@@ -69,7 +69,7 @@ def test_approle(server: Server, uri: str, tmp_path: Path) -> None:
 
 
 def test_wrapped_secret_id(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is unwrapped once, and serves for further log-ins; who finds it unwrapped is warned."""
+    """It is unwrapped once and used for later log-ins; a caller that finds it already unwrapped is warned."""
     made = server.admin.adapter.post("/v1/auth/approle/role/keys/secret-id", json={}, wrap_ttl="60s")
     monkeypatch.setenv("WRAPPED", made["wrap_info"]["token"])
     wrapped = token_uri(uri, f"auth=approle&role-id={server.role_id('keys')}&wrapped-secret-id=env:WRAPPED")
@@ -80,7 +80,7 @@ def test_wrapped_secret_id(server: Server, uri: str, monkeypatch: pytest.MonkeyP
 
 
 def test_wrapped_something_else(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no wrapped secret id of this log-in is not even unwrapped."""
+    """A token that does not wrap a secret id of this log-in is not even unwrapped."""
     made = server.admin.adapter.post("/v1/sys/wrapping/wrap", json={"secret_id": "mine"}, wrap_ttl="60s")
     monkeypatch.setenv("WRAPPED", made["wrap_info"]["token"])
     wrapped = token_uri(uri, f"auth=approle&role-id={server.role_id('keys')}&wrapped-secret-id=env:WRAPPED")
@@ -88,13 +88,13 @@ def test_wrapped_something_else(server: Server, uri: str, monkeypatch: pytest.Mo
 
 
 def test_userpass(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's name and password."""
+    """A user name and password log in."""
     monkeypatch.setenv("PW", PASSWORD)
     assert signs(token_uri(uri, "auth=userpass&username=admin&password=env:PW"))
 
 
 def test_ldap(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LDAP is asked in the same form; this server has no such log-in, so that another one stands at its place."""
+    """LDAP has the same requests; this server does not support it, so userpass is mounted in its place."""
     server.write("sys/auth/ldap", type="userpass")
     server.write("auth/ldap/users/ann", password=PASSWORD, token_policies=["keys"])
     monkeypatch.setenv("PW", PASSWORD)
@@ -102,7 +102,7 @@ def test_ldap(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_certificate(server: Server, uri: str, tmp_path: Path) -> None:
-    """A TLS client certificate, whose key others may not read."""
+    """A TLS client certificate logs in, unless other users may read its key."""
     certificate, key = tmp_path / "client.pem", tmp_path / "client.key"
     server.authority.write_pair(certificate, key, "CN=client", "client")
     server.write("sys/auth/cert", type="cert")
@@ -127,7 +127,7 @@ def jwt(claims: dict[str, object], key: object) -> str:
 
 
 def test_jwt(server: Server, uri: str, tmp_path: Path) -> None:
-    """A JWT from a file, read anew at each log-in; a wrong audience or role is told apart."""
+    """A JWT is read from its file again at each log-in; a wrong audience and a wrong role are different errors."""
     key = make_key("P-256")
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     server.write("sys/auth/jwt", type="jwt")
@@ -156,7 +156,7 @@ def test_jwt(server: Server, uri: str, tmp_path: Path) -> None:
 def test_access_token_of_a_profile(
     server: Server, uri: str, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The JWT is what Entra ID gives another profile, whose key may be anywhere; it is asked for at each log-in."""
+    """The JWT is another profile's access token from Entra ID, whose key may be anywhere, fetched at each log-in."""
     published = Session(authority.ca_file).get(f"{authority.authority}/discovery/v2.0/keys").json()["keys"][0]
     certificate = x509.load_der_x509_certificate(base64.b64decode(published["x5c"][0]))
     public = certificate.public_key().public_bytes(
@@ -189,7 +189,7 @@ def test_access_token_of_a_profile(
 
 
 def test_profile_that_needs_itself(uri: str, authority: Authority, tmp_path: Path) -> None:
-    """A profile whose key opens with a token of that profile is told, with the way round drawn."""
+    """A profile whose key is opened with its own token is an error, which shows the cycle."""
     log_in = token_uri(uri, "auth=jwt&profile=nightly&scope=api://vault/.default")
     with pytest.MonkeyPatch.context() as patch:
         path = write_profile(tmp_path, authority, authority.register(), [log_in])
@@ -201,7 +201,7 @@ def test_profile_that_needs_itself(uri: str, authority: Authority, tmp_path: Pat
 
 
 def test_kubernetes(server: Server, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service account's token, which the server has reviewed by the cluster."""
+    """A service account's token logs in, once the cluster has reviewed it for the server."""
     review = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenReview",
@@ -215,7 +215,7 @@ def test_kubernetes(server: Server, uri: str, tmp_path: Path, monkeypatch: pytes
         assert signs(log_in)
         assert "/apis/authentication.k8s.io/v1/tokenreviews" in cluster.asked[0]
         mounted = log_in.replace(f"&jwt=file:{tmp_path / 'service-account'}", "")
-        refused(mounted, SecretRequired)  # here is no pod
+        refused(mounted, SecretRequired)  # not in a pod
         (tmp_path / "service-account").chmod(0o644)  # as Kubernetes mounts it
         monkeypatch.setattr(logins, "_SERVICE_ACCOUNT", tmp_path / "service-account")
         assert signs(mounted)
@@ -255,7 +255,7 @@ def _kubernetes(server: Server, uri: str, tmp_path: Path, cluster: Fake) -> str:
 
 
 def test_local_proxy_that_logs_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """auth=none sends no token, whatever the environment has: the proxy on loopback puts its own there."""
+    """auth=none sends no token, whatever is in the environment: the proxy on loopback adds its own."""
     monkeypatch.setenv("VAULT_TOKEN", "s.stray")
     with fake(answer("200 OK", LOOKED_UP, "Content-Type: application/json")) as proxy:
         uri = parse(f"vault:address={proxy.address};key=app?auth=none")
@@ -275,7 +275,7 @@ def approle(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch, role: str
 
 
 def test_token_is_renewed(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token is renewed on the way to a signature, by one of the threads, and there is one log-in."""
+    """A token is renewed before a signature, by one of the threads, without another log-in."""
     short = approle(server, uri, monkeypatch, "renewed", token_ttl="3s")
     with keyvouch.open_signer(short) as signer:
         logged_in, renewed = (len(server.requests(f"auth/{each}")) for each in ("approle/login", "token/renew-self"))
@@ -285,7 +285,7 @@ def test_token_is_renewed(server: Server, uri: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_longest_life_ends_unnoticed(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Near the end of its longest life another token is fetched, while 30 threads sign."""
+    """Near the end of a token's maximum lifetime, another is fetched while 30 threads sign."""
     short = approle(server, uri, monkeypatch, "short", token_ttl="2s", token_max_ttl="3s")
     with keyvouch.open_signer(short) as signer:
         assert sign_meanwhile(signer, 7.0, threads=30) == []
@@ -294,7 +294,7 @@ def test_longest_life_ends_unnoticed(server: Server, uri: str, monkeypatch: pyte
 def test_tokens_that_live_for_five_seconds(
     server: Server, uri: str, monkeypatch: pytest.MonkeyPatch, *, soak: bool, plenty: bool
 ) -> None:
-    """Token after token runs out, while eight threads sign: ten minutes in `make soak`, one in CI."""
+    """Token after token expires while eight threads sign: for ten minutes in `make soak`, one in CI."""
     brief = approle(server, uri, monkeypatch, "brief", token_ttl="5s", token_max_ttl="5s")
     with keyvouch.open_signer(brief) as signer:
         logged_in = len(server.requests("auth/approle/login"))
@@ -303,7 +303,7 @@ def test_tokens_that_live_for_five_seconds(
 
 
 def test_token_that_ran_out_in_between(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a pause that outlasts the token, the next signature logs in first."""
+    """After a pause longer than the token's lifetime, the next signature logs in first."""
     short = approle(server, uri, monkeypatch, "paused", token_ttl="1s", token_max_ttl="1s")
     with keyvouch.open_signer(short) as signer:
         time.sleep(1.5)
@@ -313,7 +313,7 @@ def test_token_that_ran_out_in_between(server: Server, uri: str, monkeypatch: py
 
 
 def test_revoked_token_under_load(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of eight threads whose token is revoked one logs in, and none meets an error."""
+    """Of eight threads whose token is revoked, one logs in, and none sees an error."""
     with keyvouch.open_signer(approle(server, uri, monkeypatch, "revoked", token_ttl="10m")) as signer:
         before = len(server.requests("auth/approle/login"))
         threading.Timer(0.5, lambda: server.write("sys/leases/revoke-prefix/auth/approle/login")).start()
@@ -322,7 +322,7 @@ def test_revoked_token_under_load(server: Server, uri: str, monkeypatch: pytest.
 
 
 def test_replaced_token_is_read_anew(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the token itself was given, a new one in its place is found when the old one ends."""
+    """If the token itself was given, its replacement is read when the old one ends."""
     old = server.token("keys")
     monkeypatch.setenv("VAULT_TEST_TOKEN", old)
     with keyvouch.open_signer(uri) as signer:

@@ -1,4 +1,4 @@
-"""Whatever answers in Vault's place, only errors of keyvouch's come out, and another key can be tried."""
+"""Whatever responds in place of Vault, only keyvouch's errors are raised, and another key can be tried."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ def renewing(vault: FakeVault) -> object:
     store = connected(vault, "approle")
     try:
         session = store._connected()
-        session._renew_at = 0.0  # due
+        session._renew_at = 0.0  # due for renewal
         session._ends_at += 3600
         key = store.open(uri_of(vault), timeout=10)
-        session._renew_at = session._ends_at = 0.0  # over
+        session._renew_at = session._ends_at = 0.0  # expired
         return key.sign(b"message", PS256, timeout=10)
     finally:
         store.close()
@@ -167,12 +167,12 @@ DOINGS: dict[str, tuple[str, Callable[[FakeVault], object]]] = {
     "import": ("import", importing),
     "deletion": ("delete", deleting),
 }
-"""By name: the endpoint, and what asks it."""
+"""By name: the endpoint, and the function that sends a request to it."""
 STATUSES = ("200 OK", "400 Bad Request", "404 Not Found")
 
 
 def only_ours(vault: FakeVault, doing: Callable[[FakeVault], object]) -> KeyvouchError | None:
-    """Do it; return the error that it raised. Any other than keyvouch's fails the test."""
+    """Call `doing` and return the error that it raised. Any error other than keyvouch's fails the test."""
     try:
         doing(vault)
     except KeyvouchError as error:
@@ -182,7 +182,7 @@ def only_ours(vault: FakeVault, doing: Callable[[FakeVault], object]) -> Keyvouc
 
 @pytest.mark.parametrize("name", DOINGS)
 def test_good_answers_do(vault: FakeVault, name: str) -> None:
-    """The fake itself gives what the store needs, and each endpoint of the table is asked."""
+    """The fake's own responses are sufficient for the store, and each endpoint of the table is requested."""
     endpoint, doing = DOINGS[name]
     if name != "deletion":
         doing(vault)
@@ -194,7 +194,7 @@ def test_good_answers_do(vault: FakeVault, name: str) -> None:
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("name", DOINGS)
 def test_malformed_answers(vault: FakeVault, name: str, status: str) -> None:
-    """Bodies that are not Vault's at all, with good and with bad statuses."""
+    """Bodies that are not in Vault's format at all, with success and error statuses."""
     endpoint, doing = DOINGS[name]
     for body in malformed.WHOLE:
         vault.bad[endpoint] = status, body
@@ -204,7 +204,7 @@ def test_malformed_answers(vault: FakeVault, name: str, status: str) -> None:
 
 @pytest.mark.parametrize("name", DOINGS)
 def test_wrong_fields(vault: FakeVault, name: str) -> None:
-    """A good answer in which one field is missing, or holds something else."""
+    """Valid responses in which one field is missing or has an invalid value."""
     endpoint, doing = DOINGS[name]
     for body in malformed.variants(vault.good[endpoint]):
         vault.bad[endpoint] = "200 OK", body
@@ -230,7 +230,7 @@ def client_of() -> Iterator[Callable[[str], ConfidentialClient]]:
 
 @pytest.mark.parametrize("name", [each for each in DOINGS if each.startswith("log-in")] + ["token", "key", "signature"])
 def test_standby_key_signs_in(vault: FakeVault, client_of: Callable[[str], ConfidentialClient], name: str) -> None:
-    """Whatever the preferred key's Vault answers, the client signs in with its standby key."""
+    """Whatever the preferred key's Vault responds, the client signs in with its standby key."""
     endpoint, _ = DOINGS[name]
     uri = text_of(vault, name.removeprefix("log-in ") if name.startswith("log-in") else "token")
     for body in BROKEN:
@@ -241,7 +241,7 @@ def test_standby_key_signs_in(vault: FakeVault, client_of: Callable[[str], Confi
 
 
 def test_later_signatures_fail_over(vault: FakeVault, client_of: Callable[[str], ConfidentialClient]) -> None:
-    """A Vault that signed well and then answers nonsense is passed over too."""
+    """A Vault that signed at first and then responds with nonsense is skipped as well."""
     vault.bad["sign"] = "200 OK", b"{}"
     with client_of(text_of(vault)) as client:
         assert client.access_token([SCOPE], timeout=20)
@@ -249,7 +249,7 @@ def test_later_signatures_fail_over(vault: FakeVault, client_of: Callable[[str],
 
 
 def test_token_that_no_header_can_carry(vault: FakeVault) -> None:
-    """A token that the server returns is checked before it is sent, and is in no error."""
+    """A token that the server returns is checked before it is sent, and does not appear in any error."""
     vault.good["login"] = {"auth": {"client_token": "s.se\ncret", "lease_duration": 3600, "renewable": True}}
     with pytest.raises(StoreUnavailable) as caught:
         connected(vault, "approle")
@@ -258,7 +258,7 @@ def test_token_that_no_header_can_carry(vault: FakeVault) -> None:
 
 
 def test_invalid_utf_8_keeps_no_token(vault: FakeVault) -> None:
-    """Not even an error of the decoder, which would hold the whole answer, is kept as the context."""
+    """The decoder's error, which contains the whole response, is not even kept as the context."""
     body = b'{"auth": {"client_token": "s.secret", "lease_duration": 1, "renewable": true, "client_token": "\xff"}}'
     vault.bad["login"] = "200 OK", body
     with pytest.raises(StoreUnavailable) as caught:
@@ -267,7 +267,7 @@ def test_invalid_utf_8_keeps_no_token(vault: FakeVault) -> None:
 
 
 def test_no_answer_says_none(vault: FakeVault) -> None:
-    """A type, a version or a reason that is missing is not called None."""
+    """A missing type, version or reason does not appear as None in errors."""
     for name in ("key", "signature", "creation", "wrapping key"):
         endpoint, doing = DOINGS[name]
         for body in malformed.variants(vault.good[endpoint]):
@@ -287,14 +287,14 @@ FIELDS = ("data", "auth", "errors", "keys", "1", "type", "public_key", "ttl", "c
     body=malformed.fuzzed((*FIELDS, "signature")),
 )
 def test_arbitrary_json(vault: FakeVault, name: str, status: str, body: bytes) -> None:
-    """Any JSON from any endpoint: success, or an error of keyvouch's."""
+    """Any JSON from any endpoint leads to success or to one of keyvouch's errors."""
     endpoint, doing = DOINGS[name]
     vault.bad = {endpoint: (status, body)}
     only_ours(vault, doing)
 
 
 def test_signatures_of_other_forms(vault: FakeVault) -> None:
-    """What is not `vault:v1:base64` is not a signature."""
+    """Anything other than `vault:v1:base64` is not a signature."""
     for text in ("", "vault", "vault:v1", "vault:v1:a:b", "vault:v1:\u20ac", "vault:v1:abcde", "vault:v2:c2ln"):
         vault.bad["sign"] = "200 OK", json.dumps({"data": {"signature": text}}).encode()
         error = only_ours(vault, signing)
@@ -303,10 +303,10 @@ def test_signatures_of_other_forms(vault: FakeVault) -> None:
 
 
 def test_wrapping_keys_of_other_kinds(vault: FakeVault) -> None:
-    """A wrapping key that is too short, or not RSA, gets no key wrapped for it."""
+    """No key is wrapped with a wrapping key that is too short or not RSA."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    short = rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
+    short = rsa.generate_private_key(65537, 1024)  # noqa: S505 - must be refused
     for public in (short.public_key(), make_key("P-256").public_key()):
         pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
         vault.good["wrapping_key"] = {"data": {"public_key": pem}}
@@ -316,7 +316,7 @@ def test_wrapping_keys_of_other_kinds(vault: FakeVault) -> None:
 
 
 def test_digest_in_the_uri_is_heeded(vault: FakeVault, key: rsa.RSAPrivateKey) -> None:
-    """Without `spki-sha256` whatever answers in Vault's place chooses the key; with it, no other key is opened."""
+    """Without `spki-sha256`, whatever responds in place of Vault chooses the key; with it, no other key is opened."""
     for version in ("", ";version=1"):
         text = text_of(vault).replace("key=app", f"key=app{version}")
         with keyvouch.open_signer(text) as signer:

@@ -28,11 +28,11 @@ pytestmark = pytest.mark.server
 @pytest.fixture(autouse=True)
 def _token(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("keys"))
-    monkeypatch.setattr("keyvouch.signer._RELOAD_INTERVAL", 1.0)  # in place of an hour
+    monkeypatch.setattr("keyvouch.signer._RELOAD_INTERVAL", 1.0)  # instead of an hour
 
 
 def generate(uri: str, *, further: bool = False) -> x509.Certificate:
-    """Make a key, or its next version; return the certificate that is kept beside it."""
+    """Create a key, or its next version; return the certificate stored with it."""
     with keyvouch.open_store(uri) as store:
         pinned = store.generate(keyvouch.KeySpec("RSA-2048", further=further))
     with keyvouch.open_signer(pinned) as signer:
@@ -41,7 +41,7 @@ def generate(uri: str, *, further: bool = False) -> x509.Certificate:
 
 @contextmanager
 def client_of(authority: Authority, app: App, uri: str) -> Iterator[Callable[[], None]]:
-    """Let a client of the app ask for tokens all the while; what is given waits for some more."""
+    """Run a client of the app that keeps requesting tokens; yield a function that waits for some more."""
     place: dict[str, Any] = {"authority": authority.authority, "instance_discovery": False}
     with ConfidentialClient(app.client_id, [uri], ca_file=authority.ca_file, **place) as client, busy(client) as go_on:
         go_on()
@@ -50,13 +50,13 @@ def client_of(authority: Authority, app: App, uri: str) -> Iterator[Callable[[],
 
 
 def follows(authority: Authority, certificate: x509.Certificate) -> bool:
-    """Whether the client signs with the key of this certificate by now."""
+    """Return whether the client now signs with this certificate's key."""
     header = authority.exchanges[-1].header or {}
     return header["x5t#S256"] == authority_name(certificate)
 
 
 def test_pinned_version_signs_on(server: Server) -> None:
-    """However often the key is rotated meanwhile: each signature is verified with the key of the first version."""
+    """However often the key is rotated, each signature can be verified with the first version's key."""
     name = "rotated"
     server.write(f"transit/keys/{name}", type="ecdsa-p256")
     with keyvouch.open_signer(key_uri(server, name)) as signer, signing(signer) as work:
@@ -68,7 +68,7 @@ def test_pinned_version_signs_on(server: Server) -> None:
 
 
 def test_running_client_follows(server: Server, authority: Authority) -> None:
-    """A new version with its certificate is registered, settles, and signs; the old one goes: nobody is refused."""
+    """A new version is registered, settles and signs, and the old one is removed, without any refused request."""
     uri = key_uri(server, "followed") + "&settle=3"
     old = generate(uri)
     app = authority.register(certificates=[old])
@@ -76,7 +76,7 @@ def test_running_client_follows(server: Server, authority: Authority) -> None:
         new = generate(uri, further=True)
         app.add_certificate(new)
         until(lambda: follows(authority, new))
-        go_on()  # what was signed with the old key is answered
+        go_on()  # until requests signed with the old key have their responses
         app.remove_certificate(old)
         go_on()
 
@@ -85,7 +85,7 @@ def test_running_client_follows(server: Server, authority: Authority) -> None:
 def test_certificate_of_a_rotated_key_is_followed(
     server: Server, authority: Authority, tmp_path: Path, kept: str
 ) -> None:
-    """A version that transit made is certified and registered; where its certificate is put, the client finds it."""
+    """A version created by transit is certified and registered; the client finds the certificate in either location."""
     name, file = f"rotated-{kept[-4:]}", tmp_path / "app.crt"
     uri = key_uri(server, name) + "&settle=0"
     server.write(f"transit/keys/{name}", type="rsa-2048")
@@ -104,7 +104,7 @@ def test_certificate_of_a_rotated_key_is_followed(
     app = authority.register(certificates=[old])
     with client_of(authority, app, uri) as go_on:
         server.write(f"transit/keys/{name}/rotate")
-        go_on()  # with the old version: the new one has no certificate
+        go_on()  # with the old version, because the new one has no certificate
         app.add_certificate(new := certify(server, name, 2))
         put(new)
         until(lambda: follows(authority, new))
@@ -119,7 +119,7 @@ def certify(server: Server, name: str, version: int) -> x509.Certificate:
 
 
 def test_certificate_that_fits_no_version(server: Server, tmp_path: Path) -> None:
-    """A running signer keeps its key where the new certificate is another key's, and says so with what to do."""
+    """If a new certificate belongs to another key, a running signer keeps its key and reports what to do."""
     server.write("transit/keys/unfitting", type="rsa-2048")
     file = tmp_path / "app.crt"
     file.write_bytes(certify(server, "unfitting", 1).public_bytes(Encoding.PEM))

@@ -1,4 +1,4 @@
-"""A secret that cannot be sent is refused where it is read, and its value is in no error, nor behind one."""
+"""A secret that cannot be sent is refused when it is read, and no error or its cause contains the value."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPOILT = (f"{SECRET}\nmore", f"more\r\n{SECRET}\r\n\r\n", f"{SECRET}\x7f", f"\x0
 
 @pytest.fixture
 def nobody(tmp_path: Path) -> Iterator[tuple[Fake, Path]]:
-    """A server that must not be asked, and the certificates to trust."""
+    """A server that must not get any request, and the certificates to trust."""
     with fake(b"") as server:
         yield server, make_context(tmp_path)[1]
         assert server.asked == []
@@ -43,7 +43,7 @@ def connect(server: Fake, ca_file: Path, query: str) -> None:
 
 
 def holds_nothing(error: KeyvouchError) -> None:
-    """The error, and everything behind it, is without the secret."""
+    """Assert that neither the error nor its causes contain the secret."""
     assert "marker" not in "".join(traceback.format_exception(error))
     assert "marker" not in repr((error.__cause__, error.__context__, error.hint))
 
@@ -53,7 +53,7 @@ def holds_nothing(error: KeyvouchError) -> None:
 def test_secrets_with_control_characters(
     nobody: tuple[Fake, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log_in: str, value: str
 ) -> None:
-    """From the environment and from a file: `SecretIncorrect`, with the reference and without the value."""
+    """From the environment or a file, they raise `SecretIncorrect`, with the reference but not the value."""
     file = tmp_path / "secret"
     file.touch(mode=0o600)
     file.write_bytes(value.encode())
@@ -71,7 +71,7 @@ def test_secrets_with_control_characters(
 def test_tokens_with_other_characters(
     nobody: tuple[Fake, Path], monkeypatch: pytest.MonkeyPatch, log_in: str, value: str
 ) -> None:
-    """Spaces, and letters outside ASCII, are in no token."""
+    """Tokens contain neither spaces nor non-ASCII characters."""
     monkeypatch.setenv("SPOILT", value)
     with pytest.raises(SecretIncorrect) as caught:
         connect(*nobody, log_in.format("env:SPOILT"))
@@ -82,7 +82,7 @@ def test_tokens_with_other_characters(
 def test_service_accounts_token(
     nobody: tuple[Fake, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, octets: bytes
 ) -> None:
-    """What Kubernetes mounts is checked too."""
+    """The token that Kubernetes mounts is checked too."""
     file = tmp_path / "token"
     file.write_bytes(octets)
     monkeypatch.setattr(logins, "_SERVICE_ACCOUNT", file)
@@ -91,7 +91,7 @@ def test_service_accounts_token(
 
 
 def test_password_may_have_spaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A password is no token: it is sent in JSON, with all its letters."""
+    """A password is not a token: it is sent in JSON, with all its characters."""
     monkeypatch.setenv("PHRASE", "correct horse \u00fc")
     ca_file = make_context(tmp_path)[1]
     with fake(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}") as server:
@@ -107,7 +107,7 @@ def test_namespace_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_uri_decides_who_gets_a_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whoever writes the URI can have any variable sent to any server: it is trusted like code."""
+    """The author of a URI can have any variable sent to any server: a URI is trusted like code."""
     monkeypatch.setenv("SECRET_OF_ANOTHER", SECRET)
     ca_file = make_context(tmp_path)[1]
     with fake(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}") as server:

@@ -1,4 +1,4 @@
-"""Keys on the server of the tests, and what it takes to open them."""
+"""Keys on the test server, and helpers to open them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _numbers = itertools.count(1)
 
 
 def make_key(server: Server, kind: str = "ecdsa-p256", **more: object) -> str:
-    """Make a key of its own for a test; return its URI, with the token in VAULT_TEST_TOKEN."""
+    """Create a separate key for a test; return its URI, with the token in VAULT_TEST_TOKEN."""
     name = f"{kind}-{next(_numbers)}"
     server.write(f"transit/keys/{name}", type=kind, **more)
     return key_uri(server, name)
@@ -34,12 +34,12 @@ def key_uri(server: Server, name: str) -> str:
 
 
 def token_uri(uri: str, log_in: str) -> str:
-    """Return the URI with another log-in."""
+    """Return the URI with a different log-in."""
     return uri.replace("auth=token&token=env:VAULT_TEST_TOKEN", log_in)
 
 
 def refused(uri: str, kind: type[E]) -> E:
-    """Return the error of this very kind that opening raises; it says what to do."""
+    """Assert that opening raises exactly this class of error, with a hint; return the error."""
     with pytest.raises(kind) as caught:
         keyvouch.open_signer(uri, timeout=10).close()
     assert type(caught.value) is kind
@@ -48,7 +48,7 @@ def refused(uri: str, kind: type[E]) -> E:
 
 
 class Signing:
-    """What threads did that sign with one signer, and verify by themselves."""
+    """Threads that sign with one signer and verify the signatures themselves."""
 
     def __init__(self, signer: keyvouch.Signer) -> None:
         self.signer = signer
@@ -58,7 +58,7 @@ class Signing:
         self.signed = 0
 
     def run(self) -> None:
-        """Sign until the end, each message another. A signature of another key, or of another message, is a failure."""
+        """Sign different messages until `ending`. A signature of another key, or of another message, is a failure."""
         key: Any = self.signer.public_key
         try:
             while not self.ending:
@@ -66,12 +66,12 @@ class Signing:
                 signature = self.signer.sign(message, "ES256", timeout=15)
                 r, s = (int.from_bytes(half) for half in (signature[:32], signature[32:]))
                 key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
-                self.signed += 1  # a little less where two threads meet here
-        except BaseException as error:  # noqa: BLE001 - the test tells
+                self.signed += 1  # may be too low, since threads race here
+        except BaseException as error:  # noqa: BLE001 - the test reports it
             self.failures.append(error)
 
     def go_on(self) -> None:
-        """Wait until a hundred more signatures are made, or one has failed."""
+        """Wait until a hundred more signatures are made, or one fails."""
         wanted = self.signed + 100
         while self.signed < wanted and not self.failures:
             time.sleep(0.01)
@@ -79,7 +79,7 @@ class Signing:
 
 @contextlib.contextmanager
 def signing(signer: keyvouch.Signer, threads: int = 8) -> Iterator[Signing]:
-    """Sign in threads while the block runs, and after it for a while."""
+    """Sign in threads while the block runs, and for a while after it."""
     work = Signing(signer)
     running = [threading.Thread(target=work.run) for _ in range(threads)]
     for each in running:
@@ -95,7 +95,7 @@ def signing(signer: keyvouch.Signer, threads: int = 8) -> Iterator[Signing]:
 
 
 def sign_meanwhile(signer: keyvouch.Signer, seconds: float, threads: int) -> list[BaseException]:
-    """Sign in threads for so long, and return what failed."""
+    """Sign in threads for `seconds`, and return the failures."""
     with signing(signer, threads) as work:
         time.sleep(seconds)
     return work.failures

@@ -1,4 +1,4 @@
-"""What the URIs of this store may hold, and where a key is."""
+"""The attributes of this store's URIs, and a key's location."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
 
 METHODS = ("default", "managed-identity", "workload", "cli", "environment", "profile")
-"""How to sign in; azure-identity does it, but for the last."""
+"""The values of `auth=`; azure-identity implements all but the last."""
 RESOURCES = (
     "https://vault.azure.net",
     "https://vault.azure.cn",
@@ -25,7 +25,7 @@ RESOURCES = (
     "https://managedhsm.azure.cn",
     "https://managedhsm.usgovcloudapi.net",
 )
-"""What tokens are for in the clouds; a vault's host ends with the host of one of these."""
+"""The resources that tokens are for, in each cloud; a vault's host ends with the host of one of these."""
 
 _NAME = r"[0-9A-Za-z-]{1,127}"
 _VERSION = r"[0-9a-fA-F]{32}"
@@ -35,7 +35,7 @@ _PASTED = re.compile(
 
 
 class Place(NamedTuple):
-    """Where a key is: the vault's address, whether it is a certificate's, its name, and its version if one is named."""
+    """A key's location: the vault's address, whether it is a certificate's key, its name, and its version if given."""
 
     vault: str
     is_certificate: bool
@@ -44,20 +44,20 @@ class Place(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The attribute that names it, which is also the word for it in `az keyvault`."""
+        """The name of its URI attribute, which is also its name in `az keyvault`."""
         return "certificate" if self.is_certificate else "key"
 
     def id_of(self, version: str) -> str:
-        """Return the identifier of a version's key."""
+        """Return the key identifier of a version."""
         return f"{self.vault}/keys/{self.name}/{version}"
 
 
 def vault_of(uri: KeyUri) -> str:
-    """Return the vault's address, from `vault=` or a pasted one. Raises `ConfigurationError`."""
+    """Return the vault's address, from `vault=` or the pasted `url=`. Raises `ConfigurationError`."""
     if pasted := uri.get("url"):
         if "vault" in uri:
             raise ConfigurationError("The vault stands there twice.", hint="Keep vault= or url=, not both.", uri=uri)
-        return f"{_PASTED.fullmatch(pasted)['vault'].lower()}"  # type: ignore[index]  # as it was parsed
+        return f"{_PASTED.fullmatch(pasted)['vault'].lower()}"  # type: ignore[index]  # it matched when it was parsed
     address: str | None = uri.get("vault")
     if not address:
         raise ConfigurationError(
@@ -67,7 +67,7 @@ def vault_of(uri: KeyUri) -> str:
 
 
 def named(uri: KeyUri) -> KeyUri:
-    """Return the URI with a pasted address taken apart. Raises `ConfigurationError` where it names two things."""
+    """Return the URI with `url=` split into its attributes. Raises `ConfigurationError` if it names two objects."""
     pasted = uri.get("url")
     found = _PASTED.fullmatch(pasted) if pasted else None
     if found:
@@ -85,7 +85,7 @@ def named(uri: KeyUri) -> KeyUri:
 
 
 def place_of(uri: KeyUri) -> Place:
-    """Return where the key of a URI is. Raises `ConfigurationError` where it names none."""
+    """Return the location of a URI's key. Raises `ConfigurationError` if the URI names no key, or two."""
     uri = named(uri)
     name = uri.get("certificate") or uri.get("key")
     if not name:
@@ -96,14 +96,14 @@ def place_of(uri: KeyUri) -> Place:
 
 
 def pinned(uri: KeyUri, name: str, version: str) -> KeyUri:
-    """Return the URI of one version."""
+    """Return the URI of exactly one version."""
     uri = named(uri)
     kind = "key" if "key" in uri else "certificate"
     return uri.replace({kind: name, "version": version, "select": None, "settle": None, "spki-sha256": None})
 
 
 def is_version(text: object) -> bool:
-    """Whether it is the version of a certificate or key: 32 hexadecimal digits."""
+    """Return whether this is the version of a certificate or key: 32 hexadecimal digits."""
     return isinstance(text, str) and bool(re.fullmatch(_VERSION, text))
 
 

@@ -1,4 +1,4 @@
-"""An answer of the service, as azure-core wants one from a transport."""
+"""A response, in the form that azure-core expects from a transport."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ERRORS = 400
 
 
 class Answer(HttpResponse):
-    """A response that was read as a whole."""
+    """A response whose body was read completely."""
 
     def __init__(self, request: Any, status: int, reason: str, headers: Any, body: bytes) -> None:
         self._request, self._status, self._reason, self._body = request, status, reason, body
@@ -31,14 +31,14 @@ class Answer(HttpResponse):
 
     @property
     def is_closed(self) -> bool:
-        """Always: it was read."""
+        """Always true: the body was read."""
         return True
 
     is_stream_consumed = is_closed
 
     @property
     def encoding(self) -> str | None:
-        """The encoding that was set, None for UTF-8."""
+        """The encoding that was set, or None for UTF-8."""
         return self._encoding
 
     @encoding.setter
@@ -46,15 +46,15 @@ class Answer(HttpResponse):
         self._encoding = value
 
     def text(self, encoding: str | None = None) -> str:
-        """Return the body as text; what is no text is replaced."""
+        """Return the body as text; undecodable bytes are replaced."""
         return self._body.decode(encoding or self._encoding or "utf-8-sig", errors="replace")
 
     def json(self) -> Any:
-        """Return what the body says. Raises ValueError."""
+        """Return the decoded JSON of the body. Raises ValueError."""
         return json.loads(self._body)
 
     def raise_for_status(self) -> None:
-        """Raise azure-core's error for a refusal."""
+        """Raise azure-core's error if the status is 400 or higher."""
         if self._status >= _ERRORS:
             raise HttpResponseError(response=self)
 
@@ -62,16 +62,16 @@ class Answer(HttpResponse):
         """Return the body."""
         return self._body
 
-    body = read  # what older clients call it
+    body = read  # the name that older clients use
 
     def iter_raw(self, **_: Any) -> Iterator[bytes]:
-        """Give the body in one piece."""
+        """Yield the body in one piece."""
         yield self._body
 
     iter_bytes = iter_raw
 
     def close(self) -> None:
-        """Do nothing: the connection is back in its pool."""
+        """Do nothing: the connection was returned to its pool."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""What the service and the log-in answer, in keyvouch's errors."""
+"""Translate the errors of the service and the log-in into keyvouch's."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from keyvouch_azure_keyvault.addresses import Place
 from keyvouch_azure_keyvault.transport import NotAnswered, NotSent, NotUsable, seconds_to_wait
 
 MISREAD = (AzureError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What the SDK raises, also when the JSON of an answer is not of the form that its models expect."""
+"""What the SDK raises, including when the JSON of a response does not fit its models."""
 _LONGEST = 500
-"""Letters that are quoted of what the service says."""
+"""Maximum length, in characters, of the service's text quoted in an error."""
 _UNAUTHORISED, _DENIED, _MISSING, _CONFLICT, _TOO_MANY = 401, 403, 404, 409, 429
 _REFUSED = 400
 _REDIRECTS = range(300, 400)
@@ -48,18 +48,18 @@ _COLLECTIONS = ("/keys", "/certificates", "/deletedkeys", "/deletedcertificates"
 
 @dataclass(frozen=True)
 class Doing:
-    """What is being done, for errors: in words, where, and the permission and role that it needs."""
+    """The operation in progress, for errors: its description, the key, and the permission and role it requires."""
 
     words: str
     place: Place | None = None
     permission: str = ""
-    """As an access policy names it: `keys/sign`."""
+    """As in an access policy: `keys/sign`."""
     role: str = ""
-    """That has it."""
+    """A role that includes the permission."""
 
     @property
     def kind(self) -> str:
-        """What it is done to, as `az keyvault` calls it."""
+        """The kind of object, by its name in `az keyvault`."""
         return self.place.kind if self.place else "key"
 
 
@@ -74,7 +74,7 @@ class _Error(msgspec.Struct):
 
 
 class _Refusal(msgspec.Struct):
-    """The body of a refusal."""
+    """The body of an error response."""
 
     error: _Error
 
@@ -82,7 +82,7 @@ class _Refusal(msgspec.Struct):
 class _Said(NamedTuple):
     status: int
     code: str
-    """The service's inner code, else its code."""
+    """The service's inner error code, else its outer code."""
     text: str
     headers: Any
 
@@ -117,12 +117,12 @@ _STATES = (
         "Wait until then, or change its nbf attribute.",
     ),
 )
-"""How keys may be that are there; a pattern of the service's code and words, what is told, and the hint."""
+"""States of existing keys that cannot sign: a pattern for the service's code and text, the message, and the hint."""
 
 
 @contextlib.contextmanager
 def told(doing: Doing, auth: str) -> Iterator[None]:
-    """Raise keyvouch's error for what happens inside."""
+    """Translate the errors in the block into keyvouch's."""
     try:
         yield
     except KeyvouchError:
@@ -132,7 +132,7 @@ def told(doing: Doing, auth: str) -> Iterator[None]:
 
 
 def as_error(error: Exception, doing: Doing, auth: str) -> KeyvouchError:
-    """Return the error of keyvouch's."""
+    """Return keyvouch's error for one raised by the SDK."""
     if (own := _own(error)) is not None:
         return own
     if isinstance(error, HttpResponseError) and _is_vaults(error):
@@ -153,22 +153,22 @@ def as_error(error: Exception, doing: Doing, auth: str) -> KeyvouchError:
 
 
 def no_credential(error: Exception, auth: str) -> KeyvouchError:
-    """Return the error for a log-in that the environment has nothing for."""
+    """Return the error for a log-in for which the environment provides no credentials."""
     return SecretRequired(f"Signing in with auth={auth} is not possible: {_reason(error)}", hint=_HINTS[auth])
 
 
 def _reason(error: Exception) -> str:
-    """Return what azure-identity says, without the pages that it refers to and what it says of its chain."""
+    """Return azure-identity's message, without links and without its remarks about the credential chain."""
     return _line(_BESIDE_THE_REASON.sub("", getattr(error, "message", None) or str(error)))
 
 
 def is_denied(error: KeyvouchError) -> bool:
-    """Tell whether a permission is missing; then the log-in itself is good."""
+    """Return whether a permission is missing, in which case the log-in itself succeeded."""
     return isinstance(error, AccessDenied) and error.message.startswith((_BY_ROLE, _BY_POLICY))
 
 
 def _own(error: BaseException | None) -> KeyvouchError | None:
-    """Return what the transport raised, however deep the SDK has wrapped it."""
+    """Return the transport's error, however deeply the SDK has wrapped it, or None."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, NotSent | NotAnswered | NotUsable):
@@ -179,7 +179,7 @@ def _own(error: BaseException | None) -> KeyvouchError | None:
 
 
 def _is_vaults(error: HttpResponseError) -> bool:
-    """Tell a refusal of the service's from one at the log-in, which azure-identity gives the same class."""
+    """Return whether the service refused, and not the log-in, for which azure-identity raises the same class."""
     request = getattr(error.response, "request", None)
     if request is None:
         return False
@@ -198,7 +198,7 @@ def _read(error: HttpResponseError) -> _Said:
 
 
 def _line(text: str) -> str:
-    """Return it in one line, not too long, with a stop at its end."""
+    """Return the text on one line, truncated, with a full stop at its end."""
     text = " ".join(text.split())
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST].rstrip()} ..."
@@ -301,7 +301,7 @@ def _bad(said: _Said, doing: Doing) -> KeyvouchError:
 def _log_in(error: ClientAuthenticationError, auth: str) -> KeyvouchError:
     from azure.identity import CredentialUnavailableError
 
-    # A chain says in one way that nothing is there, and that an authority refuses what is.
+    # A credential chain raises the same error if it finds no credentials and if an authority refuses them.
     nothing_there = auth == "default" and "AADSTS" not in error.message
     if nothing_there or isinstance(error, CredentialUnavailableError):
         return no_credential(error, auth)
@@ -316,4 +316,4 @@ _REFUSALS: dict[int, Callable[[_Said, Doing], KeyvouchError]] = {
     _CONFLICT: _conflict,
     _TOO_MANY: _throttled,
 }
-"""What becomes of the service's answers, by their status."""
+"""The functions that translate error responses of the service, by status."""

@@ -1,4 +1,4 @@
-"""A version of a key in the vault, and how it signs."""
+"""A signing key: one version of a key in the vault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class VaultedKey(StoredKey):
-    """One version of a key. It signs by one request, with the log-in that it was opened with."""
+    """One version of a key, which signs with one request and the log-in it was opened with."""
 
     remote = True
 
@@ -32,12 +32,12 @@ class VaultedKey(StoredKey):
         self.exportable = version.exportable
         self._session = session
         self._doing = Doing("signing", place, "keys/sign", "Key Vault Crypto User")
-        # Where the URI says, and not where an answer might: the token goes there.
+        # From the URI, not from a response, because the token is sent to this address.
         key_id = place.id_of(version.number)
         self._client = session.signing(KeyVaultKey(key_id, jwk=_public_jwk(version.public_key)))
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
-        """Let the vault sign. The message is hashed here: it stays here, whatever its length."""
+        """Sign in the vault. The message is hashed locally and only its digest is sent, whatever its length."""
         digest = hashlib.new(algorithm.hash_name, message).digest()
         try:
             with self._session.asking(timeout, self._doing):

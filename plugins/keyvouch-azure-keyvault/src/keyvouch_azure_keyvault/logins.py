@@ -1,4 +1,4 @@
-"""Signing in by azure-identity: one token for all clients of a vault, fetched once for all threads."""
+"""Sign-in with azure-identity: one token for all clients of a vault, fetched once for all threads."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 _IMPORTS = ForkGate()
 _MARGIN = 300.0
-"""Seconds before its end from which a token is fetched anew, where the authority names no time for it."""
+"""Seconds before a token expires at which the next is fetched, if the authority names no time for that."""
 _LAST = 10.0
-"""Seconds before its end in which a token is not sent any more."""
+"""Seconds before a token expires during which it is no longer sent."""
 _PAUSE = 5.0
-"""Seconds after which a renewal that failed is tried again, while the token lives."""
+"""Seconds after which a failed renewal is tried again, while the token is valid."""
 _LATEST = 253_402_300_799
 """Seconds since 1970: the end of the year 9999."""
 _PROCESS = 10
-"""Seconds that the Azure CLI may take."""
+"""Timeout in seconds for the Azure CLI."""
 _KNOWN_HOSTS = ("login.microsoftonline.com", "login.chinacloudapi.cn", "login.microsoftonline.us")
 
 
 class _Kept:
-    """A token, and when the next one is due."""
+    """A token, and the time at which the next one is due."""
 
     def __init__(self, token: AccessTokenInfo) -> None:
         self.token = token
@@ -53,7 +53,7 @@ class _Kept:
 
 
 class LogIn:
-    """What the SDK's clients take for a credential. A token that is due is fetched by one thread; the others go on."""
+    """The credential of the SDK's clients. One thread fetches a token that is due; the others go on."""
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver, transport: PoolTransport, limits: Limits) -> None:
         self._vault = vault_of(uri)
@@ -71,7 +71,7 @@ class LogIn:
         enable_cae: bool = False,
         **_: Any,
     ) -> AccessToken:
-        """As azure-core's `TokenCredential`."""
+        """Implement azure-core's `TokenCredential`."""
         options: TokenRequestOptions = {"enable_cae": enable_cae}
         if claims:
             options["claims"] = claims
@@ -81,7 +81,7 @@ class LogIn:
         return AccessToken(info.token, info.expires_on)
 
     def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
-        """As azure-core's `SupportsTokenInfo`."""
+        """Implement azure-core's `SupportsTokenInfo`."""
         self._require_vaults(scopes)
         wanted = options or {}
         same = (scopes, wanted.get("tenant_id"))
@@ -89,7 +89,7 @@ class LogIn:
         if found and time.time() < found.due:
             return found.token
         alive = found is not None and found.alive
-        # While it lives nobody waits for the thread that renews it.
+        # While the token is valid, nobody waits for the thread that renews it.
         if not self._fetching.acquire(timeout=0 if alive else max(0.0, self._limits.left())):
             if found is not None and alive:
                 return found.token
@@ -103,15 +103,15 @@ class LogIn:
             self._fetching.release()
 
     def forget(self) -> bool:
-        """Let go of a token that was refused; tell whether there may be another, and not the same from a cache."""
+        """Discard a refused token; return whether another can be fetched, rather than the same one from a cache."""
         self._kept.clear()
         if self._profile is None:
-            return False  # azure-identity's own cache began with this log-in
+            return False  # azure-identity's own cache was created with this log-in
         self._profile.renew = True
         return True
 
     def close(self) -> None:
-        """Let the credential go, and the tokens with it."""
+        """Close the credential and discard the tokens."""
         self._kept.clear()
         self._credential.close()
 
@@ -131,7 +131,7 @@ class LogIn:
         return token
 
     def _require_vaults(self, scopes: tuple[str, ...]) -> None:
-        """Let no server on this machine ask for tokens for something else: of others the SDK checks the names."""
+        """Reject a loopback server's request for another service's token; for other hosts, the SDK checks the name."""
         if is_loopback(self._vault) and not all(each.removesuffix("/.default") in RESOURCES for each in scopes):
             raise NotSent(
                 ConfigurationError(
@@ -142,7 +142,7 @@ class LogIn:
 
 
 def _sound(token: AccessTokenInfo) -> AccessTokenInfo:
-    """Return a token that a header can carry, and whose times are numbers. Raises `NotUsable`."""
+    """Return the token if a header can carry it and its times are valid numbers. Raises `NotUsable`."""
     times = (token.expires_on, token.expires_on if token.refresh_on is None else token.refresh_on)
     if not is_token(token.token) or not all(type(each) is int and 0 <= each <= _LATEST for each in times):
         raise _no_token("an invalid token, or one with invalid times")
@@ -156,17 +156,17 @@ def _no_token(reason: str) -> NotUsable:
 
 
 class _OfProfile:
-    """Another profile's sign-in: a key in a TPM or a PFX opens the vault."""
+    """Sign-in with another profile, so that a key in a TPM or a PFX gives access to the vault."""
 
     def __init__(self, profile: str, secrets: SecretResolver, limits: Limits) -> None:
         self._profile, self._secrets, self._limits = profile, secrets, limits
         self.renew = False
-        """Whether the next token is not to be the one in the profile's cache."""
+        """Whether the next token must not come from the profile's cache."""
 
     def get_token_info(self, *scopes: str, options: TokenRequestOptions) -> AccessTokenInfo:
-        """Return the profile's token, with the claims that the vault demands.
+        """Return the profile's token, with the claims that the vault requires.
 
-        It is of the tenant that the profile names, whatever the vault says: it judges that.
+        Its tenant is always the profile's, whatever the vault asks for; the vault decides whether to accept that.
         """
         renew, self.renew = self.renew, False
         token = self._secrets.access_token(
@@ -180,22 +180,22 @@ class _OfProfile:
         return AccessTokenInfo(token.reveal(), token.ends, refresh_on=token.renew_at)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""
 
 
 def _make(uri: KeyUri, transport: PoolTransport) -> Any:
-    """Make azure-identity's credential; nothing is sent yet. Raises ValueError where something is not set."""
+    """Create azure-identity's credential; nothing is sent yet. Raises ValueError if a setting is missing."""
     with _IMPORTS:
         import azure.identity
 
     client_id = uri.get("client-id")
-    # The core tries again, within the caller's time.
+    # The core retries, within the caller's timeout.
     options: dict[str, Any] = {"transport": LogInTransport(transport), "retry_total": 0}
     discovery: dict[str, Any] = {"disable_instance_discovery": _is_private_cloud()}
     match uri.get("auth"):
         case "managed-identity":
-            # Where a machine has just started this endpoint answers for some seconds that it is not there: the
-            # protocol itself asks for retries.
+            # On a machine that has just started, this endpoint responds for some seconds that it does not exist: the
+            # protocol itself requires retries.
             return azure.identity.ManagedIdentityCredential(client_id=client_id, transport=TokenTransport(transport))
         case "workload":
             return azure.identity.WorkloadIdentityCredential(client_id=client_id, **options, **discovery)
@@ -214,6 +214,6 @@ def _make(uri: KeyUri, transport: PoolTransport) -> Any:
 
 
 def _is_private_cloud() -> bool:
-    """Tell whether the authority is none that Microsoft's directory of authorities knows, and must not be asked for."""
+    """Return whether the authority is unknown to Microsoft's instance discovery, which must then not be queried."""
     host = os.environ.get("AZURE_AUTHORITY_HOST", "")
     return bool(host) and (urlsplit(host).hostname or host) not in _KNOWN_HOSTS

@@ -1,4 +1,4 @@
-"""Making, importing, certifying and deleting: requests to the SDK's clients, one change after the other."""
+"""Create, import, certify and delete keys through the SDK's clients, one change at a time."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ TYPES: dict[str, dict[str, Any]] = {
     "P-384": {"key_type": "EC", "key_curve_name": "P-384"},
     "P-521": {"key_type": "EC", "key_curve_name": "P-521"},
 }
-"""The service's names for the types of keys."""
+"""The service's names for the key types."""
 _CLIENT_AUTHENTICATION = "1.3.6.1.5.5.7.3.2"
 _MONTH = 30.44
-"""Days; certificates of the service's own making are valid for months."""
+"""Days; certificates created by the service are valid for a number of months."""
 _WARNED_AT = 80
-"""Percent of a certificate's life after which its contacts get a message: the action that is no renewal."""
+"""Percent of a certificate's lifetime after which its contacts get a message: the only action besides renewal."""
 _GONE = 60
-"""Times that it is asked whether something is deleted; a nap lies between."""
+"""Maximum number of polls until a purge has finished, with a pause between them."""
 
 
 def _policy(kind: str, issuer: str, subject: str, days: int, **more: Any) -> CertificatePolicy:
@@ -60,14 +60,14 @@ def _policy(kind: str, issuer: str, subject: str, days: int, **more: Any) -> Cer
         key_usage=[KeyUsageType.digital_signature],
         enhanced_key_usage=[_CLIENT_AUTHENTICATION],
         content_type=CertificateContentType.pkcs12,
-        # Named, as by itself the service renews: then the newest version is one that no application knows.
+        # Set because the service's default is to renew, and then no application knows the newest version.
         lifetime_actions=[LifetimeAction(CertificatePolicyAction.email_contacts, lifetime_percentage=_WARNED_AT)],
         **{"exportable": False, "reuse_key": False, **properties, **more},
     )
 
 
 def make_certificate(session: Session, place: Place, spec: KeySpec, *, hsm: bool) -> Any:
-    """Make a key and its self-signed certificate; return the SDK's certificate."""
+    """Create a key and its self-signed certificate; return the SDK's certificate."""
     policy = _policy(
         spec.key_type, WellKnownIssuerNames.self, spec.subject, spec.days, exportable=spec.exportable, hsm=hsm
     )
@@ -85,7 +85,7 @@ def make_certificate(session: Session, place: Place, spec: KeySpec, *, hsm: bool
 
 
 def _made_by(session: Session, place: Place, newest: Any, digest: str) -> Any:
-    """Return the certificate of the key that was requested: another program may have made a newer one meanwhile."""
+    """Return the certificate of the requested key, since another program may have created a newer one by now."""
     if _certified_key(newest.cer) == digest:
         return newest
     for each in at_most(session.certificates.list_properties_of_certificate_versions(place.name)):
@@ -96,7 +96,7 @@ def _made_by(session: Session, place: Place, newest: Any, digest: str) -> Any:
 
 
 def make_key(session: Session, place: Place, spec: KeySpec, *, hsm: bool) -> Any:
-    """Make a key without certificate; return the SDK's key."""
+    """Create a key without a certificate; return the SDK's key."""
     options: dict[str, Any] = {"hardware_protected": hsm, "key_operations": ["sign", "verify"]}
     if spec.exportable:
         raise NotSupported("A key by itself is not exportable.", hint="Leave exportable out, or write certificate=.")
@@ -107,9 +107,9 @@ def make_key(session: Session, place: Place, spec: KeySpec, *, hsm: bool) -> Any
 
 
 def begin_request(session: Session, place: Place, spec: KeySpec, public_key: PublicKey | None, *, hsm: bool) -> bytes:
-    """Let the service make a request, of the key that is there if one is given; return it in DER.
+    """Create a certificate request in the service, for the existing key if one is given; return it in DER.
 
-    Raises `CertificateMismatch` where the service takes another key: of a certificate it takes the newest version's.
+    Raises `CertificateMismatch` if the service uses another key: it always uses that of the newest version.
     """
     kind = key_type(public_key) if public_key is not None else spec.key_type
     policy = _policy(
@@ -127,7 +127,7 @@ def begin_request(session: Session, place: Place, spec: KeySpec, public_key: Pub
 
 
 def pending_key(session: Session, place: Place) -> str | None:
-    """Return the digest of the key whose request is pending, None where there is no request."""
+    """Return the digest of the key whose request is pending, or None if no request is pending."""
     try:
         operation = session.certificates.get_certificate_operation(place.name)
     except ResourceNotFoundError:
@@ -137,14 +137,14 @@ def pending_key(session: Session, place: Place) -> str | None:
 
 
 def merge(session: Session, place: Place, chain: Sequence[Certificate]) -> Any:
-    """Give the service what was issued for its request; return the SDK's certificate."""
+    """Merge the chain that was issued for the service's request; return the SDK's certificate."""
     return session.certificates.merge_certificate(place.name, [_der(each) for each in chain])
 
 
 def import_certificate(
     session: Session, place: Place, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool
 ) -> Any:
-    """Take in a key with its certificate; return the SDK's certificate."""
+    """Import a key with its certificate; return the SDK's certificate."""
     policy = CertificatePolicy(
         issuer_name=WellKnownIssuerNames.unknown,
         content_type=CertificateContentType.pkcs12,
@@ -155,18 +155,18 @@ def import_certificate(
 
 
 def import_key(session: Session, place: Place, key: Any, *, hsm: bool) -> Any:
-    """Take in a key without certificate; return the SDK's key."""
+    """Import a key without a certificate; return the SDK's key."""
     return session.keys.import_key(place.name, _private_jwk(key), hardware_protected=hsm)
 
 
 def disable(session: Session, place: Place) -> None:
-    """Let a version sign no more, until it is enabled again."""
+    """Disable a version, which cannot sign until it is enabled again."""
     client: Any = session.certificates if place.is_certificate else session.keys
     getattr(client, f"update_{place.kind}_properties")(place.name, place.version, enabled=False)
 
 
 def delete(session: Session, place: Place, *, purge: bool) -> None:
-    """Delete a certificate with its key, or a key, and purge it if that is wished."""
+    """Delete a certificate with its key, or a key, and purge it if `purge` is true."""
     client: Any = session.certificates if place.is_certificate else session.keys
     kind = place.kind
     getattr(client, f"begin_delete_{kind}")(place.name).wait(OWN_TIMEOUT)
@@ -209,7 +209,7 @@ def _der(certificate: Certificate) -> bytes:
 
 @CRYPTOGRAPHY
 def _pfx(key: Any, chain: Sequence[Certificate]) -> bytes:
-    """Return PKCS#12; what protects it on its way is TLS, and a password beside it would add nothing."""
+    """Return PKCS#12 without a password: TLS protects it in transit, and a password sent with it would add nothing."""
     from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
 
     return pkcs12.serialize_key_and_certificates(b"keyvouch", key, chain[0], list(chain[1:]), NoEncryption())

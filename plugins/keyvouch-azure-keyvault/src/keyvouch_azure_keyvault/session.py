@@ -1,4 +1,4 @@
-"""One log-in, and the SDK's clients that share it and one pool of connections."""
+"""A log-in, and the SDK's clients that share it and one connection pool."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 class _ChallengeCaches:
-    """The SDK's, one for each of its packages: a fork in the moment of a look leaves their locks held in the child."""
+    """The SDK's challenge caches, one per package: a fork during a look-up leaves their locks held in the child."""
 
     def after_fork(self) -> None:
-        """Make the locks anew."""
+        """Replace the locks."""
         for module in (certificate_challenges, key_challenges):
-            vars(module)["_lock"] = threading.Lock()  # the SDK has no way of its own
+            vars(module)["_lock"] = threading.Lock()  # the SDK offers no API for this
 
 
 _challenge_caches = _ChallengeCaches()
@@ -42,7 +42,7 @@ _LISTING = Doing("listing keys", None, "keys/list", "Key Vault Reader")
 
 
 class Session:
-    """A log-in. Many threads ask with it at once."""
+    """A log-in that threads share."""
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         self.auth: str = uri.get("auth")
@@ -51,25 +51,25 @@ class Session:
         self._transport = PoolTransport(uri, self._limits, proxy_credentials)
         try:
             self._log_in = LogIn(uri, secrets, self._transport, self._limits)
-        except ValueError as error:  # azure-identity's, which says what is missing
+        except ValueError as error:  # from azure-identity, which says what is missing
             raise no_credential(error, self.auth) from error
         vault = vault_of(uri)
         self._options: dict[str, Any] = {
             "credential": self._log_in,
             "transport": VaultTransport(self._transport, vault),
-            "retry_policy": PassesOn(),  # the core tries again, within the caller's time
-            "redirect_policy": PassesOn(),  # a token is for one host
-            # That a token is for the cloud that the vault's name is in; on this machine `LogIn` sees to it.
+            "retry_policy": PassesOn(),  # the core retries, within the caller's timeout
+            "redirect_policy": PassesOn(),  # a token is for one host only
+            # Check that a token is for the cloud of the vault's host name; on loopback, `LogIn` checks it.
             "verify_challenge_resource": not is_loopback(vault),
         }
         for cache in (certificate_challenges, key_challenges):
-            with contextlib.suppress(KeyError):  # older ones raise it
-                cache.remove_challenge_for_url(vault)  # a former log-in's: it may name another tenant than now
+            with contextlib.suppress(KeyError):  # raised by older versions
+                cache.remove_challenge_for_url(vault)  # from an earlier log-in, it may name another tenant
         self.keys = KeyClient(vault, **self._options)
         self.certificates = CertificateClient(vault, **self._options)
 
     def begin(self, timeout: float) -> None:
-        """Log in, and prove it by a request; that the log-in may not list keys is proof as well."""
+        """Log in, and verify that with a request; a response that denies listing keys also counts as proof."""
         with self._limits.within(timeout):
             try:
                 self._prove(timeout)
@@ -90,21 +90,21 @@ class Session:
                 raise
 
     def end(self) -> None:
-        """End the connections. Raises nothing."""
-        with contextlib.suppress(Exception):  # azure-identity's, of any kind
+        """Close the connections. Raises nothing."""
+        with contextlib.suppress(Exception):  # azure-identity may raise anything
             self._log_in.close()
         self._transport.end()
 
     def signing(self, key: KeyVaultKey) -> CryptographyClient:
-        """Return what signs with a key, whose public part is given, so that no request asks for it."""
+        """Return a client that signs with a key; the public key is given, so that no request fetches it."""
         return CryptographyClient(key, **self._options)
 
     def nap(self) -> None:
-        """Wait between two questions whether the service has done what it was asked for."""
+        """Pause between two polls of an operation in progress."""
         self._transport.sleep(OWN_TIMEOUT)
 
     @contextlib.contextmanager
     def asking(self, timeout: float, doing: Doing) -> Iterator[None]:
-        """Let the requests in the block end within `timeout` seconds; raise keyvouch's errors for what is refused."""
+        """Limit the requests in the block to `timeout` seconds; translate their errors into keyvouch's."""
         with told(doing, self.auth), self._limits.within(timeout):
             yield

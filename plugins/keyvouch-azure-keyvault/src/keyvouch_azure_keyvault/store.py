@@ -54,9 +54,9 @@ if TYPE_CHECKING:
     from keyvouch.secrets import SecretResolver
 
 _LISTING_TIMEOUT = 100.0
-"""Seconds for a listing: each version is a request."""
+"""Timeout in seconds for a listing, which sends a request for each version."""
 _HSM = ".managedhsm."
-"""In the host of a Managed HSM, which has keys alone."""
+"""Part of the host name of a Managed HSM, which has only keys."""
 
 
 class KeyVaultStore(
@@ -90,20 +90,20 @@ class KeyVaultStore(
         self._process = 0
 
     def connect(self, *, timeout: float) -> None:
-        """Log in anew; keys that are open keep the log-in that they have."""
+        """Log in; keys that are already open keep their own log-in."""
         session = Session(self._uri, self._secrets)
         session.begin(timeout)
         self._session, self._process = session, os.getpid()
         self._changing = threading.Lock()
 
     def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         session, self._session = self._session, None
         if session is not None and self._process == os.getpid():
             session.end()
 
     def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:
-        """Find the version that the URI means, and its certificate."""
+        """Open the version that the URI selects, with its certificate."""
         session, place = self._connected(), _place(uri)
         info, settles_at = self._choose(uri, place, certificate, timeout)
         found = self._fetch(place, info.uri.get("version"), timeout)
@@ -113,13 +113,13 @@ class KeyVaultStore(
         if place.is_certificate:
             policy = self._policy(place, timeout)
             key.exportable = policy.exportable
-            # Only who follows the certificate meets the version that the service makes.
+            # Only a URI without version= can select a version that the service creates.
             key.advice = () if place.version else policy.advice
         key.settles_at = settles_at
         return key
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
-        """Return the enabled versions of the certificate or key; without a name, of all that the vault has."""
+        """Return the enabled versions of the certificate or key, or of all in the vault if the URI names neither."""
         uri = named(uri)
         session = self._connected()
         listed: list[KeyInfo] = []
@@ -128,13 +128,13 @@ class KeyVaultStore(
                 listed = self._listed(uri)
             else:
                 for each in self._all(uri):
-                    with contextlib.suppress(KeyNotFound, KeyUnusable):  # disabled, or none that signs
+                    with contextlib.suppress(KeyNotFound, KeyUnusable):  # disabled, or cannot sign
                         listed += self._listed(each)
         digest = uri.get("spki-sha256")
         return [info for info in listed if digest in (None, info.spki_sha256)]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
-        """Make a certificate with its key, or a key; with `further` the next version of one that is there."""
+        """Create a certificate with its key, or a key; with `further`, the next version of an existing one."""
         parse_subject(spec.subject)
         place = _place(uri)
         if spec.key_type not in making.TYPES:
@@ -152,7 +152,7 @@ class KeyVaultStore(
     def import_key(
         self, uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False
     ) -> KeyUri:
-        """Take in a key, with `certificate=` and its certificate; the next versions are made in the vault."""
+        """Import a key, for `certificate=` with its certificate; later versions are created in the vault."""
         check_chain(chain, key.public_key())
         place = _place(uri)
         if key_type(key) not in making.TYPES:
@@ -171,10 +171,9 @@ class KeyVaultStore(
         return pinned(uri, place.name, versions.number_of(made.properties))
 
     def request_certificate(self, uri: KeyUri, spec: KeySpec) -> bytes:
-        """Let the vault make a request and keep it pending; of a key without certificate it is signed here.
+        """Create a request that stays pending in the vault; for a key without a certificate, build it locally.
 
-        Where there is no such certificate yet, the vault makes its key, and the certificate is there once it is
-        installed.
+        If the certificate does not exist yet, the vault creates its key; the certificate exists once it is installed.
         """
         place = _place(uri)
         if not place.is_certificate:
@@ -186,7 +185,7 @@ class KeyVaultStore(
             return making.begin_request(session, place, spec, public_key, hsm=uri.get("hsm"))
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
-        """Merge the chain with the vault's pending request; where there is none, with a new one of the same key."""
+        """Merge the chain with the vault's pending request or, if none is pending, with a new one for the same key."""
         place = _place(uri)
         if not place.is_certificate:
             raise NotSupported(
@@ -205,7 +204,7 @@ class KeyVaultStore(
     def delete(self, uri: KeyUri) -> None:
         """Delete the certificate or key, if this is its only version; it can be recovered until it is purged.
 
-        With `disable=true` the version is disabled in its place, whether there are others or not.
+        With `disable=true` the version is disabled instead, whether there are others or not.
         """
         place = _place(uri)
         with self._change(Doing("deleting", place, f"{place.kind}s/delete", _officer(place))) as session:
@@ -228,7 +227,7 @@ class KeyVaultStore(
                 )
             making.delete(session, place, purge=uri.get("purge"))
 
-    # What the methods have in common.
+    # Shared helpers.
 
     def _connected(self) -> Session:
         if self._session is None or self._process != os.getpid():
@@ -237,7 +236,7 @@ class KeyVaultStore(
 
     @contextlib.contextmanager
     def _change(self, doing: Doing) -> Iterator[Session]:
-        """Give the clients for a change, one at a time: the service refuses another while one is under way."""
+        """Yield the session for one change at a time: the service refuses another while one is in progress."""
         session = self._connected()
         with self._changing, session.asking(3 * OWN_TIMEOUT, doing):
             yield session
@@ -245,7 +244,7 @@ class KeyVaultStore(
     def _choose(
         self, uri: KeyUri, place: Place, certificate: Certificate | None, timeout: float
     ) -> tuple[KeyInfo, dt.datetime | None]:
-        """Return what the URI means. Only a digest or a certificate takes a look at every version."""
+        """Return the version that the URI selects. Every version is fetched only for a digest or a certificate."""
         session, family = self._connected(), named(uri).replace({"select": "newest"})
         if place.version:
             return KeyInfo(pinned(uri, place.name, place.version), ""), None
@@ -283,7 +282,7 @@ class KeyVaultStore(
         return [dataclasses.replace(each, exportable=policy.exportable, advice=policy.advice) for each in infos]
 
     def _policy(self, place: Place, timeout: float) -> Policy:
-        """Read what holds for all versions of a certificate; nothing is known where that may not be read."""
+        """Read what applies to all versions of a certificate; return an empty policy if reading it is denied."""
         session = self._connected()
         with (
             contextlib.suppress(AccessDenied),
@@ -297,7 +296,7 @@ class KeyVaultStore(
         return bool(versions.list_versions(session, place))
 
     def _all(self, uri: KeyUri) -> Iterator[KeyUri]:
-        """Give a URI for each certificate, and for each key that is not a certificate's."""
+        """Yield a URI for each certificate, and for each key that is not a certificate's."""
         session, certificates = self._connected(), set()
         if _HSM not in vault_of(uri):
             for each in versions.at_most(session.certificates.list_properties_of_certificates()):

@@ -1,4 +1,4 @@
-"""azure-core's way to the service, through `keyvouch.https`: for the SDK's clients and azure-identity's credentials."""
+"""azure-core transports that use `keyvouch.https`, for the SDK's clients and azure-identity's credentials."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
 
 _NAP = 1.0
-"""Seconds between two questions whether the service has done what it was asked for."""
+"""Seconds between two polls of an operation in progress."""
 _AUTHORITY = "https://login.microsoftonline.com"
 """Where azure-identity signs in if AZURE_AUTHORITY_HOST is not set."""
 _OK, _TOO_MANY, _FAILING = 200, 429, 500
 
 
 class NotSent(ServiceRequestError):
-    """No connection; `told` is the error of keyvouch's."""
+    """The request was not sent; `told` is keyvouch's error."""
 
     def __init__(self, told: KeyvouchError) -> None:
         super().__init__(told.message)
@@ -41,7 +41,7 @@ class NotSent(ServiceRequestError):
 
 
 class NotAnswered(ServiceResponseError):
-    """A request went out, and no answer came; `told` is the error of keyvouch's."""
+    """The request was sent, but got no response; `told` is keyvouch's error."""
 
     def __init__(self, told: KeyvouchError) -> None:
         super().__init__(told.message)
@@ -49,7 +49,7 @@ class NotAnswered(ServiceResponseError):
 
 
 class NotUsable(ClientAuthenticationError):
-    """A log-in answered, but with no token; azure-core does not try again. `told` is the error of keyvouch's."""
+    """The log-in's response has no usable token, and azure-core does not retry; `told` is keyvouch's error."""
 
     def __init__(self, told: KeyvouchError) -> None:
         super().__init__(told.message)
@@ -57,13 +57,13 @@ class NotUsable(ClientAuthenticationError):
 
 
 class _Base(HttpTransport[Any, Any]):
-    """What azure-core wants of a transport beside sending."""
+    """What azure-core requires of a transport besides sending."""
 
     def open(self) -> None:
-        """Do nothing: connections are made when they are needed."""
+        """Do nothing: connections are opened when they are needed."""
 
     def close(self) -> None:
-        """Do nothing: a client that is closed must not end the others' connections."""
+        """Do nothing: closing one client must not close the others' connections."""
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +78,7 @@ class _Base(HttpTransport[Any, Any]):
 
 
 class PoolTransport(_Base):
-    """Sends azure-core's requests through urllib3."""
+    """A transport that sends azure-core's requests through urllib3."""
 
     def __init__(self, uri: KeyUri, limits: Limits, proxy_credentials: Secret | None = None) -> None:
         self._pools = Pools(
@@ -86,7 +86,7 @@ class PoolTransport(_Base):
         )
 
     def send(self, request: Any, **_: Any) -> Answer:
-        """Send a request and read its answer. Raises `NotSent`, `NotAnswered`."""
+        """Send a request and read its response. Raises `NotSent`, `NotAnswered`."""
         try:
             reply = self._pools.request(request.method, request.url, _body(request), dict(request.headers))
         except KeyvouchError as told:
@@ -94,23 +94,23 @@ class PoolTransport(_Base):
         return Answer(request, *reply)
 
     def sleep(self, duration: float) -> None:
-        """Wait between two questions, no longer than there is time."""
+        """Pause between two polls, but no longer than the time left."""
         time.sleep(max(0.0, min(duration, _NAP, self._pools.limits.left())))
 
     def end(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         self._pools.close()
 
 
 class VaultTransport(_Base):
-    """The same for one vault: its answers name the next page of a listing, and may name any host."""
+    """A transport for one vault only: its responses name the next page of a listing, which may be on any host."""
 
     def __init__(self, transport: PoolTransport, vault: str) -> None:
         self._transport, self._vault, self._place = transport, vault, place_of(vault)
 
     def send(self, request: Any, **options: Any) -> Answer:
-        """Send a request to the vault. Raises `NotSent`, `NotAnswered`, also before a token would go elsewhere."""
-        # A prefix, as parsing each URL takes longer; Key Vault itself adds the port to the URLs of pages.
+        """Send a request to the vault. Raises `NotSent`, `NotAnswered`, also instead of sending a token elsewhere."""
+        # The prefix first, because parsing each URL takes longer; Key Vault itself adds the port to the URLs of pages.
         if not (request.url.startswith(f"{self._vault}/") or place_of(request.url) == self._place):
             raise NotAnswered(
                 StoreUnavailable(
@@ -121,12 +121,12 @@ class VaultTransport(_Base):
         return self._transport.send(request, **options)
 
     def sleep(self, duration: float) -> None:
-        """Wait, no longer than there is time."""
+        """Pause, but no longer than the time left."""
         self._transport.sleep(duration)
 
 
 class PassesOn(HTTPPolicy[Any, Any]):
-    """In place of a policy of azure-core's that has nothing to do: those two cost a tenth of the SDK's own time."""
+    """A placeholder for an azure-core policy that is not used: the two together took a tenth of the SDK's own time."""
 
     def send(self, request: PipelineRequest[Any]) -> PipelineResponse[Any, Any]:
         """Pass the request on."""
@@ -134,7 +134,7 @@ class PassesOn(HTTPPolicy[Any, Any]):
 
 
 class TokenTransport(_Base):
-    """The same for tokens, of which azure-identity and MSAL cache whatever they are given."""
+    """A transport that also checks tokens, because azure-identity and MSAL cache whatever they receive."""
 
     def __init__(self, transport: PoolTransport) -> None:
         self._transport = transport
@@ -152,17 +152,17 @@ class TokenTransport(_Base):
         return answer
 
     def sleep(self, duration: float) -> None:
-        """Wait, no longer than there is time."""
+        """Pause, but no longer than the time left."""
         self._transport.sleep(duration)
 
 
 class LogInTransport(TokenTransport):
-    """The same for a log-in, whose libraries do not distinguish an authority that fails from one that refuses."""
+    """A transport for log-ins, whose libraries do not distinguish an authority that fails from one that refuses."""
 
     def send(self, request: Any, **options: Any) -> Answer:
-        """Send a request. As the other; raises `NotAnswered` also for what may pass: 429 and 5xx.
+        """Send a request. Raises what the base class raises, and `NotAnswered` for transient failures: 429 and 5xx.
 
-        A client secret or an assertion goes only to the authority's host, whatever a discovery document says.
+        A client secret or an assertion is sent only to the authority's host, whatever a discovery document says.
         """
         if b"grant_type=" in (_body(request) or b""):
             _require_authority(request.url)
@@ -195,7 +195,7 @@ def _host(request: Any) -> str:
 
 
 def seconds_to_wait(headers: Any) -> float | None:
-    """Return for how long an answer asks to wait, in any of the service's forms."""
+    """Return how many seconds a response asks to wait, in any of the service's headers, or None."""
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
         told = headers.get(name)
         if told and re.fullmatch(r"\d{1,9}", told.strip()):

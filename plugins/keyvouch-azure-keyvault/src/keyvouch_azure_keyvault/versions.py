@@ -1,4 +1,4 @@
-"""The versions of certificates and keys, as the SDK tells of them."""
+"""The versions of certificates and keys, as the SDK describes them."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _RENEWS = (
 )
 T = TypeVar("T")
 _MOST_LISTED = 100_000
-"""Entries of one listing."""
+"""Maximum number of entries in one listing."""
 _FIRST_YEAR, _LAST_YEAR = 1970, 2900
 _UNTOLD = "unknown"
-"""The type of a key in a listing, where the service tells none."""
+"""The type of a key in a listing, which the service does not report."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Version:
     exportable: bool | None
 
     def info(self, uri: KeyUri, name: str) -> KeyInfo:
-        """Return what it tells of itself."""
+        """Return the entry for a listing; its URI is that of exactly this version."""
         leaf = self.chain[0] if self.chain else None
         return KeyInfo(
             pinned(uri, name, self.number),
@@ -72,7 +72,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Properties:
-    """What a listing, and each answer, contains about a version."""
+    """The properties of a version, as in a listing and in each response."""
 
     version: str
     enabled: bool
@@ -82,7 +82,7 @@ class Properties:
 
 
 def read_properties(found: Any) -> Properties:
-    """Check the SDK's properties, whose models take anything. Raises `StoreUnavailable`, and what the SDK raises."""
+    """Check the SDK's properties, whose models accept anything. Raises `StoreUnavailable`, and what the SDK raises."""
     return Properties(
         number_of(found),
         found.enabled is True,
@@ -114,7 +114,7 @@ def _moment(value: Any) -> dt.datetime | None:
 
 @dataclass(frozen=True)
 class Policy:
-    """What holds for all versions of a certificate."""
+    """What applies to all versions of a certificate."""
 
     exportable: bool | None = None
     advice: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class Policy:
 def policy(session: Session, place: Place) -> Policy:
     """Fetch a certificate's policy. Raises azure-core's errors."""
     found = session.certificates.get_certificate_policy(place.name)
-    # What it has no issuer for, the vault cannot renew.
+    # The vault cannot renew a certificate that it has no issuer for.
     renews = found.issuer_name != WellKnownIssuerNames.unknown and any(
         each.action == CertificatePolicyAction.auto_renew for each in found.lifetime_actions or ()
     )
@@ -136,7 +136,7 @@ def _name_of(vault: str) -> str:
 
 
 def list_versions(session: Session, place: Place) -> list[Properties]:
-    """Return the properties of each version, disabled ones too; an empty list if there is no such name.
+    """Return the properties of each version, including disabled ones; an empty list if the name does not exist.
 
     Raises `StoreUnavailable`, and what the SDK raises.
     """
@@ -148,13 +148,13 @@ def list_versions(session: Session, place: Place) -> list[Properties]:
         )
         return [read_properties(each) for each in at_most(listed)]
     except ResourceNotFoundError as error:
-        if error.error is None:  # not the service's words: something else listens there
+        if error.error is None:  # not the service's error format: another server responded
             raise
         return []
 
 
 def at_most(listed: Iterable[T], most: int = _MOST_LISTED) -> Iterator[T]:
-    """Yield what a listing has. Raises `StoreUnavailable` after `most` entries: pages could lead in a circle."""
+    """Yield the entries of a listing. Raises `StoreUnavailable` after `most`, because pages could form a loop."""
     for number, each in enumerate(listed):
         if number == most:
             raise StoreUnavailable(
@@ -165,7 +165,7 @@ def at_most(listed: Iterable[T], most: int = _MOST_LISTED) -> Iterator[T]:
 
 
 def light_info(uri: KeyUri, place: Place, properties: Properties) -> KeyInfo:
-    """Return what a listing tells of a version, which is enough to choose the newest by."""
+    """Return what a listing says about a version, which is enough to choose the newest."""
     return KeyInfo(
         pinned(uri, place.name, properties.version),
         _UNTOLD,
@@ -177,7 +177,7 @@ def light_info(uri: KeyUri, place: Place, properties: Properties) -> KeyInfo:
 
 
 def fetch(session: Session, place: Place, version: str) -> Version:
-    """Fetch one version. Raises azure-core's errors, `KeyUnusable` where it is none that signs."""
+    """Fetch one version. Raises azure-core's errors, `KeyUnusable` if it cannot sign, `StoreUnavailable`."""
     if place.is_certificate:
         return _of_certificate(session.certificates.get_certificate_version(place.name, version))
     return of_key(session.keys.get_key(place.name, version))
@@ -208,7 +208,7 @@ def _of_certificate(found: Any) -> Version:
 
 @CRYPTOGRAPHY
 def of_key(found: Any) -> Version:
-    """Read a key that the SDK has fetched. Raises `KeyUnusable` where it is none that signs."""
+    """Read a key that the SDK has fetched. Raises `KeyUnusable` if it cannot sign, `StoreUnavailable`."""
     properties = read_properties(found.properties)
     if found.key_operations is not None and "sign" not in [str(getattr(x, "value", x)) for x in found.key_operations]:
         raise KeyUnusable(
@@ -247,11 +247,11 @@ def _public_key(found: Any) -> PublicKey:
 
 
 def _require_signing(public_key: Any) -> None:
-    key_type(public_key)  # raises `KeyUnusable` for what is not known
+    key_type(public_key)  # raises `KeyUnusable` for unknown types
 
 
 def wanted(session: Session, uri: KeyUri, place: Place, timeout: float) -> list[Properties]:
-    """Return the properties of the enabled versions that the URI matches. Raises `KeyNotFound`, `KeyUnusable`."""
+    """Return the properties of the enabled versions that match the URI. Raises `KeyNotFound`, `KeyUnusable`."""
     permission = f"{place.kind}s/list"
     role = "Key Vault Reader"
     with session.asking(timeout, Doing(f"listing the {place.kind}'s versions", place, permission, role)):

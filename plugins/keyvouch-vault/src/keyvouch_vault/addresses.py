@@ -1,4 +1,4 @@
-"""What the URIs of this store may hold, and what their values must look like."""
+"""The attributes of this store's URIs, and how their values are parsed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keyvouch.uri import parse_choice, parse_flag, parse_path
 
 _BOTH = frozenset({"open", "generate"})
 METHODS = ("token", "approle", "kubernetes", "jwt", "cert", "userpass", "ldap", "none")
-"""How to log in."""
+"""The values of `auth=`."""
 
 
 def _address(octets: bytes) -> str:
@@ -44,7 +44,7 @@ def _name(octets: bytes) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a key, or a user, can have this name."""
+    """Return whether this is a valid name for a key or a user."""
     return bool(re.fullmatch(r"\w[\w.@+-]*", text))
 
 
@@ -124,4 +124,4 @@ NEEDED = {
     "ldap": ("username", "password"),
     "none": (),
 }
-"""What must stand beside `auth=`; with `profile=`, `scope=` in place of `jwt=`."""
+"""The attributes that each `auth=` requires; with `profile=`, `scope=` is required in place of `jwt=`."""

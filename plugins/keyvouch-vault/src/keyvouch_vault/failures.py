@@ -1,4 +1,4 @@
-"""What the server answers, in keyvouch's errors."""
+"""Translate the server's errors into keyvouch's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HINTS = {
 }
 
 _LONGEST = 500
-"""Characters of the server's text that an error quotes."""
+"""Maximum length, in characters, of the server's text quoted in an error."""
 _LIST = "List what is there: `keyvouch keys`, without key=."
 _TOLD: tuple[tuple[type[VaultError], str, type[KeyvouchError], str, str], ...] = (
     (
@@ -95,17 +95,17 @@ _TOLD: tuple[tuple[type[VaultError], str, type[KeyvouchError], str, str], ...] =
         "Initialise it: `bao operator init`.",
     ),
 )
-"""What the server answers, the first that fits: hvac's kind, a part of the words, and what becomes of it."""
+"""hvac's exception class, a part of the server's text, and keyvouch's error, message and hint; the first match wins."""
 
 
 def words(error: VaultError) -> str:
-    """Return the server's text in one line, shortened."""
+    """Return the server's text on one line, truncated."""
     said = " ".join(" ".join(error.errors or []).split())
     return said.removeprefix("1 error occurred: * ").rstrip(".")[:_LONGEST]
 
 
 def is_dead_token(error: VaultError) -> bool:
-    """Tell whether a 403 means the token; that of a policy says "1 error occurred" before the same words."""
+    """Return whether a 403 is about the token; a 403 from a policy has "1 error occurred" before the same text."""
     if not isinstance(error, exceptions.Forbidden):
         return False
     said = " ".join(" ".join(error.errors or []).split())
@@ -113,14 +113,14 @@ def is_dead_token(error: VaultError) -> bool:
 
 
 def policy(path: str, *capabilities: str) -> str:
-    """Return the hint that says which line a policy needs."""
+    """Return the hint with the line that a policy requires."""
     allowed = ", ".join(f'"{each}"' for each in capabilities)
     return f'Let a policy of this log-in say: path "{path}" {{ capabilities = [{allowed}] }}'
 
 
 @contextlib.contextmanager
 def told(doing: str, needs: str = "") -> Iterator[None]:
-    """Raise keyvouch's error for what the server answers inside; `needs` is the hint where a policy denies it."""
+    """Translate the server's errors in the block into keyvouch's; `needs` is the hint if a policy denies access."""
     try:
         yield
     except VaultError as error:
@@ -128,7 +128,7 @@ def told(doing: str, needs: str = "") -> Iterator[None]:
 
 
 def as_error(error: VaultError, doing: str, needs: str = "") -> KeyvouchError:
-    """Return the error of keyvouch's for an answer."""
+    """Return keyvouch's error for an error response."""
     if is_dead_token(error):
         return SessionLost("The token is not valid any more.", hint="Try again.", performed=False)
     if isinstance(error, exceptions.Forbidden):
@@ -143,7 +143,7 @@ def as_error(error: VaultError, doing: str, needs: str = "") -> KeyvouchError:
 
 
 def as_log_in_error(error: VaultError, method: str) -> KeyvouchError:
-    """Return the error of keyvouch's for a log-in that the server refuses."""
+    """Return keyvouch's error for a log-in that the server refuses."""
     said, hint = words(error), _HINTS[method]
     match error:
         case exceptions.InvalidRequest() | exceptions.Unauthorized():

@@ -1,4 +1,4 @@
-"""A version of a transit key, and how it signs."""
+"""A signing key: one version of a transit key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from keyvouch_vault.session import Session
 
 _FIELDS = {
-    "RSA-PSS": {"signature_algorithm": "pss", "salt_length": "hash"},  # by itself it takes the longest salt
+    "RSA-PSS": {"signature_algorithm": "pss", "salt_length": "hash"},  # the server's default is the longest salt
     "RSA-PKCS1": {"signature_algorithm": "pkcs1v15"},
     "ECDSA": {},
     "EdDSA": {},
@@ -29,7 +29,7 @@ _FIELDS = {
 
 
 class VaultKey(StoredKey):
-    """One version of a key. It signs with the log-in that it was opened with."""
+    """One version of a key, which signs with the log-in it was opened with."""
 
     remote = True
 
@@ -52,7 +52,7 @@ class VaultKey(StoredKey):
         self._needs = policy(self._place.signing, "update")
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
-        """Let the server sign. The message is hashed here: it stays here, whatever its length."""
+        """Sign on the server. The message is hashed locally and only its digest is sent, except for EdDSA."""
         fields: dict[str, object] = {**_FIELDS[algorithm.family]}
         if algorithm.hash_name:
             message = hashlib.new(algorithm.hash_name, message).digest()
@@ -63,7 +63,7 @@ class VaultKey(StoredKey):
                     self._place.key,
                     hash_input=base64.b64encode(message).decode(),
                     key_version=self._version,
-                    marshaling_algorithm="jws",  # r||s for ECDSA, as JOSE has it
+                    marshaling_algorithm="jws",  # r||s for ECDSA, as in JOSE
                     mount_point=self._place.mount,
                     **fields,
                 )

@@ -1,4 +1,4 @@
-"""Logging in: a token, and how long it lives."""
+"""Log-in methods, each of which returns a token and its lifetime."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 @dataclass(frozen=True)
 class Grant:
-    """What a log-in brought."""
+    """The token that a log-in returned."""
 
     token: Secret
     seconds: float
-    """For which the token lives; 0 for ever."""
+    """The token's lifetime; 0 if it never expires."""
     renewable: bool
     ours: bool = True
-    """Whether the token was made for this log-in, and may be revoked at its end."""
+    """Whether the token was created for this log-in, and may be revoked at its end."""
 
 
 class LogIn:
-    """The way to log in that a URI names. Secrets are read anew each time; a wrapped one is unwrapped once."""
+    """The log-in method that a URI selects. Secrets are read again each time; a wrapped secret is unwrapped once."""
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         self._uri = uri
@@ -48,10 +48,10 @@ class LogIn:
         self._method: str = uri.get("auth")
         self._mount: str = uri.get("auth-mount") or self._method
         self._unwrapped: tuple[Secret, Secret] | None = None
-        """The wrapping token that was unwrapped, and what was in it."""
+        """The wrapping token that was unwrapped, and the secret id in it."""
 
     def do(self, client: Any) -> Grant:
-        """Log in with a client that has no token; where it is given one by hand, prove that.
+        """Log in with a client that has no token; a token given in the URI is verified by looking it up.
 
         Raises `SecretIncorrect`, `SecretRequired`, `AccessDenied`, `ConfigurationError`, `StoreUnavailable`.
         """
@@ -67,7 +67,7 @@ class LogIn:
         return Grant(Secret(auth.client_token), auth.lease_duration, auth.renewable)
 
     def _read_token(self, name: str) -> Secret:
-        """Read a secret that must have the form of a token. Raises `SecretIncorrect`, and what `get` raises."""
+        """Read a secret that must have the syntax of a token. Raises `SecretIncorrect`, and what `get` raises."""
         token = self._secrets.get(self._uri, name)
         require_token(token.reveal(), name, self._uri.get(name))
         return token
@@ -76,7 +76,7 @@ class LogIn:
         return _looked_up(client, self._read_token("token"))
 
     def _none(self, client: Any) -> Grant:
-        """A local proxy puts its own token into each request."""
+        """Look up the token that a local proxy adds to each request."""
         return _looked_up(client, Secret(""))
 
     def _approle(self, client: Any) -> Grant:
@@ -89,14 +89,17 @@ class LogIn:
         if "secret-id" in self._uri:
             return self._read_token("secret-id")
         if "wrapped-secret-id" not in self._uri:
-            return None  # some roles need none
+            return None  # some roles require no secret id
         wrapping = self._read_token("wrapped-secret-id")
         if self._unwrapped is None or self._unwrapped[0] != wrapping:
             self._unwrapped = wrapping, self._unwrap(client, wrapping)
         return self._unwrapped[1]
 
     def _unwrap(self, client: Any, wrapping: Secret) -> Secret:
-        """Take the secret id out, which can be done once. Raises `SecretIncorrect` where somebody has done it."""
+        """Unwrap the secret id, which works only once.
+
+        Raises `SecretIncorrect` if it was unwrapped before, has expired or belongs to another log-in.
+        """
         header = {"X-Vault-Token": wrapping.reveal()}
         try:
             looked_up = client.adapter.post("/v1/sys/wrapping/lookup", json={"token": wrapping.reveal()})
@@ -118,7 +121,7 @@ class LogIn:
         if "jwt" in self._uri:
             return self._jwt(client)
         try:
-            # Not as other secrets' files are read: Kubernetes mounts it so that everyone in the pod may read it.
+            # Not read like other secret files: Kubernetes mounts it so that everyone in the pod can read it.
             token = Secret(files.read(_SERVICE_ACCOUNT).decode(errors="replace").strip())
         except OSError:
             raise SecretRequired(
@@ -148,9 +151,9 @@ class LogIn:
             try:
                 if _CONTROL.search(password.reveal()) is None:
                     return self._post(client, f"login/{quote(user)}", password=password.reveal())
-            except VaultError as error:  # inside the block, which keeps that this password was refused
+            except VaultError as error:  # inside the block, which records that this password was refused
                 raise as_log_in_error(error, self._method) from error
-        # Outside the block, which would keep that the server refused it.
+        # Outside the block, which would record that the server refused it.
         raise SecretIncorrect(
             f"The password from {self._uri.get('password')} contains line breaks or other control characters.",
             hint="Store only the password there.",
@@ -166,12 +169,12 @@ def _looked_up(client: Any, token: Secret) -> Grant:
     except exceptions.Forbidden as error:
         if is_dead_token(error):
             raise
-        return Grant(token, 0, renewable=False, ours=False)  # a policy denies the question, so the token is alive
+        return Grant(token, 0, renewable=False, ours=False)  # a policy denies the look-up, so the token is valid
     return Grant(token, found.ttl, found.renewable, ours=False)
 
 
 def client_certificate(uri: KeyUri, secrets: SecretResolver) -> tuple[str, str] | None:
-    """Return the files of the client's certificate and key, where the log-in takes them."""
+    """Return the paths of the client certificate and its key, or None if the log-in method does not use them."""
     if uri.get("auth") != "cert":
         return None
     key = uri.get("client-key-file")

@@ -1,7 +1,7 @@
-"""The server's answers, decoded into types at once: whatever else arrives is `StoreUnavailable`.
+"""The server's responses, decoded into types at once; anything unexpected raises `StoreUnavailable`.
 
-Only the fields that are used are declared; others are ignored. What answers may be a gateway, another server, or a
-Vault that something has gone wrong in, so nothing is taken for granted.
+Only the fields that are used are declared; others are ignored. Nothing is taken for granted, since a response may come
+from a gateway, another server or a faulty Vault.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ T = TypeVar("T")
 _LONGEST_LIFE = 2**31
 _FIRST_YEAR, _LAST_YEAR = 1970, 2900
 _Lifetime = Annotated[int, msgspec.Meta(ge=0, le=_LONGEST_LIFE)]
-"""Seconds; 0 means forever."""
+"""Seconds; 0 means that the token never expires."""
 _Number = Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
-"""Of a key's version."""
+"""A key version's number."""
 
 
 class Auth(msgspec.Struct):
@@ -39,13 +39,13 @@ class Token(msgspec.Struct):
 
 
 class Wrapping(msgspec.Struct):
-    """Where a wrapping token was made."""
+    """The path at which a wrapping token was created."""
 
     creation_path: str
 
 
 class SecretId(msgspec.Struct):
-    """A secret id that was unwrapped."""
+    """An unwrapped secret id."""
 
     secret_id: str
 
@@ -57,7 +57,7 @@ class Names(msgspec.Struct):
 
 
 class Key(msgspec.Struct):
-    """A transit key. What `keys` holds depends on its type."""
+    """A transit key. The contents of `keys` depend on its type."""
 
     type: str
     keys: msgspec.Raw
@@ -74,7 +74,7 @@ class KeyVersion(msgspec.Struct):
     certificate_chain: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a year so far off that adding to it could overflow."""
+        """Reject a year so far off that adding to it could overflow."""
         if self.creation_time and not _FIRST_YEAR <= self.creation_time.year <= _LAST_YEAR:
             raise ValueError("the year is out of range")
 
@@ -83,13 +83,13 @@ KeyVersions = dict[_Number, KeyVersion]
 
 
 class Signature(msgspec.Struct):
-    """`vault:v3:...`."""
+    """A signature: `vault:v3:...`."""
 
     signature: str
 
 
 class WrappingKey(msgspec.Struct):
-    """The public key that imported keys are wrapped for, PEM."""
+    """The public key that imported keys are wrapped with, in PEM."""
 
     public_key: str
 
@@ -104,10 +104,10 @@ class _Refusal(msgspec.Struct):
 
 
 class Reply:
-    """A successful answer; what it holds is decoded when it is asked for."""
+    """A successful response, whose contents are decoded on request."""
 
     def __init__(self, body: bytes, address: str, status: int) -> None:
-        """Read the outer object of an answer from `address`; an empty body is one. Raises `StoreUnavailable`."""
+        """Decode the outer object of a response from `address`; an empty body is valid. Raises `StoreUnavailable`."""
         outer = _decode(body or b"{}", _Body)
         if outer is None:
             raise _not_vault(address, status)
@@ -115,11 +115,11 @@ class Reply:
 
     @property
     def has_data(self) -> bool:
-        """Whether there is a `data` other than null."""
+        """Whether the response has `data` other than null."""
         return bytes(self._body.data) not in (b"", b"null")
 
     def part(self, raw: msgspec.Raw, kind: type[T]) -> T:
-        """Decode a part of what `data_as` returned. Raises `StoreUnavailable`."""
+        """Decode a raw part of what `data_as` returned. Raises `StoreUnavailable`."""
         found = _decode(raw, kind)
         if found is None:
             raise self._unexpected()
@@ -130,7 +130,7 @@ class Reply:
         return self.part(self._body.data, kind)
 
     def granted(self) -> Auth:
-        """Decode `auth`. Raises `StoreUnavailable`, `AccessDenied` if the log-in is not complete."""
+        """Decode `auth`. Raises `StoreUnavailable`, `AccessDenied` if the log-in is incomplete."""
         auth = self.part(self._body.auth, Auth)
         if not auth.client_token:
             raise AccessDenied("The log-in returned no token.", hint="Does it require a second factor?")
@@ -146,7 +146,7 @@ class Reply:
 
 
 def _decode(body: bytes | msgspec.Raw, kind: type[T]) -> T | None:
-    """Decode JSON; None if it is not of this kind. What is raised here may hold a token, so it goes no further."""
+    """Decode JSON; return None if it does not match `kind`. The exception may contain a token, so it is dropped."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (ValueError, RecursionError):
@@ -154,7 +154,7 @@ def _decode(body: bytes | msgspec.Raw, kind: type[T]) -> T | None:
 
 
 def error_texts(body: bytes, address: str, status: int) -> list[str]:
-    """Return the texts of a refusal, one that is empty if there are none. Raises `StoreUnavailable`."""
+    """Return the texts of an error response, or one empty text if it has none. Raises `StoreUnavailable`."""
     refusal = _decode(body, _Refusal)
     if refusal is None:
         raise _not_vault(address, status)
@@ -162,7 +162,7 @@ def error_texts(body: bytes, address: str, status: int) -> list[str]:
 
 
 def _not_vault(address: str, status: int) -> StoreUnavailable:
-    """Make the error for an answer that is not in Vault's form at all."""
+    """Return the error for a response that is not in Vault's format at all."""
     return StoreUnavailable(
         f"{address} returned an answer ({status}) that is not from Vault or OpenBao.",
         hint="Check that the address leads to Vault, and not to a proxy or another server.",

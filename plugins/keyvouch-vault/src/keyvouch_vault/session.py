@@ -1,4 +1,4 @@
-"""One log-in, and what its requests share: a pool of connections, and a token that is renewed on the way."""
+"""A log-in and what its requests share: a connection pool, and a token that is renewed when it is due."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from keyvouch_vault.logins import Grant, LogIn
 
 _RENEW_AFTER = 2 / 3
-"""Of the token's life."""
+"""Fraction of the token's lifetime."""
 _WORTH_KEEPING = 1 / 2
-"""Of its first life: a token that renewing brings less is near its longest life, and another is fetched."""
+"""Fraction of the first lifetime. A token renewed for less is near its maximum, and another is fetched."""
 _PAUSE = 1.0
-"""Seconds after which a renewal that failed is tried again, while the token lives."""
+"""Seconds after which a failed renewal is tried again, while the token is valid."""
 _GOOD_BYE = 2.0
-"""Seconds that revoking the token may take."""
+"""Timeout in seconds for revoking the token."""
 
 
 class Session:
-    """A log-in. Many threads ask with it at once; the one that finds the token due renews it, the others go on."""
+    """A log-in shared by threads: the one that finds the token due for renewal renews it, and the others go on."""
 
     def __init__(
         self,
@@ -57,12 +57,12 @@ class Session:
         self._renew_at = self._ends_at = 0.0
 
     def begin(self, timeout: float) -> None:
-        """Log in. Raises as `LogIn.do`."""
+        """Log in. Raises what `LogIn.do` raises."""
         with self._limits.within(timeout):
             self._fetch()
 
     def end(self) -> None:
-        """Revoke a token that was made for this log-in, and end the connections. Raises nothing."""
+        """Revoke the token if it was created for this log-in, and close the connections. Raises nothing."""
         if self._grant is not None and self._grant.ours and time.monotonic() < self._ends_at:
             with contextlib.suppress(KeyvouchError, VaultError), self._limits.within(_GOOD_BYE):
                 self._client.auth.token.revoke_self()
@@ -71,9 +71,9 @@ class Session:
 
     @contextlib.contextmanager
     def asking(self, timeout: float, doing: str, needs: str = "") -> Iterator[Any]:
-        """Give hvac's client, with a token that lives, for requests that end within `timeout` seconds.
+        """Yield hvac's client with a valid token, for requests that end within `timeout` seconds.
 
-        Raises keyvouch's errors for what the server answers; `needs` is the hint where a policy denies it.
+        Raises keyvouch's errors for the server's; `needs` is the hint if a policy denies access.
         """
         with self._limits.within(timeout), told(doing, needs):
             if time.monotonic() >= self._renew_at:
@@ -82,21 +82,21 @@ class Session:
 
     def _refresh(self) -> None:
         alive = time.monotonic() < self._ends_at
-        # While it lives nobody waits for the thread that renews it.
+        # While the token is valid, nobody waits for the thread that renews it.
         if not self._renewing.acquire(timeout=0 if alive else max(0.0, self._limits.left())):
             if alive:
                 return
             raise StoreUnavailable("The log-in was not renewed in time.", hint="Try again later.")
         try:
             if time.monotonic() >= self._renew_at:
-                with self._limits.within(self._limits.left() / 2):  # the other half is for what was asked
+                with self._limits.within(self._limits.left() / 2):  # the other half is for the request itself
                     self._renew_or_fetch()
         except (KeyvouchError, VaultError) as error:
             if time.monotonic() < self._ends_at:
                 self._renew_at = time.monotonic() + _PAUSE
             elif isinstance(error, StoreUnavailable):
                 raise
-            else:  # connecting anew tells the reason
+            else:  # connecting again reports the reason
                 raise SessionLost("The log-in has ended.", hint="Try again.", performed=False) from error
         finally:
             self._renewing.release()

@@ -89,7 +89,7 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
         self._process = 0
 
     def connect(self, *, timeout: float) -> None:
-        """Log in anew; keys that are open keep the log-in that they have."""
+        """Log in; keys that are already open keep their own log-in."""
         proxy_credentials = self._secrets.proxy_credentials(self._uri.get("proxy-credentials"))
         session = Session(self._uri, self._log_in, client_certificate(self._uri, self._secrets), proxy_credentials)
         session.begin(timeout)
@@ -97,13 +97,13 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
         self._changing = threading.Lock()
 
     def close(self) -> None:
-        """Revoke the token that the log-in brought, and end the connections."""
+        """Revoke the token if it was created for this log-in, and close the connections."""
         session, self._session = self._session, None
         if session is not None and self._process == os.getpid():
             session.end()
 
     def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:
-        """Find the version that the URI means; without permission to read, the URI and the certificate say it."""
+        """Open the version that the URI selects; without read permission, `version=` and the certificate are enough."""
         session = self._connected()
         try:
             version, pinned, settles_at = self._choose(uri, certificate, timeout)
@@ -116,18 +116,18 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
         return key
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
-        """Return the versions that may sign of the key, or of all keys of the mount."""
+        """Return the versions that may sign, of the key or of all keys in the mount."""
         names = [uri.get("key")] if "key" in uri else self._names(uri)
         listed = []
         for name in names:
             named = uri.replace({"key": name})
-            with contextlib.suppress(*(() if "key" in uri else (KeyUnusable, KeyNotFound))):  # others sign nothing
+            with contextlib.suppress(*(() if "key" in uri else (KeyUnusable, KeyNotFound))):  # keys that cannot sign
                 listed += [each.info(named) for each in self._versions(named, OWN_TIMEOUT)]
         digest = uri.get("spki-sha256")
         return [info for info in listed if digest in (None, info.spki_sha256)]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
-        """Make a key, or with `further` its next version, and its certificate where the server holds one."""
+        """Create a key, or with `further` its next version, and its certificate if the server can store it."""
         parse_subject(spec.subject)
         place = _place(uri)
         with self._change("making a key", place.path(), "create", "update", "read") as client:
@@ -156,7 +156,7 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
     def import_key(
         self, uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False
     ) -> KeyUri:
-        """Take in a key, wrapped on its way; its later versions are made in the server."""
+        """Import a key, wrapped for the server; its later versions are created on the server."""
         check_chain(chain, key.public_key())
         if key_type(key) not in transit.TYPES:
             raise NotSupported(f"Transit takes no {key_type(key)}.", hint=f"It takes {', '.join(transit.TYPES)}.")
@@ -174,7 +174,7 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
         return transit.pinned(uri, 1, spki_sha256(key.public_key()))
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
-        """Keep the chain beside the version that it belongs to. Raises `NotSupported` where the server holds none."""
+        """Store the chain with the version it belongs to. Raises `NotSupported` if the server cannot store it."""
         version, pinned, _ = self._choose(uri, chain[0], OWN_TIMEOUT)
         check_chain(chain, version.public_key)
         place = _place(uri)
@@ -208,7 +208,7 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
                     hint=f"If it shall be: bao write {place.path('config')} deletion_allowed=true",
                 ) from error
 
-    # What the methods have in common.
+    # Shared helpers.
 
     def _connected(self) -> Session:
         if self._session is None or self._process != os.getpid():
@@ -217,18 +217,18 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
 
     @contextlib.contextmanager
     def _change(self, doing: str, path: str, *capabilities: str) -> Iterator[Any]:
-        """Give hvac's client for a change, one at a time: of several at once the server fails all but one."""
+        """Yield hvac's client for one change at a time: of several concurrent changes, the server fails all but one."""
         session = self._connected()
         with self._changing, session.asking(2 * OWN_TIMEOUT, doing, policy(path, *capabilities)) as client:
             yield client
 
     @staticmethod
     def _found(client: Any, place: Place) -> FoundKey | None:
-        """Return the key as the server describes it, None if it does not exist."""
+        """Return the key as the server describes it, or None if it does not exist."""
         try:
             return transit.read_key(client, place)
         except InvalidPath as error:
-            if any(error.errors or []):  # of a key that is not there it says nothing at all
+            if any(error.errors or []):  # for a key that does not exist, the server gives no reason
                 raise
             return None
 
@@ -241,10 +241,10 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
                 if any(error.errors or []):
                     raise
                 return []
-        return [name for name in names if is_name(name)]  # import/ has the server's wrapping key
+        return [name for name in names if is_name(name)]  # import/ holds the server's wrapping key
 
     def _versions(self, uri: KeyUri, timeout: float) -> list[Version]:
-        """Return the versions that the URI matches. Raises `KeyNotFound`."""
+        """Return the versions that match the URI. Raises `KeyNotFound`, `KeyUnusable` if none may sign."""
         place, wanted = _place(uri), uri.get("version")
         needs = policy(place.path(), "read") + "\nOr name version= and certificate-file= in the URI."
         with self._connected().asking(timeout, "reading the key", needs) as client:
@@ -287,7 +287,7 @@ def _place(uri: KeyUri) -> Place:
 
 
 def _newest(client: Any, place: Place, reply: Reply) -> Version:
-    """Return the version that was made, from the answer to that; an older server must be asked."""
+    """Return the version just created, from the response; an older server returns no data, so the key is read."""
     found = FoundKey(reply) if reply.has_data else transit.read_key(client, place)
     return found.newest()
 
@@ -300,7 +300,7 @@ def _require_rotatable(uri: KeyUri, spec: KeySpec, found: FoundKey) -> None:
 
 
 def _certify(client: Any, place: Place, version: int, chain: Sequence[Certificate]) -> None:
-    """Keep the certificate of a key that was just made; an older server holds none."""
+    """Store the certificate of a key that was just created; do nothing if an older server cannot store it."""
     with (
         told("the certificate; the key itself is there now", policy(place.path("set-certificate"), "update")),
         contextlib.suppress(InvalidPath),
@@ -315,7 +315,7 @@ def _exists(uri: KeyUri) -> KeyExists:
 
 
 def _by_certificate(session: Session, uri: KeyUri, certificate: Certificate, timeout: float) -> VaultKey:
-    """Open a version that may not be read. Raises `CertificateMismatch` where the certificate is another key's."""
+    """Open a version that may not be read. Raises `CertificateMismatch` if the certificate is another key's."""
     public_key: Any = certificate.public_key()
     kind, digest = key_type(public_key), spki_sha256(public_key)
     pinned = transit.pinned(uri, uri.get("version"), digest)

@@ -1,4 +1,4 @@
-"""What transit tells of a key, and the requests that hvac has no method for."""
+"""Transit's description of a key, and the requests that hvac has no method for."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ TYPES = {
     "P-521": "ecdsa-p521",
     "Ed25519": "ed25519",
 }
-"""Transit's names for the types of keys."""
+"""Transit's names for the key types."""
 
 
 class Place(NamedTuple):
-    """Where a key is: the engine's mount, and the key's name."""
+    """A key's location: the engine's mount and the key's name."""
 
     mount: str
     key: str
 
     def path(self, *more: str) -> str:
-        """Return the API's path of what belongs to the key."""
+        """Return the API path of the key, or of a resource below it."""
         return "/".join((self.mount, "keys", self.key, *more))
 
     @property
     def signing(self) -> str:
-        """The API's path for signatures: what the least policy has to allow."""
+        """The API path for signatures, which is all that a minimal policy must allow."""
         return f"{self.mount}/sign/{self.key}"
 
 
@@ -63,7 +63,7 @@ class Version:
     exportable: bool
 
     def info(self, uri: KeyUri) -> KeyInfo:
-        """Return what a listing tells of it; the URI becomes that of this very version."""
+        """Return the entry for a listing; its URI is that of exactly this version."""
         digest = spki_sha256(self.public_key)
         leaf = self.chain[0] if self.chain else None
         return KeyInfo(
@@ -80,7 +80,7 @@ class Version:
 
 
 def pinned(uri: KeyUri, version: int, digest: str) -> KeyUri:
-    """Return the URI of this very version; by the digest too, since a key may be deleted and made anew."""
+    """Return the URI of exactly this version, with its digest, since a key may be deleted and created again."""
     return uri.replace({"version": str(version), "spki-sha256": digest, "select": None, "settle": None})
 
 
@@ -88,13 +88,13 @@ class FoundKey:
     """A key as the server describes it."""
 
     def __init__(self, reply: Reply) -> None:
-        """Read the description. Raises `StoreUnavailable`."""
+        """Decode the description. Raises `StoreUnavailable`."""
         self._reply = reply
         self._key = reply.data_as(replies.Key)
 
     @property
     def type(self) -> str:
-        """In the server's words."""
+        """The key type, by the server's name."""
         return self._key.type
 
     @property
@@ -103,7 +103,7 @@ class FoundKey:
         return self._key.latest_version
 
     def versions(self) -> list[Version]:
-        """Return the versions that may sign, in order. Raises `KeyUnusable` if none can, `StoreUnavailable`."""
+        """Return the versions that may sign, in order. Raises `KeyUnusable` if the type cannot, `StoreUnavailable`."""
         if self.type not in TYPES.values():
             raise KeyUnusable(
                 f"A transit key of the type {self.type[:50]!r} cannot sign a JWT.",
@@ -114,7 +114,7 @@ class FoundKey:
         return [self._version(number, each) for number, each in sorted(described.items()) if number >= floor]
 
     def newest(self) -> Version:
-        """Return the newest version. Raises `KeyUnusable`, `StoreUnavailable`."""
+        """Return the newest version that may sign. Raises `KeyUnusable`, `StoreUnavailable`."""
         able = self.versions()
         if not able:
             raise _unreadable()
@@ -138,7 +138,7 @@ def _unreadable() -> StoreUnavailable:
 
 
 def read_key(client: Any, place: Place) -> FoundKey:
-    """Ask for a key. Raises hvac's `VaultError`, `StoreUnavailable`."""
+    """Read a key. Raises hvac's `VaultError`, `StoreUnavailable`."""
     return FoundKey(client.secrets.transit.read_key(place.key, mount_point=place.mount))
 
 
@@ -148,7 +148,7 @@ def _public_key(text: str) -> PublicKey:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     if text.startswith("-----"):
-        return load_pem_public_key(text.encode())  # type: ignore[return-value]  # of the types above
+        return load_pem_public_key(text.encode())  # type: ignore[return-value]  # one of the types above
     return Ed25519PublicKey.from_public_bytes(base64.b64decode(text))
 
 
@@ -163,7 +163,7 @@ def _chain(text: str | None, public_key: PublicKey) -> tuple[Certificate, ...]:
 
 
 def signature_of(text: str, version: int) -> bytes:
-    """Return the bytes of `vault:v3:...`. Raises `KeyUnusable` if another version has signed."""
+    """Return the bytes of `vault:v3:...`. Raises `KeyUnusable` if another version signed, `StoreUnavailable`."""
     try:
         _, made_by, encoded = text.split(":")
         octets = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
@@ -177,7 +177,7 @@ def signature_of(text: str, version: int) -> bytes:
 
 
 def set_certificate(client: Any, place: Place, version: int, chain: Sequence[Certificate]) -> None:
-    """Keep a chain beside a version of a key: Vault from 1.15, and OpenBao. Raises hvac's `VaultError`."""
+    """Store a chain with a version of a key, in Vault 1.15 or later or OpenBao. Raises hvac's `VaultError`."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
     text = "".join(each.public_bytes(Encoding.PEM).decode() for each in chain)
@@ -186,7 +186,7 @@ def set_certificate(client: Any, place: Place, version: int, chain: Sequence[Cer
 
 
 def import_key(client: Any, place: Place, key: PrivateKey, *, exportable: bool) -> None:
-    """Bring a key in, wrapped for the server's wrapping key. Raises hvac's `VaultError`."""
+    """Import a key, wrapped with the server's wrapping key. Raises hvac's `VaultError`, `StoreUnavailable`."""
     reply = client.adapter.get(f"/v1/{place.mount}/wrapping_key")
     wrapping = _wrapping_key(reply.data_as(replies.WrappingKey).public_key)
     body = {
@@ -194,7 +194,7 @@ def import_key(client: Any, place: Place, key: PrivateKey, *, exportable: bool) 
         "ciphertext": base64.b64encode(_wrapped(key, wrapping)).decode(),
         "hash_function": "SHA256",
         "exportable": exportable,
-        "allow_rotation": True,  # its successors are made in the server
+        "allow_rotation": True,  # its later versions are created on the server
     }
     client.adapter.post(f"/v1/{place.path('import')}", json=body)
 
@@ -217,7 +217,7 @@ def _wrapping_key(text: str) -> RSAPublicKey:
 
 @CRYPTOGRAPHY
 def _wrapped(key: PrivateKey, wrapping: RSAPublicKey) -> bytes:
-    """Wrap PKCS#8 with a fresh AES key (RFC 5649), and that with RSA-OAEP, as transit wants both."""
+    """Wrap PKCS#8 with a new AES key (RFC 5649), and the AES key with RSA-OAEP, as transit requires."""
     from cryptography.hazmat.primitives import hashes, keywrap, serialization
     from cryptography.hazmat.primitives.asymmetric import padding
 

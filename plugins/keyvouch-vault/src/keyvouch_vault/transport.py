@@ -1,7 +1,7 @@
-"""hvac's way to the server, through `keyvouch.https`.
+"""An adapter that sends hvac's requests through `keyvouch.https`.
 
-hvac's own adapter sends the token after a redirect to whatever host, retries nothing, knows no overall time-out, and
-takes twice as long for a P-256 signature. This one keeps hvac's interface.
+hvac's own adapter sends the token to any host after a redirect, retries nothing, has no overall timeout, and takes
+twice as long for a P-256 signature. This one keeps hvac's interface.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _REDIRECTS = range(300, 400)
 
 
 class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
-    """Sends hvac's requests through a pool of urllib3; each answer is a `Reply`."""
+    """An adapter that sends hvac's requests through urllib3 pools; each response is a `Reply`."""
 
     pools: Pools
 
     def close(self) -> None:
-        """End the connections, which others may use too."""
+        """Close the connections, which other clients may also use."""
         self.pools.close()
 
     def get_login_token(self, response: Any) -> Any:
-        """For hvac's own log-ins, which are not used."""
+        """Not implemented: only hvac's own log-in methods call this, and they are not used."""
         raise NotImplementedError
 
     def request(self, method: str, url: str, headers: dict[str, str] | None = None, **options: Any) -> Reply:
-        """Send one request. Raises hvac's `VaultError` for what the server refuses, else keyvouch's errors."""
+        """Send one request. Raises hvac's `VaultError` if the server refuses it, else keyvouch's errors."""
         headers = {**(headers or {}), "X-Vault-Request": "true", "Content-Type": "application/json"}
         if self.token:
             headers["X-Vault-Token"] = self.token
@@ -64,7 +64,7 @@ class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
 
 
 def make_client(pools: Pools, uri: KeyUri, token: str = "") -> Any:
-    """Return hvac's client over the pools. Without a token it has none: hvac itself would take ~/.vault-token."""
+    """Return an hvac client that uses the pools. The default token is empty: for None, hvac reads ~/.vault-token."""
     client = hvac.Client(
         url=uri.get("address"), token=token, adapter=PoolAdapter, namespace=uri.get("namespace"), session=_NoSession()
     )
@@ -73,6 +73,6 @@ def make_client(pools: Pools, uri: KeyUri, token: str = "") -> Any:
 
 
 class _NoSession:
-    """In place of the session of `requests` that hvac would make, and never use."""
+    """A placeholder for the `requests` session that hvac would create and never use."""
 
     verify = cert = proxies = None
