@@ -42,7 +42,7 @@ def settings(tmp_path: Path, module: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture(autouse=True)
 def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Assert that no file is passed to the dynamic linker."""
+    """Fail the test if a file is passed to the dynamic linker."""
     monkeypatch.setattr("ctypes.CDLL", lambda path: pytest.fail(f"{path} was loaded"))
 
 
