@@ -122,7 +122,7 @@ def of_structures() -> dict[str, tuple[str, str]]:
     for each in structures():
         name = each.__name__
         found[name] = (str(ctypes.sizeof(each)), number(name, f"sizeof({name})"))
-        for field, kind in each._fields_:  # type: ignore[misc]  # there are no bit fields
+        for field, kind in each._fields_:  # type: ignore[misc]  # none is a bit field
             place, width = f"{name}.{field}", f"width of {name}.{field}"
             found[place] = (str(getattr(each, field).offset), number(place, f"offsetof({name}, {field})"))
             found[width] = (str(ctypes.sizeof(kind)), number(width, f"sizeof((({name} *)0)->{field})"))

@@ -190,7 +190,7 @@ def _require_free(uri: KeyUri, subject: str, *, further: bool, bare: Entry | Non
 
 
 def _writable(uri: KeyUri) -> AbstractContextManager[int]:
-    """Open the URI's store for writing. Done before a key is created: not every account that may do that may write."""
+    """Open the URI's store for writing. Do this before creating a key, which more accounts may do than may write."""
     return crypt32.opened_store(uri.get("location"), uri.get("store"), write=True)
 
 
