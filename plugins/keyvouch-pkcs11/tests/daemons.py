@@ -1,4 +1,4 @@
-"""Daemons that tests start: silent, and ended by whoever started them."""
+"""Daemons started by tests: silent, and terminated by the test that started them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 _PATIENCE = 10.0
-"""Seconds in which a daemon is there, and gone."""
+"""Maximum time in seconds for a daemon to start or to stop."""
 
 
 @contextlib.contextmanager
 def daemon(*command: str, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run it for as long as the block lasts."""
+    """Run a daemon until the block ends."""
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     ) as process:
@@ -28,7 +28,7 @@ def daemon(*command: str, environment: Mapping[str, str] | None = None) -> Itera
 
 
 def wait_for(is_there: Callable[[], bool], name: str) -> None:
-    """Wait until a daemon is ready."""
+    """Wait until a daemon is ready. Raises AssertionError on timeout."""
     end = time.monotonic() + _PATIENCE
     while not is_there():
         assert time.monotonic() < end, f"{name} does not start"

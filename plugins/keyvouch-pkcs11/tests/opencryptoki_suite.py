@@ -1,6 +1,6 @@
-"""What is tried with opencryptoki, whose token locks itself, and whose module knows a fork. One run at a time.
+"""Tests with opencryptoki, whose token locks itself and whose module detects forks. One run at a time.
 
-It has one token for the whole machine: `test_opencryptoki.py` runs this in a process of its own.
+The whole machine shares one token, so `test_opencryptoki.py` runs this suite in a separate process.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 class TestOpencryptoki(Pkcs11Uris, StoreConformance):
-    """Its software token has RSA alone."""
+    """opencryptoki's software token supports only RSA."""
 
     unsupported = ("ec", "ed25519", "refusals", "stalled", "replaced", "request", "export", "grant")
 
@@ -57,14 +57,14 @@ class TestOpencryptoki(Pkcs11Uris, StoreConformance):
 
 
 def flags() -> int:
-    """Of the token, as they are now."""
+    """Return the token's current flags."""
     (there,) = loaded(OPENCRYPTOKI).tokens.values()
     with there.module as functions:
         return int(functions.token(there.slot).flags)
 
 
 def test_wrong_pin_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight threads ask, three times each, and the token has seen one wrong PIN."""
+    """If eight threads use a wrong PIN three times each, the token sees it once."""
     make("counted")
     monkeypatch.setenv("OC_OTHER_PIN", "1234567")
     errors: list[Any] = []
@@ -73,7 +73,7 @@ def test_wrong_pin_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(3):
             try:
                 keyvouch.open_signer(at("counted", "OC_OTHER_PIN")).close()
-            except BaseException as error:  # noqa: BLE001 - the test tells
+            except BaseException as error:  # noqa: BLE001 - the test reports it
                 errors.append(error)
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -90,11 +90,11 @@ def test_wrong_pin_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen & ck.CKF_USER_PIN_COUNT_LOW
     assert not seen & ck.CKF_USER_PIN_FINAL_TRY
     with keyvouch.open_signer(at("counted")):
-        assert not flags() & ck.CKF_USER_PIN_COUNT_LOW  # the right one sets it back
+        assert not flags() & ck.CKF_USER_PIN_COUNT_LOW  # reset by the correct PIN
 
 
 def test_token_before_its_last_try_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When one more wrong PIN would lock it, not even the right one is tried; nor when it is locked."""
+    """If one more wrong PIN would lock the token, or if it is locked, not even the correct PIN is tried."""
     make("last")
     for number in (1, 2):
         monkeypatch.setenv("OC_OTHER_PIN", f"100000{number}")

@@ -1,4 +1,4 @@
-"""What the conformance kit is told of a token, alike for all modules."""
+"""The conformance kit's parameters for a token, common to all modules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pkcs11_tokens import close_all_sessions
 
 
 class Pkcs11Uris:
-    """URIs on one token, for a class that is a `StoreConformance` too."""
+    """Mixin for `StoreConformance` classes: URIs of keys on one token."""
 
     uri: ClassVar[str]
     missing_uri: ClassVar[str | None]
@@ -26,7 +26,7 @@ class Pkcs11Uris:
 
     @classmethod
     def prepare(cls, patch: pytest.MonkeyPatch, module: Path, label: str, pin: str, family: str = "P-256") -> None:
-        """Make the keys that the rules ask for, on the token with this label."""
+        """Generate the keys that the rules require, on the token with this label."""
         cls._module, cls._label = module, label
         patch.setenv("KIT_PIN", pin)
         patch.setenv("KIT_WRONG_PIN", pin[::-1])
@@ -44,15 +44,15 @@ class Pkcs11Uris:
 
     @classmethod
     def make(cls, label: str, kind: str) -> str:
-        """Make a key, beside those with the same label."""
+        """Generate a key, in addition to any with the same label."""
         with keyvouch.open_store(cls.at(label)) as store:
             store.generate(keyvouch.KeySpec(kind, further=True))
         return cls.at(label)
 
     def new_uri(self) -> str:
-        """Return where no key is yet."""
+        """Return a URI for a new key."""
         return self.at(f"new-{next(self._numbers)}")
 
     def break_connection(self) -> None:
-        """Lose all sessions."""
+        """Close all sessions."""
         close_all_sessions(self._module)

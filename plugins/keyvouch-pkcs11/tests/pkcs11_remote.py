@@ -1,4 +1,4 @@
-"""A module behind a socket: `p11-kit server` before SoftHSM, and p11-kit's client as the module."""
+"""A module behind a socket: `p11-kit server` serving SoftHSM, with p11-kit's client as the module."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ REMOTE = Path("/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so")
 
 
 class Remote:
-    """The server; each of its clients has a child of it for itself."""
+    """The server, which forks a child for each client."""
 
     def __init__(self, server: int) -> None:
         self._server = server
 
     def kill_children(self) -> int:
-        """End all connections as a crash would; return how many there were."""
+        """Kill all connections, as a crash would, and return their number."""
         listed = Path(f"/proc/{self._server}/task/{self._server}/children").read_text().split()
         for child in listed:
             with contextlib.suppress(ProcessLookupError):
@@ -35,11 +35,11 @@ class Remote:
 
 @contextlib.contextmanager
 def remote(folder: Path, patch: pytest.MonkeyPatch, *labels: str) -> Iterator[Remote]:
-    """Serve SoftHSM tokens with these labels for as long as the block lasts."""
+    """Serve SoftHSM tokens with these labels until the block ends."""
     if shutil.which("p11-kit") is None or not REMOTE.exists():
         pytest.skip("there is no p11-kit: apt-get install p11-kit p11-kit-modules")
     use_softhsm(folder, patch, *labels)
-    # The client takes the address from the environment once, when it is loaded: one for all servers of this process.
+    # The client reads the address from the environment once, when loaded, so all servers of this process share one.
     address = Path(tempfile.gettempdir(), f"keyvouch-p11-kit-{os.getpid()}.socket")
     address.unlink(missing_ok=True)
     command = ("p11-kit", "server", "--foreground", f"--name={address}", f"--provider={SOFTHSM}", "pkcs11:")

@@ -1,4 +1,4 @@
-"""Tokens for the tests: SoftHSM, in a folder of the test's own."""
+"""Tokens for the tests: SoftHSM, with a separate folder for each test, and opencryptoki."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ PIN, OFFICER_PIN = "correct-horse", "12345678"
 OPENCRYPTOKI = Path("/usr/lib/x86_64-linux-gnu/opencryptoki/libopencryptoki.so.0")
 OPENCRYPTOKI_LABEL, OPENCRYPTOKI_PIN = "keyvouch-test", "01234567"
 _SLOT, _FIRST_LABEL, _FIRST_OFFICER_PIN = "3", "IBM OS PKCS#11", "87654321"
-"""Its software token, and what that is called and guarded by when it is new."""
+"""opencryptoki's software token, and its initial label and SO PIN."""
 _TOKEN, _MEMORY = Path("/var/lib/opencryptoki/swtok"), Path("/dev/shm/var.lib.opencryptoki.swtok")
 
 
 def require_softhsm() -> None:
-    """Skip where SoftHSM is not installed; `make test` installs it where it may."""
+    """Skip the test if SoftHSM is not installed; `make test` installs it if it can."""
     if not SOFTHSM.exists():
         pytest.skip("there is no SoftHSM: apt-get install softhsm2")
 
 
 def use_softhsm(folder: Path, patch: pytest.MonkeyPatch, *labels: str) -> None:
-    """Let SoftHSM keep its tokens in this folder, and make one with each label."""
+    """Make SoftHSM store its tokens in this folder, and create one for each label."""
     require_softhsm()
     tokens = folder / "tokens"
     tokens.mkdir()
-    end_modules()  # they read their settings when they are initialised
+    end_modules()  # they read their configuration when initialised
     settings = folder / "softhsm2.conf"
     settings.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
     patch.setenv("SOFTHSM2_CONF", str(settings))
@@ -46,12 +46,12 @@ def use_softhsm(folder: Path, patch: pytest.MonkeyPatch, *labels: str) -> None:
 
 
 def loaded(path: Path) -> module.Module:
-    """The module of this file, as this process has it."""
+    """Return this process's module loaded from a file."""
     return module._modules[os.path.realpath(path)]
 
 
 def close_all_sessions(path: Path) -> None:
-    """Let every session of a module be lost, when no call is in it: under one SoftHSM itself would crash."""
+    """Close every session of a module while no call is running, since SoftHSM would crash during one."""
     there = loaded(path)
     with there.alone():
         for slot in there.functions.slots():
@@ -59,7 +59,7 @@ def close_all_sessions(path: Path) -> None:
 
 
 def log_out(path: Path) -> None:
-    """Log the process out of a module's tokens, as another library in it might."""
+    """Log out of a module's tokens, as another library in this process might."""
     there = loaded(path)
     for slot in list(there.tokens):
         with contextlib.suppress(ck.CryptokiError), there as functions:
@@ -69,20 +69,20 @@ def log_out(path: Path) -> None:
 
 
 def end_modules() -> None:
-    """Let modules be initialised anew when they are needed next."""
+    """Finalise all modules, so that they are initialised again on their next use."""
     for each in module._modules.values():
         each.end()
 
 
 def make_token(label: str) -> None:
-    """Make a token in the folder that is in use."""
+    """Create a token in the current folder."""
     command = ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", OFFICER_PIN, "--pin", PIN]
     subprocess.run(command, check=True, capture_output=True, env=os.environ)
 
 
 @contextlib.contextmanager
 def opencryptoki() -> Iterator[None]:
-    """Run its daemon with a new software token, where nobody else has one or runs it."""
+    """Run opencryptoki's daemon with a new software token; skip the test if its daemon or token is in use."""
     if os.geteuid() != 0 or shutil.which("pkcsslotd") is None:
         pytest.skip("there is no opencryptoki, or this is not root: apt-get install opencryptoki")
     if _listens():
@@ -109,7 +109,7 @@ def _daemon() -> Iterator[None]:
             time.sleep(0.02)
         yield
     finally:
-        end_modules()  # the daemon waits for who uses it
+        end_modules()  # the daemon waits for its clients
         daemon.terminate()
         try:
             daemon.wait(10)
@@ -129,7 +129,7 @@ def _pkcsconf(*arguments: str, answer: str = "") -> str:
 
 @pytest.fixture
 def softhsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """SoftHSM with the token `prod`; gives URIs of keys on it."""
+    """Set up SoftHSM with the token `prod`; return a function that builds URIs of its keys."""
     use_softhsm(tmp_path, monkeypatch, "prod")
     monkeypatch.setenv("HSM_PIN", PIN)
 

@@ -1,4 +1,4 @@
-"""A TPM for the tests: swtpm behind a resource manager, on a bus of the tests' own, and tpm2-pkcs11 before them."""
+"""A TPM for the tests: tpm2-pkcs11 in front of a resource manager and swtpm, on a private D-Bus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROGRAMS = ("dbus-daemon", "swtpm", "tpm2-abrmd", "tpm2_dictionarylockout", "pk
 
 @contextlib.contextmanager
 def tpm(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run a TPM that keeps its state in this folder, with one token on it, for as long as the block lasts."""
+    """Run a TPM with one token, with its state in this folder, until the block ends."""
     if missing := [each for each in _PROGRAMS if shutil.which(each) is None]:
         pytest.skip(f"there is no {', '.join(missing)}: apt-get install dbus swtpm tpm2-abrmd tpm2-tools opensc")
     if not TPM2.exists():
@@ -56,7 +56,7 @@ def tpm(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _port_of_two() -> int:
-    """Return a free port whose next one is free too: the TCTI takes that for swtpm's control channel."""
+    """Return the first of two consecutive free ports: the TCTI uses the second for swtpm's control channel."""
     while True:
         with socket.socket() as one, socket.socket() as next_one:
             one.bind(("127.0.0.1", 0))
@@ -67,7 +67,7 @@ def _port_of_two() -> int:
 
 
 def _never_lock(tcti: str) -> None:
-    """Let wrong PINs be forgotten: a TPM counts those of all its tokens, and the rules try many."""
+    """Disable the lockout: a TPM counts the wrong PINs of all its tokens, and the rules try many."""
     command = ["tpm2_dictionarylockout", "--setup-parameters", "--max-tries=10000", "--recovery-time=1"]
     done = subprocess.run([*command, "--tcti", tcti], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

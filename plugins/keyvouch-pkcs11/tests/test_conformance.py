@@ -1,4 +1,4 @@
-"""The store keeps the contract, on each module that can be had here; `opencryptoki_suite.py` has one more."""
+"""The store fulfils the contract with each available module; `opencryptoki_suite.py` tests another one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.server
 
 
 class TestSoftHsm(Pkcs11Uris, StoreConformance):
-    """It never locks a token, and its module is in this process: there is no server that could stall."""
+    """SoftHSM never locks a token, and runs in this process, so no server can stall."""
 
     unsupported = ("refusals", "stalled", "replaced", "request", "export", "grant")
 
@@ -31,7 +31,7 @@ class TestSoftHsm(Pkcs11Uris, StoreConformance):
 
 
 class TestRemote(Pkcs11Uris, StoreConformance):
-    """SoftHSM behind p11-kit's socket, whose other end is killed; p11-kit does not pass Ed25519 on."""
+    """SoftHSM behind p11-kit's socket, whose server process is killed; p11-kit does not support Ed25519."""
 
     unsupported = ("ed25519", "refusals", "stalled", "replaced", "request", "export", "grant")
     _server: ClassVar[Remote]
@@ -51,7 +51,7 @@ class TestRemote(Pkcs11Uris, StoreConformance):
 
 
 class TestTpm(Pkcs11Uris, StoreConformance):
-    """Its module takes keys of its own making alone, and is of no use in a forked child."""
+    """The TPM's module cannot import keys and does not work in a forked child."""
 
     unsupported = ("ed25519", "import", "fork", "refusals", "stalled", "replaced", "request", "export", "grant")
     many: ClassVar[int] = 100

@@ -1,4 +1,4 @@
-"""Keys on opencryptoki's software token: the kit, PINs that are counted, forks that the module notices."""
+"""Keys on opencryptoki's software token: the conformance kit, PIN counters, forks that the module detects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.server
 
 
 def test_all_that_is_tried_with_it() -> None:
-    """In a process of its own, one test after the other: there is one token."""
+    """The suite passes in a separate process, one test at a time, since there is only one token."""
     if os.geteuid() != 0 or shutil.which("pkcsslotd") is None:
         pytest.skip("there is no opencryptoki, or this is not root: apt-get install opencryptoki")
     suite = Path(__file__).with_name("opencryptoki_suite.py")

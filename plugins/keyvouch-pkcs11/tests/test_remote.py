@@ -1,4 +1,4 @@
-"""Keys behind p11-kit's socket: what happens when its other end is killed under load."""
+"""Keys behind p11-kit's socket, whose server process is killed under load."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
 
 
 def test_child_killed_under_load(server: Remote, monkeypatch: pytest.MonkeyPatch, *, soak: bool) -> None:
-    """Nobody meets an error, on either token, and a death costs no more signatures than were in flight.
+    """No caller gets an error, on either token, and each kill costs at most the signatures in flight.
 
-    Only initialising the module anew mends it, for the keys of both.
+    Recovery requires reinitialising the module, for the keys of both tokens.
     """
     for key in KEYS:
         with keyvouch.open_store(key) as store:
@@ -56,7 +56,7 @@ def test_child_killed_under_load(server: Remote, monkeypatch: pytest.MonkeyPatch
                 message = b"%d %d" % (thread, number := number + 1)
                 try:
                     assert is_signed(signer.public_key, signer.sign(message, "ES256", timeout=15), message, "ES256")
-                except BaseException as error:  # noqa: BLE001 - the test tells
+                except BaseException as error:  # noqa: BLE001 - the test reports it
                     errors.append(error)
                 with lock:
                     finished += 1

@@ -1,4 +1,4 @@
-"""Keys on SoftHSM: what the kit does not ask."""
+"""Keys on SoftHSM: tests beyond the conformance kit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make(uri: str, kind: str = "P-256", **more: Any) -> str:
 
 
 def test_it_cannot_be_taken_out(softhsm: At) -> None:
-    """The token refuses to show the private value of a key that was made there."""
+    """The token does not reveal the private value of a key that it generated."""
     make(softhsm(), "RSA-2048")
     with keyvouch.open_signer(softhsm()) as signer:
         (token,) = loaded(SOFTHSM).tokens.values()
@@ -63,22 +63,22 @@ def test_it_cannot_be_taken_out(softhsm: At) -> None:
 
 
 def test_unmodified_msal_signs_in_with_it(softhsm: At, authority: Authority, oidc_provider: OidcProvider) -> None:
-    """At both judges."""
+    """Both test authorities accept the sign-in."""
     make(softhsm(), "RSA-2048")
     with keyvouch.open_signer(softhsm()) as signer:
         sign_in(signer, authority, oidc_provider)
 
 
 def test_octets_of_an_id(softhsm: At) -> None:
-    """An id is any octets, and finds its key without a label."""
+    """An id is arbitrary bytes, and selects its key without a label."""
     pinned = make(softhsm("id=%01%A2%00%DC%B5;object=app"))
-    assert "id=%01%A2%00%DC%B5" in pinned  # octets, though two of them are a letter in UTF-8
+    assert "id=%01%A2%00%DC%B5" in pinned  # bytes, although two of them form a UTF-8 letter
     with keyvouch.open_signer(softhsm("id=%01%A2%00%DC%B5")) as signer:
         assert str(signer.uri) == pinned
 
 
 def test_nothing_is_put_beside_another(softhsm: At) -> None:
-    """A label or an id that is taken is KeyExists; a further member has an id of its own."""
+    """A label or id already in use raises KeyExists; a further member of a family needs its own id."""
     make(softhsm("object=app;id=%01"))
     for taken in ("object=app", "object=other;id=%01", "object=app;id=%02"):
         with pytest.raises(KeyExists):
@@ -90,7 +90,7 @@ def test_nothing_is_put_beside_another(softhsm: At) -> None:
 
 
 def test_key_with_the_same_id_keeps_what_it_has(softhsm: At) -> None:
-    """Two keys may have one id on some tokens: deleting one leaves the other its public half and certificate."""
+    """Some tokens allow two keys with the same id: deleting one keeps the other's public key and certificate."""
     kept, deleted = (make(softhsm(f"object={name}"), "RSA-2048") for name in ("kept;id=%01", "deleted;id=%02"))
     with keyvouch.open_signer(kept) as signer:
         (token,) = loaded(SOFTHSM).tokens.values()
@@ -111,7 +111,7 @@ def test_key_with_the_same_id_keeps_what_it_has(softhsm: At) -> None:
 
 
 def test_key_that_wants_its_pin_each_time(softhsm: At, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CKA_ALWAYS_AUTHENTICATE: the PIN is given for each signature, and threads do not take it from one another."""
+    """With CKA_ALWAYS_AUTHENTICATE the PIN is given for each signature, and threads do not interfere."""
     make(softhsm("object=other"))
     with keyvouch.open_signer(softhsm("object=other")):
         (token,) = loaded(SOFTHSM).tokens.values()
@@ -128,7 +128,7 @@ def test_key_that_wants_its_pin_each_time(softhsm: At, monkeypatch: pytest.Monke
 
 
 def test_certificate_replaces_its_own_alone(softhsm: At) -> None:
-    """Installing one leaves the certificates of other keys where they are."""
+    """Installing a certificate does not affect those of other keys."""
     first, other = make(softhsm("object=app")), make(softhsm("object=other"))
     with keyvouch.open_signer(other) as signer:
         kept = signer.chain
@@ -144,7 +144,7 @@ def test_certificate_replaces_its_own_alone(softhsm: At) -> None:
 
 @pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "P-384", "P-521"])
 def test_imported_key_stays_in(softhsm: At, kind: str) -> None:
-    """A key from elsewhere signs, and is not given out again."""
+    """An imported key signs and cannot be exported."""
     key = make_key(kind)
     with keyvouch.open_store(softhsm()) as store:
         store.import_key(key, [self_signed(key, "CN=app", 30)])
@@ -155,7 +155,7 @@ def test_imported_key_stays_in(softhsm: At, kind: str) -> None:
 
 
 def test_demonstration_goes_on_with_a_token(softhsm: At) -> None:
-    """In its second act the profile signs by a key on a token: one line of it has changed."""
+    """In the demo's second part the profile signs with a key on a token, after changing one line."""
     done = run("demo")
     assert done.status == 0, done.errors
     assert '\n+ keys = ["pkcs11:token=demo' in done.output
@@ -166,7 +166,7 @@ def test_demonstration_goes_on_with_a_token(softhsm: At) -> None:
 
 
 def count_log_ins(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Return where the PINs of C_Login are noted from now on."""
+    """Return a list to which the PIN of each C_Login is added from now on."""
     tried: list[bytes] = []
     login = ck.Cryptoki.login
 
@@ -179,7 +179,7 @@ def count_log_ins(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 def test_one_log_in_for_all_keys(softhsm: At, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many threads open keys of one token."""
+    """Threads that open several keys of a token log in only once."""
     for name in "abcd":
         make(softhsm(f"object={name}"))
     tried = count_log_ins(monkeypatch)
@@ -198,7 +198,7 @@ def test_one_log_in_for_all_keys(softhsm: At, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_wrong_pin_is_tried_once(softhsm: At, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who asks again is told so, and the token is not asked; another value is."""
+    """A refused PIN is rejected without asking the token again; another PIN is tried."""
     make(softhsm())
     monkeypatch.setenv("WRONG", "wrong-horse")
     tried = count_log_ins(monkeypatch)
@@ -210,7 +210,7 @@ def test_wrong_pin_is_tried_once(softhsm: At, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_eight_processes_try_a_wrong_pin_once(softhsm: At) -> None:
-    """Of eight workers that start at once with the same wrong PIN one asks the token."""
+    """If eight workers start at once with the same wrong PIN, only one tries it on the token."""
     make(softhsm())
     workers = [log_in(softhsm(pin="WRONG"), WRONG="wrong-horse") for _ in range(8)]
     said = [worker.communicate()[0].split() for worker in workers]
@@ -244,7 +244,7 @@ else:
 
 
 def log_in(uri: str, **variables: str) -> subprocess.Popen[bytes]:
-    """Start a process that opens the key and says whether the token was asked, and how that ended."""
+    """Start a process that opens the key and prints whether it called C_Login, and the outcome."""
     command = [sys.executable, "-c", LOG_IN, uri]
     return subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | variables)
 
@@ -255,9 +255,9 @@ def outcome(uri: str, **variables: str) -> bytes:
 
 @pytest.mark.parametrize("stop", ["before", "after"])
 def test_right_pin_survives_kills(softhsm: At, stop: str) -> None:
-    """A process that is killed in the log-in does not keep the right PIN from being tried."""
+    """Processes killed during the log-in do not prevent the correct PIN from being tried."""
     make(softhsm())
-    outcome(softhsm(pin="WRONG"), WRONG="wrong-horse")  # from which it is seen that the token shows failed tries
+    outcome(softhsm(pin="WRONG"), WRONG="wrong-horse")  # shows that the token reports failed attempts
     assert outcome(softhsm()) == b"opened"
     for _ in range(4):
         assert outcome(softhsm(), STOP=stop) != b"opened"
@@ -265,7 +265,7 @@ def test_right_pin_survives_kills(softhsm: At, stop: str) -> None:
 
 
 def test_wrong_pin_is_tried_once_for_all_kills(softhsm: At) -> None:
-    """A process that is killed when the token has refused the PIN, before that is written down, tries it once."""
+    """A wrong PIN is tried once even if the process is killed before it has recorded the token's refusal."""
     make(softhsm())
     variables = {"WRONG": "wrong-horse", "STOP": "after"}
     said = [log_in(softhsm(pin="WRONG"), **variables).communicate()[0] for _ in range(3)]
@@ -276,9 +276,9 @@ def test_wrong_pin_is_tried_once_for_all_kills(softhsm: At) -> None:
 
 @pytest.mark.parametrize("right", [True, False])
 def test_kills_at_any_moment(softhsm: At, *, right: bool, plenty: bool) -> None:
-    """Wherever a kill strikes the log-in: the right PIN opens afterwards, a wrong one was tried once in all."""
+    """After kills at any moment of the log-in the correct PIN works, and a wrong one was tried only once in total."""
     make(softhsm())
-    if right:  # so that it is seen that the token shows failed tries
+    if right:  # show that the token reports failed attempts
         outcome(softhsm(pin="WRONG"), WRONG="wrong-horse")
         assert outcome(softhsm()) == b"opened"
     uri, tries, points = softhsm(pin="SOME"), 0, 40 if plenty else 12
@@ -298,7 +298,7 @@ def test_kills_at_any_moment(softhsm: At, *, right: bool, plenty: bool) -> None:
 
 
 def test_log_in_of_the_program_forgets_no_refusal(softhsm: At, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the program itself has logged in no PIN is tried, so that none counts as accepted."""
+    """If the program itself has logged in, no PIN is tried, so none counts as accepted."""
     make(softhsm())
     monkeypatch.setenv("WRONG", "wrong-horse")
     with pytest.raises(SecretIncorrect):
@@ -318,14 +318,14 @@ def test_log_in_of_the_program_forgets_no_refusal(softhsm: At, monkeypatch: pyte
 
 
 def test_two_pins_of_one_token(softhsm: At) -> None:
-    """A second reference beside the one that has logged in is a mistake in the configuration."""
+    """A PIN reference other than the one used to log in is a configuration error."""
     make(softhsm())
     with keyvouch.open_signer(softhsm()), pytest.raises(ConfigurationError, match="another PIN's reference"):
         keyvouch.open_signer(softhsm(pin="OTHER_PIN"))
 
 
 def test_without_a_pin(softhsm: At) -> None:
-    """Opening needs one, and listing shows what the token shows everybody."""
+    """Opening requires a PIN; listing without one shows only the token's public objects."""
     make(softhsm())
     with pytest.raises(SecretRequired, match="without its PIN"):
         keyvouch.open_signer(softhsm(pin=""))
@@ -335,7 +335,7 @@ def test_without_a_pin(softhsm: At) -> None:
 
 @pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}"])
 def test_pin_in_a_file(softhsm: At, tmp_path: Path, form: str) -> None:
-    """RFC 7512 names a file by its path or by a URI; all are the one reference."""
+    """RFC 7512 specifies a file as a path or a URI; both are the same reference."""
     make(softhsm())
     file = tmp_path / "pin"
     file.write_text(f"{PIN}\n")
@@ -345,7 +345,7 @@ def test_pin_in_a_file(softhsm: At, tmp_path: Path, form: str) -> None:
 
 
 def test_pin_of_a_program_is_taken_from_a_profile_alone(softhsm: At) -> None:
-    """RFC 7512's | is keyvouch's command:, with its rules."""
+    """RFC 7512's | is equivalent to keyvouch's command:, with the same rules."""
     make(softhsm())
     with pytest.raises(ConfigurationError, match="command:"):
         keyvouch.open_signer(softhsm(pin="") + "&pin-source=%7C/usr/bin/pinomatic")
@@ -355,7 +355,7 @@ def test_pin_of_a_program_is_taken_from_a_profile_alone(softhsm: At) -> None:
 
 
 def test_tokens_are_listed(softhsm: At) -> None:
-    """Each with its URI and what it says of itself, and no PIN is needed."""
+    """Each token is listed with its URI and description, and no PIN is needed."""
     make_token("test")
     with keyvouch.open_store(f"pkcs11:?module-path={SOFTHSM}") as store:
         listed = store.tokens()
@@ -366,7 +366,7 @@ def test_tokens_are_listed(softhsm: At) -> None:
 
 
 def test_what_a_vendor_adds_is_kept(softhsm: At) -> None:
-    """After the ?, where it says nothing of which key it is."""
+    """Vendor attributes are allowed only in the query, which does not select the key."""
     pinned = make(softhsm(more="&x-acme-partition=%01a"))
     assert pinned.endswith("&x-acme-partition=%01a")
     with pytest.raises(ConfigurationError, match="wrong side"):
@@ -374,7 +374,7 @@ def test_what_a_vendor_adds_is_kept(softhsm: At) -> None:
 
 
 def test_module_is_matched(softhsm: At) -> None:
-    """What a URI says of the library must be so."""
+    """A URI's library attributes must match."""
     make(softhsm())
     which = (
         "library-manufacturer=SoftHSM;library-description=Implementation%20of%20PKCS11;library-version=2.6;object=app"
@@ -385,7 +385,7 @@ def test_module_is_matched(softhsm: At) -> None:
 
 
 def test_tokens_side_by_side(softhsm: At, tmp_path: Path) -> None:
-    """One that is deleted takes no other down."""
+    """Deleting one token does not affect another."""
     make_token("test")
     make(softhsm())
     make(softhsm(token="test"))
@@ -399,7 +399,7 @@ def test_tokens_side_by_side(softhsm: At, tmp_path: Path) -> None:
 
 
 def test_pin_is_tried_on_no_other_token(softhsm: At, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where several tokens match, a URI with a PIN has to say whose it is; without one all are listed."""
+    """If several tokens match, a URI with a PIN must select one; without a PIN all are listed."""
     make_token("test")
     tried = count_log_ins(monkeypatch)
     for act in (keyvouch.open_signer, make):
@@ -412,7 +412,7 @@ def test_pin_is_tried_on_no_other_token(softhsm: At, monkeypatch: pytest.MonkeyP
 
 
 def test_slot_of_a_new_token_is_passed_over(softhsm: At) -> None:
-    """SoftHSM shows a slot with a token that nobody has initialised yet."""
+    """SoftHSM also lists a slot whose token has not been initialised."""
     pinned = make(softhsm())
     with keyvouch.open_store(f"pkcs11:?module-path={SOFTHSM}&pin-source=env:HSM_PIN") as store:
         listed = store.keys()
@@ -420,7 +420,7 @@ def test_slot_of_a_new_token_is_passed_over(softhsm: At) -> None:
 
 
 def test_key_and_token_that_are_not_there(softhsm: At) -> None:
-    """A missing key is told from a missing token: a client with several keys goes on from both."""
+    """A missing key is distinguished from a missing token; both make a client with several keys try the next one."""
     with pytest.raises(KeyNotFound, match="No key matches"):
         keyvouch.open_signer(softhsm())
     with pytest.raises(StoreUnavailable, match="No token matches"):
@@ -428,7 +428,7 @@ def test_key_and_token_that_are_not_there(softhsm: At) -> None:
 
 
 def test_nothing_is_left_in_openssls_queue(softhsm: At) -> None:
-    """Initialising SoftHSM leaves errors there, which `ssl` of this thread would take for its own."""
+    """Initialising SoftHSM leaves errors in the queue, which `ssl` in the same thread would take for its own."""
     libcrypto = ctypes.CDLL(ctypes.util.find_library("crypto"))
     make(softhsm())
     end_modules()
@@ -438,9 +438,9 @@ def test_nothing_is_left_in_openssls_queue(softhsm: At) -> None:
 
 
 def test_what_is_no_module(tmp_path: Path) -> None:
-    """A file that is missing, no library, or a library of something else is told with the file's name.
+    """A file that is missing, not a library, or not a PKCS#11 module is reported with its name.
 
-    Nothing of it is left, least of all for a forked child to turn to.
+    Nothing of it is kept, in particular no gate for fork hooks.
     """
     gates = list(forks._gates)
     text = tmp_path / "text.so"
@@ -458,7 +458,7 @@ def test_what_is_no_module(tmp_path: Path) -> None:
 
 
 def test_module_that_does_not_initialise(softhsm: At, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told with what it answers."""
+    """The error contains the module's return value."""
     monkeypatch.setenv("SOFTHSM2_CONF", str(tmp_path / "missing.conf"))
     with pytest.raises(StoreUnavailable, match="cannot be initialised: C_Initialize"):
         keyvouch.open_signer(softhsm())
@@ -468,7 +468,7 @@ def test_module_that_does_not_initialise(softhsm: At, tmp_path: Path, monkeypatc
 
 
 class Load:
-    """Threads that sign and verify for as long as the block lasts, each message another one."""
+    """Threads that sign and verify distinct messages until the block ends."""
 
     def __init__(self, signer: keyvouch.Signer, name: str, threads: int, most: int = sys.maxsize) -> None:
         self.errors: list[BaseException] = []
@@ -487,7 +487,7 @@ class Load:
             try:
                 signature = self._signer.sign(message, self._name, timeout=15)
                 assert is_signed(self._signer.public_key, signature, message, self._name)
-            except BaseException as error:  # noqa: BLE001 - the test tells
+            except BaseException as error:  # noqa: BLE001 - the test reports it
                 self.errors.append(error)
 
     def __enter__(self) -> Self:
@@ -504,7 +504,7 @@ class Load:
 
 @pytest.mark.parametrize(("kind", "name"), [("RSA-2048", "PS256"), ("P-256", "ES256")])
 def test_many_signatures(softhsm: At, kind: str, name: str, *, plenty: bool) -> None:
-    """By eight threads, and every one is right: 100,000 in all."""
+    """100,000 signatures by eight threads, over both algorithms, are all correct."""
     make(softhsm(), kind)
     with keyvouch.open_signer(softhsm()) as signer, Load(signer, name, 8, 50_000 if plenty else 2_000) as load:
         pass
@@ -514,7 +514,7 @@ def test_many_signatures(softhsm: At, kind: str, name: str, *, plenty: bool) -> 
 
 @pytest.mark.parametrize(("kind", "name"), [("RSA-2048", "PS256"), ("P-256", "ES256")])
 def test_sessions_lost_under_load(softhsm: At, kind: str, name: str, *, soak: bool) -> None:
-    """Sessions are closed every 2 seconds and the process is logged out every 7, and no caller meets an error."""
+    """If sessions are closed every 2 seconds and the process is logged out every 7, no caller gets an error."""
     make(softhsm(), kind)
     begin = time.monotonic()
     losses = outs = 0
@@ -575,7 +575,7 @@ with keyvouch.open_signer(sys.argv[1]) as signer:
 
 
 def test_forked_workers(softhsm: At, *, plenty: bool) -> None:
-    """Four at a time, while four threads of the parent sign: nobody hangs, and all is well signed."""
+    """With four workers at a time while four threads of the parent sign, nothing hangs and all signatures are valid."""
     make(softhsm())
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _FORKING, softhsm(), "50" if plenty else "5"],

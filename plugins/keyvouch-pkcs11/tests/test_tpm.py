@@ -1,4 +1,4 @@
-"""Keys in a TPM, through tpm2-pkcs11: what the kit does not ask."""
+"""Keys in a TPM, through tpm2-pkcs11: tests beyond the conformance kit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = f"pkcs11:token={TPM_LABEL};object=app?module-path={TPM2}&pin-source=env:TP
 
 @pytest.fixture(scope="module", autouse=True)
 def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[keyvouch.Signer]:
-    """Of a key that was made in a TPM."""
+    """Return a signer for a key generated in a TPM."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TPM_PIN", TPM_PIN)
         patch.setenv("STATE_DIRECTORY", str(tmp_path_factory.mktemp("state")))
@@ -36,19 +36,19 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[keyvouch.Signer
 def test_unmodified_msal_signs_in_with_it(
     signer: keyvouch.Signer, authority: Authority, oidc_provider: OidcProvider
 ) -> None:
-    """At both judges, with PS256: a signature that the TPM makes and does not list."""
+    """Both test authorities accept PS256, which the TPM supports although it does not list it."""
     assert signer.exportable is False
     sign_in(signer, authority, oidc_provider)
 
 
 @pytest.mark.parametrize("name", ["RS256", "PS256", "RS384", "RS512"])
 def test_rsa_algorithms(signer: keyvouch.Signer, name: str) -> None:
-    """A TPM's PSS salt is as long as the hash; tpm2-pkcs11 does no PSS but with SHA-256."""
+    """A TPM's PSS salt is as long as the hash; tpm2-pkcs11 supports PSS only with SHA-256."""
     assert is_signed(signer.public_key, signer.sign(b"message", name), b"message", name)
 
 
 def test_forked_child_is_refused(signer: keyvouch.Signer) -> None:
-    """It is told what to do instead, and its parent's signatures go on."""
+    """The child gets an error with the remedy, and the parent continues to sign."""
     child = os.fork()
     if child == 0:
         status = 1

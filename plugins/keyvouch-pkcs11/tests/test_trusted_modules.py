@@ -1,4 +1,4 @@
-"""A module is code: one that others could have written is not loaded."""
+"""A module is code: one that other accounts could modify is not loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes are 
 
 @pytest.fixture
 def module(tmp_path: Path) -> Path:
-    """A file that would be loaded as a module."""
+    """Create a file that would be loaded as a module."""
     folder = tmp_path / "lib"
     folder.mkdir(mode=0o755)
     path = folder / "module.so"
@@ -30,7 +30,7 @@ def module(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path, module: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file with which p11-kit knows it, in the only folder of settings."""
+    """Create p11-kit's configuration file for the module, in the only configuration folder."""
     folder = tmp_path / "modules"
     folder.mkdir(mode=0o755)
     path = folder / "mine.module"
@@ -42,7 +42,7 @@ def settings(tmp_path: Path, module: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture(autouse=True)
 def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file gets as far as the dynamic linker."""
+    """Fail the test if a file is passed to the dynamic linker."""
     monkeypatch.setattr("ctypes.CDLL", lambda path: pytest.fail(f"{path} was loaded"))
 
 
@@ -63,7 +63,7 @@ NAMED = ["module-path={module}", "module-name=mine", ""]
 @pytest.mark.parametrize("named", NAMED)
 @pytest.mark.parametrize("what", ["file", "folder", "folder above"])
 def test_module_that_others_can_write(module: Path, settings: Path, tmp_path: Path, named: str, what: str) -> None:
-    """Neither it, nor a folder that it is in, may be writable for everyone, however the URI names it."""
+    """Neither the module nor a folder above it may be writable by everyone, however the URI names the module."""
     place = {"file": module, "folder": module.parent, "folder above": tmp_path}[what]
     place.chmod(0o777)
     error = refusal(f"pkcs11:token=prod?{named.format(module=module)}")
@@ -74,7 +74,7 @@ def test_module_that_others_can_write(module: Path, settings: Path, tmp_path: Pa
 @pytest.mark.parametrize("named", NAMED)
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can give files away")
 def test_module_of_another_account(module: Path, settings: Path, named: str) -> None:
-    """Nor may it belong to another account."""
+    """The module must not belong to another account."""
     os.chown(module, 60123, 60123)
     assert "belongs to another user" in refusal(f"pkcs11:token=prod?{named.format(module=module)}").message
 
@@ -82,14 +82,14 @@ def test_module_of_another_account(module: Path, settings: Path, named: str) -> 
 @pytest.mark.parametrize("named", NAMED[1:])
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_settings_that_others_can_write(settings: Path, named: str, what: str) -> None:
-    """Whoever can write p11-kit's settings says which module is loaded."""
+    """p11-kit's configuration must be trusted, because it determines which module is loaded."""
     place = settings if what == "file" else settings.parent
     place.chmod(0o777)
     assert f"everyone can write to {place}" in refusal(f"pkcs11:token=prod?{named}").message
 
 
 def test_link_to_a_module(module: Path, tmp_path: Path) -> None:
-    """A link in a folder that everyone can write to could lead elsewhere."""
+    """A link in a folder that everyone can write to is refused, because it could be redirected."""
     shared = tmp_path / "shared"
     shared.mkdir()
     (shared / "module.so").symlink_to(module)
@@ -100,7 +100,7 @@ def test_link_to_a_module(module: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", NAMED)
 def test_trusted_module(module: Path, settings: Path, named: str) -> None:
-    """A module of this account, or of root, in folders that only they can write to, is found."""
+    """A module that belongs to this account or to root, in folders only they can write to, is accepted."""
     assert located(f"pkcs11:token=prod?{named.format(module=module)}") == str(module)
 
 
@@ -109,11 +109,11 @@ def test_trusted_module(module: Path, settings: Path, named: str) -> None:
 def test_modules_behind_p11_kit(
     module: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str, what: str
 ) -> None:
-    """p11-kit's own module loads all that are configured, the user's too: each of them must be trusted."""
+    """p11-kit's own module loads all configured modules, including the user's, so each must be trusted."""
     proxy = module.with_name("libp11-kit.so.0")
     proxy.write_bytes(b"")
     if whose == "user":
-        monkeypatch.setattr(os, "geteuid", lambda: 60123)  # root has no settings of its own
+        monkeypatch.setattr(os, "geteuid", lambda: 60123)  # root has no user configuration
         monkeypatch.setattr("keyvouch.files.check_trusted", _at_the_first_account(files.check_trusted))
         folder = tmp_path / "home" / ".config" / "pkcs11" / "modules"
         folder.mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_modules_behind_p11_kit(
 def test_modules_that_may_come_behind_p11_kit(
     module: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """What p11-kit would load if it came into being between the check and the load must be trusted as well."""
+    """Anything p11-kit would load if it were created between the check and the load must be trusted too."""
     proxy = tmp_path / "proxy" / "p11-kit-proxy.so"
     proxy.parent.mkdir()
     proxy.write_bytes(b"")
@@ -157,7 +157,7 @@ def test_modules_that_may_come_behind_p11_kit(
 
 
 def _at_the_first_account(check: object) -> object:
-    """Have files of the account that runs the tests trusted all the same."""
+    """Make `check_trusted` still trust files of the account that runs the tests."""
     real = os.getuid()
 
     def checked(path: Path) -> None:

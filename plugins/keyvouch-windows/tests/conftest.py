@@ -1,3 +1,3 @@
-"""Fixtures of this plugin's tests."""
+"""Fixtures for this plugin's tests."""
 
 from scripted_windows import scripted  # noqa: F401 - a fixture

@@ -1,7 +1,7 @@
-"""How a double of Windows' DLLs is called: through the C calling convention, with every handle counted.
+"""Base of a test double for Windows DLLs: called through the C calling convention, with every handle counted.
 
-The functions get addresses and numbers, as a DLL does, and nothing of Python's: an argument that is cut to 32 bits, or
-a buffer that was let go too early, shows here too.
+Like a DLL's, the functions receive addresses and numbers instead of Python objects, so an argument truncated to 32 bits
+or a buffer released too early is detected here too.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ GIVES_BACK = {
     "CryptReleaseContext": 0,
     "NCryptFreeObject": 0,
 }
-"""Functions that take a handle back however they end, and as which argument."""
+"""Functions that release a handle whether they succeed or fail, and the index of that argument."""
 
 
 class MisuseError(AssertionError):
-    """Windows was called as its documentation forbids: a handle given back twice, a buffer too short."""
+    """A call that violates Windows' documentation, such as releasing a handle twice or passing too short a buffer."""
 
 
 class FailsError(Exception):
-    """For a scripted function to raise: it fails with this code."""
+    """Raised by a scripted function to make it fail with this code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(hex(code))
@@ -46,27 +46,27 @@ class FailsError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One call, and what was given with it; addresses as numbers."""
+    """A call and its arguments, with addresses as numbers."""
 
     function: str
     arguments: tuple[Any, ...]
 
 
 class Calls:
-    """What every scripted DLL has: calls that are recorded and made to fail, and handles."""
+    """Base of the scripted DLLs: records calls, makes calls fail, and manages handles."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.given: Counter[str] = Counter()
-        """Handles that were given out, by the kind of what they stand for."""
+        """Number of handles given out, by the type of object."""
         self.returned: Counter[str] = Counter()
         self.last_error = 0
         self.made = 0
-        """Calls, also where none is recorded."""
+        """Number of calls, including those not recorded."""
         self.recording = True
         self._live: dict[int, Any] = {}
         self._next_handle = 0x7FF0_1234_5000
-        """More than 32 bits."""
+        """Needs more than 32 bits."""
         self._scripted: dict[tuple[str, int], int] = {}
         self._every: dict[str, int] = {}
         self._seen: Counter[str] = Counter()
@@ -74,7 +74,7 @@ class Calls:
         self._fault: BaseException | None = None
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Put the double behind the plugin's bindings, until the test ends."""
+        """Install the double behind the plugin's bindings until the test ends."""
         for library in LIBRARIES:
             functions = {name: self._foreign(name, *signature) for name, signature in library.signatures.items()}
             monkeypatch.setattr(library, "functions", functions)
@@ -82,29 +82,29 @@ class Calls:
         monkeypatch.setattr(native, "_set_last_error_of_ctypes", lambda code: setattr(self, "last_error", code))
 
     def fail(self, function: str, code: int, nth: int | None = None) -> None:
-        """Let the nth call from now on of a function fail; each call where no number is given."""
+        """Make the nth call of a function from now on fail, or every call if `nth` is None."""
         if nth is None:
             self._every[function] = code
         else:
             self._scripted[function, self._seen[function] + nth] = code
 
     def fail_call(self, number: int, code: int) -> None:
-        """Let the call with this number fail, whichever function it is of."""
+        """Make the call with this number fail, whichever function it calls."""
         self._failing_call = (number, code)
 
     def called(self, function: str) -> list[tuple[Any, ...]]:
-        """Return with what a function was called."""
+        """Return the arguments of each call of a function."""
         return [each.arguments for each in self.calls if each.function == function]
 
     def assert_nothing_held(self) -> None:
-        """Judge that each handle was given back, once."""
+        """Assert that each handle was released exactly once."""
         assert not self._live, f"not given back: {[*self._live.values()]}"
         assert self.given == self.returned
 
-    # For the scripted functions.
+    # Helpers for the scripted functions.
 
     def hand_out(self, thing: Any, address: int | None = None) -> int:
-        """Return a handle for a thing; it is counted."""
+        """Return a new handle for an object, and count it."""
         self._next_handle += 16
         handle = address or self._next_handle
         self._live[handle] = thing
@@ -112,21 +112,21 @@ class Calls:
         return handle
 
     def at(self, handle: int | None, kind: type[T]) -> T:
-        """Return what a handle stands for. Raises `MisuseError` where it was given back, or is of another kind."""
+        """Return the object of a handle. Raises `MisuseError` if it was released or is of another type."""
         thing = self._live.get(handle or 0)
         if not isinstance(thing, kind):
             raise MisuseError(f"{handle and hex(handle)} is no handle of {kind.__name__}, but {thing}")
         return thing
 
     def take_back(self, handle: int) -> None:
-        """Forget a handle."""
+        """Invalidate a handle, and count it as released."""
         thing = self._live.pop(handle, None)
         if thing is None:
             raise MisuseError(f"{handle:#x} was given back before, or never given out")
         self.returned[type(thing).__name__] += 1
 
     def give_back(self, handle: int) -> None:
-        """Do what the function does that takes a handle back."""
+        """Release a handle on behalf of a scripted function."""
         self.take_back(handle)
 
     def _foreign(self, name: str, returned: type[Any] | None, arguments: Any) -> Callable[..., Any]:
@@ -136,7 +136,7 @@ class Calls:
         def body(*given: Any) -> Any:
             try:
                 return self._answer(name, act, given, is_status=is_status)
-            except BaseException as error:  # noqa: BLE001 - it cannot pass through C: `call` raises it
+            except BaseException as error:  # noqa: BLE001 - cannot propagate through C: `call` raises it
                 self._fault = error
                 return 0
 
@@ -183,17 +183,17 @@ class Calls:
 
 
 def put_number(address: int, value: int) -> None:
-    """Write a DWORD."""
+    """Write a DWORD at an address."""
     ctypes.c_uint32.from_address(address).value = value
 
 
 def put_handle(address: int, value: int) -> None:
-    """Write what is as wide as a pointer."""
+    """Write a pointer-sized value at an address."""
     ctypes.c_void_p.from_address(address).value = value
 
 
 def answer_octets(octets: bytes, buffer: int | None, room: int, size: int, too_small: int) -> None:
-    """Give octets as Windows does: only their length where there is no buffer. Raises `FailsError`: `too_small`."""
+    """Return bytes as Windows does: without a buffer, only their length. Raises `FailsError` with `too_small`."""
     put_number(size, len(octets))
     if buffer is None:
         return

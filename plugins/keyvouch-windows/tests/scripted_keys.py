@@ -1,5 +1,5 @@
-"""Providers of keys for the double: those of CNG (ncrypt.dll), and the legacy ones (advapi32.dll)."""
-# ruff: noqa: N802 - functions are called as in Windows
+"""The double's key providers: CNG (ncrypt.dll) and legacy (advapi32.dll)."""
+# ruff: noqa: N802 - functions have their names in Windows
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NEWKEYSET, DELETEKEYSET = 0x8, 0x10
 ROOM = 0x80090028
 MORE_DATA = 234
 ACCOUNT = "CONTOSO\\svc"
-"""As whom the tests run."""
+"""The account that the tests run as."""
 
 INSUFFICIENT_BUFFER, NONE_MAPPED = 122, 1332
 DACL = 4
@@ -55,20 +55,20 @@ FRESH = bytes.fromhex(
     "0100049400000000000000000000000014000000020034000200000000001400ff011fd001010000000000051200000000001800ff011f"
     "d001020000000000052000000020020000"
 )
-"""D:PAI(A;;0xd01f01ff;;;SY)(A;;0xd01f01ff;;;BA), as Windows gives it to a new key of the machine's."""
+"""D:PAI(A;;0xd01f01ff;;;SY)(A;;0xd01f01ff;;;BA), which Windows sets for a new machine key."""
 ACCOUNTS = {
     "NT AUTHORITY\\SYSTEM": ("S-1-5-18", 5),
     "NT AUTHORITY\\NETWORK SERVICE": ("S-1-5-20", 5),
     "BUILTIN\\Administrators": ("S-1-5-32-544", 4),
     ACCOUNT: ("S-1-5-21-1-2-3-1000", 1),
 }
-"""By name, each with its SID and its kind (SID_NAME_USE)."""
+"""Accounts by name, each with its SID and SID_NAME_USE."""
 
 _made: dict[str, AnyKey] = {}
 
 
 def make_key(kind: str) -> AnyKey:
-    """Return the run's one key of a kind, as "RSA-2048" or "ECDSA_P256": making one takes long."""
+    """Return a key of a type, such as "RSA-2048" or "ECDSA_P256", generated once per run since that is slow."""
     if kind not in _made:
         curve = CURVES.get(kind)
         _made[kind] = ec.generate_private_key(curve[0]) if curve else rsa.generate_private_key(65537, int(kind[4:]))
@@ -82,40 +82,40 @@ class Kept:
     key: AnyKey
     exportable: bool = False
     policy: int | None = None
-    """The export policy of CNG, where it says more than `exportable`."""
+    """CNG's export policy, if it is not determined by `exportable`."""
     pss: str = "digest"
-    """How long it makes the salt: as the digest; "maximum", whatever is asked for; "zeros": no signature at all."""
+    """The salt: "digest", as long as the digest; "maximum", whatever is requested; "zeros", no valid signature."""
     asks: bool = False
-    """Whether it wants a PIN at each signature."""
+    """Whether it requires a PIN for each signature."""
     properties: dict[str, tuple[bytes, int]] = field(default_factory=dict)
-    """With the flags they were set with."""
+    """Properties with the flags used to set them."""
     descriptor: bytes = FRESH
     keeps_rules: bool = True
-    """Whether its provider keeps new access rules; it says so in either case."""
+    """Whether its provider really stores new access rules; it reports success in either case."""
 
     def set_rules(self, octets: bytes) -> None:
-        """Let there be other access rules."""
+        """Replace the access rules, if the provider stores them."""
         if self.keeps_rules:
             self.descriptor = octets
 
 
 @dataclass(frozen=True)
 class Provider:
-    """An open provider of CNG."""
+    """An open CNG provider."""
 
     name: str
 
 
 @dataclass
 class Key:
-    """An open key of CNG."""
+    """An open CNG key."""
 
     place: tuple[str, str, bool]
-    """Provider, name, whether it is the machine's."""
+    """Provider, name, and whether it is a machine key."""
     kept: Kept | None
     algorithm: str = ""
     lent: bool = False
-    """By a certificate, which gives it back itself."""
+    """Whether it is lent by a certificate, which releases it itself."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,14 @@ class Container:
 
 @dataclass(frozen=True)
 class ContainerKey:
-    """A key of a container."""
+    """An open key of a container."""
 
     kept: Kept
 
 
 @dataclass
 class Hash:
-    """A hash of a legacy provider."""
+    """A legacy provider's hash object."""
 
     container: Container
     algorithm: HashAlgorithm
@@ -143,19 +143,19 @@ class Hash:
 
 
 class Keys(Calls):
-    """The providers, and their keys."""
+    """The providers and their keys."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ksp = {SOFTWARE, PLATFORM, SMART_CARD}
         self.cng: dict[tuple[str, str, bool], Kept] = {}
-        """By provider, name, and whether they are the machine's."""
+        """Keys by provider, name, and whether they are machine keys."""
         self.csp: dict[tuple[str, bool], dict[int, Kept]] = {}
-        """Containers by name, and whether they are the machine's; their keys by what they are for."""
+        """Containers by name and whether they belong to the machine; their keys by key spec."""
         self.account = ACCOUNT
-        """As whom this process runs."""
+        """The account that this process runs as."""
         self.accounts = ACCOUNTS
-        """That Windows knows."""
+        """The accounts that Windows knows."""
 
     # ncrypt.dll
 
@@ -270,7 +270,7 @@ class Keys(Calls):
         else:
             octets = _public_blob(kept.key, kind)
         if buffer is None and kind == "PKCS8_PRIVATEKEY":
-            octets += bytes(16)  # the length that is told first may be more than is needed
+            octets += bytes(16)  # the length reported first may be more than needed
         answer_octets(octets, buffer, room, size, ROOM)
 
     # advapi32.dll
@@ -330,7 +330,7 @@ class Keys(Calls):
 
     def CryptGetKeyParam(self, key: int, what: int, buffer: int, size: int, flags: int) -> None:
         exportable = self.at(key, ContainerKey).kept.exportable
-        put_number(buffer, 0x3B | (0x4 if exportable else 0))  # what else may be done with it is in other bits
+        put_number(buffer, 0x3B | (0x4 if exportable else 0))  # the other bits are further permissions
 
     def CryptExportKey(
         self, key: int, encrypting: int | None, kind: int, flags: int, buffer: int | None, size: int
@@ -395,7 +395,7 @@ class Keys(Calls):
     def _answer_account(
         self, account: str, octets: bytes, first: tuple[int | None, int], second: tuple[int | None, int], kind: int
     ) -> None:
-        """Give what was asked for and the domain; sizes of texts are told in characters."""
+        """Write the result and the domain; text sizes are in characters."""
         domain, texts = wide(account.rpartition("\\")[0]), ctypes.sizeof(ctypes.c_wchar)
         put_number(kind, self.accounts[account][1])
         put_number(first[1], len(octets) // (1 if octets[:1] == b"\x01" else texts))
@@ -415,13 +415,13 @@ class Keys(Calls):
 
 
 def require(flags: int, known: int) -> None:
-    """Refuse flags that the documentation does not list for the function."""
+    """Raise `MisuseError` for flags that are not documented for the function."""
     if flags & ~known:
         raise MisuseError(f"flags {flags:#x}")
 
 
 def wide(text: str) -> bytes:
-    """Return a text as the machine's `wchar_t` has it, ended by a zero."""
+    """Return a text as a null-terminated string of this machine's `wchar_t`."""
     return ctypes.string_at(ctypes.create_unicode_buffer(text), (len(text) + 1) * ctypes.sizeof(ctypes.c_wchar))
 
 
@@ -461,7 +461,7 @@ def _public_blob(key: AnyKey, kind: str) -> bytes:
 
 
 def _encrypted(key: AnyKey, parameters: int | None) -> bytes:
-    """Return PKCS#8, encrypted as the parameters want it; by OpenSSL, as `cryptography` writes no such form."""
+    """Return PKCS#8, encrypted according to the parameters; with OpenSSL, since `cryptography` lacks this format."""
     if parameters is None:
         raise FailsError(CODES["NTE_BAD_FLAGS"])
     listed = NCryptBufferDesc.from_address(parameters)

@@ -1,13 +1,13 @@
-"""A Windows in this process: what crypt32, ncrypt and advapi32 do as documented, for the plugin's own bindings.
+"""A simulated Windows in this process: crypt32, ncrypt and advapi32 as documented, for the plugin's own bindings.
 
     scripted = installed(monkeypatch)
     scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "name"))
     scripted.fail("NCryptSignHash", NTE_SILENT_CONTEXT)
 
 Stores, certificates and keys are `scripted.stores`, `scripted.cng` and `scripted.csp`; calls are in `scripted.calls`;
-`assert_nothing_held` judges that every handle was given back once.
+`assert_nothing_held` asserts that every handle was released exactly once.
 """
-# ruff: noqa: N802 - functions are called as in Windows
+# ruff: noqa: N802 - functions have their names in Windows
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Held:
     place: Container | None = None
     friendly_name: bytes | None = None
     lends: bool = False
-    """Whether Windows keeps its key open with it, and lends the handle alone."""
+    """Whether Windows keeps the key open with the certificate and only lends its handle."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Store:
 
 @dataclass
 class Certificate:
-    """A certificate that is held; `memory` is what its handle points at."""
+    """A certificate context; its handle points to `memory`."""
 
     held: Held
     store: Store
@@ -77,12 +77,12 @@ class Certificate:
     octets: ctypes.Array[ctypes.c_char]
     holders: int = 1
     lent: int = 0
-    """The handle of its key, where that is lent."""
+    """The handle of its key if that is lent, otherwise 0."""
     place_in_store: int = field(default=0)
 
 
 class ScriptedWindows(Keys):
-    """See the module."""
+    """A simulated Windows; see the module's docstring."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,15 +90,15 @@ class ScriptedWindows(Keys):
             (location, name): [] for location in (CURRENT_USER, LOCAL_MACHINE) for name in ("my", "ca", "root")
         }
         self.legacy_keys_by_cng = False
-        """Whether CNG opens keys of legacy providers, as the software provider does on a real Windows."""
+        """Whether CNG opens keys of legacy providers, as the software provider does on real Windows."""
         self.refuses_cng_for_pfx: int | None = None
-        """With which code: Wine's is 0, no reason at all."""
+        """The error code for PFX imports into CNG, or None; Wine's is 0, without a reason."""
         self.only_reads: set[int] = set()
-        """Locations to which this account may not write."""
+        """Locations that this account may only read."""
         self._quarantine: deque[Certificate] = deque(maxlen=5000)
-        """Addresses of certificates that were given back: none comes again soon."""
+        """Released certificates, kept so that their addresses are not reused soon."""
 
-    # To set the scene.
+    # Setup.
 
     def add(
         self,
@@ -109,7 +109,7 @@ class ScriptedWindows(Keys):
         exportable: bool = False,
         friendly_name: str | None = None,
     ) -> x509.Certificate:
-        """Put a key where it says, and its certificate into the store My of the same location."""
+        """Add a key in this container, and its certificate to the store My of the same location."""
         kept = Kept(key, exportable=exportable)
         if place.type:
             self.csp.setdefault((place.name, place.machine), {})[place.spec] = kept
@@ -128,7 +128,7 @@ class ScriptedWindows(Keys):
 
     def CertOpenStore(self, provider: int, encoding: int, unused: int | None, flags: int, name: str) -> int:
         require(flags, CURRENT_USER | LOCAL_MACHINE | READONLY | OPEN_EXISTING)
-        if provider not in (10, 13):  # a collection of stores, or what the registry has of it: here they are the same
+        if provider not in (10, 13):  # the logical store, or the physical one in the registry: the same here
             raise MisuseError(f"provider {provider}")
         at = flags & 0xFF0000, name.lower()
         if at[0] in self.only_reads and not flags & READONLY:
@@ -177,7 +177,7 @@ class ScriptedWindows(Keys):
         self.at(context, Certificate)
 
     def give_back(self, handle: int) -> None:
-        """Let a certificate live until its last holder gives it back, and with it the key that it lends."""
+        """Keep a certificate, and the key that it lends, until its last holder releases it."""
         thing = self.at(handle, object)
         if isinstance(thing, Certificate):
             thing.holders -= 1
@@ -201,7 +201,7 @@ class ScriptedWindows(Keys):
             raise FailsError(CODES["CRYPT_E_NOT_FOUND"])
 
     def _answer_place(self, place: Container, buffer: int | None, room: int, size: int) -> None:
-        """Give a structure, and behind it the texts that it points at."""
+        """Write a structure, followed by the texts it points to."""
         name, provider = wide(place.name), wide(place.provider)
         head = ctypes.sizeof(CRYPT_KEY_PROV_INFO)
         answer_octets(bytes(head) + name + provider, buffer, room, size, MORE_DATA)
@@ -312,7 +312,7 @@ class ScriptedWindows(Keys):
 
 
 def installed(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
-    """Return a new Windows that stands behind the plugin's bindings until the test ends."""
+    """Return a new simulated Windows, installed behind the plugin's bindings until the test ends."""
     double = ScriptedWindows()
     double.install(monkeypatch)
     return double
@@ -320,22 +320,22 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
-    """A Windows of the test's own, in this process."""
+    """Return a new simulated Windows for the test."""
     return installed(monkeypatch)
 
 
 def uri_of(certificate: x509.Certificate) -> str:
-    """Return the URI of a certificate, wherever it is."""
+    """Return the URI of a certificate, without its location."""
     return f"windows:thumbprint={thumbprint(certificate, 'sha1')}"
 
 
 def pinned(certificate: x509.Certificate, location: str = "CurrentUser") -> str:
-    """Return the URI by which a certificate in a location is known."""
+    """Return the pinned URI of a certificate in a location."""
     return f"{uri_of(certificate)};store=My;location={location}"
 
 
 def certified(key: AnyKey, subject: str = "CN=app") -> x509.Certificate:
-    """Return a self-signed certificate, valid now."""
+    """Return a self-signed certificate that is currently valid."""
     name, now = x509.Name.from_rfc4514_string(subject), dt.datetime.now(dt.UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number())

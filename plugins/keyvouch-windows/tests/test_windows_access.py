@@ -1,4 +1,4 @@
-"""Who may use a key: accounts are granted it, and it is taken away, on a double of the DLLs."""
+"""Grant and revoke accounts' permission to use a key, on a double of the DLLs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keyvouch_windows.crypt32 import Container
 from scripted_keys import FRESH, OLD_CSP, SMART_CARD, SOFTWARE, Kept, make_key
 from scripted_windows import ScriptedWindows, pinned
 
-# FRESH, and (A;;0x80120089;;;NS)
+# FRESH plus (A;;0x80120089;;;NS)
 WITH_NETWORK_SERVICE = bytes.fromhex(
     "0100049400000000000000000000000014000000020048000300000000001400ff011fd001010000000000051200000000001800ff011f"
     "d0010200000000000520000000200200000000140089001280010100000000000514000000"
@@ -42,13 +42,13 @@ ACCOUNTS = {
     "Jeder": ("S-1-1-0", 5),
     "SERVER1": ("S-1-5-21-1-2-3", 3),
 }
-"""Of a German Windows."""
+"""The accounts of a German Windows."""
 USUAL = [r"NT-AUTORITÄT\SYSTEM", r"VORDEFINIERT\Administratoren"]
 
 
 @pytest.fixture
 def german(scripted: ScriptedWindows) -> Iterator[ScriptedWindows]:
-    """A German Windows; in the end every handle is given back."""
+    """Return a German Windows; check at the end that every handle was released."""
     scripted.accounts, scripted.account = ACCOUNTS, r"CONTOSO\somebody"
     yield scripted
     scripted.assert_nothing_held()
@@ -57,7 +57,7 @@ def german(scripted: ScriptedWindows) -> Iterator[ScriptedWindows]:
 def added(
     german: ScriptedWindows, name: str = "key", *, provider: str = SOFTWARE, machine: bool = True, rules: bytes = FRESH
 ) -> tuple[Kept, x509.Certificate]:
-    """Put a key with its access rules there, and its certificate."""
+    """Add a key with these access rules, and its certificate."""
     legacy = int(provider == OLD_CSP)
     place = Container(provider, name, legacy, machine, legacy)
     certificate = german.add(make_key("RSA-2048"), place, subject=f"CN={name}")
@@ -71,7 +71,7 @@ def opened(certificate: x509.Certificate, location: str = "LocalMachine") -> Sto
 
 
 def changes(german: ScriptedWindows) -> int:
-    """Return how often access rules were written."""
+    """Return the number of times access rules were written."""
     return len(german.called("NCryptSetProperty")) + len(german.called("CryptSetProvParam"))
 
 
@@ -84,7 +84,7 @@ def refused(store: Store, account: str, *, revoke: bool = False) -> KeyvouchErro
 
 @pytest.mark.parametrize("provider", [SOFTWARE, OLD_CSP])
 def test_granted_as_microsofts_own_samples_are(german: ScriptedWindows, provider: str) -> None:
-    """NETWORK SERVICE gets the mask that Microsoft's documentation gives it, and the list is as Windows writes it."""
+    """NETWORK SERVICE gets the mask from Microsoft's documentation, and the descriptor is as Windows writes it."""
     key, certificate = added(german, provider=provider)
     with opened(certificate) as store:
         assert store.readers() == USUAL
@@ -113,7 +113,7 @@ def test_granted_as_microsofts_own_samples_are(german: ScriptedWindows, provider
     ],
 )
 def test_account_has_several_spellings(german: ScriptedWindows, written: str, named: str) -> None:
-    """An account is known by its SID: in English on any Windows, and in its own language; a stranger by the SID."""
+    """An account may be named in English or in Windows' language, and an unknown account by its SID."""
     key, certificate = added(german)
     with opened(certificate) as store:
         store.grant(written)
@@ -134,7 +134,7 @@ def test_account_has_several_spellings(german: ScriptedWindows, written: str, na
     ],
 )
 def test_unknown_account_is_told(german: ScriptedWindows, account: str, remedy: str) -> None:
-    """Who mistypes an account reads how it is written; a computer's own name is no account."""
+    """The error for a mistyped account shows the correct form; a computer's own name is not an account."""
     _, certificate = added(german)
     with opened(certificate) as store:
         error = refused(store, account)
@@ -145,7 +145,7 @@ def test_unknown_account_is_told(german: ScriptedWindows, account: str, remedy: 
 
 
 def test_domain_that_does_not_answer_is_told(german: ScriptedWindows) -> None:
-    """Without the domain's controller a name cannot be looked up; SIDs serve, and are shown."""
+    """Without a domain controller names cannot be looked up; SIDs are accepted and shown instead."""
     for function in ("LookupAccountNameW", "LookupAccountSidW"):
         german.fail(function, CODES["RPC_S_SERVER_UNAVAILABLE"])
     _, certificate = added(german)
@@ -156,7 +156,7 @@ def test_domain_that_does_not_answer_is_told(german: ScriptedWindows) -> None:
 
 
 def test_denied_account_is_told(german: ScriptedWindows) -> None:
-    """A denial goes before any permission: granting would not help, and changes nothing."""
+    """A deny rule takes precedence over any permission, so granting is refused and changes nothing."""
     _, certificate = added(german, rules=DENIED_AND_INHERITED)
     with opened(certificate) as store:
         assert store.readers() == [r"NT-AUTORITÄT\SYSTEM", r"VORDEFINIERT\Benutzer"]
@@ -167,7 +167,7 @@ def test_denied_account_is_told(german: ScriptedWindows) -> None:
 
 
 def test_inherited_permission_is_told(german: ScriptedWindows) -> None:
-    """What is inherited cannot be taken away at the key, and need not be granted."""
+    """An inherited permission cannot be revoked at the key, and need not be granted."""
     _, certificate = added(german, rules=DENIED_AND_INHERITED)
     with opened(certificate) as store:
         store.grant("Users")
@@ -178,7 +178,7 @@ def test_inherited_permission_is_told(german: ScriptedWindows) -> None:
 
 
 def test_nobody_elses_rule_is_touched(german: ScriptedWindows) -> None:
-    """Denials stay first, what is inherited last; the rules of others are the same afterwards."""
+    """Deny rules stay first and inherited ones last; other accounts' rules are unchanged."""
     key, certificate = added(german, rules=DENIED_AND_INHERITED)
     before = SecurityDescriptor.from_bytes(key.descriptor).dacl or ()
     with opened(certificate) as store:
@@ -192,7 +192,7 @@ def test_nobody_elses_rule_is_touched(german: ScriptedWindows) -> None:
 
 
 def test_key_without_rules_is_everyones(german: ScriptedWindows) -> None:
-    """Without a list everyone may sign: there is nothing to grant, and nothing to revoke from."""
+    """Without a DACL everyone may sign: granting does nothing, and revoking is refused."""
     _, certificate = added(german, rules=NO_LIST)
     with opened(certificate) as store:
         assert store.readers() == ["Jeder"]
@@ -202,7 +202,7 @@ def test_key_without_rules_is_everyones(german: ScriptedWindows) -> None:
 
 
 def test_key_of_the_user_is_not_granted(german: ScriptedWindows) -> None:
-    """Other accounts cannot see CurrentUser; who may use the key is told, and can be taken away."""
+    """Other accounts cannot see CurrentUser, so granting is refused; listing readers and revoking work."""
     _, certificate = added(german, machine=False)
     with opened(certificate, "CurrentUser") as store:
         assert store.readers() == USUAL
@@ -214,7 +214,7 @@ def test_key_of_the_user_is_not_granted(german: ScriptedWindows) -> None:
 
 
 def test_key_without_certificate_is_granted(german: ScriptedWindows) -> None:
-    """A key that is known by its container alone is granted as well, wherever it is found."""
+    """Access to a key identified only by its container can be granted too, in either location."""
     key, _ = added(german)
     german.my(machine=True).clear()
     with open_store(f"windows:provider={SOFTWARE};container=key") as store:
@@ -223,7 +223,7 @@ def test_key_without_certificate_is_granted(german: ScriptedWindows) -> None:
 
 
 def test_card_has_no_rules(german: ScriptedWindows) -> None:
-    """Of a smart card's key nothing can be granted: who has the PIN may sign."""
+    """Access to a smart card's key cannot be granted: anyone with the PIN may sign."""
     german.fail("NCryptGetProperty", CODES["NTE_NOT_SUPPORTED"])
     _, certificate = added(german, provider=SMART_CARD)
     with opened(certificate) as store:
@@ -241,7 +241,7 @@ def test_card_has_no_rules(german: ScriptedWindows) -> None:
     ],
 )
 def test_administrator_is_needed(german: ScriptedWindows, function: str, provider: str, code: str) -> None:
-    """Who may not change the rules reads that an administrator may."""
+    """If this account may not change the rules, the hint says that an administrator may."""
     german.fail(function, CODES[code])
     _, certificate = added(german, provider=provider)
     with opened(certificate) as store:
@@ -252,7 +252,7 @@ def test_administrator_is_needed(german: ScriptedWindows, function: str, provide
 
 
 def test_provider_that_does_not_keep_them_is_told(german: ScriptedWindows) -> None:
-    """Success is not believed: the rules are read again."""
+    """A provider's success is verified by reading the rules again."""
     key, certificate = added(german)
     key.keeps_rules = False
     with opened(certificate) as store:
@@ -260,7 +260,7 @@ def test_provider_that_does_not_keep_them_is_told(german: ScriptedWindows) -> No
 
 
 def test_listing_tells_provider_and_readers(german: ScriptedWindows) -> None:
-    """Each key is listed with its provider and who may sign; one that cannot be opened too."""
+    """Each key is listed with its provider and readers, even if it cannot be opened."""
     added(german, "ours")
     added(german, "legacy", provider=OLD_CSP, rules=WITH_NETWORK_SERVICE)
     german.fail("CryptGetUserKey", CODES["NTE_NO_KEY"])
@@ -278,7 +278,7 @@ def test_listing_tells_provider_and_readers(german: ScriptedWindows) -> None:
 
 
 def test_command_shows_before_and_after(german: ScriptedWindows) -> None:
-    """A person reads what changed and what to do next; a script gets both lists."""
+    """The text output shows what changed; the JSON output has both lists."""
     _, certificate = added(german, "nightly")
     uri = pinned(certificate, "LocalMachine")
 

@@ -1,4 +1,4 @@
-"""What a `windows:` URI takes, and refuses; no Windows is needed for that."""
+"""Valid and invalid `windows:` URIs; these tests do not need Windows."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ PAIRS = [SHA1[at : at + 2] for at in range(0, len(SHA1), 2)]
         SHA1,
         SHA1.lower(),
         ":".join(PAIRS),  # as OpenSSL prints it
-        " ".join(PAIRS).lower(),  # as the certificate's dialog shows it
-        "\u200e" + " ".join(PAIRS).lower(),  # as it is copied from there, with a mark that nobody sees
+        " ".join(PAIRS).lower(),  # as the certificate dialog shows it
+        "\u200e" + " ".join(PAIRS).lower(),  # as copied from there, with an invisible mark
         f"%E2%80%8E{SHA1}",
     ],
 )
 def test_thumbprint_in_all_spellings(spelled: str) -> None:
-    """A thumbprint is the same, whichever tool it was copied from."""
+    """A thumbprint is accepted in the notation of any tool."""
     assert parse(f"windows:thumbprint={spelled}").get("thumbprint") == SHA1
 
 
 def test_thumbprint_of_sha256() -> None:
-    """The longer one is taken too."""
+    """SHA-256 thumbprints are accepted too."""
     assert parse(f"windows:thumbprint={SHA256.lower()}").get("thumbprint") == SHA256
 
 
 @pytest.mark.parametrize("wrong", ["4A5B", "G" * 40, SHA1[:-1]])
 def test_what_is_no_thumbprint_is_refused(wrong: str) -> None:
-    """It says what one is."""
+    """The error describes a valid thumbprint."""
     with pytest.raises(ConfigurationError, match="40 hexadecimal digits"):
         parse(f"windows:thumbprint={wrong}")
 
 
 @pytest.mark.parametrize("spelled", ["LocalMachine", "localmachine", "LOCALMACHINE"])
 def test_location_in_any_case(spelled: str) -> None:
-    """Windows does not mind either."""
+    """Locations are case-insensitive, as in Windows."""
     assert parse(f"windows:location={spelled}").get("location") == "LocalMachine"
 
 
 def test_wrong_location_names_the_right_ones() -> None:
-    """There are two."""
+    """The error lists both locations."""
     with pytest.raises(ConfigurationError, match="CurrentUser or LocalMachine"):
         parse("windows:location=Machine")
 
 
 @pytest.mark.parametrize("name", ["friendly-name", "provider", "container", "store"])
 def test_text_with_a_nul_is_refused(name: str) -> None:
-    """Windows' texts end there: another key would be opened, or made, than the URI tells."""
+    """Windows' strings end at a NUL, so another key than the URI's would be opened or created."""
     with pytest.raises(ConfigurationError, match=f"The value of {name} cannot be used: it has a NUL in it"):
         parse(f"windows:{name}=a%00b")

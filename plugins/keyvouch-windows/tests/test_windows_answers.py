@@ -1,4 +1,4 @@
-"""Each line of the tables in docs/stores/windows-errors.md: what Windows answers, and what the caller is told."""
+"""Each row of the tables in docs/stores/windows-errors.md: Windows' error code and the error that callers get."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ PAGE = Path(__file__).parents[3] / "docs/stores/windows-errors.md"
 UNKNOWN = (0x8009FFFF, 0xC0000022, 0x80070001, 4711)
 IN_CNG = Container(SOFTWARE, "app")
 NEAR = 0.2
-"""Seconds for which the core tries again."""
+"""Timeout in seconds, during which the core retries."""
 
 
 def rows(columns: int) -> list[list[str]]:
-    """Return the lines of the page's table with so many columns."""
+    """Return the rows of the page's table that has this number of columns."""
     lines = [line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if "|" in line]
     return [cells for cells in lines if len(cells) == columns and "`" in cells[0]]
 
@@ -41,11 +41,11 @@ def errors_in(cell: str) -> list[str]:
 
 
 TOLD = {name: (errors_in(error), hint) for code, error, _, hint in rows(4) for name in codes_in(code)}
-"""By code: the errors, and the hint's text."""
+"""By code name: the errors and the hint."""
 
 
 def says(hint: str, name: str) -> bool:
-    """Tell whether a hint is what the page says of a code; where it quotes parts, whether it is one of them."""
+    """Return whether a hint is the page's for a code or, if the page quotes parts, contains one of them."""
     written = TOLD[name][1]
     parts = re.findall(r"``?(.+?)``?(?:,|;|$|\.$)", written) if " `" in written or written.startswith("`") else []
     parts = [part.partition(" --key")[0] for part in parts]
@@ -53,7 +53,7 @@ def says(hint: str, name: str) -> bool:
 
 
 def refused(act: Callable[[], object]) -> KeyvouchError:
-    """Let something be refused, and return how; by no traceback, and with a hint."""
+    """Call a function that must fail, and return its typed error, which must have a hint."""
     with pytest.raises(KeyvouchError) as caught:
         act()
     assert caught.value.hint
@@ -61,7 +61,7 @@ def refused(act: Callable[[], object]) -> KeyvouchError:
 
 
 def error_of(act: Callable[[], object]) -> KeyvouchError | None:
-    """Do something, and return how it was refused, if at all; anything but a typed error is raised."""
+    """Call a function and return its typed error, or None; any other exception propagates."""
     try:
         act()
     except KeyvouchError as error:
@@ -70,21 +70,21 @@ def error_of(act: Callable[[], object]) -> KeyvouchError | None:
 
 
 def test_page_has_each_code_once() -> None:
-    """No code is without its line, and each has the number that the headers give it."""
+    """Each code has exactly one row, with the number from the headers."""
     written = [pair for code, *_ in rows(4) for pair in codes_in(code).items()]
     assert sorted(written) == sorted(CODES.items())
 
 
 @pytest.mark.parametrize("name", TOLD)
 def test_refusal_to_open_is_told(scripted: ScriptedWindows, name: str) -> None:
-    """What CryptoAPI says as the last error, when the certificate's key is opened."""
+    """CryptoAPI's last error on opening a certificate's key becomes the page's error."""
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.fail("CryptAcquireCertificatePrivateKey", CODES[name])
     scripted.cng.clear()
 
     error = refused(lambda: keyvouch.open_signer(pinned(certificate), timeout=NEAR))
 
-    if name == "CRYPT_E_NO_KEY_PROPERTY":  # the provider is asked, which says more
+    if name == "CRYPT_E_NO_KEY_PROPERTY":  # the provider is then asked, and gives a better reason
         name = "NTE_BAD_KEYSET"
     assert error.code in TOLD[name][0]
     assert says(error.hint, name)
@@ -94,7 +94,7 @@ def test_refusal_to_open_is_told(scripted: ScriptedWindows, name: str) -> None:
 
 @pytest.mark.parametrize("name", TOLD)
 def test_refusal_to_sign_is_told(scripted: ScriptedWindows, name: str) -> None:
-    """What CNG says as a status, with a sign, when a digest is signed."""
+    """CNG's (signed) status on signing a digest becomes the page's error."""
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     with keyvouch.open_signer(pinned(certificate)) as signer:
         scripted.fail("NCryptSignHash", CODES[name])
@@ -162,12 +162,12 @@ FAILING = [
 def test_every_code_is_an_error_with_a_hint(
     scripted: ScriptedWindows, monkeypatch: pytest.MonkeyPatch, act: Callable[[str], object], function: str, code: int
 ) -> None:
-    """Whatever is done, and whichever code Windows answers, also one that nobody knows here."""
+    """Every operation raises a typed error with a hint for every code, even for unknown ones."""
     monkeypatch.setattr("keyvouch.opening.CHANGE_TIMEOUT", NEAR)
     monkeypatch.setattr("keyvouch.opening.OPEN_TIMEOUT", NEAR)
     uri = pinned(scripted.add(make_key("RSA-2048"), IN_CNG, exportable=True))
     scripted.fail(function, code)
-    # Some codes are got over: that there is no store of that name, or no further certificate.
+    # Some codes are not failures, such as those for a missing store or the end of an enumeration.
     error = error_of(lambda: act(uri))
     assert error is None or (error.hint and error.exit_status in (2, 3, 4, 5, 6))
     scripted.assert_nothing_held()
@@ -175,13 +175,13 @@ def test_every_code_is_an_error_with_a_hint(
 
 @pytest.mark.parametrize(("function", "name"), BY_FUNCTION)
 def test_code_that_means_something_else_of_a_function(scripted: ScriptedWindows, function: str, name: str) -> None:
-    """As the second table says."""
+    """These codes raise the errors in the page's second table."""
     told = {(cells[0].strip("`"), next(iter(codes_in(cells[1])))): cells for cells in rows(5)}
     assert told.keys() == BY_FUNCTION.keys()
     act = {"CertOpenStore": making, "CryptAcquireContextW": making_legacy, "NCryptOpenStorageProvider": making}[
         function
     ]
-    # The first look into a store that is not there is no failure: nothing is in it.
+    # The first lookups in a missing store do not fail: it is treated as empty.
     scripted.fail(function, CODES[name], nth=3 if function == "CertOpenStore" else 1)
 
     error = refused(lambda: act(""))
@@ -193,7 +193,7 @@ def test_code_that_means_something_else_of_a_function(scripted: ScriptedWindows,
 
 @pytest.mark.parametrize("account", [ACCOUNT, r"NT AUTHORITY\NETWORK SERVICE"])
 def test_service_account_is_told_the_line_to_type(scripted: ScriptedWindows, account: str) -> None:
-    """Of a machine's key that it may not use: with the account that it is, and the key as it is pinned."""
+    """For a machine key that the account may not use, the hint has the account and the key's pinned URI."""
     scripted.account = account
     certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=True))
     scripted.fail("CryptAcquireCertificatePrivateKey", CODES["NTE_BAD_KEYSET"])
@@ -207,7 +207,7 @@ def test_service_account_is_told_the_line_to_type(scripted: ScriptedWindows, acc
 
 @pytest.mark.parametrize(("machine", "asked"), [(False, "LocalMachine"), (True, "CurrentUser")])
 def test_certificate_of_the_other_location(scripted: ScriptedWindows, asked: str, *, machine: bool) -> None:
-    """The hint says which location to write."""
+    """The hint gives the correct location."""
     certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=machine))
     error = refused(lambda: keyvouch.open_signer(pinned(certificate, asked)))
     assert isinstance(error, KeyNotFound)
@@ -215,7 +215,7 @@ def test_certificate_of_the_other_location(scripted: ScriptedWindows, asked: str
 
 
 def test_unknown_code_is_told_with_its_number(scripted: ScriptedWindows) -> None:
-    """And how to look it up."""
+    """An unknown code is shown as a number, and the hint says how to look it up."""
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.fail("CryptAcquireCertificatePrivateKey", 0x8009FFFF)
     error = refused(lambda: keyvouch.open_signer(pinned(certificate)))
@@ -228,11 +228,11 @@ def test_unknown_code_is_told_with_its_number(scripted: ScriptedWindows) -> None
 def test_command_shows_no_traceback(
     scripted: ScriptedWindows, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """It says what Windows answered and what to do, and ends with the status of the table."""
-    monkeypatch.setattr("keyvouch.opening.OPEN_TIMEOUT", 0.2)  # what may be over is tried for so long
+    """The command prints Windows' error and what to do, and exits with a documented status."""
+    monkeypatch.setattr("keyvouch.opening.OPEN_TIMEOUT", 0.2)  # transient errors are retried for this long
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.fail("CertGetCertificateContextProperty", code)
-    if code == CODES["CRYPT_E_NOT_FOUND"]:  # there it means that the certificate has no key
+    if code == CODES["CRYPT_E_NOT_FOUND"]:  # here it means that the certificate has no key
         return
     with pytest.raises(SystemExit) as ended:
         cli.main(["keys", "--key", pinned(certificate)])

@@ -1,4 +1,4 @@
-"""Keys of CNG and of legacy providers, on a double of the DLLs: what Wine lacks, and how Windows is called."""
+"""CNG and legacy keys on a double of the DLLs: features that Wine lacks, and the calls made to Windows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IN_CNG = Container(SOFTWARE, "app")
 
 
 def judge(public_key: Any, signature: bytes, message: bytes, algorithm: str) -> None:
-    """Let `cryptography` judge a signature, of which it must know the salt's length."""
+    """Verify a signature with `cryptography`, with the exact salt length."""
     hashed = HASHES[algorithm[2:]]
     if algorithm.startswith("ES"):
         half = len(signature) // 2
@@ -53,7 +53,7 @@ def judge(public_key: Any, signature: bytes, message: bytes, algorithm: str) -> 
     ],
 )
 def test_key_of_cng_signs(scripted: ScriptedWindows, kind: str, algorithm: str, padded: int) -> None:
-    """In each algorithm of its type: by one call, without a dialog, with a salt as long as the digest."""
+    """A CNG key signs with each algorithm of its type: in one call, without a dialog, salt as long as the digest."""
     certificate = scripted.add(make_key(kind), IN_CNG)
 
     with keyvouch.open_signer(uri_of(certificate)) as signer:
@@ -67,7 +67,7 @@ def test_key_of_cng_signs(scripted: ScriptedWindows, kind: str, algorithm: str, 
 
 @pytest.mark.parametrize("interactive", [False, True])
 def test_dialogs_are_shown_only_where_somebody_sees_them(scripted: ScriptedWindows, *, interactive: bool) -> None:
-    """Opening and signing are silent; not where the caller says that somebody is there."""
+    """Opening and signing are silent unless the caller is interactive."""
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     with keyvouch.open_signer(uri_of(certificate), interactive=interactive) as signer:
         signer.sign(b"x", "RS256")
@@ -78,7 +78,7 @@ def test_dialogs_are_shown_only_where_somebody_sees_them(scripted: ScriptedWindo
 
 
 def test_opening_only_reads(scripted: ScriptedWindows) -> None:
-    """Stores are opened for reading, and only where they are."""
+    """Stores are opened read-only, and only if they exist."""
     certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=True))
     with keyvouch.open_signer(uri_of(certificate)):
         pass
@@ -89,7 +89,7 @@ def test_opening_only_reads(scripted: ScriptedWindows) -> None:
 
 @pytest.mark.parametrize("lends", [False, True])
 def test_lent_key_lives_as_its_certificate(scripted: ScriptedWindows, *, lends: bool) -> None:
-    """A handle that Windows keeps is not given back, and its certificate is held as long as the key is in use."""
+    """A handle owned by Windows is not released, and its certificate is held while the key is in use."""
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.my(machine=False)[0].lends = lends
 
@@ -101,7 +101,7 @@ def test_lent_key_lives_as_its_certificate(scripted: ScriptedWindows, *, lends: 
 
 
 def test_lent_key_is_deleted_by_its_name(scripted: ScriptedWindows) -> None:
-    """Not by the handle that its certificate gives back."""
+    """A lent key is not deleted through the handle that its certificate releases."""
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.my(machine=False)[0].lends = True
 
@@ -124,7 +124,7 @@ def test_lent_key_is_deleted_by_its_name(scripted: ScriptedWindows) -> None:
     ],
 )
 def test_life_of_a_key_of_cng(scripted: ScriptedWindows, location: str, key_type: str, native: str) -> None:
-    """It is made for signing alone and not exportable, signs, is told as such, and is deleted."""
+    """A key is created for signing only and not exportable, is listed as such, signs, and is deleted."""
     with keyvouch.open_store(f"windows:location={location};friendly-name=life") as store:
         uri = store.generate(KeySpec(key_type, "CN=life"))
 
@@ -150,7 +150,7 @@ def test_life_of_a_key_of_cng(scripted: ScriptedWindows, location: str, key_type
 
 @pytest.mark.parametrize("key_type", ["RSA-2048", "P-256", "P-384", "P-521"])
 def test_exported_key_is_the_key(scripted: ScriptedWindows, key_type: str) -> None:
-    """It leaves Windows as PKCS#8, encrypted as every Windows can, and becomes a PFX."""
+    """A key is exported as PKCS#8, encrypted in the form that every Windows supports, and becomes a PFX."""
     with keyvouch.open_store("windows:location=CurrentUser") as store:
         uri = store.generate(KeySpec(key_type, "CN=export", exportable=True))
     (kept,) = scripted.cng.values()
@@ -172,7 +172,7 @@ def test_exported_key_is_the_key(scripted: ScriptedWindows, key_type: str) -> No
     [(IN_CNG, "NTE_NOT_SUPPORTED"), (IN_CNG, "NTE_PERM"), (Container(AES_CSP, "app", 24, spec=1), "NTE_BAD_KEY_STATE")],
 )
 def test_key_that_may_not_leave(scripted: ScriptedWindows, place: Container, says: str) -> None:
-    """Whether Windows tells it beforehand, or only refuses: the reason is told."""
+    """The error gives the reason, whether Windows reports it beforehand or only fails to export."""
     certificate = scripted.add(make_key("RSA-2048"), place)
     with keyvouch.open_store(uri_of(certificate)) as store:
         with pytest.raises(KeyUnusable, match="as not exportable: Windows gives it to nobody"):
@@ -191,7 +191,7 @@ def test_key_that_may_not_leave(scripted: ScriptedWindows, place: Container, say
 @pytest.mark.parametrize("exportable", [False, True])
 @pytest.mark.parametrize("location", ["CurrentUser", "LocalMachine"])
 def test_import(scripted: ScriptedWindows, kind: str, location: str, *, exportable: bool) -> None:
-    """Windows takes it in as a PFX, into CNG, where the location says, and exportable only where that is wanted."""
+    """A key is imported as a PFX, into CNG, in the URI's location, and exportable only if requested."""
     key = make_key(kind)
     certificate = certified(key)
 
@@ -207,7 +207,7 @@ def test_import(scripted: ScriptedWindows, kind: str, location: str, *, exportab
 
 @pytest.mark.parametrize("code", [0, CODES["ERROR_INVALID_PARAMETER"], CODES["NTE_BAD_FLAGS"]])
 def test_import_where_no_pfx_goes_into_cng(scripted: ScriptedWindows, code: int) -> None:
-    """A Windows that does not know how, takes it into a legacy provider; EC keys it takes nowhere."""
+    """If Windows does not support that, RSA keys go into a legacy provider, and EC keys are refused."""
     scripted.refuses_cng_for_pfx = code
     with keyvouch.open_store("windows:location=CurrentUser") as store:
         uri = store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
@@ -223,7 +223,7 @@ def test_import_where_no_pfx_goes_into_cng(scripted: ScriptedWindows, code: int)
 
 
 def test_import_that_fails_is_not_tried_elsewhere(scripted: ScriptedWindows) -> None:
-    """A key that CNG may not take is not put into a legacy provider behind the user's back."""
+    """If access to CNG is denied, the key is not silently imported into a legacy provider."""
     scripted.fail("PFXImportCertStore", CODES["ERROR_ACCESS_DENIED"], nth=1)
     with keyvouch.open_store("windows:location=LocalMachine") as store, pytest.raises(AccessDenied):
         store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
@@ -233,7 +233,7 @@ def test_import_that_fails_is_not_tried_elsewhere(scripted: ScriptedWindows) -> 
 
 
 def test_installed_certificate_has_the_key(scripted: ScriptedWindows) -> None:
-    """A renewed certificate stands beside the former one, with its key; the name goes over, and means but one."""
+    """A renewed certificate is added with the same key; the friendly name moves to it and stays unique."""
     key = make_key("RSA-2048")
     former = scripted.add(key, IN_CNG, friendly_name="app")
     renewed = certified(key)
@@ -253,7 +253,7 @@ def test_installed_certificate_has_the_key(scripted: ScriptedWindows) -> None:
 @pytest.mark.parametrize("kind", ["RSA-2048", "ECDSA_P384"])
 @pytest.mark.parametrize("machine", [False, True])
 def test_key_without_certificate(scripted: ScriptedWindows, kind: str, *, machine: bool) -> None:
-    """It is opened by provider and container, in the location where it is, and pinned by its public key."""
+    """A key is opened by provider and container, in either location, and pinned by its public key."""
     scripted.add(make_key(kind), Container(SOFTWARE, "alone", machine=machine))
     scripted.my(machine=machine).clear()
 
@@ -273,7 +273,7 @@ def test_key_without_certificate(scripted: ScriptedWindows, kind: str, *, machin
 
 
 def test_container_that_is_not_there(scripted: ScriptedWindows) -> None:
-    """In the machine Windows says the same where there is none and where this account may not: both are told."""
+    """In LocalMachine Windows does not distinguish a missing container from a denied one: the hint covers both."""
     with pytest.raises(AccessDenied) as caught:
         keyvouch.open_signer(f"windows:location=LocalMachine;provider={SOFTWARE};container=alone")
     assert "keyvouch grant" in caught.value.hint
@@ -281,7 +281,7 @@ def test_container_that_is_not_there(scripted: ScriptedWindows) -> None:
 
 
 def test_key_of_the_tpm(scripted: ScriptedWindows) -> None:
-    """It is made where provider= says."""
+    """A key is created in the provider named by provider=."""
     with keyvouch.open_store(f"windows:location=LocalMachine;provider={PLATFORM}") as store:
         uri = store.generate(KeySpec("RSA-2048", "CN=tpm"))
 
@@ -292,7 +292,7 @@ def test_key_of_the_tpm(scripted: ScriptedWindows) -> None:
 
 
 def assert_falls_back(scripted: ScriptedWindows, certificate: x509.Certificate) -> None:
-    """PS256 is refused as what the provider does not do; who negotiates gets RS256."""
+    """Assert that PS256 is refused as unsupported by the provider, and that negotiation yields RS256."""
     with keyvouch.open_signer(uri_of(certificate)) as signer:
         with pytest.raises(AlgorithmUnsupported, match="does not sign with PS256"):
             signer.sign(b"x", "PS256")
@@ -313,7 +313,7 @@ def assert_falls_back(scripted: ScriptedWindows, certificate: x509.Certificate) 
     ],
 )
 def test_provider_without_pss(scripted: ScriptedWindows, code: str) -> None:
-    """As TPMs answer, each in its own way: also with a code that is no failure by its sign."""
+    """TPMs report missing PSS support in various ways, even with a code whose sign does not indicate failure."""
     certificate = scripted.add(make_key("RSA-2048"), Container(PLATFORM, "tpm"))
     for number in (1, 2):
         scripted.fail("NCryptSignHash", CODES[code], nth=number)
@@ -322,7 +322,7 @@ def test_provider_without_pss(scripted: ScriptedWindows, code: str) -> None:
 
 @pytest.mark.parametrize("pss", ["maximum", "zeros"])
 def test_tpm_with_another_salt(scripted: ScriptedWindows, pss: str) -> None:
-    """One that makes the salt as long as there is room for, or answers with zeros, and calls it success."""
+    """Some TPMs report success but make the salt as long as possible, or return zeros."""
     certificate = scripted.add(make_key("RSA-2048"), Container(PLATFORM, "tpm"))
     scripted.cng[PLATFORM, "tpm", False].pss = pss
     assert_falls_back(scripted, certificate)
@@ -331,7 +331,7 @@ def test_tpm_with_another_salt(scripted: ScriptedWindows, pss: str) -> None:
 @pytest.mark.parametrize(("provider", "kind"), [(OLD_CSP, 1), (AES_CSP, 24)])
 @pytest.mark.parametrize("machine", [False, True])
 def test_key_of_a_legacy_provider(scripted: ScriptedWindows, provider: str, kind: int, *, machine: bool) -> None:
-    """It is opened by the provider that knows SHA-2; the signature has the order of octets that all others have."""
+    """A legacy key is opened with the provider that supports SHA-2, and its signature is in big-endian order."""
     place = Container(provider, "old", kind, machine, 1)
     certificate = scripted.add(make_key("RSA-2048"), place)
 
@@ -345,12 +345,12 @@ def test_key_of_a_legacy_provider(scripted: ScriptedWindows, provider: str, kind
 
 
 def test_legacy_key_falls_back_to_rs256(scripted: ScriptedWindows) -> None:
-    """Legacy providers have no PSS."""
+    """Legacy providers do not support PSS."""
     assert_falls_back(scripted, scripted.add(make_key("RSA-2048"), Container(OLD_CSP, "old", 1, spec=1)))
 
 
 def test_legacy_key_that_cng_opens(scripted: ScriptedWindows) -> None:
-    """What Windows opened by CNG is used so: with PSS."""
+    """A legacy key that Windows opens through CNG is used through CNG, with PSS."""
     scripted.legacy_keys_by_cng = True
     certificate = scripted.add(make_key("RSA-2048"), Container(OLD_CSP, "old", 1, spec=1), exportable=True)
 
@@ -366,7 +366,7 @@ def test_legacy_key_that_cng_opens(scripted: ScriptedWindows) -> None:
 
 @pytest.mark.parametrize("provider", [AES_CSP, OLD_CSP])
 def test_life_with_a_legacy_provider_by_name(scripted: ScriptedWindows, provider: str) -> None:
-    """RSA and PKCS#1 alone, also of a provider that has no SHA-2 itself; exportable where that is wanted."""
+    """A legacy provider, even one without SHA-2, makes RSA keys only; exportable if requested."""
     at = f"windows:location=LocalMachine;provider={provider}"
     with keyvouch.open_store(at) as store:
         with pytest.raises(NotSupported, match="RSA keys alone"):
@@ -388,7 +388,7 @@ def test_life_with_a_legacy_provider_by_name(scripted: ScriptedWindows, provider
 
 @pytest.mark.parametrize("place", [Container(SOFTWARE, "app", machine=True), Container(AES_CSP, "app", 24, True, 1)])
 def test_access_to_a_key(scripted: ScriptedWindows, place: Container) -> None:
-    """It is granted and revoked for the key itself, of which the DACL alone is read and written."""
+    """Access is granted and revoked on the key itself; only its DACL is read and written."""
     certificate = scripted.add(make_key("RSA-2048"), place)
     usual = ["NT AUTHORITY\\SYSTEM", "BUILTIN\\Administrators"]
     with keyvouch.open_store(f"{uri_of(certificate)};store=My;location=LocalMachine") as store:
@@ -403,7 +403,7 @@ def test_access_to_a_key(scripted: ScriptedWindows, place: Container) -> None:
 @pytest.mark.parametrize("undo", ["CertAddEncodedCertificateToStore", "CertSetCertificateContextProperty"])
 @pytest.mark.parametrize("provider", [SOFTWARE, AES_CSP])
 def test_key_goes_where_its_certificate_cannot_be_kept(scripted: ScriptedWindows, undo: str, provider: str) -> None:
-    """Neither a key nor a certificate stays, and the first reason is told."""
+    """Neither the key nor the certificate is left, and the first failure is reported."""
     scripted.fail(undo, CODES["ERROR_DISK_FULL"])
 
     def make(store: Any) -> object:
@@ -431,7 +431,7 @@ def test_key_goes_where_its_certificate_cannot_be_kept(scripted: ScriptedWindows
     ],
 )
 def test_profile_means_no_other_key(scripted: ScriptedWindows, tmp_path: Path, named: str, kept: str) -> None:
-    """A profile for a place would open the next certificate that comes there: it has the key itself, or a name."""
+    """A saved profile has the pinned key or its friendly name, so that it never selects a certificate added later."""
     configuration = tmp_path / "config.toml"
     profile = ("--save-profile", "nightly", "--tenant", "t", "--client-id", "7")
     at = f"windows:location=CurrentUser{named};provider={PLATFORM}"

@@ -1,4 +1,4 @@
-"""Which certificate is meant, what stands above it, and what is said where none or a wrong one is meant."""
+"""Selection of a certificate, its chain, and the errors if none or a wrong one is selected."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def name(text: str) -> x509.Name:
 
 
 def issued(subject: str, key: AnyKey, issuer: str, by: AnyKey, *, days: int = 30) -> x509.Certificate:
-    """Let `cryptography` issue a certificate for a key, valid until so many days from now."""
+    """Issue a certificate for a key with `cryptography`, valid for this number of days from now."""
     builder = x509.CertificateBuilder(name(issuer), name(subject), key.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(NOW - dt.timedelta(days=60)).not_valid_after(NOW + dt.timedelta(days=days))
     builder = builder.add_extension(x509.BasicConstraints(ca=key is not LEAF, path_length=None), critical=True)
@@ -51,7 +51,7 @@ OF_ANOTHER_KEY = issued("middle", make_key("ECDSA_P384"), "root", ROOT)
 
 
 def add_issued(scripted: ScriptedWindows) -> None:
-    """Put the key with the certificate that was issued for it."""
+    """Add the key with the certificate issued for it."""
     scripted.add(LEAF, IN_CNG)
     scripted.my(machine=False)[:] = [Held(LEAF_CERTIFICATE.public_bytes(Encoding.DER), IN_CNG)]
 
@@ -61,7 +61,7 @@ def put(scripted: ScriptedWindows, location: int, store: str, *certificates: x50
 
 
 def test_chain_is_what_windows_knows(scripted: ScriptedWindows) -> None:
-    """Intermediates and roots are found by their names and signatures; of two of one key the valid one is taken."""
+    """Issuers are found by name and signature; of two certificates for the same key the valid one is used."""
     add_issued(scripted)
     put(scripted, CURRENT_USER, "ca", OF_ANOTHER_KEY, EXPIRED, MIDDLE_CERTIFICATE)
     put(scripted, CURRENT_USER, "root", ROOT_CERTIFICATE)
@@ -72,14 +72,14 @@ def test_chain_is_what_windows_knows(scripted: ScriptedWindows) -> None:
 
 
 def test_unknown_issuer_ends_the_chain(scripted: ScriptedWindows) -> None:
-    """The key signs all the same: who demands a chain says so."""
+    """An incomplete chain is not an error; the key can still be used."""
     add_issued(scripted)
     with keyvouch.open_signer("windows:subject=CN=app") as signer:
         assert signer.chain == (LEAF_CERTIFICATE,)
 
 
 def test_import_keeps_intermediates_and_trusts_no_root(scripted: ScriptedWindows) -> None:
-    """Which roots are trusted is the administrator's to say."""
+    """Which roots to trust is the administrator's decision."""
     chain = [LEAF_CERTIFICATE, MIDDLE_CERTIFICATE, ROOT_CERTIFICATE]
     with keyvouch.open_store("windows:location=LocalMachine") as store:
         store.import_key(LEAF, chain)
@@ -105,7 +105,7 @@ def test_import_keeps_intermediates_and_trusts_no_root(scripted: ScriptedWindows
     ],
 )
 def test_nothing_that_matches_is_told(scripted: ScriptedWindows, which: str, says: str, hint: str) -> None:
-    """With what is there."""
+    """The error lists the existing certificates."""
     add_issued(scripted)
     with pytest.raises(KeyNotFound, match=says) as caught:
         keyvouch.open_signer(f"windows:{which}")
@@ -113,7 +113,7 @@ def test_nothing_that_matches_is_told(scripted: ScriptedWindows, which: str, say
 
 
 def test_mistyped_store_is_not_made(scripted: ScriptedWindows) -> None:
-    """A certificate in a store of a new name would be found by nobody."""
+    """No store is created for an unknown name, since nobody would find a certificate there."""
     with keyvouch.open_store("windows:location=CurrentUser;store=Mine") as store, pytest.raises(KeyvouchError):
         store.generate(KeySpec("RSA-2048", "CN=app"))
     assert (CURRENT_USER, "mine") not in scripted.stores
@@ -122,7 +122,7 @@ def test_mistyped_store_is_not_made(scripted: ScriptedWindows) -> None:
 
 
 def test_certificate_without_a_key_is_told(scripted: ScriptedWindows) -> None:
-    """It was perhaps imported from a file without one."""
+    """The error says that the private key is missing, for example if the file contained only the certificate."""
     put(scripted, CURRENT_USER, "my", LEAF_CERTIFICATE)
     with pytest.raises(KeyUnusable, match="its private key is not"):
         keyvouch.open_signer("windows:subject=CN=app")
@@ -142,14 +142,14 @@ def test_certificate_without_a_key_is_told(scripted: ScriptedWindows) -> None:
 def test_new_key_that_cannot_be_meant(
     scripted: ScriptedWindows, uri: str, error: type[KeyvouchError], says: str
 ) -> None:
-    """What stands in the URI must suit a key that is yet to be made."""
+    """The URI's attributes must fit a key that does not exist yet."""
     with keyvouch.open_store(uri) as store, pytest.raises(error, match=says):
         store.generate(KeySpec("RSA-2048", "CN=new"))
     assert not scripted.cng
 
 
 def test_import_that_cannot_be(scripted: ScriptedWindows) -> None:
-    """Nothing is taken in where the place, the certificate or the kind of key does not do."""
+    """Nothing is imported if the location, the provider, the certificate or the key type is unsuitable."""
     edwards = make_any_key("Ed25519")
     chain = [self_signed(LEAF, "CN=new", 1)]
     for uri, key, given, error in (
@@ -167,7 +167,7 @@ def test_import_that_cannot_be(scripted: ScriptedWindows) -> None:
 
 
 def test_second_import_is_refused(scripted: ScriptedWindows) -> None:
-    """Before the key is taken in: the one that is there may be in use."""
+    """A second import is refused before the key is imported, since the existing one may be in use."""
     with keyvouch.open_store("windows:location=CurrentUser") as store:
         store.import_key(LEAF, [LEAF_CERTIFICATE])
         there = dict(scripted.cng)

@@ -1,4 +1,4 @@
-"""A key of CNG in a Windows: made and used in one process by our bindings, judged outside by `cryptography`."""
+"""A CNG key in Windows: created and used in one process by our bindings, verified outside by `cryptography`."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def ran(windows: Windows, program: str, *arguments: str) -> object:
 
 
 def test_rsa_key_of_cng_signs(windows: Windows) -> None:
-    """PKCS#1 and PSS, with each hash; the salt is as long as the digest."""
+    """A CNG key signs with PKCS#1 v1.5 and PSS and each hash; the salt is as long as the digest."""
     told = ran(windows, SIGN)
     assert isinstance(told, dict)
     public_key = RSAPublicNumbers(told["e"], told["n"]).public_key()
@@ -110,7 +110,7 @@ def test_rsa_key_of_cng_signs(windows: Windows) -> None:
 
 
 def test_opens_of_a_real_key_hold_nothing(windows: Windows) -> None:
-    """What Windows gave out is given back once, of each kind, and it refuses to take nothing back."""
+    """Handles of each type are released exactly once, and every release succeeds."""
     told = ran(windows, COUNT, str(OPENS))
     assert isinstance(told, list)
     opens, given, taken, refused = told

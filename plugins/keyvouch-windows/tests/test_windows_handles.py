@@ -1,4 +1,4 @@
-"""Each handle that Windows gave out is given back once, however a call ends: counted on a double of the DLLs."""
+"""Each handle is released exactly once, whether calls succeed or fail: counted on a double of the DLLs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPENS = 10_000
 
 @pytest.mark.parametrize("kind", ["of CNG", "lent", "of a legacy provider", "without certificate"])
 def test_many_opens_hold_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """In 10,000 opens, signatures and closes, a quarter for each kind of key."""
+    """No handle is left after 10,000 opens, signatures and closes, a quarter for each kind of key."""
     scripted = installed(monkeypatch)
     scripted.recording = False
     legacy = kind == "of a legacy provider"
@@ -115,7 +115,7 @@ ACTS = [
 def test_each_failing_call_holds_nothing(
     monkeypatch: pytest.MonkeyPatch, act: Callable[[str, str], None], place: Container, code: str, *, lends: bool
 ) -> None:
-    """Whichever call of a sequence fails, and whether that is told or got over, nothing is held."""
+    """Whichever call of a sequence fails, and whether or not that raises an error, no handle is left."""
     key = make_key("RSA-2048")
     calls, number = 1, 0
     while number <= calls:

@@ -1,4 +1,4 @@
-"""Keys in the certificate store of a Windows, by the command, as its users have it."""
+"""Keys in the Windows certificate store, used through the command line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from wine import Windows, path_in_windows
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("windows")]
 CSP = "Microsoft Enhanced RSA and AES Cryptographic Provider"
-"""Its keys outlive a process under Wine; those of CNG do not."""
+"""Under Wine this provider's keys outlive the process; CNG keys do not."""
 
 
 def make_pfx(folder: Path, subject: str, *form: str) -> tuple[Path, str]:
-    """Let OpenSSL make a key and a PFX, and tell the SHA-1 of its certificate as OpenSSL prints it, with colons."""
+    """Create a key and a PFX with OpenSSL; return the PFX and its certificate's SHA-1 thumbprint with colons."""
     key, certificate, pfx = folder / "key.pem", folder / "certificate.pem", folder / "key.pfx"
     what = ("-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", subject)
     openssl("req", "-x509", *what, "-keyout", key, "-out", certificate)
@@ -29,7 +29,7 @@ def make_pfx(folder: Path, subject: str, *form: str) -> tuple[Path, str]:
 
 
 def import_pfx(windows: Windows, pfx: Path, *options: str) -> str:
-    """Import it for the user, and return the pinned URI."""
+    """Import a PFX for the current user and return the pinned URI."""
     source = f"pfx:{path_in_windows(pfx)}?password=env:PASSWORD"
     done = windows.keyvouch(
         *("import", "--from", source, "--key", "windows:location=CurrentUser", "--output", "json", *options),
@@ -45,7 +45,7 @@ def import_pfx(windows: Windows, pfx: Path, *options: str) -> str:
     ids=["old", "new"],
 )
 def test_imported_key_signs(windows: Windows, tmp_path: Path, form: tuple[str, ...]) -> None:
-    """A PFX of OpenSSL's, in the old form and the new, becomes a key that signs; OpenSSL judges the signature."""
+    """A key imported from OpenSSL's PFX, in the old and the new format, signs; OpenSSL verifies the signature."""
     pfx, digits = make_pfx(tmp_path, f"/CN=imported {form[0][1:]}", *form)
     message = tmp_path / "message"
     message.write_bytes(b"what is signed")
@@ -63,7 +63,7 @@ def test_imported_key_signs(windows: Windows, tmp_path: Path, form: tuple[str, .
 
 
 def test_thumbprint_in_every_spelling(windows: Windows, tmp_path: Path) -> None:
-    """As PowerShell, OpenSSL and certmgr show it, SHA-1 or SHA-256; also with the mark that certmgr's dialog has."""
+    """Thumbprints are accepted as PowerShell, OpenSSL and certmgr show them, even with the mark in certmgr's dialog."""
     pfx, colons = make_pfx(tmp_path, "/CN=spelt")
     uri = import_pfx(windows, pfx)
     plain = colons.replace(":", "")
@@ -92,7 +92,7 @@ def test_thumbprint_in_every_spelling(windows: Windows, tmp_path: Path) -> None:
 
 
 def test_life_with_a_legacy_provider(windows: Windows, tmp_path: Path) -> None:
-    """A key is made, listed, signs with the algorithm that its provider knows, is taken out, and deleted."""
+    """A key is created, listed, signs with its provider's algorithm, is exported, and is deleted."""
     at = f"windows:location=CurrentUser;friendly-name=life;provider={CSP}"
     made = windows.keyvouch("new", "--key", at, "--subject", "CN=life", "--exportable", "--output", "json")
     assert made.status == 0, made
@@ -123,7 +123,7 @@ def test_life_with_a_legacy_provider(windows: Windows, tmp_path: Path) -> None:
 
 
 def test_key_that_may_not_leave(windows: Windows, tmp_path: Path) -> None:
-    """Of a key that was imported as not exportable it is said so, and no file is written."""
+    """Exporting a key imported as not exportable is refused with this reason, and no file is written."""
     pfx, _ = make_pfx(tmp_path, "/CN=kept")
     uri = import_pfx(windows, pfx)
     to = ("--pfx", path_in_windows(tmp_path / "out.pfx"), "--password", "env:PASSWORD")
@@ -136,7 +136,7 @@ def test_key_that_may_not_leave(windows: Windows, tmp_path: Path) -> None:
 
 
 def test_certificate_is_imported_once(windows: Windows, tmp_path: Path) -> None:
-    """Under another name it stays the same: the error has what to type, and the key that is there signs on."""
+    """A second import under another name is refused; the error has the command to use, and the key still works."""
     pfx, _ = make_pfx(tmp_path, "/CN=once")
     uri = import_pfx(windows, pfx)
     source, to = f"pfx:{path_in_windows(pfx)}?password=env:PASSWORD", "windows:location=CurrentUser;friendly-name=twice"
@@ -149,7 +149,7 @@ def test_certificate_is_imported_once(windows: Windows, tmp_path: Path) -> None:
 
 
 def test_import_brings_the_key_of_a_certificate(windows: Windows, tmp_path: Path) -> None:
-    """A certificate that was imported alone is told so, and the remedy works: the PFX with both."""
+    """A certificate imported without its key is reported, and the suggested import of the PFX solves it."""
     pfx, _ = make_pfx(tmp_path, "/CN=alone")
     der = openssl("x509", "-in", tmp_path / "certificate.pem", "-outform", "DER")
     program = (
@@ -167,7 +167,7 @@ def test_import_brings_the_key_of_a_certificate(windows: Windows, tmp_path: Path
 
 
 def test_certificate_in_the_other_location_is_told(windows: Windows, tmp_path: Path) -> None:
-    """Who asks for it in the wrong location reads where it is; who names none reads where it was found."""
+    """For a wrong location the error gives the right one; without a location the output shows where it was found."""
     pfx, _ = make_pfx(tmp_path, "/CN=elsewhere")
     uri = import_pfx(windows, pfx)
 
@@ -180,7 +180,7 @@ def test_certificate_in_the_other_location_is_told(windows: Windows, tmp_path: P
 
 
 def test_other_systems_are_told() -> None:
-    """The plugin is installed and imported everywhere, and says what it needs."""
+    """The plugin can be installed and imported on every system, and reports that it needs Windows."""
     with pytest.raises(NotSupported, match="on Windows alone") as caught:
         open_signer("windows:thumbprint=" + "4A" * 20)
     assert "Open it on Windows" in caught.value.hint

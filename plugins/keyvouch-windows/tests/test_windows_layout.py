@@ -1,7 +1,7 @@
-"""Structures, constants and functions of the bindings, compared with those of mingw-w64's headers for 64 bits.
+"""Compare the bindings' structures, constants and functions with those in mingw-w64's headers for 64 bits.
 
-A program in C is made of what the plugin's modules define, and prints what the headers make of it: so nobody can add a
-structure, a constant or a function that is not compared.
+A C program is generated from the definitions in the plugin's modules and prints the headers' values, so every new
+structure, constant or function is compared.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ OURS = {
     "SOFTWARE": "MS_KEY_STORAGE_PROVIDER",
     "_AES": "MS_ENH_RSA_AES_PROV_W",
 }
-"""Names of our own for what the headers call otherwise."""
+"""Our names of constants that have other names in the headers."""
 ENUMERATED = {
     "TOKEN_USER_CLASS": "TokenUser",
 }
-"""Likewise, of what is no macro of one name."""
+"""Likewise, for enumerators, which are not macros."""
 HASHES = {"sha256": "CALG_SHA_256", "sha384": "CALG_SHA_384", "sha512": "CALG_SHA_512"}
 WITHOUT_SHA2 = {
     "MS_DEF_PROV_W": "Microsoft Base Cryptographic Provider v1.0",
@@ -65,7 +65,7 @@ NOT_IN_THE_HEADERS = dict.fromkeys(
     ),
     CODES_OF_TPMS,
 )
-"""Constants that mingw-w64 lacks, each with the page that tells its value."""
+"""Constants that mingw-w64 lacks, each with the page that documents its value."""
 
 HEAD = """
 #include <stddef.h>
@@ -83,7 +83,7 @@ int main(void) {
 
 
 def defined(*kinds: type[Any]) -> Iterator[tuple[str, Any]]:
-    """Give what the plugin's modules define or import of one another."""
+    """Yield the names and values of these types that the plugin's modules define or import from one another."""
     for module in MODULES:
         for name, value in vars(module).items():
             if isinstance(value, kinds):
@@ -99,7 +99,7 @@ def structures() -> set[type[ctypes.Structure]]:
 
 
 def constants() -> dict[str, int | str]:
-    """The constants by the headers' names, also those in our tables."""
+    """Return the constants by the headers' names, including those in our tables."""
     tables = dict(defined(dict))
     assert tables["CALG"].keys() == HASHES.keys()
     told = [
@@ -117,12 +117,12 @@ def constants() -> dict[str, int | str]:
 
 
 def of_structures() -> dict[str, tuple[str, str]]:
-    """By what is compared: what we have, and how C says it. Likewise below."""
+    """Return for each compared item our value and the C code that prints the headers'. Likewise below."""
     found = {}
     for each in structures():
         name = each.__name__
         found[name] = (str(ctypes.sizeof(each)), number(name, f"sizeof({name})"))
-        for field, kind in each._fields_:  # type: ignore[misc]  # no bit fields here
+        for field, kind in each._fields_:  # type: ignore[misc]  # none is a bit field
             place, width = f"{name}.{field}", f"width of {name}.{field}"
             found[place] = (str(getattr(each, field).offset), number(place, f"offsetof({name}, {field})"))
             found[width] = (str(ctypes.sizeof(kind)), number(width, f"sizeof((({name} *)0)->{field})"))
@@ -140,7 +140,7 @@ def of_constants() -> dict[str, tuple[str, str]]:
 
 
 def of_functions() -> dict[str, tuple[str, str]]:
-    """How wide each argument is, by its number; 0 is what is returned."""
+    """Compare the size of each argument, by position from 1; 0 is the return value."""
     headers = subprocess.run(
         [COMPILER, "-E", "-P", "-"], input=HEAD.partition("static")[0], capture_output=True, text=True, check=True
     ).stdout
@@ -158,7 +158,7 @@ def of_functions() -> dict[str, tuple[str, str]]:
 
 
 def of_names() -> dict[str, tuple[str, str]]:
-    """The legacy providers that know no SHA-2, and the way to encrypt a key."""
+    """Compare the legacy providers without SHA-2, and the OID for encrypting a key."""
     way = dict(defined(bytes))["_PBE_SHA1_3DES"].rstrip(b"\0").decode()
     assert {*WITHOUT_SHA2.values()} == dict(defined(frozenset))["_WITHOUT_SHA2"]
     found = {"way": (way, 'printf("way = %s\\n", szOID_PKCS_12_pbeWithSHA1And3KeyTripleDES);')}
@@ -175,7 +175,7 @@ def text(name: str, expression: str) -> str:
 
 @pytest.fixture(scope="module")
 def headers(windows: Windows, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the headers say of all that is compared: one program prints it."""
+    """Return the headers' values of all compared items, printed by one program."""
     folder = tmp_path_factory.mktemp("layout")
     code, program = folder / "layout.c", folder / "layout.exe"
     lines = [line for part in PARTS for _, line in part().values()]
@@ -193,31 +193,31 @@ PARTS: dict[Callable[[], dict[str, tuple[str, str]]], int] = {
     of_functions: 150,
     of_names: 5,
 }
-"""With how many each has at least."""
+"""Each with the minimum number of items."""
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_bindings_are_as_in_the_headers(
     headers: dict[str, str], part: Callable[[], dict[str, tuple[str, str]]]
 ) -> None:
-    """Sizes, offsets, widths and values: the compiler's are ours."""
+    """Our sizes, offsets, widths and values equal the compiler's."""
     ours = {name: value for name, (value, _) in part().items() if name not in NOT_IN_THE_HEADERS}
     assert {name: headers[name] for name in ours} == ours
     assert len(ours) >= PARTS[part]
 
 
 def test_what_no_header_has_is_listed_with_its_source(headers: dict[str, str]) -> None:
-    """And nothing else is."""
+    """Exactly the constants missing in the headers are listed with their source."""
     assert {name for name, value in headers.items() if value == ABSENT} == NOT_IN_THE_HEADERS.keys()
 
 
 def declaration(text: str, name: str) -> tuple[str, list[str]]:
-    """Return the type of what a function returns, and those of its arguments, of what the preprocessor wrote."""
+    """Return a function's result type and argument types from the preprocessor's output."""
     before, _, after = text.partition(f" {name}(") if f" {name}(" in text else text.partition(f" {name} (")
     assert after, f"no header declares {name}"
     result = before.rpartition(";")[2].rpartition("}")[2]
     for noise in ('extern "C"', "extern", "__attribute__((dllimport))", "__attribute__((__stdcall__))", "__stdcall"):
         result = result.replace(noise, " ")
     arguments = [each.strip() for each in after.partition(")")[0].split(",")]
-    # The last word is the argument's name, and may stand at a star.
+    # The last word is the argument's name, possibly directly after an asterisk.
     return result.strip(), [each[: len(each) - len(each.split("*")[-1].split()[-1])] for each in arguments]

@@ -1,4 +1,4 @@
-"""How a private key is opened, and whether it may leave, on the double of the DLLs."""
+"""Opening a private key, and whether it is exportable, on the double of the DLLs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEGACY = [(OLD_CSP, 1), (AES_CSP, 24)]
 @pytest.mark.parametrize(("provider", "kind"), LEGACY)
 @pytest.mark.parametrize("exportable", [True, False])
 def test_exportable_legacy_key(scripted: ScriptedWindows, provider: str, kind: int, *, exportable: bool) -> None:
-    """Of the permissions of a legacy key one is that it may leave; the others do not matter."""
+    """A legacy key is exportable if its permissions include CRYPT_EXPORT; the others do not matter."""
     certificate = scripted.add(make_key("RSA-2048"), Container(provider, "old", kind, spec=1), exportable=exportable)
     with keyvouch.open_signer(uri_of(certificate)) as signer:
         assert signer.exportable is exportable
@@ -26,7 +26,7 @@ def test_exportable_legacy_key(scripted: ScriptedWindows, provider: str, kind: i
 
 
 def test_legacy_key_that_does_not_say(scripted: ScriptedWindows) -> None:
-    """A provider that does not tell the permissions leaves it open."""
+    """If the provider does not report permissions, it is unknown whether the key is exportable."""
     certificate = scripted.add(make_key("RSA-2048"), Container(AES_CSP, "old", 24, spec=1), exportable=True)
     scripted.fail("CryptGetKeyParam", CODES["NTE_BAD_TYPE"])
     with keyvouch.open_signer(uri_of(certificate)) as signer:
@@ -46,7 +46,7 @@ def test_legacy_key_that_does_not_say(scripted: ScriptedWindows) -> None:
     ],
 )
 def test_exportable_key_of_cng(scripted: ScriptedWindows, policy: int, *, exportable: bool) -> None:
-    """Two bits of the policy let a key leave; archiving is allowed once, before it is closed for the first time."""
+    """Two policy bits allow export; the archiving bits only allow it once, before the key is first closed."""
     certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app"))
     scripted.cng[SOFTWARE, "app", False].policy = policy
     with keyvouch.open_signer(uri_of(certificate)) as signer:
@@ -59,7 +59,7 @@ def test_exportable_key_of_cng(scripted: ScriptedWindows, policy: int, *, export
 def test_key_that_its_certificate_does_not_reach(
     scripted: ScriptedWindows, provider: str, kind: int, *, machine: bool
 ) -> None:
-    """After CRYPT_E_NO_KEY_PROPERTY the key is opened in its provider, by the name that the certificate gives."""
+    """After CRYPT_E_NO_KEY_PROPERTY the key is opened through its provider, by the container in the certificate."""
     place = Container(provider, "app", kind, machine, 1 if kind else 0)
     certificate = scripted.add(make_key("RSA-2048"), place)
     scripted.fail("CryptAcquireCertificatePrivateKey", CODES["CRYPT_E_NO_KEY_PROPERTY"])
@@ -75,7 +75,7 @@ def test_key_that_its_certificate_does_not_reach(
 @pytest.mark.parametrize("name", ["NTE_BAD_KEYSET", "NTE_PERM", "NTE_SILENT_CONTEXT"])
 @pytest.mark.parametrize(("provider", "kind"), [(SOFTWARE, 0), *LEGACY])
 def test_other_refusals_are_not_gone_round(scripted: ScriptedWindows, provider: str, kind: int, name: str) -> None:
-    """What else Windows says of a certificate's key is an error, although its provider would open it."""
+    """Any other failure to open a certificate's key is an error, even though its provider would open it."""
     certificate = scripted.add(make_key("RSA-2048"), Container(provider, "app", kind, spec=1 if kind else 0))
     scripted.fail("CryptAcquireCertificatePrivateKey", CODES[name])
 

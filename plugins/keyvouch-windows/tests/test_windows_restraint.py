@@ -1,4 +1,4 @@
-"""What is left alone: people, where keys are only listed, and keys, where a certificate is deleted."""
+"""Side effects that are avoided: dialogs when listing keys, and loss of keys when deleting certificates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IN_CNG, IN_THE_MACHINE = Container(SOFTWARE, "app"), Container(SOFTWARE, "app", 
 
 
 def test_listing_shows_no_dialog(scripted: ScriptedWindows) -> None:
-    """Not even where somebody is there: a card that lies elsewhere would ask for itself."""
+    """Listing shows no dialog even if interactive: Windows would ask for each card that is not inserted."""
     scripted.add(make_key("RSA-2048"), Container(SMART_CARD, "card"))
     scripted.add(make_key("RSA-2048"), Container(OLD_CSP, "old", 1, spec=1))
     with keyvouch.open_store("windows:", interactive=True) as store:
@@ -30,7 +30,7 @@ def test_listing_shows_no_dialog(scripted: ScriptedWindows) -> None:
 
 
 def test_friendly_name_that_is_no_text(scripted: ScriptedWindows) -> None:
-    """Whatever a program left there, the other keys are listed."""
+    """A malformed friendly name does not break the listing."""
     scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.my(machine=False)[0].friendly_name = b"\x00\xd8\x00"
     with keyvouch.open_store("windows:") as store:
@@ -38,7 +38,7 @@ def test_friendly_name_that_is_no_text(scripted: ScriptedWindows) -> None:
 
 
 def test_key_stays_where_its_certificate_may_not_be_deleted(scripted: ScriptedWindows) -> None:
-    """Who may not write to the store of the machine is told so, before the key is gone."""
+    """An account that may not write to the machine's store gets an error before the key is deleted."""
     certificate = scripted.add(make_key("RSA-2048"), IN_THE_MACHINE)
     scripted.only_reads.add(LOCAL_MACHINE)
 
@@ -51,7 +51,7 @@ def test_key_stays_where_its_certificate_may_not_be_deleted(scripted: ScriptedWi
 
 
 def test_key_stays_where_another_certificate_has_it(scripted: ScriptedWindows) -> None:
-    """Also one in the other location; not a mere copy, which is the same certificate."""
+    """This includes one in the other location, but not a copy of the same certificate."""
     certificate = scripted.add(make_key("RSA-2048"), IN_THE_MACHINE)
     copy = Held(certificate.public_bytes(Encoding.DER), IN_THE_MACHINE)
     other = Held(certified(make_key("RSA-2048"), "CN=other").public_bytes(Encoding.DER), IN_THE_MACHINE)
@@ -64,7 +64,7 @@ def test_key_stays_where_another_certificate_has_it(scripted: ScriptedWindows) -
 
 
 def test_no_key_is_made_whose_certificate_may_not_be_kept(scripted: ScriptedWindows) -> None:
-    """Everybody may make a key of the machine's, and only administrators write to its store."""
+    """Any account may create a machine key, but only administrators may write to the machine's store."""
     scripted.only_reads.add(LOCAL_MACHINE)
     with keyvouch.open_store("windows:location=LocalMachine") as store:
         with pytest.raises(AccessDenied, match="takes an administrator"):
@@ -76,7 +76,7 @@ def test_no_key_is_made_whose_certificate_may_not_be_kept(scripted: ScriptedWind
 
 
 def test_first_reason_is_told(scripted: ScriptedWindows) -> None:
-    """Not that the key, which was made in vain, cannot be deleted either."""
+    """The first failure is reported, not the failure to delete the unused key."""
     scripted.fail("CertAddEncodedCertificateToStore", CODES["ERROR_DISK_FULL"])
     scripted.fail("NCryptDeleteKey", CODES["NTE_PERM"])
     with keyvouch.open_store("windows:location=CurrentUser") as store:
@@ -88,7 +88,7 @@ def test_first_reason_is_told(scripted: ScriptedWindows) -> None:
 
 
 def test_key_of_a_user_is_not_granted_by_its_certificate_in_the_machine(scripted: ScriptedWindows) -> None:
-    """As some tools import it: whom it were granted to would not find it."""
+    """Some tools import keys in this way; the account granted access would not find the key."""
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.my(machine=True)[:] = [Held(certificate.public_bytes(Encoding.DER), IN_CNG)]
     scripted.my(machine=False).clear()
@@ -101,7 +101,7 @@ def test_key_of_a_user_is_not_granted_by_its_certificate_in_the_machine(scripted
 
 
 def test_name_of_a_container_fits_a_card(scripted: ScriptedWindows) -> None:
-    """It has 39 characters at most."""
+    """A container's name has at most 39 characters."""
     with keyvouch.open_store(f"windows:location=CurrentUser;provider={SMART_CARD}") as store:
         store.generate(KeySpec("RSA-2048", "CN=card"))
     ((_, _, _, name, *_),) = scripted.called("NCryptCreatePersistedKey")
@@ -110,7 +110,7 @@ def test_name_of_a_container_fits_a_card(scripted: ScriptedWindows) -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_certificate_without_its_key_is_not_lost(scripted: ScriptedWindows, *, fails: bool) -> None:
-    """An import brings its key, and leaves it its name; where that fails it is there as before."""
+    """An import adds the missing key and keeps the friendly name; if it fails, the certificate is unchanged."""
     key = make_key("RSA-2048")
     certificate = scripted.add(key, IN_CNG, friendly_name="app")
     (bare,) = scripted.my(machine=False)

@@ -1,4 +1,4 @@
-"""One Windows for all tests of a run."""
+"""A Windows shared by all tests of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wine import Windows, running
 
 @pytest.fixture(scope="session")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Windows]:
-    """A new Windows, whose stores of certificates are empty; its processes end with the tests."""
+    """Return a new Windows with empty certificate stores; its processes are terminated after the tests."""
     started = running(tmp_path_factory.mktemp("windows"))
     yield started
     started.end()

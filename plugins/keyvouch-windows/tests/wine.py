@@ -1,4 +1,4 @@
-"""A Windows Python under Wine: python.org's own, with keyvouch and the plugin installed from this checkout."""
+"""A Windows Python under Wine: python.org's build, with keyvouch and the plugin installed from this checkout."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from windows_python import COMPILER, ROOT, downloaded, install
 
 WINE, WINESERVER = Path("/usr/lib/wine/wine64"), Path("/usr/lib/wine/wineserver64")
 _LONGEST = 300
-"""Seconds that a program may take."""
+"""Timeout of a program in seconds."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a program ended, and what it wrote."""
+    """A program's exit status and output."""
 
     status: int
     output: str
@@ -27,7 +27,7 @@ class Done:
 
 
 class Windows:
-    """A Windows of the tests' own, with a Python in it."""
+    """A private Windows with a Python."""
 
     def __init__(self, python: Path, folder: Path) -> None:
         self._python = python
@@ -39,7 +39,7 @@ class Windows:
         }
 
     def start(self, program: Path, *arguments: str, stdin: bytes = b"", **environment: str) -> Done:
-        """Run a program with these arguments."""
+        """Run a program with these arguments until it exits."""
         done = subprocess.run(
             [WINE, program, *arguments],
             input=stdin,
@@ -52,15 +52,15 @@ class Windows:
         return Done(done.returncode, _text(done.stdout), _text(b"".join(told)))
 
     def run(self, *arguments: str, stdin: bytes = b"", **environment: str) -> Done:
-        """Run Python."""
+        """Run Python with these arguments."""
         return self.start(self._python / "python.exe", *arguments, stdin=stdin, **environment)
 
     def keyvouch(self, *arguments: str, stdin: bytes = b"", **environment: str) -> Done:
-        """Run the command."""
+        """Run the `keyvouch` command with these arguments."""
         return self.run("-m", "keyvouch", *arguments, stdin=stdin, **environment)
 
     def end(self) -> None:
-        """End every process of this Windows."""
+        """Terminate all processes of this Windows."""
         subprocess.run([WINESERVER, "-k"], env=self._environment, capture_output=True, check=False)
 
 
@@ -69,12 +69,12 @@ def _text(octets: bytes) -> str:
 
 
 def path_in_windows(path: Path) -> str:
-    """Return how a file of this machine is called inside."""
+    """Return the path inside Windows of a file on this machine."""
     return "Z:" + str(path).replace("/", "\\")
 
 
 def running(folder: Path) -> Windows:
-    """Return a Windows, whose registry, and so its certificates, are in this folder."""
+    """Return a Windows with its registry, and so its certificates, in this folder."""
     if not WINE.exists() or not shutil.which(COMPILER):
         pytest.skip("there is no Wine, or no compiler: apt-get install wine64 gcc-mingw-w64-x86-64")
     python = folder / "python"

@@ -1,7 +1,7 @@
-"""PKCS#11 as it is: the functions of a module, called through ctypes, which lets other threads run meanwhile.
+"""Low-level PKCS#11: a module's functions, called through ctypes, which releases the GIL during each call.
 
-Names, numbers and structures are those of the OASIS standard (PKCS#11 Cryptographic Token Interface Base Specification
-2.40, and 3.0 for EdDSA). What a module answers other than CKR_OK is a `CryptokiError`.
+Names, numbers and structures follow the OASIS standard (PKCS#11 Cryptographic Token Interface Base Specification
+2.40, and 3.0 for EdDSA). Any return value other than CKR_OK is raised as `CryptokiError`.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ RETURN_VALUES = {
     "CRYPTOKI_NOT_INITIALIZED": 0x190,
     "CRYPTOKI_ALREADY_INITIALIZED": 0x191,
 }
-"""Those with a name here; of others the number is shown."""
+"""Return values that are shown by name; all others are shown as numbers."""
 _NAMES = {number: name for name, number in RETURN_VALUES.items()}
 
-# Classes of objects, types of keys, attributes, mechanisms: those that are used.
+# The object classes, key types, attributes and mechanisms used here.
 CKO_CERTIFICATE, CKO_PUBLIC_KEY, CKO_PRIVATE_KEY = 1, 2, 3
 CKK_RSA, CKK_EC, CKK_EC_EDWARDS = 0x00, 0x03, 0x40
 CKC_X_509 = 0
@@ -98,11 +98,11 @@ _FUNCTIONS = (
     *("GenerateRandom", "GetFunctionStatus", "CancelFunction", "WaitForSlotEvent"),
 )
 _MOST_OBJECTS = 64
-"""That one call of C_FindObjects returns."""
+"""Maximum number of handles that one call of C_FindObjects returns."""
 
 
 class CryptokiError(Exception):
-    """What a function of the module answered: `error.name` is CKR_... without its prefix."""
+    """A return value other than CKR_OK; `error.name` is the name CKR_... without its prefix."""
 
     def __init__(self, function: str, number: int) -> None:
         self.number = number
@@ -168,7 +168,7 @@ class _Attribute(_Structure):
 
 
 class Mechanism(_Structure):
-    """CK_MECHANISM; what its parameter points at is kept with it."""
+    """CK_MECHANISM; keeps a reference to the parameter it points to."""
 
     _fields_ = (("mechanism", CK_ULONG), ("parameter", ctypes.c_void_p), ("length", CK_ULONG))
 
@@ -195,13 +195,13 @@ class _FunctionList(_Structure):
 
 
 Value = bytes | bool | int
-"""Of an attribute: octets, CK_BBOOL or CK_ULONG."""
+"""An attribute's value: bytes, CK_BBOOL or CK_ULONG."""
 Template = Mapping[int, Value]
-"""Attributes by their number."""
+"""Attribute values by attribute type (CKA_...)."""
 
 
 class Cryptoki:
-    """The functions of one module. Raises OSError where the file is no library, or none of PKCS#11."""
+    """The functions of one module. Raises OSError if the file is not a library or not a PKCS#11 module."""
 
     def __init__(self, path: str) -> None:
         library = ctypes.CDLL(path)
@@ -220,7 +220,7 @@ class Cryptoki:
             if address is not None
         }
         self.sign_init, self.sign = (self._functions[name] for name in ("SignInit", "Sign"))
-        """For the way that must be short."""
+        """Looked up once; used on the signing path."""
         self.sign_init.argtypes = (CK_ULONG, ctypes.c_void_p, CK_ULONG)
         self.sign.argtypes = (CK_ULONG, ctypes.c_char_p, CK_ULONG, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -234,7 +234,7 @@ class Cryptoki:
             raise CryptokiError(name, number)
 
     def initialize(self, reserved: bytes | None, *, locking: bool) -> None:
-        """Initialise the module, and let it use the system's locks. `reserved`: what NSS takes for parameters."""
+        """Initialise the module; with `locking`, it may use OS locks. `reserved`: the parameter string for NSS."""
         if not locking and reserved is None:
             self._call("Initialize", None)
             return
@@ -242,17 +242,17 @@ class Cryptoki:
         self._call("Initialize", ctypes.byref(arguments))
 
     def finalize(self) -> None:
-        """End the module's work for this process."""
+        """Finalise the module for this process."""
         self._call("Finalize", None)
 
     def info(self) -> Info:
-        """Return what the module says of itself."""
+        """Return the module's description of itself."""
         found = Info()
         self._call("GetInfo", ctypes.byref(found))
         return found
 
     def slots(self) -> list[int]:
-        """Return the slots with a token in them."""
+        """Return the slots that contain a token."""
         count = CK_ULONG()
         self._call("GetSlotList", ctypes.c_ubyte(1), None, ctypes.byref(count))
         found = (CK_ULONG * count.value)()
@@ -260,13 +260,13 @@ class Cryptoki:
         return list(found[: count.value])
 
     def slot(self, slot: int) -> SlotInfo:
-        """Return what is told of a slot."""
+        """Return the information about a slot."""
         found = SlotInfo()
         self._call("GetSlotInfo", CK_ULONG(slot), ctypes.byref(found))
         return found
 
     def token(self, slot: int) -> TokenInfo:
-        """Return what is told of its token, as it is now."""
+        """Return the current information about the token in a slot."""
         found = TokenInfo()
         self._call("GetTokenInfo", CK_ULONG(slot), ctypes.byref(found))
         return found
@@ -279,17 +279,17 @@ class Cryptoki:
         return session.value
 
     def close_session(self, session: int) -> None:
-        """Close it; with a token's last one the log-in ends."""
+        """Close a session; closing a token's last session also logs out."""
         self._call("CloseSession", CK_ULONG(session))
 
     def is_logged_in(self, session: int) -> bool:
-        """Tell whether the session is one of a user who has logged in."""
+        """Return whether the user is logged in to the session's token."""
         found = _SessionInfo()
         self._call("GetSessionInfo", CK_ULONG(session), ctypes.byref(found))
         return found.state in (_RO_USER_FUNCTIONS, _RW_USER_FUNCTIONS)
 
     def login(self, session: int, pin: bytes, user: int = CKU_USER) -> None:
-        """Log the whole process in to the session's token; or, context-specific, this one signature."""
+        """Log the whole process in to the session's token; if `user` is context-specific, for one signature only."""
         self._call("Login", CK_ULONG(session), CK_ULONG(user), pin, CK_ULONG(len(pin)))
 
     def find(self, session: int, template: Template) -> list[int]:
@@ -309,7 +309,7 @@ class Cryptoki:
             del kept
 
     def read(self, session: int, handle: int, types: Sequence[int]) -> dict[int, bytes]:
-        """Return those of the attributes that the object has and shows."""
+        """Return the requested attributes that the object has and reveals."""
         wanted = (_Attribute * len(types))(*(_Attribute(each, None, 0) for each in types))
         self._read(session, handle, wanted)
         shown = [each for each in wanted if each.length != UNAVAILABLE]
@@ -333,12 +333,12 @@ class Cryptoki:
         try:
             self._call("GetAttributeValue", CK_ULONG(session), CK_ULONG(handle), attributes, CK_ULONG(len(attributes)))
         except CryptokiError as error:
-            # Then the others are there all the same (2.40, section 5.7).
+            # The other attributes have been returned nevertheless (2.40, section 5.7).
             if error.name not in ("ATTRIBUTE_SENSITIVE", "ATTRIBUTE_TYPE_INVALID"):
                 raise
 
     def create(self, session: int, template: Template) -> int:
-        """Make an object, and return its handle."""
+        """Create an object and return its handle."""
         attributes, kept = _attributes(template)
         handle = CK_ULONG()
         self._call("CreateObject", CK_ULONG(session), attributes, CK_ULONG(len(template)), ctypes.byref(handle))
@@ -350,7 +350,7 @@ class Cryptoki:
         self._call("DestroyObject", CK_ULONG(session), CK_ULONG(handle))
 
     def generate(self, session: int, mechanism: int, public: Template, private: Template) -> tuple[int, int]:
-        """Make a pair of keys, and return the handles of its public and its private half."""
+        """Generate a key pair and return the handles of the public and the private key."""
         public_attributes, kept = _attributes(public)
         private_attributes, kept_too = _attributes(private)
         handles = CK_ULONG(), CK_ULONG()
@@ -369,12 +369,12 @@ class Cryptoki:
 
 
 def text(padded: bytes) -> str:
-    """Return a text of a structure, which is padded with blanks."""
+    """Return a structure's text field without its padding."""
     return padded.rstrip(b"\0 ").decode(errors="replace")
 
 
 def _attributes(template: Template) -> tuple[Any, Iterable[object]]:
-    """Return the array of attributes, and what it points at, to be kept as long as that."""
+    """Return the array of attributes and the buffers it points to, which must live as long as the array."""
     values = [_octets(value) for value in template.values()]
     buffers = [ctypes.create_string_buffer(value, max(1, len(value))) for value in values]
     made = (_Attribute * len(template))(

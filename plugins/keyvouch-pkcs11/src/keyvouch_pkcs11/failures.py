@@ -1,4 +1,4 @@
-"""What a module answers, in keyvouch's errors."""
+"""Translation of a module's return values into keyvouch's errors."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ LOST = frozenset(
         "USER_NOT_LOGGED_IN",
     }
 )
-"""Session, log-in or module are gone: connecting again may mend it."""
+"""The session, the log-in or the module is lost: connecting again may help."""
 NEEDS_INITIALISING = frozenset({"CRYPTOKI_NOT_INITIALIZED", "DEVICE_ERROR", "GENERAL_ERROR"})
-"""Of these the ones that only initialising the module anew mends, where a new session is answered with them too."""
+"""The subset that requires initialising the module again if opening a new session fails with them too."""
 UNDONE = frozenset(
     {
         "ARGUMENTS_BAD",
@@ -47,7 +47,7 @@ UNDONE = frozenset(
         "MECHANISM_PARAM_INVALID",
     }
 )
-"""The module, or this key, does not do what was asked for, and another mechanism may do."""
+"""The module or this key does not support the operation; another mechanism may work."""
 _TOLD: dict[str, tuple[type[KeyvouchError], str, str]] = {
     "PIN_INCORRECT": (SecretIncorrect, "The token refused the PIN.", "Correct it. A few wrong ones lock the token."),
     "PIN_INVALID": (SecretIncorrect, "The PIN has characters that the token does not take.", "Correct it."),
@@ -63,7 +63,7 @@ _TOLD: dict[str, tuple[type[KeyvouchError], str, str]] = {
 
 @contextlib.contextmanager
 def told(doing: str, *, performed: bool = False) -> Iterator[None]:
-    """Raise the error of keyvouch's for what the module answers inside; `performed`: it may have been carried out."""
+    """Raise keyvouch's error for a `CryptokiError` in the block; `performed`: the operation may have been performed."""
     try:
         yield
     except CryptokiError as error:
@@ -71,7 +71,7 @@ def told(doing: str, *, performed: bool = False) -> Iterator[None]:
 
 
 def as_error(error: CryptokiError, doing: str, *, performed: bool = False) -> KeyvouchError:
-    """Return the error of keyvouch's for an answer."""
+    """Return keyvouch's error for a return value."""
     if error.name in LOST:
         return SessionLost(
             f"The module lost its session or its log-in while {doing} ({error}).",

@@ -1,4 +1,4 @@
-"""A key on a token, and how it signs."""
+"""A key on a token and its signing operation."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from keyvouch.secrets import Secret, SecretResolver
 
 _LONGEST_SIGNATURE = 1024
-"""Bytes: RSA-8192."""
+"""In bytes: that of RSA-8192."""
 _Buffer = ctypes.c_char * _LONGEST_SIGNATURE
 
 
 class Pkcs11Key(StoredKey):
-    """One key of a token, which signs in the sessions that all its keys share."""
+    """A key on a token; all keys of the token share its sessions."""
 
     def __init__(
         self,
@@ -45,13 +45,13 @@ class Pkcs11Key(StoredKey):
         self._always_authenticate = found.always_authenticate
         self._secrets = secrets
         self._ways: dict[Algorithm, list[Way]] = {}
-        """What is still to be tried for an algorithm; what worked comes first."""
+        """The mechanisms still to try for each algorithm; one that worked comes first."""
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
-        """Sign in a session of the token's. What of several mechanisms the token does is remembered."""
+        """Sign in one of the token's sessions. Remembers which of several mechanisms the token supports."""
         token = (
             self._token
-        )  # `told` and `token.session` would say the same, and cost a P-256 signature some microseconds
+        )  # `told` and `token.session` would do the same but add a few microseconds to each P-256 signature
         try:
             session = token.take(timeout)
         except CryptokiError as error:

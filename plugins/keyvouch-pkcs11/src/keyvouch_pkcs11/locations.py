@@ -1,4 +1,4 @@
-"""Where a module is: at `module-path=`, or by the name and the settings that p11-kit knows (pkcs11.conf(5))."""
+"""Locate a module: by `module-path=`, or by name through p11-kit's configuration (pkcs11.conf(5))."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from keyvouch.errors import ConfigurationError
 from keyvouch.store import KeyUri
 
 FOLDERS = (Path("/usr/share/p11-kit/modules"), Path("/etc/pkcs11/modules"))
-"""Of the system's settings; what stands in a later one wins."""
+"""Folders of the system's configuration; a file in a later folder takes precedence."""
 _NOT_FOR_KEYS = ("p11-kit-trust",)
-"""Modules that hold certificates of authorities, and no keys."""
+"""Modules that contain only CA certificates and no keys."""
 _P11_KIT = ("p11-kit-proxy", "libp11-kit")
-"""How the names of the modules begin that load all others."""
+"""Name prefixes of the modules that load all others."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """A module's file, and what it is to be initialised with."""
+    """A module's file and its initialisation parameters."""
 
     path: str
     reserved: bytes | None = None
-    """The parameters that NSS takes (`x-init-reserved` of p11-kit)."""
+    """The parameter string for NSS (p11-kit's `x-init-reserved`)."""
 
 
 def locate(uri: KeyUri) -> Location:
-    """Return the module that the URI means. Raises `ConfigurationError`."""
+    """Return the module that the URI selects. Raises `ConfigurationError`."""
     if path := uri.get("module-path"):
-        if not os.path.isabs(path):  # noqa: PTH117 - a text
+        if not os.path.isabs(path):  # noqa: PTH117 - a str
             raise ConfigurationError(
                 f"module-path={path} is not the whole path of a file.", hint="Write module-path=/...", uri=uri
             )
@@ -64,11 +64,12 @@ def locate(uri: KeyUri) -> Location:
 
 
 def _trusted(location: Location) -> Location:
-    """Return the location with links resolved. Raises `ConfigurationError` if others could have written the module.
+    """Return the location with links resolved. Raises `ConfigurationError` if other accounts could modify the module.
 
-    It is loaded by its path, not by the descriptor of a file that was checked: no other account can replace what is in
-    folders that are trusted, and a module finds its own libraries by its path ($ORIGIN).
-    p11-kit's own module loads those of p11-kit's settings, of the user's too, so they must be trusted with it.
+    The module is loaded by path, not through the descriptor of the checked file: no other account can replace files in
+    trusted folders, and a module finds its own libraries relative to its path ($ORIGIN).
+    p11-kit's own module loads all modules in p11-kit's configuration, including the user's, so those must be trusted
+    too.
     """
     files.check_trusted(Path(location.path))
     resolved = os.path.realpath(location.path)
@@ -78,10 +79,10 @@ def _trusted(location: Location) -> Location:
 
 
 def _check_behind_p11_kit() -> None:
-    """Raise `ConfigurationError` if others could have written what p11-kit loads, or could add to it meanwhile.
+    """Raise `ConfigurationError` if other accounts could modify what p11-kit loads, or add to it later.
 
-    p11-kit goes by the name of the interpreter where settings are enabled for some programs only, and by a path that
-    comes into being later: every module is checked, and of what is missing the folder that would hold it.
+    p11-kit matches `enable-in` against the interpreter's name, and a configured path may be created later. So every
+    module is checked; for a missing one, the folder that would contain it.
     """
     for folder in (*FOLDERS, *_user_folders()):
         files.check_trusted(_existing(folder))
@@ -98,7 +99,7 @@ def _existing(path: Path) -> Path:
 
 
 def _user_folders() -> tuple[Path, ...]:
-    """Return the folder of the user's settings; root has none."""
+    """Return the folder of the user's configuration; empty for root."""
     if sys.platform == "win32" or os.geteuid() == 0:
         return ()
     try:
@@ -108,9 +109,9 @@ def _user_folders() -> tuple[Path, ...]:
 
 
 def _configured(folders: Sequence[Path]) -> dict[str, Location]:
-    """Return the modules of p11-kit's settings, by the names of these.
+    """Return the modules in p11-kit's configuration, by the name of the configuration file.
 
-    Raises `ConfigurationError` for settings that others could have written.
+    Raises `ConfigurationError` if other accounts could modify a configuration file.
     """
     settings_files = {file.name: file for folder in folders for file in sorted(folder.glob("*.module"))}
     found: dict[str, Location] = {}
@@ -137,7 +138,7 @@ def _settings(file: Path) -> dict[str, str]:
 
 
 def _path(module: str) -> Path | None:
-    """Return the file that a setting names, with or without its folder; None if it does not exist."""
+    """Return the file of a `module` setting, an absolute path or a file name; None if it does not exist."""
     if not module:
         return None
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""

@@ -1,6 +1,7 @@
-"""From an algorithm of JOSE to what a token is asked to do: hash and sign, or sign a hash that is made here.
+"""Map a JOSE algorithm to PKCS#11 mechanisms: hash and sign on the token, or sign a hash computed here.
 
-Tokens differ in what they have, and some do more than they list: what works is found by trying, once for each key.
+Tokens differ in the mechanisms they have, and some support more than they list, so the right one is found by trying,
+once for each key.
 """
 
 from __future__ import annotations
@@ -26,26 +27,26 @@ _HASH_AND_SIGN = {
     "ES512": 0x1046,
 }
 _HASHES = {"sha256": (0x250, 2, 32), "sha384": (0x260, 3, 48), "sha512": (0x270, 4, 64)}
-"""The mechanism of a hash, its mask (CKG_MGF1_...), and bytes of its digest."""
+"""For each hash: its mechanism, its mask generation function (CKG_MGF1_...), and its digest's size in bytes."""
 _DIGEST_INFO = {
     "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
     "sha384": bytes.fromhex("3041300d060960864801650304020205000430"),
     "sha512": bytes.fromhex("3051300d060960864801650304020305000440"),
 }
-"""What stands before the digest in PKCS#1 v1.5 (RFC 8017, section 9.2, note 1)."""
+"""The DER prefix of the digest in PKCS#1 v1.5 (RFC 8017, section 9.2, note 1)."""
 
 
 class Way(NamedTuple):
-    """One way to a signature: the mechanism, and what is made of the message before the token gets it."""
+    """A method of signing: the mechanism, and how the message is prepared for the token."""
 
     mechanism: Mechanism
     address: int
-    """Of the mechanism, for C_SignInit."""
+    """The mechanism's address, for C_SignInit."""
     prepare: Callable[[bytes], bytes]
 
 
 def ways(algorithm: Algorithm) -> list[Way]:
-    """Return the ways to a signature of this algorithm, the likeliest first."""
+    """Return the methods of signing with this algorithm, the most widely supported first."""
     if algorithm.family == "EdDSA":
         return [_way(_EDDSA, None, bytes)]
     name = algorithm.hash_name

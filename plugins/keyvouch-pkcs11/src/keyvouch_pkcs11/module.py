@@ -1,13 +1,13 @@
-"""The modules of this process: each initialised once, and left alone by forks.
+"""The modules loaded in this process: each is initialised once per process, and forks do not disturb it.
 
-Rules, which all of them keep:
+Rules:
 
-- A module stays initialised until the process ends. Its last user logs out, and no more: some modules, as opencryptoki,
-  close descriptors that are not theirs when they are initialised a second time.
+- A module stays initialised until the process ends. Its last user only logs out: some modules, such as opencryptoki,
+  close descriptors they do not own when they are initialised a second time.
 
-- Every call is made inside the module's gate: a fork waits for it, and so does initialising the module anew.
-- A child forgets what its parent had open, and closes nothing of it: it initialises the module for itself.
-- Tokens belong to the module: two stores that use one module share its log-ins.
+- Every call is made inside the module's gate: a fork waits for it to return, and so does reinitialising the module.
+- A child forgets what its parent has open without closing it, and initialises the module for itself.
+- Tokens belong to the module: two stores that use the same module share its log-ins.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ if TYPE_CHECKING:
     from keyvouch_pkcs11.token import Token
 
 NOT_THREAD_SAFE = ("tpm2_pkcs11", "p11-kit-client")
-"""In the names of modules that hang when two threads call them, whatever they say of locks.
+"""Parts of the names of modules that hang if two threads call them, even if they claim to support locking.
 
-p11-kit's client does so when its server's child dies: who waits for another thread's answer is never woken.
+p11-kit's client hangs when its server's child process dies: a thread that waits while another reads the response is
+never woken.
 """
 NOT_AFTER_FORK = ("tpm2_pkcs11",)
-"""Of modules that take their parent's connection for the child's own: what the child does then breaks the parent's."""
+"""Parts of the names of modules that use the parent's connection in a child process, which breaks it for the parent."""
 
 
 class Module(ForkGate):
-    """One module in one process; its own gate."""
+    """A module in this process; it is its own gate."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
@@ -48,30 +49,30 @@ class Module(ForkGate):
                 hint="Correct module-path=, or install the module for this processor.",
             ) from error
         self._serialise = any(name in location.path for name in NOT_THREAD_SAFE)
-        """Whether one thread at a time may call it; decided before the first call."""
+        """Whether only one thread at a time may call the module; decided before the first call."""
         self._locking = True
         self._is_inherited = False
-        """Whether this is a child, and the module one that works in its parent alone."""
+        """True in a child process if the module works only in the process that initialised it."""
         self._begin()
-        super().__init__()  # at the end: forks turn to it from now on, so it must be whole, and loaded
+        super().__init__()  # last: fork hooks use the object from now on, so it must be complete
 
     def _begin(self) -> None:
         self.lock = threading.RLock()
         self._calls = threading.Lock()
         self.users = 0
         self.epoch = 0
-        """Grows with every log-in that is given up: a token of a former one is no longer used."""
+        """Incremented each time the log-ins are given up: tokens of earlier epochs are no longer used."""
         self.tokens: dict[int, Token] = {}
         self._initialised = False
 
     def after_fork(self) -> None:
-        """Forget what the parent has open, and close nothing of it."""
+        """Forget what the parent has open, without closing it."""
         super().after_fork()
         self._is_inherited |= self._initialised and any(name in self.location.path for name in NOT_AFTER_FORK)
         self._begin()
 
-    def __enter__(self) -> Cryptoki:  # type: ignore[override]  # a gate that gives what stands behind it
-        """Give the functions, while a fork has to wait."""
+    def __enter__(self) -> Cryptoki:  # type: ignore[override]  # this gate returns the functions it guards
+        """Return the functions; a fork waits until the block ends."""
         if self._serialise:
             self._calls.acquire()
         super().__enter__()
@@ -85,10 +86,10 @@ class Module(ForkGate):
             self._calls.release()
 
     def connect(self, epoch: int | None, *, serialise: bool) -> int:
-        """Initialise the module, or give up the log-ins of this epoch; return the epoch that is connected.
+        """Initialise the module, or give up the log-ins of this epoch; return the current epoch.
 
-        `epoch` is what this process's last call for the same store returned, or None. Raises `StoreUnavailable`, and
-        `KeyUnusable` where the module works in this process's parent alone.
+        `epoch` is the result of this process's previous call for the same store, or None. Raises `StoreUnavailable`,
+        and `KeyUnusable` if the module works only in this process's parent.
         """
         if self._is_inherited:
             raise KeyUnusable(
@@ -103,12 +104,12 @@ class Module(ForkGate):
                 elif not self._answers():
                     self._renew()
                 self.users += 1
-            elif epoch == self.epoch:  # else another store's thread has just done it
+            elif epoch == self.epoch:  # otherwise another store's thread has just done so
                 self._renew()
             return self.epoch
 
     def release(self) -> None:
-        """Give back what `connect` gave; the last one logs out."""
+        """End the use begun by `connect`; the last user logs out."""
         with self.lock:
             self.users -= 1
             if not self.users:
@@ -126,10 +127,10 @@ class Module(ForkGate):
         self._initialised = True
 
     def _initialize_apart(self) -> None:
-        """Call C_Initialize in a thread of its own. Raises `CryptokiError`.
+        """Call C_Initialize in a separate thread. Raises `CryptokiError`.
 
-        SoftHSM leaves errors in OpenSSL's queue of the thread, which Python's `ssl` shares: it would take them for its
-        own at its next wait, and break the connection (SSL_get_error(3)).
+        SoftHSM leaves errors in the thread's OpenSSL error queue, which Python's `ssl` shares: `ssl` would take them
+        for its own at its next wait and break the connection (SSL_get_error(3)).
         """
         failures: list[CryptokiError] = []
 
@@ -146,7 +147,7 @@ class Module(ForkGate):
             raise failures[0]
 
     def _renew(self) -> None:
-        """Forget log-ins and sessions; initialise the module anew where it answers nothing else."""
+        """Forget log-ins and sessions; reinitialise the module if it does not work otherwise."""
         self._give_up_tokens()
         self.epoch += 1
         if self._answers():
@@ -160,7 +161,7 @@ class Module(ForkGate):
         self._initialise()
 
     def _answers(self) -> bool:
-        """Tell whether sessions can be had, or at least nothing is wrong that initialising anew would mend."""
+        """Return whether sessions can be opened, or fail for a reason that reinitialising would not fix."""
         try:
             with self as functions:
                 for slot in functions.slots():
@@ -170,7 +171,7 @@ class Module(ForkGate):
         return True
 
     def end(self) -> None:
-        """Finalise the module, when no call is in it. Raises TimeoutError where one does not end."""
+        """Finalise the module once no call is running in it. Raises TimeoutError if a call does not end."""
         with self.alone(), contextlib.suppress(CryptokiError):
             self.functions.finalize()
         self._initialised = False
@@ -182,7 +183,7 @@ class Module(ForkGate):
 
 
 def as_unavailable(path: str, error: CryptokiError) -> StoreUnavailable:
-    """Return the error for a module that cannot be initialised."""
+    """Return the error for a module that failed to initialise."""
     return StoreUnavailable(
         f"The module {path} cannot be initialised: {error}.",
         hint="See its own configuration and log: its service may not run, or this account may not use it.",
@@ -190,7 +191,7 @@ def as_unavailable(path: str, error: CryptokiError) -> StoreUnavailable:
 
 
 def facts_of_library(functions: Cryptoki) -> dict[str, str]:
-    """Return what a URI can say of a module. Raises `CryptokiError`."""
+    """Return the module's facts as URI attributes. Raises `CryptokiError`."""
     info = functions.info()
     return {
         "library-manufacturer": text(info.manufacturer),
@@ -203,6 +204,6 @@ _modules: dict[str, Module] = {}
 
 
 def module_at(location: Location) -> Module:
-    """Return the one module at this place, loaded. Raises `ConfigurationError`."""
+    """Return the module at this location, loading it if necessary. Raises `ConfigurationError`."""
     found = _modules.get(location.path)
     return found or _modules.setdefault(location.path, Module(location))

@@ -1,4 +1,4 @@
-"""What stands on a token: private keys with their public halves and certificates, and how new ones are written."""
+"""The objects on a token: private keys with their public keys and certificates, and templates for new ones."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _CURVES = {
     bytes.fromhex("06052b81040022"): ec.SECP384R1(),
     bytes.fromhex("06052b81040023"): ec.SECP521R1(),
 }
-"""By the DER of their names, as CKA_EC_PARAMS has them."""
+"""Curves by the DER of their OIDs, as in CKA_EC_PARAMS."""
 _PARAMETERS = {f"P-{curve.key_size}": der for der, curve in _CURVES.items()}
 _ED25519 = (bytes.fromhex("06032b6570"), b"\x13\x0cedwards25519")
-"""CKA_EC_PARAMS of Ed25519: the name of RFC 8410, and the PrintableString that PKCS#11 3.0 began with."""
+"""CKA_EC_PARAMS of Ed25519: the OID of RFC 8410, and the PrintableString that PKCS#11 3.0 introduced."""
 _OCTET_STRING = 0x04
 _LONGEST_CHAIN = 8
 _KINDS = (ck.CKK_RSA, ck.CKK_EC, ck.CKK_EC_EDWARDS)
@@ -41,13 +41,13 @@ _PUBLIC = (ck.CKA_MODULUS, ck.CKA_PUBLIC_EXPONENT, ck.CKA_EC_PARAMS, ck.CKA_EC_P
 
 @dataclass(frozen=True)
 class PrivateObject:
-    """A private key on a token, and what belongs to it."""
+    """A private key on a token, with its public key and certificates."""
 
     handle: int
     id: bytes
     label: bytes
     public_key: PublicKey | None
-    """From the token; None where it shows neither a public key nor a certificate."""
+    """As read from the token; None if it shows neither a public key nor a certificate."""
     chain: tuple[x509.Certificate, ...]
     signs: bool
     exportable: bool
@@ -61,9 +61,9 @@ def private_objects(
     identity: bytes | None,
     label: bytes | None,
 ) -> list[PrivateObject]:
-    """Return the private keys with this id and label, of the kinds that sign JWTs. Raises `CryptokiError`.
+    """Return the private keys with this id and label whose type can sign JWTs. Raises `CryptokiError`.
 
-    A search goes through all of a token's objects in most modules: there is one where the id is known, else two.
+    In most modules a search scans all objects of a token, so one search is made if the id is known, otherwise two.
     """
     if identity:
         beside = _by_class(functions, session, identity)
@@ -82,7 +82,7 @@ def private_objects(
 
 
 def described(functions: ck.Cryptoki, session: int, handle: int) -> PrivateObject:
-    """Return what stands at the handle of a private key. Raises `CryptokiError`."""
+    """Return the private key at a handle. Raises `CryptokiError`."""
     return _described(functions, session, handle, functions.read(session, handle, _PRIVATE), None)
 
 
@@ -99,7 +99,7 @@ def _described(
     certificates = [each for _, each in _certificates(functions, session, beside.get(ck.CKO_CERTIFICATE, []))]
     public_key = _public_key(shown) or _only_key(functions, session, beside.get(ck.CKO_PUBLIC_KEY, []))
     if public_key is None and len(certificates) == 1:
-        public_key = certificates[0].public_key()  # type: ignore[assignment]  # its kind is that of the private key
+        public_key = certificates[0].public_key()  # type: ignore[assignment]  # same key type as the private key
     chain: tuple[x509.Certificate, ...] = ()
     if public_key is not None and certificates:
         chain = order_chain(certificates, public_key)
@@ -117,7 +117,7 @@ def _described(
 
 
 def _by_class(functions: ck.Cryptoki, session: int, identity: bytes) -> dict[int, list[int]]:
-    """Return the handles of the token's objects with this id, by their class."""
+    """Return the handles of the token's objects with this id, by object class."""
     found: dict[int, list[int]] = {}
     for handle in functions.find(session, {ck.CKA_TOKEN: True, ck.CKA_ID: identity}):
         kind = _number(functions.read(session, handle, (ck.CKA_CLASS,)).get(ck.CKA_CLASS, b""))
@@ -126,7 +126,7 @@ def _by_class(functions: ck.Cryptoki, session: int, identity: bytes) -> dict[int
 
 
 def belongings(functions: ck.Cryptoki, session: int, key: PrivateObject) -> list[int]:
-    """Return the handles of a key's own public halves and certificates. Raises `CryptokiError`."""
+    """Return the handles of a key's own public keys and certificates. Raises `CryptokiError`."""
     beside = _by_class(functions, session, key.id) if key.id else {}
     public_keys = {
         handle: _public_key(functions.read(session, handle, _PUBLIC)) for handle in beside.get(ck.CKO_PUBLIC_KEY, [])
@@ -147,7 +147,7 @@ def _only_key(functions: ck.Cryptoki, session: int, handles: Sequence[int]) -> P
 
 
 def _public_key(shown: dict[int, bytes]) -> PublicKey | None:
-    """Make a public key of an object's attributes; None where they are not enough."""
+    """Build a public key from an object's attributes; None if they are incomplete."""
     with contextlib.suppress(ValueError):
         if modulus := shown.get(ck.CKA_MODULUS):
             exponent = shown.get(ck.CKA_PUBLIC_EXPONENT) or b"\1\0\1"
@@ -158,14 +158,14 @@ def _public_key(shown: dict[int, bytes]) -> PublicKey | None:
         if parameters in _ED25519:
             return ed25519.Ed25519PublicKey.from_public_bytes(point[-32:])
         if curve := _CURVES.get(parameters):
-            # A DER OCTET STRING, says the standard; some modules give the point as it is.
+            # The standard requires a DER OCTET STRING; some modules return the bare point.
             size = 1 + 2 * ((curve.key_size + 7) // 8)
             return ec.EllipticCurvePublicKey.from_encoded_point(curve, point[-size:])
     return None
 
 
 def _issuers(functions: ck.Cryptoki, session: int, certificate: x509.Certificate) -> tuple[x509.Certificate, ...]:
-    """Return those on the token that certify one another, from this certificate's issuer on."""
+    """Return the chain of issuers found on the token, starting with this certificate's issuer."""
     chain: tuple[x509.Certificate, ...] = ()
     while certificate.issuer != certificate.subject and len(chain) < _LONGEST_CHAIN:
         candidates = certificate_objects(functions, session, {ck.CKA_SUBJECT: certificate.issuer.public_bytes()})
@@ -180,7 +180,7 @@ def _issuers(functions: ck.Cryptoki, session: int, certificate: x509.Certificate
 def certificate_objects(
     functions: ck.Cryptoki, session: int, attributes: dict[int, ck.Value]
 ) -> list[tuple[int, x509.Certificate]]:
-    """Return the certificates with these attributes, each with its handle; what is none is passed over."""
+    """Return the certificates with these attributes, each with its handle; skip any that cannot be parsed."""
     template = {ck.CKA_CLASS: ck.CKO_CERTIFICATE, ck.CKA_CERTIFICATE_TYPE: ck.CKC_X_509, **attributes}
     return _certificates(functions, session, functions.find(session, template))
 
@@ -197,7 +197,7 @@ def _certificates(functions: ck.Cryptoki, session: int, handles: Sequence[int]) 
 
 
 def generation(kind: str) -> tuple[int, dict[int, ck.Value]]:
-    """Return the mechanism that makes a key of this type, and what its public half's template says of it.
+    """Return the mechanism that generates this type of key, and the type's attributes for the public key's template.
 
     Raises `NotSupported`.
     """
@@ -212,7 +212,7 @@ def generation(kind: str) -> tuple[int, dict[int, ck.Value]]:
 
 
 def importable(key: PrivateKey) -> tuple[dict[int, ck.Value], dict[int, ck.Value]]:
-    """Return what the templates of a key's private and public half say of it. Raises `NotSupported`."""
+    """Return the key's attributes for its private and its public template. Raises `NotSupported`."""
     if isinstance(key, rsa.RSAPrivateKey):
         numbers = key.private_numbers()
         public = {ck.CKA_MODULUS: numbers.public_numbers.n, ck.CKA_PUBLIC_EXPONENT: numbers.public_numbers.e}
@@ -247,7 +247,7 @@ def _octet_string(octets: bytes) -> bytes:
 
 
 def certificate_template(certificate: x509.Certificate, identity: bytes, label: bytes) -> dict[int, ck.Value]:
-    """Return what makes a certificate object."""
+    """Return the template of a certificate object."""
     serial = certificate.serial_number
     octets = serial.to_bytes(serial.bit_length() // 8 + 1)
     return {
@@ -265,11 +265,11 @@ def certificate_template(certificate: x509.Certificate, identity: bytes, label: 
 
 
 def require_public_key(found: PrivateObject, given: Sequence[x509.Certificate]) -> PublicKey:
-    """Return the public key, of the token or of the certificate that was given. Raises `KeyUnusable`."""
+    """Return the public key from the token or else from the given certificate. Raises `KeyUnusable`."""
     if found.public_key is not None:
         return found.public_key
     if given:
-        return given[0].public_key()  # type: ignore[return-value]  # its kind is that of the private key
+        return given[0].public_key()  # type: ignore[return-value]  # same key type as the private key
     raise KeyUnusable(
         "The token shows no public key for this private one.",
         hint="Write its certificate to the token, or add certificate-file=/...",

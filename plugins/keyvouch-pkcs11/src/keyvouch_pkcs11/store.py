@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 _TOKEN = ("token", "manufacturer", "serial", "model", "slot-id", "slot-description", "slot-manufacturer")
 _LIBRARY = ("library-manufacturer", "library-description", "library-version")
 _UNMADE = UNDONE | {"ATTRIBUTE_VALUE_INVALID", "CURVE_NOT_SUPPORTED", "KEY_SIZE_RANGE"}
-"""What a token answers that cannot make a type of key."""
+"""Return values of a token that cannot generate or import a type of key."""
 
 
 def _type(octets: bytes) -> str:
@@ -64,7 +64,7 @@ def _type(octets: bytes) -> str:
 
 
 def _pin_source(octets: bytes) -> str:
-    """Return the reference that RFC 7512 (section 2.4) writes as a file's path or URI, or as | and a command."""
+    """Return a secret reference for a pin-source of RFC 7512 (section 2.4): a file path or URI, or | and a command."""
     text = octets.decode()
     if text.startswith("|"):
         return f"command:{text[1:]}"
@@ -130,7 +130,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         self._process = 0
 
     def connect(self, *, timeout: float) -> None:  # noqa: ARG002 - a module cannot be interrupted
-        """Initialise the module, or give up all log-ins; tokens are logged in to by `open`."""
+        """Initialise the module, or give up all log-ins; `open` logs in to tokens."""
         if self._module is None:
             self._module = module_at(locate(self._uri))
         known = self._epoch if self._process == os.getpid() else None
@@ -138,14 +138,14 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         self._process = os.getpid()
 
     def close(self) -> None:
-        """Log out, where nobody else of this process uses the module."""
+        """Log out if nothing else in this process uses the module."""
         module, self._module = self._module, None
         if module is not None and self._process == os.getpid():
             module.release()
         self._process = 0
 
     def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:
-        """Log in to the token, where the URI has a PIN for it, and find the key."""
+        """Log in to the token if the URI has a PIN, and find the key."""
         chosen = self._choose(uri, certificate, timeout)
         if not chosen.key.signs:
             raise KeyUnusable(
@@ -156,7 +156,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         return key
 
     def tokens(self, uri: KeyUri) -> list[TokenInfo]:
-        """Return the tokens, with what they tell of themselves before a log-in."""
+        """Return the tokens, with the information they show without a log-in."""
         found = []
         for token in self._tokens(uri):
             with told("asking for the token"):
@@ -166,14 +166,14 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         return found
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
-        """Return the keys that the tokens show, with the URI's PIN or without one."""
+        """Return the keys that the tokens show, after a log-in if the URI has a PIN."""
         digest = uri.get("spki-sha256")
         shown = [(token, each) for token, each in self._search(uri, OWN_TIMEOUT) if each.public_key is not None]
         listed = [self._info(uri, token, each, None) for token, each in shown]
         return [info for info in listed if digest in (None, info.spki_sha256)]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
-        """Make a key that cannot be taken out, unless the spec wants it so, and its self-signed certificate."""
+        """Generate a key, not exportable unless the spec says so, and its self-signed certificate."""
         parse_subject(spec.subject)
         mechanism, of_public = objects.generation(spec.key_type)
         token = self._one_token(uri)
@@ -227,7 +227,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         return _pinned(uri, token, made, spki_sha256(key.public_key()))
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
-        """Write the chain beside the key, in place of the certificate that is there."""
+        """Write the chain for the key, replacing its current certificate."""
         token, key, pinned, _ = self._choose(uri, chain[0], OWN_TIMEOUT)
         check_chain(chain, objects.require_public_key(key, chain))
         with told("writing a certificate", performed=True), writing.session(token) as session:
@@ -238,14 +238,14 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         return pinned
 
     def delete(self, uri: KeyUri) -> None:
-        """Delete the key, its public half and its certificate; not what another key of the same id has."""
+        """Delete the key, its public key and its certificate; leave those of another key with the same id."""
         token, key, _, _ = self._choose(uri, None, OWN_TIMEOUT)
         with told("deleting a key", performed=True), writing.session(token) as session:
             with token.module as functions:
                 beside = objects.belongings(functions, session.handle, key)
             session.destroy(key.handle, *beside)
 
-    # Tokens and what stands on them.
+    # Tokens and their objects.
 
     def _connected(self) -> Module:
         if self._module is None or self._process != os.getpid() or self._module.epoch != self._epoch:
@@ -253,7 +253,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         return self._module
 
     def _tokens(self, uri: KeyUri) -> list[Token]:
-        """Return the tokens that the URI matches; a slot that cannot be read is passed over."""
+        """Return the tokens that match the URI; skip slots that cannot be read."""
         module = self._connected()
         with told("looking for tokens"), module as functions:
             library = facts_of_library(functions)
@@ -276,7 +276,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         return found
 
     def _one_token(self, uri: KeyUri) -> Token:
-        """Return the one token that something is to be written to, logged in. Raises `StoreUnavailable`."""
+        """Return the one token to write to, logged in. Raises `StoreUnavailable`."""
         found = self._tokens(uri)
         if not found:
             raise _no_token(uri)
@@ -290,7 +290,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         tokens = self._tokens(uri)
         if not tokens:
             raise _no_token(uri)
-        if len(tokens) > 1 and PIN in uri:  # it is tried on none that it is not meant for
+        if len(tokens) > 1 and PIN in uri:  # never try a PIN on a token it is not meant for
             raise _several_tokens(uri, tokens)
         found = []
         for token in tokens:
@@ -303,7 +303,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         return found
 
     def _choose(self, uri: KeyUri, certificate: Certificate | None, timeout: float) -> _Chosen:
-        """Return the one key that the URI means. Raises `KeyNotFound`, `SecretRequired`, and as `choose_one`."""
+        """Return the one key that the URI selects. Raises `KeyNotFound`, `SecretRequired`, and as `choose_one`."""
         found = self._search(uri, timeout)
         if not found:
             for token in self._tokens(uri):
@@ -352,7 +352,7 @@ def _pinned(uri: KeyUri, token: Token, found: objects.PrivateObject, digest: str
 
 
 def _matches(uri: KeyUri, facts: dict[str, str], names: Sequence[str]) -> bool:
-    """Tell whether the URI says nothing else of these (RFC 7512, section 2.5)."""
+    """Return whether the URI agrees with these facts, as far as it gives them (RFC 7512, section 2.5)."""
     return all(uri.get(each) in (None, facts[each]) for each in names)
 
 

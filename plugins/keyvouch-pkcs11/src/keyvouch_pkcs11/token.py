@@ -1,4 +1,4 @@
-"""A token that is logged in to, and its sessions, which all its keys share."""
+"""A token, its log-in, and the sessions shared by all its keys."""
 
 from __future__ import annotations
 
@@ -34,56 +34,57 @@ _STATES = {
 }
 _FAILED_TRY = CKF_USER_PIN_LOCKED | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_COUNT_LOW
 OWN_TIMEOUT = 30.0
-"""Seconds for what the contract gives none for."""
+"""In seconds, for operations without a timeout in the store contract."""
 _FREE_AGAIN = 0.005
-"""Seconds after which a thread looks again for a session, where the token has no more of them."""
+"""Seconds between attempts to get a session while the token's sessions are all in use."""
 
 
 class Token:
-    """One token of a module, from one log-in to the next."""
+    """A token of a module, during one log-in."""
 
     def __init__(self, module: Module, slot: int, facts: dict[str, str]) -> None:
         self.module = module
         self.slot = slot
         self.facts = facts
-        """By the attributes of a URI: token, manufacturer, model, serial, and the slot's."""
+        """By URI attribute: token, manufacturer, model, serial, and those of the slot."""
         self._log_in = threading.Lock()
         self._writing = threading.Lock()
         self._reference: str | None = None
-        """Of the PIN that it was logged in with."""
+        """The reference of the PIN used to log in."""
         self._anchor: int | None = None
-        """A session that is never given away: with a token's last session its log-in ends."""
+        """A session that is never handed out: closing a token's last session would log out."""
         self._free: list[int] = []
         self._given_up = False
 
     @property
     def name(self) -> str:
-        """What tells this token from all others, for the record of its refused PINs."""
+        """A unique name of this token, for the record of refused PINs."""
         return "pkcs11:" + "/".join(self.facts[each] for each in ("manufacturer", "model", "serial", "token"))
 
     @property
     def is_logged_in(self) -> bool:
-        """Whether there is a log-in of ours."""
+        """Whether this object has logged in."""
         return self._reference is not None
 
     def state(self) -> list[str]:
-        """Return what its flags say of its PIN, in words. Raises `CryptokiError`."""
+        """Return the state of the PIN in words, as shown by the token's flags. Raises `CryptokiError`."""
         with self.module as functions:
             flags = functions.token(self.slot).flags
         return [words for flag, words in _STATES.items() if flags & flag]
 
     def shows_failed_try(self) -> bool:
-        """Return whether the flags show a wrong PIN since the last right one; many tokens never set them.
+        """Return whether the flags show a wrong PIN since the last correct one; many tokens never set them.
 
-        Raises the errors of keyvouch for a module that does not answer.
+        Raises keyvouch's errors if the call to the module fails.
         """
         with told("reading the token's flags"), self.module as functions:
             return bool(functions.token(self.slot).flags & _FAILED_TRY)
 
     def log_in(self, uri: KeyUri, secrets: SecretResolver, timeout: float) -> None:
-        """Log in with the URI's PIN, where the token wants one and has none yet.
+        """Log in with the URI's PIN if the token requires a log-in and has none yet.
 
-        Raises `SecretIncorrect`, `StoreLocked`, and `ConfigurationError` for a second PIN beside another.
+        Raises `SecretIncorrect`, `StoreLocked`, `StoreUnavailable`, and `ConfigurationError` if the log-in used another
+        PIN reference.
         """
         if PIN not in uri:
             return
@@ -122,7 +123,7 @@ class Token:
             session = functions.open_session(self.slot)
             if functions.is_logged_in(
                 session
-            ):  # by the program itself: it is the process's log-in, and no PIN is tried
+            ):  # by the program itself: a log-in is valid for the whole process, so no PIN is tried
                 self._anchor = session
                 return
         try:
@@ -140,9 +141,9 @@ class Token:
         self._anchor = session
 
     def require_log_in(self, uri: KeyUri, timeout: float) -> None:
-        """Raise `SecretRequired` where the token hides its keys from who has not logged in; `SessionLost` where it did.
+        """Raise `SecretRequired` if the token hides its keys without a log-in; `SessionLost` if the log-in was lost.
 
-        After a log-out by somebody else a search finds nothing, and that is no missing key.
+        After a log-out by other code in the process a search finds nothing, although the key exists.
         """
         with told("asking for the token"), self.session(timeout) as session, self.module as functions:
             wanted = bool(functions.token(self.slot).flags & CKF_LOGIN_REQUIRED)
@@ -157,7 +158,7 @@ class Token:
 
     @contextlib.contextmanager
     def session(self, timeout: float) -> Iterator[int]:
-        """Give a session to one thread; it is kept for the next where nothing failed in it."""
+        """Lend a session to one thread; it is kept for the next thread unless something failed in it."""
         session = self.take(timeout)
         try:
             yield session
@@ -168,7 +169,7 @@ class Token:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[int]:
-        """Give a session that may change the token, to one thread at a time: SoftHSM fails when two write at once."""
+        """Yield a read-write session, to one thread at a time: SoftHSM fails if two threads write at once."""
         with self._writing:
             self._require_use()
             with self.module as functions:
@@ -179,7 +180,7 @@ class Token:
                 self.close(session)
 
     def give_up(self) -> None:
-        """Close what is free; what is in use is closed by who uses it. Nothing is signed by it any more."""
+        """Close the free sessions; those in use are closed by their users. No further session is handed out."""
         self._given_up = True
         anchor, self._anchor = self._anchor, None
         if anchor is not None:
@@ -189,7 +190,7 @@ class Token:
                 self.close(self._free.pop())
 
     def take(self, timeout: float) -> int:
-        """Return a session for one thread alone. Raises `CryptokiError`, `SessionLost`."""
+        """Return a session for the exclusive use of one thread. Raises `CryptokiError`, `SessionLost`."""
         end = time.monotonic() + timeout
         while True:
             self._require_use()
@@ -211,11 +212,11 @@ class Token:
             self.close(session)
             return
         self._free.append(session)
-        if self._given_up:  # meanwhile: the list was already emptied
+        if self._given_up:  # by another thread, which may already have emptied the list
             self.give_up()
 
     def close(self, session: int) -> None:
-        """End a session in which something has failed: it may be lost, or an operation have begun in it."""
+        """Close a session in which something failed: it may be lost or have an operation in progress."""
         with contextlib.suppress(CryptokiError), self.module as functions:
             functions.close_session(session)
 
@@ -228,12 +229,12 @@ def _log_in(functions: Cryptoki, session: int, pin: Secret) -> None:
     try:
         functions.login(session, pin.reveal().encode())
     except CryptokiError as error:
-        if error.name != "USER_ALREADY_LOGGED_IN":  # by the program itself, in this very moment
+        if error.name != "USER_ALREADY_LOGGED_IN":  # by the program itself, at this very moment
             raise
 
 
 def facts_of(module: Module, slot: int) -> dict[str, str] | None:
-    """Return what a URI can say of a token and its slot; None where it is not initialised. Raises `CryptokiError`."""
+    """Return a token's and its slot's facts as URI attributes; None if not initialised. Raises `CryptokiError`."""
     with module as functions:
         token, place = functions.token(slot), functions.slot(slot)
     if not token.flags & CKF_TOKEN_INITIALIZED:

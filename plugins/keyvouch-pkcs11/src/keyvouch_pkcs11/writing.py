@@ -1,4 +1,4 @@
-"""Writing to a token: where a new key may stand, and undoing what was written where the rest fails."""
+"""Writing to a token: choose a free id and label for a new key, and undo partial writes on failure."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from keyvouch.store import KeyUri
 
 _NEW_ID = 16
-"""Random bytes of a new key's CKA_ID."""
+"""Number of random bytes in a new key's CKA_ID."""
 
 
 class Place(NamedTuple):
-    """The id and the label that tell a key from others on its token."""
+    """The id and the label that identify a key on its token."""
 
     id: bytes
     label: bytes
 
     @property
     def attributes(self) -> dict[int, ck.Value]:
-        """What a template says of it."""
+        """The attributes for an object's template."""
         return {ck.CKA_TOKEN: True, ck.CKA_ID: self.id, ck.CKA_LABEL: self.label}
 
 
 def free_place(uri: KeyUri, token: Token, *, further: bool) -> Place:
-    """Return where the URI wants a new key. Raises `KeyExists` where anything has its id, or a first key its label."""
+    """Return a new key's id and label. Raises `KeyExists` if an object has this id or, unless `further`, this label."""
     identity, label = uri.get("id"), uri.get("object")
     taken: list[dict[int, ck.Value]] = [{ck.CKA_ID: identity}] if identity else []
     if label and not further:
@@ -51,7 +51,7 @@ def free_place(uri: KeyUri, token: Token, *, further: bool) -> Place:
 
 
 def protection(*, exportable: bool) -> dict[int, ck.Value]:
-    """Return what a private key's template says of who may have it."""
+    """Return the attributes of a private key's template that protect it."""
     return {
         ck.CKA_PRIVATE: True,
         ck.CKA_SIGN: True,
@@ -61,7 +61,7 @@ def protection(*, exportable: bool) -> dict[int, ck.Value]:
 
 
 class Writing:
-    """A session that changes the token, and the handles of what was made in it."""
+    """A read-write session, and the handles of the objects created in it."""
 
     def __init__(self, token: Token, handle: int) -> None:
         self.handle = handle
@@ -69,7 +69,7 @@ class Writing:
         self._module = token.module
 
     def create(self, template: ck.Template) -> None:
-        """Make an object."""
+        """Create an object."""
         with self._module as functions:
             self.made.append(functions.create(self.handle, template))
 
@@ -80,7 +80,7 @@ class Writing:
                 functions.destroy(self.handle, each)
 
     def write_chain(self, chain: Sequence[Certificate], place: Place) -> None:
-        """Write the key's own certificate with its id, and issuers that are not there yet without one."""
+        """Write the key's own certificate with its id, and missing issuers without an id."""
         for number, certificate in enumerate(chain):
             template = objects.certificate_template(certificate, b"" if number else place.id, place.label)
             same = {ck.CKA_CLASS: ck.CKO_CERTIFICATE, ck.CKA_VALUE: template[ck.CKA_VALUE]}
@@ -92,7 +92,7 @@ class Writing:
 
 @contextlib.contextmanager
 def session(token: Token) -> Iterator[Writing]:
-    """Give a session for writing; where the block fails, what was made in it is deleted."""
+    """Yield a session for writing; if the block fails, delete the objects created in it."""
     with token.writing() as handle:
         writing = Writing(token, handle)
         try:

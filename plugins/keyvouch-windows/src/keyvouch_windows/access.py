@@ -1,4 +1,4 @@
-"""Who may use a key: its list of access rules, which CNG and the legacy providers keep alike."""
+"""Who may use a key: its access control list, which CNG and the legacy providers store in the same form."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
 
 _READ = GENERIC_READ | FILE_GENERIC_READ
-"""What "Read" of certmgr's "Manage Private Keys" gives: enough to sign, not to change or delete.
+"""The rights of "Read" in certmgr's "Manage Private Keys": enough to sign, not to change or delete.
 
-A key's rights are those of the file that it is kept in. The same mask, 0x80120089, is granted to NETWORK SERVICE in the
+A key's rights are those of the file that contains it. The same mask, 0x80120089, is granted to NETWORK SERVICE in the
 `SecurityDescriptor` that Microsoft's documentation sets for new keys (Configuration Manager, "Database replicas for
 management points"); Carbon.Cryptography's authors saw GENERIC_READ and SYNCHRONIZE set by certmgr.
 """
@@ -26,19 +26,19 @@ _IN_CERTMGR = "in certlm.msc: All Tasks, Manage Private Keys"
 
 
 def readers(key: OpenKey, called: Callable[[str], str] = accounts.name_of) -> tuple[str, ...]:
-    """Return the accounts that may sign with a key, each by its name. Raises `NativeError`, `KeyUnusable`.
+    """Return the names of the accounts that may sign with a key. Raises `NativeError`, `KeyUnusable`.
 
-    Groups are told as groups. An account that is denied it by a rule of its own is left out.
+    Groups are not expanded. An account that is itself denied access is left out.
     """
     allowed = _rules(key).allowed(FILE_READ_DATA)
     return tuple(called(sid) for sid in ((accounts.WELL_KNOWN["everyone"],) if allowed is None else allowed))
 
 
 def grant(key: OpenKey, account: str, uri: KeyUri, *, machine: bool) -> None:
-    """Let an account sign with a key; where it may already, change nothing.
+    """Grant an account permission to sign with a key; do nothing if it already has it.
 
-    `machine`: whether it is one of the machine's; a user's may have its certificate in LocalMachine too, as some tools
-    import it. Raises `NotSupported`, `AccessDenied`, and as `accounts.sid_of`.
+    `machine`: whether it is a machine key; a user's key may have its certificate in LocalMachine too, since some tools
+    import it that way. Raises `NotSupported`, `AccessDenied`, and as `accounts.sid_of`.
     """
     if uri.get("location") == "CurrentUser" or not machine:
         raise NotSupported(
@@ -62,9 +62,9 @@ def grant(key: OpenKey, account: str, uri: KeyUri, *, machine: bool) -> None:
 
 
 def revoke(key: OpenKey, account: str, uri: KeyUri) -> None:
-    """Take away the rules that allow an account something; where there is none, change nothing.
+    """Remove the rules that allow an account anything; do nothing if there are none.
 
-    What a group allows its members stays. Raises `NotSupported`, `AccessDenied`, and as `accounts.sid_of`.
+    Permissions through groups remain. Raises `NotSupported`, `AccessDenied`, and as `accounts.sid_of`.
     """
     sid = accounts.sid_of(account)
     with told("revoking access to the key", uri):
@@ -86,7 +86,7 @@ def revoke(key: OpenKey, account: str, uri: KeyUri) -> None:
 
 @contextlib.contextmanager
 def told(doing: str, uri: KeyUri) -> Iterator[None]:
-    """Raise keyvouch's error for what a provider answers about a key's access rules."""
+    """Raise keyvouch's error for a `NativeError` while a provider reads or sets a key's access rules."""
     try:
         yield
     except NativeError as error:

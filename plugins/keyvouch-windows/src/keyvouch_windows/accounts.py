@@ -1,4 +1,4 @@
-"""Accounts of Windows: the name that people write, and the SID by which Windows knows it in any language."""
+"""Windows accounts: the name that people write, and the SID, which does not depend on the language of Windows."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ WELL_KNOWN = {
     "users": "S-1-5-32-545",
     "iis_iusrs": "S-1-5-32-568",
 }
-"""By their English names, which another language's Windows does not know; some as services and tools spell them."""
+"""SIDs by English name, which Windows in another language does not know; some as services and tools spell them."""
 _AUTHORITIES = ("nt authority", "builtin")
 _SERVICE, _POOL = "nt service", "iis apppool"
 
 
 def sid_of(account: str) -> str:
-    """Return the SID of an account: `DOMAIN\\name`, `name`, `NT SERVICE\\name`, a well-known name, a SID's text.
+    """Return the SID of an account: `DOMAIN\\name`, `name`, `NT SERVICE\\name`, a well-known name, or a SID as text.
 
-    Raises `ConfigurationError` where there is none, `StoreUnavailable` where nobody can be asked.
+    Raises `ConfigurationError` if the account does not exist, `StoreUnavailable` if it cannot be looked up.
     """
     if account.upper().startswith("S-1-"):
         try:
@@ -48,7 +48,7 @@ def sid_of(account: str) -> str:
 
 
 def name_of(sid: str) -> str:
-    """Return what people call an account, `DOMAIN\\name`; its SID where nobody knows it, or nobody can be asked."""
+    """Return an account's name, `DOMAIN\\name`; its SID if the name is unknown or cannot be looked up."""
     try:
         return advapi32.account_of(sid_octets(sid)) or sid
     except NativeError:
@@ -56,9 +56,9 @@ def name_of(sid: str) -> str:
 
 
 def of_this_thread() -> str:
-    """Return the account that this thread runs as; "this account" where Windows does not say.
+    """Return the name of the account that this thread runs as; "this account" if Windows does not report it.
 
-    By its SID: asked for a name, Windows tells that of the computer (`DOMAIN\\MACHINE$`) of SYSTEM and of the services.
+    Looked up by SID: for SYSTEM and the service accounts, Windows' own user name is the computer's, `DOMAIN\\MACHINE$`.
     """
     try:
         return name_of(sid_text(advapi32.sid_of_this_account()))
@@ -67,7 +67,7 @@ def of_this_thread() -> str:
 
 
 def _parts(account: str) -> tuple[str, str]:
-    """Return what stands before the backslash, in lower case, and the name."""
+    """Return the part before the backslash, in lower case, and the name."""
     authority, separator, name = account.partition("\\")
     return (authority.lower(), name) if separator else ("", account)
 

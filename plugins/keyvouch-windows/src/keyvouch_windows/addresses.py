@@ -1,4 +1,4 @@
-"""What stands in a URI of the Windows certificate store, and how the values are read."""
+"""The attributes of a `windows:` URI, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from cryptography.x509 import Name
 
 _HASHES: dict[int, HashName] = {40: "sha1", 64: "sha256"}
-"""By the number of hexadecimal digits."""
+"""Hash names by the number of hexadecimal digits."""
 _BETWEEN = re.compile("[\\s:\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-"""What may stand between and around the digits; also the mark that certmgr's dialog lets one copy along unseen."""
+"""Characters allowed between and around the digits, including the invisible mark copied from certmgr's dialog."""
 
 
 def thumbprint(octets: bytes) -> str:
-    """Return the digits of a thumbprint in capital letters, for `Attribute.parse`. Raises ValueError."""
+    """Return the digits of a thumbprint in upper case, for `Attribute.parse`. Raises ValueError."""
     digits = _BETWEEN.sub("", octets.decode()).upper()
     if len(digits) not in _HASHES or not re.fullmatch(r"[0-9A-F]+", digits):
         raise ValueError("a thumbprint has 40 hexadecimal digits (SHA-1), or 64 (SHA-256)")
@@ -28,12 +28,12 @@ def thumbprint(octets: bytes) -> str:
 
 
 def hash_of(digits: str) -> HashName:
-    """Return which hash a thumbprint is."""
+    """Return the name of a thumbprint's hash."""
     return _HASHES[len(digits)]
 
 
 def name(octets: bytes) -> Name:
-    """Return a distinguished name, for `Attribute.parse`, also as Windows shows it. Raises ValueError."""
+    """Return a distinguished name, for `Attribute.parse`; also accepts Windows' notation. Raises ValueError."""
     try:
         return parse_subject(re.sub(r",\s+", ",", octets.decode()))
     except ConfigurationError as error:
@@ -41,7 +41,7 @@ def name(octets: bytes) -> Name:
 
 
 def _text(octets: bytes) -> str:
-    """Read what Windows gets as a text: it would end at a NUL, and mean another key."""
+    """Return a string to pass to Windows. Raises ValueError for a NUL: Windows would stop there and use another key."""
     if b"\0" in octets:
         raise ValueError("it has a NUL in it")
     return octets.decode()

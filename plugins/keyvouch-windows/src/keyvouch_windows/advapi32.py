@@ -1,4 +1,4 @@
-"""advapi32.dll: keys of the legacy providers (CSPs), and the names of accounts (wincrypt.h, winbase.h)."""
+"""advapi32.dll: keys of the legacy providers (CSPs), and account names (wincrypt.h, winbase.h)."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ KP_PERMISSIONS, CRYPT_EXPORT = 6, 0x4
 PP_KEYSET_SEC_DESCR = 8
 PUBLICKEYBLOB, PRIVATEKEYBLOB = 0x6, 0x7
 CALG = {"sha256": 0x800C, "sha384": 0x800D, "sha512": 0x800E}
-"""CALG_SHA_256 and so on."""
+"""CALG_SHA_256 etc., by hash name."""
 TOKEN_USER_CLASS = 1
-"""Of TOKEN_INFORMATION_CLASS: TokenUser."""
+"""TokenUser in TOKEN_INFORMATION_CLASS."""
 ERROR_NO_MORE_ITEMS, ERROR_INSUFFICIENT_BUFFER, ERROR_NONE_MAPPED = 259, 122, 1332
 _NOBODY = frozenset({3, 6, 7, 8})
-"""Of SID_NAME_USE: a domain (a computer's own name too is found as one), a deleted account, none, an unknown kind."""
+"""Values of SID_NAME_USE: domain (also returned for the computer's own name), deleted account, invalid, unknown."""
 _EFFECTIVE_TOKEN = -6
-"""What GetCurrentThreadEffectiveToken returns: a handle that is not to be closed, and an inline function."""
+"""The pseudo-handle, not to be closed, that GetCurrentThreadEffectiveToken, an inline function, returns."""
 _LONGEST_TOKEN_USER = 128
-"""Bytes: a pointer, attributes, and behind them the longest SID."""
+"""In bytes: a pointer and attributes, followed by the longest SID."""
 
 _dll = Library(
     "advapi32",
@@ -67,24 +67,24 @@ _dll = Library(
 
 
 def acquire(name: str, provider: str | None, kind: int, flags: int) -> int:
-    """Open a container of keys, or make it; `release` gives it back. `provider`: None for the type's own."""
+    """Open or create a key container; release it with `release`. `provider`: None for the type's default."""
     handle = POINTER()
     _dll.demand("CryptAcquireContextW", ctypes.byref(handle), name, provider, kind, flags)
     return handle.value or 0
 
 
 def release(handle: int) -> None:
-    """Give a container back."""
+    """Release the handle of a container."""
     _dll.call("CryptReleaseContext", handle, 0)
 
 
 def delete(name: str, provider: str | None, kind: int, flags: int) -> None:
-    """Delete a container with its keys."""
+    """Delete a container and its keys."""
     _dll.demand("CryptAcquireContextW", ctypes.byref(POINTER()), name, provider, kind, flags | CRYPT_DELETEKEYSET)
 
 
 def providers() -> dict[str, int]:
-    """Return the legacy providers that are there, by name, each with its type."""
+    """Return the installed legacy providers' types, by name."""
     found: dict[str, int] = {}
     kind, size = DWORD(), DWORD()
     buffer = ctypes.create_unicode_buffer(512)
@@ -100,7 +100,7 @@ def providers() -> dict[str, int]:
 
 
 def generate(handle: int, spec: int, bits: int, *, exportable: bool) -> None:
-    """Make a key in a container."""
+    """Generate a key in a container."""
     key = POINTER()
     flags = bits << 16 | (CRYPT_EXPORTABLE if exportable else 0)
     _dll.demand("CryptGenKey", handle, spec, flags, ctypes.byref(key))
@@ -108,7 +108,7 @@ def generate(handle: int, spec: int, bits: int, *, exportable: bool) -> None:
 
 
 def take_in(handle: int, blob: bytes, *, exportable: bool) -> None:
-    """Put a key into a container; `blob` is a PRIVATEKEYBLOB."""
+    """Import a key into a container; `blob` is a PRIVATEKEYBLOB."""
     key = POINTER()
     flags = CRYPT_EXPORTABLE if exportable else 0
     _dll.demand("CryptImportKey", handle, blob, len(blob), None, flags, ctypes.byref(key))
@@ -117,7 +117,7 @@ def take_in(handle: int, blob: bytes, *, exportable: bool) -> None:
 
 @contextlib.contextmanager
 def key_of(handle: int, spec: int) -> Iterator[int]:
-    """Open the key of a container. Raises `NativeError`: NTE_NO_KEY where it has none of this kind."""
+    """Open a container's key of this kind. Raises `NativeError`: NTE_NO_KEY if there is none."""
     key = POINTER()
     _dll.demand("CryptGetUserKey", handle, spec, ctypes.byref(key))
     try:
@@ -127,19 +127,19 @@ def key_of(handle: int, spec: int) -> Iterator[int]:
 
 
 def permissions(key: int) -> int:
-    """Return what may be done with a key: CRYPT_EXPORT and others."""
+    """Return a key's permission flags, such as CRYPT_EXPORT."""
     value, size = DWORD(), DWORD(ctypes.sizeof(DWORD))
     _dll.demand("CryptGetKeyParam", key, KP_PERMISSIONS, ctypes.byref(value), ctypes.byref(size), 0)
     return value.value
 
 
 def export(key: int, kind: int) -> bytes:
-    """Return a key as PUBLICKEYBLOB or PRIVATEKEYBLOB."""
+    """Return a key as a PUBLICKEYBLOB or PRIVATEKEYBLOB."""
     return octets_of(lambda buffer, _, size: _dll.demand("CryptExportKey", key, None, kind, 0, buffer, size))
 
 
 def sign(handle: int, spec: int, digest: bytes, hash_name: str) -> bytes:
-    """Sign a digest with PKCS#1 1.5, and return it as everybody but CryptoAPI has it: the highest octet first."""
+    """Sign a digest with PKCS#1 v1.5 and return the signature in big-endian order (CryptoAPI's is little-endian)."""
     made = POINTER()
     _dll.demand("CryptCreateHash", handle, CALG[hash_name], None, 0, ctypes.byref(made))
     try:
@@ -153,7 +153,7 @@ def sign(handle: int, spec: int, digest: bytes, hash_name: str) -> bytes:
 
 
 def security_descriptor(handle: int) -> bytes:
-    """Return who may do what with a container."""
+    """Return a container's security descriptor, with its DACL only."""
     what = (handle, PP_KEYSET_SEC_DESCR)
     return octets_of(
         lambda buffer, _, size: _dll.demand("CryptGetProvParam", *what, buffer, size, DACL_SECURITY_INFORMATION)
@@ -161,27 +161,27 @@ def security_descriptor(handle: int) -> bytes:
 
 
 def set_security_descriptor(handle: int, octets: bytes) -> None:
-    """Say who may do what with a container."""
+    """Set the DACL of a container from a security descriptor."""
     _dll.demand("CryptSetProvParam", handle, PP_KEYSET_SEC_DESCR, octets, DACL_SECURITY_INFORMATION)
 
 
 def sid_of_this_account() -> bytes:
-    """Return the identifier of the account that this thread runs as."""
+    """Return the SID of the account that this thread runs as."""
     buffer, size = ctypes.create_string_buffer(_LONGEST_TOKEN_USER), DWORD()
     what = (_EFFECTIVE_TOKEN, TOKEN_USER_CLASS, buffer, len(buffer), ctypes.byref(size))
     _dll.demand("GetTokenInformation", *what)
-    sid = POINTER.from_buffer(buffer).value or 0  # TOKEN_USER begins with a pointer to it
+    sid = POINTER.from_buffer(buffer).value or 0  # TOKEN_USER starts with a pointer to the SID
     return octets_at(sid, 8 + 4 * octets_at(sid, 2)[1])
 
 
 def sid_of(account: str) -> bytes | None:
-    """Return the identifier of an account, `DOMAIN\\name`; None where there is no such account."""
+    """Return the SID of an account, `DOMAIN\\name`; None if there is no such account."""
     found = _looked_up("LookupAccountNameW", account, ctypes.create_string_buffer)
     return None if found is None or found.kind in _NOBODY else bytes(found.first.raw)
 
 
 def account_of(sid: bytes) -> str | None:
-    """Return the name of an account, `DOMAIN\\name`; None where nobody knows it any more."""
+    """Return the name of an account, `DOMAIN\\name`; None if the SID is unknown."""
     found = _looked_up("LookupAccountSidW", sid, ctypes.create_unicode_buffer)
     if found is None:
         return None
@@ -190,10 +190,10 @@ def account_of(sid: bytes) -> str | None:
 
 class _Account(NamedTuple):
     first: Any
-    """The buffer with what was asked for."""
+    """The buffer with the SID or the name that was looked up."""
     domain: str
     kind: int
-    """Of SID_NAME_USE."""
+    """A value of SID_NAME_USE."""
 
 
 def _looked_up(function: str, known: str | bytes, buffer: Callable[[int], Any]) -> _Account | None:

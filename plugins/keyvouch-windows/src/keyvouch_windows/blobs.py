@@ -1,4 +1,4 @@
-"""Keys as Windows writes them, to and from octets (bcrypt.h; wincrypt.h, RSAPUBKEY)."""
+"""Parse and write Windows' key blobs (bcrypt.h; wincrypt.h, RSAPUBKEY)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 _RSA_HEADER = "<6I"
-"""BCRYPT_RSAKEY_BLOB: magic, bits, bytes of exponent, modulus and primes; then these, the highest octet first."""
+"""BCRYPT_RSAKEY_BLOB: magic, bits, sizes in bytes of exponent, modulus and primes; then these, big-endian."""
 _EC_HEADER = "<2I"
-"""BCRYPT_ECCKEY_BLOB: magic, bytes of a coordinate; then x and y."""
+"""BCRYPT_ECCKEY_BLOB: magic, size of a coordinate in bytes; then x and y."""
 _LEGACY_HEADER = "<BBHIIII"
-"""PUBLICKEYSTRUC and RSAPUBKEY: type, version, reserved, algorithm, magic, bits, exponent; lowest octet first."""
+"""PUBLICKEYSTRUC and RSAPUBKEY: type, version, reserved, algorithm, magic, bits, exponent; little-endian."""
 
 _PRIVATEKEYBLOB, _CALG_RSA_KEYX, _RSA2 = 0x7, 0xA400, int.from_bytes(b"RSA2", "little")
 
 
 @CRYPTOGRAPHY
 def rsa_public_key(blob: bytes) -> RSAPublicKey:
-    """Read BCRYPT_RSAPUBLIC_BLOB."""
+    """Parse a BCRYPT_RSAPUBLIC_BLOB."""
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     _, _, exponent_size, modulus_size, _, _ = struct.unpack_from(_RSA_HEADER, blob)
@@ -34,7 +34,7 @@ def rsa_public_key(blob: bytes) -> RSAPublicKey:
 
 @CRYPTOGRAPHY
 def ec_public_key(blob: bytes) -> EllipticCurvePublicKey:
-    """Read BCRYPT_ECCPUBLIC_BLOB of P-256, P-384 or P-521."""
+    """Parse a BCRYPT_ECCPUBLIC_BLOB of P-256, P-384 or P-521."""
     from cryptography.hazmat.primitives.asymmetric import ec
 
     _, size = struct.unpack_from(_EC_HEADER, blob)
@@ -45,7 +45,7 @@ def ec_public_key(blob: bytes) -> EllipticCurvePublicKey:
 
 @CRYPTOGRAPHY
 def legacy_public_key(blob: bytes) -> RSAPublicKey:
-    """Read a PUBLICKEYBLOB."""
+    """Parse a PUBLICKEYBLOB."""
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     exponent, (modulus,) = _legacy(blob, 1)
@@ -54,7 +54,7 @@ def legacy_public_key(blob: bytes) -> RSAPublicKey:
 
 @CRYPTOGRAPHY
 def legacy_private_key(blob: bytes) -> RSAPrivateKey:
-    """Read a PRIVATEKEYBLOB."""
+    """Parse a PRIVATEKEYBLOB."""
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     exponent, (modulus, p, q, dp, dq, qi, d) = _legacy(blob, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 1)
@@ -62,9 +62,10 @@ def legacy_private_key(blob: bytes) -> RSAPrivateKey:
 
 
 def legacy_blob(key: RSAPrivateKey) -> bytes:
-    """Write a PRIVATEKEYBLOB for key exchange, as what signs here is called. Raises OverflowError where it has no room.
+    """Write a PRIVATEKEYBLOB of type key exchange, the type used for signing here.
 
-    So for primes of different lengths, an exponent of more than 32 bits, a length that is no multiple of 16 bits.
+    Raises OverflowError if the format cannot represent the key: primes of different lengths, an exponent of more than
+    32 bits, or a length that is not a multiple of 16 bits.
     """
     numbers = key.private_numbers()
     size, exponent = key.key_size // 8, numbers.public_numbers.e
@@ -83,7 +84,7 @@ def legacy_blob(key: RSAPrivateKey) -> bytes:
 
 
 def _legacy(blob: bytes, *lengths: float) -> tuple[int, list[int]]:
-    """Return the public exponent and numbers; their lengths are given in lengths of the modulus."""
+    """Return the public exponent and the numbers of a blob; `lengths` are relative to the modulus."""
     *_, bits, exponent = struct.unpack_from(_LEGACY_HEADER, blob)
     place, numbers = struct.calcsize(_LEGACY_HEADER), []
     for length in lengths:

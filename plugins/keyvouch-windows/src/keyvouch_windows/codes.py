@@ -1,4 +1,4 @@
-"""Codes with which Windows refuses: HRESULTs, Win32 errors, those of smart cards and of the TPM (winerror.h)."""
+"""Windows' error codes: HRESULTs, Win32 errors, and those of smart cards and the TPM (winerror.h)."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ CODES = {
     "TPM_E_LOCKED_OUT": 0x8029041B,
     "TPM_E_PCP_KEY_HANDLE_INVALIDATED": 0x80290422,
 }
-"""Those that a user can meet; of others the number is shown."""
+"""Codes that users can encounter; all others are shown as numbers."""
 
 UNDONE = frozenset(
     {
@@ -148,7 +148,7 @@ UNDONE = frozenset(
         "TPM_E_PCP_UNSUPPORTED_PSS_SALT",
     }
 )
-"""The provider does not do what was asked for."""
+"""The provider does not support what was asked for."""
 
 LOST = frozenset(
     {
@@ -167,7 +167,7 @@ LOST = frozenset(
         "TPM_E_PCP_KEY_HANDLE_INVALIDATED",
     }
 )
-"""The key's handle is of no use any more: opening it again may mend it."""
+"""The key's handle is no longer valid: opening the key again may help."""
 
 WITHHELD = frozenset(
     {
@@ -179,7 +179,7 @@ WITHHELD = frozenset(
         "NTE_PERM",
     }
 )
-"""This account may not use the key, or it is gone: Windows says the same to either."""
+"""This account may not use the key, or the key is gone: Windows reports the same in both cases."""
 
 KEPT = frozenset(
     {
@@ -189,4 +189,4 @@ KEPT = frozenset(
         "NTE_PERM",
     }
 )
-"""What a provider says when a key is asked for that may not leave it."""
+"""A provider's errors on an attempt to export a key that is not exportable."""

@@ -1,4 +1,4 @@
-"""crypt32.dll: the stores of certificates, and what they know of a certificate's private key (wincrypt.h)."""
+"""crypt32.dll: certificate stores, and the private keys that their certificates refer to (wincrypt.h)."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ CRYPT_EXPORTABLE, CRYPT_MACHINE_KEYSET, CRYPT_USER_KEYSET = 0x1, 0x20, 0x1000
 PKCS12_PREFER_CNG_KSP = 0x100
 ERROR_NO_MORE_FILES = 18
 _END = (CODES["CRYPT_E_NOT_FOUND"], ERROR_NO_MORE_FILES, 0)
-"""Why there is no further certificate in a store, where nothing failed."""
+"""Last errors at the end of an enumeration that did not fail."""
 _FLAG_REFUSED = (0, CODES["ERROR_INVALID_PARAMETER"], CODES["NTE_BAD_FLAGS"])
 
 _EVERYWHERE = ("my", "ca")
 LOCATIONS = {"CurrentUser": CERT_SYSTEM_STORE_CURRENT_USER, "LocalMachine": CERT_SYSTEM_STORE_LOCAL_MACHINE}
-"""By the names that PowerShell has for them, in the order in which they are looked through."""
+"""Locations by their PowerShell names, in search order."""
 
 
-class CRYPT_DATA_BLOB(ctypes.Structure):  # noqa: N801 - as Windows calls it, here and below
+class CRYPT_DATA_BLOB(ctypes.Structure):  # noqa: N801 - the name in Windows, here and below
     _fields_ = (("cbData", DWORD), ("pbData", POINTER))
 
 
@@ -84,11 +84,11 @@ class Container:
     provider: str
     name: str
     type: int = 0
-    """Of a legacy provider (CSP): PROV_RSA_FULL and so on. 0: the provider is one of CNG (KSP)."""
+    """A legacy provider's (CSP's) type, such as PROV_RSA_FULL; 0 for a CNG provider (KSP)."""
     machine: bool = False
-    """Whether it is one of the machine's, and not the user's."""
+    """Whether it belongs to the machine rather than to the user."""
     spec: int = 0
-    """Of a legacy provider: AT_KEYEXCHANGE or AT_SIGNATURE."""
+    """AT_KEYEXCHANGE or AT_SIGNATURE for a legacy provider; otherwise 0."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +97,20 @@ class Acquired:
 
     handle: int
     spec: int
-    """CERT_NCRYPT_KEY_SPEC where it is a key of CNG, else the handle is a legacy provider's."""
+    """CERT_NCRYPT_KEY_SPEC for a CNG key; otherwise the handle is that of a legacy provider."""
     owned: bool
-    """Whether the caller gives it back."""
+    """Whether the caller must release the handle."""
 
 
 @contextlib.contextmanager
 def opened_store(location: str, name: str, *, write: bool = False, physical: bool = False) -> Iterator[int]:
-    """Open one of the system's stores. Raises `NativeError`: ERROR_FILE_NOT_FOUND where there is none of that name.
+    """Open a system store. Raises `NativeError`: ERROR_FILE_NOT_FOUND if there is none of this name.
 
-    `physical`: not the collection of that name, but what the registry keeps of it (Microsoft, Logical and Physical
-    Stores).
+    `physical`: open only the physical store in the registry, not the logical store of this name (Microsoft, Logical
+    and Physical Stores).
     """
     kind = CERT_STORE_PROV_SYSTEM_REGISTRY_W if physical else CERT_STORE_PROV_SYSTEM_W
-    # Those that every Windows has may not be there before they are used; another name is a mistyped one.
+    # Standard stores may not exist until first used; any other missing store is a mistyped name.
     flags = LOCATIONS[location] | (0 if write and name.lower() in _EVERYWHERE else CERT_STORE_OPEN_EXISTING_FLAG)
     flags |= 0 if write else CERT_STORE_READONLY_FLAG
     with _closing_store(_dll.demand("CertOpenStore", kind, 0, None, flags, name)) as store:
@@ -118,20 +118,20 @@ def opened_store(location: str, name: str, *, write: bool = False, physical: boo
 
 
 def is_absent(error: NativeError) -> bool:
-    """Tell whether it was that there is no such store."""
+    """Return whether the error means that the store does not exist."""
     return (error.function, error.code) == ("CertOpenStore", CODES["ERROR_FILE_NOT_FOUND"])
 
 
 @contextlib.contextmanager
 def opened_pfx(octets: bytes, password: str, *, machine: bool, exportable: bool) -> Iterator[int]:
-    """Take in the keys of a PKCS#12, and open a store in memory with its certificates, which know of the keys."""
+    """Import the keys of a PKCS#12 bundle, and open a memory store with its certificates, which refer to the keys."""
     buffer = ctypes.create_string_buffer(octets, len(octets))
     blob = CRYPT_DATA_BLOB(len(octets), ctypes.addressof(buffer))
     flags = CRYPT_MACHINE_KEYSET if machine else CRYPT_USER_KEYSET
     flags |= CRYPT_EXPORTABLE if exportable else 0
     what = (ctypes.byref(blob), password)
     taken = _dll.call("PFXImportCertStore", *what, flags | PKCS12_PREFER_CNG_KSP)
-    # Wine takes keys into legacy providers alone, and refuses the flag without a reason.
+    # Wine imports keys into legacy providers only, and rejects the flag without a reason.
     if not taken and (reason := last_error()) not in _FLAG_REFUSED:
         raise NativeError("PFXImportCertStore", reason)
     with _closing_store(taken or _dll.demand("PFXImportCertStore", *what, flags)) as store:
@@ -147,12 +147,12 @@ def _closing_store(store: int) -> Iterator[int]:
 
 
 def contexts(store: int) -> Iterator[int]:
-    """Give each certificate of a store, held while it is looked at: `duplicated` holds it for longer."""
+    """Yield each certificate context of a store, valid until the next one: `duplicated` holds it for longer."""
     return _each("CertEnumCertificatesInStore", store)
 
 
 def with_subject(store: int, name: bytes) -> list[bytes]:
-    """Return the DER of each certificate of a store with this subject, which is a name in DER."""
+    """Return as DER each certificate of a store with this subject, a DER-encoded name."""
     buffer = ctypes.create_string_buffer(name, len(name))
     blob = CRYPT_DATA_BLOB(len(name), ctypes.addressof(buffer))
     what = (X509_ASN_ENCODING, 0, CERT_FIND_SUBJECT_NAME, ctypes.byref(blob))
@@ -162,7 +162,7 @@ def with_subject(store: int, name: bytes) -> list[bytes]:
 def _each(function: str, *what: object) -> Iterator[int]:
     context = None
     try:
-        while context := _dll.call(function, *what, context):  # gives the one before back
+        while context := _dll.call(function, *what, context):  # frees the previous context
             yield context
         if (reason := last_error()) not in _END:
             raise NativeError(function, reason)
@@ -173,7 +173,7 @@ def _each(function: str, *what: object) -> Iterator[int]:
 
 @contextlib.contextmanager
 def duplicated(context: int) -> Iterator[int]:
-    """Hold a certificate."""
+    """Hold another reference to a certificate context."""
     held = _dll.demand("CertDuplicateCertificateContext", context)
     try:
         yield held
@@ -182,13 +182,13 @@ def duplicated(context: int) -> Iterator[int]:
 
 
 def encoded(context: int) -> bytes:
-    """Return a certificate in DER."""
+    """Return a certificate as DER."""
     found = CERT_CONTEXT.from_address(context)
     return octets_at(found.pbCertEncoded, found.cbCertEncoded)
 
 
 def container(context: int) -> Container | None:
-    """Return where a certificate's private key is kept; None where it has none."""
+    """Return the container of a certificate's private key; None if it has none."""
     buffer = _property(context, CERT_KEY_PROV_INFO_PROP_ID)
     if buffer is None:
         return None
@@ -203,12 +203,12 @@ def container(context: int) -> Container | None:
 
 
 def _spec(found: CRYPT_KEY_PROV_INFO) -> int:
-    """Return which of a legacy container's two keys it is; Wine tells 3 of imported ones, where it means the first."""
+    """Return which of a legacy container's two keys it is. For imported keys Wine reports 3 and means the first."""
     return AT_SIGNATURE if found.dwKeySpec == AT_SIGNATURE else AT_KEYEXCHANGE
 
 
 def friendly_name(context: int) -> str | None:
-    """Return the name that somebody gave a certificate."""
+    """Return a certificate's friendly name, if it has one."""
     buffer = _property(context, CERT_FRIENDLY_NAME_PROP_ID)
     return None if buffer is None else buffer.raw.decode("utf-16-le", "replace").rstrip("\0")
 
@@ -226,26 +226,29 @@ def _property(context: int, number: int) -> ctypes.Array[ctypes.c_char] | None:
 
 
 def set_container(context: int, place: Container) -> None:
-    """Tell a certificate of a store where its private key is."""
+    """Link a certificate of a store to its private key's container."""
     flags = CRYPT_MACHINE_KEYSET if place.machine else 0
     told = CRYPT_KEY_PROV_INFO(place.name, place.provider, place.type, flags, 0, None, place.spec)
     _dll.demand("CertSetCertificateContextProperty", context, CERT_KEY_PROV_INFO_PROP_ID, 0, ctypes.byref(told))
 
 
 def set_friendly_name(context: int, name: str | None) -> None:
-    """Give a certificate of a store a name, or take it away."""
+    """Set the friendly name of a certificate of a store, or remove it."""
     what = (context, CERT_FRIENDLY_NAME_PROP_ID, 0)
     if name is None:
         _dll.demand("CertSetCertificateContextProperty", *what, None)
         return
-    octets = ctypes.create_string_buffer(name.encode("utf-16-le") + b"\0")  # ctypes adds one more
+    octets = ctypes.create_string_buffer(name.encode("utf-16-le") + b"\0")  # ctypes adds another zero byte
     blob = CRYPT_DATA_BLOB(len(octets), ctypes.addressof(octets))
     _dll.demand("CertSetCertificateContextProperty", *what, ctypes.byref(blob))
 
 
 @contextlib.contextmanager
 def added(store: int, der: bytes, disposition: int) -> Iterator[int]:
-    """Put a certificate into a store and hold it there. Raises `NativeError`, of CERT_STORE_ADD_NEW: CRYPT_E_EXISTS."""
+    """Add a certificate to a store and hold its context.
+
+    Raises `NativeError`; with CERT_STORE_ADD_NEW, CRYPT_E_EXISTS if the certificate is in the store already.
+    """
     context = POINTER()
     what = (der, len(der), disposition, ctypes.byref(context))
     _dll.demand("CertAddEncodedCertificateToStore", store, X509_ASN_ENCODING, *what)
@@ -256,13 +259,13 @@ def added(store: int, der: bytes, disposition: int) -> Iterator[int]:
 
 
 def delete(context: int) -> None:
-    """Take a certificate out of the store that it was found in."""
+    """Delete a certificate from the store in which it was found."""
     held = _dll.demand("CertDuplicateCertificateContext", context)
-    _dll.demand("CertDeleteCertificateFromStore", held)  # which gives it back, also where it fails
+    _dll.demand("CertDeleteCertificateFromStore", held)  # which frees the context, even if it fails
 
 
 def acquire(context: int, *, silent: bool) -> Acquired:
-    """Open the private key of a certificate, by CNG where it may be. `silent`: show no dialog, rather fail."""
+    """Open the private key of a certificate, through CNG if possible. `silent`: fail rather than show a dialog."""
     flags = CRYPT_ACQUIRE_PREFER_NCRYPT_KEY_FLAG | (CRYPT_ACQUIRE_SILENT_FLAG if silent else 0)
     handle, spec, owned = POINTER(), DWORD(), BOOL()
     answers = (ctypes.byref(handle), ctypes.byref(spec), ctypes.byref(owned))

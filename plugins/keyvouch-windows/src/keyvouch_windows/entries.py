@@ -1,4 +1,4 @@
-"""The certificates in the stores, and which of them a URI means."""
+"""The certificates in the stores, and which of them a URI selects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import PublicKey
 
 _ISSUERS = ("CA", "Root")
-"""The stores in which the issuers of a certificate are."""
+"""The stores that contain issuers' certificates."""
 _LONGEST_CHAIN = 10
 
 
@@ -36,20 +36,20 @@ class Entry:
     store: str
     certificate: Certificate
     container: Container | None
-    """Where its private key is; None where it has none."""
+    """Where its private key is; None if it has none."""
     friendly_name: str | None
 
     @property
     def public_key(self) -> PublicKey:
         """Return the certificate's public key."""
-        return self.certificate.public_key()  # type: ignore[return-value]  # `parsed` lets no other through
+        return self.certificate.public_key()  # type: ignore[return-value]  # `parsed` rejects all other types
 
     def uri(self, asked: KeyUri) -> KeyUri:
-        """Return the URI of this very certificate, reached in the way that was asked for."""
+        """Return the URI of exactly this certificate, based on the URI that was used to find it."""
         return pinned(asked.replace({"store": self.store, "location": self.location}), self.certificate)
 
     def info(self, asked: KeyUri, *, exportable: bool | None = None, readers: tuple[str, ...] | None = None) -> KeyInfo:
-        """Return what the contract tells of a key."""
+        """Return the key's description for the store contract."""
         return KeyInfo(
             uri=self.uri(asked),
             key_type=key_type(self.public_key),
@@ -65,33 +65,33 @@ class Entry:
 
 
 def pinned(uri: KeyUri, certificate: Certificate) -> KeyUri:
-    """Return the URI of a certificate, in the store and location of a URI."""
+    """Return the URI of exactly this certificate, in the store and location of `uri`."""
     which = ("subject", "issuer", "friendly-name", "provider", "container", "select", "settle")
     digits = thumbprint(certificate, "sha1")  # as certmgr and PowerShell show it
-    where = {name: uri.get(name) for name in ("store", "location")}  # as they are called, however they were typed
+    where = {name: uri.get(name) for name in ("store", "location")}  # spelled canonically, however they were typed
     return uri.replace({**dict.fromkeys(which), "thumbprint": digits, **where})
 
 
 @CRYPTOGRAPHY
 def der_of(certificate: Certificate) -> bytes:
-    """Return a certificate in DER."""
+    """Return a certificate as DER."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
     return certificate.public_bytes(Encoding.DER)
 
 
 def remove(entry: Entry) -> None:
-    """Take an entry's certificate out of its store. Raises `NativeError`: CRYPT_E_NOT_FOUND where it is gone."""
+    """Remove an entry's certificate from its store. Raises `NativeError`: CRYPT_E_NOT_FOUND if it is gone."""
     with held(entry, write=True) as context:
         crypt32.delete(context)
-    # Some collections forget to tell the store beneath, Wine's at least: there it is deleted in that one.
+    # Some collections (at least Wine's) do not delete it from the physical store, so delete it there as well.
     with contextlib.suppress(NativeError), held(entry, write=True, physical=True) as context:
         crypt32.delete(context)
 
 
 @contextlib.contextmanager
 def held(entry: Entry, *, write: bool = False, physical: bool = False) -> Iterator[int]:
-    """Hold an entry's certificate in its store. Raises `NativeError`: CRYPT_E_NOT_FOUND where it is gone."""
+    """Hold the context of an entry's certificate. Raises `NativeError`: CRYPT_E_NOT_FOUND if it is gone."""
     der = der_of(entry.certificate)
     with crypt32.opened_store(entry.location, entry.store, write=write, physical=physical) as store:
         for context in crypt32.contexts(store):
@@ -103,7 +103,7 @@ def held(entry: Entry, *, write: bool = False, physical: bool = False) -> Iterat
 
 
 def is_there(location: str, store: str) -> bool:
-    """Tell whether there is a store of this name."""
+    """Return whether a store of this name exists."""
     try:
         with crypt32.opened_store(location, store):
             return True
@@ -114,7 +114,7 @@ def is_there(location: str, store: str) -> bool:
 
 
 def entries(location: str, store: str) -> list[Entry]:
-    """Return the certificates of a store, with and without a key; none where there is no such store."""
+    """Return the certificates of a store, with and without a key; an empty list if the store does not exist."""
     found = []
     try:
         with crypt32.opened_store(location, store) as opened:
@@ -131,7 +131,7 @@ def entries(location: str, store: str) -> list[Entry]:
 
 @CRYPTOGRAPHY
 def parsed(der: bytes) -> Certificate | None:
-    """Return a certificate; None for one that cannot be read, or of a kind of key that signs no JWT."""
+    """Return the parsed certificate; None if it cannot be read or its type of key cannot sign JWTs."""
     from cryptography import x509
 
     try:
@@ -146,14 +146,14 @@ def parsed(der: bytes) -> Certificate | None:
 
 
 def matching(uri: KeyUri) -> list[Entry]:
-    """Return the certificates that a URI matches, in both locations where it names none."""
+    """Return the certificates that match a URI, from both locations if it does not name one."""
     locations = [uri.get("location")] if "location" in uri else [*crypt32.LOCATIONS]
     found = [entry for location in locations for entry in entries(location, uri.get("store"))]
     return _without_copies([entry for entry in found if matches(uri, entry)])
 
 
 def _without_copies(found: list[Entry]) -> list[Entry]:
-    """Leave out what was copied from one location to the other: key and certificate are the same, and one is theirs."""
+    """Leave out copies: if both locations have the same certificate and key, keep the one in the key's location."""
     away = [each for each in found if each.container and each.container.machine != (each.location == "LocalMachine")]
     at_home = [each for each in found if each not in away]
     theirs = {(each.certificate, each.container): each for each in (*away, *at_home)}
@@ -161,7 +161,7 @@ def _without_copies(found: list[Entry]) -> list[Entry]:
 
 
 def matches(uri: KeyUri, entry: Entry) -> bool:
-    """Tell whether a certificate is what the URI describes, wherever it stands."""
+    """Return whether a certificate matches the URI; its store and location are not compared."""
     certificate = entry.certificate
     if (digits := uri.get("thumbprint")) and thumbprint(certificate, hash_of(digits)) != digits:
         return False
@@ -179,7 +179,7 @@ def matches(uri: KeyUri, entry: Entry) -> bool:
 
 
 def _means(wanted: Name, name: Name) -> bool:
-    """Tell whether a name is the one wanted: in full, or by its common name alone."""
+    """Return whether a name is the wanted one, in full or, if only a common name is wanted, by its common name."""
     if wanted == name:
         return True
     from cryptography.x509.oid import NameOID
@@ -189,7 +189,7 @@ def _means(wanted: Name, name: Name) -> bool:
 
 
 def issuers(entry: Entry) -> tuple[Certificate, ...]:
-    """Return the certificates of an entry's issuers, as far as Windows has them, the nearest first."""
+    """Return the certificates of an entry's issuers that Windows has, nearest first."""
     from keyvouch.certificate import is_issued_by
 
     chain = [entry.certificate]
@@ -213,4 +213,4 @@ def _with_subject(location: str, name: Name) -> list[Certificate]:
                 raise
     now = dt.datetime.now(dt.UTC)
     certificates = [each for each in found if each is not None]
-    return sorted(certificates, key=lambda each: each.not_valid_after_utc < now)  # of several a valid one
+    return sorted(certificates, key=lambda each: each.not_valid_after_utc < now)  # prefer a valid one

@@ -1,4 +1,4 @@
-"""What Windows answers, in keyvouch's errors."""
+"""Translation of Windows' error codes into keyvouch's errors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from keyvouch_windows.remedies import BY_FUNCTION, REMEDIES
 
 _NAMES = {code: name for name, code in CODES.items()}
 _FROM_WIN32 = 0x80070000
-"""What a Win32 error is added to where an HRESULT is wanted."""
+"""The prefix of a Win32 error that is reported as an HRESULT."""
 
 _REMEDIES = {name: remedy for remedy in REMEDIES for name in remedy.codes}
 
 
 def name_of(error: NativeError) -> str:
-    """Return the name of a failure's code; empty for one that has none here."""
+    """Return the name of an error's code; empty if the code is not in `CODES`."""
     code = error.code
     if code not in _NAMES and code & 0xFFFF0000 == _FROM_WIN32:
         code &= 0xFFFF
@@ -35,14 +35,14 @@ def name_of(error: NativeError) -> str:
 
 
 def is_undone(error: NativeError) -> bool:
-    """Tell whether the provider does not do what was asked for."""
+    """Return whether the provider does not support what was asked for."""
     name = name_of(error)
     return name in UNDONE and (error.function, name) not in BY_FUNCTION
 
 
 @contextlib.contextmanager
 def told(doing: str, uri: KeyUri | None = None, *, performed: bool = False) -> Iterator[None]:
-    """Raise the error of keyvouch's for what Windows answers inside; `uri`: the key's own, pinned."""
+    """Raise keyvouch's error for a `NativeError` in the block; `uri`: the key's pinned URI."""
     try:
         yield
     except NativeError as error:
@@ -50,7 +50,7 @@ def told(doing: str, uri: KeyUri | None = None, *, performed: bool = False) -> I
 
 
 def as_error(error: NativeError, doing: str, uri: KeyUri | None, *, performed: bool = False) -> KeyvouchError:
-    """Return the error of keyvouch's for an answer."""
+    """Return keyvouch's error for a `NativeError`."""
     name = name_of(error)
     answer = f"{error} ({name})" if name else str(error)
     if name in LOST:
@@ -73,7 +73,7 @@ def as_error(error: NativeError, doing: str, uri: KeyUri | None, *, performed: b
 
 
 def unsupported(why: str, algorithm: str, uri: KeyUri) -> AlgorithmUnsupported:
-    """Return what it is called when a provider does not know an algorithm."""
+    """Return the error for an algorithm that the provider does not support."""
     return AlgorithmUnsupported(
         f"The key's provider does not sign with {algorithm}: {why}.",
         hint="Use another algorithm, as RS256; or move the key to the Microsoft Software Key Storage Provider.",
@@ -82,7 +82,7 @@ def unsupported(why: str, algorithm: str, uri: KeyUri) -> AlgorithmUnsupported:
 
 
 def not_exportable(uri: KeyUri) -> KeyUnusable:
-    """Return what it is called when a key may not leave."""
+    """Return the error for a key that may not be exported."""
     return KeyUnusable(
         "The key was made, or imported, as not exportable: Windows gives it to nobody.",
         hint="Make another one on the machine that needs it: `keyvouch new`.",

@@ -1,4 +1,4 @@
-"""A key in the Windows certificate store, and how it signs."""
+"""A key in the Windows certificate store and its signing operation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class WindowsKey(StoredKey):
-    """One private key, open in Windows."""
+    """A private key that Windows has opened."""
 
     def __init__(self, opened: OpenKey, uri: KeyUri, public_key: PublicKey, chain: tuple[Certificate, ...]) -> None:
         self.uri = uri
@@ -27,8 +27,8 @@ class WindowsKey(StoredKey):
         self._opened = opened
         self._proven: set[Algorithm] = set()
 
-    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:  # noqa: ARG002 - not to be interrupted
-        """Sign in the key's provider."""
+    def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:  # noqa: ARG002 - cannot be interrupted
+        """Sign with the key's provider."""
         with told("signing", self.uri):
             try:
                 signature = self._opened.sign(message, algorithm)
@@ -37,12 +37,12 @@ class WindowsKey(StoredKey):
                     raise unsupported(f"{error} ({name_of(error)})", algorithm.name, self.uri) from error
                 raise
         if algorithm.family == "RSA-PSS" and algorithm not in self._proven:
-            # Some TPMs make the salt as long as there is room for, and call it success.
+            # Some TPMs make the salt as long as possible and report success.
             if not verifies(self.public_key, signature, message, algorithm):
                 raise unsupported("its salt is not as long as the hash", algorithm.name, self.uri)
             self._proven.add(algorithm)
         return signature
 
     def close(self) -> None:
-        """Give the key's handle back."""
+        """Release the key's handle."""
         self._opened.close()

@@ -1,4 +1,4 @@
-"""New keys and certificates in the stores."""
+"""Create and import keys and certificates in the stores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def generate(uri: KeyUri, spec: KeySpec, *, silent: bool) -> KeyUri:
-    """Make a key and its certificate. Raises `KeyExists`, `NotSupported`, `ConfigurationError`."""
+    """Generate a key and its certificate. Raises `KeyExists`, `NotSupported`, `ConfigurationError`."""
     parse_subject(spec.subject)
     _require_free(uri, spec.subject, further=spec.further)
     machine = uri.get("location") == "LocalMachine"
@@ -44,7 +44,7 @@ def generate(uri: KeyUri, spec: KeySpec, *, silent: bool) -> KeyUri:
             certificate = self_signed(signing, spec.subject, spec.days)
             _add(store, uri, certificate, place)
         except BaseException:
-            with contextlib.suppress(NativeError):  # what went wrong first is told
+            with contextlib.suppress(NativeError):  # report the first failure
                 key.delete()
             raise
         key.close()
@@ -52,7 +52,7 @@ def generate(uri: KeyUri, spec: KeySpec, *, silent: bool) -> KeyUri:
 
 
 def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool, silent: bool) -> KeyUri:
-    """Let Windows take in a key. Raises `KeyExists`, `NotSupported`, `ConfigurationError`, `CertificateMissing`."""
+    """Import a key into Windows. Raises `KeyExists`, `NotSupported`, `ConfigurationError`, `CertificateMissing`."""
     if "location" not in uri:
         raise ConfigurationError(
             "The URI does not say where to: LocalMachine, where a service finds it, or CurrentUser.",
@@ -78,7 +78,7 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
                 ) from error
             raise
         try:
-            if bare:  # a store does not write down anew what it has: Wine's at least
+            if bare:  # a store (at least Wine's) does not rewrite a certificate that it already contains
                 remove(bare)
                 uri = uri.replace({"friendly-name": uri.get("friendly-name") or bare.friendly_name})
             with _writable(uri) as store:
@@ -95,7 +95,7 @@ def import_key(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, ex
 
 def _put_back(bare: Entry) -> None:
     with (
-        contextlib.suppress(NativeError),  # what went wrong first is told
+        contextlib.suppress(NativeError),  # report the first failure
         crypt32.opened_store(bare.location, bare.store, write=True) as store,
         crypt32.added(store, der_of(bare.certificate), crypt32.CERT_STORE_ADD_USE_EXISTING) as context,
     ):
@@ -103,7 +103,7 @@ def _put_back(bare: Entry) -> None:
 
 
 def _taken_in(uri: KeyUri, key: PrivateKey, leaf: Certificate, *, exportable: bool, silent: bool) -> Container:
-    """Put a key where Windows chooses, as it does with a PFX file; or into the legacy provider of the URI."""
+    """Import a key where Windows chooses, as for a PFX file, or into the URI's legacy provider."""
     machine = uri.get("location") == "LocalMachine"
     if "provider" not in uri and "container" not in uri:
         password = secrets.token_urlsafe(24)
@@ -132,19 +132,19 @@ def _taken_in(uri: KeyUri, key: PrivateKey, leaf: Certificate, *, exportable: bo
 
 
 def _place(uri: KeyUri, *, machine: bool) -> Container:
-    """Return where a new key is to be."""
+    """Return the container for a new key."""
     return private_keys.container_of(
         uri.get("provider") or private_keys.SOFTWARE,
-        uri.get("container") or f"keyvouch-{secrets.token_hex(12)}",  # a card takes 39 characters
+        uri.get("container") or f"keyvouch-{secrets.token_hex(12)}",  # cards allow at most 39 characters
         machine=machine,
     )
 
 
 def install(uri: KeyUri, place: Container, chain: Sequence[Certificate], former: Entry | None = None) -> KeyUri:
-    """Put a certificate, which may be there already, beside its key. Raises `NativeError`.
+    """Add a certificate, which may already be in the store, and link it to its key. Raises `NativeError`.
 
-    `former`: the key's certificate up to now. It stays, but its friendly name goes over to the new one, so that the
-    name goes on meaning one certificate.
+    `former`: the key's previous certificate. It stays, but its friendly name moves to the new one, so that the name
+    still identifies a single certificate.
     """
     with (
         _writable(uri) as store,
@@ -161,9 +161,10 @@ def install(uri: KeyUri, place: Container, chain: Sequence[Certificate], former:
 
 
 def _require_free(uri: KeyUri, subject: str, *, further: bool, bare: Entry | None = None) -> None:
-    """Refuse a place where a key is, unless a further one is wanted: one of the friendly name, else of the subject.
+    """Raise `KeyExists` if there is a key of this friendly name, or else of this subject, unless `further` is set.
 
-    `bare`: a certificate that is there and waits for this key.
+    `bare`: a certificate in the store whose key is about to be imported. Raises `ConfigurationError` if the URI selects
+    an existing certificate or has another subject.
     """
     for name in ("thumbprint", "issuer"):
         if name in uri:
@@ -176,7 +177,7 @@ def _require_free(uri: KeyUri, subject: str, *, further: bool, bare: Entry | Non
         )
     named = "friendly-name" in uri or "container" in uri or not subject
     asked = uri if named else uri.replace({"subject": subject})
-    if "container" not in uri:  # a name means one family, whichever provider keeps its keys
+    if "container" not in uri:  # a name means one family, whichever provider has its keys
         asked = asked.replace({"provider": None})
     with told("looking for keys", uri):
         there = [each for each in matching(asked) if each != bare]
@@ -189,12 +190,12 @@ def _require_free(uri: KeyUri, subject: str, *, further: bool, bare: Entry | Non
 
 
 def _writable(uri: KeyUri) -> AbstractContextManager[int]:
-    """Open the URI's store to write: before a key is made, for more accounts may make one than keep its certificate."""
+    """Open the URI's store for writing. Do this before creating a key, which more accounts may do than may write."""
     return crypt32.opened_store(uri.get("location"), uri.get("store"), write=True)
 
 
 def _bare(uri: KeyUri, certificate: Certificate) -> Entry | None:
-    """Return this certificate where it is without its key. Raises `KeyExists` where it has one: it is there once."""
+    """Return the entry if this certificate is in the store without its key. Raises `KeyExists` if it has a key."""
     with told("looking for keys", uri):
         there = [each for each in entries(uri.get("location"), uri.get("store")) if each.certificate == certificate]
     if there and there[0].container:
@@ -220,7 +221,7 @@ def _add(store: int, uri: KeyUri, certificate: Certificate, place: Container) ->
 
 
 def _add_issuers(location: str, chain: Sequence[Certificate]) -> None:
-    """Keep what stands between the certificate and its root; which roots are trusted is the administrator's to say."""
+    """Store the intermediate certificates, but not the root: which roots to trust is the administrator's decision."""
     between = [each for each in chain[1:] if each.subject != each.issuer]
     if not between:
         return
@@ -232,12 +233,12 @@ def _add_issuers(location: str, chain: Sequence[Certificate]) -> None:
 
 @CRYPTOGRAPHY
 def _bundle(key: PrivateKey, leaf: Certificate, password: str) -> bytes:
-    """Return a PKCS#12 in a form that every version of Windows reads; it does not leave this process."""
+    """Return a PKCS#12 bundle that every version of Windows can read; it does not leave this process."""
     from cryptography.hazmat.primitives.hashes import SHA1
     from cryptography.hazmat.primitives.serialization import PrivateFormat, pkcs12
 
     builder = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(2000)
-    builder = builder.key_cert_algorithm(pkcs12.PBES.PBESv1SHA1And3KeyTripleDESCBC).hmac_hash(SHA1())  # noqa: S303 - older Windows knows no other
+    builder = builder.key_cert_algorithm(pkcs12.PBES.PBESv1SHA1And3KeyTripleDESCBC).hmac_hash(SHA1())  # noqa: S303 - older versions of Windows know only this
     return pkcs12.serialize_key_and_certificates(None, key, leaf, None, builder.build(password.encode()))
 
 

@@ -1,4 +1,4 @@
-"""Calls of Windows' DLLs: loaded when they are first called, with declared functions, and failures as exceptions."""
+"""Calls to Windows DLLs: loaded on the first call, with declared signatures, and failures raised as exceptions."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 
 from keyvouch.errors import NotSupported
 
-# Not those of `ctypes.wintypes`: a DWORD there is a C long, which has 64 bits elsewhere.
+# Not the types of `ctypes.wintypes`: its DWORD is a C unsigned long, which has 64 bits on other systems.
 BOOL = ctypes.c_int32
 DWORD = ctypes.c_uint32
 POINTER = ctypes.c_void_p
-"""Handles too, and numbers that are as wide as one."""
+"""Also for handles and pointer-sized integers."""
 TEXT = ctypes.c_wchar_p
 
 DACL_SECURITY_INFORMATION = 4
-"""Of a security descriptor: who may do what."""
+"""Selects the DACL of a security descriptor."""
 LOAD_LIBRARY_SEARCH_SYSTEM32 = 0x800
-"""The system's folder alone: a DLL of that name beside the program, or where a variable points, is not wanted."""
+"""Search only the system folder, so that no DLL of that name beside the program or on the search path is loaded."""
 
 _LONGEST_SIGNATURE = 2048
-"""Bytes: RSA-16384."""
+"""In bytes: that of RSA-16384."""
 
 Signature = tuple[type[Any] | None, Sequence[type[Any]]]
-"""What a function returns, and what it takes."""
+"""A function's result type and argument types."""
 
 
 class NativeError(Exception):
-    """A function of Windows' failed; `code` is an HRESULT or a Win32 error, without a sign."""
+    """A Windows function failed; `code` is an HRESULT or a Win32 error, as an unsigned integer."""
 
     def __init__(self, function: str, code: int) -> None:
         self.function = function
@@ -39,29 +39,29 @@ class NativeError(Exception):
 
 
 class Library:
-    """A DLL and the functions of it that are declared."""
+    """A DLL and its declared functions."""
 
     def __init__(self, name: str, signatures: dict[str, Signature]) -> None:
         self.name = name
         self.signatures = signatures
         self.functions: dict[str, Callable[..., Any]] = {}
-        """Those that were called already."""
+        """The functions that have already been called."""
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a function and return what it returns. Raises `NotSupported` on another system than Windows."""
+        """Call a function and return its result. Raises `NotSupported` on systems other than Windows."""
         function = self.functions.get(name) or self._find(name)
-        _set_last_error_of_ctypes(0)  # what fails without a reason must not show that of a former call
+        _set_last_error_of_ctypes(0)  # a failure without a reason must not report that of an earlier call
         return function(*arguments)
 
     def demand(self, name: str, *arguments: Any) -> Any:
-        """Call a function that returns 0 where it fails, and says why as the last error. Raises `NativeError`."""
+        """Call a function that on failure returns 0 and sets the last error. Raises `NativeError`."""
         result = self.call(name, *arguments)
         if not result:
             raise NativeError(name, last_error())
         return result
 
     def check(self, name: str, *arguments: Any) -> None:
-        """Call a function that returns 0 where it succeeds, else the reason. Raises `NativeError`."""
+        """Call a function that returns 0 on success, otherwise an error code. Raises `NativeError`."""
         if status := self.call(name, *arguments):
             raise NativeError(name, status)
 
@@ -71,7 +71,7 @@ class Library:
                 "The Windows certificate store is there on Windows alone.",
                 hint="Open it on Windows, or take another store here, as pfx: or pkcs11:.",
             )
-        # A function object of its own: what is declared of it here, nobody else in the process sees or changes.
+        # A separate function object: no other code in the process sees or changes the types declared here.
         function = getattr(_loader(f"{self.name}.dll", use_last_error=True, winmode=LOAD_LIBRARY_SEARCH_SYSTEM32), name)
         function.restype, function.argtypes = self.signatures[name]
         self.functions[name] = function
@@ -81,23 +81,23 @@ class Library:
 _loader: Callable[..., Any] = getattr(ctypes, "WinDLL", ctypes.CDLL)
 _last_error_of_ctypes: Callable[[], int] = getattr(ctypes, "get_last_error", int)
 _set_last_error_of_ctypes: Callable[[int], object] = getattr(ctypes, "set_last_error", int)
-"""What ctypes kept when a function returned: Windows' own may be another's by the time Python asks for it."""
+"""The copy that ctypes keeps when a function returns: Windows' own may be overwritten before Python reads it."""
 
 
 def last_error() -> int:
-    """Return why the last call of this thread failed, without a sign."""
+    """Return the error code of this thread's last failed call, as an unsigned integer."""
     return _last_error_of_ctypes() & 0xFFFFFFFF
 
 
 def room_for_signature() -> ctypes.Array[ctypes.c_char]:
-    """Return a buffer that any signature fits in, so that its length need not be asked for before."""
+    """Return a buffer large enough for any signature, so that no call is needed to get its length first."""
     return ctypes.create_string_buffer(_LONGEST_SIGNATURE)
 
 
 def octets_of(ask: Callable[[Any, int, Any], object]) -> bytes:
-    """Return what a function writes whose length it tells first, where it gets no buffer.
+    """Return the output of a function that reports the required length if called without a buffer.
 
-    `ask` calls it with a buffer, the room in that, and where the length goes.
+    `ask` calls the function with a buffer, the buffer's size, and a pointer to the length.
     """
     size = DWORD()
     ask(None, 0, ctypes.byref(size))
@@ -107,5 +107,5 @@ def octets_of(ask: Callable[[Any, int, Any], object]) -> bytes:
 
 
 def octets_at(address: int | None, length: int) -> bytes:
-    """Return a copy of what is in memory there."""
+    """Return a copy of the memory at an address; empty if the address is null."""
     return ctypes.string_at(address, length) if address else b""

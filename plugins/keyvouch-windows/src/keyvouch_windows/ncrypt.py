@@ -1,4 +1,4 @@
-"""ncrypt.dll: keys of CNG, in software, on smart cards and in the TPM (ncrypt.h, bcrypt.h)."""
+"""ncrypt.dll: CNG keys in software, on smart cards and in the TPM (ncrypt.h, bcrypt.h)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BCRYPT_RSAPUBLIC_BLOB, BCRYPT_ECCPUBLIC_BLOB = "RSAPUBLICBLOB", "ECCPUBLICBLOB"
 NCRYPT_PKCS8_PRIVATE_KEY_BLOB = "PKCS8_PRIVATEKEY"
 
 _PBE_SHA1_3DES = b"1.2.840.113549.1.12.1.3\0"
-"""The one way of encrypting PKCS#8 that every version of Windows knows (RFC 7292, appendix C)."""
+"""The only encryption of PKCS#8 that every version of Windows supports (RFC 7292, appendix C)."""
 _ROUNDS, _SALT = 2048, 8
-"""Of it: how often it hashes, and the bytes of the salt. The password is random, and lives for a moment."""
+"""Its iteration count, and its salt size in bytes. The password is random and short-lived."""
 
 
-class BCRYPT_PKCS1_PADDING_INFO(ctypes.Structure):  # noqa: N801 - as Windows calls it, here and below
+class BCRYPT_PKCS1_PADDING_INFO(ctypes.Structure):  # noqa: N801 - the name in Windows, here and below
     _fields_ = (("pszAlgId", TEXT),)
 
 
@@ -70,7 +70,7 @@ _dll = Library(
 
 @contextlib.contextmanager
 def opened_provider(name: str) -> Iterator[int]:
-    """Open a provider of keys (KSP) by its name."""
+    """Open a key storage provider (KSP) by name."""
     provider = POINTER()
     _dll.check("NCryptOpenStorageProvider", ctypes.byref(provider), name, 0)
     try:
@@ -80,14 +80,14 @@ def opened_provider(name: str) -> Iterator[int]:
 
 
 def open_key(provider: int, name: str, *, machine: bool, silent: bool) -> int:
-    """Open a key of a provider; `free` gives it back."""
+    """Open a provider's key and return its handle; release it with `free`."""
     key = POINTER()
     _dll.check("NCryptOpenKey", provider, ctypes.byref(key), name, 0, _flags(machine=machine, silent=silent))
     return key.value or 0
 
 
 def create_key(provider: int, algorithm: str, name: str, *, machine: bool) -> int:
-    """Begin a new key; `finalize` ends it. Raises `NativeError`: NTE_EXISTS where the name is taken."""
+    """Start creating a key; `finalize` completes it. Raises `NativeError`: NTE_EXISTS if the name is taken."""
     key = POINTER()
     flags = NCRYPT_MACHINE_KEY_FLAG if machine else 0
     _dll.check("NCryptCreatePersistedKey", provider, ctypes.byref(key), algorithm, name, 0, flags)
@@ -95,17 +95,17 @@ def create_key(provider: int, algorithm: str, name: str, *, machine: bool) -> in
 
 
 def finalize(key: int, *, silent: bool) -> None:
-    """Let a new key be made, after its properties were set."""
+    """Complete a new key once its properties are set."""
     _dll.check("NCryptFinalizeKey", key, NCRYPT_SILENT_FLAG if silent else 0)
 
 
 def free(handle: int) -> None:
-    """Give back a provider or a key."""
+    """Release the handle of a provider or a key."""
     _dll.call("NCryptFreeObject", handle)
 
 
 def delete_key(key: int, *, silent: bool) -> None:
-    """Delete a key, and give back its handle; that is given back also where this fails."""
+    """Delete a key and release its handle, even if deleting fails."""
     try:
         _dll.check("NCryptDeleteKey", key, NCRYPT_SILENT_FLAG if silent else 0)
     except BaseException:
@@ -114,50 +114,50 @@ def delete_key(key: int, *, silent: bool) -> None:
 
 
 def get_number(key: int, name: str) -> int:
-    """Return a property that is a number."""
+    """Return a numeric property."""
     value, size = DWORD(), DWORD()
     _dll.check("NCryptGetProperty", key, name, ctypes.byref(value), ctypes.sizeof(value), ctypes.byref(size), 0)
     return value.value
 
 
 def set_number(key: int, name: str, value: int, *, persist: bool = True) -> None:
-    """Set a property that is a number."""
+    """Set a numeric property."""
     number = DWORD(value)
     flags = NCRYPT_PERSIST_FLAG if persist else 0
     _dll.check("NCryptSetProperty", key, name, ctypes.byref(number), ctypes.sizeof(number), flags)
 
 
 def get_octets(key: int, name: str, flags: int = 0) -> bytes:
-    """Return a property as it is."""
+    """Return a property as bytes."""
     return octets_of(lambda *where: _dll.check("NCryptGetProperty", key, name, *where, flags))
 
 
 def set_octets(key: int, name: str, octets: bytes, flags: int = 0) -> None:
-    """Set a property."""
+    """Set a property to these bytes."""
     _dll.check("NCryptSetProperty", key, name, octets, len(octets), flags)
 
 
 def sign_pkcs1(key: int, digest: bytes, hash_name: str, *, silent: bool) -> bytes:
-    """Sign a digest with PKCS#1 1.5; `hash_name` as Windows writes it, SHA256."""
+    """Sign a digest with PKCS#1 v1.5; `hash_name` is Windows' name, such as SHA256."""
     padding = BCRYPT_PKCS1_PADDING_INFO(hash_name)
     return _sign(key, ctypes.byref(padding), digest, NCRYPT_PAD_PKCS1_FLAG, silent=silent)
 
 
 def sign_pss(key: int, digest: bytes, hash_name: str, *, silent: bool) -> bytes:
-    """Sign a digest with PSS, whose salt is as long as the digest."""
+    """Sign a digest with PSS and a salt as long as the digest."""
     padding = BCRYPT_PSS_PADDING_INFO(hash_name, len(digest))
     return _sign(key, ctypes.byref(padding), digest, NCRYPT_PAD_PSS_FLAG, silent=silent)
 
 
 def sign_ecdsa(key: int, digest: bytes, *, silent: bool) -> bytes:
-    """Sign a digest with ECDSA: r||s."""
+    """Sign a digest with ECDSA and return r||s."""
     return _sign(key, None, digest, 0, silent=silent)
 
 
 def _sign(key: int, padding: object, digest: bytes, flags: int, *, silent: bool) -> bytes:
     flags |= NCRYPT_SILENT_FLAG if silent else 0
     size = DWORD()
-    # One call, and not one for the length before: a card may ask for its PIN at each.
+    # A single call, without one for the length first: a card may ask for its PIN at every call.
     buffer = room_for_signature()
     what = (key, padding, digest, len(digest), buffer, len(buffer), ctypes.byref(size), flags)
     _dll.check("NCryptSignHash", *what)
@@ -165,14 +165,14 @@ def _sign(key: int, padding: object, digest: bytes, flags: int, *, silent: bool)
 
 
 def export(key: int, kind: str, *, silent: bool) -> bytes:
-    """Return a key's public half, or a private key in the open, as a blob of this kind."""
+    """Return a public key, or an unencrypted private key, as a blob of this kind."""
     return _export(key, kind, None, silent=silent)
 
 
 def export_pkcs8(key: int, password: str, *, silent: bool) -> bytes:
-    """Return a private key as PKCS#8, encrypted: so it is given by those too that may not leave in the open."""
+    """Return a private key as encrypted PKCS#8, which also works if plaintext export is not allowed."""
     secret = ctypes.create_string_buffer(password.encode("utf-16-le") + b"\0")
-    # Behind the structure stands the salt. That a zero octet more is kept here is no matter: its length is told.
+    # The salt follows the structure. The buffer's extra zero byte does not matter: the length is given explicitly.
     derived = ctypes.create_string_buffer(bytes(CRYPT_PKCS12_PBE_PARAMS(_ROUNDS, _SALT)) + secrets.token_bytes(_SALT))
     oid = ctypes.create_string_buffer(_PBE_SHA1_3DES, len(_PBE_SHA1_3DES))
     buffers = (NCryptBuffer * 3)(

@@ -1,4 +1,4 @@
-"""Private keys that Windows has opened: those of CNG, and those of the legacy providers."""
+"""Private keys that Windows has opened, from CNG and from the legacy providers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import PrivateKey, PublicKey
 
 SOFTWARE = "Microsoft Software Key Storage Provider"
-"""Of CNG: keeps keys in files of its own. Where a URI names none, a key is made there."""
+"""CNG's software provider, which stores keys in files; used for new keys if the URI does not name a provider."""
 _AES = "Microsoft Enhanced RSA and AES Cryptographic Provider"
 _WITHOUT_SHA2 = frozenset(
     {
@@ -33,11 +33,11 @@ _WITHOUT_SHA2 = frozenset(
         "Microsoft Strong Cryptographic Provider",
     }
 )
-"""Legacy providers that know no SHA-2, and share their containers with one that does."""
+"""Legacy providers that do not support SHA-2; they share their containers with one that does."""
 
 
 class OpenKey(ABC):
-    """A private key, open until it is closed."""
+    """An open private key."""
 
     @abstractmethod
     def sign(self, message: bytes, algorithm: Algorithm) -> bytes:
@@ -45,35 +45,35 @@ class OpenKey(ABC):
 
     @abstractmethod
     def public_key(self) -> PublicKey:
-        """Return its public half."""
+        """Return its public key."""
 
     @abstractmethod
     def exportable(self) -> bool | None:
-        """Tell whether it may leave; None where its provider does not say."""
+        """Return whether it may be exported; None if its provider does not say."""
 
     @abstractmethod
     def private_key(self) -> PrivateKey:
-        """Take it out. Raises `NativeError` where it may not leave."""
+        """Export it. Raises `NativeError` if it may not be exported."""
 
     @abstractmethod
     def access_rules(self) -> bytes:
-        """Return its security descriptor, of which the DACL is there."""
+        """Return its security descriptor, with the DACL only."""
 
     @abstractmethod
     def set_access_rules(self, descriptor: bytes) -> None:
-        """Set the DACL."""
+        """Set its DACL from a security descriptor."""
 
     @abstractmethod
     def delete(self) -> None:
-        """Delete it for good, and close it."""
+        """Delete it permanently and close it."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give its handle back."""
+        """Release its handle."""
 
 
 class CngKey(OpenKey):
-    """A key of a provider of CNG."""
+    """A key of a CNG provider."""
 
     def __init__(self, handle: int, *, silent: bool, give_back: Callable[[], object] | None = None) -> None:
         self._handle = handle
@@ -128,7 +128,7 @@ class CngKey(OpenKey):
 
 
 class CspKey(OpenKey):
-    """A key of a legacy provider: RSA, and PKCS#1 alone."""
+    """A key of a legacy provider: RSA with PKCS#1 v1.5 only."""
 
     def __init__(self, handle: int, container: Container, *, silent: bool) -> None:
         self._handle = handle
@@ -173,7 +173,7 @@ class CspKey(OpenKey):
 
 
 def of_certificate(context: int, container: Container, *, silent: bool) -> OpenKey:
-    """Open the private key of a certificate that is held. Raises `NativeError`."""
+    """Open the private key of a certificate context. Raises `NativeError`."""
     with contextlib.ExitStack() as undo:
         context = undo.enter_context(crypt32.duplicated(context))
         try:
@@ -181,19 +181,20 @@ def of_certificate(context: int, container: Container, *, silent: bool) -> OpenK
         except NativeError as error:
             if error.code != CODES["CRYPT_E_NO_KEY_PROPERTY"]:
                 raise
-            # That there is no key it says of one too that it does not reach: the provider says more, or opens it.
+            # This is also reported for a key that cannot be reached; the provider gives a better reason, or opens it.
             return of_container(container, silent=silent)
         if acquired.spec == crypt32.CERT_NCRYPT_KEY_SPEC:
             if acquired.owned:
                 return CngKey(acquired.handle, silent=silent)
-            return CngKey(acquired.handle, silent=silent, give_back=undo.pop_all().close)  # it lives as the certificate
+            # A handle that is not owned lives as long as the certificate context.
+            return CngKey(acquired.handle, silent=silent, give_back=undo.pop_all().close)
         if acquired.owned:
             advapi32.release(acquired.handle)
     return _open_legacy(container, silent=silent)
 
 
 def of_container(container: Container, *, silent: bool) -> OpenKey:
-    """Open a key by where it is kept. Raises `NativeError`."""
+    """Open the key in a container. Raises `NativeError`."""
     if container.type:
         return _open_legacy(container, silent=silent)
     with ncrypt.opened_provider(container.provider) as provider:
@@ -217,13 +218,13 @@ def _flags(container: Container, *, silent: bool) -> int:
 
 
 def container_of(provider: str, name: str, *, machine: bool) -> Container:
-    """Return the place of a key in a provider, which may be of CNG or a legacy one."""
+    """Return a key's container in a CNG or legacy provider."""
     kind = advapi32.providers().get(provider, 0)
     return Container(provider, name, kind, machine, advapi32.AT_KEYEXCHANGE if kind else 0)
 
 
 def make(container: Container, key_type: str, *, exportable: bool, silent: bool) -> OpenKey:
-    """Make a key where none is. Raises `NativeError`, `NotSupported`."""
+    """Generate a key in a new container. Raises `NativeError`, `NotSupported`."""
     kind, _, size = key_type.partition("-")
     if container.type:
         if kind != "RSA":
@@ -240,12 +241,12 @@ def make(container: Container, key_type: str, *, exportable: bool, silent: bool)
             if kind == "RSA":
                 ncrypt.set_number(key, ncrypt.NCRYPT_LENGTH_PROPERTY, int(size), persist=False)
             ncrypt.set_number(key, ncrypt.NCRYPT_KEY_USAGE_PROPERTY, ncrypt.NCRYPT_ALLOW_SIGNING_FLAG)
-            # Where it may leave at all, then encrypted alone.
+            # If it is exportable, then only in encrypted form.
             policy = ncrypt.NCRYPT_ALLOW_EXPORT_FLAG if exportable else 0
             ncrypt.set_number(key, ncrypt.NCRYPT_EXPORT_POLICY_PROPERTY, policy)
             ncrypt.finalize(key, silent=silent)
         except BaseException:
-            ncrypt.free(key)  # nothing is kept of one that was not finalised
+            ncrypt.free(key)  # a key that was not finalised is discarded
             raise
     return CngKey(key, silent=silent)
 
@@ -258,19 +259,19 @@ def _make_legacy(container: Container, bits: int, *, exportable: bool, silent: b
 
 
 def take_in_legacy(container: Container, key: RSAPrivateKey, *, exportable: bool, silent: bool) -> OpenKey:
-    """Put a key into a legacy provider where none is. Raises `NativeError`, and OverflowError for uneven primes."""
+    """Import a key into a new container of a legacy provider. Raises `NativeError`, and as `blobs.legacy_blob`."""
     blob = blobs.legacy_blob(key)
     return _filled(container, lambda handle: advapi32.take_in(handle, blob, exportable=exportable), silent=silent)
 
 
 def _filled(container: Container, fill: Callable[[int], None], *, silent: bool) -> CspKey:
-    name, provider, kind, flags = _legacy(container, silent=silent)  # its certificate is signed with SHA-2
+    name, provider, kind, flags = _legacy(container, silent=silent)  # with SHA-2, needed to sign its certificate
     handle = advapi32.acquire(name, provider, kind, flags | advapi32.CRYPT_NEWKEYSET)
     try:
         fill(handle)
     except BaseException:
         advapi32.release(handle)
-        with contextlib.suppress(NativeError):  # what went wrong first is told
+        with contextlib.suppress(NativeError):  # report the first failure
             advapi32.delete(name, provider, kind, flags)
         raise
     return CspKey(handle, container, silent=silent)

@@ -1,4 +1,4 @@
-"""What each of Windows' codes is for a user: which error, what it means, what to do (docs/stores/windows-errors.md)."""
+"""Windows' error codes for users: which error is raised, its meaning, what to do (docs/stores/windows-errors.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keyvouch.errors import (
 
 
 class Remedy(NamedTuple):
-    """What is told of some codes."""
+    """The error, meaning and hint for some codes."""
 
     codes: tuple[str, ...]
     kind: type[KeyvouchError]
@@ -275,14 +275,14 @@ NO_PROVIDER = next(each for each in REMEDIES if "NTE_BAD_PROVIDER" in each.codes
 NO_PROFILE = next(each for each in REMEDIES if "NTE_TEMPORARY_PROFILE" in each.codes)
 NO_ADMINISTRATOR = next(each for each in REMEDIES if "ERROR_PRIVILEGE_NOT_HELD" in each.codes)
 BY_FUNCTION = {
-    # Everybody may read the stores of LocalMachine: it is to write that it was opened.
+    # All accounts may read the stores of LocalMachine, so it was opened for writing.
     ("CertOpenStore", "ERROR_ACCESS_DENIED"): NO_ADMINISTRATOR,
     ("CertOpenStore", "ERROR_FILE_NOT_FOUND"): NO_STORE,
-    # So CryptoAPI says that the user's profile is not loaded, as of an account that is impersonated.
+    # CryptoAPI's error if the user's profile is not loaded, for example that of an impersonated account.
     ("CryptAcquireContextW", "ERROR_FILE_NOT_FOUND"): NO_PROFILE,
     ("NCryptOpenStorageProvider", "ERROR_FILE_NOT_FOUND"): NO_PROVIDER,
     ("NCryptOpenStorageProvider", "NTE_INVALID_PARAMETER"): NO_PROVIDER,
     ("NCryptOpenStorageProvider", "NTE_NOT_FOUND"): NO_PROVIDER,
     ("NCryptOpenStorageProvider", "NTE_PROV_DLL_NOT_FOUND"): NO_PROVIDER,
 }
-"""Codes that mean something else of a function."""
+"""Codes that have another meaning if returned by this function."""

@@ -47,13 +47,13 @@ if TYPE_CHECKING:
     from keyvouch.secrets import Secret, SecretResolver
 
 _SHOWN = 5
-"""Keys that an error lists."""
+"""Maximum number of keys listed in an error."""
 
 
 class _Chosen(NamedTuple):
     entry: Entry
     place: Container
-    """Of its private key."""
+    """Its private key's container."""
     uri: KeyUri
     """Pinned."""
     settles_at: dt.datetime | None
@@ -71,16 +71,16 @@ class WindowsStore(
 
     attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
 
-    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:  # noqa: ARG002 - there is but one Windows
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:  # noqa: ARG002 - there is only one Windows
         self._silent = not secrets.interactive
 
     def connect(self, *, timeout: float) -> None:  # noqa: ARG002 - as everywhere here: Windows cannot be interrupted
-        """Look whether Windows answers."""
+        """Check that Windows' certificate store can be opened."""
         with told("opening the store"):
-            is_there("LocalMachine", "My")  # everybody may read it; the user's is not there without a profile
+            is_there("LocalMachine", "My")  # all accounts may read it; the user's needs a profile
 
     def close(self) -> None:
-        """Do nothing: no store is held open."""
+        """Do nothing, since no store is kept open."""
 
     def open(
         self,
@@ -89,7 +89,7 @@ class WindowsStore(
         *,
         timeout: float,  # noqa: ARG002
     ) -> WindowsKey:
-        """Find the certificate, and open its private key."""
+        """Find the certificate and open its private key."""
         with told("looking for the key", uri):
             found = matching(uri)
             if not found and "container" in uri:
@@ -105,23 +105,23 @@ class WindowsStore(
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the certificates that have a private key."""
         digest = uri.get("spki-sha256")
-        called = functools.cache(accounts.name_of)  # the same few for each key, and a domain is slow to answer
+        called = functools.cache(accounts.name_of)  # keys share a few accounts, and domain lookups are slow
         with told("listing the keys", uri):
             listed = [self._seen(each, each.container, uri, called) for each in matching(uri) if each.container]
         return [info for info in listed if digest in (None, info.spki_sha256)]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
-        """Make a key and its self-signed certificate; one that cannot be exported, unless the spec wants it so."""
+        """Generate a key, not exportable unless the spec says so, and its self-signed certificate."""
         return making.generate(uri, spec, silent=self._silent)
 
     def import_key(
         self, uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False
     ) -> KeyUri:
-        """Let Windows take in the key with its certificate, as it takes in a PFX file."""
+        """Import the key with its certificate, as Windows imports a PFX file."""
         return making.import_key(uri, key, chain, exportable=exportable, silent=self._silent)
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
-        """Join a certificate to its key; the one that is there stays, until it is deleted."""
+        """Link a certificate to its key; the previous certificate stays until it is deleted."""
         with told("installing the certificate", uri, performed=True):
             found = matching(uri)
             if not found and "container" in uri:
@@ -134,7 +134,7 @@ class WindowsStore(
             return making.install(pinned, place, chain, entry)
 
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
-        """Return the key, where Windows gives it away, and its chain as PKCS#12."""
+        """Return the key, if it is exportable, and its chain as PKCS#12."""
         with told("looking for the key", uri):
             entry, place, pinned, _ = self._choose(uri, matching(uri))
         with told("exporting the key", pinned), closing(self._by_provider(place)) as opened:
@@ -150,7 +150,7 @@ class WindowsStore(
             return pfx.write(key, chain, password, entry.friendly_name or "")
 
     def delete(self, uri: KeyUri) -> None:
-        """Delete the certificate and its key; not a key that another certificate has too."""
+        """Delete the certificate and, unless another certificate uses it too, its key."""
         with told("looking for the key", uri):
             found = matching(uri)
             if not found and "container" in uri:
@@ -162,28 +162,28 @@ class WindowsStore(
             known = [each for location in crypt32.LOCATIONS for each in entries(location, entry.store)]
         shared = any(each.container == place and each.certificate != entry.certificate for each in known)
         with told("deleting the key", performed=True):  # no URI: the remedy is an administrator, not a grant
-            with held(entry, write=True):  # who may not delete the certificate must not lose the key alone
+            with held(entry, write=True):  # fail here, with the key intact, if the certificate may not be deleted
                 if not shared:
                     self._by_provider(place).delete()
             remove(entry)
 
     def readers(self, uri: KeyUri) -> list[str]:
-        """Return the accounts and groups that the key's access rules let sign."""
+        """Return the accounts and groups that the key's access rules allow to sign."""
         with self._governed(uri) as (opened, pinned, _), access.told("reading who may use the key", pinned):
             return [*access.readers(opened)]
 
     def grant(self, uri: KeyUri, account: str) -> None:
-        """Let an account sign: `DOMAIN\\name`, also a gMSA `DOMAIN\\name$`, `NT SERVICE\\name`, a SID in text form."""
+        """Let an account sign: `DOMAIN\\name`, a gMSA `DOMAIN\\name$`, `NT SERVICE\\name`, or a SID in text form."""
         with self._governed(uri) as (opened, pinned, machine):
             access.grant(opened, account, pinned, machine=machine)
 
     def revoke(self, uri: KeyUri, account: str) -> None:
-        """Take away what lets this account sign; groups that it is in keep theirs."""
+        """Revoke this account's permission to sign; permissions of its groups remain."""
         with self._governed(uri) as (opened, pinned, _):
             access.revoke(opened, account, pinned)
 
     def _choose(self, uri: KeyUri, found: list[Entry], certificate: Certificate | None = None) -> _Chosen:
-        """Return the one certificate that the URI means. Raises `KeyNotFound`, `KeyUnusable`, and as `choose_one`."""
+        """Return the one certificate that the URI selects. Raises `KeyNotFound`, `KeyUnusable`, and as `choose_one`."""
         with_key = [(entry, entry.container) for entry in found if entry.container]
         if not found:
             raise _not_found(uri)
@@ -202,9 +202,9 @@ class WindowsStore(
             return private_keys.of_certificate(context, place, silent=self._silent)
 
     def _seen(self, entry: Entry, place: Container, uri: KeyUri, called: Callable[[str], str]) -> KeyInfo:
-        """Describe a key: less where it cannot be opened, being somebody else's, or on a card that is not there."""
+        """Describe a key; with fewer details if it cannot be opened (another user's, or on a card not inserted)."""
         exportable = readers = None
-        # Silent also where somebody is there: nobody wants a dialog for each card that the list has.
+        # Always silent, even if interactive: a listing must not show a dialog for every card.
         with (
             contextlib.suppress(NativeError, KeyUnusable),
             closing(private_keys.of_container(place, silent=True)) as opened,
@@ -214,12 +214,12 @@ class WindowsStore(
         return entry.info(uri, exportable=exportable, readers=readers)
 
     def _by_provider(self, place: Container) -> OpenKey:
-        """Open a key in its own provider: CNG, which opens legacy keys too, does not tell who may use those."""
+        """Open a key in its own provider: CNG can open legacy keys too, but does not give their access rules."""
         return private_keys.of_container(place, silent=self._silent)
 
     @contextlib.contextmanager
     def _governed(self, uri: KeyUri) -> Iterator[tuple[OpenKey, KeyUri, bool]]:
-        """Open a key for its access rules; with it come its pinned URI, and whether it is the machine's."""
+        """Yield a key opened for its access rules, its pinned URI, and whether it is a machine key."""
         with told("looking for the key", uri):
             found = matching(uri)
             if not found and "container" in uri:
@@ -232,7 +232,7 @@ class WindowsStore(
             yield opened, pinned, place.machine
 
     def _in_container(self, uri: KeyUri) -> tuple[OpenKey, KeyUri, PublicKey, Container]:
-        """Open a key that no certificate is known of; with it come its pinned URI, its public half and its place."""
+        """Open a key without a known certificate; return it with its pinned URI, public key and container."""
         places = _possible_places(uri)
         for number, (location, place) in enumerate(places, 1):
             try:
@@ -259,7 +259,7 @@ class WindowsStore(
 
 
 def _possible_places(uri: KeyUri) -> list[tuple[str, Container]]:
-    """Return where the container may be, each with its location."""
+    """Return the possible containers, each with its location."""
     provider, name = uri.get("provider") or private_keys.SOFTWARE, uri.get("container")
     locations = [uri.get("location")] if "location" in uri else [*crypt32.LOCATIONS]
     return [(each, private_keys.container_of(provider, name, machine=each == "LocalMachine")) for each in locations]

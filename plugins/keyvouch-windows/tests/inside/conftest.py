@@ -1,4 +1,4 @@
-"""What the tests inside a Windows share."""
+"""Fixtures shared by the tests that run inside Windows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import keyvouch
 
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
-    """The keys that a test makes are deleted."""
+    """Delete the keys that the test created."""
     with _deleting_new_keys():
         yield
 
 
 @pytest.fixture(scope="module")
 def nothing_left_of_module() -> Iterator[None]:
-    """The keys that the tests of a module make are deleted when all have run."""
+    """Delete the keys that the tests of a module created, after the last test."""
     with _deleting_new_keys():
         yield
 

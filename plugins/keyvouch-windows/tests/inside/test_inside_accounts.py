@@ -1,4 +1,4 @@
-"""Accounts and access rules, as a Windows names and writes them."""
+"""Accounts and access rules, compared with Windows' own functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ advapi32 = getattr(ctypes, "WinDLL", ctypes.CDLL)("advapi32")
 
 
 def as_windows_reads(octets: bytes) -> str:
-    """Return a descriptor's list of rules as Windows tells it in text."""
+    """Return a security descriptor's DACL as text, converted by Windows."""
     text = ctypes.c_wchar_p()
     buffer = ctypes.create_string_buffer(octets, len(octets))
     convert = advapi32.ConvertSecurityDescriptorToStringSecurityDescriptorW
@@ -24,7 +24,7 @@ def as_windows_reads(octets: bytes) -> str:
 
 
 def as_windows_writes(text: str) -> bytes:
-    """Return the descriptor that Windows makes of a text."""
+    """Return the security descriptor that Windows creates from a text."""
     made, size = ctypes.c_void_p(), ctypes.c_uint32()
     convert = advapi32.ConvertStringSecurityDescriptorToSecurityDescriptorW
     assert convert(text, 1, ctypes.byref(made), ctypes.byref(size))
@@ -41,13 +41,13 @@ def as_windows_writes(text: str) -> bytes:
     ],
 )
 def test_well_known_accounts_are_those_of_windows(written: str, sid: str) -> None:
-    """What the plugin knows by itself is what Windows calls so."""
+    """The plugin's own table of accounts agrees with Windows."""
     assert accounts.sid_of(written) == sid
     assert accounts.name_of(sid).rpartition("\\")[2] == written.rpartition("\\")[2]
 
 
 def test_user_is_found() -> None:
-    """The user, in each spelling, and back."""
+    """The user is found in each notation, and by SID."""
     user = os.environ["USERNAME"]
     name = accounts.name_of(accounts.sid_of(user))
 
@@ -56,20 +56,20 @@ def test_user_is_found() -> None:
 
 
 def test_own_account_is_known() -> None:
-    """It is named as one that can be granted a key."""
+    """The own account's name can be used to grant it access."""
     user = os.environ["USERNAME"]
     assert accounts.sid_of(accounts.of_this_thread()) == accounts.sid_of(user)
 
 
 def test_unknown_account_is_refused() -> None:
-    """Windows knows nobody of that name."""
+    """An unknown name is an error; an unknown SID is shown as it is."""
     with pytest.raises(ConfigurationError, match="knows no account"):
         accounts.sid_of("nobody-of-that-name")
     assert accounts.name_of("S-1-5-21-9-9-9-500") == "S-1-5-21-9-9-9-500"
 
 
 def test_rules_are_read_by_windows() -> None:
-    """What is written with one more account is what Windows makes of the text with it."""
+    """Adding an account gives the same bytes as Windows creates from the text with the added rule."""
     before = "D:PAI(D;;GA;;;S-1-5-21-9-9-9-500)(A;;0xd01f01ff;;;SY)"
     read = SecurityDescriptor.from_bytes(as_windows_writes(before))
 

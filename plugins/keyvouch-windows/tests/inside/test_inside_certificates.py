@@ -1,4 +1,4 @@
-"""Certificates of a key change; the key stays."""
+"""Certificates of a key change while the key stays."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ AT = f"windows:location=CurrentUser;friendly-name=renewed;provider={PROVIDER};co
 
 @pytest.fixture
 def made(nothing_left: None) -> str:
-    """The pinned URI of a key with its first certificate."""
+    """Return the pinned URI of a key with its first certificate."""
     with keyvouch.open_store(AT) as store:
         return str(store.generate(keyvouch.KeySpec("RSA-2048", "CN=renewed")))
 
 
 def another(uri: str) -> Certificate:
-    """Return a further certificate of a key."""
+    """Return another certificate for a key."""
     with keyvouch.open_signer(uri) as signer:
         return self_signed(signer.private_key(), "CN=renewed", 30)
 
 
 def test_key_without_certificate_is_given_one(made: str) -> None:
-    """A key that was made elsewhere, by its provider and container."""
+    """A certificate can be installed for a key identified only by provider and container."""
     certificate = another(made)
     forget_certificate()
     bare = f"windows:provider={PROVIDER};container=keyvouch-renewed"
@@ -48,7 +48,7 @@ def test_key_without_certificate_is_given_one(made: str) -> None:
 
 
 def test_certificate_of_another_key_is_refused(made: str) -> None:
-    """It would make signatures that nobody takes."""
+    """Another key's certificate is refused, since nobody would accept signatures made with it."""
     other = self_signed(make_key("RSA-2048"), "CN=other", 30)
     with keyvouch.open_store(made) as store, pytest.raises(CertificateMismatch):
         store.install_certificate([other])
@@ -56,7 +56,7 @@ def test_certificate_of_another_key_is_refused(made: str) -> None:
 
 @pytest.mark.usefixtures("made")
 def test_key_without_certificate_is_deleted() -> None:
-    """By provider and container too."""
+    """A key without a certificate can be deleted by provider and container."""
     forget_certificate()
     bare = f"windows:location=CurrentUser;provider={PROVIDER};container=keyvouch-renewed"
     with keyvouch.open_signer(bare) as signer:
@@ -70,7 +70,7 @@ def test_key_without_certificate_is_deleted() -> None:
 
 
 def forget_certificate() -> None:
-    """Take the certificate out of its store, and leave its key, as certmgr does."""
+    """Remove the certificate from its store and leave the key, as certmgr does."""
     for entry in entries("CurrentUser", "My"):
         if entry.friendly_name == "renewed":
             remove(entry)

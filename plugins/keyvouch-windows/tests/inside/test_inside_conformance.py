@@ -1,4 +1,4 @@
-"""The store keeps the contract, in a Windows; also under Wine, where the keys of CNG do not outlive their handles."""
+"""The store fulfils the contract inside Windows, and under Wine, where CNG keys do not outlive their handles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left_of_module")
 
 
 class TestLegacyProvider(StoreConformance):
-    """Keys of a legacy provider: RSA and PKCS#1 alone."""
+    """Keys of a legacy provider: RSA with PKCS#1 v1.5 only."""
 
     unsupported = (
         *("ec", "ed25519", "PS256", "PS384", "PS512"),

@@ -23,7 +23,7 @@ PROVIDER = "Microsoft Enhanced RSA and AES Cryptographic Provider"
 
 @pytest.fixture(scope="module")
 def key() -> Iterator[str]:
-    """A key of the user's; its keys outlive the process also under Wine."""
+    """Create a key for the current user, in a provider whose keys outlive the process even under Wine."""
     with keyvouch.open_store(f"windows:location=CurrentUser;friendly-name=signing-in;provider={PROVIDER}") as store:
         uri = str(store.generate(keyvouch.KeySpec("RSA-2048", "CN=signing in")))
     yield uri
@@ -33,21 +33,21 @@ def key() -> Iterator[str]:
 
 @pytest.fixture
 def authority() -> Iterator[Authority]:
-    """It knows no key of keyvouch's: `cryptography` judges the signature."""
+    """Run an authority that has none of keyvouch's keys: `cryptography` verifies the signature."""
     with Authority() as running:
         yield running
 
 
 @pytest.fixture
 def app(authority: Authority, key: str) -> App:
-    """An application with the key's certificate."""
+    """Register an application with the key's certificate."""
     with keyvouch.open_signer(key) as signer:
         return authority.register(certificates=[signer.chain[0]])
 
 
 @pytest.fixture
 def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: Authority, app: App, key: str) -> str:
-    """The name of a profile, which is the only one; its token cache is this test's."""
+    """Return the name of the only profile, whose token cache is private to the test."""
     fields = {
         "authority": authority.url,
         "tenant": app.tenant,
@@ -65,7 +65,7 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: Authorit
 
 
 def test_second_program_signs_nothing(authority: Authority, profile: str) -> None:
-    """Each run of a scheduled task connects; only the first one signs in."""
+    """A program such as a scheduled task signs in on the first run only."""
     program = f"import keyvouch; print(keyvouch.connect({profile!r}).access_token())"
     told = [run("-c", program) for _ in range(2)]
 
@@ -75,7 +75,7 @@ def test_second_program_signs_nothing(authority: Authority, profile: str) -> Non
 
 
 def test_command_has_the_same_token(authority: Authority, profile: str) -> None:
-    """`keyvouch token`, in another process, takes what the program has kept."""
+    """`keyvouch token`, in another process, uses the token that the program has cached."""
     with keyvouch.connect(profile) as client:
         token = client.access_token()
 
@@ -84,7 +84,7 @@ def test_command_has_the_same_token(authority: Authority, profile: str) -> None:
 
 
 def test_unmodified_msal(authority: Authority, app: App, key: str) -> None:
-    """MSAL's own client takes the credential and gets a token."""
+    """MSAL's own client accepts the credential and gets a token."""
     session = requests.Session()
     session.trust_env, session.verify = False, str(authority.ca_file)
     client = msal.ConfidentialClientApplication(

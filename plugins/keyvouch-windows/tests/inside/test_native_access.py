@@ -1,4 +1,4 @@
-"""Who may use a key, on Windows, as administrator: judged by icacls, and by a scheduled task of another account."""
+"""Access to keys on Windows, as administrator: verified by icacls, and by another account's scheduled task."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from keyvouch.store import KeySpec
 
 LEGACY = "Microsoft Enhanced RSA and AES Cryptographic Provider"
 FOLDERS = (r"Microsoft\Crypto\Keys", r"Microsoft\Crypto\RSA\MachineKeys")
-"""Where CNG and the legacy providers keep the machine's keys, under %ProgramData%."""
+"""The folders of machine keys of CNG and the legacy providers, under %ProgramData%."""
 ACCOUNT = r"NT AUTHORITY\LOCAL SERVICE"
 TASK = "keyvouch-native"
 UNFINISHED = (0x41301, 0x41303, 0x41325)
-"""The results of a task that runs, that has not run yet, and that is queued."""
+"""Result codes of a task that is running, has not run yet, or is queued."""
 
 
 @pytest.fixture(params=["", f";provider={LEGACY}"], ids=["CNG", "legacy"])
 def key(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A key of the machine's."""
+    """Create a machine key."""
     with keyvouch.open_store(f"windows:location=LocalMachine;friendly-name=native-access{request.param}") as store:
         uri = str(store.generate(KeySpec("RSA-2048", "CN=native access")))
     yield uri
@@ -41,7 +41,7 @@ def output_of(*arguments: str | Path) -> str:
 
 
 def accounts_of(uri: str) -> list[str]:
-    """Return the accounts that icacls tells of the file in which the key is kept."""
+    """Return the accounts that icacls lists for the key's file."""
     digits = uri.partition("thumbprint=")[2].partition(";")[0]
     told = output_of("certutil", "-v", "-store", "My", digits)
     found = re.search(r"Unique container name: (\S+)", told)
@@ -53,7 +53,7 @@ def accounts_of(uri: str) -> list[str]:
 
 
 def test_granted_and_revoked(key: str) -> None:
-    """An account is added, twice is once, and it is taken away again; nobody else's rule goes."""
+    """Granting and revoking are idempotent and leave other accounts' rules unchanged."""
     with keyvouch.open_store(key) as store:
         readers, accounts = store.readers(), accounts_of(key)
         assert ACCOUNT not in readers
@@ -73,7 +73,7 @@ def test_granted_and_revoked(key: str) -> None:
     "spelled", ["LOCAL SERVICE", "S-1-5-19", r"NT AUTHORITY\LOCAL SERVICE", r"NT SERVICE\EventLog"]
 )
 def test_accounts_in_all_spellings(key: str, spelled: str) -> None:
-    """By name, by SID, and a service's virtual account."""
+    """Accounts are accepted by name and by SID, including a service's virtual account."""
     with keyvouch.open_store(key) as store:
         before = {*store.readers()}
         store.grant(spelled)
@@ -83,7 +83,7 @@ def test_accounts_in_all_spellings(key: str, spelled: str) -> None:
 
 
 def result_of_task(key: str) -> int:
-    """Let a scheduled task of a service account's sign with the key, and return the command's exit status."""
+    """Sign with the key in a service account's scheduled task, and return the command's exit status."""
     steps = (
         f"""$arguments = '-m keyvouch sign --key "{key}" "{sys.executable}"'""",
         f"$action = New-ScheduledTaskAction -Execute '{sys.executable}' -Argument $arguments -WorkingDirectory 'C:\\'",
@@ -109,7 +109,7 @@ def _result_at_the_end() -> int:
 
 
 def test_service_account_signs_once_it_is_granted(key: str) -> None:
-    """A task under a service account is refused the key (4), and signs (0) when it was granted it."""
+    """A service account's task is denied access to the key (4), and signs (0) once access is granted."""
     assert result_of_task(key) == 4
 
     granting = [sys.executable, "-m", "keyvouch", "grant", ACCOUNT, "--key", key]

@@ -1,4 +1,4 @@
-"""The store keeps the contract with keys of CNG, in the machine's store: on Windows itself, as administrator."""
+"""The store fulfils the contract with CNG keys in the machine's store: on real Windows, as administrator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left_of_module")
 
 
 class TestSoftwareProvider(StoreConformance):
-    """Keys of the Microsoft Software Key Storage Provider: RSA with PSS, and curves."""
+    """Keys of the Microsoft Software Key Storage Provider: RSA including PSS, and EC."""
 
     unsupported = ("ed25519", "secret", "connection", "stalled", "proxy", "replaced", "request")
     account = r"NT AUTHORITY\LOCAL SERVICE"

@@ -1,6 +1,7 @@
-"""What Wine cannot do, on Windows itself: keys of CNG that last, curves, PFX files of Windows' own tools, exporting.
+"""Tests of features that Wine lacks, on real Windows: persistent CNG keys, EC, PFX files of Windows' tools, export.
 
-Judged by `cryptography`, certutil and PowerShell. As administrator; PowerShell 5.1 and certutil are on every Windows.
+Verified with `cryptography`, certutil and PowerShell. They require an administrator; PowerShell 5.1 and certutil are
+part of every Windows.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def make(uri: str, key_type: str = "RSA-2048", *, exportable: bool = False) -> s
 
 
 def verify(public_key: object, signature: bytes, algorithm: str) -> None:
-    """Let `cryptography` judge a signature in JOSE form. Raises `InvalidSignature`."""
+    """Verify a signature in JOSE form with `cryptography`. Raises `InvalidSignature`."""
     digest = HASHES[algorithm[2:]]
     if isinstance(public_key, rsa.RSAPublicKey):
         how = padding.PSS(padding.MGF1(digest), digest.digest_size) if algorithm[:2] == "PS" else padding.PKCS1v15()
@@ -60,7 +61,7 @@ def thumbprint(uri: str) -> str:
 @pytest.mark.parametrize("location", ["CurrentUser", "LocalMachine"])
 @pytest.mark.parametrize("key_type", ["RSA-2048", "RSA-3072", *CURVES])
 def test_key_outlives_its_process(location: str, key_type: str) -> None:
-    """A key that was made signs in another process, with every algorithm of its type."""
+    """A new key signs in another process, with every algorithm of its type."""
     uri = make(f"windows:location={location};friendly-name=native", key_type)
     with keyvouch.open_signer(uri) as signer:
         public_key = signer.chain[0].public_key()
@@ -78,7 +79,7 @@ def test_key_outlives_its_process(location: str, key_type: str) -> None:
 
 
 def test_certutil_knows_what_was_made() -> None:
-    """Windows' own tool finds the key, in the provider that keeps it, and tests it."""
+    """certutil finds the key in its provider and tests it."""
     uri = make("windows:location=LocalMachine;friendly-name=native")
 
     told = output_of("certutil", "-store", "My", thumbprint(uri))
@@ -88,7 +89,7 @@ def test_certutil_knows_what_was_made() -> None:
 
 
 def test_location_is_told() -> None:
-    """Who looks in the other location reads where the certificate is; without one both are searched."""
+    """For a wrong location the error gives the right one; without a location both are searched."""
     uri = make("windows:location=LocalMachine;friendly-name=native")
 
     with pytest.raises(KeyNotFound) as caught:
@@ -99,7 +100,7 @@ def test_location_is_told() -> None:
 
 
 def test_key_of_new_self_signed_certificate_signs() -> None:
-    """A certificate that PowerShell made is used as it is; the best algorithm of its provider is taken."""
+    """A key created by PowerShell together with a self-signed certificate signs with PSS."""
     digits = output_of(
         *("powershell", "-NoProfile", "-Command"),
         r"(New-SelfSignedCertificate -Subject CN=native -CertStoreLocation Cert:\LocalMachine\My).Thumbprint",
@@ -112,7 +113,7 @@ def test_key_of_new_self_signed_certificate_signs() -> None:
 
 @pytest.mark.parametrize("provider", [SOFTWARE, LEGACY])
 def test_pfx_that_certutil_imported_signs(tmp_path: Path, provider: str) -> None:
-    """A PFX that went into a provider by Windows' own tool signs there, with SHA-2 in a legacy one too."""
+    """A key that certutil imported from a PFX signs, with SHA-2 even in a legacy provider."""
     exported = tmp_path / "key.pfx"
     with keyvouch.open_store(make("windows:location=CurrentUser;friendly-name=native", exportable=True)) as store:
         exported.write_bytes(store.export_pfx(Secret("correct horse")))
@@ -126,7 +127,7 @@ def test_pfx_that_certutil_imported_signs(tmp_path: Path, provider: str) -> None
 
 @pytest.mark.parametrize("key_type", ["RSA-2048", "P-256"])
 def test_exported_pfx_is_read_and_taken_in(tmp_path: Path, key_type: str) -> None:
-    """What leaves is the key, in a PFX that OpenSSL reads; taken in again it does not leave, unless wanted so."""
+    """A key is exported as a PFX that OpenSSL reads; imported again, it is not exportable by default."""
     uri = make("windows:location=LocalMachine;friendly-name=native", key_type, exportable=True)
     with keyvouch.open_signer(uri) as signer:
         leaf = signer.chain[0]
@@ -151,7 +152,7 @@ def test_exported_pfx_is_read_and_taken_in(tmp_path: Path, key_type: str) -> Non
 
 
 def test_key_that_was_deleted_is_gone() -> None:
-    """Certificate and key are deleted; certutil finds neither."""
+    """Certificate and key are deleted, and certutil finds neither."""
     uri = make("windows:location=LocalMachine;friendly-name=native")
     with keyvouch.open_store(uri) as store:
         store.delete()
