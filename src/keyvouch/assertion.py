@@ -56,12 +56,13 @@ class ClientAssertion:
         """Configure the assertions; the defaults suit Entra ID.
 
         `algorithm`: a JOSE name; None chooses by the key, with RS256 for RSA keys whose store does not support PSS.
-        `x5t`: the thumbprint that identifies the certificate; "auto" is SHA-256 (`x5t#S256`), or SHA-1 (`x5t`) with
-        RS256. `kid`: sent as it is; if there is neither a `kid` nor a certificate, the key's RFC 7638 thumbprint is
-        sent. `send_x5c`: send the whole chain, for trust by subject name and issuer. `lifetime`: seconds from `iat` to
-        `exp`. `audience`: `aud` instead of the token endpoint. `reuse`: seconds for which an assertion is reused for
-        the same client, endpoint and key, if signatures are slow or billed; servers that reject a repeated `jti` reject
-        a reused assertion.
+        `x5t`: the certificate thumbprint to send; "auto" is SHA-256 (`x5t#S256`), or SHA-1 (`x5t`) with RS256.
+        `kid`: sent as it is; without it, and without a certificate, the key's RFC 7638 thumbprint is sent.
+        `send_x5c`: send the whole chain, for trust by subject name and issuer.
+        `lifetime`: seconds from `iat` to `exp`. `audience`: `aud` instead of the token endpoint.
+        `reuse`: seconds for which an assertion is reused for the same client, endpoint and key, if signatures are slow
+        or billed; servers that reject a repeated `jti` reject a reused assertion.
+
 
         Raises `ConfigurationError` for an invalid `x5t`, `lifetime` or `reuse`, and like `find_algorithm`.
         """
