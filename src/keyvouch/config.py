@@ -110,7 +110,7 @@ class Configuration:
         return _convert({**inherited, **own}, f"{self.path}: profile {name!r}")
 
     def default_profile(self) -> Profile:
-        """Return the profile that `[defaults]` alone yields. Raises `ConfigurationError` if it is invalid."""
+        """Return `[defaults]` as a profile. Raises `ConfigurationError` if they are invalid."""
         return _convert(self.defaults, f"{self.path}: [defaults]")
 
     def pick(self, name: str | None = None) -> str:

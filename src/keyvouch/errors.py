@@ -111,7 +111,7 @@ class NotSupported(KeyvouchError):
 
 
 class KeyNotFound(KeyvouchError):
-    """There is no key, or no file, at the URI."""
+    """The key or the file that the URI selects does not exist."""
 
     code = "key-not-found"
     exit_status = 3

@@ -110,7 +110,7 @@ def single_try(
 ) -> Iterator[None]:
     """Hold a thread lock and a file lock while a value is tried on `target`; reject a value that was refused before.
 
-    `reveal` returns the value, so that it is in no frame that a traceback shows. `shows_failure` returns whether the
+    `reveal` returns the value, which keeps it out of the frames of a traceback. `shows_failure` returns whether the
     target shows a failed try since the last successful one; it is called for a value whose try was interrupted, and
     after a refusal. Raises `SecretIncorrect` for a value that must not be tried, `StoreUnavailable` if another try
     lasts longer than `timeout` seconds, and `ConfigurationError` if other accounts could delete the records.
@@ -225,7 +225,7 @@ def _readable(path: Path) -> _Record:
 
 
 def _read(folder: files.Folder, name: str) -> _Record:
-    """Return the record; an empty one if there is no file. Raises `_DamagedError`."""
+    """Return the record; an empty one if the file does not exist. Raises `_DamagedError`."""
     try:
         entry = json.loads(_contents(folder, name))
         return _Record(

@@ -396,7 +396,7 @@ def _take(values: dict[str, bytes], parts: Iterable[str], declared: dict[str, At
             raise ConfigurationError(f"The attribute {name} stands there twice.", hint="Keep one of the two.")
         if not equals or not value:
             raise ConfigurationError(f"The attribute {name} has no value.", hint=f"Write {name}=...")
-        # Checked at once: what comes next may be the rest of a secret, and must be in no error.
+        # Checked at once: what comes next may be the rest of a secret, and must not be in any error.
         values[name] = _checked(attribute, _decode(value, name))
 
 

@@ -90,7 +90,7 @@ def this_user() -> str:
 def create(path: Path) -> int:
     """Create a file that only this account, Administrators and SYSTEM can use; return its descriptor, open for writing.
 
-    Nobody else can open it until it is closed. Raises OSErrors as they come, FileExistsError among them.
+    Nobody else can open it until it is closed. Raises OSErrors as they come, including FileExistsError.
     """
     with _attributes(folder=False) as attributes:
         rights = _GENERIC_WRITE | _READ_CONTROL | _WRITE_DAC

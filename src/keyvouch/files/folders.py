@@ -157,7 +157,8 @@ class Target(NamedTuple):
     """The path as given, for errors."""
 
     def require_owner(self, status: os.stat_result | None) -> None:
-        """Raise `ConfigurationError` if the links followed may not lead here. `status` is None if there is no file."""
+        """Raise `ConfigurationError` if the links followed may not lead to this file (None if missing)."""
+
         owner = self.folder.owner() if status is None else status.st_uid
         if not self.owners <= {owner}:
             raise _refused(self.path, self.name)
