@@ -40,7 +40,7 @@ _BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 @dataclass(frozen=True)
 class CertificateStatus:
-    """Validity of a certificate at one time."""
+    """State of a certificate at one time, and its validity period."""
 
     state: Literal["valid", "expired", "not-yet-valid", "missing"]
     not_before: dt.datetime | None = None

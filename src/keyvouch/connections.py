@@ -184,7 +184,7 @@ class Connection:
 
 
 class _OpenConnections:
-    """The open connections of this process, by what they were made for."""
+    """The open connections of this process, by store class, connection attributes and rules for secrets."""
 
     def __init__(self) -> None:
         self.by_key: dict[object, Connection] = {}

@@ -1,4 +1,4 @@
-"""All errors that keyvouch raises for its users.
+"""All errors that a user of keyvouch can encounter.
 
     KeyvouchError
     ├── ConfigurationError          invalid configuration, URI, file or TLS trust

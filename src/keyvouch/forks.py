@@ -128,7 +128,7 @@ def _open() -> None:
 
 def _before_fork() -> None:
     if not _close(_gates):
-        for gate in _gates:  # after so long, an exception may have left the entry behind: let the next fork be quick
+        for gate in _gates:  # an entry this old may be left from an exception: the next fork must not wait for it
             gate.inside.clear()
 
 

@@ -167,7 +167,7 @@ def sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> Access
 
 
 def _require_no_cycle(path: tuple[str, ...]) -> None:
-    """Raise `ConfigurationError` if a key of the last profile, or of one that it needs, needs a profile in the path."""
+    """Raise `ConfigurationError` if a key of the last profile, or of one that it needs, needs a profile on the path."""
     for key in config.load().profile(path[-1]).keys:
         with contextlib.suppress(PluginMissing, PluginBroken):  # reported when the key is needed
             uri = parse(key)

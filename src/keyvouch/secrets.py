@@ -110,8 +110,8 @@ class SecretResolver:
     ) -> None:
         """Set whether a person can be asked, files may be readable by everyone, and programs may be run.
 
-        `confirm`: ask a person twice, for a secret that will protect something new. `sign_in`: signs in with a profile;
-        nothing else is known about it here.
+        `confirm`: ask a person twice, for a secret that will protect something new. `sign_in`: the function that signs
+        in with a profile, passed in because this layer knows nothing about profiles.
         """
         self._rules = (interactive, any_reader, commands, confirm)
         self._interactive, self._any_reader, self._commands, self._confirm = self._rules

@@ -445,7 +445,7 @@ class Signer:
 
     def _open_again(self, old: OpenedKey, deadline: Deadline, lost: int | None) -> None:
         """Open the pinned URI once in a newer generation, or in this child; other threads wait for the first one."""
-        self._connection.connect(deadline, lost)  # outside the lock: no thread waits for a store with it
+        self._connection.connect(deadline, lost)  # outside the lock: never hold it while waiting for a store
         held = list[bool]()
         try:
             if not _acquire(self._swap_lock, held, deadline.left()):

@@ -165,7 +165,7 @@ class Target(NamedTuple):
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder open only to this account, and the folders above it; an existing one is left as it is.
+    """Create a folder that only its owner can open, and missing folders above it; an existing one is left as it is.
 
     Raises `ConfigurationError` if that fails.
     """
