@@ -63,7 +63,6 @@ class ClientAssertion:
         `reuse`: seconds for which an assertion is reused for the same client, endpoint and key, if signatures are slow
         or billed; servers that reject a repeated `jti` reject a reused assertion.
 
-
         Raises `ConfigurationError` for an invalid `x5t`, `lifetime` or `reuse`, and like `find_algorithm`.
         """
         if x5t not in ("auto", "sha256", "sha1"):

@@ -158,7 +158,6 @@ class Target(NamedTuple):
 
     def require_owner(self, status: os.stat_result | None) -> None:
         """Raise `ConfigurationError` if the links followed may not lead to this file (None if missing)."""
-
         owner = self.folder.owner() if status is None else status.st_uid
         if not self.owners <= {owner}:
             raise _refused(self.path, self.name)
