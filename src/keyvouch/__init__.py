@@ -1,13 +1,13 @@
 """Sign in with a certificate whose private key stays in its store.
 
-    token = keyvouch.connect("nightly").access_token()                    # all of it, from a profile
+    token = keyvouch.connect("nightly").access_token()                    # everything from a profile
 
     with keyvouch.open_signer("pfx:/etc/keyvouch/app.pfx?password=env:APP_PFX_PASSWORD") as signer:
-        signature = signer.sign(b"message", "PS256")                      # any signature
+        signature = signer.sign(b"message", "PS256")                      # a signature
         assertion = keyvouch.ClientAssertion(signer)                      # a client assertion, for any server
 
-Everything is imported when it is first used, so that `import keyvouch` costs little: only what makes forks wait for
-these imports comes with it.
+Public names are imported on first use, so that `import keyvouch` is cheap. Only the gate that makes forks wait for
+these imports is loaded at once.
 """
 
 from keyvouch import search_path
@@ -15,7 +15,7 @@ from keyvouch import search_path
 with search_path.only_trusted():
     from keyvouch.forks import IMPORTS as _IMPORTS
 
-TYPE_CHECKING = False  # type checkers know the name, and take it for true
+TYPE_CHECKING = False  # type checkers treat this name as true
 if TYPE_CHECKING:
     from typing import Any
 
@@ -52,7 +52,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> "Any":
-    """Import a public name at its first use (PEP 562)."""
+    """Import a public name on first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'keyvouch' has no attribute {name!r}")
     with _IMPORTS:

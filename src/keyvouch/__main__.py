@@ -1,13 +1,13 @@
 """The command `keyvouch`, and `python -m keyvouch`.
 
-The working directory is taken out of `sys.path` before anything else is imported: what is in it is not trusted.
+The working directory is removed from `sys.path` before anything else is imported, since its contents are not trusted.
 """
 
 from keyvouch import search_path
 
 
 def main() -> None:
-    """Run the command, and end the process with its status."""
+    """Run the command and end the process with its status."""
     search_path.remove_untrusted()
 
     from keyvouch.cli import main as run

@@ -1,7 +1,7 @@
-"""Which access rules of Windows let too many accounts read or write a file, and the `icacls` line that corrects them.
+"""Windows access rules that let too many accounts read or write a file, and the `icacls` command that corrects them.
 
-These functions take facts and return sentences; `windows_files` asks the system. Groups are identified by their SIDs,
-which are the same in every language.
+These functions take facts and return sentences; `windows_files` queries the system. Groups are identified by their
+SIDs, which are the same in every language.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ _EVERYONE = {
     "S-1-5-32-546": "Guests",
     "S-1-5-32-554": "Pre-Windows 2000 Compatible Access",
 }
-"""Groups whose members nobody chose with this file in mind (Microsoft: Well-known SIDs)."""
+"""Broad groups, whose members were not chosen with this file in mind (Microsoft: Well-known SIDs)."""
 _OF_A_DOMAIN = {"513": "Domain Users", "514": "Domain Guests"}
 _TO_READ = READ_DATA | WRITE_DAC | WRITE_OWNER
-"""Whoever can change the rules can grant themselves the right to read."""
+"""An account that can change the rules can grant itself the right to read."""
 _TO_WRITE = WRITE_DATA | APPEND_DATA | DELETE | WRITE_DAC | WRITE_OWNER
 _TO_REPLACE = DELETE_CHILD | DELETE | WRITE_DAC | WRITE_OWNER
-"""Rights on a folder that allow replacing what is in it. Adding files is not among them: by default Users can do that
-in %ProgramData% and below, and the owner of a new file is checked."""
+"""Rights on a folder that allow replacing its contents. Adding files is not among them: by default Users can do that in
+%ProgramData% and below, and the owner of a new file is checked."""
 
 
 def too_many_readers(place: str, rules: SecurityDescriptor, user: str) -> tuple[str, str] | None:
-    """Return who can read this file but should not, and the remedy; None if nobody can.
+    """Return which groups can read this file but should not, and the remedy; None if there are none.
 
     `user` is the SID of the account that reads it.
     """
@@ -66,7 +66,7 @@ def distrust(
 ) -> tuple[str, str] | None:
     """Return why another account could have written this file or folder, and the remedy; None if none could.
 
-    `folder`: the trusted file is below it. `root`: it is the root of a drive or share, which nobody can move.
+    `folder`: the trusted file is below it. `root`: it is the root of a drive or share, which cannot be moved.
     """
     rights = _TO_REPLACE & ~(DELETE if root else 0) if folder else _TO_WRITE
     groups = _everyone_with(rules, rights)
@@ -83,7 +83,7 @@ def distrust(
 
 
 def let_see(place: str, user: str) -> str:
-    """Return the command that lets an account see the rules of a folder, and nothing more."""
+    """Return the command that lets an account see a folder's rules, and nothing more."""
     return f'Run: icacls {_quoted(place)} /grant "*{user}:(RC,RA,S)"'
 
 
@@ -95,8 +95,8 @@ def let_read(place: str, user: str) -> str:
 def private(user: str, *, folder: bool = False) -> str:
     """Return the rules, in SDDL, of a file that only this account, Administrators and SYSTEM can use.
 
-    Nothing is inherited. The account is listed itself: what an administrator creates belongs to Administrators, and the
-    same person is not one of them in a program that is not elevated.
+    Nothing is inherited. The account itself is listed: files that an administrator creates belong to Administrators,
+    and in a program that is not elevated the same person is not one of them.
     """
     flags = "OICI" if folder else ""
     accounts = dict.fromkeys((SYSTEM, ADMINISTRATORS, user))
@@ -112,7 +112,7 @@ def _everyone_with(rules: SecurityDescriptor, rights: int) -> set[str]:
 
 
 def _name(sid: str) -> str | None:
-    """Return the English name of such a group; None for any other account."""
+    """Return the English name of a broad group; None for any other account."""
     of_domain = re.fullmatch(r"S-1-5-21-\d+-\d+-\d+-(\d+)", sid)
     return _OF_A_DOMAIN.get(of_domain[1]) if of_domain else _EVERYONE.get(sid)
 
@@ -122,7 +122,7 @@ def _named(groups: Iterable[str]) -> str:
 
 
 def _icacls(place: str, kept: dict[str, str], removed: Iterable[str | None], *, folder: bool = False) -> str:
-    """Return the command that leaves SYSTEM, Administrators and those in `kept`, and ends inheritance."""
+    """Return the command that grants access only to SYSTEM, Administrators and `kept`, and disables inheritance."""
     below = "(OI)(CI)" if folder else ""
     grants = {SYSTEM: "F", ADMINISTRATORS: "F", **kept}
     line = f"Run: icacls {_quoted(place)} /inheritance:r /grant:r "

@@ -1,7 +1,7 @@
-"""The signature algorithms of JOSE (RFC 7518 section 3, RFC 8037), the kinds of key, and what fits what.
+"""JOSE signature algorithms (RFC 7518 section 3, RFC 8037), key types, and which of them fit together.
 
-An `Algorithm` is one of the ten objects of `ALGORITHMS`: compare them by identity. `cryptography` is imported when a
-hash or a key is first needed, not before.
+An `Algorithm` is one of the ten objects in `ALGORITHMS`: compare them by identity. `cryptography` is imported only when
+a hash or a key is first needed.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
     PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
 
 DerSignature = NewType("DerSignature", bytes)
-"""An ECDSA signature as X9.62 has it: a DER SEQUENCE of r and s. Stores' libraries often speak this."""
+"""An ECDSA signature in X9.62 form: a DER SEQUENCE of r and s. Stores' libraries often use it."""
 JoseSignature = NewType("JoseSignature", bytes)
-"""A signature as JOSE has it: for ECDSA r and s side by side, each of the curve's full width."""
+"""A signature in JOSE form: for ECDSA r and s concatenated, each of the curve's full width."""
 
 
 CRYPTOGRAPHY = ForkGate()
-"""Around calls of `cryptography`: OpenSSL locks its source of random numbers, and the Rust code what it does once."""
+"""Gate for calls of `cryptography`: OpenSSL locks its random number generator, the Rust code its initialization."""
 
 
 class Algorithm:
-    """One signature algorithm of JOSE."""
+    """A JOSE signature algorithm."""
 
     def __init__(self, name: str, family: str, hash_name: str, curve: str = "", coordinate_size: int = 0) -> None:
         self.name = name
-        """As in the header's `alg`."""
+        """The header's `alg` value."""
         self.family = family
-        """What signs: "RSA-PSS", "RSA-PKCS1", "ECDSA" or "EdDSA"."""
+        """Signature scheme: "RSA-PSS", "RSA-PKCS1", "ECDSA" or "EdDSA"."""
         self.hash_name = hash_name
-        """As `hashlib` and `cryptography` spell it, in lower case; "" for EdDSA, which hashes by itself."""
+        """Hash name as in `hashlib` and `cryptography`, in lower case; "" for EdDSA, which hashes internally."""
         self.curve = curve
-        """The one curve it goes with: "P-256", "P-384", "P-521", "Ed25519"; "" for RSA."""
+        """The only curve it is used with: "P-256", "P-384", "P-521", "Ed25519"; "" for RSA."""
         self.coordinate_size = coordinate_size
-        """ECDSA: bytes of r, and of s."""
+        """For ECDSA, the size in bytes of r and of s."""
 
     def __repr__(self) -> str:
         return f"<Algorithm {getattr(self, 'name', '?')}>"
 
     @cached_property
     def hash(self) -> HashAlgorithm:
-        """The hash, for `cryptography`. PSS salts are as long as its digest (RFC 7518, section 3.5)."""
+        """The hash object for `cryptography`. PSS salts are as long as its digest (RFC 7518, section 3.5)."""
         from cryptography.hazmat.primitives import hashes
 
         chosen: HashAlgorithm = getattr(hashes, self.hash_name.upper())()
@@ -62,7 +62,7 @@ class Algorithm:
 
     @cached_property
     def padding(self) -> PSS | PKCS1v15:
-        """The RSA padding, for `cryptography`."""
+        """The RSA padding object for `cryptography`."""
         from cryptography.hazmat.primitives.asymmetric import padding
 
         if self.family == "RSA-PKCS1":
@@ -90,22 +90,22 @@ ALGORITHMS: dict[str, Algorithm] = {
 PS256, RS256 = ALGORITHMS["PS256"], ALGORITHMS["RS256"]
 
 KEY_TYPES = ("RSA-2048", "RSA-3072", "RSA-4096", "P-256", "P-384", "P-521", "Ed25519")
-"""The kinds of key that can be asked for, as `KeySpec` and the command spell them."""
+"""Key types that can be requested, as `KeySpec` and the command spell them."""
 
 _SMALLEST_RSA, _LARGEST_RSA = 2048, 8192
 """Bits of the modulus. Windows stops at 16384, where a signature takes a second and checking a private key a minute."""
 _SMALLEST_EXPONENT = 3
 _LONGEST_EXPONENT = 64
-"""Bits; OPENSSL_RSA_MAX_PUBEXP_BITS. Nearly all exponents are 65537."""
+"""Bits (OPENSSL_RSA_MAX_PUBEXP_BITS). Nearly all exponents are 65537."""
 _NEW_RSA = "Make a new key: RSA-2048, RSA-3072 or RSA-4096."
 _ED25519_SIGNATURE = 64
-"""Bytes of a signature by Ed25519 (RFC 8032, section 5.1.6)."""
+"""Bytes of an Ed25519 signature (RFC 8032, section 5.1.6)."""
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _BY_CURVE = {algorithm.curve: algorithm for algorithm in ALGORITHMS.values() if algorithm.curve}
 
 
 def find_algorithm(name: str | Algorithm) -> Algorithm:
-    """Return the algorithm with this JOSE name. Raises `ConfigurationError` for a name that JOSE does not have."""
+    """Return the algorithm with this JOSE name. Raises `ConfigurationError` for an unknown name."""
     if isinstance(name, Algorithm):
         return name
     try:
@@ -117,9 +117,9 @@ def find_algorithm(name: str | Algorithm) -> Algorithm:
 
 
 def key_type(key: object) -> str:
-    """Name the kind of a public or private key of `cryptography`: "RSA-2048", "P-256", "Ed25519".
+    """Return the type of a `cryptography` public or private key: "RSA-2048", "P-256", "Ed25519".
 
-    Raises `KeyUnusable` for a kind that JOSE has no signature for (DSA, X25519, an elliptic curve of another family).
+    Raises `KeyUnusable` for a type without a JOSE signature algorithm (DSA, X25519, other elliptic curves).
     """
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -135,10 +135,10 @@ def key_type(key: object) -> str:
 
 
 def require_usable(key: object) -> None:
-    """Raise `KeyUnusable` for a private or public key that must not sign, whatever store it is in.
+    """Raise `KeyUnusable` for a private or public key that must not sign, in any store.
 
-    That is a kind of key that JOSE has no signature for, RSA outside 2,048 to 8,192 bits, and an RSA public exponent
-    that is even, less than 3, or longer than the 64 bits to which OpenSSL limits it for long keys.
+    This applies to a key type without a JOSE signature algorithm, RSA outside 2,048 to 8,192 bits, and an RSA public
+    exponent that is even, less than 3, or longer than the 64 bits to which OpenSSL limits it for long keys.
     """
     kind = key_type(key)
     if not kind.startswith("RSA-"):
@@ -155,7 +155,7 @@ def require_usable(key: object) -> None:
 
 
 def is_too_large(key: object) -> bool:
-    """Return whether verifying with an RSA public key takes so long that a file of such keys would block its reader."""
+    """Return True if verifying with an RSA public key is so slow that a file of such keys would block its reader."""
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
     if not isinstance(key, RSAPublicKey):
@@ -164,7 +164,7 @@ def is_too_large(key: object) -> bool:
 
 
 def signature_size(public_key: PublicKey) -> int:
-    """Return the number of bytes of every signature by this key, in JOSE form.
+    """Return the size in bytes of this key's signatures in JOSE form.
 
     RFC 8017, section 8.1.1; RFC 7518, section 3.4; RFC 8032, section 5.1.6.
     """
@@ -175,16 +175,16 @@ def signature_size(public_key: PublicKey) -> int:
 
 
 def algorithms_for(kind: str) -> tuple[Algorithm, ...]:
-    """Return what a key of this kind (see `key_type`) can do, the preferred one first."""
+    """Return the algorithms for this key type (see `key_type`), the preferred one first."""
     if not kind.startswith("RSA-"):
         return (_BY_CURVE[kind],)
     return tuple(algorithm for algorithm in ALGORITHMS.values() if not algorithm.curve)
 
 
 def require_fit(kind: str, algorithm: Algorithm) -> None:
-    """Raise `AlgorithmUnsupported` where a key of this kind cannot sign with the algorithm.
+    """Raise `AlgorithmUnsupported` if a key of this type cannot sign with the algorithm.
 
-    Asked before a store is: some answer an algorithm that does not fit with a signature that is nonsense.
+    Checked before a store is called, since some stores return an invalid signature for an algorithm that does not fit.
     """
     fitting = algorithms_for(kind)
     if algorithm not in fitting:
@@ -193,9 +193,9 @@ def require_fit(kind: str, algorithm: Algorithm) -> None:
 
 
 def der_to_jose(signature: DerSignature, algorithm: Algorithm) -> JoseSignature:
-    """Turn an ECDSA signature from DER into r||s of full width (RFC 7518, section 3.4).
+    """Convert an ECDSA signature from DER to r||s of full width (RFC 7518, section 3.4).
 
-    Raises ValueError where it is no DER, or of a larger curve.
+    Raises ValueError if it is not DER, or belongs to a larger curve.
     """
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
@@ -208,7 +208,7 @@ def der_to_jose(signature: DerSignature, algorithm: Algorithm) -> JoseSignature:
 
 
 def jose_to_der(signature: JoseSignature, algorithm: Algorithm) -> DerSignature:
-    """Turn an ECDSA signature from r||s into DER. Raises ValueError where its length is not the curve's."""
+    """Convert an ECDSA signature from r||s to DER. Raises ValueError if its length does not match the curve."""
     from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
     size = algorithm.coordinate_size
@@ -236,7 +236,7 @@ def make_key(kind: str) -> PrivateKey:
 
 @CRYPTOGRAPHY
 def sign_locally(private_key: PrivateKey, message: bytes, algorithm: Algorithm) -> JoseSignature:
-    """Sign with a key that is in this process's memory; the algorithm must fit the key. A fork waits for it."""
+    """Sign with a key in this process's memory; the algorithm must fit the key. A fork waits for it."""
     if algorithm.family == "ECDSA":
         from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 
@@ -248,7 +248,7 @@ def sign_locally(private_key: PrivateKey, message: bytes, algorithm: Algorithm) 
 
 @CRYPTOGRAPHY
 def verifies(public_key: PublicKey, signature: bytes, message: bytes, algorithm: Algorithm) -> bool:
-    """Tell whether the signature, in JOSE form, is this key's over this message; `cryptography` judges."""
+    """Return True if `cryptography` finds the signature, in JOSE form, valid for this key and message."""
     from cryptography.exceptions import InvalidSignature
 
     try:

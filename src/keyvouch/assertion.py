@@ -1,9 +1,10 @@
-"""The client assertion: a short-lived JWT by which a client shows that it holds its key (RFC 7523, RFC 7521).
+"""Client assertions: short-lived JWTs with which a client proves possession of its key (RFC 7523, RFC 7521).
 
     assertion = ClientAssertion(signer)({"client_id": client_id, "token_endpoint": endpoint})
 
-It is the callable that MSAL takes as `client_assertion`, and serves any server with `private_key_jwt` (OpenID Connect
-Core, section 9). Header and signature always come from one and the same key, also while that is being replaced.
+A `ClientAssertion` is a callable that MSAL accepts as `client_assertion`, and serves any server that supports
+`private_key_jwt` (OpenID Connect Core, section 9). Header and signature always come from the same key, even while the
+key is being replaced.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
 
 X5t = Literal["auto", "sha256", "sha1"]
 _RENEW_BEFORE = 60
-"""Seconds before its end in which an assertion is not used again: the authority's clock may be ahead."""
+"""Seconds before its expiry in which an assertion is not reused: the authority's clock may be ahead."""
 
 
 _MOST_KEPT = 1000
-"""Assertions that are kept to be used again, each for one client and endpoint."""
+"""Maximum number of assertions kept for reuse, each for one client and endpoint."""
 
 
 class ClientAssertion:
-    """Makes client assertions with a signer. Safe under threads; it does not close the signer."""
+    """Makes client assertions with a signer. Thread-safe; does not close the signer."""
 
     def __init__(
         self,
@@ -52,15 +53,17 @@ class ClientAssertion:
         audience: str | None = None,
         reuse: int = 0,
     ) -> None:
-        """Take how assertions are to look; the defaults suit Entra ID.
+        """Configure the assertions; the defaults suit Entra ID.
 
-        `algorithm`: a JOSE name; None chooses by the key, with RS256 for RSA keys whose store has no PSS.
-        `x5t`: which thumbprint names the certificate; "auto" is SHA-256 (`x5t#S256`), with RS256 SHA-1 (`x5t`).
+        `algorithm`: a JOSE name; None chooses by the key, with RS256 for RSA keys whose store does not support PSS.
+        `x5t`: the certificate thumbprint to send; "auto" is SHA-256 (`x5t#S256`), or SHA-1 (`x5t`) with RS256.
         `kid`: sent as it is; without it, and without a certificate, the key's RFC 7638 thumbprint is sent.
         `send_x5c`: send the whole chain, for trust by subject name and issuer.
         `lifetime`: seconds from `iat` to `exp`. `audience`: `aud` instead of the token endpoint.
-        `reuse`: seconds for which one assertion is used again for the same client, endpoint and key, where signatures
-        are slow or billed; servers that refuse a repeated `jti` refuse it.
+        `reuse`: seconds for which an assertion is reused for the same client, endpoint and key, if signatures are slow
+        or billed; servers that reject a repeated `jti` reject a reused assertion.
+
+        Raises `ConfigurationError` for an invalid `x5t`, `lifetime` or `reuse`, and like `find_algorithm`.
         """
         if x5t not in ("auto", "sha256", "sha1"):
             raise ConfigurationError(f"x5t cannot be {x5t!r}.", hint='Use "auto", "sha256" or "sha1".')
@@ -84,7 +87,7 @@ class ClientAssertion:
     def __call__(self, context: Mapping[str, str], *, timeout: float = SIGN_TIMEOUT) -> str:
         """Return an assertion for `context["client_id"]` at `context["token_endpoint"]`, within `timeout` seconds.
 
-        Raises `CertificateExpired`, `CertificateNotYetValid` and what `Signer.sign` raises.
+        Raises `CertificateExpired`, `CertificateNotYetValid`, and whatever `Signer.sign` raises.
         """
         try:
             client_id, endpoint = context["client_id"], context["token_endpoint"]
@@ -96,11 +99,11 @@ class ClientAssertion:
             raise
 
     def audience_of(self, endpoint: str) -> str:
-        """Return the `aud` for a token endpoint. To be overridden where an authority has its own rule."""
+        """Return the `aud` for a token endpoint. Override this if an authority has its own rule."""
         return self._audience or endpoint
 
-    def algorithm_for(self, endpoint: str) -> Algorithm | None:  # noqa: ARG002 - for those who override it
-        """Return the algorithm for a token endpoint; None lets the key decide. To be overridden likewise."""
+    def algorithm_for(self, endpoint: str) -> Algorithm | None:  # noqa: ARG002 - for subclasses
+        """Return the algorithm for a token endpoint; None lets the key decide. May be overridden likewise."""
         return self._algorithm
 
     def _make(self, client_id: str, endpoint: str, timeout: float) -> str:
@@ -146,8 +149,8 @@ class ClientAssertion:
 
         def find_or_make() -> str:
             found = self._reusable.get(place)
-            key = (self.signer.public_key, self.signer.chain)  # a new certificate may be the old key's
-            now = time.time()  # and not a clock that stands still while the machine sleeps
+            key = (self.signer.public_key, self.signer.chain)  # a new certificate may have the old key
+            now = time.time()  # not a monotonic clock, which may pause while the machine sleeps
             if found is None or found.key != key or not 0 <= now - found.made < self._reuse:
                 self._make_room(now)
                 found = self._reusable[place] = _Reusable(self._make(client_id, endpoint, timeout), key, now)
@@ -155,11 +158,11 @@ class ClientAssertion:
 
         try:
             return self._flights.do(place, find_or_make, timeout=timeout)
-        except FlightTimeout:  # a signature of this thread's own would not come sooner, and may be billed
+        except FlightTimeout:  # a signature from this thread would not be ready sooner, and may be billed
             raise StoreUnavailable("The assertion was not made in time.", hint="Try again later.") from None
 
     def _make_room(self, now: float) -> None:
-        """Drop the assertions that are too old to be used again, or else the older half, if there are too many."""
+        """If there are too many assertions, drop those too old to reuse, and keep at most the newer half."""
         if len(self._reusable) < _MOST_KEPT:
             return
         kept = [item for item in list(self._reusable.items()) if 0 <= now - item[1].made < self._reuse]
@@ -168,7 +171,7 @@ class ClientAssertion:
 
 
 class _Header:
-    """An encoded header, and the key that it belongs to."""
+    """An encoded header and the key it belongs to."""
 
     def __init__(self, encoded: bytes, chain: tuple[Certificate, ...], public_key: PublicKey) -> None:
         self.encoded = encoded
@@ -179,7 +182,7 @@ class _Header:
 
 
 class _Reusable:
-    """An assertion that was `made` then (POSIX time), and may be used again with this key and chain."""
+    """An assertion made at `made` (POSIX time) that may be reused with this key and chain."""
 
     def __init__(self, assertion: str, key: tuple[PublicKey, tuple[Certificate, ...]], made: float) -> None:
         self.assertion = assertion
@@ -214,7 +217,7 @@ def _number(value: int, size: int | None = None) -> str:
 
 @lru_cache(maxsize=1024)
 def _fixed_claims(audience: str, client_id: str) -> str:
-    """Return the claims that stay the same, as the beginning of a JSON object."""
+    """Return the constant claims, as the beginning of a JSON object."""
     return json.dumps({"aud": audience, "iss": client_id, "sub": client_id}, separators=(",", ":"))[:-1]
 
 

@@ -1,6 +1,6 @@
-"""Audit records: a line of JSON on the logger `keyvouch.audit` for each signature, and for each change of a key.
+"""Audit records: a line of JSON on the logger `keyvouch.audit` for each signature and each change to a key.
 
-What is in one is told in the documentation, "Profiles", "Audit". Never a message, a secret or a token.
+The fields are documented in "Profiles", "Audit". A record never contains a message, a secret or a token.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ audit_log = logging.getLogger("keyvouch.audit")
 
 
 def record_audit(event: str, members: Mapping[str, object]) -> None:
-    """Write one record, where somebody listens."""
+    """Write one record if the audit logger is enabled."""
     if not audit_log.isEnabledFor(logging.INFO):
         return
     own = {"time": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"), "event": event}
-    # What a caller brought is in no other's place, and whatever it is, no signature fails for it.
+    # A caller's members never replace our own, and no value of theirs can make a signature fail.
     audit_log.info("%s", json.dumps({**own, **members, **own}, default=str))

@@ -1,4 +1,4 @@
-"""X.509 certificates: thumbprints, the order of a chain, validity, and new ones made with any key that can sign."""
+"""X.509 certificates: thumbprints, chain order, validity, and new certificates signed with any key."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 HashName = Literal["sha256", "sha1"]
 
 _MOST_CERTIFICATES = 500
-"""In one file; that of all public authorities has 150."""
+"""Maximum number in one file; a bundle of all public authorities has 150."""
 _LONGEST_CHAIN = 10
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 
 @dataclass(frozen=True)
 class CertificateStatus:
-    """Whether a certificate may be used now, and until when."""
+    """State of a certificate at one time, and its validity period."""
 
     state: Literal["valid", "expired", "not-yet-valid", "missing"]
     not_before: dt.datetime | None = None
@@ -48,13 +48,13 @@ class CertificateStatus:
 
 
 def thumbprint(certificate: Certificate, hash_name: HashName = "sha256") -> str:
-    """Return the hash over the certificate's DER in upper-case hexadecimal, as Entra ID and Windows show it."""
+    """Return the hash of the certificate's DER in upper-case hexadecimal, as Entra ID and Windows show it."""
     return fingerprint(certificate, hash_name).hex().upper()
 
 
 @CRYPTOGRAPHY
 def fingerprint(certificate: Certificate, hash_name: HashName = "sha256") -> bytes:
-    """Return the hash over the certificate's DER."""
+    """Return the hash of the certificate's DER."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
     return hashlib.new(hash_name, certificate.public_bytes(Encoding.DER), usedforsecurity=False).digest()
@@ -70,18 +70,18 @@ def spki_sha256(public_key: PublicKey) -> str:
 
 @CRYPTOGRAPHY
 def certificate_spki(certificate: Certificate) -> str:
-    """Return `spki_sha256` of a certificate's key; empty if `cryptography` cannot read it, or RSA is too large."""
+    """Return `spki_sha256` of a certificate's key; empty if `cryptography` cannot read the key, or it is too large."""
     from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
         key = certificate.public_key()
         return "" if is_too_large(key) else spki_sha256(key)  # type: ignore[arg-type]
-    except (UnsupportedAlgorithm, ValueError):  # in a bundle it must not take the others down
+    except (UnsupportedAlgorithm, ValueError):  # in a bundle, one certificate must not make the others fail
         return ""
 
 
 def require_few(count: int, source: object) -> None:
-    """Raise `KeyUnusable` for a file with so many certificates that finding a chain among them takes too long."""
+    """Raise `KeyUnusable` if a file has so many certificates that finding a chain among them takes too long."""
     if count > _MOST_CERTIFICATES:
         raise KeyUnusable(
             f"{source} contains {count:,} certificates; the limit is {_MOST_CERTIFICATES}.",
@@ -91,7 +91,7 @@ def require_few(count: int, source: object) -> None:
 
 @contextlib.contextmanager
 def parsing() -> Iterator[None]:
-    """Turn into a ValueError what `cryptography` raises for odd data: panics of its Rust code, errors of OpenSSL."""
+    """Turn what `cryptography` raises for malformed data (Rust panics, OpenSSL errors) into a ValueError."""
     try:
         yield
     except BaseException as error:  # a panic is not an `Exception`
@@ -102,9 +102,9 @@ def parsing() -> Iterator[None]:
 
 @CRYPTOGRAPHY
 def load_certificates(octets: bytes, source: object) -> list[Certificate]:
-    """Read certificates from PEM (other blocks are passed over) or from one DER; `source` names the place in errors.
+    """Read certificates from PEM (other blocks are skipped) or from a single DER certificate; errors name `source`.
 
-    Raises `CertificateMissing` if there is none that can be read, and `KeyUnusable` if there are too many.
+    Raises `CertificateMissing` if none can be read, and `KeyUnusable` if there are too many.
     """
     from cryptography import x509
 
@@ -126,7 +126,7 @@ def load_certificates(octets: bytes, source: object) -> list[Certificate]:
 
 
 def is_readable(certificate: Certificate) -> bool:
-    """Tell whether all that is used of it can be read: `cryptography` parses most of it only when it is asked for."""
+    """Return True if all fields used here can be read: `cryptography` parses most of them only on access."""
     try:
         _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
     except (ValueError, TypeError):
@@ -136,10 +136,10 @@ def is_readable(certificate: Certificate) -> bool:
 
 @CRYPTOGRAPHY
 def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> tuple[Certificate, ...]:
-    """Return the key's certificate, its issuer, and so on; what does not belong to the chain is left out.
+    """Return the key's certificate, its issuer, and so on, leaving out certificates that are not in the chain.
 
-    Of several certificates for the key the one that ends last is taken. Empty where there is no certificate at all.
-    Raises `CertificateMismatch` where there are some, but none for this key.
+    If several certificates belong to the key, the one that expires last is used. Returns an empty tuple if there are no
+    certificates. Raises `CertificateMismatch` if there are certificates, but none for this key.
     """
     pool = list(certificates)
     if not pool:
@@ -161,7 +161,7 @@ def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> t
 
 
 def is_issued_by(certificate: Certificate, issuer: Certificate) -> bool:
-    """Tell whether the issuer's key signed the certificate, and its subject is the issuer that is named there."""
+    """Return True if the issuer's key signed the certificate and the issuer's subject matches its issuer field."""
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     try:
@@ -173,7 +173,7 @@ def is_issued_by(certificate: Certificate, issuer: Certificate) -> bool:
 
 @CRYPTOGRAPHY
 def check_chain(chain: Sequence[Certificate], public_key: PublicKey) -> None:
-    """Raise `CertificateMismatch` where the first certificate is not the key's, or one is not issued by the next."""
+    """Raise `CertificateMismatch` if the first certificate is not the key's, or one is not issued by the next."""
     if not chain:
         return
     if certificate_spki(chain[0]) != spki_sha256(public_key):
@@ -191,7 +191,7 @@ def check_chain(chain: Sequence[Certificate], public_key: PublicKey) -> None:
 
 
 def status(chain: Sequence[Certificate], now: dt.datetime | None = None) -> CertificateStatus:
-    """Tell whether the first certificate of the chain may be used now."""
+    """Return the validity of the chain's first certificate, now or at `now`."""
     if not chain:
         return CertificateStatus("missing")
     begin, end = chain[0].not_valid_before_utc, chain[0].not_valid_after_utc
@@ -203,7 +203,7 @@ def status(chain: Sequence[Certificate], now: dt.datetime | None = None) -> Cert
 
 
 def check_validity(certificate: Certificate, uri: object = None) -> None:
-    """Raise `CertificateExpired` or `CertificateNotYetValid` where it may not be used now."""
+    """Raise `CertificateExpired` or `CertificateNotYetValid` if the certificate is not valid now."""
     found = status([certificate])
     name = certificate.subject.rfc4514_string()
     if found.state == "expired":
@@ -221,7 +221,10 @@ def check_validity(certificate: Certificate, uri: object = None) -> None:
 
 
 def parse_subject(text: str) -> x509.Name:
-    """Parse a distinguished name (RFC 4514, `CN=app,O=Contoso`); a bare word is a common name."""
+    """Parse a distinguished name (RFC 4514, `CN=app,O=Contoso`); a bare word is a common name.
+
+    Raises `ConfigurationError` if it is invalid.
+    """
     from cryptography import x509
 
     try:
@@ -234,9 +237,10 @@ def parse_subject(text: str) -> x509.Name:
 
 
 def self_signed(private_key: PrivateKey, subject: str, days: int) -> Certificate:
-    """Make a certificate for signing in: valid from now, for digital signatures and client authentication.
+    """Make a certificate for signing in, valid from now, for digital signatures and client authentication.
 
-    It is not back-dated, since the age of a key in a family is read from it.
+    It is not back-dated, since the age of a key in a family is derived from it. Raises `ConfigurationError` if the
+    subject or the number of days is invalid.
     """
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -279,7 +283,7 @@ def self_signed(private_key: PrivateKey, subject: str, days: int) -> Certificate
 
 
 def request(private_key: PrivateKey, subject: str) -> x509.CertificateSigningRequest:
-    """Make a certificate request (PKCS#10, RFC 2986) signed with the key."""
+    """Make a certificate request (PKCS#10, RFC 2986) signed with the key. Raises like `parse_subject`."""
     from cryptography import x509
 
     builder = x509.CertificateSigningRequestBuilder().subject_name(parse_subject(subject))
@@ -287,7 +291,7 @@ def request(private_key: PrivateKey, subject: str) -> x509.CertificateSigningReq
 
 
 def _signing_hash(private_key: PrivateKey) -> AllowedHash | None:
-    """Return the hash that JOSE has for the key's kind, since a key in a store signs with no other."""
+    """Return the hash that JOSE specifies for the key type, since a key in a store signs with no other."""
     from keyvouch.algorithms import algorithms_for, key_type
 
     algorithm = algorithms_for(key_type(private_key))[0]

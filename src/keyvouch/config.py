@@ -1,7 +1,7 @@
-"""Profiles: what a program needs to sign in, in a TOML file that is trusted like code.
+"""Profiles: sign-in settings of programs, in a TOML file that is trusted like code.
 
-The file is the first of `KEYVOUCH_CONFIG`, the user's and the machine's; nothing is merged, and the working directory
-is never looked into. An unknown field is an error, named with its file and profile.
+The file is the first of `KEYVOUCH_CONFIG`, the user's and the machine's. Files are not merged, and the working
+directory is never searched. An unknown field is an error that names the file and the profile.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from keyvouch.proxies import parse_proxy
 from keyvouch.uri import is_reference, redact
 
 _LOCK_TIMEOUT = 10.0
-"""Seconds to wait for another process that is just adding a profile."""
+"""Seconds to wait while another process adds a profile."""
 _NAME = r"[A-Za-z0-9_-]+"
 
 CLOUDS = {
@@ -31,11 +31,11 @@ CLOUDS = {
     "usgov": "https://login.microsoftonline.us",
     "china": "https://login.partner.microsoftonline.cn",
 }
-"""Where each of Microsoft's clouds signs in."""
+"""The sign-in address of each Microsoft cloud."""
 
 
 class AssertionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """How assertions are to look: as the options of `ClientAssertion`."""
+    """Options for assertions, with the names of `ClientAssertion`'s options."""
 
     algorithm: str | None = None
     x5t: Literal["auto", "sha256", "sha1"] = "auto"
@@ -47,33 +47,33 @@ class AssertionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """One profile, with the defaults already in it."""
+    """One profile, with the defaults applied."""
 
     tenant: str | None = None
-    """Its id or a domain name; without one, `authority` is an OpenID Connect issuer."""
+    """Tenant ID or domain name; without one, `authority` is an OpenID Connect issuer."""
     client_id: str | None = None
-    """Of the app registration."""
+    """Client ID of the app registration."""
     scopes: tuple[str, ...] = ()
-    """Asked for where a call names none."""
+    """Requested if a call specifies none."""
     keys: tuple[str, ...] = ()
-    """URIs, the preferred one first."""
+    """Key URIs, the preferred one first."""
     cloud: Literal["public", "usgov", "china"] = "public"
     authority: str | None = None
-    """Any other server's address, in place of `cloud`."""
+    """Address of any other authority, instead of `cloud`."""
     ca_file: str | None = None
-    """PEM certificates that are trusted for TLS, in place of those that `requests` brings."""
+    """PEM certificates trusted for TLS, instead of those that `requests` provides."""
     proxy: str | None = None
-    """An HTTP proxy's address, in place of the environment's."""
+    """Address of an HTTP proxy, instead of the one from the environment."""
     proxy_credentials: str | None = None
     """A reference to `user:password` for the proxy."""
-    token_cache: Literal["user", "memory"] = "user"  # noqa: S105 - a place
+    token_cache: Literal["user", "memory"] = "user"  # noqa: S105 - a location
     audit: str | None = None
     """`file:/path` or `syslog`: where the command writes audit records."""
     audit_required: bool = False
-    """Whether the command fails if it cannot write an audit record; otherwise it prints a warning."""
+    """If true, the command fails if it cannot write an audit record; otherwise it prints a warning."""
     assertion: AssertionOptions = AssertionOptions()
     permissions: Literal["strict", "any"] = "strict"
-    """"any" accepts files with secrets that everyone can read."""
+    """With "any", files with secrets may be readable by everyone."""
 
     def __repr__(self) -> str:
         given = {name: value for name, value in msgspec.structs.asdict(self).items() if value}
@@ -81,7 +81,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def _shown(value: object) -> object:
-    """Return a field's value without the user and password that an address may have."""
+    """Return a field's value without the user and password that an address may contain."""
     if isinstance(value, tuple):
         return tuple(map(_shown, value))
     return redact(value) if isinstance(value, str) else value
@@ -89,7 +89,7 @@ def _shown(value: object) -> object:
 
 @dataclass(frozen=True)
 class Configuration:
-    """What one file says; `path` is None where there is none, and then `tried` tells where it could be."""
+    """Contents of a configuration file; if there is no file, `path` is None and `tried` lists the possible paths."""
 
     path: Path | None
     tried: tuple[Path, ...]
@@ -97,24 +97,24 @@ class Configuration:
     profiles: Mapping[str, Mapping[str, Any]] = field(repr=False)
 
     def profile(self, name: str) -> Profile:
-        """Return the profile of this name. Raises `ConfigurationError`, with the paths tried and the names known."""
+        """Return the profile of this name. Raises `ConfigurationError`, with the paths tried and the known names."""
         if name not in self.profiles:
             shown = repr(name) if re.fullmatch(_NAME, name) else "of that name"  # it may be a URI with a secret in it
             raise ConfigurationError(f"There is no profile {shown}.", hint=self._what_there_is())
-        self.default_profile()  # so that a mistake there is not put down to the profile
+        self.default_profile()  # so that a mistake in the defaults is not attributed to the profile
         own = self.profiles[name]
         inherited = dict(self.defaults)
-        if "cloud" in own or "authority" in own:  # one stands in place of the other
+        if "cloud" in own or "authority" in own:  # one overrides the other
             inherited.pop("cloud", None)
             inherited.pop("authority", None)
         return _convert({**inherited, **own}, f"{self.path}: profile {name!r}")
 
     def default_profile(self) -> Profile:
-        """Return what `[defaults]` say by themselves."""
+        """Return `[defaults]` as a profile. Raises `ConfigurationError` if they are invalid."""
         return _convert(self.defaults, f"{self.path}: [defaults]")
 
     def pick(self, name: str | None = None) -> str:
-        """Return the name given, else `KEYVOUCH_PROFILE`, else the only one there is."""
+        """Return the name given, else `KEYVOUCH_PROFILE`, else the only profile; else raise `ConfigurationError`."""
         name = name or os.environ.get("KEYVOUCH_PROFILE")
         if name:
             return name
@@ -123,7 +123,7 @@ class Configuration:
         raise ConfigurationError("No profile was named.", hint=f"Use --profile NAME. {self._what_there_is()}")
 
     def require_free(self, name: str) -> None:
-        """Raise `ConfigurationError` where there is a profile of this name, or a profile cannot have it."""
+        """Raise `ConfigurationError` if there is already a profile of this name, or the name is invalid."""
         if not re.fullmatch(_NAME, name):
             raise ConfigurationError(f"{name!r} is no name for a profile.", hint="Use letters, digits, - and _.")
         if name in self.profiles:
@@ -136,10 +136,10 @@ class Configuration:
 
 
 def load(*, may_be_missing: bool = False) -> Configuration:
-    """Read the configuration: the file that `KEYVOUCH_CONFIG` names, else the first that there is.
+    """Read the configuration: the file that `KEYVOUCH_CONFIG` names, else the first that exists.
 
-    Raises `ConfigurationError` for one that is missing although named (unless it `may_be_missing`, since it is about to
-    be written), broken (with the line), or not trusted.
+    Raises `ConfigurationError` if the file named there is missing (unless it `may_be_missing`, since it is about to be
+    written), invalid (with the line) or not trusted, and `AccessDenied` if it cannot be read.
     """
     named = os.environ.get("KEYVOUCH_CONFIG")
     candidates = (Path(named),) if named else tuple(files.configuration_files())
@@ -157,12 +157,12 @@ def _absolute(path: Path) -> Path:
 
 
 def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
-    """Append a profile to the file, which is made where it is missing; what stands in it stays as it is.
+    """Append a profile to the file, which is created if missing; its existing contents are kept.
 
-    Raises `ConfigurationError` where the name is taken or the result would not be one that `load` takes.
+    Raises `ConfigurationError` if the name is taken or `load` would not accept the result.
     """
     files.make_folder(path.parent)
-    # A file of its own: any account that can read the folder, or the configuration, could hold a lock on those.
+    # A separate lock file: any account that can read the folder or the configuration could hold a lock on those.
     with files.locked(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT):
         _append(path, name, fields)
 
@@ -172,10 +172,10 @@ def _append(path: Path, name: str, fields: Mapping[str, object]) -> None:
     there = _read(path, (path,)) if exists else Configuration(None, (path,), {}, {})
     there.require_free(name)
     written, replaces = "", None
-    if there.path:  # octets, so that the ends of its lines stay as they are
+    if there.path:  # bytes, so that line endings are kept
         octets, status = files.read_with_status(path)
         written, replaces = text.decode(octets).rstrip("\n") + "\n\n", files.stamp(status)
-    # A JSON string or list of strings is a TOML one too, but for DEL and the escapes of what is not ASCII.
+    # A JSON string or list of strings is also valid TOML, except for DEL and escapes of non-ASCII characters.
     lines = [
         f"{field} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", r"\u007f")
         for field, value in fields.items()
@@ -212,7 +212,7 @@ def _read(path: Path, tried: tuple[Path, ...]) -> Configuration:
 def _parse(written: str, path: Path, tried: tuple[Path, ...]) -> Configuration:
     try:
         document = tomllib.loads(written)
-    except (ValueError, RecursionError) as error:  # a number of too many digits, tables in tables in tables
+    except (ValueError, RecursionError) as error:  # a number with too many digits, or tables nested too deeply
         raise ConfigurationError(
             f"The configuration {path} is not TOML: {error}.",
             hint="Correct that line. Paths with backslashes stand in single quotes.",
@@ -235,7 +235,7 @@ def _tables(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[
 
 
 def _require_printable(fields: Mapping[str, Any], place: str) -> None:
-    """Refuse a control character in a path: what a backslash in double quotes has become."""
+    """Refuse a control character in a path: the result of a backslash in double quotes."""
     for name in ("ca-file", "audit"):
         if any(character < " " for character in fields.get(name) or ""):
             raise ConfigurationError(
@@ -245,7 +245,7 @@ def _require_printable(fields: Mapping[str, Any], place: str) -> None:
 
 
 def _require_proxy(profile: Profile, place: str) -> None:
-    """Refuse a proxy that is no address, and credentials that are no reference; neither is repeated."""
+    """Refuse an invalid proxy address, and credentials that are not a reference; neither is repeated in the error."""
     try:
         parse_proxy((profile.proxy or "http://none").encode())
     except ValueError as error:
@@ -258,7 +258,7 @@ def _require_proxy(profile: Profile, place: str) -> None:
 
 
 def _convert(fields: Mapping[str, Any], place: str) -> Profile:
-    # Each by itself, or the error would not name which profile it is (msgspec says `$.profiles[...]`).
+    # Convert each profile separately, or the error would not name it (msgspec says `$.profiles[...]`).
     try:
         profile = msgspec.convert(dict(fields), Profile)
     except msgspec.ValidationError as error:

@@ -1,12 +1,12 @@
-"""The open stores of this process, shared by their keys.
+"""The process's open stores, shared by their keys.
 
-Rules, which hold for every store:
+Rules for every store:
 
-- One `KeyStore` for each set of equal connection attributes (and equal rules for secrets), counted. One that is being
-  closed is never handed out, nor a second one made beside it: an opener waits.
-- `connect()` is called by one thread at a time. The first that reports the loss of generation *n* connects again, the
-  others wait for it and share its failure.
-- In a forked child the `KeyStore` stays, and connects anew at its first use; what the parent made is not closed there.
+- One `KeyStore`, reference-counted, for each set of equal connection attributes (and equal rules for secrets). While it
+  is being closed it is not handed out, and no second one is created: an opener waits.
+- `connect()` is called by one thread at a time. The first thread that reports the loss of generation *n* reconnects;
+  the others wait for it and share its failure.
+- In a forked child the `KeyStore` stays and reconnects on first use; what the parent opened is not closed there.
 - Every wait ends with the caller's timeout. No other lock is held while waiting for a store.
 """
 
@@ -32,14 +32,14 @@ T = TypeVar("T")
 log = logging.getLogger("keyvouch")
 
 CLOSING_TIMEOUT = 10.0
-"""Seconds for which closing a store, or a key that still signs, is waited for."""
+"""Seconds to wait while a store, or a key that is still signing, closes."""
 _LONGEST_PAUSE = 1.0
-"""Seconds between two tries while a store is not there: who waits for an election should see its end soon."""
+"""Maximum seconds between attempts while a store is unavailable: callers should soon see the end of an election."""
 _OPENER_WAITS = CLOSING_TIMEOUT + 1
 
 
 class Deadline:
-    """The end of a caller's timeout, and how much of it one try may take."""
+    """The end of a caller's timeout, and the share of it that one attempt may take."""
 
     __slots__ = ("_end", "_share")
 
@@ -48,32 +48,32 @@ class Deadline:
         self._share = max(1.0, timeout / 3)
 
     def left(self) -> float:
-        """Return the seconds that are left; negative when it is over."""
+        """Return the seconds left; negative once the timeout has passed."""
         return self._end - time.monotonic()
 
     def one_try(self) -> float:
-        """Return a third of the timeout, at least a second: a request that stalls leaves room for another."""
+        """Return a third of the timeout, at least a second: a stalled request leaves time for another."""
         return max(0.001, min(self._share, self.left()))
 
     def wait(self, seconds: float, error: KeyvouchError) -> None:
-        """Sleep; raise the error instead where the timeout ends before."""
+        """Sleep; raise `error` instead if the timeout ends first."""
         if seconds >= self.left():
             raise ended(error)
         time.sleep(seconds)
 
 
 class Backoff:
-    """How long to wait after an error that may pass: as told, else doubling, with jitter."""
+    """Delays after transient errors: as the store requests, else doubling, with jitter."""
 
     def __init__(self) -> None:
         self._throttled = 1.0
         self._unavailable = 0.1
 
     def after(self, error: StoreUnavailable) -> float:
-        """Return the seconds to wait before the next try."""
+        """Return the seconds to wait before the next attempt."""
         if isinstance(error, Throttled):
             if error.retry_after is not None:
-                return max(0.1, error.retry_after)  # some servers say 0, or name a moment that has passed
+                return max(0.1, error.retry_after)  # some servers send 0, or a time in the past
             self._throttled *= 2
             return self._throttled / 2 * random.uniform(0.9, 1.1)  # noqa: S311 - only to spread callers
         pause, self._unavailable = self._unavailable, min(2 * self._unavailable, _LONGEST_PAUSE)
@@ -81,7 +81,7 @@ class Backoff:
 
 
 def ended(error: KeyvouchError) -> KeyvouchError:
-    """Return what the user sees of an error at the end of the timeout: never `SessionLost`."""
+    """Return the error that the user sees at the end of the timeout: never `SessionLost`."""
     if not isinstance(error, SessionLost):
         return error
     visible = StoreUnavailable(error.message, hint=error.hint or "Try again later.", uri=error.uri)
@@ -90,7 +90,7 @@ def ended(error: KeyvouchError) -> KeyvouchError:
 
 
 class Connection:
-    """One `KeyStore`, its users counted; `acquire` gives it, `release` takes it back."""
+    """A `KeyStore` and the number of its users; `acquire` hands it out, `release` takes it back."""
 
     def __init__(self, key: object, store: KeyStore, scheme: str) -> None:
         self.key = key
@@ -99,18 +99,18 @@ class Connection:
         self.users = 1
         self.closing = False
         self.generation = 0
-        """Grows with every log-in; a key belongs to the generation it was opened in."""
+        """Incremented at each log-in; a key belongs to the generation it was opened in."""
         self._connected_in = -1  # the fork number
         self._made_in = process.fork_number
         self._log_in = SingleFlight[None]()
 
     @property
     def connected(self) -> bool:
-        """Whether this process, and not only its parent, has connected."""
+        """True if this process has connected, and not only its parent."""
         return self._connected_in == process.fork_number
 
     def connect(self, deadline: Deadline, lost: int | None = None) -> int:
-        """Return the number of a generation that is connected, and newer than the one that was `lost`."""
+        """Return the number of a connected generation that is newer than the `lost` one."""
 
         def is_new() -> bool:
             return self.connected and (lost is None or self.generation > lost)
@@ -141,11 +141,11 @@ class Connection:
         return self.generation
 
     def call(self, action: Callable[[float], T], deadline: Deadline, *, repeatable: bool = True) -> tuple[T, int]:
-        """Do something with the connected store; return its result and the generation that it was done in.
+        """Call `action` with the store connected; return its result and the generation it ran in.
 
-        `action` takes the seconds it may last, and calls only the store. It is repeated only on `SessionLost` and
-        `Throttled`, so that a wrong address fails at once; what changes something (`repeatable` false) only if it was
-        surely not carried out.
+        `action` takes its timeout in seconds, and calls only the store. It is repeated only on `SessionLost` and
+        `Throttled`, so that a wrong address fails at once; a change (`repeatable` false) only if it was certainly not
+        carried out.
         """
         backoff, lost = Backoff(), None
         while True:
@@ -156,20 +156,20 @@ class Connection:
             except SessionLost as error:
                 if deadline.left() <= 0 or (error.performed and not repeatable):
                     raise ended(error) from error
-                if lost is not None:  # the new log-in was lost too: not one after the other without a pause
+                if lost is not None:  # the new session was lost too: pause before the next log-in
                     deadline.wait(backoff.after(error), error)
                 lost = generation
             except Throttled as error:
                 deadline.wait(backoff.after(error), error)
 
     def close(self, timeout: float) -> None:
-        """Close the store, unless another process made it; wait for `timeout` seconds at most."""
+        """Close the store, unless another process made it; wait for at most `timeout` seconds."""
         if self._made_in != process.fork_number or not self.generation:
             return
         closer = threading.Thread(target=self._close, name="keyvouch-close", daemon=True)
         try:
             closer.start()
-        except RuntimeError:  # no thread can be started any more: the interpreter ends, or the limit is reached
+        except RuntimeError:  # no more threads: the interpreter is shutting down, or the limit is reached
             self._close()
             return
         closer.join(timeout)
@@ -179,12 +179,12 @@ class Connection:
     def _close(self) -> None:
         try:
             self.store.close()
-        except Exception as error:  # noqa: BLE001 - the contract says it raises nothing; nobody could act on it
+        except Exception as error:  # noqa: BLE001 - the contract forbids raising, and no caller could handle it
             log.warning("A store failed to close: %s", type(error).__name__)
 
 
 class _OpenConnections:
-    """Those of this process, by what they were made for."""
+    """The open connections of this process, by store class, connection attributes and rules for secrets."""
 
     def __init__(self) -> None:
         self.by_key: dict[object, Connection] = {}
@@ -193,13 +193,13 @@ class _OpenConnections:
 
     def _make_lock(self) -> None:
         self.lock = threading.RLock()
-        """For `with`: unlike that of a condition, it is never left held by a signal handler that raises."""
+        """For `with`: unlike a condition's own lock, it is never left held by a signal handler that raises."""
         self.changed = threading.Condition(self.lock)
 
     def after_fork(self) -> None:
         self._make_lock()
         for key, connection in list(self.by_key.items()):
-            if connection.closing:  # by a thread that is not in the child
+            if connection.closing:  # by a thread that does not exist in the child
                 del self.by_key[key]
 
 
@@ -209,9 +209,10 @@ _open = _OpenConnections()
 def acquire(
     uri: KeyUri, store_class: type[KeyStore], secrets: SecretResolver, *, timeout: float = _OPENER_WAITS
 ) -> Connection:
-    """Return the connection that serves this URI, made where there is none; it must be released.
+    """Return the connection for this URI, created if there is none; the caller must release it.
 
-    Raises what the store's `__init__` raises, and `StoreUnavailable` where one that is being closed does not end.
+    Raises what the store's `__init__` raises, and `StoreUnavailable` if a store that is being closed does not close in
+    time.
     """
     names = tuple(attribute.name for attribute in store_class.attributes if attribute.connection)
     key = (store_class, uri.octets(names), secrets.rules)
@@ -232,7 +233,7 @@ def acquire(
 
 
 def release(connection: Connection, timeout: float | None = None) -> None:
-    """Give a connection back; the last one out closes the store, within `timeout` seconds (else 10)."""
+    """Release a connection; the last user closes the store, within `timeout` seconds (default 10)."""
     last = False
     try:
         with _open.lock:
@@ -240,7 +241,7 @@ def release(connection: Connection, timeout: float | None = None) -> None:
             connection.closing = last = not connection.users
         if last:
             connection.close(CLOSING_TIMEOUT if timeout is None else timeout)
-    finally:  # also if a signal handler raised: it must not look as if it were being closed for ever
+    finally:  # also if a signal handler raised: the connection must not look as if it were closing forever
         if last:
             with _open.lock:
                 _open.by_key.pop(connection.key, None)

@@ -1,35 +1,35 @@
-"""Every error that a user of keyvouch can meet.
+"""All errors that a user of keyvouch can encounter.
 
     KeyvouchError
-    ├── ConfigurationError          configuration, URI, file or TLS trust that must be corrected
+    ├── ConfigurationError          invalid configuration, URI, file or TLS trust
     │   ├── PluginMissing           no installed store claims the scheme
-    │   ├── PluginBroken            the store's plugin does not import, or speaks another contract
+    │   ├── PluginBroken            the store's plugin cannot be imported, or requires another contract
     │   └── PluginConflict          two distributions claim one scheme
-    ├── NotSupported                this store, platform or file kind cannot do that
+    ├── NotSupported                this store, platform or file type cannot do that
     ├── KeyNotFound
     ├── AmbiguousKey
     ├── KeyExists
-    ├── SecretRequired              a password or PIN is needed, and none was given
+    ├── SecretRequired              a password or PIN is required, and none was given
     ├── SecretIncorrect             the store refused the password or PIN
     ├── StoreLocked                 too many wrong PINs: only the store's administrator can help
-    ├── AccessDenied                a permission is missing, or a file is open to too many
-    ├── StoreUnavailable            the store cannot be reached, or not now
+    ├── AccessDenied                a permission is missing, or a file is readable by too many
+    ├── StoreUnavailable            the store cannot be reached at present
     │   ├── Throttled               the store asks to wait
-    │   └── SessionLost             for stores to raise: the connection is gone (users see StoreUnavailable)
+    │   └── SessionLost             for stores to raise: the connection is lost (users see StoreUnavailable)
     ├── AlgorithmUnsupported
-    ├── KeyUnusable                 found, but it may not sign, or is no key that can
-    ├── KeyChanged                  another key stands where the expected one was
+    ├── KeyUnusable                 found, but it must not or cannot sign, or is not a key
+    ├── KeyChanged                  another key is in the place of the expected one
     ├── CertificateMissing
     ├── CertificateMismatch         the certificate belongs to another key
     ├── CertificateExpired
     ├── CertificateNotYetValid
-    ├── SignatureMismatch           `verify`: the signature is not this key's over this message
-    ├── AuthorityRefused            the authority, or Microsoft Graph, said no
-    ├── AuthorityUnavailable        no usable answer: network, 5xx, 429, no JSON
-    ├── SignatureInvalid            a store returned a signature that is wrong: a defect
+    ├── SignatureMismatch           `verify`: the signature is not valid for this key and message
+    ├── AuthorityRefused            the authority, or Microsoft Graph, refused the request
+    ├── AuthorityUnavailable        no usable response: network, 5xx, 429, invalid JSON
+    ├── SignatureInvalid            a store returned a wrong signature: a defect
     └── InternalError               a store broke its contract: a defect
 
-An error's text never holds a secret: what it quotes of a URI is redacted before it gets here.
+The text of an error never contains a secret: URIs are redacted before they are quoted.
 """
 
 from __future__ import annotations
@@ -53,21 +53,22 @@ def _printable(text: str) -> str:
 
 
 class KeyvouchError(Exception):
-    """The base of all errors that keyvouch raises on purpose."""
+    """Base class of all errors that keyvouch raises on purpose."""
 
     code: ClassVar[str] = "error"
-    """Stable and documented: what programs compare with."""
+    """Stable, documented code for programs to compare."""
     exit_status: ClassVar[int] = 1
-    """What the command exits with."""
+    """Exit status of the command."""
     transient: bool = False
-    """Whether the same call may well succeed later."""
+    """True if the same call may succeed later."""
     try_next_key: bool = False
-    """Whether a client with several keys goes on to the next one."""
+    """True if a client with several keys should go on to the next one."""
 
     def __init__(self, message: str, *, hint: str = "", uri: object = None) -> None:
-        """Take what happened, what to do about it (an imperative), and the key's URI as it may be shown.
+        """`message` says what happened, `hint` what to do about it (an imperative); `uri` is the key's URI, redacted.
 
-        Both may quote a server: a character that could drive a terminal, or reorder a line of a log, becomes `?`.
+        Message and hint may quote a server: a character that could control a terminal or reorder a log line becomes
+        `?`.
         """
         self.message, self.hint = _printable(message), _printable(hint)
         super().__init__(self.message)
@@ -78,7 +79,7 @@ class KeyvouchError(Exception):
 
 
 class ConfigurationError(KeyvouchError):
-    """A configuration, a URI, a file's place or a trusted authority's certificate must be corrected."""
+    """A configuration, a URI, a file location or a trusted authority's certificate is invalid and must be corrected."""
 
     code = "configuration"
     exit_status = 2
@@ -91,7 +92,7 @@ class PluginMissing(ConfigurationError):
 
 
 class PluginBroken(ConfigurationError):
-    """The store's plugin fails to import, or was written for another version of the contract."""
+    """The store's plugin cannot be imported, or was written for another version of the contract."""
 
     code = "plugin-broken"
 
@@ -103,14 +104,14 @@ class PluginConflict(ConfigurationError):
 
 
 class NotSupported(KeyvouchError):
-    """The store, the platform or the kind of file cannot do what was asked."""
+    """The store, the platform or the file type cannot do what was requested."""
 
     code = "not-supported"
     exit_status = 2
 
 
 class KeyNotFound(KeyvouchError):
-    """No key, or no file, is where the URI points."""
+    """The key or the file that the URI selects does not exist."""
 
     code = "key-not-found"
     exit_status = 3
@@ -118,7 +119,7 @@ class KeyNotFound(KeyvouchError):
 
 
 class AmbiguousKey(KeyvouchError):
-    """Several keys match the URI; `candidates` names each."""
+    """Several keys match the URI; `candidates` lists their URIs."""
 
     code = "ambiguous-key"
     exit_status = 3
@@ -129,14 +130,14 @@ class AmbiguousKey(KeyvouchError):
 
 
 class KeyExists(KeyvouchError):
-    """A key is already there, and nothing is ever overwritten."""
+    """The key already exists; nothing is ever overwritten."""
 
     code = "key-exists"
     exit_status = 3
 
 
 class SecretRequired(KeyvouchError):
-    """The store needs a password, PIN or token, and there is none."""
+    """The store requires a password, PIN or token, and none was given."""
 
     code = "secret-required"
     exit_status = 4
@@ -152,7 +153,7 @@ class SecretIncorrect(KeyvouchError):
 
 
 class StoreLocked(KeyvouchError):
-    """The store is locked after too many wrong PINs, or would be by one more."""
+    """The store is locked after too many wrong PINs, or one more would lock it."""
 
     code = "store-locked"
     exit_status = 4
@@ -160,7 +161,7 @@ class StoreLocked(KeyvouchError):
 
 
 class AccessDenied(KeyvouchError):
-    """A permission is missing, or a file that holds a secret is open to everyone."""
+    """A permission is missing, or a file with a secret is readable by everyone."""
 
     code = "access-denied"
     exit_status = 4
@@ -168,7 +169,7 @@ class AccessDenied(KeyvouchError):
 
 
 class StoreUnavailable(KeyvouchError):
-    """The store cannot be reached, or not now."""
+    """The store cannot be reached at present."""
 
     code = "store-unavailable"
     exit_status = 5
@@ -177,7 +178,7 @@ class StoreUnavailable(KeyvouchError):
 
 
 class Throttled(StoreUnavailable):
-    """The store asks its callers to wait, for `retry_after` seconds where it says so."""
+    """The store asks its callers to wait, for `retry_after` seconds if it says so."""
 
     code = "throttled"
 
@@ -187,9 +188,9 @@ class Throttled(StoreUnavailable):
 
 
 class SessionLost(StoreUnavailable):
-    """The connection or its log-in is gone; `performed`: whether the request may have been carried out.
+    """The connection or its session is lost; `performed`: whether the request may have been carried out.
 
-    Stores raise it. The core connects again, or turns it into `StoreUnavailable` when the time is over.
+    Raised by stores. The core reconnects, or turns it into `StoreUnavailable` at the end of the timeout.
     """
 
     code = "session-lost"
@@ -200,7 +201,7 @@ class SessionLost(StoreUnavailable):
 
 
 class AlgorithmUnsupported(KeyvouchError):
-    """The key, or its store, cannot make signatures of this algorithm."""
+    """The key or its store does not support this signature algorithm."""
 
     code = "algorithm-unsupported"
     exit_status = 6
@@ -208,7 +209,7 @@ class AlgorithmUnsupported(KeyvouchError):
 
 
 class KeyUnusable(KeyvouchError):
-    """What the URI points at is no key that can sign: damaged, disabled, of another kind, or no key at all."""
+    """What the URI selects cannot sign: it is damaged, disabled, of another type, or not a key."""
 
     code = "key-unusable"
     exit_status = 6
@@ -216,7 +217,7 @@ class KeyUnusable(KeyvouchError):
 
 
 class KeyChanged(KeyvouchError):
-    """Another key stands where the expected one was."""
+    """Another key is in the place of the expected one."""
 
     code = "key-changed"
     exit_status = 6
@@ -224,7 +225,7 @@ class KeyChanged(KeyvouchError):
 
 
 class CertificateMissing(KeyvouchError):
-    """The key has no certificate, and what was asked needs one."""
+    """The key has no certificate, and the operation requires one."""
 
     code = "certificate-missing"
     exit_status = 6
@@ -240,7 +241,7 @@ class CertificateMismatch(KeyvouchError):
 
 
 class CertificateExpired(KeyvouchError):
-    """The certificate's end has passed."""
+    """The certificate has expired."""
 
     code = "certificate-expired"
     exit_status = 6
@@ -248,7 +249,7 @@ class CertificateExpired(KeyvouchError):
 
 
 class CertificateNotYetValid(KeyvouchError):
-    """The certificate's beginning lies ahead."""
+    """The certificate is not yet valid."""
 
     code = "certificate-not-yet-valid"
     exit_status = 6
@@ -256,7 +257,7 @@ class CertificateNotYetValid(KeyvouchError):
 
 
 class SignatureMismatch(KeyvouchError):
-    """A signature that was to be checked is not this key's over this message."""
+    """A signature to be verified is not valid for this key and message."""
 
     code = "signature-mismatch"
     exit_status = 6
@@ -266,9 +267,9 @@ class SignatureMismatch(KeyvouchError):
 class AuthorityRefused(KeyvouchError):
     """The authority refused the request.
 
-    `error` is OAuth's code (RFC 6749, section 5.2), `error_codes` are Entra ID's AADSTS numbers, `thumbprint` is the
-    SHA-256 of the certificate that was sent, in upper-case hexadecimal, and `correlation_id` what Microsoft's support
-    asks for.
+    `error` is the OAuth error code (RFC 6749, section 5.2), `error_codes` are Entra ID's AADSTS numbers, `thumbprint`
+    is the SHA-256 of the certificate that was sent, in upper-case hexadecimal, and `correlation_id` is the ID that
+    Microsoft's support asks for.
     """
 
     code = "authority-refused"
@@ -295,7 +296,7 @@ class AuthorityRefused(KeyvouchError):
 
 
 class AuthorityUnavailable(KeyvouchError):
-    """The authority gave no usable answer; another key would not help."""
+    """The authority gave no usable response; another key would not help."""
 
     code = "authority-unavailable"
     exit_status = 5
@@ -307,7 +308,7 @@ class AuthorityUnavailable(KeyvouchError):
 
 
 class SignatureInvalid(KeyvouchError):
-    """A store returned a signature that its own public key does not verify: a defect of the store or its plugin."""
+    """A store returned a signature that its own public key does not verify: a defect in the store or its plugin."""
 
     code = "signature-invalid"
     exit_status = 1
@@ -315,7 +316,7 @@ class SignatureInvalid(KeyvouchError):
 
 
 class InternalError(KeyvouchError):
-    """A store raised an exception or returned a value that its contract does not allow: a defect of its plugin.
+    """A store raised an exception or returned a value that its contract does not allow: a defect in its plugin.
 
     The exception is the `__cause__`. Its text is not part of the message, since it may contain a secret.
     """
@@ -326,16 +327,16 @@ class InternalError(KeyvouchError):
 
 
 _NOTED_FRAMES = 8
-"""How many of the innermost frames a note lists: from the plugin's call down into its library."""
+"""Number of innermost frames that a note lists: from the plugin's call down into its library."""
 _NOTE = "Traceback without local variables (most recent call last):"
 
 
 def without_frames(error: E) -> E:
-    """Remove the tracebacks from the error and from every exception behind it; return the error.
+    """Remove the tracebacks from the error and its chained exceptions; return the error.
 
     Frames hold local variables, and a report that shows them would show passwords, tokens and messages. A note lists
-    file, line and function instead. An exception that the caller of the current function was already handling keeps
-    its traceback, since it is the caller's.
+    file, line and function instead. An exception that the current function's caller was already handling keeps its
+    traceback, since it belongs to the caller.
     """
     caller = sys._getframe(1).f_back  # noqa: SLF001 - `inspect` offers the same, and takes milliseconds to import
     seen: set[int] = set()
@@ -358,23 +359,23 @@ def without_frames(error: E) -> E:
 
 
 def _is_below(frame: FrameType, caller: FrameType | None) -> bool:
-    """Return whether the frame is `caller` or one that called it."""
+    """Return True if the frame is `caller` or one that called it."""
     while caller is not None and caller is not frame:
         caller = caller.f_back
     return caller is not None
 
 
 def _note(error: BaseException, traceback: TracebackType) -> None:
-    """Add a note with the innermost frames, unless there is one from the first time the frames were removed."""
+    """Add a note with the innermost frames, unless one exists from the first time the frames were removed."""
     if _noted(error):
         return
     lines = [f"  {line}" for line in _lines(traceback)[-_NOTED_FRAMES:]]
-    with contextlib.suppress(Exception):  # a class of someone else's may refuse notes
+    with contextlib.suppress(Exception):  # a foreign class may refuse notes
         error.add_note("\n".join([_NOTE, *lines]))
 
 
 def _noted(error: BaseException) -> str:
-    with contextlib.suppress(Exception):  # a class of someone else's may have anything by this name
+    with contextlib.suppress(Exception):  # a foreign class may use this name for anything
         return next(text for note in getattr(error, "__notes__", ()) if (text := str(note)).startswith(_NOTE))
     return ""
 
@@ -389,13 +390,13 @@ def _lines(traceback: TracebackType | None) -> list[str]:
 
 
 def frame_lines(error: BaseException) -> list[str]:
-    """Return file, line and function of the frames that the error passed, outermost first, also `without_frames`."""
+    """Return file, line and function of the error's frames, outermost first, even after `without_frames`."""
     noted = [line.strip() for line in _noted(error).splitlines()[1:]]
     return noted or _lines(error.__traceback__)
 
 
 def hidden_frames() -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator for public functions: whatever they raise, an interrupt too, leaves them `without_frames`."""
+    """Return a decorator for public functions: any exception, even an interrupt, leaves them `without_frames`."""
     return _hide
 
 

@@ -1,4 +1,4 @@
-"""Forks: what a child must forget, the locks and work of its parent's threads; and what a fork must wait for.
+"""Forks: what a child must discard (its parent's locks and threads' work), and what a fork must wait for.
 
 One hook for the whole package, since a registration with `os.register_at_fork` cannot be undone.
 """
@@ -6,7 +6,7 @@ One hook for the whole package, since a registration with `os.register_at_fork` 
 from __future__ import annotations
 
 import contextlib
-import logging  # before the hooks below: it has hooks of its own, and holds its lock from the first to the last
+import logging  # before the hooks below: it registers hooks of its own, and holds its lock from the first to the last
 import os
 import threading
 import time
@@ -20,14 +20,14 @@ log = logging.getLogger("keyvouch")
 
 class _Process:
     fork_number = 0
-    """Counts the forks between the first process and this one: what bears another number is a parent's."""
+    """Number of forks between the first process and this one; anything with another number belongs to a parent."""
 
 
 class Forgetful(Protocol):
-    """An object with locks, or with work of other threads, that is no use in a child."""
+    """An object with locks, or with other threads' work, that a child cannot use."""
 
     def after_fork(self) -> None:
-        """Make the locks anew and forget that work. Called in the child, before anything else runs there."""
+        """Create new locks and discard that work. Called in the child, before anything else runs there."""
 
 
 process = _Process()
@@ -35,27 +35,27 @@ _watched: weakref.WeakSet[Forgetful] = weakref.WeakSet()
 
 
 def watch(item: Forgetful) -> None:
-    """Have `item.after_fork()` called in every forked child, for as long as the item lives."""
+    """Call `item.after_fork()` in every forked child, for as long as the item exists."""
     _watched.add(item)
 
 
 class ForkGate(contextlib.ContextDecorator):
-    """Lets a fork wait while threads are in native code, whose locks a child would inherit as they are, and never get.
+    """Makes a fork wait while threads are in native code, whose locks a child would inherit but could never acquire.
 
     Make one for each native library, at the top of a module, and use it with `with`, or as a decorator, around short
-    calls: a fork waits for them, for 10 seconds at most. Who is in one gate may enter another, or the same again.
+    calls: a fork waits for them, for 10 seconds at most. A thread in one gate may enter another, or the same one again.
     """
 
     def __init__(self) -> None:
         self.inside: dict[int, int] = {}
-        """How often each thread has entered. Each step is atomic, and takes no lock."""
+        """How often each thread has entered. Each step is atomic and takes no lock."""
         _gates.append(self)
 
     def __enter__(self) -> None:
         thread = threading.get_ident()
         depth = self.inside.get(thread, 0)
         self.inside[thread] = depth + 1
-        if _closed and not depth:  # asked after counting in: `_close` sees the count, or this sees `_closed`
+        if _closed and not depth:  # checked after counting: `_close` sees the count, or this sees `_closed`
             self._wait(thread)
 
     def __exit__(
@@ -69,25 +69,25 @@ class ForkGate(contextlib.ContextDecorator):
             self.inside.pop(thread, None)
 
     def _wait(self, thread: int) -> None:
-        """Step back until the gates are open; but not in another gate, which is what is being waited for."""
-        global _closed  # noqa: PLW0603 - one for all gates
+        """Leave until the gates are open, unless this thread is in another gate, which the fork waits for."""
+        global _closed  # noqa: PLW0603 - shared by all gates
         if any(thread in gate.inside for gate in list(_gates) if gate is not self):
             return
         del self.inside[thread]
-        with _one_at_a_time:  # the thread that closed them has it already, and passes
+        with _one_at_a_time:  # the thread that closed the gates already holds it, and passes
             if _closer != thread:
-                _closed = False  # where an exception, as of a signal's handler, kept that thread from doing so
+                _closed = False  # if an exception, such as a signal handler's, kept that thread from doing so
             self.inside[thread] = 1
 
     def after_fork(self) -> None:
-        """Forget the parent's threads. Called in the child, before anything else runs there."""
+        """Discard the parent's threads. Called in the child, before anything else runs there."""
         self.inside.clear()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until no other thread is inside, and let none in before the block's end: for ending a native library.
+        """Wait until no other thread is inside, and admit none in the block: for shutting down a native library.
 
-        Raises TimeoutError where one stays for 10 seconds.
+        Raises TimeoutError if a thread stays inside for 10 seconds.
         """
         with _one_at_a_time:
             try:
@@ -99,16 +99,17 @@ class ForkGate(contextlib.ContextDecorator):
 
 
 _WAITING = 10.0
-"""Seconds for which a fork waits."""
+"""Maximum seconds for which a fork waits."""
 _gates: list[ForkGate] = []
 _closed = False
 _closer: int | None = None
 _one_at_a_time = threading.RLock()
-"""Held by who has closed the gates. The hooks below are its own methods, which no signal's handler can interrupt."""
+"""Held by the thread that closed the gates. The hooks below are its own methods: no signal handler can interrupt them.
+"""
 
 
 def _close(gates: list[ForkGate]) -> bool:
-    """Let no thread in any more, and tell whether all others have left in time."""
+    """Admit no more threads; return True if all others have left in time."""
     global _closed, _closer  # noqa: PLW0603
     _closer = thread = threading.get_ident()
     _closed = True
@@ -127,7 +128,7 @@ def _open() -> None:
 
 def _before_fork() -> None:
     if not _close(_gates):
-        for gate in _gates:  # what stays for so long may have been left by an exception: the next fork is quick
+        for gate in _gates:  # an entry this old may be left from an exception: the next fork must not wait for it
             gate.inside.clear()
 
 
@@ -137,16 +138,16 @@ def _after_fork_in_child() -> None:
     for item in [*_gates, *_watched]:
         try:
             item.after_fork()
-        except Exception as error:  # noqa: BLE001 - one that fails must not keep the others from forgetting
+        except Exception as error:  # noqa: BLE001 - a failure must not keep the others from running
             log.warning("%s is not usable in a forked child: %s", type(item).__name__, type(error).__name__)
 
 
 IMPORTS = ForkGate()
-"""Around imports inside functions: a module that a thread was importing can never be imported in the child."""
+"""Gate for imports inside functions: a module being imported during a fork can never be imported in the child."""
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    # Before a fork the last one registered comes first, and after it the first one.
+    # Before a fork, hooks run in reverse order of registration; after it, in order of registration.
     os.register_at_fork(before=_before_fork, after_in_parent=_open, after_in_child=_after_fork_in_child)
     os.register_at_fork(
         before=_one_at_a_time.acquire,

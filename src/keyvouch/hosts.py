@@ -1,4 +1,4 @@
-"""Compare hosts: a token, a client secret or an assertion is sent only to the server that it is meant for."""
+"""Comparison of hosts: a token, a client secret or an assertion is sent only to the server it is meant for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CLOUDS = (
     {"login.partner.microsoftonline.cn", "login.chinacloudapi.cn"},
     {"login.microsoftonline.us", "login.usgovcloudapi.net"},
 )
-"""Hosts of one cloud, by the aliases that Entra ID's instance discovery lists."""
+"""Host names of each cloud: the aliases that Entra ID's instance discovery lists."""
 
 
 class Place(NamedTuple):
@@ -32,7 +32,7 @@ def place_of(url: str) -> Place | None:
 
 
 def authority_of(url: str) -> Place | None:
-    """As `place_of`, with one host for all aliases and regional hosts of one of Microsoft's clouds."""
+    """Return the result of `place_of`, with one host for all aliases and regional hosts of a Microsoft cloud."""
     place = place_of(url)
     if place is None:
         return None

@@ -1,7 +1,7 @@
-"""Requests for stores that speak HTTPS: pooled connections, TLS always verified, one deadline, no redirect followed.
+"""HTTPS requests for stores: pooled connections, TLS always verified, one deadline per request, no redirects.
 
-Plugins use it as their SDK's transport. `requests`, which most SDKs use, bounds each read but not the whole exchange,
-looks for proxies at each request, and sends a token to another host if it is redirected there.
+Plugins use it as their SDK's transport. `requests`, which most SDKs use, limits each read but not the whole exchange,
+looks up proxies for each request, and sends a token to another host if it is redirected there.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from keyvouch.proxies import Credentials, proxy_at
 from keyvouch.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, exchange, use_bounded_sockets
 
 OWN_TIMEOUT = 30.0
-"""Seconds for a request if the caller gives none."""
+"""Timeout of a request in seconds if the caller sets none."""
 CONNECT_TIMEOUT = 10.0
-"""Seconds for a connection: looking up the name, connecting to its addresses, the proxy, and the TLS handshake."""
+"""Timeout of a connection in seconds: name lookup, all addresses, the proxy and the TLS handshake together."""
 E = TypeVar("E", bound=BaseException)
 _LONGEST_WAIT = 86_400.0
 _DEPTH = 10
-"""How many exceptions wrap one another at most."""
+"""Maximum nesting of wrapped exceptions."""
 _CONNECTIONS = 64
-"""Connections kept open to each host: as many threads can send requests at once without connecting again."""
+"""Connections kept open to each host: this many threads can send requests at once without reconnecting."""
 
 
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7E\x80-\xFF]*")
@@ -47,7 +47,7 @@ _FIELD_VALUE = re.compile(r"[\t\x20-\x7E\x80-\xFF]*")
 
 
 class Reply(NamedTuple):
-    """A response, of any status; the names of `headers` are case-insensitive."""
+    """A response with any status; the names in `headers` are case-insensitive."""
 
     status: int
     reason: str
@@ -56,13 +56,13 @@ class Reply(NamedTuple):
 
 
 class Limits(threading.local):
-    """When this thread's requests must be over."""
+    """Deadline of this thread's requests."""
 
     until: float | None = None
 
     @contextlib.contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Let all requests in the block end within `seconds`, together."""
+        """Limit all requests in the block, together, to `seconds`."""
         former, until = self.until, time.monotonic() + seconds
         self.until = until if former is None else min(former, until)
         try:
@@ -71,17 +71,17 @@ class Limits(threading.local):
             self.until = former
 
     def left(self) -> float:
-        """Return the seconds left for a request; negative once the time is over."""
+        """Return the seconds left for a request; negative once the deadline has passed."""
         return OWN_TIMEOUT if self.until is None else self.until - time.monotonic()
 
 
 class Pools:
-    """Pooled connections to any number of hosts, shared by threads. A forked child must make its own.
+    """Pooled connections to any number of hosts, shared by threads. A forked child must create its own.
 
-    `ca_file` is a PEM file, or a folder, of certificates to trust instead of those that `$REQUESTS_CA_BUNDLE` or
-    `$CURL_CA_BUNDLE` names, or the system's. `proxy` is an HTTP proxy's URL, used instead of the environment's, and
-    `proxy_credentials` are what `SecretResolver.proxy_credentials` returns. `client_certificate` names the PEM files of
-    a certificate and of its key. Raises `ConfigurationError` if a file cannot be used.
+    `ca_file` is a PEM file, or a folder, of certificates to trust instead of those named by `$REQUESTS_CA_BUNDLE` or
+    `$CURL_CA_BUNDLE`, or the system's. `proxy` is the URL of an HTTP proxy, used instead of the environment's;
+    `proxy_credentials` is the result of `SecretResolver.proxy_credentials`. `client_certificate` is the PEM files of a
+    certificate and of its key. Raises `ConfigurationError` if a file cannot be used.
     """
 
     def __init__(
@@ -94,18 +94,18 @@ class Pools:
         client_certificate: tuple[str, str] | None = None,
     ) -> None:
         self.limits = limits
-        """When the requests of a thread must be over."""
+        """Deadlines of the threads' requests."""
         self._proxy, self._proxy_credentials = proxy, proxy_credentials
         self._context = trust(ca_file, client_certificate)
-        # A proxy gets no client certificate.
+        # The client certificate is not for the proxy.
         self._proxy_context = trust(ca_file) if client_certificate else self._context
         self._pools: dict[str, urllib3.HTTPConnectionPool] = {}
 
     def request(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
         """Send one request, once, and read the response.
 
-        All of it takes no longer than `limits` allows: looking up the name, connecting, sending, and the response down
-        to its last byte. Raises `StoreUnavailable`, also for more than 8 MiB, and `ConfigurationError`.
+        The deadline in `limits` covers name lookup, connecting, sending, and the response to its last byte. Raises
+        `StoreUnavailable`, also if the response is larger than 8 MiB, and `ConfigurationError`.
         """
         start = url.find("/", url.find("//") + 2)
         host, target = (url[:start], url[start:]) if start > 0 else (url, "/")
@@ -115,7 +115,7 @@ class Pools:
         if left <= 0:
             raise _late(host)
         try:
-            # A pool manager would parse the address each time, which takes a tenth of a P-256 signature.
+            # A pool manager would parse the address each time, which takes a tenth of the time of a P-256 signature.
             pool = self._pools.get(host) or self._pools.setdefault(host, self._connect(host))
             with exchange(left):
                 response = pool.urlopen(
@@ -135,7 +135,7 @@ class Pools:
         except (HTTPError, OSError) as error:
             raise _unreachable(host, error) from error
         except ValueError:
-            response = None  # raised below: this error may quote what was sent, and must not be the context
+            response = None  # raised below: this error may quote the request, and must not be the context
         if response is None:
             raise StoreUnavailable(f"{host} returned an invalid answer.", hint="Check the server and the proxy.")
         response.release_conn()
@@ -159,19 +159,19 @@ class Pools:
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether an address is this machine's own."""
+    """Return True if a URL's host is this machine."""
     address = _ip_address(url)
     return address.is_loopback if address else urlsplit(url).hostname == "localhost"
 
 
 def is_link_local(url: str) -> bool:
-    """Return whether an address is link-local, like the metadata service that gives cloud machines tokens."""
+    """Return True if a URL's address is link-local, like the metadata service that gives cloud machines tokens."""
     address = _ip_address(url)
     return address is not None and address.is_link_local
 
 
 def proxy_for(url: str, given: str | None) -> str | None:
-    """Return the URL of the proxy to use for an address: the given one, else the environment's; None for no proxy.
+    """Return the URL of the proxy for an address: the given one, else the environment's; None for no proxy.
 
     This machine and link-local addresses are reached directly: a cloud's metadata service is at 169.254.169.254.
     """
@@ -184,7 +184,7 @@ def proxy_for(url: str, given: str | None) -> str | None:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return how many seconds from now a response asks to wait; None if it does not (RFC 9110 section 10.2.3).
 
-    A day at most, however far away the moment is: more is a mistake, or meant to stop the caller for good.
+    At most a day, even if the response names a later time: more is a mistake, or meant to stop the caller for good.
     """
     told = headers.get("Retry-After", "").strip()
     if told.isascii() and told.isdigit():
@@ -208,13 +208,13 @@ def _ip_address(url: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 def read_body(response: urllib3.BaseHTTPResponse) -> bytes:
     """Read and decompress a body, within an `exchange`. Raises urllib3's errors, TimeoutError, `ResponseTooLarge`."""
     body = bytearray()
-    # Not `read`: it would wait for all the bytes it asks for.
+    # Not `read`, which would wait for all the bytes requested.
     while part := response.read1(65536, decode_content=True):
         body += part
         if len(body) > LARGEST_RESPONSE:
             raise ResponseTooLarge
         if response.length_remaining == 0 and "Content-Encoding" not in response.headers:
-            break  # which spares a call that would find the end
+            break  # saves the call that would find the end
     return bytes(body)
 
 
@@ -264,7 +264,7 @@ def _failed(host: str, error: Exception) -> StoreUnavailable:
 
 
 def cause_of(error: BaseException, kind: type[E]) -> E | None:
-    """Return the exception of this kind that led to `error`; urllib3 and requests wrap it more than once."""
+    """Return the exception of this type that caused `error`; urllib3 and requests wrap it more than once."""
     found: object = error
     for _ in range(_DEPTH):
         if isinstance(found, kind) or not isinstance(found, BaseException):
@@ -279,11 +279,11 @@ def trust(
 ) -> ssl.SSLContext:
     """Return TLS settings for a client whose sockets end with their `exchange`.
 
-    Trusts `ca_file`, else what the environment names, else `default`, else the system's certificates. Raises
+    Trusts `ca_file`, else the file that the environment names, else `default`, else the system's certificates. Raises
     `ConfigurationError` if a file cannot be used.
     """
     named = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    bundle = named or default  # the default comes with a package, which is trusted as code is
+    bundle = named or default  # the default comes with a package, which is trusted like code
     try:
         if named:
             files.check_trusted_certificates(Path(named))
@@ -313,7 +313,7 @@ def trust(
 
 
 def _check_openssl_variables() -> None:
-    """Refuse certificates that others could have written, if OpenSSL's variables name them.
+    """Refuse certificates named by OpenSSL's variables if others could have written them.
 
     Raises `ConfigurationError`, OSError.
     """

@@ -1,4 +1,4 @@
-"""Whether calls that have begun still use a thing, told by the lifetime of their local variables."""
+"""Track whether calls still use an object, through the lifetime of their local variables."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ class _Token:
 
 
 class InUse:
-    """A token that every call keeps in a local variable while it uses the thing.
+    """A token that each call keeps in a local variable while it uses the object.
 
-    Where a count would have to be decremented, an exception that a signal handler raises between two instructions can
-    prevent that, and the count stays too high forever. A local variable goes when its frame goes; set it to None in a
-    `finally` nevertheless, since an exception that is kept keeps the frames that it passed. It takes no lock.
+    A counter would have to be decremented; an exception that a signal handler raises between two instructions can
+    prevent that and leave the count too high forever. A local variable disappears with its frame; set it to None in a
+    `finally` nevertheless, since a stored exception keeps its frames alive. It takes no lock.
     """
 
     __slots__ = ("_alive", "token")
 
     def __init__(self) -> None:
         self.token: object | None = _Token()
-        """None after `end`: the thing is no longer available. Keep it in the frame that outlives the use."""
+        """None after `end`: the object is no longer available. Keep it in the frame that outlives the use."""
         self._alive = weakref.ref(self.token)
 
     def end(self) -> None:
-        """Let no further call begin."""
+        """Prevent further calls from beginning."""
         self.token = None
 
     @property
     def over(self) -> bool:
-        """Whether `end` was called and every call that had begun before has ended."""
+        """True if `end` was called and every call that began before has ended."""
         return self._alive() is None

@@ -1,11 +1,11 @@
-"""A wrong PIN is tried once, in all threads, processes and restarts: a token counts failed tries, and then locks.
+"""Try a wrong PIN only once across threads, processes and restarts: a token counts failed tries, and then locks.
 
-The state folder keeps one record for each token, with a salted scrypt digest of each value whose try did not succeed.
-A value is recorded as interrupted before it is tried, and as refused once the token has refused it:
+The state folder contains one record per token, with a salted scrypt digest of each value whose try did not succeed. A
+value is recorded as interrupted before it is tried, and as refused once the token has refused it:
 
 - A refused value is not tried again until some value is accepted.
-- An interrupted value, whose process was killed during the log-in, is tried again if the token shows no failed try.
-  A token that has never been seen to show failed tries gets the value once more only.
+- An interrupted value, whose process was killed during the log-in, is tried again if the token shows no failed try. If
+  the token has never been seen to show failed tries, the value is tried only once more.
 - A record that is damaged, unreadable or not our own counts as a refusal of every value.
 """
 
@@ -32,14 +32,14 @@ T = TypeVar("T")
 WAIT = 60.0
 """Seconds to wait for another thread or process that is logging in."""
 _LARGEST = 1024 * 1024
-"""Bytes of a record; thousands of refused values fit."""
+"""Maximum size of a record in bytes; thousands of refused values fit."""
 _UNSEAL = "run: keyvouch doctor --unseal"
 _REFUSED = "This PIN was refused before and is not tried again: another failure may lock the token."
 _UNKNOWN = "A log-in with this PIN was interrupted, and it is not tried again: the token may have refused it."
 
 
 class _Locks:
-    """One lock for each target: threads wait here, processes at the file."""
+    """One lock per target: threads wait here, processes at the file."""
 
     def __init__(self) -> None:
         self.after_fork()
@@ -66,20 +66,20 @@ _locks = _Locks()
 
 
 class _DamagedError(Exception):
-    """The record cannot be relied on; the text says why."""
+    """The record is unreliable; the text says why."""
 
 
 @dataclass(frozen=True)
 class _Record:
-    """What is known about one token."""
+    """Known facts about one token."""
 
     salt: bytes
     refused: frozenset[bytes] = frozenset()
     """Digests of the values that the token refused."""
     interrupted: dict[bytes, int] = field(default_factory=dict)
-    """By the digest of a value: how many of its tries ended without an answer."""
+    """Number of tries that ended without an answer, by the value's digest."""
     shows_failures: bool = False
-    """Whether the token has been seen to show a failed try, so that showing none means something."""
+    """True if the token has been seen to show a failed try, so that showing none is meaningful."""
 
     @property
     def is_empty(self) -> bool:
@@ -108,15 +108,16 @@ def single_try(
     timeout: float = WAIT,
     shows_failure: Callable[[], bool] | None = None,
 ) -> Iterator[None]:
-    """Hold a thread's and a file's lock while a value is tried on `target`; reject a value that was refused before.
+    """Hold a thread lock and a file lock while a value is tried on `target`; reject a value that was refused before.
 
-    `reveal` returns the value, so that it is in no frame that a traceback shows. `shows_failure` returns whether the
-    target shows a failed try since the last good one; it is asked about a value whose try was interrupted, and after a
-    refusal. Raises `SecretIncorrect` for a value that must not be tried, `StoreUnavailable` if another try lasts longer
-    than `timeout` seconds, and `ConfigurationError` if other accounts could delete the records.
+    `reveal` returns the value, which keeps it out of the frames of a traceback. `shows_failure` returns whether the
+    target shows a failed try since the last successful one; it is called for a value whose try was interrupted, and
+    after a refusal. Raises `SecretIncorrect` for a value that must not be tried, `StoreUnavailable` if another try
+    lasts longer than `timeout` seconds, and `ConfigurationError` if other accounts could delete the records.
 
-    `SecretIncorrect` out of the block means refused; `StoreLocked`, and what is not a `KeyvouchError`, that the try was
-    interrupted; any other error that nothing was tried. All refusals are forgotten when the block ends well.
+    A `SecretIncorrect` from the block means that the value was refused; `StoreLocked`, or anything but a
+    `KeyvouchError`, that the try was interrupted; any other error that nothing was tried. All refusals are forgotten if
+    the block succeeds.
     """
     path = _path(target)
     end = time.monotonic() + timeout
@@ -133,11 +134,11 @@ def single_try(
             _settle(path, replace(before.refusing(digest), shows_failures=shows))
             raise
         except StoreLocked:
-            raise  # maybe by this very try: the value stays recorded as interrupted
+            raise  # perhaps because of this try: the value stays recorded as interrupted
         except KeyvouchError:
             _settle(path, before)
             raise
-        # Any other exception too leaves the value recorded as interrupted: the token may have seen it.
+        # Any other exception also leaves the value recorded as interrupted: the token may have seen it.
         _settle(path, _Record(before.salt, shows_failures=before.shows_failures))
 
 
@@ -159,16 +160,16 @@ def _require_untried(path: Path, record: _Record, digest: bytes, shows_failure: 
 
 
 def _asked_after_refusal(shows_failure: Callable[[], bool] | None, otherwise: bool) -> bool:
-    """Learn whether the target shows failed tries, now that it has one."""
+    """Return whether the target shows failed tries, now that it has one."""
     with contextlib.suppress(KeyvouchError):
         return shows_failure() if shows_failure is not None else otherwise
     return otherwise
 
 
 def forget() -> int:
-    """Forget every refusal, so that each value may be tried once more; return how many tokens that concerns.
+    """Forget every refusal, so that each value may be tried once more; return the number of tokens affected.
 
-    Also removes records that are damaged. Raises `ConfigurationError` if a record cannot be removed.
+    Also removes damaged records. Raises `ConfigurationError` if a record cannot be removed.
     """
     place = _folder()
     try:
@@ -181,7 +182,7 @@ def forget() -> int:
 
 
 def _remove(folder: files.Folder, name: str) -> bool:
-    """Remove a record; return whether it kept any value from being tried. Raises OSError."""
+    """Remove a record; return True if it kept any value from being tried. Raises OSError."""
     try:
         counts = not _read(folder, name).is_empty
     except _DamagedError:
@@ -196,21 +197,21 @@ def _folder() -> Path:
 
 
 def _require_own_folder(folder: Path) -> None:
-    """Make the folder of the records. Raises `ConfigurationError` if other accounts could delete a refusal there."""
+    """Create the folder of the records. Raises `ConfigurationError` if other accounts could delete a refusal there."""
     files.make_folder(folder)
     try:
-        files.require_own_folder(folder, of_any_account=True)  # what root does there is the owner's affair
+        files.require_own_folder(folder, of_any_account=True)  # what root does there is the owner's concern
     except OSError as error:
         raise files.cannot_write(folder, error) from error
 
 
 def _path(target: str) -> Path:
-    # A token's label may contain anything: its digest is a safe name.
+    # A token's label may contain anything; its digest is a safe file name.
     return _folder() / f"{hashlib.sha256(target.encode(errors='surrogatepass')).hexdigest()[:32]}.json"
 
 
 def _readable(path: Path) -> _Record:
-    """Return the record. Raises `SecretIncorrect` if it is damaged: it may have held the refusal of this very value."""
+    """Return the record. Raises `SecretIncorrect` if it is damaged: it may have listed this very value as refused."""
     try:
         with files.open_folder(path.parent) as folder:
             return _read(folder, path.name)
@@ -224,7 +225,7 @@ def _readable(path: Path) -> _Record:
 
 
 def _read(folder: files.Folder, name: str) -> _Record:
-    """Return the record, empty if there is none. Raises `_DamagedError`."""
+    """Return the record; an empty one if the file does not exist. Raises `_DamagedError`."""
     try:
         entry = json.loads(_contents(folder, name))
         return _Record(
@@ -256,7 +257,7 @@ def _typed(value: object, kind: type[T]) -> T:
 
 
 def _contents(folder: files.Folder, name: str) -> bytes:
-    """Read the file as it was opened. Raises OSError, and `_DamagedError` if somebody else could have written it."""
+    """Read the opened file. Raises OSError, and `_DamagedError` if somebody else could have written it."""
     handle = folder.open(name, os.O_RDONLY)
     try:
         _require_own(os.fstat(handle), folder)
@@ -272,7 +273,7 @@ def _require_own(status: os.stat_result, folder: files.Folder) -> None:
         raise _DamagedError("is too large")
     if os.name != "posix":
         return
-    # Whoever owns the folder could replace the file anyway.
+    # The folder's owner could replace the file anyway.
     if status.st_uid not in (0, os.geteuid(), folder.owner()):
         raise _DamagedError(f"belongs to another account (uid {status.st_uid})")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -280,7 +281,7 @@ def _require_own(status: os.stat_result, folder: files.Folder) -> None:
 
 
 def _settle(path: Path, record: _Record) -> None:
-    """Write down how a try ended. If that fails the value stays interrupted, and a refusal is kept by other means."""
+    """Record the result of a try. If that fails, the value stays interrupted; a refusal empties the file instead."""
     try:
         if record.is_empty and not record.shows_failures:
             with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""A key as it was opened, with its chain, and the certificate file beside it: what a signer replaces as one."""
+"""An opened key with its chain, and the certificate file beside it; a signer replaces them together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("keyvouch")
 
 
 class OpenedKey:
-    """One key of one generation of its connection; a retired one is closed when its last signature has ended."""
+    """A key of one generation of its connection; once retired, it is closed when its last signature has ended."""
 
     def __init__(
         self, stored: StoredKey, chain: tuple[Certificate, ...], generation: int, *, verify_always: bool = False
@@ -44,37 +44,37 @@ class OpenedKey:
         self.settles_at = stored.settles_at
         self.signature_size = signature_size(self.public_key)
         self.verify_always = verify_always or bool(stored.remote)
-        """Whether to verify every signature, and not only the first with each algorithm."""
+        """True if every signature is verified, and not only the first with each algorithm."""
         self.verified: dict[object, Algorithm] = {}
-        """Algorithms whose signatures need no further verification, by name and by themselves."""
+        """Algorithms whose signatures need no further verification, by name and by object."""
         self.preferred = algorithms_for(self.key_type)[0]
-        """What is signed with where nobody names an algorithm; RS256 once the store had no PS256."""
+        """The algorithm used if the caller names none; RS256 once the store has turned out not to support PS256."""
         self.retired = False
         self.use = InUse()
-        """Each signature keeps its token while it uses the key, and calls `close_if_unused` after it."""
+        """Each signature keeps its token while it uses the key, and calls `close_if_unused` afterwards."""
         self._lock = threading.Lock()
         self._closed = False
 
     @property
     def ours(self) -> bool:
-        """Whether this process opened it, and not a parent."""
+        """True if this process opened the key, and not a parent."""
         return self.fork_number == process.fork_number
 
     @property
     def idle(self) -> bool:
-        """Whether it is retired and this process has no signature under way: a parent's threads do not count."""
+        """True if the key is retired and no signature of this process is running: a parent's threads do not count."""
         return self.use.over or not self.ours
 
     def retire(self) -> None:
         """Let no further signature begin, and close the key when the last one has ended."""
-        self.retired = True  # first: a signature that ends meanwhile sees this, or `use.end` is later than its end
+        self.retired = True  # first: a signature that ends in the meantime sees this, or ends before `use.end`
         self.use.end()
         self.close_if_unused()
 
     def close_if_unused(self) -> None:
         """Close the key if it is retired and no signature is using it."""
         if not self.retired or not self.ours:
-            return  # a parent's handle is not closed in a child
+            return  # a child does not close its parent's handle
         with self._lock:
             if self._closed or not self.use.over:
                 return
@@ -85,7 +85,7 @@ class OpenedKey:
 def _close(stored: StoredKey) -> None:
     try:
         stored.close()
-    except Exception as error:  # the contract says it raises nothing; nobody could act on it
+    except Exception as error:  # the contract forbids raising, and no caller could handle it
         if is_from_signal_handler(error):
             raise
         log.warning("A key failed to close: %s", type(error).__name__)
@@ -99,10 +99,10 @@ def open_key(
     *,
     expected: OpenedKey | None = None,
 ) -> OpenedKey:
-    """Open the key and check what came: its type, that the certificate is its own, that the chain is in order.
+    """Open the key and check its type, that the certificate belongs to it, and that the chain is in order.
 
-    `given` are the certificates beside the store's own; where there are any, they win. A key that is not the `expected`
-    one, or not the one that `spki-sha256` names, is `KeyChanged`.
+    `given` are certificates from outside the store; if there are any, they take precedence over its own. Raises
+    `KeyChanged` if the key is not the `expected` one, or not the one that `spki-sha256` names.
     """
     leaf = given[0] if given else None
     stored, generation = connection.call(lambda timeout: connection.store.open(uri, leaf, timeout=timeout), deadline)
@@ -119,7 +119,7 @@ def open_key(
         if isinstance(error, KeyvouchError):
             error.uri = error.uri or str(uri)
         raise
-    if expected:  # opened by its pinned URI, it no longer tells of its family; nor is it asked again what it refused
+    if expected:  # a pinned URI no longer identifies the family, and a refused algorithm is not tried again
         opened.settles_at = opened.settles_at or expected.settles_at
         opened.preferred = expected.preferred
     return opened
@@ -133,14 +133,14 @@ def _require_digest(uri: KeyUri, stored: StoredKey, expected: OpenedKey | None) 
 
 
 def key_changed(uri: KeyUri) -> KeyChanged:
-    """Make the error for another key at a pinned URI."""
+    """Return the error for another key at a pinned URI."""
     return KeyChanged(
         f"Another key stands at {uri} now.", hint="Open it anew if that is meant, or put the old key back.", uri=uri
     )
 
 
 class CertificateFile:
-    """The file that `certificate-file=` names; without certificates where the URI names none."""
+    """The file that `certificate-file=` names; without certificates if the URI names none."""
 
     def __init__(self, uri: KeyUri) -> None:
         name = uri.get("certificate-file")
@@ -150,7 +150,7 @@ class CertificateFile:
         self._read_stamp: files.Stamp | None = None
 
     def read(self) -> list[Certificate]:
-        """Return its certificates as they stand now; `taken` says that they are used from now on.
+        """Return the file's current certificates; call `taken` once they are in use.
 
         Raises `KeyNotFound`, `AccessDenied`, `CertificateMissing`; `ConfigurationError` for a file that others could
         have written.
@@ -175,11 +175,11 @@ class CertificateFile:
         return certificates
 
     def taken(self) -> None:
-        """Remember that what was read last is in use."""
+        """Record that the certificates read last are in use."""
         self._stamp = self._read_stamp
 
     def changed(self) -> bool:
-        """Tell whether it is another file than the one that is in use."""
+        """Return True if the file is not the one whose certificates are in use."""
         if self._path is None:
             return False
         try:

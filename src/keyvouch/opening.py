@@ -1,4 +1,4 @@
-"""From a URI or a profile to an open signer or store.
+"""Open a signer or a store from a URI or a profile.
 
 signer = open_signer("pkcs11:token=prod;object=app?pin-source=env:HSM_PIN")
 signer = open_signer("profile:nightly")
@@ -63,7 +63,7 @@ Capability = TypeVar("Capability")
 T = TypeVar("T")
 
 OPEN_TIMEOUT = 30.0
-"""Seconds that opening a key may take, connecting included."""
+"""Seconds that opening a key may take, including connecting."""
 _IMPORTED_EARLY = (
     "cryptography.exceptions",
     "cryptography.hazmat.primitives.asymmetric.ed25519",
@@ -79,14 +79,14 @@ CHANGE_TIMEOUT = 120.0
 """Seconds that making or changing a key may take: some tokens need a minute for RSA-4096."""
 
 
-@hidden_frames()  # a URI may hold, by mistake, the secret itself
+@hidden_frames()  # a URI may by mistake contain the secret itself
 def open_signer(
     uri: str | KeyUri, *, timeout: float = OPEN_TIMEOUT, interactive: bool = False, trusted: bool = True
 ) -> Signer:
-    """Open the key that the URI means, and check it; `profile:NAME` is the first key of that profile that opens.
+    """Open the key that the URI selects, and check it; `profile:NAME` opens the first usable key of that profile.
 
     A URI is trusted like code: it names modules, programs and secrets. With `trusted=False` only `profile:NAME` is
-    taken. `interactive` lets a `prompt:` ask on the terminal. Raises `ConfigurationError`, `PluginMissing`,
+    accepted. `interactive` lets `prompt:` ask on the terminal. Raises `ConfigurationError`, `PluginMissing`,
     `KeyNotFound`, `AmbiguousKey`, `SecretRequired`, `SecretIncorrect`, `AccessDenied`, `StoreUnavailable`,
     `KeyUnusable`, `CertificateMismatch`, `KeyChanged`.
     """
@@ -104,9 +104,9 @@ def open_signer(
 
 @hidden_frames()
 def open_store(uri: str | KeyUri, *, interactive: bool = False) -> Store:
-    """Open the store that the URI leads to: a context manager with what it can do beside signing.
+    """Open the URI's store: a context manager for all operations besides signing.
 
-    The URI may name no key, where all of them are meant.
+    The URI need not select a key if all of them are meant.
     """
     if profile_name := _profile_of(str(uri)):
         profile = config.load().profile(profile_name)
@@ -117,21 +117,21 @@ def open_store(uri: str | KeyUri, *, interactive: bool = False) -> Store:
 
 
 def parse(uri: str | KeyUri) -> KeyUri:
-    """Parse and complete a URI with what its store declares. Raises `ConfigurationError`, `PluginMissing`."""
+    """Parse a URI and complete it with what its store declares. Raises `ConfigurationError`, `PluginMissing`."""
     if isinstance(uri, KeyUri):
         return uri
     if _profile_of(uri):
         raise ConfigurationError("A profile stands where a key belongs.", hint="Write the key's own URI.", uri=uri)
     scheme = scheme_of(uri)
     attributes = registry.store_class(scheme).attributes
-    with store_code(scheme):  # their `parse`
+    with store_code(scheme):  # calls the attributes' `parse`
         return parse_uri(uri, attributes)
 
 
 def parse_keys(profile: config.Profile, name: str) -> None:
-    """Raise `ConfigurationError` for a mistake in a key of the profile, and say whose it is.
+    """Raise `ConfigurationError` for an invalid key of the profile, naming the profile and the key.
 
-    A standby key whose store is not installed here is told when its turn comes.
+    A standby key whose store is not installed is reported only when that key is needed.
     """
     for number, key in enumerate(profile.keys, 1):
         try:
@@ -146,15 +146,15 @@ def parse_keys(profile: config.Profile, name: str) -> None:
 
 
 def resolver_for(profile: config.Profile, *, interactive: bool = False) -> SecretResolver:
-    """Return what gives secrets to the keys of a profile, under its rules."""
+    """Return the resolver for the secrets of a profile's keys, under its rules."""
     any_reader = profile.permissions == "any"
     return SecretResolver(interactive=interactive, any_reader=any_reader, commands=True, sign_in=sign_in)
 
 
 def sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> AccessToken:
-    """Return an access token of a profile for a store that opens by it, in the errors that a store may raise."""
+    """Return a profile's access token for a store that authenticates with it. Raises what a store may raise."""
     _require_no_cycle((profile,))
-    # By its name, as in keyvouch/__init__.py: it stands above all this, and is imported by nobody who does without.
+    # By name, as in keyvouch/__init__.py: it belongs to a higher layer, and is imported only if it is needed.
     with forks.IMPORTS:
         above = importlib.import_module("keyvouch.entra.profile")
     try:
@@ -167,9 +167,9 @@ def sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> Access
 
 
 def _require_no_cycle(path: tuple[str, ...]) -> None:
-    """Raise `ConfigurationError` where a key of the last profile, or of one that it needs, needs one of the path."""
+    """Raise `ConfigurationError` if a key of the last profile, or of one that it needs, needs a profile on the path."""
     for key in config.load().profile(path[-1]).keys:
-        with contextlib.suppress(PluginMissing, PluginBroken):  # told when its turn comes
+        with contextlib.suppress(PluginMissing, PluginBroken):  # reported when the key is needed
             uri = parse(key)
             if "profile" not in uri:
                 continue
@@ -183,12 +183,12 @@ def _require_no_cycle(path: tuple[str, ...]) -> None:
 
 
 def open_first(uris: Sequence[str], secrets: SecretResolver, *, timeout: float = OPEN_TIMEOUT) -> Signer:
-    """Open the first of these keys that opens, as `try_next_key` of the errors allows; else raise the last error."""
+    """Open the first of these keys that opens, as the errors' `try_next_key` allows; else raise the last error."""
     if not uris:
         raise ConfigurationError("There is no key.", hint='Add keys = ["scheme:..."] to the profile.')
     deadline = Deadline(timeout)
     for position, uri in enumerate(uris[:-1]):
-        share = deadline.left() / (len(uris) - position)  # a store that stalls leaves time for the next key
+        share = deadline.left() / (len(uris) - position)  # a stalled store leaves time for the next key
         try:
             return open_uri(uri, secrets, timeout=share)
         except KeyvouchError as error:
@@ -199,7 +199,7 @@ def open_first(uris: Sequence[str], secrets: SecretResolver, *, timeout: float =
 
 
 def open_uri(uri: str | KeyUri, secrets: SecretResolver, *, timeout: float = OPEN_TIMEOUT) -> Signer:
-    """Open the key of this URI with secrets under the rules of this resolver."""
+    """Open the key of this URI, with this resolver's secrets and rules."""
     deadline = Deadline(timeout)
     parsed = parse(uri)
     if missing := parsed.missing_for("open"):
@@ -228,11 +228,11 @@ def import_early() -> None:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    ec.ECDSA(hashes.SHA256())  # it imports inside functions too
+    ec.ECDSA(hashes.SHA256())  # this call imports inside functions too
 
 
 def _profile_of(text: str) -> str:
-    """Return the name in `profile:NAME`; empty for another URI."""
+    """Return the name in `profile:NAME`; empty for another URI. Raises `ConfigurationError` if the name is missing."""
     if scheme_of(text) != "profile":
         return ""
     name = text.removeprefix("profile:")
@@ -242,14 +242,14 @@ def _profile_of(text: str) -> str:
 
 
 class Store:
-    """An open store, for what is done with keys beside signing. `open_store` makes it; close it, or use `with`.
+    """An open store, for operations on keys besides signing. Made by `open_store`; close it, or use `with`.
 
-    What the store is not capable of is `NotSupported`, naming the stores that are. What changes something is not
-    repeated when it may have been carried out, and is recorded on the logger `keyvouch.audit`.
+    Operations that the store does not offer raise `NotSupported`, which lists the stores that do. A change is not
+    repeated if it may have been carried out, and is recorded on the logger `keyvouch.audit`.
     """
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
-        """For `open_store` only."""
+        """Use `open_store` instead."""
         import_early()
         self.uri = uri
         self._connection = acquire(uri, registry.store_class(uri.scheme), secrets)
@@ -259,7 +259,7 @@ class Store:
         forks.watch(self)
 
     def after_fork(self) -> None:
-        """Forget, in a child, the calls of the parent's threads."""
+        """Discard, in a child, the calls of the parent's threads."""
         self._close_once = threading.Lock()
         closed = self._use.token is None
         self._use = InUse()
@@ -268,14 +268,14 @@ class Store:
 
     @hidden_frames()
     def keys(self) -> list[KeyInfo]:
-        """Return the keys that the URI matches."""
+        """Return the keys that match the URI."""
         lister = self._capable(ListsKeys, "list its keys")
         found = self._call(lambda: lister.keys(self.uri), OPEN_TIMEOUT, repeatable=True)
         return self._checked("keys", found, list, members=KeyInfo)
 
     @hidden_frames()
     def tokens(self) -> list[TokenInfo]:
-        """Return the tokens that the URI matches; none where the store has no such thing."""
+        """Return the tokens that match the URI; an empty list if the store has no tokens."""
         store = self._connection.store
         if not isinstance(store, ListsTokens):
             return []
@@ -284,7 +284,7 @@ class Store:
 
     @hidden_frames()
     def generate(self, spec: KeySpec) -> KeyUri:
-        """Make a key, and return its pinned URI. Raises `KeyExists`."""
+        """Make a key and return its pinned URI. Raises `KeyExists`, and `ConfigurationError` for an unsuitable URI."""
         generator = self._capable(GeneratesKeys, "make keys")
         if "spki-sha256" in self.uri:
             raise ConfigurationError(
@@ -301,13 +301,16 @@ class Store:
 
     @hidden_frames()
     def import_key(self, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False) -> KeyUri:
-        """Take in a key that was made elsewhere, and return its pinned URI. Raises `KeyExists`."""
+        """Import a key that was made elsewhere and return its pinned URI. Raises `KeyExists`."""
         importer = self._capable(ImportsKeys, "import keys")
         return self._change("import", lambda: importer.import_key(self.uri, key, chain, exportable=exportable), KeyUri)
 
     @hidden_frames()
     def install_certificate(self, chain: Sequence[Certificate]) -> KeyUri:
-        """Keep a chain beside the key, leaf first, and return the URI by which the key is known then."""
+        """Store a chain with the key, leaf first; return the URI that identifies the key afterwards.
+
+        Raises `ConfigurationError` if the chain is empty.
+        """
         if not chain:
             raise ConfigurationError("There is no certificate to install.", hint="Give the key's own, and its issuers.")
         holder = self._capable(HoldsCertificates, "hold certificates")
@@ -321,7 +324,7 @@ class Store:
 
     @hidden_frames()
     def delete(self) -> None:
-        """Delete the key of the pinned URI. Raises `ConfigurationError` for one that may come to mean another key."""
+        """Delete the key of the pinned URI. Raises `ConfigurationError` if the URI may refer to another key later."""
         deleter = self._capable(DeletesKeys, "delete keys")
         self.require_pinned()
         self._change("delete", lambda: deleter.delete(self.uri), None)
@@ -335,24 +338,24 @@ class Store:
 
     @hidden_frames()
     def grant(self, account: str) -> None:
-        """Let an account sign with the key; nobody else's permission is touched."""
+        """Allow an account to sign with the key; permissions of others are unchanged."""
         keeper = self._capable(GrantsAccess, "grant access to keys")
         self._change("grant", lambda: keeper.grant(self.uri, account), None)
 
     @hidden_frames()
     def revoke(self, account: str) -> None:
-        """Take that permission away."""
+        """Revoke an account's permission to sign with the key."""
         keeper = self._capable(GrantsAccess, "grant access to keys")
         self._change("revoke", lambda: keeper.revoke(self.uri, account), None)
 
     @hidden_frames()
     def close(self) -> None:
-        """Let what is under way end (10 seconds at most), then give the connection back. May be called twice."""
+        """Wait for running calls (10 seconds at most), then release the connection. May be called twice."""
         if self._given_back or not self._close_once.acquire(blocking=False):
             return
         try:
             self._close()
-        finally:  # a caller that was interrupted may call it again
+        finally:  # an interrupted caller may call it again
             self._close_once.release()
 
     def _close(self) -> None:
@@ -363,7 +366,7 @@ class Store:
         self._given_back = True
         if self._use.over:
             release(self._connection)
-        else:  # a store is not closed under its own call: a native module would not survive it
+        else:  # a store is not closed during its own call: a native module would not survive it
             log.warning("A store is still used after %.0f seconds, and is left open.", CLOSING_TIMEOUT)
 
     def __enter__(self) -> Self:
@@ -387,7 +390,7 @@ class Store:
 
     @hidden_frames()
     def require_pinned(self) -> None:
-        """Raise `ConfigurationError` where the URI may come to mean another key."""
+        """Raise `ConfigurationError` if the URI may refer to another key later."""
         pinned = self._call(self._pinned, OPEN_TIMEOUT, repeatable=True)
         if pinned.identity() != self.uri.identity():
             raise ConfigurationError(
@@ -409,7 +412,7 @@ class Store:
         return result
 
     def _change(self, event: str, action: Callable[[], T], expected: type | None) -> T:
-        """Make a change, and record it; its result must be of the `expected` type, None if it has none."""
+        """Make a change and record it; the result must have the `expected` type, or is unchecked if that is None."""
         outcome = "done"
         try:
             result = self._call(action, CHANGE_TIMEOUT, repeatable=False)
@@ -431,13 +434,13 @@ class Store:
         try:
             return self._connection.call(lambda _: action(), Deadline(timeout), repeatable=repeatable)[0]
         finally:
-            del token  # an exception that a library keeps may keep this frame
+            del token  # a library may keep an exception, and with it this frame
 
 
 def _loadable_schemes() -> list[str]:
     schemes = []
     for plugin in registry.plugins():
-        with contextlib.suppress(ConfigurationError):  # one bad plugin takes no other down
+        with contextlib.suppress(ConfigurationError):  # one bad plugin must not make the others fail
             registry.store_class(plugin.scheme)
             schemes.append(plugin.scheme)
     return schemes

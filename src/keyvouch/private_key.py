@@ -1,7 +1,7 @@
-"""A signer in the shape of a `cryptography` private key, for what takes one: certificates, requests, PyJWT, Authlib.
+"""A signer as a `cryptography` private key, for code that expects one: certificates, requests, PyJWT, Authlib.
 
-Only `sign` and `public_key` work. What would reveal the key raises, and so does what a store cannot be asked for: a
-hash that was made elsewhere (Prehashed), a PSS salt of another length than the hash.
+Only `sign` and `public_key` work. Anything that would reveal the key raises, and so does anything that a store cannot
+do: signing a hash computed elsewhere (Prehashed), or a PSS salt that is not as long as the hash.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import PrivateKey, PublicKey
 
 Sign = Callable[[bytes, Algorithm], bytes]
-"""Signs a message in JOSE form."""
+"""Signs a message and returns the signature in JOSE form."""
 
 
 def wrap(public_key: PublicKey, sign: Sign) -> PrivateKey:
-    """Return the private key whose public half this is, and that signs so."""
+    """Return a private key object for this public key that signs with `sign`."""
     if isinstance(public_key, rsa.RSAPublicKey):
         return _RSAKey(public_key, sign)
     if isinstance(public_key, ec.EllipticCurvePublicKey):
@@ -49,7 +49,7 @@ def _hash_name(algorithm: Any) -> str:
 
 
 class _Shared:
-    """What the three kinds have in common."""
+    """Common parts of the three key types."""
 
     def __init__(self, public_key: Any, sign: Sign) -> None:
         self._public_key = public_key
@@ -94,7 +94,7 @@ def _rsa_family(scheme: padding.AsymmetricPadding, hash_algorithm: hashes.HashAl
         return "RSA-PKCS1"
     if not isinstance(scheme, padding.PSS):
         raise AlgorithmUnsupported(f"The padding {scheme.name} is none for signatures.", hint="Use PSS or PKCS1v15.")
-    salt = scheme._salt_length  # noqa: SLF001 - cryptography shows it in no other way
+    salt = scheme._salt_length  # noqa: SLF001 - cryptography exposes it in no other way
     if salt not in (hash_algorithm.digest_size, padding.PSS.DIGEST_LENGTH):
         raise AlgorithmUnsupported(
             "The PSS salt must be as long as the hash.", hint="Use padding.PSS.DIGEST_LENGTH for the salt."

@@ -1,6 +1,6 @@
-"""HTTP proxies: what their addresses may be, and their credentials, which are in no address that is shown or logged.
+"""HTTP proxies: valid addresses, and credentials, which are never in an address that is shown or logged.
 
-An address with a user and a password (`http://user:password@host:3128`) is taken apart before a library sees it: the
+An address with a user and a password (`http://user:password@host:3128`) is split before a library sees it, since
 libraries quote addresses in their errors. The credentials are sent as `Proxy-Authorization` (RFC 9110, section 11.7.1).
 """
 
@@ -17,14 +17,14 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Credentials(Protocol):
-    """Credentials that do not print, as `keyvouch.secrets.Secret`."""
+    """Credentials that do not print themselves, like `keyvouch.secrets.Secret`."""
 
     def reveal(self) -> str:
         """Return `user:password`."""
 
 
 class _Userinfo:
-    """The credentials of an address, still percent-encoded."""
+    """The credentials in an address, still percent-encoded."""
 
     __slots__ = ("_parts",)
 
@@ -36,7 +36,7 @@ class _Userinfo:
 
 
 class Proxy:
-    """A proxy as the libraries are given it: `address` has no credentials, `headers` has them."""
+    """A proxy as passed to the libraries: `address` has no credentials, `headers` returns them."""
 
     __slots__ = ("_credentials", "address")
 
@@ -52,15 +52,15 @@ class Proxy:
 
 
 def proxy_at(given: str | None, credentials: Credentials | None = None) -> Proxy | None:
-    """Return the proxy of an address, None if there is none. `credentials` take precedence over those in the address.
+    """Return the proxy at an address, None if there is none. `credentials` take precedence over those in the address.
 
-    Raises `ConfigurationError`, without the address.
+    Raises `ConfigurationError`, which does not quote the address.
     """
     if not given:
         return None
     parts = _split(given)
     if parts is None or fault(given, parts):
-        del given, parts  # a traceback may show what a frame holds
+        del given, parts  # a traceback may show a frame's variables
         raise ConfigurationError("Invalid proxy address.", hint="Correct proxy, or HTTPS_PROXY: http://host:port.")
     if credentials is None and parts.username is not None:
         credentials = _Userinfo(parts)
@@ -68,7 +68,7 @@ def proxy_at(given: str | None, credentials: Credentials | None = None) -> Proxy
 
 
 def parse_proxy(octets: bytes) -> str:
-    """Return a proxy's address, for `Attribute.parse`. Raises ValueError, without the address."""
+    """Return a proxy's address, for `Attribute.parse`. Raises ValueError, which does not quote the address."""
     text = octets.decode()
     if "@" in text and "://" not in text:
         raise ValueError("write http:// before the user")
@@ -78,7 +78,7 @@ def parse_proxy(octets: bytes) -> str:
 
 
 def fault(text: str, parts: SplitResult | None) -> str:
-    """Return what is wrong with a proxy's address; empty if it is good."""
+    """Return what is wrong with a proxy's address; empty if it is valid."""
     form = "write http://host:port" + (", and percent-encode / ? # @ in the password" if "@" in text else "")
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         return form
@@ -94,7 +94,7 @@ def fault(text: str, parts: SplitResult | None) -> str:
 
 
 def _split(text: str) -> SplitResult | None:
-    """Take an address apart; None if it cannot be. No error with the address in it is left behind."""
+    """Split an address; None if it is invalid. No error that contains the address is left behind."""
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         _ = parts.port, parts.hostname

@@ -1,8 +1,8 @@
-"""From a URI's scheme to the class of its store, by entry point.
+"""Find the store class for a URI scheme, by entry point.
 
-The entry points of the one scheme asked for are compared before anything is imported, so that a conflict, a plugin for
-another contract, or one that is not installed is told apart and named with its distribution. Then stevedore loads it.
-A plugin that is broken troubles nobody who does not use it.
+The entry points of the requested scheme are compared before anything is imported, so that a conflict, a plugin for
+another contract, or a missing plugin is reported as such, with its distribution. Then stevedore loads it. A broken
+plugin does not affect programs that do not use it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ KNOWN = {
     "vault": "keyvouch-vault",
     "windows": "keyvouch-windows",
 }
-"""Distributions of this project that bring a scheme, for the advice to install one."""
+"""This project's distributions by scheme, for the hint to install one."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A store as its distribution declares it; nothing of it is imported yet."""
+    """A store as its distribution declares it; nothing of it has been imported yet."""
 
     scheme: str
     entry_point: EntryPoint
@@ -45,34 +45,34 @@ class Plugin:
 
     @property
     def contract(self) -> str:
-        """What the entry point says in brackets: "contract1" where it was written for this contract."""
-        brackets = re.search(r"\[(.*)\]", self.entry_point.value)  # `extras` fails where the value is no entry point's
+        """The text in brackets in the entry point: "contract1" if it was written for this contract."""
+        brackets = re.search(r"\[(.*)\]", self.entry_point.value)  # `extras` fails if the entry point is invalid
         return brackets[1].strip() if brackets else ""
 
 
 @IMPORTS
 def plugins() -> list[Plugin]:
-    """Return every store that is installed, sorted by scheme; a scheme with two claimants stands there twice."""
+    """Return every installed store, sorted by scheme; a scheme with two claimants is listed twice."""
     from importlib.metadata import distributions
 
     found: dict[tuple[str, str], Plugin] = {}
     for distribution in distributions(path=search_path.trusted()):
         for plugin in _declared_by(distribution):
-            # A second copy of a distribution further down the path is shadowed, and claims nothing.
+            # A second copy of a distribution later on the path is shadowed, and does not count.
             found.setdefault((plugin.scheme, plugin.distribution), plugin)
     return [found[key] for key in sorted(found)]
 
 
 def _declared_by(distribution: Distribution) -> list[Plugin]:
-    """Return the stores of one distribution; none where its metadata are damaged, whoever's they are."""
+    """Return the stores of one distribution; none if its metadata is damaged."""
     try:
         if GROUP not in (distribution.read_text("entry_points.txt") or ""):
-            return []  # parsing the metadata of everything that is installed would take longer than all else
+            return []  # parsing the metadata of everything installed would take longer than all the rest
         metadata = distribution.metadata
         if "Name" not in metadata or "Version" not in metadata:
             return []
         entry_points = distribution.entry_points.select(group=GROUP)
-    except Exception:  # noqa: BLE001 - importlib.metadata promises no kind
+    except Exception:  # noqa: BLE001 - importlib.metadata does not document its exceptions
         return []
     return [
         Plugin(entry_point.name, entry_point, metadata["Name"], metadata["Version"]) for entry_point in entry_points
@@ -110,7 +110,7 @@ def _load(plugin: Plugin) -> type[KeyStore]:
     from stevedore import DriverManager
 
     class Vetted(DriverManager[KeyStore]):
-        """Loads the entry point that was compared above, and looks for no other."""
+        """Loads the entry point that was compared above, and searches for no other."""
 
         def list_entry_points(self) -> list[EntryPoint]:
             return [plugin.entry_point]
@@ -119,7 +119,7 @@ def _load(plugin: Plugin) -> type[KeyStore]:
         loaded = Vetted(GROUP, plugin.scheme).driver
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever the plugin's own code raises
+    except BaseException as error:  # anything that the plugin's own code raises
         raise PluginBroken(
             f"{plugin.distribution} {plugin.version} cannot be loaded: {type(error).__name__}: {error}",
             hint=_hint_for(error, plugin),
@@ -158,7 +158,7 @@ def _missing(scheme: str) -> PluginMissing:
         hint = f"Run: pip install {package}"
     elif nearest := difflib.get_close_matches(scheme, [*schemes, *KNOWN], n=1):
         hint = f"Did you mean {nearest[0]}:?"
-    else:  # never advise to install a name that nobody has vetted
+    else:  # never suggest installing a name that nobody has vetted
         hint = "Install the distribution that offers it; `keyvouch stores` lists those that are there."
     if there := _skipped(scheme):
         hint = f"Install it elsewhere, or start from another folder: {_NOT_TRUSTED}."
@@ -168,13 +168,13 @@ def _missing(scheme: str) -> PluginMissing:
 
 
 def _skipped(scheme: str) -> list[Path]:
-    """Return the metadata folders of distributions that declare the scheme, in places that are not trusted."""
+    """Return the metadata folders of distributions that declare the scheme in untrusted folders."""
     declares = re.compile(rb"^\s*" + re.escape(scheme).encode() + rb"\s*=", re.MULTILINE)
     found = []
     for place in search_path.skipped():
         for entry_points in Path(place).glob("*.*-info/entry_points.txt"):
             with contextlib.suppress(OSError):
-                octets = files.read(entry_points)  # of a regular file only
+                octets = files.read(entry_points)  # reads regular files only
                 if GROUP.encode() in octets and declares.search(octets):
                     found.append(entry_points.parent)
     return found

@@ -1,6 +1,6 @@
-"""Which entries of `sys.path` are trusted: not the working directory, unless keyvouch itself was imported from there.
+"""Trusted entries of `sys.path`: not the working directory, unless keyvouch itself was imported from there.
 
-`python -m`, `PYTHONPATH=:` and a script in the working directory put it on `sys.path`. Whoever can write there could
+`python -m`, `PYTHONPATH=:` and a script in the working directory put it on `sys.path`. Anyone who can write there could
 plant a module or a distribution. This module imports only what the interpreter has loaded before it looks there.
 """
 
@@ -8,20 +8,20 @@ import os
 import sys
 
 HOME = os.path.normcase(os.path.realpath(os.path.dirname(os.path.dirname(__file__))))  # noqa: PTH120 - not loaded yet
-"""The folder, or the zip archive, that keyvouch was imported from."""
+"""The folder or zip archive that keyvouch was imported from."""
 _removed: "list[str]" = []
 
 
 def is_trusted(entry: object) -> bool:
-    """Return whether code and distributions may be loaded from an entry of `sys.path`.
+    """Return True if code and distributions may be loaded from an entry of `sys.path`.
 
-    Relative entries are not trusted: what they mean depends on the working directory.
+    Relative entries are not trusted, since their meaning depends on the working directory.
     """
     if not isinstance(entry, str):
         return False  # the import system ignores it too
     try:
         place = os.path.normcase(os.path.realpath(entry or os.curdir))
-    except (OSError, ValueError):  # relative, and the working directory is gone; a NUL
+    except (OSError, ValueError):  # relative, and the working directory no longer exists; or a NUL
         return False
     if place == HOME:
         return True
@@ -29,12 +29,12 @@ def is_trusted(entry: object) -> bool:
 
 
 def trusted() -> "list[str]":
-    """Return the entries of `sys.path` that are trusted."""
+    """Return the trusted entries of `sys.path`."""
     return [entry for entry in sys.path if is_trusted(entry)]
 
 
 def skipped() -> "list[str]":
-    """Return the absolute paths of the entries that are not trusted, and of those that were removed."""
+    """Return the absolute paths of the untrusted entries, including those that were removed."""
     entries = [*_removed, *(entry for entry in sys.path if isinstance(entry, str) and not is_trusted(entry))]
     found = []
     for entry in entries:
@@ -46,13 +46,13 @@ def skipped() -> "list[str]":
 
 
 def remove_untrusted() -> None:
-    """Take the entries that are not trusted out of `sys.path`. For the command only: a program's path is its own."""
+    """Remove untrusted entries from `sys.path`. For the command only: a program's path is its own."""
     _removed.extend(entry for entry in sys.path if isinstance(entry, str) and not is_trusted(entry))
     sys.path[:] = trusted()
 
 
 class only_trusted:  # noqa: N801 - used as a function, like `contextlib.suppress`
-    """Take the entries that are not trusted out of `sys.path` for the imports in a block."""
+    """Remove untrusted entries from `sys.path` for the imports in a block."""
 
     def __enter__(self) -> None:
         self._entries = sys.path[:]
@@ -65,5 +65,5 @@ class only_trusted:  # noqa: N801 - used as a function, like `contextlib.suppres
 def _working_directory() -> "str | None":
     try:
         return os.path.normcase(os.path.realpath(os.curdir))
-    except OSError:  # it is gone, and nothing can be in it
+    except OSError:  # it no longer exists, so nothing can be in it
         return None

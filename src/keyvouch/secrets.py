@@ -1,11 +1,11 @@
-"""References to secrets, the values they lead to, and how often a value may be tried.
+"""References to secrets, the secrets themselves, and limits on trying them.
 
     env:NAME                an environment variable
     file:/path              a file that not everyone can read
     credential:name         systemd's LoadCredential= ($CREDENTIALS_DIRECTORY)
     keyring:service/user    the desktop's key ring (extra `keyring`)
-    command:/path/to/program argument ...   what a program prints; from a profile only, no shell, 30 seconds
-    prompt:                 asked on the terminal, once for a connection
+    command:/path/to/program argument ...   a program's output; only from a profile, no shell, 30 seconds
+    prompt:                 asked on the terminal, once per connection
 
 A secret is UTF-8 text; one newline at its end is removed.
 """
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     import subprocess
 
 COMMAND_TIMEOUT = 30.0
-"""Seconds for which a `command:` may run."""
+"""Seconds that a `command:` may run."""
 _LONGEST = 1024 * 1024
-"""Bytes of what it prints."""
+"""Maximum number of bytes that it may print."""
 
 
 class Secret:
@@ -63,7 +63,7 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret cannot be copied or serialized")
 
-    def __getstate__(self) -> NoReturn:  # `object` has one that gives the slots
+    def __getstate__(self) -> NoReturn:  # `object` has one that returns the slots
         raise TypeError("a secret cannot be copied or serialized")
 
 
@@ -72,20 +72,20 @@ def _octets(secret: Secret) -> bytes:
 
 
 class AccessToken(Secret):
-    """An access token, and its times in seconds since 1970."""
+    """An access token, with its times in seconds since 1970."""
 
     __slots__ = ("ends", "renew_at")
 
     def __init__(self, value: str, ends: int, renew_at: int | None = None) -> None:
         super().__init__(value)
         self.ends = ends
-        """When it is valid no more."""
+        """When it expires."""
         self.renew_at = renew_at
-        """From when another is to be asked for, while this one still holds; None where the authority names no time."""
+        """When to request a new token, while this one is still valid; None if the authority names no time."""
 
 
 class SignIn(Protocol):
-    """Signs in with a profile within `timeout` seconds; what else there is, `SecretResolver.access_token` tells."""
+    """Signs in with a profile within `timeout` seconds; see `SecretResolver.access_token` for the other parameters."""
 
     def __call__(
         self, profile: str, scope: str, timeout: float, *, cae: bool, claims: str | None, renew: bool
@@ -95,8 +95,8 @@ class SignIn(Protocol):
 class SecretResolver:
     """Gives a store the secrets that its URIs refer to, under the rules of the profile they came from.
 
-    Every `get` reads anew, so that a secret that was replaced is found at the next connection; an answer to `prompt:`
-    is kept for the life of the resolver, which is that of the connection.
+    Every `get` reads the secret again, so that a replaced secret is found at the next connection; an answer to
+    `prompt:` is kept for the life of the resolver, which is that of the connection.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class SecretResolver:
         confirm: bool = False,
         sign_in: SignIn | None = None,
     ) -> None:
-        """Take whether a person can be asked, whether files may be open to all readers, whether programs may be run.
+        """Set whether a person can be asked, files may be readable by everyone, and programs may be run.
 
-        `confirm`: whether a person is asked twice, for a secret that something new is to be protected with. `sign_in`:
-        what signs in with a profile, of which nothing is known here.
+        `confirm`: ask a person twice, for a secret that will protect something new. `sign_in`: the function that signs
+        in with a profile, passed in because this layer knows nothing about profiles.
         """
         self._rules = (interactive, any_reader, commands, confirm)
         self._interactive, self._any_reader, self._commands, self._confirm = self._rules
@@ -121,20 +121,20 @@ class SecretResolver:
 
     @property
     def rules(self) -> tuple[bool, ...]:
-        """What tells resolvers apart: connections are shared between equal rules only."""
+        """The rules that distinguish resolvers: connections are shared only between equal rules."""
         return self._rules
 
     @property
     def interactive(self) -> bool:
-        """Whether a person is there who could be asked, for a store whose own dialogs ask."""
+        """True if a person can be asked, for a store with its own dialogs."""
         return self._interactive
 
     @hidden_frames()
     def get(self, uri: KeyUri, name: str) -> Secret:
         """Return the secret that the URI's attribute `name` refers to.
 
-        Raises `SecretRequired` where there is none, `AccessDenied` where it may not be read or everyone could,
-        `ConfigurationError` for a reference that cannot be followed.
+        Raises `SecretRequired` if there is none, `AccessDenied` if it may not be read or everyone could read it,
+        `ConfigurationError` for a reference that cannot be resolved.
         """
         if name not in uri:
             raise SecretRequired(
@@ -142,9 +142,9 @@ class SecretResolver:
             )
         return self.resolve(str(uri.get(name)), name)
 
-    @hidden_frames()  # by mistake it may be given the secret itself
+    @hidden_frames()  # the caller may by mistake pass the secret itself
     def resolve(self, reference: str, name: str = "secret") -> Secret:
-        """Follow one reference; `name` says in errors and prompts what it is for."""
+        """Resolve one reference; `name` describes its purpose in errors and prompts. Raises like `get`."""
         kind, _, rest = reference.partition(":")
         if kind not in REFERENCE_KINDS:
             raise ConfigurationError(
@@ -162,7 +162,7 @@ class SecretResolver:
     def proxy_credentials(self, reference: str | None) -> Secret | None:
         """Return `user:password` for a proxy, from the value of `proxy-credentials`; None if there is none.
 
-        Raises as `get`, and `ConfigurationError` if it has another form (RFC 7617, section 2).
+        Raises like `get`, and `ConfigurationError` if it has another form (RFC 7617, section 2).
         """
         if reference is None:
             return None
@@ -185,14 +185,14 @@ class SecretResolver:
         claims: str | None = None,
         renew: bool = False,
     ) -> AccessToken:
-        """Return an access token of another profile, for a store that opens by it; within `timeout` seconds.
+        """Return another profile's access token within `timeout` seconds, for a store that authenticates with it.
 
-        It is of the tenant that the profile names, and comes from the profile's cache while it lives, so that it need
-        not be kept. `cae`: the store answers a service that demands claims, which are handed on as `claims`, JSON.
-        `renew`: the last one was refused, and another is asked for.
+        The token is for the tenant that the profile names, and comes from the profile's cache while it is valid, so
+        that the store need not keep it. `cae`: the store can answer a claims challenge, whose claims it passes as
+        `claims`, JSON. `renew`: the last token was refused, and a new one is requested.
 
-        Raises `SecretRequired` where the authority refuses, `StoreUnavailable` where it does not answer,
-        `ConfigurationError` where that profile's own key needs such a token of it, and what its key's store raises.
+        Raises `SecretRequired` if the authority refuses, `StoreUnavailable` if it does not respond,
+        `ConfigurationError` if that profile's own key needs such a token from itself, and what its key's store raises.
         """
         if self._sign_in is None:
             raise ConfigurationError("Here is nothing that signs in.", hint="Open the key with keyvouch.open_signer.")
@@ -208,11 +208,11 @@ class SecretResolver:
         timeout: float = lockout.WAIT,
         shows_failure: Callable[[], bool] | None = None,
     ) -> Iterator[Secret]:
-        """Give a secret that locks the store when it is wrong, and hold every other try on `target` meanwhile.
+        """Yield a secret that locks the store if it is wrong, and hold off every other try on `target` in the meantime.
 
-        `target` names the token for good (its serial). `timeout`: seconds to wait for other tries. `shows_failure`
-        returns whether the token itself shows a failed try since the last good log-in; without it, a value whose try
-        was interrupted (the process was killed) is tried once more, and then counts as refused.
+        `target` identifies the token permanently (its serial number). `timeout`: seconds to wait for other tries.
+        `shows_failure` returns whether the token itself shows a failed try since the last successful log-in; without
+        it, a value whose try was interrupted (the process was killed) is tried once more, and then counts as refused.
 
         Raises `SecretIncorrect` if the target refused this value before. A `SecretIncorrect` that leaves the block is
         recorded as a refusal. Raise another `KeyvouchError` in the block only if the token has not judged the value.
@@ -227,16 +227,16 @@ class SecretResolver:
 
     @hidden_frames()
     def read_private(self, path: Path) -> bytes:
-        """Read a file that holds a key; as `files.read_private`, under the profile's rule."""
+        """Read a file that holds a key, like `files.read_private`, under the profile's rule."""
         return self.read_private_with_status(path)[0]
 
     @hidden_frames()
     def read_private_with_status(self, path: Path) -> tuple[bytes, os.stat_result]:
-        """As `read_private`; also return the status of the file that was read."""
+        """Read a file like `read_private`; also return the status of the file that was read."""
         return files.read_private_with_status(path, any_reader=self._any_reader)
 
     def _from_env(self, variable: str, name: str) -> str:
-        if not re.fullmatch(r"[\w.-]+", variable):  # not shown: what stands there may be more than a name
+        if not re.fullmatch(r"[\w.-]+", variable):  # not shown, since it may contain more than a name
             raise ConfigurationError(
                 f"The {name} is in env: and no variable's name.",
                 hint="Write env:NAME; an & parts it from what follows.",
@@ -286,7 +286,7 @@ class SecretResolver:
             ) from None
         try:
             value = keyring.get_password(service, user)
-        except Exception as error:  # the backends' own, of any kind
+        except Exception as error:  # backends raise exceptions of any type
             raise AccessDenied(
                 f"The key ring did not give the {name}: {type(error).__name__}.", hint="Unlock it: `keyring diagnose`."
             ) from error
@@ -334,7 +334,7 @@ class SecretResolver:
 
 
 def _split(line: str) -> list[str]:
-    """Take a line apart as a shell does; on Windows a backslash parts folders. Raises ValueError."""
+    """Split a line as a shell does; on Windows a backslash separates folders. Raises ValueError."""
     import shlex
 
     parts = shlex.shlex(line, posix=True)
@@ -345,35 +345,35 @@ def _split(line: str) -> list[str]:
 
 
 def _output_of(arguments: list[str]) -> tuple[int, bytes]:
-    """Run a program; return its status, and what it printed up to a limit. Raises OSError, `TimeoutExpired`."""
+    """Run a program; return its status and its output up to a limit. Raises OSError, `TimeoutExpired`."""
     with IMPORTS:
         import subprocess
 
     end = time.monotonic() + COMMAND_TIMEOUT
     printed: list[bytes] = []
-    # Its standard error may hold anything, so nothing of it is shown. In a session of its own it can be ended together
-    # with all that it started.
-    with subprocess.Popen(  # noqa: S603 - the program is the profile's own, no shell
+    # Its standard error may contain anything, so it is not shown. In a session of its own, it can be killed together
+    # with everything it started.
+    with subprocess.Popen(  # noqa: S603 - the program is named by the profile, no shell
         arguments,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        cwd=None if sys.platform == "win32" else "/",  # `python -m` and others load what is in the working directory
-        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # a job without a console opens none
+        cwd=None if sys.platform == "win32" else "/",  # `python -m` and others load modules from the working directory
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # keeps a job without a console from opening one
     ) as process:
         out = process.stdout or io.BytesIO()
         reader = threading.Thread(target=lambda: printed.append(out.read(_LONGEST)), daemon=True)
         reader.start()
         try:
             reader.join(COMMAND_TIMEOUT)
-            if not printed:  # it, or something that it started, still holds its output open
-                raise subprocess.TimeoutExpired(arguments[0], COMMAND_TIMEOUT)  # noqa: TRY301 - ended below, as all
-            # One that prints without an end is not waited for.
+            if not printed:  # it, or a process that it started, still holds its output open
+                raise subprocess.TimeoutExpired(arguments[0], COMMAND_TIMEOUT)  # noqa: TRY301 - ended below like all
+            # A program that prints endlessly is not waited for.
             endless = len(printed[0]) == _LONGEST
             status = process.wait(0 if endless else max(0.0, end - time.monotonic()))
         except BaseException:
-            _end(process)  # and with it the reader
+            _end(process)  # this also ends the reader
             raise
     return status, printed[0]
 
@@ -387,7 +387,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _typed(name: str) -> Secret:
-    """Ask a person for a secret. Raises `SecretRequired` where nothing is typed."""
+    """Ask a person for a secret. Raises `SecretRequired` if nothing is typed, `ConfigurationError` if not UTF-8."""
     import getpass
 
     try:
@@ -406,6 +406,6 @@ def _text(octets: bytes, name: str, advice: str = "Write it as text, in UTF-8.")
         decoded = octets.decode()
     except UnicodeDecodeError:
         decoded = "\0"
-    if "\0" in decoded:  # as UTF-16 has: no library takes it for a password
+    if "\0" in decoded:  # as in UTF-16: no library accepts it in a password
         raise ConfigurationError(f"The {name} is not UTF-8 text.", hint=advice) from None
     return decoded

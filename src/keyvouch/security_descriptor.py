@@ -1,7 +1,7 @@
-"""Windows' security descriptors: who owns a thing, and who may do what with it (MS-DTYP 2.4.6).
+"""Windows security descriptors: the owner of an object and its access rules (MS-DTYP 2.4.6).
 
-Octets in, facts out, and back: no call of the system's, so it works, and is tested, everywhere. Accounts are SIDs in
-their text form ("S-1-5-18"), which is the same in every language. Malformed octets raise `ValueError`.
+Converts bytes to facts and back without system calls, so that it works, and is tested, on every platform. Accounts are
+SIDs in text form ("S-1-5-18"), which is the same in every language. Malformed bytes raise `ValueError`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ __all__ = ["Ace", "SecurityDescriptor", "sid_octets", "sid_text", "specific"]
 ALLOW, DENY = 0, 1
 """Types of an ACE: ACCESS_ALLOWED_ACE_TYPE, ACCESS_DENIED_ACE_TYPE."""
 INHERIT_ONLY, INHERITED = 0x08, 0x10
-"""Flags of an ACE: it is there for what will lie below alone; it came from what lies above."""
+"""ACE flags: it applies only to objects below; it was inherited from above."""
 READ_DATA, WRITE_DATA, APPEND_DATA, DELETE_CHILD = 0x1, 0x2, 0x4, 0x40
 DELETE, WRITE_DAC, WRITE_OWNER = 0x10000, 0x40000, 0x80000
-"""Rights to a file or folder, and to a key, whose rights are those of its file."""
+"""Rights to a file or folder, and to a key, which has the rights of its file."""
 GENERIC_READ, GENERIC_WRITE, GENERIC_EXECUTE, GENERIC_ALL = 0x80000000, 0x40000000, 0x20000000, 0x10000000
 FILE_GENERIC_READ, FILE_ALL_ACCESS = 0x120089, 0x1F01FF
 DACL_PRESENT, DACL_DEFAULTED, SACL_PRESENT, SELF_RELATIVE = 0x4, 0x8, 0x10, 0x8000
@@ -32,49 +32,49 @@ _GENERIC = {
     GENERIC_ALL: FILE_ALL_ACCESS,
 }
 _PLAIN = frozenset({0x00, 0x01, 0x02, 0x03, 0x09, 0x0A, 0x0D, 0x0E, 0x11, 0x12, 0x13})
-"""Types whose access mask is followed by the SID."""
+"""ACE types whose access mask is followed by the SID."""
 _OBJECT = frozenset({0x05, 0x06, 0x07, 0x08, 0x0B, 0x0C, 0x0F, 0x10})
-"""Types that have flags, and up to two GUIDs, between them."""
+"""ACE types with flags, and up to two GUIDs, between the mask and the SID."""
 _ALLOWING, _DENYING = frozenset({ALLOW, 0x05, 0x09, 0x0B}), frozenset({DENY, 0x06, 0x0A, 0x0C})
 _MOST_PARTS = 15
-"""Of a SID (SID_MAX_SUB_AUTHORITIES)."""
+"""Maximum number of sub-authorities in a SID (SID_MAX_SUB_AUTHORITIES)."""
 _LARGEST = 0xFFFF
-"""Octets of an ACL."""
+"""Maximum size of an ACL in bytes."""
 
 
 @dataclass(frozen=True)
 class Ace:
-    """One entry of a list of access rules."""
+    """An entry of an access control list."""
 
     type: int
     flags: int = 0
     mask: int = 0
-    """The rights it is about; 0 in a type that is not known."""
+    """Its rights; 0 for an unknown type."""
     sid: str | None = None
-    """Whose; None in a type that is not known."""
+    """The account; None for an unknown type."""
     objects: bytes = b""
-    """What stands before the SID in the types for directory objects."""
+    """Bytes before the SID, in the types for directory objects."""
     rest: bytes = b""
-    """What follows the SID, as a condition; of a type that is not known, all of it."""
+    """Bytes after the SID, such as a condition; for an unknown type, all of them."""
 
     @property
     def inherited(self) -> bool:
-        """Whether it came from what lies above, and can be changed there alone."""
+        """True if it was inherited from above, and can be changed only there."""
         return bool(self.flags & INHERITED)
 
     @property
     def allows(self) -> bool:
-        """Whether it allows something here, perhaps under a condition."""
+        """True if it allows something here, perhaps under a condition."""
         return self.type in _ALLOWING and not self.flags & INHERIT_ONLY
 
     @property
     def denies(self) -> bool:
-        """Whether it denies something here, perhaps under a condition."""
+        """True if it denies something here, perhaps under a condition."""
         return self.type in _DENYING and not self.flags & INHERIT_ONLY
 
     @property
     def rights(self) -> int:
-        """The mask with each generic right replaced by those of a file that it stands for."""
+        """The mask, with each generic right replaced by the file rights that it stands for."""
         return specific(self.mask)
 
     @classmethod
@@ -101,20 +101,20 @@ class Ace:
 
 @dataclass(frozen=True)
 class SecurityDescriptor:
-    """Who owns a thing, and who may do what with it."""
+    """The owner of an object and its access rules."""
 
     owner: str | None = None
     group: str | None = None
     dacl: tuple[Ace, ...] | None = ()
-    """In the order in which they are evaluated; None: there is no list, and everyone may do everything."""
+    """In order of evaluation; None if there is no list, so that everyone may do everything."""
     control: int = SELF_RELATIVE | DACL_PRESENT
-    """As it was read."""
+    """Control flags as read."""
     revision: int = 2
-    """Of the list: 4 where it holds rules about directory objects."""
+    """Revision of the list: 4 if it contains rules for directory objects."""
     sacl: bytes | None = None
-    """What is audited; kept as it is."""
+    """Audit rules; kept unchanged."""
     resource_manager: int = 0
-    """An octet of the resource manager's own; kept as it is."""
+    """A byte for the resource manager; kept unchanged."""
 
     @classmethod
     def from_bytes(cls, octets: bytes) -> SecurityDescriptor:
@@ -131,7 +131,7 @@ class SecurityDescriptor:
         return cls(owner, group, dacl, control, revision, sacl, manager)
 
     def to_bytes(self) -> bytes:
-        """Write it as self-relative, its parts in the order in which Windows writes them. Raises `ValueError`."""
+        """Return the self-relative form, with its parts in the order that Windows uses. Raises `ValueError`."""
         acl = None if self.dacl is None else _acl(self.dacl, self.revision)
         sids = [sid_octets(sid) if sid else None for sid in (self.owner, self.group)]
         at, body, offsets = 20, b"", []
@@ -143,15 +143,15 @@ class SecurityDescriptor:
         return struct.pack("<BBHIIII", 1, self.resource_manager, control, owner, group, sacl, dacl) + body
 
     def with_dacl(self, aces: Iterable[Ace]) -> SecurityDescriptor:
-        """Return one with another list of rules, and all else as it is."""
+        """Return a copy with another list of rules."""
         control = (self.control | DACL_PRESENT) & ~DACL_DEFAULTED
         return dataclasses.replace(self, dacl=tuple(aces), control=control)
 
     def allowing(self, sid: str, mask: int) -> SecurityDescriptor:
-        """Return one that allows an account these rights too; nobody else's rules change, nor their order.
+        """Return a copy that also allows an account these rights; the rules of others and their order are unchanged.
 
-        A rule of its own stands behind the others that are not inherited: denials first, then permissions, then what is
-        inherited. Where there is no list, or these rights are there already, nothing changes.
+        A new rule follows the others that are not inherited: denials first, then permissions, then inherited rules.
+        Nothing changes if there is no list, or if the account already has these rights.
         """
         if self.dacl is None:
             return self
@@ -166,17 +166,17 @@ class SecurityDescriptor:
         return self.with_dacl((*self.dacl[:end], Ace(ALLOW, 0, mask, sid), *self.dacl[end:]))
 
     def not_allowing(self, sid: str) -> SecurityDescriptor:
-        """Return one without the rules of its own that allow this account something; inherited ones stay."""
+        """Return a copy without the explicit rules that allow this account something; inherited rules stay."""
         if self.dacl is None:
             return self
         kept = tuple(ace for ace in self.dacl if ace.sid != sid or not ace.allows or ace.inherited)
         return self if kept == self.dacl else self.with_dacl(kept)
 
     def allowed(self, rights: int) -> tuple[str, ...] | None:
-        """Return the SIDs that have any of these (specific) rights; None: everyone has, for there is no list.
+        """Return the SIDs that have any of these (specific) rights; None if everyone has them, as there is no list.
 
-        Each SID by itself: who is a member of a group is not known here, so a denial of a group takes nothing from an
-        account. Of two rules for one SID the first wins, as in Windows.
+        Each SID is evaluated by itself: group membership is not known here, so denying a group takes nothing from an
+        account. If two rules for one SID conflict, the first wins, as in Windows.
         """
         if self.dacl is None:
             return None
@@ -193,7 +193,7 @@ class SecurityDescriptor:
 
 
 def specific(mask: int) -> int:
-    """Return an access mask with each generic right replaced by those of a file that it stands for."""
+    """Return an access mask with each generic right replaced by the file rights that it stands for."""
     for generic, meant in _GENERIC.items():
         if mask & generic:
             mask = mask & ~generic | meant
@@ -201,7 +201,7 @@ def specific(mask: int) -> int:
 
 
 def sid_text(octets: bytes) -> str:
-    """Return a SID's text form, as "S-1-5-18". Raises `ValueError`."""
+    """Return the text form of a SID, such as "S-1-5-18". Raises `ValueError`."""
     if len(octets) < 8 or octets[0] != 1 or octets[1] > _MOST_PARTS or len(octets) != 8 + 4 * octets[1]:  # noqa: PLR2004
         raise ValueError("This is no SID.")
     authority = int.from_bytes(octets[2:8], "big")
@@ -212,12 +212,12 @@ def sid_text(octets: bytes) -> str:
 
 
 def sid_octets(text: str) -> bytes:
-    """Return a SID from its text form. Raises `ValueError`."""
+    """Return the SID with this text form. Raises `ValueError`."""
     letter, _, rest = text.partition("-")
     version, *numbers = rest.split("-")
     if letter.upper() != "S" or version != "1" or not 1 <= len(numbers) <= 1 + _MOST_PARTS:
         raise ValueError(f"{text!r} is no SID.")
-    if not all(number.isascii() and number.isalnum() for number in numbers):  # int() takes signs, spaces, underscores
+    if not all(number.isascii() and number.isalnum() for number in numbers):  # int() accepts signs, spaces, underscores
         raise ValueError(f"{text!r} is no SID.")
     try:
         authority = int(numbers[0], 16 if numbers[0][:2].lower() == "0x" else 10)

@@ -1,4 +1,4 @@
-"""Exceptions that the program's own signal handlers raise: a timeout by SIGALRM, for example."""
+"""Exceptions that the program's own signal handlers raise, such as a timeout by SIGALRM."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keyvouch.errors import frame_lines
 
 
 def is_from_signal_handler(error: BaseException) -> bool:
-    """Return whether a signal handler of the program raised this exception."""
+    """Return True if one of the program's signal handlers raised this exception."""
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
     codes = [code for handler in handlers if (code := _code_of(handler)) is not None]
     return any(
@@ -21,7 +21,7 @@ def is_from_signal_handler(error: BaseException) -> bool:
 
 
 def _code_of(handler: object) -> CodeType | None:
-    """Return the code of a function or method, also behind `functools.partial`, or of an object that can be called."""
+    """Return the code of a function or method, even inside `functools.partial`, or of a callable object."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     if not callable(handler):

@@ -1,11 +1,11 @@
-"""A signer: an open key, checked, that many threads and forked children may use for months.
+"""A signer: an open, checked key that many threads and forked children can use for months.
 
     with keyvouch.open_signer("pfx:/etc/keyvouch/app.pfx?password=env:APP_PFX_PASSWORD") as signer:
         signature = signer.sign(b"message", "PS256")
 
-What a store hands out is never used as it is: the certificate must be the key's, each algorithm's first signature is
-verified, a lost connection is made again and the key found again by its pinned URI, and key and chain are replaced
-together when the key was rotated.
+What a store returns is never used unchecked: the certificate must belong to the key, and each algorithm's first
+signature is verified. A lost connection is re-established, and the key is found again by its pinned URI. When the key
+is rotated, key and chain are replaced together.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import PrivateKey, PublicKey
 
 Build = Callable[[Algorithm, "tuple[Certificate, ...]", "PublicKey"], bytes]
-"""Makes the message for the algorithm, and for the chain and public key of the very key that will sign it."""
+"""Builds the message for the algorithm, and for the chain and public key of the key that will sign it."""
 
 log = logging.getLogger("keyvouch")
 
 SIGN_TIMEOUT = 30.0
-"""Seconds that a signature may take, tries and waits included."""
+"""Seconds that a signature may take, including retries and waits."""
 _LOOK_INTERVAL = 1.0
-"""Seconds between two looks at whether the key was replaced."""
+"""Seconds between checks whether the key was replaced."""
 _LONGEST_PAUSE = 60.0
-"""Seconds at most between two reloads that fail; it doubles from the interval above."""
+"""Maximum seconds between failing reloads; the pause doubles from the interval above."""
 _RELOAD_INTERVAL = 3600.0
-"""Seconds after which a key that may have a successor is opened anew."""
+"""Seconds after which a key that may have a successor is reopened."""
 
 
 class Signer:
-    """An open key. `keyvouch.open_signer` makes it; it is a context manager, and safe under threads and fork."""
+    """An open key, made by `keyvouch.open_signer`. A context manager; safe to use with threads and fork."""
 
     def __init__(self, connection: Connection, requested_uri: KeyUri, deadline: Deadline) -> None:
-        """For `open_signer` only, which has acquired the connection for it."""
+        """Use `open_signer` instead, which acquires the connection."""
         self._connection = connection
         self._requested = requested_uri
         self._certificate_file = CertificateFile(requested_uri)
@@ -72,7 +72,7 @@ class Signer:
         for advice in self._opened.stored.advice:
             log.warning("%s", advice)
         self._retired: list[OpenedKey] = []
-        """Former keys, as long as a signature of theirs may be under way."""
+        """Former keys, as long as they may still be signing."""
         self._reload_error: Exception | None = None
         self._next_look = self._next_reload = 0.0
         self._reload_pause = _LOOK_INTERVAL
@@ -82,47 +82,47 @@ class Signer:
         forks.watch(self)
 
     def after_fork(self) -> None:
-        """Forget, in a child, what the parent's other threads were just doing."""
+        """Discard, in a child, what the parent's other threads were doing."""
         self._reload_lock = threading.Lock()
         self._swap_lock = threading.Lock()
         self._close_once = threading.Lock()
 
     @property
     def uri(self) -> str:
-        """The pinned URI: this very key, wherever the requested one may lead later."""
+        """The pinned URI: this very key, wherever the requested URI may lead later."""
         return str(self._opened.stored.uri)
 
     @property
     def requested_uri(self) -> str:
-        """The URI as it was asked for, completed."""
+        """The URI as requested, completed."""
         return str(self._requested)
 
     @property
     def public_key(self) -> PublicKey:
-        """The public half, as `cryptography` has it."""
+        """The public key, as a `cryptography` object."""
         return self._opened.public_key
 
     @property
     def chain(self) -> tuple[Certificate, ...]:
-        """The key's certificate and its issuers, leaf first; empty where there is none."""
+        """The key's certificate and its issuers, leaf first; empty if there is none."""
         return self._opened.chain
 
     @property
     def exportable(self) -> bool | None:
-        """Whether the private key can leave its store; None where the store cannot tell."""
+        """True if the private key can leave its store; None if the store does not know."""
         return self._opened.stored.exportable
 
     @property
     def reload_error(self) -> Exception | None:
-        """Why the last reload that nobody asked for failed, while the old key signs on; None where it did not."""
+        """The error of the last automatic reload, while the old key goes on signing; None if it succeeded."""
         return self._reload_error
 
     def certificate_status(self) -> x509_certificate.CertificateStatus:
-        """Tell whether the certificate may be used now. `sign` does not ask: a renewal must still be signed."""
+        """Return the certificate's validity. `sign` does not check it: a renewal must still be signed."""
         return x509_certificate.status(self.chain)
 
     def thumbprint(self, hash: x509_certificate.HashName = "sha256") -> str | None:  # noqa: A002 - hashlib's word
-        """Return the certificate's thumbprint in upper-case hexadecimal; None where there is no certificate."""
+        """Return the certificate's thumbprint in upper-case hexadecimal; None if there is no certificate."""
         chain = self.chain
         return x509_certificate.thumbprint(chain[0], hash) if chain else None
 
@@ -136,12 +136,12 @@ class Signer:
     ) -> bytes:
         """Return the signature over the message in JOSE form (ECDSA: r||s), with a JOSE algorithm.
 
-        All waits and tries end within `timeout` seconds. `audit` goes into the audit record. Raises
-        `AlgorithmUnsupported`, `StoreUnavailable`, `KeyChanged`, `KeyNotFound`, `AccessDenied` and what else the store
-        says of the key; `SignatureInvalid` if it signs wrongly; `InternalError` if it breaks its contract;
-        `KeyUnusable` on a closed signer.
+        All waits and retries end within `timeout` seconds. `audit` is added to the audit record. Raises
+        `AlgorithmUnsupported`, `StoreUnavailable`, `KeyChanged`, `KeyNotFound`, `AccessDenied` and other errors that
+        the store reports for the key; `SignatureInvalid` if the signature is wrong; `InternalError` if the store breaks
+        its contract; `KeyUnusable` on a closed signer.
         """
-        try:  # costs nothing, where the decorator `hidden_frames` would
+        try:  # costs nothing, unlike the decorator `hidden_frames`
             started = time.monotonic()
             opened = self._opened
             token = opened.use.token
@@ -167,8 +167,8 @@ class Signer:
     ) -> tuple[bytes, bytes]:
         """Return the message that `build(algorithm, chain, public_key)` makes, and its signature by that very key.
 
-        Without `algorithm` it is PS256 for RSA (RS256 where the store cannot do that, and for nothing else), the
-        curve's own for EC, EdDSA for Ed25519. Looks first whether the key was replaced. Raises as `sign`.
+        The default algorithm is PS256 for RSA (RS256 if, and only if, the store does not support PS256), the curve's
+        own for EC, EdDSA for Ed25519. First checks whether the key was replaced. Raises like `sign`.
         """
         try:
             started = time.monotonic()
@@ -193,23 +193,23 @@ class Signer:
         message: bytes,
         algorithm: str | Algorithm,
         *,
-        timeout: float = SIGN_TIMEOUT,  # noqa: ASYNC109 - it bounds the store's work, not the await
+        timeout: float = SIGN_TIMEOUT,  # noqa: ASYNC109 - it limits the store's work, not the await
         audit: Mapping[str, object] | None = None,
     ) -> bytes:
-        """As `sign`, in a thread."""
-        import asyncio  # who calls this has imported it, and nobody else should pay for it
+        """Call `sign` in a thread."""
+        import asyncio  # the caller has already imported it; nobody else should pay for it
 
         try:
             return await asyncio.to_thread(self.sign, message, algorithm, timeout=timeout, audit=audit)
         except BaseException as error:
-            without_frames(error)  # those of `asyncio` hold the arguments
+            without_frames(error)  # asyncio's frames hold the arguments
             raise
 
     @hidden_frames()
     def private_key(self) -> PrivateKey:
-        """Return an object that `cryptography`, PyJWT and Authlib take for a private key; the key stays in its store.
+        """Return an object that `cryptography`, PyJWT and Authlib accept as a private key; the key stays in its store.
 
-        It is bound to the key of this moment: after a reload that brought another, it raises `KeyChanged`.
+        It is bound to the current key: after a reload that brought another one, it raises `KeyChanged`.
         """
         from keyvouch.private_key import wrap
 
@@ -231,9 +231,9 @@ class Signer:
 
     @hidden_frames()
     def reload(self, *, timeout: float = SIGN_TIMEOUT) -> bool:
-        """Open the requested URI anew within `timeout` seconds; tell whether its key or certificate is another now.
+        """Reopen the requested URI within `timeout` seconds; return True if its key or certificate has changed.
 
-        Raises what opening raises, and `StoreUnavailable` where it takes too long; the old key then stays.
+        Raises what opening raises, and `StoreUnavailable` if it takes too long; the old key then stays in use.
         """
         deadline, held = Deadline(timeout), list[bool]()
         try:
@@ -246,23 +246,23 @@ class Signer:
 
     @hidden_frames()
     def close(self) -> None:
-        """Let the signatures under way end (10 seconds at most), then give the key back. May be called twice."""
+        """Wait for running signatures (10 seconds at most), then release the key. May be called twice."""
         held = list[bool]()
         try:
             if not self._given_back and _acquire(self._close_once, held, 0):
                 self._closed = True
                 self._close(Deadline(CLOSING_TIMEOUT))
-        finally:  # a caller that was interrupted may call it again
+        finally:  # an interrupted caller may call it again
             if True in held:
                 self._close_once.release()
 
     def _close(self, deadline: Deadline) -> None:
         reloading, swapping = list[bool](), list[bool]()
-        try:  # a thread that is opening the key again still uses the connection
+        try:  # a thread that is reopening the key still uses the connection
             _acquire(self._reload_lock, reloading, deadline.left())
             _acquire(self._swap_lock, swapping, deadline.left())
             self._opened.retire()
-        finally:  # before waiting: a signature under way may need them to find its key again
+        finally:  # before waiting: a running signature may need the locks to find its key again
             if True in reloading:
                 self._reload_lock.release()
             if True in swapping:
@@ -274,7 +274,7 @@ class Signer:
         self._given_back = True
         if self._idle and True in reloading and True in swapping:
             release(self._connection, max(0.1, deadline.left()))
-        else:  # a store is not closed under a key that signs: a native module would not survive it
+        else:  # a store is not closed under a key that is signing: a native module would not survive it
             log.warning("A key is still used after %.0f seconds; its handle is left behind.", CLOSING_TIMEOUT)
 
     def __enter__(self) -> Self:
@@ -298,13 +298,13 @@ class Signer:
     def _begin(
         self, timeout: float, algorithm: str | Algorithm | None, audit: Mapping[str, object] | None
     ) -> tuple[OpenedKey, object]:
-        """Return the current key and the token of its use; a child opens it again, within the timeout.
+        """Return the current key and the token of its use; a child reopens it, within the timeout.
 
-        If that fails there is an audit record, as of any signature that fails.
+        If that fails, there is an audit record, as for any failed signature.
         """
         while True:
             opened = self._opened
-            held = [opened.use.token]  # a list, so that nothing is left in this frame, which an exception may keep
+            held = [opened.use.token]  # a list, so that nothing stays in this frame, which an exception may keep
             if opened.ours and held[0] is not None:
                 return opened, held.pop()
             held.clear()
@@ -358,9 +358,9 @@ class Signer:
             if verified is None:
                 return self._sign_first(opened, message, find_algorithm(algorithm), Deadline(timeout, started))
             try:
-                left = started + timeout - time.monotonic()  # a reload, or a first try with PS256, took its part
+                left = started + timeout - time.monotonic()  # a reload, or a first try with PS256, used part of it
                 signature = opened.stored.sign(message, verified, timeout=max(0.001, min(left, max(1.0, timeout / 3))))
-            except Exception as error:  # noqa: BLE001 - those that the contract does not allow become `InternalError`
+            except Exception as error:  # noqa: BLE001 - those that the contract forbids become `InternalError`
                 return self._sign_again(opened, message, verified, Deadline(timeout, started), error)
             if not isinstance(signature, bytes) or len(signature) != opened.signature_size:
                 raise _malformed(opened, signature, verified)  # noqa: TRY301 - recorded below like any other failure
@@ -388,14 +388,14 @@ class Signer:
     def _sign_again(
         self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline, raised: Exception
     ) -> bytes:
-        """Try until the deadline after `StoreUnavailable`: connect again if the session is lost, else wait.
+        """Retry until the deadline after `StoreUnavailable`: reconnect if the session is lost, else wait.
 
-        What else was `raised` reaches the user, as `InternalError` if the contract does not allow it.
+        Any other exception `raised` is passed to the user, as `InternalError` if the contract does not allow it.
         """
         error = _require_unavailable(opened, message, raised)
         backoff, key, lost = Backoff(), opened, isinstance(error, SessionLost)
         token: object = None
-        pause = not lost  # the first loss is mended at once; when the new log-in fails too, not without a pause
+        pause = not lost  # the first loss is repaired at once; if the new log-in fails too, only after a pause
         try:
             while True:
                 if pause:
@@ -406,7 +406,7 @@ class Signer:
                         raise ended(error) from error
                     try:
                         found, found_token = self._same_key_again(key, deadline)
-                    except StoreUnavailable as unreachable:  # it was there before: perhaps it is just started anew
+                    except StoreUnavailable as unreachable:  # it was reachable before: perhaps it is restarting
                         error = unreachable
                         continue
                     former, key, token, lost = key, found, found_token, False
@@ -423,15 +423,15 @@ class Signer:
             del token
             key.close_if_unused()
 
-    # Opening again: after a lost connection, after a fork, after a rotation.
+    # Reopening: after a lost connection, after a fork, after a rotation.
 
     def _same_key_again(self, lost: OpenedKey, deadline: Deadline) -> tuple[OpenedKey, object]:
         """Return the same key, opened in a newer generation, and the token of its use."""
         while True:
             current = self._opened
             if current.spki != lost.spki or self._closed:
-                # Rotated meanwhile. The message may name the old certificate already: the old key signs it.
-                # Or just being closed, which waits for this signature.
+                # Either the key was rotated in the meantime; since the message may already name the old certificate,
+                # the old key signs it. Or the signer is being closed, which waits for this signature.
                 self._connection.connect(deadline, lost.generation)
                 alone = open_key(self._connection, lost.stored.uri, lost.chain, deadline, expected=lost)
                 held = [alone.use.token]  # as in `_begin`
@@ -444,8 +444,8 @@ class Signer:
             self._open_again(current, deadline, lost=lost.generation)
 
     def _open_again(self, old: OpenedKey, deadline: Deadline, lost: int | None) -> None:
-        """Open the pinned URI once in a newer generation, or in this child: the first thread does, the others wait."""
-        self._connection.connect(deadline, lost)  # outside the lock: nobody waits for a store with it
+        """Open the pinned URI once in a newer generation, or in this child; other threads wait for the first one."""
+        self._connection.connect(deadline, lost)  # outside the lock: never hold it while waiting for a store
         held = list[bool]()
         try:
             if not _acquire(self._swap_lock, held, deadline.left()):
@@ -453,7 +453,7 @@ class Signer:
             if self._opened is old and not self._closed:
                 found = open_key(self._connection, old.stored.uri, old.chain, deadline, expected=old)
                 self._swap(found)
-                if self._closed:  # meanwhile, by a thread that did not wait for this one any longer
+                if self._closed:  # in the meantime, by a thread that stopped waiting for this one
                     found.retire()
         finally:
             if True in held:
@@ -489,7 +489,7 @@ class Signer:
         return (found.spki, found.thumbprint) != (old.spki, old.thumbprint)
 
     def _reload_if_due(self, timeout: float) -> None:
-        """Follow a rotation. Asked before each negotiated signature; looks once a second at most."""
+        """Reload if the key was rotated. Called before each negotiated signature; checks at most once a second."""
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -500,10 +500,10 @@ class Signer:
             self._next_look = now + _LOOK_INTERVAL
             if self._is_due(now):
                 self._reload(Deadline(timeout / 3))
-        except Exception as error:  # whatever it is, the old key still signs
+        except Exception as error:  # whatever the error, the old key still signs
             if is_from_signal_handler(error):
                 raise
-            # A store that stalls is not waited for at every signature.
+            # A stalled store must not delay every signature.
             self._next_look = time.monotonic() + self._reload_pause
             self._reload_pause = min(2 * self._reload_pause, _LONGEST_PAUSE)
             self._reload_error = without_frames(error)
@@ -525,7 +525,7 @@ class Signer:
 
     @property
     def _may_be_another(self) -> bool:
-        """Whether what was asked for, a family or not for good this key, may lead to another by now."""
+        """True if the requested URI, a family or one that is not pinned, may refer to another key by now."""
         requested = self._requested
         return requested.get("select") == "newest" or requested.identity() != self._opened.stored.uri.identity()
 
@@ -543,9 +543,9 @@ class Signer:
 
 
 def _acquire(lock: threading.Lock, held: list[bool], seconds: float) -> bool:
-    """Try for so long to acquire the lock, and note the result in `held`; release it in a `finally` if that has True.
+    """Try for `seconds` to acquire the lock, and add the result to `held`; release it in a `finally` if that has True.
 
-    A signal handler may raise between any two calls, but not within one: so one call both acquires and notes.
+    A signal handler may raise between any two calls, but not within one: so a single call both acquires and records.
     """
     held.extend(map(lock.acquire, (True,), (max(0.0, seconds),)))
     return True in held
@@ -556,7 +556,7 @@ def _too_late() -> StoreUnavailable:
 
 
 def closed() -> KeyUnusable:
-    """Make the error for a signer that is used after `close`; a client goes on to its next key."""
+    """Return the error for using a signer after `close`; a client goes on to its next key."""
     return KeyUnusable("The signer is closed.", hint="Open it anew, or close it later.")
 
 
@@ -574,7 +574,7 @@ def _audit(
 
 
 def _believe(opened: OpenedKey, signature: object, message: bytes, algorithm: Algorithm) -> bytes:
-    """Return the signature; verify it unless this opened key has made a good one and its store is local."""
+    """Return the signature; verify it unless this opened key has already made a valid one and its store is local."""
     if not isinstance(signature, bytes) or len(signature) != opened.signature_size:
         raise _malformed(opened, signature, algorithm)
     if algorithm not in opened.verified:
@@ -600,7 +600,7 @@ _REPORT = "Report it to the authors of the store's plugin: salt, padding or form
 
 
 def _require_unavailable(opened: OpenedKey, message: object, error: Exception) -> StoreUnavailable:
-    """Return an error after which the signature may be tried again; raise any other as the user is to see it."""
+    """Return an error after which the signature may be retried; raise any other as the user should see it."""
     checked = checked_error(opened.stored.uri.scheme, error)
     if isinstance(checked, StoreUnavailable):
         return checked

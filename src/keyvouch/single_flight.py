@@ -1,4 +1,4 @@
-"""One thread does a piece of work, the others that want the same wait for it and share what came of it."""
+"""One thread does a piece of work; other threads that want the same wait for it and share the result."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from keyvouch.signal_handlers import is_from_signal_handler
 T = TypeVar("T")
 
 _LOOK_INTERVAL = 1.0
-"""Seconds between two looks at whether the working thread was interrupted before it could end its flight."""
+"""Seconds between checks whether the working thread was interrupted before it could end its flight."""
 _NEARLY = 0.1
-"""The last part of a thread's time in which a failure is put down to the time being over."""
+"""The last fraction of a thread's time, in which a failure is attributed to its timeout."""
 
 
 class FlightTimeout(Exception):
-    """Another thread's work lasts longer than this one waits. No TimeoutError, which the work itself may raise."""
+    """Another thread's work takes longer than this one waits. Not a TimeoutError, which the work itself may raise."""
 
 
 class _Flight(Generic[T]):
@@ -30,14 +30,14 @@ class _Flight(Generic[T]):
         self.results: list[T] = []
         self.error: Exception | None = None
         self.late = False
-        """Whether it failed when the time of its own thread was over."""
+        """True if it failed when its own thread's time was up."""
         self.work = InUse()
-        """Over when the frame of its thread is gone, even if that was interrupted before it could clean up."""
+        """Over once its thread's frame is gone, even if that was interrupted before it could clean up."""
         self._timeout = timeout
         self._began = time.monotonic()
 
     def wait(self, end: float) -> bool:
-        """Wait until that moment; return whether the work has ended by then, or its thread was interrupted."""
+        """Wait until `end`; return True if the work has ended by then, or its thread was interrupted."""
         while not self.work.over:
             left = end - time.monotonic()
             if self.ended.wait(max(0.0, min(left, _LOOK_INTERVAL))):
@@ -50,7 +50,7 @@ class _Flight(Generic[T]):
         try:
             self.results.append(work())
         except Exception as error:
-            if not is_from_signal_handler(error):  # that concerns this thread only
+            if not is_from_signal_handler(error):  # such an error concerns only this thread
                 self.late = time.monotonic() - self._began >= self._timeout * (1 - _NEARLY)
                 self.error = error
             raise
@@ -58,23 +58,23 @@ class _Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """Work by key. Nothing is remembered: who comes after the end of a flight begins another."""
+    """Work by key. Results are not kept: a caller that arrives after the end of a flight begins another."""
 
     def __init__(self) -> None:
         self.after_fork()
         forks.watch(self)
 
     def after_fork(self) -> None:
-        """Forget the flights of a parent's threads."""
+        """Discard the flights of a parent's threads."""
         self._lock = threading.Lock()
         self._flights: dict[Hashable, _Flight[T]] = {}
 
     def do(self, key: Hashable, work: Callable[[], T], *, timeout: float) -> T:
-        """Return what `work` gives, called by this thread or by the one that was first with the same key.
+        """Return the result of `work`, called by this thread or by the first one with the same key.
 
-        Where it fails all get its error, each a copy of their own; only a failure for which the working thread had no
-        time left is not that of those who have: one of them begins again. Raises `FlightTimeout` where another's work
-        lasts longer than `timeout` seconds; this thread's own work must see to its time itself.
+        If the work fails, all callers get the error, each its own copy. But if it failed because the working thread's
+        time was up, one of the callers with time left begins again. Raises `FlightTimeout` if another thread's work
+        takes longer than `timeout` seconds; this thread's own work must limit its time itself.
         """
         end = time.monotonic() + timeout
         while True:
@@ -89,7 +89,7 @@ class SingleFlight(Generic[T]):
                     self._flights[key] = flight
                 if flight is own:
                     return own.fly(work)
-            finally:  # also where this thread was interrupted on its way
+            finally:  # also if this thread was interrupted
                 with self._lock:
                     if self._flights.get(key) is own:
                         del self._flights[key]
@@ -101,17 +101,17 @@ class SingleFlight(Generic[T]):
                 return flight.results[0]
             if flight.error is not None and not (flight.late and time.monotonic() < end):
                 raise _twin(flight.error)
-            # Its thread was interrupted, or had less time than this one: one of those who waited begins again.
+            # Its thread was interrupted, or had less time than this one: one of the waiting threads begins again.
 
 
 def _twin(error: Exception) -> Exception:
-    """Return a copy, so that threads do not write their tracebacks, and what they know of it, into one another's."""
+    """Return a copy, so that threads do not write tracebacks and details into each other's errors."""
     try:
         twin = copy.copy(error)
-        if notes := getattr(error, "__notes__", ()):  # the copy has the same list
+        if notes := getattr(error, "__notes__", ()):  # the copy shares the list
             twin.__notes__ = list(notes)
         twin.__cause__, twin.__context__ = error.__cause__, error.__context__
         twin.__suppress_context__ = error.__suppress_context__
-    except Exception:  # noqa: BLE001 - not every kind can be copied, or changed
+    except Exception:  # noqa: BLE001 - not every exception can be copied or changed
         return error
     return twin if type(twin) is type(error) else error

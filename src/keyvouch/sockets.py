@@ -1,9 +1,8 @@
-"""Connections whose every wait ends with the request that they serve.
+"""Connections whose waits all end with the request that they serve.
 
-urllib3 and http.client bound each read, not the whole exchange: a server that sends a byte from time to time keeps a
-request alive for as long as it likes, in the status line, a header, a chunk size, a trailer, `100 Continue`, or a
-proxy's response to CONNECT. Here each operation on a socket gets only the time that the request has left, and the bytes
-received are counted.
+urllib3 and http.client limit each read, not the whole exchange: a server that sends a byte from time to time keeps a
+request alive indefinitely, in the status line, a header, a chunk size, a trailer, `100 Continue`, or a proxy's response
+to CONNECT. Here each socket operation gets only the time that the request has left, and the bytes received are counted.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NameReso
 from urllib3.util.connection import allowed_gai_family
 
 LARGEST_RESPONSE = 8 * 1024 * 1024
-"""Bytes of a response, as received with its headers, and again once it is decompressed."""
+"""Maximum bytes of a response, as received with its headers, and again after decompression."""
 _TOLERANCE = 0.02
-"""Seconds that an operation may last longer than its exchange."""
+"""Seconds by which an operation may outlast its exchange."""
 
 
 class ResponseTooLarge(OSError):
@@ -42,11 +41,11 @@ class _Exchange(threading.local):
     """The request that this thread is making."""
 
     end: float | None = None
-    """When it must be over (`time.monotonic`); None outside of `exchange`."""
+    """Its deadline (`time.monotonic`); None outside of `exchange`."""
     bytes_left = 0
 
     def seconds_left(self) -> float | None:
-        """Raise TimeoutError once it is over."""
+        """Return the seconds left, or None outside of `exchange`. Raises TimeoutError after the deadline."""
         if self.end is None:
             return None
         left = self.end - time.monotonic()
@@ -59,7 +58,7 @@ _current = _Exchange()
 
 
 class _Within:
-    """Bounds this thread's exchanges in a `with` block; a class, since it is entered for each request."""
+    """Limits this thread's exchanges in a `with` block; a class, since it is entered for each request."""
 
     __slots__ = ("_bytes", "_outer", "_seconds")
 
@@ -84,16 +83,16 @@ class _Within:
 
 
 def exchange(seconds: float) -> AbstractContextManager[None]:
-    """Bound the requests that this thread makes in a block: `seconds` and `LARGEST_RESPONSE` for all of them.
+    """Limit the requests that this thread makes in a block: `seconds` and `LARGEST_RESPONSE` for all of them.
 
-    Holds for connections from `POOL_CLASSES`, with TLS from a context that `use_bounded_sockets` was given. These
-    raise TimeoutError and `ResponseTooLarge`, which urllib3 and requests wrap.
+    Applies to connections from `POOL_CLASSES`, with TLS from a context passed to `use_bounded_sockets`. These raise
+    TimeoutError and `ResponseTooLarge`, which urllib3 and requests wrap.
     """
     return _Within(seconds, LARGEST_RESPONSE)
 
 
 def ending_within(seconds: float | None) -> AbstractContextManager[None]:
-    """Let all exchanges that this thread makes in a block end within `seconds`; None changes nothing."""
+    """End all exchanges that this thread makes in a block within `seconds`; None changes nothing."""
     return _Within(seconds, None)
 
 
@@ -119,36 +118,36 @@ else:
 
 
 class _Bounded(_Mixin):
-    """The operations of a socket that end with the thread's exchange."""
+    """Socket operations that end with the thread's exchange."""
 
     __slots__ = ()
 
     def settimeout(self, value: float | None) -> None:
-        """As the socket's own; within an exchange do nothing, as each operation gets the time that is left."""
+        """Set the timeout; within an exchange do nothing, since each operation gets the time that is left."""
         if _current.end is None:
             super().settimeout(value)
 
     def recv(self, *args: Any, **options: Any) -> bytes:
-        """As the socket's own."""
+        """Receive bytes within the exchange's limits."""
         _limit(self)
         received = super().recv(*args, **options)
         _count(len(received))
         return received
 
     def recv_into(self, *args: Any, **options: Any) -> int:
-        """As the socket's own."""
+        """Receive into a buffer within the exchange's limits."""
         _limit(self)
         size = super().recv_into(*args, **options)
         _count(size)
         return size
 
     def send(self, *args: Any, **options: Any) -> int:
-        """As the socket's own."""
+        """Send bytes within the exchange's deadline."""
         _limit(self)
         return super().send(*args, **options)
 
     def sendall(self, *args: Any, **options: Any) -> None:
-        """As the socket's own."""
+        """Send all bytes within the exchange's deadline."""
         _limit(self)
         super().sendall(*args, **options)
 
@@ -160,28 +159,31 @@ class Socket(_Bounded, socket.socket):
 
 
 class TLSSocket(_Bounded, ssl.SSLSocket):
-    """The same with TLS. Its layout in memory is that of `SSLSocket`, which can thus become one."""
+    """A TLS socket whose operations end with the thread's exchange.
+
+    It has the memory layout of `SSLSocket`, so that the class of an `SSLSocket` can be changed to it.
+    """
 
     __slots__ = ()
 
     sendall = ssl.SSLSocket.sendall  # which calls `send`
 
     def do_handshake(self, block: bool = False) -> None:
-        """As the socket's own."""
+        """Perform the handshake within the exchange's deadline."""
         _limit(self)
         super().do_handshake(block)
 
 
 def use_bounded_sockets(context: ssl.SSLContext) -> None:
-    """Let a context make sockets that end with their exchange, also one that passes `wrap_socket` on to another.
+    """Make a context create sockets that end with their exchange, even if it passes `wrap_socket` on to another.
 
-    `truststore.inject_into_ssl()` puts such a class in place of `ssl.SSLContext`.
+    `truststore.inject_into_ssl()` replaces `ssl.SSLContext` with such a class.
     """
     context.sslsocket_class = TLSSocket
     wrap = context.wrap_socket
 
     def wrap_socket(sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
-        # The handshake as a whole ends with the time-out that the socket has when it begins.
+        # The handshake as a whole ends with the timeout that the socket has when it begins.
         _limit(sock)
         wrapped = wrap(sock, *args, **options)
         if not isinstance(wrapped, TLSSocket):
@@ -192,16 +194,16 @@ def use_bounded_sockets(context: ssl.SSLContext) -> None:
 
 
 class _Connection(HTTPConnection):
-    """A connection that is made within its connect timeout: the name, every address, the proxy and TLS together.
+    """A connection made within its connect timeout: name lookup, all addresses, the proxy and TLS together.
 
     Sends a request with its body at once: one system call and one TLS record.
     """
 
     _held: list[bytes] | None = None
-    """What is to be sent, while a request is put together."""
+    """Data to send, while a request is being assembled."""
 
     def request(self, *args: Any, **options: Any) -> None:
-        """As urllib3's own."""
+        """Send a request, with headers and body in one piece."""
         held: list[bytes] = []
         self._held = held
         try:
@@ -212,7 +214,7 @@ class _Connection(HTTPConnection):
             self.send(b"".join(held))
 
     def send(self, data: Any) -> None:
-        """As http.client's own, once the request is complete."""
+        """Send data; while a request is being assembled, collect it."""
         if self._held is None:
             super().send(data)
         else:
@@ -264,7 +266,7 @@ def _connect(host: str, port: int, options: Any) -> Socket:
     try:
         raise failure
     finally:
-        del failure  # else it would refer to this frame, and this frame to it
+        del failure  # otherwise it would refer to this frame, and this frame to it
 
 
 def _connect_to(address: Any, options: Any, timeout: float | None) -> Socket:
@@ -296,7 +298,7 @@ def _resolve(host: str, port: int) -> list[Any]:
     def look_up() -> None:
         try:
             results.put(socket.getaddrinfo(*wanted))
-        except Exception as error:  # noqa: BLE001 - raised in the thread that waits
+        except Exception as error:  # noqa: BLE001 - raised in the waiting thread
             results.put(error)
 
     try:

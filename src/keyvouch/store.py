@@ -1,11 +1,11 @@
-"""The contract between keyvouch and a store of keys. A plugin implements `KeyStore` and `StoredKey`, and no more.
+"""The contract between keyvouch and a store of keys. A plugin implements only `KeyStore` and `StoredKey`.
 
 A store maps its library's exceptions to those of `keyvouch.errors`, each with a hint and its cause. It never retries,
-never logs, never asks a person: the core does these, alike for all stores. `SessionLost` says that the log-in or the
-module is dead, and may come from any method but `__init__` and `close`; `StoreUnavailable` and `Throttled` say that
-this one request failed.
+logs or prompts: the core does this, in the same way for all stores. `SessionLost` means that the session or the module
+is dead, and may come from any method but `__init__` and `close`; `StoreUnavailable` and `Throttled` mean that this one
+request failed.
 
-A class is found by its entry point in the group `keyvouch.stores`, whose name is the URI's scheme:
+A class is found by its entry point in the group `keyvouch.stores`; the name of the entry point is the URI's scheme:
 
     [project.entry-points."keyvouch.stores"]
     mystore = "my_package:MyStore [contract1]"
@@ -58,108 +58,109 @@ CONTRACT = 1
 
 @dataclass(frozen=True)
 class KeyInfo:
-    """What a store tells of one key without opening it."""
+    """What a store reports about a key without opening it."""
 
     uri: KeyUri
-    """Opens this very key."""
+    """URI that opens this very key."""
     key_type: str
-    """As `algorithms.key_type` names it: "RSA-2048", "P-256"."""
+    """Type as in `algorithms.key_type`: "RSA-2048", "P-256"."""
     spki_sha256: str | None = None
-    """Of its public key, lower-case hexadecimal."""
+    """SHA-256 of its public key, in lower-case hexadecimal."""
     subject: str | None = None
-    """Of its certificate, RFC 4514."""
+    """Subject of its certificate, RFC 4514."""
     not_before: dt.datetime | None = None
     not_after: dt.datetime | None = None
     created: dt.datetime | None = None
-    """The store's own creation time."""
+    """Creation time recorded by the store."""
     exportable: bool | None = None
     has_certificate: bool = False
     advice: tuple[str, ...] = ()
-    """What whoever uses the key should change in the store before it does harm, each with what to do."""
+    """Problems in the store that should be fixed before they do harm, each with the remedy."""
     provider: str | None = None
-    """What keeps the key inside the store, where the store has several such: a key storage provider of Windows."""
+    """The component that keeps the key, if the store has several: on Windows, a key storage provider."""
     readers: tuple[str, ...] | None = None
-    """The accounts that may sign with it, as `GrantsAccess.readers` tells them; None where the store cannot tell."""
+    """Accounts that may sign with the key, as in `GrantsAccess.readers`; None if the store does not know."""
 
     @property
     def age_begins(self) -> dt.datetime | None:
-        """From when a member of a family counts its age."""
+        """The time from which the age of a family member is counted."""
         return self.created or self.not_before
 
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """What a store tells of one of the tokens that its keys are on."""
+    """What a store reports about a token that holds its keys."""
 
     uri: KeyUri
-    """Of this token, without a key."""
+    """URI of this token, without a key."""
     description: str
-    """Of what it is and how it is: its maker and model, and whether its PIN is locked."""
+    """Maker and model of the token, and whether its PIN is locked."""
 
 
 @dataclass(frozen=True)
 class KeySpec:
-    """What `generate` is to make."""
+    """Specification of a key to generate."""
 
     key_type: str = "RSA-2048"
     """One of `algorithms.KEY_TYPES`."""
     subject: str = "CN=keyvouch"
-    """Of the certificate, RFC 4514; for stores that make key and certificate in one step."""
+    """Subject of the certificate, RFC 4514; for stores that make key and certificate in one step."""
     days: int = 365
-    """For which that certificate is valid."""
+    """Days for which that certificate is valid."""
     exportable: bool = False
-    """Whether the key may leave the store. Files cannot prevent it."""
+    """True if the key may leave the store. Files cannot prevent it."""
     further: bool = False
-    """Whether to add a member to a family that is already there."""
+    """True to add a member to an existing family."""
 
 
 class StoredKey(ABC):
-    """One private key, wherever it is. Made by `KeyStore.open`."""
+    """A private key in a store. Made by `KeyStore.open`."""
 
     uri: KeyUri
-    """Pinned: opening it again finds this very key."""
+    """Pinned URI: opening it again finds this very key."""
     public_key: PublicKey
-    """From the store, else from the certificate that was given to `open`."""
+    """From the store, else from the certificate passed to `open`."""
     chain: tuple[Certificate, ...] = ()
-    """The certificate that the store holds and its issuers, leaf first; empty where it holds none."""
+    """The certificate that the store holds and its issuers, leaf first; empty if it holds none."""
     exportable: bool | None = None
-    """Whether the private key can leave the store; None where the store cannot tell."""
+    """True if the private key can leave the store; None if the store does not know."""
     settles_at: dt.datetime | None = None
-    """When a younger member of the family will be chosen instead: `choose_one` tells."""
+    """When a younger member of the family will be chosen instead, as returned by `choose_one`."""
     advice: tuple[str, ...] = ()
-    """As in `KeyInfo`, where opening shows it without a further request; a signer warns of it once."""
+    """As in `KeyInfo`, if opening reveals it without a further request; a signer logs it once as a warning."""
     remote: bool = False
-    """Whether signatures come over a network: keyvouch then verifies each one, and not only an algorithm's first."""
+    """True if signatures come over a network: keyvouch then verifies each one, not only an algorithm's first."""
 
     @abstractmethod
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         """Return the signature over `message` (not over its hash) in JOSE form: for ECDSA r||s of full width.
 
-        Called by many threads at once, for algorithms that fit the key's type. Blocks for about `timeout` seconds at
-        most. Raises `AlgorithmUnsupported` where the store cannot do this algorithm, `SessionLost`, `Throttled`,
+        Called by many threads at once, with algorithms that fit the key's type. Blocks for about `timeout` seconds at
+        most. Raises `AlgorithmUnsupported` if the store does not support the algorithm, `SessionLost`, `Throttled`,
         `StoreUnavailable`, `AccessDenied`, `KeyUnusable`.
         """
 
     def changed(self) -> bool:
-        """Tell cheaply (a stat, no request) whether the thing behind the key was replaced since it was opened.
+        """Return True if the key was replaced since it was opened; must be cheap (a stat, no request).
 
-        Asked once a second at most, before a signature.
+        Called once a second at most, before a signature.
         """
         return False
 
-    def close(self) -> None:  # noqa: B027 - most keys hold nothing alone
-        """Give back what this key alone holds. Called once, never while it signs; raises nothing."""
+    def close(self) -> None:  # noqa: B027 - most keys hold no resources
+        """Release what only this key holds. Called once, never while it signs; raises nothing."""
 
 
 class KeyStore(ABC):
-    """One connection to a store, shared by all its keys: a module, a client. A store of files has none to hold.
+    """A connection to a store, shared by all its keys: a module, a client. A store of files holds none.
 
-    Life: `__init__`, `connect`, then `open` and what it is capable of; `connect` again after `SessionLost`; `close`.
+    Life cycle: `__init__`, `connect`, then `open` and the store's capabilities; `connect` again after `SessionLost`;
+    `close`.
     """
 
     contract: ClassVar[int] = CONTRACT
     attributes: ClassVar[tuple[Attribute, ...]]
-    """What its URIs may hold, beside the core's own."""
+    """Attributes of its URIs, besides the core's own."""
 
     @abstractmethod
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
@@ -167,19 +168,19 @@ class KeyStore(ABC):
 
     @abstractmethod
     def connect(self, *, timeout: float) -> None:
-        """Connect and log in, and prove the log-in by one cheap call.
+        """Connect and log in, and verify the log-in with one cheap call.
 
-        Called before the first `open`, again after a `SessionLost`, again in a forked child; by one thread at a time,
-        while other keys of the store live on. Secrets are read anew. Raises `StoreUnavailable`, `SecretIncorrect`,
-        `SecretRequired`, `AccessDenied`, `StoreLocked`, `NotSupported`, `ConfigurationError`.
+        Called before the first `open`, again after a `SessionLost`, and again in a forked child; by one thread at a
+        time, while other keys of the store remain open. Secrets are read again. Raises `StoreUnavailable`,
+        `SecretIncorrect`, `SecretRequired`, `AccessDenied`, `StoreLocked`, `NotSupported`, `ConfigurationError`.
         """
 
     @abstractmethod
     def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:
-        """Open the one key that the URI matches; also every URI that this store ever returned.
+        """Open the one key that matches the URI; accepts every URI that this store ever returned.
 
-        `certificate` is the one given beside the store's own: of several matches it chooses the one with its key.
-        Called by many threads at once. Raises `KeyNotFound`, `AmbiguousKey` and what `connect` raises.
+        `certificate` comes from outside the store: if several keys match, the one that it belongs to is chosen. Called
+        by many threads at once. Raises `KeyNotFound`, `AmbiguousKey` and what `connect` raises.
         """
 
     @abstractmethod
@@ -187,23 +188,23 @@ class KeyStore(ABC):
         """Disconnect within 10 seconds; raise nothing. Called after the last key, never in a forked child."""
 
 
-# What a store may be capable of beside signing. A method may raise NotSupported for a URI that it cannot serve.
+# Capabilities of a store besides signing. A method may raise NotSupported for a URI that it cannot serve.
 
 
 class ListsKeys(ABC):
-    """Can tell which keys there are."""
+    """Can list keys."""
 
     @abstractmethod
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
-        """Return the keys that the URI matches; it may name none, and then all are meant."""
+        """Return the keys that match the URI; all keys if it selects none."""
 
 
 class ListsTokens(ABC):
-    """Reaches several tokens by one connection, as a PKCS#11 module does."""
+    """Reaches several tokens through one connection, as a PKCS#11 module does."""
 
     @abstractmethod
     def tokens(self, uri: KeyUri) -> list[TokenInfo]:
-        """Return the tokens that the URI matches; no secret is needed for it."""
+        """Return the tokens that match the URI; this requires no secret."""
 
 
 class GeneratesKeys(ABC):
@@ -211,24 +212,24 @@ class GeneratesKeys(ABC):
 
     @abstractmethod
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
-        """Make a key and return its pinned URI. Raises `KeyExists` rather than touch one that is there.
+        """Make a key and return its pinned URI. Raises `KeyExists` instead of changing an existing key.
 
-        Raises `NotSupported` for a type of key that the store cannot make.
+        Raises `NotSupported` for a key type that the store cannot make.
         """
 
 
 class ImportsKeys(ABC):
-    """Can take in a key that was made elsewhere."""
+    """Can import a key that was made elsewhere."""
 
     @abstractmethod
     def import_key(
         self, uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False
     ) -> KeyUri:
-        """Take in the key and return its pinned URI. Raises `KeyExists` rather than touch one that is there."""
+        """Import the key and return its pinned URI. Raises `KeyExists` instead of changing an existing key."""
 
 
 class RequestsCertificates(ABC):
-    """Makes certificate requests itself, where the key's signature alone is not enough."""
+    """Makes certificate requests itself, if the key's signature is not sufficient for that."""
 
     @abstractmethod
     def request_certificate(self, uri: KeyUri, spec: KeySpec) -> bytes:
@@ -236,11 +237,11 @@ class RequestsCertificates(ABC):
 
 
 class HoldsCertificates(ABC):
-    """Can keep a certificate beside the key."""
+    """Can store a certificate with the key."""
 
     @abstractmethod
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
-        """Keep the chain, leaf first. Returns the URI by which the key is known afterwards."""
+        """Store the chain, leaf first. Returns the URI that identifies the key afterwards."""
 
 
 class DeletesKeys(ABC):
@@ -252,26 +253,27 @@ class DeletesKeys(ABC):
 
 
 class ExportsKeys(ABC):
-    """Can give a private key away."""
+    """Can export a private key."""
 
     @abstractmethod
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
         """Return the key and its chain as PKCS#12, encrypted.
 
-        Raises `KeyUnusable` where this key may not leave, `NotSupported` where the store lets none of its kind go.
+        Raises `KeyUnusable` if this key must not leave the store, `NotSupported` if the store exports no key of its
+        type.
         """
 
 
 class OffersPeer(ABC):
-    """Can show what the bare library costs."""
+    """Can show the cost of the store's library by itself."""
 
     @abstractmethod
     def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
-        """Return a function that makes the same signature by the store's library alone, for comparison."""
+        """Return a function that makes the same signature with only the store's library, for comparison."""
 
 
 class GrantsAccess(ABC):
-    """Knows who may use a key."""
+    """Manages which accounts may use a key."""
 
     @abstractmethod
     def readers(self, uri: KeyUri) -> list[str]:
@@ -279,20 +281,20 @@ class GrantsAccess(ABC):
 
     @abstractmethod
     def grant(self, uri: KeyUri, account: str) -> None:
-        """Let an account sign with the key."""
+        """Allow an account to sign with the key."""
 
     @abstractmethod
     def revoke(self, uri: KeyUri, account: str) -> None:
-        """Take that permission away."""
+        """Revoke an account's permission to sign with the key."""
 
 
 def choose_one(
     uri: KeyUri, infos: Sequence[KeyInfo], certificate: Certificate | None = None
 ) -> tuple[KeyInfo, dt.datetime | None]:
-    """Return the one key that the URI means, of those that match it, and when another will be chosen.
+    """Return the one matching key that the URI selects, and when another will be chosen (None if never).
 
-    In this order: the key that `spki-sha256` names; the certificate's; the only one; with `select=newest` the newest
-    that has settled. Raises `KeyNotFound`, `KeyChanged`, `CertificateMismatch`, `AmbiguousKey`.
+    In this order: the key that `spki-sha256` identifies; the certificate's; the only one; with `select=newest` the
+    newest that has settled. Raises `KeyNotFound`, `KeyChanged`, `CertificateMismatch`, `AmbiguousKey`.
     """
     if not infos:
         raise KeyNotFound(f"No key matches {uri}.", hint="List what is there: `keyvouch keys`.", uri=uri)
@@ -324,7 +326,7 @@ def choose_one(
 
 
 def ambiguous(uri: KeyUri, infos: Sequence[KeyInfo], advice: str) -> AmbiguousKey:
-    """Make the error that lists a URI for each match."""
+    """Return the error that lists a URI for each match."""
     candidates = tuple(str(info.uri) for info in infos)
     listed = "\n".join(f"  {info.uri.quoted}" for info in infos)
     return AmbiguousKey(f"{len(infos)} keys match {uri}.", hint=f"{advice}:\n{listed}", uri=uri, candidates=candidates)
@@ -337,7 +339,7 @@ def _by_key(infos: Sequence[KeyInfo], spki: str) -> KeyInfo | None:
 def _newest_settled(uri: KeyUri, infos: Sequence[KeyInfo], now: dt.datetime) -> tuple[KeyInfo, dt.datetime | None]:
     if any(info.has_certificate for info in infos):
         certified = [info for info in infos if info.has_certificate]
-        # When none is valid the choice goes on among all: the assertion then says which certificate has expired.
+        # If none is valid, choose among all of them: the assertion then reports which certificate has expired.
         infos = [info for info in certified if _valid(info, now)] or certified
     aged = [(info.age_begins, info) for info in infos if info.age_begins]
     if len(aged) < len(infos):

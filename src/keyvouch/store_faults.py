@@ -1,7 +1,7 @@
-"""Where a store breaks its contract: other exceptions than `KeyvouchError`, and values of the wrong type.
+"""Violations of the contract by a store: exceptions other than `KeyvouchError`, and values of the wrong type.
 
-Both become `InternalError`, so that a client with several keys tries the next one, and the plugin's authors learn
-where it happened.
+Both become `InternalError`, so that a client with several keys tries the next one, and the plugin's authors learn where
+it happened.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from keyvouch.uri import KeyUri
 class store_code:  # noqa: N801 - used as a function, like `contextlib.suppress`
     """Run code of the store with this scheme: an exception that the contract does not allow becomes `InternalError`.
 
-    What is not an `Exception`, such as KeyboardInterrupt, passes.
+    Anything that is not an `Exception`, such as KeyboardInterrupt, passes through.
     """
 
     def __init__(self, scheme: str) -> None:
@@ -41,7 +41,7 @@ class store_code:  # noqa: N801 - used as a function, like `contextlib.suppress`
 
 
 def checked_error(scheme: str, error: Exception) -> Exception:
-    """Return what the store raised if its contract allows it, otherwise an `InternalError` whose cause it is.
+    """Return the store's error if its contract allows it, otherwise an `InternalError` with that error as its cause.
 
     An exception raised by one of the program's signal handlers is returned unchanged.
     """
@@ -61,14 +61,14 @@ _FIELDS_OF_ERRORS: dict[str, Any] = {
     "message": str,
     "hint": str,
     "uri": str | None,
-    "candidates": tuple | None,  # from here on only some kinds have them
+    "candidates": tuple | None,  # from here on, only some classes have these fields
     "performed": bool | None,
     "retry_after": float | int | None,
 }
 
 
 def _is_allowed(error: Exception) -> bool:
-    """Return whether it is one of keyvouch's errors that stores may raise, with fields of the right types."""
+    """Return True for one of keyvouch's errors that stores may raise, with fields of the right types."""
     kind = type(error)  # `isinstance` would also ask the error's own `__class__`
     if not issubclass(kind, KeyvouchError) or kind is KeyvouchError:
         return False
@@ -85,7 +85,7 @@ def _is_allowed(error: Exception) -> bool:
 
 
 def _fits(value: object, expected: Any, members: type = str) -> bool:
-    """Return whether the value has the type; a date needs a time zone, and a tuple such members."""
+    """Return True if the value has this type; a datetime must have a time zone, and a tuple members of that type."""
     if not isinstance(value, expected):
         return False
     if isinstance(value, dt.datetime):
@@ -96,8 +96,8 @@ def _fits(value: object, expected: Any, members: type = str) -> bool:
 
 
 def require_type(scheme: str, method: str, value: object, expected: type, *, members: type | None = None) -> None:
-    """Raise `InternalError` unless the method's result is of this type, and its items, if it has any, of that."""
-    with store_code(scheme):  # its own kind of list, or of anything in it
+    """Raise `InternalError` unless a method's result has the `expected` type, and its items the type `members`."""
+    with store_code(scheme):  # it may be the store's own type of list, or contain objects of its own
         right = isinstance(value, expected)
         if right and members is not None:
             right = all(isinstance(each, members) for each in value)  # type: ignore[attr-defined]  # a list or a tuple
@@ -137,7 +137,7 @@ _FIELDS: dict[type, dict[str, Any]] = {
 
 
 def require_key(scheme: str, stored: object) -> None:
-    """Raise `InternalError` if what `KeyStore.open` returned is not a key as the contract defines it."""
+    """Raise `InternalError` if the result of `KeyStore.open` is not a key as the contract defines it."""
     from cryptography.x509 import Certificate
 
     require_type(scheme, "open", stored, StoredKey)
@@ -171,7 +171,7 @@ def _defect(scheme: str, what: str) -> InternalError:
 
 
 def _distribution(scheme: str) -> str:
-    """Return name and version of the distribution that offers the scheme; empty if that cannot be found out."""
+    """Return name and version of the distribution that offers the scheme; empty if that cannot be determined."""
     with contextlib.suppress(Exception):
         return next(
             f"{plugin.distribution} {plugin.version}" for plugin in registry.plugins() if plugin.scheme == scheme

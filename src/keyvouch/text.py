@@ -1,20 +1,20 @@
-"""Text in files that people write: UTF-8, and the advice for what the tools of Windows make of it."""
+"""Text in files that people write: UTF-8, and hints for what Windows tools write instead."""
 
 from __future__ import annotations
 
 import codecs
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-"""What UTF-16 begins with: how PowerShell 5.1 writes by `>` and Out-File."""
+"""Byte order marks of UTF-16, which PowerShell 5.1 writes with `>` and Out-File."""
 
 
 def decode(octets: bytes) -> str:
-    """Return the text, without the mark that some editors on Windows begin UTF-8 with. Raises UnicodeDecodeError."""
+    """Return the text, without the byte order mark that some Windows editors write. Raises UnicodeDecodeError."""
     return octets.removeprefix(codecs.BOM_UTF8).decode()
 
 
 def advice(octets: bytes, path: object, otherwise: str = "Save it as UTF-8.") -> str:
-    """Return what makes a file with these octets one that can be read: of UTF-16 how it becomes UTF-8."""
+    """Return a hint for a file with these bytes that cannot be read; for UTF-16, how to convert it to UTF-8."""
     if octets.startswith(_UTF16):
         return (
             "It is UTF-16, as PowerShell's > writes it. "

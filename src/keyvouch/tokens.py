@@ -1,4 +1,4 @@
-"""Bearer tokens, and the answers of token endpoints: checked before anything sends or caches them."""
+"""Bearer tokens and responses of token endpoints: checked before anything sends or caches them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Moment = Annotated[int, msgspec.Meta(ge=0, le=_LATEST)] | Annotated[str, msgspe
 
 
 def is_token(value: object) -> bool:
-    """Whether it can be the value of an HTTP header such as `Authorization: Bearer` (RFC 6750, section 2.1)."""
+    """Return True if a value can be sent in an HTTP header like `Authorization: Bearer` (RFC 6750, section 2.1)."""
     return isinstance(value, str) and bool(_TOKEN.fullmatch(value))
 
 
@@ -29,7 +29,7 @@ def is_token(value: object) -> bool:
 def require_token(value: str, name: str, reference: str) -> None:
     """Raise `SecretIncorrect`, without the value, unless a secret can be sent as a token: printable ASCII, no spaces.
 
-    `name` and `reference` say in the error what the secret is for, and where it was read.
+    The error contains `name`, what the secret is for, and `reference`, where it was read.
     """
     if not is_token(value):
         raise SecretIncorrect(
@@ -47,7 +47,7 @@ class _Cloud(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """The fields that MSAL and azure-identity read of tokens (RFC 6749, section 5.1) and of discovery."""
+    """The fields that MSAL and azure-identity read from responses with tokens (RFC 6749, section 5.1) and discovery."""
 
     access_token: str | None = None
     refresh_token: str | None = None
@@ -74,9 +74,9 @@ _decode = msgspec.json.Decoder(_Answer).decode
 
 
 def describe_flaw(body: bytes) -> str | None:
-    """Say what is wrong with a successful answer of a token endpoint or of discovery; None if MSAL can work with it.
+    """Describe what is wrong with a successful token or discovery response; None if MSAL can process it.
 
-    MSAL and azure-identity take each field for what it should be, and cache a token that no header can carry.
+    MSAL and azure-identity do not check the fields' types, and cache a token that cannot be sent in a header.
     """
     try:
         answer = _decode(body)
@@ -90,5 +90,5 @@ def describe_flaw(body: bytes) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """Write msgspec's message as the end of a sentence: names of fields and types, never a value."""
+    """Return msgspec's message as the end of a sentence: names of fields and types, never a value."""
     return "".join(each for each in text[:200] if each.isprintable()).replace("`", "").rstrip(".")

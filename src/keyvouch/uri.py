@@ -1,8 +1,9 @@
 """The URI of a key: `scheme:name=value;name=value?name=value&name=value`.
 
-Before `?` stands which key it is: change that and it is another key. After `?` stands how to reach it. A store declares
-its attributes, and one that is declared positional also takes the path form, `pfx:/etc/app.pfx?password=env:X`.
-Values are octets, percent-encoded (RFC 3986, section 2.1); each attribute stands at most once.
+Attributes before `?` identify the key: other values select another key. Attributes after `?` say how to reach it. A
+store declares its attributes, and one that is declared positional also accepts the path form,
+`pfx:/etc/app.pfx?password=env:X`. Values are bytes, percent-encoded (RFC 3986, section 2.1); each attribute occurs at
+most once.
 """
 
 from __future__ import annotations
@@ -16,60 +17,60 @@ from typing import Any
 from keyvouch.errors import ConfigurationError
 
 REFERENCE_KINDS = ("env", "file", "credential", "keyring", "command", "prompt")
-"""How a reference to a secret begins; what it means is told in `keyvouch.secrets`."""
+"""Prefixes of references to secrets; `keyvouch.secrets` describes them."""
 
 _QUOTES = "'\"\u2018\u2019\u201a\u201b"
-"""What ends a quoted text: PowerShell takes the curly ones for straight ones."""
+"""Characters that end quoted text: PowerShell treats curly quotes like straight ones."""
 _MOST_DIGITS = 9
-"""Of a number of seconds: 31 years. More lead to dates that there are not."""
+"""Maximum digits of a number of seconds: 31 years. Larger numbers lead to invalid dates."""
 
 _NAMED = re.compile(r"(?<![\w-])([\w-]+)(=|%3[dD]|:)")
-"""A name, and the sign before its value. It begins where a word does, so that a long text is gone through once."""
+"""A name, and the separator before its value. It begins at the start of a word, so that a long text is scanned once."""
 _SECRET_WORDS = ("pass", "secret", "pin", "token", "credential", "pwd")
-"""One of these is in the name of what may be a secret."""
+"""Words in the names of attributes that may contain a secret."""
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
-"""The user and password of an address, in a value."""
+"""The user and password of an address, within a value."""
 _AUTHORITY = re.compile(
     r"(?:^|:|%3[aA])(?:/|%2[fF]){2}(?!/|%2[fF])"
     r"|(?<![\w-])proxy(?:=|%3[dD])(?!\w+(?::|%3[aA])(?:/|%2[fF]){2})"  # without a scheme
 )
-"""What is before the user and password in a text that may not be well-formed."""
+"""What precedes the user and password in a text that may be malformed."""
 _NEXT_ATTRIBUTE = re.compile(r"[;&?][\w-]+=|$")
 _CUT_USERINFO = re.compile(r"(?!\[)[^/;&?]*:(?!\d*(?:[/;&?]|$))")
-"""A user and a password whose end was taken for the next attribute."""
+"""A user and password whose end was taken for the next attribute."""
 _REDACTED = "***"
 _REFERENCE = re.compile(rf"env(?::|%3[aA])[\w.-]*(?=[;&?]|$)|(?:{'|'.join(REFERENCE_KINDS[1:])})(?::|%3[aA])")
-"""A reference; behind a variable's name there may be a secret that a wrong sign has brought there."""
+"""A reference; after a variable's name there may be a secret that a wrong separator has put there."""
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """What a store declares of one attribute of its URIs."""
+    """A URI attribute that a store declares."""
 
     name: str
-    """With `*` at its end: whatever begins so, as the attributes of vendors do."""
+    """With `*` at its end, any name with this prefix, such as the attributes of vendors."""
     help: str
     """One sentence, for `keyvouch stores` and the documentation."""
     query: bool = False
-    """Stands after `?`: how the key is reached, not which it is."""
+    """True if it comes after `?`: it says how the key is reached, not which it is."""
     connection: bool = False
-    """URIs that agree in these share one `KeyStore`."""
+    """URIs with equal values for these share one `KeyStore`."""
     place: bool = False
-    """Says where a key is, or is to be, and means none by itself: other keys may come there."""
+    """True if it gives the location of a key, now or later, and selects none by itself: other keys may be put there."""
     positional: bool = False
-    """Takes the path form. One attribute of a store at most."""
+    """Accepts the path form. At most one attribute of a store."""
     secret: bool = False
-    """A reference to a secret. A value is refused, and never echoed."""
+    """A reference to a secret. Any other value is refused, and never echoed."""
     lockout: bool = False
-    """A wrong value may lock the store for good, as with a PIN."""
+    """A wrong value may lock the store permanently, as with a PIN."""
     required_for: frozenset[str] = frozenset()
-    """Of "open" and "generate": what cannot be done without it. The core checks it."""
+    """The purposes, "open" and "generate", that require it. The core checks this."""
     default: object = None
-    """What `KeyUri.get` gives where the URI is silent; already parsed."""
+    """Result of `KeyUri.get` if the URI does not set it; already parsed."""
     environment: tuple[str, ...] = ()
-    """Variables that give the value where the URI is silent; read once, when the URI is completed."""
+    """Variables that give the value if the URI does not; read once, when the URI is completed."""
     parse: Callable[[bytes], object] = bytes.decode
-    """From octets to the value that `KeyUri.get` gives; raises ValueError with what is wrong."""
+    """Converts bytes to the value that `KeyUri.get` returns; raises ValueError with what is wrong."""
 
 
 def _thumbprint(octets: bytes) -> str:
@@ -80,21 +81,21 @@ def _thumbprint(octets: bytes) -> str:
 
 
 def parse_path(octets: bytes) -> str:
-    """Return a file's path, for `Attribute.parse`. Raises ValueError."""
+    """Return a file path, for `Attribute.parse`. Raises ValueError."""
     if b"\0" in octets:
         raise ValueError("a path has no NUL in it")
     return os.fsdecode(octets)
 
 
 def parse_flag(octets: bytes) -> bool:
-    """Return what is true or false, for `Attribute.parse`. Raises ValueError."""
+    """Return a boolean, for `Attribute.parse`. Raises ValueError."""
     if octets not in (b"true", b"false"):
         raise ValueError("it is true or false")
     return octets == b"true"
 
 
 def parse_choice(*choices: str) -> Callable[[bytes], str]:
-    """Return what reads one of these words, for `Attribute.parse`; it raises ValueError."""
+    """Return a parser that accepts one of these words, for `Attribute.parse`; it raises ValueError."""
 
     def parse(octets: bytes) -> str:
         text = octets.decode()
@@ -144,7 +145,7 @@ CORE_ATTRIBUTES = (
         parse=parse_choice("always"),
     ),
 )
-"""What every scheme understands."""
+"""Attributes that every scheme supports."""
 
 
 class KeyUri:
@@ -153,13 +154,13 @@ class KeyUri:
     __slots__ = ("_declared", "_values", "scheme")
 
     def __init__(self, scheme: str, values: Mapping[str, bytes], declared: Mapping[str, Attribute]) -> None:
-        """Take octets by name; `parse_uri` and `replace` are the ways to get one."""
+        """Take values as bytes, by name; get a URI from `parse_uri` or `replace` instead."""
         self.scheme = scheme
         self._declared = declared
         self._values = {name: values[name] for name in declared if name in values}
 
     def get(self, name: str) -> Any:
-        """Return the parsed value, or the declared default. KeyError for a name that is not declared."""
+        """Return the parsed value, or the declared default. Raises KeyError for an undeclared name."""
         attribute = self._declared[name]
         return attribute.parse(self._values[name]) if name in self._values else attribute.default
 
@@ -167,25 +168,25 @@ class KeyUri:
         return name in self._values
 
     def octets(self, names: Iterable[str]) -> tuple[bytes | None, ...]:
-        """Return the values as they stand, for comparing two URIs in some of their attributes."""
+        """Return the unparsed values, for comparing some attributes of two URIs."""
         return tuple(self._values.get(name) for name in names)
 
     @property
     def declared(self) -> Collection[str]:
-        """The names of the attributes that its store, and the core, declare."""
+        """Names of the attributes that the store and the core declare."""
         return self._declared.keys()
 
     def identity(self) -> tuple[str, tuple[bytes | None, ...]]:
-        """Return what says which key it is: the scheme, and the values before `?`."""
+        """Return what identifies the key: the scheme, and the values before `?`."""
         return self.scheme, self.octets(name for name, each in self._declared.items() if not each.query)
 
     @property
     def is_place(self) -> bool:
-        """Whether it says where a key is, or is to be, and names none."""
+        """True if the URI gives only a location and selects no key."""
         return all(self._declared[name].place or self._declared[name].query for name in self._values)
 
     def replace(self, changes: Mapping[str, str | bytes | None]) -> KeyUri:
-        """Return this URI with other values; None takes one away."""
+        """Return this URI with other values; None removes an attribute. Raises KeyError for an undeclared name."""
         values = dict(self._values)
         for name, value in changes.items():
             if name not in self._declared:
@@ -197,7 +198,7 @@ class KeyUri:
         return KeyUri(self.scheme, values, self._declared)
 
     def missing_for(self, purpose: str) -> list[str]:
-        """Return the names of attributes that this purpose ("open", "generate") needs, and that are not here."""
+        """Return the names of missing attributes that this purpose ("open", "generate") requires."""
         return [
             attribute.name
             for attribute in self._declared.values()
@@ -205,11 +206,11 @@ class KeyUri:
         ]
 
     def __str__(self) -> str:
-        """Return the text as it may be shown: the user and the password of an address are `***`."""
+        """Return the text as it may be shown: the user and password of an address are `***`."""
         return self._text(lambda value: _USERINFO.sub(f"{_REDACTED}@", value))
 
     def reveal(self) -> str:
-        """Return the text with the credentials that addresses in it may have; never show or log it."""
+        """Return the text including the credentials in its addresses; never show or log it."""
         return self._text(str)
 
     def _text(self, shown: Callable[[str], str]) -> str:
@@ -235,12 +236,12 @@ class KeyUri:
         text = _encode(self._values[name])
         if self._declared[name].parse is not bytes:
             return text
-        # Octets, as of an identifier: what looks like letters of some script among them is chance.
+        # Raw bytes, such as an identifier: if some of them look like letters, that is a coincidence.
         return "".join(character if character.isascii() else _percent(character) for character in text)
 
     @property
     def quoted(self) -> str:
-        """The text as a POSIX shell, and PowerShell, must be given it."""
+        """The text, quoted for a POSIX shell and for PowerShell."""
         return quoted(str(self))
 
     def __repr__(self) -> str:
@@ -254,16 +255,16 @@ class KeyUri:
 
 
 def quoted(text: str) -> str:
-    """Return the text of a URI for a shell. No quote is in it where `KeyUri` printed it: `_encode` sees to that."""
+    """Return the text of a URI, quoted for a shell. If `KeyUri` printed it, it contains no quote (`_encode`)."""
     return text if re.fullmatch(r"[A-Za-z0-9:/._=-]+", text) else f"'{text}'"
 
 
 _MARKS = "\u200e\u200f"
-"""Marks of direction: Windows's dialog lets one copy them along with a thumbprint, unseen. A printed URI has none."""
+"""Direction marks: Windows's dialog copies them along with a thumbprint, unseen. A printed URI contains none."""
 
 
 def scheme_of(text: str) -> str:
-    """Return the scheme that a URI's text begins with; `ConfigurationError` where it has none."""
+    """Return the scheme at the beginning of a URI. Raises `ConfigurationError` if the text is not a key's URI."""
     scheme = re.match(r"[a-z][a-z0-9+.-]*(?=:)", text)
     for position, character in enumerate(text):
         if not character.isprintable() and character not in _MARKS:
@@ -271,7 +272,7 @@ def scheme_of(text: str) -> str:
                 f"The URI {f'{scheme[0]}:... ' if scheme else ''}has a control character at position {position + 1}.",
                 hint="In TOML, write the URI in single quotes: in double quotes a backslash begins an escape.",
             )
-    # What stands behind `?` is left out, as nobody can tell whether there is a secret in what is not understood.
+    # The part after `?` is omitted, since text that cannot be parsed may contain a secret.
     which, query, _ = text.partition("?")
     shown = redact(which) + ("?..." if query else "")
     if _is_windows_path(text):
@@ -296,9 +297,9 @@ def scheme_of(text: str) -> str:
 
 
 def parse_uri(text: str, attributes: Iterable[Attribute]) -> KeyUri:
-    """Parse and complete a URI of a store that declares these attributes, next to the core's own.
+    """Parse and complete a URI of a store that declares these attributes, besides the core's own.
 
-    Raises `ConfigurationError`; the text of a secret's value is in no error.
+    Raises `ConfigurationError`, which never contains the text of a secret.
     """
     scheme = scheme_of(text)
     declared = {attribute.name: attribute for attribute in (*attributes, *CORE_ATTRIBUTES)}
@@ -308,7 +309,7 @@ def parse_uri(text: str, attributes: Iterable[Attribute]) -> KeyUri:
             rf"The path behind {scheme}: begins with \\?\, whose ? ends a path in a URI.",
             hint=r"Leave \\?\ out, or write path=\\%3F\ in its place.",
         )
-    shown = f"{scheme}:***"  # what is not understood may be a secret, whatever stands before it
+    shown = f"{scheme}:***"  # what cannot be parsed may be a secret, whatever precedes it
     try:
         _require_original(text)
         values = _split_which(which, declared)
@@ -326,7 +327,7 @@ def parse_uri(text: str, attributes: Iterable[Attribute]) -> KeyUri:
 def redact(text: str) -> str:
     """Return the text of a URI, well-formed or not, without what may be a secret that was put into it by mistake.
 
-    All that follows is left out: where a password has a `;`, `&` or `?` in it, nobody can tell where it ends.
+    Everything that follows is omitted: if a password contains `;`, `&` or `?`, its end cannot be determined.
     """
     text = _without_userinfo(text)
     query = text.find("?")
@@ -336,7 +337,7 @@ def redact(text: str) -> str:
             continue
         if found[0] == "token=" and not 0 <= query < begin:  # the label of a PKCS#11 token
             continue
-        if sign == ":" and text[begin - 1 : begin] not in ("?", "&", ";"):  # a scheme, or a part of a path
+        if sign == ":" and text[begin - 1 : begin] not in ("?", "&", ";"):  # a scheme, or part of a path
             continue
         if sign == ":" or not _REFERENCE.match(text, found.end()):
             return f"{text[: found.end()]}***"
@@ -344,7 +345,7 @@ def redact(text: str) -> str:
 
 
 def _without_userinfo(text: str) -> str:
-    """Leave out the user and the password of every address, up to the last @ before the next attribute."""
+    """Redact the user and password of every address, up to the last @ before the next attribute."""
     shown, position = "", 0
     while found := _AUTHORITY.search(text, position):
         end = _NEXT_ATTRIBUTE.search(text, found.end()).start()  # type: ignore[union-attr]  # it finds the end
@@ -374,7 +375,7 @@ def _split_which(text: str, declared: dict[str, Attribute]) -> dict[str, bytes]:
     if positional and text and not _begins_with_name(text, declared):
         for part in re.split("[;&]", text)[1:]:
             name = part.partition("=")[0].lower()
-            if name in declared and declared[name].secret:  # else it would be shown, as part of a path
+            if name in declared and declared[name].secret:  # otherwise it would be shown, as part of a path
                 raise _wrong_side(declared[name])
         octets = text.encode() if _is_windows_path(text) else _decode(text, positional)
         return {positional: _checked(declared[positional], octets)}
@@ -395,12 +396,12 @@ def _take(values: dict[str, bytes], parts: Iterable[str], declared: dict[str, At
             raise ConfigurationError(f"The attribute {name} stands there twice.", hint="Keep one of the two.")
         if not equals or not value:
             raise ConfigurationError(f"The attribute {name} has no value.", hint=f"Write {name}=...")
-        # At once: what comes next may be the rest of a secret, and must be in no error.
+        # Checked at once: what comes next may be the rest of a secret, and must not be in any error.
         values[name] = _checked(attribute, _decode(value, name))
 
 
 def _open_ended(name: str, declared: dict[str, Attribute]) -> Attribute | None:
-    """Declare a name that begins as one with `*` does."""
+    """Declare a name that matches an attribute ending in `*`."""
     for each in declared.values():
         if each.name.endswith("*") and name.startswith(each.name[:-1]) and re.fullmatch(r"[\w-]+", name):
             declared[name] = replace(each, name=name)
@@ -413,7 +414,7 @@ def _unknown(name: str, declared: Mapping[str, Attribute]) -> ConfigurationError
 
     nearest = difflib.get_close_matches(name, declared, n=1)
     hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(declared)}."
-    if not name:  # what stands there may be a secret, or the end of one
+    if not name:  # it may be a secret, or the end of one
         return ConfigurationError("A part of the URI is not name=value.", hint=hint)
     return ConfigurationError(f"There is no attribute {redact('?' + name)[1:]!r}.", hint=hint)
 
@@ -432,7 +433,7 @@ def _complete(values: dict[str, bytes], attribute: Attribute) -> None:
 
 
 def _checked(attribute: Attribute, octets: bytes, origin: str = "") -> bytes:
-    """Return the octets; `ConfigurationError` where they are no value of the attribute. `origin` is for errors."""
+    """Return the bytes; raise `ConfigurationError` if they are not valid for the attribute. `origin` is for errors."""
     name = attribute.name
     try:
         value = attribute.parse(octets)
@@ -450,11 +451,11 @@ def _checked(attribute: Attribute, octets: bytes, origin: str = "") -> bytes:
 
 
 def is_reference(value: object) -> bool:
-    """Return whether a value refers to a secret, as `env:NAME` does."""
+    """Return True if a value is a reference to a secret, like `env:NAME`."""
     if not isinstance(value, str):
         return False
     kind, colon, rest = value.partition(":")
-    # Behind a variable's name there may be a secret that a wrong sign has brought there.
+    # After a variable's name there may be a secret that a wrong separator has put there.
     return kind in REFERENCE_KINDS and bool(colon) and (kind != "env" or re.fullmatch(r"[\w.-]*", rest) is not None)
 
 
@@ -477,7 +478,7 @@ def _decode(text: str, name: str) -> bytes:
 
 
 def _encode(octets: bytes, keep: str = "") -> str:
-    """Percent-encode what would end the value, confuse a reader or a shell, or is no printable text."""
+    """Percent-encode what would end the value, confuse a reader or a shell, or is not printable text."""
     text = octets.decode(errors="surrogateescape")
     encoded = "".join(
         character
@@ -485,7 +486,7 @@ def _encode(octets: bytes, keep: str = "") -> str:
         else _percent(character)
         for character in text
     )
-    return encoded.replace(_REDACTED, "%2A" * len(_REDACTED))  # only what is left out is shown so
+    return encoded.replace(_REDACTED, "%2A" * len(_REDACTED))  # only omitted text is shown like this
 
 
 def _percent(character: str) -> str:

@@ -1,4 +1,4 @@
-"""Access rules of files on Windows: reading them, and creating files and folders with rules of their own."""
+"""Access rules of files on Windows: reading them, and creating files and folders with their own rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _READ_CONTROL, _WRITE_DAC, _GENERIC_WRITE = 0x20000, 0x40000, 0x40000000
 _SHARE_ALL = 0x7
 _CREATE_NEW, _OPEN_EXISTING = 1, 3
 _NORMAL, _BACKUP_SEMANTICS, _OPEN_REPARSE_POINT = 0x80, 0x02000000, 0x00200000
-"""Attributes and flags for opening: also folders, and a link itself."""
+"""Attributes and flags for opening files, folders, and links themselves."""
 _TOKEN_QUERY, _TOKEN_USER = 0x8, 1
 _FILE_OBJECT = 1
 _INVALID = wintypes.HANDLE(-1).value
@@ -60,12 +60,12 @@ for _dll, _name, _result, _arguments in (
 
 
 def rules_of(handle: int) -> SecurityDescriptor:
-    """Return the owner and the rules of an open file, given its descriptor. Raises OSError."""
+    """Return the owner and access rules of an open file, given its descriptor. Raises OSError."""
     return SecurityDescriptor.from_bytes(_octets_of(msvcrt.get_osfhandle(handle)))
 
 
 def rules_at(place: Path) -> SecurityDescriptor:
-    """Return the owner and the rules of a file or folder, or of a link itself. Raises OSError."""
+    """Return the owner and access rules of a file or folder, or of the link itself. Raises OSError."""
     return SecurityDescriptor.from_bytes(_octets_at(place))
 
 
@@ -90,7 +90,7 @@ def this_user() -> str:
 def create(path: Path) -> int:
     """Create a file that only this account, Administrators and SYSTEM can use; return its descriptor, open for writing.
 
-    Until it is closed nobody else can open it. Raises OSErrors as they come, FileExistsError among them.
+    Nobody else can open it until it is closed. Raises OSErrors as they come, including FileExistsError.
     """
     with _attributes(folder=False) as attributes:
         rights = _GENERIC_WRITE | _READ_CONTROL | _WRITE_DAC
@@ -106,7 +106,7 @@ def make_folder(folder: Path) -> None:
 
 
 def give_rules(handle: int, rules: SecurityDescriptor) -> None:
-    """Give these rules to a file that `create` has returned; it inherits the rest from its folder. Raises OSErrors."""
+    """Apply these rules to a file returned by `create`; it inherits the rest from its folder. Raises OSErrors."""
     protected = rules.control & _DACL_PROTECTED
     if rules.dacl and not protected:
         rules = rules.with_dacl(ace for ace in rules.dacl if not ace.inherited)
@@ -120,7 +120,7 @@ def give_rules(handle: int, rules: SecurityDescriptor) -> None:
 
 
 def is_console(handle: int) -> bool:
-    """Whether a descriptor is that of a console; NUL, for which `isatty` is true as well, is not a console."""
+    """Return True if a descriptor is a console; NUL, for which `isatty` is also true, is not."""
     return bool(_kernel32.GetConsoleMode(msvcrt.get_osfhandle(handle), ctypes.byref(wintypes.DWORD())))
 
 

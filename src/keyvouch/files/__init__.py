@@ -1,11 +1,11 @@
-"""Files: where keyvouch keeps its own, how it reads and writes them, and whose it believes.
+"""File access: locations, safe reading and writing, locks, and checks of who could have written a file.
 
-- `locations`: where the configuration, the state and the caches are.
+- `locations`: paths of the configuration, the state and the caches.
 - `reading`: regular files within a size limit; a secret that everyone can read is refused.
-- `writing`: as a whole or not at all, with mode 0600 from the first byte, safe in a folder of another account.
-- `locks`: between processes.
-- `own`: what keyvouch keeps for itself, and believes only if it is its own.
-- `trust`: what others could have written is not loaded, run or trusted.
+- `writing`: complete or not at all, with mode 0600 from the first byte, safe in a folder of another account.
+- `locks`: locks between processes.
+- `own`: files that keyvouch keeps for itself; refused if another account could have written them.
+- `trust`: refuses to load, run or trust files that others could have written.
 """
 
 from keyvouch.files.folders import Folder, make_folder, open_folder

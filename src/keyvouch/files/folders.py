@@ -1,12 +1,12 @@
-"""Folders held open, so that nothing that happens to their paths meanwhile can lead a write elsewhere.
+"""Folders that are held open, so that changes to their paths cannot redirect a write.
 
-An account that owns a folder can replace anything in it by a symbolic link, at any time. So a path is followed one
+An account that owns a folder can replace anything in it with a symbolic link at any time. So a path is followed one
 component at a time, each opened relative to the folder before it, and a link is followed only if it cannot lead to
-what its owner has no rights to (the idea of fs.protected_symlinks in proc_sys_fs(5), for every folder):
+something its owner has no rights to (the idea of fs.protected_symlinks in proc_sys_fs(5), for every folder):
 
 - A link of root or of this account is followed if nobody else could have put it there: all folders so far belong to
-  root or this account, and nobody else can write to them (sticky folders aside).
-- A link of another account is followed if what it leads to belongs to that account too.
+  root or this account, and nobody else can write to them (sticky folders excepted).
+- A link of another account is followed if its target also belongs to that account.
 
 Windows cannot open files relative to a folder: there, the path is resolved once and used as it is.
 """
@@ -31,7 +31,7 @@ _WINDOWS = sys.platform == "win32"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | _NO_LINK
 _MOST_LINKS = 40
-"""Followed for one path, as Linux does."""
+"""Maximum number of links followed for one path, as on Linux."""
 
 
 class Folder:
@@ -40,7 +40,7 @@ class Folder:
     def __init__(self, path: Path, handle: int | None, *, shared: bool = False) -> None:
         self.path = path
         self.shared = shared
-        """Whether another account than root and this one could have put what is in it there."""
+        """True if an account other than root and this one could have put files there."""
         self._handle = handle
 
     def __enter__(self) -> Self:
@@ -54,21 +54,21 @@ class Folder:
         return str(self.path / name) if self._handle is None else name
 
     def owner(self) -> int:
-        """Return the uid that the folder belongs to."""
+        """Return the uid of the folder's owner."""
         return os.stat(self.path if self._handle is None else self._handle).st_uid
 
     def is_sticky(self) -> bool:
-        """Whether others can create files in it, but not replace those of this account, as in /tmp."""
+        """Return True if others can create files in it but not replace those of this account, as in /tmp."""
         return bool(os.stat(self.path if self._handle is None else self._handle).st_mode & stat.S_ISVTX)
 
     def writer(self) -> trust.Writer | None:
-        """Return someone who can write to the folder besides its owner, root and this account. Raises OSError."""
+        """Return someone other than the owner, root and this account who can write to the folder. Raises OSError."""
         if self._handle is None:
             return None
         return trust.writer(os.fstat(self._handle), f"/proc/self/fd/{self._handle}")
 
     def close_to_others(self) -> None:
-        """Let nobody but the owner write to the folder; an access control list is masked. Raises OSError."""
+        """Let only the owner write to the folder; this also masks an access control list. Raises OSError."""
         if self._handle is not None:
             mode = stat.S_IMODE(os.fstat(self._handle).st_mode)
             os.chmod(".", mode & ~(stat.S_IWGRP | stat.S_IWOTH), dir_fd=self._handle)
@@ -76,12 +76,12 @@ class Folder:
     def open(self, name: str, flags: int) -> int:
         """Open a file, but not through a link, and without waiting for the other end of a FIFO. Raises OSError.
 
-        One that is created with these flags has mode 0600.
+        If these flags create the file, it has mode 0600.
         """
         return os.open(self._at(name), flags | _NO_LINK, 0o600, dir_fd=self._handle)
 
     def create(self, name: str) -> int:
-        """Create a file of mode 0600 and return its descriptor, open for writing. Raises OSErrors, FileExistsError.
+        """Create a file with mode 0600 and return its descriptor, open for writing. Raises OSErrors, FileExistsError.
 
         On Windows nobody else can open it until it is closed.
         """
@@ -92,11 +92,11 @@ class Folder:
         return self.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     def status(self, name: str) -> os.stat_result:
-        """Return the status of a file, or of a link itself. Raises OSError."""
+        """Return the status of a file, or of the link itself. Raises OSError."""
         return os.stat(self._at(name), dir_fd=self._handle, follow_symlinks=False)
 
     def replace(self, name: str, by: str) -> None:
-        """Rename `by` to `name`, in place of what has that name. Raises OSError."""
+        """Rename `by` to `name`, replacing any file of that name. Raises OSError."""
         os.replace(self._at(by), self._at(name), src_dir_fd=self._handle, dst_dir_fd=self._handle)
 
     def rename(self, source: str, name: str) -> None:
@@ -118,7 +118,7 @@ class Folder:
         os.unlink(self._at(name), dir_fd=self._handle)
 
     def flush(self) -> None:
-        """Have the disk keep the names in the folder as they are now, if its file system can do that."""
+        """Flush the folder's current entries to disk, if the file system supports that."""
         if self._handle is None:
             return
         with contextlib.suppress(OSError):
@@ -129,14 +129,14 @@ class Folder:
                 os.close(handle)
 
     def remove_whatever(self, name: str) -> None:
-        """Delete a file, a link itself, or a folder with all that is in it. Raises OSErrors, FileNotFoundError."""
+        """Delete a file, a link itself, or a folder with its contents. Raises OSErrors, FileNotFoundError."""
         if stat.S_ISDIR(self.status(name).st_mode):
             shutil.rmtree(self._at(name), dir_fd=self._handle)
         else:
             self.remove(name)
 
     def names(self) -> list[str]:
-        """Return what is in the folder. Raises OSError."""
+        """Return the names of the folder's entries. Raises OSError."""
         if self._handle is None:
             return os.listdir(self.path)
         handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._handle)
@@ -147,24 +147,24 @@ class Folder:
 
 
 class Target(NamedTuple):
-    """A file that a path leads to, and that may not exist; never a link."""
+    """The file that a path leads to; it may not exist, and is never a link."""
 
     folder: Folder
     name: str
     owners: frozenset[int]
-    """The accounts whose links led here: the file, or the folder if there is no file, must belong to each of them."""
+    """The accounts whose links led here: each must own the file, or the folder if the file does not exist."""
     path: Path
-    """As it was given, for errors."""
+    """The path as given, for errors."""
 
     def require_owner(self, status: os.stat_result | None) -> None:
-        """Raise `ConfigurationError` if the links on the way here may not lead to this file; None: there is none."""
+        """Raise `ConfigurationError` if the links followed may not lead to this file (None if missing)."""
         owner = self.folder.owner() if status is None else status.st_uid
         if not self.owners <= {owner}:
             raise _refused(self.path, self.name)
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder of our own, open only to its owner, and those above it; one that exists is left as it is.
+    """Create a folder that only its owner can open, and missing folders above it; an existing one is left as it is.
 
     Raises `ConfigurationError` if that fails.
     """
@@ -184,9 +184,9 @@ def make_folder(folder: Path) -> None:
 
 
 def open_folder(path: Path, *, make: bool = False) -> Folder:
-    """Open a folder. `make`: create it (mode 0700) and those above it (0755 at most) where they are missing.
+    """Open a folder. `make`: create it (mode 0700) and missing folders above it (0755 at most).
 
-    Raises `ConfigurationError` for a link that is not to be followed, and OSErrors as they come.
+    Raises `ConfigurationError` for a link that must not be followed, and OSErrors as they come.
     """
     if _WINDOWS:
         return Folder(path, None)
@@ -197,7 +197,7 @@ def open_folder(path: Path, *, make: bool = False) -> Folder:
 
 @contextlib.contextmanager
 def open_target(path: Path) -> Iterator[Target]:
-    """Open the folder of the file that a path leads to, through links. Raises as `open_folder`."""
+    """Open the folder of the file that a path leads to, following links. Raises like `open_folder`."""
     if _WINDOWS:
         resolved = path.resolve()
         yield Target(Folder(resolved.parent, None), resolved.name, frozenset(), path)
@@ -210,19 +210,19 @@ def open_target(path: Path) -> Iterator[Target]:
 
 
 class _Claim(NamedTuple):
-    """What the path has led to when this is reached must belong to the owner of the link."""
+    """A requirement that the path reached at this point belongs to the link's owner."""
 
     owner: int
     link: str
 
 
 class _Walk:
-    """A path that is being followed, and the folder that has been reached."""
+    """A path that is being followed, and the folder reached so far."""
 
     def __init__(self, path: Path, *, make: bool) -> None:
         self._path = path
         self._make = make
-        # A relative path needs no right to search the folders above the working directory.
+        # A relative path does not require permission to search the folders above the working directory.
         start, parts = ("/", path.parts[1:]) if path.is_absolute() else (".", path.parts)
         self._left: list[str | _Claim] = list(reversed(parts))
         self._links = 0
@@ -233,7 +233,7 @@ class _Walk:
         os.close(self._here)
 
     def reached(self, path: Path) -> Folder:
-        """Return the folder that was reached; `path` is for messages."""
+        """Return the folder reached; `path` is for messages."""
         return Folder(path, os.dup(self._here), shared=self.shared)
 
     def to_folder(self) -> None:
@@ -243,7 +243,7 @@ class _Walk:
                 self._descend(name)
 
     def to_file(self) -> tuple[str, frozenset[int]]:
-        """Follow the path up to the name of a file that is not a link; return it and who must own it."""
+        """Follow the path to the name of a file that is not a link; return the name and its required owners."""
         while self._left:
             name = self._next()
             if name is None:
@@ -255,7 +255,7 @@ class _Walk:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self._path))
 
     def _next(self) -> str | None:
-        """Return the next name; None if there was a claim in its place, which has been checked."""
+        """Return the next name; None if the next item was a claim, which has been checked."""
         each = self._left.pop()
         if isinstance(each, str):
             return each
@@ -268,7 +268,7 @@ class _Walk:
             self._enter(os.open(name, _SEARCH, dir_fd=self._here))
         except FileNotFoundError:
             if not self._make or any(isinstance(each, _Claim) for each in self._left):
-                raise  # nothing is created on the way to where a link of another account leads
+                raise  # nothing is created on the way to the target of another account's link
             self._make_below(name)
         except OSError:
             if not self._follow(name):
@@ -286,9 +286,9 @@ class _Walk:
         self.shared = self.shared or _is_shared(handle)
 
     def _follow(self, name: str) -> bool:
-        """Put where a link leads before what is left of the path; False if the name is not that of a link.
+        """Prepend a link's target to the rest of the path; return False if the name is not a link.
 
-        Between the two questions the link may be replaced by another: whichever is read is bound by the owner of one
+        The link may be replaced between `stat` and `readlink`. The link that is read is then bound by the owner of one
         that was there, in a folder whose owner could have put it there.
         """
         try:
@@ -325,11 +325,11 @@ def _is_ours(owner: int) -> bool:
 
 
 def _is_shared(folder: int) -> bool:
-    """Whether another account can write to an open folder."""
+    """Return True if another account can write to an open folder."""
     status = os.fstat(folder)
     try:
         return not _is_ours(status.st_uid) or trust.writer(status, f"/proc/self/fd/{folder}") is not None
-    except OSError:  # there is no /proc
+    except OSError:  # /proc is not available
         return True
 
 

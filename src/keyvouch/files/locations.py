@@ -1,4 +1,4 @@
-"""Where keyvouch keeps its configuration, its state and its caches."""
+"""Paths of the configuration, the state and the caches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def configuration_files() -> list[Path]:
 
 
 def state_folder() -> Path:
-    """Return the folder for what must outlive the process: refused secrets, journals. It may not exist yet."""
+    """Return the folder for data that must outlive the process: refused secrets, journals. It may not exist yet."""
     if given := os.environ.get("STATE_DIRECTORY"):  # set by systemd; the first of several
         return Path(given.split(os.pathsep)[0])
     if sys.platform != "win32" and os.geteuid() == 0:
@@ -32,21 +32,21 @@ def state_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what may be lost: tokens. It may not exist yet."""
+    """Return the folder for data that may be lost: tokens. It may not exist yet."""
     if given := os.environ.get("CACHE_DIRECTORY"):
         return Path(given.split(os.pathsep)[0])
     return _user_folder("user_cache_path") or _without_home("CACHE_DIRECTORY")
 
 
 def _user_folder(kind: str) -> Path | None:
-    """Return the user's folder of a kind, by the name of its function; None for an account without a home."""
+    """Return the user's folder of a kind, given as a platformdirs function name; None for an account without a home."""
     import platformdirs
 
     try:
         folder: Path = getattr(platformdirs, kind)("keyvouch", appauthor=False)
     except RuntimeError:
         return None
-    # Older versions of platformdirs return a folder named ~ in the working directory in this case.
+    # In this case, older versions of platformdirs return a folder named ~ in the working directory.
     return folder if folder.is_absolute() else None
 
 

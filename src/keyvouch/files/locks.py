@@ -1,4 +1,4 @@
-"""Locks between processes, on files that no other account can open: whoever could, could hold them forever."""
+"""Locks between processes, on files that no other account can open: an account that could might hold them forever."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def locked(path: Path, *, timeout: float) -> Iterator[None]:
 
 
 def _open(folder: Folder, path: Path) -> int:
-    """Open the file of a lock, or create it. Raises OSError, `ConfigurationError`."""
+    """Open or create the lock file. Raises OSError, `ConfigurationError`."""
     while True:
         try:
             handle = folder.open(path.name, os.O_RDWR)
@@ -58,13 +58,13 @@ def _open(folder: Folder, path: Path) -> int:
 
 
 def _give_to_owner(handle: int, folder: Folder) -> None:
-    """Give a lock that root has just created to the owner of the folder, who could not open it otherwise."""
+    """Give a lock file that root has just created to the folder's owner, which could not open it otherwise."""
     if sys.platform != "win32" and os.geteuid() == 0 and folder.owner() != 0:
         os.fchown(handle, folder.owner(), -1)
 
 
 def _require_own(handle: int, folder: Folder, path: Path) -> None:
-    """Raise `ConfigurationError` for a file that another account put there, which could then hold the lock."""
+    """Raise `ConfigurationError` for a file that another account put there, since it could hold the lock."""
     if sys.platform == "win32":
         return
     status = os.fstat(handle)
@@ -79,12 +79,12 @@ def _require_own(handle: int, folder: Folder, path: Path) -> None:
             hint=f"Run: rm {shlex.quote(str(path))}",
         )
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        os.fchmod(handle, 0o600)  # whoever can read it could hold the lock
+        os.fchmod(handle, 0o600)  # an account that can read it could hold the lock
 
 
 @contextlib.contextmanager
 def _held(handle: int, path: Path, timeout: float) -> Iterator[None]:
-    """Hold the lock on an open file, and close it at the end."""
+    """Hold the lock on an open file; close the file at the end."""
     try:
         deadline = time.monotonic() + timeout
         while not _try(handle, path):
@@ -110,7 +110,7 @@ def _try(handle: int, path: Path) -> bool:
 
 
 def _unlock(handle: int) -> None:
-    # Closing is not enough: a child that was forked meanwhile has the file open too, and would keep it locked.
+    # Closing is not enough: a child forked in the meantime also has the file open and would keep it locked.
     if sys.platform == "win32":
         msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
     else:

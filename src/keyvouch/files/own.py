@@ -1,7 +1,7 @@
-"""What keyvouch keeps for itself, records and tokens: believed only if no other account could have written it.
+"""Files that keyvouch keeps for itself (records, tokens); refused if another account could have written them.
 
-The folder is held open while it is checked and used, so that what is checked is what is used. On Windows the access
-rules of the account's own folders, and DPAPI, do this.
+The folder is held open while it is checked and used, so that the folder checked is the folder used. On Windows the
+access rules of the account's own folders, and DPAPI, provide this protection.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ log = logging.getLogger("keyvouch")
 
 
 def read_own(path: Path) -> bytes:
-    """Read a file that this account has written, and that nobody else can read.
+    """Read a file that this account wrote and that nobody else can read.
 
-    Raises OSErrors as they come, `ConfigurationError` if another account could have written the file or read it.
+    Raises OSErrors as they come, `ConfigurationError` if another account could have written or can read the file.
     """
     with open_folder(path.parent) as folder:
         require_own(folder)
@@ -35,7 +35,7 @@ def read_own(path: Path) -> bytes:
 
 
 def write_own(path: Path, data: bytes) -> None:
-    """Write or replace a file as a whole, for this account only.
+    """Write or replace a complete file, for this account only.
 
     Raises OSErrors as they come, `ConfigurationError` if another account can write to the folder.
     """
@@ -47,15 +47,15 @@ def write_own(path: Path, data: bytes) -> None:
 def require_own_folder(path: Path, *, of_any_account: bool = False) -> None:
     """Raise `ConfigurationError` if another account can write to a folder, and OSErrors as they come.
 
-    A folder of this account that others can write to is closed to them, with a warning: Kubernetes opens the folders of
-    a volume to its `fsGroup` whenever a pod starts. `of_any_account`: root may use the folder of another account.
+    If others can write to a folder of this account, it is closed to them with a warning: Kubernetes opens a volume's
+    folders to its `fsGroup` whenever a pod starts. `of_any_account`: root may use the folder of another account.
     """
     with open_folder(path) as folder:
         require_own(folder, of_any_account=of_any_account)
 
 
 def require_own(folder: Folder, *, of_any_account: bool = False) -> None:
-    """As `require_own_folder`, for an open folder."""
+    """Check an open folder like `require_own_folder`."""
     if sys.platform == "win32":
         return
     account, owner = os.geteuid(), folder.owner()
@@ -76,9 +76,9 @@ def require_own(folder: Folder, *, of_any_account: bool = False) -> None:
 
 
 def _require_private(status: os.stat_result, path: Path) -> None:
-    """Raise `ConfigurationError` for a file that somebody else could have written, or can read.
+    """Raise `ConfigurationError` for a file that somebody else could have written or can read.
 
-    With an access control list the group's bits are its mask: nobody named in the list can do more.
+    With an access control list the group bits are its mask: no named entry can do more.
     """
     if sys.platform == "win32":
         return

@@ -1,4 +1,4 @@
-"""POSIX access control lists as Linux keeps them, in an extended attribute (acl(5), linux/posix_acl_xattr.h)."""
+"""POSIX access control lists as Linux stores them, in an extended attribute (acl(5), linux/posix_acl_xattr.h)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 USER, GROUP_OBJECT, GROUP, MASK = 0x02, 0x04, 0x08, 0x10
-"""Tags of entries: a named user, the file's own group, a named group, and the most that these three may do."""
+"""Tags of entries: a named user, the file's own group, a named group, and the maximum for these three."""
 WRITE = 0x2
 _NAME = "system.posix_acl_access"
 _VERSION = 2
@@ -19,7 +19,7 @@ _NO_LIST = (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Entry(NamedTuple):
-    """One line of a list. `account`: the uid or gid of a named user or group."""
+    """An entry of an access control list. `account`: the uid or gid of a named user or group."""
 
     tag: int
     permissions: int
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 
 
 def read(file: int | str) -> bytes | None:
-    """Return the list of a file, given by descriptor or path; None if it has only its mode. Raises OSError."""
+    """Return the access control list of a file (descriptor or path); None if it has only its mode. Raises OSError."""
     if sys.platform != "linux":  # macOS and NFSv4 have lists of another kind, which Python cannot read
         return None
     try:
@@ -39,18 +39,18 @@ def read(file: int | str) -> bytes | None:
 
 
 def replace(file: int, acl: bytes | None) -> None:
-    """Give an open file this list, or none. Raises OSError."""
+    """Set the access control list of an open file; None removes it. Raises OSError."""
     if sys.platform != "linux":
         return
     if acl is not None:
         os.setxattr(file, _NAME, acl)
         return
-    with contextlib.suppress(OSError):  # nothing to remove, or a file system that has no lists
+    with contextlib.suppress(OSError):  # nothing to remove, or the file system does not support lists
         os.removexattr(file, _NAME)
 
 
 def writers(acl: bytes) -> Iterator[Entry]:
-    """Yield the groups and the named users that can write; the mask is taken into account. Raises OSError."""
+    """Yield the groups and named users that can write, after applying the mask. Raises OSError."""
     entries = _parse(acl)
     mask = next((each.permissions for each in entries if each.tag == MASK), 0o7)
     for each in entries:

@@ -1,4 +1,4 @@
-"""Reading files that a person wrote, and what to do about those that cannot be read or written."""
+"""Reading files that a person wrote, and hints for those that cannot be read or written."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError
 
 _WINDOWS = sys.platform == "win32"
 _LARGEST = 16 * 1024 * 1024
-"""Bytes of a file that is read: keys, certificates and configurations are far smaller."""
+"""Maximum size in bytes of a file that is read: keys, certificates and configurations are far smaller."""
 _LONGEST_PATH = 259
-"""Characters that Windows accepts in a path (MAX_PATH), unless its administrator has allowed more."""
+"""Characters that Windows accepts in a path (MAX_PATH), unless the administrator has allowed more."""
 
 Stamp = tuple[int, int, int, int]
-"""What distinguishes a file from the one that replaced it: device, inode, size, time of its last change (ns)."""
+"""Distinguishes a file from one that replaced it: device, inode, size, time of last change (ns)."""
 
 
 def stamp(status: os.stat_result) -> Stamp:
-    device = 0 if _WINDOWS else status.st_dev  # there, stat and fstat need not agree on it
+    device = 0 if _WINDOWS else status.st_dev  # there, stat and fstat may disagree about it
     return device, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read(path: Path) -> bytes:
     """Read a file that a person wrote: a configuration, a certificate. Raises OSErrors as they come.
 
-    Anything but a regular file is an OSError too, since reading a FIFO could block, and so is a file too large to be
-    what is expected.
+    Raises OSError for anything but a regular file, since reading a FIFO could block, and for a file that is too large.
     """
     return read_with_status(path)[0]
 
 
 def read_with_status(path: Path) -> tuple[bytes, os.stat_result]:
-    """As `read`; also return the status of the file that was read, whatever has its name by now."""
+    """Read a file like `read`; also return the status of the file actually read, even if it has been replaced since."""
     with _open(path) as file:
         return content(file, path)
 
 
 def read_private(path: Path, *, any_reader: bool = False) -> bytes:
-    """As `read`, for a file that holds a key or a secret.
+    """Read a file that holds a key or a secret, like `read`.
 
     Raises `AccessDenied` if everyone can read it, unless `any_reader` permits that.
     """
@@ -50,18 +49,18 @@ def read_private(path: Path, *, any_reader: bool = False) -> bytes:
 
 
 def read_private_with_status(path: Path, *, any_reader: bool = False) -> tuple[bytes, os.stat_result]:
-    """As `read_private`; also return the status of the file that was read, whatever has its name by now."""
-    with _open(path) as file:  # what is checked is what is read: the open file, not its name
+    """Read a file like `read_private`; also return the status of the file actually read."""
+    with _open(path) as file:  # check the open file rather than its name, so that the file checked is the file read
         if not any_reader:
             _require_few_readers(file.fileno(), path)
         return content(file, path)
 
 
 def content(file: BinaryIO, path: Path) -> tuple[bytes, os.stat_result]:
-    """Read an open file, and return its status too. Raises OSError if it has grown too large."""
-    status = os.fstat(file.fileno())  # before reading: a file that is written meanwhile then counts as changed
+    """Read an open file; return its content and status. Raises OSError if it has grown too large."""
+    status = os.fstat(file.fileno())  # before reading, so that a file written in the meantime counts as changed
     octets = file.read(_LARGEST + 1)
-    if len(octets) > _LARGEST:  # it has grown
+    if len(octets) > _LARGEST:  # it has grown since it was opened
         raise OSError(errno.EFBIG, "Too large", str(path))
     return octets, status
 
@@ -90,7 +89,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def opened(handle: int, path: Path) -> BinaryIO:
-    """Return the file of a descriptor. One that is too large or not a regular file is closed, and is an OSError."""
+    """Return a file object for a descriptor. Closes it and raises OSError if it is too large or not a regular file."""
     try:
         _require_regular(os.fstat(handle), path)
         return open(handle, "rb")
@@ -119,7 +118,7 @@ def let_read(path: Path, error: OSError) -> str:
 
 def _remedy(path: Path) -> str:
     place = str(path)
-    if Path(path.parent, "..data").is_symlink():  # the layout of a volume of the kubelet
+    if Path(path.parent, "..data").is_symlink():  # the layout of a kubelet volume
         return "Set defaultMode: 0400 on the Kubernetes volume (with fsGroup: 0440)."
     if place.startswith(("/run/secrets/", "/var/run/secrets/")):
         return "Give the container's secret the mode 0400 (Compose: the long form of `secrets`, with uid and mode)."
@@ -127,7 +126,7 @@ def _remedy(path: Path) -> str:
 
 
 def cannot_write(path: Path, error: OSError) -> KeyvouchError:
-    """Turn an OSError raised by writing into an error with its remedy."""
+    """Turn an OSError raised by writing into an error with a hint."""
     hints = {
         errno.ENOENT: f"Make the folder {path.parent} first.",
         errno.ENOTDIR: f"Make the folder {path.parent} first.",

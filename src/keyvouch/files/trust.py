@@ -1,4 +1,4 @@
-"""Whose files are believed: what others could have written is not loaded, run or trusted.
+"""Trust in files: refuse to load, run or trust what others could have written.
 
 On POSIX systems modes, owners, groups and POSIX access control lists decide; on Windows access rules do
 (`access_rules`).
@@ -19,25 +19,25 @@ from keyvouch.files import posix_acl
 
 _WINDOWS = sys.platform == "win32"
 _GROUPS_OF_ROOT = (0, 80) if sys.platform == "darwin" else (0,)
-"""By gid. On macOS the members of `admin` (80) become root by sudo, and Homebrew's folders are theirs."""
+"""By gid. On macOS members of `admin` (80) can become root with sudo, and they own Homebrew's folders."""
 
 
 class Writer(NamedTuple):
-    """Someone other than the owner who can write to a file or folder."""
+    """An account or group, other than the owner, that can write to a file or folder."""
 
     who: str
-    """As the subject of a sentence."""
+    """A name that can be the subject of a sentence."""
     remedy: str
-    """The command that ends it, without the path."""
+    """The command that removes the permission, without the path."""
 
 
 def check_trusted(path: Path) -> None:
     """Refuse what others could have written: a configuration, a module, a program; and the folders above it.
 
     The file and each folder above it must belong to root or to this account, and nobody else may be able to write to
-    it. Group permission to write is accepted only for root's group and for a private group of the owner or of this
+    it. Group write permission is accepted only for root's group and for a private group of the owner or of this
     account. A folder with the sticky bit may be writable, since nobody can replace the files of others there. The same
-    holds for the symbolic links on the way and what they lead to.
+    applies to symbolic links on the path and to their targets.
 
     Raises `ConfigurationError`, and OSErrors as they come.
     """
@@ -46,18 +46,18 @@ def check_trusted(path: Path) -> None:
 
 
 def check_trusted_certificates(path: Path) -> None:
-    """As `check_trusted`, for certificates to trust for TLS: a file, or a folder with everything in it."""
+    """Apply `check_trusted` to certificates trusted for TLS: a file, or a folder with everything in it."""
     os.path.realpath(path, strict=True)
     seen: set[Path] = set()
     _check(path, seen)
     if path.is_dir():
         for each in sorted(path.iterdir()):
-            if each.exists():  # OpenSSL passes over links that are dangling or form a loop
+            if each.exists():  # OpenSSL skips links that are dangling or form a loop
                 _check(each, seen)
 
 
 def _check(path: Path, seen: set[Path]) -> None:
-    """Check a path; `seen` holds the files and folders that have been checked already."""
+    """Check a path; `seen` holds the files and folders that have already been checked."""
     for place in _followed(path.absolute(), seen):
         _check_rules(path, place) if _WINDOWS else _check_mode(path, place)
 
@@ -83,22 +83,22 @@ def _change_owner(status: os.stat_result) -> str:
 
 
 def writer(status: os.stat_result, place: str) -> Writer | None:
-    """Return someone who can write there besides the owner, root and this account; None if nobody can.
+    """Return someone other than the owner, root and this account who can write to a file; None if nobody can.
 
-    `place` is the path of what has this status. Raises OSError if its access control list cannot be read.
+    `place` is the path that has this status. Raises OSError if its access control list cannot be read.
     """
     mode = status.st_mode
     if sys.platform == "win32" or stat.S_ISLNK(mode) or (stat.S_ISDIR(mode) and mode & stat.S_ISVTX):
         return None
     if mode & stat.S_IWOTH:
         return Writer("everyone", "chmod o-w")
-    if not mode & stat.S_IWGRP:  # with an access control list, this bit is its mask's: nobody named in it can write
+    if not mode & stat.S_IWGRP:  # with an access control list, this bit belongs to the mask: no named entry can write
         return None
     return next(_group_writers(status, posix_acl.read(place)), None)
 
 
 def _group_writers(status: os.stat_result, acl: bytes | None) -> Iterator[Writer]:
-    """Yield those who can write by the rights of a group or by an access control list."""
+    """Yield those who can write through a group or an access control list."""
     if sys.platform == "win32":
         return
     known = {0, status.st_uid, os.geteuid()}
@@ -121,7 +121,7 @@ def _is_harmless(group: int, accounts: set[int]) -> bool:
 
 
 def _is_private(group: int, account: int) -> bool:
-    """Whether nobody but this account is in the group, which is its primary one, as far as the databases list."""
+    """Return True if the group is this account's primary group and has no other member in the databases."""
     if sys.platform == "win32":
         return False
     import grp
@@ -159,7 +159,7 @@ def _group_name(gid: int) -> str:
 
 
 def _check_rules(path: Path, place: Path) -> None:
-    """Refuse what others could have written, by the access rules of Windows."""
+    """Refuse what others could have written according to Windows access rules."""
     if sys.platform == "win32":
         from keyvouch import access_rules, windows_files
 
@@ -179,9 +179,9 @@ def _check_rules(path: Path, place: Path) -> None:
 
 
 def _followed(path: Path, seen: set[Path]) -> Iterator[Path]:
-    """Yield the path and every folder above it; for a link, also everything on the way to where it leads.
+    """Yield the path and every folder above it; for a link, also everything on the path to its target.
 
-    Nothing that is in `seen` already, which the folders above are then too.
+    Stops at a path that is already in `seen`, since the folders above it are in `seen` too.
     """
     for place in (path, *path.parents):
         if place in seen:
@@ -193,10 +193,10 @@ def _followed(path: Path, seen: set[Path]) -> Iterator[Path]:
 
 
 def _target(place: Path) -> str | None:
-    """Return where a link leads; None if it is not a link. A junction of Windows does not count as a symbolic link."""
+    """Return the target of a link; None if it is not a link. A Windows junction does not count as a symbolic link."""
     if not _WINDOWS:
         return os.readlink(place) if place.is_symlink() else None
     try:
         return os.readlink(place)
-    except (OSError, ValueError):  # not a reparse point, or not a link: a file that is kept in a cloud
+    except (OSError, ValueError):  # not a reparse point, or not a link: a file kept in a cloud
         return None

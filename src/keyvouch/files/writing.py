@@ -1,8 +1,8 @@
-"""Writing files as a whole or not at all, for as many readers as are meant and no more.
+"""Writing files completely or not at all, readable only by those who should read them.
 
-A file is written under a temporary name beside its destination, gets its owner, mode and access control list on its
-open descriptor, and only then its name. The folder is held open meanwhile (`folders`): an account that owns it can
-spoil what is in it, but cannot lead the write to a file elsewhere.
+A file is written under a temporary name beside its destination. Its open descriptor gets the owner, mode and access
+control list before the file gets its name. The folder is held open throughout (`folders`): an account that owns it can
+spoil its contents, but cannot redirect the write to a file elsewhere.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
 
 _WINDOWS = sys.platform == "win32"
 _LONGEST_NAME = 255
-"""Bytes, on the usual file systems."""
+"""Maximum length of a file name in bytes, on the usual file systems."""
 _READING = 1.0
-"""Seconds to wait for another process that reads a file that is being replaced; needed only on Windows."""
+"""Seconds to wait while another process reads a file that is being replaced; needed only on Windows."""
 _CREATING = 60.0
 """Seconds, far more than a process needs between creating a temporary file and locking it."""
 _NOT_OURS = (errno.EPERM, errno.EACCES, errno.EINVAL)
-"""What the system says to an account that gives a file away; EINVAL if the uid is not mapped in a container."""
+"""Errors when an account gives a file away without permission; EINVAL if the uid is not mapped in a container."""
 
 log = logging.getLogger("keyvouch")
 
 
 def write_private(path: Path, data: bytes, *, replace: bool = False, mode: int = 0o600) -> None:
-    """Write a new file as a whole or not at all; its mode is 0600 unless another `mode` is given (not on Windows).
+    """Write a new file completely or not at all, with mode 0600 unless `mode` is given (not on Windows).
 
     Raises FileExistsError if a file exists and `replace` is false, other OSErrors as they come, `ConfigurationError`
-    for a folder that is reached by a link of another account.
+    for a folder that is reached through a link of another account.
     """
     with open_folder(path.parent) as folder:
         write_into(folder, path.name, data, replace=replace, mode=mode)
 
 
 def write_into(folder: Folder, name: str, data: bytes, *, replace: bool = False, mode: int = 0o600) -> None:
-    """As `write_private`, into a folder that is open."""
+    """Write a file into an open folder, like `write_private`."""
     settle = functools.partial(_set_mode, mode=mode)
     with _written_beside(folder, name, data, settle) as temporary:
         (_replace if replace else _link)(folder, temporary, name)
@@ -60,11 +60,11 @@ def write_into(folder: Folder, name: str, data: bytes, *, replace: bool = False,
 
 
 def rewrite(path: Path, data: bytes, *, replaces: Stamp | None = None) -> None:
-    """Replace a file as a whole, and keep its owner, mode and access control list; a link remains a link.
+    """Replace a complete file, keeping its owner, mode and access control list; a link remains a link.
 
     A new file has mode 0600; on Windows its folder determines who can read it, since a configuration may be for service
-    accounts. `replaces` is the stamp of the file that `data` was derived from: if another file is there by now, that is
-    an OSError (ESTALE). Raises other OSErrors as they come, `ConfigurationError` for a link of another account.
+    accounts. `replaces` is the stamp of the file that `data` was derived from: if the file has been replaced since,
+    OSError (ESTALE) is raised. Raises other OSErrors as they come, `ConfigurationError` for a link of another account.
     """
     with open_target(path) as target:
         before = _access_to(target)
@@ -79,10 +79,9 @@ def rewrite(path: Path, data: bytes, *, replaces: Stamp | None = None) -> None:
 
 
 def open_to_append(path: Path) -> int:
-    """Open a file for appending, through links that can be trusted; a new one has mode 0600. Return its descriptor.
+    """Open a file for appending, through trusted links; a new file has mode 0600. Return its descriptor.
 
-    A FIFO without a reader is an OSError. Raises OSErrors as they come, `ConfigurationError` for a link of another
-    account.
+    Raises OSErrors as they come, also for a FIFO without a reader; `ConfigurationError` for a link of another account.
     """
     if (descriptor := _open_descriptor(str(path))) is not None:
         return descriptor
@@ -99,7 +98,7 @@ def open_to_append(path: Path) -> int:
 
 
 def _open_descriptor(path: str) -> int | None:
-    """Open what a process has open: any descriptor of this one, and a pipe of another, such as a container's output.
+    """Open a descriptor of this process by its path, or a pipe of another process, such as a container's output.
 
     Returns None for any other path. A link to a pipe has no path behind it that could be followed.
     """
@@ -126,20 +125,20 @@ def _open_or_create(target: Target, flags: int) -> int:
 
 
 def _require_own_file(target: Target, status: os.stat_result) -> None:
-    """Raise `ConfigurationError` or OSError for a file that another account put there or led to, a hard link too."""
+    """Raise `ConfigurationError` or OSError for a file that another account created, linked or redirected to."""
     target.require_owner(status)
     if sys.platform == "win32" or not (target.folder.shared or target.folder.is_sticky()):
         return
     is_file = stat.S_ISREG(status.st_mode)
     if is_file and status.st_nlink > 1:
         raise OSError(errno.EPERM, "The file has several hard links", str(target.path))
-    # What its owner does with the file of a folder of its own is its affair, but nobody is to wait for its FIFO.
+    # An owner may do anything with a file in its own folder, but its FIFO must not block the caller.
     if status.st_uid not in {0, os.geteuid()} | ({target.folder.owner()} if is_file else set()):
         raise OSError(errno.EPERM, "The file belongs to another account", str(target.path))
 
 
 def truncate(path: Path) -> None:
-    """Empty a file, which needs no space on a full disk. Raises as `write_private`, also for a hard link."""
+    """Empty a file, which requires no space on a full disk. Raises like `write_private`, also for a hard link."""
     with open_target(path) as target:
         handle = target.folder.open(target.name, os.O_WRONLY)
         try:
@@ -150,24 +149,24 @@ def truncate(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a link itself, and what interrupted writes to it left behind. Raises as `write_private`."""
+    """Delete a file, or the link itself, and the leftovers of interrupted writes to it. Raises like `write_private`."""
     with open_folder(path.parent) as folder:
         folder.remove(path.name)
         _remove_leftovers(folder, path.name)
 
 
 class _Access(NamedTuple):
-    """Who may do what with a file."""
+    """Access rights of a file."""
 
     status: os.stat_result
     acl: bytes | None
     """Its POSIX access control list."""
     rules: SecurityDescriptor | None
-    """On Windows."""
+    """Access rules; only on Windows."""
 
 
 def _access_to(target: Target) -> _Access | None:
-    """Return who has access to the regular file that is to be replaced; None if there is none. Raises OSError."""
+    """Return the access rights of the regular file to be replaced; None if it does not exist. Raises OSError."""
     try:
         handle = target.folder.open(target.name, os.O_RDONLY)
     except FileNotFoundError:
@@ -187,7 +186,7 @@ def _access_to(target: Target) -> _Access | None:
 
 @contextlib.contextmanager
 def _written_beside(folder: Folder, name: str, data: bytes, settle: Callable[[int], None]) -> Iterator[str]:
-    """Yield the temporary name of a finished file, whose access rights `settle` has set; it is removed at the end."""
+    """Yield the temporary name of a complete file with access rights set by `settle`; it is removed at the end."""
     _remove_leftovers(folder, name)
     handle, temporary = _create_beside(folder, name)
     try:
@@ -205,7 +204,7 @@ def _written_beside(folder: Folder, name: str, data: bytes, settle: Callable[[in
 
 
 def _discard(folder: Folder, temporary: str) -> None:
-    """Remove a temporary name; warn if that fails, as in an append-only folder."""
+    """Remove a temporary file; warn if that fails, as in an append-only folder."""
     try:
         folder.remove(temporary)
     except FileNotFoundError:
@@ -217,14 +216,14 @@ def _discard(folder: Folder, temporary: str) -> None:
 
 
 def _create_beside(folder: Folder, name: str) -> tuple[int, str]:
-    """Create a temporary file for one that will have this name. It is locked as long as somebody writes to it."""
+    """Create a temporary file for a destination of this name. It stays locked while it is being written."""
     while True:
         temporary = _prefix(name) + os.urandom(8).hex()
         handle = folder.create(temporary)
-        if _WINDOWS:  # it is open to nobody else
+        if _WINDOWS:  # nobody else can open it
             return handle, temporary
         if _lock(handle) and os.fstat(handle).st_nlink:
-            posix_acl.replace(handle, None)  # that of the folder would apply as soon as the mode allows it
+            posix_acl.replace(handle, None)  # the folder's default list would apply as soon as the mode allows it
             return handle, temporary
         os.close(handle)  # another process has just taken it for a leftover
         with contextlib.suppress(FileNotFoundError):
@@ -239,18 +238,18 @@ def _lock(handle: int) -> bool:
 
 
 def _prefix(name: str) -> str:
-    """Return how the temporary names of a file begin; 16 hexadecimal digits follow."""
+    """Return the prefix of a file's temporary names; 16 hexadecimal digits follow."""
     suffix = ".keyvouch-"
     most = _LONGEST_NAME - len(suffix) - 17
     return "." + os.fsdecode(os.fsencode(name)[:most]) + suffix
 
 
 def _remove_leftovers(folder: Folder, name: str) -> None:
-    """Remove the temporary files of writes to this file that were interrupted: each may hold a whole key."""
+    """Remove the temporary files of interrupted writes to this file: each may hold a whole key."""
     pattern = re.compile(re.escape(_prefix(name)) + "[0-9a-f]{16}")
     try:
         names = folder.names()
-    except PermissionError:  # a folder that this account may write to, but not list
+    except PermissionError:  # this account may write to the folder but not list it
         return
     for each in filter(pattern.fullmatch, names):
         with contextlib.suppress(OSError):
@@ -262,7 +261,7 @@ def _remove_leftovers(folder: Folder, name: str) -> None:
 
 
 def _remove_if_abandoned(folder: Folder, temporary: str, name: str) -> bool:
-    """Remove a temporary file unless somebody writes to it. Raises OSError."""
+    """Remove a temporary file unless a process is writing to it. Raises OSError."""
     if _WINDOWS:
         folder.remove(temporary)  # PermissionError while it is open
         return True
@@ -282,14 +281,14 @@ def _remove_if_abandoned(folder: Folder, temporary: str, name: str) -> bool:
 
 
 def _is_leftover(status: os.stat_result, folder: Folder, name: str) -> bool:
-    """Whether a file with a temporary name is one of ours, and has no other name than the one that it was meant for."""
+    """Return True if a file with a temporary name is ours and has no other name than its destination."""
     if sys.platform == "win32":
         return True
     try:
         target: os.stat_result | None = folder.status(name)
     except FileNotFoundError:
         target = None
-    if not status.st_size and time.time() - status.st_mtime < _CREATING:  # it may have no lock yet
+    if not status.st_size and time.time() - status.st_mtime < _CREATING:  # it may not be locked yet
         return False
     owners = {0, os.geteuid()} | ({target.st_uid} if target else set())
     linked = target is not None and os.path.samestat(status, target)  # interrupted between link and unlink
@@ -302,7 +301,7 @@ def _set_mode(handle: int, *, mode: int) -> None:
 
 
 def _give_access(handle: int, *, like: _Access | None) -> None:
-    """Give an open file the access rights of another; without one they stay private, on Windows become the folder's."""
+    """Give an open file the access rights of another; without one it stays private, or on Windows gets the folder's."""
     if sys.platform == "win32":
         from keyvouch import security_descriptor, windows_files
 
@@ -310,14 +309,14 @@ def _give_access(handle: int, *, like: _Access | None) -> None:
         windows_files.give_rules(handle, rules or security_descriptor.SecurityDescriptor())
     elif like:
         keeps_group = _give_owner(handle, like.status)
-        # Never setuid or setgid; and nothing to a group other than the one that had it.
+        # Never setuid or setgid, and no group permissions unless the group is unchanged.
         _set_mode(handle, mode=like.status.st_mode & (0o777 if keeps_group else 0o707))
         if keeps_group and like.acl:
             posix_acl.replace(handle, like.acl)
 
 
 def _give_owner(handle: int, status: os.stat_result) -> bool:
-    """Give an open file the owner and group of another, as far as this account may; return whether it has the group."""
+    """Give an open file another's owner and group as far as permitted; return True if it has the group."""
     if sys.platform == "win32":
         return True
     for owner in (status.st_uid, -1):  # only root may give a file away, but its owner may change the group
@@ -332,7 +331,7 @@ def _give_owner(handle: int, status: os.stat_result) -> bool:
 
 
 def _replace(folder: Folder, temporary: str, name: str) -> None:
-    """Give the finished file its name. On Windows a process that reads the other one is waited for."""
+    """Give the finished file its name. On Windows, wait while another process reads the old file."""
     deadline = time.monotonic() + _READING
     while True:
         try:
@@ -346,7 +345,7 @@ def _replace(folder: Folder, temporary: str, name: str) -> None:
 
 
 def _link(folder: Folder, temporary: str, name: str) -> None:
-    """Give the finished file its name, unless that is taken; a rename cannot ensure that on POSIX."""
+    """Give the finished file its name unless it is taken; a rename cannot ensure that on POSIX."""
     if _WINDOWS:
         folder.rename(temporary, name)
         return
@@ -354,8 +353,8 @@ def _link(folder: Folder, temporary: str, name: str) -> None:
         folder.link(temporary, name)
     except FileExistsError:
         raise
-    except OSError:  # a file system without links, such as FAT and some network shares
-        os.close(folder.create(name))  # the name is ours, or taken
+    except OSError:  # a file system without hard links, such as FAT and some network shares
+        os.close(folder.create(name))  # reserves the name; raises FileExistsError if it is taken
         try:
             folder.replace(name, by=temporary)
         except OSError:
