@@ -276,14 +276,14 @@ def test_self_signed_is_as_asked() -> None:
 
 @pytest.mark.parametrize("days", [-1, 10**7, 10**12])
 def test_impossible_days_are_refused(days: int) -> None:
-    """An end before the beginning, or after the last date there is, is a mistake of whoever asked."""
+    """An end before the beginning, or beyond the last representable date, is the caller's mistake."""
     with pytest.raises(ConfigurationError, match=f"valid for {days} days"):
         certificate.self_signed(new_key(), "app", days)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_request_is_verified_by_openssl(kind: str) -> None:
-    """A request proves the possession of the key, and bears the subject."""
+    """A request proves possession of the key, and contains the subject."""
     made = certificate.request(new_key(kind), "CN=app,O=Contoso")
     openssl("req", "-inform", "DER", "-verify", "-noout", stdin=der_of(made))
     told = openssl("req", "-inform", "DER", "-noout", "-subject", "-nameopt", "RFC2253", stdin=der_of(made))
@@ -303,7 +303,7 @@ def test_request_is_verified_by_openssl(kind: str) -> None:
     ],
 )
 def test_subject_is_a_distinguished_name(text: str, name: str) -> None:
-    """A subject is written as RFC 4514 says; a bare word is a common name."""
+    """A subject has the syntax of RFC 4514; a bare word is a common name."""
     assert parse_subject(text).rfc4514_string() == name
 
 
