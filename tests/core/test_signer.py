@@ -275,7 +275,7 @@ def test_malformed_signature_is_refused(kind: str, later: bool, returned: object
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reason", ["remote", "verify=always"])
 def test_every_signature_is_verified(kind: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If signatures come over a network, or the URI has `verify=always`, a later signature by another key is refused."""
+    """If signatures come over a network, or with `verify=always`, a later signature by another key is refused."""
     monkeypatch.setattr(ScriptedKey, "remote", reason == "remote")
     with Script(kind) as script:
         uri = script.uri if reason == "remote" else f"{script.uri}?verify=always"

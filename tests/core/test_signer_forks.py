@@ -416,7 +416,7 @@ def test_assertions_survive_a_fork(script: Script) -> None:
 
 @in_own_process
 def test_signing_imports_nothing(script: Script) -> None:
-    """Once a signer is open, signing imports nothing: a fork during an import would leave its lock held in the child."""
+    """Once a signer is open, signing imports nothing: a fork during an import would leave its lock held in a child."""
     for kind in ("RSA-2048", "P-256", "Ed25519"):
         with Script(kind) as own, open_signer(own.uri) as signer:
             make = ClientAssertion(signer)
