@@ -346,7 +346,7 @@ def test_uri_of_a_refusal(text: str, shown: str) -> None:
 
 
 def test_backslash_after_the_question_mark() -> None:
-    """Only `\\\\?\\` is the beginning of a path of Windows that a `?` cuts off."""
+    """Only `\\\\?\\` is reported as the beginning of a Windows path cut off by a `?`."""
     assert "no attribute" in refusal(r"pfx:/a?\x=1").message
     assert "begins with" not in refusal("pfx:\\\\?x=1").message
     assert r"path=\\%3F\ " in refusal("pfx:\\\\?\\C:").hint
@@ -434,7 +434,7 @@ def test_octets_are_printed_in_ascii() -> None:
 
 @pytest.mark.parametrize("mark", ["\u200e", "\u200f"])
 def test_mark_of_direction_is_left_to_its_attribute(mark: str) -> None:
-    """A direction mark, copied unseen from a Windows dialog, is not a control character, and is visible when printed."""
+    """A direction mark copied unseen from a Windows dialog is not a control character, and is visible when printed."""
     uri = parse(f"pfx:path={mark}/a")
     assert path_of(str(uri)) == f"{mark}/a".encode()
     assert str(uri).isprintable()
