@@ -268,7 +268,7 @@ def test_redirect_to_metadata_service(
     [("GET", "http://localhost:9/mex"), ("POST", "http://169.254.169.254/token"), ("GET", "file:///etc/passwd")],
 )
 def test_only_https(method: str, url: str) -> None:
-    """Only https is used, also for addresses in an authority's responses: MSAL sends a user's password there, for example."""
+    """Only https is used, even for addresses from an authority's responses: MSAL may send a user's password there."""
     with Session() as session, pytest.raises(ConfigurationError, match="not https"):
         session.request(method, url)
 

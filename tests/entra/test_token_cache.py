@@ -103,7 +103,7 @@ def test_entries_that_are_not_tables(place: Path, each: object) -> None:
 
 @pytest.mark.parametrize("content", [*malformed.WHOLE, b"\xff\xfe", b'{"AccessToken": "\xff"}'])
 def test_content_that_is_damaged(place: Path, content: bytes) -> None:
-    """Content that is not UTF-8 or JSON, or too deep, has no token; MSAL starts with an empty cache that it can write."""
+    """Content that is not UTF-8 or JSON, or too deep, has no token; MSAL starts with an empty, writable cache."""
     assert find(place, content) is None
     cache = persisted(lambda: place)
     cache.add(
@@ -270,7 +270,7 @@ def add(cache: Any, secret: str) -> None:
 def test_cache_that_cannot_be_written(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, function: str
 ) -> None:
-    """There is one warning until writing works again, and another on the next failure; tokens are returned all the same."""
+    """There is one warning until writing works again, and another on the next failure; tokens are still returned."""
 
     def fail(*_: object, **__: object) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
