@@ -90,7 +90,7 @@ def test_new_key_saves_profile(place: str) -> None:
 
 
 def test_new_member_of_a_family_lasts(tmp_path: Path) -> None:
-    """A profile for a family takes the newest, so that the next renewal is followed; the suggested command opens one key."""
+    """A profile for a family takes the newest, so the next renewal is used; the suggested command opens one key."""
     family, out = f"pem:{tmp_path}/app-*.pem", str(tmp_path / "app.cer")
     profile = ("--save-profile", "nightly", "--tenant", "t", "--client-id", "7")
     first = run("new", "--key", family, "--certificate-out", out, *profile)

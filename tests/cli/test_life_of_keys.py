@@ -133,7 +133,7 @@ def test_access_is_granted_and_revoked() -> None:
 
 @pytest.mark.parametrize("arguments", [("",), (), ("a", "--list"), ("--list", "--revoke")])
 def test_senseless_grant_refused(key: Key, arguments: tuple[str, ...]) -> None:
-    """`grant` requires an account or `--list`."""
+    """`grant` requires either an account or `--list`."""
     done = run("grant", "--key", key.uri, *arguments)
     assert (done.status, "Give ACCOUNT" in done.errors) == (2, True)
 
