@@ -87,7 +87,7 @@ def test_number_of_elements_is_limited() -> None:
 
 
 def test_work_is_linear() -> None:
-    """Neither depth nor indefinite lengths make the reader scan the data repeatedly: the number of calls stays the same."""
+    """Neither depth nor indefinite lengths make the reader scan the data repeatedly: the call count stays the same."""
 
     def calls(size: int) -> int:
         octets = b"\x30\x80" * 30 + b"\x04\x02aa" * size + b"\0\0" * 30
