@@ -47,7 +47,7 @@ def rules(*allowed: tuple[str, int], owner: str = ADMINISTRATORS, inherited: boo
     ],
 )
 def test_groups_of_everyone(group: str) -> None:
-    """Everyone, Authenticated Users, Users, Guests and similar groups; Domain Users of any domain."""
+    """Everyone, Authenticated Users, Users, Guests and the like, and Domain Users of any domain, count as everyone."""
     assert too_many_readers("C:\\x", rules((group, READ)), ME)
     assert distrust("C:\\x", rules((group, MODIFY)), ME)
 
@@ -130,7 +130,7 @@ def test_folder_made_in_a_root_refused() -> None:
 
 @pytest.mark.parametrize("mask", [DELETE, DELETE_CHILD, WRITE_DAC])
 def test_folder_whose_files_can_be_replaced(mask: int) -> None:
-    """Deleting the folder's contents or the folder itself, or changing its rules."""
+    """A right to delete the folder or its contents, or to change its rules, is refused."""
     assert distrust(r"C:\jobs", rules((EVERYONE, mask)), ME, folder=True)
 
 
@@ -141,7 +141,7 @@ def test_file_that_can_be_appended_to() -> None:
 
 @pytest.mark.parametrize("owner", [SYSTEM, ADMINISTRATORS, TRUSTED_INSTALLER, ME])
 def test_owners_trusted(owner: str) -> None:
-    """The system's own accounts, and this account."""
+    """The system's own accounts and this account are trusted owners."""
     assert distrust("C:\\x", rules((USERS, READ), owner=owner), ME) is None
 
 

@@ -521,7 +521,7 @@ def number(text: str) -> int:
 
 
 def test_thumbprint_of_rfc_7638() -> None:
-    """RFC 7638, section 3.1."""
+    """The example in RFC 7638, section 3.1, has the thumbprint given there."""
     n = (
         "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknj"
         "hMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQ"
@@ -533,7 +533,7 @@ def test_thumbprint_of_rfc_7638() -> None:
 
 
 def test_thumbprint_of_rfc_8037() -> None:
-    """RFC 8037, appendix A.3."""
+    """The example in RFC 8037, appendix A.3, has the thumbprint given there."""
     public_key = ed25519.Ed25519PublicKey.from_public_bytes(decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"))
     assert jwk_thumbprint(public_key) == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
 

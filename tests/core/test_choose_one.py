@@ -183,7 +183,7 @@ def test_expired_members_are_left_out() -> None:
 
 
 def test_members_of_the_future_are_left_out() -> None:
-    """Nor one that is not yet valid, even if the store has had it for long."""
+    """A member that is not yet valid is not taken either, even if the store has had it for long."""
     future = KeyInfo(
         uri("id=b"), "P-256", created=at(5000), not_before=at(-60), not_after=at(-9000), has_certificate=True
     )

@@ -147,7 +147,7 @@ def test_wrong_profile_leaves_the_others_be(file: Path) -> None:
 
 
 def test_wrong_defaults_are_named(file: Path) -> None:
-    """A mistake in the defaults is attributed to them if only they set the value."""
+    """A mistake in the defaults is reported as one in `[defaults]` if no profile is used."""
     with pytest.raises(ConfigurationError, match=r"keyvouch.toml: \[defaults\]: there is no field 'x'"):
         write(file, "[defaults]\nx = 1\n").default_profile()
 

@@ -428,7 +428,7 @@ def test_try_after_the_end_gets_a_little() -> None:
 
 
 def test_backoff_doubles() -> None:
-    """Without advice from the store, waits double from 0.1 s to 1 s; for throttling from 1 s, with jitter."""
+    """Without advice from the store, waits double from 0.1 s to 1 s, or from 1 s with jitter for throttling."""
     backoff = Backoff()
     assert [backoff.after(StoreUnavailable("down")) for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     for wanted in (1, 2, 4):

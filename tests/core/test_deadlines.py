@@ -73,19 +73,19 @@ def ending_soon() -> Iterator[None]:
 
 @pytest.mark.parametrize("drip", DRIPS)
 def test_dripping_response(request_by: Request, tls: tuple[ssl.SSLContext, str], drip: str) -> None:
-    """Each part of a response, and the response as a whole."""
+    """A response ends at the deadline, whichever part of it drips."""
     with dripping(drip, tls[0]) as server, ending_soon():
         request_by(f"https://localhost:{server.port}/", tls[1])
 
 
 def test_silent_handshake(request_by: Request, tls: tuple[ssl.SSLContext, str]) -> None:
-    """A server that accepts connections and never answers the ClientHello."""
+    """A server that accepts connections but never answers the ClientHello is abandoned in time."""
     with dripping("silence") as server, ending_soon():
         request_by(f"https://localhost:{server.port}/", tls[1])
 
 
 def test_dripping_handshake(request_by: Request, tls: tuple[ssl.SSLContext, str]) -> None:
-    """Each byte of the handshake arrives in time, but the whole never does."""
+    """A handshake ends at the deadline, even if each byte arrives in time."""
     with (
         dripping("silence", tls[0]) as server,
         SlowRelay(("127.0.0.1", server.port)) as relay,
@@ -122,28 +122,28 @@ def test_no_more_threads(tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.Mo
 @pytest.mark.parametrize("drip", ["status line", "header", "continue", "silence"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_dripping_proxy(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str, drip: str) -> None:
-    """A proxy's response to CONNECT, including over TLS to the proxy."""
+    """A proxy's response to CONNECT ends at the deadline, including over TLS to the proxy."""
     with dripping(drip, tls[0] if scheme == "https" else None) as server, ending_soon():
         request_by("https://vault.test/", tls[1], f"{scheme}://localhost:{server.port}")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_dripping_handshake_behind_a_proxy(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str) -> None:
-    """A proxy that connects and then drips what looks like a TLS record; also through TLS in TLS."""
+    """The deadline holds for a proxy that connects and then drips what looks like a TLS record; also for TLS in TLS."""
     drip = (b"HTTP/1.1 200 OK\r\n\r\n", b"\x16\x03\x03\x40\x00")
     with dripping(drip, tls[0] if scheme == "https" else None) as server, ending_soon():
         request_by("https://vault.test/", tls[1], f"{scheme}://localhost:{server.port}")
 
 
 def test_dripping_metadata_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MSAL asks a machine's metadata service for its region over http."""
+    """The deadline holds for MSAL's query of a machine's metadata service for its region, over http."""
     monkeypatch.setattr(transport, "is_link_local", lambda _: True)
     with dripping("header") as server, ending_soon():
         by_session(f"http://localhost:{server.port}/", None)
 
 
 def test_name_that_is_not_resolved(request_by: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver that never answers."""
+    """The deadline holds even if a resolver never answers."""
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: over.wait(30.0))
     try:
@@ -190,7 +190,7 @@ def test_next_address_is_tried_in_time(
     ("request_by", "scheme"), [(by_pools, "https"), (by_pools, "http"), (by_session, "https")], indirect=["request_by"]
 )
 def test_request_that_is_not_read(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str) -> None:
-    """A server that reads the body slowly."""
+    """The deadline holds for a server that reads the body slowly."""
     over = threading.Event()
 
     def sip(listener: socket.socket) -> None:
@@ -229,7 +229,7 @@ def test_flood(request_by: Request, tls: tuple[ssl.SSLContext, str], start: byte
 
 @pytest.mark.parametrize("status", ["200 OK", "302 Found\r\nLocation: /"])
 def test_bomb(request_by: Request, tls: tuple[ssl.SSLContext, str], status: str) -> None:
-    """A small body that decompresses to a large one, including that of a redirect."""
+    """A small body that decompresses to a large one is refused, including that of a redirect."""
     body = gzip.compress(bytes(2 * LARGEST_RESPONSE))
     head = f"HTTP/1.1 {status}\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with dripping("silence", tls[0], [head + body]) as server, pytest.raises(Exception) as caught:
@@ -254,7 +254,7 @@ def test_large_response(tls: tuple[ssl.SSLContext, str]) -> None:
 def test_ssl_context_of_another_kind(
     request_by: Request, tls: tuple[ssl.SSLContext, str], drip: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after `truststore.inject_into_ssl()`: its contexts delegate most calls to another one."""
+    """The deadline holds after `truststore.inject_into_ssl()`, whose contexts delegate most calls to another one."""
     create = ssl.create_default_context
 
     class Context(ssl.SSLContext):

@@ -133,7 +133,7 @@ def test_one_that_fails_to_forget_keeps_no_other_from_it(gate: ForkGate, caplog:
 
 
 def test_each_fork_counts_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A grandchild has a number of its own; a failing reset is logged by the names of its class and error."""
+    """Each fork increments the number once; a failing reset is logged with the names of its class and error."""
 
     class Failing:
         def after_fork(self) -> None:

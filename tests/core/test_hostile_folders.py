@@ -247,7 +247,7 @@ def test_link_of_another_account_out_of_its_own(theirs: Path, outside: Path, pat
 
 @pytest.mark.parametrize("act", [files.remove, lambda path: files.write_private(path, b"new")])
 def test_folder_of_root_behind_a_link(theirs: Path, outside: Path, act: Callable[[Path], None]) -> None:
-    """Nothing is created or deleted in the link's target."""
+    """Nothing is created or deleted in a folder of root behind another account's link."""
     own_link(theirs / "folder", outside.parent)
     with pytest.raises(ConfigurationError, match="another account controls"):
         act(theirs / "folder" / "victim")
@@ -255,7 +255,7 @@ def test_folder_of_root_behind_a_link(theirs: Path, outside: Path, act: Callable
 
 @pytest.mark.parametrize("path", ["folder/below", "dangling", "dangling/below"])
 def test_folder_that_is_made_behind_a_link(theirs: Path, outside: Path, path: str) -> None:
-    """Nor is a folder created through such a link."""
+    """A folder is not created through another account's link to a folder of root."""
     own_link(theirs / "folder", outside.parent)
     own_link(theirs / "dangling", outside.parent / "new")
     with pytest.raises(ConfigurationError, match="cannot be written"):
@@ -281,7 +281,7 @@ def test_link_of_root_that_another_account_can_move(theirs: Path, outside: Path)
 
 
 def test_link_of_a_third_account(theirs: Path, app: Path) -> None:
-    """Nor is a link to a third account's file followed."""
+    """A link of one account to a file of another is not followed."""
     own_link(theirs / "link", app, OTHER)
     with pytest.raises(ConfigurationError, match="another account controls"):
         files.rewrite(theirs / "link", b"new")
@@ -397,7 +397,7 @@ def test_lock_of_another_account(theirs: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["hard link", "link", "fifo"])
 def test_lock_on_a_file_elsewhere(theirs: Path, outside: Path, kind: str) -> None:
-    """Nor is a file elsewhere locked, or given to the owner of the folder."""
+    """A file elsewhere is neither locked nor given to the owner of the folder."""
     path = theirs / ".lock"
     make = {
         "hard link": lambda: os.link(outside, path),

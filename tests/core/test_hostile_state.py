@@ -99,7 +99,7 @@ def test_unsealing_through_a_link(state: Path, outside: Path) -> None:
 
 
 def test_unsealing_while_the_folder_is_swapped(state: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor if the folder becomes a link after its records have been listed."""
+    """Root deletes nothing if the folder becomes a link after its records have been listed."""
     folder = state / "refused"
     folder.mkdir()
     for name in ("victim.json", "tree.json"):

@@ -280,7 +280,7 @@ def test_proxy_that_is_none(limits: Limits, monkeypatch: pytest.MonkeyPatch, giv
 
 
 def test_proxy_that_is_not_there(limits: Limits) -> None:
-    """Nor is the password shown if nobody listens or the proxy's name is unknown."""
+    """The password is not shown either if nobody listens or the proxy's name is unknown."""
     for host in ("127.0.0.1:1", "proxy.invalid:3128"):
         pools = Pools(limits, proxy=f"http://me:s-cret@{host}")
         with pytest.raises(StoreUnavailable) as caught:
@@ -324,12 +324,12 @@ def test_near_is_reached_without_a_proxy(url: str, *, near: bool) -> None:
     ],
 )
 def test_retry_after(told: str, seconds: float | None) -> None:
-    """In seconds, or as a date that may have passed."""
+    """Retry-After is in seconds, or a date that may have passed."""
     assert retry_after({"Retry-After": told}) == seconds
 
 
 def test_retry_after_a_moment() -> None:
-    """A date is relative to now."""
+    """A Retry-After date is converted to seconds from now."""
     moment = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=2)
     assert 60 < (retry_after({"Retry-After": format_datetime(moment, usegmt=True)}) or 0) <= 120
 

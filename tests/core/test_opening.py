@@ -72,7 +72,7 @@ def test_failed_open_gives_the_connection_back() -> None:
 
 
 def test_interrupted_open_gives_the_connection_back() -> None:
-    """Nor does one whose opening is interrupted."""
+    """An interrupted open leaves no connection behind."""
     with Script() as script:
         script.fail("open", KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):

@@ -254,7 +254,7 @@ def test_bad_plugin_leaves_the_others_be(site: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["no metadata", "empty metadata", "senseless entry points", "binary entry points"])
 def test_damaged_distribution_leaves_the_others_be(site: Path, damage: str) -> None:
-    """Damaged metadata in any distribution do not hide the stores of others."""
+    """Damaged metadata in any distribution does not hide the stores of others."""
     install(site, "bad-store", "bad")
     install(site, "acme-store")
     info = site / "bad_store-1.0.dist-info"

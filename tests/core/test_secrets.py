@@ -102,7 +102,7 @@ def test_secret_has_no_fields() -> None:
 
 @pytest.mark.parametrize("made", [Secret(VALUE), AccessToken(VALUE, 2**31, 5)])
 def test_secret_is_in_no_state(made: Secret) -> None:
-    """What serializers and debuggers ask an object for does not contain the secret."""
+    """Nothing that serializers and debuggers ask for contains the secret."""
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         with pytest.raises(TypeError):
             pickle.dumps(made, protocol)
@@ -123,7 +123,7 @@ def test_secret_is_in_no_state(made: Secret) -> None:
 
 
 def test_comparison_shows_nothing() -> None:
-    """Nor does comparison show a value that is not text, which an error would quote."""
+    """A comparison does not show the value, even if it is not text, which an error would quote."""
     assert Secret("\udc80" + VALUE) == Secret("\udc80" + VALUE)
     assert Secret("\udc80" + VALUE) != Secret(VALUE)
     with pytest.raises(TypeError) as caught:
@@ -262,7 +262,7 @@ def test_variable_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_file_that_is_no_text(tmp_path: Path) -> None:
-    """The same applies to a file, as some editors write UTF-16."""
+    """A file that is not UTF-8 is refused, too: some editors write UTF-16."""
     reference = secret_file(tmp_path / "secret", VALUE.encode("utf-16"))
     assert "not UTF-8" in refusal(ConfigurationError, reference).message
 
@@ -531,7 +531,7 @@ def test_value_is_no_reference(reference: str) -> None:
 
 
 def test_access_token_is_another_ones_work() -> None:
-    """The resolver gets the client that signs in, and hides the token; without it, the error says how to get one."""
+    """A function given to the resolver signs in, and the token is hidden; without it, the error says how to get one."""
 
     def sign_in(*asked: object, **demanded: object) -> AccessToken:
         return AccessToken(" ".join(map(str, (*asked, *demanded.values()))), ends=7)

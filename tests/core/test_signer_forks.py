@@ -155,7 +155,7 @@ def test_close_in_a_child_returns_at_once(script: Script) -> None:
 
 @in_own_process
 def test_child_closes_what_it_opened(script: Script) -> None:
-    """A key that a child reopened is closed there; the store's part from the parent is not."""
+    """A key that a child reopened is closed there; the parent's part of the signer is not."""
     signer = open_signer(script.uri)
 
     def use_and_close() -> object:

@@ -66,7 +66,7 @@ USES: dict[str, tuple[str, Callable[[Store], object]]] = {
 
 
 def require_reported(caught: pytest.ExceptionInfo[KeyvouchError], fault: str) -> None:
-    """The error names the store, its distribution, what was raised and where, without quoting the text."""
+    """Assert that the error names the store, its distribution, what was raised and where, and quotes nothing."""
     error = caught.value
     assert type(error) is InternalError
     assert (error.code, error.exit_status, error.transient, error.try_next_key) == ("internal-error", 1, False, True)

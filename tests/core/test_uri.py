@@ -363,7 +363,7 @@ def test_newest_is_the_value() -> None:
 
 
 def test_store_without_a_positional_attribute() -> None:
-    """Such a store accepts only name=value, and its URI may be empty."""
+    """A store without a positional attribute accepts only name=value, and its URI may be empty."""
     declared = (Attribute("name", "which"),)
     assert parse_uri("x:name=a", declared).get("name") == "a"
     assert str(parse_uri("x:", declared)) == "x:"

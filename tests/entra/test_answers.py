@@ -190,7 +190,7 @@ def test_no_message_says_none(result: object) -> None:
 
 
 def test_errors_without_text_say_no_none() -> None:
-    """Nor does that for an operating system error without a text."""
+    """The error for an operating system error without a text does not contain "None" either."""
     for error in (OSError(), OSError("text"), ConnectionError(), ValueError(), KeyError("x")):
         found = Outcome(error=error)._as_ours(error, "https://login", None)
         assert isinstance(found, KeyvouchError)

@@ -140,7 +140,7 @@ def test_client_that_evaluates_continuously(service: Service, registered: Regist
 
 
 def test_asynchronous_client(service: Service, registered: Registered) -> None:
-    """The same for a client from `azure.*.aio`."""
+    """An asynchronous client from `azure.*.aio` behaves the same."""
 
     async def read() -> None:
         async with (
@@ -308,7 +308,7 @@ def test_asynchronous_chain(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same, asynchronously, in both orders."""
+    """Asynchronous chains behave the same, in both orders."""
 
     async def ask() -> None:
         nowhere, ours = aio.KeyvouchCredential("nowhere"), aio.KeyvouchCredential(registered.client)

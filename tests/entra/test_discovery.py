@@ -76,7 +76,7 @@ def test_redirect_to_http(authority: Authority, app: App, key: Key, change: Call
 
 
 def test_second_redirect_to_http(authority: Authority, app: App, key: Key, change: Callable[[Change], None]) -> None:
-    """Nor at a later hop, which the error then names."""
+    """A redirect to http at a later hop is not followed either, and the error names that hop."""
     change(
         lambda request, _: redirect(
             "http://localhost:9/" if request.path == "/second" else f"{authority.url.upper()}/second"

@@ -253,7 +253,7 @@ class TestLife:
         assert time.monotonic() - start < 4
 
     def test_silent_connection_is_closed(self, authority: Authority) -> None:
-        """Nor does one that never started TLS."""
+        """A client that never started TLS does not delay close() either."""
         with socket.create_connection(("127.0.0.1", int(authority.url.rpartition(":")[2]))) as silent:
             silent.settimeout(10)
             start = time.monotonic()
