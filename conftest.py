@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Fixtures and hooks for all tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from servers import fetching
 from servers.fixtures import oidc_provider  # noqa: F401 - a fixture
 from windows_fixtures import windows  # noqa: F401 - a fixture
 
-# They run in a Python of Windows, which one of the plugin's tests starts.
+# They run in a Windows Python, which one of the plugin's tests starts.
 collect_ignore = ["plugins/keyvouch-windows/tests/inside"]
 
 
@@ -24,19 +24,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def soak(request: pytest.FixtureRequest) -> bool:
-    """Whether there is time for the high counts of `make soak`."""
+    """Whether there is time for the high iteration counts of `make soak`."""
     return bool(request.config.getoption("--soak"))
 
 
 @pytest.fixture
 def plenty(*, soak: bool) -> bool:
-    """Whether there is time for some minutes: in `make soak`, and in CI."""
+    """Whether there are a few minutes to spare: in `make soak`, and in CI."""
     return soak or bool(os.environ.get("CI"))
 
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or writes the user's own state, cache or configuration."""
+    """Keep tests away from the user's own state, cache and configuration."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -49,14 +49,14 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def default_trust(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TLS trusts what it trusts by default, also where the environment names a CA for all programs."""
+    """Reset TLS to its default trust, even if the environment names a CA for all programs."""
     for name in fetching.TRUST_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(autouse=True)
 def no_challenges() -> None:
-    """Let the Azure SDK forget which tenant a host and port demanded: ports of former tests' vaults come again."""
+    """Clear the Azure SDK's cache of tenants by host and port: ports of earlier tests' vaults are reused."""
     for name, module in list(sys.modules.items()):
         if name.startswith("azure.keyvault.") and name.endswith(".http_challenge_cache"):
             vars(module)["_cache"].clear()
@@ -67,7 +67,7 @@ def pytest_runtest_makereport(
     item: pytest.Item,
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI nothing is skipped: a test that would be has failed."""
+    """In CI a skipped test counts as failed."""
     report = yield
     if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"

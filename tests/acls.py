@@ -16,7 +16,7 @@ def acl(
     groups: dict[int, int] | None = None,
     mask: int = 7,
 ) -> bytes:
-    """Return the attribute for these permissions (rwx as bits 4, 2 and 1) by account; others have none."""
+    """Return the attribute that gives these permissions (rwx as bits 4, 2 and 1) to accounts, and none to others."""
     entries = [(_USER_OBJECT, owner, _NOBODY)]
     entries += [(_USER, permissions, uid) for uid, permissions in sorted((users or {}).items())]
     entries += [(_GROUP_OBJECT, group, _NOBODY)]
@@ -26,7 +26,7 @@ def acl(
 
 
 def set_acl(path: Path, attribute: bytes, *, default: bool = False) -> None:
-    """Give a file or folder a list; `default`: what is created in a folder gets it."""
+    """Set the list of a file or folder; `default`: the list for what is created in a folder."""
     os.setxattr(path, f"system.posix_acl_{'default' if default else 'access'}", attribute)
 
 

@@ -1,4 +1,4 @@
-"""What `test_windows_rules` has done inside a Windows: it prints as JSON what came of it."""
+"""Run by `test_windows_rules` inside Windows: print the results as JSON."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def told(function: Callable[[], object]) -> object:
 
 
 def allowed(path: Path) -> list[str]:
-    """Return who has any right there but those who always have."""
+    """Return who has any right there, without those that always have."""
     return sorted({*(windows_files.rules_at(path).allowed(0xFFFFFFFF) or ())} - {"S-1-5-18", "S-1-5-32-544"})
 
 
@@ -54,14 +54,14 @@ def put(name: str, octets: bytes) -> Path:
 
 
 def open_to_everyone(path: Path) -> None:
-    """Let everyone do everything with a file or folder."""
+    """Give everyone full access to a file or folder."""
     rules = windows_files.rules_at(path)
     opened = rules.with_dacl([*(rules.dacl or ()), Ace(ALLOW, 0, FILE_ALL_ACCESS, EVERYONE)])
     assert ctypes.WinDLL("advapi32").SetFileSecurityW(str(path), DACL_SECURITY_INFORMATION, opened.to_bytes())
 
 
 def of_files() -> dict[str, object]:
-    """Files that are made, read and replaced."""
+    """Create, read and replace files."""
     files.make_folder(FOLDER)
     key = put("app.pfx", b"key")
     again = told(lambda: files.write_private(key, b"other"))
@@ -93,7 +93,7 @@ def load(path: Path) -> object:
 
 
 def of_configurations() -> dict[str, object]:
-    """Files as editors and shells on Windows write them."""
+    """Read files as editors and shells on Windows write them."""
     text = "[profiles.nächtlich]\n".replace("ä", "ae")
     found = {
         "utf-8 with a mark": load(put("mark.toml", b"\xef\xbb\xbf" + text.encode())),
@@ -143,7 +143,7 @@ def of_paths() -> dict[str, object]:
 
 
 def of_encodings() -> dict[str, object]:
-    """What the command prints where its output is read in a code page."""
+    """Print from the command with its output in a code page."""
     found: dict[str, object] = {}
     for name in ("cp1252", "cp437", "cp850", "ascii", "utf-8"):
         done = subprocess.run(
@@ -158,7 +158,7 @@ def of_encodings() -> dict[str, object]:
 
 
 def of_pipes() -> dict[str, object]:
-    """The command where nobody reads what it prints, as behind `Select-Object -First 1`."""
+    """Run the command when nobody reads its output, as before `Select-Object -First 1`."""
     with subprocess.Popen(
         [sys.executable, "-m", "keyvouch", "stores"],
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Answers that no server should give: as a whole, and with one field at a time wrong, missing or of another type."""
+"""Invalid responses: as a whole, and with one field at a time wrong, missing or of another type."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WHOLE = (
     b'{"data":' + b'{"a":' * DEEP + b"1" + b"}" * (DEEP + 1),
     b'{"value":' + b"[" * DEEP + b"]" * DEEP + b"}",
 )
-"""Whole bodies."""
+"""Complete bodies."""
 WRONG: tuple[Any, ...] = (
     None,
     True,
@@ -52,11 +52,11 @@ WRONG: tuple[Any, ...] = (
     {},
     {"a": 5},
 )
-"""Values to put in place of one of a good answer's."""
+"""Replacements for one value of a valid response."""
 
 
 def variants(good: Any) -> Iterator[bytes]:
-    """Give a good answer with each of its values in turn removed, and replaced by each of `WRONG`."""
+    """Yield a valid response with each of its values in turn removed, and replaced by each of `WRONG`."""
     for path in _paths(good):
         for value in WRONG:
             yield json.dumps(_changed(good, path, value)).encode()

@@ -1,14 +1,14 @@
-"""A store that does what a test tells it, found by the registry through an entry point like any other.
+"""A store scripted by a test, found by the registry through an entry point like any other.
 
     with Script() as script, open_signer(script.uri) as signer:
         script.fail("sign", SessionLost("gone"))        # the next signature fails so
         signer.sign(b"message", "ES256")
     assert script.count("connect") == 2
 
-Beside doing what it is told, it watches whether the core keeps its side of the contract: `Script.violations` must stay
-empty, and leaving the `with` block fails where it did not.
+It also checks that the core keeps its side of the contract: `Script.violations` must stay
+empty, and leaving the `with` block fails if it is not.
 
-Nothing here takes a lock: a child that is forked while another thread signs finds everything usable.
+Nothing here takes a lock: a child forked while another thread signs can use everything.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ if TYPE_CHECKING:
 
 MESSAGE = b"header.payload"
 LONG_ENOUGH = 60.0
-"""Seconds after which a wait of a test gives up: no test comes near it."""
+"""Timeout in seconds for a test's waits, far longer than any test needs."""
 
 
-# Keys, certificates, and a judge that is not keyvouch.
+# Keys, certificates, and a verifier independent of keyvouch.
 
 
 def new_key(kind: str = "P-256", which: int = 0) -> Any:
-    """The same private key for the same arguments; `which` tells keys of one kind apart."""
+    """Return the same private key for the same arguments; `which` distinguishes keys of one type."""
     return _made(kind, which)
 
 
@@ -89,7 +89,7 @@ def _made(kind: str, which: int) -> Any:
 def certify(
     key: Any, name: str = "app", issuer: Any = None, *, issuer_name: str = "authority", days: tuple[int, int] = (-1, 30)
 ) -> x509.Certificate:
-    """A certificate for the key, valid between these days from now; by itself, or by the issuer's key."""
+    """Return a certificate for the key, valid between these days from now; self-signed, or signed by the issuer."""
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     signing_key = issuer or key
     builder = x509.CertificateBuilder(
@@ -108,7 +108,7 @@ def _name(common_name: str) -> x509.Name:
 
 
 def is_signed(public_key: Any, signature: bytes, message: bytes, name: str) -> bool:
-    """Whether it is this key's signature in JOSE form (RFC 7518, section 3; RFC 8037), by `cryptography` alone."""
+    """Whether it is this key's signature in JOSE form (RFC 7518, section 3; RFC 8037), using only `cryptography`."""
     try:
         if name == "EdDSA":
             public_key.verify(signature, message)
@@ -129,7 +129,7 @@ def is_signed(public_key: Any, signature: bytes, message: bytes, name: str) -> b
     return True
 
 
-# What a test writes.
+# The test's side.
 
 
 @dataclass
@@ -139,7 +139,7 @@ class Member:
     private_key: Any
     chain: tuple[x509.Certificate, ...] = ()
     shown: Any = None
-    """The public key that the store shows, where it is not that of `private_key`."""
+    """The public key that the store shows, if it differs from that of `private_key`."""
 
     @property
     def public_key(self) -> PublicKey:
@@ -149,7 +149,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Event:
-    """What the store was asked to do, and where."""
+    """A call to the store, with process and thread."""
 
     step: str
     timeout: float
@@ -162,7 +162,7 @@ _numbers = itertools.count(1)
 
 
 class Script:
-    """Everything behind the stores of one test: the keys, what will go wrong, and what was asked.
+    """Everything behind the stores of one test: the keys, the scripted failures, and the calls received.
 
     Steps are `init`, `connect`, `open`, `sign`, `close`, `close key`, and the names of the capabilities' methods.
     """
@@ -170,21 +170,21 @@ class Script:
     def __init__(
         self, kind: str = "P-256", *, key: Any = None, chain: Sequence[x509.Certificate] | None = None
     ) -> None:
-        """Hold one key of this kind, certified by itself unless another `chain` is given."""
+        """Hold one key of this type, self-signed unless another `chain` is given."""
         key = key or new_key(kind)
         self.keys: dict[str, list[Member]] = {"app": [Member(key, (certify(key),) if chain is None else tuple(chain))]}
         self.errors: dict[str, deque[BaseException]] = defaultdict(deque)
         self.always: dict[str, BaseException] = {}
-        """Raised by every call of a step, for as long as it stands here."""
+        """Raised by every call of a step until removed."""
         self.before: dict[str, Callable[[float], object]] = {}
-        """Called at the beginning of a step with its timeout: to wait, to look, to raise."""
+        """Called at the beginning of a step with its timeout: to wait, check or raise."""
         self.signing: Callable[[Any, bytes, Algorithm], bytes] = sign_locally
         self.settles_at: dt.datetime | None = None
-        """Told by keys that were opened without a version, as a family's members do."""
+        """Reported by keys that were opened without a version, as a family's members do."""
         self.exportable: bool | None = False
         self.accounts: list[str] = []
         self.secrets: list[str] = []
-        """The PINs that `connect` was given."""
+        """The PINs that `connect` received."""
         self.epoch = 0
         self.revision = 0
         self.events: list[Event] = []
@@ -200,54 +200,54 @@ class Script:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         sys.path.remove(_distribution())
-        registry.store_class.cache_clear()  # it knows a distribution that is not there any more
+        registry.store_class.cache_clear()  # it has cached a distribution that no longer exists
         del _scripts[self.number]
         if error is None:
             assert not self.violations, self.violations
 
     @property
     def uri(self) -> str:
-        """Opens the newest version of its key."""
+        """The URI of the newest version of the key."""
         return f"scripted:server={self.number};key=app"
 
     @property
     def able_uri(self) -> str:
-        """The same in a store with all the capabilities."""
+        """The same in a store with all capabilities."""
         return f"scripted-able:server={self.number};key=app"
 
     @property
     def newest(self) -> Member:
-        """What the URI leads to now."""
+        """The member that the URI leads to now."""
         return self.keys["app"][-1]
 
     def fail(self, step: str, *errors: BaseException) -> None:
-        """Let the next calls of a step raise these, one each."""
+        """Make the next calls of a step raise these errors, one each."""
         self.errors[step].extend(errors)
 
     def drop(self) -> None:
-        """Break every connection: open keys, and the store, raise SessionLost until connected again."""
+        """Break every connection: open keys and the store raise SessionLost until reconnected."""
         self.epoch += 1
 
     def rotate(
         self, kind: str = "P-256", which: int = 1, *, key: Any = None, chain: Sequence[x509.Certificate] | None = None
     ) -> Member:
-        """Add a version, which `changed()` of those that are open tells of."""
+        """Add a version, which `changed()` of open keys reports."""
         key = key or new_key(kind, which)
         self.keys["app"].append(Member(key, (certify(key),) if chain is None else tuple(chain)))
         self.revision += 1
         return self.newest
 
     def count(self, step: str) -> int:
-        """How often this process did a step."""
+        """Return the number of times that this process called a step."""
         return sum(event.step == step and event.process == os.getpid() for event in list(self.events))
 
     def timeouts(self, step: str) -> list[float]:
-        """The seconds that each of them was given."""
+        """Return the timeout in seconds of each of these calls."""
         return [event.timeout for event in list(self.events) if event.step == step and event.process == os.getpid()]
 
     @contextlib.contextmanager
     def held(self, step: str) -> Iterator[Gate]:
-        """Let every call of a step wait in the middle until the gate is opened; it is at the end of the block."""
+        """Block every call of a step until the gate is opened, at the latest at the end of the block."""
         gate = Gate()
         self.before[step] = gate.wait
         try:
@@ -257,7 +257,7 @@ class Script:
             gate.open()
 
     def do(self, step: str, timeout: float = 0.0) -> None:
-        """For the stores below: note a step, and do what the test wants in it."""
+        """For the stores below: record a step, and do what the test scripted for it."""
         self.events.append(Event(step, timeout, os.getpid(), threading.get_ident()))
         if step in self.before:
             self.before[step](timeout)
@@ -268,25 +268,25 @@ class Script:
 
 
 class Gate:
-    """Where calls of a step wait."""
+    """Blocks the calls of a step."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
         self._opened = threading.Event()
 
     def wait(self, timeout: float = 0.0) -> None:
-        """Wait until it is opened."""
+        """Wait until the gate is opened."""
         self.entered.set()
         assert self._opened.wait(LONG_ENOUGH)
 
     def open(self) -> None:
-        """Let them all go on."""
+        """Let all waiting calls continue."""
         self._opened.set()
 
 
 @cache
 def _distribution() -> str:
-    """A folder for `sys.path` with an installed distribution that offers these stores."""
+    """Return a folder for `sys.path` with an installed distribution that provides these stores."""
     folder = tempfile.mkdtemp(prefix="scripted-")
     maker = os.getpid()
     atexit.register(lambda: shutil.rmtree(folder) if os.getpid() == maker else None)
@@ -303,12 +303,12 @@ def _distribution() -> str:
 
 
 def without_coverage() -> dict[str, str]:
-    """Return the environment for a process that forks beside threads: a fork may leave a lock of coverage's held."""
+    """Return the environment for a process that forks beside threads, since a fork may leave a coverage lock held."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait for something that another thread is about to do."""
+    """Wait until another thread has made the condition true."""
     end = time.monotonic() + LONG_ENOUGH
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -316,7 +316,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def in_threads(number: int, work: Callable[[], Any]) -> list[Any]:
-    """What each thread's work returned, or the error that it raised; all begin at once."""
+    """Return what each thread's work returned, or the error that it raised; all start at once."""
     results: list[Any] = []
     begin = threading.Barrier(number)
 
@@ -340,7 +340,7 @@ def in_threads(number: int, work: Callable[[], Any]) -> list[Any]:
 
 
 class ScriptedStore(KeyStore):
-    """Signs with keys in memory, and is capable of nothing else."""
+    """Signs with keys in memory, and has no other capabilities."""
 
     attributes = (
         Attribute("server", "the script's number", connection=True, required_for=frozenset({"open", "generate"})),
@@ -410,7 +410,7 @@ class ScriptedStore(KeyStore):
 
 
 class ScriptedKey(StoredKey):
-    """One that was opened."""
+    """An open key."""
 
     def __init__(self, store: ScriptedStore, uri: KeyUri, member: Member, settles_at: dt.datetime | None) -> None:
         self.uri = uri
@@ -469,7 +469,7 @@ class AbleStore(
     OffersPeer,
     GrantsAccess,
 ):
-    """The same, capable of everything."""
+    """The same store with all capabilities."""
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         self._begin("keys")

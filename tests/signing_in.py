@@ -1,4 +1,4 @@
-"""What tests of signing in share: keys in files, profiles, and the command run as a user would."""
+"""Shared helpers for tests that sign in: keys in files, profiles, and the command run as a user would."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from servers.oidc import Client, OidcProvider
 SCOPE = "https://graph.microsoft.com/.default"
 PASSWORD = "correct horse"
 NO_CACHE = '{"access_token": {"nbf": {"essential": true}}}'
-"""With a claims challenge MSAL asks the authority each time."""
+"""With this claims challenge MSAL asks the authority each time."""
 
 
 class Key(NamedTuple):
@@ -41,7 +41,7 @@ class Key(NamedTuple):
 
 
 def make_key(folder: Path, name: str = "app.pfx", key_type: str = "RSA-2048", days: int = 365) -> Key:
-    """Make a key in a PFX or PEM file, protected by the password in the variable APP_PASSWORD."""
+    """Create a key in a PFX or PEM file, protected by the password in the variable APP_PASSWORD."""
     os.environ["APP_PASSWORD"] = PASSWORD
     uri = f"{'pfx' if name.endswith('.pfx') else 'pem'}:{folder / name}?password=env:APP_PASSWORD"
     with keyvouch.open_store(uri) as store:
@@ -51,7 +51,7 @@ def make_key(folder: Path, name: str = "app.pfx", key_type: str = "RSA-2048", da
 
 
 def write_profile(folder: Path, authority: Authority, app: App, keys: Sequence[str], **fields: object) -> Path:
-    """Write a configuration with the one profile `nightly`."""
+    """Write a configuration with a single profile, `nightly`."""
     values = {
         "authority": authority.url,
         "tenant": app.tenant,
@@ -68,7 +68,7 @@ def write_profile(folder: Path, authority: Authority, app: App, keys: Sequence[s
 
 
 def sign_in(signer: keyvouch.Signer, authority: Authority, provider: OidcProvider, algorithm: str = "PS256") -> None:
-    """Sign in by unmodified MSAL at both judges: the development authority knows the certificate, the other the key."""
+    """Sign in with unmodified MSAL at both servers: the authority knows the certificate, the other one the key."""
     app = authority.register(certificates=signer.chain)
     client_id = str(uuid.uuid4())
     provider.register(Client(client_id, algorithm, signer.chain[0]))
@@ -90,7 +90,7 @@ def sign_in(signer: keyvouch.Signer, authority: Authority, provider: OidcProvide
 
 @contextmanager
 def busy(client: ConfidentialClient) -> Iterator[Callable[[], None]]:
-    """Let 8 threads ask for tokens, each for its own resource and without the cache; what is given checks on them."""
+    """Let 8 threads request tokens, each for its own resource and without the cache; yield a wait for more of them."""
     numbers, done = itertools.count(), threading.Event()
 
     def ask(index: int) -> None:
@@ -115,12 +115,12 @@ def busy(client: ConfidentialClient) -> Iterator[Callable[[], None]]:
 
 
 def authority_name(certificate: x509.Certificate) -> str:
-    """Return the thumbprint as an assertion's header has it."""
+    """Return the thumbprint in the form of an assertion's header."""
     return base64.urlsafe_b64encode(fingerprint(certificate)).rstrip(b"=").decode()
 
 
 class Done(NamedTuple):
-    """What a command printed, and how it ended."""
+    """A command's output and exit status."""
 
     status: int
     output: str
@@ -130,7 +130,7 @@ class Done(NamedTuple):
 def run(
     *arguments: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> Done:
-    """Run `keyvouch` in a process of its own."""
+    """Run `keyvouch` in its own process."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "keyvouch", *arguments],
         input=stdin,

@@ -1,8 +1,8 @@
-"""No public call leaves a secret in the frames of what it raises, whatever that is.
+"""No public call leaves a secret in the frames of any exception that it raises.
 
-Error reporters send the local variables of every frame, and of every exception behind one. Each public call is made to
-fail by an error of keyvouch, by a defect of a store or a library, and by Ctrl-C; then everything that can be reached
-from the frames is searched for the secrets that the call was given.
+Error reporters send the local variables of every frame, and of every chained exception. Each public call is made to
+fail with an error from keyvouch, with a defect of a store or library, and with Ctrl-C; then everything reachable
+from the frames is searched for the secrets passed to the call.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from scripted_store import Script, new_key
 from signing_in import make_key
 
 MARKER = "hunter2-marker"
-"""In every secret of these tests: passwords, PINs, tokens, messages, claims, and the secret in a URI."""
+"""Part of every secret in these tests: passwords, PINs, tokens, messages, claims, and the secret in a URI."""
 MESSAGE = f"message {MARKER}".encode()
 CONTEXT = {"client_id": "app", "token_endpoint": f"https://login.example/{MARKER}"}
 ERRORS = [
@@ -47,7 +47,7 @@ Act = Callable[["World"], object]
 
 
 def secrets_in(error: BaseException) -> list[str]:
-    """Where a marker is reachable from the frames of the error or of an exception behind it."""
+    """Return where a marker is reachable from the frames of the error or of a chained exception."""
     return [
         f"{type(each).__name__}: {frame.f_code.co_filename}:{frame.f_code.co_name}: {name}"
         for each in _chain(error)
@@ -69,7 +69,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _frames(error: BaseException) -> Iterator[types.FrameType]:
-    """The frames of keyvouch, of stores and of libraries: those of this file, and what runs it, are the caller's."""
+    """Return the frames of keyvouch, stores and libraries; those of this file and its callers belong to the caller."""
     step = error.__traceback__
     while step is not None:
         name = step.tb_frame.f_code.co_filename
@@ -156,7 +156,7 @@ class World:
         return client_of("nightly")
 
     def arm(self, error: BaseException) -> None:
-        """Let every step of the store, and what the calls of a client and a resolver rest on, raise this."""
+        """Make every step of the store, and what the calls of a client and a resolver rely on, raise this error."""
         self.error = error
         for step in ("init", "connect", "open", "sign", "keys", "generate", "import_key", "install_certificate"):
             self.script.always[step] = error
@@ -176,7 +176,7 @@ class World:
 
 
 def broken(name: str, act: Act) -> Act:
-    """The act, while the attribute `name` of the world's client fails."""
+    """Return the act, run while the attribute `name` of the world's client fails."""
 
     def run(world: World) -> object:
         world.patch.setattr(world.client, name, world.fail)
@@ -186,7 +186,7 @@ def broken(name: str, act: Act) -> Act:
 
 
 def with_secrets(act: Callable[[SecretResolver, Any], object]) -> Act:
-    """The act with a resolver, while reading any file fails."""
+    """Return the act with a resolver, run while reading any file fails."""
 
     def run(world: World) -> object:
         world.patch.setattr("keyvouch.secrets.files.read_private_with_status", world.fail)
@@ -317,7 +317,7 @@ WITHOUT_SECRETS = {
 
 
 def _closed_by_interrupt(world: World, thing: Any) -> object:
-    """Close a thing, whose closing the error interrupts."""
+    """Close an object whose closing is interrupted by the error."""
     world.patch.setattr("keyvouch.signer.release", world.fail)
     world.patch.setattr("keyvouch.opening.release", world.fail)
     if isinstance(thing, ConfidentialClient):
@@ -325,11 +325,11 @@ def _closed_by_interrupt(world: World, thing: Any) -> object:
     try:
         return thing.close()
     finally:
-        thing.__dict__["close"] = lambda: None  # nothing is left to be closed
+        thing.__dict__["close"] = lambda: None  # nothing is left to close
 
 
 def public_calls() -> set[str]:
-    """What a user may call: the names of `keyvouch`, and the methods of what these return."""
+    """Return what a user may call: the names in `keyvouch`, and the methods of what these return."""
     calls = {name for name in keyvouch.__all__ if name.islower() and callable(getattr(keyvouch, name))}
     calls |= {"KeySpec", "KeyvouchError", "client_credential", "ConfidentialClient.__init__"}
     kinds = {
@@ -348,7 +348,7 @@ def public_calls() -> set[str]:
 
 
 def test_every_public_call_is_tried() -> None:
-    """A new public call, or a new method, is tried here as well."""
+    """Every new public call or method must be tried here as well."""
     optional = {"ConfidentialClient.acquire_token_by_user_federated_identity_credential"}  # since MSAL 1.38
     assert public_calls() | optional == CASES.keys() | WITHOUT_SECRETS.keys() | optional
 
@@ -366,7 +366,7 @@ def world(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("call", CASES)
 def test_frames_hold_no_secret(world: World, call: str, error: BaseException) -> None:
-    """Whatever a public call raises, its frames and those behind it hold no secret."""
+    """Whatever a public call raises, its frames and those of its causes contain no secret."""
     if "Signer" in call or "Assertion" in call:
         _ = world.signer
     if "Store." in call:
@@ -387,7 +387,7 @@ def test_frames_hold_no_secret(world: World, call: str, error: BaseException) ->
 
 @pytest.mark.parametrize("kind", ["P-256", "RSA-2048", "Ed25519"])
 def test_private_key_hides_its_frames(kind: str) -> None:
-    """An object that signs like a private key of `cryptography` leaves no message in frames either."""
+    """An object that signs like a `cryptography` private key does not leave the message in frames either."""
     arguments: dict[str, tuple[Any, ...]] = {
         "P-256": (ec.ECDSA(hashes.SHA256()),),
         "RSA-2048": (padding.PKCS1v15(), hashes.SHA256()),
@@ -402,7 +402,7 @@ def test_private_key_hides_its_frames(kind: str) -> None:
 
 
 def test_interrupted_pfx_hides_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while a PFX is being decrypted shows neither its password nor its content."""
+    """Ctrl-C while a PFX is being decrypted reveals neither its password nor its content."""
     made = make_key(tmp_path)
     with keyvouch.open_store(made.uri.replace("app.pfx", "other.pfx").replace("APP_PASSWORD", "OTHER")) as store:
         monkeypatch.setenv("OTHER", f"password {MARKER}")
@@ -419,7 +419,7 @@ def test_interrupted_pfx_hides_its_password(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_note_says_where(world: World) -> None:
-    """In place of its frames an error has a note with file, line and function of each, so that a defect is found."""
+    """Instead of its frames an error has a note with file, line and function of each, so that a defect can be found."""
     signer = world.signer
     world.arm(ZeroDivisionError())
     with pytest.raises(keyvouch.KeyvouchError) as caught:
@@ -431,7 +431,7 @@ def test_note_says_where(world: World) -> None:
 
 
 def test_callers_own_exception_keeps_its_frames(world: World) -> None:
-    """An exception that the caller was handling when it called is the caller's, and stays as it was."""
+    """An exception that the caller was handling during the call is the caller's, and stays unchanged."""
     signer = world.signer
     world.arm(AccessDenied("no"))
     errors: list[BaseException] = []
@@ -452,7 +452,7 @@ def test_callers_own_exception_keeps_its_frames(world: World) -> None:
 
 
 def test_group_loses_its_frames() -> None:
-    """The exceptions in a group lose theirs as well."""
+    """The exceptions in a group lose their frames as well."""
 
     def fail(password: str) -> None:
         raise ValueError(len(password))

@@ -1,6 +1,6 @@
-"""The main flows, well and badly ended, at the level DEBUG: what is secret stands nowhere that anybody looks.
+"""The main flows, successful and failing, at level DEBUG: no secret appears anywhere that anybody looks.
 
-Looked through are all logs, the errors with the locals of every frame, the reprs of all that is handed out, pickles,
+All logs are searched, and the errors with the locals of every frame, the reprs of all returned objects, pickles,
 the command's outputs, the arguments of its processes, and the audit file.
 """
 
@@ -30,7 +30,7 @@ from signing_in import PASSWORD, Key, make_key, run, write_profile
 
 
 class Witness(logging.Handler):
-    """Remembers everything that was said, and every secret that was met."""
+    """Records all output, and every secret used."""
 
     def __init__(self) -> None:
         super().__init__(logging.NOTSET)
@@ -41,24 +41,24 @@ class Witness(logging.Handler):
         self.said.append(f"{record.getMessage()} {record.args!r} {record.exc_text}")
 
     def hears(self, *things: object) -> None:
-        """Take down how things print."""
+        """Record how objects print."""
         for thing in things:
             self.said += [repr(thing), str(thing), format(thing)]
-            with contextlib.suppress(Exception):  # most cannot be pickled at all
+            with contextlib.suppress(Exception):  # most cannot be pickled
                 self.said.append(repr(pickle.dumps(thing)))
 
     def hears_error(self, error: BaseException) -> None:
-        """Take down an error with the locals of all its frames, as some error reporters do."""
+        """Record an error with the locals of all its frames, as some error reporters do."""
         self.hears(error)
         self.said += traceback.TracebackException.from_exception(error, capture_locals=True).format()
 
     def knows_key(self, pem: bytes) -> None:
-        """Take the body of a private key for a secret: any line of it."""
+        """Treat each line of a private key's body as a secret."""
         for number, line in enumerate(pem.splitlines()[2:-2]):
             self.secrets[f"line {number} of the key"] = line.decode()
 
     def check(self) -> None:
-        """Find none of the secrets in what was said."""
+        """Assert that no secret was recorded as output."""
         everything = "\n".join(self.said)
         assert len(everything) > 1000, "the witness was not there"
         for name, secret in self.secrets.items():
@@ -92,7 +92,7 @@ def app(authority: Authority, key: Key, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def fail(witness: Witness, action: Callable[[], object]) -> None:
-    """Do what must fail, and take down how."""
+    """Run what must fail, and record its error."""
     with pytest.raises((KeyvouchError, ValueError)) as caught:
         action()
     witness.hears_error(caught.value)
@@ -101,7 +101,7 @@ def fail(witness: Witness, action: Callable[[], object]) -> None:
 def test_signing_in_says_nothing(
     witness: Witness, app: App, authority: Authority, key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Signing in, well and refused: no password, assertion or token."""
+    """Signing in, accepted or refused, shows no password, assertion or token."""
     sent: list[str] = []
     make = EntraAssertion._make
 
@@ -124,14 +124,14 @@ def test_signing_in_says_nothing(
     fail(witness, lambda: client.access_token(["api://closed/.default"]))
 
     assert len(sent) > 5
-    # What is signed, and the signature: the header alone names only the certificate.
+    # The signature is the secret part: the header, for example, only names the certificate.
     witness.secrets |= {f"assertion {number}": assertion.split(".")[2] for number, assertion in enumerate(sent)}
     witness.check()
 
 
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
 def test_opening_says_nothing(witness: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    """Opening keys, with right and wrong passwords, from whole and broken files: no password, no key."""
+    """Opening keys, with right and wrong passwords, from valid and damaged files, shows no password and no key."""
     made = make_key(tmp_path, f"app.{scheme}")
     with keyvouch.open_signer(made.uri) as signer:
         witness.hears(signer, signer._opened.stored, signer.private_key(), signer._connection)
@@ -153,7 +153,7 @@ def test_opening_says_nothing(witness: Witness, tmp_path: Path, monkeypatch: pyt
 
 
 def test_unencrypted_key_says_nothing(witness: Witness, tmp_path: Path) -> None:
-    """A key that is not even encrypted, in a file that is broken behind it, or must not be written over."""
+    """An unencrypted key is not shown, even if its file is damaged after it or must not be overwritten."""
     uri = f"pem:{tmp_path / 'plain.pem'}"
     with keyvouch.open_store(uri) as store:
         store.generate(keyvouch.KeySpec())
@@ -172,7 +172,7 @@ def test_unencrypted_key_says_nothing(witness: Witness, tmp_path: Path) -> None:
 
 
 def test_secrets_say_nothing(witness: Witness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret, its resolver, and a reference that holds a value by mistake."""
+    """A secret, its resolver, and a reference that contains a value by mistake do not show it."""
     monkeypatch.setenv("APP_PASSWORD", PASSWORD)
     resolver = SecretResolver()
     witness.hears(Secret(PASSWORD), resolver, resolver.resolve("env:APP_PASSWORD"), {"key": Secret(PASSWORD)})
@@ -182,13 +182,13 @@ def test_secrets_say_nothing(witness: Witness, monkeypatch: pytest.MonkeyPatch) 
     fail(witness, lambda: keyvouch.open_signer(f"pfx:/x.pfx?password={PASSWORD}"))
     fail(witness, lambda: keyvouch.open_signer(f"pfx:/x.pfx?my-pazzword={PASSWORD}"))
     fail(witness, lambda: keyvouch.open_signer(f"pfx:path=/x.pfx;password={PASSWORD}"))
-    witness.said += ["-"] * 1000  # short errors are as they should be
+    witness.said += ["-"] * 1000  # short errors are fine here
     witness.check()
 
 
 @pytest.mark.usefixtures("app")
 def test_command_says_nothing(witness: Witness, key: Key, tmp_path: Path) -> None:
-    """The command's outputs, its log, and its audit: no password; a token from `token` alone."""
+    """The command's outputs, log and audit show no password, and only `token` shows a token."""
     token = run("token").output.strip()
     witness.secrets["token"] = token
     for arguments in (
@@ -213,16 +213,16 @@ def test_command_says_nothing(witness: Witness, key: Key, tmp_path: Path) -> Non
 
 
 def test_processes_say_nothing(witness: Witness, key: Key) -> None:
-    """No process has a secret among its arguments."""
+    """No process has a secret in its arguments."""
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "keyvouch", "sign", "--key", key.uri],
         stdin=subprocess.PIPE,  # it waits for its message
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        until(Path(f"/proc/{process.pid}/cmdline").read_bytes)  # empty while the program is being replaced
+        until(Path(f"/proc/{process.pid}/cmdline").read_bytes)  # empty during exec
         for place in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):  # one that has just ended
+            with contextlib.suppress(OSError):  # a process that has just ended
                 witness.said.append(place.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         process.communicate("message")
 

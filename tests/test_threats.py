@@ -1,4 +1,4 @@
-"""What an attacker can do, as docs/threat-model.md admits it: with real accounts, a real network and real memory."""
+"""What an attacker can do, as docs/threat-model.md admits, with real accounts, a real network and real memory."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ needs_root = pytest.mark.skipif(
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 
 MEMBER, STRANGER, GROUP = 60125, 60126, 60127
-"""Accounts and a group that need not exist: only the numbers count."""
+"""Accounts and a group that need not exist: only the numbers matter."""
 MARKER = "hunter2-marker"
 
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A folder that every account can search, unlike those of pytest."""
+    """A folder that every account can search, unlike pytest's."""
     with tempfile.TemporaryDirectory(prefix="keyvouch-threats-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -50,13 +50,13 @@ def shared() -> Iterator[Path]:
 
 
 def read_as(account: int, path: Path) -> bytes | None:
-    """What another account, which has no groups, reads from a file; None if it cannot."""
+    """Return what another account without groups reads from a file; None if it cannot."""
     done = subprocess.run(["cat", path], user=account, group=account, extra_groups=[], capture_output=True, check=False)
     return done.stdout if done.returncode == 0 else None
 
 
 def act_as(account: int, group: int, act: Callable[[], bool]) -> bool:
-    """Whether an account with this one group succeeds."""
+    """Return whether an account with only this group succeeds."""
     process = os.fork()
     if not process:
         status = 1
@@ -72,7 +72,7 @@ def act_as(account: int, group: int, act: Callable[[], bool]) -> bool:
 
 @contextlib.contextmanager
 def signing(uri: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`keyvouch sign` in a process of its own, while it waits for its message."""
+    """Run `keyvouch sign` in its own process, while it waits for its message."""
     command = [sys.executable, "-P", "-m", "keyvouch", "sign", "--key", uri]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         until(lambda: b"keyvouch" in Path(f"/proc/{process.pid}/cmdline").read_bytes())
@@ -87,7 +87,7 @@ def signing(uri: str) -> Iterator[subprocess.Popen[bytes]]:
 def test_other_account_reads_only_certificates(
     shared: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of everything that the commands write, another account can read only the certificate that is to be uploaded."""
+    """Of everything that the commands write, another account can read only the certificate to be uploaded."""
     monkeypatch.setenv("HOME", str(shared / "home"))
     monkeypatch.setenv("CACHE_DIRECTORY", str(shared / "home"))
     (shared / "home").mkdir()
@@ -115,7 +115,7 @@ def test_other_account_reads_only_certificates(
 @needs_root
 @needs_proc
 def test_other_account_sees_the_uri_and_not_the_password(tmp_path: Path) -> None:
-    """The arguments of a process, and so a key's URI, are everyone's to read; its environment is not."""
+    """Everyone can read a process's arguments, and so a key's URI; its environment is private."""
     uri = make_key(tmp_path).uri
     with signing(uri) as process:
         arguments = read_as(STRANGER, Path(f"/proc/{process.pid}/cmdline"))
@@ -130,12 +130,12 @@ def test_other_account_sees_the_uri_and_not_the_password(tmp_path: Path) -> None
 
 @needs_root
 def test_member_of_the_group_signs_with_a_key_that_it_can_read(shared: Path) -> None:
-    """A key file with mode 0640 belongs to its group as well; an account outside of the group cannot open it."""
+    """Members of its group can use a key file with mode 0640; an account outside the group cannot open it."""
     uri = f"pem:{shared}/app.pem"
     with keyvouch.open_store(uri) as store:
         store.generate(keyvouch.KeySpec(key_type="P-256"))
     with keyvouch.open_signer(uri) as signer:
-        signer.sign(b"message", "ES256")  # everything is imported now, in case those accounts cannot
+        signer.sign(b"message", "ES256")  # imports everything, in case those accounts cannot
     os.chown(shared / "app.pem", 0, GROUP)
     (shared / "app.pem").chmod(0o640)
 
@@ -156,7 +156,7 @@ def test_member_of_the_group_signs_with_a_key_that_it_can_read(shared: Path) -> 
 
 @needs_root
 def test_member_of_the_group_replaces_a_key_that_it_can_write(shared: Path) -> None:
-    """Whoever can write a key file decides which key is opened; a pinned URI refuses another key."""
+    """An account that can write a key file decides which key is opened; a pinned URI refuses another key."""
     path = shared / "app.pem"
     theirs = new_key("P-256", 1)
     with keyvouch.open_store(f"pem:{path}") as store:
@@ -176,7 +176,7 @@ def test_member_of_the_group_replaces_a_key_that_it_can_write(shared: Path) -> N
 
 @needs_proc
 def test_memory_holds_the_key_of_a_file(tmp_path: Path) -> None:
-    """Whoever can read the memory of a process, as a debugger does, has the key of its file."""
+    """An account that can read a process's memory, as a debugger does, has the key from its file."""
     path = tmp_path / "app.pem"
     with keyvouch.open_store(f"pem:{path}") as store:
         store.generate(keyvouch.KeySpec(key_type="RSA-2048"))
@@ -191,13 +191,13 @@ def test_memory_holds_the_key_of_a_file(tmp_path: Path) -> None:
         process.stdout.readline()
         memory = b"".join(memory_of(process.pid))
         process.communicate(b"\n")
-    is_there = factor.to_bytes(128, "little") in memory  # as OpenSSL keeps numbers
+    is_there = factor.to_bytes(128, "little") in memory  # as OpenSSL stores numbers
 
     assert is_there
 
 
 def memory_of(process: int) -> Iterator[bytes]:
-    """Everything in the memory of a process that can be written."""
+    """Yield all writable memory of a process."""
     with Path(f"/proc/{process}/mem").open("rb", 0) as memory:
         for line in Path(f"/proc/{process}/maps").read_text().splitlines():
             if " rw-p " in line and "[v" not in line:
@@ -207,7 +207,7 @@ def memory_of(process: int) -> Iterator[bytes]:
 
 
 def test_python_imports_from_the_working_directory(tmp_path: Path) -> None:
-    """With `-m` Python finds a package there before keyvouch, which can do nothing about it."""
+    """With `-m` Python finds a package in the working directory before keyvouch, which cannot prevent this."""
     package = tmp_path / "keyvouch"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -217,7 +217,7 @@ def test_python_imports_from_the_working_directory(tmp_path: Path) -> None:
 
 
 def test_installed_package_runs_at_every_start(tmp_path: Path) -> None:
-    """What Python executes at its start, before any program, is beyond keyvouch."""
+    """keyvouch cannot control what Python runs at startup, before any program."""
     venv.create(tmp_path / "venv", symlinks=sys.platform != "win32")
     folder = next((tmp_path / "venv").rglob("site-packages"))
     (folder / "acme.pth").write_text("import sys; sys.stdout.write('started')\n")
@@ -229,7 +229,7 @@ def test_installed_package_runs_at_every_start(tmp_path: Path) -> None:
 
 
 class Listener(Relay):
-    """A relay that keeps what passes."""
+    """A relay that records the data passing through."""
 
     def __init__(self, port: int) -> None:
         self.heard = b""
@@ -244,7 +244,7 @@ class Listener(Relay):
 
 
 def test_network_hears_only_the_name_of_the_server(tmp_path: Path) -> None:
-    """TLS hides paths, headers and bodies from the network; the server, or a gateway that you trust, reads them all."""
+    """TLS hides paths, headers and bodies from the network; the server, or a trusted gateway, reads them all."""
     context, ca_file = make_context(tmp_path)
     received: list[bytes] = []
     with serving(context) as server, Listener(server.port) as network:
@@ -267,7 +267,7 @@ def test_network_hears_only_the_name_of_the_server(tmp_path: Path) -> None:
 
 
 def test_authority_chooses_the_token(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """keyvouch does not look into an access token: it is what the authority says it is."""
+    """keyvouch does not inspect an access token: it is whatever the authority returns."""
     key = make_key(tmp_path)
     app = authority.register(certificates=[key.certificate])
     monkeypatch.setenv("KEYVOUCH_CONFIG", str(write_profile(tmp_path, authority, app, [key.uri])))
@@ -277,7 +277,7 @@ def test_authority_chooses_the_token(authority: Authority, tmp_path: Path, monke
 
 
 def test_authority_gets_no_key(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sign-in sends a signed assertion, and nothing of the private key or of its password."""
+    """Signing in sends a signed assertion, and nothing of the private key or its password."""
     key = make_key(tmp_path, "app.pem")
     app = authority.register(certificates=[key.certificate])
     monkeypatch.setenv("KEYVOUCH_CONFIG", str(write_profile(tmp_path, authority, app, [key.uri])))
@@ -306,7 +306,7 @@ def test_authority_gets_no_key(authority: Authority, tmp_path: Path, monkeypatch
 def test_servers_text_does_not_drive_the_terminal(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error quotes what the authority says, without its control characters."""
+    """An error quotes the authority's text without its control characters."""
     key = make_key(tmp_path)
     app = authority.register(certificates=[key.certificate])
     monkeypatch.setenv("KEYVOUCH_CONFIG", str(write_profile(tmp_path, authority, app, [key.uri])))

@@ -23,12 +23,12 @@ path = pathlib.Path(os.environ["LOCALAPPDATA"], "ca.pem")
 files.write_private(path, pathlib.Path(sys.argv[1]).read_bytes(), replace=True)
 print(path)
 """
-"""Everyone can write to this machine's /tmp: certificates to trust for TLS must be elsewhere."""
+"""Everyone can write to this machine's /tmp, so CA certificates must be elsewhere."""
 
 
 @pytest.fixture(scope="module")
 def inside(windows: Windows) -> dict[str, dict[str, Any]]:
-    """What came of `inside_windows`."""
+    """The results of `inside_windows`."""
     done = windows.run(path_in_windows(Path(__file__).with_name("inside_windows.py")))
     assert done.status == 0, done
     found: dict[str, dict[str, Any]] = json.loads(done.output)
@@ -36,7 +36,7 @@ def inside(windows: Windows) -> dict[str, dict[str, Any]]:
 
 
 def test_what_is_written_is_private(inside: dict[str, dict[str, Any]]) -> None:
-    """Folders and files that are made there are for the account, Administrators and SYSTEM; none is written over."""
+    """New files and folders are accessible to the account, Administrators and SYSTEM; none is overwritten."""
     found = inside["files"]
 
     assert found["folder"] == found["file"] == [found["user"]]
@@ -45,7 +45,7 @@ def test_what_is_written_is_private(inside: dict[str, dict[str, Any]]) -> None:
 
 
 def test_rules_stay_when_a_file_is_rewritten(inside: dict[str, dict[str, Any]]) -> None:
-    """Those who could read it go on, and one who is reading is waited for; the folder says who may read a new one."""
+    """Existing readers keep access, and an open reader is waited for; the folder decides who may read a new file."""
     found = inside["files"]
 
     assert found["kept rules"] == ["S-1-1-0", found["user"]]
@@ -54,7 +54,7 @@ def test_rules_stay_when_a_file_is_rewritten(inside: dict[str, dict[str, Any]]) 
 
 
 def test_key_that_everyone_can_read_refused(inside: dict[str, dict[str, Any]]) -> None:
-    """The hint is the line to type; `permissions = "any"` lets it pass."""
+    """The hint is the command to run; `permissions = "any"` allows the key."""
     found = inside["files"]
     error, message, hint = found["open"]
 
@@ -69,7 +69,7 @@ def test_key_that_everyone_can_read_refused(inside: dict[str, dict[str, Any]]) -
 
 
 def test_nobody_is_asked_through_nul(inside: dict[str, dict[str, Any]]) -> None:
-    """A scheduled task's standard input may be NUL, which says that it is a terminal."""
+    """A scheduled task's standard input may be NUL, which claims to be a terminal."""
     assert inside["files"]["somebody there"] is False
 
 
@@ -77,7 +77,7 @@ def test_nobody_is_asked_through_nul(inside: dict[str, dict[str, Any]]) -> None:
     ("name", "place"), [("open", r"C:\kevÿ 100%\open.toml"), ("in an open folder", "C:\\open")], ids=["file", "folder"]
 )
 def test_configuration_of_others_refused(inside: dict[str, dict[str, Any]], name: str, place: str) -> None:
-    """Where everyone can write it, or replace it in its folder."""
+    """A configuration that everyone can write, or replace in its folder, is refused."""
     error, message, hint = inside["configurations"][name]
 
     assert error == "ConfigurationError"
@@ -96,7 +96,7 @@ def test_configuration_of_others_refused(inside: dict[str, dict[str, Any]], name
     ],
 )
 def test_configuration_that_cannot_be_read(inside: dict[str, dict[str, Any]], name: str, hint: str) -> None:
-    """What editors, PowerShell and backslashes make of it is told, with the remedy."""
+    """Mistakes made by editors, PowerShell and backslashes are reported with the remedy."""
     error, _, told = inside["configurations"][name]
 
     assert error == "ConfigurationError"
@@ -104,13 +104,13 @@ def test_configuration_that_cannot_be_read(inside: dict[str, dict[str, Any]], na
 
 
 def test_marks_of_editors_taken(inside: dict[str, dict[str, Any]]) -> None:
-    """UTF-8 may begin with a mark, in a configuration and in a secret."""
+    """UTF-8 may begin with a byte order mark, in a configuration and in a secret."""
     assert inside["configurations"]["utf-8 with a mark"] == ["naechtlich"]
     assert inside["secrets"]["file with a mark"] == "geheim"
 
 
 def test_secrets(inside: dict[str, dict[str, Any]]) -> None:
-    """Letters beyond ASCII, ends of lines as Windows has them, programs by their path with backslashes."""
+    """Secrets may have non-ASCII letters and Windows line endings, and programs a path with backslashes."""
     found = inside["secrets"]
 
     assert (found["environment"], found["file"], found["program"]) == ("gehäim", "gehäim", "geheim")
@@ -118,7 +118,7 @@ def test_secrets(inside: dict[str, dict[str, Any]]) -> None:
 
 
 def test_paths(inside: dict[str, dict[str, Any]]) -> None:
-    """With a drive's letter or a server's name, and either slash."""
+    """A path may begin with a drive letter or a server name, with either slash."""
     error, _, hint = inside["paths"].pop("long")
     assert (error, "allow long paths" in hint) == ("KeyNotFound", True)
     assert inside["paths"] == {
@@ -131,7 +131,7 @@ def test_paths(inside: dict[str, dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("name", ["cp1252", "cp437", "cp850", "utf-8"])
 def test_code_pages(inside: dict[str, dict[str, Any]], name: str) -> None:
-    """A letter that the code page has is printed as it is, another as an escape; nothing crashes."""
+    """A letter in the code page is printed as it is, another one as an escape; nothing crashes."""
     status, output, errors = inside["encodings"][name]
     cyrillic = "ж" if name == "utf-8" else r"\u0436"
 
@@ -141,18 +141,18 @@ def test_code_pages(inside: dict[str, dict[str, Any]], name: str) -> None:
 
 
 def test_nothing_crashes_in_ascii(inside: dict[str, dict[str, Any]]) -> None:
-    """Not even where the output has no letter of it."""
+    """Nothing crashes even if the output encoding lacks all the letters."""
     assert inside["encodings"]["ascii"][0] == 0
 
 
 def test_closed_pipe_is_no_defect(inside: dict[str, dict[str, Any]]) -> None:
-    """Windows says something else than on POSIX where the reader has gone; nothing is written of it."""
+    """When the reader has closed the pipe, Windows reports another error than POSIX; nothing is printed about it."""
     assert inside["pipes"] == {"errors": ""}
 
 
 @pytest.fixture
 def profile(windows: Windows, authority: Authority, tmp_path: Path) -> Iterator[str]:
-    """A profile for a key in a file, added by the command to the configuration of the user."""
+    """A profile for a key in a file, added with the command to the user's configuration."""
     key = make_key(tmp_path)
     app = authority.register(certificates=[key.certificate])
     uri = f"pfx:{path_in_windows(tmp_path / 'app.pfx')}?password=env:APP_PASSWORD"
@@ -168,7 +168,7 @@ def profile(windows: Windows, authority: Authority, tmp_path: Path) -> Iterator[
 
 
 def test_token_cache(windows: Windows, authority: Authority, profile: str) -> None:
-    """A second run signs and posts nothing; the file holds no token in the clear; what is damaged is made anew."""
+    """A second run neither signs nor posts; the file has no plaintext token; a damaged one is replaced."""
     first = windows.keyvouch("token", "--profile", profile, APP_PASSWORD=PASSWORD)
     assert first.status == 0, first
     posted = len(authority.exchanges)

@@ -1,4 +1,4 @@
-"""What a failure would show of a secret: to who logs it, and to tools that print the variables of its frames."""
+"""What a failure would reveal of a secret: to logs, and to tools that print the variables of its frames."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 def traces(error: BaseException | None) -> Iterator[str]:
-    """Give all that an error, its causes and the frames that it went through would show."""
+    """Return everything that an error, its causes and their frames would show."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)

@@ -1,4 +1,4 @@
-"""What a user may do wrong on the way to a token: a clear error, a hint, an exit status; no traceback, no secret."""
+"""User mistakes on the way to a token give a clear error, a hint and an exit status; no traceback and no secret."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def key(tmp_path: Path) -> Key:
 
 
 def check(done: Done, status: int, *texts: str) -> None:
-    """Compare the status, look for the texts, and for what must never be there."""
+    """Compare the status, look for the texts, and for what must never appear."""
     assert done.status == status, done
     for text in texts:
         assert text in done.errors
@@ -78,7 +78,7 @@ def test_wrong_key_told(
 
 
 def test_expired_certificate_told(tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An expired certificate signs no assertion: exit status 6, and what to make."""
+    """An expired certificate does not sign assertions: exit status 6, and what to create."""
     from keyvouch import open_signer
 
     with open_signer(key.uri) as signer:
@@ -105,26 +105,26 @@ def test_expired_certificate_told(tmp_path: Path, key: Key, monkeypatch: pytest.
     ],
 )
 def test_broken_configuration_told(tmp_path: Path, text: str, texts: list[str]) -> None:
-    """The file, the line or the field are named."""
+    """The file, the line or the field is named."""
     (tmp_path / "config.toml").write_text(text)
 
     check(run("--config", str(tmp_path / "config.toml"), "sign", "--profile", "nightly", stdin=b"x"), 2, *texts)
 
 
 def test_named_configuration_missing(tmp_path: Path) -> None:
-    """A configuration that was named and is not there is not passed over."""
+    """A configuration that was named but does not exist is an error."""
     check(run("--config", str(tmp_path / "nothing.toml"), "token"), 2, "nothing.toml does not exist")
 
 
 def test_unknown_profile_names_known(tmp_path: Path) -> None:
-    """The profiles that there are are named."""
+    """The error lists the existing profiles."""
     (tmp_path / "config.toml").write_text("[profiles.nightly]\n[profiles.weekly]\n")
 
     check(run("--config", str(tmp_path / "config.toml"), "token", "--profile", "nitely"), 2, "nightly, weekly")
 
 
 def test_unreachable_authority_told(key: Key, tmp_path: Path) -> None:
-    """Nothing listens there: exit status 5."""
+    """An authority where nothing listens: exit status 5."""
     (tmp_path / "config.toml").write_text(
         f"[profiles.n]\nauthority = 'https://localhost:9'\ntenant = 't'\nclient-id = 'c'\nscopes = ['s/.default']\n"
         f"keys = ['{key.uri}']\n"
@@ -139,7 +139,7 @@ def test_unreachable_authority_told(key: Key, tmp_path: Path) -> None:
 def test_wrong_clock_told(
     authority: Authority, key: Key, tmp_path: Path, minutes: int, status: int, texts: list[str]
 ) -> None:
-    """A clock that is 20 minutes ahead, or behind, is what the hint speaks of."""
+    """If the clock is 20 minutes fast or slow, the hint says so."""
     (tmp_path / "sitecustomize.py").write_text(
         "import datetime, time\n"
         f"now, offset = time.time, {minutes * 60}\n"
@@ -156,7 +156,7 @@ def test_wrong_clock_told(
 
 
 def test_refusing_proxy_told(key: Key, tmp_path: Path) -> None:
-    """A proxy that lets nobody through is named as the reason."""
+    """A proxy that refuses is named as the reason."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def refuse() -> None:
@@ -176,7 +176,7 @@ def test_refusing_proxy_told(key: Key, tmp_path: Path) -> None:
 
 
 def test_unregistered_certificate_told(authority: Authority, key: Key, tmp_path: Path) -> None:
-    """AADSTS700027: which thumbprint was sent, and what to register; exit status 7."""
+    """AADSTS700027: the error has the thumbprint sent, and what to register; exit status 7."""
     path = write_profile(tmp_path, authority, authority.register(), [key.uri])
     done = run("--config", str(path), "token")
 
@@ -186,7 +186,7 @@ def test_unregistered_certificate_told(authority: Authority, key: Key, tmp_path:
 
 
 def test_unknown_tenant_told(authority: Authority, key: Key, tmp_path: Path) -> None:
-    """The authority has no such tenant: exit status 7."""
+    """The authority does not know the tenant: exit status 7."""
     path = write_profile(tmp_path, authority, authority.register(), [key.uri])
     done = run("--config", str(path), "token", "--tenant", "nowhere.example")
 
@@ -194,7 +194,7 @@ def test_unknown_tenant_told(authority: Authority, key: Key, tmp_path: Path) -> 
 
 
 def test_error_as_json(authority: Authority, key: Key, tmp_path: Path) -> None:
-    """With `--output json` the error is JSON too, with its code."""
+    """With `--output json` the error is JSON too, and has its code."""
     path = write_profile(tmp_path, authority, authority.register(), [key.uri])
     done = run("--config", str(path), "token", "--output", "json")
     error = json.loads(done.errors)["error"]
@@ -205,12 +205,12 @@ def test_error_as_json(authority: Authority, key: Key, tmp_path: Path) -> None:
 
 
 def test_no_profile_named(tmp_path: Path) -> None:
-    """Without any configuration the places that were tried are told."""
+    """Without a configuration, the error lists the locations searched."""
     check(run("token"), 2, "No profile was named", "/etc/keyvouch/config.toml")
 
 
 def test_interrupt_ends_quietly(tmp_path: Path, key: Key) -> None:
-    """Ctrl-C: one word, exit status 130, no traceback."""
+    """Ctrl-C gives one word and exit status 130, without a traceback."""
     message = tmp_path / "message"
     os.mkfifo(message)
     with (
@@ -218,10 +218,10 @@ def test_interrupt_ends_quietly(tmp_path: Path, key: Key) -> None:
             [sys.executable, "-P", "-m", "keyvouch", "sign", "--key", key.uri, str(message)],
             stderr=subprocess.PIPE,
             text=True,
-            # Who starts the tests in the background may have it ignored, and children inherit that.
+            # It may be ignored if the tests run in the background, and children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads are about
         ) as process,
-        message.open("wb"),  # opened when the command has opened it too, and waits for the message
+        message.open("wb"),  # returns once the command has opened it too, and waits for the message
     ):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
@@ -232,7 +232,7 @@ def test_interrupt_ends_quietly(tmp_path: Path, key: Key) -> None:
 
 
 def test_closed_pipe_ends_quietly() -> None:
-    """Who reads our output may go away."""
+    """The reader of our output may disappear."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -249,7 +249,7 @@ def test_closed_pipe_ends_quietly() -> None:
 
 @pytest.mark.parametrize("arguments", [("stores",), ("profile", "path"), ("--help",), ("stores", "--output", "json")])
 def test_full_disk_is_no_defect(arguments: tuple[str, ...]) -> None:
-    """Output that cannot be written is told, and is not ours to mend."""
+    """Output that cannot be written is reported, and not as our defect."""
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "keyvouch", *arguments],
@@ -265,7 +265,7 @@ def test_full_disk_is_no_defect(arguments: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("arguments", ["keys --key {}", "sign --key {}", "token", "new --key pem:{folder}/n.pem"])
 def test_closed_streams_are_no_defect(key: Key, tmp_path: Path, arguments: str) -> None:
-    """Who started us may have closed standard input, output or errors."""
+    """The parent process may have closed standard input, output or error."""
     command = f"{sys.executable} -P -m keyvouch {arguments.format(repr(key.uri), folder=tmp_path)}"
     for streams in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
         done = subprocess.run(["bash", "-c", f"{command} {streams}"], capture_output=True, text=True, check=False)
@@ -276,7 +276,7 @@ def test_closed_streams_are_no_defect(key: Key, tmp_path: Path, arguments: str) 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp437", "latin-1"])
 def test_other_alphabets_are_no_defect(tmp_path: Path, encoding: str) -> None:
-    """What the terminal has no letter for is escaped, and the key is not made in vain."""
+    """Characters that the terminal's encoding lacks are escaped, and the new key is not lost."""
     environment = {"PYTHONIOENCODING": encoding}
     made = run("new", "--key", f"pem:{tmp_path}/app.pem", "--subject", "CN=日本", environment=environment)
     listed = run("keys", "--key", f"pem:{tmp_path}", environment=environment)
@@ -285,14 +285,14 @@ def test_other_alphabets_are_no_defect(tmp_path: Path, encoding: str) -> None:
 
 
 def test_terminal_is_not_driven(tmp_path: Path) -> None:
-    """Control characters of a certificate's subject do not reach the terminal."""
+    """Control characters in a certificate's subject do not reach the terminal."""
     key = new_key("P-256")
     write(tmp_path / "app.pem", pem_of(key, certify(key, name="a\x1b[2Jb")))
     assert "\x1b" not in run("keys", "--key", f"pem:{tmp_path}").output
 
 
 def test_told_to_end_it_cleans_up(tmp_path: Path) -> None:
-    """SIGTERM in the middle of writing a key leaves no half file with it."""
+    """SIGTERM while a key is being written does not leave a partial file."""
     program = f"""
         import os, signal
         from keyvouch import cli
@@ -305,7 +305,7 @@ def test_told_to_end_it_cleans_up(tmp_path: Path) -> None:
 
 
 def test_nohup_is_heeded(tmp_path: Path) -> None:
-    """A hang-up that is ignored by who started us stays ignored."""
+    """SIGHUP stays ignored if the parent process ignores it."""
     program = f"""
         import os, signal
         from keyvouch import cli
@@ -320,13 +320,13 @@ def test_nohup_is_heeded(tmp_path: Path) -> None:
 
 
 def test_standby_that_is_not_installed_waits_its_turn(key: Key, tmp_path: Path) -> None:
-    """The first key opens, though the second one's store is not installed on this machine."""
+    """The first key opens even if the second one's store is not installed on this machine."""
     (tmp_path / "config.toml").write_text(f"[profiles.n]\nkeys = ['{key.uri}', 'yubikey:slot=9c']\n")
     assert run("--config", str(tmp_path / "config.toml"), "sign", stdin=b"x").status == 0
 
 
 def test_unencrypted_file_is_told(tmp_path: Path) -> None:
-    """A URI that the shell cut before `&password=` makes a key without one: that is said."""
+    """A URI that the shell cut before `&password=` makes an unencrypted key: the output says so."""
     done = run("new", "--key", f"pem:{tmp_path}/app.pem")
     assert done.status == 0
     assert "not encrypted: the URI has no password=" in done.errors
@@ -338,7 +338,7 @@ def _secret(folder: Path) -> Path:
 
 
 def test_key_that_is_made_is_told(tmp_path: Path) -> None:
-    """Where a step behind the key fails, the error says that the key is there, and how it is named."""
+    """If a step after the key's creation fails, the error says that the key exists, and its URI."""
     (tmp_path / "config").mkdir(mode=0o500)
     (tmp_path / "config" / "config.toml").mkdir()
     done = run(
@@ -353,7 +353,7 @@ def test_key_that_is_made_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["key", "certificate-file", "verify", "config"])
 def test_fifo_is_not_waited_for(key: Key, tmp_path: Path, where: str) -> None:
-    """A FIFO where a file belongs is refused."""
+    """A FIFO instead of a file is refused without blocking."""
     fifo = tmp_path / "fifo.pem"
     os.mkfifo(fifo, 0o600)
     done = {
@@ -377,7 +377,7 @@ def test_fifo_is_not_waited_for(key: Key, tmp_path: Path, where: str) -> None:
     ],
 )
 def test_misplaced_secret_is_not_shown(tmp_path: Path, uri: str) -> None:
-    """A secret that a wrong sign has brought elsewhere is in no error, and makes no file of that name."""
+    """A misplaced secret appears in no error, and no file of that name is created."""
     for command in ("new", "sign"):
         done = run(command, "--key", uri.format(folder=tmp_path), "--output", "json", stdin=b"x")
         assert done.status in (2, 4), done
@@ -386,7 +386,7 @@ def test_misplaced_secret_is_not_shown(tmp_path: Path, uri: str) -> None:
 
 
 def test_secrets_in_a_profile_are_not_shown(tmp_path: Path) -> None:
-    """What stands in the configuration by mistake, or must stand there, is not printed from it."""
+    """Secrets in the configuration, whether required or misplaced, are not printed."""
     (tmp_path / "config.toml").write_text(
         "[profiles.n]\nkeys = ['pfx:/x?password=hunter2']\nproxy = 'http://user:hunter2@proxy:3128'\n"
     )
@@ -397,7 +397,7 @@ def test_secrets_in_a_profile_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_gone_working_directory_told(tmp_path: Path) -> None:
-    """A working directory that was deleted is told."""
+    """If the working directory was deleted, the error says so."""
     command = f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir {tmp_path}/gone && {sys.executable} -P -m keyvouch"
     done = subprocess.run(
         ["bash", "-c", f"{command} --config x profile list"], capture_output=True, text=True, check=False
@@ -407,7 +407,7 @@ def test_gone_working_directory_told(tmp_path: Path) -> None:
 
 
 def test_defect_hides_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody foresaw is exit status 1, with the traceback only where it is asked for."""
+    """An unexpected exception gives exit status 1, with the traceback only if requested."""
     broken = tmp_path / "sitecustomize.py"
     broken.write_text("import keyvouch.config as c\ndef load(**_): raise RuntimeError('unforeseen')\nc.load = load\n")
     environment = {"PYTHONPATH": str(tmp_path)}
@@ -421,7 +421,7 @@ def test_defect_hides_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_working_directory_not_trusted(tmp_path: Path) -> None:
-    """Neither configuration nor plugin is taken from the working directory, even by `python -m keyvouch`."""
+    """Neither configuration nor plugins are loaded from the working directory, even by `python -m keyvouch`."""
     (tmp_path / "config.toml").write_text("[profiles.planted]\n")
     (tmp_path / "click.py").write_text("raise SystemExit('planted')\n")
     done = subprocess.run(
@@ -437,7 +437,7 @@ def test_working_directory_not_trusted(tmp_path: Path) -> None:
 
 
 def test_full_disk_stops_audit(key: Key, tmp_path: Path) -> None:
-    """With `audit-required`, a record that cannot be written is an error, and not a traceback beside a signature."""
+    """With `audit-required`, failing to write a record is an error, not a traceback beside a signature."""
     (tmp_path / "config.toml").write_text(
         f"[profiles.n]\nkeys = ['{key.uri}']\naudit = 'file:/dev/full'\naudit-required = true\n"
     )

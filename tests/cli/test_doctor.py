@@ -12,7 +12,7 @@ from signing_in import run
 
 
 def try_pin(pin: str) -> str:
-    """Try a PIN on a token that takes 1234 alone."""
+    """Try a PIN on a token whose PIN is 1234."""
     try:
         with lockout.single_try("token 1", lambda: pin):
             if pin != "1234":
@@ -23,7 +23,7 @@ def try_pin(pin: str) -> str:
 
 
 def test_refused_pin_tried_again_after_unseal() -> None:
-    """A refused PIN is tried no more, until it is unsealed."""
+    """A refused PIN is not tried again until it is unsealed."""
     assert try_pin("0000") == "wrong"
     assert "refused before" in try_pin("0000")
     assert "1 token" in run("doctor", "--unseal").output
@@ -32,7 +32,7 @@ def test_refused_pin_tried_again_after_unseal() -> None:
 
 @pytest.mark.parametrize("tokens", [0, 2])
 def test_unseal_counts_tokens(tokens: int) -> None:
-    """For programs: how many tokens it concerned."""
+    """The JSON output has the number of tokens concerned."""
     for number in range(tokens):
         with pytest.raises(SecretIncorrect), lockout.single_try(f"token {number}", lambda: "0000"):
             raise SecretIncorrect("wrong")
@@ -41,5 +41,5 @@ def test_unseal_counts_tokens(tokens: int) -> None:
 
 
 def test_doctor_needs_task() -> None:
-    """There is one task yet, and it must be named."""
+    """`doctor` requires a task; there is only one so far."""
     assert run("doctor").status == 2

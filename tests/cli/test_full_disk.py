@@ -1,6 +1,6 @@
-"""A disk that is full or read-only, and a folder of another owner: the token is printed all the same.
+"""A full or read-only disk, or a folder of another owner: the token is still printed.
 
-Real ones, made with mounts in a namespace of the command's own, resource limits, and capabilities that are dropped.
+The faults are real: mounts in the command's own namespace, resource limits, and dropped capabilities.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ FULL = [*NAMESPACE, 'mount -t tmpfs -o size=64k x "$0" && { cat /dev/zero > "$0/
 READ_ONLY = [*NAMESPACE, 'mount -t tmpfs -o ro x "$0" && exec "$@"']
 SMALL_FILES = ["sh", "-c", 'ulimit -f 0 && exec "$@"']
 ORDINARY = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"] if ROOT else []
-"""Root that permissions hold for."""
+"""Root without the capabilities that bypass permissions."""
 WITHOUT_RIGHTS = [*ORDINARY, "sh", "-c", 'exec "$@"']
 
 
 @pytest.fixture
 def app(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
-    """An app registration, and the profile `nightly` for it."""
+    """An app registration, and its profile `nightly`."""
     key = make_key(tmp_path)
     app = authority.register(certificates=[key.certificate])
     monkeypatch.setenv("KEYVOUCH_CONFIG", str(write_profile(tmp_path, authority, app, [key.uri])))
@@ -45,14 +45,14 @@ def app(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def cache(own_folders: Path) -> Path:
-    """The cache's folder, which is there."""
+    """The cache's folder, which already exists."""
     folder = own_folders / "cache_directory"
     folder.mkdir()
     return folder
 
 
 def run_under(prefix: Sequence[str], folder: Path, *arguments: str) -> Done:
-    """Run the command where a folder is out of order."""
+    """Run the command with a faulty folder."""
     command = [*prefix, str(folder), sys.executable, "-P", "-m", "keyvouch", *arguments]
     done = subprocess.run(command, capture_output=True, check=False, timeout=120)
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
@@ -69,7 +69,7 @@ def run_under(prefix: Sequence[str], folder: Path, *arguments: str) -> Done:
     ids=["full", "read-only", "limited"],
 )
 def test_token_printed_without_cache(cache: Path, prefix: Sequence[str], reason: str) -> None:
-    """One warning on standard error names the reason and the ways out; the token is printed."""
+    """One warning on standard error names the reason and the remedies; the token is printed."""
     done = run_under(prefix, cache, "token")
     assert done.status == 0, done.errors
     assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", done.output)
@@ -82,7 +82,7 @@ def test_token_printed_without_cache(cache: Path, prefix: Sequence[str], reason:
 @pytest.mark.parametrize("mode", [0o500, 0o000], ids=["unwritable", "closed"])
 @pytest.mark.parametrize("place", [".", "tokens"])
 def test_token_printed_without_rights(cache: Path, mode: int, place: str) -> None:
-    """Neither a folder that cannot be written, nor one that cannot even be read, costs the token."""
+    """The token is printed even if a folder cannot be written or read."""
     (cache / place).mkdir(exist_ok=True)
     if ROOT:
         shutil.chown(cache / place, "games")
@@ -99,7 +99,7 @@ def test_token_printed_without_rights(cache: Path, mode: int, place: str) -> Non
 
 @pytest.mark.usefixtures("app")
 def test_token_printed_with_old_cache(cache: Path) -> None:
-    """A cache that was written once and cannot be any more, nor read, costs no token either."""
+    """The token is printed even if an existing cache can no longer be written or read."""
     assert run("token").status == 0
     for path in (cache / "tokens").iterdir():
         path.chmod(0)
@@ -112,7 +112,7 @@ def test_token_printed_with_old_cache(cache: Path) -> None:
 
 @pytest.mark.usefixtures("app")
 def test_token_without_home(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """An account without a home folder has no cache."""
+    """An account without a home folder does not have a cache."""
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("Could not determine home directory.")
@@ -127,7 +127,7 @@ def test_token_without_home(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
 
 @pytest.mark.usefixtures("app")
 def test_token_without_temporary_folder(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """With portalocker installed, msal-extensions cannot be imported if no temporary folder can be written."""
+    """If portalocker is installed, msal-extensions cannot be imported without a writable temporary folder."""
 
     class Finder:
         @staticmethod
@@ -145,7 +145,7 @@ def test_token_without_temporary_folder(monkeypatch: pytest.MonkeyPatch, caplog:
 
 @pytest.mark.usefixtures("app")
 def test_program_gets_a_warning(own_folders: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """In Python it is one warning on the logger, however often the token is renewed."""
+    """In Python there is one warning on the logger, however often the token is renewed."""
     (own_folders / "cache_directory").write_text("a file is in the way")
     client = keyvouch.connect("nightly")
     for _ in range(3):
@@ -157,7 +157,7 @@ def test_program_gets_a_warning(own_folders: Path, caplog: pytest.LogCaptureFixt
 
 @pytest.mark.usefixtures("app")
 def test_azure_credential_gets_a_token(own_folders: Path) -> None:
-    """The Azure SDK's credential works the same."""
+    """The Azure SDK's credential behaves the same."""
     from keyvouch.entra.azure import KeyvouchCredential
 
     (own_folders / "cache_directory").write_text("a file is in the way")
@@ -166,7 +166,7 @@ def test_azure_credential_gets_a_token(own_folders: Path) -> None:
 
 @pytest.mark.usefixtures("app")
 def test_written_again_when_there_is_room(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The cache is tried again for each token, so that it is there when the disk has room again."""
+    """The cache is tried again for each token, so that it is written once the disk has room again."""
     (cache / "tokens").mkdir()
     client = keyvouch.connect("nightly")
     (written,) = (cache / "tokens").glob("*.json")
@@ -183,7 +183,7 @@ def test_written_again_when_there_is_room(cache: Path, caplog: pytest.LogCapture
 
 
 def test_no_cache_signs_in_again(app: App, authority: Authority, cache: Path, tmp_path: Path) -> None:
-    """With --no-cache nothing is read or written, so that a mistake in the profile shows."""
+    """With --no-cache nothing is read or written, so that a mistake in the profile is reported."""
     assert json.loads(run("token", "--no-cache", "--output", "json").output)["from_cache"] is False
     assert not list(cache.iterdir())
     assert run("token").status == 0
@@ -202,7 +202,7 @@ def test_no_cache_signs_in_again(app: App, authority: Authority, cache: Path, tm
 def test_unwritten_audit(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, destination: str, *, required: bool | None
 ) -> None:
-    """Where a record cannot be written the command fails if the profile says so; otherwise it warns, once."""
+    """If a record cannot be written, the command fails if the profile requires it; otherwise it warns once."""
     (tmp_path / "folder").mkdir()
     key: Key = make_key(tmp_path)
     app = authority.register(certificates=[key.certificate])
@@ -223,7 +223,7 @@ def test_unwritten_audit(
 def test_audit_destination_is_always_checked(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A destination that is none is a mistake in the profile, required or not."""
+    """An invalid destination is a mistake in the profile, whether or not records are required."""
     key = make_key(tmp_path)
     app = authority.register(certificates=[key.certificate])
     path = write_profile(tmp_path, authority, app, [key.uri], audit="stdout")

@@ -29,14 +29,14 @@ def key(tmp_path: Path) -> Key:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A URI where there is no key yet."""
+    """A URI without a key yet."""
     monkeypatch.setenv("APP_PASSWORD", PASSWORD)
     return f"pfx:{tmp_path / 'new.pfx'}?password=env:APP_PASSWORD"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KEY_TYPES if kind not in ("RSA-3072", "RSA-4096")])
 def test_new_key_made(place: str, tmp_path: Path, kind: str) -> None:
-    """The key and its certificate are there, and its file is its owner's alone."""
+    """Key and certificate are created, and the file is accessible only to its owner."""
     done = run("new", "--key", place, "--key-type", kind, "--subject", "CN=app,O=Contoso", "--days", "30")
     path = tmp_path / "new.pfx"
     private_key, certificate, _ = pkcs12.load_key_and_certificates(path.read_bytes(), PASSWORD.encode())
@@ -50,7 +50,7 @@ def test_new_key_made(place: str, tmp_path: Path, kind: str) -> None:
 
 
 def test_new_key_told_ready_to_paste(place: str) -> None:
-    """The pinned URI comes first, quoted for a shell, and signs as it is."""
+    """The pinned URI comes first, quoted for a shell, and can be used to sign."""
     done = run("new", "--key", place)
     (uri,) = shlex.split(done.output.splitlines()[0])
 
@@ -59,7 +59,7 @@ def test_new_key_told_ready_to_paste(place: str) -> None:
 
 
 def test_thumbprints_as_others_have_them(place: str, tmp_path: Path) -> None:
-    """The thumbprints are those of the certificate that was written."""
+    """The thumbprints are those of the certificate written."""
     facts = json.loads(
         run("new", "--key", place, "--certificate-out", str(tmp_path / "c.cer"), "--output", "json").output
     )
@@ -70,7 +70,7 @@ def test_thumbprints_as_others_have_them(place: str, tmp_path: Path) -> None:
 
 
 def test_new_key_never_over_another(key: Key, tmp_path: Path) -> None:
-    """A file that is there stays as it is: exit status 3."""
+    """An existing file is not overwritten: exit status 3."""
     before = (tmp_path / "app.pfx").read_bytes()
 
     assert run("new", "--key", key.uri).status == 3
@@ -78,7 +78,7 @@ def test_new_key_never_over_another(key: Key, tmp_path: Path) -> None:
 
 
 def test_new_key_saves_profile(place: str) -> None:
-    """A profile is added with the key, and shown."""
+    """A profile is added for the key, and shown."""
     done = run(
         "new", "--key", place, "--save-profile", "nightly", "--tenant", "contoso.onmicrosoft.com", "--client-id", "7"
     )
@@ -90,7 +90,7 @@ def test_new_key_saves_profile(place: str) -> None:
 
 
 def test_new_member_of_a_family_lasts(tmp_path: Path) -> None:
-    """A profile for a family takes the newest, so that the next renewal is followed; what comes next opens one key."""
+    """A profile for a family takes the newest, so the next renewal is used; the suggested command opens one key."""
     family, out = f"pem:{tmp_path}/app-*.pem", str(tmp_path / "app.cer")
     profile = ("--save-profile", "nightly", "--tenant", "t", "--client-id", "7")
     first = run("new", "--key", family, "--certificate-out", out, *profile)
@@ -107,7 +107,7 @@ def test_new_member_of_a_family_lasts(tmp_path: Path) -> None:
 
 
 def test_relative_key_of_a_profile_is_made_whole(tmp_path: Path) -> None:
-    """A profile is read from any working directory."""
+    """A relative path is made absolute, since a profile is used from any working directory."""
     make_key(tmp_path, "app.pem")
     done = run(
         *("profile", "add", "n", "--key", "pem:app.pem?password=env:APP_PASSWORD"),
@@ -127,13 +127,13 @@ def test_relative_key_of_a_profile_is_made_whole(tmp_path: Path) -> None:
     ],
 )
 def test_half_a_profile_is_not_added(key: Key, options: tuple[str, ...]) -> None:
-    """What would fail at the first use is refused at once."""
+    """An incomplete profile, which would fail at first use, is refused at once."""
     assert run("profile", "add", "n", "--key", key.uri, *options).status == 2
     assert json.loads(run("profile", "list", "--output", "json").output)["profiles"] == []
 
 
 def test_key_is_made_only_if_all_else_can_be(place: str, tmp_path: Path) -> None:
-    """A certificate that could not be written stops it before there is a key."""
+    """If the certificate could not be written, the command fails before it creates a key."""
     done = run("new", "--key", place, "--certificate-out", str(tmp_path / "nothing" / "app.cer"))
     assert done.status == 2
     assert "Make the folder" in done.errors
@@ -141,7 +141,7 @@ def test_key_is_made_only_if_all_else_can_be(place: str, tmp_path: Path) -> None
 
 
 def test_next_command_keeps_the_configuration(key: Key, tmp_path: Path) -> None:
-    """What is to be typed next works as it stands."""
+    """The suggested next command works as printed."""
     configuration = tmp_path / "a b.toml"
     configuration.touch()
     done = run(
@@ -151,7 +151,7 @@ def test_next_command_keeps_the_configuration(key: Key, tmp_path: Path) -> None:
 
 
 def test_expired_certificate_marked(tmp_path: Path) -> None:
-    """The list of keys says which certificate has expired."""
+    """The list of keys marks an expired certificate."""
     key, other = new_key("P-256"), new_key("P-256", 1)
     for name, each, days in (("old", key, (-9, -1)), ("good", other, (-1, 9))):
         write(tmp_path / f"{name}.pem", pem_of(each, certify(each, days=days)))
@@ -160,7 +160,7 @@ def test_expired_certificate_marked(tmp_path: Path) -> None:
 
 
 def test_profile_needs_tenant_and_client(place: str, tmp_path: Path) -> None:
-    """Half a profile is refused before a key is made."""
+    """An incomplete profile is refused before a key is created."""
     assert run("new", "--key", place, "--save-profile", "nightly").status == 2
     assert not (tmp_path / "new.pfx").exists()
 
@@ -174,7 +174,7 @@ def test_keys_listed_with_uris(key: Key, tmp_path: Path) -> None:
 
 
 def test_certificate_exported(key: Key, tmp_path: Path) -> None:
-    """The public half is written in DER, and never over a file."""
+    """The certificate is written in DER, and never over a file."""
     target = str(tmp_path / "app.cer")
 
     assert run("export", "--key", key.uri, "--certificate", target).status == 0
@@ -183,7 +183,7 @@ def test_certificate_exported(key: Key, tmp_path: Path) -> None:
 
 
 def test_pfx_exported(key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Key and certificate are written under a password of their own, readable by OpenSSL."""
+    """Key and certificate are written under their own password, readable by OpenSSL."""
     monkeypatch.setenv("OTHER", "another")
     target = tmp_path / "copy.pfx"
     done = run("export", "--key", key.uri, "--pfx", str(target), "--password", "env:OTHER")
@@ -199,7 +199,7 @@ def test_pfx_exported(key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     "options", [[], ["--certificate", "a", "--pfx", "b"], ["--pfx", "b"], ["--pfx", "b", "--password", "hunter2"]]
 )
 def test_export_asked_wrongly(key: Key, tmp_path: Path, options: list[str]) -> None:
-    """One of the two, and a PFX under a password that is a reference; a password itself is not echoed."""
+    """Exactly one form is required, and a PFX needs a password reference; a literal password is not echoed."""
     done = run("export", "--key", key.uri, *options, folder=tmp_path)
 
     assert done.status == 2
@@ -207,7 +207,7 @@ def test_export_asked_wrongly(key: Key, tmp_path: Path, options: list[str]) -> N
 
 
 def test_stores_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is installed, and what could be."""
+    """The list has the installed stores, and those that could be installed."""
     monkeypatch.setitem(registry.KNOWN, "moon", "keyvouch-moon")
     done = CliRunner().invoke(group, ["stores"])
 
@@ -216,14 +216,14 @@ def test_stores_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_store_of_another_system_shown() -> None:
-    """What cannot be used on this machine is shown all the same, with what it needs."""
+    """A store that cannot be used on this machine is still shown, with its requirements."""
     done = run("stores", "windows")
 
     assert (done.status, "thumbprint" in done.output, "Windows alone" in done.output) == (0, True, True)
 
 
 def test_store_shown() -> None:
-    """What a store's URIs take and what it can do comes from what it declares."""
+    """A store's attributes and capabilities are shown from its declaration."""
     shown = json.loads(run("stores", "pfx:", "--output", "json").output)
 
     assert {"path", "password", "friendly-name", "certificate-file"} <= {each["name"] for each in shown["attributes"]}
@@ -231,7 +231,7 @@ def test_store_shown() -> None:
 
 
 def test_profile_added_listed(key: Key) -> None:
-    """A profile that was added is listed, and the place is told."""
+    """An added profile is listed, and the file is named."""
     added = run("profile", "add", "nightly", "--key", key.uri, "--tenant", "t", "--client-id", "c")
     again = run("profile", "add", "nightly", "--key", key.uri, "--tenant", "t", "--client-id", "c")
 
@@ -260,21 +260,21 @@ def test_every_command_has_help(name: str) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shell_completion_offered(shell: str) -> None:
-    """The shells that click knows are served."""
+    """The shells that click supports are supported."""
     done = run(environment={"_KEYVOUCH_COMPLETE": f"{shell}_source"})
 
     assert "_KEYVOUCH_COMPLETE" in done.output
 
 
 def test_commands_completed() -> None:
-    """A command's beginning is completed."""
+    """A partial command name is completed."""
     done = run(environment={"_KEYVOUCH_COMPLETE": "bash_complete", "COMP_WORDS": "keyvouch tok", "COMP_CWORD": "1"})
 
     assert "token" in done.output
 
 
 def test_taken_names_refused_before_key(place: str, tmp_path: Path) -> None:
-    """A certificate's file or a profile that is there already stops `new` before it makes a key."""
+    """An existing certificate file or profile stops `new` before it creates a key."""
     (tmp_path / "taken.cer").write_bytes(b"")
     run("profile", "add", "taken", "--key", place, "--tenant", "t", "--client-id", "c")
     names = ["--save-profile", "taken", "--tenant", "t", "--client-id", "c"]
@@ -285,7 +285,7 @@ def test_taken_names_refused_before_key(place: str, tmp_path: Path) -> None:
 
 
 def test_saved_profile_follows_family(tmp_path: Path) -> None:
-    """The profile of a family names the family, and not the member that was just made."""
+    """The profile of a family names the family, not the new member."""
     family = f"pem:{tmp_path}/app-*.pem?select=newest&settle=0"
     names = ["--save-profile", "n", "--tenant", "t", "--client-id", "c"]
     facts = json.loads(run("new", "--key", family, *names, "--output", "json").output)

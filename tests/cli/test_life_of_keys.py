@@ -1,4 +1,4 @@
-"""`keyvouch import`, `install`, `delete` and `grant`: with files, and with a store that a test scripts."""
+"""`keyvouch import`, `install`, `delete` and `grant`, with files and with a scripted store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def only_key(uri: str) -> str:
 
 
 def test_key_is_imported_with_its_certificate(key: Key, tmp_path: Path) -> None:
-    """From one form of file into another: the same key and certificate; the first file stays."""
+    """Key and certificate are copied from one file format to another; the first file stays."""
     target = f"pem:{tmp_path}/taken.pem?password=env:APP_PASSWORD"
     done = run("import", "--from", key.uri, "--key", target)
 
@@ -41,7 +41,7 @@ def test_key_is_imported_with_its_certificate(key: Key, tmp_path: Path) -> None:
 
 
 def test_import_writes_over_nothing(key: Key, tmp_path: Path) -> None:
-    """A key that is there is not touched."""
+    """An existing key is not overwritten."""
     other = make_key(tmp_path, "other.pem")
     before = (tmp_path / "other.pem").read_bytes()
 
@@ -50,7 +50,7 @@ def test_import_writes_over_nothing(key: Key, tmp_path: Path) -> None:
 
 
 def test_certificate_is_installed(key: Key, tmp_path: Path) -> None:
-    """A renewed certificate takes the place of the one before; one of another key does not."""
+    """A renewed certificate replaces the previous one; one for another key is refused."""
     with keyvouch.open_signer(key.uri) as signer:
         renewed = self_signed(signer.private_key(), "CN=renewed", 30)
     (tmp_path / "renewed.pem").write_bytes(renewed.public_bytes(Encoding.PEM))
@@ -69,7 +69,7 @@ def test_certificate_is_installed(key: Key, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a killed process leaves nothing open there")
 def test_leftover_of_a_killed_command(key: Key, tmp_path: Path) -> None:
-    """A command removes what a killed one left of the file, which may be a whole key, and says so."""
+    """A command removes a killed command's leftover, which may be a complete key, and says so."""
     left = tmp_path / ".app.pfx.keyvouch-0123456789abcdef"
     left.write_bytes((tmp_path / "app.pfx").read_bytes())
     left.chmod(0o600)
@@ -83,7 +83,7 @@ def test_leftover_of_a_killed_command(key: Key, tmp_path: Path) -> None:
 
 
 def test_key_is_deleted_by_its_pinned_uri_alone(key: Key, tmp_path: Path) -> None:
-    """Which key is to go must be said exactly, and confirmed."""
+    """Deleting requires a URI that identifies the key exactly, and a confirmation."""
     assert run("delete", "--yes", "--key", key.uri).status == 2
     pinned = only_key(key.uri)
     unasked = run("delete", "--key", pinned)
@@ -98,7 +98,7 @@ def test_key_is_deleted_by_its_pinned_uri_alone(key: Key, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("answer", "status", "deleted"), [("y\n", 0, 1), ("n\n", 2, 0)])
 def test_person_is_asked(monkeypatch: pytest.MonkeyPatch, answer: str, status: int, deleted: int) -> None:
-    """On a terminal a person says yes or no."""
+    """On a terminal the user is asked to confirm."""
     monkeypatch.setattr("keyvouch.cli.delete.is_somebody_there", lambda: True)
     with Script() as script:
         done = CliRunner().invoke(group, ["delete", "--key", f"{script.able_uri};version=1"], input=answer)
@@ -107,7 +107,7 @@ def test_person_is_asked(monkeypatch: pytest.MonkeyPatch, answer: str, status: i
 
 
 def test_access_is_granted_and_revoked() -> None:
-    """Who could sign before and who can after is shown; nobody else's permission is touched."""
+    """The output lists who could sign before and who can afterwards; other permissions are not changed."""
     with Script() as script:
         script.accounts = ["operator"]
 
@@ -133,13 +133,13 @@ def test_access_is_granted_and_revoked() -> None:
 
 @pytest.mark.parametrize("arguments", [("",), (), ("a", "--list"), ("--list", "--revoke")])
 def test_senseless_grant_refused(key: Key, arguments: tuple[str, ...]) -> None:
-    """An account, or the list."""
+    """`grant` requires either an account or `--list`."""
     done = run("grant", "--key", key.uri, *arguments)
     assert (done.status, "Give ACCOUNT" in done.errors) == (2, True)
 
 
 def test_store_without_the_capability_names_those_with_it(key: Key) -> None:
-    """What a store cannot do is told with those that can."""
+    """An unsupported operation is reported with the stores that support it."""
     done = run("grant", "--key", key.uri, "nightly")
     assert done.status == 2
     assert "cannot" in done.errors

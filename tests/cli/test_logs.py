@@ -1,4 +1,4 @@
-"""Where audit records go."""
+"""Destinations of audit records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keyvouch.errors import ConfigurationError
 
 @pytest.fixture(autouse=True)
 def clean_logger() -> Iterator[None]:
-    """The audit logger as it was."""
+    """Restore the audit logger afterwards."""
     logger = logging.getLogger("keyvouch.audit")
     before = logger.handlers[:], logger.level, logger.propagate
     yield
@@ -27,7 +27,7 @@ def clean_logger() -> Iterator[None]:
 
 
 def test_syslog_gets_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record is one message, which begins with our name."""
+    """A record is one message that begins with our name."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "log"))
         monkeypatch.setattr(logs, "SYSLOG", str(tmp_path / "log"))
@@ -41,7 +41,7 @@ def test_syslog_gets_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_missing_syslog_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody listens the record is not lost in silence."""
+    """If no syslog listens, the record is not lost silently."""
     monkeypatch.setattr(logs, "SYSLOG", str(tmp_path / "nothing"))
     with pytest.raises(ConfigurationError, match="audit"):  # noqa: PT012 - it shows at the first or second call
         logs.audit_to("syslog", required=True)
@@ -52,13 +52,13 @@ def test_missing_syslog_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     "destination", ["", "file:", "file:relative", "stdout", "syslog:remote", "file:/nonexistent/x"]
 )
 def test_other_places_refused(destination: str) -> None:
-    """A file by its absolute path, or syslog."""
+    """Only a file with an absolute path, or syslog, is accepted."""
     with pytest.raises(ConfigurationError):
         logs.audit_to(destination, required=True)
 
 
 def test_records_appended(tmp_path: Path) -> None:
-    """What was written before stays."""
+    """Earlier records are kept."""
     path = tmp_path / "audit.jsonl"
     path.write_text("{}\n")
     logs.audit_to(f"file:{path}", required=True)

@@ -1,4 +1,4 @@
-"""The password of a proxy: used, and never shown."""
+"""A proxy's password is used, and never shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECRET = "s-cret"
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[bytes]]]:
-    """Host and port of a proxy that refuses, and the heads that it got."""
+    """Host and port of a proxy that refuses, and the request heads that it received."""
     for name in ("NO_PROXY", "no_proxy", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
     heads: list[bytes] = []
@@ -59,7 +59,7 @@ def test_password_of_a_proxy_is_in_no_error(
     caplog: pytest.LogCaptureFixture,
     form: str,
 ) -> None:
-    """Errors, their URIs and frames, audit records and JSON are without it; the proxy gets it."""
+    """Errors with their URIs and frames, audit records and JSON do not contain the password; the proxy gets it."""
     host, heads = proxy
     monkeypatch.setenv("TOKEN", "token")
     monkeypatch.setenv("PROXY", "me:s-cret")
@@ -85,7 +85,7 @@ def test_password_of_a_proxy_is_in_no_error(
 def test_key_vault_gives_a_proxy_its_password(
     proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    """Already for the log-in, and the SDK's errors are without it."""
+    """The proxy gets it even for the log-in, and the SDK's errors do not contain it."""
     host, heads = proxy
     monkeypatch.setenv("PROXY", "me:s-cret")
     for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"):
@@ -99,7 +99,7 @@ def test_key_vault_gives_a_proxy_its_password(
 @pytest.mark.parametrize("uri", URIS)
 @pytest.mark.parametrize("value", ["nocolon", "me:a\nb", "me:a\rb", "me:\x00"])
 def test_credentials_must_fit_a_header(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uri: str, value: str) -> None:
-    """user:password, on one line: else it is refused before anything is sent, and not shown."""
+    """Anything but user:password on one line is refused before anything is sent, and not shown."""
     monkeypatch.setenv("TOKEN", "token")
     file = tmp_path / "proxy"
     file.write_text(value)
@@ -110,7 +110,7 @@ def test_credentials_must_fit_a_header(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_profile_is_shown_without_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`profile add` keeps what it is given, `profile show` and `repr` leave the password out."""
+    """`profile add` keeps the password, `profile show` and `repr` leave it out."""
     file = tmp_path / "config.toml"
     monkeypatch.setenv("KEYVOUCH_CONFIG", str(file))
     key = f"{URIS[0]}&proxy=http://me:{SECRET}@proxy.test:3128"
@@ -144,7 +144,7 @@ def test_profile_is_shown_without_the_password(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_wrong_proxy_in_a_profile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    """When the profile is read, and without what is in it."""
+    """An invalid proxy is refused when the profile is read, without showing its value."""
     file = tmp_path / "config.toml"
     file.write_text(f"[profiles.nightly]\n{line}\n")
     monkeypatch.setenv("KEYVOUCH_CONFIG", str(file))
@@ -157,7 +157,7 @@ def test_wrong_proxy_in_a_profile_is_refused(tmp_path: Path, monkeypatch: pytest
 def test_profiles_proxy_gets_the_credentials(
     proxy: tuple[str, list[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Signing in with a profile sends them to the proxy, and nothing shows them."""
+    """Signing in with a profile sends the credentials to the proxy, and nothing shows them."""
     host, heads = proxy
     key = tmp_path / "app.pem"
     assert run("new", "--key", f"pem:{key}").status == 0

@@ -1,4 +1,4 @@
-"""`keyvouch sign` and `keyvouch verify`, judged by OpenSSL."""
+"""`keyvouch sign` and `keyvouch verify`, checked with OpenSSL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def message(tmp_path: Path) -> str:
 
 
 def test_openssl_takes_raw_signature(key: Key, message: str, tmp_path: Path) -> None:
-    """The raw form is what OpenSSL verifies."""
+    """OpenSSL verifies the raw form."""
     public = tmp_path / "public.pem"
     certificate = tmp_path / "app.pem"
     certificate.write_bytes(key.certificate.public_bytes(Encoding.PEM))
@@ -49,10 +49,10 @@ def test_openssl_takes_raw_signature(key: Key, message: str, tmp_path: Path) -> 
     assert verdict.stdout == "Verified OK\n"
 
 
-@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # by RFC 9864; servers still want that name
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # by RFC 9864; servers still expect that name
 @pytest.mark.parametrize(("key_type", "algorithm"), [("RSA-2048", "PS256"), ("P-521", "ES512"), ("Ed25519", "EdDSA")])
 def test_others_take_jws(tmp_path: Path, message: str, key_type: str, algorithm: str) -> None:
-    """The JWS form is what joserfc verifies."""
+    """joserfc verifies the JWS form."""
     key = make_key(tmp_path, "app.pem", key_type)
     signed = run("sign", "--key", key.uri, "--form", "jws", message)
     public = key.certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -65,7 +65,7 @@ def test_others_take_jws(tmp_path: Path, message: str, key_type: str, algorithm:
 @pytest.mark.parametrize("form", ["raw", "base64url"])
 @pytest.mark.parametrize("judge", ["key", "certificate"])
 def test_own_signature_verified(key: Key, message: str, tmp_path: Path, form: str, judge: str) -> None:
-    """A signature is verified with the key, or with its certificate alone."""
+    """A signature is verified with the key, or with only its certificate."""
     signature = tmp_path / "signature"
     with signature.open("wb") as file:
         subprocess.run(
@@ -81,7 +81,7 @@ def test_own_signature_verified(key: Key, message: str, tmp_path: Path, form: st
 
 
 def test_changed_message_not_verified(key: Key, message: str, tmp_path: Path) -> None:
-    """Another message: exit status 6."""
+    """With another message the exit status is 6."""
     signature = tmp_path / "signature"
     signature.write_text(run("sign", "--key", key.uri, message).output)
 
@@ -92,12 +92,12 @@ def test_changed_message_not_verified(key: Key, message: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("content", [b"", b"abc", b"a.b.c", b"\xff\x00.e30.", b'{"alg": "none"}', b"bnVsbA.e30.e30"])
 def test_no_jws_not_verified(key: Key, content: bytes) -> None:
-    """What is no JWS is a signature that does not fit, and no defect."""
+    """Text that is not a JWS is an invalid signature, not a defect."""
     assert run("verify", "--key", key.uri, stdin=content).status == 6
 
 
 def test_jws_is_given_alone(key: Key, message: str, tmp_path: Path) -> None:
-    """A JWS has its message in it: given as a bare signature it is told how."""
+    """A JWS contains its message: if it is given as a detached signature, the hint says what to do."""
     jws = tmp_path / "message.jws"
     jws.write_text(run("sign", "--key", key.uri, "--form", "jws", message).output)
 
@@ -107,12 +107,12 @@ def test_jws_is_given_alone(key: Key, message: str, tmp_path: Path) -> None:
 
 
 def test_raw_is_no_json(key: Key, message: str) -> None:
-    """A raw signature cannot stand in JSON, and is not turned into something else."""
+    """A raw signature cannot be part of JSON, and is not converted."""
     assert run("sign", "--key", key.uri, "--form", "raw", "--output", "json", message).status == 2
 
 
 def test_algorithm_must_fit(key: Key, message: str) -> None:
-    """An RSA key has no ES256; the algorithms that it has are named."""
+    """An RSA key does not support ES256; the error lists the algorithms that it supports."""
     done = run("sign", "--key", key.uri, "--algorithm", "ES256", message)
 
     assert done.status == 6
@@ -120,12 +120,12 @@ def test_algorithm_must_fit(key: Key, message: str) -> None:
 
 
 def test_missing_file_told(key: Key) -> None:
-    """A file that is not there is a matter of usage."""
+    """A missing file is a usage error."""
     assert run("sign", "--key", key.uri, "/nonexistent").status == 2
 
 
 def test_json_names_algorithm(key: Key, message: str) -> None:
-    """For programs: the algorithm beside the signature."""
+    """The JSON output has the algorithm beside the signature."""
     done = run("sign", "--key", key.uri, "--output", "json", message)
 
     assert json.loads(done.output)["algorithm"] == "PS256"

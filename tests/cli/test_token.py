@@ -1,4 +1,4 @@
-"""`keyvouch token` and `keyvouch assertion`, and what an audit holds of them."""
+"""`keyvouch token` and `keyvouch assertion`, and their audit records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def key(tmp_path: Path) -> Key:
 
 @pytest.fixture
 def app(authority: Authority, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
-    """An app registration with the key, and the profile `nightly` for it."""
+    """An app registration with the key, and its profile `nightly`."""
     app = authority.register(certificates=[key.certificate])
     path = write_profile(tmp_path, authority, app, [key.uri], audit=f"file:{tmp_path / 'audit.jsonl'}")
     monkeypatch.setenv("KEYVOUCH_CONFIG", str(path))
@@ -29,7 +29,7 @@ def app(authority: Authority, key: Key, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_token_bare_on_one_line(app: App) -> None:
-    """Nothing but the token is printed, and it is for the app and the resource."""
+    """Only the token is printed, and it is for the app and the resource."""
     done = run("token", "--profile", "nightly")
     claims = jwt.decode(done.output.strip(), options={"verify_signature": False})
 
@@ -40,21 +40,21 @@ def test_token_bare_on_one_line(app: App) -> None:
 
 @pytest.mark.usefixtures("app")
 def test_json_tells_cache() -> None:
-    """For programs: whether it came from the cache."""
+    """The JSON output says whether the token came from the cache."""
     answers = [json.loads(run("token", "--output", "json").output)["from_cache"] for _ in range(2)]
 
     assert answers == [False, True]
 
 
 def test_other_scope_asked(app: App, authority: Authority) -> None:
-    """`--scope` is in place of the profile's."""
+    """`--scope` replaces the profile's."""
     run("token", "--scope", "https://vault.azure.net/.default")
 
     assert authority.exchanges[-1].form["scope"] == "https://vault.azure.net/.default"
 
 
 def test_other_key_used(app: App, authority: Authority, tmp_path: Path) -> None:
-    """`--key` beside `--profile` is in place of its keys."""
+    """`--key` with `--profile` replaces its keys."""
     other = make_key(tmp_path, "other.pfx")
     app.add_certificate(other.certificate)
 
@@ -63,7 +63,7 @@ def test_other_key_used(app: App, authority: Authority, tmp_path: Path) -> None:
 
 
 def test_key_alone_with_defaults(app: App, authority: Authority, key: Key, tmp_path: Path) -> None:
-    """With `--key` alone the defaults hold."""
+    """With only `--key`, the defaults apply."""
     (tmp_path / "config.toml").write_text(
         f'[defaults]\nauthority = "{authority.url}"\nca-file = "{authority.ca_file}"\n'
     )
@@ -87,7 +87,7 @@ def test_assertion_taken_by_authority(app: App, authority: Authority, key: Key) 
 
 @pytest.mark.usefixtures("app")
 def test_audit_written(tmp_path: Path, key: Key) -> None:
-    """One line a signature, with who and what, in a file that is its owner's alone."""
+    """Each signature gives one line, with who and what, in a file accessible only to its owner."""
     run("token")
     (line,) = (tmp_path / "audit.jsonl").read_text().splitlines()
     record = json.loads(line)
@@ -100,7 +100,7 @@ def test_audit_written(tmp_path: Path, key: Key) -> None:
 
 
 def test_named_key_is_used(app: App, authority: Authority, tmp_path: Path) -> None:
-    """A key that is named with --key signs, whatever token another one brought; and its own is not kept for others."""
+    """A key named with --key signs even if another key's token is cached; its own token is not cached for others."""
     assert run("token").status == 0
     done = run("token", "--profile", "nightly", "--key", f"pem:{tmp_path}/nothing.pem")
     assert done.status == 3
@@ -113,7 +113,7 @@ def test_named_key_is_used(app: App, authority: Authority, tmp_path: Path) -> No
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("status", [403, 429])
 def test_answer_without_json_told_once(authority: Authority, status: int) -> None:
-    """MSAL's own word of such an answer, with a traceback, is not printed beside our error."""
+    """MSAL's own message about such a response, with a traceback, is not printed beside our error."""
     authority.answer_next(status)
     done = run("token", "--output", "json")
 
@@ -122,7 +122,7 @@ def test_answer_without_json_told_once(authority: Authority, status: int) -> Non
 
 
 def test_mistake_in_a_key_names_the_profile(authority: Authority, app: App, key: Key, tmp_path: Path) -> None:
-    """A URI that is wrong in the configuration is told with its profile and place, and without the secret in it."""
+    """An invalid URI in the configuration is reported with its profile and position, and without the secret in it."""
     write_profile(tmp_path, authority, app, [key.uri, "pfx:/x?password=hunter2"])
     for command in ("token", "sign"):
         done = run(command, "--profile", "nightly", stdin=b"x")
@@ -132,7 +132,7 @@ def test_mistake_in_a_key_names_the_profile(authority: Authority, app: App, key:
 
 
 def test_demo_plays() -> None:
-    """The demonstration runs to its end, mistakes included, and leaves nothing behind."""
+    """The demonstration runs to its end, including the mistakes, and leaves nothing behind."""
     done = run("demo")
 
     assert done.status == 0, done.errors
@@ -143,7 +143,7 @@ def test_demo_plays() -> None:
 
 
 def test_unwritable_cache_warns(app: App, own_folders: Path) -> None:
-    """A cache that cannot be written is a warning with the ways out, and costs no token."""
+    """A cache that cannot be written causes a warning with the remedies; the token is still printed."""
     (own_folders / "cache_directory").write_text("a file is in the way")
     done = run("token")
 
@@ -153,8 +153,8 @@ def test_unwritable_cache_warns(app: App, own_folders: Path) -> None:
 
 
 def test_demo_tells_programs() -> None:
-    """As JSON the demonstration is a list of commands and what came of them."""
+    """As JSON the demonstration is a list of commands with their results."""
     steps = json.loads(run("demo", "--output", "json").output)
 
     assert [step["exit_status"] for step in steps[:6]] == [0, 0, 0, 0, 4, 7]
-    assert {step["exit_status"] for step in steps[6:]} == {0}  # the second act, where there is SoftHSM
+    assert {step["exit_status"] for step in steps[6:]} == {0}  # the second part, if SoftHSM is installed

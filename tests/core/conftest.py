@@ -1,4 +1,4 @@
 from hypothesis import settings
 
-settings.register_profile("keyvouch", deadline=None)  # a busy machine is no defect
+settings.register_profile("keyvouch", deadline=None)  # a busy machine is not a defect
 settings.load_profile("keyvouch")

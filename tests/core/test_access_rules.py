@@ -1,4 +1,4 @@
-"""Whose access to a file is too much on Windows, and the line that remedies it."""
+"""Who has too much access to a file on Windows, and the command line that fixes it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ ME, OTHER = "S-1-5-21-1-2-3-1104", "S-1-5-21-1-2-3-1105"
 READ, MODIFY, FULL = 0x1200A9, 0x1301BF, FILE_ALL_ACCESS
 """What icacls shows as RX, M and F."""
 CREATE = 0x116
-"""WD, AD, WEA, WA: what Users may do in %ProgramData%, and in the folders made there."""
+"""WD, AD, WEA, WA: what Users may do in %ProgramData% and in folders created there."""
 BELOW = 0x3
-"""(OI)(CI): files and folders below get the rule too."""
+"""(OI)(CI): files and folders below inherit the rule."""
 
 
 def rules(*allowed: tuple[str, int], owner: str = ADMINISTRATORS, inherited: bool = False) -> SecurityDescriptor:
-    """Return rules as Windows gives them by default, and these behind them."""
+    """Return the rules that Windows sets by default, followed by the given ones."""
     flags = INHERITED if inherited else 0
     aces = [Ace(ALLOW, flags, mask, sid) for sid, mask in ((SYSTEM, FULL), (ADMINISTRATORS, FULL), *allowed)]
     return SecurityDescriptor(owner, dacl=tuple(aces))
@@ -47,26 +47,26 @@ def rules(*allowed: tuple[str, int], owner: str = ADMINISTRATORS, inherited: boo
     ],
 )
 def test_groups_of_everyone(group: str) -> None:
-    """Everyone, Authenticated Users, Users, Guests, and the like; Domain Users of any domain."""
+    """Everyone, Authenticated Users, Users, Guests and the like, and Domain Users of any domain, count as everyone."""
     assert too_many_readers("C:\\x", rules((group, READ)), ME)
     assert distrust("C:\\x", rules((group, MODIFY)), ME)
 
 
 @pytest.mark.parametrize("account", [ME, OTHER, "S-1-5-21-7-8-9-512", "S-1-5-80-1-2-3-4-5", "S-1-15-2-1", "S-1-3-4"])
 def test_others_were_chosen(account: str) -> None:
-    """An account or a group that somebody chose may read and write, as a POSIX group may read."""
+    """An account or a group that somebody chose may read and write, just as a POSIX group may read."""
     assert too_many_readers("C:\\x", rules((account, FULL)), ME) is None
     assert distrust("C:\\x", rules((account, FULL)), ME) is None
 
 
 @pytest.mark.parametrize("mask", [READ, GENERIC_READ, GENERIC_ALL, WRITE_DAC])
 def test_reading_in_any_form(mask: int) -> None:
-    """Generic rights count as what they stand for; who may change the rules may read in the end."""
+    """Generic rights count as the rights they map to; an account that may change the rules can gain read access."""
     assert too_many_readers("C:\\x", rules((USERS, mask)), ME)
 
 
 def test_rules_that_say_nothing_here() -> None:
-    """A rule for what lies below alone, a denial, and a right to look at attributes let nobody read."""
+    """A rule that is only inherited, a denial, and the right to read attributes do not let anyone read."""
     aces = (
         Ace(ALLOW, INHERIT_ONLY | BELOW, FULL, USERS),
         Ace(DENY, 0, FULL, EVERYONE),
@@ -77,14 +77,14 @@ def test_rules_that_say_nothing_here() -> None:
 
 
 def test_no_rules_at_all() -> None:
-    """Without a list everyone may do everything; with an empty one nobody."""
+    """Without a DACL everyone has full access; with an empty one nobody has any."""
     assert too_many_readers("C:\\x", SecurityDescriptor(ME, dacl=None), ME)
     assert distrust("C:\\x", SecurityDescriptor(ME, dacl=None), ME)
     assert too_many_readers("C:\\x", SecurityDescriptor(ME, dacl=()), ME) is None
 
 
 def test_remedy_for_readers() -> None:
-    """The line keeps SYSTEM, Administrators and the account that reads, by SID, and takes the group's own rule away."""
+    """The command keeps SYSTEM, Administrators and the reading account, by SID, and removes the group's own rule."""
     who, remedy = too_many_readers(r"C:\ProgramData\keyvouch\app.pfx", rules((USERS, READ)), ME) or ("", "")
     assert who == "Users, S-1-5-32-545"
     assert remedy == (
@@ -94,7 +94,7 @@ def test_remedy_for_readers() -> None:
 
 
 def test_remedy_for_inherited_readers() -> None:
-    """What is inherited ends with the inheritance; the owner goes on having all rights, SYSTEM is named once."""
+    """Disabling inheritance removes inherited rules; the owner keeps all rights, and SYSTEM is named once."""
     _, hint = too_many_readers("C:\\x", rules((USERS, READ), owner=ME, inherited=True), ME) or ("", "")
     assert hint == f'Run: icacls "C:\\x" /inheritance:r /grant:r "*S-1-5-18:F" "*S-1-5-32-544:F" "*{ME}:F"'
     _, hint = too_many_readers("C:\\x", rules((USERS, READ), inherited=True), SYSTEM) or ("", "")
@@ -108,18 +108,18 @@ DEFAULTS = {
     "Program Files": (r"C:\Program Files", TRUSTED_INSTALLER, [(USERS, READ), ("S-1-15-2-1", READ)]),
     "profile": (r"C:\Users\me", SYSTEM, [(ME, FULL)]),
 }
-"""What `icacls` shows on a new Windows: where, whose, and who may do something beside SYSTEM and Administrators."""
+"""What `icacls` shows on a new Windows: path, owner, and who has rights besides SYSTEM and Administrators."""
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_default_folders_trusted(name: str) -> None:
-    """Folders as Windows makes them may lie above a configuration: to add files replaces none."""
+    """Folders as Windows creates them may be above a configuration: adding files does not replace any."""
     place, owner, allowed = DEFAULTS[name]
     assert distrust(place, rules(*allowed, owner=owner), ME, folder=True, root=place.endswith("\\")) is None
 
 
 def test_folder_made_in_a_root_refused() -> None:
-    """There Authenticated Users may rename and delete it; the line leaves them what they need for reading."""
+    """Authenticated Users may rename and delete such a folder; the command leaves them what they need for reading."""
     why, remedy = distrust(r"C:\jobs", rules((AUTHENTICATED, MODIFY), inherited=True), ME, folder=True) or ("", "")
     assert why == r"everyone can write to C:\jobs (Authenticated Users, S-1-5-11)"
     assert remedy == (
@@ -130,24 +130,24 @@ def test_folder_made_in_a_root_refused() -> None:
 
 @pytest.mark.parametrize("mask", [DELETE, DELETE_CHILD, WRITE_DAC])
 def test_folder_whose_files_can_be_replaced(mask: int) -> None:
-    """To delete what is in it, or the folder itself, or to change its rules."""
+    """A right to delete the folder or its contents, or to change its rules, is refused."""
     assert distrust(r"C:\jobs", rules((EVERYONE, mask)), ME, folder=True)
 
 
 def test_file_that_can_be_appended_to() -> None:
-    """On a file the same right as on a folder lets one write."""
+    """The right that adds files to a folder allows writing to a file."""
     assert distrust(r"C:\ProgramData\keyvouch\config.toml", rules((USERS, 0x4)), ME)
 
 
 @pytest.mark.parametrize("owner", [SYSTEM, ADMINISTRATORS, TRUSTED_INSTALLER, ME])
 def test_owners_trusted(owner: str) -> None:
-    """The system's own, and this account."""
+    """The system's own accounts and this account are trusted owners."""
     assert distrust("C:\\x", rules((USERS, READ), owner=owner), ME) is None
 
 
 @pytest.mark.parametrize("owner", [OTHER, USERS, None])
 def test_other_owners_refused(owner: str | None) -> None:
-    """Another account could give itself all rights; so a file that others put into %ProgramData%."""
+    """Another owner could grant itself all rights; this includes a file that others put into %ProgramData%."""
     told = distrust(r"C:\ProgramData\keyvouch\config.toml", SecurityDescriptor(owner, dacl=()), ME)
     assert told == (
         rf"C:\ProgramData\keyvouch\config.toml belongs to another account ({owner})",
@@ -156,19 +156,19 @@ def test_other_owners_refused(owner: str | None) -> None:
 
 
 def test_root_in_a_line() -> None:
-    """The backslash that ends the path of a root does not take away the quote's meaning."""
+    """The trailing backslash of a root path does not escape the closing quote."""
     assert (
         '"D:\\."' in (distrust("D:\\", SecurityDescriptor(OTHER, dacl=()), ME, folder=True, root=True) or ("", ""))[1]
     )
 
 
 def test_lines_that_allow() -> None:
-    """An account may read a file, or see a folder's rules; both by SID."""
+    """An account may read a file, or see a folder's rules; both are named by SID."""
     assert let_read(r"C:\x", ME) == f'Run: icacls "C:\\x" /grant "*{ME}:R"'
     assert let_see(r"C:\x", ME) == f'Run: icacls "C:\\x" /grant "*{ME}:(RC,RA,S)"'
 
 
 def test_private_rules() -> None:
-    """What keyvouch writes is protected from what is above it, and its folders hand that on."""
+    """What keyvouch writes does not inherit from above, and its folders pass their rules on."""
     assert private(ME) == f"D:P(A;;FA;;;S-1-5-18)(A;;FA;;;S-1-5-32-544)(A;;FA;;;{ME})"
     assert private(SYSTEM, folder=True) == "D:P(A;OICI;FA;;;S-1-5-18)(A;OICI;FA;;;S-1-5-32-544)"

@@ -1,4 +1,4 @@
-"""The algorithms of JOSE, judged by `cryptography`."""
+"""The JOSE algorithms, checked with `cryptography`."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ ids = str
 
 
 def judge(public_key: Any, name: str, signature: bytes) -> None:
-    """Verify as RFC 7518 and RFC 8037 say, without a line of keyvouch; InvalidSignature where it is wrong."""
+    """Verify as RFC 7518 and RFC 8037 say, without any keyvouch code; raises InvalidSignature if it is wrong."""
     if name == "EdDSA":
         public_key.verify(signature, MESSAGE)
         return
@@ -55,14 +55,14 @@ def judge(public_key: Any, name: str, signature: bytes) -> None:
 
 @pytest.mark.parametrize(("kind", "algorithm"), PAIRS, ids=ids)
 def test_signature_is_as_jose_has_it(kind: str, algorithm: Algorithm) -> None:
-    """Each algorithm signs with the hash, padding, salt and form of its RFC."""
+    """Each algorithm signs with the hash, padding, salt and encoding of its RFC."""
     key = new_key(kind)
     judge(key.public_key(), algorithm.name, sign_locally(key, MESSAGE, algorithm))
 
 
 @pytest.mark.parametrize(("kind", "algorithm"), PAIRS, ids=ids)
 def test_signature_is_verified(kind: str, algorithm: Algorithm) -> None:
-    """A signature is the key's over this message, and over no other."""
+    """A signature is valid only for this key and this message."""
     key = new_key(kind)
     signature = sign_locally(key, MESSAGE, algorithm)
     assert verifies(key.public_key(), signature, MESSAGE, algorithm)
@@ -73,12 +73,12 @@ def test_signature_is_verified(kind: str, algorithm: Algorithm) -> None:
 @pytest.mark.parametrize(("kind", "algorithm"), PAIRS, ids=ids)
 @pytest.mark.parametrize("octets", [b"", b"x", b"x" * 300])
 def test_nonsense_is_no_signature(kind: str, algorithm: Algorithm, octets: bytes) -> None:
-    """Octets of a wrong length are refused like any other wrong signature, without an exception."""
+    """Bytes of a wrong length are rejected like any other wrong signature, without an exception."""
     assert not verifies(new_key(kind).public_key(), octets, MESSAGE, algorithm)
 
 
 def test_longer_salt_is_refused() -> None:
-    """A PSS salt of another length than the digest's is no signature of JOSE, though RSA would let it pass."""
+    """A PSS salt whose length differs from the digest's is not valid in JOSE, though RSA would accept it."""
     key = new_key("RSA-2048")
     longest = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH)
     assert not verifies(key.public_key(), key.sign(MESSAGE, longest, hashes.SHA256()), MESSAGE, ALGORITHMS["PS256"])
@@ -86,16 +86,16 @@ def test_longer_salt_is_refused() -> None:
 
 @pytest.mark.parametrize("algorithm", CURVES, ids=ids)
 def test_der_is_refused_as_jose(algorithm: Algorithm) -> None:
-    """An ECDSA signature in DER, as many libraries make it, is no signature of JOSE."""
+    """An ECDSA signature in DER, as many libraries produce it, is not a JOSE signature."""
     key = new_key(algorithm.curve)
     assert not verifies(key.public_key(), key.sign(MESSAGE, ec.ECDSA(algorithm.hash)), MESSAGE, algorithm)
 
 
 @pytest.mark.parametrize("algorithm", CURVES, ids=ids)
 def test_leading_zeros_are_kept(algorithm: Algorithm) -> None:
-    """r and s have the curve's full width, also where they begin with zeros, as one signature in 128 does."""
+    """r and s are padded to the curve's width, even if they begin with zeros, as in one signature of 128."""
     key = new_key(algorithm.curve)
-    for _ in range(10_000):  # most find one among the first 300; none finds none
+    for _ in range(10_000):  # usually found within the first 300; never needs them all
         signature = sign_locally(key, MESSAGE, algorithm)
         judge(key.public_key(), algorithm.name, signature)
         if 0 in (signature[0], signature[algorithm.coordinate_size]):
@@ -106,7 +106,7 @@ def test_leading_zeros_are_kept(algorithm: Algorithm) -> None:
 @pytest.mark.parametrize("algorithm", CURVES, ids=ids)
 @given(data=st.data())
 def test_der_and_jose_are_one(algorithm: Algorithm, data: st.DataObject) -> None:
-    """Any two numbers that fit the curve go to r||s and back to DER unchanged."""
+    """Any two numbers that fit the curve convert to r||s and back to DER unchanged."""
     number = st.integers(0, 2 ** (8 * algorithm.coordinate_size) - 1) | st.integers(0, 1000)
     pair = data.draw(st.tuples(number, number))
     jose = der_to_jose(DerSignature(encode_dss_signature(*pair)), algorithm)
@@ -117,21 +117,21 @@ def test_der_and_jose_are_one(algorithm: Algorithm, data: st.DataObject) -> None
 @pytest.mark.parametrize("algorithm", CURVES, ids=ids)
 @pytest.mark.parametrize("difference", [-2, -1, 1, 2])
 def test_wrong_length_is_a_value_error(algorithm: Algorithm, difference: int) -> None:
-    """r||s of another length is of another curve."""
+    """r||s of another length belongs to another curve."""
     with pytest.raises(ValueError, match=f"{algorithm.name} signatures have"):
         jose_to_der(JoseSignature(bytes(2 * algorithm.coordinate_size + difference)), algorithm)
 
 
 @pytest.mark.parametrize("der", [b"", b"\x30", b"x" * 70, encode_dss_signature(2**256, 1)], ids=repr)
 def test_unfit_der_is_a_value_error(der: bytes) -> None:
-    """What is no DER, or of a larger curve, is told to the plugin in one way."""
+    """Invalid DER and DER for a larger curve are reported to the plugin in the same way."""
     with pytest.raises(ValueError):
         der_to_jose(DerSignature(der), ALGORITHMS["ES256"])
 
 
 @pytest.mark.parametrize(("kind", "algorithm"), PAIRS, ids=ids)
 def test_fitting_algorithm_passes(kind: str, algorithm: Algorithm) -> None:
-    """What a key can do is asked of its store."""
+    """The store decides what a key can do."""
     require_fit(kind, algorithm)
 
 
@@ -141,21 +141,21 @@ def test_fitting_algorithm_passes(kind: str, algorithm: Algorithm) -> None:
     ids=ids,
 )
 def test_unfit_algorithm_is_refused(kind: str, algorithm: Algorithm) -> None:
-    """What a key's type or curve cannot do is refused before any store is asked, with what it can."""
+    """What a key's type or curve cannot do is refused before any store is asked, and the error lists what it can do."""
     with pytest.raises(AlgorithmUnsupported, match=f"cannot sign with {algorithm.name}") as caught:
         require_fit(kind, algorithm)
     assert algorithms_for(kind)[0].name in caught.value.hint
 
 
 def test_preferred_algorithm_is_first() -> None:
-    """RSA begins with PS256, and each curve has one algorithm alone (RFC 7518, section 3.4)."""
+    """RSA begins with PS256, and each curve has exactly one algorithm (RFC 7518, section 3.4)."""
     assert [algorithms_for(kind)[0].name for kind in KINDS] == ["PS256", "ES256", "ES384", "ES512", "EdDSA"]
     assert {each.name for kind in KINDS for each in algorithms_for(kind)} == set(ALGORITHMS)
 
 
 @pytest.mark.parametrize("kind", KEY_TYPES)
 def test_key_type_is_named(kind: str) -> None:
-    """A private and a public key have one name for their type, that by which such a key is asked for."""
+    """A private and a public key have the same type name, the one used to request such a key."""
     key = new_key(kind)
     assert key_type(key) == key_type(key.public_key()) == kind
 
@@ -173,34 +173,34 @@ def other_key(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", ["DSA", "Ed448", "X25519", "X448", "SECP256K1", "BrainpoolP256R1", "nothing"])
 def test_other_kinds_are_unusable(kind: str) -> None:
-    """A key of a kind that JOSE has no signature for is refused, with the kinds that it has."""
+    """A key of a kind that JOSE has no signature algorithm for is refused, and the error lists the supported kinds."""
     with pytest.raises(KeyUnusable, match="cannot sign a JWT") as caught:
         key_type(other_key(kind))
     assert "Ed25519" in caught.value.hint
 
 
 def test_curve_of_another_family_is_named() -> None:
-    """The error names the curve, since that is what is wrong with an elliptic key."""
+    """The error names the curve, since that is what is wrong with an EC key."""
     with pytest.raises(KeyUnusable, match="secp256k1"):
         key_type(new_key("SECP256K1").public_key())
 
 
 @pytest.mark.parametrize("name", ["none", "HS256", "ps256", "", "ES256K"])
 def test_unknown_name_is_a_configuration_error(name: str) -> None:
-    """Only the ten names are taken; `none` and HMAC are not among them."""
+    """Only the ten names are accepted; `none` and HMAC are not among them."""
     with pytest.raises(ConfigurationError, match="no signature algorithm") as caught:
         find_algorithm(name)
     assert "PS256" in caught.value.hint
 
 
 def test_names_and_objects_are_found() -> None:
-    """An algorithm is given by its name or by itself."""
+    """An algorithm is given by name or as an object."""
     assert find_algorithm("PS256") is find_algorithm(ALGORITHMS["PS256"]) is ALGORITHMS["PS256"]
     assert repr(ALGORITHMS["ES512"]) == "<Algorithm ES512>"
 
 
 def test_judge_itself_can_refuse() -> None:
-    """The judge of these tests is no yes-man."""
+    """The verifier used in these tests does reject wrong signatures."""
     key = new_key("P-256")
     with pytest.raises(InvalidSignature):
         judge(key.public_key(), "ES256", bytes(63) + b"\x01")

@@ -1,4 +1,4 @@
-"""Client assertions, judged by `cryptography`, joserfc and PyJWT."""
+"""Client assertions, checked with `cryptography`, joserfc and PyJWT."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def made(
     context: Mapping[str, str] = CONTEXT,
     **options: Any,
 ) -> str:
-    """One assertion of a fresh signer."""
+    """One assertion from a new signer."""
     with Script(kind, chain=chain) as script, open_signer(script.uri) as signer:
         return ClientAssertion(signer, **options)(context)
 
@@ -72,10 +72,10 @@ def thumbprint(certificate: x509.Certificate, name: str) -> str:
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
-# Judged.
+# Verified by others.
 
 
-@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # RFC 9864 names it Ed25519; no server must know that yet
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # RFC 9864 names it Ed25519; servers need not know that yet
 @pytest.mark.parametrize(("kind", "name"), [*PREFERRED, ("RSA-2048", "RS256"), ("RSA-2048", "PS512")])
 def test_others_accept_it(kind: str, name: str) -> None:
     """`cryptography`, PyJWT and joserfc verify an assertion of each algorithm."""
@@ -94,7 +94,7 @@ def test_others_accept_it(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), PREFERRED)
 def test_header_with_certificate(kind: str, name: str) -> None:
-    """The header names algorithm, type, and the certificate by its SHA-256; nothing else."""
+    """The header contains the algorithm, the type, and the certificate's SHA-256 thumbprint, and nothing else."""
     certificate = certify(new_key(kind))
     header = header_of(made(kind, chain=[certificate]))
     assert header == {"alg": name, "typ": "JWT", "x5t#S256": thumbprint(certificate, "sha256")}
@@ -102,7 +102,7 @@ def test_header_with_certificate(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), PREFERRED)
 def test_header_without_certificate(kind: str, name: str) -> None:
-    """Without a certificate the key is named by its RFC 7638 thumbprint, as joserfc has it."""
+    """Without a certificate the key is identified by its RFC 7638 thumbprint, as joserfc computes it."""
     kinds: dict[str, Any] = {"RSA-2048": RSAKey, "Ed25519": OKPKey}
     theirs = kinds.get(kind, ECKey).import_key(public_jwk(new_key(kind).public_key()))
     assert header_of(made(kind, chain=[])) == {"alg": name, "typ": "JWT", "kid": theirs.thumbprint()}
@@ -120,7 +120,7 @@ def test_header_without_certificate(kind: str, name: str) -> None:
     ],
 )
 def test_thumbprint_field(name: str, x5t: str, field: str, digest: str) -> None:
-    """`x5t="auto"` is SHA-256, with RS256 SHA-1; else what was asked for."""
+    """`x5t="auto"` is SHA-256, or SHA-1 with RS256; any other value is used as given."""
     certificate = certify(new_key("RSA-2048"))
     header = header_of(made(chain=[certificate], algorithm=name, x5t=x5t))
     assert header == {"alg": name, "typ": "JWT", field: thumbprint(certificate, digest)}
@@ -128,7 +128,7 @@ def test_thumbprint_field(name: str, x5t: str, field: str, digest: str) -> None:
 
 @pytest.mark.parametrize("certified", [True, False])
 def test_kid_is_sent_as_it_is(certified: bool) -> None:
-    """A `kid` that is asked for stands in the header, beside the certificate or in place of the key's thumbprint."""
+    """A requested `kid` is in the header, beside the certificate or instead of the key's thumbprint."""
     header = header_of(made(chain=[certify(new_key("RSA-2048"))] if certified else [], kid="my key"))
     assert header["kid"] == "my key"
     assert ("x5t#S256" in header) is certified
@@ -144,7 +144,7 @@ def test_chain_is_sent_leaf_first() -> None:
 
 
 def test_header_is_compact_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The header has no blanks; as long as the key and its certificate are the same it is encoded once."""
+    """The header has no whitespace, and is encoded once as long as the key and its certificate stay the same."""
     encoded = []
     make_header = ClientAssertion._header
 
@@ -156,7 +156,7 @@ def test_header_is_compact_and_made_once(monkeypatch: pytest.MonkeyPatch) -> Non
     for chain in ([], [certify(new_key())]):
         encoded.clear()
         with Script(chain=chain) as script:
-            script.newest.shown = script.newest.public_key  # as a store that keeps its public keys
+            script.newest.shown = script.newest.public_key  # like a store that keeps its public keys
             with open_signer(script.uri) as signer:
                 make = ClientAssertion(signer)
                 headers = {make(CONTEXT).split(".")[0] for _ in range(3)}
@@ -170,7 +170,7 @@ def test_no_certificate_no_chain() -> None:
 
 
 def test_header_follows_a_new_certificate() -> None:
-    """After a reload the header names the new certificate, also where the key is the old one."""
+    """After a reload the header names the new certificate, even if the key is the same."""
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer)
         make(CONTEXT)
@@ -183,7 +183,7 @@ def test_header_follows_a_new_certificate() -> None:
 
 
 def test_claims_are_complete() -> None:
-    """`aud` is the token endpoint, `iss` and `sub` are the client, times are whole numbers, ten minutes apart."""
+    """`aud` is the token endpoint, `iss` and `sub` are the client, times are integers ten minutes apart."""
     before = int(time.time())
     claims = claims_of(made())
     assert list(claims) == ["aud", "iss", "sub", "jti", "nbf", "iat", "exp"]
@@ -202,7 +202,7 @@ def test_jti_is_fresh() -> None:
 
 
 def test_audience_and_lifetime_as_asked() -> None:
-    """`audience` stands in place of the token endpoint; `lifetime` is counted from `iat`."""
+    """`audience` replaces the token endpoint; `lifetime` is counted from `iat`."""
     claims = claims_of(made(audience="https://issuer.example", lifetime=61))
     assert claims["aud"] == "https://issuer.example"
     assert claims["exp"] - claims["iat"] == 61
@@ -210,7 +210,7 @@ def test_audience_and_lifetime_as_asked() -> None:
 
 @pytest.mark.parametrize("odd", ['"},{"', "a\\b", "é\u2028\n", "\x00"])
 def test_odd_values_stay_values(odd: str) -> None:
-    """Whatever stands in a client id or an endpoint, the claims are JSON, and it is a value."""
+    """Whatever a client id or an endpoint contains, the claims are valid JSON and it stays a string value."""
     claims = claims_of(made(context={"client_id": odd, "token_endpoint": odd}))
     assert (claims["aud"], claims["iss"], claims["sub"]) == (odd, odd, odd)
 
@@ -228,13 +228,13 @@ def test_odd_values_stay_values(odd: str) -> None:
     ],
 )
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
-    """What cannot be meant is refused when it is said, not at the first signature."""
+    """Meaningless options are refused when they are given, not at the first signature."""
     with Script() as script, open_signer(script.uri) as signer, pytest.raises(ConfigurationError):
         ClientAssertion(signer, **options)
 
 
 def test_what_is_said_of_senseless_options() -> None:
-    """The error repeats what was asked for, and the hint says what may be."""
+    """The error repeats the value, and the hint lists what is allowed."""
     with Script() as script, open_signer(script.uri) as signer:
         with pytest.raises(ConfigurationError, match="'md5'") as caught:
             ClientAssertion(signer, x5t="md5")  # type: ignore[arg-type]
@@ -246,13 +246,13 @@ def test_what_is_said_of_senseless_options() -> None:
 
 @pytest.mark.parametrize("options", [{"lifetime": 1}, {"reuse": 540}, {"lifetime": 61, "reuse": 1}])
 def test_extreme_options(options: dict[str, Any]) -> None:
-    """An assertion may live for a second, and be used again until a minute before its end."""
+    """An assertion may live for one second, and be reused until a minute before it expires."""
     claims = claims_of(made(**options))
     assert claims["exp"] - claims["iat"] == options.get("lifetime", 600)
 
 
 def test_algorithm_of_an_endpoint() -> None:
-    """Who overrides `algorithm_for` and `audience_of` is asked about the endpoint that the assertion is for."""
+    """An override of `algorithm_for` or `audience_of` receives the endpoint that the assertion is for."""
     asked = []
 
     class ForEndpoint(ClientAssertion):
@@ -270,7 +270,7 @@ def test_algorithm_of_an_endpoint() -> None:
 
 
 def test_algorithm_that_does_not_fit() -> None:
-    """An algorithm that the key cannot do is refused before the store is asked."""
+    """An algorithm that the key does not support is refused before the store is asked."""
     with Script() as script, open_signer(script.uri) as signer:
         with pytest.raises(AlgorithmUnsupported):
             ClientAssertion(signer, algorithm="PS256")(CONTEXT)
@@ -278,7 +278,7 @@ def test_algorithm_that_does_not_fit() -> None:
 
 
 def test_rs256_has_the_same_claims() -> None:
-    """A store without PSS signs the same payload with RS256, and the header names the certificate by SHA-1."""
+    """A store without PSS signs the same payload with RS256, and the header identifies the certificate by SHA-1."""
     payloads = []
 
     def no_pss(key: Any, message: bytes, algorithm: Algorithm) -> bytes:
@@ -299,7 +299,7 @@ def test_rs256_has_the_same_claims() -> None:
 
 @pytest.mark.parametrize(("days", "error"), [((-9, -1), CertificateExpired), ((1, 9), CertificateNotYetValid)])
 def test_invalid_certificate_is_refused(days: tuple[int, int], error: type[Exception]) -> None:
-    """An assertion with a certificate that is not valid now is refused here; plain signatures are not."""
+    """An assertion with a certificate that is not currently valid is refused; plain signatures are not."""
     with Script(chain=[certify(new_key(), days=days)]) as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer)
         for _ in range(2):
@@ -311,7 +311,7 @@ def test_invalid_certificate_is_refused(days: tuple[int, int], error: type[Excep
 
 
 def test_certificate_that_expires_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validity is looked at for each assertion."""
+    """Validity is checked for each assertion."""
     with Script(chain=[certify(new_key(), days=(-30, 0))]) as script, open_signer(script.uri) as signer:
         end = script.newest.chain[0].not_valid_after_utc.timestamp()
         make = ClientAssertion(signer)
@@ -323,11 +323,11 @@ def test_certificate_that_expires_meanwhile(monkeypatch: pytest.MonkeyPatch) -> 
             make(CONTEXT)
 
 
-# Used again.
+# Reuse.
 
 
 def test_assertion_is_used_again() -> None:
-    """With `reuse` one assertion serves a client at an endpoint for that long; another client gets its own."""
+    """With `reuse` an assertion is reused for a client and endpoint for that long; another client gets its own."""
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
         first = make(CONTEXT)
@@ -338,7 +338,7 @@ def test_assertion_is_used_again() -> None:
 
 
 def test_assertion_is_not_used_again_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After `reuse` seconds a new one is made."""
+    """After `reuse` seconds a new assertion is made."""
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
         first, clock = make(CONTEXT), time.time()
@@ -349,7 +349,7 @@ def test_assertion_is_not_used_again_too_long(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_assertion_is_used_again_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the instant in which it was made it is used again; `reuse` seconds later, or if the clock went back, not."""
+    """An assertion is reused in the same instant, but not `reuse` seconds later or if the clock went back."""
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
         clock = float(int(time.time()))
@@ -362,13 +362,13 @@ def test_assertion_is_used_again_to_the_second(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_assertion_that_is_kept_is_the_clients() -> None:
-    """An assertion that may be used again names its client and endpoint as any other does."""
+    """A reusable assertion names its client and endpoint like any other."""
     claims = claims_of(made(reuse=300))
     assert (claims["iss"], claims["aud"]) == (CONTEXT["client_id"], ENDPOINT)
 
 
 def test_clients_at_once_get_their_own() -> None:
-    """Two clients that ask in the same instant do not get one another's assertion."""
+    """Two clients that ask at the same instant do not get each other's assertion."""
     with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(2) as pool:
         make = ClientAssertion(signer, reuse=300)
         with script.held("sign") as gate:
@@ -383,9 +383,9 @@ def test_clients_at_once_get_their_own() -> None:
 
 @pytest.mark.parametrize("same_key", [True, False])
 def test_assertion_of_a_former_key_is_dropped(same_key: bool) -> None:
-    """After a reload that brought another key or certificate, the old assertion is not used again."""
+    """After a reload that found another key or certificate, the old assertion is not reused."""
     with Script() as script:
-        script.newest.shown = script.newest.public_key  # as a store that keeps its public keys
+        script.newest.shown = script.newest.public_key  # like a store that keeps its public keys
         with open_signer(script.uri) as signer:
             make = ClientAssertion(signer, reuse=300)
             first = make(CONTEXT)
@@ -400,7 +400,7 @@ def test_assertion_of_a_former_key_is_dropped(same_key: bool) -> None:
 
 
 def test_kept_assertions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many clients ask within `reuse` seconds, only so many assertions are kept, and the latest is used."""
+    """However many clients ask within `reuse` seconds, the number of kept assertions is bounded; the latest is used."""
     monkeypatch.setattr(assertion_module, "_MOST_KEPT", 10)
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
@@ -411,7 +411,7 @@ def test_kept_assertions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_old_assertions_are_dropped_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To make room, assertions that are too old to be used again go before any other."""
+    """To make room, assertions that are too old for reuse are dropped first."""
     monkeypatch.setattr(assertion_module, "_MOST_KEPT", 4)
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
@@ -424,7 +424,7 @@ def test_too_old_assertions_are_dropped_first(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_is_kept_when_room_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of what may be kept, the latest; an assertion of this very second is, one of `reuse` seconds ago is not."""
+    """The latest half of the limit is kept; an assertion of this second is, one of `reuse` seconds ago is not."""
     monkeypatch.setattr(assertion_module, "_MOST_KEPT", 6)
     clock = float(int(time.time()))
     monkeypatch.setattr(time, "time", lambda: clock)
@@ -446,7 +446,7 @@ def test_what_is_kept_when_room_is_made(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_assertion_survives_a_lost_session() -> None:
-    """Where the key is the same as before, its assertion is used again."""
+    """If the key is the same as before, its assertion is reused."""
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
         first = make(CONTEXT)
@@ -456,7 +456,7 @@ def test_assertion_survives_a_lost_session() -> None:
 
 
 def test_threads_share_an_assertion() -> None:
-    """Threads that want the same assertion at once make one signature."""
+    """Threads that need the same assertion at the same time make one signature."""
     with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(8) as pool:
         make = ClientAssertion(signer, reuse=300)
         with script.held("sign") as gate:
@@ -468,7 +468,7 @@ def test_threads_share_an_assertion() -> None:
 
 
 def test_late_assertion_is_not_waited_for() -> None:
-    """A thread waits for another's assertion within its own timeout, and signs nothing itself."""
+    """A thread waits for another's assertion no longer than its own timeout, and signs nothing itself."""
     with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(1) as pool:
         make = ClientAssertion(signer, reuse=300)
         with script.held("sign") as gate:
@@ -483,7 +483,7 @@ def test_late_assertion_is_not_waited_for() -> None:
 
 
 def test_failure_is_not_used_again() -> None:
-    """An assertion that could not be made is tried anew by the next caller."""
+    """If an assertion could not be made, the next caller tries again."""
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
         script.fail("sign", StoreUnavailable("down"))
@@ -493,7 +493,7 @@ def test_failure_is_not_used_again() -> None:
 
 
 def test_failure_shows_no_assertion() -> None:
-    """Neither the error of an assertion that is not signed nor a frame of it holds what was to be signed."""
+    """If signing fails, neither the error nor any frame of it contains what was to be signed."""
     with Script() as script, open_signer(script.uri) as signer:
         script.fail("sign", AlgorithmUnsupported("no"))
         with pytest.raises(AlgorithmUnsupported) as caught:
@@ -503,7 +503,7 @@ def test_failure_shows_no_assertion() -> None:
 
 
 def test_assertion_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
-    """The audit record of an assertion says whose and for whom it is, and not what it is."""
+    """The audit record of an assertion says whose and for whom it is, but does not contain it."""
     caplog.set_level(logging.INFO, "keyvouch.audit")
     assertion = made()
     [line] = caplog.messages
@@ -513,7 +513,7 @@ def test_assertion_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
     assert not any(part in line for part in assertion.split("."))
 
 
-# Thumbprints of keys.
+# Key thumbprints.
 
 
 def number(text: str) -> int:
@@ -521,7 +521,7 @@ def number(text: str) -> int:
 
 
 def test_thumbprint_of_rfc_7638() -> None:
-    """RFC 7638, section 3.1."""
+    """The example in RFC 7638, section 3.1, has the thumbprint given there."""
     n = (
         "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknj"
         "hMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQ"
@@ -533,14 +533,14 @@ def test_thumbprint_of_rfc_7638() -> None:
 
 
 def test_thumbprint_of_rfc_8037() -> None:
-    """RFC 8037, appendix A.3."""
+    """The example in RFC 8037, appendix A.3, has the thumbprint given there."""
     public_key = ed25519.Ed25519PublicKey.from_public_bytes(decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"))
     assert jwk_thumbprint(public_key) == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
 
 
 @pytest.mark.parametrize("curve", ["P-256", "P-384", "P-521"])
 def test_coordinates_are_of_full_width(curve: str) -> None:
-    """An EC key's coordinates have the curve's width, leading zeros included (RFC 7518, section 6.2.1.2)."""
+    """An EC key's coordinates have the curve's width, including leading zeros (RFC 7518, section 6.2.1.2)."""
     jwk = public_jwk(new_key(curve).public_key())
     assert [len(decode(jwk[name])) for name in ("x", "y")] == [(int(curve[2:]) + 7) // 8] * 2
 
@@ -555,7 +555,7 @@ def test_coordinates_are_of_full_width(curve: str) -> None:
     ],
 )
 def test_coordinate_that_begins_with_zeros(curve: ec.EllipticCurve, secret: int, name: str) -> None:
-    """A coordinate that would fit into fewer octets keeps its leading zeros."""
+    """A coordinate that would fit into fewer bytes keeps its leading zeros."""
     public_key = ec.derive_private_key(secret, curve).public_key()
     octets = decode(public_jwk(public_key)[name])
     assert len(octets) == curve.key_size // 8
@@ -567,5 +567,5 @@ def test_coordinate_that_begins_with_zeros(curve: ec.EllipticCurve, secret: int,
     ("octets", "text"), [(b"", b""), (b"\0", b"AA"), (b"\0\0", b"AAA"), (b"\0\0\x17", b"AAAX"), (b"\xff\xef", b"_-8")]
 )
 def test_base64url(octets: bytes, text: bytes) -> None:
-    """The letters for URLs, and no padding (RFC 7515, section 2)."""
+    """The URL-safe alphabet without padding (RFC 7515, section 2)."""
     assert base64url(octets) == text

@@ -1,4 +1,4 @@
-"""Certificates: judged by the `openssl` command and by `cryptography`."""
+"""Certificates, checked with the `openssl` command and `cryptography`."""
 
 import datetime as dt
 import hashlib
@@ -32,7 +32,7 @@ def der_of(thing: Any) -> bytes:
 
 
 def chain_of(*names: str) -> list[x509.Certificate]:
-    """A chain, leaf first: the key of each name is issued by that of the next, the last by itself."""
+    """A chain, leaf first: each name's key is issued by the next one's, the last is self-signed."""
     keys = [new_key("P-256", number) for number in range(len(names))]
     issued = [
         certify(key, name, issuer, issuer_name)
@@ -42,7 +42,7 @@ def chain_of(*names: str) -> list[x509.Certificate]:
 
 
 def valid_between(begin: int, end: int) -> x509.Certificate:
-    """A certificate that is valid from and until so many seconds from now."""
+    """A certificate whose validity begins and ends this many seconds from now."""
     key = new_key()
     now = dt.datetime.now(dt.UTC)
     return (
@@ -54,7 +54,7 @@ def valid_between(begin: int, end: int) -> x509.Certificate:
 
 
 def with_unknown_key(known: x509.Certificate) -> x509.Certificate:
-    """The certificate, with an identifier for its key's kind that nobody knows."""
+    """The certificate, with an unknown identifier for its key type."""
     elliptic, unknown = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209")
     return x509.load_der_x509_certificate(der_of(known).replace(elliptic, unknown))
 
@@ -65,7 +65,7 @@ def with_unknown_key(known: x509.Certificate) -> x509.Certificate:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["sha1", "sha256"])
 def test_thumbprint_is_that_of_openssl(kind: str, name: certificate.HashName) -> None:
-    """A thumbprint is the hash over the whole DER, in capitals, as Entra ID and Windows show it."""
+    """A thumbprint is the hash of the whole DER, in upper case, as Entra ID and Windows show it."""
     leaf = certify(new_key(kind))
     told = openssl("x509", "-noout", "-fingerprint", f"-{name}", stdin=pem_of(leaf)).decode()
     assert certificate.thumbprint(leaf, name) == told.strip().partition("=")[2].replace(":", "")
@@ -74,7 +74,7 @@ def test_thumbprint_is_that_of_openssl(kind: str, name: certificate.HashName) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_key_digest_is_that_of_openssl(kind: str) -> None:
-    """A key is told by the digest of its public half alone, which its certificates share."""
+    """A key is identified by the digest of its public half, which all its certificates share."""
     leaf = certify(new_key(kind))
     pem = openssl("x509", "-noout", "-pubkey", stdin=pem_of(leaf))
     expected = hashlib.sha256(openssl("pkey", "-pubin", "-outform", "DER", stdin=pem)).hexdigest()
@@ -86,14 +86,14 @@ def test_key_digest_is_that_of_openssl(kind: str) -> None:
 
 
 def test_pem_is_read_in_order() -> None:
-    """A PEM file gives its certificates as they stand there; keys and text between them are passed over."""
+    """A PEM file yields its certificates in order; keys and text between them are skipped."""
     leaf, root = chain_of("app", "root")
     octets = b"Bag Attributes\n" + pem_of(leaf) + pem_of(new_key()) + b"\r\n# comment\n" + pem_of(root)
     assert load_certificates(octets, "file") == [leaf, root]
 
 
 def test_der_is_one_certificate() -> None:
-    """What is no PEM is one certificate in DER."""
+    """Anything but PEM is read as a single certificate in DER."""
     leaf = certify(new_key())
     assert load_certificates(der_of(leaf), "file") == [leaf]
 
@@ -104,13 +104,13 @@ def test_der_is_one_certificate() -> None:
     ids=["empty", "text", "key", "damaged", "cut"],
 )
 def test_no_certificate_is_told_with_its_file(octets: bytes) -> None:
-    """A file without a certificate that can be read is named."""
+    """The error names the file if it has no readable certificate."""
     with pytest.raises(CertificateMissing, match=r"^app.crt holds no certificate"):
         load_certificates(octets, "app.crt")
 
 
 def test_certificate_in_utf_16() -> None:
-    """PowerShell's > makes UTF-16 of PEM: the hint turns it back."""
+    """PowerShell's > writes PEM as UTF-16: the hint converts it back."""
     with pytest.raises(CertificateMissing) as caught:
         load_certificates(pem_of(new_key()).decode().encode("utf-16"), "app.crt")
     assert "(Get-Content 'app.crt') | Set-Content -Encoding utf8 'app.crt'" in caught.value.hint
@@ -121,14 +121,14 @@ def test_certificate_in_utf_16() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_shuffled_chain_is_put_in_order(seed: int) -> None:
-    """However the certificates lie, the key's own comes first and each next one issued the one before."""
+    """Whatever the order of the certificates, the key's own comes first and each next one issued the one before."""
     chain = chain_of("app", "issuing", "policy", "root")
     shuffled = random.Random(seed).sample(chain, len(chain))
     assert order_chain(shuffled, new_key("P-256", 0).public_key()) == tuple(chain)
 
 
 def test_unrelated_certificates_are_left_out() -> None:
-    """What did not issue anything in the chain is no part of it, also with the issuer's name."""
+    """A certificate that did not issue anything in the chain is not part of it, even with the issuer's name."""
     chain = chain_of("app", "root")
     impostor = certify(new_key("P-256", 7), "root")
     pool = [impostor, certify(new_key("RSA-2048"), "other"), *reversed(chain)]
@@ -136,7 +136,7 @@ def test_unrelated_certificates_are_left_out() -> None:
 
 
 def test_same_certificate_twice_is_one() -> None:
-    """A bundle that repeats itself makes no longer chain."""
+    """A bundle that repeats certificates does not make the chain longer."""
     chain = chain_of("app", "root")
     assert order_chain(chain * 2, new_key("P-256", 0).public_key()) == tuple(chain)
 
@@ -148,14 +148,14 @@ def test_incomplete_chain_ends_where_it_does() -> None:
 
 
 def test_latest_of_several_leaves_is_taken() -> None:
-    """A key that was certified again has the certificate that ends last."""
+    """Of several certificates for a key, the one that expires last is used."""
     key = new_key()
     leaves = [certificate.self_signed(key, "app", days) for days in (10, 30, 20)]
     assert order_chain(leaves, key.public_key())[0] == leaves[1]
 
 
 def test_two_that_issued_each_other() -> None:
-    """Cross-signed authorities make a chain that ends."""
+    """Cross-signed authorities make a finite chain."""
     one, other = new_key("P-256", 1), new_key("P-256", 2)
     pool = [certify(one, "one", other, "other"), certify(other, "other", one, "one")]
     assert order_chain(pool, one.public_key()) == tuple(pool)
@@ -167,13 +167,13 @@ def test_no_certificates_make_no_chain() -> None:
 
 
 def test_certificate_of_another_key_is_refused() -> None:
-    """Certificates, but none for this key, are a mistake that is named."""
+    """If there are certificates but none for this key, the error says so."""
     with pytest.raises(CertificateMismatch, match="CN=app belongs to another key"):
         order_chain(chain_of("app", "root"), new_key("RSA-2048").public_key())
 
 
 def test_unknown_kind_of_key_in_a_bundle() -> None:
-    """A certificate of a kind that cannot be read takes the others of its bundle not down."""
+    """A certificate with an unreadable key type does not affect the others in its bundle."""
     leaf = certify(new_key())
     pool = [with_unknown_key(leaf), leaf]
     assert leaf in order_chain(pool, new_key().public_key())
@@ -184,7 +184,7 @@ def test_unknown_kind_of_key_in_a_bundle() -> None:
 
 
 def test_chain_in_order_passes() -> None:
-    """A chain in order, whole or not, or none at all, is the key's."""
+    """A chain in order, complete or not, or an empty one, is accepted."""
     chain = chain_of("app", "issuing", "root")
     for length in range(4):
         check_chain(chain[:length], new_key("P-256", 0).public_key())
@@ -192,14 +192,14 @@ def test_chain_in_order_passes() -> None:
 
 @pytest.mark.parametrize("order", [(0, 2, 1), (0, 2), (0, 0)])
 def test_chain_out_of_order_is_refused(order: tuple[int, ...]) -> None:
-    """One that is not issued by the next is named with it."""
+    """The error names the certificate that the next one did not issue."""
     chain = chain_of("app", "issuing", "root")
     with pytest.raises(CertificateMismatch, match="CN=app is not issued by"):
         check_chain([chain[place] for place in order], new_key("P-256", 0).public_key())
 
 
 def test_chain_must_begin_with_the_key() -> None:
-    """The first certificate is the key's own, or the header of an assertion would name another."""
+    """The first certificate must be the key's own; otherwise an assertion's header would name another."""
     chain = chain_of("app", "root")
     with pytest.raises(CertificateMismatch, match="CN=root belongs to another key"):
         check_chain(chain[::-1], new_key("P-256", 0).public_key())
@@ -212,7 +212,7 @@ def test_chain_must_begin_with_the_key() -> None:
     ("begin", "end", "state"), [(-60, 60, "valid"), (-60, -2, "expired"), (60, 120, "not-yet-valid")]
 )
 def test_status_tells_validity(begin: int, end: int, state: str) -> None:
-    """A chain's status is that of its first certificate, with both its dates."""
+    """A chain's status is that of its first certificate, with both dates."""
     leaf = valid_between(begin, end)
     found = status([leaf, certify(new_key())])
     assert (found.state, found.not_before, found.not_after) == (
@@ -223,7 +223,7 @@ def test_status_tells_validity(begin: int, end: int, state: str) -> None:
 
 
 def test_first_and_last_second_are_valid() -> None:
-    """Both ends belong to the validity (RFC 5280, section 4.1.2.5)."""
+    """Both ends are part of the validity (RFC 5280, section 4.1.2.5)."""
     leaf, second = valid_between(0, 60), dt.timedelta(seconds=1)
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     states = [status([leaf], now).state for now in (begin - second, begin, end, end + second)]
@@ -236,7 +236,7 @@ def test_no_certificate_is_a_status() -> None:
 
 
 def test_validity_is_enforced() -> None:
-    """What may not be used now is refused with its date, its name and its URI."""
+    """A key that may not be used now is refused, with the date, the subject and the URI."""
     check_validity(valid_between(-60, 60))
     with pytest.raises(CertificateExpired, match=r"CN=app expired at 20\d\d-\d\d-\d\d \d\d:\d\d UTC") as caught:
         check_validity(valid_between(-60, -2), "pfx:/a")
@@ -245,12 +245,12 @@ def test_validity_is_enforced() -> None:
         check_validity(valid_between(60, 120))
 
 
-# New ones
+# New certificates
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_self_signed_is_verified_by_openssl(tmp_path: Path, kind: str) -> None:
-    """A new certificate is one that OpenSSL accepts, signature included, for authenticating a client."""
+    """OpenSSL accepts a new certificate, including its signature, for client authentication."""
     made = certificate.self_signed(new_key(kind), "CN=app,O=Contoso", 30)
     path = write(tmp_path / "app.pem", pem_of(made))
     openssl("verify", "-check_ss_sig", "-purpose", "sslclient", "-CAfile", path, path)
@@ -262,7 +262,7 @@ def test_self_signed_is_verified_by_openssl(tmp_path: Path, kind: str) -> None:
 
 
 def test_self_signed_is_as_asked() -> None:
-    """It bears the subject, the days and the key, begins now, not earlier, and has a serial number of its own."""
+    """It has the given subject, days and key, begins now and not earlier, and has its own serial number."""
     key, before = new_key(), dt.datetime.now(dt.UTC).replace(microsecond=0)
     made, other = (certificate.self_signed(key, "CN=app,O=Contoso", 30) for _ in range(2))
     assert made.subject.rfc4514_string() == made.issuer.rfc4514_string() == "CN=app,O=Contoso"
@@ -276,14 +276,14 @@ def test_self_signed_is_as_asked() -> None:
 
 @pytest.mark.parametrize("days", [-1, 10**7, 10**12])
 def test_impossible_days_are_refused(days: int) -> None:
-    """An end before the beginning, or after the last date there is, is a mistake of whoever asked."""
+    """An end before the beginning, or beyond the last representable date, is the caller's mistake."""
     with pytest.raises(ConfigurationError, match=f"valid for {days} days"):
         certificate.self_signed(new_key(), "app", days)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_request_is_verified_by_openssl(kind: str) -> None:
-    """A request proves the possession of the key, and bears the subject."""
+    """A request proves possession of the key, and contains the subject."""
     made = certificate.request(new_key(kind), "CN=app,O=Contoso")
     openssl("req", "-inform", "DER", "-verify", "-noout", stdin=der_of(made))
     told = openssl("req", "-inform", "DER", "-noout", "-subject", "-nameopt", "RFC2253", stdin=der_of(made))
@@ -303,13 +303,13 @@ def test_request_is_verified_by_openssl(kind: str) -> None:
     ],
 )
 def test_subject_is_a_distinguished_name(text: str, name: str) -> None:
-    """A subject is written as RFC 4514 says; a bare word is a common name."""
+    """A subject has the syntax of RFC 4514; a bare word is a common name."""
     assert parse_subject(text).rfc4514_string() == name
 
 
 @pytest.mark.parametrize("text", ["", "CN=", "a,b", "=x", "CN=\\", "X=y", "CN=a,", "C=DEU", "CN=" + "x" * 65, "CN=#zz"])
 def test_wrong_subject_is_refused(text: str) -> None:
-    """What is no name is told with how one is written; nothing is guessed and nothing warned of."""
+    """An invalid name is reported with an example of the syntax; nothing is guessed and no warning is issued."""
     with pytest.raises(ConfigurationError, match="is no subject") as caught:
         parse_subject(text)
     assert "RFC 4514" in caught.value.hint

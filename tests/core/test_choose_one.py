@@ -1,4 +1,4 @@
-"""Which key a URI means, of those that match it."""
+"""Which key a URI selects among those that match it."""
 
 import datetime as dt
 import itertools
@@ -24,7 +24,7 @@ NEWEST = uri("label=app?select=newest")
 
 
 def at(seconds: float) -> dt.datetime:
-    """So many seconds ago."""
+    """This many seconds ago."""
     return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds)
 
 
@@ -35,12 +35,12 @@ def key(name: str, age: float | None = None, **facts: Any) -> KeyInfo:
 
 
 def certified(name: str, begin: float, end: float = -(10**6), **facts: Any) -> KeyInfo:
-    """A key with a certificate that is valid from `begin` to `end` seconds ago; the store knows no other age."""
+    """A key with a certificate valid from `begin` to `end` seconds ago; the store knows no other age."""
     return key(name, not_before=at(begin), not_after=at(end), has_certificate=True, **facts)
 
 
 def chosen(infos: list[KeyInfo], which: KeyUri = NEWEST) -> str:
-    """The name of the key that is chosen, in whatever order the store lists them."""
+    """The name of the chosen key, whatever the order in which the store lists them."""
     names = {choose_one(which, order)[0].uri.get("id") for order in itertools.permutations(infos)}
     (name,) = names
     return str(name)
@@ -55,20 +55,20 @@ def seconds_until(moment: dt.datetime | None) -> float:
 
 
 def test_no_match_is_not_found() -> None:
-    """Where nothing matches the error names the URI."""
+    """If nothing matches, the error names the URI."""
     with pytest.raises(KeyNotFound, match="No key matches pkcs11:label=app"):
         choose_one(NEWEST, [])
 
 
 @pytest.mark.parametrize("query", ["", "?select=newest"])
 def test_only_match_is_chosen(query: str) -> None:
-    """One match is the key, whatever its age and certificate; no other will be chosen later."""
+    """A single match is the key, whatever its age and certificate; no other will be chosen later."""
     for info in (key("a"), key("a", age=1), certified("a", 100, 50), certified("a", -100)):
         assert choose_one(uri(f"label=app{query}"), [info]) == (info, None)
 
 
 def test_several_matches_are_ambiguous() -> None:
-    """Of several none is taken unasked; the error lists a URI for each, as a shell must be given it."""
+    """One of several is never taken unless asked for; the error lists a URI for each, quoted for a shell."""
     infos = [key("a", age=5000), key("b%3b", age=1)]
     with pytest.raises(AmbiguousKey, match="2 keys match pkcs11:label=app") as caught:
         choose_one(uri("label=app"), infos)
@@ -77,11 +77,11 @@ def test_several_matches_are_ambiguous() -> None:
     assert caught.value.uri == "pkcs11:label=app"
 
 
-# The key that is named
+# The named key
 
 
 def test_named_key_goes_before_all() -> None:
-    """`spki-sha256` names the key, before its certificate, its age and any certificate that is given."""
+    """`spki-sha256` selects the key, regardless of its certificate, its age and any given certificate."""
     infos = [key("a", age=5000), certified("b", 10, 5), key("c", age=1)]
     for name in "abc":
         named = uri(f"spki-sha256={name * 64};label=app?select=newest") if name in "abc" else NEWEST
@@ -91,20 +91,20 @@ def test_named_key_goes_before_all() -> None:
 
 
 def test_other_key_than_the_named_is_a_change() -> None:
-    """Where the named key is not among the matches another one stands there, and is never taken instead."""
+    """If the named key is not among the matches, it was replaced, and the other key is never taken instead."""
     with pytest.raises(KeyChanged, match="is another one now"):
         choose_one(uri(f"label=app;spki-sha256={'f' * 64}"), [key("a", age=5000)])
 
 
 def test_named_key_of_an_empty_store() -> None:
-    """Where nothing is there at all, nothing has changed: it is not found."""
+    """If nothing is there at all, nothing has changed: the key is not found."""
     with pytest.raises(KeyNotFound):
         choose_one(uri(f"label=app;spki-sha256={'f' * 64}"), [])
 
 
 @pytest.mark.parametrize("query", ["", "?select=newest"])
 def test_certificate_says_which_key(query: str) -> None:
-    """The given certificate's key is taken, asked for the newest or not, and however young it is."""
+    """The given certificate's key is taken, however young it is and whether or not the newest was requested."""
     mine = KeyInfo(uri("id=m"), "P-256", spki_sha256=spki_sha256(new_key().public_key()), created=at(1))
     infos = [key("a", age=5000), mine, key("b", age=2000)]
     assert choose_one(uri(f"label=app{query}"), infos, certify(new_key())) == (mine, None)
@@ -112,7 +112,7 @@ def test_certificate_says_which_key(query: str) -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_certificate_of_no_key_is_a_mismatch(count: int) -> None:
-    """A certificate that is no match's is refused, also where there is one match only."""
+    """A certificate that belongs to none of the matches is refused, even if there is only one match."""
     with pytest.raises(CertificateMismatch, match="CN=app"):
         choose_one(NEWEST, [key(name, age=5000) for name in "abc"[:count]], certify(new_key()))
 
@@ -121,19 +121,19 @@ def test_certificate_of_no_key_is_a_mismatch(count: int) -> None:
 
 
 def test_newest_settled_is_chosen() -> None:
-    """The newest is taken whose age exceeds `settle`, so that a rotated key is registered before it signs."""
+    """The newest key older than `settle` is taken, so that a rotated key is registered before it signs."""
     infos = [key("a", age=9000), key("b", age=2000), key("c", age=SETTLE - 10)]
     assert chosen(infos) == "b"
 
 
 def test_settled_newest_has_no_successor() -> None:
-    """Once the newest has settled no other will be chosen."""
+    """Once the newest has settled, no other will be chosen."""
     infos = [key("a", age=9000), key("b", age=SETTLE + 1)]
     assert choose_one(NEWEST, infos) == (infos[1], None)
 
 
 def test_successor_is_foreseen() -> None:
-    """The choice tells when the next younger member will be chosen instead: the first of them."""
+    """The choice says when the next younger member, the first of them, will replace it."""
     infos = [key("a", age=9000), key("b", age=800), key("c", age=100)]
     info, settles_at = choose_one(NEWEST, infos)
     assert info.uri.get("id") == "a"
@@ -141,7 +141,7 @@ def test_successor_is_foreseen() -> None:
 
 
 def test_oldest_where_none_has_settled() -> None:
-    """A family that is all young begins with its oldest, the one that was registered first."""
+    """If all members are young, the oldest is taken, since it was registered first."""
     infos = [key("a", age=300), key("b", age=200), key("c", age=100)]
     info, settles_at = choose_one(NEWEST, infos)
     assert chosen(infos) == "a" == info.uri.get("id")
@@ -150,24 +150,24 @@ def test_oldest_where_none_has_settled() -> None:
 
 @pytest.mark.parametrize(("settle", "name"), [(0, "c"), (50, "c"), (150, "b"), (10**8, "a"), (10**9 - 1, "a")])
 def test_settle_is_the_uris(settle: int, name: str) -> None:
-    """The URI says how long a member is left alone."""
+    """The URI says how long a new member is not used."""
     infos = [key("a", age=300), key("b", age=200), key("c", age=100)]
     assert chosen(infos, uri(f"label=app?select=newest&settle={settle}")) == name
 
 
 def test_creation_goes_before_the_certificate() -> None:
-    """Age is the store's creation time; a renewed certificate makes no key younger."""
+    """Age is the store's creation time; a renewed certificate does not make a key younger."""
     old = KeyInfo(uri("id=a"), "P-256", created=at(9000), not_before=at(10), not_after=at(-9000), has_certificate=True)
     assert chosen([old, certified("b", 2000)]) == "b"
 
 
 def test_certificate_tells_the_age() -> None:
-    """Where the store keeps no time, the certificate's beginning is the age."""
+    """If the store keeps no creation time, the start of the certificate's validity counts."""
     assert chosen([certified("a", 9000), certified("b", 2000), certified("c", 10)]) == "b"
 
 
 def test_unknown_age_is_ambiguous() -> None:
-    """Where a member has no age nobody can tell the newest: each is listed."""
+    """If a member has no age, the newest cannot be determined: the error lists each."""
     with pytest.raises(AmbiguousKey, match="2 keys match") as caught:
         choose_one(NEWEST, [key("a", age=5000), key("b")])
     assert caught.value.hint.startswith("Their ages are unknown: use one of these:")
@@ -178,12 +178,12 @@ def test_unknown_age_is_ambiguous() -> None:
 
 
 def test_expired_members_are_left_out() -> None:
-    """The newest that may be used is taken, not one that has expired."""
+    """The newest usable member is taken, not one that has expired."""
     assert chosen([certified("a", 9000), certified("b", 5000, 10)]) == "a"
 
 
 def test_members_of_the_future_are_left_out() -> None:
-    """So with one that is not valid yet, though the store has had it for long."""
+    """A member that is not yet valid is not taken either, even if the store has had it for long."""
     future = KeyInfo(
         uri("id=b"), "P-256", created=at(5000), not_before=at(-60), not_after=at(-9000), has_certificate=True
     )
@@ -191,27 +191,27 @@ def test_members_of_the_future_are_left_out() -> None:
 
 
 def test_bare_members_are_left_out() -> None:
-    """Where any member has a certificate, one without is not finished, and is not taken."""
+    """If any member has a certificate, one without is unfinished and is not taken."""
     assert chosen([certified("a", 9000), key("b", age=2000), certified("c", 3000)]) == "c"
 
 
 def test_last_valid_member_needs_not_settle() -> None:
-    """A young member is taken where all others have expired."""
+    """A young member is taken if all others have expired."""
     infos = [certified("a", 9000, 10), certified("b", 20)]
     assert choose_one(NEWEST, infos) == (infos[1], None)
 
 
 def test_age_of_what_is_left_out_is_not_asked() -> None:
-    """A member that is left out makes nothing ambiguous."""
+    """A member that is left out does not make the choice ambiguous."""
     assert chosen([certified("a", 9000), key("b")]) == "a"
 
 
 def test_all_expired_is_no_missing_key() -> None:
-    """Where none is valid the newest is taken all the same: the holder must be able to sign its renewal."""
+    """If none is valid, the newest is taken anyway: the holder must be able to sign its renewal."""
     assert chosen([certified("a", 9000, 100), certified("b", 8000, 10)]) == "b"
 
 
 def test_expired_members_have_no_turn() -> None:
-    """A member that has expired is not foreseen as a successor."""
+    """A member that has expired is not announced as a successor."""
     infos = [certified("a", 9000), certified("b", 800, 10)]
     assert choose_one(NEWEST, infos) == (infos[0], None)

@@ -1,4 +1,4 @@
-"""Profiles: where they are looked for, what they say, and what is wrong with them."""
+"""Profiles: where they are looked up, what they contain, and which mistakes are reported."""
 
 import os
 import stat
@@ -28,7 +28,7 @@ keys = ['pfx:C:\\keys\\app.pfx?password=env:X', "pem:/a"]
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The path of a configuration that `KEYVOUCH_CONFIG` names; it is not there yet."""
+    """The path of a configuration that `KEYVOUCH_CONFIG` names; the file does not exist yet."""
     path = tmp_path / "keyvouch.toml"
     monkeypatch.setenv("KEYVOUCH_CONFIG", str(path))
     return path
@@ -42,7 +42,7 @@ def write(path: Path, text: str) -> Configuration:
 
 
 def refusal(path: Path, text: str, name: str = "nightly") -> ConfigurationError:
-    """The error of a profile in a file with this text, which names the file and has a hint."""
+    """The error for a profile in a file with this text; it names the file and has a hint."""
     with pytest.raises(ConfigurationError) as caught:
         write(path, text).profile(name)
     assert str(path) in str(caught.value)
@@ -50,11 +50,11 @@ def refusal(path: Path, text: str, name: str = "nightly") -> ConfigurationError:
     return caught.value
 
 
-# What a profile says
+# Contents of a profile
 
 
 def test_profile_says_what_stands_there(file: Path) -> None:
-    """A profile is its fields, and what they are when it is silent."""
+    """A profile consists of its fields, with defaults for those that are missing."""
     profile = write(file, NIGHTLY).profile("nightly")
     assert profile == Profile(
         tenant="contoso.onmicrosoft.com",
@@ -67,7 +67,7 @@ def test_profile_says_what_stands_there(file: Path) -> None:
 
 
 def test_defaults_hold_for_every_profile(file: Path) -> None:
-    """What `[defaults]` say holds where a profile says nothing else."""
+    """`[defaults]` applies unless a profile says otherwise."""
     text = '[defaults]\nca-file = "/ca"\ntenant = "t"\n[profiles.a]\ntenant = "own"\n[profiles.b]\n'
     there = write(file, text)
     assert [(there.profile(name).ca_file, there.profile(name).tenant) for name in "ab"] == [
@@ -92,18 +92,18 @@ def test_defaults_hold_for_every_profile(file: Path) -> None:
 def test_cloud_and_authority_stand_for_each_other(
     file: Path, defaults: str, own: str, cloud: str, authority: str | None
 ) -> None:
-    """A profile's own cloud takes the place of the default authority, and the other way round."""
+    """A profile's own cloud replaces the default authority, and the other way round."""
     profile = write(file, f"[defaults]\n{defaults}\n[profiles.a]\n{own}\n").profile("a")
     assert (profile.cloud, profile.authority) == (cloud, authority)
 
 
 def test_inline_assertion_options(file: Path) -> None:
-    """How assertions look is a table in the profile."""
+    """Assertion options are a table in the profile."""
     text = '[profiles.a]\nassertion = {send-x5c = true, x5t = "sha1", kid = "k", lifetime = 60}\n'
     assert write(file, text).profile("a").assertion == AssertionOptions(send_x5c=True, x5t="sha1", kid="k", lifetime=60)
 
 
-# What is wrong
+# Mistakes
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_inline_assertion_options(file: Path) -> None:
     [("[profiles.nightly]\n", "profile 'nightly'"), ("[profiles.nightly]\n[defaults]\n", "[defaults]")],
 )
 def test_wrong_field_is_named(file: Path, table: str, place: str, field: str, message: str) -> None:
-    """An error names file, profile and field, and no value of an unknown one."""
+    """An error names the file, profile and field, but not the value of an unknown field."""
     error = refusal(file, f"{table}{field}\n")
     assert f"{file}: {place}: " in error.message
     assert message in error.message
@@ -137,17 +137,17 @@ def test_wrong_field_is_named(file: Path, table: str, place: str, field: str, me
 
 
 def test_known_fields_are_listed(file: Path) -> None:
-    """The hint has every field, as it is written."""
+    """The hint lists every field as it is spelled."""
     assert "tenant, client-id, scopes, keys, cloud" in refusal(file, "[profiles.nightly]\nx = 1\n").hint
 
 
 def test_wrong_profile_leaves_the_others_be(file: Path) -> None:
-    """A mistake in one profile troubles nobody who uses another."""
+    """A mistake in one profile does not affect users of another."""
     assert write(file, "[profiles.bad]\nx = 1\n" + NIGHTLY).profile("nightly").client_id == "1234"
 
 
 def test_wrong_defaults_are_named(file: Path) -> None:
-    """A mistake in the defaults is told by their name where they hold alone."""
+    """A mistake in the defaults is reported as one in `[defaults]` if no profile is used."""
     with pytest.raises(ConfigurationError, match=r"keyvouch.toml: \[defaults\]: there is no field 'x'"):
         write(file, "[defaults]\nx = 1\n").default_profile()
 
@@ -164,7 +164,7 @@ def test_wrong_defaults_are_named(file: Path) -> None:
     ],
 )
 def test_wrong_table_is_named(file: Path, text: str, message: str) -> None:
-    """What stands at the top is `[defaults]` and `[profiles.NAME]`."""
+    """The top level contains only `[defaults]` and `[profiles.NAME]`."""
     assert message in refusal(file, text).message
 
 
@@ -173,21 +173,21 @@ def test_wrong_table_is_named(file: Path, text: str, message: str) -> None:
     [("[profiles.a]\ntenant = \n", 2), ('\n\n[profiles.a]\nkeys = ["pfx:C:\\keys"]\n', 4), ("[profiles.a\n", 1)],
 )
 def test_broken_toml_is_told_with_its_line(file: Path, text: str, line: int) -> None:
-    """A syntax error names file and line, and reminds of backslashes."""
+    """A syntax error names file and line, and mentions backslashes."""
     error = refusal(file, text)
     assert f"line {line}" in error.message
     assert "single quotes" in error.hint
 
 
 def test_configuration_that_is_no_text(file: Path) -> None:
-    """A file that is not UTF-8 is told as that."""
+    """A file that is not UTF-8 is reported as such."""
     file.write_bytes("[profiles.ä]".encode("latin-1"))
     with pytest.raises(ConfigurationError, match=f"{file} is not UTF-8"):
         load()
 
 
 def test_configuration_that_powershell_wrote(file: Path) -> None:
-    """UTF-16, as its > writes, is told with the line that makes it UTF-8."""
+    """UTF-16, as PowerShell's > writes, is reported with the command that converts it to UTF-8."""
     file.write_bytes(NIGHTLY.encode("utf-16"))
     with pytest.raises(ConfigurationError) as caught:
         load()
@@ -196,7 +196,7 @@ def test_configuration_that_powershell_wrote(file: Path) -> None:
 
 @pytest.mark.parametrize("field", ["ca-file", "audit"])
 def test_path_with_escapes(file: Path, field: str) -> None:
-    """A path whose backslashes stood in double quotes has control characters in it."""
+    """A path with backslashes in double quotes turns into control characters."""
     file.write_text(rf"profiles.a.{field} = 'file:C:\temp\new'")
     load().profile("a")
     file.write_text(rf'profiles.a.{field} = "file:C:\temp\new"')
@@ -206,7 +206,7 @@ def test_path_with_escapes(file: Path, field: str) -> None:
 
 
 def test_mark_at_the_beginning_is_passed_over(file: Path) -> None:
-    """Some editors on Windows begin UTF-8 with a mark, and end lines in their own way."""
+    """Some editors on Windows begin UTF-8 with a byte order mark, and use their own line endings."""
     file.write_bytes(b"\xef\xbb\xbf" + NIGHTLY.replace("\n", "\r\n").encode())
     assert load().profile("nightly").client_id == "1234"
 
@@ -222,14 +222,14 @@ def test_untrusted_configuration_is_refused(file: Path, what: str) -> None:
 
 
 def test_folder_is_no_configuration(file: Path) -> None:
-    """What cannot be read says why."""
+    """The error says why the file cannot be read."""
     file.mkdir()
     with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
         load()
 
 
 def test_fifo_is_no_configuration(file: Path) -> None:
-    """What is no file is not waited for."""
+    """Opening something other than a regular file does not block."""
     os.mkfifo(file)
     with pytest.raises(ConfigurationError, match="Not a regular file"):
         load()
@@ -237,12 +237,12 @@ def test_fifo_is_no_configuration(file: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 9000, f"a = {'9' * 5000}", "a = " + "{b = " * 3000])
 def test_monstrous_text_is_no_configuration(file: Path, text: str) -> None:
-    """What exhausts the parser is told as any other mistake."""
+    """Text that exhausts the parser is reported like any other mistake."""
     assert "is not TOML" in refusal(file, text).message
 
 
 def test_profiles_added_at_once_are_all_there(file: Path) -> None:
-    """Processes that add profiles at the same time lose none of each other's."""
+    """Processes that add profiles at the same time do not lose each other's."""
     program = "import sys; from pathlib import Path; from keyvouch.config import add_profile\n"
     program += "add_profile(Path(sys.argv[1]), sys.argv[2], {'tenant': 't'})"
     adding = [subprocess.Popen([sys.executable, "-c", program, str(file), f"p{number}"]) for number in range(8)]
@@ -250,11 +250,11 @@ def test_profiles_added_at_once_are_all_there(file: Path) -> None:
     assert sorted(load().profiles) == [f"p{number}" for number in range(8)]
 
 
-# Where it is
+# Location
 
 
 def test_named_configuration_goes_before_all(file: Path) -> None:
-    """`KEYVOUCH_CONFIG` names the file; the others are not looked at, and nothing is merged."""
+    """`KEYVOUCH_CONFIG` names the file; the others are not read, and nothing is merged."""
     user = files.configuration_files()[0]
     write(file, NIGHTLY)
     user.parent.mkdir(parents=True)
@@ -264,21 +264,21 @@ def test_named_configuration_goes_before_all(file: Path) -> None:
 
 
 def test_named_configuration_must_be_there(file: Path) -> None:
-    """A file that is named and missing is a mistake, unless it is about to be written."""
+    """A named file that is missing is an error, unless it is about to be written."""
     with pytest.raises(ConfigurationError, match=f"{file} does not exist"):
         load()
     assert load(may_be_missing=True) == Configuration(None, (file,), {}, {})
 
 
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """The user's configuration and the machine's, both in this test's folder."""
+    """The user's and the machine's configuration, both in this test's folder."""
     both = (tmp_path / "user" / "config.toml", tmp_path / "machine" / "config.toml")
     monkeypatch.setattr(files, "configuration_files", lambda: list(both))
     return both
 
 
 def test_user_goes_before_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first file that is there is the configuration, and the only one."""
+    """The first existing file is the only configuration."""
     user, machine = places(tmp_path, monkeypatch)
     assert write(machine, "[profiles.machine]\n").path == machine
     assert write(user, "[profiles.user]\n").path == user
@@ -286,7 +286,7 @@ def test_user_goes_before_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_unseen_folder_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that was started with another account's HOME uses the machine's configuration."""
+    """A service started with another account's HOME uses the machine's configuration."""
     user, machine = places(tmp_path, monkeypatch)
     real = os.stat
 
@@ -301,7 +301,7 @@ def test_unseen_folder_is_passed_over(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_working_directory_is_never_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A configuration names modules and programs: what lies where a program happens to run is none."""
+    """A configuration names modules and programs, so none is read from the working directory."""
     monkeypatch.chdir(tmp_path)
     for name in (
         "config.toml",
@@ -316,25 +316,25 @@ def test_working_directory_is_never_searched(tmp_path: Path, monkeypatch: pytest
 
 
 def test_no_configuration_names_the_places(own_folders: Path) -> None:
-    """Where there is none, the error says where one could be."""
+    """If there is no configuration, the error lists where it could be."""
     with pytest.raises(ConfigurationError, match="There is no profile 'nightly'") as caught:
         load().profile("nightly")
     assert str(files.configuration_files()[0]) in caught.value.hint
     assert "/etc/keyvouch/config.toml" in caught.value.hint
 
 
-# Which one
+# Selection
 
 
 def test_missing_profile_names_the_others(file: Path) -> None:
-    """A profile that is not there is told with those that are."""
+    """An unknown profile is reported with the existing ones."""
     error = refusal(file, "[profiles.a]\n[profiles.b]\n")
     assert error.message == "There is no profile 'nightly'."
     assert error.hint == f"{file} has: a, b."
 
 
 def test_profile_is_given_or_in_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name that is given goes before `KEYVOUCH_PROFILE`, and that before the only one there is."""
+    """A given name takes precedence over `KEYVOUCH_PROFILE`, and that over the only profile."""
     there = write(file, "[profiles.a]\n")
     assert there.pick() == "a"
     monkeypatch.setenv("KEYVOUCH_PROFILE", "b")
@@ -346,13 +346,13 @@ def test_profile_is_given_or_in_the_environment(file: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize(("text", "known"), [("", "no profiles"), ("[profiles.a]\n[profiles.b]\n", "a, b")])
 def test_profile_is_not_guessed(file: Path, text: str, known: str) -> None:
-    """Of none, or of several, nobody can know which is meant."""
+    """With no profile or several, none is selected by guessing."""
     with pytest.raises(ConfigurationError, match="No profile was named") as caught:
         write(file, text).pick()
     assert caught.value.hint == f"Use --profile NAME. {file} has: {known}."
 
 
-# Adding one
+# Adding a profile
 
 FIELDS = {
     "tenant": "t",
@@ -365,7 +365,7 @@ FIELDS = {
 
 @posix
 def test_first_profile_makes_the_file(tmp_path: Path, file: Path) -> None:
-    """The file and its folder are made where they are missing, for their owner alone."""
+    """Missing files and folders are created, accessible only to their owner."""
     path = tmp_path / "new" / "config.toml"
     add_profile(path, "nightly", FIELDS)
     assert [stat.S_IMODE(place.stat().st_mode) for place in (path, path.parent)] == [0o600, 0o700]
@@ -374,7 +374,7 @@ def test_first_profile_makes_the_file(tmp_path: Path, file: Path) -> None:
 
 @pytest.mark.parametrize("there", ["# mine\n[defaults]\ncloud = 'china'\n", "[profiles.a]   # no newline", "\n\n", ""])
 def test_added_profile_keeps_what_is_there(file: Path, there: str) -> None:
-    """A profile is appended: comments, order and all else stay, and it is read back as it was given."""
+    """A profile is appended: comments, order and everything else stay, and it reads back as given."""
     write(file, there)
     before = load()
     add_profile(file, "nightly", FIELDS)
@@ -386,7 +386,7 @@ def test_added_profile_keeps_what_is_there(file: Path, there: str) -> None:
 
 
 def test_line_ends_are_kept(file: Path) -> None:
-    """A file from Windows keeps its lines."""
+    """A file with Windows line endings keeps them."""
     file.write_bytes(b"[defaults]\r\n# mine\r\n")
     add_profile(file, "a", {"tenant": "t"})
     assert file.read_bytes().startswith(b"[defaults]\r\n# mine\r\n")
@@ -396,7 +396,7 @@ def test_line_ends_are_kept(file: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(min_size=1))
 def test_any_text_is_written_as_it_is(tmp_path: Path, text: str) -> None:
-    """Whatever characters a value has, TOML reads back what was given."""
+    """Whatever characters a value has, TOML reads back the same value."""
     path = tmp_path / "any.toml"
     path.unlink(missing_ok=True)
     add_profile(path, "a", {"tenant": text, "keys": [text]})
@@ -420,7 +420,7 @@ def test_any_text_is_written_as_it_is(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_wrong_addition_changes_nothing(file: Path, name: str, fields: dict[str, object], message: str) -> None:
-    """What `load` would not take is not written, and what is there is never replaced."""
+    """What `load` would reject is not written, and existing profiles are never replaced."""
     write(file, NIGHTLY)
     with pytest.raises(ConfigurationError) as caught:
         add_profile(file, name, fields)
@@ -430,7 +430,7 @@ def test_wrong_addition_changes_nothing(file: Path, name: str, fields: dict[str,
 
 @pytest.mark.parametrize("there", ["profiles = {}\n", "[profiles\n", "[defaults]\nx = 1\n"])
 def test_unfit_file_is_not_added_to(file: Path, there: str) -> None:
-    """A file that would not be read with the profile in it stays as it is."""
+    """A file that could not be read with the new profile in it stays unchanged."""
     file.write_text(there)
     with pytest.raises(ConfigurationError):
         add_profile(file, "a", {"tenant": "t"})
@@ -439,7 +439,7 @@ def test_unfit_file_is_not_added_to(file: Path, there: str) -> None:
 
 @pytest.mark.parametrize(("number", "hint"), [(28, "The disk is full."), (30, "read-only")])
 def test_unwritable_file_is_a_clear_error(file: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str) -> None:
-    """A full disk, or a read-only one, is told with its remedy, and leaves the file as it was."""
+    """A full or read-only disk is reported with its remedy, and the file stays as it was."""
     write(file, NIGHTLY)
 
     def fail(*arguments: object, **options: object) -> None:
@@ -453,7 +453,7 @@ def test_unwritable_file_is_a_clear_error(file: Path, monkeypatch: pytest.Monkey
 
 
 def test_clouds_are_those_of_profiles() -> None:
-    """Every cloud that a profile may name has an address."""
+    """Every cloud that a profile may name has an authority."""
     assert set(config.CLOUDS) == set(get_args(get_type_hints(Profile)["cloud"]))
     assert all(address.startswith("https://") for address in config.CLOUDS.values())
 
@@ -471,7 +471,7 @@ def test_added_profile_leaves_readers(tmp_path: Path) -> None:
 
 
 def test_configuration_that_is_edited_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an editor saves while a profile is added is not lost."""
+    """Changes that an editor saves while a profile is being added are not lost."""
     path = tmp_path / "config.toml"
     path.write_text('[profiles.a]\ntenant = "t"\n')
     real = files.rewrite

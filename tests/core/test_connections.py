@@ -1,4 +1,4 @@
-"""The stores of a process: shared, counted, connected by one thread, closed by the last one out."""
+"""The stores of a process: shared, counted, connected by one thread, closed by the last user."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def connected(script: Script) -> Connection:
 
 
 def waiting_to_connect(connection: Connection) -> int:
-    """How many threads wait for the one that connects."""
+    """The number of threads waiting for the one that connects."""
     flight = connection._log_in._flights.get("log in")
     return len(flight.ended._cond._waiters) if flight else 0  # type: ignore[attr-defined]
 
 
-# Shared and counted.
+# Sharing and counting.
 
 
 def test_equal_connections_share_a_store() -> None:
-    """URIs that agree in the connection attributes share one KeyStore, whichever key and query they have."""
+    """URIs that agree in the connection attributes share one KeyStore, whatever their key and query."""
     with Script() as script:
         first, second = acquire_for(script.uri), acquire_for(f"scripted:server={script.number};key=other?speed=1")
         assert first is second
@@ -65,7 +65,7 @@ def test_other_connections_get_their_own(query: str) -> None:
 
 @pytest.mark.parametrize("rule", ["interactive", "any_reader", "commands"])
 def test_other_secret_rules_get_their_own(rule: str) -> None:
-    """Who may do more with secrets shares no connection with who may do less."""
+    """A caller with more permissions for secrets does not share a connection with one that has fewer."""
     rules: dict[str, Any] = {rule: True}
     with Script() as script:
         first, second = acquire_for(script.uri), acquire_for(script.uri, SecretResolver(**rules))
@@ -75,7 +75,7 @@ def test_other_secret_rules_get_their_own(rule: str) -> None:
 
 
 def test_last_one_out_closes() -> None:
-    """A store is closed once, when its last user gives it back."""
+    """A store is closed once, when its last user releases it."""
     with Script() as script:
         first, second = connected(script), connected(script)
         release(first)
@@ -93,7 +93,7 @@ def test_opener_after_the_last_gets_a_new_one() -> None:
 
 
 def test_unconnected_store_is_not_closed() -> None:
-    """What never connected has nothing to close."""
+    """A store that never connected is not closed."""
     with Script() as script:
         release(acquire_for(script.uri))
         assert script.count("close") == 0
@@ -112,7 +112,7 @@ def test_store_that_refuses_leaves_nothing() -> None:
 
 
 def test_opener_waits_for_closing() -> None:
-    """While a store is being closed none is made beside it: an opener waits, and then gets its own."""
+    """While a store is being closed, none is created beside it: an opener waits, then gets its own."""
     with Script() as script, ThreadPoolExecutor(2) as pool, script.held("close") as gate:
         closer = pool.submit(release, connected(script))
         assert gate.entered.wait(LONG_ENOUGH)
@@ -126,7 +126,7 @@ def test_opener_waits_for_closing() -> None:
 
 
 def test_opener_gives_up_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An opener does not wait for ever for a store that does not close."""
+    """An opener does not wait forever for a store that does not close."""
     monkeypatch.setattr(connections, "_OPENER_WAITS", 0.01)
     with Script() as script, ThreadPoolExecutor(1) as pool, script.held("close") as gate:
         closer = pool.submit(release, connected(script))
@@ -149,7 +149,7 @@ def test_hanging_close_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog: p
 
 
 def test_failing_close_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A store that raises while it closes, against the contract, troubles nobody."""
+    """A store that raises while closing, against the contract, affects nobody."""
     with Script() as script:
         script.fail("close", RuntimeError("what the module said"))
         release(connected(script))
@@ -157,7 +157,7 @@ def test_failing_close_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_close_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the end of the interpreter no thread can be started: the store is closed nevertheless."""
+    """At interpreter shutdown no thread can be started: the store is closed nevertheless."""
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
@@ -171,7 +171,7 @@ def test_close_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_opening_races_the_last_close() -> None:
-    """Threads that open and close at once never meet a closed store, and never have two."""
+    """Threads that open and close concurrently never get a closed store, and never have two."""
     with Script() as script:
         alive: list[None] = []
         overlaps: list[None] = []
@@ -211,7 +211,7 @@ def test_eight_threads_connect_once() -> None:
 
 
 def test_lost_generation_is_mended_once() -> None:
-    """However many report the loss of a generation, and however late, it is connected once for each."""
+    """However many threads report a lost generation, and however late, it is reconnected once."""
     with Script() as script:
         connection = connected(script)
         assert in_threads(8, lambda: connection.connect(Deadline(LONG_ENOUGH), lost=1)) == [2] * 8
@@ -223,7 +223,7 @@ def test_lost_generation_is_mended_once() -> None:
 
 
 def test_eight_threads_share_a_failure() -> None:
-    """Those that wait for a connection get the error of the one that tried: seven more tries would help nobody."""
+    """Threads that wait for a connection get the error of the one that tried: seven more attempts would not help."""
     with Script() as script:
         connection, error = connected(script), StoreUnavailable("down")
         with ThreadPoolExecutor(8) as pool, script.held("connect") as gate:
@@ -238,7 +238,7 @@ def test_eight_threads_share_a_failure() -> None:
 
 
 def test_interrupted_connect_lets_another_lead() -> None:
-    """A thread that is interrupted while it connects leaves the others with a connection."""
+    """If the connecting thread is interrupted, the others still get a connection."""
     with Script() as script:
         connection = acquire_for(script.uri)
         with ThreadPoolExecutor(8) as pool, script.held("connect") as gate:
@@ -253,7 +253,7 @@ def test_interrupted_connect_lets_another_lead() -> None:
 
 
 def test_waiting_for_a_connection_ends() -> None:
-    """Who waits for another thread's connection waits no longer than its own timeout."""
+    """A caller that waits for another thread's connection waits no longer than its own timeout."""
     with Script() as script:
         connection = acquire_for(script.uri)
         with ThreadPoolExecutor(1) as pool, script.held("connect") as gate:
@@ -267,7 +267,7 @@ def test_waiting_for_a_connection_ends() -> None:
 
 
 def test_throttled_log_in_waits() -> None:
-    """A store that asks to wait before the log-in is waited for."""
+    """If a store asks to wait before the log-in, the caller waits."""
     with Script() as script:
         script.fail("connect", Throttled("later", retry_after=0.01), Throttled("later", retry_after=0.01))
         connection = connected(script)
@@ -276,7 +276,7 @@ def test_throttled_log_in_waits() -> None:
 
 
 def test_secret_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At each log-in the secret is looked up again: it may have been replaced."""
+    """The secret is looked up again at each log-in: it may have been replaced."""
     with Script() as script:
         connection = acquire_for(f"{script.uri}?pin=env:PIN")
         for generation, pin in enumerate(("old", "new")):
@@ -286,11 +286,11 @@ def test_secret_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         assert script.secrets == ["old", "new"]
 
 
-# Doing something with a store.
+# Calling a store.
 
 
 def failing(*errors: Exception) -> tuple[Callable[[float], str], list[float]]:
-    """An action that raises these, one each, before it succeeds; and the seconds that each try was given."""
+    """An action that raises the given errors, one per attempt, then succeeds; and the seconds given to each attempt."""
     left, tries = list(errors), []
 
     def action(timeout: float) -> str:
@@ -304,7 +304,7 @@ def failing(*errors: Exception) -> tuple[Callable[[float], str], list[float]]:
 
 @pytest.mark.parametrize("error", [SessionLost("gone"), Throttled("busy", retry_after=0.01)])
 def test_call_is_repeated(error: StoreUnavailable) -> None:
-    """What is lost with its session, or throttled, is done again."""
+    """A call that lost its session or was throttled is repeated."""
     with Script() as script:
         connection, (action, tries) = connected(script), failing(error)
         assert connection.call(action, Deadline(LONG_ENOUGH))[0] == "done"
@@ -325,7 +325,7 @@ def test_call_fails_at_once(error: KeyvouchError) -> None:
 
 
 def test_call_tells_its_generation() -> None:
-    """What comes of a call belongs to the generation that it succeeded in."""
+    """The result of a call belongs to the generation in which it succeeded."""
     with Script() as script:
         connection, (action, _) = connected(script), failing(SessionLost("gone"))
         assert connection.call(action, Deadline(LONG_ENOUGH)) == ("done", 2)
@@ -333,7 +333,7 @@ def test_call_tells_its_generation() -> None:
 
 
 def test_change_that_was_not_made_is_repeated() -> None:
-    """What changes something is done again where the store was surely not changed."""
+    """A change is repeated if the store was certainly not changed."""
     with Script() as script:
         connection, (action, _) = connected(script), failing(SessionLost("gone", performed=False))
         assert connection.call(action, Deadline(LONG_ENOUGH), repeatable=False)[0] == "done"
@@ -341,7 +341,7 @@ def test_change_that_was_not_made_is_repeated() -> None:
 
 
 def test_change_that_may_be_made_is_not_repeated() -> None:
-    """What may have changed something is never done twice; the user is told, and not with SessionLost."""
+    """A change that may have happened is never repeated; the user gets an error other than SessionLost."""
     with Script() as script:
         connection, (action, tries) = connected(script), failing(SessionLost("gone", performed=True))
         with pytest.raises(StoreUnavailable) as caught:
@@ -352,7 +352,7 @@ def test_change_that_may_be_made_is_not_repeated() -> None:
 
 
 def test_session_lost_ends_as_unavailable() -> None:
-    """A user never sees SessionLost: at the end of the timeout it is StoreUnavailable, with the cause kept."""
+    """A user never sees SessionLost: at the timeout it becomes StoreUnavailable, with the cause kept."""
     with Script() as script:
         connection, lost = connected(script), SessionLost("gone", hint="Look at the cable.")
 
@@ -367,7 +367,7 @@ def test_session_lost_ends_as_unavailable() -> None:
 
 
 def test_repeated_losses_are_paused() -> None:
-    """A store that loses each new session is not logged in to without a pause."""
+    """A store that loses each new session is not logged in to again without a pause."""
     with Script() as script:
         connection = connected(script)
         action, tries = failing(*[SessionLost("gone")] * 10_000)
@@ -378,7 +378,7 @@ def test_repeated_losses_are_paused() -> None:
 
 
 def test_lost_while_connecting_is_unavailable() -> None:
-    """A SessionLost that leaves `connect` is no user's business either, and not repeated."""
+    """A SessionLost raised by `connect` is not shown to the user either, and is not repeated."""
     with Script() as script:
         script.fail("connect", SessionLost("gone at once"))
         connection = acquire_for(script.uri)
@@ -389,7 +389,7 @@ def test_lost_while_connecting_is_unavailable() -> None:
 
 
 def test_throttled_longer_than_the_timeout() -> None:
-    """Where the store asks to wait beyond the timeout, its own error comes at once."""
+    """If the store asks to wait beyond the timeout, its own error is raised at once."""
     with Script() as script:
         connection, error = connected(script), Throttled("busy", retry_after=3600)
         with pytest.raises(Throttled) as caught:
@@ -399,7 +399,7 @@ def test_throttled_longer_than_the_timeout() -> None:
 
 
 def test_other_keys_live_on_while_connecting() -> None:
-    """No lock is held while a thread waits for the store: another connection opens and closes meanwhile."""
+    """No lock is held while a thread waits for the store: another connection can open and close meanwhile."""
     with Script() as script, Script() as other, ThreadPoolExecutor(1) as pool, script.held("connect") as gate:
         waiting = pool.submit(connected, script)
         assert gate.entered.wait(LONG_ENOUGH)
@@ -408,27 +408,27 @@ def test_other_keys_live_on_while_connecting() -> None:
         release(waiting.result())
 
 
-# Time.
+# Timing.
 
 
 @pytest.mark.parametrize(("timeout", "share"), [(300, 100), (30, 10), (3, 1), (2, 1)])
 def test_one_try_takes_a_third(timeout: float, share: float) -> None:
-    """A try gets a third of the timeout, at least a second."""
+    """An attempt gets a third of the timeout, at least a second."""
     assert Deadline(timeout).one_try() == share
 
 
 def test_one_try_takes_what_is_left() -> None:
-    """A try never gets more than is left."""
+    """An attempt never gets more than what is left."""
     assert 0 < Deadline(0.5).one_try() <= 0.5
 
 
 def test_try_after_the_end_gets_a_little() -> None:
-    """Stores are never given nothing, or less."""
+    """Stores never get a timeout of zero or less."""
     assert Deadline(-5).one_try() > 0
 
 
 def test_backoff_doubles() -> None:
-    """Without advice of the store the waits double, from 0.1 s to a second; of throttling from there, with jitter."""
+    """Without advice from the store, waits double from 0.1 s to 1 s, or from 1 s with jitter for throttling."""
     backoff = Backoff()
     assert [backoff.after(StoreUnavailable("down")) for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     for wanted in (1, 2, 4):
@@ -437,11 +437,11 @@ def test_backoff_doubles() -> None:
 
 @pytest.mark.parametrize(("told", "waited"), [(7.5, 7.5), (0, 0.1), (-3, 0.1)])
 def test_backoff_does_as_told(told: float, waited: float) -> None:
-    """The store's advice is followed, but never without a pause."""
+    """The store's advice is followed, but there is always a pause."""
     assert Backoff().after(Throttled("busy", retry_after=told)) == waited
 
 
 def test_scripted_store_is_found_by_its_entry_point() -> None:
-    """These tests go through the real registry."""
+    """These tests use the real registry."""
     with Script():
         assert registry.store_class("scripted") is ScriptedStore

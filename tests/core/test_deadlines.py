@@ -1,4 +1,4 @@
-"""One deadline for a whole exchange, whatever part of it drips. Without it, each of these takes 20 seconds or more."""
+"""One deadline for a whole exchange, whichever part of it drips. Without it, each of these takes 20 seconds or more."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from keyvouch.testing.authority.tls import make_context
 from servers.drips import DRIPS, SlowRelay, dripping, json_response
 
 TIME = 0.5
-"""Seconds that an exchange has."""
+"""The deadline of an exchange, in seconds."""
 PLENTY = 30.0
 SOON = 5.0
-"""Seconds within which it has ended, on a busy machine too; a drip goes on for 30."""
+"""Seconds within which it must have ended, even on a busy machine; a drip goes on for 30."""
 
 Request = Callable[..., None]
 
@@ -73,19 +73,19 @@ def ending_soon() -> Iterator[None]:
 
 @pytest.mark.parametrize("drip", DRIPS)
 def test_dripping_response(request_by: Request, tls: tuple[ssl.SSLContext, str], drip: str) -> None:
-    """Each part of a response, and none of it."""
+    """A response ends at the deadline, whichever part of it drips."""
     with dripping(drip, tls[0]) as server, ending_soon():
         request_by(f"https://localhost:{server.port}/", tls[1])
 
 
 def test_silent_handshake(request_by: Request, tls: tuple[ssl.SSLContext, str]) -> None:
-    """A server that accepts connections, and never answers the client's hello."""
+    """A server that accepts connections but never answers the ClientHello is abandoned in time."""
     with dripping("silence") as server, ending_soon():
         request_by(f"https://localhost:{server.port}/", tls[1])
 
 
 def test_dripping_handshake(request_by: Request, tls: tuple[ssl.SSLContext, str]) -> None:
-    """Each byte of the handshake comes in time, and the whole never."""
+    """A handshake ends at the deadline, even if each byte arrives in time."""
     with (
         dripping("silence", tls[0]) as server,
         SlowRelay(("127.0.0.1", server.port)) as relay,
@@ -98,7 +98,7 @@ def test_dripping_handshake(request_by: Request, tls: tuple[ssl.SSLContext, str]
 def test_connecting_has_its_own_limit(
     request_by: Request, tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch, drip: str
 ) -> None:
-    """What is not connected soon is given up long before the request is."""
+    """Connecting has its own limit, far below the request's."""
     for module in (https, transport):
         monkeypatch.setattr(module, "CONNECT_TIMEOUT", TIME)
     with dripping(drip) as server, ending_soon():
@@ -106,7 +106,7 @@ def test_connecting_has_its_own_limit(
 
 
 def test_no_more_threads(tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name is looked up without one then, as when the interpreter shuts down."""
+    """If no thread can be started, as at interpreter shutdown, a name is looked up without one."""
 
     def fail(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -122,28 +122,28 @@ def test_no_more_threads(tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.Mo
 @pytest.mark.parametrize("drip", ["status line", "header", "continue", "silence"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_dripping_proxy(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str, drip: str) -> None:
-    """A proxy's response to CONNECT, also of one that is asked with TLS."""
+    """A proxy's response to CONNECT ends at the deadline, including over TLS to the proxy."""
     with dripping(drip, tls[0] if scheme == "https" else None) as server, ending_soon():
         request_by("https://vault.test/", tls[1], f"{scheme}://localhost:{server.port}")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_dripping_handshake_behind_a_proxy(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str) -> None:
-    """A proxy that connects, and then drips what looks like a TLS record; also through TLS within TLS."""
+    """The deadline holds for a proxy that connects and then drips what looks like a TLS record; also for TLS in TLS."""
     drip = (b"HTTP/1.1 200 OK\r\n\r\n", b"\x16\x03\x03\x40\x00")
     with dripping(drip, tls[0] if scheme == "https" else None) as server, ending_soon():
         request_by("https://vault.test/", tls[1], f"{scheme}://localhost:{server.port}")
 
 
 def test_dripping_metadata_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MSAL asks a machine's metadata service, over http, for its region."""
+    """The deadline holds for MSAL's query of a machine's metadata service for its region, over http."""
     monkeypatch.setattr(transport, "is_link_local", lambda _: True)
     with dripping("header") as server, ending_soon():
         by_session(f"http://localhost:{server.port}/", None)
 
 
 def test_name_that_is_not_resolved(request_by: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver that never answers."""
+    """The deadline holds even if a resolver never answers."""
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: over.wait(30.0))
     try:
@@ -155,7 +155,7 @@ def test_name_that_is_not_resolved(request_by: Request, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def deaf() -> Iterator[int]:
-    """The port of a server that takes no more connections: they are neither accepted nor refused."""
+    """The port of a server whose backlog is full: connections are neither accepted nor refused."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -169,7 +169,7 @@ def deaf() -> Iterator[int]:
 
 
 def test_addresses_that_do_not_answer(request_by: Request, deaf: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many addresses share the time."""
+    """Many addresses share the deadline."""
     address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", deaf))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [address] * 20)
     with ending_soon():
@@ -179,7 +179,7 @@ def test_addresses_that_do_not_answer(request_by: Request, deaf: int, monkeypatc
 def test_next_address_is_tried_in_time(
     tls: tuple[ssl.SSLContext, str], deaf: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that does not answer leaves time for the next."""
+    """An address that does not answer leaves time for the next."""
     with dripping("silence", tls[0], [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"]) as server:
         addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in (deaf, server.port)]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_: addresses)
@@ -190,7 +190,7 @@ def test_next_address_is_tried_in_time(
     ("request_by", "scheme"), [(by_pools, "https"), (by_pools, "http"), (by_session, "https")], indirect=["request_by"]
 )
 def test_request_that_is_not_read(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str) -> None:
-    """A server that reads the body a little at a time."""
+    """The deadline holds for a server that reads the body slowly."""
     over = threading.Event()
 
     def sip(listener: socket.socket) -> None:
@@ -220,7 +220,7 @@ def test_request_that_is_not_read(request_by: Request, tls: tuple[ssl.SSLContext
     ids=["continue", "body", "chunks", "trailers"],
 )
 def test_flood(request_by: Request, tls: tuple[ssl.SSLContext, str], start: bytes, again: bytes) -> None:
-    """Bytes without end are given up for their number, before the time is over."""
+    """An endless stream of bytes is abandoned for its size, before the deadline."""
     many = again * (LARGEST_RESPONSE // len(again))
     with dripping("silence", tls[0], [start + many + many]) as server, pytest.raises(Exception) as caught:
         request_by(f"https://localhost:{server.port}/", tls[1], time=PLENTY)
@@ -229,7 +229,7 @@ def test_flood(request_by: Request, tls: tuple[ssl.SSLContext, str], start: byte
 
 @pytest.mark.parametrize("status", ["200 OK", "302 Found\r\nLocation: /"])
 def test_bomb(request_by: Request, tls: tuple[ssl.SSLContext, str], status: str) -> None:
-    """A small body that becomes a large one, also that of a redirect."""
+    """A small body that decompresses to a large one is refused, including that of a redirect."""
     body = gzip.compress(bytes(2 * LARGEST_RESPONSE))
     head = f"HTTP/1.1 {status}\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with dripping("silence", tls[0], [head + body]) as server, pytest.raises(Exception) as caught:
@@ -238,7 +238,7 @@ def test_bomb(request_by: Request, tls: tuple[ssl.SSLContext, str], status: str)
 
 
 def test_large_response(tls: tuple[ssl.SSLContext, str]) -> None:
-    """What is not too large is read; and the next request may be as large."""
+    """A body within the limit is read, and the next request may be as large."""
     body = bytes(LARGEST_RESPONSE - 1000)
     response = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     limits = Limits()
@@ -254,7 +254,7 @@ def test_large_response(tls: tuple[ssl.SSLContext, str]) -> None:
 def test_ssl_context_of_another_kind(
     request_by: Request, tls: tuple[ssl.SSLContext, str], drip: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after `truststore.inject_into_ssl()`: its contexts pass most of what they are asked to another one."""
+    """The deadline holds after `truststore.inject_into_ssl()`, whose contexts delegate most calls to another one."""
     create = ssl.create_default_context
 
     class Context(ssl.SSLContext):

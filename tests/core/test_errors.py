@@ -1,4 +1,4 @@
-"""Every error: its code, its exit status, and whether another try or another key may help."""
+"""Every error: its code, its exit status, and whether another attempt or another key may help."""
 
 import pickle
 import re
@@ -42,19 +42,19 @@ TABLE = {
 
 
 def all_errors(base: type[KeyvouchError] = KeyvouchError) -> list[type[KeyvouchError]]:
-    """The classes of the module below this one; a test's own are not among them."""
+    """The classes of the module derived from this one, without a test's own."""
     found = [kind for kind in base.__subclasses__() if kind.__module__ == errors.__name__]
     return [each for kind in found for each in (kind, *all_errors(kind))]
 
 
 def test_table_names_every_error() -> None:
-    """An error without an exit status that was thought about does not exist."""
+    """Every error has an exit status that was chosen deliberately."""
     assert {kind.__name__ for kind in all_errors()} == set(TABLE)
 
 
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
 def test_error_behaves_as_the_table_says(kind: type[KeyvouchError]) -> None:
-    """The command's status, and whether a client waits or goes on to the next key, depend on the class alone."""
+    """The command's status, and whether a client waits or uses the next key, depend only on the class."""
     error = kind("what")
     assert (error.exit_status, error.transient, error.try_next_key) == TABLE[kind.__name__]
 
@@ -67,7 +67,7 @@ def test_drawing_shows_every_error() -> None:
 
 
 def test_codes_are_words_and_unique() -> None:
-    """A code names one error, and is what programs compare with."""
+    """A code identifies one error, and is what programs compare."""
     codes = [kind.code for kind in all_errors()]
     assert len(set(codes)) == len(codes)
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", code) for code in codes)
@@ -75,26 +75,26 @@ def test_codes_are_words_and_unique() -> None:
 
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
 def test_error_survives_a_pickle(kind: type[KeyvouchError]) -> None:
-    """A worker process hands its errors to its parent with hint and URI."""
+    """A worker process passes its errors to its parent with hint and URI."""
     error = pickle.loads(pickle.dumps(kind("what", hint="Do this.", uri="pfx:/a")))  # noqa: S301
     assert type(error) is kind
     assert (error.message, error.hint, error.uri) == ("what", "Do this.", "pfx:/a")
 
 
 def test_hint_stands_below_the_message() -> None:
-    """Printed, an error says what happened and then what to do."""
+    """A printed error says what happened, then what to do."""
     assert str(KeyvouchError("It broke.", hint="Mend it.")) == "It broke.\nMend it."
     assert str(KeyvouchError("It broke.")) == "It broke."
 
 
 def test_authority_decides_about_next_key() -> None:
-    """Whether another key may help after a refusal depends on its code, so the one who raises it says."""
+    """Whether another key may help after a refusal depends on its code, so the code that raises it decides."""
     assert errors.AuthorityRefused("no", try_next_key=True).try_next_key
     assert not errors.AuthorityRefused("no").try_next_key
 
 
 def test_quoted_text_drives_no_terminal() -> None:
-    """A server's text in an error cannot move the cursor, turn the text round or ring; its letters and lines stay."""
+    """A server's text in an error cannot move the cursor, reverse text or ring the bell; letters and lines are kept."""
     error = StoreUnavailable("It says: \x1b[31mr\u00e9d\x07\u202e\u2066\x9b\rok\nnext", hint="\x1b]0;title\x07")
     assert error.message == "It says: ?[31mr\u00e9d?????ok\nnext"
     assert error.hint == "?]0;title?"

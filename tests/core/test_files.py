@@ -1,4 +1,4 @@
-"""What is written, how, and whose files are believed."""
+"""How files are written, and which files are trusted."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ def failing(number: int) -> Callable[..., None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty folder that belongs to this user."""
+    """An empty folder owned by this user."""
     place = tmp_path / "folder"
     place.mkdir(mode=0o700)
     return place
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_written_file_is_private(folder: Path) -> None:
-    """A file is made for its owner alone, whatever the umask is, and nothing else stays in the folder."""
+    """A file is accessible only to its owner, whatever the umask, and no other file stays in the folder."""
     before = os.umask(0)
     try:
         write_private(folder / "key", b"octets")
@@ -57,7 +57,7 @@ def test_written_file_is_private(folder: Path) -> None:
 
 
 def test_file_is_private_from_the_first_byte(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The temporary file beside it has the same mode when the first octet is written."""
+    """The temporary file has the same mode before its first byte is written."""
     seen = []
     monkeypatch.setattr(os, "fsync", lambda handle: seen.append(os.fstat(handle).st_mode))
     write_private(folder / "key", b"octets")
@@ -65,7 +65,7 @@ def test_file_is_private_from_the_first_byte(folder: Path, monkeypatch: pytest.M
 
 
 def test_file_that_is_there_is_kept(folder: Path) -> None:
-    """Nothing is written over a file, unless that is asked for."""
+    """A file is not overwritten unless requested."""
     (folder / "key").write_bytes(b"old")
     with pytest.raises(FileExistsError):
         write_private(folder / "key", b"new")
@@ -74,7 +74,7 @@ def test_file_that_is_there_is_kept(folder: Path) -> None:
 
 
 def test_dangling_link_counts_as_a_file(folder: Path) -> None:
-    """A link that leads nowhere is not written through."""
+    """A dangling link is not written through."""
     (folder / "key").symlink_to(folder / "elsewhere")
     with pytest.raises(FileExistsError):
         write_private(folder / "key", b"new")
@@ -82,7 +82,7 @@ def test_dangling_link_counts_as_a_file(folder: Path) -> None:
 
 
 def test_replaced_file_is_private(folder: Path) -> None:
-    """What stood there is replaced as a whole, its mode included."""
+    """The old file is replaced as a whole, including its mode."""
     (folder / "key").write_bytes(b"older and longer")
     (folder / "key").chmod(0o644)
     write_private(folder / "key", b"new", replace=True)
@@ -92,7 +92,7 @@ def test_replaced_file_is_private(folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP])
 def test_file_system_without_links(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Where a file system has no links the file is written all the same, and not over another."""
+    """On a file system without links the file is still written, and never over another."""
     monkeypatch.setattr(os, "link", failing(number))
     write_private(folder / "key", b"octets")
     with pytest.raises(FileExistsError):
@@ -104,7 +104,7 @@ def test_file_system_without_links(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
 def test_full_disk_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    """A file is there as a whole or not at all, also where there are no links."""
+    """A file is complete or does not exist, even without links."""
     monkeypatch.setattr(os, "link", failing(errno.EPERM))
     monkeypatch.setattr(os, broken, failing(errno.ENOSPC))
     with pytest.raises(OSError, match="No space left"):
@@ -114,7 +114,7 @@ def test_full_disk_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
 def test_failed_replacement_keeps_the_old(folder: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    """A replacement that fails leaves what was there."""
+    """A replacement that fails leaves the old file."""
     (folder / "key").write_bytes(b"old")
     monkeypatch.setattr(os, broken, failing(errno.EIO))
     with pytest.raises(OSError, match="error"):
@@ -136,7 +136,7 @@ def test_failed_replacement_keeps_the_old(folder: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_unwritable_place_has_its_remedy(number: int, hint: str) -> None:
-    """Why a file cannot be written is told in words, with what to do."""
+    """The error says in words why a file cannot be written, and what to do."""
     error = files.cannot_write(Path("/x/key"), OSError(number, os.strerror(number)))
     assert isinstance(error, ConfigurationError)
     assert "/x/key cannot be written: " in error.message
@@ -144,7 +144,7 @@ def test_unwritable_place_has_its_remedy(number: int, hint: str) -> None:
 
 
 def test_folder_is_private(folder: Path) -> None:
-    """A folder of our own is open to its owner alone; one that is there is taken as it is."""
+    """A new folder is accessible only to its owner; an existing one is used as it is."""
     make_folder(folder / "a" / "b")
     make_folder(folder / "a" / "b")
     assert mode_of(folder / "a" / "b") == 0o700
@@ -158,11 +158,11 @@ def test_file_in_the_way_of_a_folder(folder: Path, place: str) -> None:
         make_folder(folder / place)
 
 
-# Places
+# Locations
 
 
 def test_own_folders_follow_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A unit's StateDirectory= and CacheDirectory= are taken, of several the first."""
+    """A unit's StateDirectory= and CacheDirectory= are used; of several, the first."""
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/one:/var/lib/two")
     monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/one:/var/cache/two")
     assert (files.state_folder(), files.cache_folder()) == (Path("/var/lib/one"), Path("/var/cache/one"))
@@ -170,7 +170,7 @@ def test_own_folders_follow_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("account", "folder"), [(0, "/var/lib/keyvouch"), (1000, "/home/me/.local/state/keyvouch")])
 def test_state_of_root_is_the_machines(monkeypatch: pytest.MonkeyPatch, account: int, folder: str) -> None:
-    """Without systemd, root keeps its state with the machine's, everyone else at home."""
+    """Without systemd, root keeps its state in the machine's directory, everyone else in their home."""
     monkeypatch.delenv("STATE_DIRECTORY")
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/home/me")
@@ -180,7 +180,7 @@ def test_state_of_root_is_the_machines(monkeypatch: pytest.MonkeyPatch, account:
 
 
 def test_configuration_is_the_users_or_the_machines(own_folders: Path) -> None:
-    """The user's own goes first; the machine's is /etc/keyvouch, not /etc/xdg."""
+    """The user's own comes first; the machine's is /etc/keyvouch, not /etc/xdg."""
     user, machine = files.configuration_files()
     assert user.is_relative_to(own_folders)
     assert user.name == "config.toml"
@@ -197,7 +197,7 @@ def home_named_tilde(*arguments: object, **options: object) -> Path:
 
 @pytest.mark.parametrize("find", [no_home, home_named_tilde])
 def test_account_without_home(monkeypatch: pytest.MonkeyPatch, find: Callable[..., Path]) -> None:
-    """Where there is no home, the working directory does not stand in: it is not looked into, nor written to."""
+    """Without a home the working directory is not a fallback: it is neither read nor written."""
     for kind in ("config", "state", "cache"):
         monkeypatch.setattr(f"platformdirs.user_{kind}_path", find)
     for name in ("STATE_DIRECTORY", "CACHE_DIRECTORY"):
@@ -222,7 +222,7 @@ HOLDER = """
 
 
 def start_holder(lock: Path, program: str = HOLDER) -> subprocess.Popen[bytes]:
-    """Start a process that says something once it holds the lock, and gives it back when its input ends."""
+    """Start a process that reports once it holds the lock, and releases it when its input ends."""
     holder = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program), str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -232,7 +232,7 @@ def start_holder(lock: Path, program: str = HOLDER) -> subprocess.Popen[bytes]:
 
 
 def test_lock_keeps_another_process_out(folder: Path) -> None:
-    """A lock that another process holds is waited for, and then told with its file."""
+    """A caller waits for a lock that another process holds, then gets an error that names the file."""
     lock = folder / "below" / "lock"
     with (
         start_holder(lock) as holder,
@@ -246,7 +246,7 @@ def test_lock_keeps_another_process_out(folder: Path) -> None:
 
 
 def test_lock_is_waited_for(folder: Path) -> None:
-    """The next one gets the lock as soon as it is given back."""
+    """The next process gets the lock as soon as it is released."""
     with start_holder(folder / "lock") as holder:
         assert holder.stdin
         holder.stdin.close()
@@ -264,7 +264,7 @@ def test_killed_process_holds_no_lock(folder: Path) -> None:
 
 
 def test_forked_child_keeps_no_lock(folder: Path) -> None:
-    """A child that was forked while its parent held a lock does not hold it after the parent."""
+    """A child forked while its parent held a lock does not keep holding it after the parent."""
     forking = """
         import os, sys
         from pathlib import Path
@@ -282,7 +282,7 @@ def test_forked_child_keeps_no_lock(folder: Path) -> None:
 
 
 def test_exception_gives_the_lock_back(folder: Path) -> None:
-    """Whatever happens inside, the lock is free afterwards."""
+    """Whatever happens inside, the lock is released afterwards."""
     with pytest.raises(RuntimeError), locked(folder / "lock", timeout=0):
         raise RuntimeError
     with locked(folder / "lock", timeout=0):
@@ -290,7 +290,7 @@ def test_exception_gives_the_lock_back(folder: Path) -> None:
 
 
 def test_lock_that_cannot_be_made(folder: Path) -> None:
-    """A place that cannot be written is a clear error, not a wait."""
+    """An unwritable location is a clear error, not a wait."""
     (folder / "lock").mkdir()
     with pytest.raises(ConfigurationError, match="cannot be written"), locked(folder / "lock", timeout=0):
         pytest.fail("a folder is no lock")
@@ -310,7 +310,7 @@ def test_private_file_is_read(folder: Path, mode: int) -> None:
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o666])
 def test_world_readable_file_is_refused(folder: Path, mode: int) -> None:
-    """A secret that everyone can read is refused with the command that ends that, unless the profile lets it pass."""
+    """A world-readable secret is refused with the command that fixes it, unless the profile allows it."""
     path = folder / "key"
     path.write_bytes(b"octets")
     path.chmod(mode)
@@ -321,7 +321,7 @@ def test_world_readable_file_is_refused(folder: Path, mode: int) -> None:
 
 
 def test_world_readable_kubernetes_secret(folder: Path) -> None:
-    """In a volume of the kubelet the remedy is the volume's mode, since its files are read-only."""
+    """In a kubelet volume the remedy is the volume's mode, since its files are read-only."""
     (folder / "..2026").mkdir()
     (folder / "..data").symlink_to("..2026")
     (folder / "..data" / "key").write_bytes(b"octets")
@@ -334,12 +334,12 @@ def test_world_readable_kubernetes_secret(folder: Path) -> None:
 
 @pytest.mark.parametrize("place", ["/run/secrets/key", "/var/run/secrets/key"])
 def test_world_readable_container_secret(place: str) -> None:
-    """Where a container keeps its secrets the remedy is its own."""
+    """A container's secret location has its own remedy."""
     assert "container's secret" in reading._remedy(Path(place))
 
 
 def test_missing_file_is_an_os_error(folder: Path) -> None:
-    """What cannot be read at all is told by whoever knows what the file is for."""
+    """If a file cannot be read at all, the caller that knows its purpose reports it."""
     with pytest.raises(FileNotFoundError):
         read_private(folder / "key")
 
@@ -348,7 +348,7 @@ def test_missing_file_is_an_os_error(folder: Path) -> None:
 
 
 def test_own_file_is_trusted(folder: Path) -> None:
-    """A file of this user, in folders of this user and of root, is believed; the sticky /tmp above it is no harm."""
+    """A file of this user, in folders of this user and root, is trusted; the sticky /tmp above it does no harm."""
     (folder / "config").write_bytes(b"")
     check_trusted(folder / "config")
 
@@ -356,7 +356,7 @@ def test_own_file_is_trusted(folder: Path) -> None:
 @pytest.mark.parametrize("what", ["config", ""])
 @pytest.mark.parametrize("mode", [0o777, 0o702])
 def test_world_writable_is_not_trusted(folder: Path, what: str, mode: int) -> None:
-    """A file that everyone could have written, or exchanged in its folder, is refused with the remedy."""
+    """A file that everyone could have written, or replaced in its folder, is refused with the remedy."""
     (folder / "config").write_bytes(b"")
     (folder / what).chmod(mode)
     with pytest.raises(ConfigurationError, match=f"everyone can write to {folder / what}") as caught:
@@ -365,7 +365,7 @@ def test_world_writable_is_not_trusted(folder: Path, what: str, mode: int) -> No
 
 
 def test_world_writable_ancestor_is_not_trusted(folder: Path) -> None:
-    """Any folder above can be exchanged with all that is in it."""
+    """Any folder above can be replaced with everything in it."""
     (folder / "a").mkdir()
     (folder / "a" / "config").write_bytes(b"")
     folder.chmod(0o777)
@@ -374,14 +374,14 @@ def test_world_writable_ancestor_is_not_trusted(folder: Path) -> None:
 
 
 def test_sticky_folder_is_trusted(folder: Path) -> None:
-    """In a sticky folder nobody can touch the files of others."""
+    """In a sticky folder nobody can change the files of others."""
     (folder / "config").write_bytes(b"")
     folder.chmod(0o1777)
     check_trusted(folder / "config")
 
 
 def test_sticky_file_is_not_trusted(folder: Path) -> None:
-    """On a file the sticky bit protects nothing."""
+    """On a file the sticky bit does not protect anything."""
     (folder / "config").write_bytes(b"")
     (folder / "config").chmod(0o1666)
     with pytest.raises(ConfigurationError, match="everyone can write"):
@@ -389,7 +389,7 @@ def test_sticky_file_is_not_trusted(folder: Path) -> None:
 
 
 def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Have the path, itself and not what it leads to, belong to another user; return that one's number."""
+    """Give the path itself, not its target, to another user; return that user's id."""
     if os.geteuid() == 0:
         os.chown(path, 12345, 12345, follow_symlinks=False)
         return 12345
@@ -400,7 +400,7 @@ def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.mark.parametrize("what", ["config", ""])
 def test_file_of_another_user_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """Whoever owns a file, or a folder above it, could have written it."""
+    """The owner of a file, or of a folder above it, could have written it."""
     (folder / "config").write_bytes(b"")
     owner = give_away(folder / what, monkeypatch)
     with pytest.raises(ConfigurationError, match=rf"belongs to another user \(uid {owner}\)"):
@@ -408,13 +408,13 @@ def test_file_of_another_user_is_not_trusted(folder: Path, monkeypatch: pytest.M
 
 
 def test_file_of_root_is_trusted_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root's files are everyone's to believe."""
+    """Everyone trusts root's files."""
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     check_trusted(Path("/etc/passwd"))
 
 
 def test_link_is_followed(folder: Path) -> None:
-    """What a link leads to is what must be trusted."""
+    """The target of a link is what must be trusted."""
     (folder / "open").mkdir()
     (folder / "open" / "config").write_bytes(b"")
     (folder / "link").symlink_to("open/config")
@@ -426,7 +426,7 @@ def test_link_is_followed(folder: Path) -> None:
 
 @pytest.mark.parametrize("chain", ["direct", "two links", "folder"])
 def test_link_in_an_open_folder_is_not_trusted(folder: Path, chain: str) -> None:
-    """Where everyone can write, everyone can lead a link elsewhere, though it leads to a good file now."""
+    """If everyone can write to a folder, anyone can redirect its links, even those with a trusted target now."""
     (folder / "good").mkdir()
     (folder / "good" / "config").write_bytes(b"")
     (folder / "open").mkdir()
@@ -444,7 +444,7 @@ def test_link_in_an_open_folder_is_not_trusted(folder: Path, chain: str) -> None
 
 
 def test_link_of_another_user_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a sticky folder a link can still be another user's, who leads it where they want."""
+    """In a sticky folder a link can still belong to another user, who can redirect it."""
     (folder / "config").write_bytes(b"")
     (folder / "link").symlink_to("config")
     give_away(folder / "link", monkeypatch)
@@ -453,7 +453,7 @@ def test_link_of_another_user_is_not_trusted(folder: Path, monkeypatch: pytest.M
 
 
 def test_circle_of_links_is_an_os_error(folder: Path) -> None:
-    """Links that lead round in a circle end as an error, not in a hang."""
+    """A loop of links is an error, not a hang."""
     (folder / "one").symlink_to("other")
     (folder / "other").symlink_to("one")
     with pytest.raises(OSError, match="symbolic links"):
@@ -461,6 +461,6 @@ def test_circle_of_links_is_an_os_error(folder: Path) -> None:
 
 
 def test_missing_file_is_not_judged(folder: Path) -> None:
-    """A file that is not there is told as missing, by whoever knows what it is for."""
+    """If a file is missing, the caller that knows its purpose reports it."""
     with pytest.raises(FileNotFoundError):
         check_trusted(folder / "config")

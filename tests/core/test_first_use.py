@@ -1,4 +1,4 @@
-"""The first use in a process imports most of keyvouch: a fork in another thread meanwhile must not break the child."""
+"""The first use in a process imports most of keyvouch: a concurrent fork in another thread must not break the child."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def uri(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("scheme", ["pem", "pfx"])
 def test_first_use_imports_behind_a_gate(uri: str, scheme: str, tmp_path: Path) -> None:
-    """Whatever the first use imports, it imports while forks wait: a module cannot be imported in a child otherwise."""
+    """What the first use imports is imported while forks wait: otherwise a child could not import a module."""
     config = tmp_path / "config.toml"
     config.write_text(f'[profiles.nightly]\nkeys = ["{uri}"]\n', encoding="utf-8")
     other = f"{scheme}:{tmp_path / 'other'}.{scheme}"
@@ -105,7 +105,7 @@ def test_first_use_imports_behind_a_gate(uri: str, scheme: str, tmp_path: Path) 
 
 
 def test_fork_during_the_first_use(uri: str) -> None:
-    """A child that is forked while another thread opens and signs for the first time opens and signs, too."""
+    """A child forked while another thread opens and signs for the first time can open and sign, too."""
     whole = float(run(_FORK, uri, "0"))
     for part in range(1, 16):
         assert float(run(_FORK, uri, str(whole * part / 14))) < whole + LONG_ENOUGH

@@ -46,7 +46,7 @@ def status_of_child(act: Callable[[], object] = lambda: None) -> int:
 
 @contextlib.contextmanager
 def somebody_inside(gate: ForkGate, act: Callable[[], object]) -> Iterator[None]:
-    """Another thread that has entered the gate, and leaves it when it has acted."""
+    """Another thread that has entered the gate, and leaves it after its action."""
     entered = threading.Event()
 
     def call() -> None:
@@ -62,7 +62,7 @@ def somebody_inside(gate: ForkGate, act: Callable[[], object]) -> Iterator[None]
 
 
 def test_fork_waits_for_who_is_inside(gate: ForkGate) -> None:
-    """It begins when the native call has ended, and not before."""
+    """A fork begins when the native call has ended, and not before."""
     happened: list[str] = []
 
     def call() -> None:
@@ -77,7 +77,7 @@ def test_fork_waits_for_who_is_inside(gate: ForkGate) -> None:
 
 
 def test_nobody_enters_during_a_fork(gate: ForkGate) -> None:
-    """Who comes while a fork goes on goes in after it."""
+    """A thread that arrives during a fork enters after it."""
     entered = threading.Event()
 
     def call() -> None:
@@ -94,7 +94,7 @@ def test_nobody_enters_during_a_fork(gate: ForkGate) -> None:
 
 
 def test_call_that_does_not_end_holds_up_one_fork(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is late then, and happens; the next one does not wait for that call again."""
+    """The fork is delayed, then happens; the next fork does not wait for that call again."""
     monkeypatch.setattr(forks, "_WAITING", 0.3)
     release = threading.Event()
     with somebody_inside(gate, lambda: release.wait(LONG_ENOUGH)):
@@ -107,7 +107,7 @@ def test_call_that_does_not_end_holds_up_one_fork(gate: ForkGate, monkeypatch: p
 
 
 def test_one_that_fails_to_forget_keeps_no_other_from_it(gate: ForkGate, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever comes before it, a child knows that it is one, and enters the gates."""
+    """Whatever runs before the gate, a child knows that it is a child and can enter the gates."""
 
     class Failing:
         def after_fork(self) -> None:
@@ -133,7 +133,7 @@ def test_one_that_fails_to_forget_keeps_no_other_from_it(gate: ForkGate, caplog:
 
 
 def test_each_fork_counts_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A child's child has a number of its own; what fails to forget is logged by the names of its class and error."""
+    """Each fork increments the number once; a failing reset is logged with the names of its class and error."""
 
     class Failing:
         def after_fork(self) -> None:
@@ -143,7 +143,7 @@ def test_each_fork_counts_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     monkeypatch.setattr(forks, "process", forks._Process())
     monkeypatch.setattr(forks, "_watched", {failing})
     numbers = [forks.process.fork_number]
-    for _ in range(2):  # in this process, as the hook of a fork does it
+    for _ in range(2):  # in this process, as the fork hook does
         forks._after_fork_in_child()
         numbers.append(forks.process.fork_number)
 
@@ -152,7 +152,7 @@ def test_each_fork_counts_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
 
 
 def test_gates_that_an_interruption_left_closed(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the thread that closed the gates was kept from opening them, the next one to enter opens them."""
+    """If the thread that closed the gates could not open them, the next thread to enter opens them."""
     monkeypatch.setattr(forks, "_closed", True)
     monkeypatch.setattr(forks, "_closer", None)
     with gate:
@@ -164,14 +164,14 @@ def test_gates_are_open_after_a_fork(gate: ForkGate) -> None:
     status_of_child()
     assert not forks._closed
     with gate.alone():
-        with gate:  # the thread that closed them may enter, and closes them to the others all the same
+        with gate:  # the thread that closed the gates may enter, and still closes them to the others
             pass
         assert forks._closed
     assert not forks._closed
 
 
 def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of one lets nobody in before the other has forked."""
+    """The end of one fork does not let anyone in before the other has forked."""
     inside, seen = [0], list[int]()
     close = forks._close
 
@@ -205,7 +205,7 @@ def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyP
 
 
 def test_gates_in_one_another(gate: ForkGate) -> None:
-    """A thread in one gate enters another, or the same again, though a fork waits for it."""
+    """A thread in one gate can enter another, or the same one again, although a fork waits for it."""
     other, happened = ForkGate(), list[str]()
 
     def call() -> None:
@@ -222,7 +222,7 @@ def test_gates_in_one_another(gate: ForkGate) -> None:
 
 
 def test_same_gate_again_while_a_fork_waits(gate: ForkGate) -> None:
-    """A thread that enters its own gate again goes on at once, and the fork waits until it has left for good."""
+    """A thread that re-enters its own gate continues at once, and the fork waits until it has left completely."""
     happened: list[str] = []
 
     def call() -> None:
@@ -243,7 +243,7 @@ def test_same_gate_again_while_a_fork_waits(gate: ForkGate) -> None:
 
 
 def test_fork_from_inside(gate: ForkGate) -> None:
-    """Who forks does not wait for itself, as in a signal's handler, and the child leaves what it never entered."""
+    """A forking thread, as in a signal handler, does not wait for itself; the child leaves no gate it did not enter."""
     begin = time.monotonic()
     with gate:
         assert status_of_child(lambda: gate.__exit__(None, None, None)) == 0
@@ -251,7 +251,7 @@ def test_fork_from_inside(gate: ForkGate) -> None:
 
 
 def test_depth_is_counted(gate: ForkGate) -> None:
-    """Who has entered three times is inside until it has left three times, and may then enter afresh."""
+    """A thread that entered three times is inside until it has left three times, and can then enter again."""
     thread = threading.get_ident()
     for _ in range(2):
         inside = []
@@ -266,7 +266,7 @@ def test_depth_is_counted(gate: ForkGate) -> None:
 
 
 def test_child_forks_in_its_turn(gate: ForkGate) -> None:
-    """From whatever thread: nothing of its parent's fork is left closed."""
+    """From any thread: nothing of its parent's fork stays closed."""
 
     def use() -> None:
         worked: list[int] = []
@@ -328,7 +328,7 @@ with CRYPTOGRAPHY:
 
 @pytest.mark.parametrize("handler", ["forks", "raises"])
 def test_signals_during_a_fork(handler: str) -> None:
-    """A handler that forks, or that raises, leaves the gates as they should be."""
+    """A handler that forks or raises leaves the gates in a correct state."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _HANDLERS, handler]
     done = subprocess.run(command, env=without_coverage(), capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Root writes in a folder of another account, which replaces files by links there whenever it wants."""
+"""Root writes in a folder of another account that can replace files there with links at any time."""
 
 import contextlib
 import fcntl
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SERVICE, OTHER = 60123, 60124
-"""Accounts that need not exist: what counts is the uid."""
+"""Accounts that need not exist: only the uid matters."""
 
 
 def facts(path: Path) -> tuple[bytes, int, int, int]:
@@ -32,14 +32,14 @@ def facts(path: Path) -> tuple[bytes, int, int, int]:
 
 
 def own(path: Path, account: int = SERVICE) -> Path:
-    """Give a file, folder or link to an account."""
+    """Change the owner of a file, folder or link."""
     os.chown(path, account, account, follow_symlinks=False)
     return path
 
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Iterator[Path]:
-    """A file of root in a folder of root, which must stay as it is."""
+    """A file of root in a folder of root that must stay unchanged."""
     folder = tmp_path / "outside"
     folder.mkdir()
     path = folder / "victim"
@@ -53,7 +53,7 @@ def outside(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    """A folder of the service's account."""
+    """A folder owned by the service's account."""
     folder = tmp_path / "service"
     folder.mkdir()
     return own(folder)
@@ -61,7 +61,7 @@ def theirs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def app(theirs: Path) -> Path:
-    """A file of the service's account in it."""
+    """A file in it, owned by the service's account."""
     path = theirs / "app.pem"
     path.write_bytes(b"old")
     path.chmod(0o640)
@@ -69,7 +69,7 @@ def app(theirs: Path) -> Path:
 
 
 def after(name: str, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the other account act right after a function of `os`."""
+    """Make the other account act right after a function of `os`."""
     real = getattr(os, name)
 
     def and_then(*arguments: object, **options: object) -> object:
@@ -81,7 +81,7 @@ def after(name: str, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -
 
 
 def swap(path: Path, target: Path) -> Callable[[], None]:
-    """Return what replaces a file by a link."""
+    """Return a function that replaces a file with a link."""
 
     def swapped() -> None:
         path.unlink(missing_ok=True)
@@ -95,14 +95,14 @@ def own_link(path: Path, target: Path | str, account: int = SERVICE) -> Path:
     return own(path, account)
 
 
-# In between
+# Races
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
 def test_file_swapped_while_it_is_rewritten(
     app: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Owner and mode are those of the file that was replaced, and are given to nothing else."""
+    """Owner and mode are copied from the replaced file, and are applied to no other file."""
     after(moment, swap(app, outside), monkeypatch)
     files.rewrite(app, b"new")
 
@@ -111,14 +111,14 @@ def test_file_swapped_while_it_is_rewritten(
 def test_file_swapped_while_it_is_created(
     theirs: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """A certificate is made readable for everyone before it gets its name."""
+    """A certificate is made world-readable before it gets its name."""
     after(moment, swap(theirs / "app.cer", outside), monkeypatch)
     with contextlib.suppress(FileExistsError):
         files.write_private(theirs / "app.cer", b"certificate", mode=0o644)
 
 
 def test_certificate_of_the_command(theirs: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--certificate-out` never changes the mode of what its file is replaced by."""
+    """`--certificate-out` never changes the mode of a file that replaces its own."""
     from keyvouch.cli.export import write_certificate
 
     key = make_key("P-256")
@@ -133,7 +133,7 @@ def test_certificate_of_the_command(theirs: Path, outside: Path, monkeypatch: py
 def test_key_swapped_after_it_was_read(
     app: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch, certificate_file: bool
 ) -> None:
-    """A key that a link led to is not written to the file that takes the link's place."""
+    """A key read through a link is not written to a file that replaces the link."""
     key = make_key("P-256")
     secret = theirs.parent / "secret.pem"
     files.write_private(secret, pem.write(key, [certificate.self_signed(key, "CN=app", 1)], None, "app"))
@@ -158,7 +158,7 @@ def test_key_swapped_after_it_was_read(
 
 
 def in_a_loop(folder: Path, act: Callable[[], None]) -> int:
-    """Start a process of the service's account that acts again and again; return its id."""
+    """Start a process of the service's account that acts repeatedly; return its pid."""
     process = os.fork()
     if process:
         return process
@@ -186,7 +186,7 @@ def attacked(folder: Path, act: Callable[[], None]) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["app.pem", "app.cer"])
 def test_swapping_as_fast_as_possible(app: Path, theirs: Path, outside: Path, name: str) -> None:
-    """Whatever the account that owns the folder puts in it and whenever, no file elsewhere changes."""
+    """Whatever the owner of the folder puts in it and whenever, no file elsewhere changes."""
     link = str(outside)
 
     def act() -> None:
@@ -209,7 +209,7 @@ def test_swapping_as_fast_as_possible(app: Path, theirs: Path, outside: Path, na
 
 
 def test_folder_swapped_as_fast_as_possible(theirs: Path, outside: Path) -> None:
-    """No file is created, replaced or deleted in a folder that a link of another account leads to."""
+    """No file is created, replaced or deleted in a folder that another account's link leads to."""
     elsewhere = str(outside.parent)
     (theirs / "d").mkdir()
     own(theirs / "d")
@@ -236,7 +236,7 @@ def test_folder_swapped_as_fast_as_possible(theirs: Path, outside: Path) -> None
 
 @pytest.mark.parametrize("path", ["file", "folder/victim", "folder/new", "dangling", "twice"])
 def test_link_of_another_account_out_of_its_own(theirs: Path, outside: Path, path: str) -> None:
-    """A link leads root only to what belongs to the owner of the link; the error says so."""
+    """Root follows a link only to files of the link's owner; the error says so."""
     own_link(theirs / "file", outside)
     own_link(theirs / "folder", outside.parent)
     own_link(theirs / "dangling", outside.parent / "new")
@@ -247,7 +247,7 @@ def test_link_of_another_account_out_of_its_own(theirs: Path, outside: Path, pat
 
 @pytest.mark.parametrize("act", [files.remove, lambda path: files.write_private(path, b"new")])
 def test_folder_of_root_behind_a_link(theirs: Path, outside: Path, act: Callable[[Path], None]) -> None:
-    """Nothing is created or deleted there."""
+    """Nothing is created or deleted in a folder of root behind another account's link."""
     own_link(theirs / "folder", outside.parent)
     with pytest.raises(ConfigurationError, match="another account controls"):
         act(theirs / "folder" / "victim")
@@ -255,7 +255,7 @@ def test_folder_of_root_behind_a_link(theirs: Path, outside: Path, act: Callable
 
 @pytest.mark.parametrize("path", ["folder/below", "dangling", "dangling/below"])
 def test_folder_that_is_made_behind_a_link(theirs: Path, outside: Path, path: str) -> None:
-    """Nor is a folder made where such a link leads."""
+    """A folder is not created through another account's link to a folder of root."""
     own_link(theirs / "folder", outside.parent)
     own_link(theirs / "dangling", outside.parent / "new")
     with pytest.raises(ConfigurationError, match="cannot be written"):
@@ -264,7 +264,7 @@ def test_folder_that_is_made_behind_a_link(theirs: Path, outside: Path, path: st
 
 @pytest.mark.parametrize("absolute", [True, False])
 def test_link_within_one_account(app: Path, theirs: Path, absolute: bool) -> None:
-    """A link to a file of its own owner is followed, and stays a link."""
+    """A link to a file of the same owner is followed, and stays a link."""
     (theirs / "d").mkdir()
     own(theirs / "d")
     link = own_link(theirs / "d" / "link", app if absolute else "../app.pem")
@@ -274,14 +274,14 @@ def test_link_within_one_account(app: Path, theirs: Path, absolute: bool) -> Non
 
 
 def test_link_of_root_that_another_account_can_move(theirs: Path, outside: Path) -> None:
-    """Whoever owns the folder could have moved a link of root there from elsewhere."""
+    """The owner of the folder could have moved a link of root there from elsewhere."""
     (theirs / "app.pem").symlink_to(outside)
     with pytest.raises(ConfigurationError, match="another account controls"):
         files.rewrite(theirs / "app.pem", b"new")
 
 
 def test_link_of_a_third_account(theirs: Path, app: Path) -> None:
-    """Nor does a link lead to a file of yet another account."""
+    """A link of one account to a file of another is not followed."""
     own_link(theirs / "link", app, OTHER)
     with pytest.raises(ConfigurationError, match="another account controls"):
         files.rewrite(theirs / "link", b"new")
@@ -289,7 +289,7 @@ def test_link_of_a_third_account(theirs: Path, app: Path) -> None:
 
 
 def test_sticky_folder(tmp_path: Path, outside: Path) -> None:
-    """In /tmp a link of root is followed and one of another account is not."""
+    """In /tmp a link of root is followed; one of another account is not."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -312,7 +312,7 @@ def test_audit_records_through_a_link(theirs: Path, outside: Path, name: str) ->
 
 
 def test_audit_records_through_a_hard_link(theirs: Path, outside: Path) -> None:
-    """A second name of a file is no better than a link."""
+    """A hard link is treated like a symbolic link."""
     os.link(outside, theirs / "audit.log")
     with pytest.raises(OSError, match="several hard links"):
         files.open_to_append(theirs / "audit.log")
@@ -320,7 +320,7 @@ def test_audit_records_through_a_hard_link(theirs: Path, outside: Path) -> None:
 
 
 def test_audit_records_into_a_pipe_of_another_account(theirs: Path) -> None:
-    """A FIFO that the owner of the folder holds open, and full, is not waited for."""
+    """Root does not wait for a full FIFO that the owner of the folder holds open."""
     path = theirs / "audit.log"
     os.mkfifo(path)
     own(path)
@@ -337,7 +337,7 @@ def test_audit_records_into_a_pipe_of_another_account(theirs: Path) -> None:
 
 @pytest.mark.parametrize(("account", "accepted"), [(0, True), (SERVICE, False)])
 def test_audit_records_in_a_sticky_folder(tmp_path: Path, account: int, accepted: bool) -> None:
-    """In /tmp a file that another account has put there first is not appended to: it could change the records."""
+    """In /tmp a file that another account created first is not appended to: it could change the records."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -353,7 +353,7 @@ def test_audit_records_in_a_sticky_folder(tmp_path: Path, account: int, accepted
 
 
 def test_audit_records_in_a_file_of_the_folders_owner(theirs: Path) -> None:
-    """Root's command adds to the audit file of a service."""
+    """Root's command appends to the audit file of a service."""
     path = theirs / "audit.log"
     path.touch()
     own(path)
@@ -361,7 +361,7 @@ def test_audit_records_in_a_file_of_the_folders_owner(theirs: Path) -> None:
 
 
 def test_relative_path_below_a_closed_folder(theirs: Path) -> None:
-    """An account that cannot search the folders above its working directory writes files there."""
+    """An account that cannot search the folders above its working directory can write files there."""
     process = os.fork()
     if not process:
         try:
@@ -380,7 +380,7 @@ def test_relative_path_below_a_closed_folder(theirs: Path) -> None:
 
 
 def test_lock_of_another_account(theirs: Path) -> None:
-    """A lock that another account put there, and may hold forever, is refused with what to do."""
+    """A lock that another account put there, and may hold forever, is refused with a remedy."""
     own(theirs, OTHER)
     path = theirs / ".lock"
     path.touch()
@@ -397,7 +397,7 @@ def test_lock_of_another_account(theirs: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["hard link", "link", "fifo"])
 def test_lock_on_a_file_elsewhere(theirs: Path, outside: Path, kind: str) -> None:
-    """Nor is a file elsewhere locked, or given to the owner of the folder."""
+    """A file elsewhere is neither locked nor given to the owner of the folder."""
     path = theirs / ".lock"
     make = {
         "hard link": lambda: os.link(outside, path),
@@ -411,14 +411,14 @@ def test_lock_on_a_file_elsewhere(theirs: Path, outside: Path, kind: str) -> Non
 
 
 def test_lock_of_root_is_left_to_the_owner_of_the_folder(theirs: Path) -> None:
-    """What root's command leaves in the folder of a service does not lock the service out."""
+    """The lock that root's command leaves in a service's folder does not lock the service out."""
     with files.locked(theirs / ".lock", timeout=5):
         pass
     assert facts(theirs / ".lock")[1:] == (SERVICE, 0, 0o600)
 
 
 def test_reader_cannot_block_a_new_profile(tmp_path: Path) -> None:
-    """An account that can read the configuration and its folder can lock both, and nobody waits for it."""
+    """An account that can read the configuration and its folder can lock both, but nobody waits for it."""
     from keyvouch import config
 
     folder = tmp_path / "configuration"
@@ -437,7 +437,7 @@ def test_reader_cannot_block_a_new_profile(tmp_path: Path) -> None:
 
 
 def test_held_lock_is_waited_for(theirs: Path) -> None:
-    """A lock of ours still keeps others out."""
+    """Our own lock still keeps others out."""
     path = theirs / ".lock"
     with files.locked(path, timeout=5), pytest.raises(StoreUnavailable), files.locked(path, timeout=0):
         pytest.fail("two hold one lock")

@@ -25,12 +25,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 SERVICE, OTHER = 60123, 60124
-"""Accounts that need not exist: what counts is the uid."""
+"""Accounts that need not exist: only the uid matters."""
 
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Iterator[Path]:
-    """A folder of root with files whose names are those of records, which must stay as they are."""
+    """A folder of root with files named like records, which must stay unchanged."""
     folder = tmp_path / "outside"
     (folder / "tree.json").mkdir(parents=True)
     names = ["victim.json", "tree.json/inside"]
@@ -43,7 +43,7 @@ def outside(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that every account can reach, and nobody else can write to."""
+    """A folder that every account can reach and only its owner can write to."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -60,7 +60,7 @@ def give_to_group(folder: Path) -> None:
 
 
 def as_account(account: int, act: Callable[[], bool]) -> bool:
-    """Return what a function returns in a process of another account."""
+    """Call a function in a process of another account, and return its result."""
     process = os.fork()
     if not process:
         try:
@@ -91,7 +91,7 @@ def refused() -> Path:
 
 
 def test_unsealing_through_a_link(state: Path, outside: Path) -> None:
-    """`doctor --unseal` of root deletes nothing where a link of the service leads."""
+    """Root's `doctor --unseal` deletes nothing through a link of the service."""
     (state / "refused").symlink_to(outside)
     own(state / "refused")
     with pytest.raises(ConfigurationError, match="another account controls"):
@@ -99,7 +99,7 @@ def test_unsealing_through_a_link(state: Path, outside: Path) -> None:
 
 
 def test_unsealing_while_the_folder_is_swapped(state: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor if the folder becomes a link after its records have been listed."""
+    """Root deletes nothing if the folder becomes a link after its records have been listed."""
     folder = state / "refused"
     folder.mkdir()
     for name in ("victim.json", "tree.json"):
@@ -121,7 +121,7 @@ def test_unsealing_while_the_folder_is_swapped(state: Path, outside: Path, monke
 def test_refusal_that_cannot_be_recorded(
     state: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """What takes the place of a record on a full disk is not truncated elsewhere."""
+    """A link that replaces a record on a full disk does not get a file elsewhere truncated."""
     victim = outside / "victim.json"
 
     def full(*_: object, **__: object) -> None:
@@ -166,14 +166,14 @@ OPENED: dict[str, tuple[Callable[[Path], object], str, str]] = {
         f"setfacl -x u:{OTHER}",
     ),
 }
-"""Ways to let others write to a folder, who can, and the remedy."""
+"""Ways to let others write to a folder, who then can, and the remedy."""
 
 
 @pytest.mark.parametrize("kind", OPENED)
 def test_folder_of_records_that_others_can_write(
     public: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """A folder that something has opened, as Kubernetes does with a volume, is closed with a warning."""
+    """A folder that something else opened, as Kubernetes does with a volume, is closed with a warning."""
     monkeypatch.setenv("STATE_DIRECTORY", str(public))
     open_it, who, _ = OPENED[kind]
     files.make_folder(refused())
@@ -195,7 +195,7 @@ def test_folder_of_records_that_others_can_write(
 
 @pytest.mark.parametrize("kind", OPENED)
 def test_folder_of_a_service_that_others_can_write(state: Path, kind: str) -> None:
-    """Root leaves the folder of another account as it is, and tries no PIN: others could delete the refusal."""
+    """Root leaves another account's folder as it is and tries no PIN: others could delete the refusal."""
     open_it, who, remedy = OPENED[kind]
     files.make_folder(refused())
     open_it(refused())
@@ -232,7 +232,7 @@ def test_folder_of_records_of_another_account(public: Path, monkeypatch: pytest.
 
 
 def test_folders_above_are_closed_whatever_the_umask(tmp_path: Path) -> None:
-    """A service with umask 0 makes no folder that everyone can write to."""
+    """A service with umask 0 does not create world-writable folders."""
     before = os.umask(0)
     try:
         files.make_folder(tmp_path / "a" / "b" / "c")
@@ -244,7 +244,7 @@ def test_folders_above_are_closed_whatever_the_umask(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o644, 0o666, 0o640])
 def test_lock_that_others_can_open(public: Path, mode: int) -> None:
-    """A lock that something else has opened to others is closed to them: each reader could hold it."""
+    """A lock that something else opened to others is closed again: any reader could hold it."""
     path = public / ".lock"
     path.touch()
     path.chmod(mode)
@@ -308,7 +308,7 @@ def seen_by_msal(place: Path) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A cache of root with a token in it."""
+    """Root's cache, with a token in it."""
     folder = tmp_path / "tokens"
     folder.mkdir(mode=0o700)
     path = folder / "cache.json"
@@ -348,7 +348,7 @@ SPOILED_FILES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", SPOILED_FILES)
 def test_cache_that_is_not_our_own(place: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A token that another account could have put there or read is not used; the next one is cached anew, privately."""
+    """A token that another account could have planted or read is not used; the next one is cached privately."""
     assert find(place) == "token-of-service"
     SPOILED_FILES[kind](place)
     assert find(place) is None
@@ -375,7 +375,7 @@ def test_cache_in_a_folder_of_another_account(place: Path, caplog: pytest.LogCap
 
 @pytest.mark.parametrize("kind", OPENED)
 def test_cache_in_a_folder_that_others_could_write(place: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The folder is closed to them. What they planted is not used, and what is our own still is."""
+    """The folder is closed to others. What they planted is not used; our own token still is."""
     open_it, who, _ = OPENED[kind]
     planted = place.with_name("planted.json")
     planted.write_text(cached("other"))
@@ -390,7 +390,7 @@ def test_cache_in_a_folder_that_others_could_write(place: Path, kind: str, caplo
 def test_folder_that_cannot_be_closed(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On a file system that keeps no modes, a running program writes no token, and believes none."""
+    """On a file system without modes, a running program writes no token and trusts none."""
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -409,7 +409,7 @@ def test_folder_that_cannot_be_closed(
 
 
 def test_link_to_a_folder_of_the_reader(public: Path) -> None:
-    """A link of another account does not lead to another cache of ours, nor to a place where a token is written."""
+    """Another account's link leads neither to another cache of ours nor to a location where a token is written."""
     ours, theirs = public / "ours", public / "theirs"
     for folder in (ours, theirs):
         folder.mkdir()
@@ -423,7 +423,7 @@ def test_link_to_a_folder_of_the_reader(public: Path) -> None:
 
 
 def test_planted_cache_of_an_unprivileged_account(public: Path) -> None:
-    """What holds for root holds for a service: a token that another account planted is not used."""
+    """The same applies to a service: a token that another account planted is not used."""
     folder = public / "tokens"
     folder.mkdir()
     own(folder).chmod(0o700)
@@ -431,7 +431,7 @@ def test_planted_cache_of_an_unprivileged_account(public: Path) -> None:
     path.touch(mode=0o600)
     path.write_text(cached("other"))
     own(path)
-    find(path)  # all that is needed is imported
+    find(path)  # imports everything that is needed
     assert as_account(SERVICE, lambda: find(path) is not None)
     own(path, OTHER).chmod(0o644)
     assert as_account(SERVICE, lambda: find(path) is None)

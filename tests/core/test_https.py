@@ -1,4 +1,4 @@
-"""Requests of a store to its server: whom they trust, which way they go, and when they end."""
+"""Requests from a store to its server: whom they trust, how they are routed, and when they end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 class Server:
-    """Takes connections one after the other, and answers each request as the test says."""
+    """Accepts connections one after the other, and answers each request as the test says."""
 
     def __init__(self, context: ssl.SSLContext | None, host: str) -> None:
         self.asked: list[bytes] = []
@@ -56,7 +56,7 @@ class Server:
                     connection = self._context.wrap_socket(connection, server_side=True)
                 with connection:
                     while request := connection.recv(65536):
-                        if b" HTTP/1." in request:  # else the body, which comes by itself
+                        if b" HTTP/1." in request:  # otherwise the body, which arrives separately
                             self.asked.append(request.split(b" HTTP/")[0])
                             self.talk(connection, request)
 
@@ -102,7 +102,7 @@ def pools(tls: tuple[ssl.SSLContext, str], limits: Limits) -> Iterator[Pools]:
 
 
 def test_any_answer_is_given(server: Server, pools: Pools) -> None:
-    """Also a refusal; and the connection is used again."""
+    """A refusal is returned too, and the connection is reused."""
     assert pools.request("GET", f"{server.address}/v1/a?b=c", None, {}).body == b"{}"
     server.talk = lambda connection, _: connection.sendall(
         b"HTTP/1.1 403 Forbidden\r\nX-Reason: role\r\nContent-Length: 0\r\n\r\n"
@@ -113,7 +113,7 @@ def test_any_answer_is_given(server: Server, pools: Pools) -> None:
 
 
 def test_redirect_is_not_followed(server: Server, pools: Pools) -> None:
-    """A token is for one host."""
+    """A redirect is not followed, since a token is meant for one host."""
     server.talk = lambda connection, _: connection.sendall(
         b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"
     )
@@ -122,7 +122,7 @@ def test_redirect_is_not_followed(server: Server, pools: Pools) -> None:
 
 
 def test_strangers_are_not_trusted(server: Server, limits: Limits, tls: tuple[ssl.SSLContext, str]) -> None:
-    """Neither an unknown CA, nor another host's certificate."""
+    """Neither an unknown CA nor another host's certificate is trusted."""
     with pytest.raises(ConfigurationError, match="is not trusted") as caught:
         Pools(limits).request("GET", f"{server.address}/", None, {})
     assert "ca-file=" in caught.value.hint
@@ -135,7 +135,7 @@ def test_strangers_are_not_trusted(server: Server, limits: Limits, tls: tuple[ss
 def test_environments_ca(
     server: Server, limits: Limits, tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """It is trusted where none is named, and its absence is told."""
+    """The environment's CA is trusted if none is configured; if it is missing, the error says so."""
     monkeypatch.setenv(variable, tls[1])
     assert Pools(limits).request("GET", f"{server.address}/", None, {}).status == 200
     monkeypatch.setenv(variable, "/nowhere/ca.pem")
@@ -146,13 +146,13 @@ def test_environments_ca(
 def test_systems_ca(
     server: Server, limits: Limits, tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any CA file the system's are trusted, which OpenSSL finds."""
+    """Without any CA file, the system's CAs that OpenSSL finds are trusted."""
     monkeypatch.setenv("SSL_CERT_FILE", tls[1])
     assert Pools(limits).request("GET", f"{server.address}/", None, {}).status == 200
 
 
 def test_client_certificate_that_is_none(limits: Limits, tls: tuple[ssl.SSLContext, str], tmp_path: Path) -> None:
-    """It is told by its name."""
+    """The error names the invalid file."""
     with pytest.raises(ConfigurationError, match=r"client\.pem with its key cannot be used"):
         Pools(limits, client_certificate=(str(tmp_path / "client.pem"), tls[1]))
 
@@ -188,7 +188,7 @@ def cut(connection: socket.socket, request: bytes) -> None:
     ids=["silence", "drip", "flood", "cut", "hung up", "no http"],
 )
 def test_answers_that_are_none(server: Server, pools: Pools, limits: Limits, talk: Talk, message: str) -> None:
-    """A request ends by the time that it has, and is sent once."""
+    """A request ends at its deadline, and is sent once."""
     server.talk = talk
     with limits.within(0.5), pytest.raises(StoreUnavailable, match=message) as caught:
         pools.request("GET", f"{server.address}/", None, {})
@@ -197,7 +197,7 @@ def test_answers_that_are_none(server: Server, pools: Pools, limits: Limits, tal
 
 
 def test_time_that_is_over(server: Server, pools: Pools, limits: Limits) -> None:
-    """Nothing is sent then; and a wider block within a narrow one does not widen it."""
+    """After the deadline nothing is sent; and a longer block inside a shorter one does not extend it."""
     with (
         limits.within(-1),
         limits.within(10),
@@ -209,14 +209,14 @@ def test_time_that_is_over(server: Server, pools: Pools, limits: Limits) -> None
 
 
 def test_nobody_listens(pools: Pools) -> None:
-    """It is a store that is not there."""
+    """A refused connection means that the store is not there."""
     with pytest.raises(StoreUnavailable, match="Failed to reach https://localhost:9"):
         pools.request("GET", "https://localhost:9/", None, {})
 
 
 @pytest.mark.parametrize("given", ["option", "environment", "reference", "reference for the environment", "both"])
 def test_proxy_is_asked(limits: Limits, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    """With its password, which no error, cause or frame shows; a reference takes precedence over the address."""
+    """The proxy gets its password, which no error, cause or frame shows; a reference overrides the address."""
     heads: list[bytes] = []
 
     def refuse(connection: socket.socket, request: bytes) -> None:
@@ -242,7 +242,7 @@ def test_proxy_is_asked(limits: Limits, monkeypatch: pytest.MonkeyPatch, given: 
 
 
 def test_proxy_password_in_any_script(limits: Limits) -> None:
-    """It is sent in UTF-8 (RFC 7617), where a library would fail and quote it."""
+    """The password is sent in UTF-8 (RFC 7617); a library would fail and quote it."""
     heads: list[bytes] = []
 
     def refuse(connection: socket.socket, request: bytes) -> None:
@@ -271,7 +271,7 @@ def test_proxy_password_in_any_script(limits: Limits) -> None:
 )
 @pytest.mark.parametrize("given", ["option", "environment"])
 def test_proxy_that_is_none(limits: Limits, monkeypatch: pytest.MonkeyPatch, given: str, address: str) -> None:
-    """It is an error without what is in it, which may be a password."""
+    """The error does not contain the address, which may include a password."""
     monkeypatch.setenv("HTTPS_PROXY", address if given == "environment" else "")
     pools = Pools(limits, proxy=address if given == "option" else None)
     with pytest.raises(ConfigurationError, match="Invalid proxy address") as caught:
@@ -280,7 +280,7 @@ def test_proxy_that_is_none(limits: Limits, monkeypatch: pytest.MonkeyPatch, giv
 
 
 def test_proxy_that_is_not_there(limits: Limits) -> None:
-    """Nor is the password shown if nobody listens, or the name of the proxy is unknown."""
+    """The password is not shown either if nobody listens or the proxy's name is unknown."""
     for host in ("127.0.0.1:1", "proxy.invalid:3128"):
         pools = Pools(limits, proxy=f"http://me:s-cret@{host}")
         with pytest.raises(StoreUnavailable) as caught:
@@ -300,7 +300,7 @@ def test_proxy_that_is_not_there(limits: Limits) -> None:
     ],
 )
 def test_near_is_reached_without_a_proxy(url: str, *, near: bool) -> None:
-    """This machine, and what tells a machine in a cloud its tokens."""
+    """The machine itself and the cloud's metadata service are reached without a proxy."""
     assert proxy_for(url, "http://proxy.test") == (None if near else "http://proxy.test")
     assert is_loopback(url) == (near and "169" not in url)
 
@@ -324,19 +324,19 @@ def test_near_is_reached_without_a_proxy(url: str, *, near: bool) -> None:
     ],
 )
 def test_retry_after(told: str, seconds: float | None) -> None:
-    """In seconds, or as a moment that may have passed."""
+    """Retry-After is in seconds, or a date that may have passed."""
     assert retry_after({"Retry-After": told}) == seconds
 
 
 def test_retry_after_a_moment() -> None:
-    """It is counted from now."""
+    """A Retry-After date is converted to seconds from now."""
     moment = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=2)
     assert 60 < (retry_after({"Retry-After": format_datetime(moment, usegmt=True)}) or 0) <= 120
 
 
 @pytest.mark.parametrize("value", ["s.marker\nmore", "marker\r\nX: y", "marker\u20ac", "marker\0"])
 def test_header_that_cannot_be_sent(limits: Limits, value: str) -> None:
-    """Its value may be a token: it is neither in the error nor behind it, and nothing is sent."""
+    """The value may be a token: it is in neither the error nor its causes, and nothing is sent."""
     with serving(None) as server:
         pools = Pools(limits)
         with pytest.raises(ConfigurationError, match="header") as caught:
@@ -350,14 +350,14 @@ def test_header_that_cannot_be_sent(limits: Limits, value: str) -> None:
 
 @pytest.mark.parametrize("proxy", ["http://me:mark%0Aer@proxy.test", "http://m%3Aarker:x@proxy.test"])
 def test_password_of_the_proxy_that_cannot_be_sent(limits: Limits, proxy: str) -> None:
-    """RFC 7617 allows no control characters, and no colon in the user's name."""
+    """RFC 7617 allows no control characters, and no colon in the user name."""
     with pytest.raises(ConfigurationError, match="proxy") as caught:
         Pools(limits, proxy=proxy).request("GET", "https://vault.test/", None, {})
     assert "er" not in f"{caught.value.__context__!r}"
 
 
 def test_password_of_the_proxy_outside_latin_1(limits: Limits) -> None:
-    """It is sent in UTF-8."""
+    """A password outside Latin-1 is sent in UTF-8."""
     with serving(None) as proxy:
         heads: list[bytes] = []
 
@@ -374,7 +374,7 @@ def test_password_of_the_proxy_outside_latin_1(limits: Limits) -> None:
 
 
 def test_request_is_sent_at_once(limits: Limits) -> None:
-    """Its head and body are one piece on the wire, and the next request on the connection is one as well."""
+    """Head and body are sent in one piece, and so is the next request on the connection."""
     pieces: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

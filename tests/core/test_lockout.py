@@ -23,13 +23,13 @@ TOKEN = "maker/model/0001/prod"
 
 
 class Token:
-    """A token with one right PIN, which counts how often it is asked."""
+    """A token with one right PIN that counts the log-ins."""
 
     def __init__(self, pin: str = "right", name: str = TOKEN) -> None:
         self.pin, self.name, self.tries = pin, name, 0
 
     def log_in(self, pin: str) -> bool:
-        """Log in under the protection of the lock-out; tell whether the PIN was accepted."""
+        """Log in under the protection against lock-out; return whether the PIN was accepted."""
         try:
             with single_try(self.name, lambda: pin):
                 self._try(pin)
@@ -63,7 +63,7 @@ def test_other_values_are_tried() -> None:
 
 
 def test_refused_values_do_not_take_turns() -> None:
-    """Two jobs with different wrong PINs do not wear the token out one after the other."""
+    """Two jobs with different wrong PINs do not use up the token's attempts in turn."""
     token = Token()
     for pin in ("one", "other") * 3:
         token.log_in(pin)
@@ -71,7 +71,7 @@ def test_refused_values_do_not_take_turns() -> None:
 
 
 def test_success_forgets_refusals() -> None:
-    """After an accepted PIN the token counts anew, and so do we."""
+    """An accepted PIN resets the token's counter, and ours."""
     token = Token()
     token.log_in("wrong")
     token.log_in("right")
@@ -81,7 +81,7 @@ def test_success_forgets_refusals() -> None:
 
 
 def test_tokens_are_told_apart() -> None:
-    """A PIN that one token refused may be right for another, whatever its label is made of."""
+    """A PIN that one token refused may be right for another, whatever characters its label has."""
     assert not Token(name="a/../\0\u2019").log_in("wrong")
     assert Token("wrong", name="b" * 1000).log_in("wrong")
 
@@ -95,7 +95,7 @@ def test_refusal_is_explained() -> None:
 
 
 def test_other_failures_record_nothing() -> None:
-    """Only a refusal counts: a token that is gone has not judged the PIN, however often that happens."""
+    """Only a refusal counts: an absent token has not judged the PIN, however often that happens."""
     for _ in range(3):
         with pytest.raises(StoreUnavailable), single_try(TOKEN, lambda: "right"):
             raise StoreUnavailable("gone")
@@ -103,7 +103,7 @@ def test_other_failures_record_nothing() -> None:
 
 
 def test_other_failures_forget_nothing() -> None:
-    """A refusal stays known until a PIN is accepted."""
+    """A refusal stays recorded until a PIN is accepted."""
     token = Token()
     token.log_in("wrong")
     with pytest.raises(StoreUnavailable), single_try(TOKEN, lambda: "right"):
@@ -138,7 +138,7 @@ def test_other_failures_forget_nothing() -> None:
     ],
 )
 def test_damaged_record_refuses_every_value(octets: bytes) -> None:
-    """A record that cannot be understood may have held the refusal: nothing is tried until it is unsealed."""
+    """An unreadable record may have held a refusal: nothing is tried until it is unsealed."""
     token = Token()
     token.log_in("wrong")
     record().write_bytes(octets)
@@ -152,7 +152,7 @@ def test_damaged_record_refuses_every_value(octets: bytes) -> None:
 
 
 def test_truncated_record_refuses_every_value() -> None:
-    """Every beginning of a record is damaged, as after a crash of the machine."""
+    """Every truncation of a record counts as damaged, as after a crash of the machine."""
     token = Token()
     token.log_in("wrong")
     whole = record().read_bytes()
@@ -185,7 +185,7 @@ SPOILED: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("kind", SPOILED)
 def test_record_that_is_no_file_refuses_every_value(kind: str) -> None:
-    """Something else in the place of the record is not waited for, not followed, and can be unsealed."""
+    """Anything but a file in place of the record is neither waited for nor followed, and can be unsealed."""
     token = Token()
     token.log_in("wrong")
     path = record()
@@ -198,7 +198,7 @@ def test_record_that_is_no_file_refuses_every_value(kind: str) -> None:
 
 @pytest.mark.parametrize("mode", [0o660, 0o602, 0o620])
 def test_record_that_others_can_write_refuses_every_value(mode: int) -> None:
-    """Somebody else may have struck a refusal out."""
+    """Somebody else may have removed a refusal."""
     token = Token()
     token.log_in("wrong")
     record().chmod(mode)
@@ -221,7 +221,7 @@ def test_record_of_another_account_refuses_every_value() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a second account")
 def test_record_that_cannot_be_read_is_unsealed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record that root left in an account's folder refuses every value, and the account itself can clear it."""
-    with tempfile.TemporaryDirectory() as folder:  # which another account can reach
+    with tempfile.TemporaryDirectory() as folder:  # another account can reach it
         monkeypatch.setenv("STATE_DIRECTORY", folder)
         assert Token("wrong", name="first").log_in("wrong")
         for path in (Path(folder), *Path(folder).rglob("*")):
@@ -248,7 +248,7 @@ def test_record_that_cannot_be_read_is_unsealed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_record_holds_no_pin() -> None:
-    """What is kept is a salted digest of the refused value, in a file for its owner alone."""
+    """A record is a salted digest of the refused value, in a file accessible only to its owner."""
     Token().log_in("wrong")
     assert "wrong" not in record().read_text()
     assert set(json.loads(record().read_text())) == {"salt", "digests", "interrupted", "shows-failures"}
@@ -256,7 +256,7 @@ def test_record_holds_no_pin() -> None:
 
 
 def test_each_record_has_its_own_salt() -> None:
-    """Equal PINs of two tokens do not look alike."""
+    """Equal PINs of two tokens have different records."""
     contents = set()
     for name in ("a", "b"):
         Token(name=name).log_in("wrong")
@@ -265,7 +265,7 @@ def test_each_record_has_its_own_salt() -> None:
 
 
 def test_unwritable_state_is_a_clear_error(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a refusal could not be kept the PIN is not tried at all."""
+    """If a refusal could not be recorded, the PIN is not tried at all."""
     (own_folders / "file").write_bytes(b"")
     monkeypatch.setenv("STATE_DIRECTORY", str(own_folders / "file"))
     with pytest.raises(ConfigurationError, match="cannot be written"), single_try(TOKEN, lambda: "right"):
@@ -273,7 +273,7 @@ def test_unwritable_state_is_a_clear_error(own_folders: Path, monkeypatch: pytes
 
 
 def test_full_disk_stops_the_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a refusal could not be kept the PIN is not tried at all: it would be tried again and again."""
+    """If a refusal could not be recorded, the PIN is not tried at all: it would be tried again and again."""
 
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
@@ -284,7 +284,7 @@ def test_full_disk_stops_the_try(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_refusal_on_a_full_disk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the disk is full by the time that the token refuses, no value is tried until it is unsealed."""
+    """If the disk is full by the time the token refuses, no value is tried until it is unsealed."""
 
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
@@ -300,11 +300,11 @@ def test_refusal_on_a_full_disk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
         pytest.fail("was tried")
 
 
-# Interrupted tries.
+# Interrupted attempts.
 
 
 class Flags:
-    """What a token shows of failed tries, where it does."""
+    """The flags with which a token may show failed attempts."""
 
     def __init__(self, *, shown: bool = False) -> None:
         self.shown, self.asked = shown, 0
@@ -315,7 +315,7 @@ class Flags:
 
 
 def interrupt(pin: str, flags: Flags | None, error: type[BaseException] = KeyboardInterrupt) -> bool:
-    """Let a try be interrupted; tell whether it began."""
+    """Interrupt an attempt; return whether it began."""
     began = False
     try:
         with single_try(TOKEN, lambda: pin, shows_failure=flags):
@@ -334,7 +334,7 @@ def accepted(pin: str, flags: Flags | None) -> bool:
 
 
 def learn(flags: Flags) -> None:
-    """Let it be seen that the token shows failed tries, and then take them back by a good one."""
+    """Show that the token reports failed attempts, then reset them with a successful one."""
     flags.shown = True
     with pytest.raises(SecretIncorrect), single_try(TOKEN, lambda: "other", shows_failure=flags):
         raise SecretIncorrect("no")
@@ -345,32 +345,32 @@ def learn(flags: Flags) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError, MemoryError])
 @pytest.mark.parametrize("shows", [True, False])
 def test_interrupted_value_is_tried_once_more(error: type[BaseException], *, shows: bool) -> None:
-    """An interrupted try is no refusal: if the token shows no failed try, or never does, there is one more."""
+    """An interruption is not a refusal: if the token shows no failed attempt, or never does, there is one more."""
     flags = Flags() if shows else None
     assert interrupt("right", flags, error)
     assert accepted("right", flags)
 
 
 def test_value_that_the_token_has_refused_is_not_tried_again() -> None:
-    """If the token shows a failed try after an interruption, the value counts as refused from then on."""
+    """If the token shows a failed attempt after an interruption, the value counts as refused from then on."""
     flags = Flags()
     assert interrupt("wrong", flags)
     flags.shown = True
     assert not interrupt("wrong", flags)
-    flags.shown = False  # somebody else has logged in with the right one
+    flags.shown = False  # somebody else has logged in with the right PIN
     assert not interrupt("wrong", flags)
     assert accepted("right", flags)
 
 
 @pytest.mark.parametrize("flags", [None, Flags()])
 def test_silent_token_gets_an_interrupted_value_twice(flags: Flags | None) -> None:
-    """A token that has never been seen to show a failed try may just not do so: it gets the value twice at most."""
+    """A token never seen to show a failed attempt may not support it: it gets the value twice at most."""
     assert [interrupt("wrong", flags) for _ in range(5)] == [True, True, False, False, False]
     assert accepted("right", flags)
 
 
 def test_token_that_shows_failures_is_believed() -> None:
-    """Once a token has shown a failed try, showing none means that there was none, however often it is interrupted."""
+    """Once a token has shown a failed attempt, showing none means there was none, however often it is interrupted."""
     flags = Flags()
     learn(flags)
     assert [interrupt("right", flags) for _ in range(5)] == [True] * 5
@@ -379,7 +379,7 @@ def test_token_that_shows_failures_is_believed() -> None:
 
 
 def test_token_that_shows_nothing_after_a_refusal_is_silent() -> None:
-    """What was believed of a token ends when it refuses a PIN and shows nothing."""
+    """A token is no longer trusted to show failures once it refuses a PIN without showing it."""
     flags = Flags()
     learn(flags)
     with pytest.raises(SecretIncorrect), single_try(TOKEN, lambda: "other", shows_failure=flags):
@@ -388,27 +388,27 @@ def test_token_that_shows_nothing_after_a_refusal_is_silent() -> None:
 
 
 def test_caller_without_flags_gets_one_more_try() -> None:
-    """What is known of a token helps only those who ask it."""
+    """What is known of a token helps only callers that query its flags."""
     learn(Flags())
     assert [interrupt("right", None) for _ in range(3)] == [True, True, False]
 
 
 def test_flags_are_asked_only_about_interrupted_values() -> None:
-    """A log-in that was not interrupted costs no question."""
+    """A log-in that was not interrupted does not query the flags."""
     flags = Flags(shown=True)
     assert accepted("right", flags)
     assert flags.asked == 0
 
 
 def test_interruptions_are_counted_by_value() -> None:
-    """Another value has its own tries, and a good one ends all counting."""
+    """Each value has its own attempts, and a successful one resets all counts."""
     assert [interrupt(pin, None) for pin in ("one", "other", "one", "one", "other")] == [True, True, True, False, True]
     assert accepted("right", None)
     assert interrupt("one", None)
 
 
 def test_failure_without_an_answer_keeps_the_count() -> None:
-    """A token that is gone in the second try has not judged the PIN, and does not use up the try."""
+    """If the token is gone in the second attempt, it has not judged the PIN, and the attempt is not used up."""
     assert interrupt("right", None)
     with pytest.raises(StoreUnavailable), single_try(TOKEN, lambda: "right"):
         raise StoreUnavailable("gone")
@@ -416,7 +416,7 @@ def test_failure_without_an_answer_keeps_the_count() -> None:
 
 
 def test_flags_that_cannot_be_asked_stop_the_try() -> None:
-    """If the token does not answer, an interrupted value is neither tried nor refused."""
+    """If the token's flags cannot be read, an interrupted value is neither tried nor refused."""
 
     def gone() -> bool:
         raise StoreUnavailable("gone")
@@ -428,7 +428,7 @@ def test_flags_that_cannot_be_asked_stop_the_try() -> None:
 
 
 def test_token_that_locks_in_the_try_is_not_asked_again() -> None:
-    """A token may say "locked" in place of "wrong": the value is not tried again as if nothing had been."""
+    """A token may report "locked" instead of "wrong": the value is not tried again as if nothing had happened."""
     flags = Flags()
     with pytest.raises(StoreLocked), single_try(TOKEN, lambda: "wrong", shows_failure=flags):
         raise StoreLocked("locked")
@@ -437,7 +437,7 @@ def test_token_that_locks_in_the_try_is_not_asked_again() -> None:
 
 
 def test_earlier_records_count_as_refusals() -> None:
-    """A record of an earlier version does not say what was interrupted: all that is in it was refused."""
+    """A record from an earlier version does not say what was interrupted: every value in it was refused."""
     assert interrupt("wrong", None)
     entry = json.loads(record().read_text())
     record().write_text(json.dumps({"salt": entry["salt"], "digests": list(entry["interrupted"])}))
@@ -447,7 +447,7 @@ def test_earlier_records_count_as_refusals() -> None:
 
 @pytest.mark.parametrize(("status", "begun"), [(139, [True, True, False])])
 def test_death_in_the_try_costs_one_more(status: int, begun: list[bool]) -> None:
-    """A process that dies while it tries, started again and again, tries twice; another PIN, or --unseal, helps."""
+    """A process that dies during an attempt and is restarted tries twice; another PIN, or --unseal, helps."""
     program = f"""
         import os
         from keyvouch.lockout import single_try
@@ -467,7 +467,7 @@ def test_death_in_the_try_costs_one_more(status: int, begun: list[bool]) -> None
 
 
 def test_unseal_counts_what_kept_a_value_from_being_tried() -> None:
-    """What is only known of a token is forgotten too, and not counted."""
+    """What is known only about a token is forgotten too, but not counted."""
     learn(Flags())
     assert record().exists()
     assert lockout.forget() == 0
@@ -475,7 +475,7 @@ def test_unseal_counts_what_kept_a_value_from_being_tried() -> None:
 
 
 def test_unseal_says_what_it_cannot_read(own_folders: Path) -> None:
-    """A folder that cannot be listed is an error, and not "no PIN was refused"."""
+    """A folder that cannot be listed is an error, not "no PIN was refused"."""
     folder = files.state_folder()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "refused").write_bytes(b"")
@@ -501,7 +501,7 @@ def test_record_that_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_try_is_waited_for_in_time() -> None:
-    """A thread waits for another's try no longer than it was told to."""
+    """A thread waits for another's attempt no longer than its timeout."""
     entered, go_on = threading.Event(), threading.Event()
 
     def log_in() -> None:
@@ -519,21 +519,21 @@ def test_other_try_is_waited_for_in_time() -> None:
 
 
 def test_locks_of_a_parent_are_forgotten() -> None:
-    """A fork has new locks made in the child, whoever holds the parent's."""
+    """A fork creates new locks in the child, whoever holds the parent's."""
     locks = lockout._Locks()
     with locks.held(TOKEN, 1):
         with pytest.raises(StoreUnavailable, match="for 0 seconds"), locks.held(TOKEN, -1):
             pass
         with locks.held("another", 0):
             pass
-        for item in [item for item in forks._watched if item is locks]:  # as the hook of a fork does it
+        for item in [item for item in forks._watched if item is locks]:  # as the fork hook does
             item.after_fork()
         with locks.held(TOKEN, 0):
             pass
 
 
 def test_threads_try_a_value_once() -> None:
-    """Of many threads with the same wrong PIN one tries it."""
+    """Of many threads with the same wrong PIN, one tries it."""
     token = Token()
     threads = [threading.Thread(target=token.log_in, args=("wrong",)) for _ in range(8)]
     for thread in threads:
@@ -544,7 +544,7 @@ def test_threads_try_a_value_once() -> None:
 
 
 def test_processes_try_a_value_once(tmp_path: Path) -> None:
-    """Of eight workers that start at once with the same wrong PIN one tries it."""
+    """Of eight workers that start at once with the same wrong PIN, one tries it."""
     worker = f"""
         import os, sys
         from keyvouch.errors import SecretIncorrect
@@ -561,7 +561,7 @@ def test_processes_try_a_value_once(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", textwrap.dedent(worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for _ in range(8)
     ]
-    for each in workers:  # all wait for the end of their input
+    for each in workers:  # all wait for end of input
         assert each.stdin
         each.stdin.close()
     said = []
@@ -573,7 +573,7 @@ def test_processes_try_a_value_once(tmp_path: Path) -> None:
 
 
 def test_child_of_a_fork_can_try() -> None:
-    """A child that was forked while a thread of its parent was trying is not stuck behind that thread."""
+    """A child forked while a thread of its parent was logging in is not blocked by that thread."""
     program = f"""
         import os, threading
         from keyvouch.lockout import single_try
@@ -598,7 +598,7 @@ def test_child_of_a_fork_can_try() -> None:
 
 
 def test_attempt_protects_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a store uses for a PIN is this protection, with the value that the URI leads to."""
+    """A store gets this protection for a PIN, with the value that the URI refers to."""
     monkeypatch.setenv("PIN", "wrong")
     uri = parse_uri("pkcs11:?pin-source=env:PIN", [Attribute("pin-source", "PIN", query=True, secret=True)])
     token = Token()

@@ -35,7 +35,7 @@ from scripted_store import MESSAGE, Script, certify, in_threads, is_signed, new_
 
 
 def write_profile(folder: Path, monkeypatch: pytest.MonkeyPatch, *keys: str) -> None:
-    """Make these the keys of the profile `nightly`."""
+    """Set the keys of the profile `nightly`."""
     path = folder / "config.toml"
     path.write_text(f"[profiles.nightly]\nkeys = {json.dumps(keys)}\n", encoding="utf-8")
     monkeypatch.setenv("KEYVOUCH_CONFIG", str(path))
@@ -45,7 +45,7 @@ def write_profile(folder: Path, monkeypatch: pytest.MonkeyPatch, *keys: str) -> 
 
 
 def test_pinned_uri_opens_the_same_key() -> None:
-    """The URI that a signer shows opens this very key, whatever was added since."""
+    """The pinned URI that a signer shows opens the same key, whatever was added since."""
     with Script() as script:
         with open_signer(script.uri) as signer:
             pinned, public_key = signer.uri, signer.public_key
@@ -56,7 +56,7 @@ def test_pinned_uri_opens_the_same_key() -> None:
 
 
 def test_parsed_uri_is_taken() -> None:
-    """A KeyUri, as stores return it, is opened like its text."""
+    """A KeyUri, as stores return it, opens like its text."""
     with Script() as script, open_store(script.able_uri) as store:
         made = store.keys()[0].uri
         with open_signer(made) as signer:
@@ -64,7 +64,7 @@ def test_parsed_uri_is_taken() -> None:
 
 
 def test_failed_open_gives_the_connection_back() -> None:
-    """A key that does not open leaves no connection behind."""
+    """A key that fails to open leaves no connection behind."""
     with Script() as script:
         script.fail("open", KeyNotFound("none"))
         with pytest.raises(KeyNotFound) as caught:
@@ -74,7 +74,7 @@ def test_failed_open_gives_the_connection_back() -> None:
 
 
 def test_interrupted_open_gives_the_connection_back() -> None:
-    """Nor does one that is interrupted."""
+    """An interrupted open leaves no connection behind."""
     with Script() as script:
         script.fail("open", KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
@@ -83,7 +83,7 @@ def test_interrupted_open_gives_the_connection_back() -> None:
 
 
 def test_uri_that_names_no_key() -> None:
-    """A URI that lacks what opening needs is refused before the store is made, naming what is missing."""
+    """A URI without what opening needs is refused before the store is created; the error names what is missing."""
     with Script() as script:
         with pytest.raises(ConfigurationError, match="key is missing") as caught:
             open_signer(f"scripted:server={script.number}")
@@ -92,21 +92,21 @@ def test_uri_that_names_no_key() -> None:
 
 
 def test_unknown_scheme() -> None:
-    """A scheme that no store claims says so."""
+    """If no store claims a scheme, the error says so."""
     with pytest.raises(PluginMissing):
         open_signer("unheard-of:key=app")
 
 
 @pytest.mark.parametrize("uri", ["pfx:/etc/app.pfx", "scripted:server=1;key=app", "pfx:/x?password=hunter2"])
 def test_untrusted_uri_is_refused(uri: str) -> None:
-    """With `trusted=False` a URI is not opened, since it is trusted like code; nor is a secret in it shown."""
+    """With `trusted=False` a URI is not opened, since it is trusted like code; a secret in it is not shown."""
     with pytest.raises(ConfigurationError) as caught:
         open_signer(uri, trusted=False)
     assert "hunter2" not in f"{caught.value} {caught.value.uri}"
 
 
 def test_untrusted_profile_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `trusted=False` the name of a profile is taken."""
+    """With `trusted=False` the name of a profile is accepted."""
     with Script() as script:
         write_profile(tmp_path, monkeypatch, script.uri)
         with open_signer("profile:nightly", trusted=False) as signer:
@@ -115,7 +115,7 @@ def test_untrusted_profile_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("uri", ["profile:", "profile:unknown", "profile:nightly;x"])
 def test_profile_that_there_is_not(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A profile that has no name, or is not there, is refused."""
+    """A profile with an empty or unknown name is refused."""
     write_profile(tmp_path, monkeypatch, "pfx:/x")
     with pytest.raises(ConfigurationError):
         open_signer(uri)
@@ -130,7 +130,7 @@ def test_profile_without_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_profile_in_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A profile's keys are keys."""
+    """A profile's keys are URIs, not profiles."""
     write_profile(tmp_path, monkeypatch, "profile:other")
     with pytest.raises(ConfigurationError, match="where a key belongs"):
         open_signer("profile:nightly")
@@ -151,7 +151,7 @@ def test_profile_in_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_profile_goes_on_to_the_next_key(
     error: KeyvouchError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When the first key cannot be used the second is opened, with one warning."""
+    """If the first key cannot be used, the second is opened, with one warning."""
     with Script() as first, Script() as second:
         first.always["open"] = error
         write_profile(tmp_path, monkeypatch, first.uri, second.uri)
@@ -168,7 +168,7 @@ def test_profile_goes_on_to_the_next_key(
 def test_profile_stops_at_what_must_be_corrected(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error that must be corrected is raised, not stepped over."""
+    """An error that must be corrected is raised, not skipped."""
     with Script() as first, Script() as second:
         first.always["open"] = error
         write_profile(tmp_path, monkeypatch, first.uri, second.uri)
@@ -179,7 +179,7 @@ def test_profile_stops_at_what_must_be_corrected(
 
 
 def test_last_error_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When no key opens, the last one's error is raised."""
+    """If no key opens, the last one's error is raised."""
     with Script() as first, Script() as second:
         first.fail("open", KeyNotFound("first"))
         second.fail("open", AccessDenied("second"))
@@ -189,7 +189,7 @@ def test_last_error_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_keys_share_the_timeout() -> None:
-    """A store that stalls leaves time for the next key: all of them together take no longer than the timeout."""
+    """A store that stalls leaves time for the next key: all of them together stay within the timeout."""
     with Script() as first, Script() as second:
         first.fail("open", StoreUnavailable("stalled"))
         open_first([first.uri, second.uri], SecretResolver(), timeout=1.8).close()
@@ -198,7 +198,7 @@ def test_keys_share_the_timeout() -> None:
 
 @pytest.mark.parametrize("interactive", [True, False])
 def test_interactive_opener_may_be_asked(interactive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `prompt:` is asked only where the opener said that a person is there."""
+    """A `prompt:` is shown only if the opener said that a person is present."""
     monkeypatch.setattr("getpass.getpass", lambda prompt: "1234")
     with Script() as script:
         if interactive:
@@ -210,7 +210,7 @@ def test_interactive_opener_may_be_asked(interactive: bool, monkeypatch: pytest.
 
 
 def test_commands_are_for_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `command:` is run for a profile's key, and for no other."""
+    """A `command:` is run only for a profile's key."""
     with Script() as script:
         uri = f"{script.uri}?pin=command:/bin/echo%201234"
         with pytest.raises(ConfigurationError):
@@ -221,7 +221,7 @@ def test_commands_are_for_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_open_uri_takes_the_resolver() -> None:
-    """What a resolver may do decides which connection is shared."""
+    """The resolver's permissions decide which connection is shared."""
     with (
         Script() as script,
         open_uri(script.uri, SecretResolver()),
@@ -253,7 +253,7 @@ def test_store_does_everything() -> None:
 
 
 def test_store_without_a_key_means_all() -> None:
-    """A URI that names no key lists them all."""
+    """A URI that selects no key lists them all."""
     with Script() as script, open_store(f"scripted-able:server={script.number}") as store:
         script.keys["other"] = script.keys["app"]
         infos = store.keys()
@@ -281,7 +281,7 @@ ABLE: list[tuple[str, Callable[[Store], object]]] = [*CHANGES, ("keys", lambda s
 
 @pytest.mark.parametrize(("what", "act"), ABLE)
 def test_missing_capability_names_who_has_it(what: str, act: Callable[[Store], object]) -> None:
-    """What a store cannot do is NotSupported, naming those that can, without being asked."""
+    """An unsupported operation raises NotSupported, naming the stores that support it, without a call."""
     with Script() as script, open_store(script.uri) as store:
         with pytest.raises(NotSupported) as caught:
             act(store)
@@ -291,13 +291,13 @@ def test_missing_capability_names_who_has_it(what: str, act: Callable[[Store], o
 
 
 def changing(script: Script, what: str) -> str:
-    """The URI that something is changed by; to delete a key it is pinned."""
+    """The URI used for a change; deleting requires a pinned one."""
     return f"{script.able_uri};version=1" if what == "delete" else script.able_uri
 
 
 @pytest.mark.parametrize(("what", "act"), CHANGES)
 def test_change_is_recorded(what: str, act: Callable[[Store], object], caplog: pytest.LogCaptureFixture) -> None:
-    """What changes something is recorded with the key's URI and its outcome, and without a secret."""
+    """A change is recorded with the key's URI and its outcome, and without a secret."""
     caplog.set_level(logging.INFO, "keyvouch.audit")
     with Script() as script, open_store(changing(script, what)) as store:
         if what == "import":
@@ -320,7 +320,7 @@ def test_failed_change_is_recorded(
     outcome: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A change that failed, in whatever way, is not recorded as done."""
+    """A change that failed in any way is not recorded as done."""
     caplog.set_level(logging.INFO, "keyvouch.audit")
     with Script() as script, open_store(changing(script, what)) as store:
         script.fail(STEPS.get(what, what), error)
@@ -332,7 +332,7 @@ def test_failed_change_is_recorded(
 @pytest.mark.parametrize(("what", "act"), CHANGES)
 @pytest.mark.parametrize("performed", [True, False])
 def test_change_is_made_once(what: str, act: Callable[[Store], object], performed: bool) -> None:
-    """A change whose session was lost is repeated only where it was surely not carried out."""
+    """A change whose session was lost is repeated only if it was certainly not made."""
     step = STEPS.get(what, what)
     with Script() as script, open_store(changing(script, what)) as store:
         if what == "import":
@@ -349,14 +349,14 @@ def test_change_is_made_once(what: str, act: Callable[[Store], object], performe
 
 
 def test_listing_is_repeated() -> None:
-    """Listing keys changes nothing: it is repeated after a lost session."""
+    """Listing keys does not change anything: it is repeated after a lost session."""
     with Script() as script, open_store(script.able_uri) as store:
         script.fail("keys", SessionLost("gone"))
         assert len(store.keys()) == 1
 
 
 def test_generate_suspects_the_shell() -> None:
-    """A URI that a shell cut at `;` makes no key, and the hint says so."""
+    """A URI that a shell cut at `;` does not make a key, and the hint says so."""
     with Script() as script, open_store(f"scripted-able:server={script.number}") as store:
         with pytest.raises(ConfigurationError, match="lacks key") as caught:
             store.generate(KeySpec())
@@ -366,13 +366,13 @@ def test_generate_suspects_the_shell() -> None:
 
 
 def test_generate_touches_no_key() -> None:
-    """A key that is there is KeyExists."""
+    """Generating a key that exists raises KeyExists."""
     with Script() as script, open_store(script.able_uri) as store, pytest.raises(KeyExists):
         store.generate(KeySpec(key_type="P-256"))
 
 
 def test_no_certificate_to_install() -> None:
-    """Installing nothing is refused before the store is asked."""
+    """Installing an empty chain is refused before the store is asked."""
     with Script() as script, open_store(script.able_uri) as store:
         with pytest.raises(ConfigurationError):
             store.install_certificate([])
@@ -380,7 +380,7 @@ def test_no_certificate_to_install() -> None:
 
 
 def test_store_and_signer_share_a_connection() -> None:
-    """A store and the signers of its keys connect once, and the last one out closes."""
+    """A store and the signers of its keys connect once, and the last one closes the connection."""
     with Script() as script:
         with open_store(script.able_uri) as store:
             store.keys()
@@ -391,7 +391,7 @@ def test_store_and_signer_share_a_connection() -> None:
 
 
 def test_closed_store_is_unusable() -> None:
-    """After close a store is not asked any more."""
+    """After close, a store is not called again."""
     with Script() as script:
         with open_store(script.able_uri) as store:
             store.keys()
@@ -403,7 +403,7 @@ def test_closed_store_is_unusable() -> None:
 
 
 def test_store_is_closed_once() -> None:
-    """Eight threads close a store, and it is given back once: a signer beside it signs on."""
+    """If eight threads close a store, it is released once: a signer beside it still signs."""
     with Script() as script, open_signer(script.able_uri) as signer, open_signer(script.able_uri):
         store = open_store(script.able_uri)
         assert in_threads(8, store.close) == [None] * 8

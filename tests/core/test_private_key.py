@@ -1,4 +1,4 @@
-"""A signer as a private key of `cryptography`: for certificates, requests, JWTs. Judged by others."""
+"""A signer as a `cryptography` private key, for certificates, requests and JWTs, verified by others."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_pem(path: Path, thing: x509.Certificate | x509.CertificateSigningReque
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_certificate_is_signed_in_the_store(kind: str, tmp_path: Path) -> None:
-    """`cryptography` signs a certificate with it; `cryptography` and `openssl` verify that."""
+    """`cryptography` signs a certificate with it; `cryptography` and `openssl` verify the result."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         made = certificate_by(signer.private_key(), HASHES[kind])
     made.verify_directly_issued_by(made)
@@ -65,7 +65,7 @@ def test_certificate_is_signed_in_the_store(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_request_is_signed_in_the_store(kind: str, tmp_path: Path) -> None:
-    """`cryptography` signs a certificate request with it; `cryptography` and `openssl` verify that."""
+    """`cryptography` signs a certificate request with it; `cryptography` and `openssl` verify the result."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         made = x509.CertificateSigningRequestBuilder(NAME).sign(signer.private_key(), HASHES[kind])
     assert made.is_signature_valid
@@ -73,7 +73,7 @@ def test_request_is_signed_in_the_store(kind: str, tmp_path: Path) -> None:
 
 
 def test_certificate_with_pss(tmp_path: Path) -> None:
-    """Certificates are signed with RSA-PSS, too."""
+    """Certificates can be signed with RSA-PSS, too."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
         made = certificate_by(signer.private_key(), hashes.SHA256(), rsa_padding=PSS)
     made.verify_directly_issued_by(made)
@@ -87,7 +87,7 @@ def test_certificate_with_pss(tmp_path: Path) -> None:
     ["RSA-2048", "P-256", "P-384", "P-521", "Ed25519"],
 )
 def test_renewal_by_our_own_functions(kind: str) -> None:
-    """A self-signed certificate and a request of `keyvouch.certificate` are made with it."""
+    """`keyvouch.certificate` makes a self-signed certificate and a request with it."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         made = certificate.self_signed(signer.private_key(), "CN=app", 30)
         made.verify_directly_issued_by(made)
@@ -115,7 +115,7 @@ def test_pyjwt_takes_it(kind: str, name: str) -> None:
 @pytest.mark.parametrize("size", [256, 384, 512])
 @pytest.mark.parametrize("scheme", ["PSS", "PSS with a number", "PKCS1v15"])
 def test_rsa_schemes(scheme: str, size: int) -> None:
-    """RSA signs with PSS and PKCS#1, with each hash that JOSE has."""
+    """RSA signs with PSS and PKCS#1, with each JOSE hash."""
     digest = getattr(hashes, f"SHA{size}")()
     salt = size // 8 if scheme == "PSS with a number" else padding.PSS.DIGEST_LENGTH
     chosen = padding.PKCS1v15() if scheme == "PKCS1v15" else padding.PSS(padding.MGF1(digest), salt)
@@ -142,7 +142,7 @@ def test_rsa_schemes(scheme: str, size: int) -> None:
     ],
 )
 def test_foreign_rsa_scheme_is_refused(scheme: Any, algorithm: Any) -> None:
-    """A salt, a mask or a hash that JOSE does not have, and a hash made elsewhere, never reach the store."""
+    """A salt, mask or hash not used in JOSE, or a prehashed message, never reaches the store."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
         key: Any = signer.private_key()
         with pytest.raises(AlgorithmUnsupported):
@@ -160,7 +160,7 @@ def test_foreign_rsa_scheme_is_refused(scheme: Any, algorithm: Any) -> None:
     ],
 )
 def test_foreign_ec_scheme_is_refused(algorithm: Any) -> None:
-    """A hash that JOSE does not have with the curve, one made elsewhere, or a wish for the nonce, are refused."""
+    """A hash not used with the curve in JOSE, a prehashed message, or a nonce option, is refused."""
     with Script() as script, open_signer(script.uri) as signer:
         key: Any = signer.private_key()
         with pytest.raises(AlgorithmUnsupported):
@@ -196,7 +196,7 @@ def test_key_never_shows_itself(kind: str) -> None:
     ],
 )
 def test_it_is_a_private_key(kind: str, of_kind: type[object]) -> None:
-    """It is of cryptography's own type, and has the public half."""
+    """It is an instance of cryptography's own type, and has the public key."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         key = signer.private_key()
         assert isinstance(key, of_kind)
@@ -204,7 +204,7 @@ def test_it_is_a_private_key(kind: str, of_kind: type[object]) -> None:
 
 
 def test_size_and_curve() -> None:
-    """What a key shows of itself is its public half's."""
+    """A key's attributes are those of its public key."""
     with Script("P-521") as script, open_signer(script.uri) as signer:
         key: Any = signer.private_key()
         assert (key.key_size, key.curve.name) == (521, "secp521r1")
@@ -215,7 +215,7 @@ def test_size_and_curve() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_copies_are_itself(kind: str) -> None:
-    """A copy, also a deep one, is the same key: there is nothing to copy."""
+    """A copy, even a deep one, is the same key: there is nothing to copy."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         key = signer.private_key()
         assert copy.copy(key) is key
@@ -223,7 +223,7 @@ def test_copies_are_itself(kind: str) -> None:
 
 
 def test_any_buffer_is_signed() -> None:
-    """Messages may be of any kind of octets."""
+    """A message may be any bytes-like object."""
     with Script("Ed25519") as script, open_signer(script.uri) as signer:
         key: Any = signer.private_key()
         for message in (bytearray(MESSAGE), memoryview(MESSAGE)):
@@ -231,7 +231,7 @@ def test_any_buffer_is_signed() -> None:
 
 
 def test_bound_to_its_key() -> None:
-    """It never follows a reload: another key than the one it showed signs nothing in its name."""
+    """It never follows a reload: another key than the one it showed never signs in its name."""
     with Script() as script, open_signer(script.uri) as signer:
         key: Any = signer.private_key()
         script.rotate()
@@ -245,7 +245,7 @@ def test_bound_to_its_key() -> None:
 
 
 def test_survives_a_reload_of_its_key() -> None:
-    """A reload that finds the same key, or a lost session, does not trouble it."""
+    """A reload that finds the same key, or a lost session, does not affect it."""
     with Script() as script, open_signer(script.uri) as signer:
         key: Any = signer.private_key()
         signer.reload()

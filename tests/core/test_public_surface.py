@@ -1,4 +1,4 @@
-"""What `import keyvouch` gives, and what it costs."""
+"""What `import keyvouch` provides, and what it costs."""
 
 import ast
 import dataclasses
@@ -18,7 +18,7 @@ HEAVY = ["msal", "stevedore", "importlib.metadata", "click", "cryptography", "ms
 
 
 def type_checking_imports() -> dict[str, str]:
-    """What the module's `if TYPE_CHECKING:` block imports: each name with its module."""
+    """The imports in the module's `if TYPE_CHECKING:` block: each name with its module."""
     tree = ast.parse(Path(keyvouch.__file__).read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     return {
@@ -31,33 +31,33 @@ def type_checking_imports() -> dict[str, str]:
 
 
 def test_import_loads_nothing_heavy() -> None:
-    """A program that imports keyvouch pays for nothing that it does not use."""
+    """Importing keyvouch does not load anything that the program does not use."""
     program = f"import keyvouch, json, sys; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert json.loads(done.stdout) == []
 
 
 def test_type_checkers_see_the_lazy_names() -> None:
-    """The block for type checkers and the table for the interpreter say the same."""
+    """The block for type checkers and the table for the interpreter agree."""
     assert type_checking_imports() == keyvouch._HOMES
 
 
 def test_all_lists_the_lazy_names() -> None:
-    """What is lazy is public, and the version is all that is not lazy."""
+    """All lazy names are public, and only the version is not lazy."""
     assert set(keyvouch.__all__) == {*keyvouch._HOMES, "__version__"}
     assert keyvouch.__all__ == sorted(keyvouch.__all__)
 
 
 @pytest.mark.parametrize("name", sorted(keyvouch._HOMES))
 def test_name_resolves_to_its_home(name: str) -> None:
-    """Every name is the very object of the module that the table names."""
+    """Every name is the same object as in the module that the table lists."""
     home = importlib.import_module(keyvouch._HOMES[name])
     assert getattr(keyvouch, name) is getattr(home, name)
     assert name in dir(keyvouch)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
-    """Introspection, which asks for names that are not there, works as with any module."""
+    """Introspection that asks for missing names works as with any module."""
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         keyvouch.nothing  # noqa: B018
     assert not hasattr(keyvouch, "__wrapped__")
@@ -67,7 +67,7 @@ _NOT_THE_CORE = ("keyvouch.__main__", "keyvouch.cli", "keyvouch.testing", "keyvo
 
 
 def classes_with_a_repr() -> list[type]:
-    """The classes of the core and of its clients that print themselves in their own way."""
+    """The classes of the core and its clients that define `__repr__`."""
     names = (module.name for module in pkgutil.walk_packages(keyvouch.__path__, "keyvouch."))
     modules = [importlib.import_module(name) for name in names if not name.startswith(_NOT_THE_CORE)]
     found = {each for module in modules for each in vars(module).values() if isinstance(each, type)}

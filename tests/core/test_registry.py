@@ -1,4 +1,4 @@
-"""From a scheme to its store: with distributions as pip leaves them, made for each test."""
+"""From a scheme to its store, with distributions laid out as pip does, made for each test."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ TRACE = "import pathlib; pathlib.Path(__file__).with_suffix('.ran').touch()\n"
 def install(
     folder: Path, name: str, scheme: str = "demo", module: str = STORE, point: str = "{}:Store [contract1]"
 ) -> Path:
-    """Lay a distribution and its one module into a folder, as pip does; return the module's path."""
+    """Install a distribution with one module into a folder, as pip does; return the module's path."""
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
@@ -69,14 +69,14 @@ def broken(scheme: str = "demo") -> PluginBroken:
 
 
 def test_store_is_found_by_its_entry_point(site: Path) -> None:
-    """A scheme leads to the class that an installed distribution names for it."""
+    """A scheme leads to the class in the entry point of an installed distribution."""
     install(site, "acme-store")
     assert store_class("demo").__module__ == "module_of_acme_store"
     assert store_class("demo") is store_class("demo")
 
 
 def test_plugin_has_the_rights_of_the_program(site: Path, tmp_path: Path) -> None:
-    """A store's code runs in the program: it can take the keys that other stores have open, and can do all else."""
+    """A store's code runs in the program: it can access keys opened by other stores, and everything else."""
     steal = """
 import gc, pathlib
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -97,14 +97,14 @@ with pathlib.Path(__file__).with_suffix(".stolen").open("wb") as stolen:
 
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
 def test_built_in_stores_are_no_exception(scheme: str) -> None:
-    """The file stores too are found by entry point, written for this very contract."""
+    """The file stores are found by entry point too, and are written for this contract."""
     (plugin,) = (plugin for plugin in plugins() if plugin.scheme == scheme)
     assert (plugin.distribution, plugin.contract) == ("keyvouch", "contract1")
     assert store_class(scheme).__module__ == "keyvouch.stores.file"
 
 
 def test_plugins_are_listed_without_import(site: Path) -> None:
-    """A list of the stores runs nothing of theirs."""
+    """Listing the stores runs none of their code."""
     module = install(site, "acme-store", module=TRACE)
     (plugin,) = (plugin for plugin in plugins() if plugin.scheme == "demo")
     assert (plugin.distribution, plugin.version) == ("acme-store", "1.0")
@@ -113,7 +113,7 @@ def test_plugins_are_listed_without_import(site: Path) -> None:
 
 
 def test_shadowed_copy_claims_nothing(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second copy of a distribution further down the path is no second claimant."""
+    """A second copy of a distribution further down the path is not a second claimant."""
     install(site, "acme-store", module="raise RuntimeError")
     upper = tmp_path / "upper"
     install(upper, "acme-store")
@@ -126,7 +126,7 @@ def test_shadowed_copy_claims_nothing(site: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_unknown_scheme_is_missing(site: Path) -> None:
-    """A scheme that nobody offers is told with those that are there; no unvetted name is advised to install."""
+    """An unknown scheme is reported with the installed ones; no unvetted name is suggested for installation."""
     install(site, "acme-store")
     with pytest.raises(PluginMissing, match=r"No store is installed for qqq: \(there are .*demo, .*pem, pfx") as caught:
         store_class("qqq")
@@ -135,7 +135,7 @@ def test_unknown_scheme_is_missing(site: Path) -> None:
 
 @pytest.mark.parametrize(("scheme", "meant"), [("pxf", "pfx"), ("demos", "demo"), ("vualt", "vault")])
 def test_near_scheme_is_suggested(site: Path, scheme: str, meant: str) -> None:
-    """A slip of the pen gets the nearest scheme, installed or known."""
+    """For a typo the nearest scheme is suggested, installed or known."""
     install(site, "acme-store")
     with pytest.raises(PluginMissing) as caught:
         store_class(scheme)
@@ -144,7 +144,7 @@ def test_near_scheme_is_suggested(site: Path, scheme: str, meant: str) -> None:
 
 @pytest.mark.parametrize(("scheme", "package"), registry.KNOWN.items())
 def test_known_scheme_says_what_to_install(monkeypatch: pytest.MonkeyPatch, scheme: str, package: str) -> None:
-    """The plugins of this project are advised by name."""
+    """This project's plugins are suggested by name."""
     monkeypatch.setattr("keyvouch.search_path.trusted", list)
     store_class.cache_clear()
     with pytest.raises(PluginMissing) as caught:
@@ -154,7 +154,7 @@ def test_known_scheme_says_what_to_install(monkeypatch: pytest.MonkeyPatch, sche
 
 @pytest.mark.parametrize("entry_points", ["", "[console_scripts]\ndemo = a:b\n", "[keyvouch.store]\ndemo = a:b\n"])
 def test_installed_without_its_entry_point(site: Path, entry_points: str) -> None:
-    """A plugin that is installed but declares nothing is told apart from one that is not there."""
+    """A plugin that is installed but declares nothing is distinguished from a missing one."""
     install(site, "keyvouch-demo")
     (site / "keyvouch_demo-1.0.dist-info" / "entry_points.txt").write_text(entry_points)
     with pytest.raises(PluginMissing, match="keyvouch-demo is installed, but declares no entry point demo") as caught:
@@ -163,7 +163,7 @@ def test_installed_without_its_entry_point(site: Path, entry_points: str) -> Non
 
 
 def test_missing_store_is_looked_for_again(site: Path) -> None:
-    """A plugin that is installed meanwhile is found."""
+    """A plugin that is installed in the meantime is found."""
     with pytest.raises(PluginMissing):
         store_class("demo")
     install(site, "acme-store")
@@ -174,7 +174,7 @@ def test_missing_store_is_looked_for_again(site: Path) -> None:
 
 
 def test_two_claimants_are_a_conflict(site: Path) -> None:
-    """Which of two distributions is meant is not guessed; neither is imported."""
+    """Neither of two distributions that claim a scheme is guessed or imported."""
     modules = [install(site, name, module=TRACE) for name in ("acme-store", "other-store")]
     with pytest.raises(PluginConflict, match="acme-store and other-store both offer a store for demo:") as caught:
         store_class("demo")
@@ -197,7 +197,7 @@ def test_two_claimants_are_a_conflict(site: Path) -> None:
     ],
 )
 def test_import_that_fails_is_told(site: Path, module: str, reason: str) -> None:
-    """A plugin that does not import is named with its version, its own error, and how to install it anew."""
+    """A plugin that fails to import is reported with its version, its error, and how to reinstall it."""
     install(site, "acme-store", module=module)
     error = broken()
     assert error.message.startswith(f"acme-store 1.0 cannot be loaded: {reason}")
@@ -217,7 +217,7 @@ def test_import_that_fails_is_told(site: Path, module: str, reason: str) -> None
     ],
 )
 def test_other_contract_is_not_imported(site: Path, point: str, named: str) -> None:
-    """A plugin for another version of the contract is told before anything of it runs."""
+    """A plugin for another version of the contract is reported before any of its code runs."""
     module = install(site, "acme-store", module=TRACE, point=point)
     error = broken()
     assert error.message.endswith(f"was written for another contract than contract1: {named}.")
@@ -230,20 +230,20 @@ def test_other_contract_is_not_imported(site: Path, point: str, named: str) -> N
     ["class Store: ...", "Store = 1", STORE + "Store = Store.close", STORE + "del Store.attributes"],
 )
 def test_store_must_be_one(site: Path, module: str) -> None:
-    """An entry point that leads to something else than a KeyStore is the plugin's defect."""
+    """An entry point that leads to something other than a KeyStore is the plugin's defect."""
     install(site, "acme-store", module=module)
     assert broken().message == "module_of_acme_store:Store [contract1] of acme-store is no KeyStore with attributes."
 
 
 @pytest.mark.parametrize("point", ["no entry point! [contract1]", "{}: [contract1]", "{}:a b [contract1]"])
 def test_senseless_entry_point_is_broken(site: Path, point: str) -> None:
-    """An entry point that names nothing is told like any other that cannot be loaded."""
+    """An entry point that names nothing is reported like any other that cannot be loaded."""
     install(site, "acme-store", point=point)
     assert "acme-store" in broken().message
 
 
 def test_bad_plugin_leaves_the_others_be(site: Path) -> None:
-    """One that is broken troubles nobody who does not use it."""
+    """A broken plugin affects only those that use it."""
     install(site, "bad-store", "bad", module="raise RuntimeError")
     install(site, "old-store", "old", point="{}:Store [contract0]")
     install(site, "acme-store")
@@ -254,7 +254,7 @@ def test_bad_plugin_leaves_the_others_be(site: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["no metadata", "empty metadata", "senseless entry points", "binary entry points"])
 def test_damaged_distribution_leaves_the_others_be(site: Path, damage: str) -> None:
-    """A distribution whose metadata are damaged, whoever's it is, does not hide the stores of others."""
+    """Damaged metadata in any distribution does not hide the stores of others."""
     install(site, "bad-store", "bad")
     install(site, "acme-store")
     info = site / "bad_store-1.0.dist-info"
@@ -286,7 +286,7 @@ def run(*arguments: str, cwd: Path, **environment: str) -> str:
 
 
 def test_planted_plugin_is_not_listed(tmp_path: Path) -> None:
-    """What lies in the working directory is not trusted: `python -m keyvouch` does not see it."""
+    """A plugin in the working directory is not trusted: `python -m keyvouch` does not see it."""
     module = install(tmp_path, "evil", "evil", module=TRACE + STORE)
     (tmp_path / "keyvouch.py").write_text(TRACE)
     assert "evil" not in run("-m", "keyvouch", "stores", "--output", "json", cwd=tmp_path)
@@ -295,7 +295,7 @@ def test_planted_plugin_is_not_listed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["-c", "-m", "PYTHONPATH"])
 def test_working_directory_is_no_place_for_plugins(tmp_path: Path, way: str) -> None:
-    """A program of others that runs there with `-c` or `-m` does not find a planted store either."""
+    """Another program that runs there with `-c` or `-m` does not find a planted store either."""
     install(tmp_path, "evil", "evil")
     (tmp_path / "program.py").write_text(LIST)
     arguments = {"-c": ("-c", LIST), "-m": ("-m", "program"), "PYTHONPATH": ("-P", "-c", LIST)}[way]
@@ -306,7 +306,7 @@ def test_working_directory_is_no_place_for_plugins(tmp_path: Path, way: str) -> 
 
 
 def test_folder_below_the_working_directory_is_searched(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the directory itself is skipped: a virtual environment in it is where plugins are."""
+    """Only the directory itself is skipped: a virtual environment in it contains plugins."""
     install(site, "acme-store")
     monkeypatch.chdir(site.parent)
     assert "demo" in schemes()
@@ -315,7 +315,7 @@ def test_folder_below_the_working_directory_is_searched(site: Path, monkeypatch:
 
 
 def test_skipped_store_is_named(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that is only in the working directory is not loaded, and the error says that it was skipped, and why."""
+    """A store found only in the working directory is not loaded, and the error says that it was skipped, and why."""
     module = install(site, "acme-store", module=TRACE)
     (site / "fifo-1.0.dist-info").mkdir()
     os.mkfifo(site / "fifo-1.0.dist-info" / "entry_points.txt")
@@ -331,7 +331,7 @@ def test_skipped_store_is_named(site: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("entry", ["", ".", "site-packages/../site-packages", "./site-packages"])
 def test_relative_entry_is_not_trusted(site: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
-    """What a relative entry of `sys.path` means depends on the working directory."""
+    """The meaning of a relative `sys.path` entry depends on the working directory, so it is not trusted."""
     install(site, "acme-store")
     monkeypatch.setattr(sys, "path", [entry, *(each for each in sys.path if each != str(site))])
     monkeypatch.chdir(site if len(entry) < 2 else site.parent)
@@ -340,7 +340,7 @@ def test_relative_entry_is_not_trusted(site: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_odd_entries_of_the_path_are_passed_over(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files, missing folders, and what is no text on `sys.path` do no harm."""
+    """Files, missing folders and entries that are not text on `sys.path` do no harm."""
     install(site, "acme-store")
     (site / "file").write_bytes(b"no archive")
     odd = [site / "path", None, 5, b"octets", "a\0b", str(site / "file"), str(site / "missing"), *sys.path]
@@ -351,7 +351,7 @@ def test_odd_entries_of_the_path_are_passed_over(site: Path, monkeypatch: pytest
 def test_link_to_the_working_directory_is_not_trusted(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However an entry of `sys.path` spells it."""
+    """The working directory is recognised however an entry of `sys.path` spells it."""
     install(site, "acme-store")
     (tmp_path / "link").symlink_to(site)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "link"), *(each for each in sys.path if each != str(site))])
@@ -361,7 +361,7 @@ def test_link_to_the_working_directory_is_not_trusted(
 
 
 def test_missing_working_directory_hides_nothing(tmp_path: Path) -> None:
-    """If the working directory is gone nothing can be in it, and stores are found."""
+    """If the working directory is gone, nothing can be in it, and stores are found."""
     program = f"import os; os.rmdir({str(tmp_path / 'gone')!r}); {LIST}"
     (tmp_path / "gone").mkdir()
     assert "pfx" in run("-c", program, cwd=tmp_path / "gone")
@@ -372,7 +372,7 @@ def test_missing_working_directory_hides_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this very code."""
+    """The wheel built from this code."""
     root = Path(registry.__file__).parents[2]
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
@@ -383,7 +383,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def target(wheel: Path, tmp_path: Path) -> Path:
-    """A folder that pip has installed keyvouch into with --target."""
+    """A folder into which pip installed keyvouch with --target."""
     folder = tmp_path / "task"
     options = ["--no-deps", "--no-index", "--no-compile", "--target", str(folder)]
     command = [sys.executable, "-m", "pip", "install", "-q", *options, str(wheel)]
@@ -396,7 +396,7 @@ HERE = "import keyvouch; print(keyvouch.__file__); " + LIST
 
 @pytest.mark.parametrize("way", ["-c", "PYTHONPATH", "relative", "below"])
 def test_stores_beside_keyvouch_are_found(target: Path, tmp_path: Path, way: str) -> None:
-    """`pip install --target .`: distributions in the folder that keyvouch was imported from are as good as keyvouch."""
+    """`pip install --target .`: distributions in the folder that contains keyvouch are trusted like keyvouch."""
     install(target, "acme-store")
     other = tmp_path / "other"
     install(other, "evil", "evil")
@@ -426,7 +426,7 @@ def test_command_runs_beside_its_packages(target: Path) -> None:
 
 @pytest.mark.parametrize("way", ["path", "main"])
 def test_zip_archive_with_keyvouch_is_trusted(target: Path, tmp_path: Path, way: str) -> None:
-    """An archive that keyvouch was imported from, also by a relative path."""
+    """A ZIP archive from which keyvouch was imported is trusted, even with a relative path."""
     install(target, "acme-store")
     (target / "__main__.py").write_text(HERE)
     archive = Path(shutil.make_archive(str(tmp_path / "app"), "zip", target))
@@ -457,9 +457,9 @@ def plant(folder: Path, *more: str) -> None:
 def test_command_imports_nothing_from_the_working_directory(
     tmp_path: Path, path: str | None, arguments: tuple[str, ...]
 ) -> None:
-    """Whatever puts the working directory on the path, planted modules are not imported by the command."""
+    """Whatever puts the working directory on the path, the command does not import planted modules."""
     plant(tmp_path)
-    code = "import sys; from keyvouch.__main__ import main; sys.argv[0] = 'keyvouch'; main()"  # as pip's script
+    code = "import sys; from keyvouch.__main__ import main; sys.argv[0] = 'keyvouch'; main()"  # like pip's script
     script = tmp_path.parent / f"{tmp_path.name}-bin" / "keyvouch"
     script.parent.mkdir()
     script.write_text(code)
@@ -478,7 +478,7 @@ def test_command_imports_nothing_from_the_working_directory(
 
 
 def test_command_names_what_it_skipped(tmp_path: Path) -> None:
-    """Also after it has taken the working directory out of its path."""
+    """The skipped store is named even after the command removed the working directory from its path."""
     install(tmp_path, "acme-store")
     command = [sys.executable, "-m", "keyvouch", "keys", "--key", "demo:x"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, text=True)
@@ -487,7 +487,7 @@ def test_command_names_what_it_skipped(tmp_path: Path) -> None:
 
 
 def test_importing_keyvouch_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
-    """Not even for a program whose own path it is on, and which keeps its path."""
+    """Even a program that keeps the working directory on its own path imports nothing from there."""
     plant(
         tmp_path, "contextlib", "threading", "weakref", "collections", "time", "re", "string", "traceback", "warnings"
     )

@@ -1,4 +1,4 @@
-"""References to secrets, and the value that does not print itself."""
+"""References to secrets, and a value that does not print itself."""
 
 import copy
 import dataclasses
@@ -74,13 +74,13 @@ class Holder:
     ],
 )
 def test_secret_does_not_print_itself(text: str) -> None:
-    """However a secret is turned into text, three stars come out."""
+    """However a secret is converted to text, the result is three asterisks."""
     assert VALUE not in text
     assert "***" in text
 
 
 def test_secret_does_not_log_itself(caplog: pytest.LogCaptureFixture) -> None:
-    """A log line with a secret shows the stars."""
+    """A log line with a secret shows asterisks."""
     logging.getLogger("test").error("with %s and %r", Secret(VALUE), Secret(VALUE))
     assert caplog.messages == ["with *** and ***"]
 
@@ -89,20 +89,20 @@ def test_secret_does_not_log_itself(caplog: pytest.LogCaptureFixture) -> None:
     "way", [pickle.dumps, copy.copy, copy.deepcopy, json.dumps, hash, lambda secret: dataclasses.asdict(Holder(secret))]
 )
 def test_secret_is_not_written_or_copied(way: Any) -> None:
-    """What would keep a secret somewhere else is refused."""
+    """Operations that would store a secret elsewhere are refused."""
     with pytest.raises(TypeError) as caught:
         way(Secret(VALUE))
     assert VALUE not in str(caught.value)
 
 
 def test_secret_has_no_fields() -> None:
-    """A secret has nothing that a debugger or a serializer would list."""
+    """A secret has no fields that a debugger or a serializer would list."""
     assert not hasattr(Secret(VALUE), "__dict__")
 
 
 @pytest.mark.parametrize("made", [Secret(VALUE), AccessToken(VALUE, 2**31, 5)])
 def test_secret_is_in_no_state(made: Secret) -> None:
-    """What serializers and debuggers ask an object for does not have it."""
+    """Nothing that serializers and debuggers ask for contains the secret."""
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         with pytest.raises(TypeError):
             pickle.dumps(made, protocol)
@@ -123,7 +123,7 @@ def test_secret_is_in_no_state(made: Secret) -> None:
 
 
 def test_comparison_shows_nothing() -> None:
-    """Not even of a value that is no text, which an error would quote."""
+    """A comparison does not show the value, even if it is not text, which an error would quote."""
     assert Secret("\udc80" + VALUE) == Secret("\udc80" + VALUE)
     assert Secret("\udc80" + VALUE) != Secret(VALUE)
     with pytest.raises(TypeError) as caught:
@@ -132,7 +132,7 @@ def test_comparison_shows_nothing() -> None:
 
 
 def test_secrets_are_compared_by_value() -> None:
-    """Equal values make equal secrets; a secret is no string."""
+    """Equal values make equal secrets; a secret is not a string."""
     assert Secret(VALUE) == Secret(VALUE)
     assert Secret(VALUE) != Secret("other")
     assert Secret("ä") == Secret("ä")
@@ -143,7 +143,7 @@ def test_secrets_are_compared_by_value() -> None:
 
 
 def test_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`env:` is an environment variable, read anew each time."""
+    """`env:` is an environment variable, read each time."""
     resolver = SecretResolver()
     for value in ("one", "two"):
         monkeypatch.setenv("APP_PASSWORD", value)
@@ -151,19 +151,19 @@ def test_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unset_variable_is_named() -> None:
-    """A variable that is not set is named, with the advice to set it."""
+    """An unset variable is named, with the advice to set it."""
     assert "APP_PASSWORD is not set" in refusal(SecretRequired, "env:APP_PASSWORD").message
 
 
 @pytest.mark.parametrize("reference", ["env:", "env:APP;password=hunter2", "env:hun ter2"])
 def test_no_variable_is_not_shown(reference: str) -> None:
-    """What is no name of a variable may hold a secret that a wrong sign has brought there."""
+    """An invalid variable name may be a secret put there by mistake, so it is not shown."""
     assert "hun" not in str(refusal(ConfigurationError, reference))
 
 
 @pytest.mark.parametrize("octets", [b"pw\0", "geheim".encode("utf-16"), "geheim".encode("utf-16-le")])
 def test_utf_16_is_no_secret(tmp_path: Path, octets: bytes) -> None:
-    """Text with NULs would bring libraries down, and show itself on the way."""
+    """Text with NULs would crash libraries, and appear in their output."""
     path = tmp_path / "secret"
     path.write_bytes(octets)
     path.chmod(0o600)
@@ -171,7 +171,7 @@ def test_utf_16_is_no_secret(tmp_path: Path, octets: bytes) -> None:
 
 
 def test_mark_before_a_secret_is_passed_over(tmp_path: Path) -> None:
-    """Editors on Windows begin UTF-8 with a mark; PowerShell writes UTF-16, and is told how not to."""
+    """A UTF-8 byte order mark from a Windows editor is skipped; for PowerShell's UTF-16 the hint converts it."""
     path = tmp_path / "secret"
     path.write_bytes(b"\xef\xbb\xbfgeheim\r\n")
     path.chmod(0o600)
@@ -181,7 +181,7 @@ def test_mark_before_a_secret_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_fifo_is_no_secret(tmp_path: Path) -> None:
-    """What is no file is not waited for."""
+    """A path that is not a regular file does not block."""
     os.mkfifo(tmp_path / "secret", 0o600)
     assert "Not a regular file" in refusal(AccessDenied, f"file:{tmp_path}/secret").message
 
@@ -196,7 +196,7 @@ def test_huge_file_is_no_secret(tmp_path: Path) -> None:
 
 
 def test_endless_program_is_ended(tmp_path: Path) -> None:
-    """A program that prints without an end fills no memory."""
+    """A program with endless output does not fill memory."""
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\nyes hunter2\n")
     program.chmod(0o700)
@@ -205,7 +205,7 @@ def test_endless_program_is_ended(tmp_path: Path) -> None:
 
 
 def test_program_whose_child_lives_on_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a program printed is not taken while something that it started may print more; and is not waited for."""
+    """Output is not used while a child of the program may still write, and the child is not waited for."""
     monkeypatch.setattr(secrets, "COMMAND_TIMEOUT", 0.5)
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\necho hunter2\nsleep 600 &\n")
@@ -215,7 +215,7 @@ def test_program_whose_child_lives_on_is_late(tmp_path: Path, monkeypatch: pytes
 
 
 def test_late_program_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a program that takes too long nothing stays behind, also not what it started."""
+    """A program that takes too long is killed, including its children."""
     monkeypatch.setattr(secrets, "COMMAND_TIMEOUT", 0.5)
     program = tmp_path / "program"
     program.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/child\nwait\n")
@@ -228,7 +228,7 @@ def test_late_program_is_ended_with_its_children(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("empty", ["", "\n", "\r\n"])
 def test_empty_secret_is_none(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
-    """An empty value is a mistake in the set-up, never a password."""
+    """An empty value is a configuration mistake, never a password."""
     monkeypatch.setenv("APP_PASSWORD", empty)
     assert "is empty" in refusal(SecretRequired, "env:APP_PASSWORD").message
 
@@ -247,13 +247,13 @@ def test_empty_secret_is_none(monkeypatch: pytest.MonkeyPatch, empty: str) -> No
     ],
 )
 def test_one_newline_is_removed(tmp_path: Path, value: str, secret: str) -> None:
-    """The newline that `echo` and editors add is removed, one only; all else is part of the secret."""
+    """One newline, as `echo` and editors add it, is removed; everything else is part of the secret."""
     assert resolve(secret_file(tmp_path / "secret", value.encode())) == secret
 
 
 @posix
 def test_variable_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value that is not UTF-8 is refused, since nobody could say which octets are meant."""
+    """A value that is not UTF-8 is refused, since its bytes are ambiguous."""
     monkeypatch.setenv("APP_PASSWORD", "a\udcff")
     assert "not UTF-8" in refusal(ConfigurationError, "env:APP_PASSWORD").message
 
@@ -262,13 +262,13 @@ def test_variable_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_file_that_is_no_text(tmp_path: Path) -> None:
-    """So with a file, as UTF-16 is what some editors write."""
+    """A file that is not UTF-8 is refused, too: some editors write UTF-16."""
     reference = secret_file(tmp_path / "secret", VALUE.encode("utf-16"))
     assert "not UTF-8" in refusal(ConfigurationError, reference).message
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    """A file that is not there is a secret that is needed."""
+    """A missing file raises SecretRequired."""
     assert str(tmp_path / "secret") in refusal(SecretRequired, f"file:{tmp_path}/secret").message
 
 
@@ -279,13 +279,13 @@ def test_path_must_be_absolute(reference: str) -> None:
 
 
 def test_folder_is_no_secret(tmp_path: Path) -> None:
-    """What cannot be read says why."""
+    """The error says why the file cannot be read."""
     assert "cannot be read" in refusal(AccessDenied, f"file:{tmp_path}").message
 
 
 @posix
 def test_file_open_to_everyone_is_refused(tmp_path: Path) -> None:
-    """A file that everyone can read holds no secret, unless the profile lets it pass."""
+    """A world-readable secret file is refused, unless the profile allows it."""
     reference = secret_file(tmp_path / "secret", VALUE.encode(), 0o644)
     assert "chmod o-rwx" in refusal(AccessDenied, reference).hint
     assert resolve(reference, any_reader=True) == VALUE
@@ -293,7 +293,7 @@ def test_file_open_to_everyone_is_refused(tmp_path: Path) -> None:
 
 @posix
 def test_key_file_open_to_everyone_is_refused(tmp_path: Path) -> None:
-    """The same rule holds for a file with a key."""
+    """The same rule applies to a key file."""
     secret_file(tmp_path / "key", b"octets", 0o644)
     with pytest.raises(AccessDenied):
         SecretResolver().read_private(tmp_path / "key")
@@ -304,7 +304,7 @@ def test_key_file_open_to_everyone_is_refused(tmp_path: Path) -> None:
 
 
 def test_credential_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`credential:` is a file in the folder that systemd made for this service."""
+    """`credential:` is a file in the folder that systemd created for this service."""
     secret_file(tmp_path / "pin", b"1234\n", 0o400)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert resolve("credential:pin") == "1234"
@@ -317,7 +317,7 @@ def test_service_without_credentials() -> None:
 
 @pytest.mark.parametrize("name", ["", "../pin", "/etc/passwd"])
 def test_credential_is_a_bare_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A credential's name leads out of no folder."""
+    """A credential's name cannot leave its folder."""
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     refusal(ConfigurationError, f"credential:{name}")
 
@@ -326,19 +326,19 @@ def test_credential_is_a_bare_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_key_ring_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`keyring:` names a service and a user; the service may have slashes in it."""
+    """`keyring:` names a service and a user; the service may contain slashes."""
     monkeypatch.setattr(keyring, "get_password", lambda service, user: f"{service} {user}")
     assert resolve("keyring:my/service/me") == "my/service me"
 
 
 def test_key_ring_without_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key ring that has no such secret is told with the command that puts it there."""
+    """If the key ring lacks the secret, the error has the command that adds it."""
     monkeypatch.setattr(keyring, "get_password", lambda service, user: None)
     assert refusal(SecretRequired, "keyring:service/me").hint == "Run: keyring set service me"
 
 
 def test_locked_key_ring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key ring that refuses is told by the kind of its error; its text may hold anything."""
+    """A key ring that refuses is reported by the error's class; its text may contain anything."""
 
     def refuse(service: str, user: str) -> str:
         raise keyring.errors.KeyringLocked(VALUE)
@@ -349,12 +349,12 @@ def test_locked_key_ring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("place", ["", "service", "/me", "service/"])
 def test_key_ring_needs_service_and_user(place: str) -> None:
-    """Half a place in a key ring is refused."""
+    """A reference without both service and user is refused."""
     assert "keyring:service/user" in refusal(ConfigurationError, f"keyring:{place}").hint
 
 
 def test_key_ring_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the package is not installed the hint installs it."""
+    """If the package is not installed, the hint installs it."""
     monkeypatch.setitem(sys.modules, "keyring", None)
     assert "keyvouch[keyring]" in refusal(ConfigurationError, "keyring:service/me").hint
 
@@ -363,7 +363,7 @@ def test_key_ring_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def program(folder: Path, body: str) -> Path:
-    """Make a program of this user's own."""
+    """Create a program owned by this user."""
     path = folder / "program"
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o700)
@@ -372,7 +372,7 @@ def program(folder: Path, body: str) -> Path:
 
 @posix
 def test_program_prints_the_secret(tmp_path: Path) -> None:
-    """What the program prints is the secret; what it says aside is shown nowhere."""
+    """The program's standard output is the secret; its standard error is not shown."""
     path = program(tmp_path, f"echo aside >&2; echo {VALUE}")
     assert resolve(f"command:{path}", commands=True) == VALUE
 
@@ -388,7 +388,7 @@ def test_commands_are_taken_from_a_profile_only(tmp_path: Path) -> None:
 
 @posix
 def test_program_gets_a_list_of_arguments(tmp_path: Path) -> None:
-    """There is no shell: quotes make arguments, and `;`, `$` and `*` stay what they are."""
+    """No shell is used: quotes group arguments, and `;`, `$` and `*` are literal."""
     path = program(tmp_path, 'printf "[%s]" "$@"')
     line = f"command:{path} a ; 'b c' $HOME * > {tmp_path}/out"
     assert resolve(line, commands=True) == f"[a][;][b c][$HOME][*][>][{tmp_path}/out]"
@@ -397,34 +397,34 @@ def test_program_gets_a_list_of_arguments(tmp_path: Path) -> None:
 
 @posix
 def test_program_has_no_input(tmp_path: Path) -> None:
-    """A program that asks for something gets nothing, rather than wait."""
+    """A program that asks for input gets none, rather than waiting."""
     assert resolve(f"command:{program(tmp_path, 'cat; echo end')}", commands=True) == "end"
 
 
 @posix
 @pytest.mark.parametrize("line", ["", "printf x", "./program", "~/program", "/bin/echo 'x", "/bin/echo a\0b"])
 def test_odd_command_is_refused(line: str) -> None:
-    """A program is named by its absolute path, and the line can be split into arguments."""
+    """A program needs an absolute path and a line that can be split into arguments."""
     refusal(ConfigurationError, f"command:{line}", commands=True)
 
 
 @posix
 @pytest.mark.parametrize("line", ["/nonexistent", "/etc", "/etc/passwd"])
 def test_program_that_cannot_run(line: str) -> None:
-    """What is no program is a mistake in the configuration."""
+    """A file that cannot be run is a configuration mistake."""
     assert "cannot be run" in refusal(ConfigurationError, f"command:{line}", commands=True).message
 
 
 @posix
 def test_failing_program_gives_nothing(tmp_path: Path) -> None:
-    """What a program printed before it failed is no secret, and is not shown."""
+    """Output of a program that failed is not a secret, and is not shown."""
     error = refusal(SecretRequired, f"command:{program(tmp_path, f'echo {VALUE}; exit 3')}", commands=True)
     assert "status 3" in error.message
 
 
 @posix
 def test_command_does_not_run_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What somebody planted there, such as a module for a program in Python, is not loaded."""
+    """Files planted in the working directory, such as a module for a Python program, are not loaded."""
     (tmp_path / "planted.py").write_text("print('planted')")
     monkeypatch.chdir(tmp_path)
     assert resolve("command:/bin/pwd", commands=True) == "/"
@@ -433,7 +433,7 @@ def test_command_does_not_run_in_the_working_directory(tmp_path: Path, monkeypat
 
 @posix
 def test_slow_program_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program has a limited time, also when it printed something already."""
+    """A program's time is limited, even if it has already printed something."""
     monkeypatch.setattr(secrets, "COMMAND_TIMEOUT", 0.2)
     path = program(tmp_path, f"echo {VALUE}; exec sleep 60")
     assert "within 0 seconds" in refusal(SecretRequired, f"command:{path}", commands=True).message
@@ -452,13 +452,13 @@ def test_program_of_anybody_is_not_run(tmp_path: Path) -> None:
 
 
 def test_prompt_needs_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody can be asked, nobody is."""
+    """If nobody can be prompted, nobody is."""
     monkeypatch.setattr(getpass, "getpass", lambda prompt: pytest.fail("was asked"))
     assert "on a terminal" in refusal(SecretRequired, "prompt:").message
 
 
 def test_prompt_asks_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer is kept for the life of the connection, for each secret by itself."""
+    """The answer is kept for the life of the connection, separately for each secret."""
     asked: list[str] = []
     monkeypatch.setattr(getpass, "getpass", lambda prompt: asked.append(prompt) or VALUE)  # type: ignore[func-returns-value]
     resolver = SecretResolver(interactive=True)
@@ -468,7 +468,7 @@ def test_prompt_asks_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_new_secret_is_typed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What something new is protected with is asked for twice, and a slip of the fingers is not kept."""
+    """A new secret is prompted for twice, and a typo is not kept."""
     answers = iter(["first", "other", VALUE, VALUE])
     monkeypatch.setattr(getpass, "getpass", lambda prompt: next(answers))
     resolver = SecretResolver(interactive=True, confirm=True)
@@ -480,7 +480,7 @@ def test_new_secret_is_typed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("answer", ["", EOFError])
 def test_no_answer_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, answer: object) -> None:
-    """An empty answer, or the end of the input, is no secret and is not kept."""
+    """An empty answer, or end of input, is not a secret and is not kept."""
     answers = iter([answer, VALUE])
 
     def ask(prompt: str) -> object:
@@ -496,7 +496,7 @@ def test_no_answer_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, answer: o
 
 
 def test_child_uses_the_answer_and_never_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forked child connects with the answer that its parent got, and asks for nothing by itself."""
+    """A forked child connects with its parent's answer, and never prompts itself."""
     monkeypatch.setattr(getpass, "getpass", lambda prompt: VALUE)
     resolver = SecretResolver(interactive=True)
     resolver.resolve("prompt:", "PIN")
@@ -517,7 +517,7 @@ def test_uri_leads_to_its_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_uri_without_the_attribute() -> None:
-    """A secret that the URI does not lead to is needed, and the hint is how to write it."""
+    """If the URI does not refer to a required secret, the hint shows how to write it."""
     with pytest.raises(SecretRequired, match="pin-source is needed") as caught:
         SecretResolver().get(uri("pkcs11:object=a"), "pin-source")
     assert "pin-source=env:NAME" in caught.value.hint
@@ -526,12 +526,12 @@ def test_uri_without_the_attribute() -> None:
 
 @pytest.mark.parametrize("reference", [VALUE, f"ENV:{VALUE}", "", f"get:{VALUE}", f"reveal:{VALUE}"])
 def test_value_is_no_reference(reference: str) -> None:
-    """A value where a reference belongs is refused, and not echoed."""
+    """A value instead of a reference is refused, and not echoed."""
     assert "env:" in refusal(ConfigurationError, reference).hint
 
 
 def test_access_token_is_another_ones_work() -> None:
-    """What signs in is given to the resolver, which hides the token; without it the way to get one is told."""
+    """A function given to the resolver signs in, and the token is hidden; without it, the error says how to get one."""
 
     def sign_in(*asked: object, **demanded: object) -> AccessToken:
         return AccessToken(" ".join(map(str, (*asked, *demanded.values()))), ends=7)
@@ -545,7 +545,7 @@ def test_access_token_is_another_ones_work() -> None:
 
 
 def test_rules_tell_resolvers_apart() -> None:
-    """Connections are shared only where the same is allowed."""
+    """Connections are shared only if the same permissions apply."""
     assert SecretResolver().rules == SecretResolver().rules
     rules: list[dict[str, Any]] = [{}, {"interactive": True}, {"any_reader": True}, {"commands": True}]
     different = [SecretResolver(**rule) for rule in rules]
@@ -553,7 +553,7 @@ def test_rules_tell_resolvers_apart() -> None:
 
 
 def test_traceback_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A traceback with the variables of every frame, as error reporters send it, shows no PIN."""
+    """A traceback with the variables of every frame, as error reporters send it, does not show the PIN."""
     monkeypatch.setenv("PIN", VALUE)
     resolver, key = SecretResolver(), uri("pkcs11:object=a?pin-source=env:PIN")
     for text in ("The token refused it", "refused before"):

@@ -1,4 +1,4 @@
-"""Security descriptors of Windows, read and written as Windows does."""
+"""Windows security descriptors, read and written as Windows does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from keyvouch.security_descriptor import (
     sid_text,
 )
 
-# The sample of [MS-DTYP] 2.5.1.4.
+# The sample in [MS-DTYP] 2.5.1.4.
 MICROSOFT = bytes.fromhex(
     "010014b090000000a0000000140000003000000002001c000100000002801400"
     "00000080010100000000000100000000020060000400000000031800000000a0"
@@ -77,7 +77,7 @@ def with_rules(*rules: Ace) -> SecurityDescriptor:
 
 
 def test_microsofts_sample_is_read() -> None:
-    """Owner, group and rules are those that the specification tells of these octets."""
+    """Owner, group and rules are those that the specification gives for these bytes."""
     read = SecurityDescriptor.from_bytes(MICROSOFT)
 
     assert (read.owner, read.group) == (ADMINISTRATORS, ADMINISTRATORS)
@@ -90,7 +90,7 @@ def test_microsofts_sample_is_read() -> None:
 
 
 def test_parts_in_another_order_are_read() -> None:
-    """Where the parts stand is not said by the specification."""
+    """The specification does not fix the order of the parts."""
     assert SecurityDescriptor.from_bytes(WINE) == SecurityDescriptor(
         SYSTEM,
         ADMINISTRATORS,
@@ -104,13 +104,13 @@ def test_parts_in_another_order_are_read() -> None:
 
 @given(descriptors)
 def test_written_is_read_again(descriptor: SecurityDescriptor) -> None:
-    """What is written is read as it was, rules of a type that is not known too."""
+    """Writing and reading is lossless, including rules of an unknown type."""
     assert SecurityDescriptor.from_bytes(descriptor.to_bytes()) == descriptor
 
 
 @given(sids)
 def test_sid_has_a_text_form(sid: str) -> None:
-    """Octets and text say the same."""
+    """The binary and text forms of a SID agree."""
     assert sid_text(sid_octets(sid)) == sid
 
 
@@ -122,7 +122,7 @@ def test_sid_has_a_text_form(sid: str) -> None:
     ],
 )
 def test_what_is_no_sid_is_refused(text: str) -> None:
-    """Another text is no SID, and one of too many or too large numbers neither."""
+    """Invalid text, and a SID with too many or too large numbers, is refused."""
     with pytest.raises(ValueError, match="is no SID"):
         sid_octets(text)
 
@@ -137,7 +137,7 @@ def test_what_is_no_sid_is_refused(text: str) -> None:
     )
 )
 def test_other_octets_are_refused_or_read(octets: bytes) -> None:
-    """Octets of any kind, cut off or damaged, are a descriptor or a ValueError."""
+    """Any bytes, truncated or damaged, are a descriptor or a ValueError."""
     try:
         read = SecurityDescriptor.from_bytes(octets)
     except ValueError:
@@ -146,7 +146,7 @@ def test_other_octets_are_refused_or_read(octets: bytes) -> None:
 
 
 def test_no_list_allows_everyone() -> None:
-    """Without a list, or with none at its place, everyone may; a list without rules lets nobody."""
+    """Without a DACL, or with a null one, everyone has access; with an empty one, nobody."""
     none = struct.pack("<BBHIIII", 1, 0, SELF_RELATIVE, 0, 0, 0, 0)
     null = struct.pack("<BBHIIII", 1, 0, SELF_RELATIVE | DACL_PRESENT, 0, 0, 0, 0)
 
@@ -160,7 +160,7 @@ def test_no_list_allows_everyone() -> None:
 
 
 def test_audit_rules_are_kept() -> None:
-    """What is audited is written back as it was."""
+    """Audit rules are written back unchanged."""
     read = SecurityDescriptor.from_bytes(MICROSOFT)
 
     changed = SecurityDescriptor.from_bytes(read.allowing(SERVICE, GENERIC_READ).to_bytes())
@@ -170,7 +170,7 @@ def test_audit_rules_are_kept() -> None:
 
 
 def test_new_rule_stands_behind_the_own_and_before_the_inherited() -> None:
-    """Denials first, then permissions, then what is inherited: the order that Windows demands."""
+    """Denials first, then permissions, then inherited rules: the order that Windows requires."""
     denied = Ace(DENY, 0, GENERIC_READ, OTHER)
     own, inherited = Ace(ALLOW, 0, GENERIC_ALL, SYSTEM), Ace(ALLOW, INHERITED, GENERIC_ALL, ADMINISTRATORS)
 
@@ -182,7 +182,7 @@ def test_new_rule_stands_behind_the_own_and_before_the_inherited() -> None:
 
 @given(descriptors, sids)
 def test_nobody_elses_rules_change(descriptor: SecurityDescriptor, sid: str) -> None:
-    """Rules for others are there afterwards, the same octets in the same order; granting twice is granting once."""
+    """Rules for others stay, as the same bytes in the same order; granting twice is granting once."""
     granted = descriptor.allowing(sid, FILE_GENERIC_READ)
     revoked = granted.not_allowing(sid)
 
@@ -195,14 +195,14 @@ def test_nobody_elses_rules_change(descriptor: SecurityDescriptor, sid: str) -> 
 
 
 def test_a_rule_of_its_own_is_widened() -> None:
-    """An account that may something already has one rule afterwards, not two."""
+    """An account that already has a rule has one afterwards, not two."""
     changed = with_rules(Ace(ALLOW, 0, WRITE_DATA, SERVICE)).allowing(SERVICE, READ_DATA)
 
     assert changed.dacl == (Ace(ALLOW, 0, WRITE_DATA | READ_DATA, SERVICE),)
 
 
 def test_what_is_there_is_not_granted_again() -> None:
-    """Full control holds reading, in either spelling, and so does a rule that is inherited."""
+    """Full control includes reading, in either spelling; an inherited rule counts as well."""
     for mask in (GENERIC_ALL, FILE_ALL_ACCESS, GENERIC_READ):
         there = with_rules(Ace(ALLOW, INHERITED, mask, SERVICE))
         assert there.allowing(SERVICE, FILE_GENERIC_READ) is there
@@ -210,7 +210,7 @@ def test_what_is_there_is_not_granted_again() -> None:
 
 
 def test_rules_for_what_lies_below_allow_nothing_here() -> None:
-    """A rule that is there to be inherited does not count."""
+    """An inherit-only rule does not count."""
     below = with_rules(Ace(ALLOW, INHERIT_ONLY | 3, GENERIC_ALL, SERVICE))
 
     assert below.allowed(READ_DATA) == ()
@@ -232,14 +232,14 @@ def test_rules_for_what_lies_below_allow_nothing_here() -> None:
     ],
 )
 def test_first_rule_about_a_right_wins(rules: list[tuple[int, int]], allowed: bool) -> None:
-    """Generic and specific rights are the same; of two rules the first counts."""
+    """Generic and specific rights are equivalent; of two rules the first counts."""
     descriptor = with_rules(*(Ace(kind, 0, mask, SERVICE) for kind, mask in rules))
 
     assert descriptor.allowed(READ_DATA) == ((SERVICE,) if allowed else ())
 
 
 def test_too_long_a_list_is_refused() -> None:
-    """Windows allows a list of 64 KiB."""
+    """Windows limits a list to 64 KiB."""
     with pytest.raises(ValueError, match="longer"):
         with_rules(*[Ace(0xFF, rest=bytes(32000))] * 3).to_bytes()
     with pytest.raises(ValueError, match="longer"):

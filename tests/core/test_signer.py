@@ -1,4 +1,4 @@
-"""What a signer adds to a store: checks, choice of the algorithm, reload, closing, audit."""
+"""What a signer adds to a store: checks, algorithm selection, reload, closing, audit."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def build(algorithm: Algorithm, chain: Chain, public_key: object) -> bytes:
 
 
 def look_soon(signer: Signer) -> None:
-    """As if the second between two looks at the key had passed."""
+    """As if a second had passed since the last check of the key."""
     signer._next_look = 0.0
 
 
@@ -86,7 +86,7 @@ def write_certificates(path: Path, certificates: Sequence[x509.Certificate]) -> 
 
 
 def test_signer_shows_the_key() -> None:
-    """A signer has both URIs, the public key, the chain, and whether the key can leave."""
+    """A signer has both URIs, the public key, the chain, and whether the key is exportable."""
     with Script() as script, open_signer(script.uri) as signer:
         assert (signer.requested_uri, signer.uri) == (script.uri, f"{script.uri};version=1")
         assert signer.public_key == script.newest.public_key
@@ -110,7 +110,7 @@ def test_key_without_certificate() -> None:
 
 
 def test_foreign_certificate_is_refused() -> None:
-    """A store's certificate that belongs to another key is refused at open; what was opened is closed."""
+    """A store's certificate for another key is refused at open, and what was opened is closed."""
     with Script(chain=[certify(new_key("P-256", 1))]) as script:
         with pytest.raises(CertificateMismatch, match="another key") as caught:
             open_signer(script.uri)
@@ -131,7 +131,7 @@ def test_chain_out_of_order_is_refused() -> None:
 
 
 def test_certificate_file_is_ordered(tmp_path: Path) -> None:
-    """A certificate-file may hold its chain in any order: it wins over the store's own."""
+    """A certificate-file may hold its chain in any order, and takes precedence over the store's certificates."""
     root, key = new_key("P-256", 1), new_key()
     leaf, issuer = certify(key, "app", root, issuer_name="root"), certify(root, "root")
     path = write_certificates(tmp_path / "app.pem", [issuer, leaf])
@@ -140,7 +140,7 @@ def test_certificate_file_is_ordered(tmp_path: Path) -> None:
 
 
 def test_certificate_file_of_another_key(tmp_path: Path) -> None:
-    """A certificate-file must hold the key's certificate."""
+    """A certificate-file must contain the key's certificate."""
     path = write_certificates(tmp_path / "app.pem", [certify(new_key("P-256", 1))])
     with Script() as script, pytest.raises(CertificateMismatch):
         open_signer(f"{script.uri}?certificate-file={path}")
@@ -148,7 +148,7 @@ def test_certificate_file_of_another_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("octets", "error"), [(None, KeyNotFound), (b"nothing", CertificateMissing)])
 def test_useless_certificate_file(tmp_path: Path, octets: bytes | None, error: type[Exception]) -> None:
-    """A certificate-file that is not there, or holds none, fails before the store is asked."""
+    """A certificate-file that is missing or contains no certificate fails before the store is asked."""
     path = tmp_path / "app.pem"
     if octets is not None:
         path.write_bytes(octets)
@@ -159,7 +159,7 @@ def test_useless_certificate_file(tmp_path: Path, octets: bytes | None, error: t
 
 
 def test_key_that_jose_does_not_know() -> None:
-    """A key of a curve that JOSE has no signature for is refused at open, and closed."""
+    """A key on a curve that JOSE has no algorithm for is refused at open, and closed."""
     with Script(key=ec.generate_private_key(ec.SECP224R1()), chain=()) as script:
         with pytest.raises(KeyUnusable, match="secp224r1"):
             open_signer(script.uri)
@@ -167,7 +167,7 @@ def test_key_that_jose_does_not_know() -> None:
 
 
 def test_defective_store_leaves_nothing_open() -> None:
-    """A key that is not as the contract defines it is closed again, and so is the connection."""
+    """A key that violates the contract is closed again, and so is the connection."""
     with Script() as script:
         script.newest.chain = ("no certificate",)  # type: ignore[assignment]
         with pytest.raises(InternalError, match="chain"):
@@ -180,7 +180,7 @@ def test_defective_store_leaves_nothing_open() -> None:
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
 def test_each_algorithm_is_signed(kind: str, name: str) -> None:
-    """Whatever fits a key's type is signed, by name or by the Algorithm itself."""
+    """Any algorithm that fits the key's type signs, given by name or as an Algorithm."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         for asked in (name, ALGORITHMS[name]):
             assert is_signed(signer.public_key, signer.sign(MESSAGE, asked), MESSAGE, name)
@@ -188,7 +188,7 @@ def test_each_algorithm_is_signed(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), MISFITS)
 def test_misfit_never_reaches_the_store(kind: str, name: str) -> None:
-    """An algorithm that the key's type cannot do is refused before the store is asked."""
+    """An algorithm that does not fit the key's type is refused before the store is asked."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         with pytest.raises(AlgorithmUnsupported):
             signer.sign(MESSAGE, name)
@@ -197,7 +197,7 @@ def test_misfit_never_reaches_the_store(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["none", "HS256", "ps256", "ES256K", ""])
 def test_unknown_name_is_refused(name: str) -> None:
-    """A name that JOSE does not have for signatures with a private key is a usage error."""
+    """A name that is not a JOSE algorithm for private-key signatures is a usage error."""
     with Script() as script, open_signer(script.uri) as signer, pytest.raises(ConfigurationError):
         signer.sign(MESSAGE, name)
 
@@ -238,19 +238,19 @@ WRONG = [
 
 @pytest.mark.parametrize(("kind", "name", "wrong"), WRONG)
 def test_wrong_first_signature_is_refused(kind: str, name: str, wrong: Callable[..., bytes]) -> None:
-    """Each algorithm's first signature is verified: DER, a salt of another length, another key's are refused."""
+    """Each algorithm's first signature is verified: DER, a wrong salt length or another key's signature is refused."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         script.signing = wrong
         with pytest.raises(SignatureInvalid):
             signer.sign(MESSAGE, name)
-        with pytest.raises(SignatureInvalid):  # and not believed the second time
+        with pytest.raises(SignatureInvalid):  # nor is the second trusted
             signer.sign(MESSAGE, name)
         script.signing = sign_locally
         assert is_signed(signer.public_key, signer.sign(MESSAGE, name), MESSAGE, name)
 
 
 def test_later_signatures_are_believed() -> None:
-    """An algorithm whose first signature was good is not verified again: signing costs nothing more."""
+    """An algorithm whose first signature was valid is not verified again: signing has no further cost."""
     with Script() as script, open_signer(script.uri) as signer:
         signer.sign(MESSAGE, "ES256")
         script.signing = lambda *_: bytes(64)
@@ -261,7 +261,7 @@ def test_later_signatures_are_believed() -> None:
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize("returned", [b"", bytes(3), bytes(1000), "text", None, [1], bytearray(64)])
 def test_malformed_signature_is_refused(kind: str, later: bool, returned: object) -> None:
-    """Every signature has the type and the length of its algorithm, and not only the first."""
+    """Every signature, not only the first, has the type and length required by its algorithm."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         name = algorithms_for(kind)[0].name
         if later:
@@ -275,7 +275,7 @@ def test_malformed_signature_is_refused(kind: str, later: bool, returned: object
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reason", ["remote", "verify=always"])
 def test_every_signature_is_verified(kind: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If signatures come over a network, or the URI has `verify=always`, another key's later signature is refused."""
+    """If signatures come over a network, or with `verify=always`, a later signature by another key is refused."""
     monkeypatch.setattr(ScriptedKey, "remote", reason == "remote")
     with Script(kind) as script:
         uri = script.uri if reason == "remote" else f"{script.uri}?verify=always"
@@ -283,7 +283,7 @@ def test_every_signature_is_verified(kind: str, reason: str, monkeypatch: pytest
             name = algorithms_for(kind)[0].name
             for _ in range(2):
                 assert is_signed(signer.public_key, signer.sign(MESSAGE, name), MESSAGE, name)
-            script.drop()  # a key that is opened again by its pinned URI keeps the rule
+            script.drop()  # a key reopened by its pinned URI keeps the rule
             signer.sign(MESSAGE, name)
             other = new_key(kind, 1)
             script.signing = lambda _, message, algorithm: sign_locally(other, message, algorithm)
@@ -294,13 +294,13 @@ def test_every_signature_is_verified(kind: str, reason: str, monkeypatch: pytest
 
 
 def test_verify_takes_always_only() -> None:
-    """A misspelt `verify` is refused, and not ignored."""
+    """An invalid `verify` is refused, not ignored."""
     with Script() as script, pytest.raises(ConfigurationError, match="verify"):
         open_signer(f"{script.uri}?verify=never")
 
 
 def test_every_algorithm_has_a_first_signature() -> None:
-    """One good signature says nothing of another algorithm."""
+    """A valid signature proves nothing about another algorithm."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
         signer.sign(MESSAGE, "RS256")
         script.signing = _longest_salt
@@ -316,7 +316,7 @@ def test_every_algorithm_has_a_first_signature() -> None:
     [("RSA-2048", "PS256"), ("P-256", "ES256"), ("P-384", "ES384"), ("P-521", "ES512"), ("Ed25519", "EdDSA")],
 )
 def test_preferred_algorithm(kind: str, name: str) -> None:
-    """Where none is named it is PS256 for RSA, the curve's own for EC, EdDSA for Ed25519."""
+    """The default is PS256 for RSA, the curve's own for EC, EdDSA for Ed25519."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         message, signature = signer.sign_negotiated(build)
         assert message == f"{name}.payload".encode()
@@ -324,14 +324,14 @@ def test_preferred_algorithm(kind: str, name: str) -> None:
 
 
 def no_pss(key: Any, message: bytes, algorithm: Algorithm) -> bytes:
-    """As a store that has PKCS#1 alone."""
+    """Like a store that supports only PKCS#1."""
     if algorithm.family == "RSA-PSS":
         raise AlgorithmUnsupported("no PSS here")
     return sign_locally(key, message, algorithm)
 
 
 def test_store_without_pss_signs_rs256() -> None:
-    """Where the store cannot do PS256, RS256 is built and signed instead, and remembered for the key."""
+    """If the store does not support PS256, RS256 is built and signed instead, and remembered for the key."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
         script.signing = no_pss
         for _ in range(3):
@@ -342,7 +342,7 @@ def test_store_without_pss_signs_rs256() -> None:
 
 
 def test_rs256_belongs_to_its_key() -> None:
-    """Another key is asked for its own preferred algorithm."""
+    """Another key uses its own preferred algorithm."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
         script.signing = no_pss
         signer.sign_negotiated(build)
@@ -353,7 +353,7 @@ def test_rs256_belongs_to_its_key() -> None:
 
 
 def test_rs256_is_not_pushed_on_a_new_key() -> None:
-    """A signature that falls back to RS256 while the key is replaced does not decide for the new key."""
+    """A signature that falls back to RS256 while the key is replaced does not affect the new key."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
 
         def rotate_meanwhile(key: Any, message: bytes, algorithm: Algorithm) -> bytes:
@@ -376,7 +376,7 @@ def test_rs256_is_not_pushed_on_a_new_key() -> None:
     ],
 )
 def test_nothing_else_falls_back(error: Exception, raised: type[Exception]) -> None:
-    """Another refusal than AlgorithmUnsupported does not lead to RS256."""
+    """Errors other than AlgorithmUnsupported do not cause a fallback to RS256."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
         script.fail("sign", error)
         with pytest.raises(raised):
@@ -385,7 +385,7 @@ def test_nothing_else_falls_back(error: Exception, raised: type[Exception]) -> N
 
 
 def test_named_algorithm_is_kept() -> None:
-    """Who names PS256 gets PS256 or an error."""
+    """A caller that names PS256 gets PS256 or an error."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
         script.signing = no_pss
         with pytest.raises(AlgorithmUnsupported):
@@ -393,7 +393,7 @@ def test_named_algorithm_is_kept() -> None:
 
 
 def test_ec_key_has_no_fallback() -> None:
-    """AlgorithmUnsupported for another algorithm than PS256 is raised."""
+    """AlgorithmUnsupported for any algorithm but PS256 is raised."""
     with Script() as script, open_signer(script.uri) as signer:
         script.fail("sign", AlgorithmUnsupported("no"))
         with pytest.raises(AlgorithmUnsupported):
@@ -401,7 +401,7 @@ def test_ec_key_has_no_fallback() -> None:
 
 
 def test_error_of_build_leaves_the_signer_usable() -> None:
-    """What `build` raises reaches the caller, and closing does not wait for that signature."""
+    """An exception in `build` reaches the caller, and closing does not wait for that signature."""
 
     def refuse(algorithm: Algorithm, chain: Chain, public_key: object) -> bytes:
         raise RuntimeError("no")
@@ -417,7 +417,7 @@ def test_error_of_build_leaves_the_signer_usable() -> None:
 
 
 def test_header_and_signature_are_one_keys(soak: bool) -> None:
-    """However often the key is replaced, an assertion's header names the very key that signs it."""
+    """However often the key is replaced, an assertion's header names the key that signs it."""
     replacements, each = (1000, 25_000) if soak else (100, 2500)
     keys = [new_key("P-256", which) for which in range(5)]
     members = [Member(key, (certify(key),)) for key in keys]
@@ -461,7 +461,7 @@ def from_base64url(text: str) -> bytes:
 
 
 def test_replaced_key_is_followed() -> None:
-    """When the store tells that the thing behind the key was replaced, the next assertion is the new key's."""
+    """If the store reports that the key was replaced, the next assertion uses the new key."""
     with Script() as script, open_signer(script.uri) as signer:
         new = script.rotate()
         look_soon(signer)
@@ -472,7 +472,7 @@ def test_replaced_key_is_followed() -> None:
 
 
 def test_plain_signature_follows_nothing() -> None:
-    """`sign` never looks: its message may already name a key."""
+    """`sign` never checks for a new key: its message may already name one."""
     with Script() as script, open_signer(script.uri) as signer:
         script.rotate()
         look_soon(signer)
@@ -481,7 +481,7 @@ def test_plain_signature_follows_nothing() -> None:
 
 
 def test_store_is_looked_at_once_a_second() -> None:
-    """A look may cost a system call: it is not made for each signature."""
+    """A check may cost a system call, so it is not made for each signature."""
     with Script() as script, open_signer(script.uri) as signer:
         look_soon(signer)
         began = time.monotonic()
@@ -491,7 +491,7 @@ def test_store_is_looked_at_once_a_second() -> None:
 
 
 def test_former_key_is_closed() -> None:
-    """A key that was replaced is closed when its last signature is out."""
+    """A replaced key is closed when its last signature is finished."""
     with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(1) as pool:
         with script.held("sign") as gate:
             signing = pool.submit(signer.sign, MESSAGE, "ES256")
@@ -504,7 +504,7 @@ def test_former_key_is_closed() -> None:
 
 
 def test_certificate_file_is_followed(tmp_path: Path) -> None:
-    """A certificate-file that is replaced is read again."""
+    """A replaced certificate-file is read again."""
     path = write_certificates(tmp_path / "app.pem", [certify(new_key(), "old")])
     with Script() as script, open_signer(f"{script.uri}?certificate-file={path}") as signer:
         renewed = certify(new_key(), "renewed and longer")
@@ -515,7 +515,7 @@ def test_certificate_file_is_followed(tmp_path: Path) -> None:
 
 
 def test_settled_member_is_followed() -> None:
-    """When a younger member of the family has settled, the key is opened anew."""
+    """When a younger member of the family has settled, the key is reopened."""
     with Script() as script:
         script.settles_at = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
         with open_signer(script.uri) as signer:
@@ -530,7 +530,7 @@ def test_settled_member_is_followed() -> None:
 
 
 def test_settling_survives_a_lost_connection() -> None:
-    """A key that was opened again by its pinned URI, which names no family, still settles."""
+    """A key reopened by its pinned URI, which does not name a family, still settles."""
     with Script() as script:
         script.settles_at = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
         with open_signer(script.uri) as signer:
@@ -541,7 +541,7 @@ def test_settling_survives_a_lost_connection() -> None:
 
 @pytest.mark.parametrize(("days", "opens"), [((-30, 5), 2), ((-5, 30), 1)])
 def test_ageing_certificate_is_looked_up_hourly(days: tuple[int, int], opens: int) -> None:
-    """In the last third of its certificate's life a key is opened anew each hour."""
+    """In the last third of its certificate's lifetime a key is reopened every hour."""
     with Script(chain=[certify(new_key(), days=days)]) as script, open_signer(f"{script.uri};version=1") as signer:
         signer._next_reload = 0.0  # as if the hour had passed
         for _ in range(2):
@@ -552,7 +552,7 @@ def test_ageing_certificate_is_looked_up_hourly(days: tuple[int, int], opens: in
 
 @pytest.mark.parametrize("more", ["", ";version=1?select=newest"])
 def test_family_is_looked_up_hourly(more: str) -> None:
-    """What was asked for is opened anew each hour where it may be another key by then: no version, or a family."""
+    """A URI that may lead to another key later, without a version or for a family, is reopened every hour."""
     with Script() as script, open_signer(script.uri + more) as signer:
         signer._next_reload = 0.0
         look_soon(signer)
@@ -561,7 +561,7 @@ def test_family_is_looked_up_hourly(more: str) -> None:
 
 
 def test_failed_follow_keeps_the_old_key() -> None:
-    """When the new key does not open the old one signs on; the error is remembered until a reload succeeds."""
+    """If the new key does not open, the old one keeps signing; the error is kept until a reload succeeds."""
     with Script() as script, open_signer(script.uri) as signer:
         script.rotate()
         script.always["open"] = error = StoreUnavailable("down")
@@ -578,7 +578,7 @@ def test_failed_follow_keeps_the_old_key() -> None:
 
 
 def test_failed_follow_is_tried_again_later() -> None:
-    """After a failure the next try comes after a second at the earliest."""
+    """After a failure the next attempt comes no earlier than a second later."""
     with Script() as script, open_signer(script.uri) as signer:
         script.rotate()
         script.always["open"] = StoreUnavailable("down")
@@ -590,7 +590,7 @@ def test_failed_follow_is_tried_again_later() -> None:
 
 
 def test_certificate_file_is_tried_again(tmp_path: Path) -> None:
-    """A certificate-file whose key did not open just then is not forgotten."""
+    """A certificate-file whose key temporarily failed to open is not forgotten."""
     path = write_certificates(tmp_path / "app.pem", [certify(new_key(), "old")])
     with Script() as script, open_signer(f"{script.uri}?certificate-file={path}") as signer:
         renewed = certify(new_key(), "renewed and longer")
@@ -603,7 +603,7 @@ def test_certificate_file_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_wrong_certificate_file_keeps_the_old(tmp_path: Path) -> None:
-    """A file that was replaced by another key's certificate is not used."""
+    """A file replaced with another key's certificate is not used."""
     path = write_certificates(tmp_path / "app.pem", [certify(new_key(), "old")])
     with Script() as script, open_signer(f"{script.uri}?certificate-file={path}") as signer:
         old = signer.chain
@@ -615,7 +615,7 @@ def test_wrong_certificate_file_keeps_the_old(tmp_path: Path) -> None:
 
 
 def test_others_sign_while_one_reloads() -> None:
-    """While a thread reloads, the others sign with the old key."""
+    """While one thread reloads, the others sign with the old key."""
     with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(1) as pool:
         script.rotate()
         with script.held("open") as gate:
@@ -629,7 +629,7 @@ def test_others_sign_while_one_reloads() -> None:
 
 
 def test_reload_tells_what_it_found() -> None:
-    """A reload that is asked for tells whether key or certificate is another now."""
+    """An explicit reload returns whether key or certificate has changed."""
     with Script() as script, open_signer(script.uri) as signer:
         assert signer.reload() is False
         script.newest.chain = (certify(new_key(), "renewed"),)
@@ -639,7 +639,7 @@ def test_reload_tells_what_it_found() -> None:
 
 
 def test_reload_that_is_asked_for_raises() -> None:
-    """Its error is raised, the old key stays."""
+    """Its error is raised, and the old key stays."""
     with Script() as script, open_signer(script.uri) as signer:
         script.fail("open", KeyNotFound("gone"))
         with pytest.raises(KeyNotFound):
@@ -652,7 +652,7 @@ def test_reload_that_is_asked_for_raises() -> None:
 
 
 def test_closed_signer_is_unusable() -> None:
-    """After close nothing is signed, and no store is asked."""
+    """After close nothing is signed, and the store is not called."""
     with Script() as script:
         with open_signer(script.uri) as signer:
             key = signer.private_key()
@@ -669,7 +669,7 @@ def test_closed_signer_is_unusable() -> None:
 
 
 def test_close_may_be_called_twice() -> None:
-    """Eight threads close a signer, and its key is closed once; another signer of the store signs on."""
+    """If eight threads close a signer, its key is closed once; another signer of the store still signs."""
     with Script() as script, open_signer(script.uri) as other:
         signer = open_signer(script.uri)
         assert in_threads(8, signer.close) == [None] * 8
@@ -678,7 +678,7 @@ def test_close_may_be_called_twice() -> None:
 
 
 def test_close_waits_for_signatures() -> None:
-    """Signatures under way are let out before key and store are closed, once each."""
+    """Running signatures finish before key and store are closed, once each."""
     with Script() as script, ThreadPoolExecutor(9) as pool:
         signer = open_signer(script.uri)
         with script.held("sign") as gate:
@@ -695,7 +695,7 @@ def test_close_waits_for_signatures() -> None:
 
 
 def test_close_waits_for_former_keys() -> None:
-    """The store is not closed under a signature of a key that was replaced meanwhile."""
+    """The store is not closed during a signature of a key that has been replaced."""
     with Script() as script, ThreadPoolExecutor(2) as pool:
         signer = open_signer(script.uri)
         with script.held("sign") as gate:
@@ -712,7 +712,7 @@ def test_close_waits_for_former_keys() -> None:
 
 
 def test_interrupted_close_may_be_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while it waits for a signature: the next call closes what is left."""
+    """After Ctrl-C while waiting for a signature, the next call closes the rest."""
     with Script() as script, ThreadPoolExecutor(1) as pool:
         signer = open_signer(script.uri)
         with script.held("sign") as gate:
@@ -733,7 +733,7 @@ def interrupt(_: float) -> None:
 
 
 def test_slow_store_has_the_rest_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Signatures under way and the store's own closing share 10 seconds; a tenth of a second is left for the store."""
+    """Running signatures and the store's closing share 10 seconds; the store always has a tenth of a second."""
     given: list[float] = []
 
     def release(connection: Connection, timeout: float) -> None:
@@ -759,7 +759,7 @@ def test_slow_store_has_the_rest_of_the_time(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_slow_store_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A store that closes too slowly is not waited for any longer."""
+    """A store that closes too slowly is abandoned."""
     monkeypatch.setattr(signer_module, "CLOSING_TIMEOUT", 0.05)
     with Script() as script, script.held("close") as gate:
         open_signer(script.uri).close()
@@ -785,7 +785,7 @@ def test_stuck_signature_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog:
 
 
 def test_threads_sign_while_it_closes() -> None:
-    """Every thread that signs while the signer is closed gets a good signature or an error that says so."""
+    """Threads that sign while the signer is closed get a valid signature or an error that says it is closed."""
     for _ in range(20):
         with Script() as script:
             signer = open_signer(script.uri)
@@ -823,7 +823,7 @@ Audit = Callable[[], list[dict[str, object]]]
 
 
 def test_signature_is_recorded(audit: Audit) -> None:
-    """A signature leaves one record: key, algorithm, thumbprint, milliseconds, outcome, what the caller added."""
+    """A signature leaves one record: key, algorithm, thumbprint, milliseconds, outcome, and the caller's fields."""
     with Script() as script, open_signer(script.uri) as signer:
         signer.sign(b"the message itself", "ES256", audit={"jti": "1", "client_id": "app"})
         [record] = audit()
@@ -846,7 +846,7 @@ def test_signature_is_recorded(audit: Audit) -> None:
     [(KeyUnusable("disabled"), "key-unusable"), (ZeroDivisionError("secret"), "internal-error")],
 )
 def test_refusal_is_recorded(audit: Audit, error: Exception, outcome: str) -> None:
-    """A signature that failed is recorded with the error's code, and not with its text."""
+    """A failed signature is recorded with the error's code, but not its text."""
     with Script() as script, open_signer(script.uri) as signer:
         script.fail("sign", error)
         with pytest.raises(KeyvouchError):
@@ -865,7 +865,7 @@ def test_record_holds_no_message(audit: Audit) -> None:
 
 
 def test_caller_cannot_forge_a_record(audit: Audit) -> None:
-    """What `audit=` brings stands in no other's place."""
+    """Fields from `audit=` cannot replace the record's own."""
     with Script() as script, open_signer(script.uri) as signer:
         signer.sign(MESSAGE, "ES256", audit={"event": "nothing", "outcome": "other", "uri": "pfx:/x", "jti": "1"})
         [record] = audit()
@@ -874,14 +874,14 @@ def test_caller_cannot_forge_a_record(audit: Audit) -> None:
 
 
 def test_odd_extras_fail_no_signature(audit: Audit) -> None:
-    """What JSON does not know is recorded as text."""
+    """Values that JSON cannot represent are recorded as text."""
     with Script() as script, open_signer(script.uri) as signer:
         signer.sign(MESSAGE, "ES256", audit={"when": dt.date(2026, 1, 1), "line": "a\nb"})
         assert audit()[0]["when"] == "2026-01-01"
 
 
 def test_failed_follow_is_recorded(audit: Audit) -> None:
-    """A reload that nobody asked for, and that failed, is recorded."""
+    """A failed automatic reload is recorded."""
     with Script() as script, open_signer(script.uri) as signer:
         script.rotate()
         script.fail("open", StoreUnavailable("down"))
@@ -894,7 +894,7 @@ def test_failed_follow_is_recorded(audit: Audit) -> None:
 
 
 def test_no_record_where_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
-    """Where the logger is not enabled for INFO nothing is recorded."""
+    """If the logger is not enabled for INFO, nothing is recorded."""
     caplog.set_level(logging.WARNING, "keyvouch.audit")
     with Script() as script, open_signer(script.uri) as signer:
         signer.sign(MESSAGE, "ES256")
@@ -902,7 +902,7 @@ def test_no_record_where_nobody_listens(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_coroutines_sign() -> None:
-    """`sign_async` signs in a thread, many at once."""
+    """`sign_async` signs in a thread, many concurrently."""
 
     async def sign(signer: Signer) -> list[bytes]:
         return await asyncio.gather(*[signer.sign_async(MESSAGE, "ES256") for _ in range(20)])
@@ -913,6 +913,6 @@ def test_coroutines_sign() -> None:
 
 
 def test_signer_prints_its_pinned_uri() -> None:
-    """A signer shows itself by its key."""
+    """A signer's repr is its pinned URI."""
     with Script() as script, open_signer(script.uri) as signer:
         assert repr(signer) == f"<Signer {script.uri};version=1>"

@@ -1,4 +1,4 @@
-"""A signer over a store that fails: lost sessions, throttling, outages, stalls, another key."""
+"""A signer on a store that fails: lost sessions, throttling, outages, stalls, a different key."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def lost() -> SessionLost:
 
 
 def test_lost_session_is_mended() -> None:
-    """A signature whose session was lost is made after connecting and opening the key once more."""
+    """A signature whose session was lost is made after reconnecting and reopening the key once."""
     with Script() as script, open_signer(script.uri) as signer:
         script.drop()
         signature = signer.sign(MESSAGE, "ES256")
@@ -52,7 +52,7 @@ def test_lost_session_is_mended() -> None:
 
 
 def test_session_lost_while_opening() -> None:
-    """A session that is lost while the key is opened is mended too."""
+    """If the session is lost while the key is opened, the signer recovers too."""
     with Script() as script:
         script.fail("open", lost())
         with open_signer(script.uri) as signer:
@@ -61,7 +61,7 @@ def test_session_lost_while_opening() -> None:
 
 
 def test_key_is_opened_again_by_its_pinned_uri() -> None:
-    """After a lost session it is the same key, even where the requested URI leads to another by now."""
+    """After a lost session the same key is used, even if the requested URI now leads to another."""
     with Script() as script, open_signer(script.uri) as signer:
         old = script.newest.public_key
         script.rotate()
@@ -71,7 +71,7 @@ def test_key_is_opened_again_by_its_pinned_uri() -> None:
 
 
 def test_loss_is_mended_once_for_all_threads() -> None:
-    """Eight threads that lose a session make one log-in, and open the key once."""
+    """Eight threads that lose a session cause one log-in, and open the key once."""
     with Script() as script, open_signer(script.uri) as signer:
         signer.sign(MESSAGE, "ES256")
         script.drop()
@@ -81,7 +81,7 @@ def test_loss_is_mended_once_for_all_threads() -> None:
 
 
 def test_loss_is_mended_once_for_all_signers() -> None:
-    """Signers that share a connection make one log-in, and each opens its key."""
+    """Signers that share a connection cause one log-in, and each opens its key."""
     with Script() as script, open_signer(script.uri) as first, open_signer(script.uri) as second:
         script.drop()
         for signer in (first, second):
@@ -90,7 +90,7 @@ def test_loss_is_mended_once_for_all_signers() -> None:
 
 
 def test_waiting_threads_share_the_failure() -> None:
-    """Where the log-in fails, those that wait for it fail with it."""
+    """If the log-in fails, all threads that wait for it fail with it."""
     with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(8) as pool:
         script.drop()
         with script.held("connect") as gate:
@@ -105,7 +105,7 @@ def test_waiting_threads_share_the_failure() -> None:
 
 
 def test_store_that_is_started_anew_is_waited_for() -> None:
-    """A store that cannot be reached for a moment after the loss, as while it restarts, costs time and no signature."""
+    """If a store cannot be reached briefly after the loss, as during a restart, the signature is late but succeeds."""
     with Script() as script, open_signer(script.uri) as signer:
         script.drop()
         script.fail("connect", *[StoreUnavailable("Connection refused") for _ in range(3)])
@@ -116,7 +116,7 @@ def test_store_that_is_started_anew_is_waited_for() -> None:
 
 @pytest.mark.parametrize("certified", [True, False])
 def test_other_key_after_a_loss(certified: bool) -> None:
-    """Where another key stands at the pinned URI afterwards, nothing is signed: KeyChanged."""
+    """If the pinned URI leads to another key afterwards, nothing is signed: KeyChanged."""
     with Script(chain=None if certified else ()) as script, open_signer(script.uri) as signer:
         other = new_key("P-256", 1)
         script.keys["app"][0] = Member(other, (certify(other),) if certified else ())
@@ -129,7 +129,7 @@ def test_other_key_after_a_loss(certified: bool) -> None:
 
 
 def test_key_behind_the_certificate_changed() -> None:
-    """A store that knows only the certificate cannot tell that the key behind it is another: the signature does."""
+    """A store that knows only the certificate cannot detect that its key changed; the signature does."""
     with Script() as script, open_signer(script.uri) as signer:
         signer.sign(MESSAGE, "ES256")
         script.newest.shown = signer.public_key
@@ -141,7 +141,7 @@ def test_key_behind_the_certificate_changed() -> None:
 
 @pytest.mark.parametrize("error", [KeyNotFound("gone"), AccessDenied("no")])
 def test_key_that_does_not_open_again(error: KeyvouchError) -> None:
-    """What opening the key again raises reaches the caller, with the key's URI; later it may work again."""
+    """An error from reopening the key reaches the caller, with the key's URI; a later call may succeed."""
     with Script() as script, open_signer(script.uri) as signer:
         script.drop()
         script.fail("open", error)
@@ -152,7 +152,7 @@ def test_key_that_does_not_open_again(error: KeyvouchError) -> None:
 
 
 def test_session_lost_for_ever_is_unavailable() -> None:
-    """At the end of the timeout a user sees StoreUnavailable, never SessionLost; log-ins were paused."""
+    """At the timeout a user gets StoreUnavailable, never SessionLost; there were pauses between log-ins."""
     with Script() as script, open_signer(script.uri) as signer:
         script.always["sign"] = lost()
         with pytest.raises(StoreUnavailable, match="session is gone") as caught:
@@ -178,7 +178,7 @@ def test_old_key_signs_what_names_it() -> None:
 
 
 def test_old_key_that_is_another_signs_nothing() -> None:
-    """When the old key's pinned URI leads to another key by then, it is KeyChanged."""
+    """If the old key's pinned URI now leads to another key, KeyChanged is raised."""
     with Script(chain=()) as script, open_signer(script.uri) as signer, ThreadPoolExecutor(1) as pool:
         with script.held("sign") as gate:
             signing = pool.submit(signer.sign, MESSAGE, "ES256")
@@ -191,7 +191,7 @@ def test_old_key_that_is_another_signs_nothing() -> None:
 
 
 def test_recovery_in_a_storm() -> None:
-    """Fifty threads sign for two seconds while the connection drops: all are answered, with good signatures only."""
+    """Fifty threads sign for two seconds while connections drop: every call returns, and with valid signatures only."""
     with Script() as script, open_signer(script.uri) as signer:
         public_key, end = signer.public_key, time.monotonic() + 2
 
@@ -222,7 +222,7 @@ def test_recovery_in_a_storm() -> None:
 
 @pytest.mark.parametrize("after", [0.01, 0, None])
 def test_throttled_signature_waits(after: float | None) -> None:
-    """A store that asks to wait is waited for: as it says, else a second."""
+    """A signature waits as long as the store asks, or a second by default."""
     with Script() as script, open_signer(script.uri) as signer:
         script.fail("sign", Throttled("busy", retry_after=after))
         assert is_signed(signer.public_key, signer.sign(MESSAGE, "ES256"), MESSAGE, "ES256")
@@ -231,7 +231,7 @@ def test_throttled_signature_waits(after: float | None) -> None:
 
 @pytest.mark.parametrize(("after", "timeout"), [(3600.0, 30.0), (None, 0.5)])
 def test_throttled_beyond_the_timeout(after: float | None, timeout: float) -> None:
-    """Where the wait would be longer than the timeout, the store's error comes at once."""
+    """If the wait would exceed the timeout, the store's error is raised at once."""
     with Script() as script, open_signer(script.uri) as signer:
         script.fail("sign", error := Throttled("busy", retry_after=after))
         with pytest.raises(Throttled) as caught:
@@ -241,7 +241,7 @@ def test_throttled_beyond_the_timeout(after: float | None, timeout: float) -> No
 
 
 def test_outage_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signature that the store could not make just then is tried again: after 0.1 s, doubling up to a second."""
+    """If the store is temporarily unavailable, signing is retried: after 0.1 s, doubling up to a second."""
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     with Script() as script, open_signer(script.uri) as signer:
@@ -251,7 +251,7 @@ def test_outage_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_outage_ends_with_the_timeout() -> None:
-    """At the end of the timeout the store's own error is raised, with the key's URI."""
+    """At the timeout the store's own error is raised, with the key's URI."""
     with Script() as script, open_signer(script.uri) as signer:
         script.always["sign"] = error = StoreUnavailable("down")
         with pytest.raises(StoreUnavailable) as caught:
@@ -263,7 +263,7 @@ def test_outage_ends_with_the_timeout() -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_stalled_try_leaves_room(first: bool) -> None:
-    """A try that stalls is given a third of the timeout, so that another finds its time."""
+    """An attempt that stalls gets a third of the timeout, so that there is time for another."""
 
     def stall(timeout: float) -> None:
         del script.before["sign"]
@@ -280,7 +280,7 @@ def test_stalled_try_leaves_room(first: bool) -> None:
 
 @pytest.mark.parametrize("timeout", [0.2, 0.9])
 def test_try_never_exceeds_the_timeout(timeout: float) -> None:
-    """A try is given at least a second, but never more than the caller's timeout."""
+    """An attempt gets at least a second, but never more than the caller's timeout."""
     with Script() as script, open_signer(script.uri) as signer:
         for _ in range(2):  # the first signature, and a later one
             signer.sign(MESSAGE, "ES256", timeout=timeout)
@@ -289,7 +289,7 @@ def test_try_never_exceeds_the_timeout(timeout: float) -> None:
 
 @pytest.mark.parametrize("error", [AccessDenied("no"), KeyUnusable("disabled")])
 def test_other_errors_are_raised_at_once(error: Exception) -> None:
-    """What will not heal by itself is not tried again."""
+    """Permanent errors are not retried."""
     with Script() as script, open_signer(script.uri) as signer:
         script.fail("sign", error)
         with pytest.raises(type(error)) as caught:
@@ -299,7 +299,7 @@ def test_other_errors_are_raised_at_once(error: Exception) -> None:
 
 
 def test_open_fails_at_once() -> None:
-    """A store that is not there when the key is opened fails at once: the address may be wrong."""
+    """If the store is unavailable when the key is opened, it fails at once: the address may be wrong."""
     with Script() as script:
         script.fail("connect", StoreUnavailable("no such host"))
         with pytest.raises(StoreUnavailable) as caught:
@@ -309,7 +309,7 @@ def test_open_fails_at_once() -> None:
 
 
 def test_throttled_open_waits() -> None:
-    """A store that asks to wait while the key is opened is waited for."""
+    """A store that asks to wait while the key is opened gets that wait."""
     with Script() as script:
         script.fail("connect", Throttled("busy", retry_after=0.01))
         script.fail("open", Throttled("busy", retry_after=0.01))
@@ -318,7 +318,7 @@ def test_throttled_open_waits() -> None:
 
 
 def test_first_signature_after_trouble_is_verified() -> None:
-    """The first signature is verified although it came at the second try."""
+    """The first signature is verified even if it took a second attempt."""
     with Script() as script, open_signer(script.uri) as signer:
         script.fail("sign", StoreUnavailable("down"))
         script.signing = lambda key, message, algorithm: b"nonsense"
@@ -327,7 +327,7 @@ def test_first_signature_after_trouble_is_verified() -> None:
 
 
 def test_fallback_stays_within_the_timeout() -> None:
-    """PS256 and RS256 together take no longer than the caller's timeout: the second gets what the first left."""
+    """PS256 and RS256 together stay within the caller's timeout: the second gets what the first left."""
 
     def refuse_late(timeout: float) -> None:
         del script.before["sign"]
@@ -341,7 +341,7 @@ def test_fallback_stays_within_the_timeout() -> None:
 
 
 def test_mended_signature_leaves_one_record(caplog: pytest.LogCaptureFixture) -> None:
-    """However many tries it took, a signature leaves one audit record."""
+    """However many attempts it took, a signature leaves one audit record."""
     caplog.set_level(logging.INFO, "keyvouch.audit")
     with Script() as script, open_signer(script.uri) as signer:
         script.drop()
@@ -351,7 +351,7 @@ def test_mended_signature_leaves_one_record(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_closed_while_the_session_is_lost() -> None:
-    """A signature that mends its session while the signer is closed is waited for, and leaves nothing open."""
+    """If the signer is closed while a signature reconnects, closing waits, and nothing stays open."""
     with Script() as script, ThreadPoolExecutor(2) as pool:
         signer = open_signer(script.uri)
         script.drop()
@@ -371,11 +371,11 @@ def test_closed_while_the_session_is_lost() -> None:
 
 
 class Interrupted(Exception):
-    """What the handler of a signal raises."""
+    """Raised by the signal handler."""
 
 
 def repeat_interrupted(number: int, act: Callable[[], object]) -> int:
-    """Do something until a signal's handler interrupted it so often; return how often it was done."""
+    """Repeat an action until the signal handler has interrupted it this many times; return the number of calls."""
 
     def interrupt(*_: object) -> None:
         raise Interrupted
@@ -387,7 +387,7 @@ def repeat_interrupted(number: int, act: Callable[[], object]) -> int:
         while interrupted < number:
             try:
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00002, 0.0004))
-                for _ in range(10_000):  # if the exception was ignored after all, there is another
+                for _ in range(10_000):  # if the exception was ignored after all, another one comes
                     done += 1
                     act()
             except Interrupted:
@@ -402,7 +402,7 @@ def repeat_interrupted(number: int, act: Callable[[], object]) -> int:
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such signal on Windows")
 @pytest.mark.parametrize("way", ["sign", "negotiated", "private key"])
 def test_interrupted_signature_is_not_counted(way: str) -> None:
-    """A signal handler that raises, at whatever instruction, leaves no signature counted: closing does not wait."""
+    """If a signal handler raises, at whatever instruction, no signature stays counted: closing does not wait."""
     with Script() as script:
         signer = open_signer(script.uri)
         signature = signer.sign(MESSAGE, "ES256")
@@ -417,12 +417,12 @@ def test_interrupted_signature_is_not_counted(way: str) -> None:
         signer._opened.retire()
         assert signer._opened.use.over
         signer.close()
-        script.violations.clear()  # the script's own count is not proof against interrupts
+        script.violations.clear()  # the script's own counter is not safe against interrupts
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such signal on Windows")
 def test_interrupted_call_of_a_store_is_not_counted() -> None:
-    """The same holds for the calls of a store."""
+    """The same applies to calls of a store."""
     with Script() as script:
         store = open_store(script.able_uri)
         assert repeat_interrupted(1_000, store.readers) > 1_000
@@ -436,7 +436,7 @@ def test_interrupted_call_of_a_store_is_not_counted() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in callbacks of `weakref`
 @pytest.mark.parametrize("way", ["reload", "reload if due", "lost session", "open"])
 def test_interrupt_leaves_no_lock_held(way: str) -> None:
-    """A signal handler that raises while a key is opened again leaves nothing held that later calls wait for."""
+    """If a signal handler raises while a key is reopened, no lock stays held that later calls wait for."""
 
     def reload_if_due() -> None:
         signer._next_look, script.revision = 0, script.revision + 1
@@ -460,12 +460,12 @@ def test_interrupt_leaves_no_lock_held(way: str) -> None:
         assert not _open.lock._is_owned()  # type: ignore[attr-defined]
         signer.reload(timeout=LONG_ENOUGH)
         signer.close()
-        script.violations.clear()  # the script's own count is not proof against interrupts
+        script.violations.clear()  # the script's own counter is not safe against interrupts
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there is no such signal on Windows")
 def test_interrupt_while_a_key_is_closed_is_not_swallowed() -> None:
-    """What the program's signal handler raises while a store closes a key reaches the program."""
+    """An exception from the program's signal handler while a store closes a key reaches the program."""
 
     def interrupt(*_: object) -> None:
         raise Interrupted
@@ -483,7 +483,7 @@ def test_interrupt_while_a_key_is_closed_is_not_swallowed() -> None:
 
 
 def test_kept_exception_keeps_nothing_in_use() -> None:
-    """An exception that a library caught and keeps, and with it all frames above, does not hold up closing."""
+    """An exception that a library caught and keeps, with all its frames, does not delay closing."""
     kept: list[Exception] = []
 
     def keep(_: float) -> None:

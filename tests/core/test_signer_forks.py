@@ -1,4 +1,4 @@
-"""A signer in a forked child. Each test runs in a process of its own, since forking one with threads is its subject."""
+"""A signer in a forked child. Each test runs in its own process, since it forks one that has threads."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _tests: dict[str, Callable[[Script], None]] = {}
 
 
 def in_own_process(test: Callable[[Script], None]) -> Callable[[], None]:
-    """Make a test of a function that forks: it is run in a new process, whose failure is the test's."""
+    """Make a test from a function that forks: it runs in a new process, whose failure fails the test."""
     name = test.__name__
     _tests[name] = test
 
     def run() -> None:
         done = subprocess.run(
-            # A fork beside threads is what these tests are about: newer Pythons warn of it.
+            # These tests fork beside threads on purpose: newer Python versions warn about it.
             [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", __file__, name],
             env={**without_coverage(), "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
             capture_output=True,
@@ -60,7 +60,7 @@ def in_own_process(test: Callable[[Script], None]) -> Callable[[], None]:
 
 
 def in_child(work: Callable[[], Any]) -> Any:
-    """What the work returned in a forked child; its exception is raised here. A child that hangs is killed."""
+    """Return what the function returned in a forked child, or raise its exception. A child that hangs is killed."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -84,7 +84,7 @@ def in_child(work: Callable[[], Any]) -> Any:
 
 
 def counts(script: Script) -> dict[str, int]:
-    """What this process asked of the store."""
+    """The calls that this process made to the store."""
     return {step: number for step in ("connect", "open", "close key", "close") if (number := script.count(step))}
 
 
@@ -106,7 +106,7 @@ def test_child_connects_anew(script: Script) -> None:
 
 @in_own_process
 def test_threads_of_a_child_connect_once(script: Script) -> None:
-    """Eight threads of a child connect once, and open the key once."""
+    """Eight threads of a child connect and open the key once."""
     with open_signer(script.uri) as signer:
 
         def sign() -> object:
@@ -119,7 +119,7 @@ def test_threads_of_a_child_connect_once(script: Script) -> None:
 
 @in_own_process
 def test_signers_of_a_child_share_a_connection(script: Script) -> None:
-    """Two signers of a store connect once in a child, too, and a third that it opens joins them."""
+    """Two signers of a store connect once in a child as well, and a third one that it opens joins them."""
     with open_signer(script.uri) as first, open_signer(script.uri) as second:
 
         def sign() -> object:
@@ -134,7 +134,7 @@ def test_signers_of_a_child_share_a_connection(script: Script) -> None:
 
 @in_own_process
 def test_close_in_a_child_returns_at_once(script: Script) -> None:
-    """Closing a parent's signer in a child closes nothing and waits for none of the parent's threads."""
+    """Closing a parent's signer in a child closes nothing, and does not wait for the parent's threads."""
     signer = open_signer(script.uri)
     with ThreadPoolExecutor(1) as pool, script.held("sign") as gate:
         signing = pool.submit(signer.sign, MESSAGE, "ES256")
@@ -155,7 +155,7 @@ def test_close_in_a_child_returns_at_once(script: Script) -> None:
 
 @in_own_process
 def test_child_closes_what_it_opened(script: Script) -> None:
-    """A key that a child opened anew is closed there; the store's parent part is not."""
+    """A key that a child reopened is closed there; the parent's part of the signer is not."""
     signer = open_signer(script.uri)
 
     def use_and_close() -> object:
@@ -170,7 +170,7 @@ def test_child_closes_what_it_opened(script: Script) -> None:
 
 @in_own_process
 def test_child_closes_its_own_store(script: Script) -> None:
-    """A store that was made in the child is closed there."""
+    """A store created in the child is closed there."""
 
     def use() -> object:
         with open_signer(script.uri) as signer:
@@ -182,7 +182,7 @@ def test_child_closes_its_own_store(script: Script) -> None:
 
 @in_own_process
 def test_closed_signer_stays_closed_in_a_child(script: Script) -> None:
-    """What the parent closed is closed in the child, and giving it back again takes it from no other signer."""
+    """What the parent closed is closed in the child; closing it again does not affect other signers."""
     closed = open_signer(script.uri)
     with open_signer(script.uri) as other:
         closed.close()
@@ -201,7 +201,7 @@ def test_closed_signer_stays_closed_in_a_child(script: Script) -> None:
 
 @in_own_process
 def test_fork_while_threads_sign(script: Script) -> None:
-    """Children that are forked while other threads sign sign themselves; the threads go on."""
+    """Children forked while other threads sign can sign too, and the threads continue."""
     with open_signer(script.uri) as signer:
         done = threading.Event()
 
@@ -230,7 +230,7 @@ def test_fork_while_threads_sign(script: Script) -> None:
 
 @in_own_process
 def test_fork_while_sessions_are_lost(script: Script) -> None:
-    """Children that are forked while other threads mend a lost session find no lock held."""
+    """Children forked while other threads recover a lost session find no lock held."""
     with open_signer(script.uri) as signer:
         done = threading.Event()
 
@@ -253,7 +253,7 @@ def test_fork_while_sessions_are_lost(script: Script) -> None:
 
 @in_own_process
 def test_fork_while_connecting(script: Script) -> None:
-    """A child does not wait for a connect, an opening or a closing that a parent's thread has under way."""
+    """A child does not wait for a connect, open or close that runs in a thread of its parent."""
     with ThreadPoolExecutor(3) as pool, open_signer(script.uri) as signer:
         other = Script()
         with other, other.held("connect") as gate:
@@ -274,7 +274,7 @@ def test_fork_while_connecting(script: Script) -> None:
 
 @in_own_process
 def test_fork_while_reconnecting(script: Script) -> None:
-    """A child does not wait for a parent's thread that connects again, nor for one that opens the key again."""
+    """A child does not wait for a parent's thread that reconnects or reopens the key."""
     with open_signer(script.uri) as signer:
         for step in ("connect", "open"):
             with ThreadPoolExecutor(1) as pool, script.held(step) as gate:
@@ -295,7 +295,7 @@ def test_fork_while_reconnecting(script: Script) -> None:
 
 @in_own_process
 def test_fork_while_reloading(script: Script) -> None:
-    """A child follows a rotation itself, though a parent's thread was just doing so."""
+    """A child follows a rotation by itself, even if a parent's thread was doing so at the fork."""
     with open_signer(script.uri) as signer, ThreadPoolExecutor(1) as pool, script.held("open") as gate:
         new = script.rotate()
         reloading = pool.submit(signer.reload)
@@ -312,7 +312,7 @@ def test_fork_while_reloading(script: Script) -> None:
 
 @in_own_process
 def test_fork_while_closing(script: Script) -> None:
-    """A store that a parent's thread is just closing is not waited for: the child makes its own."""
+    """A child does not wait for a store that a parent's thread is closing: it creates its own."""
     signer = open_signer(script.uri)
     with ThreadPoolExecutor(1) as pool, script.held("close") as gate:
         closing = pool.submit(signer.close)
@@ -331,7 +331,7 @@ def test_fork_while_closing(script: Script) -> None:
 
 @in_own_process
 def test_fork_while_the_table_is_locked(script: Script) -> None:
-    """A child opens though a parent's thread was just inside the table of connections."""
+    """A child can open a signer even if a parent's thread held the connection table."""
     with ThreadPoolExecutor(1) as pool, script.held("init") as gate:
         acquiring = pool.submit(acquire, parse(script.uri), ScriptedStore, SecretResolver())
         assert gate.entered.wait(LONG_ENOUGH)
@@ -348,7 +348,7 @@ def test_fork_while_the_table_is_locked(script: Script) -> None:
 
 @in_own_process
 def test_grandchild_signs(script: Script) -> None:
-    """A child of a child connects for itself, too."""
+    """A child of a child makes its own connection, too."""
     with open_signer(script.uri) as signer:
 
         def sign() -> object:
@@ -364,7 +364,7 @@ def test_grandchild_signs(script: Script) -> None:
 
 @in_own_process
 def test_other_key_in_a_child(script: Script) -> None:
-    """A child that finds another key at the pinned URI signs nothing."""
+    """If a child finds another key at the pinned URI, it signs nothing."""
     with open_signer(script.uri) as signer:
         script.keys["app"][0] = Member(new_key("P-256", 1))
 
@@ -380,7 +380,7 @@ def test_other_key_in_a_child(script: Script) -> None:
 
 @in_own_process
 def test_child_keeps_to_the_timeout(script: Script) -> None:
-    """Connecting anew in a child takes no longer than the signature may."""
+    """Reconnecting in a child stays within the signature's timeout."""
     with open_signer(script.uri) as signer:
 
         def sign() -> list[float]:
@@ -397,7 +397,7 @@ def test_child_keeps_to_the_timeout(script: Script) -> None:
 
 @in_own_process
 def test_assertions_survive_a_fork(script: Script) -> None:
-    """A child makes assertions, also where a parent's thread was just making the one that is used again."""
+    """A child makes assertions even if a parent's thread was making the one to be reused."""
     with open_signer(script.uri) as signer, ThreadPoolExecutor(1) as pool:
         make = ClientAssertion(signer, reuse=60)
         context = {"client_id": "app", "token_endpoint": "https://login.example/token"}
@@ -416,7 +416,7 @@ def test_assertions_survive_a_fork(script: Script) -> None:
 
 @in_own_process
 def test_signing_imports_nothing(script: Script) -> None:
-    """Once a signer is open no signature imports anything: a fork meanwhile would leave its lock held in the child."""
+    """Once a signer is open, signing imports nothing: a fork during an import would leave its lock held in a child."""
     for kind in ("RSA-2048", "P-256", "Ed25519"):
         with Script(kind) as own, open_signer(own.uri) as signer:
             make = ClientAssertion(signer)
@@ -430,7 +430,7 @@ def test_signing_imports_nothing(script: Script) -> None:
 
 @in_own_process
 def test_parents_close_waits_no_longer(script: Script) -> None:
-    """A signer that is inherited and forgotten by a child is closed by its parent as ever."""
+    """A signer that a child inherited and forgot is closed by its parent as usual."""
     signer = open_signer(script.uri)
     assert in_child(lambda: None) is None
     signer.sign(MESSAGE, "ES256")

@@ -1,4 +1,4 @@
-"""One thread works, those that want the same wait for it."""
+"""One thread does the work, and those that want the same result wait for it."""
 
 import functools
 import signal
@@ -14,13 +14,13 @@ from scripted_store import LONG_ENOUGH, Gate, in_threads, until
 
 
 def waiting_for(flights: SingleFlight[int], key: str) -> int:
-    """How many threads wait for the flight of this key."""
+    """The number of threads waiting for this key's flight."""
     flight = flights._flights.get(key)
     return len(flight.ended._cond._waiters) if flight else 0  # type: ignore[attr-defined]
 
 
 def test_threads_share_one_result() -> None:
-    """Work is done once for all that ask meanwhile."""
+    """The work is done once for all callers that arrive meanwhile."""
     flights, gate, calls = SingleFlight[int](), Gate(), []
 
     def work() -> int:
@@ -37,7 +37,7 @@ def test_threads_share_one_result() -> None:
 
 
 def test_threads_share_one_failure() -> None:
-    """Work that fails fails for all, each with a copy of the error, and is not repeated by those who waited."""
+    """A failure is raised for all callers, each with a copy of the error; those that waited do not repeat the work."""
     flights, gate, error, calls = SingleFlight[int](), Gate(), StoreUnavailable("down", hint="wait", uri="a:b"), []
     error.__cause__ = OSError("the cause")
 
@@ -59,7 +59,7 @@ def test_threads_share_one_failure() -> None:
 
 
 def test_error_that_cannot_be_copied_is_shared() -> None:
-    """An error whose class cannot be copied reaches all threads as the one object that it is."""
+    """An error whose class cannot be copied is raised in all threads as the same object."""
 
     class Odd(Exception):
         def __init__(self, *, code: int) -> None:
@@ -79,7 +79,7 @@ def test_error_that_cannot_be_copied_is_shared() -> None:
 
 
 def test_copies_have_notes_of_their_own() -> None:
-    """A note that one thread adds to its copy of an error is not in another's."""
+    """A note that one thread adds to its copy of an error is not in another's copy."""
     flights, gate, error = SingleFlight[int](), Gate(), StoreUnavailable("down")
     error.add_note("seen")
 
@@ -99,13 +99,13 @@ def test_copies_have_notes_of_their_own() -> None:
 
 
 def test_nothing_is_remembered() -> None:
-    """Who comes after the end of a flight begins another."""
+    """A caller that arrives after a flight has ended starts another."""
     flights, results = SingleFlight[int](), iter((1, 2))
     assert [flights.do("key", lambda: next(results), timeout=1) for _ in range(2)] == [1, 2]
 
 
 def test_failure_is_forgotten() -> None:
-    """After a flight that failed the next one may succeed."""
+    """After a failed flight the next one may succeed."""
     flights = SingleFlight[int]()
 
     def fail() -> int:
@@ -117,7 +117,7 @@ def test_failure_is_forgotten() -> None:
 
 
 def test_other_keys_do_not_wait() -> None:
-    """Work of another key goes on beside it."""
+    """Work for another key runs concurrently."""
     flights, gate = SingleFlight[int](), Gate()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(flights.do, "slow", lambda: gate.wait() or 1, timeout=LONG_ENOUGH)  # type: ignore[func-returns-value]
@@ -127,7 +127,7 @@ def test_other_keys_do_not_wait() -> None:
 
 
 def test_waiter_gives_up_in_time() -> None:
-    """A thread that waits longer than its timeout gets FlightTimeout; the flight goes on."""
+    """A thread that reaches its timeout while waiting gets FlightTimeout; the flight continues."""
     flights, gate = SingleFlight[int](), Gate()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(flights.do, "key", lambda: gate.wait() or 1, timeout=LONG_ENOUGH)  # type: ignore[func-returns-value]
@@ -139,7 +139,7 @@ def test_waiter_gives_up_in_time() -> None:
 
 
 def test_wait_is_no_longer_than_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that has no time left does not wait at all."""
+    """A thread with no time left does not wait at all."""
     flights, gate, waits = SingleFlight[int](), Gate(), list[float]()
     wait = threading.Event.wait
 
@@ -161,7 +161,7 @@ def test_wait_is_no_longer_than_the_time_left(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_own_timeout_error_is_an_error() -> None:
-    """A TimeoutError that the work raises is one of its errors, and not the wait's."""
+    """A TimeoutError raised by the work is an ordinary error, not the wait's."""
     flights = SingleFlight[int]()
 
     def fail() -> int:
@@ -172,7 +172,7 @@ def test_own_timeout_error_is_an_error() -> None:
 
 
 def test_late_leader_fails_alone() -> None:
-    """A failure for which the working thread had no time left is not that of a thread that has."""
+    """If the working thread fails because its time is over, a thread that has time left does not fail with it."""
     flights, calls = SingleFlight[int](), []
 
     def work() -> int:
@@ -193,7 +193,7 @@ def test_late_leader_fails_alone() -> None:
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
 def test_interrupted_leader_lets_another_lead(interruption: type[BaseException]) -> None:
-    """An interruption hits the thread that works alone: one of those who wait begins again."""
+    """An interruption affects only the working thread: one of those that wait starts again."""
     flights, gate, leaders = SingleFlight[int](), Gate(), []
 
     def work() -> int:
@@ -222,7 +222,7 @@ def test_interrupted_leader_lets_another_lead(interruption: type[BaseException])
 
 
 def test_never_two_at_once() -> None:
-    """However often they ask, two threads never do the same work at the same time."""
+    """However often they call, two threads never do the same work at the same time."""
     flights, busy, overlaps = SingleFlight[int](), threading.Lock(), []
 
     def work() -> int:
@@ -241,19 +241,19 @@ def test_never_two_at_once() -> None:
 
 
 def test_child_forgets_the_flights() -> None:
-    """What a parent's thread began is not waited for in a forked child."""
+    """A forked child does not wait for work that a parent's thread began."""
     flights, gate = SingleFlight[int](), Gate()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(flights.do, "key", lambda: gate.wait() or 1, timeout=LONG_ENOUGH)  # type: ignore[func-returns-value]
         gate.entered.wait(LONG_ENOUGH)
-        flights.after_fork()  # as the fork's hook does it
+        flights.after_fork()  # as the fork hook does
         assert flights.do("key", lambda: 2, timeout=1) == 2
         gate.open()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there is no such signal on Windows")
 def test_exception_of_a_signal_handler_is_not_shared() -> None:
-    """What the program's signal handler raises in the working thread is not the failure of those who wait."""
+    """An exception from the program's signal handler in the working thread does not fail those that wait."""
     flights, calls = SingleFlight[int](), []
 
     def interrupt(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""A store that breaks its contract: what it raises or returns becomes an error that lets the next key be tried."""
+"""A store that breaks the contract: what it raises or returns becomes an error after which the next key is tried."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ USES: dict[str, tuple[str, Callable[[Store], object]]] = {
 
 
 def require_reported(caught: pytest.ExceptionInfo[KeyvouchError], fault: str) -> None:
-    """The error names the store, its distribution, what was raised and where, and quotes nothing."""
+    """Assert that the error names the store, its distribution, what was raised and where, and quotes nothing."""
     error = caught.value
     assert type(error) is InternalError
     assert (error.code, error.exit_status, error.transient, error.try_next_key) == ("internal-error", 1, False, True)
@@ -83,7 +83,7 @@ def require_reported(caught: pytest.ExceptionInfo[KeyvouchError], fault: str) ->
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("step", ["init", "connect", "open"])
 def test_defect_while_opening(step: str, fault: str) -> None:
-    """Whatever a store raises while a key is opened becomes an error that names the store and its authors."""
+    """Any exception while a key is opened becomes an error that names the store and its authors."""
     with Script() as script:
         script.before[step] = FAULTS[fault]
         with pytest.raises(KeyvouchError) as caught:
@@ -96,7 +96,7 @@ def test_defect_while_opening(step: str, fault: str) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("first", [True, False])
 def test_defect_while_signing(first: bool, fault: str) -> None:
-    """Whatever a store raises while it signs becomes that error; the next signature may succeed."""
+    """Any exception while signing becomes that error; the next signature may succeed."""
     with Script() as script, open_signer(script.uri) as signer:
         if not first:
             signer.sign(MESSAGE, "ES256")
@@ -111,7 +111,7 @@ def test_defect_while_signing(first: bool, fault: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_defect_while_looking_for_a_change(fault: str) -> None:
-    """A store that cannot say whether its key was replaced does not keep the key from signing."""
+    """A store that fails to report whether its key was replaced does not prevent signing."""
     with Script() as script, open_signer(script.uri) as signer:
         script.before["changed"] = FAULTS[fault]
         signer._next_look = 0
@@ -123,7 +123,7 @@ def test_defect_while_looking_for_a_change(fault: str) -> None:
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("fault", ["KeyError", "RecursionError"])
 def test_defect_of_a_capability(use: str, fault: str) -> None:
-    """Whatever a store raises in another method becomes that error, too."""
+    """Any exception from another method becomes that error, too."""
     step, act = USES[use]
     with Script() as script, open_store(f"{script.able_uri};version=1") as store:
         script.before[step] = FAULTS[fault]
@@ -132,7 +132,7 @@ def test_defect_of_a_capability(use: str, fault: str) -> None:
         require_reported(caught, fault)
 
 
-# Errors that the core cannot rely on.
+# Errors that the core cannot handle safely.
 
 
 class WithoutInit(StoreUnavailable):
@@ -143,7 +143,7 @@ class WithoutInit(StoreUnavailable):
 
 
 class RefusesChanges(AccessDenied):
-    """Cannot be given its URI."""
+    """Its URI cannot be set."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "uri" and "uri" in self.__dict__:
@@ -153,13 +153,13 @@ class RefusesChanges(AccessDenied):
 
 @dataclasses.dataclass(frozen=True)
 class Frozen(Exception):
-    """Refuses even a traceback."""
+    """Rejects even a traceback."""
 
     text: str = "hunter2"
 
 
 class NotesFail(Exception):
-    """Cannot be asked for its notes."""
+    """Its notes cannot be read."""
 
     @property
     def __notes__(self) -> list[str]:  # type: ignore[override]
@@ -167,13 +167,13 @@ class NotesFail(Exception):
 
 
 class OddNotes(Exception):
-    """Has something else in place of its notes."""
+    """Its notes are not a list of strings."""
 
     __notes__: Any = 5
 
 
 class OddText(Exception):
-    """Cannot be printed."""
+    """Its text cannot be read."""
 
     def __str__(self) -> str:
         raise ValueError("hunter2")
@@ -182,7 +182,7 @@ class OddText(Exception):
 
 
 class ClassFails(Exception):
-    """Cannot be asked for its class."""
+    """Its class cannot be read."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
@@ -220,7 +220,7 @@ UNUSABLE: dict[str, Callable[[], Exception]] = {
 @pytest.mark.parametrize("fault", UNUSABLE)
 @pytest.mark.parametrize("step", ["init", "connect", "open"])
 def test_unusable_error_leads_to_the_next_key(step: str, fault: str) -> None:
-    """An error of a store that the core could not handle does not keep the standby key from being opened."""
+    """A store's error that the core could not handle does not prevent the standby key from being opened."""
     with Script() as first, Script() as second:
         first.before[step] = lambda _: raise_it(UNUSABLE[fault]())
         with open_first([first.uri, second.uri], SecretResolver()) as signer:
@@ -230,7 +230,7 @@ def test_unusable_error_leads_to_the_next_key(step: str, fault: str) -> None:
 @pytest.mark.parametrize("fault", UNUSABLE)
 @pytest.mark.parametrize("first", [True, False])
 def test_unusable_error_while_signing(first: bool, fault: str) -> None:
-    """Such an error of a signature is reported as a defect, and can be printed."""
+    """Such an error while signing is reported as a defect, and can be printed."""
     with Script() as script, open_signer(script.uri) as signer:
         if not first:
             signer.sign(MESSAGE, "ES256")
@@ -244,7 +244,7 @@ def test_unusable_error_while_signing(first: bool, fault: str) -> None:
 
 @pytest.mark.parametrize("fault", UNUSABLE)
 def test_unusable_error_of_a_capability(fault: str) -> None:
-    """Such an error of another method is reported as a defect as well."""
+    """Such an error from another method is reported as a defect as well."""
     with Script() as script, open_store(script.able_uri) as store:
         script.before["keys"] = lambda _: raise_it(UNUSABLE[fault]())
         with pytest.raises(InternalError) as caught:
@@ -257,7 +257,7 @@ def raise_it(error: Exception) -> None:
 
 
 def test_interrupt_is_no_defect() -> None:
-    """Ctrl-C in a store's code reaches the program as it is."""
+    """Ctrl-C in a store's code reaches the program unchanged."""
     with Script() as script, open_signer(script.uri) as signer:
         script.fail("sign", KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
@@ -267,7 +267,7 @@ def test_interrupt_is_no_defect() -> None:
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such signal on Windows")
 @pytest.mark.parametrize("step", ["init", "connect", "open", "sign", "changed"])
 def test_exception_of_a_signal_handler_is_no_defect(step: str) -> None:
-    """What the program's own signal handler raises in a store's code reaches the program as it is."""
+    """An exception from the program's own signal handler in a store's code reaches the program unchanged."""
 
     def time_out(*_: object) -> None:
         raise TimeoutError("the program's own")
@@ -289,14 +289,14 @@ def test_exception_of_a_signal_handler_is_no_defect(step: str) -> None:
 
 @pytest.mark.parametrize("message", ["text", None, 1])
 def test_message_of_the_wrong_type(message: Any) -> None:
-    """A message that is not bytes is the caller's mistake, and not blamed on the store."""
+    """A message that is not bytes is the caller's mistake; the store is not blamed."""
     with Script() as script, open_signer(script.uri) as signer, pytest.raises(TypeError, match="must be bytes"):
         signer.sign(message, "ES256")
 
 
 @pytest.mark.parametrize("error", [ValueError("a defect"), SignatureInvalid("wrong")])
 def test_next_key_of_a_profile_opens(error: Exception, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A defect of the first key's store does not keep the standby key from being opened."""
+    """A defect in the first key's store does not prevent the standby key from being opened."""
     with Script() as first, Script() as second:
         first.always["open"] = error
         path = tmp_path / "config.toml"
@@ -339,7 +339,7 @@ def test_open_returns_no_key(monkeypatch: pytest.MonkeyPatch, returned: object) 
     ],
 )
 def test_key_with_a_wrong_attribute(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
-    """Each attribute of a key must be of the type that the contract gives it."""
+    """Each attribute of a key must have the type that the contract specifies."""
     real = ScriptedStore.open
 
     def opened(*args: Any, **kwargs: Any) -> Any:
@@ -383,7 +383,7 @@ def test_key_without_a_uri(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_method_returns_the_wrong_type(monkeypatch: pytest.MonkeyPatch, method: str, returned: object) -> None:
-    """The result of each method must be of the type that the contract gives it."""
+    """Each method's result must have the type that the contract specifies."""
     with Script() as script, open_store(f"{script.able_uri};version=1") as store:
         monkeypatch.setattr(AbleStore, method, lambda *_, **__: returned)
         with pytest.raises(InternalError, match="scripted-able: returned"):
@@ -412,7 +412,7 @@ GOOD = KeyInfo(parse_uri("scripted:key=app", ScriptedStore.attributes), "P-256")
     ],
 )
 def test_listed_key_with_a_wrong_field(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
-    """Each field of a listed key must be of the type that the contract gives it."""
+    """Each field of a listed key must have the type that the contract specifies."""
     wrong = dataclasses.replace(GOOD, **{name: value})  # type: ignore[arg-type]
     with Script() as script, open_store(script.able_uri) as store:
         monkeypatch.setattr(AbleStore, "keys", lambda *_, **__: [GOOD, wrong])
@@ -421,7 +421,7 @@ def test_listed_key_with_a_wrong_field(monkeypatch: pytest.MonkeyPatch, name: st
 
 
 def test_list_that_fails_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list of the store's own that fails while it is read is its defect, too."""
+    """A store's own list type that fails while it is read is a defect of the store, too."""
 
     class Late(list[KeyInfo]):
         def __iter__(self) -> Any:
@@ -451,7 +451,7 @@ def run_command(error: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_command_shows_no_traceback() -> None:
-    """The command says in two sentences whose defect it is, and exits with status 1."""
+    """The command reports the defective store in two sentences, and exits with status 1."""
     done = run_command('ValueError("hunter2")')
     assert done.returncode == 1
     assert "raised ValueError" in done.stderr
@@ -462,7 +462,7 @@ def test_command_shows_no_traceback() -> None:
 
 @pytest.mark.parametrize("error", ["SystemExit(0)", "GeneratorExit('hunter2')", "BaseException('hunter2')"])
 def test_store_that_ends_the_command(error: str) -> None:
-    """A store that exits, or raises what is not an `Exception`, is a defect: no success, and no traceback."""
+    """A store that exits, or raises something other than an `Exception`, is defective: no success, and no traceback."""
     done = run_command(error)
     assert done.returncode == 1
     assert "a defect of keyvouch or of a plugin" in done.stderr

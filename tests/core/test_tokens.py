@@ -1,4 +1,4 @@
-"""What can be sent as a token, and what a token endpoint may answer."""
+"""What can be sent as a token, and what a token endpoint may return."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GOOD = {"access_token": "a.b.c", "expires_in": 3599}
 
 @pytest.mark.parametrize("value", ["a", "a.b-c_d~e+f/g==", "!~"])
 def test_tokens(value: str) -> None:
-    """Printable ASCII."""
+    """Any printable ASCII text is accepted."""
     assert is_token(value)
     require_token(value, "token", "env:TOKEN")
 
@@ -25,12 +25,12 @@ def test_tokens(value: str) -> None:
     "value", ["", " ", "a b", "a\n", "\na", "a\r", "a\0", "a\x7f", "\u00e9", "\u20ac", None, 5, b"a", []]
 )
 def test_what_is_not_a_token(value: object) -> None:
-    """Spaces, control characters, letters outside ASCII, and what is no text."""
+    """Spaces, control characters, non-ASCII letters and values that are not text are refused."""
     assert not is_token(value)
 
 
 def test_error_names_the_reference_only() -> None:
-    """The value is neither in the error nor behind it."""
+    """The value is in neither the error nor its causes."""
     with pytest.raises(SecretIncorrect, match="The token from env:TOKEN") as caught:
         require_token("marker\n", "token", "env:TOKEN")
     assert "marker" not in f"{caught.value!r}{caught.value}"
@@ -47,7 +47,7 @@ def test_error_names_the_reference_only() -> None:
     ],
 )
 def test_sound_answers(changes: dict[str, object]) -> None:
-    """Numbers may be text, as old servers send them; fields that nobody reads may be anything."""
+    """Numbers may be strings, as old servers send them; unused fields may be anything."""
     assert describe_flaw(json.dumps(GOOD | changes).encode()) is None
 
 
@@ -75,7 +75,7 @@ def test_sound_answers(changes: dict[str, object]) -> None:
     ],
 )
 def test_flawed_answers(changes: dict[str, object]) -> None:
-    """What is wrong is said in words, without the value."""
+    """The error says what is wrong, without the value."""
     flaw = describe_flaw(json.dumps(GOOD | changes).encode())
     assert flaw
     assert "\n" not in flaw
@@ -85,12 +85,12 @@ def test_flawed_answers(changes: dict[str, object]) -> None:
     "body", [b"", b"[]", b"null", b"5", b"{", b"\xff", b"NaN", b"[" * 10_000, b'{"expires_in": NaN}']
 )
 def test_bodies_that_are_not_objects(body: bytes) -> None:
-    """No JSON, or not an object."""
+    """A body that is not JSON, or not an object, is refused."""
     assert describe_flaw(body)
 
 
 @settings(max_examples=100, deadline=None)
 @given(body=malformed.fuzzed(("access_token", "expires_in", "scope", "metadata", "token_endpoint")))
 def test_arbitrary_json(body: bytes) -> None:
-    """Any JSON: sound, or a text."""
+    """Any JSON is either valid or gives an error text."""
     assert describe_flaw(body) != ""

@@ -28,7 +28,7 @@ STRANGER, TEAM = 60123, 60124
 
 @pytest.fixture
 def accounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[SimpleNamespace]]:
-    """The user and group databases: this account, and another one in a group with a colleague."""
+    """The user and group databases: this account, and another one that shares a group with a colleague."""
     users = [SimpleNamespace(pw_name="me", pw_uid=ME, pw_gid=60200)]
     groups = [
         SimpleNamespace(gr_name="me", gr_gid=60200, gr_mem=[]),
@@ -58,7 +58,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def group_writable(path: Path, gid: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a group write there; where only root may give files to a group, the status says so."""
+    """Make a path group-writable; if only root may change its group, the status is faked."""
     path.chmod(0o775)
     real = Path.lstat
 
@@ -92,7 +92,7 @@ def test_group_with_members_can_write(
 def test_group_of_root_or_private_group(
     file: Path, gid: int, accounts: dict[str, list[SimpleNamespace]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root's group may write, and so may one that has no other member than the owner: a umask of 002 is common."""
+    """Root's group may write, and so may a group whose only member is the owner: a umask of 002 is common."""
     group_writable(file, gid, monkeypatch)
     check_trusted(file)
 
@@ -101,7 +101,7 @@ def test_group_of_root_or_private_group(
 def test_private_group_of_nobody_else(
     file: Path, how: str, accounts: dict[str, list[SimpleNamespace]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A group is private only if no other account is in it, neither as a member nor by its primary group."""
+    """A group is private only if no other account is in it, either as a member or through its primary group."""
     if how == "listed":
         accounts["groups"][0].gr_mem = ["me", "colleague"]
     elif how == "primary":
@@ -125,7 +125,7 @@ def test_group_in_a_sticky_folder(
 
 
 def test_databases_are_asked_only_if_needed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no group can write, as nearly everywhere, no database of users is read."""
+    """If no group can write, as almost everywhere, no user database is read."""
     monkeypatch.setattr(pwd, "getpwall", lambda: pytest.fail("read"))
     monkeypatch.setattr(os, "getxattr", lambda *_, **__: pytest.fail("read"))
     trust._check_mode(file, file)
@@ -137,7 +137,7 @@ def test_databases_are_asked_only_if_needed(file: Path, monkeypatch: pytest.Monk
 @linux
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_user_with_access(file: Path, what: str, accounts: dict[str, list[SimpleNamespace]]) -> None:
-    """A user whom an access control list lets write is refused with the line that ends it."""
+    """If an access control list gives a user write access, it is refused with the command that removes it."""
     place = file if what == "file" else file.parent
     set_acl(place, acl(owner=7, users={STRANGER: 6}))
     with pytest.raises(ConfigurationError, match=f"the user {STRANGER} can write to {place}") as caught:
@@ -147,7 +147,7 @@ def test_user_with_access(file: Path, what: str, accounts: dict[str, list[Simple
 
 @linux
 def test_group_with_access(file: Path, accounts: dict[str, list[SimpleNamespace]]) -> None:
-    """So is a named group that others are in."""
+    """So is a named group that has other members."""
     set_acl(file, acl(groups={TEAM: 2}))
     with pytest.raises(ConfigurationError, match="the group team can write") as caught:
         check_trusted(file)
@@ -169,14 +169,14 @@ def test_group_with_access(file: Path, accounts: dict[str, list[SimpleNamespace]
 def test_list_that_lets_nobody_else_write(
     file: Path, attribute: bytes, accounts: dict[str, list[SimpleNamespace]]
 ) -> None:
-    """Reading, what the mask takes away, and accounts that are trusted anyway are no harm."""
+    """Read access, rights masked out, and trusted accounts do no harm."""
     set_acl(file, attribute)
     check_trusted(file)
 
 
 @linux
 def test_default_list_of_a_folder(file: Path) -> None:
-    """What a folder hands on to new files lets nobody write to the folder; each file is looked at itself."""
+    """A folder's default list does not allow writing to the folder; each file is checked itself."""
     set_acl(file.parent, acl(owner=7, users={STRANGER: 7}), default=True)
     check_trusted(file)
 
@@ -184,7 +184,7 @@ def test_default_list_of_a_folder(file: Path) -> None:
 @linux
 @pytest.mark.parametrize("attribute", [b"", b"\x02\x00", b"\x03\x00\x00\x00", b"\x02\x00\x00\x00\x01\x00"])
 def test_list_in_an_unknown_form(file: Path, attribute: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list that cannot be read is an error, and not one that lets nobody write."""
+    """A list that cannot be parsed is an error; it is not taken to deny writing."""
     file.chmod(0o664)
     monkeypatch.setattr(os, "getxattr", lambda *_, **__: attribute or b"\x00")
     with pytest.raises(OSError, match="Unknown form of access control list"):
@@ -196,7 +196,7 @@ def test_list_in_an_unknown_form(file: Path, attribute: bytes, monkeypatch: pyte
 
 @pytest.fixture
 def certificates(file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A certificate to trust for TLS; the environment names no other."""
+    """A certificate to trust for TLS; the environment names no other one."""
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
     key = make_key("P-256")
@@ -213,7 +213,7 @@ def refused(function: object, *arguments: object, **options: object) -> str:
 @pytest.mark.parametrize("variable", ["", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_certificates_for_tls(certificates: Path, what: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who can write to `ca-file`, or what the environment names in its place, could read every secret."""
+    """An account that can write to `ca-file`, or to the environment's replacement for it, could read every secret."""
     (certificates if what == "file" else certificates.parent).chmod(0o777)
     if variable:
         monkeypatch.setenv(variable, str(certificates))
@@ -225,7 +225,7 @@ def test_certificates_for_tls(certificates: Path, what: str, variable: str, monk
 
 @pytest.mark.parametrize("variable", ["", "SSL_CERT_DIR"])
 def test_folder_of_certificates(certificates: Path, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder of certificates each must be trusted, wherever its link leads; a dangling one is passed over."""
+    """In a folder of certificates each must be trusted, whatever its link's target; a dangling link is skipped."""
     folder = certificates.parent / "certs"
     folder.mkdir()
     (folder / "dangling.0").symlink_to("nowhere")
@@ -245,7 +245,7 @@ def test_certificates_of_the_system() -> None:
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_certificate_of_a_client(certificates: Path, tmp_path: Path, which: int) -> None:
-    """So must be the certificate and the key that a client shows."""
+    """A client's certificate and key must be trusted, too."""
     other = tmp_path / "other.pem"
     other.write_bytes(b"")
     pair = [str(other), str(other)]
@@ -255,7 +255,7 @@ def test_certificate_of_a_client(certificates: Path, tmp_path: Path, which: int)
 
 
 def test_certificate_file(tmp_path: Path) -> None:
-    """`certificate-file` decides which certificate an assertion names: others must not be able to write it."""
+    """`certificate-file` decides which certificate an assertion names, so others must not be able to write it."""
     key = make_key("P-256")
     chain = [certificate.self_signed(key, "CN=app", 1)]
     files.write_private(tmp_path / "app.key", pem.write(key, [], None, "app"))
@@ -267,7 +267,7 @@ def test_certificate_file(tmp_path: Path) -> None:
 
 
 def test_kubernetes_volume(tmp_path: Path) -> None:
-    """A volume of the kubelet is trusted: a sticky folder, and links of root to a folder that only root can write."""
+    """A kubelet volume is trusted: a sticky folder, and links of root to a folder that only root can write."""
     volume = tmp_path / "volume"
     volume.mkdir()
     volume.chmod(0o1777)

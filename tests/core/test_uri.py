@@ -28,14 +28,14 @@ from keyvouch.uri import (
 ATTRIBUTES = (
     Attribute(
         "path", "the file", positional=True, required_for=frozenset({"open", "generate"}), parse=bytes.hex
-    ),  # octets: any of them are a path
+    ),  # bytes: a path may contain any of them
     Attribute("friendly-name", "which of several", required_for=frozenset({"generate"}), parse=bytes.hex),
     Attribute("password", "of the file", query=True, secret=True, environment=("APP_PASSWORD", "APP_OLD_PASSWORD")),
     Attribute("role-id", "who logs in", query=True),
     Attribute("mount", "of the engine", default="transit", environment=("APP_MOUNT",)),
 )
 DECLARED = {attribute.name: attribute for attribute in (*ATTRIBUTES, *CORE_ATTRIBUTES)}
-SECRET = "hunter2"  # what no error may show
+SECRET = "hunter2"  # must not appear in any error
 
 
 def parse(text: str) -> KeyUri:
@@ -76,12 +76,12 @@ def refusal(text: str) -> ConfigurationError:
     ],
 )
 def test_path_is_what_was_written(text: str, path: bytes) -> None:
-    """The path form goes up to `?`, percent-decoded; a Windows path is taken as it stands."""
+    """The path form extends to `?` and is percent-decoded; a Windows path is taken literally."""
     assert path_of(text) == path
 
 
 def test_attributes_stand_on_both_sides() -> None:
-    """Which key it is stands before `?`, how to reach it after it."""
+    """Attributes before `?` select the key, those after it say how to reach it."""
     uri = parse("pfx:path=/a;friendly-name=b?password=env:X&role-id=r%26s")
     assert uri.scheme == "pfx"
     assert [uri.get(name) for name in ("path", "friendly-name", "password", "role-id")] == [
@@ -93,12 +93,12 @@ def test_attributes_stand_on_both_sides() -> None:
 
 
 def test_empty_parts_are_passed_over() -> None:
-    """A separator too many is no error."""
+    """Empty parts between separators are not an error."""
     assert parse("pfx:path=/a;?&password=env:X&") == parse("pfx:/a?password=env:X")
 
 
 def test_silent_uri_gives_defaults() -> None:
-    """What a URI does not say has the declared default, and is not in it."""
+    """A missing attribute has its declared default, and is not in the URI."""
     uri = parse("pfx:/a")
     assert (uri.get("mount"), uri.get("settle"), uri.get("select")) == ("transit", 900, None)
     assert "mount" not in uri
@@ -106,7 +106,7 @@ def test_silent_uri_gives_defaults() -> None:
 
 
 def test_undeclared_name_is_a_key_error() -> None:
-    """A store that asks for what it did not declare has a defect, which does not hide behind a default."""
+    """A store that reads an undeclared attribute is defective, and does not get a default."""
     with pytest.raises(KeyError):
         parse("pfx:/a").get("passwrd")
     with pytest.raises(KeyError):
@@ -123,17 +123,17 @@ def test_order_does_not_matter() -> None:
 
 @pytest.mark.parametrize("other", ["pfx:/b", "pem:/a", "pfx:/a?role-id=x", "pfx:path=/a;mount=x"])
 def test_another_value_is_another_uri(other: str) -> None:
-    """Scheme and values make the identity."""
+    """A URI is identified by its scheme and values."""
     assert parse("pfx:/a") != parse(other)
 
 
 def test_default_written_out_is_another_uri() -> None:
-    """A URI is compared by what it says, so that it reads back as it was printed."""
+    """URIs are compared by what is written, so that a URI reads back as it was printed."""
     assert parse("pfx:path=/a;mount=transit") != parse("pfx:/a")
 
 
 def test_replace_changes_one_value() -> None:
-    """A changed URI is a new one; None takes a value away."""
+    """Replacing a value makes a new URI; None removes the value."""
     uri = parse("pfx:/a?role-id=r")
     assert uri.replace({"mount": None}) == uri
     with pytest.raises(KeyError, match="passwrd"):
@@ -143,12 +143,12 @@ def test_replace_changes_one_value() -> None:
 
 
 def test_octets_are_compared_as_they_stand() -> None:
-    """Connections compare octets, whatever an attribute makes of them."""
+    """Connections compare bytes, however an attribute interprets them."""
     assert parse("pfx:/a%ff?role-id=%72").octets(["path", "role-id", "mount"]) == (b"/a\xff", b"r", None)
 
 
 def test_missing_attributes_are_named() -> None:
-    """What a purpose needs, and the URI lacks, is told by name."""
+    """Attributes that a purpose needs, and the URI lacks, are named."""
     assert parse("pfx:").missing_for("open") == ["path"]
     assert parse("pfx:/a").missing_for("open") == []
     assert parse("pfx:/a").missing_for("generate") == ["friendly-name"]
@@ -158,27 +158,27 @@ def test_missing_attributes_are_named() -> None:
 
 
 def test_environment_completes_a_uri(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A declared variable stands in where the URI is silent, the first that is set, and is then part of the URI."""
+    """For a missing attribute the first declared variable that is set is used, and becomes part of the URI."""
     monkeypatch.setenv("APP_OLD_PASSWORD", "env:OLD")
     monkeypatch.setenv("APP_MOUNT", "kv")
     assert str(parse("pfx:/a")) == "pfx:path=/a;mount=kv?password=env:OLD"
 
 
 def test_uri_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written goes before what is inherited."""
+    """An attribute in the URI takes precedence over the environment."""
     monkeypatch.setenv("APP_MOUNT", "kv")
     assert parse("pfx:path=/a;mount=m").get("mount") == "m"
 
 
 def test_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty variable is how a shell says that there is none."""
+    """An empty variable counts as unset, as is usual in shells."""
     monkeypatch.setenv("APP_PASSWORD", "")
     assert "password" not in parse("pfx:/a")
 
 
 @pytest.mark.parametrize(("variable", "value"), [("APP_PASSWORD", SECRET), ("APP_MOUNT", "\udcff")])
 def test_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    """A value that cannot be used is refused with the variable that it came from."""
+    """An invalid value is refused with the name of its variable."""
     monkeypatch.setenv(variable, value)
     error = refusal("pfx:/a")
     assert variable in error.message
@@ -219,7 +219,7 @@ values = st.fixed_dictionaries(
 @example({"path": b"/a;password=x"})
 @example({"path": b"\\\\server\\50%41"})
 def test_printed_uri_reads_back(chosen: dict[str, bytes]) -> None:
-    """What is printed is parsed to an equal URI, whatever octets its values have."""
+    """A printed URI parses to an equal URI, whatever bytes its values contain."""
     uri = KeyUri("pfx", chosen, DECLARED)
     assert parse(str(uri)) == uri
     assert str(parse(str(uri))) == str(uri)
@@ -227,7 +227,7 @@ def test_printed_uri_reads_back(chosen: dict[str, bytes]) -> None:
 
 @given(values)
 def test_printed_uri_is_printable(chosen: dict[str, bytes]) -> None:
-    """A printed URI is one line of text without quotes, control characters or halves of a character."""
+    """A printed URI is one line of text without quotes, control characters or surrogates."""
     text = str(KeyUri("pfx", chosen, DECLARED))
     assert text.isprintable()
     assert not set(text) & set("'\"\u2018\u2019\u201a\u201b")
@@ -237,14 +237,14 @@ def test_printed_uri_is_printable(chosen: dict[str, bytes]) -> None:
 @pytest.mark.parametrize("scheme", ["pfx", "azure-keyvault", "x+y.z-1"])
 @pytest.mark.parametrize("path", ["/a b/$HOME`id`.pfx", "C:\\it's.pfx", "/a,b", "/*", "~/x", "/a!b\\", "/a\u2019b"])
 def test_quoted_uri_survives_a_shell(tmp_path: Path, scheme: str, path: str) -> None:
-    """What is printed for a shell reaches a program as the URI itself."""
+    """A URI quoted for a shell reaches a program unchanged."""
     uri = KeyUri(scheme, {"path": path.encode(), "password": b"env:X"}, DECLARED)
     done = subprocess.run(["sh", "-c", f"printf %s {uri.quoted}"], capture_output=True, check=True, cwd=tmp_path)
     assert done.stdout.decode() == str(uri)
 
 
 def test_quoted_uri_suits_powershell() -> None:
-    """Single quotes alone, and around everything that PowerShell splits at, as commas."""
+    """Only single quotes are used, around everything that PowerShell splits at, such as commas."""
     assert parse("pfx:/a,b").quoted == "'pfx:/a,b'"
     assert parse("pfx:/a?password=env:X").quoted == "'pfx:/a?password=env:X'"
     assert parse("pfx:/a/b.pfx").quoted == "pfx:/a/b.pfx"
@@ -293,7 +293,7 @@ def test_quoted_uri_suits_powershell() -> None:
     ],
 )
 def test_wrong_uri_says_what_to_do(text: str, message: str, hint: str) -> None:
-    """Each mistake has its sentence and its remedy."""
+    """Each mistake has its own message and remedy."""
     error = refusal(text)
     assert message in error.message
     assert hint in error.hint
@@ -324,7 +324,7 @@ def test_wrong_uri_says_what_to_do(text: str, message: str, hint: str) -> None:
     ],
 )
 def test_wrong_uri_is_described_exactly(text: str, message: str, hint: str) -> None:
-    """What is quoted from the text is what was written, up to its `?`, and the hint can be followed as it is."""
+    """Quoted text is what was written, up to its `?`, and the hint can be followed literally."""
     error = refusal(text)
     assert error.message.endswith(message) or error.message.startswith(message)
     assert error.hint.startswith(hint)
@@ -341,29 +341,29 @@ def test_wrong_uri_is_described_exactly(text: str, message: str, hint: str) -> N
     ],
 )
 def test_uri_of_a_refusal(text: str, shown: str) -> None:
-    """The error says which URI it is about, as far as it was understood, and no more."""
+    """The error has the URI as far as it was parsed, and no more."""
     assert refusal(text).uri == shown
 
 
 def test_backslash_after_the_question_mark() -> None:
-    """Only `\\\\?\\` is the beginning of a path of Windows that a `?` cuts off."""
+    """Only `\\\\?\\` is reported as the beginning of a Windows path cut off by a `?`."""
     assert "no attribute" in refusal(r"pfx:/a?\x=1").message
     assert "begins with" not in refusal("pfx:\\\\?x=1").message
     assert r"path=\\%3F\ " in refusal("pfx:\\\\?\\C:").hint
 
 
 def test_most_seconds() -> None:
-    """A number of seconds has nine digits at most."""
+    """A number of seconds has at most nine digits."""
     assert parse("pfx:/a?settle=999999999").get("settle") == 999_999_999
 
 
 def test_newest_is_the_value() -> None:
-    """What `select` says is what a store gets."""
+    """A store gets the value of `select`."""
     assert parse("pfx:/a?select=newest").get("select") == "newest"
 
 
 def test_store_without_a_positional_attribute() -> None:
-    """Such a store takes only name=value, and its URI may be empty."""
+    """A store without a positional attribute accepts only name=value, and its URI may be empty."""
     declared = (Attribute("name", "which"),)
     assert parse_uri("x:name=a", declared).get("name") == "a"
     assert str(parse_uri("x:", declared)) == "x:"
@@ -372,18 +372,18 @@ def test_store_without_a_positional_attribute() -> None:
 
 
 def test_name_of_a_secret_in_a_path() -> None:
-    """A secret that is given before the `?` is refused also if it has an = in it."""
+    """A secret given before the `?` is refused even if it contains an =."""
     assert "password is on the wrong side" in refusal("pfx:/a;password=file:/a=b").message
     assert "password is on the wrong side" in refusal("pfx:/a;PASSWORD=a=b").message
 
 
 def test_equal_hashes_are_rare() -> None:
-    """Different URIs are told apart in a dictionary without comparing them."""
+    """Different URIs have different hashes, so that a dictionary need not compare them."""
     assert len({hash(parse(f"pfx:/{number}")) for number in range(100)}) > 90
 
 
 def test_short_form_is_printed() -> None:
-    """A path is printed as it was written, also with the signs that only a query separates at."""
+    """A path is printed as it was written, even with characters that separate only in a query."""
     for text in ("pfx:/a&b=c", "pfx:C:/a/b.pfx", r"pfx:C:\a\b.pfx", "pfx:/A/B.pfx"):
         assert str(parse(text)) == text
     assert parse("pfx:/A/B.pfx").quoted == "pfx:/A/B.pfx"
@@ -398,7 +398,7 @@ OPEN_ENDED = (
 
 
 def test_attributes_of_vendors() -> None:
-    """A name that begins as one with `*` is declared as that one is, and keeps its own name."""
+    """A name that matches a declaration with `*` uses that declaration, and keeps its own name."""
     uri = parse_uri("acme:/a?x-vendor-one=1&x-vendor-two_2=2&y=3", OPEN_ENDED)
     assert [uri.get(name) for name in ("x-vendor-one", "x-vendor-two_2", "y")] == ["1", "2", "3"]
     assert str(uri) == "acme:/a?x-vendor-one=1&x-vendor-two_2=2&y=3"
@@ -409,13 +409,13 @@ def test_attributes_of_vendors() -> None:
     "name", ["x-vendo", "x-other", "vendor-", "x", "pathx", "x-vendor-a b", "x-vendor-a/b", "X-vendor-a"]
 )
 def test_names_that_no_vendor_has(name: str) -> None:
-    """A name that begins otherwise, or has other signs than letters, digits, - and _ in it, is not declared."""
+    """A name with another prefix, or with characters other than letters, digits, - and _, is not declared."""
     with pytest.raises(ConfigurationError, match="no attribute"):
         parse_uri(f"acme:/a?{name}=1", OPEN_ENDED)
 
 
 def test_attribute_of_a_vendor_stands_once() -> None:
-    """And on its own side, with a value, like any other."""
+    """Like any other attribute, it is given once, on its own side, with a value."""
     for text, message in (
         ("acme:/a?x-vendor-a=1&x-vendor-a=2", "x-vendor-a stands there twice"),
         ("acme:path=/a;x-vendor-a=1", "x-vendor-a is on the wrong side"),
@@ -426,7 +426,7 @@ def test_attribute_of_a_vendor_stands_once() -> None:
 
 
 def test_octets_are_printed_in_ascii() -> None:
-    """An identifier that is no text is percent-encoded, though some of it could be read as letters."""
+    """An identifier that is not text is percent-encoded, even if parts of it could be read as letters."""
     uri = parse_uri("x:path=/\u00e9;id=a%C3%A9%ff-1", OPEN_ENDED)
     assert str(uri) == "x:path=/\u00e9;id=a%C3%A9%FF-1"
     assert uri.get("id") == b"a\xc3\xa9\xff-1"
@@ -434,20 +434,20 @@ def test_octets_are_printed_in_ascii() -> None:
 
 @pytest.mark.parametrize("mark", ["\u200e", "\u200f"])
 def test_mark_of_direction_is_left_to_its_attribute(mark: str) -> None:
-    """What a dialog of Windows lets one copy along unseen is no control character, and is seen where it is printed."""
+    """A direction mark copied unseen from a Windows dialog is not a control character, and is visible when printed."""
     uri = parse(f"pfx:path={mark}/a")
     assert path_of(str(uri)) == f"{mark}/a".encode()
     assert str(uri).isprintable()
 
 
 def test_fingerprint_is_taken_as_tools_show_it() -> None:
-    """Colons and capitals in a key's digest are no difference."""
+    """Colons and capitals in a key's digest make no difference."""
     shown = ":".join(["AB"] * 32)
     assert parse(f"pfx:path=/a;spki-sha256={shown}").get("spki-sha256") == "ab" * 32
 
 
 def test_anything_else_is_a_configuration_error() -> None:
-    """Whatever text comes in, a KeyUri or a ConfigurationError comes out, and a KeyUri reads back."""
+    """Any text gives a KeyUri or a ConfigurationError, and a KeyUri reads back."""
     chance = random.Random(0)
     pieces = [
         *string.printable,
@@ -503,13 +503,13 @@ def test_anything_else_is_a_configuration_error() -> None:
     ],
 )
 def test_secret_in_a_uri_is_not_echoed(text: str) -> None:
-    """A secret's value where a reference belongs is refused, and stands in no part of the error."""
+    """A secret's value instead of a reference is refused, and is in no part of the error."""
     error = refusal(text)
     assert SECRET not in f"{error!r} {error} {error.uri} {error.args} {redact(text)}"
 
 
 def test_long_text_is_redacted_once() -> None:
-    """Text from outside may be made to be slow: it is gone through once, however long it is."""
+    """Untrusted text may be designed to be slow: it is scanned once, however long it is."""
     for piece in (
         "pass-",
         "pass=env:",
@@ -528,7 +528,7 @@ def test_long_text_is_redacted_once() -> None:
 
 
 def test_attributes_before_a_secret_stay_visible() -> None:
-    """A redacted text still says which key it is about."""
+    """A redacted text still shows which key it is about."""
     assert redact("pfx:path=/a?role-id=r&password=x&y") == "pfx:path=/a?role-id=r&password=***"
 
 
@@ -545,7 +545,7 @@ def test_attributes_before_a_secret_stay_visible() -> None:
     ],
 )
 def test_references_are_not_redacted(text: str) -> None:
-    """References, and the label of a token, are no secrets, and are shown."""
+    """References, and a token's label, are not secrets, and are shown."""
     assert redact(text) == text
 
 
@@ -569,7 +569,7 @@ def test_references_are_not_redacted(text: str) -> None:
     ],
 )
 def test_what_is_redacted(text: str, shown: str) -> None:
-    """From the first value that may be a secret on, nothing is shown; a label, and a scheme, come before it."""
+    """Everything from the first value that may be a secret is redacted; a label or scheme before it is shown."""
     assert redact(text) == shown
 
 
@@ -577,19 +577,19 @@ def test_what_is_redacted(text: str, shown: str) -> None:
     "value", [b"env:X", None, 5, "", "env", "ENV:X", "env:X hunter2", "env:X=hunter2", "other:x", "hunter2"]
 )
 def test_what_is_no_reference(value: object) -> None:
-    """Anything but one of the known words, a colon and, for a variable, its name and nothing more."""
+    """A reference is a known word and a colon, and for a variable its name and nothing else."""
     assert not is_reference(value)
 
 
 @pytest.mark.parametrize("value", ["env:X", "env:", "env:APP.KEY-1", "file:/a b", "prompt:"])
 def test_what_is_a_reference(value: str) -> None:
-    """Whether it leads anywhere is found out when it is resolved."""
+    """Whether the target exists is checked only when the reference is resolved."""
     assert is_reference(value)
 
 
 @pytest.mark.parametrize("kind", ["env", "file", "credential", "keyring", "command", "prompt"])
 def test_references_are_taken(kind: str) -> None:
-    """Every kind of reference may stand where a secret is meant, and is shown as it is."""
+    """Every kind of reference is accepted for a secret, and is shown unchanged."""
     uri = parse(f"pfx:/a?password={kind}:x")
     assert uri.get("password") == f"{kind}:x"
     assert repr(uri) == f"<KeyUri pfx:/a?password={kind}:x>"
@@ -612,7 +612,7 @@ REACHED = (
 )
 @pytest.mark.parametrize("name", ["proxy", "address", "object"])
 def test_credentials_in_an_address_are_not_shown(name: str, userinfo: str) -> None:
-    """Wherever an address is, its user and password are left out of what is printed; `get` has them."""
+    """User and password in any address are left out of what is printed; `get` returns them."""
     value = f"http://{userinfo}@host:3128"
     uri = parse_uri(f"demo:{'' if name != 'proxy' else '?'}{name}={value}", REACHED)
     shown = f"{uri} {uri!r} {uri.quoted} {redact(uri.reveal())}"
@@ -654,7 +654,7 @@ def test_credentials_in_an_address_are_not_shown(name: str, userinfo: str) -> No
     ],
 )
 def test_credentials_in_a_wrong_uri_are_not_echoed(text: str) -> None:
-    """However the URI is wrong, and wherever the password seems to end."""
+    """The password is not shown, whatever is wrong with the URI and wherever the password seems to end."""
     with pytest.raises(ConfigurationError) as caught:
         parse_uri(text + "&zzz=1" if "?" in text else text + "?zzz=1", REACHED)
     error = caught.value
@@ -673,7 +673,7 @@ def test_credentials_in_a_wrong_uri_are_not_echoed(text: str) -> None:
     ],
 )
 def test_addresses_without_credentials_are_shown(text: str) -> None:
-    """A port, a path, or an @ elsewhere is no password."""
+    """A port, a path, or an @ elsewhere is not a password."""
     assert redact(text) == text
 
 
@@ -689,7 +689,7 @@ def test_addresses_without_credentials_are_shown(text: str) -> None:
     ],
 )
 def test_redacted_uri_is_refused(text: str) -> None:
-    """A URI that was copied from a log is refused with a hint, instead of being used with asterisks for a password."""
+    """A URI copied from a log is refused with a hint, instead of using asterisks as a password."""
     with pytest.raises(ConfigurationError, match="redacted") as caught:
         parse_uri(text, REACHED)
     assert "original value" in caught.value.hint
@@ -697,7 +697,7 @@ def test_redacted_uri_is_refused(text: str) -> None:
 
 
 def test_asterisks_that_are_meant() -> None:
-    """A name with asterisks in it is printed so that it reads back."""
+    """A name that contains asterisks is printed so that it reads back."""
     uri = parse_uri("demo:object=%2A%2A%2A%2A;address=https://%2A%2A%2A@host", REACHED)
     assert uri.get("object") == "****"
     assert parse_uri(uri.reveal(), REACHED) == uri
@@ -723,22 +723,22 @@ def test_asterisks_that_are_meant() -> None:
     ],
 )
 def test_what_is_no_proxy(octets: bytes, reason: str) -> None:
-    """What is wrong with a proxy's address is said without it."""
+    """The error for an invalid proxy address does not contain the address."""
     with pytest.raises(ValueError, match=reason):
         parse_proxy(octets)
 
 
 @pytest.mark.parametrize("text", ["http://host:3128", "https://host", "host:3128", "host", "http://me:p%40w@host/"])
 def test_what_is_a_proxy(text: str) -> None:
-    """An address with or without scheme, port and credentials."""
+    """A proxy is an address with or without scheme, port and credentials."""
     assert parse_proxy(text.encode()) == text
 
 
-# What the help for stores parses
+# Parsers that stores use
 
 
 def test_flag_is_true_or_false() -> None:
-    """And nothing that others take for it."""
+    """A flag is `true` or `false`; similar values are refused."""
     assert parse_flag(b"true") is True
     assert parse_flag(b"false") is False
     for octets in (b"", b"True", b"FALSE", b"1", b"0", b"yes", b"true ", b"\xff"):
@@ -747,7 +747,7 @@ def test_flag_is_true_or_false() -> None:
 
 
 def test_choice_is_one_of_the_words() -> None:
-    """To the letter; the error lists all of them."""
+    """A choice must match exactly; the error lists all of them."""
     parse_word = parse_choice("one", "other")
     assert (parse_word(b"one"), parse_word(b"other")) == ("one", "other")
     for octets in (b"", b"One", b"on", b"one,other", b"third"):
@@ -774,7 +774,7 @@ def test_choice_is_one_of_the_words() -> None:
     ],
 )
 def test_windows_path_is_taken_as_it_is(text: str, path: bytes) -> None:
-    """In a path with a drive, or of a share, a % is a %; in any other it begins an escape. All of them read back."""
+    """In a path with a drive or share a % is literal; elsewhere it begins an escape. All of these read back."""
     uri = parse(f"pfx:{text}")
     assert uri.octets(["path"]) == (path,)
     assert parse(str(uri)) == uri
@@ -782,7 +782,7 @@ def test_windows_path_is_taken_as_it_is(text: str, path: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["a'b", "a?b", "a;b", "a\u2019b", "a\tb", "a***b"])
 def test_windows_path_that_must_be_encoded_reads_back(name: str) -> None:
-    """What would end a path, or a quotation in a shell, is percent-encoded, and then the attribute has its name."""
+    """Characters that would end a path or a shell quotation are percent-encoded, and the attribute is named."""
     uri = parse("pfx:/x").replace({"path": rf"C:\100%\{name}"})
     assert str(uri).startswith("pfx:path=C:\\100%25\\a%")
     assert parse(str(uri)) == uri
@@ -790,14 +790,14 @@ def test_windows_path_that_must_be_encoded_reads_back(name: str) -> None:
 
 @pytest.mark.parametrize("text", [r"C:\app.pfx", "C:/app.pfx", r"\\server\app.pfx"])
 def test_path_alone_is_no_uri(text: str) -> None:
-    """A path of Windows is told from a scheme of one letter, and the hint has a URI that reads back."""
+    """A Windows path is distinguished from a one-letter scheme, and the hint has a URI that reads back."""
     error = refusal(text)
     assert "is a path, not a key's URI" in error.message
     assert error.hint == f"Write pfx:{text.replace(chr(92), '/')} (or pem:...)."
 
 
 def test_path_of_a_file() -> None:
-    """Any octets but NUL are a path, also those that are no text."""
+    """A path may contain any bytes but NUL, even if they are not text."""
     assert parse_path(b"/a b/\xc3\xa9") == "/a b/\u00e9"
     assert os.fsencode(parse_path(b"/\xff")) == b"/\xff"
     for octets in (b"\0", b"/a\0b"):
@@ -806,5 +806,5 @@ def test_path_of_a_file() -> None:
 
 
 def test_uri_that_is_not_complete_yet() -> None:
-    """A debugger may show a URI before it has its values."""
+    """A debugger may print a URI before its values are set."""
     assert repr(KeyUri.__new__(KeyUri)) == "<KeyUri ?>"

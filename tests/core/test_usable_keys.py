@@ -1,4 +1,4 @@
-"""Weak and absurd RSA keys are refused, whatever store they are in."""
+"""Weak and oversized RSA keys are refused, whatever store they are in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def public(bits: int, exponent: int = 65537) -> rsa.RSAPublicKey:
 
 
 class Held(StoredKey):
-    """A key of any store."""
+    """A key from any store."""
 
     def __init__(self, uri: KeyUri, public_key: Any) -> None:
         self.uri, self.public_key, self.chain = uri, public_key, ()
@@ -38,13 +38,13 @@ class Held(StoredKey):
 
 @pytest.mark.parametrize("bits", [2048, 3072, 4096, 8192])
 def test_usable_sizes(bits: int) -> None:
-    """From 2,048 to 8,192 bits."""
+    """Sizes from 2,048 to 8,192 bits are accepted."""
     require_usable(public(bits))
 
 
 @pytest.mark.parametrize("bits", [512, 1024, 2047, 8193, 16384])
 def test_sizes_that_are_refused(bits: int) -> None:
-    """Too weak, or so large that a signature takes seconds."""
+    """Keys that are too weak, or so large that a signature takes seconds, are refused."""
     with pytest.raises(KeyUnusable, match=f"RSA-{bits}") as caught:
         require_usable(public(bits))
     assert caught.value.hint
@@ -52,20 +52,20 @@ def test_sizes_that_are_refused(bits: int) -> None:
 
 @pytest.mark.parametrize("exponent", [3, 17, 65537, 2**64 - 1])
 def test_usable_exponents(exponent: int) -> None:
-    """Odd ones of 64 bits at most."""
+    """Odd exponents of at most 64 bits are accepted."""
     require_usable(public(2048, exponent))
 
 
 @pytest.mark.parametrize("exponent", [2**64 + 1, 2**300 + 1])
 def test_exponents_that_are_refused(exponent: int) -> None:
-    """OpenSSL itself refuses longer ones with long keys."""
+    """Longer exponents are refused, as OpenSSL itself does for long keys."""
     with pytest.raises(KeyUnusable, match="exponent"):
         require_usable(public(2048, exponent))
 
 
 @pytest.mark.parametrize("exponent", [-1, 0, 1, 2, 65536])
 def test_exponents_that_no_library_should_load(exponent: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does it depend on `cryptography`, which loads none of these."""
+    """The check does not depend on `cryptography`, which loads none of these."""
     key = rsa.generate_private_key(65537, 2048)
     numbers = SimpleNamespace(e=exponent)
     monkeypatch.setattr("keyvouch.algorithms.key_type", lambda _: "RSA-2048")
@@ -75,7 +75,7 @@ def test_exponents_that_no_library_should_load(exponent: int, monkeypatch: pytes
 
 
 def test_private_keys_and_other_kinds() -> None:
-    """Private keys are judged by their public part; the other kinds have one size each."""
+    """Private keys are checked by their public key; other types have one size each."""
     require_usable(rsa.generate_private_key(65537, 2048))
     require_usable(ec.generate_private_key(ec.SECP256R1()))
     require_usable(ed25519.Ed25519PrivateKey.generate().public_key())
@@ -85,7 +85,7 @@ def test_private_keys_and_other_kinds() -> None:
 
 @pytest.mark.parametrize("key", [public(1024), public(8193), public(2048, 2**65 + 1)])
 def test_no_store_opens_them(key: rsa.RSAPublicKey) -> None:
-    """The core refuses what a store has opened, and closes it."""
+    """The core refuses such a key after a store has opened it, and closes it."""
     uri = parse_uri("pem:/app.pem", PemStore.attributes)
     held = Held(uri, key)
     connection = Connection(("test",), PemStore(uri, SecretResolver()), "pem")

@@ -1,4 +1,4 @@
-"""Who has access to a file that was rewritten, and what interrupted writes leave behind."""
+"""Who has access to a rewritten file, and what interrupted writes leave behind."""
 
 import fcntl
 import functools
@@ -47,7 +47,7 @@ def mode_of(path: Path) -> int:
 
 
 def test_group_can_read_all_the_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file gets its name when it has its mode: there is no moment at which its group cannot read it."""
+    """A file gets its name after its mode, so its group can read it at every moment."""
     real = os.replace
     modes = []
 
@@ -69,7 +69,7 @@ def test_special_bits_are_not_restored(file: Path, special: int) -> None:
 
 
 def test_group_that_cannot_be_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An account that may not give a file to its group lets no other group read it."""
+    """If an account may not give a file to its group, no other group can read it."""
     if os.geteuid() == 0:
         os.chown(file, 60123, 60123)
 
@@ -83,7 +83,7 @@ def test_group_that_cannot_be_kept(file: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @linux
 def test_access_control_list_is_kept(file: Path) -> None:
-    """Those whom a list lets read a file can read its successor."""
+    """Accounts that a list allows to read a file can read its replacement."""
     set_acl(file, acl(users={60123: 4}, group=4))
     before = acl_of(file)
     rewrite(file, b"new")
@@ -94,7 +94,7 @@ def test_access_control_list_is_kept(file: Path) -> None:
 @linux
 @pytest.mark.parametrize("way", ["write", "rewrite", "certificate"])
 def test_default_list_of_a_folder_does_not_apply(file: Path, way: str) -> None:
-    """A folder that lets another account read what is created in it does not let it read a key."""
+    """A folder's default list that gives another account read access does not apply to a key."""
     set_acl(file.parent, acl(owner=7, users={60123: 7}, group=7), default=True)
     write = {
         "write": lambda: write_private(file, b"new", replace=True),
@@ -107,7 +107,7 @@ def test_default_list_of_a_folder_does_not_apply(file: Path, way: str) -> None:
 
 
 def test_links_of_a_volume_stay(folder: Path) -> None:
-    """A link stays a link, and so does one in the middle of the path: a volume of the kubelet, /etc/alternatives."""
+    """A link stays a link, even in the middle of the path: a kubelet volume, /etc/alternatives."""
     (folder / "..2026").mkdir()
     (folder / "..2026" / "app.pem").write_bytes(b"old")
     (folder / "..data").symlink_to("..2026")
@@ -119,14 +119,14 @@ def test_links_of_a_volume_stay(folder: Path) -> None:
 
 
 def test_dangling_link_is_written_through(folder: Path) -> None:
-    """A configuration that a link leads to is created where the link leads."""
+    """A configuration behind a dangling link is created at the link's target."""
     (folder / "link").symlink_to(folder / "new")
     rewrite(folder / "link", b"new")
     assert (folder / "new").read_bytes() == b"new"
 
 
 def test_circle_of_links(folder: Path) -> None:
-    """Links that form a loop end as an error."""
+    """A loop of links is an error."""
     (folder / "one").symlink_to("other")
     (folder / "other").symlink_to("one")
     with pytest.raises(OSError, match="symbolic links"):
@@ -135,7 +135,7 @@ def test_circle_of_links(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "fifo"])
 def test_something_else_than_a_file(folder: Path, kind: str) -> None:
-    """What is not a regular file is not replaced."""
+    """Anything but a regular file is not replaced."""
     path = folder / "app.pem"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
     with pytest.raises(OSError, match=r"regular file|directory"):
@@ -144,7 +144,7 @@ def test_something_else_than_a_file(folder: Path, kind: str) -> None:
 
 
 def test_another_file_is_not_replaced(file: Path) -> None:
-    """A change is not written over a file that somebody has put there since."""
+    """A change is not written over a file that somebody put there in the meantime."""
     seen = stamp(file.stat())
     rewrite(file, b"newer", replaces=seen)
     with pytest.raises(OSError, match="replaced meanwhile"):
@@ -153,7 +153,7 @@ def test_another_file_is_not_replaced(file: Path) -> None:
 
 
 def test_growing_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that grows while it is read does not fill the memory."""
+    """A file that grows while it is read does not fill memory."""
     monkeypatch.setattr(reading, "_LARGEST", 2)
     monkeypatch.setattr(reading, "_require_regular", lambda *_: None)
     with pytest.raises(OSError, match="Too large"):
@@ -161,7 +161,7 @@ def test_growing_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_name_as_long_as_it_may_be(folder: Path) -> None:
-    """A temporary name is no longer than the file system allows."""
+    """A temporary name stays within the file system's limit."""
     path = folder / ("ä" * 127)
     write_private(path, b"old")
     rewrite(path, b"new")
@@ -186,7 +186,7 @@ KILLED = """
 
 
 def kill_in_a_write(path: Path, moment: str = "fsync") -> Path:
-    """Have a process end in the middle of a write; return the file that it leaves behind."""
+    """Make a process end in the middle of a write; return the file that it leaves behind."""
     import textwrap
 
     before = set(path.parent.iterdir())
@@ -199,7 +199,7 @@ def kill_in_a_write(path: Path, moment: str = "fsync") -> Path:
 
 @pytest.mark.parametrize("act", ["write", "rewrite", "remove"])
 def test_leftover_is_removed(file: Path, act: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The next write to a file removes what a killed process left of it, and so does its deletion; it is reported."""
+    """The next write to a file, or its deletion, removes a killed process's leftover, which is reported."""
     left = kill_in_a_write(file)
     acts = {
         "write": lambda: write_private(file, b"new", replace=True),
@@ -215,7 +215,7 @@ def test_leftover_is_removed(file: Path, act: str, caplog: pytest.LogCaptureFixt
 
 
 def test_second_name_of_a_new_file_is_removed(folder: Path) -> None:
-    """A process that is killed after it gave a file its name leaves a second name, which is removed too."""
+    """A process killed after naming a file leaves a second name, which is removed too."""
     path = folder / "app.pem"
     left = kill_in_a_write(path, "link")
     rewrite(path, b"new")
@@ -223,7 +223,7 @@ def test_second_name_of_a_new_file_is_removed(folder: Path) -> None:
 
 
 def test_living_process_keeps_its_file(file: Path) -> None:
-    """What another process is writing just now is left alone."""
+    """A file that another process is still writing is kept."""
     left = kill_in_a_write(file)
     with left.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -232,7 +232,7 @@ def test_living_process_keeps_its_file(file: Path) -> None:
 
 
 def test_empty_leftover_is_removed_later(file: Path) -> None:
-    """A file that is still empty may be one that another process has just created, so that has time to lock it."""
+    """An empty file may be one that another process has just created, so it gets time to lock it."""
     left = kill_in_a_write(file)
     left.write_bytes(b"")
     rewrite(file, b"new")
@@ -244,7 +244,7 @@ def test_empty_leftover_is_removed_later(file: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["another target", "another pattern", "hard link", "link", "folder"])
 def test_other_files_are_kept(file: Path, kind: str, tmp_path: Path) -> None:
-    """Only a regular file without a second name, and only of this target, is removed."""
+    """Only a regular file with a single name that belongs to this target is removed."""
     left = kill_in_a_write(file)
     moved = tmp_path / "moved"
     if kind == "another target":
@@ -265,7 +265,7 @@ def test_other_files_are_kept(file: Path, kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can give files away")
 def test_file_of_another_account_is_kept(file: Path) -> None:
-    """Nor is a file of another account removed."""
+    """A file of another account is not removed."""
     left = kill_in_a_write(file)
     os.chown(left, 60123, 60123)
     rewrite(file, b"new")
@@ -273,7 +273,7 @@ def test_file_of_another_account_is_kept(file: Path) -> None:
 
 
 def test_writes_at_once_are_all_whole(folder: Path) -> None:
-    """Processes that write one file at the same time do not take each other's for leftovers."""
+    """Processes that write the same file at the same time do not mistake each other's for leftovers."""
     program = "import sys; from pathlib import Path; from keyvouch.files import write_private\n"
     program += "for number in range(50): write_private(Path(sys.argv[1]), b'x' * 9, replace=True)"
     path = folder / "app.pem"
@@ -283,7 +283,7 @@ def test_writes_at_once_are_all_whole(folder: Path) -> None:
     assert [each.name for each in folder.iterdir()] == ["app.pem"]
 
 
-# What a file system does
+# File systems
 
 
 @pytest.mark.parametrize("way", ["create", "replace"])
@@ -310,7 +310,7 @@ def test_folder_that_lets_nothing_be_removed(
 
 @pytest.mark.parametrize("way", ["create", "rewrite"])
 def test_name_survives_a_power_failure(file: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder is flushed to the disk after the file has its name: a key that is reported as made stays."""
+    """The folder is flushed to disk after the file has its name: a key reported as created survives a power failure."""
     real = os.fsync
     seen = []
 
@@ -330,7 +330,7 @@ def test_name_survives_a_power_failure(file: Path, way: str, monkeypatch: pytest
 
 
 def test_folder_that_cannot_be_flushed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that cannot flush folders takes keys all the same."""
+    """A key can be written even if the file system cannot flush folders."""
     real = os.fsync
 
     def fsync(handle: int) -> None:
@@ -345,7 +345,7 @@ def test_folder_that_cannot_be_flushed(file: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount")
 def test_file_that_is_a_mount(file: Path, tmp_path: Path) -> None:
-    """A container's file that is mounted by itself cannot be replaced: it stays, and the hint says what to mount."""
+    """A container's bind-mounted file cannot be replaced: it stays, and the hint says what to mount instead."""
     source = tmp_path / "source"
     source.write_bytes(b"mounted")
     program = f"""
@@ -368,7 +368,7 @@ def test_file_that_is_a_mount(file: Path, tmp_path: Path) -> None:
 
 @linux
 def test_append_to_a_descriptor(folder: Path) -> None:
-    """`/dev/fd/3` and `/proc/self/fd/3` are descriptors, of a pipe too, whose links have no path behind them."""
+    """`/dev/fd/3` and `/proc/self/fd/3` are descriptors, even of a pipe, whose links have no path behind them."""
     reading, writing = os.pipe()
     for place in (f"/dev/fd/{writing}", f"/proc/self/fd/{writing}"):
         handle = files.open_to_append(Path(place))
@@ -382,7 +382,7 @@ def test_append_to_a_descriptor(folder: Path) -> None:
 @linux
 @pytest.mark.parametrize("kind", ["pipe", "file"])
 def test_append_to_the_output_of_a_container(folder: Path, kind: str) -> None:
-    """`/proc/1/fd/1` is where a container's log goes, and is a pipe of another process."""
+    """`/proc/1/fd/1` is where a container's log goes, and is a pipe belonging to another process."""
     program = "import sys; sys.stdin.read()"
     with (folder / "log").open("wb") as log:
         output = log if kind == "file" else subprocess.PIPE
@@ -395,7 +395,7 @@ def test_append_to_the_output_of_a_container(folder: Path, kind: str) -> None:
 
 
 def killed_at(call: int, act: Callable[[], object]) -> bool:
-    """Run a function in a process that is killed right before this call of a C function; False if it ended before."""
+    """Run a function in a process killed right before this call of a C function; return False if it ended before."""
     process = os.fork()
     if not process:
         calls = 0
@@ -426,12 +426,12 @@ WAYS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_killed_anywhere(tmp_path: Path, way: str, soak: bool) -> None:
-    """Whenever a process is killed: the old file or the new one is there, whole, and what is left nobody else can read.
+    """Whenever a process is killed, the old or the new file is complete, and nobody else can read what is left.
 
-    That holds with any umask, in a folder with a default access control list. The next write removes what is left.
+    This holds with any umask, in a folder with a default access control list. The next write removes what is left.
     """
     old = b'[profiles.a]\ntenant = "t"\n'
-    add_profile(tmp_path / "warm.toml", "a", {"tenant": "t"})  # so that no child has anything to import
+    add_profile(tmp_path / "warm.toml", "a", {"tenant": "t"})  # so that no child has to import anything
     for call in range(1, 2000, 1 if soak else 7):
         folder = tmp_path / str(call)
         folder.mkdir(mode=0o755)

@@ -1,4 +1,4 @@
-"""The pages of the documentation, and the code blocks in them."""
+"""The pages of the documentation, and their code blocks."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ class Block:
     """A fenced code block."""
 
     place: str
-    """Page and line, as an editor opens them."""
+    """Page and line, in the form that editors open."""
     line: int
-    """Of its first line of code."""
+    """Line number of the first line of code."""
     language: str
-    """The word behind the fence; a directive's is in braces."""
+    """The word after the fence; a directive's is in braces."""
     code: str
     note: str
-    """The comment directly before it, without its marks."""
+    """The comment directly before the block, without its delimiters."""
 
     @property
     def not_run(self) -> str | None:
-        """Why it cannot be run; None where it can."""
+        """Why it cannot be run; None if it can."""
         why = re.fullmatch(r"not run:(.*)", self.note, re.DOTALL)
         return why[1].strip() if why else None
 
     @property
     def exact(self) -> bool:
-        """Whether the output must be what the page shows."""
+        """Whether the output must be exactly what the page shows."""
         return self.note == "exact"
 
 
@@ -45,7 +45,7 @@ def name_of(page: Path) -> str:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """Return the blocks of a page, in their order; directives of the documentation's builder are left out."""
+    """Return the blocks of a page in order, without directives of the documentation builder."""
     tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
     blocks = []
     for index, token in enumerate(tokens):

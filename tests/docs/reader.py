@@ -1,4 +1,4 @@
-"""A reader who follows a page to the letter, on a machine where all that the page presumes is there."""
+"""A reader who follows a page literally, on a machine that meets all its requirements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keyvouch import config, opening
 from keyvouch.testing.authority import Authority
 
 CLIENT_ID = "8d2f7c1e-3f0a-4f4e-9d6e-6f0c6c1f4b7a"
-"""Of the app that the pages sign in as; their tenant, contoso.onmicrosoft.com, is the development authority's own."""
+"""The app that the pages sign in as; their tenant, contoso.onmicrosoft.com, is the development authority's own."""
 PASSWORD = "correct horse"
 
 PLACEHOLDERS = {
@@ -30,11 +30,11 @@ PLACEHOLDERS = {
     "/etc/ssl/corp.pem": "{ca_file}",
     "/run/secrets/": "{machine}/run/secrets/",
     "/var/log/keyvouch/": "{machine}/var/log/keyvouch/",
-    # It is installed, with its extras; the targets must be there. That they work is what the tests themselves show.
+    # Already installed, with extras; only the targets must exist. The tests themselves show that they work.
     "$ pip install ": "$ python -m pip install --quiet --no-index --dry-run ",
     "$ make ": f"$ make --dry-run --directory={ROOT} ",
 }
-"""What the pages say, and what stands for it here."""
+"""Text on the pages, and its replacement here."""
 
 SETUP = f"""\
 [profiles.nightly]
@@ -46,10 +46,10 @@ keys = ["pfx:/etc/keyvouch/app.pfx?password=env:APP_PFX_PASSWORD"]
 
 
 class Reader:
-    """Runs the blocks of one page, one after the other, in one environment and one namespace of Python."""
+    """Runs the blocks of one page in order, in one environment and one Python namespace."""
 
     def __init__(self, folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, *, prepared: bool) -> None:
-        """Make the machine; `prepared` with a key that is registered, and the profile `nightly`."""
+        """Set up the machine; `prepared` adds a registered key and the profile `nightly`."""
         self._machine = folder / "machine"
         self._replacements = {"authority": authority.url, "ca_file": authority.ca_file, "machine": str(self._machine)}
         self._app = authority.register(CLIENT_ID)
@@ -63,7 +63,7 @@ class Reader:
         self._configuration.write_text(f'[defaults]\nauthority = "{authority.url}"\nca-file = "{authority.ca_file}"\n')
         monkeypatch.chdir(self._work)
         monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-        # Microsoft's certificates are in everybody's bundle, and its hosts are known to MSAL.
+        # Every CA bundle contains Microsoft's certificates, and MSAL knows its hosts.
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", authority.ca_file)
         known = msal.authority.WELL_KNOWN_AUTHORITY_HOSTS | {"localhost"}
         monkeypatch.setattr(msal.authority, "WELL_KNOWN_AUTHORITY_HOSTS", known)
@@ -71,7 +71,7 @@ class Reader:
             self._prepare()
 
     def run(self, block: Block) -> None:
-        """Run one block. Raises AssertionError where it does not do what the page says."""
+        """Run one block. Raises AssertionError if it does not do what the page says."""
         how: dict[str, Callable[[Block, str], None]] = {
             "console": self._run_console,
             "json": self._read_json,
@@ -133,11 +133,11 @@ class Reader:
             timeout=120,
         )
         assert done.returncode == 0, f"{block.place}: status {done.returncode}\n{script}\n{done.stdout}\n{done.stderr}"
-        for line in after.read_text().split("\0")[:-1]:  # what it exported holds for the blocks that follow
+        for line in after.read_text().split("\0")[:-1]:  # exported variables apply to the blocks that follow
             name, _, value = line.partition("=")
             if name not in ("_", "PWD", "OLDPWD", "SHLVL"):
                 self._monkeypatch.setenv(name, value)
-        for certificate in self._work.glob("*.cer"):  # as the reader uploads it at the portal
+        for certificate in self._work.glob("*.cer"):  # as the reader uploads it in the portal
             self._app.add_certificate(x509.load_der_x509_certificate(certificate.read_bytes()))
         return done.stdout
 
@@ -159,14 +159,14 @@ class Reader:
         for key in (key for profile in profiles for key in profile.keys):
             opening.parse(key)
         if "nightly" in configuration.profiles and not config.load().profiles:
-            self._save_profile(code)  # the page began from nothing
+            self._save_profile(code)  # the page starts without a profile
 
     def _save_profile(self, text: str) -> None:
         with self._configuration.open("a", encoding="utf-8") as file:
             file.write(text)
 
     def _read_json(self, block: Block, code: str) -> None:
-        """What a page shows as the output of the command before it must have the members of the real output."""
+        """Output shown for the preceding command must have the same members as the real output."""
         shown = json.loads(code)
         if self._shown.startswith(("{", "[")):
             assert shape(json.loads(self._shown)) == shape(shown), block.place
@@ -178,7 +178,7 @@ class Reader:
 
 
 def split_console(code: str) -> tuple[str, str]:
-    """Return the commands of a console block, which begin with `$ `, and what stands there as their output."""
+    """Return the commands of a console block, which begin with `$ `, and the output shown for them."""
     commands: list[str] = []
     output: list[str] = []
     for line in code.splitlines():
@@ -192,7 +192,7 @@ def split_console(code: str) -> tuple[str, str]:
 
 
 def shape(value: object) -> object:
-    """Return the names in a JSON value, without what stands under them."""
+    """Return the names in a JSON value, without their values."""
     if isinstance(value, dict):
         return {name: shape(member) for name, member in value.items()}
     if isinstance(value, list):

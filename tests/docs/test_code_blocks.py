@@ -1,13 +1,13 @@
-"""What README.md and the documentation show is run, block by block, as a reader would do it.
+"""The code blocks of README.md and the documentation are run one by one, as a reader would.
 
-- `console`, `sh`: by `bash -eu`; in a console block what begins with `$ ` is typed, the rest is output. It is compared
-  where `<!-- exact -->` stands before the block. What is exported holds for the blocks that follow.
-- `python`: in one namespace a page; a block that begins with `# name.py` is saved under that name.
-- `toml`: loaded as a configuration. `json`: parsed; after a console block whose output is JSON, it must have the
-  members of that. `text`: is not run, but a line that is a key's URI must be one.
+- `console`, `sh`: by `bash -eu`; in a console block lines with `$ ` are typed, the rest is output. It is compared
+  if `<!-- exact -->` precedes the block. Exported variables apply to the blocks that follow.
+- `python`: in one namespace per page; a block that begins with `# name.py` is saved under that name.
+- `toml`: loaded as a configuration. `json`: parsed; after a console block with JSON output, it must have the same
+  members. `text`: not run, but a line that is a key's URI must be valid.
 - `<!-- not run: why -->` before a block excuses it.
 
-The reader's machine, and what stands for the pages' addresses and paths, is in `reader.py`.
+`reader.py` has the reader's machine, and the replacements for the pages' addresses and paths.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from docs.reader import Reader, split_console
 from keyvouch.testing.authority import Authority
 
 FROM_NOTHING = ("README.md", "docs/quick-start.md")
-"""Pages that make key and profile themselves."""
+"""Pages that create key and profile themselves."""
 
 
 @pytest.fixture(autouse=True)
 def quiet_logs() -> Iterator[None]:
-    """Take away the handlers that a page attaches."""
+    """Remove the handlers that a page attaches."""
     loggers = [logging.getLogger(name) for name in (None, "keyvouch", "keyvouch.audit")]
     before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
     yield
@@ -45,7 +45,7 @@ def quiet_logs() -> Iterator[None]:
 def test_page_does_what_it_says(
     page: Path, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each block of the page runs, in their order; a failure names the line."""
+    """Each block of the page runs, in order; a failure names the line."""
     reader = Reader(tmp_path, authority, monkeypatch, prepared=name_of(page) not in FROM_NOTHING)
     for block in blocks_of(page):
         try:
@@ -56,7 +56,7 @@ def test_page_does_what_it_says(
 
 
 def test_blocks_found_with_their_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A comment belongs to the block directly behind it, and to no other."""
+    """A comment belongs only to the block directly after it."""
     monkeypatch.setattr("docs.pages.ROOT", tmp_path)
     page = tmp_path / "page.md"
     page.write_text(
@@ -93,14 +93,14 @@ def test_wrong_block_fails(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever is wrong with a block, it does not pass."""
+    """A wrong block of any kind fails."""
     reader = Reader(tmp_path, authority, monkeypatch, prepared=False)
     with pytest.raises(Exception, match=reason):
         reader.run(Block("page.md:1", 2, language, code, note))
 
 
 def test_json_compared_with_real_output(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A member that the command does not print, or prints beside, fails."""
+    """A member that the command does not print, or that the page lacks, fails."""
     reader = Reader(tmp_path, authority, monkeypatch, prepared=False)
     command = "$ keyvouch profile path --output json\n"
     for shown, good in (('{"path": "", "exists": true}', True), ('{"path": ""}', False), ('{"place": ""}', False)):
@@ -114,11 +114,11 @@ def test_json_compared_with_real_output(authority: Authority, tmp_path: Path, mo
 
 
 def test_continued_command_is_one() -> None:
-    """A backslash at a line's end continues the command; what follows is output."""
+    """A backslash at the end of a line continues the command; what follows is output."""
     assert split_console("$ a \\\n    b\nc\n") == ("a \\\n    b", "c\n")
 
 
 def test_every_page_seen() -> None:
-    """The pages are found, the README among them."""
+    """The pages are found, including the README."""
     assert ROOT / "README.md" in PAGES
     assert len(PAGES) > len(FROM_NOTHING)

@@ -1,4 +1,4 @@
-"""The store that the documentation writes: short, installed as any other, and right."""
+"""The example store of the documentation is short, installable like any other, and correct."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITH_CONNECTION = DOCS / "examples" / "keyvouch-ssh-agent"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the examples installed in it by pip."""
+    """A folder into which pip has installed the examples."""
     folder = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     for example in (EXAMPLE, WITH_CONNECTION):
@@ -32,7 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def judged(example: Path, site: Path) -> str:
-    """Run its own tests, as its author would and away from ours, and return what they print."""
+    """Run the example's own tests, as its author would and separate from ours, and return the output."""
     tests = site / example.name
     shutil.copytree(example / "tests", tests)
     done = subprocess.run(
@@ -47,25 +47,25 @@ def judged(example: Path, site: Path) -> str:
 
 
 def test_it_is_short() -> None:
-    """A store takes an hour, and fits on two screens."""
+    """A store can be written in an hour, and fits on two screens."""
     assert len((EXAMPLE / "keyvouch_sqlite.py").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_it_keeps_the_contract(site: Path) -> None:
-    """The example passes the kit."""
+    """The example passes the conformance kit."""
     assert "TestSqliteStore: 50 kept, 21 declared unsupported, 0 broken" in judged(EXAMPLE, site)
 
 
 @pytest.mark.server
 def test_one_with_a_connection_keeps_the_contract(site: Path) -> None:
-    """So does the one that holds a connection, with a real agent that is cut off and held up."""
+    """So does the example with a connection, to a real agent that is cut off and stalled."""
     if shutil.which("ssh-agent") is None:
         pytest.skip("there is no ssh-agent: apt-get install openssh-client")
     assert "TestAgentStore: 47 kept, 24 declared unsupported, 0 broken" in judged(WITH_CONNECTION, site)
 
 
 def test_it_is_found_by_its_entry_point(site: Path, tmp_path: Path) -> None:
-    """The commands know it, show what it declares, and make and use its keys."""
+    """The commands find the store, show what it declares, and create and use its keys."""
     environment = {"PYTHONPATH": str(site)}
     shown = json.loads(run("stores", "sqlite", "--output", "json", environment=environment).output)
     assert (shown["distribution"], shown["contract"]) == ("keyvouch-sqlite", "contract1")

@@ -1,4 +1,4 @@
-"""The reference pages name what there is in the code, all of it, and nothing else."""
+"""The reference pages name everything that is in the code, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TABLE_NAME = re.compile(r"^\| `([a-z0-9-]+)`", re.MULTILINE)
 
 
 def section(page: str, heading: str) -> str:
-    """Return what stands under a heading, up to the next of its level or above."""
+    """Return the text under a heading, up to the next one of the same or a higher level."""
     text = (DOCS / page).read_text(encoding="utf-8")
     level = heading.partition(" ")[0]
     found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^#{{1,{len(level)}}} |\Z)", text, re.MULTILINE | re.DOTALL)
@@ -27,7 +27,7 @@ def section(page: str, heading: str) -> str:
 
 
 def all_errors(kind: type[errors.KeyvouchError] = errors.KeyvouchError) -> Iterator[type[errors.KeyvouchError]]:
-    """Every error below the base, those of plugins and tests aside."""
+    """Every error derived from the base class, except those of plugins and tests."""
     for each in kind.__subclasses__():
         if each.__module__ == errors.__name__:
             yield each
@@ -39,7 +39,7 @@ def all_errors(kind: type[errors.KeyvouchError] = errors.KeyvouchError) -> Itera
     [("## Fields", config.Profile), ("## How assertions look", config.AssertionOptions)],
 )
 def test_every_field_documented(heading: str, struct: type[msgspec.Struct]) -> None:
-    """The table has each field once, by the name that it has in the file."""
+    """The table has each field once, by its name in the file."""
     assert TABLE_NAME.findall(section("profiles.md", heading)) == [
         field.encode_name for field in msgspec.structs.fields(struct)
     ]
@@ -53,7 +53,7 @@ def test_every_secret_reference_documented() -> None:
 
 @pytest.mark.parametrize("kind", list(all_errors()), ids=lambda kind: kind.code)
 def test_every_error_has_page(kind: type[errors.KeyvouchError]) -> None:
-    """A page takes meaning and facts from the class, and has a table of causes with what to do."""
+    """A page takes its meaning and facts from the class, and has a table of causes and remedies."""
     text = (DOCS / "errors" / f"{kind.code}.md").read_text(encoding="utf-8")
 
     assert text.startswith(f"# {kind.code}\n\n```{{error-facts}} {kind.code}\n```\n")
@@ -61,7 +61,7 @@ def test_every_error_has_page(kind: type[errors.KeyvouchError]) -> None:
 
 
 def test_every_page_has_error() -> None:
-    """There is no page for an error that is none."""
+    """Every error page belongs to an existing error."""
     pages = {path.stem for path in (DOCS / "errors").glob("*.md")} - {"index"}
 
     assert pages == {each.code for each in all_errors()}
@@ -69,7 +69,7 @@ def test_every_page_has_error() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_documented(command: str) -> None:
-    """Each command has a place in the section on output."""
+    """Each command is in the section on output."""
     assert re.search(rf"keyvouch {command}\b", section("commands.md", "## JSON output"))
 
 
@@ -83,7 +83,7 @@ def test_every_attribute_of_files_documented(scheme: str) -> None:
 
 
 def test_every_declaration_of_the_kit_documented() -> None:
-    """The table has each name that the author of a store may declare, or says of which kind it is."""
+    """The table has each name that a store's author may declare, or its category."""
     table = section("stores/conformance.md", "## What is provided or declared")
 
     assert not [name for name in NAMES if f"`{name}`" not in table and name != "PS256"]

@@ -1,4 +1,4 @@
-"""Each statement of the threat model names tests that show it, and all of them exist."""
+"""Each statement of the threat model names the tests that show it, and they all exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEST = re.compile(r"`([\w/-]+\.py)::([\w:]+)`")
 
 
 def statements(page: str) -> list[str]:
-    """Return the list items of a page, and the paragraphs that have a footnote."""
+    """Return the list items of a page, and the paragraphs with a footnote."""
     text = DEFINITION.sub("", page)
     items = re.findall(r"^- (.+(?:\n  .+)*)", text, re.MULTILINE)
     paragraphs = [each for each in text.split("\n\n") if REFERENCE.search(each) and not each.startswith("- ")]
@@ -26,7 +26,7 @@ def statements(page: str) -> list[str]:
 
 
 def footnotes(page: str) -> dict[str, list[tuple[str, str]]]:
-    """Return the tests of each footnote: file and name."""
+    """Return the tests of each footnote, as file and name."""
     found = DEFINITION.findall(page)
     assert len(dict(found)) == len(found), "a footnote is defined twice"
     return {name: TEST.findall(text) for name, text in found}
@@ -34,7 +34,7 @@ def footnotes(page: str) -> dict[str, list[tuple[str, str]]]:
 
 @cache
 def names_in(path: str) -> frozenset[str]:
-    """Return the names of the tests in a file, as pytest has them without parameters."""
+    """Return the names of the tests in a file, as pytest names them, without parameters."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     return frozenset(_names(tree.body, ""))
 
@@ -51,7 +51,7 @@ def _names(body: list[ast.stmt], prefix: str) -> list[str]:
 
 @pytest.mark.parametrize("statement", statements(PAGE), ids=lambda text: text[:50])
 def test_statement_names_its_tests(statement: str) -> None:
-    """A statement without a footnote, or whose footnote has no test, is only a claim."""
+    """A statement without a footnote, or with a footnote that has no test, is only a claim."""
     names = REFERENCE.findall(statement)
     assert names, statement
     assert all(footnotes(PAGE).get(name) for name in names), statement
@@ -71,7 +71,7 @@ def test_every_footnote_is_used_once() -> None:
 
 
 def test_page_says_what_is_possible_too() -> None:
-    """For each kind of attacker, the page has both: what it can do and what it cannot do."""
+    """For each kind of attacker, the page has both what it can do and what it cannot do."""
     attackers = re.split(r"^#{2,3} ", PAGE, flags=re.MULTILINE)[1:]
     assert len(attackers) > 10
     for attacker in attackers:
@@ -81,12 +81,12 @@ def test_page_says_what_is_possible_too() -> None:
 
 
 def test_security_policy_leads_here() -> None:
-    """SECURITY.md promises; the page says what that means for whom."""
+    """SECURITY.md makes promises, and refers to this page for their meaning."""
     assert "docs/threat-model.md" in PROMISES
 
 
 def test_a_statement_without_a_test_fails() -> None:
-    """The checks find what is missing."""
+    """The checks detect what is missing."""
     claims = "- can do a;\n- can do b.[^b]\n\nAnd c.[^c]\n\n"
     page = f"{claims}[^b]: nothing\n[^c]: `tests/x.py::test_x`,\n    `tests/y.py::test_y`\n"
     assert statements(page) == ["can do a;", "can do b.[^b]", "And c.[^c]"]

@@ -1,4 +1,4 @@
-"""The pages for Windows are not run: what they type is there all the same, each command and each option."""
+"""The pages for Windows are not run, but each command and option that they use must exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROMPT = "PS C:\\> "
 
 
 def typed() -> Iterator[tuple[str, str]]:
-    """Each line that is typed, with its page and the line of its block."""
+    """Each typed line, with its page and the line of its block."""
     for page in PAGES:
         for block in blocks_of(page):
             if block.language == "ps1con":
@@ -26,7 +26,7 @@ def typed() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("place", "line"), list(typed()))
 def test_typed_line_is_understood(place: str, line: str) -> None:
-    """The command takes these options, and a key's URI is one."""
+    """The command accepts these options, and any key's URI is valid."""
     words = line.split(maxsplit=3)[3] if line.startswith("keyvouch --config ") else line.partition(" ")[2]
     arguments = _split(words)
     command: click.Command | None = group
@@ -41,7 +41,7 @@ def test_typed_line_is_understood(place: str, line: str) -> None:
 
 
 def _split(words: str) -> list[str]:
-    """Split a line as PowerShell does, where single quotes quote, and a backslash is one."""
+    """Split a line as PowerShell does: single quotes quote, and a backslash is literal."""
     lexer = shlex.shlex(words, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
     return list(lexer)

@@ -1,4 +1,4 @@
-"""What a refusal is told as."""
+"""The advice given for each refusal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keyvouch.entra import advice
 
 @pytest.mark.parametrize("code", sorted(advice.ADVICE))
 def test_every_code_has_advice(code: int) -> None:
-    """A known code brings its own advice, and says whether another key could help."""
+    """A known code has its own advice, and says whether another key could help."""
     refused = advice.refusal({"error": "invalid_client", "error_codes": [code]}, None)
 
     assert refused.hint == advice.ADVICE[code]
@@ -17,7 +17,7 @@ def test_every_code_has_advice(code: int) -> None:
 
 
 def test_text_ends_before_trace() -> None:
-    """Trace and time are noise in the text; the correlation id is kept as a member."""
+    """Trace ID and timestamp are removed from the text; the correlation id is kept as an attribute."""
     refused = advice.refusal(
         {
             "error": "invalid_client",

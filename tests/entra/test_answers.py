@@ -1,4 +1,4 @@
-"""What the authority answers: tokens, refusals, and what is neither."""
+"""The authority's responses: tokens, refusals, and anything else."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def own() -> Iterator[tuple[Authority, Callable[[], ConfidentialClient]]]:
 
 
 def asked(own: Any, status: int, body: bytes) -> KeyvouchError | None:
-    """Return the error that comes out where the token endpoint answers like that; then a good answer is a token."""
+    """Return the error for such a response of the token endpoint; a valid response then gives a token."""
     authority, make = own
     with make() as client:
         authority.answer_next(status, body, JSON)
@@ -81,7 +81,7 @@ def lives(result: dict[str, Any]) -> None:
 
 
 def error_of(doing: Callable[[], object]) -> KeyvouchError | None:
-    """Return the error of keyvouch's that it raises; any other fails the test."""
+    """Return the KeyvouchError that it raises; any other error fails the test."""
     try:
         doing()
     except KeyvouchError as error:
@@ -92,7 +92,7 @@ def error_of(doing: Callable[[], object]) -> KeyvouchError | None:
 @pytest.mark.parametrize("status", [200, 400, 401])
 @pytest.mark.parametrize("body", malformed.WHOLE, ids=range(len(malformed.WHOLE)))
 def test_malformed_answers(own: Any, status: int, body: bytes) -> None:
-    """Bodies that are not a token endpoint's: no foreign error, and nothing is kept."""
+    """A body that is not a token response raises no foreign error, and nothing is cached."""
     error = asked(own, status, body)
     assert isinstance(error, AuthorityUnavailable | AuthorityRefused)
     if status == 200 and b"error" not in body:
@@ -100,14 +100,14 @@ def test_malformed_answers(own: Any, status: int, body: bytes) -> None:
 
 
 def test_wrong_fields_of_a_token(own: Any) -> None:
-    """A token in which one field is missing, or holds something else."""
+    """A token response in which one field is missing or has another type."""
     for body in malformed.variants(TOKEN):
         error = asked(own, 200, body)
         assert error is None or isinstance(error, AuthorityUnavailable), body
 
 
 def test_wrong_fields_of_a_refusal(own: Any) -> None:
-    """A refusal in which one field is missing, or holds something else; no message says None."""
+    """A refusal in which one field is missing or has another type; no message contains "None"."""
     for body in malformed.variants(REFUSAL):
         error = asked(own, 401, body)
         assert isinstance(error, AuthorityRefused | AuthorityUnavailable), body
@@ -119,7 +119,7 @@ def test_wrong_fields_of_a_refusal(own: Any) -> None:
     "value", ["soon", "-1", -1, 10**30, float("nan"), 1e300, True, [], {}, None], ids=lambda value: repr(value)[:9]
 )
 def test_lifetimes_that_are_none(own: Any, value: object) -> None:
-    """A token that lives for no number of seconds is not given, and not kept."""
+    """A token whose lifetime is not a number of seconds is neither returned nor cached."""
     assert isinstance(asked(own, 200, json.dumps(TOKEN | {"expires_in": value}).encode()), AuthorityUnavailable)
 
 
@@ -136,7 +136,7 @@ DISCOVERY = {
 
 @pytest.mark.parametrize("oidc", [False, True])
 def test_malformed_discovery(own: Any, monkeypatch: pytest.MonkeyPatch, oidc: bool) -> None:
-    """Whatever comes in place of the authority's endpoints."""
+    """Any other response instead of the authority's endpoints is an error."""
     authority, _ = own
     named = {"oidc_authority": f"{authority.authority}/v2.0"} if oidc else {"authority": authority.authority}
     for body in (*malformed.WHOLE, *malformed.variants(DISCOVERY)):
@@ -156,12 +156,12 @@ def test_malformed_discovery(own: Any, monkeypatch: pytest.MonkeyPatch, oidc: bo
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(status=st.sampled_from((200, 200, 400, 401, 403)), body=malformed.fuzzed((*TOKEN, *REFUSAL)))
 def test_arbitrary_json(own: Any, status: int, body: bytes) -> None:
-    """Any JSON from the token endpoint: a token, or an error of keyvouch's."""
+    """Any JSON from the token endpoint gives a token or a KeyvouchError."""
     asked(own, status, body)
 
 
 def test_callers_own_mistake_stays() -> None:
-    """An option that MSAL does not have is a TypeError, as any function raises it."""
+    """An option that MSAL does not have raises TypeError, as any function does."""
     mistake = TypeError("ClientApplication.__init__() got an unexpected keyword argument 'bogus'")
     assert from_discovery(mistake, "https://login") is mistake
 
@@ -176,13 +176,13 @@ def test_callers_own_mistake_stays() -> None:
     ],
 )
 def test_type_errors_about_answers_are_ours(text: str) -> None:
-    """A TypeError of MSAL's own code, about an answer, is no mistake of the caller's."""
+    """A TypeError from MSAL's own code about a response is not the caller's mistake."""
     assert isinstance(from_discovery(TypeError(text), "https://login"), AuthorityUnavailable)
 
 
 @pytest.mark.parametrize("result", [None, {}, {"error": None}, {"error": None, "error_description": None}, [], 5])
 def test_no_message_says_none(result: object) -> None:
-    """A result without a reason has no None in its error."""
+    """The error for a result without a reason does not contain "None"."""
     with pytest.raises((AuthorityRefused, AuthorityUnavailable)) as caught:
         Outcome(result).token("https://login", None)
     assert "None" not in str(caught.value)
@@ -190,7 +190,7 @@ def test_no_message_says_none(result: object) -> None:
 
 
 def test_errors_without_text_say_no_none() -> None:
-    """Nor has an error of the system's without a text."""
+    """The error for an operating system error without a text does not contain "None" either."""
     for error in (OSError(), OSError("text"), ConnectionError(), ValueError(), KeyError("x")):
         found = Outcome(error=error)._as_ours(error, "https://login", None)
         assert isinstance(found, KeyvouchError)
@@ -198,11 +198,11 @@ def test_errors_without_text_say_no_none() -> None:
     assert isinstance(from_discovery(ValueError(None), "https://login"), ConfigurationError)
 
 
-# What went wrong on the way
+# Errors on the network
 
 
 def chained(*errors: Exception) -> Exception:
-    """The last of these errors, raised from the one before it, and so on."""
+    """Return the last of these errors, each raised from the one before it."""
     for former, error in itertools.pairwise(errors):
         error.__cause__ = former
     return errors[-1]
@@ -254,7 +254,7 @@ NETWORK = [
 
 @pytest.mark.parametrize(("error", "kind", "message", "hint"), NETWORK, ids=range(len(NETWORK)))
 def test_errors_of_the_network(error: Exception, kind: type[KeyvouchError], message: str, hint: str) -> None:
-    """Each is one of keyvouch's, with the reason that is deepest in it, and a hint that fits the reason."""
+    """Each becomes a KeyvouchError with the innermost reason and a hint that fits it."""
     found = from_network(error, "https://login")
     assert type(found) is kind
     assert message in found.message
@@ -264,13 +264,13 @@ def test_errors_of_the_network(error: Exception, kind: type[KeyvouchError], mess
 
 
 def test_errors_that_are_not_of_the_network() -> None:
-    """They are left to those who know more."""
+    """Errors that are not of the network are left to other handlers."""
     for error in (ValueError("x"), TypeError("x"), KeyError("x"), StoreUnavailable("x")):
         assert from_network(error, "https://login") is None
 
 
 def test_deepest_reason_within_bounds() -> None:
-    """Errors that wrap one another in a circle, or many times, come to an end; `reason` is followed like a cause."""
+    """A cyclic or very long chain of errors is followed up to a limit; `reason` is followed like a cause."""
     one, other = requests.exceptions.ConnectionError("x"), OSError(5, "Deep")
     one.__cause__, other.__cause__ = other, one
     assert "Deep" in str(from_network(one, "https://login"))
@@ -279,7 +279,7 @@ def test_deepest_reason_within_bounds() -> None:
     assert "Inside" in str(from_network(outer, "https://login"))
 
 
-# What MSAL raises
+# Exceptions from MSAL
 
 
 def in_context(error: Exception, context: Exception) -> Exception:
@@ -313,7 +313,7 @@ MSAL = [
 
 @pytest.mark.parametrize(("error", "kind", "message"), MSAL, ids=range(len(MSAL)))
 def test_errors_of_the_discovery(error: Exception, kind: type[KeyvouchError], message: str) -> None:
-    """MSAL's exceptions, told apart by what they say and by what they came from; the cause is kept."""
+    """MSAL's exceptions are distinguished by their text and their origin; the cause is kept."""
     found = from_discovery(error, "https://login")
     assert type(found) is kind
     assert message in found.message
@@ -324,7 +324,7 @@ def test_errors_of_the_discovery(error: Exception, kind: type[KeyvouchError], me
 
 
 def test_own_error_stays_in_discovery() -> None:
-    """An error of keyvouch's is passed on as it is; a TypeError about multiple values is the caller's."""
+    """A KeyvouchError is passed on unchanged; a TypeError about multiple values is the caller's."""
     own_error = StoreUnavailable("x")
     assert from_discovery(own_error, "https://login") is own_error
     mistake = TypeError("ClientApplication.__init__() got multiple values for argument 'x'")
@@ -346,7 +346,7 @@ def test_outcome_for_msal() -> None:
 
 
 def test_which_outcome_leads_to_the_next_key() -> None:
-    """A failure of a key that another may not have; a defect in a store's own code is no such."""
+    """A KeyvouchError of one key that another may not have leads to the next; a defect in a store's code does not."""
     retry, final = StoreUnavailable("x"), ConfigurationError("x")
     assert retry.try_next_key
     assert not final.try_next_key
@@ -360,7 +360,7 @@ def test_which_outcome_leads_to_the_next_key() -> None:
 
 
 def test_token_of_an_outcome() -> None:
-    """The token; an authority that asks to wait is unavailable, whatever else it says."""
+    """An outcome gives its token; an authority that asks to wait is unavailable, whatever else it says."""
     assert Outcome({"access_token": "a.b.c"}).token("https://login", None) == "a.b.c"
     with pytest.raises(AuthorityUnavailable, match="neither a token nor an error") as caught:
         Outcome({}).token("https://login", 7.0)
@@ -378,7 +378,7 @@ def test_token_of_an_outcome() -> None:
 
 
 def test_errors_of_an_outcome() -> None:
-    """A defect stays what it is, an error of keyvouch's too; anything else becomes one, with its cause."""
+    """A defect or KeyvouchError stays unchanged; anything else becomes a KeyvouchError, with its cause."""
     sent = Sent("pem:/a", new_key().public_key(), None)
     for own_error in (KeyError("x"), StoreUnavailable("x")):
         with pytest.raises(type(own_error)) as caught:

@@ -1,4 +1,4 @@
-"""The inherited calls give what unmodified MSAL gives, to the letter."""
+"""The inherited calls return exactly what unmodified MSAL returns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def app(authority: Authority, key: Key) -> App:
 
 @pytest.fixture
 def applications(authority: Authority, app: App, key: Key) -> Iterator[list[msal.ConfidentialClientApplication]]:
-    """Unmodified MSAL and our client, each for itself."""
+    """Unmodified MSAL and our client, each with its own cache."""
     options: dict[str, Any] = {"authority": authority.authority, "instance_discovery": False}
     plain = msal.ConfidentialClientApplication(
         app.client_id,
@@ -53,7 +53,7 @@ def applications(authority: Authority, app: App, key: Key) -> Iterator[list[msal
 def outcome(
     application: msal.ConfidentialClientApplication, authority: Authority, answer: Any, scopes: Any = (SCOPE,)
 ) -> object:
-    """What a call came to: the result without what differs each time, or the exception's class and text."""
+    """The outcome of a call: the result without what varies, or the exception's class and text."""
     if answer is not None:
         authority.answer_next(*answer)
     try:
@@ -66,7 +66,7 @@ def outcome(
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_same_outcome(applications: list[msal.ConfidentialClientApplication], authority: Authority, name: str) -> None:
-    """Whatever the authority answers, both come to the same."""
+    """Whatever the authority responds, both have the same outcome."""
     plain, ours = (outcome(application, authority, ANSWERS[name]) for application in applications)
 
     assert plain == ours
@@ -75,7 +75,7 @@ def test_same_outcome(applications: list[msal.ConfidentialClientApplication], au
 def test_same_refusal(
     applications: list[msal.ConfidentialClientApplication], authority: Authority, app: App, key: Key
 ) -> None:
-    """A refused key is a dict, as with MSAL."""
+    """A refused key gives a dict, as with MSAL."""
     app.remove_certificate(key.certificate)
     plain, ours = (outcome(application, authority, None) for application in applications)
 
@@ -86,7 +86,7 @@ def test_same_refusal(
 def test_same_odd_scopes(
     applications: list[msal.ConfidentialClientApplication], authority: Authority, scopes: Any
 ) -> None:
-    """What is no list of scopes comes to the same too."""
+    """Invalid scopes have the same outcome, too."""
     plain, ours = (outcome(application, authority, None, scopes) for application in applications)
 
     assert plain == ours
@@ -113,7 +113,7 @@ def test_same_from_cache(applications: list[msal.ConfidentialClientApplication],
 def test_same_other_calls(
     applications: list[msal.ConfidentialClientApplication], call: str, arguments: tuple[object, ...]
 ) -> None:
-    """What the authority does not offer is refused alike, by every call that sends an assertion."""
+    """Features that the authority does not support fail alike, in every call that sends an assertion."""
     plain, ours = (getattr(application, call)(*arguments) for application in applications)
 
     assert (plain and plain["error_codes"]) == (ours and ours["error_codes"])

@@ -1,4 +1,4 @@
-"""`KeyvouchCredential` in a client of the SDK with azure-core's own policy, and in azure-identity's chains."""
+"""`KeyvouchCredential` in an SDK client with azure-core's own policy, and in azure-identity's chains."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DEMAND = {"access_token": {"nbf": {"essential": True, "value": "1700000000"}}}
 
 
 class Registered:
-    """A client with a key of its own, and the app that it signs in as."""
+    """A client with its own key, and the app that it signs in as."""
 
     def __init__(self, authority: Authority, signer: keyvouch.Signer | None = None, **options: Any) -> None:
         self.authority = authority
@@ -51,12 +51,12 @@ class Registered:
 
     @property
     def forms(self) -> list[dict[str, str]]:
-        """What was sent for its tokens."""
+        """The forms sent to get its tokens."""
         return [each.form for each in self.authority.exchanges if each.client_id == self.app.client_id]
 
     @property
     def claims(self) -> list[Any]:
-        """What claims each request asked for."""
+        """The claims that each request asked for."""
         return [json.loads(each["claims"]) if "claims" in each else None for each in self.forms]
 
 
@@ -69,7 +69,7 @@ def registered(authority: Authority) -> Iterator[Registered]:
 
 
 class Service:
-    """A service that gives settings to whoever has a token for it, and may demand another one."""
+    """A service that returns settings for a valid token, and may demand another one."""
 
     def __init__(self, authority: Authority, folder: Path) -> None:
         context, self.ca_file = make_context(folder)
@@ -116,7 +116,7 @@ def options(service: Service, **more: Any) -> dict[str, Any]:
 
 
 def test_client_with_azure_cores_own_policy(service: Service, registered: Registered) -> None:
-    """The token is for that service, is asked for once, and the next client gets it too."""
+    """The token is for that service, is requested once, and the next client gets it too."""
     credential = KeyvouchCredential(registered.client)
     for _ in range(2):
         with AzureAppConfigurationClient(service.address, credential, **options(service)) as client:
@@ -128,7 +128,7 @@ def test_client_with_azure_cores_own_policy(service: Service, registered: Regist
 
 
 def test_client_that_evaluates_continuously(service: Service, registered: Registered) -> None:
-    """A demand for claims is answered by a fresh token, in one request; the authority learns of the capability."""
+    """A claims challenge is answered with a new token, in one request; the authority gets the capability."""
     credential = KeyvouchCredential(registered.client)
     with AzureAppConfigurationClient(service.address, credential, **options(service, enable_cae=True)) as client:
         client.get_configuration_setting("greeting")
@@ -140,7 +140,7 @@ def test_client_that_evaluates_continuously(service: Service, registered: Regist
 
 
 def test_asynchronous_client(service: Service, registered: Registered) -> None:
-    """The same for a client of `azure.*.aio`."""
+    """An asynchronous client from `azure.*.aio` behaves the same."""
 
     async def read() -> None:
         async with (
@@ -158,7 +158,7 @@ def test_asynchronous_client(service: Service, registered: Registered) -> None:
 
 
 def test_tokens_for_continuous_evaluation_are_kept_apart(registered: Registered) -> None:
-    """Who cannot answer a demand for claims never gets a token that may be revoked, and each is cached."""
+    """A caller that cannot answer a claims challenge never gets a token that may be revoked; both kinds are cached."""
     credential = KeyvouchCredential(registered.client)
     capable: TokenRequestOptions = {"enable_cae": True}
     for _ in range(2):
@@ -172,7 +172,7 @@ def test_tokens_for_continuous_evaluation_are_kept_apart(registered: Registered)
 
 
 def test_client_that_names_the_capability_itself(authority: Authority) -> None:
-    """Where a program has told MSAL of the capability, there is one cache."""
+    """If a program has given MSAL the capability itself, there is one cache."""
     made = Registered(authority, client_capabilities=["CP1"])
     with made.client, made.signer:
         credential = KeyvouchCredential(made.client)
@@ -181,7 +181,7 @@ def test_client_that_names_the_capability_itself(authority: Authority) -> None:
 
 
 def test_tenants_share_the_key_and_keep_their_tokens_apart(authority: Authority, registered: Registered) -> None:
-    """Another tenant, where it is allowed, has its own tokens of both kinds, and no other key is opened."""
+    """An additional allowed tenant has its own tokens of both kinds, and no other key is opened."""
     authority.register(registered.app.client_id, "fabrikam.example", certificates=[registered.signer.chain[0]])
     credential = KeyvouchCredential(registered.client, additionally_allowed_tenants=["Fabrikam.example"])
     tokens = [
@@ -196,7 +196,7 @@ def test_tenants_share_the_key_and_keep_their_tokens_apart(authority: Authority,
 
 
 def test_tenant_that_nobody_allowed_ends_a_chain(registered: Registered) -> None:
-    """As with azure-identity's own credentials: another identity must not take its place unseen."""
+    """As with azure-identity's own credentials, another identity must not silently take its place."""
     other = KeyvouchCredential(registered.client, additionally_allowed_tenants=["*"])
     chain = ChainedTokenCredential(KeyvouchCredential(registered.client), other)
     with pytest.raises(ClientAuthenticationError, match="additionally_allowed_tenants"):
@@ -205,7 +205,7 @@ def test_tenant_that_nobody_allowed_ends_a_chain(registered: Registered) -> None
 
 
 def test_authority_without_tenants_gives_its_own_token(authority: Authority) -> None:
-    """An OpenID Connect issuer knows neither tenants nor the capability, and is told of none."""
+    """An OpenID Connect issuer knows neither tenants nor the capability, and is sent neither."""
     made = Registered(authority, oidc_authority=f"{authority.authority}/v2.0")
     with made.client, made.signer:
         assert KeyvouchCredential(made.client).get_token(SCOPE, tenant_id="fabrikam.example", enable_cae=True).token
@@ -213,7 +213,7 @@ def test_authority_without_tenants_gives_its_own_token(authority: Authority) -> 
 
 
 def test_time_for_renewal_is_told(authority: Authority, registered: Registered) -> None:
-    """Where the authority says when to renew, the SDK learns it, from the answer and from the cache."""
+    """If the authority says when to renew, the SDK gets that time, both for a new and for a cached token."""
     answer = {"access_token": "opaque", "token_type": "Bearer", "expires_in": 86400, "refresh_in": 43200}
     authority.answer_next(200, json.dumps(answer), {"Content-Type": "application/json"})
     for _ in range(2):
@@ -225,7 +225,7 @@ def test_time_for_renewal_is_told(authority: Authority, registered: Registered) 
 
 
 def test_scope_is_needed(registered: Registered) -> None:
-    """Without a scope there is no token, and not one for the scopes of the profile."""
+    """Without a scope there is no token, not even one for the profile's scopes."""
     with pytest.raises(ValueError, match="without a scope"):
         KeyvouchCredential(registered.client).get_token()
 
@@ -233,7 +233,7 @@ def test_scope_is_needed(registered: Registered) -> None:
 def test_second_program_finds_the_tokens(
     authority: Authority, own_folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A profile's tokens of both kinds outlive the process, apart from one another."""
+    """A profile's tokens of both kinds outlive the process, and stay separate."""
     key = make_key(own_folders)
     app = authority.register(certificates=[key.certificate])
     path = write_profile(own_folders, authority, app, [key.uri])
@@ -245,7 +245,7 @@ def test_second_program_finds_the_tokens(
     for _ in range(2):
         credential = KeyvouchCredential("nightly")
         tokens += [credential.get_token(SCOPE, enable_cae=cae).token for cae in (False, True)]
-        client_of("nightly").close()  # the next use makes it anew, as another process would
+        client_of("nightly").close()  # the next use creates it again, as another process would
     assert tokens[:2] == tokens[2:]
     assert tokens[0] != tokens[1]
     assert len([each for each in authority.exchanges if each.client_id == app.client_id]) == 2
@@ -253,7 +253,7 @@ def test_second_program_finds_the_tokens(
 
 @pytest.fixture
 def environment(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registered]:
-    """A log-in that DefaultAzureCredential finds, and nothing else that it might."""
+    """A log-in that DefaultAzureCredential finds, and no other."""
     pem = tmp_path / "log-in.pem"
     with keyvouch.open_store(f"pem:{pem}") as store:
         store.generate(keyvouch.KeySpec(subject="CN=log-in"))
@@ -273,14 +273,14 @@ def found(authority: Authority) -> dict[str, Any]:
 
 
 def test_chain_goes_on_to_the_default_credential(authority: Authority, environment: Registered) -> None:
-    """Where there is no such profile DefaultAzureCredential has its turn."""
+    """If the profile does not exist, DefaultAzureCredential is tried next."""
     chain = ChainedTokenCredential(KeyvouchCredential("nowhere"), DefaultAzureCredential(**found(authority)))
     assert chain.get_token(SCOPE).token
     assert len(environment.forms) == 1
 
 
 def test_chain_takes_the_profile_first(authority: Authority, environment: Registered, registered: Registered) -> None:
-    """Where keyvouch can sign in, it does."""
+    """If keyvouch can sign in, it does."""
     chain = ChainedTokenCredential(KeyvouchCredential(registered.client), DefaultAzureCredential(**found(authority)))
     assert chain.get_token_info(SCOPE, options={"enable_cae": True}).token
     assert registered.claims == [CAPABLE]
@@ -290,7 +290,7 @@ def test_chain_takes_the_profile_first(authority: Authority, environment: Regist
 def test_chain_with_the_default_credential_first(
     authority: Authority, environment: Registered, registered: Registered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has its turn first; where it finds nothing it ends a chain, by a rule of azure-identity's."""
+    """DefaultAzureCredential is tried first; if it finds nothing, azure-identity ends the chain."""
     chain = ChainedTokenCredential(DefaultAzureCredential(**found(authority)), KeyvouchCredential(registered.client))
     assert chain.get_token(SCOPE).token
     assert len(environment.forms) == 1
@@ -308,7 +308,7 @@ def test_asynchronous_chain(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same, asynchronously, in both orders."""
+    """Asynchronous chains behave the same, in both orders."""
 
     async def ask() -> None:
         nowhere, ours = aio.KeyvouchCredential("nowhere"), aio.KeyvouchCredential(registered.client)
@@ -318,7 +318,7 @@ def test_asynchronous_chain(
             mine = await AsyncChainedTokenCredential(ours, default).get_token(SCOPE)
             assert mine.token == registered.client.access_token([SCOPE])
 
-    # A federated token: the JWTs that its asynchronous certificate credential makes are padded, against RFC 7515.
+    # A federated token: azure-identity's asynchronous certificate credential pads its JWTs, contrary to RFC 7515.
     assertion = ClientAssertion(environment.signer)(
         {"client_id": environment.app.client_id, "token_endpoint": f"{authority.authority}/oauth2/v2.0/token"}
     )

@@ -1,4 +1,4 @@
-"""`ConfidentialClient` at the development authority."""
+"""`ConfidentialClient` against the development authority."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def client(authority: Authority, app: App, key: Key) -> Iterator[ConfidentialCli
 
 
 def in_threads(number: int, work: Callable[[int], Any]) -> list[Any]:
-    """Let that many threads begin at the same moment, and return what they got."""
+    """Start this many threads at the same moment, and return their results."""
     barrier = threading.Barrier(number)
 
     def begin(index: int) -> Any:
@@ -69,25 +69,25 @@ def in_threads(number: int, work: Callable[[int], Any]) -> list[Any]:
 
 
 def test_access_token_returned(client: ConfidentialClient, authority: Authority) -> None:
-    """A token comes back, and one request was made."""
+    """A token is returned, and one request was made."""
     assert client.access_token([SCOPE]).count(".") == 2
     assert [exchange.status for exchange in authority.exchanges] == [200]
 
 
 def test_second_token_cached(client: ConfidentialClient, authority: Authority) -> None:
-    """While the token lives nothing is asked again."""
+    """While the token is valid, no request is made."""
     assert client.access_token([SCOPE]) == client.access_token([SCOPE])
     assert len(authority.exchanges) == 1
 
 
 def test_cold_threads_post_once(client: ConfidentialClient, authority: Authority) -> None:
-    """32 threads that ask for the same make one signature and one request."""
+    """32 threads that request the same token make one signature and one request."""
     assert len(set(in_threads(32, lambda _: client.access_token([SCOPE])))) == 1
     assert len(authority.exchanges) == 1
 
 
 def test_cold_threads_post_once_a_scope(client: ConfidentialClient, authority: Authority) -> None:
-    """32 threads over 8 scopes make eight."""
+    """32 threads over 8 scopes make eight requests."""
     tokens = in_threads(32, lambda index: client.access_token([f"api://resource-{index % 8}/.default"]))
 
     assert len(set(tokens)) == 8
@@ -95,14 +95,14 @@ def test_cold_threads_post_once_a_scope(client: ConfidentialClient, authority: A
 
 
 def test_threads_get_results_of_their_own(client: ConfidentialClient) -> None:
-    """What one thread does to its result is not seen by another."""
+    """Changes that one thread makes to its result are not seen by another."""
     results = in_threads(8, lambda _: client.acquire_token_for_client([SCOPE]))
 
     assert len({id(result) for result in results}) == 8
 
 
 def test_inherited_result_as_msal(client: ConfidentialClient, authority: Authority, app: App, key: Key) -> None:
-    """A success and a refusal have the members that unmodified MSAL gives."""
+    """A success and a refusal have the same members as in unmodified MSAL."""
     plain = msal.ConfidentialClientApplication(
         app.client_id,
         authority=authority.authority,
@@ -118,7 +118,7 @@ def test_inherited_result_as_msal(client: ConfidentialClient, authority: Authori
 
 
 def test_redirect_and_plain_msal(authority: Authority, app: App, key: Key) -> None:
-    """What how-it-works says: MSAL's own connections follow a redirect with the assertion, unless told not to."""
+    """As how-it-works says, MSAL's own connections follow a redirect with the assertion unless told not to."""
     for redirects, followed in ((1, True), (0, False)):
         session = requests.Session()
         session.trust_env, session.verify, session.max_redirects = False, authority.ca_file, redirects
@@ -141,7 +141,7 @@ def test_redirect_and_plain_msal(authority: Authority, app: App, key: Key) -> No
 
 
 def test_refusal_told_with_advice(client: ConfidentialClient, app: App, key: Key) -> None:
-    """An unregistered certificate: the code, the thumbprint that was sent, and what to register."""
+    """For an unregistered certificate the error has the code, the thumbprint sent, and what to register."""
     app.remove_certificate(key.certificate)
 
     with pytest.raises(AuthorityRefused) as caught:
@@ -155,7 +155,7 @@ def test_refusal_told_with_advice(client: ConfidentialClient, app: App, key: Key
 
 
 def test_second_key_taken_after_refusal(authority: Authority, app: App, key: Key, tmp_path: Path) -> None:
-    """A key that the authority refuses is followed by the next, which is remembered."""
+    """After the authority refuses a key the next one is used, and this is remembered."""
     unregistered = make_key(tmp_path, "unregistered.pfx")
     with client_for(authority, app, unregistered.uri, key.uri) as client:
         client.access_token([SCOPE])
@@ -175,14 +175,14 @@ def test_second_key_taken_after_refusal(authority: Authority, app: App, key: Key
 def test_second_key_taken_after_store_failed(
     authority: Authority, app: App, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, reason: str
 ) -> None:
-    """A store that fails is followed by the next key."""
+    """If a store fails, the next key is used."""
     monkeypatch.setenv("WRONG", "not the password")
     with client_for(authority, app, uri.format(folder=tmp_path), key.uri) as client:
         assert client.access_token([SCOPE]), reason
 
 
 def test_last_store_error_raised(authority: Authority, app: App, tmp_path: Path) -> None:
-    """When every store failed the last one's error is raised, by inherited calls too."""
+    """If every store failed, the last one's error is raised, by inherited calls too."""
     keys = ("pfx:/nonexistent/1.pfx", f"pfx:{tmp_path}/2.pfx")
     with client_for(authority, app, *keys) as client, pytest.raises(KeyNotFound, match="2.pfx"):
         client.acquire_token_for_client([SCOPE])
@@ -190,7 +190,7 @@ def test_last_store_error_raised(authority: Authority, app: App, tmp_path: Path)
 
 
 def test_wrong_tenant_not_retried(authority: Authority, key: Key) -> None:
-    """What is not the key's fault is not tried with the next key."""
+    """A failure that is not the key's fault is not retried with the next key."""
     app = authority.register(certificates=[key.certificate])
     app.make_public()
     with client_for(authority, app, key.uri, key.uri) as client, pytest.raises(AuthorityRefused):
@@ -200,7 +200,7 @@ def test_wrong_tenant_not_retried(authority: Authority, key: Key) -> None:
 
 
 def test_refused_key_reloaded(authority: Authority, tmp_path: Path) -> None:
-    """A key that was replaced behind our back is reloaded after its refusal, and signs in with the same call."""
+    """A key that was replaced in the meantime is reloaded after its refusal, and signs in within the same call."""
     old = make_key(tmp_path)
     app = authority.register(certificates=[old.certificate])
     with keyvouch.open_signer(old.uri) as signer, client_for(authority, app, signer) as client:
@@ -214,7 +214,7 @@ def test_refused_key_reloaded(authority: Authority, tmp_path: Path) -> None:
 
 
 def test_claims_challenge_passes(client: ConfidentialClient, authority: Authority) -> None:
-    """A claims challenge is sent on, and goes past the cache."""
+    """A claims challenge is forwarded, and bypasses the cache."""
     client.access_token([SCOPE])
     client.access_token([SCOPE], claims_challenge='{"access_token": {"nbf": {"essential": true}}}')
 
@@ -222,7 +222,7 @@ def test_claims_challenge_passes(client: ConfidentialClient, authority: Authorit
 
 
 def test_async_call_leaves_loop_free(client: ConfidentialClient) -> None:
-    """The event loop goes on while a token is got."""
+    """The event loop keeps running while a token is requested."""
 
     async def main() -> tuple[str, int]:
         task = asyncio.ensure_future(client.access_token_async([SCOPE]))
@@ -258,7 +258,7 @@ def test_own_signer_stays_open(authority: Authority, app: App, key: Key) -> None
 def test_useless_answer_is_unavailable(
     client: ConfidentialClient, authority: Authority, status: int, body: bytes, headers: dict[str, str]
 ) -> None:
-    """5xx, 429, no JSON: the authority is unavailable, and that may pass."""
+    """5xx, 429 or a body that is not JSON: the authority is unavailable, which may be temporary."""
     authority.answer_next(status, body, headers)
 
     with pytest.raises(AuthorityUnavailable) as caught:
@@ -268,13 +268,13 @@ def test_useless_answer_is_unavailable(
 
 
 def test_unreachable_authority_told(key: Key) -> None:
-    """Nothing listens there."""
+    """An authority where nothing listens is reported as unavailable."""
     with pytest.raises(AuthorityUnavailable, match="cannot be reached"):
         ConfidentialClient("id", [key.uri], authority="https://localhost:9/tenant", instance_discovery=False)
 
 
 def test_unknown_tenant_told(authority: Authority, key: Key) -> None:
-    """The authority knows no such tenant."""
+    """If the authority does not know the tenant, the error says so."""
     with pytest.raises(AuthorityRefused, match="no such tenant"):
         ConfidentialClient(
             "id",
@@ -286,7 +286,7 @@ def test_unknown_tenant_told(authority: Authority, key: Key) -> None:
 
 
 def test_untrusted_tls_told(authority: Authority, key: Key) -> None:
-    """The authority's certificate is not trusted: TLS is always verified."""
+    """An untrusted certificate is an error: TLS is always verified."""
     with pytest.raises(ConfigurationError, match="not trusted") as caught:
         ConfidentialClient("id", [key.uri], authority=authority.authority, instance_discovery=False)
 
@@ -294,7 +294,7 @@ def test_untrusted_tls_told(authority: Authority, key: Key) -> None:
 
 
 def test_missing_ca_file_told(authority: Authority, key: Key) -> None:
-    """A ca-file that is not there is named."""
+    """A missing ca-file is named."""
     with pytest.raises(ConfigurationError, match=r"/nonexistent/ca\.pem"):
         ConfidentialClient(
             "id", [key.uri], authority=authority.authority, instance_discovery=False, ca_file="/nonexistent/ca.pem"
@@ -302,20 +302,20 @@ def test_missing_ca_file_told(authority: Authority, key: Key) -> None:
 
 
 def test_mistake_in_standby_shows_at_once(authority: Authority, app: App, key: Key) -> None:
-    """A URI that can never open is refused when the client is made."""
+    """A URI that can never open is refused when the client is created."""
     with pytest.raises(PluginMissing):
         client_for(authority, app, key.uri, "yubikey:slot=9c")
 
 
 @pytest.mark.parametrize("scopes", [None, [], SCOPE])
 def test_scopes_must_be_named(client: ConfidentialClient, scopes: Any) -> None:
-    """There is no token for nothing, and a bare text is no list: its letters would be asked for."""
+    """Scopes are required, and a single string is not a list: its letters would be requested."""
     with pytest.raises(ConfigurationError, match="scopes"):
         client.access_token(scopes)
 
 
 def test_single_key_error_raised(authority: Authority, app: App, key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error of the only key's store comes through MSAL as it is."""
+    """The only key's store error passes through MSAL unchanged."""
     monkeypatch.setenv("APP_PASSWORD", "wrong")
     with client_for(authority, app, key.uri) as client, pytest.raises(SecretIncorrect):
         client.access_token([SCOPE])

@@ -1,4 +1,4 @@
-"""Signing in with a profile, and the token that is kept for the next time."""
+"""Signing in with a profile, and the token cached for the next time."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def key(tmp_path: Path) -> Key:
 
 @pytest.fixture
 def app(authority: Authority, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
-    """An app registration with the key, and the profile `nightly` for it."""
+    """An app registration with the key, and its profile `nightly`."""
     app = authority.register(certificates=[key.certificate])
     monkeypatch.setenv("KEYVOUCH_CONFIG", str(write_profile(tmp_path, authority, app, [key.uri])))
     return app
 
 
 def test_profile_signs_in(app: App, authority: Authority) -> None:
-    """One call gives a client that is signed in."""
+    """One call returns a client that is signed in."""
     assert keyvouch.connect("nightly").access_token()
     assert authority.exchanges[0].client_id == app.client_id
 
 
 @pytest.mark.usefixtures("app")
 def test_same_client_given_again(authority: Authority) -> None:
-    """Called again it is the same client, and nothing is asked."""
+    """A second call returns the same client, without a request."""
     assert keyvouch.connect("nightly") is keyvouch.connect()
     assert len(authority.exchanges) == 1
 
@@ -57,7 +57,7 @@ def test_second_process_signs_nothing(authority: Authority, tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("app")
 def test_cached_token_private(own_folders: Path) -> None:
-    """The file of tokens is its owner's alone."""
+    """The token file is accessible only to its owner."""
     run("token")
     (kept,) = (own_folders / "cache_directory" / "tokens").glob("*.json")
 
@@ -66,7 +66,7 @@ def test_cached_token_private(own_folders: Path) -> None:
 
 @pytest.mark.usefixtures("app")
 def test_damaged_cache_passed_over(own_folders: Path) -> None:
-    """A cache that cannot be read costs a sign-in, no more."""
+    """An unreadable cache costs only another sign-in."""
     run("token")
     (kept,) = (own_folders / "cache_directory" / "tokens").glob("*.json")
     kept.write_bytes(b'{"AccessToken": {')
@@ -98,7 +98,7 @@ def test_other_tenant_has_other_cache(authority: Authority) -> None:
 
 @pytest.mark.usefixtures("app")
 def test_assertion_options_apply(authority: Authority, key: Key, tmp_path: Path) -> None:
-    """The profile's options for assertions are used."""
+    """The profile's assertion options are used."""
     app = authority.register(certificates=[key.certificate])
     write_profile(tmp_path, authority, app, [key.uri], assertion=None)
     path = tmp_path / "config.toml"
@@ -112,7 +112,7 @@ def test_assertion_options_apply(authority: Authority, key: Key, tmp_path: Path)
 
 @pytest.mark.parametrize("field", ["client-id", "keys", "scopes", "tenant"])
 def test_missing_field_named(authority: Authority, app: App, key: Key, tmp_path: Path, field: str) -> None:
-    """A profile that lacks what signing in needs is refused, with the field's name."""
+    """A profile that lacks a field required for signing in is refused, with the field's name."""
     path = write_profile(tmp_path, authority, app, [key.uri])
     lines = [line for line in path.read_text().splitlines() if not line.startswith((f"{field} ", "authority "))]
     path.write_text("\n".join(lines))
@@ -137,12 +137,12 @@ def test_missing_field_named(authority: Authority, app: App, key: Key, tmp_path:
     ],
 )
 def test_authority_options_chosen(fields: dict[str, str], options: dict[str, object]) -> None:
-    """A cloud, a server of Entra ID's shape, or an issuer."""
+    """A cloud, a server shaped like Entra ID, or an issuer."""
     assert authority_options(config.Profile(**fields), "nightly") == options  # type: ignore[arg-type]
 
 
 def test_token_for_other_scope_not_found(app: App, authority: Authority) -> None:
-    """The cache gives a token for the scope that was asked for, and for no other."""
+    """The cache returns a token only for the requested scope."""
     keyvouch.connect("nightly")
     cache = token_cache.location(authority.url, app.tenant, app.client_id)
 
@@ -152,7 +152,7 @@ def test_token_for_other_scope_not_found(app: App, authority: Authority) -> None
 
 @pytest.mark.usefixtures("app")
 def test_forked_child_signs_in(authority: Authority) -> None:
-    """A child of a program that is signed in makes a client of its own."""
+    """A child of a program that is signed in creates its own client."""
     client = keyvouch.connect("nightly")
     child = os.fork()
     if child == 0:
@@ -166,7 +166,7 @@ def test_forked_child_signs_in(authority: Authority) -> None:
 
 @pytest.mark.usefixtures("app")
 def test_closed_client_is_made_anew(authority: Authority) -> None:
-    """Who closes the client of a profile, as a `with` block does, spoils it for nobody else."""
+    """Closing a profile's client, as a `with` block does, does not affect its other users."""
     with keyvouch.connect("nightly") as client:
         assert client.access_token(["api://first/.default"])
     again = keyvouch.connect("nightly")
@@ -182,7 +182,7 @@ def cache_file(own_folders: Path) -> Path:
 
 @pytest.mark.usefixtures("app")
 def test_killed_writer_stops_nobody(authority: Authority, own_folders: Path) -> None:
-    """What a process leaves behind that was killed while it wrote tokens keeps the next from nothing."""
+    """Leftovers of a process killed while it wrote tokens do not block the next."""
     run("token")
     for suffix in (".lockfile", ".lock"):
         cache_file(own_folders).with_name(f"{cache_file(own_folders).name}{suffix}").write_bytes(b"1 keyvouch")
@@ -197,7 +197,7 @@ def test_killed_writer_stops_nobody(authority: Authority, own_folders: Path) -> 
 def test_hanging_writer_costs_no_token(
     authority: Authority, own_folders: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: Key
 ) -> None:
-    """Where another process holds the cache's lock for ever, the token that came is given, and no key is blamed."""
+    """If another process holds the cache's lock forever, the token is still returned, and no key is blamed."""
     monkeypatch.setattr(token_cache, "_LOCK_TIMEOUT", 0.05)
     client = keyvouch.connect("nightly")
     with files.locked(cache_file(own_folders).with_suffix(".lock"), timeout=1):
@@ -207,7 +207,7 @@ def test_hanging_writer_costs_no_token(
 
 @pytest.mark.usefixtures("app")
 def test_adding_and_removing_tokens_at_once(own_folders: Path) -> None:
-    """Threads that add tokens and remove them do not wait for each other's locks."""
+    """Threads that add and remove tokens do not deadlock on each other's locks."""
     client = keyvouch.connect("nightly")
 
     def add(number: int) -> None:
@@ -222,7 +222,7 @@ def test_adding_and_removing_tokens_at_once(own_folders: Path) -> None:
 
 @pytest.mark.usefixtures("app")
 def test_processes_share_the_cache(authority: Authority) -> None:
-    """Six processes that write tokens at once lose none of each other's."""
+    """Six processes that write tokens concurrently do not lose each other's."""
     scopes = [f"api://{number}/.default" for number in range(6)]
     with ThreadPoolExecutor(6) as pool:
         first = list(pool.map(lambda scope: run("token", "--scope", scope), scopes))
@@ -246,7 +246,7 @@ def test_processes_share_the_cache(authority: Authority) -> None:
     ],
 )
 def test_odd_cache_has_no_token(tmp_path: Path, content: str) -> None:
-    """A cache of another form is one without tokens."""
+    """A cache in another format is treated as empty."""
     (tmp_path / "cache.json").write_text(content)
 
     assert token_cache.find_token(tmp_path / "cache.json", "c", ["t"]) is None

@@ -1,4 +1,4 @@
-"""What is believed of an authority's discovery: it decides where assertions are sent."""
+"""What is trusted in an authority's discovery, which decides where assertions are sent."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def document(response: Response, **changes: object) -> Response:
 
 
 def test_redirect_to_http(authority: Authority, app: App, key: Key, change: Callable[[Change], None]) -> None:
-    """It is not followed: whoever answers there could have the assertion sent anywhere."""
+    """A redirect to http is not followed: whoever answers could direct the assertion anywhere."""
     with dripping("silence") as plain:
         change(lambda *_: redirect(f"http://localhost:{plain.port}/metadata"))
         with pytest.raises(ConfigurationError, match="redirects to 'http://localhost.*not https") as caught:
@@ -76,7 +76,7 @@ def test_redirect_to_http(authority: Authority, app: App, key: Key, change: Call
 
 
 def test_second_redirect_to_http(authority: Authority, app: App, key: Key, change: Callable[[Change], None]) -> None:
-    """Nor at a later hop, which is the one that is named."""
+    """A redirect to http at a later hop is not followed either, and the error names that hop."""
     change(
         lambda request, _: redirect(
             "http://localhost:9/" if request.path == "/second" else f"{authority.url.upper()}/second"
@@ -90,7 +90,7 @@ def test_second_redirect_to_http(authority: Authority, app: App, key: Key, chang
 def test_redirects(
     authority: Authority, app: App, key: Key, change: Callable[[Change], None], *, hops: int, accepted: bool
 ) -> None:
-    """Three are followed."""
+    """Up to three redirects are followed."""
     last: list[Response] = []
 
     def lead(request: Request, response: Response) -> Response:
@@ -108,7 +108,7 @@ def test_redirects(
 
 
 def test_redirect_takes_nothing_along(authority: Authority, change: Callable[[Change], None]) -> None:
-    """Neither parameters nor headers, which were for the first address."""
+    """Neither parameters nor headers for the first address are sent to the second."""
     asked: list[Request] = []
 
     def lead(request: Request, _: Response) -> Response:
@@ -141,7 +141,7 @@ def test_redirect_takes_nothing_along(authority: Authority, change: Callable[[Ch
 def test_endpoint_elsewhere(
     authority: Authority, app: App, key: Key, change: Callable[[Change], None], name: str, endpoint: str
 ) -> None:
-    """Only https, and only the authority's own host and port."""
+    """Only https, and only the authority's own host and port, are accepted."""
     port = authority.url.rpartition(":")[2]
     change(lambda _, response: document(response, **{name: endpoint.replace("{port}", port)}))
     with pytest.raises(ConfigurationError, match=f"The {name} of https://localhost"):
@@ -149,7 +149,7 @@ def test_endpoint_elsewhere(
 
 
 def test_malformed_endpoint(authority: Authority, app: App, key: Key, change: Callable[[Change], None]) -> None:
-    """It is an answer that cannot be used, like one without JSON."""
+    """A malformed endpoint makes the response unusable, like one that is not JSON."""
     change(lambda _, response: document(response, device_authorization_endpoint=[5]))
     with pytest.raises(AuthorityUnavailable, match="device_authorization_endpoint is not a string"):
         sign_in(authority, app, key)
@@ -157,7 +157,7 @@ def test_malformed_endpoint(authority: Authority, app: App, key: Key, change: Ca
 
 @pytest.mark.parametrize("issuer", ["https://evil.test", "{url}/other/v2.0", "{asked}/more"])
 def test_other_issuer(authority: Authority, app: App, key: Key, change: Callable[[Change], None], issuer: str) -> None:
-    """An OpenID Connect issuer's document names that issuer (OpenID Connect Discovery 1.0, section 4.3)."""
+    """An OpenID Connect issuer's document must name that issuer (OpenID Connect Discovery 1.0, section 4.3)."""
     asked = f"{authority.authority}/v2.0"
     change(lambda _, response: document(response, issuer=issuer.format(url=authority.url, asked=asked)))
     with pytest.raises(ConfigurationError, match="not the issuer that its discovery document names"):
@@ -166,14 +166,14 @@ def test_other_issuer(authority: Authority, app: App, key: Key, change: Callable
 
 @pytest.mark.parametrize("issuer", [None, 5])
 def test_no_issuer(authority: Authority, app: App, key: Key, change: Callable[[Change], None], issuer: object) -> None:
-    """A document that names no issuer is an answer that cannot be used."""
+    """A document that does not name an issuer is unusable."""
     change(lambda _, response: document(response, issuer=issuer))
     with pytest.raises(AuthorityUnavailable, match="its issuer is missing or not a string"):
         sign_in(authority, app, key, oidc_authority=f"{authority.authority}/v2.0")
 
 
 def test_same_issuer(authority: Authority, app: App, key: Key, change: Callable[[Change], None]) -> None:
-    """A slash at its end aside."""
+    """A trailing slash makes no difference."""
     asked = f"{authority.authority}/v2.0"
     change(lambda _, response: document(response, issuer=f"{asked}/"))
     assert sign_in(authority, app, key, oidc_authority=asked)
@@ -206,7 +206,7 @@ LOGIN = "https://login.microsoftonline.com/contoso.com/v2.0"
     ],
 )
 def test_endpoints_of_real_clouds(asked: str, issuer: str | None, token_endpoint: str, *, accepted: bool) -> None:
-    """As Entra ID, its regions, External ID, AD FS and other providers name them; `issuer` makes it OpenID Connect."""
+    """Endpoints as Entra ID, its regions, External ID, AD FS and others name them; `issuer` makes it OpenID Connect."""
     body = json.dumps({"issuer": issuer, "token_endpoint": token_endpoint})
     wanted = asked if issuer else None
     if accepted:
@@ -218,12 +218,12 @@ def test_endpoints_of_real_clouds(asked: str, issuer: str | None, token_endpoint
 
 @pytest.mark.parametrize("text", ["", "[]", "<html>"])
 def test_no_document(text: str) -> None:
-    """What is none has no endpoints; MSAL says what is wrong with it."""
+    """Text that is not a document has no endpoints; MSAL reports what is wrong with it."""
     discovery.check(LOGIN + discovery.PATH, text, None)
 
 
 def test_deep_document() -> None:
-    """What only the check could not read, and MSAL could, would not have been checked."""
+    """A document that only the check fails to read, and MSAL does not, must not pass unchecked."""
     with pytest.raises(UnusableAnswer, match="nested"):
         discovery.check(LOGIN + discovery.PATH, "[" * 100_000, None)
 
@@ -231,7 +231,7 @@ def test_deep_document() -> None:
 def test_document_in_another_encoding(
     authority: Authority, app: App, key: Key, change: Callable[[Change], None]
 ) -> None:
-    """It is checked as MSAL reads it: in UTF-7 this one's other endpoint has the better name."""
+    """It is checked as MSAL decodes it: read as UTF-7, this one hides a second token endpoint."""
     hidden = "+ACIALAAiAHQAbwBrAGUAbgBfAGUAbgBkAHAAbwBpAG4AdAAiADoAIgBoAHQAdABwAHMAOgAvAC8AZQB2AGkAbAAvAHQ-"
 
     def encode(_: Request, response: Response) -> Response:
@@ -246,7 +246,7 @@ def test_document_in_another_encoding(
 def test_every_document_is_checked(
     authority: Authority, app: App, key: Key, change: Callable[[Change], None], authority_suffix: str
 ) -> None:
-    """Whatever MSAL makes of the authority's address."""
+    """Every document is checked, whatever address MSAL derives from the authority's."""
     change(
         lambda _, response: Response(200, b'{"token_endpoint": "https://evil.test/t", "authorization_endpoint": ""}')
     )
@@ -257,7 +257,7 @@ def test_every_document_is_checked(
 def test_redirect_to_metadata_service(
     authority: Authority, app: App, key: Key, change: Callable[[Change], None]
 ) -> None:
-    """An authority may not make this machine ask its cloud."""
+    """An authority cannot make this machine query its cloud's metadata service."""
     change(lambda *_: redirect("http://169.254.169.254/metadata/instance"))
     with pytest.raises(ConfigurationError, match="not https"):
         sign_in(authority, app, key)
@@ -268,7 +268,7 @@ def test_redirect_to_metadata_service(
     [("GET", "http://localhost:9/mex"), ("POST", "http://169.254.169.254/token"), ("GET", "file:///etc/passwd")],
 )
 def test_only_https(method: str, url: str) -> None:
-    """MSAL also asks where an authority's answers send it, with a user's password among other things."""
+    """Only https is used, even for addresses from an authority's responses: MSAL may send a user's password there."""
     with Session() as session, pytest.raises(ConfigurationError, match="not https"):
         session.request(method, url)
 
@@ -290,7 +290,7 @@ def test_only_https(method: str, url: str) -> None:
 def test_document_found_elsewhere(
     authority: Authority, app: App, key: Key, change: Callable[[Change], None], endpoint: object
 ) -> None:
-    """Instance discovery may not name a document of another host, or one that would not be checked."""
+    """Instance discovery may not name a document on another host, or one that would not be checked."""
     port = authority.url.rpartition(":")[2]
     elsewhere = f"https://127.0.0.1:{port}/{authority.tenant}"
     found = endpoint.format(port=port) if isinstance(endpoint, str) else endpoint
@@ -313,7 +313,7 @@ def test_document_found_elsewhere(
 def test_document_found_by_instance_discovery(
     authority: Authority, app: App, key: Key, change: Callable[[Change], None]
 ) -> None:
-    """One of the authority's own host is used."""
+    """A document on the authority's own host is used."""
     asked: list[str] = []
 
     def lead(request: Request, response: Response) -> Response:

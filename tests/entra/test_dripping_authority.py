@@ -1,4 +1,4 @@
-"""An authority that drips: signing in ends with the caller's time. The parts of a response are in test_deadlines."""
+"""With an authority that drips, signing in ends at the caller's timeout. test_deadlines covers the response's parts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from servers.drips import DRIPS, DripServer, dripping, json_response
 from signing_in import SCOPE, Key, make_key
 
 SOON = 5.0
-"""Seconds, where a drip goes on for 30."""
+"""Seconds, while a drip goes on for 30."""
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_command(
     monkeypatch: pytest.MonkeyPatch,
     drip: str,
 ) -> None:
-    """`keyvouch token`, and its discovery, end after the time of a request; here half a second."""
+    """`keyvouch token` and its discovery end at the request timeout; here half a second."""
     program = (
         "from keyvouch.entra import transport as t; t.REQUEST_TIMEOUT = 0.5; from keyvouch.cli import main; main()"
     )
@@ -97,7 +97,7 @@ def test_command(
 def test_discovery_for_another_store(
     tls: tuple[ssl.SSLContext, str], key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a vault is opened with a profile, its discovery ends with the vault's caller's time."""
+    """If a vault is opened with a profile, its discovery ends at the timeout of the vault's caller."""
     with dripping("header", tls[0]) as server:
         monkeypatch.setenv("KEYVOUCH_CONFIG", str(write_profile(tmp_path, key, tls[1], server.port)))
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Endpoints that Entra ID and AD FS treat in their own way."""
+"""Endpoints for which Entra ID and AD FS have special rules."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from signing_in import make_key
     ],
 )
 def test_audience_is_central(endpoint: str, central: str) -> None:
-    """A regional endpoint is mapped back to the central one; nothing else is touched."""
+    """A regional endpoint is mapped to the central one; others stay unchanged."""
     assert central_endpoint(endpoint) == central
 
 
@@ -47,7 +47,7 @@ def test_audience_is_central(endpoint: str, central: str) -> None:
     ],
 )
 def test_adfs_gets_rs256(tmp_path: Path, endpoint: str, algorithm: str, thumbprint: str) -> None:
-    """AD FS knows RS256 with the SHA-1 thumbprint alone."""
+    """AD FS supports only RS256 with the SHA-1 thumbprint."""
     with keyvouch.open_signer(make_key(tmp_path).uri) as signer:
         made = EntraAssertion(signer)({"client_id": "id", "token_endpoint": endpoint})
 

@@ -1,4 +1,4 @@
-"""Which key is tried when, and what a caller waits for."""
+"""Which key is tried when, and how long a caller waits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OTHER = "api://other/.default"
 
 
 def refusal(code: int, error: str = "invalid_client") -> tuple[int, str, dict[str, str]]:
-    """An answer of Entra ID's form."""
+    """A response shaped like Entra ID's."""
     body = {"error": error, "error_description": f"AADSTS{code}: No.", "error_codes": [code], "correlation_id": "c"}
     return 401, json.dumps(body), {"Content-Type": "application/json"}
 
@@ -64,7 +64,7 @@ def app(authority: Authority, preferred: Key, standby: Key) -> App:
 
 @pytest.fixture
 def client_of(authority: Authority, app: App) -> Iterator[Callable[..., ConfidentialClient]]:
-    """Make clients that are closed at the end."""
+    """Create clients that are closed at the end."""
     clients: list[ConfidentialClient] = []
 
     def make(*uris: Any) -> ConfidentialClient:
@@ -85,7 +85,7 @@ def client_of(authority: Authority, app: App) -> Iterator[Callable[..., Confiden
 
 
 def thumbprints(authority: Authority) -> list[object]:
-    """What each request was signed with."""
+    """The thumbprint with which each request was signed."""
     return [(exchange.header or {}).get("x5t#S256") for exchange in authority.exchanges]
 
 
@@ -96,7 +96,7 @@ def thumbprints(authority: Authority) -> list[object]:
 def test_refused_key_gives_way(
     authority: Authority, preferred: Key, standby: Key, client_of: Callable[..., ConfidentialClient], code: int
 ) -> None:
-    """A refusal that is the key's fault: it is tried once, since reloading gives the same one, then the next key."""
+    """A key refused by its own fault is tried once, since reloading gives the same one; then the next key is used."""
     client = client_of(preferred.uri, standby.uri)
     authority.answer_next(*refusal(code))
 
@@ -109,7 +109,7 @@ def test_refused_key_gives_way(
 def test_other_refusal_ends_it(
     authority: Authority, preferred: Key, standby: Key, client_of: Callable[..., ConfidentialClient], code: int
 ) -> None:
-    """A refusal that no other key would change is not tried with one."""
+    """A refusal that would be the same for any key is not retried with another."""
     client = client_of(preferred.uri, standby.uri)
     authority.answer_next(*refusal(code))
 
@@ -129,7 +129,7 @@ def test_refused_key_skipped_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is passed over for five minutes, with one warning; then it has its turn behind the accepted one."""
+    """A refused key is skipped for five minutes, with one warning; then it is tried after the accepted one."""
     client = client_of(preferred.uri, standby.uri)
     authority.answer_next(*refusal(700027))
     with caplog.at_level(logging.WARNING, "keyvouch"):
@@ -149,7 +149,7 @@ def test_refused_key_skipped_for_a_while(
 def test_all_refused_are_all_tried(
     authority: Authority, preferred: Key, standby: Key, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """Where every key was refused lately, none is passed over; the last one's refusal is raised."""
+    """If every key was refused recently, none is skipped; the last refusal is raised."""
     client = client_of(preferred.uri, standby.uri)
     for _ in range(2):
         authority.answer_next(*refusal(700027))
@@ -163,7 +163,7 @@ def test_all_refused_are_all_tried(
 def test_reloaded_key_has_one_more_try(
     authority: Authority, app: App, tmp_path: Path, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """Where reloading gives another certificate the key is tried once more, and not again after that."""
+    """If reloading gives another certificate, the key is tried once more, and not again after that."""
     old = make_key(tmp_path, "app.pem")
     client = client_of(old.uri)
     app.add_certificate(old.certificate)
@@ -184,20 +184,20 @@ def test_reloaded_key_has_one_more_try(
 def test_refusal_names_what_was_sent(
     authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """The thumbprint in the error is that of the assertion."""
+    """The thumbprint in the error is that of the assertion sent."""
     authority.answer_next(*refusal(700016))
     with pytest.raises(AuthorityRefused) as caught:
         client_of(preferred.uri).access_token([SCOPE])
     assert caught.value.thumbprint == preferred.certificate.fingerprint(SHA256()).hex().upper()
 
 
-# Failed by the store.
+# Failed in the store.
 
 
 def test_stalled_store_leaves_time(
     authority: Authority, app: App, standby: Key, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """A store that stalls until its time is over leaves its share to the next key."""
+    """A store that stalls until its time is over leaves the next key its share."""
     with Script("RSA-2048") as script:
         script.before["connect"] = time.sleep
         script.always["connect"] = StoreUnavailable("It does not answer.")
@@ -212,7 +212,7 @@ def test_stalled_store_leaves_time(
 def test_all_stores_failed(
     authority: Authority, client_of: Callable[..., ConfidentialClient], error: KeyvouchError
 ) -> None:
-    """The last store's error is raised, the same by inherited calls."""
+    """The last store's error is raised, and also by inherited calls."""
     with Script("RSA-2048") as first, Script("RSA-2048") as last:
         first.always["open"] = SecretIncorrect("the first one's")
         last.always["open"] = error
@@ -227,7 +227,7 @@ def test_all_stores_failed(
 def test_misconfigured_key_is_not_passed_over(
     authority: Authority, standby: Key, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """What must be corrected is told, and not covered by the standby key."""
+    """A mistake that must be corrected is reported, not hidden by the standby key."""
     with Script("RSA-2048") as script:
         script.always["open"] = ConfigurationError("Correct it.")
         client = client_of(script.uri, standby.uri)
@@ -238,7 +238,7 @@ def test_misconfigured_key_is_not_passed_over(
 def test_defect_of_a_store_is_named(
     authority: Authority, app: App, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """A defect of a plugin is not blamed on the authority."""
+    """A plugin's defect is not blamed on the authority."""
     with Script("RSA-2048") as script:
         app.add_certificate(script.newest.chain[0])
         client = client_of(script.uri)
@@ -252,7 +252,7 @@ def test_defect_of_a_store_is_named(
 def test_standby_key_signs_after_a_defect(
     authority: Authority, app: App, standby: Key, client_of: Callable[..., ConfidentialClient], signing: object
 ) -> None:
-    """A store that raises anything, or returns a malformed signature, does not keep the standby key from signing."""
+    """A store that raises anything, or returns a malformed signature, does not prevent the standby key from signing."""
 
     def answer(*_: object) -> bytes:
         if isinstance(signing, Exception):
@@ -271,7 +271,7 @@ def test_standby_key_signs_after_a_defect(
 
 
 def test_failing_leader_fails_all(authority: Authority, app: App, client_of: Callable[..., ConfidentialClient]) -> None:
-    """Of threads that ask for the same one fails, and all get its error: one signature is tried, not eight."""
+    """If the working thread fails, all that wait for the same get its error: one signature is tried, not eight."""
     with Script("RSA-2048") as script:
         app.add_certificate(script.newest.chain[0])
         client = client_of(script.uri)
@@ -292,7 +292,7 @@ def test_failing_leader_fails_all(authority: Authority, app: App, client_of: Cal
 def test_waiting_thread_keeps_its_time(
     authority: Authority, app: App, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """A thread waits for another's request no longer than it was told to, and asks nothing itself."""
+    """A thread waits for another's request no longer than its timeout, and sends no request itself."""
     with Script("RSA-2048") as script, ThreadPoolExecutor(1) as pool:
         app.add_certificate(script.newest.chain[0])
         client = client_of(script.uri)
@@ -311,7 +311,7 @@ def test_waiting_thread_keeps_its_time(
 def test_impatient_leader_fails_alone(
     authority: Authority, app: App, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """A thread whose time is over fails by itself; one that waits for it and has more time begins anew."""
+    """A thread whose time is over fails alone; one that waits for it and has more time starts again."""
     with Script("RSA-2048") as script, ThreadPoolExecutor(2) as pool:
         app.add_certificate(script.newest.chain[0])
         client = client_of(script.uri)
@@ -335,7 +335,7 @@ def test_impatient_leader_fails_alone(
 
 
 def _until_waiting(client: ConfidentialClient, number: int) -> None:
-    """Wait until that many threads wait for another's request."""
+    """Wait until this many threads wait for another's request."""
 
     def waiting() -> int:
         flights = list(client._flights._flights.values())
@@ -347,7 +347,7 @@ def _until_waiting(client: ConfidentialClient, number: int) -> None:
 def test_slow_authority_keeps_the_time(
     authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An authority that does not answer is given up when the caller's time is over."""
+    """A request to an authority that does not respond ends at the caller's timeout."""
     client = client_of(preferred.uri)
     release = threading.Event()
     respond = Authority._respond
@@ -364,17 +364,17 @@ def test_slow_authority_keeps_the_time(
         release.set()
 
 
-# What the authority says when it is busy.
+# A busy authority.
 
 
 @pytest.mark.parametrize("body", [b"", b'{"error": "temporarily_unavailable"}', b'{"error": "invalid_client"}'])
 def test_busy_authority_tells_when(
     authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], body: bytes
 ) -> None:
-    """429 is no refusal, whatever stands in it; the error says after how many seconds to try again."""
+    """429 is not a refusal, whatever its body; the error says after how many seconds to retry."""
     client = client_of(preferred.uri)
     authority.answer_next(429, body, {"Retry-After": "30", "Content-Type": "application/json"})
-    for _ in range(2):  # the second time MSAL asks nobody
+    for _ in range(2):  # the second time MSAL sends no request
         with pytest.raises(AuthorityUnavailable) as caught:
             client.access_token([SCOPE])
         assert caught.value.retry_after
@@ -386,7 +386,7 @@ def test_busy_authority_tells_when(
 def test_busy_without_a_time(
     authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """Where it does not say how long, MSAL waits for five seconds."""
+    """If the response does not say how long to wait, MSAL waits five seconds."""
     client = client_of(preferred.uri)
     authority.answer_next(429, b"", {"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"})
     with pytest.raises(AuthorityUnavailable) as caught:
@@ -416,7 +416,7 @@ def test_busy_without_a_time(
 def test_odd_answer_is_no_defect(
     authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], body: str
 ) -> None:
-    """JSON of another form than a token's: the authority gave no usable answer, and that is said."""
+    """JSON that is not a token response is reported as an unusable response of the authority."""
     client = client_of(preferred.uri)
     authority.answer_next(200, body, {"Content-Type": "application/json"})
     with pytest.raises(AuthorityUnavailable, match="no usable answer"):
@@ -435,7 +435,7 @@ def test_odd_answer_is_no_defect(
 def test_odd_refusal_is_a_refusal(
     authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], body: str
 ) -> None:
-    """A refusal whose members are of another form is told as one all the same."""
+    """A refusal whose members have unexpected types is still reported as a refusal."""
     client = client_of(preferred.uri)
     authority.answer_next(400, body, {"Content-Type": "application/json"})
     with pytest.raises(AuthorityRefused) as caught:
@@ -447,7 +447,7 @@ def test_odd_refusal_is_a_refusal(
 def test_odd_error_does_not_stay(
     authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], error: object
 ) -> None:
-    """An error of another form, as gateways answer with, spoils no later request."""
+    """An error in another format, as gateways send it, does not affect later requests."""
     client = client_of(preferred.uri)
     authority.answer_next(403, json.dumps({"error": error}), {"Content-Type": "application/json"})
     with pytest.raises(AuthorityRefused):
@@ -456,13 +456,13 @@ def test_odd_error_does_not_stay(
 
 
 def test_unknown_option_is_the_programs(authority: Authority, preferred: Key) -> None:
-    """An option that MSAL does not have is no failure of the authority."""
+    """An option that MSAL does not have is not a failure of the authority."""
     with pytest.raises(TypeError, match="bogus"):
         ConfidentialClient("id", [preferred.uri], authority=authority.authority, bogus=1)
 
 
 def test_claims_that_msal_refuses(authority: Authority, preferred: Key) -> None:
-    """What MSAL refuses before anything is sent is a mistake of the caller."""
+    """Claims that MSAL rejects before sending anything are the caller's mistake."""
     client = ConfidentialClient(
         "id",
         [preferred.uri],
@@ -477,7 +477,7 @@ def test_claims_that_msal_refuses(authority: Authority, preferred: Key) -> None:
 
 
 def test_own_signer_is_used(authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient]) -> None:
-    """A signer that the program opened is one of the keys, and stays its own."""
+    """A signer that the program opened is used as one of the keys, and stays the program's."""
     with keyvouch.open_signer(preferred.uri) as signer:
         client = client_of(signer)
         assert client.access_token([SCOPE])
@@ -485,13 +485,13 @@ def test_own_signer_is_used(authority: Authority, preferred: Key, client_of: Cal
         assert signer.sign(b"", "PS256")
 
 
-# A life of months.
+# A client that runs for months.
 
 
 def test_token_at_hand_is_used(
     authority: Authority, app: App, client_of: Callable[..., ConfidentialClient], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A token that is due for renewal is given while it lives where no store can sign, with a warning."""
+    """A token that is due for renewal but still valid is returned, with a warning, if no store can sign."""
     with Script("RSA-2048") as script:
         app.add_certificate(script.newest.chain[0])
         client = client_of(script.uri)
@@ -515,7 +515,7 @@ def _is_due(client: ConfidentialClient) -> bool:
 def test_skipped_key_helps_out(
     authority: Authority, app: App, standby: Key, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """A key that was refused lately is tried where no store of the others can sign."""
+    """A recently refused key is tried if no other key's store can sign."""
     with Script("RSA-2048") as script:
         app.add_certificate(script.newest.chain[0])
         client = client_of(standby.uri, script.uri)
@@ -529,7 +529,7 @@ def test_skipped_key_helps_out(
 def test_silent_call_fails_over(
     authority: Authority, app: App, preferred: Key, standby: Key, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """`acquire_token_silent` says None for a refusal, and yet the next key is tried for it."""
+    """`acquire_token_silent` returns None for a refusal, but the next key is still tried."""
     client = client_of(preferred.uri, standby.uri)
     user = base64.urlsafe_b64encode(b'{"uid": "u", "utid": "t"}').decode()
     client.token_cache.add(
@@ -547,14 +547,14 @@ def test_silent_call_fails_over(
 
 
 def test_closed_signer_gives_way(preferred: Key, standby: Key, client_of: Callable[..., ConfidentialClient]) -> None:
-    """A signer that its program closed is passed over."""
+    """A signer that its program closed is skipped."""
     with keyvouch.open_signer(preferred.uri) as signer:
         client = client_of(signer, standby.uri)
     assert client.access_token([SCOPE])
 
 
 def test_mistake_in_options_opens_nothing(authority: Authority) -> None:
-    """An option that assertions do not have is told when the client is made, and no key is opened for it."""
+    """An unknown assertion option is reported when the client is created, and no key is opened."""
     with Script("RSA-2048") as script:
         for options in ({"x5t": "bogus"}, {"lifetime": 0}):
             with pytest.raises(ConfigurationError):
@@ -565,7 +565,7 @@ def test_mistake_in_options_opens_nothing(authority: Authority) -> None:
 
 
 def test_closed_client_leaves_nothing_open(app: App, client_of: Callable[..., ConfidentialClient]) -> None:
-    """A key that is just being opened when the client is closed is closed too, and so is one that is opened after."""
+    """A key that is being opened when the client is closed is closed too, and so is one opened afterwards."""
     with Script("RSA-2048") as script, ThreadPoolExecutor(1) as pool:
         app.add_certificate(script.newest.chain[0])
         client = client_of(script.uri)
@@ -582,7 +582,7 @@ def test_closed_client_leaves_nothing_open(app: App, client_of: Callable[..., Co
 def test_child_of_a_fork_asks_by_itself(
     authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """A client that was made before a fork works in the child, whatever locks the parent's threads held."""
+    """A client created before a fork works in the child, whatever locks the parent's threads held."""
     client = client_of(preferred.uri)
     client.access_token([SCOPE])
     mapping = client.http_client._expiring_mapping
@@ -595,7 +595,7 @@ def test_child_of_a_fork_asks_by_itself(
     assert client.access_token(["api://parent/.default"])
 
 
-# What discovery and TLS come to.
+# Discovery and TLS.
 
 
 def make_client(authority: Authority, uri: str, **options: Any) -> ConfidentialClient:
@@ -626,7 +626,7 @@ def test_odd_discovery_told(
     body: str,
     error: type[KeyvouchError],
 ) -> None:
-    """Only that there is no such tenant is a refusal; whatever else comes instead of endpoints is no usable answer."""
+    """Only an unknown tenant is a refusal; anything else instead of endpoints is an unusable response."""
     response = Response(status, body.encode(), {})
     monkeypatch.setattr(Authority, "_respond", lambda *_: response)
     with pytest.raises(error):
@@ -634,13 +634,13 @@ def test_odd_discovery_told(
 
 
 def test_reason_of_no_connection_told(preferred: Key) -> None:
-    """What the system says of it is told, and no exception's name."""
+    """The error contains the system's reason, not the exception's name."""
     with pytest.raises(AuthorityUnavailable, match="cannot be reached: Connection refused"):
         ConfidentialClient("id", [preferred.uri], authority="https://localhost:9/t", instance_discovery=False)
 
 
 def test_wrong_host_told(authority: Authority, preferred: Key, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A certificate of another host is no matter of ca-file."""
+    """The error for a certificate of another host does not suggest ca-file."""
     resolve = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest: resolve("localhost", *rest))
     with pytest.raises(ConfigurationError, match="not trusted") as caught:
@@ -655,7 +655,7 @@ def test_wrong_host_told(authority: Authority, preferred: Key, monkeypatch: pyte
 
 
 def test_no_tls_told(preferred: Key) -> None:
-    """A port that speaks no TLS is told as that."""
+    """A port that does not speak TLS is reported as such."""
     with socket.create_server(("localhost", 0)) as server:
 
         def answer() -> None:
@@ -676,7 +676,7 @@ def test_no_tls_told(preferred: Key) -> None:
 
 
 def test_no_certificates_in_ca_file(authority: Authority, preferred: Key, tmp_path: Path) -> None:
-    """A ca-file of another kind is told."""
+    """A ca-file in another format is reported."""
     (tmp_path / "ca.pem").write_text("no certificates")
     with pytest.raises(ConfigurationError, match="ca-file") as caught:
         make_client(authority, preferred.uri, ca_file=str(tmp_path / "ca.pem"))
@@ -685,7 +685,7 @@ def test_no_certificates_in_ca_file(authority: Authority, preferred: Key, tmp_pa
 
 @pytest.mark.parametrize("proxy", ["socks5://proxy:1", "http://[::1", "no address"])
 def test_useless_proxy_told(authority: Authority, preferred: Key, proxy: str) -> None:
-    """A proxy's address that is none is a matter of the configuration, and no tenant's."""
+    """An invalid proxy address is a configuration error; the tenant is not blamed."""
     with pytest.raises((ConfigurationError, AuthorityUnavailable)) as caught:
         ConfidentialClient(
             "id",
@@ -700,7 +700,7 @@ def test_useless_proxy_told(authority: Authority, preferred: Key, proxy: str) ->
 def test_dripping_answer_ends(
     authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A body that comes an octet at a time is given up in time, although each octet comes soon."""
+    """A body sent one byte at a time is abandoned in time, although each byte comes soon."""
     client = client_of(preferred.uri)
     assert client._session
 
@@ -728,7 +728,7 @@ def test_dripping_answer_ends(
 def test_no_token_is_not_given_again(
     authority: Authority, preferred: Key, client_of: Callable[..., ConfidentialClient], token: object
 ) -> None:
-    """What is no token is an error, also where MSAL has kept it; the next request is made anew."""
+    """A token that is not a valid string is an error, even if MSAL has cached it; the next call sends a new request."""
     client = client_of(preferred.uri)
     body = {"token_type": "Bearer", "access_token": token, "expires_in": 3600}
     authority.answer_next(200, json.dumps(body), {"Content-Type": "application/json"})

@@ -1,4 +1,4 @@
-"""Unmodified MSAL, our credential, and a token endpoint that no one here wrote."""
+"""Unmodified MSAL, our credential, and a token endpoint from another project."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def application(
 def test_unmodified_msal_gets_token(
     oidc_provider: OidcProvider, client_id: str, tmp_path: Path, algorithm: str, file: str, where: str
 ) -> None:
-    """Every algorithm signs in, from a PFX and from a PEM, at an Entra-shaped authority and at an OIDC issuer."""
+    """Every algorithm signs in, from PFX and PEM, at an Entra-shaped authority and at an OIDC issuer."""
     key = make_key(tmp_path, file, KEY_TYPES[algorithm])
     oidc_provider.register(Client(client_id, algorithm, key.certificate))
     app = application(oidc_provider, client_id, client_credential(key.uri, algorithm=algorithm), where)
@@ -50,7 +50,7 @@ def test_unmodified_msal_gets_token(
 
 
 def test_key_decides_algorithm(oidc_provider: OidcProvider, client_id: str, tmp_path: Path) -> None:
-    """Without a word on the algorithm an RSA key signs with PS256."""
+    """If no algorithm is given, an RSA key signs with PS256."""
     key = make_key(tmp_path)
     oidc_provider.register(Client(client_id, "PS256", key.certificate))
     app = application(oidc_provider, client_id, client_credential(key.uri), "authority")
@@ -60,7 +60,7 @@ def test_key_decides_algorithm(oidc_provider: OidcProvider, client_id: str, tmp_
 
 @pytest.fixture
 def signed_in(oidc_provider: OidcProvider, client_id: str, tmp_path: Path) -> Iterator[keyvouch.Signer]:
-    """The signer of a client that the judge knows."""
+    """The signer of a client that the server knows."""
     key = make_key(tmp_path)
     oidc_provider.register(Client(client_id, "PS256", key.certificate))
     with keyvouch.open_signer(key.uri) as signer:
@@ -70,7 +70,7 @@ def signed_in(oidc_provider: OidcProvider, client_id: str, tmp_path: Path) -> It
 def test_wrong_key_refused(
     oidc_provider: OidcProvider, client_id: str, signed_in: keyvouch.Signer, tmp_path: Path
 ) -> None:
-    """Another key's assertion is refused: the judge judges."""
+    """Another key's assertion is refused, so the server really verifies."""
     other = make_key(tmp_path, "other.pfx")
     app = application(oidc_provider, client_id, client_credential(other.uri), "authority")
 
@@ -78,7 +78,7 @@ def test_wrong_key_refused(
 
 
 def test_replayed_assertion_refused(oidc_provider: OidcProvider, client_id: str, signed_in: keyvouch.Signer) -> None:
-    """An assertion used again is refused, by which `reuse=` is for servers that allow it."""
+    """A reused assertion is refused, so `reuse=` is only for servers that allow it."""
     app = application(oidc_provider, client_id, client_credential(signed_in, reuse=300), "authority")
     assert "access_token" in app.acquire_token_for_client([oidc_provider.scope])
     app.remove_tokens_for_client()
@@ -95,7 +95,7 @@ def test_wrong_audience_refused(oidc_provider: OidcProvider, client_id: str, sig
 
 
 def test_client_signs_in(oidc_provider: OidcProvider, client_id: str, signed_in: keyvouch.Signer) -> None:
-    """Our own client signs in at an OIDC issuer."""
+    """Our own client can sign in at an OIDC issuer."""
     with ConfidentialClient(
         client_id, [signed_in], oidc_authority=oidc_provider.oidc_authority, ca_file=oidc_provider.ca_file
     ) as client:
@@ -105,7 +105,7 @@ def test_client_signs_in(oidc_provider: OidcProvider, client_id: str, signed_in:
 def test_client_moves_to_known_key(
     oidc_provider: OidcProvider, client_id: str, signed_in: keyvouch.Signer, tmp_path: Path
 ) -> None:
-    """A server without AADSTS codes says `invalid_client`, and the next key is tried."""
+    """A server without AADSTS codes returns `invalid_client`, and the next key is tried."""
     unknown = make_key(tmp_path, "unknown.pfx")
     with ConfidentialClient(
         client_id, [unknown.uri, signed_in], oidc_authority=oidc_provider.oidc_authority, ca_file=oidc_provider.ca_file

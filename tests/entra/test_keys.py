@@ -30,13 +30,13 @@ def names(found: list[keys.Key]) -> list[str]:
 
 
 def test_preference_at_first(three: Keys) -> None:
-    """In the order that they were given, and none is skipped."""
+    """Keys are tried in the given order, and none is skipped."""
     assert names(three.in_order()) == ["pem:/a", "pem:/b", "pem:/c"]
     assert three.skipped() == []
 
 
 def test_refused_key_is_skipped(three: Keys) -> None:
-    """A key that the authority refused is left out, and named among those that were."""
+    """A key that the authority refused is skipped, and listed among the refused."""
     first = three.in_order()[0]
     first.refuse()
     assert names(three.in_order()) == ["pem:/b", "pem:/c"]
@@ -54,7 +54,7 @@ def test_refused_key_comes_back(three: Keys, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_all_refused_are_all_tried(three: Keys) -> None:
-    """If all were refused, none is left out."""
+    """If all were refused, none is skipped."""
     for each in three.in_order():
         each.refuse()
     assert names(three.in_order()) == ["pem:/a", "pem:/b", "pem:/c"]
@@ -62,7 +62,7 @@ def test_all_refused_are_all_tried(three: Keys) -> None:
 
 
 def test_accepted_key_is_first(three: Keys) -> None:
-    """The key that the authority took last comes first, until it is passed over."""
+    """The key that the authority accepted last comes first, until it is skipped."""
     second = three.in_order()[1]
     three.accept(second)
     assert names(three.in_order()) == ["pem:/b", "pem:/a", "pem:/c"]
@@ -73,7 +73,7 @@ def test_accepted_key_is_first(three: Keys) -> None:
 
 
 def test_accepting_a_refused_key_again(three: Keys, caplog: pytest.LogCaptureFixture) -> None:
-    """A key that is accepted after a refusal is no longer skipped, and may be warned about again."""
+    """A key that is accepted after a refusal is no longer skipped, and may cause another warning."""
     first = three.in_order()[0]
     with caplog.at_level(logging.WARNING, "keyvouch"):
         for _ in range(3):
@@ -88,7 +88,7 @@ def test_accepting_a_refused_key_again(three: Keys, caplog: pytest.LogCaptureFix
 
 
 def test_key_is_named_by_what_it_is() -> None:
-    """A key that is not open yet is named as it was given, one that is open by its whole URI."""
+    """An unopened key is named as it was given, an open one by its complete URI."""
     with Script("RSA-2048") as script:
         key = Key(script.uri, open_signer, {})
         assert str(key) == script.uri
@@ -99,7 +99,7 @@ def test_key_is_named_by_what_it_is() -> None:
 
 
 def test_key_without_a_certificate() -> None:
-    """What it signed with is its public key only; it is the same until the key is another."""
+    """Without a certificate only the public key identifies it, until the key changes."""
     with Script("RSA-2048", chain=[]) as script, open_signer(script.uri) as signer:
         sent = Sent.by(signer)
         assert sent.certificate is None
@@ -110,7 +110,7 @@ def test_key_without_a_certificate() -> None:
 
 
 def test_new_certificate_of_the_same_key() -> None:
-    """An assertion that was sent with the former certificate is a former one."""
+    """An assertion sent with the previous certificate is outdated."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
         sent = Sent.by(signer)
         script.newest.chain = (certify(new_key("RSA-2048"), "renewed"),)
@@ -120,7 +120,7 @@ def test_new_certificate_of_the_same_key() -> None:
 
 
 def test_renewed_key() -> None:
-    """A refused key is tried again only if it is another after reloading it."""
+    """A refused key is tried again only if reloading finds another."""
     with Script("RSA-2048") as script:
         key = Key(script.uri, open_signer, {})
         with open_signer(script.uri) as signer:
@@ -130,12 +130,12 @@ def test_renewed_key() -> None:
         assert not key.is_renewed(sent, LONG_ENOUGH)
         script.rotate()
         assert key.is_renewed(sent, LONG_ENOUGH)
-        assert key.is_renewed(sent, LONG_ENOUGH)  # also for a thread that comes after another has reloaded it
+        assert key.is_renewed(sent, LONG_ENOUGH)  # also for a thread that arrives after another has reloaded it
         key.close()
 
 
 def test_key_that_cannot_be_reloaded(caplog: pytest.LogCaptureFixture) -> None:
-    """It is not renewed, and the reason is logged."""
+    """A key that fails to reload is not renewed, and the reason is logged."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
         key = Key(signer, open_signer, {})
         _, sent = key.make_assertion(CONTEXT, LONG_ENOUGH)
@@ -147,7 +147,7 @@ def test_key_that_cannot_be_reloaded(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_time_for_opening_and_signing() -> None:
-    """Opening may take all the time that there is; signing gets what is left of it."""
+    """Opening may use all the available time; signing gets the rest."""
     given = []
 
     def open_late(uri: str, *, timeout: float) -> Any:
@@ -163,7 +163,7 @@ def test_time_for_opening_and_signing() -> None:
 
 
 def test_only_what_was_opened_here_is_closed() -> None:
-    """A signer that the caller brought stays open; one that was opened for a URI is closed, also if it opens late."""
+    """A signer from the caller stays open; one opened for a URI is closed, even if it opens late."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
         brought = Key(signer, open_signer, {})
         brought.make_assertion(CONTEXT, LONG_ENOUGH)
@@ -177,7 +177,7 @@ def test_only_what_was_opened_here_is_closed() -> None:
             return opened[0]
 
         key = Key(script.uri, open_and_keep, {})
-        key.close()  # while it is being opened, as it were
+        key.close()  # as if it were being opened
         with pytest.raises(Exception, match="closed"):
             key.make_assertion(CONTEXT, LONG_ENOUGH)
         with pytest.raises(Exception, match="closed"):

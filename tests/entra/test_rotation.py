@@ -1,4 +1,4 @@
-"""A running client follows the rotation of its key, and nobody who asks it for tokens sees anything of it."""
+"""A running client follows the rotation of its key without its callers noticing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from signing_in import authority_name, busy
 
 
 def make_member(uri: str, *, further: bool = False) -> tuple[Path, x509.Certificate]:
-    """Make a key; return its file and its certificate."""
+    """Make a key; return its file and certificate."""
     with keyvouch.open_store(uri) as store:
         pinned = store.generate(keyvouch.KeySpec(further=further))
     with keyvouch.open_signer(pinned) as signer:
@@ -40,7 +40,7 @@ def client_of(authority: Authority) -> Callable[..., ConfidentialClient]:
 def test_family_rotates_unseen(
     authority: Authority, tmp_path: Path, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """A further key is made and registered, settles, and the old one is removed: not one request is refused."""
+    """Another key is created and registered, settles, and the old one is removed: no request is refused."""
     family = f"pem:{tmp_path}/app-*.pem?select=newest&settle=2"
     old_file, old = make_member(family)
     app = authority.register(certificates=[old])
@@ -54,7 +54,7 @@ def test_family_rotates_unseen(
             return authority_name(new) == header["x5t#S256"]
 
         until(new_one_signs)
-        go_on()  # what was signed with the old key is answered
+        go_on()  # what was signed with the old key is accepted
         app.remove_certificate(old)
         old_file.unlink()
         go_on()
@@ -65,7 +65,7 @@ def test_family_rotates_unseen(
 def test_replaced_key_is_reloaded_by_all(
     authority: Authority, tmp_path: Path, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """File and registration are replaced in one moment: what is refused is signed anew, in every thread."""
+    """File and registration are replaced at the same moment: a refused assertion is signed again, in every thread."""
     uri = f"pem:{tmp_path}/app.pem"
     file, old = make_member(uri)
     app = authority.register(certificates=[old])

@@ -1,4 +1,4 @@
-"""A token is taken from a cache's file only if all that is known of it fits, and the file may hold anything."""
+"""A token is used from a cache file only if everything known about it matches; the file may contain anything."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_token_that_fits(place: Path) -> None:
-    """A token of the client, for the scope, that lives."""
+    """A valid token of the client for the scope."""
     assert find(place, {"AccessToken": {"a": entry()}}) == "token"
 
 
@@ -80,14 +80,14 @@ def test_token_that_fits(place: Path) -> None:
     ],
 )
 def test_tokens_that_do_not_fit(place: Path, changes: dict[str, object]) -> None:
-    """Another client's, another scope's, a user's, one that has ended, and what is no token; the next one is found."""
+    """Tokens for another client, scope or user, expired ones and invalid ones are skipped; the next one is found."""
     assert find(place, {"AccessToken": {"a": entry(**changes)}}) is None
     assert find(place, {"AccessToken": {"a": entry(**changes), "b": entry(secret="next")}}) == "next"
 
 
 @pytest.mark.parametrize("name", ["client_id", "target", "expires_on", "secret"])
 def test_tokens_that_lack_something(place: Path, name: str) -> None:
-    """A token without one of its members is passed over."""
+    """A token without one of its members is skipped."""
     bare = entry()
     del bare[name]
     assert find(place, {"AccessToken": {"a": bare, "b": entry(secret="next")}}) == "next"
@@ -95,7 +95,7 @@ def test_tokens_that_lack_something(place: Path, name: str) -> None:
 
 @pytest.mark.parametrize("each", [5, None, "x", [], [5]])
 def test_entries_that_are_not_tables(place: Path, each: object) -> None:
-    """What stands in place of a token, or of the table of tokens."""
+    """Other values instead of a token or the table of tokens are skipped."""
     assert find(place, {"AccessToken": {"a": each, "b": entry()}}) == "token"
     assert find(place, {"AccessToken": each}) is None
     assert find(place, each) is None
@@ -103,7 +103,7 @@ def test_entries_that_are_not_tables(place: Path, each: object) -> None:
 
 @pytest.mark.parametrize("content", [*malformed.WHOLE, b"\xff\xfe", b'{"AccessToken": "\xff"}'])
 def test_content_that_is_damaged(place: Path, content: bytes) -> None:
-    """No UTF-8, no JSON, too deep: no token, and MSAL begins with an empty cache, which it can write."""
+    """Content that is not UTF-8 or JSON, or too deep, has no token; MSAL starts with an empty, writable cache."""
     assert find(place, content) is None
     cache = persisted(lambda: place)
     cache.add(
@@ -120,11 +120,11 @@ def test_content_that_is_damaged(place: Path, content: bytes) -> None:
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=malformed.fuzzed(("AccessToken", "secret", "target", "client_id", "expires_on", "refresh_on", "a")))
 def test_arbitrary_content(place: Path, content: bytes) -> None:
-    """Any JSON: a token, or none."""
+    """Any JSON gives a token, or none."""
     find(place, content)
 
 
-# The time for which a token is used
+# How long a token is used
 
 
 @pytest.mark.parametrize(
@@ -143,35 +143,35 @@ def test_arbitrary_content(place: Path, content: bytes) -> None:
 def test_token_is_used_to_the_second(
     place: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], *, found: bool
 ) -> None:
-    """A token is used until five minutes before its end, or until it should be renewed, if the authority says so."""
+    """A token is used until five minutes before it expires, or until it should be renewed, if the authority says so."""
     monkeypatch.setattr(time, "time", lambda: 1000.0)
     assert find(place, {"AccessToken": {"a": entry(**changes)}}) == ("token" if found else None)
 
 
 def test_token_for_more_scopes(place: Path) -> None:
-    """A token that is also for other scopes will do; one that is for a part of them will not."""
+    """A token that is also for other scopes is used; one for only some of the scopes is not."""
     assert find(place, {"AccessToken": {"a": entry(target="other scope")}}) == "token"
     assert find_token(place, CLIENT, ["scope", "other"]) == "token"
     assert find_token(place, CLIENT, ["scope", "third"]) is None
 
 
 def test_missing_file(place: Path) -> None:
-    """No file, no token."""
+    """Without a file there is no token."""
     assert find_token(place, CLIENT, SCOPES) is None
 
 
-# What MSAL is given
+# What MSAL reads
 
 
 def kept(place: Path, content: object) -> list[str]:
-    """The tokens that MSAL finds in a cache's file."""
+    """The tokens that MSAL finds in a cache file."""
     place.touch(mode=0o600)
     place.write_bytes(json.dumps(content).encode())
     return [each["secret"] for each in persisted(lambda: place).search("AccessToken")]
 
 
 def test_sound_cache_is_given_to_msal(place: Path) -> None:
-    """With all its tokens, also those that lack what MSAL can do without, and next to tables of other things."""
+    """MSAL gets all tokens, even those without optional members, and beside other tables."""
     bare = entry(secret="bare", realm="other")
     del bare["cached_at"]
     other = {"RefreshToken": {"r": {"secret": "r"}}, "Account": {}}
@@ -188,13 +188,13 @@ def test_sound_cache_is_given_to_msal(place: Path) -> None:
     ],
 )
 def test_cache_that_msal_would_fail_at(place: Path, name: str, value: object) -> None:
-    """A cache with one token that is not as MSAL expects it counts as empty."""
+    """A cache with one token that MSAL would fail on counts as empty."""
     assert kept(place, {"AccessToken": {"a": entry(**{name: value}), "b": entry(realm="other")}}) == []
 
 
 @pytest.mark.parametrize("name", ["secret", "target", "client_id", "environment", "expires_on"])
 def test_cache_whose_token_lacks_something(place: Path, name: str) -> None:
-    """A cache with one token without what MSAL reads of every one counts as empty."""
+    """A cache with one token that lacks what MSAL always reads counts as empty."""
     bare = entry()
     del bare[name]
     assert kept(place, {"AccessToken": {"a": bare, "b": entry(realm="other")}}) == []
@@ -203,12 +203,12 @@ def test_cache_whose_token_lacks_something(place: Path, name: str) -> None:
 @pytest.mark.parametrize("table", [5, [], "x", None, {"a": 5}, {"a": {}, "b": []}])
 @pytest.mark.parametrize("name", ["AccessToken", "RefreshToken", "Other"])
 def test_cache_with_a_table_that_is_none(place: Path, name: str, table: object) -> None:
-    """A cache with something else in place of a table of entries counts as empty."""
+    """A cache with another value instead of a table of entries counts as empty."""
     assert kept(place, {"AccessToken": {"a": entry()}, name: table}) == []
 
 
 def test_tokens_on_macos(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Keychain's tokens are looked for by way of MSAL, as there is no file to read."""
+    """The Keychain's tokens are looked up through MSAL, since there is no file to read."""
     asked = []
 
     class Cache:
@@ -226,11 +226,11 @@ def test_tokens_on_macos(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [place, "AccessToken"]
 
 
-# Places, and what is said if one cannot be used
+# Locations, and messages if one cannot be used
 
 
 def test_each_identity_has_its_own_place(own_folders: Path) -> None:
-    """Authority, tenant and client make the name, each for itself."""
+    """Authority, tenant and client each affect the name."""
     names = {location(*each) for each in (("a", "b", "c"), ("a", "b", "d"), ("ab", "", "c"), ("a", "bc", ""))}
     assert len(names) == 4
     assert {each.parent for each in names} == {own_folders / "cache_directory" / "tokens"}
@@ -246,7 +246,7 @@ def test_each_identity_has_its_own_place(own_folders: Path) -> None:
     ],
 )
 def test_warning_for_a_cache_in_memory(caplog: pytest.LogCaptureFixture, problem: Exception, reason: str) -> None:
-    """It has the reason and both remedies; the tokens are kept in memory all the same, and quietly if that is asked."""
+    """The warning has the reason and both remedies; tokens are kept in memory in any case, silently if requested."""
 
     def fail() -> Path:
         raise problem
@@ -270,7 +270,7 @@ def add(cache: Any, secret: str) -> None:
 def test_cache_that_cannot_be_written(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, function: str
 ) -> None:
-    """One warning until it can be written again, and another when it fails anew; the tokens are there all the same."""
+    """There is one warning until writing works again, and another on the next failure; tokens are still returned."""
 
     def fail(*_: object, **__: object) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -291,7 +291,7 @@ def test_cache_that_cannot_be_written(
 
 
 def test_error_for_a_file_that_cannot_be_written(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the file and the reason, and its hint names the ways out."""
+    """The error names the file and the reason, and its hint lists the remedies."""
 
     def fail(*_: object, **__: object) -> Any:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

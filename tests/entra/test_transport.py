@@ -1,4 +1,4 @@
-"""The session to the authority: what it trusts, and how it gets there."""
+"""The session to the authority: what it trusts, and how it is routed."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ def test_own_ca_wins(authority: Authority, monkeypatch: pytest.MonkeyPatch, vari
 
 
 def test_environment_ca_used(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a CA of its own it is the environment's."""
+    """Without its own CA, the environment's is trusted."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", authority.ca_file)
     with Session() as session:
         assert session.get(discovery(authority)).status_code == 200
 
 
 def test_default_ca_used(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any other it is the CAs that come with `requests`."""
+    """Otherwise the CAs that come with `requests` are trusted."""
     monkeypatch.setattr(transport, "DEFAULT_CA_BUNDLE_PATH", authority.ca_file)
     with Session() as session:
         assert session.get(discovery(authority)).status_code == 200
 
 
 def test_unknown_ca_refused(authority: Authority) -> None:
-    """TLS is always verified."""
+    """An unknown CA is refused: TLS is always verified."""
     with Session() as session, pytest.raises(requests.exceptions.SSLError):
         session.get(discovery(authority))
 
 
 @pytest.fixture
 def proxy() -> Iterator[tuple[str, list[bytes]]]:
-    """A proxy that writes down what it is asked, and refuses."""
+    """A proxy that records requests and refuses them."""
     asked: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -79,7 +79,7 @@ def proxy() -> Iterator[tuple[str, list[bytes]]]:
 
 @pytest.mark.parametrize("given", ["option", "environment"])
 def test_proxy_asked(proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    """A proxy resolves the authority's name: by the option, else by HTTPS_PROXY."""
+    """A proxy from the option, or else from HTTPS_PROXY, resolves the authority's name."""
     address, asked = proxy
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
@@ -102,7 +102,7 @@ def proxy_authorization(asked: list[bytes]) -> list[bytes]:
 
 @pytest.fixture
 def strict_proxy() -> Iterator[tuple[int, list[bytes]]]:
-    """A proxy that wants other credentials, and keeps the heads of what it was asked."""
+    """A proxy that requires other credentials, and keeps the heads of the requests it got."""
     asked: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -127,7 +127,7 @@ def strict_proxy() -> Iterator[tuple[int, list[bytes]]]:
 def test_proxy_password_is_sent_and_not_shown(
     strict_proxy: tuple[int, list[bytes]], monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
-    """The proxy gets it, and it is in no error, cause or frame."""
+    """The proxy gets the password, which is in no error, cause or frame."""
     port, asked = strict_proxy
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -147,7 +147,7 @@ def test_proxy_password_is_sent_and_not_shown(
 
 
 def test_new_proxy_password_is_used(strict_proxy: tuple[int, list[bytes]]) -> None:
-    """A reference is followed for each request, so that a renewed password is found."""
+    """A reference is resolved for each request, so that a new password is found."""
     port, asked = strict_proxy
     passwords = iter(["me:old", "me:new"])
     with Session(proxy=f"http://127.0.0.1:{port}", proxy_credentials=lambda: Secret(next(passwords))) as session:
@@ -159,14 +159,14 @@ def test_new_proxy_password_is_used(strict_proxy: tuple[int, list[bytes]]) -> No
 
 
 def test_reference_is_followed_only_for_a_proxy(authority: Authority) -> None:
-    """Without a proxy, as on loopback, its credentials are not asked for."""
+    """Without a proxy, as on loopback, its credentials are not resolved."""
     with Session(authority.ca_file, "http://proxy.test", lambda: pytest.fail("was asked for")) as session:
         assert session.get(discovery(authority)).ok
 
 
 @pytest.mark.parametrize("address", ["ftp://me:s-cret@proxy", "http://me:s-cret@[proxy", "http://me:s-cret@proxy:x"])
 def test_invalid_proxy_is_not_quoted(address: str) -> None:
-    """What is wrong with a proxy's address is said without it."""
+    """The error for an invalid proxy address does not contain the address."""
     with Session(proxy=address) as session, pytest.raises(ConfigurationError, match="Invalid proxy") as caught:
         session.get("https://authority.test/")
     assert all("s-cret" not in shown for shown in traces(caught.value))
@@ -175,7 +175,7 @@ def test_invalid_proxy_is_not_quoted(address: str) -> None:
 def test_loopback_goes_direct(
     authority: Authority, proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No proxy is asked for this machine itself."""
+    """Requests to the machine itself do not use a proxy."""
     address, asked = proxy
     monkeypatch.setenv("HTTPS_PROXY", address)
     with Session(authority.ca_file, proxy=address) as session:
@@ -185,7 +185,7 @@ def test_loopback_goes_direct(
 
 
 def test_redirect_not_followed(authority: Authority) -> None:
-    """A request with a credential follows no redirect."""
+    """A request with a credential does not follow redirects."""
     authority.answer_next(307, b"", {"Location": f"{authority.url}/elsewhere"})
     with Session(authority.ca_file) as session:
         answer = session.post(f"{authority.authority}/oauth2/v2.0/token", data={"client_assertion": "x"})
@@ -194,7 +194,7 @@ def test_redirect_not_followed(authority: Authority) -> None:
 
 
 def test_slow_body_ends_with_the_time(tmp_path: Path) -> None:
-    """A body of a known length, an octet now and then: each comes soon enough, and yet it is given up in time."""
+    """A body of known length that drips is abandoned in time, although each byte comes soon enough."""
     context, ca_file = make_context(tmp_path)
     sent: list[int] = []
     gone = threading.Event()
@@ -218,7 +218,7 @@ def test_slow_body_ends_with_the_time(tmp_path: Path) -> None:
 
 
 def test_request_is_not_sent_again_when_tls_fails_behind_it(tmp_path: Path) -> None:
-    """The server may have heard it, and takes no assertion twice."""
+    """A request is not repeated: the server may have received it, and accepts no assertion twice."""
     context, ca_file = make_context(tmp_path)
     heard: list[bytes] = []
 
@@ -229,7 +229,7 @@ def test_request_is_not_sent_again_when_tls_fails_behind_it(tmp_path: Path) -> N
                 connection = context.wrap_socket(raw, server_side=True)
                 heard.append(connection.recv(4096))
                 with socket.socket(fileno=connection.detach()) as bare:
-                    bare.sendall(b"HTTP/1.1 200 OK\r\n\r\n")  # no TLS any more
+                    bare.sendall(b"HTTP/1.1 200 OK\r\n\r\n")  # no longer TLS
 
     with socket.create_server(("127.0.0.1", 0)) as server, Session(str(ca_file)) as session:
         thread = threading.Thread(target=spoil, args=(server,))

@@ -1,4 +1,4 @@
-"""Garbage, and mutations of what is real."""
+"""Garbage, and mutations of real input."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _MOST_AT_ONCE = 4
 
 
 def feed(seed: int, count: int, samples: Sequence[bytes], consume: Callable[[bytes], object]) -> dict[str, int]:
-    """Give `count` mutations of the samples to `consume`; return how often it came to what.
+    """Give `count` mutations of the samples to `consume`; return how often each outcome occurred.
 
-    Whatever but a `KeyvouchError` with a hint comes out fails, with the seed and the input that did it.
+    Any exception but a `KeyvouchError` with a hint fails, with the seed and the input that caused it.
     """
     chance = random.Random(seed)
     ends: dict[str, int] = {}
@@ -32,7 +32,7 @@ def feed(seed: int, count: int, samples: Sequence[bytes], consume: Callable[[byt
 
 
 def mutate(chance: random.Random, octets: bytes) -> bytes:
-    """Return the octets with a few things changed; now and then nothing but garbage."""
+    """Return the bytes with a few changes; occasionally only garbage."""
     if chance.random() < 0.02:
         return chance.randbytes(chance.randrange(200))
     changed = bytearray(octets)

@@ -1,6 +1,6 @@
-"""What reads texts, files and answers is given garbage and mutated real ones: only `KeyvouchError`s come out.
+"""Feed garbage and mutated real input to everything that parses texts, files and responses.
 
-A few thousand inputs, the same each time; a million others each time with `--soak`.
+Only `KeyvouchError`s may be raised. A few thousand inputs, the same each time; with `--soak` a million, different.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ from stores import several_keys
 from stores.making import der, integer, open_key, pem_of, store, to_ber, uri, write
 
 PASSWORD = "correct horse"
-# What `cryptography` reads today and says it will refuse one day: then that is one of the errors.
+# What `cryptography` reads now but announces it will refuse counts as an error once it does.
 pytestmark = pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 
 
 @pytest.fixture
 def seed(soak: bool, record_property: Callable[[str, object], None]) -> int:
-    """Always the same, but for soaking."""
+    """Constant, except when soaking."""
     found = random.SystemRandom().randrange(2**32) if soak else 1
     record_property("seed", found)
     return found
 
 
 def times(count: int, soak: bool) -> int:
-    """How many inputs: all in all 5,820 or, to soak, 1.7 million."""
+    """The number of inputs: 5,820 in total or, with `--soak`, 1.7 million."""
     return count * 300 if soak else count
 
 
@@ -75,7 +75,7 @@ URIS = (
 
 
 def test_uris(seed: int, soak: bool) -> None:
-    """A text is a URI that prints as itself again, or an error."""
+    """Any text is a URI that reads back as printed, or an error."""
 
     def consume(octets: bytes) -> None:
         text = octets.decode(errors="surrogateescape")
@@ -93,11 +93,11 @@ def test_uris(seed: int, soak: bool) -> None:
 
 @pytest.mark.parametrize("which", ["/etc/app.pfx", "path=/etc/app.pfx;friendly-name=app"])
 def test_typos_tell_no_secret(which: str) -> None:
-    """A secret stands where its reference belongs, and one character before it is wrong: it is in no error."""
+    """A secret is written in place of its reference, after a typo of one character: no error contains the secret."""
     text, secret = f"pfx:{which}?password=", "Sesam0effneDich"
     told = 0
     for place, character in itertools.product(range(len(text) + 1), ["", *string.printable, "ä", "\x85"]):
-        for end in (place, place + 1):  # put in, and in another's place
+        for end in (place, place + 1):  # inserted, and replacing a character
             wrong = f"{text[:place]}{character}{text[end:]}{secret}"
             try:
                 parse_uri(wrong, PfxStore.attributes)
@@ -108,7 +108,7 @@ def test_typos_tell_no_secret(which: str) -> None:
 
 
 def test_configurations(seed: int, soak: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A text is a configuration with profiles, or an error."""
+    """Any text is a configuration with profiles, or an error."""
     sample = """\
 [defaults]
 cloud = "public"
@@ -137,7 +137,7 @@ permissions = "strict"
 
 
 def test_pem_files(seed: int, soak: bool, tmp_path: Path) -> None:
-    """A file is a key that opens, or an error."""
+    """Any file is a key that opens, or an error."""
     key, other = new_key("P-256"), new_key("P-256", 1)
     rsa = new_key("RSA-2048")
     encrypted = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(PASSWORD.encode()))
@@ -156,7 +156,7 @@ def test_pem_files(seed: int, soak: bool, tmp_path: Path) -> None:
         write(path, octets)
         open_key(f"pem:{path}?password=env:PASSWORD")
 
-    # An encrypted key takes milliseconds: not as many as of the others.
+    # An encrypted key takes milliseconds, so there are fewer of them.
     ends = feed(seed, times(500, soak), samples[:2], consume)
     assert ends["taken"] > 10
     assert ends["key-unusable"] > 100
@@ -164,7 +164,7 @@ def test_pem_files(seed: int, soak: bool, tmp_path: Path) -> None:
 
 
 def test_pfx_files(seed: int, soak: bool, tmp_path: Path) -> None:
-    """A file is a key that opens, or an error."""
+    """Any file is a key that opens, or an error."""
     key = new_key("P-256")
     encryption = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(1)
     samples = [
@@ -186,7 +186,7 @@ def test_pfx_files(seed: int, soak: bool, tmp_path: Path) -> None:
 
 
 def test_pfx_files_with_several_keys(seed: int, soak: bool, tmp_path: Path) -> None:
-    """A file in DER or BER whose keys are not encrypted is read by our own parser in full."""
+    """A DER or BER file with unencrypted keys is read completely by our own parser."""
     octets = b"".join(
         der(
             0x30,
@@ -211,7 +211,7 @@ def test_pfx_files_with_several_keys(seed: int, soak: bool, tmp_path: Path) -> N
 
 
 def test_ber(seed: int, soak: bool) -> None:
-    """Octets are a tree that is the same in DER, or a ValueError; never more."""
+    """Any bytes are a tree that is the same in DER, or a ValueError, and nothing else."""
 
     def consume(octets: bytes) -> None:
         try:
@@ -230,7 +230,7 @@ def test_ber(seed: int, soak: bool) -> None:
 
 
 class Canned(BaseAdapter):
-    """Answers in place of a socket."""
+    """Responses that replace a socket."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ class Canned(BaseAdapter):
 
 
 def test_answers(seed: int, soak: bool, tmp_path: Path, authority: Authority) -> None:
-    """An answer of the token endpoint is a token, a refusal, or none that can be used."""
+    """Any response of the token endpoint is a token, a refusal, or unusable."""
     taken = {"token_type": "Bearer", "expires_in": 3599, "ext_expires_in": 3599, "access_token": "eyJ0.eyJ1.c2ln"}
     refused = {
         "error": "invalid_client",
@@ -274,7 +274,7 @@ def test_answers(seed: int, soak: bool, tmp_path: Path, authority: Authority) ->
     clients: list[ConfidentialClient] = []
 
     def fresh() -> ConfidentialClient:
-        """A client without the tokens, and the answers that MSAL remembers, of the former one."""
+        """A client without the tokens and responses that MSAL remembered for the previous one."""
         client = ConfidentialClient(
             "client", [key.uri], authority=authority.authority, ca_file=authority.ca_file, instance_discovery=False
         )

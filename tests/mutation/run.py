@@ -1,10 +1,10 @@
-"""Mutation tests: change the code a little, and see whether the tests notice. `make mutation` runs this.
+"""Mutation tests: change the code slightly, and see whether the tests notice. `make mutation` runs this.
 
     python tests/mutation/run.py [MODULE...]
 
-Without arguments every module of `TESTS` is tested, one after the other, each by the tests that cover it. For each
-module the numbers of killed and surviving mutants are printed, and each survivor's difference. A survivor is a missing
-test or an equivalent mutant; the exit status is 0 either way. Everything happens in a copy of the tracked files.
+Without arguments every module in `TESTS` is tested in turn, by the tests that cover it. For each
+module the numbers of killed and surviving mutants are printed, and each survivor's diff. A survivor is a missing
+test or an equivalent mutant; the exit status is 0 in either case. Everything happens in a copy of the tracked files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 1800
-"""Seconds for one module."""
+"""Time limit for one module, in seconds."""
 TESTS = {
     "src/keyvouch/algorithms.py": ["tests/core/test_algorithms.py", "tests/core/test_usable_keys.py"],
     "src/keyvouch/assertion.py": ["tests/core/test_assertion.py"],
@@ -77,7 +77,7 @@ TESTS = {
 
 
 def main() -> None:
-    """Test the modules that the arguments name, or all."""
+    """Test the modules named by the arguments, or all."""
     for module in sys.argv[1:] or TESTS:
         if module not in TESTS:
             sys.exit(f"{module} has no entry in TESTS of {Path(__file__).relative_to(ROOT)}: add one.")
@@ -103,7 +103,7 @@ def run(module: str, tree: Path) -> None:
 
 
 def copy_files(tree: Path) -> None:
-    """Copy what git tracks, with the changes that are not committed yet."""
+    """Copy what git tracks, including uncommitted changes."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in filter(None, listed.decode().split("\0")):
         if (ROOT / name).is_file():
@@ -112,14 +112,14 @@ def copy_files(tree: Path) -> None:
 
 
 def configure(tree: Path, module: str) -> None:
-    """Tell mutmut in the copy's pyproject.toml what to change and what to run."""
+    """Configure in the copy's pyproject.toml what mutmut changes and runs."""
     settings = {
         "source_paths": ["src/"],
         "only_mutate": [module],
         "also_copy": ["conftest.py", "tests", "plugins"],
         "pytest_add_cli_args_test_selection": TESTS[module],
         "pytest_add_cli_args": ["-p", "no:cacheprovider"],
-        "timeout_constant": 3,  # seconds that are added to those of a mutant's tests; times the next, then it is killed
+        "timeout_constant": 3,  # seconds added to the duration of a mutant's tests; then multiplied by the next value
         "timeout_multiplier": 5,
     }
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
@@ -128,7 +128,7 @@ def configure(tree: Path, module: str) -> None:
 
 
 def mutmut(tree: Path, *arguments: str) -> str:
-    """Run mutmut in the copy, and return what it printed."""
+    """Run mutmut in the copy, and return its output."""
     program = Path(sys.executable).with_name("mutmut")
     try:
         done = subprocess.run(

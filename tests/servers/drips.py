@@ -1,4 +1,4 @@
-"""Servers that never finish a response, and never let a read time out: a few bytes come every fifth of a second."""
+"""Servers that never finish a response, but never let a read time out: a few bytes come every fifth of a second."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ DRIPS = {
     "body without a length": (_OK + b"\r\n", b" "),
     "silence": (b"", b""),
 }
-"""What comes at once, and what comes again and again."""
+"""What is sent at once, and what is then sent repeatedly."""
 INTERVAL = 0.2
 LASTS = 30.0
-"""Seconds for which a response drips: far longer than a test may take."""
+"""Duration of a drip in seconds: far longer than a test may take."""
 
 
 class DripServer:
-    """Answers requests with `responses`, each once, then drips as told; without `context` it has no TLS."""
+    """Answers requests with `responses`, each once, then drips; without `context` it does not use TLS."""
 
     def __init__(
         self, drip: str | tuple[bytes, bytes], context: ssl.SSLContext | None, responses: Iterable[bytes]
@@ -69,7 +69,7 @@ class DripServer:
                 connection = self._context.wrap_socket(connection, server_side=True)
             with connection:
                 while request := connection.recv(65536):
-                    if b" HTTP/1.1\r\n" in request:  # else a body that comes by itself
+                    if b" HTTP/1.1\r\n" in request:  # otherwise a body that arrives separately
                         self.asked.append(request.split(b"\r\n")[0])
                         self._answer(connection)
 
@@ -86,7 +86,7 @@ class DripServer:
 
 
 def json_response(document: object) -> bytes:
-    """Return a whole response."""
+    """Return a complete response."""
     body = json.dumps(document).encode()
     return _OK + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
@@ -104,7 +104,7 @@ def dripping(
 
 
 class SlowRelay(Relay):
-    """Passes on the server's bytes one by one: its TLS handshake, too, takes minutes."""
+    """Forwards the server's bytes one at a time, so that even its TLS handshake takes minutes."""
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         if source.getsockname()[1] == self.port:

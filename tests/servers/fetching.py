@@ -1,6 +1,6 @@
-"""The environment for programs that fetch packages: with the CAs that the tests were started with.
+"""The environment for programs that download packages, with the CAs that were set when the tests started.
 
-Tests run without these variables, so that they see what is trusted by default.
+The tests themselves run without these variables, so that the default trust applies.
 """
 
 from __future__ import annotations
@@ -12,5 +12,5 @@ _at_start = {name: os.environ[name] for name in TRUST_VARIABLES if name in os.en
 
 
 def environment() -> dict[str, str]:
-    """Return today's environment, with those variables as they were at the start."""
+    """Return the current environment, with those variables as they were at the start."""
     return {**os.environ, **_at_start}

@@ -1,4 +1,4 @@
-"""The servers, each started once for a whole run (under xdist: once a worker) and stopped at its end."""
+"""The servers, each started once per run (with xdist: per worker) and stopped at its end."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,6 @@ from servers.oidc import OidcProvider
 
 @pytest.fixture(scope="session")
 def oidc_provider() -> Iterator[OidcProvider]:
-    """A judge without clients: a test registers its own, with a client id that no other test has."""
+    """An authorization server without clients: a test registers its own, with a client id that no other test uses."""
     with OidcProvider() as judge:
         yield judge

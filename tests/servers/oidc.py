@@ -1,8 +1,8 @@
-"""A token endpoint of others that judges client assertions: npm's oidc-provider, at the paths of Entra ID.
+"""A third-party token endpoint that verifies client assertions: npm's oidc-provider, at the paths of Entra ID.
 
-It checks the signature (of PSS with a salt as long as the hash), the algorithm, issuer, audience and times, and that no
-assertion comes twice; as the audience it takes the issuer, too. It does not look at a certificate in the header:
-``x5t#S256`` and ``x5c`` are not judged.
+It checks the signature (for PSS with a salt as long as the hash), the algorithm, issuer, audience and times, and that
+no assertion is reused; it also accepts the issuer as the audience. It ignores a certificate in the header:
+``x5t#S256`` and ``x5c`` are not checked.
 
     with OidcProvider() as judge:
         judge.register(Client("my-app", "PS256", certificate))
@@ -40,7 +40,7 @@ from servers import npm
 PACKAGE = Path(__file__).parent / "oidc_provider"
 
 START_TIMEOUT = 30.0
-"""Seconds; it takes 0.3 where nothing else runs."""
+"""In seconds; it takes 0.3 on an idle machine."""
 
 STOP_TIMEOUT = 5.0
 """Seconds."""
@@ -49,7 +49,7 @@ TENANT = "6f3c7c2a-5d0e-4a53-9a51-1d2f6f0b7e11"
 
 SCOPE = "api://keyvouch.test/.default"
 
-# A CA that is preset for all programs is not what a server under test should see, nor what changes Node.js itself.
+# A CA preset for all programs must not reach a server under test, nor must settings that change Node.js itself.
 FOREIGN_VARIABLES = (
     "CURL_CA_BUNDLE",
     "NODE_EXTRA_CA_CERTS",
@@ -70,12 +70,12 @@ Jwk = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Client:
-    """An app as the judge knows it."""
+    """An app as the server knows it."""
 
     client_id: str
 
     algorithm: str
-    """The one algorithm that its assertions are to be signed with: PS256, RS256, ES256, EdDSA, ..."""
+    """The only algorithm that its assertions may be signed with: PS256, RS256, ES256, EdDSA, ..."""
 
     key: PublicKey | x509.Certificate | Jwk
 
@@ -85,7 +85,7 @@ class Client:
 
 
 class OidcProvider:
-    """The judge, running from ``start`` to ``stop``, or as a context manager."""
+    """The server, running from ``start`` to ``stop``, or as a context manager."""
 
     tenant = TENANT
     scope = SCOPE
@@ -111,12 +111,12 @@ class OidcProvider:
 
     @property
     def authority(self) -> str:
-        """What MSAL takes as ``authority``."""
+        """MSAL's ``authority`` argument."""
         return f"{self.url}/{self.tenant}"
 
     @property
     def oidc_authority(self) -> str:
-        """What MSAL takes as ``oidc_authority``; the issuer, too."""
+        """MSAL's ``oidc_authority`` argument, which is also the issuer."""
         return f"{self.authority}/v2.0"
 
     @property
@@ -132,15 +132,15 @@ class OidcProvider:
         return self._running().pid
 
     def session(self) -> requests.Session:
-        """Return what MSAL takes as ``http_client``; to be closed by who asked for it."""
+        """Return a session for MSAL's ``http_client``; the caller closes it."""
         session = requests.Session()
-        # Else REQUESTS_CA_BUNDLE in the environment would beat the line after it.
+        # Otherwise REQUESTS_CA_BUNDLE in the environment would override the next line.
         session.trust_env = False
         session.verify = self.ca_file
         return session
 
     def register(self, client: Client) -> None:
-        """Make a client known, or give one that is known another key. Raises ValueError for one that cannot be."""
+        """Register a client, or give a known one another key. Raises ValueError for one that the server rejects."""
         stdin = self._running().stdin
         assert stdin is not None
         seen = len(self._events())
@@ -151,9 +151,9 @@ class OidcProvider:
             raise ValueError(answer["reason"])
 
     def refusals(self, client_id: str | None = None) -> list[str]:
-        """Return why requests were refused so far, of one client or of all, in order.
+        """Return the reasons for all refusals so far, of one client or of all, in order.
 
-        The reason of a refusal is there before its answer is.
+        A refusal's reason is available before its response is.
         """
         refused = (event for event in self._events() if "refused" in event)
         return [event["reason"] for event in refused if client_id in (None, event.get("client_id"))]
@@ -193,7 +193,7 @@ class OidcProvider:
         self._path("configuration.json").write_text(json.dumps(configuration))
 
     def _spawn(self, command: list[str]) -> subprocess.Popen[str]:
-        # Both outputs are files: a pipe that no one reads fills up, and a thread that reads one may be late.
+        # Both outputs are files: a pipe that nobody reads fills up, and a thread that reads one may be late.
         with self._path("events").open("w") as events, self._path("log").open("w") as log:
             return subprocess.Popen(
                 [*command, str(self._path("configuration.json"))],
@@ -205,10 +205,10 @@ class OidcProvider:
             )
 
     def _wait_for(self, wanted: Callable[[dict[str, Any]], bool], *, after: int = 0) -> dict[str, Any]:
-        """Return the first event that is wanted, of those after the first ``after``."""
+        """Return the first wanted event after the first ``after`` ones."""
         deadline = time.monotonic() + START_TIMEOUT
         while True:
-            # Asked before the events are read, so that the last words of one that ended are not lost.
+            # Checked before reading the events, so that the last events of an ended process are not missed.
             ended = self._running().poll() is not None
             found = next(filter(wanted, self._events()[after:]), None)
             if found is not None:
@@ -234,7 +234,7 @@ class OidcProvider:
 
 def _end(process: subprocess.Popen[str]) -> None:
     try:
-        # Closes its standard input, upon which it ends.
+        # Closes its standard input, which makes it exit.
         process.communicate(timeout=STOP_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()

@@ -1,4 +1,4 @@
-"""That the judge judges. The client here is unmodified MSAL, and PyJWT makes its assertions."""
+"""The server really verifies. The client here is unmodified MSAL, and PyJWT makes its assertions."""
 
 import base64
 import os
@@ -65,7 +65,7 @@ def claims_for(client_id: str, audience: str) -> dict[str, object]:
 def assertion(
     algorithm: str = "PS256", *, key: PrivateKey | None = None, claims: dict[str, object] | None = None
 ) -> Assertion:
-    """Return what MSAL calls for an assertion. It hands its context only to a parameter without a default."""
+    """Return a function that MSAL calls for an assertion; it gets MSAL's context only without a default for it."""
 
     def build(context: dict[str, str]) -> str:
         right = claims_for(context["client_id"], context["token_endpoint"])
@@ -75,7 +75,7 @@ def assertion(
 
 
 def ask(judge: OidcProvider, client_id: str, assertion: Assertion, *, authority: str = "authority") -> dict[str, Any]:
-    """Ask for a token with a new application, for MSAL keeps tokens and answers for each."""
+    """Request a token with a new application, since MSAL caches tokens and responses for each."""
     with judge.session() as session:
         app = msal.ConfidentialClientApplication(
             client_id,
@@ -210,7 +210,7 @@ sys.stdin.read()
 
 
 def test_ends_with_who_started_it(oidc_provider: OidcProvider, tmp_path: Path) -> None:
-    """Even a parent that was killed leaves no server behind."""
+    """Even if the parent is killed, no server is left running."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(tmp_path)}
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", PARENT], env=environment, stdin=pipe, stdout=pipe) as parent:

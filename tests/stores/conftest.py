@@ -7,7 +7,7 @@ from stores.making import PASSWORD
 
 @pytest.fixture(autouse=True)
 def _password(monkeypatch: pytest.MonkeyPatch) -> None:
-    """URIs of these tests refer to the password as `env:PASSWORD`."""
+    """URIs in these tests refer to the password as `env:PASSWORD`."""
     monkeypatch.setenv("PASSWORD", PASSWORD)
 
 

@@ -1,4 +1,4 @@
-"""Makes the files that the tests open, with the `openssl` command and with `cryptography`, and judges signatures."""
+"""Make the files that the tests open, with the `openssl` command and `cryptography`, and verify signatures."""
 
 import datetime as dt
 import subprocess
@@ -27,7 +27,7 @@ PASSWORD = "correct horse"
 
 
 def openssl(*arguments: object, stdin: bytes = b"", told_aside: bool = False, folder: Path | None = None) -> bytes:
-    """What the command prints, run in this folder; with `told_aside` what it prints on standard error."""
+    """Return the command's output, run in this folder; with `told_aside`, its standard error."""
     command = ["openssl", *map(str, arguments)]
     done = subprocess.run(command, input=stdin, capture_output=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr.decode()
@@ -36,7 +36,7 @@ def openssl(*arguments: object, stdin: bytes = b"", told_aside: bool = False, fo
 
 @cache
 def new_key(kind: str = "P-256", which: int = 0) -> Any:
-    """The same key for the same arguments; `which` tells keys of one kind apart."""
+    """Return the same key for the same arguments; `which` distinguishes keys of one type."""
     match kind.split("-"):
         case ["RSA", bits]:
             return rsa.generate_private_key(65537, int(bits))
@@ -53,7 +53,7 @@ def new_key(kind: str = "P-256", which: int = 0) -> Any:
 
 @cache
 def certify(key: Any, name: str = "app", issuer: Any = None, issuer_name: str = "authority") -> x509.Certificate:
-    """A certificate for the key; by itself, or by the issuer's key."""
+    """Return a certificate for the key, self-signed or signed by the issuer's key."""
     begin = dt.datetime.now(dt.UTC).replace(microsecond=0)
     signer = issuer or key
     builder = x509.CertificateBuilder(
@@ -73,7 +73,7 @@ def _name(common_name: str) -> x509.Name:
 
 
 def pem_of(*things: Any) -> bytes:
-    """Private keys as unencrypted PKCS#8, and certificates."""
+    """Return private keys as unencrypted PKCS#8, and certificates."""
     return b"".join(
         thing.public_bytes(Encoding.PEM)
         if isinstance(thing, x509.Certificate)
@@ -89,7 +89,7 @@ def write(path: Path, octets: bytes) -> Path:
 
 
 def openssl_pfx(path: Path, *options: object, key: Any = None, password: str = PASSWORD, chain: Any = None) -> Path:
-    """A PFX made by `openssl pkcs12 -export` with these options."""
+    """Make a PFX with `openssl pkcs12 -export` and these options."""
     key = key or new_key()
     source = write(path.with_suffix(".source"), pem_of(key, *(chain or [certify(key)])))
     openssl("pkcs12", "-export", "-in", source, "-out", path, "-passout", f"pass:{password}", *options)
@@ -98,7 +98,7 @@ def openssl_pfx(path: Path, *options: object, key: Any = None, password: str = P
 
 
 def der(tag: int, *contents: bytes) -> bytes:
-    """One data value in DER."""
+    """Encode one value in DER."""
     content = b"".join(contents)
     if len(content) < 0x80:
         return bytes((tag, len(content))) + content
@@ -107,12 +107,12 @@ def der(tag: int, *contents: bytes) -> bytes:
 
 
 def integer(value: int) -> bytes:
-    """An INTEGER in DER."""
+    """Encode an INTEGER in DER."""
     return der(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
 
 
 def to_ber(octets: bytes) -> bytes:
-    """Write every constructed value with an indefinite length, and long octet strings in two pieces."""
+    """Encode every constructed value with indefinite length, and long octet strings in two pieces."""
     ber = b""
     while octets:
         tag, length, begin = octets[0], octets[1], 2
@@ -150,7 +150,7 @@ def open_key(text: object, certificate: x509.Certificate | None = None) -> FileK
 
 
 def load_with_openssl(path: Path, password: str = PASSWORD) -> Any:
-    """The private key of a PFX, read by the `openssl` command."""
+    """Return the private key of a PFX, read by the `openssl` command."""
     return load_pem_private_key(
         openssl("pkcs12", "-in", path, "-passin", f"pass:{password}", "-nocerts", "-nodes"), None
     )

@@ -1,4 +1,4 @@
-"""A PFX with two keys, as Java makes them: RSA-2048 ("one") and P-256 ("two"); the password is `changeit`.
+"""A PFX with two keys, as Java makes it: RSA-2048 ("one") and P-256 ("two"); the password is `changeit`.
 
 keytool -genkeypair -alias one -keyalg RSA -keysize 2048 -validity 36500 -dname CN=one \\
     -storetype PKCS12 -keystore two.pfx -storepass changeit

@@ -1,4 +1,4 @@
-"""BER that comes from anyone: depth, number and length of its elements."""
+"""Untrusted BER: depth, number and length of its elements."""
 
 import sys
 from pathlib import Path
@@ -17,16 +17,16 @@ from stores.making import der, integer, open_key, write
         ("3080020103 0000", "3003020103"),
         ("30808001ff 0000", "30038001ff"),
         ("3081800500" + "05 00" * 63, "3081800500" + "0500" * 63),
-        ("308200020500", "30020500"),  # a length that is longer than it need be
+        ("308200020500", "30020500"),  # a length longer than necessary
         ("2480 0401aa 2403 0401bb 0402ccdd 0000", "0404aabbccdd"),
         ("2400", "0400"),
         ("3f8101 020500", "3f8101020500"),  # a tag above 30
-        ("30000500", "3000"),  # what follows is another's
+        ("30000500", "3000"),  # what follows is not part of it
         ("3080 3080 0000 0500 0000", "30043000" + "0500"),
     ],
 )
 def test_becomes_der(octets: str, same: str) -> None:
-    """Indefinite lengths become definite, pieces become one, lengths become short."""
+    """Indefinite lengths become definite, pieces are joined, lengths become minimal."""
     assert ber.encode(ber.parse(bytes.fromhex(octets))).hex() == bytes.fromhex(same).hex()
 
 
@@ -48,14 +48,14 @@ def test_becomes_der(octets: str, same: str) -> None:
     ],
 )
 def test_truncated(octets: str) -> None:
-    """Data that ends before its elements do is told apart from other damage."""
+    """Data that ends before its elements do is distinguished from other damage."""
     with pytest.raises(ber.TruncatedError):
         ber.parse(bytes.fromhex(octets))
 
 
 @pytest.mark.parametrize("octets", ["0480", "2403 020100", "2480 0500 0000"])
 def test_other_damage(octets: str) -> None:
-    """A primitive value has a length, and octet strings are made of octet strings."""
+    """A primitive value needs a length, and constructed octet strings consist of octet strings."""
     with pytest.raises(ValueError, match=r"^a p") as caught:
         ber.parse(bytes.fromhex(octets))
     assert not isinstance(caught.value, ber.TruncatedError)
@@ -63,7 +63,7 @@ def test_other_damage(octets: str) -> None:
 
 @pytest.mark.parametrize("opening", [b"\x30\x80", b"\x24\x80", b"\xa0\x80", b"\x3f\x01\x80"])
 def test_nesting_is_limited(opening: bytes) -> None:
-    """32 levels are enough; a megabyte of opening brackets is not followed."""
+    """32 levels are enough; a megabyte of opening tags is not followed."""
     for depth in (33, 300, 500_000):
         with pytest.raises(ValueError, match="levels of nesting"):
             ber.parse(opening * depth)
@@ -71,7 +71,7 @@ def test_nesting_is_limited(opening: bytes) -> None:
 
 
 def test_definite_nesting_is_limited() -> None:
-    """Also where each level says its length."""
+    """Nesting is limited with definite lengths, too."""
     octets = b""
     for _ in range(33):
         octets = der(0x30, octets)
@@ -80,14 +80,14 @@ def test_definite_nesting_is_limited() -> None:
 
 
 def test_number_of_elements_is_limited() -> None:
-    """A megabyte of empty values would be half a million objects."""
+    """A megabyte of empty values would be half a million objects, so their number is limited."""
     with pytest.raises(ValueError, match="more than 50,000 elements"):
         ber.parse(der(0x30, b"\x05\x00" * 50_000))
     assert len(ber.parse(der(0x30, b"\x05\x00" * 49_999)).children) == 49_999
 
 
 def test_work_is_linear() -> None:
-    """Neither depth nor indefinite lengths make the reader go over the data again and again: it is called as often."""
+    """Neither depth nor indefinite lengths make the reader scan the data repeatedly: the call count stays the same."""
 
     def calls(size: int) -> int:
         octets = b"\x30\x80" * 30 + b"\x04\x02aa" * size + b"\0\0" * 30
@@ -104,14 +104,14 @@ def test_work_is_linear() -> None:
 
 @pytest.mark.parametrize("size", [0x7F, 0xFF, 2**31 - 1, 2**64, 2**900])
 def test_huge_lengths(size: int) -> None:
-    """A length beyond the data takes no memory."""
+    """A length beyond the data does not allocate memory."""
     length = size.to_bytes((size.bit_length() + 7) // 8, "big")
     with pytest.raises(ber.TruncatedError):
         ber.parse(b"\x30" + bytes((0x80 | len(length),)) + length + b"\0" * 50)
 
 
 def test_bombs_are_refused(folder: Path) -> None:
-    """As a file none of it is more than a key that cannot be used."""
+    """As a file, each of these is only a key that cannot be used."""
     for body in (b"\x30\x80" * 100_000, b"\x05\x00" * 100_000, der(0x24, b"\x24\x80" * 100)):
         path = write(folder / "app.pfx", b"\x30\x80" + integer(3) + body)
         with pytest.raises(KeyUnusable, match="damaged"):
@@ -120,7 +120,7 @@ def test_bombs_are_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "80", "ff" * 100, "2a864886f70d01050d"])
 def test_identifiers_are_shown(content: str) -> None:
-    """Damaged ones too."""
+    """Damaged identifiers are printed, too."""
     assert ber.dotted(bytes.fromhex(content)).replace(".", "").isdigit()
 
 
@@ -142,7 +142,7 @@ def test_identifiers_are_shown(content: str) -> None:
     ],
 )
 def test_identifiers_as_people_write_them(content: str, text: str) -> None:
-    """The first octet has two numbers; of a long one the beginning is shown (X.690, section 8.19)."""
+    """The first byte encodes two numbers; a long identifier is truncated (X.690, section 8.19)."""
     assert ber.dotted(bytes.fromhex(content)) == text
 
 
@@ -159,14 +159,14 @@ def test_identifiers_as_people_write_them(content: str, text: str) -> None:
     ],
 )
 def test_lengths_are_as_short_as_possible(size: int, head: str) -> None:
-    """And they are read as they are written (X.690, section 10.1)."""
+    """Lengths are written minimally, and read back (X.690, section 10.1)."""
     octets = ber.encode(ber.Element(b"\x04", bytes(size), ()))
     assert octets == bytes.fromhex(head) + bytes(size)
     assert ber.parse(octets).content == bytes(size)
 
 
 def test_tree_is_gone_through_from_the_top() -> None:
-    """An element comes before those below it; one that is missing is an error."""
+    """An element comes before its children; a missing one is an error."""
     tree = ber.parse(bytes.fromhex("3008 3003 020101 020102"))
     assert [(each.tag.hex(), each.content.hex()) for each in tree.walk()] == [
         ("30", ""),

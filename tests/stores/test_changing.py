@@ -30,7 +30,7 @@ CHAIN = (certify(new_key(), "app", ISSUER), certify(ISSUER, "authority"))
 
 @pytest.fixture
 def app(folder: Path) -> Path:
-    """A PEM file with a key and a certificate made by itself."""
+    """A PEM file with a key and a self-signed certificate."""
     return write(folder / "app.pem", pem_of(new_key(), certify(new_key())))
 
 
@@ -47,12 +47,12 @@ def install(text: str, chain: Sequence[x509.Certificate] = CHAIN) -> str:
 
 
 def test_chain_is_installed_in_pem(app: Path) -> None:
-    """The chain takes the place of the one in the file."""
+    """The chain replaces the one in the file."""
     assert open_key(install(f"pem:{app}")).chain == CHAIN
 
 
 def test_key_block_is_kept(folder: Path) -> None:
-    """The key in a PEM file stays as it is, in its own form and encryption."""
+    """The key in a PEM file stays unchanged, with its format and encryption."""
     options = ("-traditional", "-aes256", "-passout", f"pass:{PASSWORD}")
     block = openssl("pkey", *options, stdin=pem_of(new_key()))
     path = write(folder / "app.pem", block + pem_of(certify(new_key())))
@@ -61,7 +61,7 @@ def test_key_block_is_kept(folder: Path) -> None:
 
 
 def test_chain_is_installed_in_pfx(folder: Path) -> None:
-    """A PFX is written anew with the chain, under its password and its friendly name."""
+    """A PFX is rewritten with the chain, keeping its password and friendly name."""
     path = openssl_pfx(folder / "app.pfx", "-name", "mine", "-legacy")
     assert open_key(install(f"pfx:{path}?password=env:PASSWORD")).chain == CHAIN
     bundle = pkcs12.load_pkcs12(path.read_bytes(), PASSWORD.encode())
@@ -71,7 +71,7 @@ def test_chain_is_installed_in_pfx(folder: Path) -> None:
 
 @pytest.mark.parametrize("before", [None, certify(new_key())])
 def test_chain_is_installed_beside(app: Path, before: x509.Certificate | None) -> None:
-    """With `certificate-file` the chain goes there, and the key's file is not touched."""
+    """With `certificate-file` the chain is written there, and the key's file is not changed."""
     beside, octets = app.with_name("app.crt"), app.read_bytes()
     if before:
         write(beside, pem_of(before))
@@ -81,25 +81,25 @@ def test_chain_is_installed_beside(app: Path, before: x509.Certificate | None) -
 
 
 def test_key_beside_is_kept(app: Path) -> None:
-    """A private key in the file that `certificate-file` names is not lost."""
+    """A private key in the file that `certificate-file` names is kept."""
     other = write(app.with_name("other.pem"), pem_of(new_key("P-256", 1)))
     install(f"pem:{app}?certificate-file={other}")
     assert other.read_bytes().startswith(pem_of(new_key("P-256", 1)))
 
 
 def test_one_file_named_twice_keeps_key(app: Path) -> None:
-    """A `certificate-file` that is the key's own file keeps its key."""
+    """If `certificate-file` is the key's own file, the key is kept."""
     assert open_key(install(f"pem:{app}?certificate-file={app}")).chain == CHAIN
 
 
 def test_certificate_chooses_member(app: Path) -> None:
-    """In a family the chain goes to the key that it was issued for."""
+    """In a family the chain is installed for the key that it was issued for."""
     write(app.with_name("other.pem"), pem_of(new_key("P-256", 1)))
     assert open_key(install(f"pem:{app.parent}/*.pem")).uri.get("path") == app
 
 
 def test_foreign_chain_is_refused(app: Path) -> None:
-    """A certificate of another key is not installed."""
+    """A certificate for another key is not installed."""
     octets = app.read_bytes()
     with pytest.raises(CertificateMismatch):
         install(f"pem:{app}", [certify(new_key("P-256", 1))])
@@ -108,7 +108,7 @@ def test_foreign_chain_is_refused(app: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no such modes there")
 def test_readers_keep_reading(app: Path) -> None:
-    """Group and mode of a file that is written anew stay, and a link to it stays a link."""
+    """A rewritten file keeps its group and mode, and a link to it stays a link."""
     app.chmod(0o640)
     group = 12345 if os.geteuid() == 0 else os.getegid()
     os.chown(app, -1, group)
@@ -121,7 +121,7 @@ def test_readers_keep_reading(app: Path) -> None:
 
 @pytest.mark.parametrize("text", ["pem:{}", "pem:{}?certificate-file={}.crt"])
 def test_key_is_exported(app: Path, text: str) -> None:
-    """An exported PFX holds key and chain, also a chain that stands in `certificate-file`."""
+    """An exported PFX contains key and chain, even if the chain is in `certificate-file`."""
     text = text.format(app, app)
     install(text)
     octets = store(text).export_pfx(uri(text), Secret("another"))
@@ -136,14 +136,14 @@ def test_key_is_exported(app: Path, text: str) -> None:
 
 
 def test_missing_chain_is_not_exported(app: Path) -> None:
-    """A `certificate-file` that is not there is no reason to leave the certificate out."""
+    """A missing `certificate-file` is an error, not a reason to leave the certificate out."""
     text = f"pem:{app}?certificate-file={app}.crt"
     with pytest.raises(CertificateMissing):
         store(text).export_pfx(uri(text), Secret("another"))
 
 
 def test_one_of_several_is_exported(several: str) -> None:
-    """Of several keys the one that the URI names is exported."""
+    """Of several keys the one that the URI selects is exported."""
     bundle = pkcs12.load_pkcs12(store(several).export_pfx(uri(several), Secret("x")), b"x")
     assert bundle.cert is not None
     assert bundle.cert.friendly_name == b"two"
@@ -151,7 +151,7 @@ def test_one_of_several_is_exported(several: str) -> None:
 
 
 def test_key_is_deleted(app: Path) -> None:
-    """The key of a pinned URI is deleted, with the certificate beside it."""
+    """The key of a pinned URI is deleted, including its certificate file."""
     text = f"pem:{app}?certificate-file={app}.crt"
     install(text)
     pinned = open_key(text).uri
@@ -162,14 +162,14 @@ def test_key_is_deleted(app: Path) -> None:
 
 
 def test_foreign_certificate_stays(app: Path) -> None:
-    """A `certificate-file` of another key is not deleted."""
+    """A `certificate-file` for another key is not deleted."""
     beside = write(app.with_name("app.crt"), pem_of(certify(new_key("P-256", 1))))
     store("pem:").delete(open_key(f"pem:{app}?certificate-file={beside}").uri)
     assert list(app.parent.iterdir()) == [beside]
 
 
 def test_only_pinned_is_deleted(app: Path) -> None:
-    """A URI that does not say which key it was deletes none."""
+    """A URI that does not identify the key exactly does not delete any."""
     with open_store(f"pem:{app}") as opened, pytest.raises(ConfigurationError) as caught:
         opened.delete()
     assert "spki-sha256" in caught.value.hint
@@ -177,7 +177,7 @@ def test_only_pinned_is_deleted(app: Path) -> None:
 
 
 def test_changed_key_is_not_deleted(app: Path) -> None:
-    """Another key in the same place is not deleted."""
+    """If the file now contains another key, it is not deleted."""
     pinned = open_key(f"pem:{app}").uri
     write(app, pem_of(new_key("P-256", 1)))
     with pytest.raises(KeyChanged):
@@ -186,7 +186,7 @@ def test_changed_key_is_not_deleted(app: Path) -> None:
 
 
 def test_several_keys_are_not_rewritten(several: str) -> None:
-    """A file with several keys is neither deleted nor written anew for one of them."""
+    """A file with several keys is neither deleted nor rewritten for one of them."""
     with pytest.raises(NotSupported, match="several keys"):
         store(several).delete(uri(several))
     with pytest.raises(NotSupported, match="several keys"):
@@ -195,7 +195,7 @@ def test_several_keys_are_not_rewritten(several: str) -> None:
 
 
 def test_unwritable_place_is_told(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the disk refuses, the error says what to do, and the file is as it was."""
+    """If the disk rejects a write, the error says what to do, and the file stays unchanged."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

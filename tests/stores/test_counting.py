@@ -1,4 +1,4 @@
-"""How the work of opening a file is counted: to the round, and to the byte."""
+"""How the cost of opening a file is counted: exact to the round and the byte."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def rounds(*parts: bytes) -> list[int]:
     ],
 )
 def test_rounds_of_a_derivation(part: bytes, count: int) -> None:
-    """PBKDF2 derives 32 bytes at a time; scrypt's cost is N * r * p; the older schemes have a bare count."""
+    """PBKDF2 derives 32 bytes at a time; scrypt's cost is N * r * p; the older schemes have only a count."""
     assert rounds(part) == [count]
 
 
@@ -71,12 +71,12 @@ def test_rounds_of_a_derivation(part: bytes, count: int) -> None:
     ],
 )
 def test_what_is_not_a_derivation(part: bytes) -> None:
-    """Other algorithms, and what only looks like one, take no rounds."""
+    """Other algorithms, and malformed derivations, cost no rounds."""
     assert rounds(part) == []
 
 
 def test_every_derivation_counts() -> None:
-    """However deep it is, and after what is none."""
+    """A derivation counts at any depth, and after other elements."""
     assert rounds(AES, pbkdf2(integer(5)), der(0x30, der(0x30, scrypt(integer(2), integer(3), integer(4))))) == [5, 24]
 
 
@@ -94,12 +94,12 @@ def test_every_derivation_counts() -> None:
     ],
 )
 def test_numbers(octets: bytes, value: int) -> None:
-    """A number is 1 or more; one of more than eight bytes is above every limit, and is not even read."""
+    """A number is 1 or more; one of more than eight bytes exceeds every limit and is not decoded."""
     assert limits.number(ber.parse(octets)) == value
 
 
 def test_most_rounds() -> None:
-    """Three million rounds, all together, are worth waiting for."""
+    """Three million rounds in total are the limit."""
     limits.require_few_rounds(PATH, [1_000_000, 2_000_000], "Write it again.")
     limits.require_few_rounds(PATH, [], "Write it again.")
     with pytest.raises(KeyUnusable) as caught:
@@ -119,7 +119,7 @@ def test_most_memory() -> None:
 
 @pytest.mark.parametrize("sizes", [[], [0], [limits.LARGEST_KEY], [limits.LARGEST_KEYS // 8] * 8])
 def test_largest_keys(sizes: list[int]) -> None:
-    """A key of 5 KiB, and keys of 32 KiB together, are checked."""
+    """A key of 5 KiB, and keys of 32 KiB in total, are checked."""
     limits.require_small_keys(PATH, iter(sizes))
 
 

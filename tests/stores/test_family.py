@@ -28,7 +28,7 @@ def stamp(age: int) -> str:
 
 
 def test_family_needs_select(folder: Path) -> None:
-    """Of several members none is taken unasked; the error lists a URI for each."""
+    """Of several members none is taken unless asked for; the error lists a URI for each."""
     member(folder, "a", 1)
     member(folder, "b", 2)
     with pytest.raises(AmbiguousKey) as caught:
@@ -37,7 +37,7 @@ def test_family_needs_select(folder: Path) -> None:
 
 
 def test_newest_settled_is_chosen(folder: Path) -> None:
-    """The age of a member is that of its file; the newest that has settled is taken, and its successor foreseen."""
+    """A member's age is that of its file; the newest settled one is taken, and its successor is announced."""
     member(folder, "a", 1, age=5000)
     settled = member(folder, "b", 2, age=2000)
     member(folder, "c", 3, age=100)
@@ -48,7 +48,7 @@ def test_newest_settled_is_chosen(folder: Path) -> None:
 
 
 def test_new_member_is_a_change(folder: Path) -> None:
-    """A member that comes or goes is told of, so that its time to settle is counted; another file is not."""
+    """A new or removed member is a change, so that its settling time is counted; another file is not."""
     member(folder, "app-a", 1)
     key = open_key(f"pem:{folder}/app-*.pem?select=newest")
     assert not key.changed()
@@ -61,7 +61,7 @@ def test_new_member_is_a_change(folder: Path) -> None:
 
 
 def test_lost_folder_is_a_change(folder: Path, tmp_path: Path) -> None:
-    """Where the folder is gone, opening anew is to tell."""
+    """If the folder is gone, that counts as a change: reopening reports the error."""
     member(folder, "app-a", 1)
     key = open_key(f"pem:{folder}/app-*.pem?select=newest")
     folder.rename(tmp_path / "elsewhere")
@@ -69,14 +69,14 @@ def test_lost_folder_is_a_change(folder: Path, tmp_path: Path) -> None:
 
 
 def test_time_in_name_is_the_age(folder: Path) -> None:
-    """The time in a member's name goes before that of its last change, which a copy loses."""
+    """The time in a member's name takes precedence over its modification time, which a copy loses."""
     member(folder, f"app-{stamp(9000)}", 1, age=1000)
     newer = member(folder, f"app-{stamp(2000)}", 2, age=5000)
     assert open_key(f"pem:{folder}/app-*.pem?select=newest").chain == (newer,)
 
 
 def test_odd_time_in_name_is_no_age(folder: Path) -> None:
-    """Digits that are no time leave the age to the file."""
+    """If the digits are not a valid time, the age is the file's."""
     member(folder, "app-20269999T999999999999Z", 1, age=60)
     (info,) = store("pem:").keys(uri(f"pem:{folder}/app-*.pem"))
     assert info.created is not None
@@ -84,7 +84,7 @@ def test_odd_time_in_name_is_no_age(folder: Path) -> None:
 
 
 def test_generated_time_is_read(folder: Path) -> None:
-    """What `generate` puts into the name is read back to the microsecond."""
+    """The time that `generate` puts into the name is read back to the microsecond."""
     pinned = store("pem:").generate(uri(f"pem:{folder}/app-*.pem"), KeySpec("P-256"))
     (info,) = store("pem:").keys(pinned)
     assert info.created is not None
@@ -92,28 +92,28 @@ def test_generated_time_is_read(folder: Path) -> None:
 
 
 def test_certificate_chooses_member(folder: Path) -> None:
-    """The certificate given beside the family says which member is meant."""
+    """The certificate given with the family selects the member."""
     wanted = member(folder, "a", 1)
     member(folder, "b", 2)
     assert open_key(f"pem:{folder}/*.pem?select=newest", wanted).chain == (wanted,)
 
 
 def test_bad_member_is_left_out(folder: Path) -> None:
-    """A member that cannot be read does not take the others down."""
+    """A member that cannot be read does not affect the others."""
     write(folder / "a.pem", b"broken")
     good = member(folder, "b", 1)
     assert open_key(f"pem:{folder}/*.pem").chain == (good,)
 
 
 def test_other_password_is_left_out(folder: Path) -> None:
-    """A member with another password does not take the others down."""
+    """A member with another password does not affect the others."""
     openssl_pfx(folder / "a.pfx", password="other")
     openssl_pfx(folder / "b.pfx")
     assert open_key(f"pfx:{folder}/*.pfx?password=env:PASSWORD").uri.get("path").name == "b.pfx"
 
 
 def test_first_error_is_told(folder: Path) -> None:
-    """Where no member can be read, the first one's error is raised."""
+    """If no member can be read, the first one's error is raised."""
     openssl_pfx(folder / "a.pfx", password="other")
     write(folder / "b.pfx", b"broken")
     with pytest.raises(SecretIncorrect):
@@ -124,7 +124,7 @@ def test_first_error_is_told(folder: Path) -> None:
 
 
 def test_bad_member_is_told_of(folder: Path) -> None:
-    """Where no member is the one that is meant, the error names those that could not be read."""
+    """If no readable member matches, the error names those that could not be read."""
     write(folder / "a.pem", b"broken")
     member(folder, "b", 1)
     with pytest.raises(CertificateMismatch, match=r"Left out: .*a\.pem is not a PEM file"):
@@ -132,7 +132,7 @@ def test_bad_member_is_told_of(folder: Path) -> None:
 
 
 def test_empty_family_is_not_found(folder: Path) -> None:
-    """A family without members has no key; its listing is empty."""
+    """A family without members has no key, and its listing is empty."""
     write(folder / "other.pem", b"x")
     with pytest.raises(KeyNotFound, match=r"No file matches .*\n.*there are: other\.pem"):
         open_key(f"pem:{folder}/app-*.pem")
@@ -140,13 +140,13 @@ def test_empty_family_is_not_found(folder: Path) -> None:
 
 
 def test_family_without_folder(folder: Path) -> None:
-    """A family in a folder that is missing says so."""
+    """If the family's folder is missing, the error says so."""
     with pytest.raises(KeyNotFound, match="does not exist"):
         open_key(f"pem:{folder}/keys/*.pem")
 
 
 def test_only_star_is_special(folder: Path) -> None:
-    """Other signs that a shell would expand stand for themselves, and a hidden file is no member."""
+    """Other shell wildcards are literal, and a hidden file is not a member."""
     member(folder, "app[1]-a", 1)
     member(folder, "app1-b", 2)
     member(folder, ".app", 3)
@@ -157,14 +157,14 @@ def test_only_star_is_special(folder: Path) -> None:
 
 
 def test_begin_and_end_do_not_overlap(folder: Path) -> None:
-    """The * stands for some part of the name, or none; never for less."""
+    """The * stands for any part of the name, even an empty one, but prefix and suffix never overlap."""
     member(folder, "app.pem", 1)
     assert store("pem:").keys(uri(f"pem:{folder}/app.pem*.pem.pem")) == []
     assert len(store("pem:").keys(uri(f"pem:{folder}/app.pem*.pem"))) == 1
 
 
 def test_hidden_file_is_no_member(folder: Path) -> None:
-    """A `*` at the beginning does not stand for a dot, as in a shell; a family of hidden files says so."""
+    """As in a shell, a leading `*` does not match a dot; a family of hidden files includes the dot."""
     shown = member(folder, "app", 1)
     hidden = member(folder, ".app", 2)
     assert open_key(f"pem:{folder}/*.pem").chain == (shown,)
@@ -174,14 +174,14 @@ def test_hidden_file_is_no_member(folder: Path) -> None:
 
 @pytest.mark.parametrize("changed", [1e18, -1e18, float("inf"), float("-inf"), float("nan")])
 def test_impossible_time_of_change(folder: Path, changed: float) -> None:
-    """A file whose time of change is no date counts as the oldest, and is read all the same."""
+    """A file with an invalid modification time counts as the oldest, and is still read."""
     status = SimpleNamespace(st_mtime=changed)
     assert places._created(folder / "app.pem", status) == dt.datetime(1970, 1, 1, tzinfo=dt.UTC)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("changed", [0, -86400, 2**33])
 def test_time_of_change_far_away(folder: Path, changed: int) -> None:
-    """The time of change may be before 1970 or after 2038."""
+    """The modification time may be before 1970 or after 2038."""
     path = folder / "app.pem"
     member(folder, "app", 1)
     os.utime(path, (changed, changed))

@@ -1,4 +1,4 @@
-"""Where a key's file is looked for, and what is said when it is not there or may not be read."""
+"""Where a key's file is looked for, and the errors if it is missing or may not be read."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def forbidden(folder: Path) -> Iterator[Path]:
-    """A folder that this account may not look into; root, who may look everywhere, becomes somebody else."""
+    """A folder that this account may not search; root, who may search any, becomes another account."""
     place = folder / "forbidden"
     place.mkdir(mode=0)
     root = sys.platform != "win32" and os.geteuid() == 0
@@ -34,7 +34,7 @@ def app(folder: Path) -> Path:
 
 
 def test_missing_file_names_neighbours(folder: Path) -> None:
-    """Where a file is missing, the error names those of the same kind in its folder."""
+    """If a file is missing, the error names those of the same type in its folder."""
     for name in ("old.pfx", "new.P12", "other.pem"):
         write(folder / name, b"x")
     with pytest.raises(KeyNotFound, match=r"(?m)there are: new\.P12, old\.pfx\.$"):
@@ -42,50 +42,50 @@ def test_missing_file_names_neighbours(folder: Path) -> None:
 
 
 def test_missing_folder_is_named(folder: Path) -> None:
-    """Where the folder itself is missing, the error says so."""
+    """If the folder itself is missing, the error says so."""
     with pytest.raises(KeyNotFound, match=r"folder .*keys does not exist"):
         open_key(f"pfx:{folder / 'keys' / 'app.pfx'}")
 
 
 def test_empty_folder_gets_advice(folder: Path) -> None:
-    """Where nothing is near, the error says how to make a key."""
+    """If there are no similar files, the error says how to make a key."""
     with pytest.raises(KeyNotFound, match="keyvouch new"):
         open_key(f"pfx:{folder / 'app.pfx'}")
 
 
 def test_file_on_the_way(app: Path) -> None:
-    """A path through a file leads to nothing."""
+    """A path through a file does not exist."""
     with pytest.raises(KeyNotFound):
         open_key(f"pem:{app / 'app.pem'}")
 
 
 def test_tilde_is_not_expanded() -> None:
-    """A ~ stays one, and the error says so."""
+    """A ~ is literal, and the error says so."""
     with pytest.raises(KeyNotFound, match="~ is not expanded"):
         open_key("pem:~/app.pem")
 
 
 def test_missing_file_precedes_password(folder: Path) -> None:
-    """Nobody is asked for the password of a file that is not there."""
+    """The password for a missing file is not prompted for."""
     with pytest.raises(KeyNotFound):
         open_key(f"pfx:{folder / 'app.pfx'}?password=env:MISSING")
 
 
 def test_folder_is_no_key(folder: Path) -> None:
-    """A folder is not opened."""
+    """A folder is not a key file."""
     with pytest.raises(KeyUnusable, match="is a folder"):
         open_key(f"pem:{folder}")
 
 
 def test_empty_file_fails(folder: Path) -> None:
-    """An empty file is called empty."""
+    """An empty file is reported as empty."""
     with pytest.raises(KeyUnusable, match="is empty"):
         open_key(f"pem:{write(folder / 'app.pem', b'')}")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="access rules are not read there")
 def test_everyones_file_is_refused(app: Path) -> None:
-    """A key that everyone can read is refused, with the remedy, unless the profile lets it pass."""
+    """A world-readable key is refused, with the remedy, unless the profile allows it."""
     app.chmod(0o644)
     with pytest.raises(AccessDenied, match="chmod o-rwx"):
         open_key(f"pem:{app}")
@@ -102,7 +102,7 @@ def test_group_may_read(app: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="a folder's mode means nothing there")
 @pytest.mark.parametrize("name", ["app.pem", "*.pem"])
 def test_forbidden_place_is_denied(forbidden: Path, name: str) -> None:
-    """What this account may not read, or not list, is `AccessDenied`, whether it is there or not."""
+    """A path that this account may not read or list is `AccessDenied`, whether or not it exists."""
     text = f"pem:{forbidden / name}"
     with pytest.raises(AccessDenied, match="cannot be read"):
         open_key(text)
@@ -120,13 +120,13 @@ def test_listing_needs_a_path() -> None:
 
 @pytest.mark.parametrize("path", ["/keys-*/app.pfx", "/keys/*-*.pfx", "/keys%00.pfx"])
 def test_odd_paths_are_refused(path: str) -> None:
-    """One * may stand in a path, in the file's name."""
+    """A path may contain one *, in the file's name."""
     with pytest.raises(ConfigurationError, match="path"):
         uri(f"pfx:{path}")
 
 
 def test_relative_path_is_pinned(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pinned URI opens from any working directory, and so do the places it refers to."""
+    """The pinned URI opens from any working directory, and so do the files it refers to."""
     monkeypatch.chdir(app.parent)
     pinned = open_key("pem:app.pem?certificate-file=app.crt").uri
     monkeypatch.chdir("/")
@@ -136,7 +136,7 @@ def test_relative_path_is_pinned(app: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_pinned_uri_keeps_the_way(folder: Path) -> None:
-    """The pinned URI says which key it is and how it is reached, and leaves nothing to choose."""
+    """The pinned URI identifies the key and how to reach it, and leaves nothing to select."""
     path = openssl_pfx(folder / "app.pfx")
     pinned = open_key(f"pfx:{path}?password=env:PASSWORD&select=newest&settle=5").uri
     assert str(pinned).startswith(f"pfx:path={path};spki-sha256=")
@@ -145,7 +145,7 @@ def test_pinned_uri_keeps_the_way(folder: Path) -> None:
 
 
 def test_odd_names_are_pinned(folder: Path) -> None:
-    """A name comes through with the URI's own signs in it, and where it is not UTF-8."""
+    """A name may contain the URI's own separators, or bytes that are not UTF-8."""
     names = [b"a;b&c?d%e f.pem", b"k\xe9y.pem"]
     for name in names:
         write(folder / os.fsdecode(name), pem_of(new_key()))
@@ -154,7 +154,7 @@ def test_odd_names_are_pinned(folder: Path) -> None:
 
 
 def test_replaced_key_is_noticed(app: Path) -> None:
-    """A file that holds another key now does not open by the pinned URI."""
+    """A file that now contains another key does not open by the pinned URI."""
     key = open_key(f"pem:{app}")
     assert not key.changed()
     write(app, pem_of(new_key("P-256", 1)))
@@ -164,7 +164,7 @@ def test_replaced_key_is_noticed(app: Path) -> None:
 
 
 def test_moved_file_is_noticed(app: Path) -> None:
-    """A copy of the same size and time, moved into place, is a change; so is a file that is gone."""
+    """A copy of the same size and time moved into place is a change; so is a missing file."""
     key = open_key(f"pem:{app}")
     times = app.stat()
     copy = write(app.with_name("copy"), app.read_bytes())
@@ -176,7 +176,7 @@ def test_moved_file_is_noticed(app: Path) -> None:
 
 
 def test_folder_is_listed(folder: Path) -> None:
-    """Of a folder the files of this kind are listed; one that cannot be read is passed over."""
+    """In a folder the files of this type are listed; unreadable ones are skipped."""
     write(folder / "a.pem", pem_of(new_key()))
     write(folder / "b.key", pem_of(new_key("RSA-2048"), certify(new_key("RSA-2048"), "b")))
     write(folder / "c.pem", b"broken")
@@ -189,7 +189,7 @@ def test_folder_is_listed(folder: Path) -> None:
 
 
 def test_named_file_is_not_passed_over(folder: Path) -> None:
-    """A file that the URI names has its error told by the listing, too."""
+    """An error in a file that the URI names is raised by the listing, too."""
     path = write(folder / "c.pem", b"broken")
     with pytest.raises(KeyUnusable):
         store("pem:").keys(uri(f"pem:{path}"))
@@ -198,7 +198,7 @@ def test_named_file_is_not_passed_over(folder: Path) -> None:
 
 
 def test_pinned_uri_lists_its_key(folder: Path) -> None:
-    """A listing keeps to the key that the URI names."""
+    """A listing contains only the key that the URI selects."""
     path = write(folder / "two.pem", pem_of(new_key("P-256", 1), new_key("P-256", 2)))
     first, second = store("pem:").keys(uri(f"pem:{path}"))
     assert store("pem:").keys(second.uri) == [second]

@@ -1,4 +1,4 @@
-"""New keys and imported ones: what is written, how, and never over another."""
+"""New and imported keys: what is written, how, and never over an existing file."""
 
 import datetime as dt
 import errno
@@ -31,7 +31,7 @@ SLOW = KeySpec("RSA-4096", "CN=new")
 
 
 def generate(text: str, spec: KeySpec = QUICK) -> Any:
-    """Generate, and open what was made."""
+    """Generate a key, and open it."""
     return open_key(store(text).generate(uri(text), spec))
 
 
@@ -41,14 +41,14 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def no_key_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is refused is refused before an RSA key is made."""
+    """Make the test fail if an RSA key is created before a refusal."""
     monkeypatch.setattr(rsa, "generate_private_key", lambda *_: pytest.fail("a key was made"))
 
 
 @pytest.mark.parametrize("kind", KEY_TYPES)
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
 def test_every_kind_is_made(folder: Path, scheme: str, kind: str) -> None:
-    """Every kind of key is made as asked for, and opens by the URI that is returned."""
+    """Every requested type of key is created, and opens by the returned URI."""
     key = generate(f"{scheme}:{folder}/app?password=env:PASSWORD", KeySpec(kind))
     assert key_type(key.public_key) == kind
     assert key.chain[0].public_key() == key.public_key
@@ -56,7 +56,7 @@ def test_every_kind_is_made(folder: Path, scheme: str, kind: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
 def test_certificate_is_made(folder: Path, scheme: str) -> None:
-    """The certificate has the subject, the days and the usage of one for signing in."""
+    """The certificate has the subject, the validity and the key usage for signing in."""
     (certificate,) = generate(f"{scheme}:{folder}/app").chain
     assert certificate.subject.rfc4514_string() == "CN=new,O=Contoso"
     assert certificate.not_valid_after_utc - certificate.not_valid_before_utc == dt.timedelta(days=7)
@@ -66,7 +66,7 @@ def test_certificate_is_made(folder: Path, scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
 def test_certificate_file_is_written(folder: Path, scheme: str) -> None:
-    """With `certificate-file` the certificate stands there, and the key alone in its own file."""
+    """With `certificate-file` the certificate is written there, and only the key to its own file."""
     key = generate(f"{scheme}:{folder}/app?certificate-file={folder}/app.crt")
     certificate = x509.load_pem_x509_certificate((folder / "app.crt").read_bytes())
     assert certificate.public_key() == key.public_key
@@ -74,13 +74,13 @@ def test_certificate_file_is_written(folder: Path, scheme: str) -> None:
 
 
 def test_one_file_named_twice(folder: Path) -> None:
-    """A `certificate-file` that is the key's own file is that file."""
+    """A `certificate-file` equal to the key's path means the same file."""
     (folder / "link").symlink_to(folder)
     assert generate(f"pem:{folder}/app.pem?certificate-file={folder}/link/app.pem").chain
 
 
 def test_pfx_is_strong(folder: Path) -> None:
-    """A new PFX has AES-256 and an HMAC of SHA-256, as the `openssl` command sees it."""
+    """A new PFX uses AES-256 and HMAC-SHA-256, according to the `openssl` command."""
     generate(f"pfx:{folder}/app.pfx?password=env:PASSWORD")
     command = ("pkcs12", "-info", "-noout", "-in", folder / "app.pfx", "-passin", f"pass:{PASSWORD}")
     told = openssl(*command, told_aside=True).decode()
@@ -89,7 +89,7 @@ def test_pfx_is_strong(folder: Path) -> None:
 
 
 def test_pfx_has_friendly_name(folder: Path) -> None:
-    """The friendly name is the common name, or the one that the URI asks for."""
+    """The friendly name is the common name, or the one in the URI."""
     generate(f"pfx:{folder}/a.pfx")
     generate(f"pfx:path={folder}/b.pfx;friendly-name=bee")
     bundles = [pkcs12.load_pkcs12((folder / name).read_bytes(), None) for name in ("a.pfx", "b.pfx")]
@@ -97,7 +97,7 @@ def test_pfx_has_friendly_name(folder: Path) -> None:
 
 
 def test_pfx_is_read_elsewhere(folder: Path) -> None:
-    """The `openssl` command finds the same key in a new PFX."""
+    """The `openssl` command reads the same key from a new PFX."""
     key = generate(f"pfx:{folder}/app.pfx?password=env:PASSWORD")
     assert load_with_openssl(folder / "app.pfx").public_key() == key.public_key
 
@@ -113,7 +113,7 @@ def test_pem_is_encrypted_pkcs8(folder: Path) -> None:
 
 @pytest.mark.parametrize("text", ["pfx:{}/app", "pem:{}/app", "pem:{}/app?certificate-file={}/app.crt"])
 def test_files_are_private(folder: Path, text: str) -> None:
-    """What is written can be read by its owner alone, whatever the umask."""
+    """New files are readable only by their owner, whatever the umask."""
     before = os.umask(0)
     try:
         generate(text.format(folder, folder))
@@ -126,7 +126,7 @@ def test_files_are_private(folder: Path, text: str) -> None:
 @pytest.mark.parametrize("further", [False, True])
 @pytest.mark.parametrize("taken", ["app.pem", "app.crt"])
 def test_nothing_is_overwritten(folder: Path, taken: str, *, further: bool) -> None:
-    """A file that is there stays as it is, the certificate's too, and is found before a key is made."""
+    """An existing file, even the certificate's, is kept, and is detected before a key is created."""
     write(folder / taken, b"here")
     with pytest.raises(KeyExists, match=taken):
         generate(f"pem:{folder}/app.pem?certificate-file={folder}/app.crt", KeySpec("RSA-4096", further=further))
@@ -136,7 +136,7 @@ def test_nothing_is_overwritten(folder: Path, taken: str, *, further: bool) -> N
 
 @pytest.mark.usefixtures("no_key_is_made")
 def test_dangling_link_is_taken(folder: Path) -> None:
-    """A link that leads nowhere is not written through."""
+    """A dangling link is not written through."""
     (folder / "app.pem").symlink_to(folder / "elsewhere")
     with pytest.raises(KeyExists):
         generate(f"pem:{folder}/app.pem", SLOW)
@@ -156,14 +156,14 @@ def test_dangling_link_is_taken(folder: Path) -> None:
     ],
 )
 def test_mistakes_come_first(folder: Path, text: str, spec: KeySpec, error: str) -> None:
-    """What can be refused is refused before a key is made, and nothing is left behind."""
+    """What can be refused is refused before a key is created, and nothing is left behind."""
     with pytest.raises((ConfigurationError, SecretRequired), match=error):
         generate(text.format(folder, folder), spec)
     assert names(folder) == []
 
 
 def test_failure_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the certificate cannot be written the key is taken away again."""
+    """If the certificate cannot be written, the key is removed again."""
     write_private = files.write_private
 
     def full_disk(path: Path, data: bytes) -> None:
@@ -178,7 +178,7 @@ def test_failure_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_one_of_two_wins(folder: Path) -> None:
-    """Of several that make the same file at once one succeeds."""
+    """Of several that create the same file concurrently, one succeeds."""
     text = f"pfx:{folder}/app.pfx"
     outcomes: list[str] = []
 
@@ -199,7 +199,7 @@ def test_one_of_two_wins(folder: Path) -> None:
 
 
 def test_family_grows_when_asked(folder: Path) -> None:
-    """A second member is made only as a further one, and never in the place of the first."""
+    """Another member is created only if requested, and never replaces the first."""
     text = f"pem:{folder}/app-*.pem"
     first = generate(text)
     with pytest.raises(KeyExists, match="--further"):
@@ -210,13 +210,13 @@ def test_family_grows_when_asked(folder: Path) -> None:
 
 
 def test_further_begins_a_family(folder: Path) -> None:
-    """The first member may be asked for as a further one."""
+    """The first member may be requested as a further one, too."""
     assert generate(f"pem:{folder}/app-*.pem", KeySpec("P-256", further=True))
 
 
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
 def test_key_is_imported(folder: Path, scheme: str) -> None:
-    """A key and its chain are written as a new one would be."""
+    """A key and its chain are written as new ones would be."""
     issuer, key = new_key("P-256", 1), new_key("RSA-2048")
     chain = (certify(key, "app", issuer), certify(issuer, "authority"))
     text = f"{scheme}:{folder}/app?password=env:PASSWORD"
@@ -229,14 +229,14 @@ def test_key_is_imported(folder: Path, scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
 def test_bare_key_is_imported(folder: Path, scheme: str) -> None:
-    """A key may come without a certificate."""
+    """A key may be imported without a certificate."""
     text = f"{scheme}:{folder}/app?certificate-file={folder}/app.crt"
     assert open_key(store(text).import_key(uri(text), new_key(), ())).chain == ()
     assert names(folder) == ["app"]
 
 
 def test_import_adds_member(folder: Path) -> None:
-    """To a family an imported key is a further member."""
+    """In a family an imported key becomes a further member."""
     text = f"pem:{folder}/*.pem"
     for which in (1, 2):
         store(text).import_key(uri(text), new_key("P-256", which), ())
@@ -244,7 +244,7 @@ def test_import_adds_member(folder: Path) -> None:
 
 
 def test_import_is_checked(folder: Path) -> None:
-    """What could not be opened afterwards is not written."""
+    """A key that could not be opened afterwards is not written."""
     text = f"pem:{folder}/app.pem"
     with pytest.raises(KeyUnusable):
         store(text).import_key(uri(text), new_key("RSA-1024"), ())

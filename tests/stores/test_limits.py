@@ -1,4 +1,4 @@
-"""How much work opening a file may be: whoever wrote the file decides that."""
+"""How much work opening a file may cause, since whoever wrote the file decides that."""
 
 import base64
 import datetime as dt
@@ -28,12 +28,12 @@ NEW = ("-keypbe", "AES-256-CBC", "-certpbe", "AES-256-CBC", "-macalg", "sha256")
 OLD = ("-legacy", "-keypbe", "PBE-SHA1-3DES", "-certpbe", "PBE-SHA1-RC2-40", "-macalg", "sha1")
 PLAIN = ("-keypbe", "NONE", "-certpbe", "NONE")
 MADE = 70_000
-"""Rounds of the files that are changed to ask for more: its INTEGER has three bytes."""
+"""Iteration count of the files that are modified to ask for more: its INTEGER has three bytes."""
 LIMIT = r"the limit is 3,000,000"
 
 
 def with_rounds(octets: bytes, value: int, *, place: int | None = None) -> bytes:
-    """The file with other rounds in all places, or in one of them."""
+    """Return the file with another iteration count everywhere, or in one place."""
     parts = octets.split(integer(MADE))
     assert len(parts) > (place or 0) + 1
     glue = [integer(value) if place in {None, number} else integer(MADE) for number in range(len(parts) - 1)]
@@ -41,7 +41,7 @@ def with_rounds(octets: bytes, value: int, *, place: int | None = None) -> bytes
 
 
 def refused(scheme: str, path: Path, password: str = "?password=env:PASSWORD") -> str:
-    """What is said of a file that takes too long to open."""
+    """Return the error for a file that takes too long to open."""
     with pytest.raises(KeyUnusable) as caught:
         open_key(f"{scheme}:{path}{password}")
     return str(caught.value)
@@ -53,13 +53,13 @@ def refused(scheme: str, path: Path, password: str = "?password=env:PASSWORD") -
     ids=["new", "old", "mac"],
 )
 def test_high_count_of_openssl_is_refused(folder: Path, options: Sequence[str], rounds: int) -> None:
-    """The error names the rounds, those of three derivations together, and the limit."""
+    """The error has the total rounds of three derivations, and the limit."""
     path = openssl_pfx(folder / "app.pfx", *options, "-iter", rounds)
     assert re.search(r"3,600,000 rounds.*" + LIMIT, refused("pfx", path))
 
 
 def test_hint_mends_the_file(folder: Path) -> None:
-    """The commands of the hint write a file that opens."""
+    """The hint's commands write a file that opens."""
     path = openssl_pfx(folder / "app.pfx", *NEW, "-iter", 1_200_000)
     commands = refused("pfx", path).partition("Write it again: ")[2].split(" && ")
     for command in commands:
@@ -71,7 +71,7 @@ def test_hint_mends_the_file(folder: Path) -> None:
 
 @pytest.mark.parametrize("options", [NEW, OLD], ids=["new", "old"])
 def test_careful_counts_open(folder: Path, options: Sequence[str]) -> None:
-    """600,000 rounds, which OWASP advises, open; in three places these are 1,800,000."""
+    """600,000 rounds, as OWASP recommends, open; in three places these are 1,800,000."""
     path = openssl_pfx(folder / "app.pfx", *options, "-iter", 600_000)
     assert open_key(f"pfx:{path}?password=env:PASSWORD").public_key == new_key().public_key()
 
@@ -79,7 +79,7 @@ def test_careful_counts_open(folder: Path, options: Sequence[str]) -> None:
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["certificates", "key", "mac"])
 @pytest.mark.parametrize("options", [NEW, OLD], ids=["new", "old"])
 def test_each_derivation_counts(folder: Path, options: Sequence[str], place: int) -> None:
-    """A high count is found wherever it is."""
+    """A high count is found in any place."""
     path = openssl_pfx(folder / "app.pfx", *options, "-iter", MADE)
     write(path, with_rounds(path.read_bytes(), 0x7FFFFF, place=place))
     assert "8,528,607 rounds" in refused("pfx", path)
@@ -89,7 +89,7 @@ def test_each_derivation_counts(folder: Path, options: Sequence[str], place: int
     "options", [("-v2", "aes-256-cbc"), ("-v2", "des3"), ("-v1", "PBE-SHA1-3DES"), ("-v1", "PBE-MD5-DES")]
 )
 def test_encrypted_pem_is_limited(folder: Path, options: Sequence[str]) -> None:
-    """PKCS#8 in PEM has a count too, with PBKDF2 and in older schemes."""
+    """PKCS#8 in PEM has a count too, with PBKDF2 and with older schemes."""
     legacy = ("-provider", "legacy", "-provider", "default") if "PBE-MD5-DES" in options else ()
     octets = openssl(
         "pkcs8",
@@ -111,7 +111,7 @@ def test_encrypted_pem_is_limited(folder: Path, options: Sequence[str]) -> None:
 
 
 def test_keys_of_a_pem_count_together(folder: Path) -> None:
-    """Many keys in one file are no way around the limit."""
+    """Several keys in one file do not bypass the limit."""
     one = openssl("pkcs8", "-topk8", "-iter", MADE, "-passout", f"pass:{PASSWORD}", stdin=pem_of(new_key()))
     assert "3,010,000 rounds" in refused("pem", write(folder / "app.pem", one * 43))
 
@@ -126,7 +126,7 @@ def test_keys_of_a_pem_count_together(folder: Path) -> None:
     ],
 )
 def test_scrypt_is_limited(folder: Path, parameters: tuple[int, int, int], message: str) -> None:
-    """N, r and p are of the file's choice; memory is N * r * 128 bytes."""
+    """The file sets N, r and p; memory is N * r * 128 bytes."""
     octets = openssl(
         "pkcs8", "-topk8", "-scrypt", "-passout", f"pass:{PASSWORD}", "-outform", "DER", stdin=pem_of(new_key())
     )
@@ -139,7 +139,7 @@ def test_scrypt_is_limited(folder: Path, parameters: tuple[int, int, int], messa
 
 
 def pkcs8(kdf: bytes, ciphertext: bytes = bytes(160)) -> bytes:
-    """An encrypted key whose key derivation is this."""
+    """An encrypted key with this key derivation."""
     return der(0x30, encryption(kdf), der(0x04, ciphertext))
 
 
@@ -150,14 +150,14 @@ def encryption(kdf: bytes) -> bytes:
 
 
 def pbkdf2(rounds: int, *more: bytes) -> bytes:
-    """Parameters of PBKDF2."""
+    """PBKDF2 parameters."""
     return der(
         0x30, der(0x06, bytes.fromhex("2a864886f70d01050c")), der(0x30, der(0x04, bytes(8)), integer(rounds), *more)
     )
 
 
 def armored(octets: bytes, label: bytes = b"ENCRYPTED PRIVATE KEY") -> bytes:
-    """PEM."""
+    """Encode as PEM."""
     return b"-----BEGIN %s-----\n%s-----END %s-----\n" % (label, base64.encodebytes(octets), label)
 
 
@@ -165,18 +165,18 @@ def armored(octets: bytes, label: bytes = b"ENCRYPTED PRIVATE KEY") -> bytes:
     "rounds", [2**31 - 1, 2**63, 2**64, 2**800, 2**30_000], ids=lambda rounds: str(rounds.bit_length())
 )
 def test_absurd_counts_are_refused(folder: Path, rounds: int) -> None:
-    """No number is too large to be refused and shown."""
+    """Any number, however large, is refused and shown."""
     assert re.search(LIMIT, refused("pem", write(folder / "app.pem", armored(pkcs8(pbkdf2(rounds))))))
 
 
 def test_long_derived_keys_count(folder: Path) -> None:
-    """PBKDF2 runs once for each block of what it derives."""
+    """PBKDF2 runs once for each block of its output."""
     long = pbkdf2(100_000, integer(32 * 40))
     assert "4,000,000 rounds" in refused("pem", write(folder / "app.pem", armored(pkcs8(long))))
 
 
 def test_counts_in_ber_are_found(folder: Path) -> None:
-    """An octet string in pieces, and an indefinite length, hide nothing."""
+    """Octet strings in pieces and indefinite lengths do not hide a count."""
     inner = der(
         0x30,
         der(0x30, der(0x06, bytes.fromhex("2a864886f70d010701")), der(0xA0, der(0x04, safe_with(pbkdf2(2**31 - 1))))),
@@ -189,7 +189,7 @@ def test_counts_in_ber_are_found(folder: Path) -> None:
 
 
 def test_data_within_data_is_not_followed(folder: Path) -> None:
-    """Only the safes and what is in them are read: thousands of levels of octet strings are no work."""
+    """Only the safes and their contents are read: thousands of nested octet strings cause no work."""
     data = der(0x06, bytes.fromhex("2a864886f70d010701"))
     inner = der(0x30)
     for _ in range(3_000):
@@ -207,7 +207,7 @@ def safe_with(kdf: bytes) -> bytes:
 
 @pytest.mark.parametrize("scheme", ["pem", "pfx"])
 def test_unencrypted_large_key_is_refused_unread(folder: Path, scheme: str) -> None:
-    """Checking the primes of RSA-16384 takes minutes: the key is refused by its size."""
+    """Checking the primes of RSA-16384 takes minutes: the key is refused because of its size."""
     numbers = [integer(value) for value in (0, 2**16383 + 1, 65537, 2**16383 - 1, *[2**8191 + 1] * 5)]
     algorithm = der(0x30, der(0x06, bytes.fromhex("2a864886f70d010101")), der(0x05))
     key = der(0x30, integer(0), algorithm, der(0x04, der(0x30, *numbers)))
@@ -222,7 +222,7 @@ def test_unencrypted_large_key_is_refused_unread(folder: Path, scheme: str) -> N
 
 
 def test_errors_of_openssl_are_no_defects(folder: Path) -> None:
-    """A Diffie-Hellman key that OpenSSL takes for too large is a key that cannot be read."""
+    """A Diffie-Hellman key that OpenSSL considers too large is reported as an unreadable key."""
     parameters = der(0x30, integer(2**18_000 + 1), integer(2))
     algorithm = der(0x30, der(0x06, bytes.fromhex("2a864886f70d010301")), parameters)
     key = der(0x30, integer(0), algorithm, der(0x04, integer(12345)))
@@ -230,20 +230,20 @@ def test_errors_of_openssl_are_no_defects(folder: Path) -> None:
 
 
 def test_private_keys_count_together(folder: Path) -> None:
-    """Each key takes time to check, so that their number is limited by their size."""
+    """Each key takes time to check, so their total size is limited."""
     path = write(folder / "app.pem", pem_of(new_key("RSA-2048")) * 40)
     assert "the limit is 32,768" in refused("pem", path)
 
 
 def test_large_exponent_is_refused(folder: Path) -> None:
-    """RSA whose public exponent has more than 64 bits is nobody's."""
+    """RSA with a public exponent of more than 64 bits is refused: nobody uses it."""
     options = ("-pkeyopt", "rsa_keygen_bits:2048", "-pkeyopt", f"rsa_keygen_pubexp:{2**65 + 3}")
     path = write(folder / "app.pem", openssl("genpkey", "-quiet", "-algorithm", "RSA", *options))
     assert "invalid public exponent" in refused("pem", path)
 
 
 def big_certificate(bits: int = 8193, exponent: int = 65537, *, issuer: Any = None) -> x509.Certificate:
-    """A certificate of an RSA key that nobody has."""
+    """A certificate for a fictitious RSA key."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "big")])
     begin = dt.datetime.now(dt.UTC)
     builder = x509.CertificateBuilder(
@@ -254,7 +254,7 @@ def big_certificate(bits: int = 8193, exponent: int = 65537, *, issuer: Any = No
 
 @pytest.mark.parametrize(("bits", "exponent"), [(8193, 65537), (16384, 65537), (2048, 2**64 + 1)])
 def test_large_keys_in_certificates_are_left_out(bits: int, exponent: int) -> None:
-    """Such a certificate is not verified with, and by itself there is none that can be read."""
+    """Such a certificate is not used for verification; if it is the only one, none can be read."""
     big = big_certificate(bits, exponent)
     leaf = certify(new_key("P-256", 1), "app", new_key(), "big")
     found = load_certificates(pem_of(leaf, big), "file")
@@ -265,13 +265,13 @@ def test_large_keys_in_certificates_are_left_out(bits: int, exponent: int) -> No
 
 @pytest.mark.parametrize(("bits", "exponent"), [(8192, 65537), (2048, 2**64 - 1)])
 def test_largest_keys_in_certificates_are_read(bits: int, exponent: int) -> None:
-    """The limits themselves are within."""
+    """Keys exactly at the limits are read."""
     assert load_certificates(pem_of(big_certificate(bits, exponent)), "file")
 
 
 @pytest.mark.parametrize("scheme", ["pem", "pfx"])
 def test_many_certificates_are_refused(folder: Path, scheme: str) -> None:
-    """Looking for issuers among thousands of certificates of one name would take minutes."""
+    """Finding issuers among thousands of certificates with the same name would take minutes."""
     many = [certify(new_key())] * 501
     if scheme == "pem":
         path = write(folder / "app.pem", pem_of(new_key(), *many))
@@ -281,7 +281,7 @@ def test_many_certificates_are_refused(folder: Path, scheme: str) -> None:
 
 
 def test_chain_is_ten_certificates() -> None:
-    """A chain ends after ten, whatever the file has."""
+    """A chain has at most ten certificates, whatever the file contains."""
     keys = [new_key("P-256", which) for which in range(15)]
     pool = [
         certify(key, f"n{number}", issuer, f"n{number + 1}")
@@ -291,13 +291,13 @@ def test_chain_is_ten_certificates() -> None:
 
 
 def test_large_pfx_is_refused(folder: Path) -> None:
-    """A mebibyte is more than all authorities' certificates have."""
+    """A mebibyte is more than the certificates of all public CAs need."""
     path = openssl_pfx(folder / "app.pfx")
     assert "the limit for a PFX file is 1,048,576" in refused("pfx", write(path, path.read_bytes() + bytes(2**20)))
 
 
 def test_key_in_the_encrypted_part_is_not_counted(folder: Path) -> None:
-    """A key that is encrypted twice shows its rounds only to the password: whoever knows it can make opening slower."""
+    """The rounds of a doubly encrypted key are visible only with the password, so its owner can make opening slower."""
     path = folder / "app.pfx"
     path.write_bytes(with_hidden_key(rounds=3_100_000))
     path.chmod(0o600)
@@ -305,7 +305,7 @@ def test_key_in_the_encrypted_part_is_not_counted(folder: Path) -> None:
 
 
 def with_hidden_key(rounds: int) -> bytes:
-    """A PFX whose key, encrypted with so many rounds, is inside an encrypted part."""
+    """A PFX whose key, encrypted with this many rounds, is inside an encrypted part."""
     options = ("-outform", "DER", "-v2", "aes-256-cbc", "-iter", rounds, "-passout", f"pass:{PASSWORD}")
     key = openssl("pkcs8", "-topk8", *options, stdin=pem_of(new_key("P-256")))
     safe = der(0x30, der(0x30, der(0x06, bytes.fromhex("2a864886f70d010c0a0102")), der(0xA0, key)))

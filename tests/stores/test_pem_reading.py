@@ -1,4 +1,4 @@
-"""What PEM files are opened, and what is said of the others."""
+"""Which PEM files are opened, and the errors for the others."""
 
 import base64
 import re
@@ -32,7 +32,7 @@ def encrypted(*options: str) -> bytes:
 
 
 def test_key_and_certificate_open(folder: Path) -> None:
-    """Key and certificate may stand in one file, in any order."""
+    """Key and certificate may be in one file, in any order."""
     path = write(folder / "app.pem", pem_of(certify(new_key()), new_key()))
     key = open_key(f"pem:{path}")
     assert key.public_key == new_key().public_key()
@@ -40,14 +40,14 @@ def test_key_and_certificate_open(folder: Path) -> None:
 
 
 def test_key_alone_opens(folder: Path) -> None:
-    """The certificate may stand elsewhere: `certificate-file` is not the store's to read."""
+    """The certificate may be elsewhere: the store does not read `certificate-file`."""
     path = write(folder / "app.key", pem_of(new_key()))
     assert open_key(f"pem:{path}?certificate-file=/nowhere.pem").chain == ()
 
 
 @pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "P-384", "P-521"])
 def test_traditional_key_opens(folder: Path, kind: str) -> None:
-    """The forms before PKCS#8 open."""
+    """The formats before PKCS#8 open."""
     octets = traditional(kind)
     assert octets.startswith((b"-----BEGIN RSA PRIVATE KEY", b"-----BEGIN EC PRIVATE KEY"))
     assert open_key(f"pem:{write(folder / 'app.pem', octets)}").public_key == new_key(kind).public_key()
@@ -56,7 +56,7 @@ def test_traditional_key_opens(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["RSA-2048", "P-256"])
 @pytest.mark.parametrize("cipher", ["-aes256", "-des3"])
 def test_encrypted_traditional_key_opens(folder: Path, kind: str, cipher: str) -> None:
-    """The forms before PKCS#8 open encrypted, too."""
+    """The encrypted formats before PKCS#8 open, too."""
     path = write(folder / "app.pem", traditional(kind, cipher, "-passout", PASS_OUT))
     assert b"Proc-Type: 4,ENCRYPTED" in path.read_bytes()
     assert open_key(f"pem:{path}?password=env:PASSWORD").public_key == new_key(kind).public_key()
@@ -70,7 +70,7 @@ def test_encrypted_pkcs8_opens(folder: Path, options: tuple[str, ...]) -> None:
 
 
 def test_openssl_listing_opens(folder: Path) -> None:
-    """What `openssl pkcs12 -nodes` prints, with its text between the blocks and Windows' line ends, opens."""
+    """The output of `openssl pkcs12 -nodes`, with text between the blocks and Windows line endings, opens."""
     listing = openssl("pkcs12", "-in", openssl_pfx(folder / "app.pfx"), "-passin", PASS_OUT, "-nodes")
     assert b"Bag Attributes" in listing
     path = write(folder / "app.pem", listing.replace(b"\n", b"\r\n"))
@@ -85,21 +85,21 @@ def test_curve_parameters_are_skipped(folder: Path) -> None:
 
 
 def test_needless_password_is_ignored(folder: Path) -> None:
-    """A password for a key that is not encrypted does no harm."""
+    """A password for an unencrypted key does no harm."""
     path = write(folder / "app.pem", pem_of(new_key()))
     assert open_key(f"pem:{path}?password=env:PASSWORD")
 
 
 @pytest.mark.parametrize("octets", [encrypted, lambda: traditional("RSA-2048", "-aes256", "-passout", PASS_OUT)])
 def test_needed_password_is_named(folder: Path, octets: type[bytes]) -> None:
-    """Where a password is needed, the error says how to give one."""
+    """If a password is required, the error says how to give one."""
     with pytest.raises(SecretRequired, match=r"\?password=env:NAME"):
         open_key(f"pem:{write(folder / 'app.pem', octets())}")
 
 
 @pytest.mark.parametrize("octets", [encrypted, lambda: traditional("RSA-2048", "-aes256", "-passout", PASS_OUT)])
 def test_wrong_password_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, octets: type[bytes]) -> None:
-    """A wrong password is said to be wrong, and is not shown."""
+    """A wrong password is reported as such, and not shown."""
     path = write(folder / "app.pem", octets())
     monkeypatch.setenv("PASSWORD", "battery staple")
     with pytest.raises(SecretIncorrect) as caught:
@@ -108,7 +108,7 @@ def test_wrong_password_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_two_keys_are_ambiguous(folder: Path) -> None:
-    """Of two keys none is taken; the error lists a URI that opens each."""
+    """Neither of two keys is taken; the error lists a URI that opens each."""
     keys = [new_key("P-256", 1), new_key("P-256", 2)]
     path = write(folder / "app.pem", pem_of(*keys, certify(keys[1])))
     with pytest.raises(AmbiguousKey) as caught:
@@ -119,28 +119,28 @@ def test_two_keys_are_ambiguous(folder: Path) -> None:
 
 
 def test_foreign_certificate_is_refused(folder: Path) -> None:
-    """A key does not open with another key's certificate beside it."""
+    """A key does not open if the file has only another key's certificate."""
     path = write(folder / "app.pem", pem_of(new_key(), certify(new_key("P-256", 1))))
     with pytest.raises(CertificateMismatch):
         open_key(f"pem:{path}")
 
 
 def test_certificate_alone_fails(folder: Path) -> None:
-    """Of a file with a certificate only, the error says what to add."""
+    """For a file with only a certificate, the error says what to add."""
     path = write(folder / "app.crt", pem_of(certify(new_key())))
     with pytest.raises(KeyUnusable, match=r"a certificate only: add .*certificate-file="):
         open_key(f"pem:{path}")
 
 
 def test_public_key_fails(folder: Path) -> None:
-    """A public key is called one."""
+    """A public key is reported as such."""
     octets = new_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     with pytest.raises(KeyUnusable, match="public key"):
         open_key(f"pem:{write(folder / 'app.pem', octets)}")
 
 
 def test_openssh_key_fails(folder: Path) -> None:
-    """For a key of OpenSSH the error gives the command that converts it."""
+    """For an OpenSSH key the error has the command that converts it."""
     octets = new_key("RSA-2048").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     path = write(folder / "id_rsa", octets)
     with pytest.raises(KeyUnusable, match=re.escape(f"ssh-keygen -p -m PKCS8 -f {path}")):
@@ -148,7 +148,7 @@ def test_openssh_key_fails(folder: Path) -> None:
 
 
 def test_advice_for_openssh_works(folder: Path) -> None:
-    """The command that the error gives makes a file that opens."""
+    """The command in the error makes a file that opens."""
     octets = new_key("RSA-2048").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     path = write(folder / "id_rsa", octets)
     subprocess.run(["ssh-keygen", "-p", "-m", "PKCS8", "-P", "", "-N", "", "-f", path], check=True, capture_output=True)
@@ -157,21 +157,21 @@ def test_advice_for_openssh_works(folder: Path) -> None:
 
 @pytest.mark.parametrize("end", [100, -30])
 def test_truncated_pem_fails(folder: Path, end: int) -> None:
-    """A file whose end is missing is said to be cut off, in the key as in the certificate."""
+    """A truncated key or certificate is reported as such."""
     path = write(folder / "app.pem", pem_of(new_key(), certify(new_key()))[:end])
     with pytest.raises(KeyUnusable, match="cut off"):
         open_key(f"pem:{path}")
 
 
 def test_damaged_key_fails(folder: Path) -> None:
-    """A key that is not encrypted and cannot be read is no question of the password."""
+    """An unreadable unencrypted key is not blamed on the password."""
     octets = pem_of(new_key()).replace(b"MIG", b"MIH")
     with pytest.raises(KeyUnusable, match="cannot be read"):
         open_key(f"pem:{write(folder / 'app.pem', octets)}")
 
 
 def test_pem_in_utf_16_fails(folder: Path) -> None:
-    """What PowerShell's > made of it is told, with the line that turns it back."""
+    """UTF-16, as PowerShell's > writes, is reported with the command that converts it back."""
     path = write(folder / "app.pem", pem_of(new_key()).decode().encode("utf-16"))
     with pytest.raises(KeyUnusable) as caught:
         open_key(f"pem:{path}")
@@ -179,7 +179,7 @@ def test_pem_in_utf_16_fails(folder: Path) -> None:
 
 
 def test_pfx_in_pem_fails(folder: Path) -> None:
-    """For a PFX the error gives the right scheme."""
+    """For a PFX the error has the right scheme."""
     path = openssl_pfx(folder / "app.pem")
     with pytest.raises(KeyUnusable, match=re.escape(f"pfx:{path}")):
         open_key(f"pem:{path}")
@@ -187,13 +187,13 @@ def test_pfx_in_pem_fails(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["RSA-1024", "SECP256K1", "Ed448", "DSA"])
 def test_other_keys_fail(folder: Path, kind: str) -> None:
-    """A key that is too short, or of a kind that signs no JWT, is refused."""
+    """A key that is too short, or of a type that cannot sign JWTs, is refused."""
     with pytest.raises(KeyUnusable, match=r"RSA"):
         open_key(f"pem:{write(folder / 'app.pem', pem_of(new_key(kind)))}")
 
 
 def test_pem_of_another_thing_fails(folder: Path) -> None:
-    """PEM without any key is told what is missing."""
+    """For PEM without a key the error says what is missing."""
     octets = openssl("ecparam", "-name", "prime256v1")
     with pytest.raises(KeyUnusable, match="block PRIVATE KEY"):
         open_key(f"pem:{write(folder / 'app.pem', octets)}")
@@ -206,7 +206,7 @@ def _mutated(octets: bytes, old: bytes, new: bytes) -> bytes:
 
 
 def test_certificate_of_another_version(folder: Path) -> None:
-    """A certificate of a version that there is not is told, and is no defect."""
+    """A certificate with an invalid version is reported, and is not a defect."""
     key = new_key()
     certificate = certify(key).public_bytes(Encoding.DER)
     odd = _mutated(certificate, bytes.fromhex("a003020102"), bytes.fromhex("a003020113"))
@@ -218,7 +218,7 @@ def test_certificate_of_another_version(folder: Path) -> None:
 
 @pytest.mark.parametrize("tag", [0x0C, 0x14, 0x16, 0x1E])
 def test_name_that_cannot_be_read(folder: Path, tag: int) -> None:
-    """A certificate with a name of other letters than it says is left out, and takes no family down."""
+    """A certificate with a wrongly encoded name is skipped, and does not affect its family."""
     key, other = new_key(), new_key("P-256", 1)
     certificate = certify(key, "xpp").public_bytes(Encoding.DER)
     odd = _mutated(certificate, b"\x0c\x03xpp", bytes((tag, 3)) + b"\xfcpp")
@@ -231,7 +231,7 @@ def test_name_that_cannot_be_read(folder: Path, tag: int) -> None:
 
 
 def test_panic_of_the_parser_is_an_error(folder: Path) -> None:
-    """What the library's own code panics at is a key that cannot be read, and not an end of the program."""
+    """A panic in the library's own code is reported as an unreadable key, and does not end the program."""
     block = traditional("P-256", "-aes256", "-passout", PASS_OUT)
     block = re.sub(rb"(DEK-Info: AES-256-CBC,)[0-9A-F]+", rb"\1D6874BB048E64955D9068957", block)
     assert b"DEK-Info" in block
@@ -241,7 +241,7 @@ def test_panic_of_the_parser_is_an_error(folder: Path) -> None:
 
 
 def test_many_beginnings_are_read_once(folder: Path) -> None:
-    """A file of many blocks that do not end costs one look at each."""
+    """A file with many unterminated blocks is scanned only once."""
     write(folder / "app.pem", b"-----BEGIN A-----\n" * 200_000)
     with pytest.raises(KeyUnusable, match="cut off"):
         open_key(f"pem:{folder}/app.pem")

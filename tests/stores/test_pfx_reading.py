@@ -1,4 +1,4 @@
-"""What PFX files are opened, and what is said of the others."""
+"""Which PFX files are opened, and the errors for the others."""
 
 import base64
 import contextlib
@@ -45,7 +45,7 @@ def several(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_pfx_with_password_opens(
     folder: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], password: str
 ) -> None:
-    """Old and new encryption open, with a password in any language."""
+    """Old and new encryption open, with a password in any script."""
     monkeypatch.setenv("PASSWORD", password)
     path = openssl_pfx(folder / "app.pfx", *options, password=password)
     key = open_key(f"pfx:{path}?password=env:PASSWORD")
@@ -54,27 +54,27 @@ def test_pfx_with_password_opens(
 
 
 def test_cryptography_pfx_opens(folder: Path) -> None:
-    """A PFX that `cryptography` made without a password opens."""
+    """A PFX that `cryptography` wrote without a password opens."""
     octets = pkcs12.serialize_key_and_certificates(b"app", new_key(), certify(new_key()), None, NoEncryption())
     assert open_key(f"pfx:{write(folder / 'app.pfx', octets)}").public_key == new_key().public_key()
 
 
 @pytest.mark.parametrize("options", [(), ("-nomac", *PLAIN)], ids=["empty", "absent"])
 def test_missing_password_is_tried(folder: Path, options: tuple[str, ...]) -> None:
-    """Without `password=` an empty password and none at all are tried."""
+    """Without `password=`, both an empty password and none are tried."""
     path = openssl_pfx(folder / "app.pfx", *options, password="")
     assert open_key(f"pfx:{path}").public_key == new_key().public_key()
 
 
 def test_needed_password_is_named(folder: Path) -> None:
-    """Where a password is needed, the error says how to give one."""
+    """If a password is required, the error says how to give one."""
     with pytest.raises(SecretRequired, match=r"\?password=env:NAME"):
         open_key(f"pfx:{openssl_pfx(folder / 'app.pfx')}")
 
 
 @pytest.mark.parametrize("options", [OLD, NEW], ids=["old", "new"])
 def test_wrong_password_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
-    """A wrong password is told from a file that is none, and is not shown."""
+    """A wrong password is distinguished from an invalid file, and is not shown."""
     monkeypatch.setenv("PASSWORD", "battery staple")
     path = openssl_pfx(folder / "app.pfx", *options)
     with pytest.raises(SecretIncorrect) as caught:
@@ -83,7 +83,7 @@ def test_wrong_password_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_chain_is_ordered(folder: Path) -> None:
-    """Of several certificates those of the key's chain are given, leaf first, whatever their order in the file."""
+    """Of several certificates those in the key's chain are returned, leaf first, whatever their order in the file."""
     root, middle, leaf = (new_key("P-256", which) for which in range(3))
     chain = (
         certify(leaf, "app", middle, "middle"),
@@ -96,20 +96,20 @@ def test_chain_is_ordered(folder: Path) -> None:
 
 
 def test_pfx_without_certificate_opens(folder: Path) -> None:
-    """A PFX may hold the key alone."""
+    """A PFX may contain only the key."""
     path = openssl_pfx(folder / "app.pfx", "-nocerts")
     assert open_key(f"pfx:{path}?password=env:PASSWORD").chain == ()
 
 
 def test_pfx_without_key_fails(folder: Path) -> None:
-    """A PFX with certificates alone is no key."""
+    """A PFX with only certificates is not a key."""
     path = openssl_pfx(folder / "app.pfx", "-nokeys")
     with pytest.raises(KeyUnusable, match="no private key"):
         open_key(f"pfx:{path}?password=env:PASSWORD")
 
 
 def test_several_keys_are_ambiguous(several: Path) -> None:
-    """Of several keys none is taken; the error lists a URI that opens each."""
+    """None of several keys is taken; the error lists a URI that opens each."""
     with pytest.raises(AmbiguousKey) as caught:
         open_key(f"pfx:{several}?password=env:CHANGEIT")
     names = [open_key(candidate).chain[0].subject.rfc4514_string() for candidate in caught.value.candidates]
@@ -119,26 +119,26 @@ def test_several_keys_are_ambiguous(several: Path) -> None:
 
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_friendly_name_chooses_key(several: Path, name: str) -> None:
-    """`friendly-name=` says which of several keys is meant; its certificate comes with it."""
+    """`friendly-name=` selects one of several keys, with its certificate."""
     key = open_key(f"pfx:path={several};friendly-name={name}?password=env:CHANGEIT")
     assert [certificate.subject.rfc4514_string() for certificate in key.chain] == [f"CN={name}"]
     assert key.chain[0].public_key() == key.public_key
 
 
 def test_certificate_chooses_key(several: Path) -> None:
-    """The certificate given beside the file says which of several keys is meant."""
+    """The certificate given with the file selects one of several keys."""
     leaf = open_key(f"pfx:path={several};friendly-name=two?password=env:CHANGEIT").chain[0]
     assert open_key(f"pfx:{several}?password=env:CHANGEIT", leaf).chain == (leaf,)
 
 
 def test_unknown_friendly_name_fails(several: Path) -> None:
-    """An unknown name's error gives the nearest that there is."""
+    """For an unknown name the error lists similar ones."""
     with pytest.raises(KeyNotFound, match=r"(?m)There are: two\.$"):
         open_key(f"pfx:path={several};friendly-name=tw?password=env:CHANGEIT")
 
 
 def test_friendly_name_of_single_key(folder: Path) -> None:
-    """Also where there is just one key it must have the name that is asked for."""
+    """Even a single key must have the requested name."""
     path = openssl_pfx(folder / "app.pfx", "-name", "app")
     assert open_key(f"pfx:path={path};friendly-name=app?password=env:PASSWORD")
     with pytest.raises(KeyNotFound, match=r"There are: app\."):
@@ -146,26 +146,26 @@ def test_friendly_name_of_single_key(folder: Path) -> None:
 
 
 def test_several_keys_need_password(several: Path) -> None:
-    """A password is asked for where several keys are as where there is one."""
+    """Several keys require a password just like one."""
     with pytest.raises(SecretRequired):
         open_key(f"pfx:{several}")
 
 
 def test_ber_opens_without_warning(folder: Path) -> None:
-    """Some programs write BER, with indefinite lengths and octet strings in pieces."""
+    """BER, as some programs write it, with indefinite lengths and octet strings in pieces, opens."""
     path = openssl_pfx(folder / "app.pfx")
     write(path, to_ber(path.read_bytes()))
     assert open_key(f"pfx:{path}?password=env:PASSWORD").public_key == new_key().public_key()
 
 
 def test_several_keys_in_ber(several: Path) -> None:
-    """Keys are counted in BER as in DER."""
+    """Keys are counted in BER just as in DER."""
     write(several, to_ber(several.read_bytes()))
     assert len(store(f"pfx:{several}").keys(uri(f"pfx:{several}?password=env:CHANGEIT"))) == 2
 
 
 def test_trailing_octets_are_ignored(folder: Path) -> None:
-    """A newline behind the file, as some copying adds, does no harm."""
+    """A newline after the data, as some copying adds, does no harm."""
     path = openssl_pfx(folder / "app.pfx")
     write(path, path.read_bytes() + b"\n")
     assert open_key(f"pfx:{path}?password=env:PASSWORD")
@@ -174,7 +174,7 @@ def test_trailing_octets_are_ignored(folder: Path) -> None:
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 @pytest.mark.parametrize("form", ["der", "ber"])
 def test_truncated_pfx_fails(folder: Path, share: float, form: str) -> None:
-    """A file whose end is missing is no question of the password."""
+    """A truncated file is not blamed on the password."""
     path = openssl_pfx(folder / "app.pfx")
     octets = path.read_bytes() if form == "der" else to_ber(path.read_bytes())
     write(path, octets[: int(len(octets) * share)])
@@ -183,7 +183,7 @@ def test_truncated_pfx_fails(folder: Path, share: float, form: str) -> None:
 
 
 def test_pem_in_pfx_fails(folder: Path) -> None:
-    """For PEM the error gives the right scheme."""
+    """For PEM the error has the right scheme."""
     path = write(folder / "app.pfx", pem_of(new_key()))
     with pytest.raises(KeyUnusable, match=re.escape(f"write pem:{path}")):
         open_key(f"pfx:{path}")
@@ -191,14 +191,14 @@ def test_pem_in_pfx_fails(folder: Path) -> None:
 
 @pytest.mark.parametrize("octets", [b"0", b"\x30\x03\x02\x01\x00", b"hello", base64.b64encode(several_keys.PFX)])
 def test_other_files_fail(folder: Path, octets: bytes) -> None:
-    """What is not PKCS#12 is said to be none, with no word of a password."""
+    """A file that is not PKCS#12 is reported as such, without mention of a password."""
     with pytest.raises(KeyUnusable, match="not a PFX"):
         open_key(f"pfx:{write(folder / 'app.pfx', octets)}?password=env:PASSWORD")
 
 
 @pytest.mark.parametrize("kind", ["RSA-1024", "SECP256K1", "Ed448", "DSA"])
 def test_other_keys_fail(folder: Path, kind: str) -> None:
-    """A key that is too short, or of a kind that signs no JWT, is refused."""
+    """A key that is too short, or of a type that cannot sign JWTs, is refused."""
     path = openssl_pfx(folder / "app.pfx", key=new_key(kind))
     with pytest.raises(KeyUnusable, match=r"RSA"):
         open_key(f"pfx:{path}?password=env:PASSWORD")
@@ -207,7 +207,7 @@ def test_other_keys_fail(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize("cipher", ["NONE", "AES-256-CBC", "PBE-SHA1-3DES"])
 @pytest.mark.parametrize("password", [PASSWORD, "Pässwort €"], ids=["ascii", "unicode"])
 def test_repeated_key_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch, cipher: str, password: str) -> None:
-    """A key that stands in a file twice is not ambiguous."""
+    """A key that is in a file twice is not ambiguous."""
     monkeypatch.setenv("PASSWORD", password)
     options = ("-nomac", "-certpbe", "NONE", "-keypbe", cipher, "-CSP", "Microsoft Software Key Storage Provider")
     once = openssl_pfx(folder / "once.pfx", *options, password=password)
@@ -216,7 +216,7 @@ def test_repeated_key_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch, ciph
 
 
 def test_damaged_key_of_several(folder: Path) -> None:
-    """Where one of several keys cannot be read, none is taken."""
+    """If one of several keys cannot be read, none is taken."""
     octets = openssl_pfx(folder / "app.pfx", "-nomac", "-certpbe", "NONE").read_bytes()
     ciphertext = re.compile(rb"(?<=\x04\x81\x90).{16}", re.DOTALL)
     path = write(folder / "app.pfx", together(octets, ciphertext.sub(bytes(16), octets)))
@@ -230,7 +230,7 @@ def test_damaged_key_of_several(folder: Path) -> None:
     ids=["cipher", "empty"],
 )
 def test_odd_encryption_of_several(folder: Path, cipher: str, password: str, query: str) -> None:
-    """Some encryptions are known to old versions of `cryptography` alone; no other error comes of it."""
+    """An encryption that only old versions of `cryptography` support opens, or raises only KeyUnusable."""
     octets = openssl_pfx(
         folder / "app.pfx", "-nomac", "-certpbe", "NONE", "-keypbe", cipher, password=password
     ).read_bytes()
@@ -242,7 +242,7 @@ def test_odd_encryption_of_several(folder: Path, cipher: str, password: str, que
 @pytest.mark.parametrize("which", ["PFX", "PEM"])
 @pytest.mark.parametrize("password", [PASSWORD, "wrong"], ids=["right", "wrong"])
 def test_unsupported_cipher_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, which: str, password: str) -> None:
-    """A cipher that nobody has is not put down to the password."""
+    """An unsupported cipher is not blamed on the password."""
     monkeypatch.setenv("PASSWORD", password)
     if which == "PFX":
         path = openssl_pfx(folder / "app.pfx", "-nomac", "-certpbe", "NONE", "-keypbe", "AES-256-CBC")
@@ -264,7 +264,7 @@ def test_unsupported_cipher_is_named(folder: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("cipher", ["camellia-256-cbc", "aria-256-cbc"])
 def test_rare_ciphers_open(folder: Path, monkeypatch: pytest.MonkeyPatch, cipher: str) -> None:
-    """What OpenSSL has opens, and a wrong password is a wrong password."""
+    """Ciphers that OpenSSL supports open, and a wrong password is reported as such."""
     path = openssl_pfx(folder / "app.pfx", "-certpbe", cipher, "-keypbe", cipher)
     assert open_key(f"pfx:{path}?password=env:PASSWORD")
     monkeypatch.setenv("PASSWORD", "wrong")
@@ -274,7 +274,7 @@ def test_rare_ciphers_open(folder: Path, monkeypatch: pytest.MonkeyPatch, cipher
 
 @pytest.mark.parametrize("indefinite", [False, True], ids=["definite", "indefinite"])
 def test_ber_inside_is_read(folder: Path, *, indefinite: bool) -> None:
-    """The safes, over which the MAC is, may be BER too: several keys are found in them."""
+    """The safes that the MAC covers may be BER too: several keys are found in them."""
     octets = openssl_pfx(folder / "app.pfx", "-nomac", "-certpbe", "NONE", "-keypbe", "NONE").read_bytes()
     other = openssl_pfx(folder / "b.pfx", "-nomac", *PLAIN, "-name", "näme", key=new_key("P-384")).read_bytes()
     safe = ber.parse(together(octets, other)).child(1).child(1).child(0).content
@@ -287,7 +287,7 @@ def test_ber_inside_is_read(folder: Path, *, indefinite: bool) -> None:
 
 
 def test_prompt_is_for_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All files share a connection, but what was typed for one is not tried on another."""
+    """All files share a connection, but a password typed for one is not tried on another."""
     answers = {"first": "one", "second": "two"}
     monkeypatch.setattr("getpass.getpass", lambda prompt: answers[Path(prompt.rstrip(": ")).stem])
     secrets = SecretResolver(interactive=True)
@@ -297,7 +297,7 @@ def test_prompt_is_for_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def together(*files: bytes) -> bytes:
-    """Make one PFX of all that these contain, which have no MAC."""
+    """Make one PFX without a MAC from the contents of these."""
     safes = [ber.parse(ber.parse(octets).child(1).child(1).child(0).content) for octets in files]
     contents = [ber.encode(content) for safe in safes for content in safe.children]
     data = der(0x06, bytes.fromhex("2a864886f70d010701"))

@@ -1,4 +1,4 @@
-"""Paths of key files: what is said about those that cannot be used, and the names of new ones."""
+"""Paths of key files: errors for those that cannot be used, and the names of new ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def error_of(act: Callable[[], object], kind: type[KeyvouchError]) -> KeyvouchEr
     ("path", "reason"), [("/keys-*/a.pem", "one * may"), ("/keys/*-*.pem", "one * may"), ("/keys%00.pem", "no NUL")]
 )
 def test_reason_for_refusing_a_path(path: str, reason: str) -> None:
-    """The error for a path that cannot be one says what is wrong with it."""
+    """The error for an invalid path says what is wrong with it."""
     assert reason in error_of(lambda: uri(f"pem:{path}"), ConfigurationError).message
 
 
@@ -48,7 +48,7 @@ def test_reason_for_refusing_a_path(path: str, reason: str) -> None:
 
 
 def test_folder_is_listed_only_after_a_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A family whose folder is as before costs no listing; another file in the folder costs one."""
+    """A family whose folder is unchanged is not listed again; after another file changes, it is listed once."""
     write(folder / "app-1.pem", b"x")
     family = places.Family(folder / "app-*.pem")
     listed = places.listed
@@ -69,7 +69,7 @@ def test_folder_is_listed_only_after_a_change(folder: Path, monkeypatch: pytest.
 
 
 def test_family_in_a_missing_folder(folder: Path) -> None:
-    """The error names the folder that is missing, whatever is beside it."""
+    """The error names the missing folder, whatever else exists."""
     write(folder / "other.pem", b"x")
     error = error_of(lambda: places.members(folder / "keys" / "*.pem"), KeyNotFound)
     assert str(folder / "keys") in error.message
@@ -77,7 +77,7 @@ def test_family_in_a_missing_folder(folder: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone cannot be set")
 def test_new_member_has_the_time_of_utc(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the time zone, the name has the time of UTC, and it is read back as the time at which it was made."""
+    """In any time zone the name has the time in UTC, and it is read back as the creation time."""
     with monkeypatch.context() as change:
         change.setenv("TZ", "XYZ-11")
         time.tzset()
@@ -93,7 +93,7 @@ def test_new_member_has_the_time_of_utc(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_only_so_many_neighbours_are_listed(folder: Path) -> None:
-    """The hint for a missing file lists eight others; "..." means that there are more."""
+    """The hint for a missing file lists at most eight others; "..." means that there are more."""
     for number in range(8):
         write(folder / f"{number}.pem", b"x")
     listed = ", ".join(f"{number}.pem" for number in range(8))
@@ -130,7 +130,7 @@ def test_long_path_on_windows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_neighbours_that_cannot_be_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is missing from a folder that cannot be listed is missing all the same."""
+    """A file missing from a folder that cannot be listed is still reported as missing."""
     monkeypatch.setattr(Path, "iterdir", fails(errno.EACCES))
     error = places.missing(folder / "a.pem", SUFFIXES)
     assert "a.pem does not exist" in error.message
@@ -141,7 +141,7 @@ def test_neighbours_that_cannot_be_listed(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_folder_and_empty_file_have_a_hint(folder: Path) -> None:
-    """The hint for a folder, and for an empty file, says that a file with a key is needed."""
+    """The hint for a folder, and for an empty file, says that a key file is required."""
     for path in (folder, write(folder / "empty.pem", b"")):
         assert "file with a key" in error_of(lambda at=path: open_key(f"pem:{at}"), KeyUnusable).hint  # type: ignore[misc]
 
@@ -171,7 +171,7 @@ def test_reading_that_fails(
 
 
 def test_certificate_file_that_cannot_be_read(folder: Path) -> None:
-    """The error for what `certificate-file` names says where it was given."""
+    """The error for an unreadable `certificate-file` says where it was given."""
     error = error_of(lambda: places.read_beside(folder), AccessDenied)
     assert str(folder) in error.message
     assert "None" not in error.message
@@ -185,7 +185,7 @@ def test_certificate_file_that_cannot_be_read(folder: Path) -> None:
 
 
 def test_place_that_is_taken(folder: Path) -> None:
-    """The error names the file that is there already, when it is looked for and when it is written."""
+    """The error names the existing file, both when it is looked for and when it is written."""
     path = write(folder / "a.pem", b"x")
     for act in (lambda: places.require_free(path), lambda: places.write_new(path, b"y")):
         error = error_of(act, KeyExists)
@@ -195,7 +195,7 @@ def test_place_that_is_taken(folder: Path) -> None:
 
 
 def test_place_without_a_folder(folder: Path) -> None:
-    """The error names the file, gives the reason, and says which folder to make."""
+    """The error names the file, gives the reason, and says which folder to create."""
     path = folder / "keys" / "a.pem"
     error = error_of(lambda: places.require_free(path), ConfigurationError)
     assert str(path) in error.message
@@ -205,7 +205,7 @@ def test_place_without_a_folder(folder: Path) -> None:
 
 @pytest.mark.parametrize("function", ["write_private", "rewrite", "remove"])
 def test_writing_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
-    """Whatever is done to a file, the error names it and the reason, and has the remedy for a full disk."""
+    """The error for any failed write names the file and the reason, and has the remedy for a full disk."""
     path = write(folder / "a.pem", b"x")
     monkeypatch.setattr(files, function, fails(errno.ENOSPC))
     act = {
@@ -220,7 +220,7 @@ def test_writing_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch, funct
 
 
 def test_file_that_was_derived_from_another_is_not_replaced(folder: Path) -> None:
-    """A file that somebody else has changed since it was read is kept; one that is as it was read is replaced."""
+    """A file that somebody else has changed since it was read is kept; an unchanged one is replaced."""
     path = write(folder / "a.pem", b"x")
     read = places.read(path, SecretResolver(), SUFFIXES).stamp
     places.replace(path, b"mine", replaces=read)

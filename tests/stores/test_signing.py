@@ -1,4 +1,4 @@
-"""Keys of files sign; `cryptography` and the `openssl` command judge."""
+"""Keys in files sign; `cryptography` and the `openssl` command verify."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +21,7 @@ PAIRS = [
 
 
 def judge(public_key: Any, signature: bytes, name: str) -> None:
-    """Raise where the signature is not the one of RFC 7518, section 3, or RFC 8037."""
+    """Raise InvalidSignature unless the signature conforms to RFC 7518, section 3, or RFC 8037."""
     if name == "EdDSA":
         public_key.verify(signature, MESSAGE)
         return
@@ -39,7 +39,7 @@ def judge(public_key: Any, signature: bytes, name: str) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
 def test_pem_key_signs(folder: Path, kind: str, name: str) -> None:
-    """A key in PEM signs with every algorithm that fits it."""
+    """A PEM key signs with every algorithm that fits it."""
     path = write(folder / "app.pem", pem_of(new_key(kind)))
     signature = open_key(f"pem:{path}").sign(MESSAGE, ALGORITHMS[name], timeout=1)
     judge(new_key(kind).public_key(), signature, name)
@@ -47,7 +47,7 @@ def test_pem_key_signs(folder: Path, kind: str, name: str) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
 def test_pfx_key_signs(folder: Path, kind: str, name: str) -> None:
-    """A key in a PFX signs with every algorithm that fits it."""
+    """A PFX key signs with every algorithm that fits it."""
     path = openssl_pfx(folder / "app.pfx", key=new_key(kind))
     signature = open_key(f"pfx:{path}?password=env:PASSWORD").sign(MESSAGE, ALGORITHMS[name], timeout=1)
     judge(new_key(kind).public_key(), signature, name)
@@ -77,7 +77,7 @@ def test_threads_sign_at_once(folder: Path) -> None:
 
 
 def test_key_shows_itself(folder: Path) -> None:
-    """An open key tells its public key, its chain, and that it can be exported."""
+    """An open key has its public key and chain, and is marked exportable."""
     key = new_key()
     opened = open_key(f"pem:{write(folder / 'app.pem', pem_of(key, certify(key)))}")
     assert opened.public_key == key.public_key()

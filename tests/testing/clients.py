@@ -1,4 +1,4 @@
-"""A client of the development authority that can do everything wrong; it makes its assertions by hand."""
+"""A client of the development authority that can make every mistake; it builds its assertions by hand."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ CURVES: dict[str, tuple[ec.EllipticCurve, int]] = {
 
 @cache
 def key_for(algorithm: str, owner: str = "app") -> PrivateKey:
-    """The owner's key for an algorithm; the same one for all tests."""
+    """The owner's key for an algorithm, shared by all tests."""
     if algorithm in CURVES:
         return ec.generate_private_key(CURVES[algorithm][0])
     if algorithm == "EdDSA":
@@ -50,9 +50,9 @@ def certify(
     signs: bool = True,
     days: tuple[int, int] = (-1, 1),
 ) -> x509.Certificate:
-    """A certificate, valid from the first to the second of `days` from now; self-signed without an issuer.
+    """A certificate valid between the two values of `days`, relative to now; self-signed if there is no issuer.
 
-    `signs`: whether the key usage of a CA lets it sign certificates.
+    `signs`: whether a CA's key usage lets it sign certificates.
     """
     name = x509.Name.from_rfc4514_string(subject)
     signer, parent = (issuer[0], issuer[1].subject) if issuer else (key, name)
@@ -78,17 +78,17 @@ def encode(data: bytes) -> str:
 
 
 def thumbprint(certificate: x509.Certificate, used: hashes.HashAlgorithm | None = None) -> str:
-    """The thumbprint as a JWT's header has it, by SHA-256 unless told otherwise."""
+    """The thumbprint as in a JWT header, SHA-256 by default."""
     return encode(certificate.fingerprint(used or hashes.SHA256()))
 
 
 def x5c(*chain: x509.Certificate) -> list[str]:
-    """A chain as a JWT's header has it."""
+    """A chain as in a JWT header."""
     return [base64.b64encode(link.public_bytes(serialization.Encoding.DER)).decode() for link in chain]
 
 
 def sign(algorithm: str, key: PrivateKey, message: bytes, salt: int | None = None) -> bytes:
-    """A signature in JOSE form; `salt` is the length of a PSS salt in bytes, if not the hash's."""
+    """A signature in JOSE form; `salt` is the PSS salt length in bytes, the hash's by default."""
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return key.sign(message)
     used = HASHES[algorithm[2:]]
@@ -102,7 +102,7 @@ def sign(algorithm: str, key: PrivateKey, message: bytes, salt: int | None = Non
 
 
 def join(header: Any, claims: Any) -> str:
-    """Header and claims as they are signed."""
+    """Header and claims in the form that is signed."""
     return ".".join(encode(json.dumps(part).encode()) for part in (header, claims))
 
 
@@ -128,16 +128,16 @@ class Client:
 
     @property
     def endpoint(self) -> str:
-        """The address of the token endpoint."""
+        """The URL of the token endpoint."""
         return f"{self.authority.url}/{self.tenant}/oauth2/v2.0/token"
 
     def header(self, **changes: Any) -> dict[str, Any]:
-        """The right header, changed; None takes a member away."""
+        """A correct header with these changes; None removes a member."""
         right = {"alg": self.algorithm, "typ": "JWT", "x5t#S256": thumbprint(self.certificate)}
         return _changed(right, changes)
 
     def claims(self, **changes: Any) -> dict[str, Any]:
-        """The right claims, changed; None takes a member away."""
+        """Correct claims with these changes; None removes a member."""
         now = int(time.time())
         right = {"aud": self.endpoint, "iss": self.app.client_id, "sub": self.app.client_id, "jti": str(uuid.uuid4())}
         return _changed(right | {"nbf": now, "iat": now, "exp": now + 600}, changes)
@@ -145,14 +145,14 @@ class Client:
     def assertion(
         self, header: Mapping[str, Any] | None = None, salt: Any = None, key: Any = None, **claims: Any
     ) -> str:
-        """An assertion with these members of the header and these claims changed, perhaps by another key."""
+        """An assertion with these header members and claims changed, optionally signed by another key."""
         head = self.header(**(header or {}))
         message = join(head, self.claims(**claims))
         algorithm = (head.get("alg", "")[:2] in {"RS", "PS", "ES", "Ed"} and head["alg"]) or self.algorithm
         return f"{message}.{encode(sign(algorithm, key or self.key, message.encode(), salt))}"
 
     def form(self, assertion: str | None = None, **changes: Any) -> dict[str, Any]:
-        """The right form, changed; None takes a parameter away."""
+        """A correct form with these changes; None removes a parameter."""
         right = {
             "grant_type": "client_credentials",
             "client_id": self.app.client_id,
@@ -163,22 +163,22 @@ class Client:
         return _changed(right, changes)
 
     def post(self, assertion: str | None = None, **changes: Any) -> requests.Response:
-        """Ask for a token."""
+        """Request a token."""
         return self.session.post(self.endpoint, data=self.form(assertion, **changes), timeout=10)
 
     def refused(self, assertion: str | None = None, **changes: Any) -> tuple[int, str, list[int], str]:
-        """Ask for a token in vain: the status, the error, its codes and its text."""
+        """Request a token that is refused: return the status, the error, its codes and its text."""
         answer = self.post(assertion, **changes)
         body = answer.json()
         return answer.status_code, body["error"], body["error_codes"], body["error_description"]
 
     def code(self, assertion: str | None = None, **changes: Any) -> int:
-        """Ask for a token in vain: the AADSTS code."""
+        """Request a token that is refused: return the AADSTS code."""
         return int(self.post(assertion, **changes).json()["error_codes"][0])
 
 
 def new_session(authority: Authority) -> requests.Session:
-    """A session that trusts the authority, whatever the environment says."""
+    """A session that trusts the authority and ignores the environment."""
     session = requests.Session()
     session.trust_env, session.verify = False, authority.ca_file
     return session

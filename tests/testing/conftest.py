@@ -8,6 +8,6 @@ from testing.clients import Client
 
 @pytest.fixture
 def client(authority: Authority) -> Iterator[Client]:
-    """A client that does everything right, until a test tells it otherwise."""
+    """A client that does everything right unless a test changes it."""
     with Client(authority) as client:
         yield client

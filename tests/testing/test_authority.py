@@ -1,4 +1,4 @@
-"""The development authority as its users hold it; the clients are unmodified MSAL and requests."""
+"""The development authority as its users see it, with unmodified MSAL and requests as clients."""
 
 import contextlib
 import logging
@@ -26,7 +26,7 @@ SCOPE = "https://graph.microsoft.com/.default"
 
 
 def credential(client: Client, *, thumbprint: bool = False) -> dict[str, str]:
-    """MSAL's own certificate credential; with a thumbprint it takes the older form."""
+    """MSAL's own certificate credential; with a thumbprint, its older form."""
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     key = client.key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain).decode()
     if thumbprint:
@@ -35,7 +35,7 @@ def credential(client: Client, *, thumbprint: bool = False) -> dict[str, str]:
 
 
 def sign_in(client: Client, credential: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """Acquire a token by MSAL."""
+    """Acquire a token through MSAL."""
     application = msal.ConfidentialClientApplication(
         client.app.client_id,
         client_credential=credential,
@@ -58,7 +58,7 @@ class TestMsal:
         assert "access_token" in sign_in(client, credential(client, thumbprint=True))
 
     def test_oidc_authority_gets_token(self, client: Client) -> None:
-        """The issuer is the one that MSAL expects of an `oidc_authority`."""
+        """The issuer is the one that MSAL expects for an `oidc_authority`."""
         address = f"{client.authority.authority}/v2.0"
         assert "access_token" in sign_in(client, credential(client), oidc_authority=address)
 
@@ -68,19 +68,19 @@ class TestMsal:
         assert "access_token" in sign_in(client, credential(client), authority=address)
 
     def test_refusal_reaches_caller(self, client: Client) -> None:
-        """MSAL hands on error, code and correlation id of a refusal."""
+        """MSAL passes on a refusal's error, code and correlation id."""
         client.app.remove_certificate(client.certificate)
         result = sign_in(client, credential(client))
         assert (result["error"], result["error_codes"]) == ("invalid_client", [700027])
         assert result["correlation_id"] in result["error_description"]
 
     def test_unknown_tenant_stops_discovery(self, client: Client) -> None:
-        """MSAL's discovery fails for a tenant that is not there."""
+        """MSAL's discovery fails for an unknown tenant."""
         with pytest.raises(ValueError, match="Unable to get authority configuration"):
             sign_in(client, credential(client), authority=f"{client.authority.url}/nowhere.example")
 
     def test_claims_challenge_is_recorded(self, client: Client) -> None:
-        """The `claims` parameter is recorded, and changes nothing."""
+        """The `claims` parameter is recorded, and has no effect."""
         application = msal.ConfidentialClientApplication(
             client.app.client_id,
             client_credential=credential(client),
@@ -94,7 +94,7 @@ class TestMsal:
 
 class TestTokens:
     def test_token_verifies_by_published_key(self, client: Client) -> None:
-        """A program finds the key by the token's `kid`, and the token is meant for the resource."""
+        """A program finds the key by the token's `kid`, and the token is for the resource."""
         keys = client.session.get(f"{client.authority.authority}/discovery/v2.0/keys", timeout=10).json()
         token = client.post().json()["access_token"]
         key = {key.key_id: key for key in jwt.PyJWKSet.from_dict(keys).keys}[jwt.get_unverified_header(token)["kid"]]
@@ -103,17 +103,17 @@ class TestTokens:
         assert claims["roles"] == ["Demo.Read"]
 
     def test_token_names_application(self, client: Client) -> None:
-        """The token says which application it is, in which tenant, and that it used a certificate."""
+        """The token names the application and its tenant, and says that it used a certificate."""
         claims = read_jwt(client.post().json()["access_token"])[1]
         assert (claims["appid"], claims["tid"], claims["appidacr"]) == (client.app.client_id, client.tenant, "2")
 
     def test_resource_keeps_its_slash(self, client: Client) -> None:
-        """What stands before `/.default` is the audience, a slash at its end included."""
+        """The text before `/.default` is the audience, including a trailing slash."""
         token = client.post(scope="https://vault.azure.net//.default").json()["access_token"]
         assert read_jwt(token)[1]["aud"] == "https://vault.azure.net/"
 
     def test_lifetime_is_chosen(self) -> None:
-        """`token_lifetime` is the life of a token in seconds."""
+        """`token_lifetime` is a token's lifetime in seconds."""
         with Authority(token_lifetime=90) as authority, Client(authority) as client:
             answer = client.post().json()
         claims = read_jwt(answer["access_token"])[1]
@@ -128,7 +128,7 @@ class TestTokens:
 
 class TestRegistration:
     def test_tenants_are_separate(self, authority: Authority) -> None:
-        """An application is known in its own tenant only."""
+        """An application is known only in its own tenant."""
         with Client(authority, tenant="fabrikam.example") as client:
             assert client.post().status_code == 200
             client.tenant = authority.tenant
@@ -142,21 +142,21 @@ class TestRegistration:
             authority.register(app.client_id.upper())
 
     def test_added_certificate_works(self, client: Client) -> None:
-        """A certificate counts from the moment it is added, beside the others."""
+        """A certificate is accepted as soon as it is added, beside the others."""
         other = key_for("PS256", "other")
         old, client.key, client.certificate = client.assertion(), other, certify(other)
         client.app.add_certificate(client.certificate)
         assert [client.post(old).status_code, client.post().status_code] == [200, 200]
 
     def test_unknown_algorithm_is_an_error(self) -> None:
-        """What cannot be verified cannot be accepted."""
+        """An algorithm that cannot be verified cannot be accepted."""
         with pytest.raises(ValueError, match="HS256"):
             Authority(algorithms={"PS256", "HS256"})
 
 
 class TestExchanges:
     def test_success_is_recorded(self, client: Client) -> None:
-        """A record tells what was asked, by which assertion, and the answer."""
+        """A record has the request, its assertion and the response."""
         assertion = client.assertion()
         client.post(assertion)
         exchange = client.authority.exchanges[-1]
@@ -171,13 +171,13 @@ class TestExchanges:
         assert [(one.status, one.code) for one in client.authority.exchanges] == [(400, 1002012), (400, 50027)]
 
     def test_secrets_are_left_out(self, client: Client) -> None:
-        """Neither a secret nor an assertion is kept, only that it was there."""
+        """Secrets and assertions are not recorded, only that they were sent."""
         client.post(client_secret="hunter2")
         form = client.authority.exchanges[-1].form
         assert (form["client_secret"], form["client_assertion"]) == ("(left out)", "(left out)")
 
     def test_copy_is_the_callers(self, client: Client) -> None:
-        """Changing the list changes no record."""
+        """Changing the returned list does not change the records."""
         client.post()
         client.authority.exchanges.clear()
         assert len(client.authority.exchanges) == 1
@@ -190,7 +190,7 @@ class TestExchanges:
 
 class TestScriptedAnswers:
     def test_answer_is_given_once(self, client: Client) -> None:
-        """The next token request gets the scripted answer, the one after it does not."""
+        """The next token request gets the scripted response, later ones do not."""
         client.authority.answer_next(429, headers={"Retry-After": "7"})
         first = client.post()
         assert (first.status_code, first.headers["Retry-After"], first.content) == (429, "7", b"")
@@ -198,12 +198,12 @@ class TestScriptedAnswers:
 
     @pytest.mark.parametrize("status", [100, 0, 600])
     def test_status_must_be_final(self, authority: Authority, status: int) -> None:
-        """What no answer can be is an error at once."""
+        """An impossible status raises an error at once."""
         with pytest.raises(ValueError, match=str(status)):
             authority.answer_next(status)
 
     def test_answers_queue(self, client: Client) -> None:
-        """Several are given in the order of their script."""
+        """Several responses are sent in the order of their script."""
         client.authority.answer_next(503, "<html>busy</html>", {"Content-Type": "text/html"})
         client.authority.answer_next(403)
         answers = [client.post() for _ in range(3)]
@@ -211,13 +211,13 @@ class TestScriptedAnswers:
         assert answers[0].text == "<html>busy</html>"
 
     def test_discovery_takes_none(self, client: Client) -> None:
-        """Discovery is answered as ever; the script waits for a token request."""
+        """Discovery is not affected; the script waits for a token request."""
         client.authority.answer_next(503)
         assert client.session.get(f"{client.authority.authority}/discovery/v2.0/keys", timeout=10).ok
         assert client.post().status_code == 503
 
     def test_scripted_exchange_is_recorded(self, client: Client) -> None:
-        """The record tells what was asked and the scripted status; no code is known."""
+        """The record has the request and the scripted status, but no code."""
         client.authority.answer_next(503)
         client.post()
         exchange = client.authority.exchanges[-1]
@@ -225,7 +225,7 @@ class TestScriptedAnswers:
         assert (exchange.status, exchange.code) == (503, None)
 
     def test_assertion_is_not_used_up(self, client: Client) -> None:
-        """A scripted answer judges nothing, so that the same assertion may come again."""
+        """A scripted response verifies nothing, so the same assertion may be sent again."""
         client.authority.answer_next(503)
         assertion = client.assertion()
         assert [client.post(assertion).status_code for _ in range(2)] == [503, 200]
@@ -233,7 +233,7 @@ class TestScriptedAnswers:
 
 class TestLife:
     def test_close_ends_everything(self) -> None:
-        """After close() the port is closed and the folder gone; closing again does nothing."""
+        """After close() the port is closed and the folder deleted; closing again does nothing."""
         authority = Authority().start()
         with new_session(authority) as session:
             address, ca_file = authority.authority, Path(authority.ca_file)
@@ -245,7 +245,7 @@ class TestLife:
                 session.get(f"{address}/discovery/v2.0/keys", timeout=10)
 
     def test_open_connections_are_closed(self, authority: Authority) -> None:
-        """A client that keeps its connection does not hold up close()."""
+        """A client that keeps its connection open does not delay close()."""
         with Client(authority) as client:
             client.post()
             start = time.monotonic()
@@ -253,13 +253,13 @@ class TestLife:
         assert time.monotonic() - start < 4
 
     def test_silent_connection_is_closed(self, authority: Authority) -> None:
-        """Nor does one that never began to speak TLS."""
+        """A client that never started TLS does not delay close() either."""
         with socket.create_connection(("127.0.0.1", int(authority.url.rpartition(":")[2]))) as silent:
             silent.settimeout(10)
             start = time.monotonic()
             authority.close()
             assert time.monotonic() - start < 4
-            # It is reset if it was still waiting to be accepted.
+            # It is reset if it had not yet been accepted.
             with contextlib.suppress(ConnectionResetError):
                 assert silent.recv(1) == b""
 
@@ -274,20 +274,20 @@ class TestLife:
         assert threading.active_count() <= before
 
     def test_registrations_outlive_restart(self) -> None:
-        """What was started, closed and started again still knows its applications."""
+        """An authority that is closed and started again still knows its applications."""
         authority = Authority().start()
         authority.close()
         with authority, Client(authority) as client:
             assert client.post().status_code == 200
 
     def test_nothing_is_served_before_start(self) -> None:
-        """An authority that is not running has no address, and says what to do."""
+        """An authority that is not running has no address, and the error says what to do."""
         with pytest.raises(RuntimeError, match=r"call start\(\)"):
             _ = Authority().url
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
     def test_ca_file_is_private_and_alone(self, authority: Authority) -> None:
-        """On disk is the CA's certificate and nothing else, for this user only."""
+        """Only the CA's certificate is on disk, accessible only to this user."""
         file = Path(authority.ca_file)
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
@@ -295,7 +295,7 @@ class TestLife:
         assert "PRIVATE" not in file.read_text()
 
     def test_many_clients_at_once(self, authority: Authority) -> None:
-        """Threads get their tokens side by side, and none is lost from the record."""
+        """Threads get their tokens concurrently, and no request is missing from the records."""
         with Client(authority) as client, ThreadPoolExecutor(8) as pool:
             assertions = [client.assertion() for _ in range(40)]
             statuses = list(pool.map(lambda assertion: client.post(assertion).status_code, assertions))
@@ -303,7 +303,7 @@ class TestLife:
         assert len(authority.exchanges) == 40
 
     def test_log_has_no_secret(self, client: Client, caplog: pytest.LogCaptureFixture) -> None:
-        """The log tells each request and answer, but no assertion and no token."""
+        """The log has each request and response, but no assertion or token."""
         caplog.set_level(logging.DEBUG, "keyvouch.testing.authority")
         assertion = client.assertion()
         token = client.post(assertion).json()["access_token"]
@@ -314,7 +314,7 @@ class TestLife:
 
 
 def run(code: str) -> str:
-    """What a fresh Python prints."""
+    """Return the output of a new Python process."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True, env=environment
@@ -324,7 +324,7 @@ def run(code: str) -> str:
 
 
 def test_import_stays_independent() -> None:
-    """The judge imports nothing of keyvouch but itself, nor MSAL, PyJWT, joserfc or pytest."""
+    """The authority imports nothing else from keyvouch, nor MSAL, PyJWT, joserfc or pytest."""
     modules = run("import sys, keyvouch.testing.authority; print(*sys.modules)").split()
     ours = {name for name in modules if name.split(".")[0] == "keyvouch"}
     assert {name for name in ours if not name.startswith("keyvouch.testing.authority")} == {
@@ -337,7 +337,7 @@ def test_import_stays_independent() -> None:
 
 
 def test_fixture_is_a_plugin(tmp_path: Path) -> None:
-    """`pytest_plugins` brings the fixture, a running authority for each test."""
+    """`pytest_plugins` provides the fixture, a running authority for each test."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["keyvouch.testing.fixtures"]\n')
     (tmp_path / "test_it.py").write_text(
         "def test_one(authority): authority.answer_next(503); assert authority.exchanges == []\n"
@@ -348,7 +348,7 @@ def test_fixture_is_a_plugin(tmp_path: Path) -> None:
 
 
 def test_forgotten_close_ends_the_program() -> None:
-    """A program that never closes it ends all the same, and its folder goes."""
+    """A program that never closes it still ends, and its folder is deleted."""
     ca_file = run(
         "import warnings; warnings.simplefilter('ignore', ResourceWarning)\n"
         "from keyvouch.testing.authority import Authority\n"

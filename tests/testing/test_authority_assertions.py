@@ -1,4 +1,4 @@
-"""What the development authority refuses in an assertion: each rule of Entra ID with a forgery that breaks only it."""
+"""What the development authority refuses in an assertion: each rule of Entra ID, with a forgery that breaks only it."""
 
 import json
 import time
@@ -21,39 +21,39 @@ class TestForm:
         ["x", "a.b", "a.b.c.d", "..", "é.é.é", "W10.W10.c2ln", "e30=.e30.c2ln", "e30.e30.c2l n", "e30.e30.c2lnB"],
     )
     def test_malformed_is_refused(self, client: Client, text: str) -> None:
-        """What is not three parts of unpadded base64url, two of them JSON objects, is no JWT: 50027."""
+        """Anything but three parts of unpadded base64url, two of them JSON objects, is not a JWT: 50027."""
         assert client.refused(text)[:3] == (400, "invalid_request", [50027])
 
     @pytest.mark.parametrize("claims", ['{"a": NaN}', '{"a": 1, "a": 1}', "[" * 20_000, "\ufeff{}", "[]"])
     def test_bad_json_is_refused(self, client: Client, claims: str) -> None:
-        """Strict JSON: no NaN, no name twice, no bomb, an object."""
+        """JSON must be strict: no NaN, no duplicate names, no deep nesting, an object."""
         message = f"{encode(json.dumps(client.header()).encode())}.{encode(claims.encode())}"
         assert client.code(f"{message}.{encode(sign('PS256', client.key, message.encode()))}") == 50027
 
     def test_padded_part_is_refused(self, client: Client) -> None:
-        """A signature that is right but padded is not a JWT's."""
+        """A valid but padded signature does not belong to a JWT."""
         assert client.code(client.assertion() + "==") == 50027
 
     def test_critical_extension_is_refused(self, client: Client) -> None:
-        """An extension that is critical and not understood: 50027."""
+        """A critical extension that is not supported: 50027."""
         assert client.code(client.assertion({"crit": ["b64"], "b64": False})) == 50027
 
     @pytest.mark.parametrize("kind", [None, "at+jwt", "jwt", ["JWT"], {}])
     def test_type_must_be_jwt(self, client: Client, kind: Any) -> None:
-        """`typ` is JWT: 5002727."""
+        """`typ` must be JWT: 5002727."""
         assert client.refused(client.assertion({"typ": kind}))[:3] == (400, "invalid_request", [5002727])
 
 
 class TestAlgorithm:
     @pytest.mark.parametrize("algorithm", ["PS256", "RS256"])
     def test_entra_algorithms_are_accepted(self, authority: Authority, algorithm: str) -> None:
-        """PS256 and RS256 need no telling."""
+        """PS256 and RS256 are accepted by default."""
         with Client(authority, algorithm) as client:
             assert client.post().status_code == 200
 
     @pytest.mark.parametrize("algorithm", WIDER)
     def test_others_are_refused(self, authority: Authority, algorithm: str) -> None:
-        """Any other algorithm is refused although its signature is right: 5002738, naming the accepted ones."""
+        """Any other algorithm is refused although its signature is valid: 5002738, naming the accepted ones."""
         with Client(authority, algorithm) as client:
             status, error, codes, text = client.refused()
         assert (status, error, codes) == (401, "invalid_client", [5002738])
@@ -62,7 +62,7 @@ class TestAlgorithm:
 
     @pytest.mark.parametrize("algorithm", WIDER)
     def test_others_can_be_accepted(self, algorithm: str) -> None:
-        """`algorithms` widens the set."""
+        """`algorithms` extends the set."""
         with Authority(algorithms={algorithm}) as authority, Client(authority, algorithm) as client:
             assert client.post().status_code == 200
 
@@ -72,18 +72,18 @@ class TestAlgorithm:
 
     @pytest.mark.parametrize("algorithm", [None, 5, ["PS256"], "ps256", "HS256"])
     def test_odd_names_are_refused(self, client: Client, algorithm: Any) -> None:
-        """Whatever else stands in `alg`: 5002738."""
+        """Any other value of `alg`: 5002738."""
         message = join(client.header(alg=algorithm), client.claims())
         assert client.code(f"{message}.{encode(sign('PS256', client.key, message.encode()))}") == 5002738
 
     def test_public_key_as_secret_is_refused(self, client: Client) -> None:
-        """HS256 keyed with what is public: 5002738."""
+        """HS256 with the public key as secret: 5002738."""
         header = {"x5t#S256": thumbprint(client.certificate)}
         secret = client.certificate.fingerprint(hashes.SHA256())
         assert client.code(jwt.encode(client.claims(), secret, "HS256", header)) == 5002738
 
     def test_key_must_fit_algorithm(self) -> None:
-        """An RSA certificate under ES256, and P-256 under ES384: 5002730."""
+        """An RSA certificate with ES256, or P-256 with ES384: 5002730."""
         with Authority(algorithms={"ES256", "ES384"}) as authority, Client(authority, "ES256") as client:
             message = join(client.header(alg="ES384"), client.claims())
             signature = sign("ES384", key_for("ES384"), message.encode())
@@ -95,40 +95,40 @@ class TestAlgorithm:
 
 class TestSignature:
     def test_pyjwt_is_accepted(self, client: Client) -> None:
-        """PyJWT's signature is a right one."""
+        """A signature made by PyJWT is accepted."""
         token = jwt.encode(client.claims(), client.key, "PS256", {"x5t#S256": thumbprint(client.certificate)})
         assert client.post(token).status_code == 200
 
     @pytest.mark.parametrize("salt", [0, 20, 31, 33, 222])
     def test_salt_is_the_hash_length(self, client: Client, salt: int) -> None:
-        """A PSS salt of another length, such as OpenSSL's longest, does not verify: 700027."""
+        """A PSS salt of another length, such as OpenSSL's maximum, does not verify: 700027."""
         status, error, codes, text = client.refused(client.assertion(salt=salt))
         assert (status, error, codes) == (401, "invalid_client", [700027])
         assert "[Reason - The provided signature value did not match the expected signature value., Thumb" in text
 
     def test_other_key_is_refused(self, client: Client) -> None:
-        """A signature by another key under the registered thumbprint: 700027, with the key that was found."""
+        """A signature by another key with the registered thumbprint: 700027, naming the key found."""
         text = client.refused(client.assertion(key=key_for("PS256", "other")))[3]
         assert client.certificate.fingerprint(hashes.SHA256()).hex().upper() in text
         assert f"Found key 'Start={client.certificate.not_valid_before_utc:%m/%d/%Y %H:%M:%S}" in text
 
     def test_changed_claims_are_refused(self, client: Client) -> None:
-        """Claims that were exchanged after signing: 700027."""
+        """Claims replaced after signing: 700027."""
         header, _, signature = client.assertion().split(".")
         claims = join({}, client.claims()).split(".")[1]
         assert client.code(f"{header}.{claims}.{signature}") == 700027
 
     def test_padding_is_the_headers(self, client: Client) -> None:
-        """A PKCS #1 v1.5 signature under PS256: 700027."""
+        """A PKCS #1 v1.5 signature with PS256: 700027."""
         message = join(client.header(), client.claims())
         assert client.code(f"{message}.{encode(sign('RS256', client.key, message.encode()))}") == 700027
 
     def test_empty_signature_is_refused(self, client: Client) -> None:
-        """No signature under PS256: 700027."""
+        """No signature with PS256: 700027."""
         assert client.code(f"{join(client.header(), client.claims())}.") == 700027
 
     def test_der_signature_is_refused(self) -> None:
-        """An ECDSA signature in ASN.1 form is not JOSE's: 700027."""
+        """An ECDSA signature in ASN.1 form is not the JOSE form: 700027."""
         with Authority(algorithms={"ES256"}) as authority, Client(authority, "ES256") as client:
             assert isinstance(client.key, ec.EllipticCurvePrivateKey)
             message = join(client.header(), client.claims())
@@ -136,10 +136,10 @@ class TestSignature:
             assert client.code(f"{message}.{encode(der)}") == 700027
 
     def test_short_halves_are_refused(self) -> None:
-        """r and s have the curve's width, with a zero in front if need be: 700027."""
+        """r and s must have the curve's width, with leading zeros if necessary: 700027."""
         with Authority(algorithms={"ES512"}) as authority, Client(authority, "ES512") as client:
             message, whole = join(client.header(), client.claims()), b"\x01" * 132
-            while whole[66]:  # P-521 has one bit there: every second signature has a zero to take away
+            while whole[66]:  # P-521 has one bit there: every second signature has a leading zero to remove
                 whole = sign("ES512", client.key, message.encode())
             assert client.code(f"{message}.{encode(whole[:66] + whole[67:])}") == 700027
             assert client.post(f"{message}.{encode(whole)}").status_code == 200
@@ -147,19 +147,19 @@ class TestSignature:
 
 class TestThumbprint:
     def test_sha1_is_accepted(self, client: Client) -> None:
-        """`x5t` alone finds the certificate too."""
+        """`x5t` by itself finds the certificate, too."""
         header = {"x5t#S256": None, "x5t": thumbprint(client.certificate, hashes.SHA1())}  # noqa: S303
         assert client.post(client.assertion(header)).status_code == 200
 
     def test_both_must_agree(self, client: Client) -> None:
-        """Of two thumbprints both must be the certificate's, even if the other is registered: 700027."""
+        """Both thumbprints must be the certificate's, even if the other one is registered: 700027."""
         other = certify(key_for("PS256", "other"))
         client.app.add_certificate(other)
         header = {"x5t": thumbprint(other, hashes.SHA1())}  # noqa: S303
         assert client.code(client.assertion(header)) == 700027
 
     def test_unregistered_is_refused(self, client: Client) -> None:
-        """A certificate that is not registered: 700027, naming the thumbprint that was sent."""
+        """An unregistered certificate: 700027, naming the thumbprint sent."""
         client.app.remove_certificate(client.certificate)
         status, error, codes, text = client.refused()
         sent = client.certificate.fingerprint(hashes.SHA256()).hex().upper()
@@ -167,7 +167,7 @@ class TestThumbprint:
         assert f"[Reason - The key was not found., Thumbprint of key used by client: '{sent}'" in text
 
     def test_other_applications_is_refused(self, client: Client) -> None:
-        """What is registered for another application does not count: 700027."""
+        """A certificate registered for another application does not count: 700027."""
         other = certify(key_for("PS256", "other"))
         client.authority.register(certificates=[other])
         header = {"x5t#S256": thumbprint(other)}
@@ -175,33 +175,33 @@ class TestThumbprint:
 
     @pytest.mark.parametrize("value", ["not base64url!", 5, None, "", "AAAA"])
     def test_odd_values_are_refused(self, client: Client, value: Any) -> None:
-        """A thumbprint that cannot be read is no thumbprint of a certificate: 700027."""
+        """A malformed thumbprint matches no certificate: 700027."""
         message = join(client.header() | {"x5t#S256": value}, client.claims())
         assert client.code(f"{message}.{encode(sign('PS256', client.key, message.encode()))}") == 700027
 
     def test_plain_base64_is_refused(self, client: Client) -> None:
-        """Hexadecimal is not what the header has: 700027."""
+        """The header does not use hexadecimal: 700027."""
         hexadecimal = client.certificate.fingerprint(hashes.SHA256()).hex()
         assert client.code(client.assertion({"x5t#S256": hexadecimal})) == 700027
 
     def test_kid_alone_is_refused(self, client: Client) -> None:
-        """A `kid` finds nothing: 700027."""
+        """A `kid` does not find a certificate: 700027."""
         header = {"x5t#S256": None, "kid": thumbprint(client.certificate)}
         assert client.code(client.assertion(header)) == 700027
 
     def test_kid_beside_is_ignored(self, client: Client) -> None:
-        """A `kid` beside a thumbprint does no harm."""
+        """A `kid` beside a thumbprint is ignored."""
         assert client.post(client.assertion({"kid": "anything"})).status_code == 200
 
     def test_nothing_is_refused(self, client: Client) -> None:
-        """No certificate is named at all: 5002723."""
+        """If no certificate is named: 5002723."""
         assert client.refused(client.assertion({"x5t#S256": None}))[:3] == (401, "invalid_client", [5002723])
 
 
 class TestCertificate:
     @pytest.mark.parametrize(("days", "reason"), [((-2, -1), "is expired."), ((1, 2), "is not yet valid.")])
     def test_outside_validity_is_refused(self, client: Client, days: tuple[int, int], reason: str) -> None:
-        """A registered certificate outside its validity: 700027 with this reason."""
+        """A registered certificate outside its validity: 700027 with that reason."""
         client.certificate = certify(client.key, days=days)
         client.app.add_certificate(client.certificate)
         status, error, codes, text = client.refused()
@@ -214,21 +214,21 @@ class TestCertificate:
         assert client.refused()[:3] == (401, "invalid_client", [7000214])
 
     def test_leaf_in_x5c_is_accepted(self, client: Client) -> None:
-        """The registered certificate may be sent along."""
+        """The registered certificate may be sent in x5c."""
         assert client.post(client.assertion({"x5c": x5c(client.certificate)})).status_code == 200
 
     def test_x5c_must_match_thumbprint(self, client: Client) -> None:
-        """The first of x5c is the certificate that the thumbprint names: 50027."""
+        """The first certificate in x5c must match the thumbprint: 50027."""
         other = certify(key_for("PS256", "other"))
         assert client.code(client.assertion({"x5c": x5c(other, client.certificate)})) == 50027
 
     @pytest.mark.parametrize("chain", ["text", 5, {}, [5], ["%%%"], ["AAAA"], [None]])
     def test_odd_x5c_is_refused(self, client: Client, chain: Any) -> None:
-        """x5c is a list of certificates in base64: 50027."""
+        """x5c must be a list of base64 certificates: 50027."""
         assert client.code(client.assertion({"x5c": chain})) == 50027
 
     def test_base64url_in_x5c_is_refused(self, client: Client) -> None:
-        """x5c has plain base64, padded, not base64url: 50027."""
+        """x5c must be plain padded base64, not base64url: 50027."""
         chain = x5c(client.certificate)[0].replace("+", "-").replace("/", "_").rstrip("=")
         assert client.code(client.assertion({"x5c": [chain + "-"]})) == 50027
 
@@ -236,7 +236,7 @@ class TestCertificate:
 class TestSubjectNameAndIssuer:
     @pytest.fixture
     def sni(self, client: Client) -> Client:
-        """A client whose application trusts a subject by its issuer; the chain is root, intermediate, leaf."""
+        """A client whose application trusts a subject from an issuer; the chain is root, intermediate, leaf."""
         root_key, ca_key = key_for("PS256", "root"), key_for("PS256", "ca")
         self.root = certify(root_key, "CN=root", ca=True)
         self.ca = certify(ca_key, "CN=ca", (root_key, self.root), ca=True, path_length=0)
@@ -249,7 +249,7 @@ class TestSubjectNameAndIssuer:
         return client.code(client.assertion({"x5c": x5c(*chain), "x5t#S256": thumbprint(chain[0])}, **options))
 
     def test_chain_is_accepted(self, sni: Client) -> None:
-        """Leaf, intermediate, root: signed in, although nothing is registered."""
+        """Leaf, intermediate and root sign in, although nothing is registered."""
         assert sni.post(sni.assertion({"x5c": x5c(sni.certificate, self.ca, self.root)})).status_code == 200
 
     def test_root_may_be_left_out(self, sni: Client) -> None:
@@ -257,39 +257,39 @@ class TestSubjectNameAndIssuer:
         assert sni.post(sni.assertion({"x5c": x5c(sni.certificate, self.ca)})).status_code == 200
 
     def test_thumbprint_may_be_left_out(self, sni: Client) -> None:
-        """The chain alone names the certificate."""
+        """The chain alone identifies the certificate."""
         header = {"x5c": x5c(sni.certificate, self.ca), "x5t#S256": None}
         assert sni.post(sni.assertion(header)).status_code == 200
 
     def test_intermediate_may_be_trusted(self, sni: Client) -> None:
-        """The trusted issuer may be an intermediate; what vouches for it may follow."""
+        """The trusted issuer may be an intermediate, followed by its own issuers."""
         sni.app.trusts = ((sni.certificate.subject, self.ca),)
         for chain in ((sni.certificate,), (sni.certificate, self.ca, self.root)):
             assert sni.post(sni.assertion({"x5c": x5c(*chain)})).status_code == 200
 
     def test_renewed_leaf_is_accepted(self, sni: Client) -> None:
-        """A new certificate with that subject needs no registration: what this trust is for."""
+        """A new certificate with that subject need not be registered, which is the purpose of this trust."""
         sni.key = key_for("PS256", "other")
         sni.certificate = certify(sni.key, "CN=app,O=Contoso", (key_for("PS256", "ca"), self.ca))
         assert sni.post(sni.assertion({"x5c": x5c(sni.certificate, self.ca)})).status_code == 200
 
     def test_missing_x5c_is_refused(self, sni: Client) -> None:
-        """Without x5c the thumbprint is looked for among the registered: 700027."""
+        """Without x5c the thumbprint is looked up among the registered ones: 700027."""
         assert sni.code() == 700027
 
     def test_subject_must_be_trusted(self, sni: Client) -> None:
-        """Another subject of the same issuer: 700030, naming it."""
+        """Another subject from the same issuer: 700030, naming it."""
         sni.certificate = certify(sni.key, "CN=other", (key_for("PS256", "ca"), self.ca))
         status, error, codes, text = sni.refused(sni.assertion({"x5c": x5c(sni.certificate, self.ca)}))
         assert (status, error, codes) == (401, "invalid_client", [700030])
         assert "CN=other" in text
 
     def test_ca_first_is_refused(self, sni: Client) -> None:
-        """The leaf comes first; a CA's subject is not the trusted one: 700030."""
+        """The leaf must come first; a CA's subject is not the trusted one: 700030."""
         assert self.code(sni, self.ca, sni.certificate, self.root) == 700030
 
     def test_ca_as_leaf_is_refused(self, sni: Client) -> None:
-        """A CA certificate with the trusted subject is no leaf: 7000213."""
+        """A CA certificate with the trusted subject is not a leaf: 7000213."""
         leaf = certify(sni.key, "CN=app,O=Contoso", (key_for("PS256", "root"), self.root), ca=True)
         assert self.code(sni, leaf, self.root) == 7000213
 
@@ -304,34 +304,34 @@ class TestSubjectNameAndIssuer:
         assert self.code(sni, sni.certificate, self.root) == 7000213
 
     def test_forged_issuer_is_refused(self, sni: Client) -> None:
-        """A root of the same name with another key: 7000213."""
+        """A root with the same name but another key: 7000213."""
         root_key, ca_key = key_for("PS256", "forged"), key_for("PS256", "ca")
         root = certify(root_key, "CN=root", ca=True)
         ca = certify(ca_key, "CN=ca", (root_key, root), ca=True)
         assert self.code(sni, sni.certificate, ca, root) == 7000213
 
     def test_leaf_cannot_issue(self, sni: Client) -> None:
-        """A leaf of the trusted issuer that signs another leaf: 7000213."""
+        """A leaf from the trusted issuer that signs another leaf: 7000213."""
         between_key = key_for("PS256", "other")
         between = certify(between_key, "CN=someone", (key_for("PS256", "ca"), self.ca))
         leaf = certify(sni.key, "CN=app,O=Contoso", (between_key, between))
         assert self.code(sni, leaf, between, self.ca, self.root) == 7000213
 
     def test_path_length_holds(self, sni: Client) -> None:
-        """A CA below one that allows none below itself: 7000213."""
+        """A CA below one that does not allow any: 7000213."""
         below_key = key_for("PS256", "other")
         below = certify(below_key, "CN=below", (key_for("PS256", "ca"), self.ca), ca=True)
         leaf = certify(sni.key, "CN=app,O=Contoso", (below_key, below))
         assert self.code(sni, leaf, below, self.ca, self.root) == 7000213
 
     def test_issuer_must_sign_certificates(self, sni: Client) -> None:
-        """A CA whose key usage leaves certificates out: 7000213."""
+        """A CA whose key usage excludes certificate signing: 7000213."""
         ca_key = key_for("PS256", "ca")
         ca = certify(ca_key, "CN=ca", (key_for("PS256", "root"), self.root), ca=True, signs=False)
         assert self.code(sni, sni.certificate, ca, self.root) == 7000213
 
     def test_leaf_is_not_its_issuer(self, sni: Client) -> None:
-        """A certificate that is trusted as an issuer does not sign in itself: 7000213."""
+        """A certificate trusted as an issuer cannot sign in itself: 7000213."""
         leaf = certify(sni.key, "CN=alone")
         sni.app.trust_subject("CN=alone", leaf)
         assert self.code(sni, leaf) == 7000213
@@ -342,7 +342,7 @@ class TestSubjectNameAndIssuer:
         assert self.code(sni, leaf, self.ca) == 1000502
 
     def test_revoked_intermediate_is_refused(self, sni: Client) -> None:
-        """Any revoked certificate of the chain: 7000214."""
+        """Any revoked certificate in the chain: 7000214."""
         sni.app.revoke(self.ca)
         assert self.code(sni, sni.certificate, self.ca) == 7000214
 
@@ -351,7 +351,7 @@ class TestSubjectNameAndIssuer:
         assert self.code(sni, sni.certificate, self.ca, key=key_for("PS256", "other")) == 700027
 
     def test_thumbprint_must_match_chain(self, sni: Client) -> None:
-        """The thumbprint is the leaf's: 50027."""
+        """The thumbprint must be the leaf's: 50027."""
         header = {"x5c": x5c(sni.certificate, self.ca), "x5t#S256": thumbprint(self.ca)}
         assert sni.code(sni.assertion(header)) == 50027
 
@@ -359,17 +359,17 @@ class TestSubjectNameAndIssuer:
 class TestClaims:
     @pytest.mark.parametrize("name", ["iss", "sub", "aud", "jti"])
     def test_missing_claim_is_refused(self, client: Client, name: str) -> None:
-        """A claim that must be there: 90014, naming it."""
+        """A missing required claim: 90014, naming it."""
         status, error, codes, text = client.refused(client.assertion(**{name: None}))
         assert (status, error, codes) == (400, "invalid_request", [90014])
         assert f"'{name}'" in text
 
     def test_subject_must_be_issuer(self, client: Client) -> None:
-        """iss and sub are one: 50048."""
+        """iss and sub must be equal: 50048."""
         assert client.refused(client.assertion(sub="someone"))[:3] == (401, "invalid_client", [50048])
 
     def test_issuer_must_be_client(self, client: Client) -> None:
-        """Another application's assertion, by the same certificate: 700021."""
+        """An assertion for another application, by the same certificate: 700021."""
         other = client.authority.register(certificates=[client.certificate])
         assertion = client.assertion(iss=other.client_id, sub=other.client_id)
         assert client.refused(assertion)[:3] == (401, "invalid_client", [700021])
@@ -379,7 +379,7 @@ class TestClaims:
         assert client.post(client.assertion(aud=f"{client.authority.authority}/v2.0")).status_code == 200
 
     def test_domain_is_accepted_as_audience(self, client: Client) -> None:
-        """The audience may name the tenant as the request's address does."""
+        """The audience may name the tenant as the request's URL does."""
         client.tenant = "contoso.onmicrosoft.com"
         assert client.post().status_code == 200
 
@@ -395,7 +395,7 @@ class TestClaims:
         ],
     )
     def test_other_audience_is_refused(self, client: Client, audience: Any) -> None:
-        """Another cloud, tenant or endpoint, or not a text: 700023."""
+        """Another cloud, tenant or endpoint, or a value that is not a string: 700023."""
         if isinstance(audience, str):
             audience = audience.format(url=client.authority.url, tenant=client.tenant)
         assert client.refused(client.assertion(aud=audience))[:3] == (401, "invalid_client", [700023])
@@ -407,7 +407,7 @@ class TestClaims:
         assert client.code(client.assertion(aud=audience)) == 700023
 
     def test_replay_is_refused(self, client: Client) -> None:
-        """An assertion is for one request: 700024, whose remedy, a new assertion, is the right one."""
+        """An assertion is for one request: 700024, for which the remedy is a new assertion."""
         assertion = client.assertion()
         assert client.post(assertion).status_code == 200
         status, error, codes, text = client.refused(assertion)
@@ -415,7 +415,7 @@ class TestClaims:
         assert "was presented before" in text
 
     def test_same_id_newly_signed_is_refused(self, client: Client) -> None:
-        """It is the jti that counts, not the text."""
+        """Replay is detected by the jti, not the text."""
         assert client.post(client.assertion(jti="one")).status_code == 200
         assert client.code(client.assertion(jti="one")) == 700024
 
@@ -426,12 +426,12 @@ class TestClaims:
             assert other.post(other.assertion(jti="one")).status_code == 200
 
     def test_refused_assertion_is_not_used_up(self, client: Client) -> None:
-        """Who sends a forgery first cannot use up the true one's id."""
+        """A forgery sent first cannot use up the genuine assertion's id."""
         assert client.code(client.assertion(jti="one", key=key_for("PS256", "other"))) == 700027
         assert client.post(client.assertion(jti="one")).status_code == 200
 
     def test_replays_can_be_accepted(self) -> None:
-        """`refuse_replays=False` is how Entra ID behaves today."""
+        """`refuse_replays=False` is Entra ID's current behaviour."""
         with Authority(refuse_replays=False) as authority, Client(authority) as client:
             assertion = client.assertion()
             assert [client.post(assertion).status_code for _ in range(2)] == [200, 200]
@@ -442,12 +442,12 @@ class TestTimes:
         ("name", "offset"), [("exp", -290), ("nbf", 290), ("iat", 290), ("exp", 10_000_000), ("nbf", -10_000)]
     )
     def test_skew_is_allowed(self, client: Client, name: str, offset: int) -> None:
-        """Clocks may differ by five minutes; how long an assertion lives is its maker's choice."""
+        """Clocks may differ by five minutes; an assertion's lifetime is not limited."""
         assert client.post(client.assertion(None, **{name: int(time.time()) + offset})).status_code == 200
 
     @pytest.mark.parametrize(("name", "offset"), [("exp", -310), ("nbf", 310), ("iat", 310)])
     def test_outside_is_refused(self, client: Client, name: str, offset: int) -> None:
-        """Beyond that: 700024, with the time here and the assertion's."""
+        """Beyond that: 700024, with the authority's time and the assertion's."""
         now = int(time.time())
         status, error, codes, text = client.refused(client.assertion(None, **{name: now + offset}))
         assert (status, error, codes) == (401, "invalid_client", [700024])
@@ -456,29 +456,29 @@ class TestTimes:
         assert "Current time: " in text
 
     def test_missing_end_is_refused(self, client: Client) -> None:
-        """No `exp` is an end in 1970: 700024."""
+        """A missing `exp` counts as 1970: 700024."""
         status, _, codes, text = client.refused(client.assertion(exp=None))
         assert (status, codes) == (401, [700024])
         assert "expiry time of assertion 1970-01-01T00:00:00.0000000Z." in text
 
     def test_beginning_is_not_needed(self, client: Client) -> None:
-        """Neither `nbf` nor `iat` must be there."""
+        """Neither `nbf` nor `iat` is required."""
         assert client.post(client.assertion(nbf=None, iat=None)).status_code == 200
 
     def test_fractions_are_accepted(self, client: Client) -> None:
-        """MSAL sends fractions of a second."""
+        """MSAL sends fractions of a second, which are accepted."""
         now = time.time()
         assert client.post(client.assertion(nbf=now, iat=now, exp=now + 600.5)).status_code == 200
 
     @pytest.mark.parametrize("value", ["1700000000", True, [1], {}])
     @pytest.mark.parametrize("name", ["nbf", "iat", "exp"])
     def test_other_kinds_are_refused(self, client: Client, name: str, value: Any) -> None:
-        """A time is a number: 50027."""
+        """A time must be a number: 50027."""
         assert client.code(client.assertion(**{name: value})) == 50027
 
     @pytest.mark.parametrize("number", ["1e999", "-1e999", "1e300", "-1e300", "9" * 400])
     def test_monstrous_numbers_are_refused(self, client: Client, number: str) -> None:
-        """Times that no calendar has are answered, not stumbled over."""
+        """Times beyond any calendar get a response, not a crash."""
         claims = json.dumps(client.claims(nbf=0)).replace('"nbf": 0', f'"nbf": {number}').replace('"exp"', '"e"')
         message = f"{encode(json.dumps(client.header()).encode())}.{encode(claims.encode())}"
         code = client.code(f"{message}.{encode(sign('PS256', client.key, message.encode()))}")

@@ -1,4 +1,4 @@
-"""What the test vault does wrong on demand, as a client meets it."""
+"""Faults that the test vault produces on demand, as a client sees them."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def raw(key_vault: KeyVault) -> Iterator[Raw]:
     ids=str,
 )
 def test_refusal_is_for_one_request(raw: Raw, key_vault: KeyVault, refusal: Refusal, status: int, code: str) -> None:
-    """It has the service's status and code, and the next request is answered."""
+    """A refusal has the service's status and code, and affects one request."""
     key_vault.fail("keys/list", refusal)
     assert raw.refused("GET", "keys")[:2] == (status, code)
     assert raw.ask("GET", "keys").status_code == 200
 
 
 def test_faults_are_for_their_operation_alone(raw: Raw, key_vault: KeyVault) -> None:
-    """They come in their order, one for each request with a good token."""
+    """Faults apply only to their operation, in order, one for each request with a valid token."""
     key_vault.fail("keys/create", refusals.failing(), refusals.firewall())
     assert raw.ask("GET", "keys").status_code == 200
     assert raw.ask("POST", "keys/app/create", {"kty": "EC"}, token="").status_code == 401
@@ -61,7 +61,7 @@ def test_faults_are_for_their_operation_alone(raw: Raw, key_vault: KeyVault) -> 
 
 
 def test_throttled_tells_how_long_in_each_form(raw: Raw, key_vault: KeyVault) -> None:
-    """In seconds, as a date (RFC 9110, section 10.2.3), in milliseconds, or not at all."""
+    """Retry-After is in seconds, a date (RFC 9110, section 10.2.3), in milliseconds, or missing."""
     moment = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
     key_vault.fail(
         "keys/list",
@@ -78,7 +78,7 @@ def test_throttled_tells_how_long_in_each_form(raw: Raw, key_vault: KeyVault) ->
 
 
 def test_denied_permission_is_a_missing_role(raw: Raw, key_vault: KeyVault) -> None:
-    """It stays so until it is allowed again."""
+    """A denied permission stays denied until it is allowed again."""
     key_vault.deny.add("keys/list")
     for _ in range(2):
         assert raw.refused("GET", "keys")[:2] == (403, "ForbiddenByRbac")
@@ -87,7 +87,7 @@ def test_denied_permission_is_a_missing_role(raw: Raw, key_vault: KeyVault) -> N
 
 
 def test_every_request_can_be_disturbed(raw: Raw, key_vault: KeyVault) -> None:
-    """A function is asked at each what happens, and knows what the request is for."""
+    """For each request a function, which gets the required permission, decides about a fault."""
     key_vault.disturb = lambda permission: refusals.firewall() if permission == "keys/list" else None
     assert raw.refused("GET", "keys")[1] == "ForbiddenByFirewall"
     assert raw.ask("POST", "keys/app/create", {"kty": "EC"}).status_code == 200
@@ -95,7 +95,7 @@ def test_every_request_can_be_disturbed(raw: Raw, key_vault: KeyVault) -> None:
 
 @pytest.mark.parametrize("fault", [Drop(), Cut()], ids=["drop", "cut"])
 def test_connection_ends(raw: Raw, key_vault: KeyVault, fault: Drop | Cut) -> None:
-    """Without an answer, or in its middle; the next request is answered."""
+    """A connection ends before or during the response; the next request is answered."""
     key_vault.fail("keys/list", fault)
     with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         raw.ask("GET", "keys")
@@ -103,7 +103,7 @@ def test_connection_ends(raw: Raw, key_vault: KeyVault, fault: Drop | Cut) -> No
 
 
 def test_stall_ends_with_the_answer(raw: Raw, key_vault: KeyVault) -> None:
-    """Nothing comes until the vault resumes; others are served meanwhile."""
+    """A stalled request gets its response when the vault resumes; others are served meanwhile."""
     key_vault.fail("keys/create", Stall())
     answers: list[int] = []
     thread = start(lambda: answers.append(raw.ask("POST", "keys/app/create", {"kty": "EC"}).status_code))
@@ -117,13 +117,13 @@ def test_stall_ends_with_the_answer(raw: Raw, key_vault: KeyVault) -> None:
 
 
 def test_short_stall_ends_by_itself(raw: Raw, key_vault: KeyVault) -> None:
-    """It may last for some seconds alone."""
+    """A stall may be limited to some seconds."""
     key_vault.fail("keys/list", Stall(0.01))
     assert raw.ask("GET", "keys").status_code == 200
 
 
 def test_trickle_never_ends(raw: Raw, key_vault: KeyVault) -> None:
-    """An octet comes now and then, so that no read ever times out."""
+    """A byte comes now and then, so that no read ever times out."""
     key_vault.fail("keys/list", Trickle())
     with raw.ask("GET", "keys", stream=True) as answer:
         pieces = answer.iter_content(1)
@@ -132,7 +132,7 @@ def test_trickle_never_ends(raw: Raw, key_vault: KeyVault) -> None:
 
 
 def test_closing_ends_stalls(key_vault: KeyVault) -> None:
-    """No client and no thread is left behind."""
+    """Closing the vault ends stalled clients and threads."""
     with Raw(key_vault) as raw:
         key_vault.fail("keys/list", Stall(), Trickle())
         threads = [start(lambda: ignoring(lambda: raw.ask("GET", "keys"))) for _ in range(2)]
@@ -145,7 +145,7 @@ def test_closing_ends_stalls(key_vault: KeyVault) -> None:
 
 
 def test_moved_vault_demands_a_token_of_its_new_tenant(key_vault: KeyVault) -> None:
-    """401 with another tenant: the SDK asks for a token of that one, and goes on."""
+    """401 with another tenant: the SDK requests a token from that tenant, and continues."""
     with sdk_of(key_vault) as sdk:
         keys: KeyClient = sdk.keys
         assert list(keys.list_properties_of_keys()) == []
@@ -157,7 +157,7 @@ def test_moved_vault_demands_a_token_of_its_new_tenant(key_vault: KeyVault) -> N
 
 
 def test_sdk_tells_the_services_words(key_vault: KeyVault) -> None:
-    """The body is one that the SDK reads."""
+    """The SDK can parse a refusal's body."""
     with sdk_of(key_vault) as sdk:
         key_vault.fail("keys/list", refusals.private_link())
         with pytest.raises(HttpResponseError) as caught:
@@ -178,7 +178,7 @@ def ignoring(do: Callable[[], object]) -> None:
 
 
 def wait_for_call(vault: KeyVault, call: str, number: int = 1) -> None:
-    """Wait until the vault has been asked so often."""
+    """Wait until the vault has received this call `number` times."""
     pause = threading.Event()
     for _ in range(1000):
         if vault.count(call) >= number:

@@ -1,4 +1,4 @@
-"""A Managed HSM, which the test vault can be too, and a vault by its own name; with the unmodified SDK."""
+"""The test vault as a Managed HSM, and a vault under its own name, with the unmodified SDK."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def host() -> str:
-    """A name of the test's own: the SDK remembers which tenant each has demanded a token of."""
+    """A name unique to the test: the SDK caches the tenant that each host requires."""
     return f"contoso-{next(_numbers)}.managedhsm.azure.net"
 
 
@@ -33,7 +33,7 @@ def hsm(authority: Authority, host: str) -> Iterator[KeyVault]:
 
 @pytest.fixture
 def sdk(hsm: KeyVault, host: str) -> Iterator[Sdk]:
-    """The SDK's clients of the HSM by its name, with the check that the token is for it."""
+    """The SDK's clients for the HSM by its name, verifying that the token is for it."""
     with (
         Proxy(("127.0.0.1", hsm.port)) as proxy,
         sdk_of(hsm, f"https://{host}", f"http://127.0.0.1:{proxy.port}") as made,
@@ -42,7 +42,7 @@ def sdk(hsm: KeyVault, host: str) -> Iterator[Sdk]:
 
 
 def test_challenge_is_for_managed_hsm(hsm: KeyVault) -> None:
-    """It names that resource, and has no body."""
+    """The challenge names the Managed HSM resource, and has no body."""
     with Raw(hsm) as raw:
         answer = raw.ask("GET", "keys", token="")
     assert (answer.status_code, answer.content) == (401, b"")
@@ -50,7 +50,7 @@ def test_challenge_is_for_managed_hsm(hsm: KeyVault) -> None:
 
 
 def test_vaults_token_is_not_for_an_hsm(hsm: KeyVault) -> None:
-    """Each has its own audience."""
+    """A vault's token has another audience, and is refused."""
     with Raw(hsm) as raw:
         token = raw.token
         hsm.resource = "https://vault.azure.net"
@@ -58,7 +58,7 @@ def test_vaults_token_is_not_for_an_hsm(hsm: KeyVault) -> None:
 
 
 def test_keys_are_of_an_hsms_types(sdk: Sdk, host: str) -> None:
-    """RSA-HSM and EC-HSM, and no others; identifiers begin with the HSM's own name."""
+    """Only RSA-HSM and EC-HSM keys can be created; identifiers begin with the HSM's own name."""
     made = sdk.keys.create_rsa_key("rsa", hardware_protected=True)
     assert made.key_type == "RSA-HSM"
     assert made.id.startswith(f"https://{host}/keys/rsa/")
@@ -68,7 +68,7 @@ def test_keys_are_of_an_hsms_types(sdk: Sdk, host: str) -> None:
 
 
 def test_key_signs(sdk: Sdk, hsm: KeyVault) -> None:
-    """As a vault's does."""
+    """A key in an HSM signs like one in a vault."""
     made = hsm.make_key("app", "P-384")
     digest = hashlib.sha384(b"message").digest()
     signature = sdk.keys.get_cryptography_client("app").sign(SignatureAlgorithm.es384, digest).signature
@@ -76,7 +76,7 @@ def test_key_signs(sdk: Sdk, hsm: KeyVault) -> None:
 
 
 def test_there_are_no_certificates_and_secrets(sdk: Sdk, hsm: KeyVault) -> None:
-    """Their addresses lead nowhere."""
+    """A Managed HSM has no certificates or secrets."""
     with pytest.raises(ResourceNotFoundError):
         sdk.certificates.get_certificate("app")
     with pytest.raises(ResourceNotFoundError):
@@ -86,7 +86,7 @@ def test_there_are_no_certificates_and_secrets(sdk: Sdk, hsm: KeyVault) -> None:
 
 
 def test_vault_is_met_by_its_own_name(authority: Authority) -> None:
-    """So the SDK's check that the token is for this vault's cloud is done too."""
+    """With its own name the SDK's check that the token is for this vault's cloud runs too."""
     host = "contoso.vault.azure.cn"
     with (
         KeyVault(authority, names=[host]) as vault,

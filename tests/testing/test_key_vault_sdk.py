@@ -39,7 +39,7 @@ def sdk(key_vault: KeyVault) -> Iterator[Sdk]:
 
 
 def policy(issuer: str = WellKnownIssuerNames.unknown, **more: Any) -> CertificatePolicy:
-    """A policy for a P-256 key that is not exportable."""
+    """Return a policy for a non-exportable P-256 key."""
     named = {"key_type": "EC", "key_curve_name": "P-256", "exportable": False, "subject": "CN=app"}
     return CertificatePolicy(issuer, **named | more)
 
@@ -47,20 +47,20 @@ def policy(issuer: str = WellKnownIssuerNames.unknown, **more: Any) -> Certifica
 class TestKeys:
     @pytest.mark.parametrize("hardware", [False, True])
     def test_rsa_key_is_made(self, sdk: Sdk, *, hardware: bool) -> None:
-        """RSA, or RSA-HSM, of the size that was asked for."""
+        """An RSA or RSA-HSM key has the requested size."""
         made = sdk.keys.create_rsa_key("app", size=3072, hardware_protected=hardware)
         assert made.key_type == ("RSA-HSM" if hardware else "RSA")
         assert len(made.key.n) * 8 == 3072
         assert made.properties.recovery_level == "Recoverable+Purgeable"
 
     def test_elliptic_key_is_made(self, sdk: Sdk) -> None:
-        """EC, on the curve that was asked for; it signs and verifies, and no more."""
+        """An EC key is on the requested curve, and only signs and verifies."""
         made = sdk.keys.create_ec_key("app", curve="P-384")
         assert (made.key_type, made.key.crv) == ("EC", "P-384")
         assert sorted(made.key_operations) == ["sign", "verify"]
 
     def test_key_is_got_by_name_and_by_version(self, sdk: Sdk) -> None:
-        """Without a version it is the newest."""
+        """Without a version the newest is returned."""
         first, second = (sdk.keys.create_ec_key("app") for _ in range(2))
         assert sdk.keys.get_key("app").id == second.id
         assert sdk.keys.get_key("app", first.properties.version).id == first.id
@@ -68,7 +68,7 @@ class TestKeys:
             sdk.keys.get_key("other")
 
     def test_listing_follows_the_pages(self, sdk: Sdk, key_vault: KeyVault) -> None:
-        """More keys than a page holds, and more versions, come one after the other."""
+        """More keys and versions than fit on a page are all listed."""
         for number in range(26):
             key_vault.make_key(f"key-{number}", "P-256")
             key_vault.make_key("many", "P-256")
@@ -87,7 +87,7 @@ class TestKeys:
         ],
     )
     def test_key_signs(self, sdk: Sdk, key_vault: KeyVault, key_type: str, algorithms: list[str]) -> None:
-        """Signatures are right, also where the SDK is given an address and asks for the key itself."""
+        """Signatures are valid, even if the SDK gets a URL and fetches the key itself."""
         public_key = key_vault.make_key("app", key_type).private_key.public_key()
         key = sdk.keys.get_key("app")
         for algorithm in algorithms:
@@ -99,7 +99,7 @@ class TestKeys:
                 assert is_signed(public_key, signature, b"message", algorithm)
 
     def test_key_is_taken_in(self, sdk: Sdk) -> None:
-        """A JWK with its private part becomes a key that signs."""
+        """A private JWK is imported as a key that signs."""
         key = key_for("ES256", "imported")
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         numbers = key.private_numbers()
@@ -112,7 +112,7 @@ class TestKeys:
         assert made.key_operations == ["sign"]
 
     def test_disabled_key_signs_no_more(self, sdk: Sdk) -> None:
-        """It is shown, and its operations are refused, until it is enabled again."""
+        """A disabled key is shown, and its operations are refused until it is enabled again."""
         made = sdk.keys.create_ec_key("app")
         sdk.keys.update_key_properties("app", enabled=False, tags={"a": "b"})
         found = sdk.keys.get_key("app")
@@ -124,7 +124,7 @@ class TestKeys:
         assert client.sign(SignatureAlgorithm.es256, bytes(32)).signature
 
     def test_deleted_key_is_recovered(self, sdk: Sdk) -> None:
-        """It is gone, its name is kept, and it comes back with all its versions."""
+        """A deleted key's name stays reserved, and the key is recovered with all its versions."""
         first, second = (sdk.keys.create_ec_key("app") for _ in range(2))
         poller = sdk.keys.begin_delete_key("app", _polling_interval=SOON)
         poller.wait()
@@ -140,7 +140,7 @@ class TestKeys:
         assert sdk.keys.get_key("app").id == second.id
 
     def test_purged_key_is_gone(self, sdk: Sdk) -> None:
-        """After a while the name is free."""
+        """After a purge the name is free again."""
         sdk.keys.create_ec_key("app")
         sdk.keys.begin_delete_key("app", _polling_interval=SOON).wait()
         sdk.keys.purge_deleted_key("app")
@@ -150,7 +150,7 @@ class TestKeys:
 
 class TestCertificates:
     def test_self_signed_certificate_is_made(self, sdk: Sdk, key_vault: KeyVault) -> None:
-        """It follows its policy; its key is not exportable, has its name and version, and signs."""
+        """A certificate follows its policy; its non-exportable key has the same name and version, and signs."""
         wanted = policy(WellKnownIssuerNames.self, validity_in_months=6, enhanced_key_usage=["1.3.6.1.5.5.7.3.2"])
         made: Any = sdk.certificates.begin_create_certificate("app", wanted, _polling_interval=SOON).result()
         leaf = x509.load_der_x509_certificate(bytes(made.cer))
@@ -167,7 +167,7 @@ class TestCertificates:
         assert is_signed(leaf.public_key(), signature.signature, b"message", "ES256")
 
     def test_policy_has_the_services_defaults(self, sdk: Sdk) -> None:
-        """What a policy leaves out the service decides: exportable RSA-2048, a year, and renewal by itself."""
+        """Missing policy values are the service's defaults: exportable RSA-2048, one year, automatic renewal."""
         wanted = CertificatePolicy.get_default()
         sdk.certificates.begin_create_certificate("app", wanted, _polling_interval=SOON).wait()
         found = sdk.certificates.get_certificate_policy("app")
@@ -177,7 +177,7 @@ class TestCertificates:
         assert found.lifetime_actions[0].action == "AutoRenew"
 
     def test_policy_is_changed(self, sdk: Sdk, key_vault: KeyVault) -> None:
-        """For the next version; what is not named stays."""
+        """A changed policy is for the next version; values that are not given are kept."""
         key_vault.make_certificate("app", "P-256")
         action = LifetimeAction(CertificatePolicyAction.auto_renew, days_before_expiry=30)
         wanted = CertificatePolicy("Self", validity_in_months=3, lifetime_actions=[action])
@@ -187,7 +187,7 @@ class TestCertificates:
         assert (found.validity_in_months, found.lifetime_actions[0].days_before_expiry) == (3, 30)
 
     def test_certificate_is_got_and_listed(self, sdk: Sdk, key_vault: KeyVault) -> None:
-        """By name it is the newest version, by version each."""
+        """A name gives the newest version; each version can be read by its id."""
         first, second = (key_vault.make_certificate("app", "P-256") for _ in range(2))
         key_vault.make_key("bare", "P-256")
         assert sdk.certificates.get_certificate("app").properties.version == second.version
@@ -197,7 +197,7 @@ class TestCertificates:
         assert {each.version for each in listed} == {first.version, second.version}
 
     def test_request_is_merged_with_what_was_issued(self, sdk: Sdk) -> None:
-        """Issuer Unknown: the vault makes the request, and waits for its certificate."""
+        """With issuer Unknown the vault creates a request, and waits for its certificate."""
         sdk.certificates.begin_create_certificate("app", policy()).wait()
         operation = sdk.certificates.get_certificate_operation("app")
         assert (operation.status, operation.issuer_name) == ("inProgress", "Unknown")
@@ -212,7 +212,7 @@ class TestCertificates:
         assert sdk.certificates.get_certificate_operation("app").status == "completed"
 
     def test_request_of_the_same_key(self, sdk: Sdk, key_vault: KeyVault) -> None:
-        """`reuse_key`: the next version has the newest one's key."""
+        """With `reuse_key` the next version has the newest one's key."""
         public_key = key_vault.make_certificate("app", "P-256").private_key.public_key()
         sdk.certificates.begin_create_certificate("app", policy(reuse_key=True)).wait()
         operation = sdk.certificates.get_certificate_operation("app")
@@ -222,14 +222,14 @@ class TestCertificates:
         assert len(list(sdk.certificates.list_properties_of_certificate_versions("app"))) == 2
 
     def test_foreign_certificate_is_not_merged(self, sdk: Sdk) -> None:
-        """A certificate of another key than the request's is refused."""
+        """A certificate for another key than the request's is refused."""
         sdk.certificates.begin_create_certificate("app", policy()).wait()
         foreign = certify(key_for("ES256", "foreign")).public_bytes(serialization.Encoding.DER)
         with pytest.raises(HttpResponseError, match="does not match the public part"):
             sdk.certificates.merge_certificate("app", [foreign])
 
     def test_request_is_withdrawn(self, sdk: Sdk) -> None:
-        """One request at a time; it can be cancelled, and deleted."""
+        """Only one request is possible at a time; it can be cancelled and deleted."""
         sdk.certificates.begin_create_certificate("app", policy()).wait()
         with pytest.raises(HttpResponseError, match="inProgress"):
             sdk.certificates.begin_create_certificate("app", policy())
@@ -239,7 +239,7 @@ class TestCertificates:
             sdk.certificates.get_certificate_operation("app")
 
     def test_certificate_is_taken_in(self, sdk: Sdk) -> None:
-        """A PFX becomes a certificate whose secret has no key, where the policy says so."""
+        """A PFX is imported as a certificate; if the policy says so, its secret does not contain the key."""
         key = key_for("ES256", "imported")
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         leaf = certify(key)
@@ -252,7 +252,7 @@ class TestCertificates:
         assert len(signature) == 64
 
     def test_disabled_certificate_is_shown_as_such(self, sdk: Sdk, key_vault: KeyVault) -> None:
-        """Its key does not sign either."""
+        """A disabled certificate is shown as such, and its key does not sign."""
         version = key_vault.make_certificate("app", "P-256").version
         sdk.certificates.update_certificate_properties("app", version, enabled=False)
         assert sdk.certificates.get_certificate("app").properties.enabled is False
@@ -260,7 +260,7 @@ class TestCertificates:
             sdk.keys.get_cryptography_client("app").sign(SignatureAlgorithm.es256, bytes(32))
 
     def test_deleted_certificate_is_recovered(self, sdk: Sdk, key_vault: KeyVault) -> None:
-        """Its key goes and comes with it, and its name is kept meanwhile."""
+        """A certificate is deleted and recovered with its key, and the name stays reserved meanwhile."""
         key_vault.make_certificate("app", "P-256")
         sdk.certificates.begin_delete_certificate("app", _polling_interval=SOON).wait()
         assert key_vault.deleted == ["app"]
@@ -273,7 +273,7 @@ class TestCertificates:
         assert sdk.keys.get_key("app").name == sdk.certificates.get_certificate("app").name
 
     def test_purged_certificate_is_gone(self, sdk: Sdk, key_vault: KeyVault) -> None:
-        """After a while the name is free."""
+        """After a purge the name is free again."""
         key_vault.make_certificate("app", "P-256")
         sdk.certificates.begin_delete_certificate("app", _polling_interval=SOON).wait()
         sdk.certificates.purge_deleted_certificate("app")
@@ -282,7 +282,7 @@ class TestCertificates:
         sdk.certificates.begin_create_certificate("app", policy()).wait()
 
     def test_purge_protection_keeps_what_was_deleted(self, sdk: Sdk, key_vault: KeyVault) -> None:
-        """It can only be recovered."""
+        """With purge protection a deleted certificate can only be recovered."""
         key_vault.purge_protection = True
         key_vault.make_certificate("app", "P-256")
         assert sdk.certificates.get_certificate("app").properties.recovery_level == "Recoverable"
@@ -294,7 +294,7 @@ class TestCertificates:
 
 class TestSecrets:
     def test_secret_is_kept_in_versions(self, sdk: Sdk, key_vault: KeyVault) -> None:
-        """What was set is got, the newest where no version is named."""
+        """A secret can be read back, by default the newest version."""
         first = sdk.secrets.set_secret("greeting", "hello", content_type="text/plain")
         assert sdk.secrets.set_secret("greeting", "good day").value == "good day"
         assert sdk.secrets.get_secret("greeting").value == "good day"
@@ -305,14 +305,14 @@ class TestSecrets:
         assert len(list(sdk.secrets.list_properties_of_secret_versions("greeting"))) == 2
 
     def test_disabled_secret_is_not_given(self, sdk: Sdk) -> None:
-        """Its value is refused."""
+        """A disabled secret cannot be read."""
         made = sdk.secrets.set_secret("greeting", "hello")
         sdk.secrets.update_secret_properties("greeting", made.properties.version, enabled=False)
         with pytest.raises(HttpResponseError, match="not allowed on a disabled secret"):
             sdk.secrets.get_secret("greeting")
 
     def test_secret_is_deleted_recovered_and_purged(self, sdk: Sdk) -> None:
-        """As keys are."""
+        """Secrets are deleted, recovered and purged like keys."""
         sdk.secrets.set_secret("greeting", "hello")
         sdk.secrets.begin_delete_secret("greeting", _polling_interval=SOON).wait()
         with pytest.raises(ResourceNotFoundError):
@@ -325,7 +325,7 @@ class TestSecrets:
 
     @pytest.mark.parametrize("exportable", [False, True])
     def test_secret_of_a_certificate_has_the_key_where_it_is_exportable(self, sdk: Sdk, *, exportable: bool) -> None:
-        """It is PKCS#12; this is the key that other libraries download."""
+        """The secret is PKCS#12, with the key if it is exportable; other libraries download the key this way."""
         wanted = policy(WellKnownIssuerNames.self, exportable=exportable)
         sdk.certificates.begin_create_certificate("app", wanted, _polling_interval=SOON).wait()
         secret = sdk.secrets.get_secret("app")

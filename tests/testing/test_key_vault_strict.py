@@ -1,4 +1,4 @@
-"""What the test vault refuses, in the service's words; a client of our own sends what the SDK would not."""
+"""What the test vault refuses, with the service's messages; our own client sends what the SDK would not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def raw(key_vault: KeyVault) -> Iterator[Raw]:
 
 class TestToken:
     def test_challenge_names_tenant_and_resource(self, raw: Raw, key_vault: KeyVault) -> None:
-        """Without a token: 401 and the demand for one."""
+        """A request without a token gets 401 and a challenge."""
         answer = raw.ask("GET", "keys", token="")
         assert answer.status_code == 401
         assert answer.json()["error"]["message"] == "AKV10000: Request is missing a Bearer or PoP token."
@@ -36,11 +36,11 @@ class TestToken:
         assert answer.headers["WWW-Authenticate"] == expected
 
     def test_token_is_asked_for_before_all_else(self, raw: Raw) -> None:
-        """A request that is wrong in every way gets the challenge too."""
+        """Even a request that is wrong in every way gets the challenge first."""
         assert raw.refused("POST", "nothing/here?api-version=0", token="")[0] == 401
 
     def test_audience_must_be_key_vault(self, raw: Raw, authority: Authority) -> None:
-        """A token for something else is refused; a slash at the end does not matter."""
+        """A token for another audience is refused; a trailing slash makes no difference."""
         status, _, said = raw.refused("GET", "keys", token=token_of(authority, "https://graph.microsoft.com"))
         assert (status, said[:9]) == (401, "AKV10022:")
         assert raw.ask("GET", "keys", token=token_of(authority, "https://vault.azure.net/")).status_code == 200
@@ -67,16 +67,16 @@ class TestToken:
 
     @pytest.mark.parametrize("token", ["x", "x.y.z", "....", "e30.e30.e30"])
     def test_what_is_no_token_is_refused(self, raw: Raw, token: str) -> None:
-        """Anything else behind `Bearer` is 401."""
+        """Any other value after `Bearer` is 401."""
         assert raw.refused("GET", "keys", token=token)[0] == 401
 
     def test_token_must_be_current(self) -> None:
-        """One whose time is over is refused."""
+        """An expired token is refused."""
         with Authority(token_lifetime=0) as authority, KeyVault(authority) as vault, Raw(vault) as raw:
             assert raw.refused("GET", "keys")[0] == 401
 
     def test_revoked_tokens_are_refused(self, raw: Raw, key_vault: KeyVault) -> None:
-        """Those that were used so far; a fresh one is good."""
+        """Tokens used so far are refused; a new one is accepted."""
         assert raw.ask("GET", "keys").status_code == 200
         key_vault.revoke_tokens()
         assert raw.refused("GET", "keys")[0] == 401
@@ -85,7 +85,7 @@ class TestToken:
 
 class TestRequest:
     def test_api_version_must_be_known(self, raw: Raw) -> None:
-        """One is needed, and it is one of the service's."""
+        """The API version is required, and must be one of the service's."""
         assert raw.refused("GET", "keys?x=y")[:2] == (400, "BadParameter")
         status, _, said = raw.refused("GET", "keys?api-version=7.99")
         assert status == 400
@@ -93,13 +93,13 @@ class TestRequest:
 
     @pytest.mark.parametrize("name", ["a_b", "a.b", "%C3%A4", "a" * 128])
     def test_name_has_letters_digits_and_hyphens(self, raw: Raw, name: str) -> None:
-        """127 of them at most."""
+        """A name has at most 127 letters, digits and hyphens."""
         status, code, said = raw.refused("POST", f"keys/{name}/create", {"kty": "EC"})
         assert (status, code) == (400, "BadParameter")
         assert said.startswith("The request URI contains an invalid name: ")
 
     def test_body_must_be_json(self, raw: Raw) -> None:
-        """By its Content-Type, and by what it is: an object in which no name stands twice."""
+        """The body must have the JSON content type, and be an object without duplicate names."""
         typed = {"Content-Type": "application/json"}
         assert raw.ask("POST", "keys/app/create", data=b"{}").status_code == 415
         for octets in (b"{", b"[]", b'{"kty": "EC", "kty": "RSA"}'):
@@ -108,14 +108,14 @@ class TestRequest:
         assert raw.ask("POST", "keys/app/create", data=b'{"kty": "EC"}', headers=utf8).status_code == 200
 
     def test_method_and_path_must_be_an_operations(self, raw: Raw) -> None:
-        """Another method is 405, with those that there are; another path is 404 without a word."""
+        """An unsupported method is 405 with the allowed ones; an unknown path is 404 without a body."""
         answer = raw.ask("POST", "keys")
         assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
         assert raw.ask("GET", "storage").status_code == 404
         assert raw.ask("GET", "storage").content == b""
 
     def test_page_has_25_items_at_most(self, raw: Raw, key_vault: KeyVault) -> None:
-        """`maxresults` may be less, and `nextLink` leads on at the address that the client knows."""
+        """`maxresults` may be less, and `nextLink` uses the address that the client knows."""
         for number in range(3):
             key_vault.make_key(f"key-{number}", "P-256")
         for wrong in ("0", "26", "x"):
@@ -130,7 +130,7 @@ class TestRequest:
 class TestMakingKeys:
     @pytest.mark.parametrize("kty", ["oct", "oct-HSM", "OKP", "rsa"])
     def test_type_must_be_the_services(self, raw: Raw, kty: str) -> None:
-        """RSA, RSA-HSM, EC or EC-HSM."""
+        """Only RSA, RSA-HSM, EC and EC-HSM are accepted."""
         found = raw.refused("POST", "keys/app/create", {"kty": kty})
         assert found == (400, "KeyTypeNotSupported", f"Invalid kty value: {kty}")
 
@@ -147,12 +147,12 @@ class TestMakingKeys:
         ],
     )
     def test_wrong_parameter_is_refused(self, raw: Raw, body: dict[str, Any]) -> None:
-        """Nothing is made then."""
+        """A wrong parameter is refused, and nothing is created."""
         assert raw.refused("POST", "keys/app/create", body)[:2] == (400, "BadParameter")
         assert raw.ask("GET", "keys/app").status_code == 404
 
     def test_private_jwk_must_be_whole(self, raw: Raw) -> None:
-        """A public key, and numbers that do not fit, are no private key."""
+        """A public key, or inconsistent numbers, are not accepted as a private key."""
         for key in (
             {"kty": "RSA", "n": "AQAB", "e": "AQAB"},
             {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "d": "AA"},
@@ -160,7 +160,7 @@ class TestMakingKeys:
             assert raw.refused("PUT", "keys/app", {"key": key})[0] == 400
 
     def test_certificates_key_is_managed(self, raw: Raw, key_vault: KeyVault) -> None:
-        """It is used, and neither changed nor deleted by itself."""
+        """A certificate's key can be used, but neither changed nor deleted separately."""
         key_vault.make_certificate("app", "P-256")
         assert raw.refused("POST", "keys/app/create", {"kty": "EC"})[0] == 403
         assert raw.refused("PATCH", "keys/app", {"attributes": {"enabled": False}})[0] == 403
@@ -168,7 +168,7 @@ class TestMakingKeys:
         assert raw.ask("GET", "keys/app").json()["managed"] is True
 
     def test_keys_name_is_not_a_certificates(self, raw: Raw, key_vault: KeyVault) -> None:
-        """A certificate cannot take the name of a key by itself."""
+        """A certificate cannot have the name of an existing separate key."""
         key_vault.make_key("app", "P-256")
         policy = {"issuer": {"name": "Self"}, "x509_props": {"subject": "CN=app"}}
         assert raw.refused("POST", "certificates/app/create", {"policy": policy})[0] == 409
@@ -188,7 +188,7 @@ class TestSigning:
     def test_algorithm_must_fit_the_key(
         self, raw: Raw, key_vault: KeyVault, key_type: str, algorithm: str, said: str
     ) -> None:
-        """Its type, and its curve."""
+        """The algorithm must fit the key's type and curve."""
         key_vault.make_key("app", key_type)
         status, code, text = raw.refused("POST", "keys/app//sign", {"alg": algorithm, "value": DIGEST})
         assert (status, code) == (400, "BadParameter")
@@ -208,14 +208,14 @@ class TestSigning:
         ],
     )
     def test_digest_must_be_whole(self, raw: Raw, key_vault: KeyVault, body: dict[str, str], said: str) -> None:
-        """Base64url without padding, as long as the algorithm's hash."""
+        """The digest must be unpadded base64url, with the length of the algorithm's hash."""
         key_vault.make_key("app", "P-256")
         status, _, text = raw.refused("POST", "keys/app//sign", body)
         assert status == 400
         assert text.startswith(said)
 
     def test_key_must_be_usable_now(self, raw: Raw, key_vault: KeyVault) -> None:
-        """Enabled, begun, not ended, and made for signing: each has its own inner code."""
+        """The key must be enabled, valid now and allowed to sign: each failure has its own inner code."""
         now = int(time.time())
         for name, state, code in (
             ("disabled", {"enabled": False}, "KeyDisabled"),
@@ -228,7 +228,7 @@ class TestSigning:
             assert raw.refused("POST", f"keys/{name}//sign", body)[:2] == (403, code)
 
     def test_version_must_be_there(self, raw: Raw, key_vault: KeyVault) -> None:
-        """A signature with another version's number is refused, and the answer names the one that signed."""
+        """An unknown version is refused, and the response names the version that signed."""
         made = key_vault.make_key("app", "P-256")
         body = {"alg": "ES256", "value": DIGEST}
         assert raw.refused("POST", f"keys/app/{'0' * 32}/sign", body)[:2] == (404, "KeyNotFound")
@@ -252,12 +252,12 @@ class TestCertificates:
         ],
     )
     def test_policy_must_be_right(self, raw: Raw, policy: dict[str, Any]) -> None:
-        """Issuer, subject, months, usages and the type of the key."""
+        """Invalid issuer, subject, validity, usages or key type are refused."""
         assert raw.refused("POST", "certificates/app/create", {"policy": policy})[0] == 400
         assert raw.ask("GET", "certificates/app").status_code == 404
 
     def test_merge_needs_a_request_and_certificates(self, raw: Raw) -> None:
-        """Without a pending request it is 404; what is no certificate in DER is 400."""
+        """Without a pending request it is 404; anything but DER certificates is 400."""
         status, code, _ = raw.refused("POST", "certificates/app/pending/merge", {"x5c": []})
         assert (status, code) == (404, "PendingCertificateNotFound")
         policy = {"issuer": {"name": "Unknown"}, "x509_props": {"subject": "CN=app"}, "key_props": {"kty": "EC"}}
@@ -269,7 +269,7 @@ class TestCertificates:
 
 class TestDeleting:
     def test_each_step_takes_its_time(self, raw: Raw, key_vault: KeyVault) -> None:
-        """While it is deleted it can neither be purged nor recovered, and its name is not free."""
+        """While a key is being deleted it can be neither purged nor recovered, and its name is not free."""
         key_vault.make_key("app", "P-256")
         assert raw.ask("DELETE", "keys/app").status_code == 200
         being = (409, "ObjectIsBeingDeleted", "Key is currently being deleted.")
@@ -277,7 +277,7 @@ class TestDeleting:
         assert raw.ask("GET", "deletedkeys/app").status_code == 200
 
     def test_what_is_not_there_cannot_be_deleted(self, raw: Raw) -> None:
-        """Nor recovered, nor purged."""
+        """A key that does not exist can be neither deleted, recovered nor purged."""
         assert raw.refused("DELETE", "keys/app")[:2] == (404, "KeyNotFound")
         said = (404, "KeyNotFound", "Deleted Key not found: app")
         assert raw.refused("GET", "deletedkeys/app") == said
@@ -286,7 +286,7 @@ class TestDeleting:
 
 
 def test_vault_that_is_not_running_says_so(authority: Authority) -> None:
-    """Its address is known while it runs."""
+    """A vault has an address only while it is running."""
     vault = KeyVault(authority)
     with pytest.raises(RuntimeError, match="not running"):
         _ = vault.url

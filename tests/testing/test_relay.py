@@ -1,4 +1,4 @@
-"""A relay passes on, ends connections, and holds them up, as it is told."""
+"""A relay forwards, ends and stalls connections on request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Echo(socketserver.BaseRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, int]]:
-    """Where everything is said back."""
+    """An echo server."""
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield ("127.0.0.1", running.server_address[1])
@@ -48,7 +48,7 @@ def is_ended(connection: socket.socket) -> bool:
 
 
 def test_it_passes_on(relay: Relay) -> None:
-    """In both directions, whatever the length."""
+    """Data is forwarded in both directions, whatever its length."""
     octets = bytes(range(256)) * 4096
     with dial(relay) as connection:
         sender = threading.Thread(target=connection.sendall, args=(octets,))
@@ -61,7 +61,7 @@ def test_it_passes_on(relay: Relay) -> None:
 
 
 def test_cut_ends_what_is_open_and_what_comes(relay: Relay) -> None:
-    """Until it is restored."""
+    """A cut ends open and new connections until it is restored."""
     with dial(relay) as connection:
         connection.sendall(b"x")
         assert connection.recv(1) == b"x"
@@ -76,7 +76,7 @@ def test_cut_ends_what_is_open_and_what_comes(relay: Relay) -> None:
 
 
 def test_stalled_it_takes_connections_and_answers_nothing(relay: Relay) -> None:
-    """Afterwards what was held up passes on."""
+    """While stalled it accepts connections and forwards nothing; afterwards the data held back is forwarded."""
     relay.stall()
     with dial(relay) as connection:
         connection.sendall(b"x")
@@ -89,20 +89,20 @@ def test_stalled_it_takes_connections_and_answers_nothing(relay: Relay) -> None:
 
 
 def test_end_of_one_side_is_that_of_the_other(relay: Relay) -> None:
-    """A client that hangs up leaves no thread behind."""
+    """When a client disconnects, no thread is left behind."""
     before = threading.active_count()
     with dial(relay) as connection:
         connection.sendall(b"x")
         connection.recv(1)
         threads = [each for each in threading.enumerate() if each.name == "relay"]
-    for thread in threads[1:]:  # the first one accepts
+    for thread in threads[1:]:  # the first one accepts connections
         thread.join(LONG_ENOUGH)
     assert sum(each.name == "relay" for each in threading.enumerate()) == 1
     assert threading.active_count() <= before + 1  # the server's own
 
 
 def test_half_an_end_passes_on(relay: Relay) -> None:
-    """A client that has said all still gets its answer."""
+    """A client that has shut down its sending side still gets the response."""
     with dial(relay) as connection:
         connection.sendall(b"x")
         connection.shutdown(socket.SHUT_WR)
@@ -111,7 +111,7 @@ def test_half_an_end_passes_on(relay: Relay) -> None:
 
 
 def test_server_that_is_not_there_is_an_ended_connection() -> None:
-    """As it would be without the relay, but later."""
+    """If the server does not exist, the connection ends, as it would without the relay, but later."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
     with Relay(address) as relay, dial(relay) as connection:
@@ -119,7 +119,7 @@ def test_server_that_is_not_there_is_an_ended_connection() -> None:
 
 
 def test_closed_it_listens_no_more(server: tuple[str, int]) -> None:
-    """And what was open is ended."""
+    """After closing, the relay does not listen, and open connections are ended."""
     with Relay(server) as relay, dial(relay) as connection:
         connection.sendall(b"x")
         connection.recv(1)
@@ -131,7 +131,7 @@ def test_closed_it_listens_no_more(server: tuple[str, int]) -> None:
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no UNIX sockets")
 def test_unix_sockets(tmp_path: Path) -> None:
-    """A server at a path is relayed at a path, which is gone afterwards."""
+    """A server at a socket path is relayed at another path, which is deleted afterwards."""
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -146,7 +146,7 @@ def test_unix_sockets(tmp_path: Path) -> None:
 
 
 def test_proxy_leads_to_its_server(server: tuple[str, int]) -> None:
-    """Whatever name it is asked for, which it remembers; it does nothing but CONNECT."""
+    """A proxy connects to its server whatever name is requested, which it records; it supports only CONNECT."""
     with Proxy(server) as proxy:
         with dial(proxy) as connection:
             connection.sendall(b"CONNECT vault.invalid:8200 HTTP/1.1\r\nHost: vault.invalid:8200\r\n\r\n")

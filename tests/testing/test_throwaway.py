@@ -1,4 +1,4 @@
-"""A signer for tests, without file and server."""
+"""A signer for tests, without a file or server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from signing_in import SCOPE
 
 @pytest.mark.parametrize("kind", [kind for kind in KEY_TYPES if kind not in ("RSA-3072", "RSA-4096")])
 def test_each_kind_signs(kind: str) -> None:
-    """A key of each kind is made, with a certificate of the subject asked for."""
+    """A key of each type can be created, with a certificate for the given subject."""
     with throwaway_signer(kind, "CN=nightly,O=Contoso", days=7) as made:
         algorithm = {"R": "PS256", "E": "EdDSA"}.get(kind[0]) or f"ES{kind[2:].replace('521', '512')}"
         assert key_type(made.public_key) == kind
@@ -28,19 +28,19 @@ def test_each_kind_signs(kind: str) -> None:
 
 
 def test_unknown_kind_refused() -> None:
-    """There are no others."""
+    """Other types are refused."""
     with pytest.raises(ConfigurationError):
         throwaway_signer("RSA-1024")
 
 
 def test_two_are_two() -> None:
-    """Each has a key of its own."""
+    """Each signer has its own key."""
     with throwaway_signer("P-256") as one, throwaway_signer("P-256") as other:
         assert one.public_key != other.public_key
 
 
 def test_child_has_the_same_key() -> None:
-    """A forked child signs with it too."""
+    """A forked child can sign with it, too."""
     with throwaway_signer("P-256") as made:
         child = os.fork()
         if child == 0:
@@ -49,7 +49,7 @@ def test_child_has_the_same_key() -> None:
 
 
 def test_program_signs_in_with_it(authority: Authority, signer: keyvouch.Signer) -> None:
-    """The fixture, the development authority and a program's client: nothing else is needed."""
+    """Only the fixture, the development authority and the program's client are needed to sign in."""
     app = authority.register(certificates=signer.chain)
     with ConfidentialClient(
         app.client_id,

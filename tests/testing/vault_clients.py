@@ -1,4 +1,4 @@
-"""Clients of the test vault: the unmodified Azure SDK, and one that sends what it likes."""
+"""Clients of the test vault: the unmodified Azure SDK, and one that can send anything."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from testing.clients import Client, certify, key_for
 
 VERSION = "7.6"
 SOON = 0.001
-"""Seconds between two of the SDK's questions whether something is done."""
+"""Seconds between two polls."""
 
 
 class Sdk:
-    """The SDK's clients, with a credential of azure-identity's; `proxy` leads to the vault, whatever its name."""
+    """The SDK's clients, with a credential from azure-identity; `proxy` leads to the vault, whatever its name."""
 
     def __init__(self, vault: KeyVault, url: str = "", proxy: str = "") -> None:
         key, certificate = key_for("RSA"), certify(key_for("RSA"))
@@ -67,7 +67,7 @@ def sdk_of(vault: KeyVault, url: str = "", proxy: str = "") -> Iterator[Sdk]:
 
 
 class Raw:
-    """Sends requests with a token of the authority's, and tells the status and the error's codes."""
+    """Sends requests with a token from the authority, and returns the status and the error's codes."""
 
     def __init__(self, vault: KeyVault) -> None:
         self.vault = vault
@@ -84,14 +84,14 @@ class Raw:
     def ask(
         self, method: str, path: str, body: Any = None, *, token: str | None = None, **options: Any
     ) -> requests.Response:
-        """Send a request; `path` is without the API version, unless it has a query."""
+        """Send a request; `path` has no API version, unless it has a query."""
         query = "" if "?" in path else f"?api-version={VERSION}"
         headers = {"Authorization": f"Bearer {self.token if token is None else token}"} | options.pop("headers", {})
         url = f"{self.vault.url}/{path}{query}"
         return self.session.request(method, url, json=body, headers=headers, timeout=10, **options)
 
     def refused(self, method: str, path: str, body: Any = None, **options: Any) -> tuple[int, str, str]:
-        """Send a request in vain: the status, the inner code or else the code, and the message."""
+        """Send a request that is refused: return the status, the inner code or else the code, and the message."""
         answer = self.ask(method, path, body, **options)
         error = answer.json()["error"]
         return answer.status_code, error.get("innererror", error)["code"], error["message"]
@@ -105,7 +105,7 @@ def token_of(authority: Authority, resource: str, tenant: str | None = None) -> 
 
 
 def issue(request: bytes) -> x509.Certificate:
-    """Return a certificate for a request, of an authority that nobody knows."""
+    """Return a certificate for a request, from an unknown CA."""
     csr = x509.load_der_x509_csr(request)
     assert csr.is_signature_valid
     parent = certify(key_for("ES256"), "CN=CA", ca=True)

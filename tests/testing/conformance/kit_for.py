@@ -1,4 +1,4 @@
-"""The kit as the author of `MemoryStore`, or of one with a fault, would set it up."""
+"""The kit, set up as the author of `MemoryStore`, or of a faulty store, would."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _numbers = itertools.count()
 
 
 def kit_for(kind: type[MemoryStore], **more: Any) -> type[StoreConformance]:
-    """Return the test class for a store, with a server of its own."""
+    """Return the test class for a store, with its own server."""
     os.environ |= {"KIT_PIN": PIN, "KIT_WRONG_PIN": "hunter2-wrong"}
     number = str(next(_numbers))
     SERVERS[number] = server = Server()
@@ -74,7 +74,7 @@ def kit_for(kind: type[MemoryStore], **more: Any) -> type[StoreConformance]:
 
 @functools.cache
 def answering() -> tuple[str, int]:
-    """Where an HTTP server listens that answers anything with 200; it lives as long as the tests."""
+    """The address of an HTTP server that answers everything with 200; it runs as long as the tests."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""A right store: keys in memory, behind a PIN and a connection that can be lost. The wrong ones are made of it."""
+"""A correct store: keys in memory, behind a PIN and a connection that can be lost. The wrong ones derive from it."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ class Member:
 
 @dataclass
 class Server:
-    """What is behind the connection."""
+    """The server behind the connection."""
 
     keys: dict[str, dict[str, Member]] = field(default_factory=dict)
     epoch: int = 0
-    """Grows when every connection is cut."""
+    """Incremented when every connection is cut."""
     log_ins: int = 0
     refusals: int = 0
     stalled: bool = False
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(3))
-    """Of new versions: none is given twice, whatever was deleted."""
+    """The number of the next version: never reused, even after a deletion."""
     readers: set[str] = field(default_factory=lambda: {"root"})
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -118,13 +118,13 @@ class MemoryStore(
         self._epoch, self._process = self.server.epoch, os.getpid()
 
     def wait(self, timeout: float) -> None:
-        """Wait for the server, while it answers nothing."""
+        """Wait for the server while it is stalled."""
         if self.server.stalled:
             time.sleep(timeout)
             raise StoreUnavailable("The server does not answer.", hint="Try later.")
 
     def ask(self, address: str, timeout: float) -> None:
-        """Ask by HTTP, through the proxy where there is one."""
+        """Send an HTTP request, through the proxy if there is one."""
         proxy = urllib.request.getproxies().get("https", "").removeprefix("http://")
         connection = http.client.HTTPConnection(proxy or address, timeout=timeout)
         if proxy:
@@ -244,7 +244,7 @@ class MemoryStore(
 
 
 class MemoryKey(StoredKey):
-    """One that was opened."""
+    """An open key."""
 
     def __init__(self, store: MemoryStore, uri: KeyUri, member: Member) -> None:
         self.uri = uri
@@ -265,7 +265,7 @@ class MemoryKey(StoredKey):
 
 
 class Bare(KeyStore):
-    """What a store must have, and nothing more."""
+    """The minimum that a store must have."""
 
     attributes = MemoryStore.attributes
 

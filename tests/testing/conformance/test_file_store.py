@@ -1,4 +1,4 @@
-"""The built-in store keeps the contract, in each of its forms."""
+"""The built-in store conforms to the contract, in each of its formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keyvouch.testing import StoreConformance
 
 PASSWORD = "correct horse"
 ALWAYS = frozenset({"connection", "stalled", "refusals", "request", "grant"})
-"""Files have no connection that could be lost, or stall, and no server that counts or lets anyone in."""
+"""Files have no connection that could be lost or stall, and no server that counts log-ins or grants access."""
 
 
 def make(uri: str, kind: str, *, further: bool = False) -> str:
@@ -24,7 +24,7 @@ def make(uri: str, kind: str, *, further: bool = False) -> str:
 
 
 class FileConformance(StoreConformance):
-    """What the forms have in common."""
+    """Common to all formats."""
 
     scheme: ClassVar[str]
     suffix: ClassVar[str]

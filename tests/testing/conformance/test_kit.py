@@ -1,4 +1,4 @@
-"""The kit passes what is right, and catches each fault by the test that names its rule."""
+"""The kit passes correct stores, and catches each fault with the test that names its rule."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CAPABILITIES = ("list", "generate", "import", "request", "install", "delete", "e
 
 
 class TestRight(kit_for(MemoryStore)):  # type: ignore[misc]
-    """A store that does all of it right."""
+    """A store that does everything right."""
 
 
 class TestBare(kit_for(MemoryStore)):  # type: ignore[misc]
-    """One with the bare minimum: what it cannot do is declared."""
+    """A store with the bare minimum: what it does not support is declared."""
 
     store_class = Bare
     rsa_uri = ed25519_uri = family_uri = None
@@ -29,7 +29,7 @@ class TestBare(kit_for(MemoryStore)):  # type: ignore[misc]
 
 @pytest.fixture
 def run_kit(pytester: pytest.Pytester) -> Any:
-    """Run the kit as pytest does, and return the names of the tests that passed and failed."""
+    """Run the kit as pytest does; return the names of the tests that passed and failed."""
 
     def run(expression: str, *options: str) -> tuple[set[str], set[str]]:
         pytester.makepyfile(
@@ -53,7 +53,7 @@ def _names(reports: Any) -> set[str]:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_caught_by_its_rule(run_kit: Any, name: str) -> None:
-    """Each wrong store fails the test that names what is wrong with it; the right one passes that."""
+    """Each wrong store fails the test for its fault; the correct store passes it."""
     rule = FAULTS[name].caught_by
     _, failed = run_kit(
         f"kit_for(FAULTS[{name!r}].store, closing_seconds=0.5, child_seconds=3, patience_seconds=3)", "-k", rule
@@ -66,7 +66,7 @@ def test_fault_is_caught_by_its_rule(run_kit: Any, name: str) -> None:
 def test_module_of_one_platform_is_caught(
     run_kit: Any, pytester: pytest.Pytester, imported: str, failed: set[str]
 ) -> None:
-    """At the top no module that Windows lacks is imported; one of every platform may be, whatever it imports itself."""
+    """A module that Windows lacks must not be imported at the top; a portable one may, whatever it imports itself."""
     pytester.syspathinsert()
     pytester.makepyfile(
         narrow_store=f"""
@@ -89,7 +89,7 @@ def test_forgetting_cannot_pass(run_kit: Any) -> None:
 
 
 def test_keys_that_can_be_made_need_not_be_provided(run_kit: Any) -> None:
-    """A store that generates keys is asked for those of the other kinds."""
+    """A store that generates keys need not provide those; only other types are required."""
     expression = "kit_for(MemoryStore, rsa_uri=None, ed25519_uri=None)"
 
     assert run_kit(expression, "-k", "signatures_verify") == (
@@ -99,27 +99,27 @@ def test_keys_that_can_be_made_need_not_be_provided(run_kit: Any) -> None:
 
 
 def test_declaring_what_is_there_fails(run_kit: Any) -> None:
-    """A declaration that is not true fails too."""
+    """A false declaration fails, too."""
     _, failed = run_kit("kit_for(MemoryStore, unsupported={'missing'})", "-k", "missing")
     assert failed == {"test_missing_key_is_told_by_type"}
 
 
 def test_declaring_a_kind_that_is_made_fails(run_kit: Any) -> None:
-    """Nor may a kind of key be declared that the store makes when it is asked to."""
+    """Declaring a key type unsupported fails if the store can generate it."""
     expression = "kit_for(MemoryStore, ed25519_uri=None, unsupported={'ed25519'})"
 
     assert run_kit(expression, "-k", "made_key or ed25519")[1] == {"test_made_key_is_what_was_asked_for"}
 
 
 def test_unknown_name_is_told_once(run_kit: Any) -> None:
-    """A mistyped declaration is one failure, and not one of each rule."""
+    """A misspelt declaration is a single failure, not one for each rule."""
     _, failed = run_kit("kit_for(MemoryStore, unsupported={'typo'})", "-k", "missing or declared")
 
     assert failed == {"test_declared_names_are_known"}
 
 
 def test_empty_message_may_be_declared(run_kit: Any) -> None:
-    """A store that cannot sign nothing at all says so, and is judged by all else."""
+    """A store that cannot sign the empty message declares it, and is tested for everything else."""
     passed, failed = run_kit("kit_for(NothingToSign, unsupported={'empty'})", "-k", "signatures_verify")
     assert (len(passed), failed) == (3, set())
     _, failed = run_kit("kit_for(NothingToSign)", "-k", "ec_signatures_verify")
@@ -127,13 +127,13 @@ def test_empty_message_may_be_declared(run_kit: Any) -> None:
 
 
 def test_declared_fork_and_import_must_be_refused(run_kit: Any) -> None:
-    """A store that works in a child, or takes a key in, though it is declared not to, is told so."""
+    """A store that works in a child or imports a key, although declared not to, fails."""
     _, failed = run_kit("kit_for(MemoryStore, unsupported={'fork', 'import'})", "-k", "child_of_a_fork or import")
     assert failed == {"test_child_of_a_fork_connects_anew", "test_refused_import_is_told_by_type"}
 
 
 def test_store_that_refuses_children_and_imports(run_kit: Any) -> None:
-    """It keeps the rules where it says so, and breaks them where it does not."""
+    """Such a store passes if it declares this, and fails if it does not."""
     rules = ("-k", "child_of_a_fork or import")
     assert run_kit("kit_for(RefusesChildren, unsupported={'fork', 'import'})", *rules)[1] == set()
     _, failed = run_kit("kit_for(RefusesChildren)", *rules)
@@ -141,7 +141,7 @@ def test_store_that_refuses_children_and_imports(run_kit: Any) -> None:
 
 
 def test_unforeseen_error_is_told_with_the_rule(run_kit: Any, pytester: pytest.Pytester) -> None:
-    """What a store raises where the rule knows of no error is told with the rule, and with where it came from."""
+    """An error that the rule does not expect is reported with the rule and its origin."""
     run_kit("kit_for(NothingToSign)", "-k", "ec_signatures_verify")
     result = pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-p", "no:cov", "-k", "ec_signatures_verify")
 
@@ -155,7 +155,7 @@ def test_unforeseen_error_is_told_with_the_rule(run_kit: Any, pytester: pytest.P
 
 
 def test_summary_counts_the_rules(run_kit: Any, pytester: pytest.Pytester) -> None:
-    """At the end it is said how many rules are kept, declared unsupported and broken, and which those are."""
+    """The summary counts the rules that are kept, declared unsupported and broken, and names the latter."""
     run_kit("kit_for(MemoryStore, missing_uri=None, rsa_uri=None, unsupported={'rsa'})", "-k", "rsa or missing")
     result = pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-p", "no:cov", "-k", "rsa or missing")
     result.stdout.fnmatch_lines(
@@ -164,7 +164,7 @@ def test_summary_counts_the_rules(run_kit: Any, pytester: pytest.Pytester) -> No
 
 
 def test_every_rule_is_told() -> None:
-    """Each test's docstring says the rule, and where it stands."""
+    """Each test's docstring states the rule and its source."""
     tests = [getattr(StoreConformance, name) for name in dir(StoreConformance) if name.startswith("test_")]
 
     assert len(tests) > 30
@@ -174,12 +174,12 @@ def test_every_rule_is_told() -> None:
 
 
 def test_every_name_is_explained() -> None:
-    """What may be declared says what is provided in its place."""
+    """Each name that may be declared says what to provide instead."""
     assert all(NAMES.values())
 
 
 def test_summary_stands_beside_a_module_that_does_not_import(pytester: pytest.Pytester) -> None:
-    """What fails while pytest collects is told by pytest, and not hidden by the summary."""
+    """An error during collection is reported by pytest, and not hidden by the summary."""
     pytester.makepyfile("import there_is_no_such_module")
 
     result = pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-p", "no:cov")

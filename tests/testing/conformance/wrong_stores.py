@@ -36,7 +36,7 @@ FAULTS: dict[str, Fault] = {}
 
 
 def caught_by(test: str) -> Any:
-    """Enter a store, or a key whose store is otherwise right."""
+    """Register a faulty store, or a faulty key in an otherwise correct store."""
 
     def enter(kind: type[Any]) -> type[Any]:
         FAULTS[kind.__name__] = Fault(with_keys(kind) if issubclass(kind, MemoryKey) else kind, test)
@@ -46,7 +46,7 @@ def caught_by(test: str) -> Any:
 
 
 def with_keys(kind: type[MemoryKey]) -> type[MemoryStore]:
-    """The right store, with keys of this class."""
+    """The correct store, with keys of this class."""
 
     class Store(MemoryStore):
         def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
@@ -63,7 +63,7 @@ def wait_out(server: Server) -> None:
         time.sleep(0.01)
 
 
-# What is signed.
+# Signing.
 
 
 @caught_by("test_ecdsa_is_no_der")
@@ -125,7 +125,7 @@ class OtherAlgorithm(MemoryKey):
 
 @caught_by("test_threads_sign_with_one_key")
 class SharedSession(MemoryKey):
-    """One session, whose message another thread may just have set."""
+    """A single session, whose message another thread may just have set."""
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         self.store.message = message  # type: ignore[attr-defined]
@@ -140,7 +140,7 @@ class LeakyKey(MemoryKey):
         return super().sign(message, algorithm, timeout=timeout)
 
 
-# What is shown.
+# Output.
 
 
 @caught_by("test_public_key_is_the_signing_keys")
@@ -221,7 +221,7 @@ class LeavesItsProgram(MemoryKey):
 
 @caught_by("test_server_sees_a_wrong_secret_once")
 class SendsTwice(MemoryStore):
-    """The library that it uses repeats a refused log-in by itself."""
+    """Its library automatically repeats a refused log-in."""
 
     def log_in(self, pin: Secret | None) -> None:
         try:
@@ -249,7 +249,7 @@ class PinOfAnother(MemoryStore):
     attributes = tuple(replace(each, connection=each.name != "pin") for each in MemoryStore.attributes)
 
 
-# Which key.
+# Key selection.
 
 
 @caught_by("test_pinned_key_is_not_followed")
@@ -356,7 +356,7 @@ class FailureEndsAll(MemoryStore):
             raise
 
 
-# Its life.
+# Life cycle.
 
 
 @caught_by("test_making_it_touches_nothing")
@@ -385,7 +385,7 @@ class UntypedLossOfOneMethod(MemoryStore):
 
 @caught_by("test_connecting_again_mends_it")
 class OthersAreTakenAlong(MemoryStore):
-    """While it connects, keys of the former log-in find no session at all."""
+    """While it reconnects, keys from the previous log-in find no session at all."""
 
     connecting = False
 
@@ -433,7 +433,7 @@ class OpenIgnoresTimeout(MemoryStore):
 
 @caught_by("test_late_answer_is_nobody_elses")
 class LateAnswer(MemoryKey):
-    """One session: the answer that nobody waited for is read by who asks next."""
+    """A single session: a response that nobody waited for is read by the next caller."""
 
     unread: bytes | None = None
 
@@ -448,7 +448,7 @@ class LateAnswer(MemoryKey):
 
 @caught_by("test_close_does_not_wait_for_the_server")
 class ClosesPolitely(MemoryStore):
-    """Logs out, and waits for the answer."""
+    """Logs out, and waits for the response."""
 
     def close(self) -> None:
         wait_out(self.server)
@@ -495,7 +495,7 @@ class OldCloseLogsOut(MemoryKey):
 
 @caught_by("test_keys_are_opened_and_closed_meanwhile")
 class HandlesMixedUp(MemoryKey):
-    """Closing any key gives back the handle that was made last, whosever it is."""
+    """Closing any key releases the handle created last, even another key's."""
 
     @property
     def handles(self) -> list[object]:
@@ -517,7 +517,7 @@ class HandlesMixedUp(MemoryKey):
 
 @caught_by("test_threads_sign_with_one_key")
 class LocksCrosswise(MemoryKey):
-    """Takes two locks, now in this order and now in that."""
+    """Takes two locks, in varying order."""
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         locks: list[threading.Lock] = vars(self.store).setdefault("locks", [threading.Lock(), threading.Lock()])
@@ -530,7 +530,7 @@ class LocksCrosswise(MemoryKey):
 
 @caught_by("test_threads_sign_with_different_keys")
 class OneCurrentKey(MemoryKey):
-    """A session that signs with the key that was chosen last."""
+    """A session that signs with the key selected last."""
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         store: Any = self.store
@@ -541,7 +541,7 @@ class OneCurrentKey(MemoryKey):
 
 @caught_by("test_fork_during_the_first_signature")
 class PreparesUnderLock(MemoryStore):
-    """What a first signature prepares is guarded by a lock, which a child inherits as it is."""
+    """A lock guards what the first signature prepares, and a child inherits its state."""
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         super().__init__(uri, secrets)
@@ -580,7 +580,7 @@ class LockHeldOverFork(MemoryStore):
 
 @caught_by("test_child_of_a_fork_connects_anew")
 class ChildClosesParents(MemoryStore):
-    """Its connection is a socket, which a child shuts down before it makes its own."""
+    """Its connection is a socket, which a child shuts down before it creates its own."""
 
     ours: socket.socket | None = None
 
@@ -609,7 +609,7 @@ class ChildClosesParents(MemoryStore):
         super().close()
 
 
-# What it can do beside.
+# Capabilities.
 
 
 @caught_by("test_made_key_is_never_written_over")
@@ -675,7 +675,7 @@ class RevokesOnce(MemoryStore):
 
 @caught_by("test_further_members_are_told_apart")
 class TellsTheNewest(MemoryStore):
-    """Asks for the newest version after making one, which may be another's by then."""
+    """Queries the newest version after creating one, which may be another caller's by then."""
 
     def pinned(self, uri: KeyUri, version: str) -> KeyUri:
         time.sleep(0.05)
@@ -693,7 +693,7 @@ class GivesAway(MemoryStore):
         return [replace(info, exportable=False) for info in super().keys(uri)]
 
 
-# What is not wrong.
+# Correct behaviour.
 
 
 class SignsSomething(MemoryKey):
@@ -708,7 +708,7 @@ NothingToSign = with_keys(SignsSomething)
 
 
 class RefusesChildren(MemoryStore):
-    """A store whose library works in one process alone, and takes no keys from elsewhere."""
+    """A store whose library works only in one process, and does not import keys."""
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         super().__init__(uri, secrets)
