@@ -22,6 +22,7 @@ import keyvouch
 from keyvouch import config
 from keyvouch.entra.authority import cached_token
 from keyvouch.testing.authority import App, Authority
+from scripted_store import without_coverage
 from signing_in import Done, Key, make_key, run, write_profile
 
 ROOT = os.geteuid() == 0
@@ -52,9 +53,9 @@ def cache(own_folders: Path) -> Path:
 
 
 def run_under(prefix: Sequence[str], folder: Path, *arguments: str) -> Done:
-    """Run the command with a faulty folder."""
+    """Run the command with a faulty folder; without coverage, which could not write its data either."""
     command = [*prefix, str(folder), sys.executable, "-P", "-m", "keyvouch", *arguments]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=120)
+    done = subprocess.run(command, env=without_coverage(), capture_output=True, check=False, timeout=120)
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 

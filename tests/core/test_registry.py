@@ -13,6 +13,7 @@ import keyvouch
 from keyvouch import registry
 from keyvouch.errors import PluginBroken, PluginConflict, PluginMissing
 from keyvouch.registry import plugins, store_class
+from scripted_store import without_coverage
 
 STORE = """
 from keyvouch.store import KeyStore
@@ -277,11 +278,9 @@ LIST = "from keyvouch import registry; print([plugin.scheme for plugin in regist
 
 
 def run(*arguments: str, cwd: Path, **environment: str) -> str:
-    import os
-
-    done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, check=True, cwd=cwd, env={**os.environ, **environment}
-    )
+    # Without coverage, which a .pth file would import first.
+    given = {**without_coverage(), **environment}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, check=True, cwd=cwd, env=given)
     return done.stdout.decode()
 
 
@@ -463,7 +462,7 @@ def test_command_imports_nothing_from_the_working_directory(
     script = tmp_path.parent / f"{tmp_path.name}-bin" / "keyvouch"
     script.parent.mkdir()
     script.write_text(code)
-    environment = dict(os.environ)
+    environment = without_coverage()
     command = [sys.executable, str(script)]
     if path is None:
         command = [sys.executable, "-m", "keyvouch"]

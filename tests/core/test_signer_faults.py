@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
-import random
 import signal
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvouch import open_signer, open_store
-from keyvouch.connections import _open
 from keyvouch.errors import (
     AccessDenied,
     AlgorithmUnsupported,
@@ -372,95 +365,6 @@ def test_closed_while_the_session_is_lost() -> None:
 
 class Interrupted(Exception):
     """Raised by the signal handler."""
-
-
-def repeat_interrupted(number: int, act: Callable[[], object]) -> int:
-    """Repeat an action until the signal handler has interrupted it this many times; return the number of calls."""
-
-    def interrupt(*_: object) -> None:
-        raise Interrupted
-
-    former = signal.signal(signal.SIGALRM, interrupt)
-    interrupted = done = 0
-    gc.disable()  # Python ignores what a handler raises in a callback of the garbage collector
-    try:
-        while interrupted < number:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00002, 0.0004))
-                for _ in range(10_000):  # if the exception was ignored after all, another one comes
-                    done += 1
-                    act()
-            except Interrupted:
-                interrupted += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
-        gc.enable()
-    return done
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such signal on Windows")
-@pytest.mark.parametrize("way", ["sign", "negotiated", "private key"])
-def test_interrupted_signature_is_not_counted(way: str) -> None:
-    """If a signal handler raises, at whatever instruction, no signature stays counted: closing does not wait."""
-    with Script() as script:
-        signer = open_signer(script.uri)
-        signature = signer.sign(MESSAGE, "ES256")
-        script.signing = lambda *_: signature
-        key: Any = signer.private_key()
-        acts: dict[str, Callable[[], object]] = {
-            "sign": lambda: signer.sign(MESSAGE, "ES256"),
-            "negotiated": lambda: signer.sign_negotiated(lambda *_: MESSAGE),
-            "private key": lambda: key.sign(MESSAGE, ec.ECDSA(hashes.SHA256())),
-        }
-        assert repeat_interrupted(2_000, acts[way]) > 2_000
-        signer._opened.retire()
-        assert signer._opened.use.over
-        signer.close()
-        script.violations.clear()  # the script's own counter is not safe against interrupts
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such signal on Windows")
-def test_interrupted_call_of_a_store_is_not_counted() -> None:
-    """The same applies to calls of a store."""
-    with Script() as script:
-        store = open_store(script.able_uri)
-        assert repeat_interrupted(1_000, store.readers) > 1_000
-        store._use.end()
-        assert store._use.over
-        store.close()
-        assert script.count("close") == 1
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such signal on Windows")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in callbacks of `weakref`
-@pytest.mark.parametrize("way", ["reload", "reload if due", "lost session", "open"])
-def test_interrupt_leaves_no_lock_held(way: str) -> None:
-    """If a signal handler raises while a key is reopened, no lock stays held that later calls wait for."""
-
-    def reload_if_due() -> None:
-        signer._next_look, script.revision = 0, script.revision + 1
-        signer.sign_negotiated(lambda *_: MESSAGE)
-
-    def lose() -> None:
-        script.drop()
-        signer.sign(MESSAGE, "ES256")
-
-    with Script() as script:
-        signer = open_signer(script.uri)
-        acts: dict[str, Callable[[], object]] = {
-            "reload": signer.reload,
-            "reload if due": reload_if_due,
-            "lost session": lose,
-            "open": lambda: open_signer(script.uri, timeout=1),
-        }
-        repeat_interrupted(500, acts[way])
-        assert not signer._reload_lock.locked()
-        assert not signer._swap_lock.locked()
-        assert not _open.lock._is_owned()  # type: ignore[attr-defined]
-        signer.reload(timeout=LONG_ENOUGH)
-        signer.close()
-        script.violations.clear()  # the script's own counter is not safe against interrupts
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there is no such signal on Windows")
