@@ -13,7 +13,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from keyvouch.errors import ConfigurationError
 
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+"""Characters that no credentials contain (RFC 7617, section 2)."""
 
 
 class Credentials(Protocol):
@@ -84,7 +85,7 @@ def fault(text: str, parts: SplitResult | None) -> str:
         return form
     if "***" in text.rpartition("@")[0]:
         return "its credentials are redacted: give them again, or by proxy-credentials"
-    if _CONTROLS.search(unquote(text)) or " " in text:
+    if CONTROLS.search(unquote(text)) or " " in text:
         return "spaces and control characters are not allowed"
     if ":" in unquote(parts.username or ""):  # RFC 7617, section 2
         return "the user name must not contain a colon"

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 from keyvouch import files, lockout, text
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames, without_frames
 from keyvouch.forks import IMPORTS
+from keyvouch.proxies import CONTROLS
 from keyvouch.uri import REFERENCE_KINDS, KeyUri
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class SecretResolver:
         if reference is None:
             return None
         secret = self.resolve(reference, "proxy-credentials")
-        if ":" not in secret.reveal() or re.search(r"[\x00-\x1f\x7f]", secret.reveal()):
+        if ":" not in secret.reveal() or CONTROLS.search(secret.reveal()):
             raise ConfigurationError(
                 f"The proxy credentials in {reference} are not user:password on one line.",
                 hint="Write the user, a colon and the password there, without percent-encoding.",

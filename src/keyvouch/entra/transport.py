@@ -202,6 +202,7 @@ class Session(requests.Session):
         self._busy_until[place] = now + min(_LONGEST, int(told) if told.isdecimal() else _LEAVE_ALONE)
 
     def _proxies(self, url: str) -> dict[str, str]:
+        # Asked twice, not kept in a local variable: the address may hold a password, and `proxy_at` may raise.
         given = self._proxy_credentials() if self._proxy_credentials and proxy_for(url, self._proxy) else None
         proxy = proxy_at(proxy_for(url, self._proxy), given)
         if proxy is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from keyvouch import certificate as certificates
 from keyvouch.algorithms import make_key, require_usable
-from keyvouch.errors import ConfigurationError, KeyExists, KeyvouchError, NotSupported, hidden_frames
+from keyvouch.errors import ConfigurationError, KeyExists, KeyvouchError, NotSupported
 from keyvouch.store import (
     Attribute,
     DeletesKeys,
@@ -66,7 +66,6 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
     def close(self) -> None:
         """Do nothing: no file is kept open."""
 
-    @hidden_frames()  # the frames hold the file's content, and so the key
     def open(
         self,
         uri: KeyUri,
@@ -79,7 +78,6 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         family = places.Family(path) if places.is_family(path) and places.is_folder(path.parent) else None
         return FileKey(*self._choose(uri, certificate), family)
 
-    @hidden_frames()
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys in the file, family or folder at the URI's path."""
         path = _path(uri)
@@ -92,7 +90,6 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         pinned = uri.get("spki-sha256")
         return [entry.info for entry in with_name(uri, entries) if pinned in (None, entry.info.spki_sha256)]
 
-    @hidden_frames()
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         """Make a key and its self-signed certificate. Raises `KeyExists`, `ConfigurationError`."""
         # Check everything before the key is made: RSA-4096 takes seconds.
@@ -102,7 +99,6 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         key = make_key(spec.key_type)
         return self._write_new(uri, path, key, [certificates.self_signed(key, spec.subject, spec.days)], password)
 
-    @hidden_frames()
     def import_key(
         self,
         uri: KeyUri,
@@ -117,7 +113,6 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         path = self._free_place(uri, further=True)
         return self._write_new(uri, path, key, chain, self._password(uri))
 
-    @hidden_frames()
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
         """Replace the existing chain with this one."""
         entry, _ = self._choose(uri, chain[0])
@@ -133,7 +128,6 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
             places.replace(entry.file.path, octets, replaces=entry.file.stamp)
         return entry.info.uri
 
-    @hidden_frames()
     def delete(self, uri: KeyUri) -> None:
         """Delete the file, and `certificate-file` if that contains the key's own certificate."""
         entry, _ = self._choose(uri)
@@ -143,7 +137,6 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
             places.remove(beside)
         places.remove(entry.file.path)
 
-    @hidden_frames()
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
         entry, _ = self._choose(uri)
         beside = _beside(uri, entry.file.path)
