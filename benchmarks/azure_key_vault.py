@@ -52,8 +52,8 @@ def contenders(uri: str, key_id: str, ca_file: str) -> dict[str, Callable[[], ob
     from azure.identity import EnvironmentCredential
     from azure.keyvault.keys.crypto import CryptographyClient, SignatureAlgorithm
 
+    from keyvouch._core.opening import parse
     from keyvouch.https import Limits, Pools
-    from keyvouch.opening import parse
     from keyvouch.secrets import SecretResolver
     from keyvouch_azure_keyvault.session import Session
 

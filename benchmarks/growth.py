@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keyvouch
-from keyvouch import registry
+from keyvouch._core import registry
 from keyvouch.assertion import ClientAssertion
 from keyvouch.bench import Contender, Result, measure, to_json, to_table
 from keyvouch.entra.msal import ConfidentialClient

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keyvouch
+from keyvouch._core.opening import parse
 from keyvouch.algorithms import ALGORITHMS, Algorithm
-from keyvouch.opening import parse
 from keyvouch.secrets import SecretResolver
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11.locations import locate

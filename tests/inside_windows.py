@@ -11,7 +11,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from keyvouch import config, files, opening, windows_files
+from keyvouch import config
+from keyvouch._core import opening
+from keyvouch._system import files
+from keyvouch._system.windows import files as windows_files
 from keyvouch.cli.common import is_somebody_there
 from keyvouch.errors import KeyvouchError
 from keyvouch.secrets import SecretResolver
@@ -24,8 +27,8 @@ EVERYONE = "S-1-1-0"
 DACL_SECURITY_INFORMATION = 4
 PRINTING = """
 import click
-from keyvouch.cli import common, ending
-ending._prepare()
+from keyvouch.cli import common, errors
+errors._prepare()
 click.echo("ü ж")
 common.print_table(["subject"], [["ü ж"]])
 click.echo("Fehler ü ж", err=True)

@@ -37,7 +37,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 from cryptography.x509.oid import NameOID
 
-from keyvouch import registry
+from keyvouch._core import registry
 from keyvouch.algorithms import Algorithm, key_type, sign_locally
 from keyvouch.certificate import spki_sha256
 from keyvouch.errors import KeyExists, KeyNotFound, SessionLost

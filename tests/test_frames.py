@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 import keyvouch
+from keyvouch._core.opening import Store, parse
 from keyvouch.entra import azure
 from keyvouch.entra.azure import aio
 from keyvouch.entra.msal import ConfidentialClient, client_credential
 from keyvouch.errors import AccessDenied, without_frames
-from keyvouch.opening import Store, parse
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.testing.authority import Authority
 from scripted_store import Script, new_key
@@ -318,8 +318,8 @@ WITHOUT_SECRETS = {
 
 def _closed_by_interrupt(world: World, thing: Any) -> object:
     """Close an object whose closing is interrupted by the error."""
-    world.patch.setattr("keyvouch.signer.release", world.fail)
-    world.patch.setattr("keyvouch.opening.release", world.fail)
+    world.patch.setattr("keyvouch._core.signer.release", world.fail)
+    world.patch.setattr("keyvouch._core.opening.release", world.fail)
     if isinstance(thing, ConfidentialClient):
         world.patch.setattr(thing, "_variants", types.SimpleNamespace(close=world.fail))
     try:

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.server, pytest.mark.xdist_group("windows")]
 
 COPYING = r"""
 import os, pathlib, sys
-from keyvouch import files
+from keyvouch._system import files
 path = pathlib.Path(os.environ["LOCALAPPDATA"], "ca.pem")
 files.write_private(path, pathlib.Path(sys.argv[1]).read_bytes(), replace=True)
 print(path)

@@ -10,21 +10,21 @@ Public names are imported on first use, so that `import keyvouch` is cheap. Only
 these imports is loaded at once.
 """
 
-from keyvouch import search_path
+from keyvouch._system import search_path
 
 with search_path.only_trusted():
-    from keyvouch.forks import IMPORTS as _IMPORTS
+    from keyvouch._system.forks import IMPORTS as _IMPORTS
 
 TYPE_CHECKING = False  # type checkers treat this name as true
 if TYPE_CHECKING:
     from typing import Any
 
+    from keyvouch._core.opening import open_signer as open_signer
+    from keyvouch._core.opening import open_store as open_store
+    from keyvouch._core.signer import Signer as Signer
     from keyvouch.assertion import ClientAssertion as ClientAssertion
     from keyvouch.entra.profile import connect as connect
     from keyvouch.errors import KeyvouchError as KeyvouchError
-    from keyvouch.opening import open_signer as open_signer
-    from keyvouch.opening import open_store as open_store
-    from keyvouch.signer import Signer as Signer
     from keyvouch.store import KeySpec as KeySpec
 
 __all__ = [
@@ -44,10 +44,10 @@ _HOMES = {
     "ClientAssertion": "keyvouch.assertion",
     "KeySpec": "keyvouch.store",
     "KeyvouchError": "keyvouch.errors",
-    "Signer": "keyvouch.signer",
+    "Signer": "keyvouch._core.signer",
     "connect": "keyvouch.entra.profile",
-    "open_signer": "keyvouch.opening",
-    "open_store": "keyvouch.opening",
+    "open_signer": "keyvouch._core.opening",
+    "open_store": "keyvouch._core.opening",
 }
 
 

@@ -3,7 +3,7 @@
 The working directory is removed from `sys.path` before anything else is imported, since its contents are not trusted.
 """
 
-from keyvouch import search_path
+from keyvouch._system import search_path
 
 
 def main() -> None:

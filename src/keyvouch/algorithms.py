@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NewType
 
+from keyvouch._system.forks import ForkGate
 from keyvouch.errors import AlgorithmUnsupported, ConfigurationError, KeyUnusable
-from keyvouch.forks import ForkGate
 
 if TYPE_CHECKING:
     from typing import TypeAlias

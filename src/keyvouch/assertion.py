@@ -19,10 +19,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from keyvouch import certificate
+from keyvouch._core.signer import SIGN_TIMEOUT, Signer
+from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.algorithms import Algorithm, find_algorithm
 from keyvouch.errors import ConfigurationError, StoreUnavailable, without_frames
-from keyvouch.signer import SIGN_TIMEOUT, Signer
-from keyvouch.single_flight import FlightTimeout, SingleFlight
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

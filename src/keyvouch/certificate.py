@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from keyvouch import text
+from keyvouch._system import text
 from keyvouch.algorithms import CRYPTOGRAPHY, is_too_large
 from keyvouch.errors import (
     CertificateExpired,

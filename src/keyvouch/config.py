@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from keyvouch import files, text
+from keyvouch._system import files, text
 from keyvouch.errors import AccessDenied, ConfigurationError
 from keyvouch.proxies import parse_proxy
 from keyvouch.uri import is_reference, redact

@@ -25,10 +25,10 @@ from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError, ProxyError, SSLError
 from urllib3.exceptions import TimeoutError as PoolTimeout
 
-from keyvouch import files
+from keyvouch._system import files
+from keyvouch._system.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, exchange, use_bounded_sockets
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
 from keyvouch.proxies import Credentials, proxy_at
-from keyvouch.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, exchange, use_bounded_sockets
 
 OWN_TIMEOUT = 30.0
 """Timeout of a request in seconds if the caller sets none."""

@@ -26,9 +26,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from keyvouch import files, lockout, text
+from keyvouch._core import lockout
+from keyvouch._system import files, text
+from keyvouch._system.forks import IMPORTS
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames, without_frames
-from keyvouch.forks import IMPORTS
 from keyvouch.proxies import CONTROLS
 from keyvouch.uri import REFERENCE_KINDS, KeyUri
 

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from keyvouch._system.forks import ForkGate
 from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyChanged, KeyNotFound
-from keyvouch.forks import ForkGate
 from keyvouch.uri import Attribute, KeyUri
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from keyvouch import lockout
+from keyvouch._core import lockout
 from keyvouch.errors import SecretIncorrect
 from signing_in import run
 

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import pkcs12
 
-from keyvouch import registry
+from keyvouch._core import registry
 from keyvouch.algorithms import KEY_TYPES, key_type
 from keyvouch.cli import COMMANDS, group
 from scripted_store import certify, new_key

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keyvouch.audit import record_audit
+from keyvouch._core.audit import record_audit
 from keyvouch.cli import logs
 from keyvouch.errors import ConfigurationError
 

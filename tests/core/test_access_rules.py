@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keyvouch.access_rules import distrust, let_read, let_see, private, too_many_readers
+from keyvouch._system.windows.access_rules import distrust, let_read, let_see, private, too_many_readers
 from keyvouch.security_descriptor import (
     ALLOW,
     DELETE,

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyvouch import config, files
+from keyvouch import config
+from keyvouch._system import files
 from keyvouch.config import AssertionOptions, Configuration, Profile, add_profile, load
 from keyvouch.errors import ConfigurationError
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from keyvouch import connections, opening, registry
-from keyvouch.connections import Backoff, Connection, Deadline, acquire, release
+from keyvouch._core import connections, opening, registry
+from keyvouch._core.connections import Backoff, Connection, Deadline, acquire, release
 from keyvouch.errors import (
     ConfigurationError,
     KeyNotFound,

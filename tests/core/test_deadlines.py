@@ -16,12 +16,12 @@ import pytest
 import requests
 
 from keyvouch import https
-from keyvouch.connections import Deadline
+from keyvouch._core.connections import Deadline
+from keyvouch._system.sockets import LARGEST_RESPONSE
 from keyvouch.entra import transport
 from keyvouch.entra.transport import Session
 from keyvouch.errors import StoreUnavailable
 from keyvouch.https import Limits, Pools
-from keyvouch.sockets import LARGEST_RESPONSE
 from keyvouch.testing.authority.tls import make_context
 from servers.drips import DRIPS, SlowRelay, dripping, json_response
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from keyvouch import files
+from keyvouch._system import files
+from keyvouch._system.files import check_trusted, locked, make_folder, read_private, reading, write_private
 from keyvouch.errors import AccessDenied, ConfigurationError, StoreUnavailable
-from keyvouch.files import check_trusted, locked, make_folder, read_private, reading, write_private
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX's")
 
@@ -214,7 +214,7 @@ def test_account_without_home(monkeypatch: pytest.MonkeyPatch, find: Callable[..
 HOLDER = """
     import sys, time
     from pathlib import Path
-    from keyvouch.files import locked
+    from keyvouch._system.files import locked
     with locked(Path(sys.argv[1]), timeout=1):
         print("held", flush=True)
         sys.stdin.read()
@@ -268,7 +268,7 @@ def test_forked_child_keeps_no_lock(folder: Path) -> None:
     forking = """
         import os, sys
         from pathlib import Path
-        from keyvouch.files import locked
+        from keyvouch._system.files import locked
         with locked(Path(sys.argv[1]), timeout=1):
             child = os.fork()
             if not child:

@@ -41,7 +41,7 @@ print(took)
 _IMPORTS = """
 import json, sys, threading
 import keyvouch
-from keyvouch import forks
+from keyvouch._system import forks
 
 ungated = set()
 

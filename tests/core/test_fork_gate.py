@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from keyvouch import forks
-from keyvouch.forks import ForkGate
+from keyvouch._system import forks
+from keyvouch._system.forks import ForkGate
 from scripted_store import LONG_ENOUGH, until, without_coverage
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
@@ -287,7 +287,7 @@ _HANDLERS = """
 import os, signal, sys, threading
 import keyvouch
 from keyvouch.algorithms import CRYPTOGRAPHY
-from keyvouch.forks import ForkGate
+from keyvouch._system.forks import ForkGate
 
 def child(*_):
     if (worker := os.fork()) == 0:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 import keyvouch
-from keyvouch import certificate, files
+from keyvouch import certificate
+from keyvouch._core.opening import open_store
+from keyvouch._system import files
 from keyvouch.algorithms import make_key
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
-from keyvouch.opening import open_store
 from keyvouch.stores import pem
 
 pytestmark = pytest.mark.skipif(

@@ -15,10 +15,11 @@ import msal
 import pytest
 
 from acls import acl, set_acl
-from keyvouch import files, lockout
+from keyvouch._core import lockout
+from keyvouch._core.lockout import single_try
+from keyvouch._system import files
 from keyvouch.entra import token_cache
 from keyvouch.errors import ConfigurationError, SecretIncorrect
-from keyvouch.lockout import single_try
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32" or os.geteuid() != 0, reason="only root can act for another account"

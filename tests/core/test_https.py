@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from keyvouch._system.sockets import LARGEST_RESPONSE
 from keyvouch.errors import ConfigurationError, StoreUnavailable
 from keyvouch.https import Limits, Pools, is_loopback, proxy_for, retry_after
 from keyvouch.secrets import Secret
-from keyvouch.sockets import LARGEST_RESPONSE
 from keyvouch.testing.authority.tls import make_context
 from traces import traces
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from keyvouch import files, forks, lockout
+from keyvouch._core import lockout
+from keyvouch._core.lockout import single_try
+from keyvouch._system import files, forks
 from keyvouch.errors import ConfigurationError, SecretIncorrect, StoreLocked, StoreUnavailable
-from keyvouch.lockout import single_try
 from keyvouch.secrets import SecretResolver
 from keyvouch.uri import Attribute, parse_uri
 
@@ -230,7 +231,7 @@ def test_record_that_cannot_be_read_is_unsealed(monkeypatch: pytest.MonkeyPatch)
         os.chown(record().with_suffix(".lock"), 5, -1)
         program = f"""
             import os
-            from keyvouch import lockout
+            from keyvouch._core import lockout
             from keyvouch.errors import SecretIncorrect
             with lockout.single_try("first", lambda: "right"):
                 pass  # all that is needed is imported, in case that account cannot
@@ -450,7 +451,7 @@ def test_death_in_the_try_costs_one_more(status: int, begun: list[bool]) -> None
     """A process that dies during an attempt and is restarted tries twice; another PIN, or --unseal, helps."""
     program = f"""
         import os
-        from keyvouch.lockout import single_try
+        from keyvouch._core.lockout import single_try
         with single_try({TOKEN!r}, lambda: "wrong"):
             print("tried", flush=True)
             os._exit({status})
@@ -548,7 +549,7 @@ def test_processes_try_a_value_once(tmp_path: Path) -> None:
     worker = f"""
         import os, sys
         from keyvouch.errors import SecretIncorrect
-        from keyvouch.lockout import single_try
+        from keyvouch._core.lockout import single_try
         sys.stdin.read()
         try:
             with single_try({TOKEN!r}, lambda: "wrong"):
@@ -576,7 +577,7 @@ def test_child_of_a_fork_can_try() -> None:
     """A child forked while a thread of its parent was logging in is not blocked by that thread."""
     program = f"""
         import os, threading
-        from keyvouch.lockout import single_try
+        from keyvouch._core.lockout import single_try
         inside, done = threading.Event(), threading.Event()
         def hold():
             with single_try({TOKEN!r}, lambda: "right"):

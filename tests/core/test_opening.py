@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from keyvouch import KeySpec, open_signer, open_store
+from keyvouch._core.opening import Store, open_first, open_uri
 from keyvouch.certificate import spki_sha256
 from keyvouch.errors import (
     AccessDenied,
@@ -29,7 +30,6 @@ from keyvouch.errors import (
     StoreLocked,
     StoreUnavailable,
 )
-from keyvouch.opening import Store, open_first, open_uri
 from keyvouch.secrets import Secret, SecretResolver
 from scripted_store import MESSAGE, Script, certify, in_threads, is_signed, new_key
 

@@ -63,7 +63,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(keyvouch, "__wrapped__")
 
 
-_NOT_THE_CORE = ("keyvouch.__main__", "keyvouch.cli", "keyvouch.testing", "keyvouch.windows_files")
+_NOT_THE_CORE = ("keyvouch.__main__", "keyvouch.cli", "keyvouch.testing", "keyvouch._system.windows.files")
 
 
 def classes_with_a_repr() -> list[type]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import keyvouch
-from keyvouch import registry
+from keyvouch._core import registry
+from keyvouch._core.registry import plugins, store_class
 from keyvouch.errors import PluginBroken, PluginConflict, PluginMissing
-from keyvouch.registry import plugins, store_class
 from scripted_store import without_coverage
 
 STORE = """
@@ -146,7 +146,7 @@ def test_near_scheme_is_suggested(site: Path, scheme: str, meant: str) -> None:
 @pytest.mark.parametrize(("scheme", "package"), registry.KNOWN.items())
 def test_known_scheme_says_what_to_install(monkeypatch: pytest.MonkeyPatch, scheme: str, package: str) -> None:
     """This project's plugins are suggested by name."""
-    monkeypatch.setattr("keyvouch.search_path.trusted", list)
+    monkeypatch.setattr("keyvouch._system.search_path.trusted", list)
     store_class.cache_clear()
     with pytest.raises(PluginMissing) as caught:
         store_class(scheme)
@@ -274,7 +274,7 @@ def test_damaged_distribution_leaves_the_others_be(site: Path, damage: str) -> N
 
 # The working directory
 
-LIST = "from keyvouch import registry; print([plugin.scheme for plugin in registry.plugins()])"
+LIST = "from keyvouch._core import registry; print([plugin.scheme for plugin in registry.plugins()])"
 
 
 def run(*arguments: str, cwd: Path, **environment: str) -> str:

@@ -20,8 +20,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from keyvouch import ClientAssertion, connections, open_signer
-from keyvouch import signer as signer_module
+from keyvouch import ClientAssertion, open_signer
+from keyvouch._core import connections
+from keyvouch._core import signer as signer_module
+from keyvouch._core.connections import CLOSING_TIMEOUT, Connection
+from keyvouch._core.signer import Signer
 from keyvouch.algorithms import (
     ALGORITHMS,
     PS256,
@@ -32,7 +35,6 @@ from keyvouch.algorithms import (
     jose_to_der,
     sign_locally,
 )
-from keyvouch.connections import CLOSING_TIMEOUT, Connection
 from keyvouch.errors import (
     AlgorithmUnsupported,
     CertificateMismatch,
@@ -45,7 +47,6 @@ from keyvouch.errors import (
     SignatureInvalid,
     StoreUnavailable,
 )
-from keyvouch.signer import Signer
 from scripted_store import (
     LONG_ENOUGH,
     MESSAGE,

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from keyvouch import ClientAssertion, open_signer
-from keyvouch.connections import acquire
+from keyvouch._core.connections import acquire
+from keyvouch._core.opening import parse
 from keyvouch.errors import KeyChanged, KeyUnusable, StoreUnavailable
-from keyvouch.opening import parse
 from keyvouch.secrets import SecretResolver
 from scripted_store import (
     LONG_ENOUGH,

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvouch import open_signer, open_store
-from keyvouch.connections import _open
+from keyvouch._core.connections import _open
 from scripted_store import LONG_ENOUGH, MESSAGE, Script, without_coverage
 
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.errors import StoreUnavailable
-from keyvouch.single_flight import FlightTimeout, SingleFlight
 from scripted_store import LONG_ENOUGH, Gate, in_threads, until
 
 

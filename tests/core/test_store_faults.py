@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from keyvouch import KeySpec, open_signer, open_store
+from keyvouch._core.opening import Store, open_first
 from keyvouch.errors import (
     AccessDenied,
     AmbiguousKey,
@@ -26,7 +27,6 @@ from keyvouch.errors import (
     StoreUnavailable,
     Throttled,
 )
-from keyvouch.opening import Store, open_first
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import KeyInfo
 from keyvouch.uri import parse_uri

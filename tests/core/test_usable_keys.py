@@ -8,10 +8,10 @@ from typing import Any, cast
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from keyvouch._core.connections import Connection, Deadline
+from keyvouch._core.opened_key import open_key
 from keyvouch.algorithms import Algorithm, require_usable
-from keyvouch.connections import Connection, Deadline
 from keyvouch.errors import KeyUnusable
-from keyvouch.opened_key import open_key
 from keyvouch.secrets import SecretResolver
 from keyvouch.store import StoredKey
 from keyvouch.stores.file import PemStore

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from acls import acl, acl_of, set_acl
-from keyvouch import files
+from keyvouch._system import files
+from keyvouch._system.files import reading, rewrite, write_private
+from keyvouch._system.files.reading import stamp
 from keyvouch.config import add_profile
-from keyvouch.files import reading, rewrite, write_private
-from keyvouch.files.reading import stamp
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX's")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these lists")
@@ -173,7 +173,7 @@ def test_name_as_long_as_it_may_be(folder: Path) -> None:
 KILLED = """
     import os, sys
     from pathlib import Path
-    from keyvouch import files
+    from keyvouch._system import files
     moment = sys.argv[2]
     real = getattr(os, moment)
     def die(*arguments, **options):
@@ -274,7 +274,7 @@ def test_file_of_another_account_is_kept(file: Path) -> None:
 
 def test_writes_at_once_are_all_whole(folder: Path) -> None:
     """Processes that write the same file at the same time do not mistake each other's for leftovers."""
-    program = "import sys; from pathlib import Path; from keyvouch.files import write_private\n"
+    program = "import sys; from pathlib import Path; from keyvouch._system.files import write_private\n"
     program += "for number in range(50): write_private(Path(sys.argv[1]), b'x' * 9, replace=True)"
     path = folder / "app.pem"
     writing = [subprocess.Popen([sys.executable, "-c", program, str(path)], stderr=subprocess.PIPE) for _ in range(4)]

@@ -17,7 +17,8 @@ from cryptography import x509
 
 import keyvouch
 from docs.pages import ROOT, Block
-from keyvouch import config, opening
+from keyvouch import config
+from keyvouch._core import opening
 from keyvouch.testing.authority import Authority
 
 CLIENT_ID = "8d2f7c1e-3f0a-4f4e-9d6e-6f0c6c1f4b7a"

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from docs.pages import DOCS
-from keyvouch import config, errors, registry
+from keyvouch import config, errors
+from keyvouch._core import registry
 from keyvouch.cli import COMMANDS
 from keyvouch.testing.conformance import NAMES
 from keyvouch.uri import CORE_ATTRIBUTES, REFERENCE_KINDS

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from docs.pages import PAGES, blocks_of
-from keyvouch import opening
+from keyvouch._core import opening
 from keyvouch.cli import group
 
 PROMPT = "PS C:\\> "

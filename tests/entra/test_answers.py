@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from msal.exceptions import MsalServiceError
 
 import malformed
+from keyvouch._system.sockets import ResponseTooLarge
 from keyvouch.entra.answers import Outcome, from_discovery, from_network
 from keyvouch.entra.discovery import UnusableAnswer
 from keyvouch.entra.keys import Sent
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.errors import AuthorityRefused, AuthorityUnavailable, ConfigurationError, KeyvouchError, StoreUnavailable
-from keyvouch.sockets import ResponseTooLarge
 from keyvouch.testing.authority import App, Authority
 from keyvouch.testing.authority.server import Response
 from keyvouch.testing.throwaway import throwaway_signer

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import keyvouch
-from keyvouch import config, files
+from keyvouch import config
+from keyvouch._system import files
 from keyvouch.entra import token_cache
 from keyvouch.entra.authority import authority_options
 from keyvouch.errors import ConfigurationError

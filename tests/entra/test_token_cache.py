@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import malformed
-from keyvouch import files
+from keyvouch._system import files
 from keyvouch.entra import token_cache
 from keyvouch.entra.token_cache import find_token, location, persisted
 from keyvouch.errors import ConfigurationError, KeyvouchError

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from keyvouch import files
+from keyvouch._system import files
 from keyvouch.algorithms import KEY_TYPES, key_type
 from keyvouch.errors import (
     CertificateMismatch,

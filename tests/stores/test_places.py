@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keyvouch import files
+from keyvouch._system import files
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyExists, KeyNotFound, KeyUnusable, KeyvouchError
 from keyvouch.secrets import SecretResolver
 from keyvouch.stores import places

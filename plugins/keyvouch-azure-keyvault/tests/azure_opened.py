@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 
-from keyvouch import opening
+from keyvouch._core import opening
 from keyvouch.errors import KeyvouchError
 from keyvouch.secrets import SecretResolver
 from keyvouch.store import StoredKey

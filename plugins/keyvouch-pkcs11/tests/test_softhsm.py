@@ -18,7 +18,7 @@ from typing import Any, Self
 import pytest
 
 import keyvouch
-from keyvouch import forks
+from keyvouch._system import forks
 from keyvouch.algorithms import ALGORITHMS, make_key
 from keyvouch.certificate import self_signed
 from keyvouch.errors import (

@@ -10,8 +10,8 @@ import pytest
 
 import keyvouch
 from keyvouch import files
+from keyvouch._core.opening import parse
 from keyvouch.errors import ConfigurationError
-from keyvouch.opening import parse
 from keyvouch_pkcs11 import locations
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX's")

@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import keyvouch
+from keyvouch._core.opening import parse
 from keyvouch.algorithms import ALGORITHMS, make_key, verifies
 from keyvouch.certificate import self_signed
 from keyvouch.errors import (
@@ -20,7 +21,6 @@ from keyvouch.errors import (
     KeyUnusable,
     NotSupported,
 )
-from keyvouch.opening import parse
 from keyvouch.testing.authority import Authority
 from openbao import SIGN_POLICY, Server
 from servers.oidc import OidcProvider

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives import serialization
 
 import keyvouch
 from http_fake import LOOKED_UP, Fake, answer, fake
+from keyvouch._core.opening import parse
 from keyvouch.algorithms import ALGORITHMS, make_key, sign_locally
 from keyvouch.entra.transport import Session
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretIncorrect, SecretRequired, StoreUnavailable
-from keyvouch.opening import parse
 from keyvouch.secrets import SecretResolver
 from keyvouch.testing.authority import Authority
 from keyvouch_vault import logins

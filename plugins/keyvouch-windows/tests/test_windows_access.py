@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
 
+from keyvouch._core.opening import Store, open_store
 from keyvouch.cli import group
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, NotSupported, StoreUnavailable
-from keyvouch.opening import Store, open_store
 from keyvouch.security_descriptor import SecurityDescriptor
 from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container

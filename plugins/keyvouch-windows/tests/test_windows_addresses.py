@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from keyvouch._core.opening import parse
 from keyvouch.errors import ConfigurationError
-from keyvouch.opening import parse
 
 SHA1 = "CA20A903F6693D54E8087A25FC2EAB1779E7D69B"
 SHA256 = "2868C9406012AB780D6DD9BFC1A02600877F55D68C46E513BA8B0EEE78A33431"

@@ -163,8 +163,8 @@ def test_every_code_is_an_error_with_a_hint(
     scripted: ScriptedWindows, monkeypatch: pytest.MonkeyPatch, act: Callable[[str], object], function: str, code: int
 ) -> None:
     """Every operation raises a typed error with a hint for every code, even for unknown ones."""
-    monkeypatch.setattr("keyvouch.opening.CHANGE_TIMEOUT", NEAR)
-    monkeypatch.setattr("keyvouch.opening.OPEN_TIMEOUT", NEAR)
+    monkeypatch.setattr("keyvouch._core.opening.CHANGE_TIMEOUT", NEAR)
+    monkeypatch.setattr("keyvouch._core.opening.OPEN_TIMEOUT", NEAR)
     uri = pinned(scripted.add(make_key("RSA-2048"), IN_CNG, exportable=True))
     scripted.fail(function, code)
     # Some codes are not failures, such as those for a missing store or the end of an enumeration.
@@ -229,7 +229,7 @@ def test_command_shows_no_traceback(
     scripted: ScriptedWindows, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """The command prints Windows' error and what to do, and exits with a documented status."""
-    monkeypatch.setattr("keyvouch.opening.OPEN_TIMEOUT", 0.2)  # transient errors are retried for this long
+    monkeypatch.setattr("keyvouch._core.opening.OPEN_TIMEOUT", 0.2)  # transient errors are retried for this long
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.fail("CertGetCertificateContextProperty", code)
     if code == CODES["CRYPT_E_NOT_FOUND"]:  # here it means that the certificate has no key

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from keyvouch._core.opening import open_signer
 from keyvouch.errors import NotSupported
-from keyvouch.opening import open_signer
 from stores.making import openssl
 from wine import Windows, path_in_windows
 

@@ -77,6 +77,6 @@ def group(config: str | None, *, debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command and exit with the documented exit status."""
-    from keyvouch.cli import ending
+    from keyvouch.cli import errors
 
-    return ending.run(group, arguments)
+    return errors.run(group, arguments)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import click
 import msgspec
 
-from keyvouch import config, files
+from keyvouch import config
+from keyvouch._system import files
 from keyvouch.cli import logs
-from keyvouch.cli.ending import printable
+from keyvouch.cli.errors import printable
 from keyvouch.config import Profile
 from keyvouch.errors import KeyvouchError
 from keyvouch.secrets import AccessToken, SecretResolver
@@ -24,8 +25,8 @@ from keyvouch.secrets import AccessToken, SecretResolver
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from keyvouch.opening import Store
-    from keyvouch.signer import Signer
+    from keyvouch._core.opening import Store
+    from keyvouch._core.signer import Signer
     from keyvouch.uri import KeyUri
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -59,7 +60,7 @@ class Chosen:
 
     def open(self) -> Signer:
         """Return a signer for the first key that can be opened."""
-        from keyvouch import opening  # imported late, since a cached token needs no key
+        from keyvouch._core import opening  # imported late, since a cached token needs no key
 
         if self.name:
             opening.parse_keys(self.profile, self.name)
@@ -67,7 +68,7 @@ class Chosen:
 
     def open_store(self) -> Store:
         """Open the store of the first key."""
-        from keyvouch import opening
+        from keyvouch._core import opening
 
         if not self.profile.keys:
             raise click.UsageError(f"The profile {self.name!r} has no keys: give --key URI.")
@@ -110,7 +111,7 @@ def choose(
 
 
 def _sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> AccessToken:
-    from keyvouch import opening  # imported late, since few commands need it
+    from keyvouch._core import opening  # imported late, since few commands need it
 
     return opening.sign_in(profile, scope, timeout, **demanded)
 
@@ -120,7 +121,7 @@ def is_somebody_there() -> bool:
     if sys.stdin is None or not sys.stdin.isatty():
         return False
     if sys.platform == "win32":  # on Windows, NUL, a possible stdin of scheduled tasks, also claims to be a terminal
-        from keyvouch import windows_files
+        from keyvouch._system.windows import files as windows_files
 
         return windows_files.is_console(sys.stdin.fileno())
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from keyvouch import opening
+from keyvouch._core import opening
 from keyvouch.cli.common import choose, is_somebody_there, output_option, print_json
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from keyvouch import lockout
-from keyvouch.audit import record_audit
+from keyvouch._core import lockout
+from keyvouch._core.audit import record_audit
 from keyvouch.cli.common import output_option, print_json
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from keyvouch import files
+from keyvouch._core.signer import Signer
+from keyvouch._system import files
 from keyvouch.cli.common import choose, key_options, next_command, output_option, print_json
 from keyvouch.errors import CertificateMissing, KeyExists
-from keyvouch.signer import Signer
 
 
 @click.command("export")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from keyvouch.cli.common import choose, key_options, next_command, output_option, print_json
-from keyvouch.cli.ending import printable
+from keyvouch.cli.errors import printable
 
 
 @click.command("grant")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keyvouch import opening
+from keyvouch._core import opening
 from keyvouch.cli.common import (
     choose,
     key_facts,
@@ -22,8 +22,8 @@ from keyvouch.secrets import Secret
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
+    from keyvouch._core.opening import Store
     from keyvouch.algorithms import PrivateKey
-    from keyvouch.opening import Store
 
 
 @click.command("import")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from keyvouch import opening
+from keyvouch._core import opening
 from keyvouch.certificate import load_certificates, order_chain
 from keyvouch.cli.common import (
     choose,

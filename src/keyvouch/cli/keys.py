@@ -7,7 +7,7 @@ import datetime as dt
 import click
 
 from keyvouch.cli.common import choose, key_options, output_option, print_json, print_table
-from keyvouch.cli.ending import printable
+from keyvouch.cli.errors import printable
 from keyvouch.store import KeyInfo
 
 _YES_OR_NO = {True: "yes", False: "no", None: ""}

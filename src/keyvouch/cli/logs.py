@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
-from keyvouch import files
+from keyvouch._system import files
 from keyvouch.errors import ConfigurationError, KeyvouchError
 
 SYSLOG: str | tuple[str, int] = "/dev/log" if sys.platform != "win32" else ("localhost", 514)

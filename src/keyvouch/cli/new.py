@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from keyvouch import opening
+from keyvouch._core import opening
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
 from keyvouch.cli.common import (

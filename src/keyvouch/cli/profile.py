@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 import msgspec
 
-from keyvouch import config, files, opening
+from keyvouch import config
+from keyvouch._core import opening
+from keyvouch._system import files
 from keyvouch.cli.common import next_command, output_option, print_facts, print_json, relative_path
 from keyvouch.uri import redact
 

@@ -6,7 +6,8 @@ import inspect
 
 import click
 
-from keyvouch import registry, store
+from keyvouch import store
+from keyvouch._core import registry
 from keyvouch.cli.common import output_option, print_facts, print_json, print_table
 from keyvouch.errors import KeyvouchError
 from keyvouch.store import KeyStore

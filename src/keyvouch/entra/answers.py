@@ -16,7 +16,8 @@ from typing import Any
 import requests
 from msal.exceptions import MsalServiceError
 
-from keyvouch import files
+from keyvouch._system import files
+from keyvouch._system.sockets import ResponseTooLarge
 from keyvouch.entra import advice
 from keyvouch.entra.discovery import UnusableAnswer
 from keyvouch.entra.keys import Sent
@@ -28,7 +29,6 @@ from keyvouch.errors import (
     without_frames,
 )
 from keyvouch.https import cause_of
-from keyvouch.sockets import ResponseTooLarge
 from keyvouch.tokens import is_token
 
 _NO_TENANT = ("400", "404")

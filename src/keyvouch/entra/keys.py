@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from keyvouch._core.signer import Signer
+from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.errors import KeyvouchError, StoreUnavailable
-from keyvouch.signer import Signer
-from keyvouch.single_flight import FlightTimeout, SingleFlight
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

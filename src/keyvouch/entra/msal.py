@@ -26,8 +26,13 @@ import msal
 import msgspec
 import requests
 
-from keyvouch import config, forks, opening
-from keyvouch.connections import Deadline
+from keyvouch import config
+from keyvouch._core import opening
+from keyvouch._core.connections import Deadline
+from keyvouch._core.signer import SIGN_TIMEOUT, Signer
+from keyvouch._system import forks
+from keyvouch._system.signal_handlers import is_from_signal_handler
+from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.entra import advice
 from keyvouch.entra.answers import Failed, Outcome, from_discovery
 from keyvouch.entra.assertion import EntraAssertion
@@ -36,9 +41,6 @@ from keyvouch.entra.transport import Session
 from keyvouch.entra.variants import Variants
 from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError, hidden_frames, without_frames
 from keyvouch.proxies import Credentials
-from keyvouch.signal_handlers import is_from_signal_handler
-from keyvouch.signer import SIGN_TIMEOUT, Signer
-from keyvouch.single_flight import FlightTimeout, SingleFlight
 from keyvouch.tokens import is_token
 
 log = logging.getLogger("keyvouch")

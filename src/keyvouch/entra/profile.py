@@ -8,16 +8,18 @@ import time
 import msal
 import msgspec
 
-from keyvouch import config, forks, opening
+from keyvouch import config
+from keyvouch._core import opening
+from keyvouch._core.connections import Deadline
+from keyvouch._system import forks
+from keyvouch._system.single_flight import FlightTimeout, SingleFlight
+from keyvouch._system.sockets import ending_within
 from keyvouch.config import Profile
-from keyvouch.connections import Deadline
 from keyvouch.entra import token_cache
 from keyvouch.entra.authority import authority_options, cache_location, require
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
 from keyvouch.errors import AuthorityUnavailable, hidden_frames
 from keyvouch.secrets import AccessToken, SecretResolver
-from keyvouch.single_flight import FlightTimeout, SingleFlight
-from keyvouch.sockets import ending_within
 
 
 class _Clients:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keyvouch import files
+from keyvouch._system import files
 from keyvouch.errors import ConfigurationError, KeyvouchError
 from keyvouch.tokens import is_token
 

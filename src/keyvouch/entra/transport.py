@@ -18,14 +18,14 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
-from keyvouch import forks
-from keyvouch.connections import Deadline
+from keyvouch._core.connections import Deadline
+from keyvouch._system import forks
+from keyvouch._system.sockets import POOL_CLASSES, exchange
 from keyvouch.entra import discovery
 from keyvouch.entra.discovery import UnusableAnswer
 from keyvouch.errors import ConfigurationError
 from keyvouch.https import CONNECT_TIMEOUT, is_link_local, proxy_for, read_body, trust
 from keyvouch.proxies import Credentials, Proxy, proxy_at
-from keyvouch.sockets import POOL_CLASSES, exchange
 from keyvouch.tokens import describe_flaw
 
 REQUEST_TIMEOUT = 30.0

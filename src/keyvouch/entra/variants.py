@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
-from keyvouch.single_flight import SingleFlight
+from keyvouch._system.single_flight import SingleFlight
 
 
 class Closable(Protocol):

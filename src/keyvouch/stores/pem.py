@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyvouch import text
+from keyvouch._system import text
 from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import load_certificates, parsing
 from keyvouch.errors import ConfigurationError, KeyUnusable, SecretIncorrect, SecretRequired

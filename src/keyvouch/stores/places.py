@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keyvouch import files
+from keyvouch._system import files
+from keyvouch._system.files import Stamp, stamp
 from keyvouch.errors import AccessDenied, KeyExists, KeyNotFound, KeyUnusable, KeyvouchError
-from keyvouch.files import Stamp, stamp
 from keyvouch.secrets import SecretResolver
 
 _TIME = "%Y%m%dT%H%M%S%fZ"

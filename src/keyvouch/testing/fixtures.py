@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from keyvouch.signer import Signer
+from keyvouch._core.signer import Signer
 from keyvouch.testing.authority import Authority
 from keyvouch.testing.key_vault import KeyVault
 from keyvouch.testing.throwaway import throwaway_signer

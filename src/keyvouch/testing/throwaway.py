@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, ClassVar
 
+from keyvouch._core.connections import Deadline, acquire, release
+from keyvouch._core.opening import OPEN_TIMEOUT
+from keyvouch._core.signer import Signer
 from keyvouch.algorithms import Algorithm, make_key, sign_locally
 from keyvouch.certificate import self_signed
-from keyvouch.connections import Deadline, acquire, release
-from keyvouch.opening import OPEN_TIMEOUT
 from keyvouch.secrets import SecretResolver
-from keyvouch.signer import Signer
 from keyvouch.store import Attribute, KeyStore, KeyUri, StoredKey
 from keyvouch.uri import parse_uri
 

@@ -13,7 +13,7 @@ from azure.keyvault.keys import KeyClient, KeyVaultKey
 from azure.keyvault.keys._shared import http_challenge_cache as key_challenges
 from azure.keyvault.keys.crypto import CryptographyClient
 
-from keyvouch import forks
+from keyvouch._system import forks
 from keyvouch.errors import AccessDenied, KeyvouchError, SessionLost
 from keyvouch.https import OWN_TIMEOUT, Limits, is_loopback
 from keyvouch_azure_keyvault.addresses import vault_of

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import pytest
 
-from keyvouch import registry, store
+from keyvouch import store
+from keyvouch._core import registry
 from keyvouch.algorithms import Algorithm, algorithms_for, key_type
 from keyvouch.certificate import self_signed
 from keyvouch.errors import KeyvouchError, NotSupported, StoreUnavailable

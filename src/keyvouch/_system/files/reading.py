@@ -67,7 +67,8 @@ def content(file: BinaryIO, path: Path) -> tuple[bytes, os.stat_result]:
 
 def _require_few_readers(handle: int, path: Path) -> None:
     if sys.platform == "win32":
-        from keyvouch import access_rules, windows_files
+        from keyvouch._system.windows import access_rules
+        from keyvouch._system.windows import files as windows_files
 
         found = access_rules.too_many_readers(
             str(path.absolute()), windows_files.rules_of(handle), windows_files.this_user()
@@ -110,7 +111,8 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
 def let_read(path: Path, error: OSError) -> str:
     """Return a hint for a file that this account could not read."""
     if sys.platform == "win32" and isinstance(error, PermissionError):
-        from keyvouch import access_rules, windows_files
+        from keyvouch._system.windows import access_rules
+        from keyvouch._system.windows import files as windows_files
 
         return access_rules.let_read(str(path.absolute()), windows_files.this_user())
     return "Let this account read it."

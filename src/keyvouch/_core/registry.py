@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyvouch import files, search_path
+from keyvouch._system import files, search_path
+from keyvouch._system.forks import IMPORTS
 from keyvouch.errors import PluginBroken, PluginConflict, PluginMissing
-from keyvouch.forks import IMPORTS
 from keyvouch.store import CONTRACT, KeyStore
 
 if TYPE_CHECKING:

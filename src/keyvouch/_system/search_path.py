@@ -7,7 +7,8 @@ plant a module or a distribution. This module imports only what the interpreter 
 import os
 import sys
 
-HOME = os.path.normcase(os.path.realpath(os.path.dirname(os.path.dirname(__file__))))  # noqa: PTH120 - not loaded yet
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120 - pathlib is not loaded yet
+HOME = os.path.normcase(os.path.realpath(os.path.dirname(_PACKAGE)))  # noqa: PTH120
 """The folder or zip archive that keyvouch was imported from."""
 _removed: "list[str]" = []
 

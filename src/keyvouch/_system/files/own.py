@@ -14,10 +14,10 @@ import stat
 import sys
 from pathlib import Path
 
+from keyvouch._system.files.folders import Folder, open_folder
+from keyvouch._system.files.reading import content, opened
+from keyvouch._system.files.writing import write_into
 from keyvouch.errors import ConfigurationError
-from keyvouch.files.folders import Folder, open_folder
-from keyvouch.files.reading import content, opened
-from keyvouch.files.writing import write_into
 
 log = logging.getLogger("keyvouch")
 

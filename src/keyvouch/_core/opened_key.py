@@ -7,14 +7,15 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyvouch import certificate, files
+from keyvouch import certificate
+from keyvouch._core.connections import Connection, Deadline
+from keyvouch._core.in_use import InUse
+from keyvouch._core.store_faults import require_key
+from keyvouch._system import files
+from keyvouch._system.forks import process
+from keyvouch._system.signal_handlers import is_from_signal_handler
 from keyvouch.algorithms import Algorithm, algorithms_for, key_type, require_usable, signature_size
-from keyvouch.connections import Connection, Deadline
 from keyvouch.errors import AccessDenied, KeyChanged, KeyNotFound, KeyvouchError
-from keyvouch.forks import process
-from keyvouch.in_use import InUse
-from keyvouch.signal_handlers import is_from_signal_handler
-from keyvouch.store_faults import require_key
 from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from ctypes import wintypes
 from pathlib import Path
 
-from keyvouch import access_rules
+from keyvouch._system.windows import access_rules
 from keyvouch.security_descriptor import SecurityDescriptor, sid_text
 
 assert sys.platform == "win32"  # noqa: S101 - mypy then checks the rest of the module for Windows only

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from keyvouch import files, forks
+from keyvouch._system import files, forks
 from keyvouch.errors import KeyvouchError, SecretIncorrect, StoreLocked, StoreUnavailable
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from keyvouch._system.files import posix_acl
 from keyvouch.errors import ConfigurationError
-from keyvouch.files import posix_acl
 
 _WINDOWS = sys.platform == "win32"
 _GROUPS_OF_ROOT = (0, 80) if sys.platform == "darwin" else (0,)
@@ -161,7 +161,8 @@ def _group_name(gid: int) -> str:
 def _check_rules(path: Path, place: Path) -> None:
     """Refuse what others could have written according to Windows access rules."""
     if sys.platform == "win32":
-        from keyvouch import access_rules, windows_files
+        from keyvouch._system.windows import access_rules
+        from keyvouch._system.windows import files as windows_files
 
         user = windows_files.this_user()
         try:

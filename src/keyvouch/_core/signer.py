@@ -19,10 +19,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from keyvouch import certificate as x509_certificate
-from keyvouch import forks
+from keyvouch._core.audit import audit_log, record_audit
+from keyvouch._core.connections import CLOSING_TIMEOUT, Backoff, Connection, Deadline, ended, release
+from keyvouch._core.opened_key import CertificateFile, OpenedKey, key_changed, open_key
+from keyvouch._core.store_faults import checked_error, store_code
+from keyvouch._system import forks
+from keyvouch._system.forks import process
+from keyvouch._system.signal_handlers import is_from_signal_handler
 from keyvouch.algorithms import PS256, RS256, Algorithm, find_algorithm, require_fit, verifies
-from keyvouch.audit import audit_log, record_audit
-from keyvouch.connections import CLOSING_TIMEOUT, Backoff, Connection, Deadline, ended, release
 from keyvouch.errors import (
     AlgorithmUnsupported,
     KeyUnusable,
@@ -33,10 +37,6 @@ from keyvouch.errors import (
     hidden_frames,
     without_frames,
 )
-from keyvouch.forks import process
-from keyvouch.opened_key import CertificateFile, OpenedKey, key_changed, open_key
-from keyvouch.signal_handlers import is_from_signal_handler
-from keyvouch.store_faults import checked_error, store_code
 from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:

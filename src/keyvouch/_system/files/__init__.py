@@ -8,11 +8,11 @@
 - `trust`: refuses to load, run or trust files that others could have written.
 """
 
-from keyvouch.files.folders import Folder, make_folder, open_folder
-from keyvouch.files.locations import cache_folder, configuration_files, state_folder
-from keyvouch.files.locks import locked
-from keyvouch.files.own import read_own, require_own_folder, write_own
-from keyvouch.files.reading import (
+from keyvouch._system.files.folders import Folder, make_folder, open_folder
+from keyvouch._system.files.locations import cache_folder, configuration_files, state_folder
+from keyvouch._system.files.locks import locked
+from keyvouch._system.files.own import read_own, require_own_folder, write_own
+from keyvouch._system.files.reading import (
     Stamp,
     advice_for_long,
     cannot_write,
@@ -23,8 +23,8 @@ from keyvouch.files.reading import (
     read_with_status,
     stamp,
 )
-from keyvouch.files.trust import check_trusted, check_trusted_certificates
-from keyvouch.files.writing import open_to_append, remove, rewrite, truncate, write_private
+from keyvouch._system.files.trust import check_trusted, check_trusted_certificates
+from keyvouch._system.files.writing import open_to_append, remove, rewrite, truncate, write_private
 
 __all__ = [
     "Folder",

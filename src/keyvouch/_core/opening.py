@@ -18,9 +18,14 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from keyvouch import config, forks, registry
-from keyvouch.audit import record_audit
-from keyvouch.connections import CLOSING_TIMEOUT, Deadline, acquire, release
+from keyvouch import config
+from keyvouch._core import registry
+from keyvouch._core.audit import record_audit
+from keyvouch._core.connections import CLOSING_TIMEOUT, Deadline, acquire, release
+from keyvouch._core.in_use import InUse
+from keyvouch._core.signer import Signer
+from keyvouch._core.store_faults import require_key, require_type, store_code
+from keyvouch._system import forks
 from keyvouch.errors import (
     AuthorityRefused,
     AuthorityUnavailable,
@@ -34,9 +39,7 @@ from keyvouch.errors import (
     StoreUnavailable,
     hidden_frames,
 )
-from keyvouch.in_use import InUse
 from keyvouch.secrets import AccessToken, Secret, SecretResolver
-from keyvouch.signer import Signer
 from keyvouch.store import (
     DeletesKeys,
     ExportsKeys,
@@ -50,7 +53,6 @@ from keyvouch.store import (
     ListsTokens,
     TokenInfo,
 )
-from keyvouch.store_faults import require_key, require_type, store_code
 from keyvouch.uri import KeyUri, parse_uri, redact, scheme_of
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from keyvouch._system.files import trust
+from keyvouch._system.files.reading import cannot_write
 from keyvouch.errors import ConfigurationError
-from keyvouch.files import trust
-from keyvouch.files.reading import cannot_write
 
 _WINDOWS = sys.platform == "win32"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -86,7 +86,7 @@ class Folder:
         On Windows nobody else can open it until it is closed.
         """
         if sys.platform == "win32":
-            from keyvouch import windows_files
+            from keyvouch._system.windows import files as windows_files
 
             return windows_files.create(self.path / name)
         return self.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -170,7 +170,7 @@ def make_folder(folder: Path) -> None:
     """
     try:
         if sys.platform == "win32":
-            from keyvouch import windows_files
+            from keyvouch._system.windows import files as windows_files
 
             if not folder.is_dir():
                 folder.parent.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,9 @@ import math
 from types import TracebackType
 from typing import Any
 
-from keyvouch import registry
+from keyvouch._core import registry
+from keyvouch._system.signal_handlers import is_from_signal_handler
 from keyvouch.errors import AuthorityRefused, AuthorityUnavailable, InternalError, KeyvouchError, frame_lines
-from keyvouch.signal_handlers import is_from_signal_handler
 from keyvouch.store import KeyInfo, StoredKey, TokenInfo
 from keyvouch.uri import KeyUri
 

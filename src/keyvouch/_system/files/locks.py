@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from keyvouch._system.files.folders import Folder, make_folder, open_folder
+from keyvouch._system.files.reading import cannot_write
 from keyvouch.errors import ConfigurationError, StoreUnavailable
-from keyvouch.files.folders import Folder, make_folder, open_folder
-from keyvouch.files.reading import cannot_write
 
 if sys.platform == "win32":
     import msvcrt

@@ -19,13 +19,13 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from keyvouch import forks
+from keyvouch._core.store_faults import store_code
+from keyvouch._system import forks
+from keyvouch._system.forks import process
+from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.errors import KeyvouchError, SessionLost, StoreUnavailable, Throttled
-from keyvouch.forks import process
 from keyvouch.secrets import SecretResolver
-from keyvouch.single_flight import FlightTimeout, SingleFlight
 from keyvouch.store import KeyStore
-from keyvouch.store_faults import store_code
 from keyvouch.uri import KeyUri
 
 T = TypeVar("T")

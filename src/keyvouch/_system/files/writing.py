@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from keyvouch.files import posix_acl
-from keyvouch.files.folders import Folder, Target, open_folder, open_target
-from keyvouch.files.locks import try_lock
-from keyvouch.files.reading import Stamp, stamp
+from keyvouch._system.files import posix_acl
+from keyvouch._system.files.folders import Folder, Target, open_folder, open_target
+from keyvouch._system.files.locks import try_lock
+from keyvouch._system.files.reading import Stamp, stamp
 
 if TYPE_CHECKING:
     from keyvouch.security_descriptor import SecurityDescriptor
@@ -176,7 +176,7 @@ def _access_to(target: Target) -> _Access | None:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "Not a regular file", str(target.path))
         if sys.platform == "win32":
-            from keyvouch import windows_files
+            from keyvouch._system.windows import files as windows_files
 
             return _Access(status, None, windows_files.rules_of(handle))
         return _Access(status, posix_acl.read(handle), None)
@@ -303,7 +303,8 @@ def _set_mode(handle: int, *, mode: int) -> None:
 def _give_access(handle: int, *, like: _Access | None) -> None:
     """Give an open file the access rights of another; without one it stays private, or on Windows gets the folder's."""
     if sys.platform == "win32":
-        from keyvouch import security_descriptor, windows_files
+        from keyvouch import security_descriptor
+        from keyvouch._system.windows import files as windows_files
 
         rules = like.rules if like else None
         windows_files.give_rules(handle, rules or security_descriptor.SecurityDescriptor())

@@ -1,0 +1,1 @@
+"""How keys are opened and used: not part of the public API."""

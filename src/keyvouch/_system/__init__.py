@@ -1,0 +1,1 @@
+"""Files, processes and sockets, on each operating system: not part of the public API."""
