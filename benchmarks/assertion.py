@@ -44,7 +44,7 @@ def contenders(kind: str, folder: Path) -> Iterator[Contender]:
     signer = keyvouch.open_signer(uri)
     pem = (folder / f"{kind}.pem").read_bytes()
     private_key = serialization.load_pem_private_key(pem, None)
-    algorithm, stored = ALGORITHMS[name], signer._opened.stored  # noqa: SLF001 - compares with the layer below
+    algorithm, stored = ALGORITHMS[name], signer._current.opened.stored  # noqa: SLF001 - compares with the layer below
     header = {"alg": name, "typ": "JWT", "x5t#S256": fingerprint(signer.chain[0]).hex()}
     assertion = ClientAssertion(signer)
     jwk = JWKRegistry.import_key(pem[: pem.index(b"-----BEGIN CERT")], _jwk_type(kind))

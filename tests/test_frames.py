@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 import keyvouch
-from keyvouch._core.opening import Store, parse
+from keyvouch._core.key_management import Store
+from keyvouch._core.opening import parse
 from keyvouch.entra import azure
 from keyvouch.entra.azure import aio
 from keyvouch.entra.msal import ConfidentialClient, client_credential

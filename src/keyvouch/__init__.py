@@ -19,8 +19,8 @@ TYPE_CHECKING = False  # type checkers treat this name as true
 if TYPE_CHECKING:
     from typing import Any
 
+    from keyvouch._core.key_management import open_store as open_store
     from keyvouch._core.opening import open_signer as open_signer
-    from keyvouch._core.opening import open_store as open_store
     from keyvouch._core.signer import Signer as Signer
     from keyvouch.assertion import ClientAssertion as ClientAssertion
     from keyvouch.entra.profile import connect as connect

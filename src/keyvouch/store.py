@@ -297,13 +297,13 @@ def choose_one(
     newest that has settled. Raises `KeyNotFound`, `KeyChanged`, `CertificateMismatch`, `AmbiguousKey`.
     """
     if not infos:
-        raise KeyNotFound(f"No key matches {uri}.", hint="List what is there: `keyvouch keys`.", uri=uri)
+        raise KeyNotFound(f"Key not found: {uri}.", hint="List the keys: `keyvouch keys`.", uri=uri)
     if pinned := uri.get("spki-sha256"):
         found = _by_key(infos, pinned)
         if found is None:
             raise KeyChanged(
-                f"The key of {uri} is another one now.",
-                hint="Take spki-sha256 out of the URI if the new key is meant.",
+                f"The key at {uri} was replaced by another.",
+                hint="To use the new key, remove spki-sha256 from the URI.",
                 uri=uri,
             )
         return found, None
@@ -313,15 +313,15 @@ def choose_one(
         found = _by_key(infos, certificate_spki(certificate))
         if found is None:
             raise CertificateMismatch(
-                f"The certificate of {certificate.subject.rfc4514_string()} belongs to another key than that of {uri}.",
-                hint="Give the certificate that was issued for this key.",
+                f"The certificate of {certificate.subject.rfc4514_string()} does not belong to the key {uri}.",
+                hint="Use the certificate that was issued for this key.",
                 uri=uri,
             )
         return found, None
     if len(infos) == 1:
         return infos[0], None
     if uri.get("select") != "newest":
-        raise ambiguous(uri, infos, "Use one of these")
+        raise ambiguous(uri, infos, "Use one of these URIs")
     return _newest_settled(uri, infos, dt.datetime.now(dt.UTC))
 
 
@@ -343,7 +343,7 @@ def _newest_settled(uri: KeyUri, infos: Sequence[KeyInfo], now: dt.datetime) -> 
         infos = [info for info in certified if _valid(info, now)] or certified
     aged = [(info.age_begins, info) for info in infos if info.age_begins]
     if len(aged) < len(infos):
-        raise ambiguous(uri, infos, "Their ages are unknown: use one of these")
+        raise ambiguous(uri, infos, "Their ages are unknown; use one of these URIs")
     aged.sort(key=lambda pair: pair[0], reverse=True)
     settle = dt.timedelta(seconds=uri.get("settle"))
     chosen = next((index for index, (begin, _) in enumerate(aged) if begin + settle <= now), len(aged) - 1)

@@ -13,7 +13,7 @@ import pytest
 
 import keyvouch
 from keyvouch import certificate
-from keyvouch._core.opening import open_store
+from keyvouch._core.key_management import open_store
 from keyvouch._system import files
 from keyvouch.algorithms import make_key
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable

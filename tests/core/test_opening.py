@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from keyvouch import KeySpec, open_signer, open_store
-from keyvouch._core.opening import Store, open_first, open_uri
+from keyvouch._core.key_management import Store
+from keyvouch._core.opening import open_first, open_uri
 from keyvouch.certificate import spki_sha256
 from keyvouch.errors import (
     AccessDenied,

@@ -372,7 +372,7 @@ def test_missing_working_directory_hides_nothing(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel built from this code."""
-    root = Path(registry.__file__).parents[2]
+    root = Path(registry.__file__).parents[3]
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(command, check=True, capture_output=True, cwd=root)

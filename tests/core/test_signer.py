@@ -75,7 +75,7 @@ def build(algorithm: Algorithm, chain: Chain, public_key: object) -> bytes:
 
 def look_soon(signer: Signer) -> None:
     """As if a second had passed since the last check of the key."""
-    signer._next_look = 0.0
+    signer._reloader.next_check = 0.0
 
 
 def write_certificates(path: Path, certificates: Sequence[x509.Certificate]) -> Path:
@@ -524,7 +524,7 @@ def test_settled_member_is_followed() -> None:
             look_soon(signer)
             signer.sign_negotiated(build)
             assert signer.uri == f"{script.uri};version=1"
-            signer._opened.settles_at = dt.datetime.now(dt.UTC)
+            signer._current.opened.settles_at = dt.datetime.now(dt.UTC)
             look_soon(signer)
             signer.sign_negotiated(build)
             assert signer.uri == f"{script.uri};version=2"
@@ -537,14 +537,14 @@ def test_settling_survives_a_lost_connection() -> None:
         with open_signer(script.uri) as signer:
             script.drop()
             signer.sign(MESSAGE, "ES256")
-            assert signer._opened.settles_at == script.settles_at
+            assert signer._current.opened.settles_at == script.settles_at
 
 
 @pytest.mark.parametrize(("days", "opens"), [((-30, 5), 2), ((-5, 30), 1)])
 def test_ageing_certificate_is_looked_up_hourly(days: tuple[int, int], opens: int) -> None:
     """In the last third of its certificate's lifetime a key is reopened every hour."""
     with Script(chain=[certify(new_key(), days=days)]) as script, open_signer(f"{script.uri};version=1") as signer:
-        signer._next_reload = 0.0  # as if the hour had passed
+        signer._reloader._next_reload = 0.0  # as if the hour had passed
         for _ in range(2):
             look_soon(signer)
             signer.sign_negotiated(build)
@@ -555,7 +555,7 @@ def test_ageing_certificate_is_looked_up_hourly(days: tuple[int, int], opens: in
 def test_family_is_looked_up_hourly(more: str) -> None:
     """A URI that may lead to another key later, without a version or for a family, is reopened every hour."""
     with Script() as script, open_signer(script.uri + more) as signer:
-        signer._next_reload = 0.0
+        signer._reloader._next_reload = 0.0
         look_soon(signer)
         signer.sign_negotiated(build)
         assert script.count("open") == 2
@@ -686,7 +686,7 @@ def test_close_waits_for_signatures() -> None:
             signing = [pool.submit(signer.sign, MESSAGE, "ES256") for _ in range(8)]
             until(lambda: script.count("sign") == 8)
             closing = pool.submit(signer.close)
-            until(lambda: signer._closed)
+            until(lambda: signer._current.closed)
             assert script.count("close key") == 0
             gate.open()
         closing.result()
@@ -748,7 +748,7 @@ def test_slow_store_has_the_rest_of_the_time(monkeypatch: pytest.MonkeyPatch) ->
             signing = pool.submit(signer.sign, MESSAGE, "ES256")
             assert gate.entered.wait(LONG_ENOUGH)
             closing = pool.submit(signer.close)
-            until(lambda: signer._closed)
+            until(lambda: signer._current.closed)
             time.sleep(0.5)
             gate.open()
         closing.result()

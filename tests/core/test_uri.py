@@ -144,7 +144,7 @@ def test_replace_changes_one_value() -> None:
 
 def test_octets_are_compared_as_they_stand() -> None:
     """Connections compare bytes, however an attribute interprets them."""
-    assert parse("pfx:/a%ff?role-id=%72").octets(["path", "role-id", "mount"]) == (b"/a\xff", b"r", None)
+    assert parse("pfx:/a%ff?role-id=%72").raw_values(["path", "role-id", "mount"]) == (b"/a\xff", b"r", None)
 
 
 def test_missing_attributes_are_named() -> None:
@@ -776,7 +776,7 @@ def test_choice_is_one_of_the_words() -> None:
 def test_windows_path_is_taken_as_it_is(text: str, path: bytes) -> None:
     """In a path with a drive or share a % is literal; elsewhere it begins an escape. All of these read back."""
     uri = parse(f"pfx:{text}")
-    assert uri.octets(["path"]) == (path,)
+    assert uri.raw_values(["path"]) == (path,)
     assert parse(str(uri)) == uri
 
 

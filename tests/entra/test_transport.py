@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from keyvouch._core.connections import Deadline
+from keyvouch._core.retries import Deadline
 from keyvouch.entra import transport
 from keyvouch.entra.transport import Session
 from keyvouch.errors import ConfigurationError

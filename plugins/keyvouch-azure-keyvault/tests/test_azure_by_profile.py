@@ -166,7 +166,7 @@ def test_refused_profile_is_told_in_one_error(vault: Vault, profile: Profile) ->
 def test_expiry_is_the_tokens_own(vault: Vault, profile: Profile) -> None:
     """The SDK gets the token's real expiry."""
     profile()
-    log_in = _log_in(vault, SecretResolver(sign_in=keyvouch._core.opening.sign_in))
+    log_in = _log_in(vault, SecretResolver(sign_in=keyvouch.entra.profile.sign_in))
     info = log_in.get_token_info(SCOPE, options={"tenant_id": vault.authority.tenant, "enable_cae": True})
     told = jwt.decode(info.token, options={"verify_signature": False})["exp"]
     assert told - 5 <= info.expires_on <= told

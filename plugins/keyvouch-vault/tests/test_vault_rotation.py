@@ -28,7 +28,7 @@ pytestmark = pytest.mark.server
 @pytest.fixture(autouse=True)
 def _token(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("keys"))
-    monkeypatch.setattr("keyvouch._core.signer._RELOAD_INTERVAL", 1.0)  # instead of an hour
+    monkeypatch.setattr("keyvouch._core.reloading._RELOAD_INTERVAL", 1.0)  # instead of an hour
 
 
 def generate(uri: str, *, further: bool = False) -> x509.Certificate:

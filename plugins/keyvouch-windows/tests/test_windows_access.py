@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
 
-from keyvouch._core.opening import Store, open_store
+from keyvouch._core.key_management import Store, open_store
 from keyvouch.cli import group
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, NotSupported, StoreUnavailable
 from keyvouch.security_descriptor import SecurityDescriptor

@@ -163,7 +163,7 @@ def test_every_code_is_an_error_with_a_hint(
     scripted: ScriptedWindows, monkeypatch: pytest.MonkeyPatch, act: Callable[[str], object], function: str, code: int
 ) -> None:
     """Every operation raises a typed error with a hint for every code, even for unknown ones."""
-    monkeypatch.setattr("keyvouch._core.opening.CHANGE_TIMEOUT", NEAR)
+    monkeypatch.setattr("keyvouch._core.key_management.CHANGE_TIMEOUT", NEAR)
     monkeypatch.setattr("keyvouch._core.opening.OPEN_TIMEOUT", NEAR)
     uri = pinned(scripted.add(make_key("RSA-2048"), IN_CNG, exportable=True))
     scripted.fail(function, code)

@@ -28,7 +28,7 @@ import requests
 
 from keyvouch import config
 from keyvouch._core import opening
-from keyvouch._core.connections import Deadline
+from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import SIGN_TIMEOUT, Signer
 from keyvouch._system import forks
 from keyvouch._system.signal_handlers import is_from_signal_handler

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
+from typing import Any
 
 import msal
 import msgspec
 
 from keyvouch import config
 from keyvouch._core import opening
-from keyvouch._core.connections import Deadline
+from keyvouch._core.retries import Deadline
 from keyvouch._system import forks
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch._system.sockets import ending_within
@@ -18,7 +20,16 @@ from keyvouch.config import Profile
 from keyvouch.entra import token_cache
 from keyvouch.entra.authority import authority_options, cache_location, require
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
-from keyvouch.errors import AuthorityUnavailable, hidden_frames
+from keyvouch.errors import (
+    AuthorityRefused,
+    AuthorityUnavailable,
+    ConfigurationError,
+    PluginBroken,
+    PluginMissing,
+    SecretRequired,
+    StoreUnavailable,
+    hidden_frames,
+)
 from keyvouch.secrets import AccessToken, SecretResolver
 
 
@@ -71,6 +82,33 @@ def access_token(
     now = int(time.time())  # before the request, so that the reported expiry is never too late
     found = client.token_result([scope], claims_challenge=claims, timeout=deadline.left())
     return AccessToken(str(found["access_token"]), now + int(found["expires_in"]), found.get("refresh_on"))
+
+
+def sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> AccessToken:
+    """Return a profile's access token for a store that authenticates with it. Raises what a store may raise."""
+    _require_no_cycle((profile,))
+    try:
+        return access_token(profile, scope, timeout, **demanded)
+    except AuthorityUnavailable as error:
+        raise StoreUnavailable(f"The profile {profile!r} cannot sign in: {error.message}", hint=error.hint) from error
+    except AuthorityRefused as error:
+        raise SecretRequired(f"The profile {profile!r} cannot sign in: {error.message}", hint=error.hint) from error
+
+
+def _require_no_cycle(path: tuple[str, ...]) -> None:
+    """Raise `ConfigurationError` if a key of the last profile, or of one that it needs, needs a profile on the path."""
+    for key in config.load().profile(path[-1]).keys:
+        with contextlib.suppress(PluginMissing, PluginBroken):  # reported when the key is needed
+            uri = opening.parse(key)
+            if "profile" not in uri:
+                continue
+            needed = (*path, str(uri.get("profile")))
+            if needed[-1] in path:
+                raise ConfigurationError(
+                    f"A profile cannot sign in without itself: {' -> '.join(needed)}.",
+                    hint="Open the key of one of them in another way.",
+                )
+            _require_no_cycle(needed)
 
 
 def client_of(profile: str | None, timeout: float = ACCESS_TOKEN_TIMEOUT) -> ConfidentialClient:

@@ -18,7 +18,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
-from keyvouch._core.connections import Deadline
+from keyvouch._core.retries import Deadline
 from keyvouch._system import forks
 from keyvouch._system.sockets import POOL_CLASSES, exchange
 from keyvouch.entra import discovery

@@ -97,7 +97,7 @@ ATTRIBUTES = (
     _reached("client-certificate-file", "auth=cert: the client's certificate, PEM", parse=parse_path),
     _reached("client-key-file", "auth=cert: its key, PEM, not encrypted", parse=parse_path),
     _reached("username", "auth=userpass, ldap: the user's name", parse=_name),
-    _reached("password", "auth=userpass, ldap: the password", secret=True, lockout=True),
+    _reached("password", "auth=userpass, ldap: the password", secret=True),
     _reached(
         "ca-file",
         "the certificates to trust for TLS, PEM",
