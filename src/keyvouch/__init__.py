@@ -40,26 +40,28 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ClientAssertion": "keyvouch.assertion",
-    "KeySpec": "keyvouch.store",
-    "KeyvouchError": "keyvouch.errors",
-    "Signer": "keyvouch._core.signer",
-    "connect": "keyvouch.entra.profile",
-    "open_signer": "keyvouch._core.opening",
-    "open_store": "keyvouch._core.opening",
-}
-
 
 def __getattr__(name: str) -> "Any":
     """Import a public name on first use (PEP 562)."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'keyvouch' has no attribute {name!r}")
     with _IMPORTS:
-        import importlib
-
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
+        match name:
+            case "ClientAssertion":
+                from keyvouch import assertion as module
+            case "KeySpec":
+                from keyvouch import store as module
+            case "Signer":
+                from keyvouch._core import signer as module
+            case "connect":
+                from keyvouch.entra import profile as module
+            case "open_signer":
+                from keyvouch._core import opening as module
+            case "open_store":
+                from keyvouch._core import key_management as module
+            case _:
+                from keyvouch import errors as module
+    globals()[name] = value = getattr(module, name)
     return value
 
 

@@ -111,10 +111,7 @@ def load_certificates(data: bytes, source: object) -> list[Certificate]:
     require_few(data.count(_BEGIN), source)
     try:
         with parsing():
-            if _BEGIN in data:
-                found = x509.load_pem_x509_certificates(data)
-            else:
-                found = [x509.load_der_x509_certificate(data)]
+            found = x509.load_pem_x509_certificates(data) if _BEGIN in data else [x509.load_der_x509_certificate(data)]
     except (ValueError, x509.InvalidVersion):
         found = []
     if not (readable := [each for each in found if is_readable(each)]):
