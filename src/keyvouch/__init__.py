@@ -45,24 +45,24 @@ def __getattr__(name: str) -> "Any":
     """Import a public name on first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module 'keyvouch' has no attribute {name!r}")
+    global ClientAssertion, KeySpec, KeyvouchError, Signer, connect, open_signer, open_store  # noqa: PLW0603
     with _IMPORTS:
         match name:
             case "ClientAssertion":
-                from keyvouch import assertion as module
+                from keyvouch.assertion import ClientAssertion
             case "KeySpec":
-                from keyvouch import store as module
+                from keyvouch.store import KeySpec
+            case "KeyvouchError":
+                from keyvouch.errors import KeyvouchError
             case "Signer":
-                from keyvouch._core import signer as module
+                from keyvouch._core.signer import Signer
             case "connect":
-                from keyvouch.entra import profile as module
+                from keyvouch.entra.profile import connect
             case "open_signer":
-                from keyvouch._core import opening as module
+                from keyvouch._core.opening import open_signer
             case "open_store":
-                from keyvouch._core import key_management as module
-            case _:
-                from keyvouch import errors as module
-    globals()[name] = value = getattr(module, name)
-    return value
+                from keyvouch._core.key_management import open_store
+    return globals()[name]
 
 
 def __dir__() -> "list[str]":

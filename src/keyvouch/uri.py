@@ -350,9 +350,9 @@ def _parse_attributes(
         if attribute.query != query:
             raise _misplaced(attribute)
         if name in values:
-            raise ConfigurationError(f"Duplicate attribute {name!r}.", hint="Remove one of them.")
+            raise ConfigurationError(f'Duplicate attribute "{name}".', hint="Remove one of them.")
         if not equals or not value:
-            raise ConfigurationError(f"The attribute {name!r} has no value.", hint=f"Write {name}=VALUE.")
+            raise ConfigurationError(f'The attribute "{name}" has no value.', hint=f"Write {name}=VALUE.")
         # Checked at once: what comes next may be the rest of a secret, and must not be in any error.
         values[name] = _validated(attribute, _decode(value, name))
 
@@ -373,13 +373,13 @@ def _unknown(name: str, declared: Mapping[str, Attribute]) -> ConfigurationError
     hint = f"Did you mean {nearest[0]}?" if nearest else f"Known attributes: {', '.join(declared)}."
     if not name:  # it may be a secret, or the end of one
         return ConfigurationError("Expected name=value in every part of the URI.", hint=hint)
-    return ConfigurationError(f"Unknown attribute {redact('?' + name)[1:]!r}.", hint=hint)
+    return ConfigurationError(f'Unknown attribute "{redact("?" + name)[1:]}".', hint=hint)
 
 
 def _misplaced(attribute: Attribute) -> ConfigurationError:
     side = "after" if attribute.query else "before"
     return ConfigurationError(
-        f"The attribute {attribute.name!r} must come {side} the `?`.", hint=f"Move it {side} the `?` of the URI."
+        f'The attribute "{attribute.name}" must come {side} the `?`.', hint=f"Move it {side} the `?` of the URI."
     )
 
 

@@ -26,7 +26,7 @@ from scripted_store import LONG_ENOUGH, Script, ScriptedStore, in_threads, until
 
 def acquire_for(uri: str, secrets: SecretResolver | None = None) -> Connection:
     parsed = opening.parse(uri)
-    return acquire(parsed, registry.store_class(parsed.scheme), secrets or SecretResolver())
+    return acquire(parsed, secrets or SecretResolver())
 
 
 def connected(script: Script) -> Connection:
@@ -113,7 +113,7 @@ def test_store_that_refuses_leaves_nothing() -> None:
 
 
 def test_opener_waits_for_closing() -> None:
-    """While a store is being closed, none is created beside it: an opener waits, then gets its own."""
+    """While a store is waiting for the store to close, none is created beside it: an opener waits, then gets its own."""
     with Script() as script, ThreadPoolExecutor(2) as pool, script.held("close") as gate:
         closer = pool.submit(release, connected(script))
         assert gate.entered.wait(LONG_ENOUGH)
@@ -132,7 +132,7 @@ def test_opener_gives_up_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     with Script() as script, ThreadPoolExecutor(1) as pool, script.held("close") as gate:
         closer = pool.submit(release, connected(script))
         assert gate.entered.wait(LONG_ENOUGH)
-        with pytest.raises(StoreUnavailable, match="being closed"):
+        with pytest.raises(StoreUnavailable, match="waiting for the store to close"):
             acquire_for(script.uri)
         gate.open()
         closer.result()
@@ -154,7 +154,7 @@ def test_failing_close_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with Script() as script:
         script.fail("close", RuntimeError("what the module said"))
         release(connected(script))
-    assert caplog.messages == ["A store failed to close: RuntimeError"]
+    assert caplog.messages == ["Failed to close a store: RuntimeError"]
 
 
 def test_close_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +260,7 @@ def test_waiting_for_a_connection_ends() -> None:
         with ThreadPoolExecutor(1) as pool, script.held("connect") as gate:
             first = pool.submit(connection.connect, Deadline(LONG_ENOUGH))
             assert gate.entered.wait(LONG_ENOUGH)
-            with pytest.raises(StoreUnavailable, match="not ready in time"):
+            with pytest.raises(StoreUnavailable, match="Timed out waiting for the connection"):
                 connection.connect(Deadline(0.01))
             gate.open()
             first.result()

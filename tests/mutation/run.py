@@ -50,7 +50,7 @@ TESTS = {
     "src/keyvouch/_system/files/writing.py": ["tests/core/test_writing.py", "tests/core/test_files.py"],
     "src/keyvouch/_system/forks.py": ["tests/core/test_fork_gate.py", "tests/core/test_signer_forks.py"],
     "src/keyvouch/https.py": ["tests/core/test_https.py", "tests/core/test_deadlines.py"],
-    "src/keyvouch/_core/in_use.py": ["tests/core/test_connections.py", "tests/core/test_signer.py"],
+    "src/keyvouch/_system/in_use.py": ["tests/core/test_connections.py", "tests/core/test_signer.py"],
     "src/keyvouch/_core/lockout.py": ["tests/core/test_lockout.py"],
     "src/keyvouch/_core/opened_key.py": ["tests/core/test_opening.py", "tests/core/test_usable_keys.py"],
     "src/keyvouch/proxies.py": ["tests/core/test_https.py", "tests/core/test_uri.py"],

@@ -18,11 +18,11 @@ from keyvouch import config
 from keyvouch._core import registry
 from keyvouch._core.audit import record_audit
 from keyvouch._core.connections import CLOSING_TIMEOUT, acquire, release
-from keyvouch._core.in_use import InUse
 from keyvouch._core.opening import OPEN_TIMEOUT, import_early, parse, profile_name, resolver_for
 from keyvouch._core.retries import Deadline
 from keyvouch._core.store_faults import require_key, require_type
 from keyvouch._system import forks
+from keyvouch._system.in_use import InUse
 from keyvouch.errors import ConfigurationError, KeyUnusable, KeyvouchError, NotSupported, hidden_frames
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import (

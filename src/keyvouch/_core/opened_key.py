@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from keyvouch import certificate
 from keyvouch._core.connections import Connection
-from keyvouch._core.in_use import InUse
 from keyvouch._core.retries import Deadline
 from keyvouch._core.store_faults import require_key
 from keyvouch._system import files
 from keyvouch._system.forks import process
+from keyvouch._system.in_use import InUse
 from keyvouch._system.signal_handlers import is_from_signal_handler
 from keyvouch.algorithms import Algorithm, algorithms_for, key_type, require_usable, signature_size
 from keyvouch.errors import AccessDenied, KeyChanged, KeyNotFound, KeyvouchError
