@@ -113,7 +113,7 @@ def test_store_that_refuses_leaves_nothing() -> None:
 
 
 def test_opener_waits_for_closing() -> None:
-    """While a store is waiting for the store to close, none is created beside it: an opener waits, then gets its own."""
+    """While a store is being closed, none is created beside it: an opener waits, then gets its own."""
     with Script() as script, ThreadPoolExecutor(2) as pool, script.held("close") as gate:
         closer = pool.submit(release, connected(script))
         assert gate.entered.wait(LONG_ENOUGH)
