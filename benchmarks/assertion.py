@@ -23,10 +23,11 @@ from joserfc.jwk import JWKRegistry
 from msal.oauth2cli.assertion import JwtAssertionCreator
 
 import keyvouch
-from keyvouch.algorithms import ALGORITHMS, sign_locally
+from keyvouch.algorithms import ALGORITHMS
 from keyvouch.assertion import ClientAssertion
 from keyvouch.bench import Contender, Goal, Result, measure, to_goals, to_json, to_table
 from keyvouch.certificate import fingerprint
+from keyvouch.local_key import sign_locally
 
 KEYS = {"RSA-2048": "PS256", "RSA-3072": "PS256", "P-256": "ES256", "Ed25519": "EdDSA"}
 CONTEXT = {"client_id": str(uuid.uuid4()), "token_endpoint": "https://login.microsoftonline.com/t/oauth2/v2.0/token"}

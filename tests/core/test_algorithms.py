@@ -22,10 +22,10 @@ from keyvouch.algorithms import (
     jose_to_der,
     key_type,
     require_fit,
-    sign_locally,
     verifies,
 )
 from keyvouch.errors import AlgorithmUnsupported, ConfigurationError, KeyUnusable
+from keyvouch.local_key import sign_locally
 from stores.making import new_key
 
 MESSAGE = b"eyJ.eyJ"

@@ -22,7 +22,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from keyvouch import ClientAssertion, open_signer
 from keyvouch import assertion as assertion_module
-from keyvouch.algorithms import Algorithm, sign_locally
+from keyvouch.algorithms import Algorithm
 from keyvouch.assertion import base64url, jwk_thumbprint, public_jwk
 from keyvouch.errors import (
     AlgorithmUnsupported,
@@ -31,6 +31,7 @@ from keyvouch.errors import (
     ConfigurationError,
     StoreUnavailable,
 )
+from keyvouch.local_key import sign_locally
 from scripted_store import LONG_ENOUGH, MESSAGE, Script, certify, is_signed, new_key, until
 from traces import traces
 

@@ -25,16 +25,7 @@ from keyvouch._core import connections
 from keyvouch._core import signer as signer_module
 from keyvouch._core.connections import CLOSING_TIMEOUT, Connection
 from keyvouch._core.signer import Signer
-from keyvouch.algorithms import (
-    ALGORITHMS,
-    PS256,
-    RS256,
-    Algorithm,
-    JoseSignature,
-    algorithms_for,
-    jose_to_der,
-    sign_locally,
-)
+from keyvouch.algorithms import ALGORITHMS, PS256, RS256, Algorithm, JoseSignature, algorithms_for, jose_to_der
 from keyvouch.errors import (
     AlgorithmUnsupported,
     CertificateMismatch,
@@ -47,6 +38,7 @@ from keyvouch.errors import (
     SignatureInvalid,
     StoreUnavailable,
 )
+from keyvouch.local_key import sign_locally
 from scripted_store import (
     LONG_ENOUGH,
     MESSAGE,

@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from keyvouch.algorithms import key_type, make_key, sign_locally
+from keyvouch.algorithms import key_type
 from keyvouch.certificate import self_signed, spki_sha256
 from keyvouch.errors import ConfigurationError, KeyExists, StoreUnavailable
+from keyvouch.local_key import make_key, sign_locally
 from keyvouch.store import Attribute, GeneratesKeys, KeyInfo, KeyStore, ListsKeys, StoredKey, choose_one
 
 TABLE = "CREATE TABLE IF NOT EXISTS keys (id INTEGER PRIMARY KEY, name TEXT, pkcs8 BLOB, certificate BLOB)"

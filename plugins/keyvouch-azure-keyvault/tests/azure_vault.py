@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from keyvouch.algorithms import make_key
 from keyvouch.certificate import self_signed
+from keyvouch.local_key import make_key
 from keyvouch.testing.authority import App, Authority
 from keyvouch.testing.key_vault import KeyVault
 

@@ -102,7 +102,7 @@ def test_profile_is_a_credential(vault: Vault, own_folders: Path, monkeypatch: p
     """A profile's name is enough, and the profile is read when a token is requested."""
     from cryptography.hazmat.primitives import serialization
 
-    from keyvouch.algorithms import make_key
+    from keyvouch.local_key import make_key
 
     key = make_key("RSA-2048")
     certificate = self_signed(key, "CN=nightly", 10)

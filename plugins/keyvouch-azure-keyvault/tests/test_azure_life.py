@@ -15,7 +15,7 @@ import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
 from azure_opened import connected, parsed, refused
 from azure_vault import Vault
-from keyvouch.algorithms import find_algorithm, make_key
+from keyvouch.algorithms import find_algorithm
 from keyvouch.certificate import self_signed, spki_sha256
 from keyvouch.errors import (
     AccessDenied,
@@ -28,6 +28,7 @@ from keyvouch.errors import (
     KeyUnusable,
     NotSupported,
 )
+from keyvouch.local_key import make_key
 from keyvouch.store import KeySpec
 from keyvouch.testing.key_vault import Refusal, refusals
 

@@ -19,7 +19,7 @@ import pytest
 
 import keyvouch
 from keyvouch._system import forks
-from keyvouch.algorithms import ALGORITHMS, make_key
+from keyvouch.algorithms import ALGORITHMS
 from keyvouch.certificate import self_signed
 from keyvouch.errors import (
     ConfigurationError,
@@ -29,6 +29,7 @@ from keyvouch.errors import (
     SecretRequired,
     StoreUnavailable,
 )
+from keyvouch.local_key import make_key
 from keyvouch.testing.authority import Authority
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import objects, writing

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import keyvouch
 from keyvouch._core.opening import parse
-from keyvouch.algorithms import ALGORITHMS, make_key, verifies
+from keyvouch.algorithms import ALGORITHMS, verifies
 from keyvouch.certificate import self_signed
 from keyvouch.errors import (
     AccessDenied,
@@ -21,6 +21,7 @@ from keyvouch.errors import (
     KeyUnusable,
     NotSupported,
 )
+from keyvouch.local_key import make_key
 from keyvouch.testing.authority import Authority
 from openbao import SIGN_POLICY, Server
 from servers.oidc import OidcProvider

@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives import serialization
 import keyvouch
 from http_fake import LOOKED_UP, Fake, answer, fake
 from keyvouch._core.opening import parse
-from keyvouch.algorithms import ALGORITHMS, make_key, sign_locally
+from keyvouch.algorithms import ALGORITHMS
 from keyvouch.entra.transport import Session
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretIncorrect, SecretRequired, StoreUnavailable
+from keyvouch.local_key import make_key, sign_locally
 from keyvouch.secrets import SecretResolver
 from keyvouch.testing.authority import Authority
 from keyvouch_vault import logins

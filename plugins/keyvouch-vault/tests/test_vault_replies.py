@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 import keyvouch
 import malformed
 from fake_vault import FakeVault, fake_vault
-from keyvouch.algorithms import PS256, make_key
+from keyvouch.algorithms import PS256
 from keyvouch.certificate import spki_sha256
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.errors import KeyChanged, KeyvouchError, StoreUnavailable
+from keyvouch.local_key import make_key
 from keyvouch.secrets import SecretResolver
 from keyvouch.store import KeySpec
 from keyvouch.testing.authority import Authority

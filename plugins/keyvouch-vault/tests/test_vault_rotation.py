@@ -12,10 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import keyvouch
-from keyvouch.algorithms import make_key
 from keyvouch.certificate import self_signed
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.errors import CertificateMismatch
+from keyvouch.local_key import make_key
 from keyvouch.testing.authority import App, Authority
 from openbao import Server
 from scripted_store import until

@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 import keyvouch
-from keyvouch.algorithms import make_key as make_any_key
 from keyvouch.certificate import self_signed
 from keyvouch.errors import (
     CertificateMissing,
@@ -22,6 +21,7 @@ from keyvouch.errors import (
     KeyvouchError,
     NotSupported,
 )
+from keyvouch.local_key import make_key as make_any_key
 from keyvouch.store import KeySpec
 from keyvouch_windows.crypt32 import Container
 from scripted_keys import AES_CSP, SOFTWARE, AnyKey, make_key

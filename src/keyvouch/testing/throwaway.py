@@ -14,8 +14,9 @@ from keyvouch._core.connections import acquire, release
 from keyvouch._core.opening import OPEN_TIMEOUT
 from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import Signer
-from keyvouch.algorithms import Algorithm, make_key, sign_locally
+from keyvouch.algorithms import Algorithm
 from keyvouch.certificate import self_signed
+from keyvouch.local_key import make_key, sign_locally
 from keyvouch.secrets import SecretResolver
 from keyvouch.store import Attribute, KeyStore, KeyUri, StoredKey
 from keyvouch.uri import parse_uri

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import keyvouch
-from keyvouch.algorithms import make_key
 from keyvouch.certificate import self_signed
 from keyvouch.errors import CertificateMismatch, KeyNotFound
+from keyvouch.local_key import make_key
 from keyvouch_windows.entries import entries, remove
 
 if TYPE_CHECKING:
