@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
+from keyvouch.hosts import is_origin
 from keyvouch.https import is_loopback
 from keyvouch.proxies import parse_proxy
 from keyvouch.store import Attribute
@@ -17,14 +17,9 @@ METHODS = ("token", "approle", "kubernetes", "jwt", "cert", "userpass", "ldap", 
 
 def _address(octets: bytes) -> str:
     text = octets.decode().rstrip("/")
-    parts = urlsplit(text)
-    try:
-        valid = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        valid = False
-    if parts.scheme not in ("https", "http") or not valid or parts.username or parts.path or parts.query:
+    if not is_origin(text, "https", "http"):
         raise ValueError("write https://host:port")
-    if parts.scheme == "http" and not is_loopback(text):
+    if is_origin(text, "http") and not is_loopback(text):
         raise ValueError("http is for loopback alone, as tokens would be read on the way: write https://")
     return text
 
