@@ -20,6 +20,7 @@ from keyvouch.errors import (
     KeyNotFound,
     KeyUnusable,
     NotSupported,
+    SignatureInvalid,
 )
 from keyvouch.testing.authority import Authority
 from openbao import SIGN_POLICY, Server
@@ -262,6 +263,19 @@ def test_deleted_key_no_longer_signs(server: Server) -> None:
             store.delete()
         with pytest.raises(KeyUnusable, match="deleted"):
             signer.sign(b"message", "ES256")
+
+
+def test_replaced_key_does_not_sign(server: Server) -> None:
+    """If another key is created under the name of a deleted one, its signatures are refused, and so is the old URI."""
+    uri = key_uri(server, "replaced") + "&deletion-allowed=true"
+    pinned = generate(uri)
+    with keyvouch.open_signer(uri) as signer:
+        with keyvouch.open_store(pinned) as store:
+            store.delete()
+        generate(uri)
+        with pytest.raises(SignatureInvalid):
+            signer.sign(b"message", "ES256")
+    error_on_open(pinned, KeyChanged)
 
 
 def test_certificate_denied_for_new_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
