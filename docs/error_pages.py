@@ -1,7 +1,8 @@
 """Two Sphinx directives for the error pages, which take their facts from the error classes.
 
-`{error-facts} CODE` describes an error: its meaning, class, exit status, and whether to try again. `{error-table}` lists
-every exit status with its codes, each linked to its page. A code without a page is a broken link, which fails the build.
+`{error-facts} CODE` describes an error: its meaning, class, exit status, and whether to try again.
+`{error-table}` lists every exit status with its codes, each linked to its page. A code without a page is a broken link,
+which fails the build.
 """
 
 import inspect

@@ -63,9 +63,7 @@ class TokenRenewal:
         """True if the token has expired, or there is none yet."""
         return self._clock() >= self.expires_at
 
-    def renew_if_due(
-        self, renew: Callable[[], None], *, timeout: float, errors: tuple[type[Exception], ...]
-    ) -> None:
+    def renew_if_due(self, renew: Callable[[], None], *, timeout: float, errors: tuple[type[Exception], ...]) -> None:
         """Call `renew`, which fetches a token and calls `schedule`, if the token is due and no other thread does so.
 
         While the token is valid, this does not wait for another thread, and suppresses `errors` from `renew`. Once it
