@@ -1,13 +1,16 @@
-"""Bearer tokens and responses of token endpoints: checked before anything sends or caches them."""
+"""Bearer tokens: checked before anything sends or caches them, and renewed by one thread before they expire."""
 
 from __future__ import annotations
 
 import re
+import threading
+import time
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 
-from keyvouch.errors import SecretIncorrect, hidden_frames
+from keyvouch.errors import SecretIncorrect, StoreUnavailable, hidden_frames
 
 _TOKEN = re.compile(r"[\x21-\x7E]+")
 _DIGITS = r"^[0-9]{1,10}$"
@@ -36,6 +39,53 @@ def require_token(value: str, name: str, reference: str) -> None:
             f"The {name} from {reference} contains characters that a token cannot contain.",
             hint="Store only the token there: printable ASCII, without spaces or line breaks.",
         )
+
+
+class TokenRenewal:
+    """Renewal of a token that threads share: one thread renews it, and the others use it until it expires.
+
+    The owner keeps the token itself. All times are those of `clock`.
+    """
+
+    def __init__(self, *, retry_after: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start without a token, so that one is due. A failed renewal is due again after `retry_after` seconds."""
+        self._retry_after = retry_after
+        self._clock = clock
+        self._renewing = threading.Lock()
+        self.renew_at = self.expires_at = 0.0
+
+    def schedule(self, renew_at: float, expires_at: float) -> None:
+        """Set the time from which the token is due for renewal, and the time at which it expires."""
+        self.renew_at, self.expires_at = renew_at, expires_at
+
+    @property
+    def expired(self) -> bool:
+        """True if the token has expired, or there is none yet."""
+        return self._clock() >= self.expires_at
+
+    def renew_if_due(self, renew: Callable[[], None], *, timeout: float, errors: tuple[type[Exception], ...]) -> None:
+        """Call `renew`, which fetches a token and calls `schedule`, if the token is due and no other thread does so.
+
+        While the token is valid, this does not wait for another thread, and suppresses `errors` from `renew`. Once it
+        has expired, those propagate, and waiting for another thread ends after `timeout` seconds with
+        `StoreUnavailable`.
+        """
+        if self._clock() < self.renew_at:
+            return
+        expired = self.expired
+        if not self._renewing.acquire(timeout=max(0.0, timeout) if expired else 0):
+            if not expired:
+                return
+            raise StoreUnavailable("Timed out waiting for a token.", hint="Try again later.")
+        try:
+            if self._clock() >= self.renew_at:  # no other thread has renewed it meanwhile
+                renew()
+        except errors:
+            if self.expired:
+                raise
+            self.renew_at = self._clock() + self._retry_after
+        finally:
+            self._renewing.release()
 
 
 class _Cloud(msgspec.Struct):

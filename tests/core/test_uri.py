@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from keyvouch._core.redaction import redact
 from keyvouch.errors import ConfigurationError
 from keyvouch.proxies import parse_proxy
 from keyvouch.uri import (
@@ -21,7 +22,6 @@ from keyvouch.uri import (
     parse_flag,
     parse_path,
     parse_uri,
-    redact,
     scheme_of,
 )
 

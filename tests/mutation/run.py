@@ -49,6 +49,7 @@ TESTS = {
     "src/keyvouch/_system/files/trust.py": ["tests/core/test_trust.py"],
     "src/keyvouch/_system/files/writing.py": ["tests/core/test_writing.py", "tests/core/test_files.py"],
     "src/keyvouch/_system/forks.py": ["tests/core/test_fork_gate.py", "tests/core/test_signer_forks.py"],
+    "src/keyvouch/hosts.py": ["tests/core/test_hosts.py"],
     "src/keyvouch/https.py": ["tests/core/test_https.py", "tests/core/test_deadlines.py"],
     "src/keyvouch/_system/in_use.py": ["tests/core/test_connections.py", "tests/core/test_signer.py"],
     "src/keyvouch/_core/lockout.py": ["tests/core/test_lockout.py"],

@@ -19,7 +19,7 @@ from keyvouch.local_key import make_key, sign_locally
 from keyvouch.store import Attribute, GeneratesKeys, KeyInfo, KeyStore, ListsKeys, StoredKey, choose_one
 
 TABLE = "CREATE TABLE IF NOT EXISTS keys (id INTEGER PRIMARY KEY, name TEXT, pkcs8 BLOB, certificate BLOB)"
-NEEDED = frozenset({"open", "generate"})
+REQUIRED_FOR = frozenset({"open", "generate"})
 
 
 class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
@@ -27,15 +27,15 @@ class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
 
     # uri
     attributes = (
-        Attribute("path", "the database", connection=True, required_for=NEEDED),
-        Attribute("name", "of the key", required_for=NEEDED),
-        Attribute("id", "which of several of that name", parse=int),
+        Attribute("path", "the database's path", connection=True, required_for=REQUIRED_FOR),
+        Attribute("name", "the key's name", required_for=REQUIRED_FOR),
+        Attribute("id", "the key's number, if several have this name", parse=int),
     )
 
     def __init__(self, uri, secrets):
         self._path = Path(uri.get("path") or "")
         if not self._path.is_absolute():
-            raise ConfigurationError("`path` is not the whole path of a file.", hint="Write path=/...", uri=uri)
+            raise ConfigurationError("`path` is not an absolute path.", hint="Write path=/...", uri=uri)
 
     # connect
     def connect(self, *, timeout):
@@ -43,7 +43,7 @@ class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
             database.execute("SELECT 1 FROM keys LIMIT 1")
 
     def close(self):
-        """Nothing is held: each call has a connection of its own."""
+        """Do nothing: each call has its own connection."""
 
     # open
     def open(self, uri, certificate=None, *, timeout):
@@ -83,25 +83,27 @@ class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
                 database.execute(TABLE)
                 yield database
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"{self._path}: {error}.", hint="Is it a database that may be written?") from error
+            raise StoreUnavailable(
+                f"{self._path}: {error}.", hint="Check that the file is a writable database."
+            ) from error
 
     # generate
     def generate(self, uri, spec):
         if "id" in uri or (self._rows(uri, 10.0) and not spec.further):
-            raise KeyExists(f"There is a key {uri.get('name')}.", hint="Take another name, or --further.", uri=uri)
+            raise KeyExists(f"Key already exists: {uri.get('name')}.", hint="Use another name, or --further.", uri=uri)
         key = make_key(spec.key_type)
         pkcs8 = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         certificate = self_signed(key, spec.subject, spec.days).public_bytes(Encoding.DER)
         with self._database(10.0) as database:
-            made = database.execute(
+            cursor = database.execute(
                 "INSERT INTO keys (name, pkcs8, certificate) VALUES (?, ?, ?)", (uri.get("name"), pkcs8, certificate)
             )
-        return uri.replace({"id": str(made.lastrowid)})
+        return uri.replace({"id": str(cursor.lastrowid)})
 
 
 # sign
 class SqliteKey(StoredKey):
-    """One of them, in memory."""
+    """A key from the database, in memory."""
 
     exportable = True
 

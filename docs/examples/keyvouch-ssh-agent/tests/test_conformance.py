@@ -1,4 +1,4 @@
-"""The store keeps the contract. A relay stands between it and the agent, which is cut and held up by the tests."""
+"""The store keeps the contract. A relay between it and the agent lets the tests cut and stall the connection."""
 
 import os
 import subprocess

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
 
 from keyvouch.errors import ConfigurationError
+from keyvouch.hosts import is_origin
 from keyvouch.proxies import parse_proxy
 from keyvouch.store import Attribute
 from keyvouch.uri import parse_choice, parse_flag, parse_path
@@ -109,12 +109,7 @@ def is_version(text: object) -> bool:
 
 def _vault(octets: bytes) -> str:
     text = octets.decode().rstrip("/")
-    parts = urlsplit(text)
-    try:
-        valid = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        valid = False
-    if parts.scheme != "https" or not valid or parts.username or parts.path or parts.query or "\\" in text:
+    if not is_origin(text, "https"):
         raise ValueError("write https://NAME.vault.azure.net")
     return text.lower()
 

@@ -16,7 +16,7 @@ from azure.core.pipeline.transport import HttpTransport
 from azure.core.rest import HttpRequest
 
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable, Throttled
-from keyvouch.hosts import authority_of, place_of
+from keyvouch.hosts import authority_of, endpoint_of
 from keyvouch.https import Limits, Pools, retry_after
 from keyvouch.tokens import describe_flaw
 from keyvouch_azure_keyvault.answer import Answer
@@ -106,12 +106,12 @@ class VaultTransport(_Base):
     """A transport for one vault only: its responses name the next page of a listing, which may be on any host."""
 
     def __init__(self, transport: PoolTransport, vault: str) -> None:
-        self._transport, self._vault, self._place = transport, vault, place_of(vault)
+        self._transport, self._vault, self._endpoint = transport, vault, endpoint_of(vault)
 
     def send(self, request: Any, **options: Any) -> Answer:
         """Send a request to the vault. Raises `NotSent`, `NotAnswered`, also instead of sending a token elsewhere."""
         # The prefix first, because parsing each URL takes longer; Key Vault itself adds the port to the URLs of pages.
-        if not (request.url.startswith(f"{self._vault}/") or place_of(request.url) == self._place):
+        if not (request.url.startswith(f"{self._vault}/") or endpoint_of(request.url) == self._endpoint):
             raise NotAnswered(
                 StoreUnavailable(
                     f"{self._vault} refers to another host, which gets neither a request nor a token.",

@@ -8,22 +8,22 @@ import threading
 import time
 from collections.abc import Iterator
 
-LOOKED_UP = b'{"data": {"ttl": 0, "renewable": false}}'
+TOKEN_LOOKUP = b'{"data": {"ttl": 0, "renewable": false}}'
 
 
-def answer(status: str, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
+def http_response(status: str, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
     """Return an HTTP response; it is truncated if `length` is greater than the body's."""
     size = len(body) if length is None else length
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {size}", "Connection: close", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-class Fake:
-    """A server that gives its answers in order, repeating the last one, and records the requests."""
+class ScriptedServer:
+    """A server that sends its responses in order, repeating the last one, and records the requests."""
 
-    def __init__(self, *answers: bytes) -> None:
-        self.answers = [*answers]
-        self.asked: list[str] = []
+    def __init__(self, *responses: bytes) -> None:
+        self.responses = [*responses]
+        self.requests: list[str] = []
         self.pause = 0.0
         """Seconds between two bytes of a body."""
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -35,23 +35,23 @@ class Fake:
             while True:
                 client, _ = self._listener.accept()
                 with client:
-                    self.asked.append(_request(client))
-                    self._send(client, self.reply(self.asked[-1]))
+                    self.requests.append(_read_request(client))
+                    self._send(client, self.respond(self.requests[-1]))
 
-    def reply(self, request: str) -> bytes:
+    def respond(self, request: str) -> bytes:
         """Return the response to a request."""
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
 
-    def _send(self, client: socket.socket, octets: bytes) -> None:
+    def _send(self, client: socket.socket, data: bytes) -> None:
         if not self.pause:
-            client.sendall(octets)
+            client.sendall(data)
             return
-        head, end, body = octets.partition(b"\r\n\r\n")
+        head, end, body = data.partition(b"\r\n\r\n")
         client.sendall(head + end)
         with contextlib.suppress(OSError):  # the client has disconnected
-            for octet in body:
+            for byte in body:
                 time.sleep(self.pause)
-                client.sendall(bytes([octet]))
+                client.sendall(bytes([byte]))
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -59,11 +59,11 @@ class Fake:
         self._listener.close()
 
 
-def _request(client: socket.socket) -> str:
-    octets = b""
-    while b"\r\n\r\n" not in octets:
-        octets += client.recv(65536)
-    head, _, body = octets.partition(b"\r\n\r\n")
+def _read_request(client: socket.socket) -> str:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += client.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
     sizes = [int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
     while len(body) < sum(sizes):
         body += client.recv(65536)
@@ -71,8 +71,8 @@ def _request(client: socket.socket) -> str:
 
 
 @contextlib.contextmanager
-def fake(*answers: bytes) -> Iterator[Fake]:
-    server = Fake(*answers)
+def scripted_server(*responses: bytes) -> Iterator[ScriptedServer]:
+    server = ScriptedServer(*responses)
     try:
         yield server
     finally:

@@ -1,4 +1,4 @@
-"""Each log-in method, and staying logged in."""
+"""Each auth method, and staying logged in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 import keyvouch
-from http_fake import LOOKED_UP, Fake, answer, fake
 from keyvouch._core.opening import parse
 from keyvouch.algorithms import ALGORITHMS
 from keyvouch.entra.transport import Session
@@ -22,13 +21,14 @@ from keyvouch.errors import AccessDenied, ConfigurationError, SecretIncorrect, S
 from keyvouch.local_key import make_key, sign_locally
 from keyvouch.secrets import SecretResolver
 from keyvouch.testing.authority import Authority
-from keyvouch_vault import logins
+from keyvouch_vault import auth_methods
 from keyvouch_vault.store import VaultStore
 from openbao import PASSWORD, Server
+from scripted_server import TOKEN_LOOKUP, ScriptedServer, http_response, scripted_server
 from signing_in import make_key as make_file
 from signing_in import write_profile
+from vault_keys import error_on_open, sign_for, with_login
 from vault_keys import make_key as make_vault_key
-from vault_keys import refused, sign_meanwhile, token_uri
 
 pytestmark = pytest.mark.server
 
@@ -60,38 +60,38 @@ def test_token_without_the_default_policy(server: Server, uri: str, monkeypatch:
 
 
 def test_approle(server: Server, uri: str, tmp_path: Path) -> None:
-    """A role id and a secret id from a file log in; the resulting token is revoked at the end."""
+    """A role ID and a secret ID from a file log in; the resulting token is revoked at the end."""
     secret = tmp_path / "secret-id"
     secret.touch(mode=0o600)
     secret.write_text(server.secret_id("keys") + "\n")
     before = len(server.requests("auth/token/revoke-self"))
-    assert signs(token_uri(uri, f"auth=approle&role-id={server.role_id('keys')}&secret-id=file:{secret}"))
+    assert signs(with_login(uri, f"auth=approle&role-id={server.role_id('keys')}&secret-id=file:{secret}"))
     assert len(server.requests("auth/token/revoke-self")) == before + 1
 
 
 def test_wrapped_secret_id(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is unwrapped once and used for later log-ins; a caller that finds it already unwrapped is warned."""
+    """It is unwrapped once and used for later logins; a caller that finds it already unwrapped is warned."""
     made = server.admin.adapter.post("/v1/auth/approle/role/keys/secret-id", json={}, wrap_ttl="60s")
     monkeypatch.setenv("WRAPPED", made["wrap_info"]["token"])
-    wrapped = token_uri(uri, f"auth=approle&role-id={server.role_id('keys')}&wrapped-secret-id=env:WRAPPED")
+    wrapped = with_login(uri, f"auth=approle&role-id={server.role_id('keys')}&wrapped-secret-id=env:WRAPPED")
     with keyvouch.open_signer(wrapped) as signer:
         server.write("sys/leases/revoke-prefix/auth/approle/login")
         assert signer.sign(b"message", "ES256")
-    assert "somebody else has it" in refused(wrapped, SecretIncorrect).hint
+    assert "somebody else has it" in error_on_open(wrapped, SecretIncorrect).hint
 
 
-def test_wrapped_something_else(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that does not wrap a secret id of this log-in is not even unwrapped."""
+def test_wrapping_token_of_something_else(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that does not wrap a secret ID of this auth method is not even unwrapped."""
     made = server.admin.adapter.post("/v1/sys/wrapping/wrap", json={"secret_id": "mine"}, wrap_ttl="60s")
     monkeypatch.setenv("WRAPPED", made["wrap_info"]["token"])
-    wrapped = token_uri(uri, f"auth=approle&role-id={server.role_id('keys')}&wrapped-secret-id=env:WRAPPED")
-    assert "wrap a new one" in refused(wrapped, SecretIncorrect).hint
+    wrapped = with_login(uri, f"auth=approle&role-id={server.role_id('keys')}&wrapped-secret-id=env:WRAPPED")
+    assert "wrap a new secret ID" in error_on_open(wrapped, SecretIncorrect).hint
 
 
 def test_userpass(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user name and password log in."""
     monkeypatch.setenv("PW", PASSWORD)
-    assert signs(token_uri(uri, "auth=userpass&username=admin&password=env:PW"))
+    assert signs(with_login(uri, "auth=userpass&username=admin&password=env:PW"))
 
 
 def test_ldap(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_ldap(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None
     server.write("sys/auth/ldap", type="userpass")
     server.write("auth/ldap/users/ann", password=PASSWORD, token_policies=["keys"])
     monkeypatch.setenv("PW", PASSWORD)
-    assert signs(token_uri(uri, "auth=ldap&username=ann&password=env:PW"))
+    assert signs(with_login(uri, "auth=ldap&username=ann&password=env:PW"))
 
 
 def test_certificate(server: Server, uri: str, tmp_path: Path) -> None:
@@ -108,14 +108,14 @@ def test_certificate(server: Server, uri: str, tmp_path: Path) -> None:
     server.authority.write_pair(certificate, key, "CN=client", "client")
     server.write("sys/auth/cert", type="cert")
     server.write("auth/cert/certs/app", certificate=server.ca_file.read_text(), token_policies=["keys"])
-    log_in = token_uri(uri, f"auth=cert&role=app&client-certificate-file={certificate}&client-key-file={key}")
-    assert signs(log_in)
+    login = with_login(uri, f"auth=cert&role=app&client-certificate-file={certificate}&client-key-file={key}")
+    assert signs(login)
     key.chmod(0o644)
-    refused(log_in, AccessDenied)
+    error_on_open(login, AccessDenied)
     key.chmod(0o600)
-    refused(log_in.replace(str(certificate), str(server.ca_file)), ConfigurationError)
+    error_on_open(login.replace(str(certificate), str(server.ca_file)), ConfigurationError)
     key.unlink()
-    refused(log_in, SecretRequired)
+    error_on_open(login, SecretRequired)
 
 
 def jwt(claims: dict[str, object], key: object) -> str:
@@ -128,7 +128,7 @@ def jwt(claims: dict[str, object], key: object) -> str:
 
 
 def test_jwt(server: Server, uri: str, tmp_path: Path) -> None:
-    """A JWT is read from its file again at each log-in; a wrong audience and a wrong role are different errors."""
+    """A JWT is read from its file again at each login; a wrong audience and a wrong role are different errors."""
     key = make_key("P-256")
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     server.write("sys/auth/jwt", type="jwt")
@@ -142,22 +142,22 @@ def test_jwt(server: Server, uri: str, tmp_path: Path) -> None:
     )
     file = tmp_path / "jwt"
     file.touch(mode=0o600)
-    log_in = token_uri(uri, f"auth=jwt&role=app&jwt=file:{file}")
+    login = with_login(uri, f"auth=jwt&role=app&jwt=file:{file}")
     now = int(time.time())
     file.write_text(jwt({"sub": "app", "aud": "vault", "iat": now, "exp": now + 300}, key))
-    with keyvouch.open_signer(log_in) as signer:
+    with keyvouch.open_signer(login) as signer:
         file.write_text(jwt({"sub": "app", "aud": "vault", "iat": now, "exp": now + 600}, key))
         server.write("sys/leases/revoke-prefix/auth/jwt/login")
         assert signer.sign(b"message", "ES256")
-    refused(log_in.replace("role=app", "role=nobody"), ConfigurationError)
+    error_on_open(login.replace("role=app", "role=nobody"), ConfigurationError)
     file.write_text(jwt({"sub": "app", "aud": "other", "iat": now, "exp": now + 300}, key))
-    assert "audiences" in refused(log_in, SecretIncorrect).hint
+    assert "audiences" in error_on_open(login, SecretIncorrect).hint
 
 
 def test_access_token_of_a_profile(
     server: Server, uri: str, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The JWT is another profile's access token from Entra ID, whose key may be anywhere, fetched at each log-in."""
+    """The JWT is another profile's access token from Entra ID, whose key may be anywhere, fetched at each login."""
     published = Session(authority.ca_file).get(f"{authority.authority}/discovery/v2.0/keys").json()["keys"][0]
     certificate = x509.load_der_x509_certificate(base64.b64decode(published["x5c"][0]))
     public = certificate.public_key().public_bytes(
@@ -177,28 +177,30 @@ def test_access_token_of_a_profile(
     ca_file = shutil.copy(authority.ca_file, tmp_path / "authority.pem")  # it outlives the authority
     fields = {"ca-file": str(ca_file)}
     monkeypatch.setenv("KEYVOUCH_CONFIG", str(write_profile(tmp_path, authority, app, [key.uri], **fields)))
-    log_in = token_uri(uri, "auth=jwt&auth-mount=entra&role=app&profile=nightly&scope=api://vault/.default")
-    with keyvouch.open_signer(log_in) as signer:
+    login = with_login(uri, "auth=jwt&auth-mount=entra&role=app&profile=nightly&scope=api://vault/.default")
+    with keyvouch.open_signer(login) as signer:
         server.write("sys/leases/revoke-prefix/auth/entra/login")
         assert signer.sign(b"message", "ES256")
-    refused(log_in.replace("api://vault/", "api://other/"), SecretIncorrect)
-    refused(log_in.replace("&scope=api://vault/.default", ""), ConfigurationError)
+    error_on_open(login.replace("api://vault/", "api://other/"), SecretIncorrect)
+    error_on_open(login.replace("&scope=api://vault/.default", ""), ConfigurationError)
     app.remove_certificate(key.certificate)
-    assert "AADSTS" in str(refused(log_in.replace("api://vault/", "api://another/"), SecretRequired))
+    assert "AADSTS" in str(error_on_open(login.replace("api://vault/", "api://another/"), SecretRequired))
     authority.close()
-    refused(log_in.replace("api://vault/", "api://third/"), StoreUnavailable)
+    error_on_open(login.replace("api://vault/", "api://third/"), StoreUnavailable)
 
 
-def test_profile_that_needs_itself(uri: str, authority: Authority, tmp_path: Path) -> None:
+def test_profile_that_depends_on_itself(uri: str, authority: Authority, tmp_path: Path) -> None:
     """A profile whose key is opened with its own token is an error, which shows the cycle."""
-    log_in = token_uri(uri, "auth=jwt&profile=nightly&scope=api://vault/.default")
+    login = with_login(uri, "auth=jwt&profile=nightly&scope=api://vault/.default")
     with pytest.MonkeyPatch.context() as patch:
-        path = write_profile(tmp_path, authority, authority.register(), [log_in])
+        path = write_profile(tmp_path, authority, authority.register(), [login])
         patch.setenv("KEYVOUCH_CONFIG", str(path))
-        assert "nightly -> nightly" in str(refused(log_in, ConfigurationError))
+        assert "nightly -> nightly" in str(error_on_open(login, ConfigurationError))
         text = path.read_text()
         path.write_text(text + text.replace("[profiles.nightly]", "[profiles.daily]"))
-        assert "daily -> nightly -> nightly" in str(refused(log_in.replace("nightly", "daily"), ConfigurationError))
+        assert "daily -> nightly -> nightly" in str(
+            error_on_open(login.replace("nightly", "daily"), ConfigurationError)
+        )
 
 
 def test_kubernetes(server: Server, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,19 +213,21 @@ def test_kubernetes(server: Server, uri: str, tmp_path: Path, monkeypatch: pytes
             "user": {"username": "system:serviceaccount:prod:app", "uid": "1", "groups": ["system:serviceaccounts"]},
         },
     }
-    with fake(answer("201 Created", json.dumps(review).encode(), "Content-Type: application/json")) as cluster:
-        log_in = _kubernetes(server, uri, tmp_path, cluster)
-        assert signs(log_in)
-        assert "/apis/authentication.k8s.io/v1/tokenreviews" in cluster.asked[0]
-        mounted = log_in.replace(f"&jwt=file:{tmp_path / 'service-account'}", "")
-        refused(mounted, SecretRequired)  # not in a pod
+    with scripted_server(
+        http_response("201 Created", json.dumps(review).encode(), "Content-Type: application/json")
+    ) as cluster:
+        login = _kubernetes_login(server, uri, tmp_path, cluster)
+        assert signs(login)
+        assert "/apis/authentication.k8s.io/v1/tokenreviews" in cluster.requests[0]
+        mounted = login.replace(f"&jwt=file:{tmp_path / 'service-account'}", "")
+        error_on_open(mounted, SecretRequired)  # not in a pod
         (tmp_path / "service-account").chmod(0o644)  # as Kubernetes mounts it
-        monkeypatch.setattr(logins, "_SERVICE_ACCOUNT", tmp_path / "service-account")
+        monkeypatch.setattr(auth_methods, "_SERVICE_ACCOUNT_TOKEN", tmp_path / "service-account")
         assert signs(mounted)
-        refused(mounted.replace("role=app", "role=nobody"), ConfigurationError)
+        error_on_open(mounted.replace("role=app", "role=nobody"), ConfigurationError)
 
 
-def _kubernetes(server: Server, uri: str, tmp_path: Path, cluster: Fake) -> str:
+def _kubernetes_login(server: Server, uri: str, tmp_path: Path, cluster: ScriptedServer) -> str:
     now = int(time.time())
     account = {"namespace": "prod", "serviceaccount": {"name": "app", "uid": "1"}}
     claims = {
@@ -252,78 +256,78 @@ def _kubernetes(server: Server, uri: str, tmp_path: Path, cluster: Fake) -> str:
     file = tmp_path / "service-account"
     file.touch(mode=0o600)
     file.write_text(token)
-    return token_uri(uri, f"auth=kubernetes&role=app&jwt=file:{file}")
+    return with_login(uri, f"auth=kubernetes&role=app&jwt=file:{file}")
 
 
 def test_local_proxy_that_logs_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """auth=none sends no token, whatever is in the environment: the proxy on loopback adds its own."""
     monkeypatch.setenv("VAULT_TOKEN", "s.stray")
-    with fake(answer("200 OK", LOOKED_UP, "Content-Type: application/json")) as proxy:
+    with scripted_server(http_response("200 OK", TOKEN_LOOKUP, "Content-Type: application/json")) as proxy:
         uri = parse(f"vault:address={proxy.address};key=app?auth=none")
         VaultStore(uri, SecretResolver()).connect(timeout=5)
-        (asked,) = proxy.asked
-        assert "lookup-self" in asked
-        assert "x-vault-token" not in asked.lower()
+        (request,) = proxy.requests
+        assert "lookup-self" in request
+        assert "x-vault-token" not in request.lower()
 
 
 # Staying logged in.
 
 
-def approle(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch, role: str, **more: object) -> str:
+def approle_uri(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch, role: str, **more: object) -> str:
     server.write(f"auth/approle/role/{role}", token_policies=["keys"], **more)
     monkeypatch.setenv("ROLE_SECRET", server.secret_id(role))
-    return token_uri(uri, f"auth=approle&role-id={server.role_id(role)}&secret-id=env:ROLE_SECRET")
+    return with_login(uri, f"auth=approle&role-id={server.role_id(role)}&secret-id=env:ROLE_SECRET")
 
 
 def test_token_is_renewed(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token is renewed before a signature, by one of the threads, without another log-in."""
-    short = approle(server, uri, monkeypatch, "renewed", token_ttl="3s")
+    """A token is renewed before a signature, by one of the threads, without another login."""
+    short = approle_uri(server, uri, monkeypatch, "renewed", token_ttl="3s")
     with keyvouch.open_signer(short) as signer:
         logged_in, renewed = (len(server.requests(f"auth/{each}")) for each in ("approle/login", "token/renew-self"))
-        assert sign_meanwhile(signer, 5.0, threads=8) == []
+        assert sign_for(signer, 5.0, threads=8) == []
     assert len(server.requests("auth/approle/login")) == logged_in
     assert 2 <= len(server.requests("auth/token/renew-self")) - renewed <= 4
 
 
-def test_longest_life_ends_unnoticed(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_is_replaced_near_maximum_ttl(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Near the end of a token's maximum lifetime, another is fetched while 30 threads sign."""
-    short = approle(server, uri, monkeypatch, "short", token_ttl="2s", token_max_ttl="3s")
+    short = approle_uri(server, uri, monkeypatch, "short", token_ttl="2s", token_max_ttl="3s")
     with keyvouch.open_signer(short) as signer:
-        assert sign_meanwhile(signer, 7.0, threads=30) == []
+        assert sign_for(signer, 7.0, threads=30) == []
 
 
-def test_tokens_that_live_for_five_seconds(
+def test_tokens_with_ttl_of_five_seconds(
     server: Server, uri: str, monkeypatch: pytest.MonkeyPatch, *, soak: bool, plenty: bool
 ) -> None:
     """Token after token expires while eight threads sign: for ten minutes in `make soak`, one in CI."""
-    brief = approle(server, uri, monkeypatch, "brief", token_ttl="5s", token_max_ttl="5s")
+    brief = approle_uri(server, uri, monkeypatch, "brief", token_ttl="5s", token_max_ttl="5s")
     with keyvouch.open_signer(brief) as signer:
         logged_in = len(server.requests("auth/approle/login"))
-        assert sign_meanwhile(signer, 600 if soak else 60 if plenty else 12, threads=8) == []
+        assert sign_for(signer, 600 if soak else 60 if plenty else 12, threads=8) == []
     assert len(server.requests("auth/approle/login")) > logged_in
 
 
-def test_token_that_ran_out_in_between(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_expired_between_signatures(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a pause longer than the token's lifetime, the next signature logs in first."""
-    short = approle(server, uri, monkeypatch, "paused", token_ttl="1s", token_max_ttl="1s")
+    short = approle_uri(server, uri, monkeypatch, "paused", token_ttl="1s", token_max_ttl="1s")
     with keyvouch.open_signer(short) as signer:
         time.sleep(1.5)
-        denied = len([each for each in server.requests(_signing(uri)) if "error" in each])
+        denied = len([each for each in server.requests(_sign_path(uri)) if "error" in each])
         assert signer.sign(b"message", "ES256")
-        assert len([each for each in server.requests(_signing(uri)) if "error" in each]) == denied
+        assert len([each for each in server.requests(_sign_path(uri)) if "error" in each]) == denied
 
 
 def test_revoked_token_under_load(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of eight threads whose token is revoked, one logs in, and none sees an error."""
-    with keyvouch.open_signer(approle(server, uri, monkeypatch, "revoked", token_ttl="10m")) as signer:
+    with keyvouch.open_signer(approle_uri(server, uri, monkeypatch, "revoked", token_ttl="10m")) as signer:
         before = len(server.requests("auth/approle/login"))
         threading.Timer(0.5, lambda: server.write("sys/leases/revoke-prefix/auth/approle/login")).start()
-        assert sign_meanwhile(signer, 1.5, threads=8) == []
+        assert sign_for(signer, 1.5, threads=8) == []
     assert len(server.requests("auth/approle/login")) == before + 1
 
 
-def test_replaced_token_is_read_anew(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the token itself was given, its replacement is read when the old one ends."""
+def test_replaced_token_is_read_again(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the token itself was given, its replacement is read when the old one is revoked."""
     old = server.token("keys")
     monkeypatch.setenv("VAULT_TEST_TOKEN", old)
     with keyvouch.open_signer(uri) as signer:
@@ -332,5 +336,5 @@ def test_replaced_token_is_read_anew(server: Server, uri: str, monkeypatch: pyte
         assert signer.sign(b"message", "ES256")
 
 
-def _signing(uri: str) -> str:
+def _sign_path(uri: str) -> str:
     return f"transit/sign/{uri.partition(';key=')[2].partition('?')[0]}"

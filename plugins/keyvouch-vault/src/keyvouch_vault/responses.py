@@ -15,58 +15,58 @@ from keyvouch.errors import AccessDenied, StoreUnavailable
 from keyvouch.tokens import is_token
 
 T = TypeVar("T")
-_LONGEST_LIFE = 2**31
-_FIRST_YEAR, _LAST_YEAR = 1970, 2900
-_Lifetime = Annotated[int, msgspec.Meta(ge=0, le=_LONGEST_LIFE)]
+_MAX_LIFETIME = 2**31
+_MIN_YEAR, _MAX_YEAR = 1970, 2900
+_Lifetime = Annotated[int, msgspec.Meta(ge=0, le=_MAX_LIFETIME)]
 """Seconds; 0 means that the token never expires."""
-_Number = Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
+_VersionNumber = Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
 """A key version's number."""
 
 
 class Auth(msgspec.Struct):
-    """The token that a log-in or a renewal returned."""
+    """The token that a login or a renewal returned."""
 
     lease_duration: _Lifetime
     renewable: bool
     client_token: str = ""
 
 
-class Token(msgspec.Struct):
-    """A token that was looked up."""
+class TokenLookup(msgspec.Struct):
+    """The result of looking up a token."""
 
     ttl: _Lifetime
     renewable: bool = False
 
 
-class Wrapping(msgspec.Struct):
+class WrappingLookup(msgspec.Struct):
     """The path at which a wrapping token was created."""
 
     creation_path: str
 
 
-class SecretId(msgspec.Struct):
-    """An unwrapped secret id."""
+class UnwrappedSecretId(msgspec.Struct):
+    """A secret ID that was unwrapped."""
 
     secret_id: str
 
 
-class Names(msgspec.Struct):
+class KeyNames(msgspec.Struct):
     """The names of the keys in a mount."""
 
     keys: list[str]
 
 
-class Key(msgspec.Struct):
+class TransitKeyData(msgspec.Struct):
     """A transit key. The contents of `keys` depend on its type."""
 
     type: str
     keys: msgspec.Raw
-    latest_version: _Number = 1
-    min_encryption_version: _Number = 0
+    latest_version: _VersionNumber = 1
+    min_encryption_version: _VersionNumber = 0
     exportable: bool = False
 
 
-class KeyVersion(msgspec.Struct):
+class KeyVersionData(msgspec.Struct):
     """One version of a key pair."""
 
     public_key: str
@@ -74,12 +74,12 @@ class KeyVersion(msgspec.Struct):
     certificate_chain: str | None = None
 
     def __post_init__(self) -> None:
-        """Reject a year so far off that adding to it could overflow."""
-        if self.creation_time and not _FIRST_YEAR <= self.creation_time.year <= _LAST_YEAR:
+        """Reject a year to which adding an interval could overflow."""
+        if self.creation_time and not _MIN_YEAR <= self.creation_time.year <= _MAX_YEAR:
             raise ValueError("the year is out of range")
 
 
-KeyVersions = dict[_Number, KeyVersion]
+KeyVersions = dict[_VersionNumber, KeyVersionData]
 
 
 class Signature(msgspec.Struct):
@@ -94,54 +94,54 @@ class WrappingKey(msgspec.Struct):
     public_key: str
 
 
-class _Body(msgspec.Struct):
+class _Envelope(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
     auth: msgspec.Raw = msgspec.Raw()
 
 
-class _Refusal(msgspec.Struct):
+class _ErrorBody(msgspec.Struct):
     errors: list[str] | None = None
 
 
-class Reply:
+class Response:
     """A successful response, whose contents are decoded on request."""
 
     def __init__(self, body: bytes, address: str, status: int) -> None:
         """Decode the outer object of a response from `address`; an empty body is valid. Raises `StoreUnavailable`."""
-        outer = _decode(body or b"{}", _Body)
-        if outer is None:
-            raise _not_vault(address, status)
-        self._body, self._address = outer, address
+        envelope = _decode(body or b"{}", _Envelope)
+        if envelope is None:
+            raise _not_from_vault(address, status)
+        self._envelope, self._address = envelope, address
 
     @property
     def has_data(self) -> bool:
-        """Whether the response has `data` other than null."""
-        return bytes(self._body.data) not in (b"", b"null")
+        """True if the response has `data` other than null."""
+        return bytes(self._envelope.data) not in (b"", b"null")
 
-    def part(self, raw: msgspec.Raw, kind: type[T]) -> T:
+    def decode(self, raw: msgspec.Raw, kind: type[T]) -> T:
         """Decode a raw part of what `data_as` returned. Raises `StoreUnavailable`."""
         found = _decode(raw, kind)
         if found is None:
-            raise self._unexpected()
+            raise self._unexpected_format()
         return found
 
     def data_as(self, kind: type[T]) -> T:
         """Decode `data`. Raises `StoreUnavailable`."""
-        return self.part(self._body.data, kind)
+        return self.decode(self._envelope.data, kind)
 
-    def granted(self) -> Auth:
-        """Decode `auth`. Raises `StoreUnavailable`, `AccessDenied` if the log-in is incomplete."""
-        auth = self.part(self._body.auth, Auth)
+    def auth(self) -> Auth:
+        """Decode `auth`. Raises `StoreUnavailable`, `AccessDenied` if the login requires a second step."""
+        auth = self.decode(self._envelope.auth, Auth)
         if not auth.client_token:
-            raise AccessDenied("The log-in returned no token.", hint="Does it require a second factor?")
+            raise AccessDenied("The login returned no token.", hint="Use an auth method that does not require MFA.")
         if not is_token(auth.client_token):
-            raise self._unexpected()
+            raise self._unexpected_format()
         return auth
 
-    def _unexpected(self) -> StoreUnavailable:
+    def _unexpected_format(self) -> StoreUnavailable:
         return StoreUnavailable(
-            f"{self._address} returned an unexpected answer.",
-            hint="Check that the address leads to Vault or OpenBao, and what a gateway in front of it does.",
+            f"Unexpected response from {self._address}.",
+            hint="Check that the address is that of Vault or OpenBao, and what a gateway in front of it changes.",
         )
 
 
@@ -155,15 +155,15 @@ def _decode(body: bytes | msgspec.Raw, kind: type[T]) -> T | None:
 
 def error_texts(body: bytes, address: str, status: int) -> list[str]:
     """Return the texts of an error response, or one empty text if it has none. Raises `StoreUnavailable`."""
-    refusal = _decode(body, _Refusal)
-    if refusal is None:
-        raise _not_vault(address, status)
-    return refusal.errors or [""]
+    parsed = _decode(body, _ErrorBody)
+    if parsed is None:
+        raise _not_from_vault(address, status)
+    return parsed.errors or [""]
 
 
-def _not_vault(address: str, status: int) -> StoreUnavailable:
+def _not_from_vault(address: str, status: int) -> StoreUnavailable:
     """Return the error for a response that is not in Vault's format at all."""
     return StoreUnavailable(
-        f"{address} returned an answer ({status}) that is not from Vault or OpenBao.",
-        hint="Check that the address leads to Vault, and not to a proxy or another server.",
+        f"The response from {address} (HTTP status {status}) is not from Vault or OpenBao.",
+        hint="Check that the address is that of the server, and not of a proxy or another service.",
     )
