@@ -2,8 +2,9 @@
 
     python benchmarks/azure_key_vault.py [--rounds N]
 
-The vault is the test vault, on loopback in a separate process, so that the results show the cost of each client, not of
-the service. Contenders sign in turns, and a ratio is the median of the ratios of all rounds. 1 and 8 threads.
+The vault is the Key Vault simulator, on loopback in a separate process, so that the results show the cost of each
+client, not of the service. Contenders sign in turns, and a ratio is the median of the ratios of all rounds. 1 and 8
+threads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One test vault per module of this plugin's tests."""
+"""One Key Vault simulator per module of this plugin's tests."""
 
 from __future__ import annotations
 

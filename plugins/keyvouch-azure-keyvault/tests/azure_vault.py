@@ -1,4 +1,4 @@
-"""The test vault, with URIs for its keys and a log-in in the environment for this plugin's tests.
+"""The Key Vault simulator, with URIs for its keys and a log-in in the environment for this plugin's tests.
 
 with running(folder) as vault:
     uri = vault.make("app")
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from keyvouch.algorithms import make_key
 from keyvouch.certificate import self_signed
 from keyvouch.testing.authority import App, Authority
-from keyvouch.testing.key_vault import KeyVault
+from keyvouch_azure_keyvault.testing import KeyVault
 
 RESOURCE = "https://vault.azure.net"
 PROXIED = "app.vault.azure.net"

@@ -10,7 +10,7 @@ import pytest
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
 from azure_vault import Vault
-from keyvouch.testing.key_vault.refusals import missing_role
+from keyvouch_azure_keyvault.testing.refusals import missing_role
 from signing_in import run
 
 ADVICE = "renews the certificate {} by itself (AutoRenew)"

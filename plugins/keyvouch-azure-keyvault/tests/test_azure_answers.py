@@ -29,7 +29,7 @@ from keyvouch.errors import (
     Throttled,
 )
 from keyvouch.store import KeySpec
-from keyvouch.testing.key_vault import Cut, Drop, Fault, Refusal, Stall, refusals
+from keyvouch_azure_keyvault.testing import Cut, Drop, Fault, Refusal, Stall, refusals
 
 PAGE = Path(__file__).parents[3] / "docs" / "stores" / "azure-keyvault.md"
 PS256 = find_algorithm("PS256")

@@ -21,8 +21,8 @@ from keyvouch.errors import AccessDenied, SecretRequired
 from keyvouch.https import Limits
 from keyvouch.secrets import AccessToken, SecretResolver
 from keyvouch.testing.authority import App, Authority
-from keyvouch.testing.key_vault import Refusal
 from keyvouch_azure_keyvault import logins
+from keyvouch_azure_keyvault.testing import Refusal
 from keyvouch_azure_keyvault.transport import PoolTransport
 from servers.oidc import OidcProvider
 from signing_in import make_key, sign_in, write_profile

@@ -1,4 +1,4 @@
-"""The store fulfils the contract, on the test vault."""
+"""The store fulfils the contract, on the Key Vault simulator."""
 
 from __future__ import annotations
 

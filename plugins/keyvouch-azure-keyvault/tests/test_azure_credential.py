@@ -1,4 +1,4 @@
-"""Unmodified clients of the Azure SDK use keyvouch's credential with the test vault."""
+"""Unmodified clients of the Azure SDK use keyvouch's credential with the Key Vault simulator."""
 
 from __future__ import annotations
 

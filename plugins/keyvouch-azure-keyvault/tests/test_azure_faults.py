@@ -22,7 +22,7 @@ from keyvouch.errors import (
     Throttled,
 )
 from keyvouch.testing.authority.tls import make_context
-from keyvouch.testing.key_vault import Cut, Drop, Fault, Refusal, Stall, Trickle, refusals
+from keyvouch_azure_keyvault.testing import Cut, Drop, Fault, Refusal, Stall, Trickle, refusals
 from servers.drips import DRIPS, dripping
 
 PS256 = find_algorithm("PS256")

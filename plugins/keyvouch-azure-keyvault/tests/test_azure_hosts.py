@@ -18,7 +18,7 @@ from azure_opened import connected, parsed, refused
 from azure_vault import Vault
 from keyvouch.errors import KeyvouchError, StoreUnavailable
 from keyvouch.testing.authority.tls import make_context
-from keyvouch.testing.key_vault import Body
+from keyvouch_azure_keyvault.testing import Body
 from keyvouch_azure_keyvault.transport import NotAnswered, PoolTransport, VaultTransport
 from servers.drips import DripServer, dripping, json_response
 

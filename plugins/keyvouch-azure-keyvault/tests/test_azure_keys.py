@@ -1,4 +1,4 @@
-"""Keys and certificates in the test vault, opened and used through the SDK."""
+"""Keys and certificates in the Key Vault simulator, opened and used through the SDK."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from keyvouch.errors import (
     NotSupported,
 )
 from keyvouch.store import KeySpec
-from keyvouch.testing.key_vault import Refusal, refusals
+from keyvouch_azure_keyvault.testing import Refusal, refusals
 
 OLD = 1_700_000_000
 

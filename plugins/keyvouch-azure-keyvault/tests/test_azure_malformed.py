@@ -23,10 +23,10 @@ from keyvouch.errors import KeyvouchError, StoreUnavailable
 from keyvouch.store import KeySpec, StoredKey
 from keyvouch.testing.authority import Authority
 from keyvouch.testing.authority.server import Response
-from keyvouch.testing.key_vault import Body, Refusal
-from keyvouch.testing.key_vault.messages import Reply
 from keyvouch.testing.throwaway import throwaway_signer
 from keyvouch_azure_keyvault.store import KeyVaultStore
+from keyvouch_azure_keyvault.testing import Body, Refusal
+from keyvouch_azure_keyvault.testing.protocol import Reply
 from test_azure_log_ins import Endpoint, endpoint  # noqa: F401 - a fixture
 
 SCOPE = "https://graph.microsoft.com/.default"

@@ -13,7 +13,7 @@ import keyvouch
 from azure_vault import Vault
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.testing.authority import Authority
-from keyvouch.testing.key_vault import Drop, Fault, Refusal, Stall, refusals
+from keyvouch_azure_keyvault.testing import Drop, Fault, Refusal, Stall, refusals
 from scripted_store import is_signed
 
 THREADS = 8

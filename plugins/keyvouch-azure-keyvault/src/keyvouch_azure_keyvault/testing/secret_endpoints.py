@@ -3,12 +3,12 @@
 import base64
 from typing import Any
 
-from keyvouch.testing.key_vault.certifying import PKCS12, write_pfx
-from keyvouch.testing.key_vault.deletion import Deletion, Protection
-from keyvouch.testing.key_vault.key_endpoints import find_version
-from keyvouch.testing.key_vault.messages import Call, Reply, Route, listed
-from keyvouch.testing.key_vault.objects import Item, Secret, SecretVersion, Shelf
-from keyvouch.testing.key_vault.refusals import Refusal, disabled, missing
+from keyvouch_azure_keyvault.testing.certificates import PKCS12, write_pfx
+from keyvouch_azure_keyvault.testing.key_endpoints import find_version
+from keyvouch_azure_keyvault.testing.objects import Item, Secret, SecretVersion, Shelf
+from keyvouch_azure_keyvault.testing.protocol import Call, Reply, Route, listed
+from keyvouch_azure_keyvault.testing.refusals import Refusal, disabled, missing
+from keyvouch_azure_keyvault.testing.soft_delete import Deletion, Protection
 
 KIND = "Secret"
 

@@ -7,9 +7,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 from keyvouch.testing.authority.jose import HASHES, from_base64url, to_base64url
-from keyvouch.testing.key_vault import refusals
-from keyvouch.testing.key_vault.objects import PrivateKey, Version
-from keyvouch.testing.key_vault.refusals import bad, invalid
+from keyvouch_azure_keyvault.testing import refusals
+from keyvouch_azure_keyvault.testing.objects import PrivateKey, Version
+from keyvouch_azure_keyvault.testing.refusals import bad, invalid
 
 CURVES: dict[str, ec.EllipticCurve] = {
     "P-256": ec.SECP256R1(),

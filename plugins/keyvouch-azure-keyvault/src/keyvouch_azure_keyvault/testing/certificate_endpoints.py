@@ -9,13 +9,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from keyvouch.testing.authority.jose import to_base64url
-from keyvouch.testing.key_vault.certifying import complete_policy, make_request, read_pfx, self_sign
-from keyvouch.testing.key_vault.deletion import Deletion, Protection
-from keyvouch.testing.key_vault.key_endpoints import find_version, identifier
-from keyvouch.testing.key_vault.keys import curve_of, make_version, operations_of, require_type
-from keyvouch.testing.key_vault.messages import Call, Reply, Route, listed
-from keyvouch.testing.key_vault.objects import Item, Pending, Shelf, Version
-from keyvouch.testing.key_vault.refusals import Refusal, bad, being_changed, invalid, missing
+from keyvouch_azure_keyvault.testing.certificates import complete_policy, make_request, read_pfx, self_sign
+from keyvouch_azure_keyvault.testing.key_endpoints import find_version, identifier
+from keyvouch_azure_keyvault.testing.keys import curve_of, make_version, operations_of, require_type
+from keyvouch_azure_keyvault.testing.objects import Item, Pending, Shelf, Version
+from keyvouch_azure_keyvault.testing.protocol import Call, Reply, Route, listed
+from keyvouch_azure_keyvault.testing.refusals import Refusal, bad, being_changed, invalid, missing
+from keyvouch_azure_keyvault.testing.soft_delete import Deletion, Protection
 
 KIND = "Certificate"
 STATUS = (

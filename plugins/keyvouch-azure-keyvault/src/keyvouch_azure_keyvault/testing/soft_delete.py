@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Generic
 
-from keyvouch.testing.key_vault.messages import Call, Reply, Route, listed
-from keyvouch.testing.key_vault.objects import Deleted, Held, Shelf, T
-from keyvouch.testing.key_vault.refusals import purge_protected
+from keyvouch_azure_keyvault.testing.objects import Deleted, Held, Shelf, T
+from keyvouch_azure_keyvault.testing.protocol import Call, Reply, Route, listed
+from keyvouch_azure_keyvault.testing.refusals import purge_protected
 
 DAYS = 90
 """Number of days for which a deleted object is kept."""

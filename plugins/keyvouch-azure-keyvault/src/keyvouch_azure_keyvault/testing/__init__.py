@@ -1,4 +1,4 @@
-"""A test vault: an HTTPS server on loopback that is as strict as Azure Key Vault, or as a Managed HSM.
+"""A Key Vault simulator: an HTTPS server on loopback that is as strict as Azure Key Vault, or as a Managed HSM.
 
 It holds keys, certificates and secrets, checks the tokens issued by a development authority, and fails on demand, so
 that a program can be tested with the unmodified Azure SDK, without a subscription or network access:
@@ -16,9 +16,9 @@ It is based on the service's documentation, recorded responses and the SDK's mod
 keyvouch, and signs with `cryptography` only. All its data is discarded when it closes.
 """
 
-from keyvouch.testing.key_vault.faults import Body, Cut, Drop, Fault, Stall, Trickle
-from keyvouch.testing.key_vault.objects import Item, Version
-from keyvouch.testing.key_vault.refusals import Refusal
-from keyvouch.testing.key_vault.service import KeyVault
+from keyvouch_azure_keyvault.testing.faults import Body, Cut, Drop, Fault, Stall, Trickle
+from keyvouch_azure_keyvault.testing.objects import Item, Version
+from keyvouch_azure_keyvault.testing.refusals import Refusal
+from keyvouch_azure_keyvault.testing.vault import KeyVault
 
 __all__ = ["Body", "Cut", "Drop", "Fault", "Item", "KeyVault", "Refusal", "Stall", "Trickle", "Version"]

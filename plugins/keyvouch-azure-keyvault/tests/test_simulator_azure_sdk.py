@@ -1,4 +1,4 @@
-"""What the unmodified Azure SDK can do with the test vault."""
+"""What the unmodified Azure SDK can do with the Key Vault simulator."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs12
 
-from keyvouch.testing.fixtures import key_vault  # noqa: F401 - a fixture
-from keyvouch.testing.key_vault import KeyVault
+from keyvouch_azure_keyvault.testing import KeyVault
+from keyvouch_azure_keyvault.testing.fixtures import key_vault  # noqa: F401 - a fixture
 from scripted_store import is_signed
+from simulator_clients import SOON, Sdk, issue, sdk_of
 from testing.clients import certify, key_for
-from testing.vault_clients import SOON, Sdk, issue, sdk_of
 
 DIGESTS: dict[str, Callable[[bytes], Any]] = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512}
 

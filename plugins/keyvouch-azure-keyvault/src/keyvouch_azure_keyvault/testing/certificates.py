@@ -8,8 +8,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 
-from keyvouch.testing.key_vault.objects import PrivateKey, Version
-from keyvouch.testing.key_vault.refusals import bad, invalid
+from keyvouch_azure_keyvault.testing.objects import PrivateKey, Version
+from keyvouch_azure_keyvault.testing.refusals import bad, invalid
 
 PKCS12 = "application/x-pkcs12"
 ISSUERS = ("Self", "Unknown")

@@ -1,4 +1,4 @@
-"""What the test vault refuses, with the service's messages; our own client sends what the SDK would not."""
+"""What the Key Vault simulator refuses, with the service's messages; our own client sends what the SDK would not."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import jwt
 import pytest
 
 from keyvouch.testing.authority import Authority
-from keyvouch.testing.fixtures import key_vault  # noqa: F401 - a fixture
-from keyvouch.testing.key_vault import KeyVault
+from keyvouch_azure_keyvault.testing import KeyVault
+from keyvouch_azure_keyvault.testing.fixtures import key_vault  # noqa: F401 - a fixture
+from simulator_clients import Raw, token_of
 from testing.clients import encode, key_for
-from testing.vault_clients import Raw, token_of
 
 DIGEST = encode(hashlib.sha256(b"message").digest())
 

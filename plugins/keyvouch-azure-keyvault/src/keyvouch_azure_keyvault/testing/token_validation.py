@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from keyvouch.testing.authority import Authority
 from keyvouch.testing.authority.jose import from_base64url, read_object, verifies
-from keyvouch.testing.key_vault.refusals import Refusal
+from keyvouch_azure_keyvault.testing.refusals import Refusal
 
 TIMEOUT = 10
 """Number of seconds to fetch the authority's keys."""

@@ -1,4 +1,4 @@
-"""The public interface of the test vault."""
+"""The public interface of the Key Vault simulator."""
 
 import contextlib
 import tempfile
@@ -12,24 +12,24 @@ from typing import Any, Self
 from keyvouch.testing.authority import Authority
 from keyvouch.testing.authority.server import HttpsServer, Request, Response
 from keyvouch.testing.authority.tls import make_context
-from keyvouch.testing.key_vault.certificate_endpoints import Certificates
-from keyvouch.testing.key_vault.certifying import complete_policy, self_sign
-from keyvouch.testing.key_vault.deletion import Protection
-from keyvouch.testing.key_vault.faults import Fault, play
-from keyvouch.testing.key_vault.key_endpoints import Keys
-from keyvouch.testing.key_vault.keys import make_version
-from keyvouch.testing.key_vault.messages import Reply, find_route, read_call
-from keyvouch.testing.key_vault.objects import Item, Secret, SecretVersion, Shelf, Version
-from keyvouch.testing.key_vault.refusals import Refusal, missing_role
-from keyvouch.testing.key_vault.secret_endpoints import Secrets
-from keyvouch.testing.key_vault.tokens import Judge
+from keyvouch_azure_keyvault.testing.certificate_endpoints import Certificates
+from keyvouch_azure_keyvault.testing.certificates import complete_policy, self_sign
+from keyvouch_azure_keyvault.testing.faults import Fault, play
+from keyvouch_azure_keyvault.testing.key_endpoints import Keys
+from keyvouch_azure_keyvault.testing.keys import make_version
+from keyvouch_azure_keyvault.testing.objects import Item, Secret, SecretVersion, Shelf, Version
+from keyvouch_azure_keyvault.testing.protocol import Reply, find_route, read_call
+from keyvouch_azure_keyvault.testing.refusals import Refusal, missing_role
+from keyvouch_azure_keyvault.testing.secret_endpoints import Secrets
+from keyvouch_azure_keyvault.testing.soft_delete import Protection
+from keyvouch_azure_keyvault.testing.token_validation import Judge
 
 Trouble = Fault | Refusal
 SIGN = "keys/sign"
 
 
 class KeyVault:
-    """A test vault. As a context manager it runs during the block; otherwise use `start()` and `close()`.
+    """A Key Vault simulator. As a context manager it runs during the block; otherwise use `start()` and `close()`.
 
     It accepts the tokens that the running `authority` issued for its default tenant.
 

@@ -1,4 +1,4 @@
-"""Faults that the test vault produces on demand, as a client sees them."""
+"""Faults that the Key Vault simulator produces on demand, as a client sees them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import requests
 from azure.core.exceptions import HttpResponseError
 from azure.keyvault.keys import KeyClient
 
-from keyvouch.testing.fixtures import key_vault  # noqa: F401 - a fixture
-from keyvouch.testing.key_vault import Cut, Drop, KeyVault, Refusal, Stall, Trickle, refusals
-from testing.vault_clients import Raw, sdk_of
+from keyvouch_azure_keyvault.testing import Cut, Drop, KeyVault, Refusal, Stall, Trickle, refusals
+from keyvouch_azure_keyvault.testing.fixtures import key_vault  # noqa: F401 - a fixture
+from simulator_clients import Raw, sdk_of
 
 
 @pytest.fixture

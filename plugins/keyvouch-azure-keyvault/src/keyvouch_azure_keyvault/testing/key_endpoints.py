@@ -3,8 +3,7 @@
 from typing import Any
 
 from keyvouch.testing.authority.jose import to_base64url
-from keyvouch.testing.key_vault.deletion import Deletion, Protection
-from keyvouch.testing.key_vault.keys import (
+from keyvouch_azure_keyvault.testing.keys import (
     make_version,
     operations_of,
     public_jwk,
@@ -12,9 +11,10 @@ from keyvouch.testing.key_vault.keys import (
     require_type,
     sign,
 )
-from keyvouch.testing.key_vault.messages import Call, Reply, Route, listed
-from keyvouch.testing.key_vault.objects import Item, Shelf, Version
-from keyvouch.testing.key_vault.refusals import Refusal, missing
+from keyvouch_azure_keyvault.testing.objects import Item, Shelf, Version
+from keyvouch_azure_keyvault.testing.protocol import Call, Reply, Route, listed
+from keyvouch_azure_keyvault.testing.refusals import Refusal, missing
+from keyvouch_azure_keyvault.testing.soft_delete import Deletion, Protection
 
 KIND = "Key"
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from keyvouch.testing.key_vault.refusals import being_deleted, deleted_name, missing, not_deleted
+from keyvouch_azure_keyvault.testing.refusals import being_deleted, deleted_name, missing, not_deleted
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 

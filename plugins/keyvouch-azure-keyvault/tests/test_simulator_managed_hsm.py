@@ -1,4 +1,4 @@
-"""The test vault as a Managed HSM, and a vault under its own name, with the unmodified SDK."""
+"""The Key Vault simulator as a Managed HSM, and a vault under its own name, with the unmodified SDK."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.keyvault.keys.crypto import SignatureAlgorithm
 
 from keyvouch.testing.authority import Authority
-from keyvouch.testing.key_vault import KeyVault
 from keyvouch.testing.relay import Proxy
+from keyvouch_azure_keyvault.testing import KeyVault
 from scripted_store import is_signed
-from testing.vault_clients import Raw, Sdk, sdk_of
+from simulator_clients import Raw, Sdk, sdk_of
 
 _numbers = itertools.count()
 

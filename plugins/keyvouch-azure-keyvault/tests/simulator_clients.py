@@ -1,4 +1,4 @@
-"""Clients of the test vault: the unmodified Azure SDK, and one that can send anything."""
+"""Clients of the Key Vault simulator: the unmodified Azure SDK, and one that can send anything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvouch.testing.authority import Authority
-from keyvouch.testing.key_vault import KeyVault
+from keyvouch_azure_keyvault.testing import KeyVault
 from testing.clients import Client, certify, key_for
 
 VERSION = "7.6"

@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl, unquote
 
 from keyvouch.testing.authority.jose import from_base64url, read_object, to_base64url
 from keyvouch.testing.authority.server import Request, Response
-from keyvouch.testing.key_vault.objects import Held
-from keyvouch.testing.key_vault.refusals import Refusal, bad, invalid, required
+from keyvouch_azure_keyvault.testing.objects import Held
+from keyvouch_azure_keyvault.testing.refusals import Refusal, bad, invalid, required
 
 API_VERSIONS = (
     "2016-10-01",
