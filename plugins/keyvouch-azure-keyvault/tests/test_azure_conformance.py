@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from azure_vault import PROXIED, Vault, running
+from azure_simulator import PROXIED, Vault, running
 from keyvouch.testing import Relay, StoreConformance
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-import azure_vault
+import azure_simulator
 import keyvouch
-from azure_vault import Vault
+from azure_simulator import Vault
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.testing.authority import Authority
 from keyvouch_azure_keyvault.testing import Drop, Fault, Refusal, Stall, refusals
@@ -30,7 +30,7 @@ TROUBLES: dict[float, Fault | Refusal] = {
 @pytest.fixture
 def flaky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
     """A vault with 2 % of 429 (half without Retry-After), 1 % of 503, 1 % of dropped connections, 0.5 % of stalls."""
-    with azure_vault.running(tmp_path_factory.mktemp("flaky")) as vault:
+    with azure_simulator.running(tmp_path_factory.mktemp("flaky")) as vault:
         dice = random.Random(1)
 
         def fail_now_and_then(permission: str) -> Fault | Refusal | None:

@@ -46,20 +46,20 @@ def policy(issuer: str = WellKnownIssuerNames.unknown, **more: Any) -> Certifica
 
 class TestKeys:
     @pytest.mark.parametrize("hardware", [False, True])
-    def test_rsa_key_is_made(self, sdk: Sdk, *, hardware: bool) -> None:
+    def test_rsa_key_is_created(self, sdk: Sdk, *, hardware: bool) -> None:
         """An RSA or RSA-HSM key has the requested size."""
         made = sdk.keys.create_rsa_key("app", size=3072, hardware_protected=hardware)
         assert made.key_type == ("RSA-HSM" if hardware else "RSA")
         assert len(made.key.n) * 8 == 3072
         assert made.properties.recovery_level == "Recoverable+Purgeable"
 
-    def test_elliptic_key_is_made(self, sdk: Sdk) -> None:
+    def test_ec_key_is_created(self, sdk: Sdk) -> None:
         """An EC key is on the requested curve, and only signs and verifies."""
         made = sdk.keys.create_ec_key("app", curve="P-384")
         assert (made.key_type, made.key.crv) == ("EC", "P-384")
         assert sorted(made.key_operations) == ["sign", "verify"]
 
-    def test_key_is_got_by_name_and_by_version(self, sdk: Sdk) -> None:
+    def test_key_is_fetched_by_name_and_by_version(self, sdk: Sdk) -> None:
         """Without a version the newest is returned."""
         first, second = (sdk.keys.create_ec_key("app") for _ in range(2))
         assert sdk.keys.get_key("app").id == second.id
@@ -98,7 +98,7 @@ class TestKeys:
                     assert client.verify(SignatureAlgorithm(algorithm), digest, signature).is_valid
                 assert is_signed(public_key, signature, b"message", algorithm)
 
-    def test_key_is_taken_in(self, sdk: Sdk) -> None:
+    def test_key_is_imported(self, sdk: Sdk) -> None:
         """A private JWK is imported as a key that signs."""
         key = key_for("ES256", "imported")
         assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -111,7 +111,7 @@ class TestKeys:
         assert is_signed(key.public_key(), signature, b"message", "ES256")
         assert made.key_operations == ["sign"]
 
-    def test_disabled_key_signs_no_more(self, sdk: Sdk) -> None:
+    def test_disabled_key_does_not_sign(self, sdk: Sdk) -> None:
         """A disabled key is shown, and its operations are refused until it is enabled again."""
         made = sdk.keys.create_ec_key("app")
         sdk.keys.update_key_properties("app", enabled=False, tags={"a": "b"})
@@ -149,7 +149,7 @@ class TestKeys:
 
 
 class TestCertificates:
-    def test_self_signed_certificate_is_made(self, sdk: Sdk, key_vault: KeyVault) -> None:
+    def test_self_signed_certificate_is_created(self, sdk: Sdk, key_vault: KeyVault) -> None:
         """A certificate follows its policy; its non-exportable key has the same name and version, and signs."""
         wanted = policy(WellKnownIssuerNames.self, validity_in_months=6, enhanced_key_usage=["1.3.6.1.5.5.7.3.2"])
         made: Any = sdk.certificates.begin_create_certificate("app", wanted, _polling_interval=SOON).result()
@@ -186,7 +186,7 @@ class TestCertificates:
         assert (found.subject, found.key_type, found.exportable) == ("CN=app", "EC", False)
         assert (found.validity_in_months, found.lifetime_actions[0].days_before_expiry) == (3, 30)
 
-    def test_certificate_is_got_and_listed(self, sdk: Sdk, key_vault: KeyVault) -> None:
+    def test_certificate_is_fetched_and_listed(self, sdk: Sdk, key_vault: KeyVault) -> None:
         """A name gives the newest version; each version can be read by its id."""
         first, second = (key_vault.make_certificate("app", "P-256") for _ in range(2))
         key_vault.make_key("bare", "P-256")
@@ -196,7 +196,7 @@ class TestCertificates:
         listed = sdk.certificates.list_properties_of_certificate_versions("app")
         assert {each.version for each in listed} == {first.version, second.version}
 
-    def test_request_is_merged_with_what_was_issued(self, sdk: Sdk) -> None:
+    def test_issued_certificate_is_merged(self, sdk: Sdk) -> None:
         """With issuer Unknown the vault creates a request, and waits for its certificate."""
         sdk.certificates.begin_create_certificate("app", policy()).wait()
         operation = sdk.certificates.get_certificate_operation("app")
@@ -211,7 +211,7 @@ class TestCertificates:
         assert bytes(merged.cer or b"") == issued.public_bytes(serialization.Encoding.DER)
         assert sdk.certificates.get_certificate_operation("app").status == "completed"
 
-    def test_request_of_the_same_key(self, sdk: Sdk, key_vault: KeyVault) -> None:
+    def test_request_for_the_same_key(self, sdk: Sdk, key_vault: KeyVault) -> None:
         """With `reuse_key` the next version has the newest one's key."""
         public_key = key_vault.make_certificate("app", "P-256").private_key.public_key()
         sdk.certificates.begin_create_certificate("app", policy(reuse_key=True)).wait()
@@ -228,7 +228,7 @@ class TestCertificates:
         with pytest.raises(HttpResponseError, match="does not match the public part"):
             sdk.certificates.merge_certificate("app", [foreign])
 
-    def test_request_is_withdrawn(self, sdk: Sdk) -> None:
+    def test_request_is_cancelled(self, sdk: Sdk) -> None:
         """Only one request is possible at a time; it can be cancelled and deleted."""
         sdk.certificates.begin_create_certificate("app", policy()).wait()
         with pytest.raises(HttpResponseError, match="inProgress"):
@@ -238,7 +238,7 @@ class TestCertificates:
         with pytest.raises(ResourceNotFoundError, match="Pending certificate not found"):
             sdk.certificates.get_certificate_operation("app")
 
-    def test_certificate_is_taken_in(self, sdk: Sdk) -> None:
+    def test_certificate_is_imported(self, sdk: Sdk) -> None:
         """A PFX is imported as a certificate; if the policy says so, its secret does not contain the key."""
         key = key_for("ES256", "imported")
         assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -293,7 +293,7 @@ class TestCertificates:
 
 
 class TestSecrets:
-    def test_secret_is_kept_in_versions(self, sdk: Sdk, key_vault: KeyVault) -> None:
+    def test_secret_has_versions(self, sdk: Sdk, key_vault: KeyVault) -> None:
         """A secret can be read back, by default the newest version."""
         first = sdk.secrets.set_secret("greeting", "hello", content_type="text/plain")
         assert sdk.secrets.set_secret("greeting", "good day").value == "good day"

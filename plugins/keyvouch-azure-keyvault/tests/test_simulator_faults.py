@@ -42,14 +42,14 @@ def raw(key_vault: KeyVault) -> Iterator[Raw]:
     ],
     ids=str,
 )
-def test_refusal_is_for_one_request(raw: Raw, key_vault: KeyVault, refusal: Refusal, status: int, code: str) -> None:
+def test_refusal_affects_one_request(raw: Raw, key_vault: KeyVault, refusal: Refusal, status: int, code: str) -> None:
     """A refusal has the service's status and code, and affects one request."""
     key_vault.fail("keys/list", refusal)
     assert raw.refused("GET", "keys")[:2] == (status, code)
     assert raw.ask("GET", "keys").status_code == 200
 
 
-def test_faults_are_for_their_operation_alone(raw: Raw, key_vault: KeyVault) -> None:
+def test_faults_affect_only_their_operation(raw: Raw, key_vault: KeyVault) -> None:
     """Faults apply only to their operation, in order, one for each request with a valid token."""
     key_vault.fail("keys/create", refusals.failing(), refusals.firewall())
     assert raw.ask("GET", "keys").status_code == 200
@@ -60,7 +60,7 @@ def test_faults_are_for_their_operation_alone(raw: Raw, key_vault: KeyVault) -> 
     assert key_vault.count("POST keys/create") == 3
 
 
-def test_throttled_tells_how_long_in_each_form(raw: Raw, key_vault: KeyVault) -> None:
+def test_retry_delay_in_each_form(raw: Raw, key_vault: KeyVault) -> None:
     """Retry-After is in seconds, a date (RFC 9110, section 10.2.3), in milliseconds, or missing."""
     moment = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
     key_vault.fail(
@@ -102,7 +102,7 @@ def test_connection_ends(raw: Raw, key_vault: KeyVault, fault: Drop | Cut) -> No
     assert raw.ask("GET", "keys").status_code == 200
 
 
-def test_stall_ends_with_the_answer(raw: Raw, key_vault: KeyVault) -> None:
+def test_stalled_request_gets_its_response(raw: Raw, key_vault: KeyVault) -> None:
     """A stalled request gets its response when the vault resumes; others are served meanwhile."""
     key_vault.fail("keys/create", Stall())
     answers: list[int] = []
@@ -144,7 +144,7 @@ def test_closing_ends_stalls(key_vault: KeyVault) -> None:
             assert not each.is_alive()
 
 
-def test_moved_vault_demands_a_token_of_its_new_tenant(key_vault: KeyVault) -> None:
+def test_moved_vault_requires_a_token_from_its_new_tenant(key_vault: KeyVault) -> None:
     """401 with another tenant: the SDK requests a token from that tenant, and continues."""
     with sdk_of(key_vault) as sdk:
         keys: KeyClient = sdk.keys
@@ -156,7 +156,7 @@ def test_moved_vault_demands_a_token_of_its_new_tenant(key_vault: KeyVault) -> N
     assert key_vault.authority.exchanges[-1].tenant == registered.tenant
 
 
-def test_sdk_tells_the_services_words(key_vault: KeyVault) -> None:
+def test_sdk_parses_the_refusal(key_vault: KeyVault) -> None:
     """The SDK can parse a refusal's body."""
     with sdk_of(key_vault) as sdk:
         key_vault.fail("keys/list", refusals.private_link())

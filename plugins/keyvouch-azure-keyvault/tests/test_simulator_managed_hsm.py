@@ -57,7 +57,7 @@ def test_vaults_token_is_not_for_an_hsm(hsm: KeyVault) -> None:
         assert raw.ask("GET", "keys", token=token).status_code == 401
 
 
-def test_keys_are_of_an_hsms_types(sdk: Sdk, host: str) -> None:
+def test_keys_have_hsm_types(sdk: Sdk, host: str) -> None:
     """Only RSA-HSM and EC-HSM keys can be created; identifiers begin with the HSM's own name."""
     made = sdk.keys.create_rsa_key("rsa", hardware_protected=True)
     assert made.key_type == "RSA-HSM"
@@ -75,7 +75,7 @@ def test_key_signs(sdk: Sdk, hsm: KeyVault) -> None:
     assert is_signed(made.private_key.public_key(), signature, b"message", "ES384")
 
 
-def test_there_are_no_certificates_and_secrets(sdk: Sdk, hsm: KeyVault) -> None:
+def test_no_certificates_or_secrets(sdk: Sdk, hsm: KeyVault) -> None:
     """A Managed HSM has no certificates or secrets."""
     with pytest.raises(ResourceNotFoundError):
         sdk.certificates.get_certificate("app")
@@ -85,7 +85,7 @@ def test_there_are_no_certificates_and_secrets(sdk: Sdk, hsm: KeyVault) -> None:
         hsm.make_certificate("app")
 
 
-def test_vault_is_met_by_its_own_name(authority: Authority) -> None:
+def test_vault_under_its_own_name(authority: Authority) -> None:
     """With its own name the SDK's check that the token is for this vault's cloud runs too."""
     host = "contoso.vault.azure.cn"
     with (

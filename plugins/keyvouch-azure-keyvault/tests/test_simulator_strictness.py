@@ -66,7 +66,7 @@ class TestToken:
         assert raw.refused("GET", "keys", token=unsigned)[0] == 401
 
     @pytest.mark.parametrize("token", ["x", "x.y.z", "....", "e30.e30.e30"])
-    def test_what_is_no_token_is_refused(self, raw: Raw, token: str) -> None:
+    def test_malformed_token_is_refused(self, raw: Raw, token: str) -> None:
         """Any other value after `Bearer` is 401."""
         assert raw.refused("GET", "keys", token=token)[0] == 401
 
@@ -127,7 +127,7 @@ class TestRequest:
         assert (len(rest["value"]), rest["nextLink"]) == (1, None)
 
 
-class TestMakingKeys:
+class TestCreatingKeys:
     @pytest.mark.parametrize("kty", ["oct", "oct-HSM", "OKP", "rsa"])
     def test_type_must_be_the_services(self, raw: Raw, kty: str) -> None:
         """Only RSA, RSA-HSM, EC and EC-HSM are accepted."""
@@ -151,7 +151,7 @@ class TestMakingKeys:
         assert raw.refused("POST", "keys/app/create", body)[:2] == (400, "BadParameter")
         assert raw.ask("GET", "keys/app").status_code == 404
 
-    def test_private_jwk_must_be_whole(self, raw: Raw) -> None:
+    def test_private_jwk_must_be_complete(self, raw: Raw) -> None:
         """A public key, or inconsistent numbers, are not accepted as a private key."""
         for key in (
             {"kty": "RSA", "n": "AQAB", "e": "AQAB"},
@@ -167,7 +167,7 @@ class TestMakingKeys:
         assert raw.refused("DELETE", "keys/app")[0] == 403
         assert raw.ask("GET", "keys/app").json()["managed"] is True
 
-    def test_keys_name_is_not_a_certificates(self, raw: Raw, key_vault: KeyVault) -> None:
+    def test_certificate_cannot_have_a_keys_name(self, raw: Raw, key_vault: KeyVault) -> None:
         """A certificate cannot have the name of an existing separate key."""
         key_vault.make_key("app", "P-256")
         policy = {"issuer": {"name": "Self"}, "x509_props": {"subject": "CN=app"}}
@@ -207,14 +207,14 @@ class TestSigning:
             ),
         ],
     )
-    def test_digest_must_be_whole(self, raw: Raw, key_vault: KeyVault, body: dict[str, str], said: str) -> None:
+    def test_digest_must_be_valid(self, raw: Raw, key_vault: KeyVault, body: dict[str, str], said: str) -> None:
         """The digest must be unpadded base64url, with the length of the algorithm's hash."""
         key_vault.make_key("app", "P-256")
         status, _, text = raw.refused("POST", "keys/app//sign", body)
         assert status == 400
         assert text.startswith(said)
 
-    def test_key_must_be_usable_now(self, raw: Raw, key_vault: KeyVault) -> None:
+    def test_key_must_be_usable(self, raw: Raw, key_vault: KeyVault) -> None:
         """The key must be enabled, valid now and allowed to sign: each failure has its own inner code."""
         now = int(time.time())
         for name, state, code in (
@@ -227,7 +227,7 @@ class TestSigning:
             body = {"alg": "ES256", "value": DIGEST}
             assert raw.refused("POST", f"keys/{name}//sign", body)[:2] == (403, code)
 
-    def test_version_must_be_there(self, raw: Raw, key_vault: KeyVault) -> None:
+    def test_version_must_exist(self, raw: Raw, key_vault: KeyVault) -> None:
         """An unknown version is refused, and the response names the version that signed."""
         made = key_vault.make_key("app", "P-256")
         body = {"alg": "ES256", "value": DIGEST}
@@ -251,7 +251,7 @@ class TestCertificates:
             {"issuer": {"name": "Self"}, "x509_props": {"subject": "CN=app"}, "key_props": {"kty": "oct"}},
         ],
     )
-    def test_policy_must_be_right(self, raw: Raw, policy: dict[str, Any]) -> None:
+    def test_policy_must_be_valid(self, raw: Raw, policy: dict[str, Any]) -> None:
         """Invalid issuer, subject, validity, usages or key type are refused."""
         assert raw.refused("POST", "certificates/app/create", {"policy": policy})[0] == 400
         assert raw.ask("GET", "certificates/app").status_code == 404
@@ -268,7 +268,7 @@ class TestCertificates:
 
 
 class TestDeleting:
-    def test_each_step_takes_its_time(self, raw: Raw, key_vault: KeyVault) -> None:
+    def test_each_step_takes_time(self, raw: Raw, key_vault: KeyVault) -> None:
         """While a key is being deleted it can be neither purged nor recovered, and its name is not free."""
         key_vault.make_key("app", "P-256")
         assert raw.ask("DELETE", "keys/app").status_code == 200
@@ -276,7 +276,7 @@ class TestDeleting:
         assert raw.refused("DELETE", "deletedkeys/app") == being
         assert raw.ask("GET", "deletedkeys/app").status_code == 200
 
-    def test_what_is_not_there_cannot_be_deleted(self, raw: Raw) -> None:
+    def test_missing_key_cannot_be_deleted(self, raw: Raw) -> None:
         """A key that does not exist can be neither deleted, recovered nor purged."""
         assert raw.refused("DELETE", "keys/app")[:2] == (404, "KeyNotFound")
         said = (404, "KeyNotFound", "Deleted Key not found: app")
@@ -285,7 +285,7 @@ class TestDeleting:
         assert raw.refused("DELETE", "deletedkeys/app") == said
 
 
-def test_vault_that_is_not_running_says_so(authority: Authority) -> None:
+def test_vault_must_be_running(authority: Authority) -> None:
     """A vault has an address only while it is running."""
     vault = KeyVault(authority)
     with pytest.raises(RuntimeError, match="not running"):

@@ -16,8 +16,8 @@ import requests
 
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_opened import refused
-from azure_vault import RESOURCE, Vault
+from azure_simulator import RESOURCE, Vault
+from bare_azure_store import assert_raises
 from keyvouch.assertion import ClientAssertion
 from keyvouch.errors import ConfigurationError, SecretIncorrect, SecretRequired
 from keyvouch.testing.throwaway import throwaway_signer
@@ -111,7 +111,7 @@ def test_managed_identity_opens_the_vault(endpoint: Endpoint, uri: str) -> None:
     assert endpoint.asked[-1]["client_id"] == ["user-assigned"]
 
 
-def test_refused_managed_identity_is_told(endpoint: Endpoint, uri: str) -> None:
+def test_missing_managed_identity(endpoint: Endpoint, uri: str) -> None:
     """If the endpoint has no identity, the hint says what to assign."""
     endpoint.status = 400
     managed = uri.replace("auth=environment", "auth=managed-identity")
@@ -121,7 +121,7 @@ def test_refused_managed_identity_is_told(endpoint: Endpoint, uri: str) -> None:
     assert HEADER not in str(caught.value)
 
 
-def test_default_takes_what_is_there(endpoint: Endpoint, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_uses_what_is_available(endpoint: Endpoint, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """DefaultAzureCredential uses the environment's log-in first, then the managed identity."""
     default = uri.replace("auth=environment", "auth=default")
     signs(default)
@@ -145,7 +145,7 @@ def test_workload_identity_opens_the_vault(
         file.write_text(ClientAssertion(signer)({"client_id": app.client_id, "token_endpoint": endpoint}))
     workload = uri.replace("auth=environment", "auth=workload")
     monkeypatch.delenv("AZURE_FEDERATED_TOKEN_FILE", raising=False)
-    assert "azure.workload.identity" in refused(SecretRequired, lambda: keyvouch.open_signer(workload)).hint
+    assert "azure.workload.identity" in assert_raises(SecretRequired, lambda: keyvouch.open_signer(workload)).hint
     monkeypatch.setenv("AZURE_FEDERATED_TOKEN_FILE", str(file))
     signs(f"{workload}&client-id={app.client_id}")
     claims = vault.authority.exchanges[-1].claims
@@ -153,11 +153,11 @@ def test_workload_identity_opens_the_vault(
     assert claims["iss"] == app.client_id
 
 
-def test_cli_that_is_not_there_is_told(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_cli(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the Azure CLI, or without `az login`, the hint is that command."""
     monkeypatch.setenv("PATH", str(tmp_path))
     cli = uri.replace("auth=environment", "auth=cli")
-    assert refused(SecretRequired, lambda: keyvouch.open_signer(cli, timeout=10)).hint == "Run: az login"
+    assert assert_raises(SecretRequired, lambda: keyvouch.open_signer(cli, timeout=10)).hint == "Run: az login"
 
 
 def test_cli_opens_the_vault(endpoint: Endpoint, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +171,6 @@ def test_cli_opens_the_vault(endpoint: Endpoint, uri: str, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("auth", ["auth=profile", "auth=cli&profile=nightly", "auth=secret"])
-def test_wrong_log_in_is_told(uri: str, auth: str) -> None:
+def test_invalid_auth(uri: str, auth: str) -> None:
     """An unknown method, or a profile without its method, is reported before anything is sent."""
-    refused(ConfigurationError, lambda: keyvouch.open_signer(uri.replace("auth=environment", auth)))
+    assert_raises(ConfigurationError, lambda: keyvouch.open_signer(uri.replace("auth=environment", auth)))

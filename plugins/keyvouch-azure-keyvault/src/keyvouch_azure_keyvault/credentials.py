@@ -15,52 +15,54 @@ from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
 from keyvouch.https import is_loopback
 from keyvouch.store import ForkGate
 from keyvouch.tokens import is_token
-from keyvouch_azure_keyvault.addresses import RESOURCES, vault_of
-from keyvouch_azure_keyvault.failures import MISREAD
-from keyvouch_azure_keyvault.transport import LogInTransport, NotSent, NotUsable, TokenTransport
+from keyvouch_azure_keyvault.error_translation import SDK_ERRORS
+from keyvouch_azure_keyvault.transports import AuthorityTransport, RequestNotSent, TokenTransport, UnusableToken
+from keyvouch_azure_keyvault.uri_attributes import RESOURCES, vault_url
 
 if TYPE_CHECKING:
     from keyvouch.https import Limits
     from keyvouch.secrets import SecretResolver
     from keyvouch.uri import KeyUri
-    from keyvouch_azure_keyvault.transport import PoolTransport
+    from keyvouch_azure_keyvault.transports import PoolTransport
 
-_IMPORTS = ForkGate()
-_MARGIN = 300.0
+_IMPORT_GATE = ForkGate()
+_RENEWAL_MARGIN = 300.0
 """Seconds before a token expires at which the next is fetched, if the authority names no time for that."""
-_LAST = 10.0
+_EXPIRY_MARGIN = 10.0
 """Seconds before a token expires during which it is no longer sent."""
-_PAUSE = 5.0
+_RETRY_INTERVAL = 5.0
 """Seconds after which a failed renewal is tried again, while the token is valid."""
 _LATEST = 253_402_300_799
 """Seconds since 1970: the end of the year 9999."""
-_PROCESS = 10
+_CLI_TIMEOUT = 10
 """Timeout in seconds for the Azure CLI."""
 _KNOWN_HOSTS = ("login.microsoftonline.com", "login.chinacloudapi.cn", "login.microsoftonline.us")
 
 
-class _Kept:
-    """A token, and the time at which the next one is due."""
+class _CachedToken:
+    """A token, and the time at which the next one is fetched."""
 
     def __init__(self, token: AccessTokenInfo) -> None:
         self.token = token
-        due = max(token.refresh_on or token.expires_on - _MARGIN, time.time() + _PAUSE)
-        self.due = min(due, token.expires_on - _LAST)
+        renew_at = max(token.refresh_on or token.expires_on - _RENEWAL_MARGIN, time.time() + _RETRY_INTERVAL)
+        self.renew_at = min(renew_at, token.expires_on - _EXPIRY_MARGIN)
 
     @property
-    def alive(self) -> bool:
-        return time.time() < self.token.expires_on - _LAST
+    def is_valid(self) -> bool:
+        return time.time() < self.token.expires_on - _EXPIRY_MARGIN
 
 
-class LogIn:
-    """The credential of the SDK's clients. One thread fetches a token that is due; the others go on."""
+class VaultCredential:
+    """The credential of the SDK's clients. One thread fetches or renews a token; the others use the current one."""
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver, transport: PoolTransport, limits: Limits) -> None:
-        self._vault = vault_of(uri)
+        self._vault = vault_url(uri)
         self._limits = limits
-        self._profile = _OfProfile(uri.get("profile"), secrets, limits) if uri.get("auth") == "profile" else None
-        self._credential: Any = self._profile or _make(uri, transport)
-        self._kept: dict[tuple[object, ...], _Kept] = {}
+        self._profile = (
+            _ProfileCredential(uri.get("profile"), secrets, limits) if uri.get("auth") == "profile" else None
+        )
+        self._credential: Any = self._profile or _create_credential(uri, transport)
+        self._tokens: dict[tuple[object, ...], _CachedToken] = {}
         self._fetching = threading.Lock()
 
     def get_token(
@@ -82,85 +84,94 @@ class LogIn:
 
     def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
         """Implement azure-core's `SupportsTokenInfo`."""
-        self._require_vaults(scopes)
+        self._require_vault_scopes(scopes)
         wanted = options or {}
-        same = (scopes, wanted.get("tenant_id"))
-        found = None if wanted.get("claims") else self._kept.get(same)
-        if found and time.time() < found.due:
+        cache_key = (scopes, wanted.get("tenant_id"))
+        found = None if wanted.get("claims") else self._tokens.get(cache_key)
+        if found and time.time() < found.renew_at:
             return found.token
-        alive = found is not None and found.alive
+        is_valid = found is not None and found.is_valid
         # While the token is valid, nobody waits for the thread that renews it.
-        if not self._fetching.acquire(timeout=0 if alive else max(0.0, self._limits.left())):
-            if found is not None and alive:
+        if not self._fetching.acquire(timeout=0 if is_valid else max(0.0, self._limits.left())):
+            if found is not None and is_valid:
                 return found.token
-            raise NotSent(StoreUnavailable("There was no token in time.", hint="Try again later."))
+            raise RequestNotSent(
+                StoreUnavailable("Timed out waiting for a token.", hint="Try again later, or allow more time.")
+            )
         try:
-            again = None if wanted.get("claims") else self._kept.get(same)
-            if again and time.time() < again.due:
+            again = None if wanted.get("claims") else self._tokens.get(cache_key)
+            if again and time.time() < again.renew_at:
                 return again.token
-            return self._fetch(scopes, wanted, same, again)
+            return self._fetch(scopes, wanted, cache_key, again)
         finally:
             self._fetching.release()
 
-    def forget(self) -> bool:
+    def discard_tokens(self) -> bool:
         """Discard a refused token; return whether another can be fetched, rather than the same one from a cache."""
-        self._kept.clear()
+        self._tokens.clear()
         if self._profile is None:
             return False  # azure-identity's own cache was created with this log-in
-        self._profile.renew = True
+        self._profile.bypass_cache = True
         return True
 
     def close(self) -> None:
         """Close the credential and discard the tokens."""
-        self._kept.clear()
+        self._tokens.clear()
         self._credential.close()
 
     def _fetch(
-        self, scopes: tuple[str, ...], options: TokenRequestOptions, same: tuple[object, ...], former: _Kept | None
+        self,
+        scopes: tuple[str, ...],
+        options: TokenRequestOptions,
+        cache_key: tuple[object, ...],
+        previous: _CachedToken | None,
     ) -> AccessTokenInfo:
         try:
-            token = _sound(self._credential.get_token_info(*scopes, options=options))
-        except (*MISREAD, KeyvouchError) as error:
-            if former is None or not former.alive:
+            token = _require_valid(self._credential.get_token_info(*scopes, options=options))
+        except (*SDK_ERRORS, KeyvouchError) as error:
+            if previous is None or not previous.is_valid:
                 if isinstance(error, AzureError | KeyvouchError):
                     raise
-                raise _no_token(type(error).__name__) from error
-            former.due = time.time() + _PAUSE
-            return former.token
-        self._kept[same] = _Kept(token)
+                raise _unusable_token(type(error).__name__) from error
+            previous.renew_at = time.time() + _RETRY_INTERVAL
+            return previous.token
+        self._tokens[cache_key] = _CachedToken(token)
         return token
 
-    def _require_vaults(self, scopes: tuple[str, ...]) -> None:
+    def _require_vault_scopes(self, scopes: tuple[str, ...]) -> None:
         """Reject a loopback server's request for another service's token; for other hosts, the SDK checks the name."""
         if is_loopback(self._vault) and not all(each.removesuffix("/.default") in RESOURCES for each in scopes):
-            raise NotSent(
+            raise RequestNotSent(
                 ConfigurationError(
-                    f"{self._vault} asks for a token that is not one for Key Vault.",
-                    hint="Does the address lead to Key Vault?",
+                    f"{self._vault} requested a token for a service other than Key Vault.",
+                    hint="Check that vault= leads to Key Vault.",
                 )
             )
 
 
-def _sound(token: AccessTokenInfo) -> AccessTokenInfo:
-    """Return the token if a header can carry it and its times are valid numbers. Raises `NotUsable`."""
+def _require_valid(token: AccessTokenInfo) -> AccessTokenInfo:
+    """Return the token if a header can carry it and its times are valid numbers. Raises `UnusableToken`."""
     times = (token.expires_on, token.expires_on if token.refresh_on is None else token.refresh_on)
     if not is_token(token.token) or not all(type(each) is int and 0 <= each <= _LATEST for each in times):
-        raise _no_token("an invalid token, or one with invalid times")
+        raise _unusable_token("an invalid token, or one with invalid times")
     return token
 
 
-def _no_token(reason: str) -> NotUsable:
-    return NotUsable(
-        StoreUnavailable(f"The log-in returned no usable token: {reason}.", hint="Check what answers the log-in.")
+def _unusable_token(reason: str) -> UnusableToken:
+    return UnusableToken(
+        StoreUnavailable(
+            f"Signing in did not return a usable token: {reason}.",
+            hint="Check whether the authority responds, or a proxy or gateway.",
+        )
     )
 
 
-class _OfProfile:
+class _ProfileCredential:
     """Sign-in with another profile, so that a key in a TPM or a PFX gives access to the vault."""
 
     def __init__(self, profile: str, secrets: SecretResolver, limits: Limits) -> None:
         self._profile, self._secrets, self._limits = profile, secrets, limits
-        self.renew = False
+        self.bypass_cache = False
         """Whether the next token must not come from the profile's cache."""
 
     def get_token_info(self, *scopes: str, options: TokenRequestOptions) -> AccessTokenInfo:
@@ -168,14 +179,14 @@ class _OfProfile:
 
         Its tenant is always the profile's, whatever the vault asks for; the vault decides whether to accept that.
         """
-        renew, self.renew = self.renew, False
+        bypass_cache, self.bypass_cache = self.bypass_cache, False
         token = self._secrets.access_token(
             self._profile,
             scopes[0],
             timeout=max(0.0, self._limits.left()),
             cae=options.get("enable_cae", False),
             claims=options.get("claims"),
-            renew=renew,
+            renew=bypass_cache,
         )
         return AccessTokenInfo(token.reveal(), token.ends, refresh_on=token.renew_at)
 
@@ -183,14 +194,14 @@ class _OfProfile:
         """Do nothing: there is nothing to release."""
 
 
-def _make(uri: KeyUri, transport: PoolTransport) -> Any:
+def _create_credential(uri: KeyUri, transport: PoolTransport) -> Any:
     """Create azure-identity's credential; nothing is sent yet. Raises ValueError if a setting is missing."""
-    with _IMPORTS:
+    with _IMPORT_GATE:
         import azure.identity
 
     client_id = uri.get("client-id")
     # The core retries, within the caller's timeout.
-    options: dict[str, Any] = {"transport": LogInTransport(transport), "retry_total": 0}
+    options: dict[str, Any] = {"transport": AuthorityTransport(transport), "retry_total": 0}
     discovery: dict[str, Any] = {"disable_instance_discovery": _is_private_cloud()}
     match uri.get("auth"):
         case "managed-identity":
@@ -200,14 +211,14 @@ def _make(uri: KeyUri, transport: PoolTransport) -> Any:
         case "workload":
             return azure.identity.WorkloadIdentityCredential(client_id=client_id, **options, **discovery)
         case "cli":
-            return azure.identity.AzureCliCredential(process_timeout=_PROCESS)
+            return azure.identity.AzureCliCredential(process_timeout=_CLI_TIMEOUT)
         case "environment":
             return azure.identity.EnvironmentCredential(**options, **discovery)
         case _:
             return azure.identity.DefaultAzureCredential(
                 managed_identity_client_id=client_id,
                 workload_identity_client_id=client_id,
-                process_timeout=_PROCESS,
+                process_timeout=_CLI_TIMEOUT,
                 **options,
                 **discovery,
             )

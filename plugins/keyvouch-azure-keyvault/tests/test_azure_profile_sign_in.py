@@ -15,15 +15,15 @@ import pytest
 
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_opened import parsed, refused
-from azure_vault import RESOURCE, Vault
+from azure_simulator import RESOURCE, Vault
+from bare_azure_store import assert_raises, parse_uri
 from keyvouch.errors import AccessDenied, SecretRequired
 from keyvouch.https import Limits
 from keyvouch.secrets import AccessToken, SecretResolver
 from keyvouch.testing.authority import App, Authority
-from keyvouch_azure_keyvault import logins
+from keyvouch_azure_keyvault import credentials
 from keyvouch_azure_keyvault.testing import Refusal
-from keyvouch_azure_keyvault.transport import PoolTransport
+from keyvouch_azure_keyvault.transports import PoolTransport
 from servers.oidc import OidcProvider
 from signing_in import make_key, sign_in, write_profile
 
@@ -77,32 +77,32 @@ def test_vault_refuses_a_token_of_another_authority(
         app = forger.register(tenant=vault.authority.tenant, certificates=[key.certificate])
         monkeypatch.setenv("KEYVOUCH_CONFIG", str(write_profile(own_folders, forger, app, [key.uri])))
         uri = by_profile(vault.make("forged", "P-256"))
-        with pytest.raises(keyvouch.KeyvouchError, match="does not accept the token"):
+        with pytest.raises(keyvouch.KeyvouchError, match="rejected the token"):
             keyvouch.open_signer(uri, timeout=10)
         assert forger.exchanges[-1].status == 200
 
 
 @pytest.mark.parametrize("named", ["id", "domain"])
-def test_profile_is_of_the_vaults_tenant(vault: Vault, profile: Profile, named: str) -> None:
+def test_profile_in_the_vaults_tenant(vault: Vault, profile: Profile, named: str) -> None:
     """A profile in the vault's tenant is accepted, whether the tenant is given as an id or as a domain name."""
     profile(**({} if named == "id" else {"tenant": "contoso.onmicrosoft.com"}))
     with keyvouch.open_signer(by_profile(vault.make("tenant", "P-256"))) as signer:
         assert signer.sign(b"x", "ES256")
 
 
-def test_profile_of_another_tenant_is_told(vault: Vault, profile: Profile) -> None:
+def test_profile_in_another_tenant_is_refused(vault: Vault, profile: Profile) -> None:
     """A profile signs in only to its own tenant, whatever tenant a vault names."""
     app = profile(tenant="fabrikam.example")
     before = len(vault.calls)
     uri = by_profile(vault.make("elsewhere", "P-256"))
-    error = refused(AccessDenied, lambda: keyvouch.open_signer(uri, timeout=10))
+    error = assert_raises(AccessDenied, lambda: keyvouch.open_signer(uri, timeout=10))
     assert vault.authority.tenant in error.message
-    assert "of the vault's tenant" in error.hint
+    assert "for the vault's tenant" in error.hint
     assert {each.tenant for each in vault.authority.exchanges if each.client_id == app.client_id} == {app.tenant}
     assert len(vault.calls) == before
 
 
-def test_challenge_of_another_tenant_is_got_over(vault: Vault, profile: Profile) -> None:
+def test_recovers_from_another_tenants_challenge(vault: Vault, profile: Profile) -> None:
     """A vault that briefly names another tenant does not lock out the right one permanently."""
     profile()
     moved = f'Bearer authorization="{vault.authority.url}/fabrikam.example", resource="{RESOURCE}"'
@@ -113,7 +113,7 @@ def test_challenge_of_another_tenant_is_got_over(vault: Vault, profile: Profile)
             assert signer.sign(b"x", "ES256")
 
 
-def test_demanded_claims_bring_a_fresh_token(vault: Vault, profile: Profile) -> None:
+def test_claims_challenge_fetches_a_new_token(vault: Vault, profile: Profile) -> None:
     """Claims in a challenge (CAE) bypass the cache and reach the authority, and the caller does not notice."""
     profile()
     encoded = base64.urlsafe_b64encode(CLAIMS.encode()).decode()
@@ -138,7 +138,7 @@ def _claims(vault: Vault) -> Any:
     return json.loads(vault.authority.exchanges[-1].form["claims"])
 
 
-def test_revoked_token_is_not_taken_from_the_cache_again(vault: Vault, profile: Profile) -> None:
+def test_revoked_token_is_not_reused(vault: Vault, profile: Profile) -> None:
     """A token that is refused before it expires is replaced, even though it is still in the profile's cache."""
     profile()
     uri = by_profile(vault.make("revoked", "P-256"))
@@ -153,12 +153,12 @@ def test_revoked_token_is_not_taken_from_the_cache_again(vault: Vault, profile: 
     assert len(vault.authority.exchanges) == before + 2
 
 
-def test_refused_profile_is_told_in_one_error(vault: Vault, profile: Profile) -> None:
+def test_refused_profile_is_one_error(vault: Vault, profile: Profile) -> None:
     """The error contains what the authority says about the profile's own key, with its code."""
     app = profile()
     app.remove_certificate(app.certificates[0])
     uri = by_profile(vault.make("refused", "P-256"))
-    error = refused(SecretRequired, lambda: keyvouch.open_signer(uri, timeout=10))
+    error = assert_raises(SecretRequired, lambda: keyvouch.open_signer(uri, timeout=10))
     assert "'nightly'" in error.message
     assert "AADSTS700027" in error.message
 
@@ -172,10 +172,10 @@ def test_expiry_is_the_tokens_own(vault: Vault, profile: Profile) -> None:
     assert told - 5 <= info.expires_on <= told
 
 
-def test_token_is_renewed_before_it_ends(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_is_renewed_before_it_expires(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that is due is requested again, some seconds apart rather than each time; others are kept."""
     now = [1_700_000_000.0]
-    monkeypatch.setattr(logins, "time", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr(credentials, "time", SimpleNamespace(time=lambda: now[0]))
     asked: list[float] = []
 
     def sign(*_: object, **__: object) -> AccessToken:
@@ -192,12 +192,10 @@ def test_token_is_renewed_before_it_ends(vault: Vault, monkeypatch: pytest.Monke
     assert [moment - 1_700_000_000 for moment in asked] == [0, 3700, 7350, 7356]
 
 
-def test_token_without_a_time_for_renewal_is_renewed_before_it_ends(
-    vault: Vault, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_without_refresh_on_is_renewed_before_it_expires(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the authority names no time for renewal, it is five minutes before the token expires."""
     now = [1_700_000_000.0]
-    monkeypatch.setattr(logins, "time", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr(credentials, "time", SimpleNamespace(time=lambda: now[0]))
     asked: list[float] = []
 
     def sign(*_: object, **__: object) -> AccessToken:
@@ -211,9 +209,9 @@ def test_token_without_a_time_for_renewal_is_renewed_before_it_ends(
     assert [moment - 1_700_000_000 for moment in asked] == [0, 3400]
 
 
-def _log_in(vault: Vault, secrets: SecretResolver) -> logins.LogIn:
-    uri, limits = parsed(by_profile(vault.uri("certificate=app"))), Limits()
-    return logins.LogIn(uri, secrets, PoolTransport(uri, limits), limits)
+def _log_in(vault: Vault, secrets: SecretResolver) -> credentials.VaultCredential:
+    uri, limits = parse_uri(by_profile(vault.uri("certificate=app"))), Limits()
+    return credentials.VaultCredential(uri, secrets, PoolTransport(uri, limits), limits)
 
 
 def test_log_holds_no_secret(vault: Vault, profile: Profile, caplog: pytest.LogCaptureFixture) -> None:
@@ -221,14 +219,14 @@ def test_log_holds_no_secret(vault: Vault, profile: Profile, caplog: pytest.LogC
     profile()
     caplog.set_level(logging.DEBUG)
     given: list[str] = []
-    inherited = logins.LogIn.get_token_info
+    inherited = credentials.VaultCredential.get_token_info
 
     def witness(*args: Any, **options: Any) -> Any:
         given.append((info := inherited(*args, **options)).token)
         return info
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logins.LogIn, "get_token_info", witness)
+        patch.setattr(credentials.VaultCredential, "get_token_info", witness)
         uri = by_profile(vault.make("logged", "P-256"))
         with keyvouch.open_signer(uri) as signer:
             signer.sign(b"x", "ES256")

@@ -1,4 +1,4 @@
-"""A warning before the vault renews a certificate on its own, because Entra ID would not know the new one."""
+"""A warning before the vault renews a certificate automatically, because the new one is not registered in Entra ID."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_vault import Vault
+from azure_simulator import Vault
 from keyvouch_azure_keyvault.testing.refusals import missing_role
 from signing_in import run
 
-ADVICE = "renews the certificate {} by itself (AutoRenew)"
+ADVICE = "renews the certificate {} automatically (AutoRenew)"
 
 
 def make(vault: Vault, name: str, action: str = "AutoRenew") -> str:
@@ -44,9 +44,9 @@ def test_opening_warns_once(vault: Vault, caplog: pytest.LogCaptureFixture) -> N
     assert len(caplog.records) == 1
 
 
-def test_certificate_that_stays_as_it_is_needs_no_advice(vault: Vault, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_advice_without_auto_renew(vault: Vault, caplog: pytest.LogCaptureFixture) -> None:
     """No warning is needed if only the contacts get a message, or if the URI names a version."""
-    with keyvouch.open_signer(make(vault, "told", "EmailContacts")):
+    with keyvouch.open_signer(make(vault, "notified", "EmailContacts")):
         pass
     with keyvouch.open_signer(make(vault, "named")) as signer:
         pinned = signer.uri
@@ -56,7 +56,7 @@ def test_certificate_that_stays_as_it_is_needs_no_advice(vault: Vault, caplog: p
     assert not caplog.records
 
 
-def test_policy_that_may_not_be_read_is_no_error(
+def test_unreadable_policy_is_not_an_error(
     vault: Vault, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Minimal permissions are enough to open and to list; the policy is then unknown."""
@@ -76,7 +76,7 @@ def test_policy_that_may_not_be_read_is_no_error(
     assert not caplog.records
 
 
-def test_listing_shows_it(vault: Vault) -> None:
+def test_listing_shows_the_advice(vault: Vault) -> None:
     """`keyvouch keys` prints the advice below the keys, once for all versions, and in JSON with each version."""
     make(vault, "listed-renewed")
     uri = make(vault, "listed-renewed")

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_opened import connected, parsed, refused
-from azure_vault import Vault
+from azure_simulator import Vault
+from bare_azure_store import assert_raises, connected_store, parse_uri
 from keyvouch.algorithms import find_algorithm, make_key
 from keyvouch.certificate import self_signed, spki_sha256
 from keyvouch.errors import (
@@ -36,7 +36,7 @@ OLD = 1_700_000_000
 
 def opened_version(uri: str) -> str:
     with keyvouch.open_signer(uri) as signer:
-        version: str = parsed(signer.uri).get("version")
+        version: str = parse_uri(signer.uri).get("version")
     return version
 
 
@@ -53,19 +53,19 @@ def test_newest_settled_version_is_opened(vault: Vault) -> None:
     assert opened_version(f"{uri}&settle=0") == newest
 
 
-def test_disabled_version_is_passed_over(vault: Vault) -> None:
+def test_disabled_version_is_skipped(vault: Vault) -> None:
     """A disabled version is not selected; if the URI names it, it is reported."""
     vault.make("disabled", "P-256", created=OLD)
     uri = vault.make("disabled", "P-256", created=OLD + 10, enabled=False)
     good, bad = versions(vault, "disabled")
     assert opened_version(uri) == good
     named = uri.replace("certificate=disabled", f"certificate=disabled;version={bad}")
-    assert "set-attributes --enabled true" in refused(KeyUnusable, lambda: keyvouch.open_signer(named)).hint
+    assert "set-attributes --enabled true" in assert_raises(KeyUnusable, lambda: keyvouch.open_signer(named)).hint
     vault.keys["disabled"].versions[0].enabled = False
-    refused(KeyUnusable, lambda: keyvouch.open_signer(uri))
+    assert_raises(KeyUnusable, lambda: keyvouch.open_signer(uri))
 
 
-def test_expired_certificate_gives_way_to_a_valid_one(vault: Vault) -> None:
+def test_expired_version_is_skipped(vault: Vault) -> None:
     """Only versions that are valid now are selected."""
     vault.make("expired", "P-256", created=OLD)
     uri = vault.make("expired", "P-256", created=OLD + 10)
@@ -79,16 +79,16 @@ def test_expired_certificate_gives_way_to_a_valid_one(vault: Vault) -> None:
     assert opened_version(uri) == valid.version
 
 
-def test_digest_and_certificate_choose_their_version(vault: Vault, tmp_path: Path) -> None:
+def test_digest_and_certificate_select_their_version(vault: Vault, tmp_path: Path) -> None:
     """`spki-sha256` or a given certificate selects the version with that key, and no other."""
     for _ in range(2):
         uri = vault.make("chosen", "P-256", created=OLD)
     older, _ = vault.keys["chosen"].versions
     digest = spki_sha256(older.private_key.public_key())
     assert opened_version(uri.replace("=chosen", f"=chosen;spki-sha256={digest}")) == older.version
-    refused(KeyChanged, lambda: keyvouch.open_signer(uri.replace("=chosen", f"=chosen;spki-sha256={'0' * 64}")))
+    assert_raises(KeyChanged, lambda: keyvouch.open_signer(uri.replace("=chosen", f"=chosen;spki-sha256={'0' * 64}")))
     versioned = uri.replace("=chosen", f"=chosen;version={older.version};spki-sha256={'0' * 64}")
-    refused(KeyChanged, lambda: keyvouch.open_signer(versioned))
+    assert_raises(KeyChanged, lambda: keyvouch.open_signer(versioned))
     assert opened_version(versioned.replace("0" * 64, digest)) == older.version
     file = tmp_path / "older.cer"
     assert older.certificate
@@ -96,7 +96,7 @@ def test_digest_and_certificate_choose_their_version(vault: Vault, tmp_path: Pat
     assert opened_version(f"{uri}&certificate-file={file}") == older.version
 
 
-def test_key_without_certificate_takes_a_file(vault: Vault, tmp_path: Path) -> None:
+def test_key_with_certificate_file(vault: Vault, tmp_path: Path) -> None:
     """`key=` opens a key without a certificate, which comes from a file."""
     vault.make_key("bare", "P-256")
     uri = vault.uri("key=bare")
@@ -111,17 +111,17 @@ def test_key_without_certificate_takes_a_file(vault: Vault, tmp_path: Path) -> N
         assert signer.sign(b"x", "ES256")
     foreign = self_signed(make_key("P-256"), "CN=foreign", 10)
     file.write_bytes(foreign.public_bytes(serialization.Encoding.PEM))
-    refused(CertificateMismatch, lambda: keyvouch.open_signer(f"{uri}&certificate-file={file}"))
+    assert_raises(CertificateMismatch, lambda: keyvouch.open_signer(f"{uri}&certificate-file={file}"))
 
 
-def test_pasted_address_opens_the_same_key(vault: Vault) -> None:
+def test_pasted_identifier_opens_the_key(vault: Vault) -> None:
     """The identifier shown in the portal works in a URI, for a certificate or a key, with or without a version."""
     vault.make("pasted", "P-256", created=OLD)
     version = versions(vault, "pasted")[0]
     query = f"?auth=environment&ca-file={vault.ca_file}"
     for kind, path in (("certificate", f"certificates/pasted/{version}"), ("key", "keys/pasted")):
         with keyvouch.open_signer(f"azure-keyvault:{vault.address}/{path}{query}") as signer:
-            uri = parsed(signer.uri)
+            uri = parse_uri(signer.uri)
             assert (uri.get(kind), uri.get("version"), uri.get("url")) == ("pasted", version, None)
             assert signer.sign(b"x", "ES256")
 
@@ -129,9 +129,9 @@ def test_pasted_address_opens_the_same_key(vault: Vault) -> None:
 @pytest.mark.parametrize(
     ("which", "hint"),
     [
-        ("vault=http://a.vault.azure.net;certificate=a", "vault's address"),
-        ("vault=https://a.vault.azure.net/keys;certificate=a", "vault's address"),
-        ("vault=https://user@a.vault.azure.net;certificate=a", "vault's address"),
+        ("vault=http://a.vault.azure.net;certificate=a", "vault's URL"),
+        ("vault=https://a.vault.azure.net/keys;certificate=a", "vault's URL"),
+        ("vault=https://user@a.vault.azure.net;certificate=a", "vault's URL"),
         ("vault=https://a.vault.azure.net;certificate=a_b", "name"),
         ("vault=https://a.vault.azure.net;certificate=a;version=1", "newest enabled"),
         ("vault=https://a.vault.azure.net;certificate=a;key=b", "certificate="),
@@ -141,34 +141,34 @@ def test_pasted_address_opens_the_same_key(vault: Vault) -> None:
         ("vault=https://a.managedhsm.azure.net;certificate=a", "key="),
     ],
 )
-def test_wrong_uri_is_told(vault: Vault, which: str, hint: str) -> None:
+def test_invalid_uri(vault: Vault, which: str, hint: str) -> None:
     """Mistakes in the URI are reported before anything is sent to a vault."""
     before = len(vault.calls)
 
     def open_it() -> None:
-        uri = parsed(f"azure-keyvault:{which}?auth=environment")
-        from keyvouch_azure_keyvault.addresses import vault_of
-        from keyvouch_azure_keyvault.store import _place
+        uri = parse_uri(f"azure-keyvault:{which}?auth=environment")
+        from keyvouch_azure_keyvault.store import _require_supported_location
+        from keyvouch_azure_keyvault.uri_attributes import vault_url
 
-        vault_of(uri)
-        _place(uri)
+        vault_url(uri)
+        _require_supported_location(uri)
 
-    assert hint in refused(ConfigurationError, open_it).hint
+    assert hint in assert_raises(ConfigurationError, open_it).hint
     assert len(vault.calls) == before
 
 
 @pytest.mark.parametrize("cloud", ["vault.azure.cn", "vault.usgovcloudapi.net", "managedhsm.azure.net"])
-def test_other_clouds_are_addresses_too(cloud: str) -> None:
+def test_sovereign_clouds(cloud: str) -> None:
     """A vault in a sovereign cloud and a Managed HSM are addressed like any other."""
-    uri = parsed(f"azure-keyvault:vault=https://Contoso.{cloud};key=app?auth=cli")
+    uri = parse_uri(f"azure-keyvault:vault=https://Contoso.{cloud};key=app?auth=cli")
     assert uri.get("vault") == f"https://contoso.{cloud}"
 
 
-def test_made_certificate_is_not_exportable_and_not_renewed_by_itself(vault: Vault) -> None:
+def test_created_certificate_is_neither_exportable_nor_renewed(vault: Vault) -> None:
     """A generated key cannot leave the vault, and the service does not renew its certificate unnoticed."""
     with keyvouch.open_store(vault.uri("certificate=made")) as store:
         pinned = store.generate(KeySpec("RSA-3072", "CN=made,O=Contoso", 365))
-        refused(KeyExists, lambda: store.generate(KeySpec("RSA-3072")))
+        assert_raises(KeyExists, lambda: store.generate(KeySpec("RSA-3072")))
         further = store.generate(KeySpec("RSA-3072", "CN=made", further=True))
     policy = vault.keys["made"].policy
     assert policy is not None
@@ -177,7 +177,7 @@ def test_made_certificate_is_not_exportable_and_not_renewed_by_itself(vault: Vau
     assert versions(vault, "made") == [pinned.get("version"), further.get("version")]
 
 
-def test_premium_key_is_made_in_an_hsm(vault: Vault) -> None:
+def test_premium_key_is_created_in_an_hsm(vault: Vault) -> None:
     """`hsm=true` requests RSA-HSM and EC-HSM, for certificates and for keys."""
     for number, (kind, wanted) in enumerate({"RSA-2048": "RSA-HSM", "P-384": "EC-HSM"}.items()):
         for attribute in ("certificate", "key"):
@@ -187,10 +187,10 @@ def test_premium_key_is_made_in_an_hsm(vault: Vault) -> None:
             assert vault.keys[name].newest.kind == wanted
 
 
-def test_request_of_the_vault_is_merged(vault: Vault) -> None:
+def test_vaults_request_is_merged(vault: Vault) -> None:
     """The vault creates a new certificate's request, which is pending until the issued certificate is installed."""
-    uri = parsed(vault.uri("certificate=requested"))
-    with connected(str(uri)) as store:
+    uri = parse_uri(vault.uri("certificate=requested"))
+    with connected_store(str(uri)) as store:
         request = x509.load_der_x509_csr(store.request_certificate(uri, KeySpec("P-256", "CN=requested")))
         assert request.is_signature_valid
         ca_key = make_key("P-256")
@@ -205,31 +205,33 @@ def test_request_of_the_vault_is_merged(vault: Vault) -> None:
         assert key.chain == (issued,)
         assert key.sign(b"x", find_algorithm("ES256"), timeout=10)
         other = self_signed(make_key("P-256"), "CN=other", 9)
-        refused(CertificateMismatch, lambda: store.install_certificate(uri, [other]))
+        assert_raises(CertificateMismatch, lambda: store.install_certificate(uri, [other]))
 
 
-def test_import_wants_a_certificate_where_one_is_named(vault: Vault) -> None:
+def test_import_requires_the_named_certificate(vault: Vault) -> None:
     """A certificate is imported with its key; `key=` imports only a key, of either type."""
     key = make_key("P-256")
-    uri = parsed(vault.uri("certificate=imported"))
-    with connected(str(uri)) as store:
-        refused(CertificateMissing, lambda: store.import_key(uri, key, []))
-        refused(NotSupported, lambda: store.import_key(uri, make_key("Ed25519"), []))
+    uri = parse_uri(vault.uri("certificate=imported"))
+    with connected_store(str(uri)) as store:
+        assert_raises(CertificateMissing, lambda: store.import_key(uri, key, []))
+        assert_raises(NotSupported, lambda: store.import_key(uri, make_key("Ed25519"), []))
         for kind, algorithm in (("RSA-2048", "PS256"), ("P-256", "ES256")):
-            alone = parsed(vault.uri(f"key=alone-{kind}"))
+            alone = parse_uri(vault.uri(f"key=alone-{kind}"))
             pinned = store.import_key(alone, make_key(kind), [])
             assert store.open(pinned, timeout=10).sign(b"x", find_algorithm(algorithm), timeout=10)
-            refused(KeyExists, functools.partial(store.import_key, alone, key, []))
+            assert_raises(KeyExists, functools.partial(store.import_key, alone, key, []))
 
 
 def test_deleted_certificate_can_be_recovered(vault: Vault) -> None:
     """Deleting is not purging: the name stays reserved, and the hint says how to recover it."""
-    uri = parsed(vault.make("deleted", "P-256"))
-    with connected(str(uri)) as store:
+    uri = parse_uri(vault.make("deleted", "P-256"))
+    with connected_store(str(uri)) as store:
         pinned = store.open(uri, timeout=10).uri
         store.delete(pinned)
-        assert "recover" in refused(KeyNotFound, lambda: store.open(pinned, timeout=10)).hint
-        assert "az keyvault certificate recover" in refused(KeyExists, lambda: store.generate(uri, KeySpec())).hint
+        assert "recover" in assert_raises(KeyNotFound, lambda: store.open(pinned, timeout=10)).hint
+        assert (
+            "az keyvault certificate recover" in assert_raises(KeyExists, lambda: store.generate(uri, KeySpec())).hint
+        )
     assert "deleted" in vault.deleted
 
 
@@ -242,23 +244,23 @@ def test_version_is_disabled(vault: Vault, kind: str) -> None:
     make(name, "P-256", created=OLD + 10)
     older, newer = versions(vault, name)
     former = vault.uri(f"{kind}={name};version={older}")
-    with connected(former) as store:
-        assert "disable=true" in refused(NotSupported, lambda: store.delete(parsed(former))).hint
-        key = store.open(parsed(former), timeout=10)
-        store.delete(parsed(f"{former}&disable=true"))
-        refused(KeyUnusable, lambda: key.sign(b"x", find_algorithm("ES256"), timeout=10))
+    with connected_store(former) as store:
+        assert "disable=true" in assert_raises(NotSupported, lambda: store.delete(parse_uri(former))).hint
+        key = store.open(parse_uri(former), timeout=10)
+        store.delete(parse_uri(f"{former}&disable=true"))
+        assert_raises(KeyUnusable, lambda: key.sign(b"x", find_algorithm("ES256"), timeout=10))
     assert opened_version(vault.uri(f"{kind}={name}")) == newer
     assert [each.enabled for each in vault.keys[name].versions] == [False, True]
 
 
-def test_purge_protection_is_told(vault: Vault) -> None:
+def test_purge_protection_is_reported(vault: Vault) -> None:
     """Purge protection is reported, and the certificate stays deleted."""
-    uri = parsed(vault.make("kept", "P-256") + "&purge=true")
+    uri = parse_uri(vault.make("kept", "P-256") + "&purge=true")
     vault.purge_protection = True
     try:
-        with connected(str(uri)) as store:
+        with connected_store(str(uri)) as store:
             pinned = store.open(uri, timeout=10).uri
-            error = refused(AccessDenied, lambda: store.delete(pinned))
+            error = assert_raises(AccessDenied, lambda: store.delete(pinned))
     finally:
         vault.purge_protection = False
     assert "purge protection" in error.message
@@ -267,10 +269,10 @@ def test_purge_protection_is_told(vault: Vault) -> None:
 def test_one_of_several_versions_is_not_deleted(vault: Vault) -> None:
     """The service deletes all versions at once, so a version is not deleted while there are others."""
     for _ in range(2):
-        uri = parsed(vault.make("several", "P-256"))
-    with connected(str(uri)) as store:
+        uri = parse_uri(vault.make("several", "P-256"))
+    with connected_store(str(uri)) as store:
         pinned = store.open(uri, timeout=10).uri
-        assert "disable=true" in refused(NotSupported, lambda: store.delete(pinned)).hint
+        assert "disable=true" in assert_raises(NotSupported, lambda: store.delete(pinned)).hint
     assert len(versions(vault, "several")) == 2
 
 
@@ -286,14 +288,14 @@ def test_listing_shows_certificates_and_bare_keys(vault: Vault) -> None:
     assert sorted(info.has_certificate for info in of_name) == [False, True]
 
 
-def test_unknown_name_is_free_however_it_is_told(vault: Vault) -> None:
+def test_unknown_name_is_free(vault: Vault) -> None:
     """An unknown name is free, whether its listing is empty or 404; a 404 from another server is an error."""
-    uri = parsed(vault.uri("certificate=free"))
+    uri = parse_uri(vault.uri("certificate=free"))
     unknown = refusals.missing("Certificate", "free")
-    with connected(str(uri)) as store:
+    with connected_store(str(uri)) as store:
         vault.fail("certificates/list", unknown)
-        refused(KeyNotFound, lambda: store.open(uri, timeout=10))
+        assert_raises(KeyNotFound, lambda: store.open(uri, timeout=10))
         vault.fail("certificates/list", unknown)
         assert store.open(store.generate(uri, KeySpec("P-256")), timeout=10).chain
         vault.fail("certificates/list", Refusal(404))
-        refused(ConfigurationError, lambda: store.open(uri, timeout=10))
+        assert_raises(ConfigurationError, lambda: store.open(uri, timeout=10))

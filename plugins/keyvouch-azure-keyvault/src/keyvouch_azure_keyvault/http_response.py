@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from azure.core.exceptions import HttpResponseError
 from azure.core.rest import HttpResponse
-from requests.structures import CaseInsensitiveDict
 
-_ERRORS = 400
+_FIRST_ERROR_STATUS = 400
 
 
-class Answer(HttpResponse):
-    """A response whose body was read completely."""
+class BufferedResponse(HttpResponse):
+    """A response whose body was read completely; `headers` must have case-insensitive names."""
 
-    def __init__(self, request: Any, status: int, reason: str, headers: Any, body: bytes) -> None:
-        self._request, self._status, self._reason, self._body = request, status, reason, body
-        self._headers: MutableMapping[str, str] = CaseInsensitiveDict(headers)
+    def __init__(self, request: Any, status: int, reason: str, headers: Mapping[str, str], body: bytes) -> None:
+        self._request, self._status, self._reason = request, status, reason
+        self._headers, self._body = headers, body
         self._encoding: str | None = None
 
     request = property(lambda self: self._request)
@@ -55,7 +54,7 @@ class Answer(HttpResponse):
 
     def raise_for_status(self) -> None:
         """Raise azure-core's error if the status is 400 or higher."""
-        if self._status >= _ERRORS:
+        if self._status >= _FIRST_ERROR_STATUS:
             raise HttpResponseError(response=self)
 
     def read(self) -> bytes:

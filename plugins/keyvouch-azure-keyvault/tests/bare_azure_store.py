@@ -19,13 +19,13 @@ from keyvouch_azure_keyvault.store import KeyVaultStore
 E = TypeVar("E", bound=KeyvouchError)
 
 
-def parsed(uri: str) -> KeyUri:
+def parse_uri(uri: str) -> KeyUri:
     return opening.parse(uri)
 
 
 @contextlib.contextmanager
-def connected(uri: str) -> Iterator[KeyVaultStore]:
-    store = KeyVaultStore(parsed(uri), SecretResolver())
+def connected_store(uri: str) -> Iterator[KeyVaultStore]:
+    store = KeyVaultStore(parse_uri(uri), SecretResolver())
     store.connect(timeout=10)
     try:
         yield store
@@ -34,14 +34,14 @@ def connected(uri: str) -> Iterator[KeyVaultStore]:
 
 
 @contextlib.contextmanager
-def opened(uri: str) -> Iterator[StoredKey]:
-    with connected(uri) as store:
-        key = store.open(parsed(uri), timeout=10)
+def opened_key(uri: str) -> Iterator[StoredKey]:
+    with connected_store(uri) as store:
+        key = store.open(parse_uri(uri), timeout=10)
         yield key
         key.close()
 
 
-def refused(kind: type[E], do: Callable[[], object]) -> E:
+def assert_raises(kind: type[E], do: Callable[[], object]) -> E:
     """Assert that `do` raises exactly this class of error, with a hint; return the error."""
     with pytest.raises(kind) as caught:
         do()

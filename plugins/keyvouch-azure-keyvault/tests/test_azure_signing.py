@@ -6,7 +6,7 @@ import pytest
 
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_vault import Vault
+from azure_simulator import Vault
 from scripted_store import is_signed
 
 

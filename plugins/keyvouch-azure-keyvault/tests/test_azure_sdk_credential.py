@@ -19,7 +19,7 @@ from azure.keyvault.secrets import SecretClient
 from azure.keyvault.secrets.aio import SecretClient as AsyncSecretClient
 
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_vault import RESOURCE, Vault
+from azure_simulator import RESOURCE, Vault
 from keyvouch.certificate import self_signed
 from keyvouch.entra.azure import KeyvouchCredential, aio
 from keyvouch.entra.msal import ConfidentialClient
@@ -57,7 +57,7 @@ def at_vault(vault: Vault) -> dict[str, Any]:
     return {"verify_challenge_resource": False, "connection_verify": str(vault.ca_file), "retry_total": 0}
 
 
-def test_secret_client_takes_the_credential(vault: Vault, clients: Clients) -> None:
+def test_secret_client_accepts_the_credential(vault: Vault, clients: Clients) -> None:
     """The SDK's own client, with its challenge, tenant and CAE, reads a secret; the token is cached."""
     credential = KeyvouchCredential(clients.client)
     assert isinstance(credential, TokenCredential)
@@ -72,7 +72,7 @@ def test_secret_client_takes_the_credential(vault: Vault, clients: Clients) -> N
     assert claims["iss"] == clients.app.client_id
 
 
-def test_async_client_takes_the_credential_and_the_loop_goes_on(vault: Vault, clients: Clients) -> None:
+def test_async_client_does_not_block_the_loop(vault: Vault, clients: Clients) -> None:
     """Other tasks run while a key signs and the authority responds."""
 
     async def read() -> tuple[str | None, int]:
@@ -139,7 +139,7 @@ ca-file = "{vault.authority.ca_file}"
         assert signer.sign(b"x", "ES256")
 
 
-def test_lifetime_is_told(clients: Clients) -> None:
+def test_lifetime_is_reported(clients: Clients) -> None:
     """The SDK gets a token's expiry."""
     info = KeyvouchCredential(clients.client).get_token_info(SCOPE)
     assert 3500 < info.expires_on - time.time() <= 3600
@@ -147,7 +147,7 @@ def test_lifetime_is_told(clients: Clients) -> None:
     assert dt.datetime.fromtimestamp(info.expires_on, dt.UTC).tzinfo
 
 
-def test_demanded_claims_bring_another_token(vault: Vault, clients: Clients) -> None:
+def test_claims_fetch_another_token(vault: Vault, clients: Clients) -> None:
     """A service's claims bypass the cache and reach the authority."""
     credential = KeyvouchCredential(clients.client)
     first = credential.get_token(SCOPE)
@@ -156,7 +156,7 @@ def test_demanded_claims_bring_another_token(vault: Vault, clients: Clients) -> 
     assert credential.get_token(SCOPE, claims=claims).token != first.token
 
 
-def test_another_tenant_is_asked_only_where_allowed(vault: Vault, clients: Clients) -> None:
+def test_another_tenant_must_be_allowed(vault: Vault, clients: Clients) -> None:
     """A request for a token from another tenant is refused unless that tenant is allowed explicitly."""
     other = vault.authority.register(clients.app.client_id, "fabrikam.example", certificates=[clients.signer.chain[0]])
     with pytest.raises(ClientAuthenticationError, match="additionally_allowed_tenants"):
@@ -176,7 +176,7 @@ def test_refusal_is_azures_error(vault: Vault, clients: Clients) -> None:
     assert not isinstance(caught.value, CredentialUnavailableError)
 
 
-def test_chain_goes_on_where_there_is_no_profile(vault: Vault, clients: Clients) -> None:
+def test_chain_continues_without_the_profile(vault: Vault, clients: Clients) -> None:
     """In azure-identity's chain, the next credential is tried if there is nothing to sign in with."""
     chain = ChainedTokenCredential(KeyvouchCredential("nowhere"), KeyvouchCredential(clients.client))
     assert chain.get_token(SCOPE).token

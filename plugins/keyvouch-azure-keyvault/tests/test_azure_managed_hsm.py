@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-import azure_vault
+import azure_simulator
 import keyvouch
-from azure_opened import refused
-from azure_vault import Vault
+from azure_simulator import Vault
+from bare_azure_store import assert_raises
 from keyvouch.certificate import self_signed
 from keyvouch.errors import ConfigurationError, KeyUnusable
 from keyvouch.store import KeySpec
@@ -36,7 +36,7 @@ class Hsm:
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Hsm]:
     with (
-        azure_vault.running(folder, managed_hsm=True, names=[HOST]) as vault,
+        azure_simulator.running(folder, managed_hsm=True, names=[HOST]) as vault,
         Proxy(("127.0.0.1", vault.port)) as proxy,
     ):
         yield Hsm(vault, proxy)
@@ -48,7 +48,7 @@ def hsm(tmp_path: Path) -> Iterator[Hsm]:
         yield hsm
 
 
-def test_tenant_that_was_changed(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_changed_tenant(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A log-in does not reuse the tenant that the same host required before, although the SDK remembers it."""
     tenants = set()
     for _ in range(2):
@@ -88,17 +88,17 @@ def test_token_is_for_managed_hsm(hsm: Hsm) -> None:
 def test_vaults_challenge_is_not_followed(hsm: Hsm) -> None:
     """An HSM that requests a token for Key Vault gets none."""
     hsm.vault.resource = "https://vault.azure.net"
-    refused(ConfigurationError, lambda: keyvouch.open_signer(hsm.uri("key=app"), timeout=5))
+    assert_raises(ConfigurationError, lambda: keyvouch.open_signer(hsm.uri("key=app"), timeout=5))
     assert not hsm.vault.calls
 
 
-def test_certificate_is_not_looked_for(hsm: Hsm) -> None:
+def test_certificate_is_not_supported(hsm: Hsm) -> None:
     """An HSM has only keys, and the hint says what to write."""
-    error = refused(ConfigurationError, lambda: keyvouch.open_signer(hsm.uri("certificate=app")))
+    error = assert_raises(ConfigurationError, lambda: keyvouch.open_signer(hsm.uri("certificate=app")))
     assert "certificate-file=" in error.hint
 
 
-def test_listing_has_the_keys(hsm: Hsm) -> None:
+def test_listing_contains_the_keys(hsm: Hsm) -> None:
     """Each version of each key is listed, without a request for certificates."""
     for name in ("one", "one", "two"):
         hsm.vault.make_key(name, "P-256")
@@ -107,7 +107,7 @@ def test_listing_has_the_keys(hsm: Hsm) -> None:
     assert not [call for call in hsm.vault.calls if "certificates" in call]
 
 
-def test_key_that_may_not_be_used_says_so(hsm: Hsm) -> None:
+def test_disabled_key(hsm: Hsm) -> None:
     """A disabled version is reported as for a vault."""
     hsm.vault.make_key("app", "P-256", enabled=False)
-    assert "--enabled true" in refused(KeyUnusable, lambda: keyvouch.open_signer(hsm.uri("key=app"))).hint
+    assert "--enabled true" in assert_raises(KeyUnusable, lambda: keyvouch.open_signer(hsm.uri("key=app"))).hint

@@ -11,8 +11,8 @@ import pytest
 
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_opened import connected, opened, parsed, refused
-from azure_vault import Vault
+from azure_simulator import Vault
+from bare_azure_store import assert_raises, connected_store, opened_key, parse_uri
 from keyvouch.algorithms import find_algorithm
 from keyvouch.errors import (
     AccessDenied,
@@ -36,29 +36,29 @@ PS256 = find_algorithm("PS256")
 
 
 def signing(vault: Vault, *troubles: Refusal | Fault) -> object:
-    with opened(vault.uri("certificate=answers")) as key:
+    with opened_key(vault.uri("certificate=errors")) as key:
         vault.fail("keys/sign", *troubles)
         return key.sign(b"x", PS256, timeout=1)
 
 
-def signing_with_disabled(vault: Vault) -> object:
-    uri = vault.make("answers-disabled", "P-256")
-    with opened(uri) as key:
-        vault.keys["answers-disabled"].newest.enabled = False
+def signing_with_disabled_key(vault: Vault) -> object:
+    uri = vault.make("errors-disabled", "P-256")
+    with opened_key(uri) as key:
+        vault.keys["errors-disabled"].newest.enabled = False
         return key.sign(b"x", find_algorithm("ES256"), timeout=10)
 
 
-def signing_with_deleted(vault: Vault) -> object:
-    uri = vault.make("answers-deleted", "P-256") + "&purge=true"
-    with connected(uri) as store:
-        key = store.open(parsed(uri), timeout=10)
+def signing_with_deleted_key(vault: Vault) -> object:
+    uri = vault.make("errors-deleted", "P-256") + "&purge=true"
+    with connected_store(uri) as store:
+        key = store.open(parse_uri(uri), timeout=10)
         store.delete(key.uri)
         return key.sign(b"x", find_algorithm("ES256"), timeout=10)
 
 
 def connecting(vault: Vault, *troubles: Refusal | Fault) -> object:
     vault.fail("keys/list", *troubles)
-    return keyvouch.open_signer(vault.uri("certificate=answers"), timeout=10)
+    return keyvouch.open_signer(vault.uri("certificate=errors"), timeout=10)
 
 
 def connecting_unauthorised(vault: Vault) -> object:
@@ -73,16 +73,16 @@ def opening_missing(vault: Vault) -> object:
     return keyvouch.open_signer(vault.uri("certificate=nowhere"))
 
 
-def making(vault: Vault, *troubles: Refusal | Fault) -> object:
-    uri = parsed(vault.uri("certificate=answers-made"))
-    with connected(str(uri)) as store:
+def creating(vault: Vault, *troubles: Refusal | Fault) -> object:
+    uri = parse_uri(vault.uri("certificate=errors-made"))
+    with connected_store(str(uri)) as store:
         vault.fail("certificates/create", *troubles)
         return store.generate(uri, KeySpec("P-256"))
 
 
-def making_with_deleted_name(vault: Vault) -> object:
-    uri = parsed(vault.make("answers-reused", "P-256"))
-    with connected(str(uri)) as store:
+def creating_with_deleted_name(vault: Vault) -> object:
+    uri = parse_uri(vault.make("errors-reused", "P-256"))
+    with connected_store(str(uri)) as store:
         store.delete(store.open(uri, timeout=10).uri)
         return store.generate(uri, KeySpec("P-256"))
 
@@ -91,21 +91,21 @@ def connecting_without_ca(vault: Vault) -> object:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
             patch.delenv(name, raising=False)
-        bare = vault.uri("certificate=answers").replace(f"&ca-file={vault.ca_file}", "")
+        bare = vault.uri("certificate=errors").replace(f"&ca-file={vault.ca_file}", "")
         return keyvouch.open_signer(bare, timeout=5)
 
 
 def connecting_without_credential(vault: Vault) -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("AZURE_CLIENT_CERTIFICATE_PATH")
-        return keyvouch.open_signer(vault.uri("certificate=answers"), timeout=5)
+        return keyvouch.open_signer(vault.uri("certificate=errors"), timeout=5)
 
 
 def connecting_unregistered(vault: Vault) -> object:
     certificate = vault.app.certificates[0]
     vault.app.remove_certificate(certificate)
     try:
-        return keyvouch.open_signer(vault.uri("certificate=answers"), timeout=5)
+        return keyvouch.open_signer(vault.uri("certificate=errors"), timeout=5)
     finally:
         vault.app.add_certificate(certificate)
 
@@ -114,13 +114,13 @@ def connecting_unregistered(vault: Vault) -> object:
 class Case:
     """A case for a row of the table: the operation, the responses, and the error that is raised."""
 
-    line: str
+    row: str
     """The row's first cell."""
     do: Callable[..., object]
     kind: type[KeyvouchError]
     hint: str
     """A part of the hint."""
-    answers: tuple[Refusal | Fault, ...] = ()
+    responses: tuple[Refusal | Fault, ...] = ()
 
 
 REDIRECT = Refusal(307, "Moved", "elsewhere", headers={"Location": "https://example.invalid/"})
@@ -143,20 +143,20 @@ CASES = (
         Case("403 `ForbiddenByConnection`", do, AccessDenied, "private endpoint", (refusals.private_link(),))
         for do in (signing, connecting)
     ),
-    Case("403, of a disabled key", signing_with_disabled, KeyUnusable, "set-attributes --enabled true"),
-    Case("403, of an expired key", signing, KeyUnusable, "keyvouch new --further", (refusals.expired(),)),
-    Case("403, of a key before its time", signing, KeyUnusable, "Wait until then", (refusals.not_yet_valid(),)),
+    Case("403, disabled key", signing_with_disabled_key, KeyUnusable, "set-attributes --enabled true"),
+    Case("403, expired key", signing, KeyUnusable, "keyvouch new --further", (refusals.expired(),)),
+    Case("403, key not yet valid", signing, KeyUnusable, "Wait until it is", (refusals.not_yet_valid(),)),
     Case("404", opening_missing, KeyNotFound, "keyvouch keys"),
-    Case("404", signing_with_deleted, KeyUnusable, "recover"),
-    Case("409, of a deleted name", making_with_deleted_name, KeyExists, "recover (or purge)"),
-    Case("409, other", making, Throttled, "later", (refusals.being_changed("answers-made"),)),
-    Case("400 to a signature", signing, AlgorithmUnsupported, "algorithm", (refusals.invalid("alg"),)),
-    Case("400, other", making, NotSupported, "another type", (refusals.bad("Invalid kty value: EC"),)),
+    Case("404", signing_with_deleted_key, KeyUnusable, "recover"),
+    Case("409, soft-deleted name", creating_with_deleted_name, KeyExists, "recover (or purge)"),
+    Case("409, other", creating, Throttled, "later", (refusals.being_changed("errors-made"),)),
+    Case("400 when signing", signing, AlgorithmUnsupported, "algorithm", (refusals.invalid("alg"),)),
+    Case("400, other", creating, NotSupported, "another type", (refusals.bad("Invalid kty value: EC"),)),
     Case("429, with or without `Retry-After`", signing, Throttled, "reuse", (refusals.throttled(),)),
     Case("429, with or without `Retry-After`", signing, Throttled, "reuse", (refusals.throttled(300),)),
     *(
-        Case("5xx, a dropped connection, no answer", signing, StoreUnavailable, hint, (answer,))
-        for answer, hint in (
+        Case("5xx, dropped connection, no response", signing, StoreUnavailable, hint, (response,))
+        for response, hint in (
             (refusals.failing(500), "later"),
             (refusals.failing(503), "later"),
             (refusals.failing(504), "later"),
@@ -165,50 +165,50 @@ CASES = (
             (Stall(), "later"),
         )
     ),
-    Case("a redirect", signing, StoreUnavailable, "own address", (REDIRECT,)),
-    Case("TLS that is not trusted", connecting_without_ca, ConfigurationError, "ca-file="),
-    Case("no credential to sign in with", connecting_without_credential, SecretRequired, "AZURE_CLIENT_ID"),
-    Case("the authority refuses", connecting_unregistered, SecretIncorrect, "AZURE_CLIENT_CERTIFICATE_PATH"),
+    Case("redirect", signing, StoreUnavailable, "own URL", (REDIRECT,)),
+    Case("untrusted TLS certificate", connecting_without_ca, ConfigurationError, "ca-file="),
+    Case("no credential", connecting_without_credential, SecretRequired, "AZURE_CLIENT_ID"),
+    Case("refusal by the authority", connecting_unregistered, SecretIncorrect, "AZURE_CLIENT_CERTIFICATE_PATH"),
 )
 
 
 @pytest.fixture(autouse=True)
-def answers(vault: Vault) -> None:
-    if "answers" not in vault.keys:
-        vault.make("answers")
+def existing_key(vault: Vault) -> None:
+    if "errors" not in vault.keys:
+        vault.make("errors")
 
 
-def told() -> dict[str, set[str]]:
+def documented_errors() -> dict[str, set[str]]:
     """Return the table: the first cell of each row, and the error codes in the second."""
-    section = PAGE.read_text(encoding="utf-8").partition("| the service's answer |")[2].partition("\n\n")[0]
+    section = PAGE.read_text(encoding="utf-8").partition("| the service's response |")[2].partition("\n\n")[0]
     rows = [line.strip("|").split(" | ") for line in section.splitlines()[2:]]
     return {row[0].strip(): {*re.findall(r"\[`([a-z-]+)`\]", row[1])} for row in rows}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.line}: {case.do.__name__}")
-def test_each_answer_is_told(vault: Vault, case: Case) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.row}: {case.do.__name__}")
+def test_each_response_raises_its_error(vault: Vault, case: Case) -> None:
     """Each response raises its own error, which says what to do."""
     try:
-        assert case.hint in refused(case.kind, lambda: case.do(vault, *case.answers)).hint
+        assert case.hint in assert_raises(case.kind, lambda: case.do(vault, *case.responses)).hint
     finally:
         vault.resume()
 
 
-def test_each_line_of_the_table_is_tried() -> None:
+def test_every_row_has_a_case() -> None:
     """The page has exactly these rows, and each lists the errors that its cases raise."""
-    tried: dict[str, set[str]] = {}
+    covered: dict[str, set[str]] = {}
     for case in CASES:
-        tried.setdefault(case.line, set()).add(case.kind.code)
-    assert tried == told()
+        covered.setdefault(case.row, set()).add(case.kind.code)
+    assert covered == documented_errors()
 
 
-def test_authoritys_refusal_is_told_with_its_code(vault: Vault) -> None:
+def test_refusal_contains_the_aadsts_code(vault: Vault) -> None:
     """The error contains AADSTS700027, which means that the certificate is not registered."""
-    assert "AADSTS700027" in refused(SecretIncorrect, lambda: connecting_unregistered(vault)).message
+    assert "AADSTS700027" in assert_raises(SecretIncorrect, lambda: connecting_unregistered(vault)).message
 
 
-def test_401_is_not_seen_where_a_new_log_in_is_taken(vault: Vault) -> None:
+def test_401_is_hidden_by_a_new_log_in(vault: Vault) -> None:
     """After the SDK's own retry, the core logs in again, and the caller gets a signature."""
-    with keyvouch.open_signer(vault.uri("certificate=answers")) as signer:
+    with keyvouch.open_signer(vault.uri("certificate=errors")) as signer:
         vault.fail("keys/sign", vault.unauthorised(), vault.unauthorised())
         assert signer.sign(b"x", "PS256", timeout=10)
