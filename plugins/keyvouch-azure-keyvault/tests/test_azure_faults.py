@@ -72,7 +72,7 @@ def test_retry_after_may_be_a_date(vault: Vault, uri: str) -> None:
 def test_caller_waits_and_gets_a_signature(vault: Vault, uri: str) -> None:
     """429 in each form, 5xx and dropped connections do not reach the caller before the timeout."""
     with keyvouch.open_signer(uri) as signer:
-        troubles: tuple[Refusal | Fault, ...] = (
+        failures: tuple[Refusal | Fault, ...] = (
             refusals.throttled(1),
             refusals.throttled(100, header="retry-after-ms"),
             refusals.throttled(),
@@ -81,8 +81,8 @@ def test_caller_waits_and_gets_a_signature(vault: Vault, uri: str) -> None:
             Drop(),
             Cut(),
         )
-        for trouble in troubles:
-            vault.fail("keys/sign", trouble)
+        for failure in failures:
+            vault.fail("keys/sign", failure)
             before = vault.count("POST keys/sign")
             assert signer.sign(b"message", "PS256", timeout=20)
             assert vault.count("POST keys/sign") == before + 2
@@ -107,10 +107,10 @@ def test_stall_ends_at_the_timeout(vault: Vault, uri: str) -> None:
         assert key.sign(b"x", PS256, timeout=10)
 
 
-@pytest.mark.parametrize("dripping_one", ["vault", "authority"])
+@pytest.mark.parametrize("dripping_server", ["vault", "authority"])
 @pytest.mark.parametrize("drip", DRIPS)
 def test_drip_ends_at_the_timeout(
-    vault: Vault, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drip: str, dripping_one: str
+    vault: Vault, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drip: str, dripping_server: str
 ) -> None:
     """No part of a response outlasts the timeout for opening, whether from the vault or from the authority."""
     context, ca_file = make_context(tmp_path)
@@ -119,7 +119,7 @@ def test_drip_ends_at_the_timeout(
     uri = uri.replace(str(vault.ca_file), str(both))
     with dripping(drip, context) as server:
         address = f"https://localhost:{server.port}"
-        if dripping_one == "vault":
+        if dripping_server == "vault":
             uri = uri.replace(vault.address, address)
         else:
             monkeypatch.setenv("AZURE_AUTHORITY_HOST", address)
@@ -219,6 +219,6 @@ def test_errors_do_not_contain_the_token(vault: Vault, uri: str) -> None:
         key = store.open(parse_uri(uri), timeout=10)
         vault.fail("keys/sign", refusals.missing_role("keys/sign"))
         error = assert_raises(AccessDenied, lambda: key.sign(b"x", PS256, timeout=10))
-        told = "".join(traceback.format_exception(error)) + repr(store) + repr(key) + repr(vars(store))
-    assert "Bearer " not in told
-    assert "eyJ" not in told
+        text = "".join(traceback.format_exception(error)) + repr(store) + repr(key) + repr(vars(store))
+    assert "Bearer " not in text
+    assert "eyJ" not in text

@@ -1,4 +1,4 @@
-"""Whatever responds in place of the vault or the log-in, only keyvouch's errors are raised."""
+"""Whatever responds instead of the vault or the authority, only keyvouch's errors are raised."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from keyvouch.testing.authority.server import Response
 from keyvouch.testing.throwaway import throwaway_signer
 from keyvouch_azure_keyvault.store import KeyVaultStore
 from keyvouch_azure_keyvault.testing import Body, Refusal
-from keyvouch_azure_keyvault.testing.protocol import Reply
+from keyvouch_azure_keyvault.testing.protocol import JsonResponse
 from test_azure_sign_in import Endpoint, endpoint  # noqa: F401 - a fixture
 
 SCOPE = "https://graph.microsoft.com/.default"
@@ -105,19 +105,19 @@ def test_wrong_fields(
 ) -> None:
     """Valid responses in which one field is missing or has an invalid value."""
     bodies: list[Any] = []
-    original = Reply.response
+    original = JsonResponse.response
 
-    def response(self: Reply) -> Response:
+    def response(self: JsonResponse) -> Response:
         bodies.append(self.body)
         return original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Reply, "response", response)
+        patch.setattr(JsonResponse, "response", response)
         before = len(vault.calls)
         operations[permission]()
         calls = [each.partition(" ")[2] for each in vault.calls[before:]]
-    good = dict(zip(reversed(calls), reversed(bodies), strict=True))[permission]
-    for body in malformed.variants(good):
+    valid = dict(zip(reversed(calls), reversed(bodies), strict=True))[permission]
+    for body in malformed.variants(valid):
         error = call_with_response(vault, permission, body, operations[permission])
         assert error is None or (error.hint and "None" not in error.message), body
     operations[permission]()
@@ -177,8 +177,8 @@ def test_malformed_discovery(vault: Vault, monkeypatch: pytest.MonkeyPatch, body
 def test_malformed_tokens_from_managed_identity(vault: Vault, endpoint: Endpoint) -> None:
     """The same for a machine's own token endpoint."""
     managed = vault.uri("certificate=malformed").replace("auth=environment", "auth=managed-identity")
-    good = {"access_token": "a.b.c", "expires_on": "4102444800", "resource": "r", "token_type": "Bearer"}
-    for body in (*malformed.WHOLE, *malformed.variants(good)):
+    valid = {"access_token": "a.b.c", "expires_on": "4102444800", "resource": "r", "token_type": "Bearer"}
+    for body in (*malformed.WHOLE, *malformed.variants(valid)):
         endpoint.body = body
         error = keyvouch_error_of(lambda: connected_store(managed).__enter__().close())
         assert error is None or error.hint, body

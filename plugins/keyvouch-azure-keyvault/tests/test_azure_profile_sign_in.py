@@ -168,8 +168,8 @@ def test_expiry_is_the_tokens_own(vault: Vault, profile: Profile) -> None:
     profile()
     log_in = _log_in(vault, SecretResolver(sign_in=keyvouch._core.opening.sign_in))
     info = log_in.get_token_info(SCOPE, options={"tenant_id": vault.authority.tenant, "enable_cae": True})
-    told = jwt.decode(info.token, options={"verify_signature": False})["exp"]
-    assert told - 5 <= info.expires_on <= told
+    expiry = jwt.decode(info.token, options={"verify_signature": False})["exp"]
+    assert expiry - 5 <= info.expires_on <= expiry
 
 
 def test_token_is_renewed_before_it_expires(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,14 +219,14 @@ def test_log_holds_no_secret(vault: Vault, profile: Profile, caplog: pytest.LogC
     profile()
     caplog.set_level(logging.DEBUG)
     given: list[str] = []
-    inherited = credentials.VaultCredential.get_token_info
+    original = credentials.VaultCredential.get_token_info
 
-    def witness(*args: Any, **options: Any) -> Any:
-        given.append((info := inherited(*args, **options)).token)
+    def record(*args: Any, **options: Any) -> Any:
+        given.append((info := original(*args, **options)).token)
         return info
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(credentials.VaultCredential, "get_token_info", witness)
+        patch.setattr(credentials.VaultCredential, "get_token_info", record)
         uri = by_profile(vault.make("logged", "P-256"))
         with keyvouch.open_signer(uri) as signer:
             signer.sign(b"x", "ES256")

@@ -66,7 +66,7 @@ def test_unreadable_policy_is_not_an_error(
 
     uri = make(vault, "denied")
     policy = next(each for each in vault._routes if each.method == "GET" and each.match("/certificates/denied/policy"))
-    monkeypatch.setattr(policy, "do", deny)
+    monkeypatch.setattr(policy, "handler", deny)
     with keyvouch.open_signer(uri) as signer:
         assert signer.sign(b"x", "ES256")
         assert signer.exportable is None
@@ -84,7 +84,7 @@ def test_listing_shows_the_advice(vault: Vault) -> None:
     assert done.status == 0
     assert done.errors.count(ADVICE.format("listed-renewed")) == 1
     assert ADVICE.format("listed-renewed") not in done.output
-    told = json.loads(run("keys", "--key", uri, "--output", "json").output)
-    assert [len(each["advice"]) for each in told] == [1, 1]
-    assert ADVICE.format("listed-renewed") in told[0]["advice"][0]
-    assert told[0]["exportable"] is False
+    listed = json.loads(run("keys", "--key", uri, "--output", "json").output)
+    assert [len(each["advice"]) for each in listed] == [1, 1]
+    assert ADVICE.format("listed-renewed") in listed[0]["advice"][0]
+    assert listed[0]["exportable"] is False

@@ -46,10 +46,10 @@ class Clients:
 
 @pytest.fixture
 def clients(vault: Vault) -> Iterator[Clients]:
-    made = Clients(vault)
-    yield made
-    made.client.close()
-    made.signer.close()
+    created = Clients(vault)
+    yield created
+    created.client.close()
+    created.signer.close()
 
 
 def at_vault(vault: Vault) -> dict[str, Any]:

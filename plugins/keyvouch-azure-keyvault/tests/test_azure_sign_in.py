@@ -32,10 +32,10 @@ class Endpoint(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, vault: Vault) -> None:
-        self.asked: list[dict[str, list[str]]] = []
+        self.queries: list[dict[str, list[str]]] = []
         self.status = 200
         self.body: bytes | None = None
-        """Returned in place of a token."""
+        """Returned instead of a token."""
         with throwaway_signer() as signer:
             app = vault.authority.register(certificates=[signer.chain[0]])
             session = requests.Session()
@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Endpoint
 
     def do_GET(self) -> None:
-        self.server.asked.append(query := parse_qs(urlsplit(self.path).query))
+        self.server.queries.append(query := parse_qs(urlsplit(self.path).query))
         good = self.headers.get("X-IDENTITY-HEADER") == HEADER and query.get("resource") == [RESOURCE]
         status = self.server.status if good else 401
         body: dict[str, Any] = {"statusCode": status, "message": "No identity is assigned."}
@@ -69,12 +69,12 @@ class _Handler(BaseHTTPRequestHandler):
                 "token_type": "Bearer",
                 "client_id": "id",
             }
-        octets = json.dumps(body).encode() if self.server.body is None else self.server.body
+        data = json.dumps(body).encode() if self.server.body is None else self.server.body
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(octets)))
+        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(octets)
+        self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Write nothing."""
@@ -82,12 +82,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    made = Endpoint(vault)
-    monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{made.server_port}/msi/token")
+    server = Endpoint(vault)
+    monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{server.server_port}/msi/token")
     monkeypatch.setenv("IDENTITY_HEADER", HEADER)
-    yield made
-    made.shutdown()
-    made.server_close()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture
@@ -106,9 +106,9 @@ def test_managed_identity_opens_the_vault(endpoint: Endpoint, uri: str) -> None:
     """The machine's own identity opens the vault, and so does a user-assigned one named by client-id=."""
     managed = uri.replace("auth=environment", "auth=managed-identity")
     signs(managed)
-    assert "client_id" not in endpoint.asked[-1]
+    assert "client_id" not in endpoint.queries[-1]
     signs(f"{managed}&client-id=user-assigned")
-    assert endpoint.asked[-1]["client_id"] == ["user-assigned"]
+    assert endpoint.queries[-1]["client_id"] == ["user-assigned"]
 
 
 def test_missing_managed_identity(endpoint: Endpoint, uri: str) -> None:
@@ -125,10 +125,10 @@ def test_default_uses_what_is_available(endpoint: Endpoint, uri: str, monkeypatc
     """DefaultAzureCredential uses the environment's log-in first, then the managed identity."""
     default = uri.replace("auth=environment", "auth=default")
     signs(default)
-    assert not endpoint.asked
+    assert not endpoint.queries
     monkeypatch.delenv("AZURE_CLIENT_CERTIFICATE_PATH")
     signs(default)
-    assert endpoint.asked
+    assert endpoint.queries
 
 
 def test_workload_identity_opens_the_vault(
@@ -163,8 +163,8 @@ def test_missing_cli(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_cli_opens_the_vault(endpoint: Endpoint, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The token that `az account get-access-token` prints is used."""
     az = tmp_path / "az"
-    told = {"accessToken": endpoint.token, "expiresOn": "2100-01-01 00:00:00.000000", "expires_on": 4102444800}
-    az.write_text(f"#!/bin/sh\nprintf '%s' '{json.dumps(told)}'\n")
+    token = {"accessToken": endpoint.token, "expiresOn": "2100-01-01 00:00:00.000000", "expires_on": 4102444800}
+    az.write_text(f"#!/bin/sh\nprintf '%s' '{json.dumps(token)}'\n")
     az.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     signs(uri.replace("auth=environment", "auth=cli"))

@@ -34,8 +34,8 @@ DIGESTS: dict[str, Callable[[bytes], Any]] = {"256": hashlib.sha256, "384": hash
 
 @pytest.fixture
 def sdk(key_vault: KeyVault) -> Iterator[Sdk]:
-    with sdk_of(key_vault) as made:
-        yield made
+    with sdk_of(key_vault) as clients:
+        yield clients
 
 
 def policy(issuer: str = WellKnownIssuerNames.unknown, **more: Any) -> CertificatePolicy:
@@ -48,16 +48,16 @@ class TestKeys:
     @pytest.mark.parametrize("hardware", [False, True])
     def test_rsa_key_is_created(self, sdk: Sdk, *, hardware: bool) -> None:
         """An RSA or RSA-HSM key has the requested size."""
-        made = sdk.keys.create_rsa_key("app", size=3072, hardware_protected=hardware)
-        assert made.key_type == ("RSA-HSM" if hardware else "RSA")
-        assert len(made.key.n) * 8 == 3072
-        assert made.properties.recovery_level == "Recoverable+Purgeable"
+        created = sdk.keys.create_rsa_key("app", size=3072, hardware_protected=hardware)
+        assert created.key_type == ("RSA-HSM" if hardware else "RSA")
+        assert len(created.key.n) * 8 == 3072
+        assert created.properties.recovery_level == "Recoverable+Purgeable"
 
     def test_ec_key_is_created(self, sdk: Sdk) -> None:
         """An EC key is on the requested curve, and only signs and verifies."""
-        made = sdk.keys.create_ec_key("app", curve="P-384")
-        assert (made.key_type, made.key.crv) == ("EC", "P-384")
-        assert sorted(made.key_operations) == ["sign", "verify"]
+        created = sdk.keys.create_ec_key("app", curve="P-384")
+        assert (created.key_type, created.key.crv) == ("EC", "P-384")
+        assert sorted(created.key_operations) == ["sign", "verify"]
 
     def test_key_is_fetched_by_name_and_by_version(self, sdk: Sdk) -> None:
         """Without a version the newest is returned."""
@@ -105,22 +105,22 @@ class TestKeys:
         numbers = key.private_numbers()
         point = numbers.public_numbers
         values = {"x": point.x.to_bytes(32), "y": point.y.to_bytes(32), "d": numbers.private_value.to_bytes(32)}
-        made = sdk.keys.import_key("app", JsonWebKey(kty="EC", crv="P-256", key_ops=["sign"], **values))
+        created = sdk.keys.import_key("app", JsonWebKey(kty="EC", crv="P-256", key_ops=["sign"], **values))
         digest = hashlib.sha256(b"message").digest()
         signature = sdk.keys.get_cryptography_client("app").sign(SignatureAlgorithm.es256, digest).signature
         assert is_signed(key.public_key(), signature, b"message", "ES256")
-        assert made.key_operations == ["sign"]
+        assert created.key_operations == ["sign"]
 
     def test_disabled_key_does_not_sign(self, sdk: Sdk) -> None:
         """A disabled key is shown, and its operations are refused until it is enabled again."""
-        made = sdk.keys.create_ec_key("app")
+        created = sdk.keys.create_ec_key("app")
         sdk.keys.update_key_properties("app", enabled=False, tags={"a": "b"})
         found = sdk.keys.get_key("app")
         assert (found.properties.enabled, found.properties.tags) == (False, {"a": "b"})
-        client = CryptographyClient(made, **sdk.options)
+        client = CryptographyClient(created, **sdk.options)
         with pytest.raises(HttpResponseError, match="not allowed on a disabled key"):
             client.sign(SignatureAlgorithm.es256, bytes(32))
-        sdk.keys.update_key_properties("app", made.properties.version, enabled=True)
+        sdk.keys.update_key_properties("app", created.properties.version, enabled=True)
         assert client.sign(SignatureAlgorithm.es256, bytes(32)).signature
 
     def test_deleted_key_is_recovered(self, sdk: Sdk) -> None:
@@ -152,14 +152,14 @@ class TestCertificates:
     def test_self_signed_certificate_is_created(self, sdk: Sdk, key_vault: KeyVault) -> None:
         """A certificate follows its policy; its non-exportable key has the same name and version, and signs."""
         wanted = policy(WellKnownIssuerNames.self, validity_in_months=6, enhanced_key_usage=["1.3.6.1.5.5.7.3.2"])
-        made: Any = sdk.certificates.begin_create_certificate("app", wanted, _polling_interval=SOON).result()
-        leaf = x509.load_der_x509_certificate(bytes(made.cer))
+        created: Any = sdk.certificates.begin_create_certificate("app", wanted, _polling_interval=SOON).result()
+        leaf = x509.load_der_x509_certificate(bytes(created.cer))
         assert leaf.subject.rfc4514_string() == "CN=app"
         assert 175 < (leaf.not_valid_after_utc - dt.datetime.now(dt.UTC)).days < 186
-        assert made.properties.x509_thumbprint == leaf.fingerprint(hashes.SHA1())  # noqa: S303 - a thumbprint is that
-        assert made.policy.exportable is False
-        key = sdk.keys.get_key("app", made.properties.version)
-        assert made.key_id == key.id
+        assert created.properties.x509_thumbprint == leaf.fingerprint(hashes.SHA1())  # noqa: S303 - a thumbprint is that
+        assert created.policy.exportable is False
+        key = sdk.keys.get_key("app", created.properties.version)
+        assert created.key_id == key.id
         assert key.properties.managed
         signature = CryptographyClient(key, **sdk.options).sign(
             SignatureAlgorithm.es256, hashlib.sha256(b"message").digest()
@@ -246,8 +246,8 @@ class TestCertificates:
         pfx = pkcs12.serialize_key_and_certificates(b"", key, leaf, None, serialization.BestAvailableEncryption(b"pw"))
         with pytest.raises(HttpResponseError, match="can not be read"):
             sdk.certificates.import_certificate("app", pfx, password="wrong", policy=policy())
-        made = sdk.certificates.import_certificate("app", pfx, password="pw", policy=policy())
-        assert bytes(made.cer or b"") == leaf.public_bytes(serialization.Encoding.DER)
+        created = sdk.certificates.import_certificate("app", pfx, password="pw", policy=policy())
+        assert bytes(created.cer or b"") == leaf.public_bytes(serialization.Encoding.DER)
         signature = sdk.keys.get_cryptography_client("app").sign(SignatureAlgorithm.es256, bytes(32)).signature
         assert len(signature) == 64
 
@@ -306,8 +306,8 @@ class TestSecrets:
 
     def test_disabled_secret_is_not_given(self, sdk: Sdk) -> None:
         """A disabled secret cannot be read."""
-        made = sdk.secrets.set_secret("greeting", "hello")
-        sdk.secrets.update_secret_properties("greeting", made.properties.version, enabled=False)
+        created = sdk.secrets.set_secret("greeting", "hello")
+        sdk.secrets.update_secret_properties("greeting", created.properties.version, enabled=False)
         with pytest.raises(HttpResponseError, match="not allowed on a disabled secret"):
             sdk.secrets.get_secret("greeting")
 

@@ -20,8 +20,8 @@ from simulator_clients import Raw, sdk_of
 
 @pytest.fixture
 def raw(key_vault: KeyVault) -> Iterator[Raw]:
-    with Raw(key_vault) as made:
-        yield made
+    with Raw(key_vault) as client:
+        yield client
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,9 @@ def sdk(hsm: KeyVault, host: str) -> Iterator[Sdk]:
     """The SDK's clients for the HSM by its name, verifying that the token is for it."""
     with (
         Proxy(("127.0.0.1", hsm.port)) as proxy,
-        sdk_of(hsm, f"https://{host}", f"http://127.0.0.1:{proxy.port}") as made,
+        sdk_of(hsm, f"https://{host}", f"http://127.0.0.1:{proxy.port}") as clients,
     ):
-        yield made
+        yield clients
 
 
 def test_challenge_is_for_managed_hsm(hsm: KeyVault) -> None:
@@ -59,9 +59,9 @@ def test_vaults_token_is_not_for_an_hsm(hsm: KeyVault) -> None:
 
 def test_keys_have_hsm_types(sdk: Sdk, host: str) -> None:
     """Only RSA-HSM and EC-HSM keys can be created; identifiers begin with the HSM's own name."""
-    made = sdk.keys.create_rsa_key("rsa", hardware_protected=True)
-    assert made.key_type == "RSA-HSM"
-    assert made.id.startswith(f"https://{host}/keys/rsa/")
+    created = sdk.keys.create_rsa_key("rsa", hardware_protected=True)
+    assert created.key_type == "RSA-HSM"
+    assert created.id.startswith(f"https://{host}/keys/rsa/")
     assert sdk.keys.create_ec_key("ec", hardware_protected=True).key_type == "EC-HSM"
     with pytest.raises(HttpResponseError, match="Invalid kty value: RSA"):
         sdk.keys.create_rsa_key("soft")
@@ -69,10 +69,10 @@ def test_keys_have_hsm_types(sdk: Sdk, host: str) -> None:
 
 def test_key_signs(sdk: Sdk, hsm: KeyVault) -> None:
     """A key in an HSM signs like one in a vault."""
-    made = hsm.make_key("app", "P-384")
+    created = hsm.make_key("app", "P-384")
     digest = hashlib.sha384(b"message").digest()
     signature = sdk.keys.get_cryptography_client("app").sign(SignatureAlgorithm.es384, digest).signature
-    assert is_signed(made.private_key.public_key(), signature, b"message", "ES384")
+    assert is_signed(created.private_key.public_key(), signature, b"message", "ES384")
 
 
 def test_no_certificates_or_secrets(sdk: Sdk, hsm: KeyVault) -> None:

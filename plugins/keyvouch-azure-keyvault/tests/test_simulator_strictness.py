@@ -22,8 +22,8 @@ DIGEST = encode(hashlib.sha256(b"message").digest())
 
 @pytest.fixture
 def raw(key_vault: KeyVault) -> Iterator[Raw]:
-    with Raw(key_vault) as made:
-        yield made
+    with Raw(key_vault) as client:
+        yield client
 
 
 class TestToken:
@@ -41,8 +41,8 @@ class TestToken:
 
     def test_audience_must_be_key_vault(self, raw: Raw, authority: Authority) -> None:
         """A token for another audience is refused; a trailing slash makes no difference."""
-        status, _, said = raw.refused("GET", "keys", token=token_of(authority, "https://graph.microsoft.com"))
-        assert (status, said[:9]) == (401, "AKV10022:")
+        status, _, message = raw.refused("GET", "keys", token=token_of(authority, "https://graph.microsoft.com"))
+        assert (status, message[:9]) == (401, "AKV10022:")
         assert raw.ask("GET", "keys", token=token_of(authority, "https://vault.azure.net/")).status_code == 200
 
     def test_tenant_must_be_the_vaults(self, raw: Raw, authority: Authority) -> None:
@@ -87,23 +87,25 @@ class TestRequest:
     def test_api_version_must_be_known(self, raw: Raw) -> None:
         """The API version is required, and must be one of the service's."""
         assert raw.refused("GET", "keys?x=y")[:2] == (400, "BadParameter")
-        status, _, said = raw.refused("GET", "keys?api-version=7.99")
+        status, _, message = raw.refused("GET", "keys?api-version=7.99")
         assert status == 400
-        assert re.match(r"The specified version \(7\.99\) is not recognized\. Consider using .* \(2026-04-01\)", said)
+        assert re.match(
+            r"The specified version \(7\.99\) is not recognized\. Consider using .* \(2026-04-01\)", message
+        )
 
     @pytest.mark.parametrize("name", ["a_b", "a.b", "%C3%A4", "a" * 128])
     def test_name_has_letters_digits_and_hyphens(self, raw: Raw, name: str) -> None:
         """A name has at most 127 letters, digits and hyphens."""
-        status, code, said = raw.refused("POST", f"keys/{name}/create", {"kty": "EC"})
+        status, code, message = raw.refused("POST", f"keys/{name}/create", {"kty": "EC"})
         assert (status, code) == (400, "BadParameter")
-        assert said.startswith("The request URI contains an invalid name: ")
+        assert message.startswith("The request URI contains an invalid name: ")
 
     def test_body_must_be_json(self, raw: Raw) -> None:
         """The body must have the JSON content type, and be an object without duplicate names."""
         typed = {"Content-Type": "application/json"}
         assert raw.ask("POST", "keys/app/create", data=b"{}").status_code == 415
-        for octets in (b"{", b"[]", b'{"kty": "EC", "kty": "RSA"}'):
-            assert raw.ask("POST", "keys/app/create", data=octets, headers=typed).status_code == 400
+        for body in (b"{", b"[]", b'{"kty": "EC", "kty": "RSA"}'):
+            assert raw.ask("POST", "keys/app/create", data=body, headers=typed).status_code == 400
         utf8 = {"Content-Type": "application/json; charset=utf-8"}
         assert raw.ask("POST", "keys/app/create", data=b'{"kty": "EC"}', headers=utf8).status_code == 200
 
@@ -177,7 +179,7 @@ class TestCreatingKeys:
 
 class TestSigning:
     @pytest.mark.parametrize(
-        ("key_type", "algorithm", "said"),
+        ("key_type", "algorithm", "message"),
         [
             ("RSA-2048", "ES256", "can only be used with EC keys"),
             ("P-256", "PS256", "can only be used with RSA keys"),
@@ -186,16 +188,16 @@ class TestSigning:
         ],
     )
     def test_algorithm_must_fit_the_key(
-        self, raw: Raw, key_vault: KeyVault, key_type: str, algorithm: str, said: str
+        self, raw: Raw, key_vault: KeyVault, key_type: str, algorithm: str, message: str
     ) -> None:
         """The algorithm must fit the key's type and curve."""
         key_vault.make_key("app", key_type)
         status, code, text = raw.refused("POST", "keys/app//sign", {"alg": algorithm, "value": DIGEST})
         assert (status, code) == (400, "BadParameter")
-        assert said in text
+        assert message in text
 
     @pytest.mark.parametrize(
-        ("body", "said"),
+        ("body", "message"),
         [
             ({"value": DIGEST}, "Property 'alg' is required."),
             ({"alg": "ES256"}, "Property 'value' is required."),
@@ -207,12 +209,12 @@ class TestSigning:
             ),
         ],
     )
-    def test_digest_must_be_valid(self, raw: Raw, key_vault: KeyVault, body: dict[str, str], said: str) -> None:
+    def test_digest_must_be_valid(self, raw: Raw, key_vault: KeyVault, body: dict[str, str], message: str) -> None:
         """The digest must be unpadded base64url, with the length of the algorithm's hash."""
         key_vault.make_key("app", "P-256")
         status, _, text = raw.refused("POST", "keys/app//sign", body)
         assert status == 400
-        assert text.startswith(said)
+        assert text.startswith(message)
 
     def test_key_must_be_usable(self, raw: Raw, key_vault: KeyVault) -> None:
         """The key must be enabled, valid now and allowed to sign: each failure has its own inner code."""
@@ -229,11 +231,11 @@ class TestSigning:
 
     def test_version_must_exist(self, raw: Raw, key_vault: KeyVault) -> None:
         """An unknown version is refused, and the response names the version that signed."""
-        made = key_vault.make_key("app", "P-256")
+        created = key_vault.make_key("app", "P-256")
         body = {"alg": "ES256", "value": DIGEST}
         assert raw.refused("POST", f"keys/app/{'0' * 32}/sign", body)[:2] == (404, "KeyNotFound")
-        kid = f"{key_vault.url}/keys/app/{made.version}"
-        assert raw.ask("POST", f"keys/app/{made.version}/sign", body).json()["kid"] == kid
+        kid = f"{key_vault.url}/keys/app/{created.version}"
+        assert raw.ask("POST", f"keys/app/{created.version}/sign", body).json()["kid"] == kid
         assert raw.ask("POST", "keys/app//sign", body).json()["kid"] == kid
 
 
@@ -279,10 +281,10 @@ class TestDeleting:
     def test_missing_key_cannot_be_deleted(self, raw: Raw) -> None:
         """A key that does not exist can be neither deleted, recovered nor purged."""
         assert raw.refused("DELETE", "keys/app")[:2] == (404, "KeyNotFound")
-        said = (404, "KeyNotFound", "Deleted Key not found: app")
-        assert raw.refused("GET", "deletedkeys/app") == said
-        assert raw.refused("POST", "deletedkeys/app/recover") == said
-        assert raw.refused("DELETE", "deletedkeys/app") == said
+        expected = (404, "KeyNotFound", "Deleted Key not found: app")
+        assert raw.refused("GET", "deletedkeys/app") == expected
+        assert raw.refused("POST", "deletedkeys/app/recover") == expected
+        assert raw.refused("DELETE", "deletedkeys/app") == expected
 
 
 def test_vault_must_be_running(authority: Authority) -> None:

@@ -12,10 +12,10 @@ from keyvouch.testing.authority.jose import to_base64url
 from keyvouch_azure_keyvault.testing.certificates import complete_policy, make_request, read_pfx, self_sign
 from keyvouch_azure_keyvault.testing.key_endpoints import find_version, identifier
 from keyvouch_azure_keyvault.testing.keys import curve_of, make_version, operations_of, require_type
-from keyvouch_azure_keyvault.testing.objects import Item, Pending, Shelf, Version
-from keyvouch_azure_keyvault.testing.protocol import Call, Reply, Route, listed
+from keyvouch_azure_keyvault.testing.objects import Item, ObjectStore, Pending, Version
+from keyvouch_azure_keyvault.testing.protocol import Call, JsonResponse, Route, paginate
 from keyvouch_azure_keyvault.testing.refusals import Refusal, bad, being_changed, invalid, missing
-from keyvouch_azure_keyvault.testing.soft_delete import Deletion, Protection
+from keyvouch_azure_keyvault.testing.soft_delete import PurgeProtection, SoftDeleteEndpoints
 
 KIND = "Certificate"
 STATUS = (
@@ -24,14 +24,14 @@ STATUS = (
 )
 
 
-class Certificates:
+class CertificateEndpoints:
     """Certificates with their keys: create, request and merge, import."""
 
-    def __init__(self, shelf: Shelf[Item], protection: Protection) -> None:
-        self._shelf, self._protection = shelf, protection
-        self._deletion = Deletion(
+    def __init__(self, objects: ObjectStore[Item], protection: PurgeProtection) -> None:
+        self._objects, self._protection = objects, protection
+        self._deletion = SoftDeleteEndpoints(
             KIND,
-            shelf,
+            objects,
             protection,
             describe=lambda call, item: self._bundle(call, item, item.newest),
             summarise=lambda call, item: self._item(call, item, item.newest, named=False),
@@ -56,48 +56,48 @@ class Certificates:
             *self._deletion.routes(),
         ]
 
-    def _list(self, call: Call) -> Reply:
+    def _list(self, call: Call) -> JsonResponse:
         pending_too = call.query.get("includePending", "").lower() == "true"
-        live = [each for each in self._shelf.live.values() if each.policy is not None]
+        live = [each for each in self._objects.live.values() if each.policy is not None]
         shown = [(each, _shown(each)) for each in live if each.versions or (pending_too and each.pending)]
-        return listed(call, [self._item(call, item, version, named=False) for item, version in shown])
+        return paginate(call, [self._item(call, item, version, named=False) for item, version in shown])
 
-    def _versions(self, call: Call) -> Reply:
-        found = self._shelf.live.get(call.name)
+    def _versions(self, call: Call) -> JsonResponse:
+        found = self._objects.live.get(call.name)
         own = found is not None and found.policy is not None
-        return listed(call, [self._item(call, found, each) for each in found.versions] if found and own else [])
+        return paginate(call, [self._item(call, found, each) for each in found.versions] if found and own else [])
 
-    def _get(self, call: Call) -> Reply:
-        item = self._shelf.live.get(call.name)
-        made = item.pending.version if item is not None and item.pending else None
+    def _get(self, call: Call) -> JsonResponse:
+        item = self._objects.live.get(call.name)
+        created = item.pending.version if item is not None and item.pending else None
         if (
             item is not None
-            and made is not None
-            and (call.version == made.version or not (call.version or item.versions))
+            and created is not None
+            and (call.version == created.version or not (call.version or item.versions))
         ):
-            return Reply(200, self._bundle(call, item, made))
-        return Reply(200, self._bundle(call, *self._find(call)))
+            return JsonResponse(200, self._bundle(call, item, created))
+        return JsonResponse(200, self._bundle(call, *self._find(call)))
 
-    def _update(self, call: Call) -> Reply:
+    def _update(self, call: Call) -> JsonResponse:
         item, version = self._find(call)
         call.apply(version)
-        return Reply(200, self._bundle(call, item, version))
+        return JsonResponse(200, self._bundle(call, item, version))
 
-    def _get_policy(self, call: Call) -> Reply:
-        return Reply(200, self._told_policy(call, self._require(call)))
+    def _get_policy(self, call: Call) -> JsonResponse:
+        return JsonResponse(200, self._describe_policy(call, self._require(call)))
 
-    def _update_policy(self, call: Call) -> Reply:
+    def _update_policy(self, call: Call) -> JsonResponse:
         item = self._require(call)
         policy = dict(item.policy or {})
         for name, value in call.body.items():
             former = policy.get(name)
             policy[name] = {**former, **value} if isinstance(former, dict) and isinstance(value, dict) else value
         item.policy = complete_policy(policy)
-        return Reply(200, self._told_policy(call, item))
+        return JsonResponse(200, self._describe_policy(call, item))
 
     # Creating certificates.
 
-    def _create(self, call: Call) -> Reply:
+    def _create(self, call: Call) -> JsonResponse:
         policy = complete_policy(call.required("policy"))
         item = self._for_change(call)
         if item.pending and item.pending.status == "inProgress":
@@ -105,37 +105,37 @@ class Certificates:
         properties = policy["key_props"]
         if properties["reuse_key"] and item.versions:
             former = item.newest
-            made = Version(private_key=former.private_key, kind=former.kind, operations=former.operations)
-            made.exportable = former.exportable
+            created = Version(private_key=former.private_key, kind=former.kind, operations=former.operations)
+            created.exportable = former.exportable
         else:
-            made = make_version(properties)
-        call.apply(made)
+            created = make_version(properties)
+        call.apply(created)
         item.policy = policy
-        item.pending = Pending(made, policy["issuer"]["name"], make_request(made.private_key, policy), policy)
-        self._shelf.live[call.name] = item
-        place = f"{call.base}/certificates/{call.name}/pending?api-version={call.query['api-version']}"
-        location = {"Location": f"{place}&request_id={made.version}", "Retry-After": "10"}
-        return Reply(202, self._told_pending(call, item.pending), location)
+        item.pending = Pending(created, policy["issuer"]["name"], make_request(created.private_key, policy), policy)
+        self._objects.live[call.name] = item
+        url = f"{call.base}/certificates/{call.name}/pending?api-version={call.query['api-version']}"
+        location = {"Location": f"{url}&request_id={created.version}", "Retry-After": "10"}
+        return JsonResponse(202, self._describe_pending(call, item.pending), location)
 
-    def _get_pending(self, call: Call) -> Reply:
+    def _get_pending(self, call: Call) -> JsonResponse:
         item, pending = self._pending(call)
         if pending.issuer == "Self" and pending.status == "inProgress":
             _complete(item, pending, [self_sign(pending.version.private_key, pending.policy)])
-        return Reply(200, self._told_pending(call, pending))
+        return JsonResponse(200, self._describe_pending(call, pending))
 
-    def _cancel_pending(self, call: Call) -> Reply:
+    def _cancel_pending(self, call: Call) -> JsonResponse:
         _, pending = self._pending(call)
         pending.cancelled = bool(call.required("cancellation_requested"))
-        return Reply(200, self._told_pending(call, pending))
+        return JsonResponse(200, self._describe_pending(call, pending))
 
-    def _delete_pending(self, call: Call) -> Reply:
+    def _delete_pending(self, call: Call) -> JsonResponse:
         item, pending = self._pending(call)
         item.pending = None
         if not item.versions:
-            del self._shelf.live[item.name]
-        return Reply(200, self._told_pending(call, pending))
+            del self._objects.live[item.name]
+        return JsonResponse(200, self._describe_pending(call, pending))
 
-    def _merge(self, call: Call) -> Reply:
+    def _merge(self, call: Call) -> JsonResponse:
         item, pending = self._pending(call)
         try:
             chain = [x509.load_der_x509_certificate(base64.b64decode(each)) for each in call.required("x5c")]
@@ -153,15 +153,15 @@ class Certificates:
             )
         call.apply(pending.version)
         _complete(item, pending, chain)
-        return Reply(201, self._bundle(call, item, pending.version))
+        return JsonResponse(201, self._bundle(call, item, pending.version))
 
-    def _import(self, call: Call) -> Reply:
+    def _import(self, call: Call) -> JsonResponse:
         value = call.required("value")
         try:
-            octets = base64.b64decode(value, validate=True)
+            pfx = base64.b64decode(value, validate=True)
         except ValueError:
             raise invalid("value") from None
-        key, leaf, others = read_pfx(octets, call.body.get("pwd"))
+        key, leaf, others = read_pfx(pfx, call.body.get("pwd"))
         item = self._for_change(call)
         given = call.body.get("policy") or {}
         own = (
@@ -169,11 +169,11 @@ class Certificates:
             if isinstance(key, RSAPrivateKey)
             else {"kty": "EC", "crv": curve_of(key)}
         )
-        told = {
+        properties = {
             "key_props": own | (given.get("key_props") or {}),
             "x509_props": {"subject": leaf.subject.rfc4514_string()} | (given.get("x509_props") or {}),
         }
-        policy = complete_policy({"issuer": {"name": "Unknown"}, **given, **told})
+        policy = complete_policy({"issuer": {"name": "Unknown"}, **given, **properties})
         kind = policy["key_props"]["kty"]
         require_type(kind, hsm_only=False)
         version = Version(private_key=key, kind=kind, operations=operations_of({}, kind))
@@ -182,43 +182,43 @@ class Certificates:
         call.apply(version)
         item.policy = policy
         item.versions.append(version)
-        self._shelf.live[call.name] = item
-        return Reply(200, self._bundle(call, item, version))
+        self._objects.live[call.name] = item
+        return JsonResponse(200, self._bundle(call, item, version))
 
     # Shared helpers.
 
     def _find(self, call: Call) -> tuple[Item, Version]:
-        item, version = find_version(self._shelf, KIND, call)
+        item, version = find_version(self._objects, KIND, call)
         _require_certificate(item)
         return item, version
 
     def _require(self, call: Call) -> Item:
-        item = self._shelf.live.get(call.name)
+        item = self._objects.live.get(call.name)
         if item is None or item.policy is None:
             raise missing(KIND, call.name)
         return item
 
     def _pending(self, call: Call) -> tuple[Item, Pending]:
-        item = self._shelf.live.get(call.name)
+        item = self._objects.live.get(call.name)
         if item is None or item.pending is None:
             raise Refusal(404, "PendingCertificateNotFound", f"Pending certificate not found: {call.name}")
         return item, item.pending
 
     def _for_change(self, call: Call) -> Item:
-        self._shelf.require_free(KIND, call.name)
-        item = self._shelf.live.get(call.name) or Item(call.name)
+        self._objects.require_free(KIND, call.name)
+        item = self._objects.live.get(call.name) or Item(call.name)
         if item.versions and item.policy is None:
             # The message is ours: a certificate's key has its name, and this key exists without a certificate.
             raise Refusal(409, "Conflict", f"There is a key {item.name} that belongs to no certificate.", "KeyExists")
         return item
 
-    def _told_policy(self, call: Call, item: Item) -> dict[str, Any]:
-        made = item.versions[0].created if item.versions else int(time.time())
-        attributes = {"enabled": True, "created": made, "updated": made}
+    def _describe_policy(self, call: Call, item: Item) -> dict[str, Any]:
+        created = item.versions[0].created if item.versions else int(time.time())
+        attributes = {"enabled": True, "created": created, "updated": created}
         address = f"{call.base}/certificates/{item.name}/policy"
         return {"id": address, **(item.policy or {}), "attributes": attributes}
 
-    def _told_pending(self, call: Call, pending: Pending) -> dict[str, Any]:
+    def _describe_pending(self, call: Call, pending: Pending) -> dict[str, Any]:
         done = pending.status == "completed"
         return {
             "id": f"{call.base}/certificates/{call.name}/pending",
@@ -240,16 +240,16 @@ class Certificates:
         return {"id": address, **digest, "attributes": attributes, "tags": version.tags}
 
     def _bundle(self, call: Call, item: Item, version: Version) -> dict[str, Any]:
-        told = {**self._item(call, item, version), "policy": self._told_policy(call, item)}
+        bundle = {**self._item(call, item, version), "policy": self._describe_policy(call, item)}
         if item.pending:
-            told["pending"] = {"id": f"{call.base}/certificates/{item.name}/pending"}
+            bundle["pending"] = {"id": f"{call.base}/certificates/{item.name}/pending"}
         if version.certificate is None:
-            return told
+            return bundle
         der = version.certificate.public_bytes(serialization.Encoding.DER)
         addresses = {
             name: identifier(call, where, item, version) for name, where in (("kid", "keys"), ("sid", "secrets"))
         }
-        return {**told, **addresses, "cer": base64.b64encode(der).decode()}
+        return {**bundle, **addresses, "cer": base64.b64encode(der).decode()}
 
 
 def _require_certificate(item: Item) -> None:
@@ -262,8 +262,8 @@ def _shown(item: Item) -> Version:
 
 
 def _complete(item: Item, pending: Pending, chain: list[x509.Certificate]) -> None:
-    made = pending.version
-    made.certificate, made.issuers = chain[0], tuple(chain[1:])
-    made.created = made.updated = int(time.time())
-    item.versions.append(made)
+    version = pending.version
+    version.certificate, version.issuers = chain[0], tuple(chain[1:])
+    version.created = version.updated = int(time.time())
+    item.versions.append(version)
     pending.status = "completed"

@@ -84,10 +84,10 @@ def self_sign(key: PrivateKey, policy: dict[str, Any]) -> x509.Certificate:
     return builder.add_extension(identifier, critical=False).sign(key, hashes.SHA256())
 
 
-def read_pfx(octets: bytes, password: str | None) -> tuple[PrivateKey, x509.Certificate, list[x509.Certificate]]:
+def read_pfx(data: bytes, password: str | None) -> tuple[PrivateKey, x509.Certificate, list[x509.Certificate]]:
     """Return the key, its certificate and the other certificates. Raises `Refusal`."""
     try:
-        key, leaf, others = pkcs12.load_key_and_certificates(octets, password.encode() if password else None)
+        key, leaf, others = pkcs12.load_key_and_certificates(data, password.encode() if password else None)
     except ValueError:
         raise bad("The specified PKCS#12 X.509 certificate content can not be read.") from None
     if not isinstance(key, PrivateKey) or leaf is None:

@@ -11,26 +11,26 @@ from keyvouch_azure_keyvault.testing.keys import (
     require_type,
     sign,
 )
-from keyvouch_azure_keyvault.testing.objects import Item, Shelf, Version
-from keyvouch_azure_keyvault.testing.protocol import Call, Reply, Route, listed
+from keyvouch_azure_keyvault.testing.objects import Item, ObjectStore, Version
+from keyvouch_azure_keyvault.testing.protocol import Call, JsonResponse, Route, paginate
 from keyvouch_azure_keyvault.testing.refusals import Refusal, missing
-from keyvouch_azure_keyvault.testing.soft_delete import Deletion, Protection
+from keyvouch_azure_keyvault.testing.soft_delete import PurgeProtection, SoftDeleteEndpoints
 
 KIND = "Key"
 
 
-class Keys:
+class KeyEndpoints:
     """Keys, including those of certificates, which are managed: they can only be read and used."""
 
-    def __init__(self, shelf: Shelf[Item], protection: Protection, *, managed_hsm: bool) -> None:
-        self._shelf, self._protection, self._hsm = shelf, protection, managed_hsm
-        self._deletion = Deletion(
+    def __init__(self, objects: ObjectStore[Item], protection: PurgeProtection, *, managed_hsm: bool) -> None:
+        self._objects, self._protection, self._hsm = objects, protection, managed_hsm
+        self._deletion = SoftDeleteEndpoints(
             KIND,
-            shelf,
+            objects,
             protection,
             describe=lambda call, item: self._bundle(call, item, item.newest),
             summarise=lambda call, item: self._item(call, item, item.newest, named=False),
-            guard=_require_own,
+            guard=_require_unmanaged,
         )
 
     def routes(self) -> list[Route]:
@@ -46,55 +46,55 @@ class Keys:
             *self._deletion.routes(),
         ]
 
-    def _list(self, call: Call) -> Reply:
-        live = [each for each in self._shelf.live.values() if each.versions]
-        return listed(call, [self._item(call, each, each.newest, named=False) for each in live])
+    def _list(self, call: Call) -> JsonResponse:
+        live = [each for each in self._objects.live.values() if each.versions]
+        return paginate(call, [self._item(call, each, each.newest, named=False) for each in live])
 
-    def _versions(self, call: Call) -> Reply:
-        found = self._shelf.live.get(call.name)
-        return listed(call, [self._item(call, found, each) for each in found.versions] if found else [])
+    def _versions(self, call: Call) -> JsonResponse:
+        found = self._objects.live.get(call.name)
+        return paginate(call, [self._item(call, found, each) for each in found.versions] if found else [])
 
-    def _get(self, call: Call) -> Reply:
-        return Reply(200, self._bundle(call, *find_version(self._shelf, KIND, call)))
+    def _get(self, call: Call) -> JsonResponse:
+        return JsonResponse(200, self._bundle(call, *find_version(self._objects, KIND, call)))
 
-    def _create(self, call: Call) -> Reply:
+    def _create(self, call: Call) -> JsonResponse:
         item = self._for_change(call)
         call.required("kty")
         return self._add(call, item, make_version(dict(call.body), hsm_only=self._hsm))
 
-    def _import(self, call: Call) -> Reply:
+    def _import(self, call: Call) -> JsonResponse:
         item, jwk = self._for_change(call), call.required("key")
         kind = str(jwk.get("kty"))
         if call.body.get("Hsm") and not kind.endswith("-HSM"):
             kind += "-HSM"
         require_type(kind, hsm_only=self._hsm)
-        made = Version(private_key=read_private_jwk(jwk), kind=kind, operations=operations_of(jwk, kind))
-        return self._add(call, item, made)
+        created = Version(private_key=read_private_jwk(jwk), kind=kind, operations=operations_of(jwk, kind))
+        return self._add(call, item, created)
 
-    def _add(self, call: Call, item: Item, made: Version) -> Reply:
-        call.apply(made)
-        item.versions.append(made)
-        self._shelf.live[call.name] = item
-        return Reply(200, self._bundle(call, item, made))
+    def _add(self, call: Call, item: Item, created: Version) -> JsonResponse:
+        call.apply(created)
+        item.versions.append(created)
+        self._objects.live[call.name] = item
+        return JsonResponse(200, self._bundle(call, item, created))
 
-    def _update(self, call: Call) -> Reply:
-        item, version = find_version(self._shelf, KIND, call)
-        _require_own(item)
+    def _update(self, call: Call) -> JsonResponse:
+        item, version = find_version(self._objects, KIND, call)
+        _require_unmanaged(item)
         if call.body.get("key_ops") is not None:
             version.operations = operations_of(dict(call.body), version.kind)
         call.apply(version)
-        return Reply(200, self._bundle(call, item, version))
+        return JsonResponse(200, self._bundle(call, item, version))
 
-    def _sign(self, call: Call) -> Reply:
-        item, version = find_version(self._shelf, KIND, call)
+    def _sign(self, call: Call) -> JsonResponse:
+        item, version = find_version(self._objects, KIND, call)
         key_id = identifier(call, "keys", item, version)
-        signature = sign(version, key_id, str(call.required("alg")), call.octets("value"))
-        return Reply(200, {"kid": key_id, "value": to_base64url(signature)})
+        signature = sign(version, key_id, str(call.required("alg")), call.decode_base64url("value"))
+        return JsonResponse(200, {"kid": key_id, "value": to_base64url(signature)})
 
     def _for_change(self, call: Call) -> Item:
-        self._shelf.require_free(KIND, call.name)
-        item = self._shelf.live.get(call.name) or Item(call.name)
-        _require_own(item)
+        self._objects.require_free(KIND, call.name)
+        item = self._objects.live.get(call.name) or Item(call.name)
+        _require_unmanaged(item)
         return item
 
     def _item(self, call: Call, item: Item, version: Version, *, named: bool = True) -> dict[str, Any]:
@@ -107,9 +107,9 @@ class Keys:
         return {"key": key, "attributes": attributes, "tags": version.tags} | _managed(item)
 
 
-def find_version(shelf: Shelf[Item], kind: str, call: Call) -> tuple[Item, Version]:
+def find_version(objects: ObjectStore[Item], kind: str, call: Call) -> tuple[Item, Version]:
     """Return the named version, or else the newest. Raises `Refusal`."""
-    item = shelf.find(kind, call.name)
+    item = objects.find(kind, call.name)
     for each in item.versions:
         if each.version == call.version.lower() or (not call.version and each is item.newest):
             return item, each
@@ -126,7 +126,7 @@ def _managed(item: Item) -> dict[str, Any]:
     return {"managed": True} if item.policy is not None else {}
 
 
-def _require_own(item: Item) -> None:
+def _require_unmanaged(item: Item) -> None:
     if item.policy is not None:
         # The message is ours: the service's message for the key of a certificate is not known.
         raise Refusal(403, "Forbidden", f"The key {item.name} is managed by a certificate.", "KeyManaged")

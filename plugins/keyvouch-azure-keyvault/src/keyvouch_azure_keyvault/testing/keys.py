@@ -84,19 +84,19 @@ def curve_of(key: ec.EllipticCurvePrivateKey) -> str:
 def public_jwk(version: Version) -> dict[str, Any]:
     """Return the public key as a JWK, with type and operations."""
     key = version.private_key
-    told: dict[str, Any] = {"kty": version.kind, "key_ops": list(version.operations)}
+    jwk: dict[str, Any] = {"kty": version.kind, "key_ops": list(version.operations)}
     if isinstance(key, rsa.RSAPrivateKey):
         numbers = key.public_key().public_numbers()
-        return told | {"n": _encode(numbers.n), "e": _encode(numbers.e)}
+        return jwk | {"n": _encode(numbers.n), "e": _encode(numbers.e)}
     size, point = (key.key_size + 7) // 8, key.public_key().public_numbers()
-    return told | {"crv": curve_of(key), "x": _encode(point.x, size), "y": _encode(point.y, size)}
+    return jwk | {"crv": curve_of(key), "x": _encode(point.x, size), "y": _encode(point.y, size)}
 
 
 def read_private_jwk(jwk: dict[str, Any]) -> PrivateKey:
     """Return the private key in a JWK. Raises `Refusal`."""
     try:
-        kind, octets = str(jwk["kty"]), {name: from_base64url(jwk[name]) for name in jwk.keys() & _MEMBERS}
-        values = {name: int.from_bytes(value) for name, value in octets.items()}
+        kind, members = str(jwk["kty"]), {name: from_base64url(jwk[name]) for name in jwk.keys() & _MEMBERS}
+        values = {name: int.from_bytes(value) for name, value in members.items()}
         if kind.startswith("RSA"):
             public = rsa.RSAPublicNumbers(values["e"], values["n"])
             p, q, d, dp, dq, qi = (values[name] for name in ("p", "q", "d", "dp", "dq", "qi"))
@@ -117,8 +117,8 @@ def sign(version: Version, key_id: str, algorithm: str, digest: bytes) -> bytes:
         raise invalid("alg")
     _require_fit(version, key_id, algorithm)
     if len(digest) != used.digest_size:
-        said = f"Invalid length of 'value': {len(digest)} bytes. {algorithm} requires {used.digest_size} bytes, "
-        raise bad(f"{said}encoded with base64url.")
+        message = f"Invalid length of 'value': {len(digest)} bytes. {algorithm} requires {used.digest_size} bytes, "
+        raise bad(f"{message}encoded with base64url.")
     require_usable(version, "sign")
     key, hashed = version.private_key, utils.Prehashed(used)
     if isinstance(key, ec.EllipticCurvePrivateKey):
@@ -131,17 +131,17 @@ def sign(version: Version, key_id: str, algorithm: str, digest: bytes) -> bytes:
 
 
 def _require_fit(version: Version, key_id: str, algorithm: str) -> None:
-    said, key = f"Key and signing algorithm are incompatible. Key {key_id}", version.private_key
+    message, key = f"Key and signing algorithm are incompatible. Key {key_id}", version.private_key
     if algorithm not in ALGORITHM_CURVES:
         if isinstance(key, ec.EllipticCurvePrivateKey):
             raise bad(
-                f"{said} is of type '{version.kind}', and algorithm '{algorithm}' can only be used with RSA keys."
+                f"{message} is of type '{version.kind}', and algorithm '{algorithm}' can only be used with RSA keys."
             )
     elif not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise bad(f"{said} is of type '{version.kind}', and algorithm '{algorithm}' can only be used with EC keys.")
+        raise bad(f"{message} is of type '{version.kind}', and algorithm '{algorithm}' can only be used with EC keys.")
     elif curve_of(key) != ALGORITHM_CURVES[algorithm]:
         allowed = f"algorithm '{algorithm}' can only be used with curve '{ALGORITHM_CURVES[algorithm]}'."
-        raise bad(f"{said} uses curve '{curve_of(key)}', and {allowed}")
+        raise bad(f"{message} uses curve '{curve_of(key)}', and {allowed}")
 
 
 def require_usable(version: Version, operation: str) -> None:

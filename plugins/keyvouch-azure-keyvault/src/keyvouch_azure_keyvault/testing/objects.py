@@ -14,7 +14,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
 @dataclass(kw_only=True)
-class Held:
+class ObjectVersion:
     """A version of an object. Times are in seconds since 1970."""
 
     version: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -32,7 +32,7 @@ class Held:
 
 
 @dataclass(kw_only=True)
-class Version(Held):
+class Version(ObjectVersion):
     """A version of a key, and of the certificate with the same name if there is one."""
 
     private_key: PrivateKey
@@ -54,7 +54,7 @@ class Version(Held):
 
 
 @dataclass(kw_only=True)
-class SecretVersion(Held):
+class SecretVersion(ObjectVersion):
     """A version of a secret."""
 
     value: str
@@ -106,21 +106,21 @@ T = TypeVar("T", Item, Secret)
 
 
 @dataclass
-class Deleted(Generic[T]):
+class DeletedObject(Generic[T]):
     """A deleted object."""
 
-    thing: T
+    item: T
     kind: str
     date: int
     """Time of deletion, in seconds since 1970."""
-    absent: int
+    requests_until_deleted: int
     """Number of further requests for which it is reported as not yet deleted."""
     purged: bool = False
-    present: int = 0
+    requests_until_purged: int = 0
     """For a purged object: number of further requests for which it is reported as still present."""
 
 
-class Shelf(Generic[T]):
+class ObjectStore(Generic[T]):
     """Objects by name, with the service's soft delete, each step of which takes effect after a delay.
 
     `kind` is `Key`, `Certificate` or `Secret`. Methods raise `Refusal`.
@@ -128,7 +128,7 @@ class Shelf(Generic[T]):
 
     def __init__(self, slow: int) -> None:
         self.live: dict[str, T] = {}
-        self.deleted: dict[str, Deleted[T]] = {}
+        self.deleted: dict[str, DeletedObject[T]] = {}
         self._slow = slow
         self._recovering: dict[str, int] = {}
 
@@ -145,56 +145,56 @@ class Shelf(Generic[T]):
     def require_free(self, kind: str, name: str) -> None:
         """Raise `Refusal` if the name belongs to a deleted object; a live object may have it."""
         found = self._find_deleted(name)
-        if found is not None and (found.absent or found.purged):
-            found.absent = max(0, found.absent - 1)
+        if found is not None and (found.requests_until_deleted or found.purged):
+            found.requests_until_deleted = max(0, found.requests_until_deleted - 1)
             raise being_deleted(kind)
         if found is not None:
             raise deleted_name(kind, name)
 
-    def delete(self, kind: str, name: str) -> Deleted[T]:
+    def delete(self, kind: str, name: str) -> DeletedObject[T]:
         """Delete all versions of an object."""
-        thing = self.find(kind, name)
+        item = self.find(kind, name)
         del self.live[name]
-        self.deleted[name] = Deleted(thing, kind, int(time.time()), self._slow)
+        self.deleted[name] = DeletedObject(item, kind, int(time.time()), self._slow)
         return self.deleted[name]
 
-    def look(self, kind: str, name: str) -> Deleted[T]:
+    def get_deleted(self, kind: str, name: str) -> DeletedObject[T]:
         """Return a deleted object, once the deletion is complete."""
         found = self._find_deleted(name)
         if found is None or found.kind != kind:
             raise not_deleted(kind, name)
-        if found.absent:
-            found.absent -= 1
+        if found.requests_until_deleted:
+            found.requests_until_deleted -= 1
             raise not_deleted(kind, name)
         return found
 
     def recover(self, kind: str, name: str) -> T:
         """Recover a deleted object."""
-        found = self._ready(kind, name)
+        found = self._require_deleted(kind, name)
         del self.deleted[name]
-        self.live[name] = found.thing
+        self.live[name] = found.item
         self._recovering[name] = self._slow
-        return found.thing
+        return found.item
 
     def purge(self, kind: str, name: str) -> None:
         """Delete an object permanently."""
-        found = self._ready(kind, name)
-        found.purged, found.present = True, self._slow
+        found = self._require_deleted(kind, name)
+        found.purged, found.requests_until_purged = True, self._slow
 
-    def _ready(self, kind: str, name: str) -> Deleted[T]:
+    def _require_deleted(self, kind: str, name: str) -> DeletedObject[T]:
         found = self._find_deleted(name)
         if found is None or found.kind != kind:
             raise not_deleted(kind, name)
-        if found.absent or found.purged:
-            found.absent = max(0, found.absent - 1)
+        if found.requests_until_deleted or found.purged:
+            found.requests_until_deleted = max(0, found.requests_until_deleted - 1)
             raise being_deleted(kind)
         return found
 
-    def _find_deleted(self, name: str) -> Deleted[T] | None:
+    def _find_deleted(self, name: str) -> DeletedObject[T] | None:
         found = self.deleted.get(name)
         if found is not None and found.purged:
-            if not found.present:
+            if not found.requests_until_purged:
                 del self.deleted[name]
                 return None
-            found.present -= 1
+            found.requests_until_purged -= 1
         return found

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote
 
 from keyvouch.testing.authority.jose import from_base64url, read_object, to_base64url
 from keyvouch.testing.authority.server import Request, Response
-from keyvouch_azure_keyvault.testing.objects import Held
+from keyvouch_azure_keyvault.testing.objects import ObjectVersion
 from keyvouch_azure_keyvault.testing.refusals import Refusal, bad, invalid, required
 
 API_VERSIONS = (
@@ -44,14 +44,14 @@ class Call:
             raise required(member)
         return self.body[member]
 
-    def octets(self, member: str) -> bytes:
+    def decode_base64url(self, member: str) -> bytes:
         """Decode a base64url member of the body. Raises `Refusal`."""
         try:
             return from_base64url(self.required(member))
         except (ValueError, TypeError):
             raise bad(f"Content of '{member}' is not base64url.\r\nProperty '{member}' is required.\r\n") from None
 
-    def apply(self, held: Held) -> None:
+    def apply(self, version: ObjectVersion) -> None:
         """Set the attributes and tags in the body on a version. Raises `Refusal`."""
         given = self.body.get("attributes") or {}
         for member, attribute, kind in (
@@ -62,15 +62,15 @@ class Call:
             if given.get(member) is not None:
                 if not isinstance(given[member], kind):
                     raise invalid(f"attributes.{member}")
-                setattr(held, attribute, given[member])
-        if held.not_before is not None and held.expires is not None and held.not_before >= held.expires:
+                setattr(version, attribute, given[member])
+        if version.not_before is not None and version.expires is not None and version.not_before >= version.expires:
             raise invalid("attributes.exp", "It must be later than nbf.")
         if self.body.get("tags") is not None:
-            held.tags = dict(self.body["tags"])
+            version.tags = dict(self.body["tags"])
 
 
 @dataclass(frozen=True)
-class Reply:
+class JsonResponse:
     """A JSON response; None means no body."""
 
     status: int
@@ -92,8 +92,8 @@ class Route:
     The path has the form `keys/{name}/{version}/sign`; a version at the end is optional.
     """
 
-    def __init__(self, method: str, path: str, permission: str, do: Callable[[Call], Reply]) -> None:
-        self.method, self.permission, self.do = method, permission, do
+    def __init__(self, method: str, path: str, permission: str, handler: Callable[[Call], JsonResponse]) -> None:
+        self.method, self.permission, self.handler = method, permission, handler
         optional_end = path.endswith("/{version}")
         pattern = path.removesuffix("/{version}").replace("{name}", "(?P<name>[^/]+)")
         pattern = pattern.replace("{version}", "(?P<version>[^/]*)")
@@ -120,12 +120,12 @@ def find_route(routes: list[Route], request: Request) -> tuple[Route, re.Match[s
 def read_call(request: Request, found: re.Match[str]) -> Call:
     """Parse a request as strictly as the service. Raises `Refusal`."""
     query = dict(parse_qsl(request.query, keep_blank_values=True))
-    asked = query.get("api-version")
-    if asked is None:
+    api_version = query.get("api-version")
+    if api_version is None:
         raise bad("The request must specify an api-version.")
-    if asked not in API_VERSIONS:
+    if api_version not in API_VERSIONS:
         latest = f"Consider using the latest supported version ({API_VERSIONS[-1]})."
-        raise bad(f"The specified version ({asked}) is not recognized. {latest}")
+        raise bad(f"The specified version ({api_version}) is not recognized. {latest}")
     parts = found.groupdict()
     name = parts.get("name") or ""
     if name and not NAME.fullmatch(name):
@@ -146,7 +146,7 @@ def _read_body(request: Request) -> Mapping[str, Any]:
         raise bad("The request body is not a JSON object.") from None
 
 
-def listed(call: Call, items: list[dict[str, Any]]) -> Reply:
+def paginate(call: Call, items: list[dict[str, Any]]) -> JsonResponse:
     """Return a page of a listing, with the URL of the next one. Raises `Refusal`."""
     size = call.query.get("maxresults", str(PAGE))
     if not size.isdecimal() or not 1 <= int(size) <= PAGE:
@@ -157,7 +157,7 @@ def listed(call: Call, items: list[dict[str, Any]]) -> Reply:
     if end < len(items):
         token = to_base64url(str(end).encode())
         link = f"{call.base}/{call.path}?api-version={call.query['api-version']}&$skiptoken={token}&maxresults={size}"
-    return Reply(200, {"value": items[begin:end], "nextLink": link})
+    return JsonResponse(200, {"value": items[begin:end], "nextLink": link})
 
 
 def _read_token(token: str | None) -> int:

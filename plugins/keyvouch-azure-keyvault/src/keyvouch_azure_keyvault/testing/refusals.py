@@ -76,16 +76,16 @@ def deleted_name(kind: str, name: str) -> Refusal:
 
 def being_changed(name: str) -> Refusal:
     """409: another change to the certificate is in progress."""
-    said = (
+    message = (
         "A new key vault certificate can not be created or imported while a pending key vault certificate's status is"
     )
-    return Refusal(409, "Conflict", f"{said} inProgress: {name}.")
+    return Refusal(409, "Conflict", f"{message} inProgress: {name}.")
 
 
 def purge_protected() -> Refusal:
     """403: the vault keeps deleted objects for the retention period. The message is ours."""
-    said = "Operation is not allowed because purge protection is enabled on this vault."
-    return Refusal(403, "Forbidden", said, "PurgeNotAllowed")
+    message = "Operation is not allowed because purge protection is enabled on this vault."
+    return Refusal(403, "Forbidden", message, "PurgeNotAllowed")
 
 
 # Keys that do not permit the operation.
@@ -93,8 +93,8 @@ def purge_protected() -> Refusal:
 
 def disabled(operation: str = "sign", kind: str = "key") -> Refusal:
     """403: the key or secret is disabled."""
-    said = f"Operation {operation} is not allowed on a disabled {kind}."
-    return Refusal(403, "Forbidden", said, f"{kind.capitalize()}Disabled")
+    message = f"Operation {operation} is not allowed on a disabled {kind}."
+    return Refusal(403, "Forbidden", message, f"{kind.capitalize()}Disabled")
 
 
 def expired(operation: str = "sign") -> Refusal:
@@ -104,14 +104,14 @@ def expired(operation: str = "sign") -> Refusal:
 
 def not_yet_valid(operation: str = "sign") -> Refusal:
     """403: the key is not yet valid. The message is derived from that for a disabled key."""
-    said = f"Operation {operation} is not allowed on a key that is not yet valid."
-    return Refusal(403, "Forbidden", said, "KeyNotYetValid")
+    message = f"Operation {operation} is not allowed on a key that is not yet valid."
+    return Refusal(403, "Forbidden", message, "KeyNotYetValid")
 
 
 def not_permitted(operation: str = "sign") -> Refusal:
     """403: the key does not permit the operation."""
-    said = f"Operation {operation} is not permitted on this key."
-    return Refusal(403, "Forbidden", said, "KeyOperationForbidden")
+    message = f"Operation {operation} is not permitted on this key."
+    return Refusal(403, "Forbidden", message, "KeyOperationForbidden")
 
 
 # Callers without permission, network restrictions, and throttling.
@@ -119,37 +119,37 @@ def not_permitted(operation: str = "sign") -> Refusal:
 
 def missing_role(permission: str) -> Refusal:
     """403: in a vault with roles, no role of the caller includes this permission (`keys/sign`)."""
-    said = (
+    message = (
         "Caller is not authorized to perform action on resource.\r\nIf role assignments, deny assignments or role"
         " definitions were changed recently, please observe propagation time.\r\nCaller: appid=(left out)\r\n"
         f"Action: 'Microsoft.KeyVault/vaults/{permission}/action'\r\nAssignment: (not found)\r\n"
         "DenyAssignmentId: null\r\nDecisionReason: null\r\n"
     )
-    return Refusal(403, "Forbidden", said, "ForbiddenByRbac")
+    return Refusal(403, "Forbidden", message, "ForbiddenByRbac")
 
 
 def missing_policy(permission: str) -> Refusal:
     """403: in a vault with access policies, no policy grants the caller this permission (`keys/sign`)."""
     collection, _, operation = permission.partition("/")
-    said = (
+    message = (
         "The user, group or application 'appid=(left out);oid=(left out)' does not have "
         f"{collection} {operation} permission on key vault 'test;location=here'."
     )
-    return Refusal(403, "Forbidden", said, "ForbiddenByPolicy")
+    return Refusal(403, "Forbidden", message, "ForbiddenByPolicy")
 
 
 def firewall() -> Refusal:
     """403: the vault's firewall blocks the caller's address."""
-    said = "Client address is not authorized and caller is not a trusted service.\r\nClient address: 127.0.0.1\r\n"
-    return Refusal(403, "Forbidden", said, "ForbiddenByFirewall")
+    message = "Client address is not authorized and caller is not a trusted service.\r\nClient address: 127.0.0.1\r\n"
+    return Refusal(403, "Forbidden", message, "ForbiddenByFirewall")
 
 
 def private_link() -> Refusal:
     """403: the vault can be reached only through its private endpoint."""
-    said = (
+    message = (
         "Public network access is disabled and request is not from a trusted service nor via an approved private link."
     )
-    return Refusal(403, "Forbidden", said, "ForbiddenByConnection")
+    return Refusal(403, "Forbidden", message, "ForbiddenByConnection")
 
 
 def throttled(
@@ -159,12 +159,12 @@ def throttled(
 
     `header`: an alternative header name, such as `retry-after-ms` or `x-ms-retry-after-ms`, for milliseconds.
     """
-    said = "Request was not processed because too many requests were received. Reason: VaultRequestTypeLimitReached"
+    message = "Request was not processed because too many requests were received. Reason: VaultRequestTypeLimitReached"
     if isinstance(retry_after, datetime):
-        told = format_datetime(retry_after.astimezone(UTC), usegmt=True)
+        value = format_datetime(retry_after.astimezone(UTC), usegmt=True)
     else:
-        told = "" if retry_after is None else str(retry_after)
-    return Refusal(429, code, said, headers={header: told} if told else {})
+        value = "" if retry_after is None else str(retry_after)
+    return Refusal(429, code, message, headers={header: value} if value else {})
 
 
 def failing(status: int = 503) -> Refusal:

@@ -12,19 +12,19 @@ from typing import Any, Self
 from keyvouch.testing.authority import Authority
 from keyvouch.testing.authority.server import HttpsServer, Request, Response
 from keyvouch.testing.authority.tls import make_context
-from keyvouch_azure_keyvault.testing.certificate_endpoints import Certificates
+from keyvouch_azure_keyvault.testing.certificate_endpoints import CertificateEndpoints
 from keyvouch_azure_keyvault.testing.certificates import complete_policy, self_sign
 from keyvouch_azure_keyvault.testing.faults import Fault, play
-from keyvouch_azure_keyvault.testing.key_endpoints import Keys
+from keyvouch_azure_keyvault.testing.key_endpoints import KeyEndpoints
 from keyvouch_azure_keyvault.testing.keys import make_version
-from keyvouch_azure_keyvault.testing.objects import Item, Secret, SecretVersion, Shelf, Version
-from keyvouch_azure_keyvault.testing.protocol import Reply, find_route, read_call
+from keyvouch_azure_keyvault.testing.objects import Item, ObjectStore, Secret, SecretVersion, Version
+from keyvouch_azure_keyvault.testing.protocol import JsonResponse, find_route, read_call
 from keyvouch_azure_keyvault.testing.refusals import Refusal, missing_role
-from keyvouch_azure_keyvault.testing.secret_endpoints import Secrets
-from keyvouch_azure_keyvault.testing.soft_delete import Protection
-from keyvouch_azure_keyvault.testing.token_validation import Judge
+from keyvouch_azure_keyvault.testing.secret_endpoints import SecretEndpoints
+from keyvouch_azure_keyvault.testing.soft_delete import PurgeProtection
+from keyvouch_azure_keyvault.testing.token_validation import TokenValidator
 
-Trouble = Fault | Refusal
+Failure = Fault | Refusal
 SIGN = "keys/sign"
 
 
@@ -53,22 +53,22 @@ class KeyVault:
         self.authority = authority
         self.deny: set[str] = set()
         """Permissions that nobody has, such as `keys/sign` or `certificates/list`."""
-        self.disturb: Callable[[str], Trouble | None] = lambda _: None
+        self.disturb: Callable[[str], Failure | None] = lambda _: None
         """Called with the permission needed by each request with a valid token; returns a fault or refusal, or None."""
         self._names = tuple(names)
-        self._judge = Judge(authority, managed_hsm=managed_hsm)
+        self._validator = TokenValidator(authority, managed_hsm=managed_hsm)
         self._managed_hsm = managed_hsm
-        self._protection = Protection(purge=purge_protection)
-        self._items: Shelf[Item] = Shelf(slow)
-        self._secrets: Shelf[Secret] = Shelf(slow)
-        parts: list[Any] = [Keys(self._items, self._protection, managed_hsm=managed_hsm)]
+        self._protection = PurgeProtection(enabled=purge_protection)
+        self._items: ObjectStore[Item] = ObjectStore(slow)
+        self._secrets: ObjectStore[Secret] = ObjectStore(slow)
+        endpoints: list[Any] = [KeyEndpoints(self._items, self._protection, managed_hsm=managed_hsm)]
         if not managed_hsm:
-            parts.append(Certificates(self._items, self._protection))
-            parts.append(Secrets(self._secrets, self._items, self._protection))
-        self._routes = [route for part in parts for route in part.routes()]
+            endpoints.append(CertificateEndpoints(self._items, self._protection))
+            endpoints.append(SecretEndpoints(self._secrets, self._items, self._protection))
+        self._routes = [route for each in endpoints for route in each.routes()]
         self._lock = threading.Lock()
         self._calls: list[str] = []
-        self._faults: dict[str, deque[Trouble]] = {}
+        self._faults: dict[str, deque[Failure]] = {}
         self._resumed = threading.Event()
         self._resources = contextlib.ExitStack()
         self._running: tuple[int, str] | None = None
@@ -117,37 +117,37 @@ class KeyVault:
     @property
     def tenant(self) -> str:
         """The tenant whose tokens it accepts. Setting it moves the vault to another tenant."""
-        return self._judge.tenant
+        return self._validator.tenant
 
     @tenant.setter
     def tenant(self, tenant: str) -> None:
-        self._judge.tenant = tenant
+        self._validator.tenant = tenant
 
     @property
     def resource(self) -> str:
         """The audience of accepted tokens: `https://vault.azure.net`. Setting it moves the vault to another cloud."""
-        return self._judge.resource
+        return self._validator.resource
 
     @resource.setter
     def resource(self, resource: str) -> None:
-        self._judge.resource = resource
+        self._validator.resource = resource
 
     @property
     def purge_protection(self) -> bool:
         """True if deleted objects cannot be purged."""
-        return self._protection.purge
+        return self._protection.enabled
 
     @purge_protection.setter
     def purge_protection(self, protected: bool) -> None:
-        self._protection.purge = protected
+        self._protection.enabled = protected
 
     def unauthorised(self) -> Refusal:
         """Return the refusal of an invalid token: 401, with a challenge for another one. For `fail()`."""
-        return self._judge.unauthorised()
+        return self._validator.unauthorised()
 
     def revoke_tokens(self) -> None:
         """Refuse all tokens that were used so far."""
-        self._judge.revoke()
+        self._validator.revoke()
 
     # Contents.
 
@@ -206,10 +206,10 @@ class KeyVault:
         """Return the number of requests of this kind: `POST keys/sign`."""
         return self.calls.count(call)
 
-    def fail(self, permission: str, *troubles: Trouble) -> None:
+    def fail(self, permission: str, *failures: Failure) -> None:
         """Inject these faults into the next requests that need this permission (`keys/sign`), one each."""
         with self._lock:
-            self._faults.setdefault(permission, deque()).extend(troubles)
+            self._faults.setdefault(permission, deque()).extend(failures)
 
     def resume(self) -> None:
         """End all stalls and endless responses."""
@@ -242,28 +242,28 @@ class KeyVault:
 
     def _respond(self, request: Request) -> Response:
         try:
-            return self._answer(request)
+            return self._handle(request)
         except Refusal as refusal:
-            return Reply(refusal.status, refusal.body, refusal.headers).response()
+            return JsonResponse(refusal.status, refusal.body, refusal.headers).response()
 
-    def _answer(self, request: Request) -> Response:
-        self._judge.judge(request.headers)
+    def _handle(self, request: Request) -> Response:
+        self._validator.validate(request.headers)
         route, found = find_route(self._routes, request)
         with self._lock:
             self._calls.append(f"{request.method} {route.permission}")
             waiting = self._faults.get(route.permission)
-            trouble = waiting.popleft() if waiting else None
-        trouble = trouble or self.disturb(route.permission)
-        if isinstance(trouble, Refusal):
-            raise trouble
-        if trouble is not None and (played := play(trouble, self._resumed)) is not None:
+            failure = waiting.popleft() if waiting else None
+        failure = failure or self.disturb(route.permission)
+        if isinstance(failure, Refusal):
+            raise failure
+        if failure is not None and (played := play(failure, self._resumed)) is not None:
             return played
         if route.permission in self.deny:
             raise missing_role(route.permission)
         call = read_call(request, found)
         # A signature changes nothing, and takes the longest: no lock is needed.
         with contextlib.nullcontext() if route.permission == SIGN else self._lock:
-            return route.do(call).response()
+            return route.handler(call).response()
 
 
 def _properties(key_type: str) -> dict[str, Any]:
