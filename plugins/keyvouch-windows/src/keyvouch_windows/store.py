@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from keyvouch.algorithms import key_type
 from keyvouch.certificate import check_chain, spki_sha256
 from keyvouch.errors import KeyNotFound, KeyUnusable
+from keyvouch.private_key import to_pfx
 from keyvouch.store import (
     Attribute,
     DeletesKeys,
@@ -26,7 +27,6 @@ from keyvouch.store import (
     ListsKeys,
     choose_one,
 )
-from keyvouch.stores import pfx
 from keyvouch_windows import access, accounts, crypt32, making, private_keys
 from keyvouch_windows.addresses import ATTRIBUTES
 from keyvouch_windows.codes import KEPT, WITHHELD
@@ -147,7 +147,7 @@ class WindowsStore(
                 if name_of(error) in KEPT:
                     raise not_exportable(pinned) from error
                 raise
-            return pfx.write(key, chain, password, entry.friendly_name or "")
+            return to_pfx(key, chain, password, entry.friendly_name or "")
 
     def delete(self, uri: KeyUri) -> None:
         """Delete the certificate and, unless another certificate uses it too, its key."""
