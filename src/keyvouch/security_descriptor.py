@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Ace", "SecurityDescriptor", "sid_octets", "sid_text", "specific"]
+__all__ = ["Ace", "SecurityDescriptor", "sid_to_bytes", "sid_to_text", "specific"]
 
 ALLOW, DENY = 0, 1
 """Types of an ACE: ACCESS_ALLOWED_ACE_TYPE, ACCESS_DENIED_ACE_TYPE."""
@@ -74,7 +74,7 @@ class Ace:
 
     @property
     def rights(self) -> int:
-        """The mask, with each generic right replaced by the file rights that it stands for."""
+        """The mask, with each generic right replaced by the file rights that it means."""
         return specific(self.mask)
 
     @classmethod
@@ -88,14 +88,14 @@ class Ace:
             (present,) = _unpacked("<I", octets, 8)
             begin = 12 + 16 * (present & 1) + 8 * (present & 2)
         sid = _sid_at(octets, begin)
-        return cls(kind, flags, mask, sid_text(sid), octets[8:begin], octets[begin + len(sid) :])
+        return cls(kind, flags, mask, sid_to_text(sid), octets[8:begin], octets[begin + len(sid) :])
 
     def _octets(self) -> bytes:
         known = self.sid is not None
-        body = struct.pack("<I", self.mask) + self.objects + sid_octets(self.sid or "") if known else b""
+        body = struct.pack("<I", self.mask) + self.objects + sid_to_bytes(self.sid or "") if known else b""
         size = 4 + len(body) + len(self.rest)
         if size > _LARGEST:
-            raise ValueError("An access rule is longer than a list can hold.")
+            raise ValueError("Access control entry too long.")
         return struct.pack("<BBH", self.type, self.flags, size) + body + self.rest
 
 
@@ -121,8 +121,8 @@ class SecurityDescriptor:
         """Read a self-relative descriptor. Raises `ValueError`."""
         version, manager, control, *offsets = _unpacked("<BBHIIII", octets, 0)
         if version != 1 or not control & SELF_RELATIVE:
-            raise ValueError("This is no self-relative security descriptor of revision 1.")
-        owner, group = (sid_text(_sid_at(octets, at)) if at else None for at in offsets[:2])
+            raise ValueError("Not a self-relative security descriptor of revision 1.")
+        owner, group = (sid_to_text(_sid_at(octets, at)) if at else None for at in offsets[:2])
         sacl, acl = (
             _acl_at(octets, at) if at and control & present else None
             for at, present in zip(offsets[2:], (SACL_PRESENT, DACL_PRESENT), strict=True)
@@ -133,7 +133,7 @@ class SecurityDescriptor:
     def to_bytes(self) -> bytes:
         """Return the self-relative form, with its parts in the order that Windows uses. Raises `ValueError`."""
         acl = None if self.dacl is None else _acl(self.dacl, self.revision)
-        sids = [sid_octets(sid) if sid else None for sid in (self.owner, self.group)]
+        sids = [sid_to_bytes(sid) if sid else None for sid in (self.owner, self.group)]
         at, body, offsets = 20, b"", []
         for part in (self.sacl, acl, *sids):
             offsets.append(at + len(body) if part else 0)
@@ -193,17 +193,17 @@ class SecurityDescriptor:
 
 
 def specific(mask: int) -> int:
-    """Return an access mask with each generic right replaced by the file rights that it stands for."""
+    """Return an access mask with each generic right replaced by the file rights that it means."""
     for generic, meant in _GENERIC.items():
         if mask & generic:
             mask = mask & ~generic | meant
     return mask
 
 
-def sid_text(octets: bytes) -> str:
+def sid_to_text(octets: bytes) -> str:
     """Return the text form of a SID, such as "S-1-5-18". Raises `ValueError`."""
     if len(octets) < 8 or octets[0] != 1 or octets[1] > _MOST_PARTS or len(octets) != 8 + 4 * octets[1]:  # noqa: PLR2004
-        raise ValueError("This is no SID.")
+        raise ValueError("Invalid SID.")
     authority = int.from_bytes(octets[2:8], "big")
     parts = struct.unpack(f"<{octets[1]}I", octets[8:])
     # MS-DTYP 2.4.2.1: an authority that needs more than 32 bits is written in hexadecimal.
@@ -211,21 +211,21 @@ def sid_text(octets: bytes) -> str:
     return "-".join(["S", "1", first, *map(str, parts)])
 
 
-def sid_octets(text: str) -> bytes:
+def sid_to_bytes(text: str) -> bytes:
     """Return the SID with this text form. Raises `ValueError`."""
     letter, _, rest = text.partition("-")
     version, *numbers = rest.split("-")
     if letter.upper() != "S" or version != "1" or not 1 <= len(numbers) <= 1 + _MOST_PARTS:
-        raise ValueError(f"{text!r} is no SID.")
+        raise ValueError(f"Invalid SID: {text!r}.")
     if not all(number.isascii() and number.isalnum() for number in numbers):  # int() accepts signs, spaces, underscores
-        raise ValueError(f"{text!r} is no SID.")
+        raise ValueError(f"Invalid SID: {text!r}.")
     try:
         authority = int(numbers[0], 16 if numbers[0][:2].lower() == "0x" else 10)
         parts = [int(number) for number in numbers[1:]]
     except ValueError:
-        raise ValueError(f"{text!r} is no SID.") from None
+        raise ValueError(f"Invalid SID: {text!r}.") from None
     if authority >= 1 << 48 or any(part >= 1 << 32 for part in parts):
-        raise ValueError(f"{text!r} is no SID: a number is too large.")
+        raise ValueError(f"Invalid SID: {text!r}: a number is too large.")
     return struct.pack("<BB", 1, len(parts)) + authority.to_bytes(6, "big") + struct.pack(f"<{len(parts)}I", *parts)
 
 
@@ -233,7 +233,7 @@ def _unpacked(form: str, octets: bytes, at: int) -> tuple[int, ...]:
     try:
         return struct.unpack_from(form, octets, at)
     except struct.error:
-        raise ValueError("The security descriptor ends too early.") from None
+        raise ValueError("Truncated security descriptor.") from None
 
 
 def _sid_at(octets: bytes, at: int) -> bytes:
@@ -244,7 +244,7 @@ def _sid_at(octets: bytes, at: int) -> bytes:
 def _acl_at(octets: bytes, at: int) -> bytes:
     _, _, size, *_ = _unpacked("<BBHHH", octets, at)
     if size < 8 or at + size > len(octets):  # noqa: PLR2004
-        raise ValueError("A list of access rules ends too early.")
+        raise ValueError("Truncated access control list.")
     return octets[at : at + size]
 
 
@@ -253,7 +253,7 @@ def _aces(acl: bytes) -> tuple[Ace, ...]:
     for _ in range(count):
         _, _, size = _unpacked("<BBH", acl, at)
         if size < 4 or size % 4 or at + size > len(acl):  # noqa: PLR2004
-            raise ValueError("An access rule has no sensible length.")
+            raise ValueError("Invalid length of an access control entry.")
         found.append(Ace._read(acl[at : at + size]))  # noqa: SLF001
         at += size
     return tuple(found)
@@ -262,5 +262,5 @@ def _aces(acl: bytes) -> tuple[Ace, ...]:
 def _acl(aces: tuple[Ace, ...], revision: int) -> bytes:
     body = b"".join(ace._octets() for ace in aces)  # noqa: SLF001
     if len(body) + 8 > _LARGEST:
-        raise ValueError("The list of access rules is longer than Windows allows.")
+        raise ValueError("Access control list too long.")
     return struct.pack("<BBHHH", revision, 0, 8 + len(body), len(aces), 0) + body

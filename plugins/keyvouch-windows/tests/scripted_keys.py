@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_ds
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from keyvouch.security_descriptor import sid_octets
+from keyvouch.security_descriptor import sid_to_bytes
 from keyvouch_windows.advapi32 import PROV_RSA_AES, PROV_RSA_FULL
-from keyvouch_windows.blobs import legacy_private_key
-from keyvouch_windows.codes import CODES
+from keyvouch_windows.error_codes import CODES
+from keyvouch_windows.key_blobs import legacy_private_key
 from keyvouch_windows.ncrypt import (
     BCRYPT_PKCS1_PADDING_INFO,
     BCRYPT_PSS_PADDING_INFO,
@@ -406,7 +406,7 @@ class Keys(Calls):
         ctypes.memmove(second[0], domain, len(domain))
 
     def _octets_of(self, account: str) -> bytes:
-        return sid_octets(self.accounts[account][0])
+        return sid_to_bytes(self.accounts[account][0])
 
     def GetTokenInformation(self, token: int, what: int, buffer: int, room: int, size: int) -> None:
         assert (token, what) == (2**64 - 6, 1)

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 
 from keyvouch.certificate import thumbprint
-from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import CERT_CONTEXT, CRYPT_DATA_BLOB, CRYPT_KEY_PROV_INFO, Container
+from keyvouch_windows.error_codes import CODES
 from scripted_calls import FailsError, MisuseError, answer_octets, put_handle, put_number
 from scripted_keys import (
     CSPS,

@@ -13,8 +13,8 @@ from keyvouch._core.opening import Store, open_store
 from keyvouch.cli import group
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, NotSupported, StoreUnavailable
 from keyvouch.security_descriptor import SecurityDescriptor
-from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
+from keyvouch_windows.error_codes import CODES
 from scripted_keys import FRESH, OLD_CSP, SMART_CARD, SOFTWARE, Kept, make_key
 from scripted_windows import ScriptedWindows, pinned
 
@@ -256,7 +256,7 @@ def test_provider_that_does_not_keep_them_is_told(german: ScriptedWindows) -> No
     key, certificate = added(german)
     key.keeps_rules = False
     with opened(certificate) as store:
-        assert "did not keep" in str(refused(store, r"CONTOSO\svc"))
+        assert "did not store" in str(refused(store, r"CONTOSO\svc"))
 
 
 def test_listing_tells_provider_and_readers(german: ScriptedWindows) -> None:

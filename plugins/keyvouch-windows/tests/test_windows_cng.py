@@ -23,8 +23,8 @@ SIGN = """
     from keyvouch_windows import private_keys
     from keyvouch_windows.crypt32 import Container
 
-    place = Container(private_keys.SOFTWARE, "in-process")
-    with closing(private_keys.make(place, "RSA-2048", exportable=False, silent=True)) as key:
+    place = Container(private_keys.SOFTWARE_PROVIDER, "in-process")
+    with closing(private_keys.generate(place, "RSA-2048", exportable=False, silent=True)) as key:
         numbers = key.public_key().public_numbers()
         names = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
         signatures = {each: key.sign(b"message", find_algorithm(each)) for each in names}

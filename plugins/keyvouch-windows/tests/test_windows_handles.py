@@ -12,8 +12,8 @@ import keyvouch
 from keyvouch.errors import KeyvouchError
 from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
-from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
+from keyvouch_windows.error_codes import CODES
 from scripted_keys import ACCOUNT, AES_CSP, OLD_CSP, SOFTWARE, make_key
 from scripted_windows import certified, installed, pinned
 

@@ -6,8 +6,8 @@ import pytest
 
 import keyvouch
 from keyvouch.errors import KeyvouchError
-from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
+from keyvouch_windows.error_codes import CODES
 from scripted_keys import AES_CSP, OLD_CSP, SOFTWARE, make_key
 from scripted_windows import ScriptedWindows, uri_of
 

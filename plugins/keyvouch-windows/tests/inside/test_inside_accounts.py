@@ -8,7 +8,7 @@ import os
 import pytest
 
 from keyvouch.errors import ConfigurationError
-from keyvouch.security_descriptor import FILE_GENERIC_READ, GENERIC_READ, SecurityDescriptor, sid_octets
+from keyvouch.security_descriptor import FILE_GENERIC_READ, GENERIC_READ, SecurityDescriptor, sid_to_bytes
 from keyvouch_windows import accounts
 
 advapi32 = getattr(ctypes, "WinDLL", ctypes.CDLL)("advapi32")
@@ -58,12 +58,12 @@ def test_user_is_found() -> None:
 def test_own_account_is_known() -> None:
     """The own account's name can be used to grant it access."""
     user = os.environ["USERNAME"]
-    assert accounts.sid_of(accounts.of_this_thread()) == accounts.sid_of(user)
+    assert accounts.sid_of(accounts.current_account()) == accounts.sid_of(user)
 
 
 def test_unknown_account_is_refused() -> None:
     """An unknown name is an error; an unknown SID is shown as it is."""
-    with pytest.raises(ConfigurationError, match="knows no account"):
+    with pytest.raises(ConfigurationError, match="Unknown account"):
         accounts.sid_of("nobody-of-that-name")
     assert accounts.name_of("S-1-5-21-9-9-9-500") == "S-1-5-21-9-9-9-500"
 
@@ -77,4 +77,4 @@ def test_rules_are_read_by_windows() -> None:
 
     assert changed == as_windows_writes(f"{before}(A;;0x80120089;;;NS)")
     assert as_windows_reads(changed) == as_windows_reads(as_windows_writes(f"{before}(A;;0x80120089;;;NS)"))
-    assert sid_octets("S-1-5-20") in changed
+    assert sid_to_bytes("S-1-5-20") in changed

@@ -10,7 +10,7 @@ import keyvouch
 from keyvouch.algorithms import make_key
 from keyvouch.certificate import self_signed
 from keyvouch.errors import CertificateMismatch, KeyNotFound
-from keyvouch_windows.entries import entries, remove
+from keyvouch_windows.certificates import list_entries, remove
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -71,6 +71,6 @@ def test_key_without_certificate_is_deleted() -> None:
 
 def forget_certificate() -> None:
     """Remove the certificate from its store and leave the key, as certmgr does."""
-    for entry in entries("CurrentUser", "My"):
+    for entry in list_entries("CurrentUser", "My"):
         if entry.friendly_name == "renewed":
             remove(entry)

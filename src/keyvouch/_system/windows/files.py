@@ -13,7 +13,7 @@ from ctypes import wintypes
 from pathlib import Path
 
 from keyvouch._system.windows import access_rules
-from keyvouch.security_descriptor import SecurityDescriptor, sid_text
+from keyvouch.security_descriptor import SecurityDescriptor, sid_to_text
 
 assert sys.platform == "win32"  # noqa: S101 - mypy then checks the rest of the module for Windows only
 
@@ -84,7 +84,7 @@ def this_user() -> str:
     finally:
         _kernel32.CloseHandle(token)
     sid = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_void_p))[0]  # TOKEN_USER begins with a pointer to it
-    return sid_text(ctypes.string_at(sid, _advapi32.GetLengthSid(sid)))
+    return sid_to_text(ctypes.string_at(sid, _advapi32.GetLengthSid(sid)))
 
 
 def create(path: Path) -> int:

@@ -55,5 +55,5 @@ def test_wrong_location_names_the_right_ones() -> None:
 @pytest.mark.parametrize("name", ["friendly-name", "provider", "container", "store"])
 def test_text_with_a_nul_is_refused(name: str) -> None:
     """Windows' strings end at a NUL, so another key than the URI's would be opened or created."""
-    with pytest.raises(ConfigurationError, match=f"The value of {name} cannot be used: it has a NUL in it"):
+    with pytest.raises(ConfigurationError, match=f"{name}.* it contains a NUL"):
         parse(f"windows:{name}=a%00b")

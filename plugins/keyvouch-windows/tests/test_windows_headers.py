@@ -26,8 +26,8 @@ MODULES = [
     importlib.import_module(f"keyvouch_windows.{each.name}") for each in pkgutil.iter_modules(keyvouch_windows.__path__)
 ]
 OURS = {
-    "SOFTWARE": "MS_KEY_STORAGE_PROVIDER",
-    "_AES": "MS_ENH_RSA_AES_PROV_W",
+    "SOFTWARE_PROVIDER": "MS_KEY_STORAGE_PROVIDER",
+    "_AES_PROVIDER": "MS_ENH_RSA_AES_PROV_W",
 }
 """Our names of constants that have other names in the headers."""
 ENUMERATED = {

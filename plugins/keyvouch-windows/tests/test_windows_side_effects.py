@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import keyvouch
 from keyvouch.errors import AccessDenied, KeyvouchError, NotSupported, StoreUnavailable
 from keyvouch.store import KeySpec
-from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
+from keyvouch_windows.error_codes import CODES
 from scripted_keys import ACCOUNT, OLD_CSP, SMART_CARD, SOFTWARE, make_key
 from scripted_windows import LOCAL_MACHINE, Held, ScriptedWindows, certified, pinned
 
@@ -45,7 +45,7 @@ def test_key_stays_where_its_certificate_may_not_be_deleted(scripted: ScriptedWi
     with keyvouch.open_store(pinned(certificate, "LocalMachine")) as store, pytest.raises(AccessDenied) as caught:
         store.delete()
 
-    assert caught.value.hint == "Do it in a console that runs as administrator."
+    assert caught.value.hint == "Run this in a console opened as administrator."
     assert (SOFTWARE, "app", True) in scripted.cng
     scripted.assert_nothing_held()
 
@@ -67,9 +67,9 @@ def test_no_key_is_made_whose_certificate_may_not_be_kept(scripted: ScriptedWind
     """Any account may create a machine key, but only administrators may write to the machine's store."""
     scripted.only_reads.add(LOCAL_MACHINE)
     with keyvouch.open_store("windows:location=LocalMachine") as store:
-        with pytest.raises(AccessDenied, match="takes an administrator"):
+        with pytest.raises(AccessDenied, match="Administrator rights are required"):
             store.generate(KeySpec("RSA-2048", "CN=new"))
-        with pytest.raises(AccessDenied, match="takes an administrator"):
+        with pytest.raises(AccessDenied, match="Administrator rights are required"):
             store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
     assert not scripted.called("NCryptCreatePersistedKey") + scripted.called("PFXImportCertStore")
     scripted.assert_nothing_held()
@@ -94,7 +94,7 @@ def test_key_of_a_user_is_not_granted_by_its_certificate_in_the_machine(scripted
     scripted.my(machine=False).clear()
     with (
         keyvouch.open_store(pinned(certificate, "LocalMachine")) as store,
-        pytest.raises(NotSupported, match="its user's"),
+        pytest.raises(NotSupported, match="only by its own user"),
     ):
         store.grant(ACCOUNT)
     assert not scripted.called("NCryptSetProperty")

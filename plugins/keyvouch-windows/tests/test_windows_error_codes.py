@@ -13,9 +13,9 @@ from keyvouch import cli
 from keyvouch.errors import AccessDenied, KeyNotFound, KeyUnusable, KeyvouchError
 from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
-from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.remedies import BY_FUNCTION
+from keyvouch_windows.error_codes import CODES
+from keyvouch_windows.error_mappings import MAPPINGS_BY_FUNCTION
 from scripted_keys import ACCOUNT, AES_CSP, SOFTWARE, make_key
 from scripted_windows import ScriptedWindows, certified, pinned, uri_of
 
@@ -173,11 +173,11 @@ def test_every_code_is_an_error_with_a_hint(
     scripted.assert_nothing_held()
 
 
-@pytest.mark.parametrize(("function", "name"), BY_FUNCTION)
+@pytest.mark.parametrize(("function", "name"), MAPPINGS_BY_FUNCTION)
 def test_code_that_means_something_else_of_a_function(scripted: ScriptedWindows, function: str, name: str) -> None:
     """These codes raise the errors in the page's second table."""
     told = {(cells[0].strip("`"), next(iter(codes_in(cells[1])))): cells for cells in rows(5)}
-    assert told.keys() == BY_FUNCTION.keys()
+    assert told.keys() == MAPPINGS_BY_FUNCTION.keys()
     act = {"CertOpenStore": making, "CryptAcquireContextW": making_legacy, "NCryptOpenStorageProvider": making}[
         function
     ]
@@ -211,7 +211,7 @@ def test_certificate_of_the_other_location(scripted: ScriptedWindows, asked: str
     certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=machine))
     error = refused(lambda: keyvouch.open_signer(pinned(certificate, asked)))
     assert isinstance(error, KeyNotFound)
-    assert error.hint == f"Write location={'LocalMachine' if machine else 'CurrentUser'} in the URI."
+    assert error.hint == f"Use location={'LocalMachine' if machine else 'CurrentUser'} in the URI."
 
 
 def test_unknown_code_is_told_with_its_number(scripted: ScriptedWindows) -> None:

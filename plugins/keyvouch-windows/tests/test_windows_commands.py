@@ -105,9 +105,9 @@ def test_life_with_a_legacy_provider(windows: Windows, tmp_path: Path) -> None:
     signed = windows.keyvouch("sign", "--key", "windows:friendly-name=life", "--output", "json", stdin=b"x")
     assert json.loads(signed.output)["algorithm"] == "RS256"
     again = windows.keyvouch("new", "--key", at, "--subject", "CN=life")
-    assert (again.status, "There is such a certificate already" in again.errors) == (3, True)
+    assert (again.status, "A matching certificate already exists" in again.errors) == (3, True)
     other = windows.keyvouch("new", "--key", "windows:location=CurrentUser;friendly-name=life", "--subject", "CN=other")
-    assert (other.status, f"already: '{uri}'" in other.errors) == (3, True)
+    assert (other.status, f"already exists: '{uri}'" in other.errors) == (3, True)
 
     pfx = tmp_path / "life.pfx"
     to = ("--pfx", path_in_windows(pfx), "--password", "env:PASSWORD")
@@ -131,7 +131,7 @@ def test_key_that_may_not_leave(windows: Windows, tmp_path: Path) -> None:
     done = windows.keyvouch("export", "--key", uri, *to, PASSWORD="secret")
 
     assert done.status == 6, done
-    assert "not exportable: Windows gives it to nobody" in done.errors
+    assert "The key was created or imported as not exportable" in done.errors
     assert not (tmp_path / "out.pfx").exists()
 
 
@@ -154,12 +154,12 @@ def test_import_brings_the_key_of_a_certificate(windows: Windows, tmp_path: Path
     der = openssl("x509", "-in", tmp_path / "certificate.pem", "-outform", "DER")
     program = (
         "import sys; from keyvouch_windows import crypt32\n"
-        "with crypt32.opened_store('CurrentUser', 'My', write=True) as store:\n"
-        "    with crypt32.added(store, bytes.fromhex(sys.argv[1]), crypt32.CERT_STORE_ADD_NEW): pass"
+        "with crypt32.open_store('CurrentUser', 'My', write=True) as store:\n"
+        "    with crypt32.add(store, bytes.fromhex(sys.argv[1]), crypt32.CERT_STORE_ADD_NEW): pass"
     )
     assert windows.run("-c", program, der.hex()).status == 0
     told = windows.keyvouch("sign", "--key", "windows:subject=CN=alone", stdin=b"x")
-    assert (told.status, "Import the PFX that holds both" in told.errors) == (6, True)
+    assert (told.status, "Import the PFX that contains both" in told.errors) == (6, True)
 
     uri = import_pfx(windows, pfx)
 
@@ -174,13 +174,13 @@ def test_certificate_in_the_other_location_is_told(windows: Windows, tmp_path: P
     done = windows.keyvouch("sign", "--key", uri.replace("CurrentUser", "LocalMachine"), stdin=b"x")
 
     assert done.status == 3
-    assert "Write location=CurrentUser" in done.errors
+    assert "Use location=CurrentUser" in done.errors
     found = windows.keyvouch("sign", "--key", uri.replace(";location=CurrentUser", ""), "--output", "json", stdin=b"x")
     assert json.loads(found.output)["uri"] == uri
 
 
 def test_other_systems_are_told() -> None:
     """The plugin can be installed and imported on every system, and reports that it needs Windows."""
-    with pytest.raises(NotSupported, match="on Windows alone") as caught:
+    with pytest.raises(NotSupported, match="requires Windows") as caught:
         open_signer("windows:thumbprint=" + "4A" * 20)
-    assert "Open it on Windows" in caught.value.hint
+    assert "Run this on Windows" in caught.value.hint

@@ -97,11 +97,11 @@ def test_import_keeps_intermediates_and_trusts_no_root(scripted: ScriptedWindows
         (
             "subject=CN=other",
             "No certificate in the store My matches",
-            "Take one of those that are there:\n  'windows:",
+            "Use one that exists:\n  'windows:",
         ),
-        ("issuer=CN=other", "No certificate in the store My matches", "Take one of those"),
-        ("friendly-name=other", "No certificate in the store My matches", "Take one of those"),
-        ("subject=CN=app;store=Mine", "There is no store Mine", "it is mostly My"),
+        ("issuer=CN=other", "No certificate in the store My matches", "Use one that exists"),
+        ("friendly-name=other", "No certificate in the store My matches", "Use one that exists"),
+        ("subject=CN=app;store=Mine", "Certificate store not found: Mine", "it is usually My"),
     ],
 )
 def test_nothing_that_matches_is_told(scripted: ScriptedWindows, which: str, says: str, hint: str) -> None:
@@ -134,9 +134,9 @@ def test_certificate_without_a_key_is_told(scripted: ScriptedWindows) -> None:
         (
             "windows:location=CurrentUser;thumbprint=" + "4A" * 20,
             ConfigurationError,
-            "means a certificate that there is",
+            "can only select an existing certificate",
         ),
-        ("windows:location=CurrentUser;subject=CN=other", ConfigurationError, "another subject than CN=new"),
+        ("windows:location=CurrentUser;subject=CN=other", ConfigurationError, "a different subject than CN=new"),
     ],
 )
 def test_new_key_that_cannot_be_meant(
@@ -171,6 +171,6 @@ def test_second_import_is_refused(scripted: ScriptedWindows) -> None:
     with keyvouch.open_store("windows:location=CurrentUser") as store:
         store.import_key(LEAF, [LEAF_CERTIFICATE])
         there = dict(scripted.cng)
-        with pytest.raises(KeyExists, match="in the store already"):
+        with pytest.raises(KeyExists, match="already exists in the store"):
             store.import_key(LEAF, [LEAF_CERTIFICATE])
     assert scripted.cng == there
