@@ -36,9 +36,9 @@ _PLAIN = frozenset({0x00, 0x01, 0x02, 0x03, 0x09, 0x0A, 0x0D, 0x0E, 0x11, 0x12, 
 _OBJECT = frozenset({0x05, 0x06, 0x07, 0x08, 0x0B, 0x0C, 0x0F, 0x10})
 """ACE types with flags, and up to two GUIDs, between the mask and the SID."""
 _ALLOWING, _DENYING = frozenset({ALLOW, 0x05, 0x09, 0x0B}), frozenset({DENY, 0x06, 0x0A, 0x0C})
-_MOST_PARTS = 15
+_MAX_SUB_AUTHORITIES = 15
 """Maximum number of sub-authorities in a SID (SID_MAX_SUB_AUTHORITIES)."""
-_LARGEST = 0xFFFF
+_MAX_ACL_SIZE = 0xFFFF
 """Maximum size of an ACL in bytes."""
 
 
@@ -78,23 +78,23 @@ class Ace:
         return specific(self.mask)
 
     @classmethod
-    def _read(cls, octets: bytes) -> Ace:
-        kind, flags = octets[0], octets[1]
+    def _from_bytes(cls, data: bytes) -> Ace:
+        kind, flags = data[0], data[1]
         if kind not in _PLAIN | _OBJECT:
-            return cls(kind, flags, rest=octets[4:])
-        (mask,) = _unpacked("<I", octets, 4)
-        begin = 8
+            return cls(kind, flags, rest=data[4:])
+        (mask,) = _unpack("<I", data, 4)
+        start = 8
         if kind in _OBJECT:
-            (present,) = _unpacked("<I", octets, 8)
-            begin = 12 + 16 * (present & 1) + 8 * (present & 2)
-        sid = _sid_at(octets, begin)
-        return cls(kind, flags, mask, sid_to_text(sid), octets[8:begin], octets[begin + len(sid) :])
+            (present,) = _unpack("<I", data, 8)
+            start = 12 + 16 * (present & 1) + 8 * (present & 2)
+        sid = _sid_at(data, start)
+        return cls(kind, flags, mask, sid_to_text(sid), data[8:start], data[start + len(sid) :])
 
-    def _octets(self) -> bytes:
+    def _to_bytes(self) -> bytes:
         known = self.sid is not None
         body = struct.pack("<I", self.mask) + self.objects + sid_to_bytes(self.sid or "") if known else b""
         size = 4 + len(body) + len(self.rest)
-        if size > _LARGEST:
+        if size > _MAX_ACL_SIZE:
             raise ValueError("Access control entry too long.")
         return struct.pack("<BBH", self.type, self.flags, size) + body + self.rest
 
@@ -117,14 +117,14 @@ class SecurityDescriptor:
     """A byte for the resource manager; kept unchanged."""
 
     @classmethod
-    def from_bytes(cls, octets: bytes) -> SecurityDescriptor:
+    def from_bytes(cls, data: bytes) -> SecurityDescriptor:
         """Read a self-relative descriptor. Raises `ValueError`."""
-        version, manager, control, *offsets = _unpacked("<BBHIIII", octets, 0)
+        version, manager, control, *offsets = _unpack("<BBHIIII", data, 0)
         if version != 1 or not control & SELF_RELATIVE:
             raise ValueError("Not a self-relative security descriptor of revision 1.")
-        owner, group = (sid_to_text(_sid_at(octets, at)) if at else None for at in offsets[:2])
+        owner, group = (sid_to_text(_sid_at(data, at)) if at else None for at in offsets[:2])
         sacl, acl = (
-            _acl_at(octets, at) if at and control & present else None
+            _acl_at(data, at) if at and control & present else None
             for at, present in zip(offsets[2:], (SACL_PRESENT, DACL_PRESENT), strict=True)
         )
         dacl, revision = (None, 2) if acl is None else (_aces(acl), acl[0])
@@ -200,12 +200,12 @@ def specific(mask: int) -> int:
     return mask
 
 
-def sid_to_text(octets: bytes) -> str:
+def sid_to_text(data: bytes) -> str:
     """Return the text form of a SID, such as "S-1-5-18". Raises `ValueError`."""
-    if len(octets) < 8 or octets[0] != 1 or octets[1] > _MOST_PARTS or len(octets) != 8 + 4 * octets[1]:  # noqa: PLR2004
+    if len(data) < 8 or data[0] != 1 or data[1] > _MAX_SUB_AUTHORITIES or len(data) != 8 + 4 * data[1]:  # noqa: PLR2004
         raise ValueError("Invalid SID.")
-    authority = int.from_bytes(octets[2:8], "big")
-    parts = struct.unpack(f"<{octets[1]}I", octets[8:])
+    authority = int.from_bytes(data[2:8], "big")
+    parts = struct.unpack(f"<{data[1]}I", data[8:])
     # MS-DTYP 2.4.2.1: an authority that needs more than 32 bits is written in hexadecimal.
     first = str(authority) if authority < 1 << 32 else f"0x{authority:012X}"
     return "-".join(["S", "1", first, *map(str, parts)])
@@ -215,7 +215,7 @@ def sid_to_bytes(text: str) -> bytes:
     """Return the SID with this text form. Raises `ValueError`."""
     letter, _, rest = text.partition("-")
     version, *numbers = rest.split("-")
-    if letter.upper() != "S" or version != "1" or not 1 <= len(numbers) <= 1 + _MOST_PARTS:
+    if letter.upper() != "S" or version != "1" or not 1 <= len(numbers) <= 1 + _MAX_SUB_AUTHORITIES:
         raise ValueError(f"Invalid SID: {text!r}.")
     if not all(number.isascii() and number.isalnum() for number in numbers):  # int() accepts signs, spaces, underscores
         raise ValueError(f"Invalid SID: {text!r}.")
@@ -229,38 +229,38 @@ def sid_to_bytes(text: str) -> bytes:
     return struct.pack("<BB", 1, len(parts)) + authority.to_bytes(6, "big") + struct.pack(f"<{len(parts)}I", *parts)
 
 
-def _unpacked(form: str, octets: bytes, at: int) -> tuple[int, ...]:
+def _unpack(form: str, data: bytes, at: int) -> tuple[int, ...]:
     try:
-        return struct.unpack_from(form, octets, at)
+        return struct.unpack_from(form, data, at)
     except struct.error:
         raise ValueError("Truncated security descriptor.") from None
 
 
-def _sid_at(octets: bytes, at: int) -> bytes:
-    _, parts = _unpacked("<BB", octets, at)
-    return octets[at : at + 8 + 4 * parts]
+def _sid_at(data: bytes, at: int) -> bytes:
+    _, parts = _unpack("<BB", data, at)
+    return data[at : at + 8 + 4 * parts]
 
 
-def _acl_at(octets: bytes, at: int) -> bytes:
-    _, _, size, *_ = _unpacked("<BBHHH", octets, at)
-    if size < 8 or at + size > len(octets):  # noqa: PLR2004
+def _acl_at(data: bytes, at: int) -> bytes:
+    _, _, size, *_ = _unpack("<BBHHH", data, at)
+    if size < 8 or at + size > len(data):  # noqa: PLR2004
         raise ValueError("Truncated access control list.")
-    return octets[at : at + size]
+    return data[at : at + size]
 
 
 def _aces(acl: bytes) -> tuple[Ace, ...]:
-    count, at, found = _unpacked("<H", acl, 4)[0], 8, []
+    count, at, found = _unpack("<H", acl, 4)[0], 8, []
     for _ in range(count):
-        _, _, size = _unpacked("<BBH", acl, at)
+        _, _, size = _unpack("<BBH", acl, at)
         if size < 4 or size % 4 or at + size > len(acl):  # noqa: PLR2004
             raise ValueError("Invalid length of an access control entry.")
-        found.append(Ace._read(acl[at : at + size]))  # noqa: SLF001
+        found.append(Ace._from_bytes(acl[at : at + size]))  # noqa: SLF001
         at += size
     return tuple(found)
 
 
 def _acl(aces: tuple[Ace, ...], revision: int) -> bytes:
-    body = b"".join(ace._octets() for ace in aces)  # noqa: SLF001
-    if len(body) + 8 > _LARGEST:
+    body = b"".join(ace._to_bytes() for ace in aces)  # noqa: SLF001
+    if len(body) + 8 > _MAX_ACL_SIZE:
         raise ValueError("Access control list too long.")
     return struct.pack("<BBHHH", revision, 0, 8 + len(body), len(aces), 0) + body
