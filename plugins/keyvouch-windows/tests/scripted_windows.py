@@ -26,12 +26,12 @@ from keyvouch.certificate import thumbprint
 from keyvouch_windows.crypt32 import CERT_CONTEXT, CRYPT_DATA_BLOB, CRYPT_KEY_PROV_INFO, Container
 from keyvouch_windows.error_codes import CODES
 from scripted_calls import CallFailedError, MisuseError, write_dword, write_output, write_pointer
+from scripted_key_formats import AnyKey
 from scripted_keys import (
     CSPS,
     MORE_DATA,
     OLD_CSP,
     SOFTWARE,
-    AnyKey,
     Key,
     KeyRecord,
     Keys,

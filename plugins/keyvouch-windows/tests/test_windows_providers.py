@@ -135,8 +135,8 @@ def test_cng_key_life_cycle(scripted: ScriptedWindows, location: str, key_type: 
     assert record.properties["Key Usage"] == ((2).to_bytes(4, "little"), PERSIST)
     assert record.properties["Export Policy"] == (bytes(4), PERSIST)
     assert ("Length" in record.properties) == (native == "RSA")
-    (record,) = scripted.my(machine=bool(machine))
-    assert record.friendly_name == "life\0".encode("utf-16-le")
+    (stored,) = scripted.my(machine=bool(machine))
+    assert stored.friendly_name == "life\0".encode("utf-16-le")
     with keyvouch.open_signer(str(uri)) as signer:
         assert signer.exportable is False
         signer.sign(b"x", {"RSA": "PS256", "ECDSA_P256": "ES256", "ECDSA_P384": "ES384", "ECDSA_P521": "ES512"}[native])

@@ -147,7 +147,7 @@ def _closing_store(store: int) -> Iterator[int]:
 
 
 def contexts(store: int) -> Iterator[int]:
-    """Yield each certificate context of a store, valid until the next one: `duplicated` holds it for longer."""
+    """Yield each certificate context of a store, valid until the next one; `duplicate` keeps it for longer."""
     return _iterate("CertEnumCertificatesInStore", store)
 
 

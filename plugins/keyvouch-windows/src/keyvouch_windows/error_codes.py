@@ -148,7 +148,7 @@ UNSUPPORTED = frozenset(
         "TPM_E_PCP_UNSUPPORTED_PSS_SALT",
     }
 )
-"""The provider does not support what was asked for."""
+"""The provider does not support what was requested."""
 
 LOST_HANDLE = frozenset(
     {

@@ -35,7 +35,7 @@ def code_name(error: NativeError) -> str:
 
 
 def is_unsupported(error: NativeError) -> bool:
-    """Return whether the provider does not support what was asked for."""
+    """Return whether the provider does not support what was requested."""
     name = code_name(error)
     return name in UNSUPPORTED and (error.function, name) not in MAPPINGS_BY_FUNCTION
 
