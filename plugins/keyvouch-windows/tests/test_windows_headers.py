@@ -26,8 +26,8 @@ MODULES = [
     importlib.import_module(f"keyvouch_windows.{each.name}") for each in pkgutil.iter_modules(keyvouch_windows.__path__)
 ]
 OURS = {
-    "SOFTWARE": "MS_KEY_STORAGE_PROVIDER",
-    "_AES": "MS_ENH_RSA_AES_PROV_W",
+    "SOFTWARE_PROVIDER": "MS_KEY_STORAGE_PROVIDER",
+    "_AES_PROVIDER": "MS_ENH_RSA_AES_PROV_W",
 }
 """Our names of constants that have other names in the headers."""
 ENUMERATED = {
@@ -102,14 +102,14 @@ def constants() -> dict[str, int | str]:
     """Return the constants by the headers' names, including those in our tables."""
     tables = dict(defined(dict))
     assert tables["CALG"].keys() == HASHES.keys()
-    told = [
+    pairs = [
         *tables["CODES"].items(),
         *((HASHES[name], value) for name, value in tables["CALG"].items()),
         *((name, value) for name, value in defined(int, str) if is_constant(name)),
         *((name, value) for name, value in defined(str) if name in OURS),
     ]
     found: dict[str, int | str] = {}
-    for name, value in told:
+    for name, value in pairs:
         if not isinstance(value, bool):
             theirs = (OURS | ENUMERATED).get(name, name)
             assert found.setdefault(theirs, value) == value, f"{name} has two values"
@@ -123,8 +123,8 @@ def of_structures() -> dict[str, tuple[str, str]]:
         name = each.__name__
         found[name] = (str(ctypes.sizeof(each)), number(name, f"sizeof({name})"))
         for field, kind in each._fields_:  # type: ignore[misc]  # none is a bit field
-            place, width = f"{name}.{field}", f"width of {name}.{field}"
-            found[place] = (str(getattr(each, field).offset), number(place, f"offsetof({name}, {field})"))
+            offset, width = f"{name}.{field}", f"width of {name}.{field}"
+            found[offset] = (str(getattr(each, field).offset), number(offset, f"offsetof({name}, {field})"))
             found[width] = (str(ctypes.sizeof(kind)), number(width, f"sizeof((({name} *)0)->{field})"))
     return found
 
@@ -149,19 +149,19 @@ def of_functions() -> dict[str, tuple[str, str]]:
         for name, (returned, arguments) in library.signatures.items():
             result, taken = declaration(words, name)
             assert len(taken) == len(arguments), (name, taken)
-            for place, (kind, declared) in enumerate([(returned, result), *zip(arguments, taken, strict=True)]):
-                found[f"{name} {place}"] = (
+            for index, (kind, declared) in enumerate([(returned, result), *zip(arguments, taken, strict=True)]):
+                found[f"{name} {index}"] = (
                     str(ctypes.sizeof(kind) if kind else 0),
-                    number(f"{name} {place}", f"sizeof({declared})"),
+                    number(f"{name} {index}", f"sizeof({declared})"),
                 )
     return found
 
 
 def of_names() -> dict[str, tuple[str, str]]:
     """Compare the legacy providers without SHA-2, and the OID for encrypting a key."""
-    way = dict(defined(bytes))["_PBE_SHA1_3DES"].rstrip(b"\0").decode()
+    oid = dict(defined(bytes))["_PBE_SHA1_3DES"].rstrip(b"\0").decode()
     assert {*WITHOUT_SHA2.values()} == dict(defined(frozenset))["_WITHOUT_SHA2"]
-    found = {"way": (way, 'printf("way = %s\\n", szOID_PKCS_12_pbeWithSHA1And3KeyTripleDES);')}
+    found = {"oid": (oid, 'printf("oid = %s\\n", szOID_PKCS_12_pbeWithSHA1And3KeyTripleDES);')}
     return found | {name: (repr(value), text(name, name)) for name, value in WITHOUT_SHA2.items()}
 
 
@@ -197,16 +197,14 @@ PARTS: dict[Callable[[], dict[str, tuple[str, str]]], int] = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_bindings_are_as_in_the_headers(
-    headers: dict[str, str], part: Callable[[], dict[str, tuple[str, str]]]
-) -> None:
+def test_bindings_match_the_headers(headers: dict[str, str], part: Callable[[], dict[str, tuple[str, str]]]) -> None:
     """Our sizes, offsets, widths and values equal the compiler's."""
     ours = {name: value for name, (value, _) in part().items() if name not in NOT_IN_THE_HEADERS}
     assert {name: headers[name] for name in ours} == ours
     assert len(ours) >= PARTS[part]
 
 
-def test_what_no_header_has_is_listed_with_its_source(headers: dict[str, str]) -> None:
+def test_constants_missing_in_the_headers(headers: dict[str, str]) -> None:
     """Exactly the constants missing in the headers are listed with their source."""
     assert {name for name, value in headers.items() if value == ABSENT} == NOT_IN_THE_HEADERS.keys()
 

@@ -10,8 +10,8 @@ from keyvouch.security_descriptor import FILE_GENERIC_READ, GENERIC_READ, Securi
 from keyvouch.security_descriptor import READ_DATA as FILE_READ_DATA
 from keyvouch.store import KeyUri
 from keyvouch_windows import accounts
-from keyvouch_windows.codes import UNDONE
-from keyvouch_windows.failures import as_error, name_of
+from keyvouch_windows.error_codes import UNSUPPORTED
+from keyvouch_windows.error_translation import code_name, to_keyvouch_error
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
 
@@ -25,13 +25,13 @@ management points"); Carbon.Cryptography's authors saw GENERIC_READ and SYNCHRON
 _IN_CERTMGR = "in certlm.msc: All Tasks, Manage Private Keys"
 
 
-def readers(key: OpenKey, called: Callable[[str], str] = accounts.name_of) -> tuple[str, ...]:
+def readers(key: OpenKey, name_of: Callable[[str], str] = accounts.name_of) -> tuple[str, ...]:
     """Return the names of the accounts that may sign with a key. Raises `NativeError`, `KeyUnusable`.
 
     Groups are not expanded. An account that is itself denied access is left out.
     """
-    allowed = _rules(key).allowed(FILE_READ_DATA)
-    return tuple(called(sid) for sid in ((accounts.WELL_KNOWN["everyone"],) if allowed is None else allowed))
+    allowed = _read_rules(key).allowed(FILE_READ_DATA)
+    return tuple(name_of(sid) for sid in ((accounts.WELL_KNOWN["everyone"],) if allowed is None else allowed))
 
 
 def grant(key: OpenKey, account: str, uri: KeyUri, *, machine: bool) -> None:
@@ -42,23 +42,23 @@ def grant(key: OpenKey, account: str, uri: KeyUri, *, machine: bool) -> None:
     """
     if uri.get("location") == "CurrentUser" or not machine:
         raise NotSupported(
-            "A key of CurrentUser is its user's: no other account finds it there, whatever it may do with it.",
-            hint="Import the key into LocalMachine, and grant it there:"
+            "A key in CurrentUser can be used only by its own user, whatever its access rules allow.",
+            hint="Import the key into LocalMachine, and grant access to it there:"
             " `keyvouch import --from pfx:FILE --key windows:location=LocalMachine`.",
             uri=uri,
         )
     sid = accounts.sid_of(account)
-    with told("granting access to the key", uri):
-        rules = _rules(key)
+    with translate_errors("granting access to the key", uri):
+        rules = _read_rules(key)
         changed = rules.allowing(sid, _READ)
-        if not _may(changed, sid):
+        if not _is_allowed(changed, sid):
             raise AccessDenied(
-                f"A rule of the key's denies it to {accounts.name_of(sid)}, and goes before any permission.",
-                hint=f"Take the denial away {_IN_CERTMGR}.",
+                f"An access rule denies {accounts.name_of(sid)} the key, and takes precedence over any permission.",
+                hint=f"Remove that rule {_IN_CERTMGR}.",
                 uri=uri,
             )
         if changed != rules:
-            _set(key, changed, uri, lambda: _may(_rules(key), sid))
+            _set_rules(key, changed, uri, lambda: _is_allowed(_read_rules(key), sid))
 
 
 def revoke(key: OpenKey, account: str, uri: KeyUri) -> None:
@@ -67,58 +67,57 @@ def revoke(key: OpenKey, account: str, uri: KeyUri) -> None:
     Permissions through groups remain. Raises `NotSupported`, `AccessDenied`, and as `accounts.sid_of`.
     """
     sid = accounts.sid_of(account)
-    with told("revoking access to the key", uri):
-        rules = _rules(key)
+    with translate_errors("revoking access to the key", uri):
+        rules = _read_rules(key)
         if rules.dacl is None:
             raise NotSupported(
-                "The key has no list of access rules: everyone may use it.", hint=f"Give it one {_IN_CERTMGR}.", uri=uri
+                "The key has no access rules: everyone may use it.", hint=f"Add access rules {_IN_CERTMGR}.", uri=uri
             )
         changed = rules.not_allowing(sid)
-        if _may(changed, sid):
+        if _is_allowed(changed, sid):
             raise NotSupported(
-                f"{accounts.name_of(sid)} may use the key by a rule that its folder hands down. Nothing changed.",
-                hint=f"Take the rule away at the folder, or end the inheritance {_IN_CERTMGR}, Advanced.",
+                f"{accounts.name_of(sid)} may use the key through a rule inherited from its folder.",
+                hint=f"Remove the rule from the folder, or disable inheritance {_IN_CERTMGR}, Advanced.",
                 uri=uri,
             )
         if changed != rules:
-            _set(key, changed, uri, lambda: not _may(_rules(key), sid))
+            _set_rules(key, changed, uri, lambda: not _is_allowed(_read_rules(key), sid))
 
 
 @contextlib.contextmanager
-def told(doing: str, uri: KeyUri) -> Iterator[None]:
+def translate_errors(operation: str, uri: KeyUri) -> Iterator[None]:
     """Raise keyvouch's error for a `NativeError` while a provider reads or sets a key's access rules."""
     try:
         yield
     except NativeError as error:
-        if name_of(error) in UNDONE:
+        if code_name(error) in UNSUPPORTED:
             raise NotSupported(
-                f"The key's provider has no access rules for its keys: {error} ({name_of(error)}).",
-                hint="Who has the card, or the token, and its PIN may sign; for accounts to be granted, take a key of"
-                " the Microsoft Software Key Storage Provider in location=LocalMachine.",
+                f"The key's provider does not support access rules: {error} ({code_name(error)}).",
+                hint="To grant accounts access, use a key of the Microsoft Software Key Storage Provider in"
+                " location=LocalMachine. With a card or token, anyone who has it and its PIN may sign.",
                 uri=uri,
             ) from error
-        raise as_error(error, doing, None) from error  # no URI: the remedy is an administrator, not a grant
+        # Without a URI: the remedy is an administrator, not a grant.
+        raise to_keyvouch_error(error, operation, None) from error
 
 
-def _rules(key: OpenKey) -> SecurityDescriptor:
+def _read_rules(key: OpenKey) -> SecurityDescriptor:
     try:
         return SecurityDescriptor.from_bytes(key.access_rules())
     except ValueError as error:
-        raise KeyUnusable(
-            f"The key's access rules cannot be read: {error}", hint=f"Look at them {_IN_CERTMGR}."
-        ) from error
+        raise KeyUnusable(f"Cannot read the key's access rules: {error}", hint=f"Check them {_IN_CERTMGR}.") from error
 
 
-def _may(rules: SecurityDescriptor, sid: str) -> bool:
+def _is_allowed(rules: SecurityDescriptor, sid: str) -> bool:
     allowed = rules.allowed(FILE_READ_DATA)
     return allowed is None or sid in allowed
 
 
-def _set(key: OpenKey, rules: SecurityDescriptor, uri: KeyUri, holds: Callable[[], bool]) -> None:
+def _set_rules(key: OpenKey, rules: SecurityDescriptor, uri: KeyUri, is_done: Callable[[], bool]) -> None:
     key.set_access_rules(rules.to_bytes())
-    if not holds():
+    if not is_done():
         raise NotSupported(
-            "The key's provider took the new access rules, and did not keep them.",
-            hint=f"Look at them {_IN_CERTMGR}; or take a key of the Microsoft Software Key Storage Provider.",
+            "The key's provider accepted the new access rules, but did not store them.",
+            hint=f"Check them {_IN_CERTMGR}; or use a key of the Microsoft Software Key Storage Provider.",
             uri=uri,
         )

@@ -24,8 +24,9 @@ from keyvouch.errors import (
 from keyvouch.local_key import make_key as make_any_key
 from keyvouch.store import KeySpec
 from keyvouch_windows.crypt32 import Container
-from scripted_keys import AES_CSP, SOFTWARE, AnyKey, make_key
-from scripted_windows import CURRENT_USER, LOCAL_MACHINE, Held, ScriptedWindows
+from scripted_key_formats import AnyKey
+from scripted_keys import AES_CSP, SOFTWARE, make_key
+from scripted_windows import CURRENT_USER, LOCAL_MACHINE, CertificateRecord, ScriptedWindows
 
 IN_CNG = Container(SOFTWARE, "app")
 LEAF, MIDDLE, ROOT = make_key("RSA-2048"), make_key("RSA-3072"), make_key("ECDSA_P256")
@@ -53,14 +54,14 @@ OF_ANOTHER_KEY = issued("middle", make_key("ECDSA_P384"), "root", ROOT)
 def add_issued(scripted: ScriptedWindows) -> None:
     """Add the key with the certificate issued for it."""
     scripted.add(LEAF, IN_CNG)
-    scripted.my(machine=False)[:] = [Held(LEAF_CERTIFICATE.public_bytes(Encoding.DER), IN_CNG)]
+    scripted.my(machine=False)[:] = [CertificateRecord(LEAF_CERTIFICATE.public_bytes(Encoding.DER), IN_CNG)]
 
 
 def put(scripted: ScriptedWindows, location: int, store: str, *certificates: x509.Certificate) -> None:
-    scripted.stores[location, store] = [Held(each.public_bytes(Encoding.DER)) for each in certificates]
+    scripted.stores[location, store] = [CertificateRecord(each.public_bytes(Encoding.DER)) for each in certificates]
 
 
-def test_chain_is_what_windows_knows(scripted: ScriptedWindows) -> None:
+def test_chain_is_built_from_the_stores(scripted: ScriptedWindows) -> None:
     """Issuers are found by name and signature; of two certificates for the same key the valid one is used."""
     add_issued(scripted)
     put(scripted, CURRENT_USER, "ca", OF_ANOTHER_KEY, EXPIRED, MIDDLE_CERTIFICATE)
@@ -68,7 +69,7 @@ def test_chain_is_what_windows_knows(scripted: ScriptedWindows) -> None:
 
     with keyvouch.open_signer("windows:subject=CN=app;issuer=CN=middle") as signer:
         assert signer.chain == (LEAF_CERTIFICATE, MIDDLE_CERTIFICATE, ROOT_CERTIFICATE)
-    scripted.assert_nothing_held()
+    scripted.assert_all_released()
 
 
 def test_unknown_issuer_ends_the_chain(scripted: ScriptedWindows) -> None:
@@ -88,7 +89,7 @@ def test_import_keeps_intermediates_and_trusts_no_root(scripted: ScriptedWindows
         MIDDLE_CERTIFICATE.public_bytes(Encoding.DER)
     ]
     assert not scripted.stores.get((LOCAL_MACHINE, "root"))
-    scripted.assert_nothing_held()
+    scripted.assert_all_released()
 
 
 @pytest.mark.parametrize(
@@ -97,14 +98,14 @@ def test_import_keeps_intermediates_and_trusts_no_root(scripted: ScriptedWindows
         (
             "subject=CN=other",
             "No certificate in the store My matches",
-            "Take one of those that are there:\n  'windows:",
+            "Use one that exists:\n  'windows:",
         ),
-        ("issuer=CN=other", "No certificate in the store My matches", "Take one of those"),
-        ("friendly-name=other", "No certificate in the store My matches", "Take one of those"),
-        ("subject=CN=app;store=Mine", "There is no store Mine", "it is mostly My"),
+        ("issuer=CN=other", "No certificate in the store My matches", "Use one that exists"),
+        ("friendly-name=other", "No certificate in the store My matches", "Use one that exists"),
+        ("subject=CN=app;store=Mine", "Certificate store not found: Mine", "it is usually My"),
     ],
 )
-def test_nothing_that_matches_is_told(scripted: ScriptedWindows, which: str, says: str, hint: str) -> None:
+def test_no_match_is_reported(scripted: ScriptedWindows, which: str, says: str, hint: str) -> None:
     """The error lists the existing certificates."""
     add_issued(scripted)
     with pytest.raises(KeyNotFound, match=says) as caught:
@@ -112,16 +113,16 @@ def test_nothing_that_matches_is_told(scripted: ScriptedWindows, which: str, say
     assert hint in caught.value.hint
 
 
-def test_mistyped_store_is_not_made(scripted: ScriptedWindows) -> None:
+def test_mistyped_store_is_not_created(scripted: ScriptedWindows) -> None:
     """No store is created for an unknown name, since nobody would find a certificate there."""
     with keyvouch.open_store("windows:location=CurrentUser;store=Mine") as store, pytest.raises(KeyvouchError):
         store.generate(KeySpec("RSA-2048", "CN=app"))
     assert (CURRENT_USER, "mine") not in scripted.stores
     assert not scripted.cng
-    scripted.assert_nothing_held()
+    scripted.assert_all_released()
 
 
-def test_certificate_without_a_key_is_told(scripted: ScriptedWindows) -> None:
+def test_certificate_without_a_key_is_reported(scripted: ScriptedWindows) -> None:
     """The error says that the private key is missing, for example if the file contained only the certificate."""
     put(scripted, CURRENT_USER, "my", LEAF_CERTIFICATE)
     with pytest.raises(KeyUnusable, match="its private key is not"):
@@ -134,12 +135,12 @@ def test_certificate_without_a_key_is_told(scripted: ScriptedWindows) -> None:
         (
             "windows:location=CurrentUser;thumbprint=" + "4A" * 20,
             ConfigurationError,
-            "means a certificate that there is",
+            "can only select an existing certificate",
         ),
-        ("windows:location=CurrentUser;subject=CN=other", ConfigurationError, "another subject than CN=new"),
+        ("windows:location=CurrentUser;subject=CN=other", ConfigurationError, "a different subject than CN=new"),
     ],
 )
-def test_new_key_that_cannot_be_meant(
+def test_uri_unsuitable_for_a_new_key(
     scripted: ScriptedWindows, uri: str, error: type[KeyvouchError], says: str
 ) -> None:
     """The URI's attributes must fit a key that does not exist yet."""
@@ -148,7 +149,7 @@ def test_new_key_that_cannot_be_meant(
     assert not scripted.cng
 
 
-def test_import_that_cannot_be(scripted: ScriptedWindows) -> None:
+def test_impossible_imports(scripted: ScriptedWindows) -> None:
     """Nothing is imported if the location, the provider, the certificate or the key type is unsuitable."""
     edwards = make_any_key("Ed25519")
     chain = [self_signed(LEAF, "CN=new", 1)]
@@ -163,7 +164,7 @@ def test_import_that_cannot_be(scripted: ScriptedWindows) -> None:
             store.import_key(key, given)
     assert not scripted.cng
     assert not scripted.csp
-    scripted.assert_nothing_held()
+    scripted.assert_all_released()
 
 
 def test_second_import_is_refused(scripted: ScriptedWindows) -> None:
@@ -171,6 +172,6 @@ def test_second_import_is_refused(scripted: ScriptedWindows) -> None:
     with keyvouch.open_store("windows:location=CurrentUser") as store:
         store.import_key(LEAF, [LEAF_CERTIFICATE])
         there = dict(scripted.cng)
-        with pytest.raises(KeyExists, match="in the store already"):
+        with pytest.raises(KeyExists, match="already exists in the store"):
             store.import_key(LEAF, [LEAF_CERTIFICATE])
     assert scripted.cng == there

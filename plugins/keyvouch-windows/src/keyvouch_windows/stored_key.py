@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import Algorithm, verifies
 from keyvouch.store import KeyUri, StoredKey
-from keyvouch_windows.failures import is_undone, name_of, told, unsupported
+from keyvouch_windows.error_translation import algorithm_unsupported, code_name, is_unsupported, translate_errors
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
 
@@ -25,22 +25,22 @@ class WindowsKey(StoredKey):
         self.chain = chain
         self.exportable = opened.exportable()
         self._opened = opened
-        self._proven: set[Algorithm] = set()
+        self._verified: set[Algorithm] = set()
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:  # noqa: ARG002 - cannot be interrupted
         """Sign with the key's provider."""
-        with told("signing", self.uri):
+        with translate_errors("signing", self.uri):
             try:
                 signature = self._opened.sign(message, algorithm)
             except NativeError as error:
-                if is_undone(error):
-                    raise unsupported(f"{error} ({name_of(error)})", algorithm.name, self.uri) from error
+                if is_unsupported(error):
+                    raise algorithm_unsupported(f"{error} ({code_name(error)})", algorithm.name, self.uri) from error
                 raise
-        if algorithm.family == "RSA-PSS" and algorithm not in self._proven:
+        if algorithm.family == "RSA-PSS" and algorithm not in self._verified:
             # Some TPMs make the salt as long as possible and report success.
             if not verifies(self.public_key, signature, message, algorithm):
-                raise unsupported("its salt is not as long as the hash", algorithm.name, self.uri)
-            self._proven.add(algorithm)
+                raise algorithm_unsupported("the salt is not as long as the hash", algorithm.name, self.uri)
+            self._verified.add(algorithm)
         return signature
 
     def close(self) -> None:

@@ -129,7 +129,7 @@ CODES = {
 }
 """Codes that users can encounter; all others are shown as numbers."""
 
-UNDONE = frozenset(
+UNSUPPORTED = frozenset(
     {
         "ERROR_INVALID_PARAMETER",
         "ERROR_NOT_SUPPORTED",
@@ -148,9 +148,9 @@ UNDONE = frozenset(
         "TPM_E_PCP_UNSUPPORTED_PSS_SALT",
     }
 )
-"""The provider does not support what was asked for."""
+"""The provider does not support what was requested."""
 
-LOST = frozenset(
+LOST_HANDLE = frozenset(
     {
         "EPT_S_NOT_REGISTERED",
         "ERROR_INVALID_HANDLE",
@@ -169,7 +169,7 @@ LOST = frozenset(
 )
 """The key's handle is no longer valid: opening the key again may help."""
 
-WITHHELD = frozenset(
+DENIED_OR_MISSING = frozenset(
     {
         "ERROR_ACCESS_DENIED",
         "ERROR_FILE_NOT_FOUND",
@@ -181,7 +181,7 @@ WITHHELD = frozenset(
 )
 """This account may not use the key, or the key is gone: Windows reports the same in both cases."""
 
-KEPT = frozenset(
+NOT_EXPORTABLE = frozenset(
     {
         "NTE_BAD_KEY_STATE",
         "NTE_BAD_TYPE",

@@ -24,8 +24,8 @@ def make_pfx(folder: Path, subject: str, *form: str) -> tuple[Path, str]:
     what = ("-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", subject)
     openssl("req", "-x509", *what, "-keyout", key, "-out", certificate)
     openssl("pkcs12", "-export", *form, "-inkey", key, "-in", certificate, "-out", pfx, "-passout", "pass:secret")
-    told = openssl("x509", "-in", certificate, "-noout", "-fingerprint", "-sha1").decode()
-    return pfx, told.partition("=")[2].strip()
+    result = openssl("x509", "-in", certificate, "-noout", "-fingerprint", "-sha1").decode()
+    return pfx, result.partition("=")[2].strip()
 
 
 def import_pfx(windows: Windows, pfx: Path, *options: str) -> str:
@@ -67,8 +67,8 @@ def test_thumbprint_in_every_spelling(windows: Windows, tmp_path: Path) -> None:
     pfx, colons = make_pfx(tmp_path, "/CN=spelt")
     uri = import_pfx(windows, pfx)
     plain = colons.replace(":", "")
-    told = openssl("x509", "-in", tmp_path / "certificate.pem", "-noout", "-fingerprint", "-sha256").decode()
-    long = told.partition("=")[2].strip()
+    result = openssl("x509", "-in", tmp_path / "certificate.pem", "-noout", "-fingerprint", "-sha256").decode()
+    long = result.partition("=")[2].strip()
     spellings = [
         plain.lower(),
         colons,
@@ -91,7 +91,7 @@ def test_thumbprint_in_every_spelling(windows: Windows, tmp_path: Path) -> None:
     assert json.loads(by_name.output)["uri"] == uri
 
 
-def test_life_with_a_legacy_provider(windows: Windows, tmp_path: Path) -> None:
+def test_legacy_provider_life_cycle(windows: Windows, tmp_path: Path) -> None:
     """A key is created, listed, signs with its provider's algorithm, is exported, and is deleted."""
     at = f"windows:location=CurrentUser;friendly-name=life;provider={CSP}"
     made = windows.keyvouch("new", "--key", at, "--subject", "CN=life", "--exportable", "--output", "json")
@@ -105,9 +105,9 @@ def test_life_with_a_legacy_provider(windows: Windows, tmp_path: Path) -> None:
     signed = windows.keyvouch("sign", "--key", "windows:friendly-name=life", "--output", "json", stdin=b"x")
     assert json.loads(signed.output)["algorithm"] == "RS256"
     again = windows.keyvouch("new", "--key", at, "--subject", "CN=life")
-    assert (again.status, "There is such a certificate already" in again.errors) == (3, True)
+    assert (again.status, "A matching certificate already exists" in again.errors) == (3, True)
     other = windows.keyvouch("new", "--key", "windows:location=CurrentUser;friendly-name=life", "--subject", "CN=other")
-    assert (other.status, f"already: '{uri}'" in other.errors) == (3, True)
+    assert (other.status, f"already exists: '{uri}'" in other.errors) == (3, True)
 
     pfx = tmp_path / "life.pfx"
     to = ("--pfx", path_in_windows(pfx), "--password", "env:PASSWORD")
@@ -122,7 +122,7 @@ def test_life_with_a_legacy_provider(windows: Windows, tmp_path: Path) -> None:
     assert gone.status == 3, gone
 
 
-def test_key_that_may_not_leave(windows: Windows, tmp_path: Path) -> None:
+def test_non_exportable_key_is_not_exported(windows: Windows, tmp_path: Path) -> None:
     """Exporting a key imported as not exportable is refused with this reason, and no file is written."""
     pfx, _ = make_pfx(tmp_path, "/CN=kept")
     uri = import_pfx(windows, pfx)
@@ -131,7 +131,7 @@ def test_key_that_may_not_leave(windows: Windows, tmp_path: Path) -> None:
     done = windows.keyvouch("export", "--key", uri, *to, PASSWORD="secret")
 
     assert done.status == 6, done
-    assert "not exportable: Windows gives it to nobody" in done.errors
+    assert "The key was created or imported as not exportable" in done.errors
     assert not (tmp_path / "out.pfx").exists()
 
 
@@ -148,25 +148,25 @@ def test_certificate_is_imported_once(windows: Windows, tmp_path: Path) -> None:
     assert windows.keyvouch("sign", "--key", uri, stdin=b"x").status == 0
 
 
-def test_import_brings_the_key_of_a_certificate(windows: Windows, tmp_path: Path) -> None:
+def test_import_adds_a_missing_key(windows: Windows, tmp_path: Path) -> None:
     """A certificate imported without its key is reported, and the suggested import of the PFX solves it."""
     pfx, _ = make_pfx(tmp_path, "/CN=alone")
     der = openssl("x509", "-in", tmp_path / "certificate.pem", "-outform", "DER")
     program = (
         "import sys; from keyvouch_windows import crypt32\n"
-        "with crypt32.opened_store('CurrentUser', 'My', write=True) as store:\n"
-        "    with crypt32.added(store, bytes.fromhex(sys.argv[1]), crypt32.CERT_STORE_ADD_NEW): pass"
+        "with crypt32.open_store('CurrentUser', 'My', write=True) as store:\n"
+        "    with crypt32.add(store, bytes.fromhex(sys.argv[1]), crypt32.CERT_STORE_ADD_NEW): pass"
     )
     assert windows.run("-c", program, der.hex()).status == 0
-    told = windows.keyvouch("sign", "--key", "windows:subject=CN=alone", stdin=b"x")
-    assert (told.status, "Import the PFX that holds both" in told.errors) == (6, True)
+    result = windows.keyvouch("sign", "--key", "windows:subject=CN=alone", stdin=b"x")
+    assert (result.status, "Import the PFX that contains both" in result.errors) == (6, True)
 
     uri = import_pfx(windows, pfx)
 
     assert windows.keyvouch("sign", "--key", uri, stdin=b"x").status == 0
 
 
-def test_certificate_in_the_other_location_is_told(windows: Windows, tmp_path: Path) -> None:
+def test_wrong_location_is_reported(windows: Windows, tmp_path: Path) -> None:
     """For a wrong location the error gives the right one; without a location the output shows where it was found."""
     pfx, _ = make_pfx(tmp_path, "/CN=elsewhere")
     uri = import_pfx(windows, pfx)
@@ -174,13 +174,13 @@ def test_certificate_in_the_other_location_is_told(windows: Windows, tmp_path: P
     done = windows.keyvouch("sign", "--key", uri.replace("CurrentUser", "LocalMachine"), stdin=b"x")
 
     assert done.status == 3
-    assert "Write location=CurrentUser" in done.errors
+    assert "Use location=CurrentUser" in done.errors
     found = windows.keyvouch("sign", "--key", uri.replace(";location=CurrentUser", ""), "--output", "json", stdin=b"x")
     assert json.loads(found.output)["uri"] == uri
 
 
-def test_other_systems_are_told() -> None:
+def test_requires_windows() -> None:
     """The plugin can be installed and imported on every system, and reports that it needs Windows."""
-    with pytest.raises(NotSupported, match="on Windows alone") as caught:
+    with pytest.raises(NotSupported, match="requires Windows") as caught:
         open_signer("windows:thumbprint=" + "4A" * 20)
-    assert "Open it on Windows" in caught.value.hint
+    assert "Run this on Windows" in caught.value.hint

@@ -13,11 +13,11 @@ from keyvouch import cli
 from keyvouch.errors import AccessDenied, KeyNotFound, KeyUnusable, KeyvouchError
 from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
-from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.remedies import BY_FUNCTION
+from keyvouch_windows.error_codes import CODES
+from keyvouch_windows.error_mappings import MAPPINGS_BY_FUNCTION
 from scripted_keys import ACCOUNT, AES_CSP, SOFTWARE, make_key
-from scripted_windows import ScriptedWindows, certified, pinned, uri_of
+from scripted_windows import ScriptedWindows, make_certificate, pinned, uri_of
 
 PAGE = Path(__file__).parents[3] / "docs/stores/windows-errors.md"
 UNKNOWN = (0x8009FFFF, 0xC0000022, 0x80070001, 4711)
@@ -40,13 +40,13 @@ def errors_in(cell: str) -> list[str]:
     return re.findall(r"\[`([a-z-]+)`\]", cell)
 
 
-TOLD = {name: (errors_in(error), hint) for code, error, _, hint in rows(4) for name in codes_in(code)}
+EXPECTED = {name: (errors_in(error), hint) for code, error, _, hint in rows(4) for name in codes_in(code)}
 """By code name: the errors and the hint."""
 
 
 def says(hint: str, name: str) -> bool:
     """Return whether a hint is the page's for a code or, if the page quotes parts, contains one of them."""
-    written = TOLD[name][1]
+    written = EXPECTED[name][1]
     parts = re.findall(r"``?(.+?)``?(?:,|;|$|\.$)", written) if " `" in written or written.startswith("`") else []
     parts = [part.partition(" --key")[0] for part in parts]
     return hint == written or any(part in hint for part in parts)
@@ -75,8 +75,8 @@ def test_page_has_each_code_once() -> None:
     assert sorted(written) == sorted(CODES.items())
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_refusal_to_open_is_told(scripted: ScriptedWindows, name: str) -> None:
+@pytest.mark.parametrize("name", EXPECTED)
+def test_error_on_opening(scripted: ScriptedWindows, name: str) -> None:
     """CryptoAPI's last error on opening a certificate's key becomes the page's error."""
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.fail("CryptAcquireCertificatePrivateKey", CODES[name])
@@ -86,24 +86,24 @@ def test_refusal_to_open_is_told(scripted: ScriptedWindows, name: str) -> None:
 
     if name == "CRYPT_E_NO_KEY_PROPERTY":  # the provider is then asked, and gives a better reason
         name = "NTE_BAD_KEYSET"
-    assert error.code in TOLD[name][0]
+    assert error.code in EXPECTED[name][0]
     assert says(error.hint, name)
     assert name in error.message
-    scripted.assert_nothing_held()
+    scripted.assert_all_released()
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_refusal_to_sign_is_told(scripted: ScriptedWindows, name: str) -> None:
+@pytest.mark.parametrize("name", EXPECTED)
+def test_error_on_signing(scripted: ScriptedWindows, name: str) -> None:
     """CNG's (signed) status on signing a digest becomes the page's error."""
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     with keyvouch.open_signer(pinned(certificate)) as signer:
         scripted.fail("NCryptSignHash", CODES[name])
         error = refused(lambda: signer.sign(b"x", "RS256", timeout=NEAR))
 
-    assert error.code in TOLD[name][0]
+    assert error.code in EXPECTED[name][0]
     assert says(error.hint, name)
     assert name in error.message
-    scripted.assert_nothing_held()
+    scripted.assert_all_released()
 
 
 def opening(uri: str) -> object:
@@ -127,12 +127,12 @@ def making_legacy(uri: str) -> object:
 
 def importing(uri: str) -> object:
     with keyvouch.open_store("windows:location=CurrentUser;friendly-name=new") as store:
-        return store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
+        return store.import_key(make_key("RSA-2048"), [make_certificate(make_key("RSA-2048"))])
 
 
 def installing(uri: str) -> object:
     with keyvouch.open_store(uri) as store:
-        return store.install_certificate([certified(make_key("RSA-2048"))])
+        return store.install_certificate([make_certificate(make_key("RSA-2048"))])
 
 
 def exporting(uri: str) -> object:
@@ -170,14 +170,14 @@ def test_every_code_is_an_error_with_a_hint(
     # Some codes are not failures, such as those for a missing store or the end of an enumeration.
     error = error_of(lambda: act(uri))
     assert error is None or (error.hint and error.exit_status in (2, 3, 4, 5, 6))
-    scripted.assert_nothing_held()
+    scripted.assert_all_released()
 
 
-@pytest.mark.parametrize(("function", "name"), BY_FUNCTION)
-def test_code_that_means_something_else_of_a_function(scripted: ScriptedWindows, function: str, name: str) -> None:
+@pytest.mark.parametrize(("function", "name"), MAPPINGS_BY_FUNCTION)
+def test_codes_with_another_meaning_for_a_function(scripted: ScriptedWindows, function: str, name: str) -> None:
     """These codes raise the errors in the page's second table."""
-    told = {(cells[0].strip("`"), next(iter(codes_in(cells[1])))): cells for cells in rows(5)}
-    assert told.keys() == BY_FUNCTION.keys()
+    by_function = {(cells[0].strip("`"), next(iter(codes_in(cells[1])))): cells for cells in rows(5)}
+    assert by_function.keys() == MAPPINGS_BY_FUNCTION.keys()
     act = {"CertOpenStore": making, "CryptAcquireContextW": making_legacy, "NCryptOpenStorageProvider": making}[
         function
     ]
@@ -186,13 +186,13 @@ def test_code_that_means_something_else_of_a_function(scripted: ScriptedWindows,
 
     error = refused(lambda: act(""))
 
-    _, _, kind, meaning, hint = told[function, name]
+    _, _, kind, message, hint = by_function[function, name]
     assert (error.code, error.hint) == (*errors_in(kind), hint)
-    assert meaning[:-1] in error.message
+    assert message[:-1] in error.message
 
 
 @pytest.mark.parametrize("account", [ACCOUNT, r"NT AUTHORITY\NETWORK SERVICE"])
-def test_service_account_is_told_the_line_to_type(scripted: ScriptedWindows, account: str) -> None:
+def test_service_account_gets_the_grant_command(scripted: ScriptedWindows, account: str) -> None:
     """For a machine key that the account may not use, the hint has the account and the key's pinned URI."""
     scripted.account = account
     certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=True))
@@ -206,15 +206,15 @@ def test_service_account_is_told_the_line_to_type(scripted: ScriptedWindows, acc
 
 
 @pytest.mark.parametrize(("machine", "asked"), [(False, "LocalMachine"), (True, "CurrentUser")])
-def test_certificate_of_the_other_location(scripted: ScriptedWindows, asked: str, *, machine: bool) -> None:
+def test_certificate_in_the_other_location(scripted: ScriptedWindows, asked: str, *, machine: bool) -> None:
     """The hint gives the correct location."""
     certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=machine))
     error = refused(lambda: keyvouch.open_signer(pinned(certificate, asked)))
     assert isinstance(error, KeyNotFound)
-    assert error.hint == f"Write location={'LocalMachine' if machine else 'CurrentUser'} in the URI."
+    assert error.hint == f"Use location={'LocalMachine' if machine else 'CurrentUser'} in the URI."
 
 
-def test_unknown_code_is_told_with_its_number(scripted: ScriptedWindows) -> None:
+def test_unknown_code_is_shown_as_a_number(scripted: ScriptedWindows) -> None:
     """An unknown code is shown as a number, and the hint says how to look it up."""
     certificate = scripted.add(make_key("RSA-2048"), IN_CNG)
     scripted.fail("CryptAcquireCertificatePrivateKey", 0x8009FFFF)
@@ -236,8 +236,8 @@ def test_command_shows_no_traceback(
         return
     with pytest.raises(SystemExit) as ended:
         cli.main(["keys", "--key", pinned(certificate)])
-    told = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert ended.value.code in (2, 3, 4, 5, 6)
-    assert "Traceback" not in told
-    assert told.startswith("Error: ")
-    assert len(told.splitlines()) >= 2
+    assert "Traceback" not in errors
+    assert errors.startswith("Error: ")
+    assert len(errors.splitlines()) >= 2

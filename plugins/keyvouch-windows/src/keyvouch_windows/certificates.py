@@ -13,9 +13,9 @@ from keyvouch.certificate import certificate_spki, is_readable, parsing, thumbpr
 from keyvouch.errors import KeyUnusable
 from keyvouch.store import KeyInfo, KeyUri
 from keyvouch_windows import crypt32
-from keyvouch_windows.addresses import hash_of
-from keyvouch_windows.codes import CODES
+from keyvouch_windows.attributes import hash_name
 from keyvouch_windows.crypt32 import Container
+from keyvouch_windows.error_codes import CODES
 from keyvouch_windows.native import NativeError
 
 if TYPE_CHECKING:
@@ -42,16 +42,16 @@ class Entry:
     @property
     def public_key(self) -> PublicKey:
         """Return the certificate's public key."""
-        return self.certificate.public_key()  # type: ignore[return-value]  # `parsed` rejects all other types
+        return self.certificate.public_key()  # type: ignore[return-value]  # `parse` rejects all other types
 
-    def uri(self, asked: KeyUri) -> KeyUri:
+    def uri(self, uri: KeyUri) -> KeyUri:
         """Return the URI of exactly this certificate, based on the URI that was used to find it."""
-        return pinned(asked.replace({"store": self.store, "location": self.location}), self.certificate)
+        return pinned(uri.replace({"store": self.store, "location": self.location}), self.certificate)
 
-    def info(self, asked: KeyUri, *, exportable: bool | None = None, readers: tuple[str, ...] | None = None) -> KeyInfo:
+    def info(self, uri: KeyUri, *, exportable: bool | None = None, readers: tuple[str, ...] | None = None) -> KeyInfo:
         """Return the key's description for the store contract."""
         return KeyInfo(
-            uri=self.uri(asked),
+            uri=self.uri(uri),
             key_type=key_type(self.public_key),
             spki_sha256=certificate_spki(self.certificate),
             subject=self.certificate.subject.rfc4514_string(),
@@ -66,14 +66,14 @@ class Entry:
 
 def pinned(uri: KeyUri, certificate: Certificate) -> KeyUri:
     """Return the URI of exactly this certificate, in the store and location of `uri`."""
-    which = ("subject", "issuer", "friendly-name", "provider", "container", "select", "settle")
+    selecting = ("subject", "issuer", "friendly-name", "provider", "container", "select", "settle")
     digits = thumbprint(certificate, "sha1")  # as certmgr and PowerShell show it
-    where = {name: uri.get(name) for name in ("store", "location")}  # spelled canonically, however they were typed
-    return uri.replace({**dict.fromkeys(which), "thumbprint": digits, **where})
+    location = {name: uri.get(name) for name in ("store", "location")}  # spelled canonically, however they were typed
+    return uri.replace({**dict.fromkeys(selecting), "thumbprint": digits, **location})
 
 
 @CRYPTOGRAPHY
-def der_of(certificate: Certificate) -> bytes:
+def to_der(certificate: Certificate) -> bytes:
     """Return a certificate as DER."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -82,55 +82,55 @@ def der_of(certificate: Certificate) -> bytes:
 
 def remove(entry: Entry) -> None:
     """Remove an entry's certificate from its store. Raises `NativeError`: CRYPT_E_NOT_FOUND if it is gone."""
-    with held(entry, write=True) as context:
+    with open_context(entry, write=True) as context:
         crypt32.delete(context)
     # Some collections (at least Wine's) do not delete it from the physical store, so delete it there as well.
-    with contextlib.suppress(NativeError), held(entry, write=True, physical=True) as context:
+    with contextlib.suppress(NativeError), open_context(entry, write=True, physical=True) as context:
         crypt32.delete(context)
 
 
 @contextlib.contextmanager
-def held(entry: Entry, *, write: bool = False, physical: bool = False) -> Iterator[int]:
+def open_context(entry: Entry, *, write: bool = False, physical: bool = False) -> Iterator[int]:
     """Hold the context of an entry's certificate. Raises `NativeError`: CRYPT_E_NOT_FOUND if it is gone."""
-    der = der_of(entry.certificate)
-    with crypt32.opened_store(entry.location, entry.store, write=write, physical=physical) as store:
+    der = to_der(entry.certificate)
+    with crypt32.open_store(entry.location, entry.store, write=write, physical=physical) as store:
         for context in crypt32.contexts(store):
-            if crypt32.encoded(context) == der:
-                with crypt32.duplicated(context) as mine:
-                    yield mine
+            if crypt32.to_der(context) == der:
+                with crypt32.duplicate(context) as held:
+                    yield held
                 return
     raise NativeError("CertEnumCertificatesInStore", CODES["CRYPT_E_NOT_FOUND"])
 
 
-def is_there(location: str, store: str) -> bool:
+def store_exists(location: str, store: str) -> bool:
     """Return whether a store of this name exists."""
     try:
-        with crypt32.opened_store(location, store):
+        with crypt32.open_store(location, store):
             return True
     except NativeError as error:
-        if not crypt32.is_absent(error):
+        if not crypt32.is_missing_store(error):
             raise
         return False
 
 
-def entries(location: str, store: str) -> list[Entry]:
+def list_entries(location: str, store: str) -> list[Entry]:
     """Return the certificates of a store, with and without a key; an empty list if the store does not exist."""
     found = []
     try:
-        with crypt32.opened_store(location, store) as opened:
+        with crypt32.open_store(location, store) as opened:
             for context in crypt32.contexts(opened):
-                certificate = parsed(crypt32.encoded(context))
+                certificate = parse(crypt32.to_der(context))
                 if certificate is not None:
-                    container, name = crypt32.container(context), crypt32.friendly_name(context)
+                    container, name = crypt32.get_container(context), crypt32.get_friendly_name(context)
                     found.append(Entry(location, store, certificate, container, name))
     except NativeError as error:
-        if not crypt32.is_absent(error):
+        if not crypt32.is_missing_store(error):
             raise
     return found
 
 
 @CRYPTOGRAPHY
-def parsed(der: bytes) -> Certificate | None:
+def parse(der: bytes) -> Certificate | None:
     """Return the parsed certificate; None if it cannot be read or its type of key cannot sign JWTs."""
     from cryptography import x509
 
@@ -145,40 +145,42 @@ def parsed(der: bytes) -> Certificate | None:
     return certificate
 
 
-def matching(uri: KeyUri) -> list[Entry]:
+def find_entries(uri: KeyUri) -> list[Entry]:
     """Return the certificates that match a URI, from both locations if it does not name one."""
     locations = [uri.get("location")] if "location" in uri else [*crypt32.LOCATIONS]
-    found = [entry for location in locations for entry in entries(location, uri.get("store"))]
-    return _without_copies([entry for entry in found if matches(uri, entry)])
+    found = [entry for location in locations for entry in list_entries(location, uri.get("store"))]
+    return _without_duplicates([entry for entry in found if matches(uri, entry)])
 
 
-def _without_copies(found: list[Entry]) -> list[Entry]:
+def _without_duplicates(found: list[Entry]) -> list[Entry]:
     """Leave out copies: if both locations have the same certificate and key, keep the one in the key's location."""
-    away = [each for each in found if each.container and each.container.machine != (each.location == "LocalMachine")]
-    at_home = [each for each in found if each not in away]
-    theirs = {(each.certificate, each.container): each for each in (*away, *at_home)}
-    return [each for each in found if not each.container or theirs[each.certificate, each.container] is each]
+    misplaced = [
+        each for each in found if each.container and each.container.machine != (each.location == "LocalMachine")
+    ]
+    in_place = [each for each in found if each not in misplaced]
+    kept = {(each.certificate, each.container): each for each in (*misplaced, *in_place)}
+    return [each for each in found if not each.container or kept[each.certificate, each.container] is each]
 
 
 def matches(uri: KeyUri, entry: Entry) -> bool:
     """Return whether a certificate matches the URI; its store and location are not compared."""
     certificate = entry.certificate
-    if (digits := uri.get("thumbprint")) and thumbprint(certificate, hash_of(digits)) != digits:
+    if (digits := uri.get("thumbprint")) and thumbprint(certificate, hash_name(digits)) != digits:
         return False
-    if (name := uri.get("subject")) and not _means(name, certificate.subject):
+    if (name := uri.get("subject")) and not _name_matches(name, certificate.subject):
         return False
-    if (name := uri.get("issuer")) and not _means(name, certificate.issuer):
+    if (name := uri.get("issuer")) and not _name_matches(name, certificate.issuer):
         return False
     if "friendly-name" in uri and uri.get("friendly-name") != entry.friendly_name:
         return False
-    place = entry.container
+    container = entry.container
     return all(
-        name not in uri or (place is not None and uri.get(name) == value)
-        for name, value in (("provider", place and place.provider), ("container", place and place.name))
+        name not in uri or (container is not None and uri.get(name) == value)
+        for name, value in (("provider", container and container.provider), ("container", container and container.name))
     )
 
 
-def _means(wanted: Name, name: Name) -> bool:
+def _name_matches(wanted: Name, name: Name) -> bool:
     """Return whether a name is the wanted one, in full or, if only a common name is wanted, by its common name."""
     if wanted == name:
         return True
@@ -188,13 +190,13 @@ def _means(wanted: Name, name: Name) -> bool:
     return len([*wanted]) == len(common) == 1 and name.get_attributes_for_oid(NameOID.COMMON_NAME) == common
 
 
-def issuers(entry: Entry) -> tuple[Certificate, ...]:
+def find_issuers(entry: Entry) -> tuple[Certificate, ...]:
     """Return the certificates of an entry's issuers that Windows has, nearest first."""
     from keyvouch.certificate import is_issued_by
 
     chain = [entry.certificate]
     while chain[-1].subject != chain[-1].issuer and len(chain) < _LONGEST_CHAIN:
-        known = _with_subject(entry.location, chain[-1].issuer)
+        known = _find_by_subject(entry.location, chain[-1].issuer)
         issuer = next((each for each in known if is_issued_by(chain[-1], each)), None)
         if issuer is None:
             break
@@ -202,14 +204,14 @@ def issuers(entry: Entry) -> tuple[Certificate, ...]:
     return tuple(chain[1:])
 
 
-def _with_subject(location: str, name: Name) -> list[Certificate]:
+def _find_by_subject(location: str, name: Name) -> list[Certificate]:
     found = []
     for store in _ISSUERS:
         try:
-            with crypt32.opened_store(location, store) as opened:
-                found += [parsed(der) for der in crypt32.with_subject(opened, name.public_bytes())]
+            with crypt32.open_store(location, store) as opened:
+                found += [parse(der) for der in crypt32.find_by_subject(opened, name.public_bytes())]
         except NativeError as error:
-            if not crypt32.is_absent(error):
+            if not crypt32.is_missing_store(error):
                 raise
     now = dt.datetime.now(dt.UTC)
     certificates = [each for each in found if each is not None]

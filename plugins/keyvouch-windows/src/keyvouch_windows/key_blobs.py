@@ -27,8 +27,8 @@ def rsa_public_key(blob: bytes) -> RSAPublicKey:
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     _, _, exponent_size, modulus_size, _, _ = struct.unpack_from(_RSA_HEADER, blob)
-    begin = struct.calcsize(_RSA_HEADER)
-    exponent, modulus = blob[begin : begin + exponent_size], blob[begin + exponent_size :][:modulus_size]
+    start = struct.calcsize(_RSA_HEADER)
+    exponent, modulus = blob[start : start + exponent_size], blob[start + exponent_size :][:modulus_size]
     return rsa.RSAPublicNumbers(int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big")).public_key()
 
 
@@ -86,9 +86,9 @@ def legacy_blob(key: RSAPrivateKey) -> bytes:
 def _legacy(blob: bytes, *lengths: float) -> tuple[int, list[int]]:
     """Return the public exponent and the numbers of a blob; `lengths` are relative to the modulus."""
     *_, bits, exponent = struct.unpack_from(_LEGACY_HEADER, blob)
-    place, numbers = struct.calcsize(_LEGACY_HEADER), []
+    offset, numbers = struct.calcsize(_LEGACY_HEADER), []
     for length in lengths:
         size = int(bits // 8 * length)
-        numbers.append(int.from_bytes(blob[place : place + size], "little"))
-        place += size
+        numbers.append(int.from_bytes(blob[offset : offset + size], "little"))
+        offset += size
     return exponent, numbers
