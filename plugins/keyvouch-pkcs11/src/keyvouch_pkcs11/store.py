@@ -73,8 +73,8 @@ class _SelectedKey(NamedTuple):
 class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys):
     """Keys on PKCS#11 tokens: `pkcs11:token=prod;object=app?module-path=/usr/lib/libmodule.so&pin-source=env:HSM_PIN`.
 
-    The URI follows RFC 7512. A connection is one module; keyvouch logs in to a token when the first of its keys is
-    opened.
+    The URI follows RFC 7512. keyvouch initialises each module once, and logs in to a token when the first of its keys
+    is opened.
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES

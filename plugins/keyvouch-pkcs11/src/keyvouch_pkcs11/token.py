@@ -115,11 +115,12 @@ class Token:
             return
         with translate_errors("opening a session"), self.module as functions:
             session = functions.open_session(self.slot)
-            if functions.is_logged_in(
-                session
-            ):  # by the program itself: a log-in is valid for the whole process, so no PIN is tried
-                self._login_session = session
-                return
+            is_logged_in = functions.is_logged_in(session)
+        if not is_logged_in:  # otherwise by the program itself: a log-in is valid for the whole process
+            self._try_pin(session, uri, secrets, timeout)
+        self._login_session = session
+
+    def _try_pin(self, session: int, uri: KeyUri, secrets: SecretResolver, timeout: float) -> None:
         try:
             with (
                 secrets.attempt(
@@ -132,7 +133,6 @@ class Token:
         except BaseException:
             self.close_session(session)
             raise
-        self._login_session = session
 
     def _read_flags(self) -> int:
         with translate_errors("reading the token's flags"), self.module as functions:
