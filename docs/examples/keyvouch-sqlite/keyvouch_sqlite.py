@@ -19,7 +19,7 @@ from keyvouch.local_key import make_key, sign_locally
 from keyvouch.store import Attribute, GeneratesKeys, KeyInfo, KeyStore, ListsKeys, StoredKey, choose_one
 
 TABLE = "CREATE TABLE IF NOT EXISTS keys (id INTEGER PRIMARY KEY, name TEXT, pkcs8 BLOB, certificate BLOB)"
-REQUIRED_FOR = frozenset({"open", "generate"})
+REQUIRED = frozenset({"open", "generate"})
 
 
 class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
@@ -27,15 +27,15 @@ class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
 
     # uri
     attributes = (
-        Attribute("path", "the database's path", connection=True, required_for=REQUIRED_FOR),
-        Attribute("name", "the key's name", required_for=REQUIRED_FOR),
-        Attribute("id", "the key's number, if several have this name", parse=int),
+        Attribute("path", "the path of the database", connection=True, required_for=REQUIRED),
+        Attribute("name", "the key's name", required_for=REQUIRED),
+        Attribute("id", "the key's number, if several have the same name", parse=int),
     )
 
     def __init__(self, uri, secrets):
         self._path = Path(uri.get("path") or "")
         if not self._path.is_absolute():
-            raise ConfigurationError("`path` is not an absolute path.", hint="Write path=/...", uri=uri)
+            raise ConfigurationError("path= requires an absolute path.", hint="Write path=/...", uri=uri)
 
     # connect
     def connect(self, *, timeout):
@@ -57,8 +57,8 @@ class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
 
     def _rows(self, uri, timeout):
         with self._database(timeout) as database:
-            found = database.execute("SELECT id, pkcs8, certificate, name FROM keys").fetchall()
-        return [row for row in found if uri.get("name") in (None, row[3]) and uri.get("id") in (None, row[0])]
+            rows = database.execute("SELECT id, pkcs8, certificate, name FROM keys").fetchall()
+        return [row for row in rows if uri.get("name") in (None, row[3]) and uri.get("id") in (None, row[0])]
 
     @staticmethod
     def _info(uri, row):
@@ -83,14 +83,12 @@ class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
                 database.execute(TABLE)
                 yield database
         except sqlite3.Error as error:
-            raise StoreUnavailable(
-                f"{self._path}: {error}.", hint="Check that the file is a writable database."
-            ) from error
+            raise StoreUnavailable(f"{self._path}: {error}.", hint="Check that it is a writable database.") from error
 
     # generate
     def generate(self, uri, spec):
         if "id" in uri or (self._rows(uri, 10.0) and not spec.further):
-            raise KeyExists(f"Key already exists: {uri.get('name')}.", hint="Use another name, or --further.", uri=uri)
+            raise KeyExists(f"Key already exists: {uri}.", hint="Use another name, or --further.", uri=uri)
         key = make_key(spec.key_type)
         pkcs8 = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         certificate = self_signed(key, spec.subject, spec.days).public_bytes(Encoding.DER)

@@ -1,4 +1,4 @@
-"""Keys in an ssh-agent, which signs but never reveals them: `ssh-agent:socket=/run/agent.sock;comment=nightly`."""
+"""Keys in an ssh-agent, which signs without revealing them: `ssh-agent:socket=/run/agent.sock;comment=nightly`."""
 
 import base64
 import contextlib
@@ -12,8 +12,8 @@ from keyvouch.certificate import spki_sha256
 from keyvouch.errors import AlgorithmUnsupported, KeyUnusable, NotSupported, SessionLost, StoreUnavailable
 from keyvouch.store import Attribute, KeyInfo, KeyStore, ListsKeys, StoredKey, choose_one
 
-# The protocol is draft-ietf-sshm-ssh-agent. A message is a number, followed by strings, each prefixed with its length.
-LIST, SIGN, SIGN_RESPONSE, MAX_LENGTH = 11, 13, 14, 255 * 1024
+# The messages of draft-ietf-sshm-ssh-agent: a type, then strings, each after its length.
+LIST, SIGN, SIGNED, MAX_SIZE = 11, 13, 14, 255 * 1024
 FLAGS = {"RS256": 2, "RS512": 4, "ES256": 0, "ES384": 0, "ES512": 0, "EdDSA": 0}
 KEY_TYPES = (b"ssh-rsa", b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"ecdsa-sha2-nistp384", b"ecdsa-sha2-nistp521")
 
@@ -29,9 +29,7 @@ class AgentStore(KeyStore, ListsKeys):
 
     def __init__(self, uri, secrets):
         if not hasattr(socket, "AF_UNIX") or not uri.get("socket"):
-            raise NotSupported(
-                "No socket of an ssh-agent is set.", hint="Start an agent, and set SSH_AUTH_SOCK.", uri=uri
-            )
+            raise NotSupported("No ssh-agent is available.", hint="Start one, and set SSH_AUTH_SOCK.", uri=uri)
         self._path = uri.get("socket")
         self._session = None
 
@@ -41,8 +39,8 @@ class AgentStore(KeyStore, ListsKeys):
         try:
             session.request(LIST, timeout=timeout)
         except SessionLost as error:
-            raise StoreUnavailable(f"No response from the agent at {self._path}.", hint="Restart it.") from error
-        self._session = session  # open keys keep their session
+            raise StoreUnavailable(f"The agent at {self._path} does not respond.", hint="Restart it.") from error
+        self._session = session  # keys that are open keep theirs
 
     def close(self):
         if self._session:
@@ -57,9 +55,9 @@ class AgentStore(KeyStore, ListsKeys):
 
     @staticmethod
     def _matching(uri, session, timeout):
-        found, listed = [], strings(session.request(LIST, timeout=timeout)[5:])
+        found, listed = [], decode_strings(session.request(LIST, timeout=timeout)[5:])
         for blob, comment in zip(listed[::2], listed[1::2], strict=True):
-            kind = strings(blob)[0]
+            kind = decode_strings(blob)[0]
             if kind in KEY_TYPES and uri.get("comment") in (None, comment):
                 key = load_ssh_public_key(kind + b" " + base64.b64encode(blob))
                 digest = spki_sha256(key)
@@ -76,7 +74,7 @@ class AgentStore(KeyStore, ListsKeys):
 
 # sign
 class AgentKey(StoredKey):
-    """A key in the agent, with the session that it was opened with."""
+    """A key of the agent, and the session that it was opened with."""
 
     exportable = False
 
@@ -88,18 +86,20 @@ class AgentKey(StoredKey):
         if algorithm.name not in FLAGS:
             raise AlgorithmUnsupported(f"An ssh-agent does not support {algorithm.name}.", hint="Use RS256 or RS512.")
         flags = FLAGS[algorithm.name].to_bytes(4)
-        response = self._session.request(SIGN, string(self._blob), string(message), flags, timeout=timeout)
-        if response[0] != SIGN_RESPONSE:
+        fields = encode_string(self._blob), encode_string(message), flags
+        response = self._session.request(SIGN, *fields, timeout=timeout)
+        if response[0] != SIGNED:
             raise KeyUnusable("The agent refused to sign.", hint="Check that it still has the key: `ssh-add -l`.")
-        _, signature = strings(strings(response[1:])[0])
+        _, signature = decode_strings(decode_strings(response[1:])[0])
         if algorithm.family == "ECDSA":
-            return b"".join(int.from_bytes(each).to_bytes(algorithm.coordinate_size) for each in strings(signature))
+            r, s = (int.from_bytes(each).to_bytes(algorithm.coordinate_size) for each in decode_strings(signature))
+            return r + s
         return signature
 
 
 # session
 class Session:
-    """A connection, for one request at a time."""
+    """One connection, for one request at a time."""
 
     def __init__(self, path, timeout):
         self._lock, self._socket = threading.Lock(), socket.socket(socket.AF_UNIX)
@@ -111,9 +111,9 @@ class Session:
             raise StoreUnavailable(f"{path}: {error.strerror}.", hint="Check that the agent is running.") from error
         self._responses = self._socket.makefile("rb")
 
-    def request(self, number, *fields, timeout):
-        message = string(bytes([number]) + b"".join(fields))
-        if len(message) > MAX_LENGTH:
+    def request(self, message_type, *fields, timeout):
+        message = encode_string(bytes([message_type]) + b"".join(fields))
+        if len(message) > MAX_SIZE:
             raise KeyUnusable("The message is too long for an ssh-agent.", hint="Sign at most 255 KiB.")
         if not self._lock.acquire(timeout=timeout):
             raise StoreUnavailable("Timed out waiting for the agent.", hint="Try again.")
@@ -121,9 +121,9 @@ class Session:
             self._socket.settimeout(timeout)
             self._socket.sendall(message)
             return self._read(int.from_bytes(self._read(4)))
-        except (OSError, EOFError, ValueError) as error:
-            self.close()  # after a timeout too: the next request would get this response
-            raise SessionLost("The connection to the agent was lost.", hint="Restart the agent.") from error
+        except (OSError, EOFError, ValueError) as error:  # also after a timeout: the next call would get this response
+            self.close()
+            raise SessionLost("The connection to the agent was lost.", hint="Check that it is running.") from error
         finally:
             self._lock.release()
 
@@ -139,11 +139,11 @@ class Session:
         self._socket.close()
 
 
-def string(data):
+def encode_string(data):
     return len(data).to_bytes(4) + data
 
 
-def strings(data):
+def decode_strings(data):
     found = []
     while data:
         size = int.from_bytes(data[:4])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import CRYPTOGRAPHY, key_type
-from keyvouch.certificate import certificate_spki, is_readable, parsing, thumbprint
+from keyvouch.certificate import is_readable, parsing, thumbprint
 from keyvouch.errors import KeyUnusable
 from keyvouch.store import KeyInfo, KeyUri
 from keyvouch_windows import crypt32
@@ -50,15 +50,11 @@ class Entry:
 
     def info(self, uri: KeyUri, *, exportable: bool | None = None, readers: tuple[str, ...] | None = None) -> KeyInfo:
         """Return the key's description for the store contract."""
-        return KeyInfo(
-            uri=self.uri(uri),
-            key_type=key_type(self.public_key),
-            spki_sha256=certificate_spki(self.certificate),
-            subject=self.certificate.subject.rfc4514_string(),
-            not_before=self.certificate.not_valid_before_utc,
-            not_after=self.certificate.not_valid_after_utc,
+        return KeyInfo.from_chain(
+            self.uri(uri),
+            self.public_key,
+            [self.certificate],
             exportable=exportable,
-            has_certificate=True,
             provider=self.container.provider if self.container else None,
             readers=readers,
         )

@@ -1,4 +1,4 @@
-"""A module behind a socket: `p11-kit server` serving SoftHSM, with p11-kit's client as the module."""
+"""SoftHSM behind a socket: `p11-kit server`, with p11-kit's client as the module."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from pathlib import Path
 import pytest
 
 from daemons import daemon, wait_for
-from pkcs11_tokens import SOFTHSM, end_modules, use_softhsm
+from pkcs11_modules import finalize_modules
+from softhsm_tokens import SOFTHSM, use_softhsm
 
-REMOTE = Path("/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so")
+P11_KIT_CLIENT = Path("/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so")
 
 
-class Remote:
+class P11KitServer:
     """The server, which forks a child for each client."""
 
-    def __init__(self, server: int) -> None:
-        self._server = server
+    def __init__(self, process_id: int) -> None:
+        self._process_id = process_id
 
     def kill_children(self) -> int:
         """Kill all connections, as a crash would, and return their number."""
-        listed = Path(f"/proc/{self._server}/task/{self._server}/children").read_text().split()
-        for child in listed:
+        children = Path(f"/proc/{self._process_id}/task/{self._process_id}/children").read_text().split()
+        for child in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(child), signal.SIGKILL)
-        return len(listed)
+        return len(children)
 
 
 @contextlib.contextmanager
-def remote(folder: Path, patch: pytest.MonkeyPatch, *labels: str) -> Iterator[Remote]:
+def p11_kit_server(folder: Path, patch: pytest.MonkeyPatch, *labels: str) -> Iterator[P11KitServer]:
     """Serve SoftHSM tokens with these labels until the block ends."""
-    if shutil.which("p11-kit") is None or not REMOTE.exists():
-        pytest.skip("there is no p11-kit: apt-get install p11-kit p11-kit-modules")
+    if shutil.which("p11-kit") is None or not P11_KIT_CLIENT.exists():
+        pytest.skip("p11-kit is not installed: apt-get install p11-kit p11-kit-modules")
     use_softhsm(folder, patch, *labels)
     # The client reads the address from the environment once, when loaded, so all servers of this process share one.
     address = Path(tempfile.gettempdir(), f"keyvouch-p11-kit-{os.getpid()}.socket")
@@ -47,7 +48,7 @@ def remote(folder: Path, patch: pytest.MonkeyPatch, *labels: str) -> Iterator[Re
         wait_for(address.exists, "p11-kit server")
         patch.setenv("P11_KIT_SERVER_ADDRESS", f"unix:path={address}")
         try:
-            yield Remote(server.pid)
+            yield P11KitServer(server.pid)
         finally:
-            end_modules()
+            finalize_modules()
             address.unlink(missing_ok=True)

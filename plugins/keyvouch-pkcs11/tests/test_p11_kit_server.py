@@ -10,23 +10,26 @@ from pathlib import Path
 import pytest
 
 import keyvouch
-from pkcs11_remote import REMOTE, Remote, remote
-from pkcs11_tokens import PIN
+from p11_kit_server import P11_KIT_CLIENT, P11KitServer, p11_kit_server
 from scripted_store import is_signed
+from softhsm_tokens import PIN
 
 pytestmark = pytest.mark.server
-KEYS = [f"pkcs11:token={token};object=app?module-path={REMOTE}&pin-source=env:HSM_PIN" for token in ("far", "near")]
+KEYS = [
+    f"pkcs11:token={token};object=app?module-path={P11_KIT_CLIENT}&pin-source=env:HSM_PIN"
+    for token in ("first", "second")
+]
 THREADS = 4
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P11KitServer]:
     monkeypatch.setenv("HSM_PIN", PIN)
-    with remote(tmp_path, monkeypatch, "far", "near") as served:
-        yield served
+    with p11_kit_server(tmp_path, monkeypatch, "first", "second") as running:
+        yield running
 
 
-def test_child_killed_under_load(server: Remote, monkeypatch: pytest.MonkeyPatch, *, soak: bool) -> None:
+def test_child_killed_under_load(server: P11KitServer, monkeypatch: pytest.MonkeyPatch, *, soak: bool) -> None:
     """No caller gets an error, on either token, and each kill costs at most the signatures in flight.
 
     Recovery requires reinitialising the module, for the keys of both tokens.
@@ -35,23 +38,23 @@ def test_child_killed_under_load(server: Remote, monkeypatch: pytest.MonkeyPatch
         with keyvouch.open_store(key) as store:
             store.generate(keyvouch.KeySpec("P-256"))
     done, errors, lock = threading.Event(), [], threading.Lock()
-    finished = asked = deaths = 0
-    with keyvouch.open_signer(KEYS[0]) as far, keyvouch.open_signer(KEYS[1]) as near:
+    finished = calls = kills = 0
+    with keyvouch.open_signer(KEYS[0]) as first, keyvouch.open_signer(KEYS[1]) as second:
         from keyvouch_pkcs11.key import Pkcs11Key
 
         sign_once = Pkcs11Key.sign
 
         def counted(self: Pkcs11Key, *arguments: object, **named: object) -> bytes:
-            nonlocal asked
+            nonlocal calls
             with lock:
-                asked += 1
+                calls += 1
             return sign_once(self, *arguments, **named)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Pkcs11Key, "sign", counted)
 
         def sign(thread: int) -> None:
             nonlocal finished
-            signer, number = (far, near)[thread % 2], 0
+            signer, number = (first, second)[thread % 2], 0
             while not done.is_set():
                 message = b"%d %d" % (thread, number := number + 1)
                 try:
@@ -64,13 +67,13 @@ def test_child_killed_under_load(server: Remote, monkeypatch: pytest.MonkeyPatch
         threads = [threading.Thread(target=sign, args=(number,)) for number in range(THREADS)]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + (60 if soak else 6)
-        while time.monotonic() < end:
+        deadline = time.monotonic() + (60 if soak else 6)
+        while time.monotonic() < deadline:
             time.sleep(0.7)
-            deaths += server.kill_children()
+            kills += server.kill_children()
         done.set()
         for thread in threads:
             thread.join()
     assert not errors
-    assert deaths > 5
-    assert finished <= asked <= finished + THREADS * deaths
+    assert kills > 5
+    assert finished <= calls <= finished + THREADS * kills
