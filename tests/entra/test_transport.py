@@ -27,7 +27,7 @@ def discovery(authority: Authority) -> str:
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_own_ca_wins(authority: Authority, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_given_ca_is_preferred(authority: Authority, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     """The authority's own CA is trusted, whatever the environment says."""
     monkeypatch.setenv(variable, "/etc/ssl/certs/ca-certificates.crt")
     with Session(authority.ca_file) as session:
@@ -78,7 +78,7 @@ def proxy() -> Iterator[tuple[str, list[bytes]]]:
 
 
 @pytest.mark.parametrize("given", ["option", "environment"])
-def test_proxy_asked(proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_proxy_is_used(proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     """A proxy from the option, or else from HTTPS_PROXY, resolves the authority's name."""
     address, asked = proxy
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -172,7 +172,7 @@ def test_invalid_proxy_is_not_quoted(address: str) -> None:
     assert all("s-cret" not in shown for shown in traces(caught.value))
 
 
-def test_loopback_goes_direct(
+def test_loopback_bypasses_the_proxy(
     authority: Authority, proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests to the machine itself do not use a proxy."""
@@ -193,7 +193,7 @@ def test_redirect_not_followed(authority: Authority) -> None:
     assert answer.status_code == 307
 
 
-def test_slow_body_ends_with_the_time(tmp_path: Path) -> None:
+def test_slow_body_times_out(tmp_path: Path) -> None:
     """A body of known length that drips is abandoned in time, although each byte comes soon enough."""
     context, ca_file = make_context(tmp_path)
     sent: list[int] = []
@@ -217,7 +217,7 @@ def test_slow_body_ends_with_the_time(tmp_path: Path) -> None:
     assert 0 < len(sent) < 1000
 
 
-def test_request_is_not_sent_again_when_tls_fails_behind_it(tmp_path: Path) -> None:
+def test_request_is_not_repeated_after_a_tls_failure(tmp_path: Path) -> None:
     """A request is not repeated: the server may have received it, and accepts no assertion twice."""
     context, ca_file = make_context(tmp_path)
     heard: list[bytes] = []
