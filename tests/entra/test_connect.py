@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,10 @@ import pytest
 import keyvouch
 from keyvouch import config
 from keyvouch._system import files
-from keyvouch.entra import token_cache
+from keyvouch.entra import profile, token_cache
 from keyvouch.entra.authority import authority_options
 from keyvouch.entra.cached_token import cache_path, find_token
-from keyvouch.errors import ConfigurationError
+from keyvouch.errors import ConfigurationError, StoreUnavailable
 from keyvouch.testing.authority import App, Authority
 from signing_in import SCOPE, Key, make_key, run, write_profile
 
@@ -175,6 +176,38 @@ def test_closed_client_is_replaced(authority: Authority) -> None:
 
     assert again is not client
     assert again.access_token(["api://second/.default"])
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize(
+    "claims",
+    [
+        "no JSON",
+        "[]",
+        "5",
+        "null",
+        '{"access_token": 5}',
+        '{"access_token": null}',
+        '{"access_token": []}',
+        "[" * 100_000,
+    ],
+    ids=lambda claims: claims[:25],
+)
+@pytest.mark.parametrize("cae", [False, True])
+def test_invalid_claims_challenge_of_a_store(authority: Authority, claims: str, *, cae: bool) -> None:
+    """A store's claims challenge that cannot be requested is the store's fault, which a store may raise (contract)."""
+    with pytest.raises(StoreUnavailable, match="Unexpected claims challenge"):
+        profile.access_token("nightly", SCOPE, 30, cae=cae, claims=claims)
+    assert not authority.exchanges
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("claims", [None, "", "{}", '{"id_token": null}', '{"access_token": {"nbf": {"essential": true}}}'])
+def test_claims_challenge_of_a_store(authority: Authority, claims: str | None) -> None:
+    """Any other claims are requested."""
+    assert profile.access_token("nightly", SCOPE, 30, cae=True, claims=claims).reveal()
+    requested = json.loads(authority.exchanges[-1].form["claims"])
+    assert requested.keys() >= json.loads(claims or "{}").keys()
 
 
 def cache_file(own_folders: Path) -> Path:

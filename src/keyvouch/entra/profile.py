@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 
 import msal
@@ -19,7 +20,7 @@ from keyvouch.entra.authority import authority_options, require_fields
 from keyvouch.entra.cached_token import cache_path
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
 from keyvouch.entra.token_cache import open_token_cache
-from keyvouch.errors import AuthorityUnavailable, hidden_frames
+from keyvouch.errors import AuthorityUnavailable, StoreUnavailable, hidden_frames
 from keyvouch.secrets import AccessToken, SecretResolver
 
 
@@ -62,8 +63,10 @@ def access_token(
 ) -> AccessToken:
     """Return a profile's access token for this scope; `SecretResolver.access_token` describes the other parameters.
 
-    Raises the same errors as `connect`.
+    Raises the same errors as `connect`, and `StoreUnavailable` for claims that cannot be requested.
     """
+    if claims:
+        _require_valid_claims(claims)
     deadline = Deadline(timeout)
     with ending_within(timeout):  # also bounds discovery
         client = client_of(profile, timeout).variant(cae=cae)
@@ -72,6 +75,22 @@ def access_token(
     now = int(time.time())  # before the request, so that the reported expiry is never too late
     found = client.token_result([scope], claims_challenge=claims, timeout=deadline.left())
     return AccessToken(str(found["access_token"]), now + int(found["expires_in"]), found.get("refresh_on"))
+
+
+def _require_valid_claims(claims: str) -> None:
+    """Raise `StoreUnavailable` unless a store's claims challenge is a JSON object to which MSAL can add capabilities.
+
+    MSAL would raise various exceptions, which look like the caller's mistake.
+    """
+    try:
+        requested = json.loads(claims)
+    except (ValueError, RecursionError):
+        requested = None
+    if not isinstance(requested, dict) or not isinstance(requested.get("access_token", {}), dict):
+        raise StoreUnavailable(
+            "Unexpected claims challenge: it is not a JSON object of claims.",
+            hint="Try again later. Check that no proxy or gateway modifies the store's responses.",
+        )
 
 
 def client_of(profile: str | None, timeout: float = ACCESS_TOKEN_TIMEOUT) -> ConfidentialClient:
