@@ -31,7 +31,7 @@ import hvac
 import urllib3
 
 import keyvouch
-from keyvouch.bench import Goal, to_goals
+from keyvouch.bench import Goal, goal_table
 
 KINDS = {"RSA-2048": ("rsa-2048", "PS256"), "P-256": ("ecdsa-p256", "ES256")}
 """Transit's name for the type, and the algorithm."""
@@ -219,7 +219,7 @@ def main() -> None:
                     print("\n".join(line(kind, threads, seen, name) for name in ways), flush=True)
                     if wanted := GOALS.get((kind, threads)):
                         goals.append(Goal(f"{kind}, {threads} threads", wanted, ratio(seen, OURS), at_least=True))
-    print(f"\n{to_goals(goals)}")
+    print(f"\n{goal_table(goals)}")
 
 
 if __name__ == "__main__":
