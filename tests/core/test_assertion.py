@@ -253,24 +253,24 @@ def test_limits_of_the_options(options: dict[str, Any]) -> None:
 
 def test_algorithm_of_an_endpoint() -> None:
     """An override of `algorithm_for` or `audience_of` receives the endpoint that the assertion is for."""
-    asked = []
+    endpoints = []
 
     class ForEndpoint(ClientAssertion):
         def algorithm_for(self, endpoint: str) -> Algorithm | None:
-            asked.append(endpoint)
+            endpoints.append(endpoint)
             return super().algorithm_for(endpoint)
 
         def audience_of(self, endpoint: str) -> str:
-            asked.append(endpoint)
+            endpoints.append(endpoint)
             return super().audience_of(endpoint)
 
     with Script() as script, open_signer(script.uri) as signer:
         ForEndpoint(signer)(CONTEXT)
-    assert asked == [ENDPOINT] * 2
+    assert endpoints == [ENDPOINT] * 2
 
 
 def test_unsuitable_algorithm() -> None:
-    """An algorithm that the key does not support is refused before the store is asked."""
+    """An algorithm that the key does not support is refused before the store is called."""
     with Script() as script, open_signer(script.uri) as signer:
         with pytest.raises(AlgorithmUnsupported):
             ClientAssertion(signer, algorithm="PS256")(CONTEXT)

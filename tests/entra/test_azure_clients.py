@@ -56,7 +56,7 @@ class Registered:
 
     @property
     def claims(self) -> list[Any]:
-        """The claims that each request asked for."""
+        """The claims in each request."""
         return [json.loads(each["claims"]) if "claims" in each else None for each in self.forms]
 
 

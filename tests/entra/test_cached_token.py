@@ -174,18 +174,18 @@ def test_each_identity_has_its_own_path(own_folders: Path) -> None:
 
 def test_tokens_on_macos(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Keychain's tokens are looked up through MSAL, since there is no file to read."""
-    asked = []
+    calls = []
 
     class Cache:
         def search(self, kind: str) -> list[dict[str, Any]]:
-            asked.append(kind)
+            calls.append(kind)
             return [entry(secret="keychain")]
 
     def opened(find_path: Any) -> Cache:
-        asked.append(find_path())
+        calls.append(find_path())
         return Cache()
 
     monkeypatch.setattr(cached_token, "sys", SimpleNamespace(platform="darwin"))
     monkeypatch.setattr(token_cache, "open_token_cache", opened)
     assert find_token(path, CLIENT, SCOPES) == "keychain"
-    assert asked == [path, "AccessToken"]
+    assert calls == [path, "AccessToken"]

@@ -118,7 +118,7 @@ def test_inherited_result_as_msal(client: ConfidentialClient, authority: Authori
 
 
 def test_plain_msal_follows_redirects(authority: Authority, app: App, key: Key) -> None:
-    """As how-it-works says, MSAL's own connections follow a redirect with the assertion unless told not to."""
+    """As how-it-works says, MSAL's own connections follow a redirect with the assertion by default."""
     for redirects, followed in ((1, True), (0, False)):
         session = requests.Session()
         session.trust_env, session.verify, session.max_redirects = False, authority.ca_file, redirects
@@ -226,15 +226,15 @@ def test_async_call_does_not_block_the_event_loop(client: ConfidentialClient) ->
 
     async def main() -> tuple[str, int]:
         task = asyncio.ensure_future(client.access_token_async([SCOPE]))
-        turns = 0
+        iterations = 0
         while not task.done():
             await asyncio.sleep(0)
-            turns += 1
-        return task.result(), turns
+            iterations += 1
+        return task.result(), iterations
 
-    token, turns = asyncio.run(main())
+    token, iterations = asyncio.run(main())
     assert token
-    assert turns > 1
+    assert iterations > 1
 
 
 def test_own_signer_stays_open(authority: Authority, app: App, key: Key) -> None:

@@ -202,7 +202,9 @@ def test_invalid_claims_challenge_of_a_store(authority: Authority, claims: str, 
 
 
 @pytest.mark.usefixtures("app")
-@pytest.mark.parametrize("claims", [None, "", "{}", '{"id_token": null}', '{"access_token": {"nbf": {"essential": true}}}'])
+@pytest.mark.parametrize(
+    "claims", [None, "", "{}", '{"id_token": null}', '{"access_token": {"nbf": {"essential": true}}}']
+)
 def test_claims_challenge_of_a_store(authority: Authority, claims: str | None) -> None:
     """Any other claims are requested."""
     assert profile.access_token("nightly", SCOPE, 30, cae=True, claims=claims).reveal()

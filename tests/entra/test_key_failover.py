@@ -319,11 +319,11 @@ def test_closing_a_client_closes_all_keys(app: App, client_of: Callable[..., Con
         app.add_certificate(script.newest.chain[0])
         client = client_of(script.uri)
         with script.held("open") as gate:
-            asking = pool.submit(client.access_token, [SCOPE])
+            pending = pool.submit(client.access_token, [SCOPE])
             gate.entered.wait()
             client.close()
             gate.open()
-        assert isinstance(asking.exception(), KeyUnusable)
+        assert isinstance(pending.exception(), KeyUnusable)
         assert script.count("close key") == script.count("open") == 1
         assert client.closed
 

@@ -49,7 +49,7 @@ def test_lock_of_a_token_cache(cache: type[msal.TokenCache]) -> None:
     """It is reentrant, and MSAL holds it while it adds a token."""
     held: list[bool] = []
 
-    class Watched(cache):  # type: ignore[misc, valid-type]
+    class Watched(cache):  # type: ignore[misc]
         def modify(self, *args: object, **kwargs: object) -> None:
             lock = msal_internals.token_cache_lock(self)
             thread = threading.Thread(target=lambda: held.append(not lock.acquire(blocking=False)))  # type: ignore[attr-defined]

@@ -37,11 +37,11 @@ def test_waiting_threads_get_the_same_error(
         script.always["sign"] = SecretIncorrect("The PIN is wrong.")
         before = script.count("sign")
         with script.held("sign") as gate, ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(in_threads, 8, lambda: client.access_token([SCOPE]))
+            pending = pool.submit(in_threads, 8, lambda: client.access_token([SCOPE]))
             gate.entered.wait()
             _until_waiting(client, 7)
             gate.open()
-            results = asked.result()
+            results = pending.result()
         assert {type(result) for result in results} == {SecretIncorrect}
         assert script.count("sign") == before + 1
         client.close()
@@ -67,7 +67,7 @@ def test_waiting_thread_times_out(authority: Authority, app: App, client_of: Cal
 def test_timeout_of_one_thread_does_not_fail_another(
     authority: Authority, app: App, client_of: Callable[..., ConfidentialClient]
 ) -> None:
-    """A thread whose time is over fails alone; one that waits for it and has more time starts again."""
+    """If a thread times out, one that waits for it and has more time starts again."""
     with Script("RSA-2048") as script, ThreadPoolExecutor(2) as pool:
         app.add_certificate(script.newest.chain[0])
         client = client_of(script.uri)

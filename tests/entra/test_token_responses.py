@@ -48,7 +48,7 @@ REFUSAL = {
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[tuple[Authority, Callable[[], ConfidentialClient]]]:
+def server() -> Iterator[tuple[Authority, Callable[[], ConfidentialClient]]]:
     with Authority(refuse_replays=False) as authority, throwaway_signer() as signer:
         app: App = authority.register(certificates=signer.chain)
 
@@ -64,12 +64,12 @@ def own() -> Iterator[tuple[Authority, Callable[[], ConfidentialClient]]]:
         yield authority, client
 
 
-def asked(own: Any, status: int, body: bytes) -> KeyvouchError | None:
+def error_for_response(server: Any, status: int, body: bytes) -> KeyvouchError | None:
     """Return the error for such a response of the token endpoint; a valid response then gives a token."""
-    authority, make = own
-    with make() as client:
+    authority, make_client = server
+    with make_client() as client:
         authority.answer_next(status, body, JSON)
-        found = error_of(lambda: lives(client.token_result([SCOPE])))
+        found = error_of(lambda: check_lifetime(client.token_result([SCOPE])))
         authority._scripted.clear()
         if found is not None:
             assert list(client.token_cache.search("AccessToken")) == []
@@ -77,14 +77,14 @@ def asked(own: Any, status: int, body: bytes) -> KeyvouchError | None:
         return found
 
 
-def lives(result: dict[str, Any]) -> None:
+def check_lifetime(result: dict[str, Any]) -> None:
     assert isinstance(result["expires_in"], int)
 
 
-def error_of(doing: Callable[[], object]) -> KeyvouchError | None:
+def error_of(call: Callable[[], object]) -> KeyvouchError | None:
     """Return the KeyvouchError that it raises; any other error fails the test."""
     try:
-        doing()
+        call()
     except KeyvouchError as error:
         return error
     return None
@@ -92,25 +92,25 @@ def error_of(doing: Callable[[], object]) -> KeyvouchError | None:
 
 @pytest.mark.parametrize("status", [200, 400, 401])
 @pytest.mark.parametrize("body", malformed.WHOLE, ids=range(len(malformed.WHOLE)))
-def test_malformed_responses(own: Any, status: int, body: bytes) -> None:
+def test_malformed_responses(server: Any, status: int, body: bytes) -> None:
     """A body that is not a token response raises no foreign error, and nothing is cached."""
-    error = asked(own, status, body)
+    error = error_for_response(server, status, body)
     assert isinstance(error, AuthorityUnavailable | AuthorityRefused)
     if status == 200 and b"error" not in body:
         assert isinstance(error, AuthorityUnavailable)
 
 
-def test_token_with_a_wrong_field(own: Any) -> None:
+def test_token_with_a_wrong_field(server: Any) -> None:
     """A token response in which one field is missing or has another type."""
     for body in malformed.variants(TOKEN):
-        error = asked(own, 200, body)
+        error = error_for_response(server, 200, body)
         assert error is None or isinstance(error, AuthorityUnavailable), body
 
 
-def test_refusal_with_a_wrong_field(own: Any) -> None:
+def test_refusal_with_a_wrong_field(server: Any) -> None:
     """A refusal in which one field is missing or has another type; no message contains "None"."""
     for body in malformed.variants(REFUSAL):
-        error = asked(own, 401, body)
+        error = error_for_response(server, 401, body)
         assert isinstance(error, AuthorityRefused | AuthorityUnavailable), body
         assert "None" not in str(error), body
         assert getattr(error, "error", "") != "None"
@@ -119,12 +119,14 @@ def test_refusal_with_a_wrong_field(own: Any) -> None:
 @pytest.mark.parametrize(
     "value", ["soon", "-1", -1, 10**30, float("nan"), 1e300, True, [], {}, None], ids=lambda value: repr(value)[:9]
 )
-def test_invalid_lifetimes(own: Any, value: object) -> None:
+def test_invalid_lifetimes(server: Any, value: object) -> None:
     """A token whose lifetime is not a number of seconds is neither returned nor cached."""
-    assert isinstance(asked(own, 200, json.dumps(TOKEN | {"expires_in": value}).encode()), AuthorityUnavailable)
+    assert isinstance(
+        error_for_response(server, 200, json.dumps(TOKEN | {"expires_in": value}).encode()), AuthorityUnavailable
+    )
 
 
-def _answer(_authority: Authority, response: Response, *_: object) -> Response:
+def _respond_with(_authority: Authority, response: Response, *_: object) -> Response:
     return response
 
 
@@ -136,17 +138,17 @@ DISCOVERY = {
 
 
 @pytest.mark.parametrize("oidc", [False, True])
-def test_malformed_discovery(own: Any, monkeypatch: pytest.MonkeyPatch, oidc: bool) -> None:
+def test_malformed_discovery(server: Any, monkeypatch: pytest.MonkeyPatch, oidc: bool) -> None:
     """Any other response instead of the authority's endpoints is an error."""
-    authority, _ = own
-    named = {"oidc_authority": f"{authority.authority}/v2.0"} if oidc else {"authority": authority.authority}
+    authority, _ = server
+    option = {"oidc_authority": f"{authority.authority}/v2.0"} if oidc else {"authority": authority.authority}
     for body in (*malformed.WHOLE, *malformed.variants(DISCOVERY)):
         with monkeypatch.context() as patch:
             response = Response(200, body, JSON)
-            patch.setattr(Authority, "_respond", functools.partialmethod(_answer, response))
+            patch.setattr(Authority, "_respond", functools.partialmethod(_respond_with, response))
             error = error_of(
                 lambda: ConfidentialClient(
-                    "id", ["pem:/a"], ca_file=authority.ca_file, instance_discovery=False, **named
+                    "id", ["pem:/a"], ca_file=authority.ca_file, instance_discovery=False, **option
                 ).close()
             )
         assert error is None or error.hint
@@ -156,9 +158,9 @@ def test_malformed_discovery(own: Any, monkeypatch: pytest.MonkeyPatch, oidc: bo
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(status=st.sampled_from((200, 200, 400, 401, 403)), body=malformed.fuzzed((*TOKEN, *REFUSAL)))
-def test_arbitrary_json(own: Any, status: int, body: bytes) -> None:
+def test_arbitrary_json(server: Any, status: int, body: bytes) -> None:
     """Any JSON from the token endpoint gives a token or a KeyvouchError."""
-    asked(own, status, body)
+    error_for_response(server, status, body)
 
 
 # A busy authority.
