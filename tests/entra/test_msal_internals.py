@@ -7,7 +7,6 @@ import re
 import threading
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import msal
@@ -89,11 +88,9 @@ def test_no_other_private_names(authority: Authority) -> None:
         assert not used & set(dir(inherited)), own
 
 
-def test_newest_allowed_msal_is_the_one_tested() -> None:
-    """pyproject.toml allows no release of MSAL newer than the minor release that is installed here."""
+def test_newest_allowed_msal_is_tested() -> None:
+    """pyproject.toml allows no minor release of MSAL newer than the one in constraints.txt, with which tests run."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (requirement,) = [each for each in project["dependencies"] if re.match(r"msal[<>=]", each)]
-    limit = re.search(r"<(\d+)\.(\d+)$", requirement)
-    assert limit, requirement
-    major, minor = map(int, version("msal").split(".")[:2])
-    assert (int(limit[1]), int(limit[2])) <= (major, minor + 1)
+    (limit,) = re.findall(r"^msal>=[\d.]+,<(\d+)\.(\d+)$", "\n".join(project["dependencies"]), re.MULTILINE)
+    (tested,) = re.findall(r"^msal==(\d+)\.(\d+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert (int(limit[0]), int(limit[1])) == (int(tested[0]), int(tested[1]) + 1)
