@@ -31,7 +31,7 @@ import hvac
 import urllib3
 
 import keyvouch
-from keyvouch.bench import Goal, to_goals
+from keyvouch.bench import Goal, goal_table
 
 KEY_TYPES = {"RSA-2048": ("rsa-2048", "PS256"), "P-256": ("ecdsa-p256", "ES256")}
 """Transit's name for the type, and the algorithm."""
@@ -228,7 +228,7 @@ def main() -> None:
                     print("\n".join(table_row(kind, threads, measured, name) for name in contenders), flush=True)
                     if goal := GOALS.get((kind, threads)):
                         goals.append(Goal(f"{kind}, {threads} threads", goal, ratio(measured, OURS), at_least=True))
-    print(f"\n{to_goals(goals)}")
+    print(f"\n{goal_table(goals)}")
 
 
 if __name__ == "__main__":

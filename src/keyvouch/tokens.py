@@ -15,11 +15,11 @@ from keyvouch.errors import SecretIncorrect, StoreUnavailable, hidden_frames
 _TOKEN = re.compile(r"[\x21-\x7E]+")
 _DIGITS = r"^[0-9]{1,10}$"
 _TEN_YEARS = 10 * 366 * 24 * 3600
-_LATEST = 253_402_300_799
+_MAX_TIMESTAMP = 253_402_300_799
 """Seconds since 1970: the end of the year 9999."""
 
 _Seconds = Annotated[int, msgspec.Meta(ge=0, le=_TEN_YEARS)] | Annotated[str, msgspec.Meta(pattern=_DIGITS)]
-_Moment = Annotated[int, msgspec.Meta(ge=0, le=_LATEST)] | Annotated[str, msgspec.Meta(max_length=40)]
+_Timestamp = Annotated[int, msgspec.Meta(ge=0, le=_MAX_TIMESTAMP)] | Annotated[str, msgspec.Meta(max_length=40)]
 """App Service's endpoint of 2017 sends a date as text."""
 
 
@@ -96,7 +96,7 @@ class _Cloud(msgspec.Struct):
     aliases: list[str]
 
 
-class _Answer(msgspec.Struct):
+class _Response(msgspec.Struct):
     """The fields that MSAL and azure-identity read from responses with tokens (RFC 6749, section 5.1) and discovery."""
 
     access_token: str | None = None
@@ -110,7 +110,7 @@ class _Answer(msgspec.Struct):
     expires_in: _Seconds = 0
     ext_expires_in: _Seconds = 0
     refresh_in: _Seconds = 0
-    expires_on: _Moment = 0
+    expires_on: _Timestamp = 0
 
     issuer: str | None = None
     authorization_endpoint: str | None = None
@@ -120,7 +120,7 @@ class _Answer(msgspec.Struct):
     metadata: list[_Cloud] | None = None
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+_decode = msgspec.json.Decoder(_Response).decode
 
 
 def describe_flaw(body: bytes) -> str | None:
@@ -129,16 +129,16 @@ def describe_flaw(body: bytes) -> str | None:
     MSAL and azure-identity do not check the fields' types, and cache a token that cannot be sent in a header.
     """
     try:
-        answer = _decode(body)
+        response = _decode(body)
     except msgspec.ValidationError as error:
-        return _plain(str(error))
+        return _clean(str(error))
     except (ValueError, RecursionError):
         return "it is not valid JSON"
-    if answer.access_token is not None and not is_token(answer.access_token):
+    if response.access_token is not None and not is_token(response.access_token):
         return "its access token contains characters that a token cannot contain"
     return None
 
 
-def _plain(text: str) -> str:
+def _clean(text: str) -> str:
     """Return msgspec's message as the end of a sentence: names of fields and types, never a value."""
     return "".join(each for each in text[:200] if each.isprintable()).replace("`", "").rstrip(".")

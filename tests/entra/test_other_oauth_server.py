@@ -102,7 +102,7 @@ def test_client_signs_in(oidc_provider: OidcProvider, client_id: str, signed_in:
         assert client.access_token([oidc_provider.scope])
 
 
-def test_client_moves_to_known_key(
+def test_client_uses_the_known_key(
     oidc_provider: OidcProvider, client_id: str, signed_in: keyvouch.Signer, tmp_path: Path
 ) -> None:
     """A server without AADSTS codes returns `invalid_client`, and the next key is tried."""

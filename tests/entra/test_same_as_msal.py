@@ -83,7 +83,7 @@ def test_same_refusal(
 
 
 @pytest.mark.parametrize("scopes", [SCOPE, None, [], [None], {SCOPE}, 7])
-def test_same_odd_scopes(
+def test_same_outcome_for_invalid_scopes(
     applications: list[msal.ConfidentialClientApplication], authority: Authority, scopes: Any
 ) -> None:
     """Invalid scopes have the same outcome, too."""

@@ -1,4 +1,4 @@
-"""A client's keys in order of preference: which key to try, and its result."""
+"""A client's keys: opened on first use, tried in order of preference, skipped for a while after a refusal."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ class OpenUri(Protocol):
 
 
 @dataclass(frozen=True)
-class Sent:
-    """The key and certificate used for an assertion; what a refusal refers to."""
+class UsedKey:
+    """The key and certificate with which an assertion was signed; what a refusal refers to."""
 
     uri: str
     public_key: PublicKey
     certificate: Certificate | None
 
     @classmethod
-    def by(cls, signer: Signer) -> Sent:
+    def of(cls, signer: Signer) -> UsedKey:
         """Return the key and certificate that this signer currently uses."""
         return cls(signer.uri, signer.public_key, next(iter(signer.chain), None))
 
-    def is_former_of(self, signer: Signer) -> bool:
+    def was_replaced_in(self, signer: Signer) -> bool:
         """Return True if the signer now has a different key or certificate."""
         return (self.public_key, self.certificate) != (signer.public_key, next(iter(signer.chain), None))
 
 
-class Key:
+class ClientKey:
     """One of a client's keys: opened on first use, skipped for a while after it was refused."""
 
     def __init__(self, source: Signer | str, open_uri: OpenUri, options: Mapping[str, Any]) -> None:
@@ -61,31 +61,33 @@ class Key:
         self.refused_until = 0.0
         self.warned = False
 
-    def make_assertion(self, context: Mapping[str, str], timeout: float) -> tuple[str, Sent]:
-        """Return an assertion and what it was signed with; opens the key if needed."""
+    def make_assertion(self, context: Mapping[str, str], timeout: float) -> tuple[str, UsedKey]:
+        """Return an assertion and the key that signed it; opens the key if needed."""
         end = time.monotonic() + timeout
-        make = self._open(timeout)
-        sent = Sent.by(make.signer)
-        return make(context, timeout=end - time.monotonic()), sent
+        assertion = self._open(timeout)
+        used_key = UsedKey.of(assertion.signer)
+        return assertion(context, timeout=end - time.monotonic()), used_key
 
-    def is_renewed(self, sent: Sent, timeout: float) -> bool:
-        """Return True if the key or certificate differs from `sent`, now or after a reload within `timeout` seconds."""
+    def is_replaced(self, used_key: UsedKey, timeout: float) -> bool:
+        """Return True if `used_key` was replaced: already, or after a reload within `timeout` seconds."""
         if self._assertion is None:
             return False
         signer = self._assertion.signer
         try:
             # Another thread that was also refused may have reloaded it already.
-            return sent.is_former_of(signer) or (signer.reload(timeout=timeout) or sent.is_former_of(signer))
+            return used_key.was_replaced_in(signer) or (
+                signer.reload(timeout=timeout) or used_key.was_replaced_in(signer)
+            )
         except KeyvouchError as error:
-            log.info("A refused key could not be reloaded: %s", error.message)
+            log.info("Failed to reload a key that the authority refused: %s", error.message)
             return False
 
-    def accept(self) -> None:
+    def mark_accepted(self) -> None:
         """Record that the authority accepted the key."""
         self.refused_until = 0.0
         self.warned = False
 
-    def refuse(self) -> None:
+    def mark_refused(self) -> None:
         """Record that the authority refused the key."""
         self.refused_until = time.monotonic() + REFUSED_FOR
 
@@ -100,11 +102,11 @@ class Key:
             return self._assertion
         end = time.monotonic() + timeout
         try:
-            return self._opening.do("open", lambda: self._opened(end - time.monotonic()), timeout=timeout)
+            return self._opening.do("open", lambda: self._open_once(end - time.monotonic()), timeout=timeout)
         except FlightTimeout:
-            raise StoreUnavailable("The key was not open in time.", hint="Try again later.") from None
+            raise StoreUnavailable("Timed out waiting for the key to open.", hint="Try again later.") from None
 
-    def _opened(self, timeout: float) -> EntraAssertion:
+    def _open_once(self, timeout: float) -> EntraAssertion:
         if self._assertion is None:
             source = self._source
             signer = source if isinstance(source, Signer) else self._open_uri(source, timeout=timeout)
@@ -117,42 +119,42 @@ class Key:
         return self._assertion.signer.uri if self._assertion else str(self._source)
 
 
-class Keys:
+class ClientKeys:
     """All of a client's keys: the accepted one first, then the others by preference."""
 
     def __init__(self, sources: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str, Any]) -> None:
         EntraAssertion(None, **options)  # type: ignore[arg-type]  # reports invalid options now
-        self._all = [Key(source, open_uri, options) for source in sources]
-        self._accepted: Key | None = None
+        self._all = [ClientKey(source, open_uri, options) for source in sources]
+        self._accepted: ClientKey | None = None
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def in_order(self) -> list[Key]:
+    def in_order(self) -> list[ClientKey]:
         """Return the keys to try, without those refused recently; if all were refused, return all."""
-        return sorted(self._without_refused() or self._all, key=lambda key: key is not self._accepted)
+        return sorted(self._not_refused() or self._all, key=lambda key: key is not self._accepted)
 
-    def skipped(self) -> list[Key]:
+    def held_back(self) -> list[ClientKey]:
         """Return the keys that `in_order` omits, to be tried if no store of the other keys can sign."""
-        willing = self._without_refused() or self._all
-        return [key for key in self._all if key not in willing]
+        tried = self._not_refused() or self._all
+        return [key for key in self._all if key not in tried]
 
-    def _without_refused(self) -> list[Key]:
+    def _not_refused(self) -> list[ClientKey]:
         now = time.monotonic()
         return [key for key in self._all if key.refused_until <= now]
 
-    def accept(self, key: Key) -> None:
-        """Remember the key that the authority accepted."""
+    def prefer(self, key: ClientKey) -> None:
+        """Try this key first from now on: the authority accepted it."""
         self._accepted = key
-        key.accept()
+        key.mark_accepted()
 
-    def pass_over(self, key: Key, reason: str) -> None:
-        """Move on to the next key; logs one warning until this key is accepted again."""
+    def demote(self, key: ClientKey, reason: str) -> None:
+        """No longer try this key first; log one warning until it is accepted again."""
         if self._accepted is key:
             self._accepted = None
         if len(self._all) > 1 and not key.warned:
             key.warned = True
-            log.warning("A key is passed over (%s): %s", reason, key)
+            log.warning("Skipping a key (%s): %s", reason, key)
 
     def close(self) -> None:
         """Close the signers that were opened here."""
