@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import NoEncryption, PrivateFormat, pkcs12
 
-from keyvouch.algorithms import ALGORITHMS, Algorithm, JoseSignature, jose_to_der
+from keyvouch.algorithms import ALGORITHMS, Algorithm, JoseSignature, jose_to_der, key_type
 from keyvouch.errors import AlgorithmUnsupported, NotSupported, hidden_frames
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ class _ECKey(_Shared, ec.EllipticCurvePrivateKey):
             raise AlgorithmUnsupported(
                 "A store cannot be asked for a deterministic signature.", hint="Leave deterministic_signing out."
             )
-        curve = {256: "P-256", 384: "P-384", 521: "P-521"}[self.key_size]
-        algorithm = _find("ECDSA", _hash_name(signature_algorithm.algorithm), curve)
+        algorithm = _find("ECDSA", _hash_name(signature_algorithm.algorithm), key_type(self._public_key))
         return jose_to_der(JoseSignature(self._sign(bytes(data), algorithm)), algorithm)
 
 
