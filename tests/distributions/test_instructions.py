@@ -9,7 +9,7 @@ import pytest
 from distributions.builds import ROOT
 
 FROM_AN_INDEX = re.compile(r"pip install (-\S+ )*['\"]?(keyvouch|\{)")
-"""A name of ours, or of a distribution that is only known at run time: whoever registers it decides what is installed."""
+"""A name of ours, or one known only at run time: whoever registers it on an index decides what this installs."""
 TEXTS = ["README.md", "SECURITY.md", "docs/**/*.md", "plugins/*/README.md", "src/**/*.py", "plugins/*/src/**/*.py"]
 
 
