@@ -28,9 +28,9 @@ lowest: # the oldest releases that are allowed, of what the distributions requir
 		--editable '.[all]' $(PLUGINS:%=--editable %)
 	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python hypothesis pytest-xdist
 	$(LOWEST)/pytest -n auto -m "not server" tests/stores tests/core/test_certificate.py tests/entra/test_client.py \
-		plugins/keyvouch-azure-keyvault/tests/test_azure_keys.py plugins/keyvouch-azure-keyvault/tests/test_azure_life.py \
+		plugins/keyvouch-azure-keyvault/tests/test_azure_signing.py plugins/keyvouch-azure-keyvault/tests/test_azure_lifecycle.py \
 		plugins/keyvouch-pkcs11 plugins/keyvouch-vault/tests/test_vault_secrets.py \
-		plugins/keyvouch-windows/tests/test_windows_choice.py $(TESTS)
+		plugins/keyvouch-windows/tests/test_windows_private_keys.py $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
