@@ -285,7 +285,7 @@ class SecretResolver:
                 import keyring
         except ImportError:
             raise ConfigurationError(
-                f"The {name} is in a key ring, which needs a package.", hint="Run: pip install 'keyvouch[keyring]'"
+                f"The {name} is in a key ring, which needs a package.", hint="Run: pip install keyring"
             ) from None
         try:
             value = keyring.get_password(service, user)

@@ -212,7 +212,8 @@ def test_stores_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(group, ["stores"])
 
     assert {"pfx", "pem"} <= {line.split()[0] for line in done.output.splitlines() if line}
-    assert "Not installed: moon (pip install keyvouch-moon)" in done.output
+    assert "Not installed: moon (keyvouch-moon)" in done.output
+    assert "pip install . ./plugins/NAME" in done.output
 
 
 def test_store_of_another_system_shown() -> None:

@@ -32,7 +32,7 @@ PLACEHOLDERS = {
     "/run/secrets/": "{machine}/run/secrets/",
     "/var/log/keyvouch/": "{machine}/var/log/keyvouch/",
     # Already installed, with extras; only the targets must exist. The tests themselves show that they work.
-    "$ pip install ": "$ python -m pip install --quiet --no-index --dry-run ",
+    "$ pip install ": f"$ env -C {ROOT} python -m pip install --quiet --no-index --no-build-isolation --dry-run ",
     "$ make ": f"$ make --dry-run --directory={ROOT} ",
 }
 """Text on the pages, and its replacement here."""

@@ -134,7 +134,9 @@ class _Demo:
         tool = shutil.which("softhsm2-util")
         if module is None or tool is None or importlib.util.find_spec("keyvouch_pkcs11") is None:
             text = "Install SoftHSM and keyvouch-pkcs11, and the demonstration goes on with a key on a token."
-            yield _Step("The second act is left out", "apt-get install softhsm2; pip install keyvouch-pkcs11", text, 0)
+            yield _Step(
+                "The second act is left out", "apt-get install softhsm2; pip install ./plugins/keyvouch-pkcs11", text, 0
+            )
             return
         tokens = self._folder / "tokens"
         tokens.mkdir()

@@ -41,7 +41,8 @@ def command(name: str | None, output: str) -> None:
     print_table(list(rows[0]) if rows else [], [list(row.values()) for row in rows])
     missing = sorted(set(registry.KNOWN) - {row["scheme"] for row in rows})
     if missing:
-        click.echo(f"\nNot installed: {', '.join(f'{each} (pip install {registry.KNOWN[each]})' for each in missing)}")
+        click.echo(f"\nNot installed: {', '.join(f'{each} ({registry.KNOWN[each]})' for each in missing)}")
+        click.echo("To install a store, run in a checkout of keyvouch: pip install . ./plugins/NAME")
 
 
 def _row(plugin: registry.Plugin) -> dict[str, str]:
