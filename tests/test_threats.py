@@ -28,7 +28,7 @@ from keyvouch.testing.authority.tls import make_context
 from keyvouch.testing.relay import Relay
 from scripted_store import until
 from signing_in import PASSWORD, SCOPE, make_key, run, write_profile
-from stores.making import certify, new_key, pem_of
+from stores.key_material import certify, new_key, pem_of
 
 needs_root = pytest.mark.skipif(
     sys.platform == "win32" or os.geteuid() != 0, reason="only root can act for another account"

@@ -20,7 +20,7 @@ from keyvouch.certificate import self_signed
 from keyvouch.testing.authority import Authority
 from scripted_store import certify, new_key
 from signing_in import PASSWORD, SCOPE, Done, Key, make_key, run, write_profile
-from stores.making import pem_of, write
+from stores.key_material import pem_of, write
 
 
 @pytest.fixture

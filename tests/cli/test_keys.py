@@ -19,7 +19,7 @@ from keyvouch.algorithms import KEY_TYPES, key_type
 from keyvouch.cli import COMMANDS, group
 from scripted_store import certify, new_key
 from signing_in import PASSWORD, Key, make_key, run
-from stores.making import pem_of, write
+from stores.key_material import pem_of, write
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from keyvouch.algorithms import (
     verifies,
 )
 from keyvouch.errors import AlgorithmUnsupported, ConfigurationError, KeyUnusable
-from stores.making import new_key
+from stores.key_material import new_key
 
 MESSAGE = b"eyJ.eyJ"
 HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}

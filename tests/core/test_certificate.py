@@ -21,7 +21,7 @@ from keyvouch.errors import (
     CertificateNotYetValid,
     ConfigurationError,
 )
-from stores.making import certify, new_key, openssl, pem_of, write
+from stores.key_material import certify, new_key, openssl, pem_of, write
 
 KINDS = ["RSA-2048", "RSA-3072", "P-256", "P-384", "P-521", "Ed25519"]
 

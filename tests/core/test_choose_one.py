@@ -10,7 +10,7 @@ from keyvouch.certificate import spki_sha256
 from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyChanged, KeyNotFound
 from keyvouch.store import KeyInfo, KeyUri, choose_one
 from keyvouch.uri import Attribute, parse_uri
-from stores.making import certify, new_key
+from stores.key_material import certify, new_key
 
 SETTLE = 900
 ATTRIBUTES = (Attribute("id", "which one"), Attribute("label", "of the family"))

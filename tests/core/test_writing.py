@@ -350,10 +350,10 @@ def test_file_that_is_a_mount(file: Path, tmp_path: Path) -> None:
     source.write_bytes(b"mounted")
     program = f"""
         from pathlib import Path
-        from keyvouch.stores import places
+        from keyvouch.stores import key_files
         from keyvouch.errors import KeyvouchError
         try:
-            places.replace(Path({str(file)!r}), b"new")
+            key_files.replace(Path({str(file)!r}), b"new")
         except KeyvouchError as error:
             print(error.hint, Path({str(file)!r}).read_bytes())
     """

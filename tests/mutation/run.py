@@ -61,13 +61,13 @@ TESTS = {
     "src/keyvouch/_system/single_flight.py": ["tests/core/test_single_flight.py"],
     "src/keyvouch/_system/sockets.py": ["tests/core/test_deadlines.py", "tests/core/test_https.py"],
     "src/keyvouch/_core/store_faults.py": ["tests/core/test_store_faults.py"],
-    "src/keyvouch/stores/ber.py": ["tests/stores/test_ber.py", "tests/stores/test_limits.py"],
-    "src/keyvouch/stores/limits.py": ["tests/stores/test_counting.py", "tests/stores/test_limits.py"],
+    "src/keyvouch/stores/asn1.py": ["tests/stores/test_asn1.py", "tests/stores/test_limits.py"],
+    "src/keyvouch/stores/limits.py": ["tests/stores/test_derivation_rounds.py", "tests/stores/test_limits.py"],
     "src/keyvouch/stores/pem.py": ["tests/stores/test_pem_reading.py", "tests/stores/test_limits.py"],
     "src/keyvouch/stores/pfx.py": ["tests/stores/test_pfx_reading.py", "tests/stores/test_limits.py"],
-    "src/keyvouch/stores/places.py": [
-        "tests/stores/test_places.py",
-        "tests/stores/test_finding.py",
+    "src/keyvouch/stores/key_files.py": [
+        "tests/stores/test_key_files.py",
+        "tests/stores/test_lookup.py",
         "tests/stores/test_family.py",
     ],
     "src/keyvouch/tokens.py": ["tests/core/test_tokens.py"],
