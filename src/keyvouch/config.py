@@ -249,7 +249,7 @@ def _require_proxy(profile: Profile, place: str) -> None:
     try:
         parse_proxy((profile.proxy or "http://none").encode())
     except ValueError as error:
-        raise ConfigurationError(f"{place}: Invalid proxy address.", hint=f"{error}".capitalize() + ".") from None
+        raise ConfigurationError(f"{place}: Invalid proxy URL.", hint=f"{error}".capitalize() + ".") from None
     if profile.proxy_credentials is not None and not is_reference(profile.proxy_credentials):
         raise ConfigurationError(
             f"{place}: proxy-credentials is not a reference to a secret.",

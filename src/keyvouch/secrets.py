@@ -30,7 +30,7 @@ from keyvouch._core import lockout
 from keyvouch._system import files, text
 from keyvouch._system.forks import IMPORTS
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames, without_frames
-from keyvouch.proxies import CONTROLS
+from keyvouch.proxies import CONTROL_CHARACTERS
 from keyvouch.uri import REFERENCE_KINDS, KeyUri
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class SecretResolver:
         if reference is None:
             return None
         secret = self.resolve(reference, "proxy-credentials")
-        if ":" not in secret.reveal() or CONTROLS.search(secret.reveal()):
+        if ":" not in secret.reveal() or CONTROL_CHARACTERS.search(secret.reveal()):
             raise ConfigurationError(
                 f"The proxy credentials in {reference} are not user:password on one line.",
                 hint="Write the user, a colon and the password there, without percent-encoding.",

@@ -85,7 +85,7 @@ def test_nobody_enters_during_a_fork(gate: ForkGate) -> None:
             entered.set()
 
     caller = threading.Thread(target=call)
-    with ForkGate().alone():  # closes them as a fork does
+    with ForkGate().exclusive():  # closes them as a fork does
         caller.start()
         assert not entered.wait(0.1)
     caller.join(LONG_ENOUGH)
@@ -95,13 +95,13 @@ def test_nobody_enters_during_a_fork(gate: ForkGate) -> None:
 
 def test_call_that_does_not_end_holds_up_one_fork(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fork is delayed, then happens; the next fork does not wait for that call again."""
-    monkeypatch.setattr(forks, "_WAITING", 0.3)
+    monkeypatch.setattr(forks, "_MAX_WAIT", 0.3)
     release = threading.Event()
     with somebody_inside(gate, lambda: release.wait(LONG_ENOUGH)):
-        with pytest.raises(TimeoutError), gate.alone():
+        with pytest.raises(TimeoutError), gate.exclusive():
             pass
         assert status_of_child(gate.__enter__) == 0  # the child knows nothing of the parent's thread
-        with gate.alone():
+        with gate.exclusive():
             pass
         release.set()
 
@@ -154,7 +154,7 @@ def test_each_fork_counts_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
 def test_gates_that_an_interruption_left_closed(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the thread that closed the gates could not open them, the next thread to enter opens them."""
     monkeypatch.setattr(forks, "_closed", True)
-    monkeypatch.setattr(forks, "_closer", None)
+    monkeypatch.setattr(forks, "_closing_thread", None)
     with gate:
         assert not forks._closed
 
@@ -163,7 +163,7 @@ def test_gates_are_open_after_a_fork(gate: ForkGate) -> None:
     """No thread that enters later has to step back."""
     status_of_child()
     assert not forks._closed
-    with gate.alone():
+    with gate.exclusive():
         with gate:  # the thread that closed the gates may enter, and still closes them to the others
             pass
         assert forks._closed
@@ -173,7 +173,7 @@ def test_gates_are_open_after_a_fork(gate: ForkGate) -> None:
 def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of one fork does not let anyone in before the other has forked."""
     inside, seen = [0], list[int]()
-    close = forks._close
+    close = forks._close_gates
 
     def watched(gates: list[ForkGate]) -> bool:
         left = close(gates)
@@ -182,7 +182,7 @@ def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyP
         seen.append(inside[0])
         return left
 
-    monkeypatch.setattr(forks, "_close", watched)
+    monkeypatch.setattr(forks, "_close_gates", watched)
     done = threading.Event()
 
     def call() -> None:
@@ -239,7 +239,7 @@ def test_same_gate_again_while_a_fork_waits(gate: ForkGate) -> None:
         happened.append("forked")
 
     assert happened == ["entered again", "called", "forked"]
-    assert took < forks._WAITING
+    assert took < forks._MAX_WAIT
 
 
 def test_fork_from_inside(gate: ForkGate) -> None:
@@ -247,7 +247,7 @@ def test_fork_from_inside(gate: ForkGate) -> None:
     begin = time.monotonic()
     with gate:
         assert status_of_child(lambda: gate.__exit__(None, None, None)) == 0
-    assert time.monotonic() - begin < forks._WAITING / 2
+    assert time.monotonic() - begin < forks._MAX_WAIT / 2
 
 
 def test_depth_is_counted(gate: ForkGate) -> None:

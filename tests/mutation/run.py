@@ -60,6 +60,8 @@ TESTS = {
     "src/keyvouch/_core/signer.py": ["tests/core/test_signer.py", "tests/core/test_signer_faults.py"],
     "src/keyvouch/_system/single_flight.py": ["tests/core/test_single_flight.py"],
     "src/keyvouch/_system/sockets.py": ["tests/core/test_deadlines.py", "tests/core/test_https.py"],
+    "src/keyvouch/_system/tls.py": ["tests/core/test_https.py", "tests/core/test_trust.py"],
+    "src/keyvouch/_system/urllib3_pools.py": ["tests/core/test_deadlines.py", "tests/core/test_https.py"],
     "src/keyvouch/_core/store_faults.py": ["tests/core/test_store_faults.py"],
     "src/keyvouch/stores/asn1.py": ["tests/stores/test_asn1.py", "tests/stores/test_limits.py"],
     "src/keyvouch/stores/limits.py": ["tests/stores/test_derivation_rounds.py", "tests/stores/test_limits.py"],

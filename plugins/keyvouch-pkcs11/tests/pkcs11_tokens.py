@@ -53,7 +53,7 @@ def loaded(path: Path) -> module.Module:
 def close_all_sessions(path: Path) -> None:
     """Close every session of a module while no call is running, since SoftHSM would crash during one."""
     there = loaded(path)
-    with there.alone():
+    with there.exclusive():
         for slot in there.functions.slots():
             there.functions._call("CloseAllSessions", ck.CK_ULONG(slot))
 

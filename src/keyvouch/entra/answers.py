@@ -116,7 +116,7 @@ def from_network(error: Exception, authority: str) -> KeyvouchError | None:
     if isinstance(error, requests.exceptions.SSLError):
         return _from_tls(error, authority)
     if isinstance(error, requests.exceptions.InvalidProxyURL | requests.exceptions.InvalidSchema):
-        return ConfigurationError("Invalid proxy address.", hint="Correct proxy, or HTTPS_PROXY: http://host:port.")
+        return ConfigurationError("Invalid proxy URL.", hint="Set proxy or HTTPS_PROXY to http://host:port.")
     if isinstance(error, UnusableAnswer | requests.exceptions.JSONDecodeError):
         return no_usable_answer(authority, str(error) if isinstance(error, UnusableAnswer) else "it is not JSON")
     if isinstance(error, requests.exceptions.RequestException):

@@ -172,7 +172,7 @@ class Module(ForkGate):
 
     def end(self) -> None:
         """Finalise the module once no call is running in it. Raises TimeoutError if a call does not end."""
-        with self.alone(), contextlib.suppress(CryptokiError):
+        with self.exclusive(), contextlib.suppress(CryptokiError):
             self.functions.finalize()
         self._initialised = False
 
