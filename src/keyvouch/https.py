@@ -241,7 +241,7 @@ def _transport_error(host: str, error: Exception) -> KeyvouchError:
     if reason := cause_of(error, ssl.SSLCertVerificationError):
         return ConfigurationError(
             f"The certificate of {host} is not trusted: {reason.verify_message}.",
-            hint="Set ca-file= to its CA or to that of an intercepting proxy. The certificate must contain the host name.",
+            hint="Set ca-file= to its CA or an intercepting proxy's. The certificate must contain the host name.",
         )
     return _connection_error(host, error)
 
