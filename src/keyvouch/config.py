@@ -199,7 +199,7 @@ def _read(path: Path, tried: tuple[Path, ...]) -> Configuration:
         raise ConfigurationError(f"The configuration {path} does not exist.", hint="Correct its path.") from None
     except PermissionError as error:
         raise AccessDenied(
-            f"The configuration {path} cannot be read: {error.strerror}.", hint=files.let_read(path, error)
+            f"The configuration {path} cannot be read: {error.strerror}.", hint=files.read_hint(path, error)
         ) from error
     except OSError as error:
         raise ConfigurationError(

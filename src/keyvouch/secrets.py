@@ -261,7 +261,7 @@ class SecretResolver:
             raise SecretRequired(f"The {name} is not there: {path} does not exist.", hint="Make that file.") from None
         except OSError as error:
             raise AccessDenied(
-                f"The {name} cannot be read: {path}: {error.strerror}.", hint=files.let_read(path, error)
+                f"The {name} cannot be read: {path}: {error.strerror}.", hint=files.read_hint(path, error)
             ) from error
 
     def _from_credential(self, credential: str, name: str) -> str:

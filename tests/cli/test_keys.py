@@ -136,7 +136,7 @@ def test_key_is_made_only_if_all_else_can_be(place: str, tmp_path: Path) -> None
     """If the certificate could not be written, the command fails before it creates a key."""
     done = run("new", "--key", place, "--certificate-out", str(tmp_path / "nothing" / "app.cer"))
     assert done.status == 2
-    assert "Make the folder" in done.errors
+    assert "Create the folder" in done.errors
     assert not (tmp_path / "new.pfx").exists()
 
 

@@ -438,7 +438,7 @@ def test_unfit_file_is_not_added_to(file: Path, there: str) -> None:
     assert file.read_text() == there
 
 
-@pytest.mark.parametrize(("number", "hint"), [(28, "The disk is full."), (30, "read-only")])
+@pytest.mark.parametrize(("number", "hint"), [(28, "disk is full"), (30, "read-only")])
 def test_unwritable_file_is_a_clear_error(file: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str) -> None:
     """A full or read-only disk is reported with its remedy, and the file stays as it was."""
     write(file, NIGHTLY)
@@ -482,7 +482,7 @@ def test_configuration_that_is_edited_meanwhile(tmp_path: Path, monkeypatch: pyt
         real(*arguments, **options)
 
     monkeypatch.setattr(files, "rewrite", rewrite)
-    with pytest.raises(ConfigurationError, match="replaced meanwhile") as caught:
+    with pytest.raises(ConfigurationError, match="changed since it was read") as caught:
         add_profile(path, "b", {"tenant": "t"})
     assert caught.value.hint == "Run the command again."
     assert "[profiles.edited]" in path.read_text()

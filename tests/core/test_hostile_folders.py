@@ -153,7 +153,7 @@ def test_key_swapped_after_it_was_read(
     if certificate_file:
         files.write_private(theirs / "app.key", pem.write(key, [], None, "app"))
         uri = f"pem:{theirs / 'app.key'}?certificate-file={app}"
-    with open_store(uri) as store, pytest.raises(ConfigurationError, match="replaced meanwhile"):
+    with open_store(uri) as store, pytest.raises(ConfigurationError, match="changed since it was read"):
         store.install_certificate([certificate.self_signed(key, "CN=new", 1)])
     assert app.read_bytes() == b"mine"
 

@@ -181,7 +181,7 @@ def test_folder_of_records_that_others_can_write(
     open_it(refused())
     with pytest.raises(SecretIncorrect), single_try("token", lambda: "wrong"):
         raise SecretIncorrect("no")
-    assert caplog.messages == [f"{refused()} was closed to other accounts: {who} could write to it."]
+    assert caplog.messages == [f"Removed write permission for others from {refused()}: {who} had it."]
     (record,) = refused().glob("*.json")
 
     def delete() -> bool:
@@ -385,7 +385,7 @@ def test_cache_in_a_folder_that_others_could_write(place: Path, kind: str, caplo
     assert find(planted) is None
     assert find(place) == "token-of-service"
     assert not place.parent.stat().st_mode & 0o022
-    assert caplog.messages == [f"{place.parent} was closed to other accounts: {who} could write to it."]
+    assert caplog.messages == [f"Removed write permission for others from {place.parent}: {who} had it."]
 
 
 def test_folder_that_cannot_be_closed(

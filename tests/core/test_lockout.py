@@ -494,7 +494,7 @@ def test_record_that_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     path = record()
-    monkeypatch.setattr(files.Folder, "remove_whatever", fail)
+    monkeypatch.setattr(files.Folder, "remove_any", fail)
     with pytest.raises(ConfigurationError) as caught:
         lockout.forget()
     assert str(path.parent) in caught.value.message

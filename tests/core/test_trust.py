@@ -188,7 +188,7 @@ def test_list_in_an_unknown_form(file: Path, attribute: bytes, monkeypatch: pyte
     """A list that cannot be parsed is an error; it is not taken to deny writing."""
     file.chmod(0o664)
     monkeypatch.setattr(os, "getxattr", lambda *_, **__: attribute or b"\x00")
-    with pytest.raises(OSError, match="Unknown form of access control list"):
+    with pytest.raises(OSError, match="Invalid access control list"):
         check_trusted(file)
 
 

@@ -147,14 +147,14 @@ def test_another_file_is_not_replaced(file: Path) -> None:
     """A change is not written over a file that somebody put there in the meantime."""
     seen = stamp(file.stat())
     rewrite(file, b"newer", replaces=seen)
-    with pytest.raises(OSError, match="replaced meanwhile"):
+    with pytest.raises(OSError, match="changed since it was read"):
         rewrite(file, b"newest", replaces=seen)
     assert file.read_bytes() == b"newer"
 
 
 def test_growing_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that grows while it is read does not fill memory."""
-    monkeypatch.setattr(reading, "_LARGEST", 2)
+    monkeypatch.setattr(reading, "_MAX_BYTES", 2)
     monkeypatch.setattr(reading, "_require_regular", lambda *_: None)
     with pytest.raises(OSError, match="Too large"):
         files.read(file)
@@ -210,7 +210,7 @@ def test_leftover_is_removed(file: Path, act: str, caplog: pytest.LogCaptureFixt
         acts[act]()
     assert not left.exists()
     assert [record.getMessage() for record in caplog.records] == [
-        f"Removed {left}, which an interrupted write left behind. It may have held a whole key."
+        f"Removed {left}, left by an interrupted write. It may have contained a private key."
     ]
 
 
@@ -305,7 +305,7 @@ def test_folder_that_lets_nothing_be_removed(
             rewrite(file, b"new")
         assert file.read_bytes() == b"old"
     (left,) = [each for each in file.parent.iterdir() if "keyvouch-" in each.name]
-    assert caplog.messages == [f"{left} cannot be removed: Operation not permitted. It may hold a whole key."]
+    assert caplog.messages == [f"Failed to remove {left}: Operation not permitted. It may contain a private key."]
 
 
 @pytest.mark.parametrize("way", ["create", "rewrite"])
@@ -361,9 +361,7 @@ def test_file_that_is_a_mount(file: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
     )
-    assert done.stdout == "Mount the folder that it is in: a file that is mounted cannot be replaced. b'mounted'\n", (
-        done
-    )
+    assert done.stdout == "Mount its folder instead: a mounted file cannot be replaced. b'mounted'\n", done
 
 
 @linux

@@ -146,9 +146,9 @@ def test_dangling_link_is_an_existing_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "spec", "error"),
     [
-        ("pfx:{}/keys/app.pfx", SLOW, "Make the folder"),
-        ("pfx:{}/keys/*.pfx", SLOW, "Make the folder"),
-        ("pem:{}/app.pem?certificate-file={}/certificates/app.crt", SLOW, "Make the folder"),
+        ("pfx:{}/keys/app.pfx", SLOW, "Create the folder"),
+        ("pfx:{}/keys/*.pfx", SLOW, "Create the folder"),
+        ("pem:{}/app.pem?certificate-file={}/certificates/app.crt", SLOW, "Create the folder"),
         ("pfx:{}/app.pfx?password=env:MISSING", SLOW, "MISSING is not set"),
         ("pfx:{}/app.pfx", KeySpec("RSA-4096", "CN=new,nonsense"), "no subject"),
         ("pfx:{}/app.pfx", KeySpec("RSA-1024"), "no key type"),

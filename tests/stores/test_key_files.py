@@ -128,7 +128,7 @@ def test_hints_for_missing_files(folder: Path, name: str, hint: str) -> None:
 
 def test_long_path_on_windows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows reports a path that is too long as missing: the hint says so, and the error still names the file."""
-    monkeypatch.setattr(files.reading, "_WINDOWS", True)
+    monkeypatch.setattr(files.errors, "_WINDOWS", True)
     long = folder / ("x" * 250) / "a.pem"
     error = key_files.missing_file_error(long, SUFFIXES)
     assert str(long) in error.message
@@ -158,8 +158,8 @@ def test_folder_or_empty_file_has_a_hint(folder: Path) -> None:
     [
         (errno.EINVAL, KeyUnusable, "file that contains a key"),
         (errno.EFBIG, KeyUnusable, "file that contains a key"),
-        (errno.EACCES, AccessDenied, "Let this account read it."),
-        (errno.EIO, AccessDenied, "Let this account read it."),
+        (errno.EACCES, AccessDenied, "permission to read it."),
+        (errno.EIO, AccessDenied, "permission to read it."),
         (errno.ENAMETOOLONG, KeyNotFound, "keyvouch new"),
         (errno.ENOENT, KeyNotFound, "keyvouch new"),
         (errno.ENOTDIR, KeyNotFound, "keyvouch new"),
@@ -207,7 +207,7 @@ def test_missing_folder_is_an_error(folder: Path) -> None:
     error = error_of(lambda: key_files.require_no_file(path), ConfigurationError)
     assert str(path) in error.message
     assert os.strerror(errno.ENOENT) in error.message
-    assert f"Make the folder {folder / 'keys'}" in error.hint
+    assert f"Create the folder {folder / 'keys'}" in error.hint
 
 
 @pytest.mark.parametrize("function", ["write_private", "rewrite", "remove"])

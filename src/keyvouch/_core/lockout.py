@@ -188,7 +188,7 @@ def _remove(folder: files.Folder, name: str) -> bool:
     except _DamagedError:
         counts = True
     with contextlib.suppress(FileNotFoundError):  # another process was faster
-        folder.remove_whatever(name)
+        folder.remove_any(name)
     return counts
 
 

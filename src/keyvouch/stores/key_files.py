@@ -133,7 +133,7 @@ def read_certificate_file(path: Path) -> tuple[bytes, Stamp | None]:
 def missing_file_error(path: Path, suffixes: Sequence[str]) -> KeyNotFound:
     """Return the error for a missing file; the hint lists its neighbours of the same kind."""
     message = f"No file matches {path}." if is_family(path) else f"{path} does not exist."
-    if advice := files.advice_for_long(path):
+    if advice := files.long_path_hint(path):
         return KeyNotFound(message, hint=advice)
     if any(part.startswith("~") for part in path.parts):
         return KeyNotFound(message, hint="Write the full path: ~ is not expanded.")
@@ -159,7 +159,7 @@ def _cannot_read(path: Path, error: OSError, suffixes: Sequence[str]) -> Keyvouc
         return missing_file_error(path, suffixes)
     if error.errno in (errno.EINVAL, errno.EFBIG):
         return KeyUnusable(f"{path} cannot be read: {error.strerror}.", hint="Specify a file that contains a key.")
-    return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.let_read(path, error))
+    return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.read_hint(path, error))
 
 
 def _created(path: Path, status: os.stat_result) -> dt.datetime:
