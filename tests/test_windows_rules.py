@@ -91,7 +91,7 @@ def test_configuration_of_others_refused(inside: dict[str, dict[str, Any]], name
         ("utf-16", r"(Get-Content 'C:\kevÿ 100%\utf16.toml') | Set-Content -Encoding utf8 'C:\kevÿ 100%\utf16.toml'"),
         ("double quotes", "Paths with backslashes stand in single quotes."),
         ("tab", "in double quotes a backslash begins an escape."),
-        ("a folder", "Name a file."),
+        ("a folder", "Specify a file."),
         ("missing", "Correct its path."),
     ],
 )

@@ -110,8 +110,8 @@ def test_inline_assertion_options(file: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ('client-secret = "hunter2"', "there is no field 'client-secret'"),
-        ('client_id = "x"', "there is no field 'client_id'"),
+        ('client-secret = "hunter2"', "unknown field 'client-secret'"),
+        ('client_id = "x"', "unknown field 'client_id'"),
         ("tenant = 5", "got 'int' (in tenant)"),
         ("tenant = 2026-01-01", "got 'date' (in tenant)"),
         ('keys = "pem:/a"', "got 'str' (in keys)"),
@@ -119,8 +119,8 @@ def test_inline_assertion_options(file: Path) -> None:
         ('cloud = "mars"', "'mars' (in cloud)"),
         ('token-cache = "disk"', "'disk' (in token-cache)"),
         ('permissions = "some"', "'some' (in permissions)"),
-        ('authority = "http://a"', "the authority is no https address"),
-        ("assertion = {x5c = true}", "there is no field 'x5c' (in assertion)"),
+        ('authority = "http://a"', "authority is not an https URL"),
+        ("assertion = {x5c = true}", "unknown field 'x5c' (in assertion)"),
         ("assertion = {lifetime = 0}", "(in assertion.lifetime)"),
         ("assertion = {reuse = -1}", "(in assertion.reuse)"),
     ],
@@ -149,19 +149,19 @@ def test_wrong_profile_leaves_the_others_be(file: Path) -> None:
 
 def test_wrong_defaults_are_named(file: Path) -> None:
     """A mistake in the defaults is reported as one in `[defaults]` if no profile is used."""
-    with pytest.raises(ConfigurationError, match=r"keyvouch.toml: \[defaults\]: there is no field 'x'"):
+    with pytest.raises(ConfigurationError, match=r"keyvouch.toml: \[defaults\]: unknown field 'x'"):
         write(file, "[defaults]\nx = 1\n").default_profile()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[profile.a]\n", "no table or field 'profile' at the top"),
-        ('tenant = "t"\n', "no table or field 'tenant' at the top"),
-        ("defaults = 1\n", "defaults is no table"),
-        ("profiles = 1\n", "profiles are tables"),
-        ("[profiles]\nnightly = 1\n", "profiles are tables"),
-        ("[[profiles]]\n", "profiles are tables"),
+        ("[profile.a]\n", "unknown table or field 'profile' at the top level"),
+        ('tenant = "t"\n', "unknown table or field 'tenant' at the top level"),
+        ("defaults = 1\n", "defaults is not a table"),
+        ("profiles = 1\n", "profiles must contain only tables"),
+        ("[profiles]\nnightly = 1\n", "profiles must contain only tables"),
+        ("[[profiles]]\n", "profiles must contain only tables"),
     ],
 )
 def test_wrong_table_is_named(file: Path, text: str, message: str) -> None:
@@ -201,7 +201,7 @@ def test_path_with_escapes(file: Path, field: str) -> None:
     file.write_text(rf"profiles.a.{field} = 'file:C:\temp\new'")
     load().profile("a")
     file.write_text(rf'profiles.a.{field} = "file:C:\temp\new"')
-    with pytest.raises(ConfigurationError, match=f"{field} has a control character") as caught:
+    with pytest.raises(ConfigurationError, match=f"{field} contains a control character") as caught:
         load().profile("a")
     assert "single quotes" in caught.value.hint
 
@@ -239,7 +239,7 @@ def test_fifo_is_no_configuration(file: Path) -> None:
 @pytest.mark.parametrize("text", ["a = " + "[" * 9000, f"a = {'9' * 5000}", "a = " + "{b = " * 3000])
 def test_monstrous_text_is_no_configuration(file: Path, text: str) -> None:
     """Text that exhausts the parser is reported like any other mistake."""
-    assert "is not TOML" in refusal(file, text).message
+    assert "is not valid TOML" in refusal(file, text).message
 
 
 def test_profiles_added_at_once_are_all_there(file: Path) -> None:
@@ -318,7 +318,7 @@ def test_working_directory_is_never_searched(tmp_path: Path, monkeypatch: pytest
 
 def test_no_configuration_names_the_places(own_folders: Path) -> None:
     """If there is no configuration, the error lists where it could be."""
-    with pytest.raises(ConfigurationError, match="There is no profile 'nightly'") as caught:
+    with pytest.raises(ConfigurationError, match="Profile not found: 'nightly'") as caught:
         load().profile("nightly")
     assert str(files.configuration_files()[0]) in caught.value.hint
     assert "/etc/keyvouch/config.toml" in caught.value.hint
@@ -330,8 +330,8 @@ def test_no_configuration_names_the_places(own_folders: Path) -> None:
 def test_missing_profile_names_the_others(file: Path) -> None:
     """An unknown profile is reported with the existing ones."""
     error = refusal(file, "[profiles.a]\n[profiles.b]\n")
-    assert error.message == "There is no profile 'nightly'."
-    assert error.hint == f"{file} has: a, b."
+    assert error.message == "Profile not found: 'nightly'."
+    assert error.hint == f"{file} contains: a, b."
 
 
 def test_profile_is_given_or_in_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,9 +348,9 @@ def test_profile_is_given_or_in_the_environment(file: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("text", "known"), [("", "no profiles"), ("[profiles.a]\n[profiles.b]\n", "a, b")])
 def test_profile_is_not_guessed(file: Path, text: str, known: str) -> None:
     """With no profile or several, none is selected by guessing."""
-    with pytest.raises(ConfigurationError, match="No profile was named") as caught:
+    with pytest.raises(ConfigurationError, match="No profile was specified") as caught:
         write(file, text).pick()
-    assert caught.value.hint == f"Use --profile NAME. {file} has: {known}."
+    assert caught.value.hint == f"Use --profile NAME. {file} contains: {known}."
 
 
 # Adding a profile
@@ -407,17 +407,17 @@ def test_any_text_is_written_as_it_is(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("nightly", {}, "has a profile 'nightly' already"),
-        ("a.b", {}, "is no name for a profile"),
-        ("", {}, "is no name for a profile"),
-        ("a]\n[profiles.b", {}, "is no name for a profile"),
-        ("ä", {}, "is no name for a profile"),
-        ("a\n", {}, "is no name for a profile"),
-        ("a", {"client-secret": "x"}, "there is no field 'client-secret'"),
-        ("a", {"client_id": "x"}, "there is no field 'client_id'"),
+        ("nightly", {}, "profile 'nightly' already exists"),
+        ("a.b", {}, "Invalid profile name"),
+        ("", {}, "Invalid profile name"),
+        ("a]\n[profiles.b", {}, "Invalid profile name"),
+        ("ä", {}, "Invalid profile name"),
+        ("a\n", {}, "Invalid profile name"),
+        ("a", {"client-secret": "x"}, "unknown field 'client-secret'"),
+        ("a", {"client_id": "x"}, "unknown field 'client_id'"),
         ("a", {"tenant": 5}, "(in tenant)"),
-        ("a", {"authority": "http://x"}, "no https address"),
-        ("a", {"assertion": {"send-x5c": True}}, "is not TOML"),
+        ("a", {"authority": "http://x"}, "not an https URL"),
+        ("a", {"assertion": {"send-x5c": True}}, "is not valid TOML"),
     ],
 )
 def test_wrong_addition_changes_nothing(file: Path, name: str, fields: dict[str, object], message: str) -> None:

@@ -15,7 +15,7 @@ import msal
 import pytest
 
 from acls import acl, set_acl
-from keyvouch._core import lockout
+from keyvouch._core import pin_records
 from keyvouch._core.lockout import single_try
 from keyvouch._system import files
 from keyvouch.entra import token_cache
@@ -96,7 +96,7 @@ def test_unsealing_through_a_link(state: Path, outside: Path) -> None:
     (state / "refused").symlink_to(outside)
     own(state / "refused")
     with pytest.raises(ConfigurationError, match="another account controls"):
-        lockout.forget()
+        pin_records.forget_refusals()
 
 
 def test_unsealing_while_the_folder_is_swapped(state: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_unsealing_while_the_folder_is_swapped(state: Path, outside: Path, monke
     folder.mkdir()
     for name in ("victim.json", "tree.json"):
         (folder / name).write_bytes(b"{}")
-    real = lockout._remove
+    real = pin_records._remove
 
     def remove(*arguments: object) -> bool:
         with contextlib.suppress(OSError):
@@ -113,8 +113,8 @@ def test_unsealing_while_the_folder_is_swapped(state: Path, outside: Path, monke
             folder.symlink_to(outside)
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(lockout, "_remove", remove)
-    assert lockout.forget() == 2
+    monkeypatch.setattr(pin_records, "_remove", remove)
+    assert pin_records.forget_refusals() == 2
     assert not list((state / "away").iterdir())
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from keyvouch._core import lockout
+from keyvouch._core import lockout, pin_records
 from keyvouch._core.lockout import single_try
 from keyvouch._system import files, forks
 from keyvouch.errors import ConfigurationError, SecretIncorrect, StoreLocked, StoreUnavailable
@@ -144,10 +144,10 @@ def test_damaged_record_refuses_every_value(octets: bytes) -> None:
     token.log_in("wrong")
     record().write_bytes(octets)
     for pin in ("wrong", "right"):
-        with pytest.raises(SecretIncorrect, match="No PIN is tried") as caught, single_try(TOKEN, pin.strip):
+        with pytest.raises(SecretIncorrect, match="The PIN is not tried") as caught, single_try(TOKEN, pin.strip):
             pytest.fail("was tried")
         assert "keyvouch doctor --unseal" in caught.value.hint
-    assert lockout.forget() == 1
+    assert pin_records.forget_refusals() == 1
     assert token.log_in("right")
     assert token.tries == 2
 
@@ -193,7 +193,7 @@ def test_record_that_is_no_file_refuses_every_value(kind: str) -> None:
     path.unlink()
     SPOILED[kind](path)
     assert not token.log_in("right")
-    assert lockout.forget() == 1
+    assert pin_records.forget_refusals() == 1
     assert token.log_in("right")
 
 
@@ -204,7 +204,7 @@ def test_record_that_others_can_write_refuses_every_value(mode: int) -> None:
     token.log_in("wrong")
     record().chmod(mode)
     assert not token.log_in("right")
-    assert lockout.forget() == 1
+    assert pin_records.forget_refusals() == 1
     assert token.log_in("right")
 
 
@@ -231,7 +231,7 @@ def test_record_that_cannot_be_read_is_unsealed(monkeypatch: pytest.MonkeyPatch)
         os.chown(record().with_suffix(".lock"), 5, -1)
         program = f"""
             import os
-            from keyvouch._core import lockout
+            from keyvouch._core import lockout, pin_records
             from keyvouch.errors import SecretIncorrect
             with lockout.single_try("first", lambda: "right"):
                 pass  # all that is needed is imported, in case that account cannot
@@ -241,7 +241,7 @@ def test_record_that_cannot_be_read_is_unsealed(monkeypatch: pytest.MonkeyPatch)
                 with lockout.single_try({TOKEN!r}, lambda: "right"):
                     print("tried")
             except SecretIncorrect as error:
-                print("Permission denied" in error.message, lockout.forget())
+                print("Permission denied" in error.message, pin_records.forget_refusals())
         """
         command = [sys.executable, "-c", textwrap.dedent(program)]
         done = subprocess.run(command, capture_output=True, check=False)
@@ -297,7 +297,7 @@ def test_refusal_on_a_full_disk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
 
     with pytest.raises(SecretIncorrect, match="no"):
         refuse()
-    with pytest.raises(SecretIncorrect, match="No PIN is tried"), single_try(TOKEN, lambda: "wrong"):
+    with pytest.raises(SecretIncorrect, match="The PIN is not tried"), single_try(TOKEN, lambda: "wrong"):
         pytest.fail("was tried")
 
 
@@ -463,7 +463,7 @@ def test_death_in_the_try_costs_one_more(status: int, begun: list[bool]) -> None
     assert said == [b"tried\n" if began else b"" for began in begun]
     token = Token(pin="wrong")
     assert not token.log_in("wrong")
-    assert lockout.forget() == 1
+    assert pin_records.forget_refusals() == 1
     assert token.log_in("wrong")
 
 
@@ -471,8 +471,8 @@ def test_unseal_counts_what_kept_a_value_from_being_tried() -> None:
     """What is known only about a token is forgotten too, but not counted."""
     learn(Flags())
     assert record().exists()
-    assert lockout.forget() == 0
-    assert lockout.forget() == 0
+    assert pin_records.forget_refusals() == 0
+    assert pin_records.forget_refusals() == 0
 
 
 def test_unseal_says_what_it_cannot_read(own_folders: Path) -> None:
@@ -481,7 +481,7 @@ def test_unseal_says_what_it_cannot_read(own_folders: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "refused").write_bytes(b"")
     with pytest.raises(ConfigurationError, match="refused") as caught:
-        lockout.forget()
+        pin_records.forget_refusals()
     assert str(folder / "refused") in caught.value.message
     assert os.strerror(errno.ENOTDIR) in caught.value.message
 
@@ -496,7 +496,7 @@ def test_record_that_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     path = record()
     monkeypatch.setattr(files.Folder, "remove_any", fail)
     with pytest.raises(ConfigurationError) as caught:
-        lockout.forget()
+        pin_records.forget_refusals()
     assert str(path.parent) in caught.value.message
     assert os.strerror(errno.EROFS) in caught.value.message
 
@@ -523,7 +523,7 @@ def test_locks_of_a_parent_are_forgotten() -> None:
     """A fork creates new locks in the child, whoever holds the parent's."""
     locks = lockout._Locks()
     with locks.held(TOKEN, 1):
-        with pytest.raises(StoreUnavailable, match="for 0 seconds"), locks.held(TOKEN, -1):
+        with pytest.raises(StoreUnavailable, match="after 0 seconds"), locks.held(TOKEN, -1):
             pass
         with locks.held("another", 0):
             pass

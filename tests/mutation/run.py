@@ -60,6 +60,8 @@ TESTS = {
     "src/keyvouch/_core/in_use.py": ["tests/core/test_connections.py", "tests/core/test_signer.py"],
     "src/keyvouch/_core/lockout.py": ["tests/core/test_lockout.py"],
     "src/keyvouch/_core/opened_key.py": ["tests/core/test_opening.py", "tests/core/test_usable_keys.py"],
+    "src/keyvouch/_core/pin_records.py": ["tests/core/test_lockout.py", "tests/core/test_hostile_state.py"],
+    "src/keyvouch/_system/programs.py": ["tests/core/test_secrets.py"],
     "src/keyvouch/proxies.py": ["tests/core/test_https.py", "tests/core/test_uri.py"],
     "src/keyvouch/_core/registry.py": ["tests/core/test_registry.py"],
     "src/keyvouch/_system/search_path.py": ["tests/core/test_registry.py"],
