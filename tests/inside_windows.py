@@ -70,7 +70,7 @@ def of_files() -> dict[str, object]:
     again = told(lambda: files.write_private(key, b"other"))
     files.rewrite(key, b"rewritten")
     found = {"user": windows_files.this_user(), "folder": allowed(FOLDER), "file": allowed(key), "again": again}
-    found["private"] = told(lambda: files.read_private(key).decode())
+    found["private"] = told(lambda: files.read_private_with_status(key)[0].decode())
     plain = Path(r"C:\plain")
     plain.mkdir()
     files.rewrite(plain / "config.toml", b"")
@@ -78,13 +78,13 @@ def of_files() -> dict[str, object]:
     open_to_everyone(key)
     files.rewrite(key, b"rewritten")
     found["kept rules"] = allowed(key)
-    found["open"] = told(lambda: files.read_private(key).decode())
-    found["open, allowed"] = told(lambda: files.read_private(key, any_reader=True).decode())
+    found["open"] = told(lambda: files.read_private_with_status(key)[0].decode())
+    found["open, allowed"] = told(lambda: files.read_private_with_status(key, any_reader=True)[0].decode())
     with key.open("rb") as reader:
         threading.Timer(0.1, reader.close).start()
         found["replaced while read"] = told(lambda: files.write_private(key, b"new", replace=True))
     found["left"] = [path.name for path in FOLDER.iterdir()]
-    found["a folder"] = told(lambda: files.read_private(FOLDER))
+    found["a folder"] = told(lambda: files.read_private_with_status(FOLDER))
     with files.locked(FOLDER / "lock", timeout=1):
         found["somebody there"] = is_somebody_there()
     return found

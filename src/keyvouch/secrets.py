@@ -221,7 +221,7 @@ class SecretResolver:
 
     @hidden_frames()
     def read_private(self, path: Path) -> bytes:
-        """Read a file that holds a key, like `files.read_private`, under the profile's rule."""
+        """Read a file that contains a key, under the profile's rule. Raises `AccessDenied` if everyone can read it."""
         return self.read_private_with_status(path)[0]
 
     @hidden_frames()

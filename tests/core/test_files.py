@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from keyvouch._system import files
-from keyvouch._system.files import check_trusted, errors, locked, make_folder, read_private, write_private
+from keyvouch._system.files import check_trusted, errors, locked, make_folder, read_private_with_status, write_private
 from keyvouch.errors import AccessDenied, ConfigurationError, StoreUnavailable
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX's")
@@ -48,10 +48,10 @@ def test_written_file_is_private(folder: Path) -> None:
     """A file is accessible only to its owner, whatever the umask, and no other file stays in the folder."""
     before = os.umask(0)
     try:
-        write_private(folder / "key", b"octets")
+        write_private(folder / "key", b"secret")
     finally:
         os.umask(before)
-    assert (folder / "key").read_bytes() == b"octets"
+    assert (folder / "key").read_bytes() == b"secret"
     assert mode_of(folder / "key") == 0o600
     assert names_in(folder) == ["key"]
 
@@ -60,7 +60,7 @@ def test_file_is_private_from_the_first_byte(folder: Path, monkeypatch: pytest.M
     """The temporary file has the same mode before its first byte is written."""
     seen = []
     monkeypatch.setattr(os, "fsync", lambda handle: seen.append(os.fstat(handle).st_mode))
-    write_private(folder / "key", b"octets")
+    write_private(folder / "key", b"secret")
     assert [stat.S_IMODE(mode) for mode in seen if stat.S_ISREG(mode)] == [0o600]
 
 
@@ -94,10 +94,10 @@ def test_replaced_file_is_private(folder: Path) -> None:
 def test_file_system_without_links(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """On a file system without links the file is still written, and never over another."""
     monkeypatch.setattr(os, "link", failing(number))
-    write_private(folder / "key", b"octets")
+    write_private(folder / "key", b"secret")
     with pytest.raises(FileExistsError):
         write_private(folder / "key", b"others")
-    assert (folder / "key").read_bytes() == b"octets"
+    assert (folder / "key").read_bytes() == b"secret"
     assert mode_of(folder / "key") == 0o600
     assert names_in(folder) == ["key"]
 
@@ -108,7 +108,7 @@ def test_full_disk_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(os, "link", failing(errno.EPERM))
     monkeypatch.setattr(os, broken, failing(errno.ENOSPC))
     with pytest.raises(OSError, match="No space left"):
-        write_private(folder / "key", b"octets")
+        write_private(folder / "key", b"secret")
     assert names_in(folder) == []
 
 
@@ -303,32 +303,32 @@ def test_lock_that_cannot_be_made(folder: Path) -> None:
 def test_private_file_is_read(folder: Path, mode: int) -> None:
     """The owner and a group may be able to read a secret."""
     path = folder / "key"
-    path.write_bytes(b"octets")
+    path.write_bytes(b"secret")
     path.chmod(mode)
-    assert read_private(path) == b"octets"
+    assert read_private_with_status(path)[0] == b"secret"
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o666])
 def test_world_readable_file_is_refused(folder: Path, mode: int) -> None:
     """A world-readable secret is refused with the command that fixes it, unless the profile allows it."""
     path = folder / "key"
-    path.write_bytes(b"octets")
+    path.write_bytes(b"secret")
     path.chmod(mode)
     with pytest.raises(AccessDenied, match="Everyone on this machine can read") as caught:
-        read_private(path)
+        read_private_with_status(path)
     assert caught.value.hint == f"Run: chmod o-rwx {path}"
-    assert read_private(path, any_reader=True) == b"octets"
+    assert read_private_with_status(path, any_reader=True)[0] == b"secret"
 
 
 def test_world_readable_kubernetes_secret(folder: Path) -> None:
     """In a kubelet volume the remedy is the volume's mode, since its files are read-only."""
     (folder / "..2026").mkdir()
     (folder / "..data").symlink_to("..2026")
-    (folder / "..data" / "key").write_bytes(b"octets")
+    (folder / "..data" / "key").write_bytes(b"secret")
     (folder / "..data" / "key").chmod(0o644)
     (folder / "key").symlink_to("..data/key")
     with pytest.raises(AccessDenied) as caught:
-        read_private(folder / "key")
+        read_private_with_status(folder / "key")
     assert "defaultMode: 0400" in caught.value.hint
 
 
@@ -341,7 +341,7 @@ def test_world_readable_container_secret(place: str) -> None:
 def test_missing_file_is_an_os_error(folder: Path) -> None:
     """If a file cannot be read at all, the caller that knows its purpose reports it."""
     with pytest.raises(FileNotFoundError):
-        read_private(folder / "key")
+        read_private_with_status(folder / "key")
 
 
 # Trust

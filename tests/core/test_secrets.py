@@ -294,10 +294,10 @@ def test_file_open_to_everyone_is_refused(tmp_path: Path) -> None:
 @posix
 def test_key_file_open_to_everyone_is_refused(tmp_path: Path) -> None:
     """The same rule applies to a key file."""
-    secret_file(tmp_path / "key", b"octets", 0o644)
+    secret_file(tmp_path / "key", b"content", 0o644)
     with pytest.raises(AccessDenied):
         SecretResolver().read_private(tmp_path / "key")
-    assert SecretResolver(any_reader=True).read_private(tmp_path / "key") == b"octets"
+    assert SecretResolver(any_reader=True).read_private(tmp_path / "key") == b"content"
 
 
 # credential:

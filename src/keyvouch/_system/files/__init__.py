@@ -21,7 +21,6 @@ from keyvouch._system.files.path_resolution import make_folder, open_folder
 from keyvouch._system.files.reading import (
     Stamp,
     read,
-    read_private,
     read_private_with_status,
     read_with_status,
     stamp,
@@ -46,7 +45,6 @@ __all__ = [
     "read",
     "read_hint",
     "read_own",
-    "read_private",
     "read_private_with_status",
     "read_with_status",
     "remove",

@@ -39,16 +39,11 @@ def read_with_status(path: Path) -> tuple[bytes, os.stat_result]:
         return content(file, path)
 
 
-def read_private(path: Path, *, any_reader: bool = False) -> bytes:
-    """Read a file that holds a key or a secret, like `read`.
+def read_private_with_status(path: Path, *, any_reader: bool = False) -> tuple[bytes, os.stat_result]:
+    """Read a file that contains a key or a secret, like `read_with_status`.
 
     Raises `AccessDenied` if everyone can read it, unless `any_reader` permits that.
     """
-    return read_private_with_status(path, any_reader=any_reader)[0]
-
-
-def read_private_with_status(path: Path, *, any_reader: bool = False) -> tuple[bytes, os.stat_result]:
-    """Read a file like `read_private`; also return the status of the file actually read."""
     with _open(path) as file:  # check the open file rather than its name, so that the file checked is the file read
         if not any_reader:
             _require_few_readers(file.fileno(), path)
