@@ -92,7 +92,7 @@ def test_uris(seed: int, soak: bool) -> None:
 
 
 @pytest.mark.parametrize("which", ["/etc/app.pfx", "path=/etc/app.pfx;friendly-name=app"])
-def test_typos_tell_no_secret(which: str) -> None:
+def test_typos_reveal_no_secret(which: str) -> None:
     """A secret is written in place of its reference, after a typo of one character: no error contains the secret."""
     text, secret = f"pfx:{which}?password=", "Sesam0effneDich"
     told = 0
@@ -248,7 +248,7 @@ class Canned(BaseAdapter):
         pass
 
 
-def test_answers(seed: int, soak: bool, tmp_path: Path, authority: Authority) -> None:
+def test_token_responses(seed: int, soak: bool, tmp_path: Path, authority: Authority) -> None:
     """Any response of the token endpoint is a token, a refusal, or unusable."""
     taken = {"token_type": "Bearer", "expires_in": 3599, "ext_expires_in": 3599, "access_token": "eyJ0.eyJ1.c2ln"}
     refused = {
