@@ -41,7 +41,7 @@ def check(done: Done, status: int, *texts: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "status", "texts"),
     [
-        ("pfx:{folder}/app.pfx?password=env:WRONG", 4, ["password", "Correct it"]),
+        ("pfx:{folder}/app.pfx?password=env:WRONG", 4, ["password", "Correct the password"]),
         ("pfx:{folder}/app.pfx", 4, ["password=env:"]),
         ("pfx:{folder}/app.pfx?password=env:UNSET_VARIABLE", 4, ["UNSET_VARIABLE is not set"]),
         ("pfx:{folder}/nothing.pfx", 3, ["does not exist", "app.pfx"]),
