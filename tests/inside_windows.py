@@ -35,7 +35,7 @@ click.echo("Fehler ü ж", err=True)
 """
 
 
-def result_of(function: Callable[[], object]) -> object:
+def outcome_of(function: Callable[[], object]) -> object:
     """Return the result, or the error's class, message and hint."""
     try:
         return function()
@@ -45,14 +45,12 @@ def result_of(function: Callable[[], object]) -> object:
         return type(error).__name__
 
 
-def accounts_with_access(path: Path) -> list[str]:
+def allowed(path: Path) -> list[str]:
     """Return who has any right there, without those that always have."""
-    return sorted(
-        {*(windows_files.rules_at(path).accounts_with_access(0xFFFFFFFF) or ())} - {"S-1-5-18", "S-1-5-32-544"}
-    )
+    return sorted({*(windows_files.rules_at(path).allowed(0xFFFFFFFF) or ())} - {"S-1-5-18", "S-1-5-32-544"})
 
 
-def write_file(name: str, data: bytes) -> Path:
+def write(name: str, data: bytes) -> Path:
     path = FOLDER / name
     files.write_private(path, data)
     return path
@@ -65,36 +63,28 @@ def open_to_everyone(path: Path) -> None:
     assert ctypes.WinDLL("advapi32").SetFileSecurityW(str(path), DACL_SECURITY_INFORMATION, opened.to_bytes())
 
 
-def file_results() -> dict[str, object]:
+def check_files() -> dict[str, object]:
     """Create, read and replace files."""
     files.make_folder(FOLDER)
-    key = write_file("app.pfx", b"key")
-    again = result_of(lambda: files.write_private(key, b"other"))
+    key = write("app.pfx", b"key")
+    again = outcome_of(lambda: files.write_private(key, b"other"))
     files.rewrite(key, b"rewritten")
-    results = {
-        "user": windows_files.this_user(),
-        "folder": accounts_with_access(FOLDER),
-        "file": accounts_with_access(key),
-        "again": again,
-    }
-    results["private"] = result_of(lambda: SecretResolver().read_private(key).decode())
+    results = {"user": windows_files.this_user(), "folder": allowed(FOLDER), "file": allowed(key), "again": again}
+    results["private"] = outcome_of(lambda: SecretResolver().read_private(key).decode())
     plain = Path(r"C:\plain")
     plain.mkdir()
     files.rewrite(plain / "config.toml", b"")
-    results["configuration"], results["its folder"] = (
-        accounts_with_access(plain / "config.toml"),
-        accounts_with_access(plain),
-    )
+    results["configuration"], results["its folder"] = allowed(plain / "config.toml"), allowed(plain)
     open_to_everyone(key)
     files.rewrite(key, b"rewritten")
-    results["kept rules"] = accounts_with_access(key)
-    results["open"] = result_of(lambda: SecretResolver().read_private(key).decode())
-    results["open, allowed"] = result_of(lambda: SecretResolver(any_reader=True).read_private(key).decode())
+    results["kept rules"] = allowed(key)
+    results["open"] = outcome_of(lambda: SecretResolver().read_private(key).decode())
+    results["open, allowed"] = outcome_of(lambda: SecretResolver(any_reader=True).read_private(key).decode())
     with key.open("rb") as reader:
         threading.Timer(0.1, reader.close).start()
-        results["replaced while read"] = result_of(lambda: files.write_private(key, b"new", replace=True))
+        results["replaced while read"] = outcome_of(lambda: files.write_private(key, b"new", replace=True))
     results["left"] = [path.name for path in FOLDER.iterdir()]
-    results["a folder"] = result_of(lambda: files.read_private_with_status(FOLDER))
+    results["a folder"] = outcome_of(lambda: SecretResolver().read_private(FOLDER))
     with files.locked(FOLDER / "lock", timeout=1):
         results["somebody there"] = is_somebody_there()
     return results
@@ -102,23 +92,23 @@ def file_results() -> dict[str, object]:
 
 def load(path: Path) -> object:
     os.environ["KEYVOUCH_CONFIG"] = str(path)
-    return result_of(lambda: list(config.load().profiles))
+    return outcome_of(lambda: list(config.load().profiles))
 
 
-def configuration_results() -> dict[str, object]:
+def check_configurations() -> dict[str, object]:
     """Read files as editors and shells on Windows write them."""
     text = "[profiles.nächtlich]\n".replace("ä", "ae")
     results = {
-        "utf-8 with a mark": load(write_file("mark.toml", b"\xef\xbb\xbf" + text.encode())),
-        "utf-16": load(write_file("utf16.toml", text.encode("utf-16"))),
-        "double quotes": load(write_file("quotes.toml", b'[profiles.a]\nkeys = ["pfx:C:\\keys\\app.pfx"]\n')),
+        "utf-8 with a mark": load(write("mark.toml", b"\xef\xbb\xbf" + text.encode())),
+        "utf-16": load(write("utf16.toml", text.encode("utf-16"))),
+        "double quotes": load(write("quotes.toml", b'[profiles.a]\nkeys = ["pfx:C:\\keys\\app.pfx"]\n')),
         "a folder": load(FOLDER),
         "missing": load(FOLDER / "missing.toml"),
     }
-    tab = write_file("tab.toml", b'[profiles.a]\nca-file = "C:\\temp\\new.pem"\n')
+    tab = write("tab.toml", b'[profiles.a]\nca-file = "C:\\temp\\new.pem"\n')
     load(tab)
-    results["tab"] = result_of(lambda: config.load().profile("a"))
-    opened = write_file("open.toml", text.encode())
+    results["tab"] = outcome_of(lambda: config.load().profile("a"))
+    opened = write("open.toml", text.encode())
     open_to_everyone(opened)
     results["open"] = load(opened)
     below = Path(r"C:\open")
@@ -129,11 +119,11 @@ def configuration_results() -> dict[str, object]:
     return results
 
 
-def secret_results() -> dict[str, object]:
+def check_secrets() -> dict[str, object]:
     secrets = SecretResolver(commands=True)
 
-    def resolved(reference: str) -> object:
-        return result_of(lambda: secrets.resolve(reference).reveal())
+    def resolve(reference: str) -> object:
+        return outcome_of(lambda: secrets.resolve(reference).reveal())
 
     os.environ["UMLAUTS"] = "gehäim"
     written = {
@@ -142,21 +132,21 @@ def secret_results() -> dict[str, object]:
         "utf-16": "geheim".encode("utf-16"),
     }
     return {
-        **{name: resolved(f"file:{write_file(f'{name}.txt', data)}") for name, data in written.items()},
-        "environment": resolved("env:UMLAUTS"),
-        "program": resolved(r'command:"C:\windows\system32\cmd.exe" /c echo geheim'),
+        **{name: resolve(f"file:{write(f'{name}.txt', data)}") for name, data in written.items()},
+        "environment": resolve("env:UMLAUTS"),
+        "program": resolve(r'command:"C:\windows\system32\cmd.exe" /c echo geheim'),
     }
 
 
-def path_results() -> dict[str, object]:
+def check_paths() -> dict[str, object]:
     texts = [r"pfx:C:\keys\app.pfx", "pfx:C:/keys/app.pfx", r"pfx:\\server\share\app.pfx", "pfx://server/share/app.pfx"]
     results: dict[str, object] = {text: str(opening.parse(text).get("path")) for text in texts}
-    results["long"] = result_of(lambda: opening.open_signer(rf"pfx:C:\{'long' * 70}.pfx"))
+    results["long"] = outcome_of(lambda: opening.open_signer(rf"pfx:C:\{'long' * 70}.pfx"))
     return results
 
 
-def encoding_results() -> dict[str, object]:
-    """Print from the command with its output in a code page."""
+def check_encodings() -> dict[str, object]:
+    """Run the command with its output in a code page."""
     results: dict[str, object] = {}
     for name in ("cp1252", "cp437", "cp850", "ascii", "utf-8"):
         done = subprocess.run(
@@ -170,7 +160,7 @@ def encoding_results() -> dict[str, object]:
     return results
 
 
-def pipe_results() -> dict[str, object]:
+def check_pipes() -> dict[str, object]:
     """Run the command when nobody reads its output, as before `Select-Object -First 1`."""
     with subprocess.Popen(
         [sys.executable, "-m", "keyvouch", "stores"],
@@ -188,12 +178,12 @@ if __name__ == "__main__":
     print(
         json.dumps(
             {
-                "files": file_results(),
-                "configurations": configuration_results(),
-                "secrets": secret_results(),
-                "paths": path_results(),
-                "encodings": encoding_results(),
-                "pipes": pipe_results(),
+                "files": check_files(),
+                "configurations": check_configurations(),
+                "secrets": check_secrets(),
+                "paths": check_paths(),
+                "encodings": check_encodings(),
+                "pipes": check_pipes(),
             }
         )
     )

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from keyvouch._core import lockout
+from keyvouch._core.redaction import REFERENCE_KINDS
 from keyvouch._system import files, programs, text
 from keyvouch._system.forks import IMPORTS
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames, without_frames
 from keyvouch.proxies import CONTROL_CHARACTERS
-from keyvouch.uri import REFERENCE_KINDS, KeyUri
+from keyvouch.uri import KeyUri
 
 COMMAND_TIMEOUT = 30.0
 """Seconds that a `command:` may run."""

@@ -28,10 +28,10 @@ def command(
     It is good for ten minutes, and for whoever has it: treat it like a password.
     """
     from keyvouch.entra.assertion import EntraAssertion
-    from keyvouch.entra.authority import require
+    from keyvouch.entra.authority import require_fields
 
     chosen = choose(profile, key, client_id=client_id, tenant=tenant)
-    require(chosen.profile, chosen.name, "client_id", "keys")
+    require_fields(chosen.profile, chosen.name, "client_id", "keys")
     endpoint = endpoint or _endpoint(chosen)
     with chosen.open() as signer:
         make = EntraAssertion(signer, **msgspec.structs.asdict(chosen.profile.assertion))

@@ -25,7 +25,7 @@ from keyvouch.secrets import AccessToken, SecretResolver
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from keyvouch._core.opening import Store
+    from keyvouch._core.key_management import Store
     from keyvouch._core.signer import Signer
     from keyvouch.uri import KeyUri
 
@@ -68,11 +68,11 @@ class Chosen:
 
     def open_store(self) -> Store:
         """Open the store of the first key."""
-        from keyvouch._core import opening
+        from keyvouch._core import key_management, opening
 
         if not self.profile.keys:
             raise click.UsageError(f"The profile {self.name!r} has no keys: give --key URI.")
-        return opening.Store(opening.parse(self.profile.keys[0]), self.secrets)
+        return key_management.Store(opening.parse(self.profile.keys[0]), self.secrets)
 
 
 def choose(
@@ -111,9 +111,9 @@ def choose(
 
 
 def _sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> AccessToken:
-    from keyvouch._core import opening  # imported late, since few commands need it
+    from keyvouch.entra import profile as entra_profile  # imported late, since few commands need it
 
-    return opening.sign_in(profile, scope, timeout, **demanded)
+    return entra_profile.sign_in(profile, scope, timeout, **demanded)
 
 
 def is_somebody_there() -> bool:

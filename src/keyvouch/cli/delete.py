@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from keyvouch._core import opening
+from keyvouch._core import key_management, opening
 from keyvouch.cli.common import choose, is_somebody_there, output_option, print_json
 
 
@@ -18,7 +18,7 @@ def command(key: str, yes: bool, output: str) -> None:
     uri = opening.parse(key)
     if not yes and not is_somebody_there():
         raise click.UsageError("Nobody is there to be asked: give --yes.")
-    with opening.Store(uri, chosen.secrets) as store:
+    with key_management.Store(uri, chosen.secrets) as store:
         if not yes:
             store.require_pinned()  # before prompting, since the URI may match another key
             if not click.confirm(f"Delete the key {uri}?", err=True):

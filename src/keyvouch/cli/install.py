@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from keyvouch._core import opening
+from keyvouch._core import key_management, opening
 from keyvouch.certificate import load_certificates, order_chain
 from keyvouch.cli.common import (
     choose,
@@ -39,7 +39,7 @@ def command(profile: str | None, key: str | None, file: Path, output: str) -> No
         with chosen.open_store() as store:
             known_as = store.install_certificate(order_chain(certificates, public_key))
     else:
-        with opening.Store(opening.parse(pinned), chosen.secrets) as store:
+        with key_management.Store(opening.parse(pinned), chosen.secrets) as store:
             known_as = store.install_certificate(chain)
     with opening.open_uri(known_as, chosen.secrets) as signer:
         facts = key_facts(signer)

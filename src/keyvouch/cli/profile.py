@@ -10,9 +10,9 @@ import msgspec
 
 from keyvouch import config
 from keyvouch._core import opening
+from keyvouch._core.redaction import redact
 from keyvouch._system import files
 from keyvouch.cli.common import next_command, output_option, print_facts, print_json, relative_path
-from keyvouch.uri import redact
 
 
 @click.group("profile")

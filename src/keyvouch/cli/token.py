@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from keyvouch.cli.common import choose, key_options, output_option, print_json
-from keyvouch.entra.authority import cached_token
+from keyvouch.entra.cached_token import cached_token
 
 
 @click.command("token")

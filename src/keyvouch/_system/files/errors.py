@@ -19,7 +19,7 @@ def read_hint(path: Path, error: OSError) -> str:
         from keyvouch._system.windows import access_rules
         from keyvouch._system.windows import files as windows_files
 
-        return access_rules.let_read(str(path.absolute()), windows_files.this_user())
+        return access_rules.hint_to_grant_read(str(path.absolute()), windows_files.this_user())
     return "Grant this account permission to read it."
 
 

@@ -172,7 +172,7 @@ def _check_access_rules(path: Path, component: Path) -> None:
                 raise
             raise ConfigurationError(
                 f"{path} is not trusted: this account cannot read the access rules of {component}.",
-                hint=access_rules.let_see(str(component), user),
+                hint=access_rules.hint_to_grant_read_rules(str(component), user),
             ) from None
         folder, root = os.path.isdir(component), component == component.parent
         if problem := access_rules.distrust(str(component), rules, user, folder=folder, root=root):

@@ -299,7 +299,7 @@ class Declarations:
     def shares_connection(self, uri: str) -> bool:
         """Tell whether the core would serve it by the same `KeyStore` as `uri`."""
         names = [each.name for each in self.the_class().attributes if each.connection]
-        return self.parsed(uri).octets(names) == self.parsed(self.uri).octets(names)
+        return self.parsed(uri).raw_values(names) == self.parsed(self.uri).raw_values(names)
 
     def offers(self, name: str) -> bool:
         """Tell whether a rule may make use of it beside what it is about."""
