@@ -13,6 +13,7 @@ import pytest
 import keyvouch
 from keyvouch._system import forks
 from keyvouch.errors import ConfigurationError, KeyNotFound, StoreUnavailable
+from keyvouch_pkcs11.cryptoki import CryptokiError
 from pkcs11_modules import finalize_modules
 from scripted_store import is_signed
 from softhsm_keys import UriOf, generate, record_pins
@@ -36,8 +37,18 @@ def test_vendor_attributes_are_kept(softhsm: UriOf) -> None:
     """Vendor attributes are allowed only in the query, which does not select the key."""
     pinned = generate(softhsm(more="&x-acme-partition=%01a"))
     assert pinned.endswith("&x-acme-partition=%01a")
-    with pytest.raises(ConfigurationError, match="wrong side"):
+    with pytest.raises(ConfigurationError, match="must come after"):
         keyvouch.open_signer(softhsm("x-acme-partition=1"))
+
+
+def test_handle_of_an_ended_session_is_left_alone(softhsm: UriOf) -> None:
+    """A module gives the handle of a session that it has ended to the next one, which an old key must not close."""
+    with keyvouch.open_signer(generate(softhsm())) as signer:
+        token = signer._current.opened.stored._token  # type: ignore[attr-defined]
+        with token.session(5.0) as first:
+            token.discard_session(first, CryptokiError("Sign", 0xB3))
+            with token.module as functions:
+                functions.is_logged_in(first)  # still open
 
 
 def test_library_attributes_must_match(softhsm: UriOf) -> None:

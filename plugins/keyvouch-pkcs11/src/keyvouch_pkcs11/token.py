@@ -36,6 +36,9 @@ DEFAULT_TIMEOUT = 30.0
 _POLL_INTERVAL = 0.005
 """Seconds between attempts to get a session while the token's sessions are all in use."""
 
+_ENDED_SESSION = frozenset({"SESSION_CLOSED", "SESSION_HANDLE_INVALID", "CRYPTOKI_NOT_INITIALIZED"})
+"""Errors after which the module no longer knows the session."""
+
 
 class Token:
     """A token of a module, during one log-in."""
@@ -174,8 +177,8 @@ class Token:
         session = self.acquire_session(timeout)
         try:
             yield session
-        except BaseException:
-            self.close_session(session)
+        except BaseException as error:
+            self.discard_session(session, error)
             raise
         self.release_session(session)
 
@@ -227,8 +230,17 @@ class Token:
         if self._is_closed:  # by another thread, which may already have emptied the list
             self.close()
 
+    def discard_session(self, session: int, error: BaseException) -> None:
+        """Close a session in which something failed: it may have an operation in progress.
+
+        A session that the module no longer knows is not closed: its handle may have been given to another one.
+        """
+        cause = error if isinstance(error, CryptokiError) else error.__cause__
+        if not isinstance(cause, CryptokiError) or cause.name not in _ENDED_SESSION:
+            self.close_session(session)
+
     def close_session(self, session: int) -> None:
-        """Close a session in which something failed: it may be lost or have an operation in progress."""
+        """Close a session; an error is ignored."""
         with contextlib.suppress(CryptokiError), self.module as functions:
             functions.close_session(session)
 
