@@ -19,7 +19,7 @@ from keyvouch.algorithms import KEY_TYPES, key_type
 from keyvouch.cli import COMMANDS, group
 from scripted_store import certify, new_key
 from signing_in import PASSWORD, Key, make_key, run
-from stores.making import pem_of, write
+from stores.key_material import pem_of, write
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_key_is_made_only_if_all_else_can_be(place: str, tmp_path: Path) -> None
     """If the certificate could not be written, the command fails before it creates a key."""
     done = run("new", "--key", place, "--certificate-out", str(tmp_path / "nothing" / "app.cer"))
     assert done.status == 2
-    assert "Make the folder" in done.errors
+    assert "Create the folder" in done.errors
     assert not (tmp_path / "new.pfx").exists()
 
 

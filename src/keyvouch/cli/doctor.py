@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from keyvouch._core import lockout
+from keyvouch._core import pin_records
 from keyvouch._core.audit import record_audit
 from keyvouch.cli.common import output_option, print_json
 
@@ -19,7 +19,7 @@ def command(unseal: bool, output: str) -> None:  # noqa: ARG001 - the only optio
     locks itself after a few wrong ones. Use --unseal if the PIN is right after all, because somebody has set it again,
     or if the record of refused PINs is damaged: each PIN may then be tried once more.
     """
-    tokens = lockout.forget()
+    tokens = pin_records.forget_refusals()
     record_audit("unseal", {"tokens": tokens})
     if output == "json":
         print_json({"tokens": tokens})

@@ -131,7 +131,7 @@ class Module(ForkGate):
 
     def finalize(self) -> None:
         """Finalise the module once no call is running in it. Raises TimeoutError if a call does not end."""
-        with self.alone(), contextlib.suppress(CryptokiError):
+        with self.exclusive(), contextlib.suppress(CryptokiError):
             self._functions.finalize()
         self._is_initialized = False
 
