@@ -322,7 +322,7 @@ WITHOUT_SECRETS = {
 def _closed_by_interrupt(world: World, thing: Any) -> object:
     """Close an object whose closing is interrupted by the error."""
     world.patch.setattr("keyvouch._core.signer.release", world.fail)
-    world.patch.setattr("keyvouch._core.opening.release", world.fail)
+    world.patch.setattr("keyvouch._core.key_management.release", world.fail)
     if isinstance(thing, ConfidentialClient):
         world.patch.setattr(thing, "_variants", types.SimpleNamespace(close=world.fail))
     try:
