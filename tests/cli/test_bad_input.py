@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -72,7 +73,7 @@ def test_wrong_key_told(
 
     done = run("sign", "--key", uri.format(folder=tmp_path), stdin=b"x")
 
-    check(done, status, "Error: ", *texts)
+    check(done, status, "error[", *texts)
     assert "wrong-password" not in done.errors
     assert "hunter2" not in done.errors
 
@@ -209,6 +210,44 @@ def test_no_profile_named(tmp_path: Path) -> None:
     check(run("token"), 2, "No profile was named", "/etc/keyvouch/config.toml")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message", "usage"),
+    [
+        (("keyz",), "No such command 'keyz'. Did you mean 'keys'?", "keyvouch [OPTIONS] COMMAND [ARGS]..."),
+        (("new",), "Missing option '--key'.", "keyvouch new [OPTIONS]"),
+        (("export", "--key", "pem:/x"), "Use either --certificate or --pfx.", "keyvouch export [OPTIONS]"),
+    ],
+)
+@pytest.mark.parametrize("output", [(), ("--output", "json")])
+def test_usage_error(arguments: tuple[str, ...], output: tuple[str, ...], message: str, usage: str) -> None:
+    """An error in the arguments has the code `usage`, and is followed by the usage; it is always text."""
+    command = usage.partition(" [")[0]
+    done = run(*arguments, *output)
+    assert done.errors == f"error[usage]: {message}\nUsage: {usage}\nSee `{command} --help`.\n"
+    assert (done.status, done.output) == (2, "")
+
+
+def test_help_without_arguments() -> None:
+    """Without arguments the help is printed, and is not an error's text."""
+    done = run()
+    assert done.status == 2
+    assert done.errors.startswith("Usage: keyvouch [OPTIONS] COMMAND")
+    assert "error[" not in done.errors
+
+
+def test_error_is_red_only_on_a_terminal() -> None:
+    """Colours do not reach a file or pipe."""
+    arguments = ("stores", "yubikey")
+    assert "\x1b" not in run(*arguments).errors
+    terminal, device = pty.openpty()
+    try:
+        subprocess.run([sys.executable, "-P", "-m", "keyvouch", *arguments], stderr=device, check=False)
+        assert os.read(terminal, 4096).startswith(b"\x1b[31merror[plugin-missing]: ")
+    finally:
+        os.close(terminal)
+        os.close(device)
+
+
 def test_interrupt_ends_quietly(tmp_path: Path, key: Key) -> None:
     """Ctrl-C gives one word and exit status 130, without a traceback."""
     message = tmp_path / "message"
@@ -259,7 +298,7 @@ def test_full_disk_is_no_defect(arguments: tuple[str, ...]) -> None:
             check=False,
         )
     assert done.returncode == 2
-    assert "The output cannot be written: No space left on device." in done.stderr
+    assert "Cannot write to standard output: No space left on device." in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -348,7 +387,7 @@ def test_key_that_is_made_is_told(tmp_path: Path) -> None:
     assert done.status == 2
     done = run("new", "--key", f"pem:{tmp_path}/app.pem", "--certificate-out", "/proc/app.cer")
     assert done.status == 2
-    assert f"The key is made, and stays: 'pem:path={tmp_path}/app.pem;spki-sha256=" in done.errors
+    assert f"The new key was kept: 'pem:path={tmp_path}/app.pem;spki-sha256=" in done.errors
 
 
 @pytest.mark.parametrize("where", ["key", "certificate-file", "verify", "config"])
@@ -407,7 +446,7 @@ def test_gone_working_directory_told(tmp_path: Path) -> None:
 
 
 def test_defect_hides_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unexpected exception gives exit status 1, with the traceback only if requested."""
+    """An unexpected exception gives exit status 1, with the traceback only if requested, and without its text."""
     broken = tmp_path / "sitecustomize.py"
     broken.write_text("import keyvouch.config as c\ndef load(**_): raise RuntimeError('unforeseen')\nc.load = load\n")
     environment = {"PYTHONPATH": str(tmp_path)}
@@ -416,8 +455,10 @@ def test_defect_hides_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     loud = run("--debug", "token", environment=environment)
 
     assert quiet.status == loud.status == 1
+    assert quiet.errors.startswith("error[defect]: Unexpected RuntimeError")
     assert "Traceback" not in quiet.errors
-    assert "unforeseen" in loud.errors
+    assert f'File "{broken}", line 2, in load\nRuntimeError' in loud.errors
+    assert "unforeseen" not in quiet.errors + loud.errors  # it might be a secret
 
 
 def test_working_directory_not_trusted(tmp_path: Path) -> None:

@@ -206,6 +206,41 @@ def test_export_asked_wrongly(key: Key, tmp_path: Path, options: list[str]) -> N
     assert "hunter2" not in done.errors
 
 
+@pytest.mark.parametrize("permissions", ["strict", "any"])
+@pytest.mark.parametrize("options", [("--profile", "n"), ("--profile", "n", "--key", "{key}"), ("--key", "{key}")])
+def test_export_password_under_the_rules_of_the_profile(
+    key: Key, tmp_path: Path, options: tuple[str, ...], permissions: str
+) -> None:
+    """`permissions = "any"`, in the profile or in the defaults, also applies to the file with the new password."""
+    (tmp_path / "config.toml").write_text(
+        f"[defaults]\npermissions = '{permissions}'\n[profiles.n]\nkeys = ['{key.uri}']\n"
+    )
+    password = tmp_path / "password"
+    password.write_text("another")
+    password.chmod(0o644)
+    done = run(
+        *("--config", str(tmp_path / "config.toml"), "export", "--pfx", str(tmp_path / "copy.pfx")),
+        *("--password", f"file:{password}", *(option.format(key=key.uri) for option in options)),
+    )
+    assert done.status == {"strict": 4, "any": 0}[permissions], done.errors
+    assert (tmp_path / "copy.pfx").exists() == (permissions == "any")
+
+
+@pytest.mark.parametrize("options", [("--key", "{key}"), ("--profile", "n", "--key", "{key}")])
+def test_export_password_from_no_command(key: Key, tmp_path: Path, options: tuple[str, ...]) -> None:
+    """With --key, the references are not a profile's, and no program is run."""
+    (tmp_path / "config.toml").write_text(f"[profiles.n]\nkeys = ['{key.uri}']\n")
+    ran = tmp_path / "ran"
+    done = run(
+        *("--config", str(tmp_path / "config.toml"), "export", "--pfx", str(tmp_path / "copy.pfx")),
+        *("--password", f"command:/usr/bin/touch {ran}", *(option.format(key=key.uri) for option in options)),
+    )
+    assert done.status == 2
+    assert "command:" in done.errors
+    assert not ran.exists()
+    assert not (tmp_path / "copy.pfx").exists()
+
+
 def test_stores_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list has the installed stores, and those that could be installed."""
     monkeypatch.setitem(registry.KNOWN, "moon", "keyvouch-moon")

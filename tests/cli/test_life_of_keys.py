@@ -99,7 +99,7 @@ def test_key_is_deleted_by_its_pinned_uri_alone(key: Key, tmp_path: Path) -> Non
 @pytest.mark.parametrize(("answer", "status", "deleted"), [("y\n", 0, 1), ("n\n", 2, 0)])
 def test_person_is_asked(monkeypatch: pytest.MonkeyPatch, answer: str, status: int, deleted: int) -> None:
     """On a terminal the user is asked to confirm."""
-    monkeypatch.setattr("keyvouch.cli.delete.is_somebody_there", lambda: True)
+    monkeypatch.setattr("keyvouch.cli.delete.is_interactive", lambda: True)
     with Script() as script:
         done = CliRunner().invoke(group, ["delete", "--key", f"{script.able_uri};version=1"], input=answer)
         assert done.exit_code == status
@@ -120,10 +120,10 @@ def test_access_is_granted_and_revoked() -> None:
         shown, following = grant("nightly")
         assert shown == "  operator\n+ nightly\n"
         assert following == f"Next, as nightly: keyvouch sign --key '{script.able_uri}' FILE"
-        assert grant("nightly") == ("  operator\n  nightly\n", "Nothing changed: so it was already.")
+        assert grant("nightly") == ("  operator\n  nightly\n", "Nothing to change.")
         assert grant("--revoke", "nightly") == (
             "  operator\n- nightly\n",
-            "nightly has no permission of its own any more.",
+            "Revoked the permission of nightly.",
         )
         assert json.loads(grant("nightly", "--output", "json")[0]) == {
             "before": ["operator"],
@@ -135,7 +135,7 @@ def test_access_is_granted_and_revoked() -> None:
 def test_senseless_grant_refused(key: Key, arguments: tuple[str, ...]) -> None:
     """`grant` requires either an account or `--list`."""
     done = run("grant", "--key", key.uri, *arguments)
-    assert (done.status, "Give ACCOUNT" in done.errors) == (2, True)
+    assert (done.status, "Use either ACCOUNT" in done.errors) == (2, True)
 
 
 def test_store_without_the_capability_names_those_with_it(key: Key) -> None:

@@ -101,7 +101,7 @@ def open_signer(
         raise ConfigurationError(
             "A URI from outside is not opened.", hint="Put it into a profile, and use profile:NAME.", uri=redact(text)
         )
-    return open_uri(uri, SecretResolver(interactive=interactive, sign_in=sign_in), timeout=timeout)
+    return open_uri(uri, resolver_for(None, interactive=interactive), timeout=timeout)
 
 
 @hidden_frames()
@@ -115,7 +115,7 @@ def open_store(uri: str | KeyUri, *, interactive: bool = False) -> Store:
         if not profile.keys:
             raise ConfigurationError(f"The profile {profile_name!r} has no keys.", hint='Add keys = ["scheme:..."].')
         return Store(parse(profile.keys[0]), resolver_for(profile, interactive=interactive))
-    return Store(parse(uri), SecretResolver(interactive=interactive, sign_in=sign_in))
+    return Store(parse(uri), resolver_for(None, interactive=interactive))
 
 
 def parse(uri: str | KeyUri) -> KeyUri:
@@ -147,10 +147,21 @@ def parse_keys(profile: config.Profile, name: str) -> None:
             raise
 
 
-def resolver_for(profile: config.Profile, *, interactive: bool = False) -> SecretResolver:
-    """Return the resolver for the secrets of a profile's keys, under its rules."""
-    any_reader = profile.permissions == "any"
-    return SecretResolver(interactive=interactive, any_reader=any_reader, commands=True, sign_in=sign_in)
+def resolver_for(
+    profile: config.Profile | None, *, interactive: bool = False, confirm: bool = False, commands: bool = True
+) -> SecretResolver:
+    """Return a resolver under the profile's rules; without a profile, under the strictest.
+
+    `commands`: False if the references are not the profile's own, so that no program is run. `confirm`: ask a person
+    twice, for a secret that will protect something new.
+    """
+    return SecretResolver(
+        interactive=interactive,
+        any_reader=profile is not None and profile.permissions == "any",
+        commands=profile is not None and commands,
+        confirm=confirm,
+        sign_in=sign_in,
+    )
 
 
 def sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> AccessToken:
