@@ -41,7 +41,7 @@ def test_log_in_that_is_not_there_is_one_error(vault: Vault, tmp_path: Path, aut
     assert done.status == 4, done.errors
     first, second, *more = done.errors.splitlines()
     assert not more
-    assert first.startswith(f"Error: Signing in with auth={auth} is not possible: ")
+    assert first.startswith(f"error[access-denied]: Signing in with auth={auth} is not possible: ")
     assert "aka.ms" not in first
     assert second.startswith(hint)
 

@@ -239,5 +239,5 @@ def test_command_shows_no_traceback(
     told = capsys.readouterr().err
     assert ended.value.code in (2, 3, 4, 5, 6)
     assert "Traceback" not in told
-    assert told.startswith("Error: ")
+    assert told.startswith("error[")
     assert len(told.splitlines()) >= 2
