@@ -66,7 +66,7 @@ def wait_out(server: Server) -> None:
 # Signing.
 
 
-@caught_by("test_ecdsa_is_no_der")
+@caught_by("test_ecdsa_is_not_der")
 class DerSignature(MemoryKey):
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         if algorithm.family != "ECDSA":
@@ -75,7 +75,7 @@ class DerSignature(MemoryKey):
         return der
 
 
-@caught_by("test_ecdsa_is_of_full_width")
+@caught_by("test_ecdsa_has_full_width")
 class UnpaddedSignature(MemoryKey):
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         if algorithm.family != "ECDSA":
@@ -101,7 +101,7 @@ class LongestSalt(OtherPadding):
         return padding.PSS(padding.MGF1(algorithm.hash), padding.PSS.MAX_LENGTH)
 
 
-@caught_by("test_pss_mask_has_the_same_hash")
+@caught_by("test_pss_mask_uses_the_same_hash")
 class Sha1InTheMask(OtherPadding):
     def pad(self, algorithm: Algorithm) -> padding.PSS:
         return padding.PSS(padding.MGF1(hashes.SHA1()), algorithm.hash.digest_size)  # noqa: S303
@@ -115,7 +115,7 @@ class HashedTwice(MemoryKey):
         return super().sign(message, algorithm, timeout=timeout)
 
 
-@caught_by("test_signature_is_of_the_algorithm_asked_for")
+@caught_by("test_signature_has_the_requested_algorithm")
 class OtherAlgorithm(MemoryKey):
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         if algorithm.family == "RSA-PSS":
@@ -133,7 +133,7 @@ class SharedSession(MemoryKey):
         return super().sign(self.store.message, algorithm, timeout=timeout)  # type: ignore[attr-defined]
 
 
-@caught_by("test_it_leaves_nothing_behind")
+@caught_by("test_nothing_is_left_behind")
 class LeakyKey(MemoryKey):
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         os.dup(0)
@@ -143,7 +143,7 @@ class LeakyKey(MemoryKey):
 # Output.
 
 
-@caught_by("test_public_key_is_the_signing_keys")
+@caught_by("test_public_key_belongs_to_the_signing_key")
 class OtherPublicKey(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         found = super().open(uri, certificate, timeout=timeout)
@@ -152,7 +152,7 @@ class OtherPublicKey(MemoryStore):
         return found
 
 
-@caught_by("test_chain_begins_with_the_keys_certificate")
+@caught_by("test_chain_starts_with_the_certificate_of_the_key")
 class UpsideDownChain(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         found = super().open(uri, certificate, timeout=timeout)
@@ -160,28 +160,28 @@ class UpsideDownChain(MemoryStore):
         return found
 
 
-@caught_by("test_it_prints_and_logs_nothing")
+@caught_by("test_nothing_is_printed_or_logged")
 class Chatterbox(MemoryKey):
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         print("signing")
         return super().sign(message, algorithm, timeout=timeout)
 
 
-@caught_by("test_it_prints_and_logs_nothing")
+@caught_by("test_nothing_is_printed_or_logged")
 class LoggedMessage(MemoryKey):
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         logging.getLogger("memory").debug("signing %s", message.hex())
         return super().sign(message, algorithm, timeout=timeout)
 
 
-@caught_by("test_secrets_are_in_no_repr")
+@caught_by("test_repr_shows_no_secrets")
 class PinInRepr(MemoryStore):
     def connect(self, *, timeout: float) -> None:
         super().connect(timeout=timeout)
         self.pin = self._secrets.get(self._uri, "pin").reveal()
 
 
-@caught_by("test_wrong_secret_is_shown_nowhere")
+@caught_by("test_wrong_secret_is_never_shown")
 class PinInError(MemoryStore):
     def connect(self, *, timeout: float) -> None:
         pin = self._secrets.get(self._uri, "pin").reveal()
@@ -199,14 +199,14 @@ class StubbornStore(MemoryStore):
             super().connect(timeout=timeout)
 
 
-@caught_by("test_secrets_are_in_no_arguments")
+@caught_by("test_programs_get_no_secrets_in_arguments")
 class PinForAProgram(MemoryStore):
     def log_in(self, pin: Secret | None) -> None:
         super().log_in(pin)
         subprocess.run(["true", PIN], check=True)
 
 
-@caught_by("test_timeout_of_open_and_sign_is_kept")
+@caught_by("test_timeout_of_open_and_sign_is_respected")
 class LeavesItsProgram(MemoryKey):
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         if self.store.server.stalled:
@@ -219,7 +219,7 @@ class LeavesItsProgram(MemoryKey):
             self.store.left.wait()  # type: ignore[attr-defined]
 
 
-@caught_by("test_server_sees_a_wrong_secret_once")
+@caught_by("test_server_receives_a_wrong_secret_once")
 class SendsTwice(MemoryStore):
     """Its library automatically repeats a refused log-in."""
 
@@ -230,7 +230,7 @@ class SendsTwice(MemoryStore):
             super().log_in(pin)
 
 
-@caught_by("test_secret_is_read_anew")
+@caught_by("test_secret_is_read_again")
 class KeepsThePin(MemoryStore):
     kept: Secret | None = None
 
@@ -252,7 +252,7 @@ class PinOfAnother(MemoryStore):
 # Key selection.
 
 
-@caught_by("test_pinned_key_is_not_followed")
+@caught_by("test_pinned_key_does_not_rotate")
 class NewestSigns(MemoryKey):
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         versions = self.store.server.keys[self.uri.get("key")]
@@ -263,7 +263,7 @@ class NewestSigns(MemoryKey):
         )
 
 
-@caught_by("test_several_keys_are_told_and_named")
+@caught_by("test_several_keys_are_ambiguous")
 class FirstMatch(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         if "version" not in uri and uri.get("select") is None and uri.get("key") == "family":
@@ -271,7 +271,7 @@ class FirstMatch(MemoryStore):
         return super().open(uri, certificate, timeout=timeout)
 
 
-@caught_by("test_missing_key_is_told_by_type")
+@caught_by("test_missing_key_is_not_found")
 class BareKeyError(MemoryStore):
     def matches(self, uri: KeyUri) -> list[KeyInfo]:
         try:
@@ -280,7 +280,7 @@ class BareKeyError(MemoryStore):
             raise KeyError(uri.get("key")) from None
 
 
-@caught_by("test_pinned_uri_finds_the_key_again")
+@caught_by("test_pinned_uri_opens_the_same_key")
 class RefusesItsOwn(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         if "version" in uri and uri.get("key") != "family":
@@ -302,19 +302,19 @@ class ListsTooMuch(MemoryStore):
         return super().open(uri, certificate, timeout=timeout)
 
 
-@caught_by("test_listing_is_of_what_matches")
+@caught_by("test_listing_has_only_matching_keys")
 class ListsAll(MemoryStore):
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         return [info for name in list(self.server.keys) for info in super().keys(uri.replace({"key": name}))]
 
 
-@caught_by("test_digest_of_the_public_key_is_heeded")
+@caught_by("test_spki_sha256_is_checked")
 class IgnoresTheDigest(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         return super().open(uri.replace({"spki-sha256": None}), certificate, timeout=timeout)
 
 
-@caught_by("test_certificate_chooses_its_key")
+@caught_by("test_certificate_selects_its_key")
 class IgnoresTheCertificate(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         return super().open(uri, timeout=timeout)
@@ -328,25 +328,25 @@ class TakesTheOldest(MemoryStore):
         return super().open(uri, certificate, timeout=timeout)
 
 
-@caught_by("test_replaced_key_is_noticed")
+@caught_by("test_replaced_key_is_detected")
 class NeverChanges(MemoryKey):
     def changed(self) -> bool:
         return False
 
 
-@caught_by("test_replaced_key_is_noticed")
+@caught_by("test_replaced_key_is_detected")
 class SignsWithTheSuccessor(MemoryKey):
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         there = self.store.server.keys[self.uri.get("key")][self.uri.get("version")]
         return sign_locally(there.key, message, algorithm)
 
 
-@caught_by("test_attributes_are_declared_well")
+@caught_by("test_attributes_are_valid")
 class NeedsWhatNobodyAsks(MemoryStore):
     attributes = (*MemoryStore.attributes, Attribute("zone", "where", required_for=frozenset({"list"})))
 
 
-@caught_by("test_one_keys_failure_leaves_the_others_be")
+@caught_by("test_failure_of_one_key_does_not_affect_others")
 class FailureEndsAll(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         try:
@@ -359,7 +359,7 @@ class FailureEndsAll(MemoryStore):
 # Life cycle.
 
 
-@caught_by("test_making_it_touches_nothing")
+@caught_by("test_constructor_does_no_io")
 class EagerStore(MemoryStore):
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         super().__init__(uri, secrets)
@@ -367,14 +367,14 @@ class EagerStore(MemoryStore):
             file.read()
 
 
-@caught_by("test_making_it_touches_nothing")
+@caught_by("test_constructor_does_no_io")
 class ResolvesEarly(MemoryStore):
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         super().__init__(uri, secrets)
         socket.getaddrinfo("localhost", 443)
 
 
-@caught_by("test_lost_connection_is_told_by_type")
+@caught_by("test_lost_connection_raises_session_lost")
 class UntypedLossOfOneMethod(MemoryStore):
     def import_key(self, uri: KeyUri, *what: Any, **more: Any) -> KeyUri:
         try:
@@ -383,7 +383,7 @@ class UntypedLossOfOneMethod(MemoryStore):
             raise StoreUnavailable("The connection is gone.", hint="Try later.") from error
 
 
-@caught_by("test_connecting_again_mends_it")
+@caught_by("test_reconnecting_restores_the_key")
 class OthersAreTakenAlong(MemoryStore):
     """While it reconnects, keys from the previous log-in find no session at all."""
 
@@ -401,7 +401,7 @@ class OthersAreTakenAlong(MemoryStore):
         super().require_alive()
 
 
-@caught_by("test_lost_connection_is_told_by_type")
+@caught_by("test_lost_connection_raises_session_lost")
 class UntypedLoss(MemoryStore):
     def require_alive(self) -> None:
         try:
@@ -410,28 +410,28 @@ class UntypedLoss(MemoryStore):
             raise StoreUnavailable("The connection is gone.", hint="Try later.") from None
 
 
-@caught_by("test_timeout_is_kept")
+@caught_by("test_timeout_is_respected")
 class IgnoresTimeout(MemoryStore):
     def connect(self, *, timeout: float) -> None:
         wait_out(self.server)
         super().connect(timeout=timeout)
 
 
-@caught_by("test_timeout_of_open_and_sign_is_kept")
+@caught_by("test_timeout_of_open_and_sign_is_respected")
 class SignIgnoresTimeout(MemoryKey):
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         wait_out(self.store.server)
         return super().sign(message, algorithm, timeout=timeout)
 
 
-@caught_by("test_timeout_of_open_and_sign_is_kept")
+@caught_by("test_timeout_of_open_and_sign_is_respected")
 class OpenIgnoresTimeout(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         wait_out(self.server)
         return super().open(uri, certificate, timeout=timeout)
 
 
-@caught_by("test_late_answer_is_nobody_elses")
+@caught_by("test_late_response_is_discarded")
 class LateAnswer(MemoryKey):
     """A single session: a response that nobody waited for is read by the next caller."""
 
@@ -461,13 +461,13 @@ class PastTheProxy(MemoryStore):
         pass
 
 
-@caught_by("test_timeout_is_kept_through_a_proxy")
+@caught_by("test_timeout_is_respected_through_a_proxy")
 class EndlessInTheProxy(MemoryStore):
     def ask(self, address: str, timeout: float) -> None:
         super().ask(address, 60.0)
 
 
-@caught_by("test_close_may_come_twice")
+@caught_by("test_close_can_be_called_twice")
 class ClosesOnce(MemoryStore):
     closed = False
 
@@ -478,7 +478,7 @@ class ClosesOnce(MemoryStore):
         super().close()
 
 
-@caught_by("test_close_may_come_twice")
+@caught_by("test_close_can_be_called_twice")
 class ClosesNever(MemoryStore):
     def close(self) -> None:
         if self._epoch is None:
@@ -486,14 +486,14 @@ class ClosesNever(MemoryStore):
         super().close()
 
 
-@caught_by("test_connecting_again_leaves_the_others_be")
+@caught_by("test_reconnecting_keeps_other_keys_usable")
 class OldCloseLogsOut(MemoryKey):
     def close(self) -> None:
         if self.store.server.log_ins > 1:
             self.store._epoch = None
 
 
-@caught_by("test_keys_are_opened_and_closed_meanwhile")
+@caught_by("test_keys_are_opened_and_closed_concurrently")
 class HandlesMixedUp(MemoryKey):
     """Closing any key releases the handle created last, even another key's."""
 
@@ -564,7 +564,7 @@ class PreparingKey(MemoryKey):
         return super().sign(message, algorithm, timeout=timeout)
 
 
-@caught_by("test_fork_while_others_sign")
+@caught_by("test_fork_while_other_threads_sign")
 class LockHeldOverFork(MemoryStore):
     lock = threading.Lock()
 
@@ -578,7 +578,7 @@ class LockHeldOverFork(MemoryStore):
             super().require_alive()
 
 
-@caught_by("test_child_of_a_fork_connects_anew")
+@caught_by("test_forked_child_reconnects")
 class ChildClosesParents(MemoryStore):
     """Its connection is a socket, which a child shuts down before it creates its own."""
 
@@ -612,39 +612,39 @@ class ChildClosesParents(MemoryStore):
 # Capabilities.
 
 
-@caught_by("test_made_key_is_never_written_over")
+@caught_by("test_generated_key_is_never_overwritten")
 class Overwrites(MemoryStore):
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         self.server.keys.pop(uri.get("key"), None)
         return super().generate(uri, spec)
 
 
-@caught_by("test_deleted_key_is_gone")
+@caught_by("test_deleted_key_is_not_found")
 class DeletesTheSuccessor(MemoryStore):
     def delete(self, uri: KeyUri) -> None:
         if self.server.keys.pop(uri.get("key"), None) is None:
             raise KeyNotFound(f"There is no key {uri}.", hint="See `keyvouch keys`.", uri=uri)
 
 
-@caught_by("test_made_key_is_what_was_asked_for")
+@caught_by("test_generated_key_matches_its_spec")
 class OneSize(MemoryStore):
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         return super().generate(uri, replace(spec, key_type="RSA-2048" if "RSA" in spec.key_type else spec.key_type))
 
 
-@caught_by("test_made_key_is_what_was_asked_for")
+@caught_by("test_generated_key_matches_its_spec")
 class OneSubject(MemoryStore):
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         return super().generate(uri, replace(spec, subject="CN=conformance"))
 
 
-@caught_by("test_made_key_is_what_was_asked_for")
+@caught_by("test_generated_key_matches_its_spec")
 class OneYear(MemoryStore):
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         return super().generate(uri, replace(spec, days=365))
 
 
-@caught_by("test_request_is_the_keys")
+@caught_by("test_request_is_signed_by_the_key")
 class RequestsForAnother(MemoryStore):
     def request_certificate(self, uri: KeyUri, spec: KeySpec) -> bytes:
         self.server.keys["another"] = {"1": Member(new_key("P-256", 7), ())}
@@ -673,7 +673,7 @@ class RevokesOnce(MemoryStore):
         self.server.readers.remove(account)
 
 
-@caught_by("test_further_members_are_told_apart")
+@caught_by("test_concurrent_members_have_their_own_uris")
 class TellsTheNewest(MemoryStore):
     """Queries the newest version after creating one, which may be another caller's by then."""
 
@@ -682,7 +682,7 @@ class TellsTheNewest(MemoryStore):
         return super().pinned(uri, max(self.server.keys[uri.get("key")], key=int))
 
 
-@caught_by("test_exportable_is_true_to_export")
+@caught_by("test_exportable_agrees_with_export")
 class GivesAway(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         found = super().open(uri, certificate, timeout=timeout)
