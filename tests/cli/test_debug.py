@@ -113,7 +113,7 @@ def test_innermost_frame_is_shown(tmp_path: Path, step: str, fault: str, output:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_frames_are_hidden_without_debug(tmp_path: Path, fault: str) -> None:
-    """Without --debug there is no traceback."""
+    """Without --debug, no traceback is printed."""
     done = run_with_fault(tmp_path, "keys", fault, "keys")
     assert done.status != 0
     assert "Traceback" not in done.errors

@@ -166,7 +166,7 @@ def test_azure_credential_gets_a_token(own_folders: Path) -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_written_again_when_there_is_room(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_is_written_again_once_possible(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The cache is tried again for each token, so that it is written once the disk has room again."""
     (cache / "tokens").mkdir()
     client = keyvouch.connect("nightly")
@@ -200,7 +200,7 @@ def test_no_cache_signs_in_again(app: App, authority: Authority, cache: Path, tm
 
 @pytest.mark.parametrize("destination", ["file:/dev/full", "file:{folder}/missing/audit.jsonl", "file:{folder}/folder"])
 @pytest.mark.parametrize("required", [True, False, None])
-def test_unwritten_audit(
+def test_unwritable_audit(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, destination: str, *, required: bool | None
 ) -> None:
     """If a record cannot be written, the command fails if the profile requires it; otherwise it warns once."""

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import NoReturn
 
 import click
@@ -135,9 +136,9 @@ def _print_usage_error(error: click.ClickException) -> None:
         _print_text("usage", error.format_message(), f"{usage}\nSee `{command} --help`.")
 
 
-def _print_fields(fields: dict[str, object]) -> None:
+def _print_fields(fields: Mapping[str, object]) -> None:
     if _wants_json():
-        _print_to_stderr(json.dumps({"error": fields}))
+        _print_to_stderr(json.dumps({"error": dict(fields)}))
     else:
         _print_text(str(fields["code"]), str(fields["message"]), str(fields["hint"]))
 

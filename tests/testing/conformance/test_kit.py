@@ -83,14 +83,14 @@ def test_module_of_one_platform_is_caught(
     assert run_kit("kit_for(__import__('narrow_store').Narrow)", "-k", "imports_on_every_platform")[1] == failed
 
 
-def test_forgetting_cannot_pass(run_kit: Any) -> None:
+def test_undeclared_and_unprovided_fails(run_kit: Any) -> None:
     """What is neither provided nor declared fails."""
     _, failed = run_kit("kit_for(Bare, rsa_uri=None, missing_uri=None)", "-k", "rsa or missing")
 
     assert failed == {"test_rsa_signatures_verify", "test_missing_key_is_not_found"}
 
 
-def test_keys_that_can_be_made_need_not_be_provided(run_kit: Any) -> None:
+def test_generated_keys_need_not_be_provided(run_kit: Any) -> None:
     """A store that generates keys need not provide those; only other types are required."""
     expression = "kit_for(MemoryStore, rsa_uri=None, ed25519_uri=None)"
 
@@ -100,20 +100,20 @@ def test_keys_that_can_be_made_need_not_be_provided(run_kit: Any) -> None:
     )
 
 
-def test_declaring_what_is_there_fails(run_kit: Any) -> None:
+def test_declaring_what_is_provided_fails(run_kit: Any) -> None:
     """A false declaration fails, too."""
     _, failed = run_kit("kit_for(MemoryStore, unsupported={'missing'})", "-k", "missing")
     assert failed == {"test_missing_key_is_not_found"}
 
 
-def test_declaring_a_kind_that_is_made_fails(run_kit: Any) -> None:
+def test_declaring_a_generated_key_type_fails(run_kit: Any) -> None:
     """Declaring a key type unsupported fails if the store can generate it."""
     expression = "kit_for(MemoryStore, ed25519_uri=None, unsupported={'ed25519'})"
 
     assert run_kit(expression, "-k", "generated_key or ed25519")[1] == {"test_generated_key_matches_its_spec"}
 
 
-def test_unknown_name_is_told_once(run_kit: Any) -> None:
+def test_unknown_name_fails_once(run_kit: Any) -> None:
     """A misspelt declaration is a single failure, not one for each rule."""
     _, failed = run_kit("kit_for(MemoryStore, unsupported={'typo'})", "-k", "missing or declared")
 
@@ -142,7 +142,7 @@ def test_store_that_refuses_children_and_imports(run_kit: Any) -> None:
     assert failed == {"test_forked_child_reconnects", "test_imported_key_opens_and_signs"}
 
 
-def test_unforeseen_error_is_told_with_the_rule(run_kit: Any, pytester: pytest.Pytester) -> None:
+def test_unexpected_error_is_reported_with_the_rule(run_kit: Any, pytester: pytest.Pytester) -> None:
     """An error that the rule does not expect is reported with the rule and its origin."""
     run_kit("kit_for(NothingToSign)", "-k", "ec_signatures_verify")
     result = pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-p", "no:cov", "-k", "ec_signatures_verify")
@@ -165,7 +165,7 @@ def test_summary_counts_the_rules(run_kit: Any, pytester: pytest.Pytester) -> No
     )
 
 
-def test_every_rule_is_told() -> None:
+def test_every_rule_is_documented() -> None:
     """Each test's docstring states the rule and its source."""
     tests = [getattr(StoreConformance, name) for name in dir(StoreConformance) if name.startswith("test_")]
 
@@ -180,7 +180,7 @@ def test_every_name_is_explained() -> None:
     assert all(NAMES.values())
 
 
-def test_summary_stands_beside_a_module_that_does_not_import(pytester: pytest.Pytester) -> None:
+def test_summary_does_not_hide_import_errors(pytester: pytest.Pytester) -> None:
     """An error during collection is reported by pytest, and not hidden by the summary."""
     pytester.makepyfile("import there_is_no_such_module")
 

@@ -284,7 +284,7 @@ class BareKeyError(MemoryStore):
 class RefusesItsOwn(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         if "version" in uri and uri.get("key") != "family":
-            raise KeyNotFound(f"There is no key {uri}.", hint="Leave the version out.")
+            raise KeyNotFound(f"Key not found: {uri}.", hint="Leave the version out.")
         return super().open(uri, certificate, timeout=timeout)
 
 
@@ -321,7 +321,7 @@ class IgnoresTheCertificate(MemoryStore):
 
 
 @caught_by("test_newest_member_is_chosen")
-class TakesTheOldest(MemoryStore):
+class SelectsTheOldest(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         if uri.get("select") == "newest":
             uri = uri.replace({"version": "1"})
@@ -342,12 +342,12 @@ class SignsWithTheSuccessor(MemoryKey):
 
 
 @caught_by("test_attributes_are_valid")
-class NeedsWhatNobodyAsks(MemoryStore):
+class UnknownPurpose(MemoryStore):
     attributes = (*MemoryStore.attributes, Attribute("zone", "where", required_for=frozenset({"list"})))
 
 
 @caught_by("test_failure_of_one_key_does_not_affect_others")
-class FailureEndsAll(MemoryStore):
+class FailureEndsTheSession(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         try:
             return super().open(uri, certificate, timeout=timeout)
@@ -384,7 +384,7 @@ class UntypedLossOfOneMethod(MemoryStore):
 
 
 @caught_by("test_reconnecting_restores_the_key")
-class OthersAreTakenAlong(MemoryStore):
+class ReconnectingBreaksOtherKeys(MemoryStore):
     """While it reconnects, keys from the previous log-in find no session at all."""
 
     connecting = False
@@ -447,7 +447,7 @@ class LateAnswer(MemoryKey):
 
 
 @caught_by("test_close_does_not_wait_for_the_server")
-class ClosesPolitely(MemoryStore):
+class CloseWaitsForTheServer(MemoryStore):
     """Logs out, and waits for the response."""
 
     def close(self) -> None:
@@ -456,13 +456,13 @@ class ClosesPolitely(MemoryStore):
 
 
 @caught_by("test_proxy_is_used")
-class PastTheProxy(MemoryStore):
+class BypassesTheProxy(MemoryStore):
     def ask(self, address: str, timeout: float) -> None:
         pass
 
 
 @caught_by("test_timeout_is_respected_through_a_proxy")
-class EndlessInTheProxy(MemoryStore):
+class IgnoresTimeoutInProxy(MemoryStore):
     def ask(self, address: str, timeout: float) -> None:
         super().ask(address, 60.0)
 
@@ -479,7 +479,7 @@ class ClosesOnce(MemoryStore):
 
 
 @caught_by("test_close_can_be_called_twice")
-class ClosesNever(MemoryStore):
+class CloseHangs(MemoryStore):
     def close(self) -> None:
         if self._epoch is None:
             threading.Event().wait(2)
@@ -494,7 +494,7 @@ class OldCloseLogsOut(MemoryKey):
 
 
 @caught_by("test_keys_are_opened_and_closed_concurrently")
-class HandlesMixedUp(MemoryKey):
+class ClosesAnotherHandle(MemoryKey):
     """Closing any key releases the handle created last, even another key's."""
 
     @property
@@ -516,7 +516,7 @@ class HandlesMixedUp(MemoryKey):
 
 
 @caught_by("test_threads_sign_with_one_key")
-class LocksCrosswise(MemoryKey):
+class LocksInVaryingOrder(MemoryKey):
     """Takes two locks, in varying order."""
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
@@ -623,7 +623,7 @@ class Overwrites(MemoryStore):
 class DeletesTheSuccessor(MemoryStore):
     def delete(self, uri: KeyUri) -> None:
         if self.server.keys.pop(uri.get("key"), None) is None:
-            raise KeyNotFound(f"There is no key {uri}.", hint="See `keyvouch keys`.", uri=uri)
+            raise KeyNotFound(f"Key not found: {uri}.", hint="See `keyvouch keys`.", uri=uri)
 
 
 @caught_by("test_generated_key_matches_its_spec")
@@ -652,7 +652,7 @@ class RequestsForAnother(MemoryStore):
 
 
 @caught_by("test_granted_account_is_a_reader")
-class GrantsToOneAlone(MemoryStore):
+class GrantsToOnlyOne(MemoryStore):
     def grant(self, uri: KeyUri, account: str) -> None:
         self.server.readers.clear()
         super().grant(uri, account)
@@ -674,7 +674,7 @@ class RevokesOnce(MemoryStore):
 
 
 @caught_by("test_concurrent_members_have_their_own_uris")
-class TellsTheNewest(MemoryStore):
+class ReportsTheNewest(MemoryStore):
     """Queries the newest version after creating one, which may be another caller's by then."""
 
     def pinned(self, uri: KeyUri, version: str) -> KeyUri:
@@ -683,7 +683,7 @@ class TellsTheNewest(MemoryStore):
 
 
 @caught_by("test_exportable_agrees_with_export")
-class GivesAway(MemoryStore):
+class ExportsAlthoughNotExportable(MemoryStore):
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         found = super().open(uri, certificate, timeout=timeout)
         found.exportable = False
