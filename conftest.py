@@ -59,7 +59,7 @@ def no_challenges() -> None:
     """Clear the Azure SDK's cache of tenants by host and port: ports of earlier tests' vaults are reused."""
     for name, module in list(sys.modules.items()):
         if name.startswith("azure.keyvault.") and name.endswith(".http_challenge_cache"):
-            vars(module)["_cache"].clear()
+            module.clear()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,8 +2,9 @@
 
     python benchmarks/azure_key_vault.py [--rounds N]
 
-The vault is the test vault, on loopback in a separate process, so that the results show the cost of each client, not of
-the service. Contenders sign in turns, and a ratio is the median of the ratios of all rounds. 1 and 8 threads.
+The vault is the Key Vault simulator, on loopback in a separate process, so that the results show the cost of each
+client, not of the service. Contenders sign in turns, and a ratio is the median of the ratios of all rounds. 1 and 8
+threads.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ SIGNATURES = 200
 def serve(folder: str, pipe: Any) -> None:
     """Run the vault until the pipe is closed; send the URI, the key id, the CA file and the environment."""
     sys.path.insert(0, str(TESTS))
-    import azure_vault
+    import azure_simulator
 
-    with azure_vault.running(Path(folder)) as vault:
+    with azure_simulator.running(Path(folder)) as vault:
         uri = vault.make("bench", "P-256")
         key_id = f"{vault.address}/keys/bench/{vault.keys['bench'].newest.version}"
         told = {name: value for name, value in os.environ.items() if name.startswith("AZURE_")}
@@ -72,8 +73,8 @@ def contenders(uri: str, key_id: str, ca_file: str) -> dict[str, Callable[[], ob
 
     # The layers of keyvouch, bottom up: its connections, the SDK's pipeline, the SDK's client, the signer.
     session = Session(parse(uri), SecretResolver())
-    session.begin(30)
-    client = session.signing(session.keys.get_key("bench"))
+    session.log_in(30)
+    client = session.signing_client(session.keys.get_key("bench"))
     pools = Pools(Limits(), ca_file=ca_file)
     address = f"{key_id}/sign?api-version=2025-07-01"
 

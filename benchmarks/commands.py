@@ -19,7 +19,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
 
 import keyvouch
-from keyvouch.bench import Contender, Goal, Result, measure, to_goals, to_json, to_table
+from keyvouch.bench import Contender, Goal, Result, goal_table, measure, result_table, to_json
 from keyvouch.testing.authority import App, Authority
 
 SCOPE = "https://graph.microsoft.com/.default"
@@ -114,10 +114,10 @@ def main() -> None:
         app = write_files(Path(folder), authority)
         for title, contenders in contests(Path(folder), authority, app).items():
             found[title] = measure(contenders, rounds=options.rounds)
-            print(to_table(title, found[title]), end="\n\n", flush=True)
+            print(result_table(title, found[title]), end="\n\n", flush=True)
     wanted = {"cold": 1.25, "cached": 1.1, "version": 1.5}
     print(
-        to_goals(
+        goal_table(
             [
                 Goal(f"{found[title][1].name}, of: {found[title][0].name}", most, found[title][1].ratio)
                 for title, most in wanted.items()

@@ -22,7 +22,7 @@ from pathlib import Path
 import keyvouch
 from keyvouch._core import registry
 from keyvouch.assertion import ClientAssertion
-from keyvouch.bench import Contender, Result, measure, to_json, to_table
+from keyvouch.bench import Contender, Result, measure, result_table, to_json
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.testing.authority import Authority
 
@@ -30,18 +30,19 @@ ENTRIES, SIGNERS, PLUGINS = 10_000, 1_000, 200
 MESSAGE = b"x" * 500
 
 
-def grown(title: str, number: int, grow: Callable[[], object]) -> str:
-    """Run `grow`, and return a line with memory and time per entry."""
+def measure_growth(title: str, number: int, add_entries: Callable[[], object]) -> str:
+    """Run `add_entries`, and return a line with memory and time per entry."""
     gc.collect()
     tracemalloc.start()
     begin = time.perf_counter()
-    kept = grow()
+    entries = add_entries()
     seconds = time.perf_counter() - begin
     gc.collect()
-    held = tracemalloc.get_traced_memory()[0]
+    allocated = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    del kept
-    return f"{title}: {held / number:,.0f} bytes and {seconds / number * 1e6:,.0f} us for each of {number:,}."
+    del entries
+    per_entry = f"{allocated / number:,.0f} bytes and {seconds / number * 1e6:,.0f} us"
+    return f"{title}: {per_entry} for each of {number:,}."
 
 
 def make_key(folder: Path, name: str) -> str:
@@ -81,7 +82,7 @@ def tokens(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
                     }
                 )
 
-        line = grown("tokens", ENTRIES, fill)
+        line = measure_growth("tokens", ENTRIES, fill)
         results = measure(
             [
                 Contender("a cached token, of 1", lambda: few.access_token(["api://0/.default"])),
@@ -96,7 +97,7 @@ def tokens(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
 
 
 def assertions(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
-    """Assertions for ten thousand clients, kept for reuse."""
+    """Assertions for ten thousand clients, cached for reuse."""
     with keyvouch.open_signer(make_key(folder, "assertions")) as signer:
         few, many = ClientAssertion(signer, reuse=500), ClientAssertion(signer, reuse=500)
         first = {"client_id": "0", "token_endpoint": "https://login.microsoftonline.com/0/oauth2/v2.0/token"}
@@ -106,13 +107,13 @@ def assertions(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]
             for number in range(ENTRIES):
                 many({**first, "client_id": str(number)})
 
-        line = grown("assertions kept for use again", ENTRIES, fill)
+        line = measure_growth("assertions cached for reuse", ENTRIES, fill)
         fresh = ClientAssertion(signer)
         results = measure(
             [
-                Contender("a kept assertion, of 1", lambda: few(first)),
-                Contender(f"a kept assertion, of {ENTRIES:,}", lambda: many(first)),
-                Contender("a fresh assertion, after all these", lambda: fresh(first)),
+                Contender("a cached assertion, of 1", lambda: few(first)),
+                Contender(f"a cached assertion, of {ENTRIES:,}", lambda: many(first)),
+                Contender("a new assertion, with all these cached", lambda: fresh(first)),
             ],
             rounds=rounds,
         )
@@ -124,18 +125,21 @@ def signers(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
     with keyvouch.open_signer(make_key(folder, "first")) as first:
         opened: list[keyvouch.Signer] = []
         contenders = [Contender("a signature", lambda: first.sign(MESSAGE, "ES256")), Contender("a fork", _fork)]
-        alone = measure(contenders, rounds=rounds)
+        with_one = measure(contenders, rounds=rounds)
         uri = make_key(folder, "many")
-        line = grown("signers", SIGNERS, lambda: opened.extend(keyvouch.open_signer(uri) for _ in range(SIGNERS)))
+        line = measure_growth(
+            "signers", SIGNERS, lambda: opened.extend(keyvouch.open_signer(uri) for _ in range(SIGNERS))
+        )
         last = opened[-1]
-        together = measure(
-            [*contenders, Contender("a signature of the last one", lambda: last.sign(MESSAGE, "ES256"))], rounds=rounds
+        with_many = measure(
+            [*contenders, Contender("a signature with the last one", lambda: last.sign(MESSAGE, "ES256"))],
+            rounds=rounds,
         )
         begin = time.perf_counter()
         for each in opened:
             each.close()
         line += f" Closing them: {(time.perf_counter() - begin) / SIGNERS * 1e6:,.0f} us each."
-    return line, {"with 1 signer": alone, f"with {SIGNERS:,} signers": together}
+    return line, {"with 1 signer": with_one, f"with {SIGNERS:,} signers": with_many}
 
 
 def _fork() -> None:
@@ -146,7 +150,7 @@ def _fork() -> None:
 
 
 def plugins(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
-    """Finding a store among the installed ones, and among two hundred more."""
+    """Finding a store among the installed ones, and among two hundred others."""
     for number in range(PLUGINS):
         info = folder / "site" / f"keyvouch_store{number}-1.0.dist-info"
         info.mkdir(parents=True)
@@ -156,7 +160,7 @@ def plugins(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
         )
 
     def find(*more: str) -> Callable[[], object]:
-        def act() -> object:
+        def benchmark() -> object:
             registry.store_class.cache_clear()
             sys.path.extend(more)
             try:
@@ -164,20 +168,20 @@ def plugins(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
             finally:
                 del sys.path[len(sys.path) - len(more) :]
 
-        return act
+        return benchmark
 
     uri = make_key(folder, "plugins")
     with keyvouch.open_signer(uri) as signer:
         results = measure(
             [
                 Contender("finding a store", find()),
-                Contender(f"finding a store beside {PLUGINS} others", find(str(folder / "site"))),
-                Contender("a signature, once it is found", lambda: signer.sign(MESSAGE, "ES256")),
+                Contender(f"finding a store among {PLUGINS} others", find(str(folder / "site"))),
+                Contender("a signature, after that", lambda: signer.sign(MESSAGE, "ES256")),
             ],
             rounds=rounds,
         )
     more = (results[1].median - results[0].median) / PLUGINS
-    return f"plugins: {more * 1e6:,.0f} us more for each of {PLUGINS}, once in a process.", {"plugins": results}
+    return f"plugins: {more * 1e6:,.0f} us more for each of {PLUGINS}, once per process.", {"plugins": results}
 
 
 def main() -> None:
@@ -186,18 +190,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found: dict[str, list[Result]] = {}
+    tables_by_title: dict[str, list[Result]] = {}
     lines: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         os.umask(0o077)
         os.environ["STATE_DIRECTORY"] = folder
-        for act in (tokens, assertions, signers, plugins):
-            line, tables = act(Path(folder), options.rounds)
+        for benchmark in (tokens, assertions, signers, plugins):
+            line, tables = benchmark(Path(folder), options.rounds)
             lines.append(line)
-            found |= tables
-            print(*(to_table(*each) for each in tables.items()), line, sep="\n\n", end="\n\n", flush=True)
+            tables_by_title |= tables
+            print(*(result_table(*each) for each in tables.items()), line, sep="\n\n", end="\n\n", flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"growth": lines, "results": json.loads(to_json(found))}, indent=2))
+        options.json.write_text(
+            json.dumps({"growth": lines, "results": json.loads(to_json(tables_by_title))}, indent=2)
+        )
 
 
 if __name__ == "__main__":

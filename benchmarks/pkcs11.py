@@ -25,28 +25,28 @@ from keyvouch._core.opening import parse
 from keyvouch.algorithms import ALGORITHMS, Algorithm
 from keyvouch.secrets import SecretResolver
 from keyvouch_pkcs11 import cryptoki as ck
-from keyvouch_pkcs11.locations import locate
-from keyvouch_pkcs11.module import module_at
+from keyvouch_pkcs11.module import load_module
+from keyvouch_pkcs11.module_lookup import find_module
 from keyvouch_pkcs11.store import Pkcs11Store
 
 MODULE, PIN = "/usr/lib/softhsm/libsofthsm2.so", "1234"
-KINDS = {"RSA-2048": ("PS256", "0x0d", 150), "P-256": ("ES256", "0x1041", 1500)}
+KEY_TYPES = {"RSA-2048": ("PS256", "0x0d", 150), "P-256": ("ES256", "0x1041", 1500)}
 """The algorithm, its mechanism, and the number of signatures per round."""
-_LONG = 30.0
-_OBJECTS_OF_KEYS = 3 * len(KINDS)
+_TIMEOUT = 30.0
+_KEY_OBJECTS = 3 * len(KEY_TYPES)
 """A private key, a public key and a certificate each."""
-_MANY = 1000
+_MANY_OBJECTS = 1000
 
 
 def prepare(folder: Path) -> Path:
-    """Make a token with a key of each kind, and build the C loop; return its path."""
-    settings, tokens = folder / "softhsm2.conf", folder / "tokens"
+    """Create a token with a key of each type, and build the C loop; return its path."""
+    configuration, tokens = folder / "softhsm2.conf", folder / "tokens"
     tokens.mkdir()
-    settings.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
-    os.environ |= {"SOFTHSM2_CONF": str(settings), "BENCH_PIN": PIN}
-    make = ["softhsm2-util", "--init-token", "--free", "--label", "bench", "--so-pin", "12345678", "--pin", PIN]
-    subprocess.run(make, check=True, capture_output=True)  # noqa: S603
-    for kind in KINDS:
+    configuration.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
+    os.environ |= {"SOFTHSM2_CONF": str(configuration), "BENCH_PIN": PIN}
+    command = ["softhsm2-util", "--init-token", "--free", "--label", "bench", "--so-pin", "12345678", "--pin", PIN]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+    for kind in KEY_TYPES:
         with keyvouch.open_store(uri_of(kind)) as store:
             store.generate(keyvouch.KeySpec(kind))
     program = folder / "loop"
@@ -56,19 +56,19 @@ def prepare(folder: Path) -> Path:
 
 
 def uri_of(kind: str) -> str:
-    """Return the URI of the key of this kind."""
+    """Return the URI of the key of this type."""
     return f"pkcs11:token=bench;object={kind}?module-path={MODULE}&pin-source=env:BENCH_PIN"
 
 
-def seconds(act: Callable[[], object], times: int) -> float:
+def seconds(function: Callable[[], object], times: int) -> float:
     """Return the number of seconds that this many calls take."""
     begin = time.perf_counter()
     for _ in range(times):
-        act()
+        function()
     return time.perf_counter() - begin
 
 
-def by_python_pkcs11(kind: str, message: bytes) -> Callable[[], object]:
+def python_pkcs11_signing(kind: str, message: bytes) -> Callable[[], object]:
     """Return a function that makes the same signature with python-pkcs11, which initialises the module itself."""
     import pkcs11
 
@@ -83,15 +83,15 @@ def by_python_pkcs11(kind: str, message: bytes) -> Callable[[], object]:
     )
 
 
-def child_of_python_pkcs11(kind: str) -> None:
+def run_python_pkcs11(kind: str) -> None:
     """Sign as often as each number on standard input says, as the C loop does."""
     del sys.path[0]  # where this file would shadow the library
-    act = by_python_pkcs11(kind, b"x" * 500)
+    sign = python_pkcs11_signing(kind, b"x" * 500)
     for line in sys.stdin:
-        print(seconds(act, int(line)), flush=True)
+        print(seconds(sign, int(line)), flush=True)
 
 
-def asked(process: subprocess.Popen[str], times: int) -> float:
+def child_seconds(process: subprocess.Popen[str], times: int) -> float:
     """Let a process sign, and return the seconds taken."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -100,9 +100,9 @@ def asked(process: subprocess.Popen[str], times: int) -> float:
     return float(process.stdout.readline())
 
 
-def by_threads(act: Callable[[], object], times: int, threads: int) -> float:
+def threads_seconds(function: Callable[[], object], times: int, threads: int) -> float:
     """Return the seconds that several threads take for this many signatures each."""
-    running = [threading.Thread(target=lambda: seconds(act, times)) for _ in range(threads)]
+    running = [threading.Thread(target=lambda: seconds(function, times)) for _ in range(threads)]
     begin = time.perf_counter()
     for thread in running:
         thread.start()
@@ -112,32 +112,32 @@ def by_threads(act: Callable[[], object], times: int, threads: int) -> float:
 
 
 def compare(kind: str, program: Path, rounds: int) -> None:
-    """Print a table for one kind of key."""
-    name, mechanism, times = KINDS[kind]
+    """Print a table for one type of key."""
+    name, mechanism, times = KEY_TYPES[kind]
     algorithm: Algorithm = ALGORITHMS[name]
     message = b"x" * 500
-    loop = [str(program), MODULE, "bench", PIN, kind, mechanism, "32"]
-    other = [sys.executable, __file__, "--child", kind]
+    command = [str(program), MODULE, "bench", PIN, kind, mechanism, "32"]
+    python_command = [sys.executable, __file__, "--child", kind]
     with (
-        subprocess.Popen(loop, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as plain,  # noqa: S603
-        subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as python,  # noqa: S603
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as c_loop,  # noqa: S603
+        subprocess.Popen(python_command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as python_pkcs11,  # noqa: S603
         keyvouch.open_signer(uri_of(kind)) as signer,
     ):
         uri = parse(uri_of(kind))
         store = Pkcs11Store(uri, SecretResolver())
-        store.connect(timeout=_LONG)
-        key = store.open(uri, timeout=_LONG)
-        ways: dict[str, Callable[[], float]] = {
-            "C": lambda: asked(plain, times),
-            "python-pkcs11": lambda: asked(python, times),
-            "StoredKey.sign": lambda: seconds(lambda: key.sign(message, algorithm, timeout=_LONG), times),
+        store.connect(timeout=_TIMEOUT)
+        key = store.open(uri, timeout=_TIMEOUT)
+        contenders: dict[str, Callable[[], float]] = {
+            "C": lambda: child_seconds(c_loop, times),
+            "python-pkcs11": lambda: child_seconds(python_pkcs11, times),
+            "StoredKey.sign": lambda: seconds(lambda: key.sign(message, algorithm, timeout=_TIMEOUT), times),
             "Signer.sign": lambda: seconds(lambda: signer.sign(message, algorithm), times),
-            "Signer.sign, 2 threads": lambda: by_threads(lambda: signer.sign(message, algorithm), times, 2) / 2,
+            "Signer.sign, 2 threads": lambda: threads_seconds(lambda: signer.sign(message, algorithm), times, 2) / 2,
         }
-        taken: dict[str, list[float]] = {each: [] for each in ways}
+        taken: dict[str, list[float]] = {each: [] for each in contenders}
         for number in range(rounds + 1):
-            for each, way in ways.items():
-                spent = way() / times * 1e6
+            for each, measure in contenders.items():
+                spent = measure() / times * 1e6
                 if number:  # the first round warms up
                     taken[each].append(spent)
         key.close()
@@ -146,7 +146,7 @@ def compare(kind: str, program: Path, rounds: int) -> None:
         for each, spent_all in taken.items():
             ratio = statistics.median(first / own for first, own in zip(taken["C"], spent_all, strict=True))
             print(f"| {each} | {statistics.median(spent_all):.1f} | {ratio:.3f} |")
-        for process in (plain, python):
+        for process in (c_loop, python_pkcs11):
             assert process.stdin is not None
             process.stdin.close()
 
@@ -155,12 +155,13 @@ def fill(count: int) -> None:
     """Add this many data objects to the token."""
     uri = parse(uri_of("P-256"))
     store = Pkcs11Store(uri, SecretResolver())
-    store.connect(timeout=_LONG)
-    store.open(uri, timeout=_LONG)
-    (token,) = module_at(locate(uri)).tokens.values()
-    with token.writing() as session, token.module as functions:
+    store.connect(timeout=_TIMEOUT)
+    store.open(uri, timeout=_TIMEOUT)
+    with load_module(find_module(uri)) as functions:
+        session = functions.open_session(functions.slots()[0], writable=True)  # logged in to, as the whole process is
         for number in range(count):
-            functions.create(session, {ck.CKA_CLASS: 0, ck.CKA_TOKEN: True, ck.CKA_LABEL: b"%d" % number})
+            functions.create_object(session, {ck.CKA_CLASS: 0, ck.CKA_TOKEN: True, ck.CKA_LABEL: b"%d" % number})
+        functions.close_session(session)
     store.close()
 
 
@@ -170,24 +171,24 @@ def compare_opening(program: Path, rounds: int) -> None:
     print(
         "| objects | the search in C, ms | open, ms | of C's | a signature, us |\n| ---: | ---: | ---: | ---: | ---: |"
     )
-    there = _OBJECTS_OF_KEYS
+    existing = _KEY_OBJECTS
     for wanted in (10, 4000):
-        fill(wanted - there)
-        there = wanted
-        loop = [str(program), MODULE, "bench", PIN, "P-256", "0x1041", "32"]
+        fill(wanted - existing)
+        existing = wanted
+        command = [str(program), MODULE, "bench", PIN, "P-256", "0x1041", "32"]
         uri = parse(uri_of("P-256"))
         store = Pkcs11Store(uri, SecretResolver())
-        store.connect(timeout=_LONG)
-        key = store.open(uri, timeout=_LONG)
-        times = 20 if wanted < _MANY else 2
-        with subprocess.Popen(loop, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as plain:  # noqa: S603
+        store.connect(timeout=_TIMEOUT)
+        key = store.open(uri, timeout=_TIMEOUT)
+        times = 20 if wanted < _MANY_OBJECTS else 2
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as c_loop:  # noqa: S603
             searches, opened, signed = [], [], []
             for _ in range(rounds):
-                searches.append(asked(plain, -times) / times * 1e3)
-                opened.append(seconds(lambda: store.open(uri, timeout=_LONG).close(), times) / times * 1e3)  # noqa: B023 - called immediately
-                signed.append(seconds(lambda: key.sign(b"x", ALGORITHMS["ES256"], timeout=_LONG), 100) / 100 * 1e6)  # noqa: B023 - called immediately
-            assert plain.stdin is not None
-            plain.stdin.close()
+                searches.append(child_seconds(c_loop, -times) / times * 1e3)
+                opened.append(seconds(lambda: store.open(uri, timeout=_TIMEOUT).close(), times) / times * 1e3)  # noqa: B023 - called immediately
+                signed.append(seconds(lambda: key.sign(b"x", ALGORITHMS["ES256"], timeout=_TIMEOUT), 100) / 100 * 1e6)  # noqa: B023 - called immediately
+            assert c_loop.stdin is not None
+            c_loop.stdin.close()
         store.close()
         ratio = statistics.median(own / first for own, first in zip(opened, searches, strict=True))
         medians = [statistics.median(each) for each in (searches, opened, signed)]
@@ -234,11 +235,11 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child_of_python_pkcs11(arguments.child)
+        run_python_pkcs11(arguments.child)
         return
     with tempfile.TemporaryDirectory() as folder:
         program = prepare(Path(folder))
-        for kind in KINDS:
+        for kind in KEY_TYPES:
             compare(kind, program, arguments.rounds)
         compare_commands(Path(folder), arguments.rounds)
         compare_opening(program, arguments.rounds)

@@ -1,4 +1,4 @@
-"""How the documentation is built: `make docs`. Nothing is fetched meanwhile."""
+"""Configuration of Sphinx, for `make docs`. The build does not access the network."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ exclude_patterns = ["_build", "examples"]
 # Docstrings put names in single backquotes, as Markdown does.
 default_role = "code"
 myst_heading_anchors = 3
-smartquotes = False  # it would make one dash of an option's two
+smartquotes = False  # they would merge the two dashes of an option
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

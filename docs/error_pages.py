@@ -1,7 +1,8 @@
-"""Two directives for the pages of errors: what is a fact about an error comes from its class.
+"""Two Sphinx directives for the error pages, which take their facts from the error classes.
 
-`{error-facts} CODE` tells its meaning, class, exit status and what a program does about it. `{error-table}` lists every
-exit status with its codes, each linked to its page: a code without a page is a broken link, and so the build fails.
+`{error-facts} CODE` describes an error: its meaning, class, exit status, and whether to try again.
+`{error-table}` lists every exit status with its codes, each linked to its page. A code without a page is a broken link,
+which fails the build.
 """
 
 import inspect
@@ -16,18 +17,18 @@ from sphinx.util.docutils import SphinxDirective
 from keyvouch import errors
 
 MEANINGS = {
-    1: "a defect of keyvouch or of a store; also: nobody reads the output any more",
+    1: "a defect of keyvouch or of a store; or the reader of the output has closed it",
     2: "usage, configuration, URI, plugin",
-    3: "no such key, several, or one already there",
-    4: "the store refused",
-    5: "store or authority cannot be reached, or not now",
-    6: "the key, its certificate or a signature does not fit, or may not be used",
-    7: "the authority refused",
+    3: "the key was not found, is ambiguous, or already exists",
+    4: "the store refused access",
+    5: "the store or the authority is unavailable",
+    6: "the key, its certificate or a signature is invalid, does not match, or cannot be used",
+    7: "the authority refused the request",
 }
 
 
 def all_errors(kind: type[errors.KeyvouchError] = errors.KeyvouchError) -> Iterator[type[errors.KeyvouchError]]:
-    """Give every error below the base."""
+    """Yield every error class derived from this one."""
     for each in kind.__subclasses__():
         if each.__module__ == errors.__name__:
             yield each
@@ -35,7 +36,7 @@ def all_errors(kind: type[errors.KeyvouchError] = errors.KeyvouchError) -> Itera
 
 
 class ErrorFacts(SphinxDirective):
-    """What the class of an error says of it: its meaning, and what programs need to know."""
+    """The meaning of an error, and what programs need to know about it, from its class."""
 
     required_arguments = 1
     has_content = False
@@ -45,10 +46,10 @@ class ErrorFacts(SphinxDirective):
         """Describe the class with this code."""
         kind = next(each for each in all_errors() if each.code == self.arguments[0])
         base = kind.__mro__[1].__name__
-        later = "The same call may succeed later." if kind.transient else "Waiting does not help."
+        later = "The same call may succeed later." if kind.transient else "Trying again does not help."
         following = "goes on to the next one" if kind.try_next_key else "does not try the next one"
         if kind is errors.AuthorityRefused:
-            following = "goes on to the next one where the key was refused, and not the request"
+            following = "goes on to the next one if the key was refused, but not if the request was"
         meaning = (inspect.getdoc(kind) or "").partition("\n")[0]
         return self.parse_text_to_nodes(
             f"{meaning}\n\n`keyvouch.errors.{kind.__name__}`, a `{base}`; exit status {kind.exit_status}. {later}"

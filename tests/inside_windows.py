@@ -35,7 +35,7 @@ click.echo("Fehler ü ж", err=True)
 """
 
 
-def told(function: Callable[[], object]) -> object:
+def outcome_of(function: Callable[[], object]) -> object:
     """Return the result, or the error's class, message and hint."""
     try:
         return function()
@@ -50,9 +50,9 @@ def allowed(path: Path) -> list[str]:
     return sorted({*(windows_files.rules_at(path).allowed(0xFFFFFFFF) or ())} - {"S-1-5-18", "S-1-5-32-544"})
 
 
-def put(name: str, octets: bytes) -> Path:
+def write(name: str, data: bytes) -> Path:
     path = FOLDER / name
-    files.write_private(path, octets)
+    files.write_private(path, data)
     return path
 
 
@@ -63,67 +63,67 @@ def open_to_everyone(path: Path) -> None:
     assert ctypes.WinDLL("advapi32").SetFileSecurityW(str(path), DACL_SECURITY_INFORMATION, opened.to_bytes())
 
 
-def of_files() -> dict[str, object]:
+def check_files() -> dict[str, object]:
     """Create, read and replace files."""
     files.make_folder(FOLDER)
-    key = put("app.pfx", b"key")
-    again = told(lambda: files.write_private(key, b"other"))
+    key = write("app.pfx", b"key")
+    again = outcome_of(lambda: files.write_private(key, b"other"))
     files.rewrite(key, b"rewritten")
-    found = {"user": windows_files.this_user(), "folder": allowed(FOLDER), "file": allowed(key), "again": again}
-    found["private"] = told(lambda: files.read_private(key).decode())
+    results = {"user": windows_files.this_user(), "folder": allowed(FOLDER), "file": allowed(key), "again": again}
+    results["private"] = outcome_of(lambda: files.read_private(key).decode())
     plain = Path(r"C:\plain")
     plain.mkdir()
     files.rewrite(plain / "config.toml", b"")
-    found["configuration"], found["its folder"] = allowed(plain / "config.toml"), allowed(plain)
+    results["configuration"], results["its folder"] = allowed(plain / "config.toml"), allowed(plain)
     open_to_everyone(key)
     files.rewrite(key, b"rewritten")
-    found["kept rules"] = allowed(key)
-    found["open"] = told(lambda: files.read_private(key).decode())
-    found["open, allowed"] = told(lambda: files.read_private(key, any_reader=True).decode())
+    results["kept rules"] = allowed(key)
+    results["open"] = outcome_of(lambda: files.read_private(key).decode())
+    results["open, allowed"] = outcome_of(lambda: files.read_private(key, any_reader=True).decode())
     with key.open("rb") as reader:
         threading.Timer(0.1, reader.close).start()
-        found["replaced while read"] = told(lambda: files.write_private(key, b"new", replace=True))
-    found["left"] = [path.name for path in FOLDER.iterdir()]
-    found["a folder"] = told(lambda: files.read_private(FOLDER))
+        results["replaced while read"] = outcome_of(lambda: files.write_private(key, b"new", replace=True))
+    results["left"] = [path.name for path in FOLDER.iterdir()]
+    results["a folder"] = outcome_of(lambda: files.read_private(FOLDER))
     with files.locked(FOLDER / "lock", timeout=1):
-        found["somebody there"] = is_interactive()
-    return found
+        results["somebody there"] = is_interactive()
+    return results
 
 
 def load(path: Path) -> object:
     os.environ["KEYVOUCH_CONFIG"] = str(path)
-    return told(lambda: list(config.load().profiles))
+    return outcome_of(lambda: list(config.load().profiles))
 
 
-def of_configurations() -> dict[str, object]:
+def check_configurations() -> dict[str, object]:
     """Read files as editors and shells on Windows write them."""
     text = "[profiles.nächtlich]\n".replace("ä", "ae")
-    found = {
-        "utf-8 with a mark": load(put("mark.toml", b"\xef\xbb\xbf" + text.encode())),
-        "utf-16": load(put("utf16.toml", text.encode("utf-16"))),
-        "double quotes": load(put("quotes.toml", b'[profiles.a]\nkeys = ["pfx:C:\\keys\\app.pfx"]\n')),
+    results = {
+        "utf-8 with a mark": load(write("mark.toml", b"\xef\xbb\xbf" + text.encode())),
+        "utf-16": load(write("utf16.toml", text.encode("utf-16"))),
+        "double quotes": load(write("quotes.toml", b'[profiles.a]\nkeys = ["pfx:C:\\keys\\app.pfx"]\n')),
         "a folder": load(FOLDER),
         "missing": load(FOLDER / "missing.toml"),
     }
-    tab = put("tab.toml", b'[profiles.a]\nca-file = "C:\\temp\\new.pem"\n')
+    tab = write("tab.toml", b'[profiles.a]\nca-file = "C:\\temp\\new.pem"\n')
     load(tab)
-    found["tab"] = told(lambda: config.load().profile("a"))
-    opened = put("open.toml", text.encode())
+    results["tab"] = outcome_of(lambda: config.load().profile("a"))
+    opened = write("open.toml", text.encode())
     open_to_everyone(opened)
-    found["open"] = load(opened)
+    results["open"] = load(opened)
     below = Path(r"C:\open")
     below.mkdir()
     files.write_private(below / "config.toml", text.encode())
     open_to_everyone(below)
-    found["in an open folder"] = load(below / "config.toml")
-    return found
+    results["in an open folder"] = load(below / "config.toml")
+    return results
 
 
-def of_secrets() -> dict[str, object]:
+def check_secrets() -> dict[str, object]:
     secrets = SecretResolver(commands=True)
 
-    def resolved(reference: str) -> object:
-        return told(lambda: secrets.resolve(reference).reveal())
+    def resolve(reference: str) -> object:
+        return outcome_of(lambda: secrets.resolve(reference).reveal())
 
     os.environ["UMLAUTS"] = "gehäim"
     written = {
@@ -132,22 +132,22 @@ def of_secrets() -> dict[str, object]:
         "utf-16": "geheim".encode("utf-16"),
     }
     return {
-        **{name: resolved(f"file:{put(f'{name}.txt', octets)}") for name, octets in written.items()},
-        "environment": resolved("env:UMLAUTS"),
-        "program": resolved(r'command:"C:\windows\system32\cmd.exe" /c echo geheim'),
+        **{name: resolve(f"file:{write(f'{name}.txt', data)}") for name, data in written.items()},
+        "environment": resolve("env:UMLAUTS"),
+        "program": resolve(r'command:"C:\windows\system32\cmd.exe" /c echo geheim'),
     }
 
 
-def of_paths() -> dict[str, object]:
+def check_paths() -> dict[str, object]:
     texts = [r"pfx:C:\keys\app.pfx", "pfx:C:/keys/app.pfx", r"pfx:\\server\share\app.pfx", "pfx://server/share/app.pfx"]
-    found: dict[str, object] = {text: str(opening.parse(text).get("path")) for text in texts}
-    found["long"] = told(lambda: opening.open_signer(rf"pfx:C:\{'long' * 70}.pfx"))
-    return found
+    results: dict[str, object] = {text: str(opening.parse(text).get("path")) for text in texts}
+    results["long"] = outcome_of(lambda: opening.open_signer(rf"pfx:C:\{'long' * 70}.pfx"))
+    return results
 
 
-def of_encodings() -> dict[str, object]:
-    """Print from the command with its output in a code page."""
-    found: dict[str, object] = {}
+def check_encodings() -> dict[str, object]:
+    """Run the command with its output in a code page."""
+    results: dict[str, object] = {}
     for name in ("cp1252", "cp437", "cp850", "ascii", "utf-8"):
         done = subprocess.run(
             [sys.executable, "-c", PRINTING],
@@ -156,11 +156,11 @@ def of_encodings() -> dict[str, object]:
             capture_output=True,
             check=False,
         )
-        found[name] = [done.returncode, done.stdout.hex(), done.stderr.hex()]
-    return found
+        results[name] = [done.returncode, done.stdout.hex(), done.stderr.hex()]
+    return results
 
 
-def of_pipes() -> dict[str, object]:
+def check_pipes() -> dict[str, object]:
     """Run the command when nobody reads its output, as before `Select-Object -First 1`."""
     with subprocess.Popen(
         [sys.executable, "-m", "keyvouch", "stores"],
@@ -178,12 +178,12 @@ if __name__ == "__main__":
     print(
         json.dumps(
             {
-                "files": of_files(),
-                "configurations": of_configurations(),
-                "secrets": of_secrets(),
-                "paths": of_paths(),
-                "encodings": of_encodings(),
-                "pipes": of_pipes(),
+                "files": check_files(),
+                "configurations": check_configurations(),
+                "secrets": check_secrets(),
+                "paths": check_paths(),
+                "encodings": check_encodings(),
+                "pipes": check_pipes(),
             }
         )
     )

@@ -38,9 +38,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa,
 from cryptography.x509.oid import NameOID
 
 from keyvouch._core import registry
-from keyvouch.algorithms import Algorithm, key_type, sign_locally
+from keyvouch.algorithms import Algorithm, key_type
 from keyvouch.certificate import spki_sha256
 from keyvouch.errors import KeyExists, KeyNotFound, SessionLost
+from keyvouch.local_key import sign_locally
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import (
     Attribute,

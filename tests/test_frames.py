@@ -11,6 +11,7 @@ import asyncio
 import functools
 import inspect
 import json
+import operator
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 import keyvouch
-from keyvouch._core.opening import Store, parse
+from keyvouch._core.key_management import Store
+from keyvouch._core.opening import parse
 from keyvouch.entra import azure
 from keyvouch.entra.azure import aio
 from keyvouch.entra.msal import ConfidentialClient, client_credential
@@ -179,7 +181,8 @@ def broken(name: str, act: Act) -> Act:
     """Return the act, run while the attribute `name` of the world's client fails."""
 
     def run(world: World) -> object:
-        world.patch.setattr(world.client, name, world.fail)
+        owner, _, attribute = f"client.{name}".rpartition(".")
+        world.patch.setattr(operator.attrgetter(owner)(world), attribute, world.fail)
         return act(world)
 
     return run
@@ -211,16 +214,16 @@ def _new_client(world: World) -> object:
 
 
 def _token(call: str) -> Act:
-    return broken("_try_keys", lambda world: getattr(world.client, call)([f"api://{MARKER}/x"]))
+    return broken("_failover.try_keys", lambda world: getattr(world.client, call)([f"api://{MARKER}/x"]))
 
 
 def _msal(call: str, *arguments: Any) -> Act:
-    return broken("_try_keys", lambda world: getattr(world.client, call)(*arguments))
+    return broken("_failover.try_keys", lambda world: getattr(world.client, call)(*arguments))
 
 
 def _credential(kind: Any, call: str) -> Act:
     def run(world: World) -> object:
-        world.patch.setattr(world.client, "_try_keys", world.fail)
+        world.patch.setattr(world.client._failover, "try_keys", world.fail)
         found = getattr(kind(world.client), call)(
             f"api://{MARKER}/x", **({"claims": MARKER} if "info" not in call else {})
         )
@@ -260,7 +263,7 @@ CASES: dict[str, Act] = {
     "ConfidentialClient.access_token": _token("access_token"),
     "ConfidentialClient.token_result": _token("token_result"),
     "ConfidentialClient.access_token_async": broken(
-        "_try_keys", lambda world: asyncio.run(world.client.access_token_async([f"api://{MARKER}/x"]))
+        "_failover.try_keys", lambda world: asyncio.run(world.client.access_token_async([f"api://{MARKER}/x"]))
     ),
     "ConfidentialClient.acquire_token_for_client": _token("acquire_token_for_client"),
     "ConfidentialClient.acquire_token_silent": _msal("acquire_token_silent", [MARKER], None),
@@ -279,7 +282,7 @@ CASES: dict[str, Act] = {
         "acquire_token_by_user_federated_identity_credential", MARKER
     ),
     "ConfidentialClient.acquire_token_on_behalf_of": _msal("acquire_token_on_behalf_of", MARKER, ["x"]),
-    "ConfidentialClient.variant": broken("_make_variant", lambda world: world.client.variant(MARKER)),
+    "ConfidentialClient.variant": broken("_create_variant", lambda world: world.client.variant(MARKER)),
     "ConfidentialClient.close": broken("_variants", lambda world: _closed_by_interrupt(world, world.client)),
     "KeyvouchCredential.get_token": _credential(azure.KeyvouchCredential, "get_token"),
     "KeyvouchCredential.get_token_info": _credential(azure.KeyvouchCredential, "get_token_info"),

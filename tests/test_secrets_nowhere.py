@@ -134,9 +134,9 @@ def test_opening_says_nothing(witness: Witness, tmp_path: Path, monkeypatch: pyt
     """Opening keys, with right and wrong passwords, from valid and damaged files, shows no password and no key."""
     made = make_key(tmp_path, f"app.{scheme}")
     with keyvouch.open_signer(made.uri) as signer:
-        witness.hears(signer, signer._opened.stored, signer.private_key(), signer._connection)
-        witness.hears(vars(signer._opened.stored).keys(), signer._connection.store)
-        local = signer._opened.stored._key  # type: ignore[attr-defined]
+        witness.hears(signer, signer._current.opened.stored, signer.private_key(), signer._current.connection)
+        witness.hears(vars(signer._current.opened.stored).keys(), signer._current.connection.store)
+        local = signer._current.opened.stored._key  # type: ignore[attr-defined]
         witness.knows_key(local.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         fail(witness, lambda: signer.sign(b"", "ES256"))
     path = tmp_path / f"app.{scheme}"

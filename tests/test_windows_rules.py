@@ -68,21 +68,21 @@ def test_key_that_everyone_can_read_refused(inside: dict[str, dict[str, Any]]) -
     assert found["a folder"] == "IsADirectoryError"
 
 
-def test_nobody_is_asked_through_nul(inside: dict[str, dict[str, Any]]) -> None:
+def test_no_prompt_through_nul(inside: dict[str, dict[str, Any]]) -> None:
     """A scheduled task's standard input may be NUL, which claims to be a terminal."""
     assert inside["files"]["somebody there"] is False
 
 
 @pytest.mark.parametrize(
-    ("name", "place"), [("open", r"C:\kevÿ 100%\open.toml"), ("in an open folder", "C:\\open")], ids=["file", "folder"]
+    ("name", "path"), [("open", r"C:\kevÿ 100%\open.toml"), ("in an open folder", "C:\\open")], ids=["file", "folder"]
 )
-def test_configuration_of_others_refused(inside: dict[str, dict[str, Any]], name: str, place: str) -> None:
+def test_configuration_of_others_refused(inside: dict[str, dict[str, Any]], name: str, path: str) -> None:
     """A configuration that everyone can write, or replace in its folder, is refused."""
     error, message, hint = inside["configurations"][name]
 
     assert error == "ConfigurationError"
-    assert f"is not trusted: everyone can write to {place} (Everyone, S-1-1-0)" in message
-    assert hint.startswith(f'Run: icacls "{place}" /inheritance:r')
+    assert f"is not trusted: everyone can write to {path} (Everyone, S-1-1-0)" in message
+    assert hint.startswith(f'Run: icacls "{path}" /inheritance:r')
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_configuration_of_others_refused(inside: dict[str, dict[str, Any]], name
 )
 def test_configuration_that_cannot_be_read(inside: dict[str, dict[str, Any]], name: str, hint: str) -> None:
     """Mistakes made by editors, PowerShell and backslashes are reported with the remedy."""
-    error, _, told = inside["configurations"][name]
+    error, _, actual_hint = inside["configurations"][name]
 
     assert error == "ConfigurationError"
-    assert hint in told
+    assert hint in actual_hint
 
 
-def test_marks_of_editors_taken(inside: dict[str, dict[str, Any]]) -> None:
+def test_byte_order_marks_accepted(inside: dict[str, dict[str, Any]]) -> None:
     """UTF-8 may begin with a byte order mark, in a configuration and in a secret."""
     assert inside["configurations"]["utf-8 with a mark"] == ["naechtlich"]
     assert inside["secrets"]["file with a mark"] == "geheim"
@@ -145,7 +145,7 @@ def test_nothing_crashes_in_ascii(inside: dict[str, dict[str, Any]]) -> None:
     assert inside["encodings"]["ascii"][0] == 0
 
 
-def test_closed_pipe_is_no_defect(inside: dict[str, dict[str, Any]]) -> None:
+def test_closed_pipe(inside: dict[str, dict[str, Any]]) -> None:
     """When the reader has closed the pipe, Windows reports another error than POSIX; nothing is printed about it."""
     assert inside["pipes"] == {"errors": ""}
 
@@ -176,16 +176,16 @@ def test_token_cache(windows: Windows, authority: Authority, profile: str) -> No
     assert (second.status, second.output) == (0, first.output)
     assert len(authority.exchanges) == posted
 
-    looked = windows.run(
+    inspected = windows.run(
         "-c",
         "import os, pathlib, sys\n"
-        r"(place,) = pathlib.Path(os.environ['LOCALAPPDATA'], r'keyvouch\Cache\tokens').glob('*.json')" + "\n"
-        "octets = place.read_bytes()\n"
-        "print(sys.argv[1].encode() in octets, b'AccessToken' in octets)\n"
-        "place.write_bytes(octets[::-1])\n",
+        r"(path,) = pathlib.Path(os.environ['LOCALAPPDATA'], r'keyvouch\Cache\tokens').glob('*.json')" + "\n"
+        "data = path.read_bytes()\n"
+        "print(sys.argv[1].encode() in data, b'AccessToken' in data)\n"
+        "path.write_bytes(data[::-1])\n",
         first.output.strip(),
     )
-    assert looked.output == "False False\n", looked
+    assert inspected.output == "False False\n", inspected
 
     third = windows.keyvouch("token", "--profile", profile, APP_PASSWORD=PASSWORD)
     assert third.status == 0, third

@@ -19,8 +19,8 @@ TYPE_CHECKING = False  # type checkers treat this name as true
 if TYPE_CHECKING:
     from typing import Any
 
+    from keyvouch._core.key_management import open_store as open_store
     from keyvouch._core.opening import open_signer as open_signer
-    from keyvouch._core.opening import open_store as open_store
     from keyvouch._core.signer import Signer as Signer
     from keyvouch.assertion import ClientAssertion as ClientAssertion
     from keyvouch.entra.profile import connect as connect
@@ -40,27 +40,29 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ClientAssertion": "keyvouch.assertion",
-    "KeySpec": "keyvouch.store",
-    "KeyvouchError": "keyvouch.errors",
-    "Signer": "keyvouch._core.signer",
-    "connect": "keyvouch.entra.profile",
-    "open_signer": "keyvouch._core.opening",
-    "open_store": "keyvouch._core.opening",
-}
-
 
 def __getattr__(name: str) -> "Any":
     """Import a public name on first use (PEP 562)."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'keyvouch' has no attribute {name!r}")
+    global ClientAssertion, KeySpec, KeyvouchError, Signer, connect, open_signer, open_store  # noqa: PLW0603
     with _IMPORTS:
-        import importlib
-
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+        match name:
+            case "ClientAssertion":
+                from keyvouch.assertion import ClientAssertion
+            case "KeySpec":
+                from keyvouch.store import KeySpec
+            case "KeyvouchError":
+                from keyvouch.errors import KeyvouchError
+            case "Signer":
+                from keyvouch._core.signer import Signer
+            case "connect":
+                from keyvouch.entra.profile import connect
+            case "open_signer":
+                from keyvouch._core.opening import open_signer
+            case "open_store":
+                from keyvouch._core.key_management import open_store
+    return globals()[name]
 
 
 def __dir__() -> "list[str]":

@@ -112,7 +112,7 @@ def find_algorithm(name: str | Algorithm) -> Algorithm:
         return ALGORITHMS[name]
     except KeyError:
         raise ConfigurationError(
-            f"There is no signature algorithm {name!r}.", hint=f"Use one of {', '.join(ALGORITHMS)}."
+            f"Unknown signature algorithm {name!r}.", hint=f"Use one of {', '.join(ALGORITHMS)}."
         ) from None
 
 
@@ -131,7 +131,7 @@ def key_type(key: object) -> str:
         case ed25519.Ed25519PublicKey() | ed25519.Ed25519PrivateKey():
             return "Ed25519"
     kind = getattr(getattr(key, "curve", None), "name", type(key).__name__)
-    raise KeyUnusable(f"A key of the kind {kind} cannot sign a JWT.", hint="Use RSA, P-256, P-384, P-521 or Ed25519.")
+    raise KeyUnusable(f"Unsupported key type {kind}.", hint="Use RSA, P-256, P-384, P-521 or Ed25519.")
 
 
 def require_usable(key: object) -> None:
@@ -145,13 +145,13 @@ def require_usable(key: object) -> None:
         return
     bits = int(kind.removeprefix("RSA-"))
     if bits < _SMALLEST_RSA:
-        raise KeyUnusable(f"A key of the type {kind} is too weak.", hint=_NEW_RSA)
+        raise KeyUnusable(f"Key too weak: {kind}.", hint=_NEW_RSA)
     if bits > _LARGEST_RSA:
-        raise KeyUnusable(f"A key of the type {kind} is too large: its signatures take seconds.", hint=_NEW_RSA)
+        raise KeyUnusable(f"Key too large: {kind} takes seconds for a signature.", hint=_NEW_RSA)
     public: Any = key if hasattr(key, "public_numbers") else key.public_key()  # type: ignore[attr-defined]
     exponent: int = public.public_numbers().e
     if exponent < _SMALLEST_EXPONENT or exponent % 2 == 0 or exponent.bit_length() > _LONGEST_EXPONENT:
-        raise KeyUnusable("The RSA key has an invalid public exponent.", hint=_NEW_RSA)
+        raise KeyUnusable("Invalid public exponent of the RSA key.", hint=_NEW_RSA)
 
 
 def is_too_large(key: object) -> bool:
@@ -189,7 +189,7 @@ def require_fit(kind: str, algorithm: Algorithm) -> None:
     fitting = algorithms_for(kind)
     if algorithm not in fitting:
         names = ", ".join(each.name for each in fitting)
-        raise AlgorithmUnsupported(f"A key of the type {kind} cannot sign with {algorithm.name}.", hint=f"Use {names}.")
+        raise AlgorithmUnsupported(f"A key of type {kind} cannot sign with {algorithm.name}.", hint=f"Use {names}.")
 
 
 def der_to_jose(signature: DerSignature, algorithm: Algorithm) -> JoseSignature:
@@ -204,7 +204,7 @@ def der_to_jose(signature: DerSignature, algorithm: Algorithm) -> JoseSignature:
     try:
         return JoseSignature(r.to_bytes(size, "big") + s.to_bytes(size, "big"))
     except OverflowError:
-        raise ValueError(f"r and s of {algorithm.name} signatures have {size} bytes at most") from None
+        raise ValueError(f"r and s of {algorithm.name} signatures have at most {size} bytes") from None
 
 
 def jose_to_der(signature: JoseSignature, algorithm: Algorithm) -> DerSignature:
@@ -213,37 +213,9 @@ def jose_to_der(signature: JoseSignature, algorithm: Algorithm) -> DerSignature:
 
     size = algorithm.coordinate_size
     if len(signature) != 2 * size:
-        raise ValueError(f"{algorithm.name} signatures have {2 * size} bytes, this one has {len(signature)}")
+        raise ValueError(f"expected a signature of {2 * size} bytes with {algorithm.name}, got {len(signature)}")
     r, s = signature[:size], signature[size:]
     return DerSignature(encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big")))
-
-
-@CRYPTOGRAPHY
-def make_key(kind: str) -> PrivateKey:
-    """Make a private key in this process's memory, of one of `KEY_TYPES`. Raises `ConfigurationError` for another."""
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-
-    if kind not in KEY_TYPES:
-        raise ConfigurationError(f"There is no key type {kind!r}.", hint=f"Use one of {', '.join(KEY_TYPES)}.")
-    match kind.split("-"):
-        case ["RSA", bits]:
-            return rsa.generate_private_key(65537, int(bits))
-        case ["P", bits]:
-            curve: ec.EllipticCurve = getattr(ec, f"SECP{bits}R1")()
-            return ec.generate_private_key(curve)
-    return ed25519.Ed25519PrivateKey.generate()
-
-
-@CRYPTOGRAPHY
-def sign_locally(private_key: PrivateKey, message: bytes, algorithm: Algorithm) -> JoseSignature:
-    """Sign with a key in this process's memory; the algorithm must fit the key. A fork waits for it."""
-    if algorithm.family == "ECDSA":
-        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
-
-        return der_to_jose(DerSignature(private_key.sign(message, ECDSA(algorithm.hash))), algorithm)  # type: ignore[call-arg, arg-type]
-    if algorithm.family == "EdDSA":
-        return JoseSignature(private_key.sign(message))  # type: ignore[call-arg]
-    return JoseSignature(private_key.sign(message, algorithm.padding, algorithm.hash))  # type: ignore[call-arg, arg-type]
 
 
 @CRYPTOGRAPHY

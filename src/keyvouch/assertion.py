@@ -34,7 +34,7 @@ _RENEW_BEFORE = 60
 """Seconds before its expiry in which an assertion is not reused: the authority's clock may be ahead."""
 
 
-_MOST_KEPT = 1000
+_MAX_REUSABLE = 1000
 """Maximum number of assertions kept for reuse, each for one client and endpoint."""
 
 
@@ -66,11 +66,11 @@ class ClientAssertion:
         Raises `ConfigurationError` for an invalid `x5t`, `lifetime` or `reuse`, and like `find_algorithm`.
         """
         if x5t not in ("auto", "sha256", "sha1"):
-            raise ConfigurationError(f"x5t cannot be {x5t!r}.", hint='Use "auto", "sha256" or "sha1".')
+            raise ConfigurationError(f"Invalid x5t: {x5t!r}.", hint='Use "auto", "sha256" or "sha1".')
         if lifetime <= 0 or reuse < 0 or (reuse and reuse + _RENEW_BEFORE > lifetime):
             raise ConfigurationError(
-                f"An assertion cannot live for {lifetime} seconds and be used again for {reuse}.",
-                hint=f"Let it live for more than reuse + {_RENEW_BEFORE} seconds.",
+                f"Invalid lifetime or reuse of an assertion: {lifetime} and {reuse} seconds.",
+                hint=f"Set a positive lifetime; to reuse assertions, at least {_RENEW_BEFORE} seconds more than reuse.",
             )
         self.signer = signer
         self._algorithm = None if algorithm is None else find_algorithm(algorithm)
@@ -93,7 +93,7 @@ class ClientAssertion:
             client_id, endpoint = context["client_id"], context["token_endpoint"]
             if not self._reuse:
                 return self._make(client_id, endpoint, timeout)
-            return self._used_again(client_id, endpoint, timeout)
+            return self._reuse_or_make(client_id, endpoint, timeout)
         except BaseException as error:
             without_frames(error)
             raise
@@ -103,7 +103,7 @@ class ClientAssertion:
         return self._audience or endpoint
 
     def algorithm_for(self, endpoint: str) -> Algorithm | None:  # noqa: ARG002 - for subclasses
-        """Return the algorithm for a token endpoint; None lets the key decide. May be overridden likewise."""
+        """Return the algorithm for a token endpoint; None lets the key decide. Override this for the same purpose."""
         return self._algorithm
 
     def _make(self, client_id: str, endpoint: str, timeout: float) -> str:
@@ -132,42 +132,42 @@ class ClientAssertion:
         return f"{message.decode()}.{base64url(signature).decode()}"
 
     def _header(self, algorithm: Algorithm, chain: tuple[Certificate, ...], public_key: PublicKey) -> _Header:
-        fields: dict[str, object] = {"alg": algorithm.name, "typ": "JWT"}
+        members: dict[str, object] = {"alg": algorithm.name, "typ": "JWT"}
         if chain:
-            short = self._x5t == "sha1" or (self._x5t == "auto" and algorithm.name == "RS256")
-            fields["x5t" if short else "x5t#S256"] = base64url(
-                certificate.fingerprint(chain[0], "sha1" if short else "sha256")
+            sha1 = self._x5t == "sha1" or (self._x5t == "auto" and algorithm.name == "RS256")
+            members["x5t" if sha1 else "x5t#S256"] = base64url(
+                certificate.fingerprint(chain[0], "sha1" if sha1 else "sha256")
             ).decode()
         if self._kid or not chain:
-            fields["kid"] = self._kid or jwk_thumbprint(public_key)
+            members["kid"] = self._kid or jwk_thumbprint(public_key)
         if self._send_x5c and chain:
-            fields["x5c"] = [base64.b64encode(_der(each)).decode() for each in chain]
-        return _Header(base64url(json.dumps(fields, separators=(",", ":")).encode()), chain, public_key)
+            members["x5c"] = [base64.b64encode(_der(each)).decode() for each in chain]
+        return _Header(base64url(json.dumps(members, separators=(",", ":")).encode()), chain, public_key)
 
-    def _used_again(self, client_id: str, endpoint: str, timeout: float) -> str:
-        place = (client_id, endpoint)
+    def _reuse_or_make(self, client_id: str, endpoint: str, timeout: float) -> str:
+        recipient = (client_id, endpoint)
 
         def find_or_make() -> str:
-            found = self._reusable.get(place)
+            found = self._reusable.get(recipient)
             key = (self.signer.public_key, self.signer.chain)  # a new certificate may have the old key
             now = time.time()  # not a monotonic clock, which may pause while the machine sleeps
             if found is None or found.key != key or not 0 <= now - found.made < self._reuse:
-                self._make_room(now)
-                found = self._reusable[place] = _Reusable(self._make(client_id, endpoint, timeout), key, now)
+                self._evict_old(now)
+                found = self._reusable[recipient] = _Reusable(self._make(client_id, endpoint, timeout), key, now)
             return found.assertion
 
         try:
-            return self._flights.do(place, find_or_make, timeout=timeout)
+            return self._flights.do(recipient, find_or_make, timeout=timeout)
         except FlightTimeout:  # a signature from this thread would not be ready sooner, and may be billed
-            raise StoreUnavailable("The assertion was not made in time.", hint="Try again later.") from None
+            raise StoreUnavailable("Timed out waiting for the assertion.", hint="Try again later.") from None
 
-    def _make_room(self, now: float) -> None:
+    def _evict_old(self, now: float) -> None:
         """If there are too many assertions, drop those too old to reuse, and keep at most the newer half."""
-        if len(self._reusable) < _MOST_KEPT:
+        if len(self._reusable) < _MAX_REUSABLE:
             return
         kept = [item for item in list(self._reusable.items()) if 0 <= now - item[1].made < self._reuse]
         kept.sort(key=lambda item: item[1].made)
-        self._reusable = dict(kept[-_MOST_KEPT // 2 :])
+        self._reusable = dict(kept[-_MAX_REUSABLE // 2 :])
 
 
 class _Header:
@@ -204,14 +204,20 @@ def public_jwk(public_key: PublicKey) -> dict[str, str]:
 
     if isinstance(public_key, rsa.RSAPublicKey):
         numbers = public_key.public_numbers()
-        return {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}
+        return {"kty": "RSA", "n": _base64url_uint(numbers.n), "e": _base64url_uint(numbers.e)}
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         size, point = (public_key.key_size + 7) // 8, public_key.public_numbers()
-        return {"kty": "EC", "crv": key_type(public_key), "x": _number(point.x, size), "y": _number(point.y, size)}
+        return {
+            "kty": "EC",
+            "crv": key_type(public_key),
+            "x": _base64url_uint(point.x, size),
+            "y": _base64url_uint(point.y, size),
+        }
     return {"kty": "OKP", "crv": "Ed25519", "x": base64url(public_key.public_bytes_raw()).decode()}
 
 
-def _number(value: int, size: int | None = None) -> str:
+def _base64url_uint(value: int, size: int | None = None) -> str:
+    """Encode an integer (RFC 7518, section 2), in `size` bytes."""
     return base64url(value.to_bytes(size or (value.bit_length() + 7) // 8, "big")).decode()
 
 
@@ -227,6 +233,6 @@ def _der(cert: Certificate) -> bytes:
     return cert.public_bytes(Encoding.DER)
 
 
-def base64url(octets: bytes) -> bytes:
+def base64url(data: bytes) -> bytes:
     """Encode without padding (RFC 7515, section 2)."""
-    return base64.urlsafe_b64encode(octets).rstrip(b"=")
+    return base64.urlsafe_b64encode(data).rstrip(b"=")

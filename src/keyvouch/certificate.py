@@ -84,8 +84,8 @@ def require_few(count: int, source: object) -> None:
     """Raise `KeyUnusable` if a file has so many certificates that finding a chain among them takes too long."""
     if count > _MOST_CERTIFICATES:
         raise KeyUnusable(
-            f"{source} contains {count:,} certificates; the limit is {_MOST_CERTIFICATES}.",
-            hint="Leave only the key's own certificate and those of its issuers.",
+            f"Too many certificates in {source}: {count:,}; the limit is {_MOST_CERTIFICATES}.",
+            hint="Keep only the key's own certificate and those of its issuers.",
         )
 
 
@@ -101,27 +101,26 @@ def parsing() -> Iterator[None]:
 
 
 @CRYPTOGRAPHY
-def load_certificates(octets: bytes, source: object) -> list[Certificate]:
+def load_certificates(data: bytes, source: object) -> list[Certificate]:
     """Read certificates from PEM (other blocks are skipped) or from a single DER certificate; errors name `source`.
 
     Raises `CertificateMissing` if none can be read, and `KeyUnusable` if there are too many.
     """
     from cryptography import x509
 
-    require_few(octets.count(_BEGIN), source)
+    require_few(data.count(_BEGIN), source)
     try:
         with parsing():
-            if _BEGIN in octets:
-                found = x509.load_pem_x509_certificates(octets)
-            else:
-                found = [x509.load_der_x509_certificate(octets)]
+            found = x509.load_pem_x509_certificates(data) if _BEGIN in data else [x509.load_der_x509_certificate(data)]
     except (ValueError, x509.InvalidVersion):
         found = []
     if not (readable := [each for each in found if is_readable(each)]):
         hint = text.advice(
-            octets, source, "Expected PEM or DER, with RSA keys of 8192 bits at most: `openssl x509 -in FILE`."
+            data,
+            source,
+            "Expected PEM or DER, with RSA keys of at most 8192 bits; check it with `openssl x509 -in FILE`.",
         )
-        raise CertificateMissing(f"{source} holds no certificate that can be read.", hint=hint)
+        raise CertificateMissing(f"No valid certificate found in {source}.", hint=hint)
     return readable
 
 
@@ -148,8 +147,8 @@ def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> t
     leaves = [certificate for certificate in pool if certificate_spki(certificate) == wanted]
     if not leaves:
         raise CertificateMismatch(
-            f"The certificate of {pool[0].subject.rfc4514_string() or 'an empty subject'} belongs to another key.",
-            hint="Give the certificate that was issued for this key.",
+            f"The certificate of {pool[0].subject.rfc4514_string() or 'an empty subject'} does not belong to the key.",
+            hint="Use the certificate that was issued for this key.",
         )
     chain = [max(leaves, key=lambda certificate: certificate.not_valid_after_utc)]
     while len(chain) < _LONGEST_CHAIN:
@@ -178,15 +177,15 @@ def check_chain(chain: Sequence[Certificate], public_key: PublicKey) -> None:
         return
     if certificate_spki(chain[0]) != spki_sha256(public_key):
         raise CertificateMismatch(
-            f"The certificate of {chain[0].subject.rfc4514_string()} belongs to another key.",
-            hint="Give the certificate that was issued for this key.",
+            f"The certificate of {chain[0].subject.rfc4514_string()} does not belong to the key.",
+            hint="Use the certificate that was issued for this key.",
         )
     for certificate, issuer in itertools.pairwise(chain):
         if not is_issued_by(certificate, issuer):
             raise CertificateMismatch(
-                f"The chain is not in order: {certificate.subject.rfc4514_string()} is not issued by"
+                f"Invalid certificate chain: {certificate.subject.rfc4514_string()} was not issued by"
                 f" {issuer.subject.rfc4514_string()}.",
-                hint="Order it from the key's own certificate up to the root.",
+                hint="Put the key's own certificate first, then the issuer of each, up to the root.",
             )
 
 
@@ -214,7 +213,7 @@ def check_validity(certificate: Certificate, uri: object = None) -> None:
         )
     if found.state == "not-yet-valid":
         raise CertificateNotYetValid(
-            f"The certificate of {name} is valid only from {found.not_before:%Y-%m-%d %H:%M} UTC.",
+            f"The certificate of {name} is not valid before {found.not_before:%Y-%m-%d %H:%M} UTC.",
             hint="Wait until then, or correct this machine's clock.",
             uri=uri,
         )
@@ -231,8 +230,8 @@ def parse_subject(text: str) -> x509.Name:
         return x509.Name.from_rfc4514_string(text if "=" in text else f"CN={text}")
     except ValueError:
         raise ConfigurationError(
-            f"{text!r} is no subject.",
-            hint="Write it as CN=app or CN=app,O=Contoso (RFC 4514), a CN of 64 characters at most.",
+            f"Invalid subject {text!r}.",
+            hint="Write CN=app or CN=app,O=Contoso (RFC 4514), with a CN of at most 64 characters.",
         ) from None
 
 
@@ -252,7 +251,7 @@ def self_signed(private_key: PrivateKey, subject: str, days: int) -> Certificate
     except OverflowError:
         end = begin - dt.timedelta.resolution
     if end < begin:
-        raise ConfigurationError(f"No certificate is valid for {days} days.", hint="Ask for 1 to 3650 days.")
+        raise ConfigurationError(f"Invalid validity period: {days} days.", hint="Specify 1 to 3650 days.")
     usage = dict.fromkeys(
         (
             "content_commitment",

@@ -17,10 +17,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from keyvouch._core.redaction import redact
 from keyvouch._system import files, text
 from keyvouch.errors import AccessDenied, ConfigurationError
 from keyvouch.proxies import parse_proxy
-from keyvouch.uri import is_reference, redact
+from keyvouch.uri import is_reference
 
 _LOCK_TIMEOUT = 10.0
 """Seconds to wait while another process adds a profile."""

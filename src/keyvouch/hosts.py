@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 CLOUDS = (
     {"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"},
@@ -13,30 +13,46 @@ CLOUDS = (
 """Host names of each cloud: the aliases that Entra ID's instance discovery lists."""
 
 
-class Place(NamedTuple):
-    """A server that is reached over https."""
+class Endpoint(NamedTuple):
+    """The host and port of a server that is reached over https."""
 
     host: str
     port: int
 
 
-def place_of(url: str) -> Place | None:
+def endpoint_of(url: str) -> Endpoint | None:
     """Return an https URL's host and port; None for another scheme, a user name in the URL, or an invalid URL."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname or parts.username is not None:
-            return None
-        return Place(parts.hostname.rstrip("."), parts.port or 443)
-    except ValueError:
+    parts = _split(url)
+    if parts is None or parts.scheme != "https":
         return None
+    return Endpoint(str(parts.hostname).rstrip("."), parts.port or 443)
 
 
-def authority_of(url: str) -> Place | None:
-    """Return the result of `place_of`, with one host for all aliases and regional hosts of a Microsoft cloud."""
-    place = place_of(url)
-    if place is None:
+def authority_of(url: str) -> Endpoint | None:
+    """Return the result of `endpoint_of`, with one host for all aliases and regional hosts of a Microsoft cloud."""
+    endpoint = endpoint_of(url)
+    if endpoint is None:
         return None
     for cloud in CLOUDS:
-        if place.host in cloud or place.host.partition(".")[2] in cloud:
-            return Place(min(cloud), place.port)
-    return place
+        if endpoint.host in cloud or endpoint.host.partition(".")[2] in cloud:
+            return Endpoint(min(cloud), endpoint.port)
+    return endpoint
+
+
+def is_origin(url: str, *schemes: str) -> bool:
+    """Return True if a URL is nothing but one of these schemes, a host and optionally a port, like `https://host:1`."""
+    parts = _split(url)
+    if parts is None or parts.scheme not in schemes or not {" ", "\\"}.isdisjoint(url):
+        return False
+    return url.lower() == f"{parts.scheme}://{parts.netloc}".lower()  # urlsplit drops some control characters
+
+
+def _split(url: str) -> SplitResult | None:
+    """Split a URL; return None if it has no host, an invalid host or port, or a user name."""
+    try:
+        parts = urlsplit(url)
+        if not parts.hostname or parts.username is not None or parts.port == 0:
+            return None
+    except ValueError:
+        return None
+    return parts

@@ -2,23 +2,29 @@
 
 Only `sign` and `public_key` work. Anything that would reveal the key raises, and so does anything that a store cannot
 do: signing a hash computed elsewhere (Prehashed), or a PSS salt that is not as long as the hash.
+
+`to_pfx` is for the stores that export keys: it writes a key and its chain as PKCS#12.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+from cryptography.hazmat.primitives.serialization import NoEncryption, PrivateFormat, pkcs12
 
 from keyvouch.algorithms import ALGORITHMS, Algorithm, JoseSignature, jose_to_der
 from keyvouch.errors import AlgorithmUnsupported, NotSupported, hidden_frames
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.serialization import KeySerializationEncryption
     from cryptography.utils import Buffer
+    from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import PrivateKey, PublicKey
+    from keyvouch.secrets import Secret
 
 Sign = Callable[[bytes, Algorithm], bytes]
 """Signs a message and returns the signature in JOSE form."""
@@ -31,6 +37,23 @@ def wrap(public_key: PublicKey, sign: Sign) -> PrivateKey:
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         return _ECKey(public_key, sign)
     return _Ed25519Key(public_key, sign)
+
+
+def to_pfx(key: PrivateKey, chain: Sequence[Certificate], password: Secret | None, name: str) -> bytes:
+    """Return an exported key, its chain (which may be empty) and its friendly name as PKCS#12.
+
+    Encrypted with AES-256 and HMAC-SHA-256; unencrypted if there is no password.
+    """
+    leaf, issuers = (chain[0], chain[1:]) if chain else (None, ())
+    return pkcs12.serialize_key_and_certificates(name.encode(), key, leaf, issuers or None, _encryption(password))
+
+
+def _encryption(password: Secret | None) -> KeySerializationEncryption:
+    if password is None:
+        return NoEncryption()
+    builder = PrivateFormat.PKCS12.encryption_builder()
+    builder = builder.key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC).hmac_hash(hashes.SHA256())
+    return builder.build(password.reveal().encode())
 
 
 def _find(family: str, hash_name: str, curve: str = "") -> Algorithm:

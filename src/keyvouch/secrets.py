@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from keyvouch._core import lockout
+from keyvouch._core.redaction import REFERENCE_KINDS
 from keyvouch._system import files, text
 from keyvouch._system.forks import IMPORTS
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames, without_frames
 from keyvouch.proxies import CONTROLS
-from keyvouch.uri import REFERENCE_KINDS, KeyUri
+from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
     import subprocess

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Ace", "SecurityDescriptor", "sid_octets", "sid_text", "specific"]
+__all__ = ["Ace", "SecurityDescriptor", "sid_to_bytes", "sid_to_text", "specific"]
 
 ALLOW, DENY = 0, 1
 """Types of an ACE: ACCESS_ALLOWED_ACE_TYPE, ACCESS_DENIED_ACE_TYPE."""
@@ -36,9 +36,9 @@ _PLAIN = frozenset({0x00, 0x01, 0x02, 0x03, 0x09, 0x0A, 0x0D, 0x0E, 0x11, 0x12, 
 _OBJECT = frozenset({0x05, 0x06, 0x07, 0x08, 0x0B, 0x0C, 0x0F, 0x10})
 """ACE types with flags, and up to two GUIDs, between the mask and the SID."""
 _ALLOWING, _DENYING = frozenset({ALLOW, 0x05, 0x09, 0x0B}), frozenset({DENY, 0x06, 0x0A, 0x0C})
-_MOST_PARTS = 15
+_MAX_SUB_AUTHORITIES = 15
 """Maximum number of sub-authorities in a SID (SID_MAX_SUB_AUTHORITIES)."""
-_LARGEST = 0xFFFF
+_MAX_ACL_SIZE = 0xFFFF
 """Maximum size of an ACL in bytes."""
 
 
@@ -74,28 +74,28 @@ class Ace:
 
     @property
     def rights(self) -> int:
-        """The mask, with each generic right replaced by the file rights that it stands for."""
+        """The mask, with each generic right replaced by the file rights that it means."""
         return specific(self.mask)
 
     @classmethod
-    def _read(cls, octets: bytes) -> Ace:
-        kind, flags = octets[0], octets[1]
+    def _from_bytes(cls, data: bytes) -> Ace:
+        kind, flags = data[0], data[1]
         if kind not in _PLAIN | _OBJECT:
-            return cls(kind, flags, rest=octets[4:])
-        (mask,) = _unpacked("<I", octets, 4)
-        begin = 8
+            return cls(kind, flags, rest=data[4:])
+        (mask,) = _unpack("<I", data, 4)
+        start = 8
         if kind in _OBJECT:
-            (present,) = _unpacked("<I", octets, 8)
-            begin = 12 + 16 * (present & 1) + 8 * (present & 2)
-        sid = _sid_at(octets, begin)
-        return cls(kind, flags, mask, sid_text(sid), octets[8:begin], octets[begin + len(sid) :])
+            (present,) = _unpack("<I", data, 8)
+            start = 12 + 16 * (present & 1) + 8 * (present & 2)
+        sid = _sid_at(data, start)
+        return cls(kind, flags, mask, sid_to_text(sid), data[8:start], data[start + len(sid) :])
 
-    def _octets(self) -> bytes:
+    def _to_bytes(self) -> bytes:
         known = self.sid is not None
-        body = struct.pack("<I", self.mask) + self.objects + sid_octets(self.sid or "") if known else b""
+        body = struct.pack("<I", self.mask) + self.objects + sid_to_bytes(self.sid or "") if known else b""
         size = 4 + len(body) + len(self.rest)
-        if size > _LARGEST:
-            raise ValueError("An access rule is longer than a list can hold.")
+        if size > _MAX_ACL_SIZE:
+            raise ValueError("Access control entry too long.")
         return struct.pack("<BBH", self.type, self.flags, size) + body + self.rest
 
 
@@ -117,14 +117,14 @@ class SecurityDescriptor:
     """A byte for the resource manager; kept unchanged."""
 
     @classmethod
-    def from_bytes(cls, octets: bytes) -> SecurityDescriptor:
+    def from_bytes(cls, data: bytes) -> SecurityDescriptor:
         """Read a self-relative descriptor. Raises `ValueError`."""
-        version, manager, control, *offsets = _unpacked("<BBHIIII", octets, 0)
+        version, manager, control, *offsets = _unpack("<BBHIIII", data, 0)
         if version != 1 or not control & SELF_RELATIVE:
-            raise ValueError("This is no self-relative security descriptor of revision 1.")
-        owner, group = (sid_text(_sid_at(octets, at)) if at else None for at in offsets[:2])
+            raise ValueError("Not a self-relative security descriptor of revision 1.")
+        owner, group = (sid_to_text(_sid_at(data, at)) if at else None for at in offsets[:2])
         sacl, acl = (
-            _acl_at(octets, at) if at and control & present else None
+            _acl_at(data, at) if at and control & present else None
             for at, present in zip(offsets[2:], (SACL_PRESENT, DACL_PRESENT), strict=True)
         )
         dacl, revision = (None, 2) if acl is None else (_aces(acl), acl[0])
@@ -133,7 +133,7 @@ class SecurityDescriptor:
     def to_bytes(self) -> bytes:
         """Return the self-relative form, with its parts in the order that Windows uses. Raises `ValueError`."""
         acl = None if self.dacl is None else _acl(self.dacl, self.revision)
-        sids = [sid_octets(sid) if sid else None for sid in (self.owner, self.group)]
+        sids = [sid_to_bytes(sid) if sid else None for sid in (self.owner, self.group)]
         at, body, offsets = 20, b"", []
         for part in (self.sacl, acl, *sids):
             offsets.append(at + len(body) if part else 0)
@@ -193,74 +193,74 @@ class SecurityDescriptor:
 
 
 def specific(mask: int) -> int:
-    """Return an access mask with each generic right replaced by the file rights that it stands for."""
+    """Return an access mask with each generic right replaced by the file rights that it means."""
     for generic, meant in _GENERIC.items():
         if mask & generic:
             mask = mask & ~generic | meant
     return mask
 
 
-def sid_text(octets: bytes) -> str:
+def sid_to_text(data: bytes) -> str:
     """Return the text form of a SID, such as "S-1-5-18". Raises `ValueError`."""
-    if len(octets) < 8 or octets[0] != 1 or octets[1] > _MOST_PARTS or len(octets) != 8 + 4 * octets[1]:  # noqa: PLR2004
-        raise ValueError("This is no SID.")
-    authority = int.from_bytes(octets[2:8], "big")
-    parts = struct.unpack(f"<{octets[1]}I", octets[8:])
+    if len(data) < 8 or data[0] != 1 or data[1] > _MAX_SUB_AUTHORITIES or len(data) != 8 + 4 * data[1]:  # noqa: PLR2004
+        raise ValueError("Invalid SID.")
+    authority = int.from_bytes(data[2:8], "big")
+    parts = struct.unpack(f"<{data[1]}I", data[8:])
     # MS-DTYP 2.4.2.1: an authority that needs more than 32 bits is written in hexadecimal.
     first = str(authority) if authority < 1 << 32 else f"0x{authority:012X}"
     return "-".join(["S", "1", first, *map(str, parts)])
 
 
-def sid_octets(text: str) -> bytes:
+def sid_to_bytes(text: str) -> bytes:
     """Return the SID with this text form. Raises `ValueError`."""
     letter, _, rest = text.partition("-")
     version, *numbers = rest.split("-")
-    if letter.upper() != "S" or version != "1" or not 1 <= len(numbers) <= 1 + _MOST_PARTS:
-        raise ValueError(f"{text!r} is no SID.")
+    if letter.upper() != "S" or version != "1" or not 1 <= len(numbers) <= 1 + _MAX_SUB_AUTHORITIES:
+        raise ValueError(f"Invalid SID: {text!r}.")
     if not all(number.isascii() and number.isalnum() for number in numbers):  # int() accepts signs, spaces, underscores
-        raise ValueError(f"{text!r} is no SID.")
+        raise ValueError(f"Invalid SID: {text!r}.")
     try:
         authority = int(numbers[0], 16 if numbers[0][:2].lower() == "0x" else 10)
         parts = [int(number) for number in numbers[1:]]
     except ValueError:
-        raise ValueError(f"{text!r} is no SID.") from None
+        raise ValueError(f"Invalid SID: {text!r}.") from None
     if authority >= 1 << 48 or any(part >= 1 << 32 for part in parts):
-        raise ValueError(f"{text!r} is no SID: a number is too large.")
+        raise ValueError(f"Invalid SID: {text!r}: a number is too large.")
     return struct.pack("<BB", 1, len(parts)) + authority.to_bytes(6, "big") + struct.pack(f"<{len(parts)}I", *parts)
 
 
-def _unpacked(form: str, octets: bytes, at: int) -> tuple[int, ...]:
+def _unpack(form: str, data: bytes, at: int) -> tuple[int, ...]:
     try:
-        return struct.unpack_from(form, octets, at)
+        return struct.unpack_from(form, data, at)
     except struct.error:
-        raise ValueError("The security descriptor ends too early.") from None
+        raise ValueError("Truncated security descriptor.") from None
 
 
-def _sid_at(octets: bytes, at: int) -> bytes:
-    _, parts = _unpacked("<BB", octets, at)
-    return octets[at : at + 8 + 4 * parts]
+def _sid_at(data: bytes, at: int) -> bytes:
+    _, parts = _unpack("<BB", data, at)
+    return data[at : at + 8 + 4 * parts]
 
 
-def _acl_at(octets: bytes, at: int) -> bytes:
-    _, _, size, *_ = _unpacked("<BBHHH", octets, at)
-    if size < 8 or at + size > len(octets):  # noqa: PLR2004
-        raise ValueError("A list of access rules ends too early.")
-    return octets[at : at + size]
+def _acl_at(data: bytes, at: int) -> bytes:
+    _, _, size, *_ = _unpack("<BBHHH", data, at)
+    if size < 8 or at + size > len(data):  # noqa: PLR2004
+        raise ValueError("Truncated access control list.")
+    return data[at : at + size]
 
 
 def _aces(acl: bytes) -> tuple[Ace, ...]:
-    count, at, found = _unpacked("<H", acl, 4)[0], 8, []
+    count, at, found = _unpack("<H", acl, 4)[0], 8, []
     for _ in range(count):
-        _, _, size = _unpacked("<BBH", acl, at)
+        _, _, size = _unpack("<BBH", acl, at)
         if size < 4 or size % 4 or at + size > len(acl):  # noqa: PLR2004
-            raise ValueError("An access rule has no sensible length.")
-        found.append(Ace._read(acl[at : at + size]))  # noqa: SLF001
+            raise ValueError("Invalid length of an access control entry.")
+        found.append(Ace._from_bytes(acl[at : at + size]))  # noqa: SLF001
         at += size
     return tuple(found)
 
 
 def _acl(aces: tuple[Ace, ...], revision: int) -> bytes:
-    body = b"".join(ace._octets() for ace in aces)  # noqa: SLF001
-    if len(body) + 8 > _LARGEST:
-        raise ValueError("The list of access rules is longer than Windows allows.")
+    body = b"".join(ace._to_bytes() for ace in aces)  # noqa: SLF001
+    if len(body) + 8 > _MAX_ACL_SIZE:
+        raise ValueError("Access control list too long.")
     return struct.pack("<BBHHH", revision, 0, 8 + len(body), len(aces), 0) + body

@@ -14,13 +14,14 @@ A class is found by its entry point in the group `keyvouch.stores`; the name of 
 from __future__ import annotations
 
 import datetime as dt
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 from keyvouch._system.forks import ForkGate
-from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyChanged, KeyNotFound
+from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyChanged, KeyNotFound, SessionLost
 from keyvouch.uri import Attribute, KeyUri
 
 if TYPE_CHECKING:
@@ -46,11 +47,14 @@ __all__ = [
     "ListsKeys",
     "ListsTokens",
     "OffersPeer",
+    "ProcessLocal",
     "RequestsCertificates",
     "StoredKey",
     "TokenInfo",
     "choose_one",
 ]
+
+T = TypeVar("T")
 
 CONTRACT = 1
 """The version of this contract; a store's entry point names the one it was written for."""
@@ -80,6 +84,37 @@ class KeyInfo:
     """The component that keeps the key, if the store has several: on Windows, a key storage provider."""
     readers: tuple[str, ...] | None = None
     """Accounts that may sign with the key, as in `GrantsAccess.readers`; None if the store does not know."""
+
+    @classmethod
+    def from_chain(
+        cls,
+        uri: KeyUri,
+        public_key: PublicKey,
+        chain: Sequence[Certificate],
+        *,
+        created: dt.datetime | None = None,
+        exportable: bool | None = None,
+        provider: str | None = None,
+        readers: tuple[str, ...] | None = None,
+    ) -> Self:
+        """Describe a key by its public key and its certificate chain, leaf first, which may be empty."""
+        from keyvouch.algorithms import key_type
+        from keyvouch.certificate import spki_sha256
+
+        leaf = chain[0] if chain else None
+        return cls(
+            uri,
+            key_type(public_key),
+            spki_sha256(public_key),
+            subject=leaf.subject.rfc4514_string() if leaf else None,
+            not_before=leaf.not_valid_before_utc if leaf else None,
+            not_after=leaf.not_valid_after_utc if leaf else None,
+            created=created,
+            exportable=exportable,
+            has_certificate=leaf is not None,
+            provider=provider,
+            readers=readers,
+        )
 
     @property
     def age_begins(self) -> dt.datetime | None:
@@ -186,6 +221,29 @@ class KeyStore(ABC):
     @abstractmethod
     def close(self) -> None:
         """Disconnect within 10 seconds; raise nothing. Called after the last key, never in a forked child."""
+
+
+class ProcessLocal(Generic[T]):
+    """A connection that only the process that made it may use: in a forked child there is none until it connects."""
+
+    def __init__(self) -> None:
+        self._made: tuple[int, T] | None = None
+
+    def set(self, value: T) -> None:
+        """Keep the connection that `KeyStore.connect` made."""
+        self._made = os.getpid(), value
+
+    def get(self) -> T:
+        """Return the connection. Raises `SessionLost` if this process has none."""
+        made = self._made
+        if made is None or made[0] != os.getpid():
+            raise SessionLost("This process is not connected to the store.", hint="Try again.", performed=False)
+        return made[1]
+
+    def take(self) -> T | None:
+        """Return the connection and forget it, for `KeyStore.close`; None if this process has none."""
+        made, self._made = self._made, None
+        return made[1] if made is not None and made[0] == os.getpid() else None
 
 
 # Capabilities of a store besides signing. A method may raise NotSupported for a URI that it cannot serve.
@@ -297,13 +355,13 @@ def choose_one(
     newest that has settled. Raises `KeyNotFound`, `KeyChanged`, `CertificateMismatch`, `AmbiguousKey`.
     """
     if not infos:
-        raise KeyNotFound(f"No key matches {uri}.", hint="List what is there: `keyvouch keys`.", uri=uri)
+        raise KeyNotFound(f"Key not found: {uri}.", hint="List the keys: `keyvouch keys`.", uri=uri)
     if pinned := uri.get("spki-sha256"):
         found = _by_key(infos, pinned)
         if found is None:
             raise KeyChanged(
-                f"The key of {uri} is another one now.",
-                hint="Take spki-sha256 out of the URI if the new key is meant.",
+                f"The key at {uri} was replaced by another.",
+                hint="To use the new key, remove spki-sha256 from the URI.",
                 uri=uri,
             )
         return found, None
@@ -313,15 +371,15 @@ def choose_one(
         found = _by_key(infos, certificate_spki(certificate))
         if found is None:
             raise CertificateMismatch(
-                f"The certificate of {certificate.subject.rfc4514_string()} belongs to another key than that of {uri}.",
-                hint="Give the certificate that was issued for this key.",
+                f"The certificate of {certificate.subject.rfc4514_string()} does not belong to the key {uri}.",
+                hint="Use the certificate that was issued for this key.",
                 uri=uri,
             )
         return found, None
     if len(infos) == 1:
         return infos[0], None
     if uri.get("select") != "newest":
-        raise ambiguous(uri, infos, "Use one of these")
+        raise ambiguous(uri, infos, "Use one of these URIs")
     return _newest_settled(uri, infos, dt.datetime.now(dt.UTC))
 
 
@@ -343,7 +401,7 @@ def _newest_settled(uri: KeyUri, infos: Sequence[KeyInfo], now: dt.datetime) -> 
         infos = [info for info in certified if _valid(info, now)] or certified
     aged = [(info.age_begins, info) for info in infos if info.age_begins]
     if len(aged) < len(infos):
-        raise ambiguous(uri, infos, "Their ages are unknown: use one of these")
+        raise ambiguous(uri, infos, "Their ages are unknown; use one of these URIs")
     aged.sort(key=lambda pair: pair[0], reverse=True)
     settle = dt.timedelta(seconds=uri.get("settle"))
     chosen = next((index for index, (begin, _) in enumerate(aged) if begin + settle <= now), len(aged) - 1)

@@ -1,22 +1,25 @@
-"""Bearer tokens and responses of token endpoints: checked before anything sends or caches them."""
+"""Bearer tokens: checked before anything sends or caches them, and renewed by one thread before they expire."""
 
 from __future__ import annotations
 
 import re
+import threading
+import time
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 
-from keyvouch.errors import SecretIncorrect, hidden_frames
+from keyvouch.errors import SecretIncorrect, StoreUnavailable, hidden_frames
 
 _TOKEN = re.compile(r"[\x21-\x7E]+")
 _DIGITS = r"^[0-9]{1,10}$"
 _TEN_YEARS = 10 * 366 * 24 * 3600
-_LATEST = 253_402_300_799
+_MAX_TIMESTAMP = 253_402_300_799
 """Seconds since 1970: the end of the year 9999."""
 
 _Seconds = Annotated[int, msgspec.Meta(ge=0, le=_TEN_YEARS)] | Annotated[str, msgspec.Meta(pattern=_DIGITS)]
-_Moment = Annotated[int, msgspec.Meta(ge=0, le=_LATEST)] | Annotated[str, msgspec.Meta(max_length=40)]
+_Timestamp = Annotated[int, msgspec.Meta(ge=0, le=_MAX_TIMESTAMP)] | Annotated[str, msgspec.Meta(max_length=40)]
 """App Service's endpoint of 2017 sends a date as text."""
 
 
@@ -38,6 +41,53 @@ def require_token(value: str, name: str, reference: str) -> None:
         )
 
 
+class TokenRenewal:
+    """Renewal of a token that threads share: one thread renews it, and the others use it until it expires.
+
+    The owner keeps the token itself. All times are those of `clock`.
+    """
+
+    def __init__(self, *, retry_after: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start without a token, so that one is due. A failed renewal is due again after `retry_after` seconds."""
+        self._retry_after = retry_after
+        self._clock = clock
+        self._renewing = threading.Lock()
+        self.renew_at = self.expires_at = 0.0
+
+    def schedule(self, renew_at: float, expires_at: float) -> None:
+        """Set the time from which the token is due for renewal, and the time at which it expires."""
+        self.renew_at, self.expires_at = renew_at, expires_at
+
+    @property
+    def expired(self) -> bool:
+        """True if the token has expired, or there is none yet."""
+        return self._clock() >= self.expires_at
+
+    def renew_if_due(self, renew: Callable[[], None], *, timeout: float, errors: tuple[type[Exception], ...]) -> None:
+        """Call `renew`, which fetches a token and calls `schedule`, if the token is due and no other thread does so.
+
+        While the token is valid, this does not wait for another thread, and suppresses `errors` from `renew`. Once it
+        has expired, those propagate, and waiting for another thread ends after `timeout` seconds with
+        `StoreUnavailable`.
+        """
+        if self._clock() < self.renew_at:
+            return
+        expired = self.expired
+        if not self._renewing.acquire(timeout=max(0.0, timeout) if expired else 0):
+            if not expired:
+                return
+            raise StoreUnavailable("Timed out waiting for a token.", hint="Try again later.")
+        try:
+            if self._clock() >= self.renew_at:  # no other thread has renewed it meanwhile
+                renew()
+        except errors:
+            if self.expired:
+                raise
+            self.renew_at = self._clock() + self._retry_after
+        finally:
+            self._renewing.release()
+
+
 class _Cloud(msgspec.Struct):
     """An entry of the metadata that instance discovery returns."""
 
@@ -46,7 +96,7 @@ class _Cloud(msgspec.Struct):
     aliases: list[str]
 
 
-class _Answer(msgspec.Struct):
+class _Response(msgspec.Struct):
     """The fields that MSAL and azure-identity read from responses with tokens (RFC 6749, section 5.1) and discovery."""
 
     access_token: str | None = None
@@ -60,7 +110,7 @@ class _Answer(msgspec.Struct):
     expires_in: _Seconds = 0
     ext_expires_in: _Seconds = 0
     refresh_in: _Seconds = 0
-    expires_on: _Moment = 0
+    expires_on: _Timestamp = 0
 
     issuer: str | None = None
     authorization_endpoint: str | None = None
@@ -70,7 +120,7 @@ class _Answer(msgspec.Struct):
     metadata: list[_Cloud] | None = None
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+_decode = msgspec.json.Decoder(_Response).decode
 
 
 def describe_flaw(body: bytes) -> str | None:
@@ -79,16 +129,16 @@ def describe_flaw(body: bytes) -> str | None:
     MSAL and azure-identity do not check the fields' types, and cache a token that cannot be sent in a header.
     """
     try:
-        answer = _decode(body)
+        response = _decode(body)
     except msgspec.ValidationError as error:
-        return _plain(str(error))
+        return _clean(str(error))
     except (ValueError, RecursionError):
         return "it is not valid JSON"
-    if answer.access_token is not None and not is_token(answer.access_token):
+    if response.access_token is not None and not is_token(response.access_token):
         return "its access token contains characters that a token cannot contain"
     return None
 
 
-def _plain(text: str) -> str:
+def _clean(text: str) -> str:
     """Return msgspec's message as the end of a sentence: names of fields and types, never a value."""
     return "".join(each for each in text[:200] if each.isprintable()).replace("`", "").rstrip(".")

@@ -14,33 +14,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keyvouch._core.redaction import REDACTED, REFERENCE_KINDS, redact
 from keyvouch.errors import ConfigurationError
-
-REFERENCE_KINDS = ("env", "file", "credential", "keyring", "command", "prompt")
-"""Prefixes of references to secrets; `keyvouch.secrets` describes them."""
 
 _QUOTES = "'\"\u2018\u2019\u201a\u201b"
 """Characters that end quoted text: PowerShell treats curly quotes like straight ones."""
 _MOST_DIGITS = 9
 """Maximum digits of a number of seconds: 31 years. Larger numbers lead to invalid dates."""
 
-_NAMED = re.compile(r"(?<![\w-])([\w-]+)(=|%3[dD]|:)")
-"""A name, and the separator before its value. It begins at the start of a word, so that a long text is scanned once."""
-_SECRET_WORDS = ("pass", "secret", "pin", "token", "credential", "pwd")
-"""Words in the names of attributes that may contain a secret."""
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 """The user and password of an address, within a value."""
-_AUTHORITY = re.compile(
-    r"(?:^|:|%3[aA])(?:/|%2[fF]){2}(?!/|%2[fF])"
-    r"|(?<![\w-])proxy(?:=|%3[dD])(?!\w+(?::|%3[aA])(?:/|%2[fF]){2})"  # without a scheme
-)
-"""What precedes the user and password in a text that may be malformed."""
-_NEXT_ATTRIBUTE = re.compile(r"[;&?][\w-]+=|$")
-_CUT_USERINFO = re.compile(r"(?!\[)[^/;&?]*:(?!\d*(?:[/;&?]|$))")
-"""A user and password whose end was taken for the next attribute."""
-_REDACTED = "***"
-_REFERENCE = re.compile(rf"env(?::|%3[aA])[\w.-]*(?=[;&?]|$)|(?:{'|'.join(REFERENCE_KINDS[1:])})(?::|%3[aA])")
-"""A reference; after a variable's name there may be a secret that a wrong separator has put there."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +44,6 @@ class Attribute:
     """Accepts the path form. At most one attribute of a store."""
     secret: bool = False
     """A reference to a secret. Any other value is refused, and never echoed."""
-    lockout: bool = False
-    """A wrong value may lock the store permanently, as with a PIN."""
     required_for: frozenset[str] = frozenset()
     """The purposes, "open" and "generate", that require it. The core checks this."""
     default: object = None
@@ -73,74 +54,74 @@ class Attribute:
     """Converts bytes to the value that `KeyUri.get` returns; raises ValueError with what is wrong."""
 
 
-def _thumbprint(octets: bytes) -> str:
-    digits = octets.decode().replace(":", "").lower()
+def _thumbprint(data: bytes) -> str:
+    digits = data.decode().replace(":", "").lower()
     if not re.fullmatch(r"[0-9a-f]{64}", digits):
-        raise ValueError("it takes the 64 hexadecimal digits of a SHA-256")
+        raise ValueError("expected the 64 hexadecimal digits of a SHA-256 hash")
     return digits
 
 
-def parse_path(octets: bytes) -> str:
+def parse_path(data: bytes) -> str:
     """Return a file path, for `Attribute.parse`. Raises ValueError."""
-    if b"\0" in octets:
-        raise ValueError("a path has no NUL in it")
-    return os.fsdecode(octets)
+    if b"\0" in data:
+        raise ValueError("a path cannot contain a NUL byte")
+    return os.fsdecode(data)
 
 
-def parse_flag(octets: bytes) -> bool:
+def parse_flag(data: bytes) -> bool:
     """Return a boolean, for `Attribute.parse`. Raises ValueError."""
-    if octets not in (b"true", b"false"):
-        raise ValueError("it is true or false")
-    return octets == b"true"
+    if data not in (b"true", b"false"):
+        raise ValueError("expected true or false")
+    return data == b"true"
 
 
 def parse_choice(*choices: str) -> Callable[[bytes], str]:
     """Return a parser that accepts one of these words, for `Attribute.parse`; it raises ValueError."""
 
-    def parse(octets: bytes) -> str:
-        text = octets.decode()
+    def parse(data: bytes) -> str:
+        text = data.decode()
         if text not in choices:
-            raise ValueError(f"it is one of {', '.join(choices)}")
+            raise ValueError(f"expected {' or '.join(choices)}")
         return text
 
     return parse
 
 
-def _newest(octets: bytes) -> str:
-    if octets != b"newest":
-        raise ValueError("the only choice is newest")
+def _newest(data: bytes) -> str:
+    if data != b"newest":
+        raise ValueError("expected newest")
     return "newest"
 
 
-def _seconds(octets: bytes) -> int:
-    if not octets.isdigit() or len(octets) > _MOST_DIGITS:
-        raise ValueError(f"it takes whole seconds, {_MOST_DIGITS} digits at most")
-    return int(octets)
+def _seconds(data: bytes) -> int:
+    if not data.isdigit() or len(data) > _MOST_DIGITS:
+        raise ValueError(f"expected a whole number of seconds, at most {_MOST_DIGITS} digits")
+    return int(data)
 
 
 CORE_ATTRIBUTES = (
     Attribute(
         "spki-sha256",
-        "this very key, by the SHA-256 of its public key (DER SubjectPublicKeyInfo), in hexadecimal; else KeyChanged",
+        "only the key with this SHA-256 of its public key (DER SubjectPublicKeyInfo), in hexadecimal; else KeyChanged",
         parse=_thumbprint,
     ),
     Attribute(
         "certificate-file",
-        "the certificate and its chain, PEM or DER, for a key whose store holds none",
+        "file with the certificate and its chain, PEM or DER, if the store holds none for the key",
         query=True,
         parse=parse_path,
     ),
-    Attribute("select", "newest: of a family of keys the newest settled one", query=True, parse=_newest),
+    Attribute("select", "newest: from a family of keys, the newest that has settled", query=True, parse=_newest),
     Attribute(
         "settle",
-        "seconds for which a new member of a family is left alone, until it is registered everywhere",
+        "seconds before a new member of a family is used, so that it can be registered everywhere",
         query=True,
         default=900,
         parse=_seconds,
     ),
     Attribute(
         "verify",
-        "always: verify every signature with the public key, and not only the first with each algorithm",
+        "always: verify every signature with the public key, not only the first with each algorithm",
         query=True,
         parse=parse_choice("always"),
     ),
@@ -151,11 +132,19 @@ CORE_ATTRIBUTES = (
 class KeyUri:
     """A parsed URI. Immutable; equal to another with the same scheme and values."""
 
-    __slots__ = ("_declared", "_values", "scheme")
+    __slots__ = ("_declared", "_values", "scheme", "store_class")
 
-    def __init__(self, scheme: str, values: Mapping[str, bytes], declared: Mapping[str, Attribute]) -> None:
+    def __init__(
+        self,
+        scheme: str,
+        values: Mapping[str, bytes],
+        declared: Mapping[str, Attribute],
+        store_class: type[Any] | None = None,
+    ) -> None:
         """Take values as bytes, by name; get a URI from `parse_uri` or `replace` instead."""
         self.scheme = scheme
+        self.store_class: Any = store_class
+        """The `KeyStore` class of the scheme; None if the URI was parsed without one."""
         self._declared = declared
         self._values = {name: values[name] for name in declared if name in values}
 
@@ -167,7 +156,7 @@ class KeyUri:
     def __contains__(self, name: object) -> bool:
         return name in self._values
 
-    def octets(self, names: Iterable[str]) -> tuple[bytes | None, ...]:
+    def raw_values(self, names: Iterable[str]) -> tuple[bytes | None, ...]:
         """Return the unparsed values, for comparing some attributes of two URIs."""
         return tuple(self._values.get(name) for name in names)
 
@@ -178,10 +167,10 @@ class KeyUri:
 
     def identity(self) -> tuple[str, tuple[bytes | None, ...]]:
         """Return what identifies the key: the scheme, and the values before `?`."""
-        return self.scheme, self.octets(name for name, each in self._declared.items() if not each.query)
+        return self.scheme, self.raw_values(name for name, each in self._declared.items() if not each.query)
 
     @property
-    def is_place(self) -> bool:
+    def selects_no_key(self) -> bool:
         """True if the URI gives only a location and selects no key."""
         return all(self._declared[name].place or self._declared[name].query for name in self._values)
 
@@ -195,7 +184,7 @@ class KeyUri:
                 values.pop(name, None)
             else:
                 values[name] = value.encode() if isinstance(value, str) else value
-        return KeyUri(self.scheme, values, self._declared)
+        return KeyUri(self.scheme, values, self._declared, self.store_class)
 
     def missing_for(self, purpose: str) -> list[str]:
         """Return the names of missing attributes that this purpose ("open", "generate") requires."""
@@ -207,29 +196,29 @@ class KeyUri:
 
     def __str__(self) -> str:
         """Return the text as it may be shown: the user and password of an address are `***`."""
-        return self._text(lambda value: _USERINFO.sub(f"{_REDACTED}@", value))
+        return self._text(lambda value: _USERINFO.sub(f"{REDACTED}@", value))
 
     def reveal(self) -> str:
         """Return the text including the credentials in its addresses; never show or log it."""
         return self._text(str)
 
     def _text(self, shown: Callable[[str], str]) -> str:
-        which = [name for name in self._values if not self._declared[name].query]
+        identity = [name for name in self._values if not self._declared[name].query]
         query = [name for name in self._values if self._declared[name].query]
-        text = f"{self.scheme}:{self._print_which(which, shown)}"
+        text = f"{self.scheme}:{self._format_identity(identity, shown)}"
         if query:
             text += "?" + "&".join(f"{name}={shown(_encode(self._values[name]))}" for name in query)
         return text
 
-    def _print_which(self, names: list[str], shown: Callable[[str], str]) -> str:
+    def _format_identity(self, names: list[str], shown: Callable[[str], str]) -> str:
         if len(names) == 1 and self._declared[names[0]].positional:
-            octets = self._values[names[0]]
-            path = octets.decode(errors="surrogateescape")
+            data = self._values[names[0]]
+            path = data.decode(errors="surrogateescape")
             if _is_windows_path(path):
                 if path.isprintable() and not {*path} & {*_QUOTES, "?", ";", "*"}:
                     return path
             elif not _begins_with_name(path, self._declared):
-                return shown(_encode(octets, keep="&="))
+                return shown(_encode(data, keep="&="))
         return ";".join(f"{name}={shown(self._encoded(name))}" for name in names)
 
     def _encoded(self, name: str) -> str:
@@ -259,7 +248,7 @@ def quoted(text: str) -> str:
     return text if re.fullmatch(r"[A-Za-z0-9:/._=-]+", text) else f"'{text}'"
 
 
-_MARKS = "\u200e\u200f"
+_DIRECTION_MARKS = "\u200e\u200f"
 """Direction marks: Windows's dialog copies them along with a thumbprint, unseen. A printed URI contains none."""
 
 
@@ -267,137 +256,105 @@ def scheme_of(text: str) -> str:
     """Return the scheme at the beginning of a URI. Raises `ConfigurationError` if the text is not a key's URI."""
     scheme = re.match(r"[a-z][a-z0-9+.-]*(?=:)", text)
     for position, character in enumerate(text):
-        if not character.isprintable() and character not in _MARKS:
+        if not character.isprintable() and character not in _DIRECTION_MARKS:
             raise ConfigurationError(
-                f"The URI {f'{scheme[0]}:... ' if scheme else ''}has a control character at position {position + 1}.",
-                hint="In TOML, write the URI in single quotes: in double quotes a backslash begins an escape.",
+                f"Invalid URI{f' {scheme[0]}:...' if scheme else ''}: control character at position {position + 1}.",
+                hint="In TOML, put the URI in single quotes: in double quotes, a backslash begins an escape sequence.",
             )
     # The part after `?` is omitted, since text that cannot be parsed may contain a secret.
-    which, query, _ = text.partition("?")
-    shown = redact(which) + ("?..." if query else "")
+    identity, query, _ = text.partition("?")
+    shown = redact(identity) + ("?..." if query else "")
     if _is_windows_path(text):
         raise ConfigurationError(
-            f"{shown} is a path, not a key's URI.", hint=f"Write pfx:{shown.replace(chr(92), '/')} (or pem:...)."
+            f"Expected a key's URI, got a path: {shown}.", hint=f"Write pfx:{shown.replace(chr(92), '/')} (or pem:...)."
         )
     if not scheme and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
         raise ConfigurationError(
-            f"{shown!r} is not a key's URI: a scheme is written in small letters.",
+            f"Invalid URI {shown!r}: the scheme must be in lower case.",
             hint=f"Write {shown.partition(':')[0].lower()}:...",
         )
     if not scheme:
-        path = which.startswith(("/", ".", "~")) or which.endswith((".pfx", ".p12", ".pem", ".key"))
-        if which.startswith(("'", '"')):
-            hint = "Take away the quotes around it. cmd.exe knows double ones alone: single ones are letters there."
+        path = identity.startswith(("/", ".", "~")) or identity.endswith((".pfx", ".p12", ".pem", ".key"))
+        if identity.startswith(("'", '"')):
+            hint = "Remove the quotes around the URI. cmd.exe supports only double quotes."
         elif path:
             hint = f"Write pfx:{shown} or pem:{shown}."
         else:
-            hint = "A URI begins with a store's scheme and a colon: `keyvouch stores`."
-        raise ConfigurationError(f"{shown!r} is not a key's URI.", hint=hint)
+            hint = "A URI begins with a store's scheme and a colon; `keyvouch stores` lists the schemes."
+        raise ConfigurationError(f"Invalid URI {shown!r}: the scheme is missing.", hint=hint)
     return scheme[0]
 
 
-def parse_uri(text: str, attributes: Iterable[Attribute]) -> KeyUri:
+def parse_uri(
+    text: str, attributes: Iterable[Attribute], *, scheme: str | None = None, store_class: type[Any] | None = None
+) -> KeyUri:
     """Parse and complete a URI of a store that declares these attributes, besides the core's own.
 
+    `scheme` is the result of `scheme_of`, if the caller has it; the URI keeps `store_class` for opening the store.
     Raises `ConfigurationError`, which never contains the text of a secret.
     """
-    scheme = scheme_of(text)
+    scheme = scheme or scheme_of(text)
     declared = {attribute.name: attribute for attribute in (*attributes, *CORE_ATTRIBUTES)}
-    which, _, query = text[len(scheme) + 1 :].partition("?")
-    if which == "\\\\" and query.startswith("\\"):
+    identity, _, query = text[len(scheme) + 1 :].partition("?")
+    if identity == "\\\\" and query.startswith("\\"):
         raise ConfigurationError(
-            rf"The path behind {scheme}: begins with \\?\, whose ? ends a path in a URI.",
-            hint=r"Leave \\?\ out, or write path=\\%3F\ in its place.",
+            rf"Invalid URI {scheme}:\\?\...: the ? ends the path.",
+            hint=r"Omit \\?\, or write path=\\%3F\ instead.",
         )
     shown = f"{scheme}:***"  # what cannot be parsed may be a secret, whatever precedes it
     try:
         _require_original(text)
-        values = _split_which(which, declared)
-        shown = f"{scheme}:{redact(which)}?***"
-        _take(values, (part for part in query.split("&") if part), declared, query=True)
+        values = _parse_identity(identity, declared)
+        shown = f"{scheme}:{redact(identity)}?***"
+        _parse_attributes(values, (part for part in query.split("&") if part), declared, query=True)
         for attribute in declared.values():
             if attribute.name not in values:
-                _complete(values, attribute)
+                _apply_environment(values, attribute)
     except ConfigurationError as error:
         error.uri = shown
         raise
-    return KeyUri(scheme, values, declared)
-
-
-def redact(text: str) -> str:
-    """Return the text of a URI, well-formed or not, without what may be a secret that was put into it by mistake.
-
-    Everything that follows is omitted: if a password contains `;`, `&` or `?`, its end cannot be determined.
-    """
-    text = _without_userinfo(text)
-    query = text.find("?")
-    for found in _NAMED.finditer(text):
-        begin, sign = found.start(), found[2]
-        if not any(word in found[1].lower() for word in _SECRET_WORDS):
-            continue
-        if found[0] == "token=" and not 0 <= query < begin:  # the label of a PKCS#11 token
-            continue
-        if sign == ":" and text[begin - 1 : begin] not in ("?", "&", ";"):  # a scheme, or part of a path
-            continue
-        if sign == ":" or not _REFERENCE.match(text, found.end()):
-            return f"{text[: found.end()]}***"
-    return text
-
-
-def _without_userinfo(text: str) -> str:
-    """Redact the user and password of every address, up to the last @ before the next attribute."""
-    shown, position = "", 0
-    while found := _AUTHORITY.search(text, position):
-        end = _NEXT_ATTRIBUTE.search(text, found.end()).start()  # type: ignore[union-attr]  # it finds the end
-        shown += text[position : found.end()]
-        at = max(text.rfind("@", found.end(), end), text.rfind("%40", found.end(), end))
-        if at >= 0:
-            shown += _REDACTED + text[at:end]
-        elif _CUT_USERINFO.match(text, found.end(), end):
-            return shown + _REDACTED
-        else:
-            shown += text[found.end() : end]
-        position = end
-    return shown + text[position:]
+    return KeyUri(scheme, values, declared, store_class)
 
 
 def _require_original(text: str) -> None:
-    if _REDACTED in text:
+    if REDACTED in text:
         raise ConfigurationError(
-            f"The URI is redacted: it contains {_REDACTED}.",
-            hint=f"Replace {_REDACTED} with the original value. The user and password of a proxy can be given as"
-            " proxy-credentials=env:NAME. If the asterisks are meant, write %2A for each.",
+            f"The URI is redacted: it contains {REDACTED}.",
+            hint=f"Replace {REDACTED} with the original value; a proxy's user and password can be given as"
+            " proxy-credentials=env:NAME. For literal asterisks, write %2A for each.",
         )
 
 
-def _split_which(text: str, declared: dict[str, Attribute]) -> dict[str, bytes]:
+def _parse_identity(text: str, declared: dict[str, Attribute]) -> dict[str, bytes]:
     positional = next((attribute.name for attribute in declared.values() if attribute.positional), None)
     if positional and text and not _begins_with_name(text, declared):
         for part in re.split("[;&]", text)[1:]:
             name = part.partition("=")[0].lower()
             if name in declared and declared[name].secret:  # otherwise it would be shown, as part of a path
-                raise _wrong_side(declared[name])
-        octets = text.encode() if _is_windows_path(text) else _decode(text, positional)
-        return {positional: _checked(declared[positional], octets)}
+                raise _misplaced(declared[name])
+        data = text.encode() if _is_windows_path(text) else _decode(text, positional)
+        return {positional: _validated(declared[positional], data)}
     values: dict[str, bytes] = {}
-    _take(values, (part for part in text.split(";") if part), declared, query=False)
+    _parse_attributes(values, (part for part in text.split(";") if part), declared, query=False)
     return values
 
 
-def _take(values: dict[str, bytes], parts: Iterable[str], declared: dict[str, Attribute], *, query: bool) -> None:
+def _parse_attributes(
+    values: dict[str, bytes], parts: Iterable[str], declared: dict[str, Attribute], *, query: bool
+) -> None:
     for part in parts:
         name, equals, value = part.partition("=")
         attribute = declared.get(name) or _open_ended(name, declared)
         if attribute is None:
             raise _unknown(name if equals else "", declared)
         if attribute.query != query:
-            raise _wrong_side(attribute)
+            raise _misplaced(attribute)
         if name in values:
-            raise ConfigurationError(f"The attribute {name} stands there twice.", hint="Keep one of the two.")
+            raise ConfigurationError(f'Duplicate attribute "{name}".', hint="Remove one of them.")
         if not equals or not value:
-            raise ConfigurationError(f"The attribute {name} has no value.", hint=f"Write {name}=...")
+            raise ConfigurationError(f'The attribute "{name}" has no value.', hint=f"Write {name}=VALUE.")
         # Checked at once: what comes next may be the rest of a secret, and must not be in any error.
-        values[name] = _checked(attribute, _decode(value, name))
+        values[name] = _validated(attribute, _decode(value, name))
 
 
 def _open_ended(name: str, declared: dict[str, Attribute]) -> Attribute | None:
@@ -413,41 +370,43 @@ def _unknown(name: str, declared: Mapping[str, Attribute]) -> ConfigurationError
     import difflib
 
     nearest = difflib.get_close_matches(name, declared, n=1)
-    hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(declared)}."
+    hint = f"Did you mean {nearest[0]}?" if nearest else f"Known attributes: {', '.join(declared)}."
     if not name:  # it may be a secret, or the end of one
-        return ConfigurationError("A part of the URI is not name=value.", hint=hint)
-    return ConfigurationError(f"There is no attribute {redact('?' + name)[1:]!r}.", hint=hint)
+        return ConfigurationError("Expected name=value in every part of the URI.", hint=hint)
+    return ConfigurationError(f'Unknown attribute "{redact("?" + name)[1:]}".', hint=hint)
 
 
-def _wrong_side(attribute: Attribute) -> ConfigurationError:
+def _misplaced(attribute: Attribute) -> ConfigurationError:
     side = "after" if attribute.query else "before"
-    return ConfigurationError(f"The attribute {attribute.name} is on the wrong side.", hint=f"Write it {side} the `?`.")
+    return ConfigurationError(
+        f'The attribute "{attribute.name}" must come {side} the `?`.', hint=f"Move it {side} the `?` of the URI."
+    )
 
 
-def _complete(values: dict[str, bytes], attribute: Attribute) -> None:
+def _apply_environment(values: dict[str, bytes], attribute: Attribute) -> None:
     for variable in attribute.environment:
         if os.environ.get(variable):
-            octets = os.fsencode(os.environ[variable])
-            values[attribute.name] = _checked(attribute, octets, f" (from {variable})")
+            data = os.fsencode(os.environ[variable])
+            values[attribute.name] = _validated(attribute, data, f" (from {variable})")
             return
 
 
-def _checked(attribute: Attribute, octets: bytes, origin: str = "") -> bytes:
+def _validated(attribute: Attribute, data: bytes, origin: str = "") -> bytes:
     """Return the bytes; raise `ConfigurationError` if they are not valid for the attribute. `origin` is for errors."""
     name = attribute.name
     try:
-        value = attribute.parse(octets)
+        value = attribute.parse(data)
     except ValueError as error:
-        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        reason = "not valid UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         raise ConfigurationError(
-            f"The value of {name}{origin} cannot be used: {reason}.", hint=f"Correct {name}: {attribute.help}."
+            f"Invalid value of {name}{origin}: {reason}.", hint=f"Correct {name}: {attribute.help}."
         ) from None
     if attribute.secret and not is_reference(value):
         raise ConfigurationError(
-            f"The attribute {name}{origin} holds something else than a reference to a secret.",
-            hint=f"Put the secret elsewhere and write {name}=env:NAME or {name}=file:/path.",
+            f"The value of {name}{origin} must be a reference to a secret.",
+            hint=f"Store the secret elsewhere, and write {name}=env:NAME or {name}=file:/path.",
         )
-    return octets
+    return data
 
 
 def is_reference(value: object) -> bool:
@@ -472,22 +431,23 @@ def _decode(text: str, name: str) -> bytes:
     bad = re.search(r"%(?![0-9A-Fa-f]{2})", text)
     if bad:
         raise ConfigurationError(
-            f"The value of {name} has a % that two hexadecimal digits do not follow.", hint="Write %25 for a % itself."
+            f"Invalid value of {name}: % must be followed by two hexadecimal digits.",
+            hint="Write %25 for a literal %.",
         )
     return re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode())
 
 
-def _encode(octets: bytes, keep: str = "") -> str:
+def _encode(data: bytes, keep: str = "") -> str:
     """Percent-encode what would end the value, confuse a reader or a shell, or is not printable text."""
-    text = octets.decode(errors="surrogateescape")
+    text = data.decode(errors="surrogateescape")
     encoded = "".join(
         character
         if character.isprintable() and (character in keep or character not in {*_QUOTES, *"%?;&# "})
         else _percent(character)
         for character in text
     )
-    return encoded.replace(_REDACTED, "%2A" * len(_REDACTED))  # only omitted text is shown like this
+    return encoded.replace(REDACTED, "%2A" * len(REDACTED))  # only omitted text is shown like this
 
 
 def _percent(character: str) -> str:
-    return "".join(f"%{octet:02X}" for octet in character.encode(errors="surrogateescape"))
+    return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogateescape"))

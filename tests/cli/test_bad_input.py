@@ -135,7 +135,7 @@ def test_unreachable_authority(key: Key, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("minutes", "status", "texts"), [(20, 7, ["AADSTS700024", "clock"]), (-20, 6, ["valid only from", "clock"])]
+    ("minutes", "status", "texts"), [(20, 7, ["AADSTS700024", "clock"]), (-20, 6, ["not valid before", "clock"])]
 )
 def test_wrong_clock(
     authority: Authority, key: Key, tmp_path: Path, minutes: int, status: int, texts: list[str]
@@ -173,7 +173,7 @@ def test_proxy_that_refuses(key: Key, tmp_path: Path) -> None:
         )
         done = run("--config", str(tmp_path / "config.toml"), "token")
 
-    check(done, 5, "the proxy refused it (Tunnel connection failed: 407 Proxy Authentication Required)")
+    check(done, 5, "the proxy refused the connection (Tunnel connection failed: 407 Proxy Authentication Required)")
 
 
 def test_unregistered_certificate(authority: Authority, key: Key, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_unknown_tenant(authority: Authority, key: Key, tmp_path: Path) -> None:
     path = write_profile(tmp_path, authority, authority.register(), [key.uri])
     done = run("--config", str(path), "token", "--tenant", "nowhere.example")
 
-    check(done, 7, "knows no such tenant")
+    check(done, 7, "the tenant does not exist")
 
 
 def test_error_as_json(authority: Authority, key: Key, tmp_path: Path) -> None:

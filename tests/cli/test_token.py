@@ -127,7 +127,7 @@ def test_mistake_in_a_key_names_the_profile(authority: Authority, app: App, key:
     for command in ("token", "sign"):
         done = run(command, "--profile", "nightly", stdin=b"x")
         assert done.status == 2
-        assert "In the profile 'nightly', key 2:" in done.errors
+        assert "Profile 'nightly', key 2:" in done.errors
         assert "hunter2" not in done.errors
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from keyvouch._system.windows.access_rules import distrust, let_read, let_see, private, too_many_readers
+from keyvouch._system.windows.access_rules import (
+    distrust,
+    hint_to_grant_read,
+    hint_to_grant_read_rules,
+    private,
+    too_many_readers,
+)
 from keyvouch.security_descriptor import (
     ALLOW,
     DELETE,
@@ -164,8 +170,8 @@ def test_root_in_a_line() -> None:
 
 def test_lines_that_allow() -> None:
     """An account may read a file, or see a folder's rules; both are named by SID."""
-    assert let_read(r"C:\x", ME) == f'Run: icacls "C:\\x" /grant "*{ME}:R"'
-    assert let_see(r"C:\x", ME) == f'Run: icacls "C:\\x" /grant "*{ME}:(RC,RA,S)"'
+    assert hint_to_grant_read(r"C:\x", ME) == f'Run: icacls "C:\\x" /grant "*{ME}:R"'
+    assert hint_to_grant_read_rules(r"C:\x", ME) == f'Run: icacls "C:\\x" /grant "*{ME}:(RC,RA,S)"'
 
 
 def test_private_rules() -> None:

@@ -22,10 +22,10 @@ from keyvouch.algorithms import (
     jose_to_der,
     key_type,
     require_fit,
-    sign_locally,
     verifies,
 )
 from keyvouch.errors import AlgorithmUnsupported, ConfigurationError, KeyUnusable
+from keyvouch.local_key import sign_locally
 from stores.making import new_key
 
 MESSAGE = b"eyJ.eyJ"
@@ -118,7 +118,7 @@ def test_der_and_jose_are_one(algorithm: Algorithm, data: st.DataObject) -> None
 @pytest.mark.parametrize("difference", [-2, -1, 1, 2])
 def test_wrong_length_is_a_value_error(algorithm: Algorithm, difference: int) -> None:
     """r||s of another length belongs to another curve."""
-    with pytest.raises(ValueError, match=f"{algorithm.name} signatures have"):
+    with pytest.raises(ValueError, match=f"bytes with {algorithm.name}"):
         jose_to_der(JoseSignature(bytes(2 * algorithm.coordinate_size + difference)), algorithm)
 
 
@@ -174,7 +174,7 @@ def other_key(kind: str) -> Any:
 @pytest.mark.parametrize("kind", ["DSA", "Ed448", "X25519", "X448", "SECP256K1", "BrainpoolP256R1", "nothing"])
 def test_other_kinds_are_unusable(kind: str) -> None:
     """A key of a kind that JOSE has no signature algorithm for is refused, and the error lists the supported kinds."""
-    with pytest.raises(KeyUnusable, match="cannot sign a JWT") as caught:
+    with pytest.raises(KeyUnusable, match="Unsupported key type") as caught:
         key_type(other_key(kind))
     assert "Ed25519" in caught.value.hint
 
@@ -188,7 +188,7 @@ def test_curve_of_another_family_is_named() -> None:
 @pytest.mark.parametrize("name", ["none", "HS256", "ps256", "", "ES256K"])
 def test_unknown_name_is_a_configuration_error(name: str) -> None:
     """Only the ten names are accepted; `none` and HMAC are not among them."""
-    with pytest.raises(ConfigurationError, match="no signature algorithm") as caught:
+    with pytest.raises(ConfigurationError, match="Unknown signature algorithm") as caught:
         find_algorithm(name)
     assert "PS256" in caught.value.hint
 

@@ -22,7 +22,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from keyvouch import ClientAssertion, open_signer
 from keyvouch import assertion as assertion_module
-from keyvouch.algorithms import Algorithm, sign_locally
+from keyvouch.algorithms import Algorithm
 from keyvouch.assertion import base64url, jwk_thumbprint, public_jwk
 from keyvouch.errors import (
     AlgorithmUnsupported,
@@ -31,6 +31,7 @@ from keyvouch.errors import (
     ConfigurationError,
     StoreUnavailable,
 )
+from keyvouch.local_key import sign_locally
 from scripted_store import LONG_ENOUGH, MESSAGE, Script, certify, is_signed, new_key, until
 from traces import traces
 
@@ -77,7 +78,7 @@ def thumbprint(certificate: x509.Certificate, name: str) -> str:
 
 @pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # RFC 9864 names it Ed25519; servers need not know that yet
 @pytest.mark.parametrize(("kind", "name"), [*PREFERRED, ("RSA-2048", "RS256"), ("RSA-2048", "PS512")])
-def test_others_accept_it(kind: str, name: str) -> None:
+def test_other_libraries_accept_the_assertion(kind: str, name: str) -> None:
     """`cryptography`, PyJWT and joserfc verify an assertion of each algorithm."""
     assertion, public_key = made(kind, algorithm=name), new_key(kind).public_key()
     signed, _, signature = assertion.rpartition(".")
@@ -143,7 +144,7 @@ def test_chain_is_sent_leaf_first() -> None:
     assert not any("\n" in each for each in header["x5c"])
 
 
-def test_header_is_compact_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_header_is_compact_and_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The header has no whitespace, and is encoded once as long as the key and its certificate stay the same."""
     encoded = []
     make_header = ClientAssertion._header
@@ -194,14 +195,14 @@ def test_claims_are_complete() -> None:
     assert before <= claims["nbf"] == claims["iat"] == claims["exp"] - 600 <= time.time()
 
 
-def test_jti_is_fresh() -> None:
+def test_jti_is_unique() -> None:
     """No two assertions have the same `jti`."""
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer)
         assert len({claims_of(make(CONTEXT))["jti"] for _ in range(50)}) == 50
 
 
-def test_audience_and_lifetime_as_asked() -> None:
+def test_given_audience_and_lifetime() -> None:
     """`audience` replaces the token endpoint; `lifetime` is counted from `iat`."""
     claims = claims_of(made(audience="https://issuer.example", lifetime=61))
     assert claims["aud"] == "https://issuer.example"
@@ -209,7 +210,7 @@ def test_audience_and_lifetime_as_asked() -> None:
 
 
 @pytest.mark.parametrize("odd", ['"},{"', "a\\b", "é\u2028\n", "\x00"])
-def test_odd_values_stay_values(odd: str) -> None:
+def test_special_characters_are_escaped(odd: str) -> None:
     """Whatever a client id or an endpoint contains, the claims are valid JSON and it stays a string value."""
     claims = claims_of(made(context={"client_id": odd, "token_endpoint": odd}))
     assert (claims["aud"], claims["iss"], claims["sub"]) == (odd, odd, odd)
@@ -227,25 +228,25 @@ def test_odd_values_stay_values(odd: str) -> None:
         {"algorithm": "HS256"},
     ],
 )
-def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any]) -> None:
     """Meaningless options are refused when they are given, not at the first signature."""
     with Script() as script, open_signer(script.uri) as signer, pytest.raises(ConfigurationError):
         ClientAssertion(signer, **options)
 
 
-def test_what_is_said_of_senseless_options() -> None:
+def test_message_for_invalid_options() -> None:
     """The error repeats the value, and the hint lists what is allowed."""
     with Script() as script, open_signer(script.uri) as signer:
         with pytest.raises(ConfigurationError, match="'md5'") as caught:
             ClientAssertion(signer, x5t="md5")  # type: ignore[arg-type]
         assert all(f'"{each}"' in caught.value.hint for each in ("auto", "sha256", "sha1"))
-        with pytest.raises(ConfigurationError, match="for 100 seconds and be used again for 41") as caught:
+        with pytest.raises(ConfigurationError, match="Invalid lifetime or reuse.*: 100 and 41 seconds") as caught:
             ClientAssertion(signer, lifetime=100, reuse=41)
-        assert "reuse + 60 seconds" in caught.value.hint
+        assert "60 seconds more than reuse" in caught.value.hint
 
 
 @pytest.mark.parametrize("options", [{"lifetime": 1}, {"reuse": 540}, {"lifetime": 61, "reuse": 1}])
-def test_extreme_options(options: dict[str, Any]) -> None:
+def test_limits_of_the_options(options: dict[str, Any]) -> None:
     """An assertion may live for one second, and be reused until a minute before it expires."""
     claims = claims_of(made(**options))
     assert claims["exp"] - claims["iat"] == options.get("lifetime", 600)
@@ -253,24 +254,24 @@ def test_extreme_options(options: dict[str, Any]) -> None:
 
 def test_algorithm_of_an_endpoint() -> None:
     """An override of `algorithm_for` or `audience_of` receives the endpoint that the assertion is for."""
-    asked = []
+    endpoints = []
 
     class ForEndpoint(ClientAssertion):
         def algorithm_for(self, endpoint: str) -> Algorithm | None:
-            asked.append(endpoint)
+            endpoints.append(endpoint)
             return super().algorithm_for(endpoint)
 
         def audience_of(self, endpoint: str) -> str:
-            asked.append(endpoint)
+            endpoints.append(endpoint)
             return super().audience_of(endpoint)
 
     with Script() as script, open_signer(script.uri) as signer:
         ForEndpoint(signer)(CONTEXT)
-    assert asked == [ENDPOINT] * 2
+    assert endpoints == [ENDPOINT] * 2
 
 
-def test_algorithm_that_does_not_fit() -> None:
-    """An algorithm that the key does not support is refused before the store is asked."""
+def test_unsuitable_algorithm() -> None:
+    """An algorithm that the key does not support is refused before the store is called."""
     with Script() as script, open_signer(script.uri) as signer:
         with pytest.raises(AlgorithmUnsupported):
             ClientAssertion(signer, algorithm="PS256")(CONTEXT)
@@ -310,7 +311,7 @@ def test_invalid_certificate_is_refused(days: tuple[int, int], error: type[Excep
         assert is_signed(signer.public_key, signer.sign(MESSAGE, "ES256"), MESSAGE, "ES256")
 
 
-def test_certificate_that_expires_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificate_that_expires_while_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validity is checked for each assertion."""
     with Script(chain=[certify(new_key(), days=(-30, 0))]) as script, open_signer(script.uri) as signer:
         end = script.newest.chain[0].not_valid_after_utc.timestamp()
@@ -326,7 +327,7 @@ def test_certificate_that_expires_meanwhile(monkeypatch: pytest.MonkeyPatch) -> 
 # Reuse.
 
 
-def test_assertion_is_used_again() -> None:
+def test_assertion_is_reused() -> None:
     """With `reuse` an assertion is reused for a client and endpoint for that long; another client gets its own."""
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
@@ -337,7 +338,7 @@ def test_assertion_is_used_again() -> None:
         assert script.count("sign") == 3
 
 
-def test_assertion_is_not_used_again_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_assertion_is_not_reused_after_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """After `reuse` seconds a new assertion is made."""
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
@@ -348,7 +349,7 @@ def test_assertion_is_not_used_again_too_long(monkeypatch: pytest.MonkeyPatch) -
         assert make(CONTEXT) != first
 
 
-def test_assertion_is_used_again_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_assertion_is_reused_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """An assertion is reused in the same instant, but not `reuse` seconds later or if the clock went back."""
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
@@ -361,13 +362,13 @@ def test_assertion_is_used_again_to_the_second(monkeypatch: pytest.MonkeyPatch) 
         assert len(set(made)) == 3
 
 
-def test_assertion_that_is_kept_is_the_clients() -> None:
+def test_assertion_is_reused_only_for_its_client() -> None:
     """A reusable assertion names its client and endpoint like any other."""
     claims = claims_of(made(reuse=300))
     assert (claims["iss"], claims["aud"]) == (CONTEXT["client_id"], ENDPOINT)
 
 
-def test_clients_at_once_get_their_own() -> None:
+def test_concurrent_clients_get_separate_assertions() -> None:
     """Two clients that ask at the same instant do not get each other's assertion."""
     with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(2) as pool:
         make = ClientAssertion(signer, reuse=300)
@@ -399,9 +400,9 @@ def test_assertion_of_a_former_key_is_dropped(same_key: bool) -> None:
             assert first != second == make(CONTEXT)
 
 
-def test_kept_assertions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many clients ask within `reuse` seconds, the number of kept assertions is bounded; the latest is used."""
-    monkeypatch.setattr(assertion_module, "_MOST_KEPT", 10)
+def test_number_of_cached_assertions_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many clients ask within `reuse` seconds, at most so many assertions are cached; the latest is used."""
+    monkeypatch.setattr(assertion_module, "_MAX_REUSABLE", 10)
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
         for number in range(50):
@@ -410,9 +411,9 @@ def test_kept_assertions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             assert len(make._reusable) <= 10
 
 
-def test_too_old_assertions_are_dropped_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To make room, assertions that are too old for reuse are dropped first."""
-    monkeypatch.setattr(assertion_module, "_MOST_KEPT", 4)
+def test_old_assertions_are_evicted_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If there are too many, assertions that are too old for reuse are dropped first."""
+    monkeypatch.setattr(assertion_module, "_MAX_REUSABLE", 4)
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
         contexts = [{**CONTEXT, "client_id": str(number)} for number in range(5)]
@@ -423,9 +424,9 @@ def test_too_old_assertions_are_dropped_first(monkeypatch: pytest.MonkeyPatch) -
         assert [make(context) for context in contexts[2:4]] == made[2:4]
 
 
-def test_what_is_kept_when_room_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newer_half_is_kept_on_eviction(monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest half of the limit is kept; an assertion of this second is, one of `reuse` seconds ago is not."""
-    monkeypatch.setattr(assertion_module, "_MOST_KEPT", 6)
+    monkeypatch.setattr(assertion_module, "_MAX_REUSABLE", 6)
     clock = float(int(time.time()))
     monkeypatch.setattr(time, "time", lambda: clock)
 
@@ -467,14 +468,14 @@ def test_threads_share_an_assertion() -> None:
         assert script.count("sign") == 1
 
 
-def test_late_assertion_is_not_waited_for() -> None:
+def test_waiting_thread_times_out() -> None:
     """A thread waits for another's assertion no longer than its own timeout, and signs nothing itself."""
     with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(1) as pool:
         make = ClientAssertion(signer, reuse=300)
         with script.held("sign") as gate:
             first = pool.submit(make, CONTEXT)
             assert gate.entered.wait(LONG_ENOUGH)
-            with pytest.raises(StoreUnavailable, match="not made in time") as caught:
+            with pytest.raises(StoreUnavailable, match="Timed out waiting for the assertion") as caught:
                 make(CONTEXT, timeout=0.01)
             assert "later" in caught.value.hint
             gate.open()
@@ -482,7 +483,7 @@ def test_late_assertion_is_not_waited_for() -> None:
         assert script.count("sign") == 1
 
 
-def test_failure_is_not_used_again() -> None:
+def test_failure_is_not_cached() -> None:
     """If an assertion could not be made, the next caller tries again."""
     with Script() as script, open_signer(script.uri) as signer:
         make = ClientAssertion(signer, reuse=300)
@@ -492,7 +493,7 @@ def test_failure_is_not_used_again() -> None:
         assert claims_of(make(CONTEXT))["aud"] == ENDPOINT
 
 
-def test_failure_shows_no_assertion() -> None:
+def test_error_contains_no_assertion() -> None:
     """If signing fails, neither the error nor any frame of it contains what was to be signed."""
     with Script() as script, open_signer(script.uri) as signer:
         script.fail("sign", AlgorithmUnsupported("no"))
@@ -539,7 +540,7 @@ def test_thumbprint_of_rfc_8037() -> None:
 
 
 @pytest.mark.parametrize("curve", ["P-256", "P-384", "P-521"])
-def test_coordinates_are_of_full_width(curve: str) -> None:
+def test_coordinates_have_full_length(curve: str) -> None:
     """An EC key's coordinates have the curve's width, including leading zeros (RFC 7518, section 6.2.1.2)."""
     jwk = public_jwk(new_key(curve).public_key())
     assert [len(decode(jwk[name])) for name in ("x", "y")] == [(int(curve[2:]) + 7) // 8] * 2
@@ -554,18 +555,18 @@ def test_coordinates_are_of_full_width(curve: str) -> None:
         (ec.SECP384R1(), 176, "y"),
     ],
 )
-def test_coordinate_that_begins_with_zeros(curve: ec.EllipticCurve, secret: int, name: str) -> None:
+def test_coordinate_with_leading_zeros(curve: ec.EllipticCurve, secret: int, name: str) -> None:
     """A coordinate that would fit into fewer bytes keeps its leading zeros."""
     public_key = ec.derive_private_key(secret, curve).public_key()
-    octets = decode(public_jwk(public_key)[name])
-    assert len(octets) == curve.key_size // 8
-    assert octets[0] == 0
-    assert int.from_bytes(octets, "big") == getattr(public_key.public_numbers(), name)
+    data = decode(public_jwk(public_key)[name])
+    assert len(data) == curve.key_size // 8
+    assert data[0] == 0
+    assert int.from_bytes(data, "big") == getattr(public_key.public_numbers(), name)
 
 
 @pytest.mark.parametrize(
-    ("octets", "text"), [(b"", b""), (b"\0", b"AA"), (b"\0\0", b"AAA"), (b"\0\0\x17", b"AAAX"), (b"\xff\xef", b"_-8")]
+    ("data", "text"), [(b"", b""), (b"\0", b"AA"), (b"\0\0", b"AAA"), (b"\0\0\x17", b"AAAX"), (b"\xff\xef", b"_-8")]
 )
-def test_base64url(octets: bytes, text: bytes) -> None:
+def test_base64url(data: bytes, text: bytes) -> None:
     """The URL-safe alphabet without padding (RFC 7515, section 2)."""
-    assert base64url(octets) == text
+    assert base64url(data) == text

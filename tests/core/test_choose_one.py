@@ -56,7 +56,7 @@ def seconds_until(moment: dt.datetime | None) -> float:
 
 def test_no_match_is_not_found() -> None:
     """If nothing matches, the error names the URI."""
-    with pytest.raises(KeyNotFound, match="No key matches pkcs11:label=app"):
+    with pytest.raises(KeyNotFound, match="Key not found: pkcs11:label=app"):
         choose_one(NEWEST, [])
 
 
@@ -92,7 +92,7 @@ def test_named_key_goes_before_all() -> None:
 
 def test_other_key_than_the_named_is_a_change() -> None:
     """If the named key is not among the matches, it was replaced, and the other key is never taken instead."""
-    with pytest.raises(KeyChanged, match="is another one now"):
+    with pytest.raises(KeyChanged, match="was replaced by another"):
         choose_one(uri(f"label=app;spki-sha256={'f' * 64}"), [key("a", age=5000)])
 
 
@@ -170,7 +170,7 @@ def test_unknown_age_is_ambiguous() -> None:
     """If a member has no age, the newest cannot be determined: the error lists each."""
     with pytest.raises(AmbiguousKey, match="2 keys match") as caught:
         choose_one(NEWEST, [key("a", age=5000), key("b")])
-    assert caught.value.hint.startswith("Their ages are unknown: use one of these:")
+    assert caught.value.hint.startswith("Their ages are unknown; use one of these URIs:")
     assert caught.value.candidates == ("pkcs11:id=a", "pkcs11:id=b")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from keyvouch._core import connections, opening, registry
-from keyvouch._core.connections import Backoff, Connection, Deadline, acquire, release
+from keyvouch._core.connections import Connection, acquire, release
+from keyvouch._core.retries import Backoff, Deadline
 from keyvouch.errors import (
     ConfigurationError,
     KeyNotFound,
@@ -25,7 +26,7 @@ from scripted_store import LONG_ENOUGH, Script, ScriptedStore, in_threads, until
 
 def acquire_for(uri: str, secrets: SecretResolver | None = None) -> Connection:
     parsed = opening.parse(uri)
-    return acquire(parsed, registry.store_class(parsed.scheme), secrets or SecretResolver())
+    return acquire(parsed, secrets or SecretResolver())
 
 
 def connected(script: Script) -> Connection:
@@ -131,7 +132,7 @@ def test_opener_gives_up_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     with Script() as script, ThreadPoolExecutor(1) as pool, script.held("close") as gate:
         closer = pool.submit(release, connected(script))
         assert gate.entered.wait(LONG_ENOUGH)
-        with pytest.raises(StoreUnavailable, match="being closed"):
+        with pytest.raises(StoreUnavailable, match="waiting for the store to close"):
             acquire_for(script.uri)
         gate.open()
         closer.result()
@@ -153,7 +154,7 @@ def test_failing_close_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with Script() as script:
         script.fail("close", RuntimeError("what the module said"))
         release(connected(script))
-    assert caplog.messages == ["A store failed to close: RuntimeError"]
+    assert caplog.messages == ["Failed to close a store: RuntimeError"]
 
 
 def test_close_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +260,7 @@ def test_waiting_for_a_connection_ends() -> None:
         with ThreadPoolExecutor(1) as pool, script.held("connect") as gate:
             first = pool.submit(connection.connect, Deadline(LONG_ENOUGH))
             assert gate.entered.wait(LONG_ENOUGH)
-            with pytest.raises(StoreUnavailable, match="not ready in time"):
+            with pytest.raises(StoreUnavailable, match="Timed out waiting for the connection"):
                 connection.connect(Deadline(0.01))
             gate.open()
             first.result()
@@ -414,31 +415,31 @@ def test_other_keys_live_on_while_connecting() -> None:
 @pytest.mark.parametrize(("timeout", "share"), [(300, 100), (30, 10), (3, 1), (2, 1)])
 def test_one_try_takes_a_third(timeout: float, share: float) -> None:
     """An attempt gets a third of the timeout, at least a second."""
-    assert Deadline(timeout).one_try() == share
+    assert Deadline(timeout).attempt_timeout() == share
 
 
 def test_one_try_takes_what_is_left() -> None:
     """An attempt never gets more than what is left."""
-    assert 0 < Deadline(0.5).one_try() <= 0.5
+    assert 0 < Deadline(0.5).attempt_timeout() <= 0.5
 
 
 def test_try_after_the_end_gets_a_little() -> None:
     """Stores never get a timeout of zero or less."""
-    assert Deadline(-5).one_try() > 0
+    assert Deadline(-5).attempt_timeout() > 0
 
 
 def test_backoff_doubles() -> None:
     """Without advice from the store, waits double from 0.1 s to 1 s, or from 1 s with jitter for throttling."""
     backoff = Backoff()
-    assert [backoff.after(StoreUnavailable("down")) for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert [backoff.delay_after(StoreUnavailable("down")) for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     for wanted in (1, 2, 4):
-        assert wanted * 0.9 <= backoff.after(Throttled("busy")) <= wanted * 1.1
+        assert wanted * 0.9 <= backoff.delay_after(Throttled("busy")) <= wanted * 1.1
 
 
 @pytest.mark.parametrize(("told", "waited"), [(7.5, 7.5), (0, 0.1), (-3, 0.1)])
 def test_backoff_does_as_told(told: float, waited: float) -> None:
     """The store's advice is followed, but there is always a pause."""
-    assert Backoff().after(Throttled("busy", retry_after=told)) == waited
+    assert Backoff().delay_after(Throttled("busy", retry_after=told)) == waited
 
 
 def test_scripted_store_is_found_by_its_entry_point() -> None:

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from keyvouch import https
-from keyvouch._core.connections import Deadline
+from keyvouch._core.retries import Deadline
 from keyvouch._system.sockets import LARGEST_RESPONSE
 from keyvouch.entra import transport
 from keyvouch.entra.transport import Session

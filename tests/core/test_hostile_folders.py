@@ -13,10 +13,10 @@ import pytest
 
 import keyvouch
 from keyvouch import certificate
-from keyvouch._core.opening import open_store
+from keyvouch._core.key_management import open_store
 from keyvouch._system import files
-from keyvouch.algorithms import make_key
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
+from keyvouch.local_key import make_key
 from keyvouch.stores import pem
 
 pytestmark = pytest.mark.skipif(

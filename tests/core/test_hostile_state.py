@@ -18,7 +18,7 @@ from acls import acl, set_acl
 from keyvouch._core import lockout
 from keyvouch._core.lockout import single_try
 from keyvouch._system import files
-from keyvouch.entra import token_cache
+from keyvouch.entra import cached_token, token_cache
 from keyvouch.errors import ConfigurationError, SecretIncorrect
 
 pytestmark = pytest.mark.skipif(
@@ -284,12 +284,12 @@ def cached(account: str = "service") -> str:
 
 
 def find(place: Path) -> str | None:
-    return token_cache.find_token(place, "client", ["scope"])
+    return cached_token.find_token(place, "client", ["scope"])
 
 
 def keep(place: Path) -> None:
     """Cache another token, as a program does."""
-    add_to(token_cache.persisted(lambda: place))
+    add_to(token_cache.open_token_cache(lambda: place))
 
 
 def add_to(cache: msal.TokenCache) -> None:
@@ -304,7 +304,7 @@ def add_to(cache: msal.TokenCache) -> None:
 
 
 def seen_by_msal(place: Path) -> list[str]:
-    return [each["secret"] for each in token_cache.persisted(lambda: place).search("AccessToken")]
+    return [each["secret"] for each in token_cache.open_token_cache(lambda: place).search("AccessToken")]
 
 
 @pytest.fixture
@@ -396,7 +396,7 @@ def test_folder_that_cannot_be_closed(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    cache = token_cache.persisted(lambda: place)
+    cache = token_cache.open_token_cache(lambda: place)
     place.parent.chmod(0o777)
     monkeypatch.setattr(os, "chmod", refuse)
     assert find(place) is None

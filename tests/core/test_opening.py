@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from keyvouch import KeySpec, open_signer, open_store
-from keyvouch._core.opening import Store, open_first, open_uri
+from keyvouch._core.key_management import Store
+from keyvouch._core.opening import open_first, open_uri
 from keyvouch.certificate import spki_sha256
 from keyvouch.errors import (
     AccessDenied,
@@ -85,7 +86,7 @@ def test_interrupted_open_gives_the_connection_back() -> None:
 def test_uri_that_names_no_key() -> None:
     """A URI without what opening needs is refused before the store is created; the error names what is missing."""
     with Script() as script:
-        with pytest.raises(ConfigurationError, match="key is missing") as caught:
+        with pytest.raises(ConfigurationError, match="missing key") as caught:
             open_signer(f"scripted:server={script.number}")
         assert "single quotes" in caught.value.hint
         assert not script.events
@@ -132,7 +133,7 @@ def test_profile_without_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_profile_in_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A profile's keys are URIs, not profiles."""
     write_profile(tmp_path, monkeypatch, "profile:other")
-    with pytest.raises(ConfigurationError, match="where a key belongs"):
+    with pytest.raises(ConfigurationError, match="Expected the URI of a key"):
         open_signer("profile:nightly")
 
 
@@ -242,7 +243,7 @@ def test_store_does_everything() -> None:
         certificate = certify(script.newest.private_key)
         assert str(store.install_certificate([certificate])) == f"scripted-able:server={script.number};key=new"
         assert store.export_pfx(Secret("x")) == b"pfx"
-        with pytest.raises(ConfigurationError, match="for good") as caught:
+        with pytest.raises(ConfigurationError, match="may refer to another key later") as caught:
             store.delete()
         assert str(made) in caught.value.hint
         with open_store(made) as pinned:
@@ -358,7 +359,7 @@ def test_listing_is_repeated() -> None:
 def test_generate_suspects_the_shell() -> None:
     """A URI that a shell cut at `;` does not make a key, and the hint says so."""
     with Script() as script, open_store(f"scripted-able:server={script.number}") as store:
-        with pytest.raises(ConfigurationError, match="lacks key") as caught:
+        with pytest.raises(ConfigurationError, match="requires key") as caught:
             store.generate(KeySpec())
         assert "Add key=" in caught.value.hint
         assert "shell" in caught.value.hint

@@ -25,7 +25,7 @@ from keyvouch.uri import Attribute, KeyUri, parse_uri
 from scripted_store import until
 
 VALUE = "hunter2"
-ATTRIBUTES = (Attribute("object", "the key"), Attribute("pin-source", "the PIN", query=True, secret=True, lockout=True))
+ATTRIBUTES = (Attribute("object", "the key"), Attribute("pin-source", "the PIN", query=True, secret=True))
 posix = pytest.mark.skipif(sys.platform == "win32", reason="programs and modes are POSIX's")
 
 

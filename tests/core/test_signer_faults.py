@@ -90,7 +90,7 @@ def test_waiting_threads_share_the_failure() -> None:
             script.fail("connect", refused := SecretIncorrect("no"))
             signing = [pool.submit(signer.sign, MESSAGE, "ES256") for _ in range(8)]
             until(lambda: script.count("sign") == 8)
-            log_in = signer._connection._log_in
+            log_in = signer._current.connection._log_in
             until(lambda: len(log_in._flights["log in"].ended._cond._waiters) == 7)  # type: ignore[attr-defined]
             gate.open()
         assert all(str(each.exception()) == str(refused) for each in signing)
@@ -206,7 +206,7 @@ def test_recovery_in_a_storm() -> None:
             answers = in_threads(50, sign)
             dropping.result()
         assert all(isinstance(answer, int) for answer in answers), answers
-        assert script.count("connect") == signer._connection.generation
+        assert script.count("connect") == signer._current.connection.generation
         assert script.count("connect") > 5
 
 
@@ -352,7 +352,7 @@ def test_closed_while_the_session_is_lost() -> None:
             signing = pool.submit(signer.sign, MESSAGE, "ES256")
             assert gate.entered.wait(LONG_ENOUGH)
             closing = pool.submit(signer.close)
-            until(lambda: signer._closed)
+            until(lambda: signer._current.closed)
             gate.open()
         closing.result()
         assert is_signed(signer.public_key, signing.result(), MESSAGE, "ES256")
@@ -404,10 +404,10 @@ def test_kept_exception_keeps_nothing_in_use() -> None:
         script.drop()
         signer.sign_negotiated(lambda *_: MESSAGE)
         store.readers()
-        signer._opened.retire()
+        signer._current.opened.retire()
         store._use.end()
         assert len(kept) >= 5
-        assert signer._opened.use.over
+        assert signer._current.opened.use.over
         assert store._use.over
         signer.close()
         store.close()

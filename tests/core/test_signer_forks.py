@@ -27,7 +27,6 @@ from scripted_store import (
     MESSAGE,
     Member,
     Script,
-    ScriptedStore,
     in_threads,
     is_signed,
     new_key,
@@ -333,7 +332,7 @@ def test_fork_while_closing(script: Script) -> None:
 def test_fork_while_the_table_is_locked(script: Script) -> None:
     """A child can open a signer even if a parent's thread held the connection table."""
     with ThreadPoolExecutor(1) as pool, script.held("init") as gate:
-        acquiring = pool.submit(acquire, parse(script.uri), ScriptedStore, SecretResolver())
+        acquiring = pool.submit(acquire, parse(script.uri), SecretResolver())
         assert gate.entered.wait(LONG_ENOUGH)
 
         def use() -> bool:

@@ -61,8 +61,8 @@ def sign(way: str) -> None:
             "private key": lambda: key.sign(MESSAGE, ec.ECDSA(hashes.SHA256())),
         }
         repeat_interrupted(2_000, acts[way])
-        signer._opened.retire()
-        assert signer._opened.use.over
+        signer._current.opened.retire()
+        assert signer._current.opened.use.over
         signer.close()
         script.violations.clear()  # the script's own count is not proof against interrupts
 
@@ -82,7 +82,7 @@ def open_again(way: str) -> None:
     """No lock remains held after an interrupt while a key is opened again."""
 
     def reload_if_due() -> None:
-        signer._next_look, script.revision = 0, script.revision + 1
+        signer._reloader.next_check, script.revision = 0, script.revision + 1
         signer.sign_negotiated(lambda *_: MESSAGE)
 
     def lose() -> None:
@@ -98,8 +98,8 @@ def open_again(way: str) -> None:
             "open": lambda: open_signer(script.uri, timeout=1),
         }
         repeat_interrupted(500, acts[way])
-        assert not signer._reload_lock.locked()
-        assert not signer._swap_lock.locked()
+        assert not signer._reloader.lock.locked()
+        assert not signer._current.lock.locked()
         assert not _open.lock._is_owned()  # type: ignore[attr-defined]
         signer.reload(timeout=LONG_ENOUGH)
         signer.close()

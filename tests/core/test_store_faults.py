@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from keyvouch import KeySpec, open_signer, open_store
-from keyvouch._core.opening import Store, open_first
+from keyvouch._core.key_management import Store
+from keyvouch._core.opening import open_first
 from keyvouch.errors import (
     AccessDenied,
     AmbiguousKey,
@@ -114,7 +115,7 @@ def test_defect_while_looking_for_a_change(fault: str) -> None:
     """A store that fails to report whether its key was replaced does not prevent signing."""
     with Script() as script, open_signer(script.uri) as signer:
         script.before["changed"] = FAULTS[fault]
-        signer._next_look = 0
+        signer._reloader.next_check = 0
         signature = signer.sign_negotiated(lambda *_: MESSAGE)[1]
         assert is_signed(signer.public_key, signature, MESSAGE, "ES256")
         assert isinstance(signer.reload_error, InternalError)
@@ -274,7 +275,7 @@ def test_exception_of_a_signal_handler_is_no_defect(step: str) -> None:
 
     def use() -> None:
         with open_signer(script.uri) as signer:
-            signer._next_look = 0
+            signer._reloader.next_check = 0
             signer.sign_negotiated(lambda *_: MESSAGE)
 
     former = signal.signal(signal.SIGALRM, time_out)

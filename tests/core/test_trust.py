@@ -15,9 +15,9 @@ from acls import acl, set_acl
 from keyvouch import certificate, https
 from keyvouch._system import files
 from keyvouch._system.files import check_trusted, check_trusted_certificates, trust
-from keyvouch.algorithms import make_key
 from keyvouch.entra.transport import Session
 from keyvouch.errors import ConfigurationError
+from keyvouch.local_key import make_key
 from keyvouch.stores import pem
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX's")

@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from keyvouch._core.connections import Connection, Deadline
+from keyvouch._core.connections import Connection
 from keyvouch._core.opened_key import open_key
+from keyvouch._core.retries import Deadline
 from keyvouch.algorithms import Algorithm, require_usable
 from keyvouch.errors import KeyUnusable
 from keyvouch.secrets import SecretResolver

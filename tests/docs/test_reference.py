@@ -11,9 +11,10 @@ import pytest
 from docs.pages import DOCS
 from keyvouch import config, errors
 from keyvouch._core import registry
+from keyvouch._core.redaction import REFERENCE_KINDS
 from keyvouch.cli import COMMANDS
 from keyvouch.testing.conformance import NAMES
-from keyvouch.uri import CORE_ATTRIBUTES, REFERENCE_KINDS
+from keyvouch.uri import CORE_ATTRIBUTES
 
 TABLE_NAME = re.compile(r"^\| `([a-z0-9-]+)`", re.MULTILINE)
 

@@ -10,15 +10,15 @@ from keyvouch.entra import advice
 @pytest.mark.parametrize("code", sorted(advice.ADVICE))
 def test_every_code_has_advice(code: int) -> None:
     """A known code has its own advice, and says whether another key could help."""
-    refused = advice.refusal({"error": "invalid_client", "error_codes": [code]}, None)
+    refused = advice.authority_refused({"error": "invalid_client", "error_codes": [code]}, None)
 
     assert refused.hint == advice.ADVICE[code]
     assert refused.try_next_key is (code in advice.KEY_REFUSED)
 
 
-def test_text_ends_before_trace() -> None:
+def test_trace_id_is_removed() -> None:
     """Trace ID and timestamp are removed from the text; the correlation id is kept as an attribute."""
-    refused = advice.refusal(
+    refused = advice.authority_refused(
         {
             "error": "invalid_client",
             "error_description": "AADSTS700016: Not found. Trace ID: 1 Correlation ID: 2 Timestamp: 3",
@@ -28,11 +28,11 @@ def test_text_ends_before_trace() -> None:
         None,
     )
 
-    assert refused.message == "The authority refused: AADSTS700016: Not found."
+    assert refused.message == "The authority refused the request: AADSTS700016: Not found."
     assert refused.correlation_id == "2"
 
 
 @pytest.mark.parametrize("result", [{}, {"error": None, "error_codes": None}, {"error": "x", "error_description": ""}])
-def test_bare_refusal_told(result: dict[str, object]) -> None:
+def test_refusal_without_a_reason(result: dict[str, object]) -> None:
     """A refusal without any reason is still an error with a hint."""
-    assert advice.refusal(result, None).hint
+    assert advice.authority_refused(result, None).hint

@@ -56,7 +56,7 @@ class Registered:
 
     @property
     def claims(self) -> list[Any]:
-        """The claims that each request asked for."""
+        """The claims in each request."""
         return [json.loads(each["claims"]) if "claims" in each else None for each in self.forms]
 
 
@@ -127,7 +127,7 @@ def test_client_with_azure_cores_own_policy(service: Service, registered: Regist
     assert registered.claims == [None]
 
 
-def test_client_that_evaluates_continuously(service: Service, registered: Registered) -> None:
+def test_client_with_continuous_access_evaluation(service: Service, registered: Registered) -> None:
     """A claims challenge is answered with a new token, in one request; the authority gets the capability."""
     credential = KeyvouchCredential(registered.client)
     with AzureAppConfigurationClient(service.address, credential, **options(service, enable_cae=True)) as client:
@@ -157,7 +157,7 @@ def test_asynchronous_client(service: Service, registered: Registered) -> None:
     assert registered.claims == [CAPABLE, demanded]
 
 
-def test_tokens_for_continuous_evaluation_are_kept_apart(registered: Registered) -> None:
+def test_tokens_for_continuous_evaluation_are_cached_separately(registered: Registered) -> None:
     """A caller that cannot answer a claims challenge never gets a token that may be revoked; both kinds are cached."""
     credential = KeyvouchCredential(registered.client)
     capable: TokenRequestOptions = {"enable_cae": True}
@@ -171,7 +171,7 @@ def test_tokens_for_continuous_evaluation_are_kept_apart(registered: Registered)
     assert registered.claims == [None, CAPABLE]
 
 
-def test_client_that_names_the_capability_itself(authority: Authority) -> None:
+def test_client_with_its_own_capability(authority: Authority) -> None:
     """If a program has given MSAL the capability itself, there is one cache."""
     made = Registered(authority, client_capabilities=["CP1"])
     with made.client, made.signer:
@@ -180,7 +180,7 @@ def test_client_that_names_the_capability_itself(authority: Authority) -> None:
     assert made.claims == [CAPABLE]
 
 
-def test_tenants_share_the_key_and_keep_their_tokens_apart(authority: Authority, registered: Registered) -> None:
+def test_tenants_share_the_key_but_not_the_tokens(authority: Authority, registered: Registered) -> None:
     """An additional allowed tenant has its own tokens of both kinds, and no other key is opened."""
     authority.register(registered.app.client_id, "fabrikam.example", certificates=[registered.signer.chain[0]])
     credential = KeyvouchCredential(registered.client, additionally_allowed_tenants=["Fabrikam.example"])
@@ -195,7 +195,7 @@ def test_tenants_share_the_key_and_keep_their_tokens_apart(authority: Authority,
     assert len(registered.forms) == 4
 
 
-def test_tenant_that_nobody_allowed_ends_a_chain(registered: Registered) -> None:
+def test_tenant_that_is_not_allowed_ends_a_chain(registered: Registered) -> None:
     """As with azure-identity's own credentials, another identity must not silently take its place."""
     other = KeyvouchCredential(registered.client, additionally_allowed_tenants=["*"])
     chain = ChainedTokenCredential(KeyvouchCredential(registered.client), other)
@@ -204,7 +204,7 @@ def test_tenant_that_nobody_allowed_ends_a_chain(registered: Registered) -> None
     assert registered.forms == []
 
 
-def test_authority_without_tenants_gives_its_own_token(authority: Authority) -> None:
+def test_authority_without_tenants(authority: Authority) -> None:
     """An OpenID Connect issuer knows neither tenants nor the capability, and is sent neither."""
     made = Registered(authority, oidc_authority=f"{authority.authority}/v2.0")
     with made.client, made.signer:
@@ -224,9 +224,9 @@ def test_time_for_renewal_is_told(authority: Authority, registered: Registered) 
     assert KeyvouchCredential(registered.client).get_token_info("api://other/.default").refresh_on is None
 
 
-def test_scope_is_needed(registered: Registered) -> None:
+def test_scope_is_required(registered: Registered) -> None:
     """Without a scope there is no token, not even one for the profile's scopes."""
-    with pytest.raises(ValueError, match="without a scope"):
+    with pytest.raises(ValueError, match="at least one scope"):
         KeyvouchCredential(registered.client).get_token()
 
 

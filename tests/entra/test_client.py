@@ -94,7 +94,7 @@ def test_cold_threads_post_once_a_scope(client: ConfidentialClient, authority: A
     assert len(authority.exchanges) == 8
 
 
-def test_threads_get_results_of_their_own(client: ConfidentialClient) -> None:
+def test_threads_get_separate_results(client: ConfidentialClient) -> None:
     """Changes that one thread makes to its result are not seen by another."""
     results = in_threads(8, lambda _: client.acquire_token_for_client([SCOPE]))
 
@@ -117,8 +117,8 @@ def test_inherited_result_as_msal(client: ConfidentialClient, authority: Authori
     assert client.acquire_token_for_client(other).keys() == plain.acquire_token_for_client(other).keys()
 
 
-def test_redirect_and_plain_msal(authority: Authority, app: App, key: Key) -> None:
-    """As how-it-works says, MSAL's own connections follow a redirect with the assertion unless told not to."""
+def test_plain_msal_follows_redirects(authority: Authority, app: App, key: Key) -> None:
+    """As how-it-works says, MSAL's own connections follow a redirect with the assertion by default."""
     for redirects, followed in ((1, True), (0, False)):
         session = requests.Session()
         session.trust_env, session.verify, session.max_redirects = False, authority.ca_file, redirects
@@ -140,7 +140,7 @@ def test_redirect_and_plain_msal(authority: Authority, app: App, key: Key) -> No
         session.close()
 
 
-def test_refusal_told_with_advice(client: ConfidentialClient, app: App, key: Key) -> None:
+def test_refusal_contains_advice(client: ConfidentialClient, app: App, key: Key) -> None:
     """For an unregistered certificate the error has the code, the thumbprint sent, and what to register."""
     app.remove_certificate(key.certificate)
 
@@ -154,7 +154,7 @@ def test_refusal_told_with_advice(client: ConfidentialClient, app: App, key: Key
     assert caught.value.correlation_id
 
 
-def test_second_key_taken_after_refusal(authority: Authority, app: App, key: Key, tmp_path: Path) -> None:
+def test_second_key_is_used_after_a_refusal(authority: Authority, app: App, key: Key, tmp_path: Path) -> None:
     """After the authority refuses a key the next one is used, and this is remembered."""
     unregistered = make_key(tmp_path, "unregistered.pfx")
     with client_for(authority, app, unregistered.uri, key.uri) as client:
@@ -172,7 +172,7 @@ def test_second_key_taken_after_refusal(authority: Authority, app: App, key: Key
         ("pfx:{folder}/app.pfx?password=env:UNSET", "no password"),
     ],
 )
-def test_second_key_taken_after_store_failed(
+def test_second_key_is_used_after_a_store_error(
     authority: Authority, app: App, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, reason: str
 ) -> None:
     """If a store fails, the next key is used."""
@@ -213,7 +213,7 @@ def test_refused_key_reloaded(authority: Authority, tmp_path: Path) -> None:
         assert client.access_token([SCOPE])
 
 
-def test_claims_challenge_passes(client: ConfidentialClient, authority: Authority) -> None:
+def test_claims_challenge_is_forwarded(client: ConfidentialClient, authority: Authority) -> None:
     """A claims challenge is forwarded, and bypasses the cache."""
     client.access_token([SCOPE])
     client.access_token([SCOPE], claims_challenge='{"access_token": {"nbf": {"essential": true}}}')
@@ -221,20 +221,20 @@ def test_claims_challenge_passes(client: ConfidentialClient, authority: Authorit
     assert "nbf" in authority.exchanges[-1].form["claims"]
 
 
-def test_async_call_leaves_loop_free(client: ConfidentialClient) -> None:
+def test_async_call_does_not_block_the_event_loop(client: ConfidentialClient) -> None:
     """The event loop keeps running while a token is requested."""
 
     async def main() -> tuple[str, int]:
         task = asyncio.ensure_future(client.access_token_async([SCOPE]))
-        turns = 0
+        iterations = 0
         while not task.done():
             await asyncio.sleep(0)
-            turns += 1
-        return task.result(), turns
+            iterations += 1
+        return task.result(), iterations
 
-    token, turns = asyncio.run(main())
+    token, iterations = asyncio.run(main())
     assert token
-    assert turns > 1
+    assert iterations > 1
 
 
 def test_own_signer_stays_open(authority: Authority, app: App, key: Key) -> None:
@@ -255,7 +255,7 @@ def test_own_signer_stays_open(authority: Authority, app: App, key: Key) -> None
         (200, b"<html>a captive portal</html>", {"Content-Type": "text/html"}),
     ],
 )
-def test_useless_answer_is_unavailable(
+def test_unexpected_response_is_unavailable(
     client: ConfidentialClient, authority: Authority, status: int, body: bytes, headers: dict[str, str]
 ) -> None:
     """5xx, 429 or a body that is not JSON: the authority is unavailable, which may be temporary."""
@@ -267,15 +267,15 @@ def test_useless_answer_is_unavailable(
     assert caught.value.transient
 
 
-def test_unreachable_authority_told(key: Key) -> None:
+def test_unreachable_authority(key: Key) -> None:
     """An authority where nothing listens is reported as unavailable."""
     with pytest.raises(AuthorityUnavailable, match="cannot be reached"):
         ConfidentialClient("id", [key.uri], authority="https://localhost:9/tenant", instance_discovery=False)
 
 
-def test_unknown_tenant_told(authority: Authority, key: Key) -> None:
+def test_unknown_tenant(authority: Authority, key: Key) -> None:
     """If the authority does not know the tenant, the error says so."""
-    with pytest.raises(AuthorityRefused, match="no such tenant"):
+    with pytest.raises(AuthorityRefused, match="the tenant does not exist"):
         ConfidentialClient(
             "id",
             [key.uri],
@@ -285,7 +285,7 @@ def test_unknown_tenant_told(authority: Authority, key: Key) -> None:
         )
 
 
-def test_untrusted_tls_told(authority: Authority, key: Key) -> None:
+def test_untrusted_certificate(authority: Authority, key: Key) -> None:
     """An untrusted certificate is an error: TLS is always verified."""
     with pytest.raises(ConfigurationError, match="not trusted") as caught:
         ConfidentialClient("id", [key.uri], authority=authority.authority, instance_discovery=False)
@@ -293,7 +293,7 @@ def test_untrusted_tls_told(authority: Authority, key: Key) -> None:
     assert "ca-file" in caught.value.hint
 
 
-def test_missing_ca_file_told(authority: Authority, key: Key) -> None:
+def test_missing_ca_file(authority: Authority, key: Key) -> None:
     """A missing ca-file is named."""
     with pytest.raises(ConfigurationError, match=r"/nonexistent/ca\.pem"):
         ConfidentialClient(
@@ -301,14 +301,14 @@ def test_missing_ca_file_told(authority: Authority, key: Key) -> None:
         )
 
 
-def test_mistake_in_standby_shows_at_once(authority: Authority, app: App, key: Key) -> None:
+def test_invalid_standby_uri_is_refused_at_once(authority: Authority, app: App, key: Key) -> None:
     """A URI that can never open is refused when the client is created."""
     with pytest.raises(PluginMissing):
         client_for(authority, app, key.uri, "yubikey:slot=9c")
 
 
 @pytest.mark.parametrize("scopes", [None, [], SCOPE])
-def test_scopes_must_be_named(client: ConfidentialClient, scopes: Any) -> None:
+def test_scopes_are_required(client: ConfidentialClient, scopes: Any) -> None:
     """Scopes are required, and a single string is not a list: its letters would be requested."""
     with pytest.raises(ConfigurationError, match="scopes"):
         client.access_token(scopes)

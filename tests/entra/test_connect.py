@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,10 @@ import pytest
 import keyvouch
 from keyvouch import config
 from keyvouch._system import files
-from keyvouch.entra import token_cache
+from keyvouch.entra import profile, token_cache
 from keyvouch.entra.authority import authority_options
-from keyvouch.errors import ConfigurationError
+from keyvouch.entra.cached_token import cache_path, find_token
+from keyvouch.errors import ConfigurationError, StoreUnavailable
 from keyvouch.testing.authority import App, Authority
 from signing_in import SCOPE, Key, make_key, run, write_profile
 
@@ -39,7 +41,7 @@ def test_profile_signs_in(app: App, authority: Authority) -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_same_client_given_again(authority: Authority) -> None:
+def test_same_client_is_returned_again(authority: Authority) -> None:
     """A second call returns the same client, without a request."""
     assert keyvouch.connect("nightly") is keyvouch.connect()
     assert len(authority.exchanges) == 1
@@ -60,22 +62,22 @@ def test_second_process_signs_nothing(authority: Authority, tmp_path: Path) -> N
 def test_cached_token_private(own_folders: Path) -> None:
     """The token file is accessible only to its owner."""
     run("token")
-    (kept,) = (own_folders / "cache_directory" / "tokens").glob("*.json")
+    (file,) = (own_folders / "cache_directory" / "tokens").glob("*.json")
 
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 @pytest.mark.usefixtures("app")
-def test_damaged_cache_passed_over(own_folders: Path) -> None:
+def test_damaged_cache_is_ignored(own_folders: Path) -> None:
     """An unreadable cache costs only another sign-in."""
     run("token")
-    (kept,) = (own_folders / "cache_directory" / "tokens").glob("*.json")
-    kept.write_bytes(b'{"AccessToken": {')
+    (file,) = (own_folders / "cache_directory" / "tokens").glob("*.json")
+    file.write_bytes(b'{"AccessToken": {')
 
     assert run("token").status == 0
 
 
-def test_memory_cache_writes_nothing(
+def test_memory_cache_writes_no_file(
     authority: Authority, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_folders: Path
 ) -> None:
     """With `token-cache = "memory"` no token is written."""
@@ -145,10 +147,10 @@ def test_authority_options_chosen(fields: dict[str, str], options: dict[str, obj
 def test_token_for_other_scope_not_found(app: App, authority: Authority) -> None:
     """The cache returns a token only for the requested scope."""
     keyvouch.connect("nightly")
-    cache = token_cache.location(authority.url, app.tenant, app.client_id)
+    path = cache_path(config.load().profile("nightly"))
 
-    assert token_cache.find_token(cache, app.client_id, [SCOPE])
-    assert not token_cache.find_token(cache, app.client_id, ["api://other/.default"])
+    assert find_token(path, app.client_id, [SCOPE])
+    assert not find_token(path, app.client_id, ["api://other/.default"])
 
 
 @pytest.mark.usefixtures("app")
@@ -166,7 +168,7 @@ def test_forked_child_signs_in(authority: Authority) -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_closed_client_is_made_anew(authority: Authority) -> None:
+def test_closed_client_is_replaced(authority: Authority) -> None:
     """Closing a profile's client, as a `with` block does, does not affect its other users."""
     with keyvouch.connect("nightly") as client:
         assert client.access_token(["api://first/.default"])
@@ -176,13 +178,47 @@ def test_closed_client_is_made_anew(authority: Authority) -> None:
     assert again.access_token(["api://second/.default"])
 
 
-def cache_file(own_folders: Path) -> Path:
-    (kept,) = (own_folders / "cache_directory" / "tokens").glob("*.json")
-    return kept
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize(
+    "claims",
+    [
+        "no JSON",
+        "[]",
+        "5",
+        "null",
+        '{"access_token": 5}',
+        '{"access_token": null}',
+        '{"access_token": []}',
+        "[" * 100_000,
+    ],
+    ids=lambda claims: claims[:25],
+)
+@pytest.mark.parametrize("cae", [False, True])
+def test_invalid_claims_challenge_of_a_store(authority: Authority, claims: str, *, cae: bool) -> None:
+    """A store's claims challenge that cannot be requested is the store's fault, which a store may raise (contract)."""
+    with pytest.raises(StoreUnavailable, match="Unexpected claims challenge"):
+        profile.access_token("nightly", SCOPE, 30, cae=cae, claims=claims)
+    assert not authority.exchanges
 
 
 @pytest.mark.usefixtures("app")
-def test_killed_writer_stops_nobody(authority: Authority, own_folders: Path) -> None:
+@pytest.mark.parametrize(
+    "claims", [None, "", "{}", '{"id_token": null}', '{"access_token": {"nbf": {"essential": true}}}']
+)
+def test_claims_challenge_of_a_store(authority: Authority, claims: str | None) -> None:
+    """Any other claims are requested."""
+    assert profile.access_token("nightly", SCOPE, 30, cae=True, claims=claims).reveal()
+    requested = json.loads(authority.exchanges[-1].form["claims"])
+    assert requested.keys() >= json.loads(claims or "{}").keys()
+
+
+def cache_file(own_folders: Path) -> Path:
+    (file,) = (own_folders / "cache_directory" / "tokens").glob("*.json")
+    return file
+
+
+@pytest.mark.usefixtures("app")
+def test_killed_writer_does_not_block_others(authority: Authority, own_folders: Path) -> None:
     """Leftovers of a process killed while it wrote tokens do not block the next."""
     run("token")
     for suffix in (".lockfile", ".lock"):
@@ -195,7 +231,7 @@ def test_killed_writer_stops_nobody(authority: Authority, own_folders: Path) -> 
 
 
 @pytest.mark.usefixtures("app")
-def test_hanging_writer_costs_no_token(
+def test_held_lock_does_not_prevent_a_token(
     authority: Authority, own_folders: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: Key
 ) -> None:
     """If another process holds the cache's lock forever, the token is still returned, and no key is blamed."""
@@ -246,8 +282,8 @@ def test_processes_share_the_cache(authority: Authority) -> None:
         '{"AccessToken": {"x": {"expires_on": "9999999999", "target": 7, "client_id": "c", "secret": "s"}}}',
     ],
 )
-def test_odd_cache_has_no_token(tmp_path: Path, content: str) -> None:
+def test_cache_in_another_format(tmp_path: Path, content: str) -> None:
     """A cache in another format is treated as empty."""
     (tmp_path / "cache.json").write_text(content)
 
-    assert token_cache.find_token(tmp_path / "cache.json", "c", ["t"]) is None
+    assert find_token(tmp_path / "cache.json", "c", ["t"]) is None

@@ -37,7 +37,7 @@ def client_of(authority: Authority) -> Callable[..., ConfidentialClient]:
     return make
 
 
-def test_family_rotates_unseen(
+def test_family_rotates_without_a_refusal(
     authority: Authority, tmp_path: Path, client_of: Callable[..., ConfidentialClient]
 ) -> None:
     """Another key is created and registered, settles, and the old one is removed: no request is refused."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from keyvouch._core.connections import Deadline
+from keyvouch._core.retries import Deadline
 from keyvouch.entra import transport
 from keyvouch.entra.transport import Session
 from keyvouch.errors import ConfigurationError
@@ -27,7 +27,7 @@ def discovery(authority: Authority) -> str:
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_own_ca_wins(authority: Authority, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_given_ca_is_preferred(authority: Authority, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     """The authority's own CA is trusted, whatever the environment says."""
     monkeypatch.setenv(variable, "/etc/ssl/certs/ca-certificates.crt")
     with Session(authority.ca_file) as session:
@@ -57,7 +57,7 @@ def test_unknown_ca_refused(authority: Authority) -> None:
 @pytest.fixture
 def proxy() -> Iterator[tuple[str, list[bytes]]]:
     """A proxy that records requests and refuses them."""
-    asked: list[bytes] = []
+    seen: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -67,20 +67,20 @@ def proxy() -> Iterator[tuple[str, list[bytes]]]:
                 except OSError:
                     return
                 with connection:
-                    asked.append(connection.recv(4096).split(b"\r\n")[0])
+                    seen.append(connection.recv(4096).split(b"\r\n")[0])
                     connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
         thread = threading.Thread(target=answer)
         thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}", asked
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", seen
         server.shutdown(socket.SHUT_RDWR)
     thread.join()
 
 
 @pytest.mark.parametrize("given", ["option", "environment"])
-def test_proxy_asked(proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_proxy_is_used(proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     """A proxy from the option, or else from HTTPS_PROXY, resolves the authority's name."""
-    address, asked = proxy
+    address, seen = proxy
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
     if given == "environment":
@@ -91,19 +91,19 @@ def test_proxy_asked(proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyP
     ):
         session.get("https://authority.only-the-proxy-knows.test/")
 
-    assert asked[0].startswith(b"CONNECT authority.only-the-proxy-knows.test:443 ")
+    assert seen[0].startswith(b"CONNECT authority.only-the-proxy-knows.test:443 ")
 
 
-def proxy_authorization(asked: list[bytes]) -> list[bytes]:
+def proxy_authorization(seen: list[bytes]) -> list[bytes]:
     return [
-        line.partition(b": ")[2] for head in asked for line in head.split(b"\r\n") if b"authorization" in line.lower()
+        line.partition(b": ")[2] for head in seen for line in head.split(b"\r\n") if b"authorization" in line.lower()
     ]
 
 
 @pytest.fixture
 def strict_proxy() -> Iterator[tuple[int, list[bytes]]]:
     """A proxy that requires other credentials, and keeps the heads of the requests it got."""
-    asked: list[bytes] = []
+    seen: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -113,12 +113,12 @@ def strict_proxy() -> Iterator[tuple[int, list[bytes]]]:
                 except OSError:
                     return
                 with connection:
-                    asked.append(connection.recv(4096))
+                    seen.append(connection.recv(4096))
                     connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
 
         thread = threading.Thread(target=answer)
         thread.start()
-        yield server.getsockname()[1], asked
+        yield server.getsockname()[1], seen
         server.shutdown(socket.SHUT_RDWR)
     thread.join()
 
@@ -128,7 +128,7 @@ def test_proxy_password_is_sent_and_not_shown(
     strict_proxy: tuple[int, list[bytes]], monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     """The proxy gets the password, which is in no error, cause or frame."""
-    port, asked = strict_proxy
+    port, seen = strict_proxy
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     address = f"http://me:s-cret@127.0.0.1:{port}"
@@ -141,26 +141,26 @@ def test_proxy_password_is_sent_and_not_shown(
         pytest.raises(requests.exceptions.ProxyError) as caught,
     ):
         session.get("https://authority.test/")
-    assert proxy_authorization(asked) == [b"Basic " + base64.b64encode(b"me:s-cret")] * len(asked)
-    assert asked
+    assert proxy_authorization(seen) == [b"Basic " + base64.b64encode(b"me:s-cret")] * len(seen)
+    assert seen
     assert all("s-cret" not in shown for shown in traces(caught.value))
 
 
 def test_new_proxy_password_is_used(strict_proxy: tuple[int, list[bytes]]) -> None:
     """A reference is resolved for each request, so that a new password is found."""
-    port, asked = strict_proxy
+    port, seen = strict_proxy
     passwords = iter(["me:old", "me:new"])
     with Session(proxy=f"http://127.0.0.1:{port}", proxy_credentials=lambda: Secret(next(passwords))) as session:
         for _ in range(2):
             with pytest.raises(requests.exceptions.ProxyError):
                 session.get("https://authority.test/")
-    sent = [base64.b64decode(each.removeprefix(b"Basic ")) for each in proxy_authorization(asked)]
+    sent = [base64.b64decode(each.removeprefix(b"Basic ")) for each in proxy_authorization(seen)]
     assert (sent[0], sent[-1]) == (b"me:old", b"me:new")
 
 
 def test_reference_is_followed_only_for_a_proxy(authority: Authority) -> None:
     """Without a proxy, as on loopback, its credentials are not resolved."""
-    with Session(authority.ca_file, "http://proxy.test", lambda: pytest.fail("was asked for")) as session:
+    with Session(authority.ca_file, "http://proxy.test", lambda: pytest.fail("the reference was resolved")) as session:
         assert session.get(discovery(authority)).ok
 
 
@@ -172,16 +172,16 @@ def test_invalid_proxy_is_not_quoted(address: str) -> None:
     assert all("s-cret" not in shown for shown in traces(caught.value))
 
 
-def test_loopback_goes_direct(
+def test_loopback_bypasses_the_proxy(
     authority: Authority, proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests to the machine itself do not use a proxy."""
-    address, asked = proxy
+    address, seen = proxy
     monkeypatch.setenv("HTTPS_PROXY", address)
     with Session(authority.ca_file, proxy=address) as session:
         session.get(discovery(authority))
 
-    assert asked == []
+    assert seen == []
 
 
 def test_redirect_not_followed(authority: Authority) -> None:
@@ -193,7 +193,7 @@ def test_redirect_not_followed(authority: Authority) -> None:
     assert answer.status_code == 307
 
 
-def test_slow_body_ends_with_the_time(tmp_path: Path) -> None:
+def test_slow_body_times_out(tmp_path: Path) -> None:
     """A body of known length that drips is abandoned in time, although each byte comes soon enough."""
     context, ca_file = make_context(tmp_path)
     sent: list[int] = []
@@ -217,7 +217,7 @@ def test_slow_body_ends_with_the_time(tmp_path: Path) -> None:
     assert 0 < len(sent) < 1000
 
 
-def test_request_is_not_sent_again_when_tls_fails_behind_it(tmp_path: Path) -> None:
+def test_request_is_not_repeated_after_a_tls_failure(tmp_path: Path) -> None:
     """A request is not repeated: the server may have received it, and accepts no assertion twice."""
     context, ca_file = make_context(tmp_path)
     heard: list[bytes] = []

@@ -30,12 +30,13 @@ from urllib3 import HTTPResponse
 
 from fuzz.mutate import feed
 from keyvouch import config
+from keyvouch._core.redaction import redact
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.errors import KeyvouchError
 from keyvouch.stores import ber
 from keyvouch.stores.file import PemStore, PfxStore
 from keyvouch.testing.authority import Authority
-from keyvouch.uri import parse_uri, redact
+from keyvouch.uri import parse_uri
 from scripted_store import certify, new_key
 from signing_in import make_key
 from stores import several_keys

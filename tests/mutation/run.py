@@ -26,15 +26,27 @@ TESTS = {
     "src/keyvouch/certificate.py": ["tests/core/test_certificate.py", "tests/stores/test_pem_reading.py"],
     "src/keyvouch/config.py": ["tests/core/test_config.py"],
     "src/keyvouch/_core/connections.py": ["tests/core/test_connections.py", "tests/core/test_store_faults.py"],
-    "src/keyvouch/entra/answers.py": [
-        "tests/entra/test_answers.py",
-        "tests/entra/test_advice.py",
+    "src/keyvouch/entra/cache_file.py": ["tests/entra/test_token_cache.py", "tests/entra/test_cached_token.py"],
+    "src/keyvouch/entra/cached_token.py": ["tests/entra/test_cached_token.py", "tests/entra/test_connect.py"],
+    "src/keyvouch/entra/client_keys.py": [
+        "tests/entra/test_client_keys.py",
+        "tests/entra/test_key_failover.py",
+        "tests/entra/test_rotation.py",
+    ],
+    "src/keyvouch/entra/error_translation.py": [
+        "tests/entra/test_error_translation.py",
+        "tests/entra/test_connection_errors.py",
         "tests/entra/test_client.py",
     ],
-    "src/keyvouch/entra/keys.py": [
-        "tests/entra/test_keys.py",
-        "tests/entra/test_fail_over.py",
-        "tests/entra/test_rotation.py",
+    "src/keyvouch/entra/key_failover.py": [
+        "tests/entra/test_key_failover.py",
+        "tests/entra/test_shared_requests.py",
+        "tests/entra/test_token_responses.py",
+    ],
+    "src/keyvouch/entra/outcome.py": [
+        "tests/entra/test_outcome.py",
+        "tests/entra/test_advice.py",
+        "tests/entra/test_token_responses.py",
     ],
     "src/keyvouch/entra/token_cache.py": [
         "tests/entra/test_token_cache.py",
@@ -49,8 +61,9 @@ TESTS = {
     "src/keyvouch/_system/files/trust.py": ["tests/core/test_trust.py"],
     "src/keyvouch/_system/files/writing.py": ["tests/core/test_writing.py", "tests/core/test_files.py"],
     "src/keyvouch/_system/forks.py": ["tests/core/test_fork_gate.py", "tests/core/test_signer_forks.py"],
+    "src/keyvouch/hosts.py": ["tests/core/test_hosts.py"],
     "src/keyvouch/https.py": ["tests/core/test_https.py", "tests/core/test_deadlines.py"],
-    "src/keyvouch/_core/in_use.py": ["tests/core/test_connections.py", "tests/core/test_signer.py"],
+    "src/keyvouch/_system/in_use.py": ["tests/core/test_connections.py", "tests/core/test_signer.py"],
     "src/keyvouch/_core/lockout.py": ["tests/core/test_lockout.py"],
     "src/keyvouch/_core/opened_key.py": ["tests/core/test_opening.py", "tests/core/test_usable_keys.py"],
     "src/keyvouch/proxies.py": ["tests/core/test_https.py", "tests/core/test_uri.py"],

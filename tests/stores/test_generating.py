@@ -150,8 +150,8 @@ def test_dangling_link_is_taken(folder: Path) -> None:
         ("pfx:{}/keys/*.pfx", SLOW, "Make the folder"),
         ("pem:{}/app.pem?certificate-file={}/certificates/app.crt", SLOW, "Make the folder"),
         ("pfx:{}/app.pfx?password=env:MISSING", SLOW, "MISSING is not set"),
-        ("pfx:{}/app.pfx", KeySpec("RSA-4096", "CN=new,nonsense"), "no subject"),
-        ("pfx:{}/app.pfx", KeySpec("RSA-1024"), "no key type"),
+        ("pfx:{}/app.pfx", KeySpec("RSA-4096", "CN=new,nonsense"), "Invalid subject"),
+        ("pfx:{}/app.pfx", KeySpec("RSA-1024"), "Unknown key type"),
         ("pem:{}/*.pem?certificate-file={}/app.crt", SLOW, "cannot share"),
     ],
 )

@@ -12,13 +12,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from keyvouch.algorithms import key_type, make_key, sign_locally
+from keyvouch.algorithms import key_type
 from keyvouch.certificate import self_signed, spki_sha256
 from keyvouch.errors import ConfigurationError, KeyExists, StoreUnavailable
+from keyvouch.local_key import make_key, sign_locally
 from keyvouch.store import Attribute, GeneratesKeys, KeyInfo, KeyStore, ListsKeys, StoredKey, choose_one
 
 TABLE = "CREATE TABLE IF NOT EXISTS keys (id INTEGER PRIMARY KEY, name TEXT, pkcs8 BLOB, certificate BLOB)"
-NEEDED = frozenset({"open", "generate"})
+REQUIRED = frozenset({"open", "generate"})
 
 
 class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
@@ -26,15 +27,15 @@ class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
 
     # uri
     attributes = (
-        Attribute("path", "the database", connection=True, required_for=NEEDED),
-        Attribute("name", "of the key", required_for=NEEDED),
-        Attribute("id", "which of several of that name", parse=int),
+        Attribute("path", "the path of the database", connection=True, required_for=REQUIRED),
+        Attribute("name", "the key's name", required_for=REQUIRED),
+        Attribute("id", "the key's number, if several have the same name", parse=int),
     )
 
     def __init__(self, uri, secrets):
         self._path = Path(uri.get("path") or "")
         if not self._path.is_absolute():
-            raise ConfigurationError("`path` is not the whole path of a file.", hint="Write path=/...", uri=uri)
+            raise ConfigurationError("path= requires an absolute path.", hint="Write path=/...", uri=uri)
 
     # connect
     def connect(self, *, timeout):
@@ -42,7 +43,7 @@ class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
             database.execute("SELECT 1 FROM keys LIMIT 1")
 
     def close(self):
-        """Nothing is held: each call has a connection of its own."""
+        """Do nothing: each call has its own connection."""
 
     # open
     def open(self, uri, certificate=None, *, timeout):
@@ -56,8 +57,8 @@ class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
 
     def _rows(self, uri, timeout):
         with self._database(timeout) as database:
-            found = database.execute("SELECT id, pkcs8, certificate, name FROM keys").fetchall()
-        return [row for row in found if uri.get("name") in (None, row[3]) and uri.get("id") in (None, row[0])]
+            rows = database.execute("SELECT id, pkcs8, certificate, name FROM keys").fetchall()
+        return [row for row in rows if uri.get("name") in (None, row[3]) and uri.get("id") in (None, row[0])]
 
     @staticmethod
     def _info(uri, row):
@@ -82,25 +83,25 @@ class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
                 database.execute(TABLE)
                 yield database
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"{self._path}: {error}.", hint="Is it a database that may be written?") from error
+            raise StoreUnavailable(f"{self._path}: {error}.", hint="Check that it is a writable database.") from error
 
     # generate
     def generate(self, uri, spec):
         if "id" in uri or (self._rows(uri, 10.0) and not spec.further):
-            raise KeyExists(f"There is a key {uri.get('name')}.", hint="Take another name, or --further.", uri=uri)
+            raise KeyExists(f"Key already exists: {uri}.", hint="Use another name, or --further.", uri=uri)
         key = make_key(spec.key_type)
         pkcs8 = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         certificate = self_signed(key, spec.subject, spec.days).public_bytes(Encoding.DER)
         with self._database(10.0) as database:
-            made = database.execute(
+            cursor = database.execute(
                 "INSERT INTO keys (name, pkcs8, certificate) VALUES (?, ?, ?)", (uri.get("name"), pkcs8, certificate)
             )
-        return uri.replace({"id": str(made.lastrowid)})
+        return uri.replace({"id": str(cursor.lastrowid)})
 
 
 # sign
 class SqliteKey(StoredKey):
-    """One of them, in memory."""
+    """A key from the database, in memory."""
 
     exportable = True
 

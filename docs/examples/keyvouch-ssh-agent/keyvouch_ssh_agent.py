@@ -1,4 +1,4 @@
-"""Keys in an ssh-agent, which signs and gives none out: `ssh-agent:socket=/run/agent.sock;comment=nightly`."""
+"""Keys in an ssh-agent, which signs without revealing them: `ssh-agent:socket=/run/agent.sock;comment=nightly`."""
 
 import base64
 import contextlib
@@ -12,10 +12,10 @@ from keyvouch.certificate import spki_sha256
 from keyvouch.errors import AlgorithmUnsupported, KeyUnusable, NotSupported, SessionLost, StoreUnavailable
 from keyvouch.store import Attribute, KeyInfo, KeyStore, ListsKeys, StoredKey, choose_one
 
-# The messages are those of draft-ietf-sshm-ssh-agent: a number, and strings with their lengths before them.
-LIST, SIGN, SIGNED, LONGEST = 11, 13, 14, 255 * 1024
+# The messages of draft-ietf-sshm-ssh-agent: a type, then strings, each after its length.
+LIST, SIGN, SIGNED, MAX_SIZE = 11, 13, 14, 255 * 1024
 FLAGS = {"RS256": 2, "RS512": 4, "ES256": 0, "ES384": 0, "ES512": 0, "EdDSA": 0}
-KINDS = (b"ssh-rsa", b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"ecdsa-sha2-nistp384", b"ecdsa-sha2-nistp521")
+KEY_TYPES = (b"ssh-rsa", b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"ecdsa-sha2-nistp384", b"ecdsa-sha2-nistp521")
 
 
 class AgentStore(KeyStore, ListsKeys):
@@ -23,13 +23,13 @@ class AgentStore(KeyStore, ListsKeys):
 
     # uri
     attributes = (
-        Attribute("socket", "the agent's", connection=True, environment=("SSH_AUTH_SOCK",)),
-        Attribute("comment", "the key's", required_for=frozenset({"open"}), parse=bytes),
+        Attribute("socket", "the path of the agent's socket", connection=True, environment=("SSH_AUTH_SOCK",)),
+        Attribute("comment", "the key's comment", required_for=frozenset({"open"}), parse=bytes),
     )
 
     def __init__(self, uri, secrets):
         if not hasattr(socket, "AF_UNIX") or not uri.get("socket"):
-            raise NotSupported("There is no ssh-agent here.", hint="Start one, and set SSH_AUTH_SOCK.", uri=uri)
+            raise NotSupported("No ssh-agent is available.", hint="Start one, and set SSH_AUTH_SOCK.", uri=uri)
         self._path = uri.get("socket")
         self._session = None
 
@@ -37,14 +37,14 @@ class AgentStore(KeyStore, ListsKeys):
     def connect(self, *, timeout):
         session = Session(self._path, timeout)
         try:
-            session.ask(LIST, timeout=timeout)
+            session.request(LIST, timeout=timeout)
         except SessionLost as error:
-            raise StoreUnavailable(f"The agent at {self._path} does not answer.", hint="Start it anew.") from error
+            raise StoreUnavailable(f"The agent at {self._path} does not respond.", hint="Restart it.") from error
         self._session = session  # keys that are open keep theirs
 
     def close(self):
         if self._session:
-            self._session.end()
+            self._session.close()
 
     # open
     def open(self, uri, certificate=None, *, timeout):
@@ -55,10 +55,10 @@ class AgentStore(KeyStore, ListsKeys):
 
     @staticmethod
     def _matching(uri, session, timeout):
-        found, listed = [], strings(session.ask(LIST, timeout=timeout)[5:])
+        found, listed = [], decode_strings(session.request(LIST, timeout=timeout)[5:])
         for blob, comment in zip(listed[::2], listed[1::2], strict=True):
-            kind = strings(blob)[0]
-            if kind in KINDS and uri.get("comment") in (None, comment):
+            kind = decode_strings(blob)[0]
+            if kind in KEY_TYPES and uri.get("comment") in (None, comment):
                 key = load_ssh_public_key(kind + b" " + base64.b64encode(blob))
                 digest = spki_sha256(key)
                 pinned = uri.replace({"comment": comment, "spki-sha256": digest, "select": None, "settle": None})
@@ -74,7 +74,7 @@ class AgentStore(KeyStore, ListsKeys):
 
 # sign
 class AgentKey(StoredKey):
-    """One of them, and the session that it was opened with."""
+    """A key of the agent, and the session that it was opened with."""
 
     exportable = False
 
@@ -84,20 +84,22 @@ class AgentKey(StoredKey):
 
     def sign(self, message, algorithm, *, timeout):
         if algorithm.name not in FLAGS:
-            raise AlgorithmUnsupported(f"An ssh-agent does not sign {algorithm.name}.", hint="Use RS256 or RS512.")
+            raise AlgorithmUnsupported(f"An ssh-agent does not support {algorithm.name}.", hint="Use RS256 or RS512.")
         flags = FLAGS[algorithm.name].to_bytes(4)
-        answer = self._session.ask(SIGN, string(self._blob), string(message), flags, timeout=timeout)
-        if answer[0] != SIGNED:
-            raise KeyUnusable("The agent refuses to sign.", hint="Is the key still in it? `ssh-add -l` lists them.")
-        _, signature = strings(strings(answer[1:])[0])
+        fields = encode_string(self._blob), encode_string(message), flags
+        response = self._session.request(SIGN, *fields, timeout=timeout)
+        if response[0] != SIGNED:
+            raise KeyUnusable("The agent refused to sign.", hint="Check that it still has the key: `ssh-add -l`.")
+        _, signature = decode_strings(decode_strings(response[1:])[0])
         if algorithm.family == "ECDSA":
-            return b"".join(int.from_bytes(each).to_bytes(algorithm.coordinate_size) for each in strings(signature))
+            r, s = (int.from_bytes(each).to_bytes(algorithm.coordinate_size) for each in decode_strings(signature))
+            return r + s
         return signature
 
 
 # session
 class Session:
-    """One connection: one request at a time, whose answer comes next."""
+    """One connection, for one request at a time."""
 
     def __init__(self, path, timeout):
         self._lock, self._socket = threading.Lock(), socket.socket(socket.AF_UNIX)
@@ -106,45 +108,45 @@ class Session:
             self._socket.connect(path)
         except OSError as error:
             self._socket.close()
-            raise StoreUnavailable(f"{path}: {error.strerror}.", hint="Is the agent running?") from error
-        self._answers = self._socket.makefile("rb")
+            raise StoreUnavailable(f"{path}: {error.strerror}.", hint="Check that the agent is running.") from error
+        self._responses = self._socket.makefile("rb")
 
-    def ask(self, number, *fields, timeout):
-        request = string(bytes([number]) + b"".join(fields))
-        if len(request) > LONGEST:
-            raise KeyUnusable("The message is too long for an ssh-agent.", hint="It takes 255 KiB.")
+    def request(self, message_type, *fields, timeout):
+        message = encode_string(bytes([message_type]) + b"".join(fields))
+        if len(message) > MAX_SIZE:
+            raise KeyUnusable("The message is too long for an ssh-agent.", hint="Sign at most 255 KiB.")
         if not self._lock.acquire(timeout=timeout):
-            raise StoreUnavailable("The agent was busy for too long.", hint="Try again.")
+            raise StoreUnavailable("Timed out waiting for the agent.", hint="Try again.")
         try:
             self._socket.settimeout(timeout)
-            self._socket.sendall(request)
+            self._socket.sendall(message)
             return self._read(int.from_bytes(self._read(4)))
-        except (OSError, EOFError, ValueError) as error:  # at a time-out too: the answer would be taken for the next
-            self.end()
-            raise SessionLost("The connection to the agent is gone.", hint="Start it anew.") from error
+        except (OSError, EOFError, ValueError) as error:  # also after a timeout: the next call would get this response
+            self.close()
+            raise SessionLost("The connection to the agent was lost.", hint="Check that it is running.") from error
         finally:
             self._lock.release()
 
     def _read(self, size):
-        octets = self._answers.read(size)
-        if len(octets) < size:
+        data = self._responses.read(size)
+        if len(data) < size:
             raise EOFError
-        return octets
+        return data
 
-    def end(self):
+    def close(self):
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 
-def string(octets):
-    return len(octets).to_bytes(4) + octets
+def encode_string(data):
+    return len(data).to_bytes(4) + data
 
 
-def strings(octets):
+def decode_strings(data):
     found = []
-    while octets:
-        size = int.from_bytes(octets[:4])
-        found.append(octets[4 : 4 + size])
-        octets = octets[4 + size :]
+    while data:
+        size = int.from_bytes(data[:4])
+        found.append(data[4 : 4 + size])
+        data = data[4 + size :]
     return found

@@ -1,4 +1,4 @@
-"""One test vault per module of this plugin's tests."""
+"""One Key Vault simulator per module of this plugin's tests."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-import azure_vault
+import azure_simulator
 
 
 @pytest.fixture(scope="module")
-def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azure_vault.Vault]:
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azure_simulator.Vault]:
     """A separate vault for the module, with a log-in in the environment."""
-    with azure_vault.running(tmp_path_factory.mktemp("vault")) as running:
+    with azure_simulator.running(tmp_path_factory.mktemp("vault")) as running:
         yield running

@@ -1,4 +1,4 @@
-"""The store fulfils the contract, on the test vault."""
+"""The store fulfils the contract, on the Key Vault simulator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from azure_vault import PROXIED, Vault, running
+from azure_simulator import PROXIED, Vault, running
 from keyvouch.testing import Relay, StoreConformance
 
 

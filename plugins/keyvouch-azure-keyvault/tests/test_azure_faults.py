@@ -11,8 +11,8 @@ import pytest
 
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_opened import connected, no_longer_than, opened, parsed, refused
-from azure_vault import Vault
+from azure_simulator import Vault
+from bare_azure_store import assert_raises, connected_store, no_longer_than, opened_key, parse_uri
 from keyvouch.algorithms import find_algorithm
 from keyvouch.errors import (
     AccessDenied,
@@ -22,7 +22,7 @@ from keyvouch.errors import (
     Throttled,
 )
 from keyvouch.testing.authority.tls import make_context
-from keyvouch.testing.key_vault import Cut, Drop, Fault, Refusal, Stall, Trickle, refusals
+from keyvouch_azure_keyvault.testing import Cut, Drop, Fault, Refusal, Stall, Trickle, refusals
 from servers.drips import DRIPS, dripping
 
 PS256 = find_algorithm("PS256")
@@ -44,27 +44,27 @@ def uri(vault: Vault) -> str:
         (refusals.throttled(), None),
     ],
 )
-def test_throttled_carries_what_was_said(
+def test_throttled_has_the_services_delay_and_text(
     vault: Vault,
     uri: str,
     answer: Refusal,
     seconds: float | None,
 ) -> None:
     """A store raises Throttled immediately, with the service's waiting time and text."""
-    with opened(uri) as key:
+    with opened_key(uri) as key:
         vault.fail("keys/sign", answer)
         with no_longer_than(3):
-            error = refused(Throttled, lambda: key.sign(b"x", PS256, timeout=20))
+            error = assert_raises(Throttled, lambda: key.sign(b"x", PS256, timeout=20))
     assert error.retry_after == seconds
     assert "VaultRequestTypeLimitReached" in error.message
     assert "reuse" in error.hint
 
 
-def test_time_to_wait_may_be_a_date(vault: Vault, uri: str) -> None:
+def test_retry_after_may_be_a_date(vault: Vault, uri: str) -> None:
     """Retry-After can also be a date (RFC 9110, section 10.2.3)."""
-    with opened(uri) as key:
+    with opened_key(uri) as key:
         vault.fail("keys/sign", refusals.throttled(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)))
-        error = refused(Throttled, lambda: key.sign(b"x", PS256, timeout=20))
+        error = assert_raises(Throttled, lambda: key.sign(b"x", PS256, timeout=20))
     assert error.retry_after is not None
     assert 50 < error.retry_after <= 60
 
@@ -72,7 +72,7 @@ def test_time_to_wait_may_be_a_date(vault: Vault, uri: str) -> None:
 def test_caller_waits_and_gets_a_signature(vault: Vault, uri: str) -> None:
     """429 in each form, 5xx and dropped connections do not reach the caller before the timeout."""
     with keyvouch.open_signer(uri) as signer:
-        troubles: tuple[Refusal | Fault, ...] = (
+        failures: tuple[Refusal | Fault, ...] = (
             refusals.throttled(1),
             refusals.throttled(100, header="retry-after-ms"),
             refusals.throttled(),
@@ -81,36 +81,36 @@ def test_caller_waits_and_gets_a_signature(vault: Vault, uri: str) -> None:
             Drop(),
             Cut(),
         )
-        for trouble in troubles:
-            vault.fail("keys/sign", trouble)
+        for failure in failures:
+            vault.fail("keys/sign", failure)
             before = vault.count("POST keys/sign")
             assert signer.sign(b"message", "PS256", timeout=20)
             assert vault.count("POST keys/sign") == before + 2
 
 
-def test_long_wait_ends_with_the_callers_time(vault: Vault, uri: str) -> None:
+def test_long_wait_ends_at_the_timeout(vault: Vault, uri: str) -> None:
     """The caller does not wait for a Retry-After beyond its timeout."""
     with keyvouch.open_signer(uri) as signer:
         vault.fail("keys/sign", refusals.throttled(300))
         with no_longer_than(5):
-            error = refused(Throttled, lambda: signer.sign(b"message", "PS256", timeout=2))
+            error = assert_raises(Throttled, lambda: signer.sign(b"message", "PS256", timeout=2))
     assert error.retry_after == 300
 
 
-def test_stall_ends_with_the_callers_time(vault: Vault, uri: str) -> None:
+def test_stall_ends_at_the_timeout(vault: Vault, uri: str) -> None:
     """A server that does not respond is StoreUnavailable when the timeout expires."""
-    with opened(uri) as key:
+    with opened_key(uri) as key:
         vault.fail("keys/sign", Stall())
         with no_longer_than(4):
-            refused(StoreUnavailable, lambda: key.sign(b"x", PS256, timeout=1))
+            assert_raises(StoreUnavailable, lambda: key.sign(b"x", PS256, timeout=1))
         vault.resume()
         assert key.sign(b"x", PS256, timeout=10)
 
 
-@pytest.mark.parametrize("dripping_one", ["vault", "authority"])
+@pytest.mark.parametrize("dripping_server", ["vault", "authority"])
 @pytest.mark.parametrize("drip", DRIPS)
-def test_drip_ends_with_the_callers_time(
-    vault: Vault, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drip: str, dripping_one: str
+def test_drip_ends_at_the_timeout(
+    vault: Vault, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drip: str, dripping_server: str
 ) -> None:
     """No part of a response outlasts the timeout for opening, whether from the vault or from the authority."""
     context, ca_file = make_context(tmp_path)
@@ -119,7 +119,7 @@ def test_drip_ends_with_the_callers_time(
     uri = uri.replace(str(vault.ca_file), str(both))
     with dripping(drip, context) as server:
         address = f"https://localhost:{server.port}"
-        if dripping_one == "vault":
+        if dripping_server == "vault":
             uri = uri.replace(vault.address, address)
         else:
             monkeypatch.setenv("AZURE_AUTHORITY_HOST", address)
@@ -128,18 +128,18 @@ def test_drip_ends_with_the_callers_time(
         assert server.asked
 
 
-def test_dead_token_is_a_lost_session(vault: Vault, uri: str) -> None:
+def test_refused_token_is_session_lost(vault: Vault, uri: str) -> None:
     """401 after the SDK's own retry ends the session, without a signature."""
-    with opened(uri) as key:
+    with opened_key(uri) as key:
         vault.fail("keys/sign", vault.unauthorised(), vault.unauthorised())
-        assert refused(SessionLost, lambda: key.sign(b"x", PS256, timeout=10)).performed is False
+        assert assert_raises(SessionLost, lambda: key.sign(b"x", PS256, timeout=10)).performed is False
 
 
-def test_missing_reading_role_is_told_at_opening(vault: Vault, uri: str) -> None:
+def test_missing_reader_role_when_opening(vault: Vault, uri: str) -> None:
     """If the log-in may not read certificates, the hint names the role that may."""
     vault.deny.add("certificates/list")
     try:
-        error = refused(AccessDenied, lambda: keyvouch.open_signer(uri))
+        error = assert_raises(AccessDenied, lambda: keyvouch.open_signer(uri))
     finally:
         vault.deny.clear()
     assert "Key Vault Reader" in error.hint
@@ -155,37 +155,37 @@ def test_signing_needs_no_permission_to_list_or_get_keys(vault: Vault, uri: str)
         vault.deny.clear()
 
 
-def test_given_ca_wins_over_the_environments(vault: Vault, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ca_file_overrides_the_environment(vault: Vault, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """ca-file= is trusted, whatever the value of REQUESTS_CA_BUNDLE."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(vault.authority.ca_file))
     with keyvouch.open_signer(uri) as signer:
         assert signer.sign(b"x", "PS256")
 
 
-def test_token_for_something_else_is_not_asked_for(vault: Vault, uri: str) -> None:
+def test_token_for_another_service_is_not_requested(vault: Vault, uri: str) -> None:
     """A server on this machine that requests a token for another service gets none."""
     vault.resource = "https://graph.microsoft.com"
     before = len(vault.authority.exchanges)
     other = vault.uri("certificate=faults").replace("localhost", "127.0.0.1")  # the SDK remembers each host's challenge
     try:
-        refused(ConfigurationError, lambda: keyvouch.open_signer(other, timeout=5))
+        assert_raises(ConfigurationError, lambda: keyvouch.open_signer(other, timeout=5))
     finally:
         vault.resource = "https://vault.azure.net"
     assert len(vault.authority.exchanges) == before
 
 
-def test_authority_that_fails_is_unavailable(vault: Vault, uri: str) -> None:
+def test_failing_authority_is_unavailable(vault: Vault, uri: str) -> None:
     """A 503 from the authority is not reported as a wrong secret."""
     vault.authority.answer_next(503, '{"error": "temporarily_unavailable"}', {"Content-Type": "application/json"})
-    error = refused(StoreUnavailable, lambda: keyvouch.open_signer(uri, timeout=5))
+    error = assert_raises(StoreUnavailable, lambda: keyvouch.open_signer(uri, timeout=5))
     assert "authority" in error.message
 
 
 def test_threads_share_one_token(vault: Vault, uri: str) -> None:
     """However many threads sign, a log-in sends one request to the authority."""
-    with connected(uri) as store:
+    with connected_store(uri) as store:
         before = len(vault.authority.exchanges)
-        key = store.open(parsed(uri), timeout=10)
+        key = store.open(parse_uri(uri), timeout=10)
         failures: list[BaseException] = []
 
         def sign() -> None:
@@ -204,21 +204,21 @@ def test_threads_share_one_token(vault: Vault, uri: str) -> None:
     assert len(vault.authority.exchanges) == before
 
 
-def test_answer_that_does_not_end_is_given_up(vault: Vault, uri: str) -> None:
+def test_endless_response_ends_at_the_timeout(vault: Vault, uri: str) -> None:
     """A server that sends a byte now and then cannot delay a caller beyond the timeout."""
-    with opened(uri) as key:
+    with opened_key(uri) as key:
         vault.fail("keys/sign", Trickle())
         with no_longer_than(4):
-            refused(StoreUnavailable, lambda: key.sign(b"x", PS256, timeout=1))
+            assert_raises(StoreUnavailable, lambda: key.sign(b"x", PS256, timeout=1))
         assert key.sign(b"x", PS256, timeout=10)
 
 
-def test_nothing_of_the_token_is_told(vault: Vault, uri: str) -> None:
+def test_errors_do_not_contain_the_token(vault: Vault, uri: str) -> None:
     """No error, cause or representation contains the bearer token."""
-    with connected(uri) as store:
-        key = store.open(parsed(uri), timeout=10)
+    with connected_store(uri) as store:
+        key = store.open(parse_uri(uri), timeout=10)
         vault.fail("keys/sign", refusals.missing_role("keys/sign"))
-        error = refused(AccessDenied, lambda: key.sign(b"x", PS256, timeout=10))
-        told = "".join(traceback.format_exception(error)) + repr(store) + repr(key) + repr(vars(store))
-    assert "Bearer " not in told
-    assert "eyJ" not in told
+        error = assert_raises(AccessDenied, lambda: key.sign(b"x", PS256, timeout=10))
+        text = "".join(traceback.format_exception(error)) + repr(store) + repr(key) + repr(vars(store))
+    assert "Bearer " not in text
+    assert "eyJ" not in text

@@ -9,14 +9,14 @@ from azure.keyvault.keys._shared import http_challenge_cache
 
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_vault import Vault
+from azure_simulator import Vault
 from scripted_store import is_signed
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_child_signs_whatever_the_parents_threads_held(vault: Vault) -> None:
+def test_child_signs_although_a_parents_thread_held_a_lock(vault: Vault) -> None:
     """The child logs in itself, and is not blocked by an SDK lock that one of the parent's threads held."""
     with keyvouch.open_signer(vault.make("forked", "P-256")) as signer:
         with vars(http_challenge_cache)["_lock"]:

@@ -14,12 +14,12 @@ from azure.core.rest import HttpRequest
 
 import keyvouch
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_opened import connected, parsed, refused
-from azure_vault import Vault
+from azure_simulator import Vault
+from bare_azure_store import assert_raises, connected_store, parse_uri
 from keyvouch.errors import KeyvouchError, StoreUnavailable
 from keyvouch.testing.authority.tls import make_context
-from keyvouch.testing.key_vault import Body
-from keyvouch_azure_keyvault.transport import NotAnswered, PoolTransport, VaultTransport
+from keyvouch_azure_keyvault.testing import Body
+from keyvouch_azure_keyvault.transports import NoResponse, PoolTransport, VaultTransport
 from servers.drips import DripServer, dripping, json_response
 
 
@@ -47,14 +47,14 @@ def test_next_page_on_another_host_is_not_requested(vault: Vault, uri: str, perm
     """A listing's next page with another scheme, host or port gets neither a request nor the token."""
     page = elsewhere.format(port=urlsplit(vault.url).port) + "/keys/x/versions?api-version=7.4&$skiptoken=a"
     which = uri if permission == "certificates/list" else uri.replace("certificate=", "key=")
-    with connected(uri) as store:
+    with connected_store(uri) as store:
         before = len(vault.calls)
         vault.fail(permission, Body(json.dumps({"value": [], "nextLink": page}).encode()))
-        refused(StoreUnavailable, lambda: store.open(parsed(which), timeout=5))
+        assert_raises(StoreUnavailable, lambda: store.open(parse_uri(which), timeout=5))
         assert len(vault.calls) == before + 1
 
 
-def test_host_is_compared_as_a_host() -> None:
+def test_hosts_are_compared() -> None:
     """Key Vault writes `:443` into the URLs of pages; a name with only the same prefix is another host."""
     sent: list[str] = []
     pools = SimpleNamespace(send=lambda request: sent.append(request.url))
@@ -69,19 +69,19 @@ def test_host_is_compared_as_a_host() -> None:
         "https://app.vault.azure.net:x/",
         "http://app.vault.azure.net/",
     ):
-        with contextlib.suppress(NotAnswered):
+        with contextlib.suppress(NoResponse):
             transport.send(HttpRequest("GET", url))
     assert sent == good
 
 
-def test_pages_without_end_are_given_up(vault: Vault, uri: str) -> None:
+def test_endless_listing_is_abandoned(vault: Vault, uri: str) -> None:
     """A listing in which each page names itself as the next is abandoned before the timeout."""
     page = f"{vault.url}/certificates/hosts/versions?api-version=7.4"
-    with connected(uri) as store:
+    with connected_store(uri) as store:
         body = json.dumps({"value": [{"id": f"{vault.url}/certificates/hosts/{'0' * 32}"}] * 20_000, "nextLink": page})
         vault.fail("certificates/list", *[Body(body.encode())] * 30)
         try:
-            error = refused(StoreUnavailable, lambda: store.open(parsed(uri), timeout=120))
+            error = assert_raises(StoreUnavailable, lambda: store.open(parse_uri(uri), timeout=120))
         finally:
             vault._faults.clear()
     assert "100,000" in error.message
@@ -103,7 +103,7 @@ def _document(authority: DripServer, **changed: object) -> bytes:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("auth", ["secret", "certificate"])
-def test_credentials_go_to_no_other_host_than_the_authoritys(
+def test_credentials_are_sent_only_to_the_authoritys_host(
     vault: Vault, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scheme: str, auth: str
 ) -> None:
     """If a discovery document names a token endpoint on another host, or over http, no credentials are sent there."""

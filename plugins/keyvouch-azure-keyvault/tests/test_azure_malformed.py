@@ -1,4 +1,4 @@
-"""Whatever responds in place of the vault or the log-in, only keyvouch's errors are raised."""
+"""Whatever responds instead of the vault or the authority, only keyvouch's errors are raised."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 import keyvouch
 import malformed
 from azure_fixtures import vault  # noqa: F401 - a fixture
-from azure_opened import connected, parsed
-from azure_vault import Vault
+from azure_simulator import Vault
+from bare_azure_store import connected_store, parse_uri
 from keyvouch.algorithms import find_algorithm
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.errors import KeyvouchError, StoreUnavailable
 from keyvouch.store import KeySpec, StoredKey
 from keyvouch.testing.authority import Authority
 from keyvouch.testing.authority.server import Response
-from keyvouch.testing.key_vault import Body, Refusal
-from keyvouch.testing.key_vault.messages import Reply
 from keyvouch.testing.throwaway import throwaway_signer
 from keyvouch_azure_keyvault.store import KeyVaultStore
-from test_azure_log_ins import Endpoint, endpoint  # noqa: F401 - a fixture
+from keyvouch_azure_keyvault.testing import Body, Refusal
+from keyvouch_azure_keyvault.testing.protocol import JsonResponse
+from test_azure_sign_in import Endpoint, endpoint  # noqa: F401 - a fixture
 
 SCOPE = "https://graph.microsoft.com/.default"
 PS256 = find_algorithm("PS256")
@@ -40,19 +40,19 @@ def store(vault: Vault) -> Iterator[KeyVaultStore]:
     if "malformed" not in vault.keys:
         vault.make("malformed")
         vault.make_key("bare")
-    with connected(vault.uri("certificate=malformed")) as found:
+    with connected_store(vault.uri("certificate=malformed")) as found:
         yield found
 
 
 @pytest.fixture
 def key(vault: Vault, store: KeyVaultStore) -> StoredKey:
-    return store.open(parsed(vault.uri("certificate=malformed")), timeout=10)
+    return store.open(parse_uri(vault.uri("certificate=malformed")), timeout=10)
 
 
 @pytest.fixture
-def doings(vault: Vault, store: KeyVaultStore, key: StoredKey) -> dict[str, Callable[[], object]]:
-    certificate, bare = (parsed(vault.uri(each)) for each in ("certificate=malformed", "key=bare"))
-    whole = parsed(vault.uri("certificate=malformed")).replace({"certificate": None})
+def operations(vault: Vault, store: KeyVaultStore, key: StoredKey) -> dict[str, Callable[[], object]]:
+    certificate, bare = (parse_uri(vault.uri(each)) for each in ("certificate=malformed", "key=bare"))
+    whole = parse_uri(vault.uri("certificate=malformed")).replace({"certificate": None})
     return {
         "certificates/list": lambda: store.open(certificate, timeout=10),
         "certificates/get": lambda: store.open(certificate, timeout=10),
@@ -63,76 +63,80 @@ def doings(vault: Vault, store: KeyVaultStore, key: StoredKey) -> dict[str, Call
     }
 
 
-def only_ours(doing: Callable[[], object]) -> KeyvouchError | None:
+def keyvouch_error_of(operation: Callable[[], object]) -> KeyvouchError | None:
     try:
-        doing()
+        operation()
     except KeyvouchError as error:
         return error
     return None
 
 
-def spoilt(vault: Vault, permission: str, body: bytes, doing: Callable[[], object], status: int = 200) -> Any:
-    """Call `doing` with `body` as the response to the next request that needs the permission."""
+def call_with_response(
+    vault: Vault, permission: str, body: bytes, operation: Callable[[], object], status: int = 200
+) -> Any:
+    """Call `operation` with `body` as the response to the next request that needs the permission."""
     vault.fail(permission, Body(body, status))
     try:
-        return only_ours(doing)
+        return keyvouch_error_of(operation)
     finally:
         vault._faults.clear()
 
 
-DOINGS = ("certificates/list", "certificates/get", "keys/list", "keys/get", "keys/sign")
+PERMISSIONS = ("certificates/list", "certificates/get", "keys/list", "keys/get", "keys/sign")
 
 
-@pytest.mark.parametrize("permission", DOINGS)
+@pytest.mark.parametrize("permission", PERMISSIONS)
 @pytest.mark.parametrize("status", [200, 400, 403, 404])
-def test_malformed_answers(vault: Vault, doings: dict[str, Callable[[], object]], permission: str, status: int) -> None:
+def test_malformed_responses(
+    vault: Vault, operations: dict[str, Callable[[], object]], permission: str, status: int
+) -> None:
     """Bodies that are not in Key Vault's format at all, with success and error statuses."""
     for body in malformed.WHOLE:
-        error = spoilt(vault, permission, body, doings[permission], status)
+        error = call_with_response(vault, permission, body, operations[permission], status)
         assert error is None or error.hint, body[:40]
         if status == 200 and permission in ("keys/sign", "keys/get"):
             assert error is not None, body[:40]
             assert error.try_next_key, body[:40]
 
 
-@pytest.mark.parametrize("permission", DOINGS)
+@pytest.mark.parametrize("permission", PERMISSIONS)
 def test_wrong_fields(
-    vault: Vault, doings: dict[str, Callable[[], object]], monkeypatch: pytest.MonkeyPatch, permission: str
+    vault: Vault, operations: dict[str, Callable[[], object]], monkeypatch: pytest.MonkeyPatch, permission: str
 ) -> None:
     """Valid responses in which one field is missing or has an invalid value."""
     bodies: list[Any] = []
-    original = Reply.response
+    original = JsonResponse.response
 
-    def response(self: Reply) -> Response:
+    def response(self: JsonResponse) -> Response:
         bodies.append(self.body)
         return original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Reply, "response", response)
+        patch.setattr(JsonResponse, "response", response)
         before = len(vault.calls)
-        doings[permission]()
+        operations[permission]()
         calls = [each.partition(" ")[2] for each in vault.calls[before:]]
-    good = dict(zip(reversed(calls), reversed(bodies), strict=True))[permission]
-    for body in malformed.variants(good):
-        error = spoilt(vault, permission, body, doings[permission])
+    valid = dict(zip(reversed(calls), reversed(bodies), strict=True))[permission]
+    for body in malformed.variants(valid):
+        error = call_with_response(vault, permission, body, operations[permission])
         assert error is None or (error.hint and "None" not in error.message), body
-    doings[permission]()
+    operations[permission]()
 
 
 @pytest.mark.parametrize("permission", ["keys/list", "certificates/list", "keys/get"])
-def test_malformed_listing(vault: Vault, doings: dict[str, Callable[[], object]], permission: str) -> None:
+def test_malformed_listing(vault: Vault, operations: dict[str, Callable[[], object]], permission: str) -> None:
     """Malformed responses while everything in the vault is listed."""
     for body in malformed.WHOLE:
-        spoilt(vault, permission, body, doings["listing"])
+        call_with_response(vault, permission, body, operations["listing"])
 
 
-def test_malformed_answers_to_changes(vault: Vault) -> None:
+def test_malformed_responses_to_changes(vault: Vault) -> None:
     """Creating a key or certificate succeeds or raises one of keyvouch's errors."""
     for permission, which in (("keys/create", "key"), ("certificates/create", "certificate")):
-        with connected(vault.uri("certificate=malformed")) as store:
+        with connected_store(vault.uri("certificate=malformed")) as store:
             for body in malformed.WHOLE:
-                uri = parsed(vault.uri(f"{which}=made-{next(_numbers)}"))
-                spoilt(vault, permission, body, functools.partial(store.generate, uri, KeySpec("P-256")))
+                uri = parse_uri(vault.uri(f"{which}=made-{next(_numbers)}"))
+                call_with_response(vault, permission, body, functools.partial(store.generate, uri, KeySpec("P-256")))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +146,7 @@ def test_malformed_challenges(vault: Vault, header: str) -> None:
     """Challenges that do not say which resource the token is for."""
     vault.disturb = lambda _: Refusal(401, "Unauthorized", "no", headers={"WWW-Authenticate": header})
     try:
-        assert only_ours(lambda: keyvouch.open_signer(vault.uri("certificate=malformed"), timeout=5))
+        assert keyvouch_error_of(lambda: keyvouch.open_signer(vault.uri("certificate=malformed"), timeout=5))
     finally:
         vault.disturb = lambda _: None
 
@@ -151,12 +155,12 @@ TOKEN = {"token_type": "Bearer", "expires_in": 3599, "access_token": "a.b.c"}
 TOKENS = (*malformed.WHOLE, *malformed.variants(TOKEN))
 
 
-def test_malformed_tokens_of_the_authority(vault: Vault) -> None:
+def test_malformed_tokens_from_the_authority(vault: Vault) -> None:
     """Whatever the authority responds, only keyvouch's errors are raised, and nothing of the response is kept."""
     for body in TOKENS:
         vault.authority._scripted.clear()
         vault.authority.answer_next(200, body, {"Content-Type": "application/json"})
-        error = only_ours(lambda: connected(vault.uri("certificate=malformed")).__enter__().close())
+        error = keyvouch_error_of(lambda: connected_store(vault.uri("certificate=malformed")).__enter__().close())
         assert error is None or error.hint, body
     vault.authority._scripted.clear()
 
@@ -165,18 +169,18 @@ def test_malformed_tokens_of_the_authority(vault: Vault) -> None:
 def test_malformed_discovery(vault: Vault, monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
     """The authority's endpoints cannot be discovered."""
     monkeypatch.setattr(Authority, "_respond", lambda *_: Response(200, body, {"Content-Type": "application/json"}))
-    error = only_ours(lambda: keyvouch.open_signer(vault.uri("certificate=malformed"), timeout=5))
+    error = keyvouch_error_of(lambda: keyvouch.open_signer(vault.uri("certificate=malformed"), timeout=5))
     assert error
     assert error.try_next_key
 
 
-def test_malformed_tokens_of_managed_identity(vault: Vault, endpoint: Endpoint) -> None:
+def test_malformed_tokens_from_managed_identity(vault: Vault, endpoint: Endpoint) -> None:
     """The same for a machine's own token endpoint."""
     managed = vault.uri("certificate=malformed").replace("auth=environment", "auth=managed-identity")
-    good = {"access_token": "a.b.c", "expires_on": "4102444800", "resource": "r", "token_type": "Bearer"}
-    for body in (*malformed.WHOLE, *malformed.variants(good)):
+    valid = {"access_token": "a.b.c", "expires_on": "4102444800", "resource": "r", "token_type": "Bearer"}
+    for body in (*malformed.WHOLE, *malformed.variants(valid)):
         endpoint.body = body
-        error = only_ours(lambda: connected(managed).__enter__().close())
+        error = keyvouch_error_of(lambda: connected_store(managed).__enter__().close())
         assert error is None or error.hint, body
 
 
@@ -190,8 +194,8 @@ def test_standby_key_signs_in(vault: Vault, store: KeyVaultStore) -> None:
             ("certificates/get", b"[]"),
             ("keys/sign", b"{}"),
         ):
-            spoiling = {permission: Body(body)}
-            vault.disturb = spoiling.get
+            responses = {permission: Body(body)}
+            vault.disturb = responses.get
             with ConfidentialClient(
                 app.client_id,
                 [vault.uri("certificate=malformed"), standby],
@@ -203,10 +207,12 @@ def test_standby_key_signs_in(vault: Vault, store: KeyVaultStore) -> None:
     vault.disturb = lambda _: None
 
 
-def test_answer_without_a_version(vault: Vault, doings: dict[str, Callable[[], object]]) -> None:
+def test_response_without_a_version(vault: Vault, operations: dict[str, Callable[[], object]]) -> None:
     """A key whose identifier has no version is not opened as version None."""
     identifier = f"{vault.address}/keys/bare"
-    error = spoilt(vault, "keys/list", json.dumps({"value": [{"kid": identifier}]}).encode(), doings["keys/list"])
+    error = call_with_response(
+        vault, "keys/list", json.dumps({"value": [{"kid": identifier}]}).encode(), operations["keys/list"]
+    )
     assert isinstance(error, StoreUnavailable)
     assert "None" not in str(error)
 
@@ -216,12 +222,12 @@ NAMES = ("value", "key", "attributes", "id", "kid", "cer", "kty", "n", "e", "ena
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    permission=st.sampled_from(DOINGS),
+    permission=st.sampled_from(PERMISSIONS),
     status=st.sampled_from((200, 200, 400, 403, 404, 409, 500)),
     body=malformed.fuzzed(NAMES),
 )
 def test_arbitrary_json(
-    vault: Vault, doings: dict[str, Callable[[], object]], permission: str, status: int, body: bytes
+    vault: Vault, operations: dict[str, Callable[[], object]], permission: str, status: int, body: bytes
 ) -> None:
     """Any JSON from any endpoint leads to success or to one of keyvouch's errors."""
-    spoilt(vault, permission, body, doings[permission], status)
+    call_with_response(vault, permission, body, operations[permission], status)

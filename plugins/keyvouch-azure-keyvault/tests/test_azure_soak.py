@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 
-import azure_vault
+import azure_simulator
 import keyvouch
-from azure_vault import Vault
+from azure_simulator import Vault
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.testing.authority import Authority
-from keyvouch.testing.key_vault import Drop, Fault, Refusal, Stall, refusals
+from keyvouch_azure_keyvault.testing import Drop, Fault, Refusal, Stall, refusals
 from scripted_store import is_signed
 
 THREADS = 8
-TROUBLES: dict[float, Fault | Refusal] = {
+FAILURES: dict[float, Fault | Refusal] = {
     0.01: refusals.throttled(1),
     0.02: refusals.throttled(),
     0.03: refusals.failing(503),
@@ -30,19 +30,19 @@ TROUBLES: dict[float, Fault | Refusal] = {
 @pytest.fixture
 def flaky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
     """A vault with 2 % of 429 (half without Retry-After), 1 % of 503, 1 % of dropped connections, 0.5 % of stalls."""
-    with azure_vault.running(tmp_path_factory.mktemp("flaky")) as vault:
-        dice = random.Random(1)
+    with azure_simulator.running(tmp_path_factory.mktemp("flaky")) as vault:
+        generator = random.Random(1)
 
-        def fail_now_and_then(permission: str) -> Fault | Refusal | None:
+        def fail_sometimes(permission: str) -> Fault | Refusal | None:
             if permission != "keys/sign":
                 return None
-            throw = dice.random()
-            for bound, trouble in TROUBLES.items():
-                if throw < bound:
-                    return trouble
+            number = generator.random()
+            for bound, failure in FAILURES.items():
+                if number < bound:
+                    return failure
             return None
 
-        vault.disturb = fail_now_and_then
+        vault.disturb = fail_sometimes
         yield vault
 
 
@@ -51,7 +51,7 @@ def test_callers_notice_nothing(flaky: Vault, *, soak: bool) -> None:
     wanted = 20_000 if soak else 400
     uri = flaky.make("soak", "P-256")
     failures: list[BaseException] = []
-    made: list[int] = []
+    signed: list[int] = []
     with keyvouch.open_signer(uri) as signer:
 
         def sign(thread: int) -> None:
@@ -60,7 +60,7 @@ def test_callers_notice_nothing(flaky: Vault, *, soak: bool) -> None:
                     message = b"%d %d" % (thread, number)
                     signature = signer.sign(message, "ES256", timeout=60)
                     assert is_signed(signer.public_key, signature, message, "ES256")
-                    made.append(number)
+                    signed.append(number)
             except BaseException as error:  # noqa: BLE001 - the test reports it
                 failures.append(error)
 
@@ -70,7 +70,7 @@ def test_callers_notice_nothing(flaky: Vault, *, soak: bool) -> None:
         for each in threads:
             each.join()
     assert not failures
-    assert len(made) == wanted
+    assert len(signed) == wanted
 
 
 def test_second_vault_takes_over(flaky: Vault, authority: Authority) -> None:

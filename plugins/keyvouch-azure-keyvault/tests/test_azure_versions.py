@@ -11,17 +11,17 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.keyvault.certificates import CertificatePolicyAction, WellKnownIssuerNames
 
 from keyvouch.errors import KeyUnusable, StoreUnavailable
-from keyvouch_azure_keyvault import versions
-from keyvouch_azure_keyvault.addresses import Place
+from keyvouch_azure_keyvault import key_versions
+from keyvouch_azure_keyvault.uri_attributes import KeyLocation
 
-NUMBER = "0123456789abcdef0123456789abcdef"
+VERSION = "0123456789abcdef0123456789abcdef"
 NOW = dt.datetime.now(dt.UTC)
-PLACE = Place("https://contoso.vault.azure.net", is_certificate=True, name="app", version=None)
+LOCATION = KeyLocation("https://contoso.vault.azure.net", is_certificate=True, name="app", version=None)
 
 
 def properties(**changes: object) -> Any:
     given: dict[str, object] = {
-        "version": NUMBER,
+        "version": VERSION,
         "enabled": True,
         "created_on": NOW,
         "not_before": None,
@@ -33,16 +33,16 @@ def properties(**changes: object) -> Any:
 
 def test_properties_are_read() -> None:
     """Properties are read, and some may be missing."""
-    assert versions.read_properties(properties()) == versions.Properties(NUMBER, True, NOW, None, None)
-    assert versions.read_properties(properties(enabled=None)).enabled is False
-    assert versions.read_properties(properties(enabled="true")).enabled is False
+    assert key_versions.read_properties(properties()) == key_versions.VersionProperties(VERSION, True, NOW, None, None)
+    assert key_versions.read_properties(properties(enabled=None)).enabled is False
+    assert key_versions.read_properties(properties(enabled="true")).enabled is False
 
 
-@pytest.mark.parametrize("version", [None, "", "1", NUMBER + "0", 5, [NUMBER], NUMBER[:-1] + "\n"])
-def test_versions_that_are_none(version: object) -> None:
+@pytest.mark.parametrize("version", [None, "", "1", VERSION + "0", 5, [VERSION], VERSION[:-1] + "\n"])
+def test_invalid_versions(version: object) -> None:
     """A version has 32 hexadecimal digits."""
     with pytest.raises(StoreUnavailable) as caught:
-        versions.read_properties(properties(version=version))
+        key_versions.read_properties(properties(version=version))
     assert "None" not in str(caught.value)
 
 
@@ -50,16 +50,16 @@ def test_versions_that_are_none(version: object) -> None:
 @pytest.mark.parametrize(
     "value", [5, "2024-01-01", NOW.replace(tzinfo=None), NOW.replace(year=1969), NOW.replace(year=2901), []]
 )
-def test_times_that_are_none(name: str, value: object) -> None:
+def test_invalid_times(name: str, value: object) -> None:
     """A time has a time zone, and can be added to."""
     with pytest.raises(StoreUnavailable):
-        versions.read_properties(properties(**{name: value}))
+        key_versions.read_properties(properties(**{name: value}))
 
 
-def policy_of(**given: object) -> versions.Policy:
+def policy_of(**given: object) -> key_versions.PolicySettings:
     found = SimpleNamespace(**{"issuer_name": "Self", "exportable": False, "lifetime_actions": [], **given})
     client = SimpleNamespace(get_certificate_policy=lambda _: found)
-    return versions.policy(cast("Any", SimpleNamespace(certificates=client)), PLACE)
+    return key_versions.fetch_policy(cast("Any", SimpleNamespace(certificates=client)), LOCATION)
 
 
 RENEWS = [SimpleNamespace(action=CertificatePolicyAction.auto_renew)]
@@ -86,10 +86,10 @@ def listed(error: ResourceNotFoundError) -> object:
         raise error
 
     client = SimpleNamespace(list_properties_of_certificate_versions=raises)
-    return versions.list_versions(cast("Any", SimpleNamespace(certificates=client)), PLACE)
+    return key_versions.list_versions(cast("Any", SimpleNamespace(certificates=client)), LOCATION)
 
 
-def test_names_that_are_not_there() -> None:
+def test_missing_names() -> None:
     """The service's own 404 is an empty list; another server's is an error."""
     own = ResourceNotFoundError("no")
     own.error = cast("Any", SimpleNamespace(code="CertificateNotFound"))
@@ -106,9 +106,9 @@ def key(**changes: object) -> Any:
 
 def test_keys_are_read() -> None:
     """A key can sign if its operations include that, or if it lists none."""
-    assert versions.of_key(key()).number == NUMBER
-    assert versions.of_key(key(key_operations=None)).exportable is False
-    assert versions.of_key(key(properties=properties(exportable=True))).exportable is True
+    assert key_versions.read_key(key()).version == VERSION
+    assert key_versions.read_key(key(key_operations=None)).exportable is False
+    assert key_versions.read_key(key(properties=properties(exportable=True))).exportable is True
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_keys_are_read() -> None:
         {"key_type": "EC", "key": SimpleNamespace(crv="P-256K", x=b"\1", y=b"\1")},
     ],
 )
-def test_keys_that_do_not_sign(changes: dict[str, object]) -> None:
+def test_keys_that_cannot_sign(changes: dict[str, object]) -> None:
     """Keys of other types, for other operations, or damaged are refused, and no message contains None."""
     with pytest.raises(KeyUnusable) as caught:
-        versions.of_key(key(**changes))
+        key_versions.read_key(key(**changes))
     assert caught.value.hint
     assert "None" not in str(caught.value)
 
@@ -136,4 +136,4 @@ def test_keys_that_do_not_sign(changes: dict[str, object]) -> None:
 def test_pending_certificate() -> None:
     """A certificate that is still pending has no key to sign with."""
     with pytest.raises(KeyUnusable, match="pending"):
-        versions._of_certificate(SimpleNamespace(cer=None, name="app", properties=properties()))
+        key_versions._read_certificate(SimpleNamespace(cer=None, name="app", properties=properties()))

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 """Maximum time in seconds for a daemon to start or to stop."""
 
 
@@ -22,14 +22,14 @@ def daemon(*command: str, environment: Mapping[str, str] | None = None) -> Itera
         finally:
             process.terminate()
             try:
-                process.wait(_PATIENCE)
+                process.wait(_TIMEOUT)
             except subprocess.TimeoutExpired:
                 process.kill()
 
 
-def wait_for(is_there: Callable[[], bool], name: str) -> None:
+def wait_for(is_ready: Callable[[], bool], name: str) -> None:
     """Wait until a daemon is ready. Raises AssertionError on timeout."""
-    end = time.monotonic() + _PATIENCE
-    while not is_there():
-        assert time.monotonic() < end, f"{name} does not start"
+    deadline = time.monotonic() + _TIMEOUT
+    while not is_ready():
+        assert time.monotonic() < deadline, f"timed out waiting for {name}"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The store fulfils the contract with each available module; `opencryptoki_suite.py` tests another one."""
+"""The store passes the conformance kit with each available module; `opencryptoki_suite.py` tests another one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import pytest
 
+from conformance_uris import Pkcs11Uris
 from keyvouch.testing import StoreConformance
-from pkcs11_kit import Pkcs11Uris
-from pkcs11_remote import REMOTE, Remote, remote
-from pkcs11_tokens import PIN, SOFTHSM, use_softhsm
-from pkcs11_tpm import TPM2, TPM_LABEL, TPM_PIN, tpm
+from p11_kit_server import P11_KIT_CLIENT, P11KitServer, p11_kit_server
+from softhsm_tokens import PIN, SOFTHSM, use_softhsm
+from tpm_token import TPM2, TPM_LABEL, TPM_PIN, tpm
 
 pytestmark = pytest.mark.server
 
@@ -30,20 +30,20 @@ class TestSoftHsm(Pkcs11Uris, StoreConformance):
             yield
 
 
-class TestRemote(Pkcs11Uris, StoreConformance):
+class TestP11KitServer(Pkcs11Uris, StoreConformance):
     """SoftHSM behind p11-kit's socket, whose server process is killed; p11-kit does not support Ed25519."""
 
     unsupported = ("ed25519", "refusals", "stalled", "replaced", "request", "export", "grant")
-    _server: ClassVar[Remote]
+    _server: ClassVar[P11KitServer]
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
     def _token(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         with (
             pytest.MonkeyPatch.context() as patch,
-            remote(tmp_path_factory.mktemp("remote"), patch, "conformance") as cls._server,
+            p11_kit_server(tmp_path_factory.mktemp("p11-kit"), patch, "conformance") as cls._server,
         ):
-            cls.prepare(patch, REMOTE, "conformance", PIN)
+            cls.prepare(patch, P11_KIT_CLIENT, "conformance", PIN)
             yield
 
     def break_connection(self) -> None:

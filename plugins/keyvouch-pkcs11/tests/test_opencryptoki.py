@@ -1,22 +1,21 @@
-"""Keys on opencryptoki's software token: the conformance kit, PIN counters, forks that the module detects."""
+"""Keys on opencryptoki's software token: the conformance kit, PIN counters, and a module that detects forks."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from opencryptoki_token import require_opencryptoki
+
 pytestmark = pytest.mark.server
 
 
-def test_all_that_is_tried_with_it() -> None:
+def test_suite_passes() -> None:
     """The suite passes in a separate process, one test at a time, since there is only one token."""
-    if os.geteuid() != 0 or shutil.which("pkcsslotd") is None:
-        pytest.skip("there is no opencryptoki, or this is not root: apt-get install opencryptoki")
+    require_opencryptoki()
     suite = Path(__file__).with_name("opencryptoki_suite.py")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(suite)],

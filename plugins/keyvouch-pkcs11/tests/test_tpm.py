@@ -11,10 +11,10 @@ import pytest
 import keyvouch
 from keyvouch.errors import KeyUnusable
 from keyvouch.testing.authority import Authority
-from pkcs11_tpm import TPM2, TPM_LABEL, TPM_PIN, tpm
 from scripted_store import is_signed
 from servers.oidc import OidcProvider
 from signing_in import sign_in
+from tpm_token import TPM2, TPM_LABEL, TPM_PIN, tpm
 
 pytestmark = pytest.mark.server
 KEY = f"pkcs11:token={TPM_LABEL};object=app?module-path={TPM2}&pin-source=env:TPM_PIN"
@@ -33,9 +33,7 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[keyvouch.Signer
                 yield opened
 
 
-def test_unmodified_msal_signs_in_with_it(
-    signer: keyvouch.Signer, authority: Authority, oidc_provider: OidcProvider
-) -> None:
+def test_unmodified_msal_signs_in(signer: keyvouch.Signer, authority: Authority, oidc_provider: OidcProvider) -> None:
     """Both test authorities accept PS256, which the TPM supports although it does not list it."""
     assert signer.exportable is False
     sign_in(signer, authority, oidc_provider)
@@ -47,7 +45,7 @@ def test_rsa_algorithms(signer: keyvouch.Signer, name: str) -> None:
     assert is_signed(signer.public_key, signer.sign(b"message", name), b"message", name)
 
 
-def test_forked_child_is_refused(signer: keyvouch.Signer) -> None:
+def test_forked_child_gets_an_error(signer: keyvouch.Signer) -> None:
     """The child gets an error with the remedy, and the parent continues to sign."""
     child = os.fork()
     if child == 0:

@@ -12,9 +12,9 @@ import keyvouch
 from keyvouch import files
 from keyvouch._core.opening import parse
 from keyvouch.errors import ConfigurationError
-from keyvouch_pkcs11 import locations
+from keyvouch_pkcs11 import module_lookup
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX's")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes exist only on POSIX systems")
 
 
 @pytest.fixture
@@ -36,39 +36,39 @@ def settings(tmp_path: Path, module: Path, monkeypatch: pytest.MonkeyPatch) -> P
     path = folder / "mine.module"
     path.write_text(f"module: {module}\n")
     path.chmod(0o644)
-    monkeypatch.setattr(locations, "FOLDERS", (folder,))
+    monkeypatch.setattr(module_lookup, "CONFIGURATION_FOLDERS", (folder,))
     return path
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def fail_on_load(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail the test if a file is passed to the dynamic linker."""
     monkeypatch.setattr("ctypes.CDLL", lambda path: pytest.fail(f"{path} was loaded"))
 
 
-def refusal(uri: str) -> ConfigurationError:
+def trust_error(uri: str) -> ConfigurationError:
     with pytest.raises(ConfigurationError, match="is not trusted") as caught, keyvouch.open_store(uri) as store:
         store.keys()
     return caught.value
 
 
-def located(uri: str) -> str:
-    return locations.locate(parse(uri)).path
+def found_module(uri: str) -> str:
+    return module_lookup.find_module(parse(uri)).path
 
 
 NAMED = ["module-path={module}", "module-name=mine", ""]
-"""The ways to name a module."""
+"""The three ways of naming a module in a URI."""
 
 
 @pytest.mark.parametrize("named", NAMED)
 @pytest.mark.parametrize("what", ["file", "folder", "folder above"])
 def test_module_that_others_can_write(module: Path, settings: Path, tmp_path: Path, named: str, what: str) -> None:
     """Neither the module nor a folder above it may be writable by everyone, however the URI names the module."""
-    place = {"file": module, "folder": module.parent, "folder above": tmp_path}[what]
-    place.chmod(0o777)
-    error = refusal(f"pkcs11:token=prod?{named.format(module=module)}")
-    assert f"everyone can write to {place}" in error.message
-    assert error.hint == f"Run: chmod o-w {place}"
+    path = {"file": module, "folder": module.parent, "folder above": tmp_path}[what]
+    path.chmod(0o777)
+    error = trust_error(f"pkcs11:token=prod?{named.format(module=module)}")
+    assert f"everyone can write to {path}" in error.message
+    assert error.hint == f"Run: chmod o-w {path}"
 
 
 @pytest.mark.parametrize("named", NAMED)
@@ -76,16 +76,16 @@ def test_module_that_others_can_write(module: Path, settings: Path, tmp_path: Pa
 def test_module_of_another_account(module: Path, settings: Path, named: str) -> None:
     """The module must not belong to another account."""
     os.chown(module, 60123, 60123)
-    assert "belongs to another user" in refusal(f"pkcs11:token=prod?{named.format(module=module)}").message
+    assert "belongs to another user" in trust_error(f"pkcs11:token=prod?{named.format(module=module)}").message
 
 
 @pytest.mark.parametrize("named", NAMED[1:])
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_settings_that_others_can_write(settings: Path, named: str, what: str) -> None:
     """p11-kit's configuration must be trusted, because it determines which module is loaded."""
-    place = settings if what == "file" else settings.parent
-    place.chmod(0o777)
-    assert f"everyone can write to {place}" in refusal(f"pkcs11:token=prod?{named}").message
+    path = settings if what == "file" else settings.parent
+    path.chmod(0o777)
+    assert f"everyone can write to {path}" in trust_error(f"pkcs11:token=prod?{named}").message
 
 
 def test_link_to_a_module(module: Path, tmp_path: Path) -> None:
@@ -93,39 +93,39 @@ def test_link_to_a_module(module: Path, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     (shared / "module.so").symlink_to(module)
-    assert located(f"pkcs11:token=prod?module-path={shared / 'module.so'}") == str(module)
+    assert found_module(f"pkcs11:token=prod?module-path={shared / 'module.so'}") == str(module)
     shared.chmod(0o777)
-    assert "everyone can write" in refusal(f"pkcs11:token=prod?module-path={shared / 'module.so'}").message
+    assert "everyone can write" in trust_error(f"pkcs11:token=prod?module-path={shared / 'module.so'}").message
 
 
 @pytest.mark.parametrize("named", NAMED)
 def test_trusted_module(module: Path, settings: Path, named: str) -> None:
     """A module that belongs to this account or to root, in folders only they can write to, is accepted."""
-    assert located(f"pkcs11:token=prod?{named.format(module=module)}") == str(module)
+    assert found_module(f"pkcs11:token=prod?{named.format(module=module)}") == str(module)
 
 
-@pytest.mark.parametrize("whose", ["machine", "user"])
+@pytest.mark.parametrize("owner", ["machine", "user"])
 @pytest.mark.parametrize("what", ["settings", "module"])
-def test_modules_behind_p11_kit(
-    module: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str, what: str
+def test_modules_that_p11_kit_loads(
+    module: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, what: str
 ) -> None:
     """p11-kit's own module loads all configured modules, including the user's, so each must be trusted."""
     proxy = module.with_name("libp11-kit.so.0")
     proxy.write_bytes(b"")
-    if whose == "user":
+    if owner == "user":
         monkeypatch.setattr(os, "geteuid", lambda: 60123)  # root has no user configuration
-        monkeypatch.setattr("keyvouch.files.check_trusted", _at_the_first_account(files.check_trusted))
+        monkeypatch.setattr("keyvouch.files.check_trusted", _as_current_account(files.check_trusted))
         folder = tmp_path / "home" / ".config" / "pkcs11" / "modules"
         folder.mkdir(parents=True)
         settings = settings.rename(folder / settings.name)
     uri = f"pkcs11:token=prod?module-path={proxy}"
-    assert located(uri) == str(proxy)
+    assert found_module(uri) == str(proxy)
     (settings if what == "settings" else module).chmod(0o777)
-    assert "everyone can write" in refusal(uri).message
+    assert "everyone can write" in trust_error(uri).message
 
 
 @pytest.mark.parametrize("what", ["folder", "missing module", "missing folder", "disabled module", "overridden module"])
-def test_modules_that_may_come_behind_p11_kit(
+def test_modules_that_p11_kit_could_load_later(
     module: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """Anything p11-kit would load if it were created between the check and the load must be trusted too."""
@@ -135,28 +135,28 @@ def test_modules_that_may_come_behind_p11_kit(
     uri = f"pkcs11:token=prod?module-path={proxy}"
     later = tmp_path / "later"
     later.mkdir()
-    monkeypatch.setattr(locations, "FOLDERS", (settings.parent, later / "modules"))
-    assert located(uri) == str(proxy)
+    monkeypatch.setattr(module_lookup, "CONFIGURATION_FOLDERS", (settings.parent, later / "modules"))
+    assert found_module(uri) == str(proxy)
     if what == "folder":
         settings.unlink()
-        spoiled = settings.parent
+        writable = settings.parent
     elif what == "missing module":
         module.unlink()
-        spoiled = module.parent
+        writable = module.parent
     elif what == "missing folder":
-        spoiled = later
+        writable = later
     elif what == "disabled module":
         settings.write_text(f"module: {module}\nenable-in: python3\n")
-        spoiled = module
+        writable = module
     else:
         (later / "modules").mkdir()
         (later / "modules" / settings.name).write_text("x-init-reserved: none\n")
-        spoiled = module
-    spoiled.chmod(0o777)
-    assert f"everyone can write to {spoiled}" in refusal(uri).message
+        writable = module
+    writable.chmod(0o777)
+    assert f"everyone can write to {writable}" in trust_error(uri).message
 
 
-def _at_the_first_account(check: object) -> object:
+def _as_current_account(check: object) -> object:
     """Make `check_trusted` still trust files of the account that runs the tests."""
     real = os.getuid()
 

@@ -36,7 +36,7 @@ listen vault
   default-server check-ssl check-sni localhost verify required verifyhost localhost ca-file {ca_file}
 {servers}
 """
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 """Timeout in seconds for what a cluster does on its own, which usually takes a few."""
 
 
@@ -49,12 +49,12 @@ class Cluster:
         self.address = f"https://localhost:{self.port}"
         self.nodes: list[Server] = []
         for name in ("one", "two", "three"):
-            place = folder / name
-            place.mkdir()
+            node_folder = folder / name
+            node_folder.mkdir()
             first = self.nodes[0] if self.nodes else None
             join = _JOIN.format(address=first.address, ca_file=first.ca_file) if first else ""
-            storage = _RAFT.format(folder=place, name=name, join=join)
-            self.nodes.append(Server(place, storage, first))
+            storage = _RAFT.format(folder=node_folder, name=name, join=join)
+            self.nodes.append(Server(node_folder, storage, first))
         self.ca_file = self.nodes[0].ca_file
         servers = "\n".join(f"  server {each.folder.name} 127.0.0.1:{each.port}" for each in self.nodes)
         (folder / "haproxy.cfg").write_text(_HAPROXY.format(port=self.port, ca_file=self.ca_file, servers=servers))
@@ -71,7 +71,7 @@ class Cluster:
             self._balancer = subprocess.Popen(
                 ["haproxy", "-db", "-f", str(self.folder / "haproxy.cfg")], stdout=log, stderr=log
             )
-        self.settle()
+        self.wait_until_healthy()
 
     def stop(self) -> None:
         for node in self.nodes:
@@ -85,11 +85,11 @@ class Cluster:
         """The leader."""
         return next(each for each in self.nodes if self._is_active(each))
 
-    def settle(self) -> None:
+    def wait_until_healthy(self) -> None:
         """Wait until all three nodes are voters and follow one leader."""
-        until(self._is_whole)
+        wait_until(self._is_healthy)
 
-    def another_leads(self, former: Server) -> bool:
+    def has_new_leader(self, former: Server) -> bool:
         """Return whether a node other than the former leader leads."""
         return any(self._is_active(each) for each in self.nodes if each is not former)
 
@@ -98,27 +98,27 @@ class Cluster:
             return bool(node.client().sys.read_leader_status()["is_self"])
         return False
 
-    def _is_whole(self) -> bool:
+    def _is_healthy(self) -> bool:
         with contextlib.suppress(Exception):  # no node leads at the moment
             for node in self.nodes:
                 node.wait(5)
-            told = self.active.admin.adapter.get("/v1/sys/storage/raft/autopilot/state")["data"]
-            return bool(told["healthy"]) and len(told["voters"]) == len(self.nodes)
+            state = self.active.admin.adapter.get("/v1/sys/storage/raft/autopilot/state")["data"]
+            return bool(state["healthy"]) and len(state["voters"]) == len(self.nodes)
         return False
 
 
-def until(done: Callable[[], bool]) -> None:
+def wait_until(done: Callable[[], bool]) -> None:
     """Wait until `done` returns true."""
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _TIMEOUT
     while not done():
-        assert time.monotonic() < end, "it did not come to that"
+        assert time.monotonic() < end, "timed out waiting for the cluster"
         time.sleep(0.1)
 
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Cluster]:
     if shutil.which("haproxy") is None:
-        pytest.skip("there is no haproxy: apt-get install haproxy")
+        pytest.skip("haproxy is not installed: apt-get install haproxy")
     made = Cluster(folder)
     try:
         made.start()

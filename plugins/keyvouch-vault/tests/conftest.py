@@ -14,7 +14,7 @@ import openbao
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openbao.Server]:
     """OpenBao over TLS, with transit, AppRole and the tests' policies."""
     with openbao.running(tmp_path_factory.mktemp("openbao")) as running:
-        running.prepare()
+        running.configure()
         yield running
 
 
@@ -22,5 +22,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openbao.Server]
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
     """Three nodes behind haproxy, set up in the same way."""
     with clusters.running(tmp_path_factory.mktemp("cluster")) as running:
-        running.active.prepare()
+        running.active.configure()
         yield running

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from http_fake import Fake, answer
+from scripted_server import ScriptedServer, http_response
 
 JSON = "Content-Type: application/json"
 AUTH = {"auth": {"client_token": "s.made", "lease_duration": 3600, "renewable": True}}
@@ -24,14 +24,14 @@ def pem(key: rsa.RSAPrivateKey) -> str:
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
-class FakeVault(Fake):
-    """A Vault with one RSA key, `app`, in one version, in which every log-in succeeds."""
+class FakeVault(ScriptedServer):
+    """A Vault with one RSA key, `app`, in one version, in which every login succeeds."""
 
     def __init__(self, key: rsa.RSAPrivateKey) -> None:
         self.key = key
         self.version = {"public_key": pem(key), "creation_time": "2024-01-01T00:00:00.123456789Z"}
         described = {"type": "rsa-2048", "latest_version": 1, "min_encryption_version": 0, "exportable": False}
-        self.good: dict[str, Any] = {
+        self.bodies: dict[str, Any] = {
             "login": AUTH,
             "wrapping/lookup": {"data": {"creation_path": "auth/approle/role/app/secret-id"}},
             "wrapping/unwrap": {"data": {"secret_id": "sid"}},
@@ -51,23 +51,23 @@ class FakeVault(Fake):
         self.exists = True
         self.ca_file = ""
         """The certificates to trust: only a few, because the system's take long to load."""
-        self.bad: dict[str, tuple[str, bytes]] = {}
+        self.overrides: dict[str, tuple[str, bytes]] = {}
         """By endpoint: the status and body of the response."""
-        self.reached: list[str] = []
+        self.requested: list[str] = []
         """The endpoints that were requested."""
         super().__init__(b"")
 
-    def reply(self, request: str) -> bytes:
+    def respond(self, request: str) -> bytes:
         """Return the response to a request."""
         endpoint = _endpoint(request)
-        self.reached.append(endpoint)
-        if endpoint in self.bad:
-            status, body = self.bad[endpoint]
-            return answer(status, body, JSON)
-        if endpoint not in self.good or (endpoint == "keys/app" and not self.exists):
-            return answer("404 Not Found", b'{"errors": []}', JSON)
-        good = self._signed(request) if endpoint == "sign" else self.good[endpoint]
-        return answer("200 OK", json.dumps(good).encode(), JSON)
+        self.requested.append(endpoint)
+        if endpoint in self.overrides:
+            status, body = self.overrides[endpoint]
+            return http_response(status, body, JSON)
+        if endpoint not in self.bodies or (endpoint == "keys/app" and not self.exists):
+            return http_response("404 Not Found", b'{"errors": []}', JSON)
+        body = self._signed(request) if endpoint == "sign" else self.bodies[endpoint]
+        return http_response("200 OK", json.dumps(body).encode(), JSON)
 
     def _signed(self, request: str) -> Any:
         digest = base64.b64decode(json.loads(request.partition("\r\n\r\n")[2])["input"])

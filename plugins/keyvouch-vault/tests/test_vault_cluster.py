@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import keyvouch
-from cluster import Cluster, until
+from cluster import Cluster, wait_until
 from vault_keys import signing
 
 # One cluster for all tests, because it is slow to start; hence a single pytest-xdist worker.
@@ -16,14 +16,14 @@ pytestmark = [pytest.mark.server, pytest.mark.xdist_group("vault-cluster")]
 
 @pytest.fixture
 def signer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[keyvouch.Signer]:
-    """A key in the cluster, with a log-in that is renewed every two seconds, even during an election."""
-    cluster.settle()
+    """A key in the cluster, with a login that is renewed every two seconds, even during an election."""
+    cluster.wait_until_healthy()
     leader = cluster.active
     leader.write("auth/approle/role/brief", token_policies=["keys"], token_ttl="3s")
     leader.write("transit/keys/app", type="ecdsa-p256")
     monkeypatch.setenv("ROLE_SECRET", leader.secret_id("brief"))
-    log_in = f"auth=approle&role-id={leader.role_id('brief')}&secret-id=env:ROLE_SECRET"
-    uri = f"vault:address={cluster.address};key=app?{log_in}&ca-file={cluster.ca_file}"
+    login = f"auth=approle&role-id={leader.role_id('brief')}&secret-id=env:ROLE_SECRET"
+    uri = f"vault:address={cluster.address};key=app?{login}&ca-file={cluster.ca_file}"
     with keyvouch.open_signer(uri) as opened:
         yield opened
 
@@ -33,7 +33,7 @@ def test_leader_is_killed(cluster: Cluster, signer: keyvouch.Signer) -> None:
     leader = cluster.active
     with signing(signer) as work:
         leader.kill()
-        until(lambda: cluster.another_leads(leader))
+        wait_until(lambda: cluster.has_new_leader(leader))
     leader.launch()
     assert work.failures == []
 
@@ -43,7 +43,7 @@ def test_node_is_sealed(cluster: Cluster, signer: keyvouch.Signer) -> None:
     leader = cluster.active
     with signing(signer) as work:
         leader.write("sys/seal")
-        until(lambda: cluster.another_leads(leader))
+        wait_until(lambda: cluster.has_new_leader(leader))
     leader.stop()
     leader.launch()
     assert work.failures == []
@@ -55,9 +55,9 @@ def test_nodes_are_restarted(cluster: Cluster, signer: keyvouch.Signer) -> None:
     with signing(signer) as work:
         for node in (*followers, cluster.active):
             node.stop()
-            work.go_on()
+            work.wait_for_more()
             node.launch()
-            cluster.settle()
+            cluster.wait_until_healthy()
     assert work.failures == []
 
 
@@ -69,5 +69,5 @@ def test_leader_steps_down(cluster: Cluster, signer: keyvouch.Signer) -> None:
     leader = cluster.active
     with signing(signer) as work:
         leader.admin.sys.step_down()
-        until(lambda: cluster.another_leads(leader))
+        wait_until(lambda: cluster.has_new_leader(leader))
     assert work.failures == []

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.server
 
 
 class TestOpenBao(StoreConformance):
-    """A lost connection does not end a log-in here, so the log-in is broken instead, by revoking its tokens.
+    """A lost connection does not end a session here, so `break_connection` revokes its tokens instead.
 
     No URI is ambiguous: a key without a version is a family.
     """
@@ -46,9 +46,9 @@ class TestOpenBao(StoreConformance):
     @classmethod
     def at(cls, key: str) -> str:
         assert cls.relay is not None
-        log_in = f"auth=approle&role-id={cls._server.role_id('keys')}&secret-id=env:KIT_SECRET_ID"
+        login = f"auth=approle&role-id={cls._server.role_id('keys')}&secret-id=env:KIT_SECRET_ID"
         address = f"https://localhost:{cls.relay.port}"
-        return f"vault:address={address};key={key}?{log_in}&ca-file={cls._server.ca_file}&deletion-allowed=true"
+        return f"vault:address={address};key={key}?{login}&ca-file={cls._server.ca_file}&deletion-allowed=true"
 
     @classmethod
     def make(cls, key: str, kind: str) -> str:
@@ -63,7 +63,7 @@ class TestOpenBao(StoreConformance):
         self._server.write("sys/leases/revoke-prefix/auth/approle/login")
 
     def restore_connection(self) -> None:
-        """Do nothing: the next log-in restores it."""
+        """Do nothing: the next login restores it."""
 
     def count_refusals(self) -> int:
         return sum("error" in each for each in self._server.requests("auth/approle/login"))

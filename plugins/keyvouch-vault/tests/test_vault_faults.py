@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import keyvouch
-from http_fake import LOOKED_UP, answer, fake
 from keyvouch.errors import (
     AccessDenied,
     ConfigurationError,
@@ -28,8 +27,9 @@ from keyvouch.testing import Relay
 from keyvouch.uri import parse_uri
 from keyvouch_vault.store import VaultStore
 from openbao import PASSWORD, Server
+from scripted_server import TOKEN_LOOKUP, http_response, scripted_server
 from servers.drips import DRIPS, dripping, json_response
-from vault_keys import make_key, refused, sign_meanwhile, token_uri
+from vault_keys import error_on_open, make_key, sign_for, with_login
 
 pytestmark = pytest.mark.server
 JSON = "Content-Type: application/json"
@@ -47,13 +47,13 @@ def uri(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_unknown_ca(server: Server, uri: str, tmp_path: Path) -> None:
     """A server whose CA is not trusted is a configuration error, and the hint names ca-file=."""
-    error = refused(uri.replace(f"&ca-file={server.ca_file}", ""), ConfigurationError)
+    error = error_on_open(uri.replace(f"&ca-file={server.ca_file}", ""), ConfigurationError)
     assert "ca-file=" in error.hint
     (tmp_path / "empty.pem").write_text("nothing")
-    refused(uri.replace(str(server.ca_file), str(tmp_path / "empty.pem")), ConfigurationError)
+    error_on_open(uri.replace(str(server.ca_file), str(tmp_path / "empty.pem")), ConfigurationError)
 
 
-def test_environment_does_not_beat_ca_file(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ca_file_overrides_environment(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """ca-file= takes precedence over REQUESTS_CA_BUNDLE."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
     keyvouch.open_signer(uri).close()
@@ -61,18 +61,18 @@ def test_environment_does_not_beat_ca_file(server: Server, uri: str, monkeypatch
 
 def test_wrong_host_name(uri: str) -> None:
     """A host name that is not in the certificate is refused."""
-    assert "host name" in refused(uri.replace("localhost", "127.0.0.1"), ConfigurationError).hint
+    assert "host name" in error_on_open(uri.replace("localhost", "127.0.0.1"), ConfigurationError).hint
 
 
-def test_nobody_listens(uri: str) -> None:
+def test_connection_refused(uri: str) -> None:
     """An address on which nothing listens is unavailable immediately."""
     began = time.monotonic()
-    refused(re.sub(r"localhost:\d+", "localhost:1", uri), StoreUnavailable)
+    error_on_open(re.sub(r"localhost:\d+", "localhost:1", uri), StoreUnavailable)
     assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("address", ["http://vault:8200", "vault:8200", "https://", "https://u:p@vault", "ftp://vault"])
-def test_addresses_that_are_none(address: str) -> None:
+def test_invalid_addresses(address: str) -> None:
     """Plain http is allowed only on loopback, and an address may not contain a password."""
     with pytest.raises(ConfigurationError):
         parse_uri(f"vault:address={address};key=app?auth=token&token=env:X", VaultStore.attributes)
@@ -88,10 +88,10 @@ def test_addresses_that_are_none(address: str) -> None:
         (";mount=elsewhere;key=", ConfigurationError, "mount="),
         (";mount=cubbyhole;key=", KeyNotFound, "keyvouch keys"),
         (";key=no", KeyNotFound, "keyvouch keys"),
-        (";version=7;key=", KeyNotFound, "These may: 1"),
+        (";version=7;key=", KeyNotFound, "versions 1"),
     ],
 )
-def test_places_that_are_wrong(
+def test_wrong_namespace_mount_key_or_version(
     server: Server,
     uri: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,7 +102,7 @@ def test_places_that_are_wrong(
     """A wrong namespace, mount, key or version each has its own error, unless a policy denies access first."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("admin"))
     more = ";namespace=nowhere" if change == ";key=" else ""
-    assert hint in refused(uri.replace(";key=", more + change), kind).hint
+    assert hint in error_on_open(uri.replace(";key=", more + change), kind).hint
 
 
 def test_version_below_the_minimum(server: Server, uri: str) -> None:
@@ -113,13 +113,13 @@ def test_version_below_the_minimum(server: Server, uri: str) -> None:
         server.write(f"transit/keys/{name}/config", min_encryption_version=2)
         with pytest.raises(KeyUnusable, match="min_encryption_version"):
             signer.sign(b"message", "ES256")
-    refused(uri.replace(f";key={name}", f";key={name};version=1"), KeyNotFound)
+    error_on_open(uri.replace(f";key={name}", f";key={name};version=1"), KeyNotFound)
 
 
 def test_key_that_cannot_sign(server: Server, uri: str) -> None:
     """An encryption key is unusable, and a listing skips it."""
     server.write("transit/keys/cipher", type="aes256-gcm96")
-    refused(re.sub(r";key=[\w-]+", ";key=cipher", uri), KeyUnusable)
+    error_on_open(re.sub(r";key=[\w-]+", ";key=cipher", uri), KeyUnusable)
     with keyvouch.open_store(re.sub(r";key=[\w-]+", "", uri)) as store:
         listed = store.keys()
     assert "cipher" not in {info.uri.get("key") for info in listed}
@@ -128,7 +128,7 @@ def test_key_that_cannot_sign(server: Server, uri: str) -> None:
 # Permissions and secrets.
 
 
-def test_denied_signature_names_the_policy(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_denied_signature_names_the_policy_rule(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a policy's 403, the hint gives the missing line, and nothing logs in again."""
     server.write("sys/policies/acl/reader", policy='path "transit/keys/*" { capabilities = ["read"] }')
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("reader"))
@@ -139,41 +139,43 @@ def test_denied_signature_names_the_policy(server: Server, uri: str, monkeypatch
     assert len(server.requests("auth/token/lookup-self")) == before + 1
 
 
-def test_denied_reading_names_the_way_out(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_denied_read_suggests_version_and_certificate(
+    server: Server, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A user who may only sign gets a hint to name the version and certificate."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("sign"))
-    assert "certificate-file=" in refused(uri, AccessDenied).hint
+    assert "certificate-file=" in error_on_open(uri, AccessDenied).hint
 
 
 @pytest.mark.parametrize("token", ["s.wrong", "hvs.wrong"])
-def test_token_that_is_none(uri: str, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+def test_invalid_token(uri: str, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     """A wrong token is reported as such, and not shown."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", token)
-    assert token not in str(refused(uri, SecretIncorrect))
+    assert token not in str(error_on_open(uri, SecretIncorrect))
 
 
 def test_stray_tokens_never_sign(uri: str, server: Server, own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """VAULT_TOKEN and ~/.vault-token are never read, not even after a refused log-in."""
+    """VAULT_TOKEN and ~/.vault-token are never read, not even after a refused login."""
     token = server.token("keys")
     (own_folders / ".vault-token").write_text(token)
     monkeypatch.setenv("VAULT_TOKEN", token)
     monkeypatch.setenv("SID", "wrong")
-    refused(token_uri(uri, f"auth=approle&role-id={server.role_id('keys')}&secret-id=env:SID"), SecretIncorrect)
+    error_on_open(with_login(uri, f"auth=approle&role-id={server.role_id('keys')}&secret-id=env:SID"), SecretIncorrect)
     monkeypatch.setenv("VAULT_TEST_TOKEN", "s.wrong")
-    refused(uri, SecretIncorrect)
+    error_on_open(uri, SecretIncorrect)
 
 
-def test_role_and_mount_that_are_wrong(uri: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AppRole does not distinguish a wrong role from a wrong secret; a log-in mount that does not exist is denied."""
+def test_wrong_role_or_auth_mount(uri: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppRole does not distinguish a wrong role from a wrong secret; an auth mount that does not exist is denied."""
     monkeypatch.setenv("SID", server.secret_id("keys"))
-    refused(token_uri(uri, "auth=approle&role-id=nobody&secret-id=env:SID"), SecretIncorrect)
-    error = refused(token_uri(uri, "auth=approle&auth-mount=no&role-id=x&secret-id=env:SID"), AccessDenied)
+    error_on_open(with_login(uri, "auth=approle&role-id=nobody&secret-id=env:SID"), SecretIncorrect)
+    error = error_on_open(with_login(uri, "auth=approle&auth-mount=no&role-id=x&secret-id=env:SID"), AccessDenied)
     assert "auth-mount=" in error.hint
 
 
 @pytest.mark.parametrize("query", ["", "auth=approle", "auth=userpass&username=a", "auth=none", "auth=magic"])
-def test_log_ins_that_lack_something(query: str) -> None:
-    """What a log-in requires is checked before anything is sent."""
+def test_missing_login_attributes(query: str) -> None:
+    """What a login requires is checked before anything is sent."""
     with pytest.raises(ConfigurationError):
         VaultStore(parse_uri(f"vault:address=https://vault;key=app?{query}", VaultStore.attributes), SecretResolver())
 
@@ -194,7 +196,7 @@ def test_sealed_server(server: Server, uri: str) -> None:
         signer.sign(b"message", "ES256")
 
 
-def test_restarted_server_is_waited_for(server: Server, uri: str) -> None:
+def test_signing_survives_server_restart(server: Server, uri: str) -> None:
     """Eight signing threads see no error when the server is killed and started again."""
 
     def restart() -> None:
@@ -205,13 +207,13 @@ def test_restarted_server_is_waited_for(server: Server, uri: str) -> None:
         signer.sign(b"message", "ES256")
         restarting = threading.Timer(0.5, restart)
         restarting.start()
-        assert sign_meanwhile(signer, 4.0, threads=8) == []
+        assert sign_for(signer, 4.0, threads=8) == []
         restarting.join()
 
 
-def faulty(*answers: bytes, timeout: float = 2.0, pause: float = 0.0) -> tuple[Exception, list[str]]:
-    """Return the error that opening raises for these responses after a successful log-in, and the requests."""
-    with fake(answer("200 OK", LOOKED_UP, JSON), *answers) as server:
+def error_from(*responses: bytes, timeout: float = 2.0, pause: float = 0.0) -> tuple[Exception, list[str]]:
+    """Return the error that opening raises for these responses after a successful login, and the requests."""
+    with scripted_server(http_response("200 OK", TOKEN_LOOKUP, JSON), *responses) as server:
         parsed = parse_uri(
             f"vault:address={server.address};key=app;version=1?auth=token&token=env:VAULT_TEST_TOKEN",
             VaultStore.attributes,
@@ -222,30 +224,30 @@ def faulty(*answers: bytes, timeout: float = 2.0, pause: float = 0.0) -> tuple[E
         with pytest.raises(KeyvouchError) as caught:
             store.open(parsed, timeout=timeout)
         store.close()
-        return caught.value, server.asked
+        return caught.value, server.requests
 
 
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
-        (answer("500 Internal Server Error", b'{"errors": ["boom"]}', JSON), StoreUnavailable),
-        (answer("502 Bad Gateway", b"<html>", "Content-Type: text/html"), StoreUnavailable),
-        (answer("503 Service Unavailable", b'{"errors": ["standby"]}', JSON), StoreUnavailable),
-        (answer("200 OK", b"<html>hello", "Content-Type: text/html"), StoreUnavailable),
-        (answer("200 OK", b"[1]", JSON), StoreUnavailable),
-        (answer("200 OK", b'{"data": {"type": "rsa-2048", "keys": 7}}', JSON), StoreUnavailable),
-        (answer("200 OK", b'{"data"', JSON, length=1000), StoreUnavailable),
+        (http_response("500 Internal Server Error", b'{"errors": ["boom"]}', JSON), StoreUnavailable),
+        (http_response("502 Bad Gateway", b"<html>", "Content-Type: text/html"), StoreUnavailable),
+        (http_response("503 Service Unavailable", b'{"errors": ["standby"]}', JSON), StoreUnavailable),
+        (http_response("200 OK", b"<html>hello", "Content-Type: text/html"), StoreUnavailable),
+        (http_response("200 OK", b"[1]", JSON), StoreUnavailable),
+        (http_response("200 OK", b'{"data": {"type": "rsa-2048", "keys": 7}}', JSON), StoreUnavailable),
+        (http_response("200 OK", b'{"data"', JSON, length=1000), StoreUnavailable),
         (b"nonsense\r\n\r\n", StoreUnavailable),
         (b"", StoreUnavailable),
     ],
 )
-def test_answers_that_are_none(monkeypatch: pytest.MonkeyPatch, reply: bytes, kind: type[KeyvouchError]) -> None:
+def test_unusable_responses(monkeypatch: pytest.MonkeyPatch, reply: bytes, kind: type[KeyvouchError]) -> None:
     """A 5xx, non-JSON, truncated or missing response is unavailable, with a hint."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
-    error, asked = faulty(reply)
+    error, requests = error_from(reply)
     assert type(error) is kind
     assert error.hint
-    assert len(asked) == 2  # the plugin does not retry
+    assert len(requests) == 2  # the plugin does not retry
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,7 @@ def test_answers_that_are_none(monkeypatch: pytest.MonkeyPatch, reply: bytes, ki
 def test_quota(monkeypatch: pytest.MonkeyPatch, header: tuple[str, ...], seconds: float | None) -> None:
     """429 is `Throttled`, with the server's Retry-After if there is one."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
-    error, _ = faulty(answer("429 Too Many Requests", b'{"errors": ["quota"]}', JSON, *header))
+    error, _ = error_from(http_response("429 Too Many Requests", b'{"errors": ["quota"]}', JSON, *header))
     assert isinstance(error, Throttled)
     assert error.retry_after == seconds
 
@@ -262,12 +264,12 @@ def test_quota(monkeypatch: pytest.MonkeyPatch, header: tuple[str, ...], seconds
 def test_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A redirect to another host is an error, and neither a token nor a request is sent there."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
-    with fake(answer("200 OK", LOOKED_UP, JSON)) as other:
+    with scripted_server(http_response("200 OK", TOKEN_LOOKUP, JSON)) as other:
         for status in ("307 Temporary Redirect", "302 Found", "301 Moved Permanently"):
-            error, _ = faulty(answer(status, b"", f"Location: {other.address}/v1/transit/keys/app"))
+            error, _ = error_from(http_response(status, b"", f"Location: {other.address}/v1/transit/keys/app"))
             assert isinstance(error, StoreUnavailable)
             assert "load balancer" in error.hint
-        assert other.asked == []
+        assert other.requests == []
 
 
 def test_silent_server(server: Server, uri: str) -> None:
@@ -285,17 +287,17 @@ def test_silent_server(server: Server, uri: str) -> None:
         relay.resume()
 
 
-def test_dripping_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_response(monkeypatch: pytest.MonkeyPatch) -> None:
     """A response that arrives slowly, byte by byte, ends with the timeout."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
     began = time.monotonic()
-    error, _ = faulty(answer("200 OK", b" " * 100, JSON), timeout=0.5, pause=0.1)
+    error, _ = error_from(http_response("200 OK", b" " * 100, JSON), timeout=0.5, pause=0.1)
     assert isinstance(error, StoreUnavailable)
     assert time.monotonic() - began < 3
 
 
 @pytest.mark.parametrize("drip", DRIPS)
-def test_signature_that_drips(monkeypatch: pytest.MonkeyPatch, drip: str) -> None:
+def test_slow_signature_response(monkeypatch: pytest.MonkeyPatch, drip: str) -> None:
     """No part of a response outlasts the caller's timeout, which covers all retries."""
     monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
     public_key = ec.generate_private_key(ec.SECP256R1()).public_key()
@@ -312,11 +314,11 @@ def test_signature_that_drips(monkeypatch: pytest.MonkeyPatch, drip: str) -> Non
     assert b"POST /v1/transit/sign/app" in server.asked[-1]
 
 
-def test_password_is_in_no_error(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_password_is_not_in_errors(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong password is reported without showing it; the same one is not sent again."""
     monkeypatch.setenv("PW", f"{PASSWORD}-wrong")
-    wrong = token_uri(uri, "auth=userpass&username=admin&password=env:PW")
+    wrong = with_login(uri, "auth=userpass&username=admin&password=env:PW")
     before = len(server.requests("auth/userpass/login/admin"))
     for _ in range(3):
-        assert PASSWORD not in str(refused(wrong, SecretIncorrect))
+        assert PASSWORD not in str(error_on_open(wrong, SecretIncorrect))
     assert len(server.requests("auth/userpass/login/admin")) == before + 1

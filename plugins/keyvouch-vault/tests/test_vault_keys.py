@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import keyvouch
 from keyvouch._core.opening import parse
-from keyvouch.algorithms import ALGORITHMS, make_key, verifies
+from keyvouch.algorithms import ALGORITHMS, verifies
 from keyvouch.certificate import self_signed
 from keyvouch.errors import (
     AccessDenied,
@@ -20,12 +20,14 @@ from keyvouch.errors import (
     KeyNotFound,
     KeyUnusable,
     NotSupported,
+    SignatureInvalid,
 )
+from keyvouch.local_key import make_key
 from keyvouch.testing.authority import Authority
 from openbao import SIGN_POLICY, Server
 from servers.oidc import OidcProvider
 from signing_in import run, sign_in
-from vault_keys import key_uri, refused
+from vault_keys import error_on_open, key_uri
 from vault_keys import make_key as make_vault_key
 
 pytestmark = pytest.mark.server
@@ -48,7 +50,7 @@ def certify(uri: str, path: Path) -> str:
     return f"&certificate-file={path}"
 
 
-def test_command_makes_a_key(server: Server) -> None:
+def test_command_creates_a_key(server: Server) -> None:
     """The command prints the pinned URI, and nothing about a file's password."""
     done = run("new", "--key", key_uri(server, "by-command"), "--key-type", "p-256")
     assert done.status == 0, done.errors
@@ -82,7 +84,7 @@ def test_newest_settled_version(server: Server) -> None:
         assert ";version=2;" in signer.uri
 
 
-def test_versions_are_numbers(server: Server) -> None:
+def test_versions_are_compared_as_numbers(server: Server) -> None:
     """The tenth version comes after the ninth."""
     uri = make_vault_key(server)
     for _ in range(9):
@@ -94,7 +96,7 @@ def test_versions_are_numbers(server: Server) -> None:
     assert [info.uri.get("version") for info in listed] == [*range(1, 11)]
 
 
-def test_certificate_chooses_its_version(server: Server, tmp_path: Path) -> None:
+def test_certificate_selects_its_version(server: Server, tmp_path: Path) -> None:
     """certificate-file= opens the version it belongs to; a running signer follows a new certificate."""
     uri = make_vault_key(server)
     server.write(f"transit/keys/{parse(uri).get('key')}/rotate")
@@ -108,14 +110,14 @@ def test_certificate_chooses_its_version(server: Server, tmp_path: Path) -> None
         assert ";version=2;" in signer.uri
 
 
-def test_certificate_of_no_version(server: Server, tmp_path: Path) -> None:
+def test_certificate_matches_no_version(server: Server, tmp_path: Path) -> None:
     """A certificate that matches no version is reported, with the versions that exist."""
     uri = make_vault_key(server)
     (tmp_path / "other.crt").write_bytes(self_signed(make_key("P-256"), "CN=app", 30).public_bytes(Encoding.PEM))
-    assert "(1)" in refused(f"{uri}&certificate-file={tmp_path / 'other.crt'}", CertificateMismatch).hint
+    assert "(1)" in error_on_open(f"{uri}&certificate-file={tmp_path / 'other.crt'}", CertificateMismatch).hint
 
 
-def test_policy_that_allows_signing_alone(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policy_that_allows_only_signing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With version and certificate in the URI, one policy line is enough; a mismatch between them is noticed."""
     uri = make_vault_key(server, "rsa-2048")
     server.write(f"transit/keys/{parse(uri).get('key')}/rotate")
@@ -125,8 +127,8 @@ def test_policy_that_allows_signing_alone(server: Server, tmp_path: Path, monkey
         for name in ("PS256", "RS512"):
             assert verifies(signer.public_key, signer.sign(b"message", name), b"message", ALGORITHMS[name])
         assert signer.exportable is None
-    refused(uri.replace("?", ";version=2?") + file, CertificateMismatch)
-    refused(uri + file, AccessDenied)
+    error_on_open(uri.replace("?", ";version=2?") + file, CertificateMismatch)
+    error_on_open(uri + file, AccessDenied)
 
 
 def test_key_in_a_namespace_and_mount(server: Server) -> None:
@@ -147,8 +149,8 @@ def test_key_in_a_namespace_and_mount(server: Server) -> None:
     uri = key_uri(server, "app").replace(";key=", ";namespace=team;mount=keys/transit;key=")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PW", "secret")
-        log_in = uri.replace("auth=token&token=env:VAULT_TEST_TOKEN", "auth=userpass&username=ann&password=env:PW")
-        with keyvouch.open_signer(log_in) as signer:
+        login = uri.replace("auth=token&token=env:VAULT_TEST_TOKEN", "auth=userpass&username=ann&password=env:PW")
+        with keyvouch.open_signer(login) as signer:
             assert signer.sign(b"message", "EdDSA")
 
 
@@ -176,7 +178,7 @@ def test_environment_completes_the_uri(
     assert parse("vault:address=https://own;key=app?ca-file=/own").get("ca-file") == "/own"
 
 
-def test_pinned_uri_keeps_what_the_environment_gave(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pinned_uri_keeps_values_from_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key opened with VAULT_ADDR can be opened without it by its pinned URI."""
     uri = make_vault_key(server)
     monkeypatch.setenv("VAULT_ADDR", server.address)
@@ -192,18 +194,18 @@ def test_pinned_uri_keeps_what_the_environment_gave(server: Server, monkeypatch:
 
 
 @pytest.mark.parametrize("kind", ["RSA-2048", "RSA-3072", "P-256", "P-384", "P-521", "Ed25519"])
-def test_made_key_stays_in(server: Server, kind: str) -> None:
+def test_generated_key_cannot_leave(server: Server, kind: str) -> None:
     """A key is created on the server with a certificate, and can be neither exported nor backed up."""
     uri = key_uri(server, f"made-{kind.lower()}")
     generate(uri, kind)
     with keyvouch.open_signer(uri) as signer:
         assert signer.exportable is False
         assert signer.chain[0].subject.rfc4514_string() == "CN=app"
-    told = server.admin.secrets.transit.read_key(parse(uri).get("key"))["data"]
-    assert (told["exportable"], told["allow_plaintext_backup"]) == (False, False)
+    data = server.admin.secrets.transit.read_key(parse(uri).get("key"))["data"]
+    assert (data["exportable"], data["allow_plaintext_backup"]) == (False, False)
 
 
-def test_unmodified_msal_signs_in_with_it(server: Server, authority: Authority, oidc_provider: OidcProvider) -> None:
+def test_unmodified_msal_signs_in(server: Server, authority: Authority, oidc_provider: OidcProvider) -> None:
     """Unmodified MSAL gets a token with PS256, under Entra ID's rules and from an independent server."""
     uri = key_uri(server, "msal")
     generate(uri, "RSA-2048")
@@ -239,7 +241,7 @@ def test_certificate_belongs_to_its_version(server: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "P-384", "P-521", "Ed25519"])
-def test_imported_key_stays_in(server: Server, kind: str) -> None:
+def test_imported_key_cannot_leave(server: Server, kind: str) -> None:
     """A key from a file signs as before, cannot be exported, and gets its later versions on the server."""
     uri, key = key_uri(server, f"imported-{kind.lower()}"), make_key(kind)
     chain = [self_signed(key, "CN=app", 30)]
@@ -253,7 +255,7 @@ def test_imported_key_stays_in(server: Server, kind: str) -> None:
     assert ";version=2;" in generate(uri, kind, further=True)
 
 
-def test_key_that_was_deleted_signs_no_more(server: Server) -> None:
+def test_deleted_key_no_longer_signs(server: Server) -> None:
     """A signer whose key was deleted reports that."""
     uri = key_uri(server, "deleted") + "&deletion-allowed=true"
     pinned = generate(uri)
@@ -264,17 +266,30 @@ def test_key_that_was_deleted_signs_no_more(server: Server) -> None:
             signer.sign(b"message", "ES256")
 
 
-def test_key_that_may_be_made_and_not_certified(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replaced_key_does_not_sign(server: Server) -> None:
+    """If another key is created under the name of a deleted one, its signatures are refused, and so is the old URI."""
+    uri = key_uri(server, "replaced") + "&deletion-allowed=true"
+    pinned = generate(uri)
+    with keyvouch.open_signer(uri) as signer:
+        with keyvouch.open_store(pinned) as store:
+            store.delete()
+        generate(uri)
+        with pytest.raises(SignatureInvalid):
+            signer.sign(b"message", "ES256")
+    error_on_open(pinned, KeyChanged)
+
+
+def test_certificate_denied_for_new_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a policy only allows creating a key, the error says that the key exists, and gives the missing line."""
     lines = ('path "transit/keys/+" { capabilities = ["create", "update", "read"] }', SIGN_POLICY)
     server.write("sys/policies/acl/maker", policy="\n".join(lines))
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("maker"))
-    with pytest.raises(AccessDenied, match="the key itself is there now") as caught:
+    with pytest.raises(AccessDenied, match="which exists now") as caught:
         generate(key_uri(server, "uncertified"))
     assert "set-certificate" in caught.value.hint
 
 
-def test_key_is_deleted_where_the_server_allows_it(server: Server) -> None:
+def test_key_is_deleted_if_the_server_allows_it(server: Server) -> None:
     """By default transit deletes no key; one of several versions is never deleted; a key created again is another."""
     kept, gone = key_uri(server, "kept"), key_uri(server, "gone") + "&deletion-allowed=true"
     pinned = generate(kept)
@@ -288,6 +303,6 @@ def test_key_is_deleted_where_the_server_allows_it(server: Server) -> None:
     pinned = generate(gone)
     with keyvouch.open_store(pinned) as store:
         store.delete()
-    refused(pinned, KeyNotFound)
+    error_on_open(pinned, KeyNotFound)
     generate(gone)
-    refused(pinned, KeyChanged)
+    error_on_open(pinned, KeyChanged)

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from http_fake import Fake, fake
 from keyvouch.errors import ConfigurationError, KeyvouchError, SecretIncorrect
 from keyvouch.secrets import SecretResolver
 from keyvouch.testing.authority.tls import make_context
 from keyvouch.uri import parse_uri
-from keyvouch_vault import logins
+from keyvouch_vault import auth_methods
 from keyvouch_vault.store import VaultStore
+from scripted_server import ScriptedServer, scripted_server
 
 SECRET = "hvs.CAESI-marker"
-LOG_INS = (
+LOGINS = (
     "auth=token&token={0}",
     "auth=approle&role-id=app&secret-id={0}",
     "auth=approle&role-id=app&wrapped-secret-id={0}",
@@ -26,78 +26,82 @@ LOG_INS = (
     "auth=userpass&username=app&password={0}",
     "auth=ldap&username=app&password={0}",
 )
-SPOILT = (f"{SECRET}\nmore", f"more\r\n{SECRET}\r\n\r\n", f"{SECRET}\x7f", f"\x01{SECRET}")
+WITH_CONTROL_CHARACTERS = (f"{SECRET}\nmore", f"more\r\n{SECRET}\r\n\r\n", f"{SECRET}\x7f", f"\x01{SECRET}")
 
 
 @pytest.fixture
-def nobody(tmp_path: Path) -> Iterator[tuple[Fake, Path]]:
+def untouched_server(tmp_path: Path) -> Iterator[tuple[ScriptedServer, Path]]:
     """A server that must not get any request, and the certificates to trust."""
-    with fake(b"") as server:
+    with scripted_server(b"") as server:
         yield server, make_context(tmp_path)[1]
-        assert server.asked == []
+        assert server.requests == []
 
 
-def connect(server: Fake, ca_file: Path, query: str) -> None:
+def connect(server: ScriptedServer, ca_file: Path, query: str) -> None:
     uri = parse_uri(f"vault:address={server.address};key=app?{query}&ca-file={ca_file}", VaultStore.attributes)
     VaultStore(uri, SecretResolver()).connect(timeout=10)
 
 
-def holds_nothing(error: KeyvouchError) -> None:
+def assert_no_secret(error: KeyvouchError) -> None:
     """Assert that neither the error nor its causes contain the secret."""
     assert "marker" not in "".join(traceback.format_exception(error))
     assert "marker" not in repr((error.__cause__, error.__context__, error.hint))
 
 
-@pytest.mark.parametrize("log_in", LOG_INS)
-@pytest.mark.parametrize("value", SPOILT)
+@pytest.mark.parametrize("login", LOGINS)
+@pytest.mark.parametrize("value", WITH_CONTROL_CHARACTERS)
 def test_secrets_with_control_characters(
-    nobody: tuple[Fake, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log_in: str, value: str
+    untouched_server: tuple[ScriptedServer, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    login: str,
+    value: str,
 ) -> None:
     """From the environment or a file, they raise `SecretIncorrect`, with the reference but not the value."""
     file = tmp_path / "secret"
     file.touch(mode=0o600)
     file.write_bytes(value.encode())
-    monkeypatch.setenv("SPOILT", value)
-    for reference in ("env:SPOILT", f"file:{file}"):
+    monkeypatch.setenv("BROKEN_SECRET", value)
+    for reference in ("env:BROKEN_SECRET", f"file:{file}"):
         with pytest.raises(SecretIncorrect) as caught:
-            connect(*nobody, log_in.format(reference))
+            connect(*untouched_server, login.format(reference))
         assert reference in caught.value.message
         assert caught.value.hint
-        holds_nothing(caught.value)
+        assert_no_secret(caught.value)
 
 
-@pytest.mark.parametrize("log_in", LOG_INS[:5])
+@pytest.mark.parametrize("login", LOGINS[:5])
 @pytest.mark.parametrize("value", [f"{SECRET} ", f'"{SECRET}\u201d', f"Bearer {SECRET}"])
 def test_tokens_with_other_characters(
-    nobody: tuple[Fake, Path], monkeypatch: pytest.MonkeyPatch, log_in: str, value: str
+    untouched_server: tuple[ScriptedServer, Path], monkeypatch: pytest.MonkeyPatch, login: str, value: str
 ) -> None:
     """Tokens contain neither spaces nor non-ASCII characters."""
-    monkeypatch.setenv("SPOILT", value)
+    monkeypatch.setenv("BROKEN_SECRET", value)
     with pytest.raises(SecretIncorrect) as caught:
-        connect(*nobody, log_in.format("env:SPOILT"))
-    holds_nothing(caught.value)
+        connect(*untouched_server, login.format("env:BROKEN_SECRET"))
+    assert_no_secret(caught.value)
 
 
-@pytest.mark.parametrize("octets", [b"a b", b"\xff\xfe", b""])
-def test_service_accounts_token(
-    nobody: tuple[Fake, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, octets: bytes
+@pytest.mark.parametrize("data", [b"a b", b"\xff\xfe", b""])
+def test_service_account_token(
+    untouched_server: tuple[ScriptedServer, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: bytes
 ) -> None:
     """The token that Kubernetes mounts is checked too."""
     file = tmp_path / "token"
-    file.write_bytes(octets)
-    monkeypatch.setattr(logins, "_SERVICE_ACCOUNT", file)
+    file.write_bytes(data)
+    monkeypatch.setattr(auth_methods, "_SERVICE_ACCOUNT_TOKEN", file)
     with pytest.raises(SecretIncorrect, match="service account"):
-        connect(*nobody, "auth=kubernetes&role=app")
+        connect(*untouched_server, "auth=kubernetes&role=app")
 
 
 def test_password_may_have_spaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A password is not a token: it is sent in JSON, with all its characters."""
     monkeypatch.setenv("PHRASE", "correct horse \u00fc")
     ca_file = make_context(tmp_path)[1]
-    with fake(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}") as server:
+    with scripted_server(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}") as server:
         with pytest.raises(KeyvouchError):
             connect(server, ca_file, "auth=userpass&username=app&password=env:PHRASE")
-        assert "correct horse" in server.asked[0]
+        assert "correct horse" in server.requests[0]
 
 
 def test_namespace_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +114,7 @@ def test_uri_decides_who_gets_a_secret(monkeypatch: pytest.MonkeyPatch, tmp_path
     """The author of a URI can have any variable sent to any server: a URI is trusted like code."""
     monkeypatch.setenv("SECRET_OF_ANOTHER", SECRET)
     ca_file = make_context(tmp_path)[1]
-    with fake(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}") as server:
+    with scripted_server(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}") as server:
         with pytest.raises(KeyvouchError):
             connect(server, ca_file, "auth=token&token=env:SECRET_OF_ANOTHER")
-        assert SECRET in server.asked[0]
+        assert SECRET in server.requests[0]

@@ -33,12 +33,12 @@ def key_uri(server: Server, name: str) -> str:
     return f"vault:address={server.address};key={name}?auth=token&token=env:VAULT_TEST_TOKEN&ca-file={server.ca_file}"
 
 
-def token_uri(uri: str, log_in: str) -> str:
-    """Return the URI with a different log-in."""
-    return uri.replace("auth=token&token=env:VAULT_TEST_TOKEN", log_in)
+def with_login(uri: str, login: str) -> str:
+    """Return the URI with a different login."""
+    return uri.replace("auth=token&token=env:VAULT_TEST_TOKEN", login)
 
 
-def refused(uri: str, kind: type[E]) -> E:
+def error_on_open(uri: str, kind: type[E]) -> E:
     """Assert that opening raises exactly this class of error, with a hint; return the error."""
     with pytest.raises(kind) as caught:
         keyvouch.open_signer(uri, timeout=10).close()
@@ -53,15 +53,15 @@ class Signing:
     def __init__(self, signer: keyvouch.Signer) -> None:
         self.signer = signer
         self.failures: list[BaseException] = []
-        self.ending = False
+        self.stopping = False
         self.count = itertools.count()
         self.signed = 0
 
     def run(self) -> None:
-        """Sign different messages until `ending`. A signature of another key, or of another message, is a failure."""
+        """Sign different messages until `stopping`. A signature of another key, or of another message, is a failure."""
         key: Any = self.signer.public_key
         try:
-            while not self.ending:
+            while not self.stopping:
                 message = b"%d" % next(self.count)
                 signature = self.signer.sign(message, "ES256", timeout=15)
                 r, s = (int.from_bytes(half) for half in (signature[:32], signature[32:]))
@@ -70,7 +70,7 @@ class Signing:
         except BaseException as error:  # noqa: BLE001 - the test reports it
             self.failures.append(error)
 
-    def go_on(self) -> None:
+    def wait_for_more(self) -> None:
         """Wait until a hundred more signatures are made, or one fails."""
         wanted = self.signed + 100
         while self.signed < wanted and not self.failures:
@@ -85,16 +85,16 @@ def signing(signer: keyvouch.Signer, threads: int = 8) -> Iterator[Signing]:
     for each in running:
         each.start()
     try:
-        work.go_on()
+        work.wait_for_more()
         yield work
-        work.go_on()
+        work.wait_for_more()
     finally:
-        work.ending = True
+        work.stopping = True
         for each in running:
             each.join()
 
 
-def sign_meanwhile(signer: keyvouch.Signer, seconds: float, threads: int) -> list[BaseException]:
+def sign_for(signer: keyvouch.Signer, seconds: float, threads: int) -> list[BaseException]:
     """Sign in threads for `seconds`, and return the failures."""
     with signing(signer, threads) as work:
         time.sleep(seconds)

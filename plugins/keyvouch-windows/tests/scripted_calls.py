@@ -18,7 +18,7 @@ from keyvouch_windows import advapi32, crypt32, native, ncrypt
 
 T = TypeVar("T")
 LIBRARIES = (crypt32._dll, ncrypt._dll, advapi32._dll)
-GIVES_BACK = {
+RELEASED_ARGUMENT = {
     "CertCloseStore": 0,
     "CertDeleteCertificateFromStore": 0,
     "CertEnumCertificatesInStore": 1,
@@ -36,7 +36,7 @@ class MisuseError(AssertionError):
     """A call that violates Windows' documentation, such as releasing a handle twice or passing too short a buffer."""
 
 
-class FailsError(Exception):
+class CallFailedError(Exception):
     """Raised by a scripted function to make it fail with this code."""
 
     def __init__(self, code: int) -> None:
@@ -57,11 +57,11 @@ class Calls:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.given: Counter[str] = Counter()
+        self.handles_created: Counter[str] = Counter()
         """Number of handles given out, by the type of object."""
-        self.returned: Counter[str] = Counter()
+        self.handles_released: Counter[str] = Counter()
         self.last_error = 0
-        self.made = 0
+        self.call_count = 0
         """Number of calls, including those not recorded."""
         self.recording = True
         self._live: dict[int, Any] = {}
@@ -76,7 +76,7 @@ class Calls:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Install the double behind the plugin's bindings until the test ends."""
         for library in LIBRARIES:
-            functions = {name: self._foreign(name, *signature) for name, signature in library.signatures.items()}
+            functions = {name: self._c_function(name, *signature) for name, signature in library.signatures.items()}
             monkeypatch.setattr(library, "functions", functions)
         monkeypatch.setattr(native, "_last_error_of_ctypes", lambda: self.last_error)
         monkeypatch.setattr(native, "_set_last_error_of_ctypes", lambda code: setattr(self, "last_error", code))
@@ -96,46 +96,46 @@ class Calls:
         """Return the arguments of each call of a function."""
         return [each.arguments for each in self.calls if each.function == function]
 
-    def assert_nothing_held(self) -> None:
+    def assert_all_released(self) -> None:
         """Assert that each handle was released exactly once."""
-        assert not self._live, f"not given back: {[*self._live.values()]}"
-        assert self.given == self.returned
+        assert not self._live, f"not released: {[*self._live.values()]}"
+        assert self.handles_created == self.handles_released
 
     # Helpers for the scripted functions.
 
-    def hand_out(self, thing: Any, address: int | None = None) -> int:
+    def new_handle(self, thing: Any, address: int | None = None) -> int:
         """Return a new handle for an object, and count it."""
         self._next_handle += 16
         handle = address or self._next_handle
         self._live[handle] = thing
-        self.given[type(thing).__name__] += 1
+        self.handles_created[type(thing).__name__] += 1
         return handle
 
-    def at(self, handle: int | None, kind: type[T]) -> T:
+    def get_object(self, handle: int | None, kind: type[T]) -> T:
         """Return the object of a handle. Raises `MisuseError` if it was released or is of another type."""
         thing = self._live.get(handle or 0)
         if not isinstance(thing, kind):
-            raise MisuseError(f"{handle and hex(handle)} is no handle of {kind.__name__}, but {thing}")
+            raise MisuseError(f"{handle and hex(handle)} is not a handle of {kind.__name__}, but {thing}")
         return thing
 
-    def take_back(self, handle: int) -> None:
+    def invalidate(self, handle: int) -> None:
         """Invalidate a handle, and count it as released."""
         thing = self._live.pop(handle, None)
         if thing is None:
-            raise MisuseError(f"{handle:#x} was given back before, or never given out")
-        self.returned[type(thing).__name__] += 1
+            raise MisuseError(f"{handle:#x} was already released, or never created")
+        self.handles_released[type(thing).__name__] += 1
 
-    def give_back(self, handle: int) -> None:
+    def release(self, handle: int) -> None:
         """Release a handle on behalf of a scripted function."""
-        self.take_back(handle)
+        self.invalidate(handle)
 
-    def _foreign(self, name: str, returned: type[Any] | None, arguments: Any) -> Callable[..., Any]:
+    def _c_function(self, name: str, returned: type[Any] | None, arguments: Any) -> Callable[..., Any]:
         act = getattr(self, name, None)
         is_status = name.startswith("NCrypt")
 
         def body(*given: Any) -> Any:
             try:
-                return self._answer(name, act, given, is_status=is_status)
+                return self._respond(name, act, given, is_status=is_status)
             except BaseException as error:  # noqa: BLE001 - cannot propagate through C: `call` raises it
                 self._fault = error
                 return 0
@@ -151,19 +151,19 @@ class Calls:
 
         return call
 
-    def _answer(self, name: str, act: Callable[..., Any] | None, given: tuple[Any, ...], *, is_status: bool) -> Any:
+    def _respond(self, name: str, act: Callable[..., Any] | None, given: tuple[Any, ...], *, is_status: bool) -> Any:
         if act is None:
             raise MisuseError(f"{name} is not scripted")
         if self.recording:
             self.calls.append(Call(name, given))
         try:
             try:
-                self._fail_where_scripted(name)
+                self._fail_if_scripted(name)
                 result = act(*given)
             finally:
-                if name in GIVES_BACK and given[GIVES_BACK[name]]:
-                    self.give_back(given[GIVES_BACK[name]])
-        except FailsError as failure:
+                if name in RELEASED_ARGUMENT and given[RELEASED_ARGUMENT[name]]:
+                    self.release(given[RELEASED_ARGUMENT[name]])
+        except CallFailedError as failure:
             if is_status:
                 return ctypes.c_int32(failure.code).value
             self.last_error = failure.code
@@ -172,31 +172,31 @@ class Calls:
             return 0
         return 1 if result is None else result
 
-    def _fail_where_scripted(self, name: str) -> None:
+    def _fail_if_scripted(self, name: str) -> None:
         self._seen[name] += 1
-        self.made += 1
+        self.call_count += 1
         code = self._scripted.pop((name, self._seen[name]), 0) or self._every.get(name, 0)
-        if self.made == self._failing_call[0]:
+        if self.call_count == self._failing_call[0]:
             code = self._failing_call[1]
         if code:
-            raise FailsError(code)
+            raise CallFailedError(code)
 
 
-def put_number(address: int, value: int) -> None:
+def write_dword(address: int, value: int) -> None:
     """Write a DWORD at an address."""
     ctypes.c_uint32.from_address(address).value = value
 
 
-def put_handle(address: int, value: int) -> None:
+def write_pointer(address: int, value: int) -> None:
     """Write a pointer-sized value at an address."""
     ctypes.c_void_p.from_address(address).value = value
 
 
-def answer_octets(octets: bytes, buffer: int | None, room: int, size: int, too_small: int) -> None:
-    """Return bytes as Windows does: without a buffer, only their length. Raises `FailsError` with `too_small`."""
-    put_number(size, len(octets))
+def write_output(data: bytes, buffer: int | None, capacity: int, size: int, too_small: int) -> None:
+    """Return bytes as Windows does: without a buffer, only their length. Raises `CallFailedError` with `too_small`."""
+    write_dword(size, len(data))
     if buffer is None:
         return
-    if room < len(octets):
-        raise FailsError(too_small)
-    ctypes.memmove(buffer, octets, len(octets))
+    if capacity < len(data):
+        raise CallFailedError(too_small)
+    ctypes.memmove(buffer, data, len(data))

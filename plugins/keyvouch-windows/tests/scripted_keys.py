@@ -5,29 +5,24 @@ from __future__ import annotations
 
 import ctypes
 import struct
-import subprocess
 from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from keyvouch.security_descriptor import sid_octets
+from keyvouch.security_descriptor import sid_to_bytes
 from keyvouch_windows.advapi32 import PROV_RSA_AES, PROV_RSA_FULL
-from keyvouch_windows.blobs import legacy_private_key
-from keyvouch_windows.codes import CODES
+from keyvouch_windows.error_codes import CODES
+from keyvouch_windows.key_blobs import legacy_private_key
 from keyvouch_windows.ncrypt import (
     BCRYPT_PKCS1_PADDING_INFO,
     BCRYPT_PSS_PADDING_INFO,
-    CRYPT_PKCS12_PBE_PARAMS,
-    NCryptBuffer,
-    NCryptBufferDesc,
 )
-from scripted_calls import Calls, FailsError, MisuseError, answer_octets, put_handle, put_number
+from scripted_calls import CallFailedError, Calls, MisuseError, write_dword, write_output, write_pointer
+from scripted_key_formats import CURVES, AnyKey, encrypted_pkcs8, legacy_blob, public_blob
 
-AnyKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 SOFTWARE, PLATFORM = "Microsoft Software Key Storage Provider", "Microsoft Platform Crypto Provider"
 SMART_CARD = "Microsoft Smart Card Key Storage Provider"
 AES_CSP, OLD_CSP = (
@@ -37,21 +32,16 @@ AES_CSP, OLD_CSP = (
 CSPS = {AES_CSP: PROV_RSA_AES, OLD_CSP: PROV_RSA_FULL}
 HASHES: dict[str, HashAlgorithm] = {"SHA256": SHA256(), "SHA384": SHA384(), "SHA512": SHA512()}
 CALG: dict[int, HashAlgorithm] = {0x800C: SHA256(), 0x800D: SHA384(), 0x800E: SHA512()}
-CURVES: dict[str, tuple[ec.EllipticCurve, bytes]] = {
-    "ECDSA_P256": (ec.SECP256R1(), b"ECS1"),
-    "ECDSA_P384": (ec.SECP384R1(), b"ECS3"),
-    "ECDSA_P521": (ec.SECP521R1(), b"ECS5"),
-}
 MACHINE, SILENT, PERSIST, PKCS1, PSS = 0x20, 0x40, 0x80000000, 0x2, 0x8
 NEWKEYSET, DELETEKEYSET = 0x8, 0x10
-ROOM = 0x80090028
+BUFFER_TOO_SMALL = 0x80090028
 MORE_DATA = 234
 ACCOUNT = "CONTOSO\\svc"
 """The account that the tests run as."""
 
 INSUFFICIENT_BUFFER, NONE_MAPPED = 122, 1332
 DACL = 4
-FRESH = bytes.fromhex(
+DEFAULT_DESCRIPTOR = bytes.fromhex(
     "0100049400000000000000000000000014000000020034000200000000001400ff011fd001010000000000051200000000001800ff011f"
     "d001020000000000052000000020020000"
 )
@@ -76,7 +66,7 @@ def make_key(kind: str) -> AnyKey:
 
 
 @dataclass
-class Kept:
+class KeyRecord:
     """A key in a provider."""
 
     key: AnyKey
@@ -85,18 +75,18 @@ class Kept:
     """CNG's export policy, if it is not determined by `exportable`."""
     pss: str = "digest"
     """The salt: "digest", as long as the digest; "maximum", whatever is requested; "zeros", no valid signature."""
-    asks: bool = False
+    requires_pin: bool = False
     """Whether it requires a PIN for each signature."""
     properties: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     """Properties with the flags used to set them."""
-    descriptor: bytes = FRESH
-    keeps_rules: bool = True
+    descriptor: bytes = DEFAULT_DESCRIPTOR
+    stores_rules: bool = True
     """Whether its provider really stores new access rules; it reports success in either case."""
 
-    def set_rules(self, octets: bytes) -> None:
+    def set_rules(self, data: bytes) -> None:
         """Replace the access rules, if the provider stores them."""
-        if self.keeps_rules:
-            self.descriptor = octets
+        if self.stores_rules:
+            self.descriptor = data
 
 
 @dataclass(frozen=True)
@@ -110,34 +100,34 @@ class Provider:
 class Key:
     """An open CNG key."""
 
-    place: tuple[str, str, bool]
+    key_id: tuple[str, str, bool]
     """Provider, name, and whether it is a machine key."""
-    kept: Kept | None
+    record: KeyRecord | None
     algorithm: str = ""
-    lent: bool = False
-    """Whether it is lent by a certificate, which releases it itself."""
+    cached: bool = False
+    """Whether it is cached by a certificate, which releases it itself."""
 
 
 @dataclass(frozen=True)
-class Container:
+class OpenContainer:
     """An open container of a legacy provider."""
 
     provider: str
-    place: tuple[str, bool]
+    container_id: tuple[str, bool]
 
 
 @dataclass(frozen=True)
 class ContainerKey:
     """An open key of a container."""
 
-    kept: Kept
+    record: KeyRecord
 
 
 @dataclass
 class Hash:
     """A legacy provider's hash object."""
 
-    container: Container
+    container: OpenContainer
     algorithm: HashAlgorithm
     digest: bytes = b""
 
@@ -148,9 +138,9 @@ class Keys(Calls):
     def __init__(self) -> None:
         super().__init__()
         self.ksp = {SOFTWARE, PLATFORM, SMART_CARD}
-        self.cng: dict[tuple[str, str, bool], Kept] = {}
+        self.cng: dict[tuple[str, str, bool], KeyRecord] = {}
         """Keys by provider, name, and whether they are machine keys."""
-        self.csp: dict[tuple[str, bool], dict[int, Kept]] = {}
+        self.csp: dict[tuple[str, bool], dict[int, KeyRecord]] = {}
         """Containers by name and whether they belong to the machine; their keys by key spec."""
         self.account = ACCOUNT
         """The account that this process runs as."""
@@ -161,94 +151,104 @@ class Keys(Calls):
 
     def NCryptOpenStorageProvider(self, out: int, name: str, flags: int) -> None:
         if flags:
-            raise FailsError(CODES["NTE_BAD_FLAGS"])
+            raise CallFailedError(CODES["NTE_BAD_FLAGS"])
         if name not in self.ksp:
-            raise FailsError(CODES["NTE_PROV_DLL_NOT_FOUND"])
-        put_handle(out, self.hand_out(Provider(name)))
+            raise CallFailedError(CODES["NTE_PROV_DLL_NOT_FOUND"])
+        write_pointer(out, self.new_handle(Provider(name)))
 
     def NCryptOpenKey(self, provider: int, out: int, name: str, legacy: int, flags: int) -> None:
         require(flags, MACHINE | SILENT)
-        place = (self.at(provider, Provider).name, name, bool(flags & MACHINE))
-        put_handle(out, self.hand_out(Key(place, self.kept(place))))
+        key_id = (self.get_object(provider, Provider).name, name, bool(flags & MACHINE))
+        write_pointer(out, self.new_handle(Key(key_id, self.find_record(key_id))))
 
-    def kept(self, place: tuple[str, str, bool]) -> Kept:
-        if place not in self.cng:
-            raise FailsError(CODES["NTE_BAD_KEYSET"])
-        return self.cng[place]
+    def find_record(self, key_id: tuple[str, str, bool]) -> KeyRecord:
+        if key_id not in self.cng:
+            raise CallFailedError(CODES["NTE_BAD_KEYSET"])
+        return self.cng[key_id]
 
     def NCryptCreatePersistedKey(
         self, provider: int, out: int, algorithm: str, name: str, legacy: int, flags: int
     ) -> None:
         require(flags, MACHINE)
-        place = (self.at(provider, Provider).name, name, bool(flags & MACHINE))
-        if place in self.cng:
-            raise FailsError(CODES["NTE_EXISTS"])
+        key_id = (self.get_object(provider, Provider).name, name, bool(flags & MACHINE))
+        if key_id in self.cng:
+            raise CallFailedError(CODES["NTE_EXISTS"])
         if algorithm != "RSA" and algorithm not in CURVES:
-            raise FailsError(CODES["NTE_NOT_SUPPORTED"])
-        fresh = Kept(make_key("RSA-2048"))
-        put_handle(out, self.hand_out(Key(place, fresh, algorithm)))
+            raise CallFailedError(CODES["NTE_NOT_SUPPORTED"])
+        record = KeyRecord(make_key("RSA-2048"))
+        write_pointer(out, self.new_handle(Key(key_id, record, algorithm)))
 
-    def NCryptSetProperty(self, key: int, name: str, octets: int, size: int, flags: int) -> None:
-        kept = self.key_at(key)
+    def NCryptSetProperty(self, key: int, name: str, data: int, size: int, flags: int) -> None:
+        record = self.key_at(key)
         if name == "Security Descr":
             assert flags == DACL | PERSIST
-            kept.set_rules(ctypes.string_at(octets, size))
+            record.set_rules(ctypes.string_at(data, size))
             return
         if name == "Length" and flags & PERSIST:
-            raise MisuseError("the length is no property that is kept by itself")
-        kept.properties[name] = (ctypes.string_at(octets, size), flags)
+            raise MisuseError("the length is not a persistent property")
+        record.properties[name] = (ctypes.string_at(data, size), flags)
 
     def NCryptFinalizeKey(self, key: int, flags: int) -> None:
         require(flags, SILENT)
-        made = self.at(key, Key)
-        kept = self.key_at(key)
-        bits, _ = kept.properties.get("Length", (struct.pack("<I", 2048), 0))
-        kept.key = make_key(f"RSA-{struct.unpack('<I', bits)[0]}" if made.algorithm == "RSA" else made.algorithm)
-        policy, _ = kept.properties.get("Export Policy", (bytes(4), 0))
-        kept.exportable = policy != bytes(4)
-        self.cng[made.place] = kept
+        created = self.get_object(key, Key)
+        record = self.key_at(key)
+        bits, _ = record.properties.get("Length", (struct.pack("<I", 2048), 0))
+        record.key = make_key(
+            f"RSA-{struct.unpack('<I', bits)[0]}" if created.algorithm == "RSA" else created.algorithm
+        )
+        policy, _ = record.properties.get("Export Policy", (bytes(4), 0))
+        record.exportable = policy != bytes(4)
+        self.cng[created.key_id] = record
 
-    def key_at(self, handle: int) -> Kept:
-        kept = self.at(handle, Key).kept
-        if kept is None:
+    def key_at(self, handle: int) -> KeyRecord:
+        record = self.get_object(handle, Key).record
+        if record is None:
             raise MisuseError("the key was deleted")
-        return kept
+        return record
 
     def NCryptDeleteKey(self, key: int, flags: int) -> None:
         require(flags, SILENT)
-        gone = self.at(key, Key)
-        if gone.lent:
-            raise MisuseError("this key is given back with its certificate, and again by deleting it")
-        self.cng.pop(gone.place)
-        self.take_back(key)
+        key_object = self.get_object(key, Key)
+        if key_object.cached:
+            raise MisuseError("this key is released with its certificate, and again by deleting it")
+        self.cng.pop(key_object.key_id)
+        self.invalidate(key)
 
     def NCryptFreeObject(self, handle: int) -> None:
-        thing = self.at(handle, object)
+        thing = self.get_object(handle, object)
         if not isinstance(thing, Provider | Key):
-            raise MisuseError(f"{thing} is no object of CNG")
-        if isinstance(thing, Key) and thing.lent:
-            raise MisuseError("its certificate gives this key back")
+            raise MisuseError(f"{thing} is not a CNG object")
+        if isinstance(thing, Key) and thing.cached:
+            raise MisuseError("its certificate releases this key")
 
-    def NCryptGetProperty(self, key: int, name: str, buffer: int | None, room: int, size: int, flags: int) -> None:
-        kept = self.key_at(key)
-        policy = int(kept.exportable) if kept.policy is None else kept.policy
-        values = {"Export Policy": struct.pack("<I", policy), "Security Descr": kept.descriptor}
+    def NCryptGetProperty(self, key: int, name: str, buffer: int | None, capacity: int, size: int, flags: int) -> None:
+        record = self.key_at(key)
+        policy = int(record.exportable) if record.policy is None else record.policy
+        values = {"Export Policy": struct.pack("<I", policy), "Security Descr": record.descriptor}
         if name not in values:
-            raise FailsError(CODES["NTE_NOT_SUPPORTED"])
+            raise CallFailedError(CODES["NTE_NOT_SUPPORTED"])
         assert flags == (DACL if name == "Security Descr" else 0)
-        answer_octets(values[name], buffer, room, size, ROOM)
+        write_output(values[name], buffer, capacity, size, BUFFER_TOO_SMALL)
 
     def NCryptSignHash(
-        self, key: int, info: int | None, digest: int, length: int, buffer: int | None, room: int, size: int, flags: int
+        self,
+        key: int,
+        info: int | None,
+        digest: int,
+        length: int,
+        buffer: int | None,
+        capacity: int,
+        size: int,
+        flags: int,
     ) -> None:
         require(flags, PKCS1 | PSS | SILENT)
-        kept = self.key_at(key)
-        if kept.asks and flags & SILENT:
-            raise FailsError(CODES["NTE_SILENT_CONTEXT"])
-        signature = _sign(kept, ctypes.string_at(digest, length), info, flags & ~SILENT)
-        if kept.pss == "zeros" and flags & PSS:
+        record = self.key_at(key)
+        if record.requires_pin and flags & SILENT:
+            raise CallFailedError(CODES["NTE_SILENT_CONTEXT"])
+        signature = _sign(record, ctypes.string_at(digest, length), info, flags & ~SILENT)
+        if record.pss == "zeros" and flags & PSS:
             signature = bytes(len(signature))
-        answer_octets(signature, buffer, room, size, ROOM)
+        write_output(signature, buffer, capacity, size, BUFFER_TOO_SMALL)
 
     def NCryptExportKey(
         self,
@@ -257,161 +257,163 @@ class Keys(Calls):
         kind: str,
         parameters: int | None,
         buffer: int | None,
-        room: int,
+        capacity: int,
         size: int,
         flags: int,
     ) -> None:
         require(flags, SILENT)
-        kept = self.key_at(key)
+        record = self.key_at(key)
         if kind == "PKCS8_PRIVATEKEY":
-            if not kept.exportable:
-                raise FailsError(CODES["NTE_NOT_SUPPORTED"])
-            octets = _encrypted(kept.key, parameters)
+            if not record.exportable:
+                raise CallFailedError(CODES["NTE_NOT_SUPPORTED"])
+            data = encrypted_pkcs8(record.key, parameters)
         else:
-            octets = _public_blob(kept.key, kind)
+            data = public_blob(record.key, kind)
         if buffer is None and kind == "PKCS8_PRIVATEKEY":
-            octets += bytes(16)  # the length reported first may be more than needed
-        answer_octets(octets, buffer, room, size, ROOM)
+            data += bytes(16)  # the length reported first may be more than needed
+        write_output(data, buffer, capacity, size, BUFFER_TOO_SMALL)
 
     # advapi32.dll
 
     def CryptAcquireContextW(self, out: int, name: str, provider: str, kind: int, flags: int) -> None:
         require(flags, MACHINE | SILENT | NEWKEYSET | DELETEKEYSET)
         if provider not in CSPS:
-            raise FailsError(CODES["NTE_KEYSET_NOT_DEF"])
+            raise CallFailedError(CODES["NTE_KEYSET_NOT_DEF"])
         if CSPS[provider] != kind:
-            raise FailsError(CODES["NTE_PROV_TYPE_NO_MATCH"])
-        place = (name, bool(flags & MACHINE))
+            raise CallFailedError(CODES["NTE_PROV_TYPE_NO_MATCH"])
+        container_id = (name, bool(flags & MACHINE))
         if flags & NEWKEYSET:
-            if place in self.csp:
-                raise FailsError(CODES["NTE_EXISTS"])
-            self.csp[place] = {}
-        if place not in self.csp:
-            raise FailsError(CODES["NTE_BAD_KEYSET"])
+            if container_id in self.csp:
+                raise CallFailedError(CODES["NTE_EXISTS"])
+            self.csp[container_id] = {}
+        if container_id not in self.csp:
+            raise CallFailedError(CODES["NTE_BAD_KEYSET"])
         if flags & DELETEKEYSET:
-            del self.csp[place]
+            del self.csp[container_id]
         else:
-            put_handle(out, self.hand_out(Container(provider, place)))
+            write_pointer(out, self.new_handle(OpenContainer(provider, container_id)))
 
     def CryptReleaseContext(self, container: int, flags: int) -> None:
-        self.at(container, Container)
+        self.get_object(container, OpenContainer)
 
     def CryptEnumProvidersW(
         self, index: int, reserved: None, flags: int, kind: int, name: int | None, size: int
     ) -> None:
         if index >= len(CSPS):
-            raise FailsError(259)
-        told = [*CSPS][index]
-        put_number(kind, CSPS[told])
-        answer_octets(wide(told), name, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
+            raise CallFailedError(259)
+        provider = [*CSPS][index]
+        write_dword(kind, CSPS[provider])
+        write_output(wide(provider), name, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
 
     def CryptGenKey(self, container: int, spec: int, flags: int, out: int) -> None:
-        kept = Kept(make_key(f"RSA-{flags >> 16}"), exportable=bool(flags & 1))
-        self.csp[self.at(container, Container).place][spec] = kept
-        put_handle(out, self.hand_out(ContainerKey(kept)))
+        record = KeyRecord(make_key(f"RSA-{flags >> 16}"), exportable=bool(flags & 1))
+        self.csp[self.get_object(container, OpenContainer).container_id][spec] = record
+        write_pointer(out, self.new_handle(ContainerKey(record)))
 
     def CryptImportKey(
-        self, container: int, octets: int, length: int, decrypting: int | None, flags: int, out: int
+        self, container: int, data: int, length: int, decrypting: int | None, flags: int, out: int
     ) -> None:
-        kept = Kept(legacy_private_key(ctypes.string_at(octets, length)), exportable=bool(flags & 1))
-        self.csp[self.at(container, Container).place][1] = kept
-        put_handle(out, self.hand_out(ContainerKey(kept)))
+        record = KeyRecord(legacy_private_key(ctypes.string_at(data, length)), exportable=bool(flags & 1))
+        self.csp[self.get_object(container, OpenContainer).container_id][1] = record
+        write_pointer(out, self.new_handle(ContainerKey(record)))
 
     def CryptGetUserKey(self, container: int, spec: int, out: int) -> None:
-        put_handle(out, self.hand_out(ContainerKey(self._kept_in(self.at(container, Container), spec))))
+        write_pointer(
+            out, self.new_handle(ContainerKey(self._record_in(self.get_object(container, OpenContainer), spec)))
+        )
 
-    def _kept_in(self, container: Container, spec: int) -> Kept:
-        if spec not in self.csp[container.place]:
-            raise FailsError(CODES["NTE_NO_KEY"])
-        return self.csp[container.place][spec]
+    def _record_in(self, container: OpenContainer, spec: int) -> KeyRecord:
+        if spec not in self.csp[container.container_id]:
+            raise CallFailedError(CODES["NTE_NO_KEY"])
+        return self.csp[container.container_id][spec]
 
     def CryptDestroyKey(self, key: int) -> None:
-        self.at(key, ContainerKey)
+        self.get_object(key, ContainerKey)
 
     def CryptGetKeyParam(self, key: int, what: int, buffer: int, size: int, flags: int) -> None:
-        exportable = self.at(key, ContainerKey).kept.exportable
-        put_number(buffer, 0x3B | (0x4 if exportable else 0))  # the other bits are further permissions
+        exportable = self.get_object(key, ContainerKey).record.exportable
+        write_dword(buffer, 0x3B | (0x4 if exportable else 0))  # the other bits are further permissions
 
     def CryptExportKey(
         self, key: int, encrypting: int | None, kind: int, flags: int, buffer: int | None, size: int
     ) -> None:
-        kept = self.at(key, ContainerKey).kept
-        if kind == 0x7 and not kept.exportable:
-            raise FailsError(CODES["NTE_BAD_KEY_STATE"])
-        octets = _legacy_blob(kept.key, private=kind == 0x7)
-        answer_octets(octets, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
+        record = self.get_object(key, ContainerKey).record
+        if kind == 0x7 and not record.exportable:
+            raise CallFailedError(CODES["NTE_BAD_KEY_STATE"])
+        data = legacy_blob(record.key, private=kind == 0x7)
+        write_output(data, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
 
     def CryptCreateHash(self, container: int, algorithm: int, key: int | None, flags: int, out: int) -> None:
-        opened = self.at(container, Container)
+        opened = self.get_object(container, OpenContainer)
         if opened.provider == OLD_CSP or algorithm not in CALG:
-            raise FailsError(CODES["NTE_BAD_ALGID"])
-        put_handle(out, self.hand_out(Hash(opened, CALG[algorithm])))
+            raise CallFailedError(CODES["NTE_BAD_ALGID"])
+        write_pointer(out, self.new_handle(Hash(opened, CALG[algorithm])))
 
-    def CryptSetHashParam(self, handle: int, what: int, octets: int, flags: int) -> None:
-        made = self.at(handle, Hash)
-        made.digest = ctypes.string_at(octets, made.algorithm.digest_size)
+    def CryptSetHashParam(self, handle: int, what: int, data: int, flags: int) -> None:
+        created = self.get_object(handle, Hash)
+        created.digest = ctypes.string_at(data, created.algorithm.digest_size)
 
     def CryptSignHashW(
         self, handle: int, spec: int, text: str | None, flags: int, buffer: int | None, size: int
     ) -> None:
-        made = self.at(handle, Hash)
-        key = self._kept_in(made.container, spec).key
+        created = self.get_object(handle, Hash)
+        key = self._record_in(created.container, spec).key
         assert isinstance(key, rsa.RSAPrivateKey)
-        signature = key.sign(made.digest, padding.PKCS1v15(), Prehashed(made.algorithm))[::-1]
-        answer_octets(signature, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
+        signature = key.sign(created.digest, padding.PKCS1v15(), Prehashed(created.algorithm))[::-1]
+        write_output(signature, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
 
     def CryptDestroyHash(self, handle: int) -> None:
-        self.at(handle, Hash)
+        self.get_object(handle, Hash)
 
     def CryptGetProvParam(self, container: int, what: int, buffer: int | None, size: int, flags: int) -> None:
         assert (what, flags) == (8, DACL)
-        (kept,) = self.csp[self.at(container, Container).place].values()
-        answer_octets(kept.descriptor, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
+        (record,) = self.csp[self.get_object(container, OpenContainer).container_id].values()
+        write_output(record.descriptor, buffer, ctypes.c_uint32.from_address(size).value, size, MORE_DATA)
 
-    def CryptSetProvParam(self, container: int, what: int, octets: int, flags: int) -> None:
+    def CryptSetProvParam(self, container: int, what: int, data: int, flags: int) -> None:
         assert (what, flags) == (8, DACL)
-        (kept,) = self.csp[self.at(container, Container).place].values()
-        (place,) = struct.unpack("<I", ctypes.string_at(octets + 16, 4))
-        (length,) = struct.unpack("<H", ctypes.string_at(octets + place + 2, 2))
-        kept.set_rules(ctypes.string_at(octets, place + length))
+        (record,) = self.csp[self.get_object(container, OpenContainer).container_id].values()
+        (offset,) = struct.unpack("<I", ctypes.string_at(data + 16, 4))
+        (length,) = struct.unpack("<H", ctypes.string_at(data + offset + 2, 2))
+        record.set_rules(ctypes.string_at(data, offset + length))
 
     def LookupAccountNameW(
-        self, system: str | None, account: str, sid: int | None, size: int, domain: int | None, room: int, kind: int
+        self, system: str | None, account: str, sid: int | None, size: int, domain: int | None, capacity: int, kind: int
     ) -> None:
         found = next((known for known in self.accounts if known.lower() == account.lower()), None)
         if found is None:
-            raise FailsError(NONE_MAPPED)
-        self._answer_account(found, self._octets_of(found), (sid, size), (domain, room), kind)
+            raise CallFailedError(NONE_MAPPED)
+        self._write_account(found, self._sid_of(found), (sid, size), (domain, capacity), kind)
 
     def LookupAccountSidW(
-        self, system: str | None, sid: int, name: int | None, size: int, domain: int | None, room: int, kind: int
+        self, system: str | None, sid: int, name: int | None, size: int, domain: int | None, capacity: int, kind: int
     ) -> None:
-        octets = ctypes.string_at(sid, 8 + 4 * ctypes.string_at(sid, 2)[1])
-        found = next((known for known in self.accounts if self._octets_of(known) == octets), None)
+        data = ctypes.string_at(sid, 8 + 4 * ctypes.string_at(sid, 2)[1])
+        found = next((known for known in self.accounts if self._sid_of(known) == data), None)
         if found is None:
-            raise FailsError(NONE_MAPPED)
-        self._answer_account(found, wide(found.rpartition("\\")[2]), (name, size), (domain, room), kind)
+            raise CallFailedError(NONE_MAPPED)
+        self._write_account(found, wide(found.rpartition("\\")[2]), (name, size), (domain, capacity), kind)
 
-    def _answer_account(
-        self, account: str, octets: bytes, first: tuple[int | None, int], second: tuple[int | None, int], kind: int
+    def _write_account(
+        self, account: str, data: bytes, first: tuple[int | None, int], second: tuple[int | None, int], kind: int
     ) -> None:
         """Write the result and the domain; text sizes are in characters."""
         domain, texts = wide(account.rpartition("\\")[0]), ctypes.sizeof(ctypes.c_wchar)
-        put_number(kind, self.accounts[account][1])
-        put_number(first[1], len(octets) // (1 if octets[:1] == b"\x01" else texts))
-        put_number(second[1], len(domain) // texts)
+        write_dword(kind, self.accounts[account][1])
+        write_dword(first[1], len(data) // (1 if data[:1] == b"\x01" else texts))
+        write_dword(second[1], len(domain) // texts)
         if first[0] is None or second[0] is None:
-            raise FailsError(INSUFFICIENT_BUFFER)
-        ctypes.memmove(first[0], octets, len(octets))
+            raise CallFailedError(INSUFFICIENT_BUFFER)
+        ctypes.memmove(first[0], data, len(data))
         ctypes.memmove(second[0], domain, len(domain))
 
-    def _octets_of(self, account: str) -> bytes:
-        return sid_octets(self.accounts[account][0])
+    def _sid_of(self, account: str) -> bytes:
+        return sid_to_bytes(self.accounts[account][0])
 
-    def GetTokenInformation(self, token: int, what: int, buffer: int, room: int, size: int) -> None:
+    def GetTokenInformation(self, token: int, what: int, buffer: int, capacity: int, size: int) -> None:
         assert (token, what) == (2**64 - 6, 1)
-        told = struct.pack("<QII", buffer + 16, 0, 0) + self._octets_of(self.account)
-        answer_octets(told, buffer, room, size, INSUFFICIENT_BUFFER)
+        token_user = struct.pack("<QII", buffer + 16, 0, 0) + self._sid_of(self.account)
+        write_output(token_user, buffer, capacity, size, INSUFFICIENT_BUFFER)
 
 
 def require(flags: int, known: int) -> None:
@@ -425,70 +427,22 @@ def wide(text: str) -> bytes:
     return ctypes.string_at(ctypes.create_unicode_buffer(text), (len(text) + 1) * ctypes.sizeof(ctypes.c_wchar))
 
 
-def _sign(kept: Kept, digest: bytes, info: int | None, flags: int) -> bytes:
-    if isinstance(kept.key, ec.EllipticCurvePrivateKey):
+def _sign(record: KeyRecord, digest: bytes, info: int | None, flags: int) -> bytes:
+    if isinstance(record.key, ec.EllipticCurvePrivateKey):
         if flags or info:
-            raise FailsError(CODES["NTE_BAD_FLAGS"])
+            raise CallFailedError(CODES["NTE_BAD_FLAGS"])
         hashed = next(each for each in HASHES.values() if each.digest_size == len(digest))
-        r, s = decode_dss_signature(kept.key.sign(digest, ec.ECDSA(Prehashed(hashed))))
-        width = (kept.key.key_size + 7) // 8
+        r, s = decode_dss_signature(record.key.sign(digest, ec.ECDSA(Prehashed(hashed))))
+        width = (record.key.key_size + 7) // 8
         return r.to_bytes(width, "big") + s.to_bytes(width, "big")
     if info is None or flags not in (PKCS1, PSS):
-        raise FailsError(CODES["NTE_INVALID_PARAMETER"])
+        raise CallFailedError(CODES["NTE_INVALID_PARAMETER"])
     how: Any
     if flags == PKCS1:
         hashed, how = HASHES[BCRYPT_PKCS1_PADDING_INFO.from_address(info).pszAlgId], padding.PKCS1v15()
     else:
-        told = BCRYPT_PSS_PADDING_INFO.from_address(info)
-        hashed = HASHES[told.pszAlgId]
-        salt = padding.PSS.MAX_LENGTH if kept.pss == "maximum" else told.cbSalt
+        pss = BCRYPT_PSS_PADDING_INFO.from_address(info)
+        hashed = HASHES[pss.pszAlgId]
+        salt = padding.PSS.MAX_LENGTH if record.pss == "maximum" else pss.cbSalt
         how = padding.PSS(padding.MGF1(hashed), salt)
-    return kept.key.sign(digest, how, Prehashed(hashed))
-
-
-def _public_blob(key: AnyKey, kind: str) -> bytes:
-    if isinstance(key, rsa.RSAPrivateKey) and kind == "RSAPUBLICBLOB":
-        numbers = key.public_key().public_numbers()
-        modulus = numbers.n.to_bytes(key.key_size // 8, "big")
-        return (
-            b"RSA1" + struct.pack("<5I", key.key_size, 3, len(modulus), 0, 0) + numbers.e.to_bytes(3, "big") + modulus
-        )
-    if isinstance(key, ec.EllipticCurvePrivateKey) and kind == "ECCPUBLICBLOB":
-        point, width = key.public_key().public_numbers(), (key.key_size + 7) // 8
-        (magic,) = (magic for curve, magic in CURVES.values() if curve.name == key.curve.name)
-        return magic + struct.pack("<I", width) + point.x.to_bytes(width, "big") + point.y.to_bytes(width, "big")
-    raise FailsError(CODES["NTE_NOT_SUPPORTED"])
-
-
-def _encrypted(key: AnyKey, parameters: int | None) -> bytes:
-    """Return PKCS#8, encrypted according to the parameters; with OpenSSL, since `cryptography` lacks this format."""
-    if parameters is None:
-        raise FailsError(CODES["NTE_BAD_FLAGS"])
-    listed = NCryptBufferDesc.from_address(parameters)
-    buffers = (NCryptBuffer * listed.cBuffers).from_address(listed.pBuffers)
-    told = {each.BufferType: ctypes.string_at(each.pvBuffer, each.cbBuffer) for each in buffers}
-    assert (listed.ulVersion, [each.BufferType for each in buffers]) == (0, [46, 41, 42])
-    secret = told[46].decode("utf-16-le")
-    assert secret.endswith("\0")
-    assert "\0" not in secret[:-1]
-    assert told[41] == b"1.2.840.113549.1.12.1.3\0"
-    derived = CRYPT_PKCS12_PBE_PARAMS.from_buffer_copy(told[42])
-    assert derived.iIterations >= 2000
-    assert derived.cbSalt == len(told[42]) - ctypes.sizeof(derived) == 8
-    assert told[42][-8:] not in (bytes(8), secret.encode()[:8])
-    plain = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    forms = ("-topk8", "-inform", "DER", "-outform", "DER", "-v1", "PBE-SHA1-3DES")
-    return subprocess.run(
-        ["openssl", "pkcs8", *forms, "-passout", f"pass:{secret[:-1]}"], input=plain, capture_output=True, check=True
-    ).stdout
-
-
-def _legacy_blob(key: AnyKey, *, private: bool) -> bytes:
-    assert isinstance(key, rsa.RSAPrivateKey)
-    told, bits = key.private_numbers(), key.key_size
-    head = struct.pack("<BBHI", 0x7 if private else 0x6, 2, 0, 0xA400)
-    head += (b"RSA2" if private else b"RSA1") + struct.pack("<II", bits, told.public_numbers.e)
-    numbers = [(told.public_numbers.n, 8)]
-    if private:
-        numbers += [*((each, 16) for each in (told.p, told.q, told.dmp1, told.dmq1, told.iqmp)), (told.d, 8)]
-    return head + b"".join(number.to_bytes(bits // part, "little") for number, part in numbers)
+    return record.key.sign(digest, how, Prehashed(hashed))

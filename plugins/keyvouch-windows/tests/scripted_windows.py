@@ -1,11 +1,11 @@
 """A simulated Windows in this process: crypt32, ncrypt and advapi32 as documented, for the plugin's own bindings.
 
-    scripted = installed(monkeypatch)
+    scripted = install_double(monkeypatch)
     scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "name"))
     scripted.fail("NCryptSignHash", NTE_SILENT_CONTEXT)
 
 Stores, certificates and keys are `scripted.stores`, `scripted.cng` and `scripted.csp`; calls are in `scripted.calls`;
-`assert_nothing_held` asserts that every handle was released exactly once.
+`assert_all_released` asserts that every handle was released exactly once.
 """
 # ruff: noqa: N802 - functions have their names in Windows
 
@@ -23,22 +23,22 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 
 from keyvouch.certificate import thumbprint
-from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import CERT_CONTEXT, CRYPT_DATA_BLOB, CRYPT_KEY_PROV_INFO, Container
-from scripted_calls import FailsError, MisuseError, answer_octets, put_handle, put_number
+from keyvouch_windows.error_codes import CODES
+from scripted_calls import CallFailedError, MisuseError, write_dword, write_output, write_pointer
+from scripted_key_formats import AnyKey
 from scripted_keys import (
     CSPS,
     MORE_DATA,
     OLD_CSP,
     SOFTWARE,
-    AnyKey,
-    Kept,
     Key,
+    KeyRecord,
     Keys,
+    OpenContainer,
     require,
     wide,
 )
-from scripted_keys import Container as OpenContainer
 
 CURRENT_USER, LOCAL_MACHINE = 0x10000, 0x20000
 READONLY, OPEN_EXISTING = 0x8000, 0x4000
@@ -49,13 +49,13 @@ INVALID_PASSWORD, ACCESS_DENIED = 86, 0x80070005
 
 
 @dataclass
-class Held:
+class CertificateRecord:
     """A certificate in a store."""
 
     der: bytes
-    place: Container | None = None
+    container: Container | None = None
     friendly_name: bytes | None = None
-    lends: bool = False
+    caches_handle: bool = False
     """Whether Windows keeps the key open with the certificate and only lends its handle."""
 
 
@@ -63,7 +63,7 @@ class Held:
 class Store:
     """An open store."""
 
-    certificates: list[Held]
+    certificates: list[CertificateRecord]
     readonly: bool = False
 
 
@@ -71,14 +71,14 @@ class Store:
 class Certificate:
     """A certificate context; its handle points to `memory`."""
 
-    held: Held
+    record: CertificateRecord
     store: Store
     memory: CERT_CONTEXT
-    octets: ctypes.Array[ctypes.c_char]
-    holders: int = 1
-    lent: int = 0
-    """The handle of its key if that is lent, otherwise 0."""
-    place_in_store: int = field(default=0)
+    data: ctypes.Array[ctypes.c_char]
+    reference_count: int = 1
+    cached: int = 0
+    """The handle of its key if that is cached, otherwise 0."""
+    index: int = field(default=0)
 
 
 class ScriptedWindows(Keys):
@@ -86,14 +86,14 @@ class ScriptedWindows(Keys):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stores: dict[tuple[int, str], list[Held]] = {
+        self.stores: dict[tuple[int, str], list[CertificateRecord]] = {
             (location, name): [] for location in (CURRENT_USER, LOCAL_MACHINE) for name in ("my", "ca", "root")
         }
-        self.legacy_keys_by_cng = False
+        self.cng_opens_legacy_keys = False
         """Whether CNG opens keys of legacy providers, as the software provider does on real Windows."""
-        self.refuses_cng_for_pfx: int | None = None
+        self.pfx_cng_error: int | None = None
         """The error code for PFX imports into CNG, or None; Wine's is 0, without a reason."""
-        self.only_reads: set[int] = set()
+        self.read_only_locations: set[int] = set()
         """Locations that this account may only read."""
         self._quarantine: deque[Certificate] = deque(maxlen=5000)
         """Released certificates, kept so that their addresses are not reused soon."""
@@ -103,24 +103,26 @@ class ScriptedWindows(Keys):
     def add(
         self,
         key: AnyKey,
-        place: Container,
+        container: Container,
         *,
         subject: str = "CN=app",
         exportable: bool = False,
         friendly_name: str | None = None,
     ) -> x509.Certificate:
         """Add a key in this container, and its certificate to the store My of the same location."""
-        kept = Kept(key, exportable=exportable)
-        if place.type:
-            self.csp.setdefault((place.name, place.machine), {})[place.spec] = kept
+        record = KeyRecord(key, exportable=exportable)
+        if container.type:
+            self.csp.setdefault((container.name, container.machine), {})[container.spec] = record
         else:
-            self.cng[place.provider, place.name, place.machine] = kept
-        certificate = certified(key, subject)
+            self.cng[container.provider, container.name, container.machine] = record
+        certificate = make_certificate(key, subject)
         name = None if friendly_name is None else (friendly_name + "\0").encode("utf-16-le")
-        self.my(machine=place.machine).append(Held(certificate.public_bytes(Encoding.DER), place, name))
+        self.my(machine=container.machine).append(
+            CertificateRecord(certificate.public_bytes(Encoding.DER), container, name)
+        )
         return certificate
 
-    def my(self, *, machine: bool) -> list[Held]:
+    def my(self, *, machine: bool) -> list[CertificateRecord]:
         """Return the certificates of the store My."""
         return self.stores[LOCAL_MACHINE if machine else CURRENT_USER, "my"]
 
@@ -131,17 +133,17 @@ class ScriptedWindows(Keys):
         if provider not in (10, 13):  # the logical store, or the physical one in the registry: the same here
             raise MisuseError(f"provider {provider}")
         at = flags & 0xFF0000, name.lower()
-        if at[0] in self.only_reads and not flags & READONLY:
-            raise FailsError(CODES["ERROR_ACCESS_DENIED"])
+        if at[0] in self.read_only_locations and not flags & READONLY:
+            raise CallFailedError(CODES["ERROR_ACCESS_DENIED"])
         if at not in self.stores:
             if flags & OPEN_EXISTING:
-                raise FailsError(CODES["ERROR_FILE_NOT_FOUND"])
+                raise CallFailedError(CODES["ERROR_FILE_NOT_FOUND"])
             self.stores[at] = []
-        return self.hand_out(Store(self.stores[at], readonly=bool(flags & READONLY)))
+        return self.new_handle(Store(self.stores[at], readonly=bool(flags & READONLY)))
 
     def CertCloseStore(self, store: int, flags: int) -> None:
         require(flags, 0)
-        self.at(store, Store)
+        self.get_object(store, Store)
 
     def CertEnumCertificatesInStore(self, store: int, before: int | None) -> int:
         return self._next(store, before, subject=None)
@@ -155,163 +157,171 @@ class ScriptedWindows(Keys):
         return self._next(store, before, subject=ctypes.string_at(blob.pbData, blob.cbData))
 
     def _next(self, handle: int, before: int | None, *, subject: bytes | None) -> int:
-        store = self.at(handle, Store)
-        begin = self.at(before, Certificate).place_in_store + 1 if before else 0
-        for number, held in enumerate(store.certificates[begin:], begin):
-            if subject in (None, x509.load_der_x509_certificate(held.der).subject.public_bytes()):
-                return self._hold(held, store, number)
-        raise FailsError(CODES["CRYPT_E_NOT_FOUND"])
+        store = self.get_object(handle, Store)
+        begin = self.get_object(before, Certificate).index + 1 if before else 0
+        for number, record in enumerate(store.certificates[begin:], begin):
+            if subject in (None, x509.load_der_x509_certificate(record.der).subject.public_bytes()):
+                return self._hold(record, store, number)
+        raise CallFailedError(CODES["CRYPT_E_NOT_FOUND"])
 
-    def _hold(self, held: Held, store: Store, number: int) -> int:
-        octets = ctypes.create_string_buffer(held.der, len(held.der))
-        memory = CERT_CONTEXT(1, ctypes.addressof(octets), len(octets), None, None)
-        made = Certificate(held, store, memory, octets, place_in_store=number)
-        return self.hand_out(made, ctypes.addressof(memory))
+    def _hold(self, record: CertificateRecord, store: Store, number: int) -> int:
+        data = ctypes.create_string_buffer(record.der, len(record.der))
+        memory = CERT_CONTEXT(1, ctypes.addressof(data), len(data), None, None)
+        made = Certificate(record, store, memory, data, index=number)
+        return self.new_handle(made, ctypes.addressof(memory))
 
     def CertDuplicateCertificateContext(self, context: int) -> int:
-        self.at(context, Certificate).holders += 1
-        self.given["Certificate"] += 1
+        self.get_object(context, Certificate).reference_count += 1
+        self.handles_created["Certificate"] += 1
         return context
 
     def CertFreeCertificateContext(self, context: int) -> None:
-        self.at(context, Certificate)
+        self.get_object(context, Certificate)
 
-    def give_back(self, handle: int) -> None:
-        """Keep a certificate, and the key that it lends, until its last holder releases it."""
-        thing = self.at(handle, object)
+    def release(self, handle: int) -> None:
+        """Keep a certificate, and the key that it caches_handle, until its last holder releases it."""
+        thing = self.get_object(handle, object)
         if isinstance(thing, Certificate):
-            thing.holders -= 1
-            if thing.holders:
-                self.returned["Certificate"] += 1
+            thing.reference_count -= 1
+            if thing.reference_count:
+                self.handles_released["Certificate"] += 1
                 return
-            if thing.lent:
-                self.take_back(thing.lent)
+            if thing.cached:
+                self.invalidate(thing.cached)
             thing.memory.pbCertEncoded = None
             self._quarantine.append(thing)
-        self.take_back(handle)
+        self.invalidate(handle)
 
     def CertGetCertificateContextProperty(self, context: int, number: int, buffer: int | None, size: int) -> None:
-        held = self.at(context, Certificate).held
-        room = ctypes.c_uint32.from_address(size).value
-        if number == 11 and held.friendly_name is not None:
-            answer_octets(held.friendly_name, buffer, room, size, MORE_DATA)
-        elif number == 2 and held.place is not None:
-            self._answer_place(held.place, buffer, room, size)
+        record = self.get_object(context, Certificate).record
+        capacity = ctypes.c_uint32.from_address(size).value
+        if number == 11 and record.friendly_name is not None:
+            write_output(record.friendly_name, buffer, capacity, size, MORE_DATA)
+        elif number == 2 and record.container is not None:
+            self._write_key_info(record.container, buffer, capacity, size)
         else:
-            raise FailsError(CODES["CRYPT_E_NOT_FOUND"])
+            raise CallFailedError(CODES["CRYPT_E_NOT_FOUND"])
 
-    def _answer_place(self, place: Container, buffer: int | None, room: int, size: int) -> None:
+    def _write_key_info(self, container: Container, buffer: int | None, capacity: int, size: int) -> None:
         """Write a structure, followed by the texts it points to."""
-        name, provider = wide(place.name), wide(place.provider)
+        name, provider = wide(container.name), wide(container.provider)
         head = ctypes.sizeof(CRYPT_KEY_PROV_INFO)
-        answer_octets(bytes(head) + name + provider, buffer, room, size, MORE_DATA)
+        write_output(bytes(head) + name + provider, buffer, capacity, size, MORE_DATA)
         if buffer is not None:
-            told = CRYPT_KEY_PROV_INFO.from_address(buffer)
-            told.dwProvType, told.dwKeySpec = place.type, place.spec
-            told.dwFlags = MACHINE_KEYSET if place.machine else 0
-            put_handle(buffer + CRYPT_KEY_PROV_INFO.pwszContainerName.offset, buffer + head)
-            put_handle(buffer + CRYPT_KEY_PROV_INFO.pwszProvName.offset, buffer + head + len(name))
+            info = CRYPT_KEY_PROV_INFO.from_address(buffer)
+            info.dwProvType, info.dwKeySpec = container.type, container.spec
+            info.dwFlags = MACHINE_KEYSET if container.machine else 0
+            write_pointer(buffer + CRYPT_KEY_PROV_INFO.pwszContainerName.offset, buffer + head)
+            write_pointer(buffer + CRYPT_KEY_PROV_INFO.pwszProvName.offset, buffer + head + len(name))
 
     def CertSetCertificateContextProperty(self, context: int, number: int, flags: int, value: int) -> None:
-        certificate = self.at(context, Certificate)
+        certificate = self.get_object(context, Certificate)
         if certificate.store.readonly:
-            raise FailsError(ACCESS_DENIED)
+            raise CallFailedError(ACCESS_DENIED)
         if number == 2:
-            told = CRYPT_KEY_PROV_INFO.from_address(value)
-            machine = bool(told.dwFlags & MACHINE_KEYSET)
-            certificate.held.place = Container(
-                told.pwszProvName, told.pwszContainerName, told.dwProvType, machine, told.dwKeySpec
+            info = CRYPT_KEY_PROV_INFO.from_address(value)
+            machine = bool(info.dwFlags & MACHINE_KEYSET)
+            certificate.record.container = Container(
+                info.pwszProvName, info.pwszContainerName, info.dwProvType, machine, info.dwKeySpec
             )
         elif number == 11 and not value:
-            certificate.held.friendly_name = None
+            certificate.record.friendly_name = None
         elif number == 11:
             blob = CRYPT_DATA_BLOB.from_address(value)
-            certificate.held.friendly_name = ctypes.string_at(blob.pbData, blob.cbData)
+            certificate.record.friendly_name = ctypes.string_at(blob.pbData, blob.cbData)
         else:
             raise MisuseError(f"property {number}")
 
     def CertAddEncodedCertificateToStore(
-        self, store: int, encoding: int, octets: int, length: int, disposition: int, out: int
+        self, store: int, encoding: int, data: int, length: int, disposition: int, out: int
     ) -> None:
-        opened, der = self.at(store, Store), ctypes.string_at(octets, length)
+        opened, der = self.get_object(store, Store), ctypes.string_at(data, length)
         if opened.readonly:
-            raise FailsError(ACCESS_DENIED)
+            raise CallFailedError(ACCESS_DENIED)
         there = [each.der for each in opened.certificates]
         if der in there and disposition == 1:
-            raise FailsError(CODES["CRYPT_E_EXISTS"])
+            raise CallFailedError(CODES["CRYPT_E_EXISTS"])
         if der not in there:
-            opened.certificates.append(Held(der))
+            opened.certificates.append(CertificateRecord(der))
             there.append(der)
         number = there.index(der)
-        put_handle(out, self._hold(opened.certificates[number], opened, number))
+        write_pointer(out, self._hold(opened.certificates[number], opened, number))
 
     def CertDeleteCertificateFromStore(self, context: int) -> None:
-        certificate = self.at(context, Certificate)
+        certificate = self.get_object(context, Certificate)
         if certificate.store.readonly:
-            raise FailsError(ACCESS_DENIED)
-        certificate.store.certificates.remove(certificate.held)
+            raise CallFailedError(ACCESS_DENIED)
+        certificate.store.certificates.remove(certificate.record)
 
     def CryptAcquireCertificatePrivateKey(
         self, context: int, flags: int, parameters: int | None, handle: int, spec: int, owned: int
     ) -> None:
         require(flags, ACQUIRE_SILENT | PREFER_CNG)
-        certificate = self.at(context, Certificate)
-        place = certificate.held.place
-        if place is None:
-            raise FailsError(CODES["CRYPT_E_NO_KEY_PROPERTY"])
-        if place.type and not self.legacy_keys_by_cng:
-            self._require_container(place)
-            put_handle(handle, self.hand_out(OpenContainer(place.provider, (place.name, place.machine))))
-            put_number(spec, place.spec)
-            put_number(owned, 1)
+        certificate = self.get_object(context, Certificate)
+        container = certificate.record.container
+        if container is None:
+            raise CallFailedError(CODES["CRYPT_E_NO_KEY_PROPERTY"])
+        if container.type and not self.cng_opens_legacy_keys:
+            self._require_container(container)
+            write_pointer(
+                handle, self.new_handle(OpenContainer(container.provider, (container.name, container.machine)))
+            )
+            write_dword(spec, container.spec)
+            write_dword(owned, 1)
             return
-        lends = certificate.held.lends
-        if not lends or not certificate.lent:
-            opened = self.hand_out(Key((place.provider, place.name, place.machine), self._kept_at(place), lent=lends))
-            certificate.lent = opened if lends else 0
-        put_handle(handle, certificate.lent or opened)
-        put_number(spec, CNG_SPEC)
-        put_number(owned, 0 if lends else 1)
+        caches_handle = certificate.record.caches_handle
+        if not caches_handle or not certificate.cached:
+            opened = self.new_handle(
+                Key(
+                    (container.provider, container.name, container.machine),
+                    self._record_at(container),
+                    cached=caches_handle,
+                )
+            )
+            certificate.cached = opened if caches_handle else 0
+        write_pointer(handle, certificate.cached or opened)
+        write_dword(spec, CNG_SPEC)
+        write_dword(owned, 0 if caches_handle else 1)
 
-    def _kept_at(self, place: Container) -> Kept:
-        if place.type:
-            self._require_container(place)
-            return self.csp[place.name, place.machine][place.spec]
-        return self.kept((place.provider, place.name, place.machine))
+    def _record_at(self, container: Container) -> KeyRecord:
+        if container.type:
+            self._require_container(container)
+            return self.csp[container.name, container.machine][container.spec]
+        return self.find_record((container.provider, container.name, container.machine))
 
-    def _require_container(self, place: Container) -> None:
-        if (place.name, place.machine) not in self.csp:
-            raise FailsError(CODES["NTE_BAD_KEYSET"])
+    def _require_container(self, container: Container) -> None:
+        if (container.name, container.machine) not in self.csp:
+            raise CallFailedError(CODES["NTE_BAD_KEYSET"])
 
     def PFXImportCertStore(self, blob: int, password: str, flags: int) -> int:
         require(flags, EXPORTABLE | USER_KEYSET | MACHINE_KEYSET | PREFER_CNG_KSP)
         given = CRYPT_DATA_BLOB.from_address(blob)
-        if flags & PREFER_CNG_KSP and self.refuses_cng_for_pfx is not None:
-            raise FailsError(self.refuses_cng_for_pfx)
+        if flags & PREFER_CNG_KSP and self.pfx_cng_error is not None:
+            raise CallFailedError(self.pfx_cng_error)
         try:
             key, leaf, others = pkcs12.load_key_and_certificates(
                 ctypes.string_at(given.pbData, given.cbData), password.encode()
             )
         except ValueError:
-            raise FailsError(INVALID_PASSWORD) from None
+            raise CallFailedError(INVALID_PASSWORD) from None
         assert leaf
         machine, exportable = bool(flags & MACHINE_KEYSET), bool(flags & EXPORTABLE)
         name = f"{{{len(self.cng) + len(self.csp)}}}"
-        kept = Kept(key, exportable=exportable)  # type: ignore[arg-type]  # RSA or EC
+        record = KeyRecord(key, exportable=exportable)  # type: ignore[arg-type]  # RSA or EC
         if flags & PREFER_CNG_KSP:
-            place = Container(SOFTWARE, name, machine=machine)
-            self.cng[SOFTWARE, name, machine] = kept
+            container = Container(SOFTWARE, name, machine=machine)
+            self.cng[SOFTWARE, name, machine] = record
         else:
             if not isinstance(key, RSAPrivateKey):
-                raise FailsError(CODES["NTE_BAD_ALGID"])
-            place = Container(OLD_CSP, name, CSPS[OLD_CSP], machine, 1)
-            self.csp[name, machine] = {1: kept}
-        certificates = [Held(leaf.public_bytes(Encoding.DER), place)]
-        certificates += [Held(each.public_bytes(Encoding.DER)) for each in others]
-        return self.hand_out(Store(certificates))
+                raise CallFailedError(CODES["NTE_BAD_ALGID"])
+            container = Container(OLD_CSP, name, CSPS[OLD_CSP], machine, 1)
+            self.csp[name, machine] = {1: record}
+        certificates = [CertificateRecord(leaf.public_bytes(Encoding.DER), container)]
+        certificates += [CertificateRecord(each.public_bytes(Encoding.DER)) for each in others]
+        return self.new_handle(Store(certificates))
 
 
-def installed(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
+def install_double(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
     """Return a new simulated Windows, installed behind the plugin's bindings until the test ends."""
     double = ScriptedWindows()
     double.install(monkeypatch)
@@ -321,7 +331,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedWindows:
     """Return a new simulated Windows for the test."""
-    return installed(monkeypatch)
+    return install_double(monkeypatch)
 
 
 def uri_of(certificate: x509.Certificate) -> str:
@@ -334,7 +344,7 @@ def pinned(certificate: x509.Certificate, location: str = "CurrentUser") -> str:
     return f"{uri_of(certificate)};store=My;location={location}"
 
 
-def certified(key: AnyKey, subject: str = "CN=app") -> x509.Certificate:
+def make_certificate(key: AnyKey, subject: str = "CN=app") -> x509.Certificate:
     """Return a self-signed certificate that is currently valid."""
     name, now = x509.Name.from_rfc4514_string(subject), dt.datetime.now(dt.UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())

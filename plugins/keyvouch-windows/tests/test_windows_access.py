@@ -9,16 +9,16 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
 
-from keyvouch._core.opening import Store, open_store
+from keyvouch._core.key_management import Store, open_store
 from keyvouch.cli import group
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError, NotSupported, StoreUnavailable
 from keyvouch.security_descriptor import SecurityDescriptor
-from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
-from scripted_keys import FRESH, OLD_CSP, SMART_CARD, SOFTWARE, Kept, make_key
+from keyvouch_windows.error_codes import CODES
+from scripted_keys import DEFAULT_DESCRIPTOR, OLD_CSP, SMART_CARD, SOFTWARE, KeyRecord, make_key
 from scripted_windows import ScriptedWindows, pinned
 
-# FRESH plus (A;;0x80120089;;;NS)
+# DEFAULT_DESCRIPTOR plus (A;;0x80120089;;;NS)
 WITH_NETWORK_SERVICE = bytes.fromhex(
     "0100049400000000000000000000000014000000020048000300000000001400ff011fd001010000000000051200000000001800ff011f"
     "d0010200000000000520000000200200000000140089001280010100000000000514000000"
@@ -51,19 +51,24 @@ def german(scripted: ScriptedWindows) -> Iterator[ScriptedWindows]:
     """Return a German Windows; check at the end that every handle was released."""
     scripted.accounts, scripted.account = ACCOUNTS, r"CONTOSO\somebody"
     yield scripted
-    scripted.assert_nothing_held()
+    scripted.assert_all_released()
 
 
 def added(
-    german: ScriptedWindows, name: str = "key", *, provider: str = SOFTWARE, machine: bool = True, rules: bytes = FRESH
-) -> tuple[Kept, x509.Certificate]:
+    german: ScriptedWindows,
+    name: str = "key",
+    *,
+    provider: str = SOFTWARE,
+    machine: bool = True,
+    rules: bytes = DEFAULT_DESCRIPTOR,
+) -> tuple[KeyRecord, x509.Certificate]:
     """Add a key with these access rules, and its certificate."""
     legacy = int(provider == OLD_CSP)
-    place = Container(provider, name, legacy, machine, legacy)
-    certificate = german.add(make_key("RSA-2048"), place, subject=f"CN={name}")
-    kept = german.csp[name, machine][1] if legacy else german.cng[provider, name, machine]
-    kept.descriptor = rules
-    return kept, certificate
+    container = Container(provider, name, legacy, machine, legacy)
+    certificate = german.add(make_key("RSA-2048"), container, subject=f"CN={name}")
+    record = german.csp[name, machine][1] if legacy else german.cng[provider, name, machine]
+    record.descriptor = rules
+    return record, certificate
 
 
 def opened(certificate: x509.Certificate, location: str = "LocalMachine") -> Store:
@@ -83,7 +88,7 @@ def refused(store: Store, account: str, *, revoke: bool = False) -> KeyvouchErro
 
 
 @pytest.mark.parametrize("provider", [SOFTWARE, OLD_CSP])
-def test_granted_as_microsofts_own_samples_are(german: ScriptedWindows, provider: str) -> None:
+def test_granted_rule_is_as_in_microsofts_samples(german: ScriptedWindows, provider: str) -> None:
     """NETWORK SERVICE gets the mask from Microsoft's documentation, and the descriptor is as Windows writes it."""
     key, certificate = added(german, provider=provider)
     with opened(certificate) as store:
@@ -96,7 +101,7 @@ def test_granted_as_microsofts_own_samples_are(german: ScriptedWindows, provider
 
         for _ in range(2):
             store.revoke(r"NT AUTHORITY\Network Service")
-        assert (key.descriptor, changes(german)) == (FRESH, 2)
+        assert (key.descriptor, changes(german)) == (DEFAULT_DESCRIPTOR, 2)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +124,7 @@ def test_account_has_several_spellings(german: ScriptedWindows, written: str, na
         store.grant(written)
         assert store.readers() == [*USUAL, named]
         store.revoke(written)
-        assert key.descriptor == FRESH
+        assert key.descriptor == DEFAULT_DESCRIPTOR
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_account_has_several_spellings(german: ScriptedWindows, written: str, na
         ("S-1-5-x", "whoami /user"),
     ],
 )
-def test_unknown_account_is_told(german: ScriptedWindows, account: str, remedy: str) -> None:
+def test_unknown_account_is_reported(german: ScriptedWindows, account: str, remedy: str) -> None:
     """The error for a mistyped account shows the correct form; a computer's own name is not an account."""
     _, certificate = added(german)
     with opened(certificate) as store:
@@ -144,7 +149,7 @@ def test_unknown_account_is_told(german: ScriptedWindows, account: str, remedy: 
     assert changes(german) == 0
 
 
-def test_domain_that_does_not_answer_is_told(german: ScriptedWindows) -> None:
+def test_unreachable_domain_is_reported(german: ScriptedWindows) -> None:
     """Without a domain controller names cannot be looked up; SIDs are accepted and shown instead."""
     for function in ("LookupAccountNameW", "LookupAccountSidW"):
         german.fail(function, CODES["RPC_S_SERVER_UNAVAILABLE"])
@@ -155,7 +160,7 @@ def test_domain_that_does_not_answer_is_told(german: ScriptedWindows) -> None:
         assert store.readers() == ["S-1-5-18", "S-1-5-32-544", SERVICE]
 
 
-def test_denied_account_is_told(german: ScriptedWindows) -> None:
+def test_denied_account_is_reported(german: ScriptedWindows) -> None:
     """A deny rule takes precedence over any permission, so granting is refused and changes nothing."""
     _, certificate = added(german, rules=DENIED_AND_INHERITED)
     with opened(certificate) as store:
@@ -166,7 +171,7 @@ def test_denied_account_is_told(german: ScriptedWindows) -> None:
     assert changes(german) == 0
 
 
-def test_inherited_permission_is_told(german: ScriptedWindows) -> None:
+def test_inherited_permission_is_reported(german: ScriptedWindows) -> None:
     """An inherited permission cannot be revoked at the key, and need not be granted."""
     _, certificate = added(german, rules=DENIED_AND_INHERITED)
     with opened(certificate) as store:
@@ -177,7 +182,7 @@ def test_inherited_permission_is_told(german: ScriptedWindows) -> None:
     assert changes(german) == 0
 
 
-def test_nobody_elses_rule_is_touched(german: ScriptedWindows) -> None:
+def test_rules_of_others_are_unchanged(german: ScriptedWindows) -> None:
     """Deny rules stay first and inherited ones last; other accounts' rules are unchanged."""
     key, certificate = added(german, rules=DENIED_AND_INHERITED)
     before = SecurityDescriptor.from_bytes(key.descriptor).dacl or ()
@@ -191,7 +196,7 @@ def test_nobody_elses_rule_is_touched(german: ScriptedWindows) -> None:
     assert SecurityDescriptor.from_bytes(key.descriptor).dacl == before
 
 
-def test_key_without_rules_is_everyones(german: ScriptedWindows) -> None:
+def test_key_without_rules_is_open_to_everyone(german: ScriptedWindows) -> None:
     """Without a DACL everyone may sign: granting does nothing, and revoking is refused."""
     _, certificate = added(german, rules=NO_LIST)
     with opened(certificate) as store:
@@ -201,7 +206,7 @@ def test_key_without_rules_is_everyones(german: ScriptedWindows) -> None:
     assert changes(german) == 0
 
 
-def test_key_of_the_user_is_not_granted(german: ScriptedWindows) -> None:
+def test_user_key_is_not_granted(german: ScriptedWindows) -> None:
     """Other accounts cannot see CurrentUser, so granting is refused; listing readers and revoking work."""
     _, certificate = added(german, machine=False)
     with opened(certificate, "CurrentUser") as store:
@@ -222,7 +227,7 @@ def test_key_without_certificate_is_granted(german: ScriptedWindows) -> None:
     assert key.descriptor == WITH_NETWORK_SERVICE
 
 
-def test_card_has_no_rules(german: ScriptedWindows) -> None:
+def test_card_does_not_support_rules(german: ScriptedWindows) -> None:
     """Access to a smart card's key cannot be granted: anyone with the PIN may sign."""
     german.fail("NCryptGetProperty", CODES["NTE_NOT_SUPPORTED"])
     _, certificate = added(german, provider=SMART_CARD)
@@ -240,7 +245,7 @@ def test_card_has_no_rules(german: ScriptedWindows) -> None:
         ("CryptSetProvParam", OLD_CSP, "ERROR_ACCESS_DENIED"),
     ],
 )
-def test_administrator_is_needed(german: ScriptedWindows, function: str, provider: str, code: str) -> None:
+def test_administrator_is_required(german: ScriptedWindows, function: str, provider: str, code: str) -> None:
     """If this account may not change the rules, the hint says that an administrator may."""
     german.fail(function, CODES[code])
     _, certificate = added(german, provider=provider)
@@ -251,15 +256,15 @@ def test_administrator_is_needed(german: ScriptedWindows, function: str, provide
     assert "administrator" in str(error.hint)
 
 
-def test_provider_that_does_not_keep_them_is_told(german: ScriptedWindows) -> None:
+def test_rules_that_are_not_stored_are_reported(german: ScriptedWindows) -> None:
     """A provider's success is verified by reading the rules again."""
     key, certificate = added(german)
-    key.keeps_rules = False
+    key.stores_rules = False
     with opened(certificate) as store:
-        assert "did not keep" in str(refused(store, r"CONTOSO\svc"))
+        assert "did not store" in str(refused(store, r"CONTOSO\svc"))
 
 
-def test_listing_tells_provider_and_readers(german: ScriptedWindows) -> None:
+def test_listing_shows_provider_and_readers(german: ScriptedWindows) -> None:
     """Each key is listed with its provider and readers, even if it cannot be opened."""
     added(german, "ours")
     added(german, "legacy", provider=OLD_CSP, rules=WITH_NETWORK_SERVICE)
@@ -287,8 +292,8 @@ def test_command_shows_before_and_after(german: ScriptedWindows) -> None:
         assert done.exit_code == 0, done.output
         return done
 
-    told = json.loads(keyvouch("grant", r"CONTOSO\nightly$", "--key", uri, "--output", "json").output)
-    assert told == {"before": USUAL, "after": [*USUAL, r"CONTOSO\nightly$"]}
+    result = json.loads(keyvouch("grant", r"CONTOSO\nightly$", "--key", uri, "--output", "json").output)
+    assert result == {"before": USUAL, "after": [*USUAL, r"CONTOSO\nightly$"]}
     shown = keyvouch("grant", "--revoke", r"CONTOSO\nightly$", "--key", uri).stdout
     assert shown.splitlines() == [rf"  {USUAL[0]}", rf"  {USUAL[1]}", r"- CONTOSO\nightly$"]
     listed = keyvouch("keys", "--key", "windows:location=LocalMachine").stdout

@@ -23,13 +23,13 @@ SIGN = """
     from keyvouch_windows import private_keys
     from keyvouch_windows.crypt32 import Container
 
-    place = Container(private_keys.SOFTWARE, "in-process")
-    with closing(private_keys.make(place, "RSA-2048", exportable=False, silent=True)) as key:
+    container = Container(private_keys.SOFTWARE_PROVIDER, "in-process")
+    with closing(private_keys.generate(container, "RSA-2048", exportable=False, silent=True)) as key:
         numbers = key.public_key().public_numbers()
         names = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
         signatures = {each: key.sign(b"message", find_algorithm(each)) for each in names}
-    told = {name: base64.b64encode(signature).decode() for name, signature in signatures.items()}
-    print(json.dumps({"e": numbers.e, "n": numbers.n, "signatures": told}))
+    result = {name: base64.b64encode(signature).decode() for name, signature in signatures.items()}
+    print(json.dumps({"e": numbers.e, "n": numbers.n, "signatures": result}))
 """
 
 COUNT = """
@@ -95,25 +95,25 @@ def ran(windows: Windows, program: str, *arguments: str) -> object:
     return json.loads(done.output.splitlines()[-1])
 
 
-def test_rsa_key_of_cng_signs(windows: Windows) -> None:
+def test_cng_rsa_key_signs(windows: Windows) -> None:
     """A CNG key signs with PKCS#1 v1.5 and PSS and each hash; the salt is as long as the digest."""
-    told = ran(windows, SIGN)
-    assert isinstance(told, dict)
-    public_key = RSAPublicNumbers(told["e"], told["n"]).public_key()
+    result = ran(windows, SIGN)
+    assert isinstance(result, dict)
+    public_key = RSAPublicNumbers(result["e"], result["n"]).public_key()
     hashes: dict[str, HashAlgorithm] = {"256": SHA256(), "384": SHA384(), "512": SHA512()}
-    for name, signature in told["signatures"].items():
+    for name, signature in result["signatures"].items():
         hashed = hashes[name[2:]]
         pss = padding.PSS(padding.MGF1(hashed), hashed.digest_size)
-        way = pss if name.startswith("PS") else padding.PKCS1v15()
-        public_key.verify(base64.b64decode(signature), b"message", way, hashed)
-    assert len(told["signatures"]) == 6
+        scheme = pss if name.startswith("PS") else padding.PKCS1v15()
+        public_key.verify(base64.b64decode(signature), b"message", scheme, hashed)
+    assert len(result["signatures"]) == 6
 
 
-def test_opens_of_a_real_key_hold_nothing(windows: Windows) -> None:
+def test_opening_a_real_key_leaks_no_handle(windows: Windows) -> None:
     """Handles of each type are released exactly once, and every release succeeds."""
-    told = ran(windows, COUNT, str(OPENS))
-    assert isinstance(told, list)
-    opens, given, taken, refused = told
+    result = ran(windows, COUNT, str(OPENS))
+    assert isinstance(result, list)
+    opens, given, taken, refused = result
     assert refused == {}
     assert given == taken
     assert opens["container"] >= OPENS

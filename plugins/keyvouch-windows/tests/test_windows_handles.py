@@ -12,24 +12,24 @@ import keyvouch
 from keyvouch.errors import KeyvouchError
 from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
-from keyvouch_windows.codes import CODES
 from keyvouch_windows.crypt32 import Container
+from keyvouch_windows.error_codes import CODES
 from scripted_keys import ACCOUNT, AES_CSP, OLD_CSP, SOFTWARE, make_key
-from scripted_windows import certified, installed, pinned
+from scripted_windows import install_double, make_certificate, pinned
 
 IN_CNG, IN_CSP = Container(SOFTWARE, "app"), Container(OLD_CSP, "app", 1, spec=1)
 OPENS = 10_000
 
 
-@pytest.mark.parametrize("kind", ["of CNG", "lent", "of a legacy provider", "without certificate"])
-def test_many_opens_hold_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["of CNG", "cached", "of a legacy provider", "without certificate"])
+def test_many_opens_leak_no_handle(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """No handle is left after 10,000 opens, signatures and closes, a quarter for each kind of key."""
-    scripted = installed(monkeypatch)
+    scripted = install_double(monkeypatch)
     scripted.recording = False
     legacy = kind == "of a legacy provider"
     certificate = scripted.add(make_key("RSA-2048" if legacy else "ECDSA_P256"), IN_CSP if legacy else IN_CNG)
     uri, algorithm = pinned(certificate), "RS256" if legacy else "ES256"
-    scripted.my(machine=False)[0].lends = kind == "lent"
+    scripted.my(machine=False)[0].caches_handle = kind == "cached"
     if kind == "without certificate":
         scripted.my(machine=False).clear()
         uri = f"windows:provider={SOFTWARE};container=app;location=CurrentUser"
@@ -38,8 +38,8 @@ def test_many_opens_hold_nothing(monkeypatch: pytest.MonkeyPatch, kind: str) -> 
         with keyvouch.open_signer(uri) as signer:
             signer.sign(b"x", algorithm)
 
-    assert sum(scripted.given.values()) >= OPENS
-    scripted.assert_nothing_held()
+    assert sum(scripted.handles_created.values()) >= OPENS
+    scripted.assert_all_released()
 
 
 def opening(uri: str, provider: str) -> None:
@@ -68,17 +68,17 @@ def making_in_a_legacy_provider(uri: str, provider: str) -> None:
 
 def importing(uri: str, provider: str) -> None:
     with keyvouch.open_store("windows:location=CurrentUser;friendly-name=new") as store:
-        store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
+        store.import_key(make_key("RSA-2048"), [make_certificate(make_key("RSA-2048"))])
 
 
 def importing_into_a_legacy_provider(uri: str, provider: str) -> None:
     with keyvouch.open_store(f"windows:location=CurrentUser;friendly-name=new;provider={AES_CSP}") as store:
-        store.import_key(make_key("RSA-2048"), [certified(make_key("RSA-2048"))])
+        store.import_key(make_key("RSA-2048"), [make_certificate(make_key("RSA-2048"))])
 
 
 def installing(uri: str, provider: str) -> None:
     with keyvouch.open_store(uri) as store:
-        store.install_certificate([certified(make_key("RSA-2048"))])
+        store.install_certificate([make_certificate(make_key("RSA-2048"))])
 
 
 def exporting(uri: str, provider: str) -> None:
@@ -111,24 +111,29 @@ ACTS = [
 
 @pytest.mark.parametrize("code", ["NTE_PERM", "NTE_NOT_SUPPORTED", "NTE_INVALID_HANDLE"])
 @pytest.mark.parametrize("act", ACTS)
-@pytest.mark.parametrize(("place", "lends"), [(IN_CNG, False), (IN_CNG, True), (IN_CSP, False)])
-def test_each_failing_call_holds_nothing(
-    monkeypatch: pytest.MonkeyPatch, act: Callable[[str, str], None], place: Container, code: str, *, lends: bool
+@pytest.mark.parametrize(("container", "caches_handle"), [(IN_CNG, False), (IN_CNG, True), (IN_CSP, False)])
+def test_failing_calls_leak_no_handle(
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[str, str], None],
+    container: Container,
+    code: str,
+    *,
+    caches_handle: bool,
 ) -> None:
     """Whichever call of a sequence fails, and whether or not that raises an error, no handle is left."""
     key = make_key("RSA-2048")
     calls, number = 1, 0
     while number <= calls:
-        scripted = installed(monkeypatch)
+        scripted = install_double(monkeypatch)
         machine = act in (granting, revoking)
-        certificate = scripted.add(key, replace(place, machine=machine), exportable=True)
+        certificate = scripted.add(key, replace(container, machine=machine), exportable=True)
         uri = pinned(certificate, "LocalMachine" if machine else "CurrentUser")
-        scripted.my(machine=machine)[0].lends = lends
+        scripted.my(machine=machine)[0].caches_handle = caches_handle
         scripted.fail_call(number, CODES[code])
         with contextlib.suppress(KeyvouchError) if number else contextlib.nullcontext():
-            act(uri, place.provider)
-        scripted.assert_nothing_held()
-        calls = max(calls, scripted.made) if number == 0 else calls
+            act(uri, container.provider)
+        scripted.assert_all_released()
+        calls = max(calls, scripted.call_count) if number == 0 else calls
         number += 1
 
     assert calls > 10

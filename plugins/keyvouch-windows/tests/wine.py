@@ -48,8 +48,8 @@ class Windows:
             timeout=_LONGEST,
             check=False,
         )
-        told = [line for line in done.stderr.splitlines(keepends=True) if not line.startswith(b"wine: ")]
-        return Done(done.returncode, _text(done.stdout), _text(b"".join(told)))
+        errors = [line for line in done.stderr.splitlines(keepends=True) if not line.startswith(b"wine: ")]
+        return Done(done.returncode, _text(done.stdout), _text(b"".join(errors)))
 
     def run(self, *arguments: str, stdin: bytes = b"", **environment: str) -> Done:
         """Run Python with these arguments."""
@@ -64,8 +64,8 @@ class Windows:
         subprocess.run([WINESERVER, "-k"], env=self._environment, capture_output=True, check=False)
 
 
-def _text(octets: bytes) -> str:
-    return octets.decode(errors="replace").replace("\r\n", "\n")
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace").replace("\r\n", "\n")
 
 
 def path_in_windows(path: Path) -> str:
@@ -76,7 +76,7 @@ def path_in_windows(path: Path) -> str:
 def running(folder: Path) -> Windows:
     """Return a Windows with its registry, and so its certificates, in this folder."""
     if not WINE.exists() or not shutil.which(COMPILER):
-        pytest.skip("there is no Wine, or no compiler: apt-get install wine64 gcc-mingw-w64-x86-64")
+        pytest.skip("Wine or the compiler is not installed: apt-get install wine64 gcc-mingw-w64-x86-64")
     python = folder / "python"
     shutil.copytree(downloaded(), python)
     install(python, ROOT, ROOT / "plugins/keyvouch-windows")

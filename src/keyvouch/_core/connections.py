@@ -13,17 +13,16 @@ Rules for every store:
 from __future__ import annotations
 
 import logging
-import random
 import threading
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from keyvouch._core.retries import Backoff, Deadline, as_user_error
 from keyvouch._core.store_faults import store_code
 from keyvouch._system import forks
 from keyvouch._system.forks import process
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
-from keyvouch.errors import KeyvouchError, SessionLost, StoreUnavailable, Throttled
+from keyvouch.errors import SessionLost, StoreUnavailable, Throttled
 from keyvouch.secrets import SecretResolver
 from keyvouch.store import KeyStore
 from keyvouch.uri import KeyUri
@@ -33,60 +32,7 @@ log = logging.getLogger("keyvouch")
 
 CLOSING_TIMEOUT = 10.0
 """Seconds to wait while a store, or a key that is still signing, closes."""
-_LONGEST_PAUSE = 1.0
-"""Maximum seconds between attempts while a store is unavailable: callers should soon see the end of an election."""
 _OPENER_WAITS = CLOSING_TIMEOUT + 1
-
-
-class Deadline:
-    """The end of a caller's timeout, and the share of it that one attempt may take."""
-
-    __slots__ = ("_end", "_share")
-
-    def __init__(self, timeout: float, started: float | None = None) -> None:
-        self._end = (time.monotonic() if started is None else started) + timeout
-        self._share = max(1.0, timeout / 3)
-
-    def left(self) -> float:
-        """Return the seconds left; negative once the timeout has passed."""
-        return self._end - time.monotonic()
-
-    def one_try(self) -> float:
-        """Return a third of the timeout, at least a second: a stalled request leaves time for another."""
-        return max(0.001, min(self._share, self.left()))
-
-    def wait(self, seconds: float, error: KeyvouchError) -> None:
-        """Sleep; raise `error` instead if the timeout ends first."""
-        if seconds >= self.left():
-            raise ended(error)
-        time.sleep(seconds)
-
-
-class Backoff:
-    """Delays after transient errors: as the store requests, else doubling, with jitter."""
-
-    def __init__(self) -> None:
-        self._throttled = 1.0
-        self._unavailable = 0.1
-
-    def after(self, error: StoreUnavailable) -> float:
-        """Return the seconds to wait before the next attempt."""
-        if isinstance(error, Throttled):
-            if error.retry_after is not None:
-                return max(0.1, error.retry_after)  # some servers send 0, or a time in the past
-            self._throttled *= 2
-            return self._throttled / 2 * random.uniform(0.9, 1.1)  # noqa: S311 - only to spread callers
-        pause, self._unavailable = self._unavailable, min(2 * self._unavailable, _LONGEST_PAUSE)
-        return pause
-
-
-def ended(error: KeyvouchError) -> KeyvouchError:
-    """Return the error that the user sees at the end of the timeout: never `SessionLost`."""
-    if not isinstance(error, SessionLost):
-        return error
-    visible = StoreUnavailable(error.message, hint=error.hint or "Try again later.", uri=error.uri)
-    visible.__cause__ = error
-    return visible
 
 
 class Connection:
@@ -122,12 +68,12 @@ class Connection:
             while True:
                 try:
                     with store_code(self.scheme):
-                        self.store.connect(timeout=deadline.one_try())
+                        self.store.connect(timeout=deadline.attempt_timeout())
                     break
                 except SessionLost as error:
-                    raise ended(error) from error
+                    raise as_user_error(error) from error
                 except Throttled as error:
-                    deadline.wait(backoff.after(error), error)
+                    deadline.wait(backoff.delay_after(error), error)
             self.generation += 1
             self._connected_in = process.fork_number
 
@@ -136,7 +82,7 @@ class Connection:
                 self._log_in.do("log in", log_in, timeout=deadline.left())
             except FlightTimeout:
                 raise StoreUnavailable(
-                    "The store's connection was not ready in time.", hint="Try again later."
+                    "Timed out waiting for the connection to the store.", hint="Try again later."
                 ) from None
         return self.generation
 
@@ -152,15 +98,15 @@ class Connection:
             generation = self.connect(deadline, lost)
             try:
                 with store_code(self.scheme):
-                    return action(deadline.one_try()), generation
+                    return action(deadline.attempt_timeout()), generation
             except SessionLost as error:
                 if deadline.left() <= 0 or (error.performed and not repeatable):
-                    raise ended(error) from error
+                    raise as_user_error(error) from error
                 if lost is not None:  # the new session was lost too: pause before the next log-in
-                    deadline.wait(backoff.after(error), error)
+                    deadline.wait(backoff.delay_after(error), error)
                 lost = generation
             except Throttled as error:
-                deadline.wait(backoff.after(error), error)
+                deadline.wait(backoff.delay_after(error), error)
 
     def close(self, timeout: float) -> None:
         """Close the store, unless another process made it; wait for at most `timeout` seconds."""
@@ -174,13 +120,13 @@ class Connection:
             return
         closer.join(timeout)
         if closer.is_alive():
-            log.warning("A store has not closed within %.0f seconds and is left behind.", timeout)
+            log.warning("A store did not close within %.0f seconds; its connection is abandoned.", timeout)
 
     def _close(self) -> None:
         try:
             self.store.close()
         except Exception as error:  # noqa: BLE001 - the contract forbids raising, and no caller could handle it
-            log.warning("A store failed to close: %s", type(error).__name__)
+            log.warning("Failed to close a store: %s", type(error).__name__)
 
 
 class _OpenConnections:
@@ -206,16 +152,15 @@ class _OpenConnections:
 _open = _OpenConnections()
 
 
-def acquire(
-    uri: KeyUri, store_class: type[KeyStore], secrets: SecretResolver, *, timeout: float = _OPENER_WAITS
-) -> Connection:
+def acquire(uri: KeyUri, secrets: SecretResolver, *, timeout: float = _OPENER_WAITS) -> Connection:
     """Return the connection for this URI, created if there is none; the caller must release it.
 
     Raises what the store's `__init__` raises, and `StoreUnavailable` if a store that is being closed does not close in
     time.
     """
+    store_class: type[KeyStore] = uri.store_class
     names = tuple(attribute.name for attribute in store_class.attributes if attribute.connection)
-    key = (store_class, uri.octets(names), secrets.rules)
+    key = (store_class, uri.raw_values(names), secrets.rules)
     deadline = Deadline(min(timeout, _OPENER_WAITS))
     with _open.lock:
         while (connection := _open.by_key.get(key)) is not None:
@@ -224,7 +169,7 @@ def acquire(
                 return connection
             if not _open.changed.wait(max(0.0, deadline.left())) and deadline.left() <= 0:
                 raise StoreUnavailable(
-                    "The store is just being closed, and does not end.", hint="Start the program anew.", uri=uri
+                    "Timed out waiting for the store to close.", hint="Restart the program.", uri=uri
                 )
         with store_code(uri.scheme):
             store = store_class(uri, secrets)

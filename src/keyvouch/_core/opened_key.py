@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyvouch import certificate
-from keyvouch._core.connections import Connection, Deadline
-from keyvouch._core.in_use import InUse
+from keyvouch._core.connections import Connection
+from keyvouch._core.retries import Deadline
 from keyvouch._core.store_faults import require_key
 from keyvouch._system import files
 from keyvouch._system.forks import process
+from keyvouch._system.in_use import InUse
 from keyvouch._system.signal_handlers import is_from_signal_handler
 from keyvouch.algorithms import Algorithm, algorithms_for, key_type, require_usable, signature_size
 from keyvouch.errors import AccessDenied, KeyChanged, KeyNotFound, KeyvouchError
@@ -89,7 +90,7 @@ def _close(stored: StoredKey) -> None:
     except Exception as error:  # the contract forbids raising, and no caller could handle it
         if is_from_signal_handler(error):
             raise
-        log.warning("A key failed to close: %s", type(error).__name__)
+        log.warning("Failed to close a key: %s", type(error).__name__)
 
 
 def open_key(
@@ -136,7 +137,9 @@ def _require_digest(uri: KeyUri, stored: StoredKey, expected: OpenedKey | None) 
 def key_changed(uri: KeyUri) -> KeyChanged:
     """Return the error for another key at a pinned URI."""
     return KeyChanged(
-        f"Another key stands at {uri} now.", hint="Open it anew if that is meant, or put the old key back.", uri=uri
+        f"The key at {uri} was replaced by another.",
+        hint="Open it again to use the new key, or restore the old one.",
+        uri=uri,
     )
 
 
@@ -151,7 +154,7 @@ class CertificateFile:
         self._read_stamp: files.Stamp | None = None
 
     def read(self) -> list[Certificate]:
-        """Return the file's current certificates; call `taken` once they are in use.
+        """Return the file's current certificates; call `mark_used` once they are in use.
 
         Raises `KeyNotFound`, `AccessDenied`, `CertificateMissing`; `ConfigurationError` for a file that others could
         have written.
@@ -160,22 +163,22 @@ class CertificateFile:
             return []
         try:
             files.check_trusted(self._path)
-            octets, status = files.read_with_status(self._path)
+            data, status = files.read_with_status(self._path)
         except FileNotFoundError:
             raise KeyNotFound(
-                f"The certificate file {self._path} does not exist.", hint="Correct certificate-file=.", uri=self._uri
+                f"Certificate file not found: {self._path}.", hint="Correct certificate-file.", uri=self._uri
             ) from None
         except OSError as error:
             raise AccessDenied(
-                f"The certificate file {self._path} cannot be read: {error.strerror}.",
+                f"Cannot read the certificate file {self._path}: {error.strerror}.",
                 hint=files.let_read(self._path, error),
                 uri=self._uri,
             ) from error
-        certificates = certificate.load_certificates(octets, self._path)
+        certificates = certificate.load_certificates(data, self._path)
         self._read_stamp = files.stamp(status)
         return certificates
 
-    def taken(self) -> None:
+    def mark_used(self) -> None:
         """Record that the certificates read last are in use."""
         self._stamp = self._read_stamp
 

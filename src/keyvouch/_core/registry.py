@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
 GROUP = "keyvouch.stores"
-_NOT_TRUSTED = "packages in the working directory are not trusted, as anyone may have put them there"
+_NOT_TRUSTED = "packages in the working directory are not trusted, since anyone may have put them there"
 
 KNOWN = {
     "azure-keyvault": "keyvouch-azure-keyvault",
@@ -93,35 +93,34 @@ def store_class(scheme: str) -> type[KeyStore]:
         names = " and ".join(plugin.distribution for plugin in claimants)
         other = next(plugin for plugin in reversed(claimants) if plugin.distribution != "keyvouch")
         raise PluginConflict(
-            f"{names} both offer a store for {scheme}:.",
-            hint=f"Uninstall the one that you do not want, as with: pip uninstall {other.distribution}",
+            f"Duplicate store for {scheme}: from {names}.",
+            hint=f"Uninstall the one that you do not want, for example: pip uninstall {other.distribution}",
         )
     return _load(claimants[0])
 
 
 def _load(plugin: Plugin) -> type[KeyStore]:
     if plugin.contract != f"contract{CONTRACT}":
-        written_for = plugin.contract or "none that it names"
         raise PluginBroken(
-            f"{plugin.distribution} {plugin.version} was written for another contract than contract{CONTRACT}:"
-            f" {written_for}.",
+            f"{plugin.distribution} {plugin.version} is incompatible: expected contract{CONTRACT} in its entry point,"
+            f" got {plugin.contract or 'none'}.",
             hint=f"Run: pip install --upgrade keyvouch {plugin.distribution}",
         )
     from stevedore import DriverManager
 
-    class Vetted(DriverManager[KeyStore]):
+    class _CheckedEntryPoint(DriverManager[KeyStore]):
         """Loads the entry point that was compared above, and searches for no other."""
 
         def list_entry_points(self) -> list[EntryPoint]:
             return [plugin.entry_point]
 
     try:
-        loaded = Vetted(GROUP, plugin.scheme).driver
+        loaded = _CheckedEntryPoint(GROUP, plugin.scheme).driver
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # anything that the plugin's own code raises
         raise PluginBroken(
-            f"{plugin.distribution} {plugin.version} cannot be loaded: {type(error).__name__}: {error}",
+            f"Cannot load {plugin.distribution} {plugin.version}: {type(error).__name__}: {error}",
             hint=_hint_for(error, plugin),
         ) from error
     if not (
@@ -130,8 +129,8 @@ def _load(plugin: Plugin) -> type[KeyStore]:
         and isinstance(getattr(loaded, "attributes", None), tuple)
     ):
         raise PluginBroken(
-            f"{plugin.entry_point.value} of {plugin.distribution} is no KeyStore with attributes.",
-            hint="Name the store's class in the entry point, and declare `attributes` in it, a tuple.",
+            f"{plugin.entry_point.value} from {plugin.distribution} is not a KeyStore with a tuple of attributes.",
+            hint="Name the store's class in the entry point, and declare `attributes` in the class, a tuple.",
         )
     return loaded
 
@@ -139,7 +138,7 @@ def _load(plugin: Plugin) -> type[KeyStore]:
 def _hint_for(error: BaseException, plugin: Plugin) -> str:
     hint = f"Run: pip install --upgrade --force-reinstall {plugin.distribution}"
     if isinstance(error, ModuleNotFoundError) and (skipped := search_path.skipped()):
-        hint += f"\nIf {error.name} is in the working directory ({skipped[0]}), start from another: {_NOT_TRUSTED}."
+        hint += f"\nIf {error.name} is in the working directory ({skipped[0]}), run it elsewhere: {_NOT_TRUSTED}."
     return hint
 
 
@@ -151,7 +150,7 @@ def _missing(scheme: str) -> PluginMissing:
     schemes = sorted({plugin.scheme for plugin in plugins()})
     if any(distributions(name=package, path=search_path.trusted())):
         return PluginMissing(
-            f"{package} is installed, but declares no entry point {scheme} in {GROUP}.",
+            f"{package} is installed, but does not declare the entry point {scheme} in {GROUP}.",
             hint=f"Run: pip install --force-reinstall {package}",
         )
     if scheme in KNOWN:
@@ -159,22 +158,21 @@ def _missing(scheme: str) -> PluginMissing:
     elif nearest := difflib.get_close_matches(scheme, [*schemes, *KNOWN], n=1):
         hint = f"Did you mean {nearest[0]}:?"
     else:  # never suggest installing a name that nobody has vetted
-        hint = "Install the distribution that offers it; `keyvouch stores` lists those that are there."
-    if there := _skipped(scheme):
-        hint = f"Install it elsewhere, or start from another folder: {_NOT_TRUSTED}."
-    installed = f"(there are {', '.join(schemes)})" if schemes else "(there are none at all)"
-    message = f"No store is installed for {scheme}: {installed}."
-    return PluginMissing(" ".join([message, *(f"Skipped {each}." for each in there)]), hint=hint)
+        hint = "Install the package that provides it; `keyvouch stores` lists the installed ones."
+    if skipped := _skipped(scheme):
+        hint = f"Install it elsewhere, or change to another directory: {_NOT_TRUSTED}."
+    message = f"No store is installed for {scheme}: (installed: {', '.join(schemes) or 'none'})."
+    return PluginMissing(" ".join([message, *(f"Skipped {each}." for each in skipped)]), hint=hint)
 
 
 def _skipped(scheme: str) -> list[Path]:
     """Return the metadata folders of distributions that declare the scheme in untrusted folders."""
     declares = re.compile(rb"^\s*" + re.escape(scheme).encode() + rb"\s*=", re.MULTILINE)
     found = []
-    for place in search_path.skipped():
-        for entry_points in Path(place).glob("*.*-info/entry_points.txt"):
+    for folder in search_path.skipped():
+        for entry_points in Path(folder).glob("*.*-info/entry_points.txt"):
             with contextlib.suppress(OSError):
-                octets = files.read(entry_points)  # reads regular files only
-                if GROUP.encode() in octets and declares.search(octets):
+                data = files.read(entry_points)  # reads regular files only
+                if GROUP.encode() in data and declares.search(data):
                     found.append(entry_points.parent)
     return found

@@ -10,7 +10,6 @@ is rotated, key and chain are replaced together.
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import threading
 import time
@@ -20,16 +19,17 @@ from typing import TYPE_CHECKING, Self
 
 from keyvouch import certificate as x509_certificate
 from keyvouch._core.audit import audit_log, record_audit
-from keyvouch._core.connections import CLOSING_TIMEOUT, Backoff, Connection, Deadline, ended, release
+from keyvouch._core.connections import CLOSING_TIMEOUT, Connection, release
+from keyvouch._core.current_key import CurrentKey, signer_closed
 from keyvouch._core.opened_key import CertificateFile, OpenedKey, key_changed, open_key
-from keyvouch._core.store_faults import checked_error, store_code
-from keyvouch._system import forks
+from keyvouch._core.reloading import Reloader
+from keyvouch._core.retries import Backoff, Deadline, as_user_error
+from keyvouch._core.store_faults import checked_error
+from keyvouch._system import forks, safe_lock
 from keyvouch._system.forks import process
-from keyvouch._system.signal_handlers import is_from_signal_handler
 from keyvouch.algorithms import PS256, RS256, Algorithm, find_algorithm, require_fit, verifies
 from keyvouch.errors import (
     AlgorithmUnsupported,
-    KeyUnusable,
     KeyvouchError,
     SessionLost,
     SignatureInvalid,
@@ -51,12 +51,6 @@ log = logging.getLogger("keyvouch")
 
 SIGN_TIMEOUT = 30.0
 """Seconds that a signature may take, including retries and waits."""
-_LOOK_INTERVAL = 1.0
-"""Seconds between checks whether the key was replaced."""
-_LONGEST_PAUSE = 60.0
-"""Maximum seconds between failing reloads; the pause doubles from the interval above."""
-_RELOAD_INTERVAL = 3600.0
-"""Seconds after which a key that may have a successor is reopened."""
 
 
 class Signer:
@@ -64,33 +58,26 @@ class Signer:
 
     def __init__(self, connection: Connection, requested_uri: KeyUri, deadline: Deadline) -> None:
         """Use `open_signer` instead, which acquires the connection."""
-        self._connection = connection
-        self._requested = requested_uri
-        self._certificate_file = CertificateFile(requested_uri)
-        self._opened = open_key(connection, requested_uri, self._certificate_file.read(), deadline)
-        self._certificate_file.taken()
-        for advice in self._opened.stored.advice:
+        certificate_file = CertificateFile(requested_uri)
+        opened = open_key(connection, requested_uri, certificate_file.read(), deadline)
+        certificate_file.mark_used()
+        for advice in opened.stored.advice:
             log.warning("%s", advice)
-        self._retired: list[OpenedKey] = []
-        """Former keys, as long as they may still be signing."""
-        self._reload_error: Exception | None = None
-        self._next_look = self._next_reload = 0.0
-        self._reload_pause = _LOOK_INTERVAL
-        self._plan_reload()
-        self._closed = self._given_back = False
+        self._requested = requested_uri
+        self._current = CurrentKey(connection, opened)
+        self._reloader = Reloader(self._current, requested_uri, certificate_file)
+        self._released = False
         self.after_fork()
         forks.watch(self)
 
     def after_fork(self) -> None:
         """Discard, in a child, what the parent's other threads were doing."""
-        self._reload_lock = threading.Lock()
-        self._swap_lock = threading.Lock()
         self._close_once = threading.Lock()
 
     @property
     def uri(self) -> str:
         """The pinned URI: this very key, wherever the requested URI may lead later."""
-        return str(self._opened.stored.uri)
+        return str(self._current.opened.stored.uri)
 
     @property
     def requested_uri(self) -> str:
@@ -100,22 +87,22 @@ class Signer:
     @property
     def public_key(self) -> PublicKey:
         """The public key, as a `cryptography` object."""
-        return self._opened.public_key
+        return self._current.opened.public_key
 
     @property
     def chain(self) -> tuple[Certificate, ...]:
         """The key's certificate and its issuers, leaf first; empty if there is none."""
-        return self._opened.chain
+        return self._current.opened.chain
 
     @property
     def exportable(self) -> bool | None:
         """True if the private key can leave its store; None if the store does not know."""
-        return self._opened.stored.exportable
+        return self._current.opened.stored.exportable
 
     @property
     def reload_error(self) -> Exception | None:
         """The error of the last automatic reload, while the old key goes on signing; None if it succeeded."""
-        return self._reload_error
+        return self._reloader.error
 
     def certificate_status(self) -> x509_certificate.CertificateStatus:
         """Return the certificate's validity. `sign` does not check it: a renewal must still be signed."""
@@ -143,7 +130,7 @@ class Signer:
         """
         try:  # costs nothing, unlike the decorator `hidden_frames`
             started = time.monotonic()
-            opened = self._opened
+            opened = self._current.opened
             token = opened.use.token
             try:
                 if token is None or opened.fork_number != process.fork_number:
@@ -172,9 +159,9 @@ class Signer:
         """
         try:
             started = time.monotonic()
-            if started >= self._next_look:
-                self._reload_if_due(timeout)
-            opened = self._opened
+            if started >= self._reloader.next_check:
+                self._reloader.reload_if_due(timeout)
+            opened = self._current.opened
             token = opened.use.token
             try:
                 if token is None or opened.fork_number != process.fork_number:
@@ -213,7 +200,7 @@ class Signer:
         """
         from keyvouch.private_key import wrap
 
-        bound = self._opened
+        bound = self._current.opened
         spki = bound.spki
 
         def sign(message: bytes, algorithm: Algorithm) -> bytes:
@@ -235,47 +222,40 @@ class Signer:
 
         Raises what opening raises, and `StoreUnavailable` if it takes too long; the old key then stays in use.
         """
-        deadline, held = Deadline(timeout), list[bool]()
-        try:
-            if not _acquire(self._reload_lock, held, timeout):
-                raise _too_late()
-            return self._reload(deadline)
-        finally:
-            if True in held:
-                self._reload_lock.release()
+        return self._reloader.reload(timeout)
 
     @hidden_frames()
     def close(self) -> None:
         """Wait for running signatures (10 seconds at most), then release the key. May be called twice."""
         held = list[bool]()
         try:
-            if not self._given_back and _acquire(self._close_once, held, 0):
-                self._closed = True
+            if not self._released and safe_lock.acquire(self._close_once, held, 0):
+                self._current.closed = True
                 self._close(Deadline(CLOSING_TIMEOUT))
         finally:  # an interrupted caller may call it again
             if True in held:
                 self._close_once.release()
 
     def _close(self, deadline: Deadline) -> None:
+        current = self._current
         reloading, swapping = list[bool](), list[bool]()
         try:  # a thread that is reopening the key still uses the connection
-            _acquire(self._reload_lock, reloading, deadline.left())
-            _acquire(self._swap_lock, swapping, deadline.left())
-            self._opened.retire()
+            safe_lock.acquire(self._reloader.lock, reloading, deadline.left())
+            safe_lock.acquire(current.lock, swapping, deadline.left())
+            current.opened.retire()
         finally:  # before waiting: a running signature may need the locks to find its key again
             if True in reloading:
-                self._reload_lock.release()
+                self._reloader.lock.release()
             if True in swapping:
-                self._swap_lock.release()
-        while not self._idle and deadline.left() > 0:
+                current.lock.release()
+        while not current.idle and deadline.left() > 0:
             time.sleep(0.01)
-        for key in (self._opened, *self._retired):  # if its last signature was interrupted before it closed the key
-            key.close_if_unused()
-        self._given_back = True
-        if self._idle and True in reloading and True in swapping:
-            release(self._connection, max(0.1, deadline.left()))
+        current.close_unused()
+        self._released = True
+        if current.idle and True in reloading and True in swapping:
+            release(current.connection, max(0.1, deadline.left()))
         else:  # a store is not closed under a key that is signing: a native module would not survive it
-            log.warning("A key is still used after %.0f seconds; its handle is left behind.", CLOSING_TIMEOUT)
+            log.warning("A key is still in use after %.0f seconds; its handle is not released.", CLOSING_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self
@@ -286,14 +266,8 @@ class Signer:
         self.close()
 
     def __repr__(self) -> str:
-        opened = getattr(self, "_opened", None)
-        return f"<Signer {opened.stored.uri if opened else 'that is not open yet'}>"
-
-    @property
-    def _idle(self) -> bool:
-        return all(key.idle for key in (self._opened, *self._retired))
-
-    # Signing.
+        current = getattr(self, "_current", None)
+        return f"<Signer {current.opened.stored.uri if current else '(not open yet)'}>"
 
     def _begin(
         self, timeout: float, algorithm: str | Algorithm | None, audit: Mapping[str, object] | None
@@ -303,17 +277,17 @@ class Signer:
         If that fails, there is an audit record, as for any failed signature.
         """
         while True:
-            opened = self._opened
+            opened = self._current.opened
             held = [opened.use.token]  # a list, so that nothing stays in this frame, which an exception may keep
             if opened.ours and held[0] is not None:
                 return opened, held.pop()
             held.clear()
-            if self._closed:
-                raise closed()
+            if self._current.closed:
+                raise signer_closed()
             if not opened.ours:
                 began = time.monotonic()
                 try:
-                    self._open_again(opened, Deadline(timeout), lost=None)
+                    self._current.reopen(opened, Deadline(timeout), lost=None)
                 except KeyvouchError as error:
                     error.uri = error.uri or str(opened.stored.uri)
                     if audit_log.isEnabledFor(logging.INFO):
@@ -380,10 +354,10 @@ class Signer:
         """Sign with an algorithm for the first time, or with a key whose signatures are all verified."""
         require_fit(opened.key_type, algorithm)
         try:
-            signature = opened.stored.sign(message, algorithm, timeout=deadline.one_try())
+            signature = opened.stored.sign(message, algorithm, timeout=deadline.attempt_timeout())
         except Exception as error:  # noqa: BLE001 - as in `_sign`
             return self._sign_again(opened, message, algorithm, deadline, error)
-        return _believe(opened, signature, message, algorithm)
+        return _verify_first_signature(opened, signature, message, algorithm)
 
     def _sign_again(
         self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline, raised: Exception
@@ -399,13 +373,13 @@ class Signer:
         try:
             while True:
                 if pause:
-                    deadline.wait(backoff.after(error), error)
+                    deadline.wait(backoff.delay_after(error), error)
                 pause = True
                 if lost:
                     if deadline.left() <= 0:
-                        raise ended(error) from error
+                        raise as_user_error(error) from error
                     try:
-                        found, found_token = self._same_key_again(key, deadline)
+                        found, found_token = self._current.same_key_again(key, deadline)
                     except StoreUnavailable as unreachable:  # it was reachable before: perhaps it is restarting
                         error = unreachable
                         continue
@@ -413,151 +387,15 @@ class Signer:
                     del found_token
                     former.close_if_unused()
                 try:
-                    signature = key.stored.sign(message, algorithm, timeout=deadline.one_try())
+                    signature = key.stored.sign(message, algorithm, timeout=deadline.attempt_timeout())
                 except Exception as again:  # noqa: BLE001 - as in `_sign`
                     error = _require_unavailable(key, message, again)
                     lost = isinstance(error, SessionLost)
                 else:
-                    return _believe(key, signature, message, algorithm)
+                    return _verify_first_signature(key, signature, message, algorithm)
         finally:
             del token
             key.close_if_unused()
-
-    # Reopening: after a lost connection, after a fork, after a rotation.
-
-    def _same_key_again(self, lost: OpenedKey, deadline: Deadline) -> tuple[OpenedKey, object]:
-        """Return the same key, opened in a newer generation, and the token of its use."""
-        while True:
-            current = self._opened
-            if current.spki != lost.spki or self._closed:
-                # Either the key was rotated in the meantime; since the message may already name the old certificate,
-                # the old key signs it. Or the signer is being closed, which waits for this signature.
-                self._connection.connect(deadline, lost.generation)
-                alone = open_key(self._connection, lost.stored.uri, lost.chain, deadline, expected=lost)
-                held = [alone.use.token]  # as in `_begin`
-                alone.retire()  # closed after this one signature
-                return alone, held.pop()
-            held = [current.use.token]
-            if current.generation > lost.generation and held[0] is not None:
-                return current, held.pop()
-            held.clear()
-            self._open_again(current, deadline, lost=lost.generation)
-
-    def _open_again(self, old: OpenedKey, deadline: Deadline, lost: int | None) -> None:
-        """Open the pinned URI once in a newer generation, or in this child; other threads wait for the first one."""
-        self._connection.connect(deadline, lost)  # outside the lock: never hold it while waiting for a store
-        held = list[bool]()
-        try:
-            if not _acquire(self._swap_lock, held, deadline.left()):
-                raise _too_late()
-            if self._opened is old and not self._closed:
-                found = open_key(self._connection, old.stored.uri, old.chain, deadline, expected=old)
-                self._swap(found)
-                if self._closed:  # in the meantime, by a thread that stopped waiting for this one
-                    found.retire()
-        finally:
-            if True in held:
-                self._swap_lock.release()
-
-    def _swap(self, opened: OpenedKey) -> None:
-        old, self._opened = self._opened, opened
-        old.retire()
-        for key in self._retired:  # the last signature of one may have been interrupted before it closed the key
-            key.close_if_unused()
-        self._retired = [key for key in (*self._retired, old) if not key.idle]
-
-    def _reload(self, deadline: Deadline) -> bool:
-        if self._closed:  # the store may be closed too
-            raise closed()
-        found = open_key(self._connection, self._requested, self._certificate_file.read(), deadline)
-        held = list[bool]()
-        try:
-            if not _acquire(self._swap_lock, held, deadline.left()):
-                raise _too_late()
-            old = self._opened
-            if self._closed:
-                raise closed()
-            self._swap(found)
-        finally:
-            if True in held:
-                self._swap_lock.release()
-            if self._opened is not found:
-                found.retire()
-        self._certificate_file.taken()
-        self._reload_error = None
-        self._plan_reload()
-        return (found.spki, found.thumbprint) != (old.spki, old.thumbprint)
-
-    def _reload_if_due(self, timeout: float) -> None:
-        """Reload if the key was rotated. Called before each negotiated signature; checks at most once a second."""
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        held = list[bool]()
-        try:
-            if not _acquire(self._reload_lock, held, 0):
-                return  # while one thread reloads, the others sign with the old key
-            self._next_look = now + _LOOK_INTERVAL
-            if self._is_due(now):
-                self._reload(Deadline(timeout / 3))
-        except Exception as error:  # whatever the error, the old key still signs
-            if is_from_signal_handler(error):
-                raise
-            # A stalled store must not delay every signature.
-            self._next_look = time.monotonic() + self._reload_pause
-            self._reload_pause = min(2 * self._reload_pause, _LONGEST_PAUSE)
-            self._reload_error = without_frames(error)
-            outcome = error.code if isinstance(error, KeyvouchError) else type(error).__name__
-            record_audit("reload", {"uri": self.requested_uri, "outcome": outcome})
-        finally:
-            if True in held:
-                self._reload_lock.release()
-
-    def _is_due(self, now: float) -> bool:
-        opened = self._opened
-        if opened.settles_at is not None and dt.datetime.now(dt.UTC) >= opened.settles_at:
-            return True
-        if now >= self._next_reload and (self._may_be_another or self._in_last_third()):
-            return True
-        with store_code(self._requested.scheme):
-            changed = opened.stored.changed()
-        return bool(changed) or self._certificate_file.changed()
-
-    @property
-    def _may_be_another(self) -> bool:
-        """True if the requested URI, a family or one that is not pinned, may refer to another key by now."""
-        requested = self._requested
-        return requested.get("select") == "newest" or requested.identity() != self._opened.stored.uri.identity()
-
-    def _plan_reload(self) -> None:
-        now = time.monotonic()
-        self._next_look = now + _LOOK_INTERVAL
-        self._next_reload = now + _RELOAD_INTERVAL
-        self._reload_pause = _LOOK_INTERVAL
-
-    def _in_last_third(self) -> bool:
-        status = self.certificate_status()
-        if status.not_before is None or status.not_after is None:
-            return False
-        return dt.datetime.now(dt.UTC) > status.not_after - (status.not_after - status.not_before) / 3
-
-
-def _acquire(lock: threading.Lock, held: list[bool], seconds: float) -> bool:
-    """Try for `seconds` to acquire the lock, and add the result to `held`; release it in a `finally` if that has True.
-
-    A signal handler may raise between any two calls, but not within one: so a single call both acquires and records.
-    """
-    held.extend(map(lock.acquire, (True,), (max(0.0, seconds),)))
-    return True in held
-
-
-def _too_late() -> StoreUnavailable:
-    return StoreUnavailable("The key was not opened again in time.", hint="Try again later.")
-
-
-def closed() -> KeyUnusable:
-    """Return the error for using a signer after `close`; a client goes on to its next key."""
-    return KeyUnusable("The signer is closed.", hint="Open it anew, or close it later.")
 
 
 def _audit(
@@ -573,14 +411,14 @@ def _audit(
     record_audit("sign", {**own, **extra, **own})
 
 
-def _believe(opened: OpenedKey, signature: object, message: bytes, algorithm: Algorithm) -> bytes:
+def _verify_first_signature(opened: OpenedKey, signature: object, message: bytes, algorithm: Algorithm) -> bytes:
     """Return the signature; verify it unless this opened key has already made a valid one and its store is local."""
     if not isinstance(signature, bytes) or len(signature) != opened.signature_size:
         raise _malformed(opened, signature, algorithm)
     if algorithm not in opened.verified:
         if not verifies(opened.public_key, signature, message, algorithm):
             raise SignatureInvalid(
-                f"The store returned a signature with {algorithm.name} that its own public key does not verify.",
+                f"Invalid signature from the store: {algorithm.name} verification with its own public key failed.",
                 hint=_REPORT,
             )
         if not opened.verify_always:
@@ -596,7 +434,7 @@ def _malformed(opened: OpenedKey, signature: object, algorithm: Algorithm) -> Si
     )
 
 
-_REPORT = "Report it to the authors of the store's plugin: salt, padding or form may differ from JOSE."
+_REPORT = "Report it to the authors of the store's plugin: salt, padding or encoding may differ from JOSE."
 
 
 def _require_unavailable(opened: OpenedKey, message: object, error: Exception) -> StoreUnavailable:

@@ -35,9 +35,9 @@ class store_code:  # noqa: N801 - used as a function, like `contextlib.suppress`
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, Exception):
-            made = checked_error(self._scheme, error)
-            if made is not error:
-                raise made
+            checked = checked_error(self._scheme, error)
+            if checked is not error:
+                raise checked
 
 
 def checked_error(scheme: str, error: Exception) -> Exception:
@@ -48,9 +48,9 @@ def checked_error(scheme: str, error: Exception) -> Exception:
     if _is_allowed(error) or is_from_signal_handler(error):
         return error
     lines = frame_lines(error)
-    made = _defect(scheme, f"raised {type(error).__name__}" + (f": {lines[-1]}" if lines else ""))
-    made.__cause__ = error
-    return made
+    defect = _defect(scheme, f"raised {type(error).__name__}" + (f": {lines[-1]}" if lines else ""))
+    defect.__cause__ = error
+    return defect
 
 
 _FIELDS_OF_ERRORS: dict[str, Any] = {
@@ -153,7 +153,7 @@ def _require_fields(scheme: str, value: object, what: str, fields: dict[str, Any
         with store_code(scheme):
             right = _fits(found, expected, members)
         if not right:
-            wanted = ", or lacks its time zone" if isinstance(found, dt.datetime) else ""
+            wanted = ", or no time zone" if isinstance(found, dt.datetime) else ""
             raise _defect(scheme, f"{what} whose {name} has the wrong type, {type(found).__name__}{wanted}")
 
 

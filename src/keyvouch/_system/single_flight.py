@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from keyvouch._core.in_use import InUse
 from keyvouch._system import forks
+from keyvouch._system.in_use import InUse
 from keyvouch._system.signal_handlers import is_from_signal_handler
 
 T = TypeVar("T")

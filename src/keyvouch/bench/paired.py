@@ -21,7 +21,7 @@ class Contender:
     """One way to perform the operation being measured."""
 
     name: str
-    act: Callable[[], object]
+    operation: Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -45,31 +45,31 @@ def measure(
     contenders: Sequence[Contender], *, threads: int = 1, rounds: int = 50, seconds: float = ROUND_SECONDS
 ) -> list[Result]:
     """Run the contenders in turns, `seconds` each per round, and compare each with the first."""
-    counts = [_calibrate(contender.act, seconds) for contender in contenders]
+    counts = [_calibrate(contender.operation, seconds) for contender in contenders]
     samples: list[list[float]] = [[] for _ in contenders]
     for number in range(rounds):
         order = range(len(contenders)) if number % 2 else reversed(range(len(contenders)))
         for index in order:
-            samples[index].append(_time(contenders[index].act, counts[index], threads))
+            samples[index].append(_time(contenders[index].operation, counts[index], threads))
     return [_summarise(contenders[index].name, threads, samples[index], samples[0]) for index in range(len(contenders))]
 
 
-def _calibrate(act: Callable[[], object], seconds: float) -> int:
+def _calibrate(operation: Callable[[], object], seconds: float) -> int:
     """Return how many operations fill a round; the first three calls are for warming up."""
     for _ in range(3):
-        act()
+        operation()
     count = 1
-    while (taken := _time(act, count, 1) * count) < seconds / 4:
+    while (taken := _time(operation, count, 1) * count) < seconds / 4:
         count *= 2
     return max(1, round(count * seconds / taken))
 
 
-def _time(act: Callable[[], object], count: int, threads: int) -> float:
+def _time(operation: Callable[[], object], count: int, threads: int) -> float:
     """Return the number of seconds per operation when `threads` threads share the work."""
     if threads == 1:
         begin = time.perf_counter()
         for _ in range(count):
-            act()
+            operation()
         return (time.perf_counter() - begin) / count
     start = threading.Barrier(threads + 1)
     number = max(count, threads)
@@ -78,7 +78,7 @@ def _time(act: Callable[[], object], count: int, threads: int) -> float:
     def work() -> None:
         start.wait()
         for _ in shared:
-            act()
+            operation()
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
     for worker in workers:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from keyvouch.bench.paired import Result
 
 
-def to_table(title: str, results: Sequence[Result]) -> str:
+def result_table(title: str, results: Sequence[Result]) -> str:
     """Return a Markdown table; times in microseconds, spread from the 10th to the 90th percentile."""
     lines = [
         f"### {title}",
@@ -30,25 +30,24 @@ class Goal:
     """A target value and the measured value."""
 
     name: str
-    wanted: float
-    seen: float
+    target: float
+    measured: float
     at_least: bool = False
-    """True if `wanted` is a minimum, not a maximum."""
+    """True if `target` is a minimum, not a maximum."""
 
     @property
     def reached(self) -> bool:
         """True if the target was reached."""
-        return self.seen >= self.wanted if self.at_least else self.seen <= self.wanted
+        return self.measured >= self.target if self.at_least else self.measured <= self.target
 
 
-def to_goals(goals: Sequence[Goal]) -> str:
+def goal_table(goals: Sequence[Goal]) -> str:
     """Return a Markdown table of targets and measured values."""
-    lines = ["| goal | wanted | seen | |", "| --- | ---: | ---: | --- |"]
+    lines = ["| goal | target | measured | |", "| --- | ---: | ---: | --- |"]
     for each in goals:
         sign = ">=" if each.at_least else "<="
-        lines.append(
-            f"| {each.name} | {sign} {each.wanted:g} | {each.seen:.3f} | {'reached' if each.reached else 'MISSED'} |"
-        )
+        verdict = "reached" if each.reached else "MISSED"
+        lines.append(f"| {each.name} | {sign} {each.target:g} | {each.measured:.3f} | {verdict} |")
     return "\n".join(lines)
 
 

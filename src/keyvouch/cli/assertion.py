@@ -33,10 +33,10 @@ def command(
     It is valid for ten minutes, for anyone who has it. Treat it like a password.
     """
     from keyvouch.entra.assertion import EntraAssertion
-    from keyvouch.entra.authority import require
+    from keyvouch.entra.authority import require_fields
 
     selection = select(profile, key, client_id=client_id, tenant=tenant)
-    require(selection.profile, selection.name, "client_id", "keys")
+    require_fields(selection.profile, selection.name, "client_id", "keys")
     endpoint = endpoint or _token_endpoint(selection)
     with selection.open() as signer:
         build = EntraAssertion(signer, **msgspec.structs.asdict(selection.profile.assertion))

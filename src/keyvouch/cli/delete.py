@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from keyvouch._core import opening
+from keyvouch._core import key_management, opening
 from keyvouch.cli.inputs import is_interactive
 from keyvouch.cli.options import output_option
 from keyvouch.cli.output import present
@@ -21,7 +21,7 @@ def command(key: str, yes: bool, output: str) -> None:
     uri = opening.parse(key)
     if not yes and not is_interactive():
         raise click.UsageError("Cannot prompt for confirmation: no terminal is attached. Use --yes.")
-    with opening.Store(uri, selection.secrets) as store:
+    with key_management.Store(uri, selection.secrets) as store:
         if not yes:
             store.require_pinned()  # before prompting, since the URI may match another key
             if not click.confirm(f"Delete the key {uri}?", err=True):

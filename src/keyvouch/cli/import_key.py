@@ -17,7 +17,7 @@ from keyvouch.uri import KeyUri
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-    from keyvouch._core.opening import Store
+    from keyvouch._core.key_management import Store
     from keyvouch.algorithms import PrivateKey
 
 

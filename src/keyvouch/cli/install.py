@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from keyvouch._core import opening
+from keyvouch._core import key_management, opening
 from keyvouch.certificate import load_certificates, order_chain
 from keyvouch.cli.inputs import read_path
 from keyvouch.cli.options import key_options, output_option
@@ -39,7 +39,7 @@ def _install(selection: Selection, certificates: Any) -> KeyUri:
     except KeyNotFound:  # if a request is pending, the key exists only after its certificate is installed
         with selection.open_store() as store:
             return store.install_certificate(order_chain(certificates, certificates[0].public_key()))
-    with opening.Store(opening.parse(pinned), selection.secrets) as store:
+    with key_management.Store(opening.parse(pinned), selection.secrets) as store:
         return store.install_certificate(chain)
 
 

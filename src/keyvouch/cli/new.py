@@ -77,7 +77,7 @@ def _profile_key(requested: KeyUri, pinned: KeyUri) -> KeyUri:
     A relative path depends on the working directory, so it is pinned, and so is a key whose URI gives only a location.
     If the store named a member of a family, the newest one is selected.
     """
-    if relative_path(requested) or requested.is_place:
+    if relative_path(requested) or requested.selects_no_key:
         return pinned
     is_member = requested.identity() != pinned.replace({"spki-sha256": None}).identity()
     return requested.replace({"select": "newest"}) if is_member and "spki-sha256" not in requested else requested

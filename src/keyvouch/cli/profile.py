@@ -10,11 +10,11 @@ import msgspec
 
 from keyvouch import config
 from keyvouch._core import opening
+from keyvouch._core.redaction import redact
 from keyvouch._system import files
 from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import output_option
 from keyvouch.cli.output import present, print_facts, print_next_command
-from keyvouch.uri import redact
 
 
 @click.group("profile")

@@ -16,7 +16,7 @@ from keyvouch.cli.output import printable
 from keyvouch.config import Profile
 
 if TYPE_CHECKING:
-    from keyvouch._core.opening import Store
+    from keyvouch._core.key_management import Store
     from keyvouch._core.signer import Signer
     from keyvouch.secrets import SecretResolver
 
@@ -61,11 +61,11 @@ class Selection:
 
     def open_store(self) -> Store:
         """Open the store of the first key."""
-        from keyvouch._core import opening
+        from keyvouch._core import key_management, opening
 
         if not self.profile.keys:
             raise click.UsageError(f"The profile {self.name!r} has no keys. Use --key URI.")
-        return opening.Store(opening.parse(self.profile.keys[0]), self.secrets)
+        return key_management.Store(opening.parse(self.profile.keys[0]), self.secrets)
 
 
 def select(

@@ -7,7 +7,7 @@ import click
 from keyvouch.cli.options import key_options, output_option
 from keyvouch.cli.output import present
 from keyvouch.cli.selection import select
-from keyvouch.entra.authority import cached_token
+from keyvouch.entra.cached_token import cached_token
 
 
 @click.command("token")

@@ -14,94 +14,95 @@ import requests
 from keyvouch.errors import ConfigurationError
 from keyvouch.hosts import CLOUDS, authority_of
 
-PATH = "/.well-known/openid-configuration"
+DOCUMENT_PATH = "/.well-known/openid-configuration"
+_NOT_MODIFIED = "that no proxy or gateway modifies its responses"
 _ENDPOINTS = ("token_endpoint", "authorization_endpoint", "device_authorization_endpoint")
 
 
-class UnusableAnswer(requests.exceptions.InvalidJSONError, ValueError):
+class UnexpectedResponse(requests.exceptions.InvalidJSONError, ValueError):
     """A successful response that MSAL cannot use; the text says what is wrong.
 
     MSAL treats it as a network failure, after which it may still use a cached token.
     """
 
 
-def check(url: str, text: str, issuer: str | None) -> None:
+def check_document(url: str, text: str, issuer: str | None) -> None:
     """Check a discovery document requested from `url`; `issuer` is the issuer asked for, None for Entra ID and AD FS.
 
-    Text that is not a JSON object is left for MSAL to refuse. Raises `ConfigurationError`, or `UnusableAnswer` for a
-    malformed document.
+    Text that is not a JSON object is left for MSAL to refuse. Raises `ConfigurationError`, or
+    `UnexpectedResponse` for a malformed document.
     """
-    asked = url.partition(PATH)[0]
+    authority = url.partition(DOCUMENT_PATH)[0]
     try:
         document = json.loads(text)  # as MSAL does, from the same text
     except ValueError:
         return
     except RecursionError:
-        raise UnusableAnswer("it is nested too deeply") from None
+        raise UnexpectedResponse("it is nested too deeply") from None
     if not isinstance(document, dict):
         return
-    trusts_issuer = issuer is not None and _is_same(document.get("issuer"), issuer)
+    trusts_issuer = issuer is not None and _is_same_issuer(document.get("issuer"), issuer)
     for name in _ENDPOINTS:
         if document.get(name) is not None:
-            _check_endpoint(name, document[name], asked, any_host=trusts_issuer)
+            _check_endpoint(name, document[name], authority, any_host=trusts_issuer)
     if issuer is None or trusts_issuer:
         return
     if not isinstance(document.get("issuer"), str):
-        raise UnusableAnswer("its issuer is missing or not a string")
-    if not _is_microsofts(document["issuer"]):
+        raise UnexpectedResponse("its issuer is missing or not a string")
+    if not _is_microsoft_issuer(document["issuer"]):
         raise ConfigurationError(
-            f"{asked} is not the issuer that its discovery document names: {_shown(document.get('issuer'))}.",
+            f"Issuer mismatch: the discovery document of {authority} names {_shown(document.get('issuer'))}.",
             hint="Set authority to the issuer, exactly as the document spells it.",
         )
 
 
-def check_instance(authority: str, text: str) -> None:
+def check_instance_discovery(authority: str, text: str) -> None:
     """Check the response to an instance discovery, which gives the URL of the authority's discovery document.
 
-    Raises `ConfigurationError` unless the document is on the authority's own host; `check` then verifies it.
+    Raises `ConfigurationError` unless the document is on the authority's own host; `check_document` then verifies it.
     """
     try:
-        named = json.loads(text).get("tenant_discovery_endpoint")
+        endpoint = json.loads(text).get("tenant_discovery_endpoint")
     except (ValueError, AttributeError, RecursionError):
         return  # for MSAL or `describe_flaw` to refuse
-    if named is None:
+    if endpoint is None:
         return
-    url = named if isinstance(named, str) else ""
-    place, asked = authority_of(url), authority_of(authority)
+    url = endpoint if isinstance(endpoint, str) else ""
+    origin, expected = authority_of(url), authority_of(authority)
     # Do not compare the port, which MSAL omits in its request.
-    if not url.endswith(PATH) or place is None or asked is None or place.host != asked.host:
+    if not url.endswith(DOCUMENT_PATH) or origin is None or expected is None or origin.host != expected.host:
         raise ConfigurationError(
-            f"Instance discovery names a document that is not on the authority's host: {_shown(named)}.",
-            hint="Check authority and instance_discovery, and that nothing on the way changes the responses.",
+            f"Instance discovery refers to a document that is not on the authority's host: {_shown(endpoint)}.",
+            hint=f"Check authority and instance_discovery, and {_NOT_MODIFIED}.",
         )
 
 
 def _check_endpoint(name: str, endpoint: object, authority: str, *, any_host: bool) -> None:
     if not isinstance(endpoint, str):
-        raise UnusableAnswer(f"its {name} is not a string")
-    place = authority_of(endpoint)
-    if place is None:
+        raise UnexpectedResponse(f"its {name} is not a string")
+    origin = authority_of(endpoint)
+    if origin is None:
         raise ConfigurationError(
             f"The {name} of {authority} is not an https URL: {_shown(endpoint)}.",
-            hint="Check authority, and that nothing on the way changes its answers.",
+            hint=f"Check authority, and {_NOT_MODIFIED}.",
         )
-    if not any_host and place != authority_of(authority):
+    if not any_host and origin != authority_of(authority):
         raise ConfigurationError(
             f"The {name} of {authority} is on another host: {_shown(endpoint)}.",
-            hint="If you trust that host, name it in authority. Otherwise somebody may be after your assertions.",
+            hint="If you trust that host, set authority to it. Otherwise, somebody may be after your assertions.",
         )
 
 
-def _is_same(named: object, asked: str) -> bool:
+def _is_same_issuer(issuer: object, expected: str) -> bool:
     """Compare issuers, ignoring a trailing slash: profiles and MSAL remove it."""
-    return isinstance(named, str) and named.rstrip("/") == asked.rstrip("/")
+    return isinstance(issuer, str) and issuer.rstrip("/") == expected.rstrip("/")
 
 
-def _is_microsofts(issuer: object) -> bool:
+def _is_microsoft_issuer(issuer: object) -> bool:
     """Return True for an issuer that Microsoft runs: its documents name a tenant's id, not the name asked for."""
-    place = authority_of(issuer) if isinstance(issuer, str) else None
-    return place is not None and (
-        any(place.host in cloud for cloud in CLOUDS) or place.host.endswith((".ciamlogin.com", ".b2clogin.com"))
+    origin = authority_of(issuer) if isinstance(issuer, str) else None
+    return origin is not None and (
+        any(origin.host in cloud for cloud in CLOUDS) or origin.host.endswith((".ciamlogin.com", ".b2clogin.com"))
     )
 
 

@@ -1,227 +1,148 @@
-"""Tokens kept for the next run: msal-extensions' persisted cache, one for each authority, tenant and client.
+"""MSAL's token cache, kept for the next run: one for each authority, tenant and client.
 
-On macOS it is in the Keychain; elsewhere it is a file with mode 0600 in `$CACHE_DIRECTORY` or the user's cache
-folder, on Windows encrypted with DPAPI for the account. The file is read without MSAL, which is slow to import: its
-format is MSAL's unified cache schema, which MSAL uses in all languages.
+On macOS it is in the Keychain; elsewhere it is a file with mode 0600 in `$CACHE_DIRECTORY` or the user's cache folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+import msal
 
 from keyvouch._system import files
+from keyvouch.entra import cache_file
+from keyvouch.entra.msal_internals import token_cache_lock
 from keyvouch.errors import ConfigurationError, KeyvouchError
-from keyvouch.tokens import is_token
-
-if TYPE_CHECKING:
-    import msal
 
 log = logging.getLogger("keyvouch")
 
-_NOT_IN_LAST = 300
-"""Number of seconds before its expiry from which a token is no longer taken from the cache, as in MSAL."""
 _LOCK_TIMEOUT = 5.0
 """Number of seconds to wait for another process that is writing."""
-_IN_MEMORY = 'token-cache = "memory" in the profile'
-_ELSEWHERE = (
-    f"Set CACHE_DIRECTORY, or {_IN_MEMORY}."
-    if sys.platform == "win32"
-    else f"Set CACHE_DIRECTORY (in systemd: CacheDirectory=keyvouch), or {_IN_MEMORY}."
-)
 
 
-def location(*identity: str) -> Path:
-    """Return the cache path for an identity: authority, tenant and client id, as in the profile.
-
-    Raises `ConfigurationError` if the account has no home folder and no other folder is set.
-    """
-    name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32]
-    return files.cache_folder() / "tokens" / f"{name}.json"
-
-
-def persisted(find_place: Callable[[], Path], *, quiet: bool = False) -> msal.TokenCache:
-    """Return the cache at this path as an MSAL cache.
+def open_token_cache(find_path: Callable[[], Path], *, quiet: bool = False) -> msal.TokenCache:
+    """Return the token cache at this path.
 
     If it cannot be written (full or read-only disk, no home folder), or other accounts can write to its folder,
     tokens are kept in memory, and a warning is logged; `quiet` suppresses the warning on opening.
     """
-    import msal
-
     try:
-        place = find_place()
-        files.make_folder(place.parent)
-        files.require_own_folder(place.parent)
-        return _open(place)
+        path = find_path()
+        files.make_folder(path.parent)
+        files.require_own_folder(path.parent)
+        return LockedTokenCache(_storage(path), path.with_suffix(".lock"))
     except (KeyvouchError, OSError) as error:
         if not quiet:
             _warn(error)
         return msal.TokenCache()
 
 
-def _open(place: Path) -> msal.TokenCache:
-    # Also raises OSError if there is no temporary folder: portalocker asks for one when it is imported.
-    from msal_extensions import PersistedTokenCache
+class CacheStorage(Protocol):
+    """Where the serialized cache is kept. If it cannot be read, `load` and `time_last_modified` raise OSError.
 
-    class LockedCache(PersistedTokenCache):  # type: ignore[misc]
-        """A cache locked with `flock`, which ends with the process.
+    The methods are those of the persistence classes of msal-extensions.
+    """
 
-        Without the portalocker package, msal-extensions uses a lock file that must be removed; if a process is killed
-        and leaves one behind, it blocks all later processes.
-        """
+    def save(self, content: str) -> None: ...
 
-        warned = False
+    def load(self) -> str: ...
 
-        def modify(self, *args: Any, **kwargs: Any) -> None:
-            with self._lock, contextlib.ExitStack() as locked:  # the thread lock first, as in `add`
-                problem: Exception | None = None
-                try:
-                    locked.enter_context(files.locked(place.with_suffix(".lock"), timeout=_LOCK_TIMEOUT))
-                    self._reload_if_necessary()
-                except (KeyvouchError, OSError) as error:
-                    problem = error
-                super(PersistedTokenCache, self).modify(*args, **kwargs)
-                self._warn_once(problem or self._save())
+    def time_last_modified(self) -> float: ...
 
-        def _save(self) -> Exception | None:
+
+class LockedTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]
+    """A token cache that processes share: read again if another has changed it, and locked while it is changed.
+
+    The lock is `flock`, which ends with the process. The lock file of msal-extensions' `PersistedTokenCache` must be
+    removed: if a process is killed and leaves one behind, it blocks all later processes.
+    """
+
+    def __init__(self, storage: CacheStorage, lock_path: Path) -> None:
+        super().__init__()
+        self._storage, self._lock_path = storage, lock_path
+        self._loaded_at = 0.0
+        self._warned = False
+
+    def search(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
+        """Find entries as the inherited method does, after other processes' changes were read."""
+        self._load_if_changed()
+        found: Iterator[dict[str, Any]] = super().search(*args, **kwargs)
+        return found
+
+    def modify(self, *args: Any, **kwargs: Any) -> None:
+        """Change an entry and save the cache. If it cannot be saved, log a warning: the change is kept in memory."""
+        # The thread lock first: MSAL already holds it when it adds a token.
+        with token_cache_lock(self), contextlib.ExitStack() as file_lock:
+            problem: Exception | None = None
             try:
-                self._persistence.save(self.serialize())
+                file_lock.enter_context(files.locked(self._lock_path, timeout=_LOCK_TIMEOUT))
+                self._load_if_changed()
             except (KeyvouchError, OSError) as error:
-                return error
-            self._last_sync = time.time()
-            return None
+                problem = error
+            super().modify(*args, **kwargs)
+            self._warn_once(problem or self._save())
 
-        def _warn_once(self, problem: Exception | None) -> None:
-            if problem and not self.warned:
-                _warn(problem)
-            self.warned = problem is not None
+    def _load_if_changed(self) -> None:
+        with contextlib.suppress(OSError):  # treat an unreadable or missing cache as empty
+            if self._loaded_at < self._storage.time_last_modified():
+                self.deserialize(self._storage.load())
+                self._loaded_at = time.time()
 
-        def _reload_if_necessary(self) -> None:
-            with contextlib.suppress(OSError):  # treat an unreadable cache as empty
-                super()._reload_if_necessary()
+    def _save(self) -> Exception | None:
+        try:
+            self._storage.save(self.serialize())
+        except (KeyvouchError, OSError) as error:
+            return error
+        self._loaded_at = time.time()
+        return None
 
-    return LockedCache(_persistence(place))
+    def _warn_once(self, problem: Exception | None) -> None:
+        if problem and not self._warned:
+            _warn(problem)
+        self._warned = problem is not None
 
 
 def _warn(problem: Exception) -> None:
     reason = problem.message if isinstance(problem, KeyvouchError) else f"{problem}."
-    log.warning("The token was not cached: %s %s", reason, _ELSEWHERE)
+    log.warning("The token was not cached: %s %s", reason, cache_file.ALTERNATIVES)
 
 
-def _persistence(place: Path) -> Any:
+def _storage(path: Path) -> CacheStorage:
+    if sys.platform != "darwin":
+        return CacheFile(path)
     import msal_extensions
 
-    if sys.platform == "darwin":
-        return msal_extensions.KeychainPersistence(str(place), "keyvouch", place.stem)
-
-    class PrivateFile(msal_extensions.FilePersistence):  # type: ignore[misc]
-        """A file that is replaced as a whole, so that other processes never read a partial one."""
-
-        def save(self, content: str) -> None:
-            try:
-                files.write_own(place, _protected(content))
-            except OSError as error:
-                raise ConfigurationError(
-                    f"The token cache {place} cannot be written: {error.strerror}.", hint=_ELSEWHERE
-                ) from error
-
-        def load(self) -> str:
-            try:
-                content = _read(place)
-            except FileNotFoundError:
-                raise msal_extensions.persistence.PersistenceNotFound(location=str(place)) from None
-            except (ConfigurationError, OSError, UnicodeDecodeError):
-                return ""
-            cache = _parse(content)
-            return content if cache and _is_sound(cache) else ""  # damaged: tokens can be acquired again
-
-    return PrivateFile(str(place))
+    keychain: CacheStorage = msal_extensions.KeychainPersistence(str(path), "keyvouch", path.stem)
+    return keychain
 
 
-def _protected(content: str) -> bytes:
-    """Return the bytes to write to the file. Raises `ConfigurationError` if Windows fails to encrypt."""
-    if sys.platform != "win32":
-        return content.encode()
-    from msal_extensions.windows import WindowsDataProtectionAgent
+class CacheFile:
+    """A file as the storage of a token cache."""
 
-    try:
-        protected: bytes = WindowsDataProtectionAgent().protect(content)
-    except OSError as error:  # DPAPI's keys are in the user profile
-        raise ConfigurationError(
-            f"Windows does not encrypt the token cache for this account (error {error.winerror}).",
-            hint=f"Let the account's profile be loaded, or set {_IN_MEMORY}.",
-        ) from error
-    return protected
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
+    def save(self, content: str) -> None:
+        """Replace the file. Raises `ConfigurationError` if it cannot be written."""
+        cache_file.write(self._path, content)
 
-def _read(place: Path) -> str:
-    """Return the content of a cache file. Raises OSError, UnicodeDecodeError.
+    def load(self) -> str:
+        """Return the file's content; empty if MSAL could not use it: tokens can be acquired again."""
+        try:
+            content = cache_file.read(self._path)
+        except FileNotFoundError:
+            raise
+        except (ConfigurationError, OSError, UnicodeDecodeError):
+            return ""
+        cache = cache_file.parse(content)
+        return content if cache and cache_file.is_valid(cache) else ""
 
-    Raises `ConfigurationError` if another account could have written or read the file.
-    """
-    octets = files.read_own(place)
-    if sys.platform != "win32":
-        return octets.decode()
-    from msal_extensions.windows import WindowsDataProtectionAgent
-
-    content: str = WindowsDataProtectionAgent().unprotect(octets)
-    return content
-
-
-def find_token(place: Path, client_id: str, scopes: Sequence[str]) -> str | None:
-    """Return an access token of the client itself that covers these scopes and is valid for at least five minutes."""
-    now = time.time()
-    for entry in _entries(place):
-        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # damaged, or not ours
-            usable = int(entry["expires_on"]) - now > _NOT_IN_LAST and int(entry.get("refresh_on") or now + 1) > now
-            fits = entry.get("client_id") == client_id and set(scopes) <= set(entry.get("target", "").split())
-            plain = not (entry.get("home_account_id") or entry.get("ext_cache_key") or entry.get("key_id"))
-            if usable and fits and plain and is_token(entry["secret"]):
-                return str(entry["secret"])
-    return None
-
-
-def _entries(place: Path) -> Iterable[Mapping[str, Any]]:
-    if sys.platform == "darwin":
-        import msal
-
-        found: Iterable[Mapping[str, Any]] = persisted(lambda: place).search(
-            msal.TokenCache.CredentialType.ACCESS_TOKEN
-        )
-        return found
-    try:
-        cache = _parse(_read(place))
-    except (ConfigurationError, OSError, UnicodeDecodeError):
-        return ()
-    tokens = cache.get("AccessToken")
-    return tuple(tokens.values()) if isinstance(tokens, dict) else ()
-
-
-def _parse(content: str) -> dict[str, Any]:
-    """Return the content of a cache file; empty if it is damaged."""
-    try:
-        cache = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return cache if isinstance(cache, dict) else {}
-
-
-def _is_sound(cache: Mapping[str, Any]) -> bool:
-    """Return True if MSAL can use the cache: tables of entries, and tokens with all fields that MSAL reads."""
-    if not all(
-        isinstance(table, dict) and all(isinstance(each, dict) for each in table.values()) for table in cache.values()
-    ):
-        return False
-    return all(
-        all(isinstance(entry.get(name), str) for name in ("secret", "target", "client_id", "environment"))
-        and all(str(entry.get(name, "0")).isdecimal() for name in ("expires_on", "cached_at", "refresh_on"))
-        and "expires_on" in entry
-        for entry in cache.get("AccessToken", {}).values()
-    )
+    def time_last_modified(self) -> float:
+        """Return when the file was last written, in POSIX time."""
+        return self._path.stat().st_mtime

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import ssl
 import threading
 import time
@@ -18,11 +19,11 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
-from keyvouch._core.connections import Deadline
+from keyvouch._core.retries import Deadline
 from keyvouch._system import forks
 from keyvouch._system.sockets import POOL_CLASSES, exchange
 from keyvouch.entra import discovery
-from keyvouch.entra.discovery import UnusableAnswer
+from keyvouch.entra.discovery import UnexpectedResponse
 from keyvouch.errors import ConfigurationError
 from keyvouch.https import CONNECT_TIMEOUT, is_link_local, proxy_for, read_body, trust
 from keyvouch.proxies import Credentials, Proxy, proxy_at
@@ -31,9 +32,9 @@ from keyvouch.tokens import describe_flaw
 REQUEST_TIMEOUT = 30.0
 """Number of seconds for a request, including redirects. An authority that takes longer is unavailable."""
 MAX_REDIRECTS = 3
-_LEAVE_ALONE, _LONGEST = 5, 3600
-"""Seconds for which MSAL does not retry after 429 and 5xx if the response does not specify it; and the maximum."""
-_SERVER_ERRORS = 500
+_DEFAULT_RETRY_AFTER, _MAX_RETRY_AFTER = 5, 3600
+"""Seconds for which MSAL sends no request after 429 and 5xx if the response does not specify it; and the maximum."""
+_FIRST_SERVER_ERROR = 500
 
 
 class _Adapter(HTTPAdapter):
@@ -44,7 +45,7 @@ class _Adapter(HTTPAdapter):
 
     def __init__(self, context: ssl.SSLContext, retries: Retry) -> None:
         self._context = context
-        self._through: Proxy | None = None
+        self._current_proxy: Proxy | None = None
         super().__init__(max_retries=retries)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
@@ -67,15 +68,15 @@ class _Adapter(HTTPAdapter):
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Do nothing: the TLS context defines which issuers are trusted."""
 
-    def use(self, proxy: Proxy) -> None:
+    def use_proxy(self, proxy: Proxy) -> None:
         """Use this proxy's credentials from now on; drop connections that were made with others."""
-        if self._through is not None and self._through.headers() != proxy.headers():
+        if self._current_proxy is not None and self._current_proxy.headers() != proxy.headers():
             self.proxy_manager.clear()
-        self._through = proxy
+        self._current_proxy = proxy
 
     def proxy_headers(self, proxy: str) -> dict[str, str]:  # noqa: ARG002 - there is only one
         """Return the headers for the proxy."""
-        return self._through.headers() if self._through else {}
+        return self._current_proxy.headers() if self._current_proxy else {}
 
 
 class Session(requests.Session):
@@ -98,8 +99,8 @@ class Session(requests.Session):
         self._context = trust(ca_file, default=DEFAULT_CA_BUNDLE_PATH)
         self._proxy, self._proxy_credentials = proxy, proxy_credentials
         self._issuer = issuer
-        self._limits = threading.local()
-        self._busy_until: dict[tuple[str, str], float] = {}
+        self._this_thread = threading.local()
+        self._throttled_until: dict[tuple[str, str], float] = {}
         self.after_fork()
         forks.watch(self)
 
@@ -107,10 +108,10 @@ class Session(requests.Session):
         """Leave the parent's open connections to the parent."""
         # Retry once if the connection was not made at all. Waiting after 429 and 503 is up to the caller.
         # `other` is a TLS failure, possibly after the request was received: an assertion must not be sent twice.
-        once_more = Retry(
+        retry_once = Retry(
             total=1, connect=1, read=False, redirect=0, status=0, other=0, respect_retry_after_header=False
         )
-        self._adapter = _Adapter(self._context, once_more)
+        self._adapter = _Adapter(self._context, retry_once)
         for scheme in ("https://", "http://"):
             self.mount(scheme, self._adapter)
         self.cookies = RequestsCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))  # none are needed
@@ -118,18 +119,18 @@ class Session(requests.Session):
     @contextlib.contextmanager
     def within(self, deadline: Deadline) -> Iterator[None]:
         """Bound this thread's requests in the block by the deadline as well."""
-        self._limits.deadline = deadline
+        self._this_thread.deadline = deadline
         try:
             yield
         finally:
-            self._limits.deadline = None
+            self._this_thread.deadline = None
 
     def retry_after(self, url: str, scopes: Iterable[str]) -> float | None:
         """Return the seconds until the next request for these scopes is sent; None if it is sent immediately.
 
         After 429 and 5xx, MSAL returns the same response to its callers for that long without sending a request.
         """
-        left = self._busy_until.get((url, _joined(scopes)), 0.0) - time.monotonic()
+        left = self._throttled_until.get((url, _scope_parameter(scopes)), 0.0) - time.monotonic()
         return left if left > 0 else None
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
@@ -137,16 +138,16 @@ class Session(requests.Session):
 
         Checks discovery documents. Raises the errors of `requests`, and `ConfigurationError` for anything unsafe.
         """
-        with exchange(self._left()):
+        with exchange(self._time_left()):
             response = self._send(method, url, options)
             if method.upper() == "GET":  # an assertion is meant for one server only
                 response = self._follow(response, options)
-        self._note(url, options.get("data"), response)
-        if discovery.PATH in url and response.status_code == requests.codes.ok:
-            discovery.check(url, response.text, self._issuer)
-        if (asked := (options.get("params") or {}).get("authorization_endpoint")) is not None:
-            discovery.check_instance(str(asked), response.text)
-        _require_sound(response)
+        self._remember_throttling(url, options.get("data"), response)
+        if discovery.DOCUMENT_PATH in url and response.status_code == requests.codes.ok:
+            discovery.check_document(url, response.text, self._issuer)
+        if (authority := (options.get("params") or {}).get("authorization_endpoint")) is not None:
+            discovery.check_instance_discovery(str(authority), response.text)
+        _require_usable(response)
         return response
 
     def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - as the inherited one
@@ -155,10 +156,10 @@ class Session(requests.Session):
 
     def _send(self, method: str, url: str, options: dict[str, Any]) -> requests.Response:
         if method.upper() != "GET" or not is_link_local(url):  # the machine's metadata service, for its region
-            _require_https(url, "The authority sent MSAL to")
+            _require_https(url, "The authority refers MSAL to")
         given = {"timeout": self._timeouts(), "proxies": self._proxies(url), **options}
         response = super().request(method, url, **{**given, "stream": True, "allow_redirects": False})
-        _read(response)
+        _read_body(response)
         return response
 
     def _follow(self, response: requests.Response, options: dict[str, Any]) -> requests.Response:
@@ -172,14 +173,14 @@ class Session(requests.Session):
             response = self._send("GET", target, options)
         if response.is_redirect:
             raise ConfigurationError(
-                f"{first} redirects more than {MAX_REDIRECTS} times.",
-                hint="Set authority to the address that the redirects lead to.",
+                f"Too many redirects: {first} redirects more than {MAX_REDIRECTS} times.",
+                hint="Set authority to the URL that the redirects lead to.",
             )
         return response
 
-    def _left(self) -> float:
+    def _time_left(self) -> float:
         """Return the number of seconds left for a request."""
-        deadline: Deadline | None = getattr(self._limits, "deadline", None)
+        deadline: Deadline | None = getattr(self._this_thread, "deadline", None)
         if deadline is None:
             return REQUEST_TIMEOUT
         left = deadline.left()
@@ -188,18 +189,19 @@ class Session(requests.Session):
         return min(REQUEST_TIMEOUT, left)
 
     def _timeouts(self) -> tuple[float, float]:
-        left = self._left()
+        left = self._time_left()
         return min(CONNECT_TIMEOUT, left / 2), left  # half, because connecting is tried twice
 
-    def _note(self, url: str, data: Any, response: requests.Response) -> None:
-        place = (url, str(data.get("scope", ""))) if isinstance(data, dict) else (url, "")
-        if response.status_code != requests.codes.too_many_requests and response.status_code < _SERVER_ERRORS:
-            self._busy_until.pop(place, None)
+    def _remember_throttling(self, url: str, data: Any, response: requests.Response) -> None:
+        token_request = (url, str(data.get("scope", ""))) if isinstance(data, dict) else (url, "")
+        if response.status_code != requests.codes.too_many_requests and response.status_code < _FIRST_SERVER_ERROR:
+            self._throttled_until.pop(token_request, None)
             return
         now = time.monotonic()
-        self._busy_until = {place: end for place, end in list(self._busy_until.items()) if end > now}
-        told = response.headers.get("Retry-After", "")
-        self._busy_until[place] = now + min(_LONGEST, int(told) if told.isdecimal() else _LEAVE_ALONE)
+        self._throttled_until = {each: end for each, end in list(self._throttled_until.items()) if end > now}
+        header = response.headers.get("Retry-After", "")
+        seconds = int(header) if header.isdecimal() else _DEFAULT_RETRY_AFTER
+        self._throttled_until[token_request] = now + min(_MAX_RETRY_AFTER, seconds)
 
     def _proxies(self, url: str) -> dict[str, str]:
         # Asked twice, not kept in a local variable: the address may hold a password, and `proxy_at` may raise.
@@ -207,30 +209,30 @@ class Session(requests.Session):
         proxy = proxy_at(proxy_for(url, self._proxy), given)
         if proxy is None:
             return {}
-        self._adapter.use(proxy)
+        self._adapter.use_proxy(proxy)
         return {"https": proxy.address}
 
 
-def _require_sound(response: requests.Response) -> None:
-    """Raise `UnusableAnswer` for a body that MSAL would fail on, or cache and return. WS-Trust XML is left to MSAL."""
+def _require_usable(response: requests.Response) -> None:
+    """Raise `UnexpectedResponse` for a body that MSAL would fail on, or cache. WS-Trust XML is left to MSAL."""
     if response.status_code != requests.codes.ok or "xml" in response.headers.get("Content-Type", ""):
         return
     if flaw := describe_flaw(response.content):
-        raise UnusableAnswer(flaw)
+        raise UnexpectedResponse(flaw)
 
 
-def _require_https(url: str, before: str) -> None:
+def _require_https(url: str, referrer: str) -> None:
     if url.lower().startswith("https://"):
         return
     raise ConfigurationError(
-        f"{before} {ascii(url)[:200]}, which is not https.",
-        hint="Set authority to an address that is https throughout, and correct the server's redirects.",
+        f"{referrer} {ascii(url)[:200]}, which is not https.",
+        hint="Set authority to an https URL, and correct the server's redirects.",
     )
 
 
-def _read(response: requests.Response) -> None:
+def _read_body(response: requests.Response) -> None:
     try:
-        response._content = read_body(response.raw)  # noqa: SLF001 - where `requests` keeps a body that it has read
+        response.raw = io.BytesIO(read_body(response.raw))  # `requests` reads it from there
     except (ReadTimeoutError, TimeoutError) as error:
         response.close()
         raise requests.exceptions.ReadTimeout(error) from error
@@ -239,6 +241,6 @@ def _read(response: requests.Response) -> None:
         raise requests.exceptions.ConnectionError(error) from error
 
 
-def _joined(scopes: Iterable[str]) -> str:
+def _scope_parameter(scopes: Iterable[str]) -> str:
     """Return the scopes in the form in which MSAL sends them."""
     return " ".join(sorted(scopes))

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyvouch._system.files import stamp
-from keyvouch.algorithms import key_type, require_usable, sign_locally
+from keyvouch.algorithms import key_type, require_usable
 from keyvouch.certificate import order_chain, spki_sha256, status
 from keyvouch.errors import AccessDenied, CertificateMismatch, KeyNotFound
+from keyvouch.local_key import sign_locally
 from keyvouch.store import KeyInfo, KeyUri, StoredKey
 from keyvouch.stores import places
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from keyvouch import certificate as certificates
-from keyvouch.algorithms import make_key, require_usable
+from keyvouch.algorithms import require_usable
 from keyvouch.errors import ConfigurationError, KeyExists, KeyvouchError, NotSupported
+from keyvouch.local_key import make_key
 from keyvouch.store import (
     Attribute,
     DeletesKeys,

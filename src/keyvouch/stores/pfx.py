@@ -15,7 +15,6 @@ from keyvouch.stores.ber import Element
 from keyvouch.stores.entries import Contents
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.serialization import KeySerializationEncryption
     from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12KeyAndCertificates
     from cryptography.x509 import Certificate
 
@@ -76,22 +75,10 @@ def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
 
 @CRYPTOGRAPHY
 def write(key: PrivateKey, chain: Sequence[Certificate], password: Secret | None, name: str) -> bytes:
-    """Return a PKCS#12 with AES-256 and HMAC-SHA-256; unencrypted if there is no password."""
-    from cryptography.hazmat.primitives.serialization import pkcs12
+    """Return a PKCS#12, written by `private_key.to_pfx`."""
+    from keyvouch.private_key import to_pfx
 
-    leaf, issuers = (chain[0], chain[1:]) if chain else (None, ())
-    return pkcs12.serialize_key_and_certificates(name.encode(), key, leaf, issuers or None, _encryption(password))
-
-
-def _encryption(password: Secret | None) -> KeySerializationEncryption:
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.serialization import NoEncryption, PrivateFormat, pkcs12
-
-    if password is None:
-        return NoEncryption()
-    builder = PrivateFormat.PKCS12.encryption_builder()
-    builder = builder.key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC).hmac_hash(SHA256())
-    return builder.build(password.reveal().encode())
+    return to_pfx(key, chain, password, name)
 
 
 def _parse(octets: bytes, path: Path) -> Element:

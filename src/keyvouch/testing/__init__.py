@@ -1,8 +1,7 @@
 """Test utilities, for programs that use keyvouch and for stores. Requires the extra `testing`.
 
-`keyvouch.testing.authority` is a development authority, `keyvouch.testing.key_vault` a test vault as strict as Azure
-Key Vault, and `keyvouch.testing.fixtures` provides pytest fixtures. `StoreConformance` checks that a store meets the
-contract, and `Relay` simulates network failures for it.
+`keyvouch.testing.authority` is a development authority, and `keyvouch.testing.fixtures` provides pytest fixtures.
+`StoreConformance` checks that a store meets the contract, and `Relay` simulates network failures for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fixtures for pytest: `from keyvouch.testing.fixtures import authority, key_vault, signer`.
+"""Fixtures for pytest: `from keyvouch.testing.fixtures import authority, signer`.
 
 Alternatively, name this module in `pytest_plugins`.
 """
@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from keyvouch._core.signer import Signer
 from keyvouch.testing.authority import Authority
-from keyvouch.testing.key_vault import KeyVault
 from keyvouch.testing.throwaway import throwaway_signer
 
 
@@ -19,13 +18,6 @@ from keyvouch.testing.throwaway import throwaway_signer
 def authority() -> Iterator[Authority]:
     """A running development authority for one test; takes about 10 milliseconds to start."""
     with Authority(signing_key=_signing_key()) as running:
-        yield running
-
-
-@pytest.fixture
-def key_vault(authority: Authority) -> Iterator[KeyVault]:
-    """A test vault for one test, which accepts the tokens of its `authority`; import that fixture too."""
-    with KeyVault(authority) as running:
         yield running
 
 

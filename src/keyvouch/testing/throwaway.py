@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, ClassVar
 
-from keyvouch._core.connections import Deadline, acquire, release
+from keyvouch._core.connections import acquire, release
 from keyvouch._core.opening import OPEN_TIMEOUT
+from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import Signer
-from keyvouch.algorithms import Algorithm, make_key, sign_locally
+from keyvouch.algorithms import Algorithm
 from keyvouch.certificate import self_signed
+from keyvouch.local_key import make_key, sign_locally
 from keyvouch.secrets import SecretResolver
 from keyvouch.store import Attribute, KeyStore, KeyUri, StoredKey
 from keyvouch.uri import parse_uri
@@ -28,8 +30,8 @@ _numbers = itertools.count(1)
 def throwaway_signer(key_type: str = "RSA-2048", subject: str = "CN=throwaway", days: int = 1) -> Signer:
     """Make a key of this type (see `keyvouch.KeySpec`) with a self-signed certificate, and return its signer."""
     text = f"throwaway:number={next(_numbers)};key-type={key_type}?subject={subject}&days={days}"
-    uri = parse_uri(text, _Store.attributes)
-    connection = acquire(uri, _Store, SecretResolver())
+    uri = parse_uri(text, _Store.attributes, store_class=_Store)
+    connection = acquire(uri, SecretResolver())
     try:
         return Signer(connection, uri, Deadline(OPEN_TIMEOUT))
     except BaseException:

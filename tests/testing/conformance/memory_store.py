@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, pkcs12
 
-from keyvouch.algorithms import Algorithm, key_type, make_key, sign_locally
+from keyvouch.algorithms import Algorithm, key_type
 from keyvouch.certificate import order_chain, parse_subject, self_signed, spki_sha256
 from keyvouch.errors import KeyExists, KeyNotFound, NotSupported, SecretIncorrect, SessionLost, StoreUnavailable
+from keyvouch.local_key import make_key, sign_locally
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import (
     Attribute,

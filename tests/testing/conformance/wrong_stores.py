@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from keyvouch.algorithms import RS256, Algorithm, sign_locally
+from keyvouch.algorithms import RS256, Algorithm
 from keyvouch.errors import KeyNotFound, KeyUnusable, NotSupported, SecretIncorrect, SessionLost, StoreUnavailable
+from keyvouch.local_key import sign_locally
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import Attribute, KeyInfo, KeySpec, KeyUri, StoredKey
 from scripted_store import new_key

@@ -1,4 +1,4 @@
-"""The store keeps the contract. A relay stands between it and the agent, which is cut and held up by the tests."""
+"""The store passes the conformance kit, which interrupts and stalls a relay between the store and the agent."""
 
 import os
 import subprocess
@@ -30,12 +30,12 @@ class TestAgentStore(StoreConformance):
                 subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", comment, "-f", file], check=True)
                 subprocess.run(["ssh-add", "-q", file], env={**os.environ, "SSH_AUTH_SOCK": str(path)}, check=True)
             with Relay(str(path)) as cls.relay:
-                cls.at = f"ssh-agent:socket={cls.relay.address};comment="
-                cls.uri = cls.rsa_uri = f"{cls.at}rsa"
-                cls.ec_uri = f"{cls.at}ecdsa"
-                cls.ed25519_uri = f"{cls.at}ed25519"
-                cls.missing_uri = f"{cls.at}missing"
-                cls.ambiguous_uri = f"{cls.at}twin"
+                cls.prefix = f"ssh-agent:socket={cls.relay.address};comment="
+                cls.uri = cls.rsa_uri = f"{cls.prefix}rsa"
+                cls.ec_uri = f"{cls.prefix}ecdsa"
+                cls.ed25519_uri = f"{cls.prefix}ed25519"
+                cls.missing_uri = f"{cls.prefix}missing"
+                cls.ambiguous_uri = f"{cls.prefix}twin"
                 yield
         finally:
             agent.kill()

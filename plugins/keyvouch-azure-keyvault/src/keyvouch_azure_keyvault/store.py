@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +18,6 @@ from keyvouch.errors import (
     KeyNotFound,
     KeyUnusable,
     NotSupported,
-    SessionLost,
 )
 from keyvouch.https import OWN_TIMEOUT
 from keyvouch.private_key import wrap
@@ -34,16 +32,26 @@ from keyvouch.store import (
     KeyStore,
     KeyUri,
     ListsKeys,
+    ProcessLocal,
     RequestsCertificates,
     StoredKey,
     choose_one,
 )
-from keyvouch_azure_keyvault import making, versions
-from keyvouch_azure_keyvault.addresses import ATTRIBUTES, Place, named, pinned, place_of, vault_of
-from keyvouch_azure_keyvault.failures import Doing
-from keyvouch_azure_keyvault.key import VaultedKey
+from keyvouch_azure_keyvault import azure_internals, key_management, key_versions
+from keyvouch_azure_keyvault.error_translation import READER_ROLE, Operation, enabling_hint, key_not_found
+from keyvouch_azure_keyvault.key import KeyVaultKey
+from keyvouch_azure_keyvault.key_versions import KeyVersion, PolicySettings
 from keyvouch_azure_keyvault.session import Session
-from keyvouch_azure_keyvault.versions import Policy, Version
+from keyvouch_azure_keyvault.uri_attributes import (
+    ATTRIBUTES,
+    AUTH_METHODS,
+    KeyLocation,
+    is_managed_hsm,
+    location_of,
+    pin_version,
+    split_identifier,
+    vault_url,
+)
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -55,275 +63,272 @@ if TYPE_CHECKING:
 
 _LISTING_TIMEOUT = 100.0
 """Timeout in seconds for a listing, which sends a request for each version."""
-_HSM = ".managedhsm."
-"""Part of the host name of a Managed HSM, which has only keys."""
+_LISTING = Operation("listing", None, "certificates/list", READER_ROLE)
+
+
+_KEY_TYPES_HINT = f"Use one of: {', '.join(key_management.KEY_TYPES)}."
 
 
 class KeyVaultStore(
     KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, RequestsCertificates, HoldsCertificates, DeletesKeys
 ):
-    """Certificates and keys: `azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app?auth=workload`.
+    """Certificates and keys in Azure Key Vault or a Managed HSM. keyvouch never fetches a private key.
 
-    A certificate or key without version is a family: the newest enabled, valid and settled version. To sign, a log-in
-    needs the permission keys/sign (role Key Vault Crypto User), and to find version and certificate, certificates/get
-    and certificates/list (role Key Vault Reader). The key itself is never fetched.
+    Example: `azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app?auth=managed-identity`.
 
-    A signature is one request, which is billed; a vault takes 2,000 to 4,000 RSA operations in 10 seconds, all programs
-    together. `reuse` lets an assertion be used again.
+    Without `version=`, the newest version that is enabled, valid and settled is used. Signing requires the permission
+    keys/sign (role Key Vault Crypto User), and finding the certificate certificates/get and certificates/list (role Key
+    Vault Reader).
+
+    Each signature is one request, which is billed. A vault allows 2,000 to 4,000 RSA operations in 10 seconds, for all
+    programs together; set `reuse` in the profile to use an assertion more than once.
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
-        vault_of(uri)
+        vault_url(uri)
         if not uri.get("auth"):
             raise ConfigurationError(
-                "The URI does not say how to sign in.", hint="Write auth=managed-identity after the `?`, or another."
+                "Missing attribute auth: how to sign in to the vault.",
+                hint=f"Write auth=METHOD after the `?`, one of: {', '.join(AUTH_METHODS)}.",
             )
         if (uri.get("auth") == "profile") != ("profile" in uri):
             raise ConfigurationError(
-                "Signing in with another profile takes both auth=profile and profile=NAME.", hint="Write both, or none."
+                "The attributes auth=profile and profile=NAME require each other.", hint="Write both, or neither."
             )
         self._uri = uri
         self._secrets = secrets
-        self._session: Session | None = None
-        self._process = 0
+        self._session = ProcessLocal[Session]()
 
     def connect(self, *, timeout: float) -> None:
         """Log in; keys that are already open keep their own log-in."""
+        azure_internals.replace_inherited_locks()
         session = Session(self._uri, self._secrets)
-        session.begin(timeout)
-        self._session, self._process = session, os.getpid()
-        self._changing = threading.Lock()
+        session.log_in(timeout)
+        self._session.set(session)
+        self._change_lock = threading.Lock()
 
     def close(self) -> None:
         """Close the connections."""
-        session, self._session = self._session, None
-        if session is not None and self._process == os.getpid():
-            session.end()
+        if session := self._session.take():
+            session.close()
 
     def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:
         """Open the version that the URI selects, with its certificate."""
-        session, place = self._connected(), _place(uri)
-        info, settles_at = self._choose(uri, place, certificate, timeout)
-        found = self._fetch(place, info.uri.get("version"), timeout)
-        exact = found.info(uri, place.name)
+        session, location = self._session.get(), _require_supported_location(uri)
+        info, settles_at = self._choose(uri, location, certificate, timeout)
+        found = self._fetch(location, info.uri.get("version"), timeout)
+        exact = found.info(uri, location.name)
         choose_one(uri, [exact], certificate)
-        key = VaultedKey(session, exact.uri, place, found)
-        if place.is_certificate:
-            policy = self._policy(place, timeout)
+        key = KeyVaultKey(session, exact.uri, location, found)
+        if location.is_certificate:
+            policy = self._policy(location, timeout)
             key.exportable = policy.exportable
             # Only a URI without version= can select a version that the service creates.
-            key.advice = () if place.version else policy.advice
+            key.advice = () if location.version else policy.advice
         key.settles_at = settles_at
         return key
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the enabled versions of the certificate or key, or of all in the vault if the URI names neither."""
-        uri = named(uri)
-        session = self._connected()
+        uri = split_identifier(uri)
+        session = self._session.get()
         listed: list[KeyInfo] = []
-        with session.asking(_LISTING_TIMEOUT, Doing("listing", None, "certificates/list", "Key Vault Reader")):
+        with session.performing(_LISTING, _LISTING_TIMEOUT):
             if "certificate" in uri or "key" in uri:
-                listed = self._listed(uri)
+                listed = self._list_versions_of(uri)
             else:
-                for each in self._all(uri):
+                for each in self._uris_of_all(uri):
                     with contextlib.suppress(KeyNotFound, KeyUnusable):  # disabled, or cannot sign
-                        listed += self._listed(each)
+                        listed += self._list_versions_of(each)
         digest = uri.get("spki-sha256")
         return [info for info in listed if digest in (None, info.spki_sha256)]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         """Create a certificate with its key, or a key; with `further`, the next version of an existing one."""
         parse_subject(spec.subject)
-        place = _place(uri)
-        if spec.key_type not in making.TYPES:
+        location = _require_supported_location(uri)
+        if spec.key_type not in key_management.KEY_TYPES:
             raise NotSupported(
-                f"Key Vault makes no {spec.key_type}.", hint=f"It makes {', '.join(making.TYPES)}.", uri=uri
+                f"Key Vault does not support keys of type {spec.key_type}.", hint=_KEY_TYPES_HINT, uri=uri
             )
-        hsm = uri.get("hsm") or _HSM in place.vault
-        with self._change(Doing(f"making a {place.kind}", place, f"{place.kind}s/create", _officer(place))) as session:
-            if self._is_there(session, place) and (not spec.further or place.version):
-                raise _exists(uri, place)
-            make = making.make_certificate if place.is_certificate else making.make_key
-            made = make(session, place, spec, hsm=hsm)
-        return pinned(uri, place.name, versions.number_of(made.properties))
+        hsm = uri.get("hsm") or is_managed_hsm(location.vault)
+        with self._changing(location, f"creating a {location.kind}", "create") as session:
+            if self._has_versions(session, location) and (not spec.further or location.version):
+                raise _already_exists(uri, location)
+            create = key_management.create_certificate if location.is_certificate else key_management.create_key
+            created = create(session, location, spec, hsm=hsm)
+        return pin_version(uri, location.name, key_versions.version_of(created.properties))
 
     def import_key(
         self, uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False
     ) -> KeyUri:
         """Import a key, for `certificate=` with its certificate; later versions are created in the vault."""
         check_chain(chain, key.public_key())
-        place = _place(uri)
-        if key_type(key) not in making.TYPES:
-            raise NotSupported(f"Key Vault takes no {key_type(key)}.", hint=f"It takes {', '.join(making.TYPES)}.")
-        with self._change(Doing("importing", place, f"{place.kind}s/import", _officer(place))) as session:
-            if self._is_there(session, place):
-                raise _exists(uri, place)
-            if not place.is_certificate:
-                made = making.import_key(session, place, key, hsm=uri.get("hsm") or _HSM in place.vault)
+        location = _require_supported_location(uri)
+        if key_type(key) not in key_management.KEY_TYPES:
+            raise NotSupported(f"Key Vault does not support keys of type {key_type(key)}.", hint=_KEY_TYPES_HINT)
+        hsm = uri.get("hsm") or is_managed_hsm(location.vault)
+        with self._changing(location, "importing", "import") as session:
+            if self._has_versions(session, location):
+                raise _already_exists(uri, location)
+            if not location.is_certificate:
+                imported = key_management.import_key(session, location, key, hsm=hsm)
             elif not chain:
                 raise CertificateMissing(
-                    "A certificate in Key Vault is imported with its key.", hint="Write key= for a key by itself."
+                    "Importing a certificate in Key Vault requires both the certificate and its key.",
+                    hint="Add the certificate, or write key= to import only the key.",
                 )
             else:
-                made = making.import_certificate(session, place, key, chain, exportable=exportable)
-        return pinned(uri, place.name, versions.number_of(made.properties))
+                imported = key_management.import_certificate(session, location, key, chain, exportable=exportable)
+        return pin_version(uri, location.name, key_versions.version_of(imported.properties))
 
     def request_certificate(self, uri: KeyUri, spec: KeySpec) -> bytes:
         """Create a request that stays pending in the vault; for a key without a certificate, build it locally.
 
         If the certificate does not exist yet, the vault creates its key; the certificate exists once it is installed.
         """
-        place = _place(uri)
-        if not place.is_certificate:
+        location = _require_supported_location(uri)
+        if not location.is_certificate:
             key = self.open(uri, timeout=OWN_TIMEOUT)
             return _signed_request(key, spec.subject)
-        with self._change(Doing("requesting", place, "certificates/create", _officer(place))) as session:
-            there = self._is_there(session, place)
-            public_key = self.open(uri, timeout=OWN_TIMEOUT).public_key if there and not spec.further else None
-            return making.begin_request(session, place, spec, public_key, hsm=uri.get("hsm"))
+        with self._changing(location, "requesting", "create") as session:
+            exists = self._has_versions(session, location)
+            public_key = self.open(uri, timeout=OWN_TIMEOUT).public_key if exists and not spec.further else None
+            return key_management.request_certificate(session, location, spec, public_key, hsm=uri.get("hsm"))
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
         """Merge the chain with the vault's pending request or, if none is pending, with a new one for the same key."""
-        place = _place(uri)
-        if not place.is_certificate:
+        location = _require_supported_location(uri)
+        if not location.is_certificate:
             raise NotSupported(
-                "A key by itself has no certificate in the vault.", hint="Name the file: certificate-file=.", uri=uri
+                "The vault does not store a certificate for key=.",
+                hint="Save the certificate to a file, and name it with certificate-file=.",
+                uri=uri,
             )
         public_key: Any = chain[0].public_key()
         check_chain(chain, public_key)
-        with self._change(Doing("merging", place, "certificates/create", _officer(place))) as session:
-            if making.pending_key(session, place) != spki_sha256(public_key):
+        with self._changing(location, "merging", "create") as session:
+            if key_management.pending_key_digest(session, location) != spki_sha256(public_key):
                 check_chain(chain, self.open(uri, chain[0], timeout=OWN_TIMEOUT).public_key)
                 spec = KeySpec(subject=chain[0].subject.rfc4514_string())
-                making.begin_request(session, place, spec, public_key, hsm=uri.get("hsm"))
-            made = making.merge(session, place, chain)
-        return pinned(uri, place.name, versions.number_of(made.properties))
+                key_management.request_certificate(session, location, spec, public_key, hsm=uri.get("hsm"))
+            merged = key_management.merge_certificate(session, location, chain)
+        return pin_version(uri, location.name, key_versions.version_of(merged.properties))
 
     def delete(self, uri: KeyUri) -> None:
         """Delete the certificate or key, if this is its only version; it can be recovered until it is purged.
 
         With `disable=true` the version is disabled instead, whether there are others or not.
         """
-        place = _place(uri)
-        with self._change(Doing("deleting", place, f"{place.kind}s/delete", _officer(place))) as session:
-            found = [each.version for each in versions.list_versions(session, place)]
-            if not found or (place.version and place.version not in found):
-                raise KeyNotFound(
-                    f"There is no such version of the {place.kind} {place.name}.",
-                    hint="See them: keyvouch keys.",
-                    uri=uri,
-                )
+        location = _require_supported_location(uri)
+        with self._changing(location, "deleting", "delete") as session:
+            found = [each.version for each in key_versions.list_versions(session, location)]
+            if not found or (location.version and location.version not in found):
+                raise key_not_found(location, uri)
             if uri.get("disable"):
-                making.disable(session, place)
+                key_management.disable(session, location)
                 return
             if len(found) > 1:
                 raise NotSupported(
-                    f"Key Vault deletes no single version of a {place.kind}, and this one has {len(found)}.",
-                    hint="Disable it: write disable=true behind the `?`, and delete it again."
-                    f" All of them: az keyvault {place.kind} delete --id {place.vault}/{place.kind}s/{place.name}",
+                    f"Key Vault cannot delete one of several versions: the {location.kind} has {len(found)}.",
+                    hint="Disable the version: write disable=true after the `?`, and delete it again. To delete all"
+                    f" versions: az keyvault {location.kind} delete --id {location.identifier()}",
                     uri=uri,
                 )
-            making.delete(session, place, purge=uri.get("purge"))
+            key_management.delete(session, location, purge=uri.get("purge"))
 
     # Shared helpers.
 
-    def _connected(self) -> Session:
-        if self._session is None or self._process != os.getpid():
-            raise SessionLost("There is no log-in.", hint="Try again.", performed=False)
-        return self._session
-
     @contextlib.contextmanager
-    def _change(self, doing: Doing) -> Iterator[Session]:
-        """Yield the session for one change at a time: the service refuses another while one is in progress."""
-        session = self._connected()
-        with self._changing, session.asking(3 * OWN_TIMEOUT, doing):
+    def _changing(self, location: KeyLocation, description: str, verb: str) -> Iterator[Session]:
+        """Yield the session for one change at a time: the service refuses another while one is in progress.
+
+        `verb` is the last part of the required permission: `create` for `keys/create`.
+        """
+        session = self._session.get()
+        role = "Key Vault Certificates Officer" if location.is_certificate else "Key Vault Crypto Officer"
+        operation = Operation(description, location, f"{location.kind}s/{verb}", role)
+        with self._change_lock, session.performing(operation, 3 * OWN_TIMEOUT):
             yield session
 
     def _choose(
-        self, uri: KeyUri, place: Place, certificate: Certificate | None, timeout: float
+        self, uri: KeyUri, location: KeyLocation, certificate: Certificate | None, timeout: float
     ) -> tuple[KeyInfo, dt.datetime | None]:
         """Return the version that the URI selects. Every version is fetched only for a digest or a certificate."""
-        session, family = self._connected(), named(uri).replace({"select": "newest"})
-        if place.version:
-            return KeyInfo(pinned(uri, place.name, place.version), ""), None
+        session, family = self._session.get(), split_identifier(uri).replace({"select": "newest"})
+        if location.version:
+            return KeyInfo(pin_version(uri, location.name, location.version), ""), None
         if certificate is not None or "spki-sha256" in uri:
-            return choose_one(family, self._infos(uri, place, timeout), certificate)
-        found = versions.wanted(session, uri, place, timeout)
-        return choose_one(family, [versions.light_info(uri, place, each) for each in found])
+            return choose_one(family, self._version_infos(uri, location, timeout), certificate)
+        found = key_versions.find_enabled_versions(session, uri, location, timeout)
+        return choose_one(family, [key_versions.listing_info(uri, location, each) for each in found])
 
-    def _infos(self, uri: KeyUri, place: Place, timeout: float) -> list[KeyInfo]:
-        if place.version:
-            return [self._fetch(place, place.version, timeout).info(uri, place.name)]
-        found = versions.wanted(self._connected(), uri, place, timeout)
-        return [self._fetch(place, each.version, timeout).info(uri, place.name) for each in found]
+    def _version_infos(self, uri: KeyUri, location: KeyLocation, timeout: float) -> list[KeyInfo]:
+        if location.version:
+            return [self._fetch(location, location.version, timeout).info(uri, location.name)]
+        found = key_versions.find_enabled_versions(self._session.get(), uri, location, timeout)
+        return [self._fetch(location, each.version, timeout).info(uri, location.name) for each in found]
 
-    def _fetch(self, place: Place, version: str, timeout: float) -> Version:
-        session = self._connected()
-        exact = place._replace(version=version)
-        doing = Doing(f"reading the {place.kind}", exact, f"{place.kind}s/get", "Key Vault Reader")
-        with session.asking(timeout, doing):
-            found = versions.fetch(session, place, version)
+    def _fetch(self, location: KeyLocation, version: str, timeout: float) -> KeyVersion:
+        session = self._session.get()
+        exact = location._replace(version=version)
+        operation = Operation(f"reading the {location.kind}", exact, f"{location.kind}s/get", READER_ROLE)
+        with session.performing(operation, timeout):
+            found = key_versions.fetch_version(session, location, version)
         if not found.enabled:
             raise KeyUnusable(
-                f"This version of the {place.kind} {place.name} is disabled.",
-                hint=f"Enable it: az keyvault {place.kind} set-attributes --enabled true --id"
-                f" {place.vault}/{place.kind}s/{place.name}/{version}",
+                f"This version of the {location.kind} {location.name} is disabled.",
+                hint=enabling_hint(location, version),
             )
         return found
 
-    def _listed(self, uri: KeyUri) -> list[KeyInfo]:
-        place = _place(uri)
-        infos = self._infos(uri, place, _LISTING_TIMEOUT)
-        if not place.is_certificate:
+    def _list_versions_of(self, uri: KeyUri) -> list[KeyInfo]:
+        location = _require_supported_location(uri)
+        infos = self._version_infos(uri, location, _LISTING_TIMEOUT)
+        if not location.is_certificate:
             return infos
-        policy = self._policy(place, _LISTING_TIMEOUT)
+        policy = self._policy(location, _LISTING_TIMEOUT)
         return [dataclasses.replace(each, exportable=policy.exportable, advice=policy.advice) for each in infos]
 
-    def _policy(self, place: Place, timeout: float) -> Policy:
+    def _policy(self, location: KeyLocation, timeout: float) -> PolicySettings:
         """Read what applies to all versions of a certificate; return an empty policy if reading it is denied."""
-        session = self._connected()
-        with (
-            contextlib.suppress(AccessDenied),
-            session.asking(timeout, Doing("reading the policy", place, "certificates/get", "Key Vault Reader")),
-        ):
-            return versions.policy(session, place)
-        return Policy()
+        session = self._session.get()
+        operation = Operation("reading the certificate policy", location, "certificates/get", READER_ROLE)
+        with contextlib.suppress(AccessDenied), session.performing(operation, timeout):
+            return key_versions.fetch_policy(session, location)
+        return PolicySettings()
 
     @staticmethod
-    def _is_there(session: Session, place: Place) -> bool:
-        return bool(versions.list_versions(session, place))
+    def _has_versions(session: Session, location: KeyLocation) -> bool:
+        return bool(key_versions.list_versions(session, location))
 
-    def _all(self, uri: KeyUri) -> Iterator[KeyUri]:
+    def _uris_of_all(self, uri: KeyUri) -> Iterator[KeyUri]:
         """Yield a URI for each certificate, and for each key that is not a certificate's."""
-        session, certificates = self._connected(), set()
-        if _HSM not in vault_of(uri):
-            for each in versions.at_most(session.certificates.list_properties_of_certificates()):
+        session, certificates = self._session.get(), set()
+        if not is_managed_hsm(vault_url(uri)):
+            for each in key_versions.limit_listing(session.certificates.list_properties_of_certificates()):
                 certificates.add(each.name)
                 yield uri.replace({"certificate": each.name})
-        for key in versions.at_most(session.keys.list_properties_of_keys()):
+        for key in key_versions.limit_listing(session.keys.list_properties_of_keys()):
             if not key.managed and key.name not in certificates:
                 yield uri.replace({"key": key.name})
 
 
-def _place(uri: KeyUri) -> Place:
-    place = place_of(uri)
-    if place.is_certificate and _HSM in place.vault:
+def _require_supported_location(uri: KeyUri) -> KeyLocation:
+    location = location_of(uri)
+    if location.is_certificate and is_managed_hsm(location.vault):
         raise ConfigurationError(
-            "A Managed HSM has no certificates.", hint="Write key=, and certificate-file=.", uri=uri
+            "A Managed HSM cannot store certificates.", hint="Write key=, and certificate-file=.", uri=uri
         )
-    return place
+    return location
 
 
-def _officer(place: Place) -> str:
-    return "Key Vault Certificates Officer" if place.is_certificate else "Key Vault Crypto Officer"
-
-
-def _exists(uri: KeyUri, place: Place) -> KeyExists:
+def _already_exists(uri: KeyUri, location: KeyLocation) -> KeyExists:
     return KeyExists(
-        f"There is a {place.kind} {place.name} already.",
-        hint="Take another name, or add a version: --further.",
+        f"{location.kind.capitalize()} already exists: {location.name} in {location.vault}.",
+        hint="Choose another name, or add a version: --further.",
         uri=uri,
     )
 

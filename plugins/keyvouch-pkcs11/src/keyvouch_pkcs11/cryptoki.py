@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 CK_ULONG = ctypes.c_ulong
-UNAVAILABLE = CK_ULONG(-1).value
+CK_UNAVAILABLE_INFORMATION = CK_ULONG(-1).value
 
 RETURN_VALUES = {
     "GENERAL_ERROR": 0x05,
@@ -60,9 +60,9 @@ RETURN_VALUES = {
     "CRYPTOKI_ALREADY_INITIALIZED": 0x191,
 }
 """Return values that are shown by name; all others are shown as numbers."""
-_NAMES = {number: name for name, number in RETURN_VALUES.items()}
+_RETURN_VALUE_NAMES = {value: name for name, value in RETURN_VALUES.items()}
 
-# The object classes, key types, attributes and mechanisms used here.
+# Only the object classes, key types, attributes, mechanisms and flags that this package uses.
 CKO_CERTIFICATE, CKO_PUBLIC_KEY, CKO_PRIVATE_KEY = 1, 2, 3
 CKK_RSA, CKK_EC, CKK_EC_EDWARDS = 0x00, 0x03, 0x40
 CKC_X_509 = 0
@@ -81,7 +81,7 @@ CKF_USER_PIN_COUNT_LOW, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED = 0x10000, 0
 CKF_RW_SESSION, CKF_SERIAL_SESSION, CKF_OS_LOCKING_OK = 0x02, 0x04, 0x02
 CKU_USER, CKU_CONTEXT_SPECIFIC = 1, 2
 
-_RO_USER_FUNCTIONS, _RW_USER_FUNCTIONS = 1, 3
+CKS_RO_USER_FUNCTIONS, CKS_RW_USER_FUNCTIONS = 1, 3
 
 _FUNCTIONS = (
     *("Initialize", "Finalize", "GetInfo", "GetFunctionList", "GetSlotList", "GetSlotInfo"),
@@ -97,16 +97,15 @@ _FUNCTIONS = (
     *("GenerateKey", "GenerateKeyPair", "WrapKey", "UnwrapKey", "DeriveKey", "SeedRandom"),
     *("GenerateRandom", "GetFunctionStatus", "CancelFunction", "WaitForSlotEvent"),
 )
-_MOST_OBJECTS = 64
+_MAX_HANDLES = 64
 """Maximum number of handles that one call of C_FindObjects returns."""
 
 
 class CryptokiError(Exception):
     """A return value other than CKR_OK; `error.name` is the name CKR_... without its prefix."""
 
-    def __init__(self, function: str, number: int) -> None:
-        self.number = number
-        self.name = _NAMES.get(number, f"0x{number:X}")
+    def __init__(self, function: str, return_value: int) -> None:
+        self.name = _RETURN_VALUE_NAMES.get(return_value, f"0x{return_value:X}")
         super().__init__(f"C_{function}: CKR_{self.name}")
 
 
@@ -160,10 +159,14 @@ class TokenInfo(_Structure):
 
 
 class _SessionInfo(_Structure):
+    """CK_SESSION_INFO"""
+
     _fields_ = (("slot", CK_ULONG), ("state", CK_ULONG), ("flags", CK_ULONG), ("device_error", CK_ULONG))
 
 
 class _Attribute(_Structure):
+    """CK_ATTRIBUTE"""
+
     _fields_ = (("type", CK_ULONG), ("value", ctypes.c_void_p), ("length", CK_ULONG))
 
 
@@ -173,7 +176,7 @@ class Mechanism(_Structure):
     _fields_ = (("mechanism", CK_ULONG), ("parameter", ctypes.c_void_p), ("length", CK_ULONG))
 
     def __init__(self, mechanism: int, parameter: ctypes.Structure | None = None) -> None:
-        self.kept = parameter
+        self._parameter = parameter
         if parameter is None:
             super().__init__(mechanism, None, 0)
         else:
@@ -183,20 +186,24 @@ class Mechanism(_Structure):
 class PssParameters(_Structure):
     """CK_RSA_PKCS_PSS_PARAMS"""
 
-    _fields_ = (("hash", CK_ULONG), ("mask", CK_ULONG), ("salt", CK_ULONG))
+    _fields_ = (("hash", CK_ULONG), ("mgf", CK_ULONG), ("salt_length", CK_ULONG))
 
 
 class _InitializeArguments(_Structure):
+    """CK_C_INITIALIZE_ARGS"""
+
     _fields_ = (("mutexes", ctypes.c_void_p * 4), ("flags", CK_ULONG), ("reserved", ctypes.c_char_p))
 
 
 class _FunctionList(_Structure):
+    """CK_FUNCTION_LIST"""
+
     _fields_ = (("version", _Version), ("functions", ctypes.c_void_p * len(_FUNCTIONS)))
 
 
-Value = bytes | bool | int
+AttributeValue = bytes | bool | int
 """An attribute's value: bytes, CK_BBOOL or CK_ULONG."""
-Template = Mapping[int, Value]
+Template = Mapping[int, AttributeValue]
 """Attribute values by attribute type (CKA_...)."""
 
 
@@ -206,17 +213,17 @@ class Cryptoki:
     def __init__(self, path: str) -> None:
         library = ctypes.CDLL(path)
         try:
-            get = library.C_GetFunctionList
+            get_function_list = library.C_GetFunctionList
         except AttributeError:
-            raise OSError(f"{path}: it has no C_GetFunctionList") from None
-        listed = ctypes.POINTER(_FunctionList)()
-        number = get(ctypes.byref(listed))
-        if number or not listed:
-            raise OSError(f"{path}: C_GetFunctionList answers {number}")
-        function = ctypes.CFUNCTYPE(CK_ULONG)
+            raise OSError("C_GetFunctionList not found") from None
+        function_list = ctypes.POINTER(_FunctionList)()
+        return_value = get_function_list(ctypes.byref(function_list))
+        if return_value or not function_list:
+            raise OSError(f"C_GetFunctionList returned {return_value}")
+        function_type = ctypes.CFUNCTYPE(CK_ULONG)
         self._functions = {
-            name: function(address)
-            for name, address in zip(_FUNCTIONS, listed.contents.functions, strict=True)
+            name: function_type(address)
+            for name, address in zip(_FUNCTIONS, function_list.contents.functions, strict=True)
             if address is not None
         }
         self.sign_init, self.sign = (self._functions[name] for name in ("SignInit", "Sign"))
@@ -229,9 +236,9 @@ class Cryptoki:
             function = self._functions[name]
         except KeyError:
             raise CryptokiError(name, RETURN_VALUES["FUNCTION_NOT_SUPPORTED"]) from None
-        number = function(*arguments)
-        if number:
-            raise CryptokiError(name, number)
+        return_value = function(*arguments)
+        if return_value:
+            raise CryptokiError(name, return_value)
 
     def initialize(self, reserved: bytes | None, *, locking: bool) -> None:
         """Initialise the module; with `locking`, it may use OS locks. `reserved`: the parameter string for NSS."""
@@ -259,13 +266,13 @@ class Cryptoki:
         self._call("GetSlotList", ctypes.c_ubyte(1), found, ctypes.byref(count))
         return list(found[: count.value])
 
-    def slot(self, slot: int) -> SlotInfo:
+    def slot_info(self, slot: int) -> SlotInfo:
         """Return the information about a slot."""
         found = SlotInfo()
         self._call("GetSlotInfo", CK_ULONG(slot), ctypes.byref(found))
         return found
 
-    def token(self, slot: int) -> TokenInfo:
+    def token_info(self, slot: int) -> TokenInfo:
         """Return the current information about the token in a slot."""
         found = TokenInfo()
         self._call("GetTokenInfo", CK_ULONG(slot), ctypes.byref(found))
@@ -286,48 +293,48 @@ class Cryptoki:
         """Return whether the user is logged in to the session's token."""
         found = _SessionInfo()
         self._call("GetSessionInfo", CK_ULONG(session), ctypes.byref(found))
-        return found.state in (_RO_USER_FUNCTIONS, _RW_USER_FUNCTIONS)
+        return found.state in (CKS_RO_USER_FUNCTIONS, CKS_RW_USER_FUNCTIONS)
 
     def login(self, session: int, pin: bytes, user: int = CKU_USER) -> None:
         """Log the whole process in to the session's token; if `user` is context-specific, for one signature only."""
         self._call("Login", CK_ULONG(session), CK_ULONG(user), pin, CK_ULONG(len(pin)))
 
-    def find(self, session: int, template: Template) -> list[int]:
+    def find_objects(self, session: int, template: Template) -> list[int]:
         """Return the handles of all objects with these attributes."""
-        attributes, kept = _attributes(template)
+        attributes, buffers = _attribute_array(template)
         self._call("FindObjectsInit", CK_ULONG(session), attributes, CK_ULONG(len(template)))
         found: list[int] = []
         try:
-            some, count = (CK_ULONG * _MOST_OBJECTS)(), CK_ULONG()
+            handles, count = (CK_ULONG * _MAX_HANDLES)(), CK_ULONG()
             while True:
-                self._call("FindObjects", CK_ULONG(session), some, CK_ULONG(_MOST_OBJECTS), ctypes.byref(count))
+                self._call("FindObjects", CK_ULONG(session), handles, CK_ULONG(_MAX_HANDLES), ctypes.byref(count))
                 if not count.value:
                     return found
-                found += some[: count.value]
+                found += handles[: count.value]
         finally:
             self._call("FindObjectsFinal", CK_ULONG(session))
-            del kept
+            del buffers
 
-    def read(self, session: int, handle: int, types: Sequence[int]) -> dict[int, bytes]:
+    def read_attributes(self, session: int, handle: int, types: Sequence[int]) -> dict[int, bytes]:
         """Return the requested attributes that the object has and reveals."""
-        wanted = (_Attribute * len(types))(*(_Attribute(each, None, 0) for each in types))
-        self._read(session, handle, wanted)
-        shown = [each for each in wanted if each.length != UNAVAILABLE]
-        buffers = [ctypes.create_string_buffer(max(1, each.length)) for each in shown]
-        given = (_Attribute * len(shown))(
+        lengths = (_Attribute * len(types))(*(_Attribute(each, None, 0) for each in types))
+        self._get_attribute_values(session, handle, lengths)
+        available = [each for each in lengths if each.length != CK_UNAVAILABLE_INFORMATION]
+        buffers = [ctypes.create_string_buffer(max(1, each.length)) for each in available]
+        values = (_Attribute * len(available))(
             *(
                 _Attribute(each.type, ctypes.addressof(buffer), each.length)
-                for each, buffer in zip(shown, buffers, strict=True)
+                for each, buffer in zip(available, buffers, strict=True)
             )
         )
-        self._read(session, handle, given)
+        self._get_attribute_values(session, handle, values)
         return {
             each.type: buffer.raw[: each.length]
-            for each, buffer in zip(given, buffers, strict=True)
-            if each.length != UNAVAILABLE
+            for each, buffer in zip(values, buffers, strict=True)
+            if each.length != CK_UNAVAILABLE_INFORMATION
         }
 
-    def _read(self, session: int, handle: int, attributes: Any) -> None:
+    def _get_attribute_values(self, session: int, handle: int, attributes: Any) -> None:
         if not len(attributes):
             return
         try:
@@ -337,22 +344,22 @@ class Cryptoki:
             if error.name not in ("ATTRIBUTE_SENSITIVE", "ATTRIBUTE_TYPE_INVALID"):
                 raise
 
-    def create(self, session: int, template: Template) -> int:
+    def create_object(self, session: int, template: Template) -> int:
         """Create an object and return its handle."""
-        attributes, kept = _attributes(template)
+        attributes, buffers = _attribute_array(template)
         handle = CK_ULONG()
         self._call("CreateObject", CK_ULONG(session), attributes, CK_ULONG(len(template)), ctypes.byref(handle))
-        del kept
+        del buffers
         return handle.value
 
-    def destroy(self, session: int, handle: int) -> None:
+    def destroy_object(self, session: int, handle: int) -> None:
         """Delete an object."""
         self._call("DestroyObject", CK_ULONG(session), CK_ULONG(handle))
 
-    def generate(self, session: int, mechanism: int, public: Template, private: Template) -> tuple[int, int]:
+    def generate_key_pair(self, session: int, mechanism: int, public: Template, private: Template) -> tuple[int, int]:
         """Generate a key pair and return the handles of the public and the private key."""
-        public_attributes, kept = _attributes(public)
-        private_attributes, kept_too = _attributes(private)
+        public_attributes, public_buffers = _attribute_array(public)
+        private_attributes, private_buffers = _attribute_array(private)
         handles = CK_ULONG(), CK_ULONG()
         self._call(
             "GenerateKeyPair",
@@ -364,29 +371,29 @@ class Cryptoki:
             CK_ULONG(len(private)),
             *map(ctypes.byref, handles),
         )
-        del kept, kept_too
+        del public_buffers, private_buffers
         return handles[0].value, handles[1].value
 
 
-def text(padded: bytes) -> str:
+def decode_padded(padded: bytes) -> str:
     """Return a structure's text field without its padding."""
     return padded.rstrip(b"\0 ").decode(errors="replace")
 
 
-def _attributes(template: Template) -> tuple[Any, Iterable[object]]:
+def _attribute_array(template: Template) -> tuple[Any, Iterable[object]]:
     """Return the array of attributes and the buffers it points to, which must live as long as the array."""
-    values = [_octets(value) for value in template.values()]
+    values = [_encode_value(value) for value in template.values()]
     buffers = [ctypes.create_string_buffer(value, max(1, len(value))) for value in values]
-    made = (_Attribute * len(template))(
+    array = (_Attribute * len(template))(
         *(
-            _Attribute(number, ctypes.addressof(buffer), len(value))
-            for number, buffer, value in zip(template, buffers, values, strict=True)
+            _Attribute(attribute_type, ctypes.addressof(buffer), len(value))
+            for attribute_type, buffer, value in zip(template, buffers, values, strict=True)
         )
     )
-    return made, buffers
+    return array, buffers
 
 
-def _octets(value: Value) -> bytes:
+def _encode_value(value: AttributeValue) -> bytes:
     if isinstance(value, bytes):
         return value
     return bytes([value]) if isinstance(value, bool) else bytes(CK_ULONG(value))

@@ -11,18 +11,19 @@ from keyvouch.store import KeyUri, StoredKey
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import objects
 from keyvouch_pkcs11.cryptoki import CryptokiError
-from keyvouch_pkcs11.failures import UNDONE, as_error, told
-from keyvouch_pkcs11.mechanisms import Way, ways
-from keyvouch_pkcs11.token import PIN, Token
+from keyvouch_pkcs11.errors import UNSUPPORTED, as_keyvouch_error, translate_errors
+from keyvouch_pkcs11.mechanisms import SigningMethod, signing_methods
+from keyvouch_pkcs11.token import Token
+from keyvouch_pkcs11.uri_attributes import PIN_SOURCE
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from keyvouch.secrets import Secret, SecretResolver
 
-_LONGEST_SIGNATURE = 1024
+_MAX_SIGNATURE_SIZE = 1024
 """In bytes: that of RSA-8192."""
-_Buffer = ctypes.c_char * _LONGEST_SIGNATURE
+_Buffer = ctypes.c_char * _MAX_SIGNATURE_SIZE
 
 
 class Pkcs11Key(StoredKey):
@@ -31,78 +32,79 @@ class Pkcs11Key(StoredKey):
     def __init__(
         self,
         token: Token,
-        found: objects.PrivateObject,
+        key: objects.PrivateKeyObject,
         uri: KeyUri,
         certificate: Certificate | None,
         secrets: SecretResolver,
     ) -> None:
         self.uri = uri
-        self.public_key = objects.require_public_key(found, [certificate] if certificate else [])
-        self.chain = found.chain
-        self.exportable = found.exportable
+        self.public_key = objects.require_public_key(key, certificate)
+        self.chain = key.chain
+        self.exportable = key.exportable
         self._token = token
-        self._handle = found.handle
-        self._always_authenticate = found.always_authenticate
+        self._handle = key.handle
+        self._always_authenticate = key.always_authenticate
         self._secrets = secrets
-        self._ways: dict[Algorithm, list[Way]] = {}
-        """The mechanisms still to try for each algorithm; one that worked comes first."""
+        self._methods: dict[Algorithm, list[SigningMethod]] = {}
+        """The methods still to try for each algorithm; one that worked comes first."""
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         """Sign in one of the token's sessions. Remembers which of several mechanisms the token supports."""
-        token = (
-            self._token
-        )  # `told` and `token.session` would do the same but add a few microseconds to each P-256 signature
+        # `translate_errors` and `token.session` would do the same, but add a few microseconds to each P-256 signature.
+        token = self._token
         try:
-            session = token.take(timeout)
+            session = token.acquire_session(timeout)
         except CryptokiError as error:
-            raise as_error(error, "opening a session") from error
+            raise as_keyvouch_error(error, "opening a session") from error
         try:
-            signature = self._by_some_way(session, message, algorithm)
+            signature = self._sign_with_supported_method(session, message, algorithm)
         except CryptokiError as error:
-            token.close(session)
-            raise as_error(error, "signing") from error
+            token.close_session(session)
+            raise as_keyvouch_error(error, "signing") from error
         except BaseException:
-            token.close(session)
+            token.close_session(session)
             raise
-        token.put_back(session)
+        token.release_session(session)
         return signature
 
-    def _by_some_way(self, session: int, message: bytes, algorithm: Algorithm) -> bytes:
-        possible = self._ways.get(algorithm) or self._ways.setdefault(algorithm, ways(algorithm))
-        for number, way in enumerate(possible, 1):
+    def _sign_with_supported_method(self, session: int, message: bytes, algorithm: Algorithm) -> bytes:
+        methods = self._methods.get(algorithm) or self._methods.setdefault(algorithm, signing_methods(algorithm))
+        for number, method in enumerate(methods, 1):
             try:
-                signature = self._sign(session, way, message)
+                signature = self._sign_with(session, method, message)
             except CryptokiError as error:
-                if error.name not in UNDONE:
+                if error.name not in UNSUPPORTED:
                     raise
-                refusal = error
+                unsupported = error
                 continue
             if number > 1:
-                self._ways[algorithm] = possible[number - 1 :]
+                self._methods[algorithm] = methods[number - 1 :]
             return signature
         raise AlgorithmUnsupported(
-            f"The token does not sign {algorithm.name} with this key.", hint="Use another algorithm."
-        ) from refusal
+            f"The token does not support {algorithm.name} with this key.", hint="Use another algorithm."
+        ) from unsupported
 
-    def _sign(self, session: int, way: Way, message: bytes) -> bytes:
-        data = way.prepare(message)
+    def _sign_with(self, session: int, method: SigningMethod, message: bytes) -> bytes:
+        data = method.prepare(message)
         if not self._always_authenticate:
-            return self._call(session, way, data, None)
+            return self._call_sign(session, method, data, None)
         token = self._token
-        with self._secrets.attempt(self.uri, PIN, target=token.name, shows_failure=token.shows_failed_try) as pin:
-            return self._call(session, way, data, pin)
+        with self._secrets.attempt(
+            self.uri, PIN_SOURCE, target=token.name, shows_failure=token.shows_failed_login
+        ) as pin:
+            return self._call_sign(session, method, data, pin)
 
-    def _call(self, session: int, way: Way, data: bytes, pin: Secret | None) -> bytes:
+    def _call_sign(self, session: int, method: SigningMethod, data: bytes, pin: Secret | None) -> bytes:
         buffer = _Buffer()
-        length = ck.CK_ULONG(_LONGEST_SIGNATURE)
+        length = ck.CK_ULONG(_MAX_SIGNATURE_SIZE)
         with self._token.module as functions:
-            number = functions.sign_init(session, way.address, self._handle)
-            if number:
-                raise CryptokiError("SignInit", number)
+            return_value = functions.sign_init(session, method.address, self._handle)
+            if return_value:
+                raise CryptokiError("SignInit", return_value)
             if pin is not None:  # for this one signature (CKA_ALWAYS_AUTHENTICATE)
-                with told("logging in"):
+                with translate_errors("logging in"):
                     functions.login(session, pin.reveal().encode(), ck.CKU_CONTEXT_SPECIFIC)
-            number = functions.sign(session, data, len(data), buffer, ctypes.byref(length))
-        if number:
-            raise CryptokiError("Sign", number)
+            return_value = functions.sign(session, data, len(data), buffer, ctypes.byref(length))
+        if return_value:
+            raise CryptokiError("Sign", return_value)
         return buffer.raw[: length.value]

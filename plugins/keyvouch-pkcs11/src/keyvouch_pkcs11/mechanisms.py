@@ -26,6 +26,7 @@ _HASH_AND_SIGN = {
     "ES384": 0x1045,
     "ES512": 0x1046,
 }
+"""The mechanism that hashes on the token, such as CKM_SHA256_RSA_PKCS, by JOSE algorithm."""
 _HASHES = {"sha256": (0x250, 2, 32), "sha384": (0x260, 3, 48), "sha512": (0x270, 4, 64)}
 """For each hash: its mechanism, its mask generation function (CKG_MGF1_...), and its digest's size in bytes."""
 _DIGEST_INFO = {
@@ -36,8 +37,8 @@ _DIGEST_INFO = {
 """The DER prefix of the digest in PKCS#1 v1.5 (RFC 8017, section 9.2, note 1)."""
 
 
-class Way(NamedTuple):
-    """A method of signing: the mechanism, and how the message is prepared for the token."""
+class SigningMethod(NamedTuple):
+    """A mechanism, and how the message is prepared for it."""
 
     mechanism: Mechanism
     address: int
@@ -45,30 +46,32 @@ class Way(NamedTuple):
     prepare: Callable[[bytes], bytes]
 
 
-def ways(algorithm: Algorithm) -> list[Way]:
+def signing_methods(algorithm: Algorithm) -> list[SigningMethod]:
     """Return the methods of signing with this algorithm, the most widely supported first."""
     if algorithm.family == "EdDSA":
-        return [_way(_EDDSA, None, bytes)]
-    name = algorithm.hash_name
-    hashed = hashlib.new(name).copy
+        return [_method(_EDDSA, None, bytes)]
+    digest = _hash_function(algorithm.hash_name)
+    on_token = _HASH_AND_SIGN[algorithm.name]
+    if algorithm.family == "ECDSA":
+        return [_method(_ECDSA, None, digest), _method(on_token, None, bytes)]
+    if algorithm.family == "RSA-PSS":
+        parameters = PssParameters(*_HASHES[algorithm.hash_name])
+        return [_method(_RSA_PSS, parameters, digest), _method(on_token, parameters, bytes)]
+    prefix = _DIGEST_INFO[algorithm.hash_name]
+    return [_method(_RSA_PKCS, None, lambda message: prefix + digest(message)), _method(on_token, None, bytes)]
+
+
+def _hash_function(name: str) -> Callable[[bytes], bytes]:
+    copy = hashlib.new(name).copy  # copying is faster than making a new object by name
 
     def digest(message: bytes) -> bytes:
-        made = hashed()
-        made.update(message)
-        return made.digest()
+        state = copy()
+        state.update(message)
+        return state.digest()
 
-    if algorithm.family == "ECDSA":
-        return [_way(_ECDSA, None, digest), _way(_HASH_AND_SIGN[algorithm.name], None, bytes)]
-    if algorithm.family == "RSA-PSS":
-        parameters = PssParameters(*_HASHES[name])
-        return [_way(_RSA_PSS, parameters, digest), _way(_HASH_AND_SIGN[algorithm.name], parameters, bytes)]
-    prefix = _DIGEST_INFO[name]
-    return [
-        _way(_RSA_PKCS, None, lambda message: prefix + digest(message)),
-        _way(_HASH_AND_SIGN[algorithm.name], None, bytes),
-    ]
+    return digest
 
 
-def _way(number: int, parameters: PssParameters | None, prepare: Callable[[bytes], bytes]) -> Way:
-    mechanism = Mechanism(number, parameters)
-    return Way(mechanism, ctypes.addressof(mechanism), prepare)
+def _method(mechanism_type: int, parameters: PssParameters | None, prepare: Callable[[bytes], bytes]) -> SigningMethod:
+    mechanism = Mechanism(mechanism_type, parameters)
+    return SigningMethod(mechanism, ctypes.addressof(mechanism), prepare)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from keyvouch.algorithms import key_type
 from keyvouch.certificate import check_chain, parse_subject, self_signed, spki_sha256
 from keyvouch.errors import (
     ConfigurationError,
     KeyNotFound,
     KeyUnusable,
-    NotSupported,
     SessionLost,
     StoreUnavailable,
 )
@@ -29,19 +27,31 @@ from keyvouch.store import (
     KeyUri,
     ListsKeys,
     ListsTokens,
+    ProcessLocal,
     StoredKey,
     TokenInfo,
     choose_one,
 )
-from keyvouch.uri import parse_flag
-from keyvouch_pkcs11 import cryptoki as ck
-from keyvouch_pkcs11 import objects, writing
+from keyvouch_pkcs11 import objects, templates
 from keyvouch_pkcs11.cryptoki import CryptokiError
-from keyvouch_pkcs11.failures import UNDONE, told
+from keyvouch_pkcs11.errors import translate_errors, unsupported_key_type
 from keyvouch_pkcs11.key import Pkcs11Key
-from keyvouch_pkcs11.locations import locate
-from keyvouch_pkcs11.module import Module, facts_of_library, module_at
-from keyvouch_pkcs11.token import OWN_TIMEOUT, PIN, Token, facts_of
+from keyvouch_pkcs11.module import Module, load_module
+from keyvouch_pkcs11.module_lookup import find_module
+from keyvouch_pkcs11.token import DEFAULT_TIMEOUT, Token
+from keyvouch_pkcs11.uri_attributes import (
+    ATTRIBUTES,
+    LIBRARY_ATTRIBUTES,
+    PIN_SOURCE,
+    TOKEN_ATTRIBUTES,
+    library_attributes,
+    matches,
+    module_uri,
+    pinned_uri,
+    token_attributes,
+    token_uri,
+)
+from keyvouch_pkcs11.write_session import new_identifiers, write_session
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -51,31 +61,10 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import PrivateKey
     from keyvouch.secrets import SecretResolver
 
-_TOKEN = ("token", "manufacturer", "serial", "model", "slot-id", "slot-description", "slot-manufacturer")
-_LIBRARY = ("library-manufacturer", "library-description", "library-version")
-_UNMADE = UNDONE | {"ATTRIBUTE_VALUE_INVALID", "CURVE_NOT_SUPPORTED", "KEY_SIZE_RANGE"}
-"""Return values of a token that cannot generate or import a type of key."""
 
-
-def _type(octets: bytes) -> str:
-    if octets != b"private":
-        raise ValueError("keys are private: leave it out")
-    return "private"
-
-
-def _pin_source(octets: bytes) -> str:
-    """Return a secret reference for a pin-source of RFC 7512 (section 2.4): a file path or URI, or | and a command."""
-    text = octets.decode()
-    if text.startswith("|"):
-        return f"command:{text[1:]}"
-    if text.startswith("file:///"):
-        return f"file:{text.removeprefix('file://')}"
-    return f"file:{text}" if text.startswith("/") else text
-
-
-class _Chosen(NamedTuple):
+class _SelectedKey(NamedTuple):
     token: Token
-    key: objects.PrivateObject
+    key: objects.PrivateKeyObject
     uri: KeyUri
     """Pinned."""
     settles_at: dt.datetime | None
@@ -84,119 +73,82 @@ class _Chosen(NamedTuple):
 class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys):
     """Keys on PKCS#11 tokens: `pkcs11:token=prod;object=app?module-path=/usr/lib/libmodule.so&pin-source=env:HSM_PIN`.
 
-    The URI is that of RFC 7512. Its module is the connection; a token is logged in to when a key of it is opened.
+    The URI follows RFC 7512. keyvouch initialises each module once, and logs in to a token when the first of its keys
+    is opened.
     """
 
-    attributes: ClassVar[tuple[Attribute, ...]] = (
-        Attribute("token", "the token's label"),
-        Attribute("manufacturer", "of the token"),
-        Attribute("serial", "of the token"),
-        Attribute("model", "of the token"),
-        Attribute("slot-id", "the number of its slot; it may be another after a restart"),
-        Attribute("slot-description", "of its slot"),
-        Attribute("slot-manufacturer", "of its slot"),
-        Attribute("library-manufacturer", "of the module"),
-        Attribute("library-description", "of the module"),
-        Attribute("library-version", "of the module: 2.6"),
-        Attribute("object", "the key's label (CKA_LABEL)", parse=bytes),
-        Attribute("id", "the key's CKA_ID: octets, as %01%A2", parse=bytes),
-        Attribute("type", "private, and nothing else", parse=_type),
-        Attribute("module-path", "the module's file", query=True, connection=True, parse=os.fsdecode),
-        Attribute("module-name", "the module, by the name that p11-kit knows", query=True, connection=True),
-        Attribute(
-            "serialise",
-            "true: one call at a time, for a module that is not thread-safe",
-            query=True,
-            connection=True,
-            default=False,
-            parse=parse_flag,
-        ),
-        Attribute(
-            PIN,
-            "the PIN: a reference, or as RFC 7512 has it a file's path, or | and a program",
-            query=True,
-            secret=True,
-            lockout=True,
-            parse=_pin_source,
-        ),
-        Attribute("x-*", "a vendor's own: kept, and not looked at", query=True),
-    )
+    attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         self._uri = uri
         self._secrets = secrets
         self._module: Module | None = None
-        self._epoch = 0
-        self._process = 0
+        self._epoch = ProcessLocal[int]()
+        """The module's epoch at the last `connect`."""
 
     def connect(self, *, timeout: float) -> None:  # noqa: ARG002 - a module cannot be interrupted
-        """Initialise the module, or give up all log-ins; `open` logs in to tokens."""
+        """Initialise the module, or discard all log-ins; `open` logs in to tokens."""
         if self._module is None:
-            self._module = module_at(locate(self._uri))
-        known = self._epoch if self._process == os.getpid() else None
-        self._epoch = self._module.connect(known, serialise=self._uri.get("serialise"))
-        self._process = os.getpid()
+            self._module = load_module(find_module(self._uri))
+        previous = None
+        with contextlib.suppress(SessionLost):  # raised if this process has not connected before
+            previous = self._epoch.get()
+        self._epoch.set(self._module.connect(previous, serialise=self._uri.get("serialise")))
 
     def close(self) -> None:
         """Log out if nothing else in this process uses the module."""
         module, self._module = self._module, None
-        if module is not None and self._process == os.getpid():
+        if self._epoch.take() is not None and module is not None:
             module.release()
-        self._process = 0
 
     def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:
         """Log in to the token if the URI has a PIN, and find the key."""
-        chosen = self._choose(uri, certificate, timeout)
-        if not chosen.key.signs:
+        selected = self._select(uri, certificate, timeout)
+        if not selected.key.can_sign:
             raise KeyUnusable(
-                "The key may not sign (CKA_SIGN).", hint="Make one that may: `keyvouch new`.", uri=chosen.uri
+                "The key is not permitted to sign (CKA_SIGN is false).",
+                hint="Create a key that is: `keyvouch new`.",
+                uri=selected.uri,
             )
-        key = Pkcs11Key(chosen.token, chosen.key, chosen.uri, certificate, self._secrets)
-        key.settles_at = chosen.settles_at
+        key = Pkcs11Key(selected.token, selected.key, selected.uri, certificate, self._secrets)
+        key.settles_at = selected.settles_at
         return key
 
     def tokens(self, uri: KeyUri) -> list[TokenInfo]:
         """Return the tokens, with the information they show without a log-in."""
         found = []
-        for token in self._tokens(uri):
-            with told("asking for the token"):
-                state = token.state()
-            described = ", ".join(filter(None, (token.facts["manufacturer"], token.facts["model"], *state)))
-            found.append(TokenInfo(_of_token(uri, token).replace({"object": None, "id": None}), described))
+        for token in self._matching_tokens(uri):
+            with translate_errors("reading the token's flags"):
+                pin_state = token.pin_state()
+            attributes = token.uri_attributes
+            described = ", ".join(filter(None, (attributes["manufacturer"], attributes["model"], *pin_state)))
+            found.append(TokenInfo(token_uri(uri, attributes).replace({"object": None, "id": None}), described))
         return found
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys that the tokens show, after a log-in if the URI has a PIN."""
         digest = uri.get("spki-sha256")
-        shown = [(token, each) for token, each in self._search(uri, OWN_TIMEOUT) if each.public_key is not None]
-        listed = [self._info(uri, token, each, None) for token, each in shown]
+        found = [(token, each) for token, each in self._search(uri, DEFAULT_TIMEOUT) if each.public_key is not None]
+        listed = [_key_info(uri, token, each, None) for token, each in found]
         return [info for info in listed if digest in (None, info.spki_sha256)]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         """Generate a key, not exportable unless the spec says so, and its self-signed certificate."""
         parse_subject(spec.subject)
-        mechanism, of_public = objects.generation(spec.key_type)
-        token = self._one_token(uri)
-        place = writing.free_place(uri, token, further=spec.further)
-        public = {**place.attributes, ck.CKA_PRIVATE: False, ck.CKA_VERIFY: True, **of_public}
-        private = {**place.attributes, **writing.protection(exportable=spec.exportable)}
-        with told("making a key", performed=True), writing.session(token) as session:
-            try:
-                with token.module as functions:
-                    session.made += functions.generate(session.handle, mechanism, public, private)
-            except CryptokiError as error:
-                if error.name in _UNMADE:
-                    raise NotSupported(
-                        f"The token makes no {spec.key_type}.", hint="Make RSA-2048, or P-256."
-                    ) from error
-                raise
-            with token.module as functions:
-                made = objects.described(functions, session.handle, session.made[-1])
-            public_key = objects.require_public_key(made, [])
-            pinned = _pinned(uri, token, made, spki_sha256(public_key))
-            key = Pkcs11Key(token, made, pinned, None, self._secrets)
-            signing = wrap(public_key, lambda *what: key.sign(*what, timeout=OWN_TIMEOUT))
-            session.write_chain([self_signed(signing, spec.subject, spec.days)], place)
+        mechanism, key_attributes = templates.generation(spec.key_type)
+        token = self._token_to_write(uri)
+        identifiers = new_identifiers(uri, token, further=spec.further)
+        public = templates.public_key_template(identifiers, key_attributes)
+        private = templates.private_key_template(identifiers, {}, exportable=spec.exportable)
+        with translate_errors("generating a key", performed=True), write_session(token) as session:
+            with unsupported_key_type(f"The token cannot generate {spec.key_type} keys.", "Use RSA-2048 or P-256."):
+                handle = session.generate_key_pair(mechanism, public, private)
+            generated = session.read_private_key(handle)
+            public_key = objects.require_public_key(generated, None)
+            pinned = pinned_uri(uri, token.uri_attributes, generated, spki_sha256(public_key))
+            key = Pkcs11Key(token, generated, pinned, None, self._secrets)
+            signing = wrap(public_key, lambda *what: key.sign(*what, timeout=DEFAULT_TIMEOUT))
+            session.write_chain([self_signed(signing, spec.subject, spec.days)], identifiers)
         return pinned
 
     def import_key(
@@ -204,167 +156,131 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
     ) -> KeyUri:
         """Write the key and its chain to the token."""
         check_chain(chain, key.public_key())
-        of_private, of_public = objects.importable(key)
-        token = self._one_token(uri)
-        place = writing.free_place(uri, token, further=False)
-        protection = writing.protection(exportable=exportable)
-        private = {ck.CKA_CLASS: ck.CKO_PRIVATE_KEY, **place.attributes, **protection, **of_private}
-        visible = {ck.CKA_PRIVATE: False, ck.CKA_VERIFY: True}
-        public = {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, **place.attributes, **visible, **of_public}
-        with told("importing a key", performed=True), writing.session(token) as session:
-            try:
-                session.create(private)
-            except CryptokiError as error:
-                if error.name in _UNMADE:
-                    raise NotSupported(
-                        "The token takes no such key from elsewhere.", hint="Make one there: `keyvouch new`."
-                    ) from error
-                raise
+        private_attributes, public_attributes = templates.imported_key(key)
+        token = self._token_to_write(uri)
+        identifiers = new_identifiers(uri, token, further=False)
+        private = templates.private_key_template(identifiers, private_attributes, exportable=exportable)
+        public = templates.public_key_template(identifiers, public_attributes)
+        with translate_errors("importing a key", performed=True), write_session(token) as session:
+            with unsupported_key_type(
+                "The token cannot import this key.", "Generate one on the token: `keyvouch new`."
+            ):
+                handle = session.create(private)
             session.create(public)
-            session.write_chain(chain, place)
-            with token.module as functions:
-                made = objects.described(functions, session.handle, session.made[0])
-        return _pinned(uri, token, made, spki_sha256(key.public_key()))
+            session.write_chain(chain, identifiers)
+            imported = session.read_private_key(handle)
+        return pinned_uri(uri, token.uri_attributes, imported, spki_sha256(key.public_key()))
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
         """Write the chain for the key, replacing its current certificate."""
-        token, key, pinned, _ = self._choose(uri, chain[0], OWN_TIMEOUT)
-        check_chain(chain, objects.require_public_key(key, chain))
-        with told("writing a certificate", performed=True), writing.session(token) as session:
-            with token.module as functions:
-                former = objects.certificate_objects(functions, session.handle, {ck.CKA_ID: key.id})
-            session.write_chain(chain, writing.Place(key.id, key.label))
-            session.destroy(*(handle for handle, _ in former))
+        token, key, pinned, _ = self._select(uri, chain[0], DEFAULT_TIMEOUT)
+        check_chain(chain, objects.require_public_key(key, chain[0]))
+        with translate_errors("writing a certificate", performed=True), write_session(token) as session:
+            replaced = session.find_certificates(key.id)
+            session.write_chain(chain, templates.KeyIdentifiers(key.id, key.label))
+            session.destroy(*replaced)
         return pinned
 
     def delete(self, uri: KeyUri) -> None:
         """Delete the key, its public key and its certificate; leave those of another key with the same id."""
-        token, key, _, _ = self._choose(uri, None, OWN_TIMEOUT)
-        with told("deleting a key", performed=True), writing.session(token) as session:
-            with token.module as functions:
-                beside = objects.belongings(functions, session.handle, key)
-            session.destroy(key.handle, *beside)
+        token, key, _, _ = self._select(uri, None, DEFAULT_TIMEOUT)
+        with translate_errors("deleting a key", performed=True), write_session(token) as session:
+            session.destroy(key.handle, *session.find_public_objects(key))
 
     # Tokens and their objects.
 
-    def _connected(self) -> Module:
-        if self._module is None or self._process != os.getpid() or self._module.epoch != self._epoch:
-            raise SessionLost("The module's log-ins were given up.", hint="Try again.", performed=False)
-        return self._module
+    def _connected_module(self) -> Module:
+        module = self._module
+        if module is None or not module.is_current(self._epoch.get()):
+            raise SessionLost("The connection to the module was reset.", hint="Try again.", performed=False)
+        return module
 
-    def _tokens(self, uri: KeyUri) -> list[Token]:
+    def _matching_tokens(self, uri: KeyUri) -> list[Token]:
         """Return the tokens that match the URI; skip slots that cannot be read."""
-        module = self._connected()
-        with told("looking for tokens"), module as functions:
-            library = facts_of_library(functions)
-            slots = functions.slots() if _matches(uri, library, _LIBRARY) else []
+        module = self._connected_module()
+        with translate_errors("listing the tokens"), module as functions:
+            library = library_attributes(functions)
+            slots = functions.slots() if matches(uri, library, LIBRARY_ATTRIBUTES) else []
         found = []
         for slot in slots:
             try:
-                facts = facts_of(module, slot)
+                with module as functions:
+                    attributes = token_attributes(functions, slot)
             except CryptokiError:
                 continue
-            if facts and _matches(uri, facts, _TOKEN):
-                with module.lock:
-                    if module.epoch != self._epoch:
-                        break
-                    token = module.tokens.get(slot)
-                    if token is None or token.facts != facts:
-                        token = module.tokens[slot] = Token(module, slot, facts)
+            if attributes and matches(uri, attributes, TOKEN_ATTRIBUTES):
+                token = module.token(slot, attributes, self._epoch.get())
+                if token is None:
+                    break
                 found.append(token)
-        self._connected()
+        self._connected_module()
         return found
 
-    def _one_token(self, uri: KeyUri) -> Token:
+    def _token_to_write(self, uri: KeyUri) -> Token:
         """Return the one token to write to, logged in. Raises `StoreUnavailable`."""
-        found = self._tokens(uri)
+        found = self._matching_tokens(uri)
         if not found:
             raise _no_token(uri)
         if len(found) > 1:
             raise _several_tokens(uri, found)
-        found[0].log_in(uri, self._secrets, OWN_TIMEOUT)
-        found[0].require_log_in(uri, OWN_TIMEOUT)
+        found[0].log_in(uri, self._secrets, DEFAULT_TIMEOUT)
+        found[0].require_login(uri, DEFAULT_TIMEOUT)
         return found[0]
 
-    def _search(self, uri: KeyUri, timeout: float) -> list[tuple[Token, objects.PrivateObject]]:
-        tokens = self._tokens(uri)
+    def _search(self, uri: KeyUri, timeout: float) -> list[tuple[Token, objects.PrivateKeyObject]]:
+        """Return the keys that match the URI, each with its token, after a log-in if the URI has a PIN."""
+        tokens = self._matching_tokens(uri)
         if not tokens:
             raise _no_token(uri)
-        if len(tokens) > 1 and PIN in uri:  # never try a PIN on a token it is not meant for
+        if len(tokens) > 1 and PIN_SOURCE in uri:  # never try a PIN on a token it is not meant for
             raise _several_tokens(uri, tokens)
         found = []
         for token in tokens:
             token.log_in(uri, self._secrets, timeout)
-            with told("looking for keys"), token.session(timeout) as session, self._connected() as functions:
-                listed = objects.private_objects(functions, session, identity=uri.get("id"), label=uri.get("object"))
-            if not listed and token.is_logged_in:
-                token.require_log_in(uri, timeout)
-            found += [(token, each) for each in listed]
+            keys = self._keys_on(token, uri, timeout)
+            if not keys and token.is_logged_in:
+                token.require_login(uri, timeout)
+            found += [(token, each) for each in keys]
         return found
 
-    def _choose(self, uri: KeyUri, certificate: Certificate | None, timeout: float) -> _Chosen:
+    def _keys_on(self, token: Token, uri: KeyUri, timeout: float) -> list[objects.PrivateKeyObject]:
+        with (
+            translate_errors("searching for keys"),
+            token.session(timeout) as session,
+            self._connected_module() as functions,
+        ):
+            return objects.find_private_keys(functions, session, key_id=uri.get("id"), label=uri.get("object"))
+
+    def _select(self, uri: KeyUri, certificate: Certificate | None, timeout: float) -> _SelectedKey:
         """Return the one key that the URI selects. Raises `KeyNotFound`, `SecretRequired`, and as `choose_one`."""
         found = self._search(uri, timeout)
         if not found:
-            for token in self._tokens(uri):
-                token.require_log_in(uri, timeout)
+            for token in self._matching_tokens(uri):
+                token.require_login(uri, timeout)
             raise KeyNotFound(
                 f"No key matches {uri}.",
-                hint=f"List what is there: keyvouch keys --key {uri.replace({'object': None, 'id': None}).quoted}.",
+                hint=f"List the keys: keyvouch keys --key {uri.replace({'object': None, 'id': None}).quoted}.",
                 uri=uri,
             )
-        infos = [self._info(uri, token, each, certificate) for token, each in found]
+        infos = [_key_info(uri, token, each, certificate) for token, each in found]
         info, settles_at = choose_one(uri, infos, certificate)
-        return _Chosen(*found[infos.index(info)], info.uri, settles_at)
-
-    def _info(
-        self, uri: KeyUri, token: Token, found: objects.PrivateObject, certificate: Certificate | None
-    ) -> KeyInfo:
-        public_key = objects.require_public_key(found, [certificate] if certificate else [])
-        digest = spki_sha256(public_key)
-        leaf = found.chain[0] if found.chain else None
-        return KeyInfo(
-            _pinned(uri, token, found, digest),
-            key_type(public_key),
-            digest,
-            subject=leaf.subject.rfc4514_string() if leaf else None,
-            not_before=leaf.not_valid_before_utc if leaf else None,
-            not_after=leaf.not_valid_after_utc if leaf else None,
-            exportable=found.exportable,
-            has_certificate=leaf is not None,
-        )
+        return _SelectedKey(*found[infos.index(info)], info.uri, settles_at)
 
 
-def _of_token(uri: KeyUri, token: Token) -> KeyUri:
-    return uri.replace({each: token.facts[each] for each in ("token", "serial")})
-
-
-def _pinned(uri: KeyUri, token: Token, found: objects.PrivateObject, digest: str) -> KeyUri:
-    return _of_token(uri, token).replace(
-        {
-            "object": found.label or None,
-            "id": found.id or None,
-            "spki-sha256": digest,
-            "select": None,
-            "settle": None,
-        }
-    )
-
-
-def _matches(uri: KeyUri, facts: dict[str, str], names: Sequence[str]) -> bool:
-    """Return whether the URI agrees with these facts, as far as it gives them (RFC 7512, section 2.5)."""
-    return all(uri.get(each) in (None, facts[each]) for each in names)
+def _key_info(uri: KeyUri, token: Token, key: objects.PrivateKeyObject, certificate: Certificate | None) -> KeyInfo:
+    public_key = objects.require_public_key(key, certificate)
+    exact = pinned_uri(uri, token.uri_attributes, key, spki_sha256(public_key))
+    return KeyInfo.from_chain(exact, public_key, key.chain, exportable=key.exportable)
 
 
 def _several_tokens(uri: KeyUri, tokens: Sequence[Token]) -> ConfigurationError:
-    names = "\n".join(f"  token={token.facts['token']};serial={token.facts['serial']}" for token in tokens)
-    return ConfigurationError(f"{len(tokens)} tokens match {uri}.", hint=f"Say which:\n{names}", uri=uri)
+    names = "\n".join(f"  token={each.label};serial={each.uri_attributes['serial']}" for each in tokens)
+    return ConfigurationError(f"{len(tokens)} tokens match {uri}.", hint=f"Select one:\n{names}", uri=uri)
 
 
 def _no_token(uri: KeyUri) -> StoreUnavailable:
-    module = uri.replace(dict.fromkeys((*_TOKEN, *_LIBRARY, "object", "id", "spki-sha256", PIN)))
     return StoreUnavailable(
         f"No token matches {uri}.",
-        hint=f"Plug it in, or see which there are: keyvouch keys --key {module.quoted}",
+        hint=f"Connect the token, or list the tokens: keyvouch keys --key {module_uri(uri).quoted}",
         uri=uri,
     )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from keyvouch.algorithms import Algorithm
 from keyvouch.errors import KeyNotFound, KeyUnusable
 from keyvouch.store import StoredKey
-from keyvouch_vault.failures import policy
-from keyvouch_vault.replies import Signature
-from keyvouch_vault.transit import Place, signature_of
+from keyvouch_vault.errors import policy_hint
+from keyvouch_vault.responses import Signature
+from keyvouch_vault.transit import KeyPath, decode_signature
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
     from keyvouch_vault.session import Session
 
-_FIELDS = {
+_PARAMETERS = {
     "RSA-PSS": {"signature_algorithm": "pss", "salt_length": "hash"},  # the server's default is the longest salt
     "RSA-PKCS1": {"signature_algorithm": "pkcs1v15"},
     "ECDSA": {},
@@ -29,7 +29,7 @@ _FIELDS = {
 
 
 class VaultKey(StoredKey):
-    """One version of a key, which signs with the log-in it was opened with."""
+    """One version of a key, which signs with the session it was opened with."""
 
     remote = True
 
@@ -47,28 +47,28 @@ class VaultKey(StoredKey):
         self.chain = chain
         self.exportable = exportable
         self._session = session
-        self._place = Place(uri.get("mount"), uri.get("key"))
+        self._path = KeyPath.of(uri)
         self._version: int = uri.get("version")
-        self._needs = policy(self._place.signing, "update")
+        self._denied_hint = policy_hint(self._path.sign_path, "update")
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         """Sign on the server. The message is hashed locally and only its digest is sent, except for EdDSA."""
-        fields: dict[str, object] = {**_FIELDS[algorithm.family]}
+        parameters: dict[str, object] = {**_PARAMETERS[algorithm.family]}
         if algorithm.hash_name:
             message = hashlib.new(algorithm.hash_name, message).digest()
-            fields.update(prehashed=True, hash_algorithm=f"sha2-{algorithm.hash_name.removeprefix('sha')}")
+            parameters.update(prehashed=True, hash_algorithm=f"sha2-{algorithm.hash_name.removeprefix('sha')}")
         try:
-            with self._session.asking(timeout, "signing", self._needs) as client:
-                reply = client.secrets.transit.sign_data(
-                    self._place.key,
+            with self._session.authenticated(timeout, "sign", self._denied_hint) as client:
+                response = client.secrets.transit.sign_data(
+                    self._path.name,
                     hash_input=base64.b64encode(message).decode(),
                     key_version=self._version,
                     marshaling_algorithm="jws",  # r||s for ECDSA, as in JOSE
-                    mount_point=self._place.mount,
-                    **fields,
+                    mount_point=self._path.mount,
+                    **parameters,
                 )
         except KeyNotFound as error:
             raise KeyUnusable(
-                "The key, or this version of it, was deleted.", hint="Make another, and open it: `keyvouch new`."
+                "The key or this version of it was deleted.", hint="Create another, and open it: `keyvouch new`."
             ) from error
-        return signature_of(reply.data_as(Signature).signature, self._version)
+        return decode_signature(response.data_as(Signature).signature, self._version)

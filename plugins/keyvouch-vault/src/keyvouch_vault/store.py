@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +19,6 @@ from keyvouch.errors import (
     KeyNotFound,
     KeyUnusable,
     NotSupported,
-    SessionLost,
 )
 from keyvouch.https import OWN_TIMEOUT, is_loopback
 from keyvouch.private_key import wrap
@@ -35,123 +33,94 @@ from keyvouch.store import (
     KeyStore,
     KeyUri,
     ListsKeys,
+    ProcessLocal,
     StoredKey,
     choose_one,
 )
 from keyvouch_vault import transit
-from keyvouch_vault.addresses import ATTRIBUTES, NEEDED, is_name
-from keyvouch_vault.failures import policy, told
+from keyvouch_vault.attributes import ATTRIBUTES, REQUIRED_BY_METHOD, is_valid_name
+from keyvouch_vault.auth_methods import AuthMethod, client_certificate
+from keyvouch_vault.errors import policy_hint, translate_errors
 from keyvouch_vault.key import VaultKey
-from keyvouch_vault.logins import LogIn, client_certificate
-from keyvouch_vault.replies import Names
+from keyvouch_vault.responses import KeyNames
 from keyvouch_vault.session import Session
-from keyvouch_vault.transit import FoundKey, Place, Version
+from keyvouch_vault.transit import KeyPath, KeyVersion, TransitKey
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import PrivateKey
     from keyvouch.secrets import SecretResolver
-    from keyvouch_vault.replies import Reply
 
-_PROBE = b"keyvouch: does this certificate belong to the key?"
+_TEST_MESSAGE = b"keyvouch: does this certificate belong to the key?"
 
 
 class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys):
     """Keys in transit: `vault:address=https://vault:8200;mount=transit;key=app;version=3?auth=token&token=env:TOKEN`.
 
-    A key without version is a family: the version that the certificate belongs to, else the newest that has settled.
-    To sign, a policy has to allow `update` of `transit/sign/app`; to find version and public key, `read` of
-    `transit/keys/app`, which the URI may spare by `version=` and `certificate-file=`.
+    Without `version`, the version that the certificate belongs to is selected, else the newest that has settled.
+    A policy must allow `update` of `transit/sign/app`, to sign, and `read` of `transit/keys/app`, to find the version
+    and its public key. The latter is not needed if the URI has `version=` and `certificate-file=`.
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
-        address, method = uri.get("address"), uri.get("auth")
-        if not address:
-            raise ConfigurationError("The server's address is missing.", hint="Write address=, or set VAULT_ADDR.")
-        if not method:
-            raise ConfigurationError(
-                "The URI does not say how to log in.", hint="Write auth=approle after the `?`, or another method."
-            )
-        needed = ("scope",) if method == "jwt" and "profile" in uri else NEEDED[method]
-        if missing := [name for name in needed if name not in uri]:
-            raise ConfigurationError(f"auth={method} needs {', '.join(missing)}.", hint="Add it after the `?`.")
-        if method == "none" and not is_loopback(address):
-            raise ConfigurationError(
-                "auth=none is for a local proxy that logs in by itself.", hint="Write its address on loopback."
-            )
+        _check_login_attributes(uri)
         self._uri = uri
         self._secrets = secrets
-        self._log_in = LogIn(uri, secrets)
-        self._session: Session | None = None
-        self._process = 0
+        self._auth_method = AuthMethod(uri, secrets)
+        self._session = ProcessLocal[Session]()
 
     def connect(self, *, timeout: float) -> None:
-        """Log in; keys that are already open keep their own log-in."""
+        """Log in; keys that are already open keep their own session."""
         proxy_credentials = self._secrets.proxy_credentials(self._uri.get("proxy-credentials"))
-        session = Session(self._uri, self._log_in, client_certificate(self._uri, self._secrets), proxy_credentials)
-        session.begin(timeout)
-        self._session, self._process = session, os.getpid()
-        self._changing = threading.Lock()
+        certificate = client_certificate(self._uri, self._secrets)
+        session = Session(self._uri, self._auth_method, certificate, proxy_credentials)
+        session.log_in(timeout)
+        self._session.set(session)
+        self._change_lock = threading.Lock()
 
     def close(self) -> None:
-        """Revoke the token if it was created for this log-in, and close the connections."""
-        session, self._session = self._session, None
-        if session is not None and self._process == os.getpid():
-            session.end()
+        """Revoke the token if it was created by the login, and close the connections."""
+        if session := self._session.take():
+            session.close()
 
     def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:
         """Open the version that the URI selects; without read permission, `version=` and the certificate are enough."""
-        session = self._connected()
+        session = self._session.get()
         try:
-            version, pinned, settles_at = self._choose(uri, certificate, timeout)
+            version, pinned_uri, settles_at = self._choose_version(uri, certificate, timeout)
         except AccessDenied:
             if certificate is None or "version" not in uri:
                 raise
-            return _by_certificate(session, uri, certificate, timeout)
-        key = VaultKey(session, pinned, version.public_key, version.chain, exportable=version.exportable)
+            return _open_without_reading(session, uri, certificate, timeout)
+        key = VaultKey(session, pinned_uri, version.public_key, version.chain, exportable=version.exportable)
         key.settles_at = settles_at
         return key
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the versions that may sign, of the key or of all keys in the mount."""
-        names = [uri.get("key")] if "key" in uri else self._names(uri)
-        listed = []
+        names = [uri.get("key")] if "key" in uri else self._list_names(uri)
+        infos = []
         for name in names:
-            named = uri.replace({"key": name})
+            key_uri = uri.replace({"key": name})
             with contextlib.suppress(*(() if "key" in uri else (KeyUnusable, KeyNotFound))):  # keys that cannot sign
-                listed += [each.info(named) for each in self._versions(named, OWN_TIMEOUT)]
+                infos += [version.info(key_uri) for version in self._read_versions(key_uri, OWN_TIMEOUT)]
         digest = uri.get("spki-sha256")
-        return [info for info in listed if digest in (None, info.spki_sha256)]
+        return [info for info in infos if digest in (None, info.spki_sha256)]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         """Create a key, or with `further` its next version, and its certificate if the server can store it."""
         parse_subject(spec.subject)
-        place = _place(uri)
-        with self._change("making a key", place.path(), "create", "update", "read") as client:
-            found = self._found(client, place)
-            if found is None:
-                reply = client.secrets.transit.create_key(
-                    place.key,
-                    exportable=spec.exportable,
-                    key_type=transit.TYPES[spec.key_type],
-                    mount_point=place.mount,
-                )
-                if uri.get("deletion-allowed"):
-                    client.secrets.transit.update_key_configuration(
-                        place.key, deletion_allowed=True, mount_point=place.mount
-                    )
-            else:
-                _require_rotatable(uri, spec, found)
-                reply = client.secrets.transit.rotate_key(place.key, mount_point=place.mount)
-            newest = _newest(client, place, reply)
-            pinned = newest.info(uri).uri
-            key = VaultKey(self._connected(), pinned, newest.public_key)
-            signing = wrap(newest.public_key, lambda *what: key.sign(*what, timeout=OWN_TIMEOUT))
-            _certify(client, place, newest.number, [self_signed(signing, spec.subject, spec.days)])
-        return pinned
+        path = KeyPath.of(uri)
+        with self._change("create the key", path.api_path(), "create", "update", "read") as client:
+            version = _create_version(client, path, uri, spec)
+            pinned_uri = version.info(uri).uri
+            key = VaultKey(self._session.get(), pinned_uri, version.public_key)
+            private_key = wrap(version.public_key, lambda *arguments: key.sign(*arguments, timeout=OWN_TIMEOUT))
+            _store_certificate(client, path, version.number, [self_signed(private_key, spec.subject, spec.days)])
+        return pinned_uri
 
     def import_key(
         self, uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False
@@ -159,173 +128,206 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
         """Import a key, wrapped for the server; its later versions are created on the server."""
         check_chain(chain, key.public_key())
         if key_type(key) not in transit.TYPES:
-            raise NotSupported(f"Transit takes no {key_type(key)}.", hint=f"It takes {', '.join(transit.TYPES)}.")
-        place = _place(uri)
-        with self._change("importing a key", place.path("import"), "create", "update") as client:
-            if self._found(client, place) is not None:
-                raise _exists(uri)
-            transit.import_key(client, place, key, exportable=exportable)
-            if uri.get("deletion-allowed"):
-                client.secrets.transit.update_key_configuration(
-                    place.key, deletion_allowed=True, mount_point=place.mount
-                )
+            raise NotSupported(
+                f"Transit does not support the key type {key_type(key)}.", hint=f"Use {', '.join(transit.TYPES)}."
+            )
+        path = KeyPath.of(uri)
+        with self._change("import the key", path.api_path("import"), "create", "update") as client:
+            if _read_key(client, path) is not None:
+                raise _key_exists(uri)
+            transit.import_key(client, path, key, exportable=exportable)
+            _apply_deletion_allowed(client, path, uri)
             if chain:
-                _certify(client, place, 1, chain)
-        return transit.pinned(uri, 1, spki_sha256(key.public_key()))
+                _store_certificate(client, path, 1, chain)
+        return transit.pinned_uri(uri, 1, spki_sha256(key.public_key()))
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
         """Store the chain with the version it belongs to. Raises `NotSupported` if the server cannot store it."""
-        version, pinned, _ = self._choose(uri, chain[0], OWN_TIMEOUT)
+        version, pinned_uri, _ = self._choose_version(uri, chain[0], OWN_TIMEOUT)
         check_chain(chain, version.public_key)
-        place = _place(uri)
-        with self._change("writing a certificate", place.path("set-certificate"), "update") as client:
+        path = KeyPath.of(uri)
+        with self._change("store the certificate", path.api_path("set-certificate"), "update") as client:
             try:
-                transit.set_certificate(client, place, version.number, chain)
+                transit.set_certificate(client, path, version.number, chain)
             except InvalidPath:
                 raise NotSupported(
-                    "This server keeps no certificates beside its keys.", hint="Name the file: certificate-file=."
+                    "This server cannot store certificates with keys.",
+                    hint="Add certificate-file= with the certificate's path to the URI.",
                 ) from None
-        return pinned
+        return pinned_uri
 
     def delete(self, uri: KeyUri) -> None:
         """Delete the key, if this is its only version and the server allows it."""
-        self._choose(uri, None, OWN_TIMEOUT)
-        place = _place(uri)
-        with self._change("deleting a key", place.path(), "delete", "read") as client:
-            found = self._found(client, place)
-            if found is not None and found.latest_version > 1:
+        self._choose_version(uri, None, OWN_TIMEOUT)
+        path = KeyPath.of(uri)
+        with self._change("delete the key", path.api_path(), "delete", "read") as client:
+            key = _read_key(client, path)
+            if key is not None and key.latest_version > 1:
                 raise NotSupported(
-                    "Transit deletes no single version of a key.",
-                    hint=f"Let it be used no more: bao write {place.path('config')} min_encryption_version=...",
+                    "Transit cannot delete a single version of a key.",
+                    hint=f"Disable it: bao write {path.api_path('config')} min_encryption_version=...",
                 )
             try:
-                client.secrets.transit.delete_key(place.key, mount_point=place.mount)
+                client.secrets.transit.delete_key(path.name, mount_point=path.mount)
             except InvalidRequest as error:
                 if "not allowed" not in str(error):
                     raise
                 raise AccessDenied(
-                    "The key must not be deleted.",
-                    hint=f"If it shall be: bao write {place.path('config')} deletion_allowed=true",
+                    "Deletion is not allowed for this key.",
+                    hint=f"To allow it: bao write {path.api_path('config')} deletion_allowed=true",
                 ) from error
 
     # Shared helpers.
 
-    def _connected(self) -> Session:
-        if self._session is None or self._process != os.getpid():
-            raise SessionLost("There is no log-in.", hint="Try again.", performed=False)
-        return self._session
-
     @contextlib.contextmanager
-    def _change(self, doing: str, path: str, *capabilities: str) -> Iterator[Any]:
+    def _change(self, operation: str, api_path: str, *capabilities: str) -> Iterator[Any]:
         """Yield hvac's client for one change at a time: of several concurrent changes, the server fails all but one."""
-        session = self._connected()
-        with self._changing, session.asking(2 * OWN_TIMEOUT, doing, policy(path, *capabilities)) as client:
+        session, hint = self._session.get(), policy_hint(api_path, *capabilities)
+        with self._change_lock, session.authenticated(2 * OWN_TIMEOUT, operation, hint) as client:
             yield client
 
-    @staticmethod
-    def _found(client: Any, place: Place) -> FoundKey | None:
-        """Return the key as the server describes it, or None if it does not exist."""
-        try:
-            return transit.read_key(client, place)
-        except InvalidPath as error:
-            if any(error.errors or []):  # for a key that does not exist, the server gives no reason
-                raise
-            return None
-
-    def _names(self, uri: KeyUri) -> list[str]:
-        mount = uri.get("mount")
-        with self._connected().asking(OWN_TIMEOUT, "listing keys", policy(f"{mount}/keys", "list")) as client:
+    def _list_names(self, uri: KeyUri) -> list[str]:
+        mount, session = uri.get("mount"), self._session.get()
+        with session.authenticated(OWN_TIMEOUT, "list keys", policy_hint(f"{mount}/keys", "list")) as client:
             try:
-                names: list[str] = client.secrets.transit.list_keys(mount_point=mount).data_as(Names).keys
+                names: list[str] = client.secrets.transit.list_keys(mount_point=mount).data_as(KeyNames).keys
             except InvalidPath as error:
                 if any(error.errors or []):
                     raise
                 return []
-        return [name for name in names if is_name(name)]  # import/ holds the server's wrapping key
+        return [name for name in names if is_valid_name(name)]  # import/ holds the server's wrapping key
 
-    def _versions(self, uri: KeyUri, timeout: float) -> list[Version]:
+    def _read_versions(self, uri: KeyUri, timeout: float) -> list[KeyVersion]:
         """Return the versions that match the URI. Raises `KeyNotFound`, `KeyUnusable` if none may sign."""
-        place, wanted = _place(uri), uri.get("version")
-        needs = policy(place.path(), "read") + "\nOr name version= and certificate-file= in the URI."
-        with self._connected().asking(timeout, "reading the key", needs) as client:
-            found = self._found(client, place)
-        if found is None:
+        path, number = KeyPath.of(uri), uri.get("version")
+        hint = f"{policy_hint(path.api_path(), 'read')}\nOr add version= and certificate-file= to the URI."
+        with self._session.get().authenticated(timeout, "read the key", hint) as client:
+            key = _read_key(client, path)
+        if key is None:
             raise KeyNotFound(
-                f"There is no key {place.key} in {place.mount}.",
-                hint=f"List what is there: keyvouch keys --key {uri.replace({'key': None, 'version': None}).quoted}.",
+                f"Key not found: {path.name} in {path.mount}.",
+                hint=f"List the keys: keyvouch keys --key {uri.replace({'key': None, 'version': None}).quoted}.",
                 uri=uri,
             )
-        able = found.versions()
-        if not able:
+        versions = key.versions()
+        if not versions:
             raise KeyUnusable(
-                f"No version of the key {place.key} may sign.",
-                hint=f"Lower its min_encryption_version: bao write {place.path('config')} min_encryption_version=...",
+                f"All versions of the key {path.name} are older than its min_encryption_version.",
+                hint=f"Lower it: bao write {path.api_path('config')} min_encryption_version=...",
             )
-        matching = [each for each in able if wanted in (None, each.number)]
+        matching = [version for version in versions if number in (None, version.number)]
         if not matching:
             raise KeyNotFound(
-                f"The key {place.key} has no version {wanted} that may sign.",
-                hint=f"These may: {', '.join(str(each.number) for each in able)}.",
+                f"The key {path.name} has no version {number} that may sign.",
+                hint=f"Use one of the versions {_numbers(versions)}.",
                 uri=uri,
             )
         return matching
 
-    def _choose(self, uri: KeyUri, certificate: Certificate | None, timeout: float) -> tuple[Version, KeyUri, Any]:
-        found = self._versions(uri, timeout)
-        infos = [each.info(uri) for each in found]
+    def _choose_version(
+        self, uri: KeyUri, certificate: Certificate | None, timeout: float
+    ) -> tuple[KeyVersion, KeyUri, Any]:
+        versions = self._read_versions(uri, timeout)
+        infos = [version.info(uri) for version in versions]
         try:
             info, settles_at = choose_one(uri.replace({"select": "newest"}), infos, certificate)
         except CertificateMismatch as error:
-            numbers = ", ".join(str(each.number) for each in found)
-            error.hint = f"Give the certificate of a version that is there ({numbers}), or take out version=."
+            error.hint = f"Use the certificate of an existing version ({_numbers(versions)}), or remove version=."
             raise
-        return found[infos.index(info)], info.uri, settles_at
+        return versions[infos.index(info)], info.uri, settles_at
 
 
-def _place(uri: KeyUri) -> Place:
-    return Place(uri.get("mount"), uri.get("key"))
+def _numbers(versions: list[KeyVersion]) -> str:
+    return ", ".join(str(version.number) for version in versions)
 
 
-def _newest(client: Any, place: Place, reply: Reply) -> Version:
-    """Return the version just created, from the response; an older server returns no data, so the key is read."""
-    found = FoundKey(reply) if reply.has_data else transit.read_key(client, place)
-    return found.newest()
+def _check_login_attributes(uri: KeyUri) -> None:
+    address, method = uri.get("address"), uri.get("auth")
+    if not address:
+        raise ConfigurationError("Missing server address.", hint="Add address= to the URI, or set VAULT_ADDR.")
+    if not method:
+        raise ConfigurationError(
+            "Missing auth method.", hint="Add auth=approle or another method to the URI, after the `?`."
+        )
+    required = ("scope",) if method == "jwt" and "profile" in uri else REQUIRED_BY_METHOD[method]
+    if missing := [name for name in required if name not in uri]:
+        raise ConfigurationError(f"auth={method} requires {', '.join(missing)}.", hint="Add it after the `?`.")
+    if method == "none" and not is_loopback(address):
+        raise ConfigurationError(
+            "auth=none requires a local proxy that logs in itself.", hint="Set address= to its loopback address."
+        )
 
 
-def _require_rotatable(uri: KeyUri, spec: KeySpec, found: FoundKey) -> None:
+def _read_key(client: Any, path: KeyPath) -> TransitKey | None:
+    """Return the key as the server describes it, or None if it does not exist."""
+    try:
+        return transit.read_key(client, path)
+    except InvalidPath as error:
+        if any(error.errors or []):  # for a key that does not exist, the server gives no reason
+            raise
+        return None
+
+
+def _create_version(client: Any, path: KeyPath, uri: KeyUri, spec: KeySpec) -> KeyVersion:
+    """Create a key, or the next version of an existing one."""
+    existing = _read_key(client, path)
+    if existing is None:
+        response = client.secrets.transit.create_key(
+            path.name,
+            exportable=spec.exportable,
+            key_type=transit.TYPES[spec.key_type],
+            mount_point=path.mount,
+        )
+        _apply_deletion_allowed(client, path, uri)
+    else:
+        _require_rotatable(uri, spec, existing)
+        response = client.secrets.transit.rotate_key(path.name, mount_point=path.mount)
+    # Older servers return no data.
+    return (TransitKey(response) if response.has_data else transit.read_key(client, path)).newest()
+
+
+def _apply_deletion_allowed(client: Any, path: KeyPath, uri: KeyUri) -> None:
+    if uri.get("deletion-allowed"):
+        client.secrets.transit.update_key_configuration(path.name, deletion_allowed=True, mount_point=path.mount)
+
+
+def _require_rotatable(uri: KeyUri, spec: KeySpec, key: TransitKey) -> None:
     if not spec.further or "version" in uri:
-        raise _exists(uri)
-    if found.type != transit.TYPES[spec.key_type]:
-        raise NotSupported(f"The key is of the type {found.type}, and so are its versions.", hint="Make another key.")
+        raise _key_exists(uri)
+    if key.type != transit.TYPES[spec.key_type]:
+        raise NotSupported(
+            f"All versions of this key have the type {key.type}.", hint="Use this type, or create another key."
+        )
 
 
-def _certify(client: Any, place: Place, version: int, chain: Sequence[Certificate]) -> None:
+def _store_certificate(client: Any, path: KeyPath, version: int, chain: Sequence[Certificate]) -> None:
     """Store the certificate of a key that was just created; do nothing if an older server cannot store it."""
+    hint = policy_hint(path.api_path("set-certificate"), "update")
     with (
-        told("the certificate; the key itself is there now", policy(place.path("set-certificate"), "update")),
+        translate_errors("store the certificate of the new key, which exists now", hint),
         contextlib.suppress(InvalidPath),
     ):
-        transit.set_certificate(client, place, version, chain)
+        transit.set_certificate(client, path, version, chain)
 
 
-def _exists(uri: KeyUri) -> KeyExists:
+def _key_exists(uri: KeyUri) -> KeyExists:
     return KeyExists(
-        f"There is a key {uri.get('key')} already.", hint="Take another name, or add a version: --further.", uri=uri
+        f"Key already exists: {uri.get('key')}.", hint="Use another name, or add a version: --further.", uri=uri
     )
 
 
-def _by_certificate(session: Session, uri: KeyUri, certificate: Certificate, timeout: float) -> VaultKey:
+def _open_without_reading(session: Session, uri: KeyUri, certificate: Certificate, timeout: float) -> VaultKey:
     """Open a version that may not be read. Raises `CertificateMismatch` if the certificate is another key's."""
     public_key: Any = certificate.public_key()
     kind, digest = key_type(public_key), spki_sha256(public_key)
-    pinned = transit.pinned(uri, uri.get("version"), digest)
-    choose_one(uri, [KeyInfo(pinned, kind, digest)], certificate)
-    key = VaultKey(session, pinned, public_key)
+    pinned_uri = transit.pinned_uri(uri, uri.get("version"), digest)
+    choose_one(uri, [KeyInfo(pinned_uri, kind, digest)], certificate)
+    key = VaultKey(session, pinned_uri, public_key)
     algorithm = algorithms_for(kind)[0]
-    if not verifies(public_key, key.sign(_PROBE, algorithm, timeout=timeout), _PROBE, algorithm):
+    if not verifies(public_key, key.sign(_TEST_MESSAGE, algorithm, timeout=timeout), _TEST_MESSAGE, algorithm):
         raise CertificateMismatch(
-            f"The certificate of {certificate.subject.rfc4514_string()} belongs to another key, or version of it.",
-            hint="Correct version=, or give that version's certificate.",
+            f"The certificate of {certificate.subject.rfc4514_string()} does not match this key version.",
+            hint="Correct version=, or use that version's certificate.",
             uri=uri,
         )
     return key

@@ -12,7 +12,7 @@ from keyvouch.algorithms import CRYPTOGRAPHY, key_type, require_usable
 from keyvouch.certificate import load_certificates, order_chain, spki_sha256
 from keyvouch.errors import CertificateMissing, KeyUnusable, StoreUnavailable
 from keyvouch.store import KeyInfo
-from keyvouch_vault import replies
+from keyvouch_vault import responses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from keyvouch.algorithms import PrivateKey, PublicKey
     from keyvouch.uri import KeyUri
-    from keyvouch_vault.replies import Reply
+    from keyvouch_vault.responses import Response
 
 TYPES = {
     "RSA-2048": "rsa-2048",
@@ -34,26 +34,32 @@ TYPES = {
     "Ed25519": "ed25519",
 }
 """Transit's names for the key types."""
+_CHECK_SERVER = "Check that the server is Vault or OpenBao."
 
 
-class Place(NamedTuple):
-    """A key's location: the engine's mount and the key's name."""
+class KeyPath(NamedTuple):
+    """The mount path of a transit engine, and the name of a key in it."""
 
     mount: str
-    key: str
+    name: str
 
-    def path(self, *more: str) -> str:
+    @classmethod
+    def of(cls, uri: KeyUri) -> KeyPath:
+        """Return the path of a URI's key."""
+        return cls(uri.get("mount"), uri.get("key"))
+
+    def api_path(self, *more: str) -> str:
         """Return the API path of the key, or of a resource below it."""
-        return "/".join((self.mount, "keys", self.key, *more))
+        return "/".join((self.mount, "keys", self.name, *more))
 
     @property
-    def signing(self) -> str:
+    def sign_path(self) -> str:
         """The API path for signatures, which is all that a minimal policy must allow."""
-        return f"{self.mount}/sign/{self.key}"
+        return f"{self.mount}/sign/{self.name}"
 
 
 @dataclass(frozen=True)
-class Version:
+class KeyVersion:
     """One version of a key."""
 
     number: int
@@ -64,86 +70,73 @@ class Version:
 
     def info(self, uri: KeyUri) -> KeyInfo:
         """Return the entry for a listing; its URI is that of exactly this version."""
-        digest = spki_sha256(self.public_key)
-        leaf = self.chain[0] if self.chain else None
-        return KeyInfo(
-            pinned(uri, self.number, digest),
-            key_type(self.public_key),
-            digest,
-            subject=leaf.subject.rfc4514_string() if leaf else None,
-            not_before=leaf.not_valid_before_utc if leaf else None,
-            not_after=leaf.not_valid_after_utc if leaf else None,
-            created=self.created,
-            exportable=self.exportable,
-            has_certificate=leaf is not None,
-        )
+        exact = pinned_uri(uri, self.number, spki_sha256(self.public_key))
+        return KeyInfo.from_chain(exact, self.public_key, self.chain, created=self.created, exportable=self.exportable)
 
 
-def pinned(uri: KeyUri, version: int, digest: str) -> KeyUri:
+def pinned_uri(uri: KeyUri, version: int, digest: str) -> KeyUri:
     """Return the URI of exactly this version, with its digest, since a key may be deleted and created again."""
     return uri.replace({"version": str(version), "spki-sha256": digest, "select": None, "settle": None})
 
 
-class FoundKey:
+class TransitKey:
     """A key as the server describes it."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, response: Response) -> None:
         """Decode the description. Raises `StoreUnavailable`."""
-        self._reply = reply
-        self._key = reply.data_as(replies.Key)
+        self._response = response
+        self._data = response.data_as(responses.TransitKeyData)
 
     @property
     def type(self) -> str:
         """The key type, by the server's name."""
-        return self._key.type
+        return self._data.type
 
     @property
     def latest_version(self) -> int:
         """The number of the newest version."""
-        return self._key.latest_version
+        return self._data.latest_version
 
-    def versions(self) -> list[Version]:
+    def versions(self) -> list[KeyVersion]:
         """Return the versions that may sign, in order. Raises `KeyUnusable` if the type cannot, `StoreUnavailable`."""
         if self.type not in TYPES.values():
             raise KeyUnusable(
-                f"A transit key of the type {self.type[:50]!r} cannot sign a JWT.",
-                hint=f"Use {', '.join(TYPES.values())}.",
+                f"Transit keys of type {self.type[:50]!r} cannot sign JWTs.",
+                hint=f"Use a key of one of these types: {', '.join(TYPES.values())}.",
             )
-        described = self._reply.part(self._key.keys, replies.KeyVersions)
-        floor = self._key.min_encryption_version
-        return [self._version(number, each) for number, each in sorted(described.items()) if number >= floor]
+        versions = self._response.decode(self._data.keys, responses.KeyVersions)
+        minimum = self._data.min_encryption_version
+        return [self._version(number, each) for number, each in sorted(versions.items()) if number >= minimum]
 
-    def newest(self) -> Version:
+    def newest(self) -> KeyVersion:
         """Return the newest version that may sign. Raises `KeyUnusable`, `StoreUnavailable`."""
-        able = self.versions()
-        if not able:
-            raise _unreadable()
-        return able[-1]
+        versions = self.versions()
+        if not versions:
+            raise _unexpected_data()
+        return versions[-1]
 
-    def _version(self, number: int, described: replies.KeyVersion) -> Version:
+    def _version(self, number: int, data: responses.KeyVersionData) -> KeyVersion:
         from cryptography.exceptions import UnsupportedAlgorithm
 
         try:
-            public_key = _public_key(described.public_key)
-            chain = _chain(described.certificate_chain, public_key)
+            public_key = _load_public_key(data.public_key)
+            chain = _load_chain(data.certificate_chain, public_key)
         except (TypeError, ValueError, UnsupportedAlgorithm):
-            raise _unreadable() from None
-        return Version(number, public_key, described.creation_time, chain, self._key.exportable)
+            raise _unexpected_data() from None
+        return KeyVersion(number, public_key, data.creation_time, chain, self._data.exportable)
 
 
-def _unreadable() -> StoreUnavailable:
-    return StoreUnavailable(
-        "The server describes the key in a way that is not understood.", hint="Is it Vault or OpenBao?"
-    )
+def _unexpected_data() -> StoreUnavailable:
+    return StoreUnavailable("Unexpected response when reading the key.", hint=_CHECK_SERVER)
 
 
-def read_key(client: Any, place: Place) -> FoundKey:
+def read_key(client: Any, path: KeyPath) -> TransitKey:
     """Read a key. Raises hvac's `VaultError`, `StoreUnavailable`."""
-    return FoundKey(client.secrets.transit.read_key(place.key, mount_point=place.mount))
+    return TransitKey(client.secrets.transit.read_key(path.name, mount_point=path.mount))
 
 
 @CRYPTOGRAPHY
-def _public_key(text: str) -> PublicKey:
+def _load_public_key(text: str) -> PublicKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -152,78 +145,79 @@ def _public_key(text: str) -> PublicKey:
     return Ed25519PublicKey.from_public_bytes(base64.b64decode(text))
 
 
-def _chain(text: str | None, public_key: PublicKey) -> tuple[Certificate, ...]:
+def _load_chain(text: str | None, public_key: PublicKey) -> tuple[Certificate, ...]:
     if not text:
         return ()
     try:
-        found = load_certificates(text.encode(), "the key's certificate_chain")
+        certificates = load_certificates(text.encode(), "the key's certificate_chain")
     except CertificateMissing:
         return ()
-    return order_chain(found, public_key)
+    return order_chain(certificates, public_key)
 
 
-def signature_of(text: str, version: int) -> bytes:
-    """Return the bytes of `vault:v3:...`. Raises `KeyUnusable` if another version signed, `StoreUnavailable`."""
+def decode_signature(text: str, version: int) -> bytes:
+    """Decode a signature, `vault:v3:...`. Raises `KeyUnusable` if another version signed, `StoreUnavailable`."""
     try:
-        _, made_by, encoded = text.split(":")
-        octets = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+        _, signing_version, encoded = text.split(":")
+        signature = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
     except ValueError:
-        raise StoreUnavailable("The answer contains no signature.", hint="Is it Vault or OpenBao?") from None
-    if made_by != f"v{version}":
+        raise StoreUnavailable("Unexpected response when signing.", hint=_CHECK_SERVER) from None
+    if signing_version != f"v{version}":
         raise KeyUnusable(
-            f"The version {made_by[:20]!r} has signed in place of v{version}.", hint="Name version= in the URI."
+            f"Expected a signature by key version v{version}, got {signing_version[:20]!r}.",
+            hint="Check what a gateway in front of the server changes.",
         )
-    return octets
+    return signature
 
 
-def set_certificate(client: Any, place: Place, version: int, chain: Sequence[Certificate]) -> None:
+def set_certificate(client: Any, path: KeyPath, version: int, chain: Sequence[Certificate]) -> None:
     """Store a chain with a version of a key, in Vault 1.15 or later or OpenBao. Raises hvac's `VaultError`."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
     text = "".join(each.public_bytes(Encoding.PEM).decode() for each in chain)
     body = {"version": version, "certificate_chain": text}
-    client.adapter.post(f"/v1/{place.path('set-certificate')}", json=body)
+    client.adapter.post(f"/v1/{path.api_path('set-certificate')}", json=body)
 
 
-def import_key(client: Any, place: Place, key: PrivateKey, *, exportable: bool) -> None:
+def import_key(client: Any, path: KeyPath, key: PrivateKey, *, exportable: bool) -> None:
     """Import a key, wrapped with the server's wrapping key. Raises hvac's `VaultError`, `StoreUnavailable`."""
-    reply = client.adapter.get(f"/v1/{place.mount}/wrapping_key")
-    wrapping = _wrapping_key(reply.data_as(replies.WrappingKey).public_key)
+    response = client.adapter.get(f"/v1/{path.mount}/wrapping_key")
+    wrapping_key = _load_wrapping_key(response.data_as(responses.WrappingKey).public_key)
     body = {
         "type": TYPES[key_type(key)],
-        "ciphertext": base64.b64encode(_wrapped(key, wrapping)).decode(),
+        "ciphertext": base64.b64encode(_wrap(key, wrapping_key)).decode(),
         "hash_function": "SHA256",
         "exportable": exportable,
         "allow_rotation": True,  # its later versions are created on the server
     }
-    client.adapter.post(f"/v1/{place.path('import')}", json=body)
+    client.adapter.post(f"/v1/{path.api_path('import')}", json=body)
 
 
 @CRYPTOGRAPHY
-def _wrapping_key(text: str) -> RSAPublicKey:
+def _load_wrapping_key(text: str) -> RSAPublicKey:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        found = load_pem_public_key(text.encode())
-        require_usable(found)
+        key = load_pem_public_key(text.encode())
+        require_usable(key)
     except (TypeError, ValueError, UnsupportedAlgorithm, KeyUnusable):
-        found = None
-    if not isinstance(found, RSAPublicKey):
-        raise StoreUnavailable("The server returned no usable wrapping key.", hint="Is it Vault or OpenBao?")
-    return found
+        key = None
+    if not isinstance(key, RSAPublicKey):
+        raise StoreUnavailable("The server returned an invalid wrapping key.", hint=_CHECK_SERVER)
+    return key
 
 
 @CRYPTOGRAPHY
-def _wrapped(key: PrivateKey, wrapping: RSAPublicKey) -> bytes:
+def _wrap(key: PrivateKey, wrapping_key: RSAPublicKey) -> bytes:
     """Wrap PKCS#8 with a new AES key (RFC 5649), and the AES key with RSA-OAEP, as transit requires."""
     from cryptography.hazmat.primitives import hashes, keywrap, serialization
     from cryptography.hazmat.primitives.asymmetric import padding
 
-    octets = key.private_bytes(
+    pkcs8 = key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    once = os.urandom(32)
+    aes_key = os.urandom(32)
     oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), label=None)
-    return wrapping.encrypt(once, oaep) + keywrap.aes_key_wrap_with_padding(once, octets)
+    return wrapping_key.encrypt(aes_key, oaep) + keywrap.aes_key_wrap_with_padding(aes_key, pkcs8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from keyvouch.errors import ConfigurationError, StoreUnavailable
-from keyvouch.security_descriptor import sid_octets, sid_text
+from keyvouch.security_descriptor import sid_to_bytes, sid_to_text
 from keyvouch_windows import advapi32
 from keyvouch_windows.native import NativeError
 
@@ -35,63 +35,63 @@ def sid_of(account: str) -> str:
     """
     if account.upper().startswith("S-1-"):
         try:
-            return sid_text(sid_octets(account))
+            return sid_to_text(sid_to_bytes(account))
         except ValueError as error:
             raise ConfigurationError(str(error), hint="Copy it from `whoami /user`, run as that account.") from error
-    authority, name = _parts(account)
+    authority, name = _split(account)
     if authority in ("", *_AUTHORITIES) and name.lower() in WELL_KNOWN:
         return WELL_KNOWN[name.lower()]
-    found = _looked_up(rf"{os.environ.get('COMPUTERNAME', '')}\{name}" if authority == "." else account)
+    found = _look_up(rf"{os.environ.get('COMPUTERNAME', '')}\{name}" if authority == "." else account)
     if found is None:
-        raise ConfigurationError(f"Windows knows no account '{account}'.", hint=_how_to_write(account))
+        raise ConfigurationError(f'Unknown account: "{account}".', hint=_hint_for(account))
     return found
 
 
 def name_of(sid: str) -> str:
     """Return an account's name, `DOMAIN\\name`; its SID if the name is unknown or cannot be looked up."""
     try:
-        return advapi32.account_of(sid_octets(sid)) or sid
+        return advapi32.account_of(sid_to_bytes(sid)) or sid
     except NativeError:
         return sid
 
 
-def of_this_thread() -> str:
+def current_account() -> str:
     """Return the name of the account that this thread runs as; "this account" if Windows does not report it.
 
     Looked up by SID: for SYSTEM and the service accounts, Windows' own user name is the computer's, `DOMAIN\\MACHINE$`.
     """
     try:
-        return name_of(sid_text(advapi32.sid_of_this_account()))
+        return name_of(sid_to_text(advapi32.current_sid()))
     except NativeError:
         return "this account"
 
 
-def _parts(account: str) -> tuple[str, str]:
+def _split(account: str) -> tuple[str, str]:
     """Return the part before the backslash, in lower case, and the name."""
     authority, separator, name = account.partition("\\")
     return (authority.lower(), name) if separator else ("", account)
 
 
-def _looked_up(account: str) -> str | None:
+def _look_up(account: str) -> str | None:
     try:
         found = advapi32.sid_of(account)
     except NativeError as error:
         raise StoreUnavailable(
-            f"Windows cannot find out who '{account}' is: {error}.",
-            hint="Try again when the domain's controller can be reached, or write the SID: `whoami /user` shows it.",
+            f'Cannot look up the account "{account}": {error}.',
+            hint="Try again when a domain controller is reachable, or use the SID, which `whoami /user` shows.",
         ) from error
-    return None if found is None else sid_text(found)
+    return None if found is None else sid_to_text(found)
 
 
-def _how_to_write(account: str) -> str:
-    authority, name = _parts(account)
+def _hint_for(account: str) -> str:
+    authority, name = _split(account)
     if authority == _SERVICE:
-        return f"Install the service first, and write the name that `sc.exe query {name}` finds."
+        return f"Install the service first, and use the name that `sc.exe query {name}` finds."
     if authority == _POOL:
-        return "Start the application pool once, and write its name as IIS shows it: until then Windows has no account."
-    if not account.endswith("$") and _looked_up(f"{account}$") is not None:
-        return f"Write '{account}$': the name of a managed service account (gMSA) ends in $."
+        return "Start the application pool once, since that creates its account, and use its name as IIS shows it."
+    if not account.endswith("$") and _look_up(f"{account}$") is not None:
+        return f"Use '{account}$': the name of a managed service account (gMSA) ends in $."
     return (
-        "Write DOMAIN\\name; a managed service account (gMSA) ends in $, as DOMAIN\\name$. Quote it, so that the shell"
-        " leaves \\ and $ alone. Or write the SID, which `whoami /user` shows."
+        "Use DOMAIN\\name, or DOMAIN\\name$ for a managed service account (gMSA). Quote it, so that the shell does not"
+        " interpret \\ and $. Or use the SID, which `whoami /user` shows."
     )

@@ -16,9 +16,9 @@ from keyvouch_windows.native import (
     Library,
     NativeError,
     last_error,
-    octets_at,
-    octets_of,
-    room_for_signature,
+    read_memory,
+    read_output,
+    signature_buffer,
 )
 
 PROV_RSA_FULL, PROV_RSA_AES = 1, 24
@@ -34,11 +34,11 @@ CALG = {"sha256": 0x800C, "sha384": 0x800D, "sha512": 0x800E}
 TOKEN_USER_CLASS = 1
 """TokenUser in TOKEN_INFORMATION_CLASS."""
 ERROR_NO_MORE_ITEMS, ERROR_INSUFFICIENT_BUFFER, ERROR_NONE_MAPPED = 259, 122, 1332
-_NOBODY = frozenset({3, 6, 7, 8})
+_NOT_ACCOUNTS = frozenset({3, 6, 7, 8})
 """Values of SID_NAME_USE: domain (also returned for the computer's own name), deleted account, invalid, unknown."""
 _EFFECTIVE_TOKEN = -6
 """The pseudo-handle, not to be closed, that GetCurrentThreadEffectiveToken, an inline function, returns."""
-_LONGEST_TOKEN_USER = 128
+_MAX_TOKEN_USER = 128
 """In bytes: a pointer and attributes, followed by the longest SID."""
 
 _dll = Library(
@@ -69,7 +69,7 @@ _dll = Library(
 def acquire(name: str, provider: str | None, kind: int, flags: int) -> int:
     """Open or create a key container; release it with `release`. `provider`: None for the type's default."""
     handle = POINTER()
-    _dll.demand("CryptAcquireContextW", ctypes.byref(handle), name, provider, kind, flags)
+    _dll.check_result("CryptAcquireContextW", ctypes.byref(handle), name, provider, kind, flags)
     return handle.value or 0
 
 
@@ -80,7 +80,7 @@ def release(handle: int) -> None:
 
 def delete(name: str, provider: str | None, kind: int, flags: int) -> None:
     """Delete a container and its keys."""
-    _dll.demand("CryptAcquireContextW", ctypes.byref(POINTER()), name, provider, kind, flags | CRYPT_DELETEKEYSET)
+    _dll.check_result("CryptAcquireContextW", ctypes.byref(POINTER()), name, provider, kind, flags | CRYPT_DELETEKEYSET)
 
 
 def providers() -> dict[str, int]:
@@ -90,8 +90,8 @@ def providers() -> dict[str, int]:
     buffer = ctypes.create_unicode_buffer(512)
     for index in range(1000):
         size.value = ctypes.sizeof(buffer)
-        what = (index, None, 0, ctypes.byref(kind), buffer, ctypes.byref(size))
-        if not _dll.call("CryptEnumProvidersW", *what):
+        arguments = (index, None, 0, ctypes.byref(kind), buffer, ctypes.byref(size))
+        if not _dll.call("CryptEnumProvidersW", *arguments):
             if (reason := last_error()) != ERROR_NO_MORE_ITEMS:
                 raise NativeError("CryptEnumProvidersW", reason)
             break
@@ -103,23 +103,23 @@ def generate(handle: int, spec: int, bits: int, *, exportable: bool) -> None:
     """Generate a key in a container."""
     key = POINTER()
     flags = bits << 16 | (CRYPT_EXPORTABLE if exportable else 0)
-    _dll.demand("CryptGenKey", handle, spec, flags, ctypes.byref(key))
+    _dll.check_result("CryptGenKey", handle, spec, flags, ctypes.byref(key))
     _dll.call("CryptDestroyKey", key)
 
 
-def take_in(handle: int, blob: bytes, *, exportable: bool) -> None:
+def import_key(handle: int, blob: bytes, *, exportable: bool) -> None:
     """Import a key into a container; `blob` is a PRIVATEKEYBLOB."""
     key = POINTER()
     flags = CRYPT_EXPORTABLE if exportable else 0
-    _dll.demand("CryptImportKey", handle, blob, len(blob), None, flags, ctypes.byref(key))
+    _dll.check_result("CryptImportKey", handle, blob, len(blob), None, flags, ctypes.byref(key))
     _dll.call("CryptDestroyKey", key)
 
 
 @contextlib.contextmanager
-def key_of(handle: int, spec: int) -> Iterator[int]:
+def open_key(handle: int, spec: int) -> Iterator[int]:
     """Open a container's key of this kind. Raises `NativeError`: NTE_NO_KEY if there is none."""
     key = POINTER()
-    _dll.demand("CryptGetUserKey", handle, spec, ctypes.byref(key))
+    _dll.check_result("CryptGetUserKey", handle, spec, ctypes.byref(key))
     try:
         yield key.value or 0
     finally:
@@ -129,82 +129,83 @@ def key_of(handle: int, spec: int) -> Iterator[int]:
 def permissions(key: int) -> int:
     """Return a key's permission flags, such as CRYPT_EXPORT."""
     value, size = DWORD(), DWORD(ctypes.sizeof(DWORD))
-    _dll.demand("CryptGetKeyParam", key, KP_PERMISSIONS, ctypes.byref(value), ctypes.byref(size), 0)
+    _dll.check_result("CryptGetKeyParam", key, KP_PERMISSIONS, ctypes.byref(value), ctypes.byref(size), 0)
     return value.value
 
 
 def export(key: int, kind: int) -> bytes:
     """Return a key as a PUBLICKEYBLOB or PRIVATEKEYBLOB."""
-    return octets_of(lambda buffer, _, size: _dll.demand("CryptExportKey", key, None, kind, 0, buffer, size))
+    return read_output(lambda buffer, _, size: _dll.check_result("CryptExportKey", key, None, kind, 0, buffer, size))
 
 
 def sign(handle: int, spec: int, digest: bytes, hash_name: str) -> bytes:
     """Sign a digest with PKCS#1 v1.5 and return the signature in big-endian order (CryptoAPI's is little-endian)."""
-    made = POINTER()
-    _dll.demand("CryptCreateHash", handle, CALG[hash_name], None, 0, ctypes.byref(made))
+    hash_handle = POINTER()
+    _dll.check_result("CryptCreateHash", handle, CALG[hash_name], None, 0, ctypes.byref(hash_handle))
     try:
-        _dll.demand("CryptSetHashParam", made, HP_HASHVAL, digest, 0)
-        buffer = room_for_signature()
+        _dll.check_result("CryptSetHashParam", hash_handle, HP_HASHVAL, digest, 0)
+        buffer = signature_buffer()
         size = DWORD(len(buffer))
-        _dll.demand("CryptSignHashW", made, spec, None, 0, buffer, ctypes.byref(size))
+        _dll.check_result("CryptSignHashW", hash_handle, spec, None, 0, buffer, ctypes.byref(size))
         return buffer.raw[: size.value][::-1]
     finally:
-        _dll.call("CryptDestroyHash", made)
+        _dll.call("CryptDestroyHash", hash_handle)
 
 
 def security_descriptor(handle: int) -> bytes:
     """Return a container's security descriptor, with its DACL only."""
-    what = (handle, PP_KEYSET_SEC_DESCR)
-    return octets_of(
-        lambda buffer, _, size: _dll.demand("CryptGetProvParam", *what, buffer, size, DACL_SECURITY_INFORMATION)
-    )
+
+    def call(buffer: object, _: int, size: object) -> None:
+        _dll.check_result("CryptGetProvParam", handle, PP_KEYSET_SEC_DESCR, buffer, size, DACL_SECURITY_INFORMATION)
+
+    return read_output(call)
 
 
-def set_security_descriptor(handle: int, octets: bytes) -> None:
+def set_security_descriptor(handle: int, descriptor: bytes) -> None:
     """Set the DACL of a container from a security descriptor."""
-    _dll.demand("CryptSetProvParam", handle, PP_KEYSET_SEC_DESCR, octets, DACL_SECURITY_INFORMATION)
+    _dll.check_result("CryptSetProvParam", handle, PP_KEYSET_SEC_DESCR, descriptor, DACL_SECURITY_INFORMATION)
 
 
-def sid_of_this_account() -> bytes:
+def current_sid() -> bytes:
     """Return the SID of the account that this thread runs as."""
-    buffer, size = ctypes.create_string_buffer(_LONGEST_TOKEN_USER), DWORD()
-    what = (_EFFECTIVE_TOKEN, TOKEN_USER_CLASS, buffer, len(buffer), ctypes.byref(size))
-    _dll.demand("GetTokenInformation", *what)
+    buffer, size = ctypes.create_string_buffer(_MAX_TOKEN_USER), DWORD()
+    arguments = (_EFFECTIVE_TOKEN, TOKEN_USER_CLASS, buffer, len(buffer), ctypes.byref(size))
+    _dll.check_result("GetTokenInformation", *arguments)
     sid = POINTER.from_buffer(buffer).value or 0  # TOKEN_USER starts with a pointer to the SID
-    return octets_at(sid, 8 + 4 * octets_at(sid, 2)[1])
+    return read_memory(sid, 8 + 4 * read_memory(sid, 2)[1])
 
 
 def sid_of(account: str) -> bytes | None:
     """Return the SID of an account, `DOMAIN\\name`; None if there is no such account."""
-    found = _looked_up("LookupAccountNameW", account, ctypes.create_string_buffer)
-    return None if found is None or found.kind in _NOBODY else bytes(found.first.raw)
+    found = _look_up("LookupAccountNameW", account, ctypes.create_string_buffer)
+    return None if found is None or found.kind in _NOT_ACCOUNTS else bytes(found.result.raw)
 
 
 def account_of(sid: bytes) -> str | None:
     """Return the name of an account, `DOMAIN\\name`; None if the SID is unknown."""
-    found = _looked_up("LookupAccountSidW", sid, ctypes.create_unicode_buffer)
+    found = _look_up("LookupAccountSidW", sid, ctypes.create_unicode_buffer)
     if found is None:
         return None
-    return f"{found.domain}\\{found.first.value}" if found.domain else str(found.first.value)
+    return f"{found.domain}\\{found.result.value}" if found.domain else str(found.result.value)
 
 
 class _Account(NamedTuple):
-    first: Any
+    result: Any
     """The buffer with the SID or the name that was looked up."""
     domain: str
     kind: int
     """A value of SID_NAME_USE."""
 
 
-def _looked_up(function: str, known: str | bytes, buffer: Callable[[int], Any]) -> _Account | None:
-    first_size, domain_size, kind = DWORD(), DWORD(), DWORD()
-    sizes = (ctypes.byref(first_size), ctypes.byref(domain_size))
+def _look_up(function: str, known: str | bytes, buffer: Callable[[int], Any]) -> _Account | None:
+    result_size, domain_size, kind = DWORD(), DWORD(), DWORD()
+    sizes = (ctypes.byref(result_size), ctypes.byref(domain_size))
     if not _dll.call(function, None, known, None, sizes[0], None, sizes[1], ctypes.byref(kind)):
         if (reason := last_error()) == ERROR_NONE_MAPPED:
             return None
         if reason != ERROR_INSUFFICIENT_BUFFER:
             raise NativeError(function, reason)
-    first = buffer(first_size.value or 1)
+    result = buffer(result_size.value or 1)
     domain = ctypes.create_unicode_buffer(domain_size.value or 1)
-    _dll.demand(function, None, known, first, sizes[0], domain, sizes[1], ctypes.byref(kind))
-    return _Account(first, domain.value, kind.value)
+    _dll.check_result(function, None, known, result, sizes[0], domain, sizes[1], ctypes.byref(kind))
+    return _Account(result, domain.value, kind.value)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from keyvouch_windows.advapi32 import AT_KEYEXCHANGE, AT_SIGNATURE
-from keyvouch_windows.codes import CODES
-from keyvouch_windows.native import BOOL, DWORD, POINTER, TEXT, Library, NativeError, last_error, octets_at
+from keyvouch_windows.error_codes import CODES
+from keyvouch_windows.native import BOOL, DWORD, POINTER, TEXT, Library, NativeError, last_error, read_memory
 
 CERT_STORE_PROV_SYSTEM_W, CERT_STORE_PROV_SYSTEM_REGISTRY_W = 10, 13
 CERT_SYSTEM_STORE_CURRENT_USER, CERT_SYSTEM_STORE_LOCAL_MACHINE = 0x10000, 0x20000
@@ -23,11 +23,11 @@ CERT_NCRYPT_KEY_SPEC = 0xFFFFFFFF
 CRYPT_EXPORTABLE, CRYPT_MACHINE_KEYSET, CRYPT_USER_KEYSET = 0x1, 0x20, 0x1000
 PKCS12_PREFER_CNG_KSP = 0x100
 ERROR_NO_MORE_FILES = 18
-_END = (CODES["CRYPT_E_NOT_FOUND"], ERROR_NO_MORE_FILES, 0)
+_END_OF_ENUMERATION = (CODES["CRYPT_E_NOT_FOUND"], ERROR_NO_MORE_FILES, 0)
 """Last errors at the end of an enumeration that did not fail."""
-_FLAG_REFUSED = (0, CODES["ERROR_INVALID_PARAMETER"], CODES["NTE_BAD_FLAGS"])
+_FLAG_UNSUPPORTED = (0, CODES["ERROR_INVALID_PARAMETER"], CODES["NTE_BAD_FLAGS"])
 
-_EVERYWHERE = ("my", "ca")
+_CREATED_ON_DEMAND = ("my", "ca")
 LOCATIONS = {"CurrentUser": CERT_SYSTEM_STORE_CURRENT_USER, "LocalMachine": CERT_SYSTEM_STORE_LOCAL_MACHINE}
 """Locations by their PowerShell names, in search order."""
 
@@ -92,7 +92,7 @@ class Container:
 
 
 @dataclass(frozen=True)
-class Acquired:
+class AcquiredKey:
     """A private key that Windows has opened."""
 
     handle: int
@@ -103,7 +103,7 @@ class Acquired:
 
 
 @contextlib.contextmanager
-def opened_store(location: str, name: str, *, write: bool = False, physical: bool = False) -> Iterator[int]:
+def open_store(location: str, name: str, *, write: bool = False, physical: bool = False) -> Iterator[int]:
     """Open a system store. Raises `NativeError`: ERROR_FILE_NOT_FOUND if there is none of this name.
 
     `physical`: open only the physical store in the registry, not the logical store of this name (Microsoft, Logical
@@ -111,30 +111,30 @@ def opened_store(location: str, name: str, *, write: bool = False, physical: boo
     """
     kind = CERT_STORE_PROV_SYSTEM_REGISTRY_W if physical else CERT_STORE_PROV_SYSTEM_W
     # Standard stores may not exist until first used; any other missing store is a mistyped name.
-    flags = LOCATIONS[location] | (0 if write and name.lower() in _EVERYWHERE else CERT_STORE_OPEN_EXISTING_FLAG)
+    flags = LOCATIONS[location] | (0 if write and name.lower() in _CREATED_ON_DEMAND else CERT_STORE_OPEN_EXISTING_FLAG)
     flags |= 0 if write else CERT_STORE_READONLY_FLAG
-    with _closing_store(_dll.demand("CertOpenStore", kind, 0, None, flags, name)) as store:
+    with _closing_store(_dll.check_result("CertOpenStore", kind, 0, None, flags, name)) as store:
         yield store
 
 
-def is_absent(error: NativeError) -> bool:
+def is_missing_store(error: NativeError) -> bool:
     """Return whether the error means that the store does not exist."""
     return (error.function, error.code) == ("CertOpenStore", CODES["ERROR_FILE_NOT_FOUND"])
 
 
 @contextlib.contextmanager
-def opened_pfx(octets: bytes, password: str, *, machine: bool, exportable: bool) -> Iterator[int]:
+def import_pfx(data: bytes, password: str, *, machine: bool, exportable: bool) -> Iterator[int]:
     """Import the keys of a PKCS#12 bundle, and open a memory store with its certificates, which refer to the keys."""
-    buffer = ctypes.create_string_buffer(octets, len(octets))
-    blob = CRYPT_DATA_BLOB(len(octets), ctypes.addressof(buffer))
+    buffer = ctypes.create_string_buffer(data, len(data))
+    blob = CRYPT_DATA_BLOB(len(data), ctypes.addressof(buffer))
     flags = CRYPT_MACHINE_KEYSET if machine else CRYPT_USER_KEYSET
     flags |= CRYPT_EXPORTABLE if exportable else 0
-    what = (ctypes.byref(blob), password)
-    taken = _dll.call("PFXImportCertStore", *what, flags | PKCS12_PREFER_CNG_KSP)
+    arguments = (ctypes.byref(blob), password)
+    imported = _dll.call("PFXImportCertStore", *arguments, flags | PKCS12_PREFER_CNG_KSP)
     # Wine imports keys into legacy providers only, and rejects the flag without a reason.
-    if not taken and (reason := last_error()) not in _FLAG_REFUSED:
+    if not imported and (reason := last_error()) not in _FLAG_UNSUPPORTED:
         raise NativeError("PFXImportCertStore", reason)
-    with _closing_store(taken or _dll.demand("PFXImportCertStore", *what, flags)) as store:
+    with _closing_store(imported or _dll.check_result("PFXImportCertStore", *arguments, flags)) as store:
         yield store
 
 
@@ -147,24 +147,24 @@ def _closing_store(store: int) -> Iterator[int]:
 
 
 def contexts(store: int) -> Iterator[int]:
-    """Yield each certificate context of a store, valid until the next one: `duplicated` holds it for longer."""
-    return _each("CertEnumCertificatesInStore", store)
+    """Yield each certificate context of a store, valid until the next one; `duplicate` keeps it for longer."""
+    return _iterate("CertEnumCertificatesInStore", store)
 
 
-def with_subject(store: int, name: bytes) -> list[bytes]:
+def find_by_subject(store: int, name: bytes) -> list[bytes]:
     """Return as DER each certificate of a store with this subject, a DER-encoded name."""
     buffer = ctypes.create_string_buffer(name, len(name))
     blob = CRYPT_DATA_BLOB(len(name), ctypes.addressof(buffer))
-    what = (X509_ASN_ENCODING, 0, CERT_FIND_SUBJECT_NAME, ctypes.byref(blob))
-    return [encoded(context) for context in _each("CertFindCertificateInStore", store, *what)]
+    arguments = (X509_ASN_ENCODING, 0, CERT_FIND_SUBJECT_NAME, ctypes.byref(blob))
+    return [to_der(context) for context in _iterate("CertFindCertificateInStore", store, *arguments)]
 
 
-def _each(function: str, *what: object) -> Iterator[int]:
+def _iterate(function: str, *arguments: object) -> Iterator[int]:
     context = None
     try:
-        while context := _dll.call(function, *what, context):  # frees the previous context
+        while context := _dll.call(function, *arguments, context):  # frees the previous context
             yield context
-        if (reason := last_error()) not in _END:
+        if (reason := last_error()) not in _END_OF_ENUMERATION:
             raise NativeError(function, reason)
     finally:
         if context:
@@ -172,22 +172,22 @@ def _each(function: str, *what: object) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def duplicated(context: int) -> Iterator[int]:
+def duplicate(context: int) -> Iterator[int]:
     """Hold another reference to a certificate context."""
-    held = _dll.demand("CertDuplicateCertificateContext", context)
+    held = _dll.check_result("CertDuplicateCertificateContext", context)
     try:
         yield held
     finally:
         _dll.call("CertFreeCertificateContext", held)
 
 
-def encoded(context: int) -> bytes:
+def to_der(context: int) -> bytes:
     """Return a certificate as DER."""
     found = CERT_CONTEXT.from_address(context)
-    return octets_at(found.pbCertEncoded, found.cbCertEncoded)
+    return read_memory(found.pbCertEncoded, found.cbCertEncoded)
 
 
-def container(context: int) -> Container | None:
+def get_container(context: int) -> Container | None:
     """Return the container of a certificate's private key; None if it has none."""
     buffer = _property(context, CERT_KEY_PROV_INFO_PROP_ID)
     if buffer is None:
@@ -207,7 +207,7 @@ def _spec(found: CRYPT_KEY_PROV_INFO) -> int:
     return AT_SIGNATURE if found.dwKeySpec == AT_SIGNATURE else AT_KEYEXCHANGE
 
 
-def friendly_name(context: int) -> str | None:
+def get_friendly_name(context: int) -> str | None:
     """Return a certificate's friendly name, if it has one."""
     buffer = _property(context, CERT_FRIENDLY_NAME_PROP_ID)
     return None if buffer is None else buffer.raw.decode("utf-16-le", "replace").rstrip("\0")
@@ -215,43 +215,43 @@ def friendly_name(context: int) -> str | None:
 
 def _property(context: int, number: int) -> ctypes.Array[ctypes.c_char] | None:
     size = DWORD()
-    what = (context, number)
-    if not _dll.call("CertGetCertificateContextProperty", *what, None, ctypes.byref(size)):
+    arguments = (context, number)
+    if not _dll.call("CertGetCertificateContextProperty", *arguments, None, ctypes.byref(size)):
         if (reason := last_error()) == CODES["CRYPT_E_NOT_FOUND"]:
             return None
         raise NativeError("CertGetCertificateContextProperty", reason)
     buffer = ctypes.create_string_buffer(size.value)
-    _dll.demand("CertGetCertificateContextProperty", *what, buffer, ctypes.byref(size))
+    _dll.check_result("CertGetCertificateContextProperty", *arguments, buffer, ctypes.byref(size))
     return buffer
 
 
-def set_container(context: int, place: Container) -> None:
+def set_container(context: int, container: Container) -> None:
     """Link a certificate of a store to its private key's container."""
-    flags = CRYPT_MACHINE_KEYSET if place.machine else 0
-    told = CRYPT_KEY_PROV_INFO(place.name, place.provider, place.type, flags, 0, None, place.spec)
-    _dll.demand("CertSetCertificateContextProperty", context, CERT_KEY_PROV_INFO_PROP_ID, 0, ctypes.byref(told))
+    flags = CRYPT_MACHINE_KEYSET if container.machine else 0
+    info = CRYPT_KEY_PROV_INFO(container.name, container.provider, container.type, flags, 0, None, container.spec)
+    _dll.check_result("CertSetCertificateContextProperty", context, CERT_KEY_PROV_INFO_PROP_ID, 0, ctypes.byref(info))
 
 
 def set_friendly_name(context: int, name: str | None) -> None:
     """Set the friendly name of a certificate of a store, or remove it."""
-    what = (context, CERT_FRIENDLY_NAME_PROP_ID, 0)
+    arguments = (context, CERT_FRIENDLY_NAME_PROP_ID, 0)
     if name is None:
-        _dll.demand("CertSetCertificateContextProperty", *what, None)
+        _dll.check_result("CertSetCertificateContextProperty", *arguments, None)
         return
-    octets = ctypes.create_string_buffer(name.encode("utf-16-le") + b"\0")  # ctypes adds another zero byte
-    blob = CRYPT_DATA_BLOB(len(octets), ctypes.addressof(octets))
-    _dll.demand("CertSetCertificateContextProperty", *what, ctypes.byref(blob))
+    text = ctypes.create_string_buffer(name.encode("utf-16-le") + b"\0")  # ctypes adds another zero byte
+    blob = CRYPT_DATA_BLOB(len(text), ctypes.addressof(text))
+    _dll.check_result("CertSetCertificateContextProperty", *arguments, ctypes.byref(blob))
 
 
 @contextlib.contextmanager
-def added(store: int, der: bytes, disposition: int) -> Iterator[int]:
+def add(store: int, der: bytes, disposition: int) -> Iterator[int]:
     """Add a certificate to a store and hold its context.
 
     Raises `NativeError`; with CERT_STORE_ADD_NEW, CRYPT_E_EXISTS if the certificate is in the store already.
     """
     context = POINTER()
-    what = (der, len(der), disposition, ctypes.byref(context))
-    _dll.demand("CertAddEncodedCertificateToStore", store, X509_ASN_ENCODING, *what)
+    arguments = (der, len(der), disposition, ctypes.byref(context))
+    _dll.check_result("CertAddEncodedCertificateToStore", store, X509_ASN_ENCODING, *arguments)
     try:
         yield context.value or 0
     finally:
@@ -260,14 +260,14 @@ def added(store: int, der: bytes, disposition: int) -> Iterator[int]:
 
 def delete(context: int) -> None:
     """Delete a certificate from the store in which it was found."""
-    held = _dll.demand("CertDuplicateCertificateContext", context)
-    _dll.demand("CertDeleteCertificateFromStore", held)  # which frees the context, even if it fails
+    own = _dll.check_result("CertDuplicateCertificateContext", context)
+    _dll.check_result("CertDeleteCertificateFromStore", own)  # which frees the context, even if it fails
 
 
-def acquire(context: int, *, silent: bool) -> Acquired:
+def acquire_key(context: int, *, silent: bool) -> AcquiredKey:
     """Open the private key of a certificate, through CNG if possible. `silent`: fail rather than show a dialog."""
     flags = CRYPT_ACQUIRE_PREFER_NCRYPT_KEY_FLAG | (CRYPT_ACQUIRE_SILENT_FLAG if silent else 0)
     handle, spec, owned = POINTER(), DWORD(), BOOL()
-    answers = (ctypes.byref(handle), ctypes.byref(spec), ctypes.byref(owned))
-    _dll.demand("CryptAcquireCertificatePrivateKey", context, flags, None, *answers)
-    return Acquired(handle.value or 0, spec.value, bool(owned.value))
+    outputs = (ctypes.byref(handle), ctypes.byref(spec), ctypes.byref(owned))
+    _dll.check_result("CryptAcquireCertificatePrivateKey", context, flags, None, *outputs)
+    return AcquiredKey(handle.value or 0, spec.value, bool(owned.value))

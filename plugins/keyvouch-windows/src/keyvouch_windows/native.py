@@ -21,7 +21,7 @@ DACL_SECURITY_INFORMATION = 4
 LOAD_LIBRARY_SEARCH_SYSTEM32 = 0x800
 """Search only the system folder, so that no DLL of that name beside the program or on the search path is loaded."""
 
-_LONGEST_SIGNATURE = 2048
+_MAX_SIGNATURE = 2048
 """In bytes: that of RSA-16384."""
 
 Signature = tuple[type[Any] | None, Sequence[type[Any]]]
@@ -34,7 +34,7 @@ class NativeError(Exception):
     def __init__(self, function: str, code: int) -> None:
         self.function = function
         self.code = code & 0xFFFFFFFF
-        shown = f"0x{self.code:08X}" if self.code > 0xFFFF else str(self.code or "no reason given")  # noqa: PLR2004
+        shown = f"0x{self.code:08X}" if self.code > 0xFFFF else str(self.code or "no error code")  # noqa: PLR2004
         super().__init__(f"{function}: {shown}")
 
 
@@ -53,14 +53,14 @@ class Library:
         _set_last_error_of_ctypes(0)  # a failure without a reason must not report that of an earlier call
         return function(*arguments)
 
-    def demand(self, name: str, *arguments: Any) -> Any:
+    def check_result(self, name: str, *arguments: Any) -> Any:
         """Call a function that on failure returns 0 and sets the last error. Raises `NativeError`."""
         result = self.call(name, *arguments)
         if not result:
             raise NativeError(name, last_error())
         return result
 
-    def check(self, name: str, *arguments: Any) -> None:
+    def check_status(self, name: str, *arguments: Any) -> None:
         """Call a function that returns 0 on success, otherwise an error code. Raises `NativeError`."""
         if status := self.call(name, *arguments):
             raise NativeError(name, status)
@@ -68,8 +68,8 @@ class Library:
     def _find(self, name: str) -> Callable[..., Any]:
         if os.name != "nt":
             raise NotSupported(
-                "The Windows certificate store is there on Windows alone.",
-                hint="Open it on Windows, or take another store here, as pfx: or pkcs11:.",
+                "The Windows certificate store requires Windows.",
+                hint="Run this on Windows, or use another store, such as pfx: or pkcs11:.",
             )
         # A separate function object: no other code in the process sees or changes the types declared here.
         function = getattr(_loader(f"{self.name}.dll", use_last_error=True, winmode=LOAD_LIBRARY_SEARCH_SYSTEM32), name)
@@ -89,23 +89,23 @@ def last_error() -> int:
     return _last_error_of_ctypes() & 0xFFFFFFFF
 
 
-def room_for_signature() -> ctypes.Array[ctypes.c_char]:
+def signature_buffer() -> ctypes.Array[ctypes.c_char]:
     """Return a buffer large enough for any signature, so that no call is needed to get its length first."""
-    return ctypes.create_string_buffer(_LONGEST_SIGNATURE)
+    return ctypes.create_string_buffer(_MAX_SIGNATURE)
 
 
-def octets_of(ask: Callable[[Any, int, Any], object]) -> bytes:
+def read_output(call: Callable[[Any, int, Any], object]) -> bytes:
     """Return the output of a function that reports the required length if called without a buffer.
 
-    `ask` calls the function with a buffer, the buffer's size, and a pointer to the length.
+    `call` calls the function with a buffer, the buffer's size, and a pointer to the length.
     """
     size = DWORD()
-    ask(None, 0, ctypes.byref(size))
+    call(None, 0, ctypes.byref(size))
     buffer = ctypes.create_string_buffer(size.value)
-    ask(buffer, size.value, ctypes.byref(size))
+    call(buffer, size.value, ctypes.byref(size))
     return buffer.raw[: size.value]
 
 
-def octets_at(address: int | None, length: int) -> bytes:
+def read_memory(address: int | None, length: int) -> bytes:
     """Return a copy of the memory at an address; empty if the address is null."""
     return ctypes.string_at(address, length) if address else b""

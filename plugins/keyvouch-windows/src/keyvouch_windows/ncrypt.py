@@ -7,7 +7,7 @@ import ctypes
 import secrets
 from collections.abc import Iterator
 
-from keyvouch_windows.native import DWORD, POINTER, TEXT, Library, octets_of, room_for_signature
+from keyvouch_windows.native import DWORD, POINTER, TEXT, Library, read_output, signature_buffer
 
 NCRYPT_MACHINE_KEY_FLAG, NCRYPT_SILENT_FLAG = 0x20, 0x40
 NCRYPT_PERSIST_FLAG = 0x80000000
@@ -69,10 +69,10 @@ _dll = Library(
 
 
 @contextlib.contextmanager
-def opened_provider(name: str) -> Iterator[int]:
+def open_provider(name: str) -> Iterator[int]:
     """Open a key storage provider (KSP) by name."""
     provider = POINTER()
-    _dll.check("NCryptOpenStorageProvider", ctypes.byref(provider), name, 0)
+    _dll.check_status("NCryptOpenStorageProvider", ctypes.byref(provider), name, 0)
     try:
         yield provider.value or 0
     finally:
@@ -82,7 +82,7 @@ def opened_provider(name: str) -> Iterator[int]:
 def open_key(provider: int, name: str, *, machine: bool, silent: bool) -> int:
     """Open a provider's key and return its handle; release it with `free`."""
     key = POINTER()
-    _dll.check("NCryptOpenKey", provider, ctypes.byref(key), name, 0, _flags(machine=machine, silent=silent))
+    _dll.check_status("NCryptOpenKey", provider, ctypes.byref(key), name, 0, _flags(machine=machine, silent=silent))
     return key.value or 0
 
 
@@ -90,13 +90,13 @@ def create_key(provider: int, algorithm: str, name: str, *, machine: bool) -> in
     """Start creating a key; `finalize` completes it. Raises `NativeError`: NTE_EXISTS if the name is taken."""
     key = POINTER()
     flags = NCRYPT_MACHINE_KEY_FLAG if machine else 0
-    _dll.check("NCryptCreatePersistedKey", provider, ctypes.byref(key), algorithm, name, 0, flags)
+    _dll.check_status("NCryptCreatePersistedKey", provider, ctypes.byref(key), algorithm, name, 0, flags)
     return key.value or 0
 
 
 def finalize(key: int, *, silent: bool) -> None:
     """Complete a new key once its properties are set."""
-    _dll.check("NCryptFinalizeKey", key, NCRYPT_SILENT_FLAG if silent else 0)
+    _dll.check_status("NCryptFinalizeKey", key, NCRYPT_SILENT_FLAG if silent else 0)
 
 
 def free(handle: int) -> None:
@@ -107,34 +107,34 @@ def free(handle: int) -> None:
 def delete_key(key: int, *, silent: bool) -> None:
     """Delete a key and release its handle, even if deleting fails."""
     try:
-        _dll.check("NCryptDeleteKey", key, NCRYPT_SILENT_FLAG if silent else 0)
+        _dll.check_status("NCryptDeleteKey", key, NCRYPT_SILENT_FLAG if silent else 0)
     except BaseException:
         free(key)
         raise
 
 
-def get_number(key: int, name: str) -> int:
+def get_int(key: int, name: str) -> int:
     """Return a numeric property."""
     value, size = DWORD(), DWORD()
-    _dll.check("NCryptGetProperty", key, name, ctypes.byref(value), ctypes.sizeof(value), ctypes.byref(size), 0)
+    _dll.check_status("NCryptGetProperty", key, name, ctypes.byref(value), ctypes.sizeof(value), ctypes.byref(size), 0)
     return value.value
 
 
-def set_number(key: int, name: str, value: int, *, persist: bool = True) -> None:
+def set_int(key: int, name: str, value: int, *, persist: bool = True) -> None:
     """Set a numeric property."""
     number = DWORD(value)
     flags = NCRYPT_PERSIST_FLAG if persist else 0
-    _dll.check("NCryptSetProperty", key, name, ctypes.byref(number), ctypes.sizeof(number), flags)
+    _dll.check_status("NCryptSetProperty", key, name, ctypes.byref(number), ctypes.sizeof(number), flags)
 
 
-def get_octets(key: int, name: str, flags: int = 0) -> bytes:
+def get_bytes(key: int, name: str, flags: int = 0) -> bytes:
     """Return a property as bytes."""
-    return octets_of(lambda *where: _dll.check("NCryptGetProperty", key, name, *where, flags))
+    return read_output(lambda *output: _dll.check_status("NCryptGetProperty", key, name, *output, flags))
 
 
-def set_octets(key: int, name: str, octets: bytes, flags: int = 0) -> None:
+def set_bytes(key: int, name: str, value: bytes, flags: int = 0) -> None:
     """Set a property to these bytes."""
-    _dll.check("NCryptSetProperty", key, name, octets, len(octets), flags)
+    _dll.check_status("NCryptSetProperty", key, name, value, len(value), flags)
 
 
 def sign_pkcs1(key: int, digest: bytes, hash_name: str, *, silent: bool) -> bytes:
@@ -158,9 +158,9 @@ def _sign(key: int, padding: object, digest: bytes, flags: int, *, silent: bool)
     flags |= NCRYPT_SILENT_FLAG if silent else 0
     size = DWORD()
     # A single call, without one for the length first: a card may ask for its PIN at every call.
-    buffer = room_for_signature()
-    what = (key, padding, digest, len(digest), buffer, len(buffer), ctypes.byref(size), flags)
-    _dll.check("NCryptSignHash", *what)
+    buffer = signature_buffer()
+    arguments = (key, padding, digest, len(digest), buffer, len(buffer), ctypes.byref(size), flags)
+    _dll.check_status("NCryptSignHash", *arguments)
     return buffer.raw[: size.value]
 
 
@@ -180,13 +180,14 @@ def export_pkcs8(key: int, password: str, *, silent: bool) -> bytes:
         NCryptBuffer(len(oid), NCRYPTBUFFER_PKCS_ALG_OID, ctypes.addressof(oid)),
         NCryptBuffer(len(derived) - 1, NCRYPTBUFFER_PKCS_ALG_PARAM, ctypes.addressof(derived)),
     )
-    listed = NCryptBufferDesc(NCRYPTBUFFER_VERSION, len(buffers), ctypes.addressof(buffers))
-    return _export(key, NCRYPT_PKCS8_PRIVATE_KEY_BLOB, ctypes.byref(listed), silent=silent)
+    parameters = NCryptBufferDesc(NCRYPTBUFFER_VERSION, len(buffers), ctypes.addressof(buffers))
+    return _export(key, NCRYPT_PKCS8_PRIVATE_KEY_BLOB, ctypes.byref(parameters), silent=silent)
 
 
 def _export(key: int, kind: str, parameters: object, *, silent: bool) -> bytes:
     flags = NCRYPT_SILENT_FLAG if silent else 0
-    return octets_of(lambda *where: _dll.check("NCryptExportKey", key, None, kind, parameters, *where, flags))
+    arguments = (key, None, kind, parameters)
+    return read_output(lambda *output: _dll.check_status("NCryptExportKey", *arguments, *output, flags))
 
 
 def _flags(*, machine: bool, silent: bool) -> int:

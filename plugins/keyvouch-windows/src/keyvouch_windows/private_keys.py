@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import CRYPTOGRAPHY, Algorithm
 from keyvouch.errors import NotSupported
-from keyvouch_windows import advapi32, blobs, crypt32, ncrypt
-from keyvouch_windows.codes import CODES
+from keyvouch_windows import advapi32, crypt32, key_blobs, ncrypt
 from keyvouch_windows.crypt32 import Container
-from keyvouch_windows.failures import is_undone
+from keyvouch_windows.error_codes import CODES
+from keyvouch_windows.error_translation import is_unsupported
 from keyvouch_windows.native import DACL_SECURITY_INFORMATION, NativeError
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from keyvouch.algorithms import PrivateKey, PublicKey
 
-SOFTWARE = "Microsoft Software Key Storage Provider"
+SOFTWARE_PROVIDER = "Microsoft Software Key Storage Provider"
 """CNG's software provider, which stores keys in files; used for new keys if the URI does not name a provider."""
-_AES = "Microsoft Enhanced RSA and AES Cryptographic Provider"
+_AES_PROVIDER = "Microsoft Enhanced RSA and AES Cryptographic Provider"
 _WITHOUT_SHA2 = frozenset(
     {
         "Microsoft Base Cryptographic Provider v1.0",
@@ -75,29 +75,31 @@ class OpenKey(ABC):
 class CngKey(OpenKey):
     """A key of a CNG provider."""
 
-    def __init__(self, handle: int, *, silent: bool, give_back: Callable[[], object] | None = None) -> None:
+    def __init__(self, handle: int, *, silent: bool, release: Callable[[], object] | None = None) -> None:
         self._handle = handle
         self._silent = silent
-        self._give_back = give_back or (lambda: ncrypt.free(handle))
+        self._release = release or (lambda: ncrypt.free(handle))
 
     def sign(self, message: bytes, algorithm: Algorithm) -> bytes:
         digest, name = hashlib.new(algorithm.hash_name, message).digest(), algorithm.hash_name.upper()
         if algorithm.family == "ECDSA":
             return ncrypt.sign_ecdsa(self._handle, digest, silent=self._silent)
-        way = ncrypt.sign_pss if algorithm.family == "RSA-PSS" else ncrypt.sign_pkcs1
-        return way(self._handle, digest, name, silent=self._silent)
+        sign = ncrypt.sign_pss if algorithm.family == "RSA-PSS" else ncrypt.sign_pkcs1
+        return sign(self._handle, digest, name, silent=self._silent)
 
     def public_key(self) -> PublicKey:
         try:
-            return blobs.rsa_public_key(ncrypt.export(self._handle, ncrypt.BCRYPT_RSAPUBLIC_BLOB, silent=self._silent))
+            return key_blobs.rsa_public_key(
+                ncrypt.export(self._handle, ncrypt.BCRYPT_RSAPUBLIC_BLOB, silent=self._silent)
+            )
         except NativeError as error:
-            if not is_undone(error):
+            if not is_unsupported(error):
                 raise
-        return blobs.ec_public_key(ncrypt.export(self._handle, ncrypt.BCRYPT_ECCPUBLIC_BLOB, silent=self._silent))
+        return key_blobs.ec_public_key(ncrypt.export(self._handle, ncrypt.BCRYPT_ECCPUBLIC_BLOB, silent=self._silent))
 
     def exportable(self) -> bool | None:
         try:
-            policy = ncrypt.get_number(self._handle, ncrypt.NCRYPT_EXPORT_POLICY_PROPERTY)
+            policy = ncrypt.get_int(self._handle, ncrypt.NCRYPT_EXPORT_POLICY_PROPERTY)
         except NativeError:
             return None
         return bool(policy & (ncrypt.NCRYPT_ALLOW_EXPORT_FLAG | ncrypt.NCRYPT_ALLOW_PLAINTEXT_EXPORT_FLAG))
@@ -107,15 +109,15 @@ class CngKey(OpenKey):
         from cryptography.hazmat.primitives.serialization import load_der_private_key
 
         password = secrets.token_urlsafe(24)
-        octets = ncrypt.export_pkcs8(self._handle, password, silent=self._silent)
-        return load_der_private_key(octets, password.encode())  # type: ignore[return-value]  # RSA or EC
+        pkcs8 = ncrypt.export_pkcs8(self._handle, password, silent=self._silent)
+        return load_der_private_key(pkcs8, password.encode())  # type: ignore[return-value]  # RSA or EC
 
     def access_rules(self) -> bytes:
-        return ncrypt.get_octets(self._handle, ncrypt.NCRYPT_SECURITY_DESCR_PROPERTY, DACL_SECURITY_INFORMATION)
+        return ncrypt.get_bytes(self._handle, ncrypt.NCRYPT_SECURITY_DESCR_PROPERTY, DACL_SECURITY_INFORMATION)
 
     def set_access_rules(self, descriptor: bytes) -> None:
         flags = DACL_SECURITY_INFORMATION | ncrypt.NCRYPT_PERSIST_FLAG
-        ncrypt.set_octets(self._handle, ncrypt.NCRYPT_SECURITY_DESCR_PROPERTY, descriptor, flags)
+        ncrypt.set_bytes(self._handle, ncrypt.NCRYPT_SECURITY_DESCR_PROPERTY, descriptor, flags)
 
     def delete(self) -> None:
         handle, self._handle = self._handle, 0
@@ -124,7 +126,7 @@ class CngKey(OpenKey):
     def close(self) -> None:
         if self._handle:
             self._handle = 0
-            self._give_back()
+            self._release()
 
 
 class CspKey(OpenKey):
@@ -142,19 +144,19 @@ class CspKey(OpenKey):
         return advapi32.sign(self._handle, self._container.spec, digest, algorithm.hash_name)
 
     def public_key(self) -> PublicKey:
-        with advapi32.key_of(self._handle, self._container.spec) as key:
-            return blobs.legacy_public_key(advapi32.export(key, advapi32.PUBLICKEYBLOB))
+        with advapi32.open_key(self._handle, self._container.spec) as key:
+            return key_blobs.legacy_public_key(advapi32.export(key, advapi32.PUBLICKEYBLOB))
 
     def exportable(self) -> bool | None:
         try:
-            with advapi32.key_of(self._handle, self._container.spec) as key:
+            with advapi32.open_key(self._handle, self._container.spec) as key:
                 return bool(advapi32.permissions(key) & advapi32.CRYPT_EXPORT)
         except NativeError:
             return None
 
     def private_key(self) -> PrivateKey:
-        with advapi32.key_of(self._handle, self._container.spec) as key:
-            return blobs.legacy_private_key(advapi32.export(key, advapi32.PRIVATEKEYBLOB))
+        with advapi32.open_key(self._handle, self._container.spec) as key:
+            return key_blobs.legacy_private_key(advapi32.export(key, advapi32.PRIVATEKEYBLOB))
 
     def access_rules(self) -> bytes:
         return advapi32.security_descriptor(self._handle)
@@ -164,7 +166,7 @@ class CspKey(OpenKey):
 
     def delete(self) -> None:
         self.close()
-        advapi32.delete(*_legacy(self._container, silent=self._silent))
+        advapi32.delete(*_acquire_arguments(self._container, silent=self._silent))
 
     def close(self) -> None:
         handle, self._handle = self._handle, 0
@@ -172,44 +174,44 @@ class CspKey(OpenKey):
             advapi32.release(handle)
 
 
-def of_certificate(context: int, container: Container, *, silent: bool) -> OpenKey:
+def open_for_certificate(context: int, container: Container, *, silent: bool) -> OpenKey:
     """Open the private key of a certificate context. Raises `NativeError`."""
     with contextlib.ExitStack() as undo:
-        context = undo.enter_context(crypt32.duplicated(context))
+        context = undo.enter_context(crypt32.duplicate(context))
         try:
-            acquired = crypt32.acquire(context, silent=silent)
+            acquired = crypt32.acquire_key(context, silent=silent)
         except NativeError as error:
             if error.code != CODES["CRYPT_E_NO_KEY_PROPERTY"]:
                 raise
             # This is also reported for a key that cannot be reached; the provider gives a better reason, or opens it.
-            return of_container(container, silent=silent)
+            return open_in_container(container, silent=silent)
         if acquired.spec == crypt32.CERT_NCRYPT_KEY_SPEC:
             if acquired.owned:
                 return CngKey(acquired.handle, silent=silent)
             # A handle that is not owned lives as long as the certificate context.
-            return CngKey(acquired.handle, silent=silent, give_back=undo.pop_all().close)
+            return CngKey(acquired.handle, silent=silent, release=undo.pop_all().close)
         if acquired.owned:
             advapi32.release(acquired.handle)
     return _open_legacy(container, silent=silent)
 
 
-def of_container(container: Container, *, silent: bool) -> OpenKey:
+def open_in_container(container: Container, *, silent: bool) -> OpenKey:
     """Open the key in a container. Raises `NativeError`."""
     if container.type:
         return _open_legacy(container, silent=silent)
-    with ncrypt.opened_provider(container.provider) as provider:
+    with ncrypt.open_provider(container.provider) as provider:
         handle = ncrypt.open_key(provider, container.name, machine=container.machine, silent=silent)
     return CngKey(handle, silent=silent)
 
 
 def _open_legacy(container: Container, *, silent: bool) -> CspKey:
-    return CspKey(advapi32.acquire(*_legacy(container, silent=silent)), container, silent=silent)
+    return CspKey(advapi32.acquire(*_acquire_arguments(container, silent=silent)), container, silent=silent)
 
 
-def _legacy(container: Container, *, silent: bool) -> tuple[str, str, int, int]:
+def _acquire_arguments(container: Container, *, silent: bool) -> tuple[str, str, int, int]:
     provider, kind = container.provider, container.type
     if provider in _WITHOUT_SHA2:
-        provider, kind = _AES, advapi32.PROV_RSA_AES
+        provider, kind = _AES_PROVIDER, advapi32.PROV_RSA_AES
     return container.name, provider, kind, _flags(container, silent=silent)
 
 
@@ -217,33 +219,34 @@ def _flags(container: Container, *, silent: bool) -> int:
     return (advapi32.CRYPT_MACHINE_KEYSET if container.machine else 0) | (advapi32.CRYPT_SILENT if silent else 0)
 
 
-def container_of(provider: str, name: str, *, machine: bool) -> Container:
+def container_for(provider: str, name: str, *, machine: bool) -> Container:
     """Return a key's container in a CNG or legacy provider."""
     kind = advapi32.providers().get(provider, 0)
     return Container(provider, name, kind, machine, advapi32.AT_KEYEXCHANGE if kind else 0)
 
 
-def make(container: Container, key_type: str, *, exportable: bool, silent: bool) -> OpenKey:
+def generate(container: Container, key_type: str, *, exportable: bool, silent: bool) -> OpenKey:
     """Generate a key in a new container. Raises `NativeError`, `NotSupported`."""
     kind, _, size = key_type.partition("-")
     if container.type:
         if kind != "RSA":
             raise NotSupported(
-                f"{container.provider} makes RSA keys alone.", hint=f"Ask for RSA-2048, or take provider={SOFTWARE}."
+                f"{container.provider} supports only RSA keys.",
+                hint=f"Use RSA-2048, or provider={SOFTWARE_PROVIDER}.",
             )
-        return _make_legacy(container, int(size), exportable=exportable, silent=silent)
+        return _generate_legacy(container, int(size), exportable=exportable, silent=silent)
     if kind not in ("RSA", "P"):
-        raise NotSupported(f"Windows makes no {key_type} keys.", hint="Ask for RSA-2048, or P-256.")
-    with ncrypt.opened_provider(container.provider) as provider:
+        raise NotSupported(f"Windows does not support {key_type} keys.", hint="Use RSA-2048 or P-256.")
+    with ncrypt.open_provider(container.provider) as provider:
         algorithm = "RSA" if kind == "RSA" else f"ECDSA_P{size}"
         key = ncrypt.create_key(provider, algorithm, container.name, machine=container.machine)
         try:
             if kind == "RSA":
-                ncrypt.set_number(key, ncrypt.NCRYPT_LENGTH_PROPERTY, int(size), persist=False)
-            ncrypt.set_number(key, ncrypt.NCRYPT_KEY_USAGE_PROPERTY, ncrypt.NCRYPT_ALLOW_SIGNING_FLAG)
+                ncrypt.set_int(key, ncrypt.NCRYPT_LENGTH_PROPERTY, int(size), persist=False)
+            ncrypt.set_int(key, ncrypt.NCRYPT_KEY_USAGE_PROPERTY, ncrypt.NCRYPT_ALLOW_SIGNING_FLAG)
             # If it is exportable, then only in encrypted form.
             policy = ncrypt.NCRYPT_ALLOW_EXPORT_FLAG if exportable else 0
-            ncrypt.set_number(key, ncrypt.NCRYPT_EXPORT_POLICY_PROPERTY, policy)
+            ncrypt.set_int(key, ncrypt.NCRYPT_EXPORT_POLICY_PROPERTY, policy)
             ncrypt.finalize(key, silent=silent)
         except BaseException:
             ncrypt.free(key)  # a key that was not finalised is discarded
@@ -251,21 +254,26 @@ def make(container: Container, key_type: str, *, exportable: bool, silent: bool)
     return CngKey(key, silent=silent)
 
 
-def _make_legacy(container: Container, bits: int, *, exportable: bool, silent: bool) -> CspKey:
+def _generate_legacy(container: Container, bits: int, *, exportable: bool, silent: bool) -> CspKey:
     def fill(handle: int) -> None:
         advapi32.generate(handle, container.spec, bits, exportable=exportable)
 
-    return _filled(container, fill, silent=silent)
+    return _create_container(container, fill, silent=silent)
 
 
-def take_in_legacy(container: Container, key: RSAPrivateKey, *, exportable: bool, silent: bool) -> OpenKey:
-    """Import a key into a new container of a legacy provider. Raises `NativeError`, and as `blobs.legacy_blob`."""
-    blob = blobs.legacy_blob(key)
-    return _filled(container, lambda handle: advapi32.take_in(handle, blob, exportable=exportable), silent=silent)
+def import_legacy(container: Container, key: RSAPrivateKey, *, exportable: bool, silent: bool) -> OpenKey:
+    """Import a key into a new container of a legacy provider. Raises `NativeError`, and as `key_blobs.legacy_blob`."""
+    blob = key_blobs.legacy_blob(key)
+
+    def fill(handle: int) -> None:
+        advapi32.import_key(handle, blob, exportable=exportable)
+
+    return _create_container(container, fill, silent=silent)
 
 
-def _filled(container: Container, fill: Callable[[int], None], *, silent: bool) -> CspKey:
-    name, provider, kind, flags = _legacy(container, silent=silent)  # with SHA-2, needed to sign its certificate
+def _create_container(container: Container, fill: Callable[[int], None], *, silent: bool) -> CspKey:
+    # A provider with SHA-2, which is needed to sign the key's certificate.
+    name, provider, kind, flags = _acquire_arguments(container, silent=silent)
     handle = advapi32.acquire(name, provider, kind, flags | advapi32.CRYPT_NEWKEYSET)
     try:
         fill(handle)

@@ -11,14 +11,14 @@ import keyvouch
 
 
 @pytest.fixture
-def nothing_left() -> Iterator[None]:
+def cleaned_up() -> Iterator[None]:
     """Delete the keys that the test created."""
     with _deleting_new_keys():
         yield
 
 
 @pytest.fixture(scope="module")
-def nothing_left_of_module() -> Iterator[None]:
+def cleaned_up_module() -> Iterator[None]:
     """Delete the keys that the tests of a module created, after the last test."""
     with _deleting_new_keys():
         yield

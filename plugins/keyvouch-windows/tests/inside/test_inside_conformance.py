@@ -13,7 +13,7 @@ from keyvouch.testing import StoreConformance
 PROVIDER = "Microsoft Enhanced RSA and AES Cryptographic Provider"
 
 
-pytestmark = pytest.mark.usefixtures("nothing_left_of_module")
+pytestmark = pytest.mark.usefixtures("cleaned_up_module")
 
 
 class TestLegacyProvider(StoreConformance):

@@ -64,17 +64,17 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: Authorit
     return "nightly"
 
 
-def test_second_program_signs_nothing(authority: Authority, profile: str) -> None:
+def test_second_run_uses_the_cache(authority: Authority, profile: str) -> None:
     """A program such as a scheduled task signs in on the first run only."""
     program = f"import keyvouch; print(keyvouch.connect({profile!r}).access_token())"
-    told = [run("-c", program) for _ in range(2)]
+    tokens = [run("-c", program) for _ in range(2)]
 
-    assert told[0] == told[1]
+    assert tokens[0] == tokens[1]
     (exchange,) = authority.exchanges
     assert (exchange.header or {})["alg"] == "RS256"
 
 
-def test_command_has_the_same_token(authority: Authority, profile: str) -> None:
+def test_command_shares_the_cache(authority: Authority, profile: str) -> None:
     """`keyvouch token`, in another process, uses the token that the program has cached."""
     with keyvouch.connect(profile) as client:
         token = client.access_token()

@@ -43,12 +43,12 @@ def output_of(*arguments: str | Path) -> str:
 def accounts_of(uri: str) -> list[str]:
     """Return the accounts that icacls lists for the key's file."""
     digits = uri.partition("thumbprint=")[2].partition(";")[0]
-    told = output_of("certutil", "-v", "-store", "My", digits)
-    found = re.search(r"Unique container name: (\S+)", told)
-    assert found, told
-    places = [Path(os.environ["PROGRAMDATA"], folder, found[1]) for folder in FOLDERS]
-    place = next(place for place in places if place.exists())
-    rules = output_of("icacls", place).replace(str(place), "")
+    output = output_of("certutil", "-v", "-store", "My", digits)
+    found = re.search(r"Unique container name: (\S+)", output)
+    assert found, output
+    paths = [Path(os.environ["PROGRAMDATA"], folder, found[1]) for folder in FOLDERS]
+    path = next(path for path in paths if path.exists())
+    rules = output_of("icacls", path).replace(str(path), "")
     return sorted(re.findall(r"^\s*(\S.*?):\(", rules, re.MULTILINE))
 
 
@@ -93,22 +93,22 @@ def result_of_task(key: str) -> int:
     )
     output_of("powershell", "-NoProfile", "-Command", "; ".join(steps))
     try:
-        return _result_at_the_end()
+        return _wait_for_result()
     finally:
         output_of("schtasks", "/delete", "/f", "/tn", TASK)
 
 
-def _result_at_the_end() -> int:
-    look = f"$t = Get-ScheduledTask {TASK}; $t.State; ($t | Get-ScheduledTaskInfo).LastTaskResult"
-    give_up = time.monotonic() + 120
-    while time.monotonic() < give_up:
-        state, result = output_of("powershell", "-NoProfile", "-Command", look).split()
+def _wait_for_result() -> int:
+    query = f"$t = Get-ScheduledTask {TASK}; $t.State; ($t | Get-ScheduledTaskInfo).LastTaskResult"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        state, result = output_of("powershell", "-NoProfile", "-Command", query).split()
         if state == "Ready" and int(result) not in UNFINISHED:
             return int(result)
-    raise AssertionError("the task does not end")
+    raise AssertionError("timed out waiting for the task to end")
 
 
-def test_service_account_signs_once_it_is_granted(key: str) -> None:
+def test_service_account_signs_after_grant(key: str) -> None:
     """A service account's task is denied access to the key (4), and signs (0) once access is granted."""
     assert result_of_task(key) == 4
 

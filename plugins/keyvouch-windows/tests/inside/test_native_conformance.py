@@ -10,7 +10,7 @@ import keyvouch
 from keyvouch.store import KeySpec
 from keyvouch.testing import StoreConformance
 
-pytestmark = pytest.mark.usefixtures("nothing_left_of_module")
+pytestmark = pytest.mark.usefixtures("cleaned_up_module")
 
 
 class TestSoftwareProvider(StoreConformance):

@@ -22,7 +22,7 @@ from keyvouch.errors import KeyNotFound, KeyUnusable
 from keyvouch.secrets import Secret
 from keyvouch.store import KeySpec
 
-pytestmark = pytest.mark.usefixtures("nothing_left")
+pytestmark = pytest.mark.usefixtures("cleaned_up")
 MESSAGE = b"what is signed"
 CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
@@ -39,8 +39,8 @@ def verify(public_key: object, signature: bytes, algorithm: str) -> None:
     """Verify a signature in JOSE form with `cryptography`. Raises `InvalidSignature`."""
     digest = HASHES[algorithm[2:]]
     if isinstance(public_key, rsa.RSAPublicKey):
-        how = padding.PSS(padding.MGF1(digest), digest.digest_size) if algorithm[:2] == "PS" else padding.PKCS1v15()
-        public_key.verify(signature, MESSAGE, how, digest)
+        scheme = padding.PSS(padding.MGF1(digest), digest.digest_size) if algorithm[:2] == "PS" else padding.PKCS1v15()
+        public_key.verify(signature, MESSAGE, scheme, digest)
         return
     assert isinstance(public_key, ec.EllipticCurvePublicKey)
     half = len(signature) // 2
@@ -60,7 +60,7 @@ def thumbprint(uri: str) -> str:
 
 @pytest.mark.parametrize("location", ["CurrentUser", "LocalMachine"])
 @pytest.mark.parametrize("key_type", ["RSA-2048", "RSA-3072", *CURVES])
-def test_key_outlives_its_process(location: str, key_type: str) -> None:
+def test_key_persists(location: str, key_type: str) -> None:
     """A new key signs in another process, with every algorithm of its type."""
     uri = make(f"windows:location={location};friendly-name=native", key_type)
     with keyvouch.open_signer(uri) as signer:
@@ -78,17 +78,17 @@ def test_key_outlives_its_process(location: str, key_type: str) -> None:
         verify(public_key, base64.urlsafe_b64decode(json.loads(done.stdout)["signature"] + "=="), algorithm)
 
 
-def test_certutil_knows_what_was_made() -> None:
+def test_certutil_finds_the_new_key() -> None:
     """certutil finds the key in its provider and tests it."""
     uri = make("windows:location=LocalMachine;friendly-name=native")
 
-    told = output_of("certutil", "-store", "My", thumbprint(uri))
+    output = output_of("certutil", "-store", "My", thumbprint(uri))
 
-    assert SOFTWARE in told
-    assert "NOT exportable" in told
+    assert SOFTWARE in output
+    assert "NOT exportable" in output
 
 
-def test_location_is_told() -> None:
+def test_wrong_location_is_reported() -> None:
     """For a wrong location the error gives the right one; without a location both are searched."""
     uri = make("windows:location=LocalMachine;friendly-name=native")
 
@@ -126,32 +126,32 @@ def test_pfx_that_certutil_imported_signs(tmp_path: Path, provider: str) -> None
 
 
 @pytest.mark.parametrize("key_type", ["RSA-2048", "P-256"])
-def test_exported_pfx_is_read_and_taken_in(tmp_path: Path, key_type: str) -> None:
+def test_exported_pfx_is_imported_again(tmp_path: Path, key_type: str) -> None:
     """A key is exported as a PFX that OpenSSL reads; imported again, it is not exportable by default."""
     uri = make("windows:location=LocalMachine;friendly-name=native", key_type, exportable=True)
     with keyvouch.open_signer(uri) as signer:
         leaf = signer.chain[0]
     with keyvouch.open_store(uri) as store:
-        octets = store.export_pfx(Secret("correct horse"))
+        data = store.export_pfx(Secret("correct horse"))
         store.delete()
 
-    key, certificate, _ = pkcs12.load_key_and_certificates(octets, b"correct horse")
+    key, certificate, _ = pkcs12.load_key_and_certificates(data, b"correct horse")
     assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
     assert (key.public_key(), certificate) == (leaf.public_key(), leaf)
     pfx = tmp_path / "key.pfx"
-    pfx.write_bytes(octets)
+    pfx.write_bytes(data)
     output_of("openssl", "pkcs12", "-in", pfx, "-noout", "-passin", "pass:correct horse")
 
     with keyvouch.open_store("windows:location=LocalMachine;friendly-name=native") as store:
-        taken = str(store.import_key(key, [leaf]))
-    with keyvouch.open_signer(taken) as signer:
+        imported = str(store.import_key(key, [leaf]))
+    with keyvouch.open_signer(imported) as signer:
         algorithm = CURVES.get(key_type, "PS256")
         verify(leaf.public_key(), signer.sign(MESSAGE, algorithm), algorithm)
-    with keyvouch.open_store(taken) as store, pytest.raises(KeyUnusable, match="not exportable"):
+    with keyvouch.open_store(imported) as store, pytest.raises(KeyUnusable, match="not exportable"):
         store.export_pfx(Secret("correct horse"))
 
 
-def test_key_that_was_deleted_is_gone() -> None:
+def test_deleted_key_is_gone() -> None:
     """Certificate and key are deleted, and certutil finds neither."""
     uri = make("windows:location=LocalMachine;friendly-name=native")
     with keyvouch.open_store(uri) as store:

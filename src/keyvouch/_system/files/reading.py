@@ -114,7 +114,7 @@ def let_read(path: Path, error: OSError) -> str:
         from keyvouch._system.windows import access_rules
         from keyvouch._system.windows import files as windows_files
 
-        return access_rules.let_read(str(path.absolute()), windows_files.this_user())
+        return access_rules.hint_to_grant_read(str(path.absolute()), windows_files.this_user())
     return "Let this account read it."
 
 

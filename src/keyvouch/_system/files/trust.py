@@ -172,7 +172,7 @@ def _check_rules(path: Path, place: Path) -> None:
                 raise
             raise ConfigurationError(
                 f"{path} is not trusted: this account cannot see who can write to {place}.",
-                hint=access_rules.let_see(str(place), user),
+                hint=access_rules.hint_to_grant_read_rules(str(place), user),
             ) from None
         folder, root = os.path.isdir(place), place == place.parent
         if found := access_rules.distrust(str(place), rules, user, folder=folder, root=root):

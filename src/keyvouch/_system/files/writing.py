@@ -307,7 +307,7 @@ def _give_access(handle: int, *, like: _Access | None) -> None:
         from keyvouch._system.windows import files as windows_files
 
         rules = like.rules if like else None
-        windows_files.give_rules(handle, rules or security_descriptor.SecurityDescriptor())
+        windows_files.set_rules(handle, rules or security_descriptor.SecurityDescriptor())
     elif like:
         keeps_group = _give_owner(handle, like.status)
         # Never setuid or setgid, and no group permissions unless the group is unchanged.

@@ -1,6 +1,6 @@
 """Windows access rules that let too many accounts read or write a file, and the `icacls` command that corrects them.
 
-These functions take facts and return sentences; `windows_files` queries the system. Groups are identified by their
+These functions take facts and return sentences; `files` queries the system. Groups are identified by their
 SIDs, which are the same in every language.
 """
 
@@ -48,7 +48,7 @@ _TO_REPLACE = DELETE_CHILD | DELETE | WRITE_DAC | WRITE_OWNER
 %ProgramData% and below, and the owner of a new file is checked."""
 
 
-def too_many_readers(place: str, rules: SecurityDescriptor, user: str) -> tuple[str, str] | None:
+def too_many_readers(path: str, rules: SecurityDescriptor, user: str) -> tuple[str, str] | None:
     """Return which groups can read this file but should not, and the remedy; None if there are none.
 
     `user` is the SID of the account that reads it.
@@ -58,11 +58,11 @@ def too_many_readers(place: str, rules: SecurityDescriptor, user: str) -> tuple[
         return None
     own = {} if user in (SYSTEM, ADMINISTRATORS) else {user: "F" if rules.owner == user else "R"}
     removed = {ace.sid for ace in rules.dacl or () if ace.sid in groups and ace.allows and not ace.inherited}
-    return _named(groups), _icacls(place, own, removed)
+    return _named(groups), _icacls(path, own, removed)
 
 
 def distrust(
-    place: str, rules: SecurityDescriptor, user: str, *, folder: bool = False, root: bool = False
+    path: str, rules: SecurityDescriptor, user: str, *, folder: bool = False, root: bool = False
 ) -> tuple[str, str] | None:
     """Return why another account could have written this file or folder, and the remedy; None if none could.
 
@@ -75,21 +75,21 @@ def distrust(
         # They can still read it: a service account may need to.
         kept |= dict.fromkeys((group for group in groups if group in _EVERYONE), "RX") or {"S-1-5-32-545": "RX"}
         removed = groups - kept.keys()
-        return f"everyone can write to {place} ({_named(groups)})", _icacls(place, kept, removed, folder=folder)
+        return f"everyone can write to {path} ({_named(groups)})", _icacls(path, kept, removed, folder=folder)
     if rules.owner not in (SYSTEM, ADMINISTRATORS, _TRUSTED_INSTALLER, user):
-        hint = f"Run: icacls {_quoted(place)} /setowner *{ADMINISTRATORS}, or use a file of your own."
-        return f"{place} belongs to another account ({rules.owner})", hint
+        hint = f"Run: icacls {_quoted(path)} /setowner *{ADMINISTRATORS}, or use a file of your own."
+        return f"{path} belongs to another account ({rules.owner})", hint
     return None
 
 
-def let_see(place: str, user: str) -> str:
-    """Return the command that lets an account see a folder's rules, and nothing more."""
-    return f'Run: icacls {_quoted(place)} /grant "*{user}:(RC,RA,S)"'
+def hint_to_grant_read_rules(path: str, user: str) -> str:
+    """Return the hint with the command that lets an account see a folder's rules, and nothing more."""
+    return f'Run: icacls {_quoted(path)} /grant "*{user}:(RC,RA,S)"'
 
 
-def let_read(place: str, user: str) -> str:
-    """Return the command that lets an account read a file."""
-    return f'Run: icacls {_quoted(place)} /grant "*{user}:R"'
+def hint_to_grant_read(path: str, user: str) -> str:
+    """Return the hint with the command that lets an account read a file."""
+    return f'Run: icacls {_quoted(path)} /grant "*{user}:R"'
 
 
 def private(user: str, *, folder: bool = False) -> str:
@@ -121,17 +121,17 @@ def _named(groups: Iterable[str]) -> str:
     return ", ".join(f"{_name(sid)}, {sid}" for sid in sorted(groups))
 
 
-def _icacls(place: str, kept: dict[str, str], removed: Iterable[str | None], *, folder: bool = False) -> str:
+def _icacls(path: str, kept: dict[str, str], removed: Iterable[str | None], *, folder: bool = False) -> str:
     """Return the command that grants access only to SYSTEM, Administrators and `kept`, and disables inheritance."""
     below = "(OI)(CI)" if folder else ""
     grants = {SYSTEM: "F", ADMINISTRATORS: "F", **kept}
-    line = f"Run: icacls {_quoted(place)} /inheritance:r /grant:r "
+    line = f"Run: icacls {_quoted(path)} /inheritance:r /grant:r "
     line += " ".join(f'"*{sid}:{below}{right}"' for sid, right in grants.items())
     if named := " ".join(f'"*{sid}"' for sid in sorted(filter(None, removed))):
         line += f" /remove:g {named}"
     return line
 
 
-def _quoted(place: str) -> str:
+def _quoted(path: str) -> str:
     # A backslash before the quote would escape it; names on Windows contain no quotes.
-    return f'"{place}."' if place.endswith("\\") else f'"{place}"'
+    return f'"{path}."' if path.endswith("\\") else f'"{path}"'

@@ -13,7 +13,7 @@ from ctypes import wintypes
 from pathlib import Path
 
 from keyvouch._system.windows import access_rules
-from keyvouch.security_descriptor import SecurityDescriptor, sid_text
+from keyvouch.security_descriptor import SecurityDescriptor, sid_to_text
 
 assert sys.platform == "win32"  # noqa: S101 - mypy then checks the rest of the module for Windows only
 
@@ -61,12 +61,12 @@ for _dll, _name, _result, _arguments in (
 
 def rules_of(handle: int) -> SecurityDescriptor:
     """Return the owner and access rules of an open file, given its descriptor. Raises OSError."""
-    return SecurityDescriptor.from_bytes(_octets_of(msvcrt.get_osfhandle(handle)))
+    return SecurityDescriptor.from_bytes(_descriptor_of(msvcrt.get_osfhandle(handle)))
 
 
-def rules_at(place: Path) -> SecurityDescriptor:
+def rules_at(path: Path) -> SecurityDescriptor:
     """Return the owner and access rules of a file or folder, or of the link itself. Raises OSError."""
-    return SecurityDescriptor.from_bytes(_octets_at(place))
+    return SecurityDescriptor.from_bytes(_descriptor_at(path))
 
 
 @functools.cache
@@ -74,17 +74,17 @@ def this_user() -> str:
     """Return the SID of the account that runs this process."""
     token = wintypes.HANDLE()
     process = _kernel32.GetCurrentProcess()
-    _demand(_advapi32.OpenProcessToken(process, _TOKEN_QUERY, ctypes.byref(token)), "this process")
+    _check(_advapi32.OpenProcessToken(process, _TOKEN_QUERY, ctypes.byref(token)), "this process")
     try:
         size = wintypes.DWORD()
         _advapi32.GetTokenInformation(token, _TOKEN_USER, None, 0, ctypes.byref(size))
         buffer = ctypes.create_string_buffer(size.value)
-        what = (token, _TOKEN_USER, buffer, size.value, ctypes.byref(size))
-        _demand(_advapi32.GetTokenInformation(*what), "this process")
+        arguments = (token, _TOKEN_USER, buffer, size.value, ctypes.byref(size))
+        _check(_advapi32.GetTokenInformation(*arguments), "this process")
     finally:
         _kernel32.CloseHandle(token)
     sid = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_void_p))[0]  # TOKEN_USER begins with a pointer to it
-    return sid_text(ctypes.string_at(sid, _advapi32.GetLengthSid(sid)))
+    return sid_to_text(ctypes.string_at(sid, _advapi32.GetLengthSid(sid)))
 
 
 def create(path: Path) -> int:
@@ -95,17 +95,17 @@ def create(path: Path) -> int:
     with _attributes(folder=False) as attributes:
         rights = _GENERIC_WRITE | _READ_CONTROL | _WRITE_DAC
         handle = _kernel32.CreateFileW(str(path), rights, 0, attributes, _CREATE_NEW, _NORMAL, None)
-        _demand(handle != _INVALID, path)
+        _check(handle != _INVALID, path)
     return msvcrt.open_osfhandle(handle, os.O_WRONLY)
 
 
 def make_folder(folder: Path) -> None:
     """Create a folder that only this account, Administrators and SYSTEM can use. Raises OSErrors as they come."""
     with _attributes(folder=True) as attributes:
-        _demand(_kernel32.CreateDirectoryW(str(folder), attributes), folder)
+        _check(_kernel32.CreateDirectoryW(str(folder), attributes), folder)
 
 
-def give_rules(handle: int, rules: SecurityDescriptor) -> None:
+def set_rules(handle: int, rules: SecurityDescriptor) -> None:
     """Apply these rules to a file returned by `create`; it inherits the rest from its folder. Raises OSErrors."""
     protected = rules.control & _DACL_PROTECTED
     if rules.dacl and not protected:
@@ -130,35 +130,35 @@ def _attributes(*, folder: bool) -> Iterator[object]:
     descriptor = ctypes.c_void_p()
     text = access_rules.private(this_user(), folder=folder)
     convert = _advapi32.ConvertStringSecurityDescriptorToSecurityDescriptorW
-    _demand(convert(text, 1, ctypes.byref(descriptor), None), "the access rules")
+    _check(convert(text, 1, ctypes.byref(descriptor), None), "the access rules")
     try:
         yield ctypes.byref(_SecurityAttributes(ctypes.sizeof(_SecurityAttributes), descriptor, False))
     finally:
         _kernel32.LocalFree(descriptor)
 
 
-def _octets_at(place: Path) -> bytes:
+def _descriptor_at(path: Path) -> bytes:
     flags = _BACKUP_SEMANTICS | _OPEN_REPARSE_POINT
-    handle = _kernel32.CreateFileW(str(place), _READ_CONTROL, _SHARE_ALL, None, _OPEN_EXISTING, flags, None)
-    _demand(handle != _INVALID, place)
+    handle = _kernel32.CreateFileW(str(path), _READ_CONTROL, _SHARE_ALL, None, _OPEN_EXISTING, flags, None)
+    _check(handle != _INVALID, path)
     try:
-        return _octets_of(handle)
+        return _descriptor_of(handle)
     finally:
         _kernel32.CloseHandle(handle)
 
 
-def _octets_of(handle: int) -> bytes:
+def _descriptor_of(handle: int) -> bytes:
     size = wintypes.DWORD()
     _advapi32.GetKernelObjectSecurity(handle, _OWNER | _DACL, None, 0, ctypes.byref(size))
     buffer = ctypes.create_string_buffer(size.value)
-    what = (handle, _OWNER | _DACL, buffer, size.value, ctypes.byref(size))
-    _demand(_advapi32.GetKernelObjectSecurity(*what), "the file")
+    arguments = (handle, _OWNER | _DACL, buffer, size.value, ctypes.byref(size))
+    _check(_advapi32.GetKernelObjectSecurity(*arguments), "the file")
     return buffer.raw
 
 
-def _demand(result: object, place: object) -> None:
+def _check(result: object, path: object) -> None:
     """Raise the OSError of the last call if it failed."""
     if not result:
         error = ctypes.WinError(ctypes.get_last_error())
-        error.filename = str(place)
+        error.filename = str(path)
         raise error

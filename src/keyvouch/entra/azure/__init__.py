@@ -37,7 +37,7 @@ class KeyvouchCredential:
     def __init__(self, source: str | ConfidentialClient, *, additionally_allowed_tenants: Collection[str] = ()) -> None:
         """Take a profile name, which is read when a token is requested, or a client, which the caller closes."""
         self._source = source
-        self._allowed = frozenset(each.lower() for each in additionally_allowed_tenants)
+        self._allowed_tenants = frozenset(each.lower() for each in additionally_allowed_tenants)
 
     @hidden_frames()
     def get_token(
@@ -49,7 +49,7 @@ class KeyvouchCredential:
         **_: Any,
     ) -> AccessToken:
         """Return an access token for these scopes. Raises the same errors as `get_token_info`."""
-        found = self._find(scopes, claims, tenant_id, cae=enable_cae)
+        found = self._token_info(scopes, claims, tenant_id, cae=enable_cae)
         return AccessToken(found.token, found.expires_on)
 
     @hidden_frames()
@@ -59,9 +59,9 @@ class KeyvouchCredential:
         If no key is available or the authority cannot be reached, raises azure-identity's `CredentialUnavailableError`
         if that package is in use, so that a `ChainedTokenCredential` tries its next credential.
         """
-        wanted = options or {}
-        cae = wanted.get("enable_cae", False)
-        return self._find(scopes, wanted.get("claims"), wanted.get("tenant_id"), cae=cae)
+        given = options or {}
+        cae = given.get("enable_cae", False)
+        return self._token_info(scopes, given.get("claims"), given.get("tenant_id"), cae=cae)
 
     def close(self) -> None:
         """Do nothing: a profile's client is shared in the process, and any other client is closed by its owner."""
@@ -77,37 +77,39 @@ class KeyvouchCredential:
     ) -> None:
         self.close()
 
-    def _find(self, scopes: tuple[str, ...], claims: str | None, tenant: str | None, *, cae: bool) -> AccessTokenInfo:
+    def _token_info(
+        self, scopes: tuple[str, ...], claims: str | None, tenant: str | None, *, cae: bool
+    ) -> AccessTokenInfo:
         if not scopes:  # as in azure-identity: never issue a token without a scope
-            raise ValueError("a token is asked for without a scope")
+            raise ValueError("at least one scope is required")
         now = int(time.time())  # before the request, so that the reported expiry is never too late
         try:
             client = client_of(self._source) if isinstance(self._source, str) else self._source
-            self._require_allowed(tenant, client)
+            self._require_allowed_tenant(tenant, client)
             result = client.variant(tenant, cae=cae).token_result(list(scopes), claims_challenge=claims)
         except KeyvouchError as error:
-            raise _as_azure(error) from error
-        renewed = result.get("refresh_on")
+            raise _as_azure_error(error) from error
+        refresh_on = result.get("refresh_on")
         return AccessTokenInfo(
             str(result["access_token"]),
             now + int(result["expires_in"]),
             token_type=str(result.get("token_type") or "Bearer"),
-            refresh_on=int(renewed) if renewed else None,
+            refresh_on=int(refresh_on) if refresh_on else None,
         )
 
-    def _require_allowed(self, tenant: str | None, client: ConfidentialClient) -> None:
-        if tenant and not client.is_of_tenant(tenant) and not self._allowed & {tenant.lower(), "*"}:
+    def _require_allowed_tenant(self, tenant: str | None, client: ConfidentialClient) -> None:
+        if tenant and not client.is_of_tenant(tenant) and not self._allowed_tenants & {tenant.lower(), "*"}:
             # Another credential in a chain must not silently take over: end the chain, as azure-identity does.
             raise ClientAuthenticationError(
-                message=f"A token of the tenant {tenant} was asked for, and the client is of another. "
-                "If that is meant, name it in additionally_allowed_tenants=."
+                message=f"A token for the tenant {tenant} was requested, but the client belongs to another tenant. "
+                "To allow this, add the tenant to additionally_allowed_tenants."
             )
 
 
-def _as_azure(error: KeyvouchError) -> ClientAuthenticationError:
+def _as_azure_error(error: KeyvouchError) -> ClientAuthenticationError:
     kind: Any = ClientAuthenticationError
     if not isinstance(error, AuthorityRefused):
         # A caller that uses a credential chain has already imported it.
         kind = getattr(sys.modules.get("azure.identity"), "CredentialUnavailableError", kind)
-    made: ClientAuthenticationError = kind(message=str(error))
-    return made
+    translated: ClientAuthenticationError = kind(message=str(error))
+    return translated

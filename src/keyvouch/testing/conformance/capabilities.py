@@ -8,9 +8,10 @@ import functools
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509 import load_der_x509_csr
 
-from keyvouch.algorithms import key_type, make_key
+from keyvouch.algorithms import key_type
 from keyvouch.certificate import certificate_spki, parse_subject, self_signed, spki_sha256
 from keyvouch.errors import KeyChanged, KeyExists, KeyNotFound, KeyUnusable, NotSupported
+from keyvouch.local_key import make_key
 from keyvouch.secrets import Secret
 from keyvouch.store import (
     DeletesKeys,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 from unittest import mock
 
-from keyvouch.algorithms import make_key
 from keyvouch.errors import AmbiguousKey, ConfigurationError, KeyNotFound, KeyvouchError, SecretIncorrect, SessionLost
+from keyvouch.local_key import make_key
 from keyvouch.secrets import Secret
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, fail, needs, require_error
 from keyvouch.testing.conformance.execution import repeating_in_threads, run_in_process, run_with_deadline

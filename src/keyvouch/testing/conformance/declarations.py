@@ -299,7 +299,7 @@ class Declarations:
     def shares_connection(self, uri: str) -> bool:
         """Return True if the core would use the same `KeyStore` object for this URI as for `uri`."""
         names = [each.name for each in self.the_class().attributes if each.connection]
-        return self.parsed(uri).octets(names) == self.parsed(self.uri).octets(names)
+        return self.parsed(uri).raw_values(names) == self.parsed(self.uri).raw_values(names)
 
     def offers(self, name: str) -> bool:
         """Return True if it is provided and not declared, so that any rule may use it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from keyvouch.algorithms import key_type, make_key
+from keyvouch.algorithms import key_type
 from keyvouch.certificate import self_signed, spki_sha256
 from keyvouch.errors import (
     AmbiguousKey,
@@ -16,6 +16,7 @@ from keyvouch.errors import (
     KeyUnusable,
     SessionLost,
 )
+from keyvouch.local_key import make_key
 from keyvouch.store import GeneratesKeys, ListsKeys, choose_one
 from keyvouch.testing.conformance import verification
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, fail, needs, require_error

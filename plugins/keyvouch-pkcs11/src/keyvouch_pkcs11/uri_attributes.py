@@ -1,0 +1,127 @@
+"""The attributes of a `pkcs11:` URI (RFC 7512), and their values for a module, a token and a key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from keyvouch.store import Attribute, KeyUri
+from keyvouch.uri import parse_flag
+from keyvouch_pkcs11.cryptoki import CKF_TOKEN_INITIALIZED, Cryptoki, decode_padded
+
+if TYPE_CHECKING:
+    from keyvouch_pkcs11.objects import PrivateKeyObject
+
+TOKEN_ATTRIBUTES = ("token", "manufacturer", "serial", "model", "slot-id", "slot-description", "slot-manufacturer")
+LIBRARY_ATTRIBUTES = ("library-manufacturer", "library-description", "library-version")
+PIN_SOURCE = "pin-source"
+
+
+def _parse_type(value: bytes) -> str:
+    if value != b"private":
+        raise ValueError("only private keys can sign: omit the attribute, or write type=private")
+    return "private"
+
+
+def _parse_pin_source(value: bytes) -> str:
+    """Return a secret reference for a pin-source of RFC 7512 (section 2.4): a file path or URI, or | and a command."""
+    text = value.decode()
+    if text.startswith("|"):
+        return f"command:{text[1:]}"
+    if text.startswith("file:///"):
+        return f"file:{text.removeprefix('file://')}"
+    return f"file:{text}" if text.startswith("/") else text
+
+
+ATTRIBUTES = (
+    Attribute("token", "the token's label"),
+    Attribute("manufacturer", "the token's manufacturer"),
+    Attribute("serial", "the token's serial number"),
+    Attribute("model", "the token's model"),
+    Attribute("slot-id", "the slot's number; may change after a restart"),
+    Attribute("slot-description", "the slot's description"),
+    Attribute("slot-manufacturer", "the slot's manufacturer"),
+    Attribute("library-manufacturer", "the module's manufacturer"),
+    Attribute("library-description", "the module's description"),
+    Attribute("library-version", "the module's version, such as 2.6"),
+    Attribute("object", "the key's label (CKA_LABEL)", parse=bytes),
+    Attribute("id", "the key's CKA_ID, percent-encoded bytes such as %01%A2", parse=bytes),
+    Attribute("type", "private; no other type is supported", parse=_parse_type),
+    Attribute("module-path", "the path of the module's file", query=True, connection=True, parse=os.fsdecode),
+    Attribute("module-name", "the module's name in p11-kit's configuration", query=True, connection=True),
+    Attribute(
+        "serialise",
+        "true: one call at a time, for a module that is not thread-safe",
+        query=True,
+        connection=True,
+        default=False,
+        parse=parse_flag,
+    ),
+    Attribute(
+        PIN_SOURCE,
+        "the PIN: a secret reference or, as in RFC 7512, a file's path, or | and a program",
+        query=True,
+        secret=True,
+        parse=_parse_pin_source,
+    ),
+    Attribute("x-*", "vendor attributes: kept, but ignored", query=True),
+)
+
+
+def library_attributes(functions: Cryptoki) -> dict[str, str]:
+    """Return the values of a module's attributes. Raises `CryptokiError`."""
+    info = functions.info()
+    return {
+        "library-manufacturer": decode_padded(info.manufacturer),
+        "library-description": decode_padded(info.description),
+        "library-version": f"{info.version.major}.{info.version.minor}",
+    }
+
+
+def token_attributes(functions: Cryptoki, slot: int) -> dict[str, str] | None:
+    """Return the values of a token's and its slot's attributes; None if it is not initialised.
+
+    Raises `CryptokiError`.
+    """
+    token, slot_info = functions.token_info(slot), functions.slot_info(slot)
+    if not token.flags & CKF_TOKEN_INITIALIZED:
+        return None
+    return {
+        "token": decode_padded(token.label),
+        "manufacturer": decode_padded(token.manufacturer),
+        "model": decode_padded(token.model),
+        "serial": decode_padded(token.serial),
+        "slot-id": str(slot),
+        "slot-description": decode_padded(slot_info.description),
+        "slot-manufacturer": decode_padded(slot_info.manufacturer),
+    }
+
+
+def matches(uri: KeyUri, attributes: Mapping[str, str], names: Sequence[str]) -> bool:
+    """Return whether the URI agrees with these values, as far as it gives them (RFC 7512, section 2.5)."""
+    return all(uri.get(each) in (None, attributes[each]) for each in names)
+
+
+def module_uri(uri: KeyUri) -> KeyUri:
+    """Return the URI of all tokens of the module."""
+    names = (*TOKEN_ATTRIBUTES, *LIBRARY_ATTRIBUTES, "object", "id", "spki-sha256", PIN_SOURCE)
+    return uri.replace(dict.fromkeys(names))
+
+
+def token_uri(uri: KeyUri, attributes: Mapping[str, str]) -> KeyUri:
+    """Return the URI with the token's label and serial number."""
+    return uri.replace({each: attributes[each] for each in ("token", "serial")})
+
+
+def pinned_uri(uri: KeyUri, attributes: Mapping[str, str], key: PrivateKeyObject, digest: str) -> KeyUri:
+    """Return the URI of exactly this key on the token; `digest`: its `spki_sha256`."""
+    return token_uri(uri, attributes).replace(
+        {
+            "object": key.label or None,
+            "id": key.id or None,
+            "spki-sha256": digest,
+            "select": None,
+            "settle": None,
+        }
+    )

@@ -1,0 +1,46 @@
+"""Access to the modules loaded in this process, to disturb them in tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from keyvouch_pkcs11 import cryptoki as ck
+from keyvouch_pkcs11 import module
+from keyvouch_pkcs11.token import Token
+
+
+def loaded_module(path: Path) -> module.Module:
+    """Return this process's module loaded from a file."""
+    return module._modules[os.path.realpath(path)]
+
+
+def only_token(path: Path) -> Token:
+    """Return the only token of a module that is in use."""
+    (token,) = loaded_module(path)._tokens.values()
+    return token
+
+
+def close_all_sessions(path: Path) -> None:
+    """Close every session of a module while no call is running, since SoftHSM would crash during one."""
+    loaded = loaded_module(path)
+    with loaded.alone():
+        for slot in loaded._functions.slots():
+            loaded._functions._call("CloseAllSessions", ck.CK_ULONG(slot))
+
+
+def log_out(path: Path) -> None:
+    """Log out of a module's tokens, as another library in this process might."""
+    loaded = loaded_module(path)
+    for slot in list(loaded._tokens):
+        with contextlib.suppress(ck.CryptokiError), loaded as functions:
+            session = functions.open_session(slot)
+            functions._call("Logout", ck.CK_ULONG(session))
+            functions.close_session(session)
+
+
+def finalize_modules() -> None:
+    """Finalise all modules, so that they are initialised again on their next use."""
+    for each in module._modules.values():
+        each.finalize()

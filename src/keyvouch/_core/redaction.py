@@ -1,0 +1,62 @@
+"""Redaction of URIs, well-formed or not: a secret that was put into one by mistake is never shown."""
+
+from __future__ import annotations
+
+import re
+
+REFERENCE_KINDS = ("env", "file", "credential", "keyring", "command", "prompt")
+"""Prefixes of references to secrets; `keyvouch.secrets` describes them."""
+
+REDACTED = "***"
+
+_NAMED = re.compile(r"(?<![\w-])([\w-]+)(=|%3[dD]|:)")
+"""A name, and the separator before its value. It begins at the start of a word, so that a long text is scanned once."""
+_SECRET_WORDS = ("pass", "secret", "pin", "token", "credential", "pwd")
+"""Words in the names of attributes that may contain a secret."""
+_AUTHORITY = re.compile(
+    r"(?:^|:|%3[aA])(?:/|%2[fF]){2}(?!/|%2[fF])"
+    r"|(?<![\w-])proxy(?:=|%3[dD])(?!\w+(?::|%3[aA])(?:/|%2[fF]){2})"  # without a scheme
+)
+"""What precedes the user and password in a text that may be malformed."""
+_NEXT_ATTRIBUTE = re.compile(r"[;&?][\w-]+=|$")
+_CUT_USERINFO = re.compile(r"(?!\[)[^/;&?]*:(?!\d*(?:[/;&?]|$))")
+"""A user and password whose end was taken for the next attribute."""
+_REFERENCE = re.compile(rf"env(?::|%3[aA])[\w.-]*(?=[;&?]|$)|(?:{'|'.join(REFERENCE_KINDS[1:])})(?::|%3[aA])")
+"""A reference; after a variable's name there may be a secret that a wrong separator has put there."""
+
+
+def redact(text: str) -> str:
+    """Return the text of a URI, well-formed or not, without what may be a secret that was put into it by mistake.
+
+    Everything that follows is omitted: if a password contains `;`, `&` or `?`, its end cannot be determined.
+    """
+    text = _without_userinfo(text)
+    query = text.find("?")
+    for found in _NAMED.finditer(text):
+        begin, sign = found.start(), found[2]
+        if not any(word in found[1].lower() for word in _SECRET_WORDS):
+            continue
+        if found[0] == "token=" and not 0 <= query < begin:  # the label of a PKCS#11 token
+            continue
+        if sign == ":" and text[begin - 1 : begin] not in ("?", "&", ";"):  # a scheme, or part of a path
+            continue
+        if sign == ":" or not _REFERENCE.match(text, found.end()):
+            return f"{text[: found.end()]}***"
+    return text
+
+
+def _without_userinfo(text: str) -> str:
+    """Redact the user and password of every address, up to the last @ before the next attribute."""
+    shown, position = "", 0
+    while found := _AUTHORITY.search(text, position):
+        end = _NEXT_ATTRIBUTE.search(text, found.end()).start()  # type: ignore[union-attr]  # it finds the end
+        shown += text[position : found.end()]
+        at = max(text.rfind("@", found.end(), end), text.rfind("%40", found.end(), end))
+        if at >= 0:
+            shown += REDACTED + text[at:end]
+        elif _CUT_USERINFO.match(text, found.end(), end):
+            return shown + REDACTED
+        else:
+            shown += text[found.end() : end]
+        position = end
+    return shown + text[position:]

@@ -1,0 +1,148 @@
+"""MSAL's requests, each made with one of a client's keys after another until one is accepted.
+
+MSAL asks for an assertion in a callback, in the thread of the request, which does not say which request it is for:
+each thread therefore remembers the key that it is trying.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import requests
+
+from keyvouch._core.retries import Deadline
+from keyvouch._core.signer import SIGN_TIMEOUT
+from keyvouch._system.signal_handlers import is_from_signal_handler
+from keyvouch.entra import advice
+from keyvouch.entra.client_keys import ClientKey, ClientKeys, UsedKey
+from keyvouch.entra.outcome import Outcome
+from keyvouch.errors import KeyvouchError
+
+log = logging.getLogger("keyvouch")
+
+_VALID_ERROR = re.compile(r"[\x20-\x21\x23-\x5B\x5D-\x7E]*")
+"""An error code as RFC 6749, section 5.2 allows it; gateways may send others."""
+
+
+class _Attempt:
+    """An attempt to make a request with one key."""
+
+    def __init__(self, key: ClientKey, timeout: float, failure: KeyvouchError | None = None) -> None:
+        self.key = key
+        self.timeout = timeout
+        self.failure = failure
+        """Raised when an assertion is requested, because no key could make one."""
+        self.used_key: UsedKey | None = None
+        self.store_error: Exception | None = None
+        """The exception raised by opening the key or signing with it."""
+
+
+class _CurrentAttempt(threading.local):
+    attempt: _Attempt | None = None
+
+
+class KeyFailover:
+    """Makes requests with a client's keys. Safe under threads."""
+
+    def __init__(self, keys: ClientKeys, discard_telemetry: Callable[[], None]) -> None:
+        """Take the keys, and a function that makes MSAL forget the errors of earlier responses."""
+        self._keys = keys
+        self._discard_telemetry = discard_telemetry
+        self._current = _CurrentAttempt()
+
+    def make_assertion(self, context: Mapping[str, str]) -> str:
+        """Make the assertion for one of MSAL's requests, with the key currently being tried in this thread."""
+        attempt = self._current.attempt or _Attempt(self._keys.in_order()[0], SIGN_TIMEOUT)
+        if attempt.failure:
+            raise attempt.failure
+        try:
+            assertion, attempt.used_key = attempt.key.make_assertion(context, attempt.timeout)
+        except Exception as error:
+            attempt.store_error = error
+            raise
+        return assertion
+
+    def try_keys(self, request: Callable[[], Any], deadline: Deadline | None = None) -> Outcome:
+        """Make a request with each key until one is accepted; see the design of `try_next_key`.
+
+        Keys refused recently are tried only if no store of the other keys can sign.
+        """
+        keys, held_back = self._keys.in_order(), self._keys.held_back()
+        outcome = self._try_each(keys, request, deadline)
+        if held_back and outcome.store_failed:
+            return self._try_each(held_back, request, deadline)
+        return outcome
+
+    def _try_each(self, keys: Sequence[ClientKey], request: Callable[[], Any], deadline: Deadline | None) -> Outcome:
+        refused: Outcome | None = None
+        outcome = Outcome()
+        for position, key in enumerate(keys):
+            # If a store stalls, leave time for the next key.
+            timeout = SIGN_TIMEOUT / len(self._keys)
+            if deadline:
+                timeout = max(0.001, min(timeout, deadline.left() / (len(keys) - position)))
+            outcome = self._try_key(key, request, timeout)
+            if outcome.key_refused:
+                refused = outcome
+                key.mark_refused()
+                self._keys.demote(key, f"the authority refused it: {advice.error_description(outcome.result)}")
+            elif outcome.store_failed:
+                self._keys.demote(key, str(outcome.error).partition("\n")[0])
+            else:
+                return outcome
+        return refused or outcome
+
+    def _try_key(self, key: ClientKey, request: Callable[[], Any], timeout: float) -> Outcome:
+        """Make a request with one key, and once more if reloading it yields another certificate."""
+        attempt = _Attempt(key, timeout)
+        with self._in_this_thread(attempt):
+            try:
+                outcome = Outcome(request(), used_key=attempt.used_key)
+                if outcome.key_refused and attempt.used_key and key.is_replaced(attempt.used_key, timeout):
+                    outcome = Outcome(request(), used_key=attempt.used_key)
+                self._discard_invalid_error(outcome.result)
+            except Exception as error:
+                self._discard_telemetry()  # may hold the value that MSAL failed on
+                if is_from_signal_handler(error):
+                    raise
+                return Outcome(error=error, used_key=attempt.used_key, from_store=error is attempt.store_error)
+        result = outcome.result
+        if attempt.used_key and isinstance(result, dict) and result.get("token_source") == "identity_provider":
+            self._keys.prefer(key)
+        return outcome
+
+    def _discard_invalid_error(self, result: Any) -> None:
+        """Keep MSAL from failing permanently: it adds the errors of earlier responses to a header of the next request.
+
+        An error that does not follow RFC 6749 is not valid in a header.
+        """
+        error = result.get("error", "") if isinstance(result, dict) else ""
+        if not (isinstance(error, str) and _VALID_ERROR.fullmatch(error)):
+            self._discard_telemetry()
+
+    def use_cached_token(self, acquire: Callable[..., Any], failure: KeyvouchError) -> Outcome | None:
+        """Return the cached token that is merely due for renewal, for when no store can sign; None if there is none.
+
+        MSAL falls back on it only after exceptions declared to it as network failures.
+        """
+        with self._in_this_thread(_Attempt(self._keys.in_order()[0], 0.0, failure)):
+            try:
+                result = acquire(http_exceptions=(requests.exceptions.RequestException, KeyvouchError))
+            except KeyvouchError:
+                return None
+        log.warning("No key can sign; using the cached token until it expires: %s", failure.message)
+        return Outcome(result)
+
+    @contextlib.contextmanager
+    def _in_this_thread(self, attempt: _Attempt) -> Iterator[None]:
+        """Let MSAL's callback in this thread use this attempt."""
+        outer, self._current.attempt = self._current.attempt, attempt
+        try:
+            yield
+        finally:
+            self._current.attempt = outer

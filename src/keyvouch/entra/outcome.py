@@ -1,0 +1,87 @@
+"""The outcome of one token request: MSAL's result, or the exception that it ended with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from keyvouch.entra import advice
+from keyvouch.entra.client_keys import UsedKey
+from keyvouch.entra.error_translation import describe, translate_network_error, unexpected_response
+from keyvouch.errors import ConfigurationError, KeyvouchError, without_frames
+from keyvouch.tokens import is_token
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of one token request. Shared by threads that request the same token."""
+
+    result: Any = None
+    """What MSAL returned."""
+    error: Exception | None = None
+    used_key: UsedKey | None = None
+    """The key that signed the request's last assertion; None if no assertion was made."""
+    from_store: bool = False
+    """True if `error` was raised by opening the key or signing with it."""
+
+    @property
+    def is_store_defect(self) -> bool:
+        """True if `error` was raised by a store's own code and is not one that a store may raise."""
+        return self.from_store and not isinstance(self.error, KeyvouchError)
+
+    @property
+    def store_failed(self) -> bool:
+        """True if the store failed in a way that another key may not: the next key should be tried."""
+        return self.from_store and isinstance(self.error, KeyvouchError) and self.error.try_next_key
+
+    @property
+    def key_refused(self) -> bool:
+        """True if the authority refused the key: another key, or this one reloaded, may be accepted."""
+        return isinstance(self.result, dict) and "error" in self.result and advice.refuses_key(self.result)
+
+    def as_msal(self) -> Any:
+        """Return the result, copied for each caller, or raise the stored exception."""
+        if self.error is not None:
+            raise self.error
+        return dict(self.result) if isinstance(self.result, dict) else self.result
+
+    def access_token(self, authority: str, retry_after: float | None) -> str:
+        """Return the access token; raise a keyvouch error for everything else.
+
+        `retry_after`: the number of seconds to wait before the next request, if the authority gave one.
+        """
+        if self.error is not None:
+            raise self._translated(self.error, authority, retry_after)
+        result = self.result if isinstance(self.result, dict) else {}
+        token = result.get("access_token")
+        if is_token(token):
+            return str(token)
+        if "error" not in result:
+            raise unexpected_response(authority, "neither a token nor an error", retry_after)
+        if retry_after is not None or result["error"] == "temporarily_unavailable":
+            raise unexpected_response(authority, advice.error_description(result), retry_after)
+        raise advice.authority_refused(result, self.used_key)
+
+    def _translated(self, error: Exception, authority: str, retry_after: float | None) -> Exception:
+        if self.is_store_defect:
+            return error
+        without_frames(error)  # the frames hold the assertion
+        if isinstance(error, KeyvouchError):
+            return error
+        if (translated := translate_network_error(error, authority)) is None:
+            if self.used_key is None:
+                translated = ConfigurationError(
+                    f"MSAL rejected the request: {error}", hint="Correct the scopes or the claims."
+                )
+            else:
+                translated = unexpected_response(authority, describe(error), retry_after)
+        translated.__cause__ = error
+        return translated
+
+
+class FailedOutcome(Exception):
+    """Carries a failed outcome to every thread that waits for it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
