@@ -81,17 +81,17 @@ def test_token_printed_without_cache(cache: Path, prefix: Sequence[str], reason:
 
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("mode", [0o500, 0o000], ids=["unwritable", "closed"])
-@pytest.mark.parametrize("place", [".", "tokens"])
-def test_token_printed_without_rights(cache: Path, mode: int, place: str) -> None:
+@pytest.mark.parametrize("folder", [".", "tokens"])
+def test_token_printed_without_rights(cache: Path, mode: int, folder: str) -> None:
     """The token is printed even if a folder cannot be written or read."""
-    (cache / place).mkdir(exist_ok=True)
+    (cache / folder).mkdir(exist_ok=True)
     if ROOT:
-        shutil.chown(cache / place, "games")
-    (cache / place).chmod(mode)
+        shutil.chown(cache / folder, "games")
+    (cache / folder).chmod(mode)
     try:
         done = run_under(WITHOUT_RIGHTS, cache, "token")
     finally:
-        (cache / place).chmod(0o700)
+        (cache / folder).chmod(0o700)
     assert done.status == 0, done.errors
     assert done.output.startswith("ey")
     reason = r"Permission denied\.|cannot be used: it belongs to another user \(uid \d+\)\."

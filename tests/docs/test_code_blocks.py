@@ -51,7 +51,7 @@ def test_page_does_what_it_says(
         try:
             reader.run(block)
         except Exception as error:
-            error.add_note(f"in the block at {block.place}")
+            error.add_note(f"in the block at {block.location}")
             raise
 
 
@@ -65,7 +65,7 @@ def test_blocks_are_found_with_their_notes(tmp_path: Path, monkeypatch: pytest.M
     )
     excused, plain, exact = blocks_of(page)
 
-    assert (excused.not_run, excused.place, excused.line) == ("needs a moon", "page.md:2", 3)
+    assert (excused.not_run, excused.location, excused.line) == ("needs a moon", "page.md:2", 3)
     assert (plain.not_run, plain.note) == (None, "")
     assert exact.exact
 

@@ -8,9 +8,10 @@ import pytest
 
 from keyvouch.testing import StoreConformance
 from keyvouch.testing.conformance import NAMES
+from testing.conformance import wrong_connections, wrong_keys, wrong_stores  # noqa: F401 - they register their faults
+from testing.conformance.faults import FAULTS
 from testing.conformance.kit_for import kit_for
 from testing.conformance.memory_store import Bare, MemoryStore
-from testing.conformance.wrong_stores import FAULTS
 
 CAPABILITIES = ("list", "generate", "import", "request", "install", "delete", "export", "grant")
 
@@ -36,7 +37,9 @@ def run_kit(pytester: pytest.Pytester) -> Any:
             test_store=f"""
             from testing.conformance.kit_for import kit_for
             from testing.conformance.memory_store import Bare, MemoryStore
-            from testing.conformance.wrong_stores import FAULTS, NothingToSign, RefusesChildren
+            from testing.conformance import wrong_connections, wrong_keys
+            from testing.conformance.faults import FAULTS
+            from testing.conformance.wrong_stores import NothingToSign, RefusesChildren
             TestStore = {expression}
             """
         )
