@@ -15,7 +15,7 @@ from keyvouch import config
 from keyvouch._core import opening
 from keyvouch._system import files
 from keyvouch._system.windows import files as windows_files
-from keyvouch.cli.common import is_somebody_there
+from keyvouch.cli.inputs import is_interactive
 from keyvouch.errors import KeyvouchError
 from keyvouch.secrets import SecretResolver
 from keyvouch.security_descriptor import ALLOW, FILE_ALL_ACCESS, Ace
@@ -27,10 +27,10 @@ EVERYONE = "S-1-1-0"
 DACL_SECURITY_INFORMATION = 4
 PRINTING = """
 import click
-from keyvouch.cli import common, errors
-errors._prepare()
+from keyvouch.cli import output, streams
+streams.prepare()
 click.echo("ü ж")
-common.print_table(["subject"], [["ü ж"]])
+output.print_table(["subject"], [["ü ж"]])
 click.echo("Fehler ü ж", err=True)
 """
 
@@ -86,7 +86,7 @@ def check_files() -> dict[str, object]:
     results["left"] = [path.name for path in FOLDER.iterdir()]
     results["a folder"] = outcome_of(lambda: SecretResolver().read_private(FOLDER))
     with files.locked(FOLDER / "lock", timeout=1):
-        results["somebody there"] = is_somebody_there()
+        results["somebody there"] = is_interactive()
     return results
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -59,7 +60,7 @@ def check(done: Done, status: int, *texts: str) -> None:
         ("profile:unknown", 2, ["Profile not found: 'unknown'", ".config/keyvouch/config.toml", "/etc/keyvouch"]),
     ],
 )
-def test_wrong_key_told(
+def test_key_errors(
     key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, status: int, texts: list[str]
 ) -> None:
     """Every mistake in a key's URI, file or password has its own error."""
@@ -72,12 +73,12 @@ def test_wrong_key_told(
 
     done = run("sign", "--key", uri.format(folder=tmp_path), stdin=b"x")
 
-    check(done, status, "Error: ", *texts)
+    check(done, status, "error[", *texts)
     assert "wrong-password" not in done.errors
     assert "hunter2" not in done.errors
 
 
-def test_expired_certificate_told(tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_certificate(tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
     """An expired certificate does not sign assertions: exit status 6, and what to create."""
     from keyvouch import open_signer
 
@@ -104,26 +105,26 @@ def test_expired_certificate_told(tmp_path: Path, key: Key, monkeypatch: pytest.
         ("[profiles.nightly]\nauthority = 'http://a'\n", ["https"]),
     ],
 )
-def test_broken_configuration_told(tmp_path: Path, text: str, texts: list[str]) -> None:
+def test_invalid_configuration(tmp_path: Path, text: str, texts: list[str]) -> None:
     """The file, the line or the field is named."""
     (tmp_path / "config.toml").write_text(text)
 
     check(run("--config", str(tmp_path / "config.toml"), "sign", "--profile", "nightly", stdin=b"x"), 2, *texts)
 
 
-def test_named_configuration_missing(tmp_path: Path) -> None:
+def test_missing_configuration(tmp_path: Path) -> None:
     """A configuration that was named but does not exist is an error."""
     check(run("--config", str(tmp_path / "nothing.toml"), "token"), 2, "nothing.toml does not exist")
 
 
-def test_unknown_profile_names_known(tmp_path: Path) -> None:
+def test_unknown_profile(tmp_path: Path) -> None:
     """The error lists the existing profiles."""
     (tmp_path / "config.toml").write_text("[profiles.nightly]\n[profiles.weekly]\n")
 
     check(run("--config", str(tmp_path / "config.toml"), "token", "--profile", "nitely"), 2, "nightly, weekly")
 
 
-def test_unreachable_authority_told(key: Key, tmp_path: Path) -> None:
+def test_unreachable_authority(key: Key, tmp_path: Path) -> None:
     """An authority where nothing listens: exit status 5."""
     (tmp_path / "config.toml").write_text(
         f"[profiles.n]\nauthority = 'https://localhost:9'\ntenant = 't'\nclient-id = 'c'\nscopes = ['s/.default']\n"
@@ -136,7 +137,7 @@ def test_unreachable_authority_told(key: Key, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("minutes", "status", "texts"), [(20, 7, ["AADSTS700024", "clock"]), (-20, 6, ["not valid before", "clock"])]
 )
-def test_wrong_clock_told(
+def test_wrong_clock(
     authority: Authority, key: Key, tmp_path: Path, minutes: int, status: int, texts: list[str]
 ) -> None:
     """If the clock is 20 minutes fast or slow, the hint says so."""
@@ -155,7 +156,7 @@ def test_wrong_clock_told(
     check(done, status, *texts)
 
 
-def test_refusing_proxy_told(key: Key, tmp_path: Path) -> None:
+def test_proxy_that_refuses(key: Key, tmp_path: Path) -> None:
     """A proxy that refuses is named as the reason."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -175,7 +176,7 @@ def test_refusing_proxy_told(key: Key, tmp_path: Path) -> None:
     check(done, 5, "the proxy refused the connection (Tunnel connection failed: 407 Proxy Authentication Required)")
 
 
-def test_unregistered_certificate_told(authority: Authority, key: Key, tmp_path: Path) -> None:
+def test_unregistered_certificate(authority: Authority, key: Key, tmp_path: Path) -> None:
     """AADSTS700027: the error has the thumbprint sent, and what to register; exit status 7."""
     path = write_profile(tmp_path, authority, authority.register(), [key.uri])
     done = run("--config", str(path), "token")
@@ -185,7 +186,7 @@ def test_unregistered_certificate_told(authority: Authority, key: Key, tmp_path:
     check(done, 7, "AADSTS700027", thumbprint(key.certificate), "keyvouch export --certificate app.cer")
 
 
-def test_unknown_tenant_told(authority: Authority, key: Key, tmp_path: Path) -> None:
+def test_unknown_tenant(authority: Authority, key: Key, tmp_path: Path) -> None:
     """The authority does not know the tenant: exit status 7."""
     path = write_profile(tmp_path, authority, authority.register(), [key.uri])
     done = run("--config", str(path), "token", "--tenant", "nowhere.example")
@@ -204,9 +205,47 @@ def test_error_as_json(authority: Authority, key: Key, tmp_path: Path) -> None:
     assert error["error_codes"] == [700027]
 
 
-def test_no_profile_named(tmp_path: Path) -> None:
+def test_missing_profile(tmp_path: Path) -> None:
     """Without a configuration, the error lists the locations searched."""
     check(run("token"), 2, "No profile was specified", "/etc/keyvouch/config.toml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "usage"),
+    [
+        (("keyz",), "No such command 'keyz'. Did you mean 'keys'?", "keyvouch [OPTIONS] COMMAND [ARGS]..."),
+        (("new",), "Missing option '--key'.", "keyvouch new [OPTIONS]"),
+        (("export", "--key", "pem:/x"), "Use either --certificate or --pfx.", "keyvouch export [OPTIONS]"),
+    ],
+)
+@pytest.mark.parametrize("output", [(), ("--output", "json")])
+def test_usage_error(arguments: tuple[str, ...], output: tuple[str, ...], message: str, usage: str) -> None:
+    """An error in the arguments has the code `usage`, and is followed by the usage; it is always text."""
+    command = usage.partition(" [")[0]
+    done = run(*arguments, *output)
+    assert done.errors == f"error[usage]: {message}\nUsage: {usage}\nSee `{command} --help`.\n"
+    assert (done.status, done.output) == (2, "")
+
+
+def test_help_without_arguments() -> None:
+    """Without arguments the help is printed, and is not an error's text."""
+    done = run()
+    assert done.status == 2
+    assert done.errors.startswith("Usage: keyvouch [OPTIONS] COMMAND")
+    assert "error[" not in done.errors
+
+
+def test_error_is_red_only_on_a_terminal() -> None:
+    """Colours do not reach a file or pipe."""
+    arguments = ("stores", "yubikey")
+    assert "\x1b" not in run(*arguments).errors
+    terminal, device = pty.openpty()
+    try:
+        subprocess.run([sys.executable, "-P", "-m", "keyvouch", *arguments], stderr=device, check=False)
+        assert os.read(terminal, 4096).startswith(b"\x1b[31merror[plugin-missing]: ")
+    finally:
+        os.close(terminal)
+        os.close(device)
 
 
 def test_interrupt_ends_quietly(tmp_path: Path, key: Key) -> None:
@@ -248,7 +287,7 @@ def test_closed_pipe_ends_quietly() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("stores",), ("profile", "path"), ("--help",), ("stores", "--output", "json")])
-def test_full_disk_is_no_defect(arguments: tuple[str, ...]) -> None:
+def test_full_disk_is_not_a_defect(arguments: tuple[str, ...]) -> None:
     """Output that cannot be written is reported, and not as our defect."""
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -259,12 +298,12 @@ def test_full_disk_is_no_defect(arguments: tuple[str, ...]) -> None:
             check=False,
         )
     assert done.returncode == 2
-    assert "The output cannot be written: No space left on device." in done.stderr
+    assert "Cannot write to standard output: No space left on device." in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("arguments", ["keys --key {}", "sign --key {}", "token", "new --key pem:{folder}/n.pem"])
-def test_closed_streams_are_no_defect(key: Key, tmp_path: Path, arguments: str) -> None:
+def test_closed_streams_are_not_a_defect(key: Key, tmp_path: Path, arguments: str) -> None:
     """The parent process may have closed standard input, output or error."""
     command = f"{sys.executable} -P -m keyvouch {arguments.format(repr(key.uri), folder=tmp_path)}"
     for streams in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
@@ -275,7 +314,7 @@ def test_closed_streams_are_no_defect(key: Key, tmp_path: Path, arguments: str) 
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp437", "latin-1"])
-def test_other_alphabets_are_no_defect(tmp_path: Path, encoding: str) -> None:
+def test_unencodable_characters_are_escaped(tmp_path: Path, encoding: str) -> None:
     """Characters that the terminal's encoding lacks are escaped, and the new key is not lost."""
     environment = {"PYTHONIOENCODING": encoding}
     made = run("new", "--key", f"pem:{tmp_path}/app.pem", "--subject", "CN=日本", environment=environment)
@@ -284,14 +323,14 @@ def test_other_alphabets_are_no_defect(tmp_path: Path, encoding: str) -> None:
     assert r"CN=\u65e5\u672c" in listed.output
 
 
-def test_terminal_is_not_driven(tmp_path: Path) -> None:
+def test_control_characters_are_replaced(tmp_path: Path) -> None:
     """Control characters in a certificate's subject do not reach the terminal."""
     key = new_key("P-256")
     write(tmp_path / "app.pem", pem_of(key, certify(key, name="a\x1b[2Jb")))
     assert "\x1b" not in run("keys", "--key", f"pem:{tmp_path}").output
 
 
-def test_told_to_end_it_cleans_up(tmp_path: Path) -> None:
+def test_sigterm_removes_temporary_files(tmp_path: Path) -> None:
     """SIGTERM while a key is being written does not leave a partial file."""
     program = f"""
         import os, signal
@@ -304,7 +343,7 @@ def test_told_to_end_it_cleans_up(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.pem*")) + list(tmp_path.glob(".*pem*")) == []
 
 
-def test_nohup_is_heeded(tmp_path: Path) -> None:
+def test_nohup_is_respected(tmp_path: Path) -> None:
     """SIGHUP stays ignored if the parent process ignores it."""
     program = f"""
         import os, signal
@@ -319,13 +358,13 @@ def test_nohup_is_heeded(tmp_path: Path) -> None:
     assert (tmp_path / "app.pem").exists()
 
 
-def test_standby_that_is_not_installed_waits_its_turn(key: Key, tmp_path: Path) -> None:
+def test_store_of_standby_key_may_be_missing(key: Key, tmp_path: Path) -> None:
     """The first key opens even if the second one's store is not installed on this machine."""
     (tmp_path / "config.toml").write_text(f"[profiles.n]\nkeys = ['{key.uri}', 'yubikey:slot=9c']\n")
     assert run("--config", str(tmp_path / "config.toml"), "sign", stdin=b"x").status == 0
 
 
-def test_unencrypted_file_is_told(tmp_path: Path) -> None:
+def test_unencrypted_file_is_reported(tmp_path: Path) -> None:
     """A URI that the shell cut before `&password=` makes an unencrypted key: the output says so."""
     done = run("new", "--key", f"pem:{tmp_path}/app.pem")
     assert done.status == 0
@@ -337,7 +376,7 @@ def _secret(folder: Path) -> Path:
     return write(folder / "secret", b"correct horse")
 
 
-def test_key_that_is_made_is_told(tmp_path: Path) -> None:
+def test_error_after_creation_mentions_the_key(tmp_path: Path) -> None:
     """If a step after the key's creation fails, the error says that the key exists, and its URI."""
     (tmp_path / "config").mkdir(mode=0o500)
     (tmp_path / "config" / "config.toml").mkdir()
@@ -348,11 +387,11 @@ def test_key_that_is_made_is_told(tmp_path: Path) -> None:
     assert done.status == 2
     done = run("new", "--key", f"pem:{tmp_path}/app.pem", "--certificate-out", "/proc/app.cer")
     assert done.status == 2
-    assert f"The key is made, and stays: 'pem:path={tmp_path}/app.pem;spki-sha256=" in done.errors
+    assert f"The new key was kept: 'pem:path={tmp_path}/app.pem;spki-sha256=" in done.errors
 
 
 @pytest.mark.parametrize("where", ["key", "certificate-file", "verify", "config"])
-def test_fifo_is_not_waited_for(key: Key, tmp_path: Path, where: str) -> None:
+def test_fifo_does_not_block(key: Key, tmp_path: Path, where: str) -> None:
     """A FIFO instead of a file is refused without blocking."""
     fifo = tmp_path / "fifo.pem"
     os.mkfifo(fifo, 0o600)
@@ -396,7 +435,7 @@ def test_secrets_in_a_profile_are_not_shown(tmp_path: Path) -> None:
         assert "//***@proxy:3128" in done.output
 
 
-def test_gone_working_directory_told(tmp_path: Path) -> None:
+def test_deleted_working_directory(tmp_path: Path) -> None:
     """If the working directory was deleted, the error says so."""
     command = f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir {tmp_path}/gone && {sys.executable} -P -m keyvouch"
     done = subprocess.run(
@@ -407,7 +446,7 @@ def test_gone_working_directory_told(tmp_path: Path) -> None:
 
 
 def test_defect_hides_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unexpected exception gives exit status 1, with the traceback only if requested."""
+    """An unexpected exception gives exit status 1, with the traceback only if requested, and without its text."""
     broken = tmp_path / "sitecustomize.py"
     broken.write_text("import keyvouch.config as c\ndef load(**_): raise RuntimeError('unforeseen')\nc.load = load\n")
     environment = {"PYTHONPATH": str(tmp_path)}
@@ -416,11 +455,13 @@ def test_defect_hides_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     loud = run("--debug", "token", environment=environment)
 
     assert quiet.status == loud.status == 1
+    assert quiet.errors.startswith("error[defect]: Unexpected RuntimeError")
     assert "Traceback" not in quiet.errors
-    assert "unforeseen" in loud.errors
+    assert f'File "{broken}", line 2, in load\nRuntimeError' in loud.errors
+    assert "unforeseen" not in quiet.errors + loud.errors  # it might be a secret
 
 
-def test_working_directory_not_trusted(tmp_path: Path) -> None:
+def test_working_directory_is_not_trusted(tmp_path: Path) -> None:
     """Neither configuration nor plugins are loaded from the working directory, even by `python -m keyvouch`."""
     (tmp_path / "config.toml").write_text("[profiles.planted]\n")
     (tmp_path / "click.py").write_text("raise SystemExit('planted')\n")

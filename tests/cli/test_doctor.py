@@ -22,7 +22,7 @@ def try_pin(pin: str) -> str:
     return "good"
 
 
-def test_refused_pin_tried_again_after_unseal() -> None:
+def test_refused_pin_is_tried_again_after_unseal() -> None:
     """A refused PIN is not tried again until it is unsealed."""
     assert try_pin("0000") == "wrong"
     assert "refused before" in try_pin("0000")
@@ -40,6 +40,6 @@ def test_unseal_counts_tokens(tokens: int) -> None:
     assert json.loads(run("doctor", "--unseal", "--output", "json").output) == {"tokens": tokens}
 
 
-def test_doctor_needs_task() -> None:
+def test_doctor_requires_an_option() -> None:
     """`doctor` requires a task; there is only one so far."""
     assert run("doctor").status == 2

@@ -81,17 +81,17 @@ def test_token_printed_without_cache(cache: Path, prefix: Sequence[str], reason:
 
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("mode", [0o500, 0o000], ids=["unwritable", "closed"])
-@pytest.mark.parametrize("place", [".", "tokens"])
-def test_token_printed_without_rights(cache: Path, mode: int, place: str) -> None:
+@pytest.mark.parametrize("folder", [".", "tokens"])
+def test_token_printed_without_rights(cache: Path, mode: int, folder: str) -> None:
     """The token is printed even if a folder cannot be written or read."""
-    (cache / place).mkdir(exist_ok=True)
+    (cache / folder).mkdir(exist_ok=True)
     if ROOT:
-        shutil.chown(cache / place, "games")
-    (cache / place).chmod(mode)
+        shutil.chown(cache / folder, "games")
+    (cache / folder).chmod(mode)
     try:
         done = run_under(WITHOUT_RIGHTS, cache, "token")
     finally:
-        (cache / place).chmod(0o700)
+        (cache / folder).chmod(0o700)
     assert done.status == 0, done.errors
     assert done.output.startswith("ey")
     reason = r"Permission denied\.|cannot be used: it belongs to another user \(uid \d+\)\."
@@ -168,7 +168,7 @@ def test_azure_credential_gets_a_token(own_folders: Path) -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_written_again_when_there_is_room(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_is_written_again_once_possible(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The cache is tried again for each token, so that it is written once the disk has room again."""
     (cache / "tokens").mkdir()
     client = keyvouch.connect("nightly")
@@ -202,7 +202,7 @@ def test_no_cache_signs_in_again(app: App, authority: Authority, cache: Path, tm
 
 @pytest.mark.parametrize("destination", ["file:/dev/full", "file:{folder}/missing/audit.jsonl", "file:{folder}/folder"])
 @pytest.mark.parametrize("required", [True, False, None])
-def test_unwritten_audit(
+def test_unwritable_audit(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, destination: str, *, required: bool | None
 ) -> None:
     """If a record cannot be written, the command fails if the profile requires it; otherwise it warns once."""

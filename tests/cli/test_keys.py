@@ -28,16 +28,16 @@ def key(tmp_path: Path) -> Key:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def new_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A URI without a key yet."""
     monkeypatch.setenv("APP_PASSWORD", PASSWORD)
     return f"pfx:{tmp_path / 'new.pfx'}?password=env:APP_PASSWORD"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KEY_TYPES if kind not in ("RSA-3072", "RSA-4096")])
-def test_new_key_made(place: str, tmp_path: Path, kind: str) -> None:
+def test_new_key(new_uri: str, tmp_path: Path, kind: str) -> None:
     """Key and certificate are created, and the file is accessible only to its owner."""
-    done = run("new", "--key", place, "--key-type", kind, "--subject", "CN=app,O=Contoso", "--days", "30")
+    done = run("new", "--key", new_uri, "--key-type", kind, "--subject", "CN=app,O=Contoso", "--days", "30")
     path = tmp_path / "new.pfx"
     private_key, certificate, _ = pkcs12.load_key_and_certificates(path.read_bytes(), PASSWORD.encode())
 
@@ -49,19 +49,19 @@ def test_new_key_made(place: str, tmp_path: Path, kind: str) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_new_key_told_ready_to_paste(place: str) -> None:
+def test_new_key_is_printed_ready_to_paste(new_uri: str) -> None:
     """The pinned URI comes first, quoted for a shell, and can be used to sign."""
-    done = run("new", "--key", place)
+    done = run("new", "--key", new_uri)
     (uri,) = shlex.split(done.output.splitlines()[0])
 
     assert "Next: keyvouch export --certificate app.cer" in done.errors
     assert run("sign", "--key", uri, stdin=b"x").status == 0
 
 
-def test_thumbprints_as_others_have_them(place: str, tmp_path: Path) -> None:
+def test_thumbprints_are_those_of_the_certificate(new_uri: str, tmp_path: Path) -> None:
     """The thumbprints are those of the certificate written."""
     facts = json.loads(
-        run("new", "--key", place, "--certificate-out", str(tmp_path / "c.cer"), "--output", "json").output
+        run("new", "--key", new_uri, "--certificate-out", str(tmp_path / "c.cer"), "--output", "json").output
     )
     certificate = x509.load_der_x509_certificate((tmp_path / "c.cer").read_bytes())
 
@@ -69,7 +69,7 @@ def test_thumbprints_as_others_have_them(place: str, tmp_path: Path) -> None:
     assert facts["thumbprint_sha1"] == certificate.fingerprint(hashes.SHA1()).hex().upper()  # noqa: S303
 
 
-def test_new_key_never_over_another(key: Key, tmp_path: Path) -> None:
+def test_new_key_never_overwrites(key: Key, tmp_path: Path) -> None:
     """An existing file is not overwritten: exit status 3."""
     before = (tmp_path / "app.pfx").read_bytes()
 
@@ -77,10 +77,10 @@ def test_new_key_never_over_another(key: Key, tmp_path: Path) -> None:
     assert (tmp_path / "app.pfx").read_bytes() == before
 
 
-def test_new_key_saves_profile(place: str) -> None:
+def test_new_key_with_profile(new_uri: str) -> None:
     """A profile is added for the key, and shown."""
     done = run(
-        "new", "--key", place, "--save-profile", "nightly", "--tenant", "contoso.onmicrosoft.com", "--client-id", "7"
+        "new", "--key", new_uri, "--save-profile", "nightly", "--tenant", "contoso.onmicrosoft.com", "--client-id", "7"
     )
     shown = json.loads(run("profile", "show", "nightly", "--output", "json").output)
 
@@ -89,7 +89,7 @@ def test_new_key_saves_profile(place: str) -> None:
     assert "keyvouch export --certificate app.cer" in done.errors
 
 
-def test_new_member_of_a_family_lasts(tmp_path: Path) -> None:
+def test_profile_of_a_family_uses_its_newest_member(tmp_path: Path) -> None:
     """A profile for a family takes the newest, so the next renewal is used; the suggested command opens one key."""
     family, out = f"pem:{tmp_path}/app-*.pem", str(tmp_path / "app.cer")
     profile = ("--save-profile", "nightly", "--tenant", "t", "--client-id", "7")
@@ -106,7 +106,7 @@ def test_new_member_of_a_family_lasts(tmp_path: Path) -> None:
     assert run("sign", "--profile", "nightly", stdin=b"x").status == 0
 
 
-def test_relative_key_of_a_profile_is_made_whole(tmp_path: Path) -> None:
+def test_relative_path_in_a_profile_is_made_absolute(tmp_path: Path) -> None:
     """A relative path is made absolute, since a profile is used from any working directory."""
     make_key(tmp_path, "app.pem")
     done = run(
@@ -126,15 +126,15 @@ def test_relative_key_of_a_profile_is_made_whole(tmp_path: Path) -> None:
         ("--tenant", "t", "--client-id", "7", "--ca-file", "/nonexistent"),
     ],
 )
-def test_half_a_profile_is_not_added(key: Key, options: tuple[str, ...]) -> None:
+def test_incomplete_profile_is_not_added(key: Key, options: tuple[str, ...]) -> None:
     """An incomplete profile, which would fail at first use, is refused at once."""
     assert run("profile", "add", "n", "--key", key.uri, *options).status == 2
     assert json.loads(run("profile", "list", "--output", "json").output)["profiles"] == []
 
 
-def test_key_is_made_only_if_all_else_can_be(place: str, tmp_path: Path) -> None:
+def test_key_is_not_created_if_its_certificate_cannot_be_written(new_uri: str, tmp_path: Path) -> None:
     """If the certificate could not be written, the command fails before it creates a key."""
-    done = run("new", "--key", place, "--certificate-out", str(tmp_path / "nothing" / "app.cer"))
+    done = run("new", "--key", new_uri, "--certificate-out", str(tmp_path / "nothing" / "app.cer"))
     assert done.status == 2
     assert "Create the folder" in done.errors
     assert not (tmp_path / "new.pfx").exists()
@@ -150,7 +150,7 @@ def test_next_command_keeps_the_configuration(key: Key, tmp_path: Path) -> None:
     assert f"Next: keyvouch --config '{configuration}' token --profile n" in done.errors
 
 
-def test_expired_certificate_marked(tmp_path: Path) -> None:
+def test_expired_certificate_is_marked(tmp_path: Path) -> None:
     """The list of keys marks an expired certificate."""
     key, other = new_key("P-256"), new_key("P-256", 1)
     for name, each, days in (("old", key, (-9, -1)), ("good", other, (-1, 9))):
@@ -159,13 +159,13 @@ def test_expired_certificate_marked(tmp_path: Path) -> None:
     assert listed.output.count("(expired)") == 1
 
 
-def test_profile_needs_tenant_and_client(place: str, tmp_path: Path) -> None:
+def test_profile_requires_tenant_and_client_id(new_uri: str, tmp_path: Path) -> None:
     """An incomplete profile is refused before a key is created."""
-    assert run("new", "--key", place, "--save-profile", "nightly").status == 2
+    assert run("new", "--key", new_uri, "--save-profile", "nightly").status == 2
     assert not (tmp_path / "new.pfx").exists()
 
 
-def test_keys_listed_with_uris(key: Key, tmp_path: Path) -> None:
+def test_keys_are_listed_with_their_uris(key: Key, tmp_path: Path) -> None:
     """Each key is listed with a URI that opens it."""
     (listed,) = json.loads(run("keys", "--key", f"pfx:{tmp_path}?password=env:APP_PASSWORD", "--output", "json").output)
 
@@ -173,7 +173,7 @@ def test_keys_listed_with_uris(key: Key, tmp_path: Path) -> None:
     assert run("sign", "--key", listed["uri"], stdin=b"x").status == 0
 
 
-def test_certificate_exported(key: Key, tmp_path: Path) -> None:
+def test_export_certificate(key: Key, tmp_path: Path) -> None:
     """The certificate is written in DER, and never over a file."""
     target = str(tmp_path / "app.cer")
 
@@ -182,7 +182,7 @@ def test_certificate_exported(key: Key, tmp_path: Path) -> None:
     assert run("export", "--key", key.uri, "--certificate", target).status == 3
 
 
-def test_pfx_exported(key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_pfx(key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Key and certificate are written under their own password, readable by OpenSSL."""
     monkeypatch.setenv("OTHER", "another")
     target = tmp_path / "copy.pfx"
@@ -198,7 +198,7 @@ def test_pfx_exported(key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     "options", [[], ["--certificate", "a", "--pfx", "b"], ["--pfx", "b"], ["--pfx", "b", "--password", "hunter2"]]
 )
-def test_export_asked_wrongly(key: Key, tmp_path: Path, options: list[str]) -> None:
+def test_export_with_wrong_options(key: Key, tmp_path: Path, options: list[str]) -> None:
     """Exactly one form is required, and a PFX needs a password reference; a literal password is not echoed."""
     done = run("export", "--key", key.uri, *options, folder=tmp_path)
 
@@ -206,7 +206,42 @@ def test_export_asked_wrongly(key: Key, tmp_path: Path, options: list[str]) -> N
     assert "hunter2" not in done.errors
 
 
-def test_stores_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("permissions", ["strict", "any"])
+@pytest.mark.parametrize("options", [("--profile", "n"), ("--profile", "n", "--key", "{key}"), ("--key", "{key}")])
+def test_export_password_follows_the_profile(
+    key: Key, tmp_path: Path, options: tuple[str, ...], permissions: str
+) -> None:
+    """`permissions = "any"`, in the profile or in the defaults, also applies to the file with the new password."""
+    (tmp_path / "config.toml").write_text(
+        f"[defaults]\npermissions = '{permissions}'\n[profiles.n]\nkeys = ['{key.uri}']\n"
+    )
+    password = tmp_path / "password"
+    password.write_text("another")
+    password.chmod(0o644)
+    done = run(
+        *("--config", str(tmp_path / "config.toml"), "export", "--pfx", str(tmp_path / "copy.pfx")),
+        *("--password", f"file:{password}", *(option.format(key=key.uri) for option in options)),
+    )
+    assert done.status == {"strict": 4, "any": 0}[permissions], done.errors
+    assert (tmp_path / "copy.pfx").exists() == (permissions == "any")
+
+
+@pytest.mark.parametrize("options", [("--key", "{key}"), ("--profile", "n", "--key", "{key}")])
+def test_export_password_runs_no_command(key: Key, tmp_path: Path, options: tuple[str, ...]) -> None:
+    """With --key, the references are not a profile's, and no program is run."""
+    (tmp_path / "config.toml").write_text(f"[profiles.n]\nkeys = ['{key.uri}']\n")
+    ran = tmp_path / "ran"
+    done = run(
+        *("--config", str(tmp_path / "config.toml"), "export", "--pfx", str(tmp_path / "copy.pfx")),
+        *("--password", f"command:/usr/bin/touch {ran}", *(option.format(key=key.uri) for option in options)),
+    )
+    assert done.status == 2
+    assert "command:" in done.errors
+    assert not ran.exists()
+    assert not (tmp_path / "copy.pfx").exists()
+
+
+def test_stores_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list has the installed stores, and those that could be installed."""
     monkeypatch.setitem(registry.KNOWN, "moon", "keyvouch-moon")
     done = CliRunner().invoke(group, ["stores"])
@@ -216,14 +251,14 @@ def test_stores_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install . ./plugins/NAME" in done.output
 
 
-def test_store_of_another_system_shown() -> None:
+def test_store_of_another_platform_is_described() -> None:
     """A store that cannot be used on this machine is still shown, with its requirements."""
     done = run("stores", "windows")
 
     assert (done.status, "thumbprint" in done.output, "Windows alone" in done.output) == (0, True, True)
 
 
-def test_store_shown() -> None:
+def test_store_is_described() -> None:
     """A store's attributes and capabilities are shown from its declaration."""
     shown = json.loads(run("stores", "pfx:", "--output", "json").output)
 
@@ -231,7 +266,7 @@ def test_store_shown() -> None:
     assert "generates keys" in shown["capabilities"]
 
 
-def test_profile_added_listed(key: Key) -> None:
+def test_added_profile_is_listed(key: Key) -> None:
     """An added profile is listed, and the file is named."""
     added = run("profile", "add", "nightly", "--key", key.uri, "--tenant", "t", "--client-id", "c")
     again = run("profile", "add", "nightly", "--key", key.uri, "--tenant", "t", "--client-id", "c")
@@ -241,7 +276,7 @@ def test_profile_added_listed(key: Key) -> None:
     assert Path(run("profile", "path").output.strip()).exists()
 
 
-def test_profile_with_broken_key_refused() -> None:
+def test_profile_with_invalid_key_is_refused() -> None:
     """A URI that could never open is not saved."""
     assert (
         run("profile", "add", "nightly", "--key", "pfx:/x?passwort=env:X", "--tenant", "t", "--client-id", "c").status
@@ -260,28 +295,28 @@ def test_every_command_has_help(name: str) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shell_completion_offered(shell: str) -> None:
+def test_shell_completion_is_supported(shell: str) -> None:
     """The shells that click supports are supported."""
     done = run(environment={"_KEYVOUCH_COMPLETE": f"{shell}_source"})
 
     assert "_KEYVOUCH_COMPLETE" in done.output
 
 
-def test_commands_completed() -> None:
+def test_commands_are_completed() -> None:
     """A partial command name is completed."""
     done = run(environment={"_KEYVOUCH_COMPLETE": "bash_complete", "COMP_WORDS": "keyvouch tok", "COMP_CWORD": "1"})
 
     assert "token" in done.output
 
 
-def test_taken_names_refused_before_key(place: str, tmp_path: Path) -> None:
+def test_existing_names_are_refused_before_the_key_is_created(new_uri: str, tmp_path: Path) -> None:
     """An existing certificate file or profile stops `new` before it creates a key."""
     (tmp_path / "taken.cer").write_bytes(b"")
-    run("profile", "add", "taken", "--key", place, "--tenant", "t", "--client-id", "c")
+    run("profile", "add", "taken", "--key", new_uri, "--tenant", "t", "--client-id", "c")
     names = ["--save-profile", "taken", "--tenant", "t", "--client-id", "c"]
 
-    assert run("new", "--key", place, "--certificate-out", str(tmp_path / "taken.cer")).status == 3
-    assert run("new", "--key", place, *names).status == 2
+    assert run("new", "--key", new_uri, "--certificate-out", str(tmp_path / "taken.cer")).status == 3
+    assert run("new", "--key", new_uri, *names).status == 2
     assert not (tmp_path / "new.pfx").exists()
 
 

@@ -31,7 +31,7 @@ def test_syslog_gets_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "log"))
         monkeypatch.setattr(logs, "SYSLOG", str(tmp_path / "log"))
-        logs.audit_to("syslog", required=True)
+        logs.write_audit("syslog", required=True)
         record_audit("sign", {"outcome": "signed"})
         message = listener.recv(4096).decode().rstrip("\0")
 
@@ -40,28 +40,28 @@ def test_syslog_gets_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert json.loads(record)["outcome"] == "signed"
 
 
-def test_missing_syslog_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_syslog_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If no syslog listens, the record is not lost silently."""
     monkeypatch.setattr(logs, "SYSLOG", str(tmp_path / "nothing"))
     with pytest.raises(ConfigurationError, match="audit"):  # noqa: PT012 - it shows at the first or second call
-        logs.audit_to("syslog", required=True)
+        logs.write_audit("syslog", required=True)
         record_audit("sign", {})
 
 
 @pytest.mark.parametrize(
     "destination", ["", "file:", "file:relative", "stdout", "syslog:remote", "file:/nonexistent/x"]
 )
-def test_other_places_refused(destination: str) -> None:
+def test_invalid_destinations_are_refused(destination: str) -> None:
     """Only a file with an absolute path, or syslog, is accepted."""
     with pytest.raises(ConfigurationError):
-        logs.audit_to(destination, required=True)
+        logs.write_audit(destination, required=True)
 
 
-def test_records_appended(tmp_path: Path) -> None:
+def test_records_are_appended(tmp_path: Path) -> None:
     """Earlier records are kept."""
     path = tmp_path / "audit.jsonl"
     path.write_text("{}\n")
-    logs.audit_to(f"file:{path}", required=True)
+    logs.write_audit(f"file:{path}", required=True)
     record_audit("sign", {})
 
     assert len(path.read_text().splitlines()) == 2

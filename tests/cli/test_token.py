@@ -28,7 +28,7 @@ def app(authority: Authority, key: Key, tmp_path: Path, monkeypatch: pytest.Monk
     return app
 
 
-def test_token_bare_on_one_line(app: App) -> None:
+def test_token_is_printed_on_one_line(app: App) -> None:
     """Only the token is printed, and it is for the app and the resource."""
     done = run("token", "--profile", "nightly")
     claims = jwt.decode(done.output.strip(), options={"verify_signature": False})
@@ -39,21 +39,21 @@ def test_token_bare_on_one_line(app: App) -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_json_tells_cache() -> None:
+def test_json_reports_the_cache() -> None:
     """The JSON output says whether the token came from the cache."""
     answers = [json.loads(run("token", "--output", "json").output)["from_cache"] for _ in range(2)]
 
     assert answers == [False, True]
 
 
-def test_other_scope_asked(app: App, authority: Authority) -> None:
+def test_scope_option(app: App, authority: Authority) -> None:
     """`--scope` replaces the profile's."""
     run("token", "--scope", "https://vault.azure.net/.default")
 
     assert authority.exchanges[-1].form["scope"] == "https://vault.azure.net/.default"
 
 
-def test_other_key_used(app: App, authority: Authority, tmp_path: Path) -> None:
+def test_key_option_replaces_the_keys_of_the_profile(app: App, authority: Authority, tmp_path: Path) -> None:
     """`--key` with `--profile` replaces its keys."""
     other = make_key(tmp_path, "other.pfx")
     app.add_certificate(other.certificate)
@@ -62,7 +62,7 @@ def test_other_key_used(app: App, authority: Authority, tmp_path: Path) -> None:
     assert authority.exchanges[-1].status == 200
 
 
-def test_key_alone_with_defaults(app: App, authority: Authority, key: Key, tmp_path: Path) -> None:
+def test_key_without_profile_uses_defaults(app: App, authority: Authority, key: Key, tmp_path: Path) -> None:
     """With only `--key`, the defaults apply."""
     (tmp_path / "config.toml").write_text(
         f'[defaults]\nauthority = "{authority.url}"\nca-file = "{authority.ca_file}"\n'
@@ -72,7 +72,7 @@ def test_key_alone_with_defaults(app: App, authority: Authority, key: Key, tmp_p
     assert done.status == 0, done.errors
 
 
-def test_assertion_taken_by_authority(app: App, authority: Authority, key: Key) -> None:
+def test_assertion_is_for_the_token_endpoint(app: App, authority: Authority, key: Key) -> None:
     """The assertion is for the tenant's token endpoint."""
     done = run("assertion", "--profile", "nightly")
     claims = jwt.decode(
@@ -86,7 +86,7 @@ def test_assertion_taken_by_authority(app: App, authority: Authority, key: Key) 
 
 
 @pytest.mark.usefixtures("app")
-def test_audit_written(tmp_path: Path, key: Key) -> None:
+def test_audit_record_is_written(tmp_path: Path, key: Key) -> None:
     """Each signature gives one line, with who and what, in a file accessible only to its owner."""
     run("token")
     (line,) = (tmp_path / "audit.jsonl").read_text().splitlines()
@@ -112,7 +112,7 @@ def test_named_key_is_used(app: App, authority: Authority, tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("status", [403, 429])
-def test_answer_without_json_told_once(authority: Authority, status: int) -> None:
+def test_response_without_json_is_reported_once(authority: Authority, status: int) -> None:
     """MSAL's own message about such a response, with a traceback, is not printed beside our error."""
     authority.answer_next(status)
     done = run("token", "--output", "json")
@@ -131,7 +131,7 @@ def test_mistake_in_a_key_names_the_profile(authority: Authority, app: App, key:
         assert "hunter2" not in done.errors
 
 
-def test_demo_plays() -> None:
+def test_demo_runs() -> None:
     """The demonstration runs to its end, including the mistakes, and leaves nothing behind."""
     done = run("demo")
 
@@ -152,7 +152,7 @@ def test_unwritable_cache_warns(app: App, own_folders: Path) -> None:
     assert "Traceback" not in done.errors
 
 
-def test_demo_tells_programs() -> None:
+def test_demo_as_json() -> None:
     """As JSON the demonstration is a list of commands with their results."""
     steps = json.loads(run("demo", "--output", "json").output)
 

@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if "_bu
 class Block:
     """A fenced code block."""
 
-    place: str
+    location: str
     """Page and line, in the form that editors open."""
     line: int
     """Line number of the first line of code."""
@@ -51,9 +51,9 @@ def blocks_of(page: Path) -> list[Block]:
     for index, token in enumerate(tokens):
         if token.type != "fence" or token.map is None or token.info.startswith("{"):
             continue
-        place = f"{name_of(page)}:{token.map[0] + 1}"
+        location = f"{name_of(page)}:{token.map[0] + 1}"
         note = _comment_before(tokens[:index])
-        blocks.append(Block(place, token.map[0] + 2, token.info.strip(), token.content, note))
+        blocks.append(Block(location, token.map[0] + 2, token.info.strip(), token.content, note))
     return blocks
 
 

@@ -59,8 +59,8 @@ class Reader:
         self._shown = ""
         self._work = folder / "work"
         self._configuration = Path(os.environ["HOME"], ".config", "keyvouch", "config.toml")
-        for place in (self._work, self._configuration.parent, *self._folders()):
-            place.mkdir(parents=True)
+        for folder in (self._work, self._configuration.parent, *self._folders()):
+            folder.mkdir(parents=True)
         self._configuration.write_text(f'[defaults]\nauthority = "{authority.url}"\nca-file = "{authority.ca_file}"\n')
         monkeypatch.chdir(self._work)
         monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -81,15 +81,15 @@ class Reader:
             "text": self._read_text,
             "toml": self._read_toml,
         }
-        assert block.not_run != "", f"{block.place} does not say why it is not run"
+        assert block.not_run != "", f"{block.location} does not say why it is not run"
         if block.not_run is None:
-            assert block.language in how, f"{block.place}: nobody can run a block of {block.language or 'no language'}"
+            assert block.language in how, f"{block.location}: cannot run a block of {block.language or 'no language'}"
             how[block.language](block, self._fill_in(block.code))
             if block.language != "console":
                 self._shown = ""
 
     def _folders(self) -> list[Path]:
-        return [self._machine / place for place in ("etc/keyvouch", "run/secrets", "var/log/keyvouch")]
+        return [self._machine / folder for folder in ("etc/keyvouch", "run/secrets", "var/log/keyvouch")]
 
     def _prepare(self) -> None:
         self._monkeypatch.setenv("APP_PFX_PASSWORD", PASSWORD)
@@ -114,10 +114,10 @@ class Reader:
 
     def _run_console(self, block: Block, code: str) -> None:
         commands, output = split_console(code)
-        assert commands, f"{block.place} has no line that begins with `$ `"
+        assert commands, f"{block.location} has no line that starts with `$ `"
         printed = self._bash(block, commands)
         if block.exact:
-            assert printed == output, block.place
+            assert printed == output, block.location
         self._shown = printed
 
     def _run_shell(self, block: Block, code: str) -> None:
@@ -133,7 +133,7 @@ class Reader:
             check=False,
             timeout=120,
         )
-        assert done.returncode == 0, f"{block.place}: status {done.returncode}\n{script}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{block.location}: status {done.returncode}\n{script}\n{done.stdout}\n{done.stderr}"
         for line in after.read_text().split("\0")[:-1]:  # exported variables apply to the blocks that follow
             name, _, value = line.partition("=")
             if name not in ("_", "PWD", "OLDPWD", "SHLVL"):
@@ -147,14 +147,14 @@ class Reader:
             (self._work / file[1]).write_text(code)  # a console block runs it
             return
         lines = "\n" * (block.line - 1) + code
-        page = str(ROOT / block.place.rpartition(":")[0])  # a traceback then shows the page's own lines
+        page = str(ROOT / block.location.rpartition(":")[0])  # a traceback then shows the page's own lines
         exec(compile(lines, page, "exec"), self._namespace)  # noqa: S102 - that is the point
 
     def _read_toml(self, block: Block, code: str) -> None:
-        place = self._work.parent / "block.toml"
-        place.write_text(code, encoding="utf-8")
+        path = self._work.parent / "block.toml"
+        path.write_text(code, encoding="utf-8")
         with self._monkeypatch.context() as only_here:
-            only_here.setenv("KEYVOUCH_CONFIG", str(place))
+            only_here.setenv("KEYVOUCH_CONFIG", str(path))
             configuration = config.load()
         profiles = [configuration.default_profile(), *map(configuration.profile, configuration.profiles)]
         for key in (key for profile in profiles for key in profile.keys):
@@ -170,7 +170,7 @@ class Reader:
         """Output shown for the preceding command must have the same members as the real output."""
         shown = json.loads(code)
         if self._shown.startswith(("{", "[")):
-            assert shape(json.loads(self._shown)) == shape(shown), block.place
+            assert shape(json.loads(self._shown)) == shape(shown), block.location
 
     def _read_text(self, block: Block, code: str) -> None:
         for line in code.splitlines():

@@ -51,11 +51,11 @@ def test_page_does_what_it_says(
         try:
             reader.run(block)
         except Exception as error:
-            error.add_note(f"in the block at {block.place}")
+            error.add_note(f"in the block at {block.location}")
             raise
 
 
-def test_blocks_found_with_their_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_found_with_their_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A comment belongs only to the block directly after it."""
     monkeypatch.setattr("docs.pages.ROOT", tmp_path)
     page = tmp_path / "page.md"
@@ -65,7 +65,7 @@ def test_blocks_found_with_their_notes(tmp_path: Path, monkeypatch: pytest.Monke
     )
     excused, plain, exact = blocks_of(page)
 
-    assert (excused.not_run, excused.place, excused.line) == ("needs a moon", "page.md:2", 3)
+    assert (excused.not_run, excused.location, excused.line) == ("needs a moon", "page.md:2", 3)
     assert (plain.not_run, plain.note) == (None, "")
     assert exact.exact
 
@@ -74,7 +74,7 @@ def test_blocks_found_with_their_notes(tmp_path: Path, monkeypatch: pytest.Monke
     ("language", "code", "note", "reason"),
     [
         ("sh", "false\n", "", "status 1"),
-        ("console", "output alone\n", "", "no line"),
+        ("console", "only output\n", "", "no line"),
         ("console", "$ echo a\nb\n", "exact", "page.md:1"),
         ("python", "raise LookupError('nothing')\n", "", "nothing"),
         ("toml", "[profiles.x]\nnope = 1\n", "", "nope"),
@@ -99,7 +99,9 @@ def test_wrong_block_fails(
         reader.run(Block("page.md:1", 2, language, code, note))
 
 
-def test_json_compared_with_real_output(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_is_compared_with_real_output(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A member that the command does not print, or that the page lacks, fails."""
     reader = Reader(tmp_path, authority, monkeypatch, prepared=False)
     command = "$ keyvouch profile path --output json\n"
@@ -113,12 +115,12 @@ def test_json_compared_with_real_output(authority: Authority, tmp_path: Path, mo
                 reader.run(after)
 
 
-def test_continued_command_is_one() -> None:
+def test_continued_command_is_one_command() -> None:
     """A backslash at the end of a line continues the command; what follows is output."""
     assert split_console("$ a \\\n    b\nc\n") == ("a \\\n    b", "c\n")
 
 
-def test_every_page_seen() -> None:
+def test_every_page_is_tested() -> None:
     """The pages are found, including the README."""
     assert ROOT / "README.md" in PAGES
     assert len(PAGES) > len(FROM_NOTHING)

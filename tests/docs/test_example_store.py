@@ -46,25 +46,25 @@ def judged(example: Path, site: Path) -> str:
     return done.stdout
 
 
-def test_it_is_short() -> None:
+def test_example_is_short() -> None:
     """A store can be written in an hour, and fits on two screens."""
     assert len((EXAMPLE / "keyvouch_sqlite.py").read_text(encoding="utf-8").splitlines()) <= 120
 
 
-def test_it_keeps_the_contract(site: Path) -> None:
+def test_example_keeps_the_contract(site: Path) -> None:
     """The example passes the conformance kit."""
     assert "TestSqliteStore: 50 kept, 21 declared unsupported, 0 broken" in judged(EXAMPLE, site)
 
 
 @pytest.mark.server
-def test_one_with_a_connection_keeps_the_contract(site: Path) -> None:
+def test_example_with_connection_keeps_the_contract(site: Path) -> None:
     """So does the example with a connection, to a real agent that is cut off and stalled."""
     if shutil.which("ssh-agent") is None:
-        pytest.skip("there is no ssh-agent: apt-get install openssh-client")
+        pytest.skip("ssh-agent not found: apt-get install openssh-client")
     assert "TestAgentStore: 47 kept, 24 declared unsupported, 0 broken" in judged(WITH_CONNECTION, site)
 
 
-def test_it_is_found_by_its_entry_point(site: Path, tmp_path: Path) -> None:
+def test_example_is_found_by_its_entry_point(site: Path, tmp_path: Path) -> None:
     """The commands find the store, show what it declares, and create and use its keys."""
     environment = {"PYTHONPATH": str(site)}
     shown = json.loads(run("stores", "sqlite", "--output", "json", environment=environment).output)

@@ -21,18 +21,18 @@ def typed() -> Iterator[tuple[str, str]]:
         for block in blocks_of(page):
             if block.language == "ps1con":
                 lines = [line.removeprefix(PROMPT) for line in block.code.splitlines() if line.startswith(PROMPT)]
-                yield from ((block.place, line) for line in lines if line.startswith("keyvouch "))
+                yield from ((block.location, line) for line in lines if line.startswith("keyvouch "))
 
 
-@pytest.mark.parametrize(("place", "line"), list(typed()))
-def test_typed_line_is_understood(place: str, line: str) -> None:
+@pytest.mark.parametrize(("location", "line"), list(typed()))
+def test_typed_line_is_understood(location: str, line: str) -> None:
     """The command accepts these options, and any key's URI is valid."""
     words = line.split(maxsplit=3)[3] if line.startswith("keyvouch --config ") else line.partition(" ")[2]
     arguments = _split(words)
     command: click.Command | None = group
     while isinstance(command, click.Group):
         command = command.get_command(click.Context(command), arguments.pop(0))
-    assert command is not None, place
+    assert command is not None, location
     given = command.make_context(str(command.name), arguments).params
 
     for uri in [given.get("key"), given.get("source"), *given.get("keys", ())]:

@@ -50,7 +50,7 @@ def certify(
     signs: bool = True,
     days: tuple[int, int] = (-1, 1),
 ) -> x509.Certificate:
-    """A certificate valid between the two values of `days`, relative to now; self-signed if there is no issuer.
+    """A certificate valid between the two values of `days`, relative to now; self-signed without an issuer.
 
     `signs`: whether a CA's key usage lets it sign certificates.
     """

@@ -138,7 +138,7 @@ class TestRegistration:
         """An application may be registered in several tenants, once in each."""
         app = authority.register()
         assert authority.register(app.client_id, tenant="fabrikam.example").tenant != app.tenant
-        with pytest.raises(ValueError, match="registered in this tenant already"):
+        with pytest.raises(ValueError, match="already registered in this tenant"):
             authority.register(app.client_id.upper())
 
     def test_added_certificate_works(self, client: Client) -> None:
@@ -164,32 +164,32 @@ class TestExchanges:
         assert (exchange.header, exchange.claims) == read_jwt(assertion)
         assert (exchange.status, exchange.code) == (200, None)
 
-    def test_refusals_are_recorded_in_order(self, client: Client) -> None:
+    def test_errors_are_recorded_in_order(self, client: Client) -> None:
         """A refusal's code is recorded, oldest first."""
         client.post(scope="User.Read")
         client.post("no.jwt.here")
         assert [(one.status, one.code) for one in client.authority.exchanges] == [(400, 1002012), (400, 50027)]
 
-    def test_secrets_are_left_out(self, client: Client) -> None:
+    def test_secrets_are_omitted(self, client: Client) -> None:
         """Secrets and assertions are not recorded, only that they were sent."""
         client.post(client_secret="hunter2")
         form = client.authority.exchanges[-1].form
-        assert (form["client_secret"], form["client_assertion"]) == ("(left out)", "(left out)")
+        assert (form["client_secret"], form["client_assertion"]) == ("(omitted)", "(omitted)")
 
-    def test_copy_is_the_callers(self, client: Client) -> None:
+    def test_exchanges_are_a_copy(self, client: Client) -> None:
         """Changing the returned list does not change the records."""
         client.post()
         client.authority.exchanges.clear()
         assert len(client.authority.exchanges) == 1
 
-    def test_discovery_is_no_exchange(self, client: Client) -> None:
+    def test_discovery_is_not_recorded(self, client: Client) -> None:
         """Only token requests are recorded."""
         client.session.get(f"{client.authority.authority}/discovery/v2.0/keys", timeout=10)
         assert client.authority.exchanges == []
 
 
 class TestScriptedAnswers:
-    def test_answer_is_given_once(self, client: Client) -> None:
+    def test_scripted_response_is_used_once(self, client: Client) -> None:
         """The next token request gets the scripted response, later ones do not."""
         client.authority.answer_next(429, headers={"Retry-After": "7"})
         first = client.post()
@@ -202,7 +202,7 @@ class TestScriptedAnswers:
         with pytest.raises(ValueError, match=str(status)):
             authority.answer_next(status)
 
-    def test_answers_queue(self, client: Client) -> None:
+    def test_scripted_responses_are_queued(self, client: Client) -> None:
         """Several responses are sent in the order of their script."""
         client.authority.answer_next(503, "<html>busy</html>", {"Content-Type": "text/html"})
         client.authority.answer_next(403)
@@ -210,7 +210,7 @@ class TestScriptedAnswers:
         assert [answer.status_code for answer in answers] == [503, 403, 200]
         assert answers[0].text == "<html>busy</html>"
 
-    def test_discovery_takes_none(self, client: Client) -> None:
+    def test_discovery_ignores_scripted_responses(self, client: Client) -> None:
         """Discovery is not affected; the script waits for a token request."""
         client.authority.answer_next(503)
         assert client.session.get(f"{client.authority.authority}/discovery/v2.0/keys", timeout=10).ok
@@ -224,7 +224,7 @@ class TestScriptedAnswers:
         assert exchange.claims is not None
         assert (exchange.status, exchange.code) == (503, None)
 
-    def test_assertion_is_not_used_up(self, client: Client) -> None:
+    def test_scripted_response_does_not_consume_the_assertion(self, client: Client) -> None:
         """A scripted response verifies nothing, so the same assertion may be sent again."""
         client.authority.answer_next(503)
         assertion = client.assertion()
@@ -263,7 +263,7 @@ class TestLife:
             with contextlib.suppress(ConnectionResetError):
                 assert silent.recv(1) == b""
 
-    def test_no_thread_stays(self) -> None:
+    def test_no_thread_remains(self) -> None:
         """A closed authority leaves no thread behind."""
         before = threading.active_count()
         with Authority() as authority, Client(authority) as client:
@@ -273,7 +273,7 @@ class TestLife:
             time.sleep(0.01)
         assert threading.active_count() <= before
 
-    def test_registrations_outlive_restart(self) -> None:
+    def test_registrations_survive_a_restart(self) -> None:
         """An authority that is closed and started again still knows its applications."""
         authority = Authority().start()
         authority.close()
@@ -286,7 +286,7 @@ class TestLife:
             _ = Authority().url
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
-    def test_ca_file_is_private_and_alone(self, authority: Authority) -> None:
+    def test_ca_file_is_private_and_the_only_file(self, authority: Authority) -> None:
         """Only the CA's certificate is on disk, accessible only to this user."""
         file = Path(authority.ca_file)
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -323,13 +323,14 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_import_stays_independent() -> None:
+def test_import_is_independent() -> None:
     """The authority imports nothing else from keyvouch, nor MSAL, PyJWT, joserfc or pytest."""
     modules = run("import sys, keyvouch.testing.authority; print(*sys.modules)").split()
     ours = {name for name in modules if name.split(".")[0] == "keyvouch"}
     assert {name for name in ours if not name.startswith("keyvouch.testing.authority")} == {
         "keyvouch",
-        "keyvouch._system.forks",  # these two come with `import keyvouch`
+        "keyvouch._system",  # these three come with `import keyvouch`
+        "keyvouch._system.forks",
         "keyvouch._system.search_path",
         "keyvouch.testing",
     }
@@ -347,7 +348,7 @@ def test_fixture_is_a_plugin(tmp_path: Path) -> None:
     assert "2 passed" in run(code)
 
 
-def test_forgotten_close_ends_the_program() -> None:
+def test_program_ends_without_close() -> None:
     """A program that never closes it still ends, and its folder is deleted."""
     ca_file = run(
         "import warnings; warnings.simplefilter('ignore', ResourceWarning)\n"

@@ -26,7 +26,7 @@ class TestTokenRequest:
         assert (status, error, codes) == (400, "invalid_request", [900144])
         assert f"'{name}'" in text
 
-    def test_parameter_given_twice(self, client: Client) -> None:
+    def test_duplicate_parameter(self, client: Client) -> None:
         """A duplicate parameter: 9000411."""
         assert client.refused(scope=["a/.default", "b/.default"])[2] == [9000411]
 
@@ -51,11 +51,11 @@ class TestTokenRequest:
         """Any client secret: 7000215."""
         assert client.refused(client_secret="s", client_assertion=None)[:3] == (401, "invalid_client", [7000215])
 
-    def test_credential_is_needed(self, client: Client) -> None:
+    def test_credential_is_required(self, client: Client) -> None:
         """No credential at all: 7000218."""
         assert client.refused(client_assertion=None)[:3] == (401, "invalid_client", [7000218])
 
-    def test_public_client_has_none(self, client: Client) -> None:
+    def test_public_client_must_not_send_credentials(self, client: Client) -> None:
         """A public client that presents a credential: 700025."""
         client.app.make_public()
         assert client.refused()[:3] == (401, "invalid_client", [700025])
@@ -71,13 +71,13 @@ class TestTokenRequest:
         client.tenant = "no_tenant"
         assert client.refused()[:3] == (400, "invalid_request", [900023])
 
-    def test_other_content_is_no_form(self, client: Client) -> None:
+    def test_other_content_type_is_not_a_form(self, client: Client) -> None:
         """A body that is not a form has no parameters: 900144 for the first."""
         answer = client.session.post(client.endpoint, json=client.form(), timeout=10)
         assert (answer.status_code, answer.json()["error_codes"]) == (400, [900144])
 
     @pytest.mark.parametrize("body", [b"\xff\xfe", b"a=%ff", b"&" * 1000, b"=".join([b"a"] * 500), b""])
-    def test_odd_forms_are_refused(self, client: Client, body: bytes) -> None:
+    def test_invalid_forms_are_refused(self, client: Client, body: bytes) -> None:
         """A malformed form: 900144."""
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         answer = client.session.post(client.endpoint, data=body, headers=headers, timeout=10)
@@ -85,7 +85,7 @@ class TestTokenRequest:
 
 
 class TestAnswer:
-    def test_refusal_has_entras_form(self, client: Client) -> None:
+    def test_error_has_the_form_of_entra_id(self, client: Client) -> None:
         """A refusal has Entra ID's members, its text with ids, and the page for the code."""
         body = client.post(scope="x").json()
         assert list(body) == [
@@ -140,14 +140,14 @@ class TestServer:
         assert client.session.get(address, timeout=10).status_code == 404
 
     @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "BREW"])
-    def test_token_is_posted_for(self, client: Client, method: str) -> None:
+    def test_token_requires_post(self, client: Client, method: str) -> None:
         """Any other method on the token endpoint: 405."""
         answer = client.session.request(method, client.endpoint, timeout=10)
         assert answer.status_code == 405
         if method == "GET":
             assert answer.json()["error_codes"] == [900561]
 
-    def test_keys_are_got(self, client: Client) -> None:
+    def test_keys_require_get(self, client: Client) -> None:
         """Discovery accepts only GET."""
         assert client.session.post(f"{client.authority.authority}/discovery/v2.0/keys", timeout=10).status_code == 405
 
@@ -156,7 +156,7 @@ class TestServer:
         assert client.post(padding="x" * 70_000).status_code == 413
         assert client.post().status_code == 200
 
-    def test_connection_is_kept(self, client: Client) -> None:
+    def test_connection_is_kept_open(self, client: Client) -> None:
         """One connection serves many requests, including refused ones."""
         raw = b"GET /%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
         answer = talk(client.authority, raw % b"a" + raw % b"b" + b"GET /c HTTP/1.1\r\nConnection: close\r\n\r\n")
@@ -185,13 +185,13 @@ class TestServer:
         assert status in answer.partition(b"\r\n")[0].partition(b":")[2 if answer.startswith(b"<") else 0]
         assert client.post().status_code == 200
 
-    def test_half_a_body_is_no_request(self, client: Client) -> None:
+    def test_incomplete_body_is_not_a_request(self, client: Client) -> None:
         """A body shorter than its length gets no response, and is not recorded."""
         path = client.endpoint.removeprefix(client.authority.url).encode()
         assert talk(client.authority, b"POST " + path + b" HTTP/1.1\r\nContent-Length: 10\r\n\r\na=b") == b""
         assert client.authority.exchanges == []
 
-    def test_plain_text_is_outlived(self, client: Client, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_server_survives_plain_text(self, client: Client, capfd: pytest.CaptureFixture[str]) -> None:
         """Clients that do not speak TLS, or send nothing, do no harm, and nothing is printed."""
         port = int(client.authority.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as silent:

@@ -47,7 +47,7 @@ def is_ended(connection: socket.socket) -> bool:
         return True
 
 
-def test_it_passes_on(relay: Relay) -> None:
+def test_data_is_forwarded(relay: Relay) -> None:
     """Data is forwarded in both directions, whatever its length."""
     octets = bytes(range(256)) * 4096
     with dial(relay) as connection:
@@ -60,7 +60,7 @@ def test_it_passes_on(relay: Relay) -> None:
     assert received == octets
 
 
-def test_cut_ends_what_is_open_and_what_comes(relay: Relay) -> None:
+def test_cut_ends_open_and_new_connections(relay: Relay) -> None:
     """A cut ends open and new connections until it is restored."""
     with dial(relay) as connection:
         connection.sendall(b"x")
@@ -75,7 +75,7 @@ def test_cut_ends_what_is_open_and_what_comes(relay: Relay) -> None:
         assert connection.recv(1) == b"y"
 
 
-def test_stalled_it_takes_connections_and_answers_nothing(relay: Relay) -> None:
+def test_stalled_relay_accepts_but_forwards_nothing(relay: Relay) -> None:
     """While stalled it accepts connections and forwards nothing; afterwards the data held back is forwarded."""
     relay.stall()
     with dial(relay) as connection:
@@ -88,7 +88,7 @@ def test_stalled_it_takes_connections_and_answers_nothing(relay: Relay) -> None:
         assert connection.recv(1) == b"x"
 
 
-def test_end_of_one_side_is_that_of_the_other(relay: Relay) -> None:
+def test_closing_one_side_closes_the_other(relay: Relay) -> None:
     """When a client disconnects, no thread is left behind."""
     before = threading.active_count()
     with dial(relay) as connection:
@@ -101,7 +101,7 @@ def test_end_of_one_side_is_that_of_the_other(relay: Relay) -> None:
     assert threading.active_count() <= before + 1  # the server's own
 
 
-def test_half_an_end_passes_on(relay: Relay) -> None:
+def test_half_close_is_forwarded(relay: Relay) -> None:
     """A client that has shut down its sending side still gets the response."""
     with dial(relay) as connection:
         connection.sendall(b"x")
@@ -110,7 +110,7 @@ def test_half_an_end_passes_on(relay: Relay) -> None:
         assert is_ended(connection)
 
 
-def test_server_that_is_not_there_is_an_ended_connection() -> None:
+def test_unreachable_server_ends_the_connection() -> None:
     """If the server does not exist, the connection ends, as it would without the relay, but later."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
@@ -118,7 +118,7 @@ def test_server_that_is_not_there_is_an_ended_connection() -> None:
         assert is_ended(connection)
 
 
-def test_closed_it_listens_no_more(server: tuple[str, int]) -> None:
+def test_closed_relay_does_not_listen(server: tuple[str, int]) -> None:
     """After closing, the relay does not listen, and open connections are ended."""
     with Relay(server) as relay, dial(relay) as connection:
         connection.sendall(b"x")
@@ -129,7 +129,7 @@ def test_closed_it_listens_no_more(server: tuple[str, int]) -> None:
         dial(relay)
 
 
-@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no UNIX sockets")
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="UNIX sockets are not supported")
 def test_unix_sockets(tmp_path: Path) -> None:
     """A server at a socket path is relayed at another path, which is deleted afterwards."""
     path = str(tmp_path / "socket")
@@ -145,7 +145,7 @@ def test_unix_sockets(tmp_path: Path) -> None:
     assert not Path(relay.address).exists()
 
 
-def test_proxy_leads_to_its_server(server: tuple[str, int]) -> None:
+def test_proxy_connects_to_its_server(server: tuple[str, int]) -> None:
     """A proxy connects to its server whatever name is requested, which it records; it supports only CONNECT."""
     with Proxy(server) as proxy:
         with dial(proxy) as connection:

@@ -27,13 +27,13 @@ def test_each_kind_signs(kind: str) -> None:
         assert made.chain[0].subject.rfc4514_string() == "CN=nightly,O=Contoso"
 
 
-def test_unknown_kind_refused() -> None:
+def test_unknown_key_type_is_refused() -> None:
     """Other types are refused."""
     with pytest.raises(ConfigurationError):
         throwaway_signer("RSA-1024")
 
 
-def test_two_are_two() -> None:
+def test_signers_have_different_keys() -> None:
     """Each signer has its own key."""
     with throwaway_signer("P-256") as one, throwaway_signer("P-256") as other:
         assert one.public_key != other.public_key

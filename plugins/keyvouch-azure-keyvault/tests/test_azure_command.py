@@ -41,7 +41,7 @@ def test_missing_credential_is_one_error(vault: Vault, tmp_path: Path, auth: str
     assert done.status == 4, done.errors
     first, second, *more = done.errors.splitlines()
     assert not more
-    assert first.startswith(f"Error: Cannot sign in with auth={auth}: ")
+    assert first.startswith(f"error[secret-required]: Cannot sign in with auth={auth}: ")
     assert "aka.ms" not in first
     assert second.startswith(hint)
 

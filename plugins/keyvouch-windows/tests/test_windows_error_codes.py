@@ -239,5 +239,5 @@ def test_command_shows_no_traceback(
     errors = capsys.readouterr().err
     assert ended.value.code in (2, 3, 4, 5, 6)
     assert "Traceback" not in errors
-    assert errors.startswith("Error: ")
+    assert errors.startswith("error[")
     assert len(errors.splitlines()) >= 2

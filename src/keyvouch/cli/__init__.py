@@ -14,18 +14,18 @@ COMMANDS = {
     "token": "Print an access token.",
     "assertion": "Print a client assertion.",
     "sign": "Sign a file or standard input.",
-    "verify": "Check a signature.",
-    "keys": "List the keys of a store.",
-    "stores": "List the stores that are installed, and what they take.",
-    "profile": "Show and add profiles.",
-    "new": "Make a key and its certificate.",
-    "import": "Take a key from one store into another.",
-    "install": "Keep a certificate beside its key.",
-    "export": "Write a certificate, or a key, to a file.",
+    "verify": "Verify a signature.",
+    "keys": "List the keys in a store.",
+    "stores": "List the installed stores, or describe one.",
+    "profile": "List, show and add profiles.",
+    "new": "Create a key and its certificate.",
+    "import": "Copy a key from one store to another.",
+    "install": "Store a certificate with its key.",
+    "export": "Write a certificate or a key to a file.",
     "delete": "Delete a key.",
-    "grant": "Let an account sign with a key, or not any more.",
-    "doctor": "Mend what keeps keys from being used.",
-    "demo": "Show it all on this machine, with a throwaway key and authority.",
+    "grant": "Grant or revoke an account's permission to use a key.",
+    "doctor": "Fix what keeps keys from being used.",
+    "demo": "Demonstrate keyvouch with a throwaway key and authority.",
 }
 """In the order in which to show them; each is `keyvouch.cli.NAME:command`, except if NAME is a Python keyword."""
 _MODULES = {"import": "import_key"}
@@ -56,15 +56,15 @@ class LazyGroup(click.Group):
             import difflib
 
             nearest = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean {nearest[0]}?" if nearest else ""
-            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+            suggestion = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{suggestion}", ctx)
         return super().resolve_command(ctx, args)
 
 
 @click.command("keyvouch", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="keyvouch %(version)s")
-@click.option("--config", metavar="FILE", help="The configuration, in place of the user's or the machine's.")
-@click.option("--debug", is_flag=True, help="Log what happens to standard error, and show tracebacks.")
+@click.option("--config", metavar="FILE", help="Configuration file, instead of the user's or the machine's.")
+@click.option("--debug", is_flag=True, help="Print log records and tracebacks to standard error.")
 def group(config: str | None, *, debug: bool) -> None:
     """Sign in with a certificate whose private key stays in its store."""
     if config:

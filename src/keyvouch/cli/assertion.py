@@ -5,15 +5,20 @@ from __future__ import annotations
 import click
 import msgspec
 
-from keyvouch.cli.common import Chosen, choose, key_options, output_option, print_json
+from keyvouch.cli.options import key_options, output_option
+from keyvouch.cli.output import present
+from keyvouch.cli.selection import Selection, select
 from keyvouch.errors import ConfigurationError
+
+JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+"""RFC 7523, section 2.2."""
 
 
 @click.command("assertion")
 @key_options
-@click.option("--client-id", metavar="ID", help="For which client; in place of the profile's.")
-@click.option("--tenant", metavar="TENANT", help="At which tenant; in place of the profile's.")
-@click.option("--endpoint", metavar="URL", help="For which token endpoint; in place of the tenant's.")
+@click.option("--client-id", metavar="ID", help="Client ID, instead of the profile's.")
+@click.option("--tenant", metavar="TENANT", help="Tenant, instead of the profile's.")
+@click.option("--endpoint", metavar="URL", help="Token endpoint, instead of the tenant's.")
 @output_option
 def command(
     profile: str | None,
@@ -25,34 +30,26 @@ def command(
 ) -> None:
     """Print a signed client assertion, for programs that send it themselves.
 
-    It is good for ten minutes, and for whoever has it: treat it like a password.
+    It is valid for ten minutes, for anyone who has it. Treat it like a password.
     """
     from keyvouch.entra.assertion import EntraAssertion
     from keyvouch.entra.authority import require_fields
 
-    chosen = choose(profile, key, client_id=client_id, tenant=tenant)
-    require_fields(chosen.profile, chosen.name, "client_id", "keys")
-    endpoint = endpoint or _endpoint(chosen)
-    with chosen.open() as signer:
-        make = EntraAssertion(signer, **msgspec.structs.asdict(chosen.profile.assertion))
-        made = make({"client_id": str(chosen.profile.client_id), "token_endpoint": endpoint})
-    if output == "json":
-        print_json(
-            {
-                "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-                "client_assertion": made,
-                "token_endpoint": endpoint,
-            }
-        )
-    else:
-        click.echo(made)
+    selection = select(profile, key, client_id=client_id, tenant=tenant)
+    require_fields(selection.profile, selection.name, "client_id", "keys")
+    endpoint = endpoint or _token_endpoint(selection)
+    with selection.open() as signer:
+        build = EntraAssertion(signer, **msgspec.structs.asdict(selection.profile.assertion))
+        assertion = build({"client_id": str(selection.profile.client_id), "token_endpoint": endpoint})
+    result = {"client_assertion_type": JWT_BEARER, "client_assertion": assertion, "token_endpoint": endpoint}
+    present(result, output, lambda shown: click.echo(shown["client_assertion"]))
 
 
-def _endpoint(chosen: Chosen) -> str:
+def _token_endpoint(selection: Selection) -> str:
     """Return a tenant's token endpoint, which follows from Entra ID's URL scheme; for an issuer it must be given."""
     from keyvouch.entra.authority import authority_options
 
-    options = authority_options(chosen.profile, chosen.name)
+    options = authority_options(selection.profile, selection.name)
     if "authority" not in options:
-        raise ConfigurationError("The authority's token endpoint is not known.", hint="Give --endpoint URL.")
+        raise ConfigurationError("Unknown token endpoint of the authority.", hint="Use --endpoint URL.")
     return f"{options['authority']}/oauth2/v2.0/token"

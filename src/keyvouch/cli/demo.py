@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import click
 
 from keyvouch.certificate import load_certificates
-from keyvouch.cli.common import output_option, print_json
+from keyvouch.cli.options import output_option
+from keyvouch.cli.output import present
 
 if TYPE_CHECKING:
     from keyvouch.testing.authority import App, Authority
@@ -28,21 +29,20 @@ if TYPE_CHECKING:
 @click.command("demo")
 @output_option
 def command(output: str) -> None:
-    """Show it all on this machine: a key, an authority as strict as Entra ID, a token, and two mistakes.
+    """Demonstrate keyvouch: a key, an authority as strict as Entra ID, a token, and two mistakes.
 
-    Where SoftHSM and keyvouch-pkcs11 are installed, a second act moves the profile to a key that cannot be copied.
-    Everything is made in a temporary folder and removed at the end; nothing leaves this machine.
+    If SoftHSM and keyvouch-pkcs11 are installed, a second part switches the profile to a key that cannot be copied.
+    Everything is created in a temporary folder and removed at the end. Nothing leaves this machine.
     """
     from keyvouch.testing.authority import Authority
 
     steps = []
     with tempfile.TemporaryDirectory(prefix="keyvouch-demo-") as folder, Authority() as authority:
         for step in _Demo(Path(folder), authority).play():
-            steps.append(step)
+            steps.append(asdict(step))
             if output == "text":
-                _show(step)
-    if output == "json":
-        print_json([asdict(step) for step in steps])
+                _print_step(step)
+    present(steps, output, lambda _: None)  # as text, each step is printed before the next one runs
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Step:
     remarks: tuple[str, ...] = ()
 
 
-def _show(step: _Step) -> None:
+def _print_step(step: _Step) -> None:
     click.secho(f"\n== {step.title}", fg="cyan", bold=True)
     click.secho(f"$ {step.command}", bold=True)
     click.echo(step.output)
@@ -96,46 +96,50 @@ class _Demo:
 
     def play(self) -> Iterator[_Step]:
         """Run the commands one after another."""
+        app = yield from self._first_part()
+        yield from self._second_part(app)
+
+    def _first_part(self) -> Generator[_Step, None, App]:
+        """Sign in with a key in a file; return the app registration."""
         certificate = self._folder / "app.cer"
         yield self._run(
-            "A key in a PFX, and its self-signed certificate",
+            "Create a key in a PFX file, and its self-signed certificate",
             *("new", "--key", self._key, "--subject", "CN=nightly", "--certificate-out", str(certificate)),
         )
         leaf = load_certificates(certificate.read_bytes(), certificate)[0]
         app = self._authority.register(certificates=[leaf])
         yield self._run(
-            "The development authority has registered app.cer: a profile for that app",
+            "app.cer is now registered with the development authority. Add a profile for that app",
             *("profile", "add", "nightly", "--tenant", app.tenant, "--client-id", app.client_id, "--key", self._key),
             *("--authority", self._authority.url, "--ca-file", self._authority.ca_file),
         )
 
-        got = self._run("A token, through unmodified MSAL", "token", "--profile", "nightly")
+        first = self._run("Get a token with unmodified MSAL", "token", "--profile", "nightly")
         sent = self._authority.exchanges[-1]
         decoded = "\n".join(json.dumps(part, indent=2) for part in (sent.header, sent.claims))
-        yield _shortened(got, f"The client assertion that was sent, decoded:\n{decoded}")
+        yield _shortened(first, f"The client assertion that was sent, decoded:\n{decoded}")
 
         before = len(self._authority.exchanges)
-        again = self._run("The same again, from the cache: nothing is signed", "token", "--profile", "nightly")
-        asked = len(self._authority.exchanges) - before
-        yield _shortened(again, f"requests to the authority: {asked}")
+        cached = self._run("Get the token again, from the cache: nothing is signed", "token", "--profile", "nightly")
+        requests = len(self._authority.exchanges) - before
+        yield _shortened(cached, f"requests to the authority: {requests}")
 
         yield self._run("A mistake: the wrong password", "sign", "--key", self._key, APP_PFX_PASSWORD="wrong")  # noqa: S106 - deliberately wrong
         app.remove_certificate(leaf)
         yield self._run(
-            "A mistake: app.cer is not registered any more (another scope, since the first one's token is at hand)",
+            "A mistake: app.cer is no longer registered (with another scope, since the first token is cached)",
             *("token", "--profile", "nightly", "--scope", "https://vault.azure.net/.default"),
         )
+        return app
 
-        yield from self._second_act(app)
-
-    def _second_act(self, app: App) -> Iterator[_Step]:
+    def _second_part(self, app: App) -> Iterator[_Step]:
         """Switch the same profile to a key on a token by changing one line."""
         module = next((each for each in _SOFTHSM if Path(each).exists()), None)
         tool = shutil.which("softhsm2-util")
         if module is None or tool is None or importlib.util.find_spec("keyvouch_pkcs11") is None:
-            text = "Install SoftHSM and keyvouch-pkcs11, and the demonstration goes on with a key on a token."
+            text = "Install SoftHSM and keyvouch-pkcs11 to see the second part, with a key on a token."
             yield _Step(
-                "The second act is left out", "apt-get install softhsm2; pip install ./plugins/keyvouch-pkcs11", text, 0
+                "Skipped the second part", "apt-get install softhsm2; pip install . ./plugins/keyvouch-pkcs11", text, 0
             )
             return
         tokens = self._folder / "tokens"
@@ -148,7 +152,7 @@ class _Demo:
         key = f"pkcs11:token=demo;object=app?module-path={module}&pin-source=env:HSM_PIN"
         certificate = self._folder / "token.cer"
         yield self._run(
-            "The second act: a key on a SoftHSM token, which cannot be taken out of it",
+            "The second part: create a key on a SoftHSM token, which cannot be exported",
             *("new", "--key", key, "--subject", "CN=nightly", "--certificate-out", str(certificate)),
         )
         app.add_certificate(load_certificates(certificate.read_bytes(), certificate)[0])
@@ -157,12 +161,12 @@ class _Demo:
         self._configuration.write_text(after, encoding="utf-8")
         both = zip(before.splitlines(), after.splitlines(), strict=True)
         changed = [f"- {old}\n+ {new}" for old, new in both if old != new]
-        got = self._run(
-            "The same profile, with one line changed (and another scope, since the first one's token is at hand)",
+        token = self._run(
+            "Use the same profile, with one line changed (and another scope, since the first token is cached)",
             *("token", "--profile", "nightly", "--scope", "https://storage.azure.com/.default"),
         )
         lines = "\n".join(changed).replace(str(self._folder), "$DEMO")
-        yield _shortened(got, f"The line of the profile:\n{lines}")
+        yield _shortened(token, f"The changed line of the profile:\n{lines}")
 
     def _run(self, title: str, *arguments: str, **environment: str) -> _Step:
         """Run `keyvouch` with these arguments in a subprocess."""

@@ -1,26 +1,30 @@
-"""How a command ends: with a two-sentence error and its exit status, never with a traceback."""
+"""How a command ends: with the exit status and the text of an error, never with an unexpected traceback.
+
+An error is printed to standard error as `error[CODE]: MESSAGE`, with its hint on the next line; with `--output json` as
+JSON. `--debug` adds the traceback.
+"""
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import errno
 import gc
-import io
 import itertools
 import json
 import os
 import signal
 import sys
 import warnings
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NoReturn
 
 import click
 
+from keyvouch.cli import streams
+from keyvouch.cli.output import printable
 from keyvouch.errors import ConfigurationError, KeyvouchError
 
 INTERRUPTED = 130
+_OPTIONAL_FIELDS = ("error_codes", "thumbprint", "correlation_id", "retry_after", "candidates")
 
 
 def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
@@ -30,151 +34,135 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
         group.main(arguments, prog_name="keyvouch", standalone_mode=False)
         sys.stdout.flush()
         status = 0
-    except KeyvouchError as error:
-        show(error)
-        status = error.exit_status
-    except click.exceptions.Exit as ended:
-        status = ended.exit_code
-    except click.ClickException as error:
-        with contextlib.suppress(OSError):
-            error.show()
-        status = error.exit_code
-    except (KeyboardInterrupt, click.Abort) as error:
-        status = _status_of(error)
-    except BrokenPipeError:
-        _drop_output()  # the reader has gone
-        status = 1
-    except OSError as error:
-        if _is_broken_pipe(error):
-            _drop_output()
-            status = 1
-        elif error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT):
-            _show_defect(error)
-            status = 1
-        else:
-            show(ConfigurationError(f"The output cannot be written: {error.strerror}.", hint="See where it goes to."))
-            _drop_output()
-            status = 2
-    except BaseException as error:  # noqa: BLE001 - a defect, ours or a plugin's: not even SystemExit means success
-        _show_defect(error)
-        status = 1
+    except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, and SystemExit(0) is not success
+        status = _report(error)
     sys.exit(status)
 
 
 def _prepare() -> None:
     """Prepare the standard streams, and arrange for a clean exit on signals."""
     gc.disable()  # garbage collection takes 5 % of the time of a command that runs for less than a second
-    if not sys.warnoptions and not _debugging():  # warnings are for developers
+    if not sys.warnoptions and not _is_debugging():  # warnings are for developers
         warnings.simplefilter("ignore")
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by the parent process
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open until exit
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot encode is not a defect
-            stream.reconfigure(encoding=_encoding(stream), errors="backslashreplace")
+    streams.prepare()
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
-            signal.signal(number, _end)
+            signal.signal(number, _terminate)
 
 
-def _encoding(stream: io.TextIOWrapper) -> str | None:
-    """Return the encoding in which PowerShell and cmd read a program's output; None to keep Python's default.
-
-    They use the console's code page, if there is a console, whereas Python uses the system's code page.
-    """
-    if sys.platform == "win32" and not (stream.isatty() or sys.flags.utf8_mode or os.environ.get("PYTHONIOENCODING")):
-        import ctypes
-
-        page = ctypes.WinDLL("kernel32").GetConsoleOutputCP()
-        with contextlib.suppress(LookupError):
-            return codecs.lookup(f"cp{page}").name
-    return None
-
-
-class _Ended(KeyboardInterrupt):
+class _TerminatedError(KeyboardInterrupt):
     """Raised on a signal, so that partial work is cleaned up, such as a temporary file with a key."""
 
 
-def _end(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - required by the signal module
-    raise _Ended(number)
+def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - required by the signal module
+    raise _TerminatedError(number)
 
 
-def _status_of(error: BaseException) -> int:
-    """Return the exit status for an interruption; click may have replaced it by its own error."""
-    for each in (error, error.__cause__):
-        if isinstance(each, _Ended):
+def _report(error: BaseException) -> int:
+    """Print the error that ended the command, and return the exit status."""
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case KeyvouchError():
+            _print_error(error)
+            return error.exit_status
+        case click.ClickException():
+            _print_usage_error(error)
+            return error.exit_code
+        case KeyboardInterrupt() | click.Abort():
+            return _report_interrupt(error)
+        case OSError() if streams.is_unwritable(error):
+            return _report_unwritable_output(error)
+        case _ if streams.is_broken_pipe(error):
+            streams.discard_output()
+        case _:
+            _print_defect(error)
+    return 1
+
+
+def _report_interrupt(error: BaseException) -> int:
+    for each in (error, error.__cause__):  # click may have replaced it by its own error
+        if isinstance(each, _TerminatedError):
             return 128 + int(each.args[0])
-    with contextlib.suppress(OSError):
-        click.echo("\nInterrupted.", err=True)
+    _print_to_stderr("\nInterrupted.")
     return INTERRUPTED
 
 
-def _is_broken_pipe(error: OSError) -> bool:
-    """Return True for what Windows raises instead of BrokenPipeError: EINVAL without a file name."""
-    return sys.platform == "win32" and error.errno == errno.EINVAL and error.filename is None
+def _report_unwritable_output(error: OSError) -> int:
+    made = ConfigurationError(
+        f"Cannot write to standard output: {error.strerror}.", hint="Check the file or device that it is redirected to."
+    )
+    made.__cause__ = error
+    _print_error(made)
+    streams.discard_output()
+    return made.exit_status
 
 
-def _drop_output() -> None:
-    """Discard all further standard output, including what the interpreter flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _print_error(error: KeyvouchError) -> None:
+    fields = {
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "uri": error.uri,
+        "transient": error.transient,
+    }
+    fields |= {name: getattr(error, name) for name in _OPTIONAL_FIELDS if getattr(error, name, None)}
+    _print_fields(fields)
+    _print_traceback(error)
 
 
-def show(error: KeyvouchError) -> None:
-    """Print an error to standard error: as JSON if the command's output is JSON, else with its hint."""
-    with contextlib.suppress(OSError):
-        _show(error)
-
-
-def _show(error: KeyvouchError) -> None:
-    if _wants_json():
-        members = {
-            "code": error.code,
-            "message": error.message,
-            "hint": error.hint,
-            "uri": error.uri,
-            "transient": error.transient,
-        }
-        for name in ("error_codes", "thumbprint", "correlation_id", "retry_after", "candidates"):
-            if getattr(error, name, None):
-                members[name] = getattr(error, name)
-        click.echo(json.dumps({"error": members}), err=True)
-        return
-    message = printable(error.message, kept="\n")
-    click.secho(f"Error: {message}", fg="red", err=True)
-    if error.hint:
-        click.echo(printable(error.hint, kept="\n"), err=True)
-    if _debugging():
-        _traceback()
-
-
-def printable(text: object, *, kept: str = "") -> str:
-    """Replace unprintable characters, which may control a terminal, with `?`, except those in `kept`."""
-    return "".join(each if each.isprintable() or each in kept else "?" for each in str(text))
-
-
-def _show_defect(error: BaseException) -> None:
+def _print_defect(error: BaseException) -> None:
     if isinstance(error, SystemExit) and "_KEYVOUCH_COMPLETE" in os.environ:
         raise error  # this is how click ends a shell completion
-    message = f"{type(error).__name__}: a defect of keyvouch or of a plugin."
-    hint = "Run it again with `keyvouch --debug ...`, and report what that shows."
-    with contextlib.suppress(OSError):
-        if _wants_json():
-            click.echo(json.dumps({"error": {"code": "defect", "message": message, "hint": hint}}), err=True)
-        else:
-            click.secho(f"Error: {message}", fg="red", err=True)
-            click.echo(hint, err=True)
-        if _debugging():
-            _traceback()
+    _print_fields(
+        {
+            "code": "defect",
+            "message": f"Unexpected {type(error).__name__}: a defect of keyvouch or of a plugin.",
+            "hint": "Run the command again as `keyvouch --debug ...`, and report what it prints.",
+        }
+    )
+    _print_traceback(error)
 
 
-def _traceback() -> None:
-    import traceback
+def _print_usage_error(error: click.ClickException) -> None:
+    """Print an error in the arguments: always as text, since they may be what says how to print."""
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        _print_to_stderr(error.format_message())  # the help
+    elif context is None:
+        _print_text("usage", error.format_message(), "")
+    else:
+        usage, command = context.get_usage(), context.command_path
+        _print_text("usage", error.format_message(), f"{usage}\nSee `{command} --help`.")
 
-    with contextlib.suppress(BrokenPipeError):
-        traceback.print_exc()
+
+def _print_fields(fields: Mapping[str, object]) -> None:
+    if _wants_json():
+        _print_to_stderr(json.dumps({"error": dict(fields)}))
+    else:
+        _print_text(str(fields["code"]), str(fields["message"]), str(fields["hint"]))
 
 
-def _debugging() -> bool:
+def _print_text(code: str, message: str, hint: str) -> None:
+    shown = printable(message, kept="\n")
+    _print_to_stderr(click.style(f"error[{code}]: {shown}", fg="red"))
+    if hint:
+        _print_to_stderr(printable(hint, kept="\n"))
+
+
+def _print_traceback(error: BaseException) -> None:
+    if _is_debugging():
+        from keyvouch.cli import tracebacks
+
+        _print_to_stderr(tracebacks.describe(error))
+
+
+def _print_to_stderr(text: str) -> None:
+    with contextlib.suppress(OSError):  # it may be closed, or its reader may have ended
+        click.echo(text, err=True)
+
+
+def _is_debugging() -> bool:
     return "--debug" in sys.argv
 
 

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import click
 
-from keyvouch.cli.common import choose, key_options, next_command, output_option, print_json
-from keyvouch.cli.errors import printable
+from keyvouch.cli.options import key_options, output_option
+from keyvouch.cli.output import present, print_next_command, printable
+from keyvouch.cli.selection import select
+from keyvouch.uri import KeyUri
 
 
 @click.command("grant")
 @key_options
 @click.argument("account", required=False)
-@click.option("--revoke", is_flag=True, help="Take the permission away.")
-@click.option("--list", "list_only", is_flag=True, help="Show who may sign, and change nothing.")
+@click.option("--revoke", is_flag=True, help="Revoke the permission.")
+@click.option("--list", "list_only", is_flag=True, help="List the accounts that can sign, and change nothing.")
 @output_option
 def command(
     profile: str | None, key: str | None, account: str | None, revoke: bool, list_only: bool, output: str
 ) -> None:
-    """Let ACCOUNT sign with a key, in a store that knows who may; nobody else's permission is touched.
+    """Grant ACCOUNT permission to sign with a key, or revoke it. Other accounts are not affected.
 
-    ACCOUNT is written as the store has it. On Windows: DOMAIN\\name, a managed service account (gMSA) as DOMAIN\\name$,
-    'NT SERVICE\\name', 'IIS AppPool\\name', a well-known name in English such as 'NETWORK SERVICE', or a SID; quote
-    it, so that the shell leaves it as it is.
+    Only stores that control who can sign support this. On Windows, ACCOUNT is DOMAIN\\name, DOMAIN\\name$ for a managed
+    service account (gMSA), 'NT SERVICE\\name', 'IIS AppPool\\name', a well-known name in English such as
+    'NETWORK SERVICE', or a SID. Quote it for the shell.
 
-    Who may sign is shown: + who may now, - who may no longer. It may be done twice: what is granted already stays
-    granted.
+    Prints the accounts that can sign: + marks an account that was added, - one that was removed. An account that
+    already has the permission keeps it.
     """
     if (not account) != list_only or (revoke and list_only):
-        raise click.UsageError("Give ACCOUNT, with --revoke or without; or --list alone.")
-    with choose(profile, key).open_store() as store:
+        raise click.UsageError("Use either ACCOUNT, with or without --revoke, or --list.")
+    with select(profile, key).open_store() as store:
         before = store.readers()
         if account and revoke:
             store.revoke(account)
@@ -36,15 +38,20 @@ def command(
             store.grant(account)
         after = store.readers() if account else before
         uri = store.uri
-    if output == "json":
-        print_json({"before": before, "after": after})
-        return
+    present(
+        {"before": before, "after": after},
+        output,
+        lambda result: _print_text(result["before"], result["after"], account, uri, revoke=revoke),
+    )
+
+
+def _print_text(before: list[str], after: list[str], account: str | None, uri: KeyUri, *, revoke: bool) -> None:
     for reader in dict.fromkeys((*before, *after)):
         sign = "-" if reader not in after else "+" if reader not in before else " "
         click.echo(f"{sign} {printable(reader)}")
     if account and before == after:
-        click.echo("\nNothing changed: so it was already.", err=True)
+        click.echo("\nNothing to change.", err=True)
     elif account and revoke:
-        click.echo(f"\n{printable(account)} has no permission of its own any more.", err=True)
+        click.echo(f"\nRevoked the permission of {printable(account)}.", err=True)
     elif account:
-        next_command(f"keyvouch sign --key {uri.quoted} FILE", account)
+        print_next_command(f"keyvouch sign --key {uri.quoted} FILE", account)

@@ -9,17 +9,12 @@ import click
 
 from keyvouch._core import key_management, opening
 from keyvouch.certificate import load_certificates, order_chain
-from keyvouch.cli.common import (
-    choose,
-    key_facts,
-    key_options,
-    next_command,
-    output_option,
-    print_json,
-    print_key,
-    read_path,
-)
+from keyvouch.cli.inputs import read_path
+from keyvouch.cli.options import key_options, output_option
+from keyvouch.cli.output import key_facts, present, print_key, print_next_command
+from keyvouch.cli.selection import Selection, select
 from keyvouch.errors import KeyNotFound
+from keyvouch.uri import KeyUri
 
 
 @click.command("install")
@@ -27,25 +22,28 @@ from keyvouch.errors import KeyNotFound
 @click.argument("file", type=click.Path(path_type=Path))
 @output_option
 def command(profile: str | None, key: str | None, file: Path, output: str) -> None:
-    """Keep the certificate in FILE (PEM or DER, with its issuers in any order) beside its key in the store."""
-    chosen = choose(profile, key)
-    certificates = load_certificates(read_path(file), file)
+    """Store the certificate in FILE with its key. FILE is PEM or DER, and may contain issuers in any order."""
+    selection = select(profile, key)
+    installed = _install(selection, load_certificates(read_path(file), file))
+    with opening.open_uri(installed, selection.secrets) as signer:
+        facts = key_facts(signer)
+    present(facts, output, lambda result: _print_text(installed, result))
+
+
+def _install(selection: Selection, certificates: Any) -> KeyUri:
+    """Store the certificate, and return the URI that identifies the key afterwards."""
     try:
-        with chosen.open() as signer:
+        with selection.open() as signer:
             chain = order_chain(certificates, signer.public_key)
             pinned = signer.uri
     except KeyNotFound:  # if a request is pending, the key exists only after its certificate is installed
-        public_key: Any = certificates[0].public_key()
-        with chosen.open_store() as store:
-            known_as = store.install_certificate(order_chain(certificates, public_key))
-    else:
-        with key_management.Store(opening.parse(pinned), chosen.secrets) as store:
-            known_as = store.install_certificate(chain)
-    with opening.open_uri(known_as, chosen.secrets) as signer:
-        facts = key_facts(signer)
-    if output == "json":
-        print_json(facts)
-        return
-    print_key(known_as, facts)
-    click.echo("\nRegister it, if it is new to the authority.", err=True)
-    next_command(f"keyvouch export --certificate app.cer --key {known_as.quoted}")
+        with selection.open_store() as store:
+            return store.install_certificate(order_chain(certificates, certificates[0].public_key()))
+    with key_management.Store(opening.parse(pinned), selection.secrets) as store:
+        return store.install_certificate(chain)
+
+
+def _print_text(uri: KeyUri, facts: dict[str, object]) -> None:
+    print_key(uri, facts)
+    click.echo("\nIf the certificate is new to the authority, register it there.", err=True)
+    print_next_command(f"keyvouch export --certificate app.cer --key {uri.quoted}")

@@ -6,8 +6,9 @@ import datetime as dt
 
 import click
 
-from keyvouch.cli.common import choose, key_options, output_option, print_json, print_table
-from keyvouch.cli.errors import printable
+from keyvouch.cli.options import key_options, output_option
+from keyvouch.cli.output import present, print_table, printable
+from keyvouch.cli.selection import select
 from keyvouch.store import KeyInfo
 
 _YES_OR_NO = {True: "yes", False: "no", None: ""}
@@ -19,42 +20,45 @@ _YES_OR_NO = {True: "yes", False: "no", None: ""}
 def command(profile: str | None, key: str | None, output: str) -> None:
     """List the keys that a URI matches, each with the URI that opens it.
 
-    Under a URI stands which provider keeps the key, and who may sign with it, where the store knows.
+    Below each URI are the provider that holds the key and the accounts that can sign with it, if the store reports
+    them.
 
-    The URI may name no key (for files: a folder), where all of them are meant. Of a PKCS#11 module its tokens are
-    listed first, on standard error; what should be changed in a store is told there last.
+    The URI need not select a key (for files, it can name a folder). Then all keys are listed. Tokens of a PKCS#11
+    module and advice from the store are printed to standard error.
     """
-    with choose(profile, key).open_store() as store:
+    with select(profile, key).open_store() as store:
         for token in store.tokens():
             click.echo(f"{token.uri.quoted}\n  {token.description}\n", err=True)
         found = store.keys()
-    if output == "json":
-        print_json([_facts(info) for info in found])
-    elif not found:
-        click.echo("There are no keys that open with what the URI says.", err=True)
-    else:
-        for info in found:  # a URI is too long for a column, and must stay whole to be pasted
-            click.echo(info.uri.quoted)
-            if told := _kept(info):
-                click.echo(f"  {printable(told)}")
-        click.echo()
-        print_table(
-            ["type", "subject", "begins", "ends", "exportable"],
-            [(info.key_type, info.subject, _begin(info), _end(info), _YES_OR_NO[info.exportable]) for info in found],
-        )
-        for advice in dict.fromkeys(each for info in found for each in info.advice):
-            click.echo(f"\n{printable(advice)}", err=True)
+    present([_facts(info) for info in found], output, lambda _: _print_text(found))
 
 
-def _kept(info: KeyInfo) -> str:
+def _print_text(found: list[KeyInfo]) -> None:
+    if not found:
+        click.echo("No keys match the URI.", err=True)
+        return
+    for info in found:  # a URI is too long for a column, and must stay whole to be pasted
+        click.echo(info.uri.quoted)
+        if details := _details(info):
+            click.echo(f"  {printable(details)}")
+    click.echo()
+    print_table(
+        ["type", "subject", "valid from", "expires", "exportable"],
+        [(info.key_type, info.subject, _start(info), _end(info), _YES_OR_NO[info.exportable]) for info in found],
+    )
+    for advice in dict.fromkeys(each for info in found for each in info.advice):
+        click.echo(f"\n{printable(advice)}", err=True)
+
+
+def _details(info: KeyInfo) -> str:
     """Return the provider and the accounts that may sign, as far as known; these are too long for columns as well."""
     readers = None if info.readers is None else f"may sign: {', '.join(info.readers) or 'nobody'}"
     return "; ".join(each for each in (info.provider, readers) if each)
 
 
-def _begin(info: KeyInfo) -> str:
-    begin = info.not_before or info.created
-    return f"{begin:%Y-%m-%d}" if begin else ""
+def _start(info: KeyInfo) -> str:
+    start = info.not_before or info.created
+    return f"{start:%Y-%m-%d}" if start else ""
 
 
 def _end(info: KeyInfo) -> str:

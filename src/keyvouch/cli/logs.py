@@ -25,8 +25,8 @@ def to_standard_error() -> None:
     logger.setLevel(logging.DEBUG)
 
 
-def only_ours() -> None:
-    """Keep libraries (MSAL, azure-identity, any) from logging next to keyvouch's error what it already says.
+def silence_libraries() -> None:
+    """Keep libraries such as MSAL and azure-identity from printing warnings beside keyvouch's own error.
 
     Python prints warnings that no handler receives; those of keyvouch's own logger are still printed.
     """
@@ -38,7 +38,7 @@ def only_ours() -> None:
         logger.addHandler(handler)
 
 
-def audit_to(destination: str, *, required: bool) -> None:
+def write_audit(destination: str, *, required: bool) -> None:
     """Write audit records to `file:/path` (mode 0600, appended) or `syslog`.
 
     Raises `ConfigurationError` for any other destination. If the destination cannot be written, raises it too if audit
@@ -47,10 +47,10 @@ def audit_to(destination: str, *, required: bool) -> None:
     logger = logging.getLogger("keyvouch.audit")
     try:
         handler = _handler(destination, _fail if required else _warn_once())
-    except _UnwritableError as error:
+    except _UnwritableError as unwritable:
         if required:
-            raise error.reason from error
-        _warn(error.reason.message)
+            raise unwritable.error from unwritable
+        _warn(unwritable.error.message)
         return
     handler.setFormatter(logging.Formatter("keyvouch: %(message)s" if destination == "syslog" else "%(message)s"))
     logger.addHandler(handler)
@@ -61,15 +61,15 @@ def audit_to(destination: str, *, required: bool) -> None:
 class _UnwritableError(Exception):
     """Audit records cannot be written to a valid destination."""
 
-    def __init__(self, reason: KeyvouchError) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    def __init__(self, error: KeyvouchError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 def _fail(error: BaseException | None) -> NoReturn:
     raise ConfigurationError(
-        f"The audit record could not be written: {_reason(error)}.",
-        hint="Correct `audit` in the profile, or its destination; `audit-required = false` makes this a warning.",
+        f"Cannot write the audit record: {_reason(error)}.",
+        hint="Correct `audit` in the profile, or its destination. `audit-required = false` makes this a warning.",
     ) from error
 
 
@@ -93,21 +93,21 @@ def _reason(error: BaseException | None) -> str:
 
 
 def _handler(destination: str, on_error: Callable[[BaseException | None], None]) -> logging.Handler:
-    kind, _, place = destination.partition(":")
-    path = Path(place)
+    kind, _, name = destination.partition(":")
+    path = Path(name)
     handler: logging.Handler
     try:
         if destination == "syslog":
             handler = _syslog()
-        elif kind == "file" and path.is_absolute() and "\0" not in place:
+        elif kind == "file" and path.is_absolute() and "\0" not in name:
             handler = _File(path, encoding="utf-8")
         else:
             raise ConfigurationError(
-                f"Audit records cannot go to {destination!r}.", hint='Use "file:/path" or "syslog".'
+                f'Invalid destination for audit records: "{destination}".', hint='Use "file:/path" or "syslog".'
             )
     except OSError as error:
-        written = Path(str(SYSLOG)) if destination == "syslog" else path
-        raise _UnwritableError(files.cannot_write(written, error)) from error
+        target = Path(str(SYSLOG)) if destination == "syslog" else path
+        raise _UnwritableError(files.cannot_write(target, error)) from error
     # The default handler would print the record with a traceback.
     handler.handleError = lambda record: on_error(sys.exception())  # type: ignore[method-assign]  # noqa: ARG005
     return handler

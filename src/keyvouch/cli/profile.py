@@ -12,12 +12,14 @@ from keyvouch import config
 from keyvouch._core import opening
 from keyvouch._core.redaction import redact
 from keyvouch._system import files
-from keyvouch.cli.common import next_command, output_option, print_facts, print_json, relative_path
+from keyvouch.cli.inputs import relative_path
+from keyvouch.cli.options import output_option
+from keyvouch.cli.output import present, print_facts, print_next_command
 
 
 @click.group("profile")
 def command() -> None:
-    """Show and add profiles: what a program needs to sign in."""
+    """List, show and add profiles. A profile contains what a program needs to sign in."""
 
 
 @command.command("list")
@@ -26,19 +28,21 @@ def list_profiles(output: str) -> None:
     """List the profiles."""
     configuration = config.load()
     names = list(configuration.profiles)
-    if output == "json":
-        print_json({"path": configuration.path and str(configuration.path), "profiles": names})
-    elif names:
-        click.echo("\n".join(names))
-    else:
-        click.echo(f"There are no profiles; tried: {', '.join(map(str, configuration.tried))}.", err=True)
+
+    def print_text(_: object) -> None:
+        if names:
+            click.echo("\n".join(names))
+        else:
+            click.echo(f"No profiles found in: {', '.join(map(str, configuration.tried))}.", err=True)
+
+    present({"path": configuration.path and str(configuration.path), "profiles": names}, output, print_text)
 
 
 @command.command("show")
 @click.argument("name", required=False)
 @output_option
 def show(name: str | None, output: str) -> None:
-    """Show a profile with the defaults in it; NAME may be left out where there is one alone."""
+    """Show a profile with all defaults applied. NAME is optional if there is only one profile."""
     configuration = config.load()
     profile = configuration.profile(configuration.pick(name))
     fields = {
@@ -49,23 +53,29 @@ def show(name: str | None, output: str) -> None:
         and not (field == "cloud" and profile.authority)  # the authority takes precedence
     }
     options = {option: value for option, value in msgspec.to_builtins(profile.assertion).items() if value is not None}
-    if output == "json":
-        print_json({**fields, "assertion": options})
-        return
-    facts = {field: ", ".join(value) if isinstance(value, list | tuple) else value for field, value in fields.items()}
-    print_facts({**facts, **{f"assertion.{option}": value for option, value in options.items()}})
+    present({**fields, "assertion": options}, output, _print_fields)
+
+
+def _print_fields(fields: dict[str, object]) -> None:
+    shown: dict[str, object] = {}
+    for field, value in fields.items():
+        if isinstance(value, dict):
+            shown |= {f"{field}.{option}": each for option, each in value.items()}
+        else:
+            shown[field] = ", ".join(value) if isinstance(value, list | tuple) else value
+    print_facts(shown)
 
 
 @command.command("add")
 @click.argument("name")
-@click.option("--key", "keys", multiple=True, required=True, metavar="URI", help="A key; the preferred one first.")
-@click.option("--tenant", metavar="TENANT", help="Its id or a domain name.")
-@click.option("--client-id", required=True, metavar="ID", help="Of the app registration.")
-@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="By default Microsoft Graph's.")
-@click.option("--authority", metavar="URL", help="Another server than Microsoft's public cloud.")
+@click.option("--key", "keys", multiple=True, required=True, metavar="URI", help="A key, the preferred one first.")
+@click.option("--tenant", metavar="TENANT", help="Tenant ID or domain name.")
+@click.option("--client-id", required=True, metavar="ID", help="Client ID of the app registration.")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Scope. Default: Microsoft Graph's.")
+@click.option("--authority", metavar="URL", help="Authority other than Microsoft's public cloud.")
 @click.option("--ca-file", metavar="FILE", help="Certificates to trust for TLS.")
-@click.option("--proxy", metavar="URL", help="An HTTP proxy, in place of the environment's.")
-@click.option("--proxy-credentials", metavar="REFERENCE", help="Where user:password for it is, as env:NAME.")
+@click.option("--proxy", metavar="URL", help="HTTP proxy, instead of the environment's.")
+@click.option("--proxy-credentials", metavar="REFERENCE", help="The proxy's user:password, such as env:NAME.")
 @output_option
 def add(
     name: str,
@@ -79,34 +89,32 @@ def add(
     proxy_credentials: str | None,
     output: str,
 ) -> None:
-    """Add a profile to the configuration; what stands in it stays as it is."""
+    """Add a profile to the configuration. Its other contents do not change."""
     if not client_id or not (tenant or authority):
-        raise click.UsageError("Give --client-id, and --tenant or --authority.")
+        raise click.UsageError("Use --client-id, and either --tenant or --authority.")
     if ca_file and not Path(ca_file).exists():  # a file, or a folder in OpenSSL's format
-        raise click.UsageError(f"There is no {ca_file}.")
+        raise click.UsageError(f"{ca_file} does not exist.")
     fields: dict[str, object] = {
         "authority": authority,
         "ca-file": ca_file and str(Path(ca_file).absolute()),
         "proxy": proxy,
         "proxy-credentials": proxy_credentials,
     }
-    where = save(name, tenant, client_id, tuple(map(_absolute, keys)), scopes=scopes, fields=fields)
-    if output == "json":
-        print_json({"path": str(where), "profile": name})
-    else:
-        click.echo(f"Added the profile {name} to {where}.")
-        next_command(f"keyvouch token --profile {name}")
+    path = save(name, tenant, client_id, tuple(map(_absolute, keys)), scopes=scopes, fields=fields)
+    present({"path": str(path), "profile": name}, output, _print_added)
+
+
+def _print_added(result: dict[str, str]) -> None:
+    click.echo(f"Added the profile {result['profile']} to {result['path']}.")
+    print_next_command(f"keyvouch token --profile {result['profile']}")
 
 
 @command.command("path")
 @output_option
 def path(output: str) -> None:
-    """Print where the configuration is, or would be written."""
-    found = place()
-    if output == "json":
-        print_json({"path": str(found), "exists": found.exists()})
-    else:
-        click.echo(found)
+    """Print the path of the configuration, whether or not it exists."""
+    found = configuration_path()
+    present({"path": str(found), "exists": found.exists()}, output, lambda result: click.echo(result["path"]))
 
 
 def _without_user(value: object) -> object:
@@ -121,14 +129,14 @@ def _absolute(key: str) -> str:
     return (uri.replace({"path": str(path.absolute())}) if path else uri).reveal()
 
 
-def place() -> Path:
-    """Return the configuration file in use, or else the user's own."""
+def configuration_path() -> Path:
+    """Return the path of the configuration in use, or else of the user's own."""
     if given := os.environ.get("KEYVOUCH_CONFIG"):
         return Path(given).absolute()
     return config.load().path or files.configuration_files()[0]
 
 
-def require_free(name: str) -> None:
+def require_new_name(name: str) -> None:
     """Raise `ConfigurationError` if a profile of this name exists, or if the name is invalid."""
     config.load(may_be_missing=True).require_free(name)
 
@@ -143,12 +151,12 @@ def save(
     fields: dict[str, object] | None = None,
 ) -> Path:
     """Add a profile and return the path of the configuration."""
-    where = place()
+    path = configuration_path()
     own: dict[str, object] = {
         "tenant": tenant,
         "client-id": client_id,
         "scopes": list(scopes) or ["https://graph.microsoft.com/.default"],
         "keys": list(keys),
     }
-    config.add_profile(where, name, {**own, **(fields or {})})
-    return where
+    config.add_profile(path, name, {**own, **(fields or {})})
+    return path

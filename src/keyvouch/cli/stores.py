@@ -8,7 +8,8 @@ import click
 
 from keyvouch import store
 from keyvouch._core import registry
-from keyvouch.cli.common import output_option, print_facts, print_json, print_table
+from keyvouch.cli.options import output_option
+from keyvouch.cli.output import present, print_facts, print_table
 from keyvouch.errors import KeyvouchError
 from keyvouch.store import KeyStore
 from keyvouch.uri import CORE_ATTRIBUTES, Attribute
@@ -30,14 +31,14 @@ CAPABILITIES = {
 @click.argument("name", required=False)
 @output_option
 def command(name: str | None, output: str) -> None:
-    """List the stores that are installed; with NAME, what that store's URIs take and what it can do."""
+    """List the installed stores. With NAME, show that store's URI attributes and capabilities."""
     if name:
-        _show_one(name.removesuffix(":"), output)
-        return
-    rows = [_row(plugin) for plugin in registry.plugins()]
-    if output == "json":
-        print_json(rows)
-        return
+        _present_store(name.removesuffix(":"), output)
+    else:
+        present([_row(plugin) for plugin in registry.plugins()], output, _print_stores)
+
+
+def _print_stores(rows: list[dict[str, str]]) -> None:
     print_table(list(rows[0]) if rows else [], [list(row.values()) for row in rows])
     missing = sorted(set(registry.KNOWN) - {row["scheme"] for row in rows})
     if missing:
@@ -47,15 +48,15 @@ def command(name: str | None, output: str) -> None:
 
 def _row(plugin: registry.Plugin) -> dict[str, str]:
     try:
-        state = _summary(registry.store_class(plugin.scheme))
+        description = _summary(registry.store_class(plugin.scheme))
     except KeyvouchError as error:  # a broken plugin must not affect the others
-        state = error.message
+        description = error.message
     return {
         "scheme": plugin.scheme,
         "distribution": plugin.distribution,
         "version": plugin.version,
         "contract": plugin.contract,
-        "store": state,
+        "store": description,
     }
 
 
@@ -63,24 +64,26 @@ def _summary(found: type[KeyStore]) -> str:
     return (inspect.getdoc(found) or "").partition("\n")[0]
 
 
-def _show_one(scheme: str, output: str) -> None:
+def _present_store(scheme: str, output: str) -> None:
     found = registry.store_class(scheme)
     plugin = next(plugin for plugin in registry.plugins() if plugin.scheme == scheme)
-    able = [text for capability, text in CAPABILITIES.items() if issubclass(found, capability)]
+    capabilities = [text for capability, text in CAPABILITIES.items() if issubclass(found, capability)]
     attributes = [*found.attributes, *CORE_ATTRIBUTES]
-    if output == "json":
-        print_json({**_row(plugin), "capabilities": able, "attributes": [_attribute(each) for each in attributes]})
-        return
-    click.echo(f"{inspect.getdoc(found)}\n")
-    print_facts(
-        {
-            "distribution": f"{plugin.distribution} {plugin.version}",
-            "contract": plugin.contract,
-            "capabilities": ", ".join(able),
-        }
-    )
-    click.echo()
-    print_table(["attribute", "where", "needed for", "meaning"], [_attribute_row(each) for each in attributes])
+
+    def print_text(_: object) -> None:
+        click.echo(f"{inspect.getdoc(found)}\n")
+        print_facts(
+            {
+                "distribution": f"{plugin.distribution} {plugin.version}",
+                "contract": plugin.contract,
+                "capabilities": ", ".join(capabilities),
+            }
+        )
+        click.echo()
+        print_table(["attribute", "position", "required to", "meaning"], [_attribute_row(each) for each in attributes])
+
+    result = {**_row(plugin), "capabilities": capabilities, "attributes": [_attribute(each) for each in attributes]}
+    present(result, output, print_text)
 
 
 def _attribute(attribute: Attribute) -> dict[str, object]:
@@ -101,6 +104,6 @@ def _attribute_row(attribute: Attribute) -> tuple[str, str, str, str]:
     if attribute.default is not None:
         meaning += f" (default {attribute.default})"
     if attribute.environment:
-        meaning += f" (else ${' or $'.join(attribute.environment)})"
-    where = "after ?" if attribute.query else "path" if attribute.positional else "before ?"
-    return attribute.name, where, ", ".join(sorted(attribute.required_for)), meaning
+        meaning += f" (default ${' or $'.join(attribute.environment)})"
+    position = "after ?" if attribute.query else "path" if attribute.positional else "before ?"
+    return attribute.name, position, ", ".join(sorted(attribute.required_for)), meaning

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import click
 
 from keyvouch.algorithms import ALGORITHMS, Algorithm, algorithms_for, key_type, require_fit, verifies
-from keyvouch.cli.common import choose, key_options, output_option, print_json, read, read_path
+from keyvouch.cli.inputs import read_path, read_stream
+from keyvouch.cli.options import key_options, output_option
+from keyvouch.cli.output import present
+from keyvouch.cli.selection import select
 from keyvouch.errors import SignatureMismatch
 
 if TYPE_CHECKING:
@@ -32,9 +35,11 @@ class _Signed(NamedTuple):
 @click.command("verify")
 @key_options
 @click.argument("file", type=click.File("rb"), default="-")
-@click.option("--signature", type=click.Path(path_type=Path), help="The signature's file; without it FILE is a JWS.")
-@click.option("--certificate", type=click.Path(path_type=Path), help="The signer's certificate, in place of a key.")
-@click.option("--algorithm", type=click.Choice(list(ALGORITHMS)), help="By default PS256, or what the curve demands.")
+@click.option(
+    "--signature", type=click.Path(path_type=Path), help="File with the signature. Without it, FILE is a JWS."
+)
+@click.option("--certificate", type=click.Path(path_type=Path), help="The signer's certificate, instead of a key.")
+@click.option("--algorithm", type=click.Choice(list(ALGORITHMS)), help="Default: PS256, or the one for the curve.")
 @output_option
 def command(
     profile: str | None,
@@ -45,23 +50,24 @@ def command(
     algorithm: str | None,
     output: str,
 ) -> None:
-    """Check a signature over FILE, or standard input: one that `keyvouch sign` wrote, raw, in base64url or as a JWS.
+    """Verify a signature over FILE or standard input, in any form that `keyvouch sign` writes.
 
-    Exit status 6 says that it is not this key's.
+    The exit status is 6 if the signature is not valid.
     """
     public_key = _from_certificate(certificate) if certificate else _from_key(profile, key)
-    content = read(file)
+    content = read_stream(file)
     signed = _read_jws(content) if signature is None else _read_detached(content, signature, public_key, algorithm)
     require_fit(key_type(public_key), signed.algorithm)
     if not verifies(public_key, signed.signature, signed.message, signed.algorithm):
         raise SignatureMismatch(
-            f"This is not the key's {signed.algorithm.name} signature over this message.",
+            f"The {signed.algorithm.name} signature is not valid for this key and message.",
             hint="Check the file, the key and --algorithm.",
         )
-    if output == "json":
-        print_json({"verified": True, "algorithm": signed.algorithm.name})
-    else:
-        click.echo(f"Good: it is this key's {signed.algorithm.name} signature.")
+    present(
+        {"verified": True, "algorithm": signed.algorithm.name},
+        output,
+        lambda result: click.echo(f"The {result['algorithm']} signature is valid."),
+    )
 
 
 def _from_certificate(path: Path) -> PublicKey:
@@ -71,7 +77,7 @@ def _from_certificate(path: Path) -> PublicKey:
 
 
 def _from_key(profile: str | None, key: str | None) -> PublicKey:
-    with choose(profile, key).open() as signer:
+    with select(profile, key).open() as signer:
         return signer.public_key
 
 
@@ -82,19 +88,19 @@ def _read_jws(content: bytes) -> _Signed:
         return _Signed(signing_input, _decode(encoded), ALGORITHMS[header["alg"]])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise SignatureMismatch(
-            "This is no JWS with an algorithm that can be checked.",
-            hint="Give a bare signature's file with --signature.",
+            "Invalid JWS, or one with an unsupported algorithm.",
+            hint="For a detached signature, use --signature.",
         ) from None
 
 
-def _read_detached(content: bytes, place: Path, public_key: PublicKey, algorithm: str | None) -> _Signed:
+def _read_detached(content: bytes, path: Path, public_key: PublicKey, algorithm: str | None) -> _Signed:
     chosen = ALGORITHMS[algorithm] if algorithm else algorithms_for(key_type(public_key))[0]
-    octets = read_path(place)
-    if octets.count(b".") == _DOTS_OF_JWS and octets.startswith(b"eyJ"):
-        raise click.UsageError(f"{place} is a JWS, with its message in it: give it as FILE, without --signature.")
+    signature = read_path(path)
+    if signature.count(b".") == _DOTS_OF_JWS and signature.startswith(b"eyJ"):
+        raise click.UsageError(f"{path} is a JWS that contains its message. Pass it as FILE, without --signature.")
     with contextlib.suppress(ValueError):  # otherwise it is a raw signature
-        octets = _decode(octets.strip())
-    return _Signed(content, octets, chosen)
+        signature = _decode(signature.strip())
+    return _Signed(content, signature, chosen)
 
 
 def _decode(text: bytes) -> bytes:

@@ -24,8 +24,8 @@ def authority() -> Iterator[Authority]:
 @pytest.fixture
 def signer() -> Iterator[Signer]:
     """A signer with an RSA-2048 key and certificate that exist only for the test: no file, no server."""
-    with throwaway_signer() as made:
-        yield made
+    with throwaway_signer() as opened:
+        yield opened
 
 
 @functools.cache

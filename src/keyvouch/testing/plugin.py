@@ -1,6 +1,6 @@
-"""The pytest summary for the conformance kit: the number of rules kept, declared unsupported, and broken.
+"""The pytest summary of the conformance kit: the number of rules kept, declared unsupported, and broken.
 
-pytest loads this plugin wherever keyvouch is installed; without the kit it does nothing.
+pytest loads this plugin if keyvouch is installed. It does nothing without the kit.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     stores: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
-            told = dict(getattr(report, "user_properties", ()))  # a module that fails to import has none
-            if "conformance" not in told or (outcome == "passed" and report.when != "call"):
+            properties = dict(getattr(report, "user_properties", ()))  # a module that fails to import has none
+            if "conformance" not in properties or (outcome == "passed" and report.when != "call"):
                 continue
-            end = "broken" if outcome != "passed" else "unsupported" if "unsupported" in told else "kept"
-            stores[str(told["conformance"])][end].append(report.nodeid.rpartition("::")[2])
+            result = "broken" if outcome != "passed" else "unsupported" if "unsupported" in properties else "kept"
+            stores[str(properties["conformance"])][result].append(report.nodeid.rpartition("::")[2])
     if not stores:
         return
     terminalreporter.section("conformance")
-    for store, ends in sorted(stores.items()):
-        kept, unsupported, broken = (ends[end] for end in ("kept", "unsupported", "broken"))
+    for store, rules in sorted(stores.items()):
+        kept, unsupported, broken = (rules[result] for result in ("kept", "unsupported", "broken"))
         terminalreporter.write_line(
             f"{store}: {len(kept)} kept, {len(unsupported)} declared unsupported, {len(broken)} broken"
         )

@@ -5,7 +5,7 @@ with Relay(("127.0.0.1", 8200)) as relay:
     relay.cut()      # ends every connection, and new ones as well
     relay.restore()
     relay.stall()    # accepts connections, but passes no data
-    relay.resume()   # passes on the data held back
+    relay.resume()   # passes on the data that was held back
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Relay:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._is_cut = False
-        self._flows = threading.Event()
-        self._flows.set()
+        self._flowing = threading.Event()
+        self._flowing.set()
         threading.Thread(target=self._accept, name="relay", daemon=True).start()
 
     @property
@@ -61,19 +61,19 @@ class Relay:
         self._is_cut = False
 
     def stall(self) -> None:
-        """Accept connections but pass no data, as if the server never answered."""
-        self._flows.clear()
+        """Accept connections but pass no data, as if the server never responded."""
+        self._flowing.clear()
 
     def resume(self) -> None:
-        """Pass data again, beginning with the data held back."""
-        self._flows.set()
+        """Pass data again, starting with the data held back."""
+        self._flowing.set()
 
     def close(self) -> None:
         """Stop listening, and end all connections."""
         _end(self._listener)  # closing the socket would not wake up `accept`
         self._listener.close()
         self.cut()
-        self._flows.set()
+        self._flowing.set()
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -101,20 +101,20 @@ class Relay:
                 threading.Thread(target=self._serve, args=(client,), name="relay", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError), self._counted(client):
-            if not self._greet(client):
+        with client, contextlib.suppress(OSError), self._registered(client):
+            if not self._handshake(client):
                 return
-            with self._dial() as server, self._counted(server):
+            with self._connect() as server, self._registered(server):
                 back = threading.Thread(target=self._pump, args=(server, client), name="relay", daemon=True)
                 back.start()
                 self._pump(client, server)
                 back.join()
 
-    def _greet(self, client: socket.socket) -> bool:  # noqa: ARG002 - used by the proxy
-        """Exchange whatever precedes the first byte of the server's protocol."""
+    def _handshake(self, client: socket.socket) -> bool:  # noqa: ARG002 - used by the proxy
+        """Exchange what precedes the server's protocol; return False to end the connection."""
         return True
 
-    def _dial(self) -> socket.socket:
+    def _connect(self) -> socket.socket:
         if not isinstance(self.server, str):
             return socket.create_connection(self.server)
         server = socket.socket(socket.AF_UNIX)
@@ -122,7 +122,7 @@ class Relay:
         return server
 
     @contextlib.contextmanager
-    def _counted(self, each: socket.socket) -> Any:
+    def _registered(self, each: socket.socket) -> Any:
         with self._lock:
             if self._is_cut:
                 raise ConnectionResetError
@@ -135,10 +135,10 @@ class Relay:
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         try:
-            while octets := source.recv(_TRANSFER):
-                self._flows.wait()
-                sink.sendall(octets)
-            self._flows.wait()
+            while data := source.recv(_TRANSFER):
+                self._flowing.wait()
+                sink.sendall(data)
+            self._flowing.wait()
             sink.shutdown(socket.SHUT_WR)  # the other direction stays open
         except OSError:
             _end(source)
@@ -146,23 +146,23 @@ class Relay:
 
 
 class Proxy(Relay):
-    """An HTTP proxy that leads every CONNECT (RFC 9110, section 9.3.6) to its server, whatever name is requested."""
+    """An HTTP proxy that connects every CONNECT (RFC 9110, section 9.3.6) to its server, for any target."""
 
     def __init__(self, server: tuple[str, int]) -> None:
         self.asked: list[str] = []
         """The requested targets, such as `vault.invalid:8200`."""
         super().__init__(server)
 
-    def _greet(self, client: socket.socket) -> bool:
+    def _handshake(self, client: socket.socket) -> bool:
         head = b""
         while b"\r\n\r\n" not in head:
-            octets = client.recv(_TRANSFER)
-            if not octets:
+            data = client.recv(_TRANSFER)
+            if not data:
                 return False
-            head += octets
+            head += data
         method, target, _ = head.split(b" ", 2)
         self.asked.append(target.decode())
-        self._flows.wait()
+        self._flowing.wait()
         if method != b"CONNECT":
             client.sendall(b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             return False

@@ -56,13 +56,13 @@ class _Store(KeyStore):
     """A store for one signer: it makes its key on the first connection, and keeps it."""
 
     attributes: ClassVar[tuple[Attribute, ...]] = (
-        Attribute("number", "which one", connection=True),
-        Attribute("key-type", "of what kind", connection=True),
-        Attribute("subject", "of its certificate", query=True, connection=True),
-        Attribute("days", "for which that is valid", query=True, connection=True, parse=int),
+        Attribute("number", "number of the signer", connection=True),
+        Attribute("key-type", "type of the key", connection=True),
+        Attribute("subject", "subject of the certificate", query=True, connection=True),
+        Attribute("days", "days for which the certificate is valid", query=True, connection=True, parse=int),
     )
 
-    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:  # noqa: ARG002 - it needs none
+    def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:  # noqa: ARG002 - it has none
         self._uri = uri
         self._key: _Key | None = None
 
@@ -71,7 +71,7 @@ class _Store(KeyStore):
 
     def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:  # noqa: ARG002
         if self._key is None:
-            raise RuntimeError("opened before it was connected")
+            raise RuntimeError("open() before connect()")
         return self._key
 
     def close(self) -> None:

@@ -88,11 +88,11 @@ class MemoryStore(
     """Keys in memory."""
 
     attributes: ClassVar[tuple[Attribute, ...]] = (
-        Attribute("server", "which one", connection=True, required_for=frozenset({"open", "generate"})),
-        Attribute("key", "its name", required_for=frozenset({"open", "generate"})),
-        Attribute("version", "which of several"),
-        Attribute("address", "host and port, where a server is to be asked", connection=True),
-        Attribute("pin", "what logs in", query=True, connection=True, secret=True),
+        Attribute("server", "number of the server", connection=True, required_for=frozenset({"open", "generate"})),
+        Attribute("key", "name of the key", required_for=frozenset({"open", "generate"})),
+        Attribute("version", "version of the key"),
+        Attribute("address", "host and port of a server to query", connection=True),
+        Attribute("pin", "PIN to log in with", query=True, connection=True, secret=True),
     )
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
@@ -122,7 +122,7 @@ class MemoryStore(
         """Wait for the server while it is stalled."""
         if self.server.stalled:
             time.sleep(timeout)
-            raise StoreUnavailable("The server does not answer.", hint="Try later.")
+            raise StoreUnavailable("The server does not respond.", hint="Try later.")
 
     def ask(self, address: str, timeout: float) -> None:
         """Send an HTTP request, through the proxy if there is one."""
@@ -135,7 +135,7 @@ class MemoryStore(
                 connection.request("GET", "/")
                 connection.getresponse().read()
         except OSError as error:
-            raise StoreUnavailable(f"{address} does not answer: {error}.", hint="Try later.") from error
+            raise StoreUnavailable(f"{address} does not respond: {error}.", hint="Try later.") from error
 
     def open(self, uri: KeyUri, certificate: x509.Certificate | None = None, *, timeout: float) -> StoredKey:
         self.wait(timeout)
@@ -154,7 +154,7 @@ class MemoryStore(
         self.require_alive()
         versions = self.server.keys.get(uri.get("key"), {})
         if not versions and "key" in uri:
-            raise KeyNotFound(f"There is no key {uri.get('key')}.", hint="See `keyvouch keys`.", uri=uri)
+            raise KeyNotFound(f"Key not found: {uri.get('key')}.", hint="See `keyvouch keys`.", uri=uri)
         return [
             self._describe(uri, version, member)
             for version, member in versions.items()
@@ -214,7 +214,7 @@ class MemoryStore(
             members = self.server.keys[uri.get("key")]
             return members[uri.get("version") or next(iter(members))]
         except KeyError:
-            raise KeyNotFound(f"There is no key {uri}.", hint="See `keyvouch keys`.", uri=uri) from None
+            raise KeyNotFound(f"Key not found: {uri}.", hint="See `keyvouch keys`.", uri=uri) from None
 
     def _add(
         self, uri: KeyUri, key: Any, chain: tuple[x509.Certificate, ...], *, exportable: bool, further: bool = False
@@ -223,7 +223,7 @@ class MemoryStore(
         with self.server.lock:
             members = self.server.keys.setdefault(uri.get("key"), {})
             if members and not further:
-                raise KeyExists(f"There is a key {uri.get('key')}.", hint="Take another name.", uri=uri)
+                raise KeyExists(f"Key already exists: {uri.get('key')}.", hint="Use another name.", uri=uri)
             version = str(next(self.server.numbers))
             members[version] = Member(key, chain, exportable)
         return self.pinned(uri, version)

@@ -8,9 +8,10 @@ import pytest
 
 from keyvouch.testing import StoreConformance
 from keyvouch.testing.conformance import NAMES
+from testing.conformance import wrong_connections, wrong_keys, wrong_stores  # noqa: F401 - they register their faults
+from testing.conformance.faults import FAULTS
 from testing.conformance.kit_for import kit_for
 from testing.conformance.memory_store import Bare, MemoryStore
-from testing.conformance.wrong_stores import FAULTS
 
 CAPABILITIES = ("list", "generate", "import", "request", "install", "delete", "export", "grant")
 
@@ -36,7 +37,9 @@ def run_kit(pytester: pytest.Pytester) -> Any:
             test_store=f"""
             from testing.conformance.kit_for import kit_for
             from testing.conformance.memory_store import Bare, MemoryStore
-            from testing.conformance.wrong_stores import FAULTS, NothingToSign, RefusesChildren
+            from testing.conformance import wrong_connections, wrong_keys
+            from testing.conformance.faults import FAULTS
+            from testing.conformance.wrong_stores import NothingToSign, RefusesChildren
             TestStore = {expression}
             """
         )
@@ -62,7 +65,9 @@ def test_fault_is_caught_by_its_rule(run_kit: Any, name: str) -> None:
     assert rule in failed
 
 
-@pytest.mark.parametrize(("imported", "failed"), [("fcntl", {"test_it_imports_everywhere"}), ("tempfile", set())])
+@pytest.mark.parametrize(
+    ("imported", "failed"), [("fcntl", {"test_module_imports_on_every_platform"}), ("tempfile", set())]
+)
 def test_module_of_one_platform_is_caught(
     run_kit: Any, pytester: pytest.Pytester, imported: str, failed: set[str]
 ) -> None:
@@ -78,17 +83,17 @@ def test_module_of_one_platform_is_caught(
         """
     )
 
-    assert run_kit("kit_for(__import__('narrow_store').Narrow)", "-k", "imports_everywhere")[1] == failed
+    assert run_kit("kit_for(__import__('narrow_store').Narrow)", "-k", "imports_on_every_platform")[1] == failed
 
 
-def test_forgetting_cannot_pass(run_kit: Any) -> None:
+def test_undeclared_and_unprovided_fails(run_kit: Any) -> None:
     """What is neither provided nor declared fails."""
     _, failed = run_kit("kit_for(Bare, rsa_uri=None, missing_uri=None)", "-k", "rsa or missing")
 
-    assert failed == {"test_rsa_signatures_verify", "test_missing_key_is_told_by_type"}
+    assert failed == {"test_rsa_signatures_verify", "test_missing_key_is_not_found"}
 
 
-def test_keys_that_can_be_made_need_not_be_provided(run_kit: Any) -> None:
+def test_generated_keys_need_not_be_provided(run_kit: Any) -> None:
     """A store that generates keys need not provide those; only other types are required."""
     expression = "kit_for(MemoryStore, rsa_uri=None, ed25519_uri=None)"
 
@@ -98,20 +103,20 @@ def test_keys_that_can_be_made_need_not_be_provided(run_kit: Any) -> None:
     )
 
 
-def test_declaring_what_is_there_fails(run_kit: Any) -> None:
+def test_declaring_what_is_provided_fails(run_kit: Any) -> None:
     """A false declaration fails, too."""
     _, failed = run_kit("kit_for(MemoryStore, unsupported={'missing'})", "-k", "missing")
-    assert failed == {"test_missing_key_is_told_by_type"}
+    assert failed == {"test_missing_key_is_not_found"}
 
 
-def test_declaring_a_kind_that_is_made_fails(run_kit: Any) -> None:
+def test_declaring_a_generated_key_type_fails(run_kit: Any) -> None:
     """Declaring a key type unsupported fails if the store can generate it."""
     expression = "kit_for(MemoryStore, ed25519_uri=None, unsupported={'ed25519'})"
 
-    assert run_kit(expression, "-k", "made_key or ed25519")[1] == {"test_made_key_is_what_was_asked_for"}
+    assert run_kit(expression, "-k", "generated_key or ed25519")[1] == {"test_generated_key_matches_its_spec"}
 
 
-def test_unknown_name_is_told_once(run_kit: Any) -> None:
+def test_unknown_name_fails_once(run_kit: Any) -> None:
     """A misspelt declaration is a single failure, not one for each rule."""
     _, failed = run_kit("kit_for(MemoryStore, unsupported={'typo'})", "-k", "missing or declared")
 
@@ -128,19 +133,19 @@ def test_empty_message_may_be_declared(run_kit: Any) -> None:
 
 def test_declared_fork_and_import_must_be_refused(run_kit: Any) -> None:
     """A store that works in a child or imports a key, although declared not to, fails."""
-    _, failed = run_kit("kit_for(MemoryStore, unsupported={'fork', 'import'})", "-k", "child_of_a_fork or import")
-    assert failed == {"test_child_of_a_fork_connects_anew", "test_refused_import_is_told_by_type"}
+    _, failed = run_kit("kit_for(MemoryStore, unsupported={'fork', 'import'})", "-k", "forked_child or import")
+    assert failed == {"test_forked_child_reconnects", "test_unsupported_import_is_refused"}
 
 
 def test_store_that_refuses_children_and_imports(run_kit: Any) -> None:
     """Such a store passes if it declares this, and fails if it does not."""
-    rules = ("-k", "child_of_a_fork or import")
+    rules = ("-k", "forked_child or import")
     assert run_kit("kit_for(RefusesChildren, unsupported={'fork', 'import'})", *rules)[1] == set()
     _, failed = run_kit("kit_for(RefusesChildren)", *rules)
-    assert failed == {"test_child_of_a_fork_connects_anew", "test_imported_key_is_found_and_signs"}
+    assert failed == {"test_forked_child_reconnects", "test_imported_key_opens_and_signs"}
 
 
-def test_unforeseen_error_is_told_with_the_rule(run_kit: Any, pytester: pytest.Pytester) -> None:
+def test_unexpected_error_is_reported_with_the_rule(run_kit: Any, pytester: pytest.Pytester) -> None:
     """An error that the rule does not expect is reported with the rule and its origin."""
     run_kit("kit_for(NothingToSign)", "-k", "ec_signatures_verify")
     result = pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-p", "no:cov", "-k", "ec_signatures_verify")
@@ -148,8 +153,8 @@ def test_unforeseen_error_is_told_with_the_rule(run_kit: Any, pytester: pytest.P
     result.stdout.fnmatch_lines(
         [
             "E*ValueError: nothing to sign",
-            "E*seen:   ValueError('nothing to sign')",
-            "E*wanted: An EC key signs its curve's algorithm*",
+            "E*got:      ValueError('nothing to sign')",
+            "E*expected: An EC key signs with its curve's algorithm*",
         ]
     )
 
@@ -159,11 +164,11 @@ def test_summary_counts_the_rules(run_kit: Any, pytester: pytest.Pytester) -> No
     run_kit("kit_for(MemoryStore, missing_uri=None, rsa_uri=None, unsupported={'rsa'})", "-k", "rsa or missing")
     result = pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-p", "no:cov", "-k", "rsa or missing")
     result.stdout.fnmatch_lines(
-        ["TestStore: 0 kept, 3 declared unsupported, 1 broken", "*broken: test_missing_key_is_told_by_type"]
+        ["TestStore: 0 kept, 3 declared unsupported, 1 broken", "*broken: test_missing_key_is_not_found"]
     )
 
 
-def test_every_rule_is_told() -> None:
+def test_every_rule_is_documented() -> None:
     """Each test's docstring states the rule and its source."""
     tests = [getattr(StoreConformance, name) for name in dir(StoreConformance) if name.startswith("test_")]
 
@@ -178,7 +183,7 @@ def test_every_name_is_explained() -> None:
     assert all(NAMES.values())
 
 
-def test_summary_stands_beside_a_module_that_does_not_import(pytester: pytest.Pytester) -> None:
+def test_summary_does_not_hide_import_errors(pytester: pytest.Pytester) -> None:
     """An error during collection is reported by pytest, and not hidden by the summary."""
     pytester.makepyfile("import there_is_no_such_module")
 

@@ -15,7 +15,7 @@ that a program's sign-in can be tested without a tenant, network access or a sec
         authority.exchanges[-1].claims                                    # what was sent, and how it was answered
 
 It shares no code with the rest of keyvouch, and verifies with `cryptography` only: code that makes an assertion must
-not also be what judges it. All its data is discarded when it closes.
+not also verify it. All its data is discarded when it closes.
 """
 
 from keyvouch.testing.authority.directory import App

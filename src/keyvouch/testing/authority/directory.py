@@ -17,7 +17,7 @@ def as_guid(text: str) -> str | None:
 
 
 class App:
-    """An application's registration: its id, its roles, and the certificates it may sign in with.
+    """An application's registration: its ID, its roles, and the certificates that it may sign in with.
 
     Created by `Authority.register`. Changes, from any thread, take effect with the next token request.
     """
@@ -58,8 +58,8 @@ class App:
     def trust_subject(self, subject: str, issuer: x509.Certificate) -> None:
         """Trust every certificate with this subject (RFC 4514: `CN=app,O=Contoso`) whose chain leads to this issuer.
 
-        Entra ID calls this subject name and issuer (SNI) trust. From now on, an assertion with an `x5c` is judged only
-        by its chain, even if its certificate is registered too.
+        Entra ID calls this subject name and issuer (SNI) trust. From now on, an assertion with an `x5c` is validated
+        only by its chain, even if its certificate is registered too.
         """
         trust = (x509.Name.from_rfc4514_string(subject), issuer)
         with self._lock:
@@ -104,7 +104,7 @@ class Directory:
             home = self._make_tenant(tenant) if tenant else self.home
             app = App(client_id or str(uuid.uuid4()), home, roles, certificates)
             if self._apps.setdefault((home, app.client_id.lower()), app) is not app:
-                raise ValueError(f"the application {app.client_id} is registered in this tenant already")
+                raise ValueError(f"the application {app.client_id} is already registered in this tenant")
         return app
 
     def _make_tenant(self, name: str) -> str:

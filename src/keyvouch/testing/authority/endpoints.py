@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import parse_qsl, unquote
 
-from keyvouch.testing.authority.assertions import Assertion, Judge, parse
+from keyvouch.testing.authority.aadsts import AadstsError, response_body
+from keyvouch.testing.authority.assertions import Assertion, AssertionValidator, parse
 from keyvouch.testing.authority.directory import App, Directory, as_guid
-from keyvouch.testing.authority.refusals import Refusal, describe
 from keyvouch.testing.authority.server import Request, Response
 from keyvouch.testing.authority.tokens import Issuer
 
@@ -41,81 +41,83 @@ class Exchange:
     status: int
     """The HTTP status of the response."""
     code: int | None
-    """The AADSTS code of a refusal; None also for a scripted response."""
+    """The AADSTS code of an error; None also for a scripted response."""
 
 
 class Endpoints:
     """Responds to requests for a directory's tenants at the address `url`."""
 
-    def __init__(self, url: str, directory: Directory, judge: Judge, issuer: Issuer) -> None:
+    def __init__(self, url: str, directory: Directory, validator: AssertionValidator, issuer: Issuer) -> None:
         self._url = url
         self._directory = directory
-        self._judge = judge
+        self._validator = validator
         self._issuer = issuer
 
     def is_token_request(self, request: Request) -> bool:
         """Return True for any request for a token, valid or not."""
         return request.method == "POST" and _split(request.path)[1] == TOKEN
 
-    def answer(self, request: Request) -> Response:
+    def respond(self, request: Request) -> Response:
         """Return the response to any request other than for a token."""
         name, endpoint = _split(request.path)
         if endpoint == TOKEN:
-            refusal = Refusal(900561, method=request.method)
-            return _refuse(refusal, request.headers, status=405, extra={"Allow": "POST"})
+            failure = AadstsError(900561, method=request.method)
+            return _error_response(failure, request.headers, status=405, extra={"Allow": "POST"})
         if endpoint not in {DISCOVERY, KEYS}:
             return Response(404)
         if request.method != "GET":
             return Response(405, headers={"Allow": "GET"})
         try:
             tenant = self._find_tenant(name)
-        except Refusal as refusal:
+        except AadstsError as error:
             # Entra ID uses this error only here.
-            return _refuse(refusal, request.headers, error="invalid_tenant")
-        return _json(200, self._discovery(tenant) if endpoint == DISCOVERY else self._issuer.jwks(self._name(tenant)))
+            return _error_response(error, request.headers, error="invalid_tenant")
+        return _json(
+            200, self._discovery(tenant) if endpoint == DISCOVERY else self._issuer.jwks(self._issuer_name(tenant))
+        )
 
     def exchange(self, request: Request, scripted: Response | None) -> tuple[Exchange, Response]:
         """Respond to a token request, with the scripted response if there is one, and record it."""
         form = _read_form(request)
-        seen = _peek(form)
+        assertion = _parse_leniently(form)
         tenant = _split(request.path)[0]
         code = None
         response = scripted
         if response is None:
             try:
                 response = _json(200, self._token(tenant, form))
-            except Refusal as refusal:
-                code = refusal.code
-                response = _refuse(refusal, request.headers)
-        fields = {name: "(left out)" if name in SECRETS else value for name, value in form}
-        header, claims = (seen.header, seen.claims) if seen else (None, None)
+            except AadstsError as error:
+                code = error.code
+                response = _error_response(error, request.headers)
+        fields = {name: "(omitted)" if name in SECRETS else value for name, value in form}
+        header, claims = (assertion.header, assertion.claims) if assertion else (None, None)
         return Exchange(tenant, fields.get("client_id"), header, claims, fields, response.status, code), response
 
     def _token(self, tenant_name: str, form: list[tuple[str, str]]) -> dict[str, object]:
         tenant = self._find_tenant(tenant_name)
         fields = _unique(form)
         if _required(fields, "grant_type") != "client_credentials":
-            raise Refusal(70003, grant=fields["grant_type"])
+            raise AadstsError(70003, grant=fields["grant_type"])
         app = self._find_app(tenant, _required(fields, "client_id"))
         resource = _read_scope(_required(fields, "scope"))
-        audiences = {self._name(tenant), *(f"{self._url}/{name}/{TOKEN}" for name in (tenant, tenant_name))}
-        self._judge.judge(_read_credential(fields, app), app, audiences, time.time())
-        return self._issuer.issue(app, resource, self._name(tenant))
+        audiences = {self._issuer_name(tenant), *(f"{self._url}/{name}/{TOKEN}" for name in (tenant, tenant_name))}
+        self._validator.validate(_read_credential(fields, app), app, audiences, time.time())
+        return self._issuer.issue(app, resource, self._issuer_name(tenant))
 
     def _find_tenant(self, name: str) -> str:
         tenant = self._directory.find_tenant(name)
         if tenant:
             return tenant
-        named = as_guid(name) or re.fullmatch(r"[\w-]+(\.[\w-]+)+", name, re.ASCII)
-        raise Refusal(90002 if named else 900023, tenant=name)
+        is_valid_name = as_guid(name) or re.fullmatch(r"[\w-]+(\.[\w-]+)+", name, re.ASCII)
+        raise AadstsError(90002 if is_valid_name else 900023, tenant=name)
 
     def _find_app(self, tenant: str, client_id: str) -> App:
         app = self._directory.find_app(tenant, client_id)
         if app is None:
-            raise Refusal(700016, client_id=client_id, tenant=tenant)
+            raise AadstsError(700016, client_id=client_id, tenant=tenant)
         return app
 
-    def _name(self, tenant: str) -> str:
+    def _issuer_name(self, tenant: str) -> str:
         """Return the issuer's name, as in `iss`, which MSAL compares with its `oidc_authority`."""
         return f"{self._url}/{tenant}/v2.0"
 
@@ -128,7 +130,7 @@ class Endpoints:
             "response_types_supported": ["code"],
             "subject_types_supported": ["pairwise"],
             "id_token_signing_alg_values_supported": ["RS256"],
-            "issuer": self._name(tenant),
+            "issuer": self._issuer_name(tenant),
             "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
             "device_authorization_endpoint": f"{base}/oauth2/v2.0/devicecode",
             "tenant_region_scope": "EU",
@@ -156,14 +158,14 @@ def _unique(form: list[tuple[str, str]]) -> dict[str, str]:
     fields: dict[str, str] = {}
     for name, value in form:
         if name in fields:
-            raise Refusal(9000411, parameter=name)
+            raise AadstsError(9000411, parameter=name)
         fields[name] = value
     return fields
 
 
 def _required(fields: dict[str, str], name: str) -> str:
     if not fields.get(name):
-        raise Refusal(900144, parameter=name)
+        raise AadstsError(900144, parameter=name)
     return fields[name]
 
 
@@ -171,36 +173,36 @@ def _read_scope(scope: str) -> str:
     """Return the single requested resource: the scope without `/.default`, keeping any slash before it."""
     resources = scope.split()
     if not all(resource.endswith("/.default") for resource in resources):
-        raise Refusal(1002012, scope=scope)
+        raise AadstsError(1002012, scope=scope)
     if len(resources) != 1 or resources[0] == "/.default":
-        raise Refusal(70011, scope=scope)
+        raise AadstsError(70011, scope=scope)
     return resources[0].removesuffix("/.default")
 
 
 def _read_credential(fields: dict[str, str], app: App) -> Assertion:
-    offered = {name for name in SECRETS if fields.get(name)}
-    if app.public and offered:
-        raise Refusal(700025)
-    if "client_secret" in offered:
-        raise Refusal(7000215, client_id=app.client_id)
-    if not offered:
-        raise Refusal(7000218)
+    given = {name for name in SECRETS if fields.get(name)}
+    if app.public and given:
+        raise AadstsError(700025)
+    if "client_secret" in given:
+        raise AadstsError(7000215, client_id=app.client_id)
+    if not given:
+        raise AadstsError(7000218)
     # Entra ID's response to another type is not known; this one names the parameter.
     if fields.get("client_assertion_type") != JWT_BEARER:
-        raise Refusal(900144, parameter="client_assertion_type")
+        raise AadstsError(900144, parameter="client_assertion_type")
     return parse(fields["client_assertion"])
 
 
-def _peek(form: list[tuple[str, str]]) -> Assertion | None:
-    """Return the assertion for the record, whether or not it is judged."""
+def _parse_leniently(form: list[tuple[str, str]]) -> Assertion | None:
+    """Return the assertion for the record, even if the request is refused; None if it cannot be parsed."""
     try:
         return parse(dict(form).get("client_assertion", ""))
-    except Refusal:
+    except AadstsError:
         return None
 
 
-def _refuse(
-    refusal: Refusal,
+def _error_response(
+    failure: AadstsError,
     headers: Message,
     *,
     status: int | None = None,
@@ -208,8 +210,8 @@ def _refuse(
     extra: dict[str, str] | None = None,
 ) -> Response:
     correlation_id = as_guid(headers.get("client-request-id", "")) or str(uuid.uuid4())
-    logger.debug("refused with AADSTS%d, correlation id %s", refusal.code, correlation_id)
-    return _json(status or refusal.status, describe(refusal, correlation_id, error=error), extra)
+    logger.debug("refused with AADSTS%d, correlation ID %s", failure.code, correlation_id)
+    return _json(status or failure.status, response_body(failure, correlation_id, error=error), extra)
 
 
 def _json(status: int, value: dict[str, object], extra: dict[str, str] | None = None) -> Response:

@@ -1,4 +1,4 @@
-"""The parts of JWS (RFC 7515, 7518, 8037) needed for judging: strict decoding, and verifying with `cryptography`."""
+"""The parts of JWS (RFC 7515, 7518, 8037) needed here: strict decoding, and verifying with `cryptography`."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ def from_base64url(text: str) -> bytes:
 def read_object(data: bytes) -> dict[str, object]:
     """Parse a JSON object. Raises ValueError for anything else, duplicate names, NaN and Infinity."""
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_reject_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
@@ -50,12 +50,12 @@ def read_object(data: bytes) -> dict[str, object]:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a name is given twice")
+        raise ValueError("duplicate name")
     return members
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def fits(algorithm: str, key: object) -> bool:
@@ -83,7 +83,7 @@ def _verifier(algorithm: str, key: object, signature: bytes) -> Callable[[bytes]
         return lambda message: key.verify(der, message, ec.ECDSA(HASHES[algorithm[2:]]))
     if isinstance(key, ed25519.Ed25519PublicKey):
         return lambda message: key.verify(signature, message)
-    raise ValueError("no such kind of key")
+    raise ValueError("unsupported type of key")
 
 
 def _padding(algorithm: str, used: hashes.HashAlgorithm) -> padding.AsymmetricPadding:

@@ -28,7 +28,7 @@ BODY_LIMIT = 64 * 1024
 IDLE = 60.0
 """Number of seconds after which an idle connection is closed."""
 
-NOT_OURS = {HTTPStatus.NOT_IMPLEMENTED: HTTPStatus.METHOD_NOT_ALLOWED, 505: HTTPStatus.BAD_REQUEST}
+CLIENT_ERRORS = {HTTPStatus.NOT_IMPLEMENTED: HTTPStatus.METHOD_NOT_ALLOWED, 505: HTTPStatus.BAD_REQUEST}
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _listen(context: ssl.SSLContext) -> "list[_Listener]":
             first.server_close()
         else:
             return [first, second]
-    raise OSError(errno.EADDRINUSE, "no port is free at 127.0.0.1 and at ::1")
+    raise OSError(errno.EADDRINUSE, "no port is free on both 127.0.0.1 and ::1")
 
 
 class _Listener(ThreadingHTTPServer):
@@ -177,7 +177,7 @@ class _Listener(ThreadingHTTPServer):
         if isinstance(error, OSError):
             logger.debug("a connection ended: %s", type(error).__name__)
         else:
-            logger.error("a request could not be answered", exc_info=error)
+            logger.error("failed to respond to a request", exc_info=error)
 
 
 class _Listener6(_Listener):
@@ -197,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         length = self._body_length()
         if isinstance(length, HTTPStatus):
-            self._give_up(length)
+            self._refuse(length)
             return
         body = self.rfile.read(length)
         if len(body) < length:
@@ -211,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _serve  # noqa: N815 - http.server's names
 
     def _body_length(self) -> int:
-        """Return the length of the body in bytes, or the HTTPStatus of a refusal."""
+        """Return the length of the body in bytes, or the HTTPStatus of an error."""
         lengths = self.headers.get_all("Content-Length", ["0"])
         if "Transfer-Encoding" in self.headers:
             return HTTPStatus.LENGTH_REQUIRED
@@ -221,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
         too_long = len(lengths[0]) > len(str(BODY_LIMIT)) or int(lengths[0]) > BODY_LIMIT
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE if too_long else int(lengths[0])
 
-    def _give_up(self, status: HTTPStatus) -> None:
+    def _refuse(self, status: HTTPStatus) -> None:
         self.send_error(status)
         self.wfile.flush()
         # Closing a connection with unread data resets it, and the client may miss the response.
@@ -242,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         # A client's mistake is not a server error, although http.server reports it as one.
-        super().send_error(NOT_OURS.get(code, code), message, explain)
+        super().send_error(CLIENT_ERRORS.get(code, code), message, explain)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the inherited name
         """Write nothing to stderr; `_serve` logs what matters."""

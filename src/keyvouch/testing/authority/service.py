@@ -12,7 +12,7 @@ from typing import Self
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from keyvouch.testing.authority.assertions import Judge
+from keyvouch.testing.authority.assertions import AssertionValidator
 from keyvouch.testing.authority.directory import App, Directory
 from keyvouch.testing.authority.endpoints import Endpoints, Exchange
 from keyvouch.testing.authority.jose import ALGORITHMS
@@ -47,8 +47,8 @@ class Authority:
     ) -> None:
         accepted = frozenset(algorithms)
         if unknown := accepted - ALGORITHMS:
-            raise ValueError(f"not to be verified here: {', '.join(sorted(unknown))}")
-        self._judge = Judge(accepted, refuse_replays=refuse_replays)
+            raise ValueError(f"unsupported algorithms: {', '.join(sorted(unknown))}")
+        self._validator = AssertionValidator(accepted, refuse_replays=refuse_replays)
         self._issuer = Issuer(token_lifetime, signing_key)
         self._directory = Directory(domain)
         self._lock = threading.Lock()
@@ -126,7 +126,7 @@ class Authority:
         For responses that cannot be provoked otherwise: 429 with `Retry-After`, 503, an empty 403, an HTML page.
         """
         if not 200 <= status <= 599:  # noqa: PLR2004 - HTTP's range of final statuses
-            raise ValueError(f"{status} is no status of an answer")
+            raise ValueError(f"invalid HTTP status of a response: {status}")
         response = Response(status, body.encode("utf-8") if isinstance(body, str) else body, dict(headers or {}))
         with self._lock:
             self._scripted.append(response)
@@ -142,14 +142,14 @@ class Authority:
         context, ca_file = make_context(folder)
         server = HttpsServer(context)
         url = f"https://localhost:{server.port}"
-        endpoints = Endpoints(url, self._directory, self._judge, self._issuer)
+        endpoints = Endpoints(url, self._directory, self._validator, self._issuer)
         server.serve(lambda request: self._respond(endpoints, request))
         resources.callback(server.close)
         return url, str(ca_file)
 
     def _respond(self, endpoints: Endpoints, request: Request) -> Response:
         if not endpoints.is_token_request(request):
-            return endpoints.answer(request)
+            return endpoints.respond(request)
         with self._lock:
             scripted = self._scripted.popleft() if self._scripted else None
         exchange, response = endpoints.exchange(request, scripted)

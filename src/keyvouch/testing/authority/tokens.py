@@ -51,8 +51,8 @@ class Issuer:
                     "alg": "RS256",
                     "kid": _key_id(certificate),
                     "x5t": _key_id(certificate),
-                    "n": to_base64url(_octets(numbers.n)),
-                    "e": to_base64url(_octets(numbers.e)),
+                    "n": to_base64url(_to_bytes(numbers.n)),
+                    "e": to_base64url(_to_bytes(numbers.e)),
                     "x5c": [_pem_body(certificate)],
                     "issuer": issuer,
                 }
@@ -111,5 +111,5 @@ def _pem_body(certificate: x509.Certificate) -> str:
     return "".join(lines[1:-1])
 
 
-def _octets(number: int) -> bytes:
+def _to_bytes(number: int) -> bytes:
     return number.to_bytes((number.bit_length() + 7) // 8, "big")

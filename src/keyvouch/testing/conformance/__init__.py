@@ -1,4 +1,4 @@
-"""Does a store keep the contract of `keyvouch.store`? A test module of two lines, and pytest tells.
+"""Tests that a store keeps the contract of `keyvouch.store`, for use in a pytest module of the store's author.
 
     from keyvouch.testing import StoreConformance
 
@@ -6,31 +6,31 @@
         uri = "mystore:key=app?token=env:TOKEN"
         unsupported = {"ec", "ed25519", ...}
 
-What the store can do is provided, what it cannot do is declared in `unsupported`, and what is neither fails: forgetting
-cannot pass. `Declarations` has all the names. Signatures are judged by `cryptography` alone.
+The subclass provides what the store supports, and declares in `unsupported` what it does not. Anything that is neither
+fails, so that nothing can be forgotten. `Declarations` has all the names. Signatures are verified by `cryptography`.
 """
 
 from keyvouch.algorithms import ALGORITHMS
+from keyvouch.testing.conformance.capabilities import Capabilities
 from keyvouch.testing.conformance.concurrency import Concurrency
-from keyvouch.testing.conformance.connecting import Connecting
-from keyvouch.testing.conformance.declarations import NAMES, Declarations, broken, needs
-from keyvouch.testing.conformance.finding import Finding
-from keyvouch.testing.conformance.life import Life
+from keyvouch.testing.conformance.connection import Connection
+from keyvouch.testing.conformance.declarations import NAMES, Declarations, fail, needs
+from keyvouch.testing.conformance.key_selection import KeySelection
 from keyvouch.testing.conformance.secrecy import Secrecy
 from keyvouch.testing.conformance.signing import Signing
-from keyvouch.testing.conformance.waiting import Waiting
+from keyvouch.testing.conformance.timeouts import Timeouts
 
 __all__ = ["NAMES", "Declarations", "StoreConformance"]
 
 
-class StoreConformance(Signing, Finding, Connecting, Waiting, Concurrency, Secrecy, Life):
-    """All rules. Subclass it in a test module; its name begins with `Test`, as pytest wants it."""
+class StoreConformance(Signing, KeySelection, Connection, Timeouts, Concurrency, Secrecy, Capabilities):
+    """All rules. Subclass it in a test module, with a name that starts with `Test`, so that pytest collects it."""
 
     @needs()
     def test_declared_names_are_known(self) -> None:
-        """What stands in `unsupported` are names that there are: a mistyped one declares nothing (`NAMES`)."""
+        """`unsupported` contains only known names, since a misspelt one declares nothing (`NAMES`)."""
         if unknown := set(self.unsupported) - {*NAMES, *ALGORITHMS}:
-            broken(
-                seen=f"{', '.join(sorted(unknown))} in `unsupported`",
-                wanted=f"names out of {', '.join([*NAMES, *ALGORITHMS])}",
+            fail(
+                got=f"unknown names in `unsupported`: {', '.join(sorted(unknown))}",
+                expected=f"names from: {', '.join([*NAMES, *ALGORITHMS])}",
             )

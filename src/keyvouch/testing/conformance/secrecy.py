@@ -1,4 +1,4 @@
-"""Rules of secrets: asked for sparingly, shown nowhere; and of what a store leaves behind."""
+"""Rules about secrets, which are read sparingly and never shown, and about leftovers."""
 
 from __future__ import annotations
 
@@ -21,164 +21,164 @@ import pytest
 
 from keyvouch.errors import ConfigurationError, SecretIncorrect
 from keyvouch.secrets import Secret, SecretResolver
-from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, broken, needs, refused
+from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, fail, needs, require_error
 from keyvouch.uri import KeyUri
 
 _SIGNATURES = 200
 _SETTLING = 3.0
-"""Seconds after which what is left counts as left behind."""
-_MESSAGE = b"a message that is nobody else's affair"
+"""Seconds to wait for descriptors and threads to be released."""
+_MESSAGE = b"a confidential message"
 
 
-class Watching(SecretResolver):
-    """Counts what is asked for, and remembers what was given."""
+class RecordingResolver(SecretResolver):
+    """Records the requested names and the returned secrets."""
 
     def __init__(self) -> None:
         super().__init__(commands=True)
-        self.asked: list[str] = []
-        self.given: list[str] = []
+        self.requested: list[str] = []
+        self.returned: list[str] = []
 
     def resolve(self, reference: str, name: str = "secret") -> Secret:
-        """As the real one; `get` and `attempt` come here too."""
-        self.asked.append(name)
+        """Resolve like the base class; `get` and `attempt` also call this."""
+        self.requested.append(name)
         secret = super().resolve(reference, name)
-        self.given.append(secret.reveal())
+        self.returned.append(secret.reveal())
         return secret
 
 
 class Secrecy(Declarations):
-    """See `keyvouch.secrets` and the contract's beginning: a store never logs, prints or asks."""
+    """See `keyvouch.secrets` and the start of the contract: a store never logs, prints or prompts."""
 
     @needs("secret")
     def test_wrong_secret_is_tried_once(self) -> None:
-        """A wrong secret is SecretIncorrect with a hint, and the store tries it once (`connect`, `open`)."""
-        secrets, wrong = Watching(), self.parsed(str(self.wrong_secret_uri))
-        refused(lambda: self._connect_and_open(wrong, secrets), SecretIncorrect)
-        if len(secrets.asked) > 1:
-            broken(
-                seen=f"{len(secrets.asked)} times asked for in one try",
-                wanted="once",
-                change="Never retry: a token counts wrong PINs, and locks itself.",
+        """A wrong secret raises SecretIncorrect with a hint, and the store tries it once (`connect`, `open`)."""
+        secrets, wrong = RecordingResolver(), self.parsed(str(self.wrong_secret_uri))
+        require_error(lambda: self._connect_and_open(wrong, secrets), SecretIncorrect)
+        if len(secrets.requested) > 1:
+            fail(
+                got=f"{len(secrets.requested)} requests for the secret in one try",
+                expected="one",
+                fix="Never retry: a token counts wrong PINs and locks itself.",
             )
 
     @needs("secret", "refusals")
-    def test_server_sees_a_wrong_secret_once(self) -> None:
-        """A wrong secret reaches the server once, however often it was asked for (the contract: never retry)."""
+    def test_server_receives_a_wrong_secret_once(self) -> None:
+        """A wrong secret is sent to the server once (the contract: never retry)."""
         before = self.count_refusals()
-        self._refused(self.parsed(str(self.wrong_secret_uri)), self.secrets())
+        self._error_of_opening(self.parsed(str(self.wrong_secret_uri)), self.secrets())
         seen = self.count_refusals() - before
-        if seen > 1:  # none, where the core has kept that this value was refused before
-            broken(
-                seen=f"{seen} wrong secrets counted by the server, in one try",
-                wanted="one at most",
-                change="Turn off the retries of the library, and do not repeat a log-in.",
+        if seen > 1:  # zero, if keyvouch has recorded that this value was refused before
+            fail(
+                got=f"{seen} wrong secrets received by the server in one try",
+                expected="at most one",
+                fix="Turn off the library's retries, and do not repeat a log-in.",
             )
 
     @needs("secret")
-    def test_secret_is_read_anew(self) -> None:
-        """After `connect` comes again a secret is asked for again: it may have been replaced (`KeyStore.connect`)."""
-        secrets, uri = Watching(), self.parsed(self.uri)
-        made = self.the_class()(uri, secrets)
+    def test_secret_is_read_again(self) -> None:
+        """Each `connect` reads the secret again, since it may have been replaced (`KeyStore.connect`)."""
+        secrets, uri = RecordingResolver(), self.parsed(self.uri)
+        store = self.the_class()(uri, secrets)
         try:
             counts = []
             for _ in range(2):
-                made.connect(timeout=TIMEOUT)
-                made.open(uri, timeout=TIMEOUT).close()
-                counts.append(len(secrets.asked))
+                store.connect(timeout=TIMEOUT)
+                store.open(uri, timeout=TIMEOUT).close()
+                counts.append(len(secrets.requested))
             if counts[0] and counts[1] == counts[0]:
-                broken(seen="a secret that was kept", wanted="`self._secrets.get(...)` at each log-in")
+                fail(got="a secret kept from the last log-in", expected="`self._secrets.get(...)` at each log-in")
         finally:
-            made.close()
+            store.close()
 
     @needs("secret")
     def test_wrong_secret_opens_nothing(self) -> None:
-        """A URI with a wrong secret does not open by another's log-in (`Attribute.connection`).
+        """A URI with a wrong secret does not open with another URI's log-in (`Attribute.connection`).
 
-        Where the store tells by the reference alone that there is another log-in, that is a ConfigurationError.
+        If the store can detect this from the reference, it raises ConfigurationError.
         """
         wrong = str(self.wrong_secret_uri)
         if not self.shares_connection(wrong):
             return
-        with self.opened(self.uri) as (made, _):
-            refused(
-                lambda: made.open(self.parsed(wrong), timeout=TIMEOUT),
+        with self.opened(self.uri) as (store, _):
+            require_error(
+                lambda: store.open(self.parsed(wrong), timeout=TIMEOUT),
                 SecretIncorrect,
                 ConfigurationError,
-                change="Declare the secret that logs in with `connection=True`, as part of what makes a connection.",
+                fix="Declare the secret that logs in with `connection=True`, since it is part of the connection.",
             )
 
     @needs("secret")
-    def test_wrong_secret_is_shown_nowhere(self, caplog: pytest.LogCaptureFixture) -> None:
-        """A secret is in no message of the error or of what caused it, and in no log (`secrets`)."""
-        secrets, wrong = Watching(), self.parsed(str(self.wrong_secret_uri))
+    def test_wrong_secret_is_never_shown(self, caplog: pytest.LogCaptureFixture) -> None:
+        """No error message, cause or log record contains the secret (`secrets`)."""
+        secrets, wrong = RecordingResolver(), self.parsed(str(self.wrong_secret_uri))
         with caplog.at_level(logging.NOTSET):
-            error = self._refused(wrong, secrets)
+            error = self._error_of_opening(wrong, secrets)
         chain: list[BaseException] = []
         while error is not None and error not in chain:
             chain.append(error)
             error = error.__cause__ or error.__context__
-        said = "\n".join([*map(repr, chain), *map(str, chain), *_messages(caplog)])
-        for value in secrets.given:
-            if value in said:
-                broken(seen="the secret, in an error or a log", wanted="nothing of it")
+        shown = "\n".join([*map(repr, chain), *map(str, chain), *_messages(caplog)])
+        for value in secrets.returned:
+            if value in shown:
+                fail(got="the secret in an error or a log", expected="no secret")
 
     @needs()
-    def test_secrets_are_in_no_repr(self) -> None:
-        """A store and its keys do not show the secrets that they were opened with (`secrets`)."""
-        secrets, uri = Watching(), self.parsed(self.uri)
-        made = self.the_class()(uri, secrets)
-        made.connect(timeout=TIMEOUT)
-        key = made.open(uri, timeout=TIMEOUT)
+    def test_repr_shows_no_secrets(self) -> None:
+        """The repr of a store and of its keys contains no secret (`secrets`)."""
+        secrets, uri = RecordingResolver(), self.parsed(self.uri)
+        store = self.the_class()(uri, secrets)
+        store.connect(timeout=TIMEOUT)
+        key = store.open(uri, timeout=TIMEOUT)
         try:
-            shown = repr([made, vars(made), key, vars(key) if hasattr(key, "__dict__") else ""])
-            for value in secrets.given:
+            shown = repr([store, vars(store), key, vars(key) if hasattr(key, "__dict__") else ""])
+            for value in secrets.returned:
                 if value in shown:
-                    broken(seen="a secret in a repr", wanted="***", change="Keep the `Secret`, and not its text.")
+                    fail(got="a secret in a repr", expected="***", fix="Keep the `Secret` instead of its text.")
         finally:
             key.close()
-            made.close()
+            store.close()
 
     @needs()
-    def test_secrets_are_in_no_arguments(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """No program is given a secret in its arguments, or anew in its environment: others read those (`secrets`)."""
+    def test_programs_get_no_secrets_in_arguments(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No program gets a secret in its arguments or environment, which others can read (`secrets`)."""
         started: list[str] = []
-        start = subprocess.Popen.__init__
+        original = subprocess.Popen.__init__
 
-        def noted(process: Any, args: Any, *more: Any, **options: Any) -> None:
+        def record(process: Any, args: Any, *more: Any, **options: Any) -> None:
             added = {name: value for name, value in (options.get("env") or {}).items() if os.environ.get(name) != value}
             started.append(repr([args, added]))
-            start(process, args, *more, **options)
+            original(process, args, *more, **options)
 
-        monkeypatch.setattr(subprocess.Popen, "__init__", noted)
-        secrets = Watching()
+        monkeypatch.setattr(subprocess.Popen, "__init__", record)
+        secrets = RecordingResolver()
         self._connect_and_open(self.parsed(self.uri), secrets)
-        for value in secrets.given:
+        for value in secrets.returned:
             if any(value in each for each in started):
-                broken(
-                    seen="a secret in a program's arguments or environment",
-                    wanted="nothing of it",
-                    change="Hand it over by a pipe: `subprocess.run(..., input=...)`, or `pass_fds=`.",
+                fail(
+                    got="a secret in a program's arguments or environment",
+                    expected="no secret",
+                    fix="Pass it through a pipe: `subprocess.run(..., input=...)`, or `pass_fds=`.",
                 )
 
     @needs()
-    def test_it_prints_and_logs_nothing(
+    def test_nothing_is_printed_or_logged(
         self, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A store prints nothing and logs no message that it signs: the core logs, alike for all (the contract)."""
+        """A store prints nothing, and logs no message that it signs; the core logs for all stores (the contract)."""
         with caplog.at_level(logging.NOTSET):
             self._use()
         printed = "".join(capfd.readouterr())
         if printed:
-            broken(seen=f"printed: {printed[:200]}", wanted="nothing", change="Raise, or say nothing.")
+            fail(got=f"printed: {printed[:200]}", expected="no output", fix="Raise an error instead.")
         forms = (_MESSAGE.decode(), _MESSAGE.hex(), base64.b64encode(_MESSAGE).decode().rstrip("="))
         if any(form in each for each in _messages(caplog) for form in forms):
-            broken(seen="the message, in a log", wanted="nothing of it")
+            fail(got="the message in a log", expected="no message")
 
     @needs()
-    def test_it_leaves_nothing_behind(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """Descriptors, threads and temporary files end with the store (`KeyStore.close`, `StoredKey.close`)."""
+    def test_nothing_is_left_behind(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Closing releases descriptors, threads and temporary files (`KeyStore.close`, `StoredKey.close`)."""
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        self._use()  # what is made once for all uses is made now
+        self._use()  # creates what is shared by all uses
         before = _descriptors(), threading.active_count(), set(tmp_path.iterdir())
         for _ in range(3):
             self._use()
@@ -188,15 +188,17 @@ class Secrecy(Declarations):
             after = _descriptors(), threading.active_count(), set(tmp_path.iterdir())
             if (after[0] <= before[0] and after[1] <= before[1]) or time.monotonic() > end:
                 break
-            time.sleep(0.05)  # the server's side may be in this process, and end a little later
+            time.sleep(0.05)  # the server may be in this process, and close its side a little later
         if after[0] > before[0]:
-            broken(seen=f"{after[0] - before[0]} descriptors more", wanted="none", change="Close what was opened.")
+            fail(
+                got=f"{after[0] - before[0]} more descriptors", expected="none", fix="Close everything that was opened."
+            )
         if after[1] > before[1]:
-            broken(seen=f"{after[1] - before[1]} threads more", wanted="none: there are no background threads")
+            fail(got=f"{after[1] - before[1]} more threads", expected="none: stores have no background threads")
         if after[2] - before[2]:
-            broken(seen=f"left: {', '.join(each.name for each in after[2] - before[2])}", wanted="no temporary file")
+            fail(got=f"temporary files: {', '.join(each.name for each in after[2] - before[2])}", expected="none")
 
-    # What the tests above have in common.
+    # Helpers.
 
     def _use(self) -> None:
         with self.opened(self.uri) as (_, key):
@@ -205,20 +207,20 @@ class Secrecy(Declarations):
                 key.sign(_MESSAGE, algorithm, timeout=TIMEOUT)
 
     def _connect_and_open(self, uri: KeyUri, secrets: SecretResolver) -> None:
-        made = self.the_class()(uri, secrets)
+        store = self.the_class()(uri, secrets)
         try:
-            made.connect(timeout=TIMEOUT)
-            key = made.open(uri, timeout=TIMEOUT)
+            store.connect(timeout=TIMEOUT)
+            key = store.open(uri, timeout=TIMEOUT)
             self.require_signature(key)
             key.close()
         finally:
-            made.close()
+            store.close()
 
-    def _refused(self, uri: KeyUri, secrets: SecretResolver) -> BaseException | None:
-        """Return what connecting and opening raise."""
+    def _error_of_opening(self, uri: KeyUri, secrets: SecretResolver) -> BaseException | None:
+        """Return the error that connecting or opening raises, or None."""
         try:
             self._connect_and_open(uri, secrets)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test tells
+        except Exception as error:  # noqa: BLE001 - reported by the test
             return error
         return None
 

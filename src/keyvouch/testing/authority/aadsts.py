@@ -1,8 +1,8 @@
-"""Entra ID's refusals: the AADSTS codes with the messages of the service.
+"""Entra ID's errors: the AADSTS codes with the messages of the service.
 
 The messages are the service's own, as quoted in its error reference
 (https://learn.microsoft.com/entra/identity-platform/reference-error-codes) and in user reports. If no message is
-known, ours begins like a known one, and a comment says so.
+known, ours starts like a known one, and a comment says so.
 """
 
 import uuid
@@ -120,33 +120,33 @@ TEXTS: dict[int, tuple[str, str]] = {
 }
 
 
-class Refusal(Exception):
-    """A refusal with an AADSTS `code`; `facts` fill in the placeholders of that code's message."""
+class AadstsError(Exception):
+    """An error response with an AADSTS `code`; `values` fill in the placeholders of that code's message."""
 
-    def __init__(self, code: int, **facts: str) -> None:
+    def __init__(self, code: int, **values: str) -> None:
         self.code = code
         self.error, text = TEXTS[code]
-        self.text = text.format(**facts).rstrip()
+        self.text = text.format(**values).rstrip()
         super().__init__(f"AADSTS{code}: {self.text}")
 
     @property
     def status(self) -> int:
-        """The HTTP status of the refusal."""
+        """The HTTP status of the response."""
         return 401 if self.error == "invalid_client" else 400
 
 
-def describe(refusal: Refusal, correlation_id: str, *, error: str | None = None) -> dict[str, object]:
+def response_body(failure: AadstsError, correlation_id: str, *, error: str | None = None) -> dict[str, object]:
     """Return the JSON object of Entra ID's response; `correlation_id` and the other ids are GUIDs as text."""
     trace_id = str(uuid.uuid4())
     timestamp = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}"
     return {
-        "error": error or refusal.error,
+        "error": error or failure.error,
         "error_description": (
-            f"{refusal} Trace ID: {trace_id} Correlation ID: {correlation_id} Timestamp: {timestamp}"
+            f"{failure} Trace ID: {trace_id} Correlation ID: {correlation_id} Timestamp: {timestamp}"
         ),
-        "error_codes": [refusal.code],
+        "error_codes": [failure.code],
         "timestamp": timestamp,
         "trace_id": trace_id,
         "correlation_id": correlation_id,
-        "error_uri": f"https://login.microsoftonline.com/error?code={refusal.code}",
+        "error_uri": f"https://login.microsoftonline.com/error?code={failure.code}",
     }

@@ -1,4 +1,4 @@
-"""Finding the certificate that signed an assertion, and checking it by its thumbprint or its chain."""
+"""Find the certificate that signed an assertion, and validate it by its thumbprint or its chain."""
 
 import base64
 import binascii
@@ -9,9 +9,9 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
+from keyvouch.testing.authority.aadsts import AadstsError
 from keyvouch.testing.authority.directory import App
 from keyvouch.testing.authority.jose import from_base64url
-from keyvouch.testing.authority.refusals import Refusal
 
 THUMBPRINTS: dict[str, hashes.HashAlgorithm] = {
     "x5t#S256": hashes.SHA256(),
@@ -20,22 +20,22 @@ THUMBPRINTS: dict[str, hashes.HashAlgorithm] = {
 
 
 def find_certificate(header: dict[str, object], app: App) -> x509.Certificate:
-    """Return the certificate that the header names, if it is currently valid for the application. Raises Refusal."""
+    """Return the certificate of the header, if it is currently valid for the application. Raises AadstsError."""
     chain = _read_chain(header)
     by_chain = bool(chain and app.trusts)
-    # Entra ID does not fall back to the registered certificates if there is a chain to judge.
+    # Entra ID does not fall back to the registered certificates if there is a chain.
     certificate = _find_by_chain(chain, app) if by_chain else _find_by_thumbprint(header, app)
-    if chain and not (chain[0] == certificate and _names(header, certificate)):
+    if chain and not (chain[0] == certificate and _matches(header, certificate)):
         # Entra ID's code for this is not known. RFC 7515, section 4.1.6: the first one is the signer's.
-        raise Refusal(50027, reason="The first certificate of x5c is not the one that the thumbprint names.")
+        raise AadstsError(50027, reason="The thumbprint does not match the first certificate in x5c.")
     if not by_chain:
         _check_registered(certificate, header, app)
     return certificate
 
 
-def signature_refusal(header: dict[str, object], certificate: x509.Certificate) -> Refusal:
-    """Return the refusal for a signature that does not match the certificate."""
-    return _key_refusal(
+def signature_error(header: dict[str, object], certificate: x509.Certificate) -> AadstsError:
+    """Return the error for a signature that does not match the certificate."""
+    return _key_error(
         "Client assertion failed signature validation.",
         "The provided signature value did not match the expected signature value.",
         _sent_thumbprint(header),
@@ -50,12 +50,12 @@ def _read_chain(header: dict[str, object]) -> list[x509.Certificate]:
     try:
         return [_read_certificate(text) for text in texts]
     except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm):
-        raise Refusal(50027, reason="The x5c header is not a list of certificates.") from None
+        raise AadstsError(50027, reason="The x5c header is not a list of certificates.") from None
 
 
 def _read_certificate(text: object) -> x509.Certificate:
     if not isinstance(text, str):
-        raise ValueError("not a text")  # noqa: TRY004 - an invalid value, whatever its source
+        raise ValueError("not a string")  # noqa: TRY004 - an invalid value, whatever its source
     # MSAL keeps the line breaks of a PEM file; apart from those it must be valid base64.
     certificate = x509.load_der_x509_certificate(base64.b64decode("".join(text.split()), validate=True))
     # Otherwise these are parsed later, and would fail then.
@@ -69,11 +69,11 @@ def _read_certificate(text: object) -> x509.Certificate:
 def _find_by_thumbprint(header: dict[str, object], app: App) -> x509.Certificate:
     given = any(name in header for name in THUMBPRINTS)
     if not given and "kid" not in header:
-        raise Refusal(5002723)
+        raise AadstsError(5002723)
     for certificate in app.certificates:
-        if given and _names(header, certificate):
+        if given and _matches(header, certificate):
             return certificate
-    raise _key_refusal(
+    raise _key_error(
         "The certificate with identifier used to sign the client assertion is not registered on application.",
         "The key was not found.",
         _sent_thumbprint(header),
@@ -81,7 +81,7 @@ def _find_by_thumbprint(header: dict[str, object], app: App) -> x509.Certificate
     )
 
 
-def _names(header: dict[str, object], certificate: x509.Certificate) -> bool:
+def _matches(header: dict[str, object], certificate: x509.Certificate) -> bool:
     """Return True if every thumbprint in the header matches this certificate."""
     return all(
         _read_thumbprint(header[name]) == certificate.fingerprint(used)
@@ -106,24 +106,24 @@ def _sent_thumbprint(header: dict[str, object]) -> str | None:
 
 def _check_registered(certificate: x509.Certificate, header: dict[str, object], app: App) -> None:
     if app.revoked(certificate):
-        raise Refusal(7000214)
+        raise AadstsError(7000214)
     if not _valid_now(certificate):
-        late = certificate.not_valid_after_utc < datetime.now(UTC)
-        raise _key_refusal(
+        expired = certificate.not_valid_after_utc < datetime.now(UTC)
+        raise _key_error(
             "Client assertion contains an invalid signature.",
-            "The key used is expired." if late else "The key used is not yet valid.",
+            "The key used is expired." if expired else "The key used is not yet valid.",
             _sent_thumbprint(header),
             certificate,
         )
 
 
-def _key_refusal(
+def _key_error(
     text: str,
     reason: str,
     thumbprint: str | None,
     certificate: x509.Certificate | None = None,
     app_id: str | None = None,
-) -> Refusal:
+) -> AadstsError:
     details = f", Thumbprint of key used by client: '{thumbprint}'" if thumbprint else ""
     if certificate:
         start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
@@ -133,7 +133,7 @@ def _key_refusal(
             ", Please visit the Azure Portal, Graph Explorer or directly use MS Graph to see configured keys for "
             f"app Id '{app_id}'."
         )
-    return Refusal(700027, text=text, reason=reason, details=details)
+    return AadstsError(700027, text=text, reason=reason, details=details)
 
 
 def _valid_now(certificate: x509.Certificate) -> bool:
@@ -147,14 +147,14 @@ def _find_by_chain(chain: list[x509.Certificate], app: App) -> x509.Certificate:
     leaf = chain[0]
     issuers = [issuer for subject, issuer in app.trusts if subject == leaf.subject]
     if not issuers:
-        raise Refusal(700030, subjects=leaf.subject.rfc4514_string())
+        raise AadstsError(700030, subjects=leaf.subject.rfc4514_string())
     path = next((path for issuer in issuers if (path := _path(chain, issuer))), None)
     if path is None:
-        raise Refusal(7000213)
+        raise AadstsError(7000213)
     if any(app.revoked(certificate) for certificate in path):
-        raise Refusal(7000214)
+        raise AadstsError(7000214)
     if not all(_valid_now(certificate) for certificate in path):
-        raise Refusal(1000502)
+        raise AadstsError(1000502)
     return leaf
 
 
@@ -180,7 +180,7 @@ def _issued(child: x509.Certificate, parent: x509.Certificate) -> bool:
 
 
 def _is_ca(certificate: x509.Certificate, below: int) -> bool:
-    """Return True if it may sign certificates, with this many CA certificates between it and the leaf."""
+    """Return True if it may sign certificates, with `below` CA certificates between it and the leaf."""
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign

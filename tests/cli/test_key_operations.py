@@ -40,7 +40,7 @@ def test_key_is_imported_with_its_certificate(key: Key, tmp_path: Path) -> None:
         assert taken.chain == (key.certificate,)
 
 
-def test_import_writes_over_nothing(key: Key, tmp_path: Path) -> None:
+def test_import_never_overwrites(key: Key, tmp_path: Path) -> None:
     """An existing key is not overwritten."""
     other = make_key(tmp_path, "other.pem")
     before = (tmp_path / "other.pem").read_bytes()
@@ -82,7 +82,7 @@ def test_leftover_of_a_killed_command(key: Key, tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_key_is_deleted_by_its_pinned_uri_alone(key: Key, tmp_path: Path) -> None:
+def test_delete_requires_a_pinned_uri(key: Key, tmp_path: Path) -> None:
     """Deleting requires a URI that identifies the key exactly, and a confirmation."""
     assert run("delete", "--yes", "--key", key.uri).status == 2
     pinned = only_key(key.uri)
@@ -97,9 +97,11 @@ def test_key_is_deleted_by_its_pinned_uri_alone(key: Key, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("answer", "status", "deleted"), [("y\n", 0, 1), ("n\n", 2, 0)])
-def test_person_is_asked(monkeypatch: pytest.MonkeyPatch, answer: str, status: int, deleted: int) -> None:
+def test_delete_prompts_for_confirmation(
+    monkeypatch: pytest.MonkeyPatch, answer: str, status: int, deleted: int
+) -> None:
     """On a terminal the user is asked to confirm."""
-    monkeypatch.setattr("keyvouch.cli.delete.is_somebody_there", lambda: True)
+    monkeypatch.setattr("keyvouch.cli.delete.is_interactive", lambda: True)
     with Script() as script:
         done = CliRunner().invoke(group, ["delete", "--key", f"{script.able_uri};version=1"], input=answer)
         assert done.exit_code == status
@@ -120,10 +122,10 @@ def test_access_is_granted_and_revoked() -> None:
         shown, following = grant("nightly")
         assert shown == "  operator\n+ nightly\n"
         assert following == f"Next, as nightly: keyvouch sign --key '{script.able_uri}' FILE"
-        assert grant("nightly") == ("  operator\n  nightly\n", "Nothing changed: so it was already.")
+        assert grant("nightly") == ("  operator\n  nightly\n", "Nothing to change.")
         assert grant("--revoke", "nightly") == (
             "  operator\n- nightly\n",
-            "nightly has no permission of its own any more.",
+            "Revoked the permission of nightly.",
         )
         assert json.loads(grant("nightly", "--output", "json")[0]) == {
             "before": ["operator"],
@@ -132,13 +134,13 @@ def test_access_is_granted_and_revoked() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("",), (), ("a", "--list"), ("--list", "--revoke")])
-def test_senseless_grant_refused(key: Key, arguments: tuple[str, ...]) -> None:
+def test_grant_with_wrong_options(key: Key, arguments: tuple[str, ...]) -> None:
     """`grant` requires either an account or `--list`."""
     done = run("grant", "--key", key.uri, *arguments)
-    assert (done.status, "Give ACCOUNT" in done.errors) == (2, True)
+    assert (done.status, "Use either ACCOUNT" in done.errors) == (2, True)
 
 
-def test_store_without_the_capability_names_those_with_it(key: Key) -> None:
+def test_unsupported_operation_lists_stores_that_support_it(key: Key) -> None:
     """An unsupported operation is reported with the stores that support it."""
     done = run("grant", "--key", key.uri, "nightly")
     assert done.status == 2

@@ -1,0 +1,108 @@
+"""How results are printed: JSON, tables, facts about a key, and the next command to run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from keyvouch.errors import KeyvouchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from keyvouch._core.signer import Signer
+    from keyvouch.uri import KeyUri
+
+Result = TypeVar("Result")
+
+
+def present(result: Result, output: str, as_text: Callable[[Result], object]) -> None:
+    """Print a command's result: as JSON if `output` is "json", otherwise by calling `as_text` with it."""
+    if output == "json":
+        click.echo(json.dumps(result, indent=2, default=str))
+    else:
+        as_text(result)
+
+
+def printable(text: object, *, kept: str = "") -> str:
+    """Replace unprintable characters, which may control a terminal, with `?`, except those in `kept`."""
+    return "".join(each if each.isprintable() or each in kept else "?" for each in str(text))
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """Print names and values in two columns, omitting those without a value."""
+    shown = {name: value for name, value in facts.items() if value is not None}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        text = ("yes" if value else "no") if isinstance(value, bool) else printable(value)
+        click.echo(f"{click.style(f'{name:{width}}', bold=True)}  {text}")
+
+
+def print_key(uri: KeyUri, facts: Mapping[str, object]) -> None:
+    """Print a key's URI, ready to paste, followed by the facts from `key_facts`."""
+    click.echo(f"{uri.quoted}\n")
+    print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; long cells are wrapped within their column, never truncated."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else printable(cell) for cell in row))
+    _console().print(table)
+
+
+def _console() -> Console:
+    """Return a rich console for standard output: plain and unwrapped unless it is a terminal."""
+    from rich.console import Console
+
+    # In a file or pipe, lines must stay whole so that they can be searched.
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 500)
+
+
+def print_next_command(line: str, account: str = "") -> None:
+    """Print the next command to run, as this or another account, to standard error, so that the result can be piped."""
+    configuration = click.get_current_context().find_root().params.get("config")
+    if configuration:
+        line = line.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ", 1)
+    other_account = f", as {printable(account)}" if account else ""
+    click.echo(f"\nNext{other_account}: {line}", err=True)
+
+
+@contextlib.contextmanager
+def mentioning_new_key(pinned: KeyUri) -> Iterator[None]:
+    """Add to an error after a key was made or imported that the key exists, and its URI."""
+    try:
+        yield
+    except KeyvouchError as error:
+        error.hint += f"\nThe new key was kept: {pinned.quoted}"
+        raise
+
+
+def key_facts(signer: Signer) -> dict[str, object]:
+    """Return the facts about an open key, by their names in the JSON output."""
+    from keyvouch.algorithms import key_type
+
+    status = signer.certificate_status()
+    chain = signer.chain
+    return {
+        "uri": signer.uri,
+        "key_type": key_type(signer.public_key),
+        "exportable": signer.exportable,
+        "subject": chain[0].subject.rfc4514_string() if chain else None,
+        "thumbprint_sha256": signer.thumbprint(),
+        "thumbprint_sha1": signer.thumbprint("sha1"),
+        "certificate": status.state,
+        "not_before": status.not_before and status.not_before.isoformat(),
+        "not_after": status.not_after and status.not_after.isoformat(),
+    }

@@ -1,0 +1,100 @@
+"""Which profile and key a command uses, from `--profile`, `--key` and the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from keyvouch import config
+from keyvouch.cli import logs
+from keyvouch.cli.inputs import is_interactive
+from keyvouch.cli.output import printable
+from keyvouch.config import Profile
+
+if TYPE_CHECKING:
+    from keyvouch._core.key_management import Store
+    from keyvouch._core.signer import Signer
+    from keyvouch.secrets import SecretResolver
+
+# `opening` is imported inside the functions, since it takes longer than printing a cached token, which needs no key.
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The result of combining `--profile` and `--key`."""
+
+    name: str
+    """The profile's name; empty if only `--key` was given."""
+    profile: Profile
+    """The profile's settings, or the defaults; `keys` are the ones to use."""
+    own_key: bool
+    """False if `--key` was given: only references from a profile may run programs."""
+    confirm: bool = False
+    """Prompt twice for a secret, since it will protect something new."""
+
+    @cached_property
+    def secrets(self) -> SecretResolver:
+        """The resolver for the key's secrets."""
+        return self._resolver(confirm=self.confirm)
+
+    @cached_property
+    def new_secrets(self) -> SecretResolver:
+        """A resolver under the same rules that prompts twice, for the password of something new."""
+        return self._resolver(confirm=True)
+
+    def _resolver(self, *, confirm: bool) -> SecretResolver:
+        from keyvouch._core import opening
+
+        return opening.resolver_for(self.profile, interactive=is_interactive(), confirm=confirm, commands=self.own_key)
+
+    def open(self) -> Signer:
+        """Return a signer for the first key that can be opened."""
+        from keyvouch._core import opening
+
+        if self.name:
+            opening.parse_keys(self.profile, self.name)
+        return opening.open_first(self.profile.keys, self.secrets)
+
+    def open_store(self) -> Store:
+        """Open the store of the first key."""
+        from keyvouch._core import key_management, opening
+
+        if not self.profile.keys:
+            raise click.UsageError(f"The profile {self.name!r} has no keys. Use --key URI.")
+        return key_management.Store(opening.parse(self.profile.keys[0]), self.secrets)
+
+
+def select(
+    profile: str | None, key: str | None, *, may_be_missing: bool = False, confirm: bool = False, **overrides: Any
+) -> Selection:
+    """Combine the options: a profile, a profile with another key, or a key with the default settings.
+
+    `overrides` replace the profile's fields unless they are None. Audit records go to the profile's destination.
+    `may_be_missing` allows a missing configuration file that is about to be written; `confirm` prompts twice for the
+    password of something new.
+    """
+    if key is not None and key.startswith("profile:"):
+        profile, key = key.removeprefix("profile:"), None
+    configuration = config.load(may_be_missing=may_be_missing)
+    key_only = key is not None and profile is None
+    name = "" if key_only else configuration.pick(profile)
+    found = configuration.default_profile() if key_only else configuration.profile(name)
+    _require_printable(overrides.values())
+    if key is not None:
+        # An explicitly given key must be used: a token acquired with another key would not test it.
+        overrides |= {"keys": (key,), "token_cache": "memory"}
+    found = msgspec.structs.replace(found, **{field: value for field, value in overrides.items() if value is not None})
+    logs.silence_libraries()
+    if found.audit:
+        logs.write_audit(found.audit, required=found.audit_required)
+    return Selection(name, found, own_key=key is None, confirm=confirm)
+
+
+def _require_printable(values: Any) -> None:
+    for value in values:
+        if isinstance(value, str) and not value.isprintable():  # includes bytes that are not valid UTF-8
+            raise click.UsageError(f"Invalid characters in {printable(value)!r}.")
