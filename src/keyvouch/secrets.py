@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from keyvouch._core import lockout
+from keyvouch._core import pin_attempts
 from keyvouch._core.redaction import REFERENCE_KINDS
 from keyvouch._system import files, programs, text
 from keyvouch._system.forks import IMPORTS
@@ -200,7 +200,7 @@ class SecretResolver:
         name: str,
         *,
         target: str,
-        timeout: float = lockout.WAIT,
+        timeout: float = pin_attempts.WAIT,
         shows_failure: Callable[[], bool] | None = None,
     ) -> Iterator[Secret]:
         """Yield a secret that locks the store if it is wrong, and hold off every other try on `target` in the meantime.
@@ -214,7 +214,7 @@ class SecretResolver:
         """
         try:
             secret = self.get(uri, name)
-            with lockout.single_try(target, secret.reveal, timeout=timeout, shows_failure=shows_failure):
+            with pin_attempts.single_try(target, secret.reveal, timeout=timeout, shows_failure=shows_failure):
                 yield secret
         except BaseException as error:
             without_frames(error)

@@ -14,16 +14,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keyvouch._core.redaction import REDACTED, REFERENCE_KINDS, redact, require_original
+from keyvouch._core.redaction import REDACTED, REFERENCE_KINDS, redact, redact_userinfo, require_original
 from keyvouch.errors import ConfigurationError
 
 _QUOTES = "'\"\u2018\u2019\u201a\u201b"
 """Characters that end quoted text: PowerShell treats curly quotes like straight ones."""
 _MOST_DIGITS = 9
 """Maximum digits of a number of seconds: 31 years. Larger numbers lead to invalid dates."""
-
-_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
-"""The user and password of an address, within a value."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +193,7 @@ class KeyUri:
 
     def __str__(self) -> str:
         """Return the text as it may be shown: the user and password of an address are `***`."""
-        return self._text(lambda value: _USERINFO.sub(f"{REDACTED}@", value))
+        return self._text(redact_userinfo)
 
     def reveal(self) -> str:
         """Return the text including the credentials in its addresses; never show or log it."""

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from keyvouch._core import lockout
+from keyvouch._core import pin_attempts
 from keyvouch.errors import SecretIncorrect
 from signing_in import run
 
@@ -14,7 +14,7 @@ from signing_in import run
 def try_pin(pin: str) -> str:
     """Try a PIN on a token whose PIN is 1234."""
     try:
-        with lockout.single_try("token 1", lambda: pin):
+        with pin_attempts.single_try("token 1", lambda: pin):
             if pin != "1234":
                 raise SecretIncorrect("wrong")  # noqa: TRY301 - it is to leave the block
     except SecretIncorrect as error:
@@ -34,7 +34,7 @@ def test_refused_pin_is_tried_again_after_unseal() -> None:
 def test_unseal_counts_tokens(tokens: int) -> None:
     """The JSON output has the number of tokens concerned."""
     for number in range(tokens):
-        with pytest.raises(SecretIncorrect), lockout.single_try(f"token {number}", lambda: "0000"):
+        with pytest.raises(SecretIncorrect), pin_attempts.single_try(f"token {number}", lambda: "0000"):
             raise SecretIncorrect("wrong")
 
     assert json.loads(run("doctor", "--unseal", "--output", "json").output) == {"tokens": tokens}

@@ -16,9 +16,9 @@ import pytest
 
 from acls import acl, set_acl
 from keyvouch._core import pin_records
-from keyvouch._core.lockout import single_try
+from keyvouch._core.pin_attempts import single_try
 from keyvouch._system import files
-from keyvouch.entra import cached_token, token_cache
+from keyvouch.entra import cached_token, locked_token_cache
 from keyvouch.errors import ConfigurationError, SecretIncorrect
 
 pytestmark = pytest.mark.skipif(
@@ -289,7 +289,7 @@ def find(path: Path) -> str | None:
 
 def keep(path: Path) -> None:
     """Cache another token, as a program does."""
-    add_to(token_cache.open_token_cache(lambda: path))
+    add_to(locked_token_cache.open_token_cache(lambda: path))
 
 
 def add_to(cache: msal.TokenCache) -> None:
@@ -304,7 +304,7 @@ def add_to(cache: msal.TokenCache) -> None:
 
 
 def seen_by_msal(path: Path) -> list[str]:
-    return [each["secret"] for each in token_cache.open_token_cache(lambda: path).search("AccessToken")]
+    return [each["secret"] for each in locked_token_cache.open_token_cache(lambda: path).search("AccessToken")]
 
 
 @pytest.fixture
@@ -396,7 +396,7 @@ def test_folder_that_cannot_be_restricted(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    cache = token_cache.open_token_cache(lambda: path)
+    cache = locked_token_cache.open_token_cache(lambda: path)
     path.parent.chmod(0o777)
     monkeypatch.setattr(os, "chmod", refuse)
     assert find(path) is None

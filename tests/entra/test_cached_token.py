@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 
 import malformed
 from keyvouch.config import Profile
-from keyvouch.entra import cached_token, token_cache
+from keyvouch.entra import cached_token, locked_token_cache
 from keyvouch.entra.cached_token import cache_path, find_token
-from keyvouch.entra.token_cache import open_token_cache
+from keyvouch.entra.locked_token_cache import open_token_cache
 
 CLIENT, SCOPES = "client", ["scope"]
 
@@ -186,6 +186,6 @@ def test_tokens_on_macos(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return Cache()
 
     monkeypatch.setattr(cached_token, "sys", SimpleNamespace(platform="darwin"))
-    monkeypatch.setattr(token_cache, "open_token_cache", opened)
+    monkeypatch.setattr(locked_token_cache, "open_token_cache", opened)
     assert find_token(path, CLIENT, SCOPES) == "keychain"
     assert calls == [path, "AccessToken"]

@@ -13,7 +13,7 @@ import pytest
 import keyvouch
 from keyvouch import config
 from keyvouch._system import files
-from keyvouch.entra import profile, token_cache
+from keyvouch.entra import locked_token_cache, profile
 from keyvouch.entra.authority import authority_options
 from keyvouch.entra.cached_token import cache_path, find_token
 from keyvouch.errors import ConfigurationError, StoreUnavailable
@@ -235,7 +235,7 @@ def test_held_lock_does_not_prevent_a_token(
     authority: Authority, own_folders: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: Key
 ) -> None:
     """If another process holds the cache's lock forever, the token is still returned, and no key is blamed."""
-    monkeypatch.setattr(token_cache, "_LOCK_TIMEOUT", 0.05)
+    monkeypatch.setattr(locked_token_cache, "_LOCK_TIMEOUT", 0.05)
     client = keyvouch.connect("nightly")
     with files.locked(cache_file(own_folders).with_suffix(".lock"), timeout=1):
         assert client.access_token(["api://other/.default"])

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 
 import keyvouch
-from keyvouch.entra import advice, client_keys
+from keyvouch.entra import aadsts_advice, key_failover
 from keyvouch.entra.msal import ConfidentialClient, client_credential
 from keyvouch.errors import (
     AuthorityRefused,
@@ -48,7 +48,7 @@ def thumbprints(authority: Authority) -> list[object]:
 # Refused by the authority.
 
 
-@pytest.mark.parametrize("code", sorted(advice.KEY_REFUSED))
+@pytest.mark.parametrize("code", sorted(aadsts_advice.KEY_REFUSED))
 def test_next_key_is_tried_after_a_refusal(
     authority: Authority, preferred: Key, standby: Key, client_of: Callable[..., ConfidentialClient], code: int
 ) -> None:
@@ -61,7 +61,7 @@ def test_next_key_is_tried_after_a_refusal(
     assert len(set(thumbprints(authority))) == 2
 
 
-@pytest.mark.parametrize("code", [*sorted(advice.ADVICE.keys() - advice.KEY_REFUSED), 999999])
+@pytest.mark.parametrize("code", [*sorted(aadsts_advice.ADVICE.keys() - aadsts_advice.KEY_REFUSED), 999999])
 def test_refusal_of_the_request_is_not_retried(
     authority: Authority, preferred: Key, standby: Key, client_of: Callable[..., ConfidentialClient], code: int
 ) -> None:
@@ -96,7 +96,7 @@ def test_refused_key_is_skipped_for_five_minutes(
     assert first != second == third
 
     now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + client_keys.REFUSED_FOR + 1)
+    monkeypatch.setattr(time, "monotonic", lambda: now + key_failover.REFUSED_FOR + 1)
     authority.answer_next(*refusal(700027))
     client.access_token(["api://later/.default"])
     assert thumbprints(authority)[3:] == [second, first]

@@ -14,8 +14,8 @@ import pytest
 import requests
 
 from keyvouch.entra import msal_internals, transport
+from keyvouch.entra.locked_token_cache import LockedTokenCache
 from keyvouch.entra.msal import ConfidentialClient
-from keyvouch.entra.token_cache import LockedTokenCache
 from keyvouch.entra.transport import Session
 from keyvouch.testing.authority import Authority
 

@@ -8,7 +8,7 @@ import pytest
 import requests
 from msal.exceptions import MsalServiceError
 
-from keyvouch.entra.client_keys import UsedKey
+from keyvouch.entra.client_key import UsedKey
 from keyvouch.entra.outcome import Outcome
 from keyvouch.errors import AuthorityRefused, AuthorityUnavailable, ConfigurationError, KeyvouchError, StoreUnavailable
 from scripted_store import new_key

@@ -15,6 +15,8 @@ _NAMED = re.compile(r"(?<![\w-])([\w-]+)(=|%3[dD]|:)")
 """A name, and the separator before its value. It begins at the start of a word, so that a long text is scanned once."""
 _SECRET_WORDS = ("pass", "secret", "pin", "token", "credential", "pwd")
 """Words in the names of attributes that may contain a secret."""
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
+"""The user and password of an address, within a value."""
 _AUTHORITY = re.compile(
     r"(?:^|:|%3[aA])(?:/|%2[fF]){2}(?!/|%2[fF])"
     r"|(?<![\w-])proxy(?:=|%3[dD])(?!\w+(?::|%3[aA])(?:/|%2[fF]){2})"  # without a scheme
@@ -25,6 +27,11 @@ _CUT_USERINFO = re.compile(r"(?!\[)[^/;&?]*:(?!\d*(?:[/;&?]|$))")
 """A user and password whose end was taken for the next attribute."""
 _REFERENCE = re.compile(rf"env(?::|%3[aA])[\w.-]*(?=[;&?]|$)|(?:{'|'.join(REFERENCE_KINDS[1:])})(?::|%3[aA])")
 """A reference; after a variable's name there may be a secret that a wrong separator has put there."""
+
+
+def redact_userinfo(value: str) -> str:
+    """Return an attribute's value without the user and password of the address that it may contain."""
+    return _USERINFO.sub(f"{REDACTED}@", value)
 
 
 def redact(text: str) -> str:

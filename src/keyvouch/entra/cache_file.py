@@ -87,3 +87,29 @@ def is_valid(cache: Mapping[str, Any]) -> bool:
         and "expires_on" in entry
         for entry in cache.get("AccessToken", {}).values()
     )
+
+
+class CacheFile:
+    """A file as the storage of a token cache."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def save(self, content: str) -> None:
+        """Replace the file. Raises `ConfigurationError` if it cannot be written."""
+        write(self._path, content)
+
+    def load(self) -> str:
+        """Return the file's content; empty if MSAL could not use it: tokens can be acquired again."""
+        try:
+            content = read(self._path)
+        except FileNotFoundError:
+            raise
+        except (ConfigurationError, OSError, UnicodeDecodeError):
+            return ""
+        cache = parse(content)
+        return content if cache and is_valid(cache) else ""
+
+    def time_last_modified(self) -> float:
+        """Return when the file was last written, in POSIX time."""
+        return self._path.stat().st_mtime

@@ -58,9 +58,9 @@ def find_token(path: Path, client_id: str, scopes: Sequence[str]) -> str | None:
 
 def _entries(path: Path) -> Iterable[Mapping[str, Any]]:
     if sys.platform == "darwin":  # in the Keychain, which only MSAL's cache reads
-        from keyvouch.entra import token_cache
+        from keyvouch.entra import locked_token_cache
 
-        found: Iterable[Mapping[str, Any]] = token_cache.open_token_cache(lambda: path).search("AccessToken")
+        found: Iterable[Mapping[str, Any]] = locked_token_cache.open_token_cache(lambda: path).search("AccessToken")
         return found
     try:
         cache = cache_file.parse(cache_file.read(path))

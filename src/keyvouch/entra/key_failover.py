@@ -10,16 +10,18 @@ import contextlib
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import requests
 
 from keyvouch._core.retries import Deadline
-from keyvouch._core.signer import SIGN_TIMEOUT
+from keyvouch._core.signer import SIGN_TIMEOUT, Signer
 from keyvouch._system.signal_handlers import is_from_signal_handler
-from keyvouch.entra import advice
-from keyvouch.entra.client_keys import ClientKey, ClientKeys, UsedKey
+from keyvouch.entra import aadsts_advice
+from keyvouch.entra.assertion import EntraAssertion
+from keyvouch.entra.client_key import ClientKey, OpenUri, UsedKey
 from keyvouch.entra.outcome import Outcome
 from keyvouch.errors import KeyvouchError
 
@@ -27,6 +29,53 @@ log = logging.getLogger("keyvouch")
 
 _VALID_ERROR = re.compile(r"[\x20-\x21\x23-\x5B\x5D-\x7E]*")
 """An error code as RFC 6749, section 5.2 allows it; gateways may send others."""
+
+
+REFUSED_FOR = 300.0
+"""Number of seconds for which a key that the authority refused is skipped if there is another."""
+
+
+class ClientKeys:
+    """All of a client's keys: the accepted one first, then the others by preference."""
+
+    def __init__(self, sources: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str, Any]) -> None:
+        EntraAssertion(None, **options)  # type: ignore[arg-type]  # reports invalid options now
+        self._all = [ClientKey(source, open_uri, options) for source in sources]
+        self._accepted: ClientKey | None = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def in_order(self) -> list[ClientKey]:
+        """Return the keys to try, without those refused recently; if all were refused, return all."""
+        return sorted(self._not_refused() or self._all, key=lambda key: key is not self._accepted)
+
+    def held_back(self) -> list[ClientKey]:
+        """Return the keys that `in_order` omits, to be tried if no store of the other keys can sign."""
+        tried = self._not_refused() or self._all
+        return [key for key in self._all if key not in tried]
+
+    def _not_refused(self) -> list[ClientKey]:
+        now = time.monotonic()
+        return [key for key in self._all if key.refused_until <= now]
+
+    def prefer(self, key: ClientKey) -> None:
+        """Try this key first from now on: the authority accepted it."""
+        self._accepted = key
+        key.mark_accepted()
+
+    def demote(self, key: ClientKey, reason: str) -> None:
+        """No longer try this key first; log one warning until it is accepted again."""
+        if self._accepted is key:
+            self._accepted = None
+        if len(self._all) > 1 and not key.warned:
+            key.warned = True
+            log.warning("Skipping a key (%s): %s", reason, key)
+
+    def close(self) -> None:
+        """Close the signers that were opened here."""
+        for key in self._all:
+            key.close()
 
 
 class _Attempt:
@@ -89,8 +138,8 @@ class KeyFailover:
             outcome = self._try_key(key, request, timeout)
             if outcome.key_refused:
                 refused = outcome
-                key.mark_refused()
-                self._keys.demote(key, f"the authority refused it: {advice.error_description(outcome.result)}")
+                key.mark_refused(REFUSED_FOR)
+                self._keys.demote(key, f"the authority refused it: {aadsts_advice.error_description(outcome.result)}")
             elif outcome.store_failed:
                 self._keys.demote(key, str(outcome.error).partition("\n")[0])
             else:

@@ -29,10 +29,10 @@ from keyvouch._core.signer import Signer
 from keyvouch._system import forks
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.entra.assertion import EntraAssertion
-from keyvouch.entra.client_keys import ClientKeys, OpenUri
+from keyvouch.entra.client_key import OpenUri
 from keyvouch.entra.client_variants import ClientVariants
-from keyvouch.entra.error_translation import translate_discovery_error
-from keyvouch.entra.key_failover import KeyFailover
+from keyvouch.entra.key_failover import ClientKeys, KeyFailover
+from keyvouch.entra.msal_errors import translate_discovery_error
 from keyvouch.entra.msal_internals import discard_telemetry, renew_locks
 from keyvouch.entra.outcome import FailedOutcome, Outcome
 from keyvouch.entra.transport import Session

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from keyvouch.entra import advice
-from keyvouch.entra.client_keys import UsedKey
-from keyvouch.entra.error_translation import describe, translate_network_error, unexpected_response
+from keyvouch.entra import aadsts_advice
+from keyvouch.entra.client_key import UsedKey
+from keyvouch.entra.msal_errors import describe, translate_network_error, unexpected_response
 from keyvouch.errors import ConfigurationError, KeyvouchError, without_frames
 from keyvouch.tokens import is_token
 
@@ -37,7 +37,7 @@ class Outcome:
     @property
     def key_refused(self) -> bool:
         """True if the authority refused the key: another key, or this one reloaded, may be accepted."""
-        return isinstance(self.result, dict) and "error" in self.result and advice.refuses_key(self.result)
+        return isinstance(self.result, dict) and "error" in self.result and aadsts_advice.refuses_key(self.result)
 
     def as_msal(self) -> Any:
         """Return the result, copied for each caller, or raise the stored exception."""
@@ -59,8 +59,8 @@ class Outcome:
         if "error" not in result:
             raise unexpected_response(authority, "neither a token nor an error", retry_after)
         if retry_after is not None or result["error"] == "temporarily_unavailable":
-            raise unexpected_response(authority, advice.error_description(result), retry_after)
-        raise advice.authority_refused(result, self.used_key)
+            raise unexpected_response(authority, aadsts_advice.error_description(result), retry_after)
+        raise aadsts_advice.authority_refused(result, self.used_key)
 
     def _translated(self, error: Exception, authority: str, retry_after: float | None) -> Exception:
         if self.is_store_defect:

@@ -20,8 +20,8 @@ from keyvouch._system.sockets import ending_within
 from keyvouch.config import Profile
 from keyvouch.entra.authority import authority_options, require_fields
 from keyvouch.entra.cached_token import cache_path
+from keyvouch.entra.locked_token_cache import open_token_cache
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
-from keyvouch.entra.token_cache import open_token_cache
 from keyvouch.errors import (
     AuthorityRefused,
     AuthorityUnavailable,

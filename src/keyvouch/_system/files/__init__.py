@@ -13,6 +13,7 @@
 
 from keyvouch._system.files.errors import cannot_write, long_path_hint, read_hint
 from keyvouch._system.files.folders import Folder
+from keyvouch._system.files.foreign_writers import check_trusted, check_trusted_certificates
 from keyvouch._system.files.locations import cache_folder, configuration_files, state_folder
 from keyvouch._system.files.locks import locked
 from keyvouch._system.files.own_files import read_own, require_own_folder, write_own
@@ -24,7 +25,6 @@ from keyvouch._system.files.reading import (
     read_with_status,
     stamp,
 )
-from keyvouch._system.files.trust import check_trusted, check_trusted_certificates
 from keyvouch._system.files.writing import open_to_append, remove, rewrite, truncate, write_private
 
 __all__ = [

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from keyvouch._system.files import trust
+from keyvouch._system.files.foreign_writers import ForeignWriter, foreign_writer
 
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """Flags that open a file, but not through a link, and without waiting for the other end of a FIFO."""
@@ -43,11 +43,11 @@ class Folder:
         """Return True if others can create files in it but not replace those of this account, as in /tmp."""
         return bool(os.stat(self.path if self._handle is None else self._handle).st_mode & stat.S_ISVTX)
 
-    def foreign_writer(self) -> trust.ForeignWriter | None:
+    def foreign_writer(self) -> ForeignWriter | None:
         """Return someone other than the owner, root and this account who can write to the folder. Raises OSError."""
         if self._handle is None:
             return None
-        return trust.foreign_writer(os.fstat(self._handle), f"/proc/self/fd/{self._handle}")
+        return foreign_writer(os.fstat(self._handle), f"/proc/self/fd/{self._handle}")
 
     def restrict_writing_to_owner(self) -> None:
         """Let only the owner write to the folder; this also masks an access control list. Raises OSError."""

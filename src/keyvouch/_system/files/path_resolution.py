@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from keyvouch._system.files import trust
 from keyvouch._system.files.errors import cannot_write
 from keyvouch._system.files.folders import NO_FOLLOW, Folder
+from keyvouch._system.files.foreign_writers import foreign_writer
 from keyvouch.errors import ConfigurationError
 
 _WINDOWS = sys.platform == "win32"
@@ -215,7 +215,7 @@ def _is_shared(folder: int) -> bool:
     """Return True if another account can write to an open folder."""
     status = os.fstat(folder)
     try:
-        return not _is_ours(status.st_uid) or trust.foreign_writer(status, f"/proc/self/fd/{folder}") is not None
+        return not _is_ours(status.st_uid) or foreign_writer(status, f"/proc/self/fd/{folder}") is not None
     except OSError:  # /proc is not available
         return True
 

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from keyvouch._system.files.access_rights import access_rights_of, copy_access, set_mode
+from keyvouch._system.files.copied_access import access_rights_of, copy_access, set_mode
 from keyvouch._system.files.folders import Folder
 from keyvouch._system.files.path_resolution import Target, open_folder, open_target
 from keyvouch._system.files.reading import Stamp, stamp

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from keyvouch._system import files
+from keyvouch.entra.cache_file import CacheFile
 from keyvouch.entra.cached_token import find_token
-from keyvouch.entra.token_cache import CacheFile, open_token_cache
+from keyvouch.entra.locked_token_cache import open_token_cache
 from keyvouch.errors import ConfigurationError, KeyvouchError
 
 CLIENT, SCOPES = "client", ["scope"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keyvouch.certificate import thumbprint
-from keyvouch.entra.client_keys import UsedKey
+from keyvouch.entra.client_key import UsedKey
 from keyvouch.errors import AuthorityRefused
 from keyvouch.uri import quoted
 

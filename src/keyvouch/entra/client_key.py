@@ -1,10 +1,10 @@
-"""A client's keys: opened on first use, tried in order of preference, skipped for a while after a refusal."""
+"""One of a client's keys: opened on first use, and the key and certificate that signed an assertion."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import PublicKey
 
 log = logging.getLogger("keyvouch")
-
-REFUSED_FOR = 300.0
-"""Number of seconds for which a key that the authority refused is skipped if there is another."""
 
 
 class OpenUri(Protocol):
@@ -87,9 +84,9 @@ class ClientKey:
         self.refused_until = 0.0
         self.warned = False
 
-    def mark_refused(self) -> None:
-        """Record that the authority refused the key."""
-        self.refused_until = time.monotonic() + REFUSED_FOR
+    def mark_refused(self, seconds: float) -> None:
+        """Record that the authority refused the key, which is to be skipped for so many seconds."""
+        self.refused_until = time.monotonic() + seconds
 
     def close(self) -> None:
         """Close the signer if it was opened here; if it is still being opened, the opening thread closes it."""
@@ -117,46 +114,3 @@ class ClientKey:
 
     def __str__(self) -> str:
         return self._assertion.signer.uri if self._assertion else str(self._source)
-
-
-class ClientKeys:
-    """All of a client's keys: the accepted one first, then the others by preference."""
-
-    def __init__(self, sources: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str, Any]) -> None:
-        EntraAssertion(None, **options)  # type: ignore[arg-type]  # reports invalid options now
-        self._all = [ClientKey(source, open_uri, options) for source in sources]
-        self._accepted: ClientKey | None = None
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def in_order(self) -> list[ClientKey]:
-        """Return the keys to try, without those refused recently; if all were refused, return all."""
-        return sorted(self._not_refused() or self._all, key=lambda key: key is not self._accepted)
-
-    def held_back(self) -> list[ClientKey]:
-        """Return the keys that `in_order` omits, to be tried if no store of the other keys can sign."""
-        tried = self._not_refused() or self._all
-        return [key for key in self._all if key not in tried]
-
-    def _not_refused(self) -> list[ClientKey]:
-        now = time.monotonic()
-        return [key for key in self._all if key.refused_until <= now]
-
-    def prefer(self, key: ClientKey) -> None:
-        """Try this key first from now on: the authority accepted it."""
-        self._accepted = key
-        key.mark_accepted()
-
-    def demote(self, key: ClientKey, reason: str) -> None:
-        """No longer try this key first; log one warning until it is accepted again."""
-        if self._accepted is key:
-            self._accepted = None
-        if len(self._all) > 1 and not key.warned:
-            key.warned = True
-            log.warning("Skipping a key (%s): %s", reason, key)
-
-    def close(self) -> None:
-        """Close the signers that were opened here."""
-        for key in self._all:
-            key.close()

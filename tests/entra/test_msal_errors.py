@@ -11,7 +11,7 @@ import requests
 
 from keyvouch._system.sockets import ResponseTooLarge
 from keyvouch.entra.discovery import UnexpectedResponse
-from keyvouch.entra.error_translation import translate_discovery_error, translate_network_error
+from keyvouch.entra.msal_errors import translate_discovery_error, translate_network_error
 from keyvouch.errors import AuthorityRefused, AuthorityUnavailable, ConfigurationError, KeyvouchError, StoreUnavailable
 
 

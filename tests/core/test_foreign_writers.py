@@ -14,7 +14,7 @@ import keyvouch
 from acls import acl, set_acl
 from keyvouch import certificate, https
 from keyvouch._system import files
-from keyvouch._system.files import check_trusted, check_trusted_certificates, trust
+from keyvouch._system.files import check_trusted, check_trusted_certificates, foreign_writers
 from keyvouch.entra.transport import Session
 from keyvouch.errors import ConfigurationError
 from keyvouch.local_key import make_key
@@ -129,7 +129,7 @@ def test_user_databases_are_read_only_if_needed(file: Path, monkeypatch: pytest.
     """If no group can write, as almost everywhere, no user database is read."""
     monkeypatch.setattr(pwd, "getpwall", lambda: pytest.fail("read"))
     monkeypatch.setattr(os, "getxattr", lambda *_, **__: pytest.fail("read"))
-    trust._check_mode(file, file)
+    foreign_writers._check_mode(file, file)
 
 
 # Access control lists

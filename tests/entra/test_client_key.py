@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from keyvouch import open_signer
-from keyvouch.entra import client_keys
-from keyvouch.entra.client_keys import ClientKey, ClientKeys, UsedKey
+from keyvouch.entra import key_failover
+from keyvouch.entra.client_key import ClientKey, UsedKey
+from keyvouch.entra.key_failover import ClientKeys
 from keyvouch.errors import StoreUnavailable
 from scripted_store import LONG_ENOUGH, Script, certify, new_key
 
@@ -30,7 +31,7 @@ def names(found: list[ClientKey]) -> list[str]:
 
 
 def test_keys_are_tried_in_the_given_order(three: ClientKeys) -> None:
-    """ClientKeys are tried in the given order, and none is skipped."""
+    """Keys are tried in the given order, and none is skipped."""
     assert names(three.in_order()) == ["pem:/a", "pem:/b", "pem:/c"]
     assert three.held_back() == []
 
@@ -38,15 +39,15 @@ def test_keys_are_tried_in_the_given_order(three: ClientKeys) -> None:
 def test_refused_key_is_skipped(three: ClientKeys) -> None:
     """A key that the authority refused is skipped, and listed among the refused."""
     first = three.in_order()[0]
-    first.mark_refused()
+    first.mark_refused(key_failover.REFUSED_FOR)
     assert names(three.in_order()) == ["pem:/b", "pem:/c"]
     assert three.held_back() == [first]
 
 
 def test_refused_key_is_tried_again_after_five_minutes(three: ClientKeys, monkeypatch: pytest.MonkeyPatch) -> None:
     """After five minutes it is tried again."""
-    three.in_order()[0].mark_refused()
-    later = time.monotonic() + client_keys.REFUSED_FOR
+    three.in_order()[0].mark_refused(key_failover.REFUSED_FOR)
+    later = time.monotonic() + key_failover.REFUSED_FOR
     monkeypatch.setattr(time, "monotonic", lambda: later - 5)
     assert names(three.in_order()) == ["pem:/b", "pem:/c"]
     monkeypatch.setattr(time, "monotonic", lambda: later + 5)
@@ -56,7 +57,7 @@ def test_refused_key_is_tried_again_after_five_minutes(three: ClientKeys, monkey
 def test_all_keys_are_tried_if_all_were_refused(three: ClientKeys) -> None:
     """If all were refused, none is skipped."""
     for each in three.in_order():
-        each.mark_refused()
+        each.mark_refused(key_failover.REFUSED_FOR)
     assert names(three.in_order()) == ["pem:/a", "pem:/b", "pem:/c"]
     assert three.held_back() == []
 
@@ -77,7 +78,7 @@ def test_accepting_a_refused_key_again(three: ClientKeys, caplog: pytest.LogCapt
     first = three.in_order()[0]
     with caplog.at_level(logging.WARNING, "keyvouch"):
         for _ in range(3):
-            first.mark_refused()
+            first.mark_refused(key_failover.REFUSED_FOR)
             three.demote(first, "refused")
         assert len(caplog.records) == 1
         three.prefer(first)

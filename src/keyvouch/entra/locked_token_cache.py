@@ -18,7 +18,7 @@ import msal
 from keyvouch._system import files
 from keyvouch.entra import cache_file
 from keyvouch.entra.msal_internals import token_cache_lock
-from keyvouch.errors import ConfigurationError, KeyvouchError
+from keyvouch.errors import KeyvouchError
 
 log = logging.getLogger("keyvouch")
 
@@ -115,34 +115,8 @@ def _warn(problem: Exception) -> None:
 
 def _storage(path: Path) -> CacheStorage:
     if sys.platform != "darwin":
-        return CacheFile(path)
+        return cache_file.CacheFile(path)
     import msal_extensions
 
     keychain: CacheStorage = msal_extensions.KeychainPersistence(str(path), "keyvouch", path.stem)
     return keychain
-
-
-class CacheFile:
-    """A file as the storage of a token cache."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def save(self, content: str) -> None:
-        """Replace the file. Raises `ConfigurationError` if it cannot be written."""
-        cache_file.write(self._path, content)
-
-    def load(self) -> str:
-        """Return the file's content; empty if MSAL could not use it: tokens can be acquired again."""
-        try:
-            content = cache_file.read(self._path)
-        except FileNotFoundError:
-            raise
-        except (ConfigurationError, OSError, UnicodeDecodeError):
-            return ""
-        cache = cache_file.parse(content)
-        return content if cache and cache_file.is_valid(cache) else ""
-
-    def time_last_modified(self) -> float:
-        """Return when the file was last written, in POSIX time."""
-        return self._path.stat().st_mtime

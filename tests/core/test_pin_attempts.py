@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from keyvouch._core import lockout, pin_records
-from keyvouch._core.lockout import single_try
+from keyvouch._core import pin_attempts, pin_records
+from keyvouch._core.pin_attempts import single_try
 from keyvouch._system import files, forks
 from keyvouch.errors import ConfigurationError, SecretIncorrect, StoreLocked, StoreUnavailable
 from keyvouch.secrets import SecretResolver
@@ -231,14 +231,14 @@ def test_unreadable_record_can_be_unsealed(monkeypatch: pytest.MonkeyPatch) -> N
         os.chown(record().with_suffix(".lock"), 5, -1)
         program = f"""
             import os
-            from keyvouch._core import lockout, pin_records
+            from keyvouch._core import pin_attempts, pin_records
             from keyvouch.errors import SecretIncorrect
-            with lockout.single_try("first", lambda: "right"):
+            with pin_attempts.single_try("first", lambda: "right"):
                 pass  # all that is needed is imported, in case that account cannot
             os.chown({folder!r} + "/refused", 5, -1)
             os.setresuid(5, 5, 5)
             try:
-                with lockout.single_try({TOKEN!r}, lambda: "right"):
+                with pin_attempts.single_try({TOKEN!r}, lambda: "right"):
                     print("tried")
             except SecretIncorrect as error:
                 print("Permission denied" in error.message, pin_records.forget_refusals())
@@ -451,7 +451,7 @@ def test_process_killed_during_the_try(status: int, begun: list[bool]) -> None:
     """A process that dies during an attempt and is restarted tries twice; another PIN, or --unseal, helps."""
     program = f"""
         import os
-        from keyvouch._core.lockout import single_try
+        from keyvouch._core.pin_attempts import single_try
         with single_try({TOKEN!r}, lambda: "wrong"):
             print("tried", flush=True)
             os._exit({status})
@@ -521,7 +521,7 @@ def test_waiting_for_another_try_times_out() -> None:
 
 def test_child_discards_its_parents_locks() -> None:
     """A fork creates new locks in the child, whoever holds the parent's."""
-    locks = lockout._Locks()
+    locks = pin_attempts._Locks()
     with locks.held(TOKEN, 1):
         with pytest.raises(StoreUnavailable, match="after 0 seconds"), locks.held(TOKEN, -1):
             pass
@@ -549,7 +549,7 @@ def test_processes_try_a_value_once(tmp_path: Path) -> None:
     worker = f"""
         import os, sys
         from keyvouch.errors import SecretIncorrect
-        from keyvouch._core.lockout import single_try
+        from keyvouch._core.pin_attempts import single_try
         sys.stdin.read()
         try:
             with single_try({TOKEN!r}, lambda: "wrong"):
@@ -577,7 +577,7 @@ def test_forked_child_can_try() -> None:
     """A child forked while a thread of its parent was logging in is not blocked by that thread."""
     program = f"""
         import os, threading
-        from keyvouch._core.lockout import single_try
+        from keyvouch._core.pin_attempts import single_try
         inside, done = threading.Event(), threading.Event()
         def hold():
             with single_try({TOKEN!r}, lambda: "right"):
