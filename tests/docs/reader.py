@@ -59,8 +59,8 @@ class Reader:
         self._shown = ""
         self._work = folder / "work"
         self._configuration = Path(os.environ["HOME"], ".config", "keyvouch", "config.toml")
-        for folder in (self._work, self._configuration.parent, *self._folders()):
-            folder.mkdir(parents=True)
+        for path in (self._work, self._configuration.parent, *self._folders()):
+            path.mkdir(parents=True)
         self._configuration.write_text(f'[defaults]\nauthority = "{authority.url}"\nca-file = "{authority.ca_file}"\n')
         monkeypatch.chdir(self._work)
         monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -133,7 +133,9 @@ class Reader:
             check=False,
             timeout=120,
         )
-        assert done.returncode == 0, f"{block.location}: status {done.returncode}\n{script}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, (
+            f"{block.location}: status {done.returncode}\n{script}\n{done.stdout}\n{done.stderr}"
+        )
         for line in after.read_text().split("\0")[:-1]:  # exported variables apply to the blocks that follow
             name, _, value = line.partition("=")
             if name not in ("_", "PWD", "OLDPWD", "SHLVL"):
