@@ -8,9 +8,10 @@ BIN    := $(VENV)/bin
 PIP    := $(VENV)/bin/python -m pip --quiet install --constraint constraints.txt
 READY  := $(VENV)/ready
 PLUGINS := $(wildcard plugins/*/)
-LOWEST  := $(shell sed -n '/^dependencies = \[/,/^\]/s/^ *"\([a-z0-9-]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml)
+LOWEST  := .venv-lowest/bin
+RUNTIME := .venv-runtime/bin
 
-.PHONY: demo test lowest soak mutation lint docs bench clean
+.PHONY: demo test lowest soak mutation lint actionlint docs dist runtime sbom licences bench clean
 
 demo: $(READY)
 	@tests/servers/install-system-packages softhsm2-util
@@ -20,11 +21,16 @@ test: $(READY)
 	@tests/servers/install-system-packages
 	$(BIN)/pytest -n auto --dist loadgroup $(TESTS)
 
-lowest:
-	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip --quiet install $(LOWEST) pytest hypothesis
-	.venv-lowest/bin/python -m pip --quiet install --no-deps --editable .
-	.venv-lowest/bin/pytest tests/stores tests/core/test_certificate.py $(TESTS)
+lowest: # the oldest releases that are allowed, of what the distributions require themselves
+	test -x $(LOWEST)/python || $(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/python -m pip --quiet install --constraint constraints.txt uv
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct \
+		--editable '.[all]' $(PLUGINS:%=--editable %)
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python hypothesis pytest-xdist
+	$(LOWEST)/pytest -n auto -m "not server" tests/stores tests/core/test_certificate.py tests/entra/test_client.py \
+		plugins/keyvouch-azure-keyvault/tests/test_azure_signing.py plugins/keyvouch-azure-keyvault/tests/test_azure_lifecycle.py \
+		plugins/keyvouch-pkcs11 plugins/keyvouch-vault/tests/test_vault_secrets.py \
+		plugins/keyvouch-windows/tests/test_windows_private_keys.py $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -32,11 +38,42 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
-	$(BIN)/validate-pyproject pyproject.toml
+	$(BIN)/validate-pyproject pyproject.toml $(PLUGINS:%=%pyproject.toml)
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(addprefix .github/ISSUE_TEMPLATE/,bug.yml change.yml)
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/zizmor --quiet --offline --no-progress .github
+	@$(MAKE) --no-print-directory actionlint
+
+actionlint: # written in Go, and not on PyPI as a wheel
+	@if command -v go >/dev/null; then go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 ; \
+		else echo "actionlint was left out: Go is not installed."; fi
 
 docs: $(READY)
 	@$(PIP) --group docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+dist: $(READY)
+	@$(PIP) --group packaging
+	rm -rf dist
+	@for project in . $(PLUGINS); do $(BIN)/python -m build --quiet --no-isolation --outdir dist $$project || exit; done
+	$(BIN)/twine check --strict dist/*
+
+runtime: dist
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-runtime
+	@$(BIN)/uv pip install --quiet --python $(RUNTIME)/python --constraint constraints.txt \
+		"$$(echo dist/keyvouch-*.whl)[all]" dist/keyvouch_*.whl
+	@# Again by name, so that no path of this machine is recorded.
+	@$(BIN)/uv pip install --quiet --python $(RUNTIME)/python --no-index --find-links dist --no-deps --reinstall \
+		keyvouch $(notdir $(PLUGINS:%/=%))
+
+sbom: runtime
+	mkdir -p sbom
+	$(BIN)/cyclonedx-py environment --output-reproducible --output-file sbom/keyvouch.cdx.json $(RUNTIME)/python
+
+licences: runtime
+	$(BIN)/python docs/licences.py $(RUNTIME)/python > docs/licences.md
 
 soak: $(READY)
 	@tests/servers/install-system-packages
@@ -60,7 +97,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/vault.py
 
 clean:
-	rm -rf .venv .venv-* .cache docs/_build
+	rm -rf .venv .venv-* .cache dist docs/_build sbom
 
 $(READY): pyproject.toml constraints.txt $(PLUGINS:%=%pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -70,7 +70,7 @@ def check_files() -> dict[str, object]:
     again = outcome_of(lambda: files.write_private(key, b"other"))
     files.rewrite(key, b"rewritten")
     results = {"user": windows_files.this_user(), "folder": allowed(FOLDER), "file": allowed(key), "again": again}
-    results["private"] = outcome_of(lambda: files.read_private(key).decode())
+    results["private"] = outcome_of(lambda: SecretResolver().read_private(key).decode())
     plain = Path(r"C:\plain")
     plain.mkdir()
     files.rewrite(plain / "config.toml", b"")
@@ -78,13 +78,13 @@ def check_files() -> dict[str, object]:
     open_to_everyone(key)
     files.rewrite(key, b"rewritten")
     results["kept rules"] = allowed(key)
-    results["open"] = outcome_of(lambda: files.read_private(key).decode())
-    results["open, allowed"] = outcome_of(lambda: files.read_private(key, any_reader=True).decode())
+    results["open"] = outcome_of(lambda: SecretResolver().read_private(key).decode())
+    results["open, allowed"] = outcome_of(lambda: SecretResolver(any_reader=True).read_private(key).decode())
     with key.open("rb") as reader:
         threading.Timer(0.1, reader.close).start()
         results["replaced while read"] = outcome_of(lambda: files.write_private(key, b"new", replace=True))
     results["left"] = [path.name for path in FOLDER.iterdir()]
-    results["a folder"] = outcome_of(lambda: files.read_private(FOLDER))
+    results["a folder"] = outcome_of(lambda: SecretResolver().read_private(FOLDER))
     with files.locked(FOLDER / "lock", timeout=1):
         results["somebody there"] = is_interactive()
     return results

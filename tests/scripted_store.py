@@ -74,11 +74,11 @@ LONG_ENOUGH = 60.0
 
 def new_key(kind: str = "P-256", which: int = 0) -> Any:
     """Return the same private key for the same arguments; `which` distinguishes keys of one type."""
-    return _made(kind, which)
+    return _cached_key(kind, which)
 
 
 @cache
-def _made(kind: str, which: int) -> Any:
+def _cached_key(kind: str, which: int) -> Any:
     match kind.split("-"):
         case ["RSA", bits]:
             return rsa.generate_private_key(65537, int(bits))
@@ -218,7 +218,7 @@ class Script:
 
     @property
     def newest(self) -> Member:
-        """The member that the URI leads to now."""
+        """The member that the URI selects now."""
         return self.keys["app"][-1]
 
     def fail(self, step: str, *errors: BaseException) -> None:
@@ -297,7 +297,7 @@ def _distribution() -> str:
     (info / "entry_points.txt").write_text(
         f"[{registry.GROUP}]\n"
         f"scripted = {__name__}:ScriptedStore [contract1]\n"
-        f"scripted-able = {__name__}:AbleStore [contract1]\n",
+        f"scripted-able = {__name__}:FullStore [contract1]\n",
         encoding="utf-8",
     )
     return folder
@@ -312,7 +312,7 @@ def until(condition: Callable[[], object]) -> None:
     """Wait until another thread has made the condition true."""
     end = time.monotonic() + LONG_ENOUGH
     while not condition():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, "timed out waiting for the condition"
         time.sleep(0.001)
 
 
@@ -333,7 +333,7 @@ def in_threads(number: int, work: Callable[[], Any]) -> list[Any]:
         thread.start()
     for thread in threads:
         thread.join(LONG_ENOUGH)
-    assert len(results) == number, "a thread hangs"
+    assert len(results) == number, "a thread did not finish"
     return results
 
 
@@ -347,9 +347,9 @@ class ScriptedStore(KeyStore):
         Attribute("server", "the script's number", connection=True, required_for=frozenset({"open", "generate"})),
         Attribute("key", "the key's name", required_for=frozenset({"open", "generate"})),
         Attribute("version", "counted from 1; else the newest"),
-        Attribute("account", "who connects", query=True, connection=True),
+        Attribute("account", "the account that connects", query=True, connection=True),
         Attribute("pin", "a reference to the PIN", query=True, connection=True, secret=True),
-        Attribute("speed", "means nothing", query=True),
+        Attribute("speed", "has no effect", query=True),
     )
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
@@ -382,7 +382,7 @@ class ScriptedStore(KeyStore):
         members = self.script.keys.get(uri.get("key"), [])
         version = int(uri.get("version") or len(members))
         if not 1 <= version <= len(members):
-            raise KeyNotFound(f"There is no key {uri.get('key')}.", hint="Look elsewhere.", uri=uri)
+            raise KeyNotFound(f"Key not found: {uri.get('key')}.", hint="Correct the key's name.", uri=uri)
         pinned = uri.replace({"version": str(version)})
         settles_at = None if "version" in uri else self.script.settles_at
         return ScriptedKey(self, pinned, members[version - 1], settles_at)
@@ -430,7 +430,7 @@ class ScriptedKey(StoredKey):
         store.open_keys.append(self)
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
-        require = self._store._require  # noqa: SLF001, RUF100 - the two are one
+        require = self._store._require  # noqa: SLF001, RUF100 - one unit with the store
         require(self.process == os.getpid(), "a parent's key signs in the child")
         require(not self._closed, "sign after close")
         require(timeout > 0, f"{timeout} seconds for a signature")
@@ -449,7 +449,7 @@ class ScriptedKey(StoredKey):
         return self._revision != self._script.revision
 
     def close(self) -> None:
-        require = self._store._require  # noqa: SLF001, RUF100 - the two are one
+        require = self._store._require  # noqa: SLF001, RUF100 - one unit with the store
         require(self.process == os.getpid(), "a parent's key is closed in the child")
         require(not self._closed, "a key is closed twice")
         require(not self._signing, "a key is closed while it signs")
@@ -458,7 +458,7 @@ class ScriptedKey(StoredKey):
         self._script.do("close key")
 
 
-class AbleStore(
+class FullStore(
     ScriptedStore,
     ListsKeys,
     GeneratesKeys,
@@ -535,7 +535,7 @@ class AbleStore(
     def _add(self, uri: KeyUri, key: Any, chain: Sequence[x509.Certificate], *, further: bool = False) -> KeyUri:
         name = uri.get("key")
         if name in self.script.keys and not further:
-            raise KeyExists(f"There is a key {name} already.", hint="Take another name.", uri=uri)
+            raise KeyExists(f"Key already exists: {name}.", hint="Use another name.", uri=uri)
         members = self.script.keys.setdefault(name, [])
         members.append(Member(key, tuple(chain)))
         return uri.replace({"version": str(len(members))})

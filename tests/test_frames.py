@@ -322,7 +322,7 @@ WITHOUT_SECRETS = {
 def _closed_by_interrupt(world: World, thing: Any) -> object:
     """Close an object whose closing is interrupted by the error."""
     world.patch.setattr("keyvouch._core.signer.release", world.fail)
-    world.patch.setattr("keyvouch._core.opening.release", world.fail)
+    world.patch.setattr("keyvouch._core.key_management.release", world.fail)
     if isinstance(thing, ConfidentialClient):
         world.patch.setattr(thing, "_variants", types.SimpleNamespace(close=world.fail))
     try:
@@ -350,7 +350,7 @@ def public_calls() -> set[str]:
     return calls
 
 
-def test_every_public_call_is_tried() -> None:
+def test_every_public_call_is_covered() -> None:
     """Every new public call or method must be tried here as well."""
     optional = {"ConfidentialClient.acquire_token_by_user_federated_identity_credential"}  # since MSAL 1.38
     assert public_calls() | optional == CASES.keys() | WITHOUT_SECRETS.keys() | optional
@@ -368,7 +368,7 @@ def world(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("call", CASES)
-def test_frames_hold_no_secret(world: World, call: str, error: BaseException) -> None:
+def test_frames_contain_no_secret(world: World, call: str, error: BaseException) -> None:
     """Whatever a public call raises, its frames and those of its causes contain no secret."""
     if "Signer" in call or "Assertion" in call:
         _ = world.signer
@@ -421,7 +421,7 @@ def test_interrupted_pfx_hides_its_password(tmp_path: Path, monkeypatch: pytest.
             assert secrets_in(caught.value) == []
 
 
-def test_note_says_where(world: World) -> None:
+def test_note_lists_the_frames(world: World) -> None:
     """Instead of its frames an error has a note with file, line and function of each, so that a defect can be found."""
     signer = world.signer
     world.arm(ZeroDivisionError())
@@ -454,7 +454,7 @@ def test_callers_own_exception_keeps_its_frames(world: World) -> None:
     assert [entry.name for entry in caught.traceback] == ["test_callers_own_exception_keeps_its_frames", "handle"]
 
 
-def test_group_loses_its_frames() -> None:
+def test_exception_group_hides_its_frames() -> None:
     """The exceptions in a group lose their frames as well."""
 
     def fail(password: str) -> None:

@@ -28,7 +28,7 @@ from keyvouch.testing.authority.tls import make_context
 from keyvouch.testing.relay import Relay
 from scripted_store import until
 from signing_in import PASSWORD, SCOPE, make_key, run, write_profile
-from stores.making import certify, new_key, pem_of
+from stores.key_material import certify, new_key, pem_of
 
 needs_root = pytest.mark.skipif(
     sys.platform == "win32" or os.geteuid() != 0, reason="only root can act for another account"
@@ -84,7 +84,7 @@ def signing(uri: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @needs_root
-def test_other_account_reads_only_certificates(
+def test_other_account_can_read_only_certificates(
     shared: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of everything that the commands write, another account can read only the certificate to be uploaded."""
@@ -114,7 +114,7 @@ def test_other_account_reads_only_certificates(
 
 @needs_root
 @needs_proc
-def test_other_account_sees_the_uri_and_not_the_password(tmp_path: Path) -> None:
+def test_other_account_sees_the_uri_but_not_the_password(tmp_path: Path) -> None:
     """Everyone can read a process's arguments, and so a key's URI; its environment is private."""
     uri = make_key(tmp_path).uri
     with signing(uri) as process:
@@ -129,7 +129,7 @@ def test_other_account_sees_the_uri_and_not_the_password(tmp_path: Path) -> None
 
 
 @needs_root
-def test_member_of_the_group_signs_with_a_key_that_it_can_read(shared: Path) -> None:
+def test_group_member_can_sign_with_a_readable_key(shared: Path) -> None:
     """Members of its group can use a key file with mode 0640; an account outside the group cannot open it."""
     uri = f"pem:{shared}/app.pem"
     with keyvouch.open_store(uri) as store:
@@ -155,7 +155,7 @@ def test_member_of_the_group_signs_with_a_key_that_it_can_read(shared: Path) -> 
 
 
 @needs_root
-def test_member_of_the_group_replaces_a_key_that_it_can_write(shared: Path) -> None:
+def test_group_member_can_replace_a_writable_key(shared: Path) -> None:
     """An account that can write a key file decides which key is opened; a pinned URI refuses another key."""
     path = shared / "app.pem"
     theirs = new_key("P-256", 1)
@@ -175,7 +175,7 @@ def test_member_of_the_group_replaces_a_key_that_it_can_write(shared: Path) -> N
 
 
 @needs_proc
-def test_memory_holds_the_key_of_a_file(tmp_path: Path) -> None:
+def test_key_of_a_file_is_in_memory(tmp_path: Path) -> None:
     """An account that can read a process's memory, as a debugger does, has the key from its file."""
     path = tmp_path / "app.pem"
     with keyvouch.open_store(f"pem:{path}") as store:
@@ -243,7 +243,7 @@ class Listener(Relay):
             sink.shutdown(socket.SHUT_WR)
 
 
-def test_network_hears_only_the_name_of_the_server(tmp_path: Path) -> None:
+def test_network_sees_only_the_server_name(tmp_path: Path) -> None:
     """TLS hides paths, headers and bodies from the network; the server, or a trusted gateway, reads them all."""
     context, ca_file = make_context(tmp_path)
     received: list[bytes] = []
@@ -303,7 +303,7 @@ def test_authority_gets_no_key(authority: Authority, tmp_path: Path, monkeypatch
         assert number.to_bytes(256, "big").lstrip(b"\0") not in everything
 
 
-def test_servers_text_does_not_drive_the_terminal(
+def test_control_characters_of_a_server_are_replaced(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error quotes the authority's text without its control characters."""

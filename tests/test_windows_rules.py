@@ -35,7 +35,7 @@ def inside(windows: Windows) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_what_is_written_is_private(inside: dict[str, dict[str, Any]]) -> None:
+def test_new_files_are_private(inside: dict[str, dict[str, Any]]) -> None:
     """New files and folders are accessible to the account, Administrators and SYSTEM; none is overwritten."""
     found = inside["files"]
 
@@ -44,7 +44,7 @@ def test_what_is_written_is_private(inside: dict[str, dict[str, Any]]) -> None:
     assert found["left"] == ["app.pfx"]
 
 
-def test_rules_stay_when_a_file_is_rewritten(inside: dict[str, dict[str, Any]]) -> None:
+def test_rewritten_file_keeps_its_rules(inside: dict[str, dict[str, Any]]) -> None:
     """Existing readers keep access, and an open reader is waited for; the folder decides who may read a new file."""
     found = inside["files"]
 
@@ -53,7 +53,7 @@ def test_rules_stay_when_a_file_is_rewritten(inside: dict[str, dict[str, Any]]) 
     assert found["configuration"] == found["its folder"] == ["S-1-1-0", found["user"]]
 
 
-def test_key_that_everyone_can_read_refused(inside: dict[str, dict[str, Any]]) -> None:
+def test_world_readable_key_is_rejected(inside: dict[str, dict[str, Any]]) -> None:
     """The hint is the command to run; `permissions = "any"` allows the key."""
     found = inside["files"]
     error, message, hint = found["open"]
@@ -76,7 +76,7 @@ def test_no_prompt_through_nul(inside: dict[str, dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("name", "path"), [("open", r"C:\kevÿ 100%\open.toml"), ("in an open folder", "C:\\open")], ids=["file", "folder"]
 )
-def test_configuration_of_others_refused(inside: dict[str, dict[str, Any]], name: str, path: str) -> None:
+def test_untrusted_configuration_is_rejected(inside: dict[str, dict[str, Any]], name: str, path: str) -> None:
     """A configuration that everyone can write, or replace in its folder, is refused."""
     error, message, hint = inside["configurations"][name]
 
@@ -89,13 +89,13 @@ def test_configuration_of_others_refused(inside: dict[str, dict[str, Any]], name
     ("name", "hint"),
     [
         ("utf-16", r"(Get-Content 'C:\kevÿ 100%\utf16.toml') | Set-Content -Encoding utf8 'C:\kevÿ 100%\utf16.toml'"),
-        ("double quotes", "Paths with backslashes stand in single quotes."),
+        ("double quotes", "Write paths with backslashes in single quotes."),
         ("tab", "in double quotes a backslash begins an escape."),
-        ("a folder", "Name a file."),
+        ("a folder", "Specify a file."),
         ("missing", "Correct its path."),
     ],
 )
-def test_configuration_that_cannot_be_read(inside: dict[str, dict[str, Any]], name: str, hint: str) -> None:
+def test_unreadable_configuration(inside: dict[str, dict[str, Any]], name: str, hint: str) -> None:
     """Mistakes made by editors, PowerShell and backslashes are reported with the remedy."""
     error, _, actual_hint = inside["configurations"][name]
 
@@ -120,7 +120,7 @@ def test_secrets(inside: dict[str, dict[str, Any]]) -> None:
 def test_paths(inside: dict[str, dict[str, Any]]) -> None:
     """A path may begin with a drive letter or a server name, with either slash."""
     error, _, hint = inside["paths"].pop("long")
-    assert (error, "allow long paths" in hint) == ("KeyNotFound", True)
+    assert (error, "enable long paths" in hint) == ("KeyNotFound", True)
     assert inside["paths"] == {
         r"pfx:C:\keys\app.pfx": r"C:\keys\app.pfx",
         "pfx:C:/keys/app.pfx": r"C:\keys\app.pfx",
@@ -140,7 +140,7 @@ def test_code_pages(inside: dict[str, dict[str, Any]], name: str) -> None:
     assert bytes.fromhex(errors).decode(name).split() == ["Fehler", "ü", cyrillic]
 
 
-def test_nothing_crashes_in_ascii(inside: dict[str, dict[str, Any]]) -> None:
+def test_ascii_output(inside: dict[str, dict[str, Any]]) -> None:
     """Nothing crashes even if the output encoding lacks all the letters."""
     assert inside["encodings"]["ascii"][0] == 0
 

@@ -15,7 +15,11 @@ from keyvouch.errors import AlgorithmUnsupported, ConfigurationError, KeyUnusabl
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ec import (
+        EllipticCurve,
+        EllipticCurvePrivateKey,
+        EllipticCurvePublicKey,
+    )
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS, PKCS1v15
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
@@ -100,7 +104,9 @@ _LONGEST_EXPONENT = 64
 _NEW_RSA = "Make a new key: RSA-2048, RSA-3072 or RSA-4096."
 _ED25519_SIGNATURE = 64
 """Bytes of an Ed25519 signature (RFC 8032, section 5.1.6)."""
-_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+ELLIPTIC_CURVES = {"P-256": "secp256r1", "P-384": "secp384r1", "P-521": "secp521r1"}
+"""Names of the elliptic curves in `cryptography`, by their names in JOSE (RFC 7518, section 6.2.1.1)."""
+_CURVE_NAMES = {name: jose for jose, name in ELLIPTIC_CURVES.items()}
 _BY_CURVE = {algorithm.curve: algorithm for algorithm in ALGORITHMS.values() if algorithm.curve}
 
 
@@ -126,12 +132,20 @@ def key_type(key: object) -> str:
     match key:
         case rsa.RSAPublicKey() | rsa.RSAPrivateKey():
             return f"RSA-{key.key_size}"
-        case ec.EllipticCurvePublicKey() | ec.EllipticCurvePrivateKey() if key.curve.name in _CURVES:
-            return _CURVES[key.curve.name]
+        case ec.EllipticCurvePublicKey() | ec.EllipticCurvePrivateKey() if key.curve.name in _CURVE_NAMES:
+            return _CURVE_NAMES[key.curve.name]
         case ed25519.Ed25519PublicKey() | ed25519.Ed25519PrivateKey():
             return "Ed25519"
     kind = getattr(getattr(key, "curve", None), "name", type(key).__name__)
     raise KeyUnusable(f"Unsupported key type {kind}.", hint="Use RSA, P-256, P-384, P-521 or Ed25519.")
+
+
+def elliptic_curve(name: str) -> EllipticCurve:
+    """Return the curve with this JOSE name, one of `ELLIPTIC_CURVES`, as an object of `cryptography`."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    curve: EllipticCurve = getattr(ec, ELLIPTIC_CURVES[name].upper())()
+    return curve
 
 
 def require_usable(key: object) -> None:

@@ -141,7 +141,7 @@ class ClientAssertion:
         if self._kid or not chain:
             members["kid"] = self._kid or jwk_thumbprint(public_key)
         if self._send_x5c and chain:
-            members["x5c"] = [base64.b64encode(_der(each)).decode() for each in chain]
+            members["x5c"] = [base64.b64encode(certificate.to_der(each)).decode() for each in chain]
         return _Header(base64url(json.dumps(members, separators=(",", ":")).encode()), chain, public_key)
 
     def _reuse_or_make(self, client_id: str, endpoint: str, timeout: float) -> str:
@@ -225,12 +225,6 @@ def _base64url_uint(value: int, size: int | None = None) -> str:
 def _fixed_claims(audience: str, client_id: str) -> str:
     """Return the constant claims, as the beginning of a JSON object."""
     return json.dumps({"aud": audience, "iss": client_id, "sub": client_id}, separators=(",", ":"))[:-1]
-
-
-def _der(cert: Certificate) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return cert.public_bytes(Encoding.DER)
 
 
 def base64url(data: bytes) -> bytes:

@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -53,11 +53,16 @@ def thumbprint(certificate: Certificate, hash_name: HashName = "sha256") -> str:
 
 
 @CRYPTOGRAPHY
-def fingerprint(certificate: Certificate, hash_name: HashName = "sha256") -> bytes:
-    """Return the hash of the certificate's DER."""
+def to_der(certificate: Certificate) -> bytes:
+    """Return the certificate in DER."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    return hashlib.new(hash_name, certificate.public_bytes(Encoding.DER), usedforsecurity=False).digest()
+    return certificate.public_bytes(Encoding.DER)
+
+
+def fingerprint(certificate: Certificate, hash_name: HashName = "sha256") -> bytes:
+    """Return the hash of the certificate's DER."""
+    return hashlib.new(hash_name, to_der(certificate), usedforsecurity=False).digest()
 
 
 @CRYPTOGRAPHY
@@ -150,13 +155,25 @@ def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> t
             f"The certificate of {pool[0].subject.rfc4514_string() or 'an empty subject'} does not belong to the key.",
             hint="Use the certificate that was issued for this key.",
         )
-    chain = [max(leaves, key=lambda certificate: certificate.not_valid_after_utc)]
-    while len(chain) < _LONGEST_CHAIN:
-        issuer = next((each for each in pool if each not in chain and is_issued_by(chain[-1], each)), None)
+    leaf = max(leaves, key=lambda certificate: certificate.not_valid_after_utc)
+    return (leaf, *find_issuers(leaf, lambda _: pool))
+
+
+def find_issuers(
+    certificate: Certificate, candidates: Callable[[Certificate], Iterable[Certificate]]
+) -> tuple[Certificate, ...]:
+    """Return a certificate's issuer, its issuer, and so on, as far as they are found.
+
+    `candidates` returns certificates among which the issuer of its argument may be.
+    """
+    chain = [certificate]
+    while chain[-1].subject != chain[-1].issuer and len(chain) < _LONGEST_CHAIN:
+        known = candidates(chain[-1])
+        issuer = next((each for each in known if each not in chain and is_issued_by(chain[-1], each)), None)
         if issuer is None:
             break
         chain.append(issuer)
-    return tuple(chain)
+    return tuple(chain[1:])
 
 
 def is_issued_by(certificate: Certificate, issuer: Certificate) -> bool:

@@ -78,13 +78,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def __repr__(self) -> str:
         given = {name: value for name, value in msgspec.structs.asdict(self).items() if value}
-        return f"<Profile {', '.join(f'{name}={_shown(value)!r}' for name, value in given.items())}>"
+        return f"<Profile {', '.join(f'{name}={_redact_field(value)!r}' for name, value in given.items())}>"
 
 
-def _shown(value: object) -> object:
+def _redact_field(value: object) -> object:
     """Return a field's value without the user and password that an address may contain."""
     if isinstance(value, tuple):
-        return tuple(map(_shown, value))
+        return tuple(map(_redact_field, value))
     return redact(value) if isinstance(value, str) else value
 
 
@@ -100,8 +100,8 @@ class Configuration:
     def profile(self, name: str) -> Profile:
         """Return the profile of this name. Raises `ConfigurationError`, with the paths tried and the known names."""
         if name not in self.profiles:
-            shown = repr(name) if re.fullmatch(_NAME, name) else "of that name"  # it may be a URI with a secret in it
-            raise ConfigurationError(f"There is no profile {shown}.", hint=self._what_there_is())
+            shown = f": {name!r}" if re.fullmatch(_NAME, name) else ""  # it may be a URI with a secret in it
+            raise ConfigurationError(f"Profile not found{shown}.", hint=self._known_profiles())
         self.default_profile()  # so that a mistake in the defaults is not attributed to the profile
         own = self.profiles[name]
         inherited = dict(self.defaults)
@@ -121,19 +121,21 @@ class Configuration:
             return name
         if len(self.profiles) == 1:
             return next(iter(self.profiles))
-        raise ConfigurationError("No profile was named.", hint=f"Use --profile NAME. {self._what_there_is()}")
+        raise ConfigurationError("No profile was specified.", hint=f"Use --profile NAME. {self._known_profiles()}")
 
     def require_free(self, name: str) -> None:
         """Raise `ConfigurationError` if there is already a profile of this name, or the name is invalid."""
         if not re.fullmatch(_NAME, name):
-            raise ConfigurationError(f"{name!r} is no name for a profile.", hint="Use letters, digits, - and _.")
+            raise ConfigurationError(f"Invalid profile name: {name!r}.", hint="Use letters, digits, - and _.")
         if name in self.profiles:
-            raise ConfigurationError(f"{self.path} has a profile {name!r} already.", hint="Choose another name.")
+            raise ConfigurationError(
+                f"The profile {name!r} already exists in {self.path}.", hint="Choose another name."
+            )
 
-    def _what_there_is(self) -> str:
+    def _known_profiles(self) -> str:
         if self.path is None:
-            return f"No configuration was found; tried: {', '.join(map(str, self.tried))}."
-        return f"{self.path} has: {', '.join(self.profiles) or 'no profiles'}."
+            return f"No configuration file was found; tried: {', '.join(map(str, self.tried))}."
+        return f"{self.path} contains: {', '.join(self.profiles) or 'no profiles'}."
 
 
 def load(*, may_be_missing: bool = False) -> Configuration:
@@ -154,7 +156,9 @@ def _absolute(path: Path) -> Path:
     try:
         return path.absolute()
     except OSError as error:
-        raise ConfigurationError("The working directory is gone.", hint="Change to one that exists.") from error
+        raise ConfigurationError(
+            "The working directory no longer exists.", hint="Change to an existing one."
+        ) from error
 
 
 def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
@@ -170,23 +174,23 @@ def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
 
 def _append(path: Path, name: str, fields: Mapping[str, object]) -> None:
     exists = os.path.exists(path)  # noqa: PTH110 - `Path.exists` raises PermissionError
-    there = _read(path, (path,)) if exists else Configuration(None, (path,), {}, {})
-    there.require_free(name)
-    written, replaces = "", None
-    if there.path:  # bytes, so that line endings are kept
-        octets, status = files.read_with_status(path)
-        written, replaces = text.decode(octets).rstrip("\n") + "\n\n", files.stamp(status)
+    existing = _read(path, (path,)) if exists else Configuration(None, (path,), {}, {})
+    existing.require_free(name)
+    content, replaces = "", None
+    if existing.path:  # bytes, so that line endings are kept
+        data, status = files.read_with_status(path)
+        content, replaces = text.decode(data).rstrip("\n") + "\n\n", files.stamp(status)
     # A JSON string or list of strings is also valid TOML, except for DEL and escapes of non-ASCII characters.
     lines = [
         f"{field} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", r"\u007f")
         for field, value in fields.items()
         if value
     ]
-    written += "\n".join([f"[profiles.{name}]", *lines]) + "\n"
+    content += "\n".join([f"[profiles.{name}]", *lines]) + "\n"
     _convert(dict(fields), f"profile {name!r}")
-    _parse(written, path, (path,)).profile(name)
+    _parse(content, path, (path,)).profile(name)
     try:
-        files.rewrite(path, written.encode(), replaces=replaces)
+        files.rewrite(path, content.encode(), replaces=replaces)
     except OSError as error:
         raise files.cannot_write(path, error) from error
 
@@ -194,84 +198,84 @@ def _append(path: Path, name: str, fields: Mapping[str, object]) -> None:
 def _read(path: Path, tried: tuple[Path, ...]) -> Configuration:
     try:
         files.check_trusted(path)
-        octets = files.read(path)
-        return _parse(text.decode(octets), path, tried)
+        data = files.read(path)
+        return _parse(text.decode(data), path, tried)
     except FileNotFoundError:
         raise ConfigurationError(f"The configuration {path} does not exist.", hint="Correct its path.") from None
     except PermissionError as error:
         raise AccessDenied(
-            f"The configuration {path} cannot be read: {error.strerror}.", hint=files.let_read(path, error)
+            f"The configuration {path} cannot be read: {error.strerror}.", hint=files.read_hint(path, error)
         ) from error
     except OSError as error:
         raise ConfigurationError(
-            f"The configuration {path} cannot be read: {error.strerror}.", hint="Name a file."
+            f"The configuration {path} cannot be read: {error.strerror}.", hint="Specify a file."
         ) from error
     except UnicodeDecodeError:
-        raise ConfigurationError(f"The configuration {path} is not UTF-8.", hint=text.advice(octets, path)) from None
+        raise ConfigurationError(f"The configuration {path} is not UTF-8.", hint=text.advice(data, path)) from None
 
 
-def _parse(written: str, path: Path, tried: tuple[Path, ...]) -> Configuration:
+def _parse(content: str, path: Path, tried: tuple[Path, ...]) -> Configuration:
     try:
-        document = tomllib.loads(written)
+        document = tomllib.loads(content)
     except (ValueError, RecursionError) as error:  # a number with too many digits, or tables nested too deeply
         raise ConfigurationError(
-            f"The configuration {path} is not TOML: {error}.",
-            hint="Correct that line. Paths with backslashes stand in single quotes.",
+            f"The configuration {path} is not valid TOML: {error}.",
+            hint="Correct that line. Write paths with backslashes in single quotes.",
         ) from None
-    return Configuration(path, tried, *_tables(document, path))
+    return Configuration(path, tried, *_split_tables(document, path))
 
 
-def _tables(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def _split_tables(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     defaults, profiles = document.pop("defaults", {}), document.pop("profiles", {})
     if document:
         raise ConfigurationError(
-            f"{path}: there is no table or field {next(iter(document))!r} at the top.",
-            hint="There are [defaults] and [profiles.NAME].",
+            f"{path}: unknown table or field {next(iter(document))!r} at the top level.",
+            hint="Use [defaults] and [profiles.NAME].",
         )
     if not isinstance(defaults, dict):
-        raise ConfigurationError(f"{path}: defaults is no table.", hint="Write [defaults].")
+        raise ConfigurationError(f"{path}: defaults is not a table.", hint="Write [defaults].")
     if not isinstance(profiles, dict) or not all(isinstance(each, dict) for each in profiles.values()):
-        raise ConfigurationError(f"{path}: profiles are tables.", hint="Write [profiles.NAME].")
+        raise ConfigurationError(f"{path}: profiles must contain only tables.", hint="Write [profiles.NAME].")
     return defaults, profiles
 
 
-def _require_printable(fields: Mapping[str, Any], place: str) -> None:
+def _require_printable(fields: Mapping[str, Any], source: str) -> None:
     """Refuse a control character in a path: the result of a backslash in double quotes."""
     for name in ("ca-file", "audit"):
         if any(character < " " for character in fields.get(name) or ""):
             raise ConfigurationError(
-                f"{place}: {name} has a control character in it.",
+                f"{source}: {name} contains a control character.",
                 hint="Write it in single quotes: in double quotes a backslash begins an escape.",
             )
 
 
-def _require_proxy(profile: Profile, place: str) -> None:
+def _require_proxy(profile: Profile, source: str) -> None:
     """Refuse an invalid proxy address, and credentials that are not a reference; neither is repeated in the error."""
     try:
         parse_proxy((profile.proxy or "http://none").encode())
     except ValueError as error:
-        raise ConfigurationError(f"{place}: Invalid proxy address.", hint=f"{error}".capitalize() + ".") from None
+        raise ConfigurationError(f"{source}: invalid proxy URL.", hint=f"{error}".capitalize() + ".") from None
     if profile.proxy_credentials is not None and not is_reference(profile.proxy_credentials):
         raise ConfigurationError(
-            f"{place}: proxy-credentials is not a reference to a secret.",
+            f"{source}: proxy-credentials is not a reference to a secret.",
             hint='Put user:password elsewhere and write proxy-credentials = "env:NAME" or "file:/path".',
         )
 
 
-def _convert(fields: Mapping[str, Any], place: str) -> Profile:
+def _convert(fields: Mapping[str, Any], source: str) -> Profile:
     # Convert each profile separately, or the error would not name it (msgspec says `$.profiles[...]`).
     try:
         profile = msgspec.convert(dict(fields), Profile)
     except msgspec.ValidationError as error:
-        message = str(error).replace("Object contains unknown field", "there is no field").replace("`", "'")
-        message = message.replace("Expected 'str | null'", "it takes text").replace("Expected ", "it takes ")
+        message = str(error).replace("Object contains unknown field", "unknown field").replace("`", "'")
+        message = message.replace("Expected 'str | null'", "expected text").replace("Expected ", "expected ")
         message = re.sub(r" - at '\$\.?(.*?)'$", lambda at: f" (in {at[1]})" if at[1] else "", message)
         known = ", ".join(field.encode_name for field in msgspec.structs.fields(Profile))
-        raise ConfigurationError(f"{place}: {message}.", hint=f"The fields are {known}.") from None
-    _require_printable(fields, place)
-    _require_proxy(profile, place)
+        raise ConfigurationError(f"{source}: {message}.", hint=f"Use one of the fields {known}.") from None
+    _require_printable(fields, source)
+    _require_proxy(profile, source)
     if profile.authority and not profile.authority.startswith("https://"):
-        raise ConfigurationError(f"{place}: the authority is no https address.", hint="Write https://...")
+        raise ConfigurationError(f"{source}: authority is not an https URL.", hint="Write https://...")
     if profile.authority and "@" in profile.authority:
-        raise ConfigurationError(f"{place}: the authority has a user's name in it.", hint="Take it out.")
+        raise ConfigurationError(f"{source}: authority contains a user name.", hint="Remove it.")
     return profile

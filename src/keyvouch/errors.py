@@ -326,9 +326,9 @@ class InternalError(KeyvouchError):
     try_next_key = True
 
 
-_NOTED_FRAMES = 8
+_MAX_NOTED_FRAMES = 8
 """Number of innermost frames that a note lists: from the plugin's call down into its library."""
-_NOTE = "Traceback without local variables (most recent call last):"
+_NOTE_HEADING = "Traceback without local variables (most recent call last):"
 
 
 def without_frames(error: E) -> E:
@@ -340,9 +340,9 @@ def without_frames(error: E) -> E:
     """
     caller = sys._getframe(1).f_back  # noqa: SLF001 - `inspect` offers the same, and takes milliseconds to import
     seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        each = waiting.pop()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        each = pending.pop()
         if each is None or id(each) in seen:
             continue
         seen.add(id(each))
@@ -350,11 +350,11 @@ def without_frames(error: E) -> E:
         if each is not error and traceback is not None and _is_below(traceback.tb_frame, caller):
             continue
         if traceback is not None:
-            _note(each, traceback)
+            _add_frame_note(each, traceback)
             BaseException.with_traceback(each, None)  # the class may refuse assignments, as a frozen dataclass does
-        waiting += [each.__cause__, each.__context__]
+        pending += [each.__cause__, each.__context__]
         if issubclass(type(each), BaseExceptionGroup):
-            waiting += each.exceptions  # type: ignore[attr-defined]
+            pending += each.exceptions  # type: ignore[attr-defined]
     return error
 
 
@@ -365,22 +365,22 @@ def _is_below(frame: FrameType, caller: FrameType | None) -> bool:
     return caller is not None
 
 
-def _note(error: BaseException, traceback: TracebackType) -> None:
+def _add_frame_note(error: BaseException, traceback: TracebackType) -> None:
     """Add a note with the innermost frames, unless one exists from the first time the frames were removed."""
-    if _noted(error):
+    if _frame_note(error):
         return
-    lines = [f"  {line}" for line in _lines(traceback)[-_NOTED_FRAMES:]]
+    lines = [f"  {line}" for line in _traceback_lines(traceback)[-_MAX_NOTED_FRAMES:]]
     with contextlib.suppress(Exception):  # a foreign class may refuse notes
-        error.add_note("\n".join([_NOTE, *lines]))
+        error.add_note("\n".join([_NOTE_HEADING, *lines]))
 
 
-def _noted(error: BaseException) -> str:
+def _frame_note(error: BaseException) -> str:
     with contextlib.suppress(Exception):  # a foreign class may use this name for anything
-        return next(text for note in getattr(error, "__notes__", ()) if (text := str(note)).startswith(_NOTE))
+        return next(text for note in getattr(error, "__notes__", ()) if (text := str(note)).startswith(_NOTE_HEADING))
     return ""
 
 
-def _lines(traceback: TracebackType | None) -> list[str]:
+def _traceback_lines(traceback: TracebackType | None) -> list[str]:
     lines = []
     while traceback is not None:
         code = traceback.tb_frame.f_code
@@ -391,8 +391,8 @@ def _lines(traceback: TracebackType | None) -> list[str]:
 
 def frame_lines(error: BaseException) -> list[str]:
     """Return file, line and function of the error's frames, outermost first, even after `without_frames`."""
-    noted = [line.strip() for line in _noted(error).splitlines()[1:]]
-    return noted or _lines(error.__traceback__)
+    noted = [line.strip() for line in _frame_note(error).splitlines()[1:]]
+    return noted or _traceback_lines(error.__traceback__)
 
 
 def hidden_frames() -> Callable[[Callable[P, R]], Callable[P, R]]:

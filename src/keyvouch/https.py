@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import ipaddress
-import os
 import re
 import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,20 +23,21 @@ from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError, ProxyError, SSLError
 from urllib3.exceptions import TimeoutError as PoolTimeout
 
-from keyvouch._system import files
-from keyvouch._system.sockets import LARGEST_RESPONSE, POOL_CLASSES, ResponseTooLarge, exchange, use_bounded_sockets
+from keyvouch._system import tls
+from keyvouch._system.sockets import MAX_RESPONSE_BYTES, ResponseTooLarge, exchange
+from keyvouch._system.urllib3_pools import POOL_CLASSES
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
-from keyvouch.proxies import Credentials, proxy_at
+from keyvouch.proxies import Credentials, proxy_from_url
 
 OWN_TIMEOUT = 30.0
 """Timeout of a request in seconds if the caller sets none."""
 CONNECT_TIMEOUT = 10.0
 """Timeout of a connection in seconds: name lookup, all addresses, the proxy and the TLS handshake together."""
 E = TypeVar("E", bound=BaseException)
-_LONGEST_WAIT = 86_400.0
-_DEPTH = 10
+_MAX_RETRY_AFTER = 86_400.0
+_MAX_CAUSES = 10
 """Maximum nesting of wrapped exceptions."""
-_CONNECTIONS = 64
+_MAX_POOLED_CONNECTIONS = 64
 """Connections kept open to each host: this many threads can send requests at once without reconnecting."""
 
 
@@ -96,9 +95,9 @@ class Pools:
         self.limits = limits
         """Deadlines of the threads' requests."""
         self._proxy, self._proxy_credentials = proxy, proxy_credentials
-        self._context = trust(ca_file, client_certificate)
+        self._context = tls.client_context(ca_file, client_certificate)
         # The client certificate is not for the proxy.
-        self._proxy_context = trust(ca_file) if client_certificate else self._context
+        self._proxy_context = tls.client_context(ca_file) if client_certificate else self._context
         self._pools: dict[str, urllib3.HTTPConnectionPool] = {}
 
     def request(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
@@ -110,10 +109,10 @@ class Pools:
         start = url.find("/", url.find("//") + 2)
         host, target = (url[:start], url[start:]) if start > 0 else (url, "/")
         if not (target.isascii() and _FIELD_VALUE.fullmatch("".join(headers.values()))):
-            raise _unsendable(host)
+            raise _invalid_request(host)
         left = self.limits.left()
         if left <= 0:
-            raise _late(host)
+            raise _timed_out(host)
         try:
             # A pool manager would parse the address each time, which takes a tenth of the time of a P-256 signature.
             pool = self._pools.get(host) or self._pools.setdefault(host, self._connect(host))
@@ -128,18 +127,18 @@ class Pools:
                     preload_content=False,
                 )
                 try:
-                    octets = read_body(response)
+                    data = read_body(response)
                 except BaseException:
                     response.close()
                     raise
         except (HTTPError, OSError) as error:
-            raise _unreachable(host, error) from error
+            raise _transport_error(host, error) from error
         except ValueError:
             response = None  # raised below: this error may quote the request, and must not be the context
         if response is None:
-            raise StoreUnavailable(f"{host} returned an invalid answer.", hint="Check the server and the proxy.")
+            raise StoreUnavailable(f"Invalid response from {host}.", hint="Check the server and the proxy.")
         response.release_conn()
-        return Reply(response.status, response.reason or "", response.headers, octets)
+        return Reply(response.status, response.reason or "", response.headers, data)
 
     def close(self) -> None:
         """Close all connections."""
@@ -148,13 +147,13 @@ class Pools:
 
     def _connect(self, host: str) -> urllib3.HTTPConnectionPool:
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=None)  # reading ends with its `exchange`
-        options: dict[str, Any] = {"maxsize": _CONNECTIONS, "ssl_context": self._context, "timeout": timeout}
-        proxy = proxy_at(proxy_for(host, self._proxy), self._proxy_credentials)
+        options: dict[str, Any] = {"maxsize": _MAX_POOLED_CONNECTIONS, "ssl_context": self._context, "timeout": timeout}
+        proxy = proxy_from_url(proxy_for(host, self._proxy), self._proxy_credentials)
         if proxy is None:
-            return _timed(urllib3.PoolManager(**options)).connection_from_url(host)
+            return _use_bounded_pools(urllib3.PoolManager(**options)).connection_from_url(host)
         if proxy.address.startswith("https:"):
             options["proxy_ssl_context"] = self._proxy_context
-        manager = _timed(urllib3.ProxyManager(proxy.address, proxy_headers=proxy.headers(), **options))
+        manager = _use_bounded_pools(urllib3.ProxyManager(proxy.address, proxy_headers=proxy.headers(), **options))
         return manager.connection_from_url(host)
 
 
@@ -177,8 +176,8 @@ def proxy_for(url: str, given: str | None) -> str | None:
     """
     if is_loopback(url) or is_link_local(url):
         return None
-    found: str | None = given or select_proxy(url, get_environ_proxies(url))
-    return found
+    proxy: str | None = given or select_proxy(url, get_environ_proxies(url))
+    return proxy
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -186,16 +185,16 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
     At most a day, even if the response names a later time: more is a mistake, or meant to stop the caller for good.
     """
-    told = headers.get("Retry-After", "").strip()
-    if told.isascii() and told.isdigit():
-        return min(float(told[:10]), _LONGEST_WAIT)
+    value = headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return min(float(value[:10]), _MAX_RETRY_AFTER)
     try:
-        moment = parsedate_to_datetime(told)
+        moment = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
     if not moment.tzinfo:
         return None
-    return min(max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds()), _LONGEST_WAIT)
+    return min(max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds()), _MAX_RETRY_AFTER)
 
 
 def _ip_address(url: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -211,52 +210,54 @@ def read_body(response: urllib3.BaseHTTPResponse) -> bytes:
     # Not `read`, which would wait for all the bytes requested.
     while part := response.read1(65536, decode_content=True):
         body += part
-        if len(body) > LARGEST_RESPONSE:
+        if len(body) > MAX_RESPONSE_BYTES:
             raise ResponseTooLarge
         if response.length_remaining == 0 and "Content-Encoding" not in response.headers:
             break  # saves the call that would find the end
     return bytes(body)
 
 
-def _timed(manager: urllib3.PoolManager) -> urllib3.PoolManager:
+def _use_bounded_pools(manager: urllib3.PoolManager) -> urllib3.PoolManager:
     manager.pool_classes_by_scheme = POOL_CLASSES
     return manager
 
 
-def _late(host: str) -> StoreUnavailable:
-    return StoreUnavailable(f"{host} did not answer in time.", hint="Try again later, or allow more time.")
+def _timed_out(host: str) -> StoreUnavailable:
+    return StoreUnavailable(f"The request to {host} timed out.", hint="Try again later, or increase the timeout.")
 
 
-def _unsendable(host: str) -> ConfigurationError:
+def _invalid_request(host: str) -> ConfigurationError:
     return ConfigurationError(
-        f"The request to {host} cannot be sent: its path or a header contains characters that HTTP does not allow.",
-        hint="Look for line breaks, spaces or letters outside ASCII in the secrets that the URI refers to.",
+        f"Invalid request to {host}: its path or a header contains characters that HTTP does not allow.",
+        hint="Check the secrets that the URI refers to for line breaks, spaces and non-ASCII letters.",
     )
 
 
-def _unreachable(host: str, error: Exception) -> KeyvouchError:
+def _transport_error(host: str, error: Exception) -> KeyvouchError:
     if isinstance(error, PoolTimeout | TimeoutError) and not isinstance(error, NewConnectionError):
-        return _late(host)
+        return _timed_out(host)
     if isinstance(error, LocationParseError):
         return ConfigurationError(f"Invalid address: {host}.", hint="Correct the address in the URI, or proxy=.")
     if reason := cause_of(error, ssl.SSLCertVerificationError):
         return ConfigurationError(
             f"The certificate of {host} is not trusted: {reason.verify_message}.",
-            hint="Set ca-file= to its CA, or to a proxy's in between. The certificate must contain the host name.",
+            hint="Set ca-file= to its CA or an intercepting proxy's. The certificate must contain the host name.",
         )
-    return _failed(host, error)
+    return _connection_error(host, error)
 
 
-def _failed(host: str, error: Exception) -> StoreUnavailable:
+def _connection_error(host: str, error: Exception) -> StoreUnavailable:
     if cause_of(error, ResponseTooLarge):
         return StoreUnavailable(
-            f"{host} sent more than {LARGEST_RESPONSE >> 20} MiB.",
-            hint="Check that the address leads to the server, and not to another service.",
+            f"The response from {host} is larger than {MAX_RESPONSE_BYTES >> 20} MiB.",
+            hint="Check that the address is the server's, not another service's.",
         )
     if isinstance(error, ProxyError):
         return StoreUnavailable(f"Failed to reach {host} through the proxy.", hint="Correct proxy=, or HTTPS_PROXY.")
     if isinstance(error, SSLError | ssl.SSLError):
-        return StoreUnavailable(f"TLS with {host} failed.", hint="Check that the server on this port uses TLS.")
+        return StoreUnavailable(
+            f"TLS handshake with {host} failed.", hint="Check that the server on this port uses TLS."
+        )
     return StoreUnavailable(
         f"Failed to reach {host}, or it closed the connection: {type(error).__name__}.",
         hint="Check the address, the network, private endpoints and the proxy, and that the server is running.",
@@ -265,58 +266,10 @@ def _failed(host: str, error: Exception) -> StoreUnavailable:
 
 def cause_of(error: BaseException, kind: type[E]) -> E | None:
     """Return the exception of this type that caused `error`; urllib3 and requests wrap it more than once."""
-    found: object = error
-    for _ in range(_DEPTH):
-        if isinstance(found, kind) or not isinstance(found, BaseException):
+    cause: object = error
+    for _ in range(_MAX_CAUSES):
+        if isinstance(cause, kind) or not isinstance(cause, BaseException):
             break
-        inner = getattr(found, "original_error", None) or getattr(found, "reason", None) or (*found.args, None)[-1]
-        found = inner if isinstance(inner, BaseException) else found.__cause__ or found.__context__
-    return found if isinstance(found, kind) else None
-
-
-def trust(
-    ca_file: str | None, client_certificate: tuple[str, str] | None = None, default: str | None = None
-) -> ssl.SSLContext:
-    """Return TLS settings for a client whose sockets end with their `exchange`.
-
-    Trusts `ca_file`, else the file that the environment names, else `default`, else the system's certificates. Raises
-    `ConfigurationError` if a file cannot be used.
-    """
-    named = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    bundle = named or default  # the default comes with a package, which is trusted like code
-    try:
-        if named:
-            files.check_trusted_certificates(Path(named))
-        elif not default:
-            _check_openssl_variables()
-        is_folder = bool(bundle) and Path(bundle or "").is_dir()
-        context = ssl.create_default_context(
-            cafile=None if is_folder else bundle or None, capath=bundle if is_folder else None
-        )
-    except OSError as error:
-        raise ConfigurationError(
-            f"The certificates to trust for TLS, {bundle}, cannot be read.",
-            hint="Correct ca-file=, or REQUESTS_CA_BUNDLE in the environment: it takes PEM.",
-        ) from error
-    use_bounded_sockets(context)
-    if client_certificate:
-        try:
-            for path in client_certificate:
-                files.check_trusted(Path(path))
-            context.load_cert_chain(*client_certificate, password="")
-        except OSError as error:
-            raise ConfigurationError(
-                f"The certificate {client_certificate[0]} with its key cannot be used.",
-                hint="Both are PEM, the key not encrypted, and they belong together.",
-            ) from error
-    return context
-
-
-def _check_openssl_variables() -> None:
-    """Refuse certificates named by OpenSSL's variables if others could have written them.
-
-    Raises `ConfigurationError`, OSError.
-    """
-    for path in (os.environ.get("SSL_CERT_FILE", ""), *os.environ.get("SSL_CERT_DIR", "").split(os.pathsep)):
-        if path and Path(path).exists():
-            files.check_trusted_certificates(Path(path))
+        inner = getattr(cause, "original_error", None) or getattr(cause, "reason", None) or (*cause.args, None)[-1]
+        cause = inner if isinstance(inner, BaseException) else cause.__cause__ or cause.__context__
+    return cause if isinstance(cause, kind) else None

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keyvouch.algorithms import CRYPTOGRAPHY, KEY_TYPES, Algorithm, DerSignature, JoseSignature, der_to_jose
+from keyvouch.algorithms import (
+    CRYPTOGRAPHY,
+    KEY_TYPES,
+    Algorithm,
+    DerSignature,
+    JoseSignature,
+    der_to_jose,
+    elliptic_curve,
+)
 from keyvouch.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,9 +29,8 @@ def make_key(kind: str) -> PrivateKey:
     match kind.split("-"):
         case ["RSA", bits]:
             return rsa.generate_private_key(65537, int(bits))
-        case ["P", bits]:
-            curve: ec.EllipticCurve = getattr(ec, f"SECP{bits}R1")()
-            return ec.generate_private_key(curve)
+        case ["P", _]:
+            return ec.generate_private_key(elliptic_curve(kind))
     return ed25519.Ed25519PrivateKey.generate()
 
 

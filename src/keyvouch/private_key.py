@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import NoEncryption, PrivateFormat, pkcs12
 
-from keyvouch.algorithms import ALGORITHMS, Algorithm, JoseSignature, jose_to_der
+from keyvouch.algorithms import ALGORITHMS, Algorithm, JoseSignature, jose_to_der, key_type
 from keyvouch.errors import AlgorithmUnsupported, NotSupported, hidden_frames
 
 if TYPE_CHECKING:
@@ -56,22 +56,25 @@ def _encryption(password: Secret | None) -> KeySerializationEncryption:
     return builder.build(password.reveal().encode())
 
 
-def _find(family: str, hash_name: str, curve: str = "") -> Algorithm:
+def _find_algorithm(family: str, hash_name: str, curve: str = "") -> Algorithm:
     for algorithm in ALGORITHMS.values():
         if (algorithm.family, algorithm.hash_name) == (family, hash_name) and curve in ("", algorithm.curve):
             return algorithm
     raise AlgorithmUnsupported(
-        f"JOSE has no signature of {family} with {hash_name}.", hint="Use SHA-256, SHA-384 or SHA-512."
+        f"Unsupported signature: JOSE does not define {family} with {hash_name}.",
+        hint="Use SHA-256, SHA-384 or SHA-512.",
     )
 
 
 def _hash_name(algorithm: Any) -> str:
     if isinstance(algorithm, utils.Prehashed):
-        raise AlgorithmUnsupported("A store is given messages, not hashes.", hint="Sign the message itself.")
+        raise AlgorithmUnsupported(
+            "Prehashed is not supported: a store signs messages, not hashes.", hint="Sign the message itself."
+        )
     return str(algorithm.name)
 
 
-class _Shared:
+class _StoreKey:
     """Common parts of the three key types."""
 
     def __init__(self, public_key: Any, sign: Sign) -> None:
@@ -86,7 +89,7 @@ class _Shared:
         return int(self._public_key.key_size)
 
     def _refuse(self, *_: object) -> NoReturn:
-        raise NotSupported("The private key does not leave its store.", hint="Use it through sign().")
+        raise NotSupported("The private key does not leave its store.", hint="Use sign().")
 
     private_bytes = private_bytes_raw = private_numbers = decrypt = exchange = _refuse
 
@@ -100,7 +103,7 @@ class _Shared:
         return f"<{type(self).__name__.lstrip('_')} in a store>"
 
 
-class _RSAKey(_Shared, rsa.RSAPrivateKey):
+class _RSAKey(_StoreKey, rsa.RSAPrivateKey):
     @hidden_frames()
     def sign(
         self,
@@ -109,25 +112,27 @@ class _RSAKey(_Shared, rsa.RSAPrivateKey):
         algorithm: Any,
     ) -> bytes:
         hash_name = _hash_name(algorithm)
-        return self._sign(bytes(data), _find(_rsa_family(padding, algorithm), hash_name))
+        return self._sign(bytes(data), _find_algorithm(_rsa_family(padding, algorithm), hash_name))
 
 
 def _rsa_family(scheme: padding.AsymmetricPadding, hash_algorithm: hashes.HashAlgorithm) -> str:
     if isinstance(scheme, padding.PKCS1v15):
         return "RSA-PKCS1"
     if not isinstance(scheme, padding.PSS):
-        raise AlgorithmUnsupported(f"The padding {scheme.name} is none for signatures.", hint="Use PSS or PKCS1v15.")
-    salt = scheme._salt_length  # noqa: SLF001 - cryptography exposes it in no other way
-    if salt not in (hash_algorithm.digest_size, padding.PSS.DIGEST_LENGTH):
+        raise AlgorithmUnsupported(f"Unsupported signature padding: {scheme.name}.", hint="Use PSS or PKCS1v15.")
+    salts = (hash_algorithm.digest_size, padding.PSS.DIGEST_LENGTH)
+    if scheme not in [padding.PSS(scheme.mgf, salt) for salt in salts]:  # cryptography has no accessor for the salt
         raise AlgorithmUnsupported(
             "The PSS salt must be as long as the hash.", hint="Use padding.PSS.DIGEST_LENGTH for the salt."
         )
-    if scheme.mgf._algorithm.name != hash_algorithm.name:  # noqa: SLF001
-        raise AlgorithmUnsupported("The PSS mask must use the same hash.", hint="Give MGF1 the hash of the signature.")
+    if scheme.mgf != padding.MGF1(hash_algorithm):
+        raise AlgorithmUnsupported(
+            "MGF1 must use the same hash as the signature.", hint="Pass that hash to padding.MGF1."
+        )
     return "RSA-PSS"
 
 
-class _ECKey(_Shared, ec.EllipticCurvePrivateKey):
+class _ECKey(_StoreKey, ec.EllipticCurvePrivateKey):
     @property
     def curve(self) -> ec.EllipticCurve:
         curve: ec.EllipticCurve = self._public_key.curve
@@ -137,14 +142,13 @@ class _ECKey(_Shared, ec.EllipticCurvePrivateKey):
     def sign(self, data: Buffer, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
         if getattr(signature_algorithm, "deterministic_signing", False):
             raise AlgorithmUnsupported(
-                "A store cannot be asked for a deterministic signature.", hint="Leave deterministic_signing out."
+                "Deterministic signatures are not supported.", hint="Omit deterministic_signing."
             )
-        curve = {256: "P-256", 384: "P-384", 521: "P-521"}[self.key_size]
-        algorithm = _find("ECDSA", _hash_name(signature_algorithm.algorithm), curve)
+        algorithm = _find_algorithm("ECDSA", _hash_name(signature_algorithm.algorithm), key_type(self._public_key))
         return jose_to_der(JoseSignature(self._sign(bytes(data), algorithm)), algorithm)
 
 
-class _Ed25519Key(_Shared, ed25519.Ed25519PrivateKey):
+class _Ed25519Key(_StoreKey, ed25519.Ed25519PrivateKey):
     @hidden_frames()
     def sign(self, data: Buffer) -> bytes:
         return self._sign(bytes(data), ALGORITHMS["EdDSA"])

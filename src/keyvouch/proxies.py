@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from keyvouch.errors import ConfigurationError
 
-CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 """Characters that no credentials contain (RFC 7617, section 2)."""
 
 
@@ -52,49 +52,49 @@ class Proxy:
         return {"proxy-authorization": f"Basic {base64.b64encode(self._credentials.reveal().encode()).decode()}"}
 
 
-def proxy_at(given: str | None, credentials: Credentials | None = None) -> Proxy | None:
+def proxy_from_url(url: str | None, credentials: Credentials | None = None) -> Proxy | None:
     """Return the proxy at an address, None if there is none. `credentials` take precedence over those in the address.
 
     Raises `ConfigurationError`, which does not quote the address.
     """
-    if not given:
+    if not url:
         return None
-    parts = _split(given)
-    if parts is None or fault(given, parts):
-        del given, parts  # a traceback may show a frame's variables
-        raise ConfigurationError("Invalid proxy address.", hint="Correct proxy, or HTTPS_PROXY: http://host:port.")
+    parts = _split_url(url)
+    if parts is None or invalid_reason(url, parts):
+        del url, parts  # a traceback may show a frame's variables
+        raise ConfigurationError("Invalid proxy URL.", hint="Set proxy or HTTPS_PROXY to http://host:port.")
     if credentials is None and parts.username is not None:
         credentials = _Userinfo(parts)
     return Proxy(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", credentials)
 
 
-def parse_proxy(octets: bytes) -> str:
+def parse_proxy(data: bytes) -> str:
     """Return a proxy's address, for `Attribute.parse`. Raises ValueError, which does not quote the address."""
-    text = octets.decode()
+    text = data.decode()
     if "@" in text and "://" not in text:
-        raise ValueError("write http:// before the user")
-    if reason := fault(text, _split(text)):
+        raise ValueError("write http:// before the user name")
+    if reason := invalid_reason(text, _split_url(text)):
         raise ValueError(reason)
     return text
 
 
-def fault(text: str, parts: SplitResult | None) -> str:
+def invalid_reason(text: str, parts: SplitResult | None) -> str:
     """Return what is wrong with a proxy's address; empty if it is valid."""
-    form = "write http://host:port" + (", and percent-encode / ? # @ in the password" if "@" in text else "")
+    url_form = "write http://host:port" + (", and percent-encode / ? # @ in the password" if "@" in text else "")
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        return form
+        return url_form
     if "***" in text.rpartition("@")[0]:
-        return "its credentials are redacted: give them again, or by proxy-credentials"
-    if CONTROLS.search(unquote(text)) or " " in text:
+        return "the credentials are redacted: enter them again, or use proxy-credentials"
+    if CONTROL_CHARACTERS.search(unquote(text)) or " " in text:
         return "spaces and control characters are not allowed"
     if ":" in unquote(parts.username or ""):  # RFC 7617, section 2
         return "the user name must not contain a colon"
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        return form
+        return url_form
     return ""
 
 
-def _split(text: str) -> SplitResult | None:
+def _split_url(text: str) -> SplitResult | None:
     """Split an address; None if it is invalid. No error that contains the address is left behind."""
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")

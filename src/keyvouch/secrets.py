@@ -15,32 +15,22 @@ from __future__ import annotations
 import codecs
 import contextlib
 import hmac
-import io
 import os
 import re
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 from keyvouch._core import lockout
 from keyvouch._core.redaction import REFERENCE_KINDS
-from keyvouch._system import files, text
+from keyvouch._system import files, programs, text
 from keyvouch._system.forks import IMPORTS
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames, without_frames
-from keyvouch.proxies import CONTROLS
+from keyvouch.proxies import CONTROL_CHARACTERS
 from keyvouch.uri import KeyUri
-
-if TYPE_CHECKING:
-    import subprocess
 
 COMMAND_TIMEOUT = 30.0
 """Seconds that a `command:` may run."""
-_LONGEST = 1024 * 1024
-"""Maximum number of bytes that it may print."""
 
 
 class Secret:
@@ -59,7 +49,7 @@ class Secret:
         return "***"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(_octets(self), _octets(other))
+        return isinstance(other, Secret) and hmac.compare_digest(_encode(self), _encode(other))
 
     __hash__ = None  # type: ignore[assignment]  # a dictionary would keep it
 
@@ -70,7 +60,7 @@ class Secret:
         raise TypeError("a secret cannot be copied or serialized")
 
 
-def _octets(secret: Secret) -> bytes:
+def _encode(secret: Secret) -> bytes:
     return secret.reveal().encode(errors="surrogatepass")  # an error would quote the value
 
 
@@ -141,7 +131,7 @@ class SecretResolver:
         """
         if name not in uri:
             raise SecretRequired(
-                f"The {name} is needed.", hint=f"Add {name}=env:NAME or {name}=file:/path after the `?`.", uri=uri
+                f"Missing {name}.", hint=f"Add {name}=env:NAME or {name}=file:/path after the `?`.", uri=uri
             )
         return self.resolve(str(uri.get(name)), name)
 
@@ -151,14 +141,14 @@ class SecretResolver:
         kind, _, rest = reference.partition(":")
         if kind not in REFERENCE_KINDS:
             raise ConfigurationError(
-                f"The {name} is not given as a reference.",
-                hint=f"Write one of {', '.join(known + ':' for known in REFERENCE_KINDS)} and where it is.",
+                f"The {name} is not a reference to a secret.",
+                hint=f"Write a reference that starts with {', '.join(known + ':' for known in REFERENCE_KINDS)}.",
             )
         if kind == "prompt":
-            return self._ask(name)
+            return self._prompt(name)
         value = re.sub(r"\r?\n\Z", "", getattr(self, f"_from_{kind}")(rest, name))
         if not value:
-            raise SecretRequired(f"The {name} in {reference} is empty.", hint="Put the secret there.")
+            raise SecretRequired(f"The {name} in {reference} is empty.", hint="Store the secret there.")
         return Secret(value)
 
     @hidden_frames()
@@ -170,10 +160,10 @@ class SecretResolver:
         if reference is None:
             return None
         secret = self.resolve(reference, "proxy-credentials")
-        if ":" not in secret.reveal() or CONTROLS.search(secret.reveal()):
+        if ":" not in secret.reveal() or CONTROL_CHARACTERS.search(secret.reveal()):
             raise ConfigurationError(
-                f"The proxy credentials in {reference} are not user:password on one line.",
-                hint="Write the user, a colon and the password there, without percent-encoding.",
+                f"Invalid proxy credentials in {reference}: expected user:password on one line.",
+                hint="Store the user name, a colon and the password there, without percent-encoding.",
             )
         return secret
 
@@ -198,7 +188,9 @@ class SecretResolver:
         `ConfigurationError` if that profile's own key needs such a token from itself, and what its key's store raises.
         """
         if self._sign_in is None:
-            raise ConfigurationError("Here is nothing that signs in.", hint="Open the key with keyvouch.open_signer.")
+            raise ConfigurationError(
+                "Cannot sign in with a profile here.", hint="Open the key with keyvouch.open_signer."
+            )
         return self._sign_in(profile, scope, timeout, cae=cae, claims=claims, renew=renew)
 
     @contextlib.contextmanager
@@ -230,7 +222,7 @@ class SecretResolver:
 
     @hidden_frames()
     def read_private(self, path: Path) -> bytes:
-        """Read a file that holds a key, like `files.read_private`, under the profile's rule."""
+        """Read a file that contains a key, under the profile's rule. Raises `AccessDenied` if everyone can read it."""
         return self.read_private_with_status(path)[0]
 
     @hidden_frames()
@@ -241,174 +233,139 @@ class SecretResolver:
     def _from_env(self, variable: str, name: str) -> str:
         if not re.fullmatch(r"[\w.-]+", variable):  # not shown, since it may contain more than a name
             raise ConfigurationError(
-                f"The {name} is in env: and no variable's name.",
-                hint="Write env:NAME; an & parts it from what follows.",
+                f"Invalid reference for the {name}: expected env:NAME.",
+                hint="Write env:NAME, and separate other attributes from it with &.",
             )
         value = os.environ.get(variable)
         if value is None:
             raise SecretRequired(
-                f"The {name} is not there: the environment variable {variable} is not set.", hint=f"Set {variable}."
+                f"The {name} was not found: the environment variable {variable} is not set.", hint=f"Set {variable}."
             )
-        return _text(os.fsencode(value), name)
+        return _decode(os.fsencode(value), name)
 
-    def _from_file(self, place: str, name: str) -> str:
-        path = Path(place)
-        if not path.is_absolute() or "\0" in place:
-            raise ConfigurationError(f"The {name} is in file:{place}.", hint="Write the absolute path.")
+    def _from_file(self, location: str, name: str) -> str:
+        path = Path(location)
+        if not path.is_absolute() or "\0" in location:
+            raise ConfigurationError(
+                f"Invalid reference for the {name}: file:{location}.", hint="Use an absolute path."
+            )
         try:
-            octets = self.read_private(path)
-            return _text(octets.removeprefix(codecs.BOM_UTF8), name, text.advice(octets, path))
+            data = self.read_private(path)
+            return _decode(data.removeprefix(codecs.BOM_UTF8), name, text.advice(data, path))
         except FileNotFoundError:
-            raise SecretRequired(f"The {name} is not there: {path} does not exist.", hint="Make that file.") from None
+            raise SecretRequired(
+                f"The {name} was not found: {path} does not exist.", hint="Create that file."
+            ) from None
         except OSError as error:
             raise AccessDenied(
-                f"The {name} cannot be read: {path}: {error.strerror}.", hint=files.let_read(path, error)
+                f"The {name} cannot be read from {path}: {error.strerror}.", hint=files.read_hint(path, error)
             ) from error
 
     def _from_credential(self, credential: str, name: str) -> str:
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
         if not folder:
             raise SecretRequired(
-                f"The {name} is not there: this process was given no credentials.",
+                f"The {name} was not found: no credentials were passed to this process.",
                 hint=f"Add LoadCredential={credential}:/path to the systemd unit.",
             )
         if not credential or "/" in credential:
-            raise ConfigurationError(f"The {name} is in credential:{credential}.", hint="Write the credential's name.")
+            raise ConfigurationError(
+                f"Invalid reference for the {name}: credential:{credential}.", hint="Use the name of a credential."
+            )
         return self._from_file(str(Path(folder, credential)), name)
 
-    def _from_keyring(self, place: str, name: str) -> str:
-        service, _, user = place.rpartition("/")
+    def _from_keyring(self, location: str, name: str) -> str:
+        service, _, user = location.rpartition("/")
         if not service or not user:
-            raise ConfigurationError(f"The {name} is in keyring:{place}.", hint="Write keyring:service/user.")
+            raise ConfigurationError(
+                f"Invalid reference for the {name}: keyring:{location}.", hint="Write keyring:service/user."
+            )
         try:
             with IMPORTS:
                 import keyring
         except ImportError:
             raise ConfigurationError(
-                f"The {name} is in a key ring, which needs a package.", hint="Run: pip install 'keyvouch[keyring]'"
+                f"Reading the {name} from a key ring requires the package keyring.",
+                hint="Run: pip install keyring",
             ) from None
         try:
             value = keyring.get_password(service, user)
         except Exception as error:  # backends raise exceptions of any type
             raise AccessDenied(
-                f"The key ring did not give the {name}: {type(error).__name__}.", hint="Unlock it: `keyring diagnose`."
+                f"Failed to read the {name} from the key ring: {type(error).__name__}.",
+                hint="Unlock the key ring; `keyring diagnose` shows which one is used.",
             ) from error
         if value is None:
-            raise SecretRequired(f"The key ring has no {name} for {place}.", hint=f"Run: keyring set {service} {user}")
+            raise SecretRequired(
+                f"The {name} was not found: the key ring has no entry {location}.",
+                hint=f"Run: keyring set {service} {user}",
+            )
         return value
 
     def _from_command(self, line: str, name: str) -> str:
         import subprocess
 
         if not self._commands:
-            raise ConfigurationError(f"The {name} is in command:.", hint="Commands are taken from a profile only.")
+            raise ConfigurationError(
+                f"A command is not allowed for the {name}.", hint="Use command: only in a profile."
+            )
         try:
-            arguments = _split(line)
+            arguments = programs.split_command(line)
         except ValueError:
-            raise ConfigurationError(f"The {name} is in command:.", hint="Close the quotation in it.") from None
+            raise ConfigurationError(f"Invalid command for the {name}.", hint="Close the quotation marks.") from None
         if "\0" in line or not arguments or not Path(arguments[0]).is_absolute():
-            raise ConfigurationError(f"The {name} is in command:.", hint="Begin with the program's absolute path.")
+            raise ConfigurationError(
+                f"Invalid command for the {name}.", hint="Start with the absolute path of the program."
+            )
         program = Path(arguments[0])
         try:
             files.check_trusted(program)
-            status, printed = _output_of(arguments)
+            status, output = programs.run_program(arguments, COMMAND_TIMEOUT)
         except OSError as error:
-            raise ConfigurationError(f"{program} cannot be run: {error.strerror}.", hint="Correct the path.") from None
+            raise ConfigurationError(f"Failed to run {program}: {error.strerror}.", hint="Correct the path.") from None
         except subprocess.TimeoutExpired:
             raise SecretRequired(
-                f"{program} gave no {name} within {COMMAND_TIMEOUT:.0f} seconds.", hint="Run it by hand."
+                f"Timed out after {COMMAND_TIMEOUT:.0f} seconds waiting for {program} to print the {name}.",
+                hint="Run it manually to see why.",
             ) from None
         if status:
-            raise SecretRequired(f"{program} ended with the status {status}.", hint="Run it by hand.")
-        return _text(printed.removeprefix(codecs.BOM_UTF8), name)
+            raise SecretRequired(f"{program} failed with exit status {status}.", hint="Run it manually to see why.")
+        return _decode(output.removeprefix(codecs.BOM_UTF8), name)
 
-    def _ask(self, name: str) -> Secret:
+    def _prompt(self, name: str) -> Secret:
         if name not in self._answers:
             if not self._interactive or os.getpid() != self._process:
                 raise SecretRequired(
-                    f"The {name} is asked for on a terminal, and here is none.",
-                    hint="Write file: or credential: and where it is, in place of prompt:.",
+                    f"Cannot prompt for the {name}: no terminal is attached.",
+                    hint="Use a reference such as file: or credential: instead of prompt:.",
                 )
-            answer = _typed(name)
-            if self._confirm and _typed(f"{name}, once more") != answer:
-                raise SecretRequired(f"The {name} was not typed the same twice.", hint="Try again.")
+            answer = _read_from_terminal(name)
+            if self._confirm and _read_from_terminal(f"repeated {name}") != answer:
+                raise SecretRequired(f"The two entries of the {name} do not match.", hint="Try again.")
             self._answers[name] = answer
         return self._answers[name]
 
 
-def _split(line: str) -> list[str]:
-    """Split a line as a shell does; on Windows a backslash separates folders. Raises ValueError."""
-    import shlex
-
-    parts = shlex.shlex(line, posix=True)
-    parts.whitespace_split, parts.commenters = True, ""
-    if sys.platform == "win32":
-        parts.escape = ""
-    return list(parts)
-
-
-def _output_of(arguments: list[str]) -> tuple[int, bytes]:
-    """Run a program; return its status and its output up to a limit. Raises OSError, `TimeoutExpired`."""
-    with IMPORTS:
-        import subprocess
-
-    end = time.monotonic() + COMMAND_TIMEOUT
-    printed: list[bytes] = []
-    # Its standard error may contain anything, so it is not shown. In a session of its own, it can be killed together
-    # with everything it started.
-    with subprocess.Popen(  # noqa: S603 - the program is named by the profile, no shell
-        arguments,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd=None if sys.platform == "win32" else "/",  # `python -m` and others load modules from the working directory
-        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # keeps a job without a console from opening one
-    ) as process:
-        out = process.stdout or io.BytesIO()
-        reader = threading.Thread(target=lambda: printed.append(out.read(_LONGEST)), daemon=True)
-        reader.start()
-        try:
-            reader.join(COMMAND_TIMEOUT)
-            if not printed:  # it, or a process that it started, still holds its output open
-                raise subprocess.TimeoutExpired(arguments[0], COMMAND_TIMEOUT)  # noqa: TRY301 - ended below like all
-            # A program that prints endlessly is not waited for.
-            endless = len(printed[0]) == _LONGEST
-            status = process.wait(0 if endless else max(0.0, end - time.monotonic()))
-        except BaseException:
-            _end(process)  # this also ends the reader
-            raise
-    return status, printed[0]
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if sys.platform == "win32":
-        process.kill()
-    else:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _typed(name: str) -> Secret:
+def _read_from_terminal(name: str) -> Secret:
     """Ask a person for a secret. Raises `SecretRequired` if nothing is typed, `ConfigurationError` if not UTF-8."""
     import getpass
 
     try:
-        answer = _text(os.fsencode(getpass.getpass(f"{name}: ")), name)
+        answer = _decode(os.fsencode(getpass.getpass(f"{name}: ")), name)
     except EOFError:
         answer = ""
     except UnicodeError:
-        raise ConfigurationError(f"The {name} is not UTF-8 text.", hint="Type it anew.") from None
+        raise ConfigurationError(f"The {name} is not UTF-8 text.", hint="Enter it again.") from None
     if not answer:
-        raise SecretRequired(f"No {name} was given.", hint="Type it, or refer to a place that holds it.")
+        raise SecretRequired(f"No {name} was entered.", hint="Enter it, or use a reference to a stored secret.")
     return Secret(answer)
 
 
-def _text(octets: bytes, name: str, advice: str = "Write it as text, in UTF-8.") -> str:
+def _decode(data: bytes, name: str, hint: str = "Save it as UTF-8 text.") -> str:
     try:
-        decoded = octets.decode()
+        decoded = data.decode()
     except UnicodeDecodeError:
         decoded = "\0"
     if "\0" in decoded:  # as in UTF-16: no library accepts it in a password
-        raise ConfigurationError(f"The {name} is not UTF-8 text.", hint=advice) from None
+        raise ConfigurationError(f"The {name} is not UTF-8 text.", hint=hint) from None
     return decoded

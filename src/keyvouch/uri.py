@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keyvouch._core.redaction import REDACTED, REFERENCE_KINDS, redact
+from keyvouch._core.redaction import REDACTED, REFERENCE_KINDS, redact, require_original
 from keyvouch.errors import ConfigurationError
 
 _QUOTES = "'\"\u2018\u2019\u201a\u201b"
@@ -303,7 +303,7 @@ def parse_uri(
         )
     shown = f"{scheme}:***"  # what cannot be parsed may be a secret, whatever precedes it
     try:
-        _require_original(text)
+        require_original(text)
         values = _parse_identity(identity, declared)
         shown = f"{scheme}:{redact(identity)}?***"
         _parse_attributes(values, (part for part in query.split("&") if part), declared, query=True)
@@ -314,15 +314,6 @@ def parse_uri(
         error.uri = shown
         raise
     return KeyUri(scheme, values, declared, store_class)
-
-
-def _require_original(text: str) -> None:
-    if REDACTED in text:
-        raise ConfigurationError(
-            f"The URI is redacted: it contains {REDACTED}.",
-            hint=f"Replace {REDACTED} with the original value; a proxy's user and password can be given as"
-            " proxy-credentials=env:NAME. For literal asterisks, write %2A for each.",
-        )
 
 
 def _parse_identity(text: str, declared: dict[str, Attribute]) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ from keyvouch.certificate import self_signed
 from keyvouch.testing.authority import Authority
 from scripted_store import certify, new_key
 from signing_in import PASSWORD, SCOPE, Done, Key, make_key, run, write_profile
-from stores.making import pem_of, write
+from stores.key_material import pem_of, write
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def check(done: Done, status: int, *texts: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "status", "texts"),
     [
-        ("pfx:{folder}/app.pfx?password=env:WRONG", 4, ["password", "Correct it"]),
+        ("pfx:{folder}/app.pfx?password=env:WRONG", 4, ["password", "Correct the password"]),
         ("pfx:{folder}/app.pfx", 4, ["password=env:"]),
         ("pfx:{folder}/app.pfx?password=env:UNSET_VARIABLE", 4, ["UNSET_VARIABLE is not set"]),
         ("pfx:{folder}/nothing.pfx", 3, ["does not exist", "app.pfx"]),
@@ -57,7 +57,7 @@ def check(done: Done, status: int, *texts: str) -> None:
         ("pfx:{folder}/app.pfx?password=hunter2", 2, ["reference"]),
         ("C:\\keys\\app.pfx", 2, ["Write pfx:C:/keys/app.pfx"]),
         ("app.pfx", 2, ["Write pfx:app.pfx"]),
-        ("profile:unknown", 2, ["There is no profile 'unknown'", ".config/keyvouch/config.toml", "/etc/keyvouch"]),
+        ("profile:unknown", 2, ["Profile not found: 'unknown'", ".config/keyvouch/config.toml", "/etc/keyvouch"]),
     ],
 )
 def test_key_errors(
@@ -207,7 +207,7 @@ def test_error_as_json(authority: Authority, key: Key, tmp_path: Path) -> None:
 
 def test_missing_profile(tmp_path: Path) -> None:
     """Without a configuration, the error lists the locations searched."""
-    check(run("token"), 2, "No profile was named", "/etc/keyvouch/config.toml")
+    check(run("token"), 2, "No profile was specified", "/etc/keyvouch/config.toml")
 
 
 @pytest.mark.parametrize(
@@ -442,7 +442,7 @@ def test_deleted_working_directory(tmp_path: Path) -> None:
         ["bash", "-c", f"{command} --config x profile list"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "working directory is gone" in done.stderr
+    assert "working directory no longer exists" in done.stderr
 
 
 def test_defect_hides_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def test_token_without_home(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
     monkeypatch.delenv("CACHE_DIRECTORY")
     monkeypatch.setattr("platformdirs.user_cache_path", fail)
     assert keyvouch.connect("nightly").access_token()
-    assert caplog.text.count("The token was not cached: This account has no home folder.") == 1
+    assert caplog.text.count("The token was not cached: This account has no home directory.") == 1
     profile = config.load().profile("nightly")
     assert cached_token(profile, "nightly") is None
 

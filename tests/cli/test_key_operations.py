@@ -78,7 +78,7 @@ def test_leftover_of_a_killed_command(key: Key, tmp_path: Path) -> None:
     (tmp_path / "renewed.pem").write_bytes(renewed.public_bytes(Encoding.PEM))
     done = run("install", str(tmp_path / "renewed.pem"), "--key", key.uri)
     assert done.status == 0, done.errors
-    assert f"Removed {left}, which an interrupted write left behind." in done.errors
+    assert f"Removed {left}, left by an interrupted write." in done.errors
     assert not left.exists()
 
 

@@ -19,7 +19,7 @@ from keyvouch.algorithms import KEY_TYPES, key_type
 from keyvouch.cli import COMMANDS, group
 from scripted_store import certify, new_key
 from signing_in import PASSWORD, Key, make_key, run
-from stores.making import pem_of, write
+from stores.key_material import pem_of, write
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_key_is_not_created_if_its_certificate_cannot_be_written(new_uri: str, t
     """If the certificate could not be written, the command fails before it creates a key."""
     done = run("new", "--key", new_uri, "--certificate-out", str(tmp_path / "nothing" / "app.cer"))
     assert done.status == 2
-    assert "Make the folder" in done.errors
+    assert "Create the folder" in done.errors
     assert not (tmp_path / "new.pfx").exists()
 
 
@@ -247,14 +247,15 @@ def test_stores_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(group, ["stores"])
 
     assert {"pfx", "pem"} <= {line.split()[0] for line in done.output.splitlines() if line}
-    assert "Not installed: moon (pip install keyvouch-moon)" in done.output
+    assert "Not installed: moon (keyvouch-moon)" in done.output
+    assert "pip install . ./plugins/NAME" in done.output
 
 
 def test_store_of_another_platform_is_described() -> None:
     """A store that cannot be used on this machine is still shown, with its requirements."""
     done = run("stores", "windows")
 
-    assert (done.status, "thumbprint" in done.output, "Windows alone" in done.output) == (0, True, True)
+    assert (done.status, "thumbprint" in done.output, "requires Windows" in done.output) == (0, True, True)
 
 
 def test_store_is_described() -> None:

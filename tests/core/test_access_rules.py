@@ -59,19 +59,19 @@ def test_groups_of_everyone(group: str) -> None:
 
 
 @pytest.mark.parametrize("account", [ME, OTHER, "S-1-5-21-7-8-9-512", "S-1-5-80-1-2-3-4-5", "S-1-15-2-1", "S-1-3-4"])
-def test_others_were_chosen(account: str) -> None:
+def test_explicit_accounts_may_have_access(account: str) -> None:
     """An account or a group that somebody chose may read and write, just as a POSIX group may read."""
     assert too_many_readers("C:\\x", rules((account, FULL)), ME) is None
     assert distrust("C:\\x", rules((account, FULL)), ME) is None
 
 
 @pytest.mark.parametrize("mask", [READ, GENERIC_READ, GENERIC_ALL, WRITE_DAC])
-def test_reading_in_any_form(mask: int) -> None:
+def test_rights_that_include_reading(mask: int) -> None:
     """Generic rights count as the rights they map to; an account that may change the rules can gain read access."""
     assert too_many_readers("C:\\x", rules((USERS, mask)), ME)
 
 
-def test_rules_that_say_nothing_here() -> None:
+def test_rules_that_do_not_grant_reading() -> None:
     """A rule that is only inherited, a denial, and the right to read attributes do not let anyone read."""
     aces = (
         Ace(ALLOW, INHERIT_ONLY | BELOW, FULL, USERS),
@@ -82,7 +82,7 @@ def test_rules_that_say_nothing_here() -> None:
     assert too_many_readers("C:\\x", SecurityDescriptor(ME, dacl=aces), ME) is None
 
 
-def test_no_rules_at_all() -> None:
+def test_missing_and_empty_dacl() -> None:
     """Without a DACL everyone has full access; with an empty one nobody has any."""
     assert too_many_readers("C:\\x", SecurityDescriptor(ME, dacl=None), ME)
     assert distrust("C:\\x", SecurityDescriptor(ME, dacl=None), ME)
@@ -120,11 +120,11 @@ DEFAULTS = {
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_default_folders_trusted(name: str) -> None:
     """Folders as Windows creates them may be above a configuration: adding files does not replace any."""
-    place, owner, allowed = DEFAULTS[name]
-    assert distrust(place, rules(*allowed, owner=owner), ME, folder=True, root=place.endswith("\\")) is None
+    path, owner, allowed = DEFAULTS[name]
+    assert distrust(path, rules(*allowed, owner=owner), ME, folder=True, root=path.endswith("\\")) is None
 
 
-def test_folder_made_in_a_root_refused() -> None:
+def test_folder_created_in_a_drive_root_is_rejected() -> None:
     """Authenticated Users may rename and delete such a folder; the command leaves them what they need for reading."""
     why, remedy = distrust(r"C:\jobs", rules((AUTHENTICATED, MODIFY), inherited=True), ME, folder=True) or ("", "")
     assert why == r"everyone can write to C:\jobs (Authenticated Users, S-1-5-11)"
@@ -135,12 +135,12 @@ def test_folder_made_in_a_root_refused() -> None:
 
 
 @pytest.mark.parametrize("mask", [DELETE, DELETE_CHILD, WRITE_DAC])
-def test_folder_whose_files_can_be_replaced(mask: int) -> None:
+def test_folder_with_replaceable_files_is_rejected(mask: int) -> None:
     """A right to delete the folder or its contents, or to change its rules, is refused."""
     assert distrust(r"C:\jobs", rules((EVERYONE, mask)), ME, folder=True)
 
 
-def test_file_that_can_be_appended_to() -> None:
+def test_append_right_on_a_file_is_rejected() -> None:
     """The right that adds files to a folder allows writing to a file."""
     assert distrust(r"C:\ProgramData\keyvouch\config.toml", rules((USERS, 0x4)), ME)
 
@@ -152,7 +152,7 @@ def test_owners_trusted(owner: str) -> None:
 
 
 @pytest.mark.parametrize("owner", [OTHER, USERS, None])
-def test_other_owners_refused(owner: str | None) -> None:
+def test_other_owners_are_rejected(owner: str | None) -> None:
     """Another owner could grant itself all rights; this includes a file that others put into %ProgramData%."""
     told = distrust(r"C:\ProgramData\keyvouch\config.toml", SecurityDescriptor(owner, dacl=()), ME)
     assert told == (
@@ -161,14 +161,14 @@ def test_other_owners_refused(owner: str | None) -> None:
     )
 
 
-def test_root_in_a_line() -> None:
+def test_drive_root_is_quoted_in_commands() -> None:
     """The trailing backslash of a root path does not escape the closing quote."""
     assert (
         '"D:\\."' in (distrust("D:\\", SecurityDescriptor(OTHER, dacl=()), ME, folder=True, root=True) or ("", ""))[1]
     )
 
 
-def test_lines_that_allow() -> None:
+def test_commands_that_grant_access() -> None:
     """An account may read a file, or see a folder's rules; both are named by SID."""
     assert hint_to_grant_read(r"C:\x", ME) == f'Run: icacls "C:\\x" /grant "*{ME}:R"'
     assert hint_to_grant_read_rules(r"C:\x", ME) == f'Run: icacls "C:\\x" /grant "*{ME}:(RC,RA,S)"'

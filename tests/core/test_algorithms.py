@@ -26,7 +26,7 @@ from keyvouch.algorithms import (
 )
 from keyvouch.errors import AlgorithmUnsupported, ConfigurationError, KeyUnusable
 from keyvouch.local_key import sign_locally
-from stores.making import new_key
+from stores.key_material import new_key
 
 MESSAGE = b"eyJ.eyJ"
 HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
@@ -54,7 +54,7 @@ def judge(public_key: Any, name: str, signature: bytes) -> None:
 
 
 @pytest.mark.parametrize(("kind", "algorithm"), PAIRS, ids=ids)
-def test_signature_is_as_jose_has_it(kind: str, algorithm: Algorithm) -> None:
+def test_signature_has_the_jose_encoding(kind: str, algorithm: Algorithm) -> None:
     """Each algorithm signs with the hash, padding, salt and encoding of its RFC."""
     key = new_key(kind)
     judge(key.public_key(), algorithm.name, sign_locally(key, MESSAGE, algorithm))
@@ -71,13 +71,13 @@ def test_signature_is_verified(kind: str, algorithm: Algorithm) -> None:
 
 
 @pytest.mark.parametrize(("kind", "algorithm"), PAIRS, ids=ids)
-@pytest.mark.parametrize("octets", [b"", b"x", b"x" * 300])
-def test_nonsense_is_no_signature(kind: str, algorithm: Algorithm, octets: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"x", b"x" * 300])
+def test_wrong_length_is_an_invalid_signature(kind: str, algorithm: Algorithm, data: bytes) -> None:
     """Bytes of a wrong length are rejected like any other wrong signature, without an exception."""
-    assert not verifies(new_key(kind).public_key(), octets, MESSAGE, algorithm)
+    assert not verifies(new_key(kind).public_key(), data, MESSAGE, algorithm)
 
 
-def test_longer_salt_is_refused() -> None:
+def test_other_salt_length_is_rejected() -> None:
     """A PSS salt whose length differs from the digest's is not valid in JOSE, though RSA would accept it."""
     key = new_key("RSA-2048")
     longest = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH)
@@ -85,14 +85,14 @@ def test_longer_salt_is_refused() -> None:
 
 
 @pytest.mark.parametrize("algorithm", CURVES, ids=ids)
-def test_der_is_refused_as_jose(algorithm: Algorithm) -> None:
+def test_der_signature_is_rejected(algorithm: Algorithm) -> None:
     """An ECDSA signature in DER, as many libraries produce it, is not a JOSE signature."""
     key = new_key(algorithm.curve)
     assert not verifies(key.public_key(), key.sign(MESSAGE, ec.ECDSA(algorithm.hash)), MESSAGE, algorithm)
 
 
 @pytest.mark.parametrize("algorithm", CURVES, ids=ids)
-def test_leading_zeros_are_kept(algorithm: Algorithm) -> None:
+def test_leading_zeros_are_padded(algorithm: Algorithm) -> None:
     """r and s are padded to the curve's width, even if they begin with zeros, as in one signature of 128."""
     key = new_key(algorithm.curve)
     for _ in range(10_000):  # usually found within the first 300; never needs them all
@@ -105,7 +105,7 @@ def test_leading_zeros_are_kept(algorithm: Algorithm) -> None:
 
 @pytest.mark.parametrize("algorithm", CURVES, ids=ids)
 @given(data=st.data())
-def test_der_and_jose_are_one(algorithm: Algorithm, data: st.DataObject) -> None:
+def test_der_and_jose_round_trip(algorithm: Algorithm, data: st.DataObject) -> None:
     """Any two numbers that fit the curve convert to r||s and back to DER unchanged."""
     number = st.integers(0, 2 ** (8 * algorithm.coordinate_size) - 1) | st.integers(0, 1000)
     pair = data.draw(st.tuples(number, number))
@@ -123,14 +123,14 @@ def test_wrong_length_is_a_value_error(algorithm: Algorithm, difference: int) ->
 
 
 @pytest.mark.parametrize("der", [b"", b"\x30", b"x" * 70, encode_dss_signature(2**256, 1)], ids=repr)
-def test_unfit_der_is_a_value_error(der: bytes) -> None:
+def test_invalid_der_is_a_value_error(der: bytes) -> None:
     """Invalid DER and DER for a larger curve are reported to the plugin in the same way."""
     with pytest.raises(ValueError):
         der_to_jose(DerSignature(der), ALGORITHMS["ES256"])
 
 
 @pytest.mark.parametrize(("kind", "algorithm"), PAIRS, ids=ids)
-def test_fitting_algorithm_passes(kind: str, algorithm: Algorithm) -> None:
+def test_supported_algorithm_passes(kind: str, algorithm: Algorithm) -> None:
     """The store decides what a key can do."""
     require_fit(kind, algorithm)
 
@@ -140,7 +140,7 @@ def test_fitting_algorithm_passes(kind: str, algorithm: Algorithm) -> None:
     [(kind, each) for kind in KINDS for each in ALGORITHMS.values() if each not in algorithms_for(kind)],
     ids=ids,
 )
-def test_unfit_algorithm_is_refused(kind: str, algorithm: Algorithm) -> None:
+def test_unsupported_algorithm_is_rejected(kind: str, algorithm: Algorithm) -> None:
     """What a key's type or curve cannot do is refused before any store is asked, and the error lists what it can do."""
     with pytest.raises(AlgorithmUnsupported, match=f"cannot sign with {algorithm.name}") as caught:
         require_fit(kind, algorithm)
@@ -172,14 +172,14 @@ def other_key(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["DSA", "Ed448", "X25519", "X448", "SECP256K1", "BrainpoolP256R1", "nothing"])
-def test_other_kinds_are_unusable(kind: str) -> None:
+def test_other_key_types_are_unusable(kind: str) -> None:
     """A key of a kind that JOSE has no signature algorithm for is refused, and the error lists the supported kinds."""
     with pytest.raises(KeyUnusable, match="Unsupported key type") as caught:
         key_type(other_key(kind))
     assert "Ed25519" in caught.value.hint
 
 
-def test_curve_of_another_family_is_named() -> None:
+def test_unsupported_curve_is_named() -> None:
     """The error names the curve, since that is what is wrong with an EC key."""
     with pytest.raises(KeyUnusable, match="secp256k1"):
         key_type(new_key("SECP256K1").public_key())
@@ -193,13 +193,13 @@ def test_unknown_name_is_a_configuration_error(name: str) -> None:
     assert "PS256" in caught.value.hint
 
 
-def test_names_and_objects_are_found() -> None:
+def test_algorithm_by_name_or_object() -> None:
     """An algorithm is given by name or as an object."""
     assert find_algorithm("PS256") is find_algorithm(ALGORITHMS["PS256"]) is ALGORITHMS["PS256"]
     assert repr(ALGORITHMS["ES512"]) == "<Algorithm ES512>"
 
 
-def test_judge_itself_can_refuse() -> None:
+def test_verifier_rejects_wrong_signatures() -> None:
     """The verifier used in these tests does reject wrong signatures."""
     key = new_key("P-256")
     with pytest.raises(InvalidSignature):

@@ -21,14 +21,14 @@ from keyvouch.errors import (
     CertificateNotYetValid,
     ConfigurationError,
 )
-from stores.making import certify, new_key, openssl, pem_of, write
+from stores.key_material import certify, new_key, openssl, pem_of, write
 
 KINDS = ["RSA-2048", "RSA-3072", "P-256", "P-384", "P-521", "Ed25519"]
 
 
 def der_of(thing: Any) -> bytes:
-    octets: bytes = thing.public_bytes(Encoding.DER)
-    return octets
+    data: bytes = thing.public_bytes(Encoding.DER)
+    return data
 
 
 def chain_of(*names: str) -> list[x509.Certificate]:
@@ -64,16 +64,16 @@ def with_unknown_key(known: x509.Certificate) -> x509.Certificate:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["sha1", "sha256"])
-def test_thumbprint_is_that_of_openssl(kind: str, name: certificate.HashName) -> None:
+def test_thumbprint_matches_openssl(kind: str, name: certificate.HashName) -> None:
     """A thumbprint is the hash of the whole DER, in upper case, as Entra ID and Windows show it."""
     leaf = certify(new_key(kind))
-    told = openssl("x509", "-noout", "-fingerprint", f"-{name}", stdin=pem_of(leaf)).decode()
-    assert certificate.thumbprint(leaf, name) == told.strip().partition("=")[2].replace(":", "")
+    reported = openssl("x509", "-noout", "-fingerprint", f"-{name}", stdin=pem_of(leaf)).decode()
+    assert certificate.thumbprint(leaf, name) == reported.strip().partition("=")[2].replace(":", "")
     assert certificate.fingerprint(leaf, name).hex().upper() == certificate.thumbprint(leaf, name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_key_digest_is_that_of_openssl(kind: str) -> None:
+def test_spki_digest_matches_openssl(kind: str) -> None:
     """A key is identified by the digest of its public half, which all its certificates share."""
     leaf = certify(new_key(kind))
     pem = openssl("x509", "-noout", "-pubkey", stdin=pem_of(leaf))
@@ -88,8 +88,8 @@ def test_key_digest_is_that_of_openssl(kind: str) -> None:
 def test_pem_is_read_in_order() -> None:
     """A PEM file yields its certificates in order; keys and text between them are skipped."""
     leaf, root = chain_of("app", "root")
-    octets = b"Bag Attributes\n" + pem_of(leaf) + pem_of(new_key()) + b"\r\n# comment\n" + pem_of(root)
-    assert load_certificates(octets, "file") == [leaf, root]
+    data = b"Bag Attributes\n" + pem_of(leaf) + pem_of(new_key()) + b"\r\n# comment\n" + pem_of(root)
+    assert load_certificates(data, "file") == [leaf, root]
 
 
 def test_der_is_one_certificate() -> None:
@@ -99,14 +99,14 @@ def test_der_is_one_certificate() -> None:
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [b"", b"text", pem_of(new_key()), b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", b"\x30\x03"],
     ids=["empty", "text", "key", "damaged", "cut"],
 )
-def test_no_certificate_is_told_with_its_file(octets: bytes) -> None:
+def test_missing_certificate_error_names_the_file(data: bytes) -> None:
     """The error names the file if it has no readable certificate."""
     with pytest.raises(CertificateMissing, match=r"^No valid certificate found in app.crt"):
-        load_certificates(octets, "app.crt")
+        load_certificates(data, "app.crt")
 
 
 def test_certificate_in_utf_16() -> None:
@@ -120,14 +120,14 @@ def test_certificate_in_utf_16() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_shuffled_chain_is_put_in_order(seed: int) -> None:
+def test_chain_is_ordered(seed: int) -> None:
     """Whatever the order of the certificates, the key's own comes first and each next one issued the one before."""
     chain = chain_of("app", "issuing", "policy", "root")
     shuffled = random.Random(seed).sample(chain, len(chain))
     assert order_chain(shuffled, new_key("P-256", 0).public_key()) == tuple(chain)
 
 
-def test_unrelated_certificates_are_left_out() -> None:
+def test_unrelated_certificates_are_omitted() -> None:
     """A certificate that did not issue anything in the chain is not part of it, even with the issuer's name."""
     chain = chain_of("app", "root")
     impostor = certify(new_key("P-256", 7), "root")
@@ -135,44 +135,44 @@ def test_unrelated_certificates_are_left_out() -> None:
     assert order_chain(pool, new_key("P-256", 0).public_key()) == tuple(chain)
 
 
-def test_same_certificate_twice_is_one() -> None:
+def test_duplicate_certificates_are_omitted() -> None:
     """A bundle that repeats certificates does not make the chain longer."""
     chain = chain_of("app", "root")
     assert order_chain(chain * 2, new_key("P-256", 0).public_key()) == tuple(chain)
 
 
-def test_incomplete_chain_ends_where_it_does() -> None:
+def test_incomplete_chain_is_accepted() -> None:
     """A chain need not reach a root."""
     chain = chain_of("app", "issuing", "root")
     assert order_chain([chain[0], chain[2]], new_key("P-256", 0).public_key()) == (chain[0],)
 
 
-def test_latest_of_several_leaves_is_taken() -> None:
+def test_leaf_that_expires_last_is_used() -> None:
     """Of several certificates for a key, the one that expires last is used."""
     key = new_key()
     leaves = [certificate.self_signed(key, "app", days) for days in (10, 30, 20)]
     assert order_chain(leaves, key.public_key())[0] == leaves[1]
 
 
-def test_two_that_issued_each_other() -> None:
+def test_cross_signed_authorities() -> None:
     """Cross-signed authorities make a finite chain."""
     one, other = new_key("P-256", 1), new_key("P-256", 2)
     pool = [certify(one, "one", other, "other"), certify(other, "other", one, "one")]
     assert order_chain(pool, one.public_key()) == tuple(pool)
 
 
-def test_no_certificates_make_no_chain() -> None:
+def test_no_certificates_give_an_empty_chain() -> None:
     """A key without a certificate has an empty chain."""
     assert order_chain([], new_key().public_key()) == ()
 
 
-def test_certificate_of_another_key_is_refused() -> None:
+def test_certificate_of_another_key_is_rejected() -> None:
     """If there are certificates but none for this key, the error says so."""
     with pytest.raises(CertificateMismatch, match="CN=app does not belong to the key"):
         order_chain(chain_of("app", "root"), new_key("RSA-2048").public_key())
 
 
-def test_unknown_kind_of_key_in_a_bundle() -> None:
+def test_unknown_key_type_in_a_bundle() -> None:
     """A certificate with an unreadable key type does not affect the others in its bundle."""
     leaf = certify(new_key())
     pool = [with_unknown_key(leaf), leaf]
@@ -191,7 +191,7 @@ def test_chain_in_order_passes() -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 2, 1), (0, 2), (0, 0)])
-def test_chain_out_of_order_is_refused(order: tuple[int, ...]) -> None:
+def test_chain_out_of_order_is_rejected(order: tuple[int, ...]) -> None:
     """The error names the certificate that the next one did not issue."""
     chain = chain_of("app", "issuing", "root")
     with pytest.raises(CertificateMismatch, match="CN=app was not issued by"):
@@ -211,7 +211,7 @@ def test_chain_must_begin_with_the_key() -> None:
 @pytest.mark.parametrize(
     ("begin", "end", "state"), [(-60, 60, "valid"), (-60, -2, "expired"), (60, 120, "not-yet-valid")]
 )
-def test_status_tells_validity(begin: int, end: int, state: str) -> None:
+def test_status_has_the_validity(begin: int, end: int, state: str) -> None:
     """A chain's status is that of its first certificate, with both dates."""
     leaf = valid_between(begin, end)
     found = status([leaf, certify(new_key())])
@@ -230,7 +230,7 @@ def test_first_and_last_second_are_valid() -> None:
     assert states == ["not-yet-valid", "valid", "valid", "expired"]
 
 
-def test_no_certificate_is_a_status() -> None:
+def test_status_without_a_certificate() -> None:
     """A key without a certificate is shown as such."""
     assert status([]) == certificate.CertificateStatus("missing")
 
@@ -261,7 +261,7 @@ def test_self_signed_is_verified_by_openssl(tmp_path: Path, kind: str) -> None:
     made.verify_directly_issued_by(made)
 
 
-def test_self_signed_is_as_asked() -> None:
+def test_self_signed_has_the_requested_fields() -> None:
     """It has the given subject, days and key, begins now and not earlier, and has its own serial number."""
     key, before = new_key(), dt.datetime.now(dt.UTC).replace(microsecond=0)
     made, other = (certificate.self_signed(key, "CN=app,O=Contoso", 30) for _ in range(2))
@@ -275,7 +275,7 @@ def test_self_signed_is_as_asked() -> None:
 
 
 @pytest.mark.parametrize("days", [-1, 10**7, 10**12])
-def test_impossible_days_are_refused(days: int) -> None:
+def test_invalid_days_are_rejected(days: int) -> None:
     """An end before the beginning, or beyond the last representable date, is the caller's mistake."""
     with pytest.raises(ConfigurationError, match=f"Invalid validity period: {days} days"):
         certificate.self_signed(new_key(), "app", days)
@@ -286,8 +286,8 @@ def test_request_is_verified_by_openssl(kind: str) -> None:
     """A request proves possession of the key, and contains the subject."""
     made = certificate.request(new_key(kind), "CN=app,O=Contoso")
     openssl("req", "-inform", "DER", "-verify", "-noout", stdin=der_of(made))
-    told = openssl("req", "-inform", "DER", "-noout", "-subject", "-nameopt", "RFC2253", stdin=der_of(made))
-    assert told.decode().strip() == "subject=CN=app,O=Contoso"
+    reported = openssl("req", "-inform", "DER", "-noout", "-subject", "-nameopt", "RFC2253", stdin=der_of(made))
+    assert reported.decode().strip() == "subject=CN=app,O=Contoso"
     pem = openssl("req", "-inform", "DER", "-noout", "-pubkey", stdin=der_of(made))
     assert pem == new_key(kind).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
@@ -308,7 +308,7 @@ def test_subject_is_a_distinguished_name(text: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "CN=", "a,b", "=x", "CN=\\", "X=y", "CN=a,", "C=DEU", "CN=" + "x" * 65, "CN=#zz"])
-def test_wrong_subject_is_refused(text: str) -> None:
+def test_invalid_subject_is_rejected(text: str) -> None:
     """An invalid name is reported with an example of the syntax; nothing is guessed and no warning is issued."""
     with pytest.raises(ConfigurationError, match="Invalid subject") as caught:
         parse_subject(text)

@@ -10,7 +10,7 @@ from keyvouch.certificate import spki_sha256
 from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyChanged, KeyNotFound
 from keyvouch.store import KeyInfo, KeyUri, choose_one
 from keyvouch.uri import Attribute, parse_uri
-from stores.making import certify, new_key
+from stores.key_material import certify, new_key
 
 SETTLE = 900
 ATTRIBUTES = (Attribute("id", "which one"), Attribute("label", "of the family"))
@@ -80,7 +80,7 @@ def test_several_matches_are_ambiguous() -> None:
 # The named key
 
 
-def test_named_key_goes_before_all() -> None:
+def test_spki_digest_takes_precedence() -> None:
     """`spki-sha256` selects the key, regardless of its certificate, its age and any given certificate."""
     infos = [key("a", age=5000), certified("b", 10, 5), key("c", age=1)]
     for name in "abc":
@@ -90,20 +90,20 @@ def test_named_key_goes_before_all() -> None:
         assert choose_one(named, infos)[0].uri.get("id") == name
 
 
-def test_other_key_than_the_named_is_a_change() -> None:
+def test_another_key_instead_of_the_pinned_is_a_change() -> None:
     """If the named key is not among the matches, it was replaced, and the other key is never taken instead."""
     with pytest.raises(KeyChanged, match="was replaced by another"):
         choose_one(uri(f"label=app;spki-sha256={'f' * 64}"), [key("a", age=5000)])
 
 
-def test_named_key_of_an_empty_store() -> None:
+def test_pinned_key_in_an_empty_store() -> None:
     """If nothing is there at all, nothing has changed: the key is not found."""
     with pytest.raises(KeyNotFound):
         choose_one(uri(f"label=app;spki-sha256={'f' * 64}"), [])
 
 
 @pytest.mark.parametrize("query", ["", "?select=newest"])
-def test_certificate_says_which_key(query: str) -> None:
+def test_certificate_selects_the_key(query: str) -> None:
     """The given certificate's key is taken, however young it is and whether or not the newest was requested."""
     mine = KeyInfo(uri("id=m"), "P-256", spki_sha256=spki_sha256(new_key().public_key()), created=at(1))
     infos = [key("a", age=5000), mine, key("b", age=2000)]
@@ -111,7 +111,7 @@ def test_certificate_says_which_key(query: str) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_certificate_of_no_key_is_a_mismatch(count: int) -> None:
+def test_certificate_without_a_key_is_a_mismatch(count: int) -> None:
     """A certificate that belongs to none of the matches is refused, even if there is only one match."""
     with pytest.raises(CertificateMismatch, match="CN=app"):
         choose_one(NEWEST, [key(name, age=5000) for name in "abc"[:count]], certify(new_key()))
@@ -132,7 +132,7 @@ def test_settled_newest_has_no_successor() -> None:
     assert choose_one(NEWEST, infos) == (infos[1], None)
 
 
-def test_successor_is_foreseen() -> None:
+def test_successor_is_announced() -> None:
     """The choice says when the next younger member, the first of them, will replace it."""
     infos = [key("a", age=9000), key("b", age=800), key("c", age=100)]
     info, settles_at = choose_one(NEWEST, infos)
@@ -140,7 +140,7 @@ def test_successor_is_foreseen() -> None:
     assert 95 < seconds_until(settles_at) <= 100
 
 
-def test_oldest_where_none_has_settled() -> None:
+def test_oldest_is_chosen_if_none_has_settled() -> None:
     """If all members are young, the oldest is taken, since it was registered first."""
     infos = [key("a", age=300), key("b", age=200), key("c", age=100)]
     info, settles_at = choose_one(NEWEST, infos)
@@ -149,19 +149,19 @@ def test_oldest_where_none_has_settled() -> None:
 
 
 @pytest.mark.parametrize(("settle", "name"), [(0, "c"), (50, "c"), (150, "b"), (10**8, "a"), (10**9 - 1, "a")])
-def test_settle_is_the_uris(settle: int, name: str) -> None:
+def test_settle_comes_from_the_uri(settle: int, name: str) -> None:
     """The URI says how long a new member is not used."""
     infos = [key("a", age=300), key("b", age=200), key("c", age=100)]
     assert chosen(infos, uri(f"label=app?select=newest&settle={settle}")) == name
 
 
-def test_creation_goes_before_the_certificate() -> None:
+def test_creation_time_precedes_certificate_validity() -> None:
     """Age is the store's creation time; a renewed certificate does not make a key younger."""
     old = KeyInfo(uri("id=a"), "P-256", created=at(9000), not_before=at(10), not_after=at(-9000), has_certificate=True)
     assert chosen([old, certified("b", 2000)]) == "b"
 
 
-def test_certificate_tells_the_age() -> None:
+def test_age_comes_from_the_certificate() -> None:
     """If the store keeps no creation time, the start of the certificate's validity counts."""
     assert chosen([certified("a", 9000), certified("b", 2000), certified("c", 10)]) == "b"
 
@@ -177,12 +177,12 @@ def test_unknown_age_is_ambiguous() -> None:
 # Validity in a family
 
 
-def test_expired_members_are_left_out() -> None:
+def test_expired_members_are_skipped() -> None:
     """The newest usable member is taken, not one that has expired."""
     assert chosen([certified("a", 9000), certified("b", 5000, 10)]) == "a"
 
 
-def test_members_of_the_future_are_left_out() -> None:
+def test_members_not_yet_valid_are_skipped() -> None:
     """A member that is not yet valid is not taken either, even if the store has had it for long."""
     future = KeyInfo(
         uri("id=b"), "P-256", created=at(5000), not_before=at(-60), not_after=at(-9000), has_certificate=True
@@ -190,28 +190,28 @@ def test_members_of_the_future_are_left_out() -> None:
     assert chosen([certified("a", 9000), future]) == "a"
 
 
-def test_bare_members_are_left_out() -> None:
+def test_members_without_certificate_are_skipped() -> None:
     """If any member has a certificate, one without is unfinished and is not taken."""
     assert chosen([certified("a", 9000), key("b", age=2000), certified("c", 3000)]) == "c"
 
 
-def test_last_valid_member_needs_not_settle() -> None:
+def test_last_valid_member_need_not_settle() -> None:
     """A young member is taken if all others have expired."""
     infos = [certified("a", 9000, 10), certified("b", 20)]
     assert choose_one(NEWEST, infos) == (infos[1], None)
 
 
-def test_age_of_what_is_left_out_is_not_asked() -> None:
+def test_age_of_skipped_members_is_irrelevant() -> None:
     """A member that is left out does not make the choice ambiguous."""
     assert chosen([certified("a", 9000), key("b")]) == "a"
 
 
-def test_all_expired_is_no_missing_key() -> None:
+def test_newest_is_chosen_if_all_have_expired() -> None:
     """If none is valid, the newest is taken anyway: the holder must be able to sign its renewal."""
     assert chosen([certified("a", 9000, 100), certified("b", 8000, 10)]) == "b"
 
 
-def test_expired_members_have_no_turn() -> None:
+def test_expired_members_are_not_successors() -> None:
     """A member that has expired is not announced as a successor."""
     infos = [certified("a", 9000), certified("b", 800, 10)]
     assert choose_one(NEWEST, infos) == (infos[0], None)

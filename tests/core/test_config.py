@@ -54,7 +54,7 @@ def refusal(path: Path, text: str, name: str = "nightly") -> ConfigurationError:
 # Contents of a profile
 
 
-def test_profile_says_what_stands_there(file: Path) -> None:
+def test_profile_has_its_fields_and_defaults(file: Path) -> None:
     """A profile consists of its fields, with defaults for those that are missing."""
     profile = write(file, NIGHTLY).profile("nightly")
     assert profile == Profile(
@@ -67,7 +67,7 @@ def test_profile_says_what_stands_there(file: Path) -> None:
     assert profile.assertion == AssertionOptions(x5t="auto", lifetime=600, reuse=0, send_x5c=False)
 
 
-def test_defaults_hold_for_every_profile(file: Path) -> None:
+def test_defaults_apply_to_every_profile(file: Path) -> None:
     """`[defaults]` applies unless a profile says otherwise."""
     text = '[defaults]\nca-file = "/ca"\ntenant = "t"\n[profiles.a]\ntenant = "own"\n[profiles.b]\n'
     there = write(file, text)
@@ -90,7 +90,7 @@ def test_defaults_hold_for_every_profile(file: Path) -> None:
         ('cloud = "usgov"', 'authority = "https://b"', "public", "https://b"),
     ],
 )
-def test_cloud_and_authority_stand_for_each_other(
+def test_cloud_and_authority_override_each_other(
     file: Path, defaults: str, own: str, cloud: str, authority: str | None
 ) -> None:
     """A profile's own cloud replaces the default authority, and the other way round."""
@@ -110,8 +110,8 @@ def test_inline_assertion_options(file: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ('client-secret = "hunter2"', "there is no field 'client-secret'"),
-        ('client_id = "x"', "there is no field 'client_id'"),
+        ('client-secret = "hunter2"', "unknown field 'client-secret'"),
+        ('client_id = "x"', "unknown field 'client_id'"),
         ("tenant = 5", "got 'int' (in tenant)"),
         ("tenant = 2026-01-01", "got 'date' (in tenant)"),
         ('keys = "pem:/a"', "got 'str' (in keys)"),
@@ -119,20 +119,20 @@ def test_inline_assertion_options(file: Path) -> None:
         ('cloud = "mars"', "'mars' (in cloud)"),
         ('token-cache = "disk"', "'disk' (in token-cache)"),
         ('permissions = "some"', "'some' (in permissions)"),
-        ('authority = "http://a"', "the authority is no https address"),
-        ("assertion = {x5c = true}", "there is no field 'x5c' (in assertion)"),
+        ('authority = "http://a"', "authority is not an https URL"),
+        ("assertion = {x5c = true}", "unknown field 'x5c' (in assertion)"),
         ("assertion = {lifetime = 0}", "(in assertion.lifetime)"),
         ("assertion = {reuse = -1}", "(in assertion.reuse)"),
     ],
 )
 @pytest.mark.parametrize(
-    ("table", "place"),
+    ("table", "path"),
     [("[profiles.nightly]\n", "profile 'nightly'"), ("[profiles.nightly]\n[defaults]\n", "[defaults]")],
 )
-def test_wrong_field_is_named(file: Path, table: str, place: str, field: str, message: str) -> None:
+def test_invalid_field_is_named(file: Path, table: str, path: str, field: str, message: str) -> None:
     """An error names the file, profile and field, but not the value of an unknown field."""
     error = refusal(file, f"{table}{field}\n")
-    assert f"{file}: {place}: " in error.message
+    assert f"{file}: {path}: " in error.message
     assert message in error.message
     assert "hunter2" not in str(error)
 
@@ -142,29 +142,29 @@ def test_known_fields_are_listed(file: Path) -> None:
     assert "tenant, client-id, scopes, keys, cloud" in refusal(file, "[profiles.nightly]\nx = 1\n").hint
 
 
-def test_wrong_profile_leaves_the_others_be(file: Path) -> None:
+def test_invalid_profile_does_not_affect_others(file: Path) -> None:
     """A mistake in one profile does not affect users of another."""
     assert write(file, "[profiles.bad]\nx = 1\n" + NIGHTLY).profile("nightly").client_id == "1234"
 
 
-def test_wrong_defaults_are_named(file: Path) -> None:
+def test_invalid_defaults_are_named(file: Path) -> None:
     """A mistake in the defaults is reported as one in `[defaults]` if no profile is used."""
-    with pytest.raises(ConfigurationError, match=r"keyvouch.toml: \[defaults\]: there is no field 'x'"):
+    with pytest.raises(ConfigurationError, match=r"keyvouch.toml: \[defaults\]: unknown field 'x'"):
         write(file, "[defaults]\nx = 1\n").default_profile()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[profile.a]\n", "no table or field 'profile' at the top"),
-        ('tenant = "t"\n', "no table or field 'tenant' at the top"),
-        ("defaults = 1\n", "defaults is no table"),
-        ("profiles = 1\n", "profiles are tables"),
-        ("[profiles]\nnightly = 1\n", "profiles are tables"),
-        ("[[profiles]]\n", "profiles are tables"),
+        ("[profile.a]\n", "unknown table or field 'profile' at the top level"),
+        ('tenant = "t"\n', "unknown table or field 'tenant' at the top level"),
+        ("defaults = 1\n", "defaults is not a table"),
+        ("profiles = 1\n", "profiles must contain only tables"),
+        ("[profiles]\nnightly = 1\n", "profiles must contain only tables"),
+        ("[[profiles]]\n", "profiles must contain only tables"),
     ],
 )
-def test_wrong_table_is_named(file: Path, text: str, message: str) -> None:
+def test_unknown_table_is_named(file: Path, text: str, message: str) -> None:
     """The top level contains only `[defaults]` and `[profiles.NAME]`."""
     assert message in refusal(file, text).message
 
@@ -173,21 +173,21 @@ def test_wrong_table_is_named(file: Path, text: str, message: str) -> None:
     ("text", "line"),
     [("[profiles.a]\ntenant = \n", 2), ('\n\n[profiles.a]\nkeys = ["pfx:C:\\keys"]\n', 4), ("[profiles.a\n", 1)],
 )
-def test_broken_toml_is_told_with_its_line(file: Path, text: str, line: int) -> None:
+def test_toml_syntax_error_names_the_line(file: Path, text: str, line: int) -> None:
     """A syntax error names file and line, and mentions backslashes."""
     error = refusal(file, text)
     assert f"line {line}" in error.message
     assert "single quotes" in error.hint
 
 
-def test_configuration_that_is_no_text(file: Path) -> None:
+def test_configuration_is_not_utf_8(file: Path) -> None:
     """A file that is not UTF-8 is reported as such."""
     file.write_bytes("[profiles.ä]".encode("latin-1"))
     with pytest.raises(ConfigurationError, match=f"{file} is not UTF-8"):
         load()
 
 
-def test_configuration_that_powershell_wrote(file: Path) -> None:
+def test_utf_16_configuration_is_an_error(file: Path) -> None:
     """UTF-16, as PowerShell's > writes, is reported with the command that converts it to UTF-8."""
     file.write_bytes(NIGHTLY.encode("utf-16"))
     with pytest.raises(ConfigurationError) as caught:
@@ -196,17 +196,17 @@ def test_configuration_that_powershell_wrote(file: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["ca-file", "audit"])
-def test_path_with_escapes(file: Path, field: str) -> None:
+def test_backslashes_in_double_quotes(file: Path, field: str) -> None:
     """A path with backslashes in double quotes turns into control characters."""
     file.write_text(rf"profiles.a.{field} = 'file:C:\temp\new'")
     load().profile("a")
     file.write_text(rf'profiles.a.{field} = "file:C:\temp\new"')
-    with pytest.raises(ConfigurationError, match=f"{field} has a control character") as caught:
+    with pytest.raises(ConfigurationError, match=f"{field} contains a control character") as caught:
         load().profile("a")
     assert "single quotes" in caught.value.hint
 
 
-def test_mark_at_the_beginning_is_passed_over(file: Path) -> None:
+def test_byte_order_mark_is_skipped(file: Path) -> None:
     """Some editors on Windows begin UTF-8 with a byte order mark, and use their own line endings."""
     file.write_bytes(b"\xef\xbb\xbf" + NIGHTLY.replace("\n", "\r\n").encode())
     assert load().profile("nightly").client_id == "1234"
@@ -214,7 +214,7 @@ def test_mark_at_the_beginning_is_passed_over(file: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_untrusted_configuration_is_refused(file: Path, what: str) -> None:
+def test_untrusted_configuration_is_rejected(file: Path, what: str) -> None:
     """A configuration that everyone could have written is not read: it names modules and programs."""
     file.write_text(NIGHTLY)
     (file if what == "file" else file.parent).chmod(0o777)
@@ -222,14 +222,14 @@ def test_untrusted_configuration_is_refused(file: Path, what: str) -> None:
         load()
 
 
-def test_folder_is_no_configuration(file: Path) -> None:
+def test_folder_is_not_a_configuration(file: Path) -> None:
     """The error says why the file cannot be read."""
     file.mkdir()
     with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
         load()
 
 
-def test_fifo_is_no_configuration(file: Path) -> None:
+def test_fifo_is_not_a_configuration(file: Path) -> None:
     """Opening something other than a regular file does not block."""
     os.mkfifo(file)
     with pytest.raises(ConfigurationError, match="Not a regular file"):
@@ -237,12 +237,12 @@ def test_fifo_is_no_configuration(file: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 9000, f"a = {'9' * 5000}", "a = " + "{b = " * 3000])
-def test_monstrous_text_is_no_configuration(file: Path, text: str) -> None:
+def test_text_that_exhausts_the_parser(file: Path, text: str) -> None:
     """Text that exhausts the parser is reported like any other mistake."""
-    assert "is not TOML" in refusal(file, text).message
+    assert "is not valid TOML" in refusal(file, text).message
 
 
-def test_profiles_added_at_once_are_all_there(file: Path) -> None:
+def test_profiles_added_concurrently_are_all_kept(file: Path) -> None:
     """Processes that add profiles at the same time do not lose each other's."""
     program = "import sys; from pathlib import Path; from keyvouch.config import add_profile\n"
     program += "add_profile(Path(sys.argv[1]), sys.argv[2], {'tenant': 't'})"
@@ -254,7 +254,7 @@ def test_profiles_added_at_once_are_all_there(file: Path) -> None:
 # Location
 
 
-def test_named_configuration_goes_before_all(file: Path) -> None:
+def test_environment_variable_takes_precedence(file: Path) -> None:
     """`KEYVOUCH_CONFIG` names the file; the others are not read, and nothing is merged."""
     user = files.configuration_files()[0]
     write(file, NIGHTLY)
@@ -264,7 +264,7 @@ def test_named_configuration_goes_before_all(file: Path) -> None:
     assert load().path == file
 
 
-def test_named_configuration_must_be_there(file: Path) -> None:
+def test_missing_named_configuration_is_an_error(file: Path) -> None:
     """A named file that is missing is an error, unless it is about to be written."""
     with pytest.raises(ConfigurationError, match=f"{file} does not exist"):
         load()
@@ -278,7 +278,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     return both
 
 
-def test_user_goes_before_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_configuration_precedes_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first existing file is the only configuration."""
     user, machine = places(tmp_path, monkeypatch)
     assert write(machine, "[profiles.machine]\n").path == machine
@@ -286,7 +286,7 @@ def test_user_goes_before_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert list(load().profiles) == ["user"]
 
 
-def test_unseen_folder_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inaccessible_home_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service started with another account's HOME uses the machine's configuration."""
     user, machine = places(tmp_path, monkeypatch)
     real = os.stat
@@ -316,9 +316,9 @@ def test_working_directory_is_never_searched(tmp_path: Path, monkeypatch: pytest
     assert load().profiles == {}
 
 
-def test_no_configuration_names_the_places(own_folders: Path) -> None:
+def test_missing_configuration_lists_the_paths(own_folders: Path) -> None:
     """If there is no configuration, the error lists where it could be."""
-    with pytest.raises(ConfigurationError, match="There is no profile 'nightly'") as caught:
+    with pytest.raises(ConfigurationError, match="Profile not found: 'nightly'") as caught:
         load().profile("nightly")
     assert str(files.configuration_files()[0]) in caught.value.hint
     assert "/etc/keyvouch/config.toml" in caught.value.hint
@@ -327,14 +327,14 @@ def test_no_configuration_names_the_places(own_folders: Path) -> None:
 # Selection
 
 
-def test_missing_profile_names_the_others(file: Path) -> None:
+def test_unknown_profile_lists_the_others(file: Path) -> None:
     """An unknown profile is reported with the existing ones."""
     error = refusal(file, "[profiles.a]\n[profiles.b]\n")
-    assert error.message == "There is no profile 'nightly'."
-    assert error.hint == f"{file} has: a, b."
+    assert error.message == "Profile not found: 'nightly'."
+    assert error.hint == f"{file} contains: a, b."
 
 
-def test_profile_is_given_or_in_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_name_precedence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A given name takes precedence over `KEYVOUCH_PROFILE`, and that over the only profile."""
     there = write(file, "[profiles.a]\n")
     assert there.pick() == "a"
@@ -348,9 +348,9 @@ def test_profile_is_given_or_in_the_environment(file: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("text", "known"), [("", "no profiles"), ("[profiles.a]\n[profiles.b]\n", "a, b")])
 def test_profile_is_not_guessed(file: Path, text: str, known: str) -> None:
     """With no profile or several, none is selected by guessing."""
-    with pytest.raises(ConfigurationError, match="No profile was named") as caught:
+    with pytest.raises(ConfigurationError, match="No profile was specified") as caught:
         write(file, text).pick()
-    assert caught.value.hint == f"Use --profile NAME. {file} has: {known}."
+    assert caught.value.hint == f"Use --profile NAME. {file} contains: {known}."
 
 
 # Adding a profile
@@ -365,16 +365,16 @@ FIELDS = {
 
 
 @posix
-def test_first_profile_makes_the_file(tmp_path: Path, file: Path) -> None:
+def test_first_profile_creates_the_file(tmp_path: Path, file: Path) -> None:
     """Missing files and folders are created, accessible only to their owner."""
     path = tmp_path / "new" / "config.toml"
     add_profile(path, "nightly", FIELDS)
-    assert [stat.S_IMODE(place.stat().st_mode) for place in (path, path.parent)] == [0o600, 0o700]
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (path, path.parent)] == [0o600, 0o700]
     assert list(tomllib.loads(path.read_text(encoding="utf-8"))["profiles"]) == ["nightly"]
 
 
 @pytest.mark.parametrize("there", ["# mine\n[defaults]\ncloud = 'china'\n", "[profiles.a]   # no newline", "\n\n", ""])
-def test_added_profile_keeps_what_is_there(file: Path, there: str) -> None:
+def test_added_profile_keeps_existing_content(file: Path, there: str) -> None:
     """A profile is appended: comments, order and everything else stay, and it reads back as given."""
     write(file, there)
     before = load()
@@ -386,7 +386,7 @@ def test_added_profile_keeps_what_is_there(file: Path, there: str) -> None:
     assert {name: load().profiles[name] for name in before.profiles} == before.profiles
 
 
-def test_line_ends_are_kept(file: Path) -> None:
+def test_line_endings_are_kept(file: Path) -> None:
     """A file with Windows line endings keeps them."""
     file.write_bytes(b"[defaults]\r\n# mine\r\n")
     add_profile(file, "a", {"tenant": "t"})
@@ -396,7 +396,7 @@ def test_line_ends_are_kept(file: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(min_size=1))
-def test_any_text_is_written_as_it_is(tmp_path: Path, text: str) -> None:
+def test_any_text_round_trips(tmp_path: Path, text: str) -> None:
     """Whatever characters a value has, TOML reads back the same value."""
     path = tmp_path / "any.toml"
     path.unlink(missing_ok=True)
@@ -407,20 +407,20 @@ def test_any_text_is_written_as_it_is(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("nightly", {}, "has a profile 'nightly' already"),
-        ("a.b", {}, "is no name for a profile"),
-        ("", {}, "is no name for a profile"),
-        ("a]\n[profiles.b", {}, "is no name for a profile"),
-        ("ä", {}, "is no name for a profile"),
-        ("a\n", {}, "is no name for a profile"),
-        ("a", {"client-secret": "x"}, "there is no field 'client-secret'"),
-        ("a", {"client_id": "x"}, "there is no field 'client_id'"),
+        ("nightly", {}, "profile 'nightly' already exists"),
+        ("a.b", {}, "Invalid profile name"),
+        ("", {}, "Invalid profile name"),
+        ("a]\n[profiles.b", {}, "Invalid profile name"),
+        ("ä", {}, "Invalid profile name"),
+        ("a\n", {}, "Invalid profile name"),
+        ("a", {"client-secret": "x"}, "unknown field 'client-secret'"),
+        ("a", {"client_id": "x"}, "unknown field 'client_id'"),
         ("a", {"tenant": 5}, "(in tenant)"),
-        ("a", {"authority": "http://x"}, "no https address"),
-        ("a", {"assertion": {"send-x5c": True}}, "is not TOML"),
+        ("a", {"authority": "http://x"}, "not an https URL"),
+        ("a", {"assertion": {"send-x5c": True}}, "is not valid TOML"),
     ],
 )
-def test_wrong_addition_changes_nothing(file: Path, name: str, fields: dict[str, object], message: str) -> None:
+def test_invalid_profile_is_not_added(file: Path, name: str, fields: dict[str, object], message: str) -> None:
     """What `load` would reject is not written, and existing profiles are never replaced."""
     write(file, NIGHTLY)
     with pytest.raises(ConfigurationError) as caught:
@@ -430,7 +430,7 @@ def test_wrong_addition_changes_nothing(file: Path, name: str, fields: dict[str,
 
 
 @pytest.mark.parametrize("there", ["profiles = {}\n", "[profiles\n", "[defaults]\nx = 1\n"])
-def test_unfit_file_is_not_added_to(file: Path, there: str) -> None:
+def test_invalid_file_is_not_changed(file: Path, there: str) -> None:
     """A file that could not be read with the new profile in it stays unchanged."""
     file.write_text(there)
     with pytest.raises(ConfigurationError):
@@ -438,7 +438,7 @@ def test_unfit_file_is_not_added_to(file: Path, there: str) -> None:
     assert file.read_text() == there
 
 
-@pytest.mark.parametrize(("number", "hint"), [(28, "The disk is full."), (30, "read-only")])
+@pytest.mark.parametrize(("number", "hint"), [(28, "disk is full"), (30, "read-only")])
 def test_unwritable_file_is_a_clear_error(file: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str) -> None:
     """A full or read-only disk is reported with its remedy, and the file stays as it was."""
     write(file, NIGHTLY)
@@ -453,13 +453,13 @@ def test_unwritable_file_is_a_clear_error(file: Path, monkeypatch: pytest.Monkey
     assert file.read_text() == NIGHTLY
 
 
-def test_clouds_are_those_of_profiles() -> None:
+def test_every_cloud_has_an_authority() -> None:
     """Every cloud that a profile may name has an authority."""
     assert set(config.CLOUDS) == set(get_args(get_type_hints(Profile)["cloud"]))
     assert all(address.startswith("https://") for address in config.CLOUDS.values())
 
 
-def test_added_profile_leaves_readers(tmp_path: Path) -> None:
+def test_added_profile_keeps_permissions(tmp_path: Path) -> None:
     """Those who could read the configuration before can read it afterwards, and a link stays a link."""
     path, link = tmp_path / "real.toml", tmp_path / "config.toml"
     path.write_text("# ours\n")
@@ -471,7 +471,7 @@ def test_added_profile_leaves_readers(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_configuration_that_is_edited_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_edit_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Changes that an editor saves while a profile is being added are not lost."""
     path = tmp_path / "config.toml"
     path.write_text('[profiles.a]\ntenant = "t"\n')
@@ -482,7 +482,7 @@ def test_configuration_that_is_edited_meanwhile(tmp_path: Path, monkeypatch: pyt
         real(*arguments, **options)
 
     monkeypatch.setattr(files, "rewrite", rewrite)
-    with pytest.raises(ConfigurationError, match="replaced meanwhile") as caught:
+    with pytest.raises(ConfigurationError, match="changed since it was read") as caught:
         add_profile(path, "b", {"tenant": "t"})
     assert caught.value.hint == "Run the command again."
     assert "[profiles.edited]" in path.read_text()

@@ -17,7 +17,7 @@ import requests
 
 from keyvouch import https
 from keyvouch._core.retries import Deadline
-from keyvouch._system.sockets import LARGEST_RESPONSE
+from keyvouch._system.sockets import MAX_RESPONSE_BYTES
 from keyvouch.entra import transport
 from keyvouch.entra.transport import Session
 from keyvouch.errors import StoreUnavailable
@@ -62,25 +62,27 @@ def tls(tmp_path: Path) -> tuple[ssl.SSLContext, str]:
 
 
 @contextlib.contextmanager
-def ending_soon() -> Iterator[None]:
+def ends_at_the_deadline() -> Iterator[None]:
     began = time.monotonic()
     with pytest.raises((StoreUnavailable, requests.exceptions.RequestException)) as caught:
         yield
     assert time.monotonic() - began < SOON
-    said = str(caught.value)
-    assert isinstance(caught.value, requests.exceptions.RequestException) or "in time" in said or "proxy" in said
+    message = str(caught.value)
+    assert (
+        isinstance(caught.value, requests.exceptions.RequestException) or "timed out" in message or "proxy" in message
+    )
 
 
 @pytest.mark.parametrize("drip", DRIPS)
 def test_dripping_response(request_by: Request, tls: tuple[ssl.SSLContext, str], drip: str) -> None:
     """A response ends at the deadline, whichever part of it drips."""
-    with dripping(drip, tls[0]) as server, ending_soon():
+    with dripping(drip, tls[0]) as server, ends_at_the_deadline():
         request_by(f"https://localhost:{server.port}/", tls[1])
 
 
 def test_silent_handshake(request_by: Request, tls: tuple[ssl.SSLContext, str]) -> None:
     """A server that accepts connections but never answers the ClientHello is abandoned in time."""
-    with dripping("silence") as server, ending_soon():
+    with dripping("silence") as server, ends_at_the_deadline():
         request_by(f"https://localhost:{server.port}/", tls[1])
 
 
@@ -89,23 +91,23 @@ def test_dripping_handshake(request_by: Request, tls: tuple[ssl.SSLContext, str]
     with (
         dripping("silence", tls[0]) as server,
         SlowRelay(("127.0.0.1", server.port)) as relay,
-        ending_soon(),
+        ends_at_the_deadline(),
     ):
         request_by(f"https://localhost:{relay.port}/", tls[1])
 
 
 @pytest.mark.parametrize("drip", ["header", "silence"])
-def test_connecting_has_its_own_limit(
+def test_connect_timeout(
     request_by: Request, tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch, drip: str
 ) -> None:
     """Connecting has its own limit, far below the request's."""
     for module in (https, transport):
         monkeypatch.setattr(module, "CONNECT_TIMEOUT", TIME)
-    with dripping(drip) as server, ending_soon():
+    with dripping(drip) as server, ends_at_the_deadline():
         request_by("https://vault.test/", tls[1], f"http://localhost:{server.port}", time=PLENTY)
 
 
-def test_no_more_threads(tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_lookup_without_a_thread(tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """If no thread can be started, as at interpreter shutdown, a name is looked up without one."""
 
     def fail(_: threading.Thread) -> None:
@@ -123,38 +125,38 @@ def test_no_more_threads(tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.Mo
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_dripping_proxy(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str, drip: str) -> None:
     """A proxy's response to CONNECT ends at the deadline, including over TLS to the proxy."""
-    with dripping(drip, tls[0] if scheme == "https" else None) as server, ending_soon():
+    with dripping(drip, tls[0] if scheme == "https" else None) as server, ends_at_the_deadline():
         request_by("https://vault.test/", tls[1], f"{scheme}://localhost:{server.port}")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_dripping_handshake_behind_a_proxy(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str) -> None:
+def test_dripping_handshake_through_a_proxy(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str) -> None:
     """The deadline holds for a proxy that connects and then drips what looks like a TLS record; also for TLS in TLS."""
     drip = (b"HTTP/1.1 200 OK\r\n\r\n", b"\x16\x03\x03\x40\x00")
-    with dripping(drip, tls[0] if scheme == "https" else None) as server, ending_soon():
+    with dripping(drip, tls[0] if scheme == "https" else None) as server, ends_at_the_deadline():
         request_by("https://vault.test/", tls[1], f"{scheme}://localhost:{server.port}")
 
 
 def test_dripping_metadata_service(monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline holds for MSAL's query of a machine's metadata service for its region, over http."""
     monkeypatch.setattr(transport, "is_link_local", lambda _: True)
-    with dripping("header") as server, ending_soon():
+    with dripping("header") as server, ends_at_the_deadline():
         by_session(f"http://localhost:{server.port}/", None)
 
 
-def test_name_that_is_not_resolved(request_by: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_lookup_that_hangs(request_by: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline holds even if a resolver never answers."""
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: over.wait(30.0))
     try:
-        with ending_soon():
+        with ends_at_the_deadline():
             request_by("https://vault.test/", None)
     finally:
         over.set()
 
 
 @pytest.fixture
-def deaf() -> Iterator[int]:
+def unresponsive_port() -> Iterator[int]:
     """The port of a server whose backlog is full: connections are neither accepted nor refused."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
@@ -168,20 +170,25 @@ def deaf() -> Iterator[int]:
         yield port
 
 
-def test_addresses_that_do_not_answer(request_by: Request, deaf: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_addresses_share_the_deadline(
+    request_by: Request, unresponsive_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Many addresses share the deadline."""
-    address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", deaf))
+    address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", unresponsive_port))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [address] * 20)
-    with ending_soon():
+    with ends_at_the_deadline():
         request_by("https://vault.test/", None)
 
 
 def test_next_address_is_tried_in_time(
-    tls: tuple[ssl.SSLContext, str], deaf: int, monkeypatch: pytest.MonkeyPatch
+    tls: tuple[ssl.SSLContext, str], unresponsive_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An address that does not answer leaves time for the next."""
     with dripping("silence", tls[0], [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"]) as server:
-        addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in (deaf, server.port)]
+        addresses = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+            for port in (unresponsive_port, server.port)
+        ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_: addresses)
         by_pools("https://localhost/", tls[1])
 
@@ -189,7 +196,7 @@ def test_next_address_is_tried_in_time(
 @pytest.mark.parametrize(
     ("request_by", "scheme"), [(by_pools, "https"), (by_pools, "http"), (by_session, "https")], indirect=["request_by"]
 )
-def test_request_that_is_not_read(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str) -> None:
+def test_server_that_does_not_read(request_by: Request, tls: tuple[ssl.SSLContext, str], scheme: str) -> None:
     """The deadline holds for a server that reads the body slowly."""
     over = threading.Event()
 
@@ -203,7 +210,7 @@ def test_request_that_is_not_read(request_by: Request, tls: tuple[ssl.SSLContext
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=sip, args=(listener,))
         thread.start()
-        with ending_soon():
+        with ends_at_the_deadline():
             request_by(f"{scheme}://localhost:{listener.getsockname()[1]}/", tls[1], body=bytes(50_000_000))
         over.set()
         thread.join()
@@ -219,18 +226,18 @@ def test_request_that_is_not_read(request_by: Request, tls: tuple[ssl.SSLContext
     ],
     ids=["continue", "body", "chunks", "trailers"],
 )
-def test_flood(request_by: Request, tls: tuple[ssl.SSLContext, str], start: bytes, again: bytes) -> None:
+def test_endless_response(request_by: Request, tls: tuple[ssl.SSLContext, str], start: bytes, again: bytes) -> None:
     """An endless stream of bytes is abandoned for its size, before the deadline."""
-    many = again * (LARGEST_RESPONSE // len(again))
+    many = again * (MAX_RESPONSE_BYTES // len(again))
     with dripping("silence", tls[0], [start + many + many]) as server, pytest.raises(Exception) as caught:
         request_by(f"https://localhost:{server.port}/", tls[1], time=PLENTY)
     assert "8 MiB" in str(caught.value)
 
 
 @pytest.mark.parametrize("status", ["200 OK", "302 Found\r\nLocation: /"])
-def test_bomb(request_by: Request, tls: tuple[ssl.SSLContext, str], status: str) -> None:
+def test_decompression_bomb(request_by: Request, tls: tuple[ssl.SSLContext, str], status: str) -> None:
     """A small body that decompresses to a large one is refused, including that of a redirect."""
-    body = gzip.compress(bytes(2 * LARGEST_RESPONSE))
+    body = gzip.compress(bytes(2 * MAX_RESPONSE_BYTES))
     head = f"HTTP/1.1 {status}\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with dripping("silence", tls[0], [head + body]) as server, pytest.raises(Exception) as caught:
         request_by(f"https://localhost:{server.port}/", tls[1], time=PLENTY)
@@ -239,7 +246,7 @@ def test_bomb(request_by: Request, tls: tuple[ssl.SSLContext, str], status: str)
 
 def test_large_response(tls: tuple[ssl.SSLContext, str]) -> None:
     """A body within the limit is read, and the next request may be as large."""
-    body = bytes(LARGEST_RESPONSE - 1000)
+    body = bytes(MAX_RESPONSE_BYTES - 1000)
     response = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     limits = Limits()
     with (
@@ -251,7 +258,7 @@ def test_large_response(tls: tuple[ssl.SSLContext, str]) -> None:
 
 
 @pytest.mark.parametrize("drip", ["header", "body", "silence"])
-def test_ssl_context_of_another_kind(
+def test_ssl_context_of_truststore(
     request_by: Request, tls: tuple[ssl.SSLContext, str], drip: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The deadline holds after `truststore.inject_into_ssl()`, whose contexts delegate most calls to another one."""
@@ -269,5 +276,5 @@ def test_ssl_context_of_another_kind(
         return context
 
     monkeypatch.setattr(ssl, "create_default_context", create_other)
-    with dripping(drip, tls[0]) as server, ending_soon():
+    with dripping(drip, tls[0]) as server, ends_at_the_deadline():
         request_by(f"https://localhost:{server.port}/", tls[1])

@@ -53,20 +53,20 @@ def test_table_names_every_error() -> None:
 
 
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
-def test_error_behaves_as_the_table_says(kind: type[KeyvouchError]) -> None:
+def test_error_attributes_match_the_table(kind: type[KeyvouchError]) -> None:
     """The command's status, and whether a client waits or uses the next key, depend only on the class."""
     error = kind("what")
     assert (error.exit_status, error.transient, error.try_next_key) == TABLE[kind.__name__]
 
 
-def test_drawing_shows_every_error() -> None:
+def test_tree_shows_every_error() -> None:
     """The tree at the top of the module is the tree of the classes, in depth and name."""
     drawn = re.findall(r"^    ([│ ]*)[├└]── (\w+)", errors.__doc__ or "", re.MULTILINE)
     expected = {kind.__name__: len(kind.__mro__) - len(KeyvouchError.__mro__) for kind in all_errors()}
     assert {name: len(indent) // 4 + 1 for indent, name in drawn} == expected
 
 
-def test_codes_are_words_and_unique() -> None:
+def test_codes_are_unique() -> None:
     """A code identifies one error, and is what programs compare."""
     codes = [kind.code for kind in all_errors()]
     assert len(set(codes)) == len(codes)
@@ -74,26 +74,26 @@ def test_codes_are_words_and_unique() -> None:
 
 
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
-def test_error_survives_a_pickle(kind: type[KeyvouchError]) -> None:
+def test_error_can_be_pickled(kind: type[KeyvouchError]) -> None:
     """A worker process passes its errors to its parent with hint and URI."""
     error = pickle.loads(pickle.dumps(kind("what", hint="Do this.", uri="pfx:/a")))  # noqa: S301
     assert type(error) is kind
     assert (error.message, error.hint, error.uri) == ("what", "Do this.", "pfx:/a")
 
 
-def test_hint_stands_below_the_message() -> None:
+def test_hint_follows_the_message() -> None:
     """A printed error says what happened, then what to do."""
     assert str(KeyvouchError("It broke.", hint="Mend it.")) == "It broke.\nMend it."
     assert str(KeyvouchError("It broke.")) == "It broke."
 
 
-def test_authority_decides_about_next_key() -> None:
+def test_authority_refusal_sets_try_next_key() -> None:
     """Whether another key may help after a refusal depends on its code, so the code that raises it decides."""
     assert errors.AuthorityRefused("no", try_next_key=True).try_next_key
     assert not errors.AuthorityRefused("no").try_next_key
 
 
-def test_quoted_text_drives_no_terminal() -> None:
+def test_control_characters_are_replaced() -> None:
     """A server's text in an error cannot move the cursor, reverse text or ring the bell; letters and lines are kept."""
     error = StoreUnavailable("It says: \x1b[31mr\u00e9d\x07\u202e\u2066\x9b\rok\nnext", hint="\x1b]0;title\x07")
     assert error.message == "It says: ?[31mr\u00e9d?????ok\nnext"

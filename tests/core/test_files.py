@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from keyvouch._system import files
-from keyvouch._system.files import check_trusted, locked, make_folder, read_private, reading, write_private
+from keyvouch._system.files import check_trusted, errors, locked, make_folder, read_private_with_status, write_private
 from keyvouch.errors import AccessDenied, ConfigurationError, StoreUnavailable
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX's")
@@ -36,9 +36,9 @@ def failing(number: int) -> Callable[..., None]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An empty folder owned by this user."""
-    place = tmp_path / "folder"
-    place.mkdir(mode=0o700)
-    return place
+    path = tmp_path / "folder"
+    path.mkdir(mode=0o700)
+    return path
 
 
 # Writing
@@ -48,23 +48,23 @@ def test_written_file_is_private(folder: Path) -> None:
     """A file is accessible only to its owner, whatever the umask, and no other file stays in the folder."""
     before = os.umask(0)
     try:
-        write_private(folder / "key", b"octets")
+        write_private(folder / "key", b"secret")
     finally:
         os.umask(before)
-    assert (folder / "key").read_bytes() == b"octets"
+    assert (folder / "key").read_bytes() == b"secret"
     assert mode_of(folder / "key") == 0o600
     assert names_in(folder) == ["key"]
 
 
-def test_file_is_private_from_the_first_byte(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_file_is_private(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The temporary file has the same mode before its first byte is written."""
     seen = []
     monkeypatch.setattr(os, "fsync", lambda handle: seen.append(os.fstat(handle).st_mode))
-    write_private(folder / "key", b"octets")
+    write_private(folder / "key", b"secret")
     assert [stat.S_IMODE(mode) for mode in seen if stat.S_ISREG(mode)] == [0o600]
 
 
-def test_file_that_is_there_is_kept(folder: Path) -> None:
+def test_existing_file_is_kept(folder: Path) -> None:
     """A file is not overwritten unless requested."""
     (folder / "key").write_bytes(b"old")
     with pytest.raises(FileExistsError):
@@ -73,7 +73,7 @@ def test_file_that_is_there_is_kept(folder: Path) -> None:
     assert names_in(folder) == ["key"]
 
 
-def test_dangling_link_counts_as_a_file(folder: Path) -> None:
+def test_dangling_link_is_not_written_through(folder: Path) -> None:
     """A dangling link is not written through."""
     (folder / "key").symlink_to(folder / "elsewhere")
     with pytest.raises(FileExistsError):
@@ -91,29 +91,29 @@ def test_replaced_file_is_private(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP])
-def test_file_system_without_links(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_file_system_without_hard_links(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """On a file system without links the file is still written, and never over another."""
     monkeypatch.setattr(os, "link", failing(number))
-    write_private(folder / "key", b"octets")
+    write_private(folder / "key", b"secret")
     with pytest.raises(FileExistsError):
         write_private(folder / "key", b"others")
-    assert (folder / "key").read_bytes() == b"octets"
+    assert (folder / "key").read_bytes() == b"secret"
     assert mode_of(folder / "key") == 0o600
     assert names_in(folder) == ["key"]
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_full_disk_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+def test_full_disk_leaves_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     """A file is complete or does not exist, even without links."""
     monkeypatch.setattr(os, "link", failing(errno.EPERM))
     monkeypatch.setattr(os, broken, failing(errno.ENOSPC))
     with pytest.raises(OSError, match="No space left"):
-        write_private(folder / "key", b"octets")
+        write_private(folder / "key", b"secret")
     assert names_in(folder) == []
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_failed_replacement_keeps_the_old(folder: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+def test_failed_replacement_keeps_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     """A replacement that fails leaves the old file."""
     (folder / "key").write_bytes(b"old")
     monkeypatch.setattr(os, broken, failing(errno.EIO))
@@ -126,16 +126,16 @@ def test_failed_replacement_keeps_the_old(folder: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("number", "hint"),
     [
-        (errno.ENOSPC, "The disk is full."),
+        (errno.ENOSPC, "disk is full"),
         (errno.EROFS, "read-only"),
-        (errno.EACCES, "Let this account write to /x"),
-        (errno.EPERM, "Let this account write to /x"),
-        (errno.ENOENT, "Make the folder /x first."),
-        (errno.ENOTDIR, "Make the folder /x first."),
-        (errno.EIO, "Write somewhere else."),
+        (errno.EACCES, "permission to write to /x"),
+        (errno.EPERM, "permission to write to /x"),
+        (errno.ENOENT, "Create the folder /x first."),
+        (errno.ENOTDIR, "Create the folder /x first."),
+        (errno.EIO, "Choose another location."),
     ],
 )
-def test_unwritable_place_has_its_remedy(number: int, hint: str) -> None:
+def test_write_errors_have_hints(number: int, hint: str) -> None:
     """The error says in words why a file cannot be written, and what to do."""
     error = files.cannot_write(Path("/x/key"), OSError(number, os.strerror(number)))
     assert isinstance(error, ConfigurationError)
@@ -150,18 +150,18 @@ def test_folder_is_private(folder: Path) -> None:
     assert mode_of(folder / "a" / "b") == 0o700
 
 
-@pytest.mark.parametrize("place", ["file", "file/below"])
-def test_file_in_the_way_of_a_folder(folder: Path, place: str) -> None:
+@pytest.mark.parametrize("path", ["file", "file/below"])
+def test_file_in_place_of_a_folder(folder: Path, path: str) -> None:
     """A folder that cannot be made is a clear error."""
     (folder / "file").write_bytes(b"")
     with pytest.raises(ConfigurationError, match="cannot be written"):
-        make_folder(folder / place)
+        make_folder(folder / path)
 
 
 # Locations
 
 
-def test_own_folders_follow_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_directories_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """A unit's StateDirectory= and CacheDirectory= are used; of several, the first."""
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/one:/var/lib/two")
     monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/one:/var/cache/two")
@@ -169,7 +169,7 @@ def test_own_folders_follow_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("account", "folder"), [(0, "/var/lib/keyvouch"), (1000, "/home/me/.local/state/keyvouch")])
-def test_state_of_root_is_the_machines(monkeypatch: pytest.MonkeyPatch, account: int, folder: str) -> None:
+def test_state_folder_of_root(monkeypatch: pytest.MonkeyPatch, account: int, folder: str) -> None:
     """Without systemd, root keeps its state in the machine's directory, everyone else in their home."""
     monkeypatch.delenv("STATE_DIRECTORY")
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
@@ -179,7 +179,7 @@ def test_state_of_root_is_the_machines(monkeypatch: pytest.MonkeyPatch, account:
     assert files.state_folder() == Path(folder)
 
 
-def test_configuration_is_the_users_or_the_machines(own_folders: Path) -> None:
+def test_configuration_paths(own_folders: Path) -> None:
     """The user's own comes first; the machine's is /etc/keyvouch, not /etc/xdg."""
     user, machine = files.configuration_files()
     assert user.is_relative_to(own_folders)
@@ -196,7 +196,7 @@ def home_named_tilde(*arguments: object, **options: object) -> Path:
 
 
 @pytest.mark.parametrize("find", [no_home, home_named_tilde])
-def test_account_without_home(monkeypatch: pytest.MonkeyPatch, find: Callable[..., Path]) -> None:
+def test_account_without_home_directory(monkeypatch: pytest.MonkeyPatch, find: Callable[..., Path]) -> None:
     """Without a home the working directory is not a fallback: it is neither read nor written."""
     for kind in ("config", "state", "cache"):
         monkeypatch.setattr(f"platformdirs.user_{kind}_path", find)
@@ -204,9 +204,9 @@ def test_account_without_home(monkeypatch: pytest.MonkeyPatch, find: Callable[..
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert files.configuration_files() == [Path("/etc/keyvouch/config.toml")]
-    for place in (files.state_folder, files.cache_folder):
+    for find_folder in (files.state_folder, files.cache_folder):
         with pytest.raises(ConfigurationError, match="no home"):
-            place()
+            find_folder()
 
 
 # Locks
@@ -231,12 +231,12 @@ def start_holder(lock: Path, program: str = HOLDER) -> subprocess.Popen[bytes]:
     return holder
 
 
-def test_lock_keeps_another_process_out(folder: Path) -> None:
+def test_lock_excludes_other_processes(folder: Path) -> None:
     """A caller waits for a lock that another process holds, then gets an error that names the file."""
     lock = folder / "below" / "lock"
     with (
         start_holder(lock) as holder,
-        pytest.raises(StoreUnavailable, match=f"{lock} for 0 seconds"),
+        pytest.raises(StoreUnavailable, match=f"after 0 seconds waiting .* the lock {lock}"),
         locked(lock, timeout=0.1),
     ):
         pytest.fail("two hold one lock")
@@ -245,7 +245,7 @@ def test_lock_keeps_another_process_out(folder: Path) -> None:
         assert mode_of(lock) == 0o600
 
 
-def test_lock_is_waited_for(folder: Path) -> None:
+def test_released_lock_is_acquired(folder: Path) -> None:
     """The next process gets the lock as soon as it is released."""
     with start_holder(folder / "lock") as holder:
         assert holder.stdin
@@ -254,7 +254,7 @@ def test_lock_is_waited_for(folder: Path) -> None:
             pass
 
 
-def test_killed_process_holds_no_lock(folder: Path) -> None:
+def test_killed_process_releases_its_lock(folder: Path) -> None:
     """A lock ends with its process, so that nobody has to remove a file by hand."""
     with start_holder(folder / "lock") as holder:
         holder.kill()
@@ -263,7 +263,7 @@ def test_killed_process_holds_no_lock(folder: Path) -> None:
             pass
 
 
-def test_forked_child_keeps_no_lock(folder: Path) -> None:
+def test_forked_child_does_not_keep_the_lock(folder: Path) -> None:
     """A child forked while its parent held a lock does not keep holding it after the parent."""
     forking = """
         import os, sys
@@ -281,7 +281,7 @@ def test_forked_child_keeps_no_lock(folder: Path) -> None:
         pass
 
 
-def test_exception_gives_the_lock_back(folder: Path) -> None:
+def test_exception_releases_the_lock(folder: Path) -> None:
     """Whatever happens inside, the lock is released afterwards."""
     with pytest.raises(RuntimeError), locked(folder / "lock", timeout=0):
         raise RuntimeError
@@ -289,7 +289,7 @@ def test_exception_gives_the_lock_back(folder: Path) -> None:
         pass
 
 
-def test_lock_that_cannot_be_made(folder: Path) -> None:
+def test_unwritable_lock_file(folder: Path) -> None:
     """An unwritable location is a clear error, not a wait."""
     (folder / "lock").mkdir()
     with pytest.raises(ConfigurationError, match="cannot be written"), locked(folder / "lock", timeout=0):
@@ -303,45 +303,45 @@ def test_lock_that_cannot_be_made(folder: Path) -> None:
 def test_private_file_is_read(folder: Path, mode: int) -> None:
     """The owner and a group may be able to read a secret."""
     path = folder / "key"
-    path.write_bytes(b"octets")
+    path.write_bytes(b"secret")
     path.chmod(mode)
-    assert read_private(path) == b"octets"
+    assert read_private_with_status(path)[0] == b"secret"
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o666])
-def test_world_readable_file_is_refused(folder: Path, mode: int) -> None:
+def test_world_readable_file_is_rejected(folder: Path, mode: int) -> None:
     """A world-readable secret is refused with the command that fixes it, unless the profile allows it."""
     path = folder / "key"
-    path.write_bytes(b"octets")
+    path.write_bytes(b"secret")
     path.chmod(mode)
     with pytest.raises(AccessDenied, match="Everyone on this machine can read") as caught:
-        read_private(path)
+        read_private_with_status(path)
     assert caught.value.hint == f"Run: chmod o-rwx {path}"
-    assert read_private(path, any_reader=True) == b"octets"
+    assert read_private_with_status(path, any_reader=True)[0] == b"secret"
 
 
 def test_world_readable_kubernetes_secret(folder: Path) -> None:
     """In a kubelet volume the remedy is the volume's mode, since its files are read-only."""
     (folder / "..2026").mkdir()
     (folder / "..data").symlink_to("..2026")
-    (folder / "..data" / "key").write_bytes(b"octets")
+    (folder / "..data" / "key").write_bytes(b"secret")
     (folder / "..data" / "key").chmod(0o644)
     (folder / "key").symlink_to("..data/key")
     with pytest.raises(AccessDenied) as caught:
-        read_private(folder / "key")
+        read_private_with_status(folder / "key")
     assert "defaultMode: 0400" in caught.value.hint
 
 
-@pytest.mark.parametrize("place", ["/run/secrets/key", "/var/run/secrets/key"])
-def test_world_readable_container_secret(place: str) -> None:
+@pytest.mark.parametrize("path", ["/run/secrets/key", "/var/run/secrets/key"])
+def test_world_readable_container_secret(path: str) -> None:
     """A container's secret location has its own remedy."""
-    assert "container's secret" in reading._remedy(Path(place))
+    assert "container's secret" in errors.restrict_readers_hint(Path(path))
 
 
 def test_missing_file_is_an_os_error(folder: Path) -> None:
     """If a file cannot be read at all, the caller that knows its purpose reports it."""
     with pytest.raises(FileNotFoundError):
-        read_private(folder / "key")
+        read_private_with_status(folder / "key")
 
 
 # Trust
@@ -388,7 +388,7 @@ def test_sticky_file_is_not_trusted(folder: Path) -> None:
         check_trusted(folder / "config")
 
 
-def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+def change_owner(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """Give the path itself, not its target, to another user; return that user's id."""
     if os.geteuid() == 0:
         os.chown(path, 12345, 12345, follow_symlinks=False)
@@ -402,12 +402,12 @@ def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_file_of_another_user_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """The owner of a file, or of a folder above it, could have written it."""
     (folder / "config").write_bytes(b"")
-    owner = give_away(folder / what, monkeypatch)
+    owner = change_owner(folder / what, monkeypatch)
     with pytest.raises(ConfigurationError, match=rf"belongs to another user \(uid {owner}\)"):
         check_trusted(folder / "config")
 
 
-def test_file_of_root_is_trusted_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_of_root_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everyone trusts root's files."""
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     check_trusted(Path("/etc/passwd"))
@@ -425,7 +425,7 @@ def test_link_is_followed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("chain", ["direct", "two links", "folder"])
-def test_link_in_an_open_folder_is_not_trusted(folder: Path, chain: str) -> None:
+def test_link_in_a_world_writable_folder_is_not_trusted(folder: Path, chain: str) -> None:
     """If everyone can write to a folder, anyone can redirect its links, even those with a trusted target now."""
     (folder / "good").mkdir()
     (folder / "good" / "config").write_bytes(b"")
@@ -447,12 +447,12 @@ def test_link_of_another_user_is_not_trusted(folder: Path, monkeypatch: pytest.M
     """In a sticky folder a link can still belong to another user, who can redirect it."""
     (folder / "config").write_bytes(b"")
     (folder / "link").symlink_to("config")
-    give_away(folder / "link", monkeypatch)
+    change_owner(folder / "link", monkeypatch)
     with pytest.raises(ConfigurationError, match="belongs to another user"):
         check_trusted(folder / "link")
 
 
-def test_circle_of_links_is_an_os_error(folder: Path) -> None:
+def test_loop_of_links_is_an_os_error(folder: Path) -> None:
     """A loop of links is an error, not a hang."""
     (folder / "one").symlink_to("other")
     (folder / "other").symlink_to("one")
@@ -460,7 +460,7 @@ def test_circle_of_links_is_an_os_error(folder: Path) -> None:
         check_trusted(folder / "one")
 
 
-def test_missing_file_is_not_judged(folder: Path) -> None:
+def test_missing_file_is_file_not_found(folder: Path) -> None:
     """If a file is missing, the caller that knows its purpose reports it."""
     with pytest.raises(FileNotFoundError):
         check_trusted(folder / "config")

@@ -95,7 +95,7 @@ def uri(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["pem", "pfx"])
-def test_first_use_imports_behind_a_gate(uri: str, scheme: str, tmp_path: Path) -> None:
+def test_imports_on_first_use_are_gated(uri: str, scheme: str, tmp_path: Path) -> None:
     """What the first use imports is imported while forks wait: otherwise a child could not import a module."""
     config = tmp_path / "config.toml"
     config.write_text(f'[profiles.nightly]\nkeys = ["{uri}"]\n', encoding="utf-8")
@@ -104,7 +104,7 @@ def test_first_use_imports_behind_a_gate(uri: str, scheme: str, tmp_path: Path) 
     assert json.loads(found) == []
 
 
-def test_fork_during_the_first_use(uri: str) -> None:
+def test_fork_during_first_use(uri: str) -> None:
     """A child forked while another thread opens and signs for the first time can open and sign, too."""
     whole = float(run(_FORK, uri, "0"))
     for part in range(1, 16):

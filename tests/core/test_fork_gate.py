@@ -26,13 +26,13 @@ def gate() -> ForkGate:
 
 
 @pytest.fixture(autouse=True)
-def _forks_are_meant() -> Iterator[None]:
+def _ignore_fork_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
 
 
-def status_of_child(act: Callable[[], object] = lambda: None) -> int:
+def child_exit_status(act: Callable[[], object] = lambda: None) -> int:
     child = os.fork()
     if child == 0:
         status = 1
@@ -45,7 +45,7 @@ def status_of_child(act: Callable[[], object] = lambda: None) -> int:
 
 
 @contextlib.contextmanager
-def somebody_inside(gate: ForkGate, act: Callable[[], object]) -> Iterator[None]:
+def thread_inside(gate: ForkGate, act: Callable[[], object]) -> Iterator[None]:
     """Another thread that has entered the gate, and leaves it after its action."""
     entered = threading.Event()
 
@@ -61,7 +61,7 @@ def somebody_inside(gate: ForkGate, act: Callable[[], object]) -> Iterator[None]
     caller.join()
 
 
-def test_fork_waits_for_who_is_inside(gate: ForkGate) -> None:
+def test_fork_waits_for_native_calls(gate: ForkGate) -> None:
     """A fork begins when the native call has ended, and not before."""
     happened: list[str] = []
 
@@ -69,14 +69,14 @@ def test_fork_waits_for_who_is_inside(gate: ForkGate) -> None:
         time.sleep(0.2)
         happened.append("called")
 
-    with somebody_inside(gate, call):
-        status_of_child()
+    with thread_inside(gate, call):
+        child_exit_status()
         happened.append("forked")
 
     assert happened == ["called", "forked"]
 
 
-def test_nobody_enters_during_a_fork(gate: ForkGate) -> None:
+def test_threads_wait_during_a_fork(gate: ForkGate) -> None:
     """A thread that arrives during a fork enters after it."""
     entered = threading.Event()
 
@@ -85,7 +85,7 @@ def test_nobody_enters_during_a_fork(gate: ForkGate) -> None:
             entered.set()
 
     caller = threading.Thread(target=call)
-    with ForkGate().alone():  # closes them as a fork does
+    with ForkGate().exclusive():  # closes them as a fork does
         caller.start()
         assert not entered.wait(0.1)
     caller.join(LONG_ENOUGH)
@@ -93,20 +93,20 @@ def test_nobody_enters_during_a_fork(gate: ForkGate) -> None:
     assert entered.is_set()
 
 
-def test_call_that_does_not_end_holds_up_one_fork(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_call_delays_one_fork(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fork is delayed, then happens; the next fork does not wait for that call again."""
-    monkeypatch.setattr(forks, "_WAITING", 0.3)
+    monkeypatch.setattr(forks, "_MAX_WAIT", 0.3)
     release = threading.Event()
-    with somebody_inside(gate, lambda: release.wait(LONG_ENOUGH)):
-        with pytest.raises(TimeoutError), gate.alone():
+    with thread_inside(gate, lambda: release.wait(LONG_ENOUGH)):
+        with pytest.raises(TimeoutError), gate.exclusive():
             pass
-        assert status_of_child(gate.__enter__) == 0  # the child knows nothing of the parent's thread
-        with gate.alone():
+        assert child_exit_status(gate.__enter__) == 0  # the child knows nothing of the parent's thread
+        with gate.exclusive():
             pass
         release.set()
 
 
-def test_one_that_fails_to_forget_keeps_no_other_from_it(gate: ForkGate, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_reset_does_not_stop_the_others(gate: ForkGate, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever runs before the gate, a child knows that it is a child and can enter the gates."""
 
     class Failing:
@@ -129,7 +129,7 @@ def test_one_that_fails_to_forget_keeps_no_other_from_it(gate: ForkGate, caplog:
         assert "Failing is not usable in a forked child: AttributeError" in caplog.text
         gate.__enter__()
 
-    assert status_of_child(look) == 0
+    assert child_exit_status(look) == 0
 
 
 def test_each_fork_counts_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -151,29 +151,29 @@ def test_each_fork_counts_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     assert caplog.messages == ["Failing is not usable in a forked child: AttributeError"] * 2
 
 
-def test_gates_that_an_interruption_left_closed(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gates_left_closed_by_an_interrupt(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the thread that closed the gates could not open them, the next thread to enter opens them."""
     monkeypatch.setattr(forks, "_closed", True)
-    monkeypatch.setattr(forks, "_closer", None)
+    monkeypatch.setattr(forks, "_closing_thread", None)
     with gate:
         assert not forks._closed
 
 
 def test_gates_are_open_after_a_fork(gate: ForkGate) -> None:
     """No thread that enters later has to step back."""
-    status_of_child()
+    child_exit_status()
     assert not forks._closed
-    with gate.alone():
+    with gate.exclusive():
         with gate:  # the thread that closed the gates may enter, and still closes them to the others
             pass
         assert forks._closed
     assert not forks._closed
 
 
-def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_forks_both_wait(gate: ForkGate, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of one fork does not let anyone in before the other has forked."""
     inside, seen = [0], list[int]()
-    close = forks._close
+    close = forks._close_gates
 
     def watched(gates: list[ForkGate]) -> bool:
         left = close(gates)
@@ -182,7 +182,7 @@ def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyP
         seen.append(inside[0])
         return left
 
-    monkeypatch.setattr(forks, "_close", watched)
+    monkeypatch.setattr(forks, "_close_gates", watched)
     done = threading.Event()
 
     def call() -> None:
@@ -192,7 +192,7 @@ def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyP
                 inside[0] -= 1
 
     caller = threading.Thread(target=call)
-    forkers = [threading.Thread(target=lambda: [status_of_child() for _ in range(10)]) for _ in range(3)]
+    forkers = [threading.Thread(target=lambda: [child_exit_status() for _ in range(10)]) for _ in range(3)]
     for thread in (caller, *forkers):
         thread.start()
     for thread in forkers:
@@ -204,7 +204,7 @@ def test_two_forks_at_once_wait_both(gate: ForkGate, monkeypatch: pytest.MonkeyP
     assert set(seen) == {0}
 
 
-def test_gates_in_one_another(gate: ForkGate) -> None:
+def test_nested_gates(gate: ForkGate) -> None:
     """A thread in one gate can enter another, or the same one again, although a fork waits for it."""
     other, happened = ForkGate(), list[str]()
 
@@ -214,14 +214,14 @@ def test_gates_in_one_another(gate: ForkGate) -> None:
             pass
         happened.append("called")
 
-    with somebody_inside(gate, call):
-        status_of_child()
+    with thread_inside(gate, call):
+        child_exit_status()
         happened.append("forked")
 
     assert happened == ["called", "forked"]
 
 
-def test_same_gate_again_while_a_fork_waits(gate: ForkGate) -> None:
+def test_gate_is_reentrant_while_a_fork_waits(gate: ForkGate) -> None:
     """A thread that re-enters its own gate continues at once, and the fork waits until it has left completely."""
     happened: list[str] = []
 
@@ -232,25 +232,25 @@ def test_same_gate_again_while_a_fork_waits(gate: ForkGate) -> None:
         time.sleep(0.2)  # a fork that did not wait would be over by now
         happened.append("called")
 
-    with somebody_inside(gate, call):
+    with thread_inside(gate, call):
         begin = time.monotonic()
-        status_of_child()
+        child_exit_status()
         took = time.monotonic() - begin
         happened.append("forked")
 
     assert happened == ["entered again", "called", "forked"]
-    assert took < forks._WAITING
+    assert took < forks._MAX_WAIT
 
 
-def test_fork_from_inside(gate: ForkGate) -> None:
+def test_fork_inside_a_gate(gate: ForkGate) -> None:
     """A forking thread, as in a signal handler, does not wait for itself; the child leaves no gate it did not enter."""
     begin = time.monotonic()
     with gate:
-        assert status_of_child(lambda: gate.__exit__(None, None, None)) == 0
-    assert time.monotonic() - begin < forks._WAITING / 2
+        assert child_exit_status(lambda: gate.__exit__(None, None, None)) == 0
+    assert time.monotonic() - begin < forks._MAX_WAIT / 2
 
 
-def test_depth_is_counted(gate: ForkGate) -> None:
+def test_nesting_depth_is_counted(gate: ForkGate) -> None:
     """A thread that entered three times is inside until it has left three times, and can then enter again."""
     thread = threading.get_ident()
     for _ in range(2):
@@ -265,7 +265,7 @@ def test_depth_is_counted(gate: ForkGate) -> None:
         assert inside == [True, True, True, False]
 
 
-def test_child_forks_in_its_turn(gate: ForkGate) -> None:
+def test_child_can_fork(gate: ForkGate) -> None:
     """From any thread: nothing of its parent's fork stays closed."""
 
     def use() -> None:
@@ -273,14 +273,14 @@ def test_child_forks_in_its_turn(gate: ForkGate) -> None:
 
         def fork() -> None:
             with gate:
-                worked.append(status_of_child(gate.__enter__))
+                worked.append(child_exit_status(gate.__enter__))
 
         other = threading.Thread(target=fork)
         other.start()
         other.join(LONG_ENOUGH)
         assert worked == [0]
 
-    assert status_of_child(use) == 0
+    assert child_exit_status(use) == 0
 
 
 _HANDLERS = """

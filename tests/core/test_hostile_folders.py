@@ -118,7 +118,7 @@ def test_file_swapped_while_it_is_created(
         files.write_private(theirs / "app.cer", b"certificate", mode=0o644)
 
 
-def test_certificate_of_the_command(theirs: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificate_out_swapped(theirs: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--certificate-out` never changes the mode of a file that replaces its own."""
     from keyvouch.cli.export import write_certificate
 
@@ -131,7 +131,7 @@ def test_certificate_of_the_command(theirs: Path, outside: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("certificate_file", [True, False])
-def test_key_swapped_after_it_was_read(
+def test_key_swapped_after_reading(
     app: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch, certificate_file: bool
 ) -> None:
     """A key read through a link is not written to a file that replaces the link."""
@@ -153,7 +153,7 @@ def test_key_swapped_after_it_was_read(
     if certificate_file:
         files.write_private(theirs / "app.key", pem.write(key, [], None, "app"))
         uri = f"pem:{theirs / 'app.key'}?certificate-file={app}"
-    with open_store(uri) as store, pytest.raises(ConfigurationError, match="replaced meanwhile"):
+    with open_store(uri) as store, pytest.raises(ConfigurationError, match="changed since it was read"):
         store.install_certificate([certificate.self_signed(key, "CN=new", 1)])
     assert app.read_bytes() == b"mine"
 
@@ -186,7 +186,7 @@ def attacked(folder: Path, act: Callable[[], None]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["app.pem", "app.cer"])
-def test_swapping_as_fast_as_possible(app: Path, theirs: Path, outside: Path, name: str) -> None:
+def test_files_swapped_continuously(app: Path, theirs: Path, outside: Path, name: str) -> None:
     """Whatever the owner of the folder puts in it and whenever, no file elsewhere changes."""
     link = str(outside)
 
@@ -209,7 +209,7 @@ def test_swapping_as_fast_as_possible(app: Path, theirs: Path, outside: Path, na
     assert written
 
 
-def test_folder_swapped_as_fast_as_possible(theirs: Path, outside: Path) -> None:
+def test_folder_swapped_continuously(theirs: Path, outside: Path) -> None:
     """No file is created, replaced or deleted in a folder that another account's link leads to."""
     elsewhere = str(outside.parent)
     (theirs / "d").mkdir()
@@ -236,7 +236,7 @@ def test_folder_swapped_as_fast_as_possible(theirs: Path, outside: Path) -> None
 
 
 @pytest.mark.parametrize("path", ["file", "folder/victim", "folder/new", "dangling", "twice"])
-def test_link_of_another_account_out_of_its_own(theirs: Path, outside: Path, path: str) -> None:
+def test_link_of_another_account_to_a_foreign_file(theirs: Path, outside: Path, path: str) -> None:
     """Root follows a link only to files of the link's owner; the error says so."""
     own_link(theirs / "file", outside)
     own_link(theirs / "folder", outside.parent)
@@ -247,7 +247,7 @@ def test_link_of_another_account_out_of_its_own(theirs: Path, outside: Path, pat
 
 
 @pytest.mark.parametrize("act", [files.remove, lambda path: files.write_private(path, b"new")])
-def test_folder_of_root_behind_a_link(theirs: Path, outside: Path, act: Callable[[Path], None]) -> None:
+def test_folder_of_root_through_a_link(theirs: Path, outside: Path, act: Callable[[Path], None]) -> None:
     """Nothing is created or deleted in a folder of root behind another account's link."""
     own_link(theirs / "folder", outside.parent)
     with pytest.raises(ConfigurationError, match="another account controls"):
@@ -255,7 +255,7 @@ def test_folder_of_root_behind_a_link(theirs: Path, outside: Path, act: Callable
 
 
 @pytest.mark.parametrize("path", ["folder/below", "dangling", "dangling/below"])
-def test_folder_that_is_made_behind_a_link(theirs: Path, outside: Path, path: str) -> None:
+def test_folder_is_not_created_through_a_link(theirs: Path, outside: Path, path: str) -> None:
     """A folder is not created through another account's link to a folder of root."""
     own_link(theirs / "folder", outside.parent)
     own_link(theirs / "dangling", outside.parent / "new")
@@ -274,7 +274,7 @@ def test_link_within_one_account(app: Path, theirs: Path, absolute: bool) -> Non
     assert facts(app) == (b"new", SERVICE, SERVICE, 0o640)
 
 
-def test_link_of_root_that_another_account_can_move(theirs: Path, outside: Path) -> None:
+def test_link_of_root_in_a_folder_of_another_account(theirs: Path, outside: Path) -> None:
     """The owner of the folder could have moved a link of root there from elsewhere."""
     (theirs / "app.pem").symlink_to(outside)
     with pytest.raises(ConfigurationError, match="another account controls"):
@@ -320,7 +320,7 @@ def test_audit_records_through_a_hard_link(theirs: Path, outside: Path) -> None:
     (theirs / "audit.log").unlink()
 
 
-def test_audit_records_into_a_pipe_of_another_account(theirs: Path) -> None:
+def test_audit_records_to_a_fifo_of_another_account(theirs: Path) -> None:
     """Root does not wait for a full FIFO that the owner of the folder holds open."""
     path = theirs / "audit.log"
     os.mkfifo(path)
@@ -353,7 +353,7 @@ def test_audit_records_in_a_sticky_folder(tmp_path: Path, account: int, accepted
         files.open_to_append(path)
 
 
-def test_audit_records_in_a_file_of_the_folders_owner(theirs: Path) -> None:
+def test_audit_records_in_a_file_of_the_folder_owner(theirs: Path) -> None:
     """Root's command appends to the audit file of a service."""
     path = theirs / "audit.log"
     path.touch()
@@ -361,7 +361,7 @@ def test_audit_records_in_a_file_of_the_folders_owner(theirs: Path) -> None:
     os.close(files.open_to_append(path))
 
 
-def test_relative_path_below_a_closed_folder(theirs: Path) -> None:
+def test_relative_path_below_an_unsearchable_folder(theirs: Path) -> None:
     """An account that cannot search the folders above its working directory can write files there."""
     process = os.fork()
     if not process:
@@ -397,7 +397,7 @@ def test_lock_of_another_account(theirs: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hard link", "link", "fifo"])
-def test_lock_on_a_file_elsewhere(theirs: Path, outside: Path, kind: str) -> None:
+def test_lock_through_a_link(theirs: Path, outside: Path, kind: str) -> None:
     """A file elsewhere is neither locked nor given to the owner of the folder."""
     path = theirs / ".lock"
     make = {
@@ -411,7 +411,7 @@ def test_lock_on_a_file_elsewhere(theirs: Path, outside: Path, kind: str) -> Non
     path.unlink()
 
 
-def test_lock_of_root_is_left_to_the_owner_of_the_folder(theirs: Path) -> None:
+def test_lock_of_root_belongs_to_the_folder_owner(theirs: Path) -> None:
     """The lock that root's command leaves in a service's folder does not lock the service out."""
     with files.locked(theirs / ".lock", timeout=5):
         pass
@@ -437,7 +437,7 @@ def test_reader_cannot_block_a_new_profile(tmp_path: Path) -> None:
     assert [facts(each)[3] for each in locks] == [0o600]
 
 
-def test_held_lock_is_waited_for(theirs: Path) -> None:
+def test_held_lock_excludes_others(theirs: Path) -> None:
     """Our own lock still keeps others out."""
     path = theirs / ".lock"
     with files.locked(path, timeout=5), pytest.raises(StoreUnavailable), files.locked(path, timeout=0):

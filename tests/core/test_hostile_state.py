@@ -15,7 +15,7 @@ import msal
 import pytest
 
 from acls import acl, set_acl
-from keyvouch._core import lockout
+from keyvouch._core import pin_records
 from keyvouch._core.lockout import single_try
 from keyvouch._system import files
 from keyvouch.entra import cached_token, token_cache
@@ -91,21 +91,21 @@ def refused() -> Path:
     return files.state_folder() / "refused"
 
 
-def test_unsealing_through_a_link(state: Path, outside: Path) -> None:
+def test_unseal_does_not_follow_links(state: Path, outside: Path) -> None:
     """Root's `doctor --unseal` deletes nothing through a link of the service."""
     (state / "refused").symlink_to(outside)
     own(state / "refused")
     with pytest.raises(ConfigurationError, match="another account controls"):
-        lockout.forget()
+        pin_records.forget_refusals()
 
 
-def test_unsealing_while_the_folder_is_swapped(state: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unseal_while_the_folder_is_swapped(state: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root deletes nothing if the folder becomes a link after its records have been listed."""
     folder = state / "refused"
     folder.mkdir()
     for name in ("victim.json", "tree.json"):
         (folder / name).write_bytes(b"{}")
-    real = lockout._remove
+    real = pin_records._remove
 
     def remove(*arguments: object) -> bool:
         with contextlib.suppress(OSError):
@@ -113,8 +113,8 @@ def test_unsealing_while_the_folder_is_swapped(state: Path, outside: Path, monke
             folder.symlink_to(outside)
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(lockout, "_remove", remove)
-    assert lockout.forget() == 2
+    monkeypatch.setattr(pin_records, "_remove", remove)
+    assert pin_records.forget_refusals() == 2
     assert not list((state / "away").iterdir())
 
 
@@ -144,14 +144,14 @@ def test_refusal_that_cannot_be_recorded(
             own(refused())
             os.link(victim, path)
 
-    def try_in_vain() -> None:
+    def try_wrong_pin() -> None:
         with monkeypatch.context() as patch, single_try("token", lambda: "wrong"):
             swap()
             patch.setattr(files, "write_private", full)
             raise SecretIncorrect("no")
 
     with pytest.raises(SecretIncorrect):
-        try_in_vain()
+        try_wrong_pin()
     for each in outside.glob("*.json"):
         if each.is_file():
             assert each.read_bytes() == b"of root"
@@ -171,7 +171,7 @@ OPENED: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 
 @pytest.mark.parametrize("kind", OPENED)
-def test_folder_of_records_that_others_can_write(
+def test_writable_records_folder_is_restricted(
     public: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     """A folder that something else opened, as Kubernetes does with a volume, is closed with a warning."""
@@ -181,7 +181,7 @@ def test_folder_of_records_that_others_can_write(
     open_it(refused())
     with pytest.raises(SecretIncorrect), single_try("token", lambda: "wrong"):
         raise SecretIncorrect("no")
-    assert caplog.messages == [f"{refused()} was closed to other accounts: {who} could write to it."]
+    assert caplog.messages == [f"Removed write permission for others from {refused()}: {who} had it."]
     (record,) = refused().glob("*.json")
 
     def delete() -> bool:
@@ -195,7 +195,7 @@ def test_folder_of_records_that_others_can_write(
 
 
 @pytest.mark.parametrize("kind", OPENED)
-def test_folder_of_a_service_that_others_can_write(state: Path, kind: str) -> None:
+def test_writable_records_folder_of_a_service(state: Path, kind: str) -> None:
     """Root leaves another account's folder as it is and tries no PIN: others could delete the refusal."""
     open_it, who, remedy = OPENED[kind]
     files.make_folder(refused())
@@ -211,7 +211,7 @@ def test_folder_of_a_service_that_others_can_write(state: Path, kind: str) -> No
     assert refused().stat().st_mode == mode
 
 
-def test_folder_of_records_of_another_account(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_folder_of_another_account(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service does not use a folder that another account owns."""
     monkeypatch.setenv("STATE_DIRECTORY", str(public))
     (public / "refused").mkdir()
@@ -232,7 +232,7 @@ def test_folder_of_records_of_another_account(public: Path, monkeypatch: pytest.
 # Folders and locks
 
 
-def test_folders_above_are_closed_whatever_the_umask(tmp_path: Path) -> None:
+def test_parent_folders_are_not_world_writable(tmp_path: Path) -> None:
     """A service with umask 0 does not create world-writable folders."""
     before = os.umask(0)
     try:
@@ -244,7 +244,7 @@ def test_folders_above_are_closed_whatever_the_umask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o666, 0o640])
-def test_lock_that_others_can_open(public: Path, mode: int) -> None:
+def test_lock_readable_by_others_is_restricted(public: Path, mode: int) -> None:
     """A lock that something else opened to others is closed again: any reader could hold it."""
     path = public / ".lock"
     path.touch()
@@ -283,13 +283,13 @@ def cached(account: str = "service") -> str:
     return json.dumps({"AccessToken": {"a": entry}})
 
 
-def find(place: Path) -> str | None:
-    return cached_token.find_token(place, "client", ["scope"])
+def find(path: Path) -> str | None:
+    return cached_token.find_token(path, "client", ["scope"])
 
 
-def keep(place: Path) -> None:
+def keep(path: Path) -> None:
     """Cache another token, as a program does."""
-    add_to(token_cache.open_token_cache(lambda: place))
+    add_to(token_cache.open_token_cache(lambda: path))
 
 
 def add_to(cache: msal.TokenCache) -> None:
@@ -303,12 +303,12 @@ def add_to(cache: msal.TokenCache) -> None:
     )
 
 
-def seen_by_msal(place: Path) -> list[str]:
-    return [each["secret"] for each in token_cache.open_token_cache(lambda: place).search("AccessToken")]
+def seen_by_msal(path: Path) -> list[str]:
+    return [each["secret"] for each in token_cache.open_token_cache(lambda: path).search("AccessToken")]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def path(tmp_path: Path) -> Path:
     """Root's cache, with a token in it."""
     folder = tmp_path / "tokens"
     folder.mkdir(mode=0o700)
@@ -318,98 +318,98 @@ def place(tmp_path: Path) -> Path:
     return path
 
 
-def put_link(place: Path, account: int) -> None:
-    elsewhere = place.parent.parent / "elsewhere.json"
-    place.rename(elsewhere)
-    place.symlink_to(elsewhere)
-    own(place, account)
+def put_link(path: Path, account: int) -> None:
+    elsewhere = path.parent.parent / "elsewhere.json"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    own(path, account)
 
 
-def put_fifo(place: Path) -> None:
-    place.unlink()
-    os.mkfifo(place)
+def put_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
-def put_hard_link(place: Path) -> None:
-    os.link(place, place.with_name("another"))
+def put_hard_link(path: Path) -> None:
+    os.link(path, path.with_name("another"))
 
 
 SPOILED_FILES: dict[str, Callable[[Path], object]] = {
     "another account's": own,
-    "readable by all": lambda place: place.chmod(0o644),
-    "readable by its group": lambda place: place.chmod(0o640),
-    "writable by all": lambda place: place.chmod(0o602),
-    "writable by a list": lambda place: set_acl(place, acl(users={SERVICE: 6})),
-    "own link": lambda place: put_link(place, 0),
-    "link": lambda place: put_link(place, SERVICE),
+    "readable by all": lambda path: path.chmod(0o644),
+    "readable by its group": lambda path: path.chmod(0o640),
+    "writable by all": lambda path: path.chmod(0o602),
+    "writable by a list": lambda path: set_acl(path, acl(users={SERVICE: 6})),
+    "own link": lambda path: put_link(path, 0),
+    "link": lambda path: put_link(path, SERVICE),
     "fifo": put_fifo,
     "hard link": put_hard_link,
 }
 
 
 @pytest.mark.parametrize("kind", SPOILED_FILES)
-def test_cache_that_is_not_our_own(place: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_of_another_account_is_not_used(path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """A token that another account could have planted or read is not used; the next one is cached privately."""
-    assert find(place) == "token-of-service"
-    SPOILED_FILES[kind](place)
-    assert find(place) is None
-    assert seen_by_msal(place) == []
-    keep(place)
-    assert find(place) == "fresh"
-    assert not place.is_symlink()
-    assert (place.stat().st_uid, place.stat().st_mode & 0o777, place.stat().st_nlink) == (0, 0o600, 1)
+    assert find(path) == "token-of-service"
+    SPOILED_FILES[kind](path)
+    assert find(path) is None
+    assert seen_by_msal(path) == []
+    keep(path)
+    assert find(path) == "fresh"
+    assert not path.is_symlink()
+    assert (path.stat().st_uid, path.stat().st_mode & 0o777, path.stat().st_nlink) == (0, 0o600, 1)
     assert not caplog.records
 
 
-def test_cache_in_a_folder_of_another_account(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_in_a_folder_of_another_account(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Tokens then stay in memory, with one warning that names the folder; nothing is written there."""
-    own(place.parent)
-    assert find(place) is None
-    assert seen_by_msal(place) == []
+    own(path.parent)
+    assert find(path) is None
+    assert seen_by_msal(path) == []
     caplog.clear()
-    before = place.read_bytes()
-    keep(place)
-    assert place.read_bytes() == before
+    before = path.read_bytes()
+    keep(path)
+    assert path.read_bytes() == before
     (message,) = caplog.messages
-    assert message.startswith(f"The token was not cached: {place.parent} cannot be used: it belongs to another user")
+    assert message.startswith(f"The token was not cached: {path.parent} cannot be used: it belongs to another user")
 
 
 @pytest.mark.parametrize("kind", OPENED)
-def test_cache_in_a_folder_that_others_could_write(place: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_in_a_writable_folder(path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """The folder is closed to others. What they planted is not used; our own token still is."""
     open_it, who, _ = OPENED[kind]
-    planted = place.with_name("planted.json")
+    planted = path.with_name("planted.json")
     planted.write_text(cached("other"))
     own(planted).chmod(0o600)
-    open_it(place.parent)
+    open_it(path.parent)
     assert find(planted) is None
-    assert find(place) == "token-of-service"
-    assert not place.parent.stat().st_mode & 0o022
-    assert caplog.messages == [f"{place.parent} was closed to other accounts: {who} could write to it."]
+    assert find(path) == "token-of-service"
+    assert not path.parent.stat().st_mode & 0o022
+    assert caplog.messages == [f"Removed write permission for others from {path.parent}: {who} had it."]
 
 
-def test_folder_that_cannot_be_closed(
-    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_folder_that_cannot_be_restricted(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On a file system without modes, a running program writes no token and trusts none."""
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    cache = token_cache.open_token_cache(lambda: place)
-    place.parent.chmod(0o777)
+    cache = token_cache.open_token_cache(lambda: path)
+    path.parent.chmod(0o777)
     monkeypatch.setattr(os, "chmod", refuse)
-    assert find(place) is None
-    place.unlink()
+    assert find(path) is None
+    path.unlink()
     add_to(cache)
-    assert not place.exists()
+    assert not path.exists()
     assert [each["secret"] for each in cache.search("AccessToken")] == ["fresh"]
     assert caplog.messages[-1].startswith(
-        f"The token was not cached: {place.parent} cannot be used: everyone can write to it."
+        f"The token was not cached: {path.parent} cannot be used: everyone can write to it."
     )
 
 
-def test_link_to_a_folder_of_the_reader(public: Path) -> None:
+def test_link_to_another_cache_folder(public: Path) -> None:
     """Another account's link leads neither to another cache of ours nor to a location where a token is written."""
     ours, theirs = public / "ours", public / "theirs"
     for folder in (ours, theirs):

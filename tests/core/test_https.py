@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from keyvouch._system.sockets import LARGEST_RESPONSE
+from keyvouch._system.sockets import MAX_RESPONSE_BYTES
 from keyvouch.errors import ConfigurationError, StoreUnavailable
 from keyvouch.https import Limits, Pools, is_loopback, proxy_for, retry_after
 from keyvouch.secrets import Secret
@@ -101,7 +101,7 @@ def pools(tls: tuple[ssl.SSLContext, str], limits: Limits) -> Iterator[Pools]:
         yield pools
 
 
-def test_any_answer_is_given(server: Server, pools: Pools) -> None:
+def test_any_status_is_returned(server: Server, pools: Pools) -> None:
     """A refusal is returned too, and the connection is reused."""
     assert pools.request("GET", f"{server.address}/v1/a?b=c", None, {}).body == b"{}"
     server.talk = lambda connection, _: connection.sendall(
@@ -121,7 +121,7 @@ def test_redirect_is_not_followed(server: Server, pools: Pools) -> None:
     assert len(server.asked) == 1
 
 
-def test_strangers_are_not_trusted(server: Server, limits: Limits, tls: tuple[ssl.SSLContext, str]) -> None:
+def test_unknown_servers_are_not_trusted(server: Server, limits: Limits, tls: tuple[ssl.SSLContext, str]) -> None:
     """Neither an unknown CA nor another host's certificate is trusted."""
     with pytest.raises(ConfigurationError, match="is not trusted") as caught:
         Pools(limits).request("GET", f"{server.address}/", None, {})
@@ -132,18 +132,18 @@ def test_strangers_are_not_trusted(server: Server, limits: Limits, tls: tuple[ss
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_environments_ca(
+def test_ca_from_the_environment(
     server: Server, limits: Limits, tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     """The environment's CA is trusted if none is configured; if it is missing, the error says so."""
     monkeypatch.setenv(variable, tls[1])
     assert Pools(limits).request("GET", f"{server.address}/", None, {}).status == 200
     monkeypatch.setenv(variable, "/nowhere/ca.pem")
-    with pytest.raises(ConfigurationError, match=r"/nowhere/ca\.pem, cannot be read"):
+    with pytest.raises(ConfigurationError, match=r"/nowhere/ca\.pem cannot be read"):
         Pools(limits)
 
 
-def test_systems_ca(
+def test_ca_of_the_system(
     server: Server, limits: Limits, tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without any CA file, the system's CAs that OpenSSL finds are trusted."""
@@ -151,9 +151,9 @@ def test_systems_ca(
     assert Pools(limits).request("GET", f"{server.address}/", None, {}).status == 200
 
 
-def test_client_certificate_that_is_none(limits: Limits, tls: tuple[ssl.SSLContext, str], tmp_path: Path) -> None:
+def test_invalid_client_certificate(limits: Limits, tls: tuple[ssl.SSLContext, str], tmp_path: Path) -> None:
     """The error names the invalid file."""
-    with pytest.raises(ConfigurationError, match=r"client\.pem with its key cannot be used"):
+    with pytest.raises(ConfigurationError, match=r"client certificate .*client\.pem or its key cannot be used"):
         Pools(limits, client_certificate=(str(tmp_path / "client.pem"), tls[1]))
 
 
@@ -166,7 +166,7 @@ def drip(connection: socket.socket, request: bytes) -> None:
 
 def flood(connection: socket.socket, request: bytes) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n")
-    for _ in range(LARGEST_RESPONSE // 65536 + 2):
+    for _ in range(MAX_RESPONSE_BYTES // 65536 + 2):
         connection.sendall(bytes(65536))
 
 
@@ -178,16 +178,16 @@ def cut(connection: socket.socket, request: bytes) -> None:
 @pytest.mark.parametrize(
     ("talk", "message"),
     [
-        (lambda *_: None, "did not answer in time"),
-        (drip, "did not answer in time"),
-        (flood, "sent more than 8 MiB"),
+        (lambda *_: None, "timed out"),
+        (drip, "timed out"),
+        (flood, "larger than 8 MiB"),
         (cut, "closed the connection"),
         (lambda connection, _: connection.close(), "closed the connection"),
         (lambda connection, _: connection.sendall(b"SSH-2.0-none\r\n\r\n"), "closed the connection"),
     ],
     ids=["silence", "drip", "flood", "cut", "hung up", "no http"],
 )
-def test_answers_that_are_none(server: Server, pools: Pools, limits: Limits, talk: Talk, message: str) -> None:
+def test_invalid_responses(server: Server, pools: Pools, limits: Limits, talk: Talk, message: str) -> None:
     """A request ends at its deadline, and is sent once."""
     server.talk = talk
     with limits.within(0.5), pytest.raises(StoreUnavailable, match=message) as caught:
@@ -196,26 +196,26 @@ def test_answers_that_are_none(server: Server, pools: Pools, limits: Limits, tal
     assert len(server.asked) == 1
 
 
-def test_time_that_is_over(server: Server, pools: Pools, limits: Limits) -> None:
+def test_expired_deadline(server: Server, pools: Pools, limits: Limits) -> None:
     """After the deadline nothing is sent; and a longer block inside a shorter one does not extend it."""
     with (
         limits.within(-1),
         limits.within(10),
-        pytest.raises(StoreUnavailable, match="did not answer in time"),
+        pytest.raises(StoreUnavailable, match="timed out"),
     ):
         pools.request("GET", f"{server.address}/", None, {})
     assert not server.asked
     assert limits.left() > 0
 
 
-def test_nobody_listens(pools: Pools) -> None:
+def test_refused_connection(pools: Pools) -> None:
     """A refused connection means that the store is not there."""
     with pytest.raises(StoreUnavailable, match="Failed to reach https://localhost:9"):
         pools.request("GET", "https://localhost:9/", None, {})
 
 
 @pytest.mark.parametrize("given", ["option", "environment", "reference", "reference for the environment", "both"])
-def test_proxy_is_asked(limits: Limits, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_proxy_with_credentials(limits: Limits, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     """The proxy gets its password, which no error, cause or frame shows; a reference overrides the address."""
     heads: list[bytes] = []
 
@@ -241,7 +241,7 @@ def test_proxy_is_asked(limits: Limits, monkeypatch: pytest.MonkeyPatch, given: 
     assert all("cret@" not in shown and "s:cret" not in shown for shown in traces(caught.value))
 
 
-def test_proxy_password_in_any_script(limits: Limits) -> None:
+def test_non_ascii_proxy_password(limits: Limits) -> None:
     """The password is sent in UTF-8 (RFC 7617); a library would fail and quote it."""
     heads: list[bytes] = []
 
@@ -270,16 +270,16 @@ def test_proxy_password_in_any_script(limits: Limits) -> None:
     ],
 )
 @pytest.mark.parametrize("given", ["option", "environment"])
-def test_proxy_that_is_none(limits: Limits, monkeypatch: pytest.MonkeyPatch, given: str, address: str) -> None:
+def test_invalid_proxy(limits: Limits, monkeypatch: pytest.MonkeyPatch, given: str, address: str) -> None:
     """The error does not contain the address, which may include a password."""
     monkeypatch.setenv("HTTPS_PROXY", address if given == "environment" else "")
     pools = Pools(limits, proxy=address if given == "option" else None)
-    with pytest.raises(ConfigurationError, match="Invalid proxy address") as caught:
+    with pytest.raises(ConfigurationError, match="Invalid proxy URL") as caught:
         pools.request("GET", "https://vault.test/", None, {})
     assert all("s-cret" not in shown for shown in traces(caught.value))
 
 
-def test_proxy_that_is_not_there(limits: Limits) -> None:
+def test_unreachable_proxy(limits: Limits) -> None:
     """The password is not shown either if nobody listens or the proxy's name is unknown."""
     for host in ("127.0.0.1:1", "proxy.invalid:3128"):
         pools = Pools(limits, proxy=f"http://me:s-cret@{host}")
@@ -299,14 +299,14 @@ def test_proxy_that_is_not_there(limits: Limits) -> None:
         ("https://localhost.example", False),
     ],
 )
-def test_near_is_reached_without_a_proxy(url: str, *, near: bool) -> None:
+def test_local_addresses_bypass_the_proxy(url: str, *, near: bool) -> None:
     """The machine itself and the cloud's metadata service are reached without a proxy."""
     assert proxy_for(url, "http://proxy.test") == (None if near else "http://proxy.test")
     assert is_loopback(url) == (near and "169" not in url)
 
 
 @pytest.mark.parametrize(
-    ("told", "seconds"),
+    ("value", "seconds"),
     [
         ("7", 7.0),
         (" 0 ", 0.0),
@@ -323,19 +323,19 @@ def test_near_is_reached_without_a_proxy(url: str, *, near: bool) -> None:
         ("\u0663", None),
     ],
 )
-def test_retry_after(told: str, seconds: float | None) -> None:
+def test_retry_after(value: str, seconds: float | None) -> None:
     """Retry-After is in seconds, or a date that may have passed."""
-    assert retry_after({"Retry-After": told}) == seconds
+    assert retry_after({"Retry-After": value}) == seconds
 
 
-def test_retry_after_a_moment() -> None:
+def test_retry_after_a_date() -> None:
     """A Retry-After date is converted to seconds from now."""
     moment = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=2)
     assert 60 < (retry_after({"Retry-After": format_datetime(moment, usegmt=True)}) or 0) <= 120
 
 
 @pytest.mark.parametrize("value", ["s.marker\nmore", "marker\r\nX: y", "marker\u20ac", "marker\0"])
-def test_header_that_cannot_be_sent(limits: Limits, value: str) -> None:
+def test_invalid_header(limits: Limits, value: str) -> None:
     """The value may be a token: it is in neither the error nor its causes, and nothing is sent."""
     with serving(None) as server:
         pools = Pools(limits)
@@ -349,14 +349,14 @@ def test_header_that_cannot_be_sent(limits: Limits, value: str) -> None:
 
 
 @pytest.mark.parametrize("proxy", ["http://me:mark%0Aer@proxy.test", "http://m%3Aarker:x@proxy.test"])
-def test_password_of_the_proxy_that_cannot_be_sent(limits: Limits, proxy: str) -> None:
+def test_invalid_proxy_credentials(limits: Limits, proxy: str) -> None:
     """RFC 7617 allows no control characters, and no colon in the user name."""
     with pytest.raises(ConfigurationError, match="proxy") as caught:
         Pools(limits, proxy=proxy).request("GET", "https://vault.test/", None, {})
     assert "er" not in f"{caught.value.__context__!r}"
 
 
-def test_password_of_the_proxy_outside_latin_1(limits: Limits) -> None:
+def test_proxy_password_outside_latin_1(limits: Limits) -> None:
     """A password outside Latin-1 is sent in UTF-8."""
     with serving(None) as proxy:
         heads: list[bytes] = []
@@ -373,7 +373,7 @@ def test_password_of_the_proxy_outside_latin_1(limits: Limits) -> None:
     assert base64.b64encode("me:\u20ac".encode()) in heads[0]
 
 
-def test_request_is_sent_at_once(limits: Limits) -> None:
+def test_request_is_sent_in_one_piece(limits: Limits) -> None:
     """Head and body are sent in one piece, and so is the next request on the connection."""
     pieces: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:

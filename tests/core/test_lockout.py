@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from keyvouch._core import lockout
+from keyvouch._core import lockout, pin_records
 from keyvouch._core.lockout import single_try
 from keyvouch._system import files, forks
 from keyvouch.errors import ConfigurationError, SecretIncorrect, StoreLocked, StoreUnavailable
@@ -56,14 +56,14 @@ def test_refused_value_is_not_tried_again() -> None:
     assert token.tries == 1
 
 
-def test_other_values_are_tried() -> None:
+def test_other_value_is_tried() -> None:
     """A corrected PIN is tried at once."""
     token = Token()
     token.log_in("wrong")
     assert token.log_in("right")
 
 
-def test_refused_values_do_not_take_turns() -> None:
+def test_alternating_wrong_values_are_tried_once_each() -> None:
     """Two jobs with different wrong PINs do not use up the token's attempts in turn."""
     token = Token()
     for pin in ("one", "other") * 3:
@@ -81,7 +81,7 @@ def test_success_forgets_refusals() -> None:
     assert token.log_in("wrong")
 
 
-def test_tokens_are_told_apart() -> None:
+def test_records_are_separate_for_each_token() -> None:
     """A PIN that one token refused may be right for another, whatever characters its label has."""
     assert not Token(name="a/../\0\u2019").log_in("wrong")
     assert Token("wrong", name="b" * 1000).log_in("wrong")
@@ -103,7 +103,7 @@ def test_other_failures_record_nothing() -> None:
     assert Token().log_in("right")
 
 
-def test_other_failures_forget_nothing() -> None:
+def test_other_failures_keep_refusals() -> None:
     """A refusal stays recorded until a PIN is accepted."""
     token = Token()
     token.log_in("wrong")
@@ -114,7 +114,7 @@ def test_other_failures_forget_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         b"",
         b"{",
@@ -138,16 +138,16 @@ def test_other_failures_forget_nothing() -> None:
         b'{"salt": "00", "digests": []}' + b" " * 2**21,
     ],
 )
-def test_damaged_record_refuses_every_value(octets: bytes) -> None:
+def test_damaged_record_refuses_every_value(data: bytes) -> None:
     """An unreadable record may have held a refusal: nothing is tried until it is unsealed."""
     token = Token()
     token.log_in("wrong")
-    record().write_bytes(octets)
+    record().write_bytes(data)
     for pin in ("wrong", "right"):
-        with pytest.raises(SecretIncorrect, match="No PIN is tried") as caught, single_try(TOKEN, pin.strip):
+        with pytest.raises(SecretIncorrect, match="The PIN is not tried") as caught, single_try(TOKEN, pin.strip):
             pytest.fail("was tried")
         assert "keyvouch doctor --unseal" in caught.value.hint
-    assert lockout.forget() == 1
+    assert pin_records.forget_refusals() == 1
     assert token.log_in("right")
     assert token.tries == 2
 
@@ -185,7 +185,7 @@ SPOILED: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", SPOILED)
-def test_record_that_is_no_file_refuses_every_value(kind: str) -> None:
+def test_record_that_is_not_a_file_refuses_every_value(kind: str) -> None:
     """Anything but a file in place of the record is neither waited for nor followed, and can be unsealed."""
     token = Token()
     token.log_in("wrong")
@@ -193,7 +193,7 @@ def test_record_that_is_no_file_refuses_every_value(kind: str) -> None:
     path.unlink()
     SPOILED[kind](path)
     assert not token.log_in("right")
-    assert lockout.forget() == 1
+    assert pin_records.forget_refusals() == 1
     assert token.log_in("right")
 
 
@@ -204,7 +204,7 @@ def test_record_that_others_can_write_refuses_every_value(mode: int) -> None:
     token.log_in("wrong")
     record().chmod(mode)
     assert not token.log_in("right")
-    assert lockout.forget() == 1
+    assert pin_records.forget_refusals() == 1
     assert token.log_in("right")
 
 
@@ -220,7 +220,7 @@ def test_record_of_another_account_refuses_every_value() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a second account")
-def test_record_that_cannot_be_read_is_unsealed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_record_can_be_unsealed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record that root left in an account's folder refuses every value, and the account itself can clear it."""
     with tempfile.TemporaryDirectory() as folder:  # another account can reach it
         monkeypatch.setenv("STATE_DIRECTORY", folder)
@@ -231,7 +231,7 @@ def test_record_that_cannot_be_read_is_unsealed(monkeypatch: pytest.MonkeyPatch)
         os.chown(record().with_suffix(".lock"), 5, -1)
         program = f"""
             import os
-            from keyvouch._core import lockout
+            from keyvouch._core import lockout, pin_records
             from keyvouch.errors import SecretIncorrect
             with lockout.single_try("first", lambda: "right"):
                 pass  # all that is needed is imported, in case that account cannot
@@ -241,14 +241,14 @@ def test_record_that_cannot_be_read_is_unsealed(monkeypatch: pytest.MonkeyPatch)
                 with lockout.single_try({TOKEN!r}, lambda: "right"):
                     print("tried")
             except SecretIncorrect as error:
-                print("Permission denied" in error.message, lockout.forget())
+                print("Permission denied" in error.message, pin_records.forget_refusals())
         """
         command = [sys.executable, "-c", textwrap.dedent(program)]
         done = subprocess.run(command, capture_output=True, check=False)
         assert done.stdout == b"True 1\n", done.stderr
 
 
-def test_record_holds_no_pin() -> None:
+def test_record_does_not_contain_the_pin() -> None:
     """A record is a salted digest of the refused value, in a file accessible only to its owner."""
     Token().log_in("wrong")
     assert "wrong" not in record().read_text()
@@ -265,7 +265,7 @@ def test_each_record_has_its_own_salt() -> None:
     assert len({json.loads(text)["digests"][0] for text in contents}) == 2
 
 
-def test_unwritable_state_is_a_clear_error(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_state_folder_is_an_error(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a refusal could not be recorded, the PIN is not tried at all."""
     (own_folders / "file").write_bytes(b"")
     monkeypatch.setenv("STATE_DIRECTORY", str(own_folders / "file"))
@@ -273,7 +273,7 @@ def test_unwritable_state_is_a_clear_error(own_folders: Path, monkeypatch: pytes
         pytest.fail("was tried")
 
 
-def test_full_disk_stops_the_try(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_prevents_the_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """If a refusal could not be recorded, the PIN is not tried at all: it would be tried again and again."""
 
     def full(*arguments: object, **options: object) -> None:
@@ -297,7 +297,7 @@ def test_refusal_on_a_full_disk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
 
     with pytest.raises(SecretIncorrect, match="no"):
         refuse()
-    with pytest.raises(SecretIncorrect, match="No PIN is tried"), single_try(TOKEN, lambda: "wrong"):
+    with pytest.raises(SecretIncorrect, match="The PIN is not tried"), single_try(TOKEN, lambda: "wrong"):
         pytest.fail("was tried")
 
 
@@ -352,7 +352,7 @@ def test_interrupted_value_is_tried_once_more(error: type[BaseException], *, sho
     assert accepted("right", flags)
 
 
-def test_value_that_the_token_has_refused_is_not_tried_again() -> None:
+def test_interrupted_value_that_was_refused() -> None:
     """If the token shows a failed attempt after an interruption, the value counts as refused from then on."""
     flags = Flags()
     assert interrupt("wrong", flags)
@@ -364,13 +364,13 @@ def test_value_that_the_token_has_refused_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize("flags", [None, Flags()])
-def test_silent_token_gets_an_interrupted_value_twice(flags: Flags | None) -> None:
+def test_interrupted_value_on_a_token_without_flags(flags: Flags | None) -> None:
     """A token never seen to show a failed attempt may not support it: it gets the value twice at most."""
     assert [interrupt("wrong", flags) for _ in range(5)] == [True, True, False, False, False]
     assert accepted("right", flags)
 
 
-def test_token_that_shows_failures_is_believed() -> None:
+def test_token_known_to_show_failures_is_trusted() -> None:
     """Once a token has shown a failed attempt, showing none means there was none, however often it is interrupted."""
     flags = Flags()
     learn(flags)
@@ -379,7 +379,7 @@ def test_token_that_shows_failures_is_believed() -> None:
     assert not accepted("right", flags)
 
 
-def test_token_that_shows_nothing_after_a_refusal_is_silent() -> None:
+def test_token_that_stops_showing_failures() -> None:
     """A token is no longer trusted to show failures once it refuses a PIN without showing it."""
     flags = Flags()
     learn(flags)
@@ -388,27 +388,27 @@ def test_token_that_shows_nothing_after_a_refusal_is_silent() -> None:
     assert [interrupt("right", flags) for _ in range(3)] == [True, True, False]
 
 
-def test_caller_without_flags_gets_one_more_try() -> None:
+def test_caller_that_does_not_query_flags() -> None:
     """What is known of a token helps only callers that query its flags."""
     learn(Flags())
     assert [interrupt("right", None) for _ in range(3)] == [True, True, False]
 
 
-def test_flags_are_asked_only_about_interrupted_values() -> None:
+def test_flags_are_queried_only_after_interruptions() -> None:
     """A log-in that was not interrupted does not query the flags."""
     flags = Flags(shown=True)
     assert accepted("right", flags)
     assert flags.asked == 0
 
 
-def test_interruptions_are_counted_by_value() -> None:
+def test_interruptions_are_counted_per_value() -> None:
     """Each value has its own attempts, and a successful one resets all counts."""
     assert [interrupt(pin, None) for pin in ("one", "other", "one", "one", "other")] == [True, True, True, False, True]
     assert accepted("right", None)
     assert interrupt("one", None)
 
 
-def test_failure_without_an_answer_keeps_the_count() -> None:
+def test_lost_token_does_not_count_as_a_try() -> None:
     """If the token is gone in the second attempt, it has not judged the PIN, and the attempt is not used up."""
     assert interrupt("right", None)
     with pytest.raises(StoreUnavailable), single_try(TOKEN, lambda: "right"):
@@ -416,7 +416,7 @@ def test_failure_without_an_answer_keeps_the_count() -> None:
     assert accepted("right", None)
 
 
-def test_flags_that_cannot_be_asked_stop_the_try() -> None:
+def test_unreadable_flags_prevent_the_try() -> None:
     """If the token's flags cannot be read, an interrupted value is neither tried nor refused."""
 
     def gone() -> bool:
@@ -428,7 +428,7 @@ def test_flags_that_cannot_be_asked_stop_the_try() -> None:
     assert accepted("right", Flags())
 
 
-def test_token_that_locks_in_the_try_is_not_asked_again() -> None:
+def test_token_that_locks_during_the_try() -> None:
     """A token may report "locked" instead of "wrong": the value is not tried again as if nothing had happened."""
     flags = Flags()
     with pytest.raises(StoreLocked), single_try(TOKEN, lambda: "wrong", shows_failure=flags):
@@ -437,7 +437,7 @@ def test_token_that_locks_in_the_try_is_not_asked_again() -> None:
     assert not interrupt("wrong", flags)
 
 
-def test_earlier_records_count_as_refusals() -> None:
+def test_records_of_earlier_versions() -> None:
     """A record from an earlier version does not say what was interrupted: every value in it was refused."""
     assert interrupt("wrong", None)
     entry = json.loads(record().read_text())
@@ -447,7 +447,7 @@ def test_earlier_records_count_as_refusals() -> None:
 
 
 @pytest.mark.parametrize(("status", "begun"), [(139, [True, True, False])])
-def test_death_in_the_try_costs_one_more(status: int, begun: list[bool]) -> None:
+def test_process_killed_during_the_try(status: int, begun: list[bool]) -> None:
     """A process that dies during an attempt and is restarted tries twice; another PIN, or --unseal, helps."""
     program = f"""
         import os
@@ -456,37 +456,37 @@ def test_death_in_the_try_costs_one_more(status: int, begun: list[bool]) -> None
             print("tried", flush=True)
             os._exit({status})
     """
-    said = [
+    message = [
         subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, check=False).stdout
         for _ in begun
     ]
-    assert said == [b"tried\n" if began else b"" for began in begun]
+    assert message == [b"tried\n" if began else b"" for began in begun]
     token = Token(pin="wrong")
     assert not token.log_in("wrong")
-    assert lockout.forget() == 1
+    assert pin_records.forget_refusals() == 1
     assert token.log_in("wrong")
 
 
-def test_unseal_counts_what_kept_a_value_from_being_tried() -> None:
+def test_unseal_counts_refusals() -> None:
     """What is known only about a token is forgotten too, but not counted."""
     learn(Flags())
     assert record().exists()
-    assert lockout.forget() == 0
-    assert lockout.forget() == 0
+    assert pin_records.forget_refusals() == 0
+    assert pin_records.forget_refusals() == 0
 
 
-def test_unseal_says_what_it_cannot_read(own_folders: Path) -> None:
+def test_unseal_of_an_unreadable_folder(own_folders: Path) -> None:
     """A folder that cannot be listed is an error, not "no PIN was refused"."""
     folder = files.state_folder()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "refused").write_bytes(b"")
     with pytest.raises(ConfigurationError, match="refused") as caught:
-        lockout.forget()
+        pin_records.forget_refusals()
     assert str(folder / "refused") in caught.value.message
     assert os.strerror(errno.ENOTDIR) in caught.value.message
 
 
-def test_record_that_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unremovable_record(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the folder of the records and the reason."""
     Token().log_in("wrong")
 
@@ -494,14 +494,14 @@ def test_record_that_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     path = record()
-    monkeypatch.setattr(files.Folder, "remove_whatever", fail)
+    monkeypatch.setattr(files.Folder, "remove_any", fail)
     with pytest.raises(ConfigurationError) as caught:
-        lockout.forget()
+        pin_records.forget_refusals()
     assert str(path.parent) in caught.value.message
     assert os.strerror(errno.EROFS) in caught.value.message
 
 
-def test_other_try_is_waited_for_in_time() -> None:
+def test_waiting_for_another_try_times_out() -> None:
     """A thread waits for another's attempt no longer than its timeout."""
     entered, go_on = threading.Event(), threading.Event()
 
@@ -519,11 +519,11 @@ def test_other_try_is_waited_for_in_time() -> None:
     thread.join()
 
 
-def test_locks_of_a_parent_are_forgotten() -> None:
+def test_child_discards_its_parents_locks() -> None:
     """A fork creates new locks in the child, whoever holds the parent's."""
     locks = lockout._Locks()
     with locks.held(TOKEN, 1):
-        with pytest.raises(StoreUnavailable, match="for 0 seconds"), locks.held(TOKEN, -1):
+        with pytest.raises(StoreUnavailable, match="after 0 seconds"), locks.held(TOKEN, -1):
             pass
         with locks.held("another", 0):
             pass
@@ -565,15 +565,15 @@ def test_processes_try_a_value_once(tmp_path: Path) -> None:
     for each in workers:  # all wait for end of input
         assert each.stdin
         each.stdin.close()
-    said = []
+    output = []
     for each in workers:
         with each:
             assert each.stdout
-            said += each.stdout.read().split()
-    assert (said.count(b"tried"), said.count(b"refused")) == (1, 8)
+            output += each.stdout.read().split()
+    assert (output.count(b"tried"), output.count(b"refused")) == (1, 8)
 
 
-def test_child_of_a_fork_can_try() -> None:
+def test_forked_child_can_try() -> None:
     """A child forked while a thread of its parent was logging in is not blocked by that thread."""
     program = f"""
         import os, threading
@@ -598,7 +598,7 @@ def test_child_of_a_fork_can_try() -> None:
     assert subprocess.run(command, capture_output=True, check=True, timeout=50).stdout == b"7\n"
 
 
-def test_attempt_protects_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempt_of_a_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store gets this protection for a PIN, with the value that the URI refers to."""
     monkeypatch.setenv("PIN", "wrong")
     uri = parse_uri("pkcs11:?pin-source=env:PIN", [Attribute("pin-source", "PIN", query=True, secret=True)])

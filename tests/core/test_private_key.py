@@ -86,7 +86,7 @@ def test_certificate_with_pss(tmp_path: Path) -> None:
     "kind",
     ["RSA-2048", "P-256", "P-384", "P-521", "Ed25519"],
 )
-def test_renewal_by_our_own_functions(kind: str) -> None:
+def test_renewal_with_keyvouch_certificate(kind: str) -> None:
     """`keyvouch.certificate` makes a self-signed certificate and a request with it."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         made = certificate.self_signed(signer.private_key(), "CN=app", 30)
@@ -105,7 +105,7 @@ def test_expired_key_signs_its_renewal() -> None:
     ("kind", "name"),
     [("RSA-2048", "PS256"), ("RSA-2048", "RS256"), ("P-256", "ES256"), ("P-521", "ES512"), ("Ed25519", "EdDSA")],
 )
-def test_pyjwt_takes_it(kind: str, name: str) -> None:
+def test_pyjwt_accepts_it(kind: str, name: str) -> None:
     """PyJWT signs with it, and verifies with the public key."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         token = jwt.encode({"sub": "app"}, signer.private_key(), name)
@@ -141,7 +141,7 @@ def test_rsa_schemes(scheme: str, size: int) -> None:
         (PSS, utils.Prehashed(hashes.SHA256())),
     ],
 )
-def test_foreign_rsa_scheme_is_refused(scheme: Any, algorithm: Any) -> None:
+def test_unsupported_rsa_scheme_is_rejected(scheme: Any, algorithm: Any) -> None:
     """A salt, mask or hash not used in JOSE, or a prehashed message, never reaches the store."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
         key: Any = signer.private_key()
@@ -159,7 +159,7 @@ def test_foreign_rsa_scheme_is_refused(scheme: Any, algorithm: Any) -> None:
         ec.ECDSA(hashes.SHA256(), deterministic_signing=True),
     ],
 )
-def test_foreign_ec_scheme_is_refused(algorithm: Any) -> None:
+def test_unsupported_ec_scheme_is_rejected(algorithm: Any) -> None:
     """A hash not used with the curve in JOSE, a prehashed message, or a nonce option, is refused."""
     with Script() as script, open_signer(script.uri) as signer:
         key: Any = signer.private_key()
@@ -169,7 +169,7 @@ def test_foreign_ec_scheme_is_refused(algorithm: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_key_never_shows_itself(kind: str) -> None:
+def test_private_operations_raise(kind: str) -> None:
     """Everything that would reveal the private key, or use it otherwise, raises."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         key: Any = signer.private_key()
@@ -214,7 +214,7 @@ def test_size_and_curve() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_copies_are_itself(kind: str) -> None:
+def test_copy_is_the_same_key(kind: str) -> None:
     """A copy, even a deep one, is the same key: there is nothing to copy."""
     with Script(kind) as script, open_signer(script.uri) as signer:
         key = signer.private_key()
@@ -230,7 +230,7 @@ def test_any_buffer_is_signed() -> None:
             key.public_key().verify(key.sign(message), MESSAGE)
 
 
-def test_bound_to_its_key() -> None:
+def test_key_does_not_follow_a_reload() -> None:
     """It never follows a reload: another key than the one it showed never signs in its name."""
     with Script() as script, open_signer(script.uri) as signer:
         key: Any = signer.private_key()
@@ -244,7 +244,7 @@ def test_bound_to_its_key() -> None:
         successor.public_key().verify(signature, MESSAGE, ec.ECDSA(hashes.SHA256()))
 
 
-def test_survives_a_reload_of_its_key() -> None:
+def test_key_survives_a_reload_of_the_same_key() -> None:
     """A reload that finds the same key, or a lost session, does not affect it."""
     with Script() as script, open_signer(script.uri) as signer:
         key: Any = signer.private_key()

@@ -52,7 +52,7 @@ def test_name_is_what_type_checkers_see(name: str, module: str) -> None:
 
 def test_unknown_name_is_an_attribute_error() -> None:
     """Introspection that asks for missing names works as with any module."""
-    with pytest.raises(AttributeError, match="has Unknown attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         keyvouch.nothing  # noqa: B018
     assert not hasattr(keyvouch, "__wrapped__")
 

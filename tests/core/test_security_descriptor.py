@@ -54,7 +54,7 @@ sids = st.builds(
     st.integers(0, 2**48 - 1).map(lambda n: str(n) if n < 2**32 else f"0x{n:012X}"),
     st.lists(numbers, max_size=15),
 )
-words = st.binary(max_size=40).map(lambda octets: octets + bytes(-len(octets) % 4))
+words = st.binary(max_size=40).map(lambda data: data + bytes(-len(data) % 4))
 flags = st.integers(0, 255)
 plain = st.builds(Ace, st.sampled_from([0, 1, 2, 9, 10, 0x11, 0x13]), flags, numbers, sids, rest=words)
 about_objects = st.builds(
@@ -76,7 +76,7 @@ def with_rules(*rules: Ace) -> SecurityDescriptor:
     return SecurityDescriptor(SYSTEM, SYSTEM, rules)
 
 
-def test_microsofts_sample_is_read() -> None:
+def test_sample_of_the_specification() -> None:
     """Owner, group and rules are those that the specification gives for these bytes."""
     read = SecurityDescriptor.from_bytes(MICROSOFT)
 
@@ -89,7 +89,7 @@ def test_microsofts_sample_is_read() -> None:
     assert read.to_bytes() == MICROSOFT
 
 
-def test_parts_in_another_order_are_read() -> None:
+def test_parts_in_any_order() -> None:
     """The specification does not fix the order of the parts."""
     assert SecurityDescriptor.from_bytes(WINE) == SecurityDescriptor(
         SYSTEM,
@@ -103,7 +103,7 @@ def test_parts_in_another_order_are_read() -> None:
 
 
 @given(descriptors)
-def test_written_is_read_again(descriptor: SecurityDescriptor) -> None:
+def test_round_trip(descriptor: SecurityDescriptor) -> None:
     """Writing and reading is lossless, including rules of an unknown type."""
     assert SecurityDescriptor.from_bytes(descriptor.to_bytes()) == descriptor
 
@@ -121,7 +121,7 @@ def test_sid_has_a_text_form(sid: str) -> None:
         *("S-1-5-4294967296", "S-1-0x1000000000000-1", "S-1-5" + "-1" * 16),
     ],
 )
-def test_what_is_no_sid_is_refused(text: str) -> None:
+def test_invalid_sid_is_rejected(text: str) -> None:
     """Invalid text, and a SID with too many or too large numbers, is refused."""
     with pytest.raises(ValueError, match="Invalid SID"):
         sid_to_bytes(text)
@@ -136,26 +136,26 @@ def test_what_is_no_sid_is_refused(text: str) -> None:
         st.integers(0, 255),
     )
 )
-def test_other_octets_are_refused_or_read(octets: bytes) -> None:
+def test_any_bytes(data: bytes) -> None:
     """Any bytes, truncated or damaged, are a descriptor or a ValueError."""
     try:
-        read = SecurityDescriptor.from_bytes(octets)
+        read = SecurityDescriptor.from_bytes(data)
     except ValueError:
         return
     assert SecurityDescriptor.from_bytes(read.to_bytes()) == read
 
 
-def test_no_list_allows_everyone() -> None:
+def test_missing_dacl_allows_everyone() -> None:
     """Without a DACL, or with a null one, everyone has access; with an empty one, nobody."""
     none = struct.pack("<BBHIIII", 1, 0, SELF_RELATIVE, 0, 0, 0, 0)
     null = struct.pack("<BBHIIII", 1, 0, SELF_RELATIVE | DACL_PRESENT, 0, 0, 0, 0)
 
-    for octets in (none, null):
-        read = SecurityDescriptor.from_bytes(octets)
+    for data in (none, null):
+        read = SecurityDescriptor.from_bytes(data)
         assert (read.dacl, read.allowed(READ_DATA)) == (None, None)
         assert read.allowing(SERVICE, GENERIC_READ) is read
         assert read.not_allowing(SERVICE) is read
-        assert read.to_bytes() == octets
+        assert read.to_bytes() == data
     assert with_rules().allowed(READ_DATA) == ()
 
 
@@ -169,7 +169,7 @@ def test_audit_rules_are_kept() -> None:
     assert dataclasses.replace(changed, dacl=read.dacl) == read
 
 
-def test_new_rule_stands_behind_the_own_and_before_the_inherited() -> None:
+def test_order_of_a_new_rule() -> None:
     """Denials first, then permissions, then inherited rules: the order that Windows requires."""
     denied = Ace(DENY, 0, GENERIC_READ, OTHER)
     own, inherited = Ace(ALLOW, 0, GENERIC_ALL, SYSTEM), Ace(ALLOW, INHERITED, GENERIC_ALL, ADMINISTRATORS)
@@ -181,7 +181,7 @@ def test_new_rule_stands_behind_the_own_and_before_the_inherited() -> None:
 
 
 @given(descriptors, sids)
-def test_nobody_elses_rules_change(descriptor: SecurityDescriptor, sid: str) -> None:
+def test_other_rules_are_unchanged(descriptor: SecurityDescriptor, sid: str) -> None:
     """Rules for others stay, as the same bytes in the same order; granting twice is granting once."""
     granted = descriptor.allowing(sid, FILE_GENERIC_READ)
     revoked = granted.not_allowing(sid)
@@ -194,14 +194,14 @@ def test_nobody_elses_rules_change(descriptor: SecurityDescriptor, sid: str) -> 
     assert revoked.not_allowing(sid) is revoked
 
 
-def test_a_rule_of_its_own_is_widened() -> None:
+def test_existing_rule_is_extended() -> None:
     """An account that already has a rule has one afterwards, not two."""
     changed = with_rules(Ace(ALLOW, 0, WRITE_DATA, SERVICE)).allowing(SERVICE, READ_DATA)
 
     assert changed.dacl == (Ace(ALLOW, 0, WRITE_DATA | READ_DATA, SERVICE),)
 
 
-def test_what_is_there_is_not_granted_again() -> None:
+def test_existing_right_is_not_granted_again() -> None:
     """Full control includes reading, in either spelling; an inherited rule counts as well."""
     for mask in (GENERIC_ALL, FILE_ALL_ACCESS, GENERIC_READ):
         there = with_rules(Ace(ALLOW, INHERITED, mask, SERVICE))
@@ -209,7 +209,7 @@ def test_what_is_there_is_not_granted_again() -> None:
         assert there.not_allowing(SERVICE) is there
 
 
-def test_rules_for_what_lies_below_allow_nothing_here() -> None:
+def test_inherit_only_rules_are_ignored() -> None:
     """An inherit-only rule does not count."""
     below = with_rules(Ace(ALLOW, INHERIT_ONLY | 3, GENERIC_ALL, SERVICE))
 
@@ -231,14 +231,14 @@ def test_rules_for_what_lies_below_allow_nothing_here() -> None:
         ([(ALLOW, READ_DATA), (DENY, GENERIC_ALL)], True),
     ],
 )
-def test_first_rule_about_a_right_wins(rules: list[tuple[int, int]], allowed: bool) -> None:
+def test_first_matching_rule_wins(rules: list[tuple[int, int]], allowed: bool) -> None:
     """Generic and specific rights are equivalent; of two rules the first counts."""
     descriptor = with_rules(*(Ace(kind, 0, mask, SERVICE) for kind, mask in rules))
 
     assert descriptor.allowed(READ_DATA) == ((SERVICE,) if allowed else ())
 
 
-def test_too_long_a_list_is_refused() -> None:
+def test_too_many_rules_are_rejected() -> None:
     """Windows limits a list to 64 KiB."""
     with pytest.raises(ValueError, match="too long"):
         with_rules(*[Ace(0xFF, rest=bytes(32000))] * 3).to_bytes()

@@ -64,7 +64,7 @@ def sign(way: str) -> None:
         signer._current.opened.retire()
         assert signer._current.opened.use.over
         signer.close()
-        script.violations.clear()  # the script's own count is not proof against interrupts
+        script.violations.clear()  # the script's own count is not safe from interrupts
 
 
 def list_readers() -> None:
@@ -103,7 +103,7 @@ def open_again(way: str) -> None:
         assert not _open.lock._is_owned()  # type: ignore[attr-defined]
         signer.reload(timeout=LONG_ENOUGH)
         signer.close()
-        script.violations.clear()  # the script's own count is not proof against interrupts
+        script.violations.clear()  # the script's own count is not safe from interrupts
 
 
 CASES: dict[str, Callable[[], None]] = {

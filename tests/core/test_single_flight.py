@@ -98,13 +98,13 @@ def test_copies_have_notes_of_their_own() -> None:
     assert other.__notes__ == ["seen"]
 
 
-def test_nothing_is_remembered() -> None:
+def test_results_are_not_cached() -> None:
     """A caller that arrives after a flight has ended starts another."""
     flights, results = SingleFlight[int](), iter((1, 2))
     assert [flights.do("key", lambda: next(results), timeout=1) for _ in range(2)] == [1, 2]
 
 
-def test_failure_is_forgotten() -> None:
+def test_failures_are_not_cached() -> None:
     """After a failed flight the next one may succeed."""
     flights = SingleFlight[int]()
 
@@ -116,7 +116,7 @@ def test_failure_is_forgotten() -> None:
     assert flights.do("key", lambda: 1, timeout=1) == 1
 
 
-def test_other_keys_do_not_wait() -> None:
+def test_other_keys_run_concurrently() -> None:
     """Work for another key runs concurrently."""
     flights, gate = SingleFlight[int](), Gate()
     with ThreadPoolExecutor(1) as pool:
@@ -126,7 +126,7 @@ def test_other_keys_do_not_wait() -> None:
         gate.open()
 
 
-def test_waiter_gives_up_in_time() -> None:
+def test_waiting_thread_times_out() -> None:
     """A thread that reaches its timeout while waiting gets FlightTimeout; the flight continues."""
     flights, gate = SingleFlight[int](), Gate()
     with ThreadPoolExecutor(1) as pool:
@@ -138,7 +138,7 @@ def test_waiter_gives_up_in_time() -> None:
         assert first.result() == 1
 
 
-def test_wait_is_no_longer_than_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_without_time_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread with no time left does not wait at all."""
     flights, gate, waits = SingleFlight[int](), Gate(), list[float]()
     wait = threading.Event.wait
@@ -160,7 +160,7 @@ def test_wait_is_no_longer_than_the_time_left(monkeypatch: pytest.MonkeyPatch) -
     assert 0 <= waits[2] <= 0.01
 
 
-def test_own_timeout_error_is_an_error() -> None:
+def test_timeout_error_of_the_work() -> None:
     """A TimeoutError raised by the work is an ordinary error, not the wait's."""
     flights = SingleFlight[int]()
 
@@ -171,7 +171,7 @@ def test_own_timeout_error_is_an_error() -> None:
         flights.do("key", fail, timeout=1)
 
 
-def test_late_leader_fails_alone() -> None:
+def test_timeout_of_the_working_thread_is_not_shared() -> None:
     """If the working thread fails because its time is over, a thread that has time left does not fail with it."""
     flights, calls = SingleFlight[int](), []
 
@@ -192,7 +192,7 @@ def test_late_leader_fails_alone() -> None:
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
-def test_interrupted_leader_lets_another_lead(interruption: type[BaseException]) -> None:
+def test_interrupt_is_not_shared(interruption: type[BaseException]) -> None:
     """An interruption affects only the working thread: one of those that wait starts again."""
     flights, gate, leaders = SingleFlight[int](), Gate(), []
 
@@ -221,7 +221,7 @@ def test_interrupted_leader_lets_another_lead(interruption: type[BaseException])
     assert sorted(answers, key=str) == sorted([interruption, *[7] * 7], key=str)
 
 
-def test_never_two_at_once() -> None:
+def test_work_is_never_concurrent() -> None:
     """However often they call, two threads never do the same work at the same time."""
     flights, busy, overlaps = SingleFlight[int](), threading.Lock(), []
 
@@ -240,7 +240,7 @@ def test_never_two_at_once() -> None:
     assert not overlaps
 
 
-def test_child_forgets_the_flights() -> None:
+def test_child_discards_flights() -> None:
     """A forked child does not wait for work that a parent's thread began."""
     flights, gate = SingleFlight[int](), Gate()
     with ThreadPoolExecutor(1) as pool:

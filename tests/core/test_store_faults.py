@@ -33,7 +33,7 @@ from keyvouch.store import KeyInfo
 from keyvouch.uri import parse_uri
 from scripted_store import (
     MESSAGE,
-    AbleStore,
+    FullStore,
     Script,
     ScriptedKey,
     ScriptedStore,
@@ -386,7 +386,7 @@ def test_key_without_a_uri(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_method_returns_the_wrong_type(monkeypatch: pytest.MonkeyPatch, method: str, returned: object) -> None:
     """Each method's result must have the type that the contract specifies."""
     with Script() as script, open_store(f"{script.able_uri};version=1") as store:
-        monkeypatch.setattr(AbleStore, method, lambda *_, **__: returned)
+        monkeypatch.setattr(FullStore, method, lambda *_, **__: returned)
         with pytest.raises(InternalError, match="scripted-able: returned"):
             USES[method][1](store)
 
@@ -416,7 +416,7 @@ def test_listed_key_with_a_wrong_field(monkeypatch: pytest.MonkeyPatch, name: st
     """Each field of a listed key must have the type that the contract specifies."""
     wrong = dataclasses.replace(GOOD, **{name: value})  # type: ignore[arg-type]
     with Script() as script, open_store(script.able_uri) as store:
-        monkeypatch.setattr(AbleStore, "keys", lambda *_, **__: [GOOD, wrong])
+        monkeypatch.setattr(FullStore, "keys", lambda *_, **__: [GOOD, wrong])
         with pytest.raises(InternalError, match=f"KeyInfo from keys whose {name} has the wrong type"):
             store.keys()
 
@@ -430,7 +430,7 @@ def test_list_that_fails_late(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ValueError("hunter2")
 
     with Script() as script, open_store(script.able_uri) as store:
-        monkeypatch.setattr(AbleStore, "keys", lambda *_, **__: Late())
+        monkeypatch.setattr(FullStore, "keys", lambda *_, **__: Late())
         with pytest.raises(InternalError, match="raised ValueError"):
             store.keys()
 

@@ -26,7 +26,7 @@ def test_tokens(value: str) -> None:
 @pytest.mark.parametrize(
     "value", ["", " ", "a b", "a\n", "\na", "a\r", "a\0", "a\x7f", "\u00e9", "\u20ac", None, 5, b"a", []]
 )
-def test_what_is_not_a_token(value: object) -> None:
+def test_invalid_tokens(value: object) -> None:
     """Spaces, control characters, non-ASCII letters and values that are not text are refused."""
     assert not is_token(value)
 
@@ -48,7 +48,7 @@ def test_error_names_the_reference_only() -> None:
         {"issuer": "https://i", "token_endpoint": "https://t", "metadata": []},
     ],
 )
-def test_sound_answers(changes: dict[str, object]) -> None:
+def test_valid_responses(changes: dict[str, object]) -> None:
     """Numbers may be strings, as old servers send them; unused fields may be anything."""
     assert describe_flaw(json.dumps(GOOD | changes).encode()) is None
 
@@ -76,7 +76,7 @@ def test_sound_answers(changes: dict[str, object]) -> None:
         {"metadata": [5]},
     ],
 )
-def test_flawed_answers(changes: dict[str, object]) -> None:
+def test_invalid_responses(changes: dict[str, object]) -> None:
     """The error says what is wrong, without the value."""
     flaw = describe_flaw(json.dumps(GOOD | changes).encode())
     assert flaw
@@ -86,7 +86,7 @@ def test_flawed_answers(changes: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"null", b"5", b"{", b"\xff", b"NaN", b"[" * 10_000, b'{"expires_in": NaN}']
 )
-def test_bodies_that_are_not_objects(body: bytes) -> None:
+def test_bodies_that_are_not_json_objects(body: bytes) -> None:
     """A body that is not JSON, or not an object, is refused."""
     assert describe_flaw(body)
 

@@ -82,11 +82,11 @@ def test_group_with_members_can_write(
     file: Path, what: str, accounts: dict[str, list[SimpleNamespace]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file or folder that other members of a group can write to is not trusted."""
-    place = file if what == "file" else file.parent
-    group_writable(place, TEAM, monkeypatch)
-    with pytest.raises(ConfigurationError, match=f"the group team can write to {place}") as caught:
+    path = file if what == "file" else file.parent
+    group_writable(path, TEAM, monkeypatch)
+    with pytest.raises(ConfigurationError, match=f"the group team can write to {path}") as caught:
         check_trusted(file)
-    assert caught.value.hint == f"Run: chmod g-w {place}"
+    assert caught.value.hint == f"Run: chmod g-w {path}"
 
 
 @pytest.mark.parametrize("gid", [0, 60200])
@@ -99,7 +99,7 @@ def test_group_of_root_or_private_group(
 
 
 @pytest.mark.parametrize("how", ["listed", "primary", "not my own", "unknown"])
-def test_private_group_of_nobody_else(
+def test_private_group_has_no_other_member(
     file: Path, how: str, accounts: dict[str, list[SimpleNamespace]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A group is private only if no other account is in it, either as a member or through its primary group."""
@@ -125,7 +125,7 @@ def test_group_in_a_sticky_folder(
     check_trusted(file)
 
 
-def test_databases_are_asked_only_if_needed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_databases_are_read_only_if_needed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If no group can write, as almost everywhere, no user database is read."""
     monkeypatch.setattr(pwd, "getpwall", lambda: pytest.fail("read"))
     monkeypatch.setattr(os, "getxattr", lambda *_, **__: pytest.fail("read"))
@@ -139,11 +139,11 @@ def test_databases_are_asked_only_if_needed(file: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_user_with_access(file: Path, what: str, accounts: dict[str, list[SimpleNamespace]]) -> None:
     """If an access control list gives a user write access, it is refused with the command that removes it."""
-    place = file if what == "file" else file.parent
-    set_acl(place, acl(owner=7, users={STRANGER: 6}))
-    with pytest.raises(ConfigurationError, match=f"the user {STRANGER} can write to {place}") as caught:
+    path = file if what == "file" else file.parent
+    set_acl(path, acl(owner=7, users={STRANGER: 6}))
+    with pytest.raises(ConfigurationError, match=f"the user {STRANGER} can write to {path}") as caught:
         check_trusted(file)
-    assert caught.value.hint == f"Run: setfacl -x u:{STRANGER} {place}"
+    assert caught.value.hint == f"Run: setfacl -x u:{STRANGER} {path}"
 
 
 @linux
@@ -167,7 +167,7 @@ def test_group_with_access(file: Path, accounts: dict[str, list[SimpleNamespace]
     ],
     ids=["reads", "masked", "trusted users", "trusted groups", "masked groups"],
 )
-def test_list_that_lets_nobody_else_write(
+def test_access_control_list_without_write_access(
     file: Path, attribute: bytes, accounts: dict[str, list[SimpleNamespace]]
 ) -> None:
     """Read access, rights masked out, and trusted accounts do no harm."""
@@ -184,11 +184,11 @@ def test_default_list_of_a_folder(file: Path) -> None:
 
 @linux
 @pytest.mark.parametrize("attribute", [b"", b"\x02\x00", b"\x03\x00\x00\x00", b"\x02\x00\x00\x00\x01\x00"])
-def test_list_in_an_unknown_form(file: Path, attribute: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_access_control_list(file: Path, attribute: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list that cannot be parsed is an error; it is not taken to deny writing."""
     file.chmod(0o664)
     monkeypatch.setattr(os, "getxattr", lambda *_, **__: attribute or b"\x00")
-    with pytest.raises(OSError, match="Unknown form of access control list"):
+    with pytest.raises(OSError, match="Invalid access control list"):
         check_trusted(file)
 
 

@@ -44,7 +44,7 @@ def test_usable_sizes(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [512, 1024, 2047, 8193, 16384])
-def test_sizes_that_are_refused(bits: int) -> None:
+def test_rejected_sizes(bits: int) -> None:
     """Keys that are too weak, or so large that a signature takes seconds, are refused."""
     with pytest.raises(KeyUnusable, match=f"RSA-{bits}") as caught:
         require_usable(public(bits))
@@ -58,14 +58,14 @@ def test_usable_exponents(exponent: int) -> None:
 
 
 @pytest.mark.parametrize("exponent", [2**64 + 1, 2**300 + 1])
-def test_exponents_that_are_refused(exponent: int) -> None:
+def test_rejected_exponents(exponent: int) -> None:
     """Longer exponents are refused, as OpenSSL itself does for long keys."""
     with pytest.raises(KeyUnusable, match="exponent"):
         require_usable(public(2048, exponent))
 
 
 @pytest.mark.parametrize("exponent", [-1, 0, 1, 2, 65536])
-def test_exponents_that_no_library_should_load(exponent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_exponents(exponent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check does not depend on `cryptography`, which loads none of these."""
     key = rsa.generate_private_key(65537, 2048)
     numbers = SimpleNamespace(e=exponent)
@@ -75,7 +75,7 @@ def test_exponents_that_no_library_should_load(exponent: int, monkeypatch: pytes
     require_usable(key)
 
 
-def test_private_keys_and_other_kinds() -> None:
+def test_private_keys_and_other_key_types() -> None:
     """Private keys are checked by their public key; other types have one size each."""
     require_usable(rsa.generate_private_key(65537, 2048))
     require_usable(ec.generate_private_key(ec.SECP256R1()))
@@ -85,7 +85,7 @@ def test_private_keys_and_other_kinds() -> None:
 
 
 @pytest.mark.parametrize("key", [public(1024), public(8193), public(2048, 2**65 + 1)])
-def test_no_store_opens_them(key: rsa.RSAPublicKey) -> None:
+def test_unusable_key_is_closed_after_opening(key: rsa.RSAPublicKey) -> None:
     """The core refuses such a key after a store has opened it, and closes it."""
     uri = parse_uri("pem:/app.pem", PemStore.attributes)
     held = Held(uri, key)

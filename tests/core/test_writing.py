@@ -46,7 +46,7 @@ def mode_of(path: Path) -> int:
 # Access
 
 
-def test_group_can_read_all_the_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_group_can_always_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file gets its name after its mode, so its group can read it at every moment."""
     real = os.replace
     modes = []
@@ -68,7 +68,7 @@ def test_special_bits_are_not_restored(file: Path, special: int) -> None:
     assert mode_of(file) == 0o755
 
 
-def test_group_that_cannot_be_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_group_that_cannot_be_set(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If an account may not give a file to its group, no other group can read it."""
     if os.geteuid() == 0:
         os.chown(file, 60123, 60123)
@@ -106,7 +106,7 @@ def test_default_list_of_a_folder_does_not_apply(file: Path, way: str) -> None:
     assert acl_of(written) is None
 
 
-def test_links_of_a_volume_stay(folder: Path) -> None:
+def test_links_of_a_volume_are_kept(folder: Path) -> None:
     """A link stays a link, even in the middle of the path: a kubelet volume, /etc/alternatives."""
     (folder / "..2026").mkdir()
     (folder / "..2026" / "app.pem").write_bytes(b"old")
@@ -125,7 +125,7 @@ def test_dangling_link_is_written_through(folder: Path) -> None:
     assert (folder / "new").read_bytes() == b"new"
 
 
-def test_circle_of_links(folder: Path) -> None:
+def test_loop_of_links(folder: Path) -> None:
     """A loop of links is an error."""
     (folder / "one").symlink_to("other")
     (folder / "other").symlink_to("one")
@@ -134,7 +134,7 @@ def test_circle_of_links(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo"])
-def test_something_else_than_a_file(folder: Path, kind: str) -> None:
+def test_other_file_types_are_not_replaced(folder: Path, kind: str) -> None:
     """Anything but a regular file is not replaced."""
     path = folder / "app.pem"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
@@ -143,24 +143,24 @@ def test_something_else_than_a_file(folder: Path, kind: str) -> None:
     assert [each.name for each in folder.iterdir()] == ["app.pem"]
 
 
-def test_another_file_is_not_replaced(file: Path) -> None:
+def test_changed_file_is_not_replaced(file: Path) -> None:
     """A change is not written over a file that somebody put there in the meantime."""
     seen = stamp(file.stat())
     rewrite(file, b"newer", replaces=seen)
-    with pytest.raises(OSError, match="replaced meanwhile"):
+    with pytest.raises(OSError, match="changed since it was read"):
         rewrite(file, b"newest", replaces=seen)
     assert file.read_bytes() == b"newer"
 
 
 def test_growing_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that grows while it is read does not fill memory."""
-    monkeypatch.setattr(reading, "_LARGEST", 2)
+    monkeypatch.setattr(reading, "_MAX_BYTES", 2)
     monkeypatch.setattr(reading, "_require_regular", lambda *_: None)
     with pytest.raises(OSError, match="Too large"):
         files.read(file)
 
 
-def test_name_as_long_as_it_may_be(folder: Path) -> None:
+def test_file_name_of_maximum_length(folder: Path) -> None:
     """A temporary name stays within the file system's limit."""
     path = folder / ("ä" * 127)
     write_private(path, b"old")
@@ -210,11 +210,11 @@ def test_leftover_is_removed(file: Path, act: str, caplog: pytest.LogCaptureFixt
         acts[act]()
     assert not left.exists()
     assert [record.getMessage() for record in caplog.records] == [
-        f"Removed {left}, which an interrupted write left behind. It may have held a whole key."
+        f"Removed {left}, left by an interrupted write. It may have contained a private key."
     ]
 
 
-def test_second_name_of_a_new_file_is_removed(folder: Path) -> None:
+def test_hard_link_left_by_a_new_file_is_removed(folder: Path) -> None:
     """A process killed after naming a file leaves a second name, which is removed too."""
     path = folder / "app.pem"
     left = kill_in_a_write(path, "link")
@@ -222,7 +222,7 @@ def test_second_name_of_a_new_file_is_removed(folder: Path) -> None:
     assert not left.exists()
 
 
-def test_living_process_keeps_its_file(file: Path) -> None:
+def test_file_being_written_is_kept(file: Path) -> None:
     """A file that another process is still writing is kept."""
     left = kill_in_a_write(file)
     with left.open() as held:
@@ -231,7 +231,7 @@ def test_living_process_keeps_its_file(file: Path) -> None:
     assert left.exists()
 
 
-def test_empty_leftover_is_removed_later(file: Path) -> None:
+def test_empty_leftover_has_a_grace_period(file: Path) -> None:
     """An empty file may be one that another process has just created, so it gets time to lock it."""
     left = kill_in_a_write(file)
     left.write_bytes(b"")
@@ -272,14 +272,14 @@ def test_file_of_another_account_is_kept(file: Path) -> None:
     assert left.exists()
 
 
-def test_writes_at_once_are_all_whole(folder: Path) -> None:
+def test_concurrent_writes_are_complete(folder: Path) -> None:
     """Processes that write the same file at the same time do not mistake each other's for leftovers."""
     program = "import sys; from pathlib import Path; from keyvouch._system.files import write_private\n"
     program += "for number in range(50): write_private(Path(sys.argv[1]), b'x' * 9, replace=True)"
     path = folder / "app.pem"
     writing = [subprocess.Popen([sys.executable, "-c", program, str(path)], stderr=subprocess.PIPE) for _ in range(4)]
-    said = [each.communicate(timeout=120)[1] for each in writing]
-    assert ([each.returncode for each in writing], said) == ([0] * 4, [b""] * 4)
+    message = [each.communicate(timeout=120)[1] for each in writing]
+    assert ([each.returncode for each in writing], message) == ([0] * 4, [b""] * 4)
     assert [each.name for each in folder.iterdir()] == ["app.pem"]
 
 
@@ -287,7 +287,7 @@ def test_writes_at_once_are_all_whole(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["create", "replace"])
-def test_folder_that_lets_nothing_be_removed(
+def test_append_only_folder(
     file: Path, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In an append-only folder (chattr +a) a new key is written, and a warning names what could not be removed."""
@@ -305,11 +305,11 @@ def test_folder_that_lets_nothing_be_removed(
             rewrite(file, b"new")
         assert file.read_bytes() == b"old"
     (left,) = [each for each in file.parent.iterdir() if "keyvouch-" in each.name]
-    assert caplog.messages == [f"{left} cannot be removed: Operation not permitted. It may hold a whole key."]
+    assert caplog.messages == [f"Failed to remove {left}: Operation not permitted. It may contain a private key."]
 
 
 @pytest.mark.parametrize("way", ["create", "rewrite"])
-def test_name_survives_a_power_failure(file: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_is_flushed(file: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is flushed to disk after the file has its name: a key reported as created survives a power failure."""
     real = os.fsync
     seen = []
@@ -344,16 +344,16 @@ def test_folder_that_cannot_be_flushed(file: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount")
-def test_file_that_is_a_mount(file: Path, tmp_path: Path) -> None:
+def test_bind_mounted_file(file: Path, tmp_path: Path) -> None:
     """A container's bind-mounted file cannot be replaced: it stays, and the hint says what to mount instead."""
     source = tmp_path / "source"
     source.write_bytes(b"mounted")
     program = f"""
         from pathlib import Path
-        from keyvouch.stores import places
+        from keyvouch.stores import key_files
         from keyvouch.errors import KeyvouchError
         try:
-            places.replace(Path({str(file)!r}), b"new")
+            key_files.replace(Path({str(file)!r}), b"new")
         except KeyvouchError as error:
             print(error.hint, Path({str(file)!r}).read_bytes())
     """
@@ -361,9 +361,7 @@ def test_file_that_is_a_mount(file: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
     )
-    assert done.stdout == "Mount the folder that it is in: a file that is mounted cannot be replaced. b'mounted'\n", (
-        done
-    )
+    assert done.stdout == "Mount its folder instead: a mounted file cannot be replaced. b'mounted'\n", done
 
 
 @linux
@@ -381,7 +379,7 @@ def test_append_to_a_descriptor(folder: Path) -> None:
 
 @linux
 @pytest.mark.parametrize("kind", ["pipe", "file"])
-def test_append_to_the_output_of_a_container(folder: Path, kind: str) -> None:
+def test_append_to_container_output(folder: Path, kind: str) -> None:
     """`/proc/1/fd/1` is where a container's log goes, and is a pipe belonging to another process."""
     program = "import sys; sys.stdin.read()"
     with (folder / "log").open("wb") as log:
@@ -425,7 +423,7 @@ WAYS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_killed_anywhere(tmp_path: Path, way: str, soak: bool) -> None:
+def test_process_killed_at_any_point(tmp_path: Path, way: str, soak: bool) -> None:
     """Whenever a process is killed, the old or the new file is complete, and nobody else can read what is left.
 
     This holds with any umask, in a folder with a default access control list. The next write removes what is left.

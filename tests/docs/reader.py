@@ -32,7 +32,7 @@ PLACEHOLDERS = {
     "/run/secrets/": "{machine}/run/secrets/",
     "/var/log/keyvouch/": "{machine}/var/log/keyvouch/",
     # Already installed, with extras; only the targets must exist. The tests themselves show that they work.
-    "$ pip install ": "$ python -m pip install --quiet --no-index --dry-run ",
+    "$ pip install ": f"$ env -C {ROOT} python -m pip install --quiet --no-index --no-build-isolation --dry-run ",
     "$ make ": f"$ make --dry-run --directory={ROOT} ",
 }
 """Text on the pages, and its replacement here."""
@@ -59,8 +59,8 @@ class Reader:
         self._shown = ""
         self._work = folder / "work"
         self._configuration = Path(os.environ["HOME"], ".config", "keyvouch", "config.toml")
-        for path in (self._work, self._configuration.parent, *self._folders()):
-            path.mkdir(parents=True)
+        for each in (self._work, self._configuration.parent, *self._folders()):
+            each.mkdir(parents=True)
         self._configuration.write_text(f'[defaults]\nauthority = "{authority.url}"\nca-file = "{authority.ca_file}"\n')
         monkeypatch.chdir(self._work)
         monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

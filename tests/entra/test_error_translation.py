@@ -74,8 +74,8 @@ NETWORK_ERRORS = [
         "connection to https://login failed: unknown reason.",
         "PEM",
     ),
-    (requests.exceptions.InvalidProxyURL("x"), ConfigurationError, "proxy address", "http://host:port"),
-    (requests.exceptions.InvalidSchema("x"), ConfigurationError, "proxy address", "http://host:port"),
+    (requests.exceptions.InvalidProxyURL("x"), ConfigurationError, "proxy URL", "http://host:port"),
+    (requests.exceptions.InvalidSchema("x"), ConfigurationError, "proxy URL", "http://host:port"),
     (UnexpectedResponse("too odd"), AuthorityUnavailable, "response from https://login: too odd.", "later"),
     (
         requests.exceptions.JSONDecodeError("x", "", 0),

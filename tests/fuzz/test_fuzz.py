@@ -33,14 +33,14 @@ from keyvouch import config
 from keyvouch._core.redaction import redact
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.errors import KeyvouchError
-from keyvouch.stores import ber
+from keyvouch.stores import asn1
 from keyvouch.stores.file import PemStore, PfxStore
 from keyvouch.testing.authority import Authority
 from keyvouch.uri import parse_uri
 from scripted_store import certify, new_key
 from signing_in import make_key
 from stores import several_keys
-from stores.making import der, integer, open_key, pem_of, store, to_ber, uri, write
+from stores.key_material import der, integer, open_key, pem_of, store, to_ber, uri, write
 
 PASSWORD = "correct horse"
 # What `cryptography` reads now but announces it will refuse counts as an error once it does.
@@ -78,8 +78,8 @@ URIS = (
 def test_uris(seed: int, soak: bool) -> None:
     """Any text is a URI that reads back as printed, or an error."""
 
-    def consume(octets: bytes) -> None:
-        text = octets.decode(errors="surrogateescape")
+    def consume(data: bytes) -> None:
+        text = data.decode(errors="surrogateescape")
         redact(text)
         store = PfxStore if chance.random() < 0.5 else PemStore
         parsed = parse_uri(text, store.attributes)
@@ -93,7 +93,7 @@ def test_uris(seed: int, soak: bool) -> None:
 
 
 @pytest.mark.parametrize("which", ["/etc/app.pfx", "path=/etc/app.pfx;friendly-name=app"])
-def test_typos_tell_no_secret(which: str) -> None:
+def test_typos_reveal_no_secret(which: str) -> None:
     """A secret is written in place of its reference, after a typo of one character: no error contains the secret."""
     text, secret = f"pfx:{which}?password=", "Sesam0effneDich"
     told = 0
@@ -126,8 +126,8 @@ permissions = "strict"
     path = tmp_path / "config.toml"
     monkeypatch.setenv("KEYVOUCH_CONFIG", str(path))
 
-    def consume(octets: bytes) -> None:
-        path.write_bytes(octets)
+    def consume(data: bytes) -> None:
+        path.write_bytes(data)
         found = config.load()
         for name in found.profiles:
             found.profile(name)
@@ -153,8 +153,8 @@ def test_pem_files(seed: int, soak: bool, tmp_path: Path) -> None:
     ]
     path = tmp_path / "app.pem"
 
-    def consume(octets: bytes) -> None:
-        write(path, octets)
+    def consume(data: bytes) -> None:
+        write(path, data)
         open_key(f"pem:{path}?password=env:PASSWORD")
 
     # An encrypted key takes milliseconds, so there are fewer of them.
@@ -177,8 +177,8 @@ def test_pfx_files(seed: int, soak: bool, tmp_path: Path) -> None:
     ]
     path = tmp_path / "app.pfx"
 
-    def consume(octets: bytes) -> None:
-        write(path, octets)
+    def consume(data: bytes) -> None:
+        write(path, data)
         open_key(f"pfx:{path}?password=env:PASSWORD")
 
     ends = feed(seed, times(300, soak), samples, consume)
@@ -188,7 +188,7 @@ def test_pfx_files(seed: int, soak: bool, tmp_path: Path) -> None:
 
 def test_pfx_files_with_several_keys(seed: int, soak: bool, tmp_path: Path) -> None:
     """A DER or BER file with unencrypted keys is read completely by our own parser."""
-    octets = b"".join(
+    key_bags = b"".join(
         der(
             0x30,
             der(0x06, bytes.fromhex("2a864886f70d010c0a0101")),
@@ -196,14 +196,14 @@ def test_pfx_files_with_several_keys(seed: int, soak: bool, tmp_path: Path) -> N
         )
         for which in range(2)
     )
-    data = der(0x06, bytes.fromhex("2a864886f70d010701"))
-    safes = der(0x30, der(0x30, data, der(0xA0, der(0x04, der(0x30, octets)))))
-    definite = der(0x30, integer(3), der(0x30, data, der(0xA0, der(0x04, safes))))
+    data_oid = der(0x06, bytes.fromhex("2a864886f70d010701"))
+    safes = der(0x30, der(0x30, data_oid, der(0xA0, der(0x04, der(0x30, key_bags)))))
+    definite = der(0x30, integer(3), der(0x30, data_oid, der(0xA0, der(0x04, safes))))
     samples = [definite, to_ber(definite)]
     path = tmp_path / "app.pfx"
 
-    def consume(octets: bytes) -> None:
-        write(path, octets)
+    def consume(data: bytes) -> None:
+        write(path, data)
         store(f"pfx:{path}").keys(uri(f"pfx:{path}"))
 
     ends = feed(seed, times(400, soak), samples, consume)
@@ -214,14 +214,14 @@ def test_pfx_files_with_several_keys(seed: int, soak: bool, tmp_path: Path) -> N
 def test_ber(seed: int, soak: bool) -> None:
     """Any bytes are a tree that is the same in DER, or a ValueError, and nothing else."""
 
-    def consume(octets: bytes) -> None:
+    def consume(data: bytes) -> None:
         try:
-            tree = ber.parse(octets)
+            tree = asn1.parse(data)
         except ValueError:
             ends["refused"] += 1
         else:
             ends["taken"] += 1
-            assert ber.parse(ber.encode(tree)) == tree
+            assert asn1.parse(asn1.encode(tree)) == tree
 
     ends = {"taken": 0, "refused": 0}
     feed(
@@ -249,7 +249,7 @@ class Canned(BaseAdapter):
         pass
 
 
-def test_answers(seed: int, soak: bool, tmp_path: Path, authority: Authority) -> None:
+def test_token_responses(seed: int, soak: bool, tmp_path: Path, authority: Authority) -> None:
     """Any response of the token endpoint is a token, a refusal, or unusable."""
     taken = {"token_type": "Bearer", "expires_in": 3599, "ext_expires_in": 3599, "access_token": "eyJ0.eyJ1.c2ln"}
     refused = {
@@ -283,14 +283,14 @@ def test_answers(seed: int, soak: bool, tmp_path: Path, authority: Authority) ->
         client._session.mount("https://", canned)
         return client
 
-    def consume(octets: bytes) -> None:
+    def consume(data: bytes) -> None:
         number = len(counted)
         counted.append(None)
         if number % 200 == 0:
             for former in clients:
                 former.close()
             clients[:] = [fresh()]
-        canned.status, canned.body = chance.choice((200, 200, 200, 400, 401, 403, 429, 500, 503)), octets
+        canned.status, canned.body = chance.choice((200, 200, 200, 400, 401, 403, 429, 500, 503)), data
         clients[0].access_token([f"api://{number}/.default"], timeout=30)
 
     counted: list[None] = []

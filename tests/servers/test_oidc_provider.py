@@ -101,7 +101,7 @@ def assert_refused(judge: OidcProvider, client_id: str, result: dict[str, Any], 
 
 @pytest.mark.parametrize("authority", ["authority", "oidc_authority"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_gives_a_token(oidc_provider: OidcProvider, algorithm: str, authority: str) -> None:
+def test_issues_a_token(oidc_provider: OidcProvider, algorithm: str, authority: str) -> None:
     client_id = new_client(oidc_provider, algorithm)
 
     result = ask(oidc_provider, client_id, assertion(algorithm), authority=authority)
@@ -111,7 +111,7 @@ def test_gives_a_token(oidc_provider: OidcProvider, algorithm: str, authority: s
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_refuses_the_key_of_another(oidc_provider: OidcProvider, algorithm: str) -> None:
+def test_rejects_another_clients_key(oidc_provider: OidcProvider, algorithm: str) -> None:
     client_id = new_client(oidc_provider, algorithm)
 
     result = ask(oidc_provider, client_id, assertion(algorithm, key=new_key(algorithm)))
@@ -119,7 +119,7 @@ def test_refuses_the_key_of_another(oidc_provider: OidcProvider, algorithm: str)
     assert_refused(oidc_provider, client_id, result, "signature verification failed")
 
 
-def test_refuses_another_algorithm_of_the_same_key(oidc_provider: OidcProvider) -> None:
+def test_rejects_another_algorithm_of_the_same_key(oidc_provider: OidcProvider) -> None:
     client_id = new_client(oidc_provider, "PS256")
 
     result = ask(oidc_provider, client_id, assertion("RS256", key=key_for("PS256")))
@@ -127,7 +127,7 @@ def test_refuses_another_algorithm_of_the_same_key(oidc_provider: OidcProvider) 
     assert_refused(oidc_provider, client_id, result, "alg mismatch")
 
 
-def test_refuses_a_replay(oidc_provider: OidcProvider) -> None:
+def test_rejects_a_replay(oidc_provider: OidcProvider) -> None:
     client_id = new_client(oidc_provider)
     replayed = assertion(claims={"jti": "the same"})
 
@@ -150,7 +150,7 @@ def test_refuses_a_replay(oidc_provider: OidcProvider) -> None:
         pytest.param({"nbf": 2**40}, "jwt not active yet", id="not yet valid"),
     ],
 )
-def test_refuses_claims(oidc_provider: OidcProvider, claims: dict[str, object], reason: str) -> None:
+def test_rejects_invalid_claims(oidc_provider: OidcProvider, claims: dict[str, object], reason: str) -> None:
     client_id = new_client(oidc_provider)
 
     result = ask(oidc_provider, client_id, assertion(claims=claims))
@@ -159,7 +159,7 @@ def test_refuses_claims(oidc_provider: OidcProvider, claims: dict[str, object], 
 
 
 @pytest.mark.parametrize("salt", [0, 20, padding.PSS.MAX_LENGTH])
-def test_refuses_a_salt_that_is_not_as_long_as_the_hash(oidc_provider: OidcProvider, salt: Any) -> None:
+def test_rejects_another_salt_length(oidc_provider: OidcProvider, salt: Any) -> None:
     client_id = new_client(oidc_provider)
     key = key_for("PS256")
     assert isinstance(key, rsa.RSAPrivateKey)
@@ -174,7 +174,7 @@ def test_refuses_a_salt_that_is_not_as_long_as_the_hash(oidc_provider: OidcProvi
     assert_refused(oidc_provider, client_id, result, "signature verification failed")
 
 
-def test_takes_a_new_key_for_a_known_client(oidc_provider: OidcProvider) -> None:
+def test_accepts_a_new_key_of_a_known_client(oidc_provider: OidcProvider) -> None:
     client_id = new_client(oidc_provider)
     key = new_key("PS256")
 
@@ -188,12 +188,12 @@ def test_rejects_a_client_without_a_key(oidc_provider: OidcProvider) -> None:
         oidc_provider.register(Client("keyless", "RS256", {"kty": "RSA"}))
 
 
-def test_knows_the_clients_it_was_started_with() -> None:
+def test_has_the_clients_it_was_started_with() -> None:
     with OidcProvider([Client("first", "ES256", key_for("ES256").public_key())]) as judge:
         assert_token_for("first", ask(judge, "first", assertion("ES256")))
 
 
-def test_shows_why_it_did_not_start() -> None:
+def test_startup_error_is_shown() -> None:
     with pytest.raises(RuntimeError, match="client_id"):
         OidcProvider([Client("", "ES256", key_for("ES256").public_key())]).start()
 
@@ -209,7 +209,7 @@ sys.stdin.read()
 """
 
 
-def test_ends_with_who_started_it(oidc_provider: OidcProvider, tmp_path: Path) -> None:
+def test_ends_with_its_parent(oidc_provider: OidcProvider, tmp_path: Path) -> None:
     """Even if the parent is killed, no server is left running."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(tmp_path)}
     pipe = subprocess.PIPE

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stores.making import PASSWORD
+from stores.key_material import PASSWORD
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +14,6 @@ def _password(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An empty folder for keys."""
-    place = tmp_path / "keys"
-    place.mkdir()
-    return place
+    path = tmp_path / "keys"
+    path.mkdir()
+    return path

@@ -10,8 +10,8 @@ from cryptography import x509
 
 from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyNotFound, KeyUnusable, SecretIncorrect
 from keyvouch.store import KeySpec
-from keyvouch.stores import places
-from stores.making import certify, new_key, open_key, openssl_pfx, pem_of, store, uri, write
+from keyvouch.stores import key_files
+from stores.key_material import certify, new_key, open_key, openssl_pfx, pem_of, store, uri, write
 
 
 def member(folder: Path, stem: str, which: int, age: int = 0) -> x509.Certificate:
@@ -60,7 +60,7 @@ def test_new_member_is_a_change(folder: Path) -> None:
     assert open_key(f"pem:{folder}/app-*.pem").changed() is False
 
 
-def test_lost_folder_is_a_change(folder: Path, tmp_path: Path) -> None:
+def test_missing_folder_is_a_change(folder: Path, tmp_path: Path) -> None:
     """If the folder is gone, that counts as a change: reopening reports the error."""
     member(folder, "app-a", 1)
     key = open_key(f"pem:{folder}/app-*.pem?select=newest")
@@ -68,14 +68,14 @@ def test_lost_folder_is_a_change(folder: Path, tmp_path: Path) -> None:
     assert key.changed()
 
 
-def test_time_in_name_is_the_age(folder: Path) -> None:
+def test_time_in_name_is_creation_time(folder: Path) -> None:
     """The time in a member's name takes precedence over its modification time, which a copy loses."""
     member(folder, f"app-{stamp(9000)}", 1, age=1000)
     newer = member(folder, f"app-{stamp(2000)}", 2, age=5000)
     assert open_key(f"pem:{folder}/app-*.pem?select=newest").chain == (newer,)
 
 
-def test_odd_time_in_name_is_no_age(folder: Path) -> None:
+def test_invalid_time_in_name_is_ignored(folder: Path) -> None:
     """If the digits are not a valid time, the age is the file's."""
     member(folder, "app-20269999T999999999999Z", 1, age=60)
     (info,) = store("pem:").keys(uri(f"pem:{folder}/app-*.pem"))
@@ -83,7 +83,7 @@ def test_odd_time_in_name_is_no_age(folder: Path) -> None:
     assert 59 < (dt.datetime.now(dt.UTC) - info.created).total_seconds() < 70
 
 
-def test_generated_time_is_read(folder: Path) -> None:
+def test_generated_name_is_parsed(folder: Path) -> None:
     """The time that `generate` puts into the name is read back to the microsecond."""
     pinned = store("pem:").generate(uri(f"pem:{folder}/app-*.pem"), KeySpec("P-256"))
     (info,) = store("pem:").keys(pinned)
@@ -98,21 +98,21 @@ def test_certificate_chooses_member(folder: Path) -> None:
     assert open_key(f"pem:{folder}/*.pem?select=newest", wanted).chain == (wanted,)
 
 
-def test_bad_member_is_left_out(folder: Path) -> None:
+def test_unreadable_member_is_skipped(folder: Path) -> None:
     """A member that cannot be read does not affect the others."""
     write(folder / "a.pem", b"broken")
     good = member(folder, "b", 1)
     assert open_key(f"pem:{folder}/*.pem").chain == (good,)
 
 
-def test_other_password_is_left_out(folder: Path) -> None:
+def test_member_with_another_password_is_skipped(folder: Path) -> None:
     """A member with another password does not affect the others."""
     openssl_pfx(folder / "a.pfx", password="other")
     openssl_pfx(folder / "b.pfx")
     assert open_key(f"pfx:{folder}/*.pfx?password=env:PASSWORD").uri.get("path").name == "b.pfx"
 
 
-def test_first_error_is_told(folder: Path) -> None:
+def test_first_error_is_raised(folder: Path) -> None:
     """If no member can be read, the first one's error is raised."""
     openssl_pfx(folder / "a.pfx", password="other")
     write(folder / "b.pfx", b"broken")
@@ -123,29 +123,29 @@ def test_first_error_is_told(folder: Path) -> None:
         open_key(f"pfx:{folder}/*.pfx?password=env:PASSWORD")
 
 
-def test_bad_member_is_told_of(folder: Path) -> None:
+def test_skipped_member_is_reported(folder: Path) -> None:
     """If no readable member matches, the error names those that could not be read."""
     write(folder / "a.pem", b"broken")
     member(folder, "b", 1)
-    with pytest.raises(CertificateMismatch, match=r"Left out: .*a\.pem is not a PEM file"):
+    with pytest.raises(CertificateMismatch, match=r"Skipped: .*a\.pem is not a PEM file"):
         open_key(f"pem:{folder}/*.pem", certify(new_key("P-256", 2)))
 
 
 def test_empty_family_is_not_found(folder: Path) -> None:
     """A family without members has no key, and its listing is empty."""
     write(folder / "other.pem", b"x")
-    with pytest.raises(KeyNotFound, match=r"No file matches .*\n.*there are: other\.pem"):
+    with pytest.raises(KeyNotFound, match=r"No file matches .*\n.*contains: other\.pem"):
         open_key(f"pem:{folder}/app-*.pem")
     assert store("pem:").keys(uri(f"pem:{folder}/app-*.pem")) == []
 
 
-def test_family_without_folder(folder: Path) -> None:
+def test_family_in_missing_folder(folder: Path) -> None:
     """If the family's folder is missing, the error says so."""
     with pytest.raises(KeyNotFound, match="does not exist"):
         open_key(f"pem:{folder}/keys/*.pem")
 
 
-def test_only_star_is_special(folder: Path) -> None:
+def test_only_star_is_a_wildcard(folder: Path) -> None:
     """Other shell wildcards are literal, and a hidden file is not a member."""
     member(folder, "app[1]-a", 1)
     member(folder, "app1-b", 2)
@@ -156,14 +156,14 @@ def test_only_star_is_special(folder: Path) -> None:
     assert len(store("pem:").keys(uri(f"pem:{folder}/*.pem"))) == 2
 
 
-def test_begin_and_end_do_not_overlap(folder: Path) -> None:
+def test_prefix_and_suffix_do_not_overlap(folder: Path) -> None:
     """The * stands for any part of the name, even an empty one, but prefix and suffix never overlap."""
     member(folder, "app.pem", 1)
     assert store("pem:").keys(uri(f"pem:{folder}/app.pem*.pem.pem")) == []
     assert len(store("pem:").keys(uri(f"pem:{folder}/app.pem*.pem"))) == 1
 
 
-def test_hidden_file_is_no_member(folder: Path) -> None:
+def test_hidden_file_is_not_a_member(folder: Path) -> None:
     """As in a shell, a leading `*` does not match a dot; a family of hidden files includes the dot."""
     shown = member(folder, "app", 1)
     hidden = member(folder, ".app", 2)
@@ -173,14 +173,14 @@ def test_hidden_file_is_no_member(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", [1e18, -1e18, float("inf"), float("-inf"), float("nan")])
-def test_impossible_time_of_change(folder: Path, changed: float) -> None:
+def test_invalid_modification_time(folder: Path, changed: float) -> None:
     """A file with an invalid modification time counts as the oldest, and is still read."""
     status = SimpleNamespace(st_mtime=changed)
-    assert places._created(folder / "app.pem", status) == dt.datetime(1970, 1, 1, tzinfo=dt.UTC)  # type: ignore[arg-type]
+    assert key_files._created(folder / "app.pem", status) == dt.datetime(1970, 1, 1, tzinfo=dt.UTC)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("changed", [0, -86400, 2**33])
-def test_time_of_change_far_away(folder: Path, changed: int) -> None:
+def test_modification_time_in_the_far_future(folder: Path, changed: int) -> None:
     """The modification time may be before 1970 or after 2038."""
     path = folder / "app.pem"
     member(folder, "app", 1)

@@ -24,7 +24,7 @@ from keyvouch.errors import (
     SecretRequired,
 )
 from keyvouch.store import KeySpec
-from stores.making import PASSWORD, certify, load_with_openssl, new_key, open_key, openssl, store, uri, write
+from stores.key_material import PASSWORD, certify, load_with_openssl, new_key, open_key, openssl, store, uri, write
 
 QUICK = KeySpec("P-256", "CN=new,O=Contoso", days=7)
 SLOW = KeySpec("RSA-4096", "CN=new")
@@ -47,7 +47,7 @@ def no_key_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", KEY_TYPES)
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
-def test_every_kind_is_made(folder: Path, scheme: str, kind: str) -> None:
+def test_every_key_type_is_generated(folder: Path, scheme: str, kind: str) -> None:
     """Every requested type of key is created, and opens by the returned URI."""
     key = generate(f"{scheme}:{folder}/app?password=env:PASSWORD", KeySpec(kind))
     assert key_type(key.public_key) == kind
@@ -55,7 +55,7 @@ def test_every_kind_is_made(folder: Path, scheme: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
-def test_certificate_is_made(folder: Path, scheme: str) -> None:
+def test_self_signed_certificate_is_generated(folder: Path, scheme: str) -> None:
     """The certificate has the subject, the validity and the key usage for signing in."""
     (certificate,) = generate(f"{scheme}:{folder}/app").chain
     assert certificate.subject.rfc4514_string() == "CN=new,O=Contoso"
@@ -73,7 +73,7 @@ def test_certificate_file_is_written(folder: Path, scheme: str) -> None:
     assert key.chain == ()
 
 
-def test_one_file_named_twice(folder: Path) -> None:
+def test_certificate_file_is_the_key_file(folder: Path) -> None:
     """A `certificate-file` equal to the key's path means the same file."""
     (folder / "link").symlink_to(folder)
     assert generate(f"pem:{folder}/app.pem?certificate-file={folder}/link/app.pem").chain
@@ -83,7 +83,7 @@ def test_pfx_is_strong(folder: Path) -> None:
     """A new PFX uses AES-256 and HMAC-SHA-256, according to the `openssl` command."""
     generate(f"pfx:{folder}/app.pfx?password=env:PASSWORD")
     command = ("pkcs12", "-info", "-noout", "-in", folder / "app.pfx", "-passin", f"pass:{PASSWORD}")
-    told = openssl(*command, told_aside=True).decode()
+    told = openssl(*command, from_stderr=True).decode()
     assert "MAC: sha256" in told
     assert told.count("AES-256-CBC") == 2
 
@@ -96,7 +96,7 @@ def test_pfx_has_friendly_name(folder: Path) -> None:
     assert [bundle.cert and bundle.cert.friendly_name for bundle in bundles] == [b"new", b"bee"]
 
 
-def test_pfx_is_read_elsewhere(folder: Path) -> None:
+def test_pfx_is_read_by_openssl(folder: Path) -> None:
     """The `openssl` command reads the same key from a new PFX."""
     key = generate(f"pfx:{folder}/app.pfx?password=env:PASSWORD")
     assert load_with_openssl(folder / "app.pfx").public_key() == key.public_key
@@ -135,7 +135,7 @@ def test_nothing_is_overwritten(folder: Path, taken: str, *, further: bool) -> N
 
 
 @pytest.mark.usefixtures("no_key_is_made")
-def test_dangling_link_is_taken(folder: Path) -> None:
+def test_dangling_link_is_an_existing_file(folder: Path) -> None:
     """A dangling link is not written through."""
     (folder / "app.pem").symlink_to(folder / "elsewhere")
     with pytest.raises(KeyExists):
@@ -146,23 +146,23 @@ def test_dangling_link_is_taken(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "spec", "error"),
     [
-        ("pfx:{}/keys/app.pfx", SLOW, "Make the folder"),
-        ("pfx:{}/keys/*.pfx", SLOW, "Make the folder"),
-        ("pem:{}/app.pem?certificate-file={}/certificates/app.crt", SLOW, "Make the folder"),
+        ("pfx:{}/keys/app.pfx", SLOW, "Create the folder"),
+        ("pfx:{}/keys/*.pfx", SLOW, "Create the folder"),
+        ("pem:{}/app.pem?certificate-file={}/certificates/app.crt", SLOW, "Create the folder"),
         ("pfx:{}/app.pfx?password=env:MISSING", SLOW, "MISSING is not set"),
         ("pfx:{}/app.pfx", KeySpec("RSA-4096", "CN=new,nonsense"), "Invalid subject"),
         ("pfx:{}/app.pfx", KeySpec("RSA-1024"), "Unknown key type"),
         ("pem:{}/*.pem?certificate-file={}/app.crt", SLOW, "cannot share"),
     ],
 )
-def test_mistakes_come_first(folder: Path, text: str, spec: KeySpec, error: str) -> None:
+def test_arguments_are_checked_first(folder: Path, text: str, spec: KeySpec, error: str) -> None:
     """What can be refused is refused before a key is created, and nothing is left behind."""
     with pytest.raises((ConfigurationError, SecretRequired), match=error):
         generate(text.format(folder, folder), spec)
     assert names(folder) == []
 
 
-def test_failure_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_no_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the certificate cannot be written, the key is removed again."""
     write_private = files.write_private
 
@@ -177,7 +177,7 @@ def test_failure_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert names(folder) == []
 
 
-def test_one_of_two_wins(folder: Path) -> None:
+def test_only_one_of_two_processes_creates_the_file(folder: Path) -> None:
     """Of several that create the same file concurrently, one succeeds."""
     text = f"pfx:{folder}/app.pfx"
     outcomes: list[str] = []
@@ -198,7 +198,7 @@ def test_one_of_two_wins(folder: Path) -> None:
     assert open_key(text)
 
 
-def test_family_grows_when_asked(folder: Path) -> None:
+def test_further_adds_a_family_member(folder: Path) -> None:
     """Another member is created only if requested, and never replaces the first."""
     text = f"pem:{folder}/app-*.pem"
     first = generate(text)
@@ -209,7 +209,7 @@ def test_family_grows_when_asked(folder: Path) -> None:
     assert len(store(text).keys(uri(text))) == 2
 
 
-def test_further_begins_a_family(folder: Path) -> None:
+def test_further_creates_the_first_member(folder: Path) -> None:
     """The first member may be requested as a further one, too."""
     assert generate(f"pem:{folder}/app-*.pem", KeySpec("P-256", further=True))
 
@@ -228,7 +228,7 @@ def test_key_is_imported(folder: Path, scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
-def test_bare_key_is_imported(folder: Path, scheme: str) -> None:
+def test_key_without_certificate_is_imported(folder: Path, scheme: str) -> None:
     """A key may be imported without a certificate."""
     text = f"{scheme}:{folder}/app?certificate-file={folder}/app.crt"
     assert open_key(store(text).import_key(uri(text), new_key(), ())).chain == ()

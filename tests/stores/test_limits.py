@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from keyvouch.certificate import load_certificates, order_chain
 from keyvouch.errors import CertificateMissing, KeyUnusable, KeyvouchError
-from stores.making import PASSWORD, certify, der, integer, new_key, open_key, openssl, openssl_pfx, pem_of, write
+from stores.key_material import PASSWORD, certify, der, integer, new_key, open_key, openssl, openssl_pfx, pem_of, write
 
 NEW = ("-keypbe", "AES-256-CBC", "-certpbe", "AES-256-CBC", "-macalg", "sha256")
 OLD = ("-legacy", "-keypbe", "PBE-SHA1-3DES", "-certpbe", "PBE-SHA1-RC2-40", "-macalg", "sha1")
@@ -32,9 +32,9 @@ MADE = 70_000
 LIMIT = r"the limit is 3,000,000"
 
 
-def with_rounds(octets: bytes, value: int, *, place: int | None = None) -> bytes:
+def with_rounds(data: bytes, value: int, *, place: int | None = None) -> bytes:
     """Return the file with another iteration count everywhere, or in one place."""
-    parts = octets.split(integer(MADE))
+    parts = data.split(integer(MADE))
     assert len(parts) > (place or 0) + 1
     glue = [integer(value) if place in {None, number} else integer(MADE) for number in range(len(parts) - 1)]
     return b"".join(part + after for part, after in zip(parts, [*glue, b""], strict=True))
@@ -52,16 +52,16 @@ def refused(scheme: str, path: Path, password: str = "?password=env:PASSWORD") -
     [(NEW, 1_200_000), (OLD, 1_200_000), ((*PLAIN, "-macalg", "sha512"), 3_600_000)],
     ids=["new", "old", "mac"],
 )
-def test_high_count_of_openssl_is_refused(folder: Path, options: Sequence[str], rounds: int) -> None:
+def test_too_many_rounds_are_rejected(folder: Path, options: Sequence[str], rounds: int) -> None:
     """The error has the total rounds of three derivations, and the limit."""
     path = openssl_pfx(folder / "app.pfx", *options, "-iter", rounds)
     assert re.search(r"3,600,000 rounds.*" + LIMIT, refused("pfx", path))
 
 
-def test_hint_mends_the_file(folder: Path) -> None:
+def test_commands_in_the_hint_work(folder: Path) -> None:
     """The hint's commands write a file that opens."""
     path = openssl_pfx(folder / "app.pfx", *NEW, "-iter", 1_200_000)
-    commands = refused("pfx", path).partition("Write it again: ")[2].split(" && ")
+    commands = refused("pfx", path).partition("Convert it: ")[2].split(" && ")
     for command in commands:
         passwords = ("-passout", f"pass:{PASSWORD}", "-passin", f"pass:{PASSWORD}")
         openssl(*shlex.split(command)[1:], *passwords, folder=folder)
@@ -70,15 +70,15 @@ def test_hint_mends_the_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [NEW, OLD], ids=["new", "old"])
-def test_careful_counts_open(folder: Path, options: Sequence[str]) -> None:
-    """600,000 rounds, as OWASP recommends, open; in three places these are 1,800,000."""
+def test_recommended_rounds_open(folder: Path, options: Sequence[str]) -> None:
+    """600,000 rounds, as OWASP recommends, open; in three key_files these are 1,800,000."""
     path = openssl_pfx(folder / "app.pfx", *options, "-iter", 600_000)
     assert open_key(f"pfx:{path}?password=env:PASSWORD").public_key == new_key().public_key()
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["certificates", "key", "mac"])
 @pytest.mark.parametrize("options", [NEW, OLD], ids=["new", "old"])
-def test_each_derivation_counts(folder: Path, options: Sequence[str], place: int) -> None:
+def test_all_derivations_are_counted(folder: Path, options: Sequence[str], place: int) -> None:
     """A high count is found in any place."""
     path = openssl_pfx(folder / "app.pfx", *options, "-iter", MADE)
     write(path, with_rounds(path.read_bytes(), 0x7FFFFF, place=place))
@@ -91,7 +91,7 @@ def test_each_derivation_counts(folder: Path, options: Sequence[str], place: int
 def test_encrypted_pem_is_limited(folder: Path, options: Sequence[str]) -> None:
     """PKCS#8 in PEM has a count too, with PBKDF2 and with older schemes."""
     legacy = ("-provider", "legacy", "-provider", "default") if "PBE-MD5-DES" in options else ()
-    octets = openssl(
+    data = openssl(
         "pkcs8",
         "-topk8",
         *options,
@@ -104,7 +104,7 @@ def test_encrypted_pem_is_limited(folder: Path, options: Sequence[str]) -> None:
         "DER",
         stdin=pem_of(new_key()),
     )
-    path = write(folder / "app.pem", armored(with_rounds(octets, 0x7FFFFF)))
+    path = write(folder / "app.pem", armored(with_rounds(data, 0x7FFFFF)))
     said = refused("pem", path)
     assert re.search(r"8,388,607 rounds.*" + LIMIT, said)
     assert f"openssl pkey -aes256 -in {path}" in said
@@ -127,11 +127,11 @@ def test_keys_of_a_pem_count_together(folder: Path) -> None:
 )
 def test_scrypt_is_limited(folder: Path, parameters: tuple[int, int, int], message: str) -> None:
     """The file sets N, r and p; memory is N * r * 128 bytes."""
-    octets = openssl(
+    data = openssl(
         "pkcs8", "-topk8", "-scrypt", "-passout", f"pass:{PASSWORD}", "-outform", "DER", stdin=pem_of(new_key())
     )
-    assert open_key(f"pem:{write(folder / 'good.pem', armored(octets))}?password=env:PASSWORD")
-    salt = re.search(rb"\x04\x08(.{8})\x02\x02\x40\x00", octets, re.DOTALL)
+    assert open_key(f"pem:{write(folder / 'good.pem', armored(data))}?password=env:PASSWORD")
+    salt = re.search(rb"\x04\x08(.{8})\x02\x02\x40\x00", data, re.DOTALL)
     assert salt
     scrypt = bytes.fromhex("2b06010401da47040b")
     kdf = der(0x30, der(0x06, scrypt), der(0x30, der(0x04, salt[1]), *map(integer, parameters)))
@@ -156,15 +156,15 @@ def pbkdf2(rounds: int, *more: bytes) -> bytes:
     )
 
 
-def armored(octets: bytes, label: bytes = b"ENCRYPTED PRIVATE KEY") -> bytes:
+def armored(data: bytes, label: bytes = b"ENCRYPTED PRIVATE KEY") -> bytes:
     """Encode as PEM."""
-    return b"-----BEGIN %s-----\n%s-----END %s-----\n" % (label, base64.encodebytes(octets), label)
+    return b"-----BEGIN %s-----\n%s-----END %s-----\n" % (label, base64.encodebytes(data), label)
 
 
 @pytest.mark.parametrize(
     "rounds", [2**31 - 1, 2**63, 2**64, 2**800, 2**30_000], ids=lambda rounds: str(rounds.bit_length())
 )
-def test_absurd_counts_are_refused(folder: Path, rounds: int) -> None:
+def test_huge_counts_are_rejected(folder: Path, rounds: int) -> None:
     """Any number, however large, is refused and shown."""
     assert re.search(LIMIT, refused("pem", write(folder / "app.pem", armored(pkcs8(pbkdf2(rounds))))))
 
@@ -175,7 +175,7 @@ def test_long_derived_keys_count(folder: Path) -> None:
     assert "4,000,000 rounds" in refused("pem", write(folder / "app.pem", armored(pkcs8(long))))
 
 
-def test_counts_in_ber_are_found(folder: Path) -> None:
+def test_rounds_in_ber_are_counted(folder: Path) -> None:
     """Octet strings in pieces and indefinite lengths do not hide a count."""
     inner = der(
         0x30,
@@ -188,7 +188,7 @@ def test_counts_in_ber_are_found(folder: Path) -> None:
     assert "2,147,483,647 rounds" in refused("pfx", write(folder / "app.pfx", file))
 
 
-def test_data_within_data_is_not_followed(folder: Path) -> None:
+def test_nested_data_is_not_parsed(folder: Path) -> None:
     """Only the safes and their contents are read: thousands of nested octet strings cause no work."""
     data = der(0x06, bytes.fromhex("2a864886f70d010701"))
     inner = der(0x30)
@@ -206,22 +206,22 @@ def safe_with(kdf: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("scheme", ["pem", "pfx"])
-def test_unencrypted_large_key_is_refused_unread(folder: Path, scheme: str) -> None:
+def test_large_unencrypted_key_is_rejected_unparsed(folder: Path, scheme: str) -> None:
     """Checking the primes of RSA-16384 takes minutes: the key is refused because of its size."""
     numbers = [integer(value) for value in (0, 2**16383 + 1, 65537, 2**16383 - 1, *[2**8191 + 1] * 5)]
     algorithm = der(0x30, der(0x06, bytes.fromhex("2a864886f70d010101")), der(0x05))
     key = der(0x30, integer(0), algorithm, der(0x04, der(0x30, *numbers)))
-    octets = armored(key, b"PRIVATE KEY")
+    data = armored(key, b"PRIVATE KEY")
     if scheme == "pfx":
         bag = der(0x30, der(0x06, bytes.fromhex("2a864886f70d010c0a0101")), der(0xA0, key))
         data = der(0x06, bytes.fromhex("2a864886f70d010701"))
         inner = der(0x30, der(0x30, data, der(0xA0, der(0x04, der(0x30, bag)))))
-        octets = der(0x30, integer(3), der(0x30, data, der(0xA0, der(0x04, inner))))
-    said = refused(scheme, write(folder / f"app.{scheme}", octets))
+        data = der(0x30, integer(3), der(0x30, data, der(0xA0, der(0x04, inner))))
+    said = refused(scheme, write(folder / f"app.{scheme}", data))
     assert re.search(r"a private key of 9,\d\d\d bytes; the limit is 5,120", said)
 
 
-def test_errors_of_openssl_are_no_defects(folder: Path) -> None:
+def test_openssl_errors_are_not_internal_errors(folder: Path) -> None:
     """A Diffie-Hellman key that OpenSSL considers too large is reported as an unreadable key."""
     parameters = der(0x30, integer(2**18_000 + 1), integer(2))
     algorithm = der(0x30, der(0x06, bytes.fromhex("2a864886f70d010301")), parameters)
@@ -253,7 +253,7 @@ def big_certificate(bits: int = 8193, exponent: int = 65537, *, issuer: Any = No
 
 
 @pytest.mark.parametrize(("bits", "exponent"), [(8193, 65537), (16384, 65537), (2048, 2**64 + 1)])
-def test_large_keys_in_certificates_are_left_out(bits: int, exponent: int) -> None:
+def test_certificates_with_large_keys_are_skipped(bits: int, exponent: int) -> None:
     """Such a certificate is not used for verification; if it is the only one, none can be read."""
     big = big_certificate(bits, exponent)
     leaf = certify(new_key("P-256", 1), "app", new_key(), "big")

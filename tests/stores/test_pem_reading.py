@@ -16,7 +16,7 @@ from keyvouch.errors import (
     SecretIncorrect,
     SecretRequired,
 )
-from stores.making import PASSWORD, certify, new_key, open_key, openssl, openssl_pfx, pem_of, write
+from stores.key_material import PASSWORD, certify, new_key, open_key, openssl, openssl_pfx, pem_of, write
 
 PASS_OUT = f"pass:{PASSWORD}"
 
@@ -48,9 +48,9 @@ def test_key_alone_opens(folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "P-384", "P-521"])
 def test_traditional_key_opens(folder: Path, kind: str) -> None:
     """The formats before PKCS#8 open."""
-    octets = traditional(kind)
-    assert octets.startswith((b"-----BEGIN RSA PRIVATE KEY", b"-----BEGIN EC PRIVATE KEY"))
-    assert open_key(f"pem:{write(folder / 'app.pem', octets)}").public_key == new_key(kind).public_key()
+    data = traditional(kind)
+    assert data.startswith((b"-----BEGIN RSA PRIVATE KEY", b"-----BEGIN EC PRIVATE KEY"))
+    assert open_key(f"pem:{write(folder / 'app.pem', data)}").public_key == new_key(kind).public_key()
 
 
 @pytest.mark.parametrize("kind", ["RSA-2048", "P-256"])
@@ -69,7 +69,7 @@ def test_encrypted_pkcs8_opens(folder: Path, options: tuple[str, ...]) -> None:
     assert open_key(f"pem:{path}?password=env:PASSWORD").public_key == new_key().public_key()
 
 
-def test_openssl_listing_opens(folder: Path) -> None:
+def test_text_around_blocks_is_ignored(folder: Path) -> None:
     """The output of `openssl pkcs12 -nodes`, with text between the blocks and Windows line endings, opens."""
     listing = openssl("pkcs12", "-in", openssl_pfx(folder / "app.pfx"), "-passin", PASS_OUT, "-nodes")
     assert b"Bag Attributes" in listing
@@ -79,28 +79,28 @@ def test_openssl_listing_opens(folder: Path) -> None:
 
 def test_curve_parameters_are_skipped(folder: Path) -> None:
     """`openssl ecparam -genkey` writes the curve before the key."""
-    octets = openssl("ecparam", "-name", "prime256v1", "-genkey")
-    assert octets.startswith(b"-----BEGIN EC PARAMETERS")
-    assert open_key(f"pem:{write(folder / 'app.pem', octets)}")
+    data = openssl("ecparam", "-name", "prime256v1", "-genkey")
+    assert data.startswith(b"-----BEGIN EC PARAMETERS")
+    assert open_key(f"pem:{write(folder / 'app.pem', data)}")
 
 
-def test_needless_password_is_ignored(folder: Path) -> None:
+def test_unnecessary_password_is_ignored(folder: Path) -> None:
     """A password for an unencrypted key does no harm."""
     path = write(folder / "app.pem", pem_of(new_key()))
     assert open_key(f"pem:{path}?password=env:PASSWORD")
 
 
-@pytest.mark.parametrize("octets", [encrypted, lambda: traditional("RSA-2048", "-aes256", "-passout", PASS_OUT)])
-def test_needed_password_is_named(folder: Path, octets: type[bytes]) -> None:
+@pytest.mark.parametrize("data", [encrypted, lambda: traditional("RSA-2048", "-aes256", "-passout", PASS_OUT)])
+def test_missing_password_is_an_error(folder: Path, data: type[bytes]) -> None:
     """If a password is required, the error says how to give one."""
     with pytest.raises(SecretRequired, match=r"\?password=env:NAME"):
-        open_key(f"pem:{write(folder / 'app.pem', octets())}")
+        open_key(f"pem:{write(folder / 'app.pem', data())}")
 
 
-@pytest.mark.parametrize("octets", [encrypted, lambda: traditional("RSA-2048", "-aes256", "-passout", PASS_OUT)])
-def test_wrong_password_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, octets: type[bytes]) -> None:
+@pytest.mark.parametrize("data", [encrypted, lambda: traditional("RSA-2048", "-aes256", "-passout", PASS_OUT)])
+def test_wrong_password_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, data: type[bytes]) -> None:
     """A wrong password is reported as such, and not shown."""
-    path = write(folder / "app.pem", octets())
+    path = write(folder / "app.pem", data())
     monkeypatch.setenv("PASSWORD", "battery staple")
     with pytest.raises(SecretIncorrect) as caught:
         open_key(f"pem:{path}?password=env:PASSWORD")
@@ -118,7 +118,7 @@ def test_two_keys_are_ambiguous(folder: Path) -> None:
     assert [key.chain for key in opened] == [(), (certify(keys[1]),)]
 
 
-def test_foreign_certificate_is_refused(folder: Path) -> None:
+def test_certificate_of_another_key_is_rejected(folder: Path) -> None:
     """A key does not open if the file has only another key's certificate."""
     path = write(folder / "app.pem", pem_of(new_key(), certify(new_key("P-256", 1))))
     with pytest.raises(CertificateMismatch):
@@ -128,29 +128,29 @@ def test_foreign_certificate_is_refused(folder: Path) -> None:
 def test_certificate_alone_fails(folder: Path) -> None:
     """For a file with only a certificate, the error says what to add."""
     path = write(folder / "app.crt", pem_of(certify(new_key())))
-    with pytest.raises(KeyUnusable, match=r"a certificate only: add .*certificate-file="):
+    with pytest.raises(KeyUnusable, match=r"only a certificate: add .*certificate-file="):
         open_key(f"pem:{path}")
 
 
 def test_public_key_fails(folder: Path) -> None:
     """A public key is reported as such."""
-    octets = new_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    data = new_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     with pytest.raises(KeyUnusable, match="public key"):
-        open_key(f"pem:{write(folder / 'app.pem', octets)}")
+        open_key(f"pem:{write(folder / 'app.pem', data)}")
 
 
 def test_openssh_key_fails(folder: Path) -> None:
     """For an OpenSSH key the error has the command that converts it."""
-    octets = new_key("RSA-2048").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    path = write(folder / "id_rsa", octets)
+    data = new_key("RSA-2048").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    path = write(folder / "id_rsa", data)
     with pytest.raises(KeyUnusable, match=re.escape(f"ssh-keygen -p -m PKCS8 -f {path}")):
         open_key(f"pem:{path}")
 
 
-def test_advice_for_openssh_works(folder: Path) -> None:
+def test_openssh_conversion_command_works(folder: Path) -> None:
     """The command in the error makes a file that opens."""
-    octets = new_key("RSA-2048").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    path = write(folder / "id_rsa", octets)
+    data = new_key("RSA-2048").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    path = write(folder / "id_rsa", data)
     subprocess.run(["ssh-keygen", "-p", "-m", "PKCS8", "-P", "", "-N", "", "-f", path], check=True, capture_output=True)
     assert open_key(f"pem:{path}")
 
@@ -159,15 +159,15 @@ def test_advice_for_openssh_works(folder: Path) -> None:
 def test_truncated_pem_fails(folder: Path, end: int) -> None:
     """A truncated key or certificate is reported as such."""
     path = write(folder / "app.pem", pem_of(new_key(), certify(new_key()))[:end])
-    with pytest.raises(KeyUnusable, match="cut off"):
+    with pytest.raises(KeyUnusable, match="truncated"):
         open_key(f"pem:{path}")
 
 
 def test_damaged_key_fails(folder: Path) -> None:
     """An unreadable unencrypted key is not blamed on the password."""
-    octets = pem_of(new_key()).replace(b"MIG", b"MIH")
+    data = pem_of(new_key()).replace(b"MIG", b"MIH")
     with pytest.raises(KeyUnusable, match="cannot be read"):
-        open_key(f"pem:{write(folder / 'app.pem', octets)}")
+        open_key(f"pem:{write(folder / 'app.pem', data)}")
 
 
 def test_pem_in_utf_16_fails(folder: Path) -> None:
@@ -192,17 +192,17 @@ def test_other_keys_fail(folder: Path, kind: str) -> None:
         open_key(f"pem:{write(folder / 'app.pem', pem_of(new_key(kind)))}")
 
 
-def test_pem_of_another_thing_fails(folder: Path) -> None:
+def test_other_pem_blocks_fail(folder: Path) -> None:
     """For PEM without a key the error says what is missing."""
-    octets = openssl("ecparam", "-name", "prime256v1")
-    with pytest.raises(KeyUnusable, match="block PRIVATE KEY"):
-        open_key(f"pem:{write(folder / 'app.pem', octets)}")
+    data = openssl("ecparam", "-name", "prime256v1")
+    with pytest.raises(KeyUnusable, match="PRIVATE KEY block"):
+        open_key(f"pem:{write(folder / 'app.pem', data)}")
 
 
-def _mutated(octets: bytes, old: bytes, new: bytes) -> bytes:
-    assert octets.count(old) >= 1
+def _mutated(data: bytes, old: bytes, new: bytes) -> bytes:
+    assert data.count(old) >= 1
     assert len(old) == len(new)
-    return octets.replace(old, new)
+    return data.replace(old, new)
 
 
 def test_certificate_of_another_version(folder: Path) -> None:
@@ -217,7 +217,7 @@ def test_certificate_of_another_version(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("tag", [0x0C, 0x14, 0x16, 0x1E])
-def test_name_that_cannot_be_read(folder: Path, tag: int) -> None:
+def test_unparsable_certificate_name(folder: Path, tag: int) -> None:
     """A certificate with a wrongly encoded name is skipped, and does not affect its family."""
     key, other = new_key(), new_key("P-256", 1)
     certificate = certify(key, "xpp").public_bytes(Encoding.DER)
@@ -230,7 +230,7 @@ def test_name_that_cannot_be_read(folder: Path, tag: int) -> None:
     assert open_key(f"pem:{folder}/*.pem").chain == (certify(other),)
 
 
-def test_panic_of_the_parser_is_an_error(folder: Path) -> None:
+def test_parser_panic_is_an_error(folder: Path) -> None:
     """A panic in the library's own code is reported as an unreadable key, and does not end the program."""
     block = traditional("P-256", "-aes256", "-passout", PASS_OUT)
     block = re.sub(rb"(DEK-Info: AES-256-CBC,)[0-9A-F]+", rb"\1D6874BB048E64955D9068957", block)
@@ -240,8 +240,8 @@ def test_panic_of_the_parser_is_an_error(folder: Path) -> None:
         open_key(f"pem:{folder}/app.pem?password=env:PASSWORD")
 
 
-def test_many_beginnings_are_read_once(folder: Path) -> None:
+def test_many_begin_lines_take_linear_time(folder: Path) -> None:
     """A file with many unterminated blocks is scanned only once."""
     write(folder / "app.pem", b"-----BEGIN A-----\n" * 200_000)
-    with pytest.raises(KeyUnusable, match="cut off"):
+    with pytest.raises(KeyUnusable, match="truncated"):
         open_key(f"pem:{folder}/app.pem")

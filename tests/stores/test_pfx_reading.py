@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
 
 from keyvouch.errors import AmbiguousKey, KeyNotFound, KeyUnusable, SecretIncorrect, SecretRequired
 from keyvouch.secrets import SecretResolver
-from keyvouch.stores import ber
+from keyvouch.stores import asn1
 from stores import several_keys
-from stores.making import (
+from stores.key_material import (
     PASSWORD,
     certify,
     der,
@@ -55,8 +55,8 @@ def test_pfx_with_password_opens(
 
 def test_cryptography_pfx_opens(folder: Path) -> None:
     """A PFX that `cryptography` wrote without a password opens."""
-    octets = pkcs12.serialize_key_and_certificates(b"app", new_key(), certify(new_key()), None, NoEncryption())
-    assert open_key(f"pfx:{write(folder / 'app.pfx', octets)}").public_key == new_key().public_key()
+    data = pkcs12.serialize_key_and_certificates(b"app", new_key(), certify(new_key()), None, NoEncryption())
+    assert open_key(f"pfx:{write(folder / 'app.pfx', data)}").public_key == new_key().public_key()
 
 
 @pytest.mark.parametrize("options", [(), ("-nomac", *PLAIN)], ids=["empty", "absent"])
@@ -66,7 +66,7 @@ def test_missing_password_is_tried(folder: Path, options: tuple[str, ...]) -> No
     assert open_key(f"pfx:{path}").public_key == new_key().public_key()
 
 
-def test_needed_password_is_named(folder: Path) -> None:
+def test_missing_password_is_an_error(folder: Path) -> None:
     """If a password is required, the error says how to give one."""
     with pytest.raises(SecretRequired, match=r"\?password=env:NAME"):
         open_key(f"pfx:{openssl_pfx(folder / 'app.pfx')}")
@@ -133,7 +133,7 @@ def test_certificate_chooses_key(several: Path) -> None:
 
 def test_unknown_friendly_name_fails(several: Path) -> None:
     """For an unknown name the error lists similar ones."""
-    with pytest.raises(KeyNotFound, match=r"(?m)There are: two\.$"):
+    with pytest.raises(KeyNotFound, match=r"(?m)Use one of: two\.$"):
         open_key(f"pfx:path={several};friendly-name=tw?password=env:CHANGEIT")
 
 
@@ -141,11 +141,11 @@ def test_friendly_name_of_single_key(folder: Path) -> None:
     """Even a single key must have the requested name."""
     path = openssl_pfx(folder / "app.pfx", "-name", "app")
     assert open_key(f"pfx:path={path};friendly-name=app?password=env:PASSWORD")
-    with pytest.raises(KeyNotFound, match=r"There are: app\."):
+    with pytest.raises(KeyNotFound, match=r"Use one of: app\."):
         open_key(f"pfx:path={path};friendly-name=other?password=env:PASSWORD")
 
 
-def test_several_keys_need_password(several: Path) -> None:
+def test_several_encrypted_keys_require_password(several: Path) -> None:
     """Several keys require a password just like one."""
     with pytest.raises(SecretRequired):
         open_key(f"pfx:{several}")
@@ -164,7 +164,7 @@ def test_several_keys_in_ber(several: Path) -> None:
     assert len(store(f"pfx:{several}").keys(uri(f"pfx:{several}?password=env:CHANGEIT"))) == 2
 
 
-def test_trailing_octets_are_ignored(folder: Path) -> None:
+def test_trailing_bytes_are_ignored(folder: Path) -> None:
     """A newline after the data, as some copying adds, does no harm."""
     path = openssl_pfx(folder / "app.pfx")
     write(path, path.read_bytes() + b"\n")
@@ -172,12 +172,12 @@ def test_trailing_octets_are_ignored(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-@pytest.mark.parametrize("form", ["der", "ber"])
+@pytest.mark.parametrize("form", ["der", "asn1"])
 def test_truncated_pfx_fails(folder: Path, share: float, form: str) -> None:
     """A truncated file is not blamed on the password."""
     path = openssl_pfx(folder / "app.pfx")
-    octets = path.read_bytes() if form == "der" else to_ber(path.read_bytes())
-    write(path, octets[: int(len(octets) * share)])
+    data = path.read_bytes() if form == "der" else to_ber(path.read_bytes())
+    write(path, data[: int(len(data) * share)])
     with pytest.raises(KeyUnusable, match="cut off"):
         open_key(f"pfx:{path}?password=env:PASSWORD")
 
@@ -189,11 +189,11 @@ def test_pem_in_pfx_fails(folder: Path) -> None:
         open_key(f"pfx:{path}")
 
 
-@pytest.mark.parametrize("octets", [b"0", b"\x30\x03\x02\x01\x00", b"hello", base64.b64encode(several_keys.PFX)])
-def test_other_files_fail(folder: Path, octets: bytes) -> None:
+@pytest.mark.parametrize("data", [b"0", b"\x30\x03\x02\x01\x00", b"hello", base64.b64encode(several_keys.PFX)])
+def test_other_files_fail(folder: Path, data: bytes) -> None:
     """A file that is not PKCS#12 is reported as such, without mention of a password."""
     with pytest.raises(KeyUnusable, match="not a PFX"):
-        open_key(f"pfx:{write(folder / 'app.pfx', octets)}?password=env:PASSWORD")
+        open_key(f"pfx:{write(folder / 'app.pfx', data)}?password=env:PASSWORD")
 
 
 @pytest.mark.parametrize("kind", ["RSA-1024", "SECP256K1", "Ed448", "DSA"])
@@ -206,7 +206,7 @@ def test_other_keys_fail(folder: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("cipher", ["NONE", "AES-256-CBC", "PBE-SHA1-3DES"])
 @pytest.mark.parametrize("password", [PASSWORD, "Pässwort €"], ids=["ascii", "unicode"])
-def test_repeated_key_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch, cipher: str, password: str) -> None:
+def test_duplicate_key_counts_once(folder: Path, monkeypatch: pytest.MonkeyPatch, cipher: str, password: str) -> None:
     """A key that is in a file twice is not ambiguous."""
     monkeypatch.setenv("PASSWORD", password)
     options = ("-nomac", "-certpbe", "NONE", "-keypbe", cipher, "-CSP", "Microsoft Software Key Storage Provider")
@@ -217,9 +217,9 @@ def test_repeated_key_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch, ciph
 
 def test_damaged_key_of_several(folder: Path) -> None:
     """If one of several keys cannot be read, none is taken."""
-    octets = openssl_pfx(folder / "app.pfx", "-nomac", "-certpbe", "NONE").read_bytes()
+    data = openssl_pfx(folder / "app.pfx", "-nomac", "-certpbe", "NONE").read_bytes()
     ciphertext = re.compile(rb"(?<=\x04\x81\x90).{16}", re.DOTALL)
-    path = write(folder / "app.pfx", together(octets, ciphertext.sub(bytes(16), octets)))
+    path = write(folder / "app.pfx", together(data, ciphertext.sub(bytes(16), data)))
     with pytest.raises(KeyUnusable, match="Export each"):
         open_key(f"pfx:{path}?password=env:PASSWORD")
 
@@ -229,12 +229,12 @@ def test_damaged_key_of_several(folder: Path) -> None:
     [("aria-256-cbc", PASSWORD, "?password=env:PASSWORD"), ("AES-256-CBC", "", "")],
     ids=["cipher", "empty"],
 )
-def test_odd_encryption_of_several(folder: Path, cipher: str, password: str, query: str) -> None:
+def test_several_keys_with_unsupported_encryption(folder: Path, cipher: str, password: str, query: str) -> None:
     """An encryption that only old versions of `cryptography` support opens, or raises only KeyUnusable."""
-    octets = openssl_pfx(
+    data = openssl_pfx(
         folder / "app.pfx", "-nomac", "-certpbe", "NONE", "-keypbe", cipher, password=password
     ).read_bytes()
-    path = write(folder / "app.pfx", together(octets, octets))
+    path = write(folder / "app.pfx", together(data, data))
     with contextlib.suppress(KeyUnusable):
         assert open_key(f"pfx:{path}{query}").public_key == new_key().public_key()
 
@@ -246,18 +246,18 @@ def test_unsupported_cipher_is_named(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PASSWORD", password)
     if which == "PFX":
         path = openssl_pfx(folder / "app.pfx", "-nomac", "-certpbe", "NONE", "-keypbe", "AES-256-CBC")
-        octets = path.read_bytes()
+        data = path.read_bytes()
     else:
         path = folder / "app.pem"
         options = ("-topk8", "-v2", "aes-256-cbc", "-outform", "DER", "-passout", f"pass:{PASSWORD}")
-        octets = openssl("pkcs8", *options, stdin=pem_of(new_key()))
+        data = openssl("pkcs8", *options, stdin=pem_of(new_key()))
     aes, unknown = bytes.fromhex("60864801650304012a"), bytes.fromhex("60864801660304012a")
-    assert octets.count(aes) == 1
-    octets = octets.replace(aes, unknown)
+    assert data.count(aes) == 1
+    data = data.replace(aes, unknown)
     if which == "PEM":
-        lines = base64.encodebytes(octets)
-        octets = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n" + lines + b"-----END ENCRYPTED PRIVATE KEY-----\n"
-    write(path, octets)
+        lines = base64.encodebytes(data)
+        data = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n" + lines + b"-----END ENCRYPTED PRIVATE KEY-----\n"
+    write(path, data)
     with pytest.raises(KeyUnusable, match=r"unsupported algorithm.* 2\.16\.840\.1\.102\.3\.4\.1\.42"):
         open_key(f"{which.lower()}:{path}?password=env:PASSWORD")
 
@@ -273,11 +273,11 @@ def test_rare_ciphers_open(folder: Path, monkeypatch: pytest.MonkeyPatch, cipher
 
 
 @pytest.mark.parametrize("indefinite", [False, True], ids=["definite", "indefinite"])
-def test_ber_inside_is_read(folder: Path, *, indefinite: bool) -> None:
+def test_nested_ber_is_read(folder: Path, *, indefinite: bool) -> None:
     """The safes that the MAC covers may be BER too: several keys are found in them."""
-    octets = openssl_pfx(folder / "app.pfx", "-nomac", "-certpbe", "NONE", "-keypbe", "NONE").read_bytes()
+    data = openssl_pfx(folder / "app.pfx", "-nomac", "-certpbe", "NONE", "-keypbe", "NONE").read_bytes()
     other = openssl_pfx(folder / "b.pfx", "-nomac", *PLAIN, "-name", "näme", key=new_key("P-384")).read_bytes()
-    safe = ber.parse(together(octets, other)).child(1).child(1).child(0).content
+    safe = asn1.parse(together(data, other)).child(1).child(1).child(0).content
     inner = to_ber(safe)
     data = der(0x06, bytes.fromhex("2a864886f70d010701"))
     file = der(0x30, integer(3), der(0x30, data, der(0xA0, der(0x04, inner))))
@@ -298,7 +298,7 @@ def test_prompt_is_for_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def together(*files: bytes) -> bytes:
     """Make one PFX without a MAC from the contents of these."""
-    safes = [ber.parse(ber.parse(octets).child(1).child(1).child(0).content) for octets in files]
-    contents = [ber.encode(content) for safe in safes for content in safe.children]
+    safes = [asn1.parse(asn1.parse(data).child(1).child(1).child(0).content) for data in files]
+    contents = [asn1.encode(content) for safe in safes for content in safe.children]
     data = der(0x06, bytes.fromhex("2a864886f70d010701"))
     return der(0x30, integer(3), der(0x30, data, der(0xA0, der(0x04, der(0x30, *contents)))))

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keyvouch.algorithms import ALGORITHMS, algorithms_for
-from stores.making import certify, new_key, open_key, openssl, openssl_pfx, pem_of, write
+from stores.key_material import certify, new_key, open_key, openssl, openssl_pfx, pem_of, write
 
 MESSAGE = b"header.payload"
 PAIRS = [
@@ -76,7 +76,7 @@ def test_threads_sign_at_once(folder: Path) -> None:
         judge(new_key().public_key(), signature, "ES256")
 
 
-def test_key_shows_itself(folder: Path) -> None:
+def test_key_has_its_uri_and_public_key(folder: Path) -> None:
     """An open key has its public key and chain, and is marked exportable."""
     key = new_key()
     opened = open_key(f"pem:{write(folder / 'app.pem', pem_of(key, certify(key)))}")

@@ -12,8 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from keyvouch.algorithms import key_type
-from keyvouch.certificate import self_signed, spki_sha256
+from keyvouch.certificate import self_signed
 from keyvouch.errors import ConfigurationError, KeyExists, StoreUnavailable
 from keyvouch.local_key import make_key, sign_locally
 from keyvouch.store import Attribute, GeneratesKeys, KeyInfo, KeyStore, ListsKeys, StoredKey, choose_one
@@ -64,16 +63,8 @@ class SqliteStore(KeyStore, ListsKeys, GeneratesKeys):
     def _info(uri, row):
         number, pkcs8, certificate, name = row
         key, leaf = load_der_private_key(pkcs8, None), x509.load_der_x509_certificate(certificate)
-        return KeyInfo(
-            uri.replace({"name": name, "id": str(number), "select": None, "settle": None}),
-            key_type(key),
-            spki_sha256(key.public_key()),
-            leaf.subject.rfc4514_string(),
-            leaf.not_valid_before_utc,
-            leaf.not_valid_after_utc,
-            exportable=True,
-            has_certificate=True,
-        )
+        pinned = uri.replace({"name": name, "id": str(number), "select": None, "settle": None})
+        return KeyInfo.from_chain(pinned, key.public_key(), [leaf], exportable=True)
 
     # errors
     @contextlib.contextmanager

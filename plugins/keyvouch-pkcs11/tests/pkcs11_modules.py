@@ -25,7 +25,7 @@ def only_token(path: Path) -> Token:
 def close_all_sessions(path: Path) -> None:
     """Close every session of a module while no call is running, since SoftHSM would crash during one."""
     loaded = loaded_module(path)
-    with loaded.alone():
+    with loaded.exclusive():
         for slot in loaded._functions.slots():
             loaded._functions._call("CloseAllSessions", ck.CK_ULONG(slot))
 

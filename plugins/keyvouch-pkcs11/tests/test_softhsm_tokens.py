@@ -13,7 +13,8 @@ import pytest
 import keyvouch
 from keyvouch._system import forks
 from keyvouch.errors import ConfigurationError, KeyNotFound, StoreUnavailable
-from pkcs11_modules import finalize_modules
+from keyvouch_pkcs11.cryptoki import CryptokiError
+from pkcs11_modules import finalize_modules, only_token
 from scripted_store import is_signed
 from softhsm_keys import UriOf, generate, record_pins
 from softhsm_tokens import SOFTHSM, make_token, softhsm  # noqa: F401 - a fixture
@@ -36,8 +37,35 @@ def test_vendor_attributes_are_kept(softhsm: UriOf) -> None:
     """Vendor attributes are allowed only in the query, which does not select the key."""
     pinned = generate(softhsm(more="&x-acme-partition=%01a"))
     assert pinned.endswith("&x-acme-partition=%01a")
-    with pytest.raises(ConfigurationError, match="wrong side"):
+    with pytest.raises(ConfigurationError, match="must come after"):
         keyvouch.open_signer(softhsm("x-acme-partition=1"))
+
+
+def test_handle_of_an_ended_session_is_left_alone(softhsm: UriOf) -> None:
+    """A module gives the handle of a session that it has ended to the next one, which an old key must not close."""
+    with keyvouch.open_signer(generate(softhsm())) as signer:
+        token = signer._current.opened.stored._token  # type: ignore[attr-defined]
+        with token.session(5.0) as first:
+            token.discard_session(first, CryptokiError("Sign", 0xB3))
+            with token.module as functions:
+                functions.is_logged_in(first)  # still open
+
+
+def test_reused_handle_is_left_to_its_new_session(softhsm: UriOf) -> None:
+    """A module that was initialised again counts handles from the start; an old key closes no new session."""
+    with keyvouch.open_signer(generate(softhsm())) as signer:
+        old = only_token(SOFTHSM)
+        ended = old.acquire_session(5.0)
+        finalize_modules()
+        signer.sign(b"message", "ES256")  # connects again
+        new = only_token(SOFTHSM)
+        current = new.acquire_session(5.0)
+        while current < ended:
+            current = new.acquire_session(5.0)
+        assert (current, new is old) == (ended, False)
+        old.discard_session(ended, CryptokiError("SignInit", 0x101))  # CKR_USER_NOT_LOGGED_IN
+        with new.module as functions:
+            assert functions.is_logged_in(current)
 
 
 def test_library_attributes_must_match(softhsm: UriOf) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from keyvouch._core.opening import open_signer
 from keyvouch.errors import NotSupported
-from stores.making import openssl
+from stores.key_material import openssl
 from wine import Windows, path_in_windows
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("windows")]

@@ -12,30 +12,28 @@ value is recorded as interrupted before it is tried, and as refused once the tok
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
-import json
-import os
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
+from keyvouch._core.pin_records import (
+    UNSEAL,
+    PinRecord,
+    make_records_folder,
+    read_record,
+    record_path,
+    settle_record,
+    write_record,
+)
 from keyvouch._system import files, forks
 from keyvouch.errors import KeyvouchError, SecretIncorrect, StoreLocked, StoreUnavailable
 
-T = TypeVar("T")
-
 WAIT = 60.0
 """Seconds to wait for another thread or process that is logging in."""
-_LARGEST = 1024 * 1024
-"""Maximum size of a record in bytes; thousands of refused values fit."""
-_UNSEAL = "run: keyvouch doctor --unseal"
-_REFUSED = "This PIN was refused before and is not tried again: another failure may lock the token."
-_UNKNOWN = "A log-in with this PIN was interrupted, and it is not tried again: the token may have refused it."
+_REFUSED = "This PIN was refused before and is not tried again: another failure could lock the token."
+_UNKNOWN = "A log-in with this PIN was interrupted. It is not tried again, since the token may have refused it."
 
 
 class _Locks:
@@ -54,7 +52,8 @@ class _Locks:
         timeout = max(0.0, timeout)
         if not lock.acquire(timeout=timeout):
             raise StoreUnavailable(
-                f"Another thread has been logging in to the token for {timeout:.0f} seconds.", hint="Try again later."
+                f"Timed out after {timeout:.0f} seconds waiting for another thread to log in to the token.",
+                hint="Try again later.",
             )
         try:
             yield
@@ -63,41 +62,6 @@ class _Locks:
 
 
 _locks = _Locks()
-
-
-class _DamagedError(Exception):
-    """The record is unreliable; the text says why."""
-
-
-@dataclass(frozen=True)
-class _Record:
-    """Known facts about one token."""
-
-    salt: bytes
-    refused: frozenset[bytes] = frozenset()
-    """Digests of the values that the token refused."""
-    interrupted: dict[bytes, int] = field(default_factory=dict)
-    """Number of tries that ended without an answer, by the value's digest."""
-    shows_failures: bool = False
-    """True if the token has been seen to show a failed try, so that showing none is meaningful."""
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.refused or self.interrupted)
-
-    def digest(self, reveal: Callable[[], str]) -> bytes:
-        return hashlib.scrypt(reveal().encode(errors="surrogatepass"), salt=self.salt, n=2**14, r=8, p=1)
-
-    def refuses(self, digest: bytes) -> bool:
-        return any(hmac.compare_digest(digest, each) for each in self.refused)
-
-    def trying(self, digest: bytes) -> _Record:
-        tries = self.interrupted.get(digest, 0) + 1
-        return replace(self, interrupted={**self.interrupted, digest: tries})
-
-    def refusing(self, digest: bytes) -> _Record:
-        others = {each: tries for each, tries in self.interrupted.items() if each != digest}
-        return replace(self, refused=self.refused | {digest}, interrupted=others)
 
 
 @contextlib.contextmanager
@@ -119,34 +83,34 @@ def single_try(
     `KeyvouchError`, that the try was interrupted; any other error that nothing was tried. All refusals are forgotten if
     the block succeeds.
     """
-    path = _path(target)
+    path = record_path(target)
     end = time.monotonic() + timeout
-    _require_own_folder(path.parent)
+    make_records_folder(path.parent)
     with _locks.held(target, timeout), files.locked(path.with_suffix(".lock"), timeout=end - time.monotonic()):
-        before = _readable(path)
+        before = read_record(path)
         digest = before.digest(reveal)
         _require_untried(path, before, digest, shows_failure)
-        _write(path, before.trying(digest))
+        write_record(path, before.with_try(digest))
         try:
             yield
         except SecretIncorrect:
-            shows = _asked_after_refusal(shows_failure, before.shows_failures)
-            _settle(path, replace(before.refusing(digest), shows_failures=shows))
+            shows = _shows_failure_now(shows_failure, before.shows_failures)
+            settle_record(path, replace(before.with_refusal(digest), shows_failures=shows))
             raise
         except StoreLocked:
             raise  # perhaps because of this try: the value stays recorded as interrupted
         except KeyvouchError:
-            _settle(path, before)
+            settle_record(path, before)
             raise
         # Any other exception also leaves the value recorded as interrupted: the token may have seen it.
-        _settle(path, _Record(before.salt, shows_failures=before.shows_failures))
+        settle_record(path, PinRecord(before.salt, shows_failures=before.shows_failures))
 
 
-def _require_untried(path: Path, record: _Record, digest: bytes, shows_failure: Callable[[], bool] | None) -> None:
+def _require_untried(path: Path, record: PinRecord, digest: bytes, shows_failure: Callable[[], bool] | None) -> None:
     """Raise `SecretIncorrect` for a value that was refused, or whose interrupted try may have been a refusal."""
     hint = (
-        "Correct the PIN where the reference leads: a new value is tried at once. If this one is right after all,"
-        f" {_UNSEAL}"
+        "Correct the PIN at the location that the reference names: a new value is tried immediately."
+        f" If this one is correct, {UNSEAL}"
     )
     if record.refuses(digest):
         raise SecretIncorrect(_REFUSED, hint=hint)
@@ -155,153 +119,12 @@ def _require_untried(path: Path, record: _Record, digest: bytes, shows_failure: 
         return
     is_known = shows_failure is not None and record.shows_failures
     if (shows_failure is not None and shows_failure()) or (tries > 1 and not is_known):
-        _write(path, record.refusing(digest))
+        write_record(path, record.with_refusal(digest))
         raise SecretIncorrect(_UNKNOWN, hint=hint)
 
 
-def _asked_after_refusal(shows_failure: Callable[[], bool] | None, otherwise: bool) -> bool:
+def _shows_failure_now(shows_failure: Callable[[], bool] | None, default: bool) -> bool:
     """Return whether the target shows failed tries, now that it has one."""
     with contextlib.suppress(KeyvouchError):
-        return shows_failure() if shows_failure is not None else otherwise
-    return otherwise
-
-
-def forget() -> int:
-    """Forget every refusal, so that each value may be tried once more; return the number of tokens affected.
-
-    Also removes damaged records. Raises `ConfigurationError` if a record cannot be removed.
-    """
-    place = _folder()
-    try:
-        with files.open_folder(place) as folder:
-            return sum(_remove(folder, name) for name in folder.names() if name.endswith(".json"))
-    except FileNotFoundError:
-        return 0
-    except OSError as error:
-        raise files.cannot_write(place, error) from error
-
-
-def _remove(folder: files.Folder, name: str) -> bool:
-    """Remove a record; return True if it kept any value from being tried. Raises OSError."""
-    try:
-        counts = not _read(folder, name).is_empty
-    except _DamagedError:
-        counts = True
-    with contextlib.suppress(FileNotFoundError):  # another process was faster
-        folder.remove_whatever(name)
-    return counts
-
-
-def _folder() -> Path:
-    return files.state_folder() / "refused"
-
-
-def _require_own_folder(folder: Path) -> None:
-    """Create the folder of the records. Raises `ConfigurationError` if other accounts could delete a refusal there."""
-    files.make_folder(folder)
-    try:
-        files.require_own_folder(folder, of_any_account=True)  # what root does there is the owner's concern
-    except OSError as error:
-        raise files.cannot_write(folder, error) from error
-
-
-def _path(target: str) -> Path:
-    # A token's label may contain anything; its digest is a safe file name.
-    return _folder() / f"{hashlib.sha256(target.encode(errors='surrogatepass')).hexdigest()[:32]}.json"
-
-
-def _readable(path: Path) -> _Record:
-    """Return the record. Raises `SecretIncorrect` if it is damaged: it may have listed this very value as refused."""
-    try:
-        with files.open_folder(path.parent) as folder:
-            return _read(folder, path.name)
-    except OSError as error:
-        raise files.cannot_write(path, error) from error
-    except _DamagedError as damage:
-        raise SecretIncorrect(
-            f"No PIN is tried: the record of refused PINs {path} {damage}.",
-            hint=f"If the PIN is right and the token is not about to lock, {_UNSEAL}",
-        ) from damage
-
-
-def _read(folder: files.Folder, name: str) -> _Record:
-    """Return the record; an empty one if the file does not exist. Raises `_DamagedError`."""
-    try:
-        entry = json.loads(_contents(folder, name))
-        return _Record(
-            _digest(entry["salt"]),
-            frozenset(map(_digest, _typed(entry["digests"], list))),
-            # Records of earlier versions have only digests: all of them count as refused.
-            {_digest(each): _typed(tries, int) for each, tries in _typed(entry.get("interrupted", {}), dict).items()},
-            _typed(entry.get("shows-failures", False), bool),
-        )
-    except FileNotFoundError:
-        return _Record(os.urandom(16))
-    except OSError as error:
-        raise _DamagedError(f"cannot be read ({error.strerror})") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise _DamagedError("is damaged") from None
-
-
-def _digest(text: str) -> bytes:
-    digest = bytes.fromhex(_typed(text, str))
-    if not digest:
-        raise ValueError("empty")
-    return digest
-
-
-def _typed(value: object, kind: type[T]) -> T:
-    if type(value) is not kind:
-        raise TypeError(kind.__name__)
-    return value
-
-
-def _contents(folder: files.Folder, name: str) -> bytes:
-    """Read the opened file. Raises OSError, and `_DamagedError` if somebody else could have written it."""
-    handle = folder.open(name, os.O_RDONLY)
-    try:
-        _require_own(os.fstat(handle), folder)
-        return os.read(handle, _LARGEST)
-    finally:
-        os.close(handle)
-
-
-def _require_own(status: os.stat_result, folder: files.Folder) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise _DamagedError("is not a regular file")
-    if status.st_size > _LARGEST:
-        raise _DamagedError("is too large")
-    if os.name != "posix":
-        return
-    # The folder's owner could replace the file anyway.
-    if status.st_uid not in (0, os.geteuid(), folder.owner()):
-        raise _DamagedError(f"belongs to another account (uid {status.st_uid})")
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise _DamagedError("can be written by other accounts")
-
-
-def _settle(path: Path, record: _Record) -> None:
-    """Record the result of a try. If that fails, the value stays interrupted; a refusal empties the file instead."""
-    try:
-        if record.is_empty and not record.shows_failures:
-            with contextlib.suppress(FileNotFoundError):
-                files.remove(path)
-        else:
-            _write(path, record)
-    except (OSError, KeyvouchError):
-        if record.refused:
-            with contextlib.suppress(OSError, KeyvouchError):
-                files.truncate(path)  # a damaged record refuses every value
-
-
-def _write(path: Path, record: _Record) -> None:
-    entry = {
-        "salt": record.salt.hex(),
-        "digests": sorted(each.hex() for each in record.refused),
-        "interrupted": {each.hex(): tries for each, tries in record.interrupted.items()},
-        "shows-failures": record.shows_failures,
-    }
-    try:
-        files.write_private(path, json.dumps(entry).encode(), replace=True)
-    except OSError as error:
-        raise files.cannot_write(path, error) from error
+        return shows_failure() if shows_failure is not None else default
+    return default

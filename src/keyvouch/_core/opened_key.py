@@ -171,7 +171,7 @@ class CertificateFile:
         except OSError as error:
             raise AccessDenied(
                 f"Cannot read the certificate file {self._path}: {error.strerror}.",
-                hint=files.let_read(self._path, error),
+                hint=files.read_hint(self._path, error),
                 uri=self._uri,
             ) from error
         certificates = certificate.load_certificates(data, self._path)

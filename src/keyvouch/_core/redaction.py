@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from keyvouch.errors import ConfigurationError
+
 REFERENCE_KINDS = ("env", "file", "credential", "keyring", "command", "prompt")
 """Prefixes of references to secrets; `keyvouch.secrets` describes them."""
 
@@ -60,3 +62,13 @@ def _without_userinfo(text: str) -> str:
             shown += text[found.end() : end]
         position = end
     return shown + text[position:]
+
+
+def require_original(text: str) -> None:
+    """Raise `ConfigurationError` for a URI that was copied from redacted output."""
+    if REDACTED in text:
+        raise ConfigurationError(
+            f"The URI is redacted: it contains {REDACTED}.",
+            hint=f"Replace {REDACTED} with the original value; a proxy's user and password can be given as"
+            " proxy-credentials=env:NAME. For literal asterisks, write %2A for each.",
+        )

@@ -104,7 +104,7 @@ def _load(plugin: Plugin) -> type[KeyStore]:
         raise PluginBroken(
             f"{plugin.distribution} {plugin.version} is incompatible: expected contract{CONTRACT} in its entry point,"
             f" got {plugin.contract or 'none'}.",
-            hint=f"Run: pip install --upgrade keyvouch {plugin.distribution}",
+            hint=f"Update keyvouch and {plugin.distribution} together, to releases for the same contract.",
         )
     from stevedore import DriverManager
 
@@ -136,7 +136,7 @@ def _load(plugin: Plugin) -> type[KeyStore]:
 
 
 def _hint_for(error: BaseException, plugin: Plugin) -> str:
-    hint = f"Run: pip install --upgrade --force-reinstall {plugin.distribution}"
+    hint = f"Reinstall {plugin.distribution} {plugin.version} and its dependencies from where you got it."
     if isinstance(error, ModuleNotFoundError) and (skipped := search_path.skipped()):
         hint += f"\nIf {error.name} is in the working directory ({skipped[0]}), run it elsewhere: {_NOT_TRUSTED}."
     return hint
@@ -151,10 +151,10 @@ def _missing(scheme: str) -> PluginMissing:
     if any(distributions(name=package, path=search_path.trusted())):
         return PluginMissing(
             f"{package} is installed, but does not declare the entry point {scheme} in {GROUP}.",
-            hint=f"Run: pip install --force-reinstall {package}",
+            hint=f"Reinstall {package} from where you got it.",
         )
     if scheme in KNOWN:
-        hint = f"Run: pip install {package}"
+        hint = f"In a checkout of keyvouch, run: pip install . ./plugins/{package}"
     elif nearest := difflib.get_close_matches(scheme, [*schemes, *KNOWN], n=1):
         hint = f"Did you mean {nearest[0]}:?"
     else:  # never suggest installing a name that nobody has vetted

@@ -23,7 +23,7 @@ class _Process:
     """Number of forks between the first process and this one; anything with another number belongs to a parent."""
 
 
-class Forgetful(Protocol):
+class ForkAware(Protocol):
     """An object with locks, or with other threads' work, that a child cannot use."""
 
     def after_fork(self) -> None:
@@ -31,10 +31,10 @@ class Forgetful(Protocol):
 
 
 process = _Process()
-_watched: weakref.WeakSet[Forgetful] = weakref.WeakSet()
+_watched: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
-def watch(item: Forgetful) -> None:
+def watch(item: ForkAware) -> None:
     """Call `item.after_fork()` in every forked child, for as long as the item exists."""
     _watched.add(item)
 
@@ -55,7 +55,7 @@ class ForkGate(contextlib.ContextDecorator):
         thread = threading.get_ident()
         depth = self.inside.get(thread, 0)
         self.inside[thread] = depth + 1
-        if _closed and not depth:  # checked after counting: `_close` sees the count, or this sees `_closed`
+        if _closed and not depth:  # checked after counting: `_close_gates` sees the count, or this sees `_closed`
             self._wait(thread)
 
     def __exit__(
@@ -74,8 +74,8 @@ class ForkGate(contextlib.ContextDecorator):
         if any(thread in gate.inside for gate in list(_gates) if gate is not self):
             return
         del self.inside[thread]
-        with _one_at_a_time:  # the thread that closed the gates already holds it, and passes
-            if _closer != thread:
+        with _fork_lock:  # the thread that closed the gates already holds it, and passes
+            if _closing_thread != thread:
                 _closed = False  # if an exception, such as a signal handler's, kept that thread from doing so
             self.inside[thread] = 1
 
@@ -84,36 +84,36 @@ class ForkGate(contextlib.ContextDecorator):
         self.inside.clear()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Wait until no other thread is inside, and admit none in the block: for shutting down a native library.
 
         Raises TimeoutError if a thread stays inside for 10 seconds.
         """
-        with _one_at_a_time:
+        with _fork_lock:
             try:
-                if not _close([self]):
+                if not _close_gates([self]):
                     raise TimeoutError
                 yield
             finally:
-                _open()
+                _open_gates()
 
 
-_WAITING = 10.0
+_MAX_WAIT = 10.0
 """Maximum seconds for which a fork waits."""
 _gates: list[ForkGate] = []
 _closed = False
-_closer: int | None = None
-_one_at_a_time = threading.RLock()
+_closing_thread: int | None = None
+_fork_lock = threading.RLock()
 """Held by the thread that closed the gates. The hooks below are its own methods: no signal handler can interrupt them.
 """
 
 
-def _close(gates: list[ForkGate]) -> bool:
+def _close_gates(gates: list[ForkGate]) -> bool:
     """Admit no more threads; return True if all others have left in time."""
-    global _closed, _closer  # noqa: PLW0603
-    _closer = thread = threading.get_ident()
+    global _closed, _closing_thread  # noqa: PLW0603
+    _closing_thread = thread = threading.get_ident()
     _closed = True
-    end = time.monotonic() + _WAITING
+    end = time.monotonic() + _MAX_WAIT
     while any(set(gate.inside) - {thread} for gate in gates):
         if time.monotonic() > end:
             return False
@@ -121,19 +121,19 @@ def _close(gates: list[ForkGate]) -> bool:
     return True
 
 
-def _open() -> None:
-    global _closed, _closer
-    _closed, _closer = False, None
+def _open_gates() -> None:
+    global _closed, _closing_thread
+    _closed, _closing_thread = False, None
 
 
 def _before_fork() -> None:
-    if not _close(_gates):
+    if not _close_gates(_gates):
         for gate in _gates:  # an entry this old may be left from an exception: the next fork must not wait for it
             gate.inside.clear()
 
 
 def _after_fork_in_child() -> None:
-    _open()
+    _open_gates()
     process.fork_number += 1
     for item in [*_gates, *_watched]:
         try:
@@ -148,9 +148,9 @@ IMPORTS = ForkGate()
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     # Before a fork, hooks run in reverse order of registration; after it, in order of registration.
-    os.register_at_fork(before=_before_fork, after_in_parent=_open, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_open_gates, after_in_child=_after_fork_in_child)
     os.register_at_fork(
-        before=_one_at_a_time.acquire,
-        after_in_parent=_one_at_a_time.release,
-        after_in_child=getattr(_one_at_a_time, "_at_fork_reinit"),  # noqa: B009 - as the standard library does
+        before=_fork_lock.acquire,
+        after_in_parent=_fork_lock.release,
+        after_in_child=getattr(_fork_lock, "_at_fork_reinit"),  # noqa: B009 - as the standard library does
     )

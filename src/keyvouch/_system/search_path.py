@@ -21,12 +21,12 @@ def is_trusted(entry: object) -> bool:
     if not isinstance(entry, str):
         return False  # the import system ignores it too
     try:
-        place = os.path.normcase(os.path.realpath(entry or os.curdir))
+        resolved = os.path.normcase(os.path.realpath(entry or os.curdir))
     except (OSError, ValueError):  # relative, and the working directory no longer exists; or a NUL
         return False
-    if place == HOME:
+    if resolved == HOME:
         return True
-    return os.path.isabs(entry) and place != _working_directory()  # noqa: PTH117 - pathlib is not loaded yet
+    return os.path.isabs(entry) and resolved != _working_directory()  # noqa: PTH117 - pathlib is not loaded yet
 
 
 def trusted() -> "list[str]":

@@ -14,9 +14,9 @@ from keyvouch._system.signal_handlers import is_from_signal_handler
 
 T = TypeVar("T")
 
-_LOOK_INTERVAL = 1.0
+_CHECK_INTERVAL = 1.0
 """Seconds between checks whether the working thread was interrupted before it could end its flight."""
-_NEARLY = 0.1
+_TIMEOUT_MARGIN = 0.1
 """The last fraction of a thread's time, in which a failure is attributed to its timeout."""
 
 
@@ -29,7 +29,7 @@ class _Flight(Generic[T]):
         self.ended = threading.Event()
         self.results: list[T] = []
         self.error: Exception | None = None
-        self.late = False
+        self.timed_out = False
         """True if it failed when its own thread's time was up."""
         self.work = InUse()
         """Over once its thread's frame is gone, even if that was interrupted before it could clean up."""
@@ -40,18 +40,18 @@ class _Flight(Generic[T]):
         """Wait until `end`; return True if the work has ended by then, or its thread was interrupted."""
         while not self.work.over:
             left = end - time.monotonic()
-            if self.ended.wait(max(0.0, min(left, _LOOK_INTERVAL))):
+            if self.ended.wait(max(0.0, min(left, _CHECK_INTERVAL))):
                 return True
             if left <= 0:
                 return False
         return True
 
-    def fly(self, work: Callable[[], T]) -> T:
+    def run(self, work: Callable[[], T]) -> T:
         try:
             self.results.append(work())
         except Exception as error:
             if not is_from_signal_handler(error):  # such an error concerns only this thread
-                self.late = time.monotonic() - self._began >= self._timeout * (1 - _NEARLY)
+                self.timed_out = time.monotonic() - self._began >= self._timeout * (1 - _TIMEOUT_MARGIN)
                 self.error = error
             raise
         return self.results[0]
@@ -88,7 +88,7 @@ class SingleFlight(Generic[T]):
                         flight = own
                     self._flights[key] = flight
                 if flight is own:
-                    return own.fly(work)
+                    return own.run(work)
             finally:  # also if this thread was interrupted
                 with self._lock:
                     if self._flights.get(key) is own:
@@ -99,19 +99,19 @@ class SingleFlight(Generic[T]):
                 raise FlightTimeout
             if flight.results:
                 return flight.results[0]
-            if flight.error is not None and not (flight.late and time.monotonic() < end):
-                raise _twin(flight.error)
+            if flight.error is not None and not (flight.timed_out and time.monotonic() < end):
+                raise _copy_of(flight.error)
             # Its thread was interrupted, or had less time than this one: one of the waiting threads begins again.
 
 
-def _twin(error: Exception) -> Exception:
+def _copy_of(error: Exception) -> Exception:
     """Return a copy, so that threads do not write tracebacks and details into each other's errors."""
     try:
-        twin = copy.copy(error)
+        duplicate = copy.copy(error)
         if notes := getattr(error, "__notes__", ()):  # the copy shares the list
-            twin.__notes__ = list(notes)
-        twin.__cause__, twin.__context__ = error.__cause__, error.__context__
-        twin.__suppress_context__ = error.__suppress_context__
+            duplicate.__notes__ = list(notes)
+        duplicate.__cause__, duplicate.__context__ = error.__cause__, error.__context__
+        duplicate.__suppress_context__ = error.__suppress_context__
     except Exception:  # noqa: BLE001 - not every exception can be copied or changed
         return error
-    return twin if type(twin) is type(error) else error
+    return duplicate if type(duplicate) is type(error) else error

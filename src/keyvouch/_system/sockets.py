@@ -1,4 +1,4 @@
-"""Connections whose waits all end with the request that they serve.
+"""Sockets whose waits all end with the request that they serve.
 
 urllib3 and http.client limit each read, not the whole exchange: a server that sends a byte from time to time keeps a
 request alive indefinitely, in the status line, a header, a chunk size, a trailer, `100 Continue`, or a proxy's response
@@ -12,29 +12,23 @@ import ipaddress
 import queue
 import socket
 import ssl
-import sys
 import threading
 import time
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NameResolutionError, NewConnectionError
-from urllib3.util.connection import allowed_gai_family
-
-LARGEST_RESPONSE = 8 * 1024 * 1024
+MAX_RESPONSE_BYTES = 8 * 1024 * 1024
 """Maximum bytes of a response, as received with its headers, and again after decompression."""
-_TOLERANCE = 0.02
+_TIMEOUT_TOLERANCE = 0.02
 """Seconds by which an operation may outlast its exchange."""
 
 
 class ResponseTooLarge(OSError):
-    """A response is larger than `LARGEST_RESPONSE`."""
+    """A response is larger than `MAX_RESPONSE_BYTES`."""
 
     def __init__(self) -> None:
-        super().__init__(errno.EMSGSIZE, f"the response is larger than {LARGEST_RESPONSE >> 20} MiB")
+        super().__init__(errno.EMSGSIZE, f"the response is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
 
 
 class _Exchange(threading.local):
@@ -57,7 +51,7 @@ class _Exchange(threading.local):
 _current = _Exchange()
 
 
-class _Within:
+class _LimitScope:
     """Limits this thread's exchanges in a `with` block; a class, since it is entered for each request."""
 
     __slots__ = ("_bytes", "_outer", "_seconds")
@@ -83,28 +77,28 @@ class _Within:
 
 
 def exchange(seconds: float) -> AbstractContextManager[None]:
-    """Limit the requests that this thread makes in a block: `seconds` and `LARGEST_RESPONSE` for all of them.
+    """Limit the requests that this thread makes in a block: `seconds` and `MAX_RESPONSE_BYTES` for all of them.
 
-    Applies to connections from `POOL_CLASSES`, with TLS from a context passed to `use_bounded_sockets`. These raise
-    TimeoutError and `ResponseTooLarge`, which urllib3 and requests wrap.
+    Applies to sockets from `connect`, with TLS from a context passed to `use_bounded_sockets`. These raise TimeoutError
+    and `ResponseTooLarge`, which urllib3 and requests wrap.
     """
-    return _Within(seconds, LARGEST_RESPONSE)
+    return _LimitScope(seconds, MAX_RESPONSE_BYTES)
 
 
 def ending_within(seconds: float | None) -> AbstractContextManager[None]:
     """End all exchanges that this thread makes in a block within `seconds`; None changes nothing."""
-    return _Within(seconds, None)
+    return _LimitScope(seconds, None)
 
 
-def _limit(sock: socket.socket) -> None:
+def _apply_timeout(sock: socket.socket) -> None:
     left = _current.seconds_left()
     if left is not None:
         timeout = sock.gettimeout()
-        if timeout is None or abs(timeout - left) > _TOLERANCE:  # each change is a system call
+        if timeout is None or abs(timeout - left) > _TIMEOUT_TOLERANCE:  # each change is a system call
             socket.socket.settimeout(sock, left)
 
 
-def _count(size: int) -> None:
+def _count_received(size: int) -> None:
     if _current.end is not None:
         _current.bytes_left -= size
         if _current.bytes_left < 0:
@@ -129,26 +123,26 @@ class _Bounded(_Mixin):
 
     def recv(self, *args: Any, **options: Any) -> bytes:
         """Receive bytes within the exchange's limits."""
-        _limit(self)
+        _apply_timeout(self)
         received = super().recv(*args, **options)
-        _count(len(received))
+        _count_received(len(received))
         return received
 
     def recv_into(self, *args: Any, **options: Any) -> int:
         """Receive into a buffer within the exchange's limits."""
-        _limit(self)
+        _apply_timeout(self)
         size = super().recv_into(*args, **options)
-        _count(size)
+        _count_received(size)
         return size
 
     def send(self, *args: Any, **options: Any) -> int:
         """Send bytes within the exchange's deadline."""
-        _limit(self)
+        _apply_timeout(self)
         return super().send(*args, **options)
 
     def sendall(self, *args: Any, **options: Any) -> None:
         """Send all bytes within the exchange's deadline."""
-        _limit(self)
+        _apply_timeout(self)
         super().sendall(*args, **options)
 
 
@@ -170,7 +164,7 @@ class TLSSocket(_Bounded, ssl.SSLSocket):
 
     def do_handshake(self, block: bool = False) -> None:
         """Perform the handshake within the exchange's deadline."""
-        _limit(self)
+        _apply_timeout(self)
         super().do_handshake(block)
 
 
@@ -184,7 +178,7 @@ def use_bounded_sockets(context: ssl.SSLContext) -> None:
 
     def wrap_socket(sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
         # The handshake as a whole ends with the timeout that the socket has when it begins.
-        _limit(sock)
+        _apply_timeout(sock)
         wrapped = wrap(sock, *args, **options)
         if not isinstance(wrapped, TLSSocket):
             wrapped.__class__ = TLSSocket
@@ -193,69 +187,12 @@ def use_bounded_sockets(context: ssl.SSLContext) -> None:
     context.wrap_socket = wrap_socket  # type: ignore[method-assign]
 
 
-class _Connection(HTTPConnection):
-    """A connection made within its connect timeout: name lookup, all addresses, the proxy and TLS together.
+def connect(host: str, port: int, options: Any, family: socket.AddressFamily) -> Socket:
+    """Connect to the first address that accepts; each gets an equal share of the time that is left.
 
-    Sends a request with its body at once: one system call and one TLS record.
+    Raises UnicodeError for an invalid host name, OSErrors as they come.
     """
-
-    _held: list[bytes] | None = None
-    """Data to send, while a request is being assembled."""
-
-    def request(self, *args: Any, **options: Any) -> None:
-        """Send a request, with headers and body in one piece."""
-        held: list[bytes] = []
-        self._held = held
-        try:
-            super().request(*args, **options)
-        finally:
-            self._held = None
-        if held:
-            self.send(b"".join(held))
-
-    def send(self, data: Any) -> None:
-        """Send data; while a request is being assembled, collect it."""
-        if self._held is None:
-            super().send(data)
-        else:
-            self._held.append(data)
-
-    def connect(self) -> None:
-        with ending_within(self.timeout if isinstance(self.timeout, int | float) else None):
-            super().connect()
-
-    def _new_conn(self) -> socket.socket:
-        try:
-            connected = _connect(self._dns_host, self.port, self.socket_options or [])
-        except socket.gaierror as error:
-            raise NameResolutionError(self.host, self, error) from error
-        except TimeoutError as error:
-            raise ConnectTimeoutError(self, f"Connecting to {self.host} timed out") from error
-        except OSError as error:
-            raise NewConnectionError(self, f"Failed to connect to {self.host}: {error}") from error
-        sys.audit("http.client.connect", self, self.host, self.port)
-        return connected
-
-
-class _TLSConnection(_Connection, HTTPSConnection):
-    pass
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TLSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TLSConnection
-
-
-POOL_CLASSES = {"http": _Pool, "https": _TLSPool}
-"""For `pool_classes_by_scheme` of urllib3's managers."""
-
-
-def _connect(host: str, port: int, options: Any) -> Socket:
-    """Connect to the first address that accepts; each gets an equal share of the time that is left."""
-    addresses = _resolve(host.strip("[]"), port)
+    addresses = _resolve(host, port, family)
     failure = OSError("the name has no address")
     for position, address in enumerate(addresses):
         left = _current.seconds_left()
@@ -270,34 +207,31 @@ def _connect(host: str, port: int, options: Any) -> Socket:
 
 
 def _connect_to(address: Any, options: Any, timeout: float | None) -> Socket:
-    family, kind, protocol, _, place = address
+    family, kind, protocol, _, endpoint = address
     sock = Socket(family, kind, protocol)
     try:
         for option in options:
             sock.setsockopt(*option)
         socket.socket.settimeout(sock, timeout)
-        sock.connect(place)
+        sock.connect(endpoint)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _resolve(host: str, port: int) -> list[Any]:
+def _resolve(host: str, port: int, family: socket.AddressFamily) -> list[Any]:
     """Look up a name. `getaddrinfo` cannot be interrupted: past the deadline its thread is left to end by itself."""
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        raise LocationParseError(host) from None
+    host.encode("idna")
     left = _current.seconds_left()
-    wanted = (host, port, allowed_gai_family(), socket.SOCK_STREAM)
+    query = (host, port, family, socket.SOCK_STREAM)
     if left is None or _is_numeric(host):
-        return socket.getaddrinfo(*wanted)
+        return socket.getaddrinfo(*query)
     results: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
 
     def look_up() -> None:
         try:
-            results.put(socket.getaddrinfo(*wanted))
+            results.put(socket.getaddrinfo(*query))
         except Exception as error:  # noqa: BLE001 - raised in the waiting thread
             results.put(error)
 

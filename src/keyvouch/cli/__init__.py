@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Any
 
@@ -27,8 +26,7 @@ COMMANDS = {
     "doctor": "Fix what keeps keys from being used.",
     "demo": "Demonstrate keyvouch with a throwaway key and authority.",
 }
-"""In the order in which to show them; each is `keyvouch.cli.NAME:command`, except if NAME is a Python keyword."""
-_MODULES = {"import": "import_key"}
+"""In the order in which to show them."""
 
 
 class LazyGroup(click.Group):
@@ -40,8 +38,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"keyvouch.cli.{_MODULES.get(cmd_name, cmd_name)}").command
-        return command
+        return _load(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands without importing them."""
@@ -59,6 +56,42 @@ class LazyGroup(click.Group):
             suggestion = f" Did you mean {nearest[0]!r}?" if nearest else ""
             raise click.UsageError(f"No such command {args[0]!r}.{suggestion}", ctx)
         return super().resolve_command(ctx, args)
+
+
+def _load(name: str) -> click.Command:  # noqa: C901, PLR0912 - a table of imports
+    """Import a command's module, and no other."""
+    match name:
+        case "token":
+            from keyvouch.cli.token import command
+        case "assertion":
+            from keyvouch.cli.assertion import command
+        case "sign":
+            from keyvouch.cli.sign import command
+        case "verify":
+            from keyvouch.cli.verify import command
+        case "keys":
+            from keyvouch.cli.keys import command
+        case "stores":
+            from keyvouch.cli.stores import command
+        case "profile":
+            from keyvouch.cli.profile import command
+        case "new":
+            from keyvouch.cli.new import command
+        case "import":
+            from keyvouch.cli.import_key import command
+        case "install":
+            from keyvouch.cli.install import command
+        case "export":
+            from keyvouch.cli.export import command
+        case "delete":
+            from keyvouch.cli.delete import command
+        case "grant":
+            from keyvouch.cli.grant import command
+        case "doctor":
+            from keyvouch.cli.doctor import command
+        case _:
+            from keyvouch.cli.demo import command
+    return command
 
 
 @click.command("keyvouch", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

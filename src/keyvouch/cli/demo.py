@@ -138,7 +138,9 @@ class _Demo:
         tool = shutil.which("softhsm2-util")
         if module is None or tool is None or importlib.util.find_spec("keyvouch_pkcs11") is None:
             text = "Install SoftHSM and keyvouch-pkcs11 to see the second part, with a key on a token."
-            yield _Step("Skipped the second part", "apt-get install softhsm2; pip install keyvouch-pkcs11", text, 0)
+            yield _Step(
+                "Skipped the second part", "apt-get install softhsm2; pip install . ./plugins/keyvouch-pkcs11", text, 0
+            )
             return
         tokens = self._folder / "tokens"
         tokens.mkdir()

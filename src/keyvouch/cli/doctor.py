@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from keyvouch._core import lockout
+from keyvouch._core import pin_records
 from keyvouch._core.audit import record_audit
 from keyvouch.cli.options import output_option
 from keyvouch.cli.output import present
@@ -20,7 +20,7 @@ def command(unseal: bool, output: str) -> None:  # noqa: ARG001 - the only optio
     few wrong ones. Use --unseal if the PIN is correct after all, for example because it was reset, or if the record of
     refused PINs is damaged. Each PIN can then be tried once more.
     """
-    tokens = lockout.forget()
+    tokens = pin_records.forget_refusals()
     record_audit("unseal", {"tokens": tokens})
     present({"tokens": tokens}, output, _print_text)
 

@@ -42,7 +42,8 @@ def _print_stores(rows: list[dict[str, str]]) -> None:
     print_table(list(rows[0]) if rows else [], [list(row.values()) for row in rows])
     missing = sorted(set(registry.KNOWN) - {row["scheme"] for row in rows})
     if missing:
-        click.echo(f"\nNot installed: {', '.join(f'{each} (pip install {registry.KNOWN[each]})' for each in missing)}")
+        click.echo(f"\nNot installed: {', '.join(f'{each} ({registry.KNOWN[each]})' for each in missing)}")
+        click.echo("To install a store, run in a checkout of keyvouch: pip install . ./plugins/NAME")
 
 
 def _row(plugin: registry.Plugin) -> dict[str, str]:

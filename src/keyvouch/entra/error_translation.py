@@ -52,7 +52,7 @@ def translate_network_error(error: Exception, authority: str) -> KeyvouchError |
     if isinstance(error, requests.exceptions.SSLError):
         return _tls_error(error, authority)
     if isinstance(error, requests.exceptions.InvalidProxyURL | requests.exceptions.InvalidSchema):
-        return ConfigurationError("Invalid proxy address.", hint="Correct proxy, or HTTPS_PROXY: http://host:port.")
+        return ConfigurationError("Invalid proxy URL.", hint="Set proxy or HTTPS_PROXY to http://host:port.")
     if isinstance(error, UnexpectedResponse | requests.exceptions.JSONDecodeError):
         return unexpected_response(authority, str(error) if isinstance(error, UnexpectedResponse) else _NOT_JSON)
     if isinstance(error, requests.exceptions.RequestException):

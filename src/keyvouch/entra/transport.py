@@ -20,13 +20,14 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
 from keyvouch._core.retries import Deadline
-from keyvouch._system import forks
-from keyvouch._system.sockets import POOL_CLASSES, exchange
+from keyvouch._system import forks, tls
+from keyvouch._system.sockets import exchange
+from keyvouch._system.urllib3_pools import POOL_CLASSES
 from keyvouch.entra import discovery
 from keyvouch.entra.discovery import UnexpectedResponse
 from keyvouch.errors import ConfigurationError
-from keyvouch.https import CONNECT_TIMEOUT, is_link_local, proxy_for, read_body, trust
-from keyvouch.proxies import Credentials, Proxy, proxy_at
+from keyvouch.https import CONNECT_TIMEOUT, is_link_local, proxy_for, read_body
+from keyvouch.proxies import Credentials, Proxy, proxy_from_url
 from keyvouch.tokens import describe_flaw
 
 REQUEST_TIMEOUT = 30.0
@@ -96,7 +97,7 @@ class Session(requests.Session):
         super().__init__()
         # Otherwise requests would prefer REQUESTS_CA_BUNDLE to `verify`. HTTPS_PROXY is read below.
         self.trust_env = False
-        self._context = trust(ca_file, default=DEFAULT_CA_BUNDLE_PATH)
+        self._context = tls.client_context(ca_file, default=DEFAULT_CA_BUNDLE_PATH)
         self._proxy, self._proxy_credentials = proxy, proxy_credentials
         self._issuer = issuer
         self._this_thread = threading.local()
@@ -204,9 +205,9 @@ class Session(requests.Session):
         self._throttled_until[token_request] = now + min(_MAX_RETRY_AFTER, seconds)
 
     def _proxies(self, url: str) -> dict[str, str]:
-        # Asked twice, not kept in a local variable: the address may hold a password, and `proxy_at` may raise.
+        # Asked twice, not kept in a local variable: the address may hold a password, and `proxy_from_url` may raise.
         given = self._proxy_credentials() if self._proxy_credentials and proxy_for(url, self._proxy) else None
-        proxy = proxy_at(proxy_for(url, self._proxy), given)
+        proxy = proxy_from_url(proxy_for(url, self._proxy), given)
         if proxy is None:
             return {}
         self._adapter.use_proxy(proxy)

@@ -27,8 +27,16 @@ from keyvouch.store import (
     ListsKeys,
     choose_one,
 )
-from keyvouch.stores import pem, pfx, places
-from keyvouch.stores.entries import Contents, Entry, FileKey, entries_of, pin, unknown_name, with_name
+from keyvouch.stores import key_files, pem, pfx
+from keyvouch.stores.key_entries import (
+    FileContents,
+    FileKey,
+    KeyEntry,
+    build_entries,
+    filter_by_name,
+    pin,
+    unknown_name_error,
+)
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -43,7 +51,7 @@ _PATH = Attribute(
     "the file; with one * in its name, a family of files",
     positional=True,
     required_for=frozenset({"open", "generate"}),
-    parse=places.parse,
+    parse=key_files.parse_path,
 )
 _FRIENDLY_NAME = Attribute("friendly-name", "which of several keys in one file")
 _PASSWORD = Attribute("password", "what the file is encrypted with", query=True, secret=True)
@@ -76,25 +84,25 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
     ) -> FileKey:
         """Read the file, or every file of the family, and return the one key that the URI selects."""
         path = _path(uri)
-        family = places.Family(path) if places.is_family(path) and places.is_folder(path.parent) else None
+        family = key_files.Family(path) if key_files.is_family(path) and key_files.is_folder(path.parent) else None
         return FileKey(*self._choose(uri, certificate), family)
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys in the file, family or folder at the URI's path."""
         path = _path(uri)
-        if places.is_folder(path):
-            entries, _ = self._read(uri, places.with_suffix(places.listed(path), self.suffixes))
+        if key_files.is_folder(path):
+            entries, _ = self._read(uri, key_files.filter_by_suffix(key_files.list_folder(path), self.suffixes))
         else:
-            entries, failures = self._read(uri, places.members(path))
+            entries, failures = self._read(uri, key_files.members(path))
             if failures and not entries:
                 raise failures[0]
         pinned = uri.get("spki-sha256")
-        return [entry.info for entry in with_name(uri, entries) if pinned in (None, entry.info.spki_sha256)]
+        return [entry.info for entry in filter_by_name(uri, entries) if pinned in (None, entry.info.spki_sha256)]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         """Make a key and its self-signed certificate. Raises `KeyExists`, `ConfigurationError`."""
         # Check everything before the key is made: RSA-4096 takes seconds.
-        path = self._free_place(uri, further=spec.further)
+        path = self._new_path(uri, further=spec.further)
         password = self._password(uri)
         certificates.parse_subject(spec.subject)
         key = make_key(spec.key_type)
@@ -111,45 +119,51 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         """Write the key and its chain; in a family, add a member. Raises `KeyExists`, `ConfigurationError`."""
         require_usable(key)
         certificates.check_chain(chain, key.public_key())
-        path = self._free_place(uri, further=True)
+        path = self._new_path(uri, further=True)
         return self._write_new(uri, path, key, chain, self._password(uri))
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
         """Replace the existing chain with this one."""
         entry, _ = self._choose(uri, chain[0])
         certificates.check_chain(chain, entry.key.public_key())
-        if beside := _beside(uri, entry.file.path):
-            there, stamp = places.read_beside(beside)
+        if certificate_file := _certificate_file(uri, entry.file.path):
+            existing, stamp = key_files.read_certificate_file(certificate_file)
             # If that file contains another key, the key is kept.
-            places.replace(beside, pem.replace_chain(there, chain), replaces=stamp)
+            key_files.replace(certificate_file, pem.replace_chain(existing, chain), replaces=stamp)
         else:
-            _require_alone(entry)
-            octets = self._with_chain(entry, chain, self._password(uri))
+            _require_only_key(entry)
+            data = self._with_chain(entry, chain, self._password(uri))
             # Do not replace a file put there in the meantime: its owner, maybe another account, would get this key.
-            places.replace(entry.file.path, octets, replaces=entry.file.stamp)
+            key_files.replace(entry.file.path, data, replaces=entry.file.stamp)
         return entry.info.uri
 
     def delete(self, uri: KeyUri) -> None:
         """Delete the file, and `certificate-file` if that contains the key's own certificate."""
         entry, _ = self._choose(uri)
-        _require_alone(entry)
-        beside = _beside(uri, entry.file.path)
-        if beside and (octets := places.read_beside(beside)[0]) and _certifies(octets, beside, entry):
-            places.remove(beside)
-        places.remove(entry.file.path)
+        _require_only_key(entry)
+        certificate_file = _certificate_file(uri, entry.file.path)
+        if (
+            certificate_file
+            and (data := key_files.read_certificate_file(certificate_file)[0])
+            and _has_certificate_for(data, certificate_file, entry)
+        ):
+            key_files.remove(certificate_file)
+        key_files.remove(entry.file.path)
 
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
         entry, _ = self._choose(uri)
-        beside = _beside(uri, entry.file.path)
+        certificate_file = _certificate_file(uri, entry.file.path)
         chain = entry.chain
-        if beside:
-            pool = certificates.load_certificates(places.read_beside(beside)[0], beside)
+        if certificate_file:
+            pool = certificates.load_certificates(
+                key_files.read_certificate_file(certificate_file)[0], certificate_file
+            )
             chain = certificates.order_chain(pool, entry.key.public_key())
-        return pfx.write(entry.key, chain, password, entry.name or _name(chain, entry.file.path))
+        return pfx.write(entry.key, chain, password, entry.name or _friendly_name(chain, entry.file.path))
 
     @staticmethod
     @abstractmethod
-    def _decode(octets: bytes, password: Secret | None, path: Path) -> Contents:
+    def _decode(data: bytes, password: Secret | None, path: Path) -> FileContents:
         """Return the contents of a file; the path is for error messages."""
 
     @staticmethod
@@ -158,7 +172,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         """Return the bytes of a file with this key and chain."""
 
     @abstractmethod
-    def _with_chain(self, entry: Entry, chain: Sequence[Certificate], password: Secret | None) -> bytes:
+    def _with_chain(self, entry: KeyEntry, chain: Sequence[Certificate], password: Secret | None) -> bytes:
         """Return the bytes of the entry's file with another chain."""
 
     def _password(self, uri: KeyUri) -> Secret | None:
@@ -167,59 +181,59 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         # One connection serves all files: an answer to `prompt:` is remembered only for this path.
         return self._secrets.resolve(str(uri.get("password")), f"password of {_path(uri)}")
 
-    def _choose(self, uri: KeyUri, certificate: Certificate | None = None) -> tuple[Entry, dt.datetime | None]:
+    def _choose(self, uri: KeyUri, certificate: Certificate | None = None) -> tuple[KeyEntry, dt.datetime | None]:
         """Return the one key that the URI selects, and the time at which it will select another one."""
         path = _path(uri)
-        members = places.members(path)
+        members = key_files.members(path)
         if not members:
-            raise places.missing(path, self.suffixes)
+            raise key_files.missing_file_error(path, self.suffixes)
         entries, failures = self._read(uri, members)
         if not entries:
             raise failures[0]
         try:
-            named = with_name(uri, entries)
+            named = filter_by_name(uri, entries)
             if not named:
-                raise unknown_name(uri, entries)
+                raise unknown_name_error(uri, entries)
             info, settles_at = choose_one(uri, [entry.info for entry in named], certificate)
         except KeyvouchError as error:
-            error.hint += "".join(f"\nLeft out: {failure.message}" for failure in failures)
+            error.hint += "".join(f"\nSkipped: {failure.message}" for failure in failures)
             raise
         return next(entry for entry in named if entry.info is info), settles_at
 
-    def _read(self, uri: KeyUri, paths: Iterable[Path]) -> tuple[list[Entry], list[KeyvouchError]]:
+    def _read(self, uri: KeyUri, paths: Iterable[Path]) -> tuple[list[KeyEntry], list[KeyvouchError]]:
         """Return the keys in these files; an unreadable file does not affect the others."""
-        entries: list[Entry] = []
+        entries: list[KeyEntry] = []
         failures: list[KeyvouchError] = []
         password: Secret | None = None
         for path in paths:
             try:
-                file = places.read(path, self._secrets, self.suffixes)
+                file = key_files.read_key_file(path, self._secrets, self.suffixes)
                 password = password or self._password(uri)
-                entries += entries_of(uri, file, self._decode(file.octets, password, path))
+                entries += build_entries(uri, file, self._decode(file.data, password, path))
             except KeyvouchError as error:
                 error.uri = str(uri)
                 failures.append(error)
         return entries, failures
 
-    def _free_place(self, uri: KeyUri, *, further: bool) -> Path:
+    def _new_path(self, uri: KeyUri, *, further: bool) -> Path:
         """Return the path of a file to be created: its folder exists, and the file does not."""
         given = _path(uri)
-        if not places.is_family(given):
+        if not key_files.is_family(given):
             path = given
         elif "certificate-file" in uri:
             raise ConfigurationError(
                 "The keys of a family cannot share one certificate-file.",
-                hint="Leave certificate-file out: each certificate then stands with its key.",
+                hint="Omit certificate-file: each certificate is then written to the file of its key.",
                 uri=uri,
             )
         else:
-            path = places.new_member(given)
-        for place in filter(None, (path, _beside(uri, path))):
-            places.require_free(place)
-        if path != given and not further and (there := places.members(given)):
+            path = key_files.new_member_path(given)
+        for each in filter(None, (path, _certificate_file(uri, path))):
+            key_files.require_no_file(each)
+        if path != given and not further and (existing := key_files.members(given)):
             raise KeyExists(
-                f"{given} has a member already: {there[-1].name}.",
-                hint="Ask for a further one: `keyvouch new --further`.",
+                f"{given} already has a member: {existing[-1].name}.",
+                hint="To add another one, run `keyvouch new --further`.",
                 uri=uri,
             )
         return path
@@ -227,13 +241,13 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
     def _write_new(
         self, uri: KeyUri, path: Path, key: PrivateKey, chain: Sequence[Certificate], password: Secret | None
     ) -> KeyUri:
-        name = uri.get("friendly-name") if "friendly-name" in uri else _name(chain, path)
-        beside = _beside(uri, path)
+        name = uri.get("friendly-name") if "friendly-name" in uri else _friendly_name(chain, path)
+        certificate_file = _certificate_file(uri, path)
         with contextlib.ExitStack() as undo:
-            places.write_new(path, self._encode(key, () if beside else chain, password, name))
-            undo.callback(places.remove, path)
-            if beside and chain:
-                places.write_new(beside, pem.write_chain(chain))
+            key_files.write_new(path, self._encode(key, () if certificate_file else chain, password, name))
+            undo.callback(key_files.remove, path)
+            if certificate_file and chain:
+                key_files.write_new(certificate_file, pem.write_chain(chain))
             undo.pop_all()
         return pin(uri, path, key)
 
@@ -250,8 +264,8 @@ class PfxStore(FileStore):
     _decode = staticmethod(pfx.read)
     _encode = staticmethod(pfx.write)
 
-    def _with_chain(self, entry: Entry, chain: Sequence[Certificate], password: Secret | None) -> bytes:
-        return pfx.write(entry.key, chain, password, entry.name or _name(chain, entry.file.path))
+    def _with_chain(self, entry: KeyEntry, chain: Sequence[Certificate], password: Secret | None) -> bytes:
+        return pfx.write(entry.key, chain, password, entry.name or _friendly_name(chain, entry.file.path))
 
 
 class PemStore(FileStore):
@@ -267,45 +281,45 @@ class PemStore(FileStore):
 
     def _with_chain(
         self,
-        entry: Entry,
+        entry: KeyEntry,
         chain: Sequence[Certificate],
         password: Secret | None,  # noqa: ARG002 - the key's block is kept as it is
     ) -> bytes:
-        return pem.replace_chain(entry.file.octets, chain)
+        return pem.replace_chain(entry.file.data, chain)
 
 
 def _path(uri: KeyUri) -> Path:
     path: Path | None = uri.get("path")
     if path is None:
         raise ConfigurationError(
-            f"{uri} names no file.", hint=f"Write {uri.scheme}:/path/to/file, or a folder to list.", uri=uri
+            f"Missing path: {uri}.", hint=f"Write {uri.scheme}:/path/to/file, or a folder to list.", uri=uri
         )
     return path.absolute()
 
 
-def _beside(uri: KeyUri, path: Path) -> Path | None:
+def _certificate_file(uri: KeyUri, path: Path) -> Path | None:
     """Return the certificate's file if it is different from the key's."""
     if "certificate-file" not in uri:
         return None
-    place = Path(uri.get("certificate-file")).absolute()
-    return None if os.path.realpath(place) == os.path.realpath(path) else place
+    certificate_file = Path(uri.get("certificate-file")).absolute()
+    return None if os.path.realpath(certificate_file) == os.path.realpath(path) else certificate_file
 
 
-def _certifies(octets: bytes, path: Path, entry: Entry) -> bool:
-    found = certificates.load_certificates(octets, path)
+def _has_certificate_for(data: bytes, path: Path, entry: KeyEntry) -> bool:
+    found = certificates.load_certificates(data, path)
     return any(certificates.certificate_spki(each) == entry.info.spki_sha256 for each in found)
 
 
-def _require_alone(entry: Entry) -> None:
-    if not entry.alone:
+def _require_only_key(entry: KeyEntry) -> None:
+    if not entry.is_only_key:
         raise NotSupported(
-            f"{entry.file.path} holds several keys: a change to one would rewrite all.",
-            hint="Export each to a file of its own: `keyvouch export`.",
+            f"{entry.file.path} contains several keys: changing one would rewrite all of them.",
+            hint="Export each key to a separate file: `keyvouch export`.",
             uri=entry.info.uri,
         )
 
 
-def _name(chain: Sequence[Certificate], path: Path) -> str:
+def _friendly_name(chain: Sequence[Certificate], path: Path) -> str:
     """Return a friendly name: the certificate's common name, or else the file's name."""
     from cryptography.x509.oid import NameOID
 

@@ -13,15 +13,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from keyvouch.errors import KeyUnusable
-from keyvouch.stores.ber import Element
+from keyvouch.stores.asn1 import Element
 
-MOST_ROUNDS = 3_000_000
+MAX_ROUNDS = 3_000_000
 """Maximum number of rounds for all key derivations in a file together; for scrypt, N * r * p."""
-MOST_MEMORY = 256 * 1024 * 1024
+MAX_MEMORY = 256 * 1024 * 1024
 """Maximum number of bytes for scrypt: 128 * N * r (RFC 7914, section 2)."""
-LARGEST_KEY = 5 * 1024
+MAX_KEY_SIZE = 5 * 1024
 """Maximum size of one PKCS#8 private key in bytes, encrypted or not: RSA-8192 has 4,800, and takes seconds to check."""
-LARGEST_KEYS = 32 * 1024
+MAX_TOTAL_KEY_SIZE = 32 * 1024
 """Maximum total size of the private keys in a file, in bytes: 26 RSA-2048 keys."""
 
 _PBES1 = tuple(bytes.fromhex(prefix) for prefix in ("2a864886f70d010c01", "2a864886f70d0105"))
@@ -29,7 +29,7 @@ _PBES1 = tuple(bytes.fromhex(prefix) for prefix in ("2a864886f70d010c01", "2a864
 _PBKDF2 = bytes.fromhex("2a864886f70d01050c")
 _SCRYPT = bytes.fromhex("2b06010401da47040b")
 _INTEGER = b"\x02"
-_LONGEST_INTEGER = 8
+_MAX_INTEGER_BYTES = 8
 """Maximum number of bytes of an integer; a longer one exceeds every limit."""
 _BLOCK = 32
 """Number of bytes that PBKDF2 with SHA-256 derives per block."""
@@ -37,21 +37,21 @@ _BLOCK = 32
 
 def require_few_rounds(path: Path, rounds: Iterable[int], hint: str) -> None:
     """Raise `KeyUnusable` if this is too many rounds of key derivation."""
-    if (total := sum(rounds)) > MOST_ROUNDS:
+    if (total := sum(rounds)) > MAX_ROUNDS:
         raise KeyUnusable(
-            f"Opening {path} would take {total:,} rounds of key derivation; the limit is {MOST_ROUNDS:,}.", hint=hint
+            f"Opening {path} requires {total:,} rounds of key derivation; the limit is {MAX_ROUNDS:,}.", hint=hint
         )
 
 
 def require_small_keys(path: Path, sizes: Iterable[int]) -> None:
     """Raise `KeyUnusable` if private keys of these sizes, in bytes, take too long to check."""
     sizes = list(sizes)
-    for size, limit in ((max(sizes, default=0), LARGEST_KEY), (sum(sizes), LARGEST_KEYS)):
+    for size, limit in ((max(sizes, default=0), MAX_KEY_SIZE), (sum(sizes), MAX_TOTAL_KEY_SIZE)):
         if size > limit:
-            what = "a private key" if limit == LARGEST_KEY else "private keys"
+            what = "a private key" if limit == MAX_KEY_SIZE else "private keys"
             raise KeyUnusable(
                 f"{path} contains {what} of {size:,} bytes; the limit is {limit:,}.",
-                hint="Use RSA with 8192 bits at most, or an elliptic curve, and a file for each key.",
+                hint="Use RSA with at most 8192 bits, or an elliptic curve, and a separate file for each key.",
             )
 
 
@@ -77,8 +77,8 @@ def number(element: Element) -> int:
     """Return an INTEGER's value, at least 1; for a very large one, a number above every limit."""
     if element.tag != _INTEGER:
         return 1
-    if len(element.content) > _LONGEST_INTEGER:
-        return 1 << 8 * _LONGEST_INTEGER
+    if len(element.content) > _MAX_INTEGER_BYTES:
+        return 1 << 8 * _MAX_INTEGER_BYTES
     return max(1, int.from_bytes(element.content, "big"))
 
 
@@ -93,10 +93,10 @@ def _pbkdf2(parameters: tuple[Element, ...]) -> int:
 def _scrypt(parameters: tuple[Element, ...], path: Path, hint: str) -> int:
     """Return N * r * p: scrypt-params are salt, N, r, p, keyLength OPTIONAL (RFC 7914, section 7.1)."""
     cost, block_size, parallelism, *_ = [*map(number, parameters[1:4]), 1, 1, 1]
-    if (memory := 128 * cost * block_size) > MOST_MEMORY:
+    if (memory := 128 * cost * block_size) > MAX_MEMORY:
         raise KeyUnusable(
-            f"Opening {path} would take {memory // 2**20:,} MiB of memory (scrypt);"
-            f" the limit is {MOST_MEMORY // 2**20:,} MiB.",
+            f"Opening {path} requires {memory // 2**20:,} MiB of memory (scrypt);"
+            f" the limit is {MAX_MEMORY // 2**20:,} MiB.",
             hint=hint,
         )
     return cost * block_size * parallelism

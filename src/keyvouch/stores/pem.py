@@ -13,8 +13,8 @@ from keyvouch._system import text
 from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import load_certificates, parsing
 from keyvouch.errors import ConfigurationError, KeyUnusable, SecretIncorrect, SecretRequired
-from keyvouch.stores import ber, limits
-from keyvouch.stores.entries import Contents
+from keyvouch.stores import asn1, limits
+from keyvouch.stores.key_entries import FileContents
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from keyvouch.secrets import Secret
 
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
-_LONGEST_PASSWORD = 1023
+_MAX_PASSWORD_BYTES = 1023
 """Maximum number of bytes; OpenSSL accepts no more."""
 _OPENSSH = b"OPENSSH PRIVATE KEY"
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
@@ -33,22 +33,22 @@ _UNKNOWN_CIPHER = "Unknown key encryption algorithm"
 
 
 @CRYPTOGRAPHY
-def read(octets: bytes, password: Secret | None, path: Path) -> Contents:
+def read(data: bytes, password: Secret | None, path: Path) -> FileContents:
     """Return the contents of a PEM file; `path` is for error messages. Keys in PEM have no names.
 
     Raises `KeyUnusable` if it is not PEM or contains no readable private key, `SecretRequired`, `SecretIncorrect`.
     """
-    blocks = _blocks(octets, path)
+    blocks = _blocks(data, path)
     if _OPENSSH in (label for label, _ in blocks):
         raise KeyUnusable(
-            f"{path} holds a key in OpenSSH's own form.", hint=f"Turn it into PKCS#8: ssh-keygen -p -m PKCS8 -f {path}"
+            f"{path} contains a key in OpenSSH format.", hint=f"Convert it to PKCS#8: ssh-keygen -p -m PKCS8 -f {path}"
         )
-    _check(_key_blocks(blocks), path)
+    _check_limits(_key_blocks(blocks), path)
     keys = [(_load_key(block, password, path), None) for block in _key_blocks(blocks)]
     if not keys:
-        raise KeyUnusable(f"{path} holds no private key.", hint=_advice({label for label, _ in blocks}))
+        raise KeyUnusable(f"No private key found in {path}.", hint=_no_key_hint({label for label, _ in blocks}))
     certificates = [block for label, block in blocks if label == b"CERTIFICATE"]
-    return Contents(keys, load_certificates(b"\n".join(certificates), path) if certificates else [])
+    return FileContents(keys, load_certificates(b"\n".join(certificates), path) if certificates else [])
 
 
 @CRYPTOGRAPHY
@@ -66,12 +66,13 @@ def write(
         PrivateFormat,
     )
 
-    octets = password.reveal().encode() if password else b""
-    if len(octets) > _LONGEST_PASSWORD:
+    data = password.reveal().encode() if password else b""
+    if len(data) > _MAX_PASSWORD_BYTES:
         raise ConfigurationError(
-            f"The password is longer than {_LONGEST_PASSWORD} bytes, which PEM cannot have.", hint="Take a shorter one."
+            f"The password is longer than {_MAX_PASSWORD_BYTES} bytes, the limit for PEM.",
+            hint="Use a shorter password.",
         )
-    encryption = BestAvailableEncryption(octets) if password else NoEncryption()
+    encryption = BestAvailableEncryption(data) if password else NoEncryption()
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption) + write_chain(chain)
 
 
@@ -82,59 +83,61 @@ def write_chain(chain: Sequence[Certificate]) -> bytes:
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
 
 
-def replace_chain(octets: bytes, chain: Sequence[Certificate]) -> bytes:
+def replace_chain(data: bytes, chain: Sequence[Certificate]) -> bytes:
     """Return the unchanged private keys of a file, followed by this chain."""
-    keys = _key_blocks(list(_whole_blocks(octets)))
+    keys = _key_blocks(list(_iter_blocks(data)))
     return b"\n".join((*keys, write_chain(chain)))
 
 
-def _blocks(octets: bytes, path: Path) -> list[tuple[bytes, bytes]]:
+def _blocks(data: bytes, path: Path) -> list[tuple[bytes, bytes]]:
     """Return each block with its label."""
-    if not _BEGIN.search(octets):
-        der = octets.startswith(b"\x30")
-        hint = f"If it is PKCS#12, write pfx:{path}." if der else "It has no line -----BEGIN PRIVATE KEY-----."
-        hint = text.advice(octets, path, hint)
+    if not _BEGIN.search(data):
+        der = data.startswith(b"\x30")
+        hint = (
+            f"If it is PKCS#12, write pfx:{path}." if der else "Specify a file with a line -----BEGIN PRIVATE KEY-----."
+        )
+        hint = text.advice(data, path, hint)
         raise KeyUnusable(f"{path} is not a PEM file.", hint=hint)
     try:
-        return list(_whole_blocks(octets))
+        return list(_iter_blocks(data))
     except ValueError:
-        raise KeyUnusable(f"{path} is cut off: a block does not end.", hint="Copy the file again.") from None
+        raise KeyUnusable(f"{path} is truncated: a PEM block has no end.", hint="Copy the file again.") from None
 
 
-def _whole_blocks(octets: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _iter_blocks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield each block with its label. Raises ValueError for a block without an end."""
     end = 0
-    while begun := _BEGIN.search(octets, end):
+    while begun := _BEGIN.search(data, end):
         last_line = b"-----END %s-----" % begun[1]
-        end = octets.index(last_line, begun.end()) + len(last_line)
-        yield begun[1], octets[begun.start() : end]
+        end = data.index(last_line, begun.end()) + len(last_line)
+        yield begun[1], data[begun.start() : end]
 
 
 def _key_blocks(blocks: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
     return [block for label, block in blocks if label.endswith(b"PRIVATE KEY")]
 
 
-def _advice(labels: set[bytes]) -> str:
+def _no_key_hint(labels: set[bytes]) -> str:
     if b"CERTIFICATE" in labels:
-        return "It holds a certificate only: add the private key, or write pem:KEY-FILE?certificate-file=THIS-FILE."
+        return "It contains only a certificate: add the private key, or write pem:KEY-FILE?certificate-file=THIS-FILE."
     if any(label.endswith(b"PUBLIC KEY") for label in labels):
-        return "It holds a public key: name the file with the private key."
-    return "Name a file with a block PRIVATE KEY."
+        return "It contains a public key: specify the file with the private key."
+    return "Specify a file with a PRIVATE KEY block."
 
 
-def _check(blocks: Sequence[bytes], path: Path) -> None:
+def _check_limits(blocks: Sequence[bytes], path: Path) -> None:
     """Raise `KeyUnusable` if opening these keys would take too long."""
-    hint = f"Write it again: {_rewriting(path)}"
+    hint = f"Convert it: {_rewrite_command(path)}"
     limits.require_small_keys(path, (len(block) * 3 // 4 for block in blocks))  # base64
-    encrypted = [_der_of(block) for block in blocks if block.startswith(_ENCRYPTED)]
+    encrypted = [_decode_block(block) for block in blocks if block.startswith(_ENCRYPTED)]
     try:
-        rounds = [each for der in encrypted for each in limits.rounds_of(ber.parse(der), path, hint)]
+        rounds = [each for der in encrypted for each in limits.rounds_of(asn1.parse(der), path, hint)]
     except ValueError as error:
-        raise _unreadable(path) from error
+        raise _unreadable_key(path) from error
     limits.require_few_rounds(path, rounds, hint)
 
 
-def _der_of(block: bytes) -> bytes:
+def _decode_block(block: bytes) -> bytes:
     """Return the content of a block that has no headers. Raises ValueError if it is not base64."""
     return binascii.a2b_base64(block[len(_ENCRYPTED) : block.rindex(b"-----END ")])
 
@@ -147,35 +150,33 @@ def _load_key(block: bytes, password: Secret | None, path: Path) -> PrivateKey:
     encrypted = pkcs8 or b"Proc-Type: 4,ENCRYPTED" in block
     if encrypted and password is None:
         raise SecretRequired(
-            f"The key in {path} is encrypted and needs a password.", hint="Add ?password=env:NAME to the URI."
+            f"The key in {path} is encrypted and requires a password.", hint="Add ?password=env:NAME to the URI."
         )
     # Pass a password only if needed: `cryptography` refuses an unnecessary one.
-    octets = password.reveal().encode() if encrypted and password else None
+    data = password.reveal().encode() if encrypted and password else None
     try:
         with parsing():
             if pkcs8:  # exactly the bytes that were checked
-                return load_der_private_key(_der_of(block), octets)  # type: ignore[return-value]  # as below
-            return load_pem_private_key(block, octets)  # type: ignore[return-value]  # the caller refuses other kinds
+                return load_der_private_key(_decode_block(block), data)  # type: ignore[return-value]  # as below
+            return load_pem_private_key(block, data)  # type: ignore[return-value]  # the caller refuses other kinds
     except (ValueError, UnsupportedAlgorithm) as error:
         if not encrypted:
-            raise _unreadable(path) from error
+            raise _unreadable_key(path) from error
         if isinstance(error, UnsupportedAlgorithm) or str(error).startswith(_UNKNOWN_CIPHER):
             raise KeyUnusable(
                 f"The key in {path} is encrypted with an unsupported algorithm: {error}.",
-                hint=f"Write it again, with AES-256: {_rewriting(path)}",
+                hint=f"Convert it to AES-256: {_rewrite_command(path)}",
             ) from error
         raise SecretIncorrect(
-            f"The password does not open the key in {path}.",
-            hint="Correct it. If it is right, the file is damaged: copy it again.",
+            f"Incorrect password for the key in {path}.",
+            hint="Correct the password. If it is correct, the file is damaged: copy it again.",
         ) from error
 
 
-def _rewriting(path: Path) -> str:
+def _rewrite_command(path: Path) -> str:
     """Return the command that rewrites a key with OpenSSL's default settings."""
     return f"openssl pkey -aes256 -in {shlex.quote(str(path))} -out NEW.pem"
 
 
-def _unreadable(path: Path) -> KeyUnusable:
-    return KeyUnusable(
-        f"The key in {path} cannot be read.", hint="See what it is: `openssl pkey -noout -text -in FILE`."
-    )
+def _unreadable_key(path: Path) -> KeyUnusable:
+    return KeyUnusable(f"The key in {path} cannot be read.", hint="Inspect it: `openssl pkey -noout -text -in FILE`.")

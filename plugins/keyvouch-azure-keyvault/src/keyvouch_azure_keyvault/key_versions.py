@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from azure.core.exceptions import ResourceNotFoundError
 from azure.keyvault.certificates import CertificatePolicyAction, WellKnownIssuerNames
 
-from keyvouch.algorithms import CRYPTOGRAPHY, key_type
+from keyvouch.algorithms import CRYPTOGRAPHY, ELLIPTIC_CURVES, elliptic_curve, key_type
 from keyvouch.certificate import load_certificates
 from keyvouch.errors import KeyUnusable, StoreUnavailable
 from keyvouch.store import KeyInfo
@@ -226,8 +226,8 @@ def _public_key(found: Any) -> PublicKey:
 
     jwk = found.key
     kind = str(getattr(found.key_type, "value", found.key_type) or "")
-    curves = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
-    curve = curves.get(str(getattr(jwk.crv, "value", jwk.crv)))
+    name = str(getattr(jwk.crv, "value", jwk.crv))
+    curve = elliptic_curve(name) if name in ELLIPTIC_CURVES else None
     try:
         if kind.startswith("RSA"):
             return rsa.RSAPublicNumbers(int.from_bytes(jwk.e), int.from_bytes(jwk.n)).public_key()

@@ -59,10 +59,10 @@ class Pkcs11Key(StoredKey):
         try:
             signature = self._sign_with_supported_method(session, message, algorithm)
         except CryptokiError as error:
-            token.close_session(session)
+            token.discard_session(session, error)
             raise as_keyvouch_error(error, "signing") from error
-        except BaseException:
-            token.close_session(session)
+        except BaseException as error:
+            token.discard_session(session, error)
             raise
         token.release_session(session)
         return signature

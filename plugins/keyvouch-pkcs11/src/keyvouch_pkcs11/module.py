@@ -20,6 +20,7 @@ from keyvouch.errors import ConfigurationError, KeyUnusable, StoreUnavailable
 from keyvouch.store import ForkGate
 from keyvouch_pkcs11.cryptoki import Cryptoki, CryptokiError
 from keyvouch_pkcs11.errors import REQUIRES_INITIALIZATION
+from keyvouch_pkcs11.sessions import OpenSessions
 from keyvouch_pkcs11.token import Token
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Module(ForkGate):
         """Incremented each time the log-ins are discarded: tokens of earlier epochs are no longer used."""
         self._tokens: dict[int, Token] = {}
         """By slot."""
+        self.sessions = OpenSessions()
         self._is_initialized = False
 
     def after_fork(self) -> None:
@@ -131,8 +133,10 @@ class Module(ForkGate):
 
     def finalize(self) -> None:
         """Finalise the module once no call is running in it. Raises TimeoutError if a call does not end."""
-        with self.alone(), contextlib.suppress(CryptokiError):
-            self._functions.finalize()
+        with self.exclusive():
+            with contextlib.suppress(CryptokiError):
+                self._functions.finalize()
+            self.sessions = OpenSessions()
         self._is_initialized = False
 
     def _initialize(self) -> None:
@@ -188,7 +192,7 @@ class Module(ForkGate):
         try:
             with self as functions:
                 for slot in functions.slots():
-                    functions.close_session(functions.open_session(slot))
+                    self.sessions.close(functions, self.sessions.open(functions, slot))
         except CryptokiError as error:
             return error.name not in REQUIRES_INITIALIZATION
         return True

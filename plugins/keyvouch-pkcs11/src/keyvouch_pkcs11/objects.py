@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 
-from keyvouch.certificate import is_issued_by, order_chain, spki_sha256
+from keyvouch.certificate import find_issuers, order_chain, spki_sha256
 from keyvouch.errors import KeyUnusable
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, public_key_from_attributes
@@ -17,7 +17,6 @@ from keyvouch_pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, public_key_from_a
 if TYPE_CHECKING:
     from keyvouch.algorithms import PublicKey
 
-_LONGEST_CHAIN = 8
 _KEY_TYPES = (ck.CKK_RSA, ck.CKK_EC, ck.CKK_EC_EDWARDS)
 _PRIVATE_KEY_ATTRIBUTES = (
     *(ck.CKA_ID, ck.CKA_LABEL, ck.CKA_KEY_TYPE, ck.CKA_SIGN, ck.CKA_SENSITIVE, ck.CKA_EXTRACTABLE),
@@ -150,15 +149,12 @@ def _only_public_key(functions: ck.Cryptoki, session: int, handles: Sequence[int
 
 def _find_issuers(functions: ck.Cryptoki, session: int, certificate: x509.Certificate) -> tuple[x509.Certificate, ...]:
     """Return the chain of issuers found on the token, starting with this certificate's issuer."""
-    chain: tuple[x509.Certificate, ...] = ()
-    while certificate.issuer != certificate.subject and len(chain) < _LONGEST_CHAIN:
-        candidates = find_certificates(functions, session, {ck.CKA_SUBJECT: certificate.issuer.public_bytes()})
-        issuer = next((each for _, each in candidates if is_issued_by(certificate, each)), None)
-        if issuer is None:
-            break
-        chain += (issuer,)
-        certificate = issuer
-    return chain
+
+    def with_subject_of_issuer(certificate: x509.Certificate) -> list[x509.Certificate]:
+        found = find_certificates(functions, session, {ck.CKA_SUBJECT: certificate.issuer.public_bytes()})
+        return [each for _, each in found]
+
+    return find_issuers(certificate, with_subject_of_issuer)
 
 
 def find_certificates(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from keyvouch.store import KeyUri
     from keyvouch_pkcs11.cryptoki import Cryptoki
     from keyvouch_pkcs11.module import Module
+    from keyvouch_pkcs11.sessions import Session
 
 _PIN_STATES = {
     CKF_USER_PIN_LOCKED: "its PIN is locked",
@@ -35,6 +36,9 @@ DEFAULT_TIMEOUT = 30.0
 """In seconds, for operations without a timeout in the store contract."""
 _POLL_INTERVAL = 0.005
 """Seconds between attempts to get a session while the token's sessions are all in use."""
+
+_ENDED_SESSION = frozenset({"SESSION_CLOSED", "SESSION_HANDLE_INVALID", "CRYPTOKI_NOT_INITIALIZED"})
+"""Errors after which the module no longer knows the session."""
 
 
 class Token:
@@ -49,9 +53,9 @@ class Token:
         self._write_lock = threading.Lock()
         self._pin_source: str | None = None
         """The reference of the PIN used to log in."""
-        self._login_session: int | None = None
+        self._login_session: Session | None = None
         """A session that is never handed out: closing a token's last session would log out."""
-        self._free_sessions: list[int] = []
+        self._free_sessions: list[Session] = []
         self._is_closed = False
 
     @property
@@ -114,13 +118,13 @@ class Token:
         if not flags & CKF_LOGIN_REQUIRED:
             return
         with translate_errors("opening a session"), self.module as functions:
-            session = functions.open_session(self.slot)
+            session = self.module.sessions.open(functions, self.slot)
             is_logged_in = functions.is_logged_in(session)
         if not is_logged_in:  # otherwise by the program itself: a log-in is valid for the whole process
             self._try_pin(session, uri, secrets, timeout)
         self._login_session = session
 
-    def _try_pin(self, session: int, uri: KeyUri, secrets: SecretResolver, timeout: float) -> None:
+    def _try_pin(self, session: Session, uri: KeyUri, secrets: SecretResolver, timeout: float) -> None:
         try:
             with (
                 secrets.attempt(
@@ -169,23 +173,23 @@ class Token:
         )
 
     @contextlib.contextmanager
-    def session(self, timeout: float) -> Iterator[int]:
+    def session(self, timeout: float) -> Iterator[Session]:
         """Lend a session to one thread; it is kept for the next thread unless something failed in it."""
         session = self.acquire_session(timeout)
         try:
             yield session
-        except BaseException:
-            self.close_session(session)
+        except BaseException as error:
+            self.discard_session(session, error)
             raise
         self.release_session(session)
 
     @contextlib.contextmanager
-    def read_write_session(self) -> Iterator[int]:
+    def read_write_session(self) -> Iterator[Session]:
         """Yield a read-write session, to one thread at a time: SoftHSM fails if two threads write at once."""
         with self._write_lock:
             self._require_open()
             with self.module as functions:
-                session = functions.open_session(self.slot, writable=True)
+                session = self.module.sessions.open(functions, self.slot, writable=True)
             try:
                 yield session
             finally:
@@ -201,7 +205,7 @@ class Token:
             with contextlib.suppress(IndexError):  # another thread has taken it
                 self.close_session(self._free_sessions.pop())
 
-    def acquire_session(self, timeout: float) -> int:
+    def acquire_session(self, timeout: float) -> Session:
         """Return a session for the exclusive use of one thread. Raises `CryptokiError`, `SessionLost`."""
         deadline = time.monotonic() + timeout
         while True:
@@ -212,13 +216,13 @@ class Token:
                 pass
             try:
                 with self.module as functions:
-                    return functions.open_session(self.slot)
+                    return self.module.sessions.open(functions, self.slot)
             except CryptokiError as error:
                 if error.name != "SESSION_COUNT" or time.monotonic() > deadline:
                     raise
                 time.sleep(_POLL_INTERVAL)
 
-    def release_session(self, session: int) -> None:
+    def release_session(self, session: Session) -> None:
         """Keep a session for the next thread."""
         if self._is_closed:
             self.close_session(session)
@@ -227,10 +231,22 @@ class Token:
         if self._is_closed:  # by another thread, which may already have emptied the list
             self.close()
 
-    def close_session(self, session: int) -> None:
-        """Close a session in which something failed: it may be lost or have an operation in progress."""
+    def discard_session(self, session: Session, error: BaseException) -> None:
+        """Close a session in which something failed: it may have an operation in progress.
+
+        A session that the module no longer knows is not closed: other code in the process may have been given its
+        handle since.
+        """
+        cause = error if isinstance(error, CryptokiError) else error.__cause__
+        if isinstance(cause, CryptokiError) and cause.name in _ENDED_SESSION:
+            self.module.sessions.forget(session)
+        else:
+            self.close_session(session)
+
+    def close_session(self, session: Session) -> None:
+        """Close a session if it is still the one with its handle; an error is ignored."""
         with contextlib.suppress(CryptokiError), self.module as functions:
-            functions.close_session(session)
+            self.module.sessions.close(functions, session)
 
     def _require_open(self) -> None:
         if self._is_closed:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from keyvouch import certificate as x509_certificate
 from keyvouch.algorithms import CRYPTOGRAPHY, key_type
-from keyvouch.certificate import is_readable, parsing, thumbprint
+from keyvouch.certificate import is_readable, parsing, thumbprint, to_der
 from keyvouch.errors import KeyUnusable
 from keyvouch.store import KeyInfo, KeyUri
 from keyvouch_windows import crypt32
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 _ISSUERS = ("CA", "Root")
 """The stores that contain issuers' certificates."""
-_LONGEST_CHAIN = 10
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,6 @@ def pinned(uri: KeyUri, certificate: Certificate) -> KeyUri:
     digits = thumbprint(certificate, "sha1")  # as certmgr and PowerShell show it
     location = {name: uri.get(name) for name in ("store", "location")}  # spelled canonically, however they were typed
     return uri.replace({**dict.fromkeys(selecting), "thumbprint": digits, **location})
-
-
-@CRYPTOGRAPHY
-def to_der(certificate: Certificate) -> bytes:
-    """Return a certificate as DER."""
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return certificate.public_bytes(Encoding.DER)
 
 
 def remove(entry: Entry) -> None:
@@ -188,16 +180,7 @@ def _name_matches(wanted: Name, name: Name) -> bool:
 
 def find_issuers(entry: Entry) -> tuple[Certificate, ...]:
     """Return the certificates of an entry's issuers that Windows has, nearest first."""
-    from keyvouch.certificate import is_issued_by
-
-    chain = [entry.certificate]
-    while chain[-1].subject != chain[-1].issuer and len(chain) < _LONGEST_CHAIN:
-        known = _find_by_subject(entry.location, chain[-1].issuer)
-        issuer = next((each for each in known if is_issued_by(chain[-1], each)), None)
-        if issuer is None:
-            break
-        chain.append(issuer)
-    return tuple(chain[1:])
+    return x509_certificate.find_issuers(entry.certificate, lambda each: _find_by_subject(entry.location, each.issuer))
 
 
 def _find_by_subject(location: str, name: Name) -> list[Certificate]:

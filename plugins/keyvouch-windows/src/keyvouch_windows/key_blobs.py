@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from keyvouch.algorithms import CRYPTOGRAPHY
+from keyvouch.algorithms import CRYPTOGRAPHY, elliptic_curve
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurve, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 _RSA_HEADER = "<6I"
@@ -38,9 +38,9 @@ def ec_public_key(blob: bytes) -> EllipticCurvePublicKey:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     _, size = struct.unpack_from(_EC_HEADER, blob)
-    curves: dict[int, EllipticCurve] = {32: ec.SECP256R1(), 48: ec.SECP384R1(), 66: ec.SECP521R1()}
+    names = {32: "P-256", 48: "P-384", 66: "P-521"}
     point = b"\x04" + blob[struct.calcsize(_EC_HEADER) :][: 2 * size]
-    return ec.EllipticCurvePublicKey.from_encoded_point(curves[size], point)
+    return ec.EllipticCurvePublicKey.from_encoded_point(elliptic_curve(names[size]), point)
 
 
 @CRYPTOGRAPHY

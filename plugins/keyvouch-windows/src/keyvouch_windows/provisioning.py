@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import CRYPTOGRAPHY, key_type
-from keyvouch.certificate import check_chain, parse_subject, self_signed
+from keyvouch.certificate import check_chain, parse_subject, self_signed, to_der
 from keyvouch.errors import CertificateMissing, ConfigurationError, KeyExists, NotSupported
 from keyvouch.private_key import wrap
 from keyvouch.store import KeySpec, KeyUri
 from keyvouch_windows import crypt32, private_keys
-from keyvouch_windows.certificates import Entry, find_entries, list_entries, open_context, pinned, remove, to_der
+from keyvouch_windows.certificates import Entry, find_entries, list_entries, open_context, pinned, remove
 from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.error_codes import CODES
 from keyvouch_windows.error_translation import code_name, is_unsupported, translate_errors

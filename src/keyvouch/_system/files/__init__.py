@@ -3,22 +3,23 @@
 - `locations`: paths of the configuration, the state and the caches.
 - `reading`: regular files within a size limit; a secret that everyone can read is refused.
 - `writing`: complete or not at all, with mode 0600 from the first byte, safe in a folder of another account.
+- `temporary_files`, `access_rights`: parts of `writing`.
 - `locks`: locks between processes.
-- `own`: files that keyvouch keeps for itself; refused if another account could have written them.
+- `own_files`: files that keyvouch keeps for itself; refused if another account could have written them.
 - `trust`: refuses to load, run or trust files that others could have written.
+- `folders`, `path_resolution`: folders that are held open, and the symbolic links that are followed to them.
+- `errors`: errors and hints for files that cannot be read or written.
 """
 
-from keyvouch._system.files.folders import Folder, make_folder, open_folder
+from keyvouch._system.files.errors import cannot_write, long_path_hint, read_hint
+from keyvouch._system.files.folders import Folder
 from keyvouch._system.files.locations import cache_folder, configuration_files, state_folder
 from keyvouch._system.files.locks import locked
-from keyvouch._system.files.own import read_own, require_own_folder, write_own
+from keyvouch._system.files.own_files import read_own, require_own_folder, write_own
+from keyvouch._system.files.path_resolution import make_folder, open_folder
 from keyvouch._system.files.reading import (
     Stamp,
-    advice_for_long,
-    cannot_write,
-    let_read,
     read,
-    read_private,
     read_private_with_status,
     read_with_status,
     stamp,
@@ -29,20 +30,19 @@ from keyvouch._system.files.writing import open_to_append, remove, rewrite, trun
 __all__ = [
     "Folder",
     "Stamp",
-    "advice_for_long",
     "cache_folder",
     "cannot_write",
     "check_trusted",
     "check_trusted_certificates",
     "configuration_files",
-    "let_read",
     "locked",
+    "long_path_hint",
     "make_folder",
     "open_folder",
     "open_to_append",
     "read",
+    "read_hint",
     "read_own",
-    "read_private",
     "read_private_with_status",
     "read_with_status",
     "remove",

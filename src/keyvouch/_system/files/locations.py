@@ -52,4 +52,4 @@ def _user_folder(kind: str) -> Path | None:
 
 def _without_home(variable: str) -> NoReturn:
     home = "load its profile (%LOCALAPPDATA%)" if _WINDOWS else "HOME"
-    raise ConfigurationError("This account has no home folder.", hint=f"Set {variable} to a folder, or {home}.")
+    raise ConfigurationError("This account has no home directory.", hint=f"Set {variable} to a folder, or {home}.")

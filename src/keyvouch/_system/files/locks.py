@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from keyvouch._system.files.folders import Folder, make_folder, open_folder
-from keyvouch._system.files.reading import cannot_write
+from keyvouch._system.files.errors import cannot_write
+from keyvouch._system.files.folders import Folder
+from keyvouch._system.files.path_resolution import make_folder, open_folder
 from keyvouch.errors import ConfigurationError, StoreUnavailable
 
 if sys.platform == "win32":
@@ -70,7 +71,7 @@ def _require_own(handle: int, folder: Folder, path: Path) -> None:
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise ConfigurationError(
-            f"{path} cannot be used as a lock: it is not a regular file with one name.",
+            f"{path} cannot be used as a lock: it is not a regular file, or it has several hard links.",
             hint=f"Run: rm {shlex.quote(str(path))}",
         )
     if status.st_uid not in (0, os.geteuid(), folder.owner()):
@@ -90,7 +91,7 @@ def _held(handle: int, path: Path, timeout: float) -> Iterator[None]:
         while not _try(handle, path):
             if time.monotonic() > deadline:
                 raise StoreUnavailable(
-                    f"Another process has held the lock {path} for {timeout:.0f} seconds.",
+                    f"Timed out after {timeout:.0f} seconds waiting for another process to release the lock {path}.",
                     hint="Look for a keyvouch process that hangs.",
                 )
             time.sleep(0.02)

@@ -65,5 +65,5 @@ def _parse(acl: bytes) -> Sequence[Entry]:
     except struct.error:
         version, entries = None, []
     if version != _VERSION:
-        raise OSError(errno.EINVAL, "Unknown form of access control list")
+        raise OSError(errno.EINVAL, "Invalid access control list")
     return entries

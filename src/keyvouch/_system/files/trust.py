@@ -18,14 +18,14 @@ from keyvouch._system.files import posix_acl
 from keyvouch.errors import ConfigurationError
 
 _WINDOWS = sys.platform == "win32"
-_GROUPS_OF_ROOT = (0, 80) if sys.platform == "darwin" else (0,)
+_ROOT_GROUPS = (0, 80) if sys.platform == "darwin" else (0,)
 """By gid. On macOS members of `admin` (80) can become root with sudo, and they own Homebrew's folders."""
 
 
-class Writer(NamedTuple):
+class ForeignWriter(NamedTuple):
     """An account or group, other than the owner, that can write to a file or folder."""
 
-    who: str
+    subject: str
     """A name that can be the subject of a sentence."""
     remedy: str
     """The command that removes the permission, without the path."""
@@ -58,23 +58,23 @@ def check_trusted_certificates(path: Path) -> None:
 
 def _check(path: Path, seen: set[Path]) -> None:
     """Check a path; `seen` holds the files and folders that have already been checked."""
-    for place in _followed(path.absolute(), seen):
-        _check_rules(path, place) if _WINDOWS else _check_mode(path, place)
+    for component in _components_of(path.absolute(), seen):
+        _check_access_rules(path, component) if _WINDOWS else _check_mode(path, component)
 
 
-def _check_mode(path: Path, place: Path) -> None:
+def _check_mode(path: Path, component: Path) -> None:
     if sys.platform == "win32":
         return
-    status = place.lstat()
-    if found := writer(status, str(place)):
+    status = component.lstat()
+    if writer := foreign_writer(status, str(component)):
         raise ConfigurationError(
-            f"{path} is not trusted: {found.who} can write to {place}.",
-            hint=f"Run: {found.remedy} {shlex.quote(str(place))}",
+            f"{path} is not trusted: {writer.subject} can write to {component}.",
+            hint=f"Run: {writer.remedy} {shlex.quote(str(component))}",
         )
     if status.st_uid not in (0, os.geteuid()):
         raise ConfigurationError(
-            f"{path} is not trusted: {place} belongs to another user (uid {status.st_uid}).",
-            hint=f"Run: {_change_owner(status)} {shlex.quote(str(place))}, or use a file of your own.",
+            f"{path} is not trusted: {component} belongs to another user (uid {status.st_uid}).",
+            hint=f"Run: {_change_owner(status)} {shlex.quote(str(component))}, or use a file of your own.",
         )
 
 
@@ -82,22 +82,22 @@ def _change_owner(status: os.stat_result) -> str:
     return "chown -h root" if stat.S_ISLNK(status.st_mode) else "chown root"
 
 
-def writer(status: os.stat_result, place: str) -> Writer | None:
+def foreign_writer(status: os.stat_result, component: str) -> ForeignWriter | None:
     """Return someone other than the owner, root and this account who can write to a file; None if nobody can.
 
-    `place` is the path that has this status. Raises OSError if its access control list cannot be read.
+    `component` is the path that has this status. Raises OSError if its access control list cannot be read.
     """
     mode = status.st_mode
     if sys.platform == "win32" or stat.S_ISLNK(mode) or (stat.S_ISDIR(mode) and mode & stat.S_ISVTX):
         return None
     if mode & stat.S_IWOTH:
-        return Writer("everyone", "chmod o-w")
+        return ForeignWriter("everyone", "chmod o-w")
     if not mode & stat.S_IWGRP:  # with an access control list, this bit belongs to the mask: no named entry can write
         return None
-    return next(_group_writers(status, posix_acl.read(place)), None)
+    return next(_group_writers(status, posix_acl.read(component)), None)
 
 
-def _group_writers(status: os.stat_result, acl: bytes | None) -> Iterator[Writer]:
+def _group_writers(status: os.stat_result, acl: bytes | None) -> Iterator[ForeignWriter]:
     """Yield those who can write through a group or an access control list."""
     if sys.platform == "win32":
         return
@@ -107,20 +107,20 @@ def _group_writers(status: os.stat_result, acl: bytes | None) -> Iterator[Writer
         if entry.tag == posix_acl.USER:
             if entry.account not in known:
                 name = _user_name(entry.account)
-                yield Writer(f"the user {name}", f"setfacl -x u:{name}")
+                yield ForeignWriter(f"the user {name}", f"setfacl -x u:{name}")
             continue
         group = status.st_gid if entry.tag == posix_acl.GROUP_OBJECT else entry.account
-        if not _is_harmless(group, known):
+        if not _is_trusted_group(group, known):
             name = _group_name(group)
             remedy = "chmod g-w" if entry.tag == posix_acl.GROUP_OBJECT else f"setfacl -x g:{name}"
-            yield Writer(f"the group {name}", remedy)
+            yield ForeignWriter(f"the group {name}", remedy)
 
 
-def _is_harmless(group: int, accounts: set[int]) -> bool:
-    return group in _GROUPS_OF_ROOT or any(_is_private(group, account) for account in accounts)
+def _is_trusted_group(group: int, accounts: set[int]) -> bool:
+    return group in _ROOT_GROUPS or any(_is_private_group(group, account) for account in accounts)
 
 
-def _is_private(group: int, account: int) -> bool:
+def _is_private_group(group: int, account: int) -> bool:
     """Return True if the group is this account's primary group and has no other member in the databases."""
     if sys.platform == "win32":
         return False
@@ -158,7 +158,7 @@ def _group_name(gid: int) -> str:
         return str(gid)
 
 
-def _check_rules(path: Path, place: Path) -> None:
+def _check_access_rules(path: Path, component: Path) -> None:
     """Refuse what others could have written according to Windows access rules."""
     if sys.platform == "win32":
         from keyvouch._system.windows import access_rules
@@ -166,38 +166,38 @@ def _check_rules(path: Path, place: Path) -> None:
 
         user = windows_files.this_user()
         try:
-            rules = windows_files.rules_at(place)
+            rules = windows_files.rules_at(component)
         except PermissionError:
-            if place == path.absolute():
+            if component == path.absolute():
                 raise
             raise ConfigurationError(
-                f"{path} is not trusted: this account cannot see who can write to {place}.",
-                hint=access_rules.hint_to_grant_read_rules(str(place), user),
+                f"{path} is not trusted: this account cannot read the access rules of {component}.",
+                hint=access_rules.hint_to_grant_read_rules(str(component), user),
             ) from None
-        folder, root = os.path.isdir(place), place == place.parent
-        if found := access_rules.distrust(str(place), rules, user, folder=folder, root=root):
-            raise ConfigurationError(f"{path} is not trusted: {found[0]}.", hint=found[1])
+        folder, root = os.path.isdir(component), component == component.parent
+        if problem := access_rules.distrust(str(component), rules, user, folder=folder, root=root):
+            raise ConfigurationError(f"{path} is not trusted: {problem[0]}.", hint=problem[1])
 
 
-def _followed(path: Path, seen: set[Path]) -> Iterator[Path]:
+def _components_of(path: Path, seen: set[Path]) -> Iterator[Path]:
     """Yield the path and every folder above it; for a link, also everything on the path to its target.
 
     Stops at a path that is already in `seen`, since the folders above it are in `seen` too.
     """
-    for place in (path, *path.parents):
-        if place in seen:
+    for component in (path, *path.parents):
+        if component in seen:
             return
-        seen.add(place)
-        yield place
-        if target := _target(place):
-            yield from _followed(place.parent / target, seen)
+        seen.add(component)
+        yield component
+        if target := _link_target(component):
+            yield from _components_of(component.parent / target, seen)
 
 
-def _target(place: Path) -> str | None:
+def _link_target(component: Path) -> str | None:
     """Return the target of a link; None if it is not a link. A Windows junction does not count as a symbolic link."""
     if not _WINDOWS:
-        return os.readlink(place) if place.is_symlink() else None
+        return os.readlink(component) if component.is_symlink() else None
     try:
-        return os.readlink(place)
+        return os.readlink(component)
     except (OSError, ValueError):  # not a reparse point, or not a link: a file kept in a cloud
         return None

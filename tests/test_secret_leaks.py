@@ -98,7 +98,7 @@ def fail(witness: Witness, action: Callable[[], object]) -> None:
     witness.hears_error(caught.value)
 
 
-def test_signing_in_says_nothing(
+def test_signing_in_leaks_nothing(
     witness: Witness, app: App, authority: Authority, key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Signing in, accepted or refused, shows no password, assertion or token."""
@@ -130,7 +130,7 @@ def test_signing_in_says_nothing(
 
 
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
-def test_opening_says_nothing(witness: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+def test_opening_leaks_nothing(witness: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     """Opening keys, with right and wrong passwords, from valid and damaged files, shows no password and no key."""
     made = make_key(tmp_path, f"app.{scheme}")
     with keyvouch.open_signer(made.uri) as signer:
@@ -152,7 +152,7 @@ def test_opening_says_nothing(witness: Witness, tmp_path: Path, monkeypatch: pyt
     witness.check()
 
 
-def test_unencrypted_key_says_nothing(witness: Witness, tmp_path: Path) -> None:
+def test_unencrypted_key_is_not_leaked(witness: Witness, tmp_path: Path) -> None:
     """An unencrypted key is not shown, even if its file is damaged after it or must not be overwritten."""
     uri = f"pem:{tmp_path / 'plain.pem'}"
     with keyvouch.open_store(uri) as store:
@@ -171,7 +171,7 @@ def test_unencrypted_key_says_nothing(witness: Witness, tmp_path: Path) -> None:
     witness.check()
 
 
-def test_secrets_say_nothing(witness: Witness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_and_references_leak_nothing(witness: Witness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret, its resolver, and a reference that contains a value by mistake do not show it."""
     monkeypatch.setenv("APP_PASSWORD", PASSWORD)
     resolver = SecretResolver()
@@ -187,7 +187,7 @@ def test_secrets_say_nothing(witness: Witness, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("app")
-def test_command_says_nothing(witness: Witness, key: Key, tmp_path: Path) -> None:
+def test_command_leaks_nothing(witness: Witness, key: Key, tmp_path: Path) -> None:
     """The command's outputs, log and audit show no password, and only `token` shows a token."""
     token = run("token").output.strip()
     witness.secrets["token"] = token
@@ -212,7 +212,7 @@ def test_command_says_nothing(witness: Witness, key: Key, tmp_path: Path) -> Non
     witness.check()
 
 
-def test_processes_say_nothing(witness: Witness, key: Key) -> None:
+def test_processes_leak_nothing(witness: Witness, key: Key) -> None:
     """No process has a secret in its arguments."""
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "keyvouch", "sign", "--key", key.uri],

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from keyvouch.errors import KeyUnusable
-from keyvouch.stores import ber, limits
-from stores.making import der, integer
+from keyvouch.stores import asn1, limits
+from stores.key_material import der, integer
 
 PATH = Path("/keys/app.pfx")
 SALT = der(0x04, bytes(8))
@@ -28,7 +28,7 @@ def scrypt(*parameters: bytes) -> bytes:
 
 
 def rounds(*parts: bytes) -> list[int]:
-    return list(limits.rounds_of(ber.parse(der(0x30, *parts)), PATH, "Write it again."))
+    return list(limits.rounds_of(asn1.parse(der(0x30, *parts)), PATH, "Convert it."))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def rounds(*parts: bytes) -> list[int]:
         (algorithm("2a864886f70d010c0103", SALT, integer(7), integer(9)), 7),
     ],
 )
-def test_rounds_of_a_derivation(part: bytes, count: int) -> None:
+def test_rounds_of_one_derivation(part: bytes, count: int) -> None:
     """PBKDF2 derives 32 bytes at a time; scrypt's cost is N * r * p; the older schemes have only a count."""
     assert rounds(part) == [count]
 
@@ -70,7 +70,7 @@ def test_rounds_of_a_derivation(part: bytes, count: int) -> None:
         der(0x30, der(0x04, bytes.fromhex("2a864886f70d01050c")), der(0x30, SALT, integer(5))),
     ],
 )
-def test_what_is_not_a_derivation(part: bytes) -> None:
+def test_other_structures_have_no_rounds(part: bytes) -> None:
     """Other algorithms, and malformed derivations, cost no rounds."""
     assert rounds(part) == []
 
@@ -81,7 +81,7 @@ def test_every_derivation_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "value"),
+    ("data", "value"),
     [
         (integer(1), 1),
         (integer(0), 1),
@@ -93,32 +93,32 @@ def test_every_derivation_counts() -> None:
         (der(0x04, b"\x05"), 1),
     ],
 )
-def test_numbers(octets: bytes, value: int) -> None:
+def test_integer_values(data: bytes, value: int) -> None:
     """A number is 1 or more; one of more than eight bytes exceeds every limit and is not decoded."""
-    assert limits.number(ber.parse(octets)) == value
+    assert limits.number(asn1.parse(data)) == value
 
 
-def test_most_rounds() -> None:
+def test_maximum_rounds() -> None:
     """Three million rounds in total are the limit."""
-    limits.require_few_rounds(PATH, [1_000_000, 2_000_000], "Write it again.")
-    limits.require_few_rounds(PATH, [], "Write it again.")
+    limits.require_few_rounds(PATH, [1_000_000, 2_000_000], "Convert it.")
+    limits.require_few_rounds(PATH, [], "Convert it.")
     with pytest.raises(KeyUnusable) as caught:
-        limits.require_few_rounds(PATH, [1_000_000, 2_000_001], "Write it again.")
-    assert f"{PATH} would take 3,000,001 rounds" in caught.value.message
-    assert caught.value.hint == "Write it again."
+        limits.require_few_rounds(PATH, [1_000_000, 2_000_001], "Convert it.")
+    assert f"{PATH} requires 3,000,001 rounds" in caught.value.message
+    assert caught.value.hint == "Convert it."
 
 
-def test_most_memory() -> None:
+def test_maximum_memory() -> None:
     """256 MiB is the limit for scrypt, which is 128 * N * r."""
     assert rounds(scrypt(integer(2**18), integer(8), integer(1))) == [2**21]
     with pytest.raises(KeyUnusable) as caught:
         rounds(scrypt(integer(2**18 + 2**10), integer(8), integer(1)))
-    assert f"{PATH} would take 257 MiB of memory (scrypt); the limit is 256 MiB." in caught.value.message
-    assert caught.value.hint == "Write it again."
+    assert f"{PATH} requires 257 MiB of memory (scrypt); the limit is 256 MiB." in caught.value.message
+    assert caught.value.hint == "Convert it."
 
 
-@pytest.mark.parametrize("sizes", [[], [0], [limits.LARGEST_KEY], [limits.LARGEST_KEYS // 8] * 8])
-def test_largest_keys(sizes: list[int]) -> None:
+@pytest.mark.parametrize("sizes", [[], [0], [limits.MAX_KEY_SIZE], [limits.MAX_TOTAL_KEY_SIZE // 8] * 8])
+def test_maximum_key_size(sizes: list[int]) -> None:
     """A key of 5 KiB, and keys of 32 KiB in total, are checked."""
     limits.require_small_keys(PATH, iter(sizes))
 
@@ -126,11 +126,11 @@ def test_largest_keys(sizes: list[int]) -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ([10, limits.LARGEST_KEY + 1], "contains a private key of 5,121 bytes; the limit is 5,120."),
-        ([limits.LARGEST_KEYS // 8] * 8 + [1], "contains private keys of 32,769 bytes; the limit is 32,768."),
+        ([10, limits.MAX_KEY_SIZE + 1], "contains a private key of 5,121 bytes; the limit is 5,120."),
+        ([limits.MAX_TOTAL_KEY_SIZE // 8] * 8 + [1], "contains private keys of 32,769 bytes; the limit is 32,768."),
     ],
 )
-def test_keys_that_are_too_large(sizes: list[int], message: str) -> None:
+def test_keys_above_the_maximum_size(sizes: list[int], message: str) -> None:
     """The error has the file, the size and the limit; the hint says what is possible."""
     with pytest.raises(KeyUnusable) as caught:
         limits.require_small_keys(PATH, sizes)

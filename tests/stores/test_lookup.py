@@ -9,7 +9,7 @@ import pytest
 
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyChanged, KeyNotFound, KeyUnusable
 from keyvouch.secrets import SecretResolver
-from stores.making import certify, new_key, open_key, openssl_pfx, pem_of, store, uri, write
+from stores.key_material import certify, new_key, open_key, openssl_pfx, pem_of, store, uri, write
 
 NOBODY = 65534
 
@@ -17,15 +17,15 @@ NOBODY = 65534
 @pytest.fixture
 def forbidden(folder: Path) -> Iterator[Path]:
     """A folder that this account may not search; root, who may search any, becomes another account."""
-    place = folder / "forbidden"
-    place.mkdir(mode=0)
+    path = folder / "forbidden"
+    path.mkdir(mode=0)
     root = sys.platform != "win32" and os.geteuid() == 0
     if root:
         os.seteuid(NOBODY)
-    yield place
+    yield path
     if root:
         os.seteuid(0)
-    place.chmod(0o700)
+    path.chmod(0o700)
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def app(folder: Path) -> Path:
     return write(folder / "app.pem", pem_of(new_key(), certify(new_key())))
 
 
-def test_missing_file_names_neighbours(folder: Path) -> None:
+def test_missing_file_lists_neighbours(folder: Path) -> None:
     """If a file is missing, the error names those of the same type in its folder."""
     for name in ("old.pfx", "new.P12", "other.pem"):
         write(folder / name, b"x")
-    with pytest.raises(KeyNotFound, match=r"(?m)there are: new\.P12, old\.pfx\.$"):
+    with pytest.raises(KeyNotFound, match=r"(?m)contains: new\.P12, old\.pfx\.$"):
         open_key(f"pfx:{folder / 'app.pfx'}")
 
 
@@ -47,13 +47,13 @@ def test_missing_folder_is_named(folder: Path) -> None:
         open_key(f"pfx:{folder / 'keys' / 'app.pfx'}")
 
 
-def test_empty_folder_gets_advice(folder: Path) -> None:
+def test_empty_folder_has_a_hint(folder: Path) -> None:
     """If there are no similar files, the error says how to make a key."""
     with pytest.raises(KeyNotFound, match="keyvouch new"):
         open_key(f"pfx:{folder / 'app.pfx'}")
 
 
-def test_file_on_the_way(app: Path) -> None:
+def test_path_through_a_file(app: Path) -> None:
     """A path through a file does not exist."""
     with pytest.raises(KeyNotFound):
         open_key(f"pem:{app / 'app.pem'}")
@@ -71,7 +71,7 @@ def test_missing_file_precedes_password(folder: Path) -> None:
         open_key(f"pfx:{folder / 'app.pfx'}?password=env:MISSING")
 
 
-def test_folder_is_no_key(folder: Path) -> None:
+def test_folder_is_not_a_key(folder: Path) -> None:
     """A folder is not a key file."""
     with pytest.raises(KeyUnusable, match="is a folder"):
         open_key(f"pem:{folder}")
@@ -84,7 +84,7 @@ def test_empty_file_fails(folder: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="access rules are not read there")
-def test_everyones_file_is_refused(app: Path) -> None:
+def test_world_readable_key_is_rejected(app: Path) -> None:
     """A world-readable key is refused, with the remedy, unless the profile allows it."""
     app.chmod(0o644)
     with pytest.raises(AccessDenied, match="chmod o-rwx"):
@@ -101,7 +101,7 @@ def test_group_may_read(app: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a folder's mode means nothing there")
 @pytest.mark.parametrize("name", ["app.pem", "*.pem"])
-def test_forbidden_place_is_denied(forbidden: Path, name: str) -> None:
+def test_inaccessible_path_is_access_denied(forbidden: Path, name: str) -> None:
     """A path that this account may not read or list is `AccessDenied`, whether or not it exists."""
     text = f"pem:{forbidden / name}"
     with pytest.raises(AccessDenied, match="cannot be read"):
@@ -119,7 +119,7 @@ def test_listing_needs_a_path() -> None:
 
 
 @pytest.mark.parametrize("path", ["/keys-*/app.pfx", "/keys/*-*.pfx", "/keys%00.pfx"])
-def test_odd_paths_are_refused(path: str) -> None:
+def test_invalid_paths_are_rejected(path: str) -> None:
     """A path may contain one *, in the file's name."""
     with pytest.raises(ConfigurationError, match="path"):
         uri(f"pfx:{path}")
@@ -135,7 +135,7 @@ def test_relative_path_is_pinned(app: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert open_key(pinned)
 
 
-def test_pinned_uri_keeps_the_way(folder: Path) -> None:
+def test_pinned_uri_keeps_access_attributes(folder: Path) -> None:
     """The pinned URI identifies the key and how to reach it, and leaves nothing to select."""
     path = openssl_pfx(folder / "app.pfx")
     pinned = open_key(f"pfx:{path}?password=env:PASSWORD&select=newest&settle=5").uri
@@ -144,7 +144,7 @@ def test_pinned_uri_keeps_the_way(folder: Path) -> None:
     assert open_key(pinned).uri == pinned
 
 
-def test_odd_names_are_pinned(folder: Path) -> None:
+def test_unusual_file_names_are_pinned(folder: Path) -> None:
     """A name may contain the URI's own separators, or bytes that are not UTF-8."""
     names = [b"a;b&c?d%e f.pem", b"k\xe9y.pem"]
     for name in names:
@@ -188,7 +188,7 @@ def test_folder_is_listed(folder: Path) -> None:
     assert certified.exportable is True
 
 
-def test_named_file_is_not_passed_over(folder: Path) -> None:
+def test_error_in_a_listed_file_is_raised(folder: Path) -> None:
     """An error in a file that the URI names is raised by the listing, too."""
     path = write(folder / "c.pem", b"broken")
     with pytest.raises(KeyUnusable):

@@ -1,4 +1,4 @@
-"""BER (X.690, section 8) parsed into a tree, and written as DER: the outer layers of PKCS#12 and PKCS#8.
+"""ASN.1: parse BER (X.690, section 8) into a tree and write it as DER, for the outer layers of PKCS#12 and PKCS#8.
 
 Some programs write indefinite lengths and segmented strings, which `cryptography` does not read. Depth and number of
 elements are limited, since a file may be from anyone. Keys and certificates themselves are left to `cryptography`.
@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-DEEPEST = 32
+MAX_DEPTH = 32
 """Maximum number of nesting levels. PKCS#12 needs about ten, and three for each safe within a safe."""
-MOST_ELEMENTS = 50_000
+MAX_ELEMENTS = 50_000
 """Maximum number of elements in one tree. A PKCS#12 file with 300 certificates has about 5,000."""
 
 OCTET_STRING, SEQUENCE = b"\x04", b"\x30"
-_PIECES = b"\x24"
-"""The tag of an octet string encoded in segments (X.690, section 8.7.3)."""
-_CONSTRUCTED, _MORE, _HIGH_NUMBER = 0x20, 0x80, 0x1F
+_CONSTRUCTED_OCTET_STRING = b"\x24"
+"""The tag of an OCTET STRING encoded in segments (X.690, section 8.7.3)."""
+_CONSTRUCTED, _HIGH_BIT, _LONG_FORM_TAG = 0x20, 0x80, 0x1F
 _INDEFINITE = 0x80
-_LONGEST_IDENTIFIER = 32
+_MAX_OID_BYTES = 32
 """Maximum number of bytes shown."""
-_END = b"\0\0"
+_END_OF_CONTENTS = b"\0\0"
 """The end of a value of indefinite length."""
 
 
@@ -40,7 +40,7 @@ class Element(NamedTuple):
     def child(self, number: int) -> Element:
         """Return a child. Raises ValueError if there are fewer children."""
         if number >= len(self.children):
-            raise ValueError("an element is missing")
+            raise ValueError("missing element")
         return self.children[number]
 
     def walk(self) -> Iterator[Element]:
@@ -50,13 +50,13 @@ class Element(NamedTuple):
             yield from each.walk()
 
 
-def parse(octets: bytes) -> Element:
+def parse(data: bytes) -> Element:
     """Return the first element; any data after it is ignored.
 
     Raises `TruncatedError` if the data ends too early, and ValueError if it is otherwise not BER, is nested too deeply
     or has too many elements.
     """
-    return _Reader(octets).element(len(octets), 0)
+    return _Reader(data).element(len(data), 0)
 
 
 def encode(element: Element) -> bytes:
@@ -64,82 +64,86 @@ def encode(element: Element) -> bytes:
     constructed = element.tag[0] & _CONSTRUCTED
     content = b"".join(map(encode, element.children)) if constructed else element.content
     size = len(content)
-    if size < _MORE:
+    if size < _HIGH_BIT:
         return element.tag + bytes((size,)) + content
     length = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return element.tag + bytes((_MORE | len(length),)) + length + content
+    return element.tag + bytes((_HIGH_BIT | len(length),)) + length + content
 
 
-def dotted(identifier: bytes) -> str:
+def dotted_oid(identifier: bytes) -> str:
     """Return the content of an OBJECT IDENTIFIER in dotted form (X.690, section 8.19)."""
     numbers, number = [], 0
-    for octet in identifier[:_LONGEST_IDENTIFIER]:
-        number = number << 7 | octet & 0x7F
-        if not octet & _MORE:
+    for byte in identifier[:_MAX_OID_BYTES]:
+        number = number << 7 | byte & 0x7F
+        if not byte & _HIGH_BIT:
             numbers.append(number)
             number = 0
     first = min(numbers[0] // 40, 2) if numbers else 0
-    return ".".join(map(str, [first, *(each - 40 * first * (not place) for place, each in enumerate(numbers))]))
+    return ".".join(map(str, [first, *(each - 40 * first * (not index) for index, each in enumerate(numbers))]))
 
 
 class _Reader:
     """The current position in the data, and the number of elements so far."""
 
-    def __init__(self, octets: bytes) -> None:
-        self.octets, self.at, self.count = octets, 0, 0
+    def __init__(self, data: bytes) -> None:
+        self.data, self.position, self.count = data, 0, 0
 
     def element(self, end: int, depth: int) -> Element:
         self.count += 1
-        if self.count > MOST_ELEMENTS:
-            raise ValueError(f"more than {MOST_ELEMENTS:,} elements")
+        if self.count > MAX_ELEMENTS:
+            raise ValueError(f"more than {MAX_ELEMENTS:,} elements")
         tag = self._tag(end)
         length = self._length(end)
         if not tag[0] & _CONSTRUCTED:
             if length is None:
-                raise ValueError("a primitive element of indefinite length")
-            return Element(tag, self._take(length, end), ())
-        if depth == DEEPEST:
-            raise ValueError(f"more than {DEEPEST} levels of nesting")
+                raise ValueError("primitive element with indefinite length")
+            return Element(tag, self._read(length, end), ())
+        if depth == MAX_DEPTH:
+            raise ValueError(f"more than {MAX_DEPTH} levels of nesting")
         children = tuple(self._children(length, end, depth + 1))
-        return Element(tag, b"", children) if tag != _PIECES else Element(OCTET_STRING, _joined(children), ())
+        return (
+            Element(tag, b"", children)
+            if tag != _CONSTRUCTED_OCTET_STRING
+            else Element(OCTET_STRING, _concatenate(children), ())
+        )
 
     def _children(self, length: int | None, end: int, depth: int) -> Iterator[Element]:
         if length is None:
-            while self.octets[self.at : self.at + 2] != _END:
+            while self.data[self.position : self.position + 2] != _END_OF_CONTENTS:
                 yield self.element(end, depth)
-            self._take(len(_END), end)
+            self._read(len(_END_OF_CONTENTS), end)
             return
-        inner = self.at + length
+        inner = self.position + length
         if inner > end:
-            raise TruncatedError("a length beyond the end")
-        while self.at < inner:
+            raise TruncatedError("truncated data")
+        while self.position < inner:
             yield self.element(inner, depth)
 
     def _tag(self, end: int) -> bytes:
-        tag = self._take(1, end)
-        if tag[0] & _HIGH_NUMBER == _HIGH_NUMBER:
-            begin = self.at
-            while self._take(1, end)[0] & _MORE:
+        tag = self._read(1, end)
+        if tag[0] & _LONG_FORM_TAG == _LONG_FORM_TAG:
+            begin = self.position
+            while self._read(1, end)[0] & _HIGH_BIT:
                 pass
-            tag += self.octets[begin : self.at]
+            tag += self.data[begin : self.position]
         return tag
 
     def _length(self, end: int) -> int | None:
-        first = self._take(1, end)[0]
+        first = self._read(1, end)[0]
         if first < _INDEFINITE:
             return first
         if first == _INDEFINITE:
             return None
-        return int.from_bytes(self._take(first - _INDEFINITE, end), "big")
+        return int.from_bytes(self._read(first - _INDEFINITE, end), "big")
 
-    def _take(self, size: int, end: int) -> bytes:
-        if self.at + size > end:
-            raise TruncatedError("a length beyond the end")
-        self.at += size
-        return self.octets[self.at - size : self.at]
+    def _read(self, size: int, end: int) -> bytes:
+        if self.position + size > end:
+            raise TruncatedError("truncated data")
+        self.position += size
+        return self.data[self.position - size : self.position]
 
 
-def _joined(pieces: tuple[Element, ...]) -> bytes:
-    if any(piece.tag != OCTET_STRING for piece in pieces):
-        raise ValueError("a piece of an octet string is something else")
-    return b"".join(piece.content for piece in pieces)
+def _concatenate(segments: tuple[Element, ...]) -> bytes:
+    if any(segment.tag != OCTET_STRING for segment in segments):
+        raise ValueError("a segment of an OCTET STRING has another type")
+    return b"".join(segment.content for segment in segments)

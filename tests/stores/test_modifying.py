@@ -22,7 +22,7 @@ from keyvouch.errors import (
 )
 from keyvouch.secrets import Secret
 from stores import several_keys
-from stores.making import PASSWORD, certify, new_key, open_key, openssl, openssl_pfx, pem_of, store, uri, write
+from stores.key_material import PASSWORD, certify, new_key, open_key, openssl, openssl_pfx, pem_of, store, uri, write
 
 ISSUER = new_key("P-256", 9)
 CHAIN = (certify(new_key(), "app", ISSUER), certify(ISSUER, "authority"))
@@ -70,24 +70,24 @@ def test_chain_is_installed_in_pfx(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [None, certify(new_key())])
-def test_chain_is_installed_beside(app: Path, before: x509.Certificate | None) -> None:
+def test_chain_is_installed_in_certificate_file(app: Path, before: x509.Certificate | None) -> None:
     """With `certificate-file` the chain is written there, and the key's file is not changed."""
-    beside, octets = app.with_name("app.crt"), app.read_bytes()
+    beside, data = app.with_name("app.crt"), app.read_bytes()
     if before:
         write(beside, pem_of(before))
     install(f"pem:{app}?certificate-file={beside}")
     assert beside.read_bytes() == pem_of(*CHAIN)
-    assert app.read_bytes() == octets
+    assert app.read_bytes() == data
 
 
-def test_key_beside_is_kept(app: Path) -> None:
+def test_key_in_certificate_file_is_kept(app: Path) -> None:
     """A private key in the file that `certificate-file` names is kept."""
     other = write(app.with_name("other.pem"), pem_of(new_key("P-256", 1)))
     install(f"pem:{app}?certificate-file={other}")
     assert other.read_bytes().startswith(pem_of(new_key("P-256", 1)))
 
 
-def test_one_file_named_twice_keeps_key(app: Path) -> None:
+def test_key_is_kept_if_both_paths_are_one_file(app: Path) -> None:
     """If `certificate-file` is the key's own file, the key is kept."""
     assert open_key(install(f"pem:{app}?certificate-file={app}")).chain == CHAIN
 
@@ -98,16 +98,16 @@ def test_certificate_chooses_member(app: Path) -> None:
     assert open_key(install(f"pem:{app.parent}/*.pem")).uri.get("path") == app
 
 
-def test_foreign_chain_is_refused(app: Path) -> None:
+def test_chain_of_another_key_is_rejected(app: Path) -> None:
     """A certificate for another key is not installed."""
-    octets = app.read_bytes()
+    data = app.read_bytes()
     with pytest.raises(CertificateMismatch):
         install(f"pem:{app}", [certify(new_key("P-256", 1))])
-    assert app.read_bytes() == octets
+    assert app.read_bytes() == data
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no such modes there")
-def test_readers_keep_reading(app: Path) -> None:
+def test_readers_keep_access(app: Path) -> None:
     """A rewritten file keeps its group and mode, and a link to it stays a link."""
     app.chmod(0o640)
     group = 12345 if os.geteuid() == 0 else os.getegid()
@@ -124,13 +124,13 @@ def test_key_is_exported(app: Path, text: str) -> None:
     """An exported PFX contains key and chain, even if the chain is in `certificate-file`."""
     text = text.format(app, app)
     install(text)
-    octets = store(text).export_pfx(uri(text), Secret("another"))
-    path = write(app.with_name("exported.pfx"), octets)
+    data = store(text).export_pfx(uri(text), Secret("another"))
+    path = write(app.with_name("exported.pfx"), data)
     command = ("pkcs12", "-info", "-noout", "-in", path, "-passin", "pass:another")
-    told = openssl(*command, told_aside=True).decode()
+    told = openssl(*command, from_stderr=True).decode()
     assert "MAC: sha256" in told
     assert told.count("AES-256-CBC") == 2
-    bundle = pkcs12.load_pkcs12(octets, b"another")
+    bundle = pkcs12.load_pkcs12(data, b"another")
     assert bundle.cert is not None
     assert (bundle.cert.certificate, *(each.certificate for each in bundle.additional_certs)) == CHAIN
 
@@ -142,7 +142,7 @@ def test_missing_chain_is_not_exported(app: Path) -> None:
         store(text).export_pfx(uri(text), Secret("another"))
 
 
-def test_one_of_several_is_exported(several: str) -> None:
+def test_one_of_several_keys_is_exported(several: str) -> None:
     """Of several keys the one that the URI selects is exported."""
     bundle = pkcs12.load_pkcs12(store(several).export_pfx(uri(several), Secret("x")), b"x")
     assert bundle.cert is not None
@@ -161,7 +161,7 @@ def test_key_is_deleted(app: Path) -> None:
         store(text).delete(pinned)
 
 
-def test_foreign_certificate_stays(app: Path) -> None:
+def test_certificate_of_another_key_is_kept(app: Path) -> None:
     """A `certificate-file` for another key is not deleted."""
     beside = write(app.with_name("app.crt"), pem_of(certify(new_key("P-256", 1))))
     store("pem:").delete(open_key(f"pem:{app}?certificate-file={beside}").uri)
@@ -194,20 +194,20 @@ def test_several_keys_are_not_rewritten(several: str) -> None:
     assert uri(several).get("path").read_bytes() == several_keys.PFX
 
 
-def test_unwritable_place_is_told(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_file_is_an_error(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the disk rejects a write, the error says what to do, and the file stays unchanged."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    pinned, octets = open_key(f"pem:{app}").uri, app.read_bytes()
+    pinned, data = open_key(f"pem:{app}").uri, app.read_bytes()
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(ConfigurationError, match="read-only"):
         install(f"pem:{app}")
     monkeypatch.setattr(os, "unlink", refuse)
     with pytest.raises(ConfigurationError, match="read-only"):
         store("pem:").delete(pinned)
-    assert app.read_bytes() == octets
+    assert app.read_bytes() == data
 
 
 def test_certificate_folder_is_denied(app: Path) -> None:

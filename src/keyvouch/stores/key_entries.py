@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyvouch._system.files import stamp
-from keyvouch.algorithms import key_type, require_usable
-from keyvouch.certificate import order_chain, spki_sha256, status
+from keyvouch.algorithms import require_usable
+from keyvouch.certificate import order_chain, spki_sha256
 from keyvouch.errors import AccessDenied, CertificateMismatch, KeyNotFound
 from keyvouch.local_key import sign_locally
 from keyvouch.store import KeyInfo, KeyUri, StoredKey
-from keyvouch.stores import places
+from keyvouch.stores import key_files
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Contents:
+class FileContents:
     """The contents of a PFX or PEM file."""
 
     keys: Sequence[tuple[PrivateKey, str | None]]
@@ -35,15 +35,15 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class Entry:
+class KeyEntry:
     """One private key, with its description, chain and file."""
 
     info: KeyInfo
     name: str | None
     key: PrivateKey = field(repr=False)
     chain: tuple[Certificate, ...]
-    file: places.KeyFile
-    alone: bool
+    file: key_files.KeyFile
+    is_only_key: bool
     """True if the file contains no other private key."""
 
 
@@ -52,7 +52,7 @@ class FileKey(StoredKey):
 
     exportable = True
 
-    def __init__(self, entry: Entry, settles_at: dt.datetime | None, family: places.Family | None = None) -> None:
+    def __init__(self, entry: KeyEntry, settles_at: dt.datetime | None, family: key_files.Family | None = None) -> None:
         """Keep the entry's key, but not the bytes of its file; `family` is the one it was chosen from."""
         self.uri = entry.info.uri
         self.public_key = entry.key.public_key()
@@ -74,7 +74,7 @@ class FileKey(StoredKey):
             return True
 
 
-def entries_of(uri: KeyUri, file: places.KeyFile, contents: Contents) -> list[Entry]:
+def build_entries(uri: KeyUri, file: key_files.KeyFile, contents: FileContents) -> list[KeyEntry]:
     """Return an entry for each distinct key in the file.
 
     Raises `KeyUnusable` for a key that cannot sign here, `CertificateMismatch` for certificates that are not the key's.
@@ -82,14 +82,15 @@ def entries_of(uri: KeyUri, file: places.KeyFile, contents: Contents) -> list[En
     for key, _ in contents.keys:
         require_usable(key)
     unique = {spki_sha256(key.public_key()): (key, name) for key, name in contents.keys}
-    alone = len(unique) == 1
+    is_only_key = len(unique) == 1
     entries = []
     for key, name in unique.values():
-        chain = _chain_of(key, contents.certificates, alone=alone)
+        chain = _chain_of(key, contents.certificates, is_only_key=is_only_key)
         # With several keys, the file's age says nothing about each: the age of their certificates is used instead.
-        created = file.created if alone else None
-        info = _describe(pin(uri, file.path, key, None if alone else name), key, chain, created)
-        entries.append(Entry(info, name, key, chain, file, alone))
+        created = file.created if is_only_key else None
+        pinned = pin(uri, file.path, key, None if is_only_key else name)
+        info = KeyInfo.from_chain(pinned, key.public_key(), chain, created=created, exportable=True)
+        entries.append(KeyEntry(info, name, key, chain, file, is_only_key))
     return entries
 
 
@@ -108,42 +109,27 @@ def pin(uri: KeyUri, path: Path, key: PrivateKey, name: str | None = None) -> Ke
     return uri.replace(changes)
 
 
-def with_name(uri: KeyUri, entries: Sequence[Entry]) -> list[Entry]:
+def filter_by_name(uri: KeyUri, entries: Sequence[KeyEntry]) -> list[KeyEntry]:
     """Return the keys that have the URI's friendly name; a pinned URI already identifies the key exactly."""
     anonymous = "friendly-name" not in uri or "spki-sha256" in uri
     return [entry for entry in entries if anonymous or entry.name == uri.get("friendly-name")]
 
 
-def unknown_name(uri: KeyUri, entries: Sequence[Entry]) -> KeyNotFound:
+def unknown_name_error(uri: KeyUri, entries: Sequence[KeyEntry]) -> KeyNotFound:
     """Build the error for a friendly name that no key has."""
     wanted = uri.get("friendly-name")
     known = [entry.name for entry in entries if entry.name]
     import difflib
 
     nearest = difflib.get_close_matches(wanted, known) or known
-    hint = f"There are: {', '.join(nearest)}." if nearest else "Its keys have no names: leave friendly-name out."
-    return KeyNotFound(f"No key has the friendly name {wanted!r}.", hint=hint, uri=uri)
+    hint = f"Use one of: {', '.join(nearest)}." if nearest else "Omit friendly-name: the keys have no names."
+    return KeyNotFound(f"Key not found: no key has the friendly name {wanted!r}.", hint=hint, uri=uri)
 
 
-def _chain_of(key: PrivateKey, certificates: Sequence[Certificate], *, alone: bool) -> tuple[Certificate, ...]:
+def _chain_of(key: PrivateKey, certificates: Sequence[Certificate], *, is_only_key: bool) -> tuple[Certificate, ...]:
     try:
         return order_chain(certificates, key.public_key())
     except CertificateMismatch:
-        if alone:
+        if is_only_key:
             raise
         return ()  # they belong to the other keys
-
-
-def _describe(uri: KeyUri, key: PrivateKey, chain: Sequence[Certificate], created: dt.datetime | None) -> KeyInfo:
-    validity = status(chain)
-    return KeyInfo(
-        uri,
-        key_type(key),
-        spki_sha256(key.public_key()),
-        subject=chain[0].subject.rfc4514_string() if chain else None,
-        not_before=validity.not_before,
-        not_after=validity.not_after,
-        created=created,
-        exportable=True,
-        has_certificate=bool(chain),
-    )

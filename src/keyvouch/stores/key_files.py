@@ -1,4 +1,7 @@
-"""Paths of key files: one file, or a family of files with a `*` in the name for the time at which each was made."""
+"""Files with keys: finding, reading, writing and deleting them.
+
+A path names one file, or a family of files with a `*` in the name for the time at which each was made.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from keyvouch._system.files import Stamp, stamp
 from keyvouch.errors import AccessDenied, KeyExists, KeyNotFound, KeyUnusable, KeyvouchError
 from keyvouch.secrets import SecretResolver
 
-_TIME = "%Y%m%dT%H%M%S%fZ"
-_TIME_IN_NAME = re.compile(r"(?<!\d)\d{8}T\d{12}Z")
-_NAMED = 8
+_TIME_FORMAT = "%Y%m%dT%H%M%S%fZ"
+_TIME_PATTERN = re.compile(r"(?<!\d)\d{8}T\d{12}Z")
+_MAX_NEIGHBOURS = 8
 """Maximum number of neighbouring files to list in the error for a missing file."""
 
 
@@ -27,19 +30,19 @@ class KeyFile:
     """A file that was read."""
 
     path: Path
-    octets: bytes = field(repr=False)
+    data: bytes = field(repr=False)
     stamp: Stamp
     created: dt.datetime
     """The time in its name, or else its modification time."""
 
 
-def parse(octets: bytes) -> Path:
+def parse_path(data: bytes) -> Path:
     """Return the path in a URI. Raises ValueError."""
-    if b"\0" in octets:
-        raise ValueError("a path has no NUL in it")
-    path = Path(os.fsdecode(octets))
+    if b"\0" in data:
+        raise ValueError("NUL is not allowed in a path")
+    path = Path(os.fsdecode(data))
     if "*" in str(path.parent) or path.name.count("*") > 1:
-        raise ValueError("one * may stand in it, in the file's name")
+        raise ValueError("only one * is allowed, in the file name")
     return path
 
 
@@ -58,12 +61,12 @@ def members(path: Path) -> list[Path]:
         return [path]
     begin, _, end = path.name.partition("*")
     return [
-        place
-        for place in listed(path.parent)
-        if place.name.startswith(begin)
-        and place.name[len(begin) :].endswith(end)
+        each
+        for each in list_folder(path.parent)
+        if each.name.startswith(begin)
+        and each.name[len(begin) :].endswith(end)
         # As in a shell, a leading `*` does not match a dot: temporary files have such names.
-        and (begin or not place.name.startswith("."))
+        and (begin or not each.name.startswith("."))
     ]
 
 
@@ -85,7 +88,7 @@ class Family:
         return False
 
 
-def listed(folder: Path) -> list[Path]:
+def list_folder(folder: Path) -> list[Path]:
     """Return the folder's contents, sorted by name."""
     try:
         return sorted(folder.iterdir())
@@ -93,110 +96,115 @@ def listed(folder: Path) -> list[Path]:
         raise _cannot_read(folder, error, ()) from error
 
 
-def with_suffix(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
+def filter_by_suffix(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
     return [path for path in paths if path.suffix.lower() in suffixes]
 
 
-def read(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) -> KeyFile:
+def read_key_file(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) -> KeyFile:
     """Read a file that contains a key; `suffixes` are those of its kind, for the hint.
 
     Raises `KeyNotFound`, `AccessDenied`, `KeyUnusable`.
     """
     try:
-        octets, status = secrets.read_private_with_status(path)
+        data, status = secrets.read_private_with_status(path)
     except IsADirectoryError as error:
-        raise KeyUnusable(f"{path} is a folder.", hint="Name a file with a key.") from error
+        raise KeyUnusable(f"{path} is a folder.", hint="Specify a file that contains a key.") from error
     except OSError as error:
         raise _cannot_read(path, error, suffixes) from error
-    if not octets:
-        raise KeyUnusable(f"{path} is empty.", hint="Name a file with a key.")
-    return KeyFile(path, octets, stamp(status), _created(path, status))
+    if not data:
+        raise KeyUnusable(f"{path} is empty.", hint="Specify a file that contains a key.")
+    return KeyFile(path, data, stamp(status), _created(path, status))
 
 
-def read_beside(path: Path) -> tuple[bytes, Stamp | None]:
+def read_certificate_file(path: Path) -> tuple[bytes, Stamp | None]:
     """Read the file named by `certificate-file` and return its bytes and stamp; empty if there is none.
 
     Raises `AccessDenied`.
     """
     try:
-        octets, status = files.read_with_status(path)
+        data, status = files.read_with_status(path)
     except FileNotFoundError:
         return b"", None
     except OSError as error:
         raise AccessDenied(f"{path} cannot be read: {error.strerror}.", hint="Correct certificate-file=.") from error
-    return octets, stamp(status)
+    return data, stamp(status)
 
 
-def missing(path: Path, suffixes: Sequence[str]) -> KeyNotFound:
+def missing_file_error(path: Path, suffixes: Sequence[str]) -> KeyNotFound:
     """Return the error for a missing file; the hint lists its neighbours of the same kind."""
     message = f"No file matches {path}." if is_family(path) else f"{path} does not exist."
-    if advice := files.advice_for_long(path):
+    if advice := files.long_path_hint(path):
         return KeyNotFound(message, hint=advice)
     if any(part.startswith("~") for part in path.parts):
-        return KeyNotFound(message, hint="A ~ is not expanded: write the whole path.")
+        return KeyNotFound(message, hint="Write the full path: ~ is not expanded.")
     if ";" in path.name and "=" in path.name:
-        hint = "The path form goes up to the `?`: write path=...;name=... where another attribute follows."
+        hint = "Write path=...;name=... to add another attribute: a bare path extends to the `?`."
         return KeyNotFound(message, hint=hint)
     if not is_folder(path.parent):
-        return KeyNotFound(message, hint=f"The folder {path.parent} does not exist.")
+        return KeyNotFound(message, hint=f"Correct the path: the folder {path.parent} does not exist.")
     with contextlib.suppress(OSError):
-        if neighbours := with_suffix(sorted(path.parent.iterdir()), suffixes):
-            names = ", ".join([*(each.name for each in neighbours[:_NAMED]), *(["..."] * (len(neighbours) > _NAMED))])
-            return KeyNotFound(message, hint=f"In {path.parent} there are: {names}.")
-    return KeyNotFound(message, hint="Correct the path, or make a key there: `keyvouch new`.")
+        if neighbours := filter_by_suffix(sorted(path.parent.iterdir()), suffixes):
+            names = ", ".join(
+                [
+                    *(each.name for each in neighbours[:_MAX_NEIGHBOURS]),
+                    *(["..."] * (len(neighbours) > _MAX_NEIGHBOURS)),
+                ]
+            )
+            return KeyNotFound(message, hint=f"Correct the path; {path.parent} contains: {names}.")
+    return KeyNotFound(message, hint="Correct the path, or create a key there: `keyvouch new`.")
 
 
 def _cannot_read(path: Path, error: OSError, suffixes: Sequence[str]) -> KeyvouchError:
     if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.ENAMETOOLONG:
-        return missing(path, suffixes)
+        return missing_file_error(path, suffixes)
     if error.errno in (errno.EINVAL, errno.EFBIG):
-        return KeyUnusable(f"{path} cannot be read: {error.strerror}.", hint="Name a file with a key.")
-    return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.let_read(path, error))
+        return KeyUnusable(f"{path} cannot be read: {error.strerror}.", hint="Specify a file that contains a key.")
+    return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.read_hint(path, error))
 
 
 def _created(path: Path, status: os.stat_result) -> dt.datetime:
-    if found := _TIME_IN_NAME.search(path.name):
+    if found := _TIME_PATTERN.search(path.name):
         with contextlib.suppress(ValueError):
-            return dt.datetime.strptime(found[0], _TIME).replace(tzinfo=dt.UTC)
+            return dt.datetime.strptime(found[0], _TIME_FORMAT).replace(tzinfo=dt.UTC)
     with contextlib.suppress(ValueError, OverflowError, OSError):
         return dt.datetime.fromtimestamp(status.st_mtime, dt.UTC)
     return dt.datetime.fromtimestamp(0, dt.UTC)  # an invalid time, from a wrong clock: counts as the oldest
 
 
-def new_member(path: Path) -> Path:
+def new_member_path(path: Path) -> Path:
     """Return the path of a new member, named for the current time."""
-    return path.with_name(path.name.replace("*", dt.datetime.now(dt.UTC).strftime(_TIME)))
+    return path.with_name(path.name.replace("*", dt.datetime.now(dt.UTC).strftime(_TIME_FORMAT)))
 
 
-def require_free(path: Path) -> None:
+def require_no_file(path: Path) -> None:
     """Raise `KeyExists` if the path exists, `ConfigurationError` if its folder is missing."""
     if os.path.lexists(path):
-        raise _exists(path)
+        raise _already_exists(path)
     if not is_folder(path.parent):
         raise files.cannot_write(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
 
-def write_new(path: Path, octets: bytes) -> None:
+def write_new(path: Path, data: bytes) -> None:
     """Create a file with mode 0600. Raises `KeyExists`, `ConfigurationError`."""
     try:
-        files.write_private(path, octets)
+        files.write_private(path, data)
     except FileExistsError:
-        raise _exists(path) from None
+        raise _already_exists(path) from None
     except OSError as error:
         raise files.cannot_write(path, error) from error
 
 
-def _exists(path: Path) -> KeyExists:
-    return KeyExists(f"{path} is already there.", hint="Name another file: nothing is overwritten.")
+def _already_exists(path: Path) -> KeyExists:
+    return KeyExists(f"{path} already exists.", hint="Specify another file: nothing is overwritten.")
 
 
-def replace(path: Path, octets: bytes, *, replaces: Stamp | None = None) -> None:
+def replace(path: Path, data: bytes, *, replaces: Stamp | None = None) -> None:
     """Replace a file, keeping its access permissions. Raises `ConfigurationError`.
 
-    `replaces` is the stamp of the file from which `octets` were derived: any other file is not replaced.
+    `replaces` is the stamp of the file from which `data` were derived: any other file is not replaced.
     """
     try:
-        files.rewrite(path, octets, replaces=replaces)
+        files.rewrite(path, data, replaces=replaces)
     except OSError as error:
         raise files.cannot_write(path, error) from error
 

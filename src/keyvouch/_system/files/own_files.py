@@ -14,7 +14,8 @@ import stat
 import sys
 from pathlib import Path
 
-from keyvouch._system.files.folders import Folder, open_folder
+from keyvouch._system.files.folders import Folder
+from keyvouch._system.files.path_resolution import open_folder
 from keyvouch._system.files.reading import content, opened
 from keyvouch._system.files.writing import write_into
 from keyvouch.errors import ConfigurationError
@@ -64,14 +65,14 @@ def require_own(folder: Folder, *, of_any_account: bool = False) -> None:
             f"{folder.path} cannot be used: it belongs to another user (uid {owner}).",
             hint="Use a folder of your own, or run the command as that account.",
         )
-    if owner == account and (found := folder.writer()):
+    if owner == account and (writer := folder.foreign_writer()):
         with contextlib.suppress(OSError):
-            folder.close_to_others()
-            log.warning("%s was closed to other accounts: %s could write to it.", folder.path, found.who)
-    if found := folder.writer():
+            folder.restrict_writing_to_owner()
+            log.warning("Removed write permission for others from %s: %s had it.", folder.path, writer.subject)
+    if writer := folder.foreign_writer():
         raise ConfigurationError(
-            f"{folder.path} cannot be used: {found.who} can write to it.",
-            hint=f"Run: {found.remedy} {shlex.quote(str(folder.path))}",
+            f"{folder.path} cannot be used: {writer.subject} can write to it.",
+            hint=f"Run: {writer.remedy} {shlex.quote(str(folder.path))}",
         )
 
 
@@ -85,5 +86,5 @@ def _require_private(status: os.stat_result, path: Path) -> None:
     others = stat.S_IMODE(status.st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
     if others or status.st_nlink > 1 or status.st_uid not in (0, os.geteuid()):
         raise ConfigurationError(
-            f"{path} is not used: other accounts can open it.", hint=f"Run: rm {shlex.quote(str(path))}"
+            f"{path} cannot be used: other accounts can open it.", hint=f"Run: rm {shlex.quote(str(path))}"
         )

@@ -19,19 +19,19 @@ from cryptography.x509.oid import NameOID
 
 from keyvouch.secrets import SecretResolver
 from keyvouch.store import KeyUri
-from keyvouch.stores.entries import FileKey
 from keyvouch.stores.file import FileStore, PemStore, PfxStore
+from keyvouch.stores.key_entries import FileKey
 from keyvouch.uri import parse_uri
 
 PASSWORD = "correct horse"
 
 
-def openssl(*arguments: object, stdin: bytes = b"", told_aside: bool = False, folder: Path | None = None) -> bytes:
-    """Return the command's output, run in this folder; with `told_aside`, its standard error."""
+def openssl(*arguments: object, stdin: bytes = b"", from_stderr: bool = False, folder: Path | None = None) -> bytes:
+    """Return the command's output, run in this folder; with `from_stderr`, its standard error."""
     command = ["openssl", *map(str, arguments)]
     done = subprocess.run(command, input=stdin, capture_output=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr.decode()
-    return done.stderr if told_aside else done.stdout
+    return done.stderr if from_stderr else done.stdout
 
 
 @cache
@@ -57,8 +57,8 @@ def certify(key: Any, name: str = "app", issuer: Any = None, issuer_name: str = 
     begin = dt.datetime.now(dt.UTC).replace(microsecond=0)
     signer = issuer or key
     builder = x509.CertificateBuilder(
-        subject_name=_name(name),
-        issuer_name=_name(issuer_name if issuer else name),
+        subject_name=_distinguished_name(name),
+        issuer_name=_distinguished_name(issuer_name if issuer else name),
         public_key=key.public_key(),
         serial_number=x509.random_serial_number(),
         not_valid_before=begin,
@@ -68,7 +68,7 @@ def certify(key: Any, name: str = "app", issuer: Any = None, issuer_name: str = 
     return builder.sign(signer, None if edwards else hashes.SHA256())
 
 
-def _name(common_name: str) -> x509.Name:
+def _distinguished_name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
@@ -82,8 +82,8 @@ def pem_of(*things: Any) -> bytes:
     )
 
 
-def write(path: Path, octets: bytes) -> Path:
-    path.write_bytes(octets)
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
     path.chmod(0o600)
     return path
 
@@ -111,15 +111,15 @@ def integer(value: int) -> bytes:
     return der(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
 
 
-def to_ber(octets: bytes) -> bytes:
+def to_ber(data: bytes) -> bytes:
     """Encode every constructed value with indefinite length, and long octet strings in two pieces."""
     ber = b""
-    while octets:
-        tag, length, begin = octets[0], octets[1], 2
+    while data:
+        tag, length, begin = data[0], data[1], 2
         if length > 0x80:
             begin += length - 0x80
-            length = int.from_bytes(octets[2:begin], "big")
-        content, whole, octets = octets[begin : begin + length], octets[: begin + length], octets[begin + length :]
+            length = int.from_bytes(data[2:begin], "big")
+        content, whole, data = data[begin : begin + length], data[: begin + length], data[begin + length :]
         if tag & 0x20:
             ber += bytes((tag, 0x80)) + to_ber(content) + b"\0\0"
         elif tag == 0x04 and length > 1000:

@@ -1,0 +1,59 @@
+"""Print `licences.md`: the licence of each package that the distributions need. `make licences` runs this.
+
+    python docs/licences.py PYTHON
+
+PYTHON is an interpreter with nothing but the distributions, their extras and what these need. The exit status is 1 if
+a licence is neither permissive nor one of `EXCEPTIONS`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+PERMISSIVE = {
+    "0BSD", "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "PSF-2.0", "Unlicense",
+}  # fmt: skip
+NAMES = {
+    "Apache Software License": "Apache-2.0",
+    "BSD License": "BSD",
+    "MIT License": "MIT",
+    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
+}
+"""The names that classifiers give to licences, and their SPDX identifiers; BSD's does not say which."""
+EXCEPTIONS = {"certifi": "MPL-2.0"}
+"""Its terms apply only to changed copies of its own files: a list of certificates."""
+PAGE = """\
+# Licences
+
+keyvouch and its plugins have the Apache License 2.0. This is the licence of each package that they need, directly or
+not, with all extras, on Linux and the newest tested Python. `make licences` writes this page, and fails if a licence is
+not permissive. There is one exception: certifi's applies only to changed copies of its list of certificates.
+
+| package | licence |
+| --- | --- |
+"""
+
+
+def licences(python: str) -> dict[str, str]:
+    """Return the licence of each package that this interpreter has, except our own."""
+    command = [sys.executable, "-m", "piplicenses", f"--python={python}", "--from=mixed", "--format=json"]
+    listed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
+    return {
+        each["Name"].lower().replace("_", "-"): NAMES.get(each["License"], each["License"])
+        for each in listed
+        if not each["Name"].startswith("keyvouch")
+    }
+
+
+def accepted(package: str, licence: str) -> bool:
+    """Return whether one of the alternatives is permissive, or the package is an exception."""
+    return EXCEPTIONS.get(package) == licence or not PERMISSIVE.isdisjoint(licence.split(" OR "))
+
+
+if __name__ == "__main__":
+    found = sorted(licences(sys.argv[1]).items())
+    print(PAGE + "\n".join(f"| {package} | {licence} |" for package, licence in found))
+    if refused := [f"{package}: {licence}" for package, licence in found if not accepted(package, licence)]:
+        sys.exit("Not permissive: " + ", ".join(refused))

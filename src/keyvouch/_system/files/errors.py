@@ -1,0 +1,56 @@
+"""Errors and hints for files that cannot be read or written."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+
+from keyvouch.errors import ConfigurationError, KeyvouchError
+
+_WINDOWS = sys.platform == "win32"
+_MAX_PATH = 259
+"""Characters that Windows accepts in a path, unless the administrator has allowed more."""
+
+
+def read_hint(path: Path, error: OSError) -> str:
+    """Return a hint for a file that this account could not read."""
+    if sys.platform == "win32" and isinstance(error, PermissionError):
+        from keyvouch._system.windows import access_rules
+        from keyvouch._system.windows import files as windows_files
+
+        return access_rules.hint_to_grant_read(str(path.absolute()), windows_files.this_user())
+    return "Grant this account permission to read it."
+
+
+def restrict_readers_hint(path: Path) -> str:
+    """Return a hint for a secret that everyone can read."""
+    if Path(path.parent, "..data").is_symlink():  # the layout of a kubelet volume
+        return "Set defaultMode: 0400 on the Kubernetes volume (with fsGroup: 0440)."
+    if str(path).startswith(("/run/secrets/", "/var/run/secrets/")):
+        return "Set the container's secret to mode 0400 (Compose: the long form of `secrets`, with uid and mode)."
+    return f"Run: chmod o-rwx {path}"
+
+
+def cannot_write(path: Path, error: OSError) -> KeyvouchError:
+    """Turn an OSError raised by writing into an error with a hint."""
+    hints = {
+        errno.ENOENT: f"Create the folder {path.parent} first.",
+        errno.ENOTDIR: f"Create the folder {path.parent} first.",
+        errno.EROFS: "Choose another location: the file system is read-only.",
+        errno.ENOSPC: "Free some space: the disk is full.",
+        errno.EBUSY: "Mount its folder instead: a mounted file cannot be replaced.",
+        errno.EACCES: f"Grant this account permission to write to {path.parent}, or choose another location.",
+        errno.EPERM: f"Grant this account permission to write to {path.parent}, or choose another location.",
+        errno.ESTALE: "Run the command again.",
+        errno.ELOOP: "Use a path without symbolic links.",
+    }
+    hint = long_path_hint(path) or hints.get(error.errno or 0, "Choose another location.")
+    return ConfigurationError(f"{path} cannot be written: {error.strerror or error}.", hint=hint)
+
+
+def long_path_hint(path: Path) -> str:
+    """Return a hint for a path that Windows may report as missing because it is too long; empty for any other."""
+    if not _WINDOWS or len(str(path)) <= _MAX_PATH:
+        return ""
+    return f"Shorten the path to {_MAX_PATH} characters, or enable long paths (LongPathsEnabled)."
