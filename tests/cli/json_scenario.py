@@ -44,7 +44,7 @@ SCRIPTED = """
 import sys
 from keyvouch import errors, store
 from keyvouch.cli import main
-from scripted_store import AbleStore, Script
+from scripted_store import FullStore, Script
 
 with Script() as script:
     script.accounts = ["operator"]
@@ -54,7 +54,7 @@ with Script() as script:
 """
 DESCRIBED = """
     described = {"provider": "TPM", "readers": ("operator",), "advice": ("Renew it.",)}
-    AbleStore.keys = lambda self, uri: [store.KeyInfo(uri, "P-256", None, exportable=False, **described)]
+    FullStore.keys = lambda self, uri: [store.KeyInfo(uri, "P-256", None, exportable=False, **described)]
 """
 
 

@@ -80,7 +80,7 @@ def test_blocks_are_found_with_their_notes(tmp_path: Path, monkeypatch: pytest.M
         ("toml", "[profiles.x]\nnope = 1\n", "", "nope"),
         ("json", "{", "", "Expecting"),
         ("text", "pfx:/a?passwort=env:A\n", "", "passwort"),
-        ("cobol", "STOP RUN.\n", "", "nobody can run"),
+        ("cobol", "STOP RUN.\n", "", "cannot run"),
         ("sh", "true\n", "not run:", "does not say why"),
     ],
 )
