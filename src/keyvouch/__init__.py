@@ -19,6 +19,7 @@ TYPE_CHECKING = False  # type checkers treat this name as true
 if TYPE_CHECKING:
     from typing import Any
 
+    from keyvouch._core.key_management import Store as Store
     from keyvouch._core.key_management import open_store as open_store
     from keyvouch._core.opening import open_signer as open_signer
     from keyvouch._core.signer import Signer as Signer
@@ -32,6 +33,7 @@ __all__ = [
     "KeySpec",
     "KeyvouchError",
     "Signer",
+    "Store",
     "__version__",
     "connect",
     "open_signer",
@@ -45,7 +47,7 @@ def __getattr__(name: str) -> "Any":
     """Import a public name on first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module 'keyvouch' has no attribute {name!r}")
-    global ClientAssertion, KeySpec, KeyvouchError, Signer, connect, open_signer, open_store  # noqa: PLW0603
+    global ClientAssertion, KeySpec, KeyvouchError, Signer, Store, connect, open_signer, open_store  # noqa: PLW0603
     with _IMPORTS:
         match name:
             case "ClientAssertion":
@@ -56,6 +58,8 @@ def __getattr__(name: str) -> "Any":
                 from keyvouch.errors import KeyvouchError
             case "Signer":
                 from keyvouch._core.signer import Signer
+            case "Store":
+                from keyvouch._core.key_management import Store
             case "connect":
                 from keyvouch.entra.profile import connect
             case "open_signer":

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from keyvouch._core.redaction import redact
+from keyvouch._secrets.redaction import redact
 from keyvouch._system import files, text
 from keyvouch.errors import AccessDenied, ConfigurationError
 from keyvouch.proxies import parse_proxy

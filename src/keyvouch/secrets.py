@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from keyvouch._core import pin_attempts
-from keyvouch._core.redaction import REFERENCE_KINDS
+from keyvouch._secrets import pin_attempts
+from keyvouch._secrets.redaction import REFERENCE_KINDS
 from keyvouch._system import files, programs, text
 from keyvouch._system.forks import IMPORTS
 from keyvouch.errors import AccessDenied, ConfigurationError, SecretRequired, hidden_frames, without_frames

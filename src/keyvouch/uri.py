@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keyvouch._core.redaction import REDACTED, REFERENCE_KINDS, redact, redact_userinfo, require_original
+from keyvouch._secrets.redaction import REDACTED, REFERENCE_KINDS, redact, redact_userinfo, require_original
 from keyvouch.errors import ConfigurationError
 
 _QUOTES = "'\"\u2018\u2019\u201a\u201b"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from keyvouch._core import pin_attempts
+from keyvouch._secrets import pin_attempts
 from keyvouch.errors import SecretIncorrect
 from signing_in import run
 

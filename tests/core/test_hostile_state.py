@@ -15,8 +15,8 @@ import msal
 import pytest
 
 from acls import acl, set_acl
-from keyvouch._core import pin_records
-from keyvouch._core.pin_attempts import single_try
+from keyvouch._secrets import pin_records
+from keyvouch._secrets.pin_attempts import single_try
 from keyvouch._system import files
 from keyvouch.entra import cached_token, locked_token_cache
 from keyvouch.errors import ConfigurationError, SecretIncorrect

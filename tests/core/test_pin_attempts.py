@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from keyvouch._core import pin_attempts, pin_records
-from keyvouch._core.pin_attempts import single_try
+from keyvouch._secrets import pin_attempts, pin_records
+from keyvouch._secrets.pin_attempts import single_try
 from keyvouch._system import files, forks
 from keyvouch.errors import ConfigurationError, SecretIncorrect, StoreLocked, StoreUnavailable
 from keyvouch.secrets import SecretResolver
@@ -231,7 +231,7 @@ def test_unreadable_record_can_be_unsealed(monkeypatch: pytest.MonkeyPatch) -> N
         os.chown(record().with_suffix(".lock"), 5, -1)
         program = f"""
             import os
-            from keyvouch._core import pin_attempts, pin_records
+            from keyvouch._secrets import pin_attempts, pin_records
             from keyvouch.errors import SecretIncorrect
             with pin_attempts.single_try("first", lambda: "right"):
                 pass  # all that is needed is imported, in case that account cannot
@@ -451,7 +451,7 @@ def test_process_killed_during_the_try(status: int, begun: list[bool]) -> None:
     """A process that dies during an attempt and is restarted tries twice; another PIN, or --unseal, helps."""
     program = f"""
         import os
-        from keyvouch._core.pin_attempts import single_try
+        from keyvouch._secrets.pin_attempts import single_try
         with single_try({TOKEN!r}, lambda: "wrong"):
             print("tried", flush=True)
             os._exit({status})
@@ -549,7 +549,7 @@ def test_processes_try_a_value_once(tmp_path: Path) -> None:
     worker = f"""
         import os, sys
         from keyvouch.errors import SecretIncorrect
-        from keyvouch._core.pin_attempts import single_try
+        from keyvouch._secrets.pin_attempts import single_try
         sys.stdin.read()
         try:
             with single_try({TOKEN!r}, lambda: "wrong"):
@@ -577,7 +577,7 @@ def test_forked_child_can_try() -> None:
     """A child forked while a thread of its parent was logging in is not blocked by that thread."""
     program = f"""
         import os, threading
-        from keyvouch._core.pin_attempts import single_try
+        from keyvouch._secrets.pin_attempts import single_try
         inside, done = threading.Event(), threading.Event()
         def hold():
             with single_try({TOKEN!r}, lambda: "right"):

@@ -407,7 +407,7 @@ def test_kept_exception_keeps_nothing_in_use() -> None:
         signer._current.opened.retire()
         store._use.end()
         assert len(kept) >= 5
-        assert signer._current.opened.use.over
-        assert store._use.over
+        assert signer._current.opened.use.has_ended
+        assert store._use.has_ended
         signer.close()
         store.close()

@@ -62,7 +62,7 @@ def sign(way: str) -> None:
         }
         repeat_interrupted(2_000, acts[way])
         signer._current.opened.retire()
-        assert signer._current.opened.use.over
+        assert signer._current.opened.use.has_ended
         signer.close()
         script.violations.clear()  # the script's own count is not safe from interrupts
 
@@ -73,7 +73,7 @@ def list_readers() -> None:
         store = open_store(script.able_uri)
         repeat_interrupted(1_000, store.readers)
         store._use.end()
-        assert store._use.over
+        assert store._use.has_ended
         store.close()
         assert script.count("close") == 1
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keyvouch._core.redaction import redact
+from keyvouch._secrets.redaction import redact
 from keyvouch.errors import ConfigurationError
 from keyvouch.proxies import parse_proxy
 from keyvouch.uri import (

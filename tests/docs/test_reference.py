@@ -11,7 +11,7 @@ import pytest
 from docs.pages import DOCS
 from keyvouch import config, errors
 from keyvouch._core import registry
-from keyvouch._core.redaction import REFERENCE_KINDS
+from keyvouch._secrets.redaction import REFERENCE_KINDS
 from keyvouch.cli import COMMANDS
 from keyvouch.testing.conformance import NAMES
 from keyvouch.uri import CORE_ATTRIBUTES

@@ -30,7 +30,7 @@ from urllib3 import HTTPResponse
 
 from fuzz.mutate import feed
 from keyvouch import config
-from keyvouch._core.redaction import redact
+from keyvouch._secrets.redaction import redact
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.errors import KeyvouchError
 from keyvouch.stores import asn1

@@ -2,14 +2,14 @@
 
 import pytest
 
-from keyvouch_pkcs11 import cryptoki, errors, token
+from keyvouch_pkcs11 import cryptoki, error_translation, token
 
 HANDLED = {
-    *errors.SESSION_LOST,
-    *errors.REQUIRES_INITIALIZATION,
-    *errors.UNSUPPORTED,
-    *errors._UNSUPPORTED_KEY_TYPE,
-    *errors._ERRORS,
+    *error_translation.SESSION_LOST,
+    *error_translation.REQUIRES_INITIALIZATION,
+    *error_translation.UNSUPPORTED,
+    *error_translation._UNSUPPORTED_KEY_TYPE,
+    *error_translation._ERRORS,
     *token._ENDED_SESSION,
 }
 

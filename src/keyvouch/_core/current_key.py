@@ -36,7 +36,7 @@ class CurrentKey:
         """True if the key and its predecessors are retired, and none is signing."""
         return all(key.idle for key in (self.opened, *self._retired))
 
-    def same_key_again(self, lost: OpenedKey, deadline: Deadline) -> tuple[OpenedKey, object]:
+    def reopen_same_key(self, lost: OpenedKey, deadline: Deadline) -> tuple[OpenedKey, object]:
         """Return the same key, opened in a newer generation, and the token of its use."""
         while True:
             current = self.opened
@@ -63,7 +63,7 @@ class CurrentKey:
                 raise reopening_timed_out()
             if self.opened is old and not self.closed:
                 found = open_key(self.connection, old.stored.uri, old.chain, deadline, expected=old)
-                self._swap(found)
+                self._set_current(found)
                 if self.closed:  # in the meantime, by a thread that stopped waiting for this one
                     found.retire()
         finally:
@@ -79,7 +79,7 @@ class CurrentKey:
             old = self.opened
             if self.closed:
                 raise signer_closed()
-            self._swap(found)
+            self._set_current(found)
         finally:
             if True in held:
                 self.lock.release()
@@ -87,7 +87,7 @@ class CurrentKey:
                 found.retire()
         return old
 
-    def _swap(self, opened: OpenedKey) -> None:
+    def _set_current(self, opened: OpenedKey) -> None:
         old, self.opened = self.opened, opened
         old.retire()
         self.close_unused()

@@ -191,10 +191,10 @@ class Store:
     def _close(self) -> None:
         self._use.end()
         deadline = Deadline(CLOSING_TIMEOUT)
-        while not self._use.over and deadline.left() > 0:
+        while not self._use.has_ended and deadline.left() > 0:
             time.sleep(0.01)
         self._released = True
-        if self._use.over:
+        if self._use.has_ended:
             release(self._connection)
         else:  # a store is not closed during its own call: a native module would not survive it
             log.warning("A store is still in use after %.0f seconds; it is not closed.", CLOSING_TIMEOUT)

@@ -58,14 +58,14 @@ class OpenedKey:
         self._closed = False
 
     @property
-    def ours(self) -> bool:
+    def is_of_this_process(self) -> bool:
         """True if this process opened the key, and not a parent."""
         return self.fork_number == process.fork_number
 
     @property
     def idle(self) -> bool:
         """True if the key is retired and no signature of this process is running: a parent's threads do not count."""
-        return self.use.over or not self.ours
+        return self.use.has_ended or not self.is_of_this_process
 
     def retire(self) -> None:
         """Let no further signature begin, and close the key when the last one has ended."""
@@ -75,10 +75,10 @@ class OpenedKey:
 
     def close_if_unused(self) -> None:
         """Close the key if it is retired and no signature is using it."""
-        if not self.retired or not self.ours:
+        if not self.retired or not self.is_of_this_process:
             return  # a child does not close its parent's handle
         with self._lock:
-            if self._closed or not self.use.over:
+            if self._closed or not self.use.has_ended:
                 return
             self._closed = True
         _close(self.stored)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from keyvouch import config
 from keyvouch._core import registry
 from keyvouch._core.connections import acquire, release
-from keyvouch._core.redaction import redact
 from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import Signer
 from keyvouch._core.store_faults import store_code
+from keyvouch._secrets.redaction import redact
 from keyvouch._system import forks
 from keyvouch.errors import (
     ConfigurationError,
@@ -29,12 +29,7 @@ from keyvouch.errors import (
 from keyvouch.secrets import AccessToken, SecretResolver
 from keyvouch.uri import KeyUri, parse_uri, scheme_of
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger("keyvouch")
-Capability = TypeVar("Capability")
-T = TypeVar("T")
 
 OPEN_TIMEOUT = 30.0
 """Seconds that opening a key may take, including connecting."""

@@ -279,12 +279,12 @@ class Signer:
         while True:
             opened = self._current.opened
             held = [opened.use.token]  # a list, so that nothing stays in this frame, which an exception may keep
-            if opened.ours and held[0] is not None:
+            if opened.is_of_this_process and held[0] is not None:
                 return opened, held.pop()
             held.clear()
             if self._current.closed:
                 raise signer_closed()
-            if not opened.ours:
+            if not opened.is_of_this_process:
                 began = time.monotonic()
                 try:
                     self._current.reopen(opened, Deadline(timeout), lost=None)
@@ -379,7 +379,7 @@ class Signer:
                     if deadline.left() <= 0:
                         raise as_user_error(error) from error
                     try:
-                        found, found_token = self._current.same_key_again(key, deadline)
+                        found, found_token = self._current.reopen_same_key(key, deadline)
                     except StoreUnavailable as unreachable:  # it was reachable before: perhaps it is restarting
                         error = unreachable
                         continue

@@ -29,6 +29,6 @@ class InUse:
         self.token = None
 
     @property
-    def over(self) -> bool:
+    def has_ended(self) -> bool:
         """True if `end` was called and every call that began before has ended."""
         return self._alive() is None

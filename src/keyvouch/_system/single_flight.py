@@ -38,7 +38,7 @@ class _Flight(Generic[T]):
 
     def wait(self, end: float) -> bool:
         """Wait until `end`; return True if the work has ended by then, or its thread was interrupted."""
-        while not self.work.over:
+        while not self.work.has_ended:
             left = end - time.monotonic()
             if self.ended.wait(max(0.0, min(left, _CHECK_INTERVAL))):
                 return True
@@ -84,7 +84,7 @@ class SingleFlight(Generic[T]):
             try:
                 with self._lock:
                     flight = self._flights.get(key, own)
-                    if flight.work.over:
+                    if flight.work.has_ended:
                         flight = own
                     self._flights[key] = flight
                 if flight is own:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from keyvouch._core import pin_records
 from keyvouch._core.audit import record_audit
+from keyvouch._secrets import pin_records
 from keyvouch.cli.options import output_option
 from keyvouch.cli.output import present
 

@@ -55,13 +55,13 @@ def _print_text(path: str, profile: str, *, is_certificate: bool) -> None:
 
 def write_certificate(path: Path, signer: Signer) -> None:
     """Write the certificate in DER, as the portal accepts it. Raises `CertificateMissing`, `KeyExists`."""
-    from cryptography.hazmat.primitives.serialization import Encoding
+    from keyvouch.certificate import to_der
 
     if not signer.chain:
         raise CertificateMissing(
             "The key has no certificate.", hint="Add certificate-file= to the URI.", uri=signer.uri
         )
-    _write(path, signer.chain[0].public_bytes(Encoding.DER), mode=0o644)
+    _write(path, to_der(signer.chain[0]), mode=0o644)
 
 
 def require_new_file(path: Path) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from keyvouch import config
 from keyvouch._core import opening
-from keyvouch._core.redaction import redact
+from keyvouch._secrets.redaction import redact
 from keyvouch._system import files
 from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import output_option

@@ -16,7 +16,7 @@ from azure.keyvault.certificates import (
 from azure.keyvault.keys import JsonWebKey
 
 from keyvouch.algorithms import CRYPTOGRAPHY, key_type
-from keyvouch.certificate import parse_subject, spki_sha256
+from keyvouch.certificate import parse_subject, spki_sha256, to_der
 from keyvouch.errors import CertificateMismatch, NotSupported, StoreUnavailable
 from keyvouch.https import OWN_TIMEOUT
 from keyvouch_azure_keyvault.key_versions import limit_listing
@@ -147,7 +147,7 @@ def pending_key_digest(session: Session, location: KeyLocation) -> str | None:
 
 def merge_certificate(session: Session, location: KeyLocation, chain: Sequence[Certificate]) -> Any:
     """Merge the chain that was issued for the service's request; return the SDK's certificate."""
-    return session.certificates.merge_certificate(location.name, [_der(each) for each in chain])
+    return session.certificates.merge_certificate(location.name, [to_der(each) for each in chain])
 
 
 def import_certificate(
@@ -210,12 +210,6 @@ def _certificate_key_digest(der: Any) -> str:
 
     public_key: Any = load_der_x509_certificate(bytes(der)).public_key()
     return spki_sha256(public_key)
-
-
-def _der(certificate: Certificate) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return certificate.public_bytes(Encoding.DER)
 
 
 @CRYPTOGRAPHY

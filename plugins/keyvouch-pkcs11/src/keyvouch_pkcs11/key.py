@@ -11,7 +11,7 @@ from keyvouch.store import KeyUri, StoredKey
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import objects
 from keyvouch_pkcs11.cryptoki import CryptokiError
-from keyvouch_pkcs11.errors import UNSUPPORTED, as_keyvouch_error, translate_errors
+from keyvouch_pkcs11.error_translation import UNSUPPORTED, as_keyvouch_error, translate_errors
 from keyvouch_pkcs11.mechanisms import SigningMethod, signing_methods
 from keyvouch_pkcs11.token import Token
 from keyvouch_pkcs11.uri_attributes import PIN_SOURCE

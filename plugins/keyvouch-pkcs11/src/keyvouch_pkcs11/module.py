@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from keyvouch.errors import ConfigurationError, KeyUnusable, StoreUnavailable
 from keyvouch.store import ForkGate
 from keyvouch_pkcs11.cryptoki import Cryptoki, CryptokiError
-from keyvouch_pkcs11.errors import REQUIRES_INITIALIZATION
+from keyvouch_pkcs11.error_translation import REQUIRES_INITIALIZATION
 from keyvouch_pkcs11.sessions import OpenSessions
 from keyvouch_pkcs11.token import Token
 

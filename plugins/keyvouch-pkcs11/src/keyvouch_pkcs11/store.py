@@ -34,7 +34,7 @@ from keyvouch.store import (
 )
 from keyvouch_pkcs11 import objects, templates
 from keyvouch_pkcs11.cryptoki import CryptokiError
-from keyvouch_pkcs11.errors import translate_errors, unsupported_key_type
+from keyvouch_pkcs11.error_translation import translate_errors, unsupported_key_type
 from keyvouch_pkcs11.key import Pkcs11Key
 from keyvouch_pkcs11.module import Module, load_module
 from keyvouch_pkcs11.module_lookup import find_module

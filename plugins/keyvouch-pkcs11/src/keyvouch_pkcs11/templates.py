@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keyvouch.algorithms import key_type
+from keyvouch.certificate import to_der
 from keyvouch.errors import NotSupported
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11.public_keys import EC_PARAMS, ED25519_EC_PARAMS, PUBLIC_EXPONENT
@@ -60,7 +61,7 @@ def certificate_template(certificate: Certificate, identifiers: KeyIdentifiers) 
         ck.CKA_SUBJECT: certificate.subject.public_bytes(),
         ck.CKA_ISSUER: certificate.issuer.public_bytes(),
         ck.CKA_SERIAL_NUMBER: asn1.encode_der(certificate.serial_number),
-        ck.CKA_VALUE: certificate.public_bytes(Encoding.DER),
+        ck.CKA_VALUE: to_der(certificate),
     }
 
 

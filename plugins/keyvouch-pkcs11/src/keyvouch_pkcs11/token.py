@@ -16,7 +16,7 @@ from keyvouch_pkcs11.cryptoki import (
     CKF_USER_PIN_LOCKED,
     CryptokiError,
 )
-from keyvouch_pkcs11.errors import translate_errors
+from keyvouch_pkcs11.error_translation import translate_errors
 from keyvouch_pkcs11.uri_attributes import PIN_SOURCE
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from keyvouch.errors import KeyExists
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import objects
-from keyvouch_pkcs11.errors import translate_errors
+from keyvouch_pkcs11.error_translation import translate_errors
 from keyvouch_pkcs11.templates import KeyIdentifiers, certificate_template
 from keyvouch_pkcs11.token import DEFAULT_TIMEOUT, Token
 

@@ -16,7 +16,7 @@ from keyvouch import files
 from keyvouch.errors import KeyvouchError, SecretIncorrect, SecretRequired
 from keyvouch.secrets import Secret
 from keyvouch.tokens import require_token
-from keyvouch_vault.errors import is_invalid_token, login_error
+from keyvouch_vault.error_translation import is_invalid_token, login_error
 from keyvouch_vault.responses import TokenLookup, UnwrappedSecretId, WrappingLookup
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from keyvouch.algorithms import Algorithm
 from keyvouch.errors import KeyNotFound, KeyUnusable
 from keyvouch.store import StoredKey
-from keyvouch_vault.errors import policy_hint
+from keyvouch_vault.error_translation import policy_hint
 from keyvouch_vault.responses import Signature
 from keyvouch_vault.transit import KeyPath, decode_signature
 

@@ -13,8 +13,8 @@ from hvac.exceptions import VaultError
 from keyvouch.errors import KeyvouchError, SessionLost, StoreUnavailable
 from keyvouch.https import Limits, Pools
 from keyvouch.tokens import TokenRenewal
-from keyvouch_vault.adapter import make_client
-from keyvouch_vault.errors import translate_errors
+from keyvouch_vault.error_translation import translate_errors
+from keyvouch_vault.hvac_adapter import make_client
 
 if TYPE_CHECKING:
     from keyvouch.secrets import Secret

@@ -38,13 +38,13 @@ from keyvouch.store import (
     choose_one,
 )
 from keyvouch_vault import transit
-from keyvouch_vault.attributes import ATTRIBUTES, REQUIRED_BY_METHOD, is_valid_name
 from keyvouch_vault.auth_methods import AuthMethod, client_certificate
-from keyvouch_vault.errors import policy_hint, translate_errors
+from keyvouch_vault.error_translation import policy_hint, translate_errors
 from keyvouch_vault.key import VaultKey
 from keyvouch_vault.responses import KeyNames
 from keyvouch_vault.session import Session
 from keyvouch_vault.transit import KeyPath, KeyVersion, TransitKey
+from keyvouch_vault.uri_attributes import ATTRIBUTES, REQUIRED_BY_METHOD, is_valid_name
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

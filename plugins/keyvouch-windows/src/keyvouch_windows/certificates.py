@@ -14,10 +14,10 @@ from keyvouch.certificate import is_readable, parsing, thumbprint, to_der
 from keyvouch.errors import KeyUnusable
 from keyvouch.store import KeyInfo, KeyUri
 from keyvouch_windows import crypt32
-from keyvouch_windows.attributes import hash_name
 from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.error_codes import CODES
 from keyvouch_windows.native import NativeError
+from keyvouch_windows.uri_attributes import hash_name
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate, Name

@@ -28,7 +28,6 @@ from keyvouch.store import (
     choose_one,
 )
 from keyvouch_windows import accounts, crypt32, key_access, private_keys, provisioning
-from keyvouch_windows.attributes import ATTRIBUTES
 from keyvouch_windows.certificates import (
     Entry,
     find_entries,
@@ -43,9 +42,10 @@ from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.error_codes import DENIED_OR_MISSING, NOT_EXPORTABLE
 from keyvouch_windows.error_mappings import NO_STORE
 from keyvouch_windows.error_translation import code_name, not_exportable, to_keyvouch_error, translate_errors
+from keyvouch_windows.key import WindowsKey
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
-from keyvouch_windows.stored_key import WindowsKey
+from keyvouch_windows.uri_attributes import ATTRIBUTES
 
 if TYPE_CHECKING:
     import datetime as dt

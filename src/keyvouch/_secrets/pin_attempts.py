@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from keyvouch._core.pin_records import (
+from keyvouch._secrets.pin_records import (
     UNSEAL,
     PinRecord,
     make_records_folder,
