@@ -1,9 +1,9 @@
-/* A loop of C_SignInit and C_Sign, as plain as can be: what `pkcs11.py` compares with.
+/* A minimal loop of C_SignInit and C_Sign: the baseline with which `pkcs11.py` compares keyvouch.
 
-   pkcs11 MODULE TOKEN PIN LABEL MECHANISM DATA-LENGTH: for each number N on a line of standard input it makes N
-   signatures of DATA-LENGTH zero octets with the MECHANISM's number, and answers with the seconds that they took.
-   For a negative N it looks the key up -N times, as one must who knows its label alone: the private key by that, and by
-   its id what else belongs to it. */
+   pkcs11 MODULE TOKEN PIN LABEL MECHANISM DATA-LENGTH: for each line of standard input, a number N, it makes N
+   signatures of DATA-LENGTH zero bytes with MECHANISM, a number, and prints the seconds that they took. For a negative
+   N it looks the key up -N times, given only its label: it finds the private key by label, then the objects with the
+   same id. */
 
 #include <dlfcn.h>
 #include <stdio.h>

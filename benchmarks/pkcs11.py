@@ -69,7 +69,7 @@ def seconds(function: Callable[[], object], times: int) -> float:
 
 
 def python_pkcs11_signing(kind: str, message: bytes) -> Callable[[], object]:
-    """Return a function that makes the same signature with python-pkcs11, which initialises the module itself."""
+    """Return a function that makes the same signature with python-pkcs11, which initializes the module itself."""
     import pkcs11
 
     session = pkcs11.lib(MODULE).get_token(token_label="bench").open(user_pin=PIN)

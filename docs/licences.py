@@ -1,9 +1,9 @@
-"""Print `licences.md`: the licence of each package that the distributions need. `make licences` runs this.
+"""Print `licences.md`: the license of each package that the distributions need. `make licences` runs this.
 
     python docs/licences.py PYTHON
 
 PYTHON is an interpreter with nothing but the distributions, their extras and what these need. The exit status is 1 if
-a licence is neither permissive nor one of `EXCEPTIONS`.
+a license is neither permissive nor one of `EXCEPTIONS`.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ NAMES = {
     "MIT License": "MIT",
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
 }
-"""The names that classifiers give to licences, and their SPDX identifiers; BSD's does not say which."""
+"""The names that classifiers give to licenses, and their SPDX identifiers; BSD's does not say which."""
 EXCEPTIONS = {"certifi": "MPL-2.0"}
 """Its terms apply only to changed copies of its own files: a list of certificates."""
 PAGE = """\
-# Licences
+# Licenses
 
-keyvouch and its plugins have the Apache License 2.0. This is the licence of each package that they need, directly or
-not, with all extras, on Linux and the newest tested Python. `make licences` writes this page, and fails if a licence is
+keyvouch and its plugins have the Apache License 2.0. This is the license of each package that they need, directly or
+not, with all extras, on Linux and the newest tested Python. `make licences` writes this page, and fails if a license is
 not permissive. There is one exception: certifi's applies only to changed copies of its list of certificates.
 
-| package | licence |
+| package | license |
 | --- | --- |
 """
 
 
 def licences(python: str) -> dict[str, str]:
-    """Return the licence of each package that this interpreter has, except our own."""
+    """Return the license of each package that this interpreter has, except our own."""
     command = [sys.executable, "-m", "piplicenses", f"--python={python}", "--from=mixed", "--format=json"]
     listed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
     return {

@@ -137,7 +137,7 @@ def key_type(key: object) -> str:
         case ed25519.Ed25519PublicKey() | ed25519.Ed25519PrivateKey():
             return "Ed25519"
     kind = getattr(getattr(key, "curve", None), "name", type(key).__name__)
-    raise KeyUnusable(f"Unsupported key type {kind}.", hint="Use RSA, P-256, P-384, P-521 or Ed25519.")
+    raise KeyUnusable(f"Unsupported key type: {kind}.", hint="Use RSA, P-256, P-384, P-521 or Ed25519.")
 
 
 def elliptic_curve(name: str) -> EllipticCurve:
@@ -161,7 +161,7 @@ def require_usable(key: object) -> None:
     if bits < _SMALLEST_RSA:
         raise KeyUnusable(f"Key too weak: {kind}.", hint=_NEW_RSA)
     if bits > _LARGEST_RSA:
-        raise KeyUnusable(f"Key too large: {kind} takes seconds for a signature.", hint=_NEW_RSA)
+        raise KeyUnusable(f"Key too large: a {kind} signature takes seconds.", hint=_NEW_RSA)
     public: Any = key if hasattr(key, "public_numbers") else key.public_key()  # type: ignore[attr-defined]
     exponent: int = public.public_numbers().e
     if exponent < _SMALLEST_EXPONENT or exponent % 2 == 0 or exponent.bit_length() > _LONGEST_EXPONENT:

@@ -123,7 +123,7 @@ def load_certificates(data: bytes, source: object) -> list[Certificate]:
         hint = text.advice(
             data,
             source,
-            "Expected PEM or DER, with RSA keys of at most 8192 bits; check it with `openssl x509 -in FILE`.",
+            "Provide PEM or DER with RSA keys of at most 8192 bits; check it with `openssl x509 -in FILE`.",
         )
         raise CertificateMissing(f"No valid certificate found in {source}.", hint=hint)
     return readable

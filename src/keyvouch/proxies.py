@@ -15,6 +15,8 @@ from keyvouch.errors import ConfigurationError
 
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 """Characters that no credentials contain (RFC 7617, section 2)."""
+INVALID_PROXY = "Invalid proxy URL."
+INVALID_PROXY_HINT = "Set proxy or HTTPS_PROXY to http://host:port."
 
 
 class Credentials(Protocol):
@@ -62,7 +64,7 @@ def proxy_from_url(url: str | None, credentials: Credentials | None = None) -> P
     parts = _split_url(url)
     if parts is None or invalid_reason(url, parts):
         del url, parts  # a traceback may show a frame's variables
-        raise ConfigurationError("Invalid proxy URL.", hint="Set proxy or HTTPS_PROXY to http://host:port.")
+        raise ConfigurationError(INVALID_PROXY, hint=INVALID_PROXY_HINT)
     if credentials is None and parts.username is not None:
         credentials = _Userinfo(parts)
     return Proxy(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", credentials)

@@ -206,7 +206,7 @@ class SecretResolver:
         """Yield a secret that locks the store if it is wrong, and hold off every other try on `target` in the meantime.
 
         `target` identifies the token permanently (its serial number). `timeout`: seconds to wait for other tries.
-        `shows_failure` returns whether the token itself shows a failed try since the last successful log-in; without
+        `shows_failure` returns whether the token itself shows a failed try since the last successful login; without
         it, a value whose try was interrupted (the process was killed) is tried once more, and then counts as refused.
 
         Raises `SecretIncorrect` if the target refused this value before. A `SecretIncorrect` that leaves the block is
@@ -307,7 +307,8 @@ class SecretResolver:
 
         if not self._commands:
             raise ConfigurationError(
-                f"A command is not allowed for the {name}.", hint="Use command: only in a profile."
+                f"command: is not allowed for the {name} outside a profile.",
+                hint="Put the URI in a profile, or use a reference such as file: instead.",
             )
         try:
             arguments = programs.split_command(line)
@@ -341,7 +342,7 @@ class SecretResolver:
                 )
             answer = _read_from_terminal(name)
             if self._confirm and _read_from_terminal(f"repeated {name}") != answer:
-                raise SecretRequired(f"The two entries of the {name} do not match.", hint="Try again.")
+                raise SecretRequired(f"The two {name} entries do not match.", hint="Try again.")
             self._answers[name] = answer
         return self._answers[name]
 

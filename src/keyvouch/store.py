@@ -203,7 +203,7 @@ class KeyStore(ABC):
 
     @abstractmethod
     def connect(self, *, timeout: float) -> None:
-        """Connect and log in, and verify the log-in with one cheap call.
+        """Connect and log in, and verify the login with one cheap call.
 
         Called before the first `open`, again after a `SessionLost`, and again in a forked child; by one thread at a
         time, while other keys of the store remain open. Secrets are read again. Raises `StoreUnavailable`,

@@ -358,7 +358,7 @@ def _unknown(name: str, declared: Mapping[str, Attribute]) -> ConfigurationError
     import difflib
 
     nearest = difflib.get_close_matches(name, declared, n=1)
-    hint = f"Did you mean {nearest[0]}?" if nearest else f"Known attributes: {', '.join(declared)}."
+    hint = f'Did you mean "{nearest[0]}"?' if nearest else f"Known attributes: {', '.join(declared)}."
     if not name:  # it may be a secret, or the end of one
         return ConfigurationError("Expected name=value in every part of the URI.", hint=hint)
     return ConfigurationError(f'Unknown attribute "{redact("?" + name)[1:]}".', hint=hint)

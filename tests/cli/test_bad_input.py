@@ -53,7 +53,7 @@ def check(done: Done, status: int, *texts: str) -> None:
             ["certificate of CN=other.pfx"],
         ),
         ("yubikey:slot=9c", 2, ["No store is installed for yubikey:"]),
-        ("pfx:{folder}/app.pfx?passwordd=env:X", 2, ["Did you mean password?"]),
+        ("pfx:{folder}/app.pfx?passwordd=env:X", 2, ['Did you mean "password"?']),
         ("pfx:{folder}/app.pfx?password=hunter2", 2, ["reference"]),
         ("C:\\keys\\app.pfx", 2, ["Write pfx:C:/keys/app.pfx"]),
         ("app.pfx", 2, ["Write pfx:app.pfx"]),
@@ -236,7 +236,7 @@ def test_help_without_arguments() -> None:
 
 
 def test_error_is_red_only_on_a_terminal() -> None:
-    """Colours do not reach a file or pipe."""
+    """Colors do not reach a file or pipe."""
     arguments = ("stores", "yubikey")
     assert "\x1b" not in run(*arguments).errors
     terminal, device = pty.openpty()

@@ -25,7 +25,7 @@ def try_pin(pin: str) -> str:
 def test_refused_pin_is_tried_again_after_unseal() -> None:
     """A refused PIN is not tried again until it is unsealed."""
     assert try_pin("0000") == "wrong"
-    assert "refused before" in try_pin("0000")
+    assert "rejected earlier" in try_pin("0000")
     assert "1 token" in run("doctor", "--unseal").output
     assert try_pin("0000") == "wrong"
 

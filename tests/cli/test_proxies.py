@@ -85,7 +85,7 @@ def test_password_of_a_proxy_is_in_no_error(
 def test_key_vault_gives_a_proxy_its_password(
     proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    """The proxy gets it even for the log-in, and the SDK's errors do not contain it."""
+    """The proxy gets it even for the login, and the SDK's errors do not contain it."""
     host, heads = proxy
     monkeypatch.setenv("PROXY", "me:s-cret")
     for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"):

@@ -268,7 +268,7 @@ def test_waiting_for_a_connection_ends() -> None:
 
 
 def test_throttled_log_in_waits() -> None:
-    """If a store asks to wait before the log-in, the caller waits."""
+    """If a store asks to wait before the login, the caller waits."""
     with Script() as script:
         script.fail("connect", Throttled("later", retry_after=0.01), Throttled("later", retry_after=0.01))
         connection = connected(script)
@@ -277,7 +277,7 @@ def test_throttled_log_in_waits() -> None:
 
 
 def test_secret_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The secret is looked up again at each log-in: it may have been replaced."""
+    """The secret is looked up again at each login: it may have been replaced."""
     with Script() as script:
         connection = acquire_for(f"{script.uri}?pin=env:PIN")
         for generation, pin in enumerate(("old", "new")):

@@ -24,7 +24,7 @@ TOKEN = "maker/model/0001/prod"
 
 
 class Token:
-    """A token with one right PIN that counts the log-ins."""
+    """A token with one right PIN that counts the logins."""
 
     def __init__(self, pin: str = "right", name: str = TOKEN) -> None:
         self.pin, self.name, self.tries = pin, name, 0
@@ -90,7 +90,7 @@ def test_records_are_separate_for_each_token() -> None:
 def test_refusal_is_explained() -> None:
     """The error says that nothing was tried, and what to do."""
     Token().log_in("wrong")
-    with pytest.raises(SecretIncorrect, match="not tried again") as caught, single_try(TOKEN, lambda: "wrong"):
+    with pytest.raises(SecretIncorrect, match="not be retried") as caught, single_try(TOKEN, lambda: "wrong"):
         pytest.fail("was tried")
     assert "Correct the PIN" in caught.value.hint
 
@@ -144,7 +144,7 @@ def test_damaged_record_refuses_every_value(data: bytes) -> None:
     token.log_in("wrong")
     record().write_bytes(data)
     for pin in ("wrong", "right"):
-        with pytest.raises(SecretIncorrect, match="The PIN is not tried") as caught, single_try(TOKEN, pin.strip):
+        with pytest.raises(SecretIncorrect, match="Cannot try the PIN") as caught, single_try(TOKEN, pin.strip):
             pytest.fail("was tried")
         assert "keyvouch doctor --unseal" in caught.value.hint
     assert pin_records.forget_refusals() == 1
@@ -297,7 +297,7 @@ def test_refusal_on_a_full_disk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
 
     with pytest.raises(SecretIncorrect, match="no"):
         refuse()
-    with pytest.raises(SecretIncorrect, match="The PIN is not tried"), single_try(TOKEN, lambda: "wrong"):
+    with pytest.raises(SecretIncorrect, match="Cannot try the PIN"), single_try(TOKEN, lambda: "wrong"):
         pytest.fail("was tried")
 
 
@@ -395,7 +395,7 @@ def test_caller_that_does_not_query_flags() -> None:
 
 
 def test_flags_are_queried_only_after_interruptions() -> None:
-    """A log-in that was not interrupted does not query the flags."""
+    """A login that was not interrupted does not query the flags."""
     flags = Flags(shown=True)
     assert accepted("right", flags)
     assert flags.asked == 0

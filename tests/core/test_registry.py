@@ -142,7 +142,7 @@ def test_near_scheme_is_suggested(site: Path, scheme: str, meant: str) -> None:
     install(site, "acme-store")
     with pytest.raises(PluginMissing) as caught:
         store_class(scheme)
-    assert caught.value.hint == f"Did you mean {meant}:?"
+    assert caught.value.hint == f'Did you mean "{meant}:"?'
 
 
 @pytest.mark.parametrize(("scheme", "package"), registry.KNOWN.items())
@@ -181,7 +181,9 @@ def test_missing_store_is_looked_for_again(site: Path) -> None:
 def test_two_claimants_are_a_conflict(site: Path) -> None:
     """Neither of two distributions that claim a scheme is guessed or imported."""
     modules = [install(site, name, module=TRACE) for name in ("acme-store", "other-store")]
-    with pytest.raises(PluginConflict, match="Duplicate store for demo: from acme-store and other-store") as caught:
+    with pytest.raises(
+        PluginConflict, match="More than one distribution provides the scheme demo: acme-store and other-store"
+    ) as caught:
         store_class("demo")
     assert "pip uninstall other-store" in caught.value.hint
     assert not any(module.with_suffix(".ran").exists() for module in modules)
@@ -237,9 +239,8 @@ def test_other_contract_is_not_imported(site: Path, point: str, named: str) -> N
 def test_store_must_be_one(site: Path, module: str) -> None:
     """An entry point that leads to something other than a KeyStore is the plugin's defect."""
     install(site, "acme-store", module=module)
-    assert (
-        broken().message
-        == "module_of_acme_store:Store [contract1] from acme-store is not a KeyStore with a tuple of attributes."
+    assert broken().message == (
+        "module_of_acme_store:Store [contract1] from acme-store is not a KeyStore subclass with a tuple `attributes`."
     )
 
 
@@ -357,7 +358,7 @@ def test_odd_entries_of_the_path_are_passed_over(site: Path, monkeypatch: pytest
 def test_link_to_the_working_directory_is_not_trusted(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The working directory is recognised however an entry of `sys.path` spells it."""
+    """The working directory is recognized however an entry of `sys.path` spells it."""
     install(site, "acme-store")
     (tmp_path / "link").symlink_to(site)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "link"), *(each for each in sys.path if each != str(site))])

@@ -64,7 +64,7 @@ def test_key_is_opened_again_by_its_pinned_uri() -> None:
 
 
 def test_loss_is_mended_once_for_all_threads() -> None:
-    """Eight threads that lose a session cause one log-in, and open the key once."""
+    """Eight threads that lose a session cause one login, and open the key once."""
     with Script() as script, open_signer(script.uri) as signer:
         signer.sign(MESSAGE, "ES256")
         script.drop()
@@ -74,7 +74,7 @@ def test_loss_is_mended_once_for_all_threads() -> None:
 
 
 def test_loss_is_mended_once_for_all_signers() -> None:
-    """Signers that share a connection cause one log-in, and each opens its key."""
+    """Signers that share a connection cause one login, and each opens its key."""
     with Script() as script, open_signer(script.uri) as first, open_signer(script.uri) as second:
         script.drop()
         for signer in (first, second):
@@ -83,7 +83,7 @@ def test_loss_is_mended_once_for_all_signers() -> None:
 
 
 def test_waiting_threads_share_the_failure() -> None:
-    """If the log-in fails, all threads that wait for it fail with it."""
+    """If the login fails, all threads that wait for it fail with it."""
     with Script() as script, open_signer(script.uri) as signer, ThreadPoolExecutor(8) as pool:
         script.drop()
         with script.held("connect") as gate:
@@ -145,7 +145,7 @@ def test_key_that_does_not_open_again(error: KeyvouchError) -> None:
 
 
 def test_session_lost_for_ever_is_unavailable() -> None:
-    """At the timeout a user gets StoreUnavailable, never SessionLost; there were pauses between log-ins."""
+    """At the timeout a user gets StoreUnavailable, never SessionLost; there were pauses between logins."""
     with Script() as script, open_signer(script.uri) as signer:
         script.always["sign"] = lost()
         with pytest.raises(StoreUnavailable, match="session is gone") as caught:

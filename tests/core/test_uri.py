@@ -260,7 +260,7 @@ def test_quoted_uri_suits_powershell() -> None:
         ("pfx:/a?password=env:A&password=env:B", 'Duplicate attribute "password"', "Remove one"),
         ("pfx:/a%2", "two hexadecimal digits", "Write %25"),
         ("pfx:/a?role-id=%zz", "Invalid value of role-id: %", "Write %25"),
-        ("pfx:/a?passwrd=env:X", 'Unknown attribute "passwrd"', "Did you mean password?"),
+        ("pfx:/a?passwrd=env:X", 'Unknown attribute "passwrd"', 'Did you mean "password"?'),
         ("pfx:/a?zzz=1", 'Unknown attribute "zzz"', "Known attributes: path, friendly-name"),
         ("pfx:path=/a;password=env:X", '"password" must come after the `?`', "Move it after"),
         ("pfx:/a;password=env:X", '"password" must come after the `?`', "Move it after"),

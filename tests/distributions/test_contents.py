@@ -32,7 +32,7 @@ def test_plugin_requires_keyvouch_of_its_version(built: dict[str, Built], projec
 
 @pytest.mark.parametrize("project", PROJECTS)
 def test_licence_in_each_archive(built: dict[str, Built], project: str) -> None:
-    """The text of the licence is in the sdist and the wheel, and an SPDX expression in the metadata."""
+    """The text of the license is in the sdist and the wheel, and an SPDX expression in the metadata."""
     licence = (ROOT / "LICENSE").read_bytes()
 
     assert built[project].sdist_files()["LICENSE"] == licence

@@ -27,7 +27,7 @@ PASSWORD = "correct horse"
 
 PLACEHOLDERS = {
     "https://login.microsoftonline.com": "{authority}",
-    "/etc/keyvouch/": "{machine}/etc/keyvouch/",
+    "/etc/keyvouch": "{machine}/etc/keyvouch",
     "/etc/ssl/corp.pem": "{ca_file}",
     "/run/secrets/": "{machine}/run/secrets/",
     "/var/log/keyvouch/": "{machine}/var/log/keyvouch/",

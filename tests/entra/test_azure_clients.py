@@ -253,10 +253,10 @@ def test_second_program_finds_the_tokens(
 
 @pytest.fixture
 def environment(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registered]:
-    """A log-in that DefaultAzureCredential finds, and no other."""
-    pem = tmp_path / "log-in.pem"
+    """A login that DefaultAzureCredential finds, and no other."""
+    pem = tmp_path / "login.pem"
     with keyvouch.open_store(f"pem:{pem}") as store:
-        store.generate(keyvouch.KeySpec(subject="CN=log-in"))
+        store.generate(keyvouch.KeySpec(subject="CN=login"))
     with keyvouch.open_signer(f"pem:{pem}") as signer:
         made = Registered(authority, signer)
         monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")

@@ -431,7 +431,7 @@ class TestClaims:
         assert client.post(client.assertion(jti="one")).status_code == 200
 
     def test_replays_can_be_accepted(self) -> None:
-        """`refuse_replays=False` is Entra ID's current behaviour."""
+        """`refuse_replays=False` is Entra ID's current behavior."""
         with Authority(refuse_replays=False) as authority, Client(authority) as client:
             assertion = client.assertion()
             assert [client.post(assertion).status_code for _ in range(2)] == [200, 200]

@@ -1,4 +1,4 @@
-"""The Key Vault simulator, with URIs for its keys and a log-in in the environment for this plugin's tests.
+"""The Key Vault simulator, with URIs for its keys and a login in the environment for this plugin's tests.
 
 with running(folder) as vault:
     uri = vault.make("app")
@@ -54,7 +54,7 @@ def running(folder: Path, **options: Any) -> Iterator[Vault]:
     certificate = self_signed(key, "CN=reader", 10)
     with Authority(refuse_replays=False) as authority, pytest.MonkeyPatch.context() as patch:
         app = authority.register(certificates=[certificate])
-        pem = folder / "log-in.pem"
+        pem = folder / "login.pem"
         pem.touch(mode=0o600)
         pem.write_bytes(
             key.private_bytes(

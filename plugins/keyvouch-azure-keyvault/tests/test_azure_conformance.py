@@ -13,7 +13,7 @@ from keyvouch.testing import Relay, StoreConformance
 
 
 class TestKeyVault(StoreConformance):
-    """A lost connection does not end a log-in here, so the log-in is broken instead, by revoking its token.
+    """A lost connection does not end a login here, so the login is broken instead, by revoking its token.
 
     No URI contains a secret, and none is ambiguous: a certificate without a version is a family.
 
@@ -54,7 +54,7 @@ class TestKeyVault(StoreConformance):
         self._vault.revoke_tokens()
 
     def restore_connection(self) -> None:
-        """Do nothing: the next log-in restores it."""
+        """Do nothing: the next login restores it."""
 
     def new_uri(self) -> str:
         return self.at(f"new-{next(self._numbers)}")

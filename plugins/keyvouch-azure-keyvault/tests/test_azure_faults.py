@@ -1,4 +1,4 @@
-"""Faults of the service, the network and the log-in, and the errors that callers get."""
+"""Faults of the service, the network and the login, and the errors that callers get."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_refused_token_is_session_lost(vault: Vault, uri: str) -> None:
 
 
 def test_missing_reader_role_when_opening(vault: Vault, uri: str) -> None:
-    """If the log-in may not read certificates, the hint names the role that may."""
+    """If the login may not read certificates, the hint names the role that may."""
     vault.deny.add("certificates/list")
     try:
         error = assert_raises(AccessDenied, lambda: keyvouch.open_signer(uri))
@@ -146,7 +146,7 @@ def test_missing_reader_role_when_opening(vault: Vault, uri: str) -> None:
 
 
 def test_signing_needs_no_permission_to_list_or_get_keys(vault: Vault, uri: str) -> None:
-    """A log-in needs only keys/sign, certificates/get and certificates/list."""
+    """A login needs only keys/sign, certificates/get and certificates/list."""
     vault.deny |= {"keys/list", "keys/get"}
     try:
         with keyvouch.open_signer(uri) as signer:
@@ -182,7 +182,7 @@ def test_failing_authority_is_unavailable(vault: Vault, uri: str) -> None:
 
 
 def test_threads_share_one_token(vault: Vault, uri: str) -> None:
-    """However many threads sign, a log-in sends one request to the authority."""
+    """However many threads sign, a login sends one request to the authority."""
     with connected_store(uri) as store:
         before = len(vault.authority.exchanges)
         key = store.open(parse_uri(uri), timeout=10)

@@ -49,7 +49,7 @@ def hsm(tmp_path: Path) -> Iterator[Hsm]:
 
 
 def test_changed_tenant(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A log-in does not reuse the tenant that the same host required before, although the SDK remembers it."""
+    """A login does not reuse the tenant that the same host required before, although the SDK remembers it."""
     tenants = set()
     for _ in range(2):
         with running(tmp_path_factory.mktemp("hsm")) as hsm:
@@ -77,7 +77,7 @@ def test_key_signs_with_a_certificate_from_a_file(hsm: Hsm, tmp_path: Path) -> N
 
 
 def test_token_is_for_managed_hsm(hsm: Hsm) -> None:
-    """The log-in requests a token for Managed HSM, whatever the challenge says."""
+    """The login requests a token for Managed HSM, whatever the challenge says."""
     hsm.vault.make_key("app", "P-256")
     with keyvouch.open_signer(hsm.uri("key=app")) as signer:
         assert signer.sign(b"message", "ES256")

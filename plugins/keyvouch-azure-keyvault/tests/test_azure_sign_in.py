@@ -92,9 +92,9 @@ def endpoint(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint
 
 @pytest.fixture
 def uri(vault: Vault) -> str:
-    if "log-ins" not in vault.keys:
-        vault.make("log-ins", "P-256")
-    return vault.uri("certificate=log-ins")
+    if "logins" not in vault.keys:
+        vault.make("logins", "P-256")
+    return vault.uri("certificate=logins")
 
 
 def signs(uri: str) -> None:
@@ -122,7 +122,7 @@ def test_missing_managed_identity(endpoint: Endpoint, uri: str) -> None:
 
 
 def test_default_uses_what_is_available(endpoint: Endpoint, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DefaultAzureCredential uses the environment's log-in first, then the managed identity."""
+    """DefaultAzureCredential uses the environment's login first, then the managed identity."""
     default = uri.replace("auth=environment", "auth=default")
     signs(default)
     assert not endpoint.queries

@@ -229,7 +229,7 @@ class TestCertificates:
             sdk.certificates.merge_certificate("app", [foreign])
 
     def test_request_is_cancelled(self, sdk: Sdk) -> None:
-        """Only one request is possible at a time; it can be cancelled and deleted."""
+        """Only one request is possible at a time; it can be canceled and deleted."""
         sdk.certificates.begin_create_certificate("app", policy()).wait()
         with pytest.raises(HttpResponseError, match="inProgress"):
             sdk.certificates.begin_create_certificate("app", policy())

@@ -41,6 +41,6 @@ def log_out(path: Path) -> None:
 
 
 def finalize_modules() -> None:
-    """Finalise all modules, so that they are initialised again on their next use."""
+    """Finalize all modules, so that they are initialized again on their next use."""
     for each in module._modules.values():
         each.finalize()

@@ -1,4 +1,4 @@
-"""Keys on SoftHSM for the tests: generating them, recording log-ins, and signing under load."""
+"""Keys on SoftHSM for the tests: generating them, recording logins, and signing under load."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def use_softhsm(folder: Path, patch: pytest.MonkeyPatch, *labels: str) -> None:
     require_softhsm()
     tokens = folder / "tokens"
     tokens.mkdir()
-    finalize_modules()  # they read their configuration when initialised
+    finalize_modules()  # they read their configuration when initialized
     configuration = folder / "softhsm2.conf"
     configuration.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
     patch.setenv("SOFTHSM2_CONF", str(configuration))

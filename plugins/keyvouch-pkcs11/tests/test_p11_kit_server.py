@@ -32,7 +32,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P11KitSe
 def test_child_killed_under_load(server: P11KitServer, monkeypatch: pytest.MonkeyPatch, *, soak: bool) -> None:
     """No caller gets an error, on either token, and each kill costs at most the signatures in flight.
 
-    Recovery requires reinitialising the module, for the keys of both tokens.
+    Recovery requires reinitializing the module, for the keys of both tokens.
     """
     for key in KEYS:
         with keyvouch.open_store(key) as store:

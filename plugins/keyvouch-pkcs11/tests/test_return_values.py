@@ -16,5 +16,5 @@ HANDLED = {
 
 @pytest.mark.parametrize("name", sorted(HANDLED))
 def test_handled_name_has_a_number(name: str) -> None:
-    """A return value without its number in `RETURN_VALUES` would never be recognised by name."""
+    """A return value without its number in `RETURN_VALUES` would never be recognized by name."""
     assert name in cryptoki.RETURN_VALUES

@@ -98,7 +98,7 @@ def log_in_outcome(uri: str, **variables: str) -> bytes:
 
 @pytest.mark.parametrize("stop", ["before", "after"])
 def test_right_pin_survives_kills(softhsm: UriOf, stop: str) -> None:
-    """Processes killed during the log-in do not prevent the correct PIN from being tried."""
+    """Processes killed during the login do not prevent the correct PIN from being tried."""
     generate(softhsm())
     log_in_outcome(softhsm(pin="WRONG"), WRONG="wrong-horse")  # shows that the token reports failed attempts
     assert log_in_outcome(softhsm()) == b"opened"
@@ -119,7 +119,7 @@ def test_wrong_pin_is_tried_once_despite_kills(softhsm: UriOf) -> None:
 
 @pytest.mark.parametrize("right", [True, False])
 def test_kills_at_any_moment(softhsm: UriOf, *, right: bool, plenty: bool) -> None:
-    """After kills at any moment of the log-in the correct PIN works, and a wrong one was tried only once in total."""
+    """After kills at any moment of the login the correct PIN works, and a wrong one was tried only once in total."""
     generate(softhsm())
     if right:  # show that the token reports failed attempts
         log_in_outcome(softhsm(pin="WRONG"), WRONG="wrong-horse")
@@ -154,7 +154,7 @@ def test_log_in_by_the_program_keeps_the_record(softhsm: UriOf, monkeypatch: pyt
     with module as functions:
         functions.close_session(session)
     pins = record_pins(monkeypatch)
-    with pytest.raises(SecretIncorrect, match="refused before"):
+    with pytest.raises(SecretIncorrect, match="rejected earlier"):
         keyvouch.open_signer(softhsm(pin="WRONG"))
     assert pins == []
 
@@ -162,7 +162,7 @@ def test_log_in_by_the_program_keeps_the_record(softhsm: UriOf, monkeypatch: pyt
 def test_two_pin_sources_for_one_token(softhsm: UriOf) -> None:
     """A PIN reference other than the one used to log in is a configuration error."""
     generate(softhsm())
-    with keyvouch.open_signer(softhsm()), pytest.raises(ConfigurationError, match="another pin-source"):
+    with keyvouch.open_signer(softhsm()), pytest.raises(ConfigurationError, match="a different pin-source"):
         keyvouch.open_signer(softhsm(pin="OTHER_PIN"))
 
 

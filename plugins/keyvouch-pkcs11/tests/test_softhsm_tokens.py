@@ -52,7 +52,7 @@ def test_handle_of_an_ended_session_is_left_alone(softhsm: UriOf) -> None:
 
 
 def test_reused_handle_is_left_to_its_new_session(softhsm: UriOf) -> None:
-    """A module that was initialised again counts handles from the start; an old key closes no new session."""
+    """A module that was initialized again counts handles from the start; an old key closes no new session."""
     with keyvouch.open_signer(generate(softhsm())) as signer:
         old = only_token(SOFTHSM)
         ended = old.acquire_session(5.0)
@@ -105,7 +105,7 @@ def test_pin_requires_one_matching_token(softhsm: UriOf, monkeypatch: pytest.Mon
 
 
 def test_uninitialised_token_is_skipped(softhsm: UriOf) -> None:
-    """SoftHSM also lists a slot whose token has not been initialised."""
+    """SoftHSM also lists a slot whose token has not been initialized."""
     pinned = generate(softhsm())
     with keyvouch.open_store(f"pkcs11:?module-path={SOFTHSM}&pin-source=env:HSM_PIN") as store:
         listed = store.keys()
@@ -121,7 +121,7 @@ def test_missing_key_and_missing_token(softhsm: UriOf) -> None:
 
 
 def test_openssl_error_queue_is_empty(softhsm: UriOf) -> None:
-    """Initialising SoftHSM leaves errors in the queue, which `ssl` in the same thread would take for its own."""
+    """Initializing SoftHSM leaves errors in the queue, which `ssl` in the same thread would take for its own."""
     libcrypto = ctypes.CDLL(ctypes.util.find_library("crypto"))
     generate(softhsm())
     finalize_modules()
@@ -153,5 +153,5 @@ def test_invalid_module_file(tmp_path: Path) -> None:
 def test_module_that_fails_to_initialise(softhsm: UriOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error contains the module's return value."""
     monkeypatch.setenv("SOFTHSM2_CONF", str(tmp_path / "missing.conf"))
-    with pytest.raises(StoreUnavailable, match="Failed to initialise .*: C_Initialize"):
+    with pytest.raises(StoreUnavailable, match="Failed to initialize .*: C_Initialize"):
         keyvouch.open_signer(softhsm())

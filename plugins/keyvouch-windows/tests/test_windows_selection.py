@@ -137,7 +137,7 @@ def test_certificate_without_a_key_is_reported(scripted: ScriptedWindows) -> Non
             ConfigurationError,
             "can only select an existing certificate",
         ),
-        ("windows:location=CurrentUser;subject=CN=other", ConfigurationError, "a different subject than CN=new"),
+        ("windows:location=CurrentUser;subject=CN=other", ConfigurationError, "differs from the requested CN=new"),
     ],
 )
 def test_uri_unsuitable_for_a_new_key(

@@ -45,7 +45,7 @@ class Connection:
         self.users = 1
         self.closing = False
         self.generation = 0
-        """Incremented at each log-in; a key belongs to the generation it was opened in."""
+        """Incremented at each login; a key belongs to the generation it was opened in."""
         self._connected_in = -1  # the fork number
         self._made_in = process.fork_number
         self._log_in = SingleFlight[None]()
@@ -102,7 +102,7 @@ class Connection:
             except SessionLost as error:
                 if deadline.left() <= 0 or (error.performed and not repeatable):
                     raise as_user_error(error) from error
-                if lost is not None:  # the new session was lost too: pause before the next log-in
+                if lost is not None:  # the new session was lost too: pause before the next login
                     deadline.wait(backoff.delay_after(error), error)
                 lost = generation
             except Throttled as error:

@@ -106,4 +106,4 @@ def reopening_timed_out() -> StoreUnavailable:
 
 def signer_closed() -> KeyUnusable:
     """Return the error for using a signer after `close`; a client goes on to its next key."""
-    return KeyUnusable("The signer is closed.", hint="Open it again, or close it later.")
+    return KeyUnusable("The signer is closed.", hint="Open a new one, or close this one after its last use.")

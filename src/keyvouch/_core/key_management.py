@@ -62,7 +62,9 @@ def open_store(uri: str | KeyUri, *, interactive: bool = False) -> Store:
     if name := profile_name(uri):
         profile = config.load().profile(name)
         if not profile.keys:
-            raise ConfigurationError(f"The profile {name!r} has no keys.", hint='Add keys = ["scheme:..."].')
+            raise ConfigurationError(
+                f"The profile {name!r} has no keys.", hint='Add keys = ["scheme:..."] to the profile.'
+            )
         return Store(parse(profile.keys[0]), resolver_for(profile, interactive=interactive))
     return Store(parse(uri), resolver_for(None, interactive=interactive))
 
@@ -224,7 +226,7 @@ class Store:
         pinned = self._call(self._pinned, OPEN_TIMEOUT, repeatable=True)
         if pinned.identity() != self.uri.identity():
             raise ConfigurationError(
-                f"The URI {self.uri} may refer to another key later.",
+                f"The URI {self.uri} is not pinned: it may refer to another key later.",
                 hint=f"To delete the key that it refers to now, use {pinned.quoted}",
                 uri=self.uri,
             )
@@ -260,7 +262,9 @@ class Store:
     def _call(self, action: Callable[[], T], timeout: float, *, repeatable: bool) -> T:
         token = self._use.token
         if token is None:
-            raise KeyUnusable("The store is closed.", hint="Open it again, or close it later.", uri=self.uri)
+            raise KeyUnusable(
+                "The store is closed.", hint="Open a new one, or close this one after its last use.", uri=self.uri
+            )
         try:
             return self._connection.call(lambda _: action(), Deadline(timeout), repeatable=repeatable)[0]
         finally:

@@ -93,7 +93,7 @@ def store_class(scheme: str) -> type[KeyStore]:
         names = " and ".join(plugin.distribution for plugin in claimants)
         other = next(plugin for plugin in reversed(claimants) if plugin.distribution != "keyvouch")
         raise PluginConflict(
-            f"Duplicate store for {scheme}: from {names}.",
+            f"More than one distribution provides the scheme {scheme}: {names}.",
             hint=f"Uninstall the one that you do not want, for example: pip uninstall {other.distribution}",
         )
     return _load(claimants[0])
@@ -129,7 +129,8 @@ def _load(plugin: Plugin) -> type[KeyStore]:
         and isinstance(getattr(loaded, "attributes", None), tuple)
     ):
         raise PluginBroken(
-            f"{plugin.entry_point.value} from {plugin.distribution} is not a KeyStore with a tuple of attributes.",
+            f"{plugin.entry_point.value} from {plugin.distribution} is not a KeyStore subclass with a tuple"
+            " `attributes`.",
             hint="Name the store's class in the entry point, and declare `attributes` in the class, a tuple.",
         )
     return loaded
@@ -156,7 +157,7 @@ def _missing(scheme: str) -> PluginMissing:
     if scheme in KNOWN:
         hint = f"In a checkout of keyvouch, run: pip install . ./plugins/{package}"
     elif nearest := difflib.get_close_matches(scheme, [*schemes, *KNOWN], n=1):
-        hint = f"Did you mean {nearest[0]}:?"
+        hint = f'Did you mean "{nearest[0]}:"?'
     else:  # never suggest installing a name that nobody has vetted
         hint = "Install the package that provides it; `keyvouch stores` lists the installed ones."
     if skipped := _skipped(scheme):

@@ -369,7 +369,7 @@ class Signer:
         error = _require_unavailable(opened, message, raised)
         backoff, key, lost = Backoff(), opened, isinstance(error, SessionLost)
         token: object = None
-        pause = not lost  # the first loss is repaired at once; if the new log-in fails too, only after a pause
+        pause = not lost  # the first loss is repaired at once; if the new login fails too, only after a pause
         try:
             while True:
                 if pause:

@@ -153,8 +153,9 @@ def _require_fields(scheme: str, value: object, what: str, fields: dict[str, Any
         with store_code(scheme):
             right = _fits(found, expected, members)
         if not right:
-            wanted = ", or no time zone" if isinstance(found, dt.datetime) else ""
-            raise _defect(scheme, f"{what} whose {name} has the wrong type, {type(found).__name__}{wanted}")
+            if isinstance(found, dt.datetime) and expected == _TIME:
+                raise _defect(scheme, f"{what} whose {name} is invalid: expected a timezone-aware datetime")
+            raise _defect(scheme, f"{what} whose {name} has the wrong type, {type(found).__name__}")
 
 
 def _attribute(scheme: str, stored: object, name: str) -> Any:

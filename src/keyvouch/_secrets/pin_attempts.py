@@ -4,7 +4,7 @@ The state folder contains one record per token, with a salted scrypt digest of e
 value is recorded as interrupted before it is tried, and as refused once the token has refused it:
 
 - A refused value is not tried again until some value is accepted.
-- An interrupted value, whose process was killed during the log-in, is tried again if the token shows no failed try. If
+- An interrupted value, whose process was killed during the login, is tried again if the token shows no failed try. If
   the token has never been seen to show failed tries, the value is tried only once more.
 - A record that is damaged, unreadable or not our own counts as a refusal of every value.
 """
@@ -32,8 +32,8 @@ from keyvouch.errors import KeyvouchError, SecretIncorrect, StoreLocked, StoreUn
 
 WAIT = 60.0
 """Seconds to wait for another thread or process that is logging in."""
-_REFUSED = "This PIN was refused before and is not tried again: another failure could lock the token."
-_UNKNOWN = "A log-in with this PIN was interrupted. It is not tried again, since the token may have refused it."
+_REFUSED = "This PIN was rejected earlier and will not be retried: another failure could lock the token."
+_UNKNOWN = "A login with this PIN was interrupted. It will not be retried, since the token may have rejected it."
 
 
 class _Locks:

@@ -115,7 +115,7 @@ def read_record(path: Path) -> PinRecord:
         raise files.cannot_write(path, error) from error
     except DamagedRecordError as damage:
         raise SecretIncorrect(
-            f"The PIN is not tried: the record of refused PINs {path} {damage}.",
+            f"Cannot try the PIN: the record of refused PINs, {path}, {damage}.",
             hint=f"If the PIN is correct and the token is not about to lock, {UNSEAL}",
         ) from damage
 

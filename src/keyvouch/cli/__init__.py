@@ -23,7 +23,7 @@ COMMANDS = {
     "export": "Write a certificate or a key to a file.",
     "delete": "Delete a key.",
     "grant": "Grant or revoke an account's permission to use a key.",
-    "doctor": "Fix what keeps keys from being used.",
+    "doctor": "Fix problems that prevent keys from being used.",
     "demo": "Demonstrate keyvouch with a throwaway key and authority.",
 }
 """In the order in which to show them."""

@@ -11,10 +11,10 @@ from keyvouch.cli.output import present
 
 
 @click.command("doctor")
-@click.option("--unseal", is_flag=True, required=True, help="Allow one more try of each PIN that a token refused.")
+@click.option("--unseal", is_flag=True, required=True, help="Allow each refused PIN to be tried once more.")
 @output_option
 def command(unseal: bool, output: str) -> None:  # noqa: ARG001 - the only option so far
-    """Fix what keeps keys from being used.
+    """Fix problems that prevent keys from being used.
 
     keyvouch does not try a refused PIN again, in any process or after a restart, because a token locks itself after a
     few wrong ones. Use --unseal if the PIN is correct after all, for example because it was reset, or if the record of

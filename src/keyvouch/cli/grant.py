@@ -28,8 +28,12 @@ def command(
     Prints the accounts that can sign: + marks an account that was added, - one that was removed. An account that
     already has the permission keeps it.
     """
-    if (not account) != list_only or (revoke and list_only):
-        raise click.UsageError("Use either ACCOUNT, with or without --revoke, or --list.")
+    if account and list_only:
+        raise click.UsageError("Specify ACCOUNT or --list, not both.")
+    if revoke and list_only:
+        raise click.UsageError("Specify --revoke or --list, not both.")
+    if not account and not list_only:
+        raise click.UsageError("Specify ACCOUNT or --list.")
     with select(profile, key).open_store() as store:
         before = store.readers()
         if account and revoke:

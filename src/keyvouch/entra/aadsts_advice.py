@@ -22,7 +22,7 @@ ADVICE = {
     700027: _REGISTER,
     700024: _CLOCK,
     700023: "Check tenant, cloud and authority: the assertion was made for another token endpoint.",
-    700030: "Authorise the certificate's subject name on the app registration, or upload the certificate itself.",
+    700030: "Authorize the certificate's subject name on the app registration, or upload the certificate itself.",
     7000213: "Send the whole chain, leaf first (send-x5c); it must be issued by an authority that the tenant trusts.",
     7000214: _RENEW,
     7000274: _RENEW,

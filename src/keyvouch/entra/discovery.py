@@ -52,7 +52,7 @@ def check_document(url: str, text: str, issuer: str | None) -> None:
     if not _is_microsoft_issuer(document["issuer"]):
         raise ConfigurationError(
             f"Issuer mismatch: the discovery document of {authority} names {_shown(document.get('issuer'))}.",
-            hint="Set authority to the issuer, exactly as the document spells it.",
+            hint="If you trust that issuer, set authority to it, exactly as the document spells it.",
         )
 
 
@@ -89,7 +89,8 @@ def _check_endpoint(name: str, endpoint: object, authority: str, *, any_host: bo
     if not any_host and origin != authority_of(authority):
         raise ConfigurationError(
             f"The {name} of {authority} is on another host: {_shown(endpoint)}.",
-            hint="If you trust that host, set authority to it. Otherwise, somebody may be after your assertions.",
+            hint="If you trust that host, set authority to it."
+            " Otherwise, an attacker may be trying to obtain your assertions.",
         )
 
 

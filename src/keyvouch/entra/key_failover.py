@@ -117,7 +117,7 @@ class KeyFailover:
         return assertion
 
     def try_keys(self, request: Callable[[], Any], deadline: Deadline | None = None) -> Outcome:
-        """Make a request with each key until one is accepted; see the design of `try_next_key`.
+        """Make a request with each key until one is accepted, as `KeyvouchError.try_next_key` allows.
 
         Keys refused recently are tried only if no store of the other keys can sign.
         """

@@ -25,6 +25,7 @@ from keyvouch.errors import (
     without_frames,
 )
 from keyvouch.https import cause_of
+from keyvouch.proxies import INVALID_PROXY, INVALID_PROXY_HINT
 
 _NOT_JSON = "it is not valid JSON"
 _UNKNOWN_TENANT_STATUSES = ("400", "404")
@@ -52,7 +53,7 @@ def translate_network_error(error: Exception, authority: str) -> KeyvouchError |
     if isinstance(error, requests.exceptions.SSLError):
         return _tls_error(error, authority)
     if isinstance(error, requests.exceptions.InvalidProxyURL | requests.exceptions.InvalidSchema):
-        return ConfigurationError("Invalid proxy URL.", hint="Set proxy or HTTPS_PROXY to http://host:port.")
+        return ConfigurationError(INVALID_PROXY, hint=INVALID_PROXY_HINT)
     if isinstance(error, UnexpectedResponse | requests.exceptions.JSONDecodeError):
         return unexpected_response(authority, str(error) if isinstance(error, UnexpectedResponse) else _NOT_JSON)
     if isinstance(error, requests.exceptions.RequestException):

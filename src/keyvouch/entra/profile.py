@@ -109,7 +109,7 @@ def _require_no_cycle(path: tuple[str, ...]) -> None:
             needed = (*path, str(uri.get("profile")))
             if needed[-1] in path:
                 raise ConfigurationError(
-                    f"A profile cannot sign in without itself: {' -> '.join(needed)}.",
+                    f"Circular sign-in: {' -> '.join(needed)}.",
                     hint="Open the key of one of them in another way.",
                 )
             _require_no_cycle(needed)

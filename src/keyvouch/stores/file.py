@@ -53,8 +53,8 @@ _PATH = Attribute(
     required_for=frozenset({"open", "generate"}),
     parse=key_files.parse_path,
 )
-_FRIENDLY_NAME = Attribute("friendly-name", "which of several keys in one file")
-_PASSWORD = Attribute("password", "what the file is encrypted with", query=True, secret=True)
+_FRIENDLY_NAME = Attribute("friendly-name", "the friendly name of one of several keys")
+_PASSWORD = Attribute("password", "the password that the file is encrypted with", query=True, secret=True)
 
 
 class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, ExportsKeys):

@@ -96,7 +96,7 @@ def _parse(data: bytes, path: Path) -> Element:
     try:
         return asn1.parse(data)
     except asn1.TruncatedError as error:
-        raise KeyUnusable(f"{path} is cut off: its end is missing.", hint="Copy it again, in binary mode.") from error
+        raise KeyUnusable(f"{path} is truncated.", hint="Copy it again, in binary mode.") from error
     except ValueError as error:
         raise _damaged(path, error) from error
 

@@ -14,7 +14,7 @@ from keyvouch.testing import StoreConformance
 
 PASSWORD = "correct horse"
 ALWAYS = frozenset({"connection", "stalled", "refusals", "request", "grant"})
-"""Files have no connection that could be lost or stall, and no server that counts log-ins or grants access."""
+"""Files have no connection that could be lost or stall, and no server that counts logins or grants access."""
 
 
 def make(uri: str, kind: str, *, further: bool = False) -> str:

@@ -45,7 +45,7 @@ class UntypedLossOfOneMethod(MemoryStore):
 
 @caught_by("test_reconnecting_restores_the_key")
 class ReconnectingBreaksOtherKeys(MemoryStore):
-    """While it reconnects, keys from the previous log-in find no session at all."""
+    """While it reconnects, keys from the previous login find no session at all."""
 
     connecting = False
 

@@ -175,7 +175,7 @@ class LeavesItsProgram(MemoryKey):
 
 @caught_by("test_server_receives_a_wrong_secret_once")
 class SendsTwice(MemoryStore):
-    """Its library automatically repeats a refused log-in."""
+    """Its library automatically repeats a refused login."""
 
     def log_in(self, pin: Secret | None) -> None:
         try:
@@ -198,6 +198,6 @@ class KeepsThePin(MemoryStore):
 
 @caught_by("test_wrong_secret_opens_nothing")
 class PinOfAnother(MemoryStore):
-    """URIs with different PINs share one log-in."""
+    """URIs with different PINs share one login."""
 
     attributes = tuple(replace(each, connection=each.name != "pin") for each in MemoryStore.attributes)

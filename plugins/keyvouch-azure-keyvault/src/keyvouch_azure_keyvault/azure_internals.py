@@ -24,7 +24,7 @@ class _Locks:
 
 
 def forget_challenge(vault_url: str) -> None:
-    """Remove a vault's challenge from the caches: it is from an earlier log-in, and may name another tenant."""
+    """Remove a vault's challenge from the caches: it is from an earlier login, and may name another tenant."""
     for cache in CHALLENGE_CACHES:
         with contextlib.suppress(KeyError):  # raised by older releases
             cache.remove_challenge_for_url(vault_url)

@@ -103,7 +103,7 @@ class VaultCredential:
         """Discard a refused token; return whether another can be fetched, rather than the same one from a cache."""
         self._tokens.clear()
         if self._profile is None:
-            return False  # azure-identity's own cache was created with this log-in
+            return False  # azure-identity's own cache was created with this login
         self._profile.bypass_cache = True
         return True
 

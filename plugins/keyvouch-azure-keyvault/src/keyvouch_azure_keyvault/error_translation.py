@@ -155,13 +155,13 @@ def to_keyvouch_error(error: Exception, operation: Operation, auth: str) -> Keyv
             hint="Correct vault=, and check that it leads to Key Vault.",
         )
     return StoreUnavailable(
-        f"Unexpected response when {operation.description}: {type(error).__name__}.",
+        f"Unexpected response while {operation.description}: {type(error).__name__}.",
         hint="Check that vault= leads to Key Vault, and not to a proxy.",
     )
 
 
 def missing_credential(error: Exception, auth: str) -> KeyvouchError:
-    """Return the error for a log-in for which the environment provides no credentials."""
+    """Return the error for a login for which the environment provides no credentials."""
     return SecretRequired(f"Cannot sign in with auth={auth}: {_reason(error)}", hint=_SIGN_IN_HINTS[auth])
 
 
@@ -171,7 +171,7 @@ def _reason(error: Exception) -> str:
 
 
 def is_permission_denied(error: KeyvouchError) -> bool:
-    """Return whether a permission is missing, in which case the log-in itself succeeded."""
+    """Return whether a permission is missing, in which case the login itself succeeded."""
     return isinstance(error, AccessDenied) and error.message.startswith((_DENIED_BY_ROLE, _DENIED_BY_POLICY))
 
 
@@ -218,11 +218,11 @@ def _from_response(response: _ErrorResponse, operation: Operation) -> KeyvouchEr
         return _BY_STATUS[response.status](response, operation)
     if response.status in _REDIRECTS:
         return StoreUnavailable(
-            "The server responded with a redirect, which is not followed because requests contain a token.",
+            "The server returned a redirect, which is not followed because the request contains a token.",
             hint="Write the vault's own URL.",
         )
     return StoreUnavailable(
-        f"The service failed when {operation.description}: HTTP status {response.status}, {response.text}",
+        f"The service failed while {operation.description}: HTTP status {response.status}, {response.text}",
         hint="Try again later.",
     )
 
@@ -233,8 +233,8 @@ _DENIED_BY_ROLE = "No role permits"
 
 def _unauthorised(response: _ErrorResponse, operation: Operation) -> KeyvouchError:
     return SessionLost(
-        f"The vault rejected the token when {operation.description}: {response.text}",
-        hint="Check that the log-in is for the vault's tenant, and this machine's clock.",
+        f"The vault rejected the token while {operation.description}: {response.text}",
+        hint="Check that the login is for the vault's tenant, and this machine's clock.",
         performed=False,
     )
 
@@ -312,7 +312,7 @@ def _conflict(response: _ErrorResponse, operation: Operation) -> KeyvouchError:
 
 def _throttled(response: _ErrorResponse, operation: Operation) -> Throttled:
     return Throttled(
-        f"The vault throttled the request when {operation.description}: {response.text}",
+        f"The vault throttled the request while {operation.description}: {response.text}",
         hint="A vault allows a few thousand operations in 10 seconds: reuse assertions (`reuse`), or use two vaults.",
         retry_after=retry_delay(response.headers),
     )
@@ -325,7 +325,7 @@ def _bad_request(response: _ErrorResponse, operation: Operation) -> KeyvouchErro
             hint="Use an algorithm of the key's type.",
         )
     return NotSupported(
-        f"The vault rejected the request when {operation.description}: {response.text}",
+        f"The vault rejected the request while {operation.description}: {response.text}",
         hint="Use another type of key or another name.",
     )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class KeyVaultKey(StoredKey):
-    """One version of a key, which signs with one request and the log-in it was opened with."""
+    """One version of a key, which signs with one request and the login it was opened with."""
 
     remote = True
 

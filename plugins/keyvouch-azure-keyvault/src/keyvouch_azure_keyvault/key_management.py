@@ -84,7 +84,8 @@ def create_certificate(session: Session, location: KeyLocation, spec: KeySpec, *
     if not hasattr(created, "cer"):
         reason = getattr(operation.error, "message", None) or operation.status_details or operation.status
         raise NotSupported(
-            f"The vault did not create the certificate: {reason}.", hint="Change what the message names."
+            f"The vault did not create the certificate: {reason}.",
+            hint="Correct the setting that the message mentions.",
         )
     return _find_by_key(session, location, created, _csr_key_digest(operation.csr))
 

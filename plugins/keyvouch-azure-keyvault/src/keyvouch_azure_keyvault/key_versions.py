@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from keyvouch_azure_keyvault.uri_attributes import KeyLocation
 
 _AUTO_RENEW_ADVICE = (
-    "The vault renews the certificate {0} automatically (AutoRenew). A new version has a new thumbprint, and Entra ID"
-    " refuses it (AADSTS700027) until it is registered on the app, unless the app trusts subject and issuer (send-x5c)."
+    "The vault renews the certificate {0} automatically (AutoRenew). Entra ID refuses the new version"
+    " (AADSTS700027) until it is registered on the app, unless the app trusts subject and issuer (send-x5c)."
     " To renew it yourself, set actionType to EmailContacts in its policy:"
     " az keyvault certificate show --vault-name {vault} --name {0} --query policy > policy.json, then"
     " az keyvault certificate set-attributes --vault-name {vault} --name {0} --policy @policy.json"
@@ -238,7 +238,7 @@ def _public_key(found: Any) -> PublicKey:
             f"The public key of {found.name} is invalid.", hint="Create another key: keyvouch new."
         ) from error
     raise KeyUnusable(
-        f"Unsupported type of the key {found.name}: {kind[:20] or 'unknown'}.",
+        f"Unsupported key type: {found.name} is {kind[:20] or 'of an unknown type'}.",
         hint="Create an RSA or EC key: keyvouch new.",
     )
 

@@ -1,4 +1,4 @@
-"""A log-in, and the SDK's clients that share it and one connection pool."""
+"""A login, and the SDK's clients that share it and one connection pool."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LIST_KEYS = Operation("listing keys", None, "keys/list", READER_ROLE)
 
 
 class Session:
-    """A log-in that threads share."""
+    """A login that threads share."""
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         self.auth: str = uri.get("auth")

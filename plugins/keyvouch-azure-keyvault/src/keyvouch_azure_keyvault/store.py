@@ -102,7 +102,7 @@ class KeyVaultStore(
         self._session = ProcessLocal[Session]()
 
     def connect(self, *, timeout: float) -> None:
-        """Log in; keys that are already open keep their own log-in."""
+        """Log in; keys that are already open keep their own login."""
         azure_internals.replace_inherited_locks()
         session = Session(self._uri, self._secrets)
         session.log_in(timeout)

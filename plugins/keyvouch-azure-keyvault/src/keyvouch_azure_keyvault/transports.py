@@ -157,7 +157,7 @@ class TokenTransport(_Transport):
 
 
 class AuthorityTransport(TokenTransport):
-    """A transport for log-ins, whose libraries do not distinguish an authority that fails from one that refuses."""
+    """A transport for logins, whose libraries do not distinguish an authority that fails from one that refuses."""
 
     def send(self, request: Any, **options: Any) -> BufferedResponse:
         """Send a request. Raises what the base class raises, and `NoResponse` for transient failures: 429 and 5xx.

@@ -241,7 +241,7 @@ class Cryptoki:
             raise CryptokiError(name, return_value)
 
     def initialize(self, reserved: bytes | None, *, locking: bool) -> None:
-        """Initialise the module; with `locking`, it may use OS locks. `reserved`: the parameter string for NSS."""
+        """Initialize the module; with `locking`, it may use OS locks. `reserved`: the parameter string for NSS."""
         if not locking and reserved is None:
             self._call("Initialize", None)
             return
@@ -249,7 +249,7 @@ class Cryptoki:
         self._call("Initialize", ctypes.byref(arguments))
 
     def finalize(self) -> None:
-        """Finalise the module for this process."""
+        """Finalize the module for this process."""
         self._call("Finalize", None)
 
     def info(self) -> Info:

@@ -35,9 +35,9 @@ SESSION_LOST = frozenset(
         "USER_NOT_LOGGED_IN",
     }
 )
-"""The session, the log-in or the module is lost: connecting again may help."""
+"""The session, the login or the module is lost: connecting again may help."""
 REQUIRES_INITIALIZATION = frozenset({"CRYPTOKI_NOT_INITIALIZED", "DEVICE_ERROR", "GENERAL_ERROR"})
-"""The subset that requires initialising the module again if opening a new session fails with them too."""
+"""The subset that requires initializing the module again if opening a new session fails with them too."""
 UNSUPPORTED = frozenset(
     {
         "ARGUMENTS_BAD",
@@ -87,7 +87,7 @@ def as_keyvouch_error(error: CryptokiError, operation: str, *, performed: bool =
     """Return keyvouch's error for a return value."""
     if error.name in SESSION_LOST:
         return SessionLost(
-            f"Session or log-in lost while {operation}: {error}.",
+            f"Session or login lost while {operation}: {error}.",
             hint="Check that the token is still present: `pkcs11-tool --list-slots`.",
             performed=performed,
         )

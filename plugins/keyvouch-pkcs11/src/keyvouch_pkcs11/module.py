@@ -1,12 +1,12 @@
-"""The modules loaded in this process: each is initialised once per process, and forks do not disturb it.
+"""The modules loaded in this process: each is initialized once per process, and forks do not disturb it.
 
 Rules:
 
-- A module stays initialised until the process ends. Its last user only logs out: some modules, such as opencryptoki,
-  close descriptors they do not own when they are initialised a second time.
-- Every call is made inside the module's gate: a fork waits for it to return, and so does reinitialising the module.
-- A child forgets what its parent has open without closing it, and initialises the module for itself.
-- Tokens belong to the module: two stores that use the same module share its log-ins.
+- A module stays initialized until the process ends. Its last user only logs out: some modules, such as opencryptoki,
+  close descriptors they do not own when they are initialized a second time.
+- Every call is made inside the module's gate: a fork waits for it to return, and so does reinitializing the module.
+- A child forgets what its parent has open without closing it, and initializes the module for itself.
+- Tokens belong to the module: two stores that use the same module share its logins.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Module(ForkGate):
         """Whether only one thread at a time may call the module; decided before the first call."""
         self._os_locking = True
         self._is_inherited = False
-        """True in a child process if the module works only in the process that initialised it."""
+        """True in a child process if the module works only in the process that initialized it."""
         self._reset_state()
         super().__init__()  # last: fork hooks use the object from now on, so it must be complete
 
@@ -61,7 +61,7 @@ class Module(ForkGate):
         self._call_lock = threading.Lock()
         self._users = 0
         self._epoch = 0
-        """Incremented each time the log-ins are discarded: tokens of earlier epochs are no longer used."""
+        """Incremented each time the logins are discarded: tokens of earlier epochs are no longer used."""
         self._tokens: dict[int, Token] = {}
         """By slot."""
         self.sessions = OpenSessions()
@@ -88,7 +88,7 @@ class Module(ForkGate):
             self._call_lock.release()
 
     def connect(self, epoch: int | None, *, serialise: bool) -> int:
-        """Initialise the module, or discard the log-ins of this epoch; return the current epoch.
+        """Initialize the module, or discard the logins of this epoch; return the current epoch.
 
         `epoch` is the result of this process's previous call for the same store, or None. Raises `StoreUnavailable`,
         and `KeyUnusable` if the module works only in this process's parent.
@@ -111,7 +111,7 @@ class Module(ForkGate):
             return self._epoch
 
     def is_current(self, epoch: int) -> bool:
-        """Return whether the log-ins of this epoch are still used."""
+        """Return whether the logins of this epoch are still used."""
         return epoch == self._epoch
 
     def token(self, slot: int, uri_attributes: dict[str, str], epoch: int) -> Token | None:
@@ -132,7 +132,7 @@ class Module(ForkGate):
                 self._discard_tokens()
 
     def finalize(self) -> None:
-        """Finalise the module once no call is running in it. Raises TimeoutError if a call does not end."""
+        """Finalize the module once no call is running in it. Raises TimeoutError if a call does not end."""
         with self.exclusive():
             with contextlib.suppress(CryptokiError):
                 self._functions.finalize()
@@ -148,7 +148,7 @@ class Module(ForkGate):
                 self._initialize()
             elif error.name != "CRYPTOKI_ALREADY_INITIALIZED":  # by the program itself, or by this process's parent
                 raise StoreUnavailable(
-                    f"Failed to initialise the module {self._location.path}: {error}.",
+                    f"Failed to initialize the module {self._location.path}: {error}.",
                     hint="Check its configuration and log. Its service may be stopped, or this account lacks access.",
                 ) from error
         self._is_initialized = True
@@ -174,7 +174,7 @@ class Module(ForkGate):
             raise failures[0]
 
     def _reconnect(self) -> None:
-        """Discard log-ins and sessions; reinitialise the module if it does not work otherwise."""
+        """Discard logins and sessions; reinitialize the module if it does not work otherwise."""
         self._discard_tokens()
         self._epoch += 1
         if self._is_working():
@@ -188,7 +188,7 @@ class Module(ForkGate):
         self._initialize()
 
     def _is_working(self) -> bool:
-        """Return whether sessions can be opened, or fail for a reason that reinitialising would not fix."""
+        """Return whether sessions can be opened, or fail for a reason that reinitializing would not fix."""
         try:
             with self as functions:
                 for slot in functions.slots():

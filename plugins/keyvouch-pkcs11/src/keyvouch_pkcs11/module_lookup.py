@@ -23,7 +23,7 @@ _P11_KIT_PREFIXES = ("p11-kit-proxy", "libp11-kit")
 
 @dataclass(frozen=True)
 class ModuleLocation:
-    """A module's file and its initialisation parameters."""
+    """A module's file and its initialization parameters."""
 
     path: str
     reserved: bytes | None = None

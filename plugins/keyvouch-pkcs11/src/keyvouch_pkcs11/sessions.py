@@ -16,9 +16,9 @@ class Session(int):
 class OpenSessions:
     """The current session of each handle.
 
-    A module ends sessions by itself if it is initialised again, or if other code calls C_CloseAllSessions, and may then
+    A module ends sessions by itself if it is initialized again, or if other code calls C_CloseAllSessions, and may then
     give their handles to new sessions: tpm2-pkcs11 always uses the lowest free one. A thread that still holds an ended
-    session must not close the new one, which may be the log-in of the next connection.
+    session must not close the new one, which may be the login of the next connection.
     """
 
     def __init__(self) -> None:

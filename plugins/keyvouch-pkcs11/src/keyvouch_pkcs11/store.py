@@ -73,7 +73,7 @@ class _SelectedKey(NamedTuple):
 class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys):
     """Keys on PKCS#11 tokens: `pkcs11:token=prod;object=app?module-path=/usr/lib/libmodule.so&pin-source=env:HSM_PIN`.
 
-    The URI follows RFC 7512. keyvouch initialises each module once, and logs in to a token when the first of its keys
+    The URI follows RFC 7512. keyvouch initializes each module once, and logs in to a token when the first of its keys
     is opened.
     """
 
@@ -87,7 +87,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         """The module's epoch at the last `connect`."""
 
     def connect(self, *, timeout: float) -> None:  # noqa: ARG002 - a module cannot be interrupted
-        """Initialise the module, or discard all log-ins; `open` logs in to tokens."""
+        """Initialize the module, or discard all logins; `open` logs in to tokens."""
         if self._module is None:
             self._module = load_module(find_module(self._uri))
         previous = None
@@ -107,7 +107,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         if not selected.key.can_sign:
             raise KeyUnusable(
                 "The key is not permitted to sign (CKA_SIGN is false).",
-                hint="Create a key that is: `keyvouch new`.",
+                hint="Create a key that permits signing: `keyvouch new`.",
                 uri=selected.uri,
             )
         key = Pkcs11Key(selected.token, selected.key, selected.uri, certificate, self._secrets)
@@ -115,7 +115,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         return key
 
     def tokens(self, uri: KeyUri) -> list[TokenInfo]:
-        """Return the tokens, with the information they show without a log-in."""
+        """Return the tokens, with the information they show without a login."""
         found = []
         for token in self._matching_tokens(uri):
             with translate_errors("reading the token's flags"):
@@ -126,7 +126,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         return found
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
-        """Return the keys that the tokens show, after a log-in if the URI has a PIN."""
+        """Return the keys that the tokens show, after a login if the URI has a PIN."""
         digest = uri.get("spki-sha256")
         found = [(token, each) for token, each in self._search(uri, DEFAULT_TIMEOUT) if each.public_key is not None]
         listed = [_key_info(uri, token, each, None) for token, each in found]
@@ -228,7 +228,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         return found[0]
 
     def _search(self, uri: KeyUri, timeout: float) -> list[tuple[Token, objects.PrivateKeyObject]]:
-        """Return the keys that match the URI, each with its token, after a log-in if the URI has a PIN."""
+        """Return the keys that match the URI, each with its token, after a login if the URI has a PIN."""
         tokens = self._matching_tokens(uri)
         if not tokens:
             raise _no_token(uri)

@@ -1,4 +1,4 @@
-"""A token, its log-in, and the sessions shared by all its keys."""
+"""A token, its login, and the sessions shared by all its keys."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _ENDED_SESSION = frozenset({"SESSION_CLOSED", "SESSION_HANDLE_INVALID", "CRYPTOK
 
 
 class Token:
-    """A token of a module, during one log-in."""
+    """A token of a module, during one login."""
 
     def __init__(self, module: Module, slot: int, uri_attributes: dict[str, str]) -> None:
         self.module = module
@@ -87,9 +87,9 @@ class Token:
         return bool(self._read_flags() & _FAILED_LOGIN)
 
     def log_in(self, uri: KeyUri, secrets: SecretResolver, timeout: float) -> None:
-        """Log in with the URI's PIN if the token requires a log-in and has none yet.
+        """Log in with the URI's PIN if the token requires a login and has none yet.
 
-        Raises `SecretIncorrect`, `StoreLocked`, `StoreUnavailable`, and `ConfigurationError` if the log-in used another
+        Raises `SecretIncorrect`, `StoreLocked`, `StoreUnavailable`, and `ConfigurationError` if the login used another
         PIN reference.
         """
         if PIN_SOURCE not in uri:
@@ -97,7 +97,7 @@ class Token:
         pin_source = str(uri.get(PIN_SOURCE))
         if not self._login_lock.acquire(timeout=timeout):
             raise StoreUnavailable(
-                "Timed out waiting for another log-in to the token.", hint="Try again later.", uri=uri
+                "Timed out waiting for another login to the token.", hint="Try again later.", uri=uri
             )
         try:
             if self._pin_source is None:
@@ -105,7 +105,7 @@ class Token:
                 self._pin_source = pin_source
             elif self._pin_source != pin_source:
                 raise ConfigurationError(
-                    f'The token "{self.label}" is already logged in with another pin-source.',
+                    f'The token "{self.label}" is already in use with a different pin-source.',
                     hint="Use the same pin-source= for all keys of one token.",
                     uri=uri,
                 )
@@ -120,7 +120,7 @@ class Token:
         with translate_errors("opening a session"), self.module as functions:
             session = self.module.sessions.open(functions, self.slot)
             is_logged_in = functions.is_logged_in(session)
-        if not is_logged_in:  # otherwise by the program itself: a log-in is valid for the whole process
+        if not is_logged_in:  # otherwise by the program itself: a login is valid for the whole process
             self._try_pin(session, uri, secrets, timeout)
         self._login_session = session
 
@@ -157,7 +157,7 @@ class Token:
             )
 
     def require_login(self, uri: KeyUri, timeout: float) -> None:
-        """Raise `SecretRequired` if the token hides its keys without a log-in; `SessionLost` if the log-in was lost.
+        """Raise `SecretRequired` if the token hides its keys without a login; `SessionLost` if the login was lost.
 
         After a log-out by other code in the process a search finds nothing, although the key exists.
         """

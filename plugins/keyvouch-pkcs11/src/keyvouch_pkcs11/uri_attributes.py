@@ -80,7 +80,7 @@ def library_attributes(functions: Cryptoki) -> dict[str, str]:
 
 
 def token_attributes(functions: Cryptoki, slot: int) -> dict[str, str] | None:
-    """Return the values of a token's and its slot's attributes; None if it is not initialised.
+    """Return the values of a token's and its slot's attributes; None if it is not initialized.
 
     Raises `CryptokiError`.
     """

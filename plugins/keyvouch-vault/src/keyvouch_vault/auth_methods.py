@@ -113,7 +113,7 @@ class AuthMethod:
         except (exceptions.InvalidRequest, exceptions.Forbidden, exceptions.InvalidPath) as error:
             raise SecretIncorrect(
                 "The wrapped secret ID was already unwrapped, or has expired.",
-                hint="If it was not unwrapped here, somebody else has it: destroy it. Wrap a new one.",
+                hint="If you did not unwrap it, revoke the secret ID: someone else has it. Then wrap a new one.",
             ) from error
         return Secret(response.data_as(UnwrappedSecretId).secret_id)
 

@@ -21,7 +21,7 @@ from keyvouch.errors import (
 )
 
 _LOGIN_HINTS = {
-    "token": "Create a new token, `bao token create`, and store it where token= refers to.",
+    "token": "Create a new token, `bao token create`, and store it at the location that token= names.",
     "approle": "Create a new secret ID for the role, and check that role-id= is the role's.",
     "kubernetes": "Compare the role's bound service accounts, namespaces and audience with the pod's.",
     "jwt": "Compare the role's bound audiences and claims with the JWT's.",

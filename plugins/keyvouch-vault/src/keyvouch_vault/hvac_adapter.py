@@ -48,7 +48,7 @@ class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
         status, _, response_headers, data = self.pools.request(method.upper(), self.base_uri + url, body, headers)
         if status in _REDIRECTS:
             raise StoreUnavailable(
-                f"{self.base_uri} returned a redirect, which is not followed because the request contains a token.",
+                "The server returned a redirect, which is not followed because the request contains a token.",
                 hint="Use the address of the active server, or of a load balancer that routes requests to it.",
             )
         if status == _TOO_MANY_REQUESTS:

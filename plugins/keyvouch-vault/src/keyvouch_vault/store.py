@@ -295,8 +295,10 @@ def _require_rotatable(uri: KeyUri, spec: KeySpec, key: TransitKey) -> None:
     if not spec.further or "version" in uri:
         raise _key_exists(uri)
     if key.type != transit.TYPES[spec.key_type]:
+        existing = next(name for name, transit_type in transit.TYPES.items() if transit_type == key.type)
         raise NotSupported(
-            f"All versions of this key have the type {key.type}.", hint="Use this type, or create another key."
+            f"Cannot add a version of type {spec.key_type}: the key {uri.get('key')} has the type {existing}.",
+            hint=f"Use --key-type {existing}, or another name to create a separate key.",
         )
 
 
@@ -304,7 +306,7 @@ def _store_certificate(client: Any, path: KeyPath, version: int, chain: Sequence
     """Store the certificate of a key that was just created; do nothing if an older server cannot store it."""
     hint = policy_hint(path.api_path("set-certificate"), "update")
     with (
-        translate_errors("store the certificate of the new key, which exists now", hint),
+        translate_errors("store the new key's certificate (the key was created)", hint),
         contextlib.suppress(InvalidPath),
     ):
         transit.set_certificate(client, path, version, chain)

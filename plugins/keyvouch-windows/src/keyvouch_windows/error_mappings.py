@@ -34,13 +34,13 @@ ERROR_MAPPINGS = (
     ErrorMapping(
         ("ERROR_CANCELLED", "NTE_USER_CANCELLED", "SCARD_E_CANCELLED"),
         AccessDenied,
-        "The operation was cancelled.",
+        "The operation was canceled.",
         "Try again, and confirm the prompt.",
     ),
     ErrorMapping(
         ("SCARD_W_CANCELLED_BY_USER",),
         AccessDenied,
-        "The PIN prompt was cancelled.",
+        "The PIN prompt was canceled.",
         "Try again, and enter the PIN.",
     ),
     ErrorMapping(

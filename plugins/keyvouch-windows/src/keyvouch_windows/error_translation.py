@@ -70,7 +70,9 @@ def to_keyvouch_error(
         return NotSupported(
             f"The key's provider does not support this ({operation}): {answer}.", hint="Use another provider=.", uri=uri
         )
-    look = f"Look up the code: `certutil -error 0x{error.code:X}`." if error.code else "Try the same with certutil."
+    look = (
+        f"Look up the code: `certutil -error 0x{error.code:X}`." if error.code else "Try the operation with certutil."
+    )
     return KeyUnusable(f"Windows reported an error while {operation}: {answer}.", hint=look, uri=uri)
 
 

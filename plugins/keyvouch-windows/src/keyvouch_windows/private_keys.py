@@ -249,7 +249,7 @@ def generate(container: Container, key_type: str, *, exportable: bool, silent: b
             ncrypt.set_int(key, ncrypt.NCRYPT_EXPORT_POLICY_PROPERTY, policy)
             ncrypt.finalize(key, silent=silent)
         except BaseException:
-            ncrypt.free(key)  # a key that was not finalised is discarded
+            ncrypt.free(key)  # a key that was not finalized is discarded
             raise
     return CngKey(key, silent=silent)
 

@@ -120,7 +120,7 @@ def _import_into_provider(
     container = _new_container(uri, machine=machine)
     if not container.type:
         raise NotSupported(
-            "Of the providers that a URI can name, only legacy ones can import keys.",
+            "provider= supports import only for legacy providers.",
             hint=f"Omit provider= and container= to import into {private_keys.SOFTWARE_PROVIDER}, or create a new key:"
             " `keyvouch new`.",
             uri=uri,
@@ -178,7 +178,9 @@ def _require_unused_name(uri: KeyUri, subject: str, *, further: bool, keyless: E
             )
     if "subject" in uri and uri.get("subject") != parse_subject(subject):
         raise ConfigurationError(
-            f"The URI has a different subject than {subject}.", hint="Remove subject= from the URI.", uri=uri
+            f"The subject in the URI differs from the requested {subject}.",
+            hint="Remove subject= from the URI.",
+            uri=uri,
         )
     named = "friendly-name" in uri or "container" in uri or not subject
     wanted = uri if named else uri.replace({"subject": subject})

@@ -81,7 +81,7 @@ class Connection(Declarations):
                         fail(
                             got=f"{type(error).__name__} from {name}: {error}",
                             expected="SessionLost",
-                            fix="Raise it for every sign of a dead connection or expired log-in. The core reconnects.",
+                            fix="Raise it for every sign of a dead connection or expired login. The core reconnects.",
                         )
                     fail(
                         got=f"{name} works on a lost connection",
@@ -126,9 +126,9 @@ class Connection(Declarations):
                 self.require_signature(new)
             except SessionLost as error:
                 fail(
-                    got=f"after closing a key of the previous log-in: {error!r}",
+                    got=f"after closing a key of the previous login: {error!r}",
                     expected="a signature with the new one",
-                    fix="Release only what belongs to the key, not the store's log-in.",
+                    fix="Release only what belongs to the key, not the store's login.",
                 )
             new.close()
 

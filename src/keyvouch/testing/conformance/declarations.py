@@ -352,7 +352,7 @@ def require_error(call: Callable[[], object], *kinds: type[KeyvouchError], fix: 
     """Return the error that the call raises; fail unless it has one of these types and a hint."""
     expected = " or ".join(kind.__name__ for kind in kinds)
     try:
-        got = f"{call()!r}, and no error"
+        got = f"returned {call()!r} instead of raising"
     except kinds as error:
         if not error.hint:
             fail(got=f"{error!r} without a hint", expected=f"{expected} with a hint")

@@ -71,7 +71,7 @@ class Secrecy(Declarations):
             fail(
                 got=f"{seen} wrong secrets received by the server in one try",
                 expected="at most one",
-                fix="Turn off the library's retries, and do not repeat a log-in.",
+                fix="Turn off the library's retries, and do not repeat a login.",
             )
 
     @needs("secret")
@@ -86,13 +86,13 @@ class Secrecy(Declarations):
                 store.open(uri, timeout=TIMEOUT).close()
                 counts.append(len(secrets.requested))
             if counts[0] and counts[1] == counts[0]:
-                fail(got="a secret kept from the last log-in", expected="`self._secrets.get(...)` at each log-in")
+                fail(got="a secret cached from the last login", expected="`self._secrets.get(...)` at each login")
         finally:
             store.close()
 
     @needs("secret")
     def test_wrong_secret_opens_nothing(self) -> None:
-        """A URI with a wrong secret does not open with another URI's log-in (`Attribute.connection`).
+        """A URI with a wrong secret does not open with another URI's login (`Attribute.connection`).
 
         If the store can detect this from the reference, it raises ConfigurationError.
         """

@@ -139,9 +139,9 @@ class Timeouts(Declarations):
         )
         if not isinstance(error, StoreUnavailable):
             fail(
-                got=repr(error) if error else "a log-in although the server does not respond",
+                got=repr(error) if error else "a login although the server does not respond",
                 expected="StoreUnavailable",
-                fix="Check the log-in with one request, and translate the library's timeout error to StoreUnavailable.",
+                fix="Check the login with one request, and translate the library's timeout error to StoreUnavailable.",
             )
 
     @contextlib.contextmanager
