@@ -77,7 +77,7 @@ def test_wrapped_secret_id(server: Server, uri: str, monkeypatch: pytest.MonkeyP
     with keyvouch.open_signer(wrapped) as signer:
         server.write("sys/leases/revoke-prefix/auth/approle/login")
         assert signer.sign(b"message", "ES256")
-    assert "somebody else has it" in error_on_open(wrapped, SecretIncorrect).hint
+    assert "someone else has it" in error_on_open(wrapped, SecretIncorrect).hint
 
 
 def test_wrapping_token_of_something_else(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
