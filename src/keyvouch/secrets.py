@@ -200,7 +200,7 @@ class SecretResolver:
         name: str,
         *,
         target: str,
-        timeout: float = pin_attempts.WAIT,
+        timeout: float = pin_attempts.OTHER_TRY_TIMEOUT,
         shows_failure: Callable[[], bool] | None = None,
     ) -> Iterator[Secret]:
         """Yield a secret that locks the store if it is wrong, and hold off every other try on `target` in the meantime.

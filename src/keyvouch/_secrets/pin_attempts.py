@@ -30,7 +30,7 @@ from keyvouch._secrets.pin_records import (
 from keyvouch._system import files, forks
 from keyvouch.errors import KeyvouchError, SecretIncorrect, StoreLocked, StoreUnavailable
 
-WAIT = 60.0
+OTHER_TRY_TIMEOUT = 60.0
 """Seconds to wait for another thread or process that is logging in."""
 _REFUSED = "This PIN was rejected earlier and will not be retried: another failure could lock the token."
 _UNKNOWN = "A login with this PIN was interrupted. It will not be retried, since the token may have rejected it."
@@ -69,7 +69,7 @@ def single_try(
     target: str,
     reveal: Callable[[], str],
     *,
-    timeout: float = WAIT,
+    timeout: float = OTHER_TRY_TIMEOUT,
     shows_failure: Callable[[], bool] | None = None,
 ) -> Iterator[None]:
     """Hold a thread lock and a file lock while a value is tried on `target`; reject a value that was refused before.
