@@ -182,7 +182,8 @@ def test_unreadable_certificate_file(folder: Path) -> None:
     error = error_of(lambda: key_files.read_certificate_file(folder), AccessDenied)
     assert str(folder) in error.message
     assert "None" not in error.message
-    assert "certificate-file=" in error.hint
+    assert "certificate-file=" in error.message
+    assert error.hint == "Specify a file, not a folder."
     assert key_files.read_certificate_file(folder / "missing.crt") == (b"", None)
     path = write(folder / "app.crt", b"x")
     assert key_files.read_certificate_file(path) == (b"x", files.stamp(path.stat()))

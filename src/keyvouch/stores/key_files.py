@@ -126,7 +126,9 @@ def read_certificate_file(path: Path) -> tuple[bytes, Stamp | None]:
     except FileNotFoundError:
         return b"", None
     except OSError as error:
-        raise AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.read_hint(path, error)) from error
+        raise AccessDenied(
+            f"Cannot read certificate-file={path}: {error.strerror}.", hint=files.read_hint(path, error)
+        ) from error
     return data, stamp(status)
 
 

@@ -20,6 +20,8 @@ def read_hint(path: Path, error: OSError) -> str:
         from keyvouch._system.windows import files as windows_files
 
         return access_rules.hint_to_grant_read(str(path.absolute()), windows_files.this_user())
+    if isinstance(error, IsADirectoryError):
+        return "Specify a file, not a folder."
     return "Grant this account permission to read it."
 
 
