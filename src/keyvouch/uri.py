@@ -14,7 +14,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keyvouch._secrets.redaction import REDACTED, REFERENCE_KINDS, redact, redact_userinfo, require_original
+from keyvouch._secrets.redaction import (
+    REDACTED,
+    REFERENCE_KINDS,
+    contains_key,
+    redact,
+    redact_userinfo,
+    require_original,
+)
 from keyvouch.errors import ConfigurationError
 
 _QUOTES = "'\"\u2018\u2019\u201a\u201b"
@@ -251,6 +258,11 @@ _DIRECTION_MARKS = "\u200e\u200f"
 
 def scheme_of(text: str) -> str:
     """Return the scheme at the beginning of a URI. Raises `ConfigurationError` if the text is not a key's URI."""
+    if contains_key(text):
+        raise ConfigurationError(
+            "Expected a key's URI, got the key itself.",
+            hint="Put the key into a variable, such as APP_KEY, and write pem:env:APP_KEY (or pfx:env:APP_KEY).",
+        )
     scheme = re.match(r"[a-z][a-z0-9+.-]*(?=:)", text)
     for position, character in enumerate(text):
         if not character.isprintable() and character not in _DIRECTION_MARKS:
