@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keyvouch import config
-from keyvouch._core import registry
+from keyvouch._core import environment, registry
 from keyvouch._core.connections import acquire, release
 from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import Signer
@@ -103,11 +103,15 @@ def parse_keys(profile: config.Profile, name: str) -> None:
             parse(key)
         except (PluginMissing, PluginBroken) as error:
             if number == 1:
-                error.message = f"Profile {name!r}, key {number}: {error.message}"
+                error.message = f"{_key_name(name, number)}: {error.message}"
                 raise
         except ConfigurationError as error:
-            error.message = f"Profile {name!r}, key {number}: {error.message}"
+            error.message = f"{_key_name(name, number)}: {error.message}"
             raise
+
+
+def _key_name(name: str, number: int) -> str:
+    return environment.VARIABLES["keys"] if name == environment.NAME else f"Profile {name!r}, key {number}"
 
 
 def resolver_for(
