@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from keyvouch.cli.options import ca_file_option, client_options, key_options, output_option
@@ -34,7 +36,7 @@ def command(
     that cannot be cached is still printed, with a warning on standard error.
     """
     cache = "memory" if no_cache else None
-    own = {"tenant": tenant, "client_id": client_id, "authority": authority, "ca_file": ca_file}
+    own: dict[str, Any] = {"tenant": tenant, "client_id": client_id, "authority": authority, "ca_file": ca_file}
     selection = select(profile, key, scopes=scopes or None, token_cache=cache, **own)
     token = cached_token(selection.profile, selection.name)
     from_cache = token is not None

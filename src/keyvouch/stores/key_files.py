@@ -31,8 +31,7 @@ class KeyFile:
 
     path: Path
     data: bytes = field(repr=False)
-    stamp: tuple[int, ...]
-    """A `Stamp`; for a reference, `KeyReference.stamp`."""
+    stamp: Stamp
     created: dt.datetime | None
     """The time in its name, or else its modification time; None for a reference."""
     reference: str | None = None

@@ -26,6 +26,8 @@ from keyvouch.store import KeyUri
 from keyvouch.stores import key_files
 
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]+={0,2}")
+_UNKNOWN: files.Stamp = (0, 0, 0, 0)
+"""The stamp if finding out whether the key was replaced takes more than a moment."""
 _MOST_LAYERS = 2
 """How often base64 is removed: Kubernetes encodes what the user may already have encoded."""
 _ARMOUR = re.compile(rb"(-----BEGIN [A-Z0-9 ]+-----)(.*?)(-----END [A-Z0-9 ]+-----)", re.DOTALL)
@@ -49,21 +51,18 @@ class KeyReference:
 
     def read(self, secrets: SecretResolver) -> key_files.KeyFile:
         """Return the key's bytes, decoded. Raises what `SecretResolver.read_key` raises."""
-        stamp: tuple[int, ...] = ()
+        stamp = _UNKNOWN
         with contextlib.suppress(OSError):  # reading it reports the actual error
             stamp = self.stamp()  # before reading, so that a key replaced in the meantime counts as changed
         return key_files.KeyFile(self.label, decode(secrets.read_key(str(self))), stamp, None, str(self))
 
-    def stamp(self) -> tuple[int, ...]:
-        """Return what distinguishes the key from one that replaced it; always the same if that is not cheap to find.
-
-        Raises OSError.
-        """
+    def stamp(self) -> files.Stamp:
+        """Return what distinguishes the key from one that replaced it. Raises OSError."""
         if self.kind == "env":
-            return (hash(os.environ.get(self.name)),)
+            return hash(os.environ.get(self.name)), 0, 0, 0
         if self.kind == "credential":
             return files.stamp(Path(os.environ.get("CREDENTIALS_DIRECTORY", ""), self.name).stat())
-        return ()
+        return _UNKNOWN
 
     def password(self) -> Secret | None:
         """Return the password that was passed in together with the key."""
