@@ -23,6 +23,7 @@ from keyvouch.errors import (
     SecretRequired,
 )
 from keyvouch.secrets import Secret, SecretResolver
+from signing_in import run
 from stores.key_material import PASSWORD, certify, new_key, open_key, openssl_pfx, pem_of, store, uri, write
 
 KEY = new_key("RSA-2048")
@@ -149,6 +150,15 @@ with keyvouch.open_signer({uri!r}) as signer, keyvouch.open_signer(signer.uri) a
     print(signer.uri == again.uri, len(signer.chain))
 """
 
+FORK = """
+import os, sys, keyvouch
+signer = {open}
+child = os.fork()
+if not child:
+    os._exit(0 if len(signer.sign(b"message", "PS256")) == 256 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
 
 @pytest.mark.parametrize("location", ["stdin:", "-"])
 @pytest.mark.parametrize("scheme", ["pem", "pfx"])
@@ -158,6 +168,23 @@ def test_standard_input(folder: Path, scheme: str, location: str) -> None:
     program = STDIN.format(uri=f"{scheme}:{location}?password=env:PASSWORD")
     done = subprocess.run([sys.executable, "-c", program], input=data, capture_output=True, check=False)
     assert done.stdout.split() == [b"True", b"1"], done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+@pytest.mark.parametrize("how", ["keyvouch.open_signer('pem:-')", "keyvouch.load_signer(sys.stdin.buffer.read())"])
+def test_forked_child_signs(how: str) -> None:
+    """A child has what its parent read or was given, although it opens the key again."""
+    program = [sys.executable, "-c", FORK.format(open=how)]
+    done = subprocess.run(program, input=PEM, capture_output=True, check=False, timeout=60)
+    assert done.stdout.strip() == b"0", done.stderr
+
+
+def test_message_and_key_are_not_both_on_standard_input(folder: Path) -> None:
+    """`keyvouch sign` reads its message from standard input unless it gets a file; the error says so."""
+    done = run("sign", "--key", "pem:-", stdin=PEM)
+    assert done.status != 0
+    assert "pass a file" in done.errors
+    assert run("sign", "--key", "pem:-", str(write(folder / "message", b"x")), stdin=PEM).status == 0
 
 
 def test_nothing_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import PrivateKey
 
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+=*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _CRT = ("p", "q", "dp", "dq", "qi")
 _MOST_TRIES = 40
 """How often to try to factor an RSA modulus: each try succeeds with a probability of at least one half."""
@@ -54,7 +55,7 @@ def read(data: bytes, path: Path) -> FileContents:
     Raises `KeyUnusable` if there is no private key, or one cannot be read.
     """
     document = _parse(data)
-    jwks = [jwk for jwk in document.get("keys", [document]) if jwk.get("use") != "enc"]
+    jwks = [jwk for jwk in (document["keys"] if _is_set(document) else [document]) if jwk.get("use") != "enc"]
     private = [jwk for jwk in jwks if "d" in jwk]
     if not private:
         what = "a symmetric key" if any(jwk["kty"] == "oct" for jwk in jwks) else "only a public key"
@@ -167,7 +168,9 @@ def _load_ed25519(jwk: Mapping[str, Any]) -> PrivateKey:
 def _certificates(jwk: Mapping[str, Any], path: Path) -> list[Certificate]:
     """Return the certificates in `x5c` (RFC 7517, section 4.7)."""
     chain = jwk.get("x5c", [])
-    if not isinstance(chain, list) or not all(isinstance(each, str) for each in chain):
-        raise KeyUnusable(f'The JWK in {path} cannot be read: "x5c" is not a list.', hint="Export the key again.")
+    if not isinstance(chain, list) or not all(isinstance(each, str) and _BASE64.fullmatch(each) for each in chain):
+        raise KeyUnusable(
+            f'The JWK in {path} cannot be read: "x5c" is not a list of base64.', hint="Export the key again."
+        )
     blocks = (f"-----BEGIN CERTIFICATE-----\n{each}\n-----END CERTIFICATE-----\n" for each in chain)
     return load_certificates("".join(blocks).encode(), path) if chain else []
