@@ -17,9 +17,9 @@ from typing import Any
 from keyvouch._secrets.redaction import (
     REDACTED,
     REFERENCE_KINDS,
-    contains_key,
     redact,
     redact_userinfo,
+    require_no_key,
     require_original,
 )
 from keyvouch.errors import ConfigurationError
@@ -258,11 +258,7 @@ _DIRECTION_MARKS = "\u200e\u200f"
 
 def scheme_of(text: str) -> str:
     """Return the scheme at the beginning of a URI. Raises `ConfigurationError` if the text is not a key's URI."""
-    if contains_key(text):
-        raise ConfigurationError(
-            "Expected a key's URI, got the key itself.",
-            hint="Put the key into a variable, such as APP_KEY, and write pem:env:APP_KEY (or pfx:env:APP_KEY).",
-        )
+    require_no_key(text)
     scheme = re.match(r"[a-z][a-z0-9+.-]*(?=:)", text)
     for position, character in enumerate(text):
         if not character.isprintable() and character not in _DIRECTION_MARKS:

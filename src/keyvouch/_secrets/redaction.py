@@ -95,3 +95,12 @@ def require_original(text: str) -> None:
             hint=f"Replace {REDACTED} with the original value; a proxy's user and password can be given as"
             " proxy-credentials=env:NAME. For literal asterisks, write %2A for each.",
         )
+
+
+def require_no_key(text: str) -> None:
+    """Raise `ConfigurationError` for a private key in place of its URI."""
+    if contains_key(text):
+        raise ConfigurationError(
+            "Expected a key's URI, got the key itself.",
+            hint="Put the key into a variable, such as APP_KEY, and write pem:env:APP_KEY (or pfx:env:APP_KEY).",
+        )

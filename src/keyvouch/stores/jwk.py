@@ -116,7 +116,7 @@ def _load_rsa(jwk: Mapping[str, Any]) -> PrivateKey:
 
     if "oth" in jwk:
         raise _JwkError("RSA keys with more than two primes are not supported")
-    n, e, d = (_number(jwk, name) for name in "ned")
+    n, e, d = (_number(jwk, name) for name in ("n", "e", "d"))
     if e.bit_length() > 64 or not 0 < d < n:  # noqa: PLR2004 - the limit of `algorithms.require_usable`
         raise _JwkError('"e" or "d" is too large')
     if "p" in jwk:
@@ -150,7 +150,7 @@ def _load_ec(jwk: Mapping[str, Any]) -> PrivateKey:
     curve = str(jwk.get("crv"))
     if curve not in ("P-256", "P-384", "P-521"):
         raise _JwkError("its curve is not P-256, P-384 or P-521")
-    d, x, y = (_number(jwk, name) for name in "dxy")
+    d, x, y = (_number(jwk, name) for name in ("d", "x", "y"))
     return ec.EllipticCurvePrivateNumbers(d, ec.EllipticCurvePublicNumbers(x, y, elliptic_curve(curve))).private_key()
 
 
