@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 import keyvouch
 from keyvouch import config
 from keyvouch._core import environment
+from keyvouch.entra.azure import KeyvouchCredential
 from keyvouch.errors import ConfigurationError
 from keyvouch.testing.authority import App, Authority
 from signing_in import PASSWORD, SCOPE, make_key, run, write_profile
@@ -58,6 +59,11 @@ def test_connect(app: App) -> None:
     client = keyvouch.connect()
     assert client_of(client.access_token()) == app.client_id
     assert keyvouch.connect() is client
+
+
+def test_credential_for_the_azure_sdk(app: App) -> None:
+    """A credential without a profile's name signs in with the variables too."""
+    assert client_of(KeyvouchCredential().get_token(SCOPE).token) == app.client_id
 
 
 def test_connect_after_a_change(app: App, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
