@@ -14,7 +14,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keyvouch._secrets.redaction import REDACTED, REFERENCE_KINDS, redact, redact_userinfo, require_original
+from keyvouch._secrets.redaction import (
+    REDACTED,
+    REFERENCE_KINDS,
+    redact,
+    redact_userinfo,
+    require_no_key,
+    require_original,
+)
 from keyvouch.errors import ConfigurationError
 
 _QUOTES = "'\"\u2018\u2019\u201a\u201b"
@@ -251,6 +258,7 @@ _DIRECTION_MARKS = "\u200e\u200f"
 
 def scheme_of(text: str) -> str:
     """Return the scheme at the beginning of a URI. Raises `ConfigurationError` if the text is not a key's URI."""
+    require_no_key(text)
     scheme = re.match(r"[a-z][a-z0-9+.-]*(?=:)", text)
     for position, character in enumerate(text):
         if not character.isprintable() and character not in _DIRECTION_MARKS:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from keyvouch._core import environment
 from keyvouch._core.signer import Signer
 from keyvouch._system import files
 from keyvouch.cli.options import key_options, output_option
@@ -50,7 +51,8 @@ def _print_text(path: str, profile: str, *, is_certificate: bool) -> None:
     click.echo(f"Wrote {path}.")
     if is_certificate:
         click.echo(f"Upload {path} to the app registration (Certificates & secrets).", err=True)
-        print_next_command(f"keyvouch token --profile {profile or 'NAME'}")
+        option = "" if profile == environment.NAME else f" --profile {profile or 'NAME'}"
+        print_next_command(f"keyvouch token{option}")
 
 
 def write_certificate(path: Path, signer: Signer) -> None:

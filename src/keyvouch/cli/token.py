@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from keyvouch.cli.options import key_options, output_option
+from keyvouch.cli.options import ca_file_option, client_options, key_options, output_option
 from keyvouch.cli.output import present
 from keyvouch.cli.selection import select
 from keyvouch.entra.cached_token import cached_token
@@ -13,8 +15,8 @@ from keyvouch.entra.cached_token import cached_token
 @click.command("token")
 @key_options
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Scope, instead of the profile's.")
-@click.option("--tenant", metavar="TENANT", help="Tenant, instead of the profile's.")
-@click.option("--client-id", metavar="ID", help="Client ID, instead of the profile's.")
+@client_options
+@ca_file_option
 @click.option("--no-cache", is_flag=True, help="Sign in again: do not read or write the token cache.")
 @output_option
 def command(
@@ -23,6 +25,8 @@ def command(
     scopes: tuple[str, ...],
     tenant: str | None,
     client_id: str | None,
+    authority: str | None,
+    ca_file: str | None,
     no_cache: bool,
     output: str,
 ) -> None:
@@ -32,7 +36,8 @@ def command(
     that cannot be cached is still printed, with a warning on standard error.
     """
     cache = "memory" if no_cache else None
-    selection = select(profile, key, scopes=scopes or None, tenant=tenant, client_id=client_id, token_cache=cache)
+    own: dict[str, Any] = {"tenant": tenant, "client_id": client_id, "authority": authority, "ca_file": ca_file}
+    selection = select(profile, key, scopes=scopes or None, token_cache=cache, **own)
     token = cached_token(selection.profile, selection.name)
     from_cache = token is not None
     if token is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keyvouch._core import environment
 from keyvouch.config import CLOUDS, Profile
 from keyvouch.errors import ConfigurationError
 
@@ -25,8 +26,13 @@ def require_fields(profile: Profile, name: str, *fields: str) -> None:
     for field in fields:
         if not getattr(profile, field):
             spelled = field.replace("_", "-")
+            if name == environment.NAME:
+                raise environment.missing(spelled)
             example = examples.get(field, f'{spelled} = "..."')
             if not name:
                 option = spelled.removesuffix("s")
-                raise ConfigurationError(f"Missing option --{option}.", hint=f"Pass --{option}, or use a profile.")
+                raise ConfigurationError(
+                    f"Missing option --{option}.",
+                    hint=f"Pass --{option}, set {environment.VARIABLES[spelled]}, or use a profile.",
+                )
             raise ConfigurationError(f"The profile {name!r} has no {spelled}.", hint=f"Add {example}.")

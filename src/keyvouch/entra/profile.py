@@ -12,7 +12,7 @@ import msal
 import msgspec
 
 from keyvouch import config
-from keyvouch._core import opening
+from keyvouch._core import environment, opening
 from keyvouch._core.retries import Deadline
 from keyvouch._system import forks
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
@@ -36,7 +36,7 @@ from keyvouch.secrets import AccessToken, SecretResolver
 
 
 class _Clients:
-    """The clients of this process, by configuration file and profile."""
+    """The clients of this process, by configuration file and profile, or by the settings in variables."""
 
     def __init__(self) -> None:
         self.after_fork()
@@ -45,7 +45,7 @@ class _Clients:
 
     def after_fork(self) -> None:
         """Start with no clients: the parent's connections to the authority belong to the parent."""
-        self.by_profile: dict[tuple[str, str], ConfidentialClient] = {}
+        self.by_profile: dict[tuple[str, ...], ConfidentialClient] = {}
 
 
 _clients = _Clients()
@@ -53,7 +53,10 @@ _clients = _Clients()
 
 @hidden_frames()
 def connect(profile: str | None = None) -> ConfidentialClient:
-    """Return the client for a profile, signed in; by default the profile in `KEYVOUCH_PROFILE`, or the only one.
+    """Return the client for a profile, signed in.
+
+    By default, the settings are those in the variables `KEYVOUCH_TENANT`, `KEYVOUCH_CLIENT_ID`, `KEYVOUCH_KEY` and
+    `KEYVOUCH_SCOPES`, otherwise the profile in `KEYVOUCH_PROFILE`, otherwise the only one.
 
     Signs in unless a valid token is cached. Later calls in the process return the same client, and do nothing while
     the token is valid. Raises `ConfigurationError`, and what `ConfidentialClient.access_token` raises.
@@ -138,7 +141,7 @@ def client_of(profile: str | None, timeout: float = ACCESS_TOKEN_TIMEOUT) -> Con
     """
     configuration = config.load()
     name = configuration.pick(profile)
-    profile_id = (str(configuration.path), name)
+    profile_id = (str(configuration.path), name, *(environment.variables() if name == environment.NAME else ()))
 
     def find_or_make() -> ConfidentialClient:
         client = _clients.by_profile.get(profile_id)
@@ -156,7 +159,8 @@ def make_client(profile: Profile, name: str, secrets: SecretResolver | None = No
     """Create the client for a profile, without signing anything. `secrets` replaces the profile's own resolver."""
     require_fields(profile, name, "client_id", "keys", "scopes")
     opening.parse_keys(profile, name)
-    secrets = secrets or opening.resolver_for(profile)
+    # As with --key, a variable may not name a program to run.
+    secrets = secrets or opening.resolver_for(profile, commands=name != environment.NAME)
     return ConfidentialClient(
         str(profile.client_id),
         keys=profile.keys,

@@ -62,13 +62,15 @@ class FileKey(StoredKey):
         self._path = entry.file.path
         self._stamp = entry.file.stamp
         self._family = family
+        self._reference = entry.info.uri.get("path") if entry.file.reference else None
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:  # noqa: ARG002 - never waits
         return sign_locally(self._key, message, algorithm)
 
     def changed(self) -> bool:
         try:
-            replaced = stamp(self._path.stat()) != self._stamp
+            found = self._reference.stamp() if self._reference else stamp(self._path.stat())
+            replaced = found != self._stamp
             return replaced or (self._family is not None and self._family.changed())
         except (OSError, KeyNotFound, AccessDenied):  # reopening it reports the actual error
             return True
@@ -88,13 +90,13 @@ def build_entries(uri: KeyUri, file: key_files.KeyFile, contents: FileContents) 
         chain = _chain_of(key, contents.certificates, is_only_key=is_only_key)
         # With several keys, the file's age says nothing about each: the age of their certificates is used instead.
         created = file.created if is_only_key else None
-        pinned = pin(uri, file.path, key, None if is_only_key else name)
+        pinned = pin(uri, file.reference or file.path, key, None if is_only_key else name)
         info = KeyInfo.from_chain(pinned, key.public_key(), chain, created=created, exportable=True)
         entries.append(KeyEntry(info, name, key, chain, file, is_only_key))
     return entries
 
 
-def pin(uri: KeyUri, path: Path, key: PrivateKey, name: str | None = None) -> KeyUri:
+def pin(uri: KeyUri, path: Path | str, key: PrivateKey, name: str | None = None) -> KeyUri:
     """Return the pinned URI of this key; `name` is its friendly name if the file has several keys."""
     changes: dict[str, str | bytes | None] = {
         "path": os.fsencode(path),
