@@ -175,7 +175,7 @@ CASES = (
         for body in (Body(PAGE_OF_GATEWAY), Body(PAGE_OF_GATEWAY, 400), Body(PAGE_OF_GATEWAY, 502))
     ),
     Case("redirect", signing, StoreUnavailable, "own URL", (REDIRECT,)),
-    Case("untrusted TLS certificate", connecting_without_ca, ConfigurationError, "ca-file"),
+    Case("untrusted TLS certificate", connecting_without_ca, ConfigurationError, "ca-file="),
     Case("no credential", connecting_without_credential, SecretRequired, "AZURE_CLIENT_ID"),
     Case("refusal by the authority", connecting_unregistered, SecretIncorrect, "AZURE_CLIENT_CERTIFICATE_PATH"),
 )

@@ -123,7 +123,7 @@ def _server_failure(causes: list[BaseException], server: str) -> Failure:
 
 def _untrusted(error: ssl.SSLCertVerificationError, peer: str) -> Failure:
     reason = error.verify_message
-    hint = "Set ca-file to a PEM file with its CA, or with that of a proxy that intercepts TLS."
+    hint = "Set ca-file= to a PEM file with its CA, or with that of a proxy that intercepts TLS."
     if "ostname" in reason or "IP address" in reason:
         hint = "Correct the address: the certificate belongs to another server, and does not contain this host name."
     elif "expired" in reason or "not yet valid" in reason:
