@@ -173,7 +173,7 @@ def test_proxy_that_refuses(key: Key, tmp_path: Path) -> None:
         )
         done = run("--config", str(tmp_path / "config.toml"), "token")
 
-    check(done, 5, "the proxy refused the connection (Tunnel connection failed: 407 Proxy Authentication Required)")
+    check(done, 5, "requires credentials (407 Proxy Authentication Required)")
 
 
 def test_unregistered_certificate(authority: Authority, key: Key, tmp_path: Path) -> None:
