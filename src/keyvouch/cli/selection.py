@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,10 @@ class Selection:
         from keyvouch._core import opening
 
         return opening.resolver_for(self.profile, interactive=is_interactive(), confirm=confirm, commands=self.own_key)
+
+    def with_key(self, key: str) -> Selection:
+        """Return the same selection with only this one of its keys."""
+        return replace(self, profile=msgspec.structs.replace(self.profile, keys=(key,)))
 
     def open(self) -> Signer:
         """Return a signer for the first key that can be opened."""

@@ -16,7 +16,7 @@ from msal.exceptions import MsalServiceError
 
 from keyvouch._system import files
 from keyvouch._system.sockets import ResponseTooLarge
-from keyvouch.entra.discovery import UnexpectedResponse
+from keyvouch.entra.discovery import DOCUMENT_PATH, UnexpectedResponse
 from keyvouch.errors import (
     AuthorityRefused,
     AuthorityUnavailable,
@@ -113,7 +113,7 @@ def _innermost(error: BaseException, kind: type[OSError]) -> BaseException | Non
     return found
 
 
-def translate_discovery_error(error: Exception, authority: str) -> Exception:
+def translate_discovery_error(error: Exception, authority: str, *, is_issuer: bool = False) -> Exception:
     """Return the keyvouch error for an exception that MSAL raised during discovery or because of its options."""
     if isinstance(error, TypeError) and _UNKNOWN_OPTION.search(str(error)):
         return error  # the program's own mistake
@@ -121,12 +121,12 @@ def translate_discovery_error(error: Exception, authority: str) -> Exception:
     if isinstance(error, KeyvouchError):
         return error
     if (translated := translate_network_error(error, authority)) is None:
-        translated = _msal_error(error, authority)
+        translated = _msal_error(error, authority, is_issuer=is_issuer)
     translated.__cause__ = error
     return translated
 
 
-def _msal_error(error: Exception, authority: str) -> KeyvouchError:
+def _msal_error(error: Exception, authority: str, *, is_issuer: bool) -> KeyvouchError:
     """Map MSAL's exceptions: an unknown tenant, a non-JSON response and an invalid option are all ValueErrors."""
     if not isinstance(error, ValueError):
         return unexpected_response(authority, type(error).__name__)
@@ -137,6 +137,8 @@ def _msal_error(error: Exception, authority: str) -> KeyvouchError:
     if isinstance(error.__context__, json.JSONDecodeError) or (status and status[1] not in _UNKNOWN_TENANT_STATUSES):
         return unexpected_response(authority, status[0] if status else _NOT_JSON)
     if "authority configuration" in text or "OIDC Discovery failed" in text:
+        if is_issuer:
+            return _no_such_issuer(authority)
         return AuthorityRefused(
             f"{authority} is not an authority, or the tenant does not exist.",
             hint="Check tenant, cloud and authority. Without tenant, authority must be an OpenID Connect issuer.",
@@ -144,3 +146,11 @@ def _msal_error(error: Exception, authority: str) -> KeyvouchError:
             error_codes=(90002,),
         )
     return ConfigurationError(f"MSAL rejected the settings: {error}", hint="Correct the settings.")
+
+
+def _no_such_issuer(issuer: str) -> AuthorityRefused:
+    return AuthorityRefused(
+        f"{issuer} is not an OpenID Connect issuer: it has no {DOCUMENT_PATH}.",
+        hint="Set authority to the issuer's exact URL. For Entra ID, set tenant, too.",
+        error="invalid_issuer",
+    )
