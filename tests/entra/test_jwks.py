@@ -49,6 +49,7 @@ def sign_in(provider: OidcProvider, client_id: str, *uris: str, issuer: str | No
         return client.access_token([provider.scope])
 
 
+@pytest.mark.parametrize("issuer", ["issuer_without_path", "oidc_authority"])
 @pytest.mark.parametrize("position", [0, 1])
 @pytest.mark.parametrize("matching", MATCHING)
 def test_each_of_two_keys_signs_in(
@@ -57,11 +58,15 @@ def test_each_of_two_keys_signs_in(
     keys: list[Key],
     matching: Literal["all", "nimbus", "kid"],
     position: int,
+    issuer: str,
 ) -> None:
-    """With the default options, both keys of a plain JWKS are found, however the server looks for them."""
+    """With the default options, both keys of a plain JWKS are found, however the server looks for them.
+
+    A token endpoint at the path of Entra ID makes no difference.
+    """
     oidc_provider.register(Client(client_id, "PS256", [jwk(each) for each in keys], matching))
 
-    assert sign_in(oidc_provider, client_id, keys[position].uri)
+    assert sign_in(oidc_provider, client_id, keys[position].uri, issuer=getattr(oidc_provider, issuer))
     assert oidc_provider.refusals(client_id) == []
 
 
@@ -193,9 +198,10 @@ def test_unmodified_msal(oidc_provider: OidcProvider, client_id: str, keys: list
 
 
 def test_assertion_for_an_issuer(oidc_provider: OidcProvider, client_id: str, keys: list[Key], tmp_path: Path) -> None:
-    """`keyvouch assertion` sends what the profile's issuer needs, even if its token endpoint looks like Entra ID's."""
+    """`keyvouch assertion` identifies the key by its `kid`, too."""
     environment = write_profile(tmp_path, oidc_provider, client_id, keys[0].uri)
-    done = run("assertion", "--endpoint", oidc_provider.token_endpoint, environment=environment)
+    endpoint = f"{oidc_provider.issuer_without_path}/token"
+    done = run("assertion", "--endpoint", endpoint, environment=environment)
 
     header = jwt.get_unverified_header(done.output.strip())
     assert header == {"alg": "PS256", "typ": "JWT", "kid": jwk(keys[0])["kid"]}

@@ -32,15 +32,14 @@ def command(
 
     It is valid for ten minutes, for anyone who has it. Treat it like a password.
     """
-    from keyvouch.entra.assertion import Discovered, EntraAssertion
-    from keyvouch.entra.authority import is_issuer, require_fields
+    from keyvouch.entra.assertion import EntraAssertion
+    from keyvouch.entra.authority import require_fields
 
     selection = select(profile, key, client_id=client_id, tenant=tenant)
     require_fields(selection.profile, selection.name, "client_id", "keys")
     endpoint = endpoint or _token_endpoint(selection)
     with selection.open() as signer:
-        authority = Discovered(is_issuer=is_issuer(selection.profile))
-        build = EntraAssertion(signer, discovered=authority, **msgspec.structs.asdict(selection.profile.assertion))
+        build = EntraAssertion(signer, **msgspec.structs.asdict(selection.profile.assertion))
         assertion = build({"client_id": str(selection.profile.client_id), "token_endpoint": endpoint})
     result = {"client_assertion_type": JWT_BEARER, "client_assertion": assertion, "token_endpoint": endpoint}
     present(result, output, lambda shown: click.echo(shown["client_assertion"]))

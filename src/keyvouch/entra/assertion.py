@@ -26,12 +26,10 @@ _REGIONAL = re.compile(
 
 @dataclass
 class Discovered:
-    """What is known about the authority besides its token endpoint."""
+    """What the authority's discovery document says, besides the token endpoint."""
 
-    is_issuer: bool = False
-    """True for an OpenID Connect issuer, False for an authority in the form of Entra ID."""
     algorithms: tuple[str, ...] = ()
-    """`token_endpoint_auth_signing_alg_values_supported` of its discovery document; empty if it lists none."""
+    """`token_endpoint_auth_signing_alg_values_supported`; empty if there is none, as at Entra ID."""
 
 
 class EntraAssertion(ClientAssertion):
@@ -57,9 +55,12 @@ class EntraAssertion(ClientAssertion):
         return choose_algorithm(self.signer.public_key, supported, self.signer.uri) if supported else None
 
     def server_kind(self, endpoint: str) -> TokenServer:
-        """Return who verifies the assertion. An issuer is Entra ID only on Microsoft's hosts, whatever its paths."""
+        """Return who verifies the assertion. A server with Entra ID's paths on another host may be Entra ID itself.
+
+        It has custom domains. Unlike others, it does not list its algorithms (RFC 8414, section 2, requires them).
+        """
         kind = token_server(endpoint)
-        is_other = self._discovered.is_issuer and kind == "entra" and not is_microsoft_host(endpoint)
+        is_other = kind == "entra" and self._discovered.algorithms and not is_microsoft_host(endpoint)
         return "other" if is_other else kind
 
     def _header(

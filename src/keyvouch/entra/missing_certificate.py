@@ -36,6 +36,7 @@ def _create(uri: str) -> str:
 
 def _path(uri: str) -> str | None:
     try:
-        return opening.parse(uri).get("path")
+        path = opening.parse(uri).get("path")
     except KeyvouchError:
         return None
+    return None if path is None else str(path)

@@ -145,7 +145,6 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         issuer = msal_options.get("oidc_authority")
         if isinstance(issuer, str):
             msal_options["oidc_authority"] = issuer_for_msal(issuer)
-        self._keys.discovered.is_issuer = bool(issuer)
         authority = str(issuer or msal_options.get("authority") or "the authority")
         try:
             super().__init__(
