@@ -89,7 +89,7 @@ class Client:
     """How the server finds the key of an assertion. "all" tries all of them, as oidc-provider does.
 
     "nimbus" requires each of `kid` and `x5t#S256` that the header has to be in the JWK, as Spring Authorization Server
-    does; "kid" takes the key with the header's `kid`, and only the first one without it, as fosite and Authlib do.
+    does; "kid" takes the key with the header's `kid`, and only the first one without it, as Keycloak and fosite do.
     """
 
     def to_json(self) -> dict[str, Any]:

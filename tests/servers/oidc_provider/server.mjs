@@ -96,7 +96,7 @@ function nimbus(header, keys) {
     && (key.alg === undefined || key.alg === header.alg));
 }
 
-// As fosite and Authlib: the key with this kid; without a kid only the first.
+// As Keycloak and fosite: the key with this kid; without a kid only the first.
 function kid(header, keys) {
   return header.kid === undefined ? keys.slice(0, 1) : keys.filter((key) => key.kid === header.kid);
 }
