@@ -40,8 +40,8 @@ class AssertionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Options for assertions, with the names of `ClientAssertion`'s options."""
 
     algorithm: str | None = None
-    x5t: Literal["auto", "sha256", "sha1"] = "auto"
-    kid: str | None = None
+    x5t: Literal["auto", "sha256", "sha1", "none"] = "auto"
+    kid: str | dict[str, str] | None = None
     send_x5c: bool = False
     lifetime: Annotated[int, msgspec.Meta(gt=0)] = 600
     audience: str | None = None

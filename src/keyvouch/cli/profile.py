@@ -71,7 +71,9 @@ def _print_fields(fields: dict[str, object]) -> None:
 @click.option("--key", "keys", multiple=True, required=True, metavar="URI", help="A key, the preferred one first.")
 @click.option("--tenant", metavar="TENANT", help="Tenant ID or domain name.")
 @click.option("--client-id", required=True, metavar="ID", help="Client ID of the app registration.")
-@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Scope. Default: Microsoft Graph's.")
+@click.option(
+    "--scope", "scopes", multiple=True, metavar="SCOPE", help="Scope. Default: with --tenant, Microsoft Graph's."
+)
 @click.option("--authority", metavar="URL", help="Authority other than Microsoft's public cloud.")
 @ca_file_option
 @click.option("--proxy", metavar="URL", help="HTTP proxy, instead of the environment's.")
@@ -153,7 +155,7 @@ def save(
     own: dict[str, object] = {
         "tenant": tenant,
         "client-id": client_id,
-        "scopes": list(scopes) or ["https://graph.microsoft.com/.default"],
+        "scopes": list(scopes) or (["https://graph.microsoft.com/.default"] if tenant else []),
         "keys": list(keys),
     }
     config.add_profile(path, name, {**own, **(fields or {})})

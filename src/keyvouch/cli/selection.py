@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from keyvouch import config
 from keyvouch._core import environment
@@ -50,6 +51,10 @@ class Selection:
         from keyvouch._core import opening
 
         return opening.resolver_for(self.profile, interactive=is_interactive(), confirm=confirm, commands=self.own_key)
+
+    def with_key(self, key: str) -> Selection:
+        """Return the same selection with only this one of its keys."""
+        return replace(self, profile=msgspec.structs.replace(self.profile, keys=(key,)))
 
     def open(self) -> Signer:
         """Return a signer for the first key that can be opened."""

@@ -13,7 +13,7 @@ from typing import Any
 from keyvouch._system import files
 from keyvouch.config import CLOUDS, Profile
 from keyvouch.entra import cache_file
-from keyvouch.entra.authority import require_fields
+from keyvouch.entra.authority import require_fields, required_scopes
 from keyvouch.errors import ConfigurationError
 from keyvouch.tokens import is_token
 
@@ -23,7 +23,7 @@ _RENEW_BEFORE = 300
 
 def cached_token(profile: Profile, name: str) -> str | None:
     """Return a valid token from the profile's cache, without accessing keys or the authority."""
-    require_fields(profile, name, "client_id", "scopes")
+    require_fields(profile, name, "client_id", *required_scopes(profile))
     if profile.token_cache == "memory":  # noqa: S105 - not a secret
         return None
     try:
@@ -38,6 +38,8 @@ def cache_path(profile: Profile, kind: str = "") -> Path:
 
     Raises `ConfigurationError` if the account has no home folder and no other folder is set.
     """
+    if not (profile.scopes or kind):
+        kind = "default-scopes"  # MSAL finds any token if no scope is asked for
     identity = (profile.authority or CLOUDS[profile.cloud], profile.tenant or "", str(profile.client_id))
     name = hashlib.sha256("\0".join((*identity, *filter(None, [kind]))).encode()).hexdigest()[:32]
     return files.cache_folder() / "tokens" / f"{name}.json"

@@ -31,6 +31,7 @@ from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.client_key import OpenUri
 from keyvouch.entra.client_variants import ClientVariants
+from keyvouch.entra.discovery import issuer_for_msal
 from keyvouch.entra.key_failover import ClientKeys, KeyFailover
 from keyvouch.entra.msal_errors import translate_discovery_error
 from keyvouch.entra.msal_internals import discard_telemetry, renew_locks
@@ -141,16 +142,21 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
             self._session = msal_options["http_client"] = Session(
                 ca_file, proxy, proxy_credentials, issuer=msal_options.get("oidc_authority")
             )
-        authority = str(msal_options.get("oidc_authority") or msal_options.get("authority") or "the authority")
+        issuer = msal_options.get("oidc_authority")
+        if isinstance(issuer, str):
+            msal_options["oidc_authority"] = issuer_for_msal(issuer)
+        authority = str(issuer or msal_options.get("authority") or "the authority")
         try:
             super().__init__(
                 client_id, client_credential={"client_assertion": self._failover.make_assertion}, **msal_options
             )
         except Exception as error:
-            translated = translate_discovery_error(error, authority)
+            translated = translate_discovery_error(error, authority, is_issuer=bool(issuer))
             if translated is error:
                 raise
             raise translated from error
+        if self._session:
+            self._keys.discovered.algorithms = self._session.signing_algorithms
         forks.watch(self)
 
     def after_fork(self) -> None:
@@ -169,6 +175,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     ) -> str:
         """Return an access token for the client itself, from the cache while it is valid, within `timeout` seconds.
 
+        At an `oidc_authority`, no scopes means those that it grants by default.
         `claims_challenge`: the claims that a service demanded (CAE), in MSAL's format; bypasses the cache. Raises
         `AuthorityRefused` with the AADSTS code and advice, `AuthorityUnavailable`, and the last store's error if no key
         could sign.
@@ -185,7 +192,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     ) -> dict[str, Any]:
         """Like `access_token`, with all that MSAL reports about the token: `expires_in`, `refresh_on`, `token_type`."""
         wanted = scopes or self._default_scopes
-        if not wanted or isinstance(wanted, str):
+        if isinstance(wanted, str) or not (wanted or self._has_default_scopes):
             raise ConfigurationError(
                 "scopes must be a non-empty list.", hint='Pass scopes=["https://graph.microsoft.com/.default"].'
             )
@@ -260,6 +267,11 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     @property
     def _has_tenants(self) -> bool:
         return not ("oidc_authority" in self._options or self.authority.is_adfs)
+
+    @property
+    def _has_default_scopes(self) -> bool:
+        """True if the authority chooses the scopes of a request without any (RFC 6749, section 3.3)."""
+        return "oidc_authority" in self._options
 
     @property
     def _capabilities(self) -> list[str]:

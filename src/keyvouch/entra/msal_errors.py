@@ -15,7 +15,7 @@ from msal.exceptions import MsalServiceError
 
 from keyvouch._system import files
 from keyvouch._system.connection_failures import describe_failure
-from keyvouch.entra.discovery import UnexpectedResponse
+from keyvouch.entra.discovery import DOCUMENT_PATH, UnexpectedResponse
 from keyvouch.errors import (
     AuthorityRefused,
     AuthorityUnavailable,
@@ -64,7 +64,7 @@ def _connection_error(error: Exception, authority: str) -> KeyvouchError:
     return kind(failure.message, hint=failure.hint)
 
 
-def translate_discovery_error(error: Exception, authority: str) -> Exception:
+def translate_discovery_error(error: Exception, authority: str, *, is_issuer: bool = False) -> Exception:
     """Return the keyvouch error for an exception that MSAL raised during discovery or because of its options."""
     if isinstance(error, TypeError) and _UNKNOWN_OPTION.search(str(error)):
         return error  # the program's own mistake
@@ -72,12 +72,12 @@ def translate_discovery_error(error: Exception, authority: str) -> Exception:
     if isinstance(error, KeyvouchError):
         return error
     if (translated := translate_network_error(error, authority)) is None:
-        translated = _msal_error(error, authority)
+        translated = _msal_error(error, authority, is_issuer=is_issuer)
     translated.__cause__ = error
     return translated
 
 
-def _msal_error(error: Exception, authority: str) -> KeyvouchError:
+def _msal_error(error: Exception, authority: str, *, is_issuer: bool) -> KeyvouchError:
     """Map MSAL's exceptions: an unknown tenant, a non-JSON response and an invalid option are all ValueErrors."""
     if not isinstance(error, ValueError):
         return unexpected_response(authority, describe(error))
@@ -91,6 +91,8 @@ def _msal_error(error: Exception, authority: str) -> KeyvouchError:
     ):
         return unexpected_response(authority, shown or _NOT_JSON)
     if "authority configuration" in text or "OIDC Discovery failed" in text:
+        if is_issuer:
+            return _no_such_issuer(authority)
         return AuthorityRefused(
             f"{authority} is not an authority, or the tenant does not exist{f': {shown}' if shown else ''}.",
             hint="Check tenant, cloud and authority. Without tenant, authority must be an OpenID Connect issuer.",
@@ -98,3 +100,11 @@ def _msal_error(error: Exception, authority: str) -> KeyvouchError:
             error_codes=(90002,),
         )
     return ConfigurationError(f"MSAL rejected the settings: {error}", hint="Correct the settings.")
+
+
+def _no_such_issuer(issuer: str) -> AuthorityRefused:
+    return AuthorityRefused(
+        f"{issuer} is not an OpenID Connect issuer: it has no {DOCUMENT_PATH}.",
+        hint="Set authority to the issuer's exact URL. For Entra ID, set tenant, too.",
+        error="invalid_issuer",
+    )

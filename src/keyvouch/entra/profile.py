@@ -18,7 +18,7 @@ from keyvouch._system import forks
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch._system.sockets import ending_within
 from keyvouch.config import Profile
-from keyvouch.entra.authority import authority_options, require_fields
+from keyvouch.entra.authority import authority_options, require_fields, required_scopes
 from keyvouch.entra.cached_token import cache_path
 from keyvouch.entra.locked_token_cache import open_token_cache
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
@@ -157,7 +157,7 @@ def client_of(profile: str | None, timeout: float = ACCESS_TOKEN_TIMEOUT) -> Con
 
 def make_client(profile: Profile, name: str, secrets: SecretResolver | None = None) -> ConfidentialClient:
     """Create the client for a profile, without signing anything. `secrets` replaces the profile's own resolver."""
-    require_fields(profile, name, "client_id", "keys", "scopes")
+    require_fields(profile, name, "client_id", "keys", *required_scopes(profile))
     opening.parse_keys(profile, name)
     # As with --key, a variable may not name a program to run.
     secrets = secrets or opening.resolver_for(profile, commands=name != environment.NAME)

@@ -102,6 +102,8 @@ class Session(requests.Session):
         self._context = tls.client_context(ca_file)
         self._proxy, self._proxy_credentials = proxy, proxy_credentials
         self._issuer = issuer
+        self.signing_algorithms: tuple[str, ...] = ()
+        """What the last discovery document lists; empty if it lists none."""
         self._this_thread = threading.local()
         self._throttled_until: dict[tuple[str, str], float] = {}
         self.after_fork()
@@ -141,6 +143,7 @@ class Session(requests.Session):
 
         Checks discovery documents. Raises the errors of `requests`, and `ConfigurationError` for anything unsafe.
         """
+        url = discovery.document_url(url)
         with exchange(self._time_left()):
             response = self._send(method, url, options)
             if method.upper() == "GET":  # an assertion is meant for one server only
@@ -148,6 +151,7 @@ class Session(requests.Session):
         self._remember_throttling(url, options.get("data"), response)
         if discovery.DOCUMENT_PATH in url and response.status_code == requests.codes.ok:
             discovery.check_document(url, response.text, self._issuer)
+            self.signing_algorithms = discovery.signing_algorithms(response.text)
         if (authority := (options.get("params") or {}).get("authorization_endpoint")) is not None:
             discovery.check_instance_discovery(str(authority), response.text)
         _require_usable(method, response)
