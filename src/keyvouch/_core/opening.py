@@ -169,12 +169,17 @@ def import_early() -> None:
     ec.ECDSA(hashes.SHA256())  # this call imports inside functions too
 
 
+def is_profile(uri: str) -> bool:
+    """Return True for `profile:NAME`."""
+    return uri.partition(":")[0].lower() == "profile" and ":" in uri
+
+
 def profile_name(uri: str | KeyUri) -> str:
     """Return the name in `profile:NAME`; empty for a key's URI. Raises `ConfigurationError` if the name is missing."""
-    if isinstance(uri, KeyUri) or not uri.startswith("profile:"):
+    if isinstance(uri, KeyUri) or not is_profile(uri):
         return ""
     scheme_of(uri)  # reports control characters
-    name = uri.removeprefix("profile:")
+    name = uri.partition(":")[2]
     if not name:
         raise ConfigurationError("The name of the profile is missing.", hint="Write profile:NAME.")
     return name
