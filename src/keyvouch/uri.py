@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keyvouch._core import uri_mistakes
 from keyvouch._core.uri_errors import misplaced_attribute, nearest_name, secret_attribute, unknown_attribute
 from keyvouch._core.uri_text import QUOTES, UriSyntax, encode_all, encode_except, encode_readable, percent
 from keyvouch._secrets.redaction import REFERENCE_KINDS, is_secret_name, redact, redact_userinfo, require_original
@@ -282,22 +283,12 @@ def scheme_of(text: str) -> str:
                 f"Invalid URI{f' {scheme[0]}:...' if scheme else ''}: control character at position {position + 1}.",
                 hint="In TOML, put the URI in single quotes: in double quotes, a backslash begins an escape sequence.",
             )
-    # The part after `?` is omitted, since text that cannot be parsed may contain a secret.
-    identity, query, _ = text.partition("?")
-    shown = redact(identity) + ("?..." if query else "")
+    if mistake := uri_mistakes.certificate_in_windows(text):
+        raise mistake
     if _is_windows_path(text):
-        raise ConfigurationError(
-            f"Expected a key's URI, got a path: {shown}.", hint=f"Write pfx:{shown.replace(chr(92), '/')} (or pem:...)."
-        )
+        raise uri_mistakes.windows_path(text)
     if not scheme:
-        path = identity.startswith(("/", ".", "~")) or identity.endswith((".pfx", ".p12", ".pem", ".key"))
-        if identity.startswith(("'", '"')):
-            hint = "Remove the quotes around the URI. cmd.exe supports only double quotes."
-        elif path:
-            hint = f"Write pfx:{shown} or pem:{shown}."
-        else:
-            hint = "A URI begins with a store's scheme and a colon; `keyvouch stores` lists the schemes."
-        raise ConfigurationError(f"Invalid URI {shown!r}: the scheme is missing.", hint=hint)
+        raise uri_mistakes.missing_scheme(text)
     return scheme[0].lower()
 
 

@@ -17,6 +17,7 @@ from keyvouch._core.connections import acquire, release
 from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import Signer
 from keyvouch._core.store_faults import store_code
+from keyvouch._core.uri_mistakes import unknown_scheme
 from keyvouch._secrets.redaction import redact
 from keyvouch._system import forks
 from keyvouch.errors import (
@@ -66,7 +67,12 @@ def parse(uri: str | KeyUri) -> KeyUri:
     scheme = scheme_of(uri)
     if scheme == "profile":
         raise ConfigurationError("Expected the URI of a key, got a profile.", hint="Write the key's own URI.", uri=uri)
-    store_class = registry.store_class(scheme)
+    try:
+        store_class = registry.store_class(scheme)
+    except PluginMissing:
+        if mistake := unknown_scheme(uri):
+            raise mistake from None
+        raise
     with store_code(scheme):  # calls the attributes' `parse`
         return parse_uri(uri, store_class.attributes, scheme=scheme, store_class=store_class)
 
