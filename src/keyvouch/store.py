@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
+from keyvouch._core.uri_text import UriSyntax
 from keyvouch._system.forks import ForkGate
 from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyChanged, KeyNotFound, SessionLost
 from keyvouch.uri import Attribute, KeyUri
@@ -51,6 +52,7 @@ __all__ = [
     "RequestsCertificates",
     "StoredKey",
     "TokenInfo",
+    "UriSyntax",
     "choose_one",
 ]
 
@@ -196,6 +198,8 @@ class KeyStore(ABC):
     contract: ClassVar[int] = CONTRACT
     attributes: ClassVar[tuple[Attribute, ...]]
     """Attributes of its URIs, besides the core's own."""
+    uri_syntax: ClassVar[UriSyntax] = UriSyntax()
+    """How its URIs differ from others, if a standard defines its scheme."""
 
     @abstractmethod
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:

@@ -99,6 +99,9 @@ TESTS = {
     ],
     "src/keyvouch/tokens.py": ["tests/core/test_tokens.py"],
     "src/keyvouch/uri.py": ["tests/core/test_uri.py"],
+    "src/keyvouch/_core/uri_errors.py": ["tests/core/test_uri.py"],
+    "src/keyvouch/_core/uri_mistakes.py": ["tests/core/test_uri.py", "tests/core/test_uri_mistakes.py"],
+    "src/keyvouch/_core/uri_text.py": ["tests/core/test_uri.py"],
 }
 """The core modules, each with the tests that cover it directly, so that a mutant takes about a second."""
 

@@ -18,6 +18,7 @@ from keyvouch._core.connections import acquire, release
 from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import Signer
 from keyvouch._core.store_faults import store_code
+from keyvouch._core.uri_mistakes import unknown_scheme
 from keyvouch._secrets.key_bytes import forget_key, keep_key
 from keyvouch._secrets.redaction import redact
 from keyvouch._system import forks
@@ -88,7 +89,12 @@ def parse(uri: str | KeyUri) -> KeyUri:
     scheme = scheme_of(uri)
     if scheme == "profile":
         raise ConfigurationError("Expected the URI of a key, got a profile.", hint="Write the key's own URI.", uri=uri)
-    store_class = registry.store_class(scheme)
+    try:
+        store_class = registry.store_class(scheme)
+    except PluginMissing:
+        if mistake := unknown_scheme(uri):
+            raise mistake from None
+        raise
     with store_code(scheme):  # calls the attributes' `parse`
         return parse_uri(uri, store_class.attributes, scheme=scheme, store_class=store_class)
 
@@ -195,12 +201,17 @@ def import_early() -> None:
     ec.ECDSA(hashes.SHA256())  # this call imports inside functions too
 
 
+def is_profile(uri: str) -> bool:
+    """Return True for `profile:NAME`."""
+    return uri.partition(":")[0].lower() == "profile" and ":" in uri
+
+
 def profile_name(uri: str | KeyUri) -> str:
     """Return the name in `profile:NAME`; empty for a key's URI. Raises `ConfigurationError` if the name is missing."""
-    if isinstance(uri, KeyUri) or not uri.startswith("profile:"):
+    if isinstance(uri, KeyUri) or not is_profile(uri):
         return ""
     scheme_of(uri)  # reports control characters
-    name = uri.removeprefix("profile:")
+    name = uri.partition(":")[2]
     if not name:
         raise ConfigurationError("The name of the profile is missing.", hint="Write profile:NAME.")
     return name

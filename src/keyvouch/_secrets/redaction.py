@@ -38,6 +38,11 @@ _REFERENCE = re.compile(rf"env(?::|%3[aA])[\w.-]*(?=[;&?]|$)|(?:{'|'.join(REFERE
 """A reference; after a variable's name there may be a secret that a wrong separator has put there."""
 
 
+def is_secret_name(name: str) -> bool:
+    """Return True if the value of an attribute with this name may be a secret."""
+    return any(word in name.lower() for word in _SECRET_WORDS)
+
+
 def redact_userinfo(value: str) -> str:
     """Return an attribute's value without the user and password of the address that it may contain."""
     return _USERINFO.sub(f"{REDACTED}@", value)
@@ -59,7 +64,7 @@ def redact(text: str) -> str:
     query = text.find("?")
     for found in _NAMED.finditer(text):
         begin, sign = found.start(), found[2]
-        if not any(word in found[1].lower() for word in _SECRET_WORDS):
+        if not is_secret_name(found[1]):
             continue
         if found[0] == "token=" and not 0 <= query < begin:  # the label of a PKCS#11 token
             continue

@@ -86,8 +86,8 @@ def select(
     `may_be_missing` allows a missing configuration file that is about to be written; `confirm` prompts twice for the
     password of something new.
     """
-    if key is not None and key.startswith("profile:"):
-        profile, key = key.removeprefix("profile:"), None
+    if key is not None and key.lower().startswith("profile:"):
+        profile, key = key.partition(":")[2], None
     configuration = config.load(may_be_missing=may_be_missing)
     key_only = key is not None and profile is None
     name = "" if key_only else configuration.pick(profile)

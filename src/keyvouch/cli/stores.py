@@ -106,4 +106,6 @@ def _attribute_row(attribute: Attribute) -> tuple[str, str, str, str]:
     if attribute.environment:
         meaning += f" (default ${' or $'.join(attribute.environment)})"
     position = "after ?" if attribute.query else "path" if attribute.positional else "before ?"
+    if attribute.name == "*":
+        position = "anywhere"
     return attribute.name, position, ", ".join(sorted(attribute.required_for)), meaning

@@ -57,8 +57,8 @@ def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
     Raises what `open_signer` raises.
     """
     if isinstance(signer, str):
-        if signer.startswith("profile:"):
-            profile = config.load().profile(signer.removeprefix("profile:"))
+        if name := opening.profile_name(signer):
+            profile = config.load().profile(name)
             options = {**msgspec.structs.asdict(profile.assertion), **options}
         EntraAssertion(None, **options)  # type: ignore[arg-type]  # reports invalid options before opening
         signer = opening.open_signer(signer)
@@ -68,7 +68,7 @@ def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
 def _client_keys(keys: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str, Any]) -> ClientKeys:
     """Wrap the keys. Raises `ConfigurationError` for an invalid URI now, not when the standby key is needed."""
     for key in keys:
-        if isinstance(key, str) and not key.startswith("profile:"):
+        if isinstance(key, str) and not opening.is_profile(key):
             opening.parse(key)
     return ClientKeys(keys, open_uri, options)
 
