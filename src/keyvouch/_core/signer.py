@@ -194,9 +194,11 @@ class Signer:
 
     @hidden_frames()
     def private_key(self) -> PrivateKey:
-        """Return an object that `cryptography`, PyJWT and Authlib accept as a private key; the key stays in its store.
+        """Return an object that `cryptography`, PyJWT and many other libraries accept as a private key.
 
-        It is bound to the current key: after a reload that brought another one, it raises `KeyChanged`.
+        The key stays in its store. joserfc, Authlib and jwcrypto export a key that they are given: for these, pass the
+        object to `joserfc_key` or `jwcrypto_key` of `keyvouch.private_key`. It is bound to the current key: after a
+        reload that brought another one, it raises `KeyChanged`.
         """
         from keyvouch.private_key import wrap
 
