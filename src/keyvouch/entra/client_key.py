@@ -12,6 +12,7 @@ from keyvouch._core.signer import Signer
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.errors import KeyvouchError, StoreUnavailable
+from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -48,7 +49,7 @@ class UsedKey:
 class ClientKey:
     """One of a client's keys: opened on first use, skipped for a while after it was refused."""
 
-    def __init__(self, source: Signer | str, open_uri: OpenUri, options: Mapping[str, Any]) -> None:
+    def __init__(self, source: Signer | str | KeyUri, open_uri: OpenUri, options: Mapping[str, Any]) -> None:
         self._source = source
         self._open_uri = open_uri
         self._options = options
@@ -105,7 +106,7 @@ class ClientKey:
 
     def _open_once(self, timeout: float) -> EntraAssertion:
         if self._assertion is None:
-            source = self._source
+            source = self._source.reveal() if isinstance(self._source, KeyUri) else self._source
             signer = source if isinstance(source, Signer) else self._open_uri(source, timeout=timeout)
             self._assertion = EntraAssertion(signer, **self._options)
             if self._closed:  # closed while, or before, it was opened
