@@ -163,13 +163,13 @@ class Configuration:
         return f"{self.path} contains: {', '.join(self.profiles) or 'no profiles'}."
 
 
-def load(*, may_be_missing: bool = False) -> Configuration:
-    """Read the configuration: the file that `KEYVOUCH_CONFIG` names, else the first that exists.
+def load(path: str | os.PathLike[str] | None = None, *, may_be_missing: bool = False) -> Configuration:
+    """Read the configuration: this file, or the one that `KEYVOUCH_CONFIG` names, else the first that exists.
 
     Raises `ConfigurationError` if the file named there is missing (unless it `may_be_missing`, since it is about to be
     written), invalid (with the line) or not trusted, and `AccessDenied` if it cannot be read.
     """
-    named = os.environ.get("KEYVOUCH_CONFIG")
+    named = path or os.environ.get("KEYVOUCH_CONFIG")
     candidates = (Path(named),) if named else tuple(files.configuration_files())
     for candidate in candidates:
         if (named and not may_be_missing) or os.path.exists(candidate):  # noqa: PTH110 - `Path.exists` raises PermissionError

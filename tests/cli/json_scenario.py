@@ -67,6 +67,8 @@ def normalised(value: Any, name: str = "") -> Any:
             return [normalised(member, name) for member in value]
         case float():
             return "<SECONDS>"
+        case int() if name == "expires_on":
+            return "<SECONDS>"
         case str():
             return _normalised_text(value, name)
     return value

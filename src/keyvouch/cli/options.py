@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import click
 
+from keyvouch.cli.completion import complete_profiles
+
 Command = TypeVar("Command", bound=Callable[..., object])
 
 output_option = click.option(
@@ -19,7 +21,10 @@ def key_options(command: Command) -> Command:
     """Add the `--profile` and `--key` options."""
     command = click.option("--key", metavar="URI", help="URI of the key. In a shell, put it in single quotes.")(command)
     return click.option(
-        "--profile", metavar="NAME", help="Profile to use. Default: KEYVOUCH_PROFILE, or the only profile."
+        "--profile",
+        metavar="NAME",
+        shell_complete=complete_profiles,
+        help="Profile to use. Default: KEYVOUCH_PROFILE, or the only profile.",
     )(command)
 
 

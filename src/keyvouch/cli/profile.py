@@ -12,6 +12,7 @@ from keyvouch import config
 from keyvouch._core import opening
 from keyvouch._secrets.redaction import redact
 from keyvouch._system import files
+from keyvouch.cli.completion import complete_profiles
 from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import ca_file_option, output_option
 from keyvouch.cli.output import present, print_facts, print_next_command
@@ -39,7 +40,7 @@ def list_profiles(output: str) -> None:
 
 
 @command.command("show")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_profiles)
 @output_option
 def show(name: str | None, output: str) -> None:
     """Show a profile with all defaults applied. NAME is optional if there is only one profile."""

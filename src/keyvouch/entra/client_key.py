@@ -15,6 +15,7 @@ from keyvouch._core.signer import Signer
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.entra.assertion import Discovered, EntraAssertion
 from keyvouch.errors import KeyvouchError, StoreUnavailable
+from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -63,7 +64,7 @@ class ClientKey:
 
     def __init__(
         self,
-        source: Signer | str,
+        source: Signer | str | KeyUri,
         open_uri: OpenUri,
         options: Mapping[str, Any],
         discovered: Discovered | None = None,
@@ -126,7 +127,7 @@ class ClientKey:
 
     def _open_once(self, timeout: float) -> EntraAssertion:
         if self._assertion is None:
-            source = self._source
+            source = self._source.reveal() if isinstance(self._source, KeyUri) else self._source
             signer = source if isinstance(source, Signer) else self._open_uri(source, timeout=timeout)
             self._assertion = EntraAssertion(signer, discovered=self._discovered, **self._options)
             if self._closed:  # closed while, or before, it was opened

@@ -27,6 +27,7 @@ from keyvouch._core import opening
 from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import Signer
 from keyvouch._system import forks
+from keyvouch._system.not_picklable import NotPicklable
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.client_key import OpenUri
@@ -40,6 +41,7 @@ from keyvouch.entra.transport import Session
 from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError, hidden_frames, without_frames
 from keyvouch.proxies import Credentials
 from keyvouch.tokens import is_token
+from keyvouch.uri import KeyUri
 
 _CAE = "CP1"
 """The capability name by which Entra ID knows a client that can handle claims challenges."""
@@ -50,13 +52,13 @@ ACCESS_TOKEN_TIMEOUT = 60.0
 
 
 @hidden_frames()
-def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
+def client_credential(signer: Signer | str | KeyUri, **options: Any) -> dict[str, Any]:
     """Return MSAL's `client_credential` for a signer or a URI, with options of `ClientAssertion`.
 
     A signer opened for a URI stays open until the program ends. `profile:NAME` also applies that profile's options.
     Raises what `open_signer` raises.
     """
-    if isinstance(signer, str):
+    if isinstance(signer, str | KeyUri):
         if name := opening.profile_name(signer):
             profile = config.load().profile(name)
             options = {**msgspec.structs.asdict(profile.assertion), **options}
@@ -65,10 +67,10 @@ def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
     return {"client_assertion": EntraAssertion(signer, **options)}
 
 
-def _client_keys(keys: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str, Any]) -> ClientKeys:
+def _client_keys(keys: Sequence[Signer | str | KeyUri], open_uri: OpenUri, options: Mapping[str, Any]) -> ClientKeys:
     """Wrap the keys. Raises `ConfigurationError` for an invalid URI now, not when the standby key is needed."""
     for key in keys:
-        if isinstance(key, str) and not opening.is_profile(key):
+        if isinstance(key, KeyUri) or (isinstance(key, str) and not opening.is_profile(key)):
             opening.parse(key)
     return ClientKeys(keys, open_uri, options)
 
@@ -85,7 +87,7 @@ def _with_failover(name: str) -> Any:
     return method
 
 
-class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[misc]
+class ConfidentialClient(NotPicklable, msal.ConfidentialClientApplication):  # type: ignore[misc]
     """An `msal.ConfidentialClientApplication` whose keys are in stores.
 
     The inherited methods return exactly what MSAL returns: a dict, even for a refusal. They raise only if the stores of
@@ -93,11 +95,13 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     Safe under threads; a context manager, which closes the signers that it opened.
     """
 
+    pickle_hint = "Pass the name of its profile, and call keyvouch.connect in the other process."
+
     @hidden_frames()
     def __init__(
         self,
         client_id: str,
-        keys: Sequence[Signer | str] | ClientKeys,
+        keys: Sequence[Signer | str | KeyUri] | ClientKeys,
         *,
         scopes: Sequence[str] = (),
         ca_file: str | None = None,
@@ -118,7 +122,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         Asks the authority for its endpoints. Raises `ConfigurationError`, `AuthorityUnavailable`, `AuthorityRefused`
         (no such tenant).
         """
-        if not keys or isinstance(keys, str):
+        if not keys or isinstance(keys, str | KeyUri):
             raise ConfigurationError("keys must be a non-empty list.", hint='Pass keys=["scheme:..."].')
         self._shares_keys = isinstance(keys, ClientKeys)
         self._keys = keys if isinstance(keys, ClientKeys) else _client_keys(keys, open_uri, assertion or {})

@@ -72,7 +72,7 @@ _KEY_TYPES_HINT = f"Use one of: {', '.join(key_management.KEY_TYPES)}."
 class KeyVaultStore(
     KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, RequestsCertificates, HoldsCertificates, DeletesKeys
 ):
-    """Certificates and keys in Azure Key Vault or a Managed HSM. keyvouch never fetches a private key.
+    """Certificates and keys in Azure Key Vault or Managed HSM. keyvouch never fetches a private key.
 
     Example: `azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app?auth=managed-identity`.
 
