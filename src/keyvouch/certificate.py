@@ -6,10 +6,12 @@ import contextlib
 import datetime as dt
 import hashlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from keyvouch._formats import certificate_data
 from keyvouch._system import text
 from keyvouch.algorithms import CRYPTOGRAPHY, is_too_large
 from keyvouch.errors import (
@@ -30,12 +32,16 @@ if TYPE_CHECKING:
 
     AllowedHash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
+log = logging.getLogger("keyvouch")
+
 HashName = Literal["sha256", "sha1"]
 
 _MOST_CERTIFICATES = 500
 """Maximum number in one file; a bundle of all public authorities has 150."""
 _LONGEST_CHAIN = 10
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
+_MOST_SHOWN = 3
+"""Maximum number of unreadable certificates that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -105,37 +111,83 @@ def parsing() -> Iterator[None]:
         raise
 
 
-@CRYPTOGRAPHY
-def load_certificates(data: bytes, source: object) -> list[Certificate]:
-    """Read certificates from PEM (other blocks are skipped) or from a single DER certificate; errors name `source`.
+@dataclass(frozen=True)
+class UnreadableCertificate:
+    """A certificate that `cryptography` refuses; others in the same file can be used."""
 
-    Raises `CertificateMissing` if none can be read, and `KeyUnusable` if there are too many.
+    name: str
+    """Its subject, as far as it can be read."""
+    reason: str
+    spki_sha256: str | None
+    """As `spki_sha256` of its key; None if it cannot be determined."""
+
+    def __str__(self) -> str:
+        return f"the certificate of {self.name} cannot be read: {self.reason}"
+
+
+@CRYPTOGRAPHY
+def read_certificates(ders: Iterable[bytes]) -> tuple[list[Certificate], list[UnreadableCertificate]]:
+    """Return the certificates that can be read, and the others."""
+    found: list[Certificate] = []
+    unreadable = []
+    for der in ders:
+        try:
+            found.append(_read_one(der))
+        except ValueError as error:
+            name, digest = certificate_data.describe(der), certificate_data.key_digest(der)
+            unreadable.append(UnreadableCertificate(name, str(error).rstrip("."), digest))
+    return found, unreadable
+
+
+def load_certificates(data: bytes, source: object) -> list[Certificate]:
+    """Read certificates from PEM (other blocks are skipped), one DER certificate or PKCS#7; errors name `source`.
+
+    A certificate that cannot be read is skipped with a warning. Raises `CertificateMissing` if none can be read, and
+    `KeyUnusable` if there are too many.
     """
+    ders = list(itertools.islice(certificate_data.find_certificates(data), _MOST_CERTIFICATES + 1))
+    require_few(max(len(ders), data.count(_BEGIN)), source)
+    readable, unreadable = read_certificates(ders)
+    if not readable:
+        raise no_certificate(unreadable, source, data)
+    for each in unreadable:
+        log.warning("Skipped in %s: %s.", source, each)
+    return readable
+
+
+def no_certificate(
+    unreadable: Sequence[UnreadableCertificate], source: object, data: bytes = b""
+) -> CertificateMissing:
+    """Return the error for a file without a certificate that can be read."""
+    reasons = "; ".join(map(str, unreadable[:_MOST_SHOWN]))
+    hint = "Provide PEM or DER with RSA keys of at most 8192 bits; check it with `openssl x509 -in FILE`."
+    message = f"No valid certificate found in {source}{': ' if reasons else ''}{reasons}."
+    return CertificateMissing(message, hint=text.advice(data, source, hint))
+
+
+def _read_one(der: bytes) -> Certificate:
+    """Return the certificate. Raises ValueError with the reason if it, or a field used here, cannot be read."""
     from cryptography import x509
 
-    require_few(data.count(_BEGIN), source)
     try:
         with parsing():
-            found = x509.load_pem_x509_certificates(data) if _BEGIN in data else [x509.load_der_x509_certificate(data)]
-    except (ValueError, x509.InvalidVersion):
-        found = []
-    if not (readable := [each for each in found if is_readable(each)]):
-        hint = text.advice(
-            data,
-            source,
-            "Provide PEM or DER with RSA keys of at most 8192 bits; check it with `openssl x509 -in FILE`.",
-        )
-        raise CertificateMissing(f"No valid certificate found in {source}.", hint=hint)
-    return readable
+            found = x509.load_der_x509_certificate(der)
+            # `cryptography` parses most fields only on access.
+            _ = found.subject, found.issuer, found.not_valid_before_utc, found.not_valid_after_utc
+    except (TypeError, x509.InvalidVersion) as error:
+        raise ValueError(str(error)) from error
+    if not certificate_spki(found):
+        raise ValueError("unsupported key")
+    return found
 
 
 def is_readable(certificate: Certificate) -> bool:
     """Return True if all fields used here can be read: `cryptography` parses most of them only on access."""
     try:
-        _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except (ValueError, TypeError):
+        _read_one(to_der(certificate))
+    except ValueError:
         return False
-    return bool(certificate_spki(certificate))
+    return True
 
 
 @CRYPTOGRAPHY

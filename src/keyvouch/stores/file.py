@@ -32,9 +32,12 @@ from keyvouch.stores.key_entries import (
     FileContents,
     FileKey,
     KeyEntry,
+    UnusableKey,
     build_entries,
     filter_by_name,
     pin,
+    require_usable_choice,
+    set_aside_uncertified,
     unknown_name_error,
 )
 
@@ -85,7 +88,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         """Read the file, or every file of the family, and return the one key that the URI selects."""
         path = _path(uri)
         family = key_files.Family(path) if key_files.is_family(path) and key_files.is_folder(path.parent) else None
-        return FileKey(*self._choose(uri, certificate), family)
+        return FileKey(*self._choose(uri, certificate, signs=True), family)
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys in the file, family or folder at the URI's path."""
@@ -181,13 +184,21 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         # One connection serves all files: an answer to `prompt:` is remembered only for this path.
         return self._secrets.resolve(str(uri.get("password")), f"password of {_path(uri)}")
 
-    def _choose(self, uri: KeyUri, certificate: Certificate | None = None) -> tuple[KeyEntry, dt.datetime | None]:
-        """Return the one key that the URI selects, and the time at which it will select another one."""
+    def _choose(
+        self, uri: KeyUri, certificate: Certificate | None = None, *, signs: bool = False
+    ) -> tuple[KeyEntry, dt.datetime | None]:
+        """Return the one key that the URI selects, and the time at which it will select another one.
+
+        If it `signs`, a key whose certificate is in the file and cannot be read is not selected.
+        """
         path = _path(uri)
         members = key_files.members(path)
         if not members:
             raise key_files.missing_file_error(path, self.suffixes)
-        entries, failures = self._read(uri, members)
+        entries, failures, unusable = self._read_with_unusable(uri, members)
+        if signs and certificate is None:
+            entries, unusable = set_aside_uncertified(uri, entries, unusable)
+        require_usable_choice(uri, entries, unusable)
         if not entries:
             raise failures[0]
         try:
@@ -196,24 +207,35 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
                 raise unknown_name_error(uri, entries)
             info, settles_at = choose_one(uri, [entry.info for entry in named], certificate)
         except KeyvouchError as error:
-            error.hint += "".join(f"\nSkipped: {failure.message}" for failure in failures)
+            skipped = (*failures, *(key.error for key in unusable))
+            error.hint += "".join(f"\nSkipped: {each.message}" for each in skipped)
             raise
         return next(entry for entry in named if entry.info is info), settles_at
 
     def _read(self, uri: KeyUri, paths: Iterable[Path]) -> tuple[list[KeyEntry], list[KeyvouchError]]:
-        """Return the keys in these files; an unreadable file does not affect the others."""
+        """Return the usable keys in these files, and why other files and keys cannot be used."""
+        entries, failures, unusable = self._read_with_unusable(uri, paths)
+        return entries, [*failures, *(key.error for key in unusable)]
+
+    def _read_with_unusable(
+        self, uri: KeyUri, paths: Iterable[Path]
+    ) -> tuple[list[KeyEntry], list[KeyvouchError], list[UnusableKey]]:
+        """Return the usable keys in these files, why other files cannot be read, and the other keys."""
         entries: list[KeyEntry] = []
         failures: list[KeyvouchError] = []
+        unusable: list[UnusableKey] = []
         password: Secret | None = None
         for path in paths:
             try:
                 file = key_files.read_key_file(path, self._secrets, self.suffixes)
                 password = password or self._password(uri)
-                entries += build_entries(uri, file, self._decode(file.data, password, path))
+                usable, others = build_entries(uri, file, self._decode(file.data, password, path))
+                entries += usable
+                unusable += others
             except KeyvouchError as error:
                 error.uri = str(uri)
                 failures.append(error)
-        return entries, failures
+        return entries, failures, unusable
 
     def _new_path(self, uri: KeyUri, *, further: bool) -> Path:
         """Return the path of a file to be created: its folder exists, and the file does not."""
