@@ -39,6 +39,8 @@ HashName = Literal["sha256", "sha1"]
 _MOST_CERTIFICATES = 500
 """Maximum number in one file; a bundle of all public authorities has 150."""
 _LONGEST_CHAIN = 10
+_RSASSA_PSS = "1.2.840.113549.1.1.10"
+"""The type of an RSA key that is restricted to PSS (RFC 4055)."""
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 _MOST_SHOWN = 3
 """Maximum number of unreadable certificates that an error lists."""
@@ -86,9 +88,24 @@ def certificate_spki(certificate: Certificate) -> str:
 
     try:
         key = certificate.public_key()
-        return "" if is_too_large(key) else spki_sha256(key)  # type: ignore[arg-type]
+        if is_too_large(key):
+            return ""
+        if certificate.public_key_algorithm_oid.dotted_string == _RSASSA_PSS:  # `cryptography` loads it as plain RSA
+            return certificate_data.key_digest(to_der(certificate)) or ""
+        return spki_sha256(key)  # type: ignore[arg-type]
     except (UnsupportedAlgorithm, ValueError):  # in a bundle, one certificate must not make the others fail
         return ""
+
+
+def belongs_to(certificate: Certificate, key_digest: str) -> bool:
+    """Return True for the certificate of the key with this `spki_sha256`.
+
+    A store may describe an RSASSA-PSS key, by which its certificate's digest differs, as a plain RSA key.
+    """
+    if certificate_spki(certificate) == key_digest:
+        return True
+    restricted = certificate.public_key_algorithm_oid.dotted_string == _RSASSA_PSS
+    return restricted and spki_sha256(certificate.public_key()) == key_digest  # type: ignore[arg-type]  # RSA
 
 
 def require_few(count: int, source: object) -> None:
@@ -201,14 +218,38 @@ def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> t
     if not pool:
         return ()
     wanted = spki_sha256(public_key)
-    leaves = [certificate for certificate in pool if certificate_spki(certificate) == wanted]
+    leaves = [certificate for certificate in pool if belongs_to(certificate, wanted)]
     if not leaves:
+        name = find_leaves(pool)[0].subject.rfc4514_string() or "an empty subject"
+        others = ", and neither does any other one given" if len(pool) > 1 else ""
         raise CertificateMismatch(
-            f"The certificate of {pool[0].subject.rfc4514_string() or 'an empty subject'} does not belong to the key.",
+            f"The certificate of {name} does not belong to the key{others}.",
             hint="Use the certificate that was issued for this key.",
         )
     leaf = max(leaves, key=lambda certificate: certificate.not_valid_after_utc)
     return (leaf, *find_issuers(leaf, lambda _: pool))
+
+
+def find_leaves(certificates: Sequence[Certificate]) -> list[Certificate]:
+    """Return the certificates, beginning with those that are most likely not an authority's, else in this order."""
+    issuers = {each.issuer for each in certificates if each.issuer != each.subject}
+    return sorted(certificates, key=lambda each: (each.subject in issuers, _is_authority(each)))
+
+
+def missing_issuer(chain: Sequence[Certificate]) -> str | None:
+    """Return the name of the issuer that a chain ends without; None if it ends with a root, or is empty."""
+    if not chain or chain[-1].issuer == chain[-1].subject:
+        return None
+    return chain[-1].issuer.rfc4514_string()
+
+
+def _is_authority(certificate: Certificate) -> bool:
+    from cryptography import x509
+
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return False
 
 
 def find_issuers(
@@ -244,7 +285,7 @@ def check_chain(chain: Sequence[Certificate], public_key: PublicKey) -> None:
     """Raise `CertificateMismatch` if the first certificate is not the key's, or one is not issued by the next."""
     if not chain:
         return
-    if certificate_spki(chain[0]) != spki_sha256(public_key):
+    if not belongs_to(chain[0], spki_sha256(public_key)):
         raise CertificateMismatch(
             f"The certificate of {chain[0].subject.rfc4514_string()} does not belong to the key.",
             hint="Use the certificate that was issued for this key.",

@@ -329,7 +329,7 @@ def _certificate_file(uri: KeyUri, path: Path) -> Path | None:
 
 def _has_certificate_for(data: bytes, path: Path, entry: KeyEntry) -> bool:
     found = certificates.load_certificates(data, path)
-    return any(certificates.certificate_spki(each) == entry.info.spki_sha256 for each in found)
+    return any(certificates.belongs_to(each, str(entry.info.spki_sha256)) for each in found)
 
 
 def _require_only_key(entry: KeyEntry) -> None:

@@ -80,6 +80,7 @@ class FileKey(StoredKey):
         self.uri = entry.info.uri
         self.public_key = entry.key.public_key()
         self.chain = entry.chain
+        self.algorithms = getattr(entry.key, "algorithms", ())
         self.settles_at = settles_at
         self.advice = tuple(f"{entry.file.path}: {each}" for each in entry.skipped)
         self._key = entry.key

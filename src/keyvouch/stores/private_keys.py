@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from keyvouch._formats import asn1
+from keyvouch._formats import asn1, pss
 from keyvouch._formats.asn1 import Element
 from keyvouch.algorithms import CRYPTOGRAPHY, ELLIPTIC_CURVES, elliptic_curve
 from keyvouch.certificate import parsing
@@ -63,7 +63,7 @@ def load(der: bytes, source: str, rewrite: str) -> PrivateKey:
 
     try:
         with parsing():
-            return load_der_private_key(der, None)  # type: ignore[return-value]  # the caller refuses other kinds
+            return _restrict(load_der_private_key(der, None), der)  # type: ignore[arg-type]  # the caller refuses other kinds
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         refusal = error
     try:
@@ -71,12 +71,23 @@ def load(der: bytes, source: str, rewrite: str) -> PrivateKey:
         if unsupported := _unsupported_kind(tree):
             raise KeyUnusable(f"{source} is a {unsupported} key, which cannot be used.", hint=_USE) from refusal
         with parsing():
-            return _rebuild(tree)
+            return _restrict(_rebuild(tree), der)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise KeyUnusable(
             f"{source} cannot be read: {_first_sentence(refusal)}.",
             hint=f"If OpenSSL can read it, rewrite it: {rewrite}",
         ) from refusal
+
+
+def _restrict(key: PrivateKey, der: bytes) -> PrivateKey:
+    """Return an RSASSA-PSS key with its restrictions; any other key as it is. Raises `KeyUnusable`, ValueError."""
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+    if not isinstance(key, RSAPrivateKey) or not pss.is_pss(algorithm := asn1.parse(der).child(1)):
+        return key
+    from keyvouch.stores.pss_keys import PssPrivateKey
+
+    return PssPrivateKey(key, algorithm)
 
 
 def _rebuild(tree: Element) -> PrivateKey:
