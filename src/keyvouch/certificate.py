@@ -7,12 +7,13 @@ import datetime as dt
 import hashlib
 import itertools
 import logging
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from keyvouch._formats import certificate_data
-from keyvouch._system import text
+from keyvouch._formats.identify import identify
 from keyvouch.algorithms import CRYPTOGRAPHY, is_too_large
 from keyvouch.errors import (
     CertificateExpired,
@@ -178,8 +179,12 @@ def no_certificate(
     """Return the error for a file without a certificate that can be read."""
     reasons = "; ".join(map(str, unreadable[:_MOST_SHOWN]))
     hint = "Provide PEM or DER with RSA keys of at most 8192 bits; check it with `openssl x509 -in FILE`."
-    message = f"No valid certificate found in {source}{': ' if reasons else ''}{reasons}."
-    return CertificateMissing(message, hint=text.advice(data, source, hint))
+    found = identify(data, source) if data else None
+    if found and found.what != "a certificate":
+        reasons, hint = f"it is {found.what}", found.hint
+        if found.what == "a PFX":
+            hint = f"Extract its certificates: openssl pkcs12 -in {shlex.quote(str(source))} -nokeys -out NEW.pem"
+    return CertificateMissing(f"No valid certificate found in {source}{': ' if reasons else ''}{reasons}.", hint=hint)
 
 
 def _read_one(der: bytes) -> Certificate:

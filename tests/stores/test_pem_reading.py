@@ -139,20 +139,26 @@ def test_public_key_fails(folder: Path) -> None:
         open_key(f"pem:{write(folder / 'app.pem', data)}")
 
 
-def test_openssh_key_fails(folder: Path) -> None:
-    """For an OpenSSH key the error has the command that converts it."""
-    data = new_key("RSA-2048").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    path = write(folder / "id_rsa", data)
-    with pytest.raises(KeyUnusable, match=re.escape(f"ssh-keygen -p -m PKCS8 -f {path}")):
-        open_key(f"pem:{path}")
+@pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "Ed25519"])
+def test_openssh_key_opens(folder: Path, kind: str) -> None:
+    """OpenSSH's own format opens."""
+    data = new_key(kind).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    path = write(folder / "id", data)
+    assert open_key(f"pem:{path}").public_key == new_key(kind).public_key()
 
 
-def test_openssh_conversion_command_works(folder: Path) -> None:
-    """The command in the error makes a file that opens."""
-    data = new_key("RSA-2048").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    path = write(folder / "id_rsa", data)
-    subprocess.run(["ssh-keygen", "-p", "-m", "PKCS8", "-P", "", "-N", "", "-f", path], check=True, capture_output=True)
-    assert open_key(f"pem:{path}")
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa", "ed25519"])
+def test_encrypted_openssh_key_fails(folder: Path, kind: str) -> None:
+    """For an encrypted one, the command in the error makes a copy that opens, and leaves the original as it is."""
+    path = folder / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", PASSWORD, "-f", path], check=True)
+    before = path.read_bytes()
+    with pytest.raises(KeyUnusable, match="encrypted, and in OpenSSH's format") as caught:
+        open_key(f"pem:{path}?password=env:PASSWORD")
+    command = caught.value.hint.partition(": ")[2].replace("-N ''", f"-P '{PASSWORD}' -N ''")
+    subprocess.run(["sh", "-c", command], check=True, cwd=folder, capture_output=True)
+    assert path.read_bytes() == before
+    assert open_key(f"pem:{folder / 'NEW.pem'}")
 
 
 @pytest.mark.parametrize("end", [100, -30])

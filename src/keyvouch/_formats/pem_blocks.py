@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+PKCS12_LABELS = frozenset({b"PKCS12", b"PFX"})
+"""Labels of a PKCS#12 file: GnuTLS's, and a common one without a standard."""
 _BEGIN = re.compile(rb"-----BEGIN ([A-Za-z0-9 #]+)-----")
 _HEADER = re.compile(rb"(?m)^[A-Za-z0-9-]+:.*(?:\r?\n[ \t]+.*)*$")
 """A header of the older formats (RFC 1421, section 4.6), with its continuation lines."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from keyvouch._formats import asn1
 from keyvouch._formats.certificate_data import CERTIFICATE_LABELS, PKCS7_LABELS, find_certificates
-from keyvouch._formats.pem_blocks import Block, has_block, iter_blocks
-from keyvouch._system import text
+from keyvouch._formats.identify import identify
+from keyvouch._formats.pem_blocks import PKCS12_LABELS, Block, has_block, iter_blocks
 from keyvouch.algorithms import CRYPTOGRAPHY
-from keyvouch.certificate import read_certificates, require_few
+from keyvouch.certificate import parsing, read_certificates, require_few
 from keyvouch.errors import ConfigurationError, KeyUnusable, SecretIncorrect, SecretRequired
 from keyvouch.stores import limits, pbe, private_keys
 from keyvouch.stores.key_entries import FileContents, FoundKey, incorrect_password_hint
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _MAX_PASSWORD_BYTES = 1023
 """Maximum number of bytes; OpenSSL accepts no more."""
 _OPENSSH = b"OPENSSH PRIVATE KEY"
+_OPENSSH_UNENCRYPTED, _OPENSSH_HEADER = b"openssh-key-v1\0\0\0\0\x04none", 24
+"""The beginning of a key that is not encrypted (OpenSSH's PROTOCOL.key), and where it ends."""
+_ESCAPED = b"-----\\n"
+"""Line ends as two characters, as in JSON and in badly quoted environment variables."""
 _ENCRYPTED = b"ENCRYPTED PRIVATE KEY"
 """The label of PKCS#8; older formats encrypt the base64 data and say so in headers."""
 
@@ -37,12 +41,11 @@ def read(data: bytes, password: Secret | None, path: Path) -> FileContents:
     Raises `KeyUnusable` if it is not PEM or contains no readable private key, `SecretRequired`, `SecretIncorrect`.
     """
     blocks = _blocks(data, path)
-    if any(block.label == _OPENSSH for block in blocks):
-        raise _openssh_error(path)
     _check_limits(_key_blocks(blocks), path)
     keys = [_load_key(block, password, path) for block in _key_blocks(blocks)]
     if not keys:
-        raise KeyUnusable(f"No private key found in {path}.", hint=_no_key_hint({block.label for block in blocks}))
+        hint = _no_key_hint({block.label for block in blocks}, path)
+        raise KeyUnusable(f"No private key found in {path}.", hint=hint)
     ders = list(find_certificates(b"\n".join(block.text for block in blocks)))
     require_few(len(ders), path)
     return FileContents([FoundKey(None, key) for key in keys], *read_certificates(ders))
@@ -87,12 +90,10 @@ def replace_chain(data: bytes, chain: Sequence[Certificate]) -> bytes:
 
 
 def _blocks(data: bytes, path: Path) -> list[Block]:
-    if not has_block(data):
-        der = data.startswith(b"\x30")
-        hint = (
-            f"If it is PKCS#12, write pfx:{path}." if der else "Specify a file with a line -----BEGIN PRIVATE KEY-----."
-        )
-        hint = text.advice(data, path, hint)
+    if not has_block(data) or _ESCAPED in data:
+        if found := identify(data, path):
+            raise KeyUnusable(f"{path} is not a PEM file: it is {found.what}.", hint=found.hint)
+        hint = "Specify a file with a line -----BEGIN PRIVATE KEY-----."
         raise KeyUnusable(f"{path} is not a PEM file.", hint=hint)
     try:
         return list(iter_blocks(data))
@@ -104,13 +105,28 @@ def _key_blocks(blocks: Sequence[Block]) -> list[Block]:
     return [block for block in blocks if block.label.endswith(b"PRIVATE KEY")]
 
 
-def _openssh_error(path: Path) -> KeyUnusable:
-    return KeyUnusable(
-        f"{path} contains a key in OpenSSH format.", hint=f"Convert it to PKCS#8: ssh-keygen -p -m PKCS8 -f {path}"
-    )
+def _load_openssh(block: Block, path: Path) -> PrivateKey | KeyUnusable:
+    """Return a key in OpenSSH's format, which is encrypted with a derivation of its own."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+    try:
+        if _OPENSSH_UNENCRYPTED not in block.decode()[:_OPENSSH_HEADER]:
+            new = "NEW.pem"
+            return KeyUnusable(
+                f"The key in {path} is encrypted, and in OpenSSH's format.",
+                hint="Make a copy without a passphrase, which only you can read:"
+                f" cp {shlex.quote(str(path))} {new} && chmod 600 {new} && ssh-keygen -p -N '' -f {new}",
+            )
+        with parsing():
+            return load_ssh_private_key(block.text, None)  # type: ignore[return-value]  # the caller refuses other kinds
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        return KeyUnusable(f"The OpenSSH key in {path} cannot be read: {error}.", hint="Use RSA, P-256 or Ed25519.")
 
 
-def _no_key_hint(labels: set[bytes]) -> str:
+def _no_key_hint(labels: set[bytes], path: Path) -> str:
+    if labels & PKCS12_LABELS:
+        return f"It is a PFX in PEM: write pfx:{path}."
     if labels & (CERTIFICATE_LABELS | PKCS7_LABELS):
         return "It contains only a certificate: add the private key, or write pem:KEY-FILE?certificate-file=THIS-FILE."
     if any(label.endswith(b"PUBLIC KEY") for label in labels):
@@ -132,6 +148,8 @@ def _check_limits(blocks: Sequence[Block], path: Path) -> None:
 
 def _load_key(block: Block, password: Secret | None, path: Path) -> PrivateKey | KeyUnusable:
     """Return the key, or why it cannot be used. Raises `KeyUnusable`, `SecretRequired`, `SecretIncorrect`."""
+    if block.label == _OPENSSH:
+        return _load_openssh(block, path)
     encrypted = block.label == _ENCRYPTED or block.is_encrypted
     if encrypted and password is None:
         raise SecretRequired(

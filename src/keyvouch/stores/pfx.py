@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import warnings
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 from keyvouch._formats import asn1
 from keyvouch._formats.asn1 import Element
 from keyvouch._formats.certificate_data import key_digest
+from keyvouch._formats.identify import identify
+from keyvouch._formats.pem_blocks import PKCS12_LABELS, iter_blocks
 from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import certificate_spki, parsing, read_certificates, require_few, spki_sha256
 from keyvouch.errors import KeyUnusable, SecretIncorrect, SecretRequired
@@ -71,11 +74,10 @@ def write(key: PrivateKey, chain: Sequence[Certificate], password: Secret | None
 
 def _parse(data: bytes, path: Path) -> Element:
     """Return the file's outer layer, which may be BER."""
+    data = _without_armor(data)
     begin = _content_offset(data)
     if data[begin : begin + len(_VERSION_3)] != _VERSION_3:
-        pem = b"-----BEGIN " in data
-        hint = f"It is PEM: write pem:{path}." if pem else "Inspect it: `openssl pkcs12 -info -in FILE`."
-        raise KeyUnusable(f"{path} is not a PFX file.", hint=hint)
+        raise _not_pfx(data, path)
     if len(data) > _MAX_BYTES:
         raise KeyUnusable(
             f"{path} has {len(data):,} bytes; the limit for a PFX file is {_MAX_BYTES:,}.",
@@ -88,6 +90,21 @@ def _parse(data: bytes, path: Path) -> Element:
         raise KeyUnusable(f"{path} is truncated.", hint="Copy it again, in binary mode.") from error
     except ValueError as error:
         raise _damaged(path, error) from error
+
+
+def _without_armor(data: bytes) -> bytes:
+    """Return the content of a PFX in PEM; other data as they are."""
+    with contextlib.suppress(ValueError):
+        for block in iter_blocks(data):
+            if block.label in PKCS12_LABELS:
+                return block.decode()
+    return data
+
+
+def _not_pfx(data: bytes, path: Path) -> KeyUnusable:
+    if found := identify(data, path):
+        return KeyUnusable(f"{path} is not a PFX file: it is {found.what}.", hint=found.hint)
+    return KeyUnusable(f"{path} is not a PFX file.", hint="Inspect it: `openssl pkcs12 -info -in FILE`.")
 
 
 def _require_binary(data: bytes, path: Path) -> None:
