@@ -165,6 +165,8 @@ class StoredKey(ABC):
     """When a younger member of the family will be chosen instead, as returned by `choose_one`."""
     advice: tuple[str, ...] = ()
     """As in `KeyInfo`, if opening reveals it without a further request; a signer logs it once as a warning."""
+    algorithms: tuple[Algorithm, ...] = ()
+    """The algorithms to which the key is restricted, the preferred one first; empty if all that fit are allowed."""
     remote: bool = False
     """True if signatures come over a network: keyvouch then verifies each one, not only an algorithm's first."""
 
@@ -370,9 +372,9 @@ def choose_one(
             )
         return found, None
     if certificate is not None:
-        from keyvouch.certificate import certificate_spki
+        from keyvouch.certificate import belongs_to
 
-        found = _by_key(infos, certificate_spki(certificate))
+        found = next((info for info in infos if info.spki_sha256 and belongs_to(certificate, info.spki_sha256)), None)
         if found is None:
             raise CertificateMismatch(
                 f"The certificate of {certificate.subject.rfc4514_string()} does not belong to the key {uri}.",

@@ -33,10 +33,10 @@ from urllib3 import HTTPResponse
 import keyvouch
 from fuzz.mutate import feed
 from keyvouch import config
+from keyvouch._formats import asn1
 from keyvouch._secrets.redaction import redact
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.errors import KeyvouchError
-from keyvouch.stores import asn1
 from keyvouch.stores.file import PemStore, PfxStore
 from keyvouch.testing.authority import Authority
 from keyvouch.uri import parse_uri

@@ -355,7 +355,7 @@ class Signer(not_picklable.NotPicklable):
 
     def _sign_first(self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline) -> bytes:
         """Sign with an algorithm for the first time, or with a key whose signatures are all verified."""
-        require_fit(opened.key_type, algorithm)
+        require_fit(opened.key_type, algorithm, opened.stored.algorithms)
         try:
             signature = opened.stored.sign(message, algorithm, timeout=deadline.attempt_timeout())
         except Exception as error:  # noqa: BLE001 - as in `_sign`

@@ -32,9 +32,12 @@ from keyvouch.stores.key_entries import (
     FileContents,
     FileKey,
     KeyEntry,
+    UnusableKey,
     build_entries,
     filter_by_name,
     pin,
+    require_usable_choice,
+    set_aside_uncertified,
     unknown_name_error,
 )
 from keyvouch.stores.references import KeyReference, fit_hint, parse_location, require_file
@@ -84,7 +87,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         timeout: float,  # noqa: ARG002 - reading a file never waits
     ) -> FileKey:
         """Read the file, or every file of the family, and return the one key that the URI selects."""
-        return FileKey(*self._choose(uri, certificate), _family(_location(uri)))
+        return FileKey(*self._choose(uri, certificate, signs=True), _family(_location(uri)))
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys in the file, family or folder at the URI's path."""
@@ -182,13 +185,21 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         # One connection serves all files: an answer to `prompt:` is remembered only for this path.
         return self._secrets.resolve(str(uri.get("password")), f"password of {_location(uri)}")
 
-    def _choose(self, uri: KeyUri, certificate: Certificate | None = None) -> tuple[KeyEntry, dt.datetime | None]:
-        """Return the one key that the URI selects, and the time at which it will select another one."""
+    def _choose(
+        self, uri: KeyUri, certificate: Certificate | None = None, *, signs: bool = False
+    ) -> tuple[KeyEntry, dt.datetime | None]:
+        """Return the one key that the URI selects, and the time at which it will select another one.
+
+        If it `signs`, a key whose certificate is in the file and cannot be read is not selected.
+        """
         path = _location(uri)
         members = _members(path)
         if not members and isinstance(path, Path):
             raise key_files.missing_file_error(path, self.suffixes)
-        entries, failures = self._read(uri, members)
+        entries, failures, unusable = self._read_with_unusable(uri, members)
+        if signs and certificate is None:
+            entries, unusable = set_aside_uncertified(uri, entries, unusable)
+        require_usable_choice(uri, entries, unusable)
         if not entries:
             raise failures[0]
         try:
@@ -197,24 +208,35 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
                 raise unknown_name_error(uri, entries)
             info, settles_at = choose_one(uri, [entry.info for entry in named], certificate)
         except KeyvouchError as error:
-            error.hint += "".join(f"\nSkipped: {failure.message}" for failure in failures)
+            skipped = (*failures, *(key.error for key in unusable))
+            error.hint += "".join(f"\nSkipped: {each.message}" for each in skipped)
             raise
         return next(entry for entry in named if entry.info is info), settles_at
 
     def _read(self, uri: KeyUri, paths: Iterable[Path | KeyReference]) -> tuple[list[KeyEntry], list[KeyvouchError]]:
-        """Return the keys in these files; an unreadable file does not affect the others."""
+        """Return the usable keys in these files, and why other files and keys cannot be used."""
+        entries, failures, unusable = self._read_with_unusable(uri, paths)
+        return entries, [*failures, *(key.error for key in unusable)]
+
+    def _read_with_unusable(
+        self, uri: KeyUri, paths: Iterable[Path | KeyReference]
+    ) -> tuple[list[KeyEntry], list[KeyvouchError], list[UnusableKey]]:
+        """Return the usable keys in these files, why other files cannot be read, and the other keys."""
         entries: list[KeyEntry] = []
         failures: list[KeyvouchError] = []
+        unusable: list[UnusableKey] = []
         password: Secret | None = None
         for path in paths:
             try:
                 file, given = self._read_one(path)
                 password = password or given or self._password(uri)
-                entries += build_entries(uri, file, self._decode(file.data, password, file.path))
+                usable, others = build_entries(uri, file, self._decode(file.data, password, file.path))
+                entries += usable
+                unusable += others
             except KeyvouchError as error:
                 error.uri = str(uri)
                 failures.append(error if isinstance(path, Path) else fit_hint(error, path))
-        return entries, failures
+        return entries, failures, unusable
 
     def _read_one(self, path: Path | KeyReference) -> tuple[key_files.KeyFile, Secret | None]:
         """Return the file, and its password if that was passed in together with it."""
@@ -334,7 +356,7 @@ def _certificate_file(uri: KeyUri, path: Path) -> Path | None:
 
 def _has_certificate_for(data: bytes, path: Path, entry: KeyEntry) -> bool:
     found = certificates.load_certificates(data, path)
-    return any(certificates.certificate_spki(each) == entry.info.spki_sha256 for each in found)
+    return any(certificates.belongs_to(each, str(entry.info.spki_sha256)) for each in found)
 
 
 def _require_only_key(entry: KeyEntry) -> None:
