@@ -14,7 +14,7 @@ from keyvouch.algorithms import CRYPTOGRAPHY, elliptic_curve
 from keyvouch.certificate import load_certificates, parsing
 from keyvouch.errors import KeyUnusable
 from keyvouch.stores import limits
-from keyvouch.stores.key_entries import FileContents
+from keyvouch.stores.key_entries import FileContents, FoundKey
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -63,7 +63,7 @@ def read(data: bytes, path: Path) -> FileContents:
             f"No private key found in {path}: the JWK is {what}.", hint='Specify a JWK with a private key, "d".'
         )
     limits.require_small_keys(path, (_size(jwk) for jwk in private))
-    keys = [(_load_key(jwk, path), None) for jwk in private]
+    keys = [FoundKey(None, _load_key(jwk, path)) for jwk in private]
     return FileContents(keys, [each for jwk in private for each in _certificates(jwk, path)])
 
 
