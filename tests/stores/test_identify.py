@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 import subprocess
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def test_base64_is_decoded(folder: Path, scheme: str, times: int, wrapped: bool,
     """Base64, as Key Vault, GitHub Actions and Kubernetes hand it out, even if it was encoded twice."""
     data = pfx(folder) if inside == "pfx" else PEM
     for _ in range(times):
-        data = base64.encodebytes(data) if wrapped else base64.b64_encode(data)
+        data = base64.encodebytes(data) if wrapped else base64.b64encode(data)
     path = write(folder / "given", data)
     with pytest.raises(KeyUnusable, match="it is the base64 of") as caught:
         open_key(f"{scheme}:{path}")
@@ -54,7 +53,7 @@ def test_base64_is_decoded(folder: Path, scheme: str, times: int, wrapped: bool,
 def test_json_is_named(folder: Path, scheme: str, kind: str) -> None:
     """JSON that contains the key is named, with the command that extracts it."""
     content, what, extracted = {
-        "Key Vault PFX": ({"value": base64.b64_encode(pfx(folder)).decode()}, "az keyvault", "-d > NEW.pfx"),
+        "Key Vault PFX": ({"value": base64.b64encode(pfx(folder)).decode()}, "az keyvault", "-d > NEW.pfx"),
         "Key Vault PEM": ({"value": PEM.decode()}, "az keyvault", "jq -r .value"),
         "service account": ({"type": "service_account", "private_key": PEM.decode()}, "service", "jq -r .private_key"),
     }[kind]
