@@ -185,7 +185,7 @@ def test_truncated_pfx_fails(folder: Path, share: float, form: str) -> None:
 def test_pem_in_pfx_fails(folder: Path) -> None:
     """For PEM the error has the right scheme."""
     path = write(folder / "app.pfx", pem_of(new_key()))
-    with pytest.raises(KeyUnusable, match=re.escape(f"write pem:{path}")):
+    with pytest.raises(KeyUnusable, match=re.escape(f"Write pem:{path}")):
         open_key(f"pfx:{path}")
 
 

@@ -48,8 +48,7 @@ def read(data: bytes, password: Secret | None, path: Path) -> FileContents:
     pfx = _parse(data, path)
     rounds = _check_limits(pfx, path)
     try:
-        working, safes = _unlock(pfx, password, path)
-        limits.require_few_rounds(path, [*rounds, *_rounds(safes, path)], _rewrite_hint(path))
+        working, safes = _Lock(pfx, path, rounds).unlock(password)
         contents = _contents(pkcs12.bags(safes), working, path)
     except UnsupportedAlgorithmError as error:
         contents = _read_with_openssl(pfx, password, path, error)
@@ -180,40 +179,66 @@ def _content_offset(data: bytes) -> int:
     return 2 + max(0, data[1] - _INDEFINITE)
 
 
-def _unlock(pfx: Element, password: Secret | None, path: Path) -> tuple[str | None, list[Element]]:
-    """Return the password that worked, and the safes: some programs distinguish no password from an empty one.
+class _Lock:
+    """The protection of a file by its password; it raises ValueError as `pkcs12.open_safes` does."""
 
-    Raises `SecretRequired`, `SecretIncorrect`, `KeyUnusable`, and ValueError as `pkcs12.open_safes` does.
-    """
-    given = password.reveal() if password else ""
-    candidates = (given,) if given else (None, "")
-    for candidate in candidates:
-        if _opens(pfx, candidate):
-            try:
-                return candidate, pkcs12.open_safes(pfx, candidate)
-            except WrongPasswordError as error:
-                raise KeyUnusable(
-                    f"{path} is damaged, or its contents have another password than its MAC.",
-                    hint="Copy it again, in binary mode, or export it again with one password.",
-                ) from error
-    if password is None:
-        raise SecretRequired(f"{path} requires a password.", hint="Add ?password=env:NAME to the URI.")
-    raise _incorrect_password(pfx, given, path)
+    def __init__(self, pfx: Element, path: Path, rounds: list[int]) -> None:
+        self._pfx, self._path, self._rounds = pfx, path, rounds
 
+    def unlock(self, password: Secret | None) -> tuple[str | None, list[Element]]:
+        """Return the password that worked, and the safes: some programs distinguish no password from an empty one.
 
-def _opens(pfx: Element, password: str | None) -> bool:
-    """Return True if this is the password, by the file's MAC; without a MAC, if it decrypts anything."""
-    if pkcs12.has_mac(pfx):
-        return pkcs12.mac_matches(pfx, password)
-    return _decrypts(pfx, password)
+        Raises `SecretRequired`, `SecretIncorrect`, `KeyUnusable`.
+        """
+        given = password.reveal() if password else ""
+        candidates = (given,) if given else (None, "")
+        for candidate in candidates:
+            if self._opens(candidate):
+                return candidate, self._open(candidate)
+        if password is None:
+            raise SecretRequired(f"{self._path} requires a password.", hint="Add ?password=env:NAME to the URI.")
+        raise self._refusal(given)
 
+    def _open(self, password: str | None) -> list[Element]:
+        try:
+            return self._open_safes(password)
+        except WrongPasswordError as error:
+            raise KeyUnusable(
+                f"{self._path} is damaged, or its contents have another password than its MAC.",
+                hint="Copy it again, in binary mode, or export it again with one password.",
+            ) from error
 
-def _decrypts(pfx: Element, password: str | None) -> bool:
-    try:
-        encrypted = [bag for bag in pkcs12.bags(pkcs12.open_safes(pfx, password)).keys if bag.is_encrypted]
-    except WrongPasswordError:
-        return False
-    return not encrypted or any(_decrypts_key(bag, password) for bag in encrypted)
+    def _open_safes(self, password: str | None) -> list[Element]:
+        """Return the safes. Raises `KeyUnusable` if decrypting the keys in them would take too long."""
+        safes = pkcs12.open_safes(self._pfx, password)
+        limits.require_few_rounds(self._path, [*self._rounds, *_rounds(safes, self._path)], _rewrite_hint(self._path))
+        return safes
+
+    def _opens(self, password: str | None) -> bool:
+        """Return True if this is the password, by the file's MAC; without a MAC, if it decrypts anything."""
+        if pkcs12.has_mac(self._pfx):
+            return pkcs12.mac_matches(self._pfx, password)
+        return self._decrypts(password)
+
+    def _decrypts(self, password: str | None) -> bool:
+        try:
+            encrypted = [bag for bag in pkcs12.bags(self._open_safes(password)).keys if bag.is_encrypted]
+        except WrongPasswordError:
+            return False
+        return not encrypted or any(_decrypts_key(bag, password) for bag in encrypted)
+
+    def _refusal(self, given: str) -> KeyUnusable | SecretIncorrect:
+        """Return the error for a password that does not open the file, which may also have been changed."""
+        if given and any(self._opens(other) for other in (None, "")):
+            return SecretIncorrect(
+                f"Incorrect password for {self._path}: its password is empty.", hint="Remove password= from the URI."
+            )
+        if pkcs12.has_mac(self._pfx) and pkcs12.is_encrypted(self._pfx) and self._decrypts(given):
+            return KeyUnusable(
+                f"{self._path} is damaged: the password decrypts it, but its MAC does not match.",
+                hint="Copy it again, in binary mode.",
+            )
+        return SecretIncorrect(f"Incorrect password for {self._path}.", hint=incorrect_password_hint(given))
 
 
 def _decrypts_key(bag: KeyBag, password: str | None) -> bool:
@@ -224,20 +249,6 @@ def _decrypts_key(bag: KeyBag, password: str | None) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _incorrect_password(pfx: Element, given: str, path: Path) -> KeyUnusable | SecretIncorrect:
-    """Return the error for a file that this password does not open: it may also have been changed."""
-    if given and any(_opens(pfx, other) for other in (None, "")):
-        return SecretIncorrect(
-            f"Incorrect password for {path}: its password is empty.", hint="Remove password= from the URI."
-        )
-    if pkcs12.has_mac(pfx) and pkcs12.is_encrypted(pfx) and _decrypts(pfx, given):
-        return KeyUnusable(
-            f"{path} is damaged: the password decrypts it, but its MAC does not match.",
-            hint="Copy it again, in binary mode.",
-        )
-    return SecretIncorrect(f"Incorrect password for {path}.", hint=incorrect_password_hint(given))
 
 
 def _contents(safes: Safes, password: str | None, path: Path) -> FileContents:
