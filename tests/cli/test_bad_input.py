@@ -234,7 +234,11 @@ def test_missing_profile(tmp_path: Path) -> None:
     [
         (("keyz",), "No such command 'keyz'. Did you mean 'keys'?", "keyvouch [OPTIONS] COMMAND [ARGS]..."),
         (("new",), "Missing option '--key'.", "keyvouch new [OPTIONS]"),
-        (("export", "--key", "pem:/x"), "Use one of --certificate, --pfx, --jwk and --jwks.", "keyvouch export [OPTIONS]"),
+        (
+            ("export", "--key", "pem:/x"),
+            "Use one of --certificate, --pfx, --jwk and --jwks.",
+            "keyvouch export [OPTIONS]",
+        ),
     ],
 )
 @pytest.mark.parametrize("output", [(), ("--output", "json")])
