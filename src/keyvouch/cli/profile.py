@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -27,6 +28,7 @@ def command() -> None:
 def list_profiles(output: str) -> None:
     """List the profiles."""
     configuration = config.load()
+    configuration.require_reachable()
     names = list(configuration.profiles)
 
     def print_text(_: object) -> None:
@@ -92,7 +94,7 @@ def add(
     """Add a profile to the configuration. Its other contents do not change."""
     if not client_id or not (tenant or authority):
         raise click.UsageError("Use --client-id, and either --tenant or --authority.")
-    if ca_file and not Path(ca_file).exists():  # a file, or a folder in OpenSSL's format
+    if ca_file and not os.path.exists(ca_file):  # noqa: PTH110 - a file, or a folder in OpenSSL's format
         raise click.UsageError(f"{ca_file} does not exist.")
     fields: dict[str, object] = {
         "authority": authority,
@@ -106,6 +108,7 @@ def add(
 
 def _print_added(result: dict[str, str]) -> None:
     click.echo(f"Added the profile {result['profile']} to {result['path']}.")
+    warn_of_own_configuration(Path(result["path"]))
     print_next_command(f"keyvouch token --profile {result['profile']}")
 
 
@@ -114,7 +117,8 @@ def _print_added(result: dict[str, str]) -> None:
 def path(output: str) -> None:
     """Print the path of the configuration, whether or not it exists."""
     found = configuration_path()
-    present({"path": str(found), "exists": found.exists()}, output, lambda result: click.echo(result["path"]))
+    exists = os.path.exists(found)  # noqa: PTH110 - `Path.exists` raises PermissionError
+    present({"path": str(found), "exists": exists}, output, lambda result: click.echo(result["path"]))
 
 
 def _without_user(value: object) -> object:
@@ -134,6 +138,17 @@ def configuration_path() -> Path:
     if given := os.environ.get("KEYVOUCH_CONFIG"):
         return Path(given).absolute()
     return config.load().path or files.configuration_files()[0]
+
+
+def warn_of_own_configuration(path: Path) -> None:
+    """Say, if root has written its own configuration, where the job of another account looks for one."""
+    user, machine = files.configuration_files()[0], files.configuration_files()[-1]
+    if sys.platform != "win32" and os.geteuid() == 0 and path == user != machine:
+        click.echo(
+            f"\nOnly root reads this file. A job that runs as another account reads its own, or {machine}:\n"
+            f"keyvouch --config {machine} profile add ...",
+            err=True,
+        )
 
 
 def require_new_name(name: str) -> None:
