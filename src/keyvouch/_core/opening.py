@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keyvouch import config
-from keyvouch._core import registry
+from keyvouch._core import registry, uri_mistakes
 from keyvouch._core.connections import acquire, release
 from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import Signer
@@ -27,6 +27,7 @@ from keyvouch.errors import (
     hidden_frames,
 )
 from keyvouch.secrets import AccessToken, SecretResolver
+from keyvouch.store import KeyStore
 from keyvouch.uri import KeyUri, parse_uri, scheme_of
 
 log = logging.getLogger("keyvouch")
@@ -66,9 +67,17 @@ def parse(uri: str | KeyUri) -> KeyUri:
     scheme = scheme_of(uri)
     if scheme == "profile":
         raise ConfigurationError("Expected the URI of a key, got a profile.", hint="Write the key's own URI.", uri=uri)
-    store_class = registry.store_class(scheme)
+    store_class = _store_class(scheme, uri)
     with store_code(scheme):  # calls the attributes' `parse`
         return parse_uri(uri, store_class.attributes, scheme=scheme, store_class=store_class)
+
+
+def _store_class(scheme: str, uri: str) -> type[KeyStore]:
+    try:
+        return registry.store_class(scheme)
+    except PluginMissing as error:
+        error.hint = uri_mistakes.hint_for_scheme(uri) or error.hint
+        raise
 
 
 def parse_keys(profile: config.Profile, name: str) -> None:
@@ -134,8 +143,8 @@ def open_uri(uri: str | KeyUri, secrets: SecretResolver, *, timeout: float = OPE
     parsed = parse(uri)
     if missing := parsed.missing_for("open"):
         raise ConfigurationError(
-            f"The URI {parsed} does not identify a key: missing {', '.join(missing)}.",
-            hint=f"See `keyvouch stores {parsed.scheme}`. In a shell, put the URI in single quotes.",
+            f"The URI {parsed} is incomplete: missing {', '.join(missing)}.",
+            hint=f"{parsed.hint_for_missing(missing)} In a shell, put the URI in single quotes.",
             uri=parsed,
         )
     import_early()

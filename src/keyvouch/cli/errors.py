@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import click
 
-from keyvouch.cli import streams
+from keyvouch.cli import mistakes, streams
 from keyvouch.cli.output import printable
 from keyvouch.errors import ConfigurationError, KeyvouchError
 
@@ -102,7 +102,7 @@ def _print_error(error: KeyvouchError) -> None:
     fields = {
         "code": error.code,
         "message": error.message,
-        "hint": error.hint,
+        "hint": "\n".join(filter(None, (error.hint, mistakes.hint_for_cut_uri(error)))),
         "uri": error.uri,
         "transient": error.transient,
     }
@@ -133,7 +133,8 @@ def _print_usage_error(error: click.ClickException) -> None:
         _print_text("usage", error.format_message(), "")
     else:
         usage, command = context.get_usage(), context.command_path
-        _print_text("usage", error.format_message(), f"{usage}\nSee `{command} --help`.")
+        hint = mistakes.hint_for_option(error) or f"{usage}\nSee `{command} --help`."
+        _print_text("usage", error.format_message(), hint)
 
 
 def _print_fields(fields: Mapping[str, object]) -> None:
