@@ -284,8 +284,7 @@ def cached(account: str = "service") -> str:
 
 
 def find(path: Path) -> str | None:
-    found = cached_token.find_token(path, "client", ["scope"])
-    return found.text if found else None
+    return cached_token.find_token(path, "client", ["scope"])
 
 
 def keep(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import time
 from typing import Any
 
@@ -13,13 +12,13 @@ import msal
 import msgspec
 
 from keyvouch import config
-from keyvouch._core import environment, opening
+from keyvouch._core import opening
 from keyvouch._core.retries import Deadline
 from keyvouch._system import forks
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch._system.sockets import ending_within
 from keyvouch.config import Profile
-from keyvouch.entra.authority import authority_options, require_fields, required_scopes
+from keyvouch.entra.authority import authority_options, require_fields
 from keyvouch.entra.cached_token import cache_path
 from keyvouch.entra.locked_token_cache import open_token_cache
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
@@ -37,7 +36,7 @@ from keyvouch.secrets import AccessToken, SecretResolver
 
 
 class _Clients:
-    """The clients of this process, by configuration file and profile, or by the settings in variables."""
+    """The clients of this process, by configuration file and profile."""
 
     def __init__(self) -> None:
         self.after_fork()
@@ -46,25 +45,20 @@ class _Clients:
 
     def after_fork(self) -> None:
         """Start with no clients: the parent's connections to the authority belong to the parent."""
-        self.by_profile: dict[tuple[str, ...], tuple[Profile, ConfidentialClient]] = {}
+        self.by_profile: dict[tuple[str, str], ConfidentialClient] = {}
 
 
 _clients = _Clients()
 
 
 @hidden_frames()
-def connect(profile: str | None = None, *, config: str | os.PathLike[str] | None = None) -> ConfidentialClient:
-    """Return the client for a profile, signed in.
+def connect(profile: str | None = None) -> ConfidentialClient:
+    """Return the client for a profile, signed in; by default the profile in `KEYVOUCH_PROFILE`, or the only one.
 
-    By default, the settings are those in the variables `KEYVOUCH_TENANT`, `KEYVOUCH_CLIENT_ID`, `KEYVOUCH_KEY` and
-    `KEYVOUCH_SCOPES`, otherwise the profile in `KEYVOUCH_PROFILE`, otherwise the only one.
-
-    `config`: the configuration file, instead of the user's or the machine's. Signs in unless a valid token is cached.
-    Later calls in the process return the same client, and do nothing while the token is valid; after the profile was
-    changed in the file, they return a new client. Raises `ConfigurationError`, and what
-    `ConfidentialClient.access_token` raises.
+    Signs in unless a valid token is cached. Later calls in the process return the same client, and do nothing while
+    the token is valid. Raises `ConfigurationError`, and what `ConfidentialClient.access_token` raises.
     """
-    client = client_of(profile, config_file=config)
+    client = client_of(profile)
     client.access_token()
     return client
 
@@ -137,27 +131,19 @@ def _require_valid_claims(claims: str) -> None:
         )
 
 
-def client_of(
-    profile: str | None,
-    timeout: float = ACCESS_TOKEN_TIMEOUT,
-    *,
-    config_file: str | os.PathLike[str] | None = None,
-) -> ConfidentialClient:
-    """Return the process's single client for a profile, created on first use, and again after the profile changed.
+def client_of(profile: str | None, timeout: float = ACCESS_TOKEN_TIMEOUT) -> ConfidentialClient:
+    """Return the process's single client for a profile, created on first use.
 
-    A client that was replaced is not closed, since the program may still use it. Waits up to `timeout` seconds while
-    another thread creates it. Raises what `ConfidentialClient` raises.
+    Waits up to `timeout` seconds while another thread creates it. Raises what `ConfidentialClient` raises.
     """
-    configuration = config.load(config_file)
+    configuration = config.load()
     name = configuration.pick(profile)
-    profile_id = (str(configuration.path), name, *(environment.variables() if name == environment.NAME else ()))
-    current = configuration.profile(name)
+    profile_id = (str(configuration.path), name)
 
     def find_or_make() -> ConfidentialClient:
-        made_for, client = _clients.by_profile.get(profile_id, (None, None))
-        if client is None or client.closed or made_for != current:
-            client = make_client(current, name)
-            _clients.by_profile[profile_id] = current, client
+        client = _clients.by_profile.get(profile_id)
+        if client is None or client.closed:
+            client = _clients.by_profile[profile_id] = make_client(configuration.profile(name), name)
         return client
 
     try:
@@ -168,10 +154,9 @@ def client_of(
 
 def make_client(profile: Profile, name: str, secrets: SecretResolver | None = None) -> ConfidentialClient:
     """Create the client for a profile, without signing anything. `secrets` replaces the profile's own resolver."""
-    require_fields(profile, name, "client_id", "keys", *required_scopes(profile))
+    require_fields(profile, name, "client_id", "keys", "scopes")
     opening.parse_keys(profile, name)
-    # As with --key, a variable may not name a program to run.
-    secrets = secrets or opening.resolver_for(profile, commands=name != environment.NAME)
+    secrets = secrets or opening.resolver_for(profile)
     return ConfidentialClient(
         str(profile.client_id),
         keys=profile.keys,

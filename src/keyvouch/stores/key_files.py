@@ -32,10 +32,8 @@ class KeyFile:
     path: Path
     data: bytes = field(repr=False)
     stamp: Stamp
-    created: dt.datetime | None
-    """The time in its name, or else its modification time; None for a reference."""
-    reference: str | None = None
-    """The reference that was read instead of a file; `path` then only shows what it is."""
+    created: dt.datetime
+    """The time in its name, or else its modification time."""
 
 
 def parse_path(data: bytes) -> Path:

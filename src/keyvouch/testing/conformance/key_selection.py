@@ -169,10 +169,7 @@ class KeySelection(Declarations):
 
     @needs()
     def test_attributes_are_valid(self) -> None:
-        """Attribute names are unique, each has help, and unknown ones are refused (`KeyStore.attributes`).
-
-        A store that declares the attribute `*` accepts unknown ones.
-        """
+        """Attribute names are unique, each has help, and unknown ones are refused (`KeyStore.attributes`)."""
         attributes = self.the_class().attributes
         names = [each.name for each in attributes]
         if len(set(names)) < len(names):
@@ -184,9 +181,8 @@ class KeySelection(Declarations):
         purposes = frozenset[str]().union(*(each.required_for for each in attributes))
         if unknown := purposes - {"open", "generate"}:
             fail(got=f"required_for={set(unknown)}", expected='"open", "generate", or both')
-        if "*" not in names:
-            sign = "&" if "?" in self.uri else "?"
-            require_error(lambda: self.parsed(f"{self.uri}{sign}no-such-attribute=1"), ConfigurationError)
+        sign = "&" if "?" in self.uri else "?"
+        require_error(lambda: self.parsed(f"{self.uri}{sign}no-such-attribute=1"), ConfigurationError)
 
     @needs("list")
     def test_listing_agrees_with_opening(self) -> None:

@@ -1,1 +1,0 @@
-"""Encodings of keys and certificates: ASN.1, PEM and PKCS#7, read without `cryptography`. Not public API."""
