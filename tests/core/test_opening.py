@@ -32,7 +32,8 @@ from keyvouch.errors import (
     StoreUnavailable,
 )
 from keyvouch.secrets import Secret, SecretResolver
-from scripted_store import MESSAGE, Script, certify, in_threads, is_signed, new_key
+from keyvouch.uri import parse_uri
+from scripted_store import MESSAGE, Script, ScriptedStore, certify, in_threads, is_signed, new_key
 
 
 def write_profile(folder: Path, monkeypatch: pytest.MonkeyPatch, *keys: str) -> None:
@@ -81,6 +82,12 @@ def test_interrupted_open_gives_the_connection_back() -> None:
         with pytest.raises(KeyboardInterrupt):
             open_signer(script.uri)
         assert script.count("close") == 1
+
+
+def test_uri_parsed_without_its_store_opens() -> None:
+    """A `KeyUri` that was parsed with attributes only, and knows no store class, opens like its text."""
+    with Script() as script, open_signer(parse_uri(script.uri, ScriptedStore.attributes)) as signer:
+        assert signer.requested_uri == script.uri
 
 
 def test_uri_that_names_no_key() -> None:

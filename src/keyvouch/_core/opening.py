@@ -62,7 +62,7 @@ def open_signer(
 def parse(uri: str | KeyUri) -> KeyUri:
     """Parse a URI and complete it with what its store declares. Raises `ConfigurationError`, `PluginMissing`."""
     if isinstance(uri, KeyUri):
-        return uri
+        return uri if uri.store_class else parse(uri.reveal())  # one that was parsed without its store
     scheme = scheme_of(uri)
     if scheme == "profile":
         raise ConfigurationError("Expected the URI of a key, got a profile.", hint="Write the key's own URI.", uri=uri)
