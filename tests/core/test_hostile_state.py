@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import msal
 import pytest
 
 from acls import acl, set_acl
+from cached_entries import entry
 from keyvouch._secrets import pin_records
 from keyvouch._secrets.pin_attempts import single_try
 from keyvouch._system import files
@@ -267,20 +267,7 @@ def test_lock_readable_by_others_is_restricted(public: Path, mode: int) -> None:
 
 
 def cached(account: str = "service") -> str:
-    now = int(time.time())
-    entry = {
-        "credential_type": "AccessToken",
-        "secret": f"token-of-{account}",
-        "home_account_id": None,
-        "environment": "login.example",
-        "client_id": "client",
-        "target": "scope",
-        "realm": "tenant",
-        "token_type": "Bearer",
-        "cached_at": str(now),
-        "expires_on": str(now + 3600),
-    }
-    return json.dumps({"AccessToken": {"a": entry}})
+    return json.dumps({"AccessToken": {"a": entry(secret=f"token-of-{account}")}})
 
 
 def find(path: Path) -> str | None:

@@ -12,28 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import malformed
+from cached_entries import CLIENT, SCOPES, entry
 from keyvouch.config import Profile
 from keyvouch.entra import cached_token, locked_token_cache
 from keyvouch.entra.cached_token import cache_path, find_token
 from keyvouch.entra.locked_token_cache import open_token_cache
-
-CLIENT, SCOPES = "client", ["scope"]
-
-
-def entry(**changes: object) -> dict[str, Any]:
-    return {
-        "credential_type": "AccessToken",
-        "secret": "token",
-        "home_account_id": None,
-        "environment": "login.example",
-        "client_id": CLIENT,
-        "target": "scope",
-        "realm": "tenant",
-        "token_type": "Bearer",
-        "cached_at": str(int(time.time())),
-        "expires_on": str(int(time.time()) + 3600),
-        **changes,
-    }
 
 
 def find(path: Path, content: object) -> str | None:

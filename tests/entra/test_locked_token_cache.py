@@ -6,35 +6,17 @@ import errno
 import itertools
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cached_entries import CLIENT, SCOPES, entry
 from keyvouch._system import files
 from keyvouch.entra.cache_file import CacheFile
 from keyvouch.entra.cached_token import find_token
 from keyvouch.entra.locked_token_cache import open_token_cache
 from keyvouch.errors import ConfigurationError, KeyvouchError
-
-CLIENT, SCOPES = "client", ["scope"]
-
-
-def entry(**changes: object) -> dict[str, Any]:
-    return {
-        "credential_type": "AccessToken",
-        "secret": "token",
-        "home_account_id": None,
-        "environment": "login.example",
-        "client_id": CLIENT,
-        "target": "scope",
-        "realm": "tenant",
-        "token_type": "Bearer",
-        "cached_at": str(int(time.time())),
-        "expires_on": str(int(time.time()) + 3600),
-        **changes,
-    }
 
 
 @pytest.fixture
