@@ -48,8 +48,8 @@ def open_signer(
     """
     if name := profile_name(uri):
         profile = config.load().profile(name)
-        parse_keys(profile, name)
-        return open_first(profile.keys, resolver_for(profile, interactive=interactive), timeout=timeout)
+        keys = parse_keys(profile, name)
+        return open_first(keys, resolver_for(profile, interactive=interactive), timeout=timeout)
     if not trusted:
         raise ConfigurationError(
             "Cannot open a key's URI with trusted=False.",
@@ -71,21 +71,24 @@ def parse(uri: str | KeyUri) -> KeyUri:
         return parse_uri(uri, store_class.attributes, scheme=scheme, store_class=store_class)
 
 
-def parse_keys(profile: config.Profile, name: str) -> None:
-    """Raise `ConfigurationError` for an invalid key of the profile, naming the profile and the key.
+def parse_keys(profile: config.Profile, name: str) -> list[str | KeyUri]:
+    """Return the profile's keys, parsed. Raises `ConfigurationError` for an invalid one, naming profile and key.
 
-    A standby key whose store is not installed is reported only when that key is needed.
+    A standby key whose store is not installed stays text: that is reported only when the key is needed.
     """
+    keys: list[str | KeyUri] = []
     for number, key in enumerate(profile.keys, 1):
         try:
-            parse(key)
+            keys.append(parse(key))
         except (PluginMissing, PluginBroken) as error:
             if number == 1:
                 error.message = f"Profile {name!r}, key {number}: {error.message}"
                 raise
+            keys.append(key)
         except ConfigurationError as error:
             error.message = f"Profile {name!r}, key {number}: {error.message}"
             raise
+    return keys
 
 
 def resolver_for(
@@ -112,7 +115,7 @@ def _sign_in(profile: str, scope: str, timeout: float, **demanded: Any) -> Acces
     return sign_in(profile, scope, timeout, **demanded)
 
 
-def open_first(uris: Sequence[str], secrets: SecretResolver, *, timeout: float = OPEN_TIMEOUT) -> Signer:
+def open_first(uris: Sequence[str | KeyUri], secrets: SecretResolver, *, timeout: float = OPEN_TIMEOUT) -> Signer:
     """Open the first of these keys that opens, as the errors' `try_next_key` allows; else raise the last error."""
     if not uris:
         raise ConfigurationError("The profile has no keys.", hint='Add keys = ["scheme:..."] to the profile.')

@@ -55,9 +55,8 @@ class Selection:
         """Return a signer for the first key that can be opened."""
         from keyvouch._core import opening
 
-        if self.name:
-            opening.parse_keys(self.profile, self.name)
-        return opening.open_first(self.profile.keys, self.secrets)
+        keys = opening.parse_keys(self.profile, self.name) if self.name else self.profile.keys
+        return opening.open_first(keys, self.secrets)
 
     def open_store(self) -> Store:
         """Open the store of the first key."""
