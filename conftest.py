@@ -44,6 +44,9 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, str(home / name.lower()))
     for name in ("APP_PASSWORD", "KEYVOUCH_CONFIG", "KEYVOUCH_PROFILE", "CREDENTIALS_DIRECTORY", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith(("KEYVOUCH_", "AZURE_")):
+            monkeypatch.delenv(name)
     return home
 
 

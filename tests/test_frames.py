@@ -199,6 +199,16 @@ def with_secrets(act: Callable[[SecretResolver, Any], object]) -> Act:
     return run
 
 
+def _load_signer(world: World) -> object:
+    world.patch.setattr("keyvouch.stores.file.jwk.is_jwk", world.fail)
+    return keyvouch.load_signer(MARKER.encode(), password=MARKER)
+
+
+def _read_key(world: World) -> object:
+    world.patch.setenv("CREDENTIALS_DIRECTORY", f"/secrets/{MARKER}")
+    return with_secrets(lambda resolver, _: resolver.read_key("credential:app"))(world)
+
+
 def _attempt(resolver: SecretResolver, uri: Any) -> None:
     with resolver.attempt(uri, "pin", target="token"):
         pass
@@ -238,6 +248,7 @@ def _sign_with(world: World, key: Any) -> object:
 
 CASES: dict[str, Act] = {
     "open_signer": lambda world: keyvouch.open_signer(world.uri),
+    "load_signer": _load_signer,
     "open_store": lambda world: keyvouch.open_store(f"{world.uri}&speed={MARKER}"),
     "connect": lambda world: keyvouch.connect("nightly"),
     "ClientAssertion.__call__": lambda world: keyvouch.ClientAssertion(world.signer, audience=MARKER)(CONTEXT),
@@ -295,6 +306,7 @@ CASES: dict[str, Act] = {
     "SecretResolver.read_private_with_status": with_secrets(
         lambda resolver, _: resolver.read_private_with_status(Path(MARKER))
     ),
+    "SecretResolver.read_key": _read_key,
     "SecretResolver.proxy_credentials": with_secrets(
         lambda resolver, _: resolver.proxy_credentials(f"file:/secrets/{MARKER}")
     ),

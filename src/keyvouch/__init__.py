@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from keyvouch._core.key_management import Store as Store
     from keyvouch._core.key_management import open_store as open_store
+    from keyvouch._core.opening import load_signer as load_signer
     from keyvouch._core.opening import open_signer as open_signer
     from keyvouch._core.signer import Signer as Signer
     from keyvouch.assertion import ClientAssertion as ClientAssertion
@@ -36,6 +37,7 @@ __all__ = [
     "Store",
     "__version__",
     "connect",
+    "load_signer",
     "open_signer",
     "open_store",
 ]
@@ -43,11 +45,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> "Any":
+def __getattr__(name: str) -> "Any":  # noqa: C901 - a table of imports
     """Import a public name on first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module 'keyvouch' has no attribute {name!r}")
-    global ClientAssertion, KeySpec, KeyvouchError, Signer, Store, connect, open_signer, open_store  # noqa: PLW0603
+    global ClientAssertion, KeySpec, KeyvouchError, Signer, Store, connect, load_signer, open_signer, open_store  # noqa: PLW0603
     with _IMPORTS:
         match name:
             case "ClientAssertion":
@@ -62,6 +64,8 @@ def __getattr__(name: str) -> "Any":
                 from keyvouch._core.key_management import Store
             case "connect":
                 from keyvouch.entra.profile import connect
+            case "load_signer":
+                from keyvouch._core.opening import load_signer
             case "open_signer":
                 from keyvouch._core.opening import open_signer
             case "open_store":

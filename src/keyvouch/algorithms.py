@@ -13,6 +13,7 @@ from keyvouch._system.forks import ForkGate
 from keyvouch.errors import AlgorithmUnsupported, ConfigurationError, KeyUnusable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import TypeAlias
 
     from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -195,12 +196,12 @@ def algorithms_for(kind: str) -> tuple[Algorithm, ...]:
     return tuple(algorithm for algorithm in ALGORITHMS.values() if not algorithm.curve)
 
 
-def require_fit(kind: str, algorithm: Algorithm) -> None:
-    """Raise `AlgorithmUnsupported` if a key of this type cannot sign with the algorithm.
+def require_fit(kind: str, algorithm: Algorithm, allowed: Sequence[Algorithm] = ()) -> None:
+    """Raise `AlgorithmUnsupported` if a key of this type, or one that is restricted to these, cannot sign with it.
 
     Checked before a store is called, since some stores return an invalid signature for an algorithm that does not fit.
     """
-    fitting = algorithms_for(kind)
+    fitting = allowed or algorithms_for(kind)
     if algorithm not in fitting:
         names = ", ".join(each.name for each in fitting)
         raise AlgorithmUnsupported(f"A key of type {kind} cannot sign with {algorithm.name}.", hint=f"Use {names}.")

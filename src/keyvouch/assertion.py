@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -23,16 +24,19 @@ from keyvouch._core.signer import SIGN_TIMEOUT, Signer
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.algorithms import Algorithm, find_algorithm
 from keyvouch.errors import ConfigurationError, StoreUnavailable, without_frames
+from keyvouch.hosts import TokenServer, token_server
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import PublicKey
 
-X5t = Literal["auto", "sha256", "sha1"]
+X5t = Literal["auto", "sha256", "sha1", "none"]
+Kid = str | Mapping[str, str]
 _RENEW_BEFORE = 60
 """Seconds before its expiry in which an assertion is not reused: the authority's clock may be ahead."""
-
+_THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
+"""A SHA-256 in base64url."""
 
 _MAX_REUSABLE = 1000
 """Maximum number of assertions kept for reuse, each for one client and endpoint."""
@@ -47,26 +51,30 @@ class ClientAssertion:
         *,
         algorithm: str | Algorithm | None = None,
         x5t: X5t = "auto",
-        kid: str | None = None,
+        kid: Kid | None = None,
         send_x5c: bool = False,
         lifetime: int = 600,
         audience: str | None = None,
         reuse: int = 0,
     ) -> None:
-        """Configure the assertions; the defaults suit Entra ID.
+        """Configure the assertions; the defaults suit Entra ID, AD FS, and servers where keys are registered as a JWKS.
 
         `algorithm`: a JOSE name; None chooses by the key, with RS256 for RSA keys whose store does not support PSS.
-        `x5t`: the certificate thumbprint to send; "auto" is SHA-256 (`x5t#S256`), or SHA-1 (`x5t`) with RS256.
-        `kid`: sent as it is; without it, and without a certificate, the key's RFC 7638 thumbprint is sent.
+        `x5t`: the certificate thumbprint to send: "sha256" (`x5t#S256`), "sha1" (`x5t`) or "none". "auto" sends one
+        only to Entra ID and AD FS: SHA-256, or SHA-1 with RS256.
+        `kid`: "thumbprint" sends the RFC 7638 thumbprint of the signing key, "none" nothing, other text is sent as it
+        is. A mapping from thumbprints to such texts has a `kid` for each key; keys not in it send their thumbprint.
+        None is "thumbprint", except that Entra ID and AD FS get no `kid` if the key has a certificate.
         `send_x5c`: send the whole chain, for trust by subject name and issuer.
         `lifetime`: seconds from `iat` to `exp`. `audience`: `aud` instead of the token endpoint.
         `reuse`: seconds for which an assertion is reused for the same client, endpoint and key, if signatures are slow
         or billed; servers that reject a repeated `jti` reject a reused assertion.
 
-        Raises `ConfigurationError` for an invalid `x5t`, `lifetime` or `reuse`, and like `find_algorithm`.
+        Raises `ConfigurationError` for an invalid `x5t`, `kid`, `lifetime` or `reuse`, and like `find_algorithm`.
         """
-        if x5t not in ("auto", "sha256", "sha1"):
-            raise ConfigurationError(f"Invalid x5t: {x5t!r}.", hint='Use "auto", "sha256" or "sha1".')
+        if x5t not in ("auto", "sha256", "sha1", "none"):
+            raise ConfigurationError(f"Invalid x5t: {x5t!r}.", hint='Use "auto", "sha256", "sha1" or "none".')
+        _require_valid_kid(kid)
         if lifetime <= 0 or reuse < 0 or (reuse and reuse + _RENEW_BEFORE > lifetime):
             raise ConfigurationError(
                 f"Invalid lifetime or reuse of an assertion: {lifetime} and {reuse} seconds.",
@@ -80,7 +88,7 @@ class ClientAssertion:
         self._lifetime = lifetime
         self._audience = audience
         self._reuse = reuse
-        self._headers: dict[Algorithm, _Header] = {}
+        self._headers: dict[tuple[Algorithm, TokenServer], _Header] = {}
         self._reusable: dict[tuple[str, str], _Reusable] = {}
         self._flights = SingleFlight[str]()
 
@@ -106,8 +114,12 @@ class ClientAssertion:
         """Return the algorithm for a token endpoint; None lets the key decide. Override this for the same purpose."""
         return self._algorithm
 
+    def server_kind(self, endpoint: str) -> TokenServer:
+        """Return who verifies assertions for a token endpoint: "entra", "adfs" or "other". Override this if needed."""
+        return token_server(endpoint)
+
     def _make(self, client_id: str, endpoint: str, timeout: float) -> str:
-        audience = self.audience_of(endpoint)
+        audience, server = self.audience_of(endpoint), self.server_kind(endpoint)
         token_id = str(uuid.uuid4())
         now = int(time.time())
         claims = base64url(
@@ -116,9 +128,9 @@ class ClientAssertion:
         )
 
         def build(algorithm: Algorithm, chain: tuple[Certificate, ...], public_key: PublicKey) -> bytes:
-            header = self._headers.get(algorithm)
+            header = self._headers.get((algorithm, server))
             if header is None or header.chain is not chain or header.public_key is not public_key:
-                header = self._headers[algorithm] = self._header(algorithm, chain, public_key)
+                header = self._headers[algorithm, server] = self._header(algorithm, chain, public_key, server)
             if not header.not_before <= now <= header.not_after:
                 certificate.check_validity(chain[0], self.signer.uri)
             return header.encoded + b"." + claims
@@ -131,18 +143,30 @@ class ClientAssertion:
         )
         return f"{message.decode()}.{base64url(signature).decode()}"
 
-    def _header(self, algorithm: Algorithm, chain: tuple[Certificate, ...], public_key: PublicKey) -> _Header:
+    def _header(
+        self, algorithm: Algorithm, chain: tuple[Certificate, ...], public_key: PublicKey, server: TokenServer
+    ) -> _Header:
         members: dict[str, object] = {"alg": algorithm.name, "typ": "JWT"}
-        if chain:
-            sha1 = self._x5t == "sha1" or (self._x5t == "auto" and algorithm.name == "RS256")
-            members["x5t" if sha1 else "x5t#S256"] = base64url(
-                certificate.fingerprint(chain[0], "sha1" if sha1 else "sha256")
+        if chain and (hash_name := self._x5t_hash(algorithm, server)):
+            members["x5t" if hash_name == "sha1" else "x5t#S256"] = base64url(
+                certificate.fingerprint(chain[0], hash_name)
             ).decode()
-        if self._kid or not chain:
-            members["kid"] = self._kid or jwk_thumbprint(public_key)
+        kid = self._kid
+        if kid is None and chain and server != "other":
+            kid = "none"
+        if (found := key_id(public_key, kid)) is not None:
+            members["kid"] = found
         if self._send_x5c and chain:
             members["x5c"] = [base64.b64encode(certificate.to_der(each)).decode() for each in chain]
         return _Header(base64url(json.dumps(members, separators=(",", ":")).encode()), chain, public_key)
+
+    def _x5t_hash(self, algorithm: Algorithm, server: TokenServer) -> certificate.HashName | None:
+        """Return the hash of the certificate thumbprint to send, or None."""
+        if self._x5t != "auto":
+            return None if self._x5t == "none" else self._x5t
+        if server == "other":  # a server that knows only the key would look for this thumbprint, too
+            return None
+        return "sha1" if algorithm.name == "RS256" else "sha256"
 
     def _reuse_or_make(self, client_id: str, endpoint: str, timeout: float) -> str:
         recipient = (client_id, endpoint)
@@ -188,6 +212,28 @@ class _Reusable:
         self.assertion = assertion
         self.key = key
         self.made = made
+
+
+def _require_valid_kid(kid: Kid | None) -> None:
+    texts = [kid] if isinstance(kid, str) else list((kid or {}).values())
+    if not all(texts):
+        raise ConfigurationError("Invalid kid: it is empty.", hint='Use "thumbprint", "none" or the key\'s ID.')
+    for name in () if isinstance(kid, str) else kid or ():
+        if not _THUMBPRINT.fullmatch(name):
+            raise ConfigurationError(
+                f"Invalid kid: {name!r} is not the thumbprint of a key.",
+                hint="Use the kid that `keyvouch export --jwk --key URI` prints for the key.",
+            )
+
+
+def key_id(public_key: PublicKey, kid: Kid | None = None) -> str | None:
+    """Return the `kid` of a key with this option of `ClientAssertion`; None if it has none."""
+    if isinstance(kid, Mapping):
+        thumbprint = jwk_thumbprint(public_key)
+        kid = kid.get(thumbprint, thumbprint)
+    if kid in (None, "thumbprint"):
+        return jwk_thumbprint(public_key)
+    return None if kid == "none" else kid
 
 
 def jwk_thumbprint(public_key: PublicKey) -> str:

@@ -6,11 +6,14 @@ import contextlib
 import datetime as dt
 import hashlib
 import itertools
+import logging
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from keyvouch._system import text
+from keyvouch._formats import certificate_data
+from keyvouch._formats.identify import identify
 from keyvouch.algorithms import CRYPTOGRAPHY, is_too_large
 from keyvouch.errors import (
     CertificateExpired,
@@ -30,12 +33,18 @@ if TYPE_CHECKING:
 
     AllowedHash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
+log = logging.getLogger("keyvouch")
+
 HashName = Literal["sha256", "sha1"]
 
 _MOST_CERTIFICATES = 500
 """Maximum number in one file; a bundle of all public authorities has 150."""
 _LONGEST_CHAIN = 10
+_RSASSA_PSS = "1.2.840.113549.1.1.10"
+"""The type of an RSA key that is restricted to PSS (RFC 4055)."""
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
+_MOST_SHOWN = 3
+"""Maximum number of unreadable certificates that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +89,24 @@ def certificate_spki(certificate: Certificate) -> str:
 
     try:
         key = certificate.public_key()
-        return "" if is_too_large(key) else spki_sha256(key)  # type: ignore[arg-type]
+        if is_too_large(key):
+            return ""
+        if certificate.public_key_algorithm_oid.dotted_string == _RSASSA_PSS:  # `cryptography` loads it as plain RSA
+            return certificate_data.key_digest(to_der(certificate)) or ""
+        return spki_sha256(key)  # type: ignore[arg-type]
     except (UnsupportedAlgorithm, ValueError):  # in a bundle, one certificate must not make the others fail
         return ""
+
+
+def belongs_to(certificate: Certificate, key_digest: str) -> bool:
+    """Return True for the certificate of the key with this `spki_sha256`.
+
+    A store may describe an RSASSA-PSS key, by which its certificate's digest differs, as a plain RSA key.
+    """
+    if certificate_spki(certificate) == key_digest:
+        return True
+    restricted = certificate.public_key_algorithm_oid.dotted_string == _RSASSA_PSS
+    return restricted and spki_sha256(certificate.public_key()) == key_digest  # type: ignore[arg-type]  # RSA
 
 
 def require_few(count: int, source: object) -> None:
@@ -105,37 +129,87 @@ def parsing() -> Iterator[None]:
         raise
 
 
-@CRYPTOGRAPHY
-def load_certificates(data: bytes, source: object) -> list[Certificate]:
-    """Read certificates from PEM (other blocks are skipped) or from a single DER certificate; errors name `source`.
+@dataclass(frozen=True)
+class UnreadableCertificate:
+    """A certificate that `cryptography` refuses; others in the same file can be used."""
 
-    Raises `CertificateMissing` if none can be read, and `KeyUnusable` if there are too many.
+    name: str
+    """Its subject, as far as it can be read."""
+    reason: str
+    spki_sha256: str | None
+    """As `spki_sha256` of its key; None if it cannot be determined."""
+
+    def __str__(self) -> str:
+        return f"the certificate of {self.name} cannot be read: {self.reason}"
+
+
+@CRYPTOGRAPHY
+def read_certificates(ders: Iterable[bytes]) -> tuple[list[Certificate], list[UnreadableCertificate]]:
+    """Return the certificates that can be read, and the others."""
+    found: list[Certificate] = []
+    unreadable = []
+    for der in ders:
+        try:
+            found.append(_read_one(der))
+        except ValueError as error:
+            name, digest = certificate_data.describe(der), certificate_data.key_digest(der)
+            unreadable.append(UnreadableCertificate(name, str(error).rstrip("."), digest))
+    return found, unreadable
+
+
+def load_certificates(data: bytes, source: object) -> list[Certificate]:
+    """Read certificates from PEM (other blocks are skipped), one DER certificate or PKCS#7; errors name `source`.
+
+    A certificate that cannot be read is skipped with a warning. Raises `CertificateMissing` if none can be read, and
+    `KeyUnusable` if there are too many.
     """
+    ders = list(itertools.islice(certificate_data.find_certificates(data), _MOST_CERTIFICATES + 1))
+    require_few(max(len(ders), data.count(_BEGIN)), source)
+    readable, unreadable = read_certificates(ders)
+    if not readable:
+        raise no_certificate(unreadable, source, data)
+    for each in unreadable:
+        log.warning("Skipped in %s: %s.", source, each)
+    return readable
+
+
+def no_certificate(
+    unreadable: Sequence[UnreadableCertificate], source: object, data: bytes = b""
+) -> CertificateMissing:
+    """Return the error for a file without a certificate that can be read."""
+    reasons = "; ".join(map(str, unreadable[:_MOST_SHOWN]))
+    hint = "Provide PEM or DER with RSA keys of at most 8192 bits; check it with `openssl x509 -in FILE`."
+    found = identify(data, source) if data else None
+    if found and found.what != "a certificate":
+        reasons, hint = f"it is {found.what}", found.hint
+        if found.what == "a PFX":
+            hint = f"Extract its certificates: openssl pkcs12 -in {shlex.quote(str(source))} -nokeys -out NEW.pem"
+    return CertificateMissing(f"No valid certificate found in {source}{': ' if reasons else ''}{reasons}.", hint=hint)
+
+
+def _read_one(der: bytes) -> Certificate:
+    """Return the certificate. Raises ValueError with the reason if it, or a field used here, cannot be read."""
     from cryptography import x509
 
-    require_few(data.count(_BEGIN), source)
     try:
         with parsing():
-            found = x509.load_pem_x509_certificates(data) if _BEGIN in data else [x509.load_der_x509_certificate(data)]
-    except (ValueError, x509.InvalidVersion):
-        found = []
-    if not (readable := [each for each in found if is_readable(each)]):
-        hint = text.advice(
-            data,
-            source,
-            "Provide PEM or DER with RSA keys of at most 8192 bits; check it with `openssl x509 -in FILE`.",
-        )
-        raise CertificateMissing(f"No valid certificate found in {source}.", hint=hint)
-    return readable
+            found = x509.load_der_x509_certificate(der)
+            # `cryptography` parses most fields only on access.
+            _ = found.subject, found.issuer, found.not_valid_before_utc, found.not_valid_after_utc
+    except (TypeError, x509.InvalidVersion) as error:
+        raise ValueError(str(error)) from error
+    if not certificate_spki(found):
+        raise ValueError("unsupported key")
+    return found
 
 
 def is_readable(certificate: Certificate) -> bool:
     """Return True if all fields used here can be read: `cryptography` parses most of them only on access."""
     try:
-        _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except (ValueError, TypeError):
+        _read_one(to_der(certificate))
+    except ValueError:
         return False
-    return bool(certificate_spki(certificate))
+    return True
 
 
 @CRYPTOGRAPHY
@@ -149,14 +223,38 @@ def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> t
     if not pool:
         return ()
     wanted = spki_sha256(public_key)
-    leaves = [certificate for certificate in pool if certificate_spki(certificate) == wanted]
+    leaves = [certificate for certificate in pool if belongs_to(certificate, wanted)]
     if not leaves:
+        name = find_leaves(pool)[0].subject.rfc4514_string() or "an empty subject"
+        others = ", and neither does any other one given" if len(pool) > 1 else ""
         raise CertificateMismatch(
-            f"The certificate of {pool[0].subject.rfc4514_string() or 'an empty subject'} does not belong to the key.",
+            f"The certificate of {name} does not belong to the key{others}.",
             hint="Use the certificate that was issued for this key.",
         )
     leaf = max(leaves, key=lambda certificate: certificate.not_valid_after_utc)
     return (leaf, *find_issuers(leaf, lambda _: pool))
+
+
+def find_leaves(certificates: Sequence[Certificate]) -> list[Certificate]:
+    """Return the certificates, beginning with those that are most likely not an authority's, else in this order."""
+    issuers = {each.issuer for each in certificates if each.issuer != each.subject}
+    return sorted(certificates, key=lambda each: (each.subject in issuers, _is_authority(each)))
+
+
+def missing_issuer(chain: Sequence[Certificate]) -> str | None:
+    """Return the name of the issuer that a chain ends without; None if it ends with a root, or is empty."""
+    if not chain or chain[-1].issuer == chain[-1].subject:
+        return None
+    return chain[-1].issuer.rfc4514_string()
+
+
+def _is_authority(certificate: Certificate) -> bool:
+    from cryptography import x509
+
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return False
 
 
 def find_issuers(
@@ -192,7 +290,7 @@ def check_chain(chain: Sequence[Certificate], public_key: PublicKey) -> None:
     """Raise `CertificateMismatch` if the first certificate is not the key's, or one is not issued by the next."""
     if not chain:
         return
-    if certificate_spki(chain[0]) != spki_sha256(public_key):
+    if not belongs_to(chain[0], spki_sha256(public_key)):
         raise CertificateMismatch(
             f"The certificate of {chain[0].subject.rfc4514_string()} does not belong to the key.",
             hint="Use the certificate that was issued for this key.",

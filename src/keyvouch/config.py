@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from keyvouch._core import environment
 from keyvouch._secrets.redaction import redact
 from keyvouch._system import files, text
 from keyvouch.errors import AccessDenied, ConfigurationError
@@ -39,8 +40,8 @@ class AssertionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Options for assertions, with the names of `ClientAssertion`'s options."""
 
     algorithm: str | None = None
-    x5t: Literal["auto", "sha256", "sha1"] = "auto"
-    kid: str | None = None
+    x5t: Literal["auto", "sha256", "sha1", "none"] = "auto"
+    kid: str | dict[str, str] | None = None
     send_x5c: bool = False
     lifetime: Annotated[int, msgspec.Meta(gt=0)] = 600
     audience: str | None = None
@@ -99,29 +100,53 @@ class Configuration:
 
     def profile(self, name: str) -> Profile:
         """Return the profile of this name. Raises `ConfigurationError`, with the paths tried and the known names."""
+        if name == environment.NAME:
+            return self.environment_profile()
         if name not in self.profiles:
             shown = f": {name!r}" if re.fullmatch(_NAME, name) else ""  # it may be a URI with a secret in it
             raise ConfigurationError(f"Profile not found{shown}.", hint=self._known_profiles())
         self.default_profile()  # so that a mistake in the defaults is not attributed to the profile
         own = self.profiles[name]
-        inherited = dict(self.defaults)
-        if "cloud" in own or "authority" in own:  # one overrides the other
-            inherited.pop("cloud", None)
-            inherited.pop("authority", None)
-        return _convert({**inherited, **own}, f"{self.path}: profile {name!r}")
+        return _convert({**self._inherited_by(own), **own}, f"{self.path}: profile {name!r}")
+
+    def environment_profile(self) -> Profile:
+        """Return the settings in environment variables as a profile, with `[defaults]` for the others.
+
+        Its tokens are not cached on disk, unless the defaults say so. Raises `ConfigurationError`.
+        """
+        self.default_profile()
+        own = environment.settings()
+        host = str(own.get("authority")).rstrip("/")
+        if cloud := next((name for name, address in CLOUDS.items() if address == host), None):
+            own["cloud"] = cloud
+            del own["authority"]
+        inherited = {"token-cache": "memory", **self._inherited_by(own)}
+        own["assertion"] = {**inherited.get("assertion", {}), **own.get("assertion", {})}
+        return _convert({**inherited, **own}, environment.NAME)
+
+    def _inherited_by(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        overridden = {"cloud", "authority"} if "cloud" in own or "authority" in own else set()
+        return {field: value for field, value in self.defaults.items() if field not in overridden}
 
     def default_profile(self) -> Profile:
         """Return `[defaults]` as a profile. Raises `ConfigurationError` if they are invalid."""
         return _convert(self.defaults, f"{self.path}: [defaults]")
 
     def pick(self, name: str | None = None) -> str:
-        """Return the name given, else `KEYVOUCH_PROFILE`, else the only profile; else raise `ConfigurationError`."""
+        """Return the name given, else `environment.NAME` if variables have the settings, else `KEYVOUCH_PROFILE`'s.
+
+        Without any of these, return the only profile. Raises `ConfigurationError`.
+        """
+        if not name and environment.in_use():
+            environment.require_no_profile()
+            return environment.NAME
         name = name or os.environ.get("KEYVOUCH_PROFILE")
         if name:
             return name
         if len(self.profiles) == 1:
             return next(iter(self.profiles))
-        raise ConfigurationError("No profile was specified.", hint=f"Use --profile NAME. {self._known_profiles()}")
+        advice = "Use --profile NAME." if self.profiles else f"Add a profile, or set {environment.REQUIRED}."
+        raise ConfigurationError("No profile was specified.", hint=f"{advice} {self._known_profiles()}")
 
     def require_free(self, name: str) -> None:
         """Raise `ConfigurationError` if there is already a profile of this name, or the name is invalid."""
@@ -138,13 +163,13 @@ class Configuration:
         return f"{self.path} contains: {', '.join(self.profiles) or 'no profiles'}."
 
 
-def load(*, may_be_missing: bool = False) -> Configuration:
-    """Read the configuration: the file that `KEYVOUCH_CONFIG` names, else the first that exists.
+def load(path: str | os.PathLike[str] | None = None, *, may_be_missing: bool = False) -> Configuration:
+    """Read the configuration: this file, or the one that `KEYVOUCH_CONFIG` names, else the first that exists.
 
     Raises `ConfigurationError` if the file named there is missing (unless it `may_be_missing`, since it is about to be
     written), invalid (with the line) or not trusted, and `AccessDenied` if it cannot be read.
     """
-    named = os.environ.get("KEYVOUCH_CONFIG")
+    named = path or os.environ.get("KEYVOUCH_CONFIG")
     candidates = (Path(named),) if named else tuple(files.configuration_files())
     for candidate in candidates:
         if (named and not may_be_missing) or os.path.exists(candidate):  # noqa: PTH110 - `Path.exists` raises PermissionError
@@ -273,9 +298,20 @@ def _convert(fields: Mapping[str, Any], source: str) -> Profile:
         known = ", ".join(field.encode_name for field in msgspec.structs.fields(Profile))
         raise ConfigurationError(f"{source}: {message}.", hint=f"Use one of the fields {known}.") from None
     _require_printable(fields, source)
+    _require_valid(profile, source)
+    return profile
+
+
+def replace(profile: Profile, fields: Mapping[str, Any]) -> Profile:
+    """Return the profile with other fields, from the options of a command. Raises `ConfigurationError`."""
+    changed = msgspec.structs.replace(profile, **fields)
+    _require_valid(changed, "Invalid option")
+    return changed
+
+
+def _require_valid(profile: Profile, source: str) -> None:
     _require_proxy(profile, source)
     if profile.authority and not profile.authority.startswith("https://"):
         raise ConfigurationError(f"{source}: authority is not an https URL.", hint="Write https://...")
     if profile.authority and "@" in profile.authority:
         raise ConfigurationError(f"{source}: authority contains a user name.", hint="Remove it.")
-    return profile

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from functools import lru_cache
+from typing import Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 CLOUDS = (
@@ -11,6 +13,13 @@ CLOUDS = (
     {"login.microsoftonline.us", "login.usgovcloudapi.net"},
 )
 """Host names of each cloud: the aliases that Entra ID's instance discovery lists."""
+
+_OTHER_MICROSOFT_DOMAINS = (".ciamlogin.com", ".b2clogin.com")
+_ENTRA_PATH = re.compile(r"https://[^/]+/.+/oauth2/v2\.0/token/?", re.IGNORECASE)
+_ADFS_PATH = re.compile(r"https://[^/]+/adfs/", re.IGNORECASE)
+
+TokenServer = Literal["entra", "adfs", "other"]
+"""Who verifies an assertion: Entra ID and AD FS find the key by its certificate, other servers by its `kid`."""
 
 
 class Endpoint(NamedTuple):
@@ -37,6 +46,24 @@ def authority_of(url: str) -> Endpoint | None:
         if endpoint.host in cloud or endpoint.host.partition(".")[2] in cloud:
             return Endpoint(min(cloud), endpoint.port)
     return endpoint
+
+
+def is_microsoft_host(url: str) -> bool:
+    """Return True for an https URL on a host on which Microsoft runs Entra ID, for any cloud, region or tenant."""
+    endpoint = authority_of(url)
+    if endpoint is None:
+        return False
+    return any(endpoint.host in cloud for cloud in CLOUDS) or endpoint.host.endswith(_OTHER_MICROSOFT_DOMAINS)
+
+
+@lru_cache(maxsize=1024)
+def token_server(token_endpoint: str) -> TokenServer:
+    """Return what kind of server has this token endpoint, by its host and by the paths of Entra ID and AD FS."""
+    if is_microsoft_host(token_endpoint):
+        return "entra"
+    if _ADFS_PATH.match(token_endpoint):
+        return "adfs"
+    return "entra" if _ENTRA_PATH.match(token_endpoint.partition("?")[0]) else "other"
 
 
 def is_origin(url: str, *schemes: str) -> bool:

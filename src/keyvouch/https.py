@@ -10,20 +10,19 @@ import contextlib
 import datetime as dt
 import ipaddress
 import re
-import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import urllib3
 from requests.utils import get_environ_proxies, select_proxy
-from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError, ProxyError, SSLError
-from urllib3.exceptions import TimeoutError as PoolTimeout
+from urllib3.exceptions import HTTPError
 
-from keyvouch._system import tls
+from keyvouch._system import response_text, tls
+from keyvouch._system.connection_failures import describe_failure
 from keyvouch._system.sockets import MAX_RESPONSE_BYTES, ResponseTooLarge, exchange
 from keyvouch._system.urllib3_pools import POOL_CLASSES
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable
@@ -33,10 +32,7 @@ OWN_TIMEOUT = 30.0
 """Timeout of a request in seconds if the caller sets none."""
 CONNECT_TIMEOUT = 10.0
 """Timeout of a connection in seconds: name lookup, all addresses, the proxy and the TLS handshake together."""
-E = TypeVar("E", bound=BaseException)
 _MAX_RETRY_AFTER = 86_400.0
-_MAX_CAUSES = 10
-"""Maximum nesting of wrapped exceptions."""
 _MAX_POOLED_CONNECTIONS = 64
 """Connections kept open to each host: this many threads can send requests at once without reconnecting."""
 
@@ -113,6 +109,7 @@ class Pools:
         left = self.limits.left()
         if left <= 0:
             raise _timed_out(host)
+        pool = None
         try:
             # A pool manager would parse the address each time, which takes a tenth of the time of a P-256 signature.
             pool = self._pools.get(host) or self._pools.setdefault(host, self._connect(host))
@@ -132,7 +129,7 @@ class Pools:
                     response.close()
                     raise
         except (HTTPError, OSError) as error:
-            raise _transport_error(host, error) from error
+            raise _transport_error(host, error, pool) from error
         except ValueError:
             response = None  # raised below: this error may quote the request, and must not be the context
         if response is None:
@@ -197,6 +194,15 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return min(max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds()), _MAX_RETRY_AFTER)
 
 
+def describe_response(status: int, reason: str, body: bytes) -> str:
+    """Return the status and the text of a response: `HTTP status 404 Not Found: no such route`.
+
+    For responses that are not in the server's documented format. The text is printable, on one line, truncated, and
+    without tokens, which a page may repeat from the request.
+    """
+    return response_text.describe_response(status, reason, body)
+
+
 def _ip_address(url: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(urlsplit(url).hostname or "")
@@ -233,43 +239,7 @@ def _invalid_request(host: str) -> ConfigurationError:
     )
 
 
-def _transport_error(host: str, error: Exception) -> KeyvouchError:
-    if isinstance(error, PoolTimeout | TimeoutError) and not isinstance(error, NewConnectionError):
-        return _timed_out(host)
-    if isinstance(error, LocationParseError):
-        return ConfigurationError(f"Invalid address: {host}.", hint="Correct the address in the URI, or proxy=.")
-    if reason := cause_of(error, ssl.SSLCertVerificationError):
-        return ConfigurationError(
-            f"The certificate of {host} is not trusted: {reason.verify_message}.",
-            hint="Set ca-file= to its CA or an intercepting proxy's. The certificate must contain the host name.",
-        )
-    return _connection_error(host, error)
-
-
-def _connection_error(host: str, error: Exception) -> StoreUnavailable:
-    if cause_of(error, ResponseTooLarge):
-        return StoreUnavailable(
-            f"The response from {host} is larger than {MAX_RESPONSE_BYTES >> 20} MiB.",
-            hint="Check that the address is the server's, not another service's.",
-        )
-    if isinstance(error, ProxyError):
-        return StoreUnavailable(f"Failed to reach {host} through the proxy.", hint="Correct proxy=, or HTTPS_PROXY.")
-    if isinstance(error, SSLError | ssl.SSLError):
-        return StoreUnavailable(
-            f"TLS handshake with {host} failed.", hint="Check that the server on this port uses TLS."
-        )
-    return StoreUnavailable(
-        f"Failed to reach {host}, or it closed the connection: {type(error).__name__}.",
-        hint="Check the address, the network, private endpoints and the proxy, and that the server is running.",
-    )
-
-
-def cause_of(error: BaseException, kind: type[E]) -> E | None:
-    """Return the exception of this type that caused `error`; urllib3 and requests wrap it more than once."""
-    cause: object = error
-    for _ in range(_MAX_CAUSES):
-        if isinstance(cause, kind) or not isinstance(cause, BaseException):
-            break
-        inner = getattr(cause, "original_error", None) or getattr(cause, "reason", None) or (*cause.args, None)[-1]
-        cause = inner if isinstance(inner, BaseException) else cause.__cause__ or cause.__context__
-    return cause if isinstance(cause, kind) else None
+def _transport_error(host: str, error: Exception, pool: urllib3.HTTPConnectionPool | None) -> KeyvouchError:
+    failure = describe_failure(error, host, pool)
+    kind = ConfigurationError if failure.kind in ("address", "trust") else StoreUnavailable
+    return kind(failure.message, hint=failure.hint)

@@ -1,7 +1,10 @@
-"""A signer as a `cryptography` private key, for code that expects one: certificates, requests, PyJWT, Authlib.
+"""A signer as a `cryptography` private key, for code that expects one: certificates, requests, PyJWT, PyGithub.
 
 Only `sign` and `public_key` work. Anything that would reveal the key raises, and so does anything that a store cannot
 do: signing a hash computed elsewhere (Prehashed), or a PSS salt that is not as long as the hash.
+
+joserfc (and Authlib, which uses it) and jwcrypto export a private key to make a JWK of it: `joserfc_key` and
+`jwcrypto_key` make one that has only the public members, and signs.
 
 `to_pfx` is for the stores that export keys: it writes a key and its chain as PKCS#12.
 """
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.serialization import KeySerializationEncryption
     from cryptography.utils import Buffer
     from cryptography.x509 import Certificate
+    from joserfc.jwk import ECKey, OKPKey, RSAKey
+    from jwcrypto.jwk import JWK
 
     from keyvouch.algorithms import PrivateKey, PublicKey
     from keyvouch.secrets import Secret
@@ -37,6 +42,38 @@ def wrap(public_key: PublicKey, sign: Sign) -> PrivateKey:
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         return _ECKey(public_key, sign)
     return _Ed25519Key(public_key, sign)
+
+
+def joserfc_key(private_key: PrivateKey, **members: str | list[str]) -> RSAKey | ECKey | OKPKey:
+    """Return this private key as a key for joserfc and Authlib. The key object has only the public members of the JWK.
+
+    `members` are added to the JWK: `joserfc_key(signer.private_key(), kid="2026")`. Needs joserfc 1.6 or newer.
+    """
+    from joserfc.jwk import ECKey, OKPKey, RSAKey
+
+    kind: Any = OKPKey
+    if isinstance(private_key, rsa.RSAPrivateKey):
+        kind = RSAKey
+    elif isinstance(private_key, ec.EllipticCurvePrivateKey):
+        kind = ECKey
+    public = kind.import_key(private_key.public_key()).as_dict()
+    key: RSAKey | ECKey | OKPKey = kind(private_key, {**public, **members})  # otherwise it exports the key to get them
+    return key
+
+
+def jwcrypto_key(private_key: PrivateKey, **members: str | list[str]) -> JWK:
+    """Return this private key as a `JWK` for jwcrypto, with only the public members.
+
+    `members` are added to the JWK: `jwcrypto_key(signer.private_key(), kid="2026")`. Needs jwcrypto 1.5 or newer.
+    """
+    from jwcrypto.jwk import JWK
+
+    class StoreJWK(JWK):  # type: ignore[misc]  # jwcrypto has no type hints
+        def get_op_key(self, operation: str | None = None, arg: Any = None) -> Any:
+            return private_key if operation == "sign" else super().get_op_key(operation, arg)
+
+    public = JWK.from_pyca(private_key.public_key()).export_public(as_dict=True)
+    return StoreJWK(**{**public, **members})
 
 
 def to_pfx(key: PrivateKey, chain: Sequence[Certificate], password: Secret | None, name: str) -> bytes:
@@ -89,7 +126,10 @@ class _StoreKey:
         return int(self._public_key.key_size)
 
     def _refuse(self, *_: object) -> NoReturn:
-        raise NotSupported("The private key does not leave its store.", hint="Use sign().")
+        raise NotSupported(
+            "The private key does not leave its store.",
+            hint="Use sign(). For joserfc, Authlib and jwcrypto use keyvouch.private_key.joserfc_key or jwcrypto_key.",
+        )
 
     private_bytes = private_bytes_raw = private_numbers = decrypt = exchange = _refuse
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from keyvouch._secrets import pin_attempts
+from keyvouch._secrets.key_bytes import read_standard_input, recall_key
 from keyvouch._secrets.redaction import REFERENCE_KINDS
 from keyvouch._system import files, programs, text
 from keyvouch._system.forks import IMPORTS
@@ -31,6 +32,7 @@ from keyvouch.uri import KeyUri
 
 COMMAND_TIMEOUT = 30.0
 """Seconds that a `command:` may run."""
+_NOT_TEXT = "Save it as UTF-8 text."
 
 
 class Secret:
@@ -146,10 +148,28 @@ class SecretResolver:
             )
         if kind == "prompt":
             return self._prompt(name)
-        value = re.sub(r"\r?\n\Z", "", getattr(self, f"_from_{kind}")(rest, name))
+        data = getattr(self, f"_from_{kind}")(rest, name)
+        hint = text.advice(data, rest) if kind in ("file", "credential") else _NOT_TEXT
+        value = re.sub(r"\r?\n\Z", "", _decode(data.removeprefix(codecs.BOM_UTF8), name, hint))
         if not value:
             raise SecretRequired(f"The {name} in {reference} is empty.", hint="Store the secret there.")
         return Secret(value)
+
+    @hidden_frames()
+    def read_key(self, reference: str) -> bytes:
+        """Return the bytes of a key that is given by reference: not only text, and not from a file or a prompt.
+
+        `reference` has one of `KEY_REFERENCE_KINDS`. Raises like `get`.
+        """
+        kind, _, rest = reference.partition(":")
+        if kind == "stdin":
+            return read_standard_input()
+        if kind == "memory":
+            return recall_key(rest).data
+        data: bytes = getattr(self, f"_from_{kind}")(rest, "key")
+        if not data.strip():
+            raise SecretRequired(f"The key in {reference} is empty.", hint="Store the key there.")
+        return data
 
     @hidden_frames()
     def proxy_credentials(self, reference: str | None) -> Secret | None:
@@ -230,7 +250,7 @@ class SecretResolver:
         """Read a file like `read_private`; also return the status of the file that was read."""
         return files.read_private_with_status(path, any_reader=self._any_reader)
 
-    def _from_env(self, variable: str, name: str) -> str:
+    def _from_env(self, variable: str, name: str) -> bytes:
         if not re.fullmatch(r"[\w.-]+", variable):  # not shown, since it may contain more than a name
             raise ConfigurationError(
                 f"Invalid reference for the {name}: expected env:NAME.",
@@ -241,17 +261,16 @@ class SecretResolver:
             raise SecretRequired(
                 f"The {name} was not found: the environment variable {variable} is not set.", hint=f"Set {variable}."
             )
-        return _decode(os.fsencode(value), name)
+        return os.fsencode(value)
 
-    def _from_file(self, location: str, name: str) -> str:
+    def _from_file(self, location: str, name: str) -> bytes:
         path = Path(location)
         if not path.is_absolute() or "\0" in location:
             raise ConfigurationError(
                 f"Invalid reference for the {name}: file:{location}.", hint="Use an absolute path."
             )
         try:
-            data = self.read_private(path)
-            return _decode(data.removeprefix(codecs.BOM_UTF8), name, text.advice(data, path))
+            return self.read_private(path)
         except FileNotFoundError:
             raise SecretRequired(
                 f"The {name} was not found: {path} does not exist.", hint="Create that file."
@@ -261,7 +280,7 @@ class SecretResolver:
                 f"The {name} cannot be read from {path}: {error.strerror}.", hint=files.read_hint(path, error)
             ) from error
 
-    def _from_credential(self, credential: str, name: str) -> str:
+    def _from_credential(self, credential: str, name: str) -> bytes:
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
         if not folder:
             raise SecretRequired(
@@ -274,7 +293,7 @@ class SecretResolver:
             )
         return self._from_file(str(Path(folder, credential)), name)
 
-    def _from_keyring(self, location: str, name: str) -> str:
+    def _from_keyring(self, location: str, name: str) -> bytes:
         service, _, user = location.rpartition("/")
         if not service or not user:
             raise ConfigurationError(
@@ -300,9 +319,9 @@ class SecretResolver:
                 f"The {name} was not found: the key ring has no entry {location}.",
                 hint=f"Run: keyring set {service} {user}",
             )
-        return value
+        return value.encode(errors="surrogatepass")
 
-    def _from_command(self, line: str, name: str) -> str:
+    def _from_command(self, line: str, name: str) -> bytes:
         import subprocess
 
         if not self._commands:
@@ -331,7 +350,7 @@ class SecretResolver:
             ) from None
         if status:
             raise SecretRequired(f"{program} failed with exit status {status}.", hint="Run it manually to see why.")
-        return _decode(output.removeprefix(codecs.BOM_UTF8), name)
+        return output
 
     def _prompt(self, name: str) -> Secret:
         if name not in self._answers:
@@ -362,7 +381,7 @@ def _read_from_terminal(name: str) -> Secret:
     return Secret(answer)
 
 
-def _decode(data: bytes, name: str, hint: str = "Save it as UTF-8 text.") -> str:
+def _decode(data: bytes, name: str, hint: str = _NOT_TEXT) -> str:
     try:
         decoded = data.decode()
     except UnicodeDecodeError:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
+from keyvouch._core.uri_text import UriSyntax
 from keyvouch._system.forks import ForkGate
 from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyChanged, KeyNotFound, SessionLost
 from keyvouch.uri import Attribute, KeyUri
@@ -51,6 +52,7 @@ __all__ = [
     "RequestsCertificates",
     "StoredKey",
     "TokenInfo",
+    "UriSyntax",
     "choose_one",
 ]
 
@@ -163,6 +165,8 @@ class StoredKey(ABC):
     """When a younger member of the family will be chosen instead, as returned by `choose_one`."""
     advice: tuple[str, ...] = ()
     """As in `KeyInfo`, if opening reveals it without a further request; a signer logs it once as a warning."""
+    algorithms: tuple[Algorithm, ...] = ()
+    """The algorithms to which the key is restricted, the preferred one first; empty if all that fit are allowed."""
     remote: bool = False
     """True if signatures come over a network: keyvouch then verifies each one, not only an algorithm's first."""
 
@@ -196,6 +200,8 @@ class KeyStore(ABC):
     contract: ClassVar[int] = CONTRACT
     attributes: ClassVar[tuple[Attribute, ...]]
     """Attributes of its URIs, besides the core's own."""
+    uri_syntax: ClassVar[UriSyntax] = UriSyntax()
+    """How its URIs differ from others, if a standard defines its scheme."""
 
     @abstractmethod
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
@@ -366,9 +372,9 @@ def choose_one(
             )
         return found, None
     if certificate is not None:
-        from keyvouch.certificate import certificate_spki
+        from keyvouch.certificate import belongs_to
 
-        found = _by_key(infos, certificate_spki(certificate))
+        found = next((info for info in infos if info.spki_sha256 and belongs_to(certificate, info.spki_sha256)), None)
         if found is None:
             raise CertificateMismatch(
                 f"The certificate of {certificate.subject.rfc4514_string()} does not belong to the key {uri}.",

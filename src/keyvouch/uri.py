@@ -14,11 +14,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keyvouch._secrets.redaction import REDACTED, REFERENCE_KINDS, redact, redact_userinfo, require_original
+from keyvouch._core import uri_mistakes
+from keyvouch._core.uri_errors import misplaced_attribute, nearest_name, secret_attribute, unknown_attribute
+from keyvouch._core.uri_text import QUOTES, UriSyntax, encode_all, encode_except, encode_readable, percent
+from keyvouch._secrets.redaction import (
+    REFERENCE_KINDS,
+    is_secret_name,
+    redact,
+    redact_userinfo,
+    require_no_key,
+    require_original,
+)
 from keyvouch.errors import ConfigurationError
 
-_QUOTES = "'\"\u2018\u2019\u201a\u201b"
-"""Characters that end quoted text: PowerShell treats curly quotes like straight ones."""
+_GENERAL_SYNTAX = UriSyntax()
 _MOST_DIGITS = 9
 """Maximum digits of a number of seconds: 31 years. Larger numbers lead to invalid dates."""
 
@@ -28,7 +37,8 @@ class Attribute:
     """A URI attribute that a store declares."""
 
     name: str
-    """With `*` at its end, any name with this prefix, such as the attributes of vendors."""
+    """With `*` at its end, any name with this prefix, such as the attributes of vendors; `*`: any other name, on both
+    sides of the `?`, where it may occur several times."""
     help: str
     """One sentence, for `keyvouch stores` and the documentation."""
     query: bool = False
@@ -41,6 +51,10 @@ class Attribute:
     """Accepts the path form. At most one attribute of a store."""
     secret: bool = False
     """A reference to a secret. Any other value is refused, and never echoed."""
+    empty: bool = False
+    """True if the value may be empty."""
+    binary: bool = False
+    """Bytes that are not text: every byte is percent-encoded when printed."""
     required_for: frozenset[str] = frozenset()
     """The purposes, "open" and "generate", that require it. The core checks this."""
     default: object = None
@@ -129,7 +143,7 @@ CORE_ATTRIBUTES = (
 class KeyUri:
     """A parsed URI. Immutable; equal to another with the same scheme and values."""
 
-    __slots__ = ("_declared", "_values", "scheme", "store_class")
+    __slots__ = ("_declared", "_syntax", "_values", "scheme", "store_class")
 
     def __init__(
         self,
@@ -142,6 +156,7 @@ class KeyUri:
         self.scheme = scheme
         self.store_class: Any = store_class
         """The `KeyStore` class of the scheme; None if the URI was parsed without one."""
+        self._syntax: UriSyntax = getattr(store_class, "uri_syntax", _GENERAL_SYNTAX)
         self._declared = declared
         self._values = {name: values[name] for name in declared if name in values}
 
@@ -161,6 +176,12 @@ class KeyUri:
     def declared(self) -> Collection[str]:
         """Names of the attributes that the store and the core declare."""
         return self._declared.keys()
+
+    @property
+    def undeclared(self) -> list[str]:
+        """Names before the `?` that the store accepts only because it declares the attribute `*`."""
+        names = (name for name in self._values if not self._declared[name].query)
+        return [name for name in names if _is_undeclared(self._declared[name], self._declared)]
 
     def identity(self) -> tuple[str, tuple[bytes | None, ...]]:
         """Return what identifies the key: the scheme, and the values before `?`."""
@@ -200,30 +221,41 @@ class KeyUri:
         return self._text(str)
 
     def _text(self, shown: Callable[[str], str]) -> str:
-        identity = [name for name in self._values if not self._declared[name].query]
-        query = [name for name in self._values if self._declared[name].query]
+        identity = [name for name in self._values if not self._is_printed_after_query(name)]
+        query = [name for name in self._values if self._is_printed_after_query(name)]
         text = f"{self.scheme}:{self._format_identity(identity, shown)}"
         if query:
-            text += "?" + "&".join(f"{name}={shown(_encode(self._values[name]))}" for name in query)
+            text += "?" + "&".join(f"{name}={self._encoded(name, shown)}" for name in query)
         return text
+
+    def _is_printed_after_query(self, name: str) -> bool:
+        return self._declared[name].query or name in self._syntax.after_query
 
     def _format_identity(self, names: list[str], shown: Callable[[str], str]) -> str:
         if len(names) == 1 and self._declared[names[0]].positional:
             data = self._values[names[0]]
             path = data.decode(errors="surrogateescape")
             if _is_windows_path(path):
-                if path.isprintable() and not {*path} & {*_QUOTES, "?", ";", "*"}:
+                if path.isprintable() and not {*path} & {*QUOTES, "?", ";", "*"}:
                     return path
             elif not _begins_with_name(path, self._declared):
-                return shown(_encode(data, keep="&="))
-        return ";".join(f"{name}={shown(self._encoded(name))}" for name in names)
+                return shown(encode_readable(data, keep="&="))
+        return ";".join(f"{name}={self._encoded(name, shown)}" for name in names)
 
-    def _encoded(self, name: str) -> str:
-        text = _encode(self._values[name])
-        if self._declared[name].parse is not bytes:
+    def _encoded(self, name: str, shown: Callable[[str], str]) -> str:
+        attribute, data, syntax = self._declared[name], self._values[name], self._syntax
+        text = encode_readable(data)
+        if shown(text) != text:
+            return shown(text)
+        characters = syntax.query_characters if attribute.query else syntax.path_characters
+        if attribute.binary:
+            return encode_all(data)
+        if characters is not None:
+            return encode_except(data, characters)
+        if attribute.parse is not bytes:
             return text
         # Raw bytes, such as an identifier: if some of them look like letters, that is a coincidence.
-        return "".join(character if character.isascii() else _percent(character) for character in text)
+        return "".join(character if character.isascii() else percent(character) for character in text)
 
     @property
     def quoted(self) -> str:
@@ -237,11 +269,11 @@ class KeyUri:
         return isinstance(other, KeyUri) and (self.scheme, self._values) == (other.scheme, other._values)
 
     def __hash__(self) -> int:
-        return hash((self.scheme, tuple(self._values.items())))
+        return hash((self.scheme, frozenset(self._values.items())))
 
 
 def quoted(text: str) -> str:
-    """Return the text of a URI, quoted for a shell. If `KeyUri` printed it, it contains no quote (`_encode`)."""
+    """Return the text of a URI, quoted for a shell. If `KeyUri` printed it, it contains no quote."""
     return text if re.fullmatch(r"[A-Za-z0-9:/._=-]+", text) else f"'{text}'"
 
 
@@ -250,36 +282,22 @@ _DIRECTION_MARKS = "\u200e\u200f"
 
 
 def scheme_of(text: str) -> str:
-    """Return the scheme at the beginning of a URI. Raises `ConfigurationError` if the text is not a key's URI."""
-    scheme = re.match(r"[a-z][a-z0-9+.-]*(?=:)", text)
+    """Return the scheme of a URI, in lower case. Raises `ConfigurationError` if the text is not a key's URI."""
+    require_no_key(text)
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)", text)
     for position, character in enumerate(text):
         if not character.isprintable() and character not in _DIRECTION_MARKS:
             raise ConfigurationError(
                 f"Invalid URI{f' {scheme[0]}:...' if scheme else ''}: control character at position {position + 1}.",
                 hint="In TOML, put the URI in single quotes: in double quotes, a backslash begins an escape sequence.",
             )
-    # The part after `?` is omitted, since text that cannot be parsed may contain a secret.
-    identity, query, _ = text.partition("?")
-    shown = redact(identity) + ("?..." if query else "")
+    if mistake := uri_mistakes.certificate_in_windows(text):
+        raise mistake
     if _is_windows_path(text):
-        raise ConfigurationError(
-            f"Expected a key's URI, got a path: {shown}.", hint=f"Write pfx:{shown.replace(chr(92), '/')} (or pem:...)."
-        )
-    if not scheme and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
-        raise ConfigurationError(
-            f"Invalid URI {shown!r}: the scheme must be in lower case.",
-            hint=f"Write {shown.partition(':')[0].lower()}:...",
-        )
+        raise uri_mistakes.windows_path(text)
     if not scheme:
-        path = identity.startswith(("/", ".", "~")) or identity.endswith((".pfx", ".p12", ".pem", ".key"))
-        if identity.startswith(("'", '"')):
-            hint = "Remove the quotes around the URI. cmd.exe supports only double quotes."
-        elif path:
-            hint = f"Write pfx:{shown} or pem:{shown}."
-        else:
-            hint = "A URI begins with a store's scheme and a colon; `keyvouch stores` lists the schemes."
-        raise ConfigurationError(f"Invalid URI {shown!r}: the scheme is missing.", hint=hint)
-    return scheme[0]
+        raise uri_mistakes.missing_scheme(text)
+    return scheme[0].lower()
 
 
 def parse_uri(
@@ -291,7 +309,9 @@ def parse_uri(
     Raises `ConfigurationError`, which never contains the text of a secret.
     """
     scheme = scheme or scheme_of(text)
+    syntax: UriSyntax = getattr(store_class, "uri_syntax", _GENERAL_SYNTAX)
     declared = {attribute.name: attribute for attribute in (*attributes, *CORE_ATTRIBUTES)}
+    known = list(declared)
     identity, _, query = text[len(scheme) + 1 :].partition("?")
     if identity == "\\\\" and query.startswith("\\"):
         raise ConfigurationError(
@@ -301,74 +321,76 @@ def parse_uri(
     shown = f"{scheme}:***"  # what cannot be parsed may be a secret, whatever precedes it
     try:
         require_original(text)
-        values = _parse_identity(identity, declared)
+        values = _parse_identity(identity, declared, syntax)
         shown = f"{scheme}:{redact(identity)}?***"
-        _parse_attributes(values, (part for part in query.split("&") if part), declared, query=True)
+        _parse_attributes(values, (part for part in query.split("&") if part), declared, syntax, query=True)
         for attribute in declared.values():
             if attribute.name not in values:
                 _apply_environment(values, attribute)
     except ConfigurationError as error:
         error.uri = shown
         raise
-    return KeyUri(scheme, values, declared, store_class)
+    ordered = (*known, *sorted(declared.keys() - known))  # equal URIs are printed alike
+    return KeyUri(scheme, values, {name: declared[name] for name in ordered}, store_class)
 
 
-def _parse_identity(text: str, declared: dict[str, Attribute]) -> dict[str, bytes]:
+def _parse_identity(text: str, declared: dict[str, Attribute], syntax: UriSyntax) -> dict[str, bytes]:
     positional = next((attribute.name for attribute in declared.values() if attribute.positional), None)
     if positional and text and not _begins_with_name(text, declared):
         for part in re.split("[;&]", text)[1:]:
             name = part.partition("=")[0].lower()
             if name in declared and declared[name].secret:  # otherwise it would be shown, as part of a path
-                raise _misplaced(declared[name])
+                raise misplaced_attribute(name, query=declared[name].query)
         data = text.encode() if _is_windows_path(text) else _decode(text, positional)
         return {positional: _validated(declared[positional], data)}
     values: dict[str, bytes] = {}
-    _parse_attributes(values, (part for part in text.split(";") if part), declared, query=False)
+    _parse_attributes(values, (part for part in text.split(";") if part), declared, syntax, query=False)
     return values
 
 
 def _parse_attributes(
-    values: dict[str, bytes], parts: Iterable[str], declared: dict[str, Attribute], *, query: bool
+    values: dict[str, bytes], parts: Iterable[str], declared: dict[str, Attribute], syntax: UriSyntax, *, query: bool
 ) -> None:
     for part in parts:
         name, equals, value = part.partition("=")
-        attribute = declared.get(name) or _open_ended(name, declared)
-        if attribute is None:
-            raise _unknown(name if equals else "", declared)
-        if attribute.query != query:
-            raise _misplaced(attribute)
+        attribute = declared.get(name) or (_open_ended(name, declared, query=query) if equals else None)
+        if attribute is None or "*" in name:
+            raise unknown_attribute(name if equals else "", _known_names(declared))
+        if attribute.query != query and name not in syntax.after_query:
+            raise misplaced_attribute(name, query=attribute.query)
         if name in values:
+            if query and _is_undeclared(attribute, declared):
+                continue
             raise ConfigurationError(f'Duplicate attribute "{name}".', hint="Remove one of them.")
-        if not equals or not value:
+        if not equals or not (value or attribute.empty):
             raise ConfigurationError(f'The attribute "{name}" has no value.', hint=f"Write {name}=VALUE.")
         # Checked at once: what comes next may be the rest of a secret, and must not be in any error.
         values[name] = _validated(attribute, _decode(value, name))
 
 
-def _open_ended(name: str, declared: dict[str, Attribute]) -> Attribute | None:
+def _open_ended(name: str, declared: dict[str, Attribute], *, query: bool) -> Attribute | None:
     """Declare a name that matches an attribute ending in `*`."""
-    for each in declared.values():
-        if each.name.endswith("*") and name.startswith(each.name[:-1]) and re.fullmatch(r"[\w-]+", name):
-            declared[name] = replace(each, name=name)
-            return declared[name]
-    return None
+    prefixes = (each for each in declared if each.endswith("*"))
+    found = next((declared[each] for each in prefixes if name.startswith(each[:-1])), None)
+    if found is None or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        return None
+    if found.name == "*":
+        if not name.startswith("x-") and nearest_name(name.lower(), _known_names(declared), cutoff=0.8):
+            return None  # misspelled
+        found = replace(found, query=query)
+    if is_secret_name(name):  # its value would be shown
+        raise secret_attribute(name, next((each.name for each in declared.values() if each.secret), None))
+    declared[name] = replace(found, name=name)
+    return declared[name]
 
 
-def _unknown(name: str, declared: Mapping[str, Attribute]) -> ConfigurationError:
-    import difflib
-
-    nearest = difflib.get_close_matches(name, declared, n=1)
-    hint = f'Did you mean "{nearest[0]}"?' if nearest else f"Known attributes: {', '.join(declared)}."
-    if not name:  # it may be a secret, or the end of one
-        return ConfigurationError("Expected name=value in every part of the URI.", hint=hint)
-    return ConfigurationError(f'Unknown attribute "{redact("?" + name)[1:]}".', hint=hint)
+def _is_undeclared(attribute: Attribute, declared: Mapping[str, Attribute]) -> bool:
+    """Return True if the attribute is accepted only because of the attribute `*`."""
+    return "*" in declared and attribute.name != "*" and attribute.help == declared["*"].help
 
 
-def _misplaced(attribute: Attribute) -> ConfigurationError:
-    side = "after" if attribute.query else "before"
-    return ConfigurationError(
-        f'The attribute "{attribute.name}" must come {side} the `?`.', hint=f"Move it {side} the `?` of the URI."
-    )
+def _known_names(declared: Mapping[str, Attribute]) -> list[str]:
+    return [name for name, each in declared.items() if not _is_undeclared(each, declared)]
 
 
 def _apply_environment(values: dict[str, bytes], attribute: Attribute) -> None:
@@ -423,19 +445,3 @@ def _decode(text: str, name: str) -> bytes:
             hint="Write %25 for a literal %.",
         )
     return re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode())
-
-
-def _encode(data: bytes, keep: str = "") -> str:
-    """Percent-encode what would end the value, confuse a reader or a shell, or is not printable text."""
-    text = data.decode(errors="surrogateescape")
-    encoded = "".join(
-        character
-        if character.isprintable() and (character in keep or character not in {*_QUOTES, *"%?;&# "})
-        else _percent(character)
-        for character in text
-    )
-    return encoded.replace(REDACTED, "%2A" * len(REDACTED))  # only omitted text is shown like this
-
-
-def _percent(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogateescape"))

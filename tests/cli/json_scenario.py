@@ -67,6 +67,8 @@ def normalised(value: Any, name: str = "") -> Any:
             return [normalised(member, name) for member in value]
         case float():
             return "<SECONDS>"
+        case int() if name == "expires_on":
+            return "<SECONDS>"
         case str():
             return _normalised_text(value, name)
     return value
@@ -196,6 +198,7 @@ class Scenario:
         certificate = ("--certificate", f"{self._folder}/exported.cer")
         yield "export certificate", self._run("export", "--key", copy, *certificate)
         yield "export certificate: file exists", self._run("export", "--key", copy, *certificate)
+        yield "export JWKS", self._run("export", "--key", copy, "--jwks", f"{self._folder}/jwks.json")
         password = ("--password", "env:APP_PASSWORD")
         yield "export PFX", self._run("export", "--key", copy, "--pfx", f"{self._folder}/copy.pfx", *password)
         unset = ("--password", "env:UNSET_VARIABLE")

@@ -78,6 +78,25 @@ def test_key_errors(
     assert "hunter2" not in done.errors
 
 
+@pytest.mark.parametrize(
+    ("uri", "cut"),
+    [
+        ("pfx:path={folder}/app.pfx", True),  # ;friendly-name=...
+        ("pfx:path={folder}/app.pfx?verify=always", True),  # &password=...
+        ("pfx:{folder}/app.pfx", False),
+        ("pfx:path={folder}/app.pfx;friendly-name=app.pfx", False),
+        ("pfx:{folder}/app.pfx?password=env:UNSET_VARIABLE", False),
+    ],
+)
+@pytest.mark.parametrize("option", ["--key ", "--key="])
+def test_uri_that_the_shell_cut_off(key: Key, tmp_path: Path, uri: str, option: str, *, cut: bool) -> None:
+    """If only one attribute arrived and others are missing, the hint mentions the quotes."""
+    arguments = f"{option}{uri.format(folder=tmp_path)}".split(" ")
+    done = run("sign", *arguments, stdin=b"x")
+    check(done, 4, "error[secret-required]")
+    assert ("put it in single quotes" in done.errors) == cut
+
+
 def test_expired_certificate(tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
     """An expired certificate does not sign assertions: exit status 6, and what to create."""
     from keyvouch import open_signer
@@ -173,7 +192,7 @@ def test_proxy_that_refuses(key: Key, tmp_path: Path) -> None:
         )
         done = run("--config", str(tmp_path / "config.toml"), "token")
 
-    check(done, 5, "the proxy refused the connection (Tunnel connection failed: 407 Proxy Authentication Required)")
+    check(done, 5, "requires credentials (407 Proxy Authentication Required)")
 
 
 def test_unregistered_certificate(authority: Authority, key: Key, tmp_path: Path) -> None:
@@ -215,7 +234,11 @@ def test_missing_profile(tmp_path: Path) -> None:
     [
         (("keyz",), "No such command 'keyz'. Did you mean 'keys'?", "keyvouch [OPTIONS] COMMAND [ARGS]..."),
         (("new",), "Missing option '--key'.", "keyvouch new [OPTIONS]"),
-        (("export", "--key", "pem:/x"), "Use either --certificate or --pfx.", "keyvouch export [OPTIONS]"),
+        (
+            ("export", "--key", "pem:/x"),
+            "Use one of --certificate, --pfx, --jwk and --jwks.",
+            "keyvouch export [OPTIONS]",
+        ),
     ],
 )
 @pytest.mark.parametrize("output", [(), ("--output", "json")])

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jws
 from joserfc.jwk import JWKRegistry
 
+from keyvouch import open_signer
 from signing_in import Key, make_key, run
 
 MESSAGE = b"a message\n"
@@ -94,6 +95,23 @@ def test_changed_message_is_not_verified(key: Key, message: str, tmp_path: Path)
 def test_invalid_jws_is_not_verified(key: Key, content: bytes) -> None:
     """Text that is not a JWS is an invalid signature, not a defect."""
     assert run("verify", "--key", key.uri, stdin=content).status == 6
+
+
+@pytest.mark.parametrize("critical", [["https://example.com/must"], ["b64"], [], "exp", None])
+def test_unknown_extension_is_not_verified(key: Key, tmp_path: Path, critical: object) -> None:
+    """A JWS whose header has `crit` is refused, since no extension is understood (RFC 7515, section 4.1.11)."""
+    header = {"alg": "PS256", "crit": critical, "https://example.com/must": 1, "b64": True}
+    text = b".".join(_encode(each) for each in (json.dumps(header).encode(), MESSAGE))
+    with open_signer(key.uri) as signer:
+        signature = signer.sign(text, "PS256")
+    (tmp_path / "jws").write_bytes(text + b"." + _encode(signature))
+    done = run("verify", "--key", key.uri, str(tmp_path / "jws"))
+    assert done.status == 6
+    assert "extension" in done.errors
+
+
+def _encode(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 def test_jws_needs_no_signature_option(key: Key, message: str, tmp_path: Path) -> None:

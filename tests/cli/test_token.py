@@ -46,6 +46,15 @@ def test_json_reports_the_cache() -> None:
     assert answers == [False, True]
 
 
+@pytest.mark.usefixtures("app")
+def test_json_reports_the_expiry() -> None:
+    """`expires_on` is when the token expires, in seconds since 1970, whether it was cached or not."""
+    for _ in range(2):
+        answer = json.loads(run("token", "--output", "json").output)
+        claims = jwt.decode(answer["access_token"], options={"verify_signature": False})
+        assert abs(answer["expires_on"] - claims["exp"]) <= 5
+
+
 def test_scope_option(app: App, authority: Authority) -> None:
     """`--scope` replaces the profile's."""
     run("token", "--scope", "https://vault.azure.net/.default")

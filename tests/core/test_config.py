@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keyvouch import config
+from keyvouch._core import environment
 from keyvouch._system import files
 from keyvouch.config import AssertionOptions, Configuration, Profile, add_profile, load
 from keyvouch.errors import ConfigurationError
@@ -345,12 +346,18 @@ def test_profile_name_precedence(file: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert there.pick() == "a"
 
 
-@pytest.mark.parametrize(("text", "known"), [("", "no profiles"), ("[profiles.a]\n[profiles.b]\n", "a, b")])
-def test_profile_is_not_guessed(file: Path, text: str, known: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "advice", "known"),
+    [
+        ("", f"Add a profile, or set {environment.REQUIRED}.", "no profiles"),
+        ("[profiles.a]\n[profiles.b]\n", "Use --profile NAME.", "a, b"),
+    ],
+)
+def test_profile_is_not_guessed(file: Path, text: str, advice: str, known: str) -> None:
     """With no profile or several, none is selected by guessing."""
     with pytest.raises(ConfigurationError, match="No profile was specified") as caught:
         write(file, text).pick()
-    assert caught.value.hint == f"Use --profile NAME. {file} contains: {known}."
+    assert caught.value.hint == f"{advice} {file} contains: {known}."
 
 
 # Adding a profile

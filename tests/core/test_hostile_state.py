@@ -271,7 +271,8 @@ def cached(account: str = "service") -> str:
 
 
 def find(path: Path) -> str | None:
-    return cached_token.find_token(path, "client", ["scope"])
+    found = cached_token.find_token(path, "client", ["scope"])
+    return found.text if found else None
 
 
 def keep(path: Path) -> None:

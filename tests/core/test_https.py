@@ -183,7 +183,7 @@ def cut(connection: socket.socket, request: bytes) -> None:
         (flood, "larger than 8 MiB"),
         (cut, "closed the connection"),
         (lambda connection, _: connection.close(), "closed the connection"),
-        (lambda connection, _: connection.sendall(b"SSH-2.0-none\r\n\r\n"), "closed the connection"),
+        (lambda connection, _: connection.sendall(b"SSH-2.0-none\r\n\r\n"), "not HTTP: SSH-2.0-none"),
     ],
     ids=["silence", "drip", "flood", "cut", "hung up", "no http"],
 )
@@ -210,7 +210,7 @@ def test_expired_deadline(server: Server, pools: Pools, limits: Limits) -> None:
 
 def test_refused_connection(pools: Pools) -> None:
     """A refused connection means that the store is not there."""
-    with pytest.raises(StoreUnavailable, match="Failed to reach https://localhost:9"):
+    with pytest.raises(StoreUnavailable, match="https://localhost:9 cannot be reached: Connection refused"):
         pools.request("GET", "https://localhost:9/", None, {})
 
 
@@ -234,7 +234,7 @@ def test_proxy_with_credentials(limits: Limits, monkeypatch: pytest.MonkeyPatch,
         else:
             option = {"option": address, "both": address.replace("me", "other")}.get(given, plain)
             pools = Pools(limits, proxy=option, proxy_credentials=credentials)
-        with pytest.raises(StoreUnavailable, match="Failed to reach https://vault.test through the proxy") as caught:
+        with pytest.raises(StoreUnavailable, match=r"the proxy http://127\.0\.0\.1:\d+ rejected the cred") as caught:
             pools.request("GET", "https://vault.test/", None, {})
     assert proxy.asked == [b"CONNECT vault.test:443"]
     assert b"Basic bWU6czpjcmV0\r\n" in heads[0]

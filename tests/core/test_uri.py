@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from keyvouch._secrets.redaction import redact
 from keyvouch.errors import ConfigurationError
 from keyvouch.proxies import parse_proxy
+from keyvouch.store import UriSyntax
 from keyvouch.uri import (
     CORE_ATTRIBUTES,
     Attribute,
@@ -95,6 +96,12 @@ def test_attributes_stand_on_both_sides() -> None:
 def test_empty_parts_are_passed_over() -> None:
     """Empty parts between separators are not an error."""
     assert parse("pfx:path=/a;?&password=env:X&") == parse("pfx:/a?password=env:X")
+
+
+@pytest.mark.parametrize("scheme", ["PFX", "Pfx", "pfX"])
+def test_case_of_the_scheme(scheme: str) -> None:
+    """The scheme's case has no meaning (RFC 3986, section 3.1), and is printed in lower case."""
+    assert str(parse(f"{scheme}:/A")) == "pfx:/A"
 
 
 def test_silent_uri_gives_defaults() -> None:
@@ -283,7 +290,6 @@ def test_quoted_uri_suits_powershell() -> None:
         ("app", "the scheme is missing", "keyvouch stores"),
         ("", "the scheme is missing", "keyvouch stores"),
         (":x", "the scheme is missing", "keyvouch stores"),
-        ("PFX:/a", "lower case", "Write pfx:"),
         ("1pfx:/a", "the scheme is missing", "keyvouch stores"),
         ("pfx", "the scheme is missing", "scheme and a colon"),
         ("'pfx:/a'", "the scheme is missing", "cmd.exe supports only double quotes"),
@@ -307,7 +313,6 @@ def test_wrong_uri_says_what_to_do(text: str, message: str, hint: str) -> None:
         ("pfx:/a?hunter2", "Expected name=value in every part of the URI.", "Known attributes: "),
         ("pfx:\ta", "Invalid URI pfx:...: control character at position 5.", "In TOML"),
         ("\ta", "Invalid URI: control character at position 1.", "In TOML"),
-        ("Pfx:C:/a", "Invalid URI 'Pfx:C:/a': the scheme must be in lower case.", "Write pfx:..."),
         (
             r"C:\a.pfx?password=env:X",
             r"Expected a key's URI, got a path: C:\a.pfx?....",
@@ -434,6 +439,70 @@ def test_octets_are_printed_in_ascii() -> None:
     uri = parse_uri("x:path=/\u00e9;id=a%C3%A9%ff-1", OPEN_ENDED)
     assert str(uri) == "x:path=/\u00e9;id=a%C3%A9%FF-1"
     assert uri.get("id") == b"a\xc3\xa9\xff-1"
+
+
+ANY_NAME = (
+    Attribute("name", "which"),
+    Attribute("label", "may be empty", empty=True),
+    Attribute("id", "octets", binary=True),
+    Attribute("secret-source", "a reference", query=True, secret=True),
+    Attribute("*", "what others know", query=True, empty=True),
+)
+
+
+class StandardStore:
+    """Declares what its URIs' standard demands."""
+
+    uri_syntax = UriSyntax(path_characters="+", query_characters="/", after_query=frozenset({"spki-sha256"}))
+
+
+def standard(text: str) -> KeyUri:
+    return parse_uri(text, ANY_NAME, store_class=StandardStore)
+
+
+def test_empty_value_of_some_attributes() -> None:
+    """Only an attribute that declares it may be empty, and then it is a value."""
+    uri = standard("x:label=")
+    assert (uri.get("label"), str(uri)) == ("", "x:label=")
+    for text in ("x:name=", "x:label", "x:other"):
+        with pytest.raises(ConfigurationError, match=r"has no value|Expected name=value"):
+            standard(text)
+
+
+def test_any_other_name() -> None:
+    """With `*`, any name is accepted on both sides; of several with one name in the query, the first is kept."""
+    uri = standard("x:b=1;name=n;a=?d=2&c=3&c=4")
+    assert str(uri) == "x:name=n;a=;b=1?c=3&d=2"
+    assert uri.undeclared == ["a", "b"]
+    assert standard("x:a=;b=1;name=n?c=3&d=2") == uri
+    for text, message in (("x:a=1;a=2", "Duplicate"), ("x:a=1?a=2", "must come before"), ("x:nam=1", "Unknown")):
+        with pytest.raises(ConfigurationError, match=message):
+            standard(text)
+
+
+def test_other_name_that_suggests_a_secret() -> None:
+    """A value that would be shown must not be a secret; the hint has the attribute to write instead."""
+    for text in (f"x:?my-password={SECRET}", f"x:pin={SECRET}"):
+        with pytest.raises(ConfigurationError, match="must not contain a secret") as caught:
+            standard(text)
+        assert "write secret-source=env:NAME" in caught.value.hint
+        assert SECRET not in f"{caught.value!r} {caught.value.uri}"
+
+
+def test_characters_of_a_standard() -> None:
+    """A store may say which characters are printed as they are, in the core's attributes too."""
+    uri = standard("x:name=a+/\u00e9;id=A1?certificate-file=/a+")
+    assert str(uri) == "x:name=a+%2F%C3%A9;id=%41%31?certificate-file=/a%2B"
+    assert standard(str(uri)) == uri
+
+
+def test_attribute_printed_after_the_question_mark() -> None:
+    """It still identifies the key, and is read on both sides."""
+    digest = "ab" * 32
+    uri = standard(f"x:name=a;spki-sha256={digest}")
+    assert str(uri) == f"x:name=a?spki-sha256={digest}"
+    assert standard(str(uri)) == uri
+    assert uri.identity() != standard("x:name=a").identity()
 
 
 @pytest.mark.parametrize("mark", ["\u200e", "\u200f"])

@@ -55,7 +55,8 @@ class Reader:
         self._replacements = {"authority": authority.url, "ca_file": authority.ca_file, "machine": str(self._machine)}
         self._app = authority.register(CLIENT_ID)
         self._monkeypatch = monkeypatch
-        self._namespace = types.ModuleType("page").__dict__
+        self.namespace = types.ModuleType("page").__dict__
+        """The variables of the page's Python blocks."""
         self._shown = ""
         self._work = folder / "work"
         self._configuration = Path(os.environ["HOME"], ".config", "keyvouch", "config.toml")
@@ -150,7 +151,7 @@ class Reader:
             return
         lines = "\n" * (block.line - 1) + code
         page = str(ROOT / block.location.rpartition(":")[0])  # a traceback then shows the page's own lines
-        exec(compile(lines, page, "exec"), self._namespace)  # noqa: S102 - that is the point
+        exec(compile(lines, page, "exec"), self.namespace)  # noqa: S102 - that is the point
 
     def _read_toml(self, block: Block, code: str) -> None:
         path = self._work.parent / "block.toml"

@@ -24,6 +24,8 @@ from keyvouch.testing.authority import Authority
 
 FROM_NOTHING = ("README.md", "docs/quick-start.md")
 """Pages that create key and profile themselves."""
+RUN_ELSEWHERE = ("docs/how-to/other-libraries.md",)
+"""Pages whose blocks call public services: `test_other_libraries.py` runs them."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +43,9 @@ def quiet_logs() -> Iterator[None]:
 
 @pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks_of(page) and name_of(page) not in RUN_ELSEWHERE], ids=name_of
+)
 def test_page_does_what_it_says(
     page: Path, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

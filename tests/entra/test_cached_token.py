@@ -15,7 +15,7 @@ import malformed
 from cached_entries import CLIENT, SCOPES, entry
 from keyvouch.config import Profile
 from keyvouch.entra import cached_token, locked_token_cache
-from keyvouch.entra.cached_token import cache_path, find_token
+from keyvouch.entra.cached_token import CachedToken, cache_path, find_token
 from keyvouch.entra.locked_token_cache import open_token_cache
 
 
@@ -23,7 +23,11 @@ def find(path: Path, content: object) -> str | None:
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     path.touch(mode=0o600)
     path.write_bytes(data)
-    return find_token(path, CLIENT, SCOPES)
+    return text_of(find_token(path, CLIENT, SCOPES))
+
+
+def text_of(found: CachedToken | None) -> str | None:
+    return found.text if found else None
 
 
 @pytest.fixture
@@ -94,7 +98,7 @@ def test_damaged_file(path: Path, content: bytes) -> None:
             "response": {"access_token": "fresh", "expires_in": 3600, "token_type": "Bearer"},
         }
     )
-    assert find_token(path, CLIENT, SCOPES) == "fresh"
+    assert text_of(find_token(path, CLIENT, SCOPES)) == "fresh"
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -128,7 +132,7 @@ def test_token_is_used_until_five_minutes_before_expiry(
 def test_token_for_more_scopes(path: Path) -> None:
     """A token that is also for other scopes is used; one for only some of the scopes is not."""
     assert find(path, {"AccessToken": {"a": entry(target="other scope")}}) == "token"
-    assert find_token(path, CLIENT, ["scope", "other"]) == "token"
+    assert text_of(find_token(path, CLIENT, ["scope", "other"])) == "token"
     assert find_token(path, CLIENT, ["scope", "third"]) is None
 
 
@@ -170,5 +174,5 @@ def test_tokens_on_macos(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cached_token, "sys", SimpleNamespace(platform="darwin"))
     monkeypatch.setattr(locked_token_cache, "open_token_cache", opened)
-    assert find_token(path, CLIENT, SCOPES) == "keychain"
+    assert text_of(find_token(path, CLIENT, SCOPES)) == "keychain"
     assert calls == [path, "AccessToken"]

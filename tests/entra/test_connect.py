@@ -7,7 +7,9 @@ import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import msal
 import pytest
 
 import keyvouch
@@ -15,7 +17,9 @@ from keyvouch import config
 from keyvouch._system import files
 from keyvouch.entra import locked_token_cache, profile
 from keyvouch.entra.authority import authority_options
+from keyvouch.entra.azure import KeyvouchCredential
 from keyvouch.entra.cached_token import cache_path, find_token
+from keyvouch.entra.msal import ConfidentialClient, client_credential
 from keyvouch.errors import ConfigurationError, StoreUnavailable
 from keyvouch.testing.authority import App, Authority
 from signing_in import SCOPE, Key, make_key, run, write_profile
@@ -287,3 +291,77 @@ def test_cache_in_another_format(tmp_path: Path, content: str) -> None:
     (tmp_path / "cache.json").write_text(content)
 
     assert find_token(tmp_path / "cache.json", "c", ["t"]) is None
+
+
+def test_configuration_can_be_given(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`connect(config=path)` reads that file, whatever the environment names."""
+    given = tmp_path / "given.toml"
+    (tmp_path / "config.toml").rename(given)
+
+    assert keyvouch.connect("nightly", config=given).client_id == app.client_id
+    assert keyvouch.connect(config=str(given)) is keyvouch.connect("nightly", config=given)
+
+
+@pytest.mark.usefixtures("app")
+def test_given_configuration_must_exist(tmp_path: Path) -> None:
+    """A missing file is an error: no other one is used instead."""
+    with pytest.raises(ConfigurationError, match=r"missing\.toml does not exist"):
+        keyvouch.connect("nightly", config=tmp_path / "missing.toml")
+
+
+def test_changed_profile_is_noticed(app: App, authority: Authority, key: Key, tmp_path: Path) -> None:
+    """A program that runs for months gets a client with the new settings from its next `connect`; the old one works."""
+    before = keyvouch.connect("nightly")
+    other = authority.register(certificates=[key.certificate])
+    write_profile(tmp_path, authority, other, [key.uri])
+    after = keyvouch.connect("nightly")
+
+    assert (before.client_id, after.client_id) == (app.client_id, other.client_id)
+    assert keyvouch.connect("nightly") is after
+    assert before.access_token()
+
+
+def test_changed_profile_is_noticed_by_a_credential(app: App, authority: Authority, key: Key, tmp_path: Path) -> None:
+    """A credential for the Azure SDK that names a profile follows it."""
+    credential = KeyvouchCredential("nightly")
+    credential.get_token(SCOPE)
+    other = authority.register(certificates=[key.certificate])
+    write_profile(tmp_path, authority, other, [key.uri])
+    credential.get_token(SCOPE)
+
+    assert [each.client_id for each in authority.exchanges] == [app.client_id, other.client_id]
+
+
+def test_change_elsewhere_keeps_the_client(app: App, tmp_path: Path) -> None:
+    """A comment, or another profile, does not change the client."""
+    before = keyvouch.connect("nightly")
+    with (tmp_path / "config.toml").open("a") as file:
+        file.write('\n# nothing\n[profiles.other]\nclient-id = "c"\n')
+
+    assert keyvouch.connect("nightly") is before
+    assert before.client_id == app.client_id
+
+
+def test_parsed_uri_is_accepted_as_key(authority: Authority, key: Key) -> None:
+    """A `KeyUri`, such as `Store.generate` returns, is accepted wherever a URI is."""
+    with keyvouch.open_store(key.uri) as store:
+        (info,) = store.keys()
+    app = authority.register(certificates=[key.certificate])
+    options: dict[str, Any] = {"authority": f"{authority.url}/{app.tenant}", "instance_discovery": False}
+
+    with ConfidentialClient(app.client_id, keys=[info.uri], ca_file=authority.ca_file, **options) as client:
+        assert client.access_token([SCOPE])
+    unmodified = msal.ConfidentialClientApplication(
+        app.client_id, client_credential=client_credential(info.uri), verify=authority.ca_file, **options
+    )
+    assert "access_token" in unmodified.acquire_token_for_client([SCOPE])
+    with keyvouch.open_signer(info.uri) as signer, keyvouch.open_store(info.uri):
+        assert signer.uri == str(info.uri)
+
+
+def test_single_parsed_uri_is_not_a_list(authority: Authority, key: Key) -> None:
+    """Like a string, a single `KeyUri` is refused as `keys`."""
+    with keyvouch.open_store(key.uri) as store:
+        (info,) = store.keys()
+    with pytest.raises(ConfigurationError, match="must be a non-empty list"):
+        ConfidentialClient("client", keys=info.uri, authority=authority.url)  # type: ignore[arg-type]

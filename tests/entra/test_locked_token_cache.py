@@ -117,7 +117,9 @@ def test_cache_that_cannot_be_written(
         assert [each["secret"] for each in cache.search("AccessToken")] == ["two"]
         add(cache, "three")
         assert len(caplog.messages) == 1
-        assert find_token(path, CLIENT, SCOPES) == "three"
+        found = find_token(path, CLIENT, SCOPES)
+        assert found
+        assert found.text == "three"
 
 
 def test_error_for_a_file_that_cannot_be_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

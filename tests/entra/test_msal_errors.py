@@ -8,6 +8,7 @@ import ssl
 
 import pytest
 import requests
+from urllib3.exceptions import ProxyError
 
 from keyvouch._system.sockets import ResponseTooLarge
 from keyvouch.entra.discovery import UnexpectedResponse
@@ -67,12 +68,12 @@ NETWORK_ERRORS = [
     (certificate_error("IP address mismatch"), ConfigurationError, "not trusted: IP", "another server"),
     (certificate_error("certificate has expired"), ConfigurationError, "has expired", "clock"),
     (certificate_error("certificate is not yet valid"), ConfigurationError, "not yet valid", "clock"),
-    (tls_error(), ConfigurationError, "connection to https://login failed: wrong version number.", "port"),
+    (tls_error(), ConfigurationError, "the server does not use TLS on this port (wrong version number).", "port"),
     (
         requests.exceptions.SSLError("wrapped"),
         ConfigurationError,
         "connection to https://login failed: unknown reason.",
-        "PEM",
+        "TLS versions",
     ),
     (requests.exceptions.InvalidProxyURL("x"), ConfigurationError, "proxy URL", "http://host:port"),
     (requests.exceptions.InvalidSchema("x"), ConfigurationError, "proxy URL", "http://host:port"),
@@ -83,17 +84,17 @@ NETWORK_ERRORS = [
         "https://login: it is not valid JSON.",
         "later",
     ),
-    (requests.exceptions.Timeout("x"), AuthorityUnavailable, "cannot be reached: timed out.", "network"),
+    (requests.exceptions.Timeout("x"), AuthorityUnavailable, "request to https://login timed out.", "Try again later"),
     (connection_error(OSError(111, "No way")), AuthorityUnavailable, "cannot be reached: No way.", "network"),
-    (connection_error(OSError("text")), AuthorityUnavailable, "cannot be reached: ConnectionError.", "network"),
+    (connection_error(OSError("text")), AuthorityUnavailable, "cannot be reached: OSError.", "network"),
     (requests.exceptions.ConnectionError("x"), AuthorityUnavailable, "reached: ConnectionError.", "network"),
     (
-        requests.exceptions.ProxyError("('x', OSError('Tunnel connection failed: 407 No way'))"),
+        requests.exceptions.ProxyError(ProxyError("x", OSError("Tunnel connection failed: 407 No way"))),
         AuthorityUnavailable,
-        "reached: the proxy refused the connection (Tunnel connection failed: 407 No way).",
-        "proxy",
+        "https://login cannot be reached: the proxy requires credentials (407 No way).",
+        "proxy-credentials",
     ),
-    (connection_error(ResponseTooLarge()), AuthorityUnavailable, "response from https://login: ", "later"),
+    (connection_error(ResponseTooLarge()), AuthorityUnavailable, "from https://login is larger than", "address"),
     (PermissionError(13, "Not you", "/cache/x"), ConfigurationError, "/cache/x cannot be written: Not you.", "/cache"),
     (OSError(28, "Full"), ConfigurationError, "the token cache cannot be written: Full.", "disk is full"),
 ]
@@ -155,7 +156,7 @@ MSAL_ERRORS = [
     (
         ValueError("OIDC Discovery failed on x. HTTP status: 503, Error"),
         AuthorityUnavailable,
-        "https://login: HTTP status: 503.",
+        "https://login: HTTP status 503 Service Unavailable.",
     ),
     (
         raised_during(ValueError("OIDC Discovery failed"), json.JSONDecodeError("x", "", 0)),
@@ -165,7 +166,7 @@ MSAL_ERRORS = [
     (
         raised_during(ValueError("Unable to get authority configuration"), requests.exceptions.ConnectTimeout("x")),
         AuthorityUnavailable,
-        "cannot be reached: timed out.",
+        "The request to https://login timed out.",
     ),
 ]
 

@@ -13,7 +13,6 @@ import pytest
 import requests
 
 from keyvouch._core.retries import Deadline
-from keyvouch.entra import transport
 from keyvouch.entra.transport import Session
 from keyvouch.errors import ConfigurationError
 from keyvouch.secrets import Secret
@@ -42,8 +41,10 @@ def test_environment_ca_used(authority: Authority, monkeypatch: pytest.MonkeyPat
 
 
 def test_default_ca_used(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise the CAs that come with `requests` are trusted."""
-    monkeypatch.setattr(transport, "DEFAULT_CA_BUNDLE_PATH", authority.ca_file)
+    """Otherwise the system's CAs are trusted, as for stores."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", authority.ca_file)
     with Session() as session:
         assert session.get(discovery(authority)).status_code == 200
 

@@ -5,6 +5,7 @@ Only `KeyvouchError`s may be raised. A few thousand inputs, the same each time; 
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import io
 import itertools
@@ -25,15 +26,17 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     pkcs12,
 )
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from requests.adapters import BaseAdapter
 from urllib3 import HTTPResponse
 
+import keyvouch
 from fuzz.mutate import feed
 from keyvouch import config
+from keyvouch._formats import asn1
 from keyvouch._secrets.redaction import redact
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.errors import KeyvouchError
-from keyvouch.stores import asn1
 from keyvouch.stores.file import PemStore, PfxStore
 from keyvouch.testing.authority import Authority
 from keyvouch.uri import parse_uri
@@ -56,7 +59,7 @@ def seed(soak: bool, record_property: Callable[[str, object], None]) -> int:
 
 
 def times(count: int, soak: bool) -> int:
-    """The number of inputs: 5,820 in total or, with `--soak`, 1.7 million."""
+    """The number of inputs: 6,120 in total or, with `--soak`, 1.8 million."""
     return count * 300 if soak else count
 
 
@@ -162,6 +165,22 @@ def test_pem_files(seed: int, soak: bool, tmp_path: Path) -> None:
     assert ends["taken"] > 10
     assert ends["key-unusable"] > 100
     feed(seed, times(20, soak), samples, consume)
+
+
+def test_keys_in_memory(seed: int, soak: bool) -> None:
+    """Any bytes are a key that opens, encoded or not, or an error."""
+    key, rsa = new_key("P-256"), new_key("RSA-2048")
+    x5c = [base64.b64encode(certify(key).public_bytes(Encoding.DER)).decode()]
+    samples = [
+        json.dumps({**ECAlgorithm.to_jwk(key, as_dict=True), "x5c": x5c}).encode(),
+        json.dumps({"keys": [ECAlgorithm.to_jwk(key, as_dict=True), {"kty": "oct"}]}).encode(),
+        RSAAlgorithm.to_jwk(rsa).encode(),
+        base64.b64encode(pem_of(key, certify(key))),
+        pem_of(key, certify(key)).replace(b"\n", b"\\n"),
+    ]
+    ends = feed(seed, times(300, soak), samples, lambda data: keyvouch.load_signer(data).close())
+    assert ends["taken"] > 1
+    assert ends["key-unusable"] > 100
 
 
 def test_pfx_files(seed: int, soak: bool, tmp_path: Path) -> None:

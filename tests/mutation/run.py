@@ -86,6 +86,12 @@ TESTS = {
     "src/keyvouch/_system/urllib3_pools.py": ["tests/core/test_deadlines.py", "tests/core/test_https.py"],
     "src/keyvouch/_core/store_faults.py": ["tests/core/test_store_faults.py"],
     "src/keyvouch/stores/asn1.py": ["tests/stores/test_asn1.py", "tests/stores/test_limits.py"],
+    "src/keyvouch/stores/jwk.py": ["tests/stores/test_jwk.py"],
+    "src/keyvouch/stores/references.py": ["tests/stores/test_references.py"],
+    "src/keyvouch/_core/environment.py": ["tests/entra/test_environment_settings.py"],
+    "src/keyvouch/stores/pbe.py": ["tests/stores/test_pfx_encryption.py", "tests/stores/test_pfx_reading.py"],
+    "src/keyvouch/stores/private_keys.py": ["tests/stores/test_old_encodings.py"],
+    "src/keyvouch/_formats/asn1.py": ["tests/stores/test_asn1.py", "tests/stores/test_limits.py"],
     "src/keyvouch/stores/limits.py": ["tests/stores/test_derivation_rounds.py", "tests/stores/test_limits.py"],
     "src/keyvouch/stores/pem.py": ["tests/stores/test_pem_reading.py", "tests/stores/test_limits.py"],
     "src/keyvouch/stores/pfx.py": ["tests/stores/test_pfx_reading.py", "tests/stores/test_limits.py"],
@@ -96,6 +102,9 @@ TESTS = {
     ],
     "src/keyvouch/tokens.py": ["tests/core/test_tokens.py"],
     "src/keyvouch/uri.py": ["tests/core/test_uri.py"],
+    "src/keyvouch/_core/uri_errors.py": ["tests/core/test_uri.py"],
+    "src/keyvouch/_core/uri_mistakes.py": ["tests/core/test_uri.py", "tests/core/test_uri_mistakes.py"],
+    "src/keyvouch/_core/uri_text.py": ["tests/core/test_uri.py"],
 }
 """The core modules, each with the tests that cover it directly, so that a mutant takes about a second."""
 

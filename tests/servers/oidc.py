@@ -1,4 +1,6 @@
-"""A third-party token endpoint that verifies client assertions: npm's oidc-provider, at the paths of Entra ID.
+"""A third-party token endpoint that verifies client assertions: npm's oidc-provider.
+
+It is at the paths of Entra ID, and a second time as an issuer without a path.
 
 It checks the signature (for PSS with a salt as long as the hash), the algorithm, issuer, audience and times, and that
 no assertion is reused; it also accepts the issuer as the audience. It ignores a certificate in the header:
@@ -24,15 +26,16 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import requests
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from keyvouch.testing.authority.tls import make_certificates
 from servers import npm
@@ -63,6 +66,8 @@ FOREIGN_VARIABLES = (
 CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 """The curves' names in cryptography and in a JWK."""
 
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 Jwk = Mapping[str, str]
@@ -77,11 +82,25 @@ class Client:
     algorithm: str
     """The only algorithm that its assertions may be signed with: PS256, RS256, ES256, EdDSA, ..."""
 
-    key: PublicKey | x509.Certificate | Jwk
+    key: PublicKey | x509.Certificate | Jwk | Sequence[PublicKey | x509.Certificate | Jwk]
+    """Its key, or several in the order of its JWKS. Those that are not JWKs get their thumbprint as `kid`."""
+
+    matching: Literal["all", "nimbus", "kid"] = "all"
+    """How the server finds the key of an assertion. "all" tries all of them, as oidc-provider does.
+
+    "nimbus" requires each of `kid` and `x5t#S256` that the header has to be in the JWK, as Spring Authorization Server
+    does; "kid" takes the key with the header's `kid`, and only the first one without it, as Keycloak and fosite do.
+    """
 
     def to_json(self) -> dict[str, Any]:
-        jwk = dict(self.key) if isinstance(self.key, Mapping) else public_jwk(self.key)
-        return {"client_id": self.client_id, "algorithm": self.algorithm, "jwk": jwk}
+        keys = self.key if isinstance(self.key, Sequence) else [self.key]
+        jwks = [dict(each) if isinstance(each, Mapping) else identified_jwk(each) for each in keys]
+        return {
+            "client_id": self.client_id,
+            "algorithm": self.algorithm,
+            "jwks": {"keys": jwks},
+            "matching": self.matching,
+        }
 
 
 class OidcProvider:
@@ -90,8 +109,10 @@ class OidcProvider:
     tenant = TENANT
     scope = SCOPE
 
-    def __init__(self, clients: Iterable[Client] = ()) -> None:
+    def __init__(self, clients: Iterable[Client] = (), algorithms: Sequence[str] = ALGORITHMS) -> None:
+        """Take the first clients, and the algorithms that the server lists for assertions, and accepts."""
         self._clients = list(clients)
+        self._algorithms = list(algorithms)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[str] | None = None
         self.port = 0
@@ -118,6 +139,11 @@ class OidcProvider:
     def oidc_authority(self) -> str:
         """MSAL's ``oidc_authority`` argument, which is also the issuer."""
         return f"{self.authority}/v2.0"
+
+    @property
+    def issuer_without_path(self) -> str:
+        """A second issuer with the same clients, as at Okta and Auth0; its token endpoint is `/token`."""
+        return self.url
 
     @property
     def token_endpoint(self) -> str:
@@ -188,6 +214,7 @@ class OidcProvider:
             "certificateFile": str(self._path("server.pem")),
             "tenant": self.tenant,
             "scope": self.scope,
+            "algorithms": self._algorithms,
             "clients": [client.to_json() for client in self._clients],
         }
         self._path("configuration.json").write_text(json.dumps(configuration))
@@ -239,6 +266,13 @@ def _end(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def identified_jwk(key: PublicKey | x509.Certificate) -> dict[str, str]:
+    """Return the JWK with its thumbprint (RFC 7638), as joserfc computes it, as `kid`."""
+    jwk = public_jwk(key)
+    kinds: dict[str, Any] = {"RSA": RSAKey, "EC": ECKey, "OKP": OKPKey}
+    return {**jwk, "kid": kinds[jwk["kty"]].import_key(jwk).thumbprint()}
 
 
 def public_jwk(key: PublicKey | x509.Certificate) -> dict[str, str]:

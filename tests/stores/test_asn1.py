@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from keyvouch._formats import asn1
 from keyvouch.errors import KeyUnusable
-from keyvouch.stores import asn1
 from stores.key_material import der, integer, open_key, write
 
 

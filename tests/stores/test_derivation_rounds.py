@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from keyvouch._formats import asn1
 from keyvouch.errors import KeyUnusable
-from keyvouch.stores import asn1, limits
+from keyvouch.stores import limits
 from stores.key_material import der, integer
 
 PATH = Path("/keys/app.pfx")

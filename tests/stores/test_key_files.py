@@ -87,6 +87,7 @@ def test_new_member_is_named_in_utc(folder: Path, monkeypatch: pytest.MonkeyPatc
     time.tzset()
     created = key_files.read_key_file(write(path, b"x"), SecretResolver(), SUFFIXES).created
     assert path.match("app-*Z.pem")
+    assert created
     assert begin - 1 < created.timestamp() < begin + 60
 
 

@@ -139,20 +139,26 @@ def test_public_key_fails(folder: Path) -> None:
         open_key(f"pem:{write(folder / 'app.pem', data)}")
 
 
-def test_openssh_key_fails(folder: Path) -> None:
-    """For an OpenSSH key the error has the command that converts it."""
-    data = new_key("RSA-2048").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    path = write(folder / "id_rsa", data)
-    with pytest.raises(KeyUnusable, match=re.escape(f"ssh-keygen -p -m PKCS8 -f {path}")):
-        open_key(f"pem:{path}")
+@pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "Ed25519"])
+def test_openssh_key_opens(folder: Path, kind: str) -> None:
+    """OpenSSH's own format opens."""
+    data = new_key(kind).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    path = write(folder / "id", data)
+    assert open_key(f"pem:{path}").public_key == new_key(kind).public_key()
 
 
-def test_openssh_conversion_command_works(folder: Path) -> None:
-    """The command in the error makes a file that opens."""
-    data = new_key("RSA-2048").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    path = write(folder / "id_rsa", data)
-    subprocess.run(["ssh-keygen", "-p", "-m", "PKCS8", "-P", "", "-N", "", "-f", path], check=True, capture_output=True)
-    assert open_key(f"pem:{path}")
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa", "ed25519"])
+def test_encrypted_openssh_key_fails(folder: Path, kind: str) -> None:
+    """For an encrypted one, the command in the error makes a copy that opens, and leaves the original as it is."""
+    path = folder / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", PASSWORD, "-f", path], check=True)
+    before = path.read_bytes()
+    with pytest.raises(KeyUnusable, match="encrypted, and in OpenSSH's format") as caught:
+        open_key(f"pem:{path}?password=env:PASSWORD")
+    command = caught.value.hint.partition(": ")[2].replace("-N ''", f"-P '{PASSWORD}' -N ''")
+    subprocess.run(["sh", "-c", command], check=True, cwd=folder, capture_output=True)
+    assert path.read_bytes() == before
+    assert open_key(f"pem:{folder / 'NEW.pem'}")
 
 
 @pytest.mark.parametrize("end", [100, -30])
@@ -230,13 +236,13 @@ def test_unparsable_certificate_name(folder: Path, tag: int) -> None:
     assert open_key(f"pem:{folder}/*.pem").chain == (certify(other),)
 
 
-def test_parser_panic_is_an_error(folder: Path) -> None:
-    """A panic in the library's own code is reported as an unreadable key, and does not end the program."""
+def test_invalid_vector_is_not_a_wrong_password(folder: Path) -> None:
+    """An initialization vector of the wrong size, at which `cryptography` panics, is an unreadable key."""
     block = traditional("P-256", "-aes256", "-passout", PASS_OUT)
     block = re.sub(rb"(DEK-Info: AES-256-CBC,)[0-9A-F]+", rb"\1D6874BB048E64955D9068957", block)
     assert b"DEK-Info" in block
     write(folder / "app.pem", block)
-    with pytest.raises(SecretIncorrect):
+    with pytest.raises(KeyUnusable, match="cannot be read"):
         open_key(f"pem:{folder}/app.pem?password=env:PASSWORD")
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
 
+from keyvouch._formats import asn1
 from keyvouch.errors import AmbiguousKey, KeyNotFound, KeyUnusable, SecretIncorrect, SecretRequired
 from keyvouch.secrets import SecretResolver
-from keyvouch.stores import asn1
 from stores import several_keys
 from stores.key_material import (
     PASSWORD,
@@ -185,7 +185,7 @@ def test_truncated_pfx_fails(folder: Path, share: float, form: str) -> None:
 def test_pem_in_pfx_fails(folder: Path) -> None:
     """For PEM the error has the right scheme."""
     path = write(folder / "app.pfx", pem_of(new_key()))
-    with pytest.raises(KeyUnusable, match=re.escape(f"write pem:{path}")):
+    with pytest.raises(KeyUnusable, match=re.escape(f"Write pem:{path}")):
         open_key(f"pfx:{path}")
 
 
@@ -216,12 +216,17 @@ def test_duplicate_key_counts_once(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_damaged_key_of_several(folder: Path) -> None:
-    """If one of several keys cannot be read, none is taken."""
-    data = openssl_pfx(folder / "app.pfx", "-nomac", "-certpbe", "NONE").read_bytes()
-    ciphertext = re.compile(rb"(?<=\x04\x81\x90).{16}", re.DOTALL)
-    path = write(folder / "app.pfx", together(data, ciphertext.sub(bytes(16), data)))
+    """If one of several keys cannot be read, the others can be used; its name still identifies it."""
+    options = ("-nomac", "-certpbe", "NONE")
+    good = openssl_pfx(folder / "a.pfx", *options, "-name", "good").read_bytes()
+    bad = openssl_pfx(folder / "b.pfx", *options, "-name", "bad", key=new_key("P-256", 1)).read_bytes()
+    ciphertext = re.compile(rb"(?<=\x04\x81\x90).{144}", re.DOTALL)
+    path = write(folder / "app.pfx", together(good, ciphertext.sub(bytes(144), bad)))
+    key = open_key(f"pfx:{path}?password=env:PASSWORD")
+    assert key.public_key == new_key().public_key()
+    assert "The key 'bad' in" in key.advice[0]
     with pytest.raises(KeyUnusable, match="Export each"):
-        open_key(f"pfx:{path}?password=env:PASSWORD")
+        open_key(f"pfx:path={path};friendly-name=bad?password=env:PASSWORD")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from keyvouch.errors import (
     Throttled,
 )
 from keyvouch.store import KeySpec
-from keyvouch_azure_keyvault.testing import Cut, Drop, Fault, Refusal, Stall, refusals
+from keyvouch_azure_keyvault.testing import Body, Cut, Drop, Fault, Refusal, Stall, refusals
 
 PAGE = Path(__file__).parents[3] / "docs" / "stores" / "azure-keyvault.md"
 PS256 = find_algorithm("PS256")
@@ -124,6 +124,8 @@ class Case:
 
 
 REDIRECT = Refusal(307, "Moved", "elsewhere", headers={"Location": "https://example.invalid/"})
+UNKNOWN_VERSION = refusals.bad("The specified version (7.4) is not recognized.")
+PAGE_OF_GATEWAY = b"<html><body>Blocked</body></html>"
 ASK_ROLE = 'az role assignment create --role "Key Vault Crypto User"'
 CASES = (
     Case("401, twice", connecting_unauthorised, AccessDenied, "tenant, and this machine's clock"),
@@ -150,6 +152,7 @@ CASES = (
     Case("404", signing_with_deleted_key, KeyUnusable, "recover"),
     Case("409, soft-deleted name", creating_with_deleted_name, KeyExists, "recover (or purge)"),
     Case("409, other", creating, Throttled, "later", (refusals.being_changed("errors-made"),)),
+    Case("400, unknown API version", signing, ConfigurationError, "api-version=", (UNKNOWN_VERSION,)),
     Case("400 when signing", signing, AlgorithmUnsupported, "algorithm", (refusals.invalid("alg"),)),
     Case("400, other", creating, NotSupported, "another type", (refusals.bad("Invalid kty value: EC"),)),
     Case("429, with or without `Retry-After`", signing, Throttled, "reuse", (refusals.throttled(),)),
@@ -164,6 +167,12 @@ CASES = (
             (Cut(), "network"),
             (Stall(), "later"),
         )
+    ),
+    Case("a gateway's or another server's 403", signing, AccessDenied, "gateway", (Body(PAGE_OF_GATEWAY, 403),)),
+    Case("a gateway's or another server's 404", signing, ConfigurationError, "vault=", (Body(PAGE_OF_GATEWAY, 404),)),
+    *(
+        Case("any other response that is not Key Vault's", signing, StoreUnavailable, "gateway", (body,))
+        for body in (Body(PAGE_OF_GATEWAY), Body(PAGE_OF_GATEWAY, 400), Body(PAGE_OF_GATEWAY, 502))
     ),
     Case("redirect", signing, StoreUnavailable, "own URL", (REDIRECT,)),
     Case("untrusted TLS certificate", connecting_without_ca, ConfigurationError, "ca-file="),

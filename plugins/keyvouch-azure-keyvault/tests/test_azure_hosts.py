@@ -57,7 +57,12 @@ def test_next_page_on_another_host_is_not_requested(vault: Vault, uri: str, perm
 def test_hosts_are_compared() -> None:
     """Key Vault writes `:443` into the URLs of pages; a name with only the same prefix is another host."""
     sent: list[str] = []
-    pools = SimpleNamespace(send=lambda request: sent.append(request.url))
+
+    def send(request: HttpRequest) -> SimpleNamespace:
+        sent.append(request.url)
+        return SimpleNamespace(status_code=204)
+
+    pools = SimpleNamespace(send=send)
     transport = VaultTransport(cast(PoolTransport, pools), "https://app.vault.azure.net")
     good = ["https://app.vault.azure.net/keys", "https://app.vault.azure.net:443/keys", "https://APP.vault.azure.net/"]
     for url in (

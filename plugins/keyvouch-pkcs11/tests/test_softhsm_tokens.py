@@ -33,14 +33,6 @@ def test_tokens_are_listed(softhsm: UriOf) -> None:
         assert [each.uri for each in store.tokens()] == [listed[0].uri]
 
 
-def test_vendor_attributes_are_kept(softhsm: UriOf) -> None:
-    """Vendor attributes are allowed only in the query, which does not select the key."""
-    pinned = generate(softhsm(more="&x-acme-partition=%01a"))
-    assert pinned.endswith("&x-acme-partition=%01a")
-    with pytest.raises(ConfigurationError, match="must come after"):
-        keyvouch.open_signer(softhsm("x-acme-partition=1"))
-
-
 def test_handle_of_an_ended_session_is_left_alone(softhsm: UriOf) -> None:
     """A module gives the handle of a session that it has ended to the next one, which an old key must not close."""
     with keyvouch.open_signer(generate(softhsm())) as signer:

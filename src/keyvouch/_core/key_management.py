@@ -23,6 +23,7 @@ from keyvouch._core.retries import Deadline
 from keyvouch._core.store_faults import require_key, require_type
 from keyvouch._system import forks
 from keyvouch._system.in_use import InUse
+from keyvouch._system.not_picklable import NotPicklable
 from keyvouch.errors import ConfigurationError, KeyUnusable, KeyvouchError, NotSupported, hidden_frames
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import (
@@ -69,12 +70,14 @@ def open_store(uri: str | KeyUri, *, interactive: bool = False) -> Store:
     return Store(parse(uri), resolver_for(None, interactive=interactive))
 
 
-class Store:
+class Store(NotPicklable):
     """An open store, for operations on keys besides signing. Made by `open_store`; close it, or use `with`.
 
     Operations that the store does not offer raise `NotSupported`, which lists the stores that do. A change is not
     repeated if it may have been carried out, and is recorded on the logger `keyvouch.audit`.
     """
+
+    pickle_hint = "Pass its uri, and call keyvouch.open_store in the other process."
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         """Use `open_store` instead."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from pathlib import Path
@@ -16,7 +17,7 @@ from keyvouch._system.forks import process
 from keyvouch._system.in_use import InUse
 from keyvouch._system.signal_handlers import is_from_signal_handler
 from keyvouch.algorithms import Algorithm, algorithms_for, key_type, require_usable, signature_size
-from keyvouch.errors import AccessDenied, KeyChanged, KeyNotFound, KeyvouchError
+from keyvouch.errors import AccessDenied, CertificateMismatch, KeyChanged, KeyNotFound, KeyvouchError
 from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from keyvouch.store import StoredKey
 
 log = logging.getLogger("keyvouch")
+
+_MOST_LEAVES = 10
+"""Maximum number of certificates that are tried, since a store may need a request for each."""
 
 
 class OpenedKey:
@@ -49,7 +53,7 @@ class OpenedKey:
         """True if every signature is verified, and not only the first with each algorithm."""
         self.verified: dict[object, Algorithm] = {}
         """Algorithms whose signatures need no further verification, by name and by object."""
-        self.preferred = algorithms_for(self.key_type)[0]
+        self.preferred = (stored.algorithms or algorithms_for(self.key_type))[0]
         """The algorithm used if the caller names none; RS256 once the store has turned out not to support PS256."""
         self.retired = False
         self.use = InUse()
@@ -106,14 +110,14 @@ def open_key(
     `given` are certificates from outside the store; if there are any, they take precedence over its own. Raises
     `KeyChanged` if the key is not the `expected` one, or not the one that `spki-sha256` names.
     """
-    leaf = given[0] if given else None
-    stored, generation = connection.call(lambda timeout: connection.store.open(uri, leaf, timeout=timeout), deadline)
+    stored, generation = _open_stored(connection, uri, given, deadline)
     try:
         require_key(connection.scheme, stored)
         require_usable(stored.public_key)
         _require_digest(uri, stored, expected)
         chain = certificate.order_chain(given, stored.public_key) or stored.chain
         certificate.check_chain(chain, stored.public_key)
+        _warn_of_missing_issuer(chain, given)
         verify_always = expected.verify_always if expected else uri.get("verify") == "always"
         opened = OpenedKey(stored, chain, generation, verify_always=verify_always)
     except BaseException as error:
@@ -125,6 +129,32 @@ def open_key(
         opened.settles_at = opened.settles_at or expected.settles_at
         opened.preferred = expected.preferred
     return opened
+
+
+def _open_stored(
+    connection: Connection, uri: KeyUri, given: Sequence[Certificate], deadline: Deadline
+) -> tuple[StoredKey, int]:
+    """Open the key, with the first of the given certificates, in any order, that belongs to a key in the store."""
+    leaves: list[Certificate] = certificate.find_leaves(given)[:_MOST_LEAVES]
+
+    def open_with(leaf: Certificate | None) -> tuple[StoredKey, int]:
+        return connection.call(lambda timeout: connection.store.open(uri, leaf, timeout=timeout), deadline)
+
+    try:
+        return open_with(leaves[0] if leaves else None)
+    except CertificateMismatch:
+        for leaf in leaves[1:]:
+            with contextlib.suppress(CertificateMismatch):
+                return open_with(leaf)
+        raise
+
+
+def _warn_of_missing_issuer(chain: Sequence[Certificate], given: Sequence[Certificate]) -> None:
+    """Log a warning if there are further certificates, and none of them continues the chain."""
+    missing = certificate.missing_issuer(chain)
+    if missing and len(set(given)) > len(chain):
+        name = chain[-1].subject.rfc4514_string()
+        log.warning("Incomplete chain: the certificate of %s, which issued that of %s, is missing.", missing, name)
 
 
 def _require_digest(uri: KeyUri, stored: StoredKey, expected: OpenedKey | None) -> None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import functools
 import logging
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 from keyvouch import config
-from keyvouch._core import registry
+from keyvouch._core import environment, registry
 from keyvouch._core.connections import acquire, release
 from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import Signer
 from keyvouch._core.store_faults import store_code
+from keyvouch._core.uri_mistakes import unknown_scheme
+from keyvouch._secrets.key_bytes import forget_key, keep_key
 from keyvouch._secrets.redaction import redact
 from keyvouch._system import forks
 from keyvouch.errors import (
@@ -26,7 +29,8 @@ from keyvouch.errors import (
     PluginMissing,
     hidden_frames,
 )
-from keyvouch.secrets import AccessToken, SecretResolver
+from keyvouch.secrets import AccessToken, Secret, SecretResolver
+from keyvouch.stores.references import decode
 from keyvouch.uri import KeyUri, parse_uri, scheme_of
 
 log = logging.getLogger("keyvouch")
@@ -59,6 +63,25 @@ def open_signer(
     return open_uri(uri, resolver_for(None, interactive=interactive), timeout=timeout)
 
 
+@hidden_frames()
+def load_signer(data: bytes, *, password: str | Secret | None = None) -> Signer:
+    """Open a key that the program already has: the bytes of a PFX, PEM or JWK, also in base64, with its certificates.
+
+    The password, if any, is used only for this key. As long as the signer exists, its `uri` opens the key in this
+    process and its forked children. Raises what `open_signer` raises.
+    """
+    secret = Secret(password) if isinstance(password, str) else password
+    name = keep_key(bytes(data), secret)
+    scheme = "pfx" if decode(data)[:1] == b"\x30" else "pem"
+    try:
+        signer = open_signer(f"{scheme}:memory:{name}")
+    except BaseException:
+        forget_key(name)
+        raise
+    weakref.finalize(signer, forget_key, name)
+    return signer
+
+
 def parse(uri: str | KeyUri) -> KeyUri:
     """Parse a URI and complete it with what its store declares. Raises `ConfigurationError`, `PluginMissing`."""
     if isinstance(uri, KeyUri):
@@ -66,7 +89,12 @@ def parse(uri: str | KeyUri) -> KeyUri:
     scheme = scheme_of(uri)
     if scheme == "profile":
         raise ConfigurationError("Expected the URI of a key, got a profile.", hint="Write the key's own URI.", uri=uri)
-    store_class = registry.store_class(scheme)
+    try:
+        store_class = registry.store_class(scheme)
+    except PluginMissing:
+        if mistake := unknown_scheme(uri):
+            raise mistake from None
+        raise
     with store_code(scheme):  # calls the attributes' `parse`
         return parse_uri(uri, store_class.attributes, scheme=scheme, store_class=store_class)
 
@@ -82,13 +110,17 @@ def parse_keys(profile: config.Profile, name: str) -> list[str | KeyUri]:
             keys.append(parse(key))
         except (PluginMissing, PluginBroken) as error:
             if number == 1:
-                error.message = f"Profile {name!r}, key {number}: {error.message}"
+                error.message = f"{_key_name(name, number)}: {error.message}"
                 raise
             keys.append(key)
         except ConfigurationError as error:
-            error.message = f"Profile {name!r}, key {number}: {error.message}"
+            error.message = f"{_key_name(name, number)}: {error.message}"
             raise
     return keys
+
+
+def _key_name(name: str, number: int) -> str:
+    return environment.VARIABLES["keys"] if name == environment.NAME else f"Profile {name!r}, key {number}"
 
 
 def resolver_for(
@@ -172,12 +204,17 @@ def import_early() -> None:
     ec.ECDSA(hashes.SHA256())  # this call imports inside functions too
 
 
+def is_profile(uri: str) -> bool:
+    """Return True for `profile:NAME`."""
+    return uri.partition(":")[0].lower() == "profile" and ":" in uri
+
+
 def profile_name(uri: str | KeyUri) -> str:
     """Return the name in `profile:NAME`; empty for a key's URI. Raises `ConfigurationError` if the name is missing."""
-    if isinstance(uri, KeyUri) or not uri.startswith("profile:"):
+    if isinstance(uri, KeyUri) or not is_profile(uri):
         return ""
     scheme_of(uri)  # reports control characters
-    name = uri.removeprefix("profile:")
+    name = uri.partition(":")[2]
     if not name:
         raise ConfigurationError("The name of the profile is missing.", hint="Write profile:NAME.")
     return name

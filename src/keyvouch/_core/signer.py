@@ -25,7 +25,7 @@ from keyvouch._core.opened_key import CertificateFile, OpenedKey, key_changed, o
 from keyvouch._core.reloading import Reloader
 from keyvouch._core.retries import Backoff, Deadline, as_user_error
 from keyvouch._core.store_faults import checked_error
-from keyvouch._system import forks, safe_lock
+from keyvouch._system import forks, not_picklable, safe_lock
 from keyvouch._system.forks import process
 from keyvouch.algorithms import PS256, RS256, Algorithm, find_algorithm, require_fit, verifies
 from keyvouch.errors import (
@@ -53,8 +53,10 @@ SIGN_TIMEOUT = 30.0
 """Seconds that a signature may take, including retries and waits."""
 
 
-class Signer:
+class Signer(not_picklable.NotPicklable):
     """An open key, made by `keyvouch.open_signer`. A context manager; safe to use with threads and fork."""
+
+    pickle_hint = "Pass its requested_uri, and call keyvouch.open_signer in the other process."
 
     def __init__(self, connection: Connection, requested_uri: KeyUri, deadline: Deadline) -> None:
         """Use `open_signer` instead, which acquires the connection."""
@@ -194,9 +196,10 @@ class Signer:
 
     @hidden_frames()
     def private_key(self) -> PrivateKey:
-        """Return an object that `cryptography`, PyJWT and Authlib accept as a private key; the key stays in its store.
+        """Return an object that `cryptography`, PyJWT and many other libraries accept as a private key.
 
-        It is bound to the current key: after a reload that brought another one, it raises `KeyChanged`.
+        It only signs; `keyvouch.private_key` adapts it for joserfc, Authlib and jwcrypto. It is bound to the current
+        key: after a reload that brought another one, it raises `KeyChanged`.
         """
         from keyvouch.private_key import wrap
 
@@ -352,7 +355,7 @@ class Signer:
 
     def _sign_first(self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline) -> bytes:
         """Sign with an algorithm for the first time, or with a key whose signatures are all verified."""
-        require_fit(opened.key_type, algorithm)
+        require_fit(opened.key_type, algorithm, opened.stored.algorithms)
         try:
             signature = opened.stored.sign(message, algorithm, timeout=deadline.attempt_timeout())
         except Exception as error:  # noqa: BLE001 - as in `_sign`

@@ -14,6 +14,7 @@ from typing import Any
 
 from keyvouch._core import registry
 from keyvouch._system.signal_handlers import is_from_signal_handler
+from keyvouch.algorithms import Algorithm
 from keyvouch.errors import AuthorityRefused, AuthorityUnavailable, InternalError, KeyvouchError, frame_lines
 from keyvouch.store import KeyInfo, StoredKey, TokenInfo
 from keyvouch.uri import KeyUri
@@ -143,6 +144,7 @@ def require_key(scheme: str, stored: object) -> None:
     require_type(scheme, "open", stored, StoredKey)
     _require_fields(scheme, stored, "opened a key", _FIELDS[StoredKey])
     _require_fields(scheme, stored, "opened a key", {"chain": tuple}, members=Certificate)
+    _require_fields(scheme, stored, "opened a key", {"algorithms": tuple}, members=Algorithm)
     if not hasattr(_attribute(scheme, stored, "public_key"), "public_bytes"):
         raise _defect(scheme, "opened a key whose public_key is not a public key")
 

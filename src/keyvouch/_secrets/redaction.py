@@ -9,7 +9,16 @@ from keyvouch.errors import ConfigurationError
 REFERENCE_KINDS = ("env", "file", "credential", "keyring", "command", "prompt")
 """Prefixes of references to secrets; `keyvouch.secrets` describes them."""
 
+KEY_REFERENCE_KINDS = ("env", "credential", "keyring", "command", "stdin", "memory")
+"""Prefixes of references to keys; `keyvouch.stores.references` describes them."""
+
 REDACTED = "***"
+
+_KEY = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|[\"']kty[\"']\s*:"
+    r"|(?<![A-Za-z0-9+/_-])(?:MI[A-Za-z]|LS0tLS1CRUdJTi|eyJ|ewo)[A-Za-z0-9+/_-]{150}"
+)
+"""A private key in PEM or as a JWK, or the base64 of one or of a PFX."""
 
 _NAMED = re.compile(r"(?<![\w-])([\w-]+)(=|%3[dD]|:)")
 """A name, and the separator before its value. It begins at the start of a word, so that a long text is scanned once."""
@@ -29,9 +38,19 @@ _REFERENCE = re.compile(rf"env(?::|%3[aA])[\w.-]*(?=[;&?]|$)|(?:{'|'.join(REFERE
 """A reference; after a variable's name there may be a secret that a wrong separator has put there."""
 
 
+def is_secret_name(name: str) -> bool:
+    """Return True if the value of an attribute with this name may be a secret."""
+    return any(word in name.lower() for word in _SECRET_WORDS)
+
+
 def redact_userinfo(value: str) -> str:
     """Return an attribute's value without the user and password of the address that it may contain."""
     return _USERINFO.sub(f"{REDACTED}@", value)
+
+
+def contains_key(text: str) -> bool:
+    """Return True if a text contains a private key, not only a reference to one."""
+    return _KEY.search(text) is not None
 
 
 def redact(text: str) -> str:
@@ -39,11 +58,13 @@ def redact(text: str) -> str:
 
     Everything that follows is omitted: if a password contains `;`, `&` or `?`, its end cannot be determined.
     """
+    if contains_key(text):
+        return REDACTED
     text = _without_userinfo(text)
     query = text.find("?")
     for found in _NAMED.finditer(text):
         begin, sign = found.start(), found[2]
-        if not any(word in found[1].lower() for word in _SECRET_WORDS):
+        if not is_secret_name(found[1]):
             continue
         if found[0] == "token=" and not 0 <= query < begin:  # the label of a PKCS#11 token
             continue
@@ -78,4 +99,13 @@ def require_original(text: str) -> None:
             f"The URI is redacted: it contains {REDACTED}.",
             hint=f"Replace {REDACTED} with the original value; a proxy's user and password can be given as"
             " proxy-credentials=env:NAME. For literal asterisks, write %2A for each.",
+        )
+
+
+def require_no_key(text: str) -> None:
+    """Raise `ConfigurationError` for a private key in place of its URI."""
+    if contains_key(text):
+        raise ConfigurationError(
+            "Expected a key's URI, got the key itself.",
+            hint="Put the key into a variable, such as APP_KEY, and write pem:env:APP_KEY (or pfx:env:APP_KEY).",
         )

@@ -1,38 +1,47 @@
 """TLS settings for clients: which certificate authorities are trusted, and the client certificate.
 
-Certificates are always verified. A file that others could have written is refused.
+Stores and token requests trust the same ones. Certificates are always verified. A file that others could have written
+is refused.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import ssl
+import sys
 from pathlib import Path
+
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from keyvouch._system import files
 from keyvouch._system.sockets import use_bounded_sockets
 from keyvouch.errors import ConfigurationError
 
+_OPENSSL_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
+"""The name by which OpenSSL finds a certificate in a folder."""
 
-def client_context(
-    ca_file: str | None, client_certificate: tuple[str, str] | None = None, default: str | None = None
-) -> ssl.SSLContext:
+
+def client_context(ca_file: str | None, client_certificate: tuple[str, str] | None = None) -> ssl.SSLContext:
     """Return TLS settings for a client whose sockets end with their `exchange`.
 
-    Trusts `ca_file`, else the file that the environment names, else `default`, else the system's certificates. Raises
-    `ConfigurationError` if a file cannot be used.
+    Trusts `ca_file`, else the file or folder that `$REQUESTS_CA_BUNDLE` or `$CURL_CA_BUNDLE` names, else those that
+    OpenSSL's variables name, else the system's certificates; see `_trust_packaged`. Raises `ConfigurationError` if a
+    file cannot be used.
     """
-    named = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    bundle = named or default  # the default comes with a package, which is trusted like code
+    bundle = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     try:
-        if named:
-            files.check_trusted_certificates(Path(named))
-        elif not default:
+        if bundle:
+            files.check_trusted_certificates(Path(bundle))
+        else:
             _check_openssl_variables()
         is_folder = bool(bundle) and Path(bundle or "").is_dir()
         context = ssl.create_default_context(
             cafile=None if is_folder else bundle or None, capath=bundle if is_folder else None
         )
+        if not bundle:
+            _trust_packaged(context)
     except OSError as error:
         raise ConfigurationError(
             f"The trusted TLS certificates {bundle} cannot be read.",
@@ -40,16 +49,40 @@ def client_context(
         ) from error
     use_bounded_sockets(context)
     if client_certificate:
-        try:
-            for path in client_certificate:
-                files.check_trusted(Path(path))
-            context.load_cert_chain(*client_certificate, password="")
-        except OSError as error:
-            raise ConfigurationError(
-                f"The client certificate {client_certificate[0]} or its key cannot be used.",
-                hint="Provide a certificate and its unencrypted key, both in PEM.",
-            ) from error
+        _use_client_certificate(context, client_certificate)
     return context
+
+
+def _trust_packaged(context: ssl.SSLContext) -> None:
+    """Trust certifi's certificates if the system has none, and on Windows.
+
+    Containers without ca-certificates and Python from python.org on macOS have none. Windows fetches a root certificate
+    when a program that uses its own TLS needs it: OpenSSL sees only those that are there already.
+    """
+    if any(os.environ.get(name) for name in _OPENSSL_VARIABLES):  # a choice of the user's
+        return
+    if sys.platform == "win32" or not _has_certificates(context):
+        context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)  # certifi's, or what a distribution replaces it with
+
+
+def _has_certificates(context: ssl.SSLContext) -> bool:
+    """Return whether the system has certificates: loaded ones, or a folder that is searched when one is needed."""
+    if context.cert_store_stats()["x509_ca"]:
+        return True
+    folder = ssl.get_default_verify_paths().capath
+    return bool(folder) and any(_HASHED_NAME.fullmatch(each.name) for each in Path(folder).iterdir())
+
+
+def _use_client_certificate(context: ssl.SSLContext, client_certificate: tuple[str, str]) -> None:
+    try:
+        for path in client_certificate:
+            files.check_trusted(Path(path))
+        context.load_cert_chain(*client_certificate, password="")
+    except OSError as error:
+        raise ConfigurationError(
+            f"The client certificate {client_certificate[0]} or its key cannot be used.",
+            hint="Provide a certificate and its unencrypted key, both in PEM.",
+        ) from error
 
 
 def _check_openssl_variables() -> None:

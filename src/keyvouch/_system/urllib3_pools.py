@@ -1,19 +1,27 @@
 """Connection pools for urllib3 whose connections end with the request that they serve (`sockets`).
 
 This is the only module that uses private names of urllib3: `HTTPConnection._new_conn`, which creates the socket, and
-`HTTPConnection._dns_host`, the name to look up. urllib3 has no public way to replace the socket's class or to limit a
-connection as a whole. A test fails if a release no longer has these names.
+`HTTPConnection._dns_host`, the name to look up; and of http.client: `HTTPConnection._tunnel`, which asks a proxy for a
+connection. urllib3 has no public way to replace the socket's class, to limit a connection as a whole, or to tell a
+proxy's invalid response from the server's. A test fails if a release no longer has these names.
 """
 
 from __future__ import annotations
 
 import socket
 import sys
+from http.client import HTTPException
 from typing import Any
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    LocationParseError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+)
 from urllib3.util.connection import allowed_gai_family
 
 from keyvouch._system.sockets import connect, ending_within
@@ -49,6 +57,12 @@ class _Connection(HTTPConnection):
     def connect(self) -> None:
         with ending_within(self.timeout if isinstance(self.timeout, int | float) else None):
             super().connect()
+
+    def _tunnel(self) -> None:
+        try:
+            super()._tunnel()
+        except (OSError, HTTPException) as error:
+            raise ProxyError("The proxy opened no tunnel", error) from error
 
     def _new_conn(self) -> socket.socket:
         host = self._dns_host.strip("[]")

@@ -38,7 +38,18 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        return _load(cmd_name)
+        from keyvouch.cli.examples import add_examples
+
+        command = _load(cmd_name)
+        add_examples(command, cmd_name)
+        return command
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Add the examples, which are imported only for the help."""
+        from keyvouch.cli.examples import add_examples
+
+        add_examples(self, "")
+        super().format_epilog(ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands without importing them."""

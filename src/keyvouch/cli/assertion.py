@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from keyvouch.cli.options import key_options, output_option
+from keyvouch.cli.options import client_options, key_options, output_option
 from keyvouch.cli.output import present
 from keyvouch.cli.selection import Selection, select
 from keyvouch.errors import ConfigurationError
@@ -16,8 +16,7 @@ JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 @click.command("assertion")
 @key_options
-@click.option("--client-id", metavar="ID", help="Client ID, instead of the profile's.")
-@click.option("--tenant", metavar="TENANT", help="Tenant, instead of the profile's.")
+@client_options
 @click.option("--endpoint", metavar="URL", help="Token endpoint, instead of the tenant's.")
 @output_option
 def command(
@@ -25,6 +24,7 @@ def command(
     key: str | None,
     client_id: str | None,
     tenant: str | None,
+    authority: str | None,
     endpoint: str | None,
     output: str,
 ) -> None:
@@ -35,7 +35,7 @@ def command(
     from keyvouch.entra.assertion import EntraAssertion
     from keyvouch.entra.authority import require_fields
 
-    selection = select(profile, key, client_id=client_id, tenant=tenant)
+    selection = select(profile, key, client_id=client_id, tenant=tenant, authority=authority)
     require_fields(selection.profile, selection.name, "client_id", "keys")
     endpoint = endpoint or _token_endpoint(selection)
     with selection.open() as signer:

@@ -102,13 +102,32 @@ def _print_error(error: KeyvouchError) -> None:
     fields = {
         "code": error.code,
         "message": error.message,
-        "hint": error.hint,
+        "hint": f"{error.hint}{_hint_for_shell(error)}",
         "uri": error.uri,
         "transient": error.transient,
     }
     fields |= {name: getattr(error, name) for name in _OPTIONAL_FIELDS if getattr(error, name, None)}
     _print_fields(fields)
     _print_traceback(error)
+
+
+def _hint_for_shell(error: KeyvouchError) -> str:
+    """Return another line for the hint if the shell may have cut off the URI at its first `;` or `&`."""
+    uris = [value for option, value in itertools.pairwise(sys.argv) if option == "--key"]
+    uris += [each.removeprefix("--key=") for each in sys.argv if each.startswith("--key=")]
+    if error.uri is None or "single quotes" in error.hint or not any(_may_be_cut(each, error.code) for each in uris):
+        return ""
+    return "\nIf the shell cut off the URI at `;` or `&`, put it in single quotes; in cmd.exe, in double quotes."
+
+
+def _may_be_cut(uri: str, code: str) -> bool:
+    """Return True for one attribute only, if the error may come from the others that are missing."""
+    _, question_mark, query = uri.partition("?")
+    if "=" not in uri or {";", "&"} & {*uri}:
+        return False
+    if not question_mark:
+        return code in ("configuration", "ambiguous-key", "secret-required")
+    return code == "ambiguous-key" or (code == "secret-required" and ":" not in query)  # a reference contains a colon
 
 
 def _print_defect(error: BaseException) -> None:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from keyvouch._core import environment
 from keyvouch._core.signer import Signer
 from keyvouch._system import files
-from keyvouch.cli.options import key_options, output_option
+from keyvouch.cli.options import Command, key_options, output_option
 from keyvouch.cli.output import present, print_next_command
 from keyvouch.cli.selection import Selection, select
-from keyvouch.errors import CertificateMissing, KeyExists
+from keyvouch.errors import CertificateMissing, ConfigurationError, KeyExists
+
+_STANDARD_OUTPUT = "-"
+
+
+def _public_key_option(name: str, text: str) -> Callable[[Command], Command]:
+    """Return an option with an optional file."""
+    return click.option(name, is_flag=False, flag_value=_STANDARD_OUTPUT, metavar="[FILE]", help=text)
 
 
 @click.command("export")
@@ -21,16 +31,28 @@ from keyvouch.errors import CertificateMissing, KeyExists
 @click.option("--certificate", type=click.Path(path_type=Path), metavar="FILE.cer", help="Write the certificate (DER).")
 @click.option("--pfx", type=click.Path(path_type=Path), metavar="FILE", help="Write key and certificate (PKCS#12).")
 @click.option("--password", metavar="REFERENCE", help="Password of the PFX file: prompt:, env:NAME or file:/path.")
+@_public_key_option("--jwk", "Print the public key as a JWK, or write it to FILE.")
+@_public_key_option("--jwks", "Print the public keys of all keys of the profile as a JWK set, or write it to FILE.")
 @output_option
 def command(
-    profile: str | None, key: str | None, certificate: Path | None, pfx: Path | None, password: str | None, output: str
+    profile: str | None,
+    key: str | None,
+    certificate: Path | None,
+    pfx: Path | None,
+    password: str | None,
+    jwk: str | None,
+    jwks: str | None,
+    output: str,
 ) -> None:
-    """Write the certificate of a key; or the key itself, if its store allows it.
+    """Write the certificate or the public key of a key; or the key itself, if its store allows it.
 
     Existing files are never overwritten.
     """
-    if (certificate is None) == (pfx is None):
-        raise click.UsageError("Use either --certificate or --pfx.")
+    if [certificate, pfx, jwk, jwks].count(None) != 3:  # noqa: PLR2004 - all but one
+        raise click.UsageError("Use one of --certificate, --pfx, --jwk and --jwks.")
+    if jwk or jwks:
+        _export_public_keys(select(profile, key), jwk or str(jwks), output, as_set=jwk is None)
+        return
     if pfx and not password:
         raise click.UsageError("A PFX file needs a password. Use --password prompt:, env:NAME or file:/path.")
     selection = select(profile, key)
@@ -42,15 +64,21 @@ def command(
     present(
         {"file": str(certificate or pfx)},
         output,
-        lambda result: _print_text(result["file"], selection.name, is_certificate=certificate is not None),
+        lambda result: _print_text(result["file"], selection, is_certificate=certificate is not None),
     )
 
 
-def _print_text(path: str, profile: str, *, is_certificate: bool) -> None:
+def _print_text(path: str, selection: Selection, *, is_certificate: bool) -> None:
+    from keyvouch.entra.authority import is_issuer
+
     click.echo(f"Wrote {path}.")
     if is_certificate:
-        click.echo(f"Upload {path} to the app registration (Certificates & secrets).", err=True)
-        print_next_command(f"keyvouch token --profile {profile or 'NAME'}")
+        where = f"Upload {path} to the app registration (Certificates & secrets)."
+        if is_issuer(selection.profile):
+            where = f"Register {path} for the client at {selection.profile.authority}."
+        click.echo(where, err=True)
+        option = "" if selection.name == environment.NAME else f" --profile {selection.name or 'NAME'}"
+        print_next_command(f"keyvouch token{option}")
 
 
 def write_certificate(path: Path, signer: Signer) -> None:
@@ -62,6 +90,40 @@ def write_certificate(path: Path, signer: Signer) -> None:
             "The key has no certificate.", hint="Add certificate-file= to the URI.", uri=signer.uri
         )
     _write(path, to_der(signer.chain[0]), mode=0o644)
+
+
+def _export_public_keys(selection: Selection, file: str, output: str, *, as_set: bool) -> None:
+    found = _public_keys(selection) if as_set else [_public_key(selection)]
+    text = json.dumps({"keys": found} if as_set else found[0], indent=2)
+    if file == _STANDARD_OUTPUT:
+        click.echo(text)
+        return
+    _write(Path(file), f"{text}\n".encode(), mode=0o644)
+    present({"file": file}, output, lambda result: _print_text(result["file"], selection, is_certificate=False))
+
+
+def _public_key(selection: Selection) -> dict[str, str]:
+    from keyvouch.assertion import key_id, public_jwk
+
+    with selection.open() as signer:
+        kid = key_id(signer.public_key, selection.profile.assertion.kid)
+        return {**public_jwk(signer.public_key), **({"kid": kid} if kid else {}), "use": "sig"}
+
+
+def _public_keys(selection: Selection) -> list[dict[str, str]]:
+    """Return all keys of the profile, each of which must open. Raises `ConfigurationError` if two have the same kid."""
+    found: list[dict[str, str]] = []
+    for key in selection.profile.keys:
+        jwk = _public_key(selection.with_key(key))
+        if jwk in found:  # the same key in two stores
+            continue
+        if "kid" in jwk and jwk["kid"] in [each.get("kid") for each in found]:
+            raise ConfigurationError(
+                f"Two keys of the profile have the same kid: {jwk['kid']}.",
+                hint='Remove kid from the table assertion, or list one for each key: kid = { THUMBPRINT = "..." }.',
+            )
+        found.append(jwk)
+    return found
 
 
 def require_new_file(path: Path) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from keyvouch._core import key_management, opening
-from keyvouch.certificate import load_certificates, order_chain
+from keyvouch.certificate import find_leaves, load_certificates, order_chain
 from keyvouch.cli.inputs import read_path
 from keyvouch.cli.options import key_options, output_option
 from keyvouch.cli.output import key_facts, present, print_key, print_next_command
 from keyvouch.cli.selection import Selection, select
 from keyvouch.errors import KeyNotFound
 from keyvouch.uri import KeyUri
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
 
 
 @click.command("install")
@@ -30,7 +33,7 @@ def command(profile: str | None, key: str | None, file: Path, output: str) -> No
     present(facts, output, lambda result: _print_text(installed, result))
 
 
-def _install(selection: Selection, certificates: Any) -> KeyUri:
+def _install(selection: Selection, certificates: list[Certificate]) -> KeyUri:
     """Store the certificate, and return the URI that identifies the key afterwards."""
     try:
         with selection.open() as signer:
@@ -38,7 +41,8 @@ def _install(selection: Selection, certificates: Any) -> KeyUri:
             pinned = signer.uri
     except KeyNotFound:  # if a request is pending, the key exists only after its certificate is installed
         with selection.open_store() as store:
-            return store.install_certificate(order_chain(certificates, certificates[0].public_key()))
+            leaf = find_leaves(certificates)[0]
+            return store.install_certificate(order_chain(certificates, leaf.public_key()))  # type: ignore[arg-type]
     with key_management.Store(opening.parse(pinned), selection.secrets) as store:
         return store.install_certificate(chain)
 

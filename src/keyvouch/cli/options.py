@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import click
+
+from keyvouch.cli.completion import complete_profiles
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -18,5 +21,29 @@ def key_options(command: Command) -> Command:
     """Add the `--profile` and `--key` options."""
     command = click.option("--key", metavar="URI", help="URI of the key. In a shell, put it in single quotes.")(command)
     return click.option(
-        "--profile", metavar="NAME", help="Profile to use. Default: KEYVOUCH_PROFILE, or the only profile."
+        "--profile",
+        metavar="NAME",
+        shell_complete=complete_profiles,
+        help="Profile to use. Default: KEYVOUCH_PROFILE, or the only profile.",
     )(command)
+
+
+def _existing(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
+    """Return the absolute path of what to trust: a file, or a folder in OpenSSL's format."""
+    if value and not Path(value).exists():
+        raise click.UsageError(f"{value} does not exist.")
+    return value and str(Path(value).absolute())
+
+
+ca_file_option = click.option("--ca-file", metavar="FILE", callback=_existing, help="Certificates to trust for TLS.")
+
+
+def client_options(command: Command) -> Command:
+    """Add the options that say who signs in where."""
+    for option in (
+        click.option("--authority", metavar="URL", help="Authority, instead of the profile's."),
+        click.option("--client-id", metavar="ID", help="Client ID, instead of the profile's."),
+        click.option("--tenant", metavar="TENANT", help="Tenant, instead of the profile's."),
+    ):
+        command = option(command)
+    return command

@@ -12,8 +12,9 @@ from keyvouch import config
 from keyvouch._core import opening
 from keyvouch._secrets.redaction import redact
 from keyvouch._system import files
+from keyvouch.cli.completion import complete_profiles
 from keyvouch.cli.inputs import relative_path
-from keyvouch.cli.options import output_option
+from keyvouch.cli.options import ca_file_option, output_option
 from keyvouch.cli.output import present, print_facts, print_next_command
 
 
@@ -39,7 +40,7 @@ def list_profiles(output: str) -> None:
 
 
 @command.command("show")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_profiles)
 @output_option
 def show(name: str | None, output: str) -> None:
     """Show a profile with all defaults applied. NAME is optional if there is only one profile."""
@@ -71,9 +72,11 @@ def _print_fields(fields: dict[str, object]) -> None:
 @click.option("--key", "keys", multiple=True, required=True, metavar="URI", help="A key, the preferred one first.")
 @click.option("--tenant", metavar="TENANT", help="Tenant ID or domain name.")
 @click.option("--client-id", required=True, metavar="ID", help="Client ID of the app registration.")
-@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Scope. Default: Microsoft Graph's.")
+@click.option(
+    "--scope", "scopes", multiple=True, metavar="SCOPE", help="Scope. Default: with --tenant, Microsoft Graph's."
+)
 @click.option("--authority", metavar="URL", help="Authority other than Microsoft's public cloud.")
-@click.option("--ca-file", metavar="FILE", help="Certificates to trust for TLS.")
+@ca_file_option
 @click.option("--proxy", metavar="URL", help="HTTP proxy, instead of the environment's.")
 @click.option("--proxy-credentials", metavar="REFERENCE", help="The proxy's user:password, such as env:NAME.")
 @output_option
@@ -92,11 +95,9 @@ def add(
     """Add a profile to the configuration. Its other contents do not change."""
     if not client_id or not (tenant or authority):
         raise click.UsageError("Use --client-id, and either --tenant or --authority.")
-    if ca_file and not Path(ca_file).exists():  # a file, or a folder in OpenSSL's format
-        raise click.UsageError(f"{ca_file} does not exist.")
     fields: dict[str, object] = {
         "authority": authority,
-        "ca-file": ca_file and str(Path(ca_file).absolute()),
+        "ca-file": ca_file,
         "proxy": proxy,
         "proxy-credentials": proxy_credentials,
     }
@@ -155,7 +156,7 @@ def save(
     own: dict[str, object] = {
         "tenant": tenant,
         "client-id": client_id,
-        "scopes": list(scopes) or ["https://graph.microsoft.com/.default"],
+        "scopes": list(scopes) or (["https://graph.microsoft.com/.default"] if tenant else []),
         "keys": list(keys),
     }
     config.add_profile(path, name, {**own, **(fields or {})})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,11 @@ import click
 import msgspec
 
 from keyvouch import config
+from keyvouch._core import environment
 from keyvouch.cli import logs
 from keyvouch.cli.inputs import is_interactive
 from keyvouch.cli.output import printable
-from keyvouch.config import Profile
+from keyvouch.config import Configuration, Profile
 
 if TYPE_CHECKING:
     from keyvouch._core.key_management import Store
@@ -28,11 +29,11 @@ class Selection:
     """The result of combining `--profile` and `--key`."""
 
     name: str
-    """The profile's name; empty if only `--key` was given."""
+    """The profile's name; `environment.NAME` for settings in variables; empty if only `--key` was given."""
     profile: Profile
     """The profile's settings, or the defaults; `keys` are the ones to use."""
     own_key: bool
-    """False if `--key` was given: only references from a profile may run programs."""
+    """False if `--key` or a variable names the key: only references from a profile may run programs."""
     confirm: bool = False
     """Prompt twice for a secret, since it will protect something new."""
 
@@ -51,10 +52,16 @@ class Selection:
 
         return opening.resolver_for(self.profile, interactive=is_interactive(), confirm=confirm, commands=self.own_key)
 
+    def with_key(self, key: str) -> Selection:
+        """Return the same selection with only this one of its keys."""
+        return replace(self, profile=msgspec.structs.replace(self.profile, keys=(key,)))
+
     def open(self) -> Signer:
         """Return a signer for the first key that can be opened."""
         from keyvouch._core import opening
 
+        if self.name == environment.NAME and not self.profile.keys:
+            raise environment.missing("keys")
         keys = opening.parse_keys(self.profile, self.name) if self.name else self.profile.keys
         return opening.open_first(keys, self.secrets)
 
@@ -63,6 +70,8 @@ class Selection:
         from keyvouch._core import key_management, opening
 
         if not self.profile.keys:
+            if self.name == environment.NAME:
+                raise environment.missing("keys")
             raise click.UsageError(f"The profile {self.name!r} has no keys. Use --key URI.")
         return key_management.Store(opening.parse(self.profile.keys[0]), self.secrets)
 
@@ -76,21 +85,26 @@ def select(
     `may_be_missing` allows a missing configuration file that is about to be written; `confirm` prompts twice for the
     password of something new.
     """
-    if key is not None and key.startswith("profile:"):
-        profile, key = key.removeprefix("profile:"), None
+    if key is not None and key.lower().startswith("profile:"):
+        profile, key = key.partition(":")[2], None
     configuration = config.load(may_be_missing=may_be_missing)
     key_only = key is not None and profile is None
     name = "" if key_only else configuration.pick(profile)
-    found = configuration.default_profile() if key_only else configuration.profile(name)
+    found = _default_profile(configuration) if key_only else configuration.profile(name)
     _require_printable(overrides.values())
     if key is not None:
         # An explicitly given key must be used: a token acquired with another key would not test it.
         overrides |= {"keys": (key,), "token_cache": "memory"}
-    found = msgspec.structs.replace(found, **{field: value for field, value in overrides.items() if value is not None})
+    found = config.replace(found, {field: value for field, value in overrides.items() if value is not None})
     logs.silence_libraries()
     if found.audit:
         logs.write_audit(found.audit, required=found.audit_required)
-    return Selection(name, found, own_key=key is None, confirm=confirm)
+    # As for --key, references of a key that a variable names may not run programs.
+    return Selection(name, found, own_key=key is None and name != environment.NAME, confirm=confirm)
+
+
+def _default_profile(configuration: Configuration) -> Profile:
+    return configuration.environment_profile() if environment.in_use() else configuration.default_profile()
 
 
 def _require_printable(values: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
 
 import click
 
@@ -25,6 +27,7 @@ CAPABILITIES = {
     store.OffersPeer: "offers a peer to compare with",
     store.GrantsAccess: "grants access",
 }
+_WIDTH = 80
 
 
 @click.command("stores")
@@ -39,7 +42,8 @@ def command(name: str | None, output: str) -> None:
 
 
 def _print_stores(rows: list[dict[str, str]]) -> None:
-    print_table(list(rows[0]) if rows else [], [list(row.values()) for row in rows])
+    columns = ["scheme", "version", "store"]
+    print_table(columns, [[row["scheme"], row["version"], _subject(row["store"])] for row in rows])
     missing = sorted(set(registry.KNOWN) - {row["scheme"] for row in rows})
     if missing:
         click.echo(f"\nNot installed: {', '.join(f'{each} ({registry.KNOWN[each]})' for each in missing)}")
@@ -64,6 +68,19 @@ def _summary(found: type[KeyStore]) -> str:
     return (inspect.getdoc(found) or "").partition("\n")[0]
 
 
+def _subject(summary: str) -> str:
+    """Return what a summary is about, without the example URI that may follow."""
+    return re.split(r": `|\. ", summary, maxsplit=1)[0].rstrip(".")
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """Wrap each paragraph between words, so that a URI stays whole."""
+    return "\n\n".join(
+        textwrap.fill(each, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        for each in text.split("\n\n")
+    )
+
+
 def _present_store(scheme: str, output: str) -> None:
     found = registry.store_class(scheme)
     plugin = next(plugin for plugin in registry.plugins() if plugin.scheme == scheme)
@@ -71,15 +88,11 @@ def _present_store(scheme: str, output: str) -> None:
     attributes = [*found.attributes, *CORE_ATTRIBUTES]
 
     def print_text(_: object) -> None:
-        click.echo(f"{inspect.getdoc(found)}\n")
-        print_facts(
-            {
-                "distribution": f"{plugin.distribution} {plugin.version}",
-                "contract": plugin.contract,
-                "capabilities": ", ".join(capabilities),
-            }
-        )
-        click.echo()
+        click.echo(f"{_wrapped(inspect.getdoc(found) or '')}\n")
+        print_facts({"distribution": f"{plugin.distribution} {plugin.version}", "contract": plugin.contract})
+        heading = click.style("capabilities", bold=True)
+        indent = " " * len("capabilities  ")
+        click.echo(f"{heading}  {_wrapped(indent + ', '.join(capabilities), indent).strip()}\n")
         print_table(["attribute", "position", "required to", "meaning"], [_attribute_row(each) for each in attributes])
 
     result = {**_row(plugin), "capabilities": capabilities, "attributes": [_attribute(each) for each in attributes]}
@@ -106,4 +119,6 @@ def _attribute_row(attribute: Attribute) -> tuple[str, str, str, str]:
     if attribute.environment:
         meaning += f" (default ${' or $'.join(attribute.environment)})"
     position = "after ?" if attribute.query else "path" if attribute.positional else "before ?"
+    if attribute.name == "*":
+        position = "anywhere"
     return attribute.name, position, ", ".join(sorted(attribute.required_for)), meaning

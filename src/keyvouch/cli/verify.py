@@ -7,7 +7,7 @@ import binascii
 import contextlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import click
 
@@ -84,13 +84,25 @@ def _from_key(profile: str | None, key: str | None) -> PublicKey:
 def _read_jws(content: bytes) -> _Signed:
     try:
         signing_input, _, encoded = content.strip().rpartition(b".")
-        header = json.loads(_decode(signing_input.partition(b".")[0]))
+        protected, _ = signing_input.split(b".")
+        header = json.loads(_decode(protected))
+        _refuse_extensions(header)
         return _Signed(signing_input, _decode(encoded), ALGORITHMS[header["alg"]])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise SignatureMismatch(
             "Invalid JWS, or one with an unsupported algorithm.",
             hint="For a detached signature, use --signature.",
         ) from None
+
+
+def _refuse_extensions(header: Any) -> None:
+    """Raise `SignatureMismatch` if a recipient must understand an extension (RFC 7515, section 4.1.11): none are."""
+    if "crit" in header:
+        names = ", ".join(map(str, header["crit"])) if isinstance(header["crit"], list) else ""
+        raise SignatureMismatch(
+            f"The JWS requires an extension that is not supported: {names or 'its crit header is invalid'}.",
+            hint="Verify it with a program that supports the extension, or ask its sender for a JWS without it.",
+        )
 
 
 def _read_detached(content: bytes, path: Path, public_key: PublicKey, algorithm: str | None) -> _Signed:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keyvouch.certificate import thumbprint
 from keyvouch.entra.client_key import UsedKey
 from keyvouch.errors import AuthorityRefused
 from keyvouch.uri import quoted
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Name
 
 _REGISTER = (
     "Register the certificate on the app registration (Certificates & secrets): write it to a file with"
@@ -23,7 +26,7 @@ ADVICE = {
     700024: _CLOCK,
     700023: "Check tenant, cloud and authority: the assertion was made for another token endpoint.",
     700030: "Authorize the certificate's subject name on the app registration, or upload the certificate itself.",
-    7000213: "Send the whole chain, leaf first (send-x5c); it must be issued by an authority that the tenant trusts.",
+    7000213: "The chain must be complete, and issued by an authority that the tenant trusts (send-x5c sends it).",
     7000214: _RENEW,
     7000274: _RENEW,
     7000277: _RENEW,
@@ -47,6 +50,28 @@ ADVICE = {
 KEY_REFUSED = frozenset({700027, 700024, 700030, 7000213, 7000214, 7000274, 7000277, 1000502, 50012, 5002738})
 """Error codes after which another key, or the same key reloaded, may be accepted."""
 
+_BY_ISSUER = frozenset({700027, 700030, 7000213})
+"""Error codes that Entra ID may send if it trusts a certificate by subject name and issuer."""
+
+_SEND_CHAIN = (
+    "If the app trusts the certificate by subject name and issuer, send the chain: write"
+    " assertion = { send-x5c = true } in the profile."
+)
+_MISSING_ISSUER = (
+    "The chain that was sent ends with {!r}: if the tenant does not know its issuer {!r}, add the issuer's certificate"
+    " to certificate-file."
+)
+
+_OTHER_SERVER = "Check that this client, its key and the scope are registered at the authority."
+_OTHER_ADVICE = {
+    "invalid_client": "Check client-id, and register the key for it: print its JWK with `keyvouch export --jwk`."
+    ' It must be registered with the kid and algorithm below; otherwise set kid ("none" if it has none there) or'
+    " algorithm in the profile's table assertion. Some authorities also require another audience.",
+    "invalid_scope": "Correct the scopes, or leave them out if the authority has defaults.",
+    "unauthorized_client": "Allow the grant type client_credentials for this client at the authority.",
+    "unsupported_grant_type": "Allow the grant type client_credentials at the authority.",
+}
+"""What the user can do about a refusal of a server without AADSTS codes, by its error (RFC 6749, section 5.2)."""
 
 _MAX_DESCRIPTION = 1000
 """Maximum number of characters shown of an authority's error description."""
@@ -65,16 +90,9 @@ def refuses_key(result: Mapping[str, Any]) -> bool:
 def authority_refused(result: Mapping[str, Any], used_key: UsedKey | None) -> AuthorityRefused:
     """Build the error for a refusal that MSAL returned; `used_key` signed the refused assertion."""
     codes = _codes(result)
-    known = [code for code in codes if code in ADVICE]
-    hint = ADVICE[known[0]] if known else "Look up the code at https://login.microsoftonline.com/error."
-    if not codes:
-        hint = "Check that this client, its key and the scope are registered at the authority."
-    sha256 = None
-    if used_key and used_key.certificate:
-        sha256, sha1 = thumbprint(used_key.certificate), thumbprint(used_key.certificate, "sha1")
-        if refuses_key(result):
-            hint = hint.replace("--certificate app.cer", f"--certificate app.cer --key {quoted(used_key.uri)}")
-            hint += f"\nThumbprint sent: {sha256} (SHA-256), which the portal lists as {sha1} (SHA-1)."
+    hint = _hint(result, codes)
+    if used_key and refuses_key(result):
+        hint = "\n".join([_for_key(hint, used_key), *_advice_on_chain(codes, used_key), sent(used_key, codes)])
     correlation_id = result.get("correlation_id")
     return AuthorityRefused(
         f"The authority refused the request: {error_description(result)}",
@@ -82,10 +100,57 @@ def authority_refused(result: Mapping[str, Any], used_key: UsedKey | None) -> Au
         uri=used_key.uri if used_key else None,
         error=str(result.get("error") or ""),
         error_codes=codes,
-        thumbprint=sha256,
+        thumbprint=thumbprint(used_key.certificate) if used_key and used_key.certificate else None,
         correlation_id=str(correlation_id) if correlation_id else None,
         try_next_key=refuses_key(result),
     )
+
+
+def _hint(result: Mapping[str, Any], codes: tuple[int, ...]) -> str:
+    if known := [code for code in codes if code in ADVICE]:
+        return ADVICE[known[0]]
+    if codes:
+        return "Look up the code at https://login.microsoftonline.com/error."
+    return _OTHER_ADVICE.get(str(result.get("error")), _OTHER_SERVER)
+
+
+def _for_key(hint: str, used_key: UsedKey) -> str:
+    """Complete the commands in a hint with the key's URI."""
+    key = quoted(used_key.uri)
+    hint = hint.replace("--certificate app.cer", f"--certificate app.cer --key {key}")
+    return hint.replace("--jwk`", f"--jwk --key {key}`")
+
+
+def sent(used_key: UsedKey, codes: tuple[int, ...] = ()) -> str:
+    """Say with what the refused assertion identified its key: the algorithm, the `kid` and the thumbprint."""
+    header = used_key.header
+    facts = [f"algorithm {header['alg']}"] if "alg" in header else []
+    facts += [f"kid {header['kid']}"] if "kid" in header else []
+    if used_key.certificate and ("x5t" in header or "x5t#S256" in header or "x5c" in header or codes):
+        facts.append(f"thumbprint {thumbprint(used_key.certificate)} (SHA-256)")
+    if not ({"kid", "x5t", "x5t#S256", "x5c"} & header.keys()):
+        facts.append("neither kid nor thumbprint")
+    text = f"Sent: {', '.join(facts)}."
+    if codes and used_key.certificate:
+        text += f"\nThe portal lists the certificate as {thumbprint(used_key.certificate, 'sha1')} (SHA-1)."
+    return text
+
+
+def _advice_on_chain(codes: tuple[int, ...], used_key: UsedKey) -> list[str]:
+    """Return what to do about the chain if the app may trust it by subject name and issuer."""
+    if not used_key.chain or _BY_ISSUER.isdisjoint(codes):
+        return []
+    leaf, last = used_key.chain[0], used_key.chain[-1]
+    if "x5c" in used_key.header:
+        return (
+            [] if last.issuer == last.subject else [_MISSING_ISSUER.format(_shown(last.subject), _shown(last.issuer))]
+        )
+    # A self-signed certificate can only be registered itself.
+    return [] if leaf.issuer == leaf.subject else [_SEND_CHAIN]
+
+
+def _shown(name: Name) -> str:
+    return "".join(each for each in name.rfc4514_string()[:_MAX_DESCRIPTION] if each.isprintable())
 
 
 def error_description(result: Mapping[str, Any]) -> str:

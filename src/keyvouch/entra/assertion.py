@@ -1,28 +1,93 @@
-"""The client assertion in the form that Entra ID and AD FS require."""
+"""The client assertion in the form that the authority requires: Entra ID, AD FS, or an OpenID Connect issuer."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-from keyvouch.algorithms import RS256, Algorithm
+from keyvouch.algorithms import PS256, RS256, Algorithm, algorithms_for, key_type
 from keyvouch.assertion import ClientAssertion
+from keyvouch.entra.missing_certificate import certificate_missing
+from keyvouch.errors import AlgorithmUnsupported
+from keyvouch.hosts import TokenServer, is_microsoft_host, token_server
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from keyvouch._core.signer import Signer
+    from keyvouch.algorithms import PublicKey
 
 _REGIONAL = re.compile(
     r"https://[a-z0-9-]+\.(?:(login\.microsoft\.com)|(login\.microsoftonline\.us|login\.partner\.microsoftonline\.cn))/"
 )
 
 
+@dataclass
+class Discovered:
+    """What the authority's discovery document says, besides the token endpoint."""
+
+    algorithms: tuple[str, ...] = ()
+    """`token_endpoint_auth_signing_alg_values_supported`; empty if there is none, as at Entra ID."""
+
+
 class EntraAssertion(ClientAssertion):
-    """A `ClientAssertion` that handles regional endpoints and AD FS."""
+    """A `ClientAssertion` that handles regional endpoints, AD FS, and what an authority's discovery document says."""
+
+    def __init__(self, signer: Signer, *, discovered: Discovered | None = None, **options: Any) -> None:
+        super().__init__(signer, **options)
+        self._discovered = discovered or Discovered()
 
     def audience_of(self, endpoint: str) -> str:
         """Return the central endpoint for a regional one: MSAL posts to the regional one, but names the central one."""
         return self._audience or central_endpoint(endpoint)
 
     def algorithm_for(self, endpoint: str) -> Algorithm | None:
-        """Return the configured algorithm; RS256 for AD FS, which supports only RS256 with a SHA-1 thumbprint."""
-        return self._algorithm or (RS256 if _is_adfs(endpoint) else None)
+        """Return the configured algorithm, else one that the authority lists.
+
+        For AD FS that is RS256: it supports only RS256 with a SHA-1 thumbprint. Raises `AlgorithmUnsupported` if the
+        key has none of the listed algorithms.
+        """
+        if self._algorithm or self.server_kind(endpoint) == "adfs":
+            return self._algorithm or RS256
+        supported = self._discovered.algorithms
+        return choose_algorithm(self.signer.public_key, supported, self.signer.uri) if supported else None
+
+    def server_kind(self, endpoint: str) -> TokenServer:
+        """Return who verifies the assertion. A server with Entra ID's paths on another host may be Entra ID itself.
+
+        It has custom domains. Unlike others, it does not list its algorithms (RFC 8414, section 2, requires them).
+        """
+        kind = token_server(endpoint)
+        is_other = kind == "entra" and self._discovered.algorithms and not is_microsoft_host(endpoint)
+        return "other" if is_other else kind
+
+    def _header(
+        self, algorithm: Algorithm, chain: tuple[Certificate, ...], public_key: PublicKey, server: TokenServer
+    ) -> Any:
+        if server == "entra" and not chain:
+            raise certificate_missing(self.signer.uri)
+        return super()._header(algorithm, chain, public_key, server)
+
+
+def choose_algorithm(public_key: PublicKey, supported: tuple[str, ...], uri: str) -> Algorithm | None:
+    """Return the preferred algorithm of the key that an authority supports.
+
+    None lets the signer choose: PS256, or RS256 if the key's store does not support PS256. Raises
+    `AlgorithmUnsupported`.
+    """
+    kind = key_type(public_key)
+    fitting = [algorithm for algorithm in algorithms_for(kind) if algorithm.name in supported]
+    if not fitting:
+        raise AlgorithmUnsupported(
+            f"The authority supports only the algorithms {', '.join(supported)}; this {kind} key has none of them.",
+            hint='Use a key of another type (`keyvouch new --key-type`), or set assertion = { algorithm = "..." }.',
+            uri=uri,
+        )
+    if PS256 in fitting:
+        return None if RS256 in fitting else PS256
+    return RS256 if RS256 in fitting else fitting[0]
 
 
 @lru_cache(maxsize=1024)
@@ -33,8 +98,3 @@ def central_endpoint(endpoint: str) -> str:
         return endpoint
     host = "login.microsoftonline.com" if regional[1] else regional[2]
     return f"https://{host}/{endpoint[regional.end() :].partition('?')[0]}"
-
-
-@lru_cache(maxsize=1024)
-def _is_adfs(endpoint: str) -> bool:
-    return bool(re.match(r"https://[^/]+/adfs/", endpoint, re.IGNORECASE))

@@ -8,12 +8,12 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from keyvouch._system import files
 from keyvouch.config import CLOUDS, Profile
 from keyvouch.entra import cache_file
-from keyvouch.entra.authority import require_fields
+from keyvouch.entra.authority import require_fields, required_scopes
 from keyvouch.errors import ConfigurationError
 from keyvouch.tokens import is_token
 
@@ -21,9 +21,17 @@ _RENEW_BEFORE = 300
 """Number of seconds before its expiry from which a token is no longer taken from the cache, as in MSAL."""
 
 
-def cached_token(profile: Profile, name: str) -> str | None:
+class CachedToken(NamedTuple):
+    """An access token from the cache."""
+
+    text: str
+    expires_on: int
+    """In seconds since 1970, UTC."""
+
+
+def cached_token(profile: Profile, name: str) -> CachedToken | None:
     """Return a valid token from the profile's cache, without accessing keys or the authority."""
-    require_fields(profile, name, "client_id", "scopes")
+    require_fields(profile, name, "client_id", *required_scopes(profile))
     if profile.token_cache == "memory":  # noqa: S105 - not a secret
         return None
     try:
@@ -38,12 +46,14 @@ def cache_path(profile: Profile, kind: str = "") -> Path:
 
     Raises `ConfigurationError` if the account has no home folder and no other folder is set.
     """
+    if not (profile.scopes or kind):
+        kind = "default-scopes"  # MSAL finds any token if no scope is asked for
     identity = (profile.authority or CLOUDS[profile.cloud], profile.tenant or "", str(profile.client_id))
     name = hashlib.sha256("\0".join((*identity, *filter(None, [kind]))).encode()).hexdigest()[:32]
     return files.cache_folder() / "tokens" / f"{name}.json"
 
 
-def find_token(path: Path, client_id: str, scopes: Sequence[str]) -> str | None:
+def find_token(path: Path, client_id: str, scopes: Sequence[str]) -> CachedToken | None:
     """Return an access token of the client itself that covers these scopes and is valid for at least five minutes."""
     now = time.time()
     for entry in _entries(path):
@@ -52,7 +62,7 @@ def find_token(path: Path, client_id: str, scopes: Sequence[str]) -> str | None:
             fits = entry.get("client_id") == client_id and set(scopes) <= set(entry.get("target", "").split())
             plain = not (entry.get("home_account_id") or entry.get("ext_cache_key") or entry.get("key_id"))
             if fresh and fits and plain and is_token(entry["secret"]):
-                return str(entry["secret"])
+                return CachedToken(str(entry["secret"]), int(entry["expires_on"]))
     return None
 
 

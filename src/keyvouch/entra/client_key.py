@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from keyvouch._core.signer import Signer
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
-from keyvouch.entra.assertion import EntraAssertion
+from keyvouch.entra.assertion import Discovered, EntraAssertion
 from keyvouch.errors import KeyvouchError, StoreUnavailable
+from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -34,11 +38,21 @@ class UsedKey:
     uri: str
     public_key: PublicKey
     certificate: Certificate | None
+    chain: tuple[Certificate, ...] = ()
+    """The certificate, and its issuers as far as known."""
+    header: Mapping[str, Any] = field(default_factory=dict)
+    """The header of the assertion."""
 
     @classmethod
     def of(cls, signer: Signer) -> UsedKey:
         """Return the key and certificate that this signer currently uses."""
-        return cls(signer.uri, signer.public_key, next(iter(signer.chain), None))
+        return cls(signer.uri, signer.public_key, next(iter(signer.chain), None), signer.chain)
+
+    def signed(self, assertion: str) -> UsedKey:
+        """Return this key with the header of an assertion that it signed."""
+        encoded = assertion.partition(".")[0]
+        header = json.loads(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
+        return dataclasses.replace(self, header=header)
 
     def was_replaced_in(self, signer: Signer) -> bool:
         """Return True if the signer now has a different key or certificate."""
@@ -48,7 +62,14 @@ class UsedKey:
 class ClientKey:
     """One of a client's keys: opened on first use, skipped for a while after it was refused."""
 
-    def __init__(self, source: Signer | str, open_uri: OpenUri, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        source: Signer | str | KeyUri,
+        open_uri: OpenUri,
+        options: Mapping[str, Any],
+        discovered: Discovered | None = None,
+    ) -> None:
+        self._discovered = discovered
         self._source = source
         self._open_uri = open_uri
         self._options = options
@@ -63,7 +84,8 @@ class ClientKey:
         end = time.monotonic() + timeout
         assertion = self._open(timeout)
         used_key = UsedKey.of(assertion.signer)
-        return assertion(context, timeout=end - time.monotonic()), used_key
+        made = assertion(context, timeout=end - time.monotonic())
+        return made, used_key.signed(made)
 
     def is_replaced(self, used_key: UsedKey, timeout: float) -> bool:
         """Return True if `used_key` was replaced: already, or after a reload within `timeout` seconds."""
@@ -105,9 +127,9 @@ class ClientKey:
 
     def _open_once(self, timeout: float) -> EntraAssertion:
         if self._assertion is None:
-            source = self._source
+            source = self._source.reveal() if isinstance(self._source, KeyUri) else self._source
             signer = source if isinstance(source, Signer) else self._open_uri(source, timeout=timeout)
-            self._assertion = EntraAssertion(signer, **self._options)
+            self._assertion = EntraAssertion(signer, discovered=self._discovered, **self._options)
             if self._closed:  # closed while, or before, it was opened
                 self.close()
         return self._assertion

@@ -12,7 +12,7 @@ import json
 import requests
 
 from keyvouch.errors import ConfigurationError
-from keyvouch.hosts import CLOUDS, authority_of
+from keyvouch.hosts import authority_of, is_microsoft_host
 
 DOCUMENT_PATH = "/.well-known/openid-configuration"
 _NOT_MODIFIED = "that no proxy or gateway modifies its responses"
@@ -49,11 +49,34 @@ def check_document(url: str, text: str, issuer: str | None) -> None:
         return
     if not isinstance(document.get("issuer"), str):
         raise UnexpectedResponse("its issuer is missing or not a string")
-    if not _is_microsoft_issuer(document["issuer"]):
+    if not is_microsoft_host(document["issuer"]):  # its documents name a tenant's id, not the name asked for
         raise ConfigurationError(
             f"Issuer mismatch: the discovery document of {authority} names {_shown(document.get('issuer'))}.",
             hint="If you trust that issuer, set authority to it, exactly as the document spells it.",
         )
+
+
+def signing_algorithms(text: str) -> tuple[str, ...]:
+    """Return the algorithms that a discovery document lists for assertions; empty if it lists none."""
+    try:
+        listed = json.loads(text).get("token_endpoint_auth_signing_alg_values_supported")
+    except (ValueError, AttributeError, RecursionError):
+        return ()
+    return tuple(each for each in listed if isinstance(each, str)) if isinstance(listed, list) else ()
+
+
+def issuer_for_msal(issuer: str) -> str:
+    """Return an issuer in the form that MSAL accepts: without a slash at its end, and never without a path.
+
+    `/.` means the same as no path (RFC 3986, section 5.2.4), and `document_url` removes it again.
+    """
+    issuer = issuer.rstrip("/")
+    return issuer if "/" in issuer.partition("://")[2] else f"{issuer}/."
+
+
+def document_url(url: str) -> str:
+    """Return the URL of a discovery document without the `/.` of `issuer_for_msal`."""
+    return url.replace(f"/.{DOCUMENT_PATH}", DOCUMENT_PATH)
 
 
 def check_instance_discovery(authority: str, text: str) -> None:
@@ -97,14 +120,6 @@ def _check_endpoint(name: str, endpoint: object, authority: str, *, any_host: bo
 def _is_same_issuer(issuer: object, expected: str) -> bool:
     """Compare issuers, ignoring a trailing slash: profiles and MSAL remove it."""
     return isinstance(issuer, str) and issuer.rstrip("/") == expected.rstrip("/")
-
-
-def _is_microsoft_issuer(issuer: object) -> bool:
-    """Return True for an issuer that Microsoft runs: its documents name a tenant's id, not the name asked for."""
-    origin = authority_of(issuer) if isinstance(issuer, str) else None
-    return origin is not None and (
-        any(origin.host in cloud for cloud in CLOUDS) or origin.host.endswith((".ciamlogin.com", ".b2clogin.com"))
-    )
 
 
 def _shown(text: object) -> str:

@@ -20,10 +20,11 @@ from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import SIGN_TIMEOUT, Signer
 from keyvouch._system.signal_handlers import is_from_signal_handler
 from keyvouch.entra import aadsts_advice
-from keyvouch.entra.assertion import EntraAssertion
+from keyvouch.entra.assertion import Discovered, EntraAssertion
 from keyvouch.entra.client_key import ClientKey, OpenUri, UsedKey
 from keyvouch.entra.outcome import Outcome
 from keyvouch.errors import KeyvouchError
+from keyvouch.uri import KeyUri
 
 log = logging.getLogger("keyvouch")
 
@@ -38,9 +39,10 @@ REFUSED_FOR = 300.0
 class ClientKeys:
     """All of a client's keys: the accepted one first, then the others by preference."""
 
-    def __init__(self, sources: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str, Any]) -> None:
+    def __init__(self, sources: Sequence[Signer | str | KeyUri], open_uri: OpenUri, options: Mapping[str, Any]) -> None:
         EntraAssertion(None, **options)  # type: ignore[arg-type]  # reports invalid options now
-        self._all = [ClientKey(source, open_uri, options) for source in sources]
+        self.discovered = Discovered()
+        self._all = [ClientKey(source, open_uri, options, self.discovered) for source in sources]
         self._accepted: ClientKey | None = None
 
     def __len__(self) -> int:

@@ -27,10 +27,12 @@ from keyvouch._core import opening
 from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import Signer
 from keyvouch._system import forks
+from keyvouch._system.not_picklable import NotPicklable
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.entra.client_key import OpenUri
 from keyvouch.entra.client_variants import ClientVariants
+from keyvouch.entra.discovery import issuer_for_msal
 from keyvouch.entra.key_failover import ClientKeys, KeyFailover
 from keyvouch.entra.msal_errors import translate_discovery_error
 from keyvouch.entra.msal_internals import discard_telemetry, renew_locks
@@ -39,6 +41,7 @@ from keyvouch.entra.transport import Session
 from keyvouch.errors import AuthorityUnavailable, ConfigurationError, KeyvouchError, hidden_frames, without_frames
 from keyvouch.proxies import Credentials
 from keyvouch.tokens import is_token
+from keyvouch.uri import KeyUri
 
 _CAE = "CP1"
 """The capability name by which Entra ID knows a client that can handle claims challenges."""
@@ -49,25 +52,25 @@ ACCESS_TOKEN_TIMEOUT = 60.0
 
 
 @hidden_frames()
-def client_credential(signer: Signer | str, **options: Any) -> dict[str, Any]:
+def client_credential(signer: Signer | str | KeyUri, **options: Any) -> dict[str, Any]:
     """Return MSAL's `client_credential` for a signer or a URI, with options of `ClientAssertion`.
 
     A signer opened for a URI stays open until the program ends. `profile:NAME` also applies that profile's options.
     Raises what `open_signer` raises.
     """
-    if isinstance(signer, str):
-        if signer.startswith("profile:"):
-            profile = config.load().profile(signer.removeprefix("profile:"))
+    if isinstance(signer, str | KeyUri):
+        if name := opening.profile_name(signer):
+            profile = config.load().profile(name)
             options = {**msgspec.structs.asdict(profile.assertion), **options}
         EntraAssertion(None, **options)  # type: ignore[arg-type]  # reports invalid options before opening
         signer = opening.open_signer(signer)
     return {"client_assertion": EntraAssertion(signer, **options)}
 
 
-def _client_keys(keys: Sequence[Signer | str], open_uri: OpenUri, options: Mapping[str, Any]) -> ClientKeys:
+def _client_keys(keys: Sequence[Signer | str | KeyUri], open_uri: OpenUri, options: Mapping[str, Any]) -> ClientKeys:
     """Wrap the keys. Raises `ConfigurationError` for an invalid URI now, not when the standby key is needed."""
     for key in keys:
-        if isinstance(key, str) and not key.startswith("profile:"):
+        if isinstance(key, KeyUri) or (isinstance(key, str) and not opening.is_profile(key)):
             opening.parse(key)
     return ClientKeys(keys, open_uri, options)
 
@@ -84,7 +87,7 @@ def _with_failover(name: str) -> Any:
     return method
 
 
-class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[misc]
+class ConfidentialClient(NotPicklable, msal.ConfidentialClientApplication):  # type: ignore[misc]
     """An `msal.ConfidentialClientApplication` whose keys are in stores.
 
     The inherited methods return exactly what MSAL returns: a dict, even for a refusal. They raise only if the stores of
@@ -92,11 +95,13 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     Safe under threads; a context manager, which closes the signers that it opened.
     """
 
+    pickle_hint = "Pass the name of its profile, and call keyvouch.connect in the other process."
+
     @hidden_frames()
     def __init__(
         self,
         client_id: str,
-        keys: Sequence[Signer | str] | ClientKeys,
+        keys: Sequence[Signer | str | KeyUri] | ClientKeys,
         *,
         scopes: Sequence[str] = (),
         ca_file: str | None = None,
@@ -117,7 +122,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
         Asks the authority for its endpoints. Raises `ConfigurationError`, `AuthorityUnavailable`, `AuthorityRefused`
         (no such tenant).
         """
-        if not keys or isinstance(keys, str):
+        if not keys or isinstance(keys, str | KeyUri):
             raise ConfigurationError("keys must be a non-empty list.", hint='Pass keys=["scheme:..."].')
         self._shares_keys = isinstance(keys, ClientKeys)
         self._keys = keys if isinstance(keys, ClientKeys) else _client_keys(keys, open_uri, assertion or {})
@@ -141,16 +146,21 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
             self._session = msal_options["http_client"] = Session(
                 ca_file, proxy, proxy_credentials, issuer=msal_options.get("oidc_authority")
             )
-        authority = str(msal_options.get("oidc_authority") or msal_options.get("authority") or "the authority")
+        issuer = msal_options.get("oidc_authority")
+        if isinstance(issuer, str):
+            msal_options["oidc_authority"] = issuer_for_msal(issuer)
+        authority = str(issuer or msal_options.get("authority") or "the authority")
         try:
             super().__init__(
                 client_id, client_credential={"client_assertion": self._failover.make_assertion}, **msal_options
             )
         except Exception as error:
-            translated = translate_discovery_error(error, authority)
+            translated = translate_discovery_error(error, authority, is_issuer=bool(issuer))
             if translated is error:
                 raise
             raise translated from error
+        if self._session:
+            self._keys.discovered.algorithms = self._session.signing_algorithms
         forks.watch(self)
 
     def after_fork(self) -> None:
@@ -169,6 +179,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     ) -> str:
         """Return an access token for the client itself, from the cache while it is valid, within `timeout` seconds.
 
+        At an `oidc_authority`, no scopes means those that it grants by default.
         `claims_challenge`: the claims that a service demanded (CAE), in MSAL's format; bypasses the cache. Raises
         `AuthorityRefused` with the AADSTS code and advice, `AuthorityUnavailable`, and the last store's error if no key
         could sign.
@@ -185,7 +196,7 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     ) -> dict[str, Any]:
         """Like `access_token`, with all that MSAL reports about the token: `expires_in`, `refresh_on`, `token_type`."""
         wanted = scopes or self._default_scopes
-        if not wanted or isinstance(wanted, str):
+        if isinstance(wanted, str) or not (wanted or self._has_default_scopes):
             raise ConfigurationError(
                 "scopes must be a non-empty list.", hint='Pass scopes=["https://graph.microsoft.com/.default"].'
             )
@@ -260,6 +271,11 @@ class ConfidentialClient(msal.ConfidentialClientApplication):  # type: ignore[mi
     @property
     def _has_tenants(self) -> bool:
         return not ("oidc_authority" in self._options or self.authority.is_adfs)
+
+    @property
+    def _has_default_scopes(self) -> bool:
+        """True if the authority chooses the scopes of a request without any (RFC 6749, section 3.3)."""
+        return "oidc_authority" in self._options
 
     @property
     def _capabilities(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import time
 from typing import Any
 
@@ -12,13 +13,13 @@ import msal
 import msgspec
 
 from keyvouch import config
-from keyvouch._core import opening
+from keyvouch._core import environment, opening
 from keyvouch._core.retries import Deadline
 from keyvouch._system import forks
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch._system.sockets import ending_within
 from keyvouch.config import Profile
-from keyvouch.entra.authority import authority_options, require_fields
+from keyvouch.entra.authority import authority_options, require_fields, required_scopes
 from keyvouch.entra.cached_token import cache_path
 from keyvouch.entra.locked_token_cache import open_token_cache
 from keyvouch.entra.msal import ACCESS_TOKEN_TIMEOUT, ConfidentialClient
@@ -36,7 +37,7 @@ from keyvouch.secrets import AccessToken, SecretResolver
 
 
 class _Clients:
-    """The clients of this process, by configuration file and profile."""
+    """The clients of this process, by configuration file and profile, or by the settings in variables."""
 
     def __init__(self) -> None:
         self.after_fork()
@@ -45,20 +46,25 @@ class _Clients:
 
     def after_fork(self) -> None:
         """Start with no clients: the parent's connections to the authority belong to the parent."""
-        self.by_profile: dict[tuple[str, str], ConfidentialClient] = {}
+        self.by_profile: dict[tuple[str, ...], tuple[Profile, ConfidentialClient]] = {}
 
 
 _clients = _Clients()
 
 
 @hidden_frames()
-def connect(profile: str | None = None) -> ConfidentialClient:
-    """Return the client for a profile, signed in; by default the profile in `KEYVOUCH_PROFILE`, or the only one.
+def connect(profile: str | None = None, *, config: str | os.PathLike[str] | None = None) -> ConfidentialClient:
+    """Return the client for a profile, signed in.
 
-    Signs in unless a valid token is cached. Later calls in the process return the same client, and do nothing while
-    the token is valid. Raises `ConfigurationError`, and what `ConfidentialClient.access_token` raises.
+    By default, the settings are those in the variables `KEYVOUCH_TENANT`, `KEYVOUCH_CLIENT_ID`, `KEYVOUCH_KEY` and
+    `KEYVOUCH_SCOPES`, otherwise the profile in `KEYVOUCH_PROFILE`, otherwise the only one.
+
+    `config`: the configuration file, instead of the user's or the machine's. Signs in unless a valid token is cached.
+    Later calls in the process return the same client, and do nothing while the token is valid; after the profile was
+    changed in the file, they return a new client. Raises `ConfigurationError`, and what
+    `ConfidentialClient.access_token` raises.
     """
-    client = client_of(profile)
+    client = client_of(profile, config_file=config)
     client.access_token()
     return client
 
@@ -131,19 +137,27 @@ def _require_valid_claims(claims: str) -> None:
         )
 
 
-def client_of(profile: str | None, timeout: float = ACCESS_TOKEN_TIMEOUT) -> ConfidentialClient:
-    """Return the process's single client for a profile, created on first use.
+def client_of(
+    profile: str | None,
+    timeout: float = ACCESS_TOKEN_TIMEOUT,
+    *,
+    config_file: str | os.PathLike[str] | None = None,
+) -> ConfidentialClient:
+    """Return the process's single client for a profile, created on first use, and again after the profile changed.
 
-    Waits up to `timeout` seconds while another thread creates it. Raises what `ConfidentialClient` raises.
+    A client that was replaced is not closed, since the program may still use it. Waits up to `timeout` seconds while
+    another thread creates it. Raises what `ConfidentialClient` raises.
     """
-    configuration = config.load()
+    configuration = config.load(config_file)
     name = configuration.pick(profile)
-    profile_id = (str(configuration.path), name)
+    profile_id = (str(configuration.path), name, *(environment.variables() if name == environment.NAME else ()))
+    current = configuration.profile(name)
 
     def find_or_make() -> ConfidentialClient:
-        client = _clients.by_profile.get(profile_id)
-        if client is None or client.closed:
-            client = _clients.by_profile[profile_id] = make_client(configuration.profile(name), name)
+        made_for, client = _clients.by_profile.get(profile_id, (None, None))
+        if client is None or client.closed or made_for != current:
+            client = make_client(current, name)
+            _clients.by_profile[profile_id] = current, client
         return client
 
     try:
@@ -154,9 +168,10 @@ def client_of(profile: str | None, timeout: float = ACCESS_TOKEN_TIMEOUT) -> Con
 
 def make_client(profile: Profile, name: str, secrets: SecretResolver | None = None) -> ConfidentialClient:
     """Create the client for a profile, without signing anything. `secrets` replaces the profile's own resolver."""
-    require_fields(profile, name, "client_id", "keys", "scopes")
+    require_fields(profile, name, "client_id", "keys", *required_scopes(profile))
     opening.parse_keys(profile, name)
-    secrets = secrets or opening.resolver_for(profile)
+    # As with --key, a variable may not name a program to run.
+    secrets = secrets or opening.resolver_for(profile, commands=name != environment.NAME)
     return ConfidentialClient(
         str(profile.client_id),
         keys=profile.keys,

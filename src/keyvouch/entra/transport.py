@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import ssl
 import threading
 import time
@@ -15,18 +16,18 @@ from urllib.parse import urljoin
 import requests
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
 from keyvouch._core.retries import Deadline
 from keyvouch._system import forks, tls
+from keyvouch._system.connection_failures import note_proxy
 from keyvouch._system.sockets import exchange
 from keyvouch._system.urllib3_pools import POOL_CLASSES
 from keyvouch.entra import discovery
 from keyvouch.entra.discovery import UnexpectedResponse
 from keyvouch.errors import ConfigurationError
-from keyvouch.https import CONNECT_TIMEOUT, is_link_local, proxy_for, read_body
+from keyvouch.https import CONNECT_TIMEOUT, describe_response, is_link_local, proxy_for, read_body
 from keyvouch.proxies import Credentials, Proxy, proxy_from_url
 from keyvouch.tokens import describe_flaw
 
@@ -36,6 +37,7 @@ MAX_REDIRECTS = 3
 _DEFAULT_RETRY_AFTER, _MAX_RETRY_AFTER = 5, 3600
 """Seconds for which MSAL sends no request after 429 and 5xx if the response does not specify it; and the maximum."""
 _FIRST_SERVER_ERROR = 500
+_CLIENT_ERRORS = range(400, 500)
 
 
 class _Adapter(HTTPAdapter):
@@ -97,9 +99,11 @@ class Session(requests.Session):
         super().__init__()
         # Otherwise requests would prefer REQUESTS_CA_BUNDLE to `verify`. HTTPS_PROXY is read below.
         self.trust_env = False
-        self._context = tls.client_context(ca_file, default=DEFAULT_CA_BUNDLE_PATH)
+        self._context = tls.client_context(ca_file)
         self._proxy, self._proxy_credentials = proxy, proxy_credentials
         self._issuer = issuer
+        self.signing_algorithms: tuple[str, ...] = ()
+        """What the last discovery document lists; empty if it lists none."""
         self._this_thread = threading.local()
         self._throttled_until: dict[tuple[str, str], float] = {}
         self.after_fork()
@@ -139,6 +143,7 @@ class Session(requests.Session):
 
         Checks discovery documents. Raises the errors of `requests`, and `ConfigurationError` for anything unsafe.
         """
+        url = discovery.document_url(url)
         with exchange(self._time_left()):
             response = self._send(method, url, options)
             if method.upper() == "GET":  # an assertion is meant for one server only
@@ -146,9 +151,10 @@ class Session(requests.Session):
         self._remember_throttling(url, options.get("data"), response)
         if discovery.DOCUMENT_PATH in url and response.status_code == requests.codes.ok:
             discovery.check_document(url, response.text, self._issuer)
+            self.signing_algorithms = discovery.signing_algorithms(response.text)
         if (authority := (options.get("params") or {}).get("authorization_endpoint")) is not None:
             discovery.check_instance_discovery(str(authority), response.text)
-        _require_usable(response)
+        _require_usable(method, response)
         return response
 
     def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - as the inherited one
@@ -159,8 +165,12 @@ class Session(requests.Session):
         if method.upper() != "GET" or not is_link_local(url):  # the machine's metadata service, for its region
             _require_https(url, "The authority refers MSAL to")
         given = {"timeout": self._timeouts(), "proxies": self._proxies(url), **options}
-        response = super().request(method, url, **{**given, "stream": True, "allow_redirects": False})
-        _read_body(response)
+        try:
+            response = super().request(method, url, **{**given, "stream": True, "allow_redirects": False})
+            _read_body(response)
+        except requests.exceptions.RequestException as error:
+            note_proxy(error, given["proxies"].get("https"))
+            raise
         return response
 
     def _follow(self, response: requests.Response, options: dict[str, Any]) -> requests.Response:
@@ -214,12 +224,36 @@ class Session(requests.Session):
         return {"https": proxy.address}
 
 
-def _require_usable(response: requests.Response) -> None:
-    """Raise `UnexpectedResponse` for a body that MSAL would fail on, or cache. WS-Trust XML is left to MSAL."""
-    if response.status_code != requests.codes.ok or "xml" in response.headers.get("Content-Type", ""):
+def _require_usable(method: str, response: requests.Response) -> None:
+    """Raise `UnexpectedResponse` for a body that MSAL would fail on, or cache.
+
+    MSAL gets what it distinguishes by status: responses to discovery, and those that make it wait. WS-Trust XML too.
+    """
+    if "xml" in response.headers.get("Content-Type", "").replace("xhtml", ""):
         return
-    if flaw := describe_flaw(response.content):
-        raise UnexpectedResponse(flaw)
+    if response.status_code == requests.codes.ok:
+        if flaw := describe_flaw(response.content):
+            raise UnexpectedResponse(flaw if _is_json(response) else f"{flaw} ({_description(response)})")
+    elif method.upper() == "POST" and not _is_for_msal(response):
+        raise UnexpectedResponse(_description(response))
+
+
+def _is_for_msal(response: requests.Response) -> bool:
+    """Return whether MSAL can use a response to a token request: JSON, or a reason to wait."""
+    is_throttled = response.status_code == requests.codes.too_many_requests or "Retry-After" in response.headers
+    return is_throttled or response.status_code not in _CLIENT_ERRORS or _is_json(response)
+
+
+def _is_json(response: requests.Response) -> bool:
+    try:
+        json.loads(response.content)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _description(response: requests.Response) -> str:
+    return describe_response(response.status_code, response.reason or "", response.content)
 
 
 def _require_https(url: str, referrer: str) -> None:

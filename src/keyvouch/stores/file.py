@@ -1,4 +1,4 @@
-"""The stores included in keyvouch: keys in PFX and PEM files."""
+"""The stores included in keyvouch: keys in PFX and PEM files, or in the same form elsewhere, by reference."""
 
 from __future__ import annotations
 
@@ -27,16 +27,20 @@ from keyvouch.store import (
     ListsKeys,
     choose_one,
 )
-from keyvouch.stores import key_files, pem, pfx
+from keyvouch.stores import jwk, key_files, pem, pfx
 from keyvouch.stores.key_entries import (
     FileContents,
     FileKey,
     KeyEntry,
+    UnusableKey,
     build_entries,
     filter_by_name,
     pin,
+    require_usable_choice,
+    set_aside_uncertified,
     unknown_name_error,
 )
+from keyvouch.stores.references import KeyReference, fit_hint, parse_location, require_file
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -48,10 +52,10 @@ if TYPE_CHECKING:
 
 _PATH = Attribute(
     "path",
-    "the file; with one * in its name, a family of files",
+    "the file; with one * in its name, a family of files; or a reference, such as env:NAME",
     positional=True,
     required_for=frozenset({"open", "generate"}),
-    parse=key_files.parse_path,
+    parse=parse_location,
 )
 _FRIENDLY_NAME = Attribute("friendly-name", "the friendly name of one of several keys")
 _PASSWORD = Attribute("password", "the password that the file is encrypted with", query=True, secret=True)
@@ -83,17 +87,15 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         timeout: float,  # noqa: ARG002 - reading a file never waits
     ) -> FileKey:
         """Read the file, or every file of the family, and return the one key that the URI selects."""
-        path = _path(uri)
-        family = key_files.Family(path) if key_files.is_family(path) and key_files.is_folder(path.parent) else None
-        return FileKey(*self._choose(uri, certificate), family)
+        return FileKey(*self._choose(uri, certificate, signs=True), _family(_location(uri)))
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys in the file, family or folder at the URI's path."""
-        path = _path(uri)
-        if key_files.is_folder(path):
+        path = _location(uri)
+        if isinstance(path, Path) and key_files.is_folder(path):
             entries, _ = self._read(uri, key_files.filter_by_suffix(key_files.list_folder(path), self.suffixes))
         else:
-            entries, failures = self._read(uri, key_files.members(path))
+            entries, failures = self._read(uri, _members(path))
             if failures and not entries:
                 raise failures[0]
         pinned = uri.get("spki-sha256")
@@ -131,6 +133,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
             # If that file contains another key, the key is kept.
             key_files.replace(certificate_file, pem.replace_chain(existing, chain), replaces=stamp)
         else:
+            require_file(entry.file, uri)
             _require_only_key(entry)
             data = self._with_chain(entry, chain, self._password(uri))
             # Do not replace a file put there in the meantime: its owner, maybe another account, would get this key.
@@ -140,6 +143,7 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
     def delete(self, uri: KeyUri) -> None:
         """Delete the file, and `certificate-file` if that contains the key's own certificate."""
         entry, _ = self._choose(uri)
+        require_file(entry.file, uri)
         _require_only_key(entry)
         certificate_file = _certificate_file(uri, entry.file.path)
         if (
@@ -179,15 +183,23 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
         if "password" not in uri:
             return None
         # One connection serves all files: an answer to `prompt:` is remembered only for this path.
-        return self._secrets.resolve(str(uri.get("password")), f"password of {_path(uri)}")
+        return self._secrets.resolve(str(uri.get("password")), f"password of {_location(uri)}")
 
-    def _choose(self, uri: KeyUri, certificate: Certificate | None = None) -> tuple[KeyEntry, dt.datetime | None]:
-        """Return the one key that the URI selects, and the time at which it will select another one."""
-        path = _path(uri)
-        members = key_files.members(path)
-        if not members:
+    def _choose(
+        self, uri: KeyUri, certificate: Certificate | None = None, *, signs: bool = False
+    ) -> tuple[KeyEntry, dt.datetime | None]:
+        """Return the one key that the URI selects, and the time at which it will select another one.
+
+        If it `signs`, a key whose certificate is in the file and cannot be read is not selected.
+        """
+        path = _location(uri)
+        members = _members(path)
+        if not members and isinstance(path, Path):
             raise key_files.missing_file_error(path, self.suffixes)
-        entries, failures = self._read(uri, members)
+        entries, failures, unusable = self._read_with_unusable(uri, members)
+        if signs and certificate is None:
+            entries, unusable = set_aside_uncertified(uri, entries, unusable)
+        require_usable_choice(uri, entries, unusable)
         if not entries:
             raise failures[0]
         try:
@@ -196,28 +208,47 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
                 raise unknown_name_error(uri, entries)
             info, settles_at = choose_one(uri, [entry.info for entry in named], certificate)
         except KeyvouchError as error:
-            error.hint += "".join(f"\nSkipped: {failure.message}" for failure in failures)
+            skipped = (*failures, *(key.error for key in unusable))
+            error.hint += "".join(f"\nSkipped: {each.message}" for each in skipped)
             raise
         return next(entry for entry in named if entry.info is info), settles_at
 
-    def _read(self, uri: KeyUri, paths: Iterable[Path]) -> tuple[list[KeyEntry], list[KeyvouchError]]:
-        """Return the keys in these files; an unreadable file does not affect the others."""
+    def _read(self, uri: KeyUri, paths: Iterable[Path | KeyReference]) -> tuple[list[KeyEntry], list[KeyvouchError]]:
+        """Return the usable keys in these files, and why other files and keys cannot be used."""
+        entries, failures, unusable = self._read_with_unusable(uri, paths)
+        return entries, [*failures, *(key.error for key in unusable)]
+
+    def _read_with_unusable(
+        self, uri: KeyUri, paths: Iterable[Path | KeyReference]
+    ) -> tuple[list[KeyEntry], list[KeyvouchError], list[UnusableKey]]:
+        """Return the usable keys in these files, why other files cannot be read, and the other keys."""
         entries: list[KeyEntry] = []
         failures: list[KeyvouchError] = []
+        unusable: list[UnusableKey] = []
         password: Secret | None = None
         for path in paths:
             try:
-                file = key_files.read_key_file(path, self._secrets, self.suffixes)
-                password = password or self._password(uri)
-                entries += build_entries(uri, file, self._decode(file.data, password, path))
+                file, given = self._read_one(path)
+                password = password or given or self._password(uri)
+                usable, others = build_entries(uri, file, self._decode(file.data, password, file.path))
+                entries += usable
+                unusable += others
             except KeyvouchError as error:
                 error.uri = str(uri)
-                failures.append(error)
-        return entries, failures
+                failures.append(error if isinstance(path, Path) else fit_hint(error, path))
+        return entries, failures, unusable
+
+    def _read_one(self, path: Path | KeyReference) -> tuple[key_files.KeyFile, Secret | None]:
+        """Return the file, and its password if that was passed in together with it."""
+        if isinstance(path, KeyReference):
+            return path.read(self._secrets), path.password()
+        return key_files.read_key_file(path, self._secrets, self.suffixes), None
 
     def _new_path(self, uri: KeyUri, *, further: bool) -> Path:
         """Return the path of a file to be created: its folder exists, and the file does not."""
-        given = _path(uri)
+        given = _location(uri)
+        if isinstance(given, KeyReference):
+            raise given.is_read_only(uri)
         if not key_files.is_family(given):
             path = given
         elif "certificate-file" in uri:
@@ -271,13 +302,16 @@ class PfxStore(FileStore):
 class PemStore(FileStore):
     """PEM files: `pem:/etc/keyvouch/app.key?certificate-file=/etc/keyvouch/app.crt`, or both in one file.
 
-    The key is written as PKCS#8; older formats and encrypted keys can be read as well.
+    The key is written as PKCS#8; older formats, encrypted keys and private JWKs can be read as well.
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = (_PATH, _PASSWORD)
     suffixes: ClassVar[tuple[str, ...]] = (".pem", ".key")
-    _decode = staticmethod(pem.read)
     _encode = staticmethod(pem.write)
+
+    @staticmethod
+    def _decode(data: bytes, password: Secret | None, path: Path) -> FileContents:
+        return jwk.read(data, path) if jwk.is_jwk(data) else pem.read(data, password, path)
 
     def _with_chain(
         self,
@@ -285,16 +319,31 @@ class PemStore(FileStore):
         chain: Sequence[Certificate],
         password: Secret | None,  # noqa: ARG002 - the key's block is kept as it is
     ) -> bytes:
+        if jwk.is_jwk(entry.file.data):
+            raise NotSupported(
+                f"{entry.file.path} is a JWK, to which no certificate can be added.",
+                hint="Put the certificate into a file of its own: add ?certificate-file=/path/to/app.crt to the URI.",
+            )
         return pem.replace_chain(entry.file.data, chain)
 
 
-def _path(uri: KeyUri) -> Path:
-    path: Path | None = uri.get("path")
+def _location(uri: KeyUri) -> Path | KeyReference:
+    path: Path | KeyReference | None = uri.get("path")
     if path is None:
         raise ConfigurationError(
             f"Missing path: {uri}.", hint=f"Write {uri.scheme}:/path/to/file, or a folder to list.", uri=uri
         )
-    return path.absolute()
+    return path.absolute() if isinstance(path, Path) else path
+
+
+def _members(path: Path | KeyReference) -> Sequence[Path | KeyReference]:
+    return key_files.members(path) if isinstance(path, Path) else [path]
+
+
+def _family(path: Path | KeyReference) -> key_files.Family | None:
+    if isinstance(path, Path) and key_files.is_family(path) and key_files.is_folder(path.parent):
+        return key_files.Family(path)
+    return None
 
 
 def _certificate_file(uri: KeyUri, path: Path) -> Path | None:
@@ -307,7 +356,7 @@ def _certificate_file(uri: KeyUri, path: Path) -> Path | None:
 
 def _has_certificate_for(data: bytes, path: Path, entry: KeyEntry) -> bool:
     found = certificates.load_certificates(data, path)
-    return any(certificates.certificate_spki(each) == entry.info.spki_sha256 for each in found)
+    return any(certificates.belongs_to(each, str(entry.info.spki_sha256)) for each in found)
 
 
 def _require_only_key(entry: KeyEntry) -> None:

@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from keyvouch._system.files import stamp
 from keyvouch.algorithms import require_usable
-from keyvouch.certificate import order_chain, spki_sha256
-from keyvouch.errors import AccessDenied, CertificateMismatch, KeyNotFound
+from keyvouch.certificate import UnreadableCertificate, no_certificate, order_chain, spki_sha256
+from keyvouch.errors import AccessDenied, CertificateMismatch, KeyNotFound, KeyUnusable, KeyvouchError
 from keyvouch.local_key import sign_locally
 from keyvouch.store import KeyInfo, KeyUri, StoredKey
 from keyvouch.stores import key_files
@@ -24,14 +24,24 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import Algorithm, PrivateKey
 
 
+class FoundKey(NamedTuple):
+    """A private key in a file."""
+
+    name: str | None
+    """Its friendly name."""
+    key: PrivateKey | KeyUnusable
+    """The key, or why it cannot be used. `cryptography` loads more kinds of keys than can sign here."""
+
+
 @dataclass(frozen=True)
 class FileContents:
     """The contents of a PFX or PEM file."""
 
-    keys: Sequence[tuple[PrivateKey, str | None]]
-    """Each private key with its friendly name. `cryptography` loads more kinds of keys than can sign here."""
+    keys: Sequence[FoundKey]
     certificates: Sequence[Certificate]
-    """All certificates, in no particular order."""
+    """All certificates that can be read, in no particular order."""
+    unreadable: Sequence[UnreadableCertificate] = ()
+    """The others."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,19 @@ class KeyEntry:
     file: key_files.KeyFile
     is_only_key: bool
     """True if the file contains no other private key."""
+    skipped: tuple[str, ...] = ()
+    """What else the file contains that cannot be used, and why."""
+    lost_certificate: UnreadableCertificate | None = None
+    """A certificate that may be the key's own, and cannot be read, if the file has no other one for the key."""
+
+
+class UnusableKey(NamedTuple):
+    """A private key that cannot sign here."""
+
+    name: str | None
+    spki_sha256: str | None
+    """None if the key cannot be read."""
+    error: KeyvouchError
 
 
 class FileKey(StoredKey):
@@ -57,44 +80,104 @@ class FileKey(StoredKey):
         self.uri = entry.info.uri
         self.public_key = entry.key.public_key()
         self.chain = entry.chain
+        self.algorithms = getattr(entry.key, "algorithms", ())
         self.settles_at = settles_at
+        self.advice = tuple(f"{entry.file.path}: {each}" for each in entry.skipped)
         self._key = entry.key
         self._path = entry.file.path
         self._stamp = entry.file.stamp
         self._family = family
+        self._reference = entry.info.uri.get("path") if entry.file.reference else None
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:  # noqa: ARG002 - never waits
         return sign_locally(self._key, message, algorithm)
 
     def changed(self) -> bool:
         try:
-            replaced = stamp(self._path.stat()) != self._stamp
+            found = self._reference.stamp() if self._reference else stamp(self._path.stat())
+            replaced = found != self._stamp
             return replaced or (self._family is not None and self._family.changed())
         except (OSError, KeyNotFound, AccessDenied):  # reopening it reports the actual error
             return True
 
 
-def build_entries(uri: KeyUri, file: key_files.KeyFile, contents: FileContents) -> list[KeyEntry]:
-    """Return an entry for each distinct key in the file.
+def build_entries(
+    uri: KeyUri, file: key_files.KeyFile, contents: FileContents
+) -> tuple[list[KeyEntry], list[UnusableKey]]:
+    """Return an entry for each distinct key in the file that can sign here, and the other keys.
 
-    Raises `KeyUnusable` for a key that cannot sign here, `CertificateMismatch` for certificates that are not the key's.
+    Raises `CertificateMismatch` for certificates that are not the only key's.
     """
-    for key, _ in contents.keys:
-        require_usable(key)
-    unique = {spki_sha256(key.public_key()): (key, name) for key, name in contents.keys}
-    is_only_key = len(unique) == 1
+    usable, unusable = _sort_out(contents.keys)
+    is_only_key = len(usable) + len(unusable) == 1
+    skipped = (*(each.error.message for each in unusable), *map(_skipped, contents.unreadable))
     entries = []
-    for key, name in unique.values():
-        chain = _chain_of(key, contents.certificates, is_only_key=is_only_key)
+    for digest, (key, name) in usable.items():
+        lost = _lost_certificate(digest, contents.unreadable)
+        chain = _chain_of(key, contents.certificates, must_match=is_only_key and not lost)
         # With several keys, the file's age says nothing about each: the age of their certificates is used instead.
         created = file.created if is_only_key else None
-        pinned = pin(uri, file.path, key, None if is_only_key else name)
+        pinned = pin(uri, file.reference or file.path, key, None if is_only_key else name)
         info = KeyInfo.from_chain(pinned, key.public_key(), chain, created=created, exportable=True)
-        entries.append(KeyEntry(info, name, key, chain, file, is_only_key))
-    return entries
+        lost = None if chain else lost
+        entries.append(KeyEntry(info, name, key, chain, file, is_only_key, skipped, lost))
+    return entries, unusable
 
 
-def pin(uri: KeyUri, path: Path, key: PrivateKey, name: str | None = None) -> KeyUri:
+def _sort_out(keys: Sequence[FoundKey]) -> tuple[dict[str, tuple[PrivateKey, str | None]], list[UnusableKey]]:
+    """Return the distinct keys that can sign here by their digest, and the others."""
+    usable: dict[str, tuple[PrivateKey, str | None]] = {}
+    unusable = []
+    for name, key in keys:
+        if isinstance(key, KeyUnusable):
+            unusable.append(UnusableKey(name, None, key))
+            continue
+        digest = spki_sha256(key.public_key())
+        try:
+            require_usable(key)
+        except KeyUnusable as error:
+            unusable.append(UnusableKey(name, digest, error))
+        else:
+            usable[digest] = key, name
+    return usable, unusable
+
+
+def _skipped(unreadable: UnreadableCertificate) -> str:
+    return f"{str(unreadable)[:1].upper()}{str(unreadable)[1:]}."
+
+
+def _lost_certificate(digest: str, unreadable: Sequence[UnreadableCertificate]) -> UnreadableCertificate | None:
+    """Return the certificate that belongs to this key, or whose key cannot be determined."""
+    return next((each for each in unreadable if each.spki_sha256 in {None, digest}), None)
+
+
+def set_aside_uncertified(
+    uri: KeyUri, entries: Sequence[KeyEntry], unusable: Sequence[UnusableKey]
+) -> tuple[list[KeyEntry], list[UnusableKey]]:
+    """Count a key as unusable if its certificate is in the file, but cannot be read, and is not in another file.
+
+    An assertion would not say which certificate belongs to its signature.
+    """
+    kept, others = [], list(unusable)
+    for entry in entries:
+        if entry.lost_certificate and "certificate-file" not in uri:
+            error = no_certificate([entry.lost_certificate], entry.file.path)
+            others.append(UnusableKey(entry.name, entry.info.spki_sha256, error))
+        else:
+            kept.append(entry)
+    return kept, others
+
+
+def incorrect_password_hint(password: str) -> str:
+    """Return the hint for a password that does not open a file, without the password."""
+    if password != password.strip():
+        return "Remove the spaces or line ends around the password."
+    if len(password) > 1 and password[0] == password[-1] and password[0] in "\"'":
+        return "Remove the quotation marks around the password."
+    return "Correct the password. If it is correct, the file is damaged: copy it again."
+
+
+def pin(uri: KeyUri, path: Path | str, key: PrivateKey, name: str | None = None) -> KeyUri:
     """Return the pinned URI of this key; `name` is its friendly name if the file has several keys."""
     changes: dict[str, str | bytes | None] = {
         "path": os.fsencode(path),
@@ -115,6 +198,18 @@ def filter_by_name(uri: KeyUri, entries: Sequence[KeyEntry]) -> list[KeyEntry]:
     return [entry for entry in entries if anonymous or entry.name == uri.get("friendly-name")]
 
 
+def require_usable_choice(uri: KeyUri, entries: Sequence[KeyEntry], unusable: Sequence[UnusableKey]) -> None:
+    """Raise `KeyUnusable` if the URI identifies one of the unusable keys, or there are no others."""
+    wanted = uri.get("spki-sha256")
+    name = uri.get("friendly-name") if "friendly-name" in uri else None
+    for each in unusable:
+        chosen = each.spki_sha256 == wanted if wanted else name is not None and each.name == name
+        if chosen and not (name and any(entry.name == name for entry in entries)):
+            raise each.error
+    if unusable and not entries:
+        raise unusable[0].error
+
+
 def unknown_name_error(uri: KeyUri, entries: Sequence[KeyEntry]) -> KeyNotFound:
     """Build the error for a friendly name that no key has."""
     wanted = uri.get("friendly-name")
@@ -126,10 +221,10 @@ def unknown_name_error(uri: KeyUri, entries: Sequence[KeyEntry]) -> KeyNotFound:
     return KeyNotFound(f"Key not found: no key has the friendly name {wanted!r}.", hint=hint, uri=uri)
 
 
-def _chain_of(key: PrivateKey, certificates: Sequence[Certificate], *, is_only_key: bool) -> tuple[Certificate, ...]:
+def _chain_of(key: PrivateKey, certificates: Sequence[Certificate], *, must_match: bool) -> tuple[Certificate, ...]:
     try:
         return order_chain(certificates, key.public_key())
     except CertificateMismatch:
-        if is_only_key:
+        if must_match:
             raise
-        return ()  # they belong to the other keys
+        return ()  # they belong to other keys

@@ -32,8 +32,10 @@ class KeyFile:
     path: Path
     data: bytes = field(repr=False)
     stamp: Stamp
-    created: dt.datetime
-    """The time in its name, or else its modification time."""
+    created: dt.datetime | None
+    """The time in its name, or else its modification time; None for a reference."""
+    reference: str | None = None
+    """The reference that was read instead of a file; `path` then only shows what it is."""
 
 
 def parse_path(data: bytes) -> Path:

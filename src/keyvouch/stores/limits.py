@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from keyvouch._formats.asn1 import Element
 from keyvouch.errors import KeyUnusable
-from keyvouch.stores.asn1 import Element
 
 MAX_ROUNDS = 3_000_000
 """Maximum number of rounds for all key derivations in a file together; for scrypt, N * r * p."""

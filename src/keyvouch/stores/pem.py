@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import binascii
-import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyvouch._system import text
+from keyvouch._formats import asn1
+from keyvouch._formats.certificate_data import CERTIFICATE_LABELS, PKCS7_LABELS, find_certificates
+from keyvouch._formats.identify import identify
+from keyvouch._formats.pem_blocks import PKCS12_LABELS, Block, has_block, iter_blocks
 from keyvouch.algorithms import CRYPTOGRAPHY
-from keyvouch.certificate import load_certificates, parsing
+from keyvouch.certificate import parsing, read_certificates, require_few
 from keyvouch.errors import ConfigurationError, KeyUnusable, SecretIncorrect, SecretRequired
-from keyvouch.stores import asn1, limits
-from keyvouch.stores.key_entries import FileContents
+from keyvouch.stores import limits, pbe, private_keys
+from keyvouch.stores.key_entries import FileContents, FoundKey, incorrect_password_hint
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -22,14 +23,15 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import PrivateKey
     from keyvouch.secrets import Secret
 
-_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 _MAX_PASSWORD_BYTES = 1023
 """Maximum number of bytes; OpenSSL accepts no more."""
 _OPENSSH = b"OPENSSH PRIVATE KEY"
-_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
-"""PKCS#8; older formats encrypt the base64 data and say so in headers."""
-_UNKNOWN_CIPHER = "Unknown key encryption algorithm"
-"""The beginning of the message that `cryptography` gives for an unsupported cipher."""
+_OPENSSH_UNENCRYPTED, _OPENSSH_HEADER = b"openssh-key-v1\0\0\0\0\x04none", 24
+"""The beginning of a key that is not encrypted (OpenSSH's PROTOCOL.key), and where it ends."""
+_ESCAPED = b"-----\\n"
+"""Line ends as two characters, as in JSON and in badly quoted environment variables."""
+_ENCRYPTED = b"ENCRYPTED PRIVATE KEY"
+"""The label of PKCS#8; older formats encrypt the base64 data and say so in headers."""
 
 
 @CRYPTOGRAPHY
@@ -39,16 +41,14 @@ def read(data: bytes, password: Secret | None, path: Path) -> FileContents:
     Raises `KeyUnusable` if it is not PEM or contains no readable private key, `SecretRequired`, `SecretIncorrect`.
     """
     blocks = _blocks(data, path)
-    if _OPENSSH in (label for label, _ in blocks):
-        raise KeyUnusable(
-            f"{path} contains a key in OpenSSH format.", hint=f"Convert it to PKCS#8: ssh-keygen -p -m PKCS8 -f {path}"
-        )
     _check_limits(_key_blocks(blocks), path)
-    keys = [(_load_key(block, password, path), None) for block in _key_blocks(blocks)]
+    keys = [_load_key(block, password, path) for block in _key_blocks(blocks)]
     if not keys:
-        raise KeyUnusable(f"No private key found in {path}.", hint=_no_key_hint({label for label, _ in blocks}))
-    certificates = [block for label, block in blocks if label == b"CERTIFICATE"]
-    return FileContents(keys, load_certificates(b"\n".join(certificates), path) if certificates else [])
+        hint = _no_key_hint({block.label for block in blocks}, path)
+        raise KeyUnusable(f"No private key found in {path}.", hint=hint)
+    ders = list(find_certificates(b"\n".join(block.text for block in blocks)))
+    require_few(len(ders), path)
+    return FileContents([FoundKey(None, key) for key in keys], *read_certificates(ders))
 
 
 @CRYPTOGRAPHY
@@ -85,92 +85,117 @@ def write_chain(chain: Sequence[Certificate]) -> bytes:
 
 def replace_chain(data: bytes, chain: Sequence[Certificate]) -> bytes:
     """Return the unchanged private keys of a file, followed by this chain."""
-    keys = _key_blocks(list(_iter_blocks(data)))
-    return b"\n".join((*keys, write_chain(chain)))
+    keys = _key_blocks(list(iter_blocks(data)))
+    return b"\n".join((*(block.text for block in keys), write_chain(chain)))
 
 
-def _blocks(data: bytes, path: Path) -> list[tuple[bytes, bytes]]:
-    """Return each block with its label."""
-    if not _BEGIN.search(data):
-        der = data.startswith(b"\x30")
-        hint = (
-            f"If it is PKCS#12, write pfx:{path}." if der else "Specify a file with a line -----BEGIN PRIVATE KEY-----."
-        )
-        hint = text.advice(data, path, hint)
+def _blocks(data: bytes, path: Path) -> list[Block]:
+    if not has_block(data) or _ESCAPED in data:
+        if found := identify(data, path):
+            raise KeyUnusable(f"{path} is not a PEM file: it is {found.what}.", hint=found.hint)
+        hint = "Specify a file with a line -----BEGIN PRIVATE KEY-----."
         raise KeyUnusable(f"{path} is not a PEM file.", hint=hint)
     try:
-        return list(_iter_blocks(data))
+        return list(iter_blocks(data))
     except ValueError:
         raise KeyUnusable(f"{path} is truncated: a PEM block has no end.", hint="Copy the file again.") from None
 
 
-def _iter_blocks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each block with its label. Raises ValueError for a block without an end."""
-    end = 0
-    while begun := _BEGIN.search(data, end):
-        last_line = b"-----END %s-----" % begun[1]
-        end = data.index(last_line, begun.end()) + len(last_line)
-        yield begun[1], data[begun.start() : end]
+def _key_blocks(blocks: Sequence[Block]) -> list[Block]:
+    return [block for block in blocks if block.label.endswith(b"PRIVATE KEY")]
 
 
-def _key_blocks(blocks: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
-    return [block for label, block in blocks if label.endswith(b"PRIVATE KEY")]
+def _load_openssh(block: Block, path: Path) -> PrivateKey | KeyUnusable:
+    """Return a key in OpenSSH's format, which is encrypted with a derivation of its own."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+    try:
+        if _OPENSSH_UNENCRYPTED not in block.decode()[:_OPENSSH_HEADER]:
+            new = "NEW.pem"
+            return KeyUnusable(
+                f"The key in {path} is encrypted, and in OpenSSH's format.",
+                hint="Make a copy without a passphrase, which only you can read:"
+                f" cp {shlex.quote(str(path))} {new} && chmod 600 {new} && ssh-keygen -p -N '' -f {new}",
+            )
+        with parsing():
+            return load_ssh_private_key(block.text, None)  # type: ignore[return-value]  # the caller refuses other kinds
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        return KeyUnusable(f"The OpenSSH key in {path} cannot be read: {error}.", hint="Use RSA, P-256 or Ed25519.")
 
 
-def _no_key_hint(labels: set[bytes]) -> str:
-    if b"CERTIFICATE" in labels:
+def _no_key_hint(labels: set[bytes], path: Path) -> str:
+    if labels & PKCS12_LABELS:
+        return f"It is a PFX in PEM: write pfx:{path}."
+    if labels & (CERTIFICATE_LABELS | PKCS7_LABELS):
         return "It contains only a certificate: add the private key, or write pem:KEY-FILE?certificate-file=THIS-FILE."
     if any(label.endswith(b"PUBLIC KEY") for label in labels):
         return "It contains a public key: specify the file with the private key."
     return "Specify a file with a PRIVATE KEY block."
 
 
-def _check_limits(blocks: Sequence[bytes], path: Path) -> None:
+def _check_limits(blocks: Sequence[Block], path: Path) -> None:
     """Raise `KeyUnusable` if opening these keys would take too long."""
     hint = f"Convert it: {_rewrite_command(path)}"
-    limits.require_small_keys(path, (len(block) * 3 // 4 for block in blocks))  # base64
-    encrypted = [_decode_block(block) for block in blocks if block.startswith(_ENCRYPTED)]
+    limits.require_small_keys(path, (len(block.text) * 3 // 4 for block in blocks))  # base64
     try:
+        encrypted = [block.decode() for block in blocks if block.label == _ENCRYPTED]
         rounds = [each for der in encrypted for each in limits.rounds_of(asn1.parse(der), path, hint)]
     except ValueError as error:
         raise _unreadable_key(path) from error
     limits.require_few_rounds(path, rounds, hint)
 
 
-def _decode_block(block: bytes) -> bytes:
-    """Return the content of a block that has no headers. Raises ValueError if it is not base64."""
-    return binascii.a2b_base64(block[len(_ENCRYPTED) : block.rindex(b"-----END ")])
-
-
-def _load_key(block: bytes, password: Secret | None, path: Path) -> PrivateKey:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
-
-    pkcs8 = block.startswith(_ENCRYPTED)
-    encrypted = pkcs8 or b"Proc-Type: 4,ENCRYPTED" in block
+def _load_key(block: Block, password: Secret | None, path: Path) -> PrivateKey | KeyUnusable:
+    """Return the key, or why it cannot be used. Raises `KeyUnusable`, `SecretRequired`, `SecretIncorrect`."""
+    if block.label == _OPENSSH:
+        return _load_openssh(block, path)
+    encrypted = block.label == _ENCRYPTED or block.is_encrypted
     if encrypted and password is None:
         raise SecretRequired(
             f"The key in {path} is encrypted and requires a password.", hint="Add ?password=env:NAME to the URI."
         )
-    # Pass a password only if needed: `cryptography` refuses an unnecessary one.
-    data = password.reveal().encode() if encrypted and password else None
     try:
-        with parsing():
-            if pkcs8:  # exactly the bytes that were checked
-                return load_der_private_key(_decode_block(block), data)  # type: ignore[return-value]  # as below
-            return load_pem_private_key(block, data)  # type: ignore[return-value]  # the caller refuses other kinds
-    except (ValueError, UnsupportedAlgorithm) as error:
-        if not encrypted:
-            raise _unreadable_key(path) from error
-        if isinstance(error, UnsupportedAlgorithm) or str(error).startswith(_UNKNOWN_CIPHER):
-            raise KeyUnusable(
-                f"The key in {path} is encrypted with an unsupported algorithm: {error}.",
-                hint=f"Convert it to AES-256: {_rewrite_command(path)}",
-            ) from error
-        raise SecretIncorrect(
-            f"Incorrect password for the key in {path}.",
-            hint="Correct the password. If it is correct, the file is damaged: copy it again.",
+        der = _decrypt(block, password, path) if encrypted and password else block.decode()
+        return private_keys.load(der, f"The key in {path}", f"openssl pkey -in {shlex.quote(str(path))} -out NEW.pem")
+    except KeyUnusable as error:
+        return error
+    except ValueError:
+        return _unreadable_key(path)
+
+
+def _decrypt(block: Block, password: Secret, path: Path) -> bytes:
+    """Return the content of an EncryptedPrivateKeyInfo (RFC 5958, section 3), or of a block encrypted as a whole.
+
+    Raises `KeyUnusable`, `SecretIncorrect`, and ValueError if the parameters of the encryption are invalid.
+    """
+    try:
+        if block.label == _ENCRYPTED:
+            algorithm, data, *_ = asn1.parse(block.decode()).children
+            return _require_asn1(pbe.decrypt(algorithm, data.content, password.reveal()))
+        cipher, vector = block.encryption
+        return _require_asn1(pbe.decrypt_pem(cipher, vector, block.decode(), password.reveal()))
+    except pbe.UnsupportedAlgorithmError as error:
+        raise KeyUnusable(
+            f"The key in {path} is encrypted with an unsupported algorithm: {error}.",
+            hint=f"Convert it to AES-256: {_rewrite_command(path)}",
         ) from error
+    except pbe.WrongPasswordError as error:
+        raise _incorrect_password(password, path) from error
+
+
+def _require_asn1(plain: bytes) -> bytes:
+    """Raise `WrongPasswordError` if this is not a key: one wrong password in 256 results in a correct padding."""
+    try:
+        asn1.parse(plain)
+    except ValueError as error:
+        raise pbe.WrongPasswordError(str(error)) from error
+    return plain
+
+
+def _incorrect_password(password: Secret, path: Path) -> SecretIncorrect:
+    hint = incorrect_password_hint(password.reveal())
+    return SecretIncorrect(f"Incorrect password for the key in {path}.", hint=hint)
 
 
 def _rewrite_command(path: Path) -> str:

@@ -2,75 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from keyvouch._formats import asn1
+from keyvouch._formats.asn1 import Element
+from keyvouch._formats.certificate_data import key_digest
+from keyvouch._formats.identify import identify
+from keyvouch._formats.pem_blocks import PKCS12_LABELS, iter_blocks
 from keyvouch.algorithms import CRYPTOGRAPHY
-from keyvouch.certificate import certificate_spki, is_readable, parsing, require_few, spki_sha256
+from keyvouch.certificate import certificate_spki, parsing, read_certificates, require_few, spki_sha256
 from keyvouch.errors import KeyUnusable, SecretIncorrect, SecretRequired
-from keyvouch.stores import asn1, limits
-from keyvouch.stores.asn1 import Element
-from keyvouch.stores.key_entries import FileContents
+from keyvouch.stores import limits, pkcs12, private_keys
+from keyvouch.stores.key_entries import FileContents, FoundKey, incorrect_password_hint
+from keyvouch.stores.pbe import UnsupportedAlgorithmError, WrongPasswordError
+from keyvouch.stores.pkcs12 import CertificateBag, KeyBag, Safes, UnsupportedContentError
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12KeyAndCertificates
     from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import PrivateKey
     from keyvouch.secrets import Secret
 
-_DATA = bytes.fromhex("2a864886f70d010701")
-"""The PKCS#7 content type for unencrypted data (RFC 2315, section 14)."""
-_KEY_BAG = bytes.fromhex("2a864886f70d010c0a0101")
-_SHROUDED_KEY_BAG = bytes.fromhex("2a864886f70d010c0a0102")
-_FRIENDLY_NAME = bytes.fromhex("2a864886f70d010914")
-"""Object identifiers from RFC 7292, appendix D, and RFC 2985, section 5.5.1."""
-_PBES2 = bytes.fromhex("2a864886f70d01050d")
-_CIPHERS = tuple(map(bytes.fromhex, ("6086480165030401", "2a864886f70d03", "2a83088c9a4b3d010101", "2a831a8c9a6e0101")))
-"""The OID arcs of AES, of triple DES and RC2, of Camellia, and of ARIA."""
 _MAX_BYTES = 1024 * 1024
 """Maximum number of bytes; Java's file of all public CAs has a quarter of that."""
 
 _SEQUENCE, _INDEFINITE = 0x30, 0x80
+_OPENSSL_CIPHERS = ("1.2.410.200046.1.1.",)
+"""The arc of ARIA, which OpenSSL supports: an error means a wrong password."""
 _VERSION_3 = b"\x02\x01\x03"
 """The bytes at the start of every PKCS#12, but not of a certificate or bare key."""
-
-
-class _KeyBag(NamedTuple):
-    """A private key outside the encrypted parts of the file."""
-
-    data: bytes
-    """The key as PKCS#8."""
-    is_encrypted: bool
-    name: str | None
 
 
 @CRYPTOGRAPHY
 def read(data: bytes, password: Secret | None, path: Path) -> FileContents:
     """Return the contents of a PKCS#12; `path` is for error messages.
 
-    Raises `KeyUnusable` if it is not PKCS#12, contains no private key, or would take too long to open,
-    `SecretRequired`, `SecretIncorrect`.
+    A key or certificate in it that cannot be used does not affect the others. Raises `KeyUnusable` if it is not
+    PKCS#12, contains no private key, or would take too long to open, `SecretRequired`, `SecretIncorrect`.
     """
     pfx = _parse(data, path)
-    key_bags = _check_limits(pfx, path)
-    bundle, working_password = _decrypt(pfx, password, path)
-    bags = [bundle.cert, *bundle.additional_certs] if bundle.cert else bundle.additional_certs
-    require_few(len(bags), path)
-    names = {certificate_spki(bag.certificate): _decode_name(bag.friendly_name) for bag in bags}
-    # If there are several keys, `load_pkcs12` silently returns only the first.
-    # The caller refuses other kinds of keys.
-    only: list[tuple[PrivateKey, str | None]] = [(bundle.key, None)]  # type: ignore[list-item]
-    keys = _load_every_key(key_bags, working_password, path) if len(key_bags) > 1 else only
-    if not keys or keys[0][0] is None:
+    rounds = _check_limits(pfx, path)
+    try:
+        working, safes = _Lock(pfx, path, rounds).unlock(password)
+        contents = _contents(pkcs12.bags(safes), working, path)
+    except UnsupportedAlgorithmError as error:
+        contents = _read_with_openssl(pfx, password, path, error)
+    except UnsupportedContentError as error:
+        raise KeyUnusable(f"{path} cannot be opened: {error}.", hint="Export it again, with a password.") from error
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    if not contents.keys:
         raise KeyUnusable(
             f"{path} contains certificates, but no private key.", hint="Export it again, with the private key."
         )
-    # Windows puts its container name on the key, and the user's friendly name on the certificate.
-    named = [(key, names.get(spki_sha256(key.public_key())) or name) for key, name in keys]
-    return FileContents(named, [bag.certificate for bag in bags if is_readable(bag.certificate)])
+    return contents
 
 
 @CRYPTOGRAPHY
@@ -82,17 +72,17 @@ def write(key: PrivateKey, chain: Sequence[Certificate], password: Secret | None
 
 
 def _parse(data: bytes, path: Path) -> Element:
-    """Return the file's outer layer, which may be BER: `cryptography` only accepts DER without trailing data."""
+    """Return the file's outer layer, which may be BER."""
+    data = _without_armor(data)
     begin = _content_offset(data)
     if data[begin : begin + len(_VERSION_3)] != _VERSION_3:
-        pem = b"-----BEGIN " in data
-        hint = f"It is PEM: write pem:{path}." if pem else "Inspect it: `openssl pkcs12 -info -in FILE`."
-        raise KeyUnusable(f"{path} is not a PFX file.", hint=hint)
+        raise _not_pfx(data, path)
     if len(data) > _MAX_BYTES:
         raise KeyUnusable(
             f"{path} has {len(data):,} bytes; the limit for a PFX file is {_MAX_BYTES:,}.",
             hint="Export only the key and its own certificates.",
         )
+    _require_binary(data, path)
     try:
         return asn1.parse(data)
     except asn1.TruncatedError as error:
@@ -101,54 +91,75 @@ def _parse(data: bytes, path: Path) -> Element:
         raise _damaged(path, error) from error
 
 
-def _check_limits(pfx: Element, path: Path) -> list[_KeyBag]:
-    """Return the keys outside encrypted parts. Raises `KeyUnusable` if opening the file would take too long.
+def _without_armor(data: bytes) -> bytes:
+    """Return the content of a PFX in PEM; other data as they are."""
+    with contextlib.suppress(ValueError):
+        for block in iter_blocks(data):
+            if block.label in PKCS12_LABELS:
+                return block.decode()
+    return data
 
-    The encrypted parts can only be checked after decryption, which requires the password.
-    """
-    hint = f"Convert it: {_rewrite_command(path)}"
+
+def _not_pfx(data: bytes, path: Path) -> KeyUnusable:
+    if found := identify(data, path):
+        return KeyUnusable(f"{path} is not a PFX file: it is {found.what}.", hint=found.hint)
+    return KeyUnusable(f"{path} is not a PFX file.", hint="Inspect it: `openssl pkcs12 -info -in FILE`.")
+
+
+def _require_binary(data: bytes, path: Path) -> None:
+    """Raise `KeyUnusable` if a copy in text mode has inserted a carriage return before each line feed."""
+    before = data.replace(b"\r\n", b"\n")
+    if before != data and _is_whole(before) and not _is_whole(data):
+        raise KeyUnusable(
+            f"{path} is damaged: it was copied as text, which changed its line ends.",
+            hint="Copy it again, in binary mode.",
+        )
+
+
+def _is_whole(data: bytes) -> bool:
+    """Return True if the data are one element, and nothing else than line ends follows."""
+    begin = _content_offset(data)
+    if not begin or data[1] == _INDEFINITE:
+        return _is_ber(data)
+    length = int.from_bytes(data[2:begin], "big") if begin > 2 else data[1]  # noqa: PLR2004 - tag and length
+    return len(data) >= begin + length and not data[begin + length :].strip(b"\r\n")
+
+
+def _is_ber(data: bytes) -> bool:
     try:
-        trees = [pfx, *_plain_parts(pfx)]
-        rounds = [each for tree in trees for each in limits.rounds_of(tree, path, hint)]
-        limits.require_few_rounds(path, [*rounds, _mac_rounds(pfx)], hint)
-        key_bags = [bag for tree in trees for bag in _key_bags(tree)]
+        asn1.parse(data)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_limits(pfx: Element, path: Path) -> list[int]:
+    """Return the rounds of key derivation for the MAC and the safes; what is in them is checked after decryption.
+
+    Raises `KeyUnusable` if opening the file would take too long.
+    """
+    try:
+        trees = [pfx, *pkcs12.plain_safes(pfx)]
+        outer = [*_rounds(trees[:2], path), pkcs12.mac_rounds(pfx)]
+        limits.require_few_rounds(path, [*outer, *_rounds(trees[2:], path)], _rewrite_hint(path))
+        _require_small_keys(pkcs12.bags(trees[2:]), path)
+    except UnsupportedContentError:
+        return []  # reported when it is opened
     except ValueError as error:
         raise _damaged(path, error) from error
-    limits.require_small_keys(path, (len(bag.data) for bag in key_bags))
-    return key_bags
+    return outer
 
 
-def _plain_parts(tree: Element, depth: int = 2) -> Iterator[Element]:
-    """Yield the contents of octet strings of content type data: the list of safes, and the unencrypted safes in it."""
-    for element in tree.walk():
-        match element.children:
-            case (
-                Element(content=oid),
-                Element(tag=b"\xa0", children=(Element(tag=asn1.OCTET_STRING, content=data), *_)),
-                *_,
-            ) if oid == _DATA and data:
-                part = asn1.parse(data)
-                yield part
-                if depth > 1:
-                    yield from _plain_parts(part, depth - 1)
+def _rounds(trees: Iterable[Element], path: Path) -> list[int]:
+    return [each for tree in trees for each in limits.rounds_of(tree, path, _rewrite_hint(path))]
 
 
-def _mac_rounds(pfx: Element) -> int:
-    """Return the rounds for the MAC if given: by default its iterations are 1 (RFC 7292, section 4)."""
-    match pfx.children[2:]:
-        case (Element(children=(_, _, iterations, *_)), *_):
-            return limits.number(iterations)
-    return 0
+def _require_small_keys(safes: Safes, path: Path) -> None:
+    limits.require_small_keys(path, (len(asn1.encode(bag.value)) for bag in safes.keys))
 
 
-def _key_bags(tree: Element) -> Iterator[_KeyBag]:
-    for element in tree.walk():
-        match element.children:
-            case (Element(tag=b"\x06", content=oid), Element(tag=b"\xa0", children=(key, *_)), *attributes) if oid in {
-                _KEY_BAG,
-                _SHROUDED_KEY_BAG,
-            }:
-                yield _KeyBag(asn1.encode(key), oid == _SHROUDED_KEY_BAG, _friendly_name(attributes))
+def _rewrite_hint(path: Path) -> str:
+    return f"Convert it: {_rewrite_command(path)}"
 
 
 def _rewrite_command(path: Path) -> str:
@@ -168,79 +179,139 @@ def _content_offset(data: bytes) -> int:
     return 2 + max(0, data[1] - _INDEFINITE)
 
 
-def _decrypt(pfx: Element, password: Secret | None, path: Path) -> tuple[PKCS12KeyAndCertificates, bytes]:
-    """Return the contents and the password that worked: PKCS#12 distinguishes no password from an empty one."""
+class _Lock:
+    """The protection of a file by its password; it raises ValueError as `pkcs12.open_safes` does."""
+
+    def __init__(self, pfx: Element, path: Path, rounds: list[int]) -> None:
+        self._pfx, self._path, self._rounds = pfx, path, rounds
+
+    def unlock(self, password: Secret | None) -> tuple[str | None, list[Element]]:
+        """Return the password that worked, and the safes: some programs distinguish no password from an empty one.
+
+        Raises `SecretRequired`, `SecretIncorrect`, `KeyUnusable`.
+        """
+        given = password.reveal() if password else ""
+        candidates = (given,) if given else (None, "")
+        for candidate in candidates:
+            if self._opens(candidate):
+                return candidate, self._open(candidate)
+        if password is None:
+            raise SecretRequired(f"{self._path} requires a password.", hint="Add ?password=env:NAME to the URI.")
+        raise self._refusal(given)
+
+    def _open(self, password: str | None) -> list[Element]:
+        try:
+            return self._open_safes(password)
+        except WrongPasswordError as error:
+            raise KeyUnusable(
+                f"{self._path} is damaged, or its contents have another password than its MAC.",
+                hint="Copy it again, in binary mode, or export it again with one password.",
+            ) from error
+
+    def _open_safes(self, password: str | None) -> list[Element]:
+        """Return the safes. Raises `KeyUnusable` if decrypting the keys in them would take too long."""
+        safes = pkcs12.open_safes(self._pfx, password)
+        limits.require_few_rounds(self._path, [*self._rounds, *_rounds(safes, self._path)], _rewrite_hint(self._path))
+        return safes
+
+    def _opens(self, password: str | None) -> bool:
+        """Return True if this is the password, by the file's MAC; without a MAC, if it decrypts anything."""
+        if pkcs12.has_mac(self._pfx):
+            return pkcs12.mac_matches(self._pfx, password)
+        return self._decrypts(password)
+
+    def _decrypts(self, password: str | None) -> bool:
+        try:
+            encrypted = [bag for bag in pkcs12.bags(self._open_safes(password)).keys if bag.is_encrypted]
+        except WrongPasswordError:
+            return False
+        return not encrypted or any(_decrypts_key(bag, password) for bag in encrypted)
+
+    def _refusal(self, given: str) -> KeyUnusable | SecretIncorrect:
+        """Return the error for a password that does not open the file, which may also have been changed."""
+        if given and any(self._opens(other) for other in (None, "")):
+            return SecretIncorrect(
+                f"Incorrect password for {self._path}: its password is empty.", hint="Remove password= from the URI."
+            )
+        if pkcs12.has_mac(self._pfx) and pkcs12.is_encrypted(self._pfx) and self._decrypts(given):
+            return KeyUnusable(
+                f"{self._path} is damaged: the password decrypts it, but its MAC does not match.",
+                hint="Copy it again, in binary mode.",
+            )
+        return SecretIncorrect(f"Incorrect password for {self._path}.", hint=incorrect_password_hint(given))
+
+
+def _decrypts_key(bag: KeyBag, password: str | None) -> bool:
+    try:
+        bag.decrypt(password)
+    except UnsupportedAlgorithmError:
+        raise
+    except ValueError:
+        return False
+    return True
+
+
+def _contents(safes: Safes, password: str | None, path: Path) -> FileContents:
+    _require_small_keys(safes, path)
+    require_few(len(safes.certificates), path)
+    certificates, unreadable = read_certificates(bag.der for bag in safes.certificates)
+    keys = [_load(bag, safes.certificates, password, path) for bag in safes.keys]
+    return FileContents(keys, certificates, unreadable)
+
+
+def _load(bag: KeyBag, certificates: Sequence[CertificateBag], password: str | None, path: Path) -> FoundKey:
+    """Return a key and its name. Windows puts its container's name on the key, and the user's on the certificate."""
+    source = f"The key {bag.name!r} in {path}" if bag.name else f"The key in {path}"
+    try:
+        key = private_keys.load(_decrypt(bag, password, source, path), source, _rewrite_command(path))
+    except KeyUnusable as error:
+        name = next((each.name for each in certificates if each.local_id and each.local_id == bag.local_id), None)
+        return FoundKey(name or bag.name, error)
+    return FoundKey(_certificate_name(key, certificates) or bag.name, key)
+
+
+def _decrypt(bag: KeyBag, password: str | None, source: str, path: Path) -> bytes:
+    try:
+        return bag.decrypt(password)
+    except UnsupportedAlgorithmError:
+        raise
+    except ValueError as error:
+        raise KeyUnusable(
+            f"{source} cannot be decrypted: it is damaged, or has another password than {path}.",
+            hint="Export each key to a separate file.",
+        ) from error
+
+
+def _certificate_name(key: PrivateKey, certificates: Iterable[CertificateBag]) -> str | None:
+    """Return the friendly name of the certificate that belongs to the key."""
+    wanted = spki_sha256(key.public_key())
+    names = {key_digest(bag.der): bag.name for bag in certificates}
+    return names.get(wanted)
+
+
+def _read_with_openssl(
+    pfx: Element, password: Secret | None, path: Path, unsupported: UnsupportedAlgorithmError
+) -> FileContents:
+    """Return the contents of a file with an algorithm that only OpenSSL supports, such as ARIA."""
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import pkcs12
+    from cryptography.hazmat.primitives.serialization import pkcs12 as openssl
     from cryptography.x509 import InvalidVersion
 
-    der = asn1.encode(pfx)
-    candidates = (None, b"") if password is None else (password.reveal().encode(),)
-    refusal: Exception | None = None
-    for candidate in candidates:
-        try:
-            with parsing():
-                return pkcs12.load_pkcs12(der, candidate), candidate or b""
-        except InvalidVersion as error:
-            raise KeyUnusable(f"{path} contains an invalid certificate.", hint="Export it again.") from error
-        except UnsupportedAlgorithm as error:
-            raise KeyUnusable(
-                f"{path} contains an unsupported type of key: {error}.",
-                hint="Use RSA, P-256, P-384, P-521 or Ed25519.",
-            ) from error
-        except ValueError as error:
-            refusal = error
-    if unknown := _unknown_cipher(pfx):
-        raise KeyUnusable(
-            f"{path} is encrypted with an unsupported algorithm, {unknown}.",
-            hint=f"Convert it to AES-256: {_rewrite_command(path)}",
-        ) from refusal
-    if password is None:
-        raise SecretRequired(f"{path} requires a password.", hint="Add ?password=env:NAME to the URI.") from refusal
-    raise SecretIncorrect(
-        f"Incorrect password for {path}.",
-        hint="Correct the password. If it is correct, the file is damaged: copy it again.",
-    ) from refusal
-
-
-def _unknown_cipher(pfx: Element) -> str | None:
-    """Return the first PBES2 cipher (RFC 8018, appendix A.4) that OpenSSL does not support, as a dotted_oid identifier.
-
-    For these, `cryptography` fails in the same way as for a wrong password.
-    """
-    for element in (each for tree in (pfx, *_plain_parts(pfx)) for each in tree.walk()):
-        match element.children:
-            case (Element(content=oid), Element(children=(_, Element(children=(Element(content=cipher), *_)), *_)), *_):
-                if oid == _PBES2 and not cipher.startswith(_CIPHERS):
-                    return asn1.dotted_oid(cipher)
-    return None
-
-
-def _load_every_key(bags: Sequence[_KeyBag], password: bytes, path: Path) -> list[tuple[PrivateKey, str | None]]:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_der_private_key
-
-    keys = []
+    secret = password.reveal().encode() if password else None
     try:
-        for bag in bags:
-            with parsing():
-                key = load_der_private_key(bag.data, password if bag.is_encrypted else None)
-            keys.append((key, bag.name))
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: encrypted with an empty password
+        with parsing(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # BER in it
+            bundle = openssl.load_pkcs12(asn1.encode(pfx), secret)
+    except (ValueError, InvalidVersion, UnsupportedAlgorithm) as error:
+        if str(unsupported).startswith(_OPENSSL_CIPHERS):
+            hint = incorrect_password_hint(password.reveal() if password else "")
+            raise SecretIncorrect(f"Incorrect password for {path}.", hint=hint) from error
         raise KeyUnusable(
-            f"{path} contains several keys, and one of them cannot be read.", hint="Export each key to a separate file."
+            f"{path} is encrypted with an unsupported algorithm, {unsupported}.",
+            hint=f"Convert it to AES-256: {_rewrite_command(path)}",
         ) from error
-    return keys  # type: ignore[return-value]  # the caller refuses other kinds of keys
-
-
-def _friendly_name(attributes: Sequence[Element]) -> str | None:
-    """Return the friendly name in a bag's attributes, a BMPString (RFC 2985, section 5.5.1)."""
-    for attribute in (each for attribute_set in attributes for each in attribute_set.children):
-        match attribute.children:
-            case (Element(content=oid), Element(children=(Element(content=name), *_)), *_) if oid == _FRIENDLY_NAME:
-                return name.decode("utf-16-be", errors="replace")
-    return None
-
-
-def _decode_name(name: bytes | None) -> str | None:
-    return None if name is None else name.decode(errors="replace")
+    bags = [each for each in (bundle.cert, *bundle.additional_certs) if each]
+    names = {certificate_spki(bag.certificate): (bag.friendly_name or b"").decode(errors="replace") for bag in bags}
+    key = bundle.key
+    found = [FoundKey(names.get(spki_sha256(key.public_key())) or None, key)] if key else []  # type: ignore[arg-type]
+    return FileContents(found, [bag.certificate for bag in bags], [])

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from azure.core.exceptions import (
@@ -33,6 +33,7 @@ from keyvouch.errors import (
     StoreUnavailable,
     Throttled,
 )
+from keyvouch.https import describe_response
 from keyvouch_azure_keyvault.transports import NoResponse, RequestNotSent, UnusableToken, retry_delay
 from keyvouch_azure_keyvault.uri_attributes import KeyLocation
 
@@ -45,6 +46,7 @@ _LONGEST_QUOTE = 500
 """Maximum length, in characters, of the service's text quoted in an error."""
 _BAD_REQUEST, _UNAUTHORISED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _TOO_MANY_REQUESTS = 400, 401, 403, 404, 409, 429
 _REDIRECTS = range(300, 400)
+_NOT_FROM_KEY_VAULT = "Check that vault= leads to Key Vault, and which proxy or gateway responds instead."
 _COLLECTIONS = ("/keys", "/certificates", "/deletedkeys", "/deletedcertificates")
 
 
@@ -89,9 +91,11 @@ class _ErrorBody(msgspec.Struct):
 class _ErrorResponse(NamedTuple):
     status: int
     code: str
-    """The service's inner error code, else its outer code."""
+    """The service's inner error code, else its outer code; empty if the response is not the service's."""
     text: str
     headers: Any
+    api_version: str
+    """The version of the API in the request."""
 
 
 _SIGN_IN_HINTS = {
@@ -197,12 +201,15 @@ def _is_from_vault(error: HttpResponseError) -> bool:
 
 def _read_response(error: HttpResponseError) -> _ErrorResponse:
     response: Any = error.response
+    status, headers = response.status_code, response.headers
+    version = dict(parse_qsl(urlsplit(response.request.url).query)).get("api-version", "")
     try:
         body = msgspec.json.decode(response.body(), type=_ErrorBody).error
     except (ValueError, RecursionError):
-        return _ErrorResponse(response.status_code, "", _one_line(response.reason or ""), response.headers)
+        body = _Error()
     code = (body.innererror.code if body.innererror else None) or body.code or ""
-    return _ErrorResponse(response.status_code, code, _one_line(body.message or ""), response.headers)
+    text = body.message if code and body.message else describe_response(status, response.reason or "", response.body())
+    return _ErrorResponse(status, code, _one_line(text), headers, version)
 
 
 def _one_line(text: str) -> str:
@@ -214,16 +221,44 @@ def _one_line(text: str) -> str:
 
 
 def _from_response(response: _ErrorResponse, operation: Operation) -> KeyvouchError:
-    if response.status in _BY_STATUS:
-        return _BY_STATUS[response.status](response, operation)
     if response.status in _REDIRECTS:
         return StoreUnavailable(
-            "The server returned a redirect, which is not followed because the request contains a token.",
+            f"The server returned a redirect (HTTP status {response.status}), which is not followed because the request"
+            " contains a token.",
             hint="Write the vault's own URL.",
+        )
+    if response.code:
+        if _refuses_api_version(response):
+            return _unsupported_api_version(response)
+        if response.status in _BY_STATUS:
+            return _BY_STATUS[response.status](response, operation)
+    elif response.status in _WITHOUT_CODE:
+        return _WITHOUT_CODE[response.status](response, operation)
+    return _service_failed(response, operation)
+
+
+def _service_failed(response: _ErrorResponse, operation: Operation) -> StoreUnavailable:
+    if not response.code:
+        return StoreUnavailable(
+            f"Unexpected response while {operation.description}: {response.text}", hint=_NOT_FROM_KEY_VAULT
         )
     return StoreUnavailable(
         f"The service failed while {operation.description}: HTTP status {response.status}, {response.text}",
         hint="Try again later.",
+    )
+
+
+def _refuses_api_version(response: _ErrorResponse) -> bool:
+    words = f"{response.code} {response.text}".lower()
+    return response.status in (_BAD_REQUEST, _NOT_FOUND) and bool(
+        re.search(r"api[- ]?version|specified version", words)
+    )
+
+
+def _unsupported_api_version(response: _ErrorResponse) -> ConfigurationError:
+    return ConfigurationError(
+        f"The server does not support the Key Vault API version {response.api_version}: {response.text}",
+        hint="Set api-version= to a version that the server supports: after the `?`, write api-version=2025-07-01.",
     )
 
 
@@ -236,6 +271,12 @@ def _unauthorised(response: _ErrorResponse, operation: Operation) -> KeyvouchErr
         f"The vault rejected the token while {operation.description}: {response.text}",
         hint="Check that the login is for the vault's tenant, and this machine's clock.",
         performed=False,
+    )
+
+
+def _forbidden_by_another(response: _ErrorResponse, operation: Operation) -> AccessDenied:
+    return AccessDenied(
+        f"Access denied while {operation.description}, not by Key Vault: {response.text}", hint=_NOT_FROM_KEY_VAULT
     )
 
 
@@ -291,12 +332,15 @@ def enabling_hint(location: KeyLocation, version: str) -> str:
 
 
 def _not_found(response: _ErrorResponse, operation: Operation) -> KeyvouchError:
-    if operation.location is None or not response.code:
-        return ConfigurationError(
-            f"The server at this address is not Key Vault, or does not support the request: {response.text}",
-            hint="Correct vault=; a Managed HSM has keys, but no certificates.",
-        )
-    return key_not_found(operation.location)
+    return _not_key_vault(response, operation) if operation.location is None else key_not_found(operation.location)
+
+
+def _not_key_vault(response: _ErrorResponse, operation: Operation) -> ConfigurationError:
+    return ConfigurationError(
+        f"The server at this address is not Key Vault, or does not support {operation.description}"
+        f" (API version {response.api_version}): {response.text}",
+        hint="Correct vault=, or set api-version=. A Managed HSM has keys, but no certificates.",
+    )
 
 
 def _conflict(response: _ErrorResponse, operation: Operation) -> KeyvouchError:
@@ -349,3 +393,11 @@ _BY_STATUS: dict[int, Callable[[_ErrorResponse, Operation], KeyvouchError]] = {
     _TOO_MANY_REQUESTS: _throttled,
 }
 """The functions that translate error responses of the service, by status."""
+_WITHOUT_CODE: dict[int, Callable[[_ErrorResponse, Operation], KeyvouchError]] = {
+    _UNAUTHORISED: _unauthorised,
+    _FORBIDDEN: _forbidden_by_another,
+    _NOT_FOUND: _not_key_vault,
+    _CONFLICT: _conflict,
+    _TOO_MANY_REQUESTS: _throttled,
+}
+"""The same for responses that are not the service's; the other statuses are unexpected responses."""

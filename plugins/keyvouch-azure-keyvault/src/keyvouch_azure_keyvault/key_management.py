@@ -45,6 +45,8 @@ _DAYS_PER_MONTH = 30.44
 """Days per month: certificates created by the service are valid for a whole number of months."""
 _CONTACTS_NOTIFIED_AT = 80
 """Percentage of a certificate's lifetime after which its contacts are notified: the only action besides renewal."""
+_COMPLETED = "completed"
+"""The status of an operation that succeeded."""
 _MAX_POLLS = 60
 """Maximum number of polls until a purge has finished, with a pause between them."""
 
@@ -68,37 +70,70 @@ def _certificate_policy(kind: str, issuer: str, subject: str, days: int, **optio
     )
 
 
-def create_certificate(session: Session, location: KeyLocation, spec: KeySpec, *, hsm: bool) -> Any:
-    """Create a key and its self-signed certificate; return the SDK's certificate."""
+def create_certificate(session: Session, location: KeyLocation, spec: KeySpec, former: set[str], *, hsm: bool) -> Any:
+    """Create a key and its self-signed certificate; return the SDK's certificate.
+
+    `former`: the versions that existed before.
+    """
     policy = _certificate_policy(
         spec.key_type, WellKnownIssuerNames.self, spec.subject, spec.days, exportable=spec.exportable, hsm=hsm
     )
     poller = session.certificates.begin_create_certificate(location.name, policy)
-    created: Any = poller.result(OWN_TIMEOUT)
-    operation = session.certificates.get_certificate_operation(location.name)
+    poller.wait(OWN_TIMEOUT)
     if not poller.done():
         raise StoreUnavailable(
             "Timed out waiting for the vault to create the certificate.",
             hint="List the keys after a few minutes: keyvouch keys.",
         )
-    if not hasattr(created, "cer"):
-        reason = getattr(operation.error, "message", None) or operation.status_details or operation.status
-        raise NotSupported(
-            f"The vault did not create the certificate: {reason}.",
-            hint="Correct the setting that the message mentions.",
-        )
-    return _find_by_key(session, location, created, _csr_key_digest(operation.csr))
+    operation = _find_operation(session, location)
+    # Not the poller's result: it is None if the operation was completed when it began.
+    if poller.status() != _COMPLETED:
+        raise _creation_failed(operation, poller.status())
+    return _find_created(session, location, former, _requested_key_digest(operation))
 
 
-def _find_by_key(session: Session, location: KeyLocation, newest: Any, digest: str) -> Any:
-    """Return the certificate of the requested key, since another program may have created a newer one by now."""
-    if _certificate_key_digest(newest.cer) == digest:
+def _find_operation(session: Session, location: KeyLocation) -> Any:
+    """Return the certificate's pending operation, or None if there is none: the service keeps completed ones."""
+    try:
+        return session.certificates.get_certificate_operation(location.name)
+    except ResourceNotFoundError:
+        return None
+
+
+def _creation_failed(operation: Any, status: str) -> NotSupported:
+    details = (getattr(operation.error, "message", None) or operation.status_details) if operation is not None else None
+    return NotSupported(
+        f"The vault did not create the certificate: {details or status}.",
+        hint="Correct the setting that the message mentions.",
+    )
+
+
+def _requested_key_digest(operation: Any) -> str | None:
+    """Return the digest of the key in the operation's request, or None if the server does not return the request."""
+    try:
+        return _csr_key_digest(operation.csr) if operation is not None and operation.csr else None
+    except ValueError:  # Key Vault emulators return placeholders
+        return None
+
+
+def _find_created(session: Session, location: KeyLocation, former: set[str], digest: str | None) -> Any:
+    """Return the certificate of the requested key, since another program may have created a newer one by now.
+
+    If no certificate has the key of the request, which some Key Vault emulators make up, the only new version is meant.
+    """
+    newest = session.certificates.get_certificate(location.name)
+    if digest is not None and _has_key(newest, digest):
         return newest
-    for each in limit_listing(session.certificates.list_properties_of_certificate_versions(location.name)):
-        found = session.certificates.get_certificate_version(location.name, str(each.version))
-        if found.cer and _certificate_key_digest(found.cer) == digest:
-            return found
-    raise StoreUnavailable("The new certificate was not found in the vault.", hint="List the keys: keyvouch keys.")
+    listed = limit_listing(session.certificates.list_properties_of_certificate_versions(location.name))
+    created = [each.version for each in listed if each.version not in former]
+    found = [session.certificates.get_certificate_version(location.name, str(version)) for version in created]
+    matching = [each for each in found if digest is not None and _has_key(each, digest)] or found
+    if len(matching) == 1:
+        return matching[0]
+    raise StoreUnavailable(
+        f"The vault created the certificate {location.name}, but its version was not found.",
+        hint="Do not create another: list the keys, and use the new version's URI: keyvouch keys.",
+    )
 
 
 def create_key(session: Session, location: KeyLocation, spec: KeySpec, *, hsm: bool) -> Any:
@@ -127,6 +162,11 @@ def request_certificate(
     )
     session.certificates.begin_create_certificate(location.name, policy)
     csr = bytes(session.certificates.get_certificate_operation(location.name).csr or b"")
+    if not csr:
+        raise StoreUnavailable(
+            "The vault's response does not contain a certificate request.",
+            hint="Check that vault= leads to Key Vault, and not to a proxy.",
+        )
     if public_key is not None and _csr_key_digest(csr) != spki_sha256(public_key):
         session.certificates.delete_certificate_operation(location.name)
         raise CertificateMismatch(
@@ -138,9 +178,8 @@ def request_certificate(
 
 def pending_key_digest(session: Session, location: KeyLocation) -> str | None:
     """Return the digest of the key whose request is pending, or None if no request is pending."""
-    try:
-        operation = session.certificates.get_certificate_operation(location.name)
-    except ResourceNotFoundError:
+    operation = _find_operation(session, location)
+    if operation is None:
         return None
     waits = (operation.status or "").lower() == "inprogress" and operation.csr
     return _csr_key_digest(operation.csr) if waits else None
@@ -206,11 +245,13 @@ def _csr_key_digest(csr: Any) -> str:
 
 
 @CRYPTOGRAPHY
-def _certificate_key_digest(der: Any) -> str:
+def _has_key(certificate: Any, digest: str) -> bool:
     from cryptography.x509 import load_der_x509_certificate
 
-    public_key: Any = load_der_x509_certificate(bytes(der)).public_key()
-    return spki_sha256(public_key)
+    if not certificate.cer:  # pending
+        return False
+    public_key: Any = load_der_x509_certificate(bytes(certificate.cer)).public_key()
+    return spki_sha256(public_key) == digest
 
 
 @CRYPTOGRAPHY

@@ -47,6 +47,7 @@ class Session:
         vault = vault_url(uri)
         self._options: dict[str, Any] = {
             "credential": self._credential,
+            "api_version": uri.get("api-version"),
             "transport": VaultTransport(self._transport, vault),
             "retry_policy": NoOpPolicy(),  # the core retries, within the caller's timeout
             "redirect_policy": NoOpPolicy(),  # a token is for one host only

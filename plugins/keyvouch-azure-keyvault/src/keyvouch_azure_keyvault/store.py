@@ -72,7 +72,7 @@ _KEY_TYPES_HINT = f"Use one of: {', '.join(key_management.KEY_TYPES)}."
 class KeyVaultStore(
     KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, RequestsCertificates, HoldsCertificates, DeletesKeys
 ):
-    """Certificates and keys in Azure Key Vault or a Managed HSM. keyvouch never fetches a private key.
+    """Certificates and keys in Azure Key Vault or Managed HSM. keyvouch never fetches a private key.
 
     Example: `azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app?auth=managed-identity`.
 
@@ -155,10 +155,13 @@ class KeyVaultStore(
             )
         hsm = uri.get("hsm") or is_managed_hsm(location.vault)
         with self._changing(location, f"creating a {location.kind}", "create") as session:
-            if self._has_versions(session, location) and (not spec.further or location.version):
+            former = {each.version for each in key_versions.list_versions(session, location)}
+            if former and (not spec.further or location.version):
                 raise _already_exists(uri, location)
-            create = key_management.create_certificate if location.is_certificate else key_management.create_key
-            created = create(session, location, spec, hsm=hsm)
+            if location.is_certificate:
+                created = key_management.create_certificate(session, location, spec, former, hsm=hsm)
+            else:
+                created = key_management.create_key(session, location, spec, hsm=hsm)
         return pin_version(uri, location.name, key_versions.version_of(created.properties))
 
     def import_key(

@@ -17,7 +17,7 @@ from azure.core.rest import HttpRequest
 
 from keyvouch.errors import ConfigurationError, KeyvouchError, StoreUnavailable, Throttled
 from keyvouch.hosts import authority_of, endpoint_of
-from keyvouch.https import Limits, Pools, retry_after
+from keyvouch.https import Limits, Pools, describe_response, retry_after
 from keyvouch.tokens import describe_flaw
 from keyvouch_azure_keyvault.http_response import BufferedResponse
 
@@ -109,7 +109,10 @@ class VaultTransport(_Transport):
         self._transport, self._vault, self._endpoint = transport, vault, endpoint_of(vault)
 
     def send(self, request: Any, **options: Any) -> BufferedResponse:
-        """Send a request to the vault. Raises `RequestNotSent`, `NoResponse`, also if it would go to another host."""
+        """Send a request to the vault.
+
+        Raises `RequestNotSent`, and `NoResponse`, also for another host and for a success that is not a JSON object.
+        """
         # The prefix first, because parsing each URL takes longer; Key Vault itself adds the port to the URLs of pages.
         if not (request.url.startswith(f"{self._vault}/") or endpoint_of(request.url) == self._endpoint):
             raise NoResponse(
@@ -118,7 +121,16 @@ class VaultTransport(_Transport):
                     hint="Check that vault= is the vault's URL, and what a gateway in front of it does.",
                 )
             )
-        return self._transport.send(request, **options)
+        response = self._transport.send(request, **options)
+        if response.status_code == _OK and not response.body().lstrip().startswith(b"{"):
+            shown = describe_response(_OK, response.reason, response.body())
+            raise NoResponse(
+                StoreUnavailable(
+                    f"Unexpected response from {self._vault}: {shown}.",
+                    hint="Check that vault= leads to Key Vault, and which proxy or gateway responds instead.",
+                )
+            )
+        return response
 
     def sleep(self, duration: float) -> None:
         """Pause, but no longer than the time left."""

@@ -27,6 +27,9 @@ RESOURCES = (
 )
 """The resources that tokens are for, in each cloud; a vault's host ends with the host of one of these."""
 
+DEFAULT_API_VERSION = "7.4"
+"""The version of the service's API that is requested, whatever the SDK's default: older servers support it too."""
+_API_VERSION = re.compile(r"(\d{1,2}\.\d{1,2}|\d{4}-\d{2}-\d{2})(-preview(\.\d{1,2})?)?")
 _NAME = r"[0-9A-Za-z-]{1,127}"
 _VERSION = r"[0-9a-fA-F]{32}"
 _IDENTIFIER = re.compile(
@@ -147,6 +150,13 @@ def _parse_name(value: bytes) -> str:
     return text
 
 
+def _parse_api_version(value: bytes) -> str:
+    text = value.decode()
+    if not _API_VERSION.fullmatch(text):
+        raise ValueError(f"expected a version of the Key Vault API, such as {DEFAULT_API_VERSION} or 2025-07-01")
+    return text
+
+
 def _parse_version(value: bytes) -> str:
     text = value.decode()
     if not re.fullmatch(_VERSION, text):
@@ -189,6 +199,12 @@ ATTRIBUTES = (
         "proxy", "the URL of an HTTP proxy, instead of the one in the environment", parse=parse_proxy
     ),
     _connection_attribute("proxy-credentials", "a reference to user:password for the proxy", secret=True),
+    _connection_attribute(
+        "api-version",
+        "the version of the Key Vault API, for servers that support no newer or no older one",
+        default=DEFAULT_API_VERSION,
+        parse=_parse_api_version,
+    ),
     Attribute("hsm", "true: create new keys in an HSM (Premium)", query=True, default=False, parse=parse_flag),
     Attribute(
         "disable",

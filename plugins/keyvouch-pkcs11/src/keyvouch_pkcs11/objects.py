@@ -55,13 +55,17 @@ def find_private_keys(
         handles = related.get(ck.CKO_PRIVATE_KEY, [])
     else:
         template: dict[int, ck.AttributeValue] = {ck.CKA_CLASS: ck.CKO_PRIVATE_KEY, ck.CKA_TOKEN: True}
-        template |= {ck.CKA_LABEL: label} if label is not None else {}
+        template |= {ck.CKA_LABEL: label} if label else {}
         related, handles = None, functions.find_objects(session, template)
     found = []
     for handle in handles:
         attributes = functions.read_attributes(session, handle, _PRIVATE_KEY_ATTRIBUTES)
         kind = _decode_ulong(attributes.get(ck.CKA_KEY_TYPE, b"\xff"))
-        if kind in _KEY_TYPES and label in (None, attributes.get(ck.CKA_LABEL, b"")):
+        if (
+            kind in _KEY_TYPES
+            and label in (None, attributes.get(ck.CKA_LABEL, b""))
+            and key_id in (None, attributes.get(ck.CKA_ID, b""))
+        ):
             found.append(_private_key(functions, session, handle, attributes, related))
     return found
 

@@ -30,6 +30,7 @@ from keyvouch.store import (
     ProcessLocal,
     StoredKey,
     TokenInfo,
+    UriSyntax,
     choose_one,
 )
 from keyvouch_pkcs11 import objects, templates
@@ -43,13 +44,16 @@ from keyvouch_pkcs11.uri_attributes import (
     ATTRIBUTES,
     LIBRARY_ATTRIBUTES,
     PIN_SOURCE,
+    SYNTAX,
     TOKEN_ATTRIBUTES,
     library_attributes,
     matches,
     module_uri,
     pinned_uri,
+    require_matchable,
     token_attributes,
     token_uri,
+    with_hexadecimal_id,
 )
 from keyvouch_pkcs11.write_session import new_identifiers, write_session
 
@@ -78,6 +82,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
+    uri_syntax: ClassVar[UriSyntax] = SYNTAX
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         self._uri = uri
@@ -197,6 +202,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
 
     def _matching_tokens(self, uri: KeyUri) -> list[Token]:
         """Return the tokens that match the URI; skip slots that cannot be read."""
+        require_matchable(uri)
         module = self._connected_module()
         with translate_errors("listing the tokens"), module as functions:
             library = library_attributes(functions)
@@ -257,14 +263,16 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         if not found:
             for token in self._matching_tokens(uri):
                 token.require_login(uri, timeout)
-            raise KeyNotFound(
-                f"No key matches {uri}.",
-                hint=f"List the keys: keyvouch keys --key {uri.replace({'object': None, 'id': None}).quoted}.",
-                uri=uri,
-            )
+            raise KeyNotFound(f"No key matches {uri}.", hint=self._hint_for_missing(uri, timeout), uri=uri)
         infos = [_key_info(uri, token, each, certificate) for token, each in found]
         info, settles_at = choose_one(uri, infos, certificate)
         return _SelectedKey(*found[infos.index(info)], info.uri, settles_at)
+
+    def _hint_for_missing(self, uri: KeyUri, timeout: float) -> str:
+        meant = with_hexadecimal_id(uri)
+        if meant is not None and self._search(meant, timeout):
+            return f"id= takes bytes, each written as % and two hexadecimal digits. Write {meant.quoted}."
+        return f"List the keys: keyvouch keys --key {uri.replace({'object': None, 'id': None}).quoted}."
 
 
 def _key_info(uri: KeyUri, token: Token, key: objects.PrivateKeyObject, certificate: Certificate | None) -> KeyInfo:
@@ -274,7 +282,7 @@ def _key_info(uri: KeyUri, token: Token, key: objects.PrivateKeyObject, certific
 
 
 def _several_tokens(uri: KeyUri, tokens: Sequence[Token]) -> ConfigurationError:
-    names = "\n".join(f"  token={each.label};serial={each.uri_attributes['serial']}" for each in tokens)
+    names = "\n".join(f"  {token_uri(uri, each.uri_attributes).quoted}" for each in tokens)
     return ConfigurationError(f"{len(tokens)} tokens match {uri}.", hint=f"Select one:\n{names}", uri=uri)
 
 

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from keyvouch.store import Attribute, KeyUri
-from keyvouch.uri import parse_flag
+from keyvouch.errors import ConfigurationError
+from keyvouch.store import Attribute, KeyUri, UriSyntax
+from keyvouch.uri import parse_choice, parse_flag
 from keyvouch_pkcs11.cryptoki import CKF_TOKEN_INITIALIZED, Cryptoki, decode_padded
 
 if TYPE_CHECKING:
@@ -18,10 +19,30 @@ LIBRARY_ATTRIBUTES = ("library-manufacturer", "library-description", "library-ve
 PIN_SOURCE = "pin-source"
 
 
-def _parse_type(value: bytes) -> str:
-    if value != b"private":
-        raise ValueError("only private keys can sign: omit the attribute, or write type=private")
-    return "private"
+SYNTAX = UriSyntax(
+    # The characters of RFC 7512, section 2.3, except ', * and ?, which a shell or keyvouch might misunderstand.
+    path_characters=":[]@!$()+,=&",
+    query_characters=":[]@!$()+,=/|",
+    # Before the ?, other programs would find no key, since they do not know the attribute.
+    after_query=frozenset({"spki-sha256"}),
+)
+_TYPES = ("private", "public", "cert", "secret-key", "data")
+_LARGEST_VERSION = 255
+
+
+def _parse_slot_id(value: bytes) -> str:
+    if not value.isdigit():
+        raise ValueError("expected a number")
+    return str(int(value))
+
+
+def _parse_version(value: bytes) -> str:
+    """Return a version as `library_attributes` does; a missing minor number is 0."""
+    major, _, minor = value.partition(b".")
+    numbers = [major, minor] if b"." in value else [major, b"0"]
+    if not all(each.isdigit() and int(each) <= _LARGEST_VERSION for each in numbers):
+        raise ValueError("expected a version such as 2.6")
+    return ".".join(str(int(each)) for each in numbers)
 
 
 def _parse_pin_source(value: bytes) -> str:
@@ -35,19 +56,19 @@ def _parse_pin_source(value: bytes) -> str:
 
 
 ATTRIBUTES = (
-    Attribute("token", "the token's label"),
-    Attribute("manufacturer", "the token's manufacturer"),
-    Attribute("serial", "the token's serial number"),
-    Attribute("model", "the token's model"),
-    Attribute("slot-id", "the slot's number; may change after a restart"),
-    Attribute("slot-description", "the slot's description"),
-    Attribute("slot-manufacturer", "the slot's manufacturer"),
-    Attribute("library-manufacturer", "the module's manufacturer"),
-    Attribute("library-description", "the module's description"),
-    Attribute("library-version", "the module's version, such as 2.6"),
-    Attribute("object", "the key's label (CKA_LABEL)", parse=bytes),
-    Attribute("id", "the key's CKA_ID, percent-encoded bytes such as %01%A2", parse=bytes),
-    Attribute("type", "private; no other type is supported", parse=_parse_type),
+    Attribute("token", "the token's label", empty=True),
+    Attribute("manufacturer", "the token's manufacturer", empty=True),
+    Attribute("serial", "the token's serial number", empty=True),
+    Attribute("model", "the token's model", empty=True),
+    Attribute("slot-id", "the slot's number; may change after a restart", parse=_parse_slot_id),
+    Attribute("slot-description", "the slot's description", empty=True),
+    Attribute("slot-manufacturer", "the slot's manufacturer", empty=True),
+    Attribute("library-manufacturer", "the module's manufacturer", empty=True),
+    Attribute("library-description", "the module's description", empty=True),
+    Attribute("library-version", "the module's version, such as 2.6", parse=_parse_version),
+    Attribute("object", "the key's label (CKA_LABEL)", empty=True, parse=bytes),
+    Attribute("id", "the key's CKA_ID, percent-encoded bytes such as %01%A2", empty=True, binary=True, parse=bytes),
+    Attribute("type", "private: other types can be written, but match no key", parse=parse_choice(*_TYPES)),
     Attribute("module-path", "the path of the module's file", query=True, connection=True, parse=os.fsdecode),
     Attribute("module-name", "the module's name in p11-kit's configuration", query=True, connection=True),
     Attribute(
@@ -65,7 +86,7 @@ ATTRIBUTES = (
         secret=True,
         parse=_parse_pin_source,
     ),
-    Attribute("x-*", "vendor attributes: kept, but ignored", query=True),
+    Attribute("*", "attributes of vendors: ignored after the ?; before it, they match no key", query=True, empty=True),
 )
 
 
@@ -101,6 +122,32 @@ def token_attributes(functions: Cryptoki, slot: int) -> dict[str, str] | None:
 def matches(uri: KeyUri, attributes: Mapping[str, str], names: Sequence[str]) -> bool:
     """Return whether the URI agrees with these values, as far as it gives them (RFC 7512, section 2.5)."""
     return all(uri.get(each) in (None, attributes[each]) for each in names)
+
+
+def require_matchable(uri: KeyUri) -> None:
+    """Raise `ConfigurationError` if the URI cannot match a private key, whatever is on the token."""
+    if unknown := uri.undeclared:
+        raise ConfigurationError(
+            f"Unknown attribute {', '.join(unknown)}: before the `?`, no key matches it (RFC 7512, section 2.5).",
+            hint=f"Write {uri.replace(dict.fromkeys(unknown)).quoted}.",
+            uri=uri,
+        )
+    if uri.get("type") not in (None, "private"):
+        raise ConfigurationError(
+            f"Only a private key can sign; the URI selects type={uri.get('type')}.",
+            hint=f"Write {uri.replace({'type': 'private'}).quoted}.",
+            uri=uri,
+        )
+
+
+def with_hexadecimal_id(uri: KeyUri) -> KeyUri | None:
+    """Return the URI with the id that its `id=` means if it is read as hexadecimal; None if it cannot be."""
+    text = (uri.get("id") or b"").decode("ascii", "replace").removeprefix("0x").replace(":", "").replace(" ", "")
+    try:
+        key_id = bytes.fromhex("0" * (len(text) % 2) + text)
+    except ValueError:
+        return None
+    return uri.replace({"id": key_id}) if key_id else None
 
 
 def module_uri(uri: KeyUri) -> KeyUri:

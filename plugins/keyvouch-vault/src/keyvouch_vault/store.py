@@ -1,4 +1,4 @@
-"""Keys in transit: `vault:address=https://vault:8200;key=app?auth=approle&role-id=...&secret-id=file:/run/secrets/sid`."""
+"""Keys in Vault or OpenBao: `vault:address=https://vault:8200;key=app?auth=approle&role-id=...&secret-id=file:/run/secrets/sid`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _TEST_MESSAGE = b"keyvouch: does this certificate belong to the key?"
 
 
 class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys):
-    """Keys in transit: `vault:address=https://vault:8200;mount=transit;key=app;version=3?auth=token&token=env:TOKEN`.
+    """Keys in Vault or OpenBao: `vault:address=https://vault:8200;mount=transit;key=app;version=3?auth=token&token=env:TOKEN`.
 
     Without `version`, the version that the certificate belongs to is selected, else the newest that has settled.
     A policy must allow `update` of `transit/sign/app`, to sign, and `read` of `transit/keys/app`, to find the version

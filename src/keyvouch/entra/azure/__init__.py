@@ -34,8 +34,13 @@ class KeyvouchCredential:
     `additionally_allowed_tenants`, as in azure-identity; `"*"` allows all. Safe under threads and fork.
     """
 
-    def __init__(self, source: str | ConfidentialClient, *, additionally_allowed_tenants: Collection[str] = ()) -> None:
-        """Take a profile name, which is read when a token is requested, or a client, which the caller closes."""
+    def __init__(
+        self, source: str | ConfidentialClient | None = None, *, additionally_allowed_tenants: Collection[str] = ()
+    ) -> None:
+        """Take a profile name, which is read when a token is requested, or a client, which the caller closes.
+
+        By default, as for `connect`, the settings are those in variables, or in the only profile.
+        """
         self._source = source
         self._allowed_tenants = frozenset(each.lower() for each in additionally_allowed_tenants)
 
@@ -84,7 +89,7 @@ class KeyvouchCredential:
             raise ValueError("at least one scope is required")
         now = int(time.time())  # before the request, so that the reported expiry is never too late
         try:
-            client = client_of(self._source) if isinstance(self._source, str) else self._source
+            client = self._source if isinstance(self._source, ConfidentialClient) else client_of(self._source)
             self._require_allowed_tenant(tenant, client)
             result = client.variant(tenant, cae=cae).token_result(list(scopes), claims_challenge=claims)
         except KeyvouchError as error:

@@ -19,8 +19,10 @@ __all__ = ["KeyvouchCredential"]
 class KeyvouchCredential:
     """azure-core's `AsyncTokenCredential` and `AsyncSupportsTokenInfo`; otherwise as in `keyvouch.entra.azure`."""
 
-    def __init__(self, source: str | ConfidentialClient, *, additionally_allowed_tenants: Collection[str] = ()) -> None:
-        """Take a profile name, or a client, which the caller closes."""
+    def __init__(
+        self, source: str | ConfidentialClient | None = None, *, additionally_allowed_tenants: Collection[str] = ()
+    ) -> None:
+        """Take a profile name, or a client, which the caller closes; by default, settings as for `connect`."""
         self._credential = azure.KeyvouchCredential(source, additionally_allowed_tenants=additionally_allowed_tenants)
 
     async def get_token(

@@ -232,7 +232,7 @@ class Declarations:
 
     def parsed(self, uri: str) -> KeyUri:
         """Return the URI as the core passes it to the store."""
-        return parse_uri(uri, self.the_class().attributes)
+        return parse_uri(uri, self.the_class().attributes, store_class=self.the_class())
 
     def secrets(self) -> SecretResolver:
         """Return the resolver for the store's secrets."""

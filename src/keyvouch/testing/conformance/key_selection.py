@@ -169,7 +169,10 @@ class KeySelection(Declarations):
 
     @needs()
     def test_attributes_are_valid(self) -> None:
-        """Attribute names are unique, each has help, and unknown ones are refused (`KeyStore.attributes`)."""
+        """Attribute names are unique, each has help, and unknown ones are refused (`KeyStore.attributes`).
+
+        A store that declares the attribute `*` accepts unknown ones.
+        """
         attributes = self.the_class().attributes
         names = [each.name for each in attributes]
         if len(set(names)) < len(names):
@@ -181,8 +184,9 @@ class KeySelection(Declarations):
         purposes = frozenset[str]().union(*(each.required_for for each in attributes))
         if unknown := purposes - {"open", "generate"}:
             fail(got=f"required_for={set(unknown)}", expected='"open", "generate", or both')
-        sign = "&" if "?" in self.uri else "?"
-        require_error(lambda: self.parsed(f"{self.uri}{sign}no-such-attribute=1"), ConfigurationError)
+        if "*" not in names:
+            sign = "&" if "?" in self.uri else "?"
+            require_error(lambda: self.parsed(f"{self.uri}{sign}no-such-attribute=1"), ConfigurationError)
 
     @needs("list")
     def test_listing_agrees_with_opening(self) -> None:

@@ -27,8 +27,10 @@ STATUS = (
 class CertificateEndpoints:
     """Certificates with their keys: create, request and merge, import."""
 
-    def __init__(self, objects: ObjectStore[Item], protection: PurgeProtection) -> None:
-        self._objects, self._protection = objects, protection
+    def __init__(
+        self, objects: ObjectStore[Item], protection: PurgeProtection, *, creates_at_once: bool = False
+    ) -> None:
+        self._objects, self._protection, self._creates_at_once = objects, protection, creates_at_once
         self._deletion = SoftDeleteEndpoints(
             KIND,
             objects,
@@ -113,14 +115,15 @@ class CertificateEndpoints:
         item.policy = policy
         item.pending = Pending(created, policy["issuer"]["name"], make_request(created.private_key, policy), policy)
         self._objects.live[call.name] = item
+        if self._creates_at_once:
+            _self_sign(item, item.pending)
         url = f"{call.base}/certificates/{call.name}/pending?api-version={call.query['api-version']}"
         location = {"Location": f"{url}&request_id={created.version}", "Retry-After": "10"}
         return JsonResponse(202, self._describe_pending(call, item.pending), location)
 
     def _get_pending(self, call: Call) -> JsonResponse:
         item, pending = self._pending(call)
-        if pending.issuer == "Self" and pending.status == "inProgress":
-            _complete(item, pending, [self_sign(pending.version.private_key, pending.policy)])
+        _self_sign(item, pending)
         return JsonResponse(200, self._describe_pending(call, pending))
 
     def _cancel_pending(self, call: Call) -> JsonResponse:
@@ -259,6 +262,11 @@ def _require_certificate(item: Item) -> None:
 
 def _shown(item: Item) -> Version:
     return item.newest if item.versions or item.pending is None else item.pending.version
+
+
+def _self_sign(item: Item, pending: Pending) -> None:
+    if pending.issuer == "Self" and pending.status == "inProgress":
+        _complete(item, pending, [self_sign(pending.version.private_key, pending.policy)])
 
 
 def _complete(item: Item, pending: Pending, chain: list[x509.Certificate]) -> None:

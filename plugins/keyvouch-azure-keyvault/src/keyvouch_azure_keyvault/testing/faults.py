@@ -40,10 +40,14 @@ class Stall(Fault):
 
 @dataclass(frozen=True)
 class Body(Fault):
-    """The response has this body, whatever was requested: for responses that no vault would give."""
+    """The response has this body, whatever was requested: for responses that no vault would give.
+
+    With `content_type="text/html"` it is the page of a gateway or proxy.
+    """
 
     body: bytes
     status: int = 200
+    content_type: str = "application/json; charset=utf-8"
 
 
 def play(fault: Fault, resumed: threading.Event) -> Response | None:
@@ -52,7 +56,7 @@ def play(fault: Fault, resumed: threading.Event) -> Response | None:
         resumed.wait(fault.seconds)
         return None
     if isinstance(fault, Body):
-        return Response(fault.status, fault.body, {"Content-Type": "application/json; charset=utf-8"})
+        return Response(fault.status, fault.body, {"Content-Type": fault.content_type})
     if isinstance(fault, Cut):
         return Response(200, b'{"kid": "https://', PROMISED)
     if isinstance(fault, Trickle):

@@ -3,7 +3,7 @@
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -117,14 +117,14 @@ def find_route(routes: list[Route], request: Request) -> tuple[Route, re.Match[s
     raise Refusal(405, "MethodNotAllowed", f"{request.method} is not allowed here.", headers={"Allow": allowed})
 
 
-def read_call(request: Request, found: re.Match[str]) -> Call:
-    """Parse a request as strictly as the service. Raises `Refusal`."""
+def read_call(request: Request, found: re.Match[str], api_versions: Sequence[str] = API_VERSIONS) -> Call:
+    """Parse a request as strictly as the service; `api_versions`: oldest first. Raises `Refusal`."""
     query = dict(parse_qsl(request.query, keep_blank_values=True))
     api_version = query.get("api-version")
     if api_version is None:
         raise bad("The request must specify an api-version.")
-    if api_version not in API_VERSIONS:
-        latest = f"Consider using the latest supported version ({API_VERSIONS[-1]})."
+    if api_version not in api_versions:
+        latest = f"Consider using the latest supported version ({api_versions[-1]})."
         raise bad(f"The specified version ({api_version}) is not recognized. {latest}")
     parts = found.groupdict()
     name = parts.get("name") or ""

@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +18,7 @@ from keyvouch_azure_keyvault.testing.faults import Fault, play
 from keyvouch_azure_keyvault.testing.key_endpoints import KeyEndpoints
 from keyvouch_azure_keyvault.testing.keys import make_version
 from keyvouch_azure_keyvault.testing.objects import Item, ObjectStore, Secret, SecretVersion, Version
-from keyvouch_azure_keyvault.testing.protocol import JsonResponse, find_route, read_call
+from keyvouch_azure_keyvault.testing.protocol import API_VERSIONS, JsonResponse, find_route, read_call
 from keyvouch_azure_keyvault.testing.refusals import Refusal, missing_role
 from keyvouch_azure_keyvault.testing.secret_endpoints import SecretEndpoints
 from keyvouch_azure_keyvault.testing.soft_delete import PurgeProtection
@@ -39,6 +39,9 @@ class KeyVault:
     reaches it as `contoso.vault.azure.net`, for example.
     `slow`: number of requests after each deletion, purge and recovery that still see the former state: the service
     takes some seconds for each.
+    `api_versions`: the API versions that it supports, oldest first; by default those of the service.
+    `creates_at_once`: respond to the creation of a self-signed certificate with a completed operation, as some Key
+    Vault emulators do. The service's operation is always in progress at first.
     """
 
     def __init__(
@@ -49,13 +52,15 @@ class KeyVault:
         purge_protection: bool = False,
         names: Iterable[str] = (),
         slow: int = 1,
+        api_versions: Sequence[str] = API_VERSIONS,
+        creates_at_once: bool = False,
     ) -> None:
         self.authority = authority
         self.deny: set[str] = set()
         """Permissions that nobody has, such as `keys/sign` or `certificates/list`."""
         self.disturb: Callable[[str], Failure | None] = lambda _: None
         """Called with the permission needed by each request with a valid token; returns a fault or refusal, or None."""
-        self._names = tuple(names)
+        self._names, self._api_versions = tuple(names), tuple(api_versions)
         self._validator = TokenValidator(authority, managed_hsm=managed_hsm)
         self._managed_hsm = managed_hsm
         self._protection = PurgeProtection(enabled=purge_protection)
@@ -63,7 +68,7 @@ class KeyVault:
         self._secrets: ObjectStore[Secret] = ObjectStore(slow)
         endpoints: list[Any] = [KeyEndpoints(self._items, self._protection, managed_hsm=managed_hsm)]
         if not managed_hsm:
-            endpoints.append(CertificateEndpoints(self._items, self._protection))
+            endpoints.append(CertificateEndpoints(self._items, self._protection, creates_at_once=creates_at_once))
             endpoints.append(SecretEndpoints(self._secrets, self._items, self._protection))
         self._routes = [route for each in endpoints for route in each.routes()]
         self._lock = threading.Lock()
@@ -260,7 +265,7 @@ class KeyVault:
             return played
         if route.permission in self.deny:
             raise missing_role(route.permission)
-        call = read_call(request, found)
+        call = read_call(request, found, self._api_versions)
         # A signature changes nothing, and takes the longest: no lock is needed.
         with contextlib.nullcontext() if route.permission == SIGN else self._lock:
             return route.handler(call).response()

@@ -14,7 +14,7 @@ MAX_DEPTH = 32
 MAX_ELEMENTS = 50_000
 """Maximum number of elements in one tree. A PKCS#12 file with 300 certificates has about 5,000."""
 
-OCTET_STRING, SEQUENCE = b"\x04", b"\x30"
+INTEGER, OCTET_STRING, SEQUENCE = b"\x02", b"\x04", b"\x30"
 _CONSTRUCTED_OCTET_STRING = b"\x24"
 """The tag of an OCTET STRING encoded in segments (X.690, section 8.7.3)."""
 _CONSTRUCTED, _HIGH_BIT, _LONG_FORM_TAG = 0x20, 0x80, 0x1F
@@ -57,6 +57,16 @@ def parse(data: bytes) -> Element:
     or has too many elements.
     """
     return _Reader(data).element(len(data), 0)
+
+
+def first(data: bytes) -> bytes:
+    """Return the bytes of the first element, as they are; all of the data if there is no element of definite length."""
+    reader = _Reader(data)
+    try:
+        reader.element(len(data), 0)
+    except ValueError:
+        return data
+    return data[: reader.position]
 
 
 def encode(element: Element) -> bytes:

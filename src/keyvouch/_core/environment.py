@@ -1,0 +1,132 @@
+"""Settings from environment variables, for containers, CI and functions, which often have no configuration file.
+
+`KEYVOUCH_KEY` is the URI of a key, never the key itself. On request, what is not set here comes from the variables of
+azure-identity's `EnvironmentCredential`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from keyvouch._secrets.redaction import contains_key
+from keyvouch._system import files
+from keyvouch.errors import ConfigurationError
+
+NAME = "environment variables"
+"""What stands for a profile's name; no profile can have it."""
+VARIABLES = {
+    "tenant": "KEYVOUCH_TENANT",
+    "client-id": "KEYVOUCH_CLIENT_ID",
+    "keys": "KEYVOUCH_KEY",
+    "scopes": "KEYVOUCH_SCOPES",
+    "authority": "KEYVOUCH_AUTHORITY",
+    "ca-file": "KEYVOUCH_CA_FILE",
+}
+"""The variable for each field of a profile."""
+REQUIRED = "KEYVOUCH_TENANT, KEYVOUCH_CLIENT_ID, KEYVOUCH_KEY and KEYVOUCH_SCOPES"
+"""The variables that signing in at Entra ID requires."""
+USE_AZURE = "KEYVOUCH_USE_AZURE_VARIABLES"
+AZURE_VARIABLES = {
+    "tenant": "AZURE_TENANT_ID",
+    "client-id": "AZURE_CLIENT_ID",
+    "keys": "AZURE_CLIENT_CERTIFICATE_PATH",
+    "authority": "AZURE_AUTHORITY_HOST",
+}
+"""The variable of azure-identity for each field."""
+_AZURE_PASSWORD = "AZURE_CLIENT_CERTIFICATE_PASSWORD"  # noqa: S105 - the name of a variable
+_AZURE_SEND_CHAIN = "AZURE_CLIENT_SEND_CERTIFICATE_CHAIN"
+_FLAGS = {"true": True, "1": True, "false": False, "0": False, "": False}
+
+
+def in_use() -> bool:
+    """Return True if variables have settings, or azure-identity's are to be used. Raises `ConfigurationError`."""
+    return bool(settings()) or uses_azure()
+
+
+def settings() -> dict[str, Any]:
+    """Return the fields of a profile that variables set; empty if they set none. Raises `ConfigurationError`."""
+    found: dict[str, Any] = {field: _value(variable) for field, variable in VARIABLES.items()}
+    if uses_azure():
+        found |= {field: value for field, value in _azure_settings().items() if not found.get(field)}
+    if contains_key(found["keys"]):
+        raise ConfigurationError(
+            f"{VARIABLES['keys']} contains the key itself, instead of its URI.",
+            hint="Put the key into another variable, such as APP_KEY, and set KEYVOUCH_KEY=pem:env:APP_KEY"
+            " (for a PFX in base64, pfx:env:APP_KEY).",
+        )
+    found["scopes"] = found["scopes"].split()
+    found["keys"] = [found["keys"]] if found["keys"] else []
+    return {field: value for field, value in found.items() if value}
+
+
+def variables() -> tuple[str, ...]:
+    """Return the values of all variables that `settings` uses, to find out whether they have changed."""
+    azure = (*AZURE_VARIABLES.values(), _AZURE_PASSWORD, _AZURE_SEND_CHAIN)
+    return tuple(os.environ.get(name, "") for name in (*VARIABLES.values(), USE_AZURE, *azure))
+
+
+def require_no_profile() -> None:
+    """Raise `ConfigurationError` if `KEYVOUCH_PROFILE` names a profile as well: one of the two would be ignored."""
+    if os.environ.get("KEYVOUCH_PROFILE"):
+        given = next((name for name in (*VARIABLES.values(), USE_AZURE) if os.environ.get(name)), USE_AZURE)
+        raise ConfigurationError(f"KEYVOUCH_PROFILE and {given} are both set.", hint="Unset one of them.")
+
+
+def missing(field: str) -> ConfigurationError:
+    """Return the error for a field that no variable sets."""
+    variable = VARIABLES.get(field, field)
+    azure = f" or {AZURE_VARIABLES[field]}" if uses_azure() and field in AZURE_VARIABLES else ""
+    examples = {
+        "keys": "KEYVOUCH_KEY=pem:env:APP_KEY, and APP_KEY to the key",
+        "scopes": "KEYVOUCH_SCOPES=https://graph.microsoft.com/.default",
+    }
+    return ConfigurationError(
+        f"The environment variable {variable}{azure} is not set.", hint=f"Set {examples.get(field, variable)}."
+    )
+
+
+def uses_azure() -> bool:
+    """Return True if the variables of azure-identity are to be used. Raises `ConfigurationError` for another value."""
+    return _flag(USE_AZURE)
+
+
+def _flag(variable: str) -> bool:
+    value = os.environ.get(variable, "").strip().lower()
+    if value not in _FLAGS:
+        raise ConfigurationError(f"Invalid value of {variable}.", hint=f"Set {variable}=true, or unset it.")
+    return _FLAGS[value]
+
+
+def _value(variable: str) -> str:
+    value = os.environ.get(variable, "").strip()
+    if value[:1] in ("'", '"') and value[-1:] == value[:1]:
+        raise ConfigurationError(
+            f"The value of {variable} is in quotes.",
+            hint=f"Write {variable}=... without quotes: not every program that sets variables removes them.",
+        )
+    return value
+
+
+def _azure_settings() -> dict[str, Any]:
+    found: dict[str, Any] = {field: _value(variable) for field, variable in AZURE_VARIABLES.items()}
+    if found["keys"]:
+        found["keys"] = _azure_key(found["keys"])
+    if found["authority"] and "://" not in found["authority"]:  # azure-identity accepts a host too
+        found["authority"] = f"https://{found['authority']}"
+    if _flag(_AZURE_SEND_CHAIN):
+        found["assertion"] = {"send-x5c": True}
+    return found
+
+
+def _azure_key(path: str) -> str:
+    """Return the URI of a PEM or PFX file, which azure-identity distinguishes by its content."""
+    from urllib.parse import quote
+
+    try:
+        scheme = "pem" if b"-----BEGIN" in files.read(Path(path)) else "pfx"
+    except OSError:  # opening the key reports the actual error
+        scheme = "pem" if Path(path).suffix.lower() in (".pem", ".key") else "pfx"
+    password = f"?password=env:{_AZURE_PASSWORD}" if os.environ.get(_AZURE_PASSWORD) else ""
+    return f"{scheme}:path={quote(os.fsencode(path))}{password}"

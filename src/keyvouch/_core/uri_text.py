@@ -1,0 +1,55 @@
+"""How the values of a URI are printed, in general and for a scheme with a standard of its own."""
+
+from __future__ import annotations
+
+import urllib.parse
+from dataclasses import dataclass
+
+from keyvouch._secrets.redaction import REDACTED
+
+QUOTES = "'\"\u2018\u2019\u201a\u201b"
+"""Characters that end quoted text: PowerShell treats curly quotes like straight ones."""
+
+
+@dataclass(frozen=True)
+class UriSyntax:
+    """How a store's URIs differ from others, if a standard defines its scheme."""
+
+    path_characters: str | None = None
+    """Characters printed as they are before `?`, besides ASCII letters, digits and `-._~`; None: all readable ones."""
+    query_characters: str | None = None
+    """The same after `?`."""
+    after_query: frozenset[str] = frozenset()
+    """Attributes of the core that identify a key, but are printed after `?`, where other programs ignore unknown
+    attributes. Accepted on both sides."""
+
+
+def encode_readable(data: bytes, keep: str = "") -> str:
+    """Percent-encode what would end the value, confuse a reader or a shell, or is not printable text."""
+    text = data.decode(errors="surrogateescape")
+    encoded = "".join(
+        character
+        if character.isprintable() and (character in keep or character not in {*QUOTES, *"%?;&# "})
+        else percent(character)
+        for character in text
+    )
+    return _without_marks(encoded)
+
+
+def encode_except(data: bytes, characters: str) -> str:
+    """Percent-encode all bytes except ASCII letters, digits, `-._~` and these characters."""
+    return _without_marks(urllib.parse.quote(data, safe=characters))
+
+
+def encode_all(data: bytes) -> str:
+    """Percent-encode every byte."""
+    return "".join(f"%{byte:02X}" for byte in data)
+
+
+def percent(character: str) -> str:
+    """Percent-encode one character."""
+    return encode_all(character.encode(errors="surrogateescape"))
+
+
+def _without_marks(encoded: str) -> str:
+    return encoded.replace(REDACTED, "%2A" * len(REDACTED))  # only omitted text is shown like this

@@ -1,0 +1,209 @@
+"""What a file is that should contain a key or certificate and does not, and the command that converts it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import shlex
+from typing import Any, NamedTuple
+
+from keyvouch._formats import asn1
+from keyvouch._formats.asn1 import Element
+from keyvouch._formats.pem_blocks import PKCS12_LABELS, has_block, iter_blocks
+from keyvouch._system import text
+
+
+class Identified(NamedTuple):
+    """What a file is, with an article, and what to do."""
+
+    what: str
+    hint: str
+
+
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]{16,}")
+_MAGIC = (
+    (
+        b"\xfe\xed\xfe\xed",
+        "a Java key store (JKS)",
+        "keytool -importkeystore -srckeystore {file} -destkeystore NEW.pfx",
+    ),
+    (
+        b"\xce\xce\xce\xce",
+        "a Java key store (JCEKS)",
+        "keytool -importkeystore -srckeystore {file} -destkeystore NEW.pfx",
+    ),
+    (b"PuTTY-User-Key-File-", "a PuTTY key", "puttygen {file} -O private-openssh-new -o NEW.pem"),
+    (b"version https://git-lfs", "a pointer of Git LFS", "git lfs pull"),
+    (b"$ANSIBLE_VAULT", "encrypted by Ansible Vault", "ansible-vault decrypt --output NEW {file}"),
+    (b"age-encryption.org/", "encrypted by age", "age --decrypt --output NEW {file}"),
+    (b"-----BEGIN PGP", "a PGP message or key", "gpg --output NEW --decrypt {file}"),
+    (b"PK\x03\x04", "a ZIP archive", "unzip {file}"),
+    (b"\x1f\x8b", "compressed with gzip", "gunzip --keep --stdout {file} > NEW"),
+)
+"""The beginnings of other kinds of files, and the command that extracts the key."""
+_JWK_COMMAND = (
+    "python3 -c 'import jwt, sys; from cryptography.hazmat.primitives.serialization import *;"
+    " key = jwt.PyJWK.from_json(sys.stdin.read()).key;"
+    " print(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())' < {file} > NEW.pem"
+)
+_REPLACEMENT = "\ufffd".encode()
+"""What replaces bytes that are not UTF-8 when binary data are treated as text."""
+_TAGS = {asn1.INTEGER: "i", asn1.SEQUENCE: "s", asn1.OCTET_STRING: "o", b"\x03": "b", b"\x06": "d", b"\xa0": "0"}
+_STRUCTURES = {
+    "iso": "a private key in DER",
+    "io": "a private key in DER",
+    "iiii": "a private key in DER",
+    "is": "a PFX",
+    "so": "an encrypted private key in DER",
+    "ssb": "a certificate",
+    "sb": "a public key",
+    "d0": "a PKCS#7 with certificates",
+}
+"""What a SEQUENCE is, by the types of its first elements: `i` is an INTEGER, `s` a SEQUENCE, and so on."""
+_CERTIFICATE_FIELDS = 6
+"""The least number of fields of a TBSCertificate; a request has fewer."""
+
+
+def identify(data: bytes, path: object) -> Identified | None:
+    """Return what the file is, if it is something other than what was expected and can be recognized."""
+    file, stripped = shlex.quote(str(path)), data.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if advice := text.advice(data, path, ""):
+        return Identified("UTF-16 text", advice)
+    for magic, what, command in _MAGIC:
+        if stripped.startswith(magic):
+            return Identified(what, f"Convert it: {command.format(file=file)}")
+    for recognize in (_markup, _json, _kubernetes, _public_ssh, _escaped, _pem, _base64, _text_mode):
+        if found := recognize(stripped, file, path):
+            return found
+    return _der(data, file, path)
+
+
+def _markup(data: bytes, file: str, path: object) -> Identified | None:  # noqa: ARG001 - all have the same arguments
+    beginning = data[:200].lower()
+    if beginning.startswith((b"<!doctype html", b"<html")):
+        return Identified("an HTML page", "Download it again: a sign-in or error page was saved instead of the file.")
+    if beginning.startswith(b"<"):
+        return Identified("XML", "Export the key as PFX or PEM.")
+    return None
+
+
+def _json(data: bytes, file: str, path: object) -> Identified | None:  # noqa: ARG001
+    if not data.startswith((b"{", b"[")):
+        return None
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(content, dict):
+        return _json_object(content, file)
+    return Identified("JSON", "Specify a PFX or PEM file.")
+
+
+def _json_object(content: dict[str, Any], file: str) -> Identified:
+    if content.get("type") == "service_account":
+        return Identified("the JSON of a service account", f"Extract its key: jq -r .private_key {file} > NEW.pem")
+    if content.get("kind") == "Secret":
+        return _kubernetes_secret()
+    if "kty" in content:
+        return Identified("a JWK", f"Convert it: {_JWK_COMMAND.format(file=file)}")
+    if isinstance(value := content.get("value"), str):
+        command = "> NEW.pem" if "-----BEGIN " in value else "| base64 -d > NEW.pfx"
+        what = "JSON with the key as its value, as `az keyvault secret show` prints it"
+        return Identified(what, f"Extract it: jq -r .value {file} {command}")
+    if "keys" in content:
+        return Identified("a set of JWKs", f"Extract one of its keys: jq '.keys[0]' {file} > NEW.jwk")
+    return Identified("JSON", "Specify a PFX or PEM file.")
+
+
+def _kubernetes(data: bytes, file: str, path: object) -> Identified | None:  # noqa: ARG001
+    return _kubernetes_secret() if re.search(rb"(?m)^kind: *Secret\s*$", data[:100_000]) else None
+
+
+def _kubernetes_secret() -> Identified:
+    command = r"kubectl get secret NAME -o jsonpath='{.data.tls\.key}' | base64 -d > NEW.pem"
+    return Identified("a Kubernetes Secret", f"Extract the key, or mount the secret: {command}")
+
+
+def _public_ssh(data: bytes, file: str, path: object) -> Identified | None:  # noqa: ARG001
+    if data.startswith((b"ssh-", b"ecdsa-sha2-", b"---- BEGIN SSH2 PUBLIC")):
+        return Identified("an SSH public key", "Specify the private key.")
+    return None
+
+
+def _escaped(data: bytes, file: str, path: object) -> Identified | None:  # noqa: ARG001
+    if has_block(data) and re.search(rb"-----(?:\\r)?\\n", data):
+        command = f"printf '%b' \"$(tr -d '\\042\\047' < {file})\" > NEW.pem"
+        return Identified("PEM with the two characters \\n instead of line ends", f"Convert it: {command}")
+    return None
+
+
+def _pem(data: bytes, file: str, path: object) -> Identified | None:  # noqa: ARG001
+    if not has_block(data):
+        return None
+    try:
+        labels = [block.label for block in iter_blocks(data)]
+    except ValueError:
+        return None
+    if any(label in PKCS12_LABELS for label in labels):
+        return Identified("a PFX in PEM", f"Write pfx:{path}.")
+    if any(label.endswith(b"PRIVATE KEY") for label in labels):
+        return Identified("PEM", f"Write pem:{path}.")
+    kinds = ", ".join(dict.fromkeys(label.decode() for label in labels))
+    return Identified(f"PEM with {kinds}, but without a private key", "Specify the file with the private key.")
+
+
+def _base64(data: bytes, file: str, path: object) -> Identified | None:
+    """Recognize base64, also if it was encoded twice, as by a pipeline that encodes what is encoded already."""
+    command, times = f"base64 -d {file}", 0
+    content = data.strip().strip(b"\"'")
+    while _BASE64.fullmatch(content) and not has_block(content):
+        try:
+            content = base64.b64decode(b"".join(content.split()).translate(bytes.maketrans(b"-_", b"+/")) + b"==")
+        except (ValueError, binascii.Error):
+            return None
+        times += 1
+    if not times:
+        return None
+    command += " | base64 -d" * (times - 1)
+    inner = _der(content, file, path) or _pem(content, file, path)
+    if inner is None:
+        return None
+    suffix = "pfx" if inner.what == "a PFX" else "pem" if has_block(content) else "der"
+    again = ", encoded twice" if times > 1 else ""
+    return Identified(f"the base64 of {inner.what}{again}", f"Decode it: {command} > NEW.{suffix}")
+
+
+def _text_mode(data: bytes, file: str, path: object) -> Identified | None:  # noqa: ARG001
+    if data[:1] == b"0" and data.count(_REPLACEMENT) > len(data) // 50:
+        return Identified("binary data that were treated as text", "Copy the original again, in binary mode.")
+    return None
+
+
+def _der(data: bytes, file: str, path: object) -> Identified | None:
+    try:
+        fields = asn1.parse(data).children
+    except ValueError:
+        return None
+    what = _structure(fields)
+    if what is None:
+        return None
+    certificate = f"It contains no private key: write pem:KEY-FILE?certificate-file={path}."
+    hints = {
+        "a PFX": f"Write pfx:{path}.",
+        "a certificate": certificate,
+        "a PKCS#7 with certificates": certificate,
+        "a public key": "Specify the file with the private key.",
+        "a certificate request": "Specify the file with the private key.",
+    }
+    return Identified(what, hints.get(what) or f"Convert it: openssl pkey -inform DER -in {file} -out NEW.pem")
+
+
+def _structure(fields: tuple[Element, ...]) -> str | None:
+    """Return what a SEQUENCE with these fields is, by the tags of the first ones."""
+    tags = "".join(_TAGS.get(field.tag, "?") for field in fields)
+    what = next((what for beginning, what in _STRUCTURES.items() if tags.startswith(beginning)), None)
+    if what == "a certificate" and len(fields[0].children) < _CERTIFICATE_FIELDS:
+        return "a certificate request"
+    return what

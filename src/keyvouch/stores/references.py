@@ -1,0 +1,139 @@
+"""Keys that are not in a file of their own: in a variable, a credential, the key ring, or on standard input.
+
+    pem:env:APP_KEY   pfx:credential:app-pfx   pem:keyring:service/user   pem:command:/path/program   pem:stdin:
+
+Only bytes need no encoding. Elsewhere a PFX is base64, and a PEM file may be; a PEM file in a variable may have lost
+its line breaks.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from keyvouch._secrets.key_bytes import recall_key
+from keyvouch._secrets.redaction import KEY_REFERENCE_KINDS, contains_key
+from keyvouch._system import files
+from keyvouch.errors import KeyvouchError, NotSupported
+from keyvouch.secrets import Secret, SecretResolver
+from keyvouch.store import KeyUri
+from keyvouch.stores import key_files
+
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]+={0,2}")
+_UNKNOWN: files.Stamp = (0, 0, 0, 0)
+"""The stamp if finding out whether the key was replaced takes more than a moment."""
+_MOST_LAYERS = 2
+"""How often base64 is removed: Kubernetes encodes what the user may already have encoded."""
+_ARMOUR = re.compile(rb"(-----BEGIN [A-Z0-9 ]+-----)(.*?)(-----END [A-Z0-9 ]+-----)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class KeyReference:
+    """Where a key is, if it is not in a file of its own."""
+
+    kind: str
+    """One of `KEY_REFERENCE_KINDS`."""
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}"
+
+    @property
+    def label(self) -> Path:
+        """What errors show, in place of a file's path; of a program, not its arguments."""
+        return Path(f"{self.kind}:{self.name.partition(' ')[0]}")
+
+    def read(self, secrets: SecretResolver) -> key_files.KeyFile:
+        """Return the key's bytes, decoded. Raises what `SecretResolver.read_key` raises."""
+        stamp = _UNKNOWN
+        with contextlib.suppress(OSError):  # reading it reports the actual error
+            stamp = self.stamp()  # before reading, so that a key replaced in the meantime counts as changed
+        return key_files.KeyFile(self.label, decode(secrets.read_key(str(self))), stamp, None, str(self))
+
+    def stamp(self) -> files.Stamp:
+        """Return what distinguishes the key from one that replaced it. Raises OSError."""
+        if self.kind == "env":
+            return hash(os.environ.get(self.name)), 0, 0, 0
+        if self.kind == "credential":
+            return files.stamp(Path(os.environ.get("CREDENTIALS_DIRECTORY", ""), self.name).stat())
+        return _UNKNOWN
+
+    def password(self) -> Secret | None:
+        """Return the password that was passed in together with the key."""
+        return cast("Secret | None", recall_key(self.name).password) if self.kind == "memory" else None
+
+    def is_read_only(self, uri: KeyUri) -> NotSupported:
+        """Return the error for an attempt to write to the reference."""
+        return NotSupported(
+            f"Cannot write to {self.label}: only files can be created and changed.",
+            hint=f"Use the path of a file: {uri.scheme}:/path/to/file.",
+            uri=uri,
+        )
+
+
+def require_file(file: key_files.KeyFile, uri: KeyUri) -> None:
+    """Raise `NotSupported` if the key was read from a reference: there is nothing to change or delete."""
+    if file.reference is not None:
+        raise NotSupported(
+            f"Cannot change {file.path}: only files can be changed.",
+            hint="Replace the key where it is stored. To add only a certificate, use certificate-file=.",
+            uri=uri,
+        )
+
+
+def fit_hint(error: KeyvouchError, reference: KeyReference) -> KeyvouchError:
+    """Return an error of reading a key file, with a hint for this reference."""
+    if reference.kind == "memory":
+        error.hint = error.hint.replace("Add ?password=env:NAME to the URI", "Pass password= to keyvouch.load_signer")
+    label = re.escape(shlex.quote(str(reference.label)))
+    hint = re.sub(rf"(?<= -)(in|f) {label}", r"\1 FILE", error.hint)
+    error.hint = f"Write the key to a file first. {hint}" if hint != error.hint else hint
+    return error
+
+
+def parse_location(data: bytes) -> Path | KeyReference:
+    """Return the file or the reference in a URI's path. Raises ValueError, which does not repeat a secret."""
+    text = os.fsdecode(data)
+    if contains_key(text):
+        raise ValueError("expected a path or a reference, got the key itself")
+    kind, colon, name = ("stdin", ":", "") if text == "-" else text.partition(":")
+    if not colon or kind not in (*KEY_REFERENCE_KINDS, "file", "prompt"):
+        return key_files.parse_path(data)
+    if kind == "file":
+        raise ValueError(f"write the path without file: {name}")
+    if kind == "prompt":
+        raise ValueError("a key cannot be entered on the terminal; pipe it to the command, and write stdin:")
+    if "\0" in text or bool(name) == (kind == "stdin") or (kind == "env" and not re.fullmatch(r"[\w.-]+", name)):
+        raise ValueError("expected env:NAME, credential:name, keyring:service/user, command:/path/program or stdin:")
+    return KeyReference(kind, name)
+
+
+def decode(data: bytes) -> bytes:
+    """Return a PFX, PEM or JWK from its encoded form; anything else as it is."""
+    for _ in range(_MOST_LAYERS):
+        joined = b"".join(data.removeprefix(b"\xef\xbb\xbf").split()).strip(b"'\"")
+        if b"-----BEGIN" in joined or not _BASE64.fullmatch(joined):  # base64url has hyphens too
+            break
+        padded = joined.rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+        try:
+            data = binascii.a2b_base64(padded + b"=" * (-len(padded) % 4))
+        except binascii.Error:
+            break
+    return _ARMOUR.sub(_restore_lines, data)
+
+
+def _restore_lines(block: re.Match[bytes]) -> bytes:
+    r"""Return a PEM block with line breaks, if it has none: only spaces, or a literal \n."""
+    begin, body, end = block.groups()
+    if b"\n" in body.strip():
+        return block[0]
+    lines = re.sub(rb"(?:\\r)?\\n", b"\n", body).split()
+    if any(b":" in line for line in lines):  # headers, whose spaces are not line breaks
+        return block[0].replace(b"\\r", b"").replace(b"\\n", b"\n")
+    return b"\n".join((begin, *lines, end))

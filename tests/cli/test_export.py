@@ -1,0 +1,116 @@
+"""Public keys as JWKs, checked with joserfc, and what is said about registering them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from joserfc.jwk import KeySet
+
+from keyvouch.algorithms import KEY_TYPES
+from keyvouch.assertion import jwk_thumbprint
+from signing_in import Key, make_key, run
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> list[Key]:
+    return [make_key(tmp_path, "first.pem", "P-256"), make_key(tmp_path, "second.pem", "Ed25519")]
+
+
+def configure(folder: Path, keys: list[str], *lines: str) -> dict[str, str]:
+    text = [
+        "[profiles.partner]",
+        'authority = "https://idp.example"',
+        'client-id = "app"',
+        f"keys = {json.dumps(keys)}",
+    ]
+    (folder / "config.toml").write_text("\n".join([*text, *lines]) + "\n")
+    return {"KEYVOUCH_CONFIG": str(folder / "config.toml")}
+
+
+@pytest.mark.parametrize("key_type", [each for each in KEY_TYPES if each not in ("RSA-3072", "RSA-4096")])
+def test_jwk(tmp_path: Path, key_type: str) -> None:
+    """`--jwk` prints the public key, with its thumbprint as `kid`, and nothing private."""
+    key = make_key(tmp_path, "app.pem", key_type)
+    done = run("export", "--jwk", "--key", key.uri)
+
+    jwk = json.loads(done.output)
+    [theirs] = KeySet.import_key_set({"keys": [jwk]}).keys
+    assert not theirs.is_private
+    assert theirs.raw_value == key.certificate.public_key()
+    assert (jwk["kid"], jwk["use"]) == (theirs.thumbprint(), "sig")
+    assert not jwk.keys() & {"d", "p", "q", "dp", "dq", "qi"}
+
+
+def test_jwk_without_certificate(tmp_path: Path, keys: list[Key]) -> None:
+    """A key needs no certificate to be registered as a JWK."""
+    path = tmp_path / "first.pem"
+    path.write_bytes(path.read_bytes().partition(b"-----BEGIN CERTIFICATE")[0])
+
+    assert json.loads(run("export", "--jwk", "--key", keys[0].uri).output)["kty"] == "EC"
+
+
+def test_jwks_of_a_profile(tmp_path: Path, keys: list[Key]) -> None:
+    """`--jwks` prints all keys of the profile in its order, each once."""
+    environment = configure(tmp_path, [keys[0].uri, keys[1].uri, keys[0].uri])
+
+    jwks = json.loads(run("export", "--jwks", environment=environment).output)
+
+    assert [each.raw_value for each in KeySet.import_key_set(jwks).keys] == [
+        key.certificate.public_key() for key in keys
+    ]
+
+
+def test_to_a_file(tmp_path: Path, keys: list[Key]) -> None:
+    """With a file, it is written there, and never replaced."""
+    path = tmp_path / "jwks.json"
+    arguments = ("export", "--jwks", str(path), "--key", keys[0].uri, "--output", "json")
+
+    assert json.loads(run(*arguments).output) == {"file": str(path)}
+    assert len(json.loads(path.read_text())["keys"]) == 1
+    assert run(*arguments).status != 0
+
+
+def test_configured_kid(tmp_path: Path, keys: list[Key]) -> None:
+    """The exported `kid` is the one that assertions will have."""
+    first, second = (jwk_thumbprint(key.certificate.public_key()) for key in keys)  # type: ignore[arg-type]
+    uris = [key.uri for key in keys]
+    for option, expected in (
+        (f'kid = {{ "{first}" = "mine" }}', ["mine", second]),
+        ('kid = "thumbprint"', [first, second]),
+        ('kid = "none"', [None, None]),
+    ):
+        environment = configure(tmp_path, uris, f"assertion = {{ {option} }}")
+        exported = json.loads(run("export", "--jwks", environment=environment).output)["keys"]
+        assert [each.get("kid") for each in exported] == expected
+
+
+def test_one_kid_for_two_keys(tmp_path: Path, keys: list[Key]) -> None:
+    """The same `kid` for two keys is an error, and the hint says how to give each its own."""
+    environment = configure(tmp_path, [key.uri for key in keys], 'assertion = { kid = "mine" }')
+
+    done = run("export", "--jwks", environment=environment)
+
+    assert (done.status, done.output) == (2, "")
+    assert "same kid: mine" in done.errors
+    assert "kid = {" in done.errors
+
+
+def test_certificate_for_another_authority(tmp_path: Path, keys: list[Key]) -> None:
+    """What is said about the certificate mentions the app registration only if the authority may be Entra ID."""
+    environment = configure(tmp_path, [keys[0].uri])
+    done = run("export", "--certificate", str(tmp_path / "a.cer"), environment=environment)
+    assert "https://idp.example" in done.errors
+    assert "app registration" not in done.errors
+
+    done = run("export", "--certificate", str(tmp_path / "b.cer"), "--key", keys[0].uri)
+    assert "app registration" in done.errors
+
+
+@pytest.mark.parametrize("arguments", [(), ("--jwk", "--jwks"), ("--jwk", "--certificate", "a.cer")])
+def test_one_format(tmp_path: Path, keys: list[Key], arguments: tuple[str, ...]) -> None:
+    """Exactly one format is written."""
+    done = run("export", *arguments, "--key", keys[0].uri, folder=tmp_path)
+    assert done.status == 2
+    assert "--certificate, --pfx, --jwk and --jwks" in done.errors

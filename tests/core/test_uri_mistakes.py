@@ -1,0 +1,128 @@
+"""What is often written instead of a key's URI: the error has the cause, and the line to write."""
+
+import pytest
+
+from keyvouch._core.opening import parse
+from keyvouch.errors import ConfigurationError, PluginMissing
+from keyvouch.uri import scheme_of
+
+SHA1 = "CA20A903F6693D54E8087A25FC2EAB1779E7D69B"
+SHA256 = "98AAAF618774B04968A1481F0AD497F71B8D170FAAA3143935C0857AF42D3C36"
+SECRET = "hunter2"  # must not appear in any error
+
+
+def refusal(text: str) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(text)
+    assert SECRET not in f"{caught.value!r} {caught.value} {caught.value.uri}"
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SHA1,
+        SHA1.lower(),
+        SHA256,
+        ":".join(SHA1[i : i + 2] for i in range(0, 40, 2)),
+        " ".join(SHA1[i : i + 2] for i in range(0, 40, 2)),
+        f"\u200e{SHA1}",
+    ],
+)
+def test_thumbprint(text: str) -> None:
+    """A bare thumbprint, as any tool shows it, is recognized."""
+    error = refusal(text)
+    assert error.message == "Expected a key's URI, got a thumbprint."
+    assert f"write windows:thumbprint={SHA256 if len(text) == 64 else SHA1};" in error.hint
+
+
+@pytest.mark.parametrize("text", [SHA1[1:], f"{SHA1}0", f"{SHA1[1:]}g", "cafe:/a", "cafe"])
+def test_what_is_not_a_thumbprint(text: str) -> None:
+    """Only 40 or 64 hexadecimal digits are a thumbprint."""
+    with pytest.raises((ConfigurationError, PluginMissing)) as caught:
+        parse(text)
+    assert "thumbprint" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "uri"),
+    [
+        (rf"cert:\LocalMachine\My\{SHA1}", f"windows:thumbprint={SHA1};store=My;location=LocalMachine"),
+        (rf"Cert:\CurrentUser\MY\{SHA1.lower()}", f"windows:thumbprint={SHA1};store=My;location=CurrentUser"),
+        (f"cert:/localmachine/my/{SHA1}", f"windows:thumbprint={SHA1};store=My;location=LocalMachine"),
+        (rf"Cert:LocalMachine\WebHosting\{SHA1}", f"windows:thumbprint={SHA1};store=WebHosting;location=LocalMachine"),
+        (rf"CurrentUser\MY\{SHA1}", f"windows:thumbprint={SHA1};store=My;location=CurrentUser"),
+        (
+            rf"Microsoft.PowerShell.Security\Certificate::LocalMachine\My\{SHA1}",
+            f"windows:thumbprint={SHA1};store=My;location=LocalMachine",
+        ),
+        (r"cert:\LocalMachine\My", "windows:store=My;location=LocalMachine"),
+        (r"cert:\LocalMachine\My\app", "windows:store=My;location=LocalMachine"),
+    ],
+)
+def test_path_in_the_windows_certificate_store(text: str, uri: str) -> None:
+    """A path of PowerShell or curl is recognized; without a thumbprint, the hint lists the keys."""
+    error = refusal(text)
+    assert error.message == "Expected a key's URI, got a path in the Windows certificate store."
+    assert error.hint.endswith((f"Write '{uri}'.", f"keyvouch keys --key '{uri}'"))
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("p12:/etc/app.p12", "Write 'pfx:/etc/app.p12'."),
+        ("PKCS12:app.pfx", "Write 'pfx:app.pfx'."),
+        (f"p12:/etc/app.p12?password={SECRET}", "Write 'pfx:/etc/app.p12?...'."),
+        (f"p12:/etc/app.p12;password={SECRET}", "Write 'pfx:/etc/app.p12;password=***'."),
+        ("key:/etc/app.key", "Write 'pem:/etc/app.key'."),
+        ("file:/etc/app.pfx", "Write 'pfx:/etc/app.pfx'."),
+        ("file:///etc/App.P12", "Write 'pfx:/etc/App.P12'."),
+        ("file://localhost/etc/app.pem", "Write 'pem:/etc/app.pem'."),
+        (f"FILE:app.key?password={SECRET}", "Write 'pem:app.key?...'."),
+        ("file:///C:/keys/app.pfx", "Write 'pfx:C:/keys/app.pfx'."),
+        ("file:C:\\keys\\app.pfx", "Write 'pfx:C:\\keys\\app.pfx'."),
+        ("file://server/share/app.pfx", "Write 'pfx://server/share/app.pfx'."),
+        ("file:/run/secrets/app", "Write 'pfx:/run/secrets/app' or 'pem:/run/secrets/app'."),
+        ("cert:/etc/app.pem", "For a file, write pfx:PATH or pem:PATH; for the Windows certificate store,"),
+        ("p11:token=prod;object=app", "Write 'pkcs11:token=prod;object=app'."),
+        ("keyvault:vault=https://a.vault.azure.net", "Write 'azure-keyvault:vault=https://a.vault.azure.net'."),
+        ("openbao:key=app", "Write 'vault:key=app'."),
+        (
+            "https://contoso.vault.azure.net/certificates/app",
+            "Write 'azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app'.",
+        ),
+        (
+            f"https://contoso.vault.azure.net:443/keys/app/{SHA1[:32]}",
+            f"Write 'azure-keyvault:vault=https://contoso.vault.azure.net;key=app;version={SHA1[:32]}'.",
+        ),
+    ],
+)
+def test_scheme_of_another_program(text: str, hint: str) -> None:
+    """A scheme that no store has, but whose meaning is clear, is answered with the URI to write."""
+    error = refusal(text)
+    assert error.message.startswith(f"Unknown scheme {text.partition(':')[0].lower()}: in ")
+    assert error.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (f"thumbprint={SHA1}", f"Write 'windows:thumbprint={SHA1}'."),
+        ("token=prod;object=app", "Write 'pkcs11:token=prod;object=app'."),
+        ("path=/etc/app.pfx", "Write 'pfx:path=/etc/app.pfx'."),
+        ("vault=x?auth=cli", "Write 'azure-keyvault:vault=x?...'."),
+        (f"password={SECRET}", "A URI begins with"),
+    ],
+)
+def test_attributes_without_a_scheme(text: str, hint: str) -> None:
+    """If the first attribute says which store was meant, the hint has its scheme."""
+    error = refusal(text)
+    assert "the scheme is missing" in error.message
+    assert error.hint.startswith(hint)
+
+
+def test_unknown_scheme_remains_a_missing_plugin() -> None:
+    """A scheme that may belong to a plugin is reported as such."""
+    with pytest.raises(PluginMissing, match="No store is installed for yubikey:"):
+        parse("yubikey:slot=9c")
+    assert scheme_of("p12:/a") == "p12"
