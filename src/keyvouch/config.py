@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from keyvouch._core import environment
+from keyvouch._core import field_hints
 from keyvouch._secrets.redaction import redact
 from keyvouch._system import files, text
 from keyvouch.errors import AccessDenied, ConfigurationError
@@ -97,11 +99,14 @@ class Configuration:
     tried: tuple[Path, ...]
     defaults: Mapping[str, Any] = field(repr=False)
     profiles: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    closed: Mapping[Path, PermissionError] = field(default_factory=dict, repr=False)
+    """Those of the possible paths that lie in a folder that this account may not enter."""
 
     def profile(self, name: str) -> Profile:
         """Return the profile of this name. Raises `ConfigurationError`, with the paths tried and the known names."""
         if name == environment.NAME:
             return self.environment_profile()
+        self.require_reachable()
         if name not in self.profiles:
             shown = f": {name!r}" if re.fullmatch(_NAME, name) else ""  # it may be a URI with a secret in it
             raise ConfigurationError(f"Profile not found{shown}.", hint=self._known_profiles())
@@ -145,6 +150,7 @@ class Configuration:
             return name
         if len(self.profiles) == 1:
             return next(iter(self.profiles))
+        self.require_reachable()
         advice = "Use --profile NAME." if self.profiles else f"Add a profile, or set {environment.REQUIRED}."
         raise ConfigurationError("No profile was specified.", hint=f"{advice} {self._known_profiles()}")
 
@@ -157,7 +163,19 @@ class Configuration:
                 f"The profile {name!r} already exists in {self.path}.", hint="Choose another name."
             )
 
+    def require_reachable(self) -> None:
+        """Raise `AccessDenied` if no configuration was found, and there may be one that this account cannot reach."""
+        if self.path is not None or not self.closed:
+            return
+        path = next(reversed(self.closed))  # rather the machine's: a job's HOME is often that of another account
+        error = _cannot_read(path, self.closed[path])
+        if path != self.tried[-1]:
+            error.hint = f"Set HOME to this account's home directory, or use {self.tried[-1]}."
+        raise error
+
     def _known_profiles(self) -> str:
+        if self.path is None and any(map(is_null_device, self.tried)):
+            return f"{self.tried[0]} means no configuration: unset KEYVOUCH_CONFIG, or name a file."
         if self.path is None:
             return f"No configuration file was found; tried: {', '.join(map(str, self.tried))}."
         return f"{self.path} contains: {', '.join(self.profiles) or 'no profiles'}."
@@ -171,10 +189,34 @@ def load(path: str | os.PathLike[str] | None = None, *, may_be_missing: bool = F
     """
     named = path or os.environ.get("KEYVOUCH_CONFIG")
     candidates = (Path(named),) if named else tuple(files.configuration_files())
+    closed: dict[Path, PermissionError] = {}
     for candidate in candidates:
-        if (named and not may_be_missing) or os.path.exists(candidate):  # noqa: PTH110 - `Path.exists` raises PermissionError
+        if is_null_device(candidate):
+            break
+        if (named and not may_be_missing) or _exists(candidate, closed):
             return _read(_absolute(candidate), candidates)
-    return Configuration(None, candidates, {}, {})
+    return Configuration(None, candidates, {}, {}, closed)
+
+
+def is_null_device(path: Path) -> bool:
+    """Return True for the null device, or a link to it: as a configuration, it means that there is none."""
+    if sys.platform == "win32":
+        return path.name.upper() == "NUL"
+    try:
+        return path.samefile(os.devnull)
+    except (OSError, ValueError):
+        return False
+
+
+def _exists(path: Path, closed: dict[Path, PermissionError]) -> bool:
+    """Return True if the file exists; record it as closed if this account may not find out."""
+    try:
+        path.stat()
+    except PermissionError as error:
+        closed[path] = error
+    except (OSError, ValueError):
+        return False
+    return path not in closed
 
 
 def _absolute(path: Path) -> Path:
@@ -191,6 +233,11 @@ def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
 
     Raises `ConfigurationError` if the name is taken or `load` would not accept the result.
     """
+    if is_null_device(path):
+        raise ConfigurationError(
+            f"Cannot add a profile to {path}, which means no configuration.",
+            hint="Unset KEYVOUCH_CONFIG, or name a file: keyvouch --config FILE ...",
+        )
     files.make_folder(path.parent)
     # A separate lock file: any account that can read the folder or the configuration could hold a lock on those.
     with files.locked(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT):
@@ -228,15 +275,19 @@ def _read(path: Path, tried: tuple[Path, ...]) -> Configuration:
     except FileNotFoundError:
         raise ConfigurationError(f"The configuration {path} does not exist.", hint="Correct its path.") from None
     except PermissionError as error:
-        raise AccessDenied(
-            f"The configuration {path} cannot be read: {error.strerror}.", hint=files.read_hint(path, error)
-        ) from error
+        raise _cannot_read(path, error) from error
     except OSError as error:
         raise ConfigurationError(
             f"The configuration {path} cannot be read: {error.strerror}.", hint="Specify a file."
         ) from error
     except UnicodeDecodeError:
         raise ConfigurationError(f"The configuration {path} is not UTF-8.", hint=text.advice(data, path)) from None
+
+
+def _cannot_read(path: Path, error: PermissionError) -> AccessDenied:
+    return AccessDenied(
+        f"The configuration {path} cannot be read: {error.strerror}.", hint=files.read_hint(path, error)
+    )
 
 
 def _parse(content: str, path: Path, tried: tuple[Path, ...]) -> Configuration:
@@ -295,9 +346,10 @@ def _convert(fields: Mapping[str, Any], source: str) -> Profile:
         message = str(error).replace("Object contains unknown field", "unknown field").replace("`", "'")
         message = message.replace("Expected 'str | null'", "expected text").replace("Expected ", "expected ")
         message = re.sub(r" - at '\$\.?(.*?)'$", lambda at: f" (in {at[1]})" if at[1] else "", message)
-        known = ", ".join(field.encode_name for field in msgspec.structs.fields(Profile))
-        raise ConfigurationError(f"{source}: {message}.", hint=f"Use one of the fields {known}.") from None
+        hint = field_hints.hint_for(str(error), fields, Profile)
+        raise ConfigurationError(f"{source}: {message}.", hint=hint) from None
     _require_printable(fields, source)
+    _require_one_server(fields, source)
     _require_valid(profile, source)
     return profile
 
@@ -315,3 +367,30 @@ def _require_valid(profile: Profile, source: str) -> None:
         raise ConfigurationError(f"{source}: authority is not an https URL.", hint="Write https://...")
     if profile.authority and "@" in profile.authority:
         raise ConfigurationError(f"{source}: authority contains a user name.", hint="Remove it.")
+    _require_no_tenant_in_authority(profile, source)
+
+
+def _require_one_server(fields: Mapping[str, Any], source: str) -> None:
+    if fields.get("cloud") and fields.get("authority"):
+        raise ConfigurationError(
+            f"{source}: cloud and authority are both set.",
+            hint="Remove authority for a cloud of Microsoft's, or cloud for another server.",
+        )
+
+
+def _require_no_tenant_in_authority(profile: Profile, source: str) -> None:
+    """Refuse an authority that ends with the tenant, which is appended to it, or that is a Microsoft cloud's."""
+    address = (profile.authority or "").rstrip("/")
+    host, _, path = address.removeprefix("https://").partition("/")
+    cloud = next((name for name, url in CLOUDS.items() if url == f"https://{host}".lower()), None)
+    tenant = path.partition("/")[0]
+    if cloud and tenant and (profile.tenant or not path.endswith("/v2.0")):  # the latter is Entra ID's own issuer
+        line = f'Write tenant = "{profile.tenant or tenant}"'
+        other = "" if cloud == "public" else f' and cloud = "{cloud}"'
+        raise ConfigurationError(f"{source}: authority contains the tenant.", hint=f"{line}{other}, without authority.")
+    if profile.tenant and f"/{path}".lower().endswith(f"/{profile.tenant}".lower()):
+        shorter = address[: -len(profile.tenant)].rstrip("/")
+        raise ConfigurationError(
+            f"{source}: authority contains the tenant.",
+            hint=f'Write authority = "{shorter}": tenant is appended to it.',
+        )

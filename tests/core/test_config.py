@@ -493,3 +493,140 @@ def test_concurrent_edit_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyP
         add_profile(path, "b", {"tenant": "t"})
     assert caught.value.hint == "Run the command again."
     assert "[profiles.edited]" in path.read_text()
+
+
+# The null device
+
+
+@pytest.fixture
+def null(monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KEYVOUCH_CONFIG", os.devnull)
+    return Path(os.devnull)
+
+
+def test_null_device_means_no_configuration(null: Path) -> None:
+    """`KEYVOUCH_CONFIG=/dev/null` means that there is no configuration, also for the files searched otherwise."""
+    user = files.configuration_files()[0]
+    user.parent.mkdir(parents=True)
+    user.write_text(NIGHTLY)
+    assert load() == load(may_be_missing=True) == Configuration(None, (null,), {}, {})
+    assert load().default_profile() == Profile()
+    with pytest.raises(ConfigurationError) as caught:
+        load().profile("nightly")
+    assert f"{null} means no configuration: unset KEYVOUCH_CONFIG" in caught.value.hint
+
+
+@posix
+def test_link_to_the_null_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's configuration that is a link to the null device hides the machine's, as systemd masks a unit."""
+    user, machine = places(tmp_path, monkeypatch)
+    write(machine, NIGHTLY)
+    user.parent.mkdir()
+    user.symlink_to(os.devnull)
+    assert load().profiles == {}
+
+
+def test_profile_is_not_added_to_the_null_device(null: Path) -> None:
+    """Adding a profile would replace the device itself."""
+    before = null.stat().st_ino
+    with pytest.raises(ConfigurationError, match="Cannot add a profile") as caught:
+        add_profile(null, "a", {"tenant": "t"})
+    assert "keyvouch --config FILE" in caught.value.hint
+    assert null.stat().st_ino == before
+
+
+@posix
+def test_other_device_is_not_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any other device is refused, without a command that would change it."""
+    monkeypatch.setenv("KEYVOUCH_CONFIG", "/dev/zero")
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+    assert "regular file" in caught.value.hint
+
+
+# Hints
+
+
+@pytest.mark.parametrize(
+    ("field", "hint"),
+    [
+        ('client_id = "x"', 'Did you mean "client-id"?'),
+        ('CLIENT_ID = "x"', 'Did you mean "client-id"?'),
+        ('app-id = "x"', 'Did you mean "client-id"?'),
+        ('application_id = "x"', 'Did you mean "client-id"?'),
+        ('tenant_id = "x"', 'Did you mean "tenant"?'),
+        ('key = "pem:/a"', 'Did you mean "keys"?'),
+        ('scope = "x"', 'Did you mean "scopes"?'),
+        ('certificate = "x"', 'Did you mean "keys"?'),
+        ('ca_file = "x"', 'Did you mean "ca-file"?'),
+        ('client_secret = "hunter2"', "keyvouch signs in with a key"),
+        ("send-x5c = true", "Write assertion.send-x5c = ..."),
+        ("send_x5c = true", "Write assertion.send-x5c = ..."),
+        ("assertion = {send_x5c = true}", 'Did you mean "send-x5c"?'),
+        ('assertion = {tenant = "x"}', 'Move it out of assertion, and write it as "tenant"'),
+        ('keys = "pem:/a"', 'Write keys = ["pem:/a"].'),
+        ("keys = 'pem:/a?password=hunter2'", 'Write keys = ["pem:/a?password=***"].'),
+        ('scopes = "api://x/.default"', 'Write scopes = ["api://x/.default"].'),
+        ("scopes = [1]", 'Write scopes = ["1"].'),
+        ('cloud = "gov"', 'Write cloud = "usgov". The values are public, usgov, china.'),
+        ('cloud = "mars"', 'Write cloud = "public" or "usgov" or "china".'),
+        ('permissions = "none"', 'Write permissions = "strict" or "any".'),
+        ('assertion = {x5t = "sha512"}', 'Write assertion.x5t = "sha'),
+        ("assertion = 1", "Write assertion = {algorithm = ...}"),
+        ('audit-required = "yes"', "Write audit-required = true or audit-required = false."),
+        ('assertion = {lifetime = "60"}', "Write assertion.lifetime = a number."),
+        ("tenant = 5", "Write tenant = a text in quotes."),
+    ],
+)
+def test_hint_for_an_invalid_field(file: Path, field: str, hint: str) -> None:
+    """The hint is the line to write instead: the nearest field, all values, the brackets of a list."""
+    error = refusal(file, f"[profiles.nightly]\n{field}\n")
+    assert hint in error.hint
+    assert "hunter2" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "hint"),
+    [
+        ('cloud = "usgov"\nauthority = "https://a"', "cloud and authority are both set", "Remove authority"),
+        (
+            'authority = "https://login.microsoftonline.com/contoso.com"\ntenant = "contoso.com"',
+            "authority contains the tenant",
+            'Write tenant = "contoso.com", without authority.',
+        ),
+        (
+            'authority = "https://login.microsoftonline.us/contoso.com/"',
+            "authority contains the tenant",
+            'Write tenant = "contoso.com" and cloud = "usgov", without authority.',
+        ),
+        (
+            'authority = "https://login.microsoftonline.com/contoso.com/oauth2/v2.0/token"',
+            "authority contains the tenant",
+            'Write tenant = "contoso.com", without authority.',
+        ),
+        (
+            'authority = "https://sts.example/Contoso.com/"\ntenant = "contoso.com"',
+            "authority contains the tenant",
+            'Write authority = "https://sts.example": tenant is appended to it.',
+        ),
+    ],
+)
+def test_contradicting_fields(file: Path, fields: str, message: str, hint: str) -> None:
+    """Fields that contradict or repeat each other are refused; the hint is the line to write."""
+    error = refusal(file, f"[profiles.nightly]\n{fields}\n")
+    assert message in error.message
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        'authority = "https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0"',
+        'authority = "https://login.microsoftonline.com"\ntenant = "contoso.com"',
+        'authority = "https://idp.example/realms/partner"',
+        'authority = "https://sts.example/a-contoso"\ntenant = "contoso"',
+    ],
+)
+def test_authority_without_the_tenant(file: Path, fields: str) -> None:
+    """Entra ID's own issuer, and a path that merely ends like the tenant, are accepted."""
+    write(file, f"[profiles.nightly]\n{fields}\n").profile("nightly")

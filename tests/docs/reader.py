@@ -31,6 +31,7 @@ PLACEHOLDERS = {
     "/etc/ssl/corp.pem": "{ca_file}",
     "/run/secrets/": "{machine}/run/secrets/",
     "/var/log/keyvouch/": "{machine}/var/log/keyvouch/",
+    "chgrp svc-nightly ": "chgrp {group} ",
     # Already installed, with extras; only the targets must exist. The tests themselves show that they work.
     "$ pip install ": f"$ env -C {ROOT} python -m pip install --quiet --no-index --no-build-isolation --dry-run ",
     "$ make ": f"$ make --dry-run --directory={ROOT} ",
@@ -53,6 +54,7 @@ class Reader:
         """Set up the machine; `prepared` adds a registered key and the profile `nightly`."""
         self._machine = folder / "machine"
         self._replacements = {"authority": authority.url, "ca_file": authority.ca_file, "machine": str(self._machine)}
+        self._replacements["group"] = str(os.getgid())
         self._app = authority.register(CLIENT_ID)
         self._monkeypatch = monkeypatch
         self.namespace = types.ModuleType("page").__dict__
@@ -62,7 +64,9 @@ class Reader:
         self._configuration = Path(os.environ["HOME"], ".config", "keyvouch", "config.toml")
         for each in (self._work, self._configuration.parent, *self._folders()):
             each.mkdir(parents=True)
-        self._configuration.write_text(f'[defaults]\nauthority = "{authority.url}"\nca-file = "{authority.ca_file}"\n')
+        machines = self._machine / "etc/keyvouch/config.toml"  # on this machine, the reader's own is the same
+        machines.write_text(f'[defaults]\nauthority = "{authority.url}"\nca-file = "{authority.ca_file}"\n')
+        self._configuration.symlink_to(machines)
         monkeypatch.chdir(self._work)
         monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         # Every CA bundle contains Microsoft's certificates, and MSAL knows its hosts.

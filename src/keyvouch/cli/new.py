@@ -94,6 +94,7 @@ def _print_text(facts: dict[str, Any], requested: KeyUri, pinned: KeyUri, profil
         return
     click.echo(f"\nUpload {facts['certificate_file']} to the app registration (Certificates & secrets).", err=True)
     if "profile" in facts:
+        profile.warn_of_own_configuration(Path(facts["configuration"]))
         print_next_command(f"keyvouch token --profile {facts['profile']}")
     else:
         print_next_command(f"keyvouch profile add NAME --tenant TENANT --client-id ID --key {profile_key.quoted}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -28,6 +29,7 @@ def command() -> None:
 def list_profiles(output: str) -> None:
     """List the profiles."""
     configuration = config.load()
+    configuration.require_reachable()
     names = list(configuration.profiles)
 
     def print_text(_: object) -> None:
@@ -107,6 +109,7 @@ def add(
 
 def _print_added(result: dict[str, str]) -> None:
     click.echo(f"Added the profile {result['profile']} to {result['path']}.")
+    warn_of_own_configuration(Path(result["path"]))
     print_next_command(f"keyvouch token --profile {result['profile']}")
 
 
@@ -115,7 +118,8 @@ def _print_added(result: dict[str, str]) -> None:
 def path(output: str) -> None:
     """Print the path of the configuration, whether or not it exists."""
     found = configuration_path()
-    present({"path": str(found), "exists": found.exists()}, output, lambda result: click.echo(result["path"]))
+    exists = os.path.exists(found)  # noqa: PTH110 - `Path.exists` raises PermissionError
+    present({"path": str(found), "exists": exists}, output, lambda result: click.echo(result["path"]))
 
 
 def _without_user(value: object) -> object:
@@ -135,6 +139,17 @@ def configuration_path() -> Path:
     if given := os.environ.get("KEYVOUCH_CONFIG"):
         return Path(given).absolute()
     return config.load().path or files.configuration_files()[0]
+
+
+def warn_of_own_configuration(path: Path) -> None:
+    """Say, if root has written its own configuration, where the job of another account looks for one."""
+    user, machine = files.configuration_files()[0], files.configuration_files()[-1]
+    if sys.platform != "win32" and os.geteuid() == 0 and path == user != machine:
+        click.echo(
+            f"\nOnly root reads this file. A job that runs as another account reads its own, or {machine}:\n"
+            f"keyvouch --config {machine} profile add ...",
+            err=True,
+        )
 
 
 def require_new_name(name: str) -> None:

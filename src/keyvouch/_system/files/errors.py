@@ -6,6 +6,7 @@ import errno
 import sys
 from pathlib import Path
 
+from keyvouch._system.files import access_hints
 from keyvouch.errors import ConfigurationError, KeyvouchError
 
 _WINDOWS = sys.platform == "win32"
@@ -22,7 +23,9 @@ def read_hint(path: Path, error: OSError) -> str:
         return access_rules.hint_to_grant_read(str(path.absolute()), windows_files.this_user())
     if isinstance(error, IsADirectoryError):
         return "Specify a file, not a folder."
-    return "Grant this account permission to read it."
+    if not isinstance(error, PermissionError):
+        return "Check the path and its file system."
+    return access_hints.grant_read_hint(path)
 
 
 def restrict_readers_hint(path: Path) -> str:
@@ -31,7 +34,7 @@ def restrict_readers_hint(path: Path) -> str:
         return "Set defaultMode: 0400 on the Kubernetes volume (with fsGroup: 0440)."
     if str(path).startswith(("/run/secrets/", "/var/run/secrets/")):
         return "Set the container's secret to mode 0400 (Compose: the long form of `secrets`, with uid and mode)."
-    return f"Run: chmod o-rwx {path}"
+    return access_hints.restrict_readers_hint(path)
 
 
 def cannot_write(path: Path, error: OSError) -> KeyvouchError:
@@ -42,8 +45,8 @@ def cannot_write(path: Path, error: OSError) -> KeyvouchError:
         errno.EROFS: "Choose another location: the file system is read-only.",
         errno.ENOSPC: "Free some space: the disk is full.",
         errno.EBUSY: "Mount its folder instead: a mounted file cannot be replaced.",
-        errno.EACCES: f"Grant this account permission to write to {path.parent}, or choose another location.",
-        errno.EPERM: f"Grant this account permission to write to {path.parent}, or choose another location.",
+        errno.EACCES: access_hints.grant_write_hint(path),
+        errno.EPERM: access_hints.grant_write_hint(path),
         errno.ESTALE: "Run the command again.",
         errno.ELOOP: "Use a path without symbolic links.",
     }

@@ -35,13 +35,17 @@ class Folder:
     def _at(self, name: str) -> str:
         return str(self.path / name) if self._handle is None else name
 
+    def own_status(self) -> os.stat_result:
+        """Return the status of the folder itself. Raises OSError."""
+        return os.stat(self.path if self._handle is None else self._handle)
+
     def owner(self) -> int:
         """Return the uid of the folder's owner."""
-        return os.stat(self.path if self._handle is None else self._handle).st_uid
+        return self.own_status().st_uid
 
     def is_sticky(self) -> bool:
         """Return True if others can create files in it but not replace those of this account, as in /tmp."""
-        return bool(os.stat(self.path if self._handle is None else self._handle).st_mode & stat.S_ISVTX)
+        return bool(self.own_status().st_mode & stat.S_ISVTX)
 
     def foreign_writer(self) -> ForeignWriter | None:
         """Return someone other than the owner, root and this account who can write to the folder. Raises OSError."""

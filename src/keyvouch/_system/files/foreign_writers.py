@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keyvouch._system.files import posix_acl
+from keyvouch._system.files.access_hints import is_own, is_special
+from keyvouch._system.files.accounts import group_name, user_name
 from keyvouch.errors import ConfigurationError
 
 _WINDOWS = sys.platform == "win32"
@@ -29,6 +31,14 @@ class ForeignWriter(NamedTuple):
     """A name that can be the subject of a sentence."""
     remedy: str
     """The command that removes the permission, without the path."""
+
+    def hint(self, status: os.stat_result, path: Path) -> str:
+        """Return a hint to remove the permission: with the command only for a file or folder of this account."""
+        if is_special(status.st_mode):
+            return "Use a regular file: this is a device, a pipe or a socket."
+        if not is_own(status):
+            return f"Ask {user_name(status.st_uid)}, its owner, to remove that permission, or use a file of your own."
+        return f"Run: {self.remedy} {shlex.quote(str(path))}"
 
 
 def check_trusted(path: Path) -> None:
@@ -69,17 +79,20 @@ def _check_mode(path: Path, component: Path) -> None:
     if writer := foreign_writer(status, str(component)):
         raise ConfigurationError(
             f"{path} is not trusted: {writer.subject} can write to {component}.",
-            hint=f"Run: {writer.remedy} {shlex.quote(str(component))}",
+            hint=writer.hint(status, component),
         )
     if status.st_uid not in (0, os.geteuid()):
         raise ConfigurationError(
             f"{path} is not trusted: {component} belongs to another user (uid {status.st_uid}).",
-            hint=f"Run: {_change_owner(status)} {shlex.quote(str(component))}, or use a file of your own.",
+            hint=_owner_hint(status, component),
         )
 
 
-def _change_owner(status: os.stat_result) -> str:
-    return "chown -h root" if stat.S_ISLNK(status.st_mode) else "chown root"
+def _owner_hint(status: os.stat_result, component: Path) -> str:
+    if is_special(status.st_mode):
+        return "Use a regular file of your own."
+    change = "chown -h root" if stat.S_ISLNK(status.st_mode) else "chown root"
+    return f"Run: {change} {shlex.quote(str(component))}, or use a file of your own."
 
 
 def foreign_writer(status: os.stat_result, component: str) -> ForeignWriter | None:
@@ -106,12 +119,12 @@ def _group_writers(status: os.stat_result, acl: bytes | None) -> Iterator[Foreig
     for entry in entries:
         if entry.tag == posix_acl.USER:
             if entry.account not in known:
-                name = _user_name(entry.account)
+                name = user_name(entry.account)
                 yield ForeignWriter(f"the user {name}", f"setfacl -x u:{name}")
             continue
         group = status.st_gid if entry.tag == posix_acl.GROUP_OBJECT else entry.account
         if not _is_trusted_group(group, known):
-            name = _group_name(group)
+            name = group_name(group)
             remedy = "chmod g-w" if entry.tag == posix_acl.GROUP_OBJECT else f"setfacl -x g:{name}"
             yield ForeignWriter(f"the group {name}", remedy)
 
@@ -134,28 +147,6 @@ def _is_private_group(group: int, account: int) -> bool:
     if owner.pw_gid != group or any(member != owner.pw_name for member in members):
         return False
     return all(other.pw_uid == account for other in pwd.getpwall() if other.pw_gid == group)
-
-
-def _user_name(uid: int) -> str:
-    if sys.platform == "win32":
-        return str(uid)
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _group_name(gid: int) -> str:
-    if sys.platform == "win32":
-        return str(gid)
-    import grp
-
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
 
 
 def _check_access_rules(path: Path, component: Path) -> None:

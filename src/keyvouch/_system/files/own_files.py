@@ -72,7 +72,7 @@ def require_own(folder: Folder, *, of_any_account: bool = False) -> None:
     if writer := folder.foreign_writer():
         raise ConfigurationError(
             f"{folder.path} cannot be used: {writer.subject} can write to it.",
-            hint=f"Run: {writer.remedy} {shlex.quote(str(folder.path))}",
+            hint=writer.hint(folder.own_status(), folder.path),
         )
 
 

@@ -1,0 +1,151 @@
+"""Hints with the commands that let an account read a file, on POSIX systems.
+
+A key or a configuration often belongs to root, and the account of a job may read it through its group. Only what
+belongs to this account, or what root has to change for it, gets a command: never a device.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from keyvouch._system.files.accounts import group_name, user_name
+
+
+def grant_read_hint(path: Path) -> str:
+    """Return a hint for a file or folder that this account lacks the permission to read."""
+    blocked = [*_blocked(Path(os.path.realpath(path)))]
+    if not blocked or _is_root():
+        return (
+            "Grant this account permission to read it: SELinux, AppArmor or the file system forbids it, not the mode."
+        )
+    if home := next((each for each in blocked if _is_home(each)), None):
+        return f"Move it out of {home}, another account's home directory, for example to /etc/keyvouch."
+    if any(map(_is_special_file, blocked)):
+        return "Specify a regular file."
+    return _join_group_hint(blocked[0]) or _grant_lines(blocked)
+
+
+def restrict_readers_hint(path: Path) -> str:
+    """Return a hint for a secret that everyone can read."""
+    quoted, status = shlex.quote(str(path)), path.stat()
+    if is_own(status):
+        return f"Run: chmod o-rwx {quoted}"
+    if _is_root():
+        return f"Ask {user_name(status.st_uid)}, its owner, to remove that permission, or use a file of your own."
+    return f"Run as root: chgrp {group_name(_own_group())} {quoted} && chmod g+r,o-rwx {quoted}"
+
+
+def grant_write_hint(path: Path) -> str:
+    """Return a hint for a file that this account lacks the permission to write; group write would not be trusted."""
+    owner = _owner(path.parent)
+    if owner is None or _is_root() or _may(path.parent, os.W_OK | os.X_OK):
+        return f"Grant this account permission to write to {path.parent}, or choose another location."
+    return f"Run the command as {user_name(owner)}, who owns {path.parent}, or choose another location."
+
+
+def is_own(status: os.stat_result) -> bool:
+    """Return True for a file or folder of this account, on which it may run chmod; never for a device."""
+    if sys.platform == "win32":
+        return True
+    return status.st_uid == os.geteuid() and not is_special(status.st_mode)
+
+
+def is_special(mode: int) -> bool:
+    """Return True for the mode of a device, a pipe or a socket."""
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+
+
+def _grant_lines(blocked: Iterable[Path]) -> str:
+    """Return the commands that let this account's group read these files and enter these folders."""
+    if sys.platform == "win32":
+        return ""
+    group, paths = _own_group(), [*blocked]
+    if all(_owner(each) == os.geteuid() for each in paths):
+        return f"Run: chmod u+rX {_quoted(paths)}"
+    lines = [f"chmod g+rX {_quoted(paths)}"]
+    if others := [each for each in paths if _group(each) != group]:
+        lines.insert(0, f"chgrp {group_name(group)} {_quoted(others)}")
+    return f"Run as root: {' && '.join(lines)}"
+
+
+def _join_group_hint(first: Path) -> str:
+    """Return the command that adds this account to a group that may already read the file or enter the folder."""
+    if sys.platform == "win32":
+        return ""
+    import pwd
+
+    status = first.lstat()
+    needed = stat.S_IXGRP if stat.S_ISDIR(status.st_mode) else stat.S_IRGRP
+    group = group_name(status.st_gid)
+    if not status.st_mode & needed or group in ("root", str(status.st_gid)):
+        return ""
+    try:
+        account = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return ""
+    return f"Run as root: usermod -a -G {group} {account}, and restart what runs as {account}."
+
+
+def _blocked(target: Path) -> Iterator[Path]:
+    """Yield what this account lacks permissions for: the file, or the first closed folder and all below it."""
+    parents = [*reversed(target.parents)]
+    closed = next((index for index, each in enumerate(parents) if not _may(each, os.X_OK)), None)
+    if closed is not None:
+        yield parents[closed]
+        yield from parents[closed + 1 :]
+        yield target
+    elif not _may(target, os.R_OK | (os.X_OK if os.path.isdir(target) else 0)):
+        yield target
+
+
+def _may(path: Path, mode: int) -> bool:
+    effective = os.access in os.supports_effective_ids
+    return os.access(path, mode, effective_ids=effective)
+
+
+def _is_root() -> bool:
+    return sys.platform != "win32" and os.geteuid() == 0
+
+
+def _own_group() -> int:
+    return 0 if sys.platform == "win32" else os.getegid()
+
+
+def _is_home(folder: Path) -> bool:
+    """Return True for the home directory of another account."""
+    if sys.platform == "win32":
+        return False
+    import pwd
+
+    own = os.geteuid()
+    return any(each.pw_dir == str(folder) and each.pw_uid != own for each in pwd.getpwall())
+
+
+def _is_special_file(path: Path) -> bool:
+    try:
+        return is_special(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _owner(path: Path) -> int | None:
+    try:
+        return path.lstat().st_uid
+    except OSError:  # in a folder that this account cannot enter
+        return None
+
+
+def _group(path: Path) -> int | None:
+    try:
+        return path.lstat().st_gid
+    except OSError:
+        return None
+
+
+def _quoted(paths: Iterable[Path]) -> str:
+    return " ".join(shlex.quote(str(path)) for path in paths)

@@ -1,0 +1,189 @@
+"""A job runs as an account of its own, and root has set up its key and its configuration."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import keyvouch
+from accounts import OTHER, SERVICE, answer_as, only_root, public  # noqa: F401 - a fixture
+from keyvouch import config
+from keyvouch._system import files
+from keyvouch._system.files import access_hints, check_trusted
+from keyvouch._system.files.reading import read_private_with_status
+from keyvouch.errors import ConfigurationError
+from stores.key_material import certify, new_key, pem_of, write
+
+pytestmark = only_root
+
+
+@pytest.fixture
+def etc(public: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The machine's folder for keyvouch, as root makes it under a umask of 077, with a configuration and a key."""
+    folder = public / "etc"
+    folder.mkdir(mode=0o700)
+    (folder / "config.toml").write_text("[profiles.nightly]\ntenant = 't'\n")
+    (folder / "config.toml").chmod(0o600)
+    key = new_key()
+    write(folder / "app.pem", pem_of(key, certify(key)))
+    user = public / "home" / "config.toml"
+    monkeypatch.setattr(files, "configuration_files", lambda: [user, folder / "config.toml"])
+    sign()  # imports what the other account could not
+    return folder
+
+
+def profile() -> str:
+    return repr(config.load().profile("nightly"))
+
+
+def sign() -> str:
+    with keyvouch.open_signer(config_key()) as signer:
+        return f"signed {len(signer.sign(b'x', 'ES256'))}"
+
+
+def config_key() -> str:
+    return f"pem:{files.configuration_files()[-1].parent}/app.pem"
+
+
+def shell(line: str) -> None:
+    subprocess.run(["sh", "-eu", "-c", line], check=True)
+
+
+def test_configuration_in_a_closed_folder_is_not_reported_as_missing(etc: Path) -> None:
+    """If the account cannot enter the folder, the error says so, and names the configuration."""
+    told = answer_as(SERVICE, profile)
+    assert f"The configuration {etc / 'config.toml'} cannot be read: Permission denied" in told
+    assert "No configuration" not in told
+
+
+def test_profile_cannot_be_picked_in_a_closed_folder(etc: Path) -> None:
+    """Without a profile's name, the closed folder is reported too."""
+    assert "cannot be read: Permission denied" in answer_as(SERVICE, lambda: config.load().pick())
+
+
+@pytest.mark.parametrize("act", [profile, sign])
+def test_hint_is_the_line_that_helps(etc: Path, act: Callable[[], str]) -> None:
+    """The lines in the hints, run by root, let the account read what it needs; nobody else can."""
+    for _ in range(3):
+        told = answer_as(SERVICE, act)
+        if "Run as root: " not in told:
+            break
+        shell(told.partition("Run as root: ")[2].partition("\n")[0])
+    assert told.startswith(("<Profile", "signed"))
+    assert "cannot be read: Permission denied" in answer_as(OTHER, act)
+
+
+def test_hint_names_group_folder_and_file(etc: Path) -> None:
+    """The hint changes the group of the closed folder and of everything below it on the path."""
+    paths = f"{etc} {etc / 'config.toml'}"
+    assert f"Run as root: chgrp {SERVICE} {paths} && chmod g+rX {paths}" in answer_as(SERVICE, profile)
+
+
+def test_hint_for_a_file_in_an_open_folder(etc: Path) -> None:
+    """If only the file is closed, only the file is changed; a group that is already right stays."""
+    etc.chmod(0o755)
+    os.chown(etc / "config.toml", 0, SERVICE)
+    told = answer_as(SERVICE, profile)
+    assert told.endswith(f"\nRun as root: chmod g+rX {etc / 'config.toml'}")
+
+
+def test_hint_for_a_family_in_a_closed_folder(etc: Path) -> None:
+    """A family needs its folder to be listed."""
+    etc.chmod(0o711)
+    told = answer_as(SERVICE, lambda: str(keyvouch.open_signer(f"pem:{etc}/app-*.pem")))
+    assert f"chgrp {SERVICE} {etc} && chmod g+rX {etc}" in told
+
+
+def test_file_of_the_account_itself(etc: Path) -> None:
+    """What the account owns, it can open itself."""
+    etc.chmod(0o755)
+    os.chown(etc / "app.pem", SERVICE, SERVICE)
+    (etc / "app.pem").chmod(0)
+    assert f"Run: chmod u+rX {etc / 'app.pem'}" in answer_as(SERVICE, sign)
+
+
+def test_home_directory_is_not_opened(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another account's home directory is never opened: the file has to be moved."""
+    monkeypatch.setattr(pwd, "getpwall", lambda: [SimpleNamespace(pw_dir=str(etc), pw_uid=0)])
+    told = answer_as(SERVICE, sign)
+    assert f"Move it out of {etc}, another account's home directory" in told
+    assert "chmod" not in told
+
+
+def test_group_that_may_read_is_joined(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file for a group of its own keeps that group, and the account is added to it."""
+    daemon = grp.getgrnam("daemon")
+    os.chown(etc, 0, daemon.gr_gid)
+    etc.chmod(0o750)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_name="nightly"))
+    assert "Run as root: usermod -a -G daemon nightly" in answer_as(SERVICE, sign)
+
+
+def test_inaccessible_home_is_named(etc: Path, public: Path) -> None:
+    """With another account's HOME and no configuration for the machine, the hint says to correct HOME."""
+    (etc / "config.toml").unlink()
+    etc.chmod(0o755)
+    (public / "home").mkdir(mode=0o700)
+    told = answer_as(SERVICE, profile)
+    assert f"{public / 'home' / 'config.toml'} cannot be read" in told
+    assert f"Set HOME to this account's home directory, or use {etc / 'config.toml'}" in told
+
+
+def test_key_that_everyone_can_read(etc: Path) -> None:
+    """If root has opened a key to everyone, the hint keeps it readable for the account."""
+    etc.chmod(0o755)
+    (etc / "app.pem").chmod(0o644)
+    told = answer_as(SERVICE, sign)
+    assert f"chgrp {SERVICE} {etc / 'app.pem'} && chmod g+r,o-rwx {etc / 'app.pem'}" in told
+    shell(told.partition("Run as root: ")[2])
+    assert answer_as(SERVICE, sign).startswith("signed")
+
+
+def test_file_cannot_be_written(etc: Path) -> None:
+    """A folder that others could write to would not be trusted: its owner has to write."""
+    etc.chmod(0o755)
+    told = answer_as(SERVICE, lambda: str(config.add_profile(etc / "new.toml", "n", {"tenant": "t"})))
+    assert f"Run the command as root, who owns {etc}, or choose another location." in told
+
+
+# Commands only for files of one's own
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_device_is_never_changed(device: str) -> None:
+    """A device is refused without a command that would change it for the whole machine."""
+    with pytest.raises(ConfigurationError) as caught:
+        check_trusted(Path(device))
+    assert "chmod" not in caught.value.hint
+    assert "chown" not in caught.value.hint
+    assert "regular file" in caught.value.hint
+
+
+@pytest.mark.parametrize("owner", [0, SERVICE])
+def test_file_of_another_account_is_never_changed(public: Path, owner: int) -> None:
+    """The hint names the owner of a file that others can write to, and no command that only the owner may run."""
+    path = public / "config.toml"
+    path.write_text("")
+    path.chmod(0o666)
+    os.chown(path, owner, owner)
+    for account in {0, SERVICE, OTHER} - {owner}:
+        told = answer_as(account, lambda: str(check_trusted(path)))
+        assert f"everyone can write to {path}" in told
+        assert f"Ask {access_hints.user_name(owner)}, its owner" in told
+        assert "chmod" not in told
+
+
+def test_root_does_not_change_the_secret_of_another_account(public: Path) -> None:
+    """Root is not told to run chmod in a folder that another account could have prepared."""
+    path = write(public / "app.pem", b"x")
+    path.chmod(0o644)
+    os.chown(path, SERVICE, SERVICE)
+    told = answer_as(0, lambda: str(read_private_with_status(path)))
+    assert f"Ask {SERVICE}, its owner, to remove that permission" in told
