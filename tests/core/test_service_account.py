@@ -187,3 +187,15 @@ def test_root_does_not_change_the_secret_of_another_account(public: Path) -> Non
     os.chown(path, SERVICE, SERVICE)
     told = answer_as(0, lambda: str(read_private_with_status(path)))
     assert f"Ask {SERVICE}, its owner, to remove that permission" in told
+
+
+def test_key_in_a_folder_that_the_account_may_not_enter(etc: Path) -> None:
+    """Creating a key in a closed folder does not suggest creating the folder."""
+
+    def create() -> str:
+        with keyvouch.open_store(f"pem:{etc}/inside/new.pem") as store:
+            return str(store.generate(keyvouch.KeySpec(key_type="P-256")))
+
+    told = answer_as(SERVICE, create)
+    assert "Permission denied" in told
+    assert "Create the folder" not in told

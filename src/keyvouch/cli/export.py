@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable
@@ -127,11 +126,10 @@ def _public_keys(selection: Selection) -> list[dict[str, str]]:
 
 
 def require_new_file(path: Path) -> None:
-    """Raise `KeyExists` if the file exists, `ConfigurationError` if its folder is missing."""
+    """Raise `KeyExists` if the file exists, `ConfigurationError` if its folder is missing or closed."""
     if os.path.lexists(path):
         raise KeyExists(f"{path} already exists.", hint="Choose another file, or remove this one.")
-    if not os.path.isdir(path.parent):  # noqa: PTH112 - `Path.is_dir` raises PermissionError
-        raise files.cannot_write(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    files.require_folder_of(path)
 
 
 def _write_pfx(path: Path, selection: Selection, password: str) -> None:

@@ -181,11 +181,10 @@ def new_member_path(path: Path) -> Path:
 
 
 def require_no_file(path: Path) -> None:
-    """Raise `KeyExists` if the path exists, `ConfigurationError` if its folder is missing."""
+    """Raise `KeyExists` if the path exists, `ConfigurationError` if its folder is missing or closed."""
     if os.path.lexists(path):
         raise _already_exists(path)
-    if not is_folder(path.parent):
-        raise files.cannot_write(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    files.require_folder_of(path)
 
 
 def write_new(path: Path, data: bytes) -> None:

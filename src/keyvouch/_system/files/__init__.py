@@ -8,10 +8,10 @@
 - `own_files`: files that keyvouch keeps for itself; refused if another account could have written them.
 - `trust`: refuses to load, run or trust files that others could have written.
 - `folders`, `path_resolution`: folders that are held open, and the symbolic links that are followed to them.
-- `errors`: errors and hints for files that cannot be read or written.
+- `errors`, `access_hints`, `accounts`: errors and hints for files that cannot be read or written.
 """
 
-from keyvouch._system.files.errors import cannot_write, long_path_hint, read_hint
+from keyvouch._system.files.errors import cannot_write, long_path_hint, read_hint, require_folder_of
 from keyvouch._system.files.folders import Folder
 from keyvouch._system.files.foreign_writers import check_trusted, check_trusted_certificates
 from keyvouch._system.files.locations import cache_folder, configuration_files, state_folder
@@ -46,6 +46,7 @@ __all__ = [
     "read_private_with_status",
     "read_with_status",
     "remove",
+    "require_folder_of",
     "require_own_folder",
     "rewrite",
     "stamp",

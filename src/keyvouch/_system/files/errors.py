@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 import sys
 from pathlib import Path
 
@@ -52,6 +54,16 @@ def cannot_write(path: Path, error: OSError) -> KeyvouchError:
     }
     hint = long_path_hint(path) or hints.get(error.errno or 0, "Choose another location.")
     return ConfigurationError(f"{path} cannot be written: {error.strerror or error}.", hint=hint)
+
+
+def require_folder_of(path: Path) -> None:
+    """Raise the error of `cannot_write` for a new file if its folder is missing, or this account may not enter it."""
+    try:
+        is_folder = stat.S_ISDIR(path.parent.stat().st_mode)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if not is_folder:
+        raise cannot_write(path, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
 
 
 def long_path_hint(path: Path) -> str:
