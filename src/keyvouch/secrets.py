@@ -310,6 +310,11 @@ class SecretResolver:
         try:
             value = keyring.get_password(service, user)
         except Exception as error:  # backends raise exceptions of any type
+            if type(error).__name__ == "NoKeyringError":
+                raise AccessDenied(
+                    f"Failed to read the {name}: this account has no key ring, as on a machine without a desktop.",
+                    hint="Store it in a file instead, and write file:/path; in a systemd unit, credential:NAME.",
+                ) from error
             raise AccessDenied(
                 f"Failed to read the {name} from the key ring: {type(error).__name__}.",
                 hint="Unlock the key ring; `keyring diagnose` shows which one is used.",

@@ -212,6 +212,12 @@ class KeyUri:
             if purpose in attribute.required_for and attribute.name not in self
         ]
 
+    def hint_for_missing(self, names: Iterable[str]) -> str:
+        """Return a hint that says where each of these missing attributes is written, and what it means."""
+        sides = {True: "after the `?`", False: "before the `?`"}
+        missing = [self._declared[name] for name in names]
+        return " ".join(f"Add {each.name}=... {sides[each.query]}: {each.help}." for each in missing)
+
     def __str__(self) -> str:
         """Return the text as it may be shown: the user and password of an address are `***`."""
         return self._text(redact_userinfo)
@@ -284,6 +290,8 @@ _DIRECTION_MARKS = "\u200e\u200f"
 def scheme_of(text: str) -> str:
     """Return the scheme of a URI, in lower case. Raises `ConfigurationError` if the text is not a key's URI."""
     require_no_key(text)
+    if mistake := uri_mistakes.undecoded(text):
+        raise mistake
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)", text)
     for position, character in enumerate(text):
         if not character.isprintable() and character not in _DIRECTION_MARKS:
@@ -411,6 +419,8 @@ def _validated(attribute: Attribute, data: bytes, origin: str = "") -> bytes:
         raise ConfigurationError(
             f"Invalid value of {name}{origin}: {reason}.", hint=f"Correct {name}: {attribute.help}."
         ) from None
+    if attribute.query and not attribute.secret:
+        uri_mistakes.require_no_reference(name, data)
     if attribute.secret and not is_reference(value):
         raise ConfigurationError(
             f"The value of {name}{origin} must be a reference to a secret.",

@@ -1,8 +1,10 @@
 """What is often written instead of a key's URI: the error has the cause, and the line to write."""
 
+import os
+
 import pytest
 
-from keyvouch._core.opening import parse
+from keyvouch._core.opening import open_signer, parse
 from keyvouch.errors import ConfigurationError, PluginMissing
 from keyvouch.uri import scheme_of
 
@@ -87,6 +89,13 @@ def test_path_in_the_windows_certificate_store(text: str, uri: str) -> None:
         ("p11:token=prod;object=app", "Write 'pkcs11:token=prod;object=app'."),
         ("keyvault:vault=https://a.vault.azure.net", "Write 'azure-keyvault:vault=https://a.vault.azure.net'."),
         ("openbao:key=app", "Write 'vault:key=app'."),
+        ("akv:contoso", "Write azure-keyvault:NAME=VALUE...; `keyvouch stores azure-keyvault` lists the attributes."),
+        ("tpm:0x81000001", "Write pkcs11:NAME=VALUE...; `keyvouch stores pkcs11` lists the attributes."),
+        (
+            f"https://vault.contoso.com:8200/v1?token={SECRET}",
+            "Write the scheme of the store first, such as"
+            " 'vault:address=https://vault.contoso.com:8200/v1;key=NAME?auth=...'.",
+        ),
         (
             "https://contoso.vault.azure.net/certificates/app",
             "Write 'azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app'.",
@@ -126,3 +135,26 @@ def test_unknown_scheme_remains_a_missing_plugin() -> None:
     with pytest.raises(PluginMissing, match="No store is installed for yubikey:"):
         parse("yubikey:slot=9c")
     assert scheme_of("p12:/a") == "p12"
+
+
+def test_bytes_that_could_not_be_decoded() -> None:
+    """Without UTF-8, a path that is not ASCII is shown percent-encoded, which works everywhere."""
+    text = os.fsencode(f"pfx:/etc/schlüssel.pfx?password={SECRET}").decode("ascii", "surrogateescape")
+    error = refusal(text)
+    assert error.hint == "Set PYTHONUTF8=1, or write the bytes percent-encoded: 'pfx:/etc/schl%C3%BCssel.pfx?...'."
+
+
+def test_reference_in_an_attribute_that_is_not_secret() -> None:
+    """A value that looks like a reference, but would be used literally, is refused."""
+    error = refusal("vault:address=https://v;key=app?auth=approle&role-id=env:X&secret-id=env:Y")
+    assert '"role-id" cannot be a reference' in error.message
+    assert error.hint == "Write the value itself: role-id=VALUE."
+    assert refusal("pem:/a?certificate-file=file:/b").hint == "Write the value itself: certificate-file=VALUE."
+
+
+def test_missing_attribute_is_described() -> None:
+    """The hint says where a missing attribute is written, and which values it has."""
+    with pytest.raises(ConfigurationError, match="is incomplete: missing auth") as caught:
+        open_signer("azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app")
+    assert "Add auth=... after the `?`" in caught.value.hint
+    assert "managed-identity" in caught.value.hint

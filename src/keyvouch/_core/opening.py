@@ -169,8 +169,8 @@ def open_uri(uri: str | KeyUri, secrets: SecretResolver, *, timeout: float = OPE
     parsed = parse(uri)
     if missing := parsed.missing_for("open"):
         raise ConfigurationError(
-            f"The URI {parsed} does not identify a key: missing {', '.join(missing)}.",
-            hint=f"See `keyvouch stores {parsed.scheme}`. In a shell, put the URI in single quotes.",
+            f"The URI {parsed} is incomplete: missing {', '.join(missing)}.",
+            hint=f"{parsed.hint_for_missing(missing)} In a shell, put the URI in single quotes.",
             uri=parsed,
         )
     import_early()

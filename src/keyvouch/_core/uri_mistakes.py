@@ -1,20 +1,24 @@
-"""What is often written instead of a key's URI, and the URI to write."""
+"""What is often written instead of a key's URI, and the URI to write.
+
+Nothing here is accepted as a URI: a store may one day declare a scheme that is a mistake today.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 
-from keyvouch._secrets.redaction import redact
+from keyvouch._secrets.redaction import REFERENCE_KINDS, redact
 from keyvouch.errors import ConfigurationError
 
 _PFX, _PEM = (".pfx", ".p12"), (".pem", ".key", ".crt", ".cer")
 _ALIASES = {
     **dict.fromkeys(("p12", "pkcs12", "pkcs-12"), "pfx"),
-    **dict.fromkeys(("crt", "cer", "key", "pkcs8"), "pem"),
-    **dict.fromkeys(("p11", "pkcs-11", "hsm", "softhsm", "tpm"), "pkcs11"),
-    **dict.fromkeys(("certstore", "cert-store", "wincert", "capi", "cng"), "windows"),
-    **dict.fromkeys(("akv", "keyvault", "key-vault", "azurekeyvault"), "azure-keyvault"),
-    **dict.fromkeys(("bao", "openbao", "hashicorp", "hashicorp-vault"), "vault"),
+    **dict.fromkeys(("crt", "cer", "der", "key", "pkcs8", "p8", "rsa"), "pem"),
+    **dict.fromkeys(("p11", "pkcs-11", "hsm", "softhsm", "tpm", "tpm2", "smartcard"), "pkcs11"),
+    **dict.fromkeys(("win", "certstore", "cert-store", "wincert", "capi", "cng", "ncrypt"), "windows"),
+    **dict.fromkeys(("azure", "akv", "kv", "keyvault", "key-vault", "azurekeyvault", "azurekv"), "azure-keyvault"),
+    **dict.fromkeys(("bao", "openbao", "hashicorp", "hashicorp-vault", "hashivault", "transit"), "vault"),
 }
 """Names that users give to the schemes of this project."""
 _FIRST_ATTRIBUTES = {
@@ -29,7 +33,24 @@ _PROVIDER_PATH = re.compile(
     r"(?:[\w.\\/]*certificate::|cert:)?[\\/]*(LocalMachine|CurrentUser)[\\/]+(\w+)(?:[\\/]+(.*))?", re.IGNORECASE
 )
 """A path in PowerShell's drive `Cert:`; without the drive, as curl and stunnel write it."""
-_VAULT_OBJECT = re.compile(r"//([\w.-]+\.vault\.[\w.]+)(?::443)?/(keys|certificates|secrets)/([\w-]+)(?:/(\w+))?/?")
+_VAULT_OBJECT = re.compile(r"//([\w.-]+\.(?:vault|managedhsm)\.[\w.]+)(?::443)?/(keys|certificates|secrets)/([\w-]+)(?:/(\w+))?/?")
+
+
+def undecoded(text: str) -> ConfigurationError | None:
+    """Return the error for bytes of a command line that Python could not decode; None if there are none."""
+    if not re.search("[\udc80-\udcff]", text) or re.search("[\ud800-\udc7f\udd00-\udfff]", text):
+        return None
+    identity, query, rest = text.partition("?")
+    typed = "".join(each if each.isascii() else _percent(each) for each in identity)
+    line = redact(typed + query) + ("..." if rest else "")
+    return ConfigurationError(
+        f"Invalid URI: this process cannot decode its command line, whose encoding is {sys.getfilesystemencoding()}.",
+        hint=f"Set PYTHONUTF8=1, or write the bytes percent-encoded: '{line}'.",
+    )
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogateescape"))
 
 
 def certificate_in_windows(text: str) -> ConfigurationError | None:
@@ -93,9 +114,9 @@ def unknown_scheme(text: str) -> ConfigurationError | None:
     elif scheme == "cert":
         hint = "For a file, write pfx:PATH or pem:PATH; for the Windows certificate store, windows:thumbprint=..."
     elif scheme in _ALIASES:
-        hint = f"Write '{_ALIASES[scheme]}:{_shown(rest)}'."
-    elif scheme == "https" and (found := _VAULT_OBJECT.fullmatch(rest)):
-        hint = f"Write '{_vault_uri(found)}'."
+        hint = _for_alias(_ALIASES[scheme], rest)
+    elif scheme in ("http", "https"):
+        hint = _for_address(rest)
     else:
         return None
     return ConfigurationError(f"Unknown scheme {scheme}: in {_shown(text)!r}.", hint=hint)
@@ -110,6 +131,20 @@ def _for_file(url: str) -> str:
     return f"Write {' or '.join(uris)}."
 
 
+def _for_alias(scheme: str, rest: str) -> str:
+    """Return a hint with what follows the scheme, unless the store needs attributes and there are none."""
+    if scheme in ("pfx", "pem") or "=" in rest.partition("?")[0]:
+        return f"Write '{scheme}:{_shown(rest)}'."
+    return f"Write {scheme}:NAME=VALUE...; `keyvouch stores {scheme}` lists the attributes."
+
+
+def _for_address(rest: str) -> str:
+    if found := _VAULT_OBJECT.fullmatch(rest):
+        return f"Write '{_vault_uri(found)}'."
+    server = _shown(f"https:{rest}".partition("?")[0])
+    return f"Write the scheme of the store first, such as 'vault:address={server};key=NAME?auth=...'."
+
+
 def _vault_uri(found: re.Match[str]) -> str:
     kind = "key" if found[2] == "keys" else "certificate"  # the secret of a certificate has its name
     version = f";version={found[4]}" if found[4] else ""
@@ -120,3 +155,13 @@ def _shown(text: str) -> str:
     """Return what may be shown, without the part after `?`: text that cannot be parsed may contain a secret."""
     identity, query, _ = text.partition("?")
     return redact(identity) + ("?..." if query else "")
+
+
+def require_no_reference(name: str, data: bytes) -> None:
+    """Raise `ConfigurationError` for a reference to a secret as the value of an attribute that is not a secret."""
+    kind, colon, _ = data.partition(b":")
+    if colon and kind.decode(errors="replace") in REFERENCE_KINDS and not name.startswith("x-"):
+        raise ConfigurationError(
+            f'The attribute "{name}" cannot be a reference ({kind.decode()}:...): its value is not a secret.',
+            hint=f"Write the value itself: {name}=VALUE.",
+        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from typing import NoReturn
 
 import click
 
-from keyvouch.cli import streams
+from keyvouch.cli import mistakes, streams
 from keyvouch.cli.output import printable
 from keyvouch.errors import ConfigurationError, KeyvouchError
 
@@ -102,32 +101,13 @@ def _print_error(error: KeyvouchError) -> None:
     fields = {
         "code": error.code,
         "message": error.message,
-        "hint": f"{error.hint}{_hint_for_shell(error)}",
+        "hint": "\n".join(filter(None, (error.hint, mistakes.hint_for_cut_uri(error)))),
         "uri": error.uri,
         "transient": error.transient,
     }
     fields |= {name: getattr(error, name) for name in _OPTIONAL_FIELDS if getattr(error, name, None)}
     _print_fields(fields)
     _print_traceback(error)
-
-
-def _hint_for_shell(error: KeyvouchError) -> str:
-    """Return another line for the hint if the shell may have cut off the URI at its first `;` or `&`."""
-    uris = [value for option, value in itertools.pairwise(sys.argv) if option == "--key"]
-    uris += [each.removeprefix("--key=") for each in sys.argv if each.startswith("--key=")]
-    if error.uri is None or "single quotes" in error.hint or not any(_may_be_cut(each, error.code) for each in uris):
-        return ""
-    return "\nIf the shell cut off the URI at `;` or `&`, put it in single quotes; in cmd.exe, in double quotes."
-
-
-def _may_be_cut(uri: str, code: str) -> bool:
-    """Return True for one attribute only, if the error may come from the others that are missing."""
-    _, question_mark, query = uri.partition("?")
-    if "=" not in uri or {";", "&"} & {*uri}:
-        return False
-    if not question_mark:
-        return code in ("configuration", "ambiguous-key", "secret-required")
-    return code == "ambiguous-key" or (code == "secret-required" and ":" not in query)  # a reference contains a colon
 
 
 def _print_defect(error: BaseException) -> None:
@@ -152,7 +132,8 @@ def _print_usage_error(error: click.ClickException) -> None:
         _print_text("usage", error.format_message(), "")
     else:
         usage, command = context.get_usage(), context.command_path
-        _print_text("usage", error.format_message(), f"{usage}\nSee `{command} --help`.")
+        hint = mistakes.hint_for_option(error) or f"{usage}\nSee `{command} --help`."
+        _print_text("usage", error.format_message(), hint)
 
 
 def _print_fields(fields: Mapping[str, object]) -> None:

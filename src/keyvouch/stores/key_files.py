@@ -109,6 +109,9 @@ def read_key_file(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) 
     """
     try:
         data, status = secrets.read_private_with_status(path)
+    except AccessDenied:  # everyone can read it, as is usual for a certificate
+        _require_key_in(path)
+        raise
     except IsADirectoryError as error:
         raise KeyUnusable(f"{path} is a folder.", hint="Specify a file that contains a key.") from error
     except OSError as error:
@@ -116,6 +119,23 @@ def read_key_file(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) 
     if not data:
         raise KeyUnusable(f"{path} is empty.", hint="Specify a file that contains a key.")
     return KeyFile(path, data, stamp(status), _created(path, status))
+
+
+def _require_key_in(path: Path) -> None:
+    """Raise `KeyUnusable` for a file that contains only certificates, which everyone may read."""
+    from cryptography import x509
+
+    data = b""
+    with contextlib.suppress(OSError):
+        data = files.read(path)
+    is_certificate = b"-----BEGIN" in data and b"PRIVATE KEY" not in data and b"CERTIFICATE-----" in data
+    with contextlib.suppress(ValueError):
+        is_certificate = is_certificate or bool(x509.load_der_x509_certificate(data))
+    if is_certificate:
+        raise KeyUnusable(
+            f"No private key found in {path}: it contains only a certificate.",
+            hint=f"Name the file of the key, and write pem:KEY-FILE?certificate-file={path}",
+        )
 
 
 def read_certificate_file(path: Path) -> tuple[bytes, Stamp | None]:

@@ -247,7 +247,7 @@ def _check_login_attributes(uri: KeyUri) -> None:
         raise ConfigurationError("Missing server address.", hint="Add address= to the URI, or set VAULT_ADDR.")
     if not method:
         raise ConfigurationError(
-            "Missing auth method.", hint="Add auth=approle or another method to the URI, after the `?`."
+            "Missing auth method.", hint=f"Add auth= after the `?`, with one of {', '.join(AUTH_METHODS)}."
         )
     required = ("scope",) if method == "jwt" and "profile" in uri else REQUIRED_BY_METHOD[method]
     if missing := [name for name in required if name not in uri]:

@@ -1,0 +1,52 @@
+"""Mistakes that only the command line as it was typed shows."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import sys
+
+import click
+
+from keyvouch.errors import KeyvouchError
+
+_OF_THE_GROUP = {"--config": 2, "--debug": 1}
+"""Options that come before the command, and how many words each has."""
+_FOR_LACK_OF_ATTRIBUTES = ("ambiguous-key", "configuration", "key-not-found", "secret-required")
+"""Codes of errors that more attributes could have prevented."""
+
+
+
+def hint_for_option(error: click.ClickException) -> str:
+    """Return the command with an option of the group moved before the subcommand; empty for any other error."""
+    if not isinstance(error, click.NoSuchOption) or error.option_name not in _OF_THE_GROUP:
+        return ""
+    name, typed = error.option_name, sys.argv[1:]
+    position = next(index for index, each in enumerate(typed) if each == name or each.startswith(f"{name}="))
+    words = 1 if "=" in typed[position] else _OF_THE_GROUP[name]
+    moved, rest = typed[position : position + words], typed[:position] + typed[position + words :]
+    return f"{name} comes before the command: keyvouch {shlex.join([*moved, *rest])}"
+
+
+def hint_for_cut_uri(error: KeyvouchError) -> str:
+    """Return a hint if the shell may have cut off the URI of `--key` at its first `;` or `&`; empty otherwise."""
+    if error.uri is None or "single quotes" in error.hint:
+        return ""
+    if not any(_may_be_cut(each, error.code) for each in _keys(sys.argv)):
+        return ""
+    return "If the shell cut off the URI at `;` or `&`, put it in single quotes; in cmd.exe, in double quotes."
+
+
+def _keys(arguments: list[str]) -> list[str]:
+    separate = [value for name, value in itertools.pairwise(arguments) if name == "--key"]
+    return [*separate, *(each.removeprefix("--key=") for each in arguments if each.startswith("--key="))]
+
+
+def _may_be_cut(uri: str, code: str) -> bool:
+    """Return True for one attribute only, if the error may come from the others that are missing."""
+    _, question_mark, query = uri.partition("?")
+    if "=" not in uri or {";", "&"} & {*uri}:
+        return False
+    if not question_mark:
+        return code in _FOR_LACK_OF_ATTRIBUTES
+    return code == "ambiguous-key" or (code == "secret-required" and ":" not in query)  # a reference contains a colon
