@@ -167,7 +167,7 @@ class Configuration:
         """Raise `AccessDenied` if no configuration was found, and there may be one that this account cannot reach."""
         if self.path is not None or not self.closed:
             return
-        path = next(reversed(self.closed))  # rather the machine's: a job's HOME is often that of another account
+        path = list(self.closed)[-1]  # rather the machine's: a job's HOME is often that of another account
         error = _cannot_read(path, self.closed[path])
         if path != self.tried[-1]:
             error.hint = f"Set HOME to this account's home directory, or use {self.tried[-1]}."

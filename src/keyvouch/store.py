@@ -47,11 +47,14 @@ __all__ = [
     "KeyUri",
     "ListsKeys",
     "ListsTokens",
+    "ListsUnusableKeys",
     "OffersPeer",
     "ProcessLocal",
     "RequestsCertificates",
+    "Schedule",
     "StoredKey",
     "TokenInfo",
+    "UnusableKey",
     "UriSyntax",
     "choose_one",
 ]
@@ -132,6 +135,26 @@ class TokenInfo:
     """URI of this token, without a key."""
     description: str
     """Maker and model of the token, and whether its PIN is locked."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which key of a list signs now, and which one takes over; None if that is unknown, or never happens."""
+
+    now: KeyInfo | None = None
+    next: KeyInfo | None = None
+    next_at: dt.datetime | None = None
+    """When the next key begins to sign."""
+
+
+@dataclass(frozen=True)
+class UnusableKey:
+    """Something that a listing leaves out: a damaged file, a disabled version."""
+
+    name: str
+    """Path or URI."""
+    reason: str
+    """Why it cannot sign, as a sentence."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +292,14 @@ class ListsTokens(ABC):
     @abstractmethod
     def tokens(self, uri: KeyUri) -> list[TokenInfo]:
         """Return the tokens that match the URI; this requires no secret."""
+
+
+class ListsUnusableKeys(ABC):
+    """Can say what `ListsKeys.keys` leaves out, and why."""
+
+    @abstractmethod
+    def unusable_keys(self, uri: KeyUri) -> list[UnusableKey]:
+        """Return what matches the URI but cannot sign. Called after `ListsKeys.keys`."""
 
 
 class GeneratesKeys(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shlex
 import stat
@@ -330,3 +331,95 @@ def test_saved_profile_follows_family(tmp_path: Path) -> None:
     assert json.loads(run("profile", "show", "--output", "json").output)["keys"] == [family]
     assert facts["profile"] == "n"
     assert len(list(tmp_path.glob("app-*.pem"))) == 2
+
+
+# Listing
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> str:
+    """A family with a member that signs, one that is still settling, and a damaged file."""
+    uri = f"pem:{tmp_path}/app-*.pem"
+    assert run("new", "--key", uri, "--key-type", "P-256").status == 0
+    assert run("new", "--key", uri, "--key-type", "P-256", "--further").status == 0
+    write(tmp_path / "app-damaged.pem", b"-----BEGIN PRIVATE KEY-----\nx\n")
+    return f"{uri}?select=newest"
+
+
+def test_member_that_signs_now_and_the_next_one_are_marked(family: str) -> None:
+    """The list says which member of a family signs, and from when the next one does."""
+    now, following = json.loads(run("keys", "--key", family, "--output", "json").output)
+    assert (now["signs_now"], now["signs_from"]) == (True, None)
+    assert not following["signs_now"]
+    created = dt.datetime.fromisoformat(following["created"])
+    assert dt.datetime.fromisoformat(following["signs_from"]) - created == dt.timedelta(seconds=900)
+    text = run("keys", "--key", family).output
+    assert f"{now['uri']}'\n  signs now\n" in text
+    assert f"{following['uri']}'\n  signs from 20" in text
+
+
+def test_keys_of_a_folder_are_not_marked(family: str, tmp_path: Path) -> None:
+    """A folder selects no key, so none is marked."""
+    listed = json.loads(run("keys", "--key", f"pem:{tmp_path}", "--output", "json").output)
+    assert [(each["signs_now"], each["signs_from"]) for each in listed] == [(False, None)] * 2
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_skipped_files_are_reported(family: str, tmp_path: Path, output: str) -> None:
+    """A file that cannot be used is reported with the reason, on standard error."""
+    write(tmp_path / "other.pem", b"")
+    for key in (family, f"pem:{tmp_path}"):
+        done = run("keys", "--key", key, "--output", output)
+        assert done.status == 0
+        assert f"Skipped: {tmp_path}/app-damaged.pem" in done.errors or "Skipped " in done.errors
+        assert (f"{tmp_path}/other.pem is empty" in done.errors) == ("*" not in key)
+
+
+def test_certificate_file_is_honored(tmp_path: Path) -> None:
+    """A certificate beside the key is part of the list, as it is when the key is opened."""
+    key = new_key("P-256")
+    write(tmp_path / "app.key", pem_of(key))
+    write(tmp_path / "app.crt", pem_of(certify(key, days=(-1, 9))))
+    uri = f"pem:{tmp_path}/app.key?certificate-file={tmp_path}/app.crt"
+    (listed,) = json.loads(run("keys", "--key", uri, "--output", "json").output)
+    assert listed["has_certificate"]
+    assert listed["subject"] is not None
+    assert listed["not_after"] is not None
+    assert listed["uri"].endswith("app.crt")
+
+
+def test_missing_first_key_of_a_profile_is_skipped(tmp_path: Path) -> None:
+    """If the first key of a profile is missing, the next one is listed, and the first reported."""
+    key = make_key(tmp_path)
+    (tmp_path / "config.toml").write_text(f"[profiles.n]\nkeys = ['pfx:{tmp_path}/gone.pfx', '{key.uri}']\n")
+    done = run("--config", str(tmp_path / "config.toml"), "keys", "--profile", "n", "--output", "json")
+    assert done.status == 0, done.errors
+    assert [each["subject"] for each in json.loads(done.output)] == ["CN=app.pfx"]
+    assert f"Skipped key 1 of the profile: {tmp_path}/gone.pfx does not exist" in done.errors
+
+
+def test_last_key_of_a_profile_is_an_error(tmp_path: Path) -> None:
+    """If no key of a profile can be listed, the command fails."""
+    (tmp_path / "config.toml").write_text(f"[profiles.n]\nkeys = ['pfx:{tmp_path}/a.pfx', 'pfx:{tmp_path}/b.pfx']\n")
+    done = run("--config", str(tmp_path / "config.toml"), "keys", "--profile", "n")
+    assert done.status == 3
+    assert "b.pfx does not exist" in done.errors
+
+
+def test_further_key_says_when_it_signs(tmp_path: Path) -> None:
+    """`new --further` says when the new key signs, what is to be registered by then, and which URI stays valid."""
+    uri = f"pem:{tmp_path}/app-*.pem"
+    run("new", "--key", uri, "--key-type", "P-256")
+    done = run("new", "--key", uri, "--key-type", "P-256", "--further")
+    assert "The new key signs from 20" in done.errors
+    assert "Register its certificate by then" in done.errors
+    assert f"This URI stays valid, and always selects the key that is to sign:\n  '{uri}?select=newest'" in done.errors
+
+
+def test_further_key_without_settling_signs_at_once(tmp_path: Path) -> None:
+    """With `settle=0` there is no time to register the certificate."""
+    uri = f"pem:{tmp_path}/app-*.pem?select=newest&settle=0"
+    run("new", "--key", uri, "--key-type", "P-256")
+    done = run("new", "--key", uri, "--key-type", "P-256", "--further", "--output", "json")
+    assert json.loads(done.output)["signs_from"] is None
+    assert "signs from now on" in run("new", "--key", uri, "--key-type", "P-256", "--further").errors

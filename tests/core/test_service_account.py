@@ -16,7 +16,8 @@ import keyvouch
 from accounts import OTHER, SERVICE, answer_as, only_root, public  # noqa: F401 - a fixture
 from keyvouch import config
 from keyvouch._system import files
-from keyvouch._system.files import access_hints, check_trusted
+from keyvouch._system.files import check_trusted
+from keyvouch._system.files.accounts import user_name
 from keyvouch._system.files.reading import read_private_with_status
 from keyvouch.errors import ConfigurationError
 from stores.key_material import certify, new_key, pem_of, write
@@ -149,7 +150,12 @@ def test_key_that_everyone_can_read(etc: Path) -> None:
 def test_file_cannot_be_written(etc: Path) -> None:
     """A folder that others could write to would not be trusted: its owner has to write."""
     etc.chmod(0o755)
-    told = answer_as(SERVICE, lambda: str(config.add_profile(etc / "new.toml", "n", {"tenant": "t"})))
+
+    def add() -> str:
+        config.add_profile(etc / "new.toml", "n", {"tenant": "t"})
+        return "added"
+
+    told = answer_as(SERVICE, add)
     assert f"Run the command as root, who owns {etc}, or choose another location." in told
 
 
@@ -173,10 +179,15 @@ def test_file_of_another_account_is_never_changed(public: Path, owner: int) -> N
     path.write_text("")
     path.chmod(0o666)
     os.chown(path, owner, owner)
+
+    def check() -> str:
+        check_trusted(path)
+        return "trusted"
+
     for account in {0, SERVICE, OTHER} - {owner}:
-        told = answer_as(account, lambda: str(check_trusted(path)))
+        told = answer_as(account, check)
         assert f"everyone can write to {path}" in told
-        assert f"Ask {access_hints.user_name(owner)}, its owner" in told
+        assert f"Ask {user_name(owner)}, its owner" in told
         assert "chmod" not in told
 
 

@@ -60,6 +60,9 @@ def test_disabled_version_is_skipped(vault: Vault) -> None:
     uri = vault.make("disabled", "P-256", created=OLD + 10, enabled=False)
     good, bad = versions(vault, "disabled")
     assert opened_version(uri) == good
+    with keyvouch.open_store(uri) as store:
+        (skipped,) = store.unusable_keys()
+    assert (bad in skipped.name, skipped.reason) == (True, "The version is disabled.")
     named = uri.replace("certificate=disabled", f"certificate=disabled;version={bad}")
     assert "set-attributes --enabled true" in assert_raises(KeyUnusable, lambda: keyvouch.open_signer(named)).hint
     vault.keys["disabled"].versions[0].enabled = False

@@ -114,6 +114,10 @@ def test_version_below_the_minimum(server: Server, uri: str) -> None:
         with pytest.raises(KeyUnusable, match="min_encryption_version"):
             signer.sign(b"message", "ES256")
     error_on_open(uri.replace(f";key={name}", f";key={name};version=1"), KeyNotFound)
+    with keyvouch.open_store(uri) as store:
+        (skipped,) = store.unusable_keys()
+    assert ";version=1" in skipped.name
+    assert "min_encryption_version" in skipped.reason
 
 
 def test_key_that_cannot_sign(server: Server, uri: str) -> None:

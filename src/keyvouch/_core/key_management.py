@@ -15,15 +15,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from keyvouch import config
-from keyvouch._core import registry
+from keyvouch._core import listing, registry
 from keyvouch._core.audit import record_audit
 from keyvouch._core.connections import CLOSING_TIMEOUT, acquire, release
+from keyvouch._core.opened_key import CertificateFile
 from keyvouch._core.opening import OPEN_TIMEOUT, import_early, parse, profile_name, resolver_for
 from keyvouch._core.retries import Deadline
 from keyvouch._core.store_faults import require_key, require_type
 from keyvouch._system import forks
 from keyvouch._system.in_use import InUse
 from keyvouch._system.not_picklable import NotPicklable
+from keyvouch.certificate import spki_sha256
 from keyvouch.errors import ConfigurationError, KeyUnusable, KeyvouchError, NotSupported, hidden_frames
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import (
@@ -37,11 +39,16 @@ from keyvouch.store import (
     KeySpec,
     ListsKeys,
     ListsTokens,
+    ListsUnusableKeys,
+    Schedule,
     TokenInfo,
+    UnusableKey,
 )
 from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import PrivateKey
@@ -99,10 +106,41 @@ class Store(NotPicklable):
 
     @hidden_frames()
     def keys(self) -> list[KeyInfo]:
-        """Return the keys that match the URI."""
+        """Return the keys that match the URI, with the certificates of its `certificate-file`, if it has one."""
         lister = self._capable(ListsKeys, "list its keys")
         found = self._call(lambda: lister.keys(self.uri), OPEN_TIMEOUT, repeatable=True)
-        return self._checked("keys", found, list, members=KeyInfo)
+        checked = self._checked("keys", found, list, members=KeyInfo)
+        return listing.with_certificates(checked, CertificateFile(self.uri).read())
+
+    @hidden_frames()
+    def unusable_keys(self) -> list[UnusableKey]:
+        """Return what `keys` leaves out, with the reason; an empty list if the store does not know."""
+        store = self._connection.store
+        if not isinstance(store, ListsUnusableKeys):
+            return []
+        found = self._call(lambda: store.unusable_keys(self.uri), OPEN_TIMEOUT, repeatable=True)
+        return self._checked("unusable_keys", found, list, members=UnusableKey)
+
+    @hidden_frames()
+    def schedule(self, infos: Sequence[KeyInfo]) -> Schedule:
+        """Return which of these keys the URI selects now, and which one later; raises nothing if it selects none."""
+        if self.uri.selects_no_key:
+            return Schedule()
+        try:
+            leaves = CertificateFile(self.uri).read()
+            opened = self._call(lambda: self._opened(leaves[0] if leaves else None), OPEN_TIMEOUT, repeatable=True)
+        except KeyvouchError:
+            return Schedule()
+        return listing.schedule(self.uri, infos, *opened)
+
+    def _opened(self, leaf: Certificate | None) -> tuple[str, dt.datetime | None]:
+        """Return the digest of the public key that the URI opens, and when it will open another one."""
+        key = self._connection.store.open(self.uri, leaf, timeout=OPEN_TIMEOUT)
+        require_key(self.uri.scheme, key)
+        try:
+            return spki_sha256(key.public_key), key.settles_at
+        finally:
+            key.close()
 
     @hidden_frames()
     def tokens(self) -> list[TokenInfo]:

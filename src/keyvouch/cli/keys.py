@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import click
+from msgspec import structs
 
 from keyvouch.cli.options import key_options, output_option
-from keyvouch.cli.output import present, print_table, printable
-from keyvouch.cli.selection import select
-from keyvouch.store import KeyInfo
+from keyvouch.cli.output import present, print_table, printable, shown_time
+from keyvouch.cli.selection import Selection, select
+from keyvouch.errors import KeyvouchError
+from keyvouch.store import KeyInfo, Schedule
 
 _YES_OR_NO = {True: "yes", False: "no", None: ""}
 
@@ -23,23 +26,56 @@ def command(profile: str | None, key: str | None, output: str) -> None:
     Below each URI are the provider that holds the key and the accounts that can sign with it, if the store reports
     them.
 
-    The URI need not select a key (for files, it can name a folder). Then all keys are listed. Tokens of a PKCS#11
-    module and advice from the store are printed to standard error.
+    If the URI selects one of several keys, the one that signs now is marked, and the one that signs next, with the
+    time. With a profile, the keys are those of its first URI that can be listed.
+
+    The URI need not select a key (for files, it can name a folder). Then all keys are listed. What cannot be used, such
+    as a damaged file or a disabled version, tokens of a PKCS#11 module and advice from the store are printed to
+    standard error.
     """
-    with select(profile, key).open_store() as store:
+    found, schedule = _list_first(select(profile, key))
+    present([_facts(info, schedule) for info in found], output, lambda _: _print_text(found, schedule))
+
+
+def _list_first(selection: Selection) -> tuple[list[KeyInfo], Schedule]:
+    """List the first of the profile's keys that can be listed, and report the others before it."""
+    keys = selection.profile.keys
+    for number, key in enumerate(keys[:-1], 1):
+        try:
+            found = _list(replace(selection, profile=structs.replace(selection.profile, keys=(key,))))
+        except KeyvouchError as error:
+            if not error.try_next_key:
+                raise
+            _print_skipped(f"key {number} of the profile", error.message)
+        else:
+            if found[0]:
+                return found
+            _print_skipped(f"key {number} of the profile", "no keys match it.")
+    return _list(replace(selection, profile=structs.replace(selection.profile, keys=keys[-1:])))
+
+
+def _list(selection: Selection) -> tuple[list[KeyInfo], Schedule]:
+    with selection.open_store() as store:
         for token in store.tokens():
             click.echo(f"{token.uri.quoted}\n  {token.description}\n", err=True)
         found = store.keys()
-    present([_facts(info) for info in found], output, lambda _: _print_text(found))
+        for each in store.unusable_keys():
+            _print_skipped(each.name, each.reason)
+        return found, store.schedule(found)
 
 
-def _print_text(found: list[KeyInfo]) -> None:
+def _print_skipped(name: str, reason: str) -> None:
+    click.echo(printable(f"Skipped: {reason}" if name in reason else f"Skipped {name}: {reason}"), err=True)
+
+
+def _print_text(found: list[KeyInfo], schedule: Schedule) -> None:
     if not found:
         click.echo("No keys match the URI.", err=True)
         return
     for info in found:  # a URI is too long for a column, and must stay whole to be pasted
         click.echo(info.uri.quoted)
-        if details := _details(info):
+        marks = _mark(info, schedule) if len(found) > 1 else ""
+        if details := "; ".join(filter(None, (marks, _details(info)))):
             click.echo(f"  {printable(details)}")
     click.echo()
     print_table(
@@ -48,6 +84,14 @@ def _print_text(found: list[KeyInfo]) -> None:
     )
     for advice in dict.fromkeys(each for info in found for each in info.advice):
         click.echo(f"\n{printable(advice)}", err=True)
+
+
+def _mark(info: KeyInfo, schedule: Schedule) -> str:
+    if info is schedule.now:
+        return "signs now"
+    if info is schedule.next and schedule.next_at:
+        return f"signs from {shown_time(schedule.next_at)}"
+    return ""
 
 
 def _details(info: KeyInfo) -> str:
@@ -68,7 +112,7 @@ def _end(info: KeyInfo) -> str:
     return f"{info.not_after:%Y-%m-%d}{expired}"
 
 
-def _facts(info: KeyInfo) -> dict[str, object]:
+def _facts(info: KeyInfo, schedule: Schedule) -> dict[str, object]:
     return {
         "uri": str(info.uri),
         "key_type": info.key_type,
@@ -82,4 +126,6 @@ def _facts(info: KeyInfo) -> dict[str, object]:
         "advice": list(info.advice),
         "provider": info.provider,
         "readers": None if info.readers is None else list(info.readers),
+        "signs_now": info is schedule.now,
+        "signs_from": schedule.next_at.isoformat() if info is schedule.next and schedule.next_at else None,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
 from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import output_option
-from keyvouch.cli.output import key_facts, mentioning_new_key, present, print_key, print_next_command
-from keyvouch.cli.selection import select
+from keyvouch.cli.output import key_facts, mentioning_new_key, present, print_key, print_next_command, shown_time
+from keyvouch.cli.selection import Selection, select
+from keyvouch.errors import KeyvouchError
 from keyvouch.store import KeySpec, KeyUri
 
 
@@ -59,16 +62,18 @@ def command(
         spec = KeySpec(key_type=key_type, subject=subject, days=days, exportable=exportable, further=further)
         pinned = store.generate(spec)
     profile_key = _profile_key(requested, pinned)
+    signs_from = _signs_from(profile_key, pinned, selection) if further else None
     with mentioning_new_key(pinned):
         with opening.open_uri(pinned, selection.secrets) as signer:
             facts = key_facts(signer)
             if certificate_out:
                 export.write_certificate(certificate_out, signer)
+        facts["signs_from"] = signs_from and signs_from.isoformat()
         facts["certificate_file"] = certificate_out and str(certificate_out)
         if save_profile:
             facts["configuration"] = str(profile.save(save_profile, tenant, str(client_id), (profile_key.reveal(),)))
             facts["profile"] = save_profile
-    present(facts, output, lambda result: _print_text(result, requested, pinned, profile_key))
+    present(facts, output, lambda result: _print_text(result, requested, pinned, profile_key, further=further))
 
 
 def _profile_key(requested: KeyUri, pinned: KeyUri) -> KeyUri:
@@ -83,12 +88,41 @@ def _profile_key(requested: KeyUri, pinned: KeyUri) -> KeyUri:
     return requested.replace({"select": "newest"}) if is_member and "spki-sha256" not in requested else requested
 
 
-def _print_text(facts: dict[str, Any], requested: KeyUri, pinned: KeyUri, profile_key: KeyUri) -> None:
-    print_key(pinned, facts)
+def _signs_from(profile_key: KeyUri, pinned: KeyUri, selection: Selection) -> dt.datetime | None:
+    """Return when a program that opens the family begins to sign with its new member; None if it does so at once."""
+    from keyvouch._core.key_management import Store
+
+    with contextlib.suppress(KeyvouchError), Store(profile_key, selection.secrets) as store:
+        schedule = store.schedule(store.keys())
+        if schedule.next and schedule.next.uri.identity() == pinned.identity():
+            return schedule.next_at
+    return None
+
+
+def _print_succession(signs_from: str | None, profile_key: KeyUri) -> None:
+    """Say when the new member of a family begins to sign, and which URI follows the family."""
+    if signs_from:
+        begin, settle = shown_time(dt.datetime.fromisoformat(signs_from)), profile_key.get("settle")
+        click.echo(
+            f"\nThe new key signs from {begin} (settle={settle}); until then the previous one does.\n"
+            "Register its certificate by then: the authority refuses what it does not know.",
+            err=True,
+        )
+    else:
+        click.echo("\nThe new key signs from now on: register its certificate at once.", err=True)
+    click.echo(f"This URI stays valid, and always selects the key that is to sign:\n  {profile_key.quoted}", err=True)
+
+
+def _print_text(
+    facts: dict[str, Any], requested: KeyUri, pinned: KeyUri, profile_key: KeyUri, *, further: bool
+) -> None:
+    print_key(pinned, {name: value for name, value in facts.items() if name != "signs_from"})
     if {"path", "password"} <= {*requested.declared} and "password" not in requested:
         click.echo("\nThe file is not encrypted: the URI has no password=. Did the shell cut it at `&`?", err=True)
     if not facts["key_type"].startswith("RSA"):
         click.echo("\nEntra ID accepts only RSA keys. This key is for other servers.", err=True)
+    if further:
+        _print_succession(facts["signs_from"], profile_key)
     if facts["certificate_file"] is None:
         print_next_command(f"keyvouch export --certificate app.cer --key {pinned.quoted}")
         return

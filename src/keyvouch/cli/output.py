@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import shlex
 import sys
@@ -33,6 +34,11 @@ def present(result: Result, output: str, as_text: Callable[[Result], object]) ->
 def printable(text: object, *, kept: str = "") -> str:
     """Replace unprintable characters, which may control a terminal, with `?`, except those in `kept`."""
     return "".join(each if each.isprintable() or each in kept else "?" for each in str(text))
+
+
+def shown_time(time: dt.datetime) -> str:
+    """Return a time in UTC, to the minute; rounded up, so that it is not too early."""
+    return f"{time.astimezone(dt.UTC) + dt.timedelta(seconds=59):%Y-%m-%d %H:%M} UTC"
 
 
 def print_facts(facts: Mapping[str, object]) -> None:

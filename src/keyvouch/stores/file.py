@@ -25,6 +25,8 @@ from keyvouch.store import (
     KeyStore,
     KeyUri,
     ListsKeys,
+    ListsUnusableKeys,
+    UnusableKey,
     choose_one,
 )
 from keyvouch.stores import jwk, key_files, pem, pfx
@@ -61,7 +63,9 @@ _FRIENDLY_NAME = Attribute("friendly-name", "the friendly name of one of several
 _PASSWORD = Attribute("password", "the password that the file is encrypted with", query=True, secret=True)
 
 
-class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, ExportsKeys):
+class FileStore(
+    KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, ExportsKeys
+):
     """Base class of the PFX and PEM stores: reads files, chooses among their keys, and writes them.
 
     If a URI has `certificate-file`, the certificate is written to that file and not to the key's own.
@@ -100,6 +104,16 @@ class FileStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificat
                 raise failures[0]
         pinned = uri.get("spki-sha256")
         return [entry.info for entry in filter_by_name(uri, entries) if pinned in (None, entry.info.spki_sha256)]
+
+    def unusable_keys(self, uri: KeyUri) -> list[UnusableKey]:
+        """Return the files at the URI's path that `keys` skips."""
+        path = _path(uri)
+        folder = key_files.is_folder(path)
+        paths = key_files.filter_by_suffix(key_files.list_folder(path), self.suffixes) if folder else []
+        skipped = []
+        for each in paths if folder else key_files.members(path):
+            skipped += [UnusableKey(str(each), failure.message) for failure in self._read(uri, [each])[1]]
+        return skipped
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         """Make a key and its self-signed certificate. Raises `KeyExists`, `ConfigurationError`."""

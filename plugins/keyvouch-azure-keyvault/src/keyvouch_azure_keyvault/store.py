@@ -32,9 +32,11 @@ from keyvouch.store import (
     KeyStore,
     KeyUri,
     ListsKeys,
+    ListsUnusableKeys,
     ProcessLocal,
     RequestsCertificates,
     StoredKey,
+    UnusableKey,
     choose_one,
 )
 from keyvouch_azure_keyvault import azure_internals, key_management, key_versions
@@ -70,7 +72,14 @@ _KEY_TYPES_HINT = f"Use one of: {', '.join(key_management.KEY_TYPES)}."
 
 
 class KeyVaultStore(
-    KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, RequestsCertificates, HoldsCertificates, DeletesKeys
+    KeyStore,
+    ListsKeys,
+    ListsUnusableKeys,
+    GeneratesKeys,
+    ImportsKeys,
+    RequestsCertificates,
+    HoldsCertificates,
+    DeletesKeys,
 ):
     """Certificates and keys in Azure Key Vault or Managed HSM. keyvouch never fetches a private key.
 
@@ -144,6 +153,14 @@ class KeyVaultStore(
                         listed += self._list_versions_of(each)
         digest = uri.get("spki-sha256")
         return [info for info in listed if digest in (None, info.spki_sha256)]
+
+    def unusable_keys(self, uri: KeyUri) -> list[UnusableKey]:
+        """Return the disabled versions of the certificate or key, or of all in the vault."""
+        uri = split_identifier(uri)
+        session = self._session.get()
+        with session.performing(_LISTING, _LISTING_TIMEOUT):
+            named = "certificate" in uri or "key" in uri
+            return [each for one in ([uri] if named else self._uris_of_all(uri)) for each in _disabled(session, one)]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         """Create a certificate with its key, or a key; with `further`, the next version of an existing one."""
@@ -317,6 +334,15 @@ class KeyVaultStore(
         for key in key_versions.limit_listing(session.keys.list_properties_of_keys()):
             if not key.managed and key.name not in certificates:
                 yield uri.replace({"key": key.name})
+
+
+def _disabled(session: Session, uri: KeyUri) -> list[UnusableKey]:
+    location = _require_supported_location(uri)
+    found = [each for each in key_versions.list_versions(session, location) if not each.enabled]
+    wanted = [each for each in found if location.version in (None, each.version)]
+    return [
+        UnusableKey(str(pin_version(uri, location.name, each.version)), "The version is disabled.") for each in wanted
+    ]
 
 
 def _require_supported_location(uri: KeyUri) -> KeyLocation:

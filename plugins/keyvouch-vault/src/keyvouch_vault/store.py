@@ -33,8 +33,10 @@ from keyvouch.store import (
     KeyStore,
     KeyUri,
     ListsKeys,
+    ListsUnusableKeys,
     ProcessLocal,
     StoredKey,
+    UnusableKey,
     choose_one,
 )
 from keyvouch_vault import transit
@@ -44,7 +46,7 @@ from keyvouch_vault.key import VaultKey
 from keyvouch_vault.responses import KeyNames
 from keyvouch_vault.session import Session
 from keyvouch_vault.transit import KeyPath, KeyVersion, TransitKey
-from keyvouch_vault.uri_attributes import ATTRIBUTES, REQUIRED_BY_METHOD, is_valid_name
+from keyvouch_vault.uri_attributes import ATTRIBUTES, AUTH_METHODS, REQUIRED_BY_METHOD, is_valid_name
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 _TEST_MESSAGE = b"keyvouch: does this certificate belong to the key?"
 
 
-class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys):
+class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys):
     """Keys in Vault or OpenBao: `vault:address=https://vault:8200;mount=transit;key=app;version=3?auth=token&token=env:TOKEN`.
 
     Without `version`, the version that the certificate belongs to is selected, else the newest that has settled.
@@ -109,6 +111,21 @@ class VaultStore(KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertifica
                 infos += [version.info(key_uri) for version in self._read_versions(key_uri, OWN_TIMEOUT)]
         digest = uri.get("spki-sha256")
         return [info for info in infos if digest in (None, info.spki_sha256)]
+
+    def unusable_keys(self, uri: KeyUri) -> list[UnusableKey]:
+        """Return the versions that are older than the key's min_encryption_version."""
+        names = [uri.get("key")] if "key" in uri else self._list_names(uri)
+        return [each for name in names for each in self._retired(uri.replace({"key": name}))]
+
+    def _retired(self, uri: KeyUri) -> list[UnusableKey]:
+        hint = policy_hint(KeyPath.of(uri).api_path(), "read")
+        with self._session.get().authenticated(OWN_TIMEOUT, "read the key", hint) as client:
+            key = _read_key(client, KeyPath.of(uri))
+        if key is None or key.type not in transit.TYPES.values():
+            return []
+        wanted = [each for each in key.retired_versions() if uri.get("version") in (None, each)]
+        reason = "The version is older than the key's min_encryption_version."
+        return [UnusableKey(str(uri.replace({"version": str(each)})), reason) for each in wanted]
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         """Create a key, or with `further` its next version, and its certificate if the server can store it."""

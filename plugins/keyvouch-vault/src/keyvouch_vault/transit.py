@@ -108,6 +108,11 @@ class TransitKey:
         minimum = self._data.min_encryption_version
         return [self._version(number, each) for number, each in sorted(versions.items()) if number >= minimum]
 
+    def retired_versions(self) -> list[int]:
+        """Return the numbers of the versions that may no longer sign. Raises `StoreUnavailable`."""
+        versions = self._response.decode(self._data.keys, responses.KeyVersions)
+        return [number for number in sorted(versions) if number < self._data.min_encryption_version]
+
     def newest(self) -> KeyVersion:
         """Return the newest version that may sign. Raises `KeyUnusable`, `StoreUnavailable`."""
         versions = self.versions()
