@@ -322,6 +322,8 @@ WITHOUT_SECRETS = {
     "Signer.after_fork": "makes locks",
     "Store.after_fork": "makes locks",
     "Store.tokens": "returns nothing for a store without tokens",
+    "Store.schedule": "returns an empty schedule if the key cannot be opened",
+    "Store.unusable_keys": "returns nothing for a store that does not report them",
     "ConfidentialClient.after_fork": "makes locks",
     "ConfidentialClient.is_of_tenant": "compares names",
     "ClientAssertion.audience_of": "is overridden, and called by the assertion",
