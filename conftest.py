@@ -22,6 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="run the tests that take a count with far higher ones")
 
 
+def pytest_sessionstart() -> None:
+    """Remove the Azure SDK's settings of this machine; fixtures with a wider scope than a test's set their own."""
+    for name in [each for each in os.environ if each.startswith("AZURE_")]:
+        del os.environ[name]
+
+
 @pytest.fixture
 def soak(request: pytest.FixtureRequest) -> bool:
     """Whether there is time for the high iteration counts of `make soak`."""
@@ -42,10 +48,10 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(home))
     for name in ("STATE_DIRECTORY", "CACHE_DIRECTORY"):
         monkeypatch.setenv(name, str(home / name.lower()))
-    for name in ("APP_PASSWORD", "KEYVOUCH_CONFIG", "KEYVOUCH_PROFILE", "CREDENTIALS_DIRECTORY", "XDG_CONFIG_HOME"):
+    for name in ("APP_PASSWORD", "CREDENTIALS_DIRECTORY", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name in list(os.environ):
-        if name.startswith(("KEYVOUCH_", "AZURE_")):
+        if name.startswith("KEYVOUCH_"):
             monkeypatch.delenv(name)
     return home
 

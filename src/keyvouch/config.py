@@ -18,8 +18,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from keyvouch._core import environment
-from keyvouch._core import field_hints
+from keyvouch._core import environment, field_hints
 from keyvouch._secrets.redaction import redact
 from keyvouch._system import files, text
 from keyvouch.errors import AccessDenied, ConfigurationError

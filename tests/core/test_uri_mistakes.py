@@ -93,8 +93,7 @@ def test_path_in_the_windows_certificate_store(text: str, uri: str) -> None:
         ("tpm:0x81000001", "Write pkcs11:NAME=VALUE...; `keyvouch stores pkcs11` lists the attributes."),
         (
             f"https://vault.contoso.com:8200/v1?token={SECRET}",
-            "Write the scheme of the store first, such as"
-            " 'vault:address=https://vault.contoso.com:8200/v1;key=NAME?auth=...'.",
+            "Write the scheme of the store first, such as 'vault:address=https://vault.contoso.com:8200/v1;key=NAME?",
         ),
         (
             "https://contoso.vault.azure.net/certificates/app",

@@ -33,7 +33,9 @@ _PROVIDER_PATH = re.compile(
     r"(?:[\w.\\/]*certificate::|cert:)?[\\/]*(LocalMachine|CurrentUser)[\\/]+(\w+)(?:[\\/]+(.*))?", re.IGNORECASE
 )
 """A path in PowerShell's drive `Cert:`; without the drive, as curl and stunnel write it."""
-_VAULT_OBJECT = re.compile(r"//([\w.-]+\.(?:vault|managedhsm)\.[\w.]+)(?::443)?/(keys|certificates|secrets)/([\w-]+)(?:/(\w+))?/?")
+_VAULT_OBJECT = re.compile(
+    r"//([\w.-]+\.(?:vault|managedhsm)\.[\w.]+)(?::443)?/(keys|certificates|secrets)/([\w-]+)(?:/(\w+))?/?"
+)
 
 
 def undecoded(text: str) -> ConfigurationError | None:

@@ -16,7 +16,6 @@ _FOR_LACK_OF_ATTRIBUTES = ("ambiguous-key", "configuration", "key-not-found", "s
 """Codes of errors that more attributes could have prevented."""
 
 
-
 def hint_for_option(error: click.ClickException) -> str:
     """Return the command with an option of the group moved before the subcommand; empty for any other error."""
     if not isinstance(error, click.NoSuchOption) or error.option_name not in _OF_THE_GROUP:

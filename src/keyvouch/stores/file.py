@@ -34,7 +34,7 @@ from keyvouch.stores.key_entries import (
     FileContents,
     FileKey,
     KeyEntry,
-    UnusableKey,
+    UnusableEntry,
     build_entries,
     filter_by_name,
     pin,
@@ -96,24 +96,24 @@ class FileStore(
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys in the file, family or folder at the URI's path."""
         path = _location(uri)
-        if isinstance(path, Path) and key_files.is_folder(path):
-            entries, _ = self._read(uri, key_files.filter_by_suffix(key_files.list_folder(path), self.suffixes))
-        else:
-            entries, failures = self._read(uri, _members(path))
-            if failures and not entries:
-                raise failures[0]
+        entries, failures = self._read(uri, self._listed(path))
+        if failures and not entries and not (isinstance(path, Path) and key_files.is_folder(path)):
+            raise failures[0]
         pinned = uri.get("spki-sha256")
         return [entry.info for entry in filter_by_name(uri, entries) if pinned in (None, entry.info.spki_sha256)]
 
     def unusable_keys(self, uri: KeyUri) -> list[UnusableKey]:
-        """Return the files at the URI's path that `keys` skips."""
-        path = _path(uri)
-        folder = key_files.is_folder(path)
-        paths = key_files.filter_by_suffix(key_files.list_folder(path), self.suffixes) if folder else []
+        """Return the files and keys at the URI's path that `keys` skips."""
         skipped = []
-        for each in paths if folder else key_files.members(path):
+        for each in self._listed(_location(uri)):
             skipped += [UnusableKey(str(each), failure.message) for failure in self._read(uri, [each])[1]]
         return skipped
+
+    def _listed(self, path: Path | KeyReference) -> Sequence[Path | KeyReference]:
+        """Return what a listing reads: the files of a folder, the members of a family, or the one file."""
+        if isinstance(path, Path) and key_files.is_folder(path):
+            return key_files.filter_by_suffix(key_files.list_folder(path), self.suffixes)
+        return _members(path)
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         """Make a key and its self-signed certificate. Raises `KeyExists`, `ConfigurationError`."""
@@ -234,11 +234,11 @@ class FileStore(
 
     def _read_with_unusable(
         self, uri: KeyUri, paths: Iterable[Path | KeyReference]
-    ) -> tuple[list[KeyEntry], list[KeyvouchError], list[UnusableKey]]:
+    ) -> tuple[list[KeyEntry], list[KeyvouchError], list[UnusableEntry]]:
         """Return the usable keys in these files, why other files cannot be read, and the other keys."""
         entries: list[KeyEntry] = []
         failures: list[KeyvouchError] = []
-        unusable: list[UnusableKey] = []
+        unusable: list[UnusableEntry] = []
         password: Secret | None = None
         for path in paths:
             try:

@@ -61,7 +61,7 @@ class KeyEntry:
     """A certificate that may be the key's own, and cannot be read, if the file has no other one for the key."""
 
 
-class UnusableKey(NamedTuple):
+class UnusableEntry(NamedTuple):
     """A private key that cannot sign here."""
 
     name: str | None
@@ -103,7 +103,7 @@ class FileKey(StoredKey):
 
 def build_entries(
     uri: KeyUri, file: key_files.KeyFile, contents: FileContents
-) -> tuple[list[KeyEntry], list[UnusableKey]]:
+) -> tuple[list[KeyEntry], list[UnusableEntry]]:
     """Return an entry for each distinct key in the file that can sign here, and the other keys.
 
     Raises `CertificateMismatch` for certificates that are not the only key's.
@@ -124,19 +124,19 @@ def build_entries(
     return entries, unusable
 
 
-def _sort_out(keys: Sequence[FoundKey]) -> tuple[dict[str, tuple[PrivateKey, str | None]], list[UnusableKey]]:
+def _sort_out(keys: Sequence[FoundKey]) -> tuple[dict[str, tuple[PrivateKey, str | None]], list[UnusableEntry]]:
     """Return the distinct keys that can sign here by their digest, and the others."""
     usable: dict[str, tuple[PrivateKey, str | None]] = {}
     unusable = []
     for name, key in keys:
         if isinstance(key, KeyUnusable):
-            unusable.append(UnusableKey(name, None, key))
+            unusable.append(UnusableEntry(name, None, key))
             continue
         digest = spki_sha256(key.public_key())
         try:
             require_usable(key)
         except KeyUnusable as error:
-            unusable.append(UnusableKey(name, digest, error))
+            unusable.append(UnusableEntry(name, digest, error))
         else:
             usable[digest] = key, name
     return usable, unusable
@@ -152,8 +152,8 @@ def _lost_certificate(digest: str, unreadable: Sequence[UnreadableCertificate]) 
 
 
 def set_aside_uncertified(
-    uri: KeyUri, entries: Sequence[KeyEntry], unusable: Sequence[UnusableKey]
-) -> tuple[list[KeyEntry], list[UnusableKey]]:
+    uri: KeyUri, entries: Sequence[KeyEntry], unusable: Sequence[UnusableEntry]
+) -> tuple[list[KeyEntry], list[UnusableEntry]]:
     """Count a key as unusable if its certificate is in the file, but cannot be read, and is not in another file.
 
     An assertion would not say which certificate belongs to its signature.
@@ -162,7 +162,7 @@ def set_aside_uncertified(
     for entry in entries:
         if entry.lost_certificate and "certificate-file" not in uri:
             error = no_certificate([entry.lost_certificate], entry.file.path)
-            others.append(UnusableKey(entry.name, entry.info.spki_sha256, error))
+            others.append(UnusableEntry(entry.name, entry.info.spki_sha256, error))
         else:
             kept.append(entry)
     return kept, others
@@ -198,7 +198,7 @@ def filter_by_name(uri: KeyUri, entries: Sequence[KeyEntry]) -> list[KeyEntry]:
     return [entry for entry in entries if anonymous or entry.name == uri.get("friendly-name")]
 
 
-def require_usable_choice(uri: KeyUri, entries: Sequence[KeyEntry], unusable: Sequence[UnusableKey]) -> None:
+def require_usable_choice(uri: KeyUri, entries: Sequence[KeyEntry], unusable: Sequence[UnusableEntry]) -> None:
     """Raise `KeyUnusable` if the URI identifies one of the unusable keys, or there are no others."""
     wanted = uri.get("spki-sha256")
     name = uri.get("friendly-name") if "friendly-name" in uri else None
