@@ -63,10 +63,11 @@ def test_json_is_named(folder: Path, scheme: str, kind: str) -> None:
     assert extracted in caught.value.hint
 
 
-def test_jwk_is_converted(folder: Path) -> None:
-    """A private JWK, with a command that only needs what keyvouch itself needs."""
-    numbers = new_key("P-256").private_numbers()
-    public = numbers.public_numbers
+@pytest.mark.parametrize("content", ["JWK", "set of JWKs"])
+def test_jwk_is_read_as_pem(folder: Path, content: str) -> None:
+    """A private JWK is read under `pem:`, which is what the hint under `pfx:` says."""
+    key = new_key("P-256")
+    numbers, public = key.private_numbers(), key.public_key().public_numbers()
     jwk = {
         "kty": "EC",
         "crv": "P-256",
@@ -74,10 +75,11 @@ def test_jwk_is_converted(folder: Path) -> None:
         "y": _encode(public.y),
         "d": _encode(numbers.private_value),
     }
-    path = write(folder / "given", json.dumps(jwk).encode())
-    with pytest.raises(KeyUnusable, match="it is a JWK") as caught:
-        open_key(f"pem:{path}")
-    assert "jwt.PyJWK" in caught.value.hint
+    path = write(folder / "given", json.dumps(jwk if content == "JWK" else {"keys": [jwk]}).encode())
+    with pytest.raises(KeyUnusable, match=f"it is a {content}") as caught:
+        open_key(f"pfx:{path}")
+    assert caught.value.hint == f"Write pem:{path} to read it."
+    assert open_key(f"pem:{path}").public_key == key.public_key()
 
 
 def _encode(number: int) -> str:
@@ -96,7 +98,7 @@ def _encode(number: int) -> str:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS", "git lfs pull"),
         (b"$ANSIBLE_VAULT;1.1;AES256\n61\n", "Ansible Vault", "ansible-vault decrypt"),
         (b"PK\x03\x04....", "ZIP", "unzip"),
-        (b'{"keys": []}', "set of JWKs", "jq"),
+        (b'{"keys": []}', "set of JWKs", "a private key"),
     ],
 )
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])

@@ -43,11 +43,6 @@ _MAGIC = (
     (b"\x1f\x8b", "compressed with gzip", "gunzip --keep --stdout {file} > NEW"),
 )
 """The beginnings of other kinds of files, and the command that extracts the key."""
-_JWK_COMMAND = (
-    "python3 -c 'import jwt, sys; from cryptography.hazmat.primitives.serialization import *;"
-    " key = jwt.PyJWK.from_json(sys.stdin.read()).key;"
-    " print(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())' < {file} > NEW.pem"
-)
 _REPLACEMENT = "\ufffd".encode()
 """What replaces bytes that are not UTF-8 when binary data are treated as text."""
 _TAGS = {asn1.INTEGER: "i", asn1.SEQUENCE: "s", asn1.OCTET_STRING: "o", b"\x03": "b", b"\x06": "d", b"\xa0": "0"}
@@ -89,7 +84,7 @@ def _markup(data: bytes, file: str, path: object) -> Identified | None:  # noqa:
     return None
 
 
-def _json(data: bytes, file: str, path: object) -> Identified | None:  # noqa: ARG001
+def _json(data: bytes, file: str, path: object) -> Identified | None:
     if not data.startswith((b"{", b"[")):
         return None
     try:
@@ -97,23 +92,24 @@ def _json(data: bytes, file: str, path: object) -> Identified | None:  # noqa: A
     except (ValueError, RecursionError):
         return None
     if isinstance(content, dict):
-        return _json_object(content, file)
+        return _json_object(content, file, path)
     return Identified("JSON", "Specify a PFX or PEM file.")
 
 
-def _json_object(content: dict[str, Any], file: str) -> Identified:
+def _json_object(content: dict[str, Any], file: str, path: object) -> Identified:
     if content.get("type") == "service_account":
         return Identified("the JSON of a service account", f"Extract its key: jq -r .private_key {file} > NEW.pem")
     if content.get("kind") == "Secret":
         return _kubernetes_secret()
     if "kty" in content:
-        return Identified("a JWK", f"Convert it: {_JWK_COMMAND.format(file=file)}")
+        return Identified("a JWK", f"Write pem:{path} to read it.")
     if isinstance(value := content.get("value"), str):
         command = "> NEW.pem" if "-----BEGIN " in value else "| base64 -d > NEW.pfx"
         what = "JSON with the key as its value, as `az keyvault secret show` prints it"
         return Identified(what, f"Extract it: jq -r .value {file} {command}")
     if "keys" in content:
-        return Identified("a set of JWKs", f"Extract one of its keys: jq '.keys[0]' {file} > NEW.jwk")
+        hint = f"Write pem:{path} to read it." if content["keys"] else "Specify one that contains a private key."
+        return Identified("a set of JWKs", hint)
     return Identified("JSON", "Specify a PFX or PEM file.")
 
 

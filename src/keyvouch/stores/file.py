@@ -42,7 +42,7 @@ from keyvouch.stores.key_entries import (
     set_aside_uncertified,
     unknown_name_error,
 )
-from keyvouch.stores.references import KeyReference, fit_hint, parse_location, require_file
+from keyvouch.stores.references import KeyReference, fit_hints, parse_location, require_file
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -247,9 +247,13 @@ class FileStore(
                 usable, others = build_entries(uri, file, self._decode(file.data, password, file.path))
                 entries += usable
                 unusable += others
+                errors: list[KeyvouchError] = [each.error for each in others]
             except KeyvouchError as error:
                 error.uri = str(uri)
-                failures.append(error if isinstance(path, Path) else fit_hint(error, path))
+                failures.append(error)
+                errors = [error]
+            if isinstance(path, KeyReference):
+                fit_hints(errors, path)
         return entries, failures, unusable
 
     def _read_one(self, path: Path | KeyReference) -> tuple[key_files.KeyFile, Secret | None]:

@@ -36,7 +36,9 @@ def is_jwk(data: bytes) -> bool:
 
 def _is_set(document: Mapping[str, Any]) -> bool:
     keys = document.get("keys")
-    return isinstance(keys, list) and all(isinstance(key, dict) and isinstance(key.get("kty"), str) for key in keys)
+    if not isinstance(keys, list) or not keys:
+        return False
+    return all(isinstance(key, dict) and isinstance(key.get("kty"), str) for key in keys)
 
 
 def _parse(data: bytes) -> Any:

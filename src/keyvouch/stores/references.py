@@ -13,6 +13,7 @@ import contextlib
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -30,6 +31,8 @@ _UNKNOWN: files.Stamp = (0, 0, 0, 0)
 """The stamp if finding out whether the key was replaced takes more than a moment."""
 _MOST_LAYERS = 2
 """How often base64 is removed: Kubernetes encodes what the user may already have encoded."""
+_ESCAPED_LINE_END = re.compile(rb"(?:\\r)?\\n")
+"""A line end as two characters, from JSON or a badly quoted variable."""
 _ARMOUR = re.compile(rb"(-----BEGIN [A-Z0-9 ]+-----)(.*?)(-----END [A-Z0-9 ]+-----)", re.DOTALL)
 
 
@@ -87,14 +90,16 @@ def require_file(file: key_files.KeyFile, uri: KeyUri) -> None:
         )
 
 
-def fit_hint(error: KeyvouchError, reference: KeyReference) -> KeyvouchError:
-    """Return an error of reading a key file, with a hint for this reference."""
-    if reference.kind == "memory":
-        error.hint = error.hint.replace("Add ?password=env:NAME to the URI", "Pass password= to keyvouch.load_signer")
+def fit_hints(errors: Iterable[KeyvouchError], reference: KeyReference) -> None:
+    """Change the hints of errors about the contents of a file to ones for this reference."""
     label = re.escape(shlex.quote(str(reference.label)))
-    hint = re.sub(rf"(?<= -)(in|f) {label}", r"\1 FILE", error.hint)
-    error.hint = f"Write the key to a file first. {hint}" if hint != error.hint else hint
-    return error
+    for error in errors:
+        if reference.kind == "memory":
+            error.hint = error.hint.replace(
+                "Add ?password=env:NAME to the URI", "Pass password= to keyvouch.load_signer"
+            )
+        hint = re.sub(rf"(?<= ){label}(?= |$)", "FILE", error.hint)  # as an argument of a program
+        error.hint = f"Write the key to a file first. {hint}" if hint != error.hint else hint
 
 
 def parse_location(data: bytes) -> Path | KeyReference:
@@ -125,15 +130,17 @@ def decode(data: bytes) -> bytes:
             data = binascii.a2b_base64(padded + b"=" * (-len(padded) % 4))
         except binascii.Error:
             break
-    return _ARMOUR.sub(_restore_lines, data)
+    if b"-----BEGIN" not in data or data.lstrip().startswith(b"{"):  # a PFX, or JSON, whose line ends are escaped
+        return data
+    return _ARMOUR.sub(_restore_lines, _ESCAPED_LINE_END.sub(b"\n", data))
 
 
 def _restore_lines(block: re.Match[bytes]) -> bytes:
-    r"""Return a PEM block with line breaks, if it has none: only spaces, or a literal \n."""
+    """Return a PEM block with line breaks, if it has only spaces."""
     begin, body, end = block.groups()
     if b"\n" in body.strip():
         return block[0]
-    lines = re.sub(rb"(?:\\r)?\\n", b"\n", body).split()
+    lines = body.split()
     if any(b":" in line for line in lines):  # headers, whose spaces are not line breaks
-        return block[0].replace(b"\\r", b"").replace(b"\\n", b"\n")
+        return block[0]
     return b"\n".join((begin, *lines, end))
