@@ -416,7 +416,7 @@ def test_header_and_signature_are_one_keys(soak: bool) -> None:
     members = [Member(key, (certify(key),)) for key in keys]
     public_keys = {thumbprint_in_header(member.chain[0]): member.public_key for member in members}
     with Script(key=keys[0], chain=members[0].chain) as script, open_signer(script.uri) as signer:
-        make, made = ClientAssertion(signer), [0] * 8
+        make, made = ClientAssertion(signer, x5t="sha256"), [0] * 8
         done = threading.Event()
 
         def replace() -> None:

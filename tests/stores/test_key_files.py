@@ -159,8 +159,8 @@ def test_folder_or_empty_file_has_a_hint(folder: Path) -> None:
     [
         (errno.EINVAL, KeyUnusable, "file that contains a key"),
         (errno.EFBIG, KeyUnusable, "file that contains a key"),
-        (errno.EACCES, AccessDenied, "permission to read it."),
-        (errno.EIO, AccessDenied, "permission to read it."),
+        (errno.EACCES, AccessDenied, "permission to read it"),
+        (errno.EIO, AccessDenied, "file system"),
         (errno.ENAMETOOLONG, KeyNotFound, "keyvouch new"),
         (errno.ENOENT, KeyNotFound, "keyvouch new"),
         (errno.ENOTDIR, KeyNotFound, "keyvouch new"),

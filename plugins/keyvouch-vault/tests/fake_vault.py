@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from keyvouch.certificate import self_signed
 from scripted_server import ScriptedServer, http_response
 
 JSON = "Content-Type: application/json"
@@ -25,11 +26,15 @@ def pem(key: rsa.RSAPrivateKey) -> str:
 
 
 class FakeVault(ScriptedServer):
-    """A Vault with one RSA key, `app`, in one version, in which every login succeeds."""
+    """A Vault with one RSA key, `app`, in one version with a certificate, in which every login succeeds."""
 
     def __init__(self, key: rsa.RSAPrivateKey) -> None:
         self.key = key
-        self.version = {"public_key": pem(key), "creation_time": "2024-01-01T00:00:00.123456789Z"}
+        self.version = {
+            "public_key": pem(key),
+            "certificate_chain": self_signed(key, "CN=app", 1).public_bytes(Encoding.PEM).decode(),
+            "creation_time": "2024-01-01T00:00:00.123456789Z",
+        }
         described = {"type": "rsa-2048", "latest_version": 1, "min_encryption_version": 0, "exportable": False}
         self.bodies: dict[str, Any] = {
             "login": AUTH,
