@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvouch.entra import aadsts_advice
+from keyvouch.entra.client_key import UsedKey
 
 
 @pytest.mark.parametrize("code", sorted(aadsts_advice.ADVICE))
@@ -36,3 +38,30 @@ def test_trace_id_is_removed() -> None:
 def test_refusal_without_a_reason(result: dict[str, object]) -> None:
     """A refusal without any reason is still an error with a hint."""
     assert aadsts_advice.authority_refused(result, None).hint
+
+
+@pytest.mark.parametrize(
+    ("description", "refused"),
+    [
+        ("Key 'key-2025' not found.", True),
+        ('Key "key-2025" not found.', True),
+        ("Missing parameter.", False),
+        ("Invalid parameter 'key-2025a'.", False),
+        (None, False),
+    ],
+)
+def test_invalid_request(description: str | None, *, refused: bool) -> None:
+    """An invalid request refuses the key only if the description quotes its `kid`; the hint then says what was sent."""
+    key = UsedKey("pem:app.pem", ec.generate_private_key(ec.SECP256R1()).public_key(), None, header={"kid": "key-2025"})
+
+    error = aadsts_advice.authority_refused({"error": "invalid_request", "error_description": description}, key)
+
+    assert error.try_next_key is refused
+    assert ("Sent: kid key-2025." in error.hint) is refused
+
+
+def test_invalid_request_without_kid() -> None:
+    """If no `kid` was sent, an invalid request does not refuse the key."""
+    key = UsedKey("pem:app.pem", ec.generate_private_key(ec.SECP256R1()).public_key(), None)
+
+    assert not aadsts_advice.refuses_key({"error": "invalid_request", "error_description": "kid ''"}, key)

@@ -77,21 +77,32 @@ _MAX_DESCRIPTION = 1000
 """Maximum number of characters shown of an authority's error description."""
 
 
-def refuses_key(result: Mapping[str, Any]) -> bool:
+def refuses_key(result: Mapping[str, Any], used_key: UsedKey | None) -> bool:
     """Return True if MSAL's result says that the authority refused this key rather than the request.
 
-    Servers other than Entra ID have no AADSTS codes; they use `invalid_client` (RFC 6749, section 5.2).
+    Servers other than Entra ID have no AADSTS codes; they use `invalid_client` (RFC 6749, section 5.2). Those built on
+    fosite, such as Ory Hydra, use `invalid_request` for an unknown `kid`, and quote it.
     """
     if codes := _codes(result):
         return not KEY_REFUSED.isdisjoint(codes)
-    return result.get("error") == "invalid_client"
+    error = result.get("error")
+    return error == "invalid_client" or (error == "invalid_request" and _quotes_kid(result, used_key))
+
+
+def _quotes_kid(result: Mapping[str, Any], used_key: UsedKey | None) -> bool:
+    """Return True if the description contains, in quotation marks, the `kid` of the refused assertion."""
+    if used_key is None or "kid" not in used_key.header:
+        return False
+    description = str(result.get("error_description"))
+    return any(f"{mark}{used_key.header['kid']}{mark}" in description for mark in "'\"`")
 
 
 def authority_refused(result: Mapping[str, Any], used_key: UsedKey | None) -> AuthorityRefused:
     """Build the error for a refusal that MSAL returned; `used_key` signed the refused assertion."""
     codes = _codes(result)
-    hint = _hint(result, codes)
-    if used_key and refuses_key(result):
+    key_refused = refuses_key(result, used_key)
+    hint = _hint(result, codes, key_refused=key_refused)
+    if used_key and key_refused:
         hint = "\n".join([_for_key(hint, used_key), *_advice_on_chain(codes, used_key), sent(used_key, codes)])
     correlation_id = result.get("correlation_id")
     return AuthorityRefused(
@@ -102,16 +113,16 @@ def authority_refused(result: Mapping[str, Any], used_key: UsedKey | None) -> Au
         error_codes=codes,
         thumbprint=thumbprint(used_key.certificate) if used_key and used_key.certificate else None,
         correlation_id=str(correlation_id) if correlation_id else None,
-        try_next_key=refuses_key(result),
+        try_next_key=key_refused,
     )
 
 
-def _hint(result: Mapping[str, Any], codes: tuple[int, ...]) -> str:
+def _hint(result: Mapping[str, Any], codes: tuple[int, ...], *, key_refused: bool) -> str:
     if known := [code for code in codes if code in ADVICE]:
         return ADVICE[known[0]]
     if codes:
         return "Look up the code at https://login.microsoftonline.com/error."
-    return _OTHER_ADVICE.get(str(result.get("error")), _OTHER_SERVER)
+    return _OTHER_ADVICE.get("invalid_client" if key_refused else str(result.get("error")), _OTHER_SERVER)
 
 
 def _for_key(hint: str, used_key: UsedKey) -> str:

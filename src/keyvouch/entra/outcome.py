@@ -37,7 +37,9 @@ class Outcome:
     @property
     def key_refused(self) -> bool:
         """True if the authority refused the key: another key, or this one reloaded, may be accepted."""
-        return isinstance(self.result, dict) and "error" in self.result and aadsts_advice.refuses_key(self.result)
+        if not isinstance(self.result, dict) or "error" not in self.result:
+            return False
+        return aadsts_advice.refuses_key(self.result, self.used_key)
 
     def as_msal(self) -> Any:
         """Return the result, copied for each caller, or raise the stored exception."""
