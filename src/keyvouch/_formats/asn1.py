@@ -69,6 +69,14 @@ def first(data: bytes) -> bytes:
     return data[: reader.position]
 
 
+def outline(data: bytes) -> tuple[int, int]:
+    """Return where the content of the first element begins, and where it ends, according to the element's header.
+
+    Raises ValueError if the length is indefinite, or the header incomplete.
+    """
+    return _Reader(data).outline()
+
+
 def encode(element: Element) -> bytes:
     """Return the element in DER (X.690, section 10.1): lengths are definite and as short as possible."""
     constructed = element.tag[0] & _CONSTRUCTED
@@ -116,6 +124,13 @@ class _Reader:
             if tag != _CONSTRUCTED_OCTET_STRING
             else Element(OCTET_STRING, _concatenate(children), ())
         )
+
+    def outline(self) -> tuple[int, int]:
+        self._tag(len(self.data))
+        length = self._length(len(self.data))
+        if length is None:
+            raise ValueError("indefinite length")
+        return self.position, self.position + length
 
     def _children(self, length: int | None, end: int, depth: int) -> Iterator[Element]:
         if length is None:

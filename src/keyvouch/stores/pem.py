@@ -172,9 +172,9 @@ def _decrypt(block: Block, password: Secret, path: Path) -> bytes:
     try:
         if block.label == _ENCRYPTED:
             algorithm, data, *_ = asn1.parse(block.decode()).children
-            return _require_asn1(pbe.decrypt(algorithm, data.content, password.reveal()))
+            return pbe.decrypt(algorithm, data.content, password.reveal())
         cipher, vector = block.encryption
-        return _require_asn1(pbe.decrypt_pem(cipher, vector, block.decode(), password.reveal()))
+        return pbe.decrypt_pem(cipher, vector, block.decode(), password.reveal())
     except pbe.UnsupportedAlgorithmError as error:
         raise KeyUnusable(
             f"The key in {path} is encrypted with an unsupported algorithm: {error}.",
@@ -182,15 +182,6 @@ def _decrypt(block: Block, password: Secret, path: Path) -> bytes:
         ) from error
     except pbe.WrongPasswordError as error:
         raise _incorrect_password(password, path) from error
-
-
-def _require_asn1(plain: bytes) -> bytes:
-    """Raise `WrongPasswordError` if this is not a key: one wrong password in 256 results in a correct padding."""
-    try:
-        asn1.parse(plain)
-    except ValueError as error:
-        raise pbe.WrongPasswordError(str(error)) from error
-    return plain
 
 
 def _incorrect_password(password: Secret, path: Path) -> SecretIncorrect:
