@@ -216,8 +216,9 @@ def is_readable(certificate: Certificate) -> bool:
 def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> tuple[Certificate, ...]:
     """Return the key's certificate, its issuer, and so on, leaving out certificates that are not in the chain.
 
-    If several certificates belong to the key, the one that expires last is used. Returns an empty tuple if there are no
-    certificates. Raises `CertificateMismatch` if there are certificates, but none for this key.
+    If several certificates belong to the key, the one that expires last is used; of those that are valid now, if there
+    are any. Returns an empty tuple if there are no certificates. Raises `CertificateMismatch` if there are
+    certificates, but none for this key.
     """
     pool = list(certificates)
     if not pool:
@@ -231,7 +232,7 @@ def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> t
             f"The certificate of {name} does not belong to the key{others}.",
             hint="Use the certificate that was issued for this key.",
         )
-    leaf = max(leaves, key=lambda certificate: certificate.not_valid_after_utc)
+    leaf = max(leaves, key=lambda each: (_is_valid(each), each.not_valid_after_utc))
     return (leaf, *find_issuers(leaf, lambda _: pool))
 
 
@@ -266,12 +267,18 @@ def find_issuers(
     """
     chain = [certificate]
     while chain[-1].subject != chain[-1].issuer and len(chain) < _LONGEST_CHAIN:
-        known = candidates(chain[-1])
-        issuer = next((each for each in known if each not in chain and is_issued_by(chain[-1], each)), None)
-        if issuer is None:
+        known = list(candidates(chain[-1]))
+        issuers = [each for each in known if each not in chain and is_issued_by(chain[-1], each)]
+        if not issuers:
             break
-        chain.append(issuer)
+        subjects = {each.subject for each in known}
+        # Of a cross-signed authority's certificates, one that is valid, and whose own issuer is there.
+        chain.append(max(issuers, key=lambda each: (_is_valid(each), each.issuer in subjects)))
     return tuple(chain[1:])
+
+
+def _is_valid(certificate: Certificate) -> bool:
+    return status([certificate]).state == "valid"
 
 
 def is_issued_by(certificate: Certificate, issuer: Certificate) -> bool:

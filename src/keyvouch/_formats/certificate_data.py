@@ -20,7 +20,6 @@ _NAMES = {
     b"\x55\x04" + bytes((number,)): name for number, name in ((3, "CN"), (6, "C"), (7, "L"), (10, "O"), (11, "OU"))
 }
 """Attribute types of distinguished names (RFC 4519), by their OID."""
-_BMP_STRING = b"\x1e"
 _VERSION = b"\xa0"
 _MAX_SHOWN = 100
 """Maximum number of characters of a name that are shown."""
@@ -97,7 +96,5 @@ def _tbs_fields(der: bytes) -> tuple[Element, ...]:
 def _attributes(name: Element) -> Iterator[str]:
     for attribute in (each for relative in name.children for each in relative.children):
         oid, value = attribute.child(0).content, attribute.child(1)
-        encoding = "utf-16-be" if value.tag == _BMP_STRING else "utf-8"
-        text = value.content.decode(encoding, errors="replace")
-        shown = "".join(each if each.isprintable() else "?" for each in text)
+        shown = "".join(each if each.isprintable() else "?" for each in asn1.text(value))
         yield f"{_NAMES.get(oid) or asn1.dotted_oid(oid)}={shown}"

@@ -48,7 +48,7 @@ def read(data: bytes, password: Secret | None, path: Path) -> FileContents:
         raise KeyUnusable(f"No private key found in {path}.", hint=hint)
     ders = list(find_certificates(b"\n".join(block.text for block in blocks)))
     require_few(len(ders), path)
-    return FileContents([FoundKey(None, key) for key in keys], *read_certificates(ders))
+    return FileContents([FoundKey((), key) for key in keys], *read_certificates(ders))
 
 
 @CRYPTOGRAPHY

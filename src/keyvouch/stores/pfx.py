@@ -281,14 +281,16 @@ def _contents(safes: Safes, password: str | None, path: Path) -> FileContents:
 
 
 def _load(bag: KeyBag, certificates: Sequence[CertificateBag], password: str | None, path: Path) -> FoundKey:
-    """Return a key and its name. Windows puts its container's name on the key, and the user's on the certificate."""
+    """Return a key and its names. Windows puts its container's name on the key, and the user's on the certificate."""
     source = f"The key {bag.name!r} in {path}" if bag.name else f"The key in {path}"
     try:
         key = private_keys.load(_decrypt(bag, password, source, path), source, _rewrite_command(path))
     except KeyUnusable as error:
-        name = next((each.name for each in certificates if each.local_id and each.local_id == bag.local_id), None)
-        return FoundKey(name or bag.name, error)
-    return FoundKey(_certificate_name(key, certificates) or bag.name, key)
+        own = [each for each in certificates if each.local_id and each.local_id == bag.local_id]
+        return FoundKey(_names(own) or _names([bag]), error)
+    digest = spki_sha256(key.public_key())
+    own = [each for each in certificates if key_digest(each.der) == digest]
+    return FoundKey(_names(own) or _names([bag]), key)
 
 
 def _decrypt(bag: KeyBag, password: str | None, source: str, path: Path) -> bytes:
@@ -303,11 +305,8 @@ def _decrypt(bag: KeyBag, password: str | None, source: str, path: Path) -> byte
         ) from error
 
 
-def _certificate_name(key: PrivateKey, certificates: Iterable[CertificateBag]) -> str | None:
-    """Return the friendly name of the certificate that belongs to the key."""
-    wanted = spki_sha256(key.public_key())
-    names = {key_digest(bag.der): bag.name for bag in certificates}
-    return names.get(wanted)
+def _names(bags: Iterable[KeyBag | CertificateBag]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(bag.name for bag in bags if bag.name))
 
 
 def _read_with_openssl(
@@ -330,9 +329,11 @@ def _read_with_openssl(
             raise SecretIncorrect(f"Incorrect password for {path}.", hint=hint) from error
         raise _unsupported(path, unsupported, "and a key or certificate in it cannot be read") from error
     bags = [each for each in (bundle.cert, *bundle.additional_certs) if each]
-    names = {certificate_spki(bag.certificate): (bag.friendly_name or b"").decode(errors="replace") for bag in bags}
     key = bundle.key
-    found = [FoundKey(names.get(spki_sha256(key.public_key())) or None, key)] if key else []  # type: ignore[arg-type]
+    digest = spki_sha256(key.public_key()) if key else ""  # type: ignore[arg-type]  # other kinds are refused later
+    names = (bag.friendly_name for bag in bags if certificate_spki(bag.certificate) == digest)
+    shown = tuple(name.decode(errors="replace") for name in names if name)
+    found = [FoundKey(shown, key)] if key else []  # type: ignore[arg-type]
     return FileContents(found, *read_certificates(to_der(bag.certificate) for bag in bags))
 
 

@@ -163,19 +163,20 @@ def _collect(safe: Element, found: Safes, depth: int) -> None:
     for bag in safe.children:
         kind, value = bag.child(0).content, bag.child(1).child(0)
         name, local_id = _attribute(bag, _FRIENDLY_NAME), _attribute(bag, _LOCAL_KEY_ID)
-        text = None if name is None else name.decode("utf-16-be", errors="replace").rstrip("\0")
+        text = asn1.text(name).rstrip("\0") if name else None
+        identifier = local_id.content if local_id else None
         if kind in {_KEY_BAG, _SHROUDED_KEY_BAG}:
-            found.keys.append(KeyBag(value, kind == _SHROUDED_KEY_BAG, text or None, local_id))
+            found.keys.append(KeyBag(value, kind == _SHROUDED_KEY_BAG, text or None, identifier))
         elif kind == _CERTIFICATE_BAG and value.child(0).content == _X509:
-            found.certificates.append(CertificateBag(value.child(1).child(0).content, text or None, local_id))
+            found.certificates.append(CertificateBag(value.child(1).child(0).content, text or None, identifier))
         elif kind == _SAFE_CONTENTS_BAG:
             _collect(value, found, depth + 1)
 
 
-def _attribute(bag: Element, wanted: bytes) -> bytes | None:
-    """Return the first value of an attribute: a BMPString or an OCTET STRING."""
+def _attribute(bag: Element, wanted: bytes) -> Element | None:
+    """Return the first value of an attribute: a character string or an OCTET STRING."""
     for attribute in (each for attributes in bag.children[2:] for each in attributes.children):
         match attribute.children:
-            case (Element(content=oid), Element(children=(Element(content=value), *_)), *_) if oid == wanted:
+            case (Element(content=oid), Element(children=(value, *_)), *_) if oid == wanted:
                 return value
     return None
