@@ -134,13 +134,14 @@ class UnreadableCertificate:
     """A certificate that `cryptography` refuses; others in the same file can be used."""
 
     name: str
-    """Its subject, as far as it can be read."""
+    """Its subject, as far as it can be read; empty if it cannot."""
     reason: str
     spki_sha256: str | None
     """As `spki_sha256` of its key; None if it cannot be determined."""
 
     def __str__(self) -> str:
-        return f"the certificate of {self.name} cannot be read: {self.reason}"
+        which = f"the certificate of {self.name}" if self.name else "a certificate"
+        return f"{which} cannot be read: {self.reason}"
 
 
 @CRYPTOGRAPHY

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import Algorithm, PrivateKey
 
 
+_QUOTATION_MARKS = ('""', "''", "``", "“”", "„“", "«»")
+
+
 class FoundKey(NamedTuple):
     """A private key in a file."""
 
@@ -179,7 +182,7 @@ def incorrect_password_hint(password: str) -> str:
     """Return the hint for a password that does not open a file, without the password."""
     if password != password.strip():
         return "Remove the spaces or line ends around the password."
-    if len(password) > 1 and password[0] == password[-1] and password[0] in "\"'":
+    if len(password) > 1 and password[0] + password[-1] in _QUOTATION_MARKS:
         return "Remove the quotation marks around the password."
     return "Correct the password. If it is correct, the file is damaged: copy it again."
 

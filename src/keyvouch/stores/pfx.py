@@ -13,7 +13,7 @@ from keyvouch._formats import asn1
 from keyvouch._formats.asn1 import Element
 from keyvouch._formats.certificate_data import key_digest
 from keyvouch._formats.identify import identify
-from keyvouch._formats.pem_blocks import PKCS12_LABELS, iter_blocks
+from keyvouch._formats.pem_blocks import find_pfx
 from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import (
     certificate_spki,
@@ -79,7 +79,7 @@ def write(key: PrivateKey, chain: Sequence[Certificate], password: Secret | None
 
 def _parse(data: bytes, path: Path) -> Element:
     """Return the file's outer layer, which may be BER."""
-    data = _without_armor(data)
+    data = find_pfx(data) or data
     begin = _content_offset(data)
     if data[begin : begin + len(_VERSION_3)] != _VERSION_3:
         raise _not_pfx(data, path)
@@ -95,15 +95,6 @@ def _parse(data: bytes, path: Path) -> Element:
         raise KeyUnusable(f"{path} is truncated.", hint="Copy it again, in binary mode.") from error
     except ValueError as error:
         raise _damaged(path, error) from error
-
-
-def _without_armor(data: bytes) -> bytes:
-    """Return the content of a PFX in PEM; other data as they are."""
-    with contextlib.suppress(ValueError):
-        for block in iter_blocks(data):
-            if block.label in PKCS12_LABELS:
-                return block.decode()
-    return data
 
 
 def _not_pfx(data: bytes, path: Path) -> KeyUnusable:
