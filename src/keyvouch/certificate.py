@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import logging
 import shlex
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -193,7 +194,7 @@ def _read_one(der: bytes) -> Certificate:
     from cryptography import x509
 
     try:
-        with parsing():
+        with parsing(), _quiet(der):
             found = x509.load_der_x509_certificate(der)
             # `cryptography` parses most fields only on access.
             _ = found.subject, found.issuer, found.not_valid_before_utc, found.not_valid_after_utc
@@ -202,6 +203,17 @@ def _read_one(der: bytes) -> Certificate:
     if not certificate_spki(found):
         raise ValueError("unsupported key")
     return found
+
+
+@contextlib.contextmanager
+def _quiet(der: bytes) -> Iterator[None]:
+    """Hide the warning of `cryptography` about a serial number; only then, since filters belong to all threads."""
+    if certificate_data.has_positive_serial(der):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def is_readable(certificate: Certificate) -> bool:

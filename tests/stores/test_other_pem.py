@@ -78,6 +78,16 @@ def test_dsa_key_of_openssh_causes_no_warning(folder: Path) -> None:
             open_key(f"pem:{path}")
 
 
+@pytest.mark.parametrize("serial", ["0", "-5"])
+def test_odd_serial_number_causes_no_warning(folder: Path, serial: str) -> None:
+    """A serial number that is not positive does not matter, and the caller sees no warning of a library."""
+    key = write(folder / "app.key", pem_of(new_key()))
+    certificate = openssl("req", "-x509", "-key", key, "-subj", "/CN=odd", "-set_serial", serial)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_key(f"pem:{write(folder / 'app.pem', key.read_bytes() + certificate)}").chain
+
+
 def test_damaged_certificate_without_a_name(folder: Path) -> None:
     """The message about a certificate of which nothing can be read does not pretend that it has a subject."""
     certificate = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"

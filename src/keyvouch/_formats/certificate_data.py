@@ -60,6 +60,14 @@ def key_digest(der: bytes) -> str | None:
         return None
 
 
+def has_positive_serial(der: bytes) -> bool:
+    """Return False if the serial number is zero or negative, which RFC 5280, section 4.1.2.2, forbids."""
+    try:
+        return int.from_bytes(_tbs_fields(der)[0].content, "big", signed=True) > 0
+    except (ValueError, IndexError):
+        return True
+
+
 def _from_block(block: Block) -> Iterator[bytes]:
     if block.label not in CERTIFICATE_LABELS | PKCS7_LABELS:
         return
