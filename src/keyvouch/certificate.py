@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import logging
 import shlex
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -134,13 +135,14 @@ class UnreadableCertificate:
     """A certificate that `cryptography` refuses; others in the same file can be used."""
 
     name: str
-    """Its subject, as far as it can be read."""
+    """Its subject, as far as it can be read; empty if it cannot."""
     reason: str
     spki_sha256: str | None
     """As `spki_sha256` of its key; None if it cannot be determined."""
 
     def __str__(self) -> str:
-        return f"the certificate of {self.name} cannot be read: {self.reason}"
+        which = f"the certificate of {self.name}" if self.name else "a certificate"
+        return f"{which} cannot be read: {self.reason}"
 
 
 @CRYPTOGRAPHY
@@ -192,7 +194,7 @@ def _read_one(der: bytes) -> Certificate:
     from cryptography import x509
 
     try:
-        with parsing():
+        with parsing(), _quiet(der):
             found = x509.load_der_x509_certificate(der)
             # `cryptography` parses most fields only on access.
             _ = found.subject, found.issuer, found.not_valid_before_utc, found.not_valid_after_utc
@@ -201,6 +203,17 @@ def _read_one(der: bytes) -> Certificate:
     if not certificate_spki(found):
         raise ValueError("unsupported key")
     return found
+
+
+@contextlib.contextmanager
+def _quiet(der: bytes) -> Iterator[None]:
+    """Hide the warning of `cryptography` about a serial number; only then, since filters belong to all threads."""
+    if certificate_data.has_positive_serial(der):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def is_readable(certificate: Certificate) -> bool:
@@ -216,8 +229,9 @@ def is_readable(certificate: Certificate) -> bool:
 def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> tuple[Certificate, ...]:
     """Return the key's certificate, its issuer, and so on, leaving out certificates that are not in the chain.
 
-    If several certificates belong to the key, the one that expires last is used. Returns an empty tuple if there are no
-    certificates. Raises `CertificateMismatch` if there are certificates, but none for this key.
+    If several certificates belong to the key, the one that expires last is used; of those that are valid now, if there
+    are any. Returns an empty tuple if there are no certificates. Raises `CertificateMismatch` if there are
+    certificates, but none for this key.
     """
     pool = list(certificates)
     if not pool:
@@ -231,7 +245,7 @@ def order_chain(certificates: Iterable[Certificate], public_key: PublicKey) -> t
             f"The certificate of {name} does not belong to the key{others}.",
             hint="Use the certificate that was issued for this key.",
         )
-    leaf = max(leaves, key=lambda certificate: certificate.not_valid_after_utc)
+    leaf = max(leaves, key=lambda each: (_is_valid(each), each.not_valid_after_utc))
     return (leaf, *find_issuers(leaf, lambda _: pool))
 
 
@@ -266,12 +280,18 @@ def find_issuers(
     """
     chain = [certificate]
     while chain[-1].subject != chain[-1].issuer and len(chain) < _LONGEST_CHAIN:
-        known = candidates(chain[-1])
-        issuer = next((each for each in known if each not in chain and is_issued_by(chain[-1], each)), None)
-        if issuer is None:
+        known = list(candidates(chain[-1]))
+        issuers = [each for each in known if each not in chain and is_issued_by(chain[-1], each)]
+        if not issuers:
             break
-        chain.append(issuer)
+        subjects = {each.subject for each in known}
+        # Of a cross-signed authority's certificates, one that is valid, and whose own issuer is there.
+        chain.append(max(issuers, key=lambda each: (_is_valid(each), each.issuer in subjects)))
     return tuple(chain[1:])
+
+
+def _is_valid(certificate: Certificate) -> bool:
+    return status([certificate]).state == "valid"
 
 
 def is_issued_by(certificate: Certificate, issuer: Certificate) -> bool:

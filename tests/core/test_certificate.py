@@ -154,6 +154,32 @@ def test_leaf_that_expires_last_is_used() -> None:
     assert order_chain(leaves, key.public_key())[0] == leaves[1]
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["first", "last"])
+def test_valid_leaf_is_preferred(order: int) -> None:
+    """A renewed certificate that is not yet valid does not replace one that still is."""
+    current, renewed = valid_between(-1000, 1000), valid_between(500, 100_000)
+    assert order_chain([current, renewed][::order], new_key().public_key())[0] == current
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["first", "last"])
+def test_complete_chain_is_preferred(order: int) -> None:
+    """Of two certificates of a cross-signed authority, the one whose own issuer is there is used."""
+    leaf_key, middle_key, one, other = (new_key("P-256", number) for number in range(4))
+    leaf = certify(leaf_key, "app", middle_key, "middle")
+    middles = [certify(middle_key, "middle", one, "one"), certify(middle_key, "middle", other, "other")]
+    root = certify(other, "other")
+    assert order_chain([leaf, *middles[::order], root], leaf_key.public_key()) == (leaf, middles[1], root)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["first", "last"])
+def test_expired_issuer_is_avoided(order: int) -> None:
+    """An authority's expired certificate is not used if it has a valid one."""
+    key, authority = new_key("P-256", 1), new_key()
+    issuers = [valid_between(-1000, -500), valid_between(-1000, 1000)]
+    leaf = certify(key, "leaf", authority, "app")
+    assert order_chain([leaf, *issuers[::order]], key.public_key())[1] == issuers[1]
+
+
 def test_cross_signed_authorities() -> None:
     """Cross-signed authorities make a finite chain."""
     one, other = new_key("P-256", 1), new_key("P-256", 2)

@@ -234,6 +234,7 @@ def test_wrong_password_is_distinguished_from_damage(folder: Path, monkeypatch: 
         (" {} ", "spaces"),
         ('"{}"', "quotation marks"),
         ("'{}'", "quotation marks"),
+        ("“{}”", "quotation marks"),
         ("x{}", "Correct"),
     ],
 )

@@ -1,11 +1,15 @@
 """What is said about a file that is neither PFX nor PEM: what it is, and a command that really converts it."""
 
 import base64
+import datetime as dt
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from keyvouch.certificate import load_certificates
@@ -32,7 +36,7 @@ def opens(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("wrapped", [True, False], ids=["lines", "one line"])
 @pytest.mark.parametrize("inside", ["pfx", "pem"])
 def test_base64_is_decoded(folder: Path, scheme: str, times: int, wrapped: bool, inside: str) -> None:
@@ -43,7 +47,7 @@ def test_base64_is_decoded(folder: Path, scheme: str, times: int, wrapped: bool,
     path = write(folder / "given", data)
     with pytest.raises(KeyUnusable, match="it is the base64 of") as caught:
         open_key(f"{scheme}:{path}")
-    assert ("twice" in caught.value.message) == (times == 2)
+    assert {1: "", 2: ", encoded twice", 3: ", encoded 3 times"}[times] in caught.value.message
     convert(folder, caught.value)
     assert opens(folder / f"NEW.{inside}")
 
@@ -110,10 +114,10 @@ def test_other_files_are_named(folder: Path, scheme: str, data: bytes, what: str
 
 
 @pytest.mark.parametrize("scheme", ["pfx", "pem"])
-@pytest.mark.parametrize("form", ["key", "certificate", "pkcs7", "public key"])
+@pytest.mark.parametrize("form", ["key", "certificate", "pkcs7", "public key", "revocation list", "message (CMS)"])
 def test_der_is_named(folder: Path, scheme: str, form: str) -> None:
     """DER is named for what it contains; neither scheme sends users to the other."""
-    with pytest.raises(KeyUnusable, match=f"(?i)it is a .*{form.replace('pkcs7', 'PKCS#7')}") as caught:
+    with pytest.raises(KeyUnusable, match=f"(?i)it is an? .*{re.escape(form.replace('pkcs7', 'PKCS#7'))}") as caught:
         open_key(f"{scheme}:{write(folder / 'given', make_der(folder, form))}")
     assert "pfx:" not in caught.value.hint
     if form == "key":
@@ -130,7 +134,13 @@ def make_der(folder: Path, form: str) -> bytes:
         return certify(key).public_bytes(Encoding.DER)
     if form == "public key":
         return openssl("pkey", "-pubout", "-outform", "DER", stdin=pem_of(key))
+    if form == "revocation list":
+        now = dt.datetime.now(dt.UTC)
+        builder = x509.CertificateRevocationListBuilder(certify(key).subject, now, now + dt.timedelta(1))
+        return builder.sign(key, SHA256()).public_bytes(Encoding.DER)
     certificate = write(folder / "a.crt", pem_of(certify(key)))
+    if form == "message (CMS)":
+        return openssl("cms", "-encrypt", "-outform", "DER", certificate, stdin=b"text")
     return openssl("crl2pkcs7", "-nocrl", "-certfile", certificate, "-outform", "DER")
 
 
@@ -142,6 +152,26 @@ def test_escaped_line_ends_are_converted(folder: Path) -> None:
             open_key(f"pem:{path}")
         convert(folder, caught.value)
         assert opens(folder / "NEW.pem")
+
+
+@pytest.mark.parametrize("end", [r"\n", r"\r\n"])
+@pytest.mark.parametrize("scheme", ["pfx", "pem"])
+def test_escaped_line_ends_of_windows(folder: Path, scheme: str, end: str) -> None:
+    """So it is with escaped line ends of Windows, under either scheme."""
+    path = write(folder / "given", PEM.replace(b"\n", end.encode()))
+    with pytest.raises(KeyUnusable, match=r"instead of line ends") as caught:
+        open_key(f"{scheme}:{path}")
+    convert(folder, caught.value)
+    assert opens(folder / "NEW.pem")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_byte_order_mark(folder: Path, encoding: str) -> None:
+    """UTF-16 is recognized even if it does not begin with a byte order mark."""
+    with pytest.raises(KeyUnusable, match=r"UTF-16") as caught:
+        open_key(f"pem:{write(folder / 'given', PEM.decode().encode(encoding))}")
+    convert(folder, caught.value)
+    assert opens(folder / "NEW.pem")
 
 
 def test_armored_pfx_is_read(folder: Path) -> None:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from keyvouch._formats import asn1
 from keyvouch._formats.asn1 import Element
 from keyvouch.errors import KeyUnusable
-from stores.key_material import PASSWORD, der, integer, new_key, open_key, openssl, write
+from stores.key_material import PASSWORD, der, integer, new_key, open_key, openssl, pem_of, write
 
 
 def armored(data: bytes, label: str = "PRIVATE KEY") -> bytes:
@@ -160,3 +160,14 @@ def test_unreadable_key_names_the_command(folder: Path) -> None:
     data = armored(wrapped(algorithm_of(new_key()), b"\x04\x01x"))
     with pytest.raises(KeyUnusable, match=r"openssl pkey -in .* -out NEW\.pem"):
         open_key(f"pem:{write(folder / 'app.pem', data)}")
+
+
+@pytest.mark.parametrize("damage", ["tag", "point"])
+def test_damaged_public_key_is_refused(folder: Path, damage: str) -> None:
+    """A public key that cannot be compared is not ignored: the private key beside it may be damaged, too."""
+    data = bytearray(openssl("pkey", "-traditional", "-outform", "DER", stdin=pem_of(new_key())))
+    at = data.index(b"\xa1\x44\x03\x42\x00\x04")
+    data[at if damage == "tag" else at + 5] ^= 0x10
+    block = b"-----BEGIN EC PRIVATE KEY-----\n" + base64.encodebytes(bytes(data)) + b"-----END EC PRIVATE KEY-----\n"
+    with pytest.raises(KeyUnusable):
+        open_key(f"pem:{write(folder / 'app.pem', block)}")

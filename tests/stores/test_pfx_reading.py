@@ -145,6 +145,33 @@ def test_friendly_name_of_single_key(folder: Path) -> None:
         open_key(f"pfx:path={path};friendly-name=other?password=env:PASSWORD")
 
 
+@pytest.mark.parametrize("name", ["first", "second"])
+@pytest.mark.parametrize("names_on", ["key", "certificate"])
+def test_each_name_of_a_key_is_found(folder: Path, name: str, names_on: str) -> None:
+    """A key that is in the file twice, or has two certificates, is found by each of its names."""
+    options = ("-nomac", *PLAIN) if names_on == "certificate" else ("-nomac", *PLAIN, "-nocerts")
+    same = [openssl_pfx(folder / f"{each}.pfx", *options, "-name", each).read_bytes() for each in ("first", "second")]
+    nameless = openssl_pfx(folder / "c.pfx", "-nomac", *PLAIN, "-nocerts").read_bytes()
+    other = openssl_pfx(folder / "d.pfx", *options, "-name", "other", key=new_key("P-384")).read_bytes()
+    path = write(folder / "app.pfx", together(*same, nameless, other))
+    assert open_key(f"pfx:path={path};friendly-name={name}").public_key == new_key().public_key()
+
+
+def test_friendly_name_in_utf_8(folder: Path) -> None:
+    """A friendly name should be a BMPString; some programs write a UTF8String."""
+    options = ("-nomac", *PLAIN, "-nocerts", "-name")
+    files = [
+        openssl_pfx(folder / f"{name}.pfx", *options, name, key=key).read_bytes()
+        for name, key in (("ab", new_key()), ("other", new_key("P-384")))
+    ]
+    bmp, utf8 = der(0x1E, "ab".encode("utf-16-be")), der(0x0C, "äb".encode() + b"c")
+    data = together(*files)
+    assert data.count(bmp) == 1
+    assert len(bmp) == len(utf8)
+    path = write(folder / "app.pfx", data.replace(bmp, utf8))
+    assert open_key(f"pfx:path={path};friendly-name=äbc").public_key == new_key().public_key()
+
+
 def test_several_encrypted_keys_require_password(several: Path) -> None:
     """Several keys require a password just like one."""
     with pytest.raises(SecretRequired):

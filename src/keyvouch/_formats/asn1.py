@@ -15,6 +15,7 @@ MAX_ELEMENTS = 50_000
 """Maximum number of elements in one tree. A PKCS#12 file with 300 certificates has about 5,000."""
 
 INTEGER, OCTET_STRING, SEQUENCE = b"\x02", b"\x04", b"\x30"
+_BMP_STRING = b"\x1e"
 _CONSTRUCTED_OCTET_STRING = b"\x24"
 """The tag of an OCTET STRING encoded in segments (X.690, section 8.7.3)."""
 _CONSTRUCTED, _HIGH_BIT, _LONG_FORM_TAG = 0x20, 0x80, 0x1F
@@ -69,6 +70,14 @@ def first(data: bytes) -> bytes:
     return data[: reader.position]
 
 
+def outline(data: bytes) -> tuple[int, int]:
+    """Return where the content of the first element begins, and where it ends, according to the element's header.
+
+    Raises ValueError if the length is indefinite, or the header incomplete.
+    """
+    return _Reader(data).outline()
+
+
 def encode(element: Element) -> bytes:
     """Return the element in DER (X.690, section 10.1): lengths are definite and as short as possible."""
     constructed = element.tag[0] & _CONSTRUCTED
@@ -78,6 +87,12 @@ def encode(element: Element) -> bytes:
         return element.tag + bytes((size,)) + content
     length = size.to_bytes((size.bit_length() + 7) // 8, "big")
     return element.tag + bytes((_HIGH_BIT | len(length),)) + length + content
+
+
+def text(element: Element) -> str:
+    """Return the text of a character string: UTF-16 in a BMPString, otherwise UTF-8 or a part of it."""
+    encoding = "utf-16-be" if element.tag == _BMP_STRING else "utf-8"
+    return element.content.decode(encoding, errors="replace")
 
 
 def dotted_oid(identifier: bytes) -> str:
@@ -116,6 +131,13 @@ class _Reader:
             if tag != _CONSTRUCTED_OCTET_STRING
             else Element(OCTET_STRING, _concatenate(children), ())
         )
+
+    def outline(self) -> tuple[int, int]:
+        self._tag(len(self.data))
+        length = self._length(len(self.data))
+        if length is None:
+            raise ValueError("indefinite length")
+        return self.position, self.position + length
 
     def _children(self, length: int | None, end: int, depth: int) -> Iterator[Element]:
         if length is None:

@@ -14,13 +14,12 @@ CERTIFICATE_LABELS = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED C
 PKCS7_LABELS = frozenset({b"PKCS7", b"CMS", b"PKCS #7 SIGNED DATA"})
 """Labels of a PKCS#7 with certificates (RFC 7468, sections 8 and 9): the content of a `.p7b`."""
 
-_SIGNED_DATA = bytes.fromhex("2a864886f70d010702")
+SIGNED_DATA = bytes.fromhex("2a864886f70d010702")
 """The PKCS#7 content type for signed data (RFC 5652, section 5.1)."""
 _NAMES = {
     b"\x55\x04" + bytes((number,)): name for number, name in ((3, "CN"), (6, "C"), (7, "L"), (10, "O"), (11, "OU"))
 }
 """Attribute types of distinguished names (RFC 4519), by their OID."""
-_BMP_STRING = b"\x1e"
 _VERSION = b"\xa0"
 _MAX_SHOWN = 100
 """Maximum number of characters of a name that are shown."""
@@ -29,10 +28,11 @@ _MAX_SHOWN = 100
 def find_certificates(data: bytes) -> Iterator[bytes]:
     """Yield each certificate as DER; for a PEM block that is not base64, or has no end, what is there.
 
-    Blocks of other kinds are skipped. Data that are not PEM are one certificate, or a PKCS#7.
+    Blocks of other kinds are skipped. Data that are not PEM are certificates, or a PKCS#7; as in OpenSSL, something
+    else may follow.
     """
     if not has_block(data):
-        yield from _from_der(data)
+        yield from _from_binary(data.lstrip(b"\r\n"))
         return
     blocks = iter_blocks(data)
     try:
@@ -43,13 +43,13 @@ def find_certificates(data: bytes) -> Iterator[bytes]:
 
 
 def describe(der: bytes) -> str:
-    """Return the subject of a certificate for people, or else its serial number, as far as either can be read."""
+    """Return the subject of a certificate for people, or else its serial number; empty if neither can be read."""
     try:
         fields = _tbs_fields(der)
         subject = ",".join(_attributes(fields[4]))
         return subject[:_MAX_SHOWN] or f"serial number {fields[0].content.hex()[:_MAX_SHOWN]}"
     except (ValueError, IndexError):
-        return "damaged data"
+        return ""
 
 
 def key_digest(der: bytes) -> str | None:
@@ -60,6 +60,14 @@ def key_digest(der: bytes) -> str | None:
         return None
 
 
+def has_positive_serial(der: bytes) -> bool:
+    """Return False if the serial number is zero or negative, which RFC 5280, section 4.1.2.2, forbids."""
+    try:
+        return int.from_bytes(_tbs_fields(der)[0].content, "big", signed=True) > 0
+    except (ValueError, IndexError):
+        return True
+
+
 def _from_block(block: Block) -> Iterator[bytes]:
     if block.label not in CERTIFICATE_LABELS | PKCS7_LABELS:
         return
@@ -68,15 +76,22 @@ def _from_block(block: Block) -> Iterator[bytes]:
     except ValueError:
         yield b""
         return
-    if block.label == b"TRUSTED CERTIFICATE":
-        content = asn1.first(content)
-    yield from _from_der(content)
+    yield from _from_der(asn1.first(content))
+
+
+def _from_binary(data: bytes) -> Iterator[bytes]:
+    while data:
+        first = asn1.first(data)
+        yield from _from_der(first)
+        data = data[len(first) :].lstrip(b"\r\n")
+        if data[:1] != asn1.SEQUENCE:
+            return
 
 
 def _from_der(data: bytes) -> Iterator[bytes]:
     try:
         tree = asn1.parse(data)
-        if tree.child(0).content != _SIGNED_DATA:
+        if tree.child(0).content != SIGNED_DATA:
             yield data
             return
         fields = tree.child(1).child(0).children
@@ -97,7 +112,5 @@ def _tbs_fields(der: bytes) -> tuple[Element, ...]:
 def _attributes(name: Element) -> Iterator[str]:
     for attribute in (each for relative in name.children for each in relative.children):
         oid, value = attribute.child(0).content, attribute.child(1)
-        encoding = "utf-16-be" if value.tag == _BMP_STRING else "utf-8"
-        text = value.content.decode(encoding, errors="replace")
-        shown = "".join(each if each.isprintable() else "?" for each in text)
+        shown = "".join(each if each.isprintable() else "?" for each in asn1.text(value))
         yield f"{_NAMES.get(oid) or asn1.dotted_oid(oid)}={shown}"

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from keyvouch._formats import asn1
 from keyvouch._formats.asn1 import Element
-from keyvouch._formats.pem_blocks import PKCS12_LABELS, has_block, iter_blocks
+from keyvouch._formats.certificate_data import SIGNED_DATA
+from keyvouch._formats.pem_blocks import find_pfx, has_block, has_escaped_line_ends, iter_blocks
 from keyvouch._system import text
 
 
@@ -43,6 +44,8 @@ _MAGIC = (
     (b"\x1f\x8b", "compressed with gzip", "gunzip --keep --stdout {file} > NEW"),
 )
 """The beginnings of other kinds of files, and the command that extracts the key."""
+_WITHOUT_BOM = {name: "-----BEGIN ".encode(name) for name in ("UTF-16LE", "UTF-16BE")}
+"""The beginning of a PEM block, as it is found in UTF-16 that does not begin with a byte order mark."""
 _REPLACEMENT = "\ufffd".encode()
 """What replaces bytes that are not UTF-8 when binary data are treated as text."""
 _TAGS = {asn1.INTEGER: "i", asn1.SEQUENCE: "s", asn1.OCTET_STRING: "o", b"\x03": "b", b"\x06": "d", b"\xa0": "0"}
@@ -57,6 +60,8 @@ _STRUCTURES = {
     "d0": "a PKCS#7 with certificates",
 }
 """What a SEQUENCE is, by the types of its first elements: `i` is an INTEGER, `s` a SEQUENCE, and so on."""
+_TIMES = (b"\x17", b"\x18")
+"""The tags of UTCTime and GeneralizedTime: in a certificate they are one level deeper than in a CRL."""
 _CERTIFICATE_FIELDS = 6
 """The least number of fields of a TBSCertificate; a request has fewer."""
 
@@ -66,6 +71,8 @@ def identify(data: bytes, path: object) -> Identified | None:
     file, stripped = shlex.quote(str(path)), data.lstrip(b"\xef\xbb\xbf \t\r\n")
     if advice := text.advice(data, path, ""):
         return Identified("UTF-16 text", advice)
+    if encoding := next((name for name, begin in _WITHOUT_BOM.items() if data.find(begin) % 2 == 0), None):
+        return Identified("UTF-16 text", f"Convert it: iconv -f {encoding} -t UTF-8 {file} > NEW.pem")
     for magic, what, command in _MAGIC:
         if stripped.startswith(magic):
             return Identified(what, f"Convert it: {command.format(file=file)}")
@@ -129,7 +136,7 @@ def _public_ssh(data: bytes, file: str, path: object) -> Identified | None:  # n
 
 
 def _escaped(data: bytes, file: str, path: object) -> Identified | None:  # noqa: ARG001
-    if has_block(data) and re.search(rb"-----(?:\\r)?\\n", data):
+    if has_escaped_line_ends(data):
         command = f"printf '%b' \"$(tr -d '\\042\\047' < {file})\" > NEW.pem"
         return Identified("PEM with the two characters \\n instead of line ends", f"Convert it: {command}")
     return None
@@ -142,7 +149,7 @@ def _pem(data: bytes, file: str, path: object) -> Identified | None:  # noqa: AR
         labels = [block.label for block in iter_blocks(data)]
     except ValueError:
         return None
-    if any(label in PKCS12_LABELS for label in labels):
+    if find_pfx(data):
         return Identified("a PFX in PEM", f"Write pfx:{path}.")
     if any(label.endswith(b"PRIVATE KEY") for label in labels):
         return Identified("PEM", f"Write pem:{path}.")
@@ -167,7 +174,7 @@ def _base64(data: bytes, file: str, path: object) -> Identified | None:
     if inner is None:
         return None
     suffix = "pfx" if inner.what == "a PFX" else "pem" if has_block(content) else "der"
-    again = ", encoded twice" if times > 1 else ""
+    again = {1: "", 2: ", encoded twice"}.get(times, f", encoded {times} times")
     return Identified(f"the base64 of {inner.what}{again}", f"Decode it: {command} > NEW.{suffix}")
 
 
@@ -179,10 +186,10 @@ def _text_mode(data: bytes, file: str, path: object) -> Identified | None:  # no
 
 def _der(data: bytes, file: str, path: object) -> Identified | None:
     try:
-        fields = asn1.parse(data).children
+        tree = asn1.parse(data)
     except ValueError:
         return None
-    what = _structure(fields)
+    what = _structure(tree.children) if tree.tag == asn1.SEQUENCE else None
     if what is None:
         return None
     certificate = f"It contains no private key: write pem:KEY-FILE?certificate-file={path}."
@@ -192,6 +199,8 @@ def _der(data: bytes, file: str, path: object) -> Identified | None:
         "a PKCS#7 with certificates": certificate,
         "a public key": "Specify the file with the private key.",
         "a certificate request": "Specify the file with the private key.",
+        "a certificate revocation list": "Specify the file with the private key.",
+        "an encrypted or signed message (CMS)": "Specify the file with the private key.",
     }
     return Identified(what, hints.get(what) or f"Convert it: openssl pkey -inform DER -in {file} -out NEW.pem")
 
@@ -200,6 +209,10 @@ def _structure(fields: tuple[Element, ...]) -> str | None:
     """Return what a SEQUENCE with these fields is, by the tags of the first ones."""
     tags = "".join(_TAGS.get(field.tag, "?") for field in fields)
     what = next((what for beginning, what in _STRUCTURES.items() if tags.startswith(beginning)), None)
+    if what == "a certificate" and any(field.tag in _TIMES for field in fields[0].children):
+        return "a certificate revocation list"
     if what == "a certificate" and len(fields[0].children) < _CERTIFICATE_FIELDS:
         return "a certificate request"
+    if what == "a PKCS#7 with certificates" and fields[0].content != SIGNED_DATA:
+        return "an encrypted or signed message (CMS)"
     return what

@@ -65,7 +65,7 @@ def read(data: bytes, path: Path) -> FileContents:
             f"No private key found in {path}: the JWK is {what}.", hint='Specify a JWK with a private key, "d".'
         )
     limits.require_small_keys(path, (_size(jwk) for jwk in private))
-    keys = [FoundKey(None, _load_key(jwk, path)) for jwk in private]
+    keys = [FoundKey((), _load_key(jwk, path)) for jwk in private]
     return FileContents(keys, [each for jwk in private for each in _certificates(jwk, path)])
 
 

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import Algorithm, PrivateKey
 
 
+_QUOTATION_MARKS = ('""', "''", "``", "“”", "„“", "«»")
+
+
 class FoundKey(NamedTuple):
     """A private key in a file."""
 
-    name: str | None
-    """Its friendly name."""
+    names: tuple[str, ...]
+    """Its friendly names."""
     key: PrivateKey | KeyUnusable
     """The key, or why it cannot be used. `cryptography` loads more kinds of keys than can sign here."""
 
@@ -49,7 +52,8 @@ class KeyEntry:
     """One private key, with its description, chain and file."""
 
     info: KeyInfo
-    name: str | None
+    names: tuple[str, ...]
+    """Its friendly names: several if the file contains the key, or a certificate for it, more than once."""
     key: PrivateKey = field(repr=False)
     chain: tuple[Certificate, ...]
     file: key_files.KeyFile
@@ -60,11 +64,16 @@ class KeyEntry:
     lost_certificate: UnreadableCertificate | None = None
     """A certificate that may be the key's own, and cannot be read, if the file has no other one for the key."""
 
+    @property
+    def name(self) -> str | None:
+        """Its first friendly name."""
+        return next(iter(self.names), None)
+
 
 class UnusableEntry(NamedTuple):
     """A private key that cannot sign here."""
 
-    name: str | None
+    names: tuple[str, ...]
     spki_sha256: str | None
     """None if the key cannot be read."""
     error: KeyvouchError
@@ -112,33 +121,34 @@ def build_entries(
     is_only_key = len(usable) + len(unusable) == 1
     skipped = (*(each.error.message for each in unusable), *map(_skipped, contents.unreadable))
     entries = []
-    for digest, (key, name) in usable.items():
+    for digest, (key, names) in usable.items():
         lost = _lost_certificate(digest, contents.unreadable)
         chain = _chain_of(key, contents.certificates, must_match=is_only_key and not lost)
         # With several keys, the file's age says nothing about each: the age of their certificates is used instead.
         created = file.created if is_only_key else None
-        pinned = pin(uri, file.reference or file.path, key, None if is_only_key else name)
+        pinned = pin(uri, file.reference or file.path, key, None if is_only_key else next(iter(names), None))
         info = KeyInfo.from_chain(pinned, key.public_key(), chain, created=created, exportable=True)
         lost = None if chain else lost
-        entries.append(KeyEntry(info, name, key, chain, file, is_only_key, skipped, lost))
+        entries.append(KeyEntry(info, names, key, chain, file, is_only_key, skipped, lost))
     return entries, unusable
 
 
-def _sort_out(keys: Sequence[FoundKey]) -> tuple[dict[str, tuple[PrivateKey, str | None]], list[UnusableEntry]]:
+def _sort_out(keys: Sequence[FoundKey]) -> tuple[dict[str, tuple[PrivateKey, tuple[str, ...]]], list[UnusableEntry]]:
     """Return the distinct keys that can sign here by their digest, and the others."""
-    usable: dict[str, tuple[PrivateKey, str | None]] = {}
+    usable: dict[str, tuple[PrivateKey, tuple[str, ...]]] = {}
     unusable = []
-    for name, key in keys:
+    for names, key in keys:
         if isinstance(key, KeyUnusable):
-            unusable.append(UnusableEntry(name, None, key))
+            unusable.append(UnusableEntry(names, None, key))
             continue
         digest = spki_sha256(key.public_key())
         try:
             require_usable(key)
         except KeyUnusable as error:
-            unusable.append(UnusableEntry(name, digest, error))
+            unusable.append(UnusableEntry(names, digest, error))
         else:
-            usable[digest] = key, name
+            _, known = usable.get(digest, (key, ()))
+            usable[digest] = key, (*known, *(name for name in names if name not in known))
     return usable, unusable
 
 
@@ -162,7 +172,7 @@ def set_aside_uncertified(
     for entry in entries:
         if entry.lost_certificate and "certificate-file" not in uri:
             error = no_certificate([entry.lost_certificate], entry.file.path)
-            others.append(UnusableEntry(entry.name, entry.info.spki_sha256, error))
+            others.append(UnusableEntry(entry.names, entry.info.spki_sha256, error))
         else:
             kept.append(entry)
     return kept, others
@@ -172,7 +182,7 @@ def incorrect_password_hint(password: str) -> str:
     """Return the hint for a password that does not open a file, without the password."""
     if password != password.strip():
         return "Remove the spaces or line ends around the password."
-    if len(password) > 1 and password[0] == password[-1] and password[0] in "\"'":
+    if len(password) > 1 and password[0] + password[-1] in _QUOTATION_MARKS:
         return "Remove the quotation marks around the password."
     return "Correct the password. If it is correct, the file is damaged: copy it again."
 
@@ -195,7 +205,7 @@ def pin(uri: KeyUri, path: Path | str, key: PrivateKey, name: str | None = None)
 def filter_by_name(uri: KeyUri, entries: Sequence[KeyEntry]) -> list[KeyEntry]:
     """Return the keys that have the URI's friendly name; a pinned URI already identifies the key exactly."""
     anonymous = "friendly-name" not in uri or "spki-sha256" in uri
-    return [entry for entry in entries if anonymous or entry.name == uri.get("friendly-name")]
+    return [entry for entry in entries if anonymous or uri.get("friendly-name") in entry.names]
 
 
 def require_usable_choice(uri: KeyUri, entries: Sequence[KeyEntry], unusable: Sequence[UnusableEntry]) -> None:
@@ -203,8 +213,8 @@ def require_usable_choice(uri: KeyUri, entries: Sequence[KeyEntry], unusable: Se
     wanted = uri.get("spki-sha256")
     name = uri.get("friendly-name") if "friendly-name" in uri else None
     for each in unusable:
-        chosen = each.spki_sha256 == wanted if wanted else name is not None and each.name == name
-        if chosen and not (name and any(entry.name == name for entry in entries)):
+        chosen = each.spki_sha256 == wanted if wanted else name in each.names
+        if chosen and not any(name in entry.names for entry in entries):
             raise each.error
     if unusable and not entries:
         raise unusable[0].error
@@ -213,7 +223,7 @@ def require_usable_choice(uri: KeyUri, entries: Sequence[KeyEntry], unusable: Se
 def unknown_name_error(uri: KeyUri, entries: Sequence[KeyEntry]) -> KeyNotFound:
     """Build the error for a friendly name that no key has."""
     wanted = uri.get("friendly-name")
-    known = [entry.name for entry in entries if entry.name]
+    known = [name for entry in entries for name in entry.names]
     import difflib
 
     nearest = difflib.get_close_matches(wanted, known) or known

@@ -24,7 +24,11 @@ class UnsupportedAlgorithmError(ValueError):
 
 
 class WrongPasswordError(ValueError):
-    """The padding is not that of the plaintext."""
+    """The plaintext is not that of a key or certificates."""
+
+
+class DamagedError(ValueError):
+    """The plaintext begins like that of a key or certificates: the password is correct, and the rest was changed."""
 
 
 def _oids(arc: str, suffixes: str) -> list[bytes]:
@@ -82,7 +86,8 @@ _MAX_KEY_SIZE = 64
 def decrypt(algorithm: Element, data: bytes, password: str | None) -> bytes:
     """Return the plaintext of data encrypted with this AlgorithmIdentifier; None is no password, and not an empty one.
 
-    Raises `UnsupportedAlgorithmError`, `WrongPasswordError`, and ValueError if the parameters are invalid.
+    Raises `UnsupportedAlgorithmError`, `WrongPasswordError`, `DamagedError`, and ValueError if the parameters are
+    invalid.
     """
     oid, parameters = algorithm.child(0).content, algorithm.child(1)
     if oid == _PBES2:
@@ -105,7 +110,7 @@ def decrypt(algorithm: Element, data: bytes, password: str | None) -> bytes:
 def decrypt_pem(cipher: str, vector: bytes, data: bytes, password: str) -> bytes:
     """Return the plaintext of a PEM block encrypted as a whole, with the cipher and vector in its headers.
 
-    Raises `UnsupportedAlgorithmError`, `WrongPasswordError`, and ValueError if the vector is invalid.
+    Raises `UnsupportedAlgorithmError`, `WrongPasswordError`, `DamagedError`, and ValueError if the vector is invalid.
     """
     if cipher not in _PEM_CIPHERS:
         raise UnsupportedAlgorithmError(cipher)
@@ -241,15 +246,41 @@ def _decrypt_rc4(key: bytes, data: bytes) -> bytes:
     from cryptography.hazmat.decrepit.ciphers.algorithms import ARC4
     from cryptography.hazmat.primitives.ciphers import Cipher
 
-    return Cipher(ARC4(key), None).decryptor().update(data)
+    return _require_sequence(Cipher(ARC4(key), None).decryptor().update(data))
 
 
 def _unpad(plain: bytes, block: int) -> bytes:
     """Return the data without the padding (RFC 8018, section 6.1.1)."""
     count = plain[-1] if plain else 0
     if not 1 <= count <= block or plain[-count:] != bytes((count,)) * count:
-        raise WrongPasswordError("incorrect padding")
-    return plain[:-count]
+        raise _refusal(plain, block)
+    return _require_sequence(plain[:-count])
+
+
+def _require_sequence(plain: bytes) -> bytes:
+    """Return the data if they are a SEQUENCE, as everything that is encrypted in these files."""
+    try:
+        if asn1.parse(plain).tag == asn1.SEQUENCE:
+            return plain
+    except ValueError:
+        pass
+    raise _refusal(plain, 0)
+
+
+def _refusal(plain: bytes, padding: int) -> DamagedError | WrongPasswordError:
+    """Return the error for a plaintext, with up to `padding` bytes after it, that is not a SEQUENCE.
+
+    A wrong password results in a SEQUENCE of the right size, with a plausible first element, less than once in 100,000
+    times.
+    """
+    try:
+        begin, end = asn1.outline(plain)
+    except ValueError as error:
+        return WrongPasswordError(str(error))
+    fits = plain[:1] == asn1.SEQUENCE and 0 <= len(plain) - end <= padding
+    if fits and plain[begin : begin + 1] in {asn1.SEQUENCE, asn1.INTEGER}:
+        return DamagedError("the encrypted data were changed")
+    return WrongPasswordError("unexpected plaintext")
 
 
 def _lookup(names: dict[bytes, str], oid: bytes) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import shlex
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING
 from keyvouch._formats import asn1
 from keyvouch._formats.certificate_data import CERTIFICATE_LABELS, PKCS7_LABELS, find_certificates
 from keyvouch._formats.identify import identify
-from keyvouch._formats.pem_blocks import PKCS12_LABELS, Block, has_block, iter_blocks
+from keyvouch._formats.pem_blocks import Block, find_pfx, has_block, has_escaped_line_ends, iter_blocks
 from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import parsing, read_certificates, require_few
 from keyvouch.errors import ConfigurationError, KeyUnusable, SecretIncorrect, SecretRequired
@@ -28,8 +31,6 @@ _MAX_PASSWORD_BYTES = 1023
 _OPENSSH = b"OPENSSH PRIVATE KEY"
 _OPENSSH_UNENCRYPTED, _OPENSSH_HEADER = b"openssh-key-v1\0\0\0\0\x04none", 24
 """The beginning of a key that is not encrypted (OpenSSH's PROTOCOL.key), and where it ends."""
-_ESCAPED = b"-----\\n"
-"""Line ends as two characters, as in JSON and in badly quoted environment variables."""
 _ENCRYPTED = b"ENCRYPTED PRIVATE KEY"
 """The label of PKCS#8; older formats encrypt the base64 data and say so in headers."""
 
@@ -42,13 +43,13 @@ def read(data: bytes, password: Secret | None, path: Path) -> FileContents:
     """
     blocks = _blocks(data, path)
     _check_limits(_key_blocks(blocks), path)
-    keys = [_load_key(block, password, path) for block in _key_blocks(blocks)]
+    keys = _load_keys(_key_blocks(blocks), password, path)
     if not keys:
-        hint = _no_key_hint({block.label for block in blocks}, path)
+        hint = f"It is a PFX in PEM: write pfx:{path}." if find_pfx(data) else _no_key_hint(blocks)
         raise KeyUnusable(f"No private key found in {path}.", hint=hint)
     ders = list(find_certificates(b"\n".join(block.text for block in blocks)))
     require_few(len(ders), path)
-    return FileContents([FoundKey(None, key) for key in keys], *read_certificates(ders))
+    return FileContents([FoundKey((), key) for key in keys], *read_certificates(ders))
 
 
 @CRYPTOGRAPHY
@@ -90,15 +91,15 @@ def replace_chain(data: bytes, chain: Sequence[Certificate]) -> bytes:
 
 
 def _blocks(data: bytes, path: Path) -> list[Block]:
-    if not has_block(data) or _ESCAPED in data:
+    if not has_block(data) or has_escaped_line_ends(data):
         if found := identify(data, path):
             raise KeyUnusable(f"{path} is not a PEM file: it is {found.what}.", hint=found.hint)
         hint = "Specify a file with a line -----BEGIN PRIVATE KEY-----."
         raise KeyUnusable(f"{path} is not a PEM file.", hint=hint)
     try:
         return list(iter_blocks(data))
-    except ValueError:
-        raise KeyUnusable(f"{path} is truncated: a PEM block has no end.", hint="Copy the file again.") from None
+    except ValueError as error:
+        raise KeyUnusable(f"{path} is truncated or damaged: {error}.", hint="Copy the file again.") from None
 
 
 def _key_blocks(blocks: Sequence[Block]) -> list[Block]:
@@ -118,15 +119,15 @@ def _load_openssh(block: Block, path: Path) -> PrivateKey | KeyUnusable:
                 hint="Make a copy without a passphrase, which only you can read:"
                 f" cp {shlex.quote(str(path))} {new} && chmod 600 {new} && ssh-keygen -p -N '' -f {new}",
             )
-        with parsing():
+        with parsing(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of DSA, which the caller refuses
             return load_ssh_private_key(block.text, None)  # type: ignore[return-value]  # the caller refuses other kinds
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         return KeyUnusable(f"The OpenSSH key in {path} cannot be read: {error}.", hint="Use RSA, P-256 or Ed25519.")
 
 
-def _no_key_hint(labels: set[bytes], path: Path) -> str:
-    if labels & PKCS12_LABELS:
-        return f"It is a PFX in PEM: write pfx:{path}."
+def _no_key_hint(blocks: Sequence[Block]) -> str:
+    labels = {block.label for block in blocks}
     if labels & (CERTIFICATE_LABELS | PKCS7_LABELS):
         return "It contains only a certificate: add the private key, or write pem:KEY-FILE?certificate-file=THIS-FILE."
     if any(label.endswith(b"PUBLIC KEY") for label in labels):
@@ -138,25 +139,46 @@ def _check_limits(blocks: Sequence[Block], path: Path) -> None:
     """Raise `KeyUnusable` if opening these keys would take too long."""
     hint = f"Convert it: {_rewrite_command(path)}"
     limits.require_small_keys(path, (len(block.text) * 3 // 4 for block in blocks))  # base64
-    try:
-        encrypted = [block.decode() for block in blocks if block.label == _ENCRYPTED]
-        rounds = [each for der in encrypted for each in limits.rounds_of(asn1.parse(der), path, hint)]
-    except ValueError as error:
-        raise _unreadable_key(path) from error
+    rounds: list[int] = []
+    for block in (block for block in blocks if block.label == _ENCRYPTED):
+        with contextlib.suppress(ValueError):  # reported when it is loaded
+            rounds += limits.rounds_of(asn1.parse(block.decode()), path, hint)
     limits.require_few_rounds(path, rounds, hint)
 
 
+def _load_keys(blocks: Sequence[Block], password: Secret | None, path: Path) -> list[PrivateKey | KeyUnusable]:
+    """Return each key, or why it cannot be used.
+
+    Raises `SecretRequired`, and `SecretIncorrect` if there are encrypted keys, and the password decrypts none of them.
+    """
+    keys: list[PrivateKey | KeyUnusable] = []
+    decrypts, refusal = False, None
+    for block in blocks:
+        try:
+            key = _load_key(block, password, path)
+            decrypts = decrypts or (_is_encrypted(block) and not isinstance(key, KeyUnusable))
+        except SecretIncorrect as error:
+            refusal = error
+            key = KeyUnusable(
+                f"A key in {path} cannot be decrypted: it has another password, or is damaged.",
+                hint="Put each key into a separate file.",
+            )
+        keys.append(key)
+    if refusal and not decrypts:
+        raise refusal
+    return keys
+
+
+def _is_encrypted(block: Block) -> bool:
+    return block.label == _ENCRYPTED or block.is_encrypted
+
+
 def _load_key(block: Block, password: Secret | None, path: Path) -> PrivateKey | KeyUnusable:
-    """Return the key, or why it cannot be used. Raises `KeyUnusable`, `SecretRequired`, `SecretIncorrect`."""
+    """Return the key, or why it cannot be used. Raises `SecretRequired`, `SecretIncorrect`."""
     if block.label == _OPENSSH:
         return _load_openssh(block, path)
-    encrypted = block.label == _ENCRYPTED or block.is_encrypted
-    if encrypted and password is None:
-        raise SecretRequired(
-            f"The key in {path} is encrypted and requires a password.", hint="Add ?password=env:NAME to the URI."
-        )
     try:
-        der = _decrypt(block, password, path) if encrypted and password else block.decode()
+        der = _decrypt(block, password, path) if _is_encrypted(block) else block.decode()
         return private_keys.load(der, f"The key in {path}", f"openssl pkey -in {shlex.quote(str(path))} -out NEW.pem")
     except KeyUnusable as error:
         return error
@@ -164,17 +186,23 @@ def _load_key(block: Block, password: Secret | None, path: Path) -> PrivateKey |
         return _unreadable_key(path)
 
 
-def _decrypt(block: Block, password: Secret, path: Path) -> bytes:
+def _decrypt(block: Block, password: Secret | None, path: Path) -> bytes:
     """Return the content of an EncryptedPrivateKeyInfo (RFC 5958, section 3), or of a block encrypted as a whole.
 
-    Raises `KeyUnusable`, `SecretIncorrect`, and ValueError if the parameters of the encryption are invalid.
+    Raises `KeyUnusable`, `SecretRequired`, `SecretIncorrect`, and ValueError if the encryption or the data are invalid.
     """
-    try:
-        if block.label == _ENCRYPTED:
-            algorithm, data, *_ = asn1.parse(block.decode()).children
-            return _require_asn1(pbe.decrypt(algorithm, data.content, password.reveal()))
+    if block.label == _ENCRYPTED:
+        algorithm, data, *_ = asn1.parse(block.decode()).children
+        decrypt = functools.partial(pbe.decrypt, algorithm, data.content)
+    else:
         cipher, vector = block.encryption
-        return _require_asn1(pbe.decrypt_pem(cipher, vector, block.decode(), password.reveal()))
+        decrypt = functools.partial(pbe.decrypt_pem, cipher, vector, block.decode())
+    if password is None:
+        raise SecretRequired(
+            f"The key in {path} is encrypted and requires a password.", hint="Add ?password=env:NAME to the URI."
+        )
+    try:
+        return decrypt(password.reveal())
     except pbe.UnsupportedAlgorithmError as error:
         raise KeyUnusable(
             f"The key in {path} is encrypted with an unsupported algorithm: {error}.",
@@ -182,15 +210,6 @@ def _decrypt(block: Block, password: Secret, path: Path) -> bytes:
         ) from error
     except pbe.WrongPasswordError as error:
         raise _incorrect_password(password, path) from error
-
-
-def _require_asn1(plain: bytes) -> bytes:
-    """Raise `WrongPasswordError` if this is not a key: one wrong password in 256 results in a correct padding."""
-    try:
-        asn1.parse(plain)
-    except ValueError as error:
-        raise pbe.WrongPasswordError(str(error)) from error
-    return plain
 
 
 def _incorrect_password(password: Secret, path: Path) -> SecretIncorrect:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,20 @@ from keyvouch._formats import asn1
 from keyvouch._formats.asn1 import Element
 from keyvouch._formats.certificate_data import key_digest
 from keyvouch._formats.identify import identify
-from keyvouch._formats.pem_blocks import PKCS12_LABELS, iter_blocks
+from keyvouch._formats.pem_blocks import find_pfx
 from keyvouch.algorithms import CRYPTOGRAPHY
-from keyvouch.certificate import certificate_spki, parsing, read_certificates, require_few, spki_sha256
+from keyvouch.certificate import (
+    certificate_spki,
+    parsing,
+    read_certificates,
+    require_few,
+    spki_sha256,
+    to_der,
+)
 from keyvouch.errors import KeyUnusable, SecretIncorrect, SecretRequired
-from keyvouch.stores import limits, pkcs12, private_keys
+from keyvouch.stores import limits, pbe, pkcs12, private_keys
 from keyvouch.stores.key_entries import FileContents, FoundKey, incorrect_password_hint
-from keyvouch.stores.pbe import UnsupportedAlgorithmError, WrongPasswordError
+from keyvouch.stores.pbe import DamagedError, UnsupportedAlgorithmError, WrongPasswordError
 from keyvouch.stores.pkcs12 import CertificateBag, KeyBag, Safes, UnsupportedContentError
 
 if TYPE_CHECKING:
@@ -32,8 +39,8 @@ _MAX_BYTES = 1024 * 1024
 """Maximum number of bytes; Java's file of all public CAs has a quarter of that."""
 
 _SEQUENCE, _INDEFINITE = 0x30, 0x80
-_OPENSSL_CIPHERS = ("1.2.410.200046.1.1.",)
-"""The arc of ARIA, which OpenSSL supports: an error means a wrong password."""
+_ARIA = "1.2.410.200046.1.1."
+"""The arc of ARIA, which OpenSSL supports."""
 _VERSION_3 = b"\x02\x01\x03"
 """The bytes at the start of every PKCS#12, but not of a certificate or bare key."""
 
@@ -47,19 +54,18 @@ def read(data: bytes, password: Secret | None, path: Path) -> FileContents:
     """
     pfx = _parse(data, path)
     rounds = _check_limits(pfx, path)
+    lock = _Lock(pfx, path, rounds)
     try:
-        working, safes = _Lock(pfx, path, rounds).unlock(password)
+        working, safes = lock.unlock(password)
         contents = _contents(pkcs12.bags(safes), working, path)
     except UnsupportedAlgorithmError as error:
-        contents = _read_with_openssl(pfx, password, path, error)
+        contents = _read_with_openssl(pfx, password, path, error, is_verified=lock.is_verified)
     except UnsupportedContentError as error:
         raise KeyUnusable(f"{path} cannot be opened: {error}.", hint="Export it again, with a password.") from error
     except ValueError as error:
         raise _damaged(path, error) from error
     if not contents.keys:
-        raise KeyUnusable(
-            f"{path} contains certificates, but no private key.", hint="Export it again, with the private key."
-        )
+        raise KeyUnusable(f"{path} contains no private key.", hint="Export it again, with the private key.")
     return contents
 
 
@@ -73,7 +79,7 @@ def write(key: PrivateKey, chain: Sequence[Certificate], password: Secret | None
 
 def _parse(data: bytes, path: Path) -> Element:
     """Return the file's outer layer, which may be BER."""
-    data = _without_armor(data)
+    data = find_pfx(data) or data
     begin = _content_offset(data)
     if data[begin : begin + len(_VERSION_3)] != _VERSION_3:
         raise _not_pfx(data, path)
@@ -91,17 +97,11 @@ def _parse(data: bytes, path: Path) -> Element:
         raise _damaged(path, error) from error
 
 
-def _without_armor(data: bytes) -> bytes:
-    """Return the content of a PFX in PEM; other data as they are."""
-    with contextlib.suppress(ValueError):
-        for block in iter_blocks(data):
-            if block.label in PKCS12_LABELS:
-                return block.decode()
-    return data
-
-
 def _not_pfx(data: bytes, path: Path) -> KeyUnusable:
-    if found := identify(data, path):
+    found = identify(data, path)
+    if found and found.what == "a PFX":
+        return KeyUnusable(f"{path} has another version than PFX 3, or is damaged.", hint="Export it again.")
+    if found:
         return KeyUnusable(f"{path} is not a PFX file: it is {found.what}.", hint=found.hint)
     return KeyUnusable(f"{path} is not a PFX file.", hint="Inspect it: `openssl pkcs12 -info -in FILE`.")
 
@@ -184,6 +184,8 @@ class _Lock:
 
     def __init__(self, pfx: Element, path: Path, rounds: list[int]) -> None:
         self._pfx, self._path, self._rounds = pfx, path, rounds
+        self.is_verified = False
+        """True if the password matches the MAC."""
 
     def unlock(self, password: Secret | None) -> tuple[str | None, list[Element]]:
         """Return the password that worked, and the safes: some programs distinguish no password from an empty one.
@@ -191,7 +193,7 @@ class _Lock:
         Raises `SecretRequired`, `SecretIncorrect`, `KeyUnusable`.
         """
         given = password.reveal() if password else ""
-        candidates = (given,) if given else (None, "")
+        candidates = (given, *_older_form(given)) if given else (None, "")
         for candidate in candidates:
             if self._opens(candidate):
                 return candidate, self._open(candidate)
@@ -204,7 +206,7 @@ class _Lock:
             return self._open_safes(password)
         except WrongPasswordError as error:
             raise KeyUnusable(
-                f"{self._path} is damaged, or its contents have another password than its MAC.",
+                f"{self._path} is damaged, or its parts are encrypted with different passwords.",
                 hint="Copy it again, in binary mode, or export it again with one password.",
             ) from error
 
@@ -217,15 +219,28 @@ class _Lock:
     def _opens(self, password: str | None) -> bool:
         """Return True if this is the password, by the file's MAC; without a MAC, if it decrypts anything."""
         if pkcs12.has_mac(self._pfx):
-            return pkcs12.mac_matches(self._pfx, password)
-        return self._decrypts(password)
+            with contextlib.suppress(UnsupportedAlgorithmError):
+                self.is_verified = pkcs12.mac_matches(self._pfx, password)
+                return self.is_verified
+        return self._decrypts(password) or not any(pkcs12.encrypted_parts(self._pfx))
 
     def _decrypts(self, password: str | None) -> bool:
-        try:
-            encrypted = [bag for bag in pkcs12.bags(self._open_safes(password)).keys if bag.is_encrypted]
-        except WrongPasswordError:
-            return False
-        return not encrypted or any(_decrypts_key(bag, password) for bag in encrypted)
+        """Return True if the password decrypts anything. Raises `UnsupportedAlgorithmError` if nothing can be tried."""
+        tried, unsupported = False, None
+        for part in pkcs12.encrypted_parts(self._pfx):
+            try:
+                pbe.decrypt(*part, password)
+            except UnsupportedAlgorithmError as error:
+                unsupported = error
+            except WrongPasswordError:
+                tried = True
+            except DamagedError:
+                return True
+            else:
+                return True
+        if unsupported and not tried:
+            raise unsupported
+        return False
 
     def _refusal(self, given: str) -> KeyUnusable | SecretIncorrect:
         """Return the error for a password that does not open the file, which may also have been changed."""
@@ -233,22 +248,19 @@ class _Lock:
             return SecretIncorrect(
                 f"Incorrect password for {self._path}: its password is empty.", hint="Remove password= from the URI."
             )
-        if pkcs12.has_mac(self._pfx) and pkcs12.is_encrypted(self._pfx) and self._decrypts(given):
-            return KeyUnusable(
-                f"{self._path} is damaged: the password decrypts it, but its MAC does not match.",
-                hint="Copy it again, in binary mode.",
-            )
+        with contextlib.suppress(UnsupportedAlgorithmError):
+            if pkcs12.has_mac(self._pfx) and self._decrypts(given):
+                return KeyUnusable(
+                    f"{self._path} is damaged: the password decrypts it, but its MAC does not match.",
+                    hint="Copy it again, in binary mode.",
+                )
         return SecretIncorrect(f"Incorrect password for {self._path}.", hint=incorrect_password_hint(given))
 
 
-def _decrypts_key(bag: KeyBag, password: str | None) -> bool:
-    try:
-        bag.decrypt(password)
-    except UnsupportedAlgorithmError:
-        raise
-    except ValueError:
-        return False
-    return True
+def _older_form(password: str) -> Iterator[str]:
+    """Yield the password as OpenSSL before 1.1 used it: each byte of its UTF-8 is a character."""
+    if not password.isascii():
+        yield password.encode().decode("latin-1")
 
 
 def _contents(safes: Safes, password: str | None, path: Path) -> FileContents:
@@ -260,14 +272,16 @@ def _contents(safes: Safes, password: str | None, path: Path) -> FileContents:
 
 
 def _load(bag: KeyBag, certificates: Sequence[CertificateBag], password: str | None, path: Path) -> FoundKey:
-    """Return a key and its name. Windows puts its container's name on the key, and the user's on the certificate."""
+    """Return a key and its names. Windows puts its container's name on the key, and the user's on the certificate."""
     source = f"The key {bag.name!r} in {path}" if bag.name else f"The key in {path}"
     try:
         key = private_keys.load(_decrypt(bag, password, source, path), source, _rewrite_command(path))
     except KeyUnusable as error:
-        name = next((each.name for each in certificates if each.local_id and each.local_id == bag.local_id), None)
-        return FoundKey(name or bag.name, error)
-    return FoundKey(_certificate_name(key, certificates) or bag.name, key)
+        own = [each for each in certificates if each.local_id and each.local_id == bag.local_id]
+        return FoundKey(_names(own) or _names([bag]), error)
+    digest = spki_sha256(key.public_key())
+    own = [each for each in certificates if key_digest(each.der) == digest]
+    return FoundKey(_names(own) or _names([bag]), key)
 
 
 def _decrypt(bag: KeyBag, password: str | None, source: str, path: Path) -> bytes:
@@ -282,36 +296,48 @@ def _decrypt(bag: KeyBag, password: str | None, source: str, path: Path) -> byte
         ) from error
 
 
-def _certificate_name(key: PrivateKey, certificates: Iterable[CertificateBag]) -> str | None:
-    """Return the friendly name of the certificate that belongs to the key."""
-    wanted = spki_sha256(key.public_key())
-    names = {key_digest(bag.der): bag.name for bag in certificates}
-    return names.get(wanted)
+def _names(bags: Iterable[KeyBag | CertificateBag]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(bag.name for bag in bags if bag.name))
 
 
 def _read_with_openssl(
-    pfx: Element, password: Secret | None, path: Path, unsupported: UnsupportedAlgorithmError
+    pfx: Element, password: Secret | None, path: Path, unsupported: UnsupportedAlgorithmError, *, is_verified: bool
 ) -> FileContents:
     """Return the contents of a file with an algorithm that only OpenSSL supports, such as ARIA."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import pkcs12 as openssl
     from cryptography.x509 import InvalidVersion
 
+    _require_one_key(pfx, path, unsupported)
     secret = password.reveal().encode() if password else None
     try:
         with parsing(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # BER in it
             bundle = openssl.load_pkcs12(asn1.encode(pfx), secret)
     except (ValueError, InvalidVersion, UnsupportedAlgorithm) as error:
-        if str(unsupported).startswith(_OPENSSL_CIPHERS):
+        if str(unsupported).startswith(_ARIA) and not is_verified:
             hint = incorrect_password_hint(password.reveal() if password else "")
             raise SecretIncorrect(f"Incorrect password for {path}.", hint=hint) from error
-        raise KeyUnusable(
-            f"{path} is encrypted with an unsupported algorithm, {unsupported}.",
-            hint=f"Convert it to AES-256: {_rewrite_command(path)}",
-        ) from error
+        raise _unsupported(path, unsupported, "and a key or certificate in it cannot be read") from error
     bags = [each for each in (bundle.cert, *bundle.additional_certs) if each]
-    names = {certificate_spki(bag.certificate): (bag.friendly_name or b"").decode(errors="replace") for bag in bags}
     key = bundle.key
-    found = [FoundKey(names.get(spki_sha256(key.public_key())) or None, key)] if key else []  # type: ignore[arg-type]
-    return FileContents(found, [bag.certificate for bag in bags], [])
+    digest = spki_sha256(key.public_key()) if key else ""  # type: ignore[arg-type]  # other kinds are refused later
+    names = (bag.friendly_name for bag in bags if certificate_spki(bag.certificate) == digest)
+    shown = tuple(name.decode(errors="replace") for name in names if name)
+    found = [FoundKey(shown, key)] if key else []  # type: ignore[arg-type]
+    return FileContents(found, *read_certificates(to_der(bag.certificate) for bag in bags))
+
+
+def _require_one_key(pfx: Element, path: Path, unsupported: UnsupportedAlgorithmError) -> None:
+    """Raise `KeyUnusable` if there are several keys, of which OpenSSL would return only one."""
+    _, *safes = pkcs12.plain_safes(pfx)
+    if len(pkcs12.bags(safes).keys) > 1:
+        raise _unsupported(path, unsupported, "and contains several keys")
+
+
+def _unsupported(path: Path, unsupported: UnsupportedAlgorithmError, problem: str) -> KeyUnusable:
+    is_aria = str(unsupported).startswith(_ARIA)
+    algorithm = f"ARIA ({unsupported}), {problem}" if is_aria else f"an unsupported algorithm, {unsupported}"
+    return KeyUnusable(
+        f"{path} is encrypted with {algorithm}.", hint=f"Convert it to AES-256: {_rewrite_command(path)}"
+    )

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from keyvouch._formats import asn1
 from keyvouch._formats.asn1 import Element
 from keyvouch.stores import limits, pbe
-from keyvouch.stores.pbe import WrongPasswordError
 
 _DATA, _ENCRYPTED_DATA = bytes.fromhex("2a864886f70d010701"), bytes.fromhex("2a864886f70d010706")
 """PKCS#7 content types (RFC 2315, section 14)."""
@@ -40,13 +39,16 @@ class KeyBag(NamedTuple):
     local_id: bytes | None
     """Identifies the certificate that belongs to the key."""
 
+    @property
+    def encryption(self) -> tuple[Element, bytes]:
+        """The AlgorithmIdentifier and the ciphertext of an encrypted key."""
+        return self.value.child(0), self.value.child(1).content
+
     def decrypt(self, password: str | None) -> bytes:
         """Return the key as PKCS#8. Raises like `pbe.decrypt`."""
         if not self.is_encrypted:
             return asn1.encode(self.value)
-        plain = pbe.decrypt(self.value.child(0), self.value.child(1).content, password)
-        asn1.parse(plain)
-        return plain
+        return pbe.decrypt(*self.encryption, password)
 
 
 class CertificateBag(NamedTuple):
@@ -100,15 +102,20 @@ def plain_safes(pfx: Element) -> Iterator[Element]:
 def open_safes(pfx: Element, password: str | None) -> list[Element]:
     """Return every safe, decrypted.
 
-    Raises `WrongPasswordError`, `pbe.UnsupportedAlgorithmError`, `UnsupportedContentError`, and ValueError if the
-    structure is invalid.
+    Raises like `pbe.decrypt`, `UnsupportedContentError`, and ValueError if the structure is invalid.
     """
     return [_open(info, password) for info in asn1.parse(_content(pfx)).children]
 
 
-def is_encrypted(pfx: Element) -> bool:
-    """Return True if one of the safes is encrypted."""
-    return any(info.child(0).content == _ENCRYPTED_DATA for info in asn1.parse(_content(pfx)).children)
+def encrypted_parts(pfx: Element) -> Iterator[tuple[Element, bytes]]:
+    """Yield the AlgorithmIdentifier and the ciphertext of each encrypted safe, and of each key in the other safes."""
+    infos, *plain = plain_safes(pfx)
+    for info in infos.children:
+        if info.child(0).content == _ENCRYPTED_DATA:
+            yield _encryption(info)
+    for bag in bags(plain).keys:
+        if bag.is_encrypted:
+            yield bag.encryption
 
 
 def bags(safes: list[Element]) -> Safes:
@@ -133,13 +140,14 @@ def _open(info: Element, password: str | None) -> Element:
         return asn1.parse(info.child(1).child(0).content)
     if kind != _ENCRYPTED_DATA:
         raise UnsupportedContentError("it is encrypted for a public key")
+    return asn1.parse(pbe.decrypt(*_encryption(info), password))
+
+
+def _encryption(info: Element) -> tuple[Element, bytes]:
+    """Return the AlgorithmIdentifier and the ciphertext of an encrypted safe."""
     # EncryptedData: version, EncryptedContentInfo: type, algorithm, [0] IMPLICIT OCTET STRING (RFC 2315, section 13)
     encrypted = info.child(1).child(0).child(1)
-    plain = pbe.decrypt(encrypted.child(1), _octets(encrypted.child(2)), password)
-    try:
-        return asn1.parse(plain)
-    except ValueError as error:
-        raise WrongPasswordError(str(error)) from error
+    return encrypted.child(1), _octets(encrypted.child(2))
 
 
 def _octets(implicit: Element) -> bytes:
@@ -155,19 +163,20 @@ def _collect(safe: Element, found: Safes, depth: int) -> None:
     for bag in safe.children:
         kind, value = bag.child(0).content, bag.child(1).child(0)
         name, local_id = _attribute(bag, _FRIENDLY_NAME), _attribute(bag, _LOCAL_KEY_ID)
-        text = None if name is None else name.decode("utf-16-be", errors="replace").rstrip("\0")
+        text = asn1.text(name).rstrip("\0") if name else None
+        identifier = local_id.content if local_id else None
         if kind in {_KEY_BAG, _SHROUDED_KEY_BAG}:
-            found.keys.append(KeyBag(value, kind == _SHROUDED_KEY_BAG, text or None, local_id))
+            found.keys.append(KeyBag(value, kind == _SHROUDED_KEY_BAG, text or None, identifier))
         elif kind == _CERTIFICATE_BAG and value.child(0).content == _X509:
-            found.certificates.append(CertificateBag(value.child(1).child(0).content, text or None, local_id))
+            found.certificates.append(CertificateBag(value.child(1).child(0).content, text or None, identifier))
         elif kind == _SAFE_CONTENTS_BAG:
             _collect(value, found, depth + 1)
 
 
-def _attribute(bag: Element, wanted: bytes) -> bytes | None:
-    """Return the first value of an attribute: a BMPString or an OCTET STRING."""
+def _attribute(bag: Element, wanted: bytes) -> Element | None:
+    """Return the first value of an attribute: a character string or an OCTET STRING."""
     for attribute in (each for attributes in bag.children[2:] for each in attributes.children):
         match attribute.children:
-            case (Element(content=oid), Element(children=(Element(content=value), *_)), *_) if oid == wanted:
+            case (Element(content=oid), Element(children=(value, *_)), *_) if oid == wanted:
                 return value
     return None

@@ -46,6 +46,8 @@ _OTHERS = {
 }
 """Algorithms and curves without a JOSE signature algorithm that is supported here."""
 _USE = "Use RSA, P-256, P-384, P-521 or Ed25519."
+_PUBLIC_KEY = b"\xa1"
+"""The tag of the public key in an elliptic-curve key (RFC 5915, section 3)."""
 _ED25519_SIZE = 32
 _RSA_INTEGERS = 9
 """Version, n, e, d, p, q, and three values derived from them (RFC 8017, appendix A.1.2)."""
@@ -136,13 +138,16 @@ def _elliptic_curve_key(value: bytes, rest: Sequence[Element], curve: str | None
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     tagged = {element.tag: element.children for element in rest}
+    if not tagged.keys() <= {b"\xa0", _PUBLIC_KEY}:
+        raise ValueError("unexpected element")
     curve = curve or _curve(tagged.get(b"\xa0", ()))
     if curve is None:
         raise ValueError("unknown curve")
     key = ec.derive_private_key(int.from_bytes(value, "big"), elliptic_curve(curve))
-    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    given = b"".join(element.content for element in tagged.get(b"\xa1", ())).lstrip(b"\0")  # no unused bits
-    if given[:1] == point[:1] and given != point:
+    forms = (PublicFormat.UncompressedPoint, PublicFormat.CompressedPoint)
+    points = [key.public_key().public_bytes(Encoding.X962, form) for form in forms]
+    given = [element.content.lstrip(b"\0") for element in tagged.get(_PUBLIC_KEY, ())]  # no unused bits
+    if any(point not in (*points, b"") for point in given):
         raise ValueError("the public key does not belong to the private key")
     return key
 
