@@ -475,7 +475,7 @@ def test_any_other_name() -> None:
     assert str(uri) == "x:name=n;a=;b=1?c=3&d=2"
     assert uri.undeclared == ["a", "b"]
     assert standard("x:a=;b=1;name=n?c=3&d=2") == uri
-    for text, message in (("x:a=1;a=2", "Duplicate"), ("x:a=1?a=2", "must come before"), ("x:nam=1", "Unknown")):
+    for text, message in (("x:a=1;a=2", "Duplicate"), ("x:a=1?a=2", "must come before"), ("x:names=1", "Unknown")):
         with pytest.raises(ConfigurationError, match=message):
             standard(text)
 

@@ -100,7 +100,7 @@ SQUARE = base64.urlsafe_b64encode((int.from_bytes(b"\xff" * 128, "big") ** 2).to
 UNUSABLE = {
     "public": (without(EC, "d"), "only a public key"),
     "symmetric": ({"kty": "oct", "k": "AAAA"}, "a symmetric key"),
-    "empty set": ({"keys": []}, "No private key"),
+    "empty set": ({"keys": []}, "a set of JWKs"),
     "missing member": (without(RSA, "n"), 'missing "n"'),
     "missing prime": (without(RSA, "q"), 'missing "q"'),
     "number instead of text": ({**EC, "x": 1}, '"x" is not base64url'),
