@@ -144,7 +144,7 @@ class Configuration:
         if not name and environment.in_use():
             environment.require_no_profile()
             return environment.NAME
-        name = name or os.environ.get("KEYVOUCH_PROFILE")
+        name = name or environment.value_of("KEYVOUCH_PROFILE")
         if name:
             return name
         if len(self.profiles) == 1:
@@ -186,14 +186,14 @@ def load(path: str | os.PathLike[str] | None = None, *, may_be_missing: bool = F
     Raises `ConfigurationError` if the file named there is missing (unless it `may_be_missing`, since it is about to be
     written), invalid (with the line) or not trusted, and `AccessDenied` if it cannot be read.
     """
-    named = path or os.environ.get("KEYVOUCH_CONFIG")
+    named = path or environment.value_of("KEYVOUCH_CONFIG")
     candidates = (Path(named),) if named else tuple(files.configuration_files())
     closed: dict[Path, PermissionError] = {}
     for candidate in candidates:
         if is_null_device(candidate):
             break
         if (named and not may_be_missing) or _exists(candidate, closed):
-            return _read(_absolute(candidate), candidates)
+            return _read(files.absolute(candidate), candidates)
     return Configuration(None, candidates, {}, {}, closed)
 
 
@@ -216,15 +216,6 @@ def _exists(path: Path, closed: dict[Path, PermissionError]) -> bool:
     except (OSError, ValueError):
         return False
     return path not in closed
-
-
-def _absolute(path: Path) -> Path:
-    try:
-        return path.absolute()
-    except OSError as error:
-        raise ConfigurationError(
-            "The working directory no longer exists.", hint="Change to an existing one."
-        ) from error
 
 
 def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
