@@ -32,6 +32,29 @@ def test_option_of_the_group_after_the_command(arguments: tuple[str, ...], line:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--profile", "a b", "token"), "--profile comes after the command: keyvouch token --profile 'a b'"),
+        (("--output=json", "keys"), "--output comes after the command: keyvouch keys --output=json"),
+        (("keys", "pem:app.pem"), "A key's URI is an option: keyvouch keys --key pem:app.pem"),
+        (("sign", "pem:a;b", "text"), "A key's URI is an option: keyvouch sign text --key 'pem:a;b'"),
+        (("stores", "file"), "Write: keyvouch stores pfx or keyvouch stores pem"),
+        (("stores", "bao:"), "Write: keyvouch stores vault"),
+    ],
+)
+def test_what_belongs_elsewhere(arguments: tuple[str, ...], line: str) -> None:
+    """An option before the command, a URI without `--key` or another program's scheme gets the line to type."""
+    done = run(*arguments)
+    assert done.status == 2
+    assert done.errors.endswith(f"{line}\n")
+
+
+def test_case_of_a_scheme() -> None:
+    """As in a URI, it does not matter."""
+    assert run("stores", "PEM").status == 0
+
+
+@pytest.mark.parametrize(
     ("key", "cut"),
     [
         ("pkcs11:token=prod", True),

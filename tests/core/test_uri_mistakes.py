@@ -157,7 +157,7 @@ def test_path_without_a_scheme(text: str, hint: str, monkeypatch: pytest.MonkeyP
     [
         ("vault:address=https://v;name=app?auth=none", "Known attributes before the `?`: address, namespace, mount,"),
         ("vault:address=https://v;path=app?auth=none", "Known attributes before the `?`: address, "),
-        ("pfx:path=a;pasword=env:X", 'Did you mean "password"?'),
+        ("pfx:path=a;passwrd=env:X", 'Did you mean "password"?'),
         ("pfx:a?pass=env:X", 'Did you mean "password"?'),
     ],
 )

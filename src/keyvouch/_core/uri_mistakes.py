@@ -130,6 +130,15 @@ def unknown_scheme(text: str) -> ConfigurationError | None:
     return ConfigurationError(f"Unknown scheme {scheme}: in {_shown(text)!r}.", hint=hint)
 
 
+def unknown_store(scheme: str) -> ConfigurationError | None:
+    """Return the error for a scheme of another program, given without a URI, if the store that was meant is known."""
+    stores = ("pfx", "pem") if scheme == "file" else ("windows",) if scheme == "cert" else (_ALIASES.get(scheme, ""),)
+    if not any(stores):
+        return None
+    lines = " or ".join(f"keyvouch stores {each}" for each in stores)
+    return ConfigurationError(f"Unknown scheme: {scheme}.", hint=f"Write: {lines}")
+
+
 def _for_file(url: str) -> str:
     path = re.sub(r"^//(?:localhost)?(?=/)", "", url)
     path = re.sub(r"^/(?=[A-Za-z]:[\\/])", "", path)

@@ -136,7 +136,7 @@ def _print_usage_error(error: click.ClickException) -> None:
         _print_text("usage", error.format_message(), "")
     else:
         usage, command = context.get_usage(), context.command_path
-        hint = mistakes.hint_for_option(error) or f"{usage}\nSee `{command} --help`."
+        hint = mistakes.hint_for_usage(error) or f"{usage}\nSee `{command} --help`."
         _print_text("usage", error.format_message(), hint)
 
 
