@@ -113,7 +113,7 @@ def _seconds(data: bytes) -> int:
 CORE_ATTRIBUTES = (
     Attribute(
         "spki-sha256",
-        "only the key with this SHA-256 of its public key (DER SubjectPublicKeyInfo), in hexadecimal; else KeyChanged",
+        "only the key with this SHA-256 of its public key (DER SubjectPublicKeyInfo), in hexadecimal",
         parse=_thumbprint,
     ),
     Attribute(
@@ -363,7 +363,8 @@ def _parse_attributes(
         name, equals, value = part.partition("=")
         attribute = declared.get(name) or (_open_ended(name, declared, query=query) if equals else None)
         if attribute is None or "*" in name:
-            raise unknown_attribute(name if equals else "", _known_names(declared))
+            known = {each: declared[each].query for each in _known_names(declared)}
+            raise unknown_attribute(name if equals else "", known, query=query)
         if attribute.query != query and name not in syntax.after_query:
             raise misplaced_attribute(name, query=attribute.query)
         if name in values:
@@ -403,8 +404,7 @@ def _known_names(declared: Mapping[str, Attribute]) -> list[str]:
 
 def _apply_environment(values: dict[str, bytes], attribute: Attribute) -> None:
     for variable in attribute.environment:
-        if os.environ.get(variable):
-            data = os.fsencode(os.environ[variable])
+        if data := os.fsencode(os.environ.get(variable, "").strip()):
             values[attribute.name] = _validated(attribute, data, f" (from {variable})")
             return
 

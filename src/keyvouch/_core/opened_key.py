@@ -196,7 +196,11 @@ class CertificateFile:
             data, status = files.read_with_status(self._path)
         except FileNotFoundError:
             raise KeyNotFound(
-                f"Certificate file not found: {self._path}.", hint="Correct certificate-file.", uri=self._uri
+                f"Certificate file not found: {self._path}.",
+                hint="Correct certificate-file. ~ is not expanded."
+                if str(self._path).startswith("~")
+                else "Correct certificate-file.",
+                uri=self._uri,
             ) from None
         except OSError as error:
             raise AccessDenied(

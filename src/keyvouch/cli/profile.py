@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from keyvouch import config
-from keyvouch._core import opening
+from keyvouch._core import environment, opening
 from keyvouch._secrets.redaction import redact
 from keyvouch._system import files
 from keyvouch.cli.completion import complete_profiles
@@ -131,13 +131,13 @@ def _absolute(key: str) -> str:
     """Return the key's URI with its path made absolute."""
     uri = opening.parse(key)
     path = relative_path(uri)
-    return (uri.replace({"path": str(path.absolute())}) if path else uri).reveal()
+    return (uri.replace({"path": str(files.absolute(path))}) if path else uri).reveal()
 
 
 def configuration_path() -> Path:
     """Return the path of the configuration in use, or else of the user's own."""
-    if given := os.environ.get("KEYVOUCH_CONFIG"):
-        return Path(given).absolute()
+    if given := environment.value_of("KEYVOUCH_CONFIG"):
+        return files.absolute(Path(given))
     return config.load().path or files.configuration_files()[0]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from keyvouch import certificate as certificates
+from keyvouch._system import files
 from keyvouch.algorithms import require_usable
 from keyvouch.errors import ConfigurationError, KeyExists, KeyvouchError, NotSupported
 from keyvouch.local_key import make_key
@@ -351,7 +352,7 @@ def _location(uri: KeyUri) -> Path | KeyReference:
         raise ConfigurationError(
             f"Missing path: {uri}.", hint=f"Write {uri.scheme}:/path/to/file, or a folder to list.", uri=uri
         )
-    return path.absolute() if isinstance(path, Path) else path
+    return files.absolute(path) if isinstance(path, Path) else path
 
 
 def _members(path: Path | KeyReference) -> Sequence[Path | KeyReference]:
@@ -368,7 +369,7 @@ def _certificate_file(uri: KeyUri, path: Path) -> Path | None:
     """Return the certificate's file if it is different from the key's."""
     if "certificate-file" not in uri:
         return None
-    certificate_file = Path(uri.get("certificate-file")).absolute()
+    certificate_file = files.absolute(Path(uri.get("certificate-file")))
     return None if os.path.realpath(certificate_file) == os.path.realpath(path) else certificate_file
 
 

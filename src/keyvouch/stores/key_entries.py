@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from keyvouch._system import files
 from keyvouch._system.files import stamp
 from keyvouch.algorithms import require_usable
 from keyvouch.certificate import UnreadableCertificate, no_certificate, order_chain, spki_sha256
@@ -198,7 +199,7 @@ def pin(uri: KeyUri, path: Path | str, key: PrivateKey, name: str | None = None)
     if name:
         changes["friendly-name"] = name
     if "certificate-file" in uri:
-        changes["certificate-file"] = os.fsencode(Path(uri.get("certificate-file")).absolute())
+        changes["certificate-file"] = os.fsencode(files.absolute(Path(uri.get("certificate-file"))))
     return uri.replace(changes)
 
 

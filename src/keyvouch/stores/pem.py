@@ -129,7 +129,7 @@ def _load_openssh(block: Block, path: Path) -> PrivateKey | KeyUnusable:
 def _no_key_hint(blocks: Sequence[Block]) -> str:
     labels = {block.label for block in blocks}
     if labels & (CERTIFICATE_LABELS | PKCS7_LABELS):
-        return "It contains only a certificate: add the private key, or write pem:KEY-FILE?certificate-file=THIS-FILE."
+        return f"It contains only a certificate. Name the file of the key: pem:KEY-FILE?certificate-file={path}"
     if any(label.endswith(b"PUBLIC KEY") for label in labels):
         return "It contains a public key: specify the file with the private key."
     return "Specify a file with a PRIVATE KEY block."
