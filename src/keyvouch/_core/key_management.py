@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from keyvouch import config
 from keyvouch._core import listing, registry
 from keyvouch._core.audit import record_audit
+from keyvouch._core.certificate_file import CertificateFile
 from keyvouch._core.connections import CLOSING_TIMEOUT, acquire, release
-from keyvouch._core.opened_key import CertificateFile
 from keyvouch._core.opening import OPEN_TIMEOUT, import_early, parse, profile_name, resolver_for
 from keyvouch._core.retries import Deadline
 from keyvouch._core.store_faults import require_key, require_type
