@@ -30,8 +30,13 @@ def key_options(command: Command) -> Command:
 
 def _existing(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
     """Return the absolute path of what to trust: a file, or a folder in OpenSSL's format."""
-    if value and not Path(value).exists():
-        raise click.UsageError(f"{value} does not exist.")
+    try:
+        if value:
+            Path(value).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise click.UsageError(f"{value} does not exist.") from None
+    except OSError as error:
+        raise click.UsageError(f"{value} cannot be read: {error.strerror}.") from None
     return value and str(Path(value).absolute())
 
 
