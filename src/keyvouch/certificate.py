@@ -182,7 +182,9 @@ def no_certificate(
     found = identify(data, source) if data else None
     if found and found.what != "a certificate":
         reasons, hint = f"it is {found.what}", found.hint
-        if found.what == "a PFX":
+        if "private key" in found.what or found.what in ("PEM", "a public key", "a certificate request"):
+            hint = "Specify the file that contains the certificate."
+        elif found.what == "a PFX":
             hint = f"Extract its certificates: openssl pkcs12 -in {shlex.quote(str(source))} -nokeys -out NEW.pem"
     return CertificateMissing(f"No valid certificate found in {source}{': ' if reasons else ''}{reasons}.", hint=hint)
 

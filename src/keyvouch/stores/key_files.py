@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from keyvouch._formats.identify import certificate_hint
 from keyvouch._system import files
 from keyvouch._system.files import Stamp, stamp
 from keyvouch.errors import AccessDenied, KeyExists, KeyNotFound, KeyUnusable, KeyvouchError
@@ -134,7 +135,7 @@ def _require_key_in(path: Path) -> None:
     if is_certificate:
         raise KeyUnusable(
             f"No private key found in {path}: it contains only a certificate.",
-            hint=f"Name the file of the key, and write pem:KEY-FILE?certificate-file={path}",
+            hint=certificate_hint(path),
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from keyvouch._formats import asn1
 from keyvouch._formats.certificate_data import CERTIFICATE_LABELS, PKCS7_LABELS, find_certificates
-from keyvouch._formats.identify import identify
+from keyvouch._formats.identify import certificate_hint, identify
 from keyvouch._formats.pem_blocks import PKCS12_LABELS, Block, has_block, iter_blocks
 from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import parsing, read_certificates, require_few
@@ -128,7 +128,7 @@ def _no_key_hint(labels: set[bytes], path: Path) -> str:
     if labels & PKCS12_LABELS:
         return f"It is a PFX in PEM: write pfx:{path}."
     if labels & (CERTIFICATE_LABELS | PKCS7_LABELS):
-        return "It contains only a certificate: add the private key, or write pem:KEY-FILE?certificate-file=THIS-FILE."
+        return certificate_hint(path)
     if any(label.endswith(b"PUBLIC KEY") for label in labels):
         return "It contains a public key: specify the file with the private key."
     return "Specify a file with a PRIVATE KEY block."
