@@ -16,7 +16,15 @@ from typing import Any
 
 from keyvouch._core import uri_mistakes
 from keyvouch._core.uri_errors import misplaced_attribute, nearest_name, secret_attribute, unknown_attribute
-from keyvouch._core.uri_text import QUOTES, UriSyntax, encode_all, encode_except, encode_readable, percent
+from keyvouch._core.uri_text import (
+    QUOTES,
+    UriSyntax,
+    encode_all,
+    encode_except,
+    encode_readable,
+    percent,
+    require_certificate_source,
+)
 from keyvouch._secrets.redaction import (
     REFERENCE_KINDS,
     is_secret_name,
@@ -98,6 +106,12 @@ def parse_choice(*choices: str) -> Callable[[bytes], str]:
     return parse
 
 
+def _certificate_source(data: bytes) -> str:
+    text = parse_path(data)
+    require_certificate_source(text)
+    return text
+
+
 def _newest(data: bytes) -> str:
     if data != b"newest":
         raise ValueError("expected newest")
@@ -118,9 +132,9 @@ CORE_ATTRIBUTES = (
     ),
     Attribute(
         "certificate-file",
-        "file with the certificate and its chain, PEM or DER, if the store holds none for the key",
+        "file with the certificate and its chain, PEM or DER, if the store holds none for the key; or env:NAME",
         query=True,
-        parse=parse_path,
+        parse=_certificate_source,
     ),
     Attribute("select", "newest: from a family of keys, the newest that has settled", query=True, parse=_newest),
     Attribute(
@@ -419,7 +433,7 @@ def _validated(attribute: Attribute, data: bytes, origin: str = "") -> bytes:
         raise ConfigurationError(
             f"Invalid value of {name}{origin}: {reason}.", hint=f"Correct {name}: {attribute.help}."
         ) from None
-    if attribute.query and not attribute.secret:
+    if attribute.query and not attribute.secret and attribute.parse is not _certificate_source:
         uri_mistakes.require_no_reference(name, data)
     if attribute.secret and not is_reference(value):
         raise ConfigurationError(

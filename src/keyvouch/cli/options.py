@@ -43,6 +43,7 @@ def _existing(context: click.Context, parameter: click.Parameter, value: str | N
     return str(path)
 
 
+authority_option = click.option("--authority", metavar="URL", help="Authority other than Microsoft's public cloud.")
 ca_file_option = click.option("--ca-file", metavar="FILE", callback=_existing, help="Certificates to trust for TLS.")
 
 

@@ -15,7 +15,7 @@ from keyvouch._secrets.redaction import redact
 from keyvouch._system import files
 from keyvouch.cli.completion import complete_profiles
 from keyvouch.cli.inputs import relative_path
-from keyvouch.cli.options import ca_file_option, output_option
+from keyvouch.cli.options import authority_option, ca_file_option, output_option
 from keyvouch.cli.output import present, print_facts, print_next_command
 
 
@@ -77,7 +77,7 @@ def _print_fields(fields: dict[str, object]) -> None:
 @click.option(
     "--scope", "scopes", multiple=True, metavar="SCOPE", help="Scope. Default: with --tenant, Microsoft Graph's."
 )
-@click.option("--authority", metavar="URL", help="Authority other than Microsoft's public cloud.")
+@authority_option
 @ca_file_option
 @click.option("--proxy", metavar="URL", help="HTTP proxy, instead of the environment's.")
 @click.option("--proxy-credentials", metavar="REFERENCE", help="The proxy's user:password, such as env:NAME.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from keyvouch._core.uri_text import is_certificate_reference
 from keyvouch._system import files
 from keyvouch._system.files import stamp
 from keyvouch.algorithms import require_usable
@@ -198,7 +199,7 @@ def pin(uri: KeyUri, path: Path | str, key: PrivateKey, name: str | None = None)
     }
     if name:
         changes["friendly-name"] = name
-    if "certificate-file" in uri:
+    if "certificate-file" in uri and not is_certificate_reference(uri.get("certificate-file")):
         changes["certificate-file"] = os.fsencode(files.absolute(Path(uri.get("certificate-file"))))
     return uri.replace(changes)
 

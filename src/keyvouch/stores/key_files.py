@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keyvouch._formats.identify import identify
+from keyvouch._formats.identify import certificate_hint, identify
 from keyvouch._system import files
 from keyvouch._system.files import Stamp, stamp
 from keyvouch.errors import AccessDenied, KeyExists, KeyNotFound, KeyUnusable, KeyvouchError
@@ -136,7 +136,7 @@ def _require_key_in(path: Path) -> None:
     if is_certificate:
         raise KeyUnusable(
             f"No private key found in {path}: it contains only a certificate.",
-            hint=f"Name the file of the key, and write pem:KEY-FILE?certificate-file={path}",
+            hint=certificate_hint(path),
         )
     found = identify(data, path)
     if found and (found.what in _PUBLIC or found.what.endswith("but without a private key")):
