@@ -182,7 +182,7 @@ def test_key_as_certificate_file(folder: Path, form: str) -> None:
     data = pem_of(new_key("P-256")) if form == "PEM" else make_der(folder, form)
     with pytest.raises(CertificateMissing) as caught:
         load_certificates(data, "app.crt")
-    assert caught.value.hint == "Specify the file that contains the certificate."
+    assert caught.value.hint == "Specify the file with the certificate."
 
 
 def make_der(folder: Path, form: str) -> bytes:
