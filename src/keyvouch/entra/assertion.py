@@ -54,6 +54,10 @@ class EntraAssertion(ClientAssertion):
         supported = self._discovered.algorithms
         return choose_algorithm(self.signer.public_key, supported, self.signer.uri) if supported else None
 
+    def preferred_algorithm(self, endpoint: str) -> Algorithm | None:
+        """Return None, for PS256, if the authority lists the algorithms that it supports."""
+        return None if self._discovered.algorithms else super().preferred_algorithm(endpoint)
+
     def server_kind(self, endpoint: str) -> TokenServer:
         """Return who verifies the assertion. A server with Entra ID's paths on another host may be Entra ID itself.
 
