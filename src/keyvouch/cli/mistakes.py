@@ -20,11 +20,24 @@ def hint_for_option(error: click.ClickException) -> str:
     """Return the command with an option of the group moved before the subcommand; empty for any other error."""
     if not isinstance(error, click.NoSuchOption) or error.option_name not in _OF_THE_GROUP:
         return ""
-    name, typed = error.option_name, sys.argv[1:]
-    position = next(index for index, each in enumerate(typed) if each == name or each.startswith(f"{name}="))
-    words = 1 if "=" in typed[position] else _OF_THE_GROUP[name]
-    moved, rest = typed[position : position + words], typed[:position] + typed[position + words :]
-    return f"{name} comes before the command: keyvouch {shlex.join([*moved, *rest])}"
+    moved, rest = _split(error.option_name)
+    return f"{error.option_name} comes before the command: keyvouch {shlex.join([*moved, *rest])}"
+
+
+def with_configuration(hint: str) -> str:
+    """Return a hint whose commands have the `--config` that was typed, so that they read the same file."""
+    given, _ = _split("--config")
+    return hint.replace("`keyvouch ", f"`keyvouch {shlex.join(given)} ") if given else hint
+
+
+def _split(name: str) -> tuple[list[str], list[str]]:
+    """Return the words of this option of the group, none if it was not typed, and the other words."""
+    typed = sys.argv[1:]
+    for position, each in enumerate(typed):
+        if each == name or each.startswith(f"{name}="):
+            end = position + (1 if "=" in each else _OF_THE_GROUP[name])
+            return typed[position:end], typed[:position] + typed[end:]
+    return [], typed
 
 
 def hint_for_cut_uri(error: KeyvouchError) -> str:
