@@ -70,8 +70,10 @@ def test_key_without_parameters_is_only_for_pss(tmp_path: Path) -> None:
     with keyvouch.open_signer(f"pem:{make(tmp_path)}") as signer:
         for name in ("PS256", "PS384", "PS512"):
             assert signer.sign(MESSAGE, name)
-        with pytest.raises(AlgorithmUnsupported, match="Use PS256, PS384, PS512"):
+        with pytest.raises(AlgorithmUnsupported, match="Use PS256, PS384, PS512") as caught:
             signer.sign(MESSAGE, "RS256")
+    message = "An RSASSA-PSS key (RSA-2048), which is restricted to PSS, cannot sign with RS256."
+    assert caught.value.message == message
 
 
 @pytest.mark.parametrize("salt", [64, 200])

@@ -5,10 +5,11 @@ Nothing here is accepted as a URI: a store may one day declare a scheme that is 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
-from keyvouch._secrets.redaction import REFERENCE_KINDS, redact
+from keyvouch._secrets.redaction import KEY_REFERENCE_KINDS, REFERENCE_KINDS, redact
 from keyvouch.errors import ConfigurationError
 
 _PFX, _PEM = (".pfx", ".p12"), (".pem", ".key", ".crt", ".cer")
@@ -33,6 +34,8 @@ _PROVIDER_PATH = re.compile(
     r"(?:[\w.\\/]*certificate::|cert:)?[\\/]*(LocalMachine|CurrentUser)[\\/]+(\w+)(?:[\\/]+(.*))?", re.IGNORECASE
 )
 """A path in PowerShell's drive `Cert:`; without the drive, as curl and stunnel write it."""
+_REFERENCED_KEY = re.compile(rf"(?:pem|pfx):(?:(?:{'|'.join(KEY_REFERENCE_KINDS)}):|[/.]).*")
+"""The beginning of a URI of a file or reference, where a text may contain several."""
 _VAULT_OBJECT = re.compile(
     r"//([\w.-]+\.(?:vault|managedhsm)\.[\w.]+)(?::443)?/(keys|certificates|secrets)/([\w-]+)(?:/(\w+))?/?"
 )
@@ -91,6 +94,16 @@ def windows_path(text: str) -> ConfigurationError:
     )
 
 
+def several_uris(text: str) -> ConfigurationError | None:
+    """Return the error for the URIs of several keys in one text; None for anything else."""
+    uris = re.split(r"[\s,]+", text.strip())
+    if len(uris) == 1 or not all(_REFERENCED_KEY.fullmatch(each) for each in uris):
+        return None
+    return ConfigurationError(
+        f"Expected the URI of one key, got {len(uris)}.", hint="Use a profile for several keys: keys = [...]."
+    )
+
+
 def missing_scheme(text: str) -> ConfigurationError:
     """Return the error for a text without a scheme."""
     identity, shown = text.partition("?")[0], _shown(text)
@@ -100,6 +113,8 @@ def missing_scheme(text: str) -> ConfigurationError:
         hint = "Remove the quotes around the URI. cmd.exe supports only double quotes."
     elif scheme:
         hint = f"Write '{scheme}:{shown}'."
+    elif re.fullmatch(r"\w+", text) and text in os.environ:
+        hint = _for_reference(f"env:{text}")
     elif identity.startswith(("/", ".", "~")) or identity.endswith((".pfx", ".p12", ".pem", ".key")):
         hint = f"Write pfx:{shown} or pem:{shown}."
     else:
@@ -113,6 +128,8 @@ def unknown_scheme(text: str) -> ConfigurationError | None:
     scheme = scheme.lower()
     if scheme == "file":
         hint = _for_file(rest)
+    elif scheme in KEY_REFERENCE_KINDS:
+        hint = _for_reference(_shown(text))
     elif scheme == "cert":
         hint = "For a file, write pfx:PATH or pem:PATH; for the Windows certificate store, windows:thumbprint=..."
     elif scheme in _ALIASES:
@@ -122,6 +139,10 @@ def unknown_scheme(text: str) -> ConfigurationError | None:
     else:
         return None
     return ConfigurationError(f"Unknown scheme {scheme}: in {_shown(text)!r}.", hint=hint)
+
+
+def _for_reference(reference: str) -> str:
+    return f"Write pem:{reference} (or pfx:{reference})."
 
 
 def _for_file(url: str) -> str:

@@ -21,6 +21,9 @@ from keyvouch.secrets import SecretResolver
 
 _TIME_FORMAT = "%Y%m%dT%H%M%S%fZ"
 _TIME_PATTERN = re.compile(r"(?<!\d)\d{8}T\d{12}Z")
+_PUBLIC_KEY = re.compile(rb'-----BEGIN [A-Z ]*PUBLIC KEY|^\s*(?:ssh-|ecdsa-sha2-)|"kty"\s*:')
+_PRIVATE_KEY = re.compile(rb'PRIVATE KEY|"[dk]"\s*:')
+"""A private or symmetric key."""
 _MAX_NEIGHBOURS = 8
 """Maximum number of neighbouring files to list in the error for a missing file."""
 
@@ -109,7 +112,7 @@ def read_key_file(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) 
     """
     try:
         data, status = secrets.read_private_with_status(path)
-    except AccessDenied:  # everyone can read it, as is usual for a certificate
+    except AccessDenied:  # everyone can read it, as is usual for a certificate or a public key
         _require_key_in(path)
         raise
     except IsADirectoryError as error:
@@ -122,12 +125,17 @@ def read_key_file(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) 
 
 
 def _require_key_in(path: Path) -> None:
-    """Raise `KeyUnusable` for a file that contains only certificates, which everyone may read."""
+    """Raise `KeyUnusable` for a file that contains only a public key or certificates, which everyone may read."""
     from cryptography import x509
 
     data = b""
     with contextlib.suppress(OSError):
         data = files.read(path)
+    if _PUBLIC_KEY.search(data) and not _PRIVATE_KEY.search(data):
+        raise KeyUnusable(
+            f"No private key found in {path}: it contains a public key.",
+            hint="Specify the file with the private key.",
+        )
     is_certificate = b"-----BEGIN" in data and b"PRIVATE KEY" not in data and b"CERTIFICATE-----" in data
     with contextlib.suppress(ValueError):
         is_certificate = is_certificate or bool(x509.load_der_x509_certificate(data))
