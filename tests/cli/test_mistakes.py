@@ -124,7 +124,7 @@ def test_public_key_given_as_a_key(tmp_path: Path, kind: str) -> None:
         path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     path.chmod(0o644)
     for scheme in ("pem", "pfx"):
-        with pytest.raises(KeyUnusable, match="it contains a public key"):
+        with pytest.raises(KeyUnusable, match="No private key found in .*: it is .*(public key|PUBLIC KEY)"):
             open_signer(f"{scheme}:{path}")
 
 

@@ -111,6 +111,8 @@ def _json_object(content: dict[str, Any], file: str, path: object) -> Identified
     if content.get("kind") == "Secret":
         return _kubernetes_secret()
     if "kty" in content:
+        if not {"d", "k"} & content.keys():
+            return Identified("a public key (JWK)", "Specify the file with the private key.")
         return Identified("a JWK", f"Write {_uri('pem', path)} to read it.")
     if isinstance(value := content.get("value"), str):
         command = "> NEW.pem" if "-----BEGIN " in value else "| base64 -d > NEW.pfx"

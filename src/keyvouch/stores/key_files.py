@@ -22,7 +22,7 @@ from keyvouch.secrets import SecretResolver
 
 _TIME_FORMAT = "%Y%m%dT%H%M%S%fZ"
 _TIME_PATTERN = re.compile(r"(?<!\d)\d{8}T\d{12}Z")
-_PUBLIC = ("a public key", "an SSH public key", "a certificate request")
+_PUBLIC = ("a public key", "a public key (JWK)", "an SSH public key", "a certificate request")
 _MAX_NEIGHBOURS = 8
 """Maximum number of neighbouring files to list in the error for a missing file."""
 
