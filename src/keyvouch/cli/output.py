@@ -70,7 +70,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 def _console() -> Console:
     """Return a rich console for standard output: plain and unwrapped unless it is a terminal."""
-    from rich.console import Console
+    from rich import console
+
+    class Console(console.Console):
+        def on_broken_pipe(self) -> None:
+            """Raise the error again. By default, rich redirects standard output and exits with status 1."""
+            raise  # noqa: PLE0704 - called while the error is handled
 
     # In a file or pipe, lines must stay whole so that they can be searched.
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 500)
