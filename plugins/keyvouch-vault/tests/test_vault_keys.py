@@ -24,7 +24,7 @@ from keyvouch.errors import (
 )
 from keyvouch.local_key import make_key
 from keyvouch.testing.authority import Authority
-from openbao import SIGN_POLICY, Server
+from openbao import Server
 from servers.oidc import OidcProvider
 from signing_in import run, sign_in
 from vault_keys import error_on_open, key_uri
@@ -277,16 +277,6 @@ def test_replaced_key_does_not_sign(server: Server) -> None:
         with pytest.raises(SignatureInvalid):
             signer.sign(b"message", "ES256")
     error_on_open(pinned, KeyChanged)
-
-
-def test_certificate_denied_for_new_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a policy only allows creating a key, the error says that the key exists, and gives the missing line."""
-    lines = ('path "transit/keys/+" { capabilities = ["create", "update", "read"] }', SIGN_POLICY)
-    server.write("sys/policies/acl/maker", policy="\n".join(lines))
-    monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("maker"))
-    with pytest.raises(AccessDenied, match="the key was created") as caught:
-        generate(key_uri(server, "uncertified"))
-    assert "set-certificate" in caught.value.hint
 
 
 def test_key_is_deleted_if_the_server_allows_it(server: Server) -> None:

@@ -19,6 +19,7 @@ from keyvouch.errors import (
     StoreUnavailable,
     Throttled,
 )
+from keyvouch_vault.permissions import WRONG_NAME, Permission, policy_hint
 
 _LOGIN_HINTS = {
     "token": "Create a new token, `bao token create`, and store it at the location that token= names.",
@@ -117,31 +118,24 @@ def is_invalid_token(error: VaultError) -> bool:
     return text == "permission denied" or "invalid token" in text
 
 
-def policy_hint(path: str, *capabilities: str) -> str:
-    """Return the hint with the policy rule that a request requires."""
-    required = ", ".join(f'"{each}"' for each in capabilities)
-    return f'Add to one of the token\'s policies: path "{path}" {{ capabilities = [{required}] }}'
-
-
 @contextlib.contextmanager
-def translate_errors(operation: str, denied_hint: str = "") -> Iterator[None]:
+def translate_errors(operation: str, alternative: str = "") -> Iterator[None]:
     """Translate the server's errors in the block into keyvouch's.
 
-    `operation` is what the block does, such as "sign"; `denied_hint` is the hint if a policy denies it.
+    `operation` is what the block does, such as "sign"; `alternative` is added to the hint if a policy denies it.
     """
     try:
         yield
     except VaultError as error:
-        raise _translated(error, operation, denied_hint) from error
+        raise _translated(error, operation, alternative) from error
 
 
-def _translated(error: VaultError, operation: str, denied_hint: str = "") -> KeyvouchError:
+def _translated(error: VaultError, operation: str, alternative: str = "") -> KeyvouchError:
     if is_invalid_token(error):
         return SessionLost("The token is no longer valid.", hint="Try again.", performed=False)
     if isinstance(error, exceptions.Forbidden):
-        return AccessDenied(
-            f"Cannot {operation}: permission denied.", hint=denied_hint or "Allow it in one of the token's policies."
-        )
+        hints = policy_hint([Permission.for_request(error)]), alternative, WRONG_NAME
+        return AccessDenied(f"Cannot {operation}: permission denied.", hint="\n".join(filter(None, hints)))
     text, reason = _text_of(error), _reason_of(error)
     for kind, part, translation, message, hint in _TRANSLATIONS:
         if isinstance(error, kind) and part in text:

@@ -88,6 +88,10 @@ class Signature(msgspec.Struct):
     signature: str
 
 
+Capabilities = dict[str, list[str]]
+"""What a token may do with each path."""
+
+
 class WrappingKey(msgspec.Struct):
     """The public key that imported keys are wrapped with, in PEM."""
 
