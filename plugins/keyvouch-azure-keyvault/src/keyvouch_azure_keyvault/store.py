@@ -254,7 +254,7 @@ class KeyVaultStore(
                 raise NotSupported(
                     f"Key Vault cannot delete one of several versions: the {location.kind} has {len(found)}.",
                     hint="Disable the version: write disable=true after the `?`, and delete it again. To delete all"
-                    f" versions: az keyvault {location.kind} delete --id {location.identifier()}",
+                    f" versions, run: az keyvault {location.kind} delete --id {location.identifier()}",
                     uri=uri,
                 )
             key_management.delete(session, location, purge=uri.get("purge"))
