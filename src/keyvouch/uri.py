@@ -15,7 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keyvouch._core import uri_mistakes
-from keyvouch._core.uri_errors import misplaced_attribute, nearest_name, secret_attribute, unknown_attribute
+from keyvouch._core.uri_errors import (
+    misplaced_attribute,
+    nearest_name,
+    require_no_identity,
+    secret_attribute,
+    unknown_attribute,
+)
 from keyvouch._core.uri_text import QUOTES, UriSyntax, encode_all, encode_except, encode_readable, percent
 from keyvouch._secrets.redaction import (
     REFERENCE_KINDS,
@@ -372,6 +378,8 @@ def _parse_attributes(
             raise ConfigurationError(f'Duplicate attribute "{name}".', hint="Remove one of them.")
         if not equals or not (value or attribute.empty):
             raise ConfigurationError(f'The attribute "{name}" has no value.', hint=f"Write {name}=VALUE.")
+        if query and ";" in value:
+            require_no_identity(value, [each.name for each in declared.values() if not each.query])
         # Checked at once: what comes next may be the rest of a secret, and must not be in any error.
         values[name] = _validated(attribute, _decode(value, name))
 

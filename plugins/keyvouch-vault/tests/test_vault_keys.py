@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import keyvouch
 from keyvouch._core.opening import parse
 from keyvouch.algorithms import ALGORITHMS, verifies
 from keyvouch.certificate import self_signed
+from keyvouch.entra.assertion import EntraAssertion
 from keyvouch.errors import (
     AccessDenied,
     CertificateMismatch,
+    CertificateMissing,
     KeyChanged,
     KeyExists,
     KeyNotFound,
@@ -223,6 +227,20 @@ def test_further_version(server: Server) -> None:
             generate(taken, further=further)
     with pytest.raises(NotSupported):
         generate(uri, "RSA-2048", further=True)
+
+
+def test_hint_for_a_missing_certificate_works(server: Server, tmp_path: Path) -> None:
+    """The command in the hint for a key without a certificate, typed as it is, creates a version with one."""
+    uri = make_vault_key(server, "rsa-2048")
+    with keyvouch.open_signer(uri) as signer, pytest.raises(CertificateMissing) as caught:
+        EntraAssertion(signer)(
+            {"client_id": "id", "token_endpoint": "https://login.microsoftonline.com/t/oauth2/token"}
+        )
+    (line,) = re.findall("keyvouch (new .*)", caught.value.hint)
+    done = run(*shlex.split(line), folder=tmp_path)
+    assert done.status == 0, done.errors
+    with keyvouch.open_signer(uri) as signer:
+        assert signer.chain
 
 
 def test_certificate_belongs_to_its_version(server: Server) -> None:

@@ -15,6 +15,7 @@ from keyvouch.errors import (
     KeyUnusable,
     KeyvouchError,
     SecretIncorrect,
+    SecretRequired,
     SessionLost,
     StoreUnavailable,
     Throttled,
@@ -23,7 +24,8 @@ from keyvouch_vault.permissions import WRONG_NAME, Permission, policy_hint
 
 _LOGIN_HINTS = {
     "token": "Create a new token, `bao token create`, and store it at the location that token= names.",
-    "approle": "Create a new secret ID for the role, and check that role-id= is the role's.",
+    "approle": "Create a new secret ID for the role: bao write -field=secret_id -f auth/{mount}/role/ROLE/secret-id\n"
+    "Compare role-id= with: bao read -field=role_id auth/{mount}/role/ROLE/role-id (it is not the role's name).",
     "kubernetes": "Compare the role's bound service accounts, namespaces and audience with the pod's.",
     "jwt": "Compare the role's bound audiences and claims with the JWT's.",
     "cert": "Add the CA of the client certificate to the role's trusted certificates.",
@@ -48,7 +50,7 @@ _TRANSLATIONS: tuple[tuple[type[VaultError], str, type[KeyvouchError], str, str]
         "no handler",
         ConfigurationError,
         "Nothing is mounted at this path: {reason}.",
-        "Correct mount=, auth-mount= or namespace=.",
+        "Correct mount=, auth-mount= or namespace=. To enable the engine: bao secrets enable transit",
     ),
     (
         exceptions.InvalidPath,
@@ -143,10 +145,15 @@ def _translated(error: VaultError, operation: str, alternative: str = "") -> Key
     return StoreUnavailable(f"The server failed to {operation}: {reason}.", hint="Check the server's log.")
 
 
-def login_error(error: VaultError, method: str) -> KeyvouchError:
-    """Return keyvouch's error for a refused login with an auth method."""
-    text, reason, hint = _text_of(error), _reason_of(error), _LOGIN_HINTS[method]
+def login_error(error: VaultError, method: str, mount: str) -> KeyvouchError:
+    """Return keyvouch's error for a refused login with an auth method that is mounted at `mount`."""
+    text, reason, hint = _text_of(error), _reason_of(error), _LOGIN_HINTS[method].format(mount=mount)
     match error:
+        case exceptions.InvalidRequest() if "missing secret_id" in text:
+            return SecretRequired(
+                "Cannot log in: the role requires a secret ID.",
+                hint="Add secret-id= after the `?`, with a reference such as secret-id=file:/run/secrets/secret-id.",
+            )
         case exceptions.InvalidRequest() | exceptions.Unauthorized():
             if ("role" in text and "secret" not in text) or "configuration" in text:
                 return ConfigurationError(f"Cannot log in: {reason}.", hint="Correct role= or auth-mount=.")
@@ -154,7 +161,10 @@ def login_error(error: VaultError, method: str) -> KeyvouchError:
         case exceptions.Forbidden() if method == "token":
             return SecretIncorrect("The server rejected the token.", hint=hint)
         case exceptions.Forbidden():
+            path = "" if mount == method else f"-path={mount} "
             return AccessDenied(
-                f"Cannot log in: {reason}.", hint=f"Check that auth-mount= and namespace= are correct. {hint}"
+                f"Cannot log in: {reason}.",
+                hint=f"Check that auth-mount= and namespace= are correct, and that the method is enabled:"
+                f" bao auth enable {path}{method}\n{hint}",
             )
     return _translated(error, "log in")

@@ -169,5 +169,6 @@ def _not_from_vault(address: str, status: int) -> StoreUnavailable:
     """Return the error for a response that is not in Vault's format at all."""
     return StoreUnavailable(
         f"The response from {address} (HTTP status {status}) is not from Vault or OpenBao.",
-        hint="Check that the address is that of the server, and not of a proxy or another service.",
+        hint=f"{'Write https://, if the server uses TLS. ' if address.startswith('http:') else ''}"
+        "Check that the address is that of the server, and not of a proxy or another service.",
     )

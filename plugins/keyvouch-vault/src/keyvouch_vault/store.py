@@ -270,7 +270,9 @@ def _numbers(versions: list[KeyVersion]) -> str:
 def _check_login_attributes(uri: KeyUri) -> None:
     address, method = uri.get("address"), uri.get("auth")
     if not address:
-        raise ConfigurationError("Missing server address.", hint="Add address= to the URI, or set VAULT_ADDR.")
+        raise ConfigurationError(
+            "Missing server address.", hint="Add address= to the URI, or set BAO_ADDR or VAULT_ADDR."
+        )
     if not method:
         raise ConfigurationError(
             "Missing auth method.", hint=f"Add auth= after the `?`, with one of {', '.join(AUTH_METHODS)}."
