@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from keyvouch._core import uri_mistakes
@@ -209,6 +210,11 @@ class KeyUri:
             else:
                 values[name] = value.encode() if isinstance(value, str) else value
         return KeyUri(self.scheme, values, self._declared, self.store_class)
+
+    def with_absolute_files(self) -> KeyUri:
+        """Return this URI with the paths in attributes such as `ca-file` made absolute."""
+        files = {name: Path(self.get(name)) for name in self._values if name.endswith("-file")}
+        return self.replace({name: str(path.absolute()) for name, path in files.items() if not path.is_absolute()})
 
     def missing_for(self, purpose: str) -> list[str]:
         """Return the names of missing attributes that this purpose ("open", "generate") requires."""

@@ -55,6 +55,12 @@ def test_unknown_ca(server: Server, uri: str, tmp_path: Path) -> None:
     error_on_open(uri.replace(str(server.ca_file), str(tmp_path / "empty.pem")), ConfigurationError)
 
 
+def test_ca_file_that_does_not_exist(server: Server, uri: str) -> None:
+    """The error says that the file does not exist."""
+    error = error_on_open(uri.replace(str(server.ca_file), "/nowhere/ca.pem"), ConfigurationError)
+    assert error.message.startswith("The trusted TLS certificates /nowhere/ca.pem do not exist")
+
+
 def test_ca_file_overrides_environment(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """ca-file= takes precedence over REQUESTS_CA_BUNDLE."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")

@@ -229,6 +229,13 @@ def test_further_version(server: Server) -> None:
         generate(uri, "RSA-2048", further=True)
 
 
+def test_pinned_uri_has_absolute_files(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative ca-file is made absolute in the URI that is printed."""
+    monkeypatch.chdir(server.ca_file.parent)
+    with keyvouch.open_signer(make_vault_key(server).replace(str(server.ca_file), server.ca_file.name)) as signer:
+        assert f"ca-file={server.ca_file}" in str(signer.uri)
+
+
 def test_hint_for_a_missing_certificate_works(server: Server, tmp_path: Path) -> None:
     """The command in the hint for a key without a certificate, typed as it is, creates a version with one."""
     uri = make_vault_key(server, "rsa-2048")

@@ -43,8 +43,9 @@ def client_context(ca_file: str | None, client_certificate: tuple[str, str] | No
         if not bundle:
             _trust_packaged(context)
     except OSError as error:
+        problem = "do not exist" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise ConfigurationError(
-            f"The trusted TLS certificates {bundle} cannot be read.",
+            f"The trusted TLS certificates {bundle} {problem}.",
             hint="Set ca-file=, or the environment variable REQUESTS_CA_BUNDLE, to a readable PEM file.",
         ) from error
     use_bounded_sockets(context)

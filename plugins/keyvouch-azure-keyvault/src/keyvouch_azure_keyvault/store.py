@@ -102,9 +102,13 @@ class KeyVaultStore(
                 "Missing attribute auth: how to sign in to the vault.",
                 hint=f"Write auth=METHOD after the `?`, one of: {', '.join(AUTH_METHODS)}.",
             )
-        if (uri.get("auth") == "profile") != ("profile" in uri):
+        if uri.get("auth") == "profile" and "profile" not in uri:
             raise ConfigurationError(
-                "The attributes auth=profile and profile=NAME require each other.", hint="Write both, or neither."
+                "auth=profile requires the name of a profile.", hint="Add profile=NAME after the `?`."
+            )
+        if uri.get("auth") != "profile" and "profile" in uri:
+            raise ConfigurationError(
+                f"profile= is not used with auth={uri.get('auth')}.", hint="Write auth=profile, or remove profile=."
             )
         self._uri = uri
         self._secrets = secrets

@@ -91,7 +91,8 @@ class KeyVersion:
 
 def pinned_uri(uri: KeyUri, version: int, digest: str) -> KeyUri:
     """Return the URI of exactly this version, with its digest, since a key may be deleted and created again."""
-    return uri.replace({"version": str(version), "spki-sha256": digest, "select": None, "settle": None})
+    changes = {"version": str(version), "spki-sha256": digest, "select": None, "settle": None}
+    return uri.with_absolute_files().replace(changes)
 
 
 class TransitKey:
