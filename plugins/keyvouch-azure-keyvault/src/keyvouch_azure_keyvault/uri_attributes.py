@@ -179,7 +179,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         "url",
-        "instead of all these: the identifier that the portal shows, https://HOST/certificates/NAME/VERSION",
+        "the identifier that the portal shows, https://HOST/certificates/NAME/VERSION, in place of the other attributes",
         connection=True,
         positional=True,
         parse=_parse_identifier,
