@@ -179,7 +179,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         "url",
-        "the identifier that the portal shows, https://HOST/certificates/NAME/VERSION, in place of the other attributes",
+        "the identifier that the portal shows, https://HOST/certificates/NAME/VERSION, instead of other attributes",
         connection=True,
         positional=True,
         parse=_parse_identifier,
