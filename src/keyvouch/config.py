@@ -164,7 +164,8 @@ class Configuration:
             raise ConfigurationError(f"Invalid profile name: {name!r}.", hint="Use letters, digits, - and _.")
         if name in self.profiles:
             raise ConfigurationError(
-                f"The profile {name!r} already exists in {self.path}.", hint="Choose another name."
+                f"The profile {name!r} already exists in {self.path}.",
+                hint=f"Choose another name, or edit {self.path}.",
             )
 
     def require_reachable(self) -> None:

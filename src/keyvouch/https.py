@@ -229,7 +229,9 @@ def _use_bounded_pools(manager: urllib3.PoolManager) -> urllib3.PoolManager:
 
 
 def _timed_out(host: str) -> StoreUnavailable:
-    return StoreUnavailable(f"The request to {host} timed out.", hint="Try again later, or increase the timeout.")
+    return StoreUnavailable(
+        f"The request to {host} timed out.", hint="Check that the server responds, and try again later."
+    )
 
 
 def _invalid_request(host: str) -> ConfigurationError:

@@ -12,10 +12,17 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from keyvouch._core import uri_mistakes
-from keyvouch._core.uri_errors import misplaced_attribute, nearest_name, secret_attribute, unknown_attribute
+from keyvouch._core.uri_errors import (
+    misplaced_attribute,
+    nearest_name,
+    require_no_identity,
+    secret_attribute,
+    unknown_attribute,
+)
 from keyvouch._core.uri_text import (
     QUOTES,
     UriSyntax,
@@ -218,6 +225,11 @@ class KeyUri:
                 values[name] = value.encode() if isinstance(value, str) else value
         return KeyUri(self.scheme, values, self._declared, self.store_class)
 
+    def with_absolute_files(self) -> KeyUri:
+        """Return this URI with the paths in attributes such as `ca-file` made absolute."""
+        files = {name: Path(self.get(name)) for name in self._values if name.endswith("-file")}
+        return self.replace({name: str(path.absolute()) for name, path in files.items() if not path.is_absolute()})
+
     def missing_for(self, purpose: str) -> list[str]:
         """Return the names of missing attributes that this purpose ("open", "generate") requires."""
         return [
@@ -387,6 +399,8 @@ def _parse_attributes(
             raise ConfigurationError(f'Duplicate attribute "{name}".', hint="Remove one of them.")
         if not equals or not (value or attribute.empty):
             raise ConfigurationError(f'The attribute "{name}" has no value.', hint=f"Write {name}=VALUE.")
+        if query and ";" in value:
+            require_no_identity(value, [each.name for each in declared.values() if not each.query])
         # Checked at once: what comes next may be the rest of a secret, and must not be in any error.
         values[name] = _validated(attribute, _decode(value, name))
 

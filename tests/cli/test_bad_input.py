@@ -293,20 +293,28 @@ def test_interrupt_ends_quietly(tmp_path: Path, key: Key) -> None:
     assert "Traceback" not in errors
 
 
-def test_closed_pipe_ends_quietly() -> None:
-    """The reader of our output may disappear."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "keyvouch", "stores", "--output", "json"],
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    os.close(writer)
+_PIPED = ["stores", "keys --key {key}", "keys --help", "new --key pem:{folder}/n.pem", "sign --key {key}"]
+
+
+@pytest.mark.parametrize("reader", ["| head -n 1", "| head -n 0", "2>&1 | head -n 0"])
+@pytest.mark.parametrize("arguments", _PIPED)
+def test_reader_that_ends_early_is_not_an_error(key: Key, tmp_path: Path, arguments: str, reader: str) -> None:
+    """`| head` ends a command silently and with status 0: what it had to do is done."""
+    command = f"{sys.executable} -P -m keyvouch {arguments.format(key=repr(key.uri), folder=tmp_path)}"
+    # The reader has ended before the output is written, or after its first line.
+    script = f"set -o pipefail; (sleep 0.1; exec {command} </dev/null) {reader}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done
+    assert "error" not in done.stderr
     assert "Traceback" not in done.stderr
-    assert "BrokenPipe" not in done.stderr
+    assert ("new" in arguments) == (tmp_path / "n.pem").exists()
+
+
+def test_error_for_a_reader_that_has_ended_keeps_its_status() -> None:
+    """An error that nobody reads still has its exit status."""
+    command = f"{sys.executable} -P -m keyvouch keys --key pem:/nowhere/a.pem"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; (sleep 0.1; exec {command}) 2>&1 | true"], check=False)
+    assert done.returncode == 3
 
 
 @pytest.mark.parametrize("arguments", [("stores",), ("profile", "path"), ("--help",), ("stores", "--output", "json")])

@@ -15,13 +15,15 @@ import pytest
 from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 
 from keyvouch._core import registry
 from keyvouch._system import files
 from keyvouch.algorithms import KEY_TYPES, key_type
-from keyvouch.cli import COMMANDS, group
+from keyvouch.cli import COMMANDS, group, keys
 from keyvouch.cli.profile import warn_of_own_configuration
+from keyvouch.store import Attribute, KeyInfo, Schedule
+from keyvouch.uri import parse_uri
 from scripted_store import certify, new_key
 from signing_in import PASSWORD, Key, make_key, run
 from stores.key_material import pem_of, write
@@ -112,10 +114,11 @@ def test_profile_of_a_family_uses_its_newest_member(tmp_path: Path) -> None:
 
 
 def test_relative_path_in_a_profile_is_made_absolute(tmp_path: Path) -> None:
-    """A relative path is made absolute, since a profile is used from any working directory."""
-    make_key(tmp_path, "app.pem")
+    """Relative paths are made absolute, since a profile is used from any working directory."""
+    made = make_key(tmp_path, "app.pem")
+    write(tmp_path / "app.crt", made.certificate.public_bytes(Encoding.PEM))
     done = run(
-        *("profile", "add", "n", "--key", "pem:app.pem?password=env:APP_PASSWORD"),
+        *("profile", "add", "n", "--key", "pem:app.pem?password=env:APP_PASSWORD&certificate-file=app.crt"),
         *("--tenant", "t", "--client-id", "7"),
         folder=tmp_path,
     )
@@ -390,6 +393,47 @@ def test_certificate_file_is_honored(tmp_path: Path) -> None:
     assert listed["subject"] is not None
     assert listed["not_after"] is not None
     assert listed["uri"].endswith("app.crt")
+
+
+def test_keys_of_a_profile_are_those_of_its_first_store(tmp_path: Path) -> None:
+    """With a profile of several keys, the listing says which one it is about, and how many it does not list."""
+    first, second = make_key(tmp_path, "a.pfx"), make_key(tmp_path, "b.pfx")
+    (tmp_path / "config.toml").write_text(f"[profiles.n]\nkeys = ['{first.uri}', '{second.uri}']\n")
+    done = run("--config", str(tmp_path / "config.toml"), "keys", "--profile", "n")
+    assert "Listing key 1 of the profile; not listed: 1 after it." in done.errors
+
+
+def test_versions_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The versions of a store that has them are a column, and one line explains a version without a certificate."""
+    declared = (Attribute("key", "name"), Attribute("version", "number", parse=int))
+    infos = [
+        KeyInfo(parse_uri(f"x:key=app;version={number}", declared), "P-256", has_certificate=number == 1)
+        for number in (1, 2)
+    ]
+    keys._print_text(infos, Schedule())
+    printed = capsys.readouterr()
+    header = printed.out.splitlines()[3]
+    assert header.split() == ["version", "type", "subject", "valid", "from", "expires", "exportable"]
+    assert [line.split()[0] for line in printed.out.splitlines()[4:]] == ["1", "2"]
+    assert "no certificate" in printed.err
+
+
+def test_profile_shows_each_key_on_a_line(tmp_path: Path) -> None:
+    """Each key of a profile is printed on a line of its own, quoted so that it can be pasted."""
+    (tmp_path / "config.toml").write_text("[profiles.n]\nkeys = ['pfx:/a.pfx?password=env:A&settle=1', 'pem:/b']\n")
+    shown = run("--config", str(tmp_path / "config.toml"), "profile", "show", "n").output.splitlines()
+    position = next(number for number, line in enumerate(shown) if line.startswith("keys"))
+    assert shown[position].split() == ["keys", "'pfx:/a.pfx?password=env:A&settle=1'"]
+    assert shown[position + 1].strip() == "pem:/b"
+
+
+def test_key_that_is_opened_with_its_own_profile_is_refused(tmp_path: Path) -> None:
+    """A profile whose key's store is opened with the profile itself is refused before anything is opened."""
+    uri = "vault:address=https://vault;key=app?auth=jwt&profile=n&scope=s"
+    (tmp_path / "config.toml").write_text(f"[profiles.n]\nkeys = ['{uri}']\n")
+    done = run("--config", str(tmp_path / "config.toml"), "sign", "--profile", "n", stdin=b"x")
+    assert done.status == 2
+    assert "opened with the profile itself" in done.errors
 
 
 def test_missing_first_key_of_a_profile_is_skipped(tmp_path: Path) -> None:

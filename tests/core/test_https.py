@@ -139,7 +139,7 @@ def test_ca_from_the_environment(
     monkeypatch.setenv(variable, tls[1])
     assert Pools(limits).request("GET", f"{server.address}/", None, {}).status == 200
     monkeypatch.setenv(variable, "/nowhere/ca.pem")
-    with pytest.raises(ConfigurationError, match=r"/nowhere/ca\.pem cannot be read"):
+    with pytest.raises(ConfigurationError, match=r"/nowhere/ca\.pem do not exist"):
         Pools(limits)
 
 

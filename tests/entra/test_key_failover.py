@@ -77,6 +77,24 @@ def test_refusal_of_the_request_is_not_retried(
     assert len(authority.exchanges) == 1
 
 
+def test_refusal_after_an_unreachable_store_is_shown_once(
+    authority: Authority,
+    preferred: Key,
+    standby: Key,
+    client_of: Callable[..., ConfidentialClient],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """If the last key is refused, only the error has the authority's text; it mentions the key that was skipped."""
+    client = client_of(preferred.uri.replace("preferred.pem", "gone.pem"), standby.uri)
+    authority.answer_next(*refusal(700027))
+    with caplog.at_level(logging.WARNING, "keyvouch"), pytest.raises(AuthorityRefused) as caught:
+        client.access_token([SCOPE])
+    assert "AADSTS" in caught.value.message
+    assert "AADSTS" not in caplog.text
+    assert "Skipped before: " in caught.value.hint
+    assert "does not exist" in caught.value.hint
+
+
 def test_refused_key_is_skipped_for_five_minutes(
     authority: Authority,
     preferred: Key,

@@ -62,7 +62,7 @@ def test_entra_requires_a_certificate(endpoint: str, kid: str | None) -> None:
         with pytest.raises(CertificateMissing) as caught:
             EntraAssertion(signer, kid=kid)({"client_id": "id", "token_endpoint": endpoint})
         assert script.count("sign") == 0
-        assert "keyvouch new --certificate-out app.cer" in caught.value.hint
+        assert "keyvouch new --further --certificate-out app.cer --key " in caught.value.hint
 
 
 @pytest.mark.parametrize("endpoint", OTHERS)

@@ -126,7 +126,7 @@ class Case:
 REDIRECT = Refusal(307, "Moved", "elsewhere", headers={"Location": "https://example.invalid/"})
 UNKNOWN_VERSION = refusals.bad("The specified version (7.4) is not recognized.")
 PAGE_OF_GATEWAY = b"<html><body>Blocked</body></html>"
-ASK_ROLE = 'az role assignment create --role "Key Vault Crypto User"'
+ASK_ROLE = f'Run: az role assignment create --role "Key Vault Crypto User" --assignee {refusals.CALLER}'
 CASES = (
     Case("401, twice", connecting_unauthorised, AccessDenied, "tenant, and this machine's clock"),
     Case("403 `ForbiddenByRbac`", signing, AccessDenied, ASK_ROLE, (refusals.missing_role("keys/sign"),)),
@@ -134,7 +134,7 @@ CASES = (
         "403 `ForbiddenByPolicy`",
         signing,
         AccessDenied,
-        "az keyvault set-policy --name VAULT --certificate-permissions sign",
+        f"Run: az keyvault set-policy --name VAULT --key-permissions sign --object-id {refusals.CALLER}",
         (refusals.missing_policy("keys/sign"),),
     ),
     *(
@@ -150,7 +150,7 @@ CASES = (
     Case("403, key not yet valid", signing, KeyUnusable, "Wait until it is", (refusals.not_yet_valid(),)),
     Case("404", opening_missing, KeyNotFound, "keyvouch keys"),
     Case("404", signing_with_deleted_key, KeyUnusable, "recover"),
-    Case("409, soft-deleted name", creating_with_deleted_name, KeyExists, "recover (or purge)"),
+    Case("409, soft-deleted name", creating_with_deleted_name, KeyExists, "recover --name errors-reused"),
     Case("409, other", creating, Throttled, "later", (refusals.being_changed("errors-made"),)),
     Case("400, unknown API version", signing, ConfigurationError, "api-version=", (UNKNOWN_VERSION,)),
     Case("400 when signing", signing, AlgorithmUnsupported, "algorithm", (refusals.invalid("alg"),)),
@@ -209,6 +209,34 @@ def test_every_row_has_a_case() -> None:
     for case in CASES:
         covered.setdefault(case.row, set()).add(case.kind.code)
     assert covered == documented_errors()
+
+
+@pytest.mark.parametrize(
+    ("permission", "option"),
+    [
+        ("keys/sign", "--key-permissions sign"),
+        ("keys/get", "--key-permissions get"),
+        ("certificates/get", "--certificate-permissions get"),
+        ("certificates/list", "--certificate-permissions list"),
+    ],
+)
+def test_policy_hint_is_for_the_refused_permission(vault: Vault, permission: str, option: str) -> None:
+    """The permission in the hint is the one that the service names, whatever the operation began with."""
+    try:
+        error = assert_raises(AccessDenied, lambda: creating(vault, refusals.missing_policy(permission)))
+    finally:
+        vault.resume()
+    assert error.hint == f"Run: az keyvault set-policy --name VAULT {option} --object-id {refusals.CALLER}"
+
+
+def test_unknown_caller_is_a_placeholder(vault: Vault) -> None:
+    """If the service does not say who was refused, the hint has a placeholder."""
+    refusal = Refusal(403, "Forbidden", "No permission.", "ForbiddenByPolicy")
+    try:
+        error = assert_raises(AccessDenied, lambda: signing(vault, refusal))
+    finally:
+        vault.resume()
+    assert error.hint == "Run: az keyvault set-policy --name VAULT --key-permissions sign --spn CLIENT-ID"
 
 
 def test_refusal_contains_the_aadsts_code(vault: Vault) -> None:

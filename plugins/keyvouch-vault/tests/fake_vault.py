@@ -18,6 +18,10 @@ from scripted_server import ScriptedServer, http_response
 JSON = "Content-Type: application/json"
 AUTH = {"auth": {"client_token": "s.made", "lease_duration": 3600, "renewable": True}}
 TOKEN = {"data": {"ttl": 3600, "renewable": True}}
+_PATHS = [
+    *(f"transit/keys/app{each}" for each in ("", "/rotate", "/import", "/config", "/set-certificate")),
+    *("transit/wrapping_key", "transit/sign/app"),
+]
 _wrapping_key = rsa.generate_private_key(65537, 2048)
 
 
@@ -30,10 +34,11 @@ class FakeVault(ScriptedServer):
 
     def __init__(self, key: rsa.RSAPrivateKey) -> None:
         self.key = key
+        certificate = self_signed(key, "CN=app", 1).public_bytes(Encoding.PEM).decode()
         self.version = {
             "public_key": pem(key),
-            "certificate_chain": self_signed(key, "CN=app", 1).public_bytes(Encoding.PEM).decode(),
             "creation_time": "2024-01-01T00:00:00.123456789Z",
+            "certificate_chain": certificate,
         }
         described = {"type": "rsa-2048", "latest_version": 1, "min_encryption_version": 0, "exportable": False}
         self.bodies: dict[str, Any] = {
@@ -43,6 +48,7 @@ class FakeVault(ScriptedServer):
             "lookup-self": TOKEN,
             "renew-self": AUTH,
             "revoke-self": {},
+            "capabilities-self": {"data": {path: ["root"] for path in _PATHS}},
             "keys": {"data": {"keys": ["app", "import/"]}},
             "keys/app": {"data": {**described, "keys": {"1": self.version}}},
             "create": {"data": {**described, "keys": {"1": self.version}}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from keyvouch.errors import (
     KeyUnusable,
     KeyvouchError,
     SecretIncorrect,
+    SecretRequired,
     StoreUnavailable,
     Throttled,
 )
@@ -53,6 +55,12 @@ def test_unknown_ca(server: Server, uri: str, tmp_path: Path) -> None:
     error_on_open(uri.replace(str(server.ca_file), str(tmp_path / "empty.pem")), ConfigurationError)
 
 
+def test_ca_file_that_does_not_exist(server: Server, uri: str) -> None:
+    """The error says that the file does not exist."""
+    error = error_on_open(uri.replace(str(server.ca_file), "/nowhere/ca.pem"), ConfigurationError)
+    assert error.message.startswith("The trusted TLS certificates /nowhere/ca.pem do not exist")
+
+
 def test_ca_file_overrides_environment(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """ca-file= takes precedence over REQUESTS_CA_BUNDLE."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
@@ -85,7 +93,7 @@ def test_invalid_addresses(address: str) -> None:
     ("change", "kind", "hint"),
     [
         (";key=", ConfigurationError, "namespace="),
-        (";mount=elsewhere;key=", ConfigurationError, "mount="),
+        (";mount=elsewhere;key=", ConfigurationError, "bao secrets enable transit"),
         (";mount=cubbyhole;key=", KeyNotFound, "keyvouch keys"),
         (";key=no", KeyNotFound, "keyvouch keys"),
         (";version=7;key=", KeyNotFound, "versions 1"),
@@ -172,9 +180,46 @@ def test_stray_tokens_never_sign(uri: str, server: Server, own_folders: Path, mo
 def test_wrong_role_or_auth_mount(uri: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """AppRole does not distinguish a wrong role from a wrong secret; an auth mount that does not exist is denied."""
     monkeypatch.setenv("SID", server.secret_id("keys"))
-    error_on_open(with_login(uri, "auth=approle&role-id=nobody&secret-id=env:SID"), SecretIncorrect)
+    wrong = error_on_open(with_login(uri, "auth=approle&role-id=nobody&secret-id=env:SID"), SecretIncorrect)
+    assert "bao read -field=role_id auth/approle/role/ROLE/role-id" in wrong.hint
     error = error_on_open(with_login(uri, "auth=approle&auth-mount=no&role-id=x&secret-id=env:SID"), AccessDenied)
     assert "auth-mount=" in error.hint
+    assert "bao auth enable -path=no approle" in error.hint
+    error = error_on_open(with_login(uri, "auth=kubernetes&role=x&jwt=env:SID"), AccessDenied)
+    assert "bao auth enable kubernetes" in error.hint
+
+
+def test_missing_secret_id(uri: str, server: Server) -> None:
+    """If the role requires a secret ID and the URI has none, the hint is to add it, not to create a new one."""
+    error = error_on_open(with_login(uri, f"auth=approle&role-id={server.role_id('keys')}"), SecretRequired)
+    assert "Add secret-id=" in error.hint
+
+
+def test_wrong_protocol_on_loopback(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint for https:// to a server without TLS is http://, and the reverse."""
+    assert "https://" in error_on_open(uri.replace("https:", "http:"), StoreUnavailable).hint
+    monkeypatch.setenv("VAULT_TEST_TOKEN", "s.token")
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        responding = threading.Thread(target=_respond_without_tls, args=(plain,))
+        responding.start()
+        address = f"https://127.0.0.1:{plain.getsockname()[1]}"
+        error = error_on_open(uri.replace(server.address, address), StoreUnavailable)
+        responding.join()
+    assert "http://" in error.hint
+
+
+def _respond_without_tls(plain: socket.socket) -> None:
+    connection, _ = plain.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+
+
+def test_attribute_appended_to_a_reference(uri: str) -> None:
+    """What belongs before the `?`, and was appended after it with `;`, is reported with where it belongs."""
+    error = error_on_open(uri.replace("env:VAULT_TEST_TOKEN", "file:/x;version=2"), ConfigurationError)
+    assert "version" in error.message
+    assert "before the `?`" in error.hint
 
 
 @pytest.mark.parametrize("query", ["", "auth=approle", "auth=userpass&username=a", "auth=none", "auth=magic"])

@@ -160,6 +160,7 @@ OPERATIONS: dict[str, tuple[str, Callable[[FakeVault], object]]] = {
     "signature": ("sign", signing),
     "list": ("keys", listing),
     "listed key": ("keys/app", listing),
+    "capabilities": ("capabilities-self", rotating),
     "creation": ("create", generating),
     "rotation": ("create", rotating),
     "configuration": ("config", generating),

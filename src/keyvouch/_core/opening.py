@@ -109,7 +109,7 @@ def parse_keys(profile: config.Profile, name: str) -> list[str | KeyUri]:
     keys: list[str | KeyUri] = []
     for number, key in enumerate(profile.keys, 1):
         try:
-            keys.append(parse(key))
+            keys.append(_not_opened_with(name, parse(key)))
         except (PluginMissing, PluginBroken) as error:
             if number == 1:
                 error.message = f"{_key_name(name, number)}: {error.message}"
@@ -119,6 +119,16 @@ def parse_keys(profile: config.Profile, name: str) -> list[str | KeyUri]:
             error.message = f"{_key_name(name, number)}: {error.message}"
             raise
     return keys
+
+
+def _not_opened_with(name: str, key: KeyUri) -> KeyUri:
+    """Return the key. Raises `ConfigurationError` if its store is opened with the profile that contains it."""
+    if "profile" in key and key.get("profile") == name:
+        raise ConfigurationError(
+            f"the key is opened with the profile itself, profile={name}.",
+            hint="Name another profile, whose key is in another store.",
+        )
+    return key
 
 
 def _key_name(name: str, number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from keyvouch._secrets.redaction import redact
 from keyvouch.errors import ConfigurationError
@@ -36,8 +36,17 @@ def misplaced_attribute(name: str, *, query: bool) -> ConfigurationError:
     """Return the error for an attribute on the wrong side of the `?`; `query` is True if it belongs after it."""
     side = "after" if query else "before"
     return ConfigurationError(
-        f'The attribute "{name}" must come {side} the `?`.', hint=f"Move it {side} the `?` of the URI."
+        f'The attribute "{name}" must come {side} the `?`.',
+        hint=f"Move it {side} the `?` of the URI. Attributes are separated by `;` before it, and by `&` after it.",
     )
+
+
+def require_no_identity(value: str, names: Collection[str]) -> None:
+    """Raise `ConfigurationError` if a value contains `;NAME=` with one of these names, which belong before the `?`."""
+    for part in value.split(";")[1:]:
+        name, equals, _ = part.partition("=")
+        if equals and name in names:
+            raise misplaced_attribute(name, query=False)
 
 
 def secret_attribute(name: str, reference: str | None) -> ConfigurationError:

@@ -110,20 +110,22 @@ def _json_object(content: dict[str, Any], file: str, path: object) -> Identified
         return Identified("the JSON of a service account", f"Extract its key: jq -r .private_key {file} > NEW.pem")
     if content.get("kind") == "Secret":
         return _kubernetes_secret()
-    if "kty" in content:
-        if not {"d", "k"} & content.keys():
-            return Identified("a public key (JWK)", "Specify the file with the private key.")
-        return Identified("a JWK", f"Write {_uri('pem', path)} to read it.")
+    if "kty" in content or "keys" in content:
+        return _jwk(content, path)
     if isinstance(value := content.get("value"), str):
         command = "> NEW.pem" if "-----BEGIN " in value else "| base64 -d > NEW.pfx"
         what = "JSON with the key as its value, as `az keyvault secret show` prints it"
         return Identified(what, f"Extract it: jq -r .value {file} {command}")
-    if "keys" in content:
-        hint = (
-            f"Write {_uri('pem', path)} to read it." if content["keys"] else "Specify one that contains a private key."
-        )
-        return Identified("a set of JWKs", hint)
     return Identified("JSON", "Specify a PFX or PEM file.")
+
+
+def _jwk(content: dict[str, Any], path: object) -> Identified:
+    to_read = f"Write {_uri('pem', path)} to read it."
+    if "keys" in content:
+        return Identified("a set of JWKs", to_read if content["keys"] else "Specify one that contains a private key.")
+    if {"d", "k"} & content.keys():
+        return Identified("a JWK", to_read)
+    return Identified("a public key (JWK)", "Specify the file with the private key.")
 
 
 def _kubernetes(data: bytes, file: str, path: object) -> Identified | None:  # noqa: ARG001

@@ -39,6 +39,7 @@ _NOT_TLS = ("wrong version number", "http request", "https proxy request", "unkn
 """OpenSSL's reasons for a response that is not TLS."""
 _ALERT = re.compile(r"(?:sslv3|tlsv1|tlsv13|ssl/tls) (?:alert )?(.+)")
 """OpenSSL's reason for an alert that was received."""
+_ON_LOOPBACK = re.compile(r"//(localhost|127(\.\d+){3}|\[::1\])(:|/|$)")
 _PROXY_HINT = "Correct proxy, or the environment variable HTTPS_PROXY. To connect without a proxy, set NO_PROXY."
 _TLS_HINT = "Check address, port and proxy, and which TLS versions and ciphers the server supports."
 _CREDENTIALS_HINT = "Set proxy-credentials to a reference to user:password for the proxy."
@@ -115,7 +116,9 @@ def _server_failure(causes: list[BaseException], server: str) -> Failure:
     if not failed and (_first(causes, SSLError) or _first(causes, requests.exceptions.SSLError)):
         return Failure("tls", f"The TLS connection to {server} failed: unknown reason.", _TLS_HINT)
     if _is_timeout(causes):
-        return Failure("timeout", f"The request to {server} timed out.", "Try again later, or increase the timeout.")
+        return Failure(
+            "timeout", f"The request to {server} timed out.", "Check that the server responds, and try again later."
+        )
     if flaw := _flaw_of_response(causes):
         return Failure(
             "connection",
@@ -150,7 +153,9 @@ def _tls_failure(error: ssl.SSLError, server: str) -> Failure:
         return Failure(
             "tls",
             f"{failed}: the server does not use TLS on this port ({reason}).",
-            "Correct the port in the address, and check what listens on it.",
+            "Write http://: it is allowed on this machine. Or correct the port, if another server was meant."
+            if _ON_LOOPBACK.search(server)
+            else "Correct the port in the address, and check what listens on it.",
         )
     if alert := _alert_of(error):
         return Failure("tls", f"{failed}: the server sent the alert `{alert}`.", _alert_hint(alert))

@@ -65,7 +65,8 @@ def _unusable(path: Path, ca_file: str | None, error: OSError) -> KeyvouchError:
         return AccessDenied(f"{message}: {error.strerror}.", hint=files.read_hint(path, error))
     if not isinstance(error, ssl.SSLError):
         hint = f"Correct {name}: write the absolute path of a PEM file. ~ is not expanded."
-        return ConfigurationError(f"{message}: {error.strerror}.", hint=hint)
+        reason = "do not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        return ConfigurationError(f"The trusted TLS certificates {path} {reason}.", hint=hint)
     hint = f"Set {name} to a file with the certificates of the server's certificate authority, in PEM."
     with contextlib.suppress(OSError):
         if ssl.create_default_context(cadata=files.read(path)).cert_store_stats()["x509"]:  # DER

@@ -39,6 +39,7 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
         status = 0
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, and SystemExit(0) is not success
         status = _report(error)
+        streams.discard_unwritable()
     sys.exit(status)
 
 
@@ -76,11 +77,8 @@ def _report(error: BaseException) -> int:
             return _report_interrupt(error)
         case OSError() if streams.is_unwritable(error):
             return _report_unwritable_output(error)
-        case _ if streams.is_broken_pipe(error):
-            streams.discard_output()
         case _:
-            _print_defect(error)
-    return 1
+            return 0 if streams.reader_has_ended(error) else _report_defect(error)
 
 
 def _report_interrupt(error: BaseException) -> int:
@@ -97,7 +95,6 @@ def _report_unwritable_output(error: OSError) -> int:
     )
     made.__cause__ = error
     _print_error(made)
-    streams.discard_output()
     return made.exit_status
 
 
@@ -114,7 +111,7 @@ def _print_error(error: KeyvouchError) -> None:
     _print_traceback(error)
 
 
-def _print_defect(error: BaseException) -> None:
+def _report_defect(error: BaseException) -> int:
     if isinstance(error, SystemExit) and "_KEYVOUCH_COMPLETE" in os.environ:
         raise error  # this is how click ends a shell completion
     _print_fields(
@@ -125,6 +122,7 @@ def _print_defect(error: BaseException) -> None:
         }
     )
     _print_traceback(error)
+    return 1
 
 
 def _print_usage_error(error: click.ClickException) -> None:

@@ -38,7 +38,7 @@ def command(profile: str | None, key: str | None, output: str) -> None:
 
 
 def _list_first(selection: Selection) -> tuple[list[KeyInfo], Schedule]:
-    """List the first of the profile's keys that can be listed, and report the others before it."""
+    """List the first of the profile's keys that can be listed, and report the others."""
     keys = selection.profile.keys
     for number, key in enumerate(keys[:-1], 1):
         try:
@@ -49,6 +49,8 @@ def _list_first(selection: Selection) -> tuple[list[KeyInfo], Schedule]:
             _print_skipped(f"key {number} of the profile", error.message)
         else:
             if found[0]:
+                others = len(keys) - number
+                click.echo(f"Listing key {number} of the profile; not listed: {others} after it.", err=True)
                 return found
             _print_skipped(f"key {number} of the profile", "no keys match it.")
     return _list(replace(selection, profile=structs.replace(selection.profile, keys=keys[-1:])))
@@ -78,10 +80,19 @@ def _print_text(found: list[KeyInfo], schedule: Schedule) -> None:
         if details := "; ".join(filter(None, (marks, _details(info)))):
             click.echo(f"  {printable(details)}")
     click.echo()
-    print_table(
-        ["type", "subject", "valid from", "expires", "exportable"],
-        [(info.key_type, info.subject, _start(info), _end(info), _YES_OR_NO[info.exportable]) for info in found],
-    )
+    columns: dict[str, list[object]] = {
+        "version": [_version(info) for info in found],
+        "type": [info.key_type for info in found],
+        "subject": [info.subject for info in found],
+        "valid from": [_start(info) for info in found],
+        "expires": [_end(info) for info in found],
+        "exportable": [_YES_OR_NO[info.exportable] for info in found],
+    }
+    if not any(columns["version"]):  # the store has no versions
+        del columns["version"]
+    print_table(list(columns), list(zip(*columns.values(), strict=True)))
+    if any(info.has_certificate for info in found) and not all(info.has_certificate for info in found):
+        click.echo("\nA key without a subject has no certificate; only a URI that names it selects it.", err=True)
     for advice in dict.fromkeys(each for info in found for each in info.advice):
         click.echo(f"\n{printable(advice)}", err=True)
 
@@ -98,6 +109,10 @@ def _details(info: KeyInfo) -> str:
     """Return the provider and the accounts that may sign, as far as known; these are too long for columns as well."""
     readers = None if info.readers is None else f"may sign: {', '.join(info.readers) or 'nobody'}"
     return "; ".join(each for each in (info.provider, readers) if each)
+
+
+def _version(info: KeyInfo) -> object:
+    return info.uri.get("version") if "version" in info.uri else None
 
 
 def _start(info: KeyInfo) -> str:

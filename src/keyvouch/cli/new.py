@@ -108,6 +108,7 @@ def _profile_key(requested: KeyUri, pinned: KeyUri) -> KeyUri:
     """
     if relative_path(requested) or requested.selects_no_key:
         return pinned
+    requested = requested.with_absolute_files()
     is_member = requested.identity() != pinned.replace({"spki-sha256": None}).identity()
     return requested.replace({"select": "newest"}) if is_member and "spki-sha256" not in requested else requested
 

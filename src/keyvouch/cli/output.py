@@ -42,12 +42,15 @@ def shown_time(time: dt.datetime) -> str:
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """Print names and values in two columns, omitting those without a value."""
+    """Print names and values in two columns, each item of a list on its own line, omitting names without a value."""
     shown = {name: value for name, value in facts.items() if value is not None}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
-        text = ("yes" if value else "no") if isinstance(value, bool) else printable(value)
+        first, *others = value if isinstance(value, list | tuple) else [value]
+        text = ("yes" if first else "no") if isinstance(first, bool) else printable(first)
         click.echo(f"{click.style(f'{name:{width}}', bold=True)}  {text}")
+        for each in others:
+            click.echo(f"{'':{width}}  {printable(each)}")
 
 
 def print_key(uri: KeyUri, facts: Mapping[str, object]) -> None:
@@ -70,7 +73,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 def _console() -> Console:
     """Return a rich console for standard output: plain and unwrapped unless it is a terminal."""
-    from rich.console import Console
+    from rich import console
+
+    class Console(console.Console):
+        def on_broken_pipe(self) -> None:
+            """Raise the error again. By default, rich redirects standard output and exits with status 1."""
+            raise  # noqa: PLE0704 - called while the error is handled
 
     # In a file or pipe, lines must stay whole so that they can be searched.
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 500)

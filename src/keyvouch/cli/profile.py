@@ -19,6 +19,7 @@ from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import authority_option, ca_file_option, output_option
 from keyvouch.cli.output import present, print_facts, print_next_command
 from keyvouch.entra.authority import is_issuer
+from keyvouch.uri import quoted
 
 
 @click.group("profile")
@@ -66,8 +67,10 @@ def _print_fields(fields: dict[str, object]) -> None:
     for field, value in fields.items():
         if isinstance(value, dict):
             shown |= {f"{field}.{option}": _as_toml(each) for option, each in value.items()}
+        elif isinstance(value, list):
+            shown[field] = [quoted(each) for each in value]
         else:
-            shown[field] = ", ".join(value) if isinstance(value, list | tuple) else value
+            shown[field] = value
     print_facts(shown)
 
 
@@ -141,8 +144,8 @@ def _without_user(value: object) -> object:
 
 
 def _absolute(key: str) -> str:
-    """Return the key's URI with its path made absolute."""
-    uri = opening.parse(key)
+    """Return the key's URI with its paths made absolute."""
+    uri = opening.parse(key).with_absolute_files()
     path = relative_path(uri)
     return (uri.replace({"path": str(files.absolute(path))}) if path else uri).reveal()
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -37,23 +38,32 @@ def _encoding(stream: io.TextIOWrapper) -> str | None:
     return None
 
 
-def is_broken_pipe(error: BaseException) -> bool:
-    """Return True if the program that read the output has ended; Windows reports EINVAL without a file name."""
-    if isinstance(error, BrokenPipeError):
-        return True
-    return (
-        sys.platform == "win32"
-        and isinstance(error, OSError)
-        and error.errno == errno.EINVAL
-        and error.filename is None
-    )
-
-
 def is_unwritable(error: OSError) -> bool:
     """Return True if the output cannot be written, for example because the disk is full."""
     return error.errno in _UNWRITABLE
 
 
-def discard_output() -> None:
-    """Discard all further standard output, including what the interpreter flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def reader_has_ended(error: BaseException) -> bool:
+    """Return True if the error means that the program which reads the output has ended, as `head` does.
+
+    click turns such an error into SystemExit. That of another pipe or of a connection is not meant.
+    """
+    if sys.platform == "win32":  # reports EINVAL without a file name, or EPIPE, for which click replaces the streams
+        is_invalid = isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
+        return is_invalid or (isinstance(error, SystemExit) and sys.stdout is not sys.__stdout__)
+    if not isinstance(error, OSError | SystemExit):
+        return False
+    outputs = select.poll()
+    for descriptor in (1, 2):
+        outputs.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in outputs.poll(0))
+
+
+def discard_unwritable() -> None:
+    """Discard what cannot be written, and further output: the interpreter flushes at exit, and would fail."""
+    for descriptor, stream in ((1, sys.__stdout__), (2, sys.__stderr__)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import requests
@@ -138,6 +139,7 @@ class KeyFailover:
     def _try_each(self, keys: Sequence[ClientKey], request: Callable[[], Any], deadline: Deadline | None) -> Outcome:
         refused: Outcome | None = None
         outcome = Outcome()
+        skipped: list[str] = []
         for position, key in enumerate(keys):
             # If a store stalls, leave time for the next key.
             timeout = SIGN_TIMEOUT / len(self._keys)
@@ -147,12 +149,16 @@ class KeyFailover:
             if outcome.key_refused:
                 refused = outcome
                 key.mark_refused(REFUSED_FOR)
-                self._keys.demote(key, f"the authority refused it: {aadsts_advice.error_description(outcome.result)}")
+                text = aadsts_advice.error_description(outcome.result)
+                # The last key's refusal becomes the error, which has the text.
+                self._keys.demote(key, "the authority refused it" + (f": {text}" if key is not keys[-1] else ""))
             elif outcome.store_failed:
-                self._keys.demote(key, str(outcome.error).partition("\n")[0])
+                reason = str(outcome.error).partition("\n")[0]
+                skipped.append(f"{key} ({reason})")
+                self._keys.demote(key, reason)
             else:
                 return outcome
-        return refused or outcome
+        return replace(refused, skipped=tuple(skipped)) if refused else outcome
 
     def _try_key(self, key: ClientKey, request: Callable[[], Any], timeout: float) -> Outcome:
         """Make a request with one key, and once more if reloading it yields another certificate."""

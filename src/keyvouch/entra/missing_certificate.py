@@ -6,9 +6,11 @@ import shlex
 
 from keyvouch._core import opening
 from keyvouch.errors import CertificateMissing, KeyvouchError
-from keyvouch.uri import quoted
+from keyvouch.uri import KeyUri, quoted
 
 _FILES = ("pem", "pfx")
+_PINNING = ("version", "id", "spki-sha256")
+"""The attributes that identify one member of a family of keys."""
 
 
 def certificate_missing(uri: str) -> CertificateMissing:
@@ -22,21 +24,27 @@ def certificate_missing(uri: str) -> CertificateMissing:
 
 def _create(uri: str) -> str:
     install = f"keyvouch install app.cer --key {quoted(uri)}"
-    scheme = uri.partition(":")[0]
-    if path := _path(uri) if scheme in _FILES else None:
+    try:
+        parsed = opening.parse(uri)
+    except KeyvouchError:
+        return f"Add its certificate: {install}"
+    if parsed.scheme in _FILES and (path := parsed.get("path")):
         return (
-            f"Create one: openssl req -x509 -new -key {shlex.quote(path)} -subj /CN=app -days 365 -out app.cer"
+            f"Create one: openssl req -x509 -new -key {shlex.quote(str(path))} -subj /CN=app -days 365 -out app.cer"
             f"\nAdd it to the key: {install}"
+        )
+    if {"certificate", "key"} <= {*parsed.declared}:  # a store in which a key has a certificate, or can have none
+        return (
+            "If it has a certificate elsewhere, add certificate-file=FILE to the URI"
+            f"\nOtherwise create a certificate with its key: {_new(parsed, certificate='NAME', key=None)}"
         )
     return (
         f"If it has a certificate elsewhere, add it: {install}"
-        f"\nOtherwise create a new key with one: keyvouch new --certificate-out app.cer --key '{scheme}:...'"
+        f"\nOtherwise create another key with one: {_new(parsed, further=True)}"
     )
 
 
-def _path(uri: str) -> str | None:
-    try:
-        path = opening.parse(uri).get("path")
-    except KeyvouchError:
-        return None
-    return None if path is None else str(path)
+def _new(uri: KeyUri, *, further: bool = False, **changes: str | None) -> str:
+    """Return the command that creates a key with a certificate beside this one."""
+    family = uri.replace({**{name: None for name in _PINNING if name in uri.declared}, **changes})
+    return f"keyvouch new {'--further ' if further else ''}--certificate-out app.cer --key {family.quoted}"

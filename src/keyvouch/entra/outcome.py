@@ -23,6 +23,8 @@ class Outcome:
     """The key that signed the request's last assertion; None if no assertion was made."""
     from_store: bool = False
     """True if `error` was raised by opening the key or signing with it."""
+    skipped: tuple[str, ...] = ()
+    """The keys that were skipped because their stores failed, each with the reason."""
 
     @property
     def is_store_defect(self) -> bool:
@@ -62,7 +64,9 @@ class Outcome:
             raise unexpected_response(authority, "neither a token nor an error", retry_after)
         if retry_after is not None or result["error"] == "temporarily_unavailable":
             raise unexpected_response(authority, aadsts_advice.error_description(result), retry_after)
-        raise aadsts_advice.authority_refused(result, self.used_key)
+        refused = aadsts_advice.authority_refused(result, self.used_key)
+        refused.hint = "\n".join([refused.hint, *(f"Skipped before: {each}" for each in self.skipped)])
+        raise refused
 
     def _translated(self, error: Exception, authority: str, retry_after: float | None) -> Exception:
         if self.is_store_defect:

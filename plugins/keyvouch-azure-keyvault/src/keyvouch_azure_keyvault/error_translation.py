@@ -104,7 +104,7 @@ _SIGN_IN_HINTS = {
     "workload": "Check that the pod has the label azure.workload.identity/use, and its service account the client ID.",
     "cli": "Run: az login",
     "environment": "Set AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_CERTIFICATE_PATH or another credential.",
-    "profile": "Try the profile itself: keyvouch token --profile NAME",
+    "profile": "Run: keyvouch token --profile NAME, to try the profile itself.",
 }
 _BOILERPLATE = re.compile(
     r"(Visit|See the troubleshooting guide for more information:) https://aka\.ms/\S+( to troubleshoot this issue)?\.?"
@@ -116,12 +116,12 @@ _UNUSABLE_STATES = (
     (
         r"disabled key|KeyDisabled",
         "The key is disabled.",
-        "Enable it: az keyvault {kind} set-attributes --enabled true ...",
+        "Run: az keyvault {kind} set-attributes --enabled true ...",
     ),
     (
         r"expired key|KeyExpired",
         "The key has expired.",
-        "Create another version: keyvouch new --further.",
+        "Run: keyvouch new --further --key URI, which creates another version.",
     ),
     (
         r"not yet valid|KeyNotYetValid",
@@ -288,7 +288,7 @@ def _forbidden(response: _ErrorResponse, operation: Operation) -> KeyvouchError:
     if "firewall" in words or "client address" in words:
         return AccessDenied(
             f"The vault's firewall blocks this machine: {response.text}",
-            hint="Add its address: az keyvault network-rule add --name VAULT --ip-address ...",
+            hint="Run: az keyvault network-rule add --name VAULT --ip-address ...",
         )
     if "connection" in response.code.lower() or "public network access" in words:
         return AccessDenied(
@@ -299,18 +299,27 @@ def _forbidden(response: _ErrorResponse, operation: Operation) -> KeyvouchError:
 
 
 def _permission_denied(response: _ErrorResponse, operation: Operation) -> AccessDenied:
-    text = f"{response.code} {response.text}".lower().replace("'", "")
-    if "policy" in response.code.lower() or operation.permission.replace("/", " ") in text:
-        verb = operation.permission.rpartition("/")[2]
+    refused = re.search(r"does not have (\w+?)s?[ /](\w+) permission", response.text)
+    if "policy" in response.code.lower() or refused:
+        kind, verb = refused.groups() if refused else operation.permission.replace("s/", "/").split("/")
+        caller = _caller(response.text)
         return AccessDenied(
             f"{_DENIED_BY_POLICY} {operation.description}: {response.text}",
-            hint=f"az keyvault set-policy --name VAULT --{operation.kind}-permissions {verb} --spn CLIENT-ID",
+            hint=f"Run: az keyvault set-policy --name VAULT --{kind}-permissions {verb} "
+            f"{f'--object-id {caller}' if caller else '--spn CLIENT-ID'}",
         )
     return AccessDenied(
         f"{_DENIED_BY_ROLE} {operation.description}: {response.text}",
-        hint=f'az role assignment create --role "{operation.role}" --assignee CLIENT-ID --scope VAULT-RESOURCE-ID\n'
+        hint=f'Run: az role assignment create --role "{operation.role}" '
+        f"--assignee {_caller(response.text) or 'CLIENT-ID'} --scope VAULT-RESOURCE-ID\n"
         "A new assignment takes effect after some minutes.",
     )
+
+
+def _caller(text: str) -> str:
+    """Return the object ID of the refused user or application, if the service's text contains it."""
+    found = re.search(r"\boid=([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})\b", text)
+    return found[1] if found else ""
 
 
 def key_not_found(location: KeyLocation, uri: KeyUri | None = None) -> KeyNotFound:
@@ -319,8 +328,8 @@ def key_not_found(location: KeyLocation, uri: KeyUri | None = None) -> KeyNotFou
     version = f" (version {location.version})" if location.version else ""
     return KeyNotFound(
         f"{kind.capitalize()} not found: {location.name}{version} in {location.vault}.",
-        hint=f"List the keys: keyvouch keys, without {kind}=. If the {kind} was deleted, recover it:"
-        f" az keyvault {kind} recover.",
+        hint=f"Run: keyvouch keys --key URI, without {kind}=, which lists the keys.\n"
+        f"If the {kind} was deleted, run: az keyvault {kind} recover --name {location.name} --vault-name VAULT",
         uri=uri,
     )
 
@@ -328,7 +337,7 @@ def key_not_found(location: KeyLocation, uri: KeyUri | None = None) -> KeyNotFou
 def enabling_hint(location: KeyLocation, version: str) -> str:
     """Return the hint for a version that is disabled."""
     identifier = location.identifier(version)
-    return f"Enable the version: az keyvault {location.kind} set-attributes --enabled true --id {identifier}"
+    return f"Run: az keyvault {location.kind} set-attributes --enabled true --id {identifier}"
 
 
 def _not_found(response: _ErrorResponse, operation: Operation) -> KeyvouchError:
@@ -349,7 +358,8 @@ def _conflict(response: _ErrorResponse, operation: Operation) -> KeyvouchError:
     if "deleted" in f"{response.code} {response.text}".lower():
         return KeyExists(
             f"The name {name} belongs to a soft-deleted {kind}, until that is purged.",
-            hint=f"Choose another name; or az keyvault {kind} recover (or purge) --name {name} --vault-name VAULT",
+            hint=f"Run: az keyvault {kind} recover --name {name} --vault-name VAULT\n"
+            f"Or choose another name, or purge the {kind}: the same with `purge`.",
         )
     return Throttled(f"Another change is in progress: {response.text}", hint="Try again later.")
 

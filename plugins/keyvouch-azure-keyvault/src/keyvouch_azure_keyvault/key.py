@@ -45,7 +45,7 @@ class KeyVaultKey(StoredKey):
         except KeyNotFound as error:
             raise KeyUnusable(
                 "The key, or this version of it, was deleted.",
-                hint=f"{error.hint} Or create another: keyvouch new.",
+                hint=f"{error.hint}\nTo create another, run: keyvouch new --key URI",
             ) from error
         if not isinstance(signature, bytes) or not signature:
             raise StoreUnavailable(

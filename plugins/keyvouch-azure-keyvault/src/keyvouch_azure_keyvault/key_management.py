@@ -83,7 +83,7 @@ def create_certificate(session: Session, location: KeyLocation, spec: KeySpec, f
     if not poller.done():
         raise StoreUnavailable(
             "Timed out waiting for the vault to create the certificate.",
-            hint="List the keys after a few minutes: keyvouch keys.",
+            hint="Run: keyvouch keys --key URI, after a few minutes.",
         )
     operation = _find_operation(session, location)
     # Not the poller's result: it is None if the operation was completed when it began.
@@ -132,7 +132,7 @@ def _find_created(session: Session, location: KeyLocation, former: set[str], dig
         return matching[0]
     raise StoreUnavailable(
         f"The vault created the certificate {location.name}, but its version was not found.",
-        hint="Do not create another: list the keys, and use the new version's URI: keyvouch keys.",
+        hint="Run: keyvouch keys --key URI, and use the new version's URI. Do not create another.",
     )
 
 

@@ -182,7 +182,7 @@ def _read_certificate(found: Any) -> KeyVersion:
     if not found.cer:
         raise KeyUnusable(
             "The certificate has not been issued yet: its request is pending.",
-            hint="Install the certificate that the CA issues: keyvouch install.",
+            hint="Run: keyvouch install FILE --key URI, with the certificate that the CA issues.",
         )
     leaf = load_certificates(bytes(found.cer), f"the certificate {found.name}")[0]
     public_key: Any = leaf.public_key()
@@ -207,7 +207,7 @@ def read_key(found: Any) -> KeyVersion:
     if found.key_operations is not None and "sign" not in [str(getattr(x, "value", x)) for x in found.key_operations]:
         raise KeyUnusable(
             f"The key {found.name} does not permit signing.",
-            hint="Create a key with the operation `sign`: keyvouch new.",
+            hint="Run: keyvouch new --key URI, which creates a key with the operation `sign`.",
         )
     return KeyVersion(
         properties.version,
@@ -235,11 +235,12 @@ def _public_key(found: Any) -> PublicKey:
             return ec.EllipticCurvePublicNumbers(int.from_bytes(jwk.x), int.from_bytes(jwk.y), curve).public_key()
     except (TypeError, ValueError) as error:
         raise KeyUnusable(
-            f"The public key of {found.name} is invalid.", hint="Create another key: keyvouch new."
+            f"The public key of {found.name} is invalid.",
+            hint="Run: keyvouch new --key URI, which creates another key.",
         ) from error
     raise KeyUnusable(
         f"Unsupported key type: {found.name} is {kind[:20] or 'of an unknown type'}.",
-        hint="Create an RSA or EC key: keyvouch new.",
+        hint="Run: keyvouch new --key URI, which creates an RSA key.",
     )
 
 

@@ -102,9 +102,13 @@ class KeyVaultStore(
                 "Missing attribute auth: how to sign in to the vault.",
                 hint=f"Write auth=METHOD after the `?`, one of: {', '.join(AUTH_METHODS)}.",
             )
-        if (uri.get("auth") == "profile") != ("profile" in uri):
+        if uri.get("auth") == "profile" and "profile" not in uri:
             raise ConfigurationError(
-                "The attributes auth=profile and profile=NAME require each other.", hint="Write both, or neither."
+                "auth=profile requires the name of a profile.", hint="Add profile=NAME after the `?`."
+            )
+        if uri.get("auth") != "profile" and "profile" in uri:
+            raise ConfigurationError(
+                f"profile= is not used with auth={uri.get('auth')}.", hint="Write auth=profile, or remove profile=."
             )
         self._uri = uri
         self._secrets = secrets
@@ -254,7 +258,7 @@ class KeyVaultStore(
                 raise NotSupported(
                     f"Key Vault cannot delete one of several versions: the {location.kind} has {len(found)}.",
                     hint="Disable the version: write disable=true after the `?`, and delete it again. To delete all"
-                    f" versions: az keyvault {location.kind} delete --id {location.identifier()}",
+                    f" versions, run: az keyvault {location.kind} delete --id {location.identifier()}",
                     uri=uri,
                 )
             key_management.delete(session, location, purge=uri.get("purge"))

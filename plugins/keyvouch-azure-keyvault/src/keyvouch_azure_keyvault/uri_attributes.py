@@ -116,7 +116,7 @@ def location_of(uri: KeyUri) -> KeyLocation:
 
 def pin_version(uri: KeyUri, name: str, version: str) -> KeyUri:
     """Return the URI of exactly one version."""
-    uri = split_identifier(uri)
+    uri = split_identifier(uri).with_absolute_files()
     kind = "key" if "key" in uri else "certificate"
     return uri.replace({kind: name, "version": version, "select": None, "settle": None, "spki-sha256": None})
 
@@ -179,7 +179,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         "url",
-        "instead of all these: the identifier that the portal shows, https://HOST/certificates/NAME/VERSION",
+        "the identifier that the portal shows, https://HOST/certificates/NAME/VERSION, instead of other attributes",
         connection=True,
         positional=True,
         parse=_parse_identifier,

@@ -59,7 +59,7 @@ class AuthMethod:
         try:
             return log_in(client)
         except VaultError as error:
-            raise login_error(error, self._method) from error
+            raise login_error(error, self._method, self._mount) from error
 
     def _post(self, client: Any, path: str = "login", **fields: str | None) -> ClientToken:
         given = {name: value for name, value in fields.items() if value is not None}
@@ -152,7 +152,7 @@ class AuthMethod:
                 if _CONTROL_CHARACTERS.search(password.reveal()) is None:
                     return self._post(client, f"login/{quote(user)}", password=password.reveal())
             except VaultError as error:  # inside the block, which records that this password was refused
-                raise login_error(error, self._method) from error
+                raise login_error(error, self._method, self._mount) from error
         # Outside the block, which would record that the server refused it.
         raise SecretIncorrect(
             f"The password from {self._uri.get('password')} contains line breaks or other control characters.",

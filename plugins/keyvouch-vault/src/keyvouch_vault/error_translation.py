@@ -16,14 +16,17 @@ from keyvouch.errors import (
     KeyUnusable,
     KeyvouchError,
     SecretIncorrect,
+    SecretRequired,
     SessionLost,
     StoreUnavailable,
     Throttled,
 )
+from keyvouch_vault.permissions import WRONG_NAME, Permission, policy_hint
 
 _LOGIN_HINTS = {
     "token": "Create a new token, `bao token create`, and store it at the location that token= names.",
-    "approle": "Create a new secret ID for the role, and check that role-id= is the role's.",
+    "approle": "Create a new secret ID for the role: bao write -field=secret_id -f auth/{mount}/role/ROLE/secret-id\n"
+    "Compare role-id= with: bao read -field=role_id auth/{mount}/role/ROLE/role-id (it is not the role's name).",
     "kubernetes": "Compare the role's bound service accounts, namespaces and audience with the pod's.",
     "jwt": "Compare the role's bound audiences and claims with the JWT's.",
     "cert": "Add the CA of the client certificate to the role's trusted certificates.",
@@ -48,7 +51,7 @@ _TRANSLATIONS: tuple[tuple[type[VaultError], str, type[KeyvouchError], str, str]
         "no handler",
         ConfigurationError,
         "Nothing is mounted at this path: {reason}.",
-        "Correct mount=, auth-mount= or namespace=.",
+        "Correct mount=, auth-mount= or namespace=. To enable the engine: bao secrets enable transit",
     ),
     (
         exceptions.InvalidPath,
@@ -118,31 +121,24 @@ def is_invalid_token(error: VaultError) -> bool:
     return text == "permission denied" or "invalid token" in text
 
 
-def policy_hint(path: str, *capabilities: str) -> str:
-    """Return the hint with the policy rule that a request requires."""
-    required = ", ".join(f'"{each}"' for each in capabilities)
-    return f'Add to one of the token\'s policies: path "{path}" {{ capabilities = [{required}] }}'
-
-
 @contextlib.contextmanager
-def translate_errors(operation: str, denied_hint: str = "") -> Iterator[None]:
+def translate_errors(operation: str, alternative: str = "") -> Iterator[None]:
     """Translate the server's errors in the block into keyvouch's.
 
-    `operation` is what the block does, such as "sign"; `denied_hint` is the hint if a policy denies it.
+    `operation` is what the block does, such as "sign"; `alternative` is added to the hint if a policy denies it.
     """
     try:
         yield
     except VaultError as error:
-        raise _translated(error, operation, denied_hint) from error
+        raise _translated(error, operation, alternative) from error
 
 
-def _translated(error: VaultError, operation: str, denied_hint: str = "") -> KeyvouchError:
+def _translated(error: VaultError, operation: str, alternative: str = "") -> KeyvouchError:
     if is_invalid_token(error):
         return SessionLost("The token is no longer valid.", hint="Try again.", performed=False)
     if isinstance(error, exceptions.Forbidden):
-        return AccessDenied(
-            f"Cannot {operation}: permission denied.", hint=denied_hint or "Allow it in one of the token's policies."
-        )
+        hints = policy_hint([Permission.for_request(error)]), alternative, WRONG_NAME
+        return AccessDenied(f"Cannot {operation}: permission denied.", hint="\n".join(filter(None, hints)))
     text, reason = _text_of(error), _reason_of(error)
     if isinstance(error, exceptions.InvalidPath) and not text:
         return _missing_path(error, operation)
@@ -163,10 +159,15 @@ def _missing_path(error: VaultError, operation: str) -> KeyvouchError:
     )
 
 
-def login_error(error: VaultError, method: str) -> KeyvouchError:
-    """Return keyvouch's error for a refused login with an auth method."""
-    text, reason, hint = _text_of(error), _reason_of(error), _LOGIN_HINTS[method]
+def login_error(error: VaultError, method: str, mount: str) -> KeyvouchError:
+    """Return keyvouch's error for a refused login with an auth method that is mounted at `mount`."""
+    text, reason, hint = _text_of(error), _reason_of(error), _LOGIN_HINTS[method].format(mount=mount)
     match error:
+        case exceptions.InvalidRequest() if "missing secret_id" in text:
+            return SecretRequired(
+                "Cannot log in: the role requires a secret ID.",
+                hint="Add secret-id= after the `?`, with a reference such as secret-id=file:/run/secrets/secret-id.",
+            )
         case exceptions.InvalidRequest() | exceptions.Unauthorized():
             if ("role" in text and "secret" not in text) or "configuration" in text:
                 return ConfigurationError(f"Cannot log in: {reason}.", hint="Correct role= or auth-mount=.")
@@ -174,7 +175,10 @@ def login_error(error: VaultError, method: str) -> KeyvouchError:
         case exceptions.Forbidden() if method == "token":
             return SecretIncorrect("The server rejected the token.", hint=hint)
         case exceptions.Forbidden():
+            path = "" if mount == method else f"-path={mount} "
             return AccessDenied(
-                f"Cannot log in: {reason}.", hint=f"Check that auth-mount= and namespace= are correct. {hint}"
+                f"Cannot log in: {reason}.",
+                hint=f"Check that auth-mount= and namespace= are correct, and that the method is enabled:"
+                f" bao auth enable {path}{method}\n{hint}",
             )
     return _translated(error, "log in")

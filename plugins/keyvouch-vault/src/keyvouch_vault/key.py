@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from keyvouch.algorithms import Algorithm
 from keyvouch.errors import KeyNotFound, KeyUnusable
 from keyvouch.store import StoredKey
-from keyvouch_vault.error_translation import policy_hint
 from keyvouch_vault.responses import Signature
 from keyvouch_vault.transit import KeyPath, decode_signature
 
@@ -49,7 +48,6 @@ class VaultKey(StoredKey):
         self._session = session
         self._path = KeyPath.of(uri)
         self._version: int = uri.get("version")
-        self._denied_hint = policy_hint(self._path.sign_path, "update")
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         """Sign on the server. The message is hashed locally and only its digest is sent, except for EdDSA."""
@@ -58,7 +56,7 @@ class VaultKey(StoredKey):
             message = hashlib.new(algorithm.hash_name, message).digest()
             parameters.update(prehashed=True, hash_algorithm=f"sha2-{algorithm.hash_name.removeprefix('sha')}")
         try:
-            with self._session.authenticated(timeout, "sign", self._denied_hint) as client:
+            with self._session.authenticated(timeout, "sign") as client:
                 response = client.secrets.transit.sign_data(
                     self._path.name,
                     hash_input=base64.b64encode(message).decode(),

@@ -90,6 +90,10 @@ class Signature(msgspec.Struct):
     signature: str
 
 
+Capabilities = dict[str, list[str]]
+"""What a token may do with each path."""
+
+
 class WrappingKey(msgspec.Struct):
     """The public key that imported keys are wrapped with, in PEM."""
 
@@ -179,5 +183,6 @@ def _not_from_vault(reply: Reply, address: str, sent: Iterable[str]) -> StoreUna
     shown = describe_response(reply.status, reply.reason, body)
     return StoreUnavailable(
         f"The response from {address} is not from Vault or OpenBao: {shown}.",
-        hint="Check that the address is that of the server, and not of a proxy or another service.",
+        hint=f"{'Write https://, if the server uses TLS. ' if address.startswith('http:') else ''}"
+        "Check that the address is that of the server, and not of a proxy or another service.",
     )

@@ -69,12 +69,12 @@ class Session:
         self._pools.close()
 
     @contextlib.contextmanager
-    def authenticated(self, timeout: float, operation: str, denied_hint: str = "") -> Iterator[Any]:
+    def authenticated(self, timeout: float, operation: str, alternative: str = "") -> Iterator[Any]:
         """Yield hvac's client with a valid token, for requests that end within `timeout` seconds.
 
         Translates the server's errors as `translate_errors` does.
         """
-        with self._limits.within(timeout), translate_errors(operation, denied_hint):
+        with self._limits.within(timeout), translate_errors(operation, alternative):
             self._ensure_token()
             yield self._client
 

@@ -18,6 +18,7 @@ from keyvouch.errors import (
     KeyExists,
     KeyNotFound,
     KeyUnusable,
+    KeyvouchError,
     NotSupported,
 )
 from keyvouch.https import OWN_TIMEOUT, is_loopback
@@ -39,9 +40,9 @@ from keyvouch.store import (
     UnusableKey,
     choose_one,
 )
-from keyvouch_vault import transit
+from keyvouch_vault import permissions, transit
 from keyvouch_vault.auth_methods import AuthMethod, client_certificate
-from keyvouch_vault.error_translation import policy_hint, translate_errors
+from keyvouch_vault.error_translation import translate_errors
 from keyvouch_vault.key import VaultKey
 from keyvouch_vault.responses import KeyNames
 from keyvouch_vault.session import Session
@@ -118,8 +119,7 @@ class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsK
         return [each for name in names for each in self._retired(uri.replace({"key": name}))]
 
     def _retired(self, uri: KeyUri) -> list[UnusableKey]:
-        hint = policy_hint(KeyPath.of(uri).api_path(), "read")
-        with self._session.get().authenticated(OWN_TIMEOUT, "read the key", hint) as client:
+        with self._session.get().authenticated(OWN_TIMEOUT, "read the key") as client:
             key = _read_key(client, KeyPath.of(uri))
         if key is None or key.type not in transit.TYPES.values():
             return []
@@ -130,13 +130,17 @@ class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsK
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
         """Create a key, or with `further` its next version, and its certificate if the server can store it."""
         parse_subject(spec.subject)
-        path = KeyPath.of(uri)
-        with self._change("create the key", path.api_path(), "create", "update", "read") as client:
+        path, operation = KeyPath.of(uri), "add a key version" if spec.further else "create the key"
+        with self._change(operation) as client:
+            permissions.require(
+                client, operation, path.required_to_create(further=spec.further, deletable=uri.get("deletion-allowed"))
+            )
             version = _create_version(client, path, uri, spec)
             pinned_uri = version.info(uri).uri
             key = VaultKey(self._session.get(), pinned_uri, version.public_key)
             private_key = wrap(version.public_key, lambda *arguments: key.sign(*arguments, timeout=OWN_TIMEOUT))
-            _store_certificate(client, path, version.number, [self_signed(private_key, spec.subject, spec.days)])
+            with _certifying(uri, version.number):
+                _store_certificate(client, path, version.number, [self_signed(private_key, spec.subject, spec.days)])
         return pinned_uri
 
     def import_key(
@@ -149,13 +153,19 @@ class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsK
                 f"Transit does not support the key type {key_type(key)}.", hint=f"Use {', '.join(transit.TYPES)}."
             )
         path = KeyPath.of(uri)
-        with self._change("import the key", path.api_path("import"), "create", "update") as client:
-            if _read_key(client, path) is not None:
-                raise _key_exists(uri)
+        with self._change("import the key") as client:
+            permissions.require(
+                client,
+                "import the key",
+                path.required_to_import(certified=bool(chain), deletable=uri.get("deletion-allowed")),
+            )
+            if (existing := _read_key(client, path)) is not None:
+                raise _key_exists(uri, existing)
             transit.import_key(client, path, key, exportable=exportable)
             _apply_deletion_allowed(client, path, uri)
             if chain:
-                _store_certificate(client, path, 1, chain)
+                with _certifying(uri, 1):
+                    _store_certificate(client, path, 1, chain)
         return transit.pinned_uri(uri, 1, spki_sha256(key.public_key()))
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
@@ -163,7 +173,7 @@ class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsK
         version, pinned_uri, _ = self._choose_version(uri, chain[0], OWN_TIMEOUT)
         check_chain(chain, version.public_key)
         path = KeyPath.of(uri)
-        with self._change("store the certificate", path.api_path("set-certificate"), "update") as client:
+        with self._change("store the certificate") as client:
             try:
                 transit.set_certificate(client, path, version.number, chain)
             except InvalidPath:
@@ -177,7 +187,7 @@ class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsK
         """Delete the key, if this is its only version and the server allows it."""
         self._choose_version(uri, None, OWN_TIMEOUT)
         path = KeyPath.of(uri)
-        with self._change("delete the key", path.api_path(), "delete", "read") as client:
+        with self._change("delete the key") as client:
             key = _read_key(client, path)
             if key is not None and key.latest_version > 1:
                 raise NotSupported(
@@ -197,15 +207,14 @@ class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsK
     # Shared helpers.
 
     @contextlib.contextmanager
-    def _change(self, operation: str, api_path: str, *capabilities: str) -> Iterator[Any]:
+    def _change(self, operation: str) -> Iterator[Any]:
         """Yield hvac's client for one change at a time: of several concurrent changes, the server fails all but one."""
-        session, hint = self._session.get(), policy_hint(api_path, *capabilities)
-        with self._change_lock, session.authenticated(2 * OWN_TIMEOUT, operation, hint) as client:
+        with self._change_lock, self._session.get().authenticated(2 * OWN_TIMEOUT, operation) as client:
             yield client
 
     def _list_names(self, uri: KeyUri) -> list[str]:
         mount, session = uri.get("mount"), self._session.get()
-        with session.authenticated(OWN_TIMEOUT, "list keys", policy_hint(f"{mount}/keys", "list")) as client:
+        with session.authenticated(OWN_TIMEOUT, "list keys") as client:
             try:
                 names: list[str] = client.secrets.transit.list_keys(mount_point=mount).data_as(KeyNames).keys
             except InvalidPath as error:
@@ -217,8 +226,8 @@ class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsK
     def _read_versions(self, uri: KeyUri, timeout: float) -> list[KeyVersion]:
         """Return the versions that match the URI. Raises `KeyNotFound`, `KeyUnusable` if none may sign."""
         path, number = KeyPath.of(uri), uri.get("version")
-        hint = f"{policy_hint(path.api_path(), 'read')}\nOr add version= and certificate-file= to the URI."
-        with self._session.get().authenticated(timeout, "read the key", hint) as client:
+        alternative = "Or add version= and certificate-file= to the URI."
+        with self._session.get().authenticated(timeout, "read the key", alternative) as client:
             key = _read_key(client, path)
         if key is None:
             raise KeyNotFound(
@@ -261,7 +270,9 @@ def _numbers(versions: list[KeyVersion]) -> str:
 def _check_login_attributes(uri: KeyUri) -> None:
     address, method = uri.get("address"), uri.get("auth")
     if not address:
-        raise ConfigurationError("Missing server address.", hint="Add address= to the URI, or set VAULT_ADDR.")
+        raise ConfigurationError(
+            "Missing server address.", hint="Add address= to the URI, or set BAO_ADDR or VAULT_ADDR."
+        )
     if not method:
         raise ConfigurationError(
             "Missing auth method.", hint=f"Add auth= after the `?`, with one of {', '.join(AUTH_METHODS)}."
@@ -310,7 +321,7 @@ def _apply_deletion_allowed(client: Any, path: KeyPath, uri: KeyUri) -> None:
 
 def _require_rotatable(uri: KeyUri, spec: KeySpec, key: TransitKey) -> None:
     if not spec.further or "version" in uri:
-        raise _key_exists(uri)
+        raise _key_exists(uri, key)
     if key.type != transit.TYPES[spec.key_type]:
         existing = next(name for name, transit_type in transit.TYPES.items() if transit_type == key.type)
         raise NotSupported(
@@ -320,19 +331,34 @@ def _require_rotatable(uri: KeyUri, spec: KeySpec, key: TransitKey) -> None:
 
 
 def _store_certificate(client: Any, path: KeyPath, version: int, chain: Sequence[Certificate]) -> None:
-    """Store the certificate of a key that was just created; do nothing if an older server cannot store it."""
-    hint = policy_hint(path.api_path("set-certificate"), "update")
-    with (
-        translate_errors("store the new key's certificate (the key was created)", hint),
-        contextlib.suppress(InvalidPath),
-    ):
+    """Store the certificate of a version that was just created; do nothing if an older server cannot store it."""
+    with translate_errors("store the new key's certificate"), contextlib.suppress(InvalidPath):
         transit.set_certificate(client, path, version, chain)
 
 
-def _key_exists(uri: KeyUri) -> KeyExists:
-    return KeyExists(
-        f"Key already exists: {uri.get('key')}.", hint="Use another name, or add a version: --further.", uri=uri
+@contextlib.contextmanager
+def _certifying(uri: KeyUri, version: int) -> Iterator[None]:
+    """Add to an error in the block that the version was created, and how to get one with a certificate."""
+    try:
+        yield
+    except KeyvouchError as error:
+        error.hint += f"\nVersion {version} of the key was created, without a certificate. {_finish(uri)}"
+        raise
+
+
+def _finish(uri: KeyUri) -> str:
+    whole = uri.replace({"version": None}).quoted
+    return (
+        f"Create a version with one: keyvouch new --further --key {whole}\n"
+        f"Or, if a CA has issued one, store it: keyvouch install FILE --key {whole}"
     )
+
+
+def _key_exists(uri: KeyUri, key: TransitKey) -> KeyExists:
+    name = uri.get("key")
+    if key.type in transit.TYPES.values() and not any(version.chain for version in key.versions()):
+        return KeyExists(f"Key already exists, without a certificate: {name}.", hint=_finish(uri), uri=uri)
+    return KeyExists(f"Key already exists: {name}.", hint="Use another name, or add a version: --further.", uri=uri)
 
 
 def _open_without_reading(session: Session, uri: KeyUri, certificate: Certificate, timeout: float) -> VaultKey:

@@ -13,6 +13,7 @@ from keyvouch.certificate import load_certificates, order_chain, spki_sha256
 from keyvouch.errors import CertificateMissing, KeyUnusable, StoreUnavailable
 from keyvouch.store import KeyInfo
 from keyvouch_vault import responses
+from keyvouch_vault.permissions import Permission
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,10 +53,24 @@ class KeyPath(NamedTuple):
         """Return the API path of the key, or of a resource below it."""
         return "/".join((self.mount, "keys", self.name, *more))
 
-    @property
-    def sign_path(self) -> str:
-        """The API path for signatures, which is all that a minimal policy must allow."""
-        return f"{self.mount}/sign/{self.name}"
+    def required_to_create(self, *, further: bool, deletable: bool) -> list[Permission]:
+        """Return the permissions to create a key, or a further version of it, with a certificate."""
+        creating = Permission(self.api_path(*(("rotate",) if further else ())), "update")
+        signing = Permission(f"{self.mount}/sign/{self.name}", "update")
+        return self._required(creating, signing, certified=True, deletable=deletable and not further)
+
+    def required_to_import(self, *, certified: bool, deletable: bool) -> list[Permission]:
+        """Return the permissions to import a key, with or without a certificate."""
+        wrapping, importing = (
+            Permission(f"{self.mount}/wrapping_key", "read"),
+            Permission(self.api_path("import"), "update"),
+        )
+        return self._required(wrapping, importing, certified=certified, deletable=deletable)
+
+    def _required(self, *specific: Permission, certified: bool, deletable: bool) -> list[Permission]:
+        more = [name for name, needed in (("config", deletable), ("set-certificate", certified)) if needed]
+        reading = Permission(self.api_path(), "read")
+        return [reading, *specific, *(Permission(self.api_path(name), "update") for name in more)]
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,8 @@ class KeyVersion:
 
 def pinned_uri(uri: KeyUri, version: int, digest: str) -> KeyUri:
     """Return the URI of exactly this version, with its digest, since a key may be deleted and created again."""
-    return uri.replace({"version": str(version), "spki-sha256": digest, "select": None, "settle": None})
+    changes = {"version": str(version), "spki-sha256": digest, "select": None, "settle": None}
+    return uri.with_absolute_files().replace(changes)
 
 
 class TransitKey:

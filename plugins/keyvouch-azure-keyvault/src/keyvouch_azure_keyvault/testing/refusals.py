@@ -7,6 +7,9 @@ is known, ours begins like a known one, and a comment says so.
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
+CALLER = "a4b0c1d2-3e4f-4a5b-9c6d-7e8f90a1b2c3"
+"""The object ID that the refusals name as the caller's."""
+
 
 class Refusal(Exception):
     """An error response: `{"error": {"code", "message", "innererror": {"code"}}}`, or without a `code` no body."""
@@ -121,7 +124,8 @@ def missing_role(permission: str) -> Refusal:
     """403: in a vault with roles, no role of the caller includes this permission (`keys/sign`)."""
     message = (
         "Caller is not authorized to perform action on resource.\r\nIf role assignments, deny assignments or role"
-        " definitions were changed recently, please observe propagation time.\r\nCaller: appid=(left out)\r\n"
+        " definitions were changed recently, please observe propagation time.\r\n"
+        f"Caller: appid=(left out);oid={CALLER};iss=(left out)\r\n"
         f"Action: 'Microsoft.KeyVault/vaults/{permission}/action'\r\nAssignment: (not found)\r\n"
         "DenyAssignmentId: null\r\nDecisionReason: null\r\n"
     )
@@ -132,7 +136,7 @@ def missing_policy(permission: str) -> Refusal:
     """403: in a vault with access policies, no policy grants the caller this permission (`keys/sign`)."""
     collection, _, operation = permission.partition("/")
     message = (
-        "The user, group or application 'appid=(left out);oid=(left out)' does not have "
+        f"The user, group or application 'appid=(left out);oid={CALLER};iss=(left out)' does not have "
         f"{collection} {operation} permission on key vault 'test;location=here'."
     )
     return Refusal(403, "Forbidden", message, "ForbiddenByPolicy")
