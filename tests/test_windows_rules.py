@@ -89,7 +89,7 @@ def test_untrusted_configuration_is_rejected(inside: dict[str, dict[str, Any]], 
     ("name", "hint"),
     [
         ("utf-16", r"(Get-Content 'C:\kevÿ 100%\utf16.toml') | Set-Content -Encoding utf8 'C:\kevÿ 100%\utf16.toml'"),
-        ("double quotes", "Write paths with backslashes in single quotes."),
+        ("double quotes", "a path with backslashes in single quotes."),
         ("tab", "in double quotes a backslash begins an escape."),
         ("a folder", "Specify a file."),
         ("missing", "Correct its path."),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from keyvouch._formats import certificate_data
-from keyvouch._formats.identify import identify
+from keyvouch._formats.identify import Identified, identify
 from keyvouch.algorithms import CRYPTOGRAPHY, is_too_large
 from keyvouch.errors import (
     CertificateExpired,
@@ -183,10 +183,24 @@ def no_certificate(
     hint = "Provide PEM or DER with RSA keys of at most 8192 bits; check it with `openssl x509 -in FILE`."
     found = identify(data, source) if data else None
     if found and found.what != "a certificate":
-        reasons, hint = f"it is {found.what}", found.hint
-        if found.what == "a PFX":
-            hint = f"Extract its certificates: openssl pkcs12 -in {shlex.quote(str(source))} -nokeys -out NEW.pem"
+        what = "a private key" if found.what == "PEM" else found.what.removesuffix(_WITHOUT_KEY)
+        reasons, hint = f"it is {what}", _hint_instead_of(found, source)
     return CertificateMissing(f"No valid certificate found in {source}{': ' if reasons else ''}{reasons}.", hint=hint)
+
+
+_KEYS = ("PEM", "a private key in DER", "an encrypted private key in DER", "a public key", "an SSH public key")
+_WITHOUT_KEY = ", but without a private key"
+
+
+def _hint_instead_of(found: Identified, source: object) -> str:
+    """Return what to do about a file that was expected to contain a certificate."""
+    if found.what == "a PFX":
+        return f"Extract its certificates: openssl pkcs12 -in {shlex.quote(str(source))} -nokeys -out NEW.pem"
+    if "request" in found.what.lower():
+        return "Specify the certificate that the certificate authority issued for this request."
+    if found.what in _KEYS or found.what.endswith(_WITHOUT_KEY):
+        return "Specify the file with the certificate."
+    return found.hint
 
 
 def _read_one(der: bytes) -> Certificate:

@@ -28,6 +28,11 @@ from keyvouch.uri import is_reference
 _LOCK_TIMEOUT = 10.0
 """Seconds to wait while another process adds a profile."""
 _NAME = r"[A-Za-z0-9_-]+"
+_OPTIONS = "Invalid option"
+"""The source of a profile's field in errors, if an option of a command set it."""
+_TOML_HINT = (
+    'Correct that line. Write a field as name = "text", in straight quotes; a path with backslashes in single quotes.'
+)
 
 CLOUDS = {
     "public": "https://login.microsoftonline.com",
@@ -144,7 +149,7 @@ class Configuration:
         if not name and environment.in_use():
             environment.require_no_profile()
             return environment.NAME
-        name = name or os.environ.get("KEYVOUCH_PROFILE")
+        name = name or environment.value_of("KEYVOUCH_PROFILE")
         if name:
             return name
         if len(self.profiles) == 1:
@@ -186,14 +191,14 @@ def load(path: str | os.PathLike[str] | None = None, *, may_be_missing: bool = F
     Raises `ConfigurationError` if the file named there is missing (unless it `may_be_missing`, since it is about to be
     written), invalid (with the line) or not trusted, and `AccessDenied` if it cannot be read.
     """
-    named = path or os.environ.get("KEYVOUCH_CONFIG")
+    named = path or environment.value_of("KEYVOUCH_CONFIG")
     candidates = (Path(named),) if named else tuple(files.configuration_files())
     closed: dict[Path, PermissionError] = {}
     for candidate in candidates:
         if is_null_device(candidate):
             break
         if (named and not may_be_missing) or _exists(candidate, closed):
-            return _read(_absolute(candidate), candidates)
+            return _read(files.absolute(candidate), candidates)
     return Configuration(None, candidates, {}, {}, closed)
 
 
@@ -216,15 +221,6 @@ def _exists(path: Path, closed: dict[Path, PermissionError]) -> bool:
     except (OSError, ValueError):
         return False
     return path not in closed
-
-
-def _absolute(path: Path) -> Path:
-    try:
-        return path.absolute()
-    except OSError as error:
-        raise ConfigurationError(
-            "The working directory no longer exists.", hint="Change to an existing one."
-        ) from error
 
 
 def add_profile(path: Path, name: str, fields: Mapping[str, object]) -> None:
@@ -295,7 +291,7 @@ def _parse(content: str, path: Path, tried: tuple[Path, ...]) -> Configuration:
     except (ValueError, RecursionError) as error:  # a number with too many digits, or tables nested too deeply
         raise ConfigurationError(
             f"The configuration {path} is not valid TOML: {error}.",
-            hint="Correct that line. Write paths with backslashes in single quotes.",
+            hint=_TOML_HINT,
         ) from None
     return Configuration(path, tried, *_split_tables(document, path))
 
@@ -356,17 +352,47 @@ def _convert(fields: Mapping[str, Any], source: str) -> Profile:
 def replace(profile: Profile, fields: Mapping[str, Any]) -> Profile:
     """Return the profile with other fields, from the options of a command. Raises `ConfigurationError`."""
     changed = msgspec.structs.replace(profile, **fields)
-    _require_valid(changed, "Invalid option")
+    _require_valid(changed, _OPTIONS)
     return changed
 
 
 def _require_valid(profile: Profile, source: str) -> None:
     _require_proxy(profile, source)
     if profile.authority and not profile.authority.startswith("https://"):
-        raise ConfigurationError(f"{source}: authority is not an https URL.", hint="Write https://...")
+        host = re.sub(r"^(\w+:)?/*", "", redact(profile.authority))
+        raise ConfigurationError(
+            f"{source}: authority is not an https URL.",
+            hint=f"Write {_assignment(source, 'authority', f'https://{host}')}",
+        )
     if profile.authority and "@" in profile.authority:
         raise ConfigurationError(f"{source}: authority contains a user name.", hint="Remove it.")
     _require_no_tenant_in_authority(profile, source)
+    _require_plain(profile, source)
+
+
+def _assignment(source: str, field: str, value: str) -> str:
+    """Return how a field is set where the profile comes from: in a file, a variable or an option."""
+    if source == environment.NAME:
+        return f"{environment.VARIABLES[field]}={value}" if field in environment.VARIABLES else f'{field} = "{value}"'
+    return f"--{field} {value}" if source == _OPTIONS else f'{field} = "{value}"'
+
+
+def _require_plain(profile: Profile, source: str) -> None:
+    """Refuse a tenant or client ID that would be sent, or become part of an address, as it was pasted."""
+    for name, value, plain in (
+        ("tenant", profile.tenant, _plain_tenant(profile.tenant or "")),
+        ("client-id", profile.client_id, (profile.client_id or "").strip()),
+    ):
+        if value and value != plain:
+            what = "is an address" if "://" in value else "has spaces or slashes around it"
+            hint = f"Write {_assignment(source, name, redact(plain) or 'NAME')}"
+            raise ConfigurationError(f"{source}: {name} {what}.", hint=hint)
+
+
+def _plain_tenant(text: str) -> str:
+    """Return the tenant's ID or domain name from its address, or from text with spaces and slashes around it."""
+    _, sign, rest = text.partition("://")
+    return (rest.partition("/")[2].partition("/")[0] if sign else text).strip(" /\t\r\n")
 
 
 def _require_one_server(fields: Mapping[str, Any], source: str) -> None:
@@ -384,12 +410,15 @@ def _require_no_tenant_in_authority(profile: Profile, source: str) -> None:
     cloud = next((name for name, url in CLOUDS.items() if url == f"https://{host}".lower()), None)
     tenant = path.partition("/")[0]
     if cloud and tenant and (profile.tenant or not path.endswith("/v2.0")):  # the latter is Entra ID's own issuer
-        line = f'Write tenant = "{profile.tenant or tenant}"'
-        other = "" if cloud == "public" else f' and cloud = "{cloud}"'
-        raise ConfigurationError(f"{source}: authority contains the tenant.", hint=f"{line}{other}, without authority.")
+        line = f"Write {_assignment(source, 'tenant', profile.tenant or tenant)}"
+        if source in (_OPTIONS, environment.NAME):
+            rest = f" and {_assignment(source, 'authority', f'https://{host}')}."
+        else:
+            rest = (f' and cloud = "{cloud}"' if cloud != "public" else "") + ", without authority."
+        raise ConfigurationError(f"{source}: authority contains the tenant.", hint=line + rest)
     if profile.tenant and f"/{path}".lower().endswith(f"/{profile.tenant}".lower()):
         shorter = address[: -len(profile.tenant)].rstrip("/")
         raise ConfigurationError(
             f"{source}: authority contains the tenant.",
-            hint=f'Write authority = "{shorter}": tenant is appended to it.',
+            hint=f"Write {_assignment(source, 'authority', shorter)}: tenant is appended to it.",
         )

@@ -16,7 +16,15 @@ from typing import Any
 
 from keyvouch._core import uri_mistakes
 from keyvouch._core.uri_errors import misplaced_attribute, nearest_name, secret_attribute, unknown_attribute
-from keyvouch._core.uri_text import QUOTES, UriSyntax, encode_all, encode_except, encode_readable, percent
+from keyvouch._core.uri_text import (
+    QUOTES,
+    UriSyntax,
+    encode_all,
+    encode_except,
+    encode_readable,
+    percent,
+    require_certificate_source,
+)
 from keyvouch._secrets.redaction import (
     REFERENCE_KINDS,
     is_secret_name,
@@ -98,6 +106,12 @@ def parse_choice(*choices: str) -> Callable[[bytes], str]:
     return parse
 
 
+def _certificate_source(data: bytes) -> str:
+    text = parse_path(data)
+    require_certificate_source(text)
+    return text
+
+
 def _newest(data: bytes) -> str:
     if data != b"newest":
         raise ValueError("expected newest")
@@ -113,14 +127,14 @@ def _seconds(data: bytes) -> int:
 CORE_ATTRIBUTES = (
     Attribute(
         "spki-sha256",
-        "only the key with this SHA-256 of its public key (DER SubjectPublicKeyInfo), in hexadecimal; else KeyChanged",
+        "only the key with this SHA-256 of its public key (DER SubjectPublicKeyInfo), in hexadecimal",
         parse=_thumbprint,
     ),
     Attribute(
         "certificate-file",
-        "file with the certificate and its chain, PEM or DER, if the store holds none for the key",
+        "file with the certificate and its chain, PEM or DER, if the store holds none for the key; or env:NAME",
         query=True,
-        parse=parse_path,
+        parse=_certificate_source,
     ),
     Attribute("select", "newest: from a family of keys, the newest that has settled", query=True, parse=_newest),
     Attribute(
@@ -363,7 +377,8 @@ def _parse_attributes(
         name, equals, value = part.partition("=")
         attribute = declared.get(name) or (_open_ended(name, declared, query=query) if equals else None)
         if attribute is None or "*" in name:
-            raise unknown_attribute(name if equals else "", _known_names(declared))
+            known = {each: declared[each].query for each in _known_names(declared)}
+            raise unknown_attribute(name if equals else "", known, query=query)
         if attribute.query != query and name not in syntax.after_query:
             raise misplaced_attribute(name, query=attribute.query)
         if name in values:
@@ -403,8 +418,7 @@ def _known_names(declared: Mapping[str, Attribute]) -> list[str]:
 
 def _apply_environment(values: dict[str, bytes], attribute: Attribute) -> None:
     for variable in attribute.environment:
-        if os.environ.get(variable):
-            data = os.fsencode(os.environ[variable])
+        if data := os.fsencode(os.environ.get(variable, "").strip()):
             values[attribute.name] = _validated(attribute, data, f" (from {variable})")
             return
 
@@ -419,7 +433,7 @@ def _validated(attribute: Attribute, data: bytes, origin: str = "") -> bytes:
         raise ConfigurationError(
             f"Invalid value of {name}{origin}: {reason}.", hint=f"Correct {name}: {attribute.help}."
         ) from None
-    if attribute.query and not attribute.secret:
+    if attribute.query and not attribute.secret and attribute.parse is not _certificate_source:
         uri_mistakes.require_no_reference(name, data)
     if attribute.secret and not is_reference(value):
         raise ConfigurationError(

@@ -55,8 +55,8 @@ def check(done: Done, status: int, *texts: str) -> None:
         ("yubikey:slot=9c", 2, ["No store is installed for yubikey:"]),
         ("pfx:{folder}/app.pfx?passwordd=env:X", 2, ['Did you mean "password"?']),
         ("pfx:{folder}/app.pfx?password=hunter2", 2, ["reference"]),
-        ("C:\\keys\\app.pfx", 2, ["Write pfx:C:/keys/app.pfx"]),
-        ("app.pfx", 2, ["Write pfx:app.pfx"]),
+        ("C:\\keys\\app.pfx", 2, ["Write 'pfx:C:/keys/app.pfx"]),
+        ("app.pfx", 2, ["Write 'pfx:app.pfx'"]),
         ("profile:unknown", 2, ["Profile not found: 'unknown'", ".config/keyvouch/config.toml", "/etc/keyvouch"]),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ from joserfc.jwk import KeySet
 
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.assertion import jwk_thumbprint
+from scripted_store import certify, new_key
 from signing_in import Key, make_key, run
+from stores.key_material import pem_of, write
 
 
 @pytest.fixture
@@ -60,6 +64,39 @@ def test_jwks_of_a_profile(tmp_path: Path, keys: list[Key]) -> None:
     assert [each.raw_value for each in KeySet.import_key_set(jwks).keys] == [
         key.certificate.public_key() for key in keys
     ]
+
+
+@pytest.mark.parametrize("ages", [(2000, 100, 10), (100, 10), (2000, 1000)])
+def test_jwks_of_a_family(tmp_path: Path, ages: tuple[int, ...]) -> None:
+    """Members that have not settled are in the set too, after the one that signs; those that it replaced are not."""
+    now, members = time.time(), []
+    for number, age in enumerate(ages):
+        members.append(make_key(tmp_path, f"app-{number}.pem", "P-256"))
+        os.utime(tmp_path / f"app-{number}.pem", (now - age, now - age))
+    family = f"pem:{tmp_path}/app-*.pem?password=env:APP_PASSWORD&select=newest"
+    environment = configure(tmp_path, [family])
+
+    jwks = KeySet.import_key_set(json.loads(run("export", "--jwks", environment=environment).output))
+    expected = members[-1:] if ages[-1] > 900 else members
+    assert [each.raw_value for each in jwks.keys] == [each.certificate.public_key() for each in expected]
+    assert [each.kid for each in jwks.keys] == [each.thumbprint() for each in jwks.keys]
+    jwk = json.loads(run("export", "--jwk", environment=environment).output)
+    assert jwk["kid"] == jwks.keys[0].kid
+
+
+def test_jwks_of_a_family_with_other_certificates(tmp_path: Path) -> None:
+    """The kid of each member is that of its assertions, and a member whose certificate has expired never signs."""
+    now = time.time()
+    for number, days in enumerate([(-9, 9), (-9, -1), (5, 9)]):
+        key = new_key("P-256", number)
+        write(tmp_path / f"app-{number}.pem", pem_of(key, certify(key, days=days)))
+        os.utime(tmp_path / f"app-{number}.pem", (now - 9999 + number, now - 9999 + number))
+    kids = [jwk_thumbprint(new_key("P-256", number).public_key()) for number in (0, 2)]
+    lines = f'assertion = {{ kid = {{ "{kids[1]}" = "later" }} }}'
+    environment = configure(tmp_path, [f"pem:{tmp_path}/app-*.pem?select=newest"], lines)
+
+    exported = json.loads(run("export", "--jwks", environment=environment).output)["keys"]
+    assert [each["kid"] for each in exported] == [kids[0], "later"]
 
 
 def test_to_a_file(tmp_path: Path, keys: list[Key]) -> None:

@@ -407,8 +407,8 @@ def test_any_text_round_trips(tmp_path: Path, text: str) -> None:
     """Whatever characters a value has, TOML reads back the same value."""
     path = tmp_path / "any.toml"
     path.unlink(missing_ok=True)
-    add_profile(path, "a", {"tenant": text, "keys": [text]})
-    assert tomllib.loads(path.read_bytes().decode())["profiles"]["a"] == {"tenant": text, "keys": [text]}
+    add_profile(path, "a", {"scopes": [text], "keys": [text]})
+    assert tomllib.loads(path.read_bytes().decode())["profiles"]["a"] == {"scopes": [text], "keys": [text]}
 
 
 @pytest.mark.parametrize(
@@ -568,6 +568,15 @@ def test_other_device_is_not_a_configuration(monkeypatch: pytest.MonkeyPatch) ->
         ("keys = 'pem:/a?password=hunter2'", 'Write keys = ["pem:/a?password=***"].'),
         ('scopes = "api://x/.default"', 'Write scopes = ["api://x/.default"].'),
         ("scopes = [1]", 'Write scopes = ["1"].'),
+        ('keys = [["pem:/a"], "pem:/b"]', 'Write keys = ["pem:/a", "pem:/b"].'),
+        ('cloud = "AzureUSGovernment"', 'Write cloud = "usgov".'),
+        ('cloud = "AzureCloud"', 'Write cloud = "public".'),
+        ('authority = "login.example"', 'Write authority = "https://login.example"'),
+        ('authority = "http://login.example/x"', 'Write authority = "https://login.example/x"'),
+        ('tenant = " a.example "', 'Write tenant = "a.example"'),
+        ('tenant = "https://login.microsoftonline.com/a.example/v2.0"', 'Write tenant = "a.example"'),
+        ('tenant = "a.example/"', 'Write tenant = "a.example"'),
+        ('client-id = "x\\n"', 'Write client-id = "x"'),
         ('cloud = "gov"', 'Write cloud = "usgov". The values are public, usgov, china.'),
         ('cloud = "mars"', 'Write cloud = "public" or "usgov" or "china".'),
         ('permissions = "none"', 'Write permissions = "strict" or "any".'),
@@ -630,3 +639,15 @@ def test_contradicting_fields(file: Path, fields: str, message: str, hint: str) 
 def test_authority_without_the_tenant(file: Path, fields: str) -> None:
     """Entra ID's own issuer, and a path that merely ends like the tenant, are accepted."""
     write(file, f"[profiles.nightly]\n{fields}\n").profile("nightly")
+
+
+_NOT_TOML = ("tenant = a.example", "tenant: a", "tenant = \u201ca.example\u201d", r'tenant = "\a"')
+
+
+@pytest.mark.parametrize("line", _NOT_TOML)
+def test_hint_for_invalid_toml(file: Path, line: str) -> None:
+    """It shows what a line looks like, besides the line's number."""
+    file.write_text(f"[profiles.a]\n{line}\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="line 2") as caught:
+        load(file)
+    assert 'name = "text"' in caught.value.hint

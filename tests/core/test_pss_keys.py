@@ -11,19 +11,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import keyvouch
 from keyvouch.errors import AlgorithmUnsupported, KeyUnusable
 from keyvouch.secrets import Secret
-from stores.key_material import openssl, write
+from signing_in import run
+from stores.key_material import make_pss_key, openssl, write
 
 MESSAGE = b"message"
-
-
-def make(folder: Path, digest: str = "", salt: int = 0) -> Path:
-    """Make a key, restricted to a hash if one is given, with its certificate behind it."""
-    options = [f"rsa_pss_keygen_md:{digest}", f"rsa_pss_keygen_mgf1_md:{digest}", f"rsa_pss_keygen_saltlen:{salt}"]
-    key = folder / "pss.key"
-    given = [each for option in options for each in ("-pkeyopt", option)] if digest else []
-    openssl("genpkey", "-quiet", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048", *given, "-out", key)
-    certificate = openssl("req", "-x509", "-key", key, "-subj", "/CN=pss")
-    return write(folder / "pss.pem", key.read_bytes() + certificate)
 
 
 @pytest.mark.parametrize(("digest", "salt", "algorithm"), [("sha256", 32, "PS256"), ("sha512", 20, "PS512")])
@@ -32,7 +23,7 @@ def test_restricted_key_signs_with_its_algorithm(
     tmp_path: Path, digest: str, salt: int, algorithm: str, scheme: str
 ) -> None:
     """A key that is restricted to one hash makes PS signatures with that hash, and no others."""
-    path = make(tmp_path, digest, salt)
+    path = make_pss_key(tmp_path, digest, salt)
     if scheme == "pfx":
         data = openssl(
             "pkcs12", "-export", "-in", path, "-passout", "pass:", "-nomac", "-keypbe", "NONE", "-certpbe", "NONE"
@@ -57,7 +48,7 @@ def test_restricted_key_signs_with_its_algorithm(
 
 def test_assertion_uses_the_allowed_algorithm(tmp_path: Path) -> None:
     """An assertion for which no algorithm was requested uses the one that the key allows."""
-    with keyvouch.open_signer(f"pem:{make(tmp_path, 'sha512', 64)}") as signer:
+    with keyvouch.open_signer(f"pem:{make_pss_key(tmp_path, 'sha512', 64)}") as signer:
         text = keyvouch.ClientAssertion(signer)(
             {"client_id": "00000000-0000-4000-8000-000000000001", "token_endpoint": "https://as.example/token"}
         )
@@ -66,7 +57,7 @@ def test_assertion_uses_the_allowed_algorithm(tmp_path: Path) -> None:
 
 def test_key_without_parameters_is_only_for_pss(tmp_path: Path) -> None:
     """Without parameters every hash is allowed, but only with PSS."""
-    with keyvouch.open_signer(f"pem:{make(tmp_path)}") as signer:
+    with keyvouch.open_signer(f"pem:{make_pss_key(tmp_path)}") as signer:
         for name in ("PS256", "PS384", "PS512"):
             assert signer.sign(MESSAGE, name)
         with pytest.raises(AlgorithmUnsupported, match="Use PS256, PS384, PS512"):
@@ -78,12 +69,12 @@ def test_useless_restrictions_are_refused(tmp_path: Path, salt: int) -> None:
     """A key whose salt must be longer than its digest, or whose hash JOSE does not have, cannot be used."""
     digest = "sha256" if salt == 64 else "sha1"
     with pytest.raises(KeyUnusable, match="allow no algorithm"):
-        keyvouch.open_signer(f"pem:{make(tmp_path, digest, salt)}")
+        keyvouch.open_signer(f"pem:{make_pss_key(tmp_path, digest, salt)}")
 
 
 def test_digest_is_that_of_the_certificate(tmp_path: Path) -> None:
     """`spki-sha256` is the digest that OpenSSL computes from the certificate."""
-    path = make(tmp_path, "sha512", 64)
+    path = make_pss_key(tmp_path, "sha512", 64)
     certificate = x509.load_pem_x509_certificate(path.read_bytes())
     public = openssl("x509", "-pubkey", "-noout", stdin=certificate.public_bytes(Encoding.PEM))
     expected = hashlib.sha256(openssl("pkey", "-pubin", "-pubout", "-outform", "DER", stdin=public)).hexdigest()
@@ -91,9 +82,37 @@ def test_digest_is_that_of_the_certificate(tmp_path: Path) -> None:
         assert f"spki-sha256={expected}" in signer.uri
 
 
+@pytest.mark.parametrize(
+    "target", ["pem:{}/new.pem", "pem:{}/new.pem?password=env:PW", "pfx:{}/new.pfx?password=env:PW"]
+)
+@pytest.mark.parametrize("source", ["pem", "pfx"])
+def test_imported_key_keeps_its_restrictions(
+    tmp_path: Path, source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy in a file has the same parameters, as OpenSSL reads them, and makes the same signatures."""
+    monkeypatch.setenv("PW", "correct horse")
+    path = make_pss_key(tmp_path, "sha512", 64)
+    if source == "pfx":
+        path = write(tmp_path / "pss.pfx", openssl("pkcs12", "-export", "-in", path, "-passout", "pass:correct horse"))
+    uri = target.format(tmp_path)
+
+    done = run("import", "--from", f"{source}:{path}?password=env:PW", "--key", uri)
+    assert done.status == 0, done.errors
+    with keyvouch.open_signer(uri) as signer:
+        assert signer.sign(MESSAGE, "PS512")
+        assert signer.chain
+        with pytest.raises(AlgorithmUnsupported, match="Use PS512"):
+            signer.sign(MESSAGE, "PS256")
+    new = tmp_path / uri.partition("?")[0].rpartition("/")[2]
+    command = ["pkcs12", "-nocerts", "-nodes"] if new.suffix == ".pfx" else ["pkey"]
+    key = openssl(*command, "-in", new, "-passin", "pass:correct horse")
+    assert b"Hash Algorithm: SHA2-512" in openssl("pkey", "-noout", "-text", stdin=key)
+    assert (b"ENCRYPTED" in new.read_bytes()) == ("new.pem?" in uri)
+
+
 def test_exported_key_keeps_its_restrictions(tmp_path: Path) -> None:
     """A PFX that is made from such a key contains its parameters."""
-    with keyvouch.open_store(f"pem:{make(tmp_path, 'sha512', 64)}") as store:
+    with keyvouch.open_store(f"pem:{make_pss_key(tmp_path, 'sha512', 64)}") as store:
         exported = write(tmp_path / "new.pfx", store.export_pfx(Secret("pw")))
     key = openssl("pkcs12", "-in", exported, "-passin", "pass:pw", "-nocerts", "-nodes")
     assert b"Hash Algorithm: SHA2-512" in openssl("pkey", "-noout", "-text", stdin=key)

@@ -268,7 +268,7 @@ def test_quoted_uri_suits_powershell() -> None:
         ("pfx:/a%2", "two hexadecimal digits", "Write %25"),
         ("pfx:/a?role-id=%zz", "Invalid value of role-id: %", "Write %25"),
         ("pfx:/a?passwrd=env:X", 'Unknown attribute "passwrd"', 'Did you mean "password"?'),
-        ("pfx:/a?zzz=1", 'Unknown attribute "zzz"', "Known attributes: path, friendly-name"),
+        ("pfx:/a?zzz=1", 'Unknown attribute "zzz"', "Known attributes after the `?`: password"),
         ("pfx:path=/a;password=env:X", '"password" must come after the `?`', "Move it after"),
         ("pfx:/a;password=env:X", '"password" must come after the `?`', "Move it after"),
         ("pfx:/a?friendly-name=x", '"friendly-name" must come before the `?`', "Move it before"),
@@ -281,10 +281,10 @@ def test_quoted_uri_suits_powershell() -> None:
         ("pfx:/a?settle=9999999999", "at most 9 digits", "seconds"),
         ("pfx:path=/a;spki-sha256=12", "64 hexadecimal digits", "Correct spki-sha256: only the key"),
         ("pfx:/a?role-id=%ff", "not valid UTF-8", "who logs in"),
-        ("C:\\x.pfx", "got a path", "Write pfx:C:/x.pfx"),
+        ("C:\\x.pfx", "got a path", "Write 'pfx:C:/x.pfx'"),
         ("pfx:\\\\?\\C:\\x.pfx", "the ? ends the path", "path=\\\\%3F\\"),
-        ("\\\\server\\x.pfx", "got a path", "Write pfx://server/x.pfx"),
-        ("/etc/x.pfx", "the scheme is missing", "Write pfx:/etc/x.pfx or pem:/etc/x.pfx"),
+        ("\\\\server\\x.pfx", "got a path", "Write 'pfx://server/x.pfx'"),
+        ("/etc/x.pfx", "the scheme is missing", "Write 'pfx:/etc/x.pfx'."),
         ("./x.key", "the scheme is missing", "pem:./x.key"),
         ("app.pem", "the scheme is missing", "pem:app.pem"),
         ("app", "the scheme is missing", "keyvouch stores"),
@@ -310,24 +310,24 @@ def test_wrong_uri_says_what_to_do(text: str, message: str, hint: str) -> None:
     [
         ("pfx:/a%2", "Invalid value of path: %", "Write %25 for"),
         ("pfx:/a?settle=soon", "Invalid value of settle: ", "Correct settle: seconds"),
-        ("pfx:/a?hunter2", "Expected name=value in every part of the URI.", "Known attributes: "),
+        ("pfx:/a?hunter2", "Expected name=value in every part of the URI.", "Known attributes after the `?`: "),
         ("pfx:\ta", "Invalid URI pfx:...: control character at position 5.", "In TOML"),
         ("\ta", "Invalid URI: control character at position 1.", "In TOML"),
         (
             r"C:\a.pfx?password=env:X",
             r"Expected a key's URI, got a path: C:\a.pfx?....",
-            "Write pfx:C:/a.pfx?... (or pem:...).",
+            "Write 'pfx:C:/a.pfx?...'.",
         ),
         (
             "/etc/a?settle=1",
             "Invalid URI '/etc/a?...': the scheme is missing.",
-            "Write pfx:/etc/a?... or pem:/etc/a?....",
+            "Write 'pfx:/etc/a?...' or 'pem:/etc/a?...'.",
         ),
-        ("~a", "Invalid URI '~a': the scheme is missing.", "Write pfx:~a or pem:~a."),
-        (".a", "Invalid URI '.a': the scheme is missing.", "Write pfx:.a or pem:.a."),
-        ("a.pfx", "Invalid URI 'a.pfx': the scheme is missing.", "Write pfx:a.pfx or pem:a.pfx."),
-        ("a.p12", "Invalid URI 'a.p12': the scheme is missing.", "Write pfx:a.p12 or pem:a.p12."),
-        ("a.key", "Invalid URI 'a.key': the scheme is missing.", "Write pfx:a.key or pem:a.key."),
+        ("~a", "Invalid URI '~a': the scheme is missing.", "Write 'pfx:~a' or 'pem:~a'."),
+        (".a", "Invalid URI '.a': the scheme is missing.", "Write 'pfx:.a' or 'pem:.a'."),
+        ("a.pfx", "Invalid URI 'a.pfx': the scheme is missing.", "Write 'pfx:a.pfx'."),
+        ("a.p12", "Invalid URI 'a.p12': the scheme is missing.", "Write 'pfx:a.p12'."),
+        ("a.key", "Invalid URI 'a.key': the scheme is missing.", "Write 'pem:a.key'."),
         ('"pfx:/a"', "the scheme is missing.", "Remove the quotes"),
         ("abc", "Invalid URI 'abc': the scheme is missing.", "A URI begins with"),
     ],
@@ -866,7 +866,7 @@ def test_path_alone_is_no_uri(text: str) -> None:
     """A Windows path is distinguished from a one-letter scheme, and the hint has a URI that reads back."""
     error = refusal(text)
     assert "got a path" in error.message
-    assert error.hint == f"Write pfx:{text.replace(chr(92), '/')} (or pem:...)."
+    assert error.hint == f"Write 'pfx:{text.replace(chr(92), '/')}'."
 
 
 def test_path_of_a_file() -> None:

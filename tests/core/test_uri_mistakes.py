@@ -93,8 +93,13 @@ def test_path_in_the_windows_certificate_store(text: str, uri: str) -> None:
         ("tpm:0x81000001", "Write pkcs11:NAME=VALUE...; `keyvouch stores pkcs11` lists the attributes."),
         (
             f"https://vault.contoso.com:8200/v1?token={SECRET}",
-            "Write the scheme of the store first, such as 'vault:address=https://vault.contoso.com:8200/v1;key=NAME?",
+            "For a key in Vault or OpenBao, write 'vault:address=https://vault.contoso.com:8200;key=NAME?auth=...'.",
         ),
+        (
+            "https://vault:8200/v1/team/transit/sign/app",
+            "For a key in Vault or OpenBao, write 'vault:address=https://vault:8200;mount=team/transit;key=app?auth=...",
+        ),
+        ("jwk:app.jwk", "Write 'pem:app.jwk'."),
         (
             "https://contoso.vault.azure.net/certificates/app",
             "Write 'azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app'.",
@@ -129,6 +134,38 @@ def test_attributes_without_a_scheme(text: str, hint: str) -> None:
     assert error.hint.startswith(hint)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("./app.pem", "Write 'pem:./app.pem'."),
+        ("App.PFX", "Write 'pfx:App.PFX'."),
+        ("/run/secrets/app", "Write 'pfx:/run/secrets/app' or 'pem:/run/secrets/app'."),
+        ("C:\\keys\\app.pem", "Write 'pem:C:/keys/app.pem'."),
+        ("~/app.pem", "Write 'pem:/home/me/app.pem'."),
+        ("/usr/lib/libsofthsm2.so", "Write 'pkcs11:?module-path=/usr/lib/libsofthsm2.so'."),
+        (" pem:/etc/app.pem", "Remove the spaces around the URI."),
+    ],
+)
+def test_path_without_a_scheme(text: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of the file says which store was meant, and a `~` is expanded, since a URI's is not."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert refusal(text).hint == hint
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("vault:address=https://v;name=app?auth=none", "Known attributes before the `?`: address, namespace, mount,"),
+        ("vault:address=https://v;path=app?auth=none", "Known attributes before the `?`: address, "),
+        ("pfx:path=a;passwrd=env:X", 'Did you mean "password"?'),
+        ("pfx:a?pass=env:X", 'Did you mean "password"?'),
+    ],
+)
+def test_unknown_attribute(text: str, hint: str) -> None:
+    """A name on the other side of the `?` is suggested only if it is hardly different."""
+    assert refusal(text).hint.startswith(hint)
+
+
 def test_unknown_scheme_remains_a_missing_plugin() -> None:
     """A scheme that may belong to a plugin is reported as such."""
     with pytest.raises(PluginMissing, match="No store is installed for yubikey:"):
@@ -148,7 +185,7 @@ def test_reference_in_an_attribute_that_is_not_secret() -> None:
     error = refusal("vault:address=https://v;key=app?auth=approle&role-id=env:X&secret-id=env:Y")
     assert '"role-id" cannot be a reference' in error.message
     assert error.hint == "Write the value itself: role-id=VALUE."
-    assert refusal("pem:/a?certificate-file=file:/b").hint == "Write the value itself: certificate-file=VALUE."
+    assert "write the path without file:" in refusal("pem:/a?certificate-file=file:/b").message
 
 
 def test_missing_attribute_is_described() -> None:

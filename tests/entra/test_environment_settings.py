@@ -198,6 +198,22 @@ def test_invalid_value(name: str, value: str, said: str, monkeypatch: pytest.Mon
     assert caught.value.hint
 
 
+@pytest.mark.usefixtures("app")
+def test_tenant_in_the_authority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint is what to set the variables to; for options, what to type."""
+    address = "https://login.microsoftonline.com"
+    monkeypatch.setenv("KEYVOUCH_AUTHORITY", f"{address}/a.example")
+    monkeypatch.setenv("KEYVOUCH_TENANT", "a.example")
+    with pytest.raises(ConfigurationError) as caught:
+        keyvouch.connect()
+    assert caught.value.hint == f"Write KEYVOUCH_TENANT=a.example and KEYVOUCH_AUTHORITY={address}."
+    monkeypatch.setenv("KEYVOUCH_AUTHORITY", address)
+    assert (
+        f"Write --tenant a.example and --authority {address}."
+        in run("token", "--authority", f"{address}/a.example").errors
+    )
+
+
 @pytest.mark.parametrize(
     "encode",
     [

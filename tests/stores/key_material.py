@@ -97,6 +97,16 @@ def openssl_pfx(path: Path, *options: object, key: Any = None, password: str = P
     return path
 
 
+def make_pss_key(folder: Path, digest: str = "", salt: int = 0) -> Path:
+    """Make an RSASSA-PSS key, restricted to a hash if one is given, with its certificate behind it."""
+    options = [f"rsa_pss_keygen_md:{digest}", f"rsa_pss_keygen_mgf1_md:{digest}", f"rsa_pss_keygen_saltlen:{salt}"]
+    key = folder / "pss.key"
+    given = [each for option in options for each in ("-pkeyopt", option)] if digest else []
+    openssl("genpkey", "-quiet", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048", *given, "-out", key)
+    certificate = openssl("req", "-x509", "-key", key, "-subj", "/CN=pss")
+    return write(folder / "pss.pem", key.read_bytes() + certificate)
+
+
 def der(tag: int, *contents: bytes) -> bytes:
     """Encode one value in DER."""
     content = b"".join(contents)

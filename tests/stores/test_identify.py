@@ -4,6 +4,7 @@ import base64
 import datetime as dt
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from keyvouch import open_signer
 from keyvouch.certificate import load_certificates
 from keyvouch.errors import CertificateMissing, KeyUnusable
-from stores.key_material import certify, new_key, open_key, openssl, openssl_pfx, pem_of, write
+from stores.key_material import PASSWORD, certify, new_key, open_key, openssl, openssl_pfx, pem_of, write
 
 PEM = pem_of(new_key("P-256"), certify(new_key("P-256")))
 
@@ -123,6 +125,64 @@ def test_der_is_named(folder: Path, scheme: str, form: str) -> None:
     if form == "key":
         convert(folder, caught.value)
         assert opens(folder / "NEW.pem")
+
+
+@pytest.mark.parametrize("form", ["PKCS#8", "PKCS#1", "SEC1", "encrypted"])
+@pytest.mark.parametrize("encoded", [False, True], ids=["DER", "base64 of DER"])
+@pytest.mark.parametrize("scheme", ["pfx", "pem"])
+def test_key_in_der_is_converted(folder: Path, scheme: str, encoded: bool, form: str) -> None:
+    """One command converts each form, and an encrypted key stays encrypted."""
+    kind = "RSA-2048" if form == "PKCS#1" else "P-256"
+    options = {
+        "PKCS#8": ("pkey",),
+        "PKCS#1": ("pkey", "-traditional"),
+        "SEC1": ("pkey", "-traditional"),
+        "encrypted": ("pkcs8", "-topk8", "-passout", f"pass:{PASSWORD}"),
+    }[form]
+    data = openssl(*options, "-outform", "DER", stdin=pem_of(new_key(kind)))
+    path = write(folder / "given key", base64.b64encode(data) if encoded else data)
+    with pytest.raises(KeyUnusable, match="private key in DER") as caught:
+        open_key(f"{scheme}:{path}?password=env:PASSWORD")
+    command = caught.value.hint.partition(": ")[2]
+    passwords = f" -passin pass:'{PASSWORD}' -passout pass:'{PASSWORD}'" if form == "encrypted" else ""
+    subprocess.run(["sh", "-c", command + passwords], check=True, cwd=folder)
+    assert open_key(f"pem:{folder}/NEW.pem?password=env:PASSWORD").public_key == new_key(kind).public_key()
+    assert (b"ENCRYPTED" in (folder / "NEW.pem").read_bytes()) == (form == "encrypted")
+
+
+@pytest.mark.parametrize("name", ["app", "an app", "50%?&.x"])
+def test_uri_in_the_hint_opens(folder: Path, name: str) -> None:
+    """The URI in a hint is quoted and encoded as its file requires: it opens the key, under the other scheme."""
+    for scheme, data in (("pem", pfx(folder)), ("pfx", PEM)):
+        path = write(folder / name, data)
+        uri = scheme + ":" + str(path).replace("%", "%25").replace("?", "%3F")
+        with pytest.raises(KeyUnusable) as caught:
+            open_key(uri)
+        (advised,) = shlex.split(caught.value.hint.removeprefix("Write ").removesuffix("."))
+        assert open_key(f"{advised}?password=env:PASSWORD").public_key == new_key("P-256").public_key()
+
+
+@pytest.mark.parametrize("name", ["app.crt", "50%&.crt"])
+@pytest.mark.parametrize("scheme", ["pfx", "pem"])
+@pytest.mark.parametrize("form", ["certificate", "pkcs7", "PEM"])
+def test_uri_in_the_hint_about_a_certificate_opens(folder: Path, scheme: str, form: str, name: str) -> None:
+    """Only the name of the key's file is missing in the URI."""
+    path = write(folder / name, pem_of(certify(new_key("P-256"))) if form == "PEM" else make_der(folder, form))
+    with pytest.raises(KeyUnusable) as caught:
+        open_key(f"{scheme}:{str(path).replace('%', '%25')}")
+    (uri,) = shlex.split(caught.value.hint.partition("write ")[2].removesuffix("."))
+    key = write(folder / "app.key", pem_of(new_key("P-256")))
+    with open_signer(uri.replace("KEY-FILE", str(key))) as signer:
+        assert signer.chain[0].public_key() == new_key("P-256").public_key()
+
+
+@pytest.mark.parametrize("form", ["key", "public key", "PEM"])
+def test_key_as_certificate_file(folder: Path, form: str) -> None:
+    """For a key in place of a certificate, the hint neither converts the key nor asks for another one."""
+    data = pem_of(new_key("P-256")) if form == "PEM" else make_der(folder, form)
+    with pytest.raises(CertificateMissing) as caught:
+        load_certificates(data, "app.crt")
+    assert caught.value.hint == "Specify the file with the certificate."
 
 
 def make_der(folder: Path, form: str) -> bytes:

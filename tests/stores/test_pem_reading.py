@@ -128,7 +128,7 @@ def test_certificate_of_another_key_is_rejected(folder: Path) -> None:
 def test_certificate_alone_fails(folder: Path) -> None:
     """For a file with only a certificate, the error says what to add."""
     path = write(folder / "app.crt", pem_of(certify(new_key())))
-    with pytest.raises(KeyUnusable, match=r"only a certificate: add .*certificate-file="):
+    with pytest.raises(KeyUnusable, match=r"no private key: name .*certificate-file="):
         open_key(f"pem:{path}")
 
 

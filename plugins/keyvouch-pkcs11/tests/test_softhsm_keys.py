@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import keyvouch
@@ -17,6 +19,7 @@ from servers.oidc import OidcProvider
 from signing_in import run, sign_in
 from softhsm_keys import SigningLoad, UriOf, generate, record_pins
 from softhsm_tokens import PIN, SOFTHSM, softhsm  # noqa: F401 - a fixture
+from stores.key_material import make_pss_key
 
 pytestmark = pytest.mark.server
 
@@ -124,6 +127,17 @@ def test_imported_key(softhsm: UriOf, kind: str) -> None:
         name = "PS256" if kind.startswith("RSA") else {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}[kind]
         assert is_signed(key.public_key(), signer.sign(b"message", name), b"message", name)
         assert signer.exportable is False
+
+
+def test_rsassa_pss_key_is_not_imported(softhsm: UriOf, tmp_path: Path) -> None:
+    """A token would sign with algorithms that the key does not allow, so nothing is imported."""
+    path = make_pss_key(tmp_path, "sha512", 64)
+    done = run("import", "--from", f"pem:{path}", "--key", softhsm())
+    assert "Cannot import an RSASSA-PSS key: pkcs11: cannot limit it" in done.errors
+    assert "(PS512)" in done.errors
+    assert "keyvouch new" in done.errors
+    with keyvouch.open_store(softhsm()) as store:
+        assert store.keys() == []
 
 
 def test_demo_continues_with_a_token(softhsm: UriOf) -> None:

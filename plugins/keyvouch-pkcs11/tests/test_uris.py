@@ -136,9 +136,9 @@ def test_attributes_of_vendors() -> None:
         ("pkcs11:?Pin-Source=env:X", 'Did you mean "pin-source"?'),
         ("pkcs11:Object=app", 'Did you mean "object"?'),
         ("pkcs11:?serialize=true", 'Did you mean "serialise"?'),
-        ("pkcs11:vendor a=1", "Known attributes: token"),
-        ("pkcs11:*=1", "Known attributes: token"),
-        ("pkcs11:hunter2", "Known attributes: token"),
+        ("pkcs11:vendor a=1", "Known attributes before the `?`: token"),
+        ("pkcs11:*=1", "Known attributes before the `?`: token"),
+        ("pkcs11:hunter2", "Known attributes before the `?`: token"),
     ],
 )
 def test_misspelling_is_not_a_vendor(text: str, hint: str) -> None:
@@ -254,6 +254,17 @@ def test_unknown_attribute_before_the_question_mark(softhsm: UriOf) -> None:
     with pytest.raises(ConfigurationError, match="Unknown attribute label, vendor-a: ") as caught:
         keyvouch.open_signer(softhsm("object=app;label=x;vendor-a=1", more="&vendor-b=2"))
     assert str(parse(softhsm("object=app", more="&vendor-b=2"))) in caught.value.hint
+
+
+@pytest.mark.server
+def test_attribute_by_its_name_in_another_program(softhsm: UriOf) -> None:
+    """What pkcs11-tool calls the label is `object`: the URI in the error opens the same key."""
+    pinned = generate(softhsm("object=app"))
+    generate(softhsm("object=other"))
+    with pytest.raises(ConfigurationError, match="Unknown attribute label: ") as caught:
+        keyvouch.open_signer(softhsm("label=app"))
+    with keyvouch.open_signer(caught.value.hint.removeprefix("Write '").removesuffix("'.")) as signer:
+        assert str(signer.uri) == pinned
 
 
 @pytest.mark.server

@@ -27,6 +27,7 @@ from keyvouch.testing.authority import Authority
 from openbao import SIGN_POLICY, Server
 from servers.oidc import OidcProvider
 from signing_in import run, sign_in
+from stores.key_material import make_pss_key
 from vault_keys import error_on_open, key_uri
 from vault_keys import make_key as make_vault_key
 
@@ -253,6 +254,14 @@ def test_imported_key_cannot_leave(server: Server, kind: str) -> None:
         assert signer.exportable is False
         signer.sign_negotiated(lambda *_: b"message")
     assert ";version=2;" in generate(uri, kind, further=True)
+
+
+def test_rsassa_pss_key_is_not_imported(server: Server, tmp_path: Path) -> None:
+    """The server would sign with algorithms that the key does not allow, so nothing is imported."""
+    uri = key_uri(server, "pss")
+    done = run("import", "--from", f"pem:{make_pss_key(tmp_path, 'sha512', 64)}", "--key", uri)
+    assert "Cannot import an RSASSA-PSS key: vault: cannot limit it" in done.errors
+    error_on_open(uri, KeyNotFound)
 
 
 def test_deleted_key_no_longer_signs(server: Server) -> None:

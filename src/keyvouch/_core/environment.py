@@ -47,15 +47,9 @@ def in_use() -> bool:
 
 def settings() -> dict[str, Any]:
     """Return the fields of a profile that variables set; empty if they set none. Raises `ConfigurationError`."""
-    found: dict[str, Any] = {field: _value(variable) for field, variable in VARIABLES.items()}
+    found: dict[str, Any] = {field: value_of(variable) for field, variable in VARIABLES.items()}
     if uses_azure():
         found |= {field: value for field, value in _azure_settings().items() if not found.get(field)}
-    if contains_key(found["keys"]):
-        raise ConfigurationError(
-            f"{VARIABLES['keys']} contains the key itself, instead of its URI.",
-            hint="Put the key into another variable, such as APP_KEY, and set KEYVOUCH_KEY=pem:env:APP_KEY"
-            " (for a PFX in base64, pfx:env:APP_KEY).",
-        )
     found["scopes"] = found["scopes"].split()
     found["keys"] = [found["keys"]] if found["keys"] else []
     return {field: value for field, value in found.items() if value}
@@ -69,7 +63,7 @@ def variables() -> tuple[str, ...]:
 
 def require_no_profile() -> None:
     """Raise `ConfigurationError` if `KEYVOUCH_PROFILE` names a profile as well: one of the two would be ignored."""
-    if os.environ.get("KEYVOUCH_PROFILE"):
+    if value_of("KEYVOUCH_PROFILE"):
         given = next((name for name in (*VARIABLES.values(), USE_AZURE) if os.environ.get(name)), USE_AZURE)
         raise ConfigurationError(f"KEYVOUCH_PROFILE and {given} are both set.", hint="Unset one of them.")
 
@@ -99,8 +93,15 @@ def _flag(variable: str) -> bool:
     return _FLAGS[value]
 
 
-def _value(variable: str) -> str:
+def value_of(variable: str) -> str:
+    """Return a variable's value without spaces and line ends around it. Raises `ConfigurationError` for a mistake."""
     value = os.environ.get(variable, "").strip()
+    if contains_key(value):
+        raise ConfigurationError(
+            f"{variable} contains the key itself.",
+            hint="Put the key into another variable, such as APP_KEY, and set KEYVOUCH_KEY=pem:env:APP_KEY"
+            " (for a PFX in base64, pfx:env:APP_KEY).",
+        )
     if value[:1] in ("'", '"') and value[-1:] == value[:1]:
         raise ConfigurationError(
             f"The value of {variable} is in quotes.",
@@ -110,7 +111,7 @@ def _value(variable: str) -> str:
 
 
 def _azure_settings() -> dict[str, Any]:
-    found: dict[str, Any] = {field: _value(variable) for field, variable in AZURE_VARIABLES.items()}
+    found: dict[str, Any] = {field: value_of(variable) for field, variable in AZURE_VARIABLES.items()}
     if found["keys"]:
         found["keys"] = _azure_key(found["keys"])
     if found["authority"] and "://" not in found["authority"]:  # azure-identity accepts a host too

@@ -30,6 +30,12 @@ _SYNONYMS = {
     "cache": "token-cache",
 }
 """Other names, as other tools have them, of fields of a profile."""
+_CLOUDS = {
+    **dict.fromkeys(("azurecloud", "azurepubliccloud", "azurepublic", "global", "commercial"), "public"),
+    **dict.fromkeys(("azureusgovernment", "azuregovernment", "government", "usgovernment", "gcchigh"), "usgov"),
+    **dict.fromkeys(("azurechinacloud", "azurechina", "21vianet"), "china"),
+}
+"""What the Azure CLI and its SDKs call the values of `cloud`."""
 _SECRETS = ("client-secret", "secret", "password")
 
 
@@ -72,18 +78,23 @@ def _option(name: str, struct: type[msgspec.Struct]) -> str | None:
 def _value_hint(path: list[str], fields: Mapping[str, Any], struct: type[msgspec.Struct]) -> str:
     expected, name, value = _type_of(path, struct), ".".join(path), _value_at(path, fields)
     if choices := _choices(expected):
-        nearest = difflib.get_close_matches(str(value), choices, n=1)
+        spelled = _CLOUDS.get(str(value).lower(), str(value).lower())
+        nearest = difflib.get_close_matches(spelled, choices, n=1)
         return f"Write {name} = {' or '.join(json.dumps(each) for each in nearest or choices)}." + (
             f" The values are {', '.join(choices)}." if nearest else ""
         )
     if get_origin(expected) is tuple:
-        items = value if isinstance(value, list) else [value]
-        return f"Write {name} = {json.dumps([redact(str(each)) for each in items], ensure_ascii=False)}."
+        return f"Write {name} = {json.dumps(list(map(redact, _texts(value))), ensure_ascii=False)}."
     if expected is bool:
         return f"Write {name} = true or {name} = false."
     if isinstance(expected, type) and issubclass(expected, msgspec.Struct):
         return f"Write {name} = {{{_names(expected)[0]} = ...}}, with the options {', '.join(_names(expected))}."
     return f"Write {name} = {'a number' if 'int' in str(expected) else 'a text in quotes'}."
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the value, or what is in it if it is a list, of any depth, as texts."""
+    return [text for each in value for text in _texts(each)] if isinstance(value, list) else [str(value)]
 
 
 def _type_of(path: list[str], struct: Any) -> Any:

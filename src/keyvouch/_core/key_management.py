@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from keyvouch import config
 from keyvouch._core import listing, registry
 from keyvouch._core.audit import record_audit
+from keyvouch._core.certificate_file import CertificateFile
 from keyvouch._core.connections import CLOSING_TIMEOUT, acquire, release
-from keyvouch._core.opened_key import CertificateFile
 from keyvouch._core.opening import OPEN_TIMEOUT, import_early, parse, profile_name, resolver_for
 from keyvouch._core.retries import Deadline
 from keyvouch._core.store_faults import require_key, require_type
@@ -172,8 +172,12 @@ class Store(NotPicklable):
 
     @hidden_frames()
     def import_key(self, key: PrivateKey, chain: Sequence[Certificate], *, exportable: bool = False) -> KeyUri:
-        """Import a key that was made elsewhere and return its pinned URI. Raises `KeyExists`."""
+        """Import a key that was made elsewhere and return its pinned URI. Raises `KeyExists`.
+
+        Raises `NotSupported` for an RSASSA-PSS key if the store cannot keep its parameters: only files can.
+        """
         importer = self._capable(ImportsKeys, "import keys")
+        self._require_parameters_kept(key)
         return self._change("import", lambda: importer.import_key(self.uri, key, chain, exportable=exportable), KeyUri)
 
     @hidden_frames()
@@ -279,6 +283,19 @@ class Store(NotPicklable):
             return key.uri
         finally:
             key.close()
+
+    def _require_parameters_kept(self, key: PrivateKey) -> None:
+        from keyvouch.stores.file import FileStore
+        from keyvouch.stores.pss_keys import PssPrivateKey
+
+        if isinstance(key, PssPrivateKey) and not isinstance(self._connection.store, FileStore):
+            names = ", ".join(algorithm.name for algorithm in key.algorithms)
+            raise NotSupported(
+                f"Cannot import an RSASSA-PSS key: {self.uri.scheme}: cannot limit it to the algorithms that it allows"
+                f" ({names}).",
+                hint="Make a new key there: `keyvouch new`. An RSASSA-PSS key can be imported into pfx: and pem:.",
+                uri=self.uri,
+            )
 
     def _checked(self, method: str, result: T, expected: type, *, members: type | None = None) -> T:
         require_type(self.uri.scheme, method, result, expected, members=members)

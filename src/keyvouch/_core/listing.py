@@ -38,3 +38,14 @@ def schedule(uri: KeyUri, infos: Sequence[KeyInfo], spki: str, settles_at: dt.da
     settle = dt.timedelta(seconds=uri.get("settle"))
     waiting = (info for info in infos if info.age_begins and info.age_begins + settle == settles_at)
     return Schedule(now, next(waiting, None), settles_at)
+
+
+def successors(infos: Sequence[KeyInfo], spki: str) -> list[KeyInfo]:
+    """Return the members of a family that may sign after the key with this public key, the next one first."""
+    now = dt.datetime.now(dt.UTC)
+    current = next((info.age_begins for info in infos if info.spki_sha256 == spki), None)
+    if current is None:
+        return []
+    aged = [(info.age_begins, info) for info in infos if info.not_after is None or now <= info.not_after]
+    younger = [(begins, info) for begins, info in aged if begins and begins > current]
+    return [info for _, info in sorted(younger, key=lambda pair: pair[0])]

@@ -1,23 +1,21 @@
-"""An opened key with its chain, and the certificate file beside it; a signer replaces them together."""
+"""An opened key with its chain."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyvouch import certificate
 from keyvouch._core.connections import Connection
 from keyvouch._core.retries import Deadline
 from keyvouch._core.store_faults import require_key
-from keyvouch._system import files
 from keyvouch._system.forks import process
 from keyvouch._system.in_use import InUse
 from keyvouch._system.signal_handlers import is_from_signal_handler
 from keyvouch.algorithms import Algorithm, algorithms_for, key_type, require_usable, signature_size
-from keyvouch.errors import AccessDenied, CertificateMismatch, KeyChanged, KeyNotFound, KeyvouchError
+from keyvouch.errors import CertificateMismatch, KeyChanged, KeyvouchError
 from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
@@ -171,52 +169,3 @@ def key_changed(uri: KeyUri) -> KeyChanged:
         hint="Open it again to use the new key, or restore the old one.",
         uri=uri,
     )
-
-
-class CertificateFile:
-    """The file that `certificate-file=` names; without certificates if the URI names none."""
-
-    def __init__(self, uri: KeyUri) -> None:
-        name = uri.get("certificate-file")
-        self._path = Path(name) if name else None
-        self._uri = uri
-        self._stamp: files.Stamp | None = None
-        self._read_stamp: files.Stamp | None = None
-
-    def read(self) -> list[Certificate]:
-        """Return the file's current certificates; call `mark_used` once they are in use.
-
-        Raises `KeyNotFound`, `AccessDenied`, `CertificateMissing`; `ConfigurationError` for a file that others could
-        have written.
-        """
-        if self._path is None:
-            return []
-        try:
-            files.check_trusted(self._path)
-            data, status = files.read_with_status(self._path)
-        except FileNotFoundError:
-            raise KeyNotFound(
-                f"Certificate file not found: {self._path}.", hint="Correct certificate-file.", uri=self._uri
-            ) from None
-        except OSError as error:
-            raise AccessDenied(
-                f"Cannot read the certificate file {self._path}: {error.strerror}.",
-                hint=files.read_hint(self._path, error),
-                uri=self._uri,
-            ) from error
-        certificates = certificate.load_certificates(data, self._path)
-        self._read_stamp = files.stamp(status)
-        return certificates
-
-    def mark_used(self) -> None:
-        """Record that the certificates read last are in use."""
-        self._stamp = self._read_stamp
-
-    def changed(self) -> bool:
-        """Return True if the file is not the one whose certificates are in use."""
-        if self._path is None:
-            return False
-        try:
-            return files.stamp(self._path.stat()) != self._stamp
-        except OSError:
-            return True

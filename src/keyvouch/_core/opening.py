@@ -19,6 +19,7 @@ from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import Signer
 from keyvouch._core.store_faults import store_code
 from keyvouch._core.uri_mistakes import unknown_scheme
+from keyvouch._formats.text_encodings import decode
 from keyvouch._secrets.key_bytes import forget_key, keep_key
 from keyvouch._secrets.redaction import redact
 from keyvouch._system import forks
@@ -30,7 +31,6 @@ from keyvouch.errors import (
     hidden_frames,
 )
 from keyvouch.secrets import AccessToken, Secret, SecretResolver
-from keyvouch.stores.references import decode
 from keyvouch.uri import KeyUri, parse_uri, scheme_of
 
 log = logging.getLogger("keyvouch")

@@ -8,8 +8,9 @@ import time
 
 from keyvouch import certificate
 from keyvouch._core.audit import record_audit
+from keyvouch._core.certificate_file import CertificateFile
 from keyvouch._core.current_key import CurrentKey, reopening_timed_out, signer_closed
-from keyvouch._core.opened_key import CertificateFile, open_key
+from keyvouch._core.opened_key import open_key
 from keyvouch._core.retries import Deadline
 from keyvouch._core.store_faults import store_code
 from keyvouch._system import forks, safe_lock

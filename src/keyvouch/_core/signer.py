@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Self
 
 from keyvouch import certificate as x509_certificate
 from keyvouch._core.audit import audit_log, record_audit
+from keyvouch._core.certificate_file import CertificateFile
 from keyvouch._core.connections import CLOSING_TIMEOUT, Connection, release
 from keyvouch._core.current_key import CurrentKey, signer_closed
-from keyvouch._core.opened_key import CertificateFile, OpenedKey, key_changed, open_key
+from keyvouch._core.opened_key import OpenedKey, key_changed, open_key
 from keyvouch._core.reloading import Reloader
 from keyvouch._core.retries import Backoff, Deadline, as_user_error
 from keyvouch._core.store_faults import checked_error

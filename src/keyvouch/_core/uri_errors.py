@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from keyvouch._secrets.redaction import redact
 from keyvouch.errors import ConfigurationError
@@ -16,11 +16,17 @@ def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | 
     return found[0] if found else None
 
 
-def unknown_attribute(name: str, known: Iterable[str]) -> ConfigurationError:
-    """Return the error for a name that the store does not declare; `name` is empty if it may be a secret."""
+def unknown_attribute(name: str, known: Mapping[str, bool], *, query: bool) -> ConfigurationError:
+    """Return the error for a name that the store does not declare; `name` is empty if it may be a secret.
+
+    `known`: for each name whether it belongs after the `?`; `query`: whether this one is there. A name on the other
+    side is suggested only if it is hardly different.
+    """
     names = list(known)
-    nearest = nearest_name(name, names)
-    hint = f'Did you mean "{nearest}"?' if nearest else f"Known attributes: {', '.join(names)}."
+    side = "after" if query else "before"
+    here = [each for each in names if known[each] == query]
+    nearest = nearest_name(name, here, cutoff=0.65) or nearest_name(name, names, cutoff=0.8)
+    hint = f'Did you mean "{nearest}"?' if nearest else f"Known attributes {side} the `?`: {', '.join(here)}."
     if not name:  # it may be a secret, or the end of one
         return ConfigurationError("Expected name=value in every part of the URI.", hint=hint)
     return ConfigurationError(f'Unknown attribute "{redact("?" + name)[1:]}".', hint=hint)

@@ -5,16 +5,18 @@ Nothing here is accepted as a URI: a store may one day declare a scheme that is 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
 from keyvouch._secrets.redaction import REFERENCE_KINDS, redact
 from keyvouch.errors import ConfigurationError
 
-_PFX, _PEM = (".pfx", ".p12"), (".pem", ".key", ".crt", ".cer")
+_SUFFIXES = {"pfx": (".pfx", ".p12"), "pem": (".pem", ".key", ".crt", ".cer", ".jwk"), "pkcs11": (".so", ".dylib")}
+"""The files of each scheme; for `pkcs11`, those of modules."""
 _ALIASES = {
     **dict.fromkeys(("p12", "pkcs12", "pkcs-12"), "pfx"),
-    **dict.fromkeys(("crt", "cer", "der", "key", "pkcs8", "p8", "rsa"), "pem"),
+    **dict.fromkeys(("crt", "cer", "der", "key", "pkcs8", "p8", "rsa", "jwk", "jwks", "ssh"), "pem"),
     **dict.fromkeys(("p11", "pkcs-11", "hsm", "softhsm", "tpm", "tpm2", "smartcard"), "pkcs11"),
     **dict.fromkeys(("win", "certstore", "cert-store", "wincert", "capi", "cng", "ncrypt"), "windows"),
     **dict.fromkeys(("azure", "akv", "kv", "keyvault", "key-vault", "azurekeyvault", "azurekv"), "azure-keyvault"),
@@ -36,6 +38,8 @@ _PROVIDER_PATH = re.compile(
 _VAULT_OBJECT = re.compile(
     r"//([\w.-]+\.(?:vault|managedhsm)\.[\w.]+)(?::443)?/(keys|certificates|secrets)/([\w-]+)(?:/(\w+))?/?"
 )
+_TRANSIT_KEY = re.compile(r"v1/([\w/-]+)/(?:keys|sign)/([\w.-]+)/?")
+"""The path of a key in Vault's API."""
 
 
 def undecoded(text: str) -> ConfigurationError | None:
@@ -87,7 +91,7 @@ def windows_path(text: str) -> ConfigurationError:
     """Return the error for a path without a scheme."""
     shown = _shown(text)
     return ConfigurationError(
-        f"Expected a key's URI, got a path: {shown}.", hint=f"Write pfx:{shown.replace(chr(92), '/')} (or pem:...)."
+        f"Expected a key's URI, got a path: {shown}.", hint=_for_path(shown.replace(chr(92), "/"))
     )
 
 
@@ -96,12 +100,14 @@ def missing_scheme(text: str) -> ConfigurationError:
     identity, shown = text.partition("?")[0], _shown(text)
     name = identity.partition("=")[0] if "=" in identity else ""
     scheme = next((scheme for scheme, names in _FIRST_ATTRIBUTES.items() if name in names), "")
-    if identity.startswith(("'", '"')):
+    if text != text.strip():
+        hint = "Remove the spaces around the URI."
+    elif identity.startswith(("'", '"')):
         hint = "Remove the quotes around the URI. cmd.exe supports only double quotes."
     elif scheme:
         hint = f"Write '{scheme}:{shown}'."
-    elif identity.startswith(("/", ".", "~")) or identity.endswith((".pfx", ".p12", ".pem", ".key")):
-        hint = f"Write pfx:{shown} or pem:{shown}."
+    elif identity.startswith(("/", ".", "~")) or identity.lower().endswith(sum(_SUFFIXES.values(), ())):
+        hint = _for_path(shown)
     else:
         hint = "A URI begins with a store's scheme and a colon; `keyvouch stores` lists the schemes."
     return ConfigurationError(f"Invalid URI {shown!r}: the scheme is missing.", hint=hint)
@@ -124,12 +130,28 @@ def unknown_scheme(text: str) -> ConfigurationError | None:
     return ConfigurationError(f"Unknown scheme {scheme}: in {_shown(text)!r}.", hint=hint)
 
 
+def unknown_store(scheme: str) -> ConfigurationError | None:
+    """Return the error for a scheme of another program, given without a URI, if the store that was meant is known."""
+    stores = ("pfx", "pem") if scheme == "file" else ("windows",) if scheme == "cert" else (_ALIASES.get(scheme, ""),)
+    if not any(stores):
+        return None
+    lines = " or ".join(f"keyvouch stores {each}" for each in stores)
+    return ConfigurationError(f"Unknown scheme: {scheme}.", hint=f"Write: {lines}")
+
+
 def _for_file(url: str) -> str:
     path = re.sub(r"^//(?:localhost)?(?=/)", "", url)
     path = re.sub(r"^/(?=[A-Za-z]:[\\/])", "", path)
-    identity, shown = path.partition("?")[0].lower(), _shown(path)
-    schemes = [each for each, ends in (("pfx", _PFX), ("pem", _PEM)) if identity.endswith(ends)] or ["pfx", "pem"]
-    uris = (f"'{each}:{shown}'" for each in schemes)
+    return _for_path(_shown(path))
+
+
+def _for_path(shown: str) -> str:
+    """Return a hint with the URIs of a file; a `~` is expanded, as a shell would have done without the scheme."""
+    if shown.startswith(("~/", "~\\")):
+        shown = os.path.expanduser("~") + shown[1:]  # noqa: PTH111 - `Path.home` raises for an account without one
+    name = shown.partition("?")[0].lower()
+    schemes = [scheme for scheme, suffixes in _SUFFIXES.items() if name.endswith(suffixes)] or ["pfx", "pem"]
+    uris = (f"'pkcs11:?module-path={shown}'" if each == "pkcs11" else f"'{each}:{shown}'" for each in schemes)
     return f"Write {' or '.join(uris)}."
 
 
@@ -137,14 +159,21 @@ def _for_alias(scheme: str, rest: str) -> str:
     """Return a hint with what follows the scheme, unless the store needs attributes and there are none."""
     if scheme in ("pfx", "pem") or "=" in rest.partition("?")[0]:
         return f"Write '{scheme}:{_shown(rest)}'."
+    return attributes_of(scheme)
+
+
+def attributes_of(scheme: str) -> str:
+    """Return the hint for a URI without attributes."""
     return f"Write {scheme}:NAME=VALUE...; `keyvouch stores {scheme}` lists the attributes."
 
 
 def _for_address(rest: str) -> str:
     if found := _VAULT_OBJECT.fullmatch(rest):
         return f"Write '{_vault_uri(found)}'."
-    server = _shown(f"https:{rest}".partition("?")[0])
-    return f"Write the scheme of the store first, such as 'vault:address={server};key=NAME?auth=...'."
+    host, _, path = _shown(rest.partition("?")[0]).removeprefix("//").partition("/")
+    found = _TRANSIT_KEY.fullmatch(path)
+    key = f"mount={found[1]};key={found[2]}" if found else "key=NAME"
+    return f"For a key in Vault or OpenBao, write 'vault:address=https://{host};{key}?auth=...'."
 
 
 def _vault_uri(found: re.Match[str]) -> str:

@@ -1,11 +1,12 @@
-"""How the values of a URI are printed, in general and for a scheme with a standard of its own."""
+"""How the values of a URI are printed and read, in general and for a scheme with a standard of its own."""
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from dataclasses import dataclass
 
-from keyvouch._secrets.redaction import REDACTED
+from keyvouch._secrets.redaction import KEY_REFERENCE_KINDS, REDACTED, REFERENCE_KINDS
 
 QUOTES = "'\"\u2018\u2019\u201a\u201b"
 """Characters that end quoted text: PowerShell treats curly quotes like straight ones."""
@@ -53,3 +54,17 @@ def percent(character: str) -> str:
 
 def _without_marks(encoded: str) -> str:
     return encoded.replace(REDACTED, "%2A" * len(REDACTED))  # only omitted text is shown like this
+
+
+def require_certificate_source(text: str) -> None:
+    """Raise ValueError, without the value, if it is neither a path nor a reference to certificates."""
+    if text.partition(":")[0] == "file" and ":" in text:
+        raise ValueError("write the path without file:")
+    is_any_reference = text.startswith(tuple(f"{kind}:" for kind in (*REFERENCE_KINDS, *KEY_REFERENCE_KINDS)))
+    if is_any_reference and not is_certificate_reference(text):
+        raise ValueError("expected a path, env:NAME or credential:name")
+
+
+def is_certificate_reference(text: str) -> bool:
+    """Return True for `env:NAME` and `credential:name`. A file with such a name is `./env:NAME`."""
+    return re.fullmatch(r"env:[\w.-]+|credential:[^/]+", text) is not None

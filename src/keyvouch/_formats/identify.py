@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from keyvouch._formats import asn1
 from keyvouch._formats.asn1 import Element
-from keyvouch._formats.certificate_data import SIGNED_DATA
+from keyvouch._formats.certificate_data import CERTIFICATE_LABELS, PKCS7_LABELS, SIGNED_DATA
 from keyvouch._formats.pem_blocks import find_pfx, has_block, has_escaped_line_ends, iter_blocks
 from keyvouch._system import text
 
@@ -62,6 +62,8 @@ _STRUCTURES = {
 """What a SEQUENCE is, by the types of its first elements: `i` is an INTEGER, `s` a SEQUENCE, and so on."""
 _TIMES = (b"\x17", b"\x18")
 """The tags of UTCTime and GeneralizedTime: in a certificate they are one level deeper than in a CRL."""
+_ENCRYPTED_DER_KEY = "an encrypted private key in DER"
+_DER_KEYS = ("a private key in DER", _ENCRYPTED_DER_KEY)
 _CERTIFICATE_FIELDS = 6
 """The least number of fields of a TBSCertificate; a request has fewer."""
 
@@ -109,13 +111,15 @@ def _json_object(content: dict[str, Any], file: str, path: object) -> Identified
     if content.get("kind") == "Secret":
         return _kubernetes_secret()
     if "kty" in content:
-        return Identified("a JWK", f"Write pem:{path} to read it.")
+        return Identified("a JWK", f"Write {_uri('pem', path)} to read it.")
     if isinstance(value := content.get("value"), str):
         command = "> NEW.pem" if "-----BEGIN " in value else "| base64 -d > NEW.pfx"
         what = "JSON with the key as its value, as `az keyvault secret show` prints it"
         return Identified(what, f"Extract it: jq -r .value {file} {command}")
     if "keys" in content:
-        hint = f"Write pem:{path} to read it." if content["keys"] else "Specify one that contains a private key."
+        hint = (
+            f"Write {_uri('pem', path)} to read it." if content["keys"] else "Specify one that contains a private key."
+        )
         return Identified("a set of JWKs", hint)
     return Identified("JSON", "Specify a PFX or PEM file.")
 
@@ -150,11 +154,13 @@ def _pem(data: bytes, file: str, path: object) -> Identified | None:  # noqa: AR
     except ValueError:
         return None
     if find_pfx(data):
-        return Identified("a PFX in PEM", f"Write pfx:{path}.")
+        return Identified("a PFX in PEM", f"Write {_uri('pfx', path)}.")
     if any(label.endswith(b"PRIVATE KEY") for label in labels):
-        return Identified("PEM", f"Write pem:{path}.")
+        return Identified("PEM", f"Write {_uri('pem', path)}.")
     kinds = ", ".join(dict.fromkeys(label.decode() for label in labels))
-    return Identified(f"PEM with {kinds}, but without a private key", "Specify the file with the private key.")
+    has_certificate = any(label in CERTIFICATE_LABELS | PKCS7_LABELS for label in labels)
+    hint = certificate_hint(path) if has_certificate else "Specify the file with the private key."
+    return Identified(f"PEM with {kinds}, but without a private key", hint)
 
 
 def _base64(data: bytes, file: str, path: object) -> Identified | None:
@@ -173,9 +179,13 @@ def _base64(data: bytes, file: str, path: object) -> Identified | None:
     inner = _der(content, file, path) or _pem(content, file, path)
     if inner is None:
         return None
-    suffix = "pfx" if inner.what == "a PFX" else "pem" if has_block(content) else "der"
     again = {1: "", 2: ", encoded twice"}.get(times, f", encoded {times} times")
-    return Identified(f"the base64 of {inner.what}{again}", f"Decode it: {command} > NEW.{suffix}")
+    if inner.what in _DER_KEYS:
+        command += f" | {_key_command(inner.what)} -out NEW.pem"
+    else:
+        suffix = "pfx" if inner.what == "a PFX" else "pem" if has_block(content) else "der"
+        command += f" > NEW.{suffix}"
+    return Identified(f"the base64 of {inner.what}{again}", f"Decode it: {command}")
 
 
 def _text_mode(data: bytes, file: str, path: object) -> Identified | None:  # noqa: ARG001
@@ -192,17 +202,33 @@ def _der(data: bytes, file: str, path: object) -> Identified | None:
     what = _structure(tree.children) if tree.tag == asn1.SEQUENCE else None
     if what is None:
         return None
-    certificate = f"It contains no private key: write pem:KEY-FILE?certificate-file={path}."
+    if what in _DER_KEYS:
+        return Identified(what, f"Convert it: {_key_command(what)} -in {file} -out NEW.pem")
     hints = {
-        "a PFX": f"Write pfx:{path}.",
-        "a certificate": certificate,
-        "a PKCS#7 with certificates": certificate,
-        "a public key": "Specify the file with the private key.",
-        "a certificate request": "Specify the file with the private key.",
-        "a certificate revocation list": "Specify the file with the private key.",
-        "an encrypted or signed message (CMS)": "Specify the file with the private key.",
+        "a PFX": f"Write {_uri('pfx', path)}.",
+        "a certificate": certificate_hint(path),
+        "a PKCS#7 with certificates": certificate_hint(path),
     }
-    return Identified(what, hints.get(what) or f"Convert it: openssl pkey -inform DER -in {file} -out NEW.pem")
+    return Identified(what, hints.get(what, "Specify the file with the private key."))
+
+
+def _key_command(what: str) -> str:
+    """Return the command that converts a key in DER; one that was encrypted stays encrypted."""
+    return "openssl pkey -inform DER" + (" -aes256" if what == _ENCRYPTED_DER_KEY else "")
+
+
+def certificate_hint(path: object) -> str:
+    """Return the hint for a file that contains only certificates, in place of a key."""
+    uri = shlex.quote(f"pem:KEY-FILE?certificate-file={_encoded(path)}")
+    return f"It contains no private key: name the file of the key, and write {uri}."
+
+
+def _uri(scheme: str, path: object) -> str:
+    return shlex.quote(f"{scheme}:{_encoded(path)}")
+
+
+def _encoded(path: object) -> str:
+    return re.sub("[%?&#]", lambda character: f"%{ord(character[0]):02X}", str(path))
 
 
 def _structure(fields: tuple[Element, ...]) -> str | None:

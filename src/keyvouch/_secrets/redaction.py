@@ -19,6 +19,10 @@ _KEY = re.compile(
     r"|(?<![A-Za-z0-9+/_-])(?:MI[A-Za-z]|LS0tLS1CRUdJTi|eyJ|ewo)[A-Za-z0-9+/_-]{150}"
 )
 """A private key in PEM or as a JWK, or the base64 of one or of a PFX."""
+_KEY_IN_TEXT = re.compile(
+    rf"(?!-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.{{0,30}}\Z)(?:\{{[^{{}}]*(?=[\"']kty[\"'])|{_KEY.pattern}).*", re.DOTALL
+)
+"""The same and all that follows; not the first line of a PEM block, without its contents, in an explanation."""
 
 _NAMED = re.compile(r"(?<![\w-])([\w-]+)(=|%3[dD]|:)")
 """A name, and the separator before its value. It begins at the start of a word, so that a long text is scanned once."""
@@ -51,6 +55,11 @@ def redact_userinfo(value: str) -> str:
 def contains_key(text: str) -> bool:
     """Return True if a text contains a private key, not only a reference to one."""
     return _KEY.search(text) is not None
+
+
+def without_keys(text: str) -> str:
+    """Return a message without the private key that someone took for a name or an option."""
+    return _KEY_IN_TEXT.sub(REDACTED, text)
 
 
 def redact(text: str) -> str:

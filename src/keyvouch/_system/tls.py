@@ -6,8 +6,10 @@ is refused.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 import ssl
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from keyvouch._system import files
 from keyvouch._system.sockets import use_bounded_sockets
-from keyvouch.errors import ConfigurationError
+from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError
 
 _OPENSSL_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
@@ -43,14 +45,32 @@ def client_context(ca_file: str | None, client_certificate: tuple[str, str] | No
         if not bundle:
             _trust_packaged(context)
     except OSError as error:
-        raise ConfigurationError(
-            f"The trusted TLS certificates {bundle} cannot be read.",
-            hint="Set ca-file=, or the environment variable REQUESTS_CA_BUNDLE, to a readable PEM file.",
-        ) from error
+        if not bundle:
+            raise ConfigurationError(
+                f"The system's trusted TLS certificates cannot be read: {error.strerror}.",
+                hint="Set ca-file to a PEM file of certificates.",
+            ) from error
+        raise _unusable(Path(bundle), ca_file, error) from error
     use_bounded_sockets(context)
     if client_certificate:
         _use_client_certificate(context, client_certificate)
     return context
+
+
+def _unusable(path: Path, ca_file: str | None, error: OSError) -> KeyvouchError:
+    """Return the error for certificates to trust that cannot be read; `ca_file` is None if a variable names them."""
+    name = "ca-file" if ca_file else "REQUESTS_CA_BUNDLE" if os.environ.get("REQUESTS_CA_BUNDLE") else "CURL_CA_BUNDLE"
+    message = f"The trusted TLS certificates {path} cannot be read"
+    if isinstance(error, PermissionError):
+        return AccessDenied(f"{message}: {error.strerror}.", hint=files.read_hint(path, error))
+    if not isinstance(error, ssl.SSLError):
+        hint = f"Correct {name}: write the absolute path of a PEM file. ~ is not expanded."
+        return ConfigurationError(f"{message}: {error.strerror}.", hint=hint)
+    hint = f"Set {name} to a file with the certificates of the server's certificate authority, in PEM."
+    with contextlib.suppress(OSError):
+        if ssl.create_default_context(cadata=files.read(path)).cert_store_stats()["x509"]:  # DER
+            hint = f"Convert it: openssl x509 -inform DER -in {shlex.quote(str(path))} -out NEW.pem"
+    return ConfigurationError(f"{message}: it contains no certificate in PEM.", hint=hint)
 
 
 def _trust_packaged(context: ssl.SSLContext) -> None:

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import click
 
+from keyvouch._secrets.redaction import require_no_key, without_keys
 from keyvouch.cli import mistakes, streams
 from keyvouch.cli.output import printable
 from keyvouch.errors import ConfigurationError, KeyvouchError
@@ -31,6 +32,8 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
     """Run the group and exit: 0 for success, the error's status, 2 for usage errors, 130 if interrupted."""
     _prepare()
     try:
+        for each in arguments or sys.argv[1:]:
+            require_no_key(each)  # in an option that is not a URI, the error would show it
         group.main(arguments, prog_name="keyvouch", standalone_mode=False)
         sys.stdout.flush()
         status = 0
@@ -133,29 +136,30 @@ def _print_usage_error(error: click.ClickException) -> None:
         _print_text("usage", error.format_message(), "")
     else:
         usage, command = context.get_usage(), context.command_path
-        hint = mistakes.hint_for_option(error) or f"{usage}\nSee `{command} --help`."
+        hint = mistakes.hint_for_usage(error) or f"{usage}\nSee `{command} --help`."
         _print_text("usage", error.format_message(), hint)
 
 
 def _print_fields(fields: Mapping[str, object]) -> None:
     if _wants_json():
-        _print_to_stderr(json.dumps({"error": dict(fields)}))
+        shown = {name: without_keys(value) if isinstance(value, str) else value for name, value in fields.items()}
+        _print_to_stderr(json.dumps({"error": shown}))
     else:
         _print_text(str(fields["code"]), str(fields["message"]), str(fields["hint"]))
 
 
 def _print_text(code: str, message: str, hint: str) -> None:
-    shown = printable(message, kept="\n")
+    shown = printable(without_keys(message), kept="\n")
     _print_to_stderr(click.style(f"error[{code}]: {shown}", fg="red"))
     if hint:
-        _print_to_stderr(printable(hint, kept="\n"))
+        _print_to_stderr(printable(without_keys(hint), kept="\n"))
 
 
 def _print_traceback(error: BaseException) -> None:
     if _is_debugging():
         from keyvouch.cli import tracebacks
 
-        _print_to_stderr(tracebacks.describe(error))
+        _print_to_stderr(without_keys(tracebacks.describe(error)))
 
 
 def _print_to_stderr(text: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -102,18 +103,36 @@ def _export_public_keys(selection: Selection, file: str, output: str, *, as_set:
 
 
 def _public_key(selection: Selection) -> dict[str, str]:
+    with selection.open() as signer:
+        return _jwk(signer, selection)
+
+
+def _jwk(signer: Signer, selection: Selection) -> dict[str, str]:
     from keyvouch.assertion import key_id, public_jwk
 
-    with selection.open() as signer:
-        kid = key_id(signer.public_key, selection.profile.assertion.kid)
-        return {**public_jwk(signer.public_key), **({"kid": kid} if kid else {}), "use": "sig"}
+    kid = key_id(signer.public_key, selection.profile.assertion.kid)
+    return {**public_jwk(signer.public_key), **({"kid": kid} if kid else {}), "use": "sig"}
+
+
+def _with_successors(selection: Selection) -> Iterator[dict[str, str]]:
+    """Yield the key that signs now, and the members of its family that sign later: they are registered before that."""
+    from keyvouch._core import listing, opening
+    from keyvouch.certificate import spki_sha256
+
+    with selection.open() as signer, selection.open_store() as store:
+        yield _jwk(signer, selection)
+        if store.uri.get("select") != "newest" and store.schedule(()).next_at is None:
+            return
+        for info in listing.successors(store.keys(), spki_sha256(signer.public_key)):
+            with opening.open_uri(info.uri, selection.secrets) as member:
+                yield _jwk(member, selection)
 
 
 def _public_keys(selection: Selection) -> list[dict[str, str]]:
     """Return all keys of the profile, each of which must open. Raises `ConfigurationError` if two have the same kid."""
     found: list[dict[str, str]] = []
-    for key in selection.profile.keys:
-        jwk = _public_key(selection.with_key(key))
+    keys = selection.profile.keys
+    for jwk in itertools.chain.from_iterable(_with_successors(selection.with_key(key)) for key in keys):
         if jwk in found:  # the same key in two stores
             continue
         if "kid" in jwk and jwk["kid"] in [each.get("kid") for each in found]:

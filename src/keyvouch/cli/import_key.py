@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from keyvouch._core import opening
 from keyvouch.cli.options import output_option
 from keyvouch.cli.output import key_facts, mentioning_new_key, present, print_key, print_next_command
 from keyvouch.cli.selection import select
+from keyvouch.errors import KeyUnusable
 from keyvouch.secrets import Secret
 from keyvouch.uri import KeyUri
 
@@ -47,13 +49,15 @@ def _print_text(pinned: KeyUri, facts: dict[str, object]) -> None:
 
 def _export(store: Store) -> tuple[PrivateKey, list[Certificate]]:
     """Return the key and its chain, passed as an in-memory PKCS#12 with a random password."""
-    from cryptography.hazmat.primitives.serialization import pkcs12
-
     from keyvouch.certificate import order_chain
+    from keyvouch.stores import pfx
 
     password = Secret(secrets.token_urlsafe(32))
     with store:
-        pfx = store.export_pfx(password)
-    key, leaf, issuers = pkcs12.load_key_and_certificates(pfx, password.reveal().encode())
-    certificates = [each for each in (leaf, *issuers) if each]
-    return key, list(order_chain(certificates, key.public_key()))  # type: ignore[return-value, union-attr, arg-type]
+        data = store.export_pfx(password)
+    # Not with `cryptography`, which drops the parameters of an RSASSA-PSS key.
+    contents = pfx.read(data, password, Path(f"the export of {store.uri}"))
+    key = contents.keys[0].key
+    if isinstance(key, KeyUnusable):
+        raise key
+    return key, list(order_chain(contents.certificates, key.public_key()))

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 import sys
 
 import click
 
 from keyvouch.errors import KeyvouchError
+from keyvouch.uri import quoted
 
 _OF_THE_GROUP = {"--config": 2, "--debug": 1}
 """Options that come before the command, and how many words each has."""
+_OF_COMMANDS = ("--profile", "--key", "--output", "--scope", "--tenant", "--client-id", "--authority", "--ca-file")
+"""Options that come after the command."""
+_URI = re.compile(r"(?:pfx|pem|pkcs11|vault|windows|azure-keyvault|profile):[^?]*\Z", re.IGNORECASE)
+"""A key's URI without attributes after the `?`, which may contain a secret."""
 _FOR_LACK_OF_ATTRIBUTES = ("ambiguous-key", "configuration", "key-not-found", "secret-required")
 """Codes of errors that more attributes could have prevented."""
 
 
-def hint_for_option(error: click.ClickException) -> str:
-    """Return the command with an option of the group moved before the subcommand; empty for any other error."""
-    if not isinstance(error, click.NoSuchOption) or error.option_name not in _OF_THE_GROUP:
+def hint_for_usage(error: click.ClickException) -> str:
+    """Return the command with an option in its right place, or the URI as an option; empty for any other error."""
+    typed = sys.argv[1:]
+    if isinstance(error, click.NoSuchOption):
+        return _moved_option(error.option_name, typed)
+    uri = next((each for each in typed if _URI.match(each) and each in error.format_message()), None)
+    if uri is None or {"--key", "--profile"} & {*typed}:
         return ""
-    name, typed = error.option_name, sys.argv[1:]
+    rest = [each for each in typed if each != uri]
+    return f"A key's URI is an option: keyvouch {shlex.join(rest)} --key {quoted(uri)}"
+
+
+def _moved_option(name: str, typed: list[str]) -> str:
     position = next(index for index, each in enumerate(typed) if each == name or each.startswith(f"{name}="))
-    words = 1 if "=" in typed[position] else _OF_THE_GROUP[name]
+    words = 1 if "=" in typed[position] else _OF_THE_GROUP.get(name, 2)
     moved, rest = typed[position : position + words], typed[:position] + typed[position + words :]
-    return f"{name} comes before the command: keyvouch {shlex.join([*moved, *rest])}"
+    if name in _OF_THE_GROUP:
+        return f"{name} comes before the command: keyvouch {shlex.join([*moved, *rest])}"
+    if name in _OF_COMMANDS and rest and position == 0:
+        return f"{name} comes after the command: keyvouch {shlex.join([*rest, *moved])}"
+    return ""
 
 
 def hint_for_cut_uri(error: KeyvouchError) -> str:

@@ -13,9 +13,10 @@ from keyvouch._core import opening
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
 from keyvouch.cli.inputs import relative_path
-from keyvouch.cli.options import output_option
+from keyvouch.cli.options import authority_option, ca_file_option, output_option
 from keyvouch.cli.output import key_facts, mentioning_new_key, present, print_key, print_next_command, shown_time
 from keyvouch.cli.selection import Selection, select
+from keyvouch.entra.authority import is_issuer
 from keyvouch.errors import KeyvouchError
 from keyvouch.store import KeySpec, KeyUri
 
@@ -28,9 +29,15 @@ from keyvouch.store import KeySpec, KeyUri
 @click.option("--further", is_flag=True, help="Add a key to an existing family of keys.")
 @click.option("--exportable", is_flag=True, help="Let the store export the key later, if it can prevent that.")
 @click.option("--certificate-out", type=click.Path(path_type=Path), metavar="FILE.cer", help="Write the certificate.")
-@click.option("--save-profile", metavar="NAME", help="Add a profile with this key. Requires --tenant and --client-id.")
+@click.option(
+    "--save-profile",
+    metavar="NAME",
+    help="Add a profile with this key. Requires --client-id, and --tenant or --authority.",
+)
 @click.option("--tenant", metavar="TENANT", help="Tenant for the profile.")
 @click.option("--client-id", metavar="ID", help="Client ID for the profile.")
+@authority_option
+@ca_file_option
 @output_option
 def command(
     key: str,
@@ -43,15 +50,18 @@ def command(
     save_profile: str | None,
     tenant: str | None,
     client_id: str | None,
+    authority: str | None,
+    ca_file: str | None,
     output: str,
 ) -> None:
     """Create a key and a self-signed certificate at the URI. Existing keys are never overwritten.
 
     Entra ID accepts only RSA keys. Register the certificate there; it is not a secret.
     """
-    if save_profile and not (tenant and client_id):
-        raise click.UsageError("--save-profile requires --tenant and --client-id.")
-    selection = select(None, key, may_be_missing=bool(save_profile), confirm=True)
+    if save_profile and not (client_id and (tenant or authority)):
+        raise click.UsageError("--save-profile requires --client-id, and either --tenant or --authority.")
+    server = {"authority": authority, "tenant": tenant}
+    selection = select(None, key, may_be_missing=bool(save_profile), confirm=True, **server)
     # Refuse whatever can be refused before the key is made.
     if certificate_out:
         export.require_new_file(certificate_out)
@@ -71,9 +81,23 @@ def command(
         facts["signs_from"] = signs_from and signs_from.isoformat()
         facts["certificate_file"] = certificate_out and str(certificate_out)
         if save_profile:
-            facts["configuration"] = str(profile.save(save_profile, tenant, str(client_id), (profile_key.reveal(),)))
+            fields: dict[str, object] = {"authority": authority, "ca-file": ca_file}
+            keys = (profile_key.reveal(),)
+            facts["configuration"] = str(profile.save(save_profile, tenant, str(client_id), keys, fields=fields))
             facts["profile"] = save_profile
-    present(facts, output, lambda result: _print_text(result, requested, pinned, profile_key, further=further))
+
+    def print_text(result: dict[str, Any]) -> None:
+        _print_key(result, requested, pinned, is_for_entra=not is_issuer(selection.profile))
+        if further:
+            _print_succession(result["signs_from"], profile_key)
+        if "profile" in result:
+            profile.warn_of_own_configuration(Path(result["configuration"]))
+        if is_issuer(selection.profile):
+            _print_jwk_registration(str(selection.profile.authority), pinned)
+        else:
+            _print_certificate_registration(result, pinned, profile_key)
+
+    present(facts, output, print_text)
 
 
 def _profile_key(requested: KeyUri, pinned: KeyUri) -> KeyUri:
@@ -113,22 +137,26 @@ def _print_succession(signs_from: str | None, profile_key: KeyUri) -> None:
     click.echo(f"This URI stays valid, and always selects the key that is to sign:\n  {profile_key.quoted}", err=True)
 
 
-def _print_text(
-    facts: dict[str, Any], requested: KeyUri, pinned: KeyUri, profile_key: KeyUri, *, further: bool
-) -> None:
+def _print_key(facts: dict[str, Any], requested: KeyUri, pinned: KeyUri, *, is_for_entra: bool) -> None:
     print_key(pinned, {name: value for name, value in facts.items() if name != "signs_from"})
     if {"path", "password"} <= {*requested.declared} and "password" not in requested:
         click.echo("\nThe file is not encrypted: the URI has no password=. Did the shell cut it at `&`?", err=True)
-    if not facts["key_type"].startswith("RSA"):
+    if is_for_entra and not facts["key_type"].startswith("RSA"):
         click.echo("\nEntra ID accepts only RSA keys. This key is for other servers.", err=True)
-    if further:
-        _print_succession(facts["signs_from"], profile_key)
+
+
+def _print_jwk_registration(authority: str, pinned: KeyUri) -> None:
+    """Say what to register with a server that knows keys as JWKs, not by their certificates."""
+    click.echo(f"\nRegister the public key, a JWK, for the client at {authority}. It is not a secret.", err=True)
+    print_next_command(f"keyvouch export --jwk --key {pinned.quoted}")
+
+
+def _print_certificate_registration(facts: dict[str, Any], pinned: KeyUri, profile_key: KeyUri) -> None:
     if facts["certificate_file"] is None:
         print_next_command(f"keyvouch export --certificate app.cer --key {pinned.quoted}")
         return
     click.echo(f"\nUpload {facts['certificate_file']} to the app registration (Certificates & secrets).", err=True)
     if "profile" in facts:
-        profile.warn_of_own_configuration(Path(facts["configuration"]))
         print_next_command(f"keyvouch token --profile {facts['profile']}")
     else:
         print_next_command(f"keyvouch profile add NAME --tenant TENANT --client-id ID --key {profile_key.quoted}")

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import click
 
+from keyvouch._system import files
 from keyvouch.cli.completion import complete_profiles
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -30,11 +31,19 @@ def key_options(command: Command) -> Command:
 
 def _existing(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
     """Return the absolute path of what to trust: a file, or a folder in OpenSSL's format."""
-    if value and not Path(value).exists():
-        raise click.UsageError(f"{value} does not exist.")
-    return value and str(Path(value).absolute())
+    if not value:
+        return value
+    path = files.absolute(Path(value))
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise click.UsageError(f"{value} does not exist.") from None
+    except OSError:  # reported with its remedy when the file is read
+        pass
+    return str(path)
 
 
+authority_option = click.option("--authority", metavar="URL", help="Authority other than Microsoft's public cloud.")
 ca_file_option = click.option("--ca-file", metavar="FILE", callback=_existing, help="Certificates to trust for TLS.")
 
 

@@ -10,12 +10,12 @@ import click
 import msgspec
 
 from keyvouch import config
-from keyvouch._core import opening
+from keyvouch._core import environment, opening
 from keyvouch._secrets.redaction import redact
 from keyvouch._system import files
 from keyvouch.cli.completion import complete_profiles
 from keyvouch.cli.inputs import relative_path
-from keyvouch.cli.options import ca_file_option, output_option
+from keyvouch.cli.options import authority_option, ca_file_option, output_option
 from keyvouch.cli.output import present, print_facts, print_next_command
 
 
@@ -77,7 +77,7 @@ def _print_fields(fields: dict[str, object]) -> None:
 @click.option(
     "--scope", "scopes", multiple=True, metavar="SCOPE", help="Scope. Default: with --tenant, Microsoft Graph's."
 )
-@click.option("--authority", metavar="URL", help="Authority other than Microsoft's public cloud.")
+@authority_option
 @ca_file_option
 @click.option("--proxy", metavar="URL", help="HTTP proxy, instead of the environment's.")
 @click.option("--proxy-credentials", metavar="REFERENCE", help="The proxy's user:password, such as env:NAME.")
@@ -131,13 +131,13 @@ def _absolute(key: str) -> str:
     """Return the key's URI with its path made absolute."""
     uri = opening.parse(key)
     path = relative_path(uri)
-    return (uri.replace({"path": str(path.absolute())}) if path else uri).reveal()
+    return (uri.replace({"path": str(files.absolute(path))}) if path else uri).reveal()
 
 
 def configuration_path() -> Path:
     """Return the path of the configuration in use, or else of the user's own."""
-    if given := os.environ.get("KEYVOUCH_CONFIG"):
-        return Path(given).absolute()
+    if given := environment.value_of("KEYVOUCH_CONFIG"):
+        return files.absolute(Path(given))
     return config.load().path or files.configuration_files()[0]
 
 

@@ -9,10 +9,10 @@ import textwrap
 import click
 
 from keyvouch import store
-from keyvouch._core import registry
+from keyvouch._core import registry, uri_mistakes
 from keyvouch.cli.options import output_option
 from keyvouch.cli.output import present, print_facts, print_table
-from keyvouch.errors import KeyvouchError
+from keyvouch.errors import KeyvouchError, PluginMissing
 from keyvouch.store import KeyStore
 from keyvouch.uri import CORE_ATTRIBUTES, Attribute
 
@@ -36,7 +36,7 @@ _WIDTH = 80
 def command(name: str | None, output: str) -> None:
     """List the installed stores. With NAME, show that store's URI attributes and capabilities."""
     if name:
-        _present_store(name.removesuffix(":"), output)
+        _present_store(name.lower().removesuffix(":"), output)
     else:
         present([_row(plugin) for plugin in registry.plugins()], output, _print_stores)
 
@@ -82,7 +82,10 @@ def _wrapped(text: str, indent: str = "") -> str:
 
 
 def _present_store(scheme: str, output: str) -> None:
-    found = registry.store_class(scheme)
+    try:
+        found = registry.store_class(scheme)
+    except PluginMissing as error:
+        raise uri_mistakes.unknown_store(scheme) or error from None
     plugin = next(plugin for plugin in registry.plugins() if plugin.scheme == scheme)
     capabilities = [text for capability, text in CAPABILITIES.items() if issubclass(found, capability)]
     attributes = [*found.attributes, *CORE_ATTRIBUTES]

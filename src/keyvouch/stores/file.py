@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from keyvouch import certificate as certificates
+from keyvouch._core.certificate_file import CertificateFile
+from keyvouch._core.uri_text import is_certificate_reference
+from keyvouch._system import files
 from keyvouch.algorithms import require_usable
 from keyvouch.errors import ConfigurationError, KeyExists, KeyvouchError, NotSupported
 from keyvouch.local_key import make_key
@@ -159,7 +162,8 @@ class FileStore(
         entry, _ = self._choose(uri)
         require_file(entry.file, uri)
         _require_only_key(entry)
-        certificate_file = _certificate_file(uri, entry.file.path)
+        is_reference = is_certificate_reference(uri.get("certificate-file") or "")
+        certificate_file = None if is_reference else _certificate_file(uri, entry.file.path)
         if (
             certificate_file
             and (data := key_files.read_certificate_file(certificate_file)[0])
@@ -170,13 +174,7 @@ class FileStore(
 
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
         entry, _ = self._choose(uri)
-        certificate_file = _certificate_file(uri, entry.file.path)
-        chain = entry.chain
-        if certificate_file:
-            pool = certificates.load_certificates(
-                key_files.read_certificate_file(certificate_file)[0], certificate_file
-            )
-            chain = certificates.order_chain(pool, entry.key.public_key())
+        chain = certificates.order_chain(CertificateFile(uri).read(), entry.key.public_key()) or entry.chain
         return pfx.write(entry.key, chain, password, entry.name or _friendly_name(chain, entry.file.path))
 
     @staticmethod
@@ -351,7 +349,7 @@ def _location(uri: KeyUri) -> Path | KeyReference:
         raise ConfigurationError(
             f"Missing path: {uri}.", hint=f"Write {uri.scheme}:/path/to/file, or a folder to list.", uri=uri
         )
-    return path.absolute() if isinstance(path, Path) else path
+    return files.absolute(path) if isinstance(path, Path) else path
 
 
 def _members(path: Path | KeyReference) -> Sequence[Path | KeyReference]:
@@ -365,10 +363,17 @@ def _family(path: Path | KeyReference) -> key_files.Family | None:
 
 
 def _certificate_file(uri: KeyUri, path: Path) -> Path | None:
-    """Return the certificate's file if it is different from the key's."""
+    """Return the certificate's file if it is different from the key's. Raises `NotSupported` for a reference."""
     if "certificate-file" not in uri:
         return None
-    certificate_file = Path(uri.get("certificate-file")).absolute()
+    source = uri.get("certificate-file")
+    if is_certificate_reference(source):
+        raise NotSupported(
+            f"Cannot write the certificate to {source}: only files can be created and changed.",
+            hint="Write certificate-file=/path/to/file, or replace the certificate where it is stored.",
+            uri=uri,
+        )
+    certificate_file = files.absolute(Path(source))
     return None if os.path.realpath(certificate_file) == os.path.realpath(path) else certificate_file
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from keyvouch._core.uri_text import is_certificate_reference
+from keyvouch._system import files
 from keyvouch._system.files import stamp
 from keyvouch.algorithms import require_usable
 from keyvouch.certificate import UnreadableCertificate, no_certificate, order_chain, spki_sha256
@@ -197,8 +199,8 @@ def pin(uri: KeyUri, path: Path | str, key: PrivateKey, name: str | None = None)
     }
     if name:
         changes["friendly-name"] = name
-    if "certificate-file" in uri:
-        changes["certificate-file"] = os.fsencode(Path(uri.get("certificate-file")).absolute())
+    if "certificate-file" in uri and not is_certificate_reference(uri.get("certificate-file")):
+        changes["certificate-file"] = os.fsencode(files.absolute(Path(uri.get("certificate-file"))))
     return uri.replace(changes)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from keyvouch._formats.identify import certificate_hint, identify
 from keyvouch._system import files
 from keyvouch._system.files import Stamp, stamp
 from keyvouch.errors import AccessDenied, KeyExists, KeyNotFound, KeyUnusable, KeyvouchError
@@ -21,6 +22,7 @@ from keyvouch.secrets import SecretResolver
 
 _TIME_FORMAT = "%Y%m%dT%H%M%S%fZ"
 _TIME_PATTERN = re.compile(r"(?<!\d)\d{8}T\d{12}Z")
+_PUBLIC = ("a public key", "an SSH public key", "a certificate request")
 _MAX_NEIGHBOURS = 8
 """Maximum number of neighbouring files to list in the error for a missing file."""
 
@@ -122,7 +124,7 @@ def read_key_file(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) 
 
 
 def _require_key_in(path: Path) -> None:
-    """Raise `KeyUnusable` for a file that contains only certificates, which everyone may read."""
+    """Raise `KeyUnusable` for a file that contains only what everyone may read, such as certificates."""
     from cryptography import x509
 
     data = b""
@@ -134,8 +136,11 @@ def _require_key_in(path: Path) -> None:
     if is_certificate:
         raise KeyUnusable(
             f"No private key found in {path}: it contains only a certificate.",
-            hint=f"Name the file of the key, and write pem:KEY-FILE?certificate-file={path}",
+            hint=certificate_hint(path),
         )
+    found = identify(data, path)
+    if found and (found.what in _PUBLIC or found.what.endswith("but without a private key")):
+        raise KeyUnusable(f"No private key found in {path}: it is {found.what}.", hint=found.hint)
 
 
 def read_certificate_file(path: Path) -> tuple[bytes, Stamp | None]:

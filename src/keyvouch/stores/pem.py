@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from keyvouch._formats import asn1
 from keyvouch._formats.certificate_data import CERTIFICATE_LABELS, PKCS7_LABELS, find_certificates
-from keyvouch._formats.identify import identify
+from keyvouch._formats.identify import certificate_hint, identify
 from keyvouch._formats.pem_blocks import Block, find_pfx, has_block, has_escaped_line_ends, iter_blocks
 from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import parsing, read_certificates, require_few
@@ -45,7 +45,7 @@ def read(data: bytes, password: Secret | None, path: Path) -> FileContents:
     _check_limits(_key_blocks(blocks), path)
     keys = _load_keys(_key_blocks(blocks), password, path)
     if not keys:
-        hint = f"It is a PFX in PEM: write pfx:{path}." if find_pfx(data) else _no_key_hint(blocks)
+        hint = f"It is a PFX in PEM: write pfx:{path}." if find_pfx(data) else _no_key_hint(blocks, path)
         raise KeyUnusable(f"No private key found in {path}.", hint=hint)
     ders = list(find_certificates(b"\n".join(block.text for block in blocks)))
     require_few(len(ders), path)
@@ -126,10 +126,10 @@ def _load_openssh(block: Block, path: Path) -> PrivateKey | KeyUnusable:
         return KeyUnusable(f"The OpenSSH key in {path} cannot be read: {error}.", hint="Use RSA, P-256 or Ed25519.")
 
 
-def _no_key_hint(blocks: Sequence[Block]) -> str:
+def _no_key_hint(blocks: Sequence[Block], path: Path) -> str:
     labels = {block.label for block in blocks}
     if labels & (CERTIFICATE_LABELS | PKCS7_LABELS):
-        return "It contains only a certificate: add the private key, or write pem:KEY-FILE?certificate-file=THIS-FILE."
+        return certificate_hint(path)
     if any(label.endswith(b"PUBLIC KEY") for label in labels):
         return "It contains a public key: specify the file with the private key."
     return "Specify a file with a PRIVATE KEY block."

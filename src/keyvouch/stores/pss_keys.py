@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import textwrap
 from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization.pkcs12 import PBES, serialize_key_and_certificates
 
 from keyvouch._formats import asn1, pss
 from keyvouch._formats.asn1 import Element
 from keyvouch.algorithms import ALGORITHMS, Algorithm
 from keyvouch.errors import KeyUnusable
+from keyvouch.stores import pkcs12
+
+_LINE_LENGTH = 64
+"""Maximum length of a line in PEM (RFC 7468, section 2)."""
 
 
 class _Wrapper:
@@ -89,8 +96,26 @@ class PssPrivateKey(_Wrapper, rsa.RSAPrivateKey):
         return bytes(self._plain.decrypt(*arguments))
 
     def private_bytes(self, encoding: Encoding, format: PrivateFormat, encryption_algorithm: Any) -> bytes:  # noqa: A002
-        data: bytes = self._plain.private_bytes(encoding, format, encryption_algorithm)
-        if (encoding, format) == (Encoding.DER, PrivateFormat.PKCS8) and isinstance(encryption_algorithm, NoEncryption):
-            version, _, key, *_ = asn1.parse(data).children
-            return asn1.encode(Element(asn1.SEQUENCE, b"", (version, self._algorithm, key)))
-        return data
+        if format is not PrivateFormat.PKCS8 or encoding not in (Encoding.DER, Encoding.PEM):
+            return bytes(self._plain.private_bytes(encoding, format, encryption_algorithm))
+        is_plain = isinstance(encryption_algorithm, NoEncryption)
+        data = self._pkcs8() if is_plain else self._encrypted_pkcs8(encryption_algorithm.password)
+        if encoding is Encoding.DER:
+            return data
+        label = b"PRIVATE KEY" if is_plain else b"ENCRYPTED PRIVATE KEY"
+        lines = textwrap.wrap(base64.b64encode(data).decode(), _LINE_LENGTH)
+        return b"-----BEGIN %b-----\n%b\n-----END %b-----\n" % (label, "\n".join(lines).encode(), label)
+
+    def _pkcs8(self) -> bytes:
+        data = self._plain.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        version, _, key, *_ = asn1.parse(data).children
+        return asn1.encode(Element(asn1.SEQUENCE, b"", (version, self._algorithm, key)))
+
+    def _encrypted_pkcs8(self, password: bytes) -> bytes:
+        """Return what `cryptography` puts into a PKCS#12: it encrypts no other PKCS#8 than its own."""
+        builder = PrivateFormat.PKCS12.encryption_builder()
+        encryption = builder.key_cert_algorithm(PBES.PBESv2SHA256AndAES256CBC).build(password)
+        pfx = asn1.parse(serialize_key_and_certificates(None, self, None, None, encryption))
+        _, *safes = pkcs12.plain_safes(pfx)
+        (bag,) = pkcs12.bags(safes).keys
+        return asn1.encode(bag.value)

@@ -8,7 +8,6 @@ its line breaks.
 
 from __future__ import annotations
 
-import binascii
 import contextlib
 import os
 import re
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from keyvouch._formats.text_encodings import decode
 from keyvouch._secrets.key_bytes import recall_key
 from keyvouch._secrets.redaction import KEY_REFERENCE_KINDS, contains_key
 from keyvouch._system import files
@@ -26,14 +26,8 @@ from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import KeyUri
 from keyvouch.stores import key_files
 
-_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]+={0,2}")
 _UNKNOWN: files.Stamp = (0, 0, 0, 0)
 """The stamp if finding out whether the key was replaced takes more than a moment."""
-_MOST_LAYERS = 2
-"""How often base64 is removed: Kubernetes encodes what the user may already have encoded."""
-_ESCAPED_LINE_END = re.compile(rb"(?:\\r)?\\n")
-"""A line end as two characters, from JSON or a badly quoted variable."""
-_ARMOUR = re.compile(rb"(-----BEGIN [A-Z0-9 ]+-----)(.*?)(-----END [A-Z0-9 ]+-----)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -117,30 +111,3 @@ def parse_location(data: bytes) -> Path | KeyReference:
     if "\0" in text or bool(name) == (kind == "stdin") or (kind == "env" and not re.fullmatch(r"[\w.-]+", name)):
         raise ValueError("expected env:NAME, credential:name, keyring:service/user, command:/path/program or stdin:")
     return KeyReference(kind, name)
-
-
-def decode(data: bytes) -> bytes:
-    """Return a PFX, PEM or JWK from its encoded form; anything else as it is."""
-    for _ in range(_MOST_LAYERS):
-        joined = b"".join(data.removeprefix(b"\xef\xbb\xbf").split()).strip(b"'\"")
-        if b"-----BEGIN" in joined or not _BASE64.fullmatch(joined):  # base64url has hyphens too
-            break
-        padded = joined.rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
-        try:
-            data = binascii.a2b_base64(padded + b"=" * (-len(padded) % 4))
-        except binascii.Error:
-            break
-    if b"-----BEGIN" not in data or data.lstrip().startswith(b"{"):  # a PFX, or JSON, whose line ends are escaped
-        return data
-    return _ARMOUR.sub(_restore_lines, _ESCAPED_LINE_END.sub(b"\n", data))
-
-
-def _restore_lines(block: re.Match[bytes]) -> bytes:
-    """Return a PEM block with line breaks, if it has only spaces."""
-    begin, body, end = block.groups()
-    if b"\n" in body.strip():
-        return block[0]
-    lines = body.split()
-    if any(b":" in line for line in lines):  # headers, whose spaces are not line breaks
-        return block[0]
-    return b"\n".join((begin, *lines, end))

@@ -53,9 +53,11 @@ def _by_path(path: str, uri: KeyUri) -> ModuleLocation:
         raise ConfigurationError(
             f'module-path= requires an absolute path, got "{path}".', hint="Write module-path=/...", uri=uri
         )
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - `Path.is_file` raises PermissionError
         raise ConfigurationError(
-            f"PKCS#11 module not found: {path}.", hint="Correct module-path=, or install the module.", uri=uri
+            f"PKCS#11 module not found: {path}.",
+            hint="Correct module-path=, install the module, or let this account enter its folder.",
+            uri=uri,
         )
     return ModuleLocation(path)
 
@@ -152,4 +154,4 @@ def _module_file(module: str) -> Path | None:
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     folders = (f"/usr/lib/{multiarch}/pkcs11", "/usr/lib64/pkcs11", "/usr/lib/pkcs11")
     candidates = [Path(module)] if module.startswith("/") else [Path(folder) / module for folder in folders]
-    return next((each for each in candidates if each.is_file()), None)
+    return next((each for each in candidates if os.path.isfile(each)), None)  # noqa: PTH113 - as above

@@ -26,6 +26,8 @@ SYNTAX = UriSyntax(
     # Before the ?, other programs would find no key, since they do not know the attribute.
     after_query=frozenset({"spki-sha256"}),
 )
+_SYNONYMS = {"label": "object", "name": "object", "key": "object", "slot": "slot-id", "token-label": "token"}
+"""What attributes are called in options of other programs, such as pkcs11-tool."""
 _TYPES = ("private", "public", "cert", "secret-key", "data")
 _LARGEST_VERSION = 255
 
@@ -129,7 +131,7 @@ def require_matchable(uri: KeyUri) -> None:
     if unknown := uri.undeclared:
         raise ConfigurationError(
             f"Unknown attribute {', '.join(unknown)}: before the `?`, no key matches it (RFC 7512, section 2.5).",
-            hint=f"Write {uri.replace(dict.fromkeys(unknown)).quoted}.",
+            hint=f"Write {_with_known_names(uri, unknown).quoted}.",
             uri=uri,
         )
     if uri.get("type") not in (None, "private"):
@@ -138,6 +140,13 @@ def require_matchable(uri: KeyUri) -> None:
             hint=f"Write {uri.replace({'type': 'private'}).quoted}.",
             uri=uri,
         )
+
+
+def _with_known_names(uri: KeyUri, unknown: Sequence[str]) -> KeyUri:
+    """Return the URI with the attributes that these names stand for in other programs, without the other ones."""
+    values = zip(unknown, uri.raw_values(unknown), strict=True)
+    renamed = {_SYNONYMS[name]: value for name, value in values if _SYNONYMS.get(name, name) not in uri}
+    return uri.replace({**dict.fromkeys(unknown), **renamed})
 
 
 def with_hexadecimal_id(uri: KeyUri) -> KeyUri | None:

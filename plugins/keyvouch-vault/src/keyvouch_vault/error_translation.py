@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from hvac import exceptions
@@ -56,7 +57,7 @@ _TRANSLATIONS: tuple[tuple[type[VaultError], str, type[KeyvouchError], str, str]
         "Cannot {operation}: the engine at this mount path does not support it.",
         "Set mount= to the mount path of a transit engine.",
     ),
-    (exceptions.InvalidPath, "", KeyNotFound, "Key not found.", _LIST_KEYS),
+    (exceptions.InvalidPath, "", KeyNotFound, "Key not found: {reason}.", _LIST_KEYS),
     (exceptions.InvalidRequest, "key not found", KeyNotFound, "Key not found.", _LIST_KEYS),
     (
         exceptions.InternalServerError,
@@ -143,10 +144,23 @@ def _translated(error: VaultError, operation: str, denied_hint: str = "") -> Key
             f"Cannot {operation}: permission denied.", hint=denied_hint or "Allow it in one of the token's policies."
         )
     text, reason = _text_of(error), _reason_of(error)
+    if isinstance(error, exceptions.InvalidPath) and not text:
+        return _missing_path(error, operation)
     for kind, part, translation, message, hint in _TRANSLATIONS:
         if isinstance(error, kind) and part in text:
             return translation(message.format(reason=reason, operation=operation), hint=hint)
     return StoreUnavailable(f"The server failed to {operation}: {reason}.", hint="Check the server's log.")
+
+
+def _missing_path(error: VaultError, operation: str) -> KeyvouchError:
+    """Return the error for a path that does not exist; the server gives no reason."""
+    path = str(error.url or "").removeprefix("/v1/")
+    if re.search(r"/(keys|sign)/", path):
+        return KeyNotFound(f"Key not found: {path} does not exist.", hint=_LIST_KEYS)
+    return ConfigurationError(
+        f"Cannot {operation}: {path or 'the path'} does not exist on this server.",
+        hint="Correct mount=, auth-mount= or namespace=.",
+    )
 
 
 def login_error(error: VaultError, method: str) -> KeyvouchError:

@@ -39,13 +39,17 @@ class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
 
     def request(self, method: str, url: str, headers: dict[str, str] | None = None, **options: Any) -> Response:
         """Send one request. Raises hvac's `VaultError` if the server refuses it, else keyvouch's errors."""
+        content = options.get("json")
+        sent = [each for each in {**(headers or {}), **(content or {})}.values() if isinstance(each, str)]
         headers = {**(headers or {}), "X-Vault-Request": "true", "Content-Type": "application/json"}
         if self.token:
             headers["X-Vault-Token"] = self.token
+            sent.append(self.token)
         if self.namespace:
             headers["X-Vault-Namespace"] = self.namespace
-        body = json.dumps(options["json"]).encode() if options.get("json") is not None else None
-        status, _, response_headers, data = self.pools.request(method.upper(), self.base_uri + url, body, headers)
+        body = json.dumps(content).encode() if content is not None else None
+        reply = self.pools.request(method.upper(), self.base_uri + url, body, headers)
+        status = reply.status
         if status in _REDIRECTS:
             raise StoreUnavailable(
                 "The server returned a redirect, which is not followed because the request contains a token.",
@@ -55,12 +59,12 @@ class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
             raise Throttled(
                 f"Too many requests to {self.base_uri}.",
                 hint="Raise the server's rate limit quota, or send fewer requests.",
-                retry_after=retry_after(response_headers),
+                retry_after=retry_after(reply.headers),
             )
         if status >= _BAD_REQUEST:
-            errors = error_texts(data, self.base_uri, status)
+            errors = error_texts(reply, self.base_uri, sent)
             raise VaultError.from_status(status, None, errors=errors, method=method, url=url)
-        return Response(data, self.base_uri, status)
+        return Response(reply, self.base_uri, sent)
 
 
 def make_client(pools: Pools, uri: KeyUri, token: str = "") -> Any:

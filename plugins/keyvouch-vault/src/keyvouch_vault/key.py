@@ -69,6 +69,7 @@ class VaultKey(StoredKey):
                 )
         except KeyNotFound as error:
             raise KeyUnusable(
-                "The key or this version of it was deleted.", hint="Create another, and open it: `keyvouch new`."
+                f"The key {self._path.name} in {self._path.mount}, or this version of it, was deleted.",
+                hint="Create another, and open it: `keyvouch new`.",
             ) from error
         return decode_signature(response.data_as(Signature).signature, self._version)

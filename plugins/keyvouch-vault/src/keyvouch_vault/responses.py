@@ -7,11 +7,13 @@ from a gateway, another server or a faulty Vault.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Annotated, TypeVar
 
 import msgspec
 
 from keyvouch.errors import AccessDenied, StoreUnavailable
+from keyvouch.https import Reply, describe_response
 from keyvouch.tokens import is_token
 
 T = TypeVar("T")
@@ -100,17 +102,25 @@ class _Envelope(msgspec.Struct):
 
 
 class _ErrorBody(msgspec.Struct):
-    errors: list[str] | None = None
+    """An error response; the server always sends one of these fields, and other JSON is not its own."""
+
+    errors: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+    request_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Response:
     """A successful response, whose contents are decoded on request."""
 
-    def __init__(self, body: bytes, address: str, status: int) -> None:
-        """Decode the outer object of a response from `address`; an empty body is valid. Raises `StoreUnavailable`."""
-        envelope = _decode(body or b"{}", _Envelope)
+    def __init__(self, reply: Reply, address: str, sent: Iterable[str] = ()) -> None:
+        """Decode the outer object of a response from `address`; an empty body is valid. Raises `StoreUnavailable`.
+
+        `sent` are the values in the request, which the error does not repeat.
+        """
+        envelope = _decode(reply.body or b"{}", _Envelope)
         if envelope is None:
-            raise _not_from_vault(address, status)
+            # Only a page is quoted: damaged JSON may contain a token.
+            is_page = reply.body.lstrip().startswith(b"<")
+            raise _not_from_vault(reply if is_page else reply._replace(body=b""), address, sent)
         self._envelope, self._address = envelope, address
 
     @property
@@ -153,17 +163,21 @@ def _decode(body: bytes | msgspec.Raw, kind: type[T]) -> T | None:
         return None
 
 
-def error_texts(body: bytes, address: str, status: int) -> list[str]:
+def error_texts(reply: Reply, address: str, sent: Iterable[str] = ()) -> list[str]:
     """Return the texts of an error response, or one empty text if it has none. Raises `StoreUnavailable`."""
-    parsed = _decode(body, _ErrorBody)
-    if parsed is None:
-        raise _not_from_vault(address, status)
+    parsed = _decode(reply.body, _ErrorBody)
+    if parsed is None or (parsed.errors is msgspec.UNSET and parsed.request_id is msgspec.UNSET):
+        raise _not_from_vault(reply, address, sent)
     return parsed.errors or [""]
 
 
-def _not_from_vault(address: str, status: int) -> StoreUnavailable:
-    """Return the error for a response that is not in Vault's format at all."""
+def _not_from_vault(reply: Reply, address: str, sent: Iterable[str]) -> StoreUnavailable:
+    """Return the error for a response that is not in Vault's format at all; a page may repeat what was sent."""
+    body = reply.body
+    for value in filter(None, sent):
+        body = body.replace(value.encode(), b"...")
+    shown = describe_response(reply.status, reply.reason, body)
     return StoreUnavailable(
-        f"The response from {address} (HTTP status {status}) is not from Vault or OpenBao.",
+        f"The response from {address} is not from Vault or OpenBao: {shown}.",
         hint="Check that the address is that of the server, and not of a proxy or another service.",
     )

@@ -17,7 +17,7 @@ from keyvouch._system.files.foreign_writers import check_trusted, check_trusted_
 from keyvouch._system.files.locations import cache_folder, configuration_files, state_folder
 from keyvouch._system.files.locks import locked
 from keyvouch._system.files.own_files import read_own, require_own_folder, write_own
-from keyvouch._system.files.path_resolution import make_folder, open_folder
+from keyvouch._system.files.path_resolution import absolute, make_folder, open_folder
 from keyvouch._system.files.reading import (
     Stamp,
     read,
@@ -30,6 +30,7 @@ from keyvouch._system.files.writing import open_to_append, remove, rewrite, trun
 __all__ = [
     "Folder",
     "Stamp",
+    "absolute",
     "cache_folder",
     "cannot_write",
     "check_trusted",

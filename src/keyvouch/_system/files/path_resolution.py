@@ -50,6 +50,16 @@ class Target(NamedTuple):
             raise _untrusted_link(self.path, self.name)
 
 
+def absolute(path: Path) -> Path:
+    """Return the absolute path. Raises `ConfigurationError` if the working directory no longer exists."""
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise ConfigurationError(
+            "The working directory no longer exists.", hint="Change to an existing one."
+        ) from error
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder that only its owner can open, and missing folders above it; an existing one is left as it is.
 
