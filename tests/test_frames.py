@@ -328,6 +328,7 @@ WITHOUT_SECRETS = {
     "ConfidentialClient.is_of_tenant": "compares names",
     "ClientAssertion.audience_of": "is overridden, and called by the assertion",
     "ClientAssertion.algorithm_for": "is overridden, and called by the assertion",
+    "ClientAssertion.preferred_algorithm": "is overridden, and called by the assertion",
     "ClientAssertion.server_kind": "is overridden, and called by the assertion",
     "KeyvouchCredential.close": "does nothing",
     "aio.KeyvouchCredential.close": "does nothing",

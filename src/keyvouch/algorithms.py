@@ -204,7 +204,10 @@ def require_fit(kind: str, algorithm: Algorithm, allowed: Sequence[Algorithm] = 
     fitting = allowed or algorithms_for(kind)
     if algorithm not in fitting:
         names = ", ".join(each.name for each in fitting)
-        raise AlgorithmUnsupported(f"A key of type {kind} cannot sign with {algorithm.name}.", hint=f"Use {names}.")
+        key = f"A key of type {kind}"
+        if allowed and all(each.family == "RSA-PSS" for each in allowed):
+            key = f"An RSASSA-PSS key ({kind}), which is restricted to PSS,"
+        raise AlgorithmUnsupported(f"{key} cannot sign with {algorithm.name}.", hint=f"Use {names}.")
 
 
 def der_to_jose(signature: DerSignature, algorithm: Algorithm) -> JoseSignature:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from keyvouch import certificate
 from keyvouch._core.signer import SIGN_TIMEOUT, Signer
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
-from keyvouch.algorithms import Algorithm, find_algorithm
+from keyvouch.algorithms import RS256, Algorithm, find_algorithm
 from keyvouch.errors import ConfigurationError, StoreUnavailable, without_frames
 from keyvouch.hosts import TokenServer, token_server
 
@@ -59,7 +59,8 @@ class ClientAssertion:
     ) -> None:
         """Configure the assertions; the defaults suit Entra ID, AD FS, and servers where keys are registered as a JWKS.
 
-        `algorithm`: a JOSE name; None chooses by the key, with RS256 for RSA keys whose store does not support PSS.
+        `algorithm`: a JOSE name; None chooses by the key. An RSA key signs with PS256 for Entra ID, and with RS256 for
+        other servers, which need not support PS256; with the other one if the key or its store does not support that.
         `x5t`: the certificate thumbprint to send: "sha256" (`x5t#S256`), "sha1" (`x5t`) or "none". "auto" sends one
         only to Entra ID and AD FS: SHA-256, or SHA-1 with RS256.
         `kid`: "thumbprint" sends the RFC 7638 thumbprint of the signing key, "none" nothing, other text is sent as it
@@ -114,6 +115,13 @@ class ClientAssertion:
         """Return the algorithm for a token endpoint; None lets the key decide. Override this for the same purpose."""
         return self._algorithm
 
+    def preferred_algorithm(self, endpoint: str) -> Algorithm | None:
+        """Return what an RSA key prefers if `algorithm_for` lets it decide: RS256, except for Entra ID and AD FS.
+
+        Servers should support RS256 (RFC 8414, section 2), and some, such as Okta, do not support PS256.
+        """
+        return RS256 if self.server_kind(endpoint) == "other" else None
+
     def server_kind(self, endpoint: str) -> TokenServer:
         """Return who verifies assertions for a token endpoint: "entra", "adfs" or "other". Override this if needed."""
         return token_server(endpoint)
@@ -138,6 +146,7 @@ class ClientAssertion:
         message, signature = self.signer.sign_negotiated(
             build,
             algorithm=self.algorithm_for(endpoint),
+            preferred=self.preferred_algorithm(endpoint),
             timeout=timeout,
             audit={"jti": token_id, "client_id": client_id, "audience": audience},
         )

@@ -342,6 +342,8 @@ def _convert(fields: Mapping[str, Any], source: str) -> Profile:
         message = message.replace("Expected 'str | null'", "expected text").replace("Expected ", "expected ")
         message = re.sub(r" - at '\$\.?(.*?)'$", lambda at: f" (in {at[1]})" if at[1] else "", message)
         hint = field_hints.hint_for(str(error), fields, Profile)
+        if source == environment.NAME:
+            message, hint = environment.in_variables(message), environment.in_variables(hint)
         raise ConfigurationError(f"{source}: {message}.", hint=hint) from None
     _require_printable(fields, source)
     _require_one_server(fields, source)
@@ -366,6 +368,11 @@ def _require_valid(profile: Profile, source: str) -> None:
         )
     if profile.authority and "@" in profile.authority:
         raise ConfigurationError(f"{source}: authority contains a user name.", hint="Remove it.")
+    if profile.authority and "/.well-known/" in profile.authority:
+        raise ConfigurationError(
+            f"{source}: authority is the URL of a discovery document, not of the issuer.",
+            hint=f"Write {profile.authority.partition('/.well-known/')[0]}",
+        )
     _require_no_tenant_in_authority(profile, source)
     _require_plain(profile, source)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -151,3 +153,46 @@ def test_one_format(tmp_path: Path, keys: list[Key], arguments: tuple[str, ...])
     done = run("export", *arguments, "--key", keys[0].uri, folder=tmp_path)
     assert done.status == 2
     assert "--certificate, --pfx, --jwk and --jwks" in done.errors
+
+
+def test_thumbprint_of_no_key(tmp_path: Path, keys: list[Key]) -> None:
+    """A thumbprint in the table `kid` that is no key's may be misspelled: a warning names it."""
+    thumbprint = jwk_thumbprint(keys[0].certificate.public_key())  # type: ignore[arg-type]
+    lines = ["[profiles.partner.assertion.kid]", f'"{thumbprint}" = "a"', f'"{"x" * 43}" = "b"']
+    environment = configure(tmp_path, [keys[0].uri], *lines)
+    done = run("export", "--jwks", environment=environment)
+
+    assert (done.status, json.loads(done.output)["keys"][0]["kid"]) == (0, "a")
+    assert done.errors == f"No key of the profile has the thumbprint {'x' * 43} in the table kid.\n"
+
+    shown = run("profile", "show", environment=environment).output
+    written = next(line for line in shown.splitlines() if line.startswith("assertion.kid"))
+    assert tomllib.loads(f"kid = {written.partition(' ')[2]}")["kid"] == {thumbprint: "a", "x" * 43: "b"}
+
+
+def test_certificate_of_a_key_without_one(tmp_path: Path, keys: list[Key]) -> None:
+    """For a key without a certificate, the hint has the other way to register it."""
+    path = tmp_path / "first.pem"
+    path.write_bytes(path.read_bytes().partition(b"-----BEGIN CERTIFICATE")[0])
+    assert "use --jwk" in run("export", "--certificate", str(tmp_path / "a.cer"), "--key", keys[0].uri).errors
+
+
+def test_next_steps_of_a_key(tmp_path: Path) -> None:
+    """After a key was created, there is a line for Entra ID and one for a server that knows public keys."""
+    done = run("new", "--key", f"pem:{tmp_path / 'new.pem'}")
+    assert "\nNext: keyvouch export --certificate app.cer --key 'pem:" in done.errors
+    line = next(each for each in done.errors.splitlines() if "JWKS" in each).partition("keyvouch ")[2]
+    assert json.loads(run(*shlex.split(line)).output)["kty"] == "RSA"
+
+
+def test_next_steps_of_a_profile(tmp_path: Path, keys: list[Key]) -> None:
+    """After adding a profile of an issuer, the next step is to register the keys; the line works when typed."""
+    options = ["--client-id", "app", "--key", keys[0].uri]
+    environment = {"KEYVOUCH_CONFIG": str(tmp_path / "c.toml")}
+    done = run("profile", "add", "partner", "--authority", "https://idp.example", *options, environment=environment)
+    first, second = (line.partition("Next: ")[2] for line in done.errors.splitlines() if "Next: " in line)
+    assert run(*first.split()[1:], environment=environment).output.startswith('{\n  "keys"')
+    assert second == "keyvouch token --profile partner"
+    done = run("profile", "add", "entra", "--tenant", "contoso.com", *options, environment=environment)
+    assert "Next: keyvouch token --profile entra" in done.errors
+    assert "jwks" not in done.errors

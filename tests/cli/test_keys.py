@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
+import re
 import shlex
 import stat
 import subprocess
@@ -16,8 +18,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from keyvouch._core import registry
+from keyvouch._system import files
 from keyvouch.algorithms import KEY_TYPES, key_type
 from keyvouch.cli import COMMANDS, group
+from keyvouch.cli.profile import warn_of_own_configuration
 from scripted_store import certify, new_key
 from signing_in import PASSWORD, Key, make_key, run
 from stores.key_material import pem_of, write
@@ -423,3 +427,22 @@ def test_further_key_without_settling_signs_at_once(tmp_path: Path) -> None:
     done = run("new", "--key", uri, "--key-type", "P-256", "--further", "--output", "json")
     assert json.loads(done.output)["signs_from"] is None
     assert "signs from now on" in run("new", "--key", uri, "--key-type", "P-256", "--further").errors
+
+
+def test_start_of_a_key_without_certificate(tmp_path: Path) -> None:
+    """A key without a certificate is not "valid from" a date: it was created then."""
+    key = make_key(tmp_path, "app.pem")
+    assert "created" not in run("keys", "--key", key.uri).output
+    path = tmp_path / "app.pem"
+    path.write_bytes(path.read_bytes().partition(b"-----BEGIN CERTIFICATE")[0])
+    assert re.search(r" created \d{4}-\d\d-\d\d", run("keys", "--key", key.uri).output)
+
+
+def test_configuration_of_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """If root has added a profile to its own configuration, the text has the option for the machine's."""
+    user, *_, machine = files.configuration_files()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    warn_of_own_configuration(user)
+    said = capsys.readouterr().err
+    assert f"with --config {machine} before `profile`" in said
+    assert "..." not in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import types
@@ -29,6 +30,17 @@ def test_option_of_the_group_after_the_command(arguments: tuple[str, ...], line:
     done = run(*arguments)
     assert done.status == 2
     assert f"comes before the command: {line}\n" in done.errors
+
+
+def test_configuration_in_hints(tmp_path: Path) -> None:
+    """The commands in a hint have the `--config` that was typed."""
+    path = tmp_path / "a b.toml"
+    path.write_text("")
+    for option in (("--config", str(path)), (f"--config={path}",)):
+        refused = run(*option, "sign", "--key", f"pem:{tmp_path / 'none.pem'}", stdin=b"x")
+        assert "`keyvouch " in refused.errors
+        line = refused.errors.partition("`keyvouch ")[2].partition("`")[0]
+        assert shlex.split(line) == [*option, "new"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +110,30 @@ def test_public_file_given_as_a_key(tmp_path: Path, what: str) -> None:
     with pytest.raises(KeyUnusable, match=f"No private key found in {path}") as caught:
         open_signer(f"pem:{path}")
     assert "the private key" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["PEM", "JWK"])
+def test_public_key_given_as_a_key(tmp_path: Path, kind: str) -> None:
+    """A public key, which everyone may read, is not made private either."""
+    key = make_key(tmp_path, "app.pem")
+    path = tmp_path / "public"
+    if kind == "JWK":
+        path.write_text(run("export", "--jwk", "--key", key.uri).output)
+    else:
+        public = key.certificate.public_key()
+        path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    path.chmod(0o644)
+    for scheme in ("pem", "pfx"):
+        with pytest.raises(KeyUnusable, match="it contains a public key"):
+            open_signer(f"{scheme}:{path}")
+
+
+@pytest.mark.parametrize("command", ["export --jwks", "token", "sign", "keys", "new", "delete", "grant LocalService"])
+def test_repeated_key(command: str) -> None:
+    """A command for one key refuses two, instead of ignoring one of them."""
+    done = run(*command.split(), "--key", "pem:/a.pem", "--key", "pem:/b.pem")
+    assert done.status == 2
+    assert "error[usage]: --key was given more than once. Use a profile for several keys." in done.errors
 
 
 def test_key_ring_of_a_machine_without_a_desktop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -270,6 +270,17 @@ def test_algorithm_of_an_endpoint() -> None:
     assert endpoints == [ENDPOINT] * 2
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "name"),
+    [("https://example.okta.com/oauth2/v1/token", "RS256"), (ENDPOINT, "PS256")],
+)
+def test_default_algorithm_of_an_rsa_key(endpoint: str, name: str) -> None:
+    """A server that is not Microsoft's gets RS256, which all should support; Entra ID gets PS256."""
+    context = {**CONTEXT, "token_endpoint": endpoint}
+    assert header_of(made(context=context))["alg"] == name
+    assert header_of(made(context=context, algorithm="PS384"))["alg"] == "PS384"
+
+
 def test_unsuitable_algorithm() -> None:
     """An algorithm that the key does not support is refused before the store is called."""
     with Script() as script, open_signer(script.uri) as signer:

@@ -46,13 +46,14 @@ def test_restricted_key_signs_with_its_algorithm(
     )
 
 
-def test_assertion_uses_the_allowed_algorithm(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("digest", "salt", "name"), [("sha512", 64, "PS512"), ("", 0, "PS256")])
+def test_assertion_uses_the_allowed_algorithm(tmp_path: Path, digest: str, salt: int, name: str) -> None:
     """An assertion for which no algorithm was requested uses the one that the key allows."""
-    with keyvouch.open_signer(f"pem:{make_pss_key(tmp_path, 'sha512', 64)}") as signer:
+    with keyvouch.open_signer(f"pem:{make_pss_key(tmp_path, digest, salt)}") as signer:
         text = keyvouch.ClientAssertion(signer)(
             {"client_id": "00000000-0000-4000-8000-000000000001", "token_endpoint": "https://as.example/token"}
         )
-    assert jwt.get_unverified_header(text)["alg"] == "PS512"
+    assert jwt.get_unverified_header(text)["alg"] == name
 
 
 def test_key_without_parameters_is_only_for_pss(tmp_path: Path) -> None:
@@ -60,8 +61,10 @@ def test_key_without_parameters_is_only_for_pss(tmp_path: Path) -> None:
     with keyvouch.open_signer(f"pem:{make_pss_key(tmp_path)}") as signer:
         for name in ("PS256", "PS384", "PS512"):
             assert signer.sign(MESSAGE, name)
-        with pytest.raises(AlgorithmUnsupported, match="Use PS256, PS384, PS512"):
+        with pytest.raises(AlgorithmUnsupported, match="Use PS256, PS384, PS512") as caught:
             signer.sign(MESSAGE, "RS256")
+    message = "An RSASSA-PSS key (RSA-2048), which is restricted to PSS, cannot sign with RS256."
+    assert caught.value.message == message
 
 
 @pytest.mark.parametrize("salt", [64, 200])

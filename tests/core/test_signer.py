@@ -334,6 +334,31 @@ def test_store_without_pss_signs_rs256() -> None:
         assert script.count("sign") == 4  # PS256 once
 
 
+@pytest.mark.parametrize("supported", ["RSA-PSS", "RSA-PKCS1"])
+def test_rs256_preferred(supported: str) -> None:
+    """With RS256 preferred, an RSA key signs with it; with PS256 if its store supports only that."""
+    tried = []
+
+    def only(key: Any, message: bytes, algorithm: Algorithm) -> bytes:
+        tried.append(algorithm.name)
+        if algorithm.family != supported:
+            raise AlgorithmUnsupported("not here")
+        return sign_locally(key, message, algorithm)
+
+    with Script("RSA-2048") as script, open_signer(script.uri) as signer:
+        script.signing = only
+        for _ in range(2):
+            signer.sign_negotiated(build, preferred=RS256)
+    assert tried == (["RS256", "PS256", "PS256"] if supported == "RSA-PSS" else ["RS256", "RS256"])
+
+
+@pytest.mark.parametrize("kind", ["P-256", "Ed25519"])
+def test_rs256_preferred_for_another_type(kind: str) -> None:
+    """A preference for RS256 has no effect on a key of another type."""
+    with Script(kind) as script, open_signer(script.uri) as signer:
+        assert signer.sign_negotiated(build, preferred=RS256)[0] == signer.sign_negotiated(build)[0]
+
+
 def test_rs256_belongs_to_its_key() -> None:
     """Another key uses its own preferred algorithm."""
     with Script("RSA-2048") as script, open_signer(script.uri) as signer:
@@ -430,7 +455,9 @@ def test_header_and_signature_are_one_keys(soak: bool) -> None:
 
         def sign(index: int) -> None:
             while made[index] < each or not done.is_set():
-                message, _, signature = make({"client_id": "c", "token_endpoint": "e"}).rpartition(".")
+                message, _, signature = make(
+                    {"client_id": "c", "token_endpoint": "https://login.microsoftonline.com/t"}
+                ).rpartition(".")
                 header = json.loads(from_base64url(message.partition(".")[0]))
                 public_key = public_keys[header["x5t#S256"]]
                 assert is_signed(public_key, from_base64url(signature), message.encode(), "ES256")

@@ -69,6 +69,26 @@ def test_path_in_the_windows_certificate_store(text: str, uri: str) -> None:
     assert error.hint.endswith((f"Write '{uri}'.", f"keyvouch keys --key '{uri}'"))
 
 
+@pytest.mark.parametrize("text", ["env:APP_KEY", "APP_KEY"])
+def test_reference_without_a_scheme(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference to a key, and the name of a variable that exists, are answered with the URIs to write."""
+    monkeypatch.setenv("APP_KEY", SECRET)
+    assert refusal(text).hint == "Write pem:env:APP_KEY (or pfx:env:APP_KEY)."
+
+
+@pytest.mark.parametrize("text", ["pem:env:A pem:env:B", "pem:env:A,pfx:env:B", "pem:/a.pem pem:/b.pem"])
+def test_several_uris(text: str) -> None:
+    """Several URIs in one text are not one key's."""
+    error = refusal(text)
+    assert error.message == "Expected the URI of one key, got 2."
+    assert "profile" in error.hint
+
+
+def test_path_with_a_space() -> None:
+    """A path with spaces and commas is a path."""
+    assert parse("pem:/etc/my keys, pem:old/app.pem").get("path")
+
+
 @pytest.mark.parametrize(
     ("text", "hint"),
     [

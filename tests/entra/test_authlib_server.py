@@ -74,3 +74,13 @@ def test_configured_algorithm(server: AuthlibServer, client_id: str, tmp_path: P
 
     with pytest.raises(AuthorityRefused, match="Sent: algorithm PS256"):
         sign_in(server, client_id, key, algorithm="PS256")
+
+
+@pytest.mark.parametrize("key_type", ["RSA-2048", "P-256"])
+def test_server_that_lists_no_algorithms(client_id: str, tmp_path: Path, key_type: str) -> None:
+    """Like Okta, a server may support RS256 but not PS256, and list neither: an RSA key signs with RS256."""
+    key = make_key(tmp_path, "app.pem", key_type)
+    with AuthlibServer(lists_algorithms=False) as server:
+        server.register(client_id, [identified_jwk(key.certificate)])
+
+        assert sign_in(server, client_id, key)

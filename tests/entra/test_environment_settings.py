@@ -102,7 +102,7 @@ def test_options_take_precedence(authority: Authority) -> None:
 def test_options_without_any_settings(app: App, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a configuration and variables, options are enough; a relative `--ca-file` is allowed."""
     for name in environment.VARIABLES.values():
-        monkeypatch.delenv(name)
+        monkeypatch.delenv(name, raising=False)
     where = Path(authority.ca_file)
     options = ["--key", "pem:env:APP_KEY", "--tenant", app.tenant, "--client-id", app.client_id, "--scope", SCOPE]
     done = run("token", *options, "--authority", authority.url, "--ca-file", where.name, folder=where.parent)
@@ -158,6 +158,29 @@ def test_defaults_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert config.load().profile(environment.NAME).token_cache == "user"
 
 
+ASSERTION = {"ALGORITHM": "RS256", "KID": "key-1", "AUDIENCE": "https://aud.example", "X5T": "sha256"}
+
+
+def test_assertion_options(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables set the options of assertions."""
+    for name, value in ASSERTION.items():
+        monkeypatch.setenv(f"KEYVOUCH_ASSERTION_{name}", value)
+    found = run("assertion").output.strip()
+    header, claims = jwt.get_unverified_header(found), jwt.decode(found, options={"verify_signature": False})
+    assert (header["alg"], header["kid"], claims["aud"]) == ("RS256", "key-1", "https://aud.example")
+    assert "x5t#S256" in header
+    assert claims["iss"] == app.client_id
+
+
+@pytest.mark.usefixtures("app")
+def test_invalid_assertion_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An invalid value is reported with the name of the variable and the values that it can have."""
+    monkeypatch.setenv("KEYVOUCH_ASSERTION_X5T", "sha3")
+    with pytest.raises(ConfigurationError, match="in KEYVOUCH_ASSERTION_X5T") as caught:
+        keyvouch.connect()
+    assert caught.value.hint == "Set KEYVOUCH_ASSERTION_X5T to sha1. The values are auto, sha256, sha1, none."
+
+
 @pytest.mark.usefixtures("app")
 def test_no_token_on_disk(own_folders: Path) -> None:
     """Settings in variables leave no token behind."""
@@ -177,9 +200,37 @@ def test_missing_variable(app: App, missing: str, monkeypatch: pytest.MonkeyPatc
     assert f"KEYVOUCH_{missing} is not set" in run("token").errors
 
 
+@pytest.mark.parametrize("missing", ["KEYVOUCH_SCOPES", "KEYVOUCH_TENANT"])
+def test_neither_tenant_nor_authority(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the authority is missing too, the hint says what is needed for Entra ID and for another server."""
+    values = {"KEYVOUCH_CLIENT_ID": "app", "KEYVOUCH_KEY": "pem:/a.pem", "KEYVOUCH_SCOPES": SCOPE}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(missing, raising=False)
+    with pytest.raises(ConfigurationError, match=f"{missing} is not set") as caught:
+        keyvouch.connect()
+    assert f"Set {missing}" in caught.value.hint
+    assert "KEYVOUCH_AUTHORITY to its issuer" in caught.value.hint
+
+
+def test_no_settings() -> None:
+    """Without a profile and variables, the hint names the variables for both kinds of servers."""
+    with pytest.raises(ConfigurationError, match="No profile") as caught:
+        keyvouch.connect()
+    assert "KEYVOUCH_TENANT" in caught.value.hint
+    assert "KEYVOUCH_AUTHORITY" in caught.value.hint
+
+
+def test_docstring_of_connect() -> None:
+    """The docstring of `connect` lists every variable."""
+    for name in (*environment.VARIABLES.values(), environment.USE_AZURE):
+        assert f"`{name}" in str(keyvouch.connect.__doc__)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
+        ("KEYVOUCH_AUTHORITY", "https://idp.example/.well-known/openid-configuration", "discovery document"),
         ("KEYVOUCH_TENANT", '"contoso"', "KEYVOUCH_TENANT is in quotes"),
         ("KEYVOUCH_KEY", "/etc/app.pem", "KEYVOUCH_KEY: "),
         ("KEYVOUCH_KEY", "pem:command:/bin/cat /etc/app.pem", "not allowed"),

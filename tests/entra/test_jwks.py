@@ -72,11 +72,15 @@ def test_each_of_two_keys_signs_in(
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_issuer_without_path(oidc_provider: OidcProvider, client_id: str, keys: list[Key], slash: str) -> None:
-    """An issuer need not have a path, and may end with a slash, as at Auth0; also with another `http_client`."""
+    """An issuer need not have a path, and may end with a slash, as at Auth0; also with another `http_client`.
+
+    keyvouch does not see the discovery document then, so an RSA key signs with RS256.
+    """
     oidc_provider.register(Client(client_id, "PS256", keys[0].certificate))
     issuer = oidc_provider.issuer_without_path + slash
 
     assert sign_in(oidc_provider, client_id, keys[0].uri, issuer=issuer)
+    oidc_provider.register(Client(client_id, "RS256", keys[0].certificate))
     assert sign_in(oidc_provider, client_id, keys[0].uri, issuer=issuer, http_client=oidc_provider.session())
 
 
@@ -125,6 +129,41 @@ def test_refusal_names_what_was_sent(oidc_provider: OidcProvider, client_id: str
     assert f"Sent: algorithm PS256, kid {jwk(keys[1])['kid']}." in caught.value.hint
     assert "keyvouch export --jwk --key 'pem:" in caught.value.hint
     assert not any(word in caught.value.hint.lower() for word in ("portal", "app registration", "entra"))
+
+
+def test_refusal_of_a_profile(oidc_provider: OidcProvider, client_id: str, keys: list[Key], tmp_path: Path) -> None:
+    """A refusal names the command that prints the profile's JWKS, with its `kid`; it works when typed."""
+    oidc_provider.register(Client(client_id, "PS256", jwk(keys[1]), "kid"))
+    environment = write_profile(tmp_path, oidc_provider, client_id, keys[0].uri)
+    with (tmp_path / "config.toml").open("a") as file:
+        file.write(f'[profiles.partner.assertion.kid]\n"{jwk(keys[0])["kid"]}" = "chosen"\n')
+    refused = run("token", environment=environment)
+
+    assert "kid chosen" in refused.errors
+    assert "kid (none if it is registered without one), algorithm or audience in the profile's table" in refused.errors
+    line = refused.errors.partition("`keyvouch ")[2].partition("`")[0]
+    assert line == "export --profile partner --jwks"
+    assert json.loads(run(*line.split(), environment=environment).output)["keys"][0]["kid"] == "chosen"
+
+    other = run("token", "--profile", "partner", "--key", keys[0].uri, environment=environment)
+    assert "`keyvouch export --jwk --key 'pem:" in other.errors
+
+
+def test_refusal_with_variables(oidc_provider: OidcProvider, client_id: str, keys: list[Key]) -> None:
+    """If the settings are in variables, the hint names those."""
+    oidc_provider.register(Client(client_id, "PS256", jwk(keys[1]), "kid"))
+    environment = {
+        "KEYVOUCH_AUTHORITY": oidc_provider.issuer_without_path,
+        "KEYVOUCH_CA_FILE": oidc_provider.ca_file,
+        "KEYVOUCH_CLIENT_ID": client_id,
+        "KEYVOUCH_KEY": keys[0].uri,
+        "KEYVOUCH_ASSERTION_KID": "chosen",
+    }
+    refused = run("token", environment=environment)
+
+    assert "`keyvouch export --jwks`" in refused.errors
+    assert "set KEYVOUCH_ASSERTION_KID (none" in refused.errors
+    assert "Sent: algorithm PS256, kid chosen." in refused.errors
 
 
 def test_scopes_are_optional(oidc_provider: OidcProvider, client_id: str, keys: list[Key]) -> None:
@@ -186,7 +225,7 @@ def test_profile_of_an_issuer(oidc_provider: OidcProvider, client_id: str, keys:
 
 def test_unmodified_msal(oidc_provider: OidcProvider, client_id: str, keys: list[Key]) -> None:
     """With unmodified MSAL, which needs an issuer with a path, a token endpoint outside Entra ID gets a `kid`."""
-    oidc_provider.register(Client(client_id, "PS256", [jwk(each) for each in keys], "nimbus"))
+    oidc_provider.register(Client(client_id, "RS256", [jwk(each) for each in keys], "nimbus"))
     app = msal.ConfidentialClientApplication(
         client_id,
         oidc_authority=f"{oidc_provider.issuer_without_path}/.",
@@ -197,14 +236,32 @@ def test_unmodified_msal(oidc_provider: OidcProvider, client_id: str, keys: list
     assert "access_token" in app.acquire_token_for_client([oidc_provider.scope])
 
 
-def test_assertion_for_an_issuer(oidc_provider: OidcProvider, client_id: str, keys: list[Key], tmp_path: Path) -> None:
-    """`keyvouch assertion` identifies the key by its `kid`, too."""
+@pytest.mark.parametrize("options", [(), ("--endpoint", "https://other.example/token")])
+def test_assertion_for_an_issuer(
+    oidc_provider: OidcProvider, client_id: str, keys: list[Key], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """`keyvouch assertion` takes algorithm and token endpoint from the discovery document, and sends the `kid`."""
     environment = write_profile(tmp_path, oidc_provider, client_id, keys[0].uri)
-    endpoint = f"{oidc_provider.issuer_without_path}/token"
-    done = run("assertion", "--endpoint", endpoint, environment=environment)
+    done = run("assertion", *options, environment=environment)
 
+    claims = jwt.decode(done.output.strip(), options={"verify_signature": False})
+    assert claims["aud"] == (options[1] if options else f"{oidc_provider.issuer_without_path}/token")
     header = jwt.get_unverified_header(done.output.strip())
     assert header == {"alg": "PS256", "typ": "JWT", "kid": jwk(keys[0])["kid"]}
+
+
+def test_assertion_for_an_unreachable_issuer(
+    oidc_provider: OidcProvider, client_id: str, keys: list[Key], tmp_path: Path
+) -> None:
+    """Without the discovery document, `--endpoint` is required, and an RSA key signs with RS256."""
+    nowhere = "https://localhost:1"
+    environment = write_profile(tmp_path, oidc_provider, client_id, keys[0].uri, authority=nowhere)
+    refused = run("assertion", environment=environment)
+    assert (refused.status, "--endpoint URL" in refused.errors) == (5, True)
+
+    done = run("assertion", "--endpoint", f"{nowhere}/token", environment=environment)
+    assert jwt.get_unverified_header(done.output.strip())["alg"] == "RS256"
+    assert f"{nowhere} cannot be reached" in done.errors
 
 
 @pytest.mark.parametrize("kid", ["", {"short": "a"}, {"A" * 43: ""}])

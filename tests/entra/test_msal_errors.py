@@ -12,8 +12,10 @@ from urllib3.exceptions import ProxyError
 
 from keyvouch._system.sockets import ResponseTooLarge
 from keyvouch.entra.discovery import UnexpectedResponse
+from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.entra.msal_errors import translate_discovery_error, translate_network_error
 from keyvouch.errors import AuthorityRefused, AuthorityUnavailable, ConfigurationError, KeyvouchError, StoreUnavailable
+from keyvouch.testing.authority import Authority
 
 
 def test_unknown_option_stays_a_type_error() -> None:
@@ -181,6 +183,21 @@ def test_discovery_errors(error: Exception, kind: type[KeyvouchError], message: 
     assert found.__cause__ is error
     if isinstance(found, AuthorityRefused):
         assert (found.error, tuple(found.error_codes)) == ("invalid_tenant", (90002,))
+
+
+def test_issuer_given_as_authority() -> None:
+    """An issuer without a path as `authority`: the hint is the argument to pass."""
+    with pytest.raises(ConfigurationError, match=r"https://idp\.example contains no tenant") as caught:
+        ConfidentialClient("app", ["pem:/a.pem"], authority="https://idp.example")
+    assert "oidc_authority='https://idp.example'" in caught.value.hint
+
+
+def test_untrusted_certificate_of_an_authority(authority: Authority) -> None:
+    """The hint names the setting in a profile, the option, the variable and Python's argument."""
+    with pytest.raises(ConfigurationError, match="not trusted") as caught:
+        ConfidentialClient("app", ["pem:/a.pem"], authority=authority.authority, instance_discovery=False)
+    for name in ("ca-file", "--ca-file", "KEYVOUCH_CA_FILE", "ca_file="):
+        assert name in caught.value.hint
 
 
 def test_invalid_option_without_a_text() -> None:

@@ -1,6 +1,7 @@
 """A third-party token endpoint that verifies client assertions: Authlib's, as an issuer without a path.
 
-It accepts only the algorithms that Authlib accepts by default, which its discovery document lists. It finds a key by
+It accepts only the algorithms that Authlib accepts by default, which its discovery document lists unless it is to be
+like Okta's. It finds a key by
 the assertion's `kid`, which is required if the client has several, and refuses a repeated `jti`.
 
     with AuthlibServer() as server:
@@ -126,7 +127,10 @@ def _make_token(**options: Any) -> dict[str, Any]:
 
 
 class AuthlibServer:
-    """The server, from `with` to the end of the block."""
+    """The server, from `with` to the end of the block; `lists_algorithms=False` leaves them out of the document."""
+
+    def __init__(self, *, lists_algorithms: bool = True) -> None:
+        self._lists_algorithms = lists_algorithms
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="keyvouch-authlib-")
@@ -172,5 +176,5 @@ class AuthlibServer:
             "authorization_endpoint": f"{self.issuer}/oauth2/authorize",
             "token_endpoint": self.endpoint,
             "token_endpoint_auth_methods_supported": ["private_key_jwt"],
-            "token_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
+            **({"token_endpoint_auth_signing_alg_values_supported": ALGORITHMS} if self._lists_algorithms else {}),
         }

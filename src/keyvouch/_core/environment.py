@@ -23,10 +23,17 @@ VARIABLES = {
     "scopes": "KEYVOUCH_SCOPES",
     "authority": "KEYVOUCH_AUTHORITY",
     "ca-file": "KEYVOUCH_CA_FILE",
+    "assertion.algorithm": "KEYVOUCH_ASSERTION_ALGORITHM",
+    "assertion.kid": "KEYVOUCH_ASSERTION_KID",
+    "assertion.audience": "KEYVOUCH_ASSERTION_AUDIENCE",
+    "assertion.x5t": "KEYVOUCH_ASSERTION_X5T",
 }
-"""The variable for each field of a profile."""
-REQUIRED = "KEYVOUCH_TENANT, KEYVOUCH_CLIENT_ID, KEYVOUCH_KEY and KEYVOUCH_SCOPES"
-"""The variables that signing in at Entra ID requires."""
+"""The variable for each field of a profile, and of its table `assertion`."""
+REQUIRED = (
+    "KEYVOUCH_CLIENT_ID, KEYVOUCH_KEY, and KEYVOUCH_TENANT with KEYVOUCH_SCOPES (for a server that is not Microsoft's,"
+    " KEYVOUCH_AUTHORITY instead)"
+)
+"""The variables that signing in requires."""
 USE_AZURE = "KEYVOUCH_USE_AZURE_VARIABLES"
 AZURE_VARIABLES = {
     "tenant": "AZURE_TENANT_ID",
@@ -50,9 +57,31 @@ def settings() -> dict[str, Any]:
     found: dict[str, Any] = {field: value_of(variable) for field, variable in VARIABLES.items()}
     if uses_azure():
         found |= {field: value for field, value in _azure_settings().items() if not found.get(field)}
+    for field in [each for each in found if "." in each]:
+        if value := found.pop(field):
+            found.setdefault("assertion", {})[field.removeprefix("assertion.")] = value
     found["scopes"] = found["scopes"].split()
     found["keys"] = [found["keys"]] if found["keys"] else []
     return {field: value for field, value in found.items() if value}
+
+
+def options_to_set(text: str, profile: str) -> str:
+    """Complete a hint such as "{kid} or {x5t}" with the names of options for assertions, and where they are written.
+
+    `profile` is the name of the profile that has them; for `NAME` they are variables.
+    """
+    names = {field.partition(".")[2]: variable for field, variable in VARIABLES.items() if "." in field}
+    if profile == NAME:
+        return text.format(**names)
+    return f"{text.format(**{name: name for name in names})} in the profile's table assertion"
+
+
+def in_variables(text: str) -> str:
+    """Return a message or hint about fields of the table `assertion` with the names of their variables."""
+    for field, variable in VARIABLES.items():
+        if "." in field and field in text:
+            text = text.replace(f"Write {field} =", f"Set {variable} to").replace(field, variable).replace('"', "")
+    return text
 
 
 def variables() -> tuple[str, ...]:
@@ -72,9 +101,11 @@ def missing(field: str) -> ConfigurationError:
     """Return the error for a field that no variable sets."""
     variable = VARIABLES.get(field, field)
     azure = f" or {AZURE_VARIABLES[field]}" if uses_azure() and field in AZURE_VARIABLES else ""
+    other_server = "; for a server that is not Microsoft's, KEYVOUCH_AUTHORITY to its issuer"
     examples = {
         "keys": "KEYVOUCH_KEY=pem:env:APP_KEY, and APP_KEY to the key",
-        "scopes": "KEYVOUCH_SCOPES=https://graph.microsoft.com/.default",
+        "scopes": f"KEYVOUCH_SCOPES=https://graph.microsoft.com/.default for Entra ID{other_server}",
+        "tenant": f"KEYVOUCH_TENANT for Entra ID{other_server}",
     }
     return ConfigurationError(
         f"The environment variable {variable}{azure} is not set.", hint=f"Set {examples.get(field, variable)}."

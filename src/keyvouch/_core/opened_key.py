@@ -14,7 +14,7 @@ from keyvouch._core.store_faults import require_key
 from keyvouch._system.forks import process
 from keyvouch._system.in_use import InUse
 from keyvouch._system.signal_handlers import is_from_signal_handler
-from keyvouch.algorithms import Algorithm, algorithms_for, key_type, require_usable, signature_size
+from keyvouch.algorithms import PS256, RS256, Algorithm, algorithms_for, key_type, require_usable, signature_size
 from keyvouch.errors import CertificateMismatch, KeyChanged, KeyvouchError
 from keyvouch.uri import KeyUri
 
@@ -51,13 +51,22 @@ class OpenedKey:
         """True if every signature is verified, and not only the first with each algorithm."""
         self.verified: dict[object, Algorithm] = {}
         """Algorithms whose signatures need no further verification, by name and by object."""
-        self.preferred = (stored.algorithms or algorithms_for(self.key_type))[0]
-        """The algorithm used if the caller names none; RS256 once the store has turned out not to support PS256."""
+        self.negotiable = _negotiable(stored.algorithms or algorithms_for(self.key_type))
+        """The algorithms used if the caller names none, the key's choice first; one once a signature has decided."""
         self.retired = False
         self.use = InUse()
         """Each signature keeps its token while it uses the key, and calls `close_if_unused` afterwards."""
         self._lock = threading.Lock()
         self._closed = False
+
+    @property
+    def preferred(self) -> Algorithm:
+        """The algorithm to try first if the caller prefers none."""
+        return self.negotiable[0]
+
+    def choices(self, preferred: Algorithm | None) -> tuple[Algorithm, ...]:
+        """Return the algorithms to try if the caller names none; the preferred one first, if it is one of them."""
+        return self.negotiable[::-1] if self.negotiable[-1] is preferred else self.negotiable
 
     @property
     def is_of_this_process(self) -> bool:
@@ -84,6 +93,11 @@ class OpenedKey:
                 return
             self._closed = True
         _close(self.stored)
+
+
+def _negotiable(allowed: Sequence[Algorithm]) -> tuple[Algorithm, ...]:
+    """Return PS256 and RS256, which a store may or may not support, as far as allowed; otherwise the first one."""
+    return tuple(each for each in allowed if each in (PS256, RS256)) or tuple(allowed[:1])
 
 
 def _close(stored: StoredKey) -> None:
@@ -125,7 +139,7 @@ def open_key(
         raise
     if expected:  # a pinned URI no longer identifies the family, and a refused algorithm is not tried again
         opened.settles_at = opened.settles_at or expected.settles_at
-        opened.preferred = expected.preferred
+        opened.negotiable = expected.negotiable
     return opened
 
 

@@ -18,7 +18,7 @@ from keyvouch._core.connections import acquire, release
 from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import Signer
 from keyvouch._core.store_faults import store_code
-from keyvouch._core.uri_mistakes import unknown_scheme
+from keyvouch._core.uri_mistakes import several_uris, unknown_scheme
 from keyvouch._formats.text_encodings import decode
 from keyvouch._secrets.key_bytes import forget_key, keep_key
 from keyvouch._secrets.redaction import redact
@@ -87,6 +87,8 @@ def parse(uri: str | KeyUri) -> KeyUri:
     if isinstance(uri, KeyUri):
         return uri if uri.store_class else parse(uri.reveal())  # one that was parsed without its store
     scheme = scheme_of(uri)
+    if mistake := several_uris(uri):
+        raise mistake
     if scheme == "profile":
         raise ConfigurationError("Expected the URI of a key, got a profile.", hint="Write the key's own URI.", uri=uri)
     try:

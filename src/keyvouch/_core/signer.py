@@ -28,7 +28,7 @@ from keyvouch._core.retries import Backoff, Deadline, as_user_error
 from keyvouch._core.store_faults import checked_error
 from keyvouch._system import forks, not_picklable, safe_lock
 from keyvouch._system.forks import process
-from keyvouch.algorithms import PS256, RS256, Algorithm, find_algorithm, require_fit, verifies
+from keyvouch.algorithms import Algorithm, find_algorithm, require_fit, verifies
 from keyvouch.errors import (
     AlgorithmUnsupported,
     KeyvouchError,
@@ -152,13 +152,14 @@ class Signer(not_picklable.NotPicklable):
         build: Build,
         *,
         algorithm: Algorithm | None = None,
+        preferred: Algorithm | None = None,
         timeout: float = SIGN_TIMEOUT,
         audit: Mapping[str, object] | None = None,
     ) -> tuple[bytes, bytes]:
         """Return the message that `build(algorithm, chain, public_key)` makes, and its signature by that very key.
 
-        The default algorithm is PS256 for RSA (RS256 if, and only if, the store does not support PS256), the curve's
-        own for EC, EdDSA for Ed25519. First checks whether the key was replaced. Raises like `sign`.
+        The default is the algorithm of the curve for EC and Ed25519, and PS256 for RSA, or RS256 if `preferred`; or the
+        other one if the store does not support it. First checks whether the key was replaced. Raises like `sign`.
         """
         try:
             started = time.monotonic()
@@ -169,7 +170,8 @@ class Signer(not_picklable.NotPicklable):
             try:
                 if token is None or opened.fork_number != process.fork_number:
                     opened, token = self._begin(started + timeout - time.monotonic(), algorithm, audit)
-                return self._negotiate(opened, build, algorithm, timeout, audit, started=started)
+                choices = (algorithm,) if algorithm else opened.choices(preferred)
+                return self._negotiate(opened, build, choices, timeout, audit, started=started)
             finally:
                 token = None
                 if opened.retired:
@@ -276,10 +278,7 @@ class Signer(not_picklable.NotPicklable):
     def _begin(
         self, timeout: float, algorithm: str | Algorithm | None, audit: Mapping[str, object] | None
     ) -> tuple[OpenedKey, object]:
-        """Return the current key and the token of its use; a child reopens it, within the timeout.
-
-        If that fails, there is an audit record, as for any failed signature.
-        """
+        """Return the current key and the token of its use; a child reopens it, and a failure to do so is audited."""
         while True:
             opened = self._current.opened
             held = [opened.use.token]  # a list, so that nothing stays in this frame, which an exception may keep
@@ -302,22 +301,21 @@ class Signer(not_picklable.NotPicklable):
         self,
         opened: OpenedKey,
         build: Build,
-        algorithm: Algorithm | None,
+        choices: tuple[Algorithm, ...],
         timeout: float,
         audit: Mapping[str, object] | None,
         *,
         started: float,
     ) -> tuple[bytes, bytes]:
-        chosen = algorithm or opened.preferred
-        message = build(chosen, opened.chain, opened.public_key)
+        message = build(choices[0], opened.chain, opened.public_key)
         try:
-            return message, self._sign(opened, message, chosen, timeout, audit, started=started)
+            return message, self._sign(opened, message, choices[0], timeout, audit, started=started)
         except AlgorithmUnsupported:
-            if algorithm is not None or chosen is not PS256:
+            if len(choices) == 1:
                 raise
-        message = build(RS256, opened.chain, opened.public_key)
-        signature = self._sign(opened, message, RS256, timeout, audit, started=started)
-        opened.preferred = RS256
+        message = build(choices[1], opened.chain, opened.public_key)
+        signature = self._sign(opened, message, choices[1], timeout, audit, started=started)
+        opened.negotiable = choices[1:]
         return message, signature
 
     def _sign(

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 
-from keyvouch._secrets.redaction import REFERENCE_KINDS, redact
+from keyvouch._secrets.redaction import KEY_REFERENCE_KINDS, REFERENCE_KINDS, redact
 from keyvouch.errors import ConfigurationError
 
 _SUFFIXES = {"pfx": (".pfx", ".p12"), "pem": (".pem", ".key", ".crt", ".cer", ".jwk"), "pkcs11": (".so", ".dylib")}
@@ -35,6 +35,8 @@ _PROVIDER_PATH = re.compile(
     r"(?:[\w.\\/]*certificate::|cert:)?[\\/]*(LocalMachine|CurrentUser)[\\/]+(\w+)(?:[\\/]+(.*))?", re.IGNORECASE
 )
 """A path in PowerShell's drive `Cert:`; without the drive, as curl and stunnel write it."""
+_REFERENCED_KEY = re.compile(rf"(?:pem|pfx):(?:(?:{'|'.join(KEY_REFERENCE_KINDS)}):|[/.]).*")
+"""The beginning of a URI of a file or reference, where a text may contain several."""
 _VAULT_OBJECT = re.compile(
     r"//([\w.-]+\.(?:vault|managedhsm)\.[\w.]+)(?::443)?/(keys|certificates|secrets)/([\w-]+)(?:/(\w+))?/?"
 )
@@ -95,6 +97,16 @@ def windows_path(text: str) -> ConfigurationError:
     )
 
 
+def several_uris(text: str) -> ConfigurationError | None:
+    """Return the error for the URIs of several keys in one text; None for anything else."""
+    uris = re.split(r"[\s,]+", text.strip())
+    if len(uris) == 1 or not all(_REFERENCED_KEY.fullmatch(each) for each in uris):
+        return None
+    return ConfigurationError(
+        f"Expected the URI of one key, got {len(uris)}.", hint="Use a profile for several keys: keys = [...]."
+    )
+
+
 def missing_scheme(text: str) -> ConfigurationError:
     """Return the error for a text without a scheme."""
     identity, shown = text.partition("?")[0], _shown(text)
@@ -108,6 +120,8 @@ def missing_scheme(text: str) -> ConfigurationError:
         hint = f"Write '{scheme}:{shown}'."
     elif identity.startswith(("/", ".", "~")) or identity.lower().endswith(sum(_SUFFIXES.values(), ())):
         hint = _for_path(shown)
+    elif re.fullmatch(r"\w+", text) and text in os.environ:
+        hint = _for_reference(f"env:{text}")
     else:
         hint = "A URI begins with a store's scheme and a colon; `keyvouch stores` lists the schemes."
     return ConfigurationError(f"Invalid URI {shown!r}: the scheme is missing.", hint=hint)
@@ -119,6 +133,8 @@ def unknown_scheme(text: str) -> ConfigurationError | None:
     scheme = scheme.lower()
     if scheme == "file":
         hint = _for_file(rest)
+    elif scheme in KEY_REFERENCE_KINDS:
+        hint = _for_reference(_shown(text))
     elif scheme == "cert":
         hint = "For a file, write pfx:PATH or pem:PATH; for the Windows certificate store, windows:thumbprint=..."
     elif scheme in _ALIASES:
@@ -137,6 +153,10 @@ def unknown_store(scheme: str) -> ConfigurationError | None:
         return None
     lines = " or ".join(f"keyvouch stores {each}" for each in stores)
     return ConfigurationError(f"Unknown scheme: {scheme}.", hint=f"Write: {lines}")
+
+
+def _for_reference(reference: str) -> str:
+    return f"Write pem:{reference} (or pfx:{reference})."
 
 
 def _for_file(url: str) -> str:

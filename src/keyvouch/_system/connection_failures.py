@@ -79,8 +79,16 @@ def note_proxy(error: BaseException, address: str | None) -> None:
     vars(error)[_PROXY_NOTE] = address
 
 
-def describe_failure(error: BaseException, server: str, pool: Any = None) -> Failure:
-    """Return why a request to `server` failed; `pool`: urllib3's pool, if `error` does not contain it."""
+def describe_failure(error: BaseException, server: str, pool: Any = None, *, ca_file: str = "ca-file=") -> Failure:
+    """Return why a request to `server` failed.
+
+    `pool`: urllib3's pool, if `error` does not contain it. `ca_file`: what the hint calls the setting for a CA.
+    """
+    failure = _describe(error, server, pool)
+    return failure._replace(hint=failure.hint.format(ca_file=ca_file)) if failure.kind == "trust" else failure
+
+
+def _describe(error: BaseException, server: str, pool: Any) -> Failure:
     causes = _causes(error)
     proxy = _proxy_of(pool, causes)
     if cause_of(error, ResponseTooLarge):
@@ -123,7 +131,7 @@ def _server_failure(causes: list[BaseException], server: str) -> Failure:
 
 def _untrusted(error: ssl.SSLCertVerificationError, peer: str) -> Failure:
     reason = error.verify_message
-    hint = "Set ca-file= to a PEM file with its CA, or with that of a proxy that intercepts TLS."
+    hint = "Set {ca_file} to a PEM file with its CA, or with that of a proxy that intercepts TLS."
     if "ostname" in reason or "IP address" in reason:
         hint = "Correct the address: the certificate belongs to another server, and does not contain this host name."
     elif "expired" in reason or "not yet valid" in reason:

@@ -110,7 +110,7 @@ def _load(name: str) -> click.Command:  # noqa: C901, PLR0912 - a table of impor
 @click.option("--config", metavar="FILE", help="Configuration file, instead of the user's or the machine's.")
 @click.option("--debug", is_flag=True, help="Print log records and tracebacks to standard error.")
 def group(config: str | None, *, debug: bool) -> None:
-    """Sign in with a certificate whose private key stays in its store."""
+    """Sign in to Entra ID and other OAuth servers with a private key that stays in its store."""
     if config:
         os.environ["KEYVOUCH_CONFIG"] = config  # read wherever a profile is loaded
     if debug:

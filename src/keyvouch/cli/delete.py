@@ -6,13 +6,13 @@ import click
 
 from keyvouch._core import key_management, opening
 from keyvouch.cli.inputs import is_interactive
-from keyvouch.cli.options import output_option
+from keyvouch.cli.options import key_option, output_option
 from keyvouch.cli.output import present
 from keyvouch.cli.selection import select
 
 
 @click.command("delete")
-@click.option("--key", required=True, metavar="URI", help="Pinned URI of the key, as listed by `keyvouch keys`.")
+@key_option("Pinned URI of the key, as listed by `keyvouch keys`.", required=True)
 @click.option("--yes", is_flag=True, help="Do not prompt for confirmation.")
 @output_option
 def command(key: str, yes: bool, output: str) -> None:

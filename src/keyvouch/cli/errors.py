@@ -105,7 +105,7 @@ def _print_error(error: KeyvouchError) -> None:
     fields = {
         "code": error.code,
         "message": error.message,
-        "hint": "\n".join(filter(None, (error.hint, mistakes.hint_for_cut_uri(error)))),
+        "hint": mistakes.with_configuration("\n".join(filter(None, (error.hint, mistakes.hint_for_cut_uri(error))))),
         "uri": error.uri,
         "transient": error.transient,
     }

@@ -87,13 +87,17 @@ def write_certificate(path: Path, signer: Signer) -> None:
 
     if not signer.chain:
         raise CertificateMissing(
-            "The key has no certificate.", hint="Add certificate-file= to the URI.", uri=signer.uri
+            "The key has no certificate.",
+            hint="Add certificate-file= to the URI. For a server that knows the public key instead, use --jwk.",
+            uri=signer.uri,
         )
     _write(path, to_der(signer.chain[0]), mode=0o644)
 
 
 def _export_public_keys(selection: Selection, file: str, output: str, *, as_set: bool) -> None:
     found = _public_keys(selection) if as_set else [_public_key(selection)]
+    if as_set:
+        _warn_of_unused_kids(selection, found)
     text = json.dumps({"keys": found} if as_set else found[0], indent=2)
     if file == _STANDARD_OUTPUT:
         click.echo(text)
@@ -142,6 +146,15 @@ def _public_keys(selection: Selection) -> list[dict[str, str]]:
             )
         found.append(jwk)
     return found
+
+
+def _warn_of_unused_kids(selection: Selection, found: list[dict[str, str]]) -> None:
+    """Say which thumbprints in the table `kid` are those of no key of the profile: they may be misspelled."""
+    kids = selection.profile.assertion.kid
+    sent = {each.get("kid") for each in found}
+    for thumbprint, kid in kids.items() if isinstance(kids, dict) else ():
+        if kid not in sent:
+            click.echo(f"No key of the profile has the thumbprint {thumbprint} in the table kid.", err=True)
 
 
 def require_new_file(path: Path) -> None:

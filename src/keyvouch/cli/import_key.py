@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from keyvouch._core import opening
-from keyvouch.cli.options import output_option
+from keyvouch.cli.options import key_option, output_option
 from keyvouch.cli.output import key_facts, mentioning_new_key, present, print_key, print_next_command
 from keyvouch.cli.selection import select
 from keyvouch.errors import KeyUnusable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.command("import")
 @click.option("--from", "source", required=True, metavar="URI", help="Key to copy, from a store that can export it.")
-@click.option("--key", required=True, metavar="URI", help="Where to import it. In a shell, put it in single quotes.")
+@key_option("Where to import it. In a shell, put it in single quotes.", required=True)
 @click.option("--exportable", is_flag=True, help="Let the new store export the key again, if it can prevent that.")
 @output_option
 def command(source: str, key: str, exportable: bool, output: str) -> None:

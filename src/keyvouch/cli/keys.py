@@ -101,8 +101,9 @@ def _details(info: KeyInfo) -> str:
 
 
 def _start(info: KeyInfo) -> str:
-    start = info.not_before or info.created
-    return f"{start:%Y-%m-%d}" if start else ""
+    if info.not_before:
+        return f"{info.not_before:%Y-%m-%d}"
+    return f"created {info.created:%Y-%m-%d}" if info.created else ""
 
 
 def _end(info: KeyInfo) -> str:

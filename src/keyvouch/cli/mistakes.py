@@ -35,14 +35,27 @@ def hint_for_usage(error: click.ClickException) -> str:
 
 
 def _moved_option(name: str, typed: list[str]) -> str:
-    position = next(index for index, each in enumerate(typed) if each == name or each.startswith(f"{name}="))
-    words = 1 if "=" in typed[position] else _OF_THE_GROUP.get(name, 2)
-    moved, rest = typed[position : position + words], typed[:position] + typed[position + words :]
+    moved, rest = _split(name, typed)
     if name in _OF_THE_GROUP:
         return f"{name} comes before the command: keyvouch {shlex.join([*moved, *rest])}"
-    if name in _OF_COMMANDS and rest and position == 0:
+    if name in _OF_COMMANDS and rest and typed[0] == moved[0]:
         return f"{name} comes after the command: keyvouch {shlex.join([*rest, *moved])}"
     return ""
+
+
+def with_configuration(hint: str) -> str:
+    """Return a hint whose commands have the `--config` that was typed, so that they read the same file."""
+    given, _ = _split("--config", sys.argv[1:])
+    return hint.replace("`keyvouch ", f"`keyvouch {shlex.join(given)} ") if given else hint
+
+
+def _split(name: str, typed: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words of this option, none if it was not typed, and the other words."""
+    for position, each in enumerate(typed):
+        if each == name or each.startswith(f"{name}="):
+            end = position + (1 if "=" in each else _OF_THE_GROUP.get(name, 2))
+            return typed[position:end], typed[:position] + typed[end:]
+    return [], typed
 
 
 def hint_for_cut_uri(error: KeyvouchError) -> str:

@@ -13,7 +13,7 @@ from keyvouch._core import opening
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
 from keyvouch.cli.inputs import relative_path
-from keyvouch.cli.options import authority_option, ca_file_option, output_option
+from keyvouch.cli.options import authority_option, ca_file_option, key_option, output_option
 from keyvouch.cli.output import key_facts, mentioning_new_key, present, print_key, print_next_command, shown_time
 from keyvouch.cli.selection import Selection, select
 from keyvouch.entra.authority import is_issuer
@@ -22,7 +22,7 @@ from keyvouch.store import KeySpec, KeyUri
 
 
 @click.command("new")
-@click.option("--key", required=True, metavar="URI", help="Where to create it. In a shell, put it in single quotes.")
+@key_option("Where to create it. In a shell, put it in single quotes.", required=True)
 @click.option("--subject", default="CN=keyvouch", show_default=True, help="Certificate subject, like CN=app,O=Contoso.")
 @click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Days until it expires.")
 @click.option("--key-type", type=click.Choice(KEY_TYPES, case_sensitive=False), default="RSA-2048", show_default=True)
@@ -153,6 +153,8 @@ def _print_jwk_registration(authority: str, pinned: KeyUri) -> None:
 
 def _print_certificate_registration(facts: dict[str, Any], pinned: KeyUri, profile_key: KeyUri) -> None:
     if facts["certificate_file"] is None:
+        command = f"keyvouch export --jwk --key {pinned.quoted}"
+        click.echo(f"\nFor a server that knows public keys (JWKS) instead of certificates: {command}", err=True)
         print_next_command(f"keyvouch export --certificate app.cer --key {pinned.quoted}")
         return
     click.echo(f"\nUpload {facts['certificate_file']} to the app registration (Certificates & secrets).", err=True)

@@ -18,9 +18,21 @@ output_option = click.option(
 )
 
 
+def _only_one(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> str | None:  # noqa: ARG001
+    """Return the value of an option that click would otherwise take from its last occurrence, ignoring the others."""
+    if len(values) > 1:
+        raise click.UsageError("--key was given more than once. Use a profile for several keys.")
+    return values[0] if values else None
+
+
+def key_option(text: str, *, required: bool = False) -> Callable[[Command], Command]:
+    """Return the option `--key` for one key."""
+    return click.option("--key", metavar="URI", help=text, required=required, multiple=True, callback=_only_one)
+
+
 def key_options(command: Command) -> Command:
     """Add the `--profile` and `--key` options."""
-    command = click.option("--key", metavar="URI", help="URI of the key. In a shell, put it in single quotes.")(command)
+    command = key_option("URI of the key. In a shell, put it in single quotes.")(command)
     return click.option(
         "--profile",
         metavar="NAME",

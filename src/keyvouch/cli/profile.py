@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from keyvouch.cli.completion import complete_profiles
 from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import authority_option, ca_file_option, output_option
 from keyvouch.cli.output import present, print_facts, print_next_command
+from keyvouch.entra.authority import is_issuer
 
 
 @click.group("profile")
@@ -63,10 +65,18 @@ def _print_fields(fields: dict[str, object]) -> None:
     shown: dict[str, object] = {}
     for field, value in fields.items():
         if isinstance(value, dict):
-            shown |= {f"{field}.{option}": each for option, each in value.items()}
+            shown |= {f"{field}.{option}": _as_toml(each) for option, each in value.items()}
         else:
             shown[field] = ", ".join(value) if isinstance(value, list | tuple) else value
     print_facts(shown)
+
+
+def _as_toml(value: object) -> object:
+    """Return a table, such as that of `kid`, as an inline table of TOML; any other value as it is."""
+    if not isinstance(value, dict):
+        return value
+    # JSON strings are also valid in TOML.
+    return f"{{ {', '.join(f'{json.dumps(name)} = {json.dumps(each)}' for name, each in value.items())} }}"
 
 
 @command.command("add")
@@ -110,6 +120,9 @@ def add(
 def _print_added(result: dict[str, str]) -> None:
     click.echo(f"Added the profile {result['profile']} to {result['path']}.")
     warn_of_own_configuration(Path(result["path"]))
+    if is_issuer(config.load().profile(result["profile"])):
+        print_next_command(f"keyvouch export --profile {result['profile']} --jwks")
+        click.echo("Register these public keys for the client at the authority; then request a token:", err=True)
     print_next_command(f"keyvouch token --profile {result['profile']}")
 
 
@@ -146,8 +159,8 @@ def warn_of_own_configuration(path: Path) -> None:
     user, machine = files.configuration_files()[0], files.configuration_files()[-1]
     if sys.platform != "win32" and os.geteuid() == 0 and path == user != machine:
         click.echo(
-            f"\nOnly root reads this file. A job that runs as another account reads its own, or {machine}:\n"
-            f"keyvouch --config {machine} profile add ...",
+            f"\nOnly root reads this file. A job that runs as another account reads its own, or {machine}: to add the"
+            f" profile there, run `keyvouch profile add` with --config {machine} before `profile`.",
             err=True,
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from keyvouch._core import environment
 from keyvouch.cli.options import ca_file_option, client_options, key_options, output_option
 from keyvouch.cli.output import present
 from keyvouch.cli.selection import Selection, select
@@ -54,7 +55,8 @@ def _request(selection: Selection) -> tuple[str, int]:
     """Sign in; return the token and when it expires, in seconds since 1970."""
     from keyvouch.entra.profile import make_client  # imported late, since MSAL is slow to import
 
-    with make_client(selection.profile, selection.name, selection.secrets) as client:
+    has_own_keys = selection.own_key or selection.name == environment.NAME
+    with make_client(selection.profile, selection.name, selection.secrets, has_own_keys=has_own_keys) as client:
         now = int(time.time())  # before the request, so that the reported expiry is never too late
         found = client.token_result()
     return str(found["access_token"]), now + int(found["expires_in"])

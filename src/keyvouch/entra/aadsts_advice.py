@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from keyvouch._core import environment
 from keyvouch.certificate import thumbprint
 from keyvouch.entra.client_key import UsedKey
 from keyvouch.errors import AuthorityRefused
@@ -64,14 +66,15 @@ _MISSING_ISSUER = (
 
 _OTHER_SERVER = "Check that this client, its key and the scope are registered at the authority."
 _OTHER_ADVICE = {
-    "invalid_client": "Check client-id, and register the key for it: print its JWK with `keyvouch export --jwk`."
-    ' It must be registered with the kid and algorithm below; otherwise set kid ("none" if it has none there) or'
-    " algorithm in the profile's table assertion. Some authorities also require another audience.",
+    "invalid_client": "Check client-id, and register the key: print its public key with `keyvouch export --jwk`.",
     "invalid_scope": "Correct the scopes, or leave them out if the authority has defaults.",
     "unauthorized_client": "Allow the grant type client_credentials for this client at the authority.",
     "unsupported_grant_type": "Allow the grant type client_credentials at the authority.",
 }
 """What the user can do about a refusal of a server without AADSTS codes, by its error (RFC 6749, section 5.2)."""
+
+_OPTIONS = "{kid} (none if it is registered without one), {algorithm} or {audience}"
+"""The options for assertions that such a server may require, for `environment.options_to_set`."""
 
 _MAX_DESCRIPTION = 1000
 """Maximum number of characters shown of an authority's error description."""
@@ -103,7 +106,8 @@ def authority_refused(result: Mapping[str, Any], used_key: UsedKey | None) -> Au
     key_refused = refuses_key(result, used_key)
     hint = _hint(result, codes, key_refused=key_refused)
     if used_key and key_refused:
-        hint = "\n".join([_for_key(hint, used_key), *_advice_on_chain(codes, used_key), sent(used_key, codes)])
+        advice = _advice_on_chain(codes, used_key) if codes else [_advice_on_options(used_key)]
+        hint = "\n".join([_for_key(hint, used_key), *advice, sent(used_key, codes)])
     correlation_id = result.get("correlation_id")
     return AuthorityRefused(
         f"The authority refused the request: {error_description(result)}",
@@ -126,10 +130,16 @@ def _hint(result: Mapping[str, Any], codes: tuple[int, ...], *, key_refused: boo
 
 
 def _for_key(hint: str, used_key: UsedKey) -> str:
-    """Complete the commands in a hint with the key's URI."""
-    key = quoted(used_key.uri)
+    """Complete the commands in a hint with the key's URI, or its profile."""
+    profile, key = used_key.profile, quoted(used_key.uri)
     hint = hint.replace("--certificate app.cer", f"--certificate app.cer --key {key}")
-    return hint.replace("--jwk`", f"--jwk --key {key}`")
+    jwks = "export --jwks`" if profile == environment.NAME else f"export --profile {shlex.quote(profile)} --jwks`"
+    return hint.replace("export --jwk`", jwks if profile else f"export --jwk --key {key}`")
+
+
+def _advice_on_options(used_key: UsedKey) -> str:
+    options = environment.options_to_set(_OPTIONS, used_key.profile)
+    return f"If the authority expects another kid, algorithm or audience, set {options}."
 
 
 def sent(used_key: UsedKey, codes: tuple[int, ...] = ()) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from keyvouch._core import environment
 from keyvouch.algorithms import PS256, RS256, Algorithm, algorithms_for, key_type
 from keyvouch.assertion import ClientAssertion
 from keyvouch.entra.missing_certificate import certificate_missing
@@ -35,9 +36,13 @@ class Discovered:
 class EntraAssertion(ClientAssertion):
     """A `ClientAssertion` that handles regional endpoints, AD FS, and what an authority's discovery document says."""
 
-    def __init__(self, signer: Signer, *, discovered: Discovered | None = None, **options: Any) -> None:
+    def __init__(
+        self, signer: Signer, *, discovered: Discovered | None = None, profile: str = "", **options: Any
+    ) -> None:
+        """Take the options of `ClientAssertion`, and the name of the profile that they are from, for hints."""
         super().__init__(signer, **options)
         self._discovered = discovered or Discovered()
+        self._profile = profile
 
     def audience_of(self, endpoint: str) -> str:
         """Return the central endpoint for a regional one: MSAL posts to the regional one, but names the central one."""
@@ -52,7 +57,13 @@ class EntraAssertion(ClientAssertion):
         if self._algorithm or self.server_kind(endpoint) == "adfs":
             return self._algorithm or RS256
         supported = self._discovered.algorithms
-        return choose_algorithm(self.signer.public_key, supported, self.signer.uri) if supported else None
+        if not supported:
+            return None
+        return choose_algorithm(self.signer.public_key, supported, self.signer.uri, self._profile)
+
+    def preferred_algorithm(self, endpoint: str) -> Algorithm | None:
+        """Return None, for PS256, if the authority lists the algorithms that it supports."""
+        return None if self._discovered.algorithms else super().preferred_algorithm(endpoint)
 
     def server_kind(self, endpoint: str) -> TokenServer:
         """Return who verifies the assertion. A server with Entra ID's paths on another host may be Entra ID itself.
@@ -71,8 +82,8 @@ class EntraAssertion(ClientAssertion):
         return super()._header(algorithm, chain, public_key, server)
 
 
-def choose_algorithm(public_key: PublicKey, supported: tuple[str, ...], uri: str) -> Algorithm | None:
-    """Return the preferred algorithm of the key that an authority supports.
+def choose_algorithm(public_key: PublicKey, supported: tuple[str, ...], uri: str, profile: str) -> Algorithm | None:
+    """Return the preferred algorithm of the key that an authority supports; the hint of the error is for the profile.
 
     None lets the signer choose: PS256, or RS256 if the key's store does not support PS256. Raises
     `AlgorithmUnsupported`.
@@ -82,7 +93,8 @@ def choose_algorithm(public_key: PublicKey, supported: tuple[str, ...], uri: str
     if not fitting:
         raise AlgorithmUnsupported(
             f"The authority supports only the algorithms {', '.join(supported)}; this {kind} key has none of them.",
-            hint='Use a key of another type (`keyvouch new --key-type`), or set assertion = { algorithm = "..." }.',
+            hint="Use a key of another type (`keyvouch new --key-type`), or set"
+            f" {environment.options_to_set('{algorithm}', profile)}.",
             uri=uri,
         )
     if PS256 in fitting:

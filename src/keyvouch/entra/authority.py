@@ -32,7 +32,12 @@ def required_scopes(profile: Profile) -> tuple[str, ...]:
 
 def require_fields(profile: Profile, name: str, *fields: str) -> None:
     """Raise `ConfigurationError` if the profile lacks one of these fields."""
-    examples = {"keys": 'keys = ["scheme:..."]', "scopes": 'scopes = ["https://graph.microsoft.com/.default"]'}
+    other_server = """; for a server that is not Microsoft's, authority = "https://..." with its issuer"""
+    examples = {
+        "keys": 'keys = ["scheme:..."]',
+        "scopes": f'scopes = ["https://graph.microsoft.com/.default"] for Entra ID{other_server}',
+        "tenant": f'tenant = "..." for Entra ID{other_server}',
+    }
     for field in fields:
         if not getattr(profile, field):
             spelled = field.replace("_", "-")
@@ -41,8 +46,9 @@ def require_fields(profile: Profile, name: str, *fields: str) -> None:
             example = examples.get(field, f'{spelled} = "..."')
             if not name:
                 option = spelled.removesuffix("s")
+                other = " (for a server that is not Microsoft's, --authority)" if field in ("tenant", "scopes") else ""
                 raise ConfigurationError(
                     f"Missing option --{option}.",
-                    hint=f"Pass --{option}, set {environment.VARIABLES[spelled]}, or use a profile.",
+                    hint=f"Pass --{option}{other}, set {environment.VARIABLES[spelled]}, or use a profile.",
                 )
             raise ConfigurationError(f"The profile {name!r} has no {spelled}.", hint=f"Add {example}.")

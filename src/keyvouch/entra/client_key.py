@@ -42,11 +42,13 @@ class UsedKey:
     """The certificate, and its issuers as far as known."""
     header: Mapping[str, Any] = field(default_factory=dict)
     """The header of the assertion."""
+    profile: str = ""
+    """The name of the profile that the key is from; empty if it is from elsewhere."""
 
     @classmethod
-    def of(cls, signer: Signer) -> UsedKey:
+    def of(cls, signer: Signer, profile: str = "") -> UsedKey:
         """Return the key and certificate that this signer currently uses."""
-        return cls(signer.uri, signer.public_key, next(iter(signer.chain), None), signer.chain)
+        return cls(signer.uri, signer.public_key, next(iter(signer.chain), None), signer.chain, profile=profile)
 
     def signed(self, assertion: str) -> UsedKey:
         """Return this key with the header of an assertion that it signed."""
@@ -68,8 +70,10 @@ class ClientKey:
         open_uri: OpenUri,
         options: Mapping[str, Any],
         discovered: Discovered | None = None,
+        profile: str = "",
     ) -> None:
         self._discovered = discovered
+        self._profile = profile
         self._source = source
         self._open_uri = open_uri
         self._options = options
@@ -83,7 +87,7 @@ class ClientKey:
         """Return an assertion and the key that signed it; opens the key if needed."""
         end = time.monotonic() + timeout
         assertion = self._open(timeout)
-        used_key = UsedKey.of(assertion.signer)
+        used_key = UsedKey.of(assertion.signer, self._profile)
         made = assertion(context, timeout=end - time.monotonic())
         return made, used_key.signed(made)
 
@@ -129,7 +133,9 @@ class ClientKey:
         if self._assertion is None:
             source = self._source.reveal() if isinstance(self._source, KeyUri) else self._source
             signer = source if isinstance(source, Signer) else self._open_uri(source, timeout=timeout)
-            self._assertion = EntraAssertion(signer, discovered=self._discovered, **self._options)
+            self._assertion = EntraAssertion(
+                signer, discovered=self._discovered, profile=self._profile, **self._options
+            )
             if self._closed:  # closed while, or before, it was opened
                 self.close()
         return self._assertion

@@ -39,10 +39,16 @@ REFUSED_FOR = 300.0
 class ClientKeys:
     """All of a client's keys: the accepted one first, then the others by preference."""
 
-    def __init__(self, sources: Sequence[Signer | str | KeyUri], open_uri: OpenUri, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Signer | str | KeyUri],
+        open_uri: OpenUri,
+        options: Mapping[str, Any],
+        profile: str = "",
+    ) -> None:
         EntraAssertion(None, **options)  # type: ignore[arg-type]  # reports invalid options now
         self.discovered = Discovered()
-        self._all = [ClientKey(source, open_uri, options, self.discovered) for source in sources]
+        self._all = [ClientKey(source, open_uri, options, self.discovered, profile) for source in sources]
         self._accepted: ClientKey | None = None
 
     def __len__(self) -> int:

@@ -29,7 +29,7 @@ from keyvouch._core.signer import Signer
 from keyvouch._system import forks
 from keyvouch._system.not_picklable import NotPicklable
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
-from keyvouch.entra.assertion import EntraAssertion
+from keyvouch.entra.assertion import Discovered, EntraAssertion
 from keyvouch.entra.client_key import OpenUri
 from keyvouch.entra.client_variants import ClientVariants
 from keyvouch.entra.discovery import issuer_for_msal
@@ -61,18 +61,20 @@ def client_credential(signer: Signer | str | KeyUri, **options: Any) -> dict[str
     if isinstance(signer, str | KeyUri):
         if name := opening.profile_name(signer):
             profile = config.load().profile(name)
-            options = {**msgspec.structs.asdict(profile.assertion), **options}
+            options = {"profile": name, **msgspec.structs.asdict(profile.assertion), **options}
         EntraAssertion(None, **options)  # type: ignore[arg-type]  # reports invalid options before opening
         signer = opening.open_signer(signer)
     return {"client_assertion": EntraAssertion(signer, **options)}
 
 
-def _client_keys(keys: Sequence[Signer | str | KeyUri], open_uri: OpenUri, options: Mapping[str, Any]) -> ClientKeys:
+def _client_keys(
+    keys: Sequence[Signer | str | KeyUri], open_uri: OpenUri, options: Mapping[str, Any], profile: str
+) -> ClientKeys:
     """Wrap the keys. Raises `ConfigurationError` for an invalid URI now, not when the standby key is needed."""
     for key in keys:
         if isinstance(key, KeyUri) or (isinstance(key, str) and not opening.is_profile(key)):
             opening.parse(key)
-    return ClientKeys(keys, open_uri, options)
+    return ClientKeys(keys, open_uri, options, profile)
 
 
 def _with_failover(name: str) -> Any:
@@ -110,6 +112,7 @@ class ConfidentialClient(NotPicklable, msal.ConfidentialClientApplication):  # t
         assertion: Mapping[str, Any] | None = None,
         open_uri: OpenUri = opening.open_signer,
         cae_token_cache: msal.TokenCache | None = None,
+        profile: str = "",
         **msal_options: Any,
     ) -> None:
         """Take URIs or signers, the preferred one first, and MSAL's own options (`authority`, `token_cache`, ...).
@@ -117,7 +120,8 @@ class ConfidentialClient(NotPicklable, msal.ConfidentialClientApplication):  # t
         `scopes`: the default for `access_token`. `ca_file`: PEM certificates trusted for TLS; `proxy`: the URL of an
         HTTP proxy; `proxy_credentials` returns its `user:password` and is called for each request. MSAL's `http_client`
         overrides all three. `assertion`: options of `ClientAssertion`. `open_uri` opens a URI. `cae_token_cache`: the
-        cache for tokens of `variant(cae=True)`, by default in memory.
+        cache for tokens of `variant(cae=True)`, by default in memory. `profile`: the name of the profile that the keys
+        are from, for the commands in hints.
 
         Asks the authority for its endpoints. Raises `ConfigurationError`, `AuthorityUnavailable`, `AuthorityRefused`
         (no such tenant).
@@ -125,7 +129,7 @@ class ConfidentialClient(NotPicklable, msal.ConfidentialClientApplication):  # t
         if not keys or isinstance(keys, str | KeyUri):
             raise ConfigurationError("keys must be a non-empty list.", hint='Pass keys=["scheme:..."].')
         self._shares_keys = isinstance(keys, ClientKeys)
-        self._keys = keys if isinstance(keys, ClientKeys) else _client_keys(keys, open_uri, assertion or {})
+        self._keys = keys if isinstance(keys, ClientKeys) else _client_keys(keys, open_uri, assertion or {}, profile)
         self._failover = KeyFailover(self._keys, functools.partial(discard_telemetry, self))
         self._default_scopes = list(scopes)
         self._options: dict[str, Any] = {
@@ -267,6 +271,11 @@ class ConfidentialClient(NotPicklable, msal.ConfidentialClientApplication):  # t
             host = urlsplit(str(self._options.get("authority") or self.authority.token_endpoint)).netloc
             changed["authority"] = f"https://{host}/{tenant}"
         return ConfidentialClient(self.client_id, self._keys, **{**self._options, **changed})
+
+    @property
+    def discovered(self) -> Discovered:
+        """What the authority's discovery document says, besides the endpoints in `authority`."""
+        return self._keys.discovered
 
     @property
     def _has_tenants(self) -> bool:

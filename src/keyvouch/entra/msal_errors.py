@@ -29,6 +29,7 @@ from keyvouch.proxies import INVALID_PROXY, INVALID_PROXY_HINT
 _NOT_JSON = "it is not valid JSON"
 _UNKNOWN_TENANT_STATUSES = ("400", "404")
 """Statuses of a discovery response for a tenant that does not exist."""
+_CA_FILE = "ca-file (in the profile; as an option --ca-file, as a variable KEYVOUCH_CA_FILE, in Python ca_file=)"
 _UNKNOWN_OPTION = re.compile(r"\b__init__\(\) (got an unexpected keyword|got multiple values for) argument")
 
 
@@ -59,7 +60,7 @@ def translate_network_error(error: Exception, authority: str) -> KeyvouchError |
 
 
 def _connection_error(error: Exception, authority: str) -> KeyvouchError:
-    failure = describe_failure(error, authority)
+    failure = describe_failure(error, authority, ca_file=_CA_FILE)
     kind = ConfigurationError if failure.kind in ("address", "trust", "tls") else AuthorityUnavailable
     return kind(failure.message, hint=failure.hint)
 
@@ -98,6 +99,16 @@ def _msal_error(error: Exception, authority: str, *, is_issuer: bool) -> Keyvouc
             hint="Check tenant, cloud and authority. Without tenant, authority must be an OpenID Connect issuer.",
             error="invalid_tenant",
             error_codes=(90002,),
+        )
+    return _rejected_settings(error, authority)
+
+
+def _rejected_settings(error: ValueError, authority: str) -> ConfigurationError:
+    if "minimum of one segment in a path" in str(error):
+        return ConfigurationError(
+            f"The authority {authority} contains no tenant.",
+            hint=f"For an OpenID Connect issuer, pass oidc_authority={authority!r} instead of authority. For Entra ID,"
+            " add the tenant: authority='https://login.microsoftonline.com/TENANT'.",
         )
     return ConfigurationError(f"MSAL rejected the settings: {error}", hint="Correct the settings.")
 

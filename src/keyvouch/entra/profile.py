@@ -56,8 +56,11 @@ _clients = _Clients()
 def connect(profile: str | None = None, *, config: str | os.PathLike[str] | None = None) -> ConfidentialClient:
     """Return the client for a profile, signed in.
 
-    By default, the settings are those in the variables `KEYVOUCH_TENANT`, `KEYVOUCH_CLIENT_ID`, `KEYVOUCH_KEY` and
-    `KEYVOUCH_SCOPES`, otherwise the profile in `KEYVOUCH_PROFILE`, otherwise the only one.
+    By default, the settings are those in the variables `KEYVOUCH_TENANT`, `KEYVOUCH_CLIENT_ID`, `KEYVOUCH_KEY`,
+    `KEYVOUCH_SCOPES`, `KEYVOUCH_AUTHORITY`, `KEYVOUCH_CA_FILE`, `KEYVOUCH_ASSERTION_ALGORITHM`,
+    `KEYVOUCH_ASSERTION_KID`, `KEYVOUCH_ASSERTION_AUDIENCE` and `KEYVOUCH_ASSERTION_X5T`, with
+    `KEYVOUCH_USE_AZURE_VARIABLES=true` also in those of azure-identity; otherwise the profile in `KEYVOUCH_PROFILE`,
+    otherwise the only one.
 
     `config`: the configuration file, instead of the user's or the machine's. Signs in unless a valid token is cached.
     Later calls in the process return the same client, and do nothing while the token is valid; after the profile was
@@ -166,8 +169,13 @@ def client_of(
         raise AuthorityUnavailable("Timed out waiting for the client to be created.", hint="Try again later.") from None
 
 
-def make_client(profile: Profile, name: str, secrets: SecretResolver | None = None) -> ConfidentialClient:
-    """Create the client for a profile, without signing anything. `secrets` replaces the profile's own resolver."""
+def make_client(
+    profile: Profile, name: str, secrets: SecretResolver | None = None, *, has_own_keys: bool = True
+) -> ConfidentialClient:
+    """Create the client for a profile, without signing anything. `secrets` replaces the profile's own resolver.
+
+    `has_own_keys` is False if the keys are not those of the profile of this name in the configuration.
+    """
     require_fields(profile, name, "client_id", "keys", *required_scopes(profile))
     opening.parse_keys(profile, name)
     # As with --key, a variable may not name a program to run.
@@ -183,6 +191,7 @@ def make_client(profile: Profile, name: str, secrets: SecretResolver | None = No
         open_uri=functools.partial(opening.open_uri, secrets=secrets),
         token_cache=_token_cache(profile),
         cae_token_cache=_token_cache(profile, "cae"),
+        profile=name if has_own_keys else "",
         **authority_options(profile, name),
     )
 

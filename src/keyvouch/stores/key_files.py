@@ -111,7 +111,7 @@ def read_key_file(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) 
     """
     try:
         data, status = secrets.read_private_with_status(path)
-    except AccessDenied:  # everyone can read it, as is usual for a certificate
+    except AccessDenied:  # everyone can read it, as is usual for a certificate or a public key
         _require_key_in(path)
         raise
     except IsADirectoryError as error:
