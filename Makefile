@@ -11,7 +11,7 @@ PLUGINS := $(wildcard plugins/*/)
 LOWEST  := .venv-lowest/bin
 RUNTIME := .venv-runtime/bin
 
-.PHONY: demo test lowest soak mutation lint actionlint docs diagrams dist runtime sbom licences bench clean
+.PHONY: demo test lowest soak mutation lint actionlint docs reference diagrams dist runtime sbom licences bench clean
 
 demo: $(READY)
 	@tests/servers/install-system-packages softhsm2-util
@@ -53,6 +53,9 @@ actionlint: # written in Go, and not on PyPI as a wheel
 docs: $(READY)
 	@$(PIP) --group docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+reference: $(READY)
+	$(BIN)/python docs/reference.py
 
 diagrams:  # with graphviz, which nothing else needs; the pictures are committed
 	for each in docs/diagrams/*.dot; do dot -Tsvg "$$each" -o "$${each%.dot}.svg"; done

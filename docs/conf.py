@@ -1,17 +1,12 @@
 """Configuration of Sphinx, for `make docs`. The build does not access the network."""
 
-import sys
-from pathlib import Path
-
 from keyvouch import __version__
-
-sys.path.insert(0, str(Path(__file__).parent))  # for the extension beside this file
 
 project = "keyvouch"
 author = copyright = "The keyvouch developers"  # noqa: A001 - Sphinx's name
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click", "stevedore.sphinxext", "error_pages"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click", "stevedore.sphinxext"]
 exclude_patterns = ["_build", "examples"]
 
 # Docstrings put names in single backquotes, as Markdown does.

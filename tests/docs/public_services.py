@@ -38,7 +38,6 @@ ANSWERS: dict[tuple[str, str], tuple[int, Mapping[str, Any]]] = {
         {"access_token": "opaque", "instance_url": "https://contoso.my.salesforce.com"},
     ),
     ("rolesanywhere.eu-central-1.amazonaws.com", "/sessions"): (201, {"credentialSet": [{"credentials": _AWS}]}),
-    ("idp.example.com", "/token"): (200, TOKEN),
 }
 """Status and JSON for each host and path."""
 

@@ -65,7 +65,8 @@ class Reader:
         for each in (self._work, self._configuration.parent, *self._folders()):
             each.mkdir(parents=True)
         machines = self._machine / "etc/keyvouch/config.toml"  # on this machine, the reader's own is the same
-        machines.write_text(f'[defaults]\nauthority = "{authority.url}"\nca-file = "{authority.ca_file}"\n')
+        self._defaults = f'[defaults]\nauthority = "{authority.url}"\nca-file = "{authority.ca_file}"\n'
+        machines.write_text(self._defaults)
         self._configuration.symlink_to(machines)
         monkeypatch.chdir(self._work)
         monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -99,8 +100,9 @@ class Reader:
     def _prepare(self) -> None:
         self._monkeypatch.setenv("APP_PFX_PASSWORD", PASSWORD)
         etc = self._machine / "etc/keyvouch"
-        (self._machine / "run/secrets/app-pfx-password").write_text(PASSWORD)
-        (self._machine / "run/secrets/app-pfx-password").chmod(0o600)
+        for secret in (self._machine / "run/secrets/app-pfx-password", etc / "app.password"):
+            secret.write_text(PASSWORD)
+            secret.chmod(0o600)
         for uri in (
             f"pfx:{etc}/app.pfx?password=env:APP_PFX_PASSWORD",
             f"pem:{etc}/standby.pem",
@@ -166,7 +168,9 @@ class Reader:
         profiles = [configuration.default_profile(), *map(configuration.profile, configuration.profiles)]
         for key in (key for profile in profiles for key in profile.keys):
             opening.parse(key)
-        if "nightly" in configuration.profiles and not config.load().profiles:
+        if block.note == "saved":
+            self._configuration.write_text(self._defaults + code, encoding="utf-8")
+        elif "nightly" in configuration.profiles and not config.load().profiles:
             self._save_profile(code)  # the page starts without a profile
 
     def _save_profile(self, text: str) -> None:

@@ -3,8 +3,8 @@
 - `console`, `sh`: by `bash -eu`; in a console block lines with `$ ` are typed, the rest is output. It is compared
   if `<!-- exact -->` precedes the block. Exported variables apply to the blocks that follow.
 - `python`: in one namespace per page; a block that begins with `# name.py` is saved under that name.
-- `toml`: loaded as a configuration. `json`: parsed; after a console block with JSON output, it must have the same
-  members. `text`: not run, but a line that is a key's URI must be valid.
+- `toml`: loaded as a configuration, which replaces the reader's after `<!-- saved -->`. `json`: parsed; after a console
+  block with JSON output, it must have the same members. `text`: not run, but a line that is a key's URI must be valid.
 - `<!-- not run: why -->` before a block excuses it.
 
 `reader.py` has the reader's machine, and the replacements for the pages' addresses and paths.

@@ -1,12 +1,13 @@
 """The lines for other libraries sign with the unmodified library, and another one verifies the signature.
 
-The libraries sign in to `PublicServices`. What they made with PyJWT is verified by joserfc, everything else by PyJWT;
-the request to AWS, which is not a JWT, by `cryptography`.
+The libraries sign in to `PublicServices`; assertions go to Authlib's server, which verifies them with joserfc. Other
+tokens are verified by PyJWT or joserfc, the request to AWS, which is not a JWT, by `cryptography`.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -20,15 +21,20 @@ import joserfc.jwk
 import joserfc.jwt
 import jwt
 import pytest
+import requests
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.hashes import SHA256
 
+import keyvouch
 from docs.pages import DOCS, Block, blocks_of
 from docs.public_services import PublicServices, Request
 from docs.reader import Reader
 from keyvouch import Signer
 from keyvouch.testing.authority import Authority
+from keyvouch.testing.throwaway import throwaway_signer
+from servers.authlib_server import AuthlibServer
+from servers.oidc import identified_jwk
 
 PAGE = DOCS / "how-to" / "other-libraries.md"
 
@@ -56,10 +62,12 @@ class Page:
     reader: Reader
     services: PublicServices
 
-    def follow(self, heading: str) -> dict[str, Any]:
-        """Run the blocks of a section; return the page's variables."""
+    def follow(self, heading: str, idp: AuthlibServer | None = None) -> dict[str, Any]:
+        """Run the blocks of a section, with this server as the page's; return the page's variables."""
+        endpoint = "https://idp.example.com/token"
         for block in sections()[heading]:
-            self.reader.run(block)
+            code = block.code.replace(endpoint, idp.endpoint if idp else endpoint)
+            self.reader.run(dataclasses.replace(block, code=code))
         return self.reader.namespace
 
     @property
@@ -70,13 +78,22 @@ class Page:
 
 @pytest.fixture
 def page(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
-    """The page with its first block run."""
+    """The page, of which the tests run sections."""
     reader = Reader(tmp_path, authority, monkeypatch, prepared=True)
     with PublicServices(tmp_path, monkeypatch) as services:
         opened = Page(reader, services)
-        opened.follow("")
         yield opened
         opened.signer.close()
+
+
+@pytest.fixture
+def idp(page: Page, monkeypatch: pytest.MonkeyPatch) -> Iterator[AuthlibServer]:
+    """A server that knows the page's client with two keys, so that it requires a `kid`."""
+    with AuthlibServer() as server, throwaway_signer() as other:
+        with keyvouch.open_signer("profile:nightly") as signer:
+            server.register("nightly", [identified_jwk(each.public_key) for each in (other, signer)])
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", server.ca_file)
+        yield server
 
 
 def by_joserfc(token: str, signer: Signer, algorithm: str) -> dict[str, Any]:
@@ -90,9 +107,15 @@ def by_pyjwt(token: str | bytes, signer: Signer, algorithm: str) -> dict[str, An
     return jwt.decode(token, signer.public_key, algorithms=[algorithm], options={"verify_aud": False})
 
 
-def test_pyjwt(page: Page) -> None:
-    """PyJWT signs a token."""
-    assert by_joserfc(page.follow("PyJWT")["token"], page.signer, "PS256")["iss"] == "nightly"
+def test_pyjwt(page: Page, idp: AuthlibServer) -> None:
+    """PyJWT signs an assertion that Authlib's server accepts."""
+    token = page.follow("PyJWT", idp)["token"]
+    request = {
+        "grant_type": "client_credentials",
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        "client_assertion": token,
+    }
+    assert requests.post(idp.endpoint, request, timeout=30).json()["token_type"] == "Bearer", idp.refusals
 
 
 def test_pygithub(page: Page) -> None:
@@ -168,26 +191,21 @@ def test_joserfc(page: Page) -> None:
     assert jwt.get_unverified_header(signed)["kid"] == "2026"
 
 
-def test_authlib(page: Page) -> None:
-    """Authlib authenticates with a client assertion."""
-    page.follow("joserfc")
-    assert page.follow("Authlib")["answer"]["access_token"] == "opaque"
-
-    assertion = page.services.request("idp.example.com").form["client_assertion"]
-    claims = by_pyjwt(assertion, page.signer, "PS256")
-    assert (claims["iss"], claims["aud"]) == ("nightly", "https://idp.example.com/token")
+def test_authlib(page: Page, idp: AuthlibServer) -> None:
+    """Authlib authenticates with a client assertion that its server accepts."""
+    assert page.follow("Authlib", idp)["answer"]["token_type"] == "Bearer"
 
 
 def test_jwcrypto(page: Page) -> None:
     """jwcrypto signs a token with the adapter's key."""
-    signed = page.follow("jwcrypto")["of_jwcrypto"].serialize()
+    signed = page.follow("jwcrypto")["token"].serialize()
 
-    assert by_pyjwt(signed, page.signer, "PS256") == {"iss": "nightly"}
+    assert by_pyjwt(signed, page.signer, "RS256") == {"iss": "nightly"}
 
 
 def test_python_jose(page: Page) -> None:
     """python-jose signs a token."""
-    assert by_pyjwt(page.follow("python-jose")["of_python_jose"], page.signer, "RS256") == {"iss": "nightly"}
+    assert by_pyjwt(page.follow("python-jose")["token"], page.signer, "RS256") == {"iss": "nightly"}
 
 
 def test_oauthlib(page: Page) -> None:

@@ -143,7 +143,8 @@ class AuthlibServer:
         context.load_cert_chain(path / "server.pem")
         self._https = HttpsServer(context)
         self.issuer = f"https://localhost:{self._https.port}"
-        self._server = _Server(f"{self.issuer}/oauth2/token")
+        self.endpoint = f"{self.issuer}/oauth2/token"
+        self._server = _Server(self.endpoint)
         self.refusals: list[str] = []
         """The reasons of all refusals so far."""
         self._https.serve(self._respond)
@@ -173,7 +174,7 @@ class AuthlibServer:
         return {
             "issuer": self.issuer,
             "authorization_endpoint": f"{self.issuer}/oauth2/authorize",
-            "token_endpoint": f"{self.issuer}/oauth2/token",
+            "token_endpoint": self.endpoint,
             "token_endpoint_auth_methods_supported": ["private_key_jwt"],
             **({"token_endpoint_auth_signing_alg_values_supported": ALGORITHMS} if self._lists_algorithms else {}),
         }

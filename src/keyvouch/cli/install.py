@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @output_option
 def command(profile: str | None, key: str | None, file: Path, output: str) -> None:
-    """Store the certificate in FILE with its key. FILE is PEM or DER, and may contain issuers in any order."""
+    """Put the certificate in FILE into the store, next to its key.
+
+    FILE is PEM or DER, and may contain issuers in any order.
+    """
     selection = select(profile, key)
     installed = _install(selection, load_certificates(read_path(file), file))
     with opening.open_uri(installed, selection.secrets) as signer:
