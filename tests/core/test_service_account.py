@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import logging
 import os
 import pwd
 import subprocess
@@ -157,6 +158,67 @@ def test_file_cannot_be_written(etc: Path) -> None:
 
     told = answer_as(SERVICE, add)
     assert f"Run the command as root, who owns {etc}, or choose another location." in told
+
+
+# Families
+
+
+def family(folder: Path) -> str:
+    """Make a family in which the account can read the older member; return its URI."""
+    folder.chmod(0o755)
+    old, new = (folder / f"job-{which}.pem" for which in ("a", "b"))
+    for path, which, changed in ((old, 1, 1000), (new, 2, 2000)):
+        key = new_key("P-256", which)
+        write(path, pem_of(key, certify(key)))
+        os.utime(path, (changed, changed))
+    os.chown(old, 0, SERVICE)
+    old.chmod(0o640)
+    return f"pem:{folder}/job-*.pem?select=newest"
+
+
+def warnings_of(act: Callable[[], object]) -> str:
+    """Return the warnings that keyvouch logs meanwhile, in order."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("keyvouch").addHandler(handler)
+    act()
+    return "\n".join(records)
+
+
+def test_newer_member_that_the_account_cannot_read(etc: Path) -> None:
+    """Opening warns of it, with the line that lets the account read it; after that, it signs."""
+    uri = family(etc)
+
+    def use() -> None:
+        with keyvouch.open_signer(uri) as signer:
+            signer.sign(b"x", "ES256")
+            signer.sign(b"x", "ES256")
+            signer.reload()
+
+    told = answer_as(SERVICE, lambda: warnings_of(use))
+    assert told.count("A newer key of the family is not used") == 1
+    assert f"{etc / 'job-b.pem'} cannot be read: Permission denied." in told
+    shell(told.partition("Run as root: ")[2].partition("\n")[0])
+    assert answer_as(SERVICE, lambda: keyvouch.open_signer(uri).uri + warnings_of(use)) == (
+        keyvouch.open_signer(uri).uri
+    )
+
+
+def test_program_warns_of_a_new_member_once(etc: Path) -> None:
+    """A program that is running when the member appears warns of it too."""
+    uri = family(etc)
+    new = (etc / "job-b.pem").rename(etc / "later")
+    os.chown(etc, SERVICE, SERVICE)
+
+    def use() -> None:
+        with keyvouch.open_signer(uri) as signer:
+            new.rename(etc / "job-b.pem")
+            signer.reload()
+            signer.reload()
+
+    told = answer_as(SERVICE, lambda: warnings_of(use))
+    assert told.count(f"not used: {etc / 'job-b.pem'} cannot be read") == 1
 
 
 # Commands only for files of one's own

@@ -31,6 +31,7 @@ from keyvouch.store import (
 )
 from keyvouch.stores import jwk, key_files, pem, pfx
 from keyvouch.stores.key_entries import (
+    Choice,
     FileContents,
     FileKey,
     KeyEntry,
@@ -45,8 +46,6 @@ from keyvouch.stores.key_entries import (
 from keyvouch.stores.references import KeyReference, fit_hints, parse_location, require_file
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import PrivateKey
@@ -91,14 +90,16 @@ class FileStore(
         timeout: float,  # noqa: ARG002 - reading a file never waits
     ) -> FileKey:
         """Read the file, or every file of the family, and return the one key that the URI selects."""
-        return FileKey(*self._choose(uri, certificate, signs=True), _family(_location(uri)))
+        family = _family(_location(uri))  # first: a file that appears in the meantime counts as new
+        return FileKey(self._choose(uri, certificate, signs=True), family)
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys in the file, family or folder at the URI's path."""
         path = _location(uri)
-        entries, failures = self._read(uri, self._listed(path))
-        if failures and not entries and not (isinstance(path, Path) and key_files.is_folder(path)):
-            raise failures[0]
+        entries, failures, unusable = self._read(uri, self._listed(path))
+        skipped = (*failures, *unusable)
+        if skipped and not entries and not (isinstance(path, Path) and key_files.is_folder(path)):
+            raise skipped[0].error
         pinned = uri.get("spki-sha256")
         return [entry.info for entry in filter_by_name(uri, entries) if pinned in (None, entry.info.spki_sha256)]
 
@@ -106,7 +107,8 @@ class FileStore(
         """Return the files and keys at the URI's path that `keys` skips."""
         skipped = []
         for each in self._listed(_location(uri)):
-            skipped += [UnusableKey(str(each), failure.message) for failure in self._read(uri, [each])[1]]
+            _, failures, unusable = self._read(uri, [each])
+            skipped += [UnusableKey(str(each), entry.error.message) for entry in (*failures, *unusable)]
         return skipped
 
     def _listed(self, path: Path | KeyReference) -> Sequence[Path | KeyReference]:
@@ -140,7 +142,7 @@ class FileStore(
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
         """Replace the existing chain with this one."""
-        entry, _ = self._choose(uri, chain[0])
+        entry = self._choose(uri, chain[0]).entry
         certificates.check_chain(chain, entry.key.public_key())
         if certificate_file := _certificate_file(uri, entry.file.path):
             existing, stamp = key_files.read_certificate_file(certificate_file)
@@ -156,7 +158,7 @@ class FileStore(
 
     def delete(self, uri: KeyUri) -> None:
         """Delete the file, and `certificate-file` if that contains the key's own certificate."""
-        entry, _ = self._choose(uri)
+        entry = self._choose(uri).entry
         require_file(entry.file, uri)
         _require_only_key(entry)
         certificate_file = _certificate_file(uri, entry.file.path)
@@ -169,7 +171,7 @@ class FileStore(
         key_files.remove(entry.file.path)
 
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
-        entry, _ = self._choose(uri)
+        entry = self._choose(uri).entry
         certificate_file = _certificate_file(uri, entry.file.path)
         chain = entry.chain
         if certificate_file:
@@ -199,10 +201,8 @@ class FileStore(
         # One connection serves all files: an answer to `prompt:` is remembered only for this path.
         return self._secrets.resolve(str(uri.get("password")), f"password of {_location(uri)}")
 
-    def _choose(
-        self, uri: KeyUri, certificate: Certificate | None = None, *, signs: bool = False
-    ) -> tuple[KeyEntry, dt.datetime | None]:
-        """Return the one key that the URI selects, and the time at which it will select another one.
+    def _choose(self, uri: KeyUri, certificate: Certificate | None = None, *, signs: bool = False) -> Choice:
+        """Return the one key that the URI selects.
 
         If it `signs`, a key whose certificate is in the file and cannot be read is not selected.
         """
@@ -210,34 +210,31 @@ class FileStore(
         members = _members(path)
         if not members and isinstance(path, Path):
             raise key_files.missing_file_error(path, self.suffixes)
-        entries, failures, unusable = self._read_with_unusable(uri, members)
+        entries, failures, unusable = self._read(uri, members)
         if signs and certificate is None:
             entries, unusable = set_aside_uncertified(uri, entries, unusable)
         require_usable_choice(uri, entries, unusable)
         if not entries:
-            raise failures[0]
+            raise failures[0].error
+        skipped = (*failures, *unusable)
         try:
             named = filter_by_name(uri, entries)
             if not named:
                 raise unknown_name_error(uri, entries)
             info, settles_at = choose_one(uri, [entry.info for entry in named], certificate)
         except KeyvouchError as error:
-            skipped = (*failures, *(key.error for key in unusable))
-            error.hint += "".join(f"\nSkipped: {each.message}" for each in skipped)
+            error.hint += "".join(f"\nSkipped: {each.error.message}" for each in skipped)
             raise
-        return next(entry for entry in named if entry.info is info), settles_at
+        entry = next(entry for entry in named if entry.info is info)
+        is_pinned = certificate is not None or "spki-sha256" in uri  # then no newer key would be used
+        return Choice(entry, settles_at, () if is_pinned else skipped)
 
-    def _read(self, uri: KeyUri, paths: Iterable[Path | KeyReference]) -> tuple[list[KeyEntry], list[KeyvouchError]]:
-        """Return the usable keys in these files, and why other files and keys cannot be used."""
-        entries, failures, unusable = self._read_with_unusable(uri, paths)
-        return entries, [*failures, *(key.error for key in unusable)]
-
-    def _read_with_unusable(
+    def _read(
         self, uri: KeyUri, paths: Iterable[Path | KeyReference]
-    ) -> tuple[list[KeyEntry], list[KeyvouchError], list[UnusableEntry]]:
-        """Return the usable keys in these files, why other files cannot be read, and the other keys."""
+    ) -> tuple[list[KeyEntry], list[UnusableEntry], list[UnusableEntry]]:
+        """Return the usable keys in these files, the files that cannot be read, and the other keys."""
         entries: list[KeyEntry] = []
-        failures: list[KeyvouchError] = []
+        failures: list[UnusableEntry] = []
         unusable: list[UnusableEntry] = []
         password: Secret | None = None
         for path in paths:
@@ -250,7 +247,8 @@ class FileStore(
                 errors: list[KeyvouchError] = [each.error for each in others]
             except KeyvouchError as error:
                 error.uri = str(uri)
-                failures.append(error)
+                label = path.label if isinstance(path, KeyReference) else path
+                failures.append(UnusableEntry(None, None, error, label))
                 errors = [error]
             if isinstance(path, KeyReference):
                 fit_hints(errors, path)

@@ -79,6 +79,9 @@ class Family:
         self._path = path
         self._stamp = stamp(path.parent.stat())  # before listing: a file that appears in the meantime counts as new
         self.members = members(path)
+        self._states = {each: _state(each) for each in self.members}
+        self.skipped: tuple[Path, ...] = ()
+        """Members that could not be used: a change of one, also of its permissions, is a change of the family."""
 
     def changed(self) -> bool:
         """Return True if the members have changed; the folder is listed only if it was modified."""
@@ -87,7 +90,16 @@ class Family:
             if members(self._path) != self.members:
                 return True
             self._stamp = now
-        return False
+        return any(_state(each) != self._states.get(each) for each in self.skipped)
+
+
+def _state(path: Path) -> tuple[Stamp, int] | None:
+    """Return what changes with a file's content or permissions; None if this account cannot find out."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return stamp(status), status.st_ctime_ns
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -184,6 +196,14 @@ def _cannot_read(path: Path, error: OSError, suffixes: Sequence[str]) -> Keyvouc
     if error.errno in (errno.EINVAL, errno.EFBIG):
         return KeyUnusable(f"{path} cannot be read: {error.strerror}.", hint="Specify a file that contains a key.")
     return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.read_hint(path, error))
+
+
+def created(path: Path) -> dt.datetime | None:
+    """Return when a file was created, as in `KeyFile`, without reading it; None if this account cannot find out."""
+    try:
+        return _created(path, path.stat())
+    except OSError:
+        return None
 
 
 def _created(path: Path, status: os.stat_result) -> dt.datetime:
