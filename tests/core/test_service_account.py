@@ -6,16 +6,19 @@ import grp
 import logging
 import os
 import pwd
+import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 import keyvouch
 from accounts import OTHER, SERVICE, answer_as, only_root, public  # noqa: F401 - a fixture
-from keyvouch import config
+from acls import acl, set_acl
+from keyvouch import cli, config
 from keyvouch._system import files
 from keyvouch._system.files import check_trusted
 from keyvouch._system.files.accounts import user_name
@@ -83,9 +86,21 @@ def test_hint_is_the_line_that_helps(etc: Path, act: Callable[[], str]) -> None:
 
 
 def test_hint_names_group_folder_and_file(etc: Path) -> None:
-    """The hint changes the group of the closed folder and of everything below it on the path."""
-    paths = f"{etc} {etc / 'config.toml'}"
-    assert f"Run as root: chgrp {SERVICE} {paths} && chmod g+rX {paths}" in answer_as(SERVICE, profile)
+    """The hint changes the closed folder first: nobody can know from outside whether the file exists."""
+    file = etc / "config.toml"
+    told = answer_as(SERVICE, profile).splitlines()
+    assert told[-2:] == [
+        f"Run as root: chgrp {SERVICE} {etc} && chmod g+rX {etc}",
+        f"Then, if it exists: chgrp {SERVICE} {file} && chmod g+rX {file}",
+    ]
+
+
+def test_hint_works_without_the_file(etc: Path) -> None:
+    """The line in the hint also succeeds if the folder does not contain the file, and is not repeated then."""
+    (etc / "config.toml").unlink()
+    told = answer_as(SERVICE, profile)
+    shell(told.partition("Run as root: ")[2].partition("\n")[0])
+    assert "No configuration file was found" in answer_as(SERVICE, profile)
 
 
 def test_hint_for_a_file_in_an_open_folder(etc: Path) -> None:
@@ -119,13 +134,55 @@ def test_home_directory_is_not_opened(etc: Path, monkeypatch: pytest.MonkeyPatch
     assert "chmod" not in told
 
 
-def test_group_that_may_read_is_joined(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file for a group of its own keeps that group, and the account is added to it."""
-    daemon = grp.getgrnam("daemon")
-    os.chown(etc, 0, daemon.gr_gid)
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
+    """Names of further groups and of their accounts, which are all called `nightly`."""
+    known: dict[int, str] = {}
+
+    def find(gid: int) -> SimpleNamespace:
+        return SimpleNamespace(gr_name=known[gid], gr_mem=[])
+
+    monkeypatch.setattr(grp, "getgrgid", find)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name="nightly", pw_gid=uid))
+    return known
+
+
+def closed_to(gid: int, etc: Path) -> str:
+    """Return the hint for a folder that this group may enter, and the account may not."""
+    os.chown(etc, 0, gid)
     etc.chmod(0o750)
-    monkeypatch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_name="nightly"))
-    assert "Run as root: usermod -a -G daemon nightly" in answer_as(SERVICE, sign)
+    return answer_as(SERVICE, sign).partition("\n")[2]
+
+
+def test_group_that_may_read_is_joined(etc: Path, groups: dict[int, str]) -> None:
+    """A file for a group that was made for several accounts keeps it, and the account is added to the group."""
+    groups |= {2000: "key-readers", SERVICE: "nightly"}
+    assert closed_to(2000, etc) == (
+        "Run as root: usermod -a -G key-readers nightly\nThen restart what runs as nightly."
+    )
+
+
+@pytest.mark.parametrize(("gid", "name"), [(27, "sudo"), (42, "shadow"), (6, "disk"), (100, "users"), (1500, "jobs")])
+def test_group_of_the_system_or_of_another_account_is_not_joined(
+    etc: Path, groups: dict[int, str], monkeypatch: pytest.MonkeyPatch, gid: int, name: str
+) -> None:
+    """Membership would give the account more than the file: it gets the file instead."""
+    groups |= {gid: name, SERVICE: "nightly"}
+    monkeypatch.setattr(pwd, "getpwall", lambda: [SimpleNamespace(pw_uid=1500, pw_gid=1500, pw_name="x", pw_dir="/x")])
+    hint = closed_to(gid, etc)
+    assert hint.startswith(f"Run as root: chgrp nightly {etc} && chmod g+rX {etc}\n")
+    assert hint.endswith(f"\nThe group {name}, which has access now, then loses it.")
+    assert "usermod" not in hint
+
+
+@pytest.mark.parametrize("name", ["nogroup", "users", "root"])
+def test_account_without_a_group_of_its_own(etc: Path, groups: dict[int, str], name: str) -> None:
+    """If others are in its primary group, or may join it, the account gets access by its name."""
+    groups[SERVICE] = name
+    etc.chmod(0o755)
+    assert f"Run as root: setfacl -m u:nightly:rX {etc / 'app.pem'}" in answer_as(SERVICE, sign)
+    (etc / "app.pem").chmod(0o644)
+    assert f"Run as root: setfacl -m u:nightly:r {etc / 'app.pem'} && chmod o-rwx" in answer_as(SERVICE, sign)
 
 
 def test_inaccessible_home_is_named(etc: Path, public: Path) -> None:
@@ -219,6 +276,85 @@ def test_program_warns_of_a_new_member_once(etc: Path) -> None:
 
     told = answer_as(SERVICE, lambda: warnings_of(use))
     assert told.count(f"not used: {etc / 'job-b.pem'} cannot be read") == 1
+
+
+def new_member(folder: Path, *, imports: bool = False) -> tuple[os.stat_result, str]:
+    """Add a member to a family with the command; return the status of its file, and standard error."""
+    uri = f"pem:{folder}/job-*.pem"
+    how = ["import", "--from", f"pem:{folder}/app.pem"] if imports else ["new", "--further", "--key-type", "P-256"]
+    found = CliRunner().invoke(cli.group, [*how, "--key", uri], env={"KEYVOUCH_CONFIG": os.devnull})
+    assert found.exit_code == 0, found.output
+    return max(folder.glob("job-2*.pem")).stat(), found.stderr
+
+
+@pytest.mark.parametrize("imports", [False, True])
+def test_new_member_has_the_group_of_the_others(etc: Path, imports: bool) -> None:
+    """If a group can read all members, it can read the new one too."""
+    family(etc)
+    (etc / "job-b.pem").unlink()
+    status, told = new_member(etc, imports=imports)
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, SERVICE, 0o640)
+    assert "chgrp" not in told
+
+
+@pytest.mark.parametrize("case", ["other group", "closed member", "list", "folder of others", "root's group"])
+def test_new_member_is_private_in_doubt(etc: Path, case: str) -> None:
+    """If the members differ, or others could have put them there, only the owner can read the new one."""
+    family(etc)
+    old, other = etc / "job-a.pem", etc / "job-b.pem"
+    os.chown(other, 0, SERVICE)
+    other.chmod(0o640)
+    match case:
+        case "other group":
+            os.chown(other, 0, OTHER)
+        case "closed member":
+            other.chmod(0o600)
+        case "list":
+            set_acl(other, acl(users={OTHER: 4}))
+        case "folder of others":
+            os.chown(etc, OTHER, OTHER)
+        case "root's group":
+            os.chown(old, 0, 0)
+            os.chown(other, 0, 0)
+    status, _ = new_member(etc)
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 0, 0o600)
+
+
+@pytest.mark.parametrize("owns", [False, True])
+def test_new_key_in_a_folder_for_an_account(etc: Path, owns: bool) -> None:
+    """If the folder is for another account, the line that lets it read the new key is printed, and helps."""
+    os.chown(etc, SERVICE if owns else 0, SERVICE)
+    etc.chmod(0o700 if owns else 0o750)
+    _, told = new_member(etc)
+    (path,) = etc.glob("job-*")
+    assert f"Run: chgrp {SERVICE} {path} && chmod g+rX {path}\n" in told
+    shell(told.partition("Run: ")[2].partition("\n")[0])
+    assert files.readers_hint(path) == ""
+
+    def sign_with_new() -> str:
+        with keyvouch.open_signer(f"pem:{path}") as signer:
+            return f"signed {len(signer.sign(b'x', 'ES256'))}"
+
+    assert answer_as(SERVICE, sign_with_new).startswith("signed")
+
+
+@pytest.mark.parametrize("group", [0, 27, 42, 50])
+def test_folder_of_the_system_is_for_nobody(etc: Path, group: int) -> None:
+    """A folder for a group of the system does not say that this group is to read a key."""
+    os.chown(etc, 0, group)
+    etc.chmod(0o750)
+    assert "chgrp" not in new_member(etc)[1]
+
+
+def test_path_of_a_closed_configuration(etc: Path) -> None:
+    """`keyvouch profile path` does not print the user's path if the machine's configuration is closed."""
+
+    def path() -> str:
+        found = CliRunner().invoke(cli.group, ["profile", "path"])
+        return f"{found.output}{found.exception}"
+
+    path()
+    assert f"The configuration {etc / 'config.toml'} cannot be read" in answer_as(SERVICE, path)
 
 
 # Commands only for files of one's own

@@ -166,7 +166,7 @@ def test_failed_write_leaves_no_files(folder: Path, monkeypatch: pytest.MonkeyPa
     """If the certificate cannot be written, the key is removed again."""
     write_private = files.write_private
 
-    def full_disk(path: Path, data: bytes) -> None:
+    def full_disk(path: Path, data: bytes, **options: object) -> None:
         if path.suffix == ".crt":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write_private(path, data)

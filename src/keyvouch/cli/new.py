@@ -14,7 +14,15 @@ from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
 from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import output_option
-from keyvouch.cli.output import key_facts, mentioning_new_key, present, print_key, print_next_command, shown_time
+from keyvouch.cli.output import (
+    key_facts,
+    mentioning_new_key,
+    present,
+    print_key,
+    print_next_command,
+    print_readers_hint,
+    shown_time,
+)
 from keyvouch.cli.selection import Selection, select
 from keyvouch.errors import KeyvouchError
 from keyvouch.store import KeySpec, KeyUri
@@ -117,6 +125,7 @@ def _print_text(
     facts: dict[str, Any], requested: KeyUri, pinned: KeyUri, profile_key: KeyUri, *, further: bool
 ) -> None:
     print_key(pinned, {name: value for name, value in facts.items() if name != "signs_from"})
+    print_readers_hint(requested, pinned)
     if {"path", "password"} <= {*requested.declared} and "password" not in requested:
         click.echo("\nThe file is not encrypted: the URI has no password=. Did the shell cut it at `&`?", err=True)
     if not facts["key_type"].startswith("RSA"):

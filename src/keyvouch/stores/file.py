@@ -291,7 +291,8 @@ class FileStore(
         name = uri.get("friendly-name") if "friendly-name" in uri else _friendly_name(chain, path)
         certificate_file = _certificate_file(uri, path)
         with contextlib.ExitStack() as undo:
-            key_files.write_new(path, self._encode(key, () if certificate_file else chain, password, name))
+            data = self._encode(key, () if certificate_file else chain, password, name)
+            key_files.write_new(path, data, key_files.siblings(_location(uri)))
             undo.callback(key_files.remove, path)
             if certificate_file and chain:
                 key_files.write_new(certificate_file, pem.write_chain(chain))

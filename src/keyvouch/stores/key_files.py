@@ -72,6 +72,14 @@ def members(path: Path) -> list[Path]:
     ]
 
 
+def siblings(path: object) -> list[Path]:
+    """Return the existing files of a family; an empty list for anything else, or if the folder cannot be listed."""
+    with contextlib.suppress(KeyvouchError):
+        if isinstance(path, Path) and is_family(path):
+            return members(path.absolute())
+    return []
+
+
 class Family:
     """The members that a family had when its key was chosen: a new member may be that key's successor."""
 
@@ -227,10 +235,13 @@ def require_no_file(path: Path) -> None:
     files.require_folder_of(path)
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Create a file with mode 0600. Raises `KeyExists`, `ConfigurationError`."""
+def write_new(path: Path, data: bytes, siblings: Sequence[Path] = ()) -> None:
+    """Create a file with mode 0600; a group that can read all its siblings can read it too.
+
+    Raises `KeyExists`, `ConfigurationError`.
+    """
     try:
-        files.write_private(path, data)
+        files.write_private(path, data, group=files.common_group(siblings))
     except FileExistsError:
         raise _already_exists(path) from None
     except OSError as error:

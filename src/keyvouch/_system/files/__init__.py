@@ -11,6 +11,8 @@
 - `errors`, `access_hints`, `accounts`: errors and hints for files that cannot be read or written.
 """
 
+from keyvouch._system.files.access_hints import readers_hint
+from keyvouch._system.files.copied_access import common_group
 from keyvouch._system.files.errors import cannot_write, long_path_hint, read_hint, require_folder_of
 from keyvouch._system.files.folders import Folder
 from keyvouch._system.files.foreign_writers import check_trusted, check_trusted_certificates
@@ -34,6 +36,7 @@ __all__ = [
     "cannot_write",
     "check_trusted",
     "check_trusted_certificates",
+    "common_group",
     "configuration_files",
     "locked",
     "long_path_hint",
@@ -45,6 +48,7 @@ __all__ = [
     "read_own",
     "read_private_with_status",
     "read_with_status",
+    "readers_hint",
     "remove",
     "require_folder_of",
     "require_own_folder",

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from keyvouch._system.files import posix_acl
 from keyvouch._system.files.access_hints import is_own, is_special
-from keyvouch._system.files.accounts import group_name, user_name
+from keyvouch._system.files.accounts import group_name, is_private_group, user_name
 from keyvouch.errors import ConfigurationError
 
 _WINDOWS = sys.platform == "win32"
@@ -130,23 +130,7 @@ def _group_writers(status: os.stat_result, acl: bytes | None) -> Iterator[Foreig
 
 
 def _is_trusted_group(group: int, accounts: set[int]) -> bool:
-    return group in _ROOT_GROUPS or any(_is_private_group(group, account) for account in accounts)
-
-
-def _is_private_group(group: int, account: int) -> bool:
-    """Return True if the group is this account's primary group and has no other member in the databases."""
-    if sys.platform == "win32":
-        return False
-    import grp
-    import pwd
-
-    try:
-        owner, members = pwd.getpwuid(account), grp.getgrgid(group).gr_mem
-    except KeyError:
-        return False
-    if owner.pw_gid != group or any(member != owner.pw_name for member in members):
-        return False
-    return all(other.pw_uid == account for other in pwd.getpwall() if other.pw_gid == group)
+    return group in _ROOT_GROUPS or any(is_private_group(group, account) for account in accounts)
 
 
 def _check_access_rules(path: Path, component: Path) -> None:
