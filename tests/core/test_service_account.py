@@ -19,7 +19,7 @@ import keyvouch
 from accounts import OTHER, SERVICE, answer_as, only_root, public  # noqa: F401 - a fixture
 from acls import acl, set_acl
 from keyvouch import cli, config
-from keyvouch._system import files
+from keyvouch._system import files, tls
 from keyvouch._system.files import check_trusted
 from keyvouch._system.files.accounts import user_name
 from keyvouch._system.files.reading import read_private_with_status
@@ -215,6 +215,31 @@ def test_file_cannot_be_written(etc: Path) -> None:
 
     told = answer_as(SERVICE, add)
     assert f"Run the command as root, who owns {etc}, or choose another location." in told
+
+
+# Certificates to trust for TLS
+
+
+@pytest.mark.parametrize("source", ["ca-file", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+@pytest.mark.parametrize("closed", ["file", "folder"])
+def test_certificates_that_the_account_cannot_read(
+    etc: Path, monkeypatch: pytest.MonkeyPatch, source: str, closed: str
+) -> None:
+    """Wherever they are named, the hint has the lines that let the account read them."""
+    path = write(etc / "ca.pem", pem_of(certify(new_key())))
+    if closed == "file":
+        etc.chmod(0o755)
+    if source != "ca-file":
+        monkeypatch.setenv(source, str(path))
+
+    def connect() -> str:
+        return type(tls.client_context(str(path) if source == "ca-file" else None)).__name__
+
+    for _ in range(2 if closed == "folder" else 1):
+        told = answer_as(SERVICE, connect)
+        assert f"The trusted TLS certificates {path} cannot be read: Permission denied.\nRun as root: chgrp" in told
+        shell(told.partition("Run as root: ")[2].partition("\n")[0])
+    assert answer_as(SERVICE, connect) == "SSLContext"
 
 
 # Families
