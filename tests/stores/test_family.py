@@ -31,7 +31,7 @@ def test_family_needs_select(folder: Path) -> None:
     """Of several members none is taken unless asked for; the error lists a URI for each."""
     member(folder, "a", 1)
     member(folder, "b", 2)
-    with pytest.raises(AmbiguousKey) as caught:
+    with pytest.raises(AmbiguousKey, match="To follow the family, add select=newest") as caught:
         open_key(f"pem:{folder}/*.pem")
     assert [open_key(candidate).uri.get("path").name for candidate in caught.value.candidates] == ["a.pem", "b.pem"]
 

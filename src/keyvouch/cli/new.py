@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,15 @@ def command(
 def _profile_key(requested: KeyUri, pinned: KeyUri) -> KeyUri:
     """Return the URI for a profile: as requested, so that the profile follows the key's rotation.
 
-    A relative path depends on the working directory, so it is pinned, and so is a key whose URI gives only a location.
+    A relative path depends on the working directory, so a file's is pinned and a family's made absolute. A key whose
+    URI gives only a location is pinned.
     If the store named a member of a family, the newest one is selected.
     """
-    if relative_path(requested) or requested.selects_no_key:
+    path = relative_path(requested)
+    if requested.selects_no_key or (path and "*" not in path.name):
         return pinned
+    if path:
+        requested = requested.replace({"path": str(path.absolute())})
     is_member = requested.identity() != pinned.replace({"spki-sha256": None}).identity()
     return requested.replace({"select": "newest"}) if is_member and "spki-sha256" not in requested else requested
 
@@ -118,7 +123,8 @@ def _print_succession(signs_from: str | None, profile_key: KeyUri) -> None:
         )
     else:
         click.echo("\nThe new key signs from now on: register its certificate at once.", err=True)
-    click.echo(f"This URI stays valid, and always selects the key that is to sign:\n  {profile_key.quoted}", err=True)
+    line = f"keys = [{json.dumps(str(profile_key), ensure_ascii=False)}]"
+    click.echo(f"With this line, a profile always uses the key that is to sign:\n  {line}", err=True)
 
 
 def _print_text(
@@ -139,5 +145,5 @@ def _print_text(
     if "profile" in facts:
         profile.warn_of_own_configuration(Path(facts["configuration"]))
         print_next_command(f"keyvouch token --profile {facts['profile']}")
-    else:
+    elif not further:
         print_next_command(f"keyvouch profile add NAME --tenant TENANT --client-id ID --key {profile_key.quoted}")

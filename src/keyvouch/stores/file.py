@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from keyvouch import certificate as certificates
 from keyvouch.algorithms import require_usable
-from keyvouch.errors import ConfigurationError, KeyExists, KeyvouchError, NotSupported
+from keyvouch.errors import AmbiguousKey, ConfigurationError, KeyExists, KeyvouchError, NotSupported
 from keyvouch.local_key import make_key
 from keyvouch.store import (
     Attribute,
@@ -121,6 +121,10 @@ class FileStore(
         """Make a key and its self-signed certificate. Raises `KeyExists`, `ConfigurationError`."""
         # Check everything before the key is made: RSA-4096 takes seconds.
         path = self._new_path(uri, further=spec.further)
+        if spec.further and path == _location(uri):
+            raise ConfigurationError(
+                f"{path} is a single file: it cannot have a further key.", hint=key_files.family_hint(path), uri=uri
+            )
         password = self._password(uri)
         certificates.parse_subject(spec.subject)
         key = make_key(spec.key_type)
@@ -223,6 +227,8 @@ class FileStore(
                 raise unknown_name_error(uri, entries)
             info, settles_at = choose_one(uri, [entry.info for entry in named], certificate)
         except KeyvouchError as error:
+            if isinstance(error, AmbiguousKey) and isinstance(path, Path) and key_files.is_family(path):
+                error.hint += "\nTo follow the family, add select=newest to the URI, after the `?`."
             error.hint += "".join(f"\nSkipped: {each.error.message}" for each in skipped)
             raise
         entry = next(entry for entry in named if entry.info is info)
@@ -275,8 +281,13 @@ class FileStore(
             )
         else:
             path = key_files.new_member_path(given)
-        for each in filter(None, (path, _certificate_file(uri, path))):
-            key_files.require_no_file(each)
+        try:
+            key_files.require_no_file(path)
+        except KeyExists as error:
+            error.hint += f"\n{key_files.family_hint(path)}"
+            raise
+        if certificate_file := _certificate_file(uri, path):
+            key_files.require_no_file(certificate_file)
         if path != given and not further and (existing := key_files.members(given)):
             raise KeyExists(
                 f"{given} already has a member: {existing[-1].name}.",

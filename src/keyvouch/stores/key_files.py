@@ -10,6 +10,7 @@ import datetime as dt
 import errno
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,6 +234,12 @@ def require_no_file(path: Path) -> None:
     if os.path.lexists(path):
         raise _already_exists(path)
     files.require_folder_of(path)
+
+
+def family_hint(path: Path) -> str:
+    """Return a hint for a key that is to be followed by another one, and whose path names a single file."""
+    family = shlex.quote(f"{path.with_name(f'{path.stem}*{path.suffix}')}")
+    return f"To add a key that replaces it later, use a path with *, such as {family}, and --further."
 
 
 def write_new(path: Path, data: bytes, siblings: Sequence[Path] = ()) -> None:
