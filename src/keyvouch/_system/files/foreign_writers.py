@@ -33,9 +33,11 @@ class ForeignWriter(NamedTuple):
     """The command that removes the permission, without the path."""
 
     def hint(self, status: os.stat_result, path: Path) -> str:
-        """Return a hint to remove the permission: with the command only for a file or folder of this account."""
+        """Return a hint to remove the permission: with the command for a file of this account or of root."""
         if is_special(status.st_mode):
             return "Use a regular file: this is a device, a pipe or a socket."
+        if status.st_uid == 0 and not is_own(status):
+            return f"Run as root: {self.remedy} {shlex.quote(str(path))}"
         if not is_own(status):
             return f"Ask {user_name(status.st_uid)}, its owner, to remove that permission, or use a file of your own."
         return f"Run: {self.remedy} {shlex.quote(str(path))}"
@@ -92,7 +94,8 @@ def _owner_hint(status: os.stat_result, component: Path) -> str:
     if is_special(status.st_mode):
         return "Use a regular file of your own."
     change = "chown -h root" if stat.S_ISLNK(status.st_mode) else "chown root"
-    return f"Run: {change} {shlex.quote(str(component))}, or use a file of your own."
+    who = "" if os.geteuid() == 0 else " as root"
+    return f"Run{who}: {change} {shlex.quote(str(component))}\nOr use a file of your own."
 
 
 def foreign_writer(status: os.stat_result, component: str) -> ForeignWriter | None:
