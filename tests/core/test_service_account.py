@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import keyvouch
 from accounts import OTHER, SERVICE, answer_as, etc, only_root, public, shell, sign  # noqa: F401 - fixtures
 from keyvouch import cli, config
-from keyvouch._system import tls
+from keyvouch._system import files, tls
 from keyvouch._system.files import check_trusted
 from keyvouch._system.files.reading import read_private_with_status
 from keyvouch.errors import ConfigurationError
@@ -160,6 +160,22 @@ def test_inaccessible_home_is_named(etc: Path, public: Path) -> None:
     told = answer_as(SERVICE, profile)
     assert f"{public / 'home' / 'config.toml'} cannot be read" in told
     assert f"Set HOME to this account's home directory, or use {etc / 'config.toml'}" in told
+
+
+def test_home_of_another_account_is_named(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If HOME is another account's, as after `su`, errors about the configuration and the token cache say so."""
+    home = etc.parent / "home"
+    home.mkdir(mode=0o755)
+    (etc / "config.toml").unlink()
+    etc.chmod(0o755)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(pwd, "getpwall", lambda: [SimpleNamespace(pw_dir=str(home), pw_uid=0)])
+    sentence = f"HOME is {home}, which belongs to root: set it to this account's home directory."
+    assert answer_as(SERVICE, profile).endswith(sentence)
+    assert answer_as(SERVICE, files.foreign_home) == sentence
+    assert answer_as(0, files.foreign_home) == ""
+    os.chown(home, SERVICE, SERVICE)
+    assert answer_as(SERVICE, files.foreign_home) == ""
 
 
 def test_key_that_everyone_can_read(etc: Path) -> None:

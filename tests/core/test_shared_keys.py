@@ -15,7 +15,9 @@ import keyvouch
 from accounts import OTHER, SERVICE, answer_as, etc, only_root, public, shell  # noqa: F401 - fixtures
 from acls import acl, set_acl
 from keyvouch import cli
+from keyvouch._core import opening
 from keyvouch._system import files
+from keyvouch.secrets import SecretResolver
 from stores.key_material import certify, new_key, pem_of, write
 
 pytestmark = only_root
@@ -77,6 +79,18 @@ def test_program_warns_of_a_new_member_once(etc: Path) -> None:
 
     told = answer_as(SERVICE, lambda: warnings_of(use))
     assert told.count(f"not used: {etc / 'job-b.pem'} cannot be read") == 1
+
+
+def test_skipped_key_of_a_profile(etc: Path) -> None:
+    """The warning about a key that is skipped has the line that lets the account read it."""
+    family(etc)
+    keys = [f"pem:{etc}/{name}.pem" for name in ("job-b", "job-a")]
+
+    def use() -> None:
+        opening.open_first(keys, SecretResolver()).close()
+
+    told = answer_as(SERVICE, lambda: warnings_of(use))
+    assert f"trying the next one: {etc / 'job-b.pem'} cannot be read: Permission denied.\nRun as root: chgrp" in told
 
 
 def new_member(folder: Path, *, imports: bool = False) -> tuple[os.stat_result, str]:

@@ -60,6 +60,8 @@ def print_key(uri: KeyUri, facts: Mapping[str, object]) -> None:
 
 def print_readers_hint(requested: KeyUri, pinned: KeyUri) -> None:
     """Print the line that lets the account for which a folder or family is meant read the new file."""
+    if "path" not in pinned:  # not a file
+        return
     from keyvouch.stores import key_files  # only commands that create a key need it
 
     siblings = key_files.siblings(requested.get("path"))

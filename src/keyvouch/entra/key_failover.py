@@ -66,13 +66,13 @@ class ClientKeys:
         self._accepted = key
         key.mark_accepted()
 
-    def demote(self, key: ClientKey, reason: str) -> None:
-        """No longer try this key first; log one warning until it is accepted again."""
+    def demote(self, key: ClientKey, reason: str, hint: str = "") -> None:
+        """No longer try this key first; log one warning until it is accepted again, with the hint on its own line."""
         if self._accepted is key:
             self._accepted = None
         if len(self._all) > 1 and not key.warned:
             key.warned = True
-            log.warning("Skipping a key (%s): %s", reason, key)
+            log.warning("%s", "\n".join(filter(None, (f"Skipping a key ({reason}): {key}", hint))))
 
     def close(self) -> None:
         """Close the signers that were opened here."""
@@ -143,7 +143,8 @@ class KeyFailover:
                 key.mark_refused(REFUSED_FOR)
                 self._keys.demote(key, f"the authority refused it: {aadsts_advice.error_description(outcome.result)}")
             elif outcome.store_failed:
-                self._keys.demote(key, str(outcome.error).partition("\n")[0])
+                reason, _, hint = str(outcome.error).partition("\n")
+                self._keys.demote(key, reason, hint)
             else:
                 return outcome
         return refused or outcome

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from keyvouch import certificate as certificates
 from keyvouch.algorithms import require_usable
-from keyvouch.errors import AmbiguousKey, ConfigurationError, KeyExists, KeyvouchError, NotSupported
+from keyvouch.errors import AmbiguousKey, ConfigurationError, KeyExists, KeyNotFound, KeyvouchError, NotSupported
 from keyvouch.local_key import make_key
 from keyvouch.store import (
     Attribute,
@@ -99,7 +99,7 @@ class FileStore(
         entries, failures, unusable = self._read(uri, self._listed(path))
         skipped = (*failures, *unusable)
         if skipped and not entries and not (isinstance(path, Path) and key_files.is_folder(path)):
-            raise skipped[0].error
+            raise _mentioning_folder(uri, skipped[0].error)
         pinned = uri.get("spki-sha256")
         return [entry.info for entry in filter_by_name(uri, entries) if pinned in (None, entry.info.spki_sha256)]
 
@@ -213,13 +213,13 @@ class FileStore(
         path = _location(uri)
         members = _members(path)
         if not members and isinstance(path, Path):
-            raise key_files.missing_file_error(path, self.suffixes)
+            raise _mentioning_folder(uri, key_files.missing_file_error(path, self.suffixes))
         entries, failures, unusable = self._read(uri, members)
         if signs and certificate is None:
             entries, unusable = set_aside_uncertified(uri, entries, unusable)
         require_usable_choice(uri, entries, unusable)
         if not entries:
-            raise failures[0].error
+            raise _mentioning_folder(uri, failures[0].error)
         skipped = (*failures, *unusable)
         try:
             named = filter_by_name(uri, entries)
@@ -366,6 +366,14 @@ def _location(uri: KeyUri) -> Path | KeyReference:
 
 def _members(path: Path | KeyReference) -> Sequence[Path | KeyReference]:
     return key_files.members(path) if isinstance(path, Path) else [path]
+
+
+def _mentioning_folder(uri: KeyUri, error: KeyvouchError) -> KeyvouchError:
+    """Add to the error for a missing file that its path is relative, and to which folder."""
+    path = uri.get("path")
+    if isinstance(error, KeyNotFound) and isinstance(path, Path) and not path.is_absolute():
+        error.hint += f"\nThe path {path} is relative to the working directory, {Path.cwd()}."
+    return error
 
 
 def _family(path: Path | KeyReference) -> key_files.Family | None:

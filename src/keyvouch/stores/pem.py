@@ -153,7 +153,8 @@ def _load_key(block: Block, password: Secret | None, path: Path) -> PrivateKey |
     encrypted = block.label == _ENCRYPTED or block.is_encrypted
     if encrypted and password is None:
         raise SecretRequired(
-            f"The key in {path} is encrypted and requires a password.", hint="Add ?password=env:NAME to the URI."
+            f"The key in {path} is encrypted and requires a password.",
+            hint="Add ?password=file:/path or ?password=env:NAME to the URI.",
         )
     try:
         der = _decrypt(block, password, path) if encrypted and password else block.decode()

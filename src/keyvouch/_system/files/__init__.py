@@ -16,7 +16,7 @@ from keyvouch._system.files.copied_access import common_group
 from keyvouch._system.files.errors import cannot_write, long_path_hint, read_hint, require_folder_of
 from keyvouch._system.files.folders import Folder
 from keyvouch._system.files.foreign_writers import check_trusted, check_trusted_certificates
-from keyvouch._system.files.locations import cache_folder, configuration_files, state_folder
+from keyvouch._system.files.locations import cache_folder, configuration_files, foreign_home, state_folder
 from keyvouch._system.files.locks import locked
 from keyvouch._system.files.own_files import read_own, require_own_folder, write_own
 from keyvouch._system.files.path_resolution import make_folder, open_folder
@@ -38,6 +38,7 @@ __all__ = [
     "check_trusted_certificates",
     "common_group",
     "configuration_files",
+    "foreign_home",
     "locked",
     "long_path_hint",
     "make_folder",

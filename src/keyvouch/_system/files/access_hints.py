@@ -30,7 +30,7 @@ def grant_read_hint(path: Path) -> str:
         return (
             "Grant this account permission to read it: SELinux, AppArmor or the file system forbids it, not the mode."
         )
-    if home := next((each for each in blocked if _is_home(each)), None):
+    if home := next((each for each in blocked if is_home(each)), None):
         return f"Move it out of {home}, another account's home directory, for example to /etc/keyvouch."
     if any(map(_is_special_file, blocked)):
         return "Specify a regular file."
@@ -188,7 +188,7 @@ def _own_group() -> int:
     return 0 if sys.platform == "win32" else os.getegid()
 
 
-def _is_home(folder: Path) -> bool:
+def is_home(folder: Path) -> bool:
     """Return True for the home directory of another account."""
     if sys.platform == "win32":
         return False
