@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -10,6 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+import keyvouch
+from keyvouch._system import files
+from stores.key_material import certify, new_key, pem_of, write
 
 SERVICE, OTHER = 60123, 60124
 
@@ -50,3 +55,31 @@ def public() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
+
+
+@pytest.fixture
+def etc(public: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The machine's folder for keyvouch, as root makes it under a umask of 077, with a configuration and a key."""
+    folder = public / "etc"
+    folder.mkdir(mode=0o700)
+    (folder / "config.toml").write_text("[profiles.nightly]\ntenant = 't'\n")
+    (folder / "config.toml").chmod(0o600)
+    key = new_key()
+    write(folder / "app.pem", pem_of(key, certify(key)))
+    user = public / "home" / "config.toml"
+    monkeypatch.setattr(files, "configuration_files", lambda: [user, folder / "config.toml"])
+    sign()  # imports what the other account could not
+    return folder
+
+
+def sign() -> str:
+    with keyvouch.open_signer(config_key()) as signer:
+        return f"signed {len(signer.sign(b'x', 'ES256'))}"
+
+
+def config_key() -> str:
+    return f"pem:{files.configuration_files()[-1].parent}/app.pem"
+
+
+def shell(line: str) -> None:
+    subprocess.run(["sh", "-eu", "-c", line], check=True)

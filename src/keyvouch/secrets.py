@@ -259,11 +259,13 @@ class SecretResolver:
         value = os.environ.get(variable)
         if value is None:
             raise SecretRequired(
-                f"The {name} was not found: the environment variable {variable} is not set.", hint=f"Set {variable}."
+                f"The {name} was not found: the environment variable {variable} is not set.",
+                hint=f"Set {variable}. cron and systemd do not pass a shell's variables to a job: use file:/path there"
+                ", or credential:NAME in a systemd unit.",
             )
         return os.fsencode(value)
 
-    def _from_file(self, location: str, name: str) -> bytes:
+    def _from_file(self, location: str, name: str, *, if_missing: str = "Create that file.") -> bytes:
         path = Path(location)
         if not path.is_absolute() or "\0" in location:
             raise ConfigurationError(
@@ -272,9 +274,7 @@ class SecretResolver:
         try:
             return self.read_private(path)
         except FileNotFoundError:
-            raise SecretRequired(
-                f"The {name} was not found: {path} does not exist.", hint="Create that file."
-            ) from None
+            raise SecretRequired(f"The {name} was not found: {path} does not exist.", hint=if_missing) from None
         except OSError as error:
             raise AccessDenied(
                 f"The {name} cannot be read from {path}: {error.strerror}.", hint=files.read_hint(path, error)
@@ -282,16 +282,14 @@ class SecretResolver:
 
     def _from_credential(self, credential: str, name: str) -> bytes:
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
+        remedy = f"Add LoadCredential={credential}:/path to the systemd unit."
         if not folder:
-            raise SecretRequired(
-                f"The {name} was not found: no credentials were passed to this process.",
-                hint=f"Add LoadCredential={credential}:/path to the systemd unit.",
-            )
+            raise SecretRequired(f"The {name} was not found: no credentials were passed to this process.", hint=remedy)
         if not credential or "/" in credential:
             raise ConfigurationError(
                 f"Invalid reference for the {name}: credential:{credential}.", hint="Use the name of a credential."
             )
-        return self._from_file(str(Path(folder, credential)), name)
+        return self._from_file(str(Path(folder, credential)), name, if_missing=remedy)
 
     def _from_keyring(self, location: str, name: str) -> bytes:
         service, _, user = location.rpartition("/")

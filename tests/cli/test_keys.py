@@ -461,7 +461,26 @@ def test_further_key_says_when_it_signs(tmp_path: Path) -> None:
     done = run("new", "--key", uri, "--key-type", "P-256", "--further")
     assert "The new key signs from 20" in done.errors
     assert "Register its certificate by then" in done.errors
-    assert f"This URI stays valid, and always selects the key that is to sign:\n  '{uri}?select=newest'" in done.errors
+    line = f'keys = ["{uri}?select=newest"]'
+    assert f"With this line, a profile always uses the key that is to sign:\n  {line}" in done.errors
+
+
+def test_further_key_needs_no_further_profile(tmp_path: Path) -> None:
+    """If the certificate is written too, the next step is not another profile, but a line in the existing one."""
+    uri = f"pem:{tmp_path}/app-*.pem"
+    run("new", "--key", uri, "--key-type", "P-256")
+    out = ("--certificate-out", str(tmp_path / "b.cer"))
+    done = run("new", "--key", uri, "--key-type", "P-256", "--further", *out)
+    assert "profile add" not in done.errors
+    assert f'keys = ["{uri}?select=newest"]' in done.errors
+
+
+def test_further_key_of_a_relative_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line for the profile has an absolute path, and is not pinned to the new member."""
+    monkeypatch.chdir(tmp_path)
+    run("new", "--key", "pem:app-*.pem", "--key-type", "P-256")
+    done = run("new", "--key", "pem:app-*.pem", "--key-type", "P-256", "--further")
+    assert f'keys = ["pem:{tmp_path}/app-*.pem?select=newest"]' in done.errors
 
 
 def test_further_key_without_settling_signs_at_once(tmp_path: Path) -> None:

@@ -140,6 +140,17 @@ def test_mistake_in_a_key_names_the_profile(authority: Authority, app: App, key:
         assert "hunter2" not in done.errors
 
 
+def test_mistake_in_an_option_names_the_option(authority: Authority, app: App, key: Key, tmp_path: Path) -> None:
+    """An invalid URI in `--key` is not reported as one in the profile."""
+    write_profile(tmp_path, authority, app, [key.uri])
+    for command in ("token", "sign", "keys"):
+        done = run(command, "--profile", "nightly", "--key", "pfx:/x?password=hunter2", stdin=b"x")
+        assert done.status == 2
+        assert done.errors.startswith("error[configuration]: --key: ")
+        assert "key 1" not in done.errors
+        assert "hunter2" not in done.errors
+
+
 def test_demo_runs() -> None:
     """The demonstration runs to its end, including the mistakes, and leaves nothing behind."""
     done = run("demo")

@@ -152,8 +152,11 @@ def test_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unset_variable_is_named() -> None:
-    """An unset variable is named, with the advice to set it."""
-    assert "APP_PASSWORD is not set" in refusal(SecretRequired, "env:APP_PASSWORD").message
+    """An unset variable is named, with what a job of cron or systemd uses instead."""
+    error = refusal(SecretRequired, "env:APP_PASSWORD")
+    assert "APP_PASSWORD is not set" in error.message
+    assert "file:/path" in error.hint
+    assert "credential:NAME" in error.hint
 
 
 @pytest.mark.parametrize("reference", ["env:", "env:APP;password=hunter2", "env:hun ter2"])
@@ -314,6 +317,13 @@ def test_credential_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_process_without_credentials() -> None:
     """Without that folder the unit lacks a line, and the hint is that line."""
     assert "LoadCredential=pin:" in refusal(SecretRequired, "credential:pin").hint
+
+
+def test_credential_that_was_not_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the unit passes other credentials, the line to add is the same: nobody creates a file in that folder."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    hint = refusal(SecretRequired, "credential:pin").hint
+    assert hint == "Add LoadCredential=pin:/path to the systemd unit."
 
 
 @pytest.mark.parametrize("name", ["", "../pin", "/etc/passwd"])

@@ -95,6 +95,17 @@ def test_refusal_after_an_unreachable_store_is_shown_once(
     assert "does not exist" in caught.value.hint
 
 
+def test_key_that_does_not_open_is_skipped_with_its_hint(
+    standby: Key, client_of: Callable[..., ConfidentialClient], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning about a key that cannot be opened has the reason, and the hint on a line of its own."""
+    with caplog.at_level(logging.WARNING, "keyvouch"):
+        client_of(f"pem:{tmp_path}/missing/app.pem", standby.uri).access_token([SCOPE])
+    (line,) = caplog.messages
+    assert line.startswith(f"Skipping a key ({tmp_path}/missing/app.pem does not exist.): ")
+    assert line.partition("\n")[2].startswith("Correct the path: the folder ")
+
+
 def test_refused_key_is_skipped_for_five_minutes(
     authority: Authority,
     preferred: Key,

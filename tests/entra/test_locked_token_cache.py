@@ -76,7 +76,7 @@ def test_cache_with_an_invalid_table(path: Path, name: str, table: object) -> No
     ],
 )
 def test_warning_for_a_cache_in_memory(caplog: pytest.LogCaptureFixture, problem: Exception, reason: str) -> None:
-    """The warning has the reason and both remedies; tokens are kept in memory in any case, silently if requested."""
+    """The first token that is not cached is a warning with the reason and both remedies, unless it is to be silent."""
 
     def fail() -> Path:
         raise problem
@@ -84,6 +84,10 @@ def test_warning_for_a_cache_in_memory(caplog: pytest.LogCaptureFixture, problem
     for quiet in (True, False):
         cache = open_token_cache(fail, quiet=quiet)
         assert list(cache.search("AccessToken")) == []
+        assert not caplog.messages
+        add(cache, "one")
+        add(cache, "two")
+        assert len(list(cache.search("AccessToken"))) == 1
         if quiet:
             assert not caplog.messages
     (line,) = caplog.messages

@@ -31,7 +31,7 @@ def test_family_needs_select(folder: Path) -> None:
     """Of several members none is taken unless asked for; the error lists a URI for each."""
     member(folder, "a", 1)
     member(folder, "b", 2)
-    with pytest.raises(AmbiguousKey) as caught:
+    with pytest.raises(AmbiguousKey, match="To follow the family, add select=newest") as caught:
         open_key(f"pem:{folder}/*.pem")
     assert [open_key(candidate).uri.get("path").name for candidate in caught.value.candidates] == ["a.pem", "b.pem"]
 
@@ -110,6 +110,51 @@ def test_member_with_another_password_is_skipped(folder: Path) -> None:
     openssl_pfx(folder / "a.pfx", password="other")
     openssl_pfx(folder / "b.pfx")
     assert open_key(f"pfx:{folder}/*.pfx?password=env:PASSWORD").uri.get("path").name == "b.pfx"
+
+
+def test_newer_member_that_is_skipped_is_reported(folder: Path) -> None:
+    """A newer member that cannot be used is advice about the key: path, reason and hint."""
+    member(folder, "a", 1, age=5000)
+    broken = write(folder / "b.pem", b"broken")
+    (advice,) = open_key(f"pem:{folder}/*.pem?select=newest").advice
+    assert advice.startswith(f"A newer key of the family is not used: {broken} is not a PEM file.\n")
+
+
+def test_newer_key_of_an_unusable_type_is_reported(folder: Path) -> None:
+    """A newer file that can be read, but whose key cannot sign, is reported with its path."""
+    member(folder, "a", 1, age=5000)
+    weak = write(folder / "b.pem", pem_of(new_key("RSA-1024")))
+    (advice,) = open_key(f"pem:{folder}/*.pem?select=newest").advice
+    assert str(weak) in advice
+    assert "RSA-1024" in advice
+
+
+def test_older_member_that_is_skipped_is_not_reported(folder: Path) -> None:
+    """An older member would not be used anyway."""
+    broken = write(folder / "a.pem", b"broken")
+    os.utime(broken, (0, 0))
+    member(folder, "b", 1)
+    assert open_key(f"pem:{folder}/*.pem?select=newest").advice == ()
+
+
+def test_pinned_member_has_no_successor(folder: Path) -> None:
+    """If the URI or a certificate identifies the key, a newer one does not matter."""
+    wanted = member(folder, "a", 1, age=5000)
+    pinned = open_key(f"pem:{folder}/*.pem").uri
+    write(folder / "b.pem", b"broken")
+    digest = pinned.get("spki-sha256")
+    assert open_key(f"pem:path={folder}/*.pem;spki-sha256={digest}").advice == ()
+    assert open_key(f"pem:{folder}/*.pem?select=newest", wanted).advice == ()
+
+
+def test_skipped_member_that_changes_is_a_change(folder: Path) -> None:
+    """A member that was skipped, and whose content or permissions change, is a change."""
+    member(folder, "a", 1, age=5000)
+    broken = write(folder / "b.pem", b"broken")
+    key = open_key(f"pem:{folder}/*.pem?select=newest")
+    assert not key.changed()
+    broken.chmod(0o400)
+    assert key.changed()
 
 
 def test_first_error_is_raised(folder: Path) -> None:

@@ -166,7 +166,7 @@ def test_failed_write_leaves_no_files(folder: Path, monkeypatch: pytest.MonkeyPa
     """If the certificate cannot be written, the key is removed again."""
     write_private = files.write_private
 
-    def full_disk(path: Path, data: bytes) -> None:
+    def full_disk(path: Path, data: bytes, **options: object) -> None:
         if path.suffix == ".crt":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write_private(path, data)
@@ -207,6 +207,25 @@ def test_further_adds_a_family_member(folder: Path) -> None:
     second = generate(text, KeySpec("P-256", further=True))
     assert first.uri != second.uri
     assert len(store(text).keys(uri(text))) == 2
+
+
+def test_existing_file_suggests_a_family(folder: Path) -> None:
+    """For a key that is to be replaced later, the error shows the path of a family that includes the existing file."""
+    generate(f"pem:{folder}/app.pem")
+    for further in (False, True):
+        with pytest.raises(KeyExists, match="key that replaces it") as caught:
+            generate(f"pem:{folder}/app.pem", KeySpec("P-256", further=further))
+        assert f"such as '{folder}/app*.pem', and --further" in caught.value.hint
+    text = f"pem:{folder}/app*.pem"
+    assert generate(text, KeySpec("P-256", further=True))
+    assert len(store(text).keys(uri(text))) == 2
+
+
+@pytest.mark.usefixtures("no_key_is_made")
+def test_single_file_has_no_further_key(folder: Path) -> None:
+    """A path without `*` is refused, even if there is no file yet: it would not become a member of a family."""
+    with pytest.raises(ConfigurationError, match=r"single file.*\n.*app\*\.pem"):
+        generate(f"pem:{folder}/app.pem", KeySpec("P-256", further=True))
 
 
 def test_further_creates_the_first_member(folder: Path) -> None:

@@ -41,6 +41,19 @@ def test_missing_file_lists_neighbours(folder: Path) -> None:
         open_key(f"pfx:{folder / 'app.pfx'}")
 
 
+@pytest.mark.parametrize("name", ["keys/app.pem", "keys/app-*.pem", "elsewhere/app.pem"])
+def test_relative_path_is_explained(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A missing file with a relative path is reported with the folder that the path is relative to."""
+    monkeypatch.chdir(folder.parent)
+    line = f"\nThe path {name} is relative to the working directory, {folder.parent}."
+    with pytest.raises(KeyNotFound) as caught:
+        open_key(f"pem:{name}")
+    assert caught.value.hint.endswith(line)
+    with pytest.raises(KeyNotFound) as caught:
+        open_key(f"pem:{folder}/app.pem")
+    assert "relative" not in caught.value.hint
+
+
 def test_missing_folder_is_named(folder: Path) -> None:
     """If the folder itself is missing, the error says so."""
     with pytest.raises(KeyNotFound, match=r"folder .*keys does not exist"):

@@ -171,7 +171,7 @@ def open_first(uris: Sequence[str | KeyUri], secrets: SecretResolver, *, timeout
         except KeyvouchError as error:
             if not error.try_next_key:
                 raise
-            log.warning("Cannot open a key, trying the next one: %s", error.message)
+            log.warning("Cannot open a key, trying the next one: %s", error)
     return open_uri(uris[-1], secrets, timeout=deadline.left())
 
 

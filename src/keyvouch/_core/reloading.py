@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import threading
 import time
 
@@ -10,13 +11,15 @@ from keyvouch import certificate
 from keyvouch._core.audit import record_audit
 from keyvouch._core.certificate_file import CertificateFile
 from keyvouch._core.current_key import CurrentKey, reopening_timed_out, signer_closed
-from keyvouch._core.opened_key import open_key
+from keyvouch._core.opened_key import OpenedKey, open_key
 from keyvouch._core.retries import Deadline
 from keyvouch._core.store_faults import store_code
 from keyvouch._system import forks, safe_lock
 from keyvouch._system.signal_handlers import is_from_signal_handler
 from keyvouch.errors import KeyvouchError, without_frames
 from keyvouch.uri import KeyUri
+
+log = logging.getLogger("keyvouch")
 
 _CHECK_INTERVAL = 1.0
 """Seconds between checks whether the key was replaced."""
@@ -37,6 +40,8 @@ class Reloader:
         """The error of the last automatic reload; None if it succeeded."""
         self.next_check = self._next_reload = 0.0
         self._pause = _CHECK_INTERVAL
+        self._advice: tuple[str, ...] = ()
+        self._log_advice(current.opened)
         self._schedule()
         self.after_fork()
         forks.watch(self)
@@ -86,10 +91,18 @@ class Reloader:
             raise signer_closed()
         found = open_key(self._current.connection, self._requested, self._certificate_file.read(), deadline)
         old = self._current.replace(found, deadline)
+        self._log_advice(found)
         self._certificate_file.mark_used()
         self.error = None
         self._schedule()
         return (found.spki, found.thumbprint) != (old.spki, old.thumbprint)
+
+    def _log_advice(self, opened: OpenedKey) -> None:
+        """Log the store's advice about the key, unless it is the same as at the last reload."""
+        for advice in opened.stored.advice:
+            if advice not in self._advice:
+                log.warning("%s", advice)
+        self._advice = opened.stored.advice
 
     def _is_due(self, now: float) -> bool:
         opened = self._current.opened

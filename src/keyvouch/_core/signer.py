@@ -64,8 +64,6 @@ class Signer(not_picklable.NotPicklable):
         certificate_file = CertificateFile(requested_uri)
         opened = open_key(connection, requested_uri, certificate_file.read(), deadline)
         certificate_file.mark_used()
-        for advice in opened.stored.advice:
-            log.warning("%s", advice)
         self._requested = requested_uri
         self._current = CurrentKey(connection, opened)
         self._reloader = Reloader(self._current, requested_uri, certificate_file)

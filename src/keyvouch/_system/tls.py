@@ -29,8 +29,8 @@ def client_context(ca_file: str | None, client_certificate: tuple[str, str] | No
     """Return TLS settings for a client whose sockets end with their `exchange`.
 
     Trusts `ca_file`, else the file or folder that `$REQUESTS_CA_BUNDLE` or `$CURL_CA_BUNDLE` names, else those that
-    OpenSSL's variables name, else the system's certificates; see `_trust_packaged`. Raises `ConfigurationError` if a
-    file cannot be used.
+    OpenSSL's variables name, else the system's certificates; see `_trust_packaged`. Raises `AccessDenied` if this
+    account may not read a file, `ConfigurationError` if a file cannot be used otherwise.
     """
     bundle = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     try:
@@ -44,6 +44,11 @@ def client_context(ca_file: str | None, client_certificate: tuple[str, str] | No
         )
         if not bundle:
             _trust_packaged(context)
+    except PermissionError as error:
+        path = Path(error.filename or bundle or os.environ.get("SSL_CERT_FILE", ""))
+        raise AccessDenied(
+            f"The trusted TLS certificates {path} cannot be read: {error.strerror}.", hint=files.read_hint(path, error)
+        ) from error
     except OSError as error:
         if not bundle:
             raise ConfigurationError(
@@ -61,8 +66,6 @@ def _unusable(path: Path, ca_file: str | None, error: OSError) -> KeyvouchError:
     """Return the error for certificates to trust that cannot be read; `ca_file` is None if a variable names them."""
     name = "ca-file" if ca_file else "REQUESTS_CA_BUNDLE" if os.environ.get("REQUESTS_CA_BUNDLE") else "CURL_CA_BUNDLE"
     message = f"The trusted TLS certificates {path} cannot be read"
-    if isinstance(error, PermissionError):
-        return AccessDenied(f"{message}: {error.strerror}.", hint=files.read_hint(path, error))
     if not isinstance(error, ssl.SSLError):
         hint = f"Correct {name}: write the absolute path of a PEM file. ~ is not expanded."
         reason = "do not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
@@ -107,10 +110,13 @@ def _use_client_certificate(context: ssl.SSLContext, client_certificate: tuple[s
 
 
 def _check_openssl_variables() -> None:
-    """Refuse certificates named by OpenSSL's variables if others could have written them.
+    """Refuse certificates named by OpenSSL's variables if others could have written them, or if they cannot be read.
 
-    Raises `ConfigurationError`, OSError.
+    OpenSSL ignores what is missing or cannot be read; the former is usual. Raises `ConfigurationError`, OSError.
     """
     for path in (os.environ.get("SSL_CERT_FILE", ""), *os.environ.get("SSL_CERT_DIR", "").split(os.pathsep)):
-        if path and Path(path).exists():
-            files.check_trusted_certificates(Path(path))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if path:
+                files.check_trusted_certificates(Path(path))
+            if path and not Path(path).is_dir():
+                files.read(Path(path))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import click
 
 from keyvouch.certificate import load_certificates
+from keyvouch.cli import demo_authority
 from keyvouch.cli.options import output_option
 from keyvouch.cli.output import present
 
@@ -27,13 +28,31 @@ if TYPE_CHECKING:
 
 
 @click.command("demo")
+@click.option("--serve", is_flag=True, help="Only run the authority, until Ctrl-C, for your own programs and jobs.")
+@click.option(
+    "--register",
+    "certificates",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --serve: register this certificate. May be repeated.",
+)
 @output_option
-def command(output: str) -> None:
+def command(*, serve: bool, certificates: tuple[Path, ...], output: str) -> None:
     """Demonstrate keyvouch: a key, an authority as strict as Entra ID, a token, and two mistakes.
 
     If SoftHSM and keyvouch-pkcs11 are installed, a second part switches the profile to a key that cannot be copied.
     Everything is created in a temporary folder and removed at the end. Nothing leaves this machine.
+
+    With --serve only the authority runs, on a free port of this machine. It accepts the certificates in the files given
+    with --register, and prints the commands that add a profile and get a token.
     """
+    if serve != bool(certificates):
+        raise click.UsageError("--serve requires --register FILE, with the certificate of a key, and vice versa.")
+    if serve and output == "json":
+        raise click.UsageError("--serve prints no JSON.")
+    if serve:
+        demo_authority.serve(certificates)
     from keyvouch.testing.authority import Authority
 
     steps = []

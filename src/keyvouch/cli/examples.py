@@ -65,7 +65,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "keyvouch grant --list --profile nightly",
     ),
     "doctor": ("keyvouch doctor --unseal",),
-    "demo": ("keyvouch demo",),
+    "demo": ("keyvouch demo", "keyvouch demo --serve --register app.cer"),
 }
 """The lines for each command, by its name without `keyvouch`. A line that continues another one is indented."""
 

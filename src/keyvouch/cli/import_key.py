@@ -10,7 +10,14 @@ import click
 
 from keyvouch._core import opening
 from keyvouch.cli.options import key_option, output_option
-from keyvouch.cli.output import key_facts, mentioning_new_key, present, print_key, print_next_command
+from keyvouch.cli.output import (
+    key_facts,
+    mentioning_new_key,
+    present,
+    print_key,
+    print_next_command,
+    print_readers_hint,
+)
 from keyvouch.cli.selection import select
 from keyvouch.errors import KeyUnusable
 from keyvouch.secrets import Secret
@@ -36,14 +43,16 @@ def command(source: str, key: str, exportable: bool, output: str) -> None:
     origin, target = select(None, source), select(None, key)
     private_key, chain = _export(origin.open_store())
     with target.open_store() as store:
+        target_uri = store.uri
         pinned = store.import_key(private_key, chain, exportable=exportable)
     with mentioning_new_key(pinned), opening.open_uri(pinned, target.secrets) as signer:
         facts = key_facts(signer)
-    present(facts, output, lambda result: _print_text(pinned, result))
+    present(facts, output, lambda result: _print_text(target_uri, pinned, result))
 
 
-def _print_text(pinned: KeyUri, facts: dict[str, object]) -> None:
+def _print_text(requested: KeyUri, pinned: KeyUri, facts: dict[str, object]) -> None:
     print_key(pinned, facts)
+    print_readers_hint(requested, pinned)
     print_next_command(f"keyvouch sign --key {pinned.quoted} FILE")
 
 

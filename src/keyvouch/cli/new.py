@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from keyvouch._core import opening
+from keyvouch._system import files
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
 from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import authority_option, ca_file_option, key_option, output_option
-from keyvouch.cli.output import key_facts, mentioning_new_key, present, print_key, print_next_command, shown_time
+from keyvouch.cli.output import (
+    key_facts,
+    mentioning_new_key,
+    present,
+    print_key,
+    print_next_command,
+    print_readers_hint,
+    shown_time,
+)
 from keyvouch.cli.selection import Selection, select
 from keyvouch.entra.authority import is_issuer
 from keyvouch.errors import KeyvouchError
@@ -95,7 +105,7 @@ def command(
         if is_issuer(selection.profile):
             _print_jwk_registration(str(selection.profile.authority), pinned)
         else:
-            _print_certificate_registration(result, pinned, profile_key)
+            _print_certificate_registration(result, pinned, profile_key, further=further)
 
     present(facts, output, print_text)
 
@@ -103,12 +113,16 @@ def command(
 def _profile_key(requested: KeyUri, pinned: KeyUri) -> KeyUri:
     """Return the URI for a profile: as requested, so that the profile follows the key's rotation.
 
-    A relative path depends on the working directory, so it is pinned, and so is a key whose URI gives only a location.
+    A relative path depends on the working directory, so a file's is pinned and a family's made absolute. A key whose
+    URI gives only a location is pinned.
     If the store named a member of a family, the newest one is selected.
     """
-    if relative_path(requested) or requested.selects_no_key:
+    path = relative_path(requested)
+    if requested.selects_no_key or (path and "*" not in path.name):
         return pinned
     requested = requested.with_absolute_files()
+    if path:
+        requested = requested.replace({"path": str(files.absolute(path))})
     is_member = requested.identity() != pinned.replace({"spki-sha256": None}).identity()
     return requested.replace({"select": "newest"}) if is_member and "spki-sha256" not in requested else requested
 
@@ -118,9 +132,11 @@ def _signs_from(profile_key: KeyUri, pinned: KeyUri, selection: Selection) -> dt
     from keyvouch._core.key_management import Store
 
     with contextlib.suppress(KeyvouchError), Store(profile_key, selection.secrets) as store:
-        schedule = store.schedule(store.keys())
-        if schedule.next and schedule.next.uri.identity() == pinned.identity():
-            return schedule.next_at
+        infos = store.keys()
+        now = store.schedule(infos).now
+        made = next((info for info in infos if info.uri.identity() == pinned.identity()), None)
+        if now and made and made.age_begins and now.spki_sha256 != made.spki_sha256:
+            return made.age_begins + dt.timedelta(seconds=profile_key.get("settle"))
     return None
 
 
@@ -135,11 +151,13 @@ def _print_succession(signs_from: str | None, profile_key: KeyUri) -> None:
         )
     else:
         click.echo("\nThe new key signs from now on: register its certificate at once.", err=True)
-    click.echo(f"This URI stays valid, and always selects the key that is to sign:\n  {profile_key.quoted}", err=True)
+    line = f"keys = [{json.dumps(str(profile_key), ensure_ascii=False)}]"
+    click.echo(f"With this line, a profile always uses the key that is to sign:\n  {line}", err=True)
 
 
 def _print_key(facts: dict[str, Any], requested: KeyUri, pinned: KeyUri, *, is_for_entra: bool) -> None:
     print_key(pinned, {name: value for name, value in facts.items() if name != "signs_from"})
+    print_readers_hint(requested, pinned)
     if {"path", "password"} <= {*requested.declared} and "password" not in requested:
         click.echo("\nThe file is not encrypted: the URI has no password=. Did the shell cut it at `&`?", err=True)
     if is_for_entra and not facts["key_type"].startswith("RSA"):
@@ -152,7 +170,9 @@ def _print_jwk_registration(authority: str, pinned: KeyUri) -> None:
     print_next_command(f"keyvouch export --jwk --key {pinned.quoted}")
 
 
-def _print_certificate_registration(facts: dict[str, Any], pinned: KeyUri, profile_key: KeyUri) -> None:
+def _print_certificate_registration(
+    facts: dict[str, Any], pinned: KeyUri, profile_key: KeyUri, *, further: bool
+) -> None:
     if facts["certificate_file"] is None:
         command = f"keyvouch export --jwk --key {pinned.quoted}"
         click.echo(f"\nFor a server that knows public keys (JWKS) instead of certificates: {command}", err=True)
@@ -161,5 +181,5 @@ def _print_certificate_registration(facts: dict[str, Any], pinned: KeyUri, profi
     click.echo(f"\nUpload {facts['certificate_file']} to the app registration (Certificates & secrets).", err=True)
     if "profile" in facts:
         print_next_command(f"keyvouch token --profile {facts['profile']}")
-    else:
+    elif not further:
         print_next_command(f"keyvouch profile add NAME --tenant TENANT --client-id ID --key {profile_key.quoted}")

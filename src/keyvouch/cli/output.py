@@ -8,10 +8,12 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from keyvouch._system import files
 from keyvouch.errors import KeyvouchError
 
 if TYPE_CHECKING:
@@ -57,6 +59,18 @@ def print_key(uri: KeyUri, facts: Mapping[str, object]) -> None:
     """Print a key's URI, ready to paste, followed by the facts from `key_facts`."""
     click.echo(f"{uri.quoted}\n")
     print_facts({name.replace("_", " "): value for name, value in facts.items() if name != "uri"})
+
+
+def print_readers_hint(requested: KeyUri, pinned: KeyUri) -> None:
+    """Print the line that lets the account for which a folder or family is meant read the new file."""
+    if "path" not in pinned:  # not a file
+        return
+    from keyvouch.stores import key_files  # only commands that create a key need it
+
+    siblings = key_files.siblings(requested.get("path"))
+    for path in (pinned.get("path"), pinned.get("certificate-file")):
+        if isinstance(path, str | Path) and (hint := files.readers_hint(Path(path), siblings)):
+            click.echo(f"\nAnother account that uses this folder cannot read {printable(path)} yet.\n{hint}", err=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

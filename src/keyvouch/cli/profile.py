@@ -135,6 +135,8 @@ def path(output: str) -> None:
     """Print the path of the configuration, whether or not it exists."""
     found = configuration_path()
     exists = os.path.exists(found)  # noqa: PTH110 - `Path.exists` raises PermissionError
+    if not exists:
+        config.load(may_be_missing=True).require_reachable()
     present({"path": str(found), "exists": exists}, output, lambda result: click.echo(result["path"]))
 
 

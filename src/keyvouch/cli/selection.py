@@ -15,6 +15,7 @@ from keyvouch.cli import logs
 from keyvouch.cli.inputs import is_interactive
 from keyvouch.cli.output import printable
 from keyvouch.config import Configuration, Profile
+from keyvouch.errors import KeyvouchError
 
 if TYPE_CHECKING:
     from keyvouch._core.key_management import Store
@@ -92,6 +93,8 @@ def select(
     name = "" if key_only else configuration.pick(profile)
     found = _default_profile(configuration) if key_only else configuration.profile(name)
     _require_printable(overrides.values())
+    if key is not None and name:
+        _require_valid(key)
     if key is not None:
         # An explicitly given key must be used: a token acquired with another key would not test it.
         overrides |= {"keys": (key,), "token_cache": "memory"}
@@ -101,6 +104,17 @@ def select(
         logs.write_audit(found.audit, required=found.audit_required)
     # As for --key, references of a key that a variable names may not run programs.
     return Selection(name, found, own_key=key is None and name != environment.NAME, confirm=confirm)
+
+
+def _require_valid(key: str) -> None:
+    """Raise the error for an invalid `--key`: later it would seem to be in the profile."""
+    from keyvouch._core import opening
+
+    try:
+        opening.parse(key)
+    except KeyvouchError as error:
+        error.message = f"--key: {error.message}"
+        raise
 
 
 def _default_profile(configuration: Configuration) -> Profile:

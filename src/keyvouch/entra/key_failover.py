@@ -73,13 +73,13 @@ class ClientKeys:
         self._accepted = key
         key.mark_accepted()
 
-    def demote(self, key: ClientKey, reason: str) -> None:
-        """No longer try this key first; log one warning until it is accepted again."""
+    def demote(self, key: ClientKey, reason: str, hint: str = "") -> None:
+        """No longer try this key first; log one warning until it is accepted again, with the hint on its own line."""
         if self._accepted is key:
             self._accepted = None
         if len(self._all) > 1 and not key.warned:
             key.warned = True
-            log.warning("Skipping a key (%s): %s", reason, key)
+            log.warning("%s", "\n".join(filter(None, (f"Skipping a key ({reason}): {key}", hint))))
 
     def close(self) -> None:
         """Close the signers that were opened here."""
@@ -153,9 +153,9 @@ class KeyFailover:
                 # The last key's refusal becomes the error, which has the text.
                 self._keys.demote(key, "the authority refused it" + (f": {text}" if key is not keys[-1] else ""))
             elif outcome.store_failed:
-                reason = str(outcome.error).partition("\n")[0]
+                reason, _, hint = str(outcome.error).partition("\n")
                 skipped.append(f"{key} ({reason})")
-                self._keys.demote(key, reason)
+                self._keys.demote(key, reason, hint)
             else:
                 return outcome
         return replace(refused, skipped=tuple(skipped)) if refused else outcome

@@ -30,7 +30,7 @@ def open_token_cache(find_path: Callable[[], Path], *, quiet: bool = False) -> m
     """Return the token cache at this path.
 
     If it cannot be written (full or read-only disk, no home folder), or other accounts can write to its folder,
-    tokens are kept in memory, and a warning is logged; `quiet` suppresses the warning on opening.
+    tokens are kept in memory, and a warning is logged with the first one; `quiet` suppresses it.
     """
     try:
         path = find_path()
@@ -38,9 +38,22 @@ def open_token_cache(find_path: Callable[[], Path], *, quiet: bool = False) -> m
         files.require_own_folder(path.parent)
         return LockedTokenCache(_storage(path), path.with_suffix(".lock"))
     except (KeyvouchError, OSError) as error:
-        if not quiet:
-            _warn(error)
-        return msal.TokenCache()
+        return msal.TokenCache() if quiet else UnsavedTokenCache(error)
+
+
+class UnsavedTokenCache(msal.TokenCache):  # type: ignore[misc]
+    """A token cache in memory, which logs at the first token why it is not saved."""
+
+    def __init__(self, problem: Exception) -> None:
+        super().__init__()
+        self._problem: Exception | None = problem
+
+    def modify(self, *args: Any, **kwargs: Any) -> None:
+        """Change an entry as the inherited method does."""
+        super().modify(*args, **kwargs)
+        problem, self._problem = self._problem, None
+        if problem:
+            _warn(problem)
 
 
 class CacheStorage(Protocol):
@@ -110,7 +123,8 @@ class LockedTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]
 
 def _warn(problem: Exception) -> None:
     reason = problem.message if isinstance(problem, KeyvouchError) else f"{problem}."
-    log.warning("The token was not cached: %s %s", reason, cache_file.ALTERNATIVES)
+    hints = (files.foreign_home(), cache_file.ALTERNATIVES)
+    log.warning("The token was not cached: %s %s", reason, " ".join(filter(None, hints)))
 
 
 def _storage(path: Path) -> CacheStorage:

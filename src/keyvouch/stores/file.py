@@ -14,7 +14,7 @@ from keyvouch._core.certificate_file import CertificateFile
 from keyvouch._core.uri_text import is_certificate_reference
 from keyvouch._system import files
 from keyvouch.algorithms import require_usable
-from keyvouch.errors import ConfigurationError, KeyExists, KeyvouchError, NotSupported
+from keyvouch.errors import AmbiguousKey, ConfigurationError, KeyExists, KeyNotFound, KeyvouchError, NotSupported
 from keyvouch.local_key import make_key
 from keyvouch.store import (
     Attribute,
@@ -34,6 +34,7 @@ from keyvouch.store import (
 )
 from keyvouch.stores import jwk, key_files, pem, pfx
 from keyvouch.stores.key_entries import (
+    Choice,
     FileContents,
     FileKey,
     KeyEntry,
@@ -48,8 +49,6 @@ from keyvouch.stores.key_entries import (
 from keyvouch.stores.references import KeyReference, fit_hints, parse_location, require_file
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import PrivateKey
@@ -94,14 +93,16 @@ class FileStore(
         timeout: float,  # noqa: ARG002 - reading a file never waits
     ) -> FileKey:
         """Read the file, or every file of the family, and return the one key that the URI selects."""
-        return FileKey(*self._choose(uri, certificate, signs=True), _family(_location(uri)))
+        family = _family(_location(uri))  # first: a file that appears in the meantime counts as new
+        return FileKey(self._choose(uri, certificate, signs=True), family)
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys in the file, family or folder at the URI's path."""
         path = _location(uri)
-        entries, failures = self._read(uri, self._listed(path))
-        if failures and not entries and not (isinstance(path, Path) and key_files.is_folder(path)):
-            raise failures[0]
+        entries, failures, unusable = self._read(uri, self._listed(path))
+        skipped = (*failures, *unusable)
+        if skipped and not entries and not (isinstance(path, Path) and key_files.is_folder(path)):
+            raise _mentioning_folder(uri, skipped[0].error)
         pinned = uri.get("spki-sha256")
         return [entry.info for entry in filter_by_name(uri, entries) if pinned in (None, entry.info.spki_sha256)]
 
@@ -109,7 +110,8 @@ class FileStore(
         """Return the files and keys at the URI's path that `keys` skips."""
         skipped = []
         for each in self._listed(_location(uri)):
-            skipped += [UnusableKey(str(each), failure.message) for failure in self._read(uri, [each])[1]]
+            _, failures, unusable = self._read(uri, [each])
+            skipped += [UnusableKey(str(each), entry.error.message) for entry in (*failures, *unusable)]
         return skipped
 
     def _listed(self, path: Path | KeyReference) -> Sequence[Path | KeyReference]:
@@ -122,6 +124,10 @@ class FileStore(
         """Make a key and its self-signed certificate. Raises `KeyExists`, `ConfigurationError`."""
         # Check everything before the key is made: RSA-4096 takes seconds.
         path = self._new_path(uri, further=spec.further)
+        if spec.further and path == _location(uri):
+            raise ConfigurationError(
+                f"{path} is a single file: it cannot have a further key.", hint=key_files.family_hint(path), uri=uri
+            )
         password = self._password(uri)
         certificates.parse_subject(spec.subject)
         key = make_key(spec.key_type)
@@ -143,7 +149,7 @@ class FileStore(
 
     def install_certificate(self, uri: KeyUri, chain: Sequence[Certificate]) -> KeyUri:
         """Replace the existing chain with this one."""
-        entry, _ = self._choose(uri, chain[0])
+        entry = self._choose(uri, chain[0]).entry
         certificates.check_chain(chain, entry.key.public_key())
         if certificate_file := _certificate_file(uri, entry.file.path):
             existing, stamp = key_files.read_certificate_file(certificate_file)
@@ -159,7 +165,7 @@ class FileStore(
 
     def delete(self, uri: KeyUri) -> None:
         """Delete the file, and `certificate-file` if that contains the key's own certificate."""
-        entry, _ = self._choose(uri)
+        entry = self._choose(uri).entry
         require_file(entry.file, uri)
         _require_only_key(entry)
         is_reference = is_certificate_reference(uri.get("certificate-file") or "")
@@ -173,7 +179,7 @@ class FileStore(
         key_files.remove(entry.file.path)
 
     def export_pfx(self, uri: KeyUri, password: Secret) -> bytes:
-        entry, _ = self._choose(uri)
+        entry = self._choose(uri).entry
         chain = certificates.order_chain(CertificateFile(uri).read(), entry.key.public_key()) or entry.chain
         return pfx.write(entry.key, chain, password, entry.name or _friendly_name(chain, entry.file.path))
 
@@ -197,45 +203,42 @@ class FileStore(
         # One connection serves all files: an answer to `prompt:` is remembered only for this path.
         return self._secrets.resolve(str(uri.get("password")), f"password of {_location(uri)}")
 
-    def _choose(
-        self, uri: KeyUri, certificate: Certificate | None = None, *, signs: bool = False
-    ) -> tuple[KeyEntry, dt.datetime | None]:
-        """Return the one key that the URI selects, and the time at which it will select another one.
+    def _choose(self, uri: KeyUri, certificate: Certificate | None = None, *, signs: bool = False) -> Choice:
+        """Return the one key that the URI selects.
 
         If it `signs`, a key whose certificate is in the file and cannot be read is not selected.
         """
         path = _location(uri)
         members = _members(path)
         if not members and isinstance(path, Path):
-            raise key_files.missing_file_error(path, self.suffixes)
-        entries, failures, unusable = self._read_with_unusable(uri, members)
+            raise _mentioning_folder(uri, key_files.missing_file_error(path, self.suffixes))
+        entries, failures, unusable = self._read(uri, members)
         if signs and certificate is None:
             entries, unusable = set_aside_uncertified(uri, entries, unusable)
         require_usable_choice(uri, entries, unusable)
         if not entries:
-            raise failures[0]
+            raise _mentioning_folder(uri, failures[0].error)
+        skipped = (*failures, *unusable)
         try:
             named = filter_by_name(uri, entries)
             if not named:
                 raise unknown_name_error(uri, entries)
             info, settles_at = choose_one(uri, [entry.info for entry in named], certificate)
         except KeyvouchError as error:
-            skipped = (*failures, *(key.error for key in unusable))
-            error.hint += "".join(f"\nSkipped: {each.message}" for each in skipped)
+            if isinstance(error, AmbiguousKey) and isinstance(path, Path) and key_files.is_family(path):
+                error.hint += "\nTo follow the family, add select=newest to the URI, after the `?`."
+            error.hint += "".join(f"\nSkipped: {each.error.message}" for each in skipped)
             raise
-        return next(entry for entry in named if entry.info is info), settles_at
+        entry = next(entry for entry in named if entry.info is info)
+        is_pinned = certificate is not None or "spki-sha256" in uri  # then no newer key would be used
+        return Choice(entry, settles_at, () if is_pinned else skipped)
 
-    def _read(self, uri: KeyUri, paths: Iterable[Path | KeyReference]) -> tuple[list[KeyEntry], list[KeyvouchError]]:
-        """Return the usable keys in these files, and why other files and keys cannot be used."""
-        entries, failures, unusable = self._read_with_unusable(uri, paths)
-        return entries, [*failures, *(key.error for key in unusable)]
-
-    def _read_with_unusable(
+    def _read(
         self, uri: KeyUri, paths: Iterable[Path | KeyReference]
-    ) -> tuple[list[KeyEntry], list[KeyvouchError], list[UnusableEntry]]:
-        """Return the usable keys in these files, why other files cannot be read, and the other keys."""
+    ) -> tuple[list[KeyEntry], list[UnusableEntry], list[UnusableEntry]]:
+        """Return the usable keys in these files, the files that cannot be read, and the other keys."""
         entries: list[KeyEntry] = []
-        failures: list[KeyvouchError] = []
+        failures: list[UnusableEntry] = []
         unusable: list[UnusableEntry] = []
         password: Secret | None = None
         for path in paths:
@@ -248,7 +251,8 @@ class FileStore(
                 errors: list[KeyvouchError] = [each.error for each in others]
             except KeyvouchError as error:
                 error.uri = str(uri)
-                failures.append(error)
+                label = path.label if isinstance(path, KeyReference) else path
+                failures.append(UnusableEntry((), None, error, label))
                 errors = [error]
             if isinstance(path, KeyReference):
                 fit_hints(errors, path)
@@ -275,8 +279,13 @@ class FileStore(
             )
         else:
             path = key_files.new_member_path(given)
-        for each in filter(None, (path, _certificate_file(uri, path))):
-            key_files.require_no_file(each)
+        try:
+            key_files.require_no_file(path)
+        except KeyExists as error:
+            error.hint += f"\n{key_files.family_hint(path)}"
+            raise
+        if certificate_file := _certificate_file(uri, path):
+            key_files.require_no_file(certificate_file)
         if path != given and not further and (existing := key_files.members(given)):
             raise KeyExists(
                 f"{given} already has a member: {existing[-1].name}.",
@@ -291,7 +300,8 @@ class FileStore(
         name = uri.get("friendly-name") if "friendly-name" in uri else _friendly_name(chain, path)
         certificate_file = _certificate_file(uri, path)
         with contextlib.ExitStack() as undo:
-            key_files.write_new(path, self._encode(key, () if certificate_file else chain, password, name))
+            data = self._encode(key, () if certificate_file else chain, password, name)
+            key_files.write_new(path, data, key_files.siblings(_location(uri)))
             undo.callback(key_files.remove, path)
             if certificate_file and chain:
                 key_files.write_new(certificate_file, pem.write_chain(chain))
@@ -354,6 +364,14 @@ def _location(uri: KeyUri) -> Path | KeyReference:
 
 def _members(path: Path | KeyReference) -> Sequence[Path | KeyReference]:
     return key_files.members(path) if isinstance(path, Path) else [path]
+
+
+def _mentioning_folder(uri: KeyUri, error: KeyvouchError) -> KeyvouchError:
+    """Add to the error for a missing file that its path is relative, and to which folder."""
+    path = uri.get("path")
+    if isinstance(error, KeyNotFound) and isinstance(path, Path) and not path.is_absolute():
+        error.hint += f"\nThe path {path} is relative to the working directory, {Path.cwd()}."
+    return error
 
 
 def _family(path: Path | KeyReference) -> key_files.Family | None:

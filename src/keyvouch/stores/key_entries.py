@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -79,6 +79,32 @@ class UnusableEntry(NamedTuple):
     spki_sha256: str | None
     """None if the key cannot be read."""
     error: KeyvouchError
+    path: Path
+    """The file that contains it, or that cannot be read."""
+
+    def advice(self) -> str:
+        """Return the advice about a member of a family: the path, the reason, and the hint on a line of its own."""
+        reason = self.error.message
+        shown = reason if str(self.path) in reason else f"{self.path}: {reason}"
+        return "\n".join(filter(None, (f"A newer key of the family is not used: {shown}", self.error.hint)))
+
+
+class Choice(NamedTuple):
+    """The key that a URI selects."""
+
+    entry: KeyEntry
+    settles_at: dt.datetime | None
+    """When the URI will select another one."""
+    skipped: tuple[UnusableEntry, ...] = ()
+    """Other files and keys at the URI's path, which cannot be used."""
+
+    def newer_skipped(self) -> Iterator[UnusableEntry]:
+        """Yield what is skipped and newer than the key: it may be meant to replace it."""
+        begins = self.entry.info.age_begins
+        for each in self.skipped:
+            created = key_files.created(each.path)
+            if each.path != self.entry.file.path and created and (begins is None or created > begins):
+                yield each
 
 
 class FileKey(StoredKey):
@@ -86,14 +112,18 @@ class FileKey(StoredKey):
 
     exportable = True
 
-    def __init__(self, entry: KeyEntry, settles_at: dt.datetime | None, family: key_files.Family | None = None) -> None:
+    def __init__(self, choice: Choice, family: key_files.Family | None = None) -> None:
         """Keep the entry's key, but not the bytes of its file; `family` is the one it was chosen from."""
+        entry = choice.entry
         self.uri = entry.info.uri
         self.public_key = entry.key.public_key()
         self.chain = entry.chain
         self.algorithms = getattr(entry.key, "algorithms", ())
-        self.settles_at = settles_at
+        self.settles_at = choice.settles_at
         self.advice = tuple(f"{entry.file.path}: {each}" for each in entry.skipped)
+        if family:
+            family.skipped = tuple(each.path for each in choice.skipped)
+            self.advice += tuple(each.advice() for each in choice.newer_skipped())
         self._key = entry.key
         self._path = entry.file.path
         self._stamp = entry.file.stamp
@@ -119,7 +149,7 @@ def build_entries(
 
     Raises `CertificateMismatch` for certificates that are not the only key's.
     """
-    usable, unusable = _sort_out(contents.keys)
+    usable, unusable = _sort_out(contents.keys, file.path)
     is_only_key = len(usable) + len(unusable) == 1
     skipped = (*(each.error.message for each in unusable), *map(_skipped, contents.unreadable))
     entries = []
@@ -135,19 +165,21 @@ def build_entries(
     return entries, unusable
 
 
-def _sort_out(keys: Sequence[FoundKey]) -> tuple[dict[str, tuple[PrivateKey, tuple[str, ...]]], list[UnusableEntry]]:
+def _sort_out(
+    keys: Sequence[FoundKey], path: Path
+) -> tuple[dict[str, tuple[PrivateKey, tuple[str, ...]]], list[UnusableEntry]]:
     """Return the distinct keys that can sign here by their digest, and the others."""
     usable: dict[str, tuple[PrivateKey, tuple[str, ...]]] = {}
     unusable = []
     for names, key in keys:
         if isinstance(key, KeyUnusable):
-            unusable.append(UnusableEntry(names, None, key))
+            unusable.append(UnusableEntry(names, None, key, path))
             continue
         digest = spki_sha256(key.public_key())
         try:
             require_usable(key)
         except KeyUnusable as error:
-            unusable.append(UnusableEntry(names, digest, error))
+            unusable.append(UnusableEntry(names, digest, error, path))
         else:
             _, known = usable.get(digest, (key, ()))
             usable[digest] = key, (*known, *(name for name in names if name not in known))
@@ -174,7 +206,7 @@ def set_aside_uncertified(
     for entry in entries:
         if entry.lost_certificate and "certificate-file" not in uri:
             error = no_certificate([entry.lost_certificate], entry.file.path)
-            others.append(UnusableEntry(entry.names, entry.info.spki_sha256, error))
+            others.append(UnusableEntry(entry.names, entry.info.spki_sha256, error, entry.file.path))
         else:
             kept.append(entry)
     return kept, others

@@ -10,6 +10,7 @@ import datetime as dt
 import errno
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,14 @@ def members(path: Path) -> list[Path]:
     ]
 
 
+def siblings(path: object) -> list[Path]:
+    """Return the existing files of a family; an empty list for anything else, or if the folder cannot be listed."""
+    with contextlib.suppress(KeyvouchError):
+        if isinstance(path, Path) and is_family(path):
+            return members(path.absolute())
+    return []
+
+
 class Family:
     """The members that a family had when its key was chosen: a new member may be that key's successor."""
 
@@ -81,6 +90,9 @@ class Family:
         self._path = path
         self._stamp = stamp(path.parent.stat())  # before listing: a file that appears in the meantime counts as new
         self.members = members(path)
+        self._states = {each: _state(each) for each in self.members}
+        self.skipped: tuple[Path, ...] = ()
+        """Members that could not be used: a change of one, also of its permissions, is a change of the family."""
 
     def changed(self) -> bool:
         """Return True if the members have changed; the folder is listed only if it was modified."""
@@ -89,7 +101,16 @@ class Family:
             if members(self._path) != self.members:
                 return True
             self._stamp = now
-        return False
+        return any(_state(each) != self._states.get(each) for each in self.skipped)
+
+
+def _state(path: Path) -> tuple[Stamp, int] | None:
+    """Return what changes with a file's content or permissions; None if this account cannot find out."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return stamp(status), status.st_ctime_ns
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -191,6 +212,14 @@ def _cannot_read(path: Path, error: OSError, suffixes: Sequence[str]) -> Keyvouc
     return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.read_hint(path, error))
 
 
+def created(path: Path) -> dt.datetime | None:
+    """Return when a file was created, as in `KeyFile`, without reading it; None if this account cannot find out."""
+    try:
+        return _created(path, path.stat())
+    except OSError:
+        return None
+
+
 def _created(path: Path, status: os.stat_result) -> dt.datetime:
     if found := _TIME_PATTERN.search(path.name):
         with contextlib.suppress(ValueError):
@@ -212,10 +241,19 @@ def require_no_file(path: Path) -> None:
     files.require_folder_of(path)
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Create a file with mode 0600. Raises `KeyExists`, `ConfigurationError`."""
+def family_hint(path: Path) -> str:
+    """Return a hint for a key that is to be followed by another one, and whose path names a single file."""
+    family = shlex.quote(f"{path.with_name(f'{path.stem}*{path.suffix}')}")
+    return f"To add a key that replaces it later, use a path with *, such as {family}, and --further."
+
+
+def write_new(path: Path, data: bytes, siblings: Sequence[Path] = ()) -> None:
+    """Create a file with mode 0600; a group that can read all its siblings can read it too.
+
+    Raises `KeyExists`, `ConfigurationError`.
+    """
     try:
-        files.write_private(path, data)
+        files.write_private(path, data, group=files.common_group(siblings))
     except FileExistsError:
         raise _already_exists(path) from None
     except OSError as error:

@@ -199,7 +199,8 @@ def _decrypt(block: Block, password: Secret | None, path: Path) -> bytes:
         decrypt = functools.partial(pbe.decrypt_pem, cipher, vector, block.decode())
     if password is None:
         raise SecretRequired(
-            f"The key in {path} is encrypted and requires a password.", hint="Add ?password=env:NAME to the URI."
+            f"The key in {path} is encrypted and requires a password.",
+            hint="Add ?password=file:/path or ?password=env:NAME to the URI.",
         )
     try:
         return decrypt(password.reveal())

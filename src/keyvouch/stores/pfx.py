@@ -198,7 +198,9 @@ class _Lock:
             if self._opens(candidate):
                 return candidate, self._open(candidate)
         if password is None:
-            raise SecretRequired(f"{self._path} requires a password.", hint="Add ?password=env:NAME to the URI.")
+            raise SecretRequired(
+                f"{self._path} requires a password.", hint="Add ?password=file:/path or ?password=env:NAME to the URI."
+            )
         raise self._refusal(given)
 
     def _open(self, password: str | None) -> list[Element]:

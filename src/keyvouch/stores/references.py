@@ -90,7 +90,7 @@ def fit_hints(errors: Iterable[KeyvouchError], reference: KeyReference) -> None:
     for error in errors:
         if reference.kind == "memory":
             error.hint = error.hint.replace(
-                "Add ?password=env:NAME to the URI", "Pass password= to keyvouch.load_signer"
+                "Add ?password=file:/path or ?password=env:NAME to the URI", "Pass password= to keyvouch.load_signer"
             )
         hint = re.sub(rf"(?<= ){label}(?= |$)", "FILE", error.hint)  # as an argument of a program
         error.hint = f"Write the key to a file first. {hint}" if hint != error.hint else hint

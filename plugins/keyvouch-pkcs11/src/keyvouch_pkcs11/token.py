@@ -169,7 +169,9 @@ class Token:
         if self.is_logged_in:
             raise SessionLost("The token was logged out.", hint="Try again.", performed=False)
         raise SecretRequired(
-            f'The token "{self.label}" requires a PIN.', hint="Add pin-source=env:NAME to the URI.", uri=uri
+            f'The token "{self.label}" requires a PIN.',
+            hint="Add pin-source=file:/path or pin-source=env:NAME to the URI.",
+            uri=uri,
         )
 
     @contextlib.contextmanager

@@ -11,10 +11,12 @@
 - `errors`, `access_hints`, `accounts`: errors and hints for files that cannot be read or written.
 """
 
+from keyvouch._system.files.access_hints import readers_hint
+from keyvouch._system.files.copied_access import common_group
 from keyvouch._system.files.errors import cannot_write, long_path_hint, read_hint, require_folder_of
 from keyvouch._system.files.folders import Folder
 from keyvouch._system.files.foreign_writers import check_trusted, check_trusted_certificates
-from keyvouch._system.files.locations import cache_folder, configuration_files, state_folder
+from keyvouch._system.files.locations import cache_folder, configuration_files, foreign_home, state_folder
 from keyvouch._system.files.locks import locked
 from keyvouch._system.files.own_files import read_own, require_own_folder, write_own
 from keyvouch._system.files.path_resolution import absolute, make_folder, open_folder
@@ -35,7 +37,9 @@ __all__ = [
     "cannot_write",
     "check_trusted",
     "check_trusted_certificates",
+    "common_group",
     "configuration_files",
+    "foreign_home",
     "locked",
     "long_path_hint",
     "make_folder",
@@ -46,6 +50,7 @@ __all__ = [
     "read_own",
     "read_private_with_status",
     "read_with_status",
+    "readers_hint",
     "remove",
     "require_folder_of",
     "require_own_folder",

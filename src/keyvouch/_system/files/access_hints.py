@@ -10,10 +10,17 @@ import os
 import shlex
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from keyvouch._system.files.accounts import group_name, user_name
+from keyvouch._system.files.accounts import (
+    group_name,
+    is_system_group,
+    may_join,
+    may_share_with,
+    primary_group,
+    user_name,
+)
 
 
 def grant_read_hint(path: Path) -> str:
@@ -23,11 +30,15 @@ def grant_read_hint(path: Path) -> str:
         return (
             "Grant this account permission to read it: SELinux, AppArmor or the file system forbids it, not the mode."
         )
-    if home := next((each for each in blocked if _is_home(each)), None):
+    if home := next((each for each in blocked if is_home(each)), None):
         return f"Move it out of {home}, another account's home directory, for example to /etc/keyvouch."
     if any(map(_is_special_file, blocked)):
         return "Specify a regular file."
-    return _join_group_hint(blocked[0]) or _grant_lines(blocked)
+    if hint := _join_group_hint(blocked[0]):
+        return hint
+    # Nobody can know from outside whether what is in a closed folder exists; a command about a missing file fails.
+    below = f"\nThen, if it exists: {_grant_line(blocked[1:])}" if blocked[1:] else ""
+    return _prefixed(_grant_line(blocked[:1]), blocked[:1]) + below + _losing_group(blocked[0])
 
 
 def restrict_readers_hint(path: Path) -> str:
@@ -37,7 +48,10 @@ def restrict_readers_hint(path: Path) -> str:
         return f"Run: chmod o-rwx {quoted}"
     if _is_root():
         return f"Ask {user_name(status.st_uid)}, its owner, to remove that permission, or use a file of your own."
-    return f"Run as root: chgrp {group_name(_own_group())} {quoted} && chmod g+r,o-rwx {quoted}"
+    account, group = os.geteuid(), _own_group()
+    if may_share_with(group, account):
+        return f"Run as root: chgrp {group_name(group)} {quoted} && chmod g+r,o-rwx {quoted}"
+    return f"Run as root: setfacl -m u:{user_name(account)}:r {quoted} && chmod o-rwx {quoted}"
 
 
 def grant_write_hint(path: Path) -> str:
@@ -60,17 +74,75 @@ def is_special(mode: int) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
 
 
-def _grant_lines(blocked: Iterable[Path]) -> str:
-    """Return the commands that let this account's group read these files and enter these folders."""
+def readers_hint(path: Path, siblings: Iterable[Path] = ()) -> str:
+    """Return a hint to let another account read a new file of this one; empty if it can, or if there is none.
+
+    That account is the one that owns the `siblings` or the folder, or that may read them through its group.
+    """
     if sys.platform == "win32":
         return ""
-    group, paths = _own_group(), [*blocked]
-    if all(_owner(each) == os.geteuid() for each in paths):
-        return f"Run: chmod u+rX {_quoted(paths)}"
+    line = next(filter(None, (_line_for_readers_of(each, path) for each in (*siblings, path.parent))), "")
+    return line and (f"Run: {line}" if _is_root() else f"Run as root: {line}")
+
+
+def _line_for_readers_of(like: Path, path: Path) -> str:
+    if sys.platform == "win32":
+        return ""
+    try:
+        status, new = like.stat(), path.stat()
+        needed = stat.S_IXGRP if stat.S_ISDIR(status.st_mode) else stat.S_IRGRP
+        if status.st_uid not in (0, new.st_uid):
+            line = line_for_account(status.st_uid, primary_group(status.st_uid), [path])
+        elif status.st_mode & needed and status.st_gid != os.getegid() and not is_system_group(status.st_gid):
+            line = line_for_group(status.st_gid, [path])
+        else:
+            return ""
+    except OSError:
+        return ""
+    is_readable = new.st_mode & stat.S_IRGRP and line.startswith("chmod")  # by this very group
+    return "" if is_readable else line
+
+
+def _grant_line(paths: Sequence[Path]) -> str:
+    """Return the command that lets this account, and no other, read these files and enter these folders."""
+    if sys.platform == "win32":
+        return ""
+    if _is_own(paths):
+        return f"chmod u+rX {_quoted(paths)}"
+    return line_for_account(os.geteuid(), _own_group(), paths)
+
+
+def line_for_account(account: int, group: int, paths: Sequence[Path]) -> str:
+    """Return the command that lets an account read files: through its group if that is its own, else by name."""
+    if not may_share_with(group, account):
+        return f"setfacl -m u:{user_name(account)}:rX {_quoted(paths)}"
+    return line_for_group(group, paths)
+
+
+def line_for_group(group: int, paths: Sequence[Path]) -> str:
+    """Return the command that lets a group read files."""
     lines = [f"chmod g+rX {_quoted(paths)}"]
     if others := [each for each in paths if _group(each) != group]:
         lines.insert(0, f"chgrp {group_name(group)} {_quoted(others)}")
-    return f"Run as root: {' && '.join(lines)}"
+    return " && ".join(lines)
+
+
+def _prefixed(line: str, paths: Sequence[Path]) -> str:
+    return f"Run: {line}" if _is_own(paths) else f"Run as root: {line}"
+
+
+def _is_own(paths: Sequence[Path]) -> bool:
+    return sys.platform != "win32" and all(_owner(each) == os.geteuid() for each in paths)
+
+
+def _losing_group(path: Path) -> str:
+    """Return a warning if another group loses its access to a file or folder that gets this account's group."""
+    if sys.platform == "win32" or _is_own([path]) or not may_share_with(_own_group(), os.geteuid()):
+        return ""
+    status = path.lstat()
+    if status.st_gid in (0, _own_group()) or not status.st_mode & stat.S_IRWXG:
+        return ""
+    return f"\nThe group {group_name(status.st_gid)}, which has access now, then loses it."
 
 
 def _join_group_hint(first: Path) -> str:
@@ -81,14 +153,14 @@ def _join_group_hint(first: Path) -> str:
 
     status = first.lstat()
     needed = stat.S_IXGRP if stat.S_ISDIR(status.st_mode) else stat.S_IRGRP
-    group = group_name(status.st_gid)
-    if not status.st_mode & needed or group in ("root", str(status.st_gid)):
+    if not status.st_mode & needed or not may_join(status.st_gid):
         return ""
     try:
         account = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return ""
-    return f"Run as root: usermod -a -G {group} {account}, and restart what runs as {account}."
+    group = group_name(status.st_gid)
+    return f"Run as root: usermod -a -G {group} {account}\nThen restart what runs as {account}."
 
 
 def _blocked(target: Path) -> Iterator[Path]:
@@ -116,7 +188,7 @@ def _own_group() -> int:
     return 0 if sys.platform == "win32" else os.getegid()
 
 
-def _is_home(folder: Path) -> bool:
+def is_home(folder: Path) -> bool:
     """Return True for the home directory of another account."""
     if sys.platform == "win32":
         return False

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from keyvouch._system.files import posix_acl
+from keyvouch._system.files.foreign_writers import check_trusted
 from keyvouch._system.files.path_resolution import Target
+from keyvouch.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from keyvouch.security_descriptor import SecurityDescriptor
@@ -50,6 +55,37 @@ def access_rights_of(target: Target) -> AccessRights | None:
 def set_mode(handle: int, *, mode: int) -> None:
     if sys.platform != "win32" and stat.S_IMODE(os.fstat(handle).st_mode) != mode:
         os.fchmod(handle, mode)
+
+
+def let_group_read(handle: int, *, group: int) -> None:
+    """Let a group read a private file, if this account may give it to the group; else it stays private."""
+    if sys.platform != "win32":
+        with contextlib.suppress(PermissionError):
+            os.fchown(handle, -1, group)
+            os.fchmod(handle, 0o640)
+
+
+def common_group(paths: Sequence[Path]) -> int | None:
+    """Return the group that can read all these files of this account; None if there is none, or others wrote there.
+
+    A file with an access control list has no such group: its mode does not say what the group may do.
+    """
+    if sys.platform == "win32" or not paths:
+        return None
+    try:
+        check_trusted(paths[0].parent)
+        found = {_reading_group(each) for each in paths}
+    except (OSError, ConfigurationError):
+        return None
+    return found.pop() if len(found) == 1 else None
+
+
+def _reading_group(path: Path) -> int | None:
+    status = path.lstat()
+    is_own_file = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+    if not is_own_file or not status.st_gid or not status.st_mode & stat.S_IRGRP or posix_acl.read(str(path)):
+        return None
+    return status.st_gid
 
 
 def copy_access(handle: int, *, like: AccessRights | None) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from keyvouch._system.files import posix_acl
 from keyvouch._system.files.access_hints import is_own, is_special
-from keyvouch._system.files.accounts import group_name, user_name
+from keyvouch._system.files.accounts import group_name, is_private_group, user_name
 from keyvouch.errors import ConfigurationError
 
 _WINDOWS = sys.platform == "win32"
@@ -33,9 +33,11 @@ class ForeignWriter(NamedTuple):
     """The command that removes the permission, without the path."""
 
     def hint(self, status: os.stat_result, path: Path) -> str:
-        """Return a hint to remove the permission: with the command only for a file or folder of this account."""
+        """Return a hint to remove the permission: with the command for a file of this account or of root."""
         if is_special(status.st_mode):
             return "Use a regular file: this is a device, a pipe or a socket."
+        if status.st_uid == 0 and not is_own(status):
+            return f"Run as root: {self.remedy} {shlex.quote(str(path))}"
         if not is_own(status):
             return f"Ask {user_name(status.st_uid)}, its owner, to remove that permission, or use a file of your own."
         return f"Run: {self.remedy} {shlex.quote(str(path))}"
@@ -92,7 +94,8 @@ def _owner_hint(status: os.stat_result, component: Path) -> str:
     if is_special(status.st_mode):
         return "Use a regular file of your own."
     change = "chown -h root" if stat.S_ISLNK(status.st_mode) else "chown root"
-    return f"Run: {change} {shlex.quote(str(component))}, or use a file of your own."
+    who = "" if os.geteuid() == 0 else " as root"
+    return f"Run{who}: {change} {shlex.quote(str(component))}\nOr use a file of your own."
 
 
 def foreign_writer(status: os.stat_result, component: str) -> ForeignWriter | None:
@@ -130,23 +133,7 @@ def _group_writers(status: os.stat_result, acl: bytes | None) -> Iterator[Foreig
 
 
 def _is_trusted_group(group: int, accounts: set[int]) -> bool:
-    return group in _ROOT_GROUPS or any(_is_private_group(group, account) for account in accounts)
-
-
-def _is_private_group(group: int, account: int) -> bool:
-    """Return True if the group is this account's primary group and has no other member in the databases."""
-    if sys.platform == "win32":
-        return False
-    import grp
-    import pwd
-
-    try:
-        owner, members = pwd.getpwuid(account), grp.getgrgid(group).gr_mem
-    except KeyError:
-        return False
-    if owner.pw_gid != group or any(member != owner.pw_name for member in members):
-        return False
-    return all(other.pw_uid == account for other in pwd.getpwall() if other.pw_gid == group)
+    return group in _ROOT_GROUPS or any(is_private_group(group, account) for account in accounts)
 
 
 def _check_access_rules(path: Path, component: Path) -> None:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from keyvouch._system.files.access_hints import is_home
+from keyvouch._system.files.accounts import user_name
 from keyvouch.errors import ConfigurationError
 
 _WINDOWS = sys.platform == "win32"
@@ -48,6 +50,20 @@ def _user_folder(kind: str) -> Path | None:
         return None
     # In this case, older versions of platformdirs return a folder named ~ in the working directory.
     return folder if folder.is_absolute() else None
+
+
+def foreign_home() -> str:
+    """Return a sentence if HOME is the home directory of another account, as after `su` or `sudo` without -H."""
+    home = os.environ.get("HOME", "")
+    if sys.platform == "win32" or not home:
+        return ""
+    try:
+        owner = os.stat(home).st_uid
+    except OSError:
+        return ""
+    if owner == os.geteuid() or os.geteuid() == 0 or not is_home(Path(home)):
+        return ""
+    return f"HOME is {home}, which belongs to {user_name(owner)}: set it to this account's home directory."
 
 
 def _without_home(variable: str) -> NoReturn:

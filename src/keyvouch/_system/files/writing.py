@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from keyvouch._system.files.copied_access import access_rights_of, copy_access, set_mode
+from keyvouch._system.files.copied_access import access_rights_of, copy_access, let_group_read, set_mode
 from keyvouch._system.files.folders import Folder
 from keyvouch._system.files.path_resolution import Target, open_folder, open_target
 from keyvouch._system.files.reading import Stamp, stamp
@@ -28,19 +28,27 @@ _RENAME_TIMEOUT = 1.0
 """Seconds to wait while another process reads a file that is being replaced; needed only on Windows."""
 
 
-def write_private(path: Path, data: bytes, *, replace: bool = False, mode: int = 0o600) -> None:
+def write_private(
+    path: Path, data: bytes, *, replace: bool = False, mode: int = 0o600, group: int | None = None
+) -> None:
     """Write a new file completely or not at all, with mode 0600 unless `mode` is given (not on Windows).
+
+    With a `group`, that group can read it (mode 0640), if this account may give it to the group.
 
     Raises FileExistsError if a file exists and `replace` is false, other OSErrors as they come, `ConfigurationError`
     for a folder that is reached through a link of another account.
     """
     with open_folder(path.parent) as folder:
-        write_into(folder, path.name, data, replace=replace, mode=mode)
+        write_into(folder, path.name, data, replace=replace, mode=mode, group=group)
 
 
-def write_into(folder: Folder, name: str, data: bytes, *, replace: bool = False, mode: int = 0o600) -> None:
+def write_into(
+    folder: Folder, name: str, data: bytes, *, replace: bool = False, mode: int = 0o600, group: int | None = None
+) -> None:
     """Write a file into an open folder, like `write_private`."""
-    set_access = functools.partial(set_mode, mode=mode)
+    set_access = (
+        functools.partial(set_mode, mode=mode) if group is None else functools.partial(let_group_read, group=group)
+    )
     with temporary_file(folder, name, data, set_access) as temporary:
         (_replace if replace else _link)(folder, temporary, name)
         folder.flush()
