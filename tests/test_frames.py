@@ -322,6 +322,7 @@ WITHOUT_SECRETS = {
     "Signer.after_fork": "makes locks",
     "Store.after_fork": "makes locks",
     "Store.tokens": "returns nothing for a store without tokens",
+    "Store.family": "calls only `keys`",
     "Store.schedule": "returns an empty schedule if the key cannot be opened",
     "Store.unusable_keys": "returns nothing for a store that does not report them",
     "ConfidentialClient.after_fork": "makes locks",

@@ -14,10 +14,18 @@ from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
 from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import output_option
-from keyvouch.cli.output import key_facts, mentioning_new_key, present, print_key, print_next_command, shown_time
+from keyvouch.cli.output import (
+    key_facts,
+    mentioning_new_key,
+    present,
+    print_key,
+    print_next_command,
+    printable,
+    shown_time,
+)
 from keyvouch.cli.selection import Selection, select
 from keyvouch.errors import KeyvouchError
-from keyvouch.store import KeySpec, KeyUri
+from keyvouch.store import KeyInfo, KeySpec, KeyUri
 
 
 @click.command("new")
@@ -62,13 +70,14 @@ def command(
         spec = KeySpec(key_type=key_type, subject=subject, days=days, exportable=exportable, further=further)
         pinned = store.generate(spec)
     profile_key = _profile_key(requested, pinned)
-    signs_from = _signs_from(profile_key, pinned, selection) if further else None
+    signs_from, to_grant = _succession(profile_key, pinned, selection) if further else (None, [])
     with mentioning_new_key(pinned):
         with opening.open_uri(pinned, selection.secrets) as signer:
             facts = key_facts(signer)
             if certificate_out:
                 export.write_certificate(certificate_out, signer)
         facts["signs_from"] = signs_from and signs_from.isoformat()
+        facts["accounts_to_grant"] = to_grant
         facts["certificate_file"] = certificate_out and str(certificate_out)
         if save_profile:
             facts["configuration"] = str(profile.save(save_profile, tenant, str(client_id), (profile_key.reveal(),)))
@@ -88,15 +97,26 @@ def _profile_key(requested: KeyUri, pinned: KeyUri) -> KeyUri:
     return requested.replace({"select": "newest"}) if is_member and "spki-sha256" not in requested else requested
 
 
-def _signs_from(profile_key: KeyUri, pinned: KeyUri, selection: Selection) -> dt.datetime | None:
-    """Return when a program that opens the family begins to sign with its new member; None if it does so at once."""
+def _succession(profile_key: KeyUri, pinned: KeyUri, selection: Selection) -> tuple[dt.datetime | None, list[str]]:
+    """Return when programs that open the family begin to sign with its new member, and who may not do so yet.
+
+    The time is None if they do so at once; the accounts are those that may sign with another member.
+    """
     from keyvouch._core.key_management import Store
 
     with contextlib.suppress(KeyvouchError), Store(profile_key, selection.secrets) as store:
-        schedule = store.schedule(store.keys())
-        if schedule.next and schedule.next.uri.identity() == pinned.identity():
-            return schedule.next_at
-    return None
+        members = store.keys()
+        schedule = store.schedule(members)
+        is_next = schedule.next is not None and schedule.next.uri.identity() == pinned.identity()
+        return schedule.next_at if is_next else None, _accounts_to_grant(members, pinned)
+    return None, []
+
+
+def _accounts_to_grant(members: list[KeyInfo], pinned: KeyUri) -> list[str]:
+    """Return the accounts that may sign with another member of the family, but not with this one."""
+    allowed = {reader for info in members if info.uri.identity() == pinned.identity() for reader in info.readers or ()}
+    readers = dict.fromkeys(reader for info in members for reader in info.readers or ())
+    return [each for each in readers if each not in allowed]
 
 
 def _print_succession(signs_from: str | None, profile_key: KeyUri) -> None:
@@ -113,16 +133,23 @@ def _print_succession(signs_from: str | None, profile_key: KeyUri) -> None:
     click.echo(f"This URI stays valid, and always selects the key that is to sign:\n  {profile_key.quoted}", err=True)
 
 
+def _print_accounts_to_grant(accounts: list[str], pinned: KeyUri) -> None:
+    if accounts:
+        lines = "".join(f"\n  keyvouch grant '{printable(each)}' --key {pinned.quoted}" for each in accounts)
+        click.echo(f"\nThe new key is not available yet to accounts that use the family:{lines}", err=True)
+
+
 def _print_text(
     facts: dict[str, Any], requested: KeyUri, pinned: KeyUri, profile_key: KeyUri, *, further: bool
 ) -> None:
-    print_key(pinned, {name: value for name, value in facts.items() if name != "signs_from"})
+    print_key(pinned, {name: value for name, value in facts.items() if name not in ("signs_from", "accounts_to_grant")})
     if {"path", "password"} <= {*requested.declared} and "password" not in requested:
         click.echo("\nThe file is not encrypted: the URI has no password=. Did the shell cut it at `&`?", err=True)
     if not facts["key_type"].startswith("RSA"):
         click.echo("\nEntra ID accepts only RSA keys. This key is for other servers.", err=True)
     if further:
         _print_succession(facts["signs_from"], profile_key)
+        _print_accounts_to_grant(facts["accounts_to_grant"], pinned)
     if facts["certificate_file"] is None:
         print_next_command(f"keyvouch export --certificate app.cer --key {pinned.quoted}")
         return

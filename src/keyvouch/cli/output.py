@@ -76,13 +76,12 @@ def _console() -> Console:
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 500)
 
 
-def print_next_command(line: str, account: str = "") -> None:
-    """Print the next command to run, as this or another account, to standard error, so that the result can be piped."""
+def print_next_command(line: str) -> None:
+    """Print the next command to run to standard error, so that the result can be piped."""
     configuration = click.get_current_context().find_root().params.get("config")
     if configuration:
         line = line.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ", 1)
-    other_account = f", as {printable(account)}" if account else ""
-    click.echo(f"\nNext{other_account}: {line}", err=True)
+    click.echo(f"\nNext: {line}", err=True)
 
 
 @contextlib.contextmanager
