@@ -1,15 +1,17 @@
-"""A renewed key and the accounts that use its family, on a double of the DLLs."""
+"""The accounts that use a machine key and its successors, and what commands say to do next, on a double of the DLLs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
 
 from keyvouch._core.key_management import open_store
+from keyvouch._system import files
 from keyvouch.cli import group
 from keyvouch_windows.crypt32 import Container
 from scripted_keys import DEFAULT_DESCRIPTOR, SOFTWARE, KeyRecord, make_key
@@ -95,3 +97,31 @@ def test_renewal_says_who_must_be_granted_the_new_key(machine: ScriptedWindows) 
     assert f"  keyvouch grant '{GMSA}' --key {uri}\n" in done.stderr
     assert "SYSTEM' --key" not in done.stderr
     assert json.loads(keyvouch(*new, "--output", "json").stdout)["accounts_to_grant"] == [GMSA]
+
+
+def test_next_commands_are_for_the_account_of_the_task(scripted: ScriptedWindows, tmp_path: Path) -> None:
+    """A new or imported machine key is granted, and used with the machine's configuration."""
+    machine = files.configuration_files()[-1]
+    add_profile = f"  keyvouch --config {machine} profile add NAME --tenant TENANT --client-id ID --key"
+    grant = "  keyvouch grant 'DOMAIN\\ACCOUNT' --key"
+    made = keyvouch("new", "--key", AT, "--certificate-out", str(tmp_path / "a.cer"))
+    assert f"{grant} '{AT}?select=newest'\n{add_profile} '{AT}?select=newest'\n" in made.stderr
+
+    pem = f"pem:{tmp_path}/app.pem"
+    keyvouch("new", "--key", pem, "--subject", "CN=imported")
+    imported = keyvouch("import", "--from", pem, "--key", "windows:location=LocalMachine")
+    uri = imported.stdout.splitlines()[0]
+    assert (
+        f"  keyvouch export --certificate app.cer --key {uri}\n{grant} {uri}\n{add_profile} {uri}\n" in imported.stderr
+    )
+
+    exported = keyvouch("export", "--key", uri.strip("'"), "--certificate", str(tmp_path / "b.cer"))
+    assert f"{grant} {uri}\n{add_profile} {uri}\n" in exported.stderr
+
+
+def test_export_without_a_profile_says_how_to_add_one(tmp_path: Path) -> None:
+    """Without a profile, the next command cannot be to get a token."""
+    uri = f"pem:{tmp_path}/app.pem"
+    keyvouch("new", "--key", uri)
+    exported = keyvouch("export", "--key", uri, "--certificate", str(tmp_path / "a.cer"))
+    assert f"Next: keyvouch profile add NAME --tenant TENANT --client-id ID --key {uri}\n" in exported.stderr

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 from keyvouch._core import opening
+from keyvouch.cli.new import key_for_profile
 from keyvouch.cli.options import output_option
-from keyvouch.cli.output import key_facts, mentioning_new_key, present, print_key, print_next_command
+from keyvouch.cli.output import (
+    is_machine_key,
+    key_facts,
+    mentioning_new_key,
+    present,
+    print_key,
+    print_next_command,
+    print_profile_commands,
+)
 from keyvouch.cli.selection import select
 from keyvouch.secrets import Secret
 from keyvouch.uri import KeyUri
@@ -34,14 +43,18 @@ def command(source: str, key: str, exportable: bool, output: str) -> None:
     origin, target = select(None, source), select(None, key)
     private_key, chain = _export(origin.open_store())
     with target.open_store() as store:
+        requested = store.uri
         pinned = store.import_key(private_key, chain, exportable=exportable)
     with mentioning_new_key(pinned), opening.open_uri(pinned, target.secrets) as signer:
         facts = key_facts(signer)
-    present(facts, output, lambda result: _print_text(pinned, result))
+    present(facts, output, lambda result: _print_text(requested, pinned, result))
 
 
-def _print_text(pinned: KeyUri, facts: dict[str, object]) -> None:
+def _print_text(requested: KeyUri, pinned: KeyUri, facts: dict[str, object]) -> None:
     print_key(pinned, facts)
+    if is_machine_key(pinned):
+        print_profile_commands(key_for_profile(requested, pinned), pinned, exported=False)
+        return
     print_next_command(f"keyvouch sign --key {pinned.quoted} FILE")
 
 

@@ -15,11 +15,13 @@ from keyvouch.cli import export, profile
 from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import output_option
 from keyvouch.cli.output import (
+    is_machine_key,
     key_facts,
     mentioning_new_key,
     present,
     print_key,
     print_next_command,
+    print_profile_commands,
     printable,
     shown_time,
 )
@@ -69,7 +71,7 @@ def command(
         requested = store.uri
         spec = KeySpec(key_type=key_type, subject=subject, days=days, exportable=exportable, further=further)
         pinned = store.generate(spec)
-    profile_key = _profile_key(requested, pinned)
+    profile_key = key_for_profile(requested, pinned)
     signs_from, to_grant = _succession(profile_key, pinned, selection) if further else (None, [])
     with mentioning_new_key(pinned):
         with opening.open_uri(pinned, selection.secrets) as signer:
@@ -85,7 +87,7 @@ def command(
     present(facts, output, lambda result: _print_text(result, requested, pinned, profile_key, further=further))
 
 
-def _profile_key(requested: KeyUri, pinned: KeyUri) -> KeyUri:
+def key_for_profile(requested: KeyUri, pinned: KeyUri) -> KeyUri:
     """Return the URI for a profile: as requested, so that the profile follows the key's rotation.
 
     A relative path depends on the working directory, so it is pinned, and so is a key whose URI gives only a location.
@@ -150,12 +152,14 @@ def _print_text(
     if further:
         _print_succession(facts["signs_from"], profile_key)
         _print_accounts_to_grant(facts["accounts_to_grant"], pinned)
-    if facts["certificate_file"] is None:
+    is_new_machine_key = is_machine_key(pinned) and not further and "profile" not in facts
+    if facts["certificate_file"] is None and not is_new_machine_key:
         print_next_command(f"keyvouch export --certificate app.cer --key {pinned.quoted}")
         return
-    click.echo(f"\nUpload {facts['certificate_file']} to the app registration (Certificates & secrets).", err=True)
+    if facts["certificate_file"]:
+        click.echo(f"\nUpload {facts['certificate_file']} to the app registration (Certificates & secrets).", err=True)
     if "profile" in facts:
         profile.warn_of_own_configuration(Path(facts["configuration"]))
         print_next_command(f"keyvouch token --profile {facts['profile']}")
     else:
-        print_next_command(f"keyvouch profile add NAME --tenant TENANT --client-id ID --key {profile_key.quoted}")
+        print_profile_commands(profile_key, pinned, exported=facts["certificate_file"] is not None)

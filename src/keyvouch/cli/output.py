@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from keyvouch._system import files
 from keyvouch.errors import KeyvouchError
 
 if TYPE_CHECKING:
@@ -84,13 +85,37 @@ def print_next_command(line: str) -> None:
     click.echo(f"\nNext: {line}", err=True)
 
 
+def print_profile_commands(key: KeyUri, pinned: KeyUri, *, exported: bool) -> None:
+    """Print the commands that make a new key usable with a profile; `exported`: its certificate is in a file.
+
+    A key in Windows' LocalMachine is used by another account, so that account needs a permission and a profile.
+    """
+    options = f"profile add NAME --tenant TENANT --client-id ID --key {key.quoted}"
+    if not is_machine_key(key):
+        print_next_command(f"keyvouch {options}")
+        return
+    given = click.get_current_context().find_root().params.get("config")
+    configuration = shlex.quote(str(given or files.configuration_files()[-1]))
+    export = f"\n  keyvouch export --certificate app.cer --key {pinned.quoted}"
+    click.echo(
+        f"\nNext, for the account of the task or service:{'' if exported else export}"
+        f"\n  keyvouch grant 'DOMAIN\\ACCOUNT' --key {key.quoted}\n  keyvouch --config {configuration} {options}",
+        err=True,
+    )
+
+
+def is_machine_key(uri: KeyUri) -> bool:
+    """Return True for a key in Windows' LocalMachine, which the accounts of services and tasks use."""
+    return "location" in uri.declared and uri.get("location") == "LocalMachine"
+
+
 @contextlib.contextmanager
 def mentioning_new_key(pinned: KeyUri) -> Iterator[None]:
-    """Add to an error after a key was made or imported that the key exists, and its URI."""
+    """Add to an error after a key was made or imported that the key exists, and how to delete it."""
     try:
         yield
     except KeyvouchError as error:
-        error.hint += f"\nThe new key was kept: {pinned.quoted}"
+        error.hint += f"\nThe new key was kept. Use it, or delete it: keyvouch delete --key {pinned.quoted}"
         raise
 
 
