@@ -372,6 +372,8 @@ def _parse_attributes(
             raise ConfigurationError(f'Duplicate attribute "{name}".', hint="Remove one of them.")
         if not equals or not (value or attribute.empty):
             raise ConfigurationError(f'The attribute "{name}" has no value.', hint=f"Write {name}=VALUE.")
+        if not query and syntax.path_characters is None:
+            uri_mistakes.require_no_ampersand(value, declared)
         # Checked at once: what comes next may be the rest of a secret, and must not be in any error.
         values[name] = _validated(attribute, _decode(value, name))
 
