@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @click.command("import")
 @click.option("--from", "source", required=True, metavar="URI", help="Key to copy, from a store that can export it.")
-@click.option("--key", required=True, metavar="URI", help="Where to import it. In a shell, put it in single quotes.")
+@click.option("--key", required=True, metavar="URI", help="Where to import it. In a shell, quote it.")
 @click.option("--exportable", is_flag=True, help="Let the new store export the key again, if it can prevent that.")
 @output_option
 def command(source: str, key: str, exportable: bool, output: str) -> None:

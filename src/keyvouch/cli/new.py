@@ -31,7 +31,7 @@ from keyvouch.store import KeyInfo, KeySpec, KeyUri
 
 
 @click.command("new")
-@click.option("--key", required=True, metavar="URI", help="Where to create it. In a shell, put it in single quotes.")
+@click.option("--key", required=True, metavar="URI", help="Where to create it. In a shell, quote it.")
 @click.option("--subject", default="CN=keyvouch", show_default=True, help="Certificate subject, like CN=app,O=Contoso.")
 @click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Days until it expires.")
 @click.option("--key-type", type=click.Choice(KEY_TYPES, case_sensitive=False), default="RSA-2048", show_default=True)

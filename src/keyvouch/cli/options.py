@@ -19,7 +19,7 @@ output_option = click.option(
 
 def key_options(command: Command) -> Command:
     """Add the `--profile` and `--key` options."""
-    command = click.option("--key", metavar="URI", help="URI of the key. In a shell, put it in single quotes.")(command)
+    command = click.option("--key", metavar="URI", help="URI of the key. In a shell, quote it.")(command)
     return click.option(
         "--profile",
         metavar="NAME",
