@@ -113,7 +113,7 @@ def _seconds(data: bytes) -> int:
 CORE_ATTRIBUTES = (
     Attribute(
         "spki-sha256",
-        "only the key with this SHA-256 of its public key (DER SubjectPublicKeyInfo), in hexadecimal; else KeyChanged",
+        "only the key with this SHA-256 of its public key (DER SubjectPublicKeyInfo), in hexadecimal",
         parse=_thumbprint,
     ),
     Attribute(

@@ -161,5 +161,5 @@ def _print_text(
     if "profile" in facts:
         profile.warn_of_own_configuration(Path(facts["configuration"]))
         print_next_command(f"keyvouch token --profile {facts['profile']}")
-    else:
+    elif not further:
         print_profile_commands(profile_key, pinned, exported=facts["certificate_file"] is not None)
