@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import json
 import operator
+import traceback
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ from keyvouch._core.opening import parse
 from keyvouch.entra import azure
 from keyvouch.entra.azure import aio
 from keyvouch.entra.msal import ConfidentialClient, client_credential
-from keyvouch.errors import AccessDenied, without_frames
+from keyvouch.errors import AccessDenied, frame_lines, without_frames
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.testing.authority import Authority
 from scripted_store import Script, new_key
@@ -322,6 +323,7 @@ WITHOUT_SECRETS = {
     "Signer.after_fork": "makes locks",
     "Store.after_fork": "makes locks",
     "Store.tokens": "returns nothing for a store without tokens",
+    "Store.family": "calls only `keys`",
     "Store.schedule": "returns an empty schedule if the key cannot be opened",
     "Store.unusable_keys": "returns nothing for a store that does not report them",
     "ConfidentialClient.after_fork": "makes locks",
@@ -438,7 +440,7 @@ def test_interrupted_pfx_hides_its_password(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_note_lists_the_frames(world: World) -> None:
-    """Instead of its frames an error has a note with file, line and function of each, so that a defect can be found."""
+    """Instead of its frames a library's error has a note with file, line and function of each, to find a defect."""
     signer = world.signer
     world.arm(ZeroDivisionError())
     with pytest.raises(keyvouch.KeyvouchError) as caught:
@@ -447,6 +449,16 @@ def test_note_lists_the_frames(world: World) -> None:
     assert note.startswith("Traceback without local variables")
     assert "scripted_store.py" in note.splitlines()[-1]
     assert MARKER not in note
+
+
+def test_traceback_ends_with_the_hint(tmp_path: Path) -> None:
+    """The last line that a user sees of an uncaught error says what to do; the frames are there for `--debug`."""
+    with pytest.raises(keyvouch.KeyvouchError) as caught:
+        keyvouch.open_signer(f"pem:{tmp_path}/none.pem")
+    error = caught.value
+    assert error.hint
+    assert "".join(traceback.format_exception(error)).endswith(f"{error.message}\n{error.hint}\n")
+    assert "in read_key_file" in frame_lines(error)[-1]
 
 
 def test_callers_own_exception_keeps_its_frames(world: World) -> None:

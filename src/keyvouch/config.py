@@ -113,7 +113,8 @@ class Configuration:
         self.require_reachable()
         if name not in self.profiles:
             shown = f": {name!r}" if re.fullmatch(_NAME, name) else ""  # it may be a URI with a secret in it
-            raise ConfigurationError(f"Profile not found{shown}.", hint=self._known_profiles())
+            origin = f" (from {environment.PROFILE})" if name == environment.profile_name() else ""
+            raise ConfigurationError(f"Profile not found{shown}{origin}.", hint=self._known_profiles())
         self.default_profile()  # so that a mistake in the defaults is not attributed to the profile
         own = self.profiles[name]
         return _convert({**self._inherited_by(own), **own}, f"{self.path}: profile {name!r}")
@@ -149,7 +150,7 @@ class Configuration:
         if not name and environment.in_use():
             environment.require_no_profile()
             return environment.NAME
-        name = name or environment.value_of("KEYVOUCH_PROFILE")
+        name = name or environment.profile_name()
         if name:
             return name
         if len(self.profiles) == 1:

@@ -63,6 +63,8 @@ class KeyvouchError(Exception):
     """True if the same call may succeed later."""
     try_next_key: bool = False
     """True if a client with several keys should go on to the next one."""
+    _frames: tuple[str, ...] = ()
+    """What `without_frames` removed, for `frame_lines`: not a note, so that a traceback ends with the hint."""
 
     def __init__(self, message: str, *, hint: str = "", uri: object = None) -> None:
         """`message` says what happened, `hint` what to do about it (an imperative); `uri` is the key's URI, redacted.
@@ -334,9 +336,9 @@ _NOTE_HEADING = "Traceback without local variables (most recent call last):"
 def without_frames(error: E) -> E:
     """Remove the tracebacks from the error and its chained exceptions; return the error.
 
-    Frames hold local variables, and a report that shows them would show passwords, tokens and messages. A note lists
-    file, line and function instead. An exception that the current function's caller was already handling keeps its
-    traceback, since it belongs to the caller.
+    Frames hold local variables, and a report that shows them would show passwords, tokens and messages. `frame_lines`
+    has file, line and function instead, and a note those of an exception that is not keyvouch's own. An exception
+    that the current function's caller was already handling keeps its traceback, since it belongs to the caller.
     """
     caller = sys._getframe(1).f_back  # noqa: SLF001 - `inspect` offers the same, and takes milliseconds to import
     seen: set[int] = set()
@@ -350,7 +352,7 @@ def without_frames(error: E) -> E:
         if each is not error and traceback is not None and _is_below(traceback.tb_frame, caller):
             continue
         if traceback is not None:
-            _add_frame_note(each, traceback)
+            _keep_frame_lines(each, traceback)
             BaseException.with_traceback(each, None)  # the class may refuse assignments, as a frozen dataclass does
         pending += [each.__cause__, each.__context__]
         if issubclass(type(each), BaseExceptionGroup):
@@ -365,13 +367,24 @@ def _is_below(frame: FrameType, caller: FrameType | None) -> bool:
     return caller is not None
 
 
-def _add_frame_note(error: BaseException, traceback: TracebackType) -> None:
-    """Add a note with the innermost frames, unless one exists from the first time the frames were removed."""
-    if _frame_note(error):
+def _keep_frame_lines(error: BaseException, traceback: TracebackType) -> None:
+    """Keep the innermost frames as text, unless they were kept the first time that the frames were removed."""
+    if _kept_lines(error):
         return
-    lines = [f"  {line}" for line in _traceback_lines(traceback)[-_MAX_NOTED_FRAMES:]]
-    with contextlib.suppress(Exception):  # a foreign class may refuse notes
-        error.add_note("\n".join([_NOTE_HEADING, *lines]))
+    lines = _traceback_lines(traceback)[-_MAX_NOTED_FRAMES:]
+    with contextlib.suppress(Exception):  # a foreign class may refuse notes, or attributes
+        if issubclass(type(error), KeyvouchError):
+            error._frames = tuple(lines)  # type: ignore[attr-defined]  # noqa: SLF001
+        else:
+            error.add_note("\n".join([_NOTE_HEADING, *(f"  {line}" for line in lines)]))
+
+
+def _kept_lines(error: BaseException) -> list[str]:
+    with contextlib.suppress(Exception):  # a foreign class may use these names for anything
+        if issubclass(type(error), KeyvouchError):
+            return list(error._frames)  # type: ignore[attr-defined]  # noqa: SLF001
+        return [line.strip() for line in _frame_note(error).splitlines()[1:]]
+    return []
 
 
 def _frame_note(error: BaseException) -> str:
@@ -391,8 +404,7 @@ def _traceback_lines(traceback: TracebackType | None) -> list[str]:
 
 def frame_lines(error: BaseException) -> list[str]:
     """Return file, line and function of the error's frames, outermost first, even after `without_frames`."""
-    noted = [line.strip() for line in _frame_note(error).splitlines()[1:]]
-    return noted or _traceback_lines(error.__traceback__)
+    return _kept_lines(error) or _traceback_lines(error.__traceback__)
 
 
 def hidden_frames() -> Callable[[Callable[P, R]], Callable[P, R]]:

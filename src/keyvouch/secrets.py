@@ -17,6 +17,7 @@ import contextlib
 import hmac
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -33,6 +34,9 @@ from keyvouch.uri import KeyUri
 COMMAND_TIMEOUT = 30.0
 """Seconds that a `command:` may run."""
 _NOT_TEXT = "Save it as UTF-8 text."
+_HAS_SYSTEMD = sys.platform != "win32"
+_STORED = "file: or credential:" if _HAS_SYSTEMD else "file:"
+_IN_A_UNIT = "; in a systemd unit, credential:NAME" if _HAS_SYSTEMD else ""
 
 
 class Secret:
@@ -311,7 +315,7 @@ class SecretResolver:
             if type(error).__name__ == "NoKeyringError":
                 raise AccessDenied(
                     f"Failed to read the {name}: this account has no key ring, as on a machine without a desktop.",
-                    hint="Store it in a file instead, and write file:/path; in a systemd unit, credential:NAME.",
+                    hint=f"Store it in a file instead, and write file:/path{_IN_A_UNIT}.",
                 ) from error
             raise AccessDenied(
                 f"Failed to read the {name} from the key ring: {type(error).__name__}.",
@@ -360,7 +364,7 @@ class SecretResolver:
             if not self._interactive or os.getpid() != self._process:
                 raise SecretRequired(
                     f"Cannot prompt for the {name}: no terminal is attached.",
-                    hint="Use a reference such as file: or credential: instead of prompt:.",
+                    hint=f"Use a reference such as {_STORED} instead of prompt:.",
                 )
             answer = _read_from_terminal(name)
             if self._confirm and _read_from_terminal(f"repeated {name}") != answer:

@@ -418,7 +418,10 @@ def test_error_after_creation_mentions_the_key(tmp_path: Path) -> None:
     assert done.status == 2
     done = run("new", "--key", f"pem:{tmp_path}/app.pem", "--certificate-out", "/proc/app.cer")
     assert done.status == 2
-    assert f"The new key was kept: 'pem:path={tmp_path}/app.pem;spki-sha256=" in done.errors
+    assert (
+        f"The new key was kept. Use it, or delete it: keyvouch delete --key 'pem:path={tmp_path}/app.pem;spki-sha256="
+        in done.errors
+    )
 
 
 @pytest.mark.parametrize("where", ["key", "certificate-file", "verify", "config"])

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from keyvouch._core import opening, registry
 from keyvouch.cli import group
+from keyvouch.cli.examples import EXAMPLES, for_windows
 from signing_in import run
 
 
@@ -51,6 +52,17 @@ def test_help_has_examples(words: tuple[str, ...], tmp_path: Path, monkeypatch: 
         arguments = shlex.split(line)
         assert tuple(arguments[: len(words) + 1]) == ("keyvouch", *words)
         _require_accepted(arguments[1:])
+
+
+@pytest.mark.parametrize("lines", EXAMPLES.values(), ids=EXAMPLES)
+def test_examples_for_windows(lines: tuple[str, ...]) -> None:
+    """On Windows each example is one line, in the quotes that both PowerShell and cmd.exe accept."""
+    shown = for_windows(lines)
+    assert [line for line in shown if not line.startswith("keyvouch ") or "'" in line or line.endswith("\\")] == []
+    joined = "\n".join(lines).replace("\\\n", "").split("\n")
+    assert [shlex.split(line.replace("\\", "")) for line in shown] == [
+        shlex.split(line.replace("\\", "")) for line in joined
+    ]
 
 
 def _require_accepted(arguments: list[str]) -> None:

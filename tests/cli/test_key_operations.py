@@ -121,7 +121,7 @@ def test_access_is_granted_and_revoked() -> None:
         assert grant("--list") == ("  operator\n", "")
         shown, following = grant("nightly")
         assert shown == "  operator\n+ nightly\n"
-        assert following == f"Next, as nightly: keyvouch sign --key '{script.able_uri}' FILE"
+        assert following == "Next: start the task or program that runs as nightly."
         assert grant("nightly") == ("  operator\n  nightly\n", "Nothing to change.")
         assert grant("--revoke", "nightly") == (
             "  operator\n- nightly\n",
@@ -130,6 +130,7 @@ def test_access_is_granted_and_revoked() -> None:
         assert json.loads(grant("nightly", "--output", "json")[0]) == {
             "before": ["operator"],
             "after": ["operator", "nightly"],
+            "keys": [{"uri": script.able_uri, "before": ["operator"], "after": ["operator", "nightly"]}],
         }
 
 

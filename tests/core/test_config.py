@@ -184,8 +184,9 @@ def test_toml_syntax_error_names_the_line(file: Path, text: str, line: int) -> N
 def test_configuration_is_not_utf_8(file: Path) -> None:
     """A file that is not UTF-8 is reported as such."""
     file.write_bytes("[profiles.ä]".encode("latin-1"))
-    with pytest.raises(ConfigurationError, match=f"{file} is not UTF-8"):
+    with pytest.raises(ConfigurationError, match=f"{file} is not UTF-8") as caught:
         load()
+    assert f"in Windows PowerShell 5.1: (Get-Content '{file}') | Set-Content" in caught.value.hint
 
 
 def test_utf_16_configuration_is_an_error(file: Path) -> None:
@@ -344,6 +345,15 @@ def test_profile_name_precedence(file: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert there.pick("c") == "c"
     monkeypatch.setenv("KEYVOUCH_PROFILE", "")
     assert there.pick() == "a"
+
+
+def test_profile_name_in_a_variable(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cmd.exe's `set NAME=b & ...` keeps a space; the error for an unknown name says that a variable has it."""
+    there = write(file, "[profiles.a]\n")
+    monkeypatch.setenv("KEYVOUCH_PROFILE", "b ")
+    assert there.pick() == "b"
+    with pytest.raises(ConfigurationError, match=r"Profile not found: 'b' \(from KEYVOUCH_PROFILE\)\."):
+        there.profile("b")
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,13 @@ def test_unrelated_error_is_not_the_reason(trusted: tuple[ssl.SSLContext, str]) 
             assert error.message == "https://localhost:9 cannot be reached: Connection refused."
 
 
+def test_unknown_host_is_probably_a_typing_error(trusted: tuple[ssl.SSLContext, str]) -> None:
+    """If a host name is not found, the hint begins with the name."""
+    for error in failures("https://no-such-host.invalid", trusted[1]):
+        assert "cannot be reached: its host name was not found (" in error.message
+        assert error.hint.startswith("Check the host name in the address for a typing error, then DNS")
+
+
 # What a response says
 
 

@@ -145,7 +145,7 @@ def test_replace_changes_one_value() -> None:
     assert uri.replace({"mount": None}) == uri
     with pytest.raises(KeyError, match="passwrd"):
         uri.replace({"passwrd": None})
-    assert str(uri.replace({"path": b"/\xff", "role-id": None, "mount": "m n"})) == "pfx:path=/%FF;mount=m%20n"
+    assert str(uri.replace({"path": b"/\xff", "role-id": None, "mount": "m n"})) == "pfx:path=/%FF;mount=m n"
     assert str(uri) == "pfx:/a?role-id=r"
 
 

@@ -58,6 +58,7 @@ def test_what_is_not_a_thumbprint(text: str) -> None:
             rf"Microsoft.PowerShell.Security\Certificate::LocalMachine\My\{SHA1}",
             f"windows:thumbprint={SHA1};store=My;location=LocalMachine",
         ),
+        (rf"windows:LocalMachine\My\{SHA1}", f"windows:thumbprint={SHA1};store=My;location=LocalMachine"),
         (r"cert:\LocalMachine\My", "windows:store=My;location=LocalMachine"),
         (r"cert:\LocalMachine\My\app", "windows:store=My;location=LocalMachine"),
     ],
@@ -214,3 +215,47 @@ def test_missing_attribute_is_described() -> None:
         open_signer("azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app")
     assert "Add auth=... after the `?`" in caught.value.hint
     assert "managed-identity" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "uri"),
+    [
+        (f"windows:{SHA1}", f"windows:thumbprint={SHA1}"),
+        (f"windows:{SHA1.lower()};location=LocalMachine", f"windows:thumbprint={SHA1};location=LocalMachine"),
+        (f"windows:{SHA1}&location=LocalMachine", f"windows:thumbprint={SHA1};location=LocalMachine"),
+        (rf"windows:My\{SHA1}", f"windows:thumbprint={SHA1};store=My"),
+    ],
+)
+def test_thumbprint_without_its_name(text: str, uri: str) -> None:
+    """A thumbprint after the scheme is recognized."""
+    assert refusal(text).hint == f"Write '{uri}'."
+
+
+@pytest.mark.parametrize("mark", ["?", "??", "? ", "\u00e2\u20ac\u017d"])
+def test_mark_in_front_of_a_thumbprint(mark: str) -> None:
+    """The dialog's invisible mark becomes other characters in a file that is not UTF-8."""
+    error = refusal(f"windows:location=LocalMachine;thumbprint={mark}{SHA1}")
+    assert "in front of the" in str(error)
+    assert "delete" in str(error).lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        (f"windows:thumbprint={SHA1}&location=LocalMachine", ";location="),
+        ("windows:friendly-name=a&location=LocalMachine", ";location="),
+        ("windows:friendly-name=a&select=newest", "?select="),
+    ],
+)
+def test_ampersand_before_the_question_mark(text: str, right: str) -> None:
+    """`&` separates attributes only after the `?`; before it, it would become part of the value."""
+    assert refusal(text).hint == f"Write ...{right}..."
+
+
+def test_spaces_are_printed_as_they_are() -> None:
+    """A batch file would change `%20`; a space that nobody would see, or beside a user name, is encoded."""
+    provider = "windows:provider=Microsoft Platform Crypto Provider;container=app"
+    assert parse(provider).quoted == f"'{provider}'"
+    assert str(parse("pfx:/etc/my app.pfx")) == "pfx:/etc/my app.pfx"
+    assert str(parse("windows:friendly-name=a ")) == "windows:friendly-name=a%20"
+    assert str(parse("windows:friendly-name=http://a b:c@d")) == "windows:friendly-name=http://***@d"

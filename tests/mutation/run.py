@@ -102,6 +102,7 @@ TESTS = {
     ],
     "src/keyvouch/tokens.py": ["tests/core/test_tokens.py"],
     "src/keyvouch/uri.py": ["tests/core/test_uri.py"],
+    "src/keyvouch/_core/uri_attributes.py": ["tests/core/test_uri.py"],
     "src/keyvouch/_core/uri_errors.py": ["tests/core/test_uri.py"],
     "src/keyvouch/_core/uri_mistakes.py": ["tests/core/test_uri.py", "tests/core/test_uri_mistakes.py"],
     "src/keyvouch/_core/uri_text.py": ["tests/core/test_uri.py"],

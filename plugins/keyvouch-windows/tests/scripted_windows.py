@@ -108,14 +108,15 @@ class ScriptedWindows(Keys):
         subject: str = "CN=app",
         exportable: bool = False,
         friendly_name: str | None = None,
+        days: int = 30,
     ) -> x509.Certificate:
-        """Add a key in this container, and its certificate to the store My of the same location."""
+        """Add a key in this container, and its certificate, valid for some days, to the store My of its location."""
         record = KeyRecord(key, exportable=exportable)
         if container.type:
             self.csp.setdefault((container.name, container.machine), {})[container.spec] = record
         else:
             self.cng[container.provider, container.name, container.machine] = record
-        certificate = make_certificate(key, subject)
+        certificate = make_certificate(key, subject, days)
         name = None if friendly_name is None else (friendly_name + "\0").encode("utf-16-le")
         self.my(machine=container.machine).append(
             CertificateRecord(certificate.public_bytes(Encoding.DER), container, name)
@@ -344,10 +345,10 @@ def pinned(certificate: x509.Certificate, location: str = "CurrentUser") -> str:
     return f"{uri_of(certificate)};store=My;location={location}"
 
 
-def make_certificate(key: AnyKey, subject: str = "CN=app") -> x509.Certificate:
-    """Return a self-signed certificate that is currently valid."""
+def make_certificate(key: AnyKey, subject: str = "CN=app", days: int = 30) -> x509.Certificate:
+    """Return a self-signed certificate that is valid for some more days, or has expired if they are negative."""
     name, now = x509.Name.from_rfc4514_string(subject), dt.datetime.now(dt.UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now - dt.timedelta(days=1)).not_valid_after(now + dt.timedelta(days=30))
+    builder = builder.not_valid_before(now - dt.timedelta(days=9)).not_valid_after(now + dt.timedelta(days=days))
     return builder.sign(key, SHA256())

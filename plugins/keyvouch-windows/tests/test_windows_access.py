@@ -293,7 +293,7 @@ def test_command_shows_before_and_after(german: ScriptedWindows) -> None:
         return done
 
     result = json.loads(keyvouch("grant", r"CONTOSO\nightly$", "--key", uri, "--output", "json").output)
-    assert result == {"before": USUAL, "after": [*USUAL, r"CONTOSO\nightly$"]}
+    assert (result["before"], result["after"]) == (USUAL, [*USUAL, r"CONTOSO\nightly$"])
     shown = keyvouch("grant", "--revoke", r"CONTOSO\nightly$", "--key", uri).stdout
     assert shown.splitlines() == [rf"  {USUAL[0]}", rf"  {USUAL[1]}", r"- CONTOSO\nightly$"]
     listed = keyvouch("keys", "--key", "windows:location=LocalMachine").stdout

@@ -202,7 +202,9 @@ def test_service_account_gets_the_grant_command(scripted: ScriptedWindows, accou
     error = refused(lambda: keyvouch.open_signer(uri_of(certificate)))
 
     assert isinstance(error, AccessDenied)
-    assert error.hint == f"As administrator, run: keyvouch grant '{account}' --key '{known_as}'"
+    grant, _, otherwise = error.hint.partition("\n")
+    assert grant == f"As administrator, run: keyvouch grant '{account}' --key '{known_as}'"
+    assert otherwise == "If the key no longer exists, delete its certificate in certlm.msc."
 
 
 @pytest.mark.parametrize(("machine", "asked"), [(False, "LocalMachine"), (True, "CurrentUser")])

@@ -175,3 +175,15 @@ def test_second_import_is_refused(scripted: ScriptedWindows) -> None:
         with pytest.raises(KeyExists, match="already exists in the store"):
             store.import_key(LEAF, [LEAF_CERTIFICATE])
     assert scripted.cng == there
+
+
+def test_certificate_listed_twice_is_one_key(scripted: ScriptedWindows) -> None:
+    """CurrentUser may list a certificate of LocalMachine beside its own copy: with one URI, it is one key."""
+    add_issued(scripted)
+    listed = scripted.my(machine=False)
+    copy = Container(SOFTWARE, "app", machine=True)
+    listed[:] = [CertificateRecord(listed[0].der), *listed, CertificateRecord(listed[0].der, copy)]
+    with keyvouch.open_store("windows:location=CurrentUser") as store:
+        assert len(store.keys()) == 1
+    with keyvouch.open_signer("windows:location=CurrentUser") as signer:
+        assert signer.chain[0] == LEAF_CERTIFICATE

@@ -16,6 +16,8 @@ from keyvouch.errors import ConfigurationError
 
 NAME = "environment variables"
 """What stands for a profile's name; no profile can have it."""
+PROFILE = "KEYVOUCH_PROFILE"
+"""The variable that names a profile, if there are no settings in variables."""
 VARIABLES = {
     "tenant": "KEYVOUCH_TENANT",
     "client-id": "KEYVOUCH_CLIENT_ID",
@@ -90,11 +92,16 @@ def variables() -> tuple[str, ...]:
     return tuple(os.environ.get(name, "") for name in (*VARIABLES.values(), USE_AZURE, *azure))
 
 
+def profile_name() -> str:
+    """Return the name in `KEYVOUCH_PROFILE`, without the spaces that cmd.exe's `set` keeps; empty if it is not set."""
+    return value_of(PROFILE)
+
+
 def require_no_profile() -> None:
     """Raise `ConfigurationError` if `KEYVOUCH_PROFILE` names a profile as well: one of the two would be ignored."""
-    if value_of("KEYVOUCH_PROFILE"):
+    if profile_name():
         given = next((name for name in (*VARIABLES.values(), USE_AZURE) if os.environ.get(name)), USE_AZURE)
-        raise ConfigurationError(f"KEYVOUCH_PROFILE and {given} are both set.", hint="Unset one of them.")
+        raise ConfigurationError(f"{PROFILE} and {given} are both set.", hint="Unset one of them.")
 
 
 def missing(field: str) -> ConfigurationError:

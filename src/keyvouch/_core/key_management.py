@@ -7,6 +7,8 @@ with open_store("pfx:/etc/keyvouch/app.pfx") as store:
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import functools
 import logging
 import threading
 import time
@@ -47,8 +49,6 @@ from keyvouch.store import (
 from keyvouch.uri import KeyUri
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from cryptography.x509 import Certificate
 
     from keyvouch.algorithms import PrivateKey
@@ -215,15 +215,29 @@ class Store(NotPicklable):
 
     @hidden_frames()
     def grant(self, account: str) -> None:
-        """Allow an account to sign with the key; permissions of others are unchanged."""
+        """Allow an account to sign with the key, or with all keys of the `family`; others' permissions are kept."""
         keeper = self._capable(GrantsAccess, "grant access to keys")
-        self._change("grant", lambda: keeper.grant(self.uri, account), None)
+        for uri in self.family():
+            self._change("grant", functools.partial(keeper.grant, uri, account), None, uri)
 
     @hidden_frames()
     def revoke(self, account: str) -> None:
-        """Revoke an account's permission to sign with the key."""
+        """Revoke an account's permission to sign with the key, or with all keys of the `family`."""
         keeper = self._capable(GrantsAccess, "grant access to keys")
-        self._change("revoke", lambda: keeper.revoke(self.uri, account), None)
+        for uri in self.family():
+            self._change("revoke", functools.partial(keeper.revoke, uri, account), None, uri)
+
+    @hidden_frames()
+    def family(self) -> list[KeyUri]:
+        """Return the pinned URIs of the keys that `select=newest` selects now or later: those that have not expired.
+
+        A URI without `select`, or whose keys have all expired, is returned as it is.
+        """
+        if "select" not in self.uri:
+            return [self.uri]
+        now = dt.datetime.now(dt.UTC)
+        members = [info.uri for info in self.keys() if info.not_after is None or now <= info.not_after]
+        return members or [self.uri]
 
     @hidden_frames()
     def close(self) -> None:
@@ -301,21 +315,24 @@ class Store(NotPicklable):
         require_type(self.uri.scheme, method, result, expected, members=members)
         return result
 
-    def _change(self, event: str, action: Callable[[], T], expected: type | None) -> T:
-        """Make a change and record it; the result must have the `expected` type, or is unchecked if that is None."""
-        outcome = "done"
+    def _change(self, event: str, action: Callable[[], T], expected: type | None, changed: KeyUri | None = None) -> T:
+        """Make a change and record it; the result must have the `expected` type, or is unchecked if that is None.
+
+        `changed` is the URI of the key, if it is not the store's.
+        """
+        outcome, uri = "done", str(changed or self.uri)
         try:
             result = self._call(action, CHANGE_TIMEOUT, repeatable=False)
             return self._checked(event, result, expected) if expected else result
         except KeyvouchError as error:
             outcome = error.code
-            error.uri = error.uri or str(self.uri)
+            error.uri = error.uri or uri
             raise
         except BaseException as error:
             outcome = type(error).__name__
             raise
         finally:
-            record_audit(event, {"uri": str(self.uri), "outcome": outcome})
+            record_audit(event, {"uri": uri, "outcome": outcome})
 
     def _call(self, action: Callable[[], T], timeout: float, *, repeatable: bool) -> T:
         token = self._use.token

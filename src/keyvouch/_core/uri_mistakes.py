@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from keyvouch._secrets.redaction import KEY_REFERENCE_KINDS, REFERENCE_KINDS, redact
 from keyvouch.errors import ConfigurationError
@@ -32,11 +34,17 @@ _FIRST_ATTRIBUTES = {
 _DIGITS = r"[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64}"
 _SEPARATORS = re.compile("[:\\s\u200e\u200f-]")
 _PROVIDER_PATH = re.compile(
-    r"(?:[\w.\\/]*certificate::|cert:)?[\\/]*(LocalMachine|CurrentUser)[\\/]+(\w+)(?:[\\/]+(.*))?", re.IGNORECASE
+    r"(?:[\w.\\/]*certificate::|cert:|windows:)?[\\/]*(LocalMachine|CurrentUser)[\\/]+(\w+)(?:[\\/]+(.*))?",
+    re.IGNORECASE,
 )
 """A path in PowerShell's drive `Cert:`; without the drive, as curl and stunnel write it."""
 _REFERENCED_KEY = re.compile(rf"(?:pem|pfx):(?:(?:{'|'.join(KEY_REFERENCE_KINDS)}):|[/.]).*")
 """The beginning of a URI of a file or reference, where a text may contain several."""
+_UNNAMED_THUMBPRINT = re.compile(
+    r"windows:(?:(\w+)[\\/]+)?([^;=?&\\/]+)((?:[;&][\w-]+=[^?]*)?)(?:\?.*)?", re.IGNORECASE
+)
+_MARKED_THUMBPRINT = re.compile(rf"windows:(?:[^?]*;)?thumbprint=\?+ ?({_DIGITS})(?![0-9A-Fa-f])", re.IGNORECASE)
+"""With the invisible mark that Windows' dialog copies, in a file whose encoding does not have it."""
 _VAULT_OBJECT = re.compile(
     r"//([\w.-]+\.(?:vault|managedhsm)\.[\w.]+)(?::443)?/(keys|certificates|secrets)/([\w-]+)(?:/(\w+))?/?"
 )
@@ -69,9 +77,14 @@ def certificate_in_windows(text: str) -> ConfigurationError | None:
             hint=f"For a key in the Windows certificate store, write windows:thumbprint={digits}; for one in a file,"
             " pfx:PATH or pem:PATH.",
         )
+    if _MARKED_THUMBPRINT.match(text):
+        return ConfigurationError(
+            "Unexpected character in front of the thumbprint.",
+            hint="Delete it: it was copied from the certificate dialog, and may be invisible in an editor.",
+        )
     found = _PROVIDER_PATH.fullmatch(text)
     if found is None:
-        return None
+        return _without_name(text)
     location = "LocalMachine" if found[1].lower() == "localmachine" else "CurrentUser"
     where = f"store={'My' if found[2].lower() == 'my' else found[2]};location={location}"
     digits = _thumbprint(found[3] or "")
@@ -81,6 +94,27 @@ def certificate_in_windows(text: str) -> ConfigurationError | None:
         else f"List the keys: keyvouch keys --key 'windows:{where}'"
     )
     return ConfigurationError("Expected a key's URI, got a path in the Windows certificate store.", hint=hint)
+
+
+def _without_name(text: str) -> ConfigurationError | None:
+    """Return the error for a thumbprint without `thumbprint=`, perhaps after the name of its store."""
+    found = _UNNAMED_THUMBPRINT.fullmatch(text)
+    if found is None or not (digits := _thumbprint(found[2])):
+        return None
+    store = f";store={found[1]}" if found[1] else ""
+    rest = redact(found[3].replace("&", ";"))
+    return ConfigurationError(
+        "Expected name=value in every part of the URI.", hint=f"Write 'windows:thumbprint={digits}{store}{rest}'."
+    )
+
+
+def require_no_ampersand(value: str, declared: Mapping[str, Any]) -> None:
+    """Raise `ConfigurationError` if `&` separates a declared attribute from this value, as it does after the `?`."""
+    for part in value.split("&")[1:]:
+        name, equals, _ = part.partition("=")
+        if equals and name in declared:
+            right = "?" if declared[name].query else ";"
+            raise ConfigurationError(f'Expected {right} before "{name}", got &.', hint=f"Write ...{right}{name}=...")
 
 
 def _thumbprint(text: str) -> str:

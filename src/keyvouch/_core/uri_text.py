@@ -26,13 +26,15 @@ class UriSyntax:
 
 
 def encode_readable(data: bytes, keep: str = "") -> str:
-    """Percent-encode what would end the value, confuse a reader or a shell, or is not printable text."""
+    """Percent-encode what would end the value, confuse a reader or a shell, or is not printable text.
+
+    Spaces are printed as they are, since `%20` means something else in a batch file: except at an end, where nobody
+    would see them, and if there may be a user name, which would then not be recognized and redacted.
+    """
     text = data.decode(errors="surrogateescape")
+    special = {*QUOTES, *"%?;&#", *(" " if "@" in text or text != text.strip(" ") else "")} - {*keep}
     encoded = "".join(
-        character
-        if character.isprintable() and (character in keep or character not in {*QUOTES, *"%?;&# "})
-        else percent(character)
-        for character in text
+        character if character.isprintable() and character not in special else percent(character) for character in text
     )
     return _without_marks(encoded)
 

@@ -7,6 +7,7 @@ the proxy's address, without credentials.
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 from collections.abc import Iterable
 from http.client import BadStatusLine, HTTPException, IncompleteRead, RemoteDisconnected
@@ -125,10 +126,14 @@ def _server_failure(causes: list[BaseException], server: str) -> Failure:
             f"{server} {flaw}.",
             "Check the address, the network and the proxy, and that the server is running.",
         )
+    reason, check = _system_reason(causes), "the address, the network, private endpoints and the proxy"
+    if _first(causes, socket.gaierror):
+        reason = f"its host name was not found ({reason})"
+        check = "the host name in the address for a typing error, then DNS, private endpoints and the proxy"
     return Failure(
         "connection",
-        f"{server} cannot be reached: {_system_reason(causes)}.",
-        "Check the address, the network, private endpoints and the proxy, and that the server is running.",
+        f"{server} cannot be reached: {reason}.",
+        f"Check {check}, and that the server is running.",
     )
 
 

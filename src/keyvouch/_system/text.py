@@ -14,10 +14,13 @@ def decode(data: bytes) -> str:
 
 
 def advice(data: bytes, path: object, default: str = "Save it as UTF-8.") -> str:
-    """Return a hint for a file with these bytes that cannot be read; for UTF-16, how to convert it to UTF-8."""
+    """Return a hint for a file with these bytes that cannot be read; for UTF-16, how to convert it to UTF-8.
+
+    With a default, bytes of a text are taken for those of Windows' ANSI code page.
+    """
+    convert = f"(Get-Content '{path}') | Set-Content -Encoding utf8 '{path}'"
     if data.startswith(_UTF16):
-        return (
-            "Convert it from UTF-16, which PowerShell's > writes, to UTF-8: "
-            f"(Get-Content '{path}') | Set-Content -Encoding utf8 '{path}'"
-        )
+        return f"Convert it from UTF-16, which PowerShell's > writes, to UTF-8: {convert}"
+    if default and b"\0" not in data:  # Windows PowerShell reads the code page by default, PowerShell 7 does not
+        return f"{default} From the encoding ANSI, in Windows PowerShell 5.1: {convert}"
     return default

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +78,7 @@ class _Step:
 
 def _print_step(step: _Step) -> None:
     click.secho(f"\n== {step.title}", fg="cyan", bold=True)
-    click.secho(f"$ {step.command}", bold=True)
+    click.secho(f"{_PROMPT} {step.command}", bold=True)
     click.echo(step.output)
     if step.exit_status:
         click.echo(f"(exit status {step.exit_status})")
@@ -85,6 +86,8 @@ def _print_step(step: _Step) -> None:
         click.echo(remark)
 
 
+_ON_WINDOWS = sys.platform == "win32"
+_PROMPT = "PS>" if _ON_WINDOWS else "$"
 _SOFTHSM = (
     "/usr/lib/softhsm/libsofthsm2.so",
     "/usr/lib64/pkcs11/libsofthsm2.so",
@@ -157,6 +160,8 @@ class _Demo:
         tool = shutil.which("softhsm2-util")
         if module is None or tool is None or importlib.util.find_spec("keyvouch_pkcs11") is None:
             text = "Install SoftHSM and keyvouch-pkcs11 to see the second part, with a key on a token."
+            if _ON_WINDOWS:
+                return
             yield _Step(
                 "Skipped the second part", "apt-get install softhsm2; pip install . ./plugins/keyvouch-pkcs11", text, 0
             )
@@ -199,9 +204,21 @@ class _Demo:
             encoding="utf-8",
             check=False,
         )
-        changed = "".join(f"{name}={value} " for name, value in environment.items())
-        shown = f"{changed}keyvouch {shlex.join(arguments)}".replace(str(self._folder), "$DEMO")
+        shown = (_in_powershell if _ON_WINDOWS else _in_shell)(arguments, environment)
+        shown = shown.replace(str(self._folder), "$DEMO")
         return _Step(title, shown, done.stdout.strip().replace(str(self._folder), "$DEMO"), done.returncode)
+
+
+def _in_shell(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    changed = "".join(f"{name}={value} " for name, value in environment.items())
+    return f"{changed}keyvouch {shlex.join(arguments)}"
+
+
+def _in_powershell(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return the command in double quotes, which cmd.exe accepts too."""
+    changed = "".join(f'$env:{name} = "{value}"; ' for name, value in environment.items())
+    quoted = (each if re.fullmatch(r"[\w:./=\\-]+", each) else f'"{each}"' for each in arguments)
+    return f"{changed}keyvouch {' '.join(quoted)}"
 
 
 def _shortened(step: _Step, remark: str) -> _Step:

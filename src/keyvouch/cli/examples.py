@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 _PFX = "'pfx:app.pfx?password=prompt:'"
@@ -70,9 +72,16 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 """The lines for each command, by its name without `keyvouch`. A line that continues another one is indented."""
 
 
+def for_windows(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the lines for PowerShell and cmd.exe, both of which accept double quotes, and no backslash at an end."""
+    return tuple("\n".join(lines).replace("\\\n  ", "").replace("'", '"').splitlines())
+
+
 def add_examples(command: click.Command, name: str) -> None:
     """Add the command's examples, and those of its subcommands, to their help."""
     if lines := EXAMPLES.get(name):
+        if sys.platform == "win32":
+            lines = for_windows(lines)
         command.epilog = "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
     if isinstance(command, click.Group):
         for subcommand in command.commands.values():

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import click
 
-from keyvouch._core import environment
+from keyvouch import config
+from keyvouch._core import environment, opening
 from keyvouch._core.signer import Signer
 from keyvouch._system import files
 from keyvouch.cli.options import Command, key_options, output_option
-from keyvouch.cli.output import present, print_next_command
+from keyvouch.cli.output import present, print_next_command, print_profile_commands
 from keyvouch.cli.selection import Selection, select
 from keyvouch.errors import CertificateMissing, ConfigurationError, KeyExists
 
@@ -77,8 +78,16 @@ def _print_text(path: str, selection: Selection, *, is_certificate: bool) -> Non
         if is_issuer(selection.profile):
             where = f"Register {path} for the client at {selection.profile.authority}."
         click.echo(where, err=True)
-        option = "" if selection.name == environment.NAME else f" --profile {selection.name or 'NAME'}"
-        print_next_command(f"keyvouch token{option}")
+        _print_next_command(selection)
+
+
+def _print_next_command(selection: Selection) -> None:
+    if not selection.name and not config.load().profiles:
+        uri = opening.parse(selection.profile.keys[0])
+        print_profile_commands(uri, uri, exported=True)
+        return
+    option = "" if selection.name == environment.NAME else f" --profile {selection.name or 'NAME'}"
+    print_next_command(f"keyvouch token{option}")
 
 
 def write_certificate(path: Path, signer: Signer) -> None:

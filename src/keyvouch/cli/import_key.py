@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from keyvouch._core import opening
+from keyvouch.cli.new import key_for_profile
 from keyvouch.cli.options import key_option, output_option
 from keyvouch.cli.output import (
+    is_machine_key,
     key_facts,
     mentioning_new_key,
     present,
     print_key,
     print_next_command,
+    print_profile_commands,
     print_readers_hint,
 )
 from keyvouch.cli.selection import select
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 @click.command("import")
 @click.option("--from", "source", required=True, metavar="URI", help="Key to copy, from a store that can export it.")
-@key_option("Where to import it. In a shell, put it in single quotes.", required=True)
+@key_option("Where to import it. In a shell, quote it.", required=True)
 @click.option("--exportable", is_flag=True, help="Let the new store export the key again, if it can prevent that.")
 @output_option
 def command(source: str, key: str, exportable: bool, output: str) -> None:
@@ -43,16 +46,19 @@ def command(source: str, key: str, exportable: bool, output: str) -> None:
     origin, target = select(None, source), select(None, key)
     private_key, chain = _export(origin.open_store())
     with target.open_store() as store:
-        target_uri = store.uri
+        requested = store.uri
         pinned = store.import_key(private_key, chain, exportable=exportable)
     with mentioning_new_key(pinned), opening.open_uri(pinned, target.secrets) as signer:
         facts = key_facts(signer)
-    present(facts, output, lambda result: _print_text(target_uri, pinned, result))
+    present(facts, output, lambda result: _print_text(requested, pinned, result))
 
 
 def _print_text(requested: KeyUri, pinned: KeyUri, facts: dict[str, object]) -> None:
     print_key(pinned, facts)
     print_readers_hint(requested, pinned)
+    if is_machine_key(pinned):
+        print_profile_commands(key_for_profile(requested, pinned), pinned, exported=False)
+        return
     print_next_command(f"keyvouch sign --key {pinned.quoted} FILE")
 
 

@@ -17,22 +17,25 @@ from keyvouch.cli import export, profile
 from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import authority_option, ca_file_option, key_option, output_option
 from keyvouch.cli.output import (
+    is_machine_key,
     key_facts,
     mentioning_new_key,
     present,
     print_key,
     print_next_command,
+    print_profile_commands,
     print_readers_hint,
+    printable,
     shown_time,
 )
 from keyvouch.cli.selection import Selection, select
 from keyvouch.entra.authority import is_issuer
 from keyvouch.errors import KeyvouchError
-from keyvouch.store import KeySpec, KeyUri
+from keyvouch.store import KeyInfo, KeySpec, KeyUri
 
 
 @click.command("new")
-@key_option("Where to create it. In a shell, put it in single quotes.", required=True)
+@key_option("Where to create it. In a shell, quote it.", required=True)
 @click.option("--subject", default="CN=keyvouch", show_default=True, help="Certificate subject, like CN=app,O=Contoso.")
 @click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Days until it expires.")
 @click.option("--key-type", type=click.Choice(KEY_TYPES, case_sensitive=False), default="RSA-2048", show_default=True)
@@ -81,14 +84,15 @@ def command(
         requested = store.uri
         spec = KeySpec(key_type=key_type, subject=subject, days=days, exportable=exportable, further=further)
         pinned = store.generate(spec)
-    profile_key = _profile_key(requested, pinned)
-    signs_from = _signs_from(profile_key, pinned, selection) if further else None
+    profile_key = key_for_profile(requested, pinned)
+    signs_from, to_grant = _succession(profile_key, pinned, selection) if further else (None, [])
     with mentioning_new_key(pinned):
         with opening.open_uri(pinned, selection.secrets) as signer:
             facts = key_facts(signer)
             if certificate_out:
                 export.write_certificate(certificate_out, signer)
         facts["signs_from"] = signs_from and signs_from.isoformat()
+        facts["accounts_to_grant"] = to_grant
         facts["certificate_file"] = certificate_out and str(certificate_out)
         if save_profile:
             fields: dict[str, object] = {"authority": authority, "ca-file": ca_file}
@@ -100,6 +104,7 @@ def command(
         _print_key(result, requested, pinned, is_for_entra=not is_issuer(selection.profile))
         if further:
             _print_succession(result["signs_from"], profile_key)
+            _print_accounts_to_grant(result["accounts_to_grant"], pinned)
         if "profile" in result:
             profile.warn_of_own_configuration(Path(result["configuration"]))
         if is_issuer(selection.profile):
@@ -110,7 +115,7 @@ def command(
     present(facts, output, print_text)
 
 
-def _profile_key(requested: KeyUri, pinned: KeyUri) -> KeyUri:
+def key_for_profile(requested: KeyUri, pinned: KeyUri) -> KeyUri:
     """Return the URI for a profile: as requested, so that the profile follows the key's rotation.
 
     A relative path depends on the working directory, so a file's is pinned and a family's made absolute. A key whose
@@ -127,17 +132,30 @@ def _profile_key(requested: KeyUri, pinned: KeyUri) -> KeyUri:
     return requested.replace({"select": "newest"}) if is_member and "spki-sha256" not in requested else requested
 
 
-def _signs_from(profile_key: KeyUri, pinned: KeyUri, selection: Selection) -> dt.datetime | None:
-    """Return when a program that opens the family begins to sign with its new member; None if it does so at once."""
+def _succession(profile_key: KeyUri, pinned: KeyUri, selection: Selection) -> tuple[dt.datetime | None, list[str]]:
+    """Return when programs that open the family begin to sign with its new member, and who may not do so yet.
+
+    The time is None if they do so at once; the accounts are those that may sign with another member.
+    """
     from keyvouch._core.key_management import Store
 
     with contextlib.suppress(KeyvouchError), Store(profile_key, selection.secrets) as store:
-        infos = store.keys()
-        now = store.schedule(infos).now
-        made = next((info for info in infos if info.uri.identity() == pinned.identity()), None)
-        if now and made and made.age_begins and now.spki_sha256 != made.spki_sha256:
-            return made.age_begins + dt.timedelta(seconds=profile_key.get("settle"))
-    return None
+        members = store.keys()
+        now = store.schedule(members).now
+        made = next((info for info in members if info.uri.identity() == pinned.identity()), None)
+        if made is None:
+            return None, []
+        signs_from = None
+        if now and now.spki_sha256 != made.spki_sha256 and made.age_begins:
+            signs_from = made.age_begins + dt.timedelta(seconds=profile_key.get("settle"))
+        return signs_from, _accounts_to_grant(members, made)
+    return None, []
+
+
+def _accounts_to_grant(members: list[KeyInfo], made: KeyInfo) -> list[str]:
+    """Return the accounts that may sign with another member of the family, but not with this one."""
+    readers = dict.fromkeys(reader for info in members for reader in info.readers or ())
+    return [each for each in readers if each not in (made.readers or ())]
 
 
 def _print_succession(signs_from: str | None, profile_key: KeyUri) -> None:
@@ -155,8 +173,14 @@ def _print_succession(signs_from: str | None, profile_key: KeyUri) -> None:
     click.echo(f"With this line, a profile always uses the key that is to sign:\n  {line}", err=True)
 
 
+def _print_accounts_to_grant(accounts: list[str], pinned: KeyUri) -> None:
+    if accounts:
+        lines = "".join(f"\n  keyvouch grant '{printable(each)}' --key {pinned.quoted}" for each in accounts)
+        click.echo(f"\nThe new key is not available yet to accounts that use the family:{lines}", err=True)
+
+
 def _print_key(facts: dict[str, Any], requested: KeyUri, pinned: KeyUri, *, is_for_entra: bool) -> None:
-    print_key(pinned, {name: value for name, value in facts.items() if name != "signs_from"})
+    print_key(pinned, {name: value for name, value in facts.items() if name not in ("signs_from", "accounts_to_grant")})
     print_readers_hint(requested, pinned)
     if {"path", "password"} <= {*requested.declared} and "password" not in requested:
         click.echo("\nThe file is not encrypted: the URI has no password=. Did the shell cut it at `&`?", err=True)
@@ -173,13 +197,17 @@ def _print_jwk_registration(authority: str, pinned: KeyUri) -> None:
 def _print_certificate_registration(
     facts: dict[str, Any], pinned: KeyUri, profile_key: KeyUri, *, further: bool
 ) -> None:
-    if facts["certificate_file"] is None:
+    """Say where the certificate is registered, and which command comes next."""
+    file = facts["certificate_file"]
+    is_new_machine_key = is_machine_key(pinned) and not further and "profile" not in facts
+    if file is None and not is_new_machine_key:
         command = f"keyvouch export --jwk --key {pinned.quoted}"
         click.echo(f"\nFor a server that knows public keys (JWKS) instead of certificates: {command}", err=True)
         print_next_command(f"keyvouch export --certificate app.cer --key {pinned.quoted}")
         return
-    click.echo(f"\nUpload {facts['certificate_file']} to the app registration (Certificates & secrets).", err=True)
+    if file:
+        click.echo(f"\nUpload {file} to the app registration (Certificates & secrets).", err=True)
     if "profile" in facts:
         print_next_command(f"keyvouch token --profile {facts['profile']}")
     elif not further:
-        print_next_command(f"keyvouch profile add NAME --tenant TENANT --client-id ID --key {profile_key.quoted}")
+        print_profile_commands(profile_key, pinned, exported=file is not None)

@@ -32,7 +32,7 @@ def key_option(text: str, *, required: bool = False) -> Callable[[Command], Comm
 
 def key_options(command: Command) -> Command:
     """Add the `--profile` and `--key` options."""
-    command = key_option("URI of the key. In a shell, put it in single quotes.")(command)
+    command = key_option("URI of the key. In a shell, quote it.")(command)
     return click.option(
         "--profile",
         metavar="NAME",

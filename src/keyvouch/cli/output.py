@@ -98,22 +98,45 @@ def _console() -> Console:
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 500)
 
 
-def print_next_command(line: str, account: str = "") -> None:
-    """Print the next command to run, as this or another account, to standard error, so that the result can be piped."""
+def print_next_command(line: str) -> None:
+    """Print the next command to run to standard error, so that the result can be piped."""
     configuration = click.get_current_context().find_root().params.get("config")
     if configuration:
         line = line.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ", 1)
-    other_account = f", as {printable(account)}" if account else ""
-    click.echo(f"\nNext{other_account}: {line}", err=True)
+    click.echo(f"\nNext: {line}", err=True)
+
+
+def print_profile_commands(key: KeyUri, pinned: KeyUri, *, exported: bool) -> None:
+    """Print the commands that make a new key usable with a profile; `exported`: its certificate is in a file.
+
+    A key in Windows' LocalMachine is used by another account, so that account needs a permission and a profile.
+    """
+    options = f"profile add NAME --tenant TENANT --client-id ID --key {key.quoted}"
+    if not is_machine_key(key):
+        print_next_command(f"keyvouch {options}")
+        return
+    given = click.get_current_context().find_root().params.get("config")
+    configuration = shlex.quote(str(given or files.configuration_files()[-1]))
+    export = f"\n  keyvouch export --certificate app.cer --key {pinned.quoted}"
+    click.echo(
+        f"\nNext, for the account of the task or service:{'' if exported else export}"
+        f"\n  keyvouch grant 'DOMAIN\\ACCOUNT' --key {key.quoted}\n  keyvouch --config {configuration} {options}",
+        err=True,
+    )
+
+
+def is_machine_key(uri: KeyUri) -> bool:
+    """Return True for a key in Windows' LocalMachine, which the accounts of services and tasks use."""
+    return "location" in uri.declared and uri.get("location") == "LocalMachine"
 
 
 @contextlib.contextmanager
 def mentioning_new_key(pinned: KeyUri) -> Iterator[None]:
-    """Add to an error after a key was made or imported that the key exists, and its URI."""
+    """Add to an error after a key was made or imported that the key exists, and how to delete it."""
     try:
         yield
     except KeyvouchError as error:
-        error.hint += f"\nThe new key was kept: {pinned.quoted}"
+        error.hint += f"\nThe new key was kept. Use it, or delete it: keyvouch delete --key {pinned.quoted}"
         raise
 
 

@@ -96,7 +96,7 @@ def _present_store(scheme: str, output: str) -> None:
         heading = click.style("capabilities", bold=True)
         indent = " " * len("capabilities  ")
         click.echo(f"{heading}  {_wrapped(indent + ', '.join(capabilities), indent).strip()}\n")
-        print_table(["attribute", "position", "required to", "meaning"], [_attribute_row(each) for each in attributes])
+        print_table(["attribute", "position", "required for", "meaning"], [_attribute_row(each) for each in attributes])
 
     result = {**_row(plugin), "capabilities": capabilities, "attributes": [_attribute(each) for each in attributes]}
     present(result, output, print_text)

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from keyvouch.stores import key_files
 
 _UNKNOWN: files.Stamp = (0, 0, 0, 0)
 """The stamp if finding out whether the key was replaced takes more than a moment."""
+_OF_SYSTEMD = "" if sys.platform == "win32" else "credential:name, "
 
 
 @dataclass(frozen=True)
@@ -109,5 +111,5 @@ def parse_location(data: bytes) -> Path | KeyReference:
     if kind == "prompt":
         raise ValueError("a key cannot be entered on the terminal; pipe it to the command, and write stdin:")
     if "\0" in text or bool(name) == (kind == "stdin") or (kind == "env" and not re.fullmatch(r"[\w.-]+", name)):
-        raise ValueError("expected env:NAME, credential:name, keyring:service/user, command:/path/program or stdin:")
+        raise ValueError(f"expected env:NAME, {_OF_SYSTEMD}keyring:service/user, command:/path/program or stdin:")
     return KeyReference(kind, name)

@@ -141,7 +141,13 @@ def find_entries(uri: KeyUri) -> list[Entry]:
 
 
 def _without_duplicates(found: list[Entry]) -> list[Entry]:
-    """Leave out copies: if both locations have the same certificate and key, keep the one in the key's location."""
+    """Leave out copies: if both locations have the same certificate and key, keep the one in the key's location.
+
+    A collection may list a certificate twice, since CurrentUser includes LocalMachine's: one URI means one entry.
+    """
+    with_key_last = sorted(found, key=lambda each: each.container is not None)
+    by_uri = {(each.location, each.certificate): each for each in with_key_last}
+    found = [each for each in found if by_uri[each.location, each.certificate] is each]
     misplaced = [
         each for each in found if each.container and each.container.machine != (each.location == "LocalMachine")
     ]

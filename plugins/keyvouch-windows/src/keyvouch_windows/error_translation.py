@@ -107,12 +107,15 @@ def _denied_or_missing(operation: str, answer: str, uri: KeyUri | None) -> Keyvo
         hint = f"As administrator, run: keyvouch grant '{account}' --key {uri.quoted}"
         if "container" in uri:
             hint += "\nOr correct container= and provider=: Windows reports the same if the container does not exist."
+        else:
+            hint += "\nIf the key no longer exists, delete its certificate in certlm.msc."
         return AccessDenied(
             f"The account {account} may not use this key, or the key no longer exists: {answer}.", hint=hint, uri=uri
         )
     return AccessDenied(
         f"The private key is not available to the account {account}: {answer}.",
         hint="Keys in CurrentUser belong to the account that created them. For a service, import the key with"
-        " location=LocalMachine, then run `keyvouch grant`.",
+        " location=LocalMachine, then run `keyvouch grant`. If the key no longer exists, delete its certificate in"
+        " certmgr.msc.",
         uri=uri,
     )

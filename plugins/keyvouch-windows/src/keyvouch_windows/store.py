@@ -74,8 +74,7 @@ class WindowsStore(
     """Keys in the Windows certificate store: `windows:thumbprint=4A5B...;store=My;location=LocalMachine`.
 
     A certificate is selected by thumbprint, subject, issuer or friendly name, in CurrentUser and LocalMachine unless
-    `location=` names one; a key without a certificate by `provider=` and `container=`. The store requires Windows: on
-    other systems it raises `NotSupported`.
+    `location=` names one; a key without a certificate by `provider=` and `container=`. The store works only on Windows.
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES

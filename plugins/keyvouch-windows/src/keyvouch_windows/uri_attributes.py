@@ -22,6 +22,8 @@ _SEPARATORS = re.compile("[\\s:\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 def parse_thumbprint(value: bytes) -> str:
     """Return the digits of a thumbprint in upper case, for `Attribute.parse`. Raises ValueError."""
     digits = _SEPARATORS.sub("", value.decode()).upper()
+    if re.fullmatch(r"[^0-9A-F]+([0-9A-F]{40}|[0-9A-F]{64})", digits):
+        raise ValueError("delete the characters in front of the digits, which may be invisible in an editor")
     if len(digits) not in _HASHES or not re.fullmatch(r"[0-9A-F]+", digits):
         raise ValueError("expected 40 hexadecimal digits (SHA-1) or 64 (SHA-256)")
     return digits

@@ -52,8 +52,10 @@ def cannot_write(path: Path, error: OSError) -> KeyvouchError:
         errno.ESTALE: "Run the command again.",
         errno.ELOOP: "Use a path without symbolic links.",
     }
-    hint = long_path_hint(path) or hints.get(error.errno or 0, "Choose another location.")
-    return ConfigurationError(f"{path} cannot be written: {error.strerror or error}.", hint=hint)
+    long = long_path_hint(path)
+    hint = long or hints.get(error.errno or 0, "Choose another location.")
+    reason = "its folder does not exist" if error.errno == errno.ENOENT and not long else error.strerror or error
+    return ConfigurationError(f"{path} cannot be written: {reason}.", hint=hint)
 
 
 def require_folder_of(path: Path) -> None:
