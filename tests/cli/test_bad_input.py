@@ -202,7 +202,7 @@ def test_unregistered_certificate(authority: Authority, key: Key, tmp_path: Path
 
     from keyvouch.certificate import thumbprint
 
-    check(done, 7, "AADSTS700027", thumbprint(key.certificate), "keyvouch export --certificate app.cer")
+    check(done, 7, "AADSTS700027", thumbprint(key.certificate), "export --certificate app.cer")
 
 
 def test_unknown_tenant(authority: Authority, key: Key, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from keyvouch import cli, config
 from keyvouch._system import files, tls
 from keyvouch._system.files import check_trusted
 from keyvouch._system.files.reading import read_private_with_status
-from keyvouch.cli.profile import add
 from keyvouch.errors import ConfigurationError
 from stores.key_material import certify, new_key, pem_of, write
 
@@ -34,13 +33,6 @@ def test_configuration_in_a_closed_folder_is_not_reported_as_missing(etc: Path) 
     told = answer_as(SERVICE, profile)
     assert f"The configuration {etc / 'config.toml'} cannot be read: Permission denied" in told
     assert "No configuration" not in told
-
-
-def test_ca_file_in_a_closed_folder(etc: Path) -> None:
-    """`--ca-file` in a folder that this account cannot enter is refused, without a traceback."""
-    arguments = ["p", "--key", "pem:/a", "--client-id", "c", "--tenant", "t", "--ca-file"]
-    told = answer_as(SERVICE, lambda: str(add.main([*arguments, str(etc / "ca.pem")], standalone_mode=False)))
-    assert told == f"{etc / 'ca.pem'} cannot be read: Permission denied."
 
 
 def test_profile_cannot_be_picked_in_a_closed_folder(etc: Path) -> None:
