@@ -25,7 +25,7 @@ def refusal(path: str | None) -> ConfigurationError:
 def test_missing_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hint names what is wrong: the field, or the variable."""
     error = refusal(name)
-    assert error.message == f"The trusted TLS certificates {name} cannot be read: No such file or directory."
+    assert error.message == f"The trusted TLS certificates {name} do not exist."
     assert error.hint.startswith("Correct ca-file: write the absolute path")
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     for variable in ("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
@@ -68,5 +68,6 @@ def test_file_that_this_account_cannot_read(public: Path, closed: str) -> None:
 
     text = answer_as(SERVICE, trust)
     assert f"{path} cannot be read: Permission denied" in text
-    subprocess.run(["sh", "-eu", "-c", text.partition("Run as root: ")[2]], check=True)
+    lines = text.partition("Run as root: ")[2].replace("Then, if it exists: ", "")
+    subprocess.run(["sh", "-eu", "-c", lines], check=True)
     assert answer_as(SERVICE, trust) == "trusted"

@@ -129,7 +129,7 @@ def test_unknown_key(server: FositeServer, client_id: str, keys: list[Key], prof
     done = run("--config", profile(unknown), "token")
 
     assert f"Sent: algorithm PS256, kid {export(unknown)[0]['kid']}." in done.errors
-    assert "keyvouch export --jwk --key" in done.errors
+    assert " --jwks`" in done.errors
 
 
 def test_standby_key(server: FositeServer, client_id: str, keys: list[Key], export: Export) -> None:

@@ -86,7 +86,7 @@ NETWORK_ERRORS = [
         "https://login: it is not valid JSON.",
         "later",
     ),
-    (requests.exceptions.Timeout("x"), AuthorityUnavailable, "request to https://login timed out.", "Try again later"),
+    (requests.exceptions.Timeout("x"), AuthorityUnavailable, "request to https://login timed out.", "try again later"),
     (connection_error(OSError(111, "No way")), AuthorityUnavailable, "cannot be reached: No way.", "network"),
     (connection_error(OSError("text")), AuthorityUnavailable, "cannot be reached: OSError.", "network"),
     (requests.exceptions.ConnectionError("x"), AuthorityUnavailable, "reached: ConnectionError.", "network"),

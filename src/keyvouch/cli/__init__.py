@@ -19,7 +19,7 @@ COMMANDS = {
     "profile": "List, show and add profiles.",
     "new": "Create a key and its certificate.",
     "import": "Copy a key from one store to another.",
-    "install": "Store a certificate with its key.",
+    "install": "Put a certificate into the store, next to its key.",
     "export": "Write a certificate or a key to a file.",
     "delete": "Delete a key.",
     "grant": "Grant or revoke an account's permission to use a key.",
