@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keyvouch import errors
-from keyvouch.cli import group
+from keyvouch.cli import COMMANDS
 
 DOCS = Path(__file__).parent
 MEANINGS = {
@@ -74,11 +74,7 @@ def exit_statuses() -> str:
 
 def commands() -> str:
     """Return the table of commands, with what each does."""
-    rows = [
-        f"| `keyvouch {name}` | {each.get_short_help_str(limit=200)} |"
-        for name, each in sorted(group.commands.items())
-        if not each.hidden
-    ]
+    rows = [f"| `keyvouch {name}` | {purpose} |" for name, purpose in COMMANDS.items()]
     return "\n".join(["| command | what it does |", "| --- | --- |", *rows])
 
 
