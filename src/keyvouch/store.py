@@ -432,18 +432,31 @@ def _by_key(infos: Sequence[KeyInfo], spki: str) -> KeyInfo | None:
 
 
 def _newest_settled(uri: KeyUri, infos: Sequence[KeyInfo], now: dt.datetime) -> tuple[KeyInfo, dt.datetime | None]:
-    if any(info.has_certificate for info in infos):
-        certified = [info for info in infos if info.has_certificate]
-        # If none is valid, choose among all of them: the assertion then reports which certificate has expired.
-        infos = [info for info in certified if _valid(info, now)] or certified
+    settle = dt.timedelta(seconds=uri.get("settle"))
+    infos = _usable(infos, now, settle)
     aged = [(info.age_begins, info) for info in infos if info.age_begins]
     if len(aged) < len(infos):
         raise ambiguous(uri, infos, "Their ages are unknown; use one of these URIs")
     aged.sort(key=lambda pair: pair[0], reverse=True)
-    settle = dt.timedelta(seconds=uri.get("settle"))
     chosen = next((index for index, (begin, _) in enumerate(aged) if begin + settle <= now), len(aged) - 1)
     younger = [begin + settle for begin, _ in aged[:chosen]]
     return aged[chosen][1], min(younger, default=None)
+
+
+def _usable(infos: Sequence[KeyInfo], now: dt.datetime, settle: dt.timedelta) -> Sequence[KeyInfo]:
+    """Return the members with a valid certificate; before the first one has settled, also settled ones without."""
+
+    def has_settled(info: KeyInfo) -> bool:
+        return info.age_begins is not None and info.age_begins + settle <= now
+
+    certified = [info for info in infos if info.has_certificate]
+    if not certified:
+        return infos
+    # If none is valid, choose among all of them: the assertion then reports which certificate has expired.
+    usable = [info for info in certified if _valid(info, now)] or certified
+    if any(map(has_settled, certified)):
+        return usable
+    return [*usable, *(info for info in infos if not info.has_certificate and has_settled(info))]
 
 
 def _valid(info: KeyInfo, now: dt.datetime) -> bool:

@@ -195,6 +195,16 @@ def test_members_without_certificate_are_skipped() -> None:
     assert chosen([certified("a", 9000), key("b", age=2000), certified("c", 3000)]) == "c"
 
 
+def test_member_without_certificate_signs_until_another_has_settled() -> None:
+    """The first member with a certificate is not used before it has settled, if there is another key to use."""
+    infos = [key("a", age=9000), key("b", age=2000), certified("c", 800), key("d", age=10)]
+    info, settles_at = choose_one(NEWEST, infos)
+    assert chosen(infos) == "b" == info.uri.get("id")
+    assert 95 < seconds_until(settles_at) <= 100
+    assert chosen([key("a", age=10), certified("c", 5)]) == "c"
+    assert chosen([key("a", age=9000), certified("b", 9000, 100), certified("c", 5)]) == "c"
+
+
 def test_last_valid_member_need_not_settle() -> None:
     """A young member is taken if all others have expired."""
     infos = [certified("a", 9000, 10), certified("b", 20)]

@@ -92,7 +92,10 @@ def _print_text(found: list[KeyInfo], schedule: Schedule) -> None:
         del columns["version"]
     print_table(list(columns), list(zip(*columns.values(), strict=True)))
     if any(info.has_certificate for info in found) and not all(info.has_certificate for info in found):
-        click.echo("\nA key without a subject has no certificate; only a URI that names it selects it.", err=True)
+        click.echo(
+            "\nA key without a subject has no certificate. It signs only if its own URI is used, or until one with a certificate has settled.",
+            err=True,
+        )
     for advice in dict.fromkeys(each for info in found for each in info.advice):
         click.echo(f"\n{printable(advice)}", err=True)
 

@@ -78,7 +78,7 @@ class EntraAssertion(ClientAssertion):
         self, algorithm: Algorithm, chain: tuple[Certificate, ...], public_key: PublicKey, server: TokenServer
     ) -> Any:
         if server == "entra" and not chain:
-            raise certificate_missing(self.signer.uri)
+            raise certificate_missing(self.signer.uri, self.signer.requested_uri)
         return super()._header(algorithm, chain, public_key, server)
 
 

@@ -12,12 +12,18 @@ _FILES = ("pem", "pfx")
 _PINNING = ("version", "id", "spki-sha256")
 """The attributes that identify one member of a family of keys."""
 
+_LATER = "\nIf another key of the family has one, that key signs once it has settled: `keyvouch keys` shows when."
 
-def certificate_missing(uri: str) -> CertificateMissing:
-    """Build the error for the key with this URI; its hint has the commands that create a certificate and add it."""
+
+def certificate_missing(uri: str, requested_uri: str) -> CertificateMissing:
+    """Build the error for the key with this URI, which is the current one at the requested URI.
+
+    Its hint has the commands that create a certificate and add it.
+    """
+    later = "" if requested_uri == uri else _LATER
     return CertificateMissing(
         "The key has no certificate, and Entra ID finds keys only by their certificate.",
-        hint=f"{_create(uri)}\nThen register app.cer on the app registration (Certificates & secrets).",
+        hint=f"{_create(uri)}\nThen register app.cer on the app registration (Certificates & secrets).{later}",
         uri=uri,
     )
 
