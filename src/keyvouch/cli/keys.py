@@ -93,7 +93,7 @@ def _print_text(found: list[KeyInfo], schedule: Schedule) -> None:
     print_table(list(columns), list(zip(*columns.values(), strict=True)))
     if any(info.has_certificate for info in found) and not all(info.has_certificate for info in found):
         click.echo(
-            "\nKeys without a subject have no certificate: they sign until a key with one has settled.", err=True
+            "\nKeys without a subject have no certificate; they sign until one with a certificate settles.", err=True
         )
     for advice in dict.fromkeys(each for info in found for each in info.advice):
         click.echo(f"\n{printable(advice)}", err=True)
