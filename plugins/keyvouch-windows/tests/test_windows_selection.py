@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 
 import pytest
 from cryptography import x509
@@ -177,12 +178,14 @@ def test_second_import_is_refused(scripted: ScriptedWindows) -> None:
     assert scripted.cng == there
 
 
-def test_certificate_listed_twice_is_one_key(scripted: ScriptedWindows) -> None:
-    """CurrentUser may list a certificate of LocalMachine beside its own copy: with one URI, it is one key."""
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))], ids=str)
+def test_certificate_listed_twice_is_one_key(scripted: ScriptedWindows, order: tuple[int, ...]) -> None:
+    """CurrentUser may list a certificate of LocalMachine beside its own copy, in any order: its own key is used."""
     add_issued(scripted)
     listed = scripted.my(machine=False)
     copy = Container(SOFTWARE, "app", machine=True)
-    listed[:] = [CertificateRecord(listed[0].der), *listed, CertificateRecord(listed[0].der, copy)]
+    copies = [CertificateRecord(listed[0].der), *listed, CertificateRecord(listed[0].der, copy)]
+    listed[:] = [copies[each] for each in order]
     with keyvouch.open_store("windows:location=CurrentUser") as store:
         assert len(store.keys()) == 1
     with keyvouch.open_signer("windows:location=CurrentUser") as signer:
