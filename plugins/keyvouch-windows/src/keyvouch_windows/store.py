@@ -41,7 +41,13 @@ from keyvouch_windows.certificates import (
 from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.error_codes import DENIED_OR_MISSING, NOT_EXPORTABLE
 from keyvouch_windows.error_mappings import NO_STORE
-from keyvouch_windows.error_translation import code_name, not_exportable, to_keyvouch_error, translate_errors
+from keyvouch_windows.error_translation import (
+    cannot_delete,
+    code_name,
+    not_exportable,
+    to_keyvouch_error,
+    translate_errors,
+)
 from keyvouch_windows.key import WindowsKey
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
@@ -176,7 +182,10 @@ class WindowsStore(
             # Fail here, with the key intact, if the certificate may not be deleted.
             with open_context(entry, write=True):
                 if not shared:
-                    self._open_in_provider(container).delete()
+                    try:
+                        self._open_in_provider(container).delete()
+                    except NativeError as error:
+                        raise cannot_delete(error, entry.location) from error
             remove(entry)
 
     def readers(self, uri: KeyUri) -> list[str]:
