@@ -86,11 +86,10 @@ def test_lines_for_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     app = App("c", "t", (), ())
     demo_authority._print_lines(app, "https://localhost:1", PureWindowsPath(r"C:\Users\me\ca.pem"))
     monkeypatch.undo()
-    assert capsys.readouterr().out.splitlines()[-2:] == [
-        "keyvouch profile add demo --tenant t --client-id c --authority https://localhost:1"
-        ' --ca-file "C:\\Users\\me\\ca.pem" --key URI',
-        "keyvouch token --profile demo",
-    ]
+    add, token = capsys.readouterr().out.splitlines()[-2:]
+    assert add.startswith("keyvouch profile add demo --tenant t --client-id c --authority https://localhost:1 ")
+    assert add.endswith(' --ca-file "C:\\Users\\me\\ca.pem" --key URI')
+    assert token == "keyvouch token --profile demo"
 
 
 def test_quotes_in_a_file_name() -> None:

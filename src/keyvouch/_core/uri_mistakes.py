@@ -43,9 +43,9 @@ _REFERENCED_KEY = re.compile(rf"(?:pem|pfx):(?:(?:{'|'.join(KEY_REFERENCE_KINDS)
 _UNNAMED_THUMBPRINT = re.compile(
     r"windows:(?:(\w+)[\\/]+)?([^;=?&\\/]+)((?:[;&][\w-]+=[^?]*)?)(?:\?.*)?", re.IGNORECASE
 )
+_BYTE = "[ :]?[0-9A-Fa-f]{2}"
 _MARKED_THUMBPRINT = re.compile(
-    rf"windows:(?:[^?]*;)?thumbprint=\?+(?: ?(?:{_DIGITS})|(?:[ :]?[0-9A-Fa-f]{{2}}){{20}}(?:(?:[ :]?[0-9A-Fa-f]{{2}}){{12}})?)(?![0-9A-Fa-f])",
-    re.IGNORECASE,
+    rf"windows:(?:[^?]*;)?thumbprint=\?+(?:{_BYTE}){{20}}(?:(?:{_BYTE}){{12}})?(?![0-9A-Fa-f])", re.IGNORECASE
 )
 """With the invisible mark that Windows' dialog copies, in a file whose encoding does not have it."""
 _VAULT_OBJECT = re.compile(
