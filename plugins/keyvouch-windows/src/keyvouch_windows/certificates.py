@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from keyvouch import certificate as x509_certificate
@@ -50,7 +50,7 @@ class Entry:
 
     def info(self, uri: KeyUri, *, exportable: bool | None = None, readers: tuple[str, ...] | None = None) -> KeyInfo:
         """Return the key's description for the store contract."""
-        return KeyInfo.from_chain(
+        info = KeyInfo.from_chain(
             self.uri(uri),
             self.public_key,
             [self.certificate],
@@ -58,6 +58,7 @@ class Entry:
             provider=self.container.provider if self.container else None,
             readers=readers,
         )
+        return replace(info, friendly_name=self.friendly_name)
 
 
 def pinned(uri: KeyUri, certificate: Certificate) -> KeyUri:
