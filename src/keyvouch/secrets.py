@@ -258,14 +258,18 @@ class SecretResolver:
         if not re.fullmatch(r"[\w.-]+", variable):  # not shown, since it may contain more than a name
             raise ConfigurationError(
                 f"Invalid reference for the {name}: expected env:NAME.",
-                hint="Write env:NAME, and separate other attributes from it with &.",
+                hint="Write the variable's name without $, { and }."
+                if variable.startswith("$")
+                else "Write env:NAME, and separate other attributes from it with &.",
             )
         value = os.environ.get(variable)
         if value is None:
             raise SecretRequired(
                 f"The {name} was not found: the environment variable {variable} is not set.",
                 hint=f"Set {variable}. cron and systemd do not pass a shell's variables to a job: use file:/path there"
-                ", or credential:NAME in a systemd unit.",
+                ", or credential:NAME in a systemd unit."
+                if _HAS_SYSTEMD
+                else f"Set {variable}. A scheduled task does not have a console's variables: use file:C:/path there.",
             )
         return os.fsencode(value)
 

@@ -85,6 +85,8 @@ class KeyInfo:
     has_certificate: bool = False
     advice: tuple[str, ...] = ()
     """Problems in the store that should be fixed before they do harm, each with the remedy."""
+    friendly_name: str | None = None
+    """Name of its certificate that the store keeps beside the subject."""
     provider: str | None = None
     """The component that keeps the key, if the store has several: on Windows, a key storage provider."""
     readers: tuple[str, ...] | None = None
@@ -423,7 +425,7 @@ def choose_one(
 def ambiguous(uri: KeyUri, infos: Sequence[KeyInfo], advice: str) -> AmbiguousKey:
     """Return the error that lists a URI for each match."""
     candidates = tuple(str(info.uri) for info in infos)
-    listed = "\n".join(f"  {info.uri.quoted}" for info in infos)
+    listed = "\n".join(f"  {info.uri.quoted}  {info.friendly_name or info.subject or ''}".rstrip() for info in infos)
     return AmbiguousKey(f"{len(infos)} keys match {uri}.", hint=f"{advice}:\n{listed}", uri=uri, candidates=candidates)
 
 

@@ -9,11 +9,13 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from keyvouch.cli import demo_authority
+from keyvouch.testing.authority.directory import App
 from signing_in import make_key, run
 
 
@@ -76,3 +78,22 @@ def test_both_options_belong_together(arguments: list[str]) -> None:
     done = run("demo", *arguments)
     assert done.status == 2
     assert "--serve requires --register FILE" in done.errors
+
+
+def test_lines_for_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows each command is on one line, with double quotes, as PowerShell and cmd.exe accept them."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    app = App("c", "t", (), ())
+    demo_authority._print_lines(app, "https://localhost:1", PureWindowsPath(r"C:\Users\me\ca.pem"))
+    monkeypatch.undo()
+    add, token = capsys.readouterr().out.splitlines()[-2:]
+    assert add.startswith("keyvouch profile add demo --tenant t --client-id c --authority https://localhost:1 ")
+    assert add.endswith(' --ca-file "C:\\Users\\me\\ca.pem" --key URI')
+    assert token == "keyvouch token --profile demo"
+
+
+def test_quotes_in_a_file_name() -> None:
+    """The quotes of another shell are named."""
+    done = run("token", "--ca-file", "'C:/ca.pem'")
+    assert done.status == 2
+    assert "Remove the quotes around it." in done.errors

@@ -159,6 +159,23 @@ def test_unset_variable_is_named() -> None:
     assert "credential:NAME" in error.hint
 
 
+def test_unset_variable_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows the hint is about scheduled tasks, not about cron and systemd."""
+    monkeypatch.setattr(secrets, "_HAS_SYSTEMD", False)
+    error = refusal(SecretRequired, "env:APP_PASSWORD")
+    assert error.hint == (
+        "Set APP_PASSWORD. A scheduled task does not have a console's variables: use file:C:/path there."
+    )
+
+
+@pytest.mark.parametrize("reference", ["env:$hunter2", "env:${hunter2}"])
+def test_shell_notation_of_a_variable(reference: str) -> None:
+    """`$` is the shell's notation; the name is not shown, since a password may begin with `$` too."""
+    error = refusal(ConfigurationError, reference)
+    assert error.hint == "Write the variable's name without $, { and }."
+    assert "hun" not in str(error)
+
+
 @pytest.mark.parametrize("reference", ["env:", "env:APP;password=hunter2", "env:hun ter2"])
 def test_invalid_variable_name_is_not_shown(reference: str) -> None:
     """An invalid variable name may be a secret put there by mistake, so it is not shown."""

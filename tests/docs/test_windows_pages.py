@@ -12,7 +12,7 @@ from docs.pages import PAGES, blocks_of
 from keyvouch._core import opening
 from keyvouch.cli import group
 
-PROMPT = "PS C:\\> "
+PROMPTS = "PS C:\\> ", "PS C:\\Jobs> "
 
 
 def typed() -> Iterator[tuple[str, str]]:
@@ -20,7 +20,7 @@ def typed() -> Iterator[tuple[str, str]]:
     for page in PAGES:
         for block in blocks_of(page):
             if block.language == "ps1con":
-                lines = [line.removeprefix(PROMPT) for line in block.code.splitlines() if line.startswith(PROMPT)]
+                lines = [line.partition("> ")[2] for line in block.code.splitlines() if line.startswith(PROMPTS)]
                 yield from ((block.location, line) for line in lines if line.startswith("keyvouch "))
 
 

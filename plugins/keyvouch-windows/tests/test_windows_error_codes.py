@@ -207,6 +207,19 @@ def test_service_account_gets_the_grant_command(scripted: ScriptedWindows, accou
     assert otherwise == "If the key no longer exists, delete its certificate in certlm.msc."
 
 
+@pytest.mark.parametrize("code", ["NTE_NOT_SUPPORTED", "NTE_BAD_KEYSET"])
+@pytest.mark.parametrize(("machine", "dialog"), [(False, "certmgr.msc"), (True, "certlm.msc")])
+def test_undeletable_key_leaves_a_certificate(
+    scripted: ScriptedWindows, code: str, dialog: str, *, machine: bool
+) -> None:
+    """If the key cannot be opened, the hint says where its certificate can be deleted, and not to choose a provider."""
+    certificate = scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "app", machine=machine))
+    scripted.fail("NCryptOpenKey", CODES[code])
+    error = refused(lambda: deleting(pinned(certificate, "LocalMachine" if machine else "CurrentUser")))
+    assert error.hint.endswith(f"elete its certificate in {dialog}.")
+    assert "provider=" not in error.hint
+
+
 @pytest.mark.parametrize(("machine", "asked"), [(False, "LocalMachine"), (True, "CurrentUser")])
 def test_certificate_in_the_other_location(scripted: ScriptedWindows, asked: str, *, machine: bool) -> None:
     """The hint gives the correct location."""

@@ -13,8 +13,9 @@ from cryptography import x509
 from keyvouch._core.key_management import open_store
 from keyvouch._system import files
 from keyvouch.cli import group
+from keyvouch.store import KeySpec
 from keyvouch_windows.crypt32 import Container
-from scripted_keys import DEFAULT_DESCRIPTOR, SOFTWARE, KeyRecord, make_key
+from scripted_keys import DEFAULT_DESCRIPTOR, OLD_CSP, SOFTWARE, KeyRecord, make_key
 from scripted_windows import ScriptedWindows, pinned
 
 AT = "windows:friendly-name=nightly;location=LocalMachine"
@@ -97,6 +98,19 @@ def test_renewal_says_who_must_be_granted_the_new_key(machine: ScriptedWindows) 
     assert f"  keyvouch grant '{GMSA}' --key {uri}\n" in done.stderr
     assert "SYSTEM' --key" not in done.stderr
     assert json.loads(keyvouch(*new, "--output", "json").stdout)["accounts_to_grant"] == [GMSA]
+
+
+@pytest.mark.parametrize(("named", "provider"), [("", OLD_CSP), (f";provider={SOFTWARE}", SOFTWARE)])
+def test_new_key_is_in_the_provider_of_the_family(scripted: ScriptedWindows, named: str, provider: str) -> None:
+    """Without provider=, a further key is created where the newest member of its family is."""
+    scripted.add(make_key("RSA-2048"), Container(SOFTWARE, "old", 0, True), friendly_name="nightly")
+    with open_store(f"{AT};provider={OLD_CSP}") as store:
+        store.generate(KeySpec(further=True))
+    with open_store(AT + named) as store:
+        made = store.generate(KeySpec(further=True))
+    with open_store(made) as store:
+        (info,) = store.keys()
+    assert info.provider == provider
 
 
 def test_next_commands_are_for_the_account_of_the_task(scripted: ScriptedWindows, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -12,7 +14,9 @@ from cryptography.x509.oid import NameOID
 
 import keyvouch
 from keyvouch.certificate import self_signed
+from keyvouch.cli import group
 from keyvouch.errors import (
+    AmbiguousKey,
     CertificateMissing,
     ConfigurationError,
     KeyExists,
@@ -26,7 +30,7 @@ from keyvouch.store import KeySpec
 from keyvouch_windows.crypt32 import Container
 from scripted_key_formats import AnyKey
 from scripted_keys import AES_CSP, SOFTWARE, make_key
-from scripted_windows import CURRENT_USER, LOCAL_MACHINE, CertificateRecord, ScriptedWindows
+from scripted_windows import CURRENT_USER, LOCAL_MACHINE, CertificateRecord, ScriptedWindows, pinned
 
 IN_CNG = Container(SOFTWARE, "app")
 LEAF, MIDDLE, ROOT = make_key("RSA-2048"), make_key("RSA-3072"), make_key("ECDSA_P256")
@@ -177,13 +181,39 @@ def test_second_import_is_refused(scripted: ScriptedWindows) -> None:
     assert scripted.cng == there
 
 
-def test_certificate_listed_twice_is_one_key(scripted: ScriptedWindows) -> None:
-    """CurrentUser may list a certificate of LocalMachine beside its own copy: with one URI, it is one key."""
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))], ids=str)
+def test_certificate_listed_twice_is_one_key(scripted: ScriptedWindows, order: tuple[int, ...]) -> None:
+    """CurrentUser may list a certificate of LocalMachine beside its own copy, in any order: its own key is used."""
     add_issued(scripted)
     listed = scripted.my(machine=False)
     copy = Container(SOFTWARE, "app", machine=True)
-    listed[:] = [CertificateRecord(listed[0].der), *listed, CertificateRecord(listed[0].der, copy)]
+    copies = [CertificateRecord(listed[0].der), *listed, CertificateRecord(listed[0].der, copy)]
+    listed[:] = [copies[each] for each in order]
     with keyvouch.open_store("windows:location=CurrentUser") as store:
         assert len(store.keys()) == 1
     with keyvouch.open_signer("windows:location=CurrentUser") as signer:
         assert signer.chain[0] == LEAF_CERTIFICATE
+
+
+def test_names_are_listed_beside_thumbprints(scripted: ScriptedWindows) -> None:
+    """A thumbprint says nothing to people: errors and `keys` also have the friendly name, or else the subject."""
+    named = pinned(scripted.add(LEAF, IN_CNG, friendly_name="nightly"))
+    other = pinned(scripted.add(MIDDLE, Container(SOFTWARE, "other"), subject="CN=other"))
+    lines = [f"  '{named}'  nightly", f"  '{other}'  CN=other"]
+    for uri, error in (("windows:friendly-name=Nightly", KeyNotFound), ("windows:store=My", AmbiguousKey)):
+        with pytest.raises(error) as caught:
+            keyvouch.open_signer(uri)
+        assert caught.value.hint.splitlines()[1:] == lines
+    listed = CliRunner().invoke(group, ["keys", "--key", "windows:"])
+    assert "friendly name: nightly; Microsoft" in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("uri", "hint"),
+    [("windows:store=Personal", "it is usually My"), ("windows:friendly-name=Nightly", "Use one that exists")],
+)
+def test_listing_without_a_match_has_the_hint_of_signing(scripted: ScriptedWindows, uri: str, hint: str) -> None:
+    """`keys` says what to correct, like a command that opens the key."""
+    scripted.add(LEAF, IN_CNG, friendly_name="nightly")
+    done = CliRunner().invoke(group, ["keys", "--key", uri])
+    assert hint in done.stderr + str(done.exception)

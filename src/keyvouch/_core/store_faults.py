@@ -124,6 +124,7 @@ _FIELDS: dict[type, dict[str, Any]] = {
         "has_certificate": bool,
         "advice": tuple,
         "provider": _TEXT,
+        "friendly_name": str | None,
         "readers": tuple | None,
     },
     TokenInfo: {"uri": KeyUri, "description": str},

@@ -43,7 +43,10 @@ _REFERENCED_KEY = re.compile(rf"(?:pem|pfx):(?:(?:{'|'.join(KEY_REFERENCE_KINDS)
 _UNNAMED_THUMBPRINT = re.compile(
     r"windows:(?:(\w+)[\\/]+)?([^;=?&\\/]+)((?:[;&][\w-]+=[^?]*)?)(?:\?.*)?", re.IGNORECASE
 )
-_MARKED_THUMBPRINT = re.compile(rf"windows:(?:[^?]*;)?thumbprint=\?+ ?({_DIGITS})(?![0-9A-Fa-f])", re.IGNORECASE)
+_BYTE = "[ :]?[0-9A-Fa-f]{2}"
+_MARKED_THUMBPRINT = re.compile(
+    rf"windows:(?:[^?]*;)?thumbprint=\?+(?:{_BYTE}){{20}}(?:(?:{_BYTE}){{12}})?(?![0-9A-Fa-f])", re.IGNORECASE
+)
 """With the invisible mark that Windows' dialog copies, in a file whose encoding does not have it."""
 _VAULT_OBJECT = re.compile(
     r"//([\w.-]+\.(?:vault|managedhsm)\.[\w.]+)(?::443)?/(keys|certificates|secrets)/([\w-]+)(?:/(\w+))?/?"

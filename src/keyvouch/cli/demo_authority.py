@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from keyvouch.certificate import find_leaves, load_certificates
+from keyvouch.cli.examples import for_windows
 from keyvouch.cli.inputs import read_path
 
 if TYPE_CHECKING:
@@ -41,11 +43,16 @@ def _copy_for_everyone(ca_file: Path, folder: Path) -> Path:
     return copy
 
 
-def _print_lines(app: App, url: str, ca_file: Path) -> None:
+def _print_lines(app: App, url: str, ca_file: PurePath) -> None:
+    lines: tuple[str, ...] = (
+        f"keyvouch profile add demo --tenant {app.tenant} --client-id {app.client_id} \\",
+        f"  --authority {url} --ca-file {shlex.quote(str(ca_file))} --key URI",
+        "keyvouch token --profile demo",
+    )
+    if sys.platform == "win32":
+        lines = for_windows(lines)
     click.echo(
         f"A development authority is running at {url}, until Ctrl-C.\n"
-        "Type this in another terminal, with the URI of the key:\n\n"
-        f"keyvouch profile add demo --tenant {app.tenant} --client-id {app.client_id} \\\n"
-        f"  --authority {url} --ca-file {shlex.quote(str(ca_file))} --key URI\n"
-        "keyvouch token --profile demo"
+        "Type this in another terminal, with the URI of the key:\n"
     )
+    click.echo("\n".join(lines))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from dataclasses import replace
 
 import click
 from msgspec import structs
 
+from keyvouch._core import opening
 from keyvouch.cli.options import key_options, output_option
 from keyvouch.cli.output import present, print_table, printable, shown_time
 from keyvouch.cli.selection import Selection, select
-from keyvouch.errors import KeyvouchError
+from keyvouch.errors import KeyNotFound, KeyvouchError
 from keyvouch.store import KeyInfo, Schedule
 
 _YES_OR_NO = {True: "yes", False: "no", None: ""}
@@ -23,8 +25,8 @@ _YES_OR_NO = {True: "yes", False: "no", None: ""}
 def command(profile: str | None, key: str | None, output: str) -> None:
     """List the keys that a URI matches, each with the URI that opens it.
 
-    Below each URI are the provider that holds the key and the accounts that can sign with it, if the store reports
-    them.
+    Below each URI are the friendly name of its certificate, the provider that holds the key and the accounts that can
+    sign with it, if the store reports them.
 
     If the URI selects one of several keys, the one that signs now is marked, and the one that signs next, with the
     time. With a profile, the keys are those of its first URI that can be listed.
@@ -33,7 +35,10 @@ def command(profile: str | None, key: str | None, output: str) -> None:
     as a damaged file or a disabled version, tokens of a PKCS#11 module and advice from the store are printed to
     standard error.
     """
-    found, schedule = _list_first(select(profile, key))
+    selection = select(profile, key)
+    found, schedule = _list_first(selection)
+    if not found and output == "text":
+        _print_none(selection)
     present([_facts(info, schedule) for info in found], output, lambda _: _print_text(found, schedule))
 
 
@@ -70,9 +75,21 @@ def _print_skipped(name: str, reason: str) -> None:
     click.echo(printable(f"Skipped: {reason}" if name in reason else f"Skipped {name}: {reason}"), err=True)
 
 
+def _print_none(selection: Selection) -> None:
+    """Say that no keys match the last URI, with the hint of the error that opening the key reports."""
+    click.echo("No keys match the URI.", err=True)
+    uri = selection.profile.keys[-1]
+    if not opening.parse(uri).selects_no_key:
+        # Any other failure is not about the URI, since the listing succeeded.
+        with contextlib.suppress(KeyvouchError):
+            try:
+                selection.with_key(uri).open().close()
+            except KeyNotFound as error:
+                click.echo(printable(error.hint, kept="\n"), err=True)
+
+
 def _print_text(found: list[KeyInfo], schedule: Schedule) -> None:
     if not found:
-        click.echo("No keys match the URI.", err=True)
         return
     for info in found:  # a URI is too long for a column, and must stay whole to be pasted
         click.echo(info.uri.quoted)
@@ -108,9 +125,10 @@ def _mark(info: KeyInfo, schedule: Schedule) -> str:
 
 
 def _details(info: KeyInfo) -> str:
-    """Return the provider and the accounts that may sign, as far as known; these are too long for columns as well."""
+    """Return what is too long for columns, as far as known: friendly name, provider, accounts that may sign."""
     readers = None if info.readers is None else f"may sign: {', '.join(info.readers) or 'nobody'}"
-    return "; ".join(each for each in (info.provider, readers) if each)
+    name = info.friendly_name and f"friendly name: {info.friendly_name}"
+    return "; ".join(each for each in (name, info.provider, readers) if each)
 
 
 def _version(info: KeyInfo) -> object:
@@ -142,6 +160,7 @@ def _facts(info: KeyInfo, schedule: Schedule) -> dict[str, object]:
         "exportable": info.exportable,
         "has_certificate": info.has_certificate,
         "advice": list(info.advice),
+        "friendly_name": info.friendly_name,
         "provider": info.provider,
         "readers": None if info.readers is None else list(info.readers),
         "signs_now": info is schedule.now,

@@ -49,7 +49,8 @@ def _existing(context: click.Context, parameter: click.Parameter, value: str | N
     try:
         path.stat()
     except FileNotFoundError:
-        raise click.UsageError(f"{value} does not exist.") from None
+        quotes = " Remove the quotes around it. cmd.exe supports only double quotes." if value[0] in "'\"" else ""
+        raise click.UsageError(f"{value} does not exist.{quotes}") from None
     except OSError:  # reported with its remedy when the file is read
         pass
     return str(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import Algorithm, PrivateKey
 
 
+PASSWORD_REQUIRED = (
+    f"Add ?password=file:{'C:' if sys.platform == 'win32' else ''}/path, ?password=env:NAME or ?password=prompt: to the"
+    " URI."
+)
+"""The hint for an encrypted key without a password."""
 _QUOTATION_MARKS = ('""', "''", "``", "“”", "„“", "«»")
 
 

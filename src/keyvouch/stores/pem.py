@@ -18,7 +18,7 @@ from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import parsing, read_certificates, require_few
 from keyvouch.errors import ConfigurationError, KeyUnusable, SecretIncorrect, SecretRequired
 from keyvouch.stores import limits, pbe, private_keys
-from keyvouch.stores.key_entries import FileContents, FoundKey, incorrect_password_hint
+from keyvouch.stores.key_entries import PASSWORD_REQUIRED, FileContents, FoundKey, incorrect_password_hint
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -200,7 +200,7 @@ def _decrypt(block: Block, password: Secret | None, path: Path) -> bytes:
     if password is None:
         raise SecretRequired(
             f"The key in {path} is encrypted and requires a password.",
-            hint="Add ?password=file:/path or ?password=env:NAME to the URI.",
+            hint=PASSWORD_REQUIRED,
         )
     try:
         return decrypt(password.reveal())

@@ -25,7 +25,7 @@ from keyvouch.certificate import (
 )
 from keyvouch.errors import KeyUnusable, SecretIncorrect, SecretRequired
 from keyvouch.stores import limits, pbe, pkcs12, private_keys
-from keyvouch.stores.key_entries import FileContents, FoundKey, incorrect_password_hint
+from keyvouch.stores.key_entries import PASSWORD_REQUIRED, FileContents, FoundKey, incorrect_password_hint
 from keyvouch.stores.pbe import DamagedError, UnsupportedAlgorithmError, WrongPasswordError
 from keyvouch.stores.pkcs12 import CertificateBag, KeyBag, Safes, UnsupportedContentError
 
@@ -198,9 +198,7 @@ class _Lock:
             if self._opens(candidate):
                 return candidate, self._open(candidate)
         if password is None:
-            raise SecretRequired(
-                f"{self._path} requires a password.", hint="Add ?password=file:/path or ?password=env:NAME to the URI."
-            )
+            raise SecretRequired(f"{self._path} requires a password.", hint=PASSWORD_REQUIRED)
         raise self._refusal(given)
 
     def _open(self, password: str | None) -> list[Element]:

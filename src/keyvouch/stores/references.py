@@ -26,6 +26,7 @@ from keyvouch.errors import KeyvouchError, NotSupported
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import KeyUri
 from keyvouch.stores import key_files
+from keyvouch.stores.key_entries import PASSWORD_REQUIRED
 
 _UNKNOWN: files.Stamp = (0, 0, 0, 0)
 """The stamp if finding out whether the key was replaced takes more than a moment."""
@@ -91,9 +92,7 @@ def fit_hints(errors: Iterable[KeyvouchError], reference: KeyReference) -> None:
     label = re.escape(shlex.quote(str(reference.label)))
     for error in errors:
         if reference.kind == "memory":
-            error.hint = error.hint.replace(
-                "Add ?password=file:/path or ?password=env:NAME to the URI", "Pass password= to keyvouch.load_signer"
-            )
+            error.hint = error.hint.replace(PASSWORD_REQUIRED, "Pass password= to keyvouch.load_signer.")
         hint = re.sub(rf"(?<= ){label}(?= |$)", "FILE", error.hint)  # as an argument of a program
         error.hint = f"Write the key to a file first. {hint}" if hint != error.hint else hint
 

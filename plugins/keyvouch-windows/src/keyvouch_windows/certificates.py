@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from keyvouch import certificate as x509_certificate
@@ -50,7 +50,7 @@ class Entry:
 
     def info(self, uri: KeyUri, *, exportable: bool | None = None, readers: tuple[str, ...] | None = None) -> KeyInfo:
         """Return the key's description for the store contract."""
-        return KeyInfo.from_chain(
+        info = KeyInfo.from_chain(
             self.uri(uri),
             self.public_key,
             [self.certificate],
@@ -58,6 +58,7 @@ class Entry:
             provider=self.container.provider if self.container else None,
             readers=readers,
         )
+        return replace(info, friendly_name=self.friendly_name)
 
 
 def pinned(uri: KeyUri, certificate: Certificate) -> KeyUri:
@@ -83,7 +84,8 @@ def open_context(entry: Entry, *, write: bool = False, physical: bool = False) -
     der = to_der(entry.certificate)
     with crypt32.open_store(entry.location, entry.store, write=write, physical=physical) as store:
         for context in crypt32.contexts(store):
-            if crypt32.to_der(context) == der:
+            # A certificate may be listed twice, with different keys, but the physical store has each only once.
+            if crypt32.to_der(context) == der and (physical or crypt32.get_container(context) == entry.container):
                 with crypt32.duplicate(context) as held:
                     yield held
                 return
@@ -145,15 +147,18 @@ def _without_duplicates(found: list[Entry]) -> list[Entry]:
 
     A collection may list a certificate twice, since CurrentUser includes LocalMachine's: one URI means one entry.
     """
-    with_key_last = sorted(found, key=lambda each: each.container is not None)
-    by_uri = {(each.location, each.certificate): each for each in with_key_last}
+    best_last = sorted(found, key=_rank)
+    by_uri = {(each.location, each.certificate): each for each in best_last}
     found = [each for each in found if by_uri[each.location, each.certificate] is each]
-    misplaced = [
-        each for each in found if each.container and each.container.machine != (each.location == "LocalMachine")
-    ]
-    in_place = [each for each in found if each not in misplaced]
-    kept = {(each.certificate, each.container): each for each in (*misplaced, *in_place)}
+    kept = {(each.certificate, each.container): each for each in sorted(found, key=_rank)}
     return [each for each in found if not each.container or kept[each.certificate, each.container] is each]
+
+
+def _rank(entry: Entry) -> int:
+    """Return 0 for a certificate without a key, 1 for one with a key of the other location, and 2 otherwise."""
+    if entry.container is None:
+        return 0
+    return 2 if entry.container.machine == (entry.location == "LocalMachine") else 1
 
 
 def matches(uri: KeyUri, entry: Entry) -> bool:

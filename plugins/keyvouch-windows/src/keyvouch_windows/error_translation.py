@@ -85,6 +85,17 @@ def algorithm_unsupported(why: str, algorithm: str, uri: KeyUri) -> AlgorithmUns
     )
 
 
+def cannot_delete(error: NativeError, location: str) -> KeyvouchError:
+    """Return the error for a key that cannot be deleted; its certificate can be, without the key."""
+    translated = to_keyvouch_error(error, "deleting the key", None, performed=True)
+    dialog = "certlm.msc" if location == "LocalMachine" else "certmgr.msc"
+    if is_unsupported(error):
+        translated.hint = f"Delete its certificate in {dialog}."
+    elif code_name(error) in DENIED_OR_MISSING:
+        translated.hint += f"\nIf the key no longer exists, delete its certificate in {dialog}."
+    return translated
+
+
 def not_exportable(uri: KeyUri) -> KeyUnusable:
     """Return the error for a key that may not be exported."""
     return KeyUnusable(

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 def generate(uri: KeyUri, spec: KeySpec, *, silent: bool) -> KeyUri:
     """Generate a key and its certificate. Raises `KeyExists`, `NotSupported`, `ConfigurationError`."""
     parse_subject(spec.subject)
-    _require_unused_name(uri, spec.subject, further=spec.further)
+    family = _require_unused_name(uri, spec.subject, further=spec.further)
     machine = uri.get("location") == "LocalMachine"
     with translate_errors("creating a key", performed=True), _open_for_writing(uri) as store:
-        container = _new_container(uri, machine=machine)
+        container = _new_container(_in_provider_of(family, uri), machine=machine)
         try:
             key = private_keys.generate(container, spec.key_type, exportable=spec.exportable, silent=silent)
         except NativeError as error:
@@ -165,8 +165,15 @@ def install(uri: KeyUri, container: Container, chain: Sequence[Certificate], for
     return pinned(uri, chain[0])
 
 
-def _require_unused_name(uri: KeyUri, subject: str, *, further: bool, keyless: Entry | None = None) -> None:
-    """Raise `KeyExists` if there is a key with this friendly name, or else this subject, unless `further` is set.
+def _in_provider_of(family: list[Entry], uri: KeyUri) -> KeyUri:
+    """Return the URI with the provider of the family's newest key, unless the URI names one."""
+    members = sorted(family, key=lambda each: each.certificate.not_valid_before_utc)
+    providers = [each.container.provider for each in members if each.container]
+    return uri if "provider" in uri or not providers else uri.replace({"provider": providers[-1]})
+
+
+def _require_unused_name(uri: KeyUri, subject: str, *, further: bool, keyless: Entry | None = None) -> list[Entry]:
+    """Return the certificates with this friendly name, or else this subject. Raises `KeyExists` unless `further`.
 
     `keyless`: a certificate in the store whose key is about to be imported. Raises `ConfigurationError` if the URI
     selects an existing certificate or has another subject.
@@ -194,6 +201,7 @@ def _require_unused_name(uri: KeyUri, subject: str, *, further: bool, keyless: E
             hint="Use a different friendly-name=. For a new key, `--further` adds one more with the same name.",
             uri=uri,
         )
+    return existing
 
 
 def _open_for_writing(uri: KeyUri) -> AbstractContextManager[int]:

@@ -41,7 +41,13 @@ from keyvouch_windows.certificates import (
 from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.error_codes import DENIED_OR_MISSING, NOT_EXPORTABLE
 from keyvouch_windows.error_mappings import NO_STORE
-from keyvouch_windows.error_translation import code_name, not_exportable, to_keyvouch_error, translate_errors
+from keyvouch_windows.error_translation import (
+    cannot_delete,
+    code_name,
+    not_exportable,
+    to_keyvouch_error,
+    translate_errors,
+)
 from keyvouch_windows.key import WindowsKey
 from keyvouch_windows.native import NativeError
 from keyvouch_windows.private_keys import OpenKey
@@ -116,7 +122,10 @@ class WindowsStore(
         digest = uri.get("spki-sha256")
         name_of = functools.cache(accounts.name_of)  # keys share a few accounts, and domain lookups are slow
         with translate_errors("listing the keys", uri):
-            found = [(each, each.container) for each in find_entries(uri) if each.container]
+            entries = find_entries(uri)
+            if not entries and (missing := _missing_store(uri)):
+                raise missing
+            found = [(each, each.container) for each in entries if each.container]
             infos = [self._describe(entry, container, uri, name_of) for entry, container in found]
         return [info for info in infos if digest in (None, info.spki_sha256)]
 
@@ -176,7 +185,10 @@ class WindowsStore(
             # Fail here, with the key intact, if the certificate may not be deleted.
             with open_context(entry, write=True):
                 if not shared:
-                    self._open_in_provider(container).delete()
+                    try:
+                        self._open_in_provider(container).delete()
+                    except NativeError as error:
+                        raise cannot_delete(error, entry.location) from error
             remove(entry)
 
     def readers(self, uri: KeyUri) -> list[str]:
@@ -282,6 +294,13 @@ def _possible_containers(uri: KeyUri) -> list[tuple[str, Container]]:
     return [(each, private_keys.container_for(provider, name, machine=each == "LocalMachine")) for each in locations]
 
 
+def _missing_store(uri: KeyUri) -> KeyNotFound | None:
+    """Return the error for a store that does not exist; None if it does."""
+    if any(store_exists(location, uri.get("store")) for location in crypt32.LOCATIONS):
+        return None
+    return KeyNotFound(f"Certificate store not found: {uri.get('store')}.", hint=NO_STORE.hint, uri=uri)
+
+
 def _not_found(uri: KeyUri) -> KeyNotFound:
     if "location" in uri:
         other = next(each for each in crypt32.LOCATIONS if each != uri.get("location"))
@@ -291,11 +310,12 @@ def _not_found(uri: KeyUri) -> KeyNotFound:
                 hint=f"Use location={other} in the URI.",
                 uri=uri,
             )
-    if not any(store_exists(location, uri.get("store")) for location in crypt32.LOCATIONS):
-        return KeyNotFound(f"Certificate store not found: {uri.get('store')}.", hint=NO_STORE.hint, uri=uri)
+    if missing := _missing_store(uri):
+        return missing
     selecting = ("thumbprint", "subject", "issuer", "friendly-name", "location")
     existing = find_entries(uri.replace(dict.fromkeys(selecting)))
-    listed = "".join(f"\n  {each.uri(uri).quoted}" for each in existing[:_MAX_LISTED] if each.container)
+    infos = [each.info(uri) for each in existing if each.container][:_MAX_LISTED]
+    listed = "".join(f"\n  {info.uri.quoted}  {info.friendly_name or info.subject}" for info in infos)
     return KeyNotFound(
         f"No certificate in the store {uri.get('store')} matches {uri}.",
         hint=f"Use one that exists:{listed}" if listed else "Import one, or create one: `keyvouch new`.",
