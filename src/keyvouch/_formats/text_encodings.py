@@ -11,7 +11,7 @@ _MOST_LAYERS = 2
 _ESCAPED_LINE_END = re.compile(rb"(?:\\r)?\\n")
 """A line end as two characters, from JSON or a badly quoted variable."""
 _ARMOUR = re.compile(rb"(-----BEGIN [A-Z0-9 ]+-----)([^-]*+)(-----END [A-Z0-9 ]+-----)")
-"""A block whose content has no hyphen, unlike headers. It ends at the next hyphen, so that all are found in one pass."""
+"""A block without headers, which contain hyphens. The search ends at the next hyphen, so that one pass finds all."""
 
 
 def decode(data: bytes) -> bytes:

@@ -139,8 +139,8 @@ def _rsa_key(tree: Element) -> PrivateKey:
 def recover_primes(modulus: int, exponent: int, private: int) -> tuple[int, int]:
     """Return the primes of an RSA modulus, larger one first (NIST SP 800-56B, appendix C.1). Raises ValueError.
 
-    Whoever wrote the numbers must not decide how long this takes: primes and their powers, in which no try succeeds, are
-    refused first. For any other modulus each try succeeds with a probability of at least one half.
+    Whoever wrote the numbers must not decide how long this takes: primes and their powers, for which no try succeeds,
+    are refused first. For any other modulus each try succeeds with a probability of at least one half.
     """
     is_small = modulus.bit_length() <= LARGEST_RSA and exponent.bit_length() <= LONGEST_EXPONENT
     if not (is_small and 0 < private < modulus):
