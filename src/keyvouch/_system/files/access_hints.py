@@ -81,7 +81,9 @@ def readers_hint(path: Path, siblings: Iterable[Path] = ()) -> str:
     """
     if sys.platform == "win32":
         return ""
-    line = next(filter(None, (_line_for_readers_of(each, path) for each in (*siblings, path.parent))), "")
+    # Anyone may have put siblings into a sticky folder.
+    likes = (path.parent,) if path.parent.stat().st_mode & stat.S_ISVTX else (*siblings, path.parent)
+    line = next(filter(None, (_line_for_readers_of(each, path) for each in likes)), "")
     return line and (f"Run: {line}" if _is_root() else f"Run as root: {line}")
 
 
