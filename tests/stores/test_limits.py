@@ -247,7 +247,7 @@ def test_modulus_without_two_primes(folder: Path, modulus: int, form: str) -> No
     exponent = next(each for each in itertools.count(3, 2) if math.gcd(each, group) == 1)
     numbers = [modulus, exponent, pow(exponent, -1, group)]
     if form == "jwk":
-        members = {name: base64url(value) for name, value in zip("ned", numbers, strict=True)}
+        members = {name: base64url(value) for name, value in zip(("n", "e", "d"), numbers, strict=True)}
         path = write(folder / "app.pem", json.dumps({"kty": "RSA", **members}).encode())
     else:
         content = der(0x30, *map(integer, [0, *numbers, 2, 2, 2]))
