@@ -97,10 +97,10 @@ PS256, RS256 = ALGORITHMS["PS256"], ALGORITHMS["RS256"]
 KEY_TYPES = ("RSA-2048", "RSA-3072", "RSA-4096", "P-256", "P-384", "P-521", "Ed25519")
 """Key types that can be requested, as `KeySpec` and the command spell them."""
 
-_SMALLEST_RSA, _LARGEST_RSA = 2048, 8192
+_SMALLEST_RSA, LARGEST_RSA = 2048, 8192
 """Bits of the modulus. Windows stops at 16384, where a signature takes a second and checking a private key a minute."""
 _SMALLEST_EXPONENT = 3
-_LONGEST_EXPONENT = 64
+LONGEST_EXPONENT = 64
 """Bits (OPENSSL_RSA_MAX_PUBEXP_BITS). Nearly all exponents are 65537."""
 _NEW_RSA = "Make a new key: RSA-2048, RSA-3072 or RSA-4096."
 _ED25519_SIGNATURE = 64
@@ -161,11 +161,11 @@ def require_usable(key: object) -> None:
     bits = int(kind.removeprefix("RSA-"))
     if bits < _SMALLEST_RSA:
         raise KeyUnusable(f"Key too weak: {kind}.", hint=_NEW_RSA)
-    if bits > _LARGEST_RSA:
+    if bits > LARGEST_RSA:
         raise KeyUnusable(f"Key too large: a {kind} signature takes seconds.", hint=_NEW_RSA)
     public: Any = key if hasattr(key, "public_numbers") else key.public_key()  # type: ignore[attr-defined]
     exponent: int = public.public_numbers().e
-    if exponent < _SMALLEST_EXPONENT or exponent % 2 == 0 or exponent.bit_length() > _LONGEST_EXPONENT:
+    if exponent < _SMALLEST_EXPONENT or exponent % 2 == 0 or exponent.bit_length() > LONGEST_EXPONENT:
         raise KeyUnusable("Invalid public exponent of the RSA key.", hint=_NEW_RSA)
 
 
@@ -175,7 +175,7 @@ def is_too_large(key: object) -> bool:
 
     if not isinstance(key, RSAPublicKey):
         return False
-    return key.key_size > _LARGEST_RSA or key.public_numbers().e.bit_length() > _LONGEST_EXPONENT
+    return key.key_size > LARGEST_RSA or key.public_numbers().e.bit_length() > LONGEST_EXPONENT
 
 
 def signature_size(public_key: PublicKey) -> int:

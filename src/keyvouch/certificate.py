@@ -7,7 +7,6 @@ import datetime as dt
 import hashlib
 import itertools
 import logging
-import shlex
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from keyvouch._formats import certificate_data
 from keyvouch._formats.identify import Identified, identify
+from keyvouch._system.text import shell_quoted
 from keyvouch.algorithms import CRYPTOGRAPHY, is_too_large
 from keyvouch.errors import (
     CertificateExpired,
@@ -195,7 +195,7 @@ _WITHOUT_KEY = ", but without a private key"
 def _hint_instead_of(found: Identified, source: object) -> str:
     """Return what to do about a file that was expected to contain a certificate."""
     if found.what == "a PFX":
-        return f"Extract its certificates: openssl pkcs12 -in {shlex.quote(str(source))} -nokeys -out NEW.pem"
+        return f"Extract its certificates: openssl pkcs12 -in {shell_quoted(source)} -nokeys -out NEW.pem"
     if "request" in found.what.lower():
         return "Specify the certificate that the certificate authority issued for this request."
     if found.what in _KEYS or found.what.endswith(_WITHOUT_KEY):

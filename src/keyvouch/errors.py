@@ -46,10 +46,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _printable(text: str) -> str:
+def _printable(text: str, kept: str = "") -> str:
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
+    return "".join(each if each.isprintable() or each in kept else "?" for each in text)
 
 
 class KeyvouchError(Exception):
@@ -69,10 +69,10 @@ class KeyvouchError(Exception):
     def __init__(self, message: str, *, hint: str = "", uri: object = None) -> None:
         """`message` says what happened, `hint` what to do about it (an imperative); `uri` is the key's URI, redacted.
 
-        Message and hint may quote a server: a character that could control a terminal or reorder a log line becomes
-        `?`.
+        Message and hint may quote a server or a file's name: a character that could control a terminal or reorder a log
+        line becomes `?`, and so does a line break in the message, after which a hint might seem to begin.
         """
-        self.message, self.hint = _printable(message), _printable(hint)
+        self.message, self.hint = _printable(message), _printable(hint, kept="\n")
         super().__init__(self.message)
         self.uri = None if uri is None else str(uri)
 

@@ -328,7 +328,7 @@ class SecretResolver:
         if value is None:
             raise SecretRequired(
                 f"The {name} was not found: the key ring has no entry {location}.",
-                hint=f"Run: keyring set {service} {user}",
+                hint=f"Run: keyring set {text.shell_quoted(service)} {text.shell_quoted(user)}",
             )
         return value.encode(errors="surrogatepass")
 

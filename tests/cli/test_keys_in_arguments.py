@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from signing_in import run
 from stores.key_material import new_key, pem_of
@@ -35,6 +37,49 @@ def test_key_as_an_argument(arguments: tuple[str, ...]) -> None:
     assert "got the key itself" in done.errors
     assert "write pem:env:APP_KEY" in done.errors
     assert SECRET not in done.errors + done.output
+
+
+def _private_bytes(kind: str, form: PrivateFormat, encoding: Encoding = Encoding.DER) -> bytes:
+    return bytes(new_key(kind).private_bytes(encoding, form, NoEncryption()))
+
+
+ED25519 = _private_bytes("Ed25519", PrivateFormat.PKCS8)
+JWK = (
+    '{"crv": "Ed25519", "d": "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A",'
+    ' "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "kty": "OKP"}'
+)
+"""From RFC 8037, appendix A.1."""
+FORMS = {
+    "Ed25519": ED25519,
+    "P-256": _private_bytes("P-256", PrivateFormat.PKCS8),
+    "P-256, older": _private_bytes("P-256", PrivateFormat.TraditionalOpenSSL),
+    "RSA": _private_bytes("RSA-2048", PrivateFormat.PKCS8),
+    "short PEM": _private_bytes("Ed25519", PrivateFormat.PKCS8, Encoding.PEM),
+    "JWK": JWK.encode(),
+    "OpenSSH": b64decode(
+        "".join(_private_bytes("Ed25519", PrivateFormat.OpenSSH, Encoding.PEM).decode().split("\n")[1:-2])
+    ),
+}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("kind", FORMS)
+def test_key_in_base64(kind: str, times: int) -> None:
+    """A key is recognized in each encoding in which one is accepted: base64, also twice, however short the key is."""
+    text = FORMS[kind]
+    for _ in range(times):
+        text = b64encode(text)
+    done = run("sign", "--key", text.decode())
+    assert "got the key itself" in done.errors
+    assert text.decode()[-50:] not in done.errors
+
+
+@pytest.mark.parametrize("changes", [('"', '\\"'), ('"', ""), ('"', "'")])
+def test_jwk_after_a_shell(changes: tuple[str, str]) -> None:
+    """A JWK is recognized too if its quotation marks were escaped, removed or replaced."""
+    done = run("sign", "--key", JWK.replace(*changes))
+    assert "got the key itself" in done.errors
+    assert "nWGxne" not in done.errors
 
 
 @pytest.mark.parametrize("variable", ["KEYVOUCH_TENANT", "KEYVOUCH_CONFIG", "KEYVOUCH_PROFILE", "KEYVOUCH_CLIENT_ID"])

@@ -135,11 +135,10 @@ def test_new_member_is_private_in_doubt(etc: Path, case: str) -> None:
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 0, 0o600)
 
 
-@pytest.mark.parametrize("owns", [False, True])
-def test_new_key_in_a_folder_for_an_account(etc: Path, owns: bool) -> None:
+def test_new_key_in_a_folder_for_an_account(etc: Path) -> None:
     """If the folder is for another account, the line that lets it read the new key is printed, and helps."""
-    os.chown(etc, SERVICE if owns else 0, SERVICE)
-    etc.chmod(0o700 if owns else 0o750)
+    os.chown(etc, 0, SERVICE)
+    etc.chmod(0o750)
     _, told = new_member(etc)
     (path,) = etc.glob("job-*")
     assert f"Run: chgrp {SERVICE} {path} && chmod g+rX {path}\n" in told
@@ -151,6 +150,30 @@ def test_new_key_in_a_folder_for_an_account(etc: Path, owns: bool) -> None:
             return f"signed {len(signer.sign(b'x', 'ES256'))}"
 
     assert answer_as(SERVICE, sign_with_new).startswith("signed")
+
+
+@pytest.mark.parametrize("case", ["owner", "group", "everyone", "folder above"])
+def test_no_line_for_root_in_a_folder_of_others(etc: Path, case: str) -> None:
+    """Who can replace the new key by a link could have root give them another file: they create the key themselves."""
+    folder = etc / "keys"
+    folder.mkdir()
+    os.chown(folder, SERVICE if case == "owner" else 0, SERVICE)
+    folder.chmod({"group": 0o770, "everyone": 0o777}.get(case, 0o750))
+    if case == "folder above":
+        os.chown(etc, SERVICE, SERVICE)
+    _, told = new_member(folder)
+    assert "chgrp" not in told
+    assert "setfacl" not in told
+    assert "Create the key as the account that uses it" in told
+
+
+def test_files_in_a_sticky_folder_are_no_members(etc: Path) -> None:
+    """Anyone can put a file there: that does not say that its owner is to read a new key."""
+    etc.chmod(0o1777)
+    old = write(etc / "job-a.pem", pem_of(new_key("P-256"), certify(new_key("P-256"))))
+    os.chown(old, SERVICE, SERVICE)
+    _, told = new_member(etc)
+    assert "Another account" not in told
 
 
 @pytest.mark.parametrize("group", [0, 27, 42, 50])

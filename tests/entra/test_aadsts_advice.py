@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvouch.entra import aadsts_advice
+from keyvouch.entra.assertion import choose_algorithm
 from keyvouch.entra.client_key import UsedKey
+from keyvouch.errors import AlgorithmUnsupported
+from stores.key_material import new_key, pem_of
 
 
 @pytest.mark.parametrize("code", sorted(aadsts_advice.ADVICE))
@@ -32,6 +36,23 @@ def test_trace_id_is_removed() -> None:
 
     assert refused.message == "The authority refused the request: AADSTS700016: Not found."
     assert refused.correlation_id == "2"
+
+
+@pytest.mark.parametrize("field", ["error", "error_description"])
+def test_assertion_that_the_server_repeats(field: str) -> None:
+    """A server may quote the assertion, which is valid for some minutes: the error does not repeat it."""
+    assertion = jwt.encode({"aud": "x"}, pem_of(new_key("P-256")), "ES256")
+    refused = aadsts_advice.authority_refused({field: f"Invalid client_assertion={assertion}."}, None)
+    assert refused.message == "The authority refused the request: Invalid client_assertion=..."
+    assert assertion[-40:] not in f"{refused} {refused.error}"
+
+
+def test_long_list_of_algorithms() -> None:
+    """What a server lists is quoted only in part."""
+    listed = ("none", *(f"X{number}" for number in range(10_000)))
+    with pytest.raises(AlgorithmUnsupported, match="only the algorithms none, X0") as caught:
+        choose_algorithm(new_key().public_key(), listed, "pem:a", "")
+    assert len(caught.value.message) < 400
 
 
 @pytest.mark.parametrize("result", [{}, {"error": None, "error_codes": None}, {"error": "x", "error_description": ""}])

@@ -4,6 +4,8 @@ import base64
 import datetime as dt
 import hashlib
 import itertools
+import json
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -169,6 +171,22 @@ def test_huge_counts_are_rejected(folder: Path, rounds: int) -> None:
     assert re.search(LIMIT, refused("pem", write(folder / "app.pem", armored(pkcs8(pbkdf2(rounds))))))
 
 
+@pytest.mark.parametrize("tag", [0x0C, 0x86], ids=["string", "context"])
+@pytest.mark.parametrize("scheme", ["2a864886f70d01050c", "2a864886f70d010c0103"], ids=["PBKDF2", "PKCS#12"])
+def test_rounds_of_an_identifier_with_another_tag_count(folder: Path, scheme: str, tag: int) -> None:
+    """Rounds count wherever they would be used: another tag on the identifier does not hide them."""
+    kdf = der(0x30, der(tag, bytes.fromhex(scheme)), der(0x30, der(0x04, bytes(8)), integer(2**31 - 1)))
+    key = pkcs8(kdf) if scheme.endswith("050c") else der(0x30, kdf, der(0x04, bytes(160)))
+    assert "2,147,483,647 rounds" in refused("pem", write(folder / "app.pem", armored(key)))
+
+
+@pytest.mark.parametrize("tag", [0x31, 0xA0], ids=["set", "context"])
+def test_rounds_in_another_container_count(folder: Path, tag: int) -> None:
+    """Nor does another tag on the identifier's container, or on that of its parameters."""
+    parts = der(0x06, bytes.fromhex("2a864886f70d01050c")), der(tag, der(0x04, bytes(8)), integer(2**31 - 1))
+    assert "2,147,483,647 rounds" in refused("pem", write(folder / "app.pem", armored(pkcs8(der(tag, *parts)))))
+
+
 def test_long_derived_keys_count(folder: Path) -> None:
     """PBKDF2 runs once for each block of its output."""
     long = pbkdf2(100_000, integer(32 * 40))
@@ -219,6 +237,26 @@ def test_large_unencrypted_key_is_rejected_unparsed(folder: Path, scheme: str) -
         data = der(0x30, integer(3), der(0x30, data, der(0xA0, der(0x04, inner))))
     said = refused(scheme, write(folder / f"app.{scheme}", data))
     assert re.search(r"a private key of 9,\d\d\d bytes; the limit is 5,120", said)
+
+
+@pytest.mark.parametrize("modulus", [2**4423 - 1, (2**2203 - 1) ** 2, 2**9689 - 1], ids=["prime", "square", "large"])
+@pytest.mark.parametrize("form", ["jwk", "pem"])
+def test_modulus_without_two_primes(folder: Path, modulus: int, form: str) -> None:
+    """No try to factor a (Mersenne) prime or its square succeeds: it is refused first, as is a very large modulus."""
+    group = modulus - 1 if modulus != (2**2203 - 1) ** 2 else (2**2203 - 1) * (2**2203 - 2)
+    exponent = next(each for each in itertools.count(3, 2) if math.gcd(each, group) == 1)
+    numbers = [modulus, exponent, pow(exponent, -1, group)]
+    if form == "jwk":
+        members = {name: base64url(value) for name, value in zip(("n", "e", "d"), numbers, strict=True)}
+        path = write(folder / "app.pem", json.dumps({"kty": "RSA", **members}).encode())
+    else:
+        content = der(0x30, *map(integer, [0, *numbers, 2, 2, 2]))
+        path = write(folder / "app.pem", armored(content, b"RSA PRIVATE KEY"))
+    assert "cannot be read" in refused("pem", path, "")
+
+
+def base64url(value: int) -> str:
+    return base64.urlsafe_b64encode(value.to_bytes(-(-value.bit_length() // 8), "big")).decode().rstrip("=")
 
 
 def test_openssl_errors_are_not_internal_errors(folder: Path) -> None:

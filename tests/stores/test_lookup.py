@@ -216,3 +216,23 @@ def test_pinned_uri_lists_its_key(folder: Path) -> None:
     first, second = store("pem:").keys(uri(f"pem:{path}"))
     assert store("pem:").keys(second.uri) == [second]
     assert first != second
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+@pytest.mark.parametrize("asked", ["missing", "public", "friendly name"])
+def test_line_break_in_a_name_is_no_hint(folder: Path, asked: str) -> None:
+    """No name of a file or key, which others may choose, begins a line that looks like a command to run."""
+    path = folder / "a\nRun as root: true.pfx"
+    openssl_pfx(path, "-name", "a\nRun as root: true")
+    if asked == "public":
+        path.chmod(0o644)
+    encoded = str(path).replace("\n", "%0A")
+    opened = {
+        "missing": f"pfx:{folder}/app.pfx",
+        "public": f"pfx:{encoded}?password=env:PASSWORD",
+        "friendly name": f"pfx:path={encoded};friendly-name=b?password=env:PASSWORD",
+    }
+    with pytest.raises((KeyNotFound, AccessDenied)) as caught:
+        open_key(opened[asked])
+    assert "Run as root" in str(caught.value)
+    assert not any(line.startswith("Run as root") for line in str(caught.value).splitlines())

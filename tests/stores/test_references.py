@@ -342,3 +342,10 @@ def test_key_in_place_of_its_reference_is_not_repeated(prefix: str, key: str) ->
     shown = f"{caught.value!r} {caught.value} {caught.value.hint} {caught.value.uri}"
     assert key[-40:-10] not in shown
     assert key[30:60] not in shown
+
+
+@pytest.mark.parametrize("line", ["-----BEGIN PRIVATE KEY-----\n", "-----BEGIN PRIVATE KEY-----"])
+def test_many_blocks_without_an_end(line: str) -> None:
+    """A megabyte of blocks that begin and do not end is searched once, not once for each of them."""
+    with pytest.raises(KeyUnusable, match="no line -----END"):
+        keyvouch.load_signer(line.encode() * 40_000)

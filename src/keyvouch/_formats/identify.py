@@ -6,7 +6,6 @@ import base64
 import binascii
 import json
 import re
-import shlex
 from typing import Any, NamedTuple
 
 from keyvouch._formats import asn1
@@ -14,6 +13,7 @@ from keyvouch._formats.asn1 import Element
 from keyvouch._formats.certificate_data import CERTIFICATE_LABELS, PKCS7_LABELS, SIGNED_DATA
 from keyvouch._formats.pem_blocks import find_pfx, has_block, has_escaped_line_ends, iter_blocks
 from keyvouch._system import text
+from keyvouch._system.text import shell_quoted
 
 
 class Identified(NamedTuple):
@@ -70,7 +70,7 @@ _CERTIFICATE_FIELDS = 6
 
 def identify(data: bytes, path: object) -> Identified | None:
     """Return what the file is, if it is something other than what was expected and can be recognized."""
-    file, stripped = shlex.quote(str(path)), data.lstrip(b"\xef\xbb\xbf \t\r\n")
+    file, stripped = shell_quoted(path), data.lstrip(b"\xef\xbb\xbf \t\r\n")
     if advice := text.advice(data, path, ""):
         return Identified("UTF-16 text", advice)
     if encoding := next((name for name, begin in _WITHOUT_BOM.items() if data.find(begin) % 2 == 0), None):
@@ -223,16 +223,20 @@ def _key_command(what: str) -> str:
 
 def certificate_hint(path: object) -> str:
     """Return the hint for a file that contains only certificates, in place of a key."""
-    uri = shlex.quote(f"pem:KEY-FILE?certificate-file={_encoded(path)}")
+    uri = shell_quoted(f"pem:KEY-FILE?certificate-file={_encoded(path)}")
     return f"It contains no private key: name the file of the key, and write {uri}."
 
 
 def _uri(scheme: str, path: object) -> str:
-    return shlex.quote(f"{scheme}:{_encoded(path)}")
+    return shell_quoted(f"{scheme}:{_encoded(path)}")
 
 
 def _encoded(path: object) -> str:
-    return re.sub("[%?&#]", lambda character: f"%{ord(character[0]):02X}", str(path))
+    return "".join(_percent(each) if each in "%?&#" or not each.isprintable() else each for each in str(path))
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogateescape"))
 
 
 def _structure(fields: tuple[Element, ...]) -> str | None:

@@ -10,7 +10,8 @@ _MOST_LAYERS = 2
 """How often base64 is removed: Kubernetes encodes what the user may already have encoded."""
 _ESCAPED_LINE_END = re.compile(rb"(?:\\r)?\\n")
 """A line end as two characters, from JSON or a badly quoted variable."""
-_ARMOUR = re.compile(rb"(-----BEGIN [A-Z0-9 ]+-----)(.*?)(-----END [A-Z0-9 ]+-----)", re.DOTALL)
+_ARMOUR = re.compile(rb"(-----BEGIN [A-Z0-9 ]+-----)([^-]*+)(-----END [A-Z0-9 ]+-----)")
+"""A block without headers, which contain hyphens. The search ends at the next hyphen, so that one pass finds all."""
 
 
 def decode(data: bytes) -> bytes:

@@ -14,13 +14,24 @@ KEY_REFERENCE_KINDS = ("env", "credential", "keyring", "command", "stdin", "memo
 
 REDACTED = "***"
 
-_KEY = re.compile(
-    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|[\"']kty[\"']\s*:"
-    r"|(?<![A-Za-z0-9+/_-])(?:MI[A-Za-z]|LS0tLS1CRUdJTi|eyJ|ewo)[A-Za-z0-9+/_-]{150}"
+_MEMBER = r"(?<!\w)kty\\*[\"']?\s*:"
+"""The member that every JWK has; a shell may have removed its quotation marks, or another program escaped them."""
+_SHORT = (
+    *("LS0tLS1CRUdJTi", "b3BlbnNzaC1rZXktdj"),
+    *("TFMwdExTMUNSVWRKVG", "YjNCbGJuTnphQzFyWlhrdGRq", "TUM0Q0FRQXdCUVlESzJWd0", "TUhjQ0FRRUV"),
 )
-"""A private key in PEM or as a JWK, or the base64 of one or of a PFX."""
+"""The base64 of the beginning of PEM and of OpenSSH's format, and that of such base64 and of short keys in ASN.1."""
+_SHORT_DER = r"M[A-Za-z0-9+/]{6}w(?:BQYDK2Vw|EwYHKoZIzj0CAQ)|M[A-Za-z0-9+/]{2}CAQEE"
+"""The base64 of Ed25519 keys and of elliptic-curve keys, in PKCS#8 and in the older format."""
+_LONG = r"MI[A-Za-z]|eyJ|ewo|TUl[A-Za-z0-9+/]|ZXlK|ZXdv"
+"""The base64, once or twice, of any longer ASN.1 and of JSON: words may begin like this."""
+_KEY = re.compile(
+    rf"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|{_MEMBER}"
+    rf"|(?<![A-Za-z0-9+/_-])(?:(?:{'|'.join(_SHORT)}|{_SHORT_DER})[A-Za-z0-9+/_-]{{30}}|(?:{_LONG})[A-Za-z0-9+/_-]{{150}})"
+)
+"""A private key in PEM or as a JWK, or the base64 of one or of a PFX, also encoded twice."""
 _KEY_IN_TEXT = re.compile(
-    rf"(?!-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.{{0,30}}\Z)(?:\{{[^{{}}]*(?=[\"']kty[\"'])|{_KEY.pattern}).*", re.DOTALL
+    rf"(?!-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.{{0,30}}\Z)(?:\{{[^{{}}]*(?={_MEMBER})|{_KEY.pattern}).*", re.DOTALL
 )
 """The same and all that follows; not the first line of a PEM block, without its contents, in an explanation."""
 

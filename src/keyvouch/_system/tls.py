@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import ssl
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from keyvouch._system import files
 from keyvouch._system.sockets import use_bounded_sockets
+from keyvouch._system.text import shell_quoted
 from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError
 
 _OPENSSL_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -73,7 +73,7 @@ def _unusable(path: Path, ca_file: str | None, error: OSError) -> KeyvouchError:
     hint = f"Set {name} to a file with the certificates of the server's certificate authority, in PEM."
     with contextlib.suppress(OSError):
         if ssl.create_default_context(cadata=files.read(path)).cert_store_stats()["x509"]:  # DER
-            hint = f"Convert it: openssl x509 -inform DER -in {shlex.quote(str(path))} -out NEW.pem"
+            hint = f"Convert it: openssl x509 -inform DER -in {shell_quoted(path)} -out NEW.pem"
     return ConfigurationError(f"{message}: it contains no certificate in PEM.", hint=hint)
 
 

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_CREATE_AS_READER = (
+    "Create the key as the account that uses it: others can replace files in this folder, so root should not change"
+    " their access here."
+)
+
 
 def present(result: Result, output: str, as_text: Callable[[Result], object]) -> None:
     """Print a command's result: as JSON if `output` is "json", otherwise by calling `as_text` with it."""
@@ -70,7 +75,17 @@ def print_readers_hint(requested: KeyUri, pinned: KeyUri) -> None:
     siblings = key_files.siblings(requested.get("path"))
     for path in (pinned.get("path"), pinned.get("certificate-file")):
         if isinstance(path, str | Path) and (hint := files.readers_hint(Path(path), siblings)):
+            hint = hint if _is_trusted(Path(path).parent) else _CREATE_AS_READER
             click.echo(f"\nAnother account that uses this folder cannot read {printable(path)} yet.\n{hint}", err=True)
+
+
+def _is_trusted(folder: Path) -> bool:
+    """Return True if no other account can replace what is in the folder, such as by a link to a file elsewhere."""
+    try:
+        files.check_trusted(folder)
+    except (OSError, KeyvouchError):
+        return False
+    return True
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

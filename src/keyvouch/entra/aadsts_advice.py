@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,9 @@ _OTHER_ADVICE = {
 _OPTIONS = "{kid} (none if it is registered without one), {algorithm} or {audience}"
 """The options for assertions that such a server may require, for `environment.options_to_set`."""
 
+_TOKEN = re.compile(r"\beyJ[\w-]+\.[\w.-]+")
+"""A token or an assertion, which a server may repeat from the request (RFC 7519, section 3)."""
+
 _MAX_DESCRIPTION = 1000
 """Maximum number of characters shown of an authority's error description."""
 
@@ -113,7 +117,7 @@ def authority_refused(result: Mapping[str, Any], used_key: UsedKey | None) -> Au
         f"The authority refused the request: {error_description(result)}",
         hint=hint,
         uri=used_key.uri if used_key else None,
-        error=str(result.get("error") or ""),
+        error=_TOKEN.sub("...", str(result.get("error") or "")),
         error_codes=codes,
         thumbprint=thumbprint(used_key.certificate) if used_key and used_key.certificate else None,
         correlation_id=str(correlation_id) if correlation_id else None,
@@ -178,7 +182,7 @@ def error_description(result: Mapping[str, Any]) -> str:
     """Return the authority's error description without trace id, correlation id and time, which are kept elsewhere."""
     text = str(result.get("error_description") or result.get("error") or "").strip()
     line = text.splitlines()[0].split(" Trace ID:")[0] if text else "no reason given"
-    return "".join(each for each in line[:_MAX_DESCRIPTION] if each.isprintable())
+    return "".join(each for each in _TOKEN.sub("...", line)[:_MAX_DESCRIPTION] if each.isprintable())
 
 
 def _codes(result: Mapping[str, Any]) -> tuple[int, ...]:

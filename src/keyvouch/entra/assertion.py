@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _REGIONAL = re.compile(
     r"https://[a-z0-9-]+\.(?:(login\.microsoft\.com)|(login\.microsoftonline\.us|login\.partner\.microsoftonline\.cn))/"
 )
+_MAX_SHOWN = 200
+"""Maximum number of characters shown of what the authority lists."""
 
 
 @dataclass
@@ -91,8 +93,9 @@ def choose_algorithm(public_key: PublicKey, supported: tuple[str, ...], uri: str
     kind = key_type(public_key)
     fitting = [algorithm for algorithm in algorithms_for(kind) if algorithm.name in supported]
     if not fitting:
+        shown = ", ".join(supported)[:_MAX_SHOWN]
         raise AlgorithmUnsupported(
-            f"The authority supports only the algorithms {', '.join(supported)}; this {kind} key has none of them.",
+            f"The authority supports only the algorithms {shown}; this {kind} key has none of them.",
             hint="Use a key of another type (`keyvouch new --key-type`), or set"
             f" {environment.options_to_set('{algorithm}', profile)}.",
             uri=uri,

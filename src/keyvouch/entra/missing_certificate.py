@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-
 from keyvouch._core import opening
+from keyvouch._system.text import shell_quoted
 from keyvouch.errors import CertificateMissing, KeyvouchError
 from keyvouch.uri import KeyUri, quoted
 
@@ -36,7 +35,7 @@ def _create(uri: str) -> str:
         return f"Add its certificate: {install}"
     if parsed.scheme in _FILES and (path := parsed.get("path")):
         return (
-            f"Create one: openssl req -x509 -new -key {shlex.quote(str(path))} -subj /CN=app -days 365 -out app.cer"
+            f"Create one: openssl req -x509 -new -key {shell_quoted(path)} -subj /CN=app -days 365 -out app.cer"
             f"\nAdd it to the key: {install}"
         )
     if {"certificate", "key"} <= {*parsed.declared}:  # a store in which a key has a certificate, or can have none

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import binascii
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keyvouch.algorithms import CRYPTOGRAPHY, elliptic_curve
+from keyvouch.algorithms import CRYPTOGRAPHY, LONGEST_EXPONENT, elliptic_curve
 from keyvouch.certificate import load_certificates, parsing
 from keyvouch.errors import KeyUnusable
-from keyvouch.stores import limits
+from keyvouch.stores import limits, private_keys
 from keyvouch.stores.key_entries import FileContents, FoundKey
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+=*")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _CRT = ("p", "q", "dp", "dq", "qi")
-_MOST_TRIES = 40
-"""How often to try to factor an RSA modulus: each try succeeds with a probability of at least one half."""
 
 
 def is_jwk(data: bytes) -> bool:
@@ -119,31 +116,14 @@ def _load_rsa(jwk: Mapping[str, Any]) -> PrivateKey:
     if "oth" in jwk:
         raise _JwkError("RSA keys with more than two primes are not supported")
     n, e, d = (_number(jwk, name) for name in ("n", "e", "d"))
-    if e.bit_length() > 64 or not 0 < d < n:  # noqa: PLR2004 - the limit of `algorithms.require_usable`
+    if e.bit_length() > LONGEST_EXPONENT or not 0 < d < n:
         raise _JwkError('"e" or "d" is too large')
     if "p" in jwk:
         p, q, dp, dq, qi = (_number(jwk, name) for name in _CRT)
     else:  # RFC 7518, section 6.3.2, requires only d
-        p, q = _factor(n, e, d)
+        p, q = private_keys.recover_primes(n, e, d)
         dp, dq, qi = d % (p - 1), d % (q - 1), pow(q, -1, p)
     return rsa.RSAPrivateNumbers(p, q, d, dp, dq, qi, rsa.RSAPublicNumbers(e, n)).private_key()
-
-
-def _factor(n: int, e: int, d: int) -> tuple[int, int]:
-    """Return the primes of an RSA modulus, larger one first (NIST SP 800-56B, appendix C.1). Raises ValueError."""
-    odd = e * d - 1
-    twos = (odd & -odd).bit_length() - 1
-    for base in range(2, 2 + _MOST_TRIES):
-        root = pow(base, odd >> twos, n)
-        if pow(root, 1 << twos, n) != 1:
-            break  # d does not belong to n and e
-        for _ in range(twos):
-            square = root * root % n
-            if square == 1 and root not in (1, n - 1):
-                p = math.gcd(root - 1, n)
-                return max(p, n // p), min(p, n // p)
-            root = square
-    raise ValueError("not an RSA key")
 
 
 def _load_ec(jwk: Mapping[str, Any]) -> PrivateKey:

@@ -267,7 +267,8 @@ def unknown_name_error(uri: KeyUri, entries: Sequence[KeyEntry]) -> KeyNotFound:
     import difflib
 
     nearest = difflib.get_close_matches(wanted, known) or known
-    hint = f"Use one of: {', '.join(nearest)}." if nearest else "Omit friendly-name: the keys have no names."
+    shown = ", ".join(each if each.isprintable() else ascii(each) for each in nearest)  # whoever made the file chose it
+    hint = f"Use one of: {shown}." if nearest else "Omit friendly-name: the keys have no names."
     return KeyNotFound(f"Key not found: no key has the friendly name {wanted!r}.", hint=hint, uri=uri)
 
 

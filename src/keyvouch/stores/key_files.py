@@ -10,7 +10,6 @@ import datetime as dt
 import errno
 import os
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from keyvouch._formats.identify import certificate_hint, identify
 from keyvouch._system import files
 from keyvouch._system.files import Stamp, stamp
+from keyvouch._system.text import shell_quoted
 from keyvouch.errors import AccessDenied, KeyExists, KeyNotFound, KeyUnusable, KeyvouchError
 from keyvouch.secrets import SecretResolver
 
@@ -196,7 +196,7 @@ def missing_file_error(path: Path, suffixes: Sequence[str]) -> KeyNotFound:
         if neighbours := filter_by_suffix(sorted(path.parent.iterdir()), suffixes):
             names = ", ".join(
                 [
-                    *(each.name for each in neighbours[:_MAX_NEIGHBOURS]),
+                    *(shell_quoted(each.name) for each in neighbours[:_MAX_NEIGHBOURS]),
                     *(["..."] * (len(neighbours) > _MAX_NEIGHBOURS)),
                 ]
             )
@@ -243,7 +243,7 @@ def require_no_file(path: Path) -> None:
 
 def family_hint(path: Path) -> str:
     """Return a hint for a key that is to be followed by another one, and whose path names a single file."""
-    family = shlex.quote(f"{path.with_name(f'{path.stem}*{path.suffix}')}")
+    family = shell_quoted(f"{path.with_name(f'{path.stem}*{path.suffix}')}")
     return f"To add a key that replaces it later, use a path with *, such as {family}, and --further."
 
 

@@ -62,9 +62,8 @@ def rounds_of(tree: Element, path: Path, hint: str) -> Iterator[int]:
     """
     for element in tree.walk():
         match element:
-            case Element(
-                tag=b"\x30", children=(Element(tag=b"\x06", content=oid), Element(tag=b"\x30", children=parameters), *_)
-            ):
+            # Whatever the tags are: decryption does not check them either.
+            case Element(children=(Element(content=oid), Element(children=parameters), *_)):
                 if oid == _SCRYPT:
                     yield _scrypt(parameters, path, hint)
                 elif oid == _PBKDF2:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from keyvouch._formats import asn1
 from keyvouch._formats.certificate_data import CERTIFICATE_LABELS, PKCS7_LABELS, find_certificates
 from keyvouch._formats.identify import certificate_hint, identify
 from keyvouch._formats.pem_blocks import Block, find_pfx, has_block, has_escaped_line_ends, iter_blocks
+from keyvouch._system.text import shell_quoted
 from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import parsing, read_certificates, require_few
 from keyvouch.errors import ConfigurationError, KeyUnusable, SecretIncorrect, SecretRequired
@@ -117,7 +117,7 @@ def _load_openssh(block: Block, path: Path) -> PrivateKey | KeyUnusable:
             return KeyUnusable(
                 f"The key in {path} is encrypted, and in OpenSSH's format.",
                 hint="Make a copy without a passphrase, which only you can read:"
-                f" cp {shlex.quote(str(path))} {new} && chmod 600 {new} && ssh-keygen -p -N '' -f {new}",
+                f" cp {shell_quoted(path)} {new} && chmod 600 {new} && ssh-keygen -p -N '' -f {new}",
             )
         with parsing(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of DSA, which the caller refuses
@@ -179,7 +179,7 @@ def _load_key(block: Block, password: Secret | None, path: Path) -> PrivateKey |
         return _load_openssh(block, path)
     try:
         der = _decrypt(block, password, path) if _is_encrypted(block) else block.decode()
-        return private_keys.load(der, f"The key in {path}", f"openssl pkey -in {shlex.quote(str(path))} -out NEW.pem")
+        return private_keys.load(der, f"The key in {path}", f"openssl pkey -in {shell_quoted(path)} -out NEW.pem")
     except KeyUnusable as error:
         return error
     except ValueError:
@@ -220,7 +220,7 @@ def _incorrect_password(password: Secret, path: Path) -> SecretIncorrect:
 
 def _rewrite_command(path: Path) -> str:
     """Return the command that rewrites a key with OpenSSL's default settings."""
-    return f"openssl pkey -aes256 -in {shlex.quote(str(path))} -out NEW.pem"
+    return f"openssl pkey -aes256 -in {shell_quoted(path)} -out NEW.pem"
 
 
 def _unreadable_key(path: Path) -> KeyUnusable:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from keyvouch._formats.asn1 import Element
 from keyvouch._formats.certificate_data import key_digest
 from keyvouch._formats.identify import identify
 from keyvouch._formats.pem_blocks import find_pfx
+from keyvouch._system.text import shell_quoted
 from keyvouch.algorithms import CRYPTOGRAPHY
 from keyvouch.certificate import (
     certificate_spki,
@@ -164,7 +164,7 @@ def _rewrite_hint(path: Path) -> str:
 
 def _rewrite_command(path: Path) -> str:
     """Return the commands that rewrite a file with OpenSSL's default settings."""
-    file = shlex.quote(str(path))
+    file = shell_quoted(path)
     return f"openssl pkcs12 -in {file} -out key.pem && openssl pkcs12 -export -in key.pem -out NEW.pfx"
 
 

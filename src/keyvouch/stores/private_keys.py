@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from keyvouch._formats import asn1, pss
 from keyvouch._formats.asn1 import Element
-from keyvouch.algorithms import CRYPTOGRAPHY, ELLIPTIC_CURVES, elliptic_curve
+from keyvouch.algorithms import CRYPTOGRAPHY, ELLIPTIC_CURVES, LARGEST_RSA, LONGEST_EXPONENT, elliptic_curve
 from keyvouch.certificate import parsing
 from keyvouch.errors import KeyUnusable
 
@@ -52,6 +54,8 @@ _ED25519_SIZE = 32
 _RSA_INTEGERS = 9
 """Version, n, e, d, p, q, and three values derived from them (RFC 8017, appendix A.1.2)."""
 _DSA_INTEGERS = 6
+_MOST_TRIES = 40
+"""How often to try to factor an RSA modulus."""
 
 
 @CRYPTOGRAPHY
@@ -120,7 +124,7 @@ def _rsa_key(tree: Element) -> PrivateKey:
     numbers = [int.from_bytes(each.content, "big") for each in tree.children[:_RSA_INTEGERS]]
     _, modulus, exponent, private, first, second, *_ = numbers
     if first * second != modulus:
-        first, second = rsa.rsa_recover_prime_factors(modulus, exponent, private)
+        first, second = recover_primes(modulus, exponent, private)
     return rsa.RSAPrivateNumbers(
         first,
         second,
@@ -130,6 +134,32 @@ def _rsa_key(tree: Element) -> PrivateKey:
         rsa.rsa_crt_iqmp(first, second),
         rsa.RSAPublicNumbers(exponent, modulus),
     ).private_key()
+
+
+def recover_primes(modulus: int, exponent: int, private: int) -> tuple[int, int]:
+    """Return the primes of an RSA modulus, larger one first (NIST SP 800-56B, appendix C.1). Raises ValueError.
+
+    Whoever wrote the numbers must not decide how long this takes: primes and their powers, for which no try succeeds,
+    are refused first. For any other modulus each try succeeds with a probability of at least one half.
+    """
+    is_small = modulus.bit_length() <= LARGEST_RSA and exponent.bit_length() <= LONGEST_EXPONENT
+    if not (is_small and 0 < private < modulus):
+        raise ValueError("not an RSA key")
+    odd = exponent * private - 1
+    if math.gcd(odd, modulus) != 1 or pow(2, modulus - 1, modulus) == 1:
+        raise ValueError("not a product of two primes")
+    twos = (odd & -odd).bit_length() - 1
+    for _ in range(_MOST_TRIES):
+        root = pow(secrets.randbelow(modulus - 3) + 2, odd >> twos, modulus)
+        if pow(root, 1 << twos, modulus) != 1:
+            break  # the private exponent does not belong to the others
+        for _ in range(twos):
+            square = root * root % modulus
+            if square == 1 and root not in (1, modulus - 1):
+                prime = math.gcd(root - 1, modulus)
+                return max(prime, modulus // prime), min(prime, modulus // prime)
+            root = square
+    raise ValueError("not an RSA key")
 
 
 def _elliptic_curve_key(value: bytes, rest: Sequence[Element], curve: str | None) -> PrivateKey:

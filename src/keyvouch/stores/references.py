@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from keyvouch._formats.text_encodings import decode
 from keyvouch._secrets.key_bytes import recall_key
 from keyvouch._secrets.redaction import KEY_REFERENCE_KINDS, contains_key
 from keyvouch._system import files
+from keyvouch._system.text import shell_quoted
 from keyvouch.errors import KeyvouchError, NotSupported
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.store import KeyUri
@@ -89,7 +89,7 @@ def require_file(file: key_files.KeyFile, uri: KeyUri) -> None:
 
 def fit_hints(errors: Iterable[KeyvouchError], reference: KeyReference) -> None:
     """Change the hints of errors about the contents of a file to ones for this reference."""
-    label = re.escape(shlex.quote(str(reference.label)))
+    label = re.escape(shell_quoted(reference.label))
     for error in errors:
         if reference.kind == "memory":
             error.hint = error.hint.replace(PASSWORD_REQUIRED, "Pass password= to keyvouch.load_signer.")

@@ -7,7 +7,6 @@ belongs to this account, or what root has to change for it, gets a command: neve
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from keyvouch._system.files.accounts import (
     primary_group,
     user_name,
 )
+from keyvouch._system.text import shell_quoted
 
 
 def grant_read_hint(path: Path) -> str:
@@ -43,7 +43,7 @@ def grant_read_hint(path: Path) -> str:
 
 def restrict_readers_hint(path: Path) -> str:
     """Return a hint for a secret that everyone can read."""
-    quoted, status = shlex.quote(str(path)), path.stat()
+    quoted, status = shell_quoted(path), path.stat()
     if is_own(status):
         return f"Run: chmod o-rwx {quoted}"
     if _is_root():
@@ -81,7 +81,9 @@ def readers_hint(path: Path, siblings: Iterable[Path] = ()) -> str:
     """
     if sys.platform == "win32":
         return ""
-    line = next(filter(None, (_line_for_readers_of(each, path) for each in (*siblings, path.parent))), "")
+    # Anyone may have put siblings into a sticky folder.
+    likes = (path.parent,) if path.parent.stat().st_mode & stat.S_ISVTX else (*siblings, path.parent)
+    line = next(filter(None, (_line_for_readers_of(each, path) for each in likes)), "")
     return line and (f"Run: {line}" if _is_root() else f"Run as root: {line}")
 
 
@@ -220,4 +222,4 @@ def _group(path: Path) -> int | None:
 
 
 def _quoted(paths: Iterable[Path]) -> str:
-    return " ".join(shlex.quote(str(path)) for path in paths)
+    return " ".join(shell_quoted(path) for path in paths)

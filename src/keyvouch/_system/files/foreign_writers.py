@@ -7,7 +7,6 @@ On POSIX systems modes, owners, groups and POSIX access control lists decide; on
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import NamedTuple
 from keyvouch._system.files import posix_acl
 from keyvouch._system.files.access_hints import is_own, is_special
 from keyvouch._system.files.accounts import group_name, is_private_group, user_name
+from keyvouch._system.text import shell_quoted
 from keyvouch.errors import ConfigurationError
 
 _WINDOWS = sys.platform == "win32"
@@ -37,10 +37,10 @@ class ForeignWriter(NamedTuple):
         if is_special(status.st_mode):
             return "Use a regular file: this is a device, a pipe or a socket."
         if status.st_uid == 0 and not is_own(status):
-            return f"Run as root: {self.remedy} {shlex.quote(str(path))}"
+            return f"Run as root: {self.remedy} {shell_quoted(path)}"
         if not is_own(status):
             return f"Ask {user_name(status.st_uid)}, its owner, to remove that permission, or use a file of your own."
-        return f"Run: {self.remedy} {shlex.quote(str(path))}"
+        return f"Run: {self.remedy} {shell_quoted(path)}"
 
 
 def check_trusted(path: Path) -> None:
@@ -95,7 +95,7 @@ def _owner_hint(status: os.stat_result, component: Path) -> str:
         return "Use a regular file of your own."
     change = "chown -h root" if stat.S_ISLNK(status.st_mode) else "chown root"
     who = "" if os.geteuid() == 0 else " as root"
-    return f"Run{who}: {change} {shlex.quote(str(component))}\nOr use a file of your own."
+    return f"Run{who}: {change} {shell_quoted(component)}\nOr use a file of your own."
 
 
 def foreign_writer(status: os.stat_result, component: str) -> ForeignWriter | None:

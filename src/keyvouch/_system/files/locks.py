@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import stat
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from keyvouch._system.files.errors import cannot_write
 from keyvouch._system.files.folders import Folder
 from keyvouch._system.files.path_resolution import make_folder, open_folder
+from keyvouch._system.text import shell_quoted
 from keyvouch.errors import ConfigurationError, StoreUnavailable
 
 if sys.platform == "win32":
@@ -72,12 +72,12 @@ def _require_own(handle: int, folder: Folder, path: Path) -> None:
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise ConfigurationError(
             f"{path} cannot be used as a lock: it is not a regular file, or it has several hard links.",
-            hint=f"Run: rm {shlex.quote(str(path))}",
+            hint=f"Run: rm {shell_quoted(path)}",
         )
     if status.st_uid not in (0, os.geteuid(), folder.owner()):
         raise ConfigurationError(
             f"{path} cannot be used as a lock: it belongs to another user (uid {status.st_uid}).",
-            hint=f"Run: rm {shlex.quote(str(path))}",
+            hint=f"Run: rm {shell_quoted(path)}",
         )
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         os.fchmod(handle, 0o600)  # an account that can read it could hold the lock

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shlex
 import stat
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from keyvouch._system.files.folders import Folder
 from keyvouch._system.files.path_resolution import open_folder
 from keyvouch._system.files.reading import content, opened
 from keyvouch._system.files.writing import write_into
+from keyvouch._system.text import shell_quoted
 from keyvouch.errors import ConfigurationError
 
 log = logging.getLogger("keyvouch")
@@ -86,5 +86,5 @@ def _require_private(status: os.stat_result, path: Path) -> None:
     others = stat.S_IMODE(status.st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
     if others or status.st_nlink > 1 or status.st_uid not in (0, os.geteuid()):
         raise ConfigurationError(
-            f"{path} cannot be used: other accounts can open it.", hint=f"Run: rm {shlex.quote(str(path))}"
+            f"{path} cannot be used: other accounts can open it.", hint=f"Run: rm {shell_quoted(path)}"
         )
