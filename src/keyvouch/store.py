@@ -17,12 +17,13 @@ import datetime as dt
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
+from keyvouch._core.key_choice import choose_one
+from keyvouch._core.key_infos import KeyInfo, KeySpec, Schedule, TokenInfo, UnusableKey
 from keyvouch._core.uri_text import UriSyntax
 from keyvouch._system.forks import ForkGate
-from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyChanged, KeyNotFound, SessionLost
+from keyvouch.errors import SessionLost
 from keyvouch.uri import Attribute, KeyUri
 
 if TYPE_CHECKING:
@@ -63,116 +64,6 @@ T = TypeVar("T")
 
 CONTRACT = 1
 """The version of this contract; a store's entry point names the one it was written for."""
-
-
-@dataclass(frozen=True)
-class KeyInfo:
-    """What a store reports about a key without opening it."""
-
-    uri: KeyUri
-    """URI that opens this very key."""
-    key_type: str
-    """Type as in `algorithms.key_type`: "RSA-2048", "P-256"."""
-    spki_sha256: str | None = None
-    """SHA-256 of its public key, in lower-case hexadecimal."""
-    subject: str | None = None
-    """Subject of its certificate, RFC 4514."""
-    not_before: dt.datetime | None = None
-    not_after: dt.datetime | None = None
-    created: dt.datetime | None = None
-    """Creation time recorded by the store."""
-    exportable: bool | None = None
-    has_certificate: bool = False
-    advice: tuple[str, ...] = ()
-    """Problems in the store that should be fixed before they do harm, each with the remedy."""
-    friendly_name: str | None = None
-    """Name of its certificate that the store keeps beside the subject."""
-    provider: str | None = None
-    """The component that keeps the key, if the store has several: on Windows, a key storage provider."""
-    readers: tuple[str, ...] | None = None
-    """Accounts that may sign with the key, as in `GrantsAccess.readers`; None if the store does not know."""
-
-    @classmethod
-    def from_chain(
-        cls,
-        uri: KeyUri,
-        public_key: PublicKey,
-        chain: Sequence[Certificate],
-        *,
-        created: dt.datetime | None = None,
-        exportable: bool | None = None,
-        provider: str | None = None,
-        readers: tuple[str, ...] | None = None,
-    ) -> Self:
-        """Describe a key by its public key and its certificate chain, leaf first, which may be empty."""
-        from keyvouch.algorithms import key_type
-        from keyvouch.certificate import spki_sha256
-
-        leaf = chain[0] if chain else None
-        return cls(
-            uri,
-            key_type(public_key),
-            spki_sha256(public_key),
-            subject=leaf.subject.rfc4514_string() if leaf else None,
-            not_before=leaf.not_valid_before_utc if leaf else None,
-            not_after=leaf.not_valid_after_utc if leaf else None,
-            created=created,
-            exportable=exportable,
-            has_certificate=leaf is not None,
-            provider=provider,
-            readers=readers,
-        )
-
-    @property
-    def age_begins(self) -> dt.datetime | None:
-        """The time from which the age of a family member is counted."""
-        return self.created or self.not_before
-
-
-@dataclass(frozen=True)
-class TokenInfo:
-    """What a store reports about a token that holds its keys."""
-
-    uri: KeyUri
-    """URI of this token, without a key."""
-    description: str
-    """Maker and model of the token, and whether its PIN is locked."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Which key of a list signs now, and which one takes over; None if that is unknown, or never happens."""
-
-    now: KeyInfo | None = None
-    next: KeyInfo | None = None
-    next_at: dt.datetime | None = None
-    """When the next key begins to sign."""
-
-
-@dataclass(frozen=True)
-class UnusableKey:
-    """Something that a listing leaves out: a damaged file, a disabled version."""
-
-    name: str
-    """Path or URI."""
-    reason: str
-    """Why it cannot sign, as a sentence."""
-
-
-@dataclass(frozen=True)
-class KeySpec:
-    """Specification of a key to generate."""
-
-    key_type: str = "RSA-2048"
-    """One of `algorithms.KEY_TYPES`."""
-    subject: str = "CN=keyvouch"
-    """Subject of the certificate, RFC 4514; for stores that make key and certificate in one step."""
-    days: int = 365
-    """Days for which that certificate is valid."""
-    exportable: bool = False
-    """True if the key may leave the store. Files cannot prevent it."""
-    further: bool = False
-    """True to add a member to an existing family."""
 
 
 class StoredKey(ABC):
@@ -383,83 +274,3 @@ class GrantsAccess(ABC):
     @abstractmethod
     def revoke(self, uri: KeyUri, account: str) -> None:
         """Revoke an account's permission to sign with the key."""
-
-
-def choose_one(
-    uri: KeyUri, infos: Sequence[KeyInfo], certificate: Certificate | None = None
-) -> tuple[KeyInfo, dt.datetime | None]:
-    """Return the one matching key that the URI selects, and when another will be chosen (None if never).
-
-    In this order: the key that `spki-sha256` identifies; the certificate's; the only one; with `select=newest` the
-    newest that has settled. Raises `KeyNotFound`, `KeyChanged`, `CertificateMismatch`, `AmbiguousKey`.
-    """
-    if not infos:
-        raise KeyNotFound(f"Key not found: {uri}.", hint="List the keys: `keyvouch keys`.", uri=uri)
-    if pinned := uri.get("spki-sha256"):
-        found = _by_key(infos, pinned)
-        if found is None:
-            raise KeyChanged(
-                f"The key at {uri} was replaced by another.",
-                hint="To use the new key, remove spki-sha256 from the URI.",
-                uri=uri,
-            )
-        return found, None
-    if certificate is not None:
-        from keyvouch.certificate import belongs_to
-
-        found = next((info for info in infos if info.spki_sha256 and belongs_to(certificate, info.spki_sha256)), None)
-        if found is None:
-            raise CertificateMismatch(
-                f"The certificate of {certificate.subject.rfc4514_string()} does not belong to the key {uri}.",
-                hint="Use the certificate that was issued for this key.",
-                uri=uri,
-            )
-        return found, None
-    if len(infos) == 1:
-        return infos[0], None
-    if uri.get("select") != "newest":
-        raise ambiguous(uri, infos, "Use one of these URIs")
-    return _newest_settled(uri, infos, dt.datetime.now(dt.UTC))
-
-
-def ambiguous(uri: KeyUri, infos: Sequence[KeyInfo], advice: str) -> AmbiguousKey:
-    """Return the error that lists a URI for each match."""
-    candidates = tuple(str(info.uri) for info in infos)
-    listed = "\n".join(f"  {info.uri.quoted}  {info.friendly_name or info.subject or ''}".rstrip() for info in infos)
-    return AmbiguousKey(f"{len(infos)} keys match {uri}.", hint=f"{advice}:\n{listed}", uri=uri, candidates=candidates)
-
-
-def _by_key(infos: Sequence[KeyInfo], spki: str) -> KeyInfo | None:
-    return next((info for info in infos if info.spki_sha256 == spki), None)
-
-
-def _newest_settled(uri: KeyUri, infos: Sequence[KeyInfo], now: dt.datetime) -> tuple[KeyInfo, dt.datetime | None]:
-    settle = dt.timedelta(seconds=uri.get("settle"))
-    infos = _usable(infos, now, settle)
-    aged = [(info.age_begins, info) for info in infos if info.age_begins]
-    if len(aged) < len(infos):
-        raise ambiguous(uri, infos, "Their ages are unknown; use one of these URIs")
-    aged.sort(key=lambda pair: pair[0], reverse=True)
-    chosen = next((index for index, (begin, _) in enumerate(aged) if begin + settle <= now), len(aged) - 1)
-    younger = [begin + settle for begin, _ in aged[:chosen]]
-    return aged[chosen][1], min(younger, default=None)
-
-
-def _usable(infos: Sequence[KeyInfo], now: dt.datetime, settle: dt.timedelta) -> Sequence[KeyInfo]:
-    """Return the members with a valid certificate; before the first one has settled, also settled ones without."""
-
-    def has_settled(info: KeyInfo) -> bool:
-        return info.age_begins is not None and info.age_begins + settle <= now
-
-    certified = [info for info in infos if info.has_certificate]
-    if not certified:
-        return infos
-    # If none is valid, choose among all of them: the assertion then reports which certificate has expired.
-    usable = [info for info in certified if _valid(info, now)] or certified
-    if any(map(has_settled, certified)):
-        return usable
-    return [*usable, *(info for info in infos if not info.has_certificate and has_settled(info))]
-
-
-def _valid(info: KeyInfo, now: dt.datetime) -> bool:
-    return (info.not_before is None or info.not_before <= now) and (info.not_after is None or now <= info.not_after)

@@ -72,6 +72,7 @@ TESTS = {
     "src/keyvouch/https.py": ["tests/core/test_https.py", "tests/core/test_deadlines.py"],
     "src/keyvouch/_system/in_use.py": ["tests/core/test_connections.py", "tests/core/test_signer.py"],
     "src/keyvouch/_secrets/pin_attempts.py": ["tests/core/test_pin_attempts.py"],
+    "src/keyvouch/_core/key_choice.py": ["tests/core/test_choose_one.py"],
     "src/keyvouch/_core/opened_key.py": ["tests/core/test_opening.py", "tests/core/test_usable_keys.py"],
     "src/keyvouch/_secrets/pin_records.py": ["tests/core/test_pin_attempts.py", "tests/core/test_hostile_state.py"],
     "src/keyvouch/_system/programs.py": ["tests/core/test_secrets.py"],
