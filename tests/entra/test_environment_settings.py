@@ -216,7 +216,7 @@ def test_neither_tenant_nor_authority(missing: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("app")
 def test_scopes_for_the_authority_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hint about missing scopes does not ask for the authority if it is set, but says that an issuer has no tenant."""
+    """If the authority is set, the hint about missing scopes is that an issuer has no tenant."""
     monkeypatch.delenv("KEYVOUCH_SCOPES")
     with pytest.raises(ConfigurationError, match="KEYVOUCH_SCOPES is not set") as caught:
         keyvouch.connect()

@@ -98,12 +98,13 @@ def _console() -> Console:
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 500)
 
 
-def print_next_command(line: str) -> None:
-    """Print the next command to run to standard error, so that the result can be piped."""
+def print_next_command(*lines: str) -> None:
+    """Print the next command to run, and lines with those after it, to standard error, so that the result can be piped."""
+    text = "\n".join(lines)
     configuration = click.get_current_context().find_root().params.get("config")
     if configuration:
-        line = line.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ", 1)
-    click.echo(f"\nNext: {line}", err=True)
+        text = text.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ")
+    click.echo(f"\nNext: {text}", err=True)
 
 
 def print_profile_commands(key: KeyUri, pinned: KeyUri, *, exported: bool) -> None:

@@ -124,9 +124,17 @@ def _print_added(result: dict[str, str]) -> None:
     click.echo(f"Added the profile {result['profile']} to {result['path']}.")
     warn_of_own_configuration(Path(result["path"]))
     if is_issuer(config.load().profile(result["profile"])):
-        print_next_command(f"keyvouch export --profile {result['profile']} --jwks")
-        click.echo("Register these public keys for the client at the authority; then request a token:", err=True)
-    print_next_command(f"keyvouch token --profile {result['profile']}")
+        print_registration(result["profile"])
+    else:
+        print_next_command(f"keyvouch token --profile {result['profile']}")
+
+
+def print_registration(name: str) -> None:
+    """Print the commands that follow for a new profile of a server that knows keys as JWKs, not by certificates."""
+    print_next_command(
+        f"keyvouch export --profile {name} --jwks",
+        f"Register these public keys at the authority, then: keyvouch token --profile {name}",
+    )
 
 
 @command.command("path")
