@@ -187,8 +187,10 @@ def test_export_to_standard_output(tmp_path: Path, keys: list[Key]) -> None:
     assert load_pem_x509_certificate(done.output.encode()) == keys[0].certificate
     assert done.errors == ""
     pfx = subprocess.run(
-        [sys.executable, "-P", "-m", "keyvouch", "export", "--pfx", "-", "--key", keys[0].uri]
-        + ["--password", "env:APP_PASSWORD"],
+        [
+            *(sys.executable, "-P", "-m", "keyvouch", "export"),
+            *("--pfx", "-", "--key", keys[0].uri, "--password", "env:APP_PASSWORD"),
+        ],
         cwd=tmp_path,
         capture_output=True,
         check=True,

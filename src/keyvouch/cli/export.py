@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,7 +74,7 @@ def command(
     selection = select(profile, key)
     if STANDARD_OUTPUT in (certificate, pfx):
         data = _certificate_pem(selection) if certificate else _pfx(STANDARD_OUTPUT, selection, str(password))
-        click.get_binary_stream("stdout").write(data)
+        sys.stdout.buffer.write(data)
         return
     if certificate:
         with selection.open() as signer:

@@ -99,7 +99,7 @@ def _console() -> Console:
 
 
 def print_next_command(*lines: str) -> None:
-    """Print the next command to run, and lines with those after it, to standard error, so that the result can be piped."""
+    """Print the next command to run, and lines with later ones, to standard error, so that the result can be piped."""
     text = "\n".join(lines)
     configuration = click.get_current_context().find_root().params.get("config")
     if configuration:
