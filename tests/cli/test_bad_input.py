@@ -519,4 +519,4 @@ def test_full_disk_stops_audit(key: Key, tmp_path: Path) -> None:
         f"[profiles.n]\nkeys = ['{key.uri}']\naudit = 'file:/dev/full'\naudit-required = true\n"
     )
 
-    check(run("--config", str(tmp_path / "config.toml"), "sign", stdin=b"x"), 2, "audit record")
+    check(run("--config", str(tmp_path / "config.toml"), "sign", stdin=b"x"), 2, "audit record to file:/dev/full")
