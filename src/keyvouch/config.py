@@ -184,7 +184,8 @@ class Configuration:
         if self.path is None and any(map(is_null_device, self.tried)):
             return f"{self.tried[0]} means no configuration: unset KEYVOUCH_CONFIG, or name a file."
         if self.path is None:
-            tried = f"No configuration file was found; tried: {', '.join(map(str, self.tried))}."
+            paths = ", ".join(map(str, self.tried))
+            tried = f"No configuration file was found; tried: {paths}. `keyvouch profile add` creates one."
             return " ".join(filter(None, (environment.hint_without_configuration(), tried, files.foreign_home())))
         return f"{self.path} contains: {', '.join(self.profiles) or 'no profiles'}."
 

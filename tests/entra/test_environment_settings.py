@@ -260,6 +260,7 @@ def test_name_of_a_profile_without_a_configuration(monkeypatch: pytest.MonkeyPat
         assert "leave out the name" in caught.value.hint
         assert "pem:env:APP_KEY" in caught.value.hint
         assert "No configuration file was found" in caught.value.hint
+        assert "`keyvouch profile add` creates one." in caught.value.hint
     monkeypatch.delenv("KEYVOUCH_KEY")
     assert "leave out the name" in run("token", "--profile", "partner").errors
 

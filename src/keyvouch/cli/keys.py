@@ -10,7 +10,7 @@ from msgspec import structs
 
 from keyvouch.cli.options import key_options, output_option
 from keyvouch.cli.output import present, print_table, printable, shown_time
-from keyvouch.cli.selection import Selection, select
+from keyvouch.cli.selection import Selection, select, warn_of_hidden_profile
 from keyvouch.errors import KeyvouchError
 from keyvouch.store import KeyInfo, Schedule
 
@@ -33,7 +33,9 @@ def command(profile: str | None, key: str | None, output: str) -> None:
     as a damaged file or a disabled version, tokens of a PKCS#11 module and advice from the store are printed to
     standard error.
     """
-    found, schedule = _list_first(select(profile, key))
+    selection = select(profile, key)
+    warn_of_hidden_profile(selection.name)
+    found, schedule = _list_first(selection)
     present([_facts(info, schedule) for info in found], output, lambda _: _print_text(found, schedule))
 
 
@@ -93,7 +95,8 @@ def _print_text(found: list[KeyInfo], schedule: Schedule) -> None:
     print_table(list(columns), list(zip(*columns.values(), strict=True)))
     if any(info.has_certificate for info in found) and not all(info.has_certificate for info in found):
         click.echo(
-            "\nA key without a subject has no certificate. It signs only if its own URI is used, or until one with a certificate has settled.",
+            "\nA key without a subject has no certificate. It signs only if its own URI is used, or until one with a"
+            " certificate has settled.",
             err=True,
         )
     for advice in dict.fromkeys(each for info in found for each in info.advice):

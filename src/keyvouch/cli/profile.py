@@ -19,7 +19,7 @@ from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import authority_option, ca_file_option, output_option
 from keyvouch.cli.output import present, print_facts, print_next_command
 from keyvouch.entra.authority import is_issuer
-from keyvouch.uri import quoted
+from keyvouch.uri import absolute_reference, quoted
 
 
 @click.group("profile")
@@ -114,7 +114,7 @@ def add(
         "authority": authority,
         "ca-file": ca_file,
         "proxy": proxy,
-        "proxy-credentials": proxy_credentials,
+        "proxy-credentials": proxy_credentials and absolute_reference(proxy_credentials),
     }
     path = save(name, tenant, client_id, tuple(map(_absolute, keys)), scopes=scopes, fields=fields)
     present({"path": str(path), "profile": name}, output, _print_added)

@@ -112,6 +112,18 @@ def readers_hint(path: Path, siblings: Iterable[Path] = ()) -> str:
     return line and run_hint(line, as_root=not _is_root())
 
 
+def has_other_readers(path: Path) -> bool:
+    """Return True if another account may read the file or enter its folder, as its owner or through its group."""
+    if sys.platform == "win32":
+        return False
+    parts = ((path, stat.S_IRGRP), (path.parent, stat.S_IXGRP))
+    found = [(each.stat(), mode) for each, mode in parts if each.exists()]
+    shared = (
+        each.st_mode & mode and each.st_gid != os.getegid() and not is_system_group(each.st_gid) for each, mode in found
+    )
+    return any(shared) or any(each.st_uid != os.geteuid() for each, _ in found)
+
+
 def _line_for_readers_of(like: Path, path: Path) -> str:
     if sys.platform == "win32":
         return ""
