@@ -157,7 +157,8 @@ class Configuration:
             return next(iter(self.profiles))
         self.require_reachable()
         advice = "Use --profile NAME." if self.profiles else f"Add a profile, or set {environment.REQUIRED}."
-        raise ConfigurationError("No profile was specified.", hint=f"{advice} {self._known_profiles()}")
+        hint = f"{advice} {self._known_profiles()}{environment.hint_for_misspelled()}"
+        raise ConfigurationError("No profile was specified.", hint=hint)
 
     def require_free(self, name: str) -> None:
         """Raise `ConfigurationError` if there is already a profile of this name, or the name is invalid."""
@@ -183,8 +184,9 @@ class Configuration:
         if self.path is None and any(map(is_null_device, self.tried)):
             return f"{self.tried[0]} means no configuration: unset KEYVOUCH_CONFIG, or name a file."
         if self.path is None:
-            tried = f"No configuration file was found; tried: {', '.join(map(str, self.tried))}."
-            return " ".join(filter(None, (tried, files.foreign_home())))
+            paths = ", ".join(map(str, self.tried))
+            tried = f"No configuration file was found; tried: {paths}. `keyvouch profile add` creates one."
+            return " ".join(filter(None, (environment.hint_without_configuration(), tried, files.foreign_home())))
         return f"{self.path} contains: {', '.join(self.profiles) or 'no profiles'}."
 
 
@@ -364,7 +366,7 @@ def replace(profile: Profile, fields: Mapping[str, Any]) -> Profile:
 def _require_valid(profile: Profile, source: str) -> None:
     _require_proxy(profile, source)
     if profile.authority and not profile.authority.startswith("https://"):
-        host = re.sub(r"^(\w+:)?/*", "", redact(profile.authority))
+        host = re.sub(r"^(\w+:(?!\d))?/*", "", redact(profile.authority))  # not a host in front of a port
         raise ConfigurationError(
             f"{source}: authority is not an https URL.",
             hint=f"Write {_assignment(source, 'authority', f'https://{host}')}",
@@ -430,5 +432,6 @@ def _require_no_tenant_in_authority(profile: Profile, source: str) -> None:
         shorter = address[: -len(profile.tenant)].rstrip("/")
         raise ConfigurationError(
             f"{source}: authority contains the tenant.",
-            hint=f"Write {_assignment(source, 'authority', shorter)}: tenant is appended to it.",
+            hint=f"Write {_assignment(source, 'authority', shorter)}: tenant is appended to it."
+            " For an OpenID Connect issuer, leave out the tenant instead.",
         )

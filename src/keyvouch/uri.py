@@ -130,9 +130,13 @@ class KeyUri:
         return KeyUri(self.scheme, values, self._declared, self.store_class)
 
     def with_absolute_files(self) -> KeyUri:
-        """Return this URI with the paths in attributes such as `ca-file` made absolute."""
+        """Return this URI with the paths in attributes such as `ca-file`, and those of secrets, made absolute."""
         files = {name: Path(self.get(name)) for name in self._values if name.endswith("-file")}
-        return self.replace({name: str(path.absolute()) for name, path in files.items() if not path.is_absolute()})
+        paths = {name: str(path.absolute()) for name, path in files.items() if not path.is_absolute()}
+        for name in self._values:
+            if self._declared[name].secret and (absolute := absolute_reference(self.get(name))) != self.get(name):
+                paths[name] = absolute
+        return self.replace(paths)
 
     def missing_for(self, purpose: str) -> list[str]:
         """Return the names of missing attributes that this purpose ("open", "generate") requires."""
@@ -361,6 +365,13 @@ def _validated(attribute: Attribute, data: bytes, origin: str = "") -> bytes:
             hint=f"Store the secret elsewhere, and write {name}=env:NAME or {name}=file:/path.",
         )
     return data
+
+
+def absolute_reference(reference: str) -> str:
+    """Return a reference to a secret; with an absolute path, if it is in a file."""
+    kind, _, path = reference.partition(":")
+    is_relative = kind == "file" and path and not Path(path).is_absolute()
+    return f"file:{Path(path).absolute()}" if is_relative else reference
 
 
 def is_reference(value: object) -> bool:

@@ -396,10 +396,12 @@ def test_store_of_standby_key_may_be_missing(key: Key, tmp_path: Path) -> None:
 
 
 def test_unencrypted_file_is_reported(tmp_path: Path) -> None:
-    """A URI that the shell cut before `&password=` makes an unencrypted key: the output says so."""
+    """The output says so if a key is not encrypted, and asks about a cut URI only if it may have been cut at `&`."""
     done = run("new", "--key", f"pem:{tmp_path}/app.pem")
     assert done.status == 0
-    assert "not encrypted: the URI has no password=" in done.errors
+    assert "not encrypted: the URI has no password=.\n" in done.errors
+    for number, uri in enumerate((f"pem:path={tmp_path}/c", f"pem:{tmp_path}/d?certificate-file={tmp_path}/d")):
+        assert "Did the shell cut it at `&`?" in run("new", "--key", f"{uri}{number}.pem").errors
     assert "not encrypted" not in run("new", "--key", f"pem:{tmp_path}/b.pem?password=file:{_secret(tmp_path)}").errors
 
 
@@ -517,4 +519,4 @@ def test_full_disk_stops_audit(key: Key, tmp_path: Path) -> None:
         f"[profiles.n]\nkeys = ['{key.uri}']\naudit = 'file:/dev/full'\naudit-required = true\n"
     )
 
-    check(run("--config", str(tmp_path / "config.toml"), "sign", stdin=b"x"), 2, "audit record")
+    check(run("--config", str(tmp_path / "config.toml"), "sign", stdin=b"x"), 2, "audit record to file:/dev/full")

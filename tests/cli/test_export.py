@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
+import sys
 import time
 import tomllib
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization.pkcs12 import load_key_and_certificates
+from cryptography.x509 import load_pem_x509_certificate
 from joserfc.jwk import KeySet
 
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.assertion import jwk_thumbprint
 from scripted_store import certify, new_key
-from signing_in import Key, make_key, run
+from signing_in import PASSWORD, Key, make_key, run
 from stores.key_material import pem_of, write
 
 
@@ -177,6 +181,43 @@ def test_certificate_of_a_key_without_one(tmp_path: Path, keys: list[Key]) -> No
     assert "use --jwk" in run("export", "--certificate", str(tmp_path / "a.cer"), "--key", keys[0].uri).errors
 
 
+def test_export_to_standard_output(tmp_path: Path, keys: list[Key]) -> None:
+    """`-` is standard output: a certificate is written there as PEM, a PFX as it is, and no file is created."""
+    done = run("export", "--certificate", "-", "--key", keys[0].uri, folder=tmp_path)
+    assert load_pem_x509_certificate(done.output.encode()) == keys[0].certificate
+    assert done.errors == ""
+    pfx = subprocess.run(
+        [
+            *(sys.executable, "-P", "-m", "keyvouch", "export"),
+            *("--pfx", "-", "--key", keys[0].uri, "--password", "env:APP_PASSWORD"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    found, certificate, _ = load_key_and_certificates(pfx.stdout, PASSWORD.encode())
+    assert certificate == keys[0].certificate
+    assert found is not None
+    assert not (tmp_path / "-").exists()
+
+
+def test_new_certificate_is_not_printed(tmp_path: Path) -> None:
+    """`new` prints the facts about the key, so that its certificate needs a file; the key is not created."""
+    done = run("new", "--key", f"pem:{tmp_path}/new.pem", "--certificate-out", "-", folder=tmp_path)
+    assert done.status == 2
+    assert "keyvouch export --certificate -" in done.errors
+    assert not (tmp_path / "new.pem").exists()
+
+
+def test_certificate_on_standard_input(keys: list[Key]) -> None:
+    """`-` as a file to read is standard input, which only one of them can be."""
+    certificate = run("export", "--certificate", "-", "--key", keys[0].uri).output.encode()
+    assert run("install", "-", "--key", keys[0].uri, stdin=certificate).status == 0
+    done = run("verify", "--certificate", "-", stdin=certificate)
+    assert "standard input" in done.errors
+    assert done.status == 2
+
+
 def test_next_steps_of_a_key(tmp_path: Path) -> None:
     """After a key was created, there is a line for Entra ID and one for a server that knows public keys."""
     done = run("new", "--key", f"pem:{tmp_path / 'new.pem'}")
@@ -190,9 +231,9 @@ def test_next_steps_of_a_profile(tmp_path: Path, keys: list[Key]) -> None:
     options = ["--client-id", "app", "--key", keys[0].uri]
     environment = {"KEYVOUCH_CONFIG": str(tmp_path / "c.toml")}
     done = run("profile", "add", "partner", "--authority", "https://idp.example", *options, environment=environment)
-    first, second = (line.partition("Next: ")[2] for line in done.errors.splitlines() if "Next: " in line)
+    first, later = done.errors.partition("Next: ")[2].splitlines()
     assert run(*first.split()[1:], environment=environment).output.startswith('{\n  "keys"')
-    assert second == "keyvouch token --profile partner"
+    assert later == "Register these public keys at the authority, then: keyvouch token --profile partner"
     done = run("profile", "add", "entra", "--tenant", "contoso.com", *options, environment=environment)
     assert "Next: keyvouch token --profile entra" in done.errors
     assert "jwks" not in done.errors

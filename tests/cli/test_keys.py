@@ -17,11 +17,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 
+from accounts import SERVICE, only_root
 from keyvouch._core import registry
 from keyvouch._system import files
 from keyvouch.algorithms import KEY_TYPES, key_type
 from keyvouch.cli import COMMANDS, group, keys
 from keyvouch.cli.profile import warn_of_own_configuration
+from keyvouch.cli.selection import warn_of_hidden_profile
 from keyvouch.store import Attribute, KeyInfo, Schedule
 from keyvouch.uri import parse_uri
 from scripted_store import certify, new_key
@@ -499,6 +501,54 @@ def test_start_of_a_key_without_certificate(tmp_path: Path) -> None:
     path = tmp_path / "app.pem"
     path.write_bytes(path.read_bytes().partition(b"-----BEGIN CERTIFICATE")[0])
     assert re.search(r" created \d{4}-\d\d-\d\d", run("keys", "--key", key.uri).output)
+
+
+def test_relative_references_in_a_profile_are_made_absolute(tmp_path: Path) -> None:
+    """Files with secrets are found from any working directory too."""
+    for name in ("secret", "proxy"):
+        write(tmp_path / name, b"correct horse").chmod(0o600)
+    key = f"pem:{tmp_path}/app.pem?password=file:"
+    assert run("new", "--key", f"{key}{tmp_path}/secret").status == 0
+    options = ("--tenant", "t", "--client-id", "7", "--proxy-credentials", "file:proxy")
+    assert run("profile", "add", "n", "--key", f"{key}secret", *options, folder=tmp_path).status == 0
+    assert run("sign", "--profile", "n", stdin=b"x").status == 0
+    shown = json.loads(run("profile", "show", "n", "--output", "json").output)
+    assert shown["proxy-credentials"] == f"file:{tmp_path}/proxy"
+
+
+@only_root
+def test_next_command_of_root(tmp_path: Path) -> None:
+    """For a key that another account can read, root adds the profile to the machine's configuration."""
+    machine = files.configuration_files()[-1]
+    (tmp_path / "etc").mkdir()
+    os.chown(tmp_path / "etc", 0, SERVICE)
+    (tmp_path / "etc").chmod(0o750)
+    out = ("--certificate-out", str(tmp_path / "a.cer"))
+    own = run("new", "--key", f"pem:{tmp_path}/app.pem", *out)
+    assert "Next: keyvouch profile add NAME" in own.errors
+    (tmp_path / "a.cer").unlink()
+    shared = run("new", "--key", f"pem:{tmp_path}/etc/app.pem", *out)
+    assert f"Next: keyvouch --config {machine} profile add NAME" in shared.errors
+
+
+@only_root
+def test_profile_that_hides_that_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If root's own configuration hides a profile of the machine's, a line names both files."""
+    user, machine = tmp_path / "user.toml", tmp_path / "machine.toml"
+    user.write_text("[profiles.n]\n[profiles.own]\n")
+    machine.write_text("[profiles.n]\n")
+    monkeypatch.delenv("KEYVOUCH_CONFIG", raising=False)
+    monkeypatch.setattr(files, "configuration_files", lambda: [user, machine])
+    for name in ("n", "own"):
+        warn_of_hidden_profile(name)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(user) in line
+    assert str(machine) in line
+    user.unlink()
+    warn_of_hidden_profile("n")
+    assert capsys.readouterr().err == ""
 
 
 def test_configuration_of_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

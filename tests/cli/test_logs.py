@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from accounts import SERVICE, answer_as, only_root, public, shell  # noqa: F401 - a fixture
 from keyvouch._core.audit import record_audit
 from keyvouch.cli import logs
 from keyvouch.errors import ConfigurationError
@@ -55,6 +57,48 @@ def test_invalid_destinations_are_refused(destination: str) -> None:
     """Only a file with an absolute path, or syslog, is accepted."""
     with pytest.raises(ConfigurationError):
         logs.write_audit(destination, required=True)
+
+
+def audit_of(path: Path) -> str:
+    """What another account is told if it must write audit records to this file; empty if it can."""
+
+    def act() -> str:
+        try:
+            logs.write_audit(f"file:{path}", required=True)
+        except ConfigurationError as error:
+            return f"{error.message}\n{error.hint}"
+        return ""
+
+    return answer_as(SERVICE, act)
+
+
+@only_root
+def test_file_of_another_account(public: Path) -> None:
+    """The hint names the file or the folder that the account may not write, and root's line, after which it can."""
+    folder = public / "log"
+    folder.mkdir(mode=0o700)
+    path = folder / "audit.jsonl"
+    found: list[str] = []
+    while (told := audit_of(path)) and len(found) < 3:
+        assert told.startswith(f"{path} cannot be written: Permission denied.")
+        found.append(told.partition("\n")[2].partition(" does not let ")[0])
+        shell(told.partition("un as root: ")[2])
+    assert found == [str(folder), str(folder)]
+    path.chmod(0o600)
+    os.chown(path, 0, 0)
+    assert audit_of(path).partition("\n")[2].startswith(str(path))
+
+
+@only_root
+def test_warning_has_the_hint(public: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the records are not required, the warning has the same hint as the error."""
+    public.chmod(0o755)
+
+    def act() -> str:
+        logs.write_audit(f"file:{public}/audit.jsonl", required=False)
+        return caplog.text
+
+    assert f"as root: touch {public}/audit.jsonl" in answer_as(SERVICE, act)
 
 
 def test_records_are_appended(tmp_path: Path) -> None:

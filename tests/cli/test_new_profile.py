@@ -41,8 +41,10 @@ def test_what_another_server_needs(tmp_path: Path, saved: bool, certificate: boo
     assert status == 0, errors
     assert "https://idp.example" in errors
     assert not [each for each in ("app registration", "Entra ID", "--certificate app.cer") if each in errors]
-    done = run(*shlex.split(errors.partition("Next: keyvouch ")[2]))
-    assert json.loads(done.output)["crv"] == "P-256"
+    first, *later = errors.partition("Next: ")[2].splitlines()
+    jwks = json.loads(run(*shlex.split(first)[1:]).output)
+    assert (jwks["keys"][0] if saved else jwks)["crv"] == "P-256"
+    assert later == ["Register these public keys at the authority, then: keyvouch token --profile partner"] * saved
 
 
 @pytest.mark.parametrize("options", [(), ENTRA, (*ENTRA, "--authority", "https://adfs.contoso.example/adfs")])

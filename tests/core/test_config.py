@@ -582,6 +582,7 @@ def test_other_device_is_not_a_configuration(monkeypatch: pytest.MonkeyPatch) ->
         ('cloud = "AzureUSGovernment"', 'Write cloud = "usgov".'),
         ('cloud = "AzureCloud"', 'Write cloud = "public".'),
         ('authority = "login.example"', 'Write authority = "https://login.example"'),
+        ('authority = "localhost:8443"', 'Write authority = "https://localhost:8443"'),
         ('authority = "http://login.example/x"', 'Write authority = "https://login.example/x"'),
         ('tenant = " a.example "', 'Write tenant = "a.example"'),
         ('tenant = "https://login.microsoftonline.com/a.example/v2.0"', 'Write tenant = "a.example"'),
@@ -626,7 +627,7 @@ def test_hint_for_an_invalid_field(file: Path, field: str, hint: str) -> None:
         (
             'authority = "https://sts.example/Contoso.com/"\ntenant = "contoso.com"',
             "authority contains the tenant",
-            'Write authority = "https://sts.example": tenant is appended to it.',
+            "For an OpenID Connect issuer, leave out the tenant instead.",
         ),
     ],
 )

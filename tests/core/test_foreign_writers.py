@@ -143,7 +143,7 @@ def test_user_with_access(file: Path, what: str, accounts: dict[str, list[Simple
     set_acl(path, acl(owner=7, users={STRANGER: 6}))
     with pytest.raises(ConfigurationError, match=f"the user {STRANGER} can write to {path}") as caught:
         check_trusted(file)
-    assert caught.value.hint == f"Run: setfacl -x u:{STRANGER} {path}"
+    assert caught.value.hint.endswith(f"un: setfacl -x u:{STRANGER} {path}")
 
 
 @linux
@@ -152,7 +152,7 @@ def test_group_with_access(file: Path, accounts: dict[str, list[SimpleNamespace]
     set_acl(file, acl(groups={TEAM: 2}))
     with pytest.raises(ConfigurationError, match="the group team can write") as caught:
         check_trusted(file)
-    assert caught.value.hint == f"Run: setfacl -x g:team {file}"
+    assert caught.value.hint.endswith(f"un: setfacl -x g:team {file}")
 
 
 @linux

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,10 +144,15 @@ def test_group_of_the_system_or_of_another_account_is_not_joined(
 
 
 @pytest.mark.parametrize("name", ["nogroup", "users", "root"])
-def test_account_without_a_group_of_its_own(etc: Path, groups: dict[int, str], name: str) -> None:
-    """If others are in its primary group, or may join it, the account gets access by its name."""
+def test_account_without_a_group_of_its_own(
+    etc: Path, groups: dict[int, str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If others are in its primary group, or may join it, the account gets access by its name, with setfacl."""
     groups[SERVICE] = name
     etc.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "Install the package acl, then run as root: setfacl -m u:nightly:rX" in answer_as(SERVICE, sign)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     assert f"Run as root: setfacl -m u:nightly:rX {etc / 'app.pem'}" in answer_as(SERVICE, sign)
     (etc / "app.pem").chmod(0o644)
     assert f"Run as root: setfacl -m u:nightly:r {etc / 'app.pem'} && chmod o-rwx" in answer_as(SERVICE, sign)

@@ -78,6 +78,12 @@ def test_reference_without_a_scheme(text: str, monkeypatch: pytest.MonkeyPatch) 
     assert refusal(text).hint == "Write pem:env:APP_KEY (or pfx:env:APP_KEY)."
 
 
+def test_name_of_a_missing_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that can only be a variable's is recognised even if the variable is not set."""
+    monkeypatch.delenv("APP_KEY", raising=False)
+    assert refusal("APP_KEY").hint == "Set the variable APP_KEY. Write pem:env:APP_KEY (or pfx:env:APP_KEY)."
+
+
 @pytest.mark.parametrize("text", ["pem:env:A pem:env:B", "pem:env:A,pfx:env:B", "pem:/a.pem pem:/b.pem"])
 def test_several_uris(text: str) -> None:
     """Several URIs in one text are not one key's."""

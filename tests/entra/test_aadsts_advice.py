@@ -6,6 +6,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from keyvouch._core import environment
 from keyvouch.entra import aadsts_advice
 from keyvouch.entra.assertion import choose_algorithm
 from keyvouch.entra.client_key import UsedKey
@@ -79,6 +80,36 @@ def test_invalid_request(description: str | None, *, refused: bool) -> None:
 
     assert error.try_next_key is refused
     assert ("Sent: kid key-2025." in error.hint) is refused
+
+
+@pytest.mark.parametrize(
+    ("error", "description"),
+    [
+        ("invalid_dpop_proof", "The DPoP proof JWT header is missing."),
+        ("invalid_request", "DPoP proof is missing"),
+        ("use_dpop_nonce", None),
+    ],
+)
+def test_dpop_is_required(error: str, description: str | None) -> None:
+    """A server that demands proof of possession cannot get it: the client must be registered without."""
+    hint = aadsts_advice.authority_refused({"error": error, "error_description": description}, None).hint
+    assert (
+        hint == "Turn off DPoP (proof of possession) for this client at the authority: keyvouch sends no DPoP header."
+    )
+
+
+@pytest.mark.parametrize(
+    ("profile", "place"),
+    [
+        ("", "algorithm or audience in the argument assertion={...} (of the command: in the table of a profile)"),
+        ("nightly", "in the profile's table assertion"),
+        (environment.NAME, "KEYVOUCH_ASSERTION_AUDIENCE"),
+    ],
+)
+def test_where_options_are_set(profile: str, place: str) -> None:
+    """Options for assertions are set where the client's settings are: in its arguments, if it has no profile."""
+    key = UsedKey("pem:app.pem", ec.generate_private_key(ec.SECP256R1()).public_key(), None, profile=profile)
+    assert place in aadsts_advice.authority_refused({"error": "invalid_client"}, key).hint
 
 
 def test_invalid_request_without_kid() -> None:

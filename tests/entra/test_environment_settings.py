@@ -117,6 +117,7 @@ def test_options_without_any_settings(app: App, authority: Authority, monkeypatc
     ("options", "said"),
     [
         (["--authority", "http://login.example"], "https"),
+        (["--authority", "localhost:8443"], "Write --authority https://localhost:8443"),
         (["--authority", "https://user:pass@login.example"], "user name"),
         (["--ca-file", "/nonexistent"], "does not exist"),
     ],
@@ -211,6 +212,66 @@ def test_neither_tenant_nor_authority(missing: str, monkeypatch: pytest.MonkeyPa
         keyvouch.connect()
     assert f"Set {missing}" in caught.value.hint
     assert "KEYVOUCH_AUTHORITY to its issuer" in caught.value.hint
+
+
+@pytest.mark.usefixtures("app")
+def test_scopes_for_the_authority_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the authority is set, the hint about missing scopes is that an issuer has no tenant."""
+    monkeypatch.delenv("KEYVOUCH_SCOPES")
+    with pytest.raises(ConfigurationError, match="KEYVOUCH_SCOPES is not set") as caught:
+        keyvouch.connect()
+    assert "for an OpenID Connect issuer, unset KEYVOUCH_TENANT" in caught.value.hint
+    assert "KEYVOUCH_AUTHORITY" not in caught.value.hint
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("KEYVOUCH_KEY", "KEYVOUCH_KEYS"),
+        ("KEYVOUCH_CLIENT_ID", "KEYVOUCH_CLIENTID"),
+        ("KEYVOUCH_AUTHORITY", "KEYVOUCH_ISSUER"),
+        ("KEYVOUCH_SCOPES", "KEYVOUCH_SCOPE"),
+    ],
+)
+def test_misspelled_variable(right: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a setting is missing, a variable with another name for one that is not set is mentioned."""
+    monkeypatch.delenv("KEYVOUCH_TENANT")
+    monkeypatch.delenv("KEYVOUCH_AUTHORITY")
+    monkeypatch.delenv(right, raising=False)
+    monkeypatch.setenv(wrong, "x")
+    with pytest.raises(ConfigurationError, match="is not set") as caught:
+        keyvouch.connect()
+    assert f"Unknown variable {wrong}: did you mean {right}?" in caught.value.hint
+    for name in environment.VARIABLES.values():
+        monkeypatch.delenv(name, raising=False)
+    assert f"did you mean {right}?" in run("token").errors
+
+
+@pytest.mark.usefixtures("app")
+def test_name_of_a_profile_without_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a configuration, a profile's name is superfluous if variables have the settings: the hint says so."""
+    for attempt in (
+        lambda: keyvouch.connect("partner"),
+        lambda: keyvouch.open_signer("profile:partner"),
+    ):
+        with pytest.raises(ConfigurationError, match="Profile not found: 'partner'") as caught:
+            attempt()
+        assert "leave out the name" in caught.value.hint
+        assert "pem:env:APP_KEY" in caught.value.hint
+        assert "No configuration file was found" in caught.value.hint
+        assert "`keyvouch profile add` creates one." in caught.value.hint
+    monkeypatch.delenv("KEYVOUCH_KEY")
+    assert "leave out the name" in run("token", "--profile", "partner").errors
+
+
+def test_profile_and_another_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a profile's name, a variable with a setting is refused; the setting may be added to the profile."""
+    monkeypatch.setenv("KEYVOUCH_PROFILE", "nightly")
+    monkeypatch.setenv("KEYVOUCH_CA_FILE", "/a.pem")
+    with pytest.raises(ConfigurationError, match="KEYVOUCH_PROFILE and KEYVOUCH_CA_FILE are both set") as caught:
+        keyvouch.connect()
+    assert caught.value.hint == "Unset one of them. For the profile, write ca-file into its table."
 
 
 def test_no_settings() -> None:

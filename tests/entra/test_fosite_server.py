@@ -128,7 +128,7 @@ def test_unknown_key(server: FositeServer, client_id: str, keys: list[Key], prof
 
     done = run("--config", profile(unknown), "token")
 
-    assert f"Sent: algorithm PS256, kid {export(unknown)[0]['kid']}." in done.errors
+    assert f"Sent: algorithm PS256, kid {export(unknown)[0]['kid']}, audience https://" in done.errors
     assert " --jwks`" in done.errors
 
 
@@ -149,7 +149,7 @@ def test_wrong_key(server: FositeServer, client_id: str, keys: list[Key], export
     with pytest.raises(AuthorityRefused, match="integrity") as caught:
         sign_in(server, client_id, other, kid=jwks[0]["kid"])
     assert caught.value.error == "invalid_client"
-    assert f"Sent: algorithm PS256, kid {jwks[0]['kid']}." in caught.value.hint
+    assert f"Sent: algorithm PS256, kid {jwks[0]['kid']}, audience https://" in caught.value.hint
 
 
 def test_replay(server: FositeServer, client_id: str, keys: list[Key], export: Export) -> None:

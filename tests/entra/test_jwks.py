@@ -126,7 +126,8 @@ def test_refusal_names_what_was_sent(oidc_provider: OidcProvider, client_id: str
     with pytest.raises(AuthorityRefused) as caught:
         sign_in(oidc_provider, client_id, keys[1].uri)
 
-    assert f"Sent: algorithm PS256, kid {jwk(keys[1])['kid']}." in caught.value.hint
+    audience = oidc_provider.issuer_without_path
+    assert f"Sent: algorithm PS256, kid {jwk(keys[1])['kid']}, audience {audience}" in caught.value.hint
     assert "keyvouch export --jwk --key 'pem:" in caught.value.hint
     assert not any(word in caught.value.hint.lower() for word in ("portal", "app registration", "entra"))
 
@@ -163,7 +164,27 @@ def test_refusal_with_variables(oidc_provider: OidcProvider, client_id: str, key
 
     assert "`keyvouch export --jwks`" in refused.errors
     assert "set KEYVOUCH_ASSERTION_KID (none" in refused.errors
-    assert "Sent: algorithm PS256, kid chosen." in refused.errors
+    assert "Sent: algorithm PS256, kid chosen, audience https://" in refused.errors
+
+
+@pytest.mark.parametrize("options", [("--profile", "partner"), ()], ids=["option", "variable"])
+def test_issuer_with_a_tenant(
+    oidc_provider: OidcProvider, client_id: str, keys: list[Key], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """An issuer has no tenant: if there is one, from an option or a variable, the hint is to leave it out."""
+    environment = write_profile(tmp_path, oidc_provider, client_id, keys[0].uri)
+    if not options:
+        environment = {
+            "KEYVOUCH_AUTHORITY": oidc_provider.issuer_without_path,
+            "KEYVOUCH_CA_FILE": oidc_provider.ca_file,
+            "KEYVOUCH_CLIENT_ID": client_id,
+            "KEYVOUCH_KEY": keys[0].uri,
+            "KEYVOUCH_TENANT": "contoso",
+        }
+    options += ("--tenant", "contoso") if options else ()
+    assert "for an OpenID Connect issuer, " in run("token", *options, environment=environment).errors
+    errors = run("token", *options, "--scope", "s", environment=environment).errors
+    assert "If authority is an OpenID Connect issuer, leave out tenant" in errors
 
 
 def test_scopes_are_optional(oidc_provider: OidcProvider, client_id: str, keys: list[Key]) -> None:

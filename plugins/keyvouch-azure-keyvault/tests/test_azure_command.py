@@ -22,7 +22,7 @@ from signing_in import run
     [
         ("default", "Check which of these should work here"),
         ("environment", "Set AZURE_CLIENT_ID"),
-        ("cli", "Run: az login"),
+        ("cli", "Install the Azure CLI"),
         ("workload", "Check that the pod has the label"),
     ],
 )

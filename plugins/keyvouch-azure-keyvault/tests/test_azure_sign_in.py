@@ -154,9 +154,13 @@ def test_workload_identity_opens_the_vault(
 
 
 def test_missing_cli(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the Azure CLI, or without `az login`, the hint is that command."""
-    monkeypatch.setenv("PATH", str(tmp_path))
+    """Without `az login`, the hint is that command; without the Azure CLI, it is to install that first."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     cli = uri.replace("auth=environment", "auth=cli")
+    error = assert_raises(SecretRequired, lambda: keyvouch.open_signer(cli, timeout=10))
+    assert error.hint == "Install the Azure CLI, then run: az login"
+    (tmp_path / "az").write_text("#!/bin/sh\necho Please run: az login >&2; exit 1\n")
+    (tmp_path / "az").chmod(0o700)
     assert assert_raises(SecretRequired, lambda: keyvouch.open_signer(cli, timeout=10)).hint == "Run: az login"
 
 

@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from keyvouch._secrets.redaction import contains_key
+from keyvouch._core import field_hints
+from keyvouch._secrets.redaction import contains_key, redact
 from keyvouch._system import files
 from keyvouch.errors import ConfigurationError
 
@@ -36,6 +37,7 @@ REQUIRED = (
     " KEYVOUCH_AUTHORITY instead)"
 )
 """The variables that signing in requires."""
+_PREFIX = "KEYVOUCH_"
 USE_AZURE = "KEYVOUCH_USE_AZURE_VARIABLES"
 AZURE_VARIABLES = {
     "tenant": "AZURE_TENANT_ID",
@@ -70,12 +72,15 @@ def settings() -> dict[str, Any]:
 def options_to_set(text: str, profile: str) -> str:
     """Complete a hint such as "{kid} or {x5t}" with the names of options for assertions, and where they are written.
 
-    `profile` is the name of the profile that has them; for `NAME` they are variables.
+    `profile` is the name of the profile that has them; for `NAME` they are variables, without a name arguments.
     """
     names = {field.partition(".")[2]: variable for field, variable in VARIABLES.items() if "." in field}
     if profile == NAME:
         return text.format(**names)
-    return f"{text.format(**{name: name for name in names})} in the profile's table assertion"
+    text = text.format(**{name: name for name in names})
+    if not profile:
+        return f"{text} in the argument assertion={{...}} (of the command: in the table of a profile)"
+    return f"{text} in the profile's table assertion"
 
 
 def in_variables(text: str) -> str:
@@ -100,8 +105,32 @@ def profile_name() -> str:
 def require_no_profile() -> None:
     """Raise `ConfigurationError` if `KEYVOUCH_PROFILE` names a profile as well: one of the two would be ignored."""
     if profile_name():
-        given = next((name for name in (*VARIABLES.values(), USE_AZURE) if os.environ.get(name)), USE_AZURE)
-        raise ConfigurationError(f"{PROFILE} and {given} are both set.", hint="Unset one of them.")
+        field = next((field for field, name in VARIABLES.items() if os.environ.get(name)), "")
+        hint = f" For the profile, write {field} into its table." if field else ""
+        raise ConfigurationError(
+            f"{PROFILE} and {VARIABLES.get(field, USE_AZURE)} are both set.", hint=f"Unset one of them.{hint}"
+        )
+
+
+def hint_without_configuration() -> str:
+    """Return a hint for a profile's name if there are no profiles, but settings in variables; empty otherwise."""
+    if not (found := next((name for name in VARIABLES.values() if os.environ.get(name)), USE_AZURE * uses_azure())):
+        return ""
+    key = value_of(VARIABLES["keys"])
+    uri = redact(key) if key else "pem:env:APP_KEY"
+    return f"{found} is set: to use the settings in variables, leave out the name (to open only a key, write {uri})."
+
+
+def hint_for_misspelled() -> str:
+    """Return a hint for variables whose names are similar to those that are not set; empty if there are none."""
+    found = []
+    for name in os.environ:
+        if not name.startswith(_PREFIX) or name in (*VARIABLES.values(), PROFILE, USE_AZURE, "KEYVOUCH_CONFIG"):
+            continue
+        field = field_hints.nearest(name.removeprefix(_PREFIX), [*VARIABLES])
+        if field and not os.environ.get(VARIABLES[field]):
+            found.append(f" Unknown variable {name}: did you mean {VARIABLES[field]}?")
+    return "".join(found)
 
 
 def missing(field: str) -> ConfigurationError:
@@ -109,13 +138,16 @@ def missing(field: str) -> ConfigurationError:
     variable = VARIABLES.get(field, field)
     azure = f" or {AZURE_VARIABLES[field]}" if uses_azure() and field in AZURE_VARIABLES else ""
     other_server = "; for a server that is not Microsoft's, KEYVOUCH_AUTHORITY to its issuer"
+    if value_of(VARIABLES["authority"]):
+        other_server = "; for an OpenID Connect issuer, unset KEYVOUCH_TENANT"
     examples = {
         "keys": "KEYVOUCH_KEY=pem:env:APP_KEY, and APP_KEY to the key",
         "scopes": f"KEYVOUCH_SCOPES=https://graph.microsoft.com/.default for Entra ID{other_server}",
         "tenant": f"KEYVOUCH_TENANT for Entra ID{other_server}",
     }
     return ConfigurationError(
-        f"The environment variable {variable}{azure} is not set.", hint=f"Set {examples.get(field, variable)}."
+        f"The environment variable {variable}{azure} is not set.",
+        hint=f"Set {examples.get(field, variable)}.{hint_for_misspelled()}",
     )
 
 

@@ -53,16 +53,17 @@ def _unknown_field_hint(name: str, path: list[str], struct: type[msgspec.Struct]
     known = _names(table)
     if not path and name.lower().replace("_", "-") in _SECRETS:
         return 'Remove it: keyvouch signs in with a key. Write keys = ["scheme:..."].'
-    if nearest := _nearest(name, known):
-        return f'Did you mean "{nearest}"?'
+    if similar := nearest(name, known):
+        return f'Did you mean "{similar}"?'
     if not path and (option := _option(name, struct)):
         return f"Write assertion.{option} = ..."
-    if path and (nearest := _nearest(name, _names(struct))):
-        return f'Move it out of {".".join(path)}, and write it as "{nearest}".'
+    if path and (similar := nearest(name, _names(struct))):
+        return f'Move it out of {".".join(path)}, and write it as "{similar}".'
     return f"Use one of the fields {', '.join(known)}."
 
 
-def _nearest(name: str, known: list[str]) -> str | None:
+def nearest(name: str, known: list[str]) -> str | None:
+    """Return the known name that this one means: the most similar one, also of other tools' names."""
     spelled = name.lower().replace("_", "-")
     spelled = _SYNONYMS.get(spelled, spelled)
     return next(iter(difflib.get_close_matches(spelled, known, n=1, cutoff=0.7)), None)

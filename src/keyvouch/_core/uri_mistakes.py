@@ -159,6 +159,8 @@ def missing_scheme(text: str) -> ConfigurationError:
         hint = _for_path(shown)
     elif re.fullmatch(r"\w+", text) and text in os.environ:
         hint = _for_reference(f"env:{text}")
+    elif re.fullmatch(r"[A-Z]+(_[A-Z0-9]+)+", text):
+        hint = f"Set the variable {text}. {_for_reference(f'env:{text}')}"
     else:
         hint = "A URI begins with a store's scheme and a colon; `keyvouch stores` lists the schemes."
     return ConfigurationError(f"Invalid URI {shown!r}: the scheme is missing.", hint=hint)

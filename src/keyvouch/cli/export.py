@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,18 +21,31 @@ from keyvouch.cli.output import present, print_next_command, print_profile_comma
 from keyvouch.cli.selection import Selection, select
 from keyvouch.errors import CertificateMissing, ConfigurationError, KeyExists
 
-_STANDARD_OUTPUT = "-"
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+STANDARD_OUTPUT = Path("-")
 
 
 def _public_key_option(name: str, text: str) -> Callable[[Command], Command]:
     """Return an option with an optional file."""
-    return click.option(name, is_flag=False, flag_value=_STANDARD_OUTPUT, metavar="[FILE]", help=text)
+    return click.option(name, is_flag=False, flag_value=str(STANDARD_OUTPUT), metavar="[FILE]", help=text)
 
 
 @click.command("export")
 @key_options
-@click.option("--certificate", type=click.Path(path_type=Path), metavar="FILE.cer", help="Write the certificate (DER).")
-@click.option("--pfx", type=click.Path(path_type=Path), metavar="FILE", help="Write key and certificate (PKCS#12).")
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path),
+    metavar="FILE.cer",
+    help="Write the certificate (DER); to standard output (-) as PEM.",
+)
+@click.option(
+    "--pfx",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write key and certificate (PKCS#12); - is standard output.",
+)
 @click.option("--password", metavar="REFERENCE", help="Password of the PFX file: prompt:, env:NAME or file:/path.")
 @_public_key_option("--jwk", "Print the public key as a JWK, or write it to FILE.")
 @_public_key_option("--jwks", "Print the public keys of all keys of the profile as a JWK set, or write it to FILE.")
@@ -57,6 +72,10 @@ def command(
     if pfx and not password:
         raise click.UsageError("A PFX file needs a password. Use --password prompt:, env:NAME or file:/path.")
     selection = select(profile, key)
+    if STANDARD_OUTPUT in (certificate, pfx):
+        data = _certificate_pem(selection) if certificate else _pfx(STANDARD_OUTPUT, selection, str(password))
+        sys.stdout.buffer.write(data)
+        return
     if certificate:
         with selection.open() as signer:
             write_certificate(certificate, signer)
@@ -94,13 +113,24 @@ def write_certificate(path: Path, signer: Signer) -> None:
     """Write the certificate in DER, as the portal accepts it. Raises `CertificateMissing`, `KeyExists`."""
     from keyvouch.certificate import to_der
 
+    _write(path, to_der(_certificate(signer)), mode=0o644)
+
+
+def _certificate_pem(selection: Selection) -> bytes:
+    from keyvouch.stores.pem import write_chain
+
+    with selection.open() as signer:
+        return write_chain([_certificate(signer)])
+
+
+def _certificate(signer: Signer) -> Certificate:
     if not signer.chain:
         raise CertificateMissing(
             "The key has no certificate.",
             hint="Add certificate-file= to the URI. For a server that knows the public key instead, use --jwk.",
             uri=signer.uri,
         )
-    _write(path, to_der(signer.chain[0]), mode=0o644)
+    return signer.chain[0]
 
 
 def _export_public_keys(selection: Selection, file: str, output: str, *, as_set: bool) -> None:
@@ -108,7 +138,7 @@ def _export_public_keys(selection: Selection, file: str, output: str, *, as_set:
     if as_set:
         _warn_of_unused_kids(selection, found)
     text = json.dumps({"keys": found} if as_set else found[0], indent=2)
-    if file == _STANDARD_OUTPUT:
+    if file == str(STANDARD_OUTPUT):
         click.echo(text)
         return
     _write(Path(file), f"{text}\n".encode(), mode=0o644)
@@ -175,9 +205,13 @@ def require_new_file(path: Path) -> None:
 
 def _write_pfx(path: Path, selection: Selection, password: str) -> None:
     require_new_file(path)
+    _write(path, _pfx(path, selection, password))
+
+
+def _pfx(path: Path, selection: Selection, password: str) -> bytes:
     secret = selection.new_secrets.resolve(password, f"password of {path}")
     with selection.open_store() as store:
-        _write(path, store.export_pfx(secret))
+        return store.export_pfx(secret)
 
 
 def _write(path: Path, data: bytes, *, mode: int = 0o600) -> None:

@@ -34,7 +34,9 @@ def read_stream(file: BinaryIO) -> bytes:
 
 
 def read_path(path: Path) -> bytes:
-    """Read a file given as a path; it must be a regular file."""
+    """Read a file given as a path, which must be a regular file, or standard input for `-`."""
+    if str(path) == "-":
+        return read_stream(sys.stdin.buffer)
     try:
         return files.read(path)
     except OSError as error:

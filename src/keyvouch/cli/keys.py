@@ -12,7 +12,7 @@ from msgspec import structs
 from keyvouch._core import opening
 from keyvouch.cli.options import key_options, output_option
 from keyvouch.cli.output import present, print_table, printable, shown_time
-from keyvouch.cli.selection import Selection, select
+from keyvouch.cli.selection import Selection, select, warn_of_hidden_profile
 from keyvouch.errors import KeyNotFound, KeyvouchError
 from keyvouch.store import KeyInfo, Schedule
 
@@ -36,6 +36,7 @@ def command(profile: str | None, key: str | None, output: str) -> None:
     standard error.
     """
     selection = select(profile, key)
+    warn_of_hidden_profile(selection.name)
     found, schedule = _list_first(selection)
     if not found and output == "text":
         _print_none(selection)

@@ -46,11 +46,11 @@ def write_audit(destination: str, *, required: bool) -> None:
     """
     logger = logging.getLogger("keyvouch.audit")
     try:
-        handler = _handler(destination, _fail if required else _warn_once())
+        handler = _handler(destination, (_fail if required else _warn_once)(destination))
     except _UnwritableError as unwritable:
         if required:
             raise unwritable.error from unwritable
-        _warn(unwritable.error.message)
+        _warn(f"{unwritable.error.message} {unwritable.error.hint}")
         return
     handler.setFormatter(logging.Formatter("keyvouch: %(message)s" if destination == "syslog" else "%(message)s"))
     logger.addHandler(handler)
@@ -66,19 +66,22 @@ class _UnwritableError(Exception):
         self.error = error
 
 
-def _fail(error: BaseException | None) -> NoReturn:
-    raise ConfigurationError(
-        f"Cannot write the audit record: {_reason(error)}.",
-        hint="Correct `audit` in the profile, or its destination. `audit-required = false` makes this a warning.",
-    ) from error
+def _fail(destination: str) -> Callable[[BaseException | None], None]:
+    def fail(error: BaseException | None) -> NoReturn:
+        raise ConfigurationError(
+            f"Cannot write the audit record to {destination}: {_reason(error)}.",
+            hint="Correct `audit` in the profile, or its destination. `audit-required = false` makes this a warning.",
+        ) from error
+
+    return fail
 
 
-def _warn_once() -> Callable[[BaseException | None], None]:
+def _warn_once(destination: str) -> Callable[[BaseException | None], None]:
     warned: list[bool] = []
 
     def warn(error: BaseException | None) -> None:
         if not warned:
-            _warn(f"{_reason(error)}.")
+            _warn(f"{destination}: {_reason(error)}.")
         warned.append(True)
 
     return warn
@@ -106,8 +109,10 @@ def _handler(destination: str, on_error: Callable[[BaseException | None], None])
                 f'Invalid destination for audit records: "{destination}".', hint='Use "file:/path" or "syslog".'
             )
     except OSError as error:
-        target = Path(str(SYSLOG)) if destination == "syslog" else path
-        raise _UnwritableError(files.cannot_write(target, error)) from error
+        unwritable = files.cannot_write(Path(str(SYSLOG)) if destination == "syslog" else path, error)
+        if isinstance(error, PermissionError) and kind == "file":
+            unwritable.hint = files.grant_append_hint(path)
+        raise _UnwritableError(unwritable) from error
     # The default handler would print the record with a traceback.
     handler.handleError = lambda record: on_error(sys.exception())  # type: ignore[method-assign]  # noqa: ARG005
     return handler

@@ -75,11 +75,7 @@ def command(
         raise click.UsageError("--save-profile requires --client-id, and either --tenant or --authority.")
     server = {"authority": authority, "tenant": tenant}
     selection = select(None, key, may_be_missing=bool(save_profile), confirm=True, **server)
-    # Refuse whatever can be refused before the key is made.
-    if certificate_out:
-        export.require_new_file(certificate_out)
-    if save_profile:
-        profile.require_new_name(save_profile)
+    _refuse_early(certificate_out, save_profile)
     with selection.open_store() as store:
         requested = store.uri
         spec = KeySpec(key_type=key_type, subject=subject, days=days, exportable=exportable, further=further)
@@ -102,17 +98,28 @@ def command(
 
     def print_text(result: dict[str, Any]) -> None:
         _print_key(result, requested, pinned, is_for_entra=not is_issuer(selection.profile))
+        _print_not_encrypted(requested, key)
         if further:
             _print_succession(result["signs_from"], profile_key)
             _print_accounts_to_grant(result["accounts_to_grant"], pinned)
         if "profile" in result:
             profile.warn_of_own_configuration(Path(result["configuration"]))
         if is_issuer(selection.profile):
-            _print_jwk_registration(str(selection.profile.authority), pinned)
+            _print_jwk_registration(str(selection.profile.authority), pinned, save_profile)
         else:
             _print_certificate_registration(result, pinned, profile_key, further=further)
 
     present(facts, output, print_text)
+
+
+def _refuse_early(certificate_out: Path | None, save_profile: str | None) -> None:
+    """Refuse whatever can be refused before the key is made."""
+    if certificate_out == export.STANDARD_OUTPUT:
+        raise click.UsageError("--certificate-out requires a file. Afterwards, use keyvouch export --certificate -")
+    if certificate_out:
+        export.require_new_file(certificate_out)
+    if save_profile:
+        profile.require_new_name(save_profile)
 
 
 def key_for_profile(requested: KeyUri, pinned: KeyUri) -> KeyUri:
@@ -182,16 +189,25 @@ def _print_accounts_to_grant(accounts: list[str], pinned: KeyUri) -> None:
 def _print_key(facts: dict[str, Any], requested: KeyUri, pinned: KeyUri, *, is_for_entra: bool) -> None:
     print_key(pinned, {name: value for name, value in facts.items() if name not in ("signs_from", "accounts_to_grant")})
     print_readers_hint(requested, pinned)
-    if {"path", "password"} <= {*requested.declared} and "password" not in requested:
-        click.echo("\nThe file is not encrypted: the URI has no password=. Did the shell cut it at `&`?", err=True)
     if is_for_entra and not facts["key_type"].startswith("RSA"):
         click.echo("\nEntra ID accepts only RSA keys. This key is for other servers.", err=True)
 
 
-def _print_jwk_registration(authority: str, pinned: KeyUri) -> None:
+def _print_not_encrypted(requested: KeyUri, typed: str) -> None:
+    """Say so if the key's file has no password; a shell cuts a URI that has attributes at `&`."""
+    if not {"path", "password"} <= {*requested.declared} or "password" in requested:
+        return
+    question = " Did the shell cut it at `&`?" if {"?", "="} & {*typed} else ""
+    click.echo(f"\nThe file is not encrypted: the URI has no password=.{question}", err=True)
+
+
+def _print_jwk_registration(authority: str, pinned: KeyUri, saved: str | None) -> None:
     """Say what to register with a server that knows keys as JWKs, not by their certificates."""
     click.echo(f"\nRegister the public key, a JWK, for the client at {authority}. It is not a secret.", err=True)
-    print_next_command(f"keyvouch export --jwk --key {pinned.quoted}")
+    if saved:
+        profile.print_registration(saved)
+    else:
+        print_next_command(f"keyvouch export --jwk --key {pinned.quoted}")
 
 
 def _print_certificate_registration(

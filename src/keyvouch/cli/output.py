@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from keyvouch._core import environment
 from keyvouch._system import files
 from keyvouch.errors import KeyvouchError
 
@@ -113,12 +115,13 @@ def _console() -> Console:
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 500)
 
 
-def print_next_command(line: str) -> None:
-    """Print the next command to run to standard error, so that the result can be piped."""
+def print_next_command(*lines: str) -> None:
+    """Print the next command to run, and lines with later ones, to standard error, so that the result can be piped."""
+    text = "\n".join(lines)
     configuration = click.get_current_context().find_root().params.get("config")
     if configuration:
-        line = line.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ", 1)
-    click.echo(f"\nNext: {line}", err=True)
+        text = text.replace("keyvouch ", f"keyvouch --config {shlex.quote(configuration)} ")
+    click.echo(f"\nNext: {text}", err=True)
 
 
 def print_profile_commands(key: KeyUri, pinned: KeyUri, *, exported: bool) -> None:
@@ -128,7 +131,7 @@ def print_profile_commands(key: KeyUri, pinned: KeyUri, *, exported: bool) -> No
     """
     options = f"profile add NAME --tenant TENANT --client-id ID --key {key.quoted}"
     if not is_machine_key(key):
-        print_next_command(f"keyvouch {options}")
+        print_next_command(f"keyvouch {_option_for_root(pinned)}{options}")
         return
     given = click.get_current_context().find_root().params.get("config")
     configuration = shlex.quote(str(given or files.configuration_files()[-1]))
@@ -138,6 +141,17 @@ def print_profile_commands(key: KeyUri, pinned: KeyUri, *, exported: bool) -> No
         f"\n  keyvouch grant 'DOMAIN\\ACCOUNT' --key {key.quoted}\n  keyvouch --config {configuration} {options}",
         err=True,
     )
+
+
+def _option_for_root(pinned: KeyUri) -> str:
+    """Return the option with the machine's configuration if root has made a key that another account is to use."""
+    named = environment.value_of("KEYVOUCH_CONFIG")  # also by --config
+    if sys.platform == "win32" or os.geteuid() or named or "path" not in pinned or not pinned.get("path"):
+        return ""
+    path = Path(pinned.get("path"))
+    if not path.is_relative_to("/etc") and not files.has_other_readers(path):
+        return ""
+    return f"--config {files.configuration_files()[-1]} "
 
 
 def is_machine_key(uri: KeyUri) -> bool:

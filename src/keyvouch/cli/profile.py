@@ -19,7 +19,7 @@ from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import authority_option, ca_file_option, output_option
 from keyvouch.cli.output import present, print_facts, print_next_command
 from keyvouch.entra.authority import is_issuer
-from keyvouch.uri import quoted
+from keyvouch.uri import absolute_reference, quoted
 
 
 @click.group("profile")
@@ -114,7 +114,7 @@ def add(
         "authority": authority,
         "ca-file": ca_file,
         "proxy": proxy,
-        "proxy-credentials": proxy_credentials,
+        "proxy-credentials": proxy_credentials and absolute_reference(proxy_credentials),
     }
     path = save(name, tenant, client_id, tuple(map(_absolute, keys)), scopes=scopes, fields=fields)
     present({"path": str(path), "profile": name}, output, _print_added)
@@ -124,9 +124,17 @@ def _print_added(result: dict[str, str]) -> None:
     click.echo(f"Added the profile {result['profile']} to {result['path']}.")
     warn_of_own_configuration(Path(result["path"]))
     if is_issuer(config.load().profile(result["profile"])):
-        print_next_command(f"keyvouch export --profile {result['profile']} --jwks")
-        click.echo("Register these public keys for the client at the authority; then request a token:", err=True)
-    print_next_command(f"keyvouch token --profile {result['profile']}")
+        print_registration(result["profile"])
+    else:
+        print_next_command(f"keyvouch token --profile {result['profile']}")
+
+
+def print_registration(name: str) -> None:
+    """Print the commands that follow for a new profile of a server that knows keys as JWKs, not by certificates."""
+    print_next_command(
+        f"keyvouch export --profile {name} --jwks",
+        f"Register these public keys at the authority, then: keyvouch token --profile {name}",
+    )
 
 
 @command.command("path")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,6 +14,7 @@ import msgspec
 
 from keyvouch import config
 from keyvouch._core import environment
+from keyvouch._system import files
 from keyvouch.cli import logs
 from keyvouch.cli.inputs import is_interactive
 from keyvouch.cli.output import printable
@@ -104,6 +108,18 @@ def select(
         logs.write_audit(found.audit, required=found.audit_required)
     # As for --key, references of a key that a variable names may not run programs.
     return Selection(name, found, own_key=key is None and name != environment.NAME, confirm=confirm)
+
+
+def warn_of_hidden_profile(name: str) -> None:
+    """Warn root if its own configuration has a profile that is also in the machine's, which other accounts read."""
+    machine = files.configuration_files()[-1]
+    if sys.platform == "win32" or os.geteuid() or environment.value_of("KEYVOUCH_CONFIG"):
+        return
+    with contextlib.suppress(KeyvouchError):
+        own = config.load()
+        if own.path not in (None, machine) and name in own.profiles and name in config.load(machine).profiles:
+            text = f"The profile {name!r} is from {own.path}, not from {machine}, which other accounts use."
+            click.echo(text, err=True)
 
 
 def _require_valid(key: str) -> None:

@@ -10,7 +10,7 @@ import click
 from keyvouch._core import environment
 from keyvouch.cli.options import ca_file_option, client_options, key_options, output_option
 from keyvouch.cli.output import present
-from keyvouch.cli.selection import Selection, select
+from keyvouch.cli.selection import Selection, select, warn_of_hidden_profile
 from keyvouch.entra.cached_token import cached_token
 
 
@@ -40,6 +40,7 @@ def command(
     cache = "memory" if no_cache else None
     own: dict[str, Any] = {"tenant": tenant, "client_id": client_id, "authority": authority, "ca_file": ca_file}
     selection = select(profile, key, scopes=scopes or None, token_cache=cache, **own)
+    warn_of_hidden_profile(selection.name)
     cached = cached_token(selection.profile, selection.name)
     token, expires_on = cached or _request(selection)
     result = {

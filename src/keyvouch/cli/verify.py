@@ -54,6 +54,8 @@ def command(
 
     The exit status is 6 if the signature is not valid.
     """
+    if [file.name, str(signature), str(certificate)].count("-") + (file.name == "<stdin>") > 1:
+        raise click.UsageError("Only one of FILE, --signature and --certificate can be standard input.")
     public_key = _from_certificate(certificate) if certificate else _from_key(profile, key)
     content = read_stream(file)
     signed = _read_jws(content) if signature is None else _read_detached(content, signature, public_key, algorithm)

@@ -74,6 +74,8 @@ _OTHER_ADVICE = {
 }
 """What the user can do about a refusal of a server without AADSTS codes, by its error (RFC 6749, section 5.2)."""
 
+_NO_DPOP = "Turn off DPoP (proof of possession) for this client at the authority: keyvouch sends no DPoP header."
+
 _OPTIONS = "{kid} (none if it is registered without one), {algorithm} or {audience}"
 """The options for assertions that such a server may require, for `environment.options_to_set`."""
 
@@ -130,6 +132,8 @@ def _hint(result: Mapping[str, Any], codes: tuple[int, ...], *, key_refused: boo
         return ADVICE[known[0]]
     if codes:
         return "Look up the code at https://login.microsoftonline.com/error."
+    if "dpop" in f"{result.get('error')} {result.get('error_description')}".lower():  # RFC 9449
+        return _NO_DPOP
     return _OTHER_ADVICE.get("invalid_client" if key_refused else str(result.get("error")), _OTHER_SERVER)
 
 
@@ -147,7 +151,7 @@ def _advice_on_options(used_key: UsedKey) -> str:
 
 
 def sent(used_key: UsedKey, codes: tuple[int, ...] = ()) -> str:
-    """Say with what the refused assertion identified its key: the algorithm, the `kid` and the thumbprint."""
+    """Say what the refused assertion contained: the algorithm, the `kid`, the thumbprint and the audience."""
     header = used_key.header
     facts = [f"algorithm {header['alg']}"] if "alg" in header else []
     facts += [f"kid {header['kid']}"] if "kid" in header else []
@@ -155,6 +159,8 @@ def sent(used_key: UsedKey, codes: tuple[int, ...] = ()) -> str:
         facts.append(f"thumbprint {thumbprint(used_key.certificate)} (SHA-256)")
     if not ({"kid", "x5t", "x5t#S256", "x5c"} & header.keys()):
         facts.append("neither kid nor thumbprint")
+    if used_key.audience and not codes:
+        facts.append(f"audience {used_key.audience}")
     text = f"Sent: {', '.join(facts)}."
     if codes and used_key.certificate:
         text += f"\nThe portal lists the certificate as {thumbprint(used_key.certificate, 'sha1')} (SHA-1)."

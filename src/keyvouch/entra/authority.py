@@ -33,6 +33,8 @@ def required_scopes(profile: Profile) -> tuple[str, ...]:
 def require_fields(profile: Profile, name: str, *fields: str) -> None:
     """Raise `ConfigurationError` if the profile lacks one of these fields."""
     other_server = """; for a server that is not Microsoft's, authority = "https://..." with its issuer"""
+    if profile.authority:
+        other_server = "; for an OpenID Connect issuer, leave out the tenant (--tenant)"
     examples = {
         "keys": 'keys = ["scheme:..."]',
         "scopes": f'scopes = ["https://graph.microsoft.com/.default"] for Entra ID{other_server}',
@@ -47,6 +49,8 @@ def require_fields(profile: Profile, name: str, *fields: str) -> None:
             if not name:
                 option = spelled.removesuffix("s")
                 other = " (for a server that is not Microsoft's, --authority)" if field in ("tenant", "scopes") else ""
+                if profile.authority and other:
+                    other = " (for an OpenID Connect issuer, leave out --tenant)"
                 raise ConfigurationError(
                     f"Missing option --{option}.",
                     hint=f"Pass --{option}{other}, set {environment.VARIABLES[spelled]}, or use a profile.",

@@ -42,6 +42,8 @@ class UsedKey:
     """The certificate, and its issuers as far as known."""
     header: Mapping[str, Any] = field(default_factory=dict)
     """The header of the assertion."""
+    audience: str = ""
+    """The audience of the assertion."""
     profile: str = ""
     """The name of the profile that the key is from; empty if it is from elsewhere."""
 
@@ -51,10 +53,12 @@ class UsedKey:
         return cls(signer.uri, signer.public_key, next(iter(signer.chain), None), signer.chain, profile=profile)
 
     def signed(self, assertion: str) -> UsedKey:
-        """Return this key with the header of an assertion that it signed."""
-        encoded = assertion.partition(".")[0]
-        header = json.loads(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
-        return dataclasses.replace(self, header=header)
+        """Return this key with the header and the audience of an assertion that it signed."""
+        header, claims = (
+            json.loads(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
+            for encoded in assertion.split(".")[:2]
+        )
+        return dataclasses.replace(self, header=header, audience=str(claims["aud"]))
 
     def was_replaced_in(self, signer: Signer) -> bool:
         """Return True if the signer now has a different key or certificate."""

@@ -23,6 +23,7 @@ from keyvouch.errors import (
     KeyvouchError,
     without_frames,
 )
+from keyvouch.hosts import is_microsoft_host
 from keyvouch.https import describe_response
 from keyvouch.proxies import INVALID_PROXY, INVALID_PROXY_HINT
 
@@ -30,6 +31,10 @@ _NOT_JSON = "it is not valid JSON"
 _UNKNOWN_TENANT_STATUSES = ("400", "404")
 """Statuses of a discovery response for a tenant that does not exist."""
 _CA_FILE = "ca-file (in the profile; as an option --ca-file, as a variable KEYVOUCH_CA_FILE, in Python ca_file=)"
+_ISSUER_WITH_TENANT = (
+    " If authority is an OpenID Connect issuer, leave out tenant (in the profile; as an option --tenant, as a variable"
+    " KEYVOUCH_TENANT; in Python pass oidc_authority instead of authority)."
+)
 _UNKNOWN_OPTION = re.compile(r"\b__init__\(\) (got an unexpected keyword|got multiple values for) argument")
 
 
@@ -96,7 +101,7 @@ def _msal_error(error: Exception, authority: str, *, is_issuer: bool) -> Keyvouc
             return _no_such_issuer(authority)
         return AuthorityRefused(
             f"{authority} is not an authority, or the tenant does not exist{f': {shown}' if shown else ''}.",
-            hint="Check tenant, cloud and authority. Without tenant, authority must be an OpenID Connect issuer.",
+            hint="Check tenant, cloud and authority." + ("" if is_microsoft_host(authority) else _ISSUER_WITH_TENANT),
             error="invalid_tenant",
             error_codes=(90002,),
         )

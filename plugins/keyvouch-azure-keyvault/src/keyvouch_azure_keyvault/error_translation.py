@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -166,7 +167,10 @@ def to_keyvouch_error(error: Exception, operation: Operation, auth: str) -> Keyv
 
 def missing_credential(error: Exception, auth: str) -> KeyvouchError:
     """Return the error for a login for which the environment provides no credentials."""
-    return SecretRequired(f"Cannot sign in with auth={auth}: {_reason(error)}", hint=_SIGN_IN_HINTS[auth])
+    hint = _SIGN_IN_HINTS[auth]
+    if auth == "cli" and not shutil.which("az"):
+        hint = "Install the Azure CLI, then run: az login"
+    return SecretRequired(f"Cannot sign in with auth={auth}: {_reason(error)}", hint=hint)
 
 
 def _reason(error: Exception) -> str:

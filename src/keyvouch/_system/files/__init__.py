@@ -11,7 +11,7 @@
 - `errors`, `access_hints`, `accounts`: errors and hints for files that cannot be read or written.
 """
 
-from keyvouch._system.files.access_hints import readers_hint
+from keyvouch._system.files.access_hints import grant_append_hint, has_other_readers, readers_hint
 from keyvouch._system.files.copied_access import common_group
 from keyvouch._system.files.errors import cannot_write, long_path_hint, read_hint, require_folder_of
 from keyvouch._system.files.folders import Folder
@@ -40,6 +40,8 @@ __all__ = [
     "common_group",
     "configuration_files",
     "foreign_home",
+    "grant_append_hint",
+    "has_other_readers",
     "locked",
     "long_path_hint",
     "make_folder",

@@ -7,6 +7,7 @@ belongs to this account, or what root has to change for it, gets a command: neve
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,7 +52,7 @@ def restrict_readers_hint(path: Path) -> str:
     account, group = os.geteuid(), _own_group()
     if may_share_with(group, account):
         return f"Run as root: chgrp {group_name(group)} {quoted} && chmod g+r,o-rwx {quoted}"
-    return f"Run as root: setfacl -m u:{user_name(account)}:r {quoted} && chmod o-rwx {quoted}"
+    return run_hint(f"setfacl -m u:{user_name(account)}:r {quoted} && chmod o-rwx {quoted}", as_root=True)
 
 
 def grant_write_hint(path: Path) -> str:
@@ -60,6 +61,32 @@ def grant_write_hint(path: Path) -> str:
     if owner is None or _is_root() or _may(path.parent, os.W_OK | os.X_OK):
         return f"Grant this account permission to write to {path.parent}, or choose another location."
     return f"Run the command as {user_name(owner)}, who owns {path.parent}, or choose another location."
+
+
+def grant_append_hint(path: Path) -> str:
+    """Return a hint for a file to which this account cannot append: what prevents it, and the line for root."""
+    account = user_name(os.geteuid()) if sys.platform != "win32" else ""
+    closed = next((each for each in reversed(path.parents) if not _may(each, os.X_OK)), None)
+    file = shlex.quote(str(path))
+    if _is_root() or not account or (closed and is_home(closed)):
+        return grant_write_hint(path)
+    if closed:
+        return f"{closed} does not let {account} in. {_prefixed(_grant_line([closed]), [closed])}"
+    if path.exists():
+        line = f"chmod u+w {file}" if _is_own([path]) else f"chown {account} {file}"
+        return f"{path} does not let {account} write. {_prefixed(line, [path])}"
+    if _may(path.parent, os.W_OK):
+        return grant_write_hint(path)
+    line = run_hint(f"touch {file} && chown {account} {file}", as_root=True)
+    return f"{path.parent} does not let {account} create files. {line}"
+
+
+def run_hint(line: str, *, as_root: bool) -> str:
+    """Return the hint to run a line; if it needs setfacl, which is not installed, after installing that."""
+    who = " as root" if as_root else ""
+    if "setfacl" in line and not shutil.which("setfacl"):
+        return f"Install the package acl, then run{who}: {line}"
+    return f"Run{who}: {line}"
 
 
 def is_own(status: os.stat_result) -> bool:
@@ -84,7 +111,19 @@ def readers_hint(path: Path, siblings: Iterable[Path] = ()) -> str:
     # Anyone may have put siblings into a sticky folder.
     likes = (path.parent,) if path.parent.stat().st_mode & stat.S_ISVTX else (*siblings, path.parent)
     line = next(filter(None, (_line_for_readers_of(each, path) for each in likes)), "")
-    return line and (f"Run: {line}" if _is_root() else f"Run as root: {line}")
+    return line and run_hint(line, as_root=not _is_root())
+
+
+def has_other_readers(path: Path) -> bool:
+    """Return True if another account may read the file or enter its folder, as its owner or through its group."""
+    if sys.platform == "win32":
+        return False
+    parts = ((path, stat.S_IRGRP), (path.parent, stat.S_IXGRP))
+    found = [(each.stat(), mode) for each, mode in parts if each.exists()]
+    shared = (
+        each.st_mode & mode and each.st_gid != os.getegid() and not is_system_group(each.st_gid) for each, mode in found
+    )
+    return any(shared) or any(each.st_uid != os.geteuid() for each, _ in found)
 
 
 def _line_for_readers_of(like: Path, path: Path) -> str:
@@ -130,7 +169,7 @@ def line_for_group(group: int, paths: Sequence[Path]) -> str:
 
 
 def _prefixed(line: str, paths: Sequence[Path]) -> str:
-    return f"Run: {line}" if _is_own(paths) else f"Run as root: {line}"
+    return run_hint(line, as_root=not _is_own(paths))
 
 
 def _is_own(paths: Sequence[Path]) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keyvouch._system.files import posix_acl
-from keyvouch._system.files.access_hints import is_own, is_special
+from keyvouch._system.files.access_hints import is_own, is_special, run_hint
 from keyvouch._system.files.accounts import group_name, is_private_group, user_name
 from keyvouch._system.text import shell_quoted
 from keyvouch.errors import ConfigurationError
@@ -36,11 +36,9 @@ class ForeignWriter(NamedTuple):
         """Return a hint to remove the permission: with the command for a file of this account or of root."""
         if is_special(status.st_mode):
             return "Use a regular file: this is a device, a pipe or a socket."
-        if status.st_uid == 0 and not is_own(status):
-            return f"Run as root: {self.remedy} {shell_quoted(path)}"
-        if not is_own(status):
+        if status.st_uid and not is_own(status):
             return f"Ask {user_name(status.st_uid)}, its owner, to remove that permission, or use a file of your own."
-        return f"Run: {self.remedy} {shell_quoted(path)}"
+        return run_hint(f"{self.remedy} {shell_quoted(path)}", as_root=not is_own(status))
 
 
 def check_trusted(path: Path) -> None:
