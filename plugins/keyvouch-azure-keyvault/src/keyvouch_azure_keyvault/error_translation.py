@@ -344,8 +344,8 @@ def _not_found(response: _ErrorResponse, operation: Operation) -> KeyvouchError:
     return _not_key_vault(response, operation) if operation.location is None else key_not_found(operation.location)
 
 
-def _not_key_vault(response: _ErrorResponse, operation: Operation) -> ConfigurationError:
-    return ConfigurationError(
+def _not_key_vault(response: _ErrorResponse, operation: Operation) -> StoreUnavailable:
+    return StoreUnavailable(
         f"The server at this address is not Key Vault, or does not support {operation.description}"
         f" (API version {response.api_version}): {response.text}",
         hint="Correct vault=, or set api-version=. A Managed HSM has keys, but no certificates.",
