@@ -20,7 +20,7 @@ from keyvouch.errors import (
     StoreUnavailable,
     Throttled,
 )
-from keyvouch_vault.permissions import WRONG_NAME, Permission, policy_hint
+from keyvouch_vault.permissions import WRONG_MOUNT, WRONG_NAME, Permission, policy_hint
 
 _LOGIN_HINTS = {
     "token": "Create a new token, `bao token create`, and store it at the location that token= names.",
@@ -136,7 +136,8 @@ def _translated(error: VaultError, operation: str, alternative: str = "") -> Key
     if is_invalid_token(error):
         return SessionLost("The token is no longer valid.", hint="Try again.", performed=False)
     if isinstance(error, exceptions.Forbidden):
-        hints = policy_hint([Permission.for_request(error)]), alternative, WRONG_NAME
+        denied = Permission.for_request(error)
+        hints = policy_hint([denied]), alternative, WRONG_MOUNT if denied.capability == "list" else WRONG_NAME
         return AccessDenied(f"Cannot {operation}: permission denied.", hint="\n".join(filter(None, hints)))
     text, reason = _text_of(error), _reason_of(error)
     if isinstance(error, exceptions.InvalidPath) and not text:
