@@ -114,6 +114,8 @@ def print_profile_commands(key: KeyUri, pinned: KeyUri, *, exported: bool) -> No
     options = f"profile add NAME --tenant TENANT --client-id ID --key {key.quoted}"
     if not is_machine_key(key):
         print_next_command(f"keyvouch {options}")
+        if has_login(key):
+            click.echo(f"Write it with {JOBS_LOGIN}, which may only sign.", err=True)
         return
     given = click.get_current_context().find_root().params.get("config")
     configuration = shlex.quote(str(given or files.configuration_files()[-1]))
@@ -123,6 +125,14 @@ def print_profile_commands(key: KeyUri, pinned: KeyUri, *, exported: bool) -> No
         f"\n  keyvouch grant 'DOMAIN\\ACCOUNT' --key {key.quoted}\n  keyvouch --config {configuration} {options}",
         err=True,
     )
+
+
+JOBS_LOGIN = "the login of the job instead of yours"
+
+
+def has_login(uri: KeyUri) -> bool:
+    """Return True if the URI says how to log in, which is not the same for who creates a key and for who uses it."""
+    return "auth" in uri
 
 
 def is_machine_key(uri: KeyUri) -> bool:
