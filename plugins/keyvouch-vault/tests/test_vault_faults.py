@@ -133,6 +133,17 @@ def test_version_below_the_minimum(server: Server, uri: str) -> None:
     assert "min_encryption_version" in skipped.reason
 
 
+def test_version_below_the_minimum_for_decryption(server: Server, uri: str) -> None:
+    """The server removes such a version from the key: an open signer reports it at once, and it is not found again."""
+    with keyvouch.open_signer(f"{uri}&settle=0") as signer:
+        name = re.findall(r";key=([\w-]+)", uri)[0]
+        server.write(f"transit/keys/{name}/rotate")
+        server.write(f"transit/keys/{name}/config", min_decryption_version=2)
+        with pytest.raises(KeyUnusable, match="min_decryption_version"):
+            signer.sign(b"message", "ES256")
+    error_on_open(uri.replace(f";key={name}", f";key={name};version=1"), KeyNotFound)
+
+
 def test_key_that_cannot_sign(server: Server, uri: str) -> None:
     """An encryption key is unusable, and a listing skips it."""
     server.write("transit/keys/cipher", type="aes256-gcm96")

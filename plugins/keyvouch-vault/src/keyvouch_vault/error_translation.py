@@ -76,6 +76,13 @@ _TRANSLATIONS: tuple[tuple[type[VaultError], str, type[KeyvouchError], str, str]
         "Use a newer version, or lower min_encryption_version.",
     ),
     (
+        exceptions.InternalServerError,
+        "no such key version",
+        KeyUnusable,
+        "The key version is older than the key's min_decryption_version.",
+        "Use a newer version, or lower min_decryption_version.",
+    ),
+    (
         exceptions.InvalidRequest,
         "",
         KeyUnusable,
