@@ -274,21 +274,6 @@ def test_store_is_described() -> None:
     assert "generates keys" in shown["capabilities"]
 
 
-def test_incomplete_uri_is_not_added_to_a_profile(tmp_path: Path) -> None:
-    """A key that could never be opened is refused with what is missing, also if it is a standby key."""
-    configuration = tmp_path / "config.toml"
-    options = ("--tenant", "t", "--client-id", "c", "--key", f"pem:{tmp_path}/app.pem")
-    for key, missing in (
-        ("vault:address=https://vault:8200;key=orders?auth=approle", "role-id"),
-        ("vault:address=https://vault:8200?auth=none", "key"),
-        ("azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app", "auth"),
-    ):
-        done = run("--config", str(configuration), "profile", "add", "n", *options, "--key", key)
-        assert done.status == 2
-        assert missing in done.errors
-    assert not configuration.exists()
-
-
 def test_added_profile_is_listed(key: Key) -> None:
     """An added profile is listed, and the file is named."""
     added = run("profile", "add", "nightly", "--key", key.uri, "--tenant", "t", "--client-id", "c")
