@@ -398,11 +398,25 @@ def test_certificate_file_is_honored(tmp_path: Path) -> None:
 
 
 def test_keys_of_a_profile_are_those_of_its_first_store(tmp_path: Path) -> None:
-    """With a profile of several keys, the listing says which one it is about, and how many it does not list."""
+    """With a profile of several keys, the listing says how to list the others."""
     first, second = make_key(tmp_path, "a.pfx"), make_key(tmp_path, "b.pfx")
     (tmp_path / "config.toml").write_text(f"[profiles.n]\nkeys = ['{first.uri}', '{second.uri}']\n")
     done = run("--config", str(tmp_path / "config.toml"), "keys", "--profile", "n")
-    assert "Listing key 1 of the profile; not listed: 1 after it." in done.errors
+    assert f"Key 2 of the profile is not listed. To list it: keyvouch keys --key '{second.uri}'" in done.errors
+
+
+def test_names_are_listed_if_they_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    """Keys of several names have a column with them; the versions of one key have none."""
+    declared = (Attribute("key", "name"), Attribute("object", "label", parse=bytes))
+    first, second, third = (
+        KeyInfo(parse_uri(text, declared), "P-256") for text in ("x:key=orders", "x:key=bills", "x:object=bills")
+    )
+    keys._print_text([first, second], Schedule())
+    assert re.search(r"key +type.*\norders +P-256.*\nbills +P-256", capsys.readouterr().out)
+    keys._print_text([first, third], Schedule())
+    assert re.search(r"key +object +type.*\norders +P-256.*\n +bills +P-256", capsys.readouterr().out)
+    keys._print_text([first, first], Schedule())
+    assert not re.search("^key", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_versions_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

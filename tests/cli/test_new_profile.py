@@ -70,3 +70,18 @@ def test_refused_before_the_key_is_created(tmp_path: Path, options: tuple[str, .
     """What `keyvouch profile add` would refuse is refused before a key is created."""
     assert new(tmp_path, "--save-profile", "partner", *options)[0] == 2
     assert not (tmp_path / "app.pem").exists()
+
+
+def test_incomplete_uri_is_not_added_to_a_profile(tmp_path: Path) -> None:
+    """A key that could never be opened is refused with what is missing, also if it is a standby key."""
+    configuration = tmp_path / "config.toml"
+    options = ("--tenant", "t", "--client-id", "c", "--key", f"pem:{tmp_path}/app.pem")
+    for key, missing in (
+        ("vault:address=https://vault:8200;key=orders?auth=approle", "role-id"),
+        ("vault:address=https://vault:8200?auth=none", "key"),
+        ("azure-keyvault:vault=https://contoso.vault.azure.net;certificate=app", "auth"),
+    ):
+        done = run("--config", str(configuration), "profile", "add", "n", *options, "--key", key)
+        assert done.status == 2
+        assert missing in done.errors
+    assert not configuration.exists()

@@ -22,6 +22,7 @@ from keyvouch.errors import (
     AuthorityRefused,
     ConfigurationError,
     InternalError,
+    KeyNotFound,
     KeyUnusable,
     KeyvouchError,
     SecretIncorrect,
@@ -104,6 +105,17 @@ def test_key_that_does_not_open_is_skipped_with_its_hint(
     (line,) = caplog.messages
     assert line.startswith(f"Skipping a key ({tmp_path}/missing/app.pem does not exist.): ")
     assert line.partition("\n")[2].startswith("Correct the path: the folder ")
+
+
+def test_error_of_the_last_key_is_not_a_warning_too(
+    client_of: Callable[..., ConfidentialClient], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If no key can be opened, the last one's error is raised, and only the others are warnings."""
+    client = client_of(f"pem:{tmp_path}/first.pem", f"pem:{tmp_path}/last.pem")
+    with caplog.at_level(logging.WARNING, "keyvouch"), pytest.raises(KeyNotFound, match=r"last\.pem"):
+        client.access_token([SCOPE])
+    (line,) = caplog.messages
+    assert line.startswith(f"Skipping a key ({tmp_path}/first.pem does not exist.): ")
 
 
 def test_refused_key_is_skipped_for_five_minutes(

@@ -169,7 +169,7 @@ CASES = (
         )
     ),
     Case("a gateway's or another server's 403", signing, AccessDenied, "gateway", (Body(PAGE_OF_GATEWAY, 403),)),
-    Case("a gateway's or another server's 404", signing, ConfigurationError, "vault=", (Body(PAGE_OF_GATEWAY, 404),)),
+    Case("a gateway's or another server's 404", signing, StoreUnavailable, "vault=", (Body(PAGE_OF_GATEWAY, 404),)),
     *(
         Case("any other response that is not Key Vault's", signing, StoreUnavailable, "gateway", (body,))
         for body in (Body(PAGE_OF_GATEWAY), Body(PAGE_OF_GATEWAY, 400), Body(PAGE_OF_GATEWAY, 502))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import re
 import time
 from pathlib import Path
 
@@ -67,6 +68,17 @@ def test_disabled_version_is_skipped(vault: Vault) -> None:
     assert "set-attributes --enabled true" in assert_raises(KeyUnusable, lambda: keyvouch.open_signer(named)).hint
     vault.keys["disabled"].versions[0].enabled = False
     assert_raises(KeyUnusable, lambda: keyvouch.open_signer(uri))
+
+
+def test_missing_certificate_has_the_command_that_lists_the_vault(vault: Vault) -> None:
+    """The hint can be pasted: it has the vault and the login, and lists what the vault contains."""
+    vault.make("present", "P-256")
+    error = assert_raises(KeyNotFound, lambda: keyvouch.open_signer(vault.uri("certificate=absent", "&settle=0")))
+    (listing,) = re.findall("List the keys: keyvouch keys --key '(.*)'", error.hint)
+    with keyvouch.open_store(listing) as store:
+        listed = store.keys()
+    assert [info.uri.get("certificate") for info in listed] == ["present"]
+    assert "--vault-name VAULT" not in error.hint
 
 
 def test_expired_version_is_skipped(vault: Vault) -> None:

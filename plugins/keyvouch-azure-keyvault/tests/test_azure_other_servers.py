@@ -171,7 +171,7 @@ ERRORS = {
     400: StoreUnavailable,
     401: SessionLost,
     403: AccessDenied,
-    404: ConfigurationError,
+    404: StoreUnavailable,
     405: StoreUnavailable,
     409: Throttled,
     418: StoreUnavailable,
@@ -249,5 +249,5 @@ def test_empty_response(old: Vault) -> None:
     uri = old.make("plain", "P-256")
     with opened_key(uri) as key:
         old.fail("keys/sign", Body(b"", 404))
-        error = assert_raises(ConfigurationError, lambda: key.sign(b"x", ES256, timeout=5))
+        error = assert_raises(StoreUnavailable, lambda: key.sign(b"x", ES256, timeout=5))
     assert "HTTP status 404" in error.message

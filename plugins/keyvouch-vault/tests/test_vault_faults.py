@@ -92,8 +92,8 @@ def test_invalid_addresses(address: str) -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "hint"),
     [
-        (";key=", ConfigurationError, "namespace="),
-        (";mount=elsewhere;key=", ConfigurationError, "bao secrets enable transit"),
+        (";key=", KeyNotFound, "namespace="),
+        (";mount=elsewhere;key=", KeyNotFound, "bao secrets enable -path=elsewhere transit"),
         (";mount=cubbyhole;key=", KeyNotFound, "keyvouch keys"),
         (";key=no", KeyNotFound, "keyvouch keys"),
         (";version=7;key=", KeyNotFound, "versions 1"),
@@ -107,10 +107,15 @@ def test_wrong_namespace_mount_key_or_version(
     kind: type[KeyvouchError],
     hint: str,
 ) -> None:
-    """A wrong namespace, mount, key or version each has its own error, unless a policy denies access first."""
+    """A wrong namespace, mount, key or version each has its own error, unless a policy denies access first.
+
+    Each lets the next key be tried: the URI may be right, and the server rebuilt.
+    """
     monkeypatch.setenv("VAULT_TEST_TOKEN", server.token("admin"))
     more = ";namespace=nowhere" if change == ";key=" else ""
-    assert hint in error_on_open(uri.replace(";key=", more + change), kind).hint
+    error = error_on_open(uri.replace(";key=", more + change), kind)
+    assert hint in error.hint
+    assert error.try_next_key
 
 
 def test_version_below_the_minimum(server: Server, uri: str) -> None:
@@ -126,6 +131,17 @@ def test_version_below_the_minimum(server: Server, uri: str) -> None:
         (skipped,) = store.unusable_keys()
     assert ";version=1" in skipped.name
     assert "min_encryption_version" in skipped.reason
+
+
+def test_version_below_the_minimum_for_decryption(server: Server, uri: str) -> None:
+    """The server removes such a version from the key: an open signer reports it at once, and it is not found again."""
+    with keyvouch.open_signer(f"{uri}&settle=0") as signer:
+        name = re.findall(r";key=([\w-]+)", uri)[0]
+        server.write(f"transit/keys/{name}/rotate")
+        server.write(f"transit/keys/{name}/config", min_decryption_version=2)
+        with pytest.raises(KeyUnusable, match="min_decryption_version"):
+            signer.sign(b"message", "ES256")
+    error_on_open(uri.replace(f";key={name}", f";key={name};version=1"), KeyNotFound)
 
 
 def test_key_that_cannot_sign(server: Server, uri: str) -> None:

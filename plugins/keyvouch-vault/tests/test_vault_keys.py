@@ -63,6 +63,17 @@ def test_command_creates_a_key(server: Server) -> None:
     assert "not encrypted" not in done.errors
 
 
+def test_line_for_a_profile_mentions_the_login(server: Server) -> None:
+    """The URI that created a key has its creator's login; it follows the versions without `select=newest`."""
+    uri = key_uri(server, "for-a-profile")
+    options = ("--key", uri, "--key-type", "P-256")
+    made = run("new", *options, "--certificate-out", f"{server.ca_file.parent}/for-a-profile.cer")
+    further = run("new", *options, "--further")
+    assert f"--key '{uri}'\nWrite it with the login of the job instead of yours, which may only sign." in made.errors
+    assert "With this line, and the login of the job instead of yours, a profile always uses" in further.errors
+    assert f'keys = ["{uri}"]' in further.errors
+
+
 # Which version.
 
 

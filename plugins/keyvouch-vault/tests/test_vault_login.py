@@ -149,7 +149,7 @@ def test_jwt(server: Server, uri: str, tmp_path: Path) -> None:
         file.write_text(jwt({"sub": "app", "aud": "vault", "iat": now, "exp": now + 600}, key))
         server.write("sys/leases/revoke-prefix/auth/jwt/login")
         assert signer.sign(b"message", "ES256")
-    error_on_open(login.replace("role=app", "role=nobody"), ConfigurationError)
+    error_on_open(login.replace("role=app", "role=nobody"), AccessDenied)
     file.write_text(jwt({"sub": "app", "aud": "other", "iat": now, "exp": now + 300}, key))
     assert "audiences" in error_on_open(login, SecretIncorrect).hint
 
@@ -224,7 +224,7 @@ def test_kubernetes(server: Server, uri: str, tmp_path: Path, monkeypatch: pytes
         (tmp_path / "service-account").chmod(0o644)  # as Kubernetes mounts it
         monkeypatch.setattr(auth_methods, "_SERVICE_ACCOUNT_TOKEN", tmp_path / "service-account")
         assert signs(mounted)
-        error_on_open(mounted.replace("role=app", "role=nobody"), ConfigurationError)
+        error_on_open(mounted.replace("role=app", "role=nobody"), AccessDenied)
 
 
 def _kubernetes_login(server: Server, uri: str, tmp_path: Path, cluster: ScriptedServer) -> str:

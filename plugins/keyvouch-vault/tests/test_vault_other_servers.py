@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 import keyvouch
 from fake_vault import FakeVault, fake_vault
-from keyvouch.errors import ConfigurationError, KeyNotFound, KeyUnusable, KeyvouchError, StoreUnavailable
+from keyvouch.errors import KeyNotFound, KeyUnusable, KeyvouchError, StoreUnavailable
 from keyvouch.testing.authority.tls import make_context
 
 TOKEN, SECRET_ID = "s.CUFTHh9PHmD1gs4dnSFn3dqj", "e0a4c2f8-5f4f-4a83-9d6e-6f0c6c1f4b7a"
@@ -72,7 +72,7 @@ def test_secrets_in_a_response_are_not_shown(vault: FakeVault, status: str) -> N
     [
         ("keys/app", KeyNotFound, "Key not found: app in transit."),
         ("sign", KeyUnusable, "The key app in transit, or this version of it, was deleted."),
-        ("lookup-self", ConfigurationError, "Cannot log in: auth/token/lookup-self does not exist on this server."),
+        ("lookup-self", KeyNotFound, "Cannot log in: auth/token/lookup-self does not exist on this server."),
     ],
 )
 def test_what_does_not_exist_is_named(vault: FakeVault, endpoint: str, kind: type[KeyvouchError], message: str) -> None:

@@ -127,7 +127,28 @@ def test_denied_request_names_its_rule(
     assert rule in caught.value.hint
     if path != "keys/{}":  # without it, a key can neither be read nor created
         assert caught.value.hint.count("capabilities") == 1
-    assert "key= or mount=" in caught.value.hint
+    assert ("key= or mount=" in caught.value.hint) is (action is not _list)
+    assert "mount= is wrong" in caught.value.hint
+
+
+def test_listing_skips_keys_that_may_not_be_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a mount that teams share, the other team's keys are reported, and the own ones are listed."""
+    for name in ("theirs", "ours"):
+        _use_policy(server, monkeypatch, name, ())
+        _generate(key_uri(server, name))
+    with keyvouch.open_store(key_uri(server, "ours").replace(";key=ours", "")) as store:
+        listed = store.keys()
+        (skipped,) = (each for each in store.unusable_keys() if ";key=theirs?" in each.name)
+    assert {info.uri.get("key") for info in listed} == {"ours"}
+    assert skipped.reason == "Cannot read the key: permission denied."
+
+
+def test_denied_listing_of_a_key_has_its_own_hint(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`version=` and `certificate-file=` allow opening a key that may not be read, but not listing its versions."""
+    _use_policy(server, monkeypatch, "unread", ("keys/{}",))
+    with keyvouch.open_store(key_uri(server, "unread")) as store, pytest.raises(AccessDenied) as caught:
+        store.keys()
+    assert "certificate-file=" not in caught.value.hint
 
 
 def test_all_missing_rules_are_listed_before_a_change(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

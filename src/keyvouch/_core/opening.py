@@ -179,12 +179,7 @@ def open_uri(uri: str | KeyUri, secrets: SecretResolver, *, timeout: float = OPE
     """Open the key of this URI, with this resolver's secrets and rules."""
     deadline = Deadline(timeout)
     parsed = parse(uri)
-    if missing := parsed.missing_for("open"):
-        raise ConfigurationError(
-            f"The URI {parsed} is incomplete: missing {', '.join(missing)}.",
-            hint=f"{parsed.hint_for_missing(missing)} In a shell, put the URI in single quotes.",
-            uri=parsed,
-        )
+    _require_attributes(parsed)
     import_early()
     connection = acquire(parsed, secrets, timeout=deadline.left())
     try:
@@ -194,6 +189,21 @@ def open_uri(uri: str | KeyUri, secrets: SecretResolver, *, timeout: float = OPE
         if isinstance(error, KeyvouchError):
             error.uri = error.uri or str(parsed)
         raise
+
+
+def require_complete(uri: KeyUri) -> None:
+    """Raise `ConfigurationError` if the URI lacks what opening its key requires. This connects to nothing."""
+    _require_attributes(uri)
+    release(acquire(uri, resolver_for(None)))
+
+
+def _require_attributes(uri: KeyUri) -> None:
+    if missing := uri.missing_for("open"):
+        raise ConfigurationError(
+            f"The URI {uri} is incomplete: missing {', '.join(missing)}.",
+            hint=f"{uri.hint_for_missing(missing)} In a shell, put the URI in single quotes.",
+            uri=uri,
+        )
 
 
 @functools.cache

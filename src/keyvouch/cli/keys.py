@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import replace
 
 import click
 from msgspec import structs
 
 from keyvouch._core import opening
+from keyvouch._secrets.redaction import redact
 from keyvouch.cli.options import key_options, output_option
 from keyvouch.cli.output import present, print_table, printable, shown_time
 from keyvouch.cli.selection import Selection, select, warn_of_hidden_profile
 from keyvouch.errors import KeyNotFound, KeyvouchError
-from keyvouch.store import KeyInfo, Schedule
+from keyvouch.store import KeyInfo, KeyUri, Schedule
+from keyvouch.uri import quoted
 
+_NAMES = ("certificate", "key", "object", "friendly-name")
+"""The attributes that name a key in a store with several."""
 _YES_OR_NO = {True: "yes", False: "no", None: ""}
 
 
@@ -55,11 +60,16 @@ def _list_first(selection: Selection) -> tuple[list[KeyInfo], Schedule]:
             _print_skipped(f"key {number} of the profile", error.message)
         else:
             if found[0]:
-                others = len(keys) - number
-                click.echo(f"Listing key {number} of the profile; not listed: {others} after it.", err=True)
+                _print_not_listed(keys, number)
                 return found
             _print_skipped(f"key {number} of the profile", "no keys match it.")
     return _list(replace(selection, profile=structs.replace(selection.profile, keys=keys[-1:])))
+
+
+def _print_not_listed(keys: Sequence[str], listed: int) -> None:
+    for number, key in enumerate(keys[listed:], listed + 1):
+        line = f"Key {number} of the profile is not listed. To list it: keyvouch keys --key {quoted(redact(key))}"
+        click.echo(printable(line), err=True)
 
 
 def _list(selection: Selection) -> tuple[list[KeyInfo], Schedule]:
@@ -99,6 +109,7 @@ def _print_text(found: list[KeyInfo], schedule: Schedule) -> None:
             click.echo(f"  {printable(details)}")
     click.echo()
     columns: dict[str, list[object]] = {
+        **_differing_names(found),
         "version": [_version(info) for info in found],
         "type": [info.key_type for info in found],
         "subject": [info.subject for info in found],
@@ -130,6 +141,17 @@ def _details(info: KeyInfo) -> str:
     readers = None if info.readers is None else f"may sign: {', '.join(info.readers) or 'nobody'}"
     name = info.friendly_name and f"friendly name: {info.friendly_name}"
     return "; ".join(each for each in (name, info.provider, readers) if each)
+
+
+def _differing_names(found: list[KeyInfo]) -> dict[str, list[object]]:
+    """Return the columns with the keys' names, if the keys have different ones."""
+    columns: dict[str, list[object]] = {name: [_name(info.uri, name) for info in found] for name in _NAMES}
+    return {name: values for name, values in columns.items() if len(set(values)) > 1}
+
+
+def _name(uri: KeyUri, attribute: str) -> object:
+    value = uri.get(attribute) if attribute in uri else None
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _version(info: KeyInfo) -> object:

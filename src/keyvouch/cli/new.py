@@ -17,6 +17,8 @@ from keyvouch.cli import export, profile
 from keyvouch.cli.inputs import relative_path
 from keyvouch.cli.options import authority_option, ca_file_option, key_option, output_option
 from keyvouch.cli.output import (
+    JOBS_LOGIN,
+    has_login,
     is_machine_key,
     key_facts,
     mentioning_new_key,
@@ -135,7 +137,8 @@ def key_for_profile(requested: KeyUri, pinned: KeyUri) -> KeyUri:
     requested = requested.with_absolute_files()
     if path:
         requested = requested.replace({"path": str(files.absolute(path))})
-    is_member = requested.identity() != pinned.replace({"spki-sha256": None}).identity()
+    pins = dict.fromkeys({"spki-sha256", "version"} & {*requested.declared})  # versions are a family as they are
+    is_member = requested.replace(pins).identity() != pinned.replace(pins).identity()
     return requested.replace({"select": "newest"}) if is_member and "spki-sha256" not in requested else requested
 
 
@@ -177,7 +180,8 @@ def _print_succession(signs_from: str | None, profile_key: KeyUri) -> None:
     else:
         click.echo("\nThe new key signs from now on: register its certificate at once.", err=True)
     line = f"keys = [{json.dumps(str(profile_key), ensure_ascii=False)}]"
-    click.echo(f"With this line, a profile always uses the key that is to sign:\n  {line}", err=True)
+    login = f", and {JOBS_LOGIN}" if has_login(profile_key) else ""
+    click.echo(f"With this line{login}, a profile always uses the key that is to sign:\n  {line}", err=True)
 
 
 def _print_accounts_to_grant(accounts: list[str], pinned: KeyUri) -> None:

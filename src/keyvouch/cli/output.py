@@ -132,6 +132,8 @@ def print_profile_commands(key: KeyUri, pinned: KeyUri, *, exported: bool) -> No
     options = f"profile add NAME --tenant TENANT --client-id ID --key {key.quoted}"
     if not is_machine_key(key):
         print_next_command(f"keyvouch {_option_for_root(pinned)}{options}")
+        if has_login(key):
+            click.echo(f"Write it with {JOBS_LOGIN}, which may only sign.", err=True)
         return
     given = click.get_current_context().find_root().params.get("config")
     configuration = shlex.quote(str(given or files.configuration_files()[-1]))
@@ -152,6 +154,14 @@ def _option_for_root(pinned: KeyUri) -> str:
     if not path.is_relative_to("/etc") and not files.has_other_readers(path):
         return ""
     return f"--config {files.configuration_files()[-1]} "
+
+
+JOBS_LOGIN = "the login of the job instead of yours"
+
+
+def has_login(uri: KeyUri) -> bool:
+    """Return True if the URI says how to log in, which is not the same for who creates a key and for who uses it."""
+    return "auth" in uri
 
 
 def is_machine_key(uri: KeyUri) -> bool:

@@ -154,8 +154,9 @@ def _without_user(value: object) -> object:
 
 
 def _absolute(key: str) -> str:
-    """Return the key's URI with its paths made absolute."""
+    """Return the key's URI with its paths made absolute. Raises `ConfigurationError` if it is incomplete."""
     uri = opening.parse(key).with_absolute_files()
+    opening.require_complete(uri)
     path = relative_path(uri)
     return (uri.replace({"path": str(files.absolute(path))}) if path else uri).reveal()
 

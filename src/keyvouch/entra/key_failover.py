@@ -73,11 +73,11 @@ class ClientKeys:
         self._accepted = key
         key.mark_accepted()
 
-    def demote(self, key: ClientKey, reason: str, hint: str = "") -> None:
+    def demote(self, key: ClientKey, reason: str, hint: str = "", *, warn: bool = True) -> None:
         """No longer try this key first; log one warning until it is accepted again, with the hint on its own line."""
         if self._accepted is key:
             self._accepted = None
-        if len(self._all) > 1 and not key.warned:
+        if warn and len(self._all) > 1 and not key.warned:
             key.warned = True
             log.warning("%s", "\n".join(filter(None, (f"Skipping a key ({reason}): {key}", hint))))
 
@@ -131,12 +131,19 @@ class KeyFailover:
         Keys refused recently are tried only if no store of the other keys can sign.
         """
         keys, held_back = self._keys.in_order(), self._keys.held_back()
-        outcome = self._try_each(keys, request, deadline)
+        outcome = self._try_each(keys, request, deadline, followed=bool(held_back))
         if held_back and outcome.store_failed:
             return self._try_each(held_back, request, deadline)
         return outcome
 
-    def _try_each(self, keys: Sequence[ClientKey], request: Callable[[], Any], deadline: Deadline | None) -> Outcome:
+    def _try_each(
+        self,
+        keys: Sequence[ClientKey],
+        request: Callable[[], Any],
+        deadline: Deadline | None,
+        *,
+        followed: bool = False,
+    ) -> Outcome:
         refused: Outcome | None = None
         outcome = Outcome()
         skipped: list[str] = []
@@ -155,7 +162,8 @@ class KeyFailover:
             elif outcome.store_failed:
                 reason, _, hint = str(outcome.error).partition("\n")
                 skipped.append(f"{key} ({reason})")
-                self._keys.demote(key, reason, hint)
+                is_raised = key is keys[-1] and refused is None and not followed
+                self._keys.demote(key, reason, hint, warn=not is_raised)
             else:
                 return outcome
         return replace(refused, skipped=tuple(skipped)) if refused else outcome

@@ -36,7 +36,7 @@ from keyvouch.errors import (
 )
 from keyvouch.https import describe_response
 from keyvouch_azure_keyvault.transports import NoResponse, RequestNotSent, UnusableToken, retry_delay
-from keyvouch_azure_keyvault.uri_attributes import KeyLocation
+from keyvouch_azure_keyvault.uri_attributes import KeyLocation, split_identifier
 
 if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
@@ -330,12 +330,19 @@ def key_not_found(location: KeyLocation, uri: KeyUri | None = None) -> KeyNotFou
     """Return the error for a certificate, a key or a version that does not exist."""
     kind = location.kind
     version = f" (version {location.version})" if location.version else ""
+    listing = f"keyvouch keys --key {_vault_uri(uri).quoted}" if uri else f"keyvouch keys --key URI, without {kind}="
+    vault_name = (urlsplit(location.vault).hostname or "").partition(".")[0]
     return KeyNotFound(
         f"{kind.capitalize()} not found: {location.name}{version} in {location.vault}.",
-        hint=f"Run: keyvouch keys --key URI, without {kind}=, which lists the keys.\n"
-        f"If the {kind} was deleted, run: az keyvault {kind} recover --name {location.name} --vault-name VAULT",
+        hint=f"List the keys: {listing}\n"
+        f"If the {kind} was deleted, run: az keyvault {kind} recover --name {location.name} --vault-name {vault_name}",
         uri=uri,
     )
+
+
+def _vault_uri(uri: KeyUri) -> KeyUri:
+    names = ("certificate", "key", "version", "spki-sha256", "certificate-file", "select", "settle")
+    return split_identifier(uri).replace(dict.fromkeys(names))
 
 
 def enabling_hint(location: KeyLocation, version: str) -> str:
@@ -348,8 +355,8 @@ def _not_found(response: _ErrorResponse, operation: Operation) -> KeyvouchError:
     return _not_key_vault(response, operation) if operation.location is None else key_not_found(operation.location)
 
 
-def _not_key_vault(response: _ErrorResponse, operation: Operation) -> ConfigurationError:
-    return ConfigurationError(
+def _not_key_vault(response: _ErrorResponse, operation: Operation) -> StoreUnavailable:
+    return StoreUnavailable(
         f"The server at this address is not Key Vault, or does not support {operation.description}"
         f" (API version {response.api_version}): {response.text}",
         hint="Correct vault=, or set api-version=. A Managed HSM has keys, but no certificates.",

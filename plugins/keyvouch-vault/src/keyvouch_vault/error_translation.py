@@ -11,7 +11,6 @@ from hvac.exceptions import VaultError
 
 from keyvouch.errors import (
     AccessDenied,
-    ConfigurationError,
     KeyNotFound,
     KeyUnusable,
     KeyvouchError,
@@ -21,7 +20,7 @@ from keyvouch.errors import (
     StoreUnavailable,
     Throttled,
 )
-from keyvouch_vault.permissions import WRONG_NAME, Permission, policy_hint
+from keyvouch_vault.permissions import WRONG_MOUNT, WRONG_NAME, Permission, policy_hint
 
 _LOGIN_HINTS = {
     "token": "Create a new token, `bao token create`, and store it at the location that token= names.",
@@ -42,21 +41,21 @@ _TRANSLATIONS: tuple[tuple[type[VaultError], str, type[KeyvouchError], str, str]
     (
         exceptions.InvalidPath,
         "namespace not found",
-        ConfigurationError,
+        KeyNotFound,
         "Namespace not found.",
         "Correct namespace=, or BAO_NAMESPACE or VAULT_NAMESPACE in the environment.",
     ),
     (
         exceptions.InvalidPath,
         "no handler",
-        ConfigurationError,
+        KeyNotFound,
         "Nothing is mounted at this path: {reason}.",
-        "Correct mount=, auth-mount= or namespace=. To enable the engine: bao secrets enable transit",
+        "Correct mount=, auth-mount= or namespace=. To enable the engine: bao secrets enable {path}transit",
     ),
     (
         exceptions.InvalidPath,
         "unsupported path",
-        ConfigurationError,
+        KeyNotFound,
         "Cannot {operation}: the engine at this mount path does not support it.",
         "Set mount= to the mount path of a transit engine.",
     ),
@@ -75,6 +74,13 @@ _TRANSLATIONS: tuple[tuple[type[VaultError], str, type[KeyvouchError], str, str]
         KeyUnusable,
         "The key version is older than the key's min_encryption_version.",
         "Use a newer version, or lower min_encryption_version.",
+    ),
+    (
+        exceptions.InternalServerError,
+        "no such key version",
+        KeyUnusable,
+        "The key version is older than the key's min_decryption_version.",
+        "Use a newer version, or lower min_decryption_version.",
     ),
     (
         exceptions.InvalidRequest,
@@ -137,23 +143,30 @@ def _translated(error: VaultError, operation: str, alternative: str = "") -> Key
     if is_invalid_token(error):
         return SessionLost("The token is no longer valid.", hint="Try again.", performed=False)
     if isinstance(error, exceptions.Forbidden):
-        hints = policy_hint([Permission.for_request(error)]), alternative, WRONG_NAME
+        denied = Permission.for_request(error)
+        hints = policy_hint([denied]), alternative, WRONG_MOUNT if denied.capability == "list" else WRONG_NAME
         return AccessDenied(f"Cannot {operation}: permission denied.", hint="\n".join(filter(None, hints)))
     text, reason = _text_of(error), _reason_of(error)
     if isinstance(error, exceptions.InvalidPath) and not text:
         return _missing_path(error, operation)
     for kind, part, translation, message, hint in _TRANSLATIONS:
         if isinstance(error, kind) and part in text:
-            return translation(message.format(reason=reason, operation=operation), hint=hint)
+            mount = re.split(r"/(?:keys|sign|wrapping_key)\b", _path_of(error))[0]
+            path = "" if mount == "transit" else f"-path={mount} "
+            return translation(message.format(reason=reason, operation=operation), hint=hint.format(path=path))
     return StoreUnavailable(f"The server failed to {operation}: {reason}.", hint="Check the server's log.")
+
+
+def _path_of(error: VaultError) -> str:
+    return str(error.url or "").removeprefix("/v1/")
 
 
 def _missing_path(error: VaultError, operation: str) -> KeyvouchError:
     """Return the error for a path that does not exist; the server gives no reason."""
-    path = str(error.url or "").removeprefix("/v1/")
+    path = _path_of(error)
     if re.search(r"/(keys|sign)/", path):
         return KeyNotFound(f"Key not found: {path} does not exist.", hint=_LIST_KEYS)
-    return ConfigurationError(
+    return KeyNotFound(
         f"Cannot {operation}: {path or 'the path'} does not exist on this server.",
         hint="Correct mount=, auth-mount= or namespace=.",
     )
@@ -170,11 +183,11 @@ def login_error(error: VaultError, method: str, mount: str) -> KeyvouchError:
             )
         case exceptions.InvalidRequest() | exceptions.Unauthorized():
             if ("role" in text and "secret" not in text) or "configuration" in text:
-                return ConfigurationError(f"Cannot log in: {reason}.", hint="Correct role= or auth-mount=.")
+                return AccessDenied(f"Cannot log in: {reason}.", hint="Correct role= or auth-mount=.")
             return SecretIncorrect(f"Cannot log in: {reason}.", hint=hint)
         case exceptions.Forbidden() if method == "token":
             return SecretIncorrect("The server rejected the token.", hint=hint)
-        case exceptions.Forbidden():
+        case exceptions.VaultError() if isinstance(error, exceptions.Forbidden) or "no handler" in text:
             path = "" if mount == method else f"-path={mount} "
             return AccessDenied(
                 f"Cannot log in: {reason}.",

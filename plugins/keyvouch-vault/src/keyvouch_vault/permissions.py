@@ -17,6 +17,7 @@ _CAPABILITIES = {"get": "read", "list": "list", "delete": "delete"}
 WRONG_NAME = (
     "If key= or mount= is wrong, correct it: for a name that a policy does not mention, the server says the same."
 )
+WRONG_MOUNT = "If mount= is wrong, correct it: for a path that a policy does not mention, the server says the same."
 
 
 class Permission(NamedTuple):

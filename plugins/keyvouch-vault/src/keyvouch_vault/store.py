@@ -103,24 +103,27 @@ class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsK
         return key
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
-        """Return the versions that may sign, of the key or of all keys in the mount."""
+        """Return the versions that may sign, of the key or of all keys in the mount that may be read."""
         names = [uri.get("key")] if "key" in uri else self._list_names(uri)
         infos = []
         for name in names:
             key_uri = uri.replace({"key": name})
-            with contextlib.suppress(*(() if "key" in uri else (KeyUnusable, KeyNotFound))):  # keys that cannot sign
+            with contextlib.suppress(*(() if "key" in uri else (KeyUnusable, KeyNotFound, AccessDenied))):
                 infos += [version.info(key_uri) for version in self._read_versions(key_uri, OWN_TIMEOUT)]
         digest = uri.get("spki-sha256")
         return [info for info in infos if digest in (None, info.spki_sha256)]
 
     def unusable_keys(self, uri: KeyUri) -> list[UnusableKey]:
-        """Return the versions that are older than the key's min_encryption_version."""
+        """Return the versions older than their key's min_encryption_version, and the keys that may not be read."""
         names = [uri.get("key")] if "key" in uri else self._list_names(uri)
         return [each for name in names for each in self._retired(uri.replace({"key": name}))]
 
     def _retired(self, uri: KeyUri) -> list[UnusableKey]:
-        with self._session.get().authenticated(OWN_TIMEOUT, "read the key") as client:
-            key = _read_key(client, KeyPath.of(uri))
+        try:
+            with self._session.get().authenticated(OWN_TIMEOUT, "read the key") as client:
+                key = _read_key(client, KeyPath.of(uri))
+        except AccessDenied as error:
+            return [UnusableKey(str(uri), error.message)]
         if key is None or key.type not in transit.TYPES.values():
             return []
         wanted = [each for each in key.retired_versions() if uri.get("version") in (None, each)]
@@ -223,10 +226,9 @@ class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsK
                 return []
         return [name for name in names if is_valid_name(name)]  # import/ holds the server's wrapping key
 
-    def _read_versions(self, uri: KeyUri, timeout: float) -> list[KeyVersion]:
+    def _read_versions(self, uri: KeyUri, timeout: float, alternative: str = "") -> list[KeyVersion]:
         """Return the versions that match the URI. Raises `KeyNotFound`, `KeyUnusable` if none may sign."""
         path, number = KeyPath.of(uri), uri.get("version")
-        alternative = "Or add version= and certificate-file= to the URI."
         with self._session.get().authenticated(timeout, "read the key", alternative) as client:
             key = _read_key(client, path)
         if key is None:
@@ -253,7 +255,7 @@ class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsK
     def _choose_version(
         self, uri: KeyUri, certificate: Certificate | None, timeout: float
     ) -> tuple[KeyVersion, KeyUri, Any]:
-        versions = self._read_versions(uri, timeout)
+        versions = self._read_versions(uri, timeout, "Or add version= and certificate-file= to the URI.")
         infos = [version.info(uri) for version in versions]
         try:
             info, settles_at = choose_one(uri.replace({"select": "newest"}), infos, certificate)

@@ -67,7 +67,7 @@ def grant_append_hint(path: Path) -> str:
     """Return a hint for a file to which this account cannot append: what prevents it, and the line for root."""
     account = user_name(os.geteuid()) if sys.platform != "win32" else ""
     closed = next((each for each in reversed(path.parents) if not _may(each, os.X_OK)), None)
-    file = shlex.quote(str(path))
+    file = shell_quoted(path)
     if _is_root() or not account or (closed and is_home(closed)):
         return grant_write_hint(path)
     if closed:
