@@ -60,7 +60,7 @@ def test_invalid_destinations_are_refused(destination: str) -> None:
 
 
 def audit_of(path: Path) -> str:
-    """What another account is told if it must write audit records to this file; empty if it can."""
+    """The hint for another account that has to write audit records to this file; empty if it can."""
 
     def act() -> str:
         try:

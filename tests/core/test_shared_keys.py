@@ -1,4 +1,4 @@
-"""Root adds a key for the account of a job: who can read it, and what the account is told if it cannot."""
+"""Root adds a key for the account of a job: who can read it, and the message if the account cannot."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def odd_certificate(folder: Path, key: Path) -> Path:
 
 
 def test_nul_after_friendly_name(folder: Path) -> None:
-    """Windows ends the friendly name with a NUL, which is no part of it."""
+    """Windows ends the friendly name with a NUL, which does not belong to it."""
     name = ";friendly-name=Valid Certificate Path Test1 EE"
     key = open_key(located(folder, "windows-export.pfx", name, "WINDOWS"))
     assert names(key.chain) == ["CN=Valid EE Certificate Test1,O=Test Certificates 2011,C=US"]
