@@ -28,6 +28,7 @@ from keyvouch.errors import (
     KeyNotFound,
     KeyUnusable,
     NotSupported,
+    StoreUnavailable,
 )
 from keyvouch.local_key import make_key
 from keyvouch.store import KeySpec
@@ -77,7 +78,9 @@ def test_missing_certificate_has_the_command_that_lists_the_vault(vault: Vault) 
     (listing,) = re.findall("List the keys: keyvouch keys --key '(.*)'", error.hint)
     with keyvouch.open_store(listing) as store:
         listed = store.keys()
-    assert [info.uri.get("certificate") for info in listed] == ["present"]
+    names = [info.uri.get("certificate") for info in listed]  # of all tests that use this vault
+    assert "present" in names
+    assert "absent" not in names
     assert "--vault-name VAULT" not in error.hint
 
 
@@ -314,4 +317,4 @@ def test_unknown_name_is_free(vault: Vault) -> None:
         vault.fail("certificates/list", unknown)
         assert store.open(store.generate(uri, KeySpec("P-256")), timeout=10).chain
         vault.fail("certificates/list", Refusal(404))
-        assert_raises(ConfigurationError, lambda: store.open(uri, timeout=10))
+        assert_raises(StoreUnavailable, lambda: store.open(uri, timeout=10))
