@@ -35,7 +35,6 @@ from typing import Any, Literal, Self
 import requests
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from keyvouch.testing.authority.tls import make_certificates
 from servers import npm
@@ -271,6 +270,8 @@ def _end(process: subprocess.Popen[str]) -> None:
 def identified_jwk(key: PublicKey | x509.Certificate) -> dict[str, str]:
     """Return the JWK with its thumbprint (RFC 7638), as joserfc computes it, as `kid`."""
     jwk = public_jwk(key)
+    from joserfc.jwk import ECKey, OKPKey, RSAKey  # tests without servers also run where it is not installed
+
     kinds: dict[str, Any] = {"RSA": RSAKey, "EC": ECKey, "OKP": OKPKey}
     return {**jwk, "kid": kinds[jwk["kty"]].import_key(jwk).thumbprint()}
 
