@@ -76,8 +76,14 @@ def saying(data: bytes) -> Handler:
 
 def with_tls(context: ssl.SSLContext, handle: Handler) -> Handler:
     def encrypted(connection: socket.socket) -> None:
-        with context.wrap_socket(connection, server_side=True) as wrapped:
-            handle(wrapped)
+        with connection.dup() as kept:
+            try:
+                with context.wrap_socket(connection, server_side=True) as wrapped:
+                    handle(wrapped)
+            except ssl.SSLError:
+                while kept.recv(65536):  # a connection closed with unread data is reset, and its alert can be lost
+                    pass
+                raise
 
     return encrypted
 
