@@ -37,6 +37,7 @@ from keyvouch._core.uri_text import (
     encode_all,
     encode_except,
     encode_readable,
+    is_certificate_reference,
     percent,
 )
 from keyvouch._secrets.redaction import (
@@ -47,6 +48,7 @@ from keyvouch._secrets.redaction import (
     require_no_key,
     require_original,
 )
+from keyvouch._system import files
 from keyvouch.errors import ConfigurationError
 
 __all__ = [
@@ -131,8 +133,12 @@ class KeyUri:
 
     def with_absolute_files(self) -> KeyUri:
         """Return this URI with the paths in attributes such as `ca-file`, and those of secrets, made absolute."""
-        files = {name: Path(self.get(name)) for name in self._values if name.endswith("-file")}
-        paths = {name: str(path.absolute()) for name, path in files.items() if not path.is_absolute()}
+        given = {name: self.get(name) for name in self._values if name.endswith("-file")}
+        paths = {
+            name: str(files.absolute(Path(path)))
+            for name, path in given.items()
+            if not (Path(path).is_absolute() or is_certificate_reference(path))
+        }
         for name in self._values:
             if self._declared[name].secret and (absolute := absolute_reference(self.get(name))) != self.get(name):
                 paths[name] = absolute
@@ -371,7 +377,7 @@ def absolute_reference(reference: str) -> str:
     """Return a reference to a secret; with an absolute path, if it is in a file."""
     kind, _, path = reference.partition(":")
     is_relative = kind == "file" and path and not Path(path).is_absolute()
-    return f"file:{Path(path).absolute()}" if is_relative else reference
+    return f"file:{files.absolute(Path(path))}" if is_relative else reference
 
 
 def is_reference(value: object) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from keyvouch._core import opening
 from keyvouch._secrets.redaction import redact
 from keyvouch.errors import ConfigurationError
 from keyvouch.proxies import parse_proxy
@@ -881,3 +882,11 @@ def test_path_of_a_file() -> None:
 def test_uri_that_is_not_complete_yet() -> None:
     """A debugger may print a URI before its values are set."""
     assert repr(KeyUri.__new__(KeyUri)) == "<KeyUri ?>"
+
+
+def test_references_are_not_made_absolute() -> None:
+    """A certificate in a variable has no path, unlike one in a relative file."""
+    text = "pem:env:TLS_KEY?certificate-file=env:TLS_CERT"
+    assert str(opening.parse(text).with_absolute_files()) == str(opening.parse(text))
+    relative = opening.parse("pem:env:TLS_KEY?certificate-file=app.crt").with_absolute_files()
+    assert relative.get("certificate-file") == str(Path("app.crt").absolute())

@@ -18,7 +18,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from keyvouch._system import files
 from keyvouch._system.sockets import use_bounded_sockets
 from keyvouch._system.text import shell_quoted
-from keyvouch.errors import AccessDenied, ConfigurationError, KeyvouchError
+from keyvouch.errors import AccessDenied, ConfigurationError
 
 _OPENSSL_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
@@ -62,7 +62,7 @@ def client_context(ca_file: str | None, client_certificate: tuple[str, str] | No
     return context
 
 
-def _unusable(path: Path, ca_file: str | None, error: OSError) -> KeyvouchError:
+def _unusable(path: Path, ca_file: str | None, error: OSError) -> ConfigurationError:
     """Return the error for certificates to trust that cannot be read; `ca_file` is None if a variable names them."""
     name = "ca-file" if ca_file else "REQUESTS_CA_BUNDLE" if os.environ.get("REQUESTS_CA_BUNDLE") else "CURL_CA_BUNDLE"
     message = f"The trusted TLS certificates {path} cannot be read"

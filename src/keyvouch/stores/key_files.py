@@ -79,7 +79,7 @@ def siblings(path: object) -> list[Path]:
     """Return the existing files of a family; an empty list for anything else, or if the folder cannot be listed."""
     with contextlib.suppress(KeyvouchError):
         if isinstance(path, Path) and is_family(path):
-            return members(path.absolute())
+            return members(files.absolute(path))
     return []
 
 
