@@ -108,5 +108,5 @@ clean:
 $(READY): pyproject.toml constraints.txt $(PLUGINS:%=%pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(PIP) --editable '.[testing,keyring]' $(PLUGINS:%=--editable %) --group dev
+	$(PIP) --editable '.[bench,testing,keyring]' $(PLUGINS:%=--editable %) --group dev
 	@touch $@

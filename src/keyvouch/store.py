@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from keyvouch._core.key_choice import choose_one
-from keyvouch._core.key_infos import KeyInfo, KeySpec, Schedule, TokenInfo, UnusableKey
+from keyvouch._core.key_infos import KeyInfo, KeySpec, RateLimit, Schedule, TokenInfo, UnusableKey
 from keyvouch._core.uri_text import UriSyntax
 from keyvouch._system.forks import ForkGate
 from keyvouch.errors import SessionLost
@@ -51,6 +51,8 @@ __all__ = [
     "ListsUnusableKeys",
     "OffersPeer",
     "ProcessLocal",
+    "PublishesLimits",
+    "RateLimit",
     "RequestsCertificates",
     "Schedule",
     "StoredKey",
@@ -253,11 +255,34 @@ class ExportsKeys(ABC):
 
 
 class OffersPeer(ABC):
-    """Can show the cost of the store's library by itself."""
+    """Can sign with only the store's library, as a program without keyvouch would, so that the two can be compared."""
 
     @abstractmethod
     def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
-        """Return a function that makes the same signature with only the store's library, for comparison."""
+        """Return a function that signs a message with only the store's library.
+
+        `uri` is pinned, and the algorithm fits the key. Called after `KeyStore.connect`. Raises what `KeyStore.open`
+        and `StoredKey.sign` raise, and `NotSupported` for a key for which there is no comparison.
+
+        The function returns the signature in JOSE form, and raises its library's own exceptions. Many threads call it
+        at once. Nothing protects it as keyvouch protects its own signatures: while a thread is in it, do not fork,
+        connect the store again or close it. After each of these, get another one. `KeyStore.close` releases what it
+        holds, such as a session for each thread.
+        """
+
+
+class PublishesLimits(ABC):
+    """A service that limits the rate of signatures, and may bill for them.
+
+    `keyvouch bench` asks before it loads such a service.
+    """
+
+    @abstractmethod
+    def rate_limit(self, key: StoredKey) -> RateLimit | None:
+        """Return the limit for signatures with this key, which `KeyStore.open` returned; None if none is published.
+
+        Sends no request, and raises nothing.
+        """
 
 
 class GrantsAccess(ABC):

@@ -10,7 +10,7 @@ import functools
 import logging
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from keyvouch import config
 from keyvouch._core import environment, registry
@@ -34,6 +34,7 @@ from keyvouch.secrets import AccessToken, Secret, SecretResolver
 from keyvouch.uri import KeyUri, parse_uri, scheme_of
 
 log = logging.getLogger("keyvouch")
+SignerClass = TypeVar("SignerClass", bound=Signer)
 
 OPEN_TIMEOUT = 30.0
 """Seconds that opening a key may take, including connecting."""
@@ -177,13 +178,20 @@ def open_first(uris: Sequence[str | KeyUri], secrets: SecretResolver, *, timeout
 
 def open_uri(uri: str | KeyUri, secrets: SecretResolver, *, timeout: float = OPEN_TIMEOUT) -> Signer:
     """Open the key of this URI, with this resolver's secrets and rules."""
+    return open_as(Signer, uri, secrets, timeout=timeout)
+
+
+def open_as(
+    signer_class: type[SignerClass], uri: str | KeyUri, secrets: SecretResolver, *, timeout: float = OPEN_TIMEOUT
+) -> SignerClass:
+    """Like `open_uri`, with a signer of this class."""
     deadline = Deadline(timeout)
     parsed = parse(uri)
     _require_attributes(parsed)
     import_early()
     connection = acquire(parsed, secrets, timeout=deadline.left())
     try:
-        return Signer(connection, parsed, deadline)
+        return signer_class(connection, parsed, deadline)
     except BaseException as error:
         release(connection)
         if isinstance(error, KeyvouchError):

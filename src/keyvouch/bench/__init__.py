@@ -1,6 +1,40 @@
-"""Paired benchmarks: contenders run in turns, so that a disturbance affects all of them."""
+"""Measure keys in their stores, and compare them.
 
-from keyvouch.bench.paired import Contender, Result, measure
-from keyvouch.bench.report import Goal, goal_table, result_table, to_json
+    from keyvouch import bench
 
-__all__ = ["Contender", "Goal", "Result", "goal_table", "measure", "result_table", "to_json"]
+    run = bench.measure_keys(["pem:/etc/keyvouch/app.pem", "mystore:key=app"], bench.Plan(seconds=2))
+    print(bench.as_text(run))
+
+`measure` does the same for functions: contenders run in turns of a few milliseconds, so that a disturbance of the
+machine affects all of them. Requires the extra `bench`.
+"""
+
+from keyvouch.bench.comparison import Change, Comparison, compare_keys, compare_runs
+from keyvouch.bench.document import Key, Machine, Measurement, Run, read_run
+from keyvouch.bench.harness import Samples, measure
+from keyvouch.bench.intervals import Interval
+from keyvouch.bench.keys import measure_keys
+from keyvouch.bench.knee import Knee, find_knees
+from keyvouch.bench.plan import Plan, Target
+from keyvouch.bench.rounds import Contender
+
+__all__ = [
+    "Change",
+    "Comparison",
+    "Contender",
+    "Interval",
+    "Key",
+    "Knee",
+    "Machine",
+    "Measurement",
+    "Plan",
+    "Run",
+    "Samples",
+    "Target",
+    "compare_keys",
+    "compare_runs",
+    "find_knees",
+    "measure",
+    "measure_keys",
+    "read_run",
+]

@@ -1,0 +1,149 @@
+"""Interleaved measurements: in each round every contender runs for a moment, in random order.
+
+On a shared machine, two long runs one after the other mostly compare what else the machine did in the meantime. Here a
+disturbance affects all contenders, and a comparison uses the ratios within the rounds.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from hdrh.histogram import HdrHistogram
+
+from keyvouch.bench.rounds import Contender, Round, run_round
+
+ROUND_SECONDS = 0.05
+"""How long a contender runs in one round, if its operations are short."""
+_FEWEST_ROUNDS = 12
+"""Below eight there is no confidence interval."""
+_OPERATIONS_PER_ROUND = 10
+"""Operations that each of several threads should perform in one round: at its end some threads are idle."""
+_WARM_UP_SECONDS = 0.3
+_HIGHEST = 3_600_000_000_000
+"""Nanoseconds: an hour."""
+
+Progress = Callable[[float], None]
+"""Called between rounds with the part that is done, from 0 to 1."""
+
+
+@dataclass
+class Samples:
+    """What the rounds of one contender have measured. Times are in seconds."""
+
+    contender: Contender
+    rounds: list[float] = field(default_factory=list)
+    """For each round the median latency, or with several threads in a closed loop the time per operation."""
+    rates: list[float] = field(default_factory=list)
+    """Operations per second in each round."""
+    errors: Counter[str] = field(default_factory=Counter)
+    first_error: Exception | None = None
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    count: int = 0
+    """Operations that succeeded."""
+    stopped: bool = False
+    """True if it was not measured to the end, because of errors."""
+    warm_up_latency: float = 0.0
+
+    @cached_property
+    def histogram(self) -> HdrHistogram:
+        """The latencies in nanoseconds, with three significant digits."""
+        return HdrHistogram(1, _HIGHEST, 3)
+
+    def add(self, made: Round) -> None:
+        """Add what a round has measured."""
+        for each in made.latencies:
+            self.histogram.record_value(min(max(1, each), _HIGHEST))
+        self.errors += made.errors
+        self.first_error = self.first_error or made.first_error
+        self.seconds += made.seconds
+        self.cpu_seconds += made.cpu_seconds
+        self.count += len(made.latencies)
+        if made.latencies and made.per_second:
+            one_by_one = self.contender.threads == 1 or self.contender.rate
+            self.rounds.append(statistics.median(made.latencies) / 1e9 if one_by_one else 1 / made.per_second)
+            self.rates.append(made.per_second)
+
+    def latency(self, percentile: float) -> float:
+        """Return a percentile of the latencies in seconds."""
+        return float(self.histogram.get_value_at_percentile(percentile)) / 1e9
+
+
+def measure(
+    contenders: Sequence[Contender],
+    *,
+    seconds: float = 3.0,
+    progress: Progress | None = None,
+    samples: list[Samples] | None = None,
+) -> list[Samples]:
+    """Warm up, then run the contenders in turns, each for `seconds` in all, or until it has made `most` operations.
+
+    A contender that always fails is not run again; nor is one in a closed loop whose store limits its rate, or others
+    of its group. Pass an empty list as `samples` to keep what was measured when an interrupt ends the call.
+    """
+    samples = [] if samples is None else samples
+    samples += [Samples(each) for each in contenders]
+    for each in samples:
+        _warm_up(each, seconds)
+    lengths = [_round_seconds(each, seconds) for each in samples]
+    order = list(range(len(samples)))
+    began = time.perf_counter()
+    while running := [number for number in order if not _is_done(samples[number], seconds)]:
+        random.shuffle(order)
+        for number in running:
+            _run(samples[number], lengths[number], samples)
+        if progress:
+            progress(_part_done(samples, seconds, time.perf_counter() - began))
+    return samples
+
+
+def _warm_up(own: Samples, seconds: float) -> None:
+    """Perform operations that are not counted: one, and if it is quick, some in all threads."""
+    contender = own.contender
+    made = run_round(replace(contender, threads=1, rate=None), 0.0, 1)
+    own.warm_up_latency = made.latencies[0] / 1e9 if made.latencies else 0.0
+    if made.latencies and own.warm_up_latency < _WARM_UP_SECONDS:
+        made = run_round(contender, min(_WARM_UP_SECONDS, seconds / 4), contender.most and contender.threads)
+        own.warm_up_latency = statistics.median(made.latencies or [0]) / 1e9
+    if made.errors:
+        own.errors += made.errors
+        own.first_error = made.first_error
+        own.stopped = not made.latencies or (made.throttled and not contender.rate)
+
+
+def _round_seconds(own: Samples, seconds: float) -> float:
+    contender = own.contender
+    if contender.rate:  # long enough that operations begun in one round hardly reach beyond its end
+        return seconds / 5
+    if contender.each:  # expensive, so each round is one operation
+        return 0.0
+    long = own.warm_up_latency * _OPERATIONS_PER_ROUND if contender.threads > 1 else 0.0
+    return min(max(ROUND_SECONDS, long), seconds / _FEWEST_ROUNDS)
+
+
+def _is_done(own: Samples, seconds: float) -> bool:
+    most = own.contender.most
+    return own.stopped or own.seconds >= seconds * 0.999 or (most is not None and own.count >= most)
+
+
+def _run(own: Samples, length: float, samples: Sequence[Samples]) -> None:
+    most = own.contender.most
+    made = run_round(own.contender, length, None if most is None else most - own.count)
+    own.add(made)
+    if not made.latencies:
+        own.stopped = True
+    if made.throttled and not own.contender.rate:
+        for each in samples:
+            if each is own or (own.contender.group and each.contender.group == own.contender.group):
+                each.stopped = True
+
+
+def _part_done(samples: Sequence[Samples], seconds: float, spent: float) -> float:
+    left = sum(max(0.0, seconds - each.seconds) for each in samples if not _is_done(each, seconds))
+    return spent / (spent + left) if spent + left else 1.0

@@ -1,0 +1,229 @@
+"""Measure keys: open them, sign, make assertions, request tokens.
+
+First come the openings, while nothing else is open; then everything that needs an open key, interleaved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from msgspec import structs
+
+from keyvouch._core import opening
+from keyvouch._core.signer import SIGN_TIMEOUT
+from keyvouch.algorithms import Algorithm
+from keyvouch.assertion import ClientAssertion
+from keyvouch.bench import machine
+from keyvouch.bench.document import Measurement, Run
+from keyvouch.bench.harness import Progress, Samples, measure
+from keyvouch.bench.intervals import median
+from keyvouch.bench.plan import Plan, Target
+from keyvouch.bench.rounds import Contender, Operation
+from keyvouch.bench.subjects import MESSAGE, Confirm, MeasuredSigner, Subject, prepare
+from keyvouch.store import OffersPeer
+from keyvouch.uri import KeyUri
+
+_CONTEXT = {
+    "client_id": "00000000-0000-0000-0000-000000000000",
+    "token_endpoint": "https://login.microsoftonline.com/contoso.onmicrosoft.com/oauth2/v2.0/token",
+}
+_OPENINGS = 12
+"""Maximum number of times that a key is opened for one measurement: each may be a login."""
+_OPENINGS_PART = 0.1
+"""Part of the progress that the openings count as."""
+_TOKENS = 12
+"""Maximum number of access tokens that are requested for one key."""
+_REFERENCE = b"x" * 65536
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A contender, and which of the key's measurements it is; without a label, the reference."""
+
+    contender: Contender
+    label: str = ""
+    operation: str = ""
+    algorithm: str | None = None
+
+
+@dataclass
+class _Results:
+    """What was measured until now, also if an interrupt ends a phase."""
+
+    tasks: list[_Task]
+    samples: list[Samples]
+
+
+def measure_keys(
+    keys: Sequence[str | KeyUri | Target],
+    plan: Plan | None = None,
+    *,
+    confirm: Confirm | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Measure these keys, and return what was found, also if interrupted (`Run.interrupted`).
+
+    `confirm` is called once if some of the keys are in a service that limits signatures or bills for them; `progress`
+    between the rounds. A key that cannot be measured has `Key.error`; raises that error if there is no other key.
+    Raises `ConfigurationError` for an invalid URI.
+    """
+    plan = plan or Plan()
+    run = Run(
+        started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        machine=machine.this_machine(),
+        versions=machine.versions(),
+        seconds=plan.seconds,
+        keys=(),
+        measurements=(),
+    )
+    subjects = list[Subject]()
+    results = _Results([], [])
+    interrupted = False
+    try:
+        prepare(subjects, [each if isinstance(each, Target) else Target(each) for each in keys], plan, confirm)
+        _measure(results, _openings(subjects, plan), plan, _part(progress, 0.0, _OPENINGS_PART))
+        for each in subjects:
+            if each.algorithms:
+                each.signer = each.open()
+        _measure(results, _of_open_keys(subjects, plan), plan, _part(progress, _OPENINGS_PART, 1.0))
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        for each in subjects:
+            each.close()
+    return _completed(run, subjects, results, interrupted=interrupted)
+
+
+def _part(progress: Progress | None, begin: float, end: float) -> Progress | None:
+    return progress and (lambda part: progress(begin + part * (end - begin)))
+
+
+def _measure(results: _Results, tasks: Sequence[_Task], plan: Plan, progress: Progress | None) -> None:
+    results.tasks += tasks
+    measure([each.contender for each in tasks], seconds=plan.longest, progress=progress, samples=results.samples)
+
+
+def _openings(subjects: Sequence[Subject], plan: Plan) -> list[_Task]:
+    """Return what opens keys, which must not be open meanwhile. Keys whose secret somebody must enter are left out."""
+    tasks = list[_Task]()
+    most = min(plan.count or _OPENINGS, _OPENINGS)
+    for each in subjects:
+        if each.algorithms and not each.prompts:
+            label, algorithm = each.key.label, each.preferred
+            for operation, one in (("open_cold", _opening), ("first_signature", _first_signature)):
+                contender = Contender(f"{label} {operation}", each=partial(one, each), most=most, group=label)
+                name = algorithm.name if algorithm and operation == "first_signature" else None
+                tasks.append(_Task(contender, label, operation, name))
+    return tasks
+
+
+@contextlib.contextmanager
+def _opening(subject: Subject) -> Iterator[Operation]:
+    opened = list[MeasuredSigner]()
+    yield lambda: opened.append(subject.open())
+    for each in opened:
+        each.close()
+
+
+@contextlib.contextmanager
+def _first_signature(subject: Subject) -> Iterator[Operation]:
+    with subject.open() as signer:
+        yield partial(signer.sign, MESSAGE, subject.algorithms[0])
+
+
+def _of_open_keys(subjects: Sequence[Subject], plan: Plan) -> list[_Task]:
+    """Return what is measured with open keys, and a computation that shows the machine's own speed."""
+    tasks = [_Task(Contender("reference", lambda: hashlib.sha256(_REFERENCE).digest(), most=plan.count))]
+    for each in subjects:
+        if each.signer:
+            tasks += _of_open_key(each, each.signer, plan)
+    return tasks
+
+
+def _of_open_key(subject: Subject, signer: MeasuredSigner, plan: Plan) -> Iterator[_Task]:
+    """Yield what is measured with one open key."""
+    label = subject.key.label
+
+    def task(operation: str, algorithm: Algorithm | None, threads: int, call: Operation) -> _Task:
+        name = f"{label} {operation} {algorithm.name if algorithm else ''}".strip()
+        contender = Contender(name, call, threads=threads, rate=plan.rate, most=plan.count, group=label)
+        return _Task(contender, label, operation, algorithm.name if algorithm else None)
+
+    if not subject.prompts:
+        most = min(plan.count or _OPENINGS, _OPENINGS)
+        yield _Task(Contender(f"{label} open_warm", each=partial(_opening, subject), most=most), label, "open_warm")
+    for number, algorithm in enumerate(subject.algorithms):
+        for threads in plan.threads if number == 0 or plan.algorithms else plan.threads[:1]:
+            yield task("signature", algorithm, threads, partial(signer.sign, MESSAGE, algorithm))
+    first, threads = subject.algorithms[0], plan.threads[0]
+    stored = partial(signer.stored.sign, MESSAGE, first, timeout=SIGN_TIMEOUT)
+    yield task("stored_key", first, threads, stored)
+    yield task("assertion", subject.preferred, threads, partial(ClientAssertion(signer), _CONTEXT))
+    store = signer.store
+    if plan.peer and isinstance(store, OffersPeer):
+        peer = store.peer(signer.stored.uri, first)
+        yield task("peer", first, threads, partial(peer, MESSAGE))
+    if plan.token and subject.target.profile:
+        contender = Contender(
+            f"{label} token", each=_token_request(subject), most=min(plan.count or _TOKENS, _TOKENS), group=label
+        )
+        yield _Task(contender, label, "token")
+
+
+def _token_request(subject: Subject) -> Callable[[], contextlib.AbstractContextManager[Operation]]:
+    """Return what prepares a token request by a client of the key's profile."""
+    from keyvouch import config
+    from keyvouch.entra.profile import make_client
+
+    target = subject.target
+    assert target.profile is not None  # noqa: S101 - checked by the caller
+    profile = config.replace(target.profile, {"keys": (opening.parse(target.uri).reveal(),), "token_cache": "memory"})
+    client = make_client(profile, target.profile_name, target.secrets)
+
+    @contextlib.contextmanager
+    def request() -> Iterator[Operation]:
+        client.remove_tokens_for_client()
+        yield client.access_token
+
+    return request
+
+
+def _completed(run: Run, subjects: Sequence[Subject], results: _Results, *, interrupted: bool) -> Run:
+    pairs = list(zip(results.tasks, results.samples, strict=False))
+    return structs.replace(
+        run,
+        keys=tuple(each.key for each in subjects),
+        measurements=tuple(_measurement(task, own) for task, own in pairs if task.label and (own.count or own.errors)),
+        reference=next((tuple(own.rounds) for task, own in pairs if not task.label), ()),
+        interrupted=interrupted,
+    )
+
+
+def _measurement(task: _Task, own: Samples) -> Measurement:
+    latency = {}
+    if own.count:
+        latency = {"min": own.histogram.get_min_value() / 1e9, "mean": own.histogram.get_mean_value() / 1e9}
+        latency |= {f"p{each:g}": own.latency(each) for each in (50, 90, 99, 99.9)}
+        latency["max"] = own.histogram.get_max_value() / 1e9
+    return Measurement(
+        key=task.label,
+        operation=task.operation,
+        threads=task.contender.threads,
+        count=own.count,
+        errors=dict(own.errors),
+        seconds=own.seconds,
+        cpu_seconds=own.cpu_seconds,
+        algorithm=task.algorithm,
+        rate=task.contender.rate,
+        latency=latency,
+        per_second=median(own.rates) if own.rates else None,
+        rounds=tuple(own.rounds),
+        histogram=own.histogram.encode().decode() if own.count else None,
+        stopped=own.stopped,
+        error=None if own.first_error is None else str(getattr(own.first_error, "message", own.first_error)),
+    )

@@ -1,0 +1,43 @@
+"""The knee: the number of threads beyond which a store's throughput stops growing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keyvouch.bench.document import Measurement, Run
+
+_NEGLIGIBLE = 0.05
+"""Part by which throughput must grow for more threads to count as useful."""
+
+
+@dataclass(frozen=True)
+class Knee:
+    """Where the throughput of one operation of one key stops growing."""
+
+    key: str
+    operation: str
+    algorithm: str | None
+    threads: int
+    """The smallest of the measured numbers with which the throughput is within 5 % of the highest."""
+    per_second: float
+    """Throughput with that number."""
+    still_growing: bool
+    """True if that is the largest number measured, so that the knee may be beyond it."""
+
+
+def find_knees(run: Run) -> list[Knee]:
+    """Return the knee of each operation that was measured with several numbers of threads in a closed loop."""
+    series: dict[tuple[str, str, str | None], list[Measurement]] = defaultdict(list)
+    for each in run.measurements:
+        if each.per_second and each.rate is None:
+            series[each.key, each.operation, each.algorithm].append(each)
+    return [_knee(key, points) for key, points in series.items() if len(points) > 1]
+
+
+def _knee(key: tuple[str, str, str | None], points: Sequence[Measurement]) -> Knee:
+    rates = sorted((each.threads, each.per_second.value) for each in points if each.per_second)
+    highest = max(rate for _, rate in rates)
+    threads, rate = next(each for each in rates if each[1] >= highest * (1 - _NEGLIGIBLE))
+    return Knee(*key, threads=threads, per_second=rate, still_growing=threads == rates[-1][0])

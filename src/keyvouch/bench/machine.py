@@ -1,0 +1,69 @@
+"""What a measurement depends on besides the store: the machine, and the versions of the libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import ssl
+from pathlib import Path
+
+import psutil
+
+from keyvouch.bench.document import Machine
+
+
+def this_machine() -> Machine:
+    """Describe this machine."""
+    load = None
+    with contextlib.suppress(AttributeError, OSError):
+        load = round(os.getloadavg()[0], 2)
+    return Machine(
+        system=f"{platform.system()} {platform.release()}",
+        processor=_processor(),
+        cores=len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1,
+        memory=psutil.virtual_memory().total,
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        load=load,
+    )
+
+
+def resident_bytes() -> int:
+    """Return how much of this process is in RAM."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of keyvouch, its plugins, and what they use."""
+    from importlib import metadata
+
+    from cryptography.hazmat.backends.openssl.backend import backend
+
+    wanted = ("cryptography", "msal", "urllib3", "azure-keyvault-keys", "azure-core", "hvac")
+    names = [each for each in wanted if _is_installed(each)]
+    names += sorted({each.metadata["Name"] for each in metadata.distributions() if _is_own(each.metadata["Name"])})
+    found = {name: metadata.version(name) for name in sorted(names)}
+    return {**found, "OpenSSL (cryptography)": backend.openssl_version_text(), "OpenSSL (Python)": ssl.OPENSSL_VERSION}
+
+
+def _is_own(name: str | None) -> bool:
+    return bool(name) and (name == "keyvouch" or str(name).startswith("keyvouch-"))
+
+
+def _is_installed(name: str) -> bool:
+    from importlib import metadata
+
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processor() -> str:
+    """Return the CPU's model, which Python reports only on some systems."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

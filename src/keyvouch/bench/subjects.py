@@ -1,0 +1,205 @@
+"""A key while it is measured: opened by a signer that does not wait for the store, described for the document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from keyvouch._core import opening, registry
+from keyvouch._core.signer import Signer
+from keyvouch._core.store_faults import checked_error, store_code
+from keyvouch.algorithms import Algorithm, algorithms_for, find_algorithm, key_type
+from keyvouch.bench.document import Key, Limit
+from keyvouch.bench.machine import resident_bytes
+from keyvouch.bench.plan import Plan, Target
+from keyvouch.errors import AlgorithmUnsupported, KeyvouchError, SessionLost
+from keyvouch.store import ListsTokens, PublishesLimits
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from keyvouch._core.opened_key import OpenedKey
+    from keyvouch._core.retries import Deadline
+    from keyvouch.algorithms import PublicKey
+    from keyvouch.store import KeyStore, StoredKey
+
+MESSAGE = b"x" * 500
+"""What is signed: as long as the usual header and claims of an assertion."""
+_LETTERS = 26
+
+Confirm = Callable[[Sequence[Key]], bool]
+"""Called with the keys of services that limit signatures or bill for them; False leaves them out."""
+
+
+class MeasuredSigner(Signer):
+    """A signer that reports a limit or an unavailable store at once, instead of waiting and trying again."""
+
+    @property
+    def stored(self) -> StoredKey:
+        """The key as its store has opened it."""
+        return self._current.opened.stored
+
+    @property
+    def store(self) -> KeyStore:
+        """The connected store."""
+        return self._current.connection.store
+
+    def preferred(self) -> Algorithm:
+        """Sign as for an assertion, and return the algorithm that was used."""
+        used = list[Algorithm]()
+
+        def build(algorithm: Algorithm, chain: tuple[Certificate, ...], public_key: PublicKey) -> bytes:  # noqa: ARG001
+            used.append(algorithm)
+            return MESSAGE
+
+        self.sign_negotiated(build)
+        return used[-1]
+
+    def _sign_again(
+        self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline, raised: Exception
+    ) -> bytes:
+        error = checked_error(opened.stored.uri.scheme, raised)
+        if isinstance(error, SessionLost):
+            return super()._sign_again(opened, message, algorithm, deadline, raised)
+        raise error
+
+
+@dataclass
+class Subject:
+    """A key to measure, and what is known about it."""
+
+    target: Target
+    key: Key
+    preferred: Algorithm | None = None
+    algorithms: list[Algorithm] = field(default_factory=list)
+    """Those to measure, the preferred one first; empty if the key cannot be measured."""
+    signer: MeasuredSigner | None = None
+
+    def open(self) -> MeasuredSigner:
+        """Open the key once more."""
+        return opening.open_as(MeasuredSigner, self.target.uri, self.target.resolver())
+
+    def close(self) -> None:
+        """Close the signer that is kept open, if there is one."""
+        if self.signer:
+            self.signer.close()
+            self.signer = None
+
+    def leave_out(self, reason: str) -> None:
+        """Do not measure the key."""
+        self.close()
+        self.algorithms = []
+        self.key = structs.replace(self.key, error=reason)
+
+    @property
+    def prompts(self) -> bool:
+        """True if opening the key asks somebody for a secret."""
+        return "prompt:" in opening.parse(self.target.uri).reveal()
+
+
+def prepare(subjects: list[Subject], targets: Sequence[Target], plan: Plan, confirm: Confirm | None) -> None:
+    """Open each key once, ask about those that may be billed or throttled, and sign with every algorithm.
+
+    Appends to `subjects`. Raises the last key's error if no key can be measured.
+    """
+    failure: KeyvouchError | None = None
+    for number, target in enumerate(targets):
+        label = chr(ord("A") + number) if number < _LETTERS else f"K{number + 1}"
+        subject = Subject(target, _described(target, label))
+        subjects.append(subject)
+        try:
+            _open_first(subject)
+        except KeyvouchError as error:
+            failure = error
+            subject.leave_out(error.message)
+    limited = [each for each in subjects if each.signer and isinstance(each.signer.store, PublishesLimits)]
+    if limited and confirm and not confirm([each.key for each in limited]):
+        for each in limited:
+            each.leave_out("Not measured, since signatures may be billed or throttled.")
+    for each in subjects:
+        if each.signer:
+            price = plan.price if each in limited or not limited else None
+            each.key = structs.replace(each.key, price=price)
+            try:
+                _find_algorithms(each, each.signer, plan.algorithms)
+            except KeyvouchError as error:
+                failure = error
+                each.leave_out(error.message)
+    if failure and not any(each.algorithms for each in subjects):
+        raise failure
+    for each in subjects:
+        each.close()
+
+
+def _described(target: Target, label: str) -> Key:
+    """Describe the key by its URI only. Raises `ConfigurationError`, `PluginMissing`."""
+    uri = opening.parse(target.uri)
+    plugin = next((each for each in registry.plugins() if each.scheme == uri.scheme), None)
+    return Key(
+        label=label,
+        uri=str(uri),
+        scheme=uri.scheme,
+        key_type="",
+        preferred="",
+        plugin=f"{plugin.distribution} {plugin.version}" if plugin else "",
+        profile=target.profile_name or None,
+    )
+
+
+def _open_first(subject: Subject) -> None:
+    """Open the key, and describe it completely."""
+    before = resident_bytes()
+    signer = subject.signer = subject.open()
+    subject.key = structs.replace(
+        subject.key,
+        key_type=key_type(signer.public_key),
+        memory=max(0, resident_bytes() - before),
+        module=_module(signer.store, signer),
+        limit=_limit(signer),
+    )
+
+
+def _module(store: KeyStore, signer: MeasuredSigner) -> str | None:
+    if not isinstance(store, ListsTokens):
+        return None
+    with store_code(signer.stored.uri.scheme):
+        tokens = store.tokens(signer.stored.uri)
+    return tokens[0].description if tokens else None
+
+
+def _limit(signer: MeasuredSigner) -> Limit | None:
+    if not isinstance(signer.store, PublishesLimits):
+        return None
+    with store_code(signer.stored.uri.scheme):
+        found = signer.store.rate_limit(signer.stored)
+    return None if found is None else Limit(found.signatures, found.seconds, found.scope, found.source)
+
+
+def _find_algorithms(subject: Subject, signer: MeasuredSigner, wanted: Sequence[str]) -> None:
+    """Sign once with every algorithm, to find those that the store supports."""
+    before = resident_bytes()
+    subject.preferred = signer.preferred()
+    unsupported = list[str]()
+    for each in [find_algorithm(name) for name in wanted] or algorithms_for(subject.key.key_type):
+        try:
+            signer.sign(MESSAGE, each)
+        except AlgorithmUnsupported:
+            unsupported.append(each.name)
+        else:
+            subject.algorithms.append(each)
+    if not subject.algorithms:
+        raise AlgorithmUnsupported(
+            f"The key {subject.key.label} supports none of these algorithms: {', '.join(unsupported)}.",
+            hint="Leave out --algorithm, or use a key of another type.",
+            uri=subject.key.uri,
+        )
+    subject.algorithms.sort(key=lambda each: each is not subject.preferred)
+    subject.key = structs.replace(
+        subject.key,
+        preferred=subject.preferred.name,
+        memory=(subject.key.memory or 0) + max(0, resident_bytes() - before),
+        unsupported=tuple(unsupported),
+    )
