@@ -13,10 +13,12 @@ from keyvouch.bench.comparison import Change, Comparison, compare_keys, compare_
 from keyvouch.bench.document import Key, Machine, Measurement, Run, read_run
 from keyvouch.bench.harness import Samples, measure
 from keyvouch.bench.intervals import Interval
+from keyvouch.bench.json_document import as_json
 from keyvouch.bench.keys import measure_keys
 from keyvouch.bench.knee import Knee, find_knees
 from keyvouch.bench.plan import Plan, Target
 from keyvouch.bench.rounds import Contender
+from keyvouch.bench.text import as_text, changes_as_text, name_of
 
 __all__ = [
     "Change",
@@ -31,10 +33,14 @@ __all__ = [
     "Run",
     "Samples",
     "Target",
+    "as_json",
+    "as_text",
+    "changes_as_text",
     "compare_keys",
     "compare_runs",
     "find_knees",
     "measure",
     "measure_keys",
+    "name_of",
     "read_run",
 ]

@@ -22,7 +22,7 @@ OPERATIONS = {
     "signature": "Signature",
     "assertion": "Client assertion",
     "token": "Access token",
-    "stored_key": "Signature by the store's plugin",
+    "stored_key": "Signature by the store's plugin, without the framework",
     "peer": "Signature by the bare library",
 }
 """The operations that are measured, with a title for each, in the order in which to show them."""
@@ -142,17 +142,13 @@ class Run(msgspec.Struct, frozen=True):
     interrupted: bool = False
     format: str = FORMAT
 
-    def to_json(self) -> str:
-        """Return the document as JSON."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
-
     def key(self, label: str) -> Key:
         """Return the key with this label."""
         return next(each for each in self.keys if each.label == label)
 
 
 def read_run(path: Path) -> Run:
-    """Read a document that `Run.to_json` has written. Raises `ConfigurationError`."""
+    """Read a document that `as_json` has written. Raises `ConfigurationError`."""
     try:
         run = msgspec.json.decode(path.read_bytes(), type=Run)
     except OSError as error:

@@ -17,13 +17,14 @@ from functools import cached_property
 from hdrh.histogram import HdrHistogram
 
 from keyvouch.bench.rounds import Contender, Round, run_round
+from keyvouch.errors import Throttled
 
 ROUND_SECONDS = 0.05
 """How long a contender runs in one round, if its operations are short."""
 _FEWEST_ROUNDS = 12
 """Below eight there is no confidence interval."""
-_OPERATIONS_PER_ROUND = 10
-"""Operations that each of several threads should perform in one round: at its end some threads are idle."""
+_OPERATIONS_PER_ROUND = 20
+"""Operations that each of several threads should perform in one round, since at its end some threads are idle."""
 _WARM_UP_SECONDS = 0.3
 _HIGHEST = 3_600_000_000_000
 """Nanoseconds: an hour."""
@@ -37,6 +38,8 @@ class Samples:
     """What the rounds of one contender have measured. Times are in seconds."""
 
     contender: Contender
+    stopped: bool = False
+    """True if it was not measured to the end, because of errors."""
     rounds: list[float] = field(default_factory=list)
     """For each round the median latency, or with several threads in a closed loop the time per operation."""
     rates: list[float] = field(default_factory=list)
@@ -47,9 +50,12 @@ class Samples:
     cpu_seconds: float = 0.0
     count: int = 0
     """Operations that succeeded."""
-    stopped: bool = False
-    """True if it was not measured to the end, because of errors."""
     warm_up_latency: float = 0.0
+
+    @property
+    def limited(self) -> bool:
+        """True if the store limited the rate of a closed loop."""
+        return Throttled.code in self.errors and not self.contender.rate
 
     @cached_property
     def histogram(self) -> HdrHistogram:
@@ -85,36 +91,39 @@ def measure(
     """Warm up, then run the contenders in turns, each for `seconds` in all, or until it has made `most` operations.
 
     A contender that always fails is not run again; nor is one in a closed loop whose store limits its rate, or others
-    of its group. Pass an empty list as `samples` to keep what was measured when an interrupt ends the call.
+    of its group. The results are also appended to `samples`, where an interrupt leaves them; those that it already
+    contains count for their groups.
     """
     samples = [] if samples is None else samples
-    samples += [Samples(each) for each in contenders]
-    for each in samples:
-        _warm_up(each, seconds)
-    lengths = [_round_seconds(each, seconds) for each in samples]
-    order = list(range(len(samples)))
+    limited = {each.contender.group for each in samples if each.limited}
+    own = [Samples(each, stopped=each.group in limited and each.group != "") for each in contenders]
+    samples += own
+    for each in own:
+        if not each.stopped:
+            _warm_up(each, seconds, own)
+    lengths = {id(each): _round_seconds(each, seconds) for each in own}
     began = time.perf_counter()
-    while running := [number for number in order if not _is_done(samples[number], seconds)]:
-        random.shuffle(order)
-        for number in running:
-            _run(samples[number], lengths[number], samples)
+    while running := [each for each in own if not _is_done(each, seconds)]:
+        random.shuffle(running)
+        for each in running:
+            if not each.stopped:
+                _run(each, lengths[id(each)], own)
         if progress:
-            progress(_part_done(samples, seconds, time.perf_counter() - began))
-    return samples
+            progress(_part_done(own, seconds, time.perf_counter() - began))
+    return own
 
 
-def _warm_up(own: Samples, seconds: float) -> None:
+def _warm_up(own: Samples, seconds: float, samples: Sequence[Samples]) -> None:
     """Perform operations that are not counted: one, and if it is quick, some in all threads."""
     contender = own.contender
     made = run_round(replace(contender, threads=1, rate=None), 0.0, 1)
     own.warm_up_latency = made.latencies[0] / 1e9 if made.latencies else 0.0
     if made.latencies and own.warm_up_latency < _WARM_UP_SECONDS:
         made = run_round(contender, min(_WARM_UP_SECONDS, seconds / 4), contender.most and contender.threads)
-        own.warm_up_latency = statistics.median(made.latencies or [0]) / 1e9
-    if made.errors:
-        own.errors += made.errors
-        own.first_error = made.first_error
-        own.stopped = not made.latencies or (made.throttled and not contender.rate)
+        own.warm_up_latency = statistics.fmean(made.latencies or [0]) / 1e9  # not the median: some threads may starve
+    if not made.latencies or (made.throttled and not contender.rate):
+        own.errors, own.first_error = made.errors, made.first_error
+        _stop(own, samples)
 
 
 def _round_seconds(own: Samples, seconds: float) -> float:
@@ -136,12 +145,15 @@ def _run(own: Samples, length: float, samples: Sequence[Samples]) -> None:
     most = own.contender.most
     made = run_round(own.contender, length, None if most is None else most - own.count)
     own.add(made)
-    if not made.latencies:
-        own.stopped = True
-    if made.throttled and not own.contender.rate:
-        for each in samples:
-            if each is own or (own.contender.group and each.contender.group == own.contender.group):
-                each.stopped = True
+    if not made.latencies or own.limited:
+        _stop(own, samples)
+
+
+def _stop(own: Samples, samples: Sequence[Samples]) -> None:
+    """Do not run the contender again, nor others of its group if the store limits their rate."""
+    for each in samples:
+        if each is own or (own.limited and own.contender.group and each.contender.group == own.contender.group):
+            each.stopped = True
 
 
 def _part_done(samples: Sequence[Samples], seconds: float, spent: float) -> float:

@@ -15,7 +15,6 @@ from functools import partial
 from msgspec import structs
 
 from keyvouch._core import opening
-from keyvouch._core.signer import SIGN_TIMEOUT
 from keyvouch.algorithms import Algorithm
 from keyvouch.assertion import ClientAssertion
 from keyvouch.bench import machine
@@ -88,7 +87,7 @@ def measure_keys(
         prepare(subjects, [each if isinstance(each, Target) else Target(each) for each in keys], plan, confirm)
         _measure(results, _openings(subjects, plan), plan, _part(progress, 0.0, _OPENINGS_PART))
         for each in subjects:
-            if each.algorithms:
+            if each.algorithms and not each.signer:
                 each.signer = each.open()
         _measure(results, _of_open_keys(subjects, plan), plan, _part(progress, _OPENINGS_PART, 1.0))
     except KeyboardInterrupt:
@@ -161,18 +160,32 @@ def _of_open_key(subject: Subject, signer: MeasuredSigner, plan: Plan) -> Iterat
         for threads in plan.threads if number == 0 or plan.algorithms else plan.threads[:1]:
             yield task("signature", algorithm, threads, partial(signer.sign, MESSAGE, algorithm))
     first, threads = subject.algorithms[0], plan.threads[0]
-    stored = partial(signer.stored.sign, MESSAGE, first, timeout=SIGN_TIMEOUT)
-    yield task("stored_key", first, threads, stored)
+    yield task("stored_key", first, threads, partial(signer.sign_in_store, MESSAGE, first))
     yield task("assertion", subject.preferred, threads, partial(ClientAssertion(signer), _CONTEXT))
-    store = signer.store
-    if plan.peer and isinstance(store, OffersPeer):
-        peer = store.peer(signer.stored.uri, first)
-        yield task("peer", first, threads, partial(peer, MESSAGE))
+    if plan.peer and isinstance(signer.store, OffersPeer):
+        yield task("peer", first, threads, _Peer(signer, signer.store, first))
     if plan.token and subject.target.profile:
         contender = Contender(
             f"{label} token", each=_token_request(subject), most=min(plan.count or _TOKENS, _TOKENS), group=label
         )
         yield _Task(contender, label, "token")
+
+
+class _Peer:
+    """Signs with the bare library; a connection has one of its own."""
+
+    def __init__(self, signer: MeasuredSigner, store: OffersPeer, algorithm: Algorithm) -> None:
+        self._signer, self._store, self._algorithm = signer, store, algorithm
+        self._renew()
+
+    def _renew(self) -> None:
+        self._generation = self._signer.generation
+        self._sign = self._store.peer(self._signer.stored.uri, self._algorithm)
+
+    def __call__(self) -> bytes:
+        if self._signer.generation != self._generation:
+            self._renew()
+        return self._sign(MESSAGE)
 
 
 def _token_request(subject: Subject) -> Callable[[], contextlib.AbstractContextManager[Operation]]:

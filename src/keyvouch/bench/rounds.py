@@ -52,6 +52,10 @@ class Round:
     """Operations per second that succeeded, of all threads together."""
     seconds: float = 0.0
     """Wall-clock time."""
+    began: int = 0
+    """When the first operation began, in nanoseconds of a clock."""
+    ended: int = 0
+    """When the last one ended."""
     cpu_seconds: float = 0.0
     """CPU time of the whole process, without other processes."""
 
@@ -78,7 +82,8 @@ def run_round(contender: Contender, seconds: float, most: int | None = None) -> 
     cpu, began = time.process_time(), time.perf_counter()
     run = _open_loop if contender.rate else _closed_loop
     made = run(contender, seconds, most, stop)
-    made.cpu_seconds = time.process_time() - cpu
+    if not contender.each:
+        made.cpu_seconds = time.process_time() - cpu
     made.seconds = time.perf_counter() - began
     return made
 
@@ -92,8 +97,8 @@ def _closed_loop(contender: Contender, seconds: float, most: int | None, stop: S
 
     parts = _in_threads(work, contender.threads, stop)
     made = _joined(parts)
-    # Each thread's own rate: at the end of a round some threads are still in their last operation, others idle.
-    made.per_second = sum(len(each.latencies) / each.seconds for each in parts if each.seconds)
+    busy = max(each.ended for each in parts) - min(each.began for each in parts)
+    made.per_second = len(made.latencies) / (busy / 1e9) if busy > 0 else 0.0
     return made
 
 
@@ -101,7 +106,7 @@ def _repeat(contender: Contender, part: Round, deadline: int, tickets: Iterator[
     """Repeat the operation until the deadline, at least once; a time is taken once between two operations."""
     operation, clock, record = contender.operation, time.perf_counter_ns, part.latencies.append
     assert operation is not None  # noqa: S101 - a contender has one of the two
-    began = now = clock()
+    part.began = now = clock()
     for _ in tickets:
         try:
             operation()
@@ -115,26 +120,26 @@ def _repeat(contender: Contender, part: Round, deadline: int, tickets: Iterator[
             now = ended
         if now >= deadline or stop.requested:
             break
-    part.seconds = (now - began) / 1e9
+    part.ended = now
 
 
 def _repeat_each(contender: Contender, part: Round, deadline: int, tickets: Iterator[int], stop: Stop) -> None:
     """Like `_repeat`, with a preparation before each operation, which is not timed."""
     assert contender.each is not None  # noqa: S101 - a contender has one of the two
-    clock, timed = time.perf_counter_ns, 0
+    clock = time.perf_counter_ns
     for _ in tickets:
         try:
             with contender.each() as operation:
-                began = clock()
+                cpu, began = time.process_time(), clock()
                 operation()
                 part.latencies.append(clock() - began)
-                timed += part.latencies[-1]
+                part.cpu_seconds += time.process_time() - cpu
         except Exception as error:  # noqa: BLE001 - counted
             if _count(part, error):
                 stop.requested = True
         if clock() >= deadline or stop.requested:
             break
-    part.seconds = timed / 1e9
+    part.ended = sum(part.latencies)  # as if the operations had followed each other
 
 
 def _open_loop(contender: Contender, seconds: float, most: int | None, stop: Stop) -> Round:
@@ -218,6 +223,7 @@ def _joined(parts: list[Round]) -> Round:
     made = Round()
     for each in parts:
         made.latencies += each.latencies
+        made.cpu_seconds += each.cpu_seconds
         made.errors += each.errors
         made.first_error = made.first_error or each.first_error
     return made

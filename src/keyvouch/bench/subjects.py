@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from keyvouch._core import opening, registry
-from keyvouch._core.signer import Signer
+from keyvouch._core.signer import SIGN_TIMEOUT, Signer
 from keyvouch._core.store_faults import checked_error, store_code
 from keyvouch.algorithms import Algorithm, algorithms_for, find_algorithm, key_type
 from keyvouch.bench.document import Key, Limit
@@ -46,6 +47,20 @@ class MeasuredSigner(Signer):
     def store(self) -> KeyStore:
         """The connected store."""
         return self._current.connection.store
+
+    @property
+    def generation(self) -> int:
+        """The number of the store's connection, which changes when it is connected again."""
+        return self._current.opened.generation
+
+    def sign_in_store(self, message: bytes, algorithm: Algorithm) -> bytes:
+        """Return the signature as the store's plugin makes it: not checked, and without another attempt."""
+        opened, token = self._begin(SIGN_TIMEOUT, algorithm, None)
+        try:
+            return opened.stored.sign(message, algorithm, timeout=SIGN_TIMEOUT)
+        finally:
+            del token
+            opened.close_if_unused()
 
     def preferred(self) -> Algorithm:
         """Sign as for an assertion, and return the algorithm that was used."""
@@ -105,16 +120,12 @@ def prepare(subjects: list[Subject], targets: Sequence[Target], plan: Plan, conf
 
     Appends to `subjects`. Raises the last key's error if no key can be measured.
     """
-    failure: KeyvouchError | None = None
+    failures = list[KeyvouchError]()
     for number, target in enumerate(targets):
         label = chr(ord("A") + number) if number < _LETTERS else f"K{number + 1}"
-        subject = Subject(target, _described(target, label))
-        subjects.append(subject)
-        try:
-            _open_first(subject)
-        except KeyvouchError as error:
-            failure = error
-            subject.leave_out(error.message)
+        subjects.append(Subject(target, _described(target, label)))
+        with _leaving_out(subjects[-1], failures):
+            _open_first(subjects[-1])
     limited = [each for each in subjects if each.signer and isinstance(each.signer.store, PublishesLimits)]
     if limited and confirm and not confirm([each.key for each in limited]):
         for each in limited:
@@ -123,15 +134,23 @@ def prepare(subjects: list[Subject], targets: Sequence[Target], plan: Plan, conf
         if each.signer:
             price = plan.price if each in limited or not limited else None
             each.key = structs.replace(each.key, price=price)
-            try:
+            with _leaving_out(each, failures):
                 _find_algorithms(each, each.signer, plan.algorithms)
-            except KeyvouchError as error:
-                failure = error
-                each.leave_out(error.message)
-    if failure and not any(each.algorithms for each in subjects):
-        raise failure
+    if failures and not any(each.algorithms for each in subjects):
+        raise failures[-1]
     for each in subjects:
-        each.close()
+        if not each.prompts:
+            each.close()
+
+
+@contextlib.contextmanager
+def _leaving_out(subject: Subject, failures: list[KeyvouchError]) -> Iterator[None]:
+    """Leave the key out if it fails, and remember the error."""
+    try:
+        yield
+    except KeyvouchError as error:
+        failures.append(error)
+        subject.leave_out(error.message)
 
 
 def _described(target: Target, label: str) -> Key:

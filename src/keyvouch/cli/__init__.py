@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "Write a certificate or a key to a file.",
     "delete": "Delete a key.",
     "grant": "Grant or revoke an account's permission to use a key.",
+    "bench": "Measure how fast keys sign, and compare them.",
     "doctor": "Fix problems that prevent keys from being used.",
     "demo": "Demonstrate keyvouch with a throwaway key and authority.",
 }
@@ -98,6 +99,8 @@ def _load(name: str) -> click.Command:  # noqa: C901, PLR0912 - a table of impor
             from keyvouch.cli.delete import command
         case "grant":
             from keyvouch.cli.grant import command
+        case "bench":
+            from keyvouch.cli.bench import command
         case "doctor":
             from keyvouch.cli.doctor import command
         case _:

@@ -66,6 +66,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "keyvouch grant --revoke 'NETWORK SERVICE' --profile nightly",
         "keyvouch grant --list --profile nightly",
     ),
+    "bench": (
+        "keyvouch bench",
+        f"keyvouch bench {_PFX} 'pkcs11:token=prod;object=app?pin-source=prompt:'",
+        "keyvouch bench --rate 200 --profile nightly --report bench.html",
+        "keyvouch bench --output json > before.json",
+        "keyvouch bench --compare before.json --fail-if-slower 10%",
+    ),
     "doctor": ("keyvouch doctor --unseal",),
     "demo": ("keyvouch demo", "keyvouch demo --serve --register app.cer"),
 }

@@ -1,0 +1,112 @@
+"""A run as text of at most 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from keyvouch.bench.comparison import Change, differences, machine_drift
+from keyvouch.bench.document import OPERATIONS, Key, Measurement, Run
+from keyvouch.bench.findings import findings
+from keyvouch.bench.units import duration, number, size
+
+_FEWEST = {"p50": 1, "p90": 10, "p99": 100, "p99.9": 1000, "max": 1}
+"""Number of operations below which a percentile would only repeat the maximum."""
+_HEADING = f"{'':16}{'per s':>8} {'±':>5}" + "".join(f"{each:>8}" for each in _FEWEST) + f"{'CPU':>8}"
+
+
+def as_text(run: Run) -> str:
+    """Return the keys, a table of what was measured, and the conclusions."""
+    lines = [*_keys(run), "", *_table(run), "", *_notes(run), *findings(run)]
+    return "\n".join(lines)
+
+
+def changes_as_text(changes: Sequence[Change], new: Run, old: Run) -> str:
+    """Return what has changed since the old run, and what else differs."""
+    lines = [f"Compared with the run of {old.started}:"]
+    lines += [f"  {name}: {before} -> {after}" for name, (before, after) in differences(new, old).items()]
+    drift = machine_drift(new, old)
+    lines.append(f"  The machine itself needs {drift:.3g} times as long as then; smaller changes count as noise.")
+    for each in changes:
+        verdict = "within the noise"
+        if each.significant:
+            word = "slower" if each.ratio.value > 1 else "faster"
+            verdict = f"{abs(each.ratio.value - 1):.1%} {word}".replace("%", " %")
+        times = f"{duration(_typical(each.old))} -> {duration(_typical(each.new))}"
+        lines.append(f"  {name_of(each.new):34} {times:>22}  {verdict}")
+    if not changes:
+        lines.append("  Nothing was measured in both runs.")
+    return "\n".join(lines)
+
+
+def _typical(each: Measurement) -> float:
+    return each.latency["p50"]
+
+
+def _keys(run: Run) -> Iterator[str]:
+    for key in run.keys:
+        yield f"{key.label}  {key.uri}"
+        yield f"   {_facts(key)}"
+
+
+def _facts(key: Key) -> str:
+    if key.error:
+        return f"not measured: {key.error}"
+    memory = None if key.memory is None else f"{size(key.memory)} of memory"
+    facts = (key.profile and f"profile {key.profile}", key.key_type, key.module or key.plugin, memory)
+    return ", ".join(filter(None, facts))
+
+
+def _table(run: Run) -> Iterator[str]:
+    yield _HEADING
+    has_peer = any(each.operation == "peer" for each in run.measurements)
+    for operation, title in OPERATIONS.items():
+        rows = [each for each in run.measurements if each.operation == operation]
+        if not rows or (operation == "stored_key" and not has_peer):
+            continue
+        yield title
+        for each in rows:
+            yield _row(each)
+            if each.errors:
+                yield f"    {_errors(each)}"
+
+
+def _row(each: Measurement) -> str:
+    threads = f"{each.threads} thr" if each.threads > 1 and each.rate is None else ""
+    name = f"  {each.key} {each.algorithm or ''} {threads}".rstrip()
+    rate, spread = "", ""
+    if each.per_second:
+        rate = number(each.per_second.value)
+        if each.per_second.low is not None and each.per_second.high is not None:
+            half = (each.per_second.high - each.per_second.low) / 2
+            spread = f"{half / each.per_second.value:.0%}".replace("%", " %")
+    times = "".join(f"{_percentile(each, name):>8}" for name in _FEWEST)
+    cpu = duration(each.cpu_seconds / each.count * 1000) if each.count else ""
+    return f"{name:16}{rate:>8} {spread:>5}{times}{cpu:>8}"
+
+
+def _percentile(each: Measurement, name: str) -> str:
+    return duration(each.latency[name]) if each.latency and each.count >= _FEWEST[name] else "-"
+
+
+def _errors(each: Measurement) -> str:
+    counts = ", ".join(f"{count:,} {code}" for code, count in sorted(each.errors.items()))
+    return f"failed: {counts}" + (f" ({each.error})" if each.error else "")
+
+
+def _notes(run: Run) -> Iterator[str]:
+    yield "±: half of the 99 % confidence interval. CPU: time of this process for 1,000"
+    yield "operations. -: too few operations for this percentile."
+    if any(each.rate for each in run.measurements):
+        yield "With a rate, times begin when an operation was intended to start."
+    for key in run.keys:
+        if key.unsupported:
+            yield f"{key.label} does not support {', '.join(key.unsupported)}."
+    if run.interrupted:
+        yield "Interrupted: this is what was measured until then."
+    yield ""
+
+
+def name_of(each: Measurement) -> str:
+    """Name a measurement, such as "A signature PS256, 4 threads"."""
+    threads = f", {each.threads} threads" if each.threads > 1 and each.rate is None else ""
+    return f"{each.key} {each.operation.replace('_', ' ')} {each.algorithm or ''}".rstrip() + threads

@@ -1,0 +1,31 @@
+"""Numbers as people read them: three significant digits, with a unit."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """Return a time such as "5.21 us", "38.4 ms" or "2.00 s"."""
+    if seconds < 0.9995e-3:  # noqa: PLR2004 - rounds to a millisecond
+        return f"{_three_digits(seconds * 1e6)} us"
+    if seconds < 0.9995:  # noqa: PLR2004 - rounds to a second
+        return f"{_three_digits(seconds * 1e3)} ms"
+    return f"{_three_digits(seconds)} s"
+
+
+def number(value: float) -> str:
+    """Return a number with three significant digits, or all those before the decimal point: "0.521", "31,750"."""
+    return _three_digits(value)
+
+
+def size(count: int) -> str:
+    """Return a number of bytes, such as "2.70 MB"."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{_three_digits(count / factor)} {unit}"
+    return f"{count} bytes"
+
+
+def _three_digits(value: float) -> str:
+    if value >= 99.95:  # noqa: PLR2004 - rounds to three digits before the decimal point
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"  # noqa: PLR2004 - as above

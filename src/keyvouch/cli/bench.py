@@ -1,0 +1,270 @@
+"""`keyvouch bench`"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from keyvouch import config
+from keyvouch._core import environment, opening
+from keyvouch._system import files
+from keyvouch.cli.completion import complete_profiles
+from keyvouch.cli.inputs import is_interactive
+from keyvouch.cli.options import output_option
+from keyvouch.cli.output import printable
+from keyvouch.cli.selection import Selection, select
+from keyvouch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from keyvouch.bench import Change, Key, Plan, Run, Target
+    from keyvouch.bench.harness import Progress
+
+SLOWER = 8
+"""Exit status if `--fail-if-slower` finds something slower."""
+
+
+class _Threads(click.ParamType[tuple[int, ...]]):
+    name = "numbers"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(dict.fromkeys(int(each) for each in str(value).split(",")))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 1,2,4,8.", param, ctx)
+
+
+class _Price(click.ParamType[float]):
+    """A price of a number of signatures, as price of a million."""
+
+    name = "price"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        price, _, number = str(value).partition("/")
+        try:
+            million = float(price) / float(number) * 1_000_000
+        except (ValueError, ZeroDivisionError):
+            million = -1.0
+        if not 0 <= million < float("inf"):
+            self.fail(f"{value!r} is not a price of a number of signatures, such as 0.03/10000.", param, ctx)
+        return million
+
+
+class _Percent(click.ParamType[float]):
+    """A percentage, as a part of 1."""
+
+    name = "percentage"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            part = float(str(value).removesuffix("%")) / 100
+        except ValueError:
+            part = -1.0
+        if not 0 < part < float("inf"):
+            self.fail(f"{value!r} is not a percentage such as 10%.", param, ctx)
+        return part
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What is read and written besides the standard streams."""
+
+    compare: Path | None
+    report: Path | None
+    plot: Path | None
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` before anything is measured, if a file could not be written."""
+        for path in (self.report, self.plot):
+            if path:
+                files.require_folder_of(path)
+        if self.plot and self.plot.suffix.lower() not in (".png", ".svg"):
+            raise ConfigurationError(f"Unsupported type of plot: {self.plot.name}.", hint="Use .png or .svg.")
+
+
+@click.command("bench")
+@click.argument("keys", metavar="[URI]...", nargs=-1)
+@click.option(
+    "--profile",
+    "profiles",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=complete_profiles,
+    help="Measure this profile's keys; can be repeated. Default, without URIs: all profiles.",
+)
+@click.option("--threads", type=_Threads(), default=(1,), metavar="N,...", help="Threads to measure with, as 1,2,4,8.")
+@click.option("--rate", type=float, metavar="R", help="Start R operations per second, whether earlier ones have ended.")
+@click.option("--seconds", type=float, default=3.0, show_default=True, help="Duration of each measurement.")
+@click.option("--count", type=int, help="Number of operations in each measurement, instead of a duration.")
+@click.option("--algorithm", "algorithms", metavar="NAME", multiple=True, help="Algorithm to measure; can be repeated.")
+@click.option("--token", is_flag=True, help="Request access tokens too.")
+@click.option("--peer", is_flag=True, help="Measure the bare library under each store too.")
+@click.option("--price", type=_Price(), metavar="P/N", help="Price of N signatures, as 0.03/10000.")
+@click.option("--compare", type=click.Path(path_type=Path), metavar="FILE", help="Compare with an earlier JSON result.")
+@click.option("--fail-if-slower", type=_Percent(), metavar="P%", help="With --compare: exit with 8 if slower by P %.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page with plots.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Write the plots as .png or .svg.")
+@click.option("--yes", is_flag=True, help="Do not ask before loading a service that bills or limits signatures.")
+@output_option
+def command(
+    keys: tuple[str, ...],
+    profiles: tuple[str, ...],
+    threads: tuple[int, ...],
+    rate: float | None,
+    seconds: float,
+    count: int | None,
+    algorithms: tuple[str, ...],
+    token: bool,
+    peer: bool,
+    price: float | None,
+    compare: Path | None,
+    fail_if_slower: float | None,
+    report: Path | None,
+    plot: Path | None,
+    yes: bool,
+    output: str,
+) -> None:
+    """Measure how fast keys sign, and compare them.
+
+    Measures opening, signatures, client assertions and, on request, access tokens. Several keys take turns, so that
+    what disturbs the machine affects all of them. Nothing that is measured is retried: throttling and errors are
+    counted.
+    """
+    _require_packages()
+    from keyvouch import bench
+
+    if fail_if_slower is not None and compare is None:
+        raise click.UsageError("--fail-if-slower needs --compare FILE.")
+    paths = _Files(compare, report, plot)
+    paths.check()
+    old = bench.read_run(compare) if compare else None
+    plan = bench.Plan(seconds, count, threads, rate, algorithms, token=token, peer=peer, price=price)
+    targets = _targets(keys, profiles)
+    _require_clients(targets, plan)
+    with _progress_bar() as progress:
+        run = bench.measure_keys(targets, plan, confirm=None if yes else _confirm, progress=progress)
+    changes = bench.compare_runs(run, old) if old else []
+    _present(run, changes, old, output)
+    _write(run, paths, changes)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    if fail_if_slower is not None:
+        _exit_if_slower(changes, fail_if_slower)
+
+
+def _require_packages() -> None:
+    """Raise `ConfigurationError` if the extra is not installed."""
+    try:
+        import hdrh  # noqa: F401 - only tried here, like the other
+        import psutil  # noqa: F401
+    except ImportError as error:
+        raise ConfigurationError(
+            f"keyvouch bench requires a package that is not installed: {error.name}.",
+            hint="In a checkout of keyvouch, run: pip install '.[bench]'",
+        ) from None
+
+
+def _targets(keys: Sequence[str], profiles: Sequence[str]) -> list[Target]:
+    """Return the keys to measure: those of the URIs and profiles; without any, those of all profiles."""
+    selections = [select(None, key) for key in keys] + [select(name, None) for name in profiles]
+    if not selections and environment.in_use():
+        selections = [select(None, None)]
+    elif not selections:
+        selections = [select(name, None) for name in config.load().profiles]
+    found = [target for selection in selections for target in _targets_of(selection)]
+    if not found:
+        raise ConfigurationError(
+            "There is no key to measure.", hint="Give the URI of a key, or add a profile with `keyvouch profile add`."
+        )
+    return found
+
+
+def _targets_of(selection: Selection) -> Iterator[Target]:
+    from keyvouch.bench import Target
+
+    profile = selection.profile if selection.name else None
+    uris = opening.parse_keys(selection.profile, selection.name) if selection.name else selection.profile.keys
+    for uri in uris:
+        yield Target(uri, selection.name, profile, selection.secrets)
+
+
+def _require_clients(targets: Sequence[Target], plan: Plan) -> None:
+    if plan.token and not all(each.profile for each in targets):
+        raise click.UsageError("--token needs a profile for each key, since a URI names no client.")
+
+
+def _confirm(keys: Sequence[Key]) -> bool:
+    """Ask whether to load services that may bill for signatures, or throttle other programs."""
+    for key in keys:
+        limit = key.limit and f" (limit: {key.limit.signatures:,} in {key.limit.seconds:g} s, {key.limit.scope})"
+        click.echo(f"{key.label}  {printable(key.uri)}{limit or ''}", err=True)
+    if not is_interactive():
+        raise click.UsageError("These services may bill for signatures, or throttle other programs. Use --yes.")
+    return click.confirm("These services may bill for signatures, or throttle other programs. Measure them?", err=True)
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Progress | None]:
+    """Show a bar on a terminal; yields None for a pipe or file."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Measuring", total=1.0, start=False)
+
+        def report(part: float) -> None:
+            bar.start_task(task)
+            bar.update(task, completed=part)
+
+        yield report
+
+
+def _present(run: Run, changes: Sequence[Change], old: Run | None, output: str) -> None:
+    from keyvouch import bench
+
+    if output == "json":
+        click.echo(bench.as_json(run, changes))
+        return
+    click.echo(printable(bench.as_text(run), kept="\n"))
+    if old:
+        click.echo("\n" + printable(bench.changes_as_text(changes, run, old), kept="\n"))
+
+
+def _write(run: Run, paths: _Files, changes: Sequence[Change]) -> None:
+    if paths.report:
+        from keyvouch.bench.html_report import write_report
+
+        write_report(run, paths.report, changes)
+        click.echo(f"\nWrote {paths.report}.", err=True)
+    if paths.plot:
+        from keyvouch.bench.plots import write_plot
+
+        write_plot(run, paths.plot)
+        click.echo(f"\nWrote {paths.plot}.", err=True)
+
+
+def _exit_if_slower(changes: Sequence[Change], part: float) -> None:
+    from keyvouch import bench
+
+    if not changes:
+        raise ConfigurationError(
+            "Nothing was measured in both runs.", hint="Measure the same keys, operations and threads as then."
+        )
+    if slower := [each for each in changes if each.is_slower_by(part)]:
+        names = ", ".join(bench.name_of(each.new) for each in slower)
+        click.echo(f"Slower than before by at least {part * 100:g} %: {names}.", err=True)
+        click.get_current_context().exit(SLOWER)

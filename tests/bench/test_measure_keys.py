@@ -1,0 +1,273 @@
+"""Measuring keys, with a scripted store where it must fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import keyvouch
+from keyvouch.algorithms import Algorithm
+from keyvouch.bench import Plan, Run, as_json, measure_keys, read_run
+from keyvouch.bench.document import Key, Measurement
+from keyvouch.errors import (
+    AlgorithmUnsupported,
+    ConfigurationError,
+    KeyNotFound,
+    SessionLost,
+    StoreUnavailable,
+    Throttled,
+)
+from scripted_store import Script
+
+SHORT = Plan(seconds=0.05)
+
+
+def find(run: Run, operation: str, algorithm: str | None = None, threads: int = 1) -> Measurement:
+    """Return the only such measurement."""
+    [found] = [
+        each
+        for each in run.measurements
+        if each.operation == operation and algorithm in (None, each.algorithm) and each.threads == threads
+    ]
+    return found
+
+
+def test_operations() -> None:
+    """A key is opened, signs by itself and for assertions, and each of these is measured."""
+    with Script() as script:
+        run = measure_keys([script.uri], SHORT)
+    assert [each.operation for each in run.measurements] == [
+        "open_cold",
+        "first_signature",
+        "open_warm",
+        "signature",
+        "stored_key",
+        "assertion",
+    ]
+    assert all(each.count and not each.errors and each.latency["p50"] > 0 for each in run.measurements)
+    [key] = run.keys
+    assert (key.label, key.uri, key.key_type, key.preferred) == ("A", script.uri, "P-256", "ES256")
+    assert (key.plugin, key.error, run.interrupted) == ("scripted 1.0", None, False)
+
+
+def test_cold_openings_connect() -> None:
+    """A cold opening connects to the store; a warm one does not."""
+    with Script() as script:
+        run = measure_keys([script.uri], Plan(count=3))
+    measured = {each.operation: each.count for each in run.measurements}
+    assert measured["open_cold"] == measured["first_signature"] == measured["open_warm"] == 3
+    connections = 2 * 3 + 2 * 4 + 2  # measured, for warming up, to look at the key and to sign
+    assert 2 + 2 * 3 < script.count("connect") <= connections
+
+
+def test_every_algorithm() -> None:
+    """All algorithms that fit the key are measured, except those that the store does not support."""
+
+    def sign(key: object, message: bytes, algorithm: Algorithm) -> bytes:
+        if algorithm.family == "RSA-PSS":
+            raise AlgorithmUnsupported("PKCS#1 only", hint="use RS256")
+        return usual(key, message, algorithm)
+
+    with Script("RSA-2048") as script:
+        usual = script.signing
+        script.signing = sign
+        run = measure_keys([script.uri], SHORT)
+    assert run.keys[0].unsupported == ("PS256", "PS384", "PS512")
+    assert run.keys[0].preferred == "RS256"
+    signatures = [each.algorithm for each in run.measurements if each.operation == "signature"]
+    assert signatures == ["RS256", "RS384", "RS512"]
+
+
+def test_chosen_algorithm() -> None:
+    """With algorithms given, only these are measured, each with all numbers of threads."""
+    with Script("RSA-2048") as script:
+        run = measure_keys([script.uri], Plan(seconds=0.05, algorithms=["RS256"], threads=(1, 2)))
+    found = [(each.algorithm, each.threads) for each in run.measurements if each.operation == "signature"]
+    assert found == [("RS256", 1), ("RS256", 2)]
+
+
+def test_no_chosen_algorithm_fits() -> None:
+    """If a key supports none of them, it is not measured; the error says so if there is no other key."""
+    with Script() as script, Script("RSA-2048") as other:
+        with pytest.raises(AlgorithmUnsupported, match=r"ES256|RS256"):
+            measure_keys([script.uri], Plan(seconds=0.05, algorithms=["RS256"]))
+        run = measure_keys([script.uri, other.uri], Plan(seconds=0.05, algorithms=["RS256"]))
+    assert "RS256" in (run.keys[0].error or "")
+    assert {each.key for each in run.measurements} == {"B"}
+
+
+def test_throttling_is_not_waited_for() -> None:
+    """A limit is a result: nothing is repeated, and the key is left in peace."""
+    calls = list[int]()
+
+    def limit(timeout: float) -> None:
+        calls.append(1)
+        if len(calls) > 100:
+            raise Throttled("too many", hint="wait", retry_after=3600)
+
+    with Script() as script:
+        script.before["sign"] = limit
+        run = measure_keys([script.uri], SHORT)
+    assert sum(each.errors.get("throttled", 0) for each in run.measurements) == 1
+    assert len(calls) == 101
+
+
+def test_unavailable_store_is_reported_at_once() -> None:
+    """Each failure counts; a signer used otherwise would hide them by trying again."""
+    with Script() as script:
+        calls = list[int]()
+
+        def fail(timeout: float) -> None:
+            calls.append(1)
+            if len(calls) % 10 == 0:
+                raise StoreUnavailable("restarting", hint="wait")
+
+        script.before["sign"] = fail
+        run = measure_keys([script.uri], Plan(seconds=0.2))
+    found = find(run, "signature", "ES256")
+    assert found.errors["store-unavailable"] == pytest.approx(found.count / 9, abs=3)
+
+
+def test_lost_session_is_restored() -> None:
+    """As in production, a lost session costs a reconnection and no error."""
+    with Script() as script:
+        calls = list[int]()
+
+        def lose(timeout: float) -> None:
+            calls.append(1)
+            if len(calls) == 100:
+                raise SessionLost("gone", hint="")
+
+        script.before["sign"] = lose
+        run = measure_keys([script.uri], Plan(seconds=0.2))
+    assert len(calls) > 100
+    assert not find(run, "signature", "ES256").errors
+
+
+def test_one_key_of_several_fails() -> None:
+    """The others are measured, and its error is in the document."""
+    with Script() as script:
+        run = measure_keys([script.uri.replace("app", "missing"), script.uri], SHORT)
+    assert run.keys[0].error == "Key not found: missing."
+    assert {each.key for each in run.measurements} == {"B"}
+
+
+def test_only_key_fails() -> None:
+    """Its own error is raised."""
+    with Script() as script, pytest.raises(KeyNotFound):
+        measure_keys([script.uri.replace("app", "missing")], SHORT)
+
+
+def test_invalid_uri() -> None:
+    """A mistake in a URI is an error, also among others."""
+    with Script() as script, pytest.raises(ConfigurationError):
+        measure_keys([script.uri, f"{script.uri};colour=red"], SHORT)
+
+
+def test_interrupted() -> None:
+    """What was measured until then is returned, and all keys are closed."""
+    with Script() as script:
+        calls = list[int]()
+
+        def interrupt(timeout: float) -> None:
+            calls.append(1)
+            if len(calls) == 1000:
+                raise KeyboardInterrupt
+
+        script.before["sign"] = interrupt
+        run = measure_keys([script.uri], Plan(seconds=60))
+        assert script.count("open") == script.count("close key")
+    assert run.interrupted
+    assert find(run, "open_cold").count
+
+
+def test_document(tmp_path: Path) -> None:
+    """The JSON form is read again as the same run, with the latencies of every operation."""
+    with Script() as script:
+        run = measure_keys([script.uri], SHORT)
+    path = tmp_path / "run.json"
+    path.write_text(as_json(run))
+    again = read_run(path)
+    assert again == run
+    histogram = find(again, "signature").decoded_histogram()
+    assert histogram is not None
+    assert histogram.get_total_count() == find(run, "signature").count
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"format": 3}', b"\xff\xfe", b'{"keys": []}'])
+def test_other_file(tmp_path: Path, content: bytes) -> None:
+    """A file that is not such a document is reported as that."""
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="is not the result of a benchmark"):
+        read_run(path)
+
+
+def test_other_format(tmp_path: Path) -> None:
+    """A document of a later version is not misread."""
+    with Script() as script:
+        run = measure_keys([script.uri], Plan(count=1))
+    path = tmp_path / "run.json"
+    path.write_text(as_json(run).replace("keyvouch-bench-1", "keyvouch-bench-2"))
+    with pytest.raises(ConfigurationError, match="keyvouch-bench-2"):
+        read_run(path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seconds": 0},
+        {"seconds": float("nan")},
+        {"count": 0},
+        {"threads": ()},
+        {"threads": (0,)},
+        {"threads": (5000,)},
+        {"rate": 0},
+        {"rate": float("inf")},
+        {"algorithms": ["PS128"]},
+    ],
+)
+def test_invalid_plan(values: dict[str, object]) -> None:
+    """Numbers that cannot be measured are refused before a key is opened."""
+    with pytest.raises(ConfigurationError):
+        Plan(**values)  # type: ignore[arg-type]
+
+
+def test_rate() -> None:
+    """With a rate, signatures and assertions start at that rate; openings do not."""
+    with Script() as script:
+        run = measure_keys([script.uri], Plan(seconds=0.5, rate=100))
+    found = find(run, "signature", "ES256")
+    assert (found.rate, found.count) == (100, 50)
+    assert find(run, "open_warm").rate is None
+
+
+def test_peer() -> None:
+    """The bare library is measured only on request, and only if the store offers it."""
+    with Script() as script:
+        without = measure_keys([script.able_uri], SHORT)
+        run = measure_keys([script.able_uri, script.uri], Plan(seconds=0.05, peer=True))
+    assert "peer" not in [each.operation for each in without.measurements]
+    assert [each.key for each in run.measurements if each.operation == "peer"] == ["A"]
+
+
+def test_file(tmp_path: Path) -> None:
+    """A real key, as in the three lines of the documentation."""
+    uri = f"pem:{tmp_path}/app.pem"
+    with keyvouch.open_store(uri) as store:
+        store.generate(keyvouch.KeySpec(key_type="P-256"))
+    run = measure_keys([uri], SHORT)
+    assert find(run, "assertion").count
+
+
+def refuse(keys: Sequence[Key]) -> bool:
+    raise AssertionError("asked for no reason")
+
+
+def test_no_question_without_limits() -> None:
+    """Stores that publish no limits are not asked about."""
+    with Script() as script:
+        run = measure_keys([script.uri], Plan(count=1), confirm=refuse)
+    assert run.measurements

@@ -1,0 +1,150 @@
+"""One round of a contender: what is timed, counted, and when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from bench.fake_clock import FakeClock, clock  # noqa: F401 - a fixture
+from keyvouch.bench.rounds import Contender, Operation, run_round
+from keyvouch.errors import StoreUnavailable, Throttled
+
+
+def test_closed_loop(clock: FakeClock) -> None:
+    """Operations follow each other until the time is over, and the rate is that of the operations."""
+    made = run_round(Contender("ten ms", lambda: clock.advance(0.01)), 0.1)
+    assert made.latencies == [10_000_000] * 10
+    assert made.per_second == pytest.approx(100)
+    assert made.seconds == pytest.approx(0.1)
+
+
+def test_slow_operation(clock: FakeClock) -> None:
+    """An operation that takes longer than the round is performed once."""
+    made = run_round(Contender("two s", lambda: clock.advance(2)), 0.05)
+    assert made.latencies == [2_000_000_000]
+
+
+def test_most(clock: FakeClock) -> None:
+    """A number of operations ends the round before its time."""
+    calls = list[int]()
+    made = run_round(Contender("counted", lambda: calls.append(1), threads=3), 60, 7)
+    assert len(calls) == len(made.latencies) == 7
+
+
+def test_preparation_is_not_timed(clock: FakeClock) -> None:
+    """Only the operation itself is timed, not what prepares it and cleans up."""
+
+    @contextlib.contextmanager
+    def each() -> Iterator[Operation]:
+        clock.advance(1)
+        yield lambda: clock.advance(0.01)
+        clock.advance(1)
+
+    made = run_round(Contender("prepared", each=each), 3)
+    assert made.latencies == [10_000_000] * 2
+    assert made.per_second == pytest.approx(100)
+    assert made.cpu_seconds == pytest.approx(0.02)
+
+
+def test_errors_are_counted_by_code(clock: FakeClock) -> None:
+    """A failed operation has an error code instead of a latency; other exceptions are counted by their class."""
+    outcomes = iter([StoreUnavailable("gone", hint="wait"), None, ValueError("wrong"), None])
+
+    def operation() -> None:
+        clock.advance(0.01)
+        if error := next(outcomes):
+            raise error
+
+    made = run_round(Contender("failing", operation), 60, 4)
+    assert made.errors == {"store-unavailable": 1, "ValueError": 1}
+    assert made.latencies == [10_000_000] * 2
+    assert isinstance(made.first_error, StoreUnavailable)
+
+
+def test_throttling_ends_a_closed_loop(clock: FakeClock) -> None:
+    """A limit was found: the service is not called again, and the time that it demands is not waited for."""
+    calls = list[int]()
+
+    def operation() -> None:
+        calls.append(1)
+        clock.advance(0.01)
+        if len(calls) == 3:
+            raise Throttled("too many", hint="wait", retry_after=60)
+
+    made = run_round(Contender("throttled", operation), 60)
+    assert made.throttled
+    assert (len(calls), len(made.latencies), clock.slept) == (3, 2, [])
+
+
+def test_open_loop_starts_at_the_rate(clock: FakeClock) -> None:
+    """Operations start when they are due, however short they are."""
+    made = run_round(Contender("constant", lambda: None, rate=100, threads=2), 1)
+    assert len(made.latencies) == 100
+    assert made.per_second == pytest.approx(100, rel=0.05)
+
+
+def test_stall_in_an_open_loop(clock: FakeClock) -> None:
+    """What should have started while the store stalled counts as slow (no coordinated omission)."""
+    calls = list[int]()
+    lock = threading.Lock()
+
+    def operation() -> None:
+        with lock:
+            calls.append(1)
+            if len(calls) == 100:
+                clock.advance(1)
+
+    made = run_round(Contender("stalling", operation, rate=100, threads=2), 3)
+    late = [each for each in made.latencies if each > 500_000_000]
+    assert len(made.latencies) == 300
+    assert 48 <= len(late) <= 52  # the stall of a second covers a hundred starts, half of them by more than 0.5 s
+    assert max(made.latencies) >= 990_000_000
+
+
+def test_throttling_in_an_open_loop_is_counted(clock: FakeClock) -> None:
+    """The rate is given, so the part that the service refuses is the result."""
+    calls = list[int]()
+    lock = threading.Lock()
+
+    def operation() -> None:
+        with lock:
+            calls.append(1)
+            if len(calls) % 2:
+                raise Throttled("too many", hint="wait")
+
+    made = run_round(Contender("throttled", operation, rate=100, threads=2), 1)
+    assert (made.errors["throttled"], len(made.latencies)) == (50, 50)
+
+
+def test_threads_work_at_once() -> None:
+    """With four threads, four operations are in flight."""
+    together = threading.Barrier(4)
+    made = run_round(Contender("four", lambda: together.wait(60), threads=4), 0, 4)
+    assert len(made.latencies) == 4
+
+
+def test_interrupt_ends_the_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C stops the threads after the operation that they are performing, and is passed on."""
+    threads = set[threading.Thread]()
+    both_started = threading.Event()
+    join = threading.Thread.join
+
+    def operation() -> None:
+        threads.add(threading.current_thread())
+        if len(threads) == 2:
+            both_started.set()
+
+    def interrupt(self: threading.Thread, timeout: float | None = None) -> None:
+        monkeypatch.setattr(threading.Thread, "join", join)
+        assert both_started.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "join", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_round(Contender("endless", operation, threads=2), 3600)
+    for each in threads:
+        each.join(60)
+        assert not each.is_alive()
