@@ -1,5 +1,170 @@
-"""x"""
+"""What a run shows, in sentences: which key is faster, how many signatures a second it makes, which limits it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from keyvouch.bench.comparison import Comparison, compare_keys
+from keyvouch.bench.document import OPERATIONS, Key, Measurement, Run
+from keyvouch.bench.series import FEWEST, knees_of_signatures, signatures, with_signatures
+from keyvouch.bench.units import duration, number
+from keyvouch.errors import Throttled
+
+_ORDER = ("signature", "assertion", "token", "first_signature", "open_warm", "open_cold")
+"""Operations in the order in which users ask about them."""
+_SIGNING = ("signature", "assertion", "stored_key", "peer")
+"""Operations that count towards a limit on signatures while the key is open."""
+_MOST_COMPARED = 5
+"""Number of slower keys to name one by one."""
+_ENOUGH = 0.98
+"""Part of the requested rate that must be achieved."""
 
 
-def findings(run):
-    return []
+def findings(run: Run) -> list[str]:
+    """Return what follows from the measurements, the most important first."""
+    return [*_rates(run), *_speed(run), *_comparisons(run), *_knees(run), *_limits(run), *_prices(run)]
+
+
+def _speed(run: Run) -> Iterator[str]:
+    """Yield how fast the only key is: with several, the comparison is more interesting."""
+    if len(with_signatures(run)) != 1 or any(each.rate for each in run.measurements):
+        return
+    [(key, [first, *_])] = with_signatures(run).items()
+    assertions = [each for each in run.measurements if (each.key, each.operation) == (key.label, "assertion")]
+    for each in (first, *assertions):
+        if each.count:
+            yield f"{OPERATIONS[each.operation]}: {key.label} takes {duration(each.latency['p50'])}{_tail(each)}."
+
+
+def _tail(each: Measurement) -> str:
+    if each.count == 1:
+        return ", measured once"
+    if each.count < FEWEST["p99"]:
+        return f" (median of {each.count})"
+    return f" (median), and at most {duration(each.latency['p99'])} in 99 % of cases"
+
+
+def _comparisons(run: Run) -> Iterator[str]:
+    found = compare_keys(run)
+    for operation in _ORDER:
+        fewest = min((each.threads for each in found if each.operation == operation), default=0)
+        chosen = [each for each in found if (each.operation, each.threads) == (operation, fewest)]
+        if chosen:
+            yield f"{OPERATIONS[operation]}: {_comparison(sorted(chosen, key=lambda each: each.ratio.value))}."
+
+
+def _comparison(found: Sequence[Comparison]) -> str:
+    """Compare the fastest key with the others, in the order of their speed."""
+    if len(found) > _MOST_COMPARED:
+        names = _listed([found[0].faster.key, found[0].slower.key, found[-1].slower.key])
+        shown = f"{names} are the fastest, the next and the slowest of {len(found) + 1} keys"
+        return f"{shown}; {_clauses([found[0], found[-1]])}"
+    return _clauses(found)
+
+
+def _clauses(found: Sequence[Comparison]) -> str:
+    fastest = found[0].faster.key
+    uncertain = [each for each in found if each.ratio.low is None]
+    clear = [each for each in found if each.significant and each.ratio.value > 1]
+    equal = [each for each in found if each not in uncertain and each not in clear]
+    clauses = list[str]()
+    if clear:
+        times = [f"{_times(each)} ({number(each.ratio.low or 0)} to {number(each.ratio.high or 0)})" for each in clear]
+        clauses.append(f"{fastest} is {_listed(times)}")
+    if equal:
+        others = ("each of " if len(equal) > 1 else "") + _listed([each.slower.key for each in equal])
+        clauses.append(f"the difference between {fastest} and {others} is within the noise")
+    if uncertain:
+        times = [_times(each) for each in uncertain]
+        clauses.append(f"{fastest} is about {_listed(times)}, but there are too few rounds to be certain")
+    return "; ".join(clauses)
+
+
+def _times(each: Comparison) -> str:
+    return f"{number(each.ratio.value)} times as fast as {each.slower.key}"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _knees(run: Run) -> Iterator[str]:
+    for each in knees_of_signatures(run).values():
+        rate = f"{number(each.per_second)} signatures per second"
+        if each.still_growing:
+            yield f"{each.key}: throughput still grows at {each.threads} threads, the most that were measured: {rate}."
+        elif each.threads == 1:
+            yield f"{each.key}: more threads do not increase the throughput of {rate}."
+        else:
+            yield f"{each.key}: throughput stops growing at {each.threads} threads, with {rate}."
+
+
+def _rates(run: Run) -> Iterator[str]:
+    for operation in ("signature", "assertion"):
+        for key in run.keys:
+            yield from (
+                f"{OPERATIONS[operation]}: {_carries(each)}."
+                for each in run.measurements
+                if (each.key, each.operation) == (key.label, operation)
+                and each.rate
+                and each.algorithm == _main_algorithm(run, key, operation)
+            )
+
+
+def _main_algorithm(run: Run, key: Key, operation: str) -> str | None:
+    found = signatures(run, key) if operation == "signature" else []
+    return found[0].algorithm if found else key.preferred
+
+
+def _carries(each: Measurement) -> str:
+    rate, achieved, failed = each.rate or 0.0, each.per_second, sum(each.errors.values())
+    whole = f"{rate:,g} per second"
+    if achieved is None:
+        return f"{each.key} does not carry {whole}: all {failed:,} failed ({', '.join(sorted(each.errors))})"
+    share, slowest = ("99 %", "p99") if each.count >= FEWEST["p99"] else ("all", "max")
+    within = f"{share} end within {duration(each.latency[slowest])} of their intended start"
+    if achieved.value >= _ENOUGH * rate and not failed:
+        return f"{each.key} carries {whole}; {within}"
+    reasons = [f"{number(achieved.value)} per second were achieved"]
+    if failed:
+        reasons.append(f"{failed:,} of {failed + each.count:,} failed ({', '.join(sorted(each.errors))})")
+    return f"{each.key} does not carry {whole}: {_listed(reasons)}; {within}"
+
+
+def _limits(run: Run) -> Iterator[str]:
+    for key in run.keys:
+        signing = [each for each in run.measurements if each.key == key.label and each.operation in _SIGNING]
+        throttled = [each for each in signing if Throttled.code in each.errors]
+        if throttled:
+            yield f"Limit found for {key.label}: {_limit_found(signing)}."
+        if key.limit:
+            yield f"{key.label}: {_published(key, [each for each in signing if each not in throttled])}."
+
+
+def _limit_found(signing: Sequence[Measurement]) -> str:
+    count, seconds = sum(each.count for each in signing), sum(each.seconds for each in signing)
+    if not count:
+        return "throttled during the warm-up"
+    about = f"about {number(count / seconds)} per second"
+    if any(each.rate for each in signing):
+        refused = sum(each.errors.get(Throttled.code, 0) for each in signing)
+        return f"{count:,} signatures in {duration(seconds)} succeeded ({about}), and {refused:,} were throttled"
+    return f"throttled after {count:,} signatures in {duration(seconds)} ({about})"
+
+
+def _published(key: Key, unthrottled: Sequence[Measurement]) -> str:
+    limit = key.limit
+    assert limit is not None  # noqa: S101 - checked by the caller
+    text = (
+        f"the {limit.scope}'s published limit is {limit.signatures:,} signatures in {limit.seconds:,g} s, "
+        f"which is {limit.signatures / limit.seconds:,g} per second"
+    )
+    rates = [each.per_second.value for each in unthrottled if each.per_second]
+    return f"{text}; measured without being throttled: {number(max(rates))} per second" if rates else text
+
+
+def _prices(run: Run) -> Iterator[str]:
+    for key in run.keys:
+        if key.price is not None:
+            yield f"{key.label}: a million signatures cost {key.price:,.2f}."

@@ -1,0 +1,47 @@
+"""Which measurements of a run a plot or a sentence is about, and how keys are named there."""
+
+from __future__ import annotations
+
+from keyvouch.bench.document import Key, Measurement, Run
+from keyvouch.bench.knee import Knee, find_knees
+
+FEWEST = {"p50": 1, "p90": 10, "p99": 100, "p99.9": 1000, "max": 1}
+"""Number of operations below which a percentile would only repeat the maximum."""
+_LONGEST_NAME = 28
+
+
+def signatures(run: Run, key: Key) -> list[Measurement]:
+    """Return the successful measurements of signatures with one algorithm, in the order of the number of threads.
+
+    The algorithm is the one that assertions use if it was measured, otherwise the first one that was.
+    """
+    found = [each for each in run.measurements if each.key == key.label and each.operation == "signature"]
+    algorithms = [each.algorithm for each in found]
+    algorithm = key.preferred if key.preferred in algorithms else next(iter(algorithms), None)
+    return sorted((each for each in found if each.count and each.algorithm == algorithm), key=lambda each: each.threads)
+
+
+def with_signatures(run: Run) -> dict[Key, list[Measurement]]:
+    """Return the keys that have made at least one signature, each with its `signatures`."""
+    return {key: found for key in run.keys if (found := signatures(run, key))}
+
+
+def knees_of_signatures(run: Run) -> dict[str, Knee]:
+    """Return the knee of the `signatures` of each key by its label, if it was measured with several threads."""
+    algorithms = {key.label: found[0].algorithm for key, found in with_signatures(run).items()}
+    return {
+        each.key: each
+        for each in find_knees(run)
+        if each.operation == "signature" and each.key in algorithms and each.algorithm == algorithms[each.key]
+    }
+
+
+def name_of_key(key: Key) -> str:
+    """Return the label with the store's scheme and the key's type, such as "A  pem RSA-2048", on one short line."""
+    text = printable(f"{key.label}  {key.scheme} {key.key_type}".rstrip())
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."
+
+
+def printable(text: str) -> str:
+    """Replace characters that are not printable, which could reorder a line or are invalid in XML, with `?`."""
+    return "".join(each if each.isprintable() else "?" for each in text)
