@@ -50,6 +50,8 @@ class Samples:
     cpu_seconds: float = 0.0
     count: int = 0
     """Operations that succeeded."""
+    total: float = 0.0
+    """The sum of their latencies."""
     warm_up_latency: float = 0.0
 
     @property
@@ -66,6 +68,7 @@ class Samples:
         """Add what a round has measured."""
         for each in made.latencies:
             self.histogram.record_value(min(max(1, each), _HIGHEST))
+        self.total += sum(made.latencies) / 1e9
         self.errors += made.errors
         self.first_error = self.first_error or made.first_error
         self.seconds += made.seconds

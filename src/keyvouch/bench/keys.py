@@ -76,7 +76,7 @@ def measure_keys(
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         machine=machine.this_machine(),
         versions=machine.versions(),
-        seconds=plan.seconds,
+        seconds=plan.duration,
         keys=(),
         measurements=(),
     )
@@ -104,7 +104,7 @@ def _part(progress: Progress | None, begin: float, end: float) -> Progress | Non
 
 def _measure(results: _Results, tasks: Sequence[_Task], plan: Plan, progress: Progress | None) -> None:
     results.tasks += tasks
-    measure([each.contender for each in tasks], seconds=plan.longest, progress=progress, samples=results.samples)
+    measure([each.contender for each in tasks], seconds=plan.duration, progress=progress, samples=results.samples)
 
 
 def _openings(subjects: Sequence[Subject], plan: Plan) -> list[_Task]:
@@ -156,13 +156,17 @@ def _of_open_key(subject: Subject, signer: MeasuredSigner, plan: Plan) -> Iterat
     if not subject.prompts:
         most = min(plan.count or _OPENINGS, _OPENINGS)
         yield _Task(Contender(f"{label} open_warm", each=partial(_opening, subject), most=most), label, "open_warm")
-    for number, algorithm in enumerate(subject.algorithms):
-        for threads in plan.threads if number == 0 or plan.algorithms else plan.threads[:1]:
+    first, (threads, *more) = subject.algorithms[0], plan.thread_numbers
+    for algorithm in subject.algorithms:
+        if algorithm is first or plan.algorithms:
+            for number in (threads, *more):
+                yield task("signature", algorithm, number, partial(signer.sign, MESSAGE, algorithm))
+        elif not plan.rate:
             yield task("signature", algorithm, threads, partial(signer.sign, MESSAGE, algorithm))
-    first, threads = subject.algorithms[0], plan.threads[0]
-    yield task("stored_key", first, threads, partial(signer.sign_in_store, MESSAGE, first))
     yield task("assertion", subject.preferred, threads, partial(ClientAssertion(signer), _CONTEXT))
-    if plan.peer and isinstance(signer.store, OffersPeer):
+    if not plan.rate:
+        yield task("stored_key", first, threads, partial(signer.sign_in_store, MESSAGE, first))
+    if not plan.rate and plan.peer and isinstance(signer.store, OffersPeer):
         yield task("peer", first, threads, _Peer(signer, signer.store, first))
     if plan.token and subject.target.profile:
         contender = Contender(
@@ -220,7 +224,7 @@ def _completed(run: Run, subjects: Sequence[Subject], results: _Results, *, inte
 def _measurement(task: _Task, own: Samples) -> Measurement:
     latency = {}
     if own.count:
-        latency = {"min": own.histogram.get_min_value() / 1e9, "mean": own.histogram.get_mean_value() / 1e9}
+        latency = {"min": own.histogram.get_min_value() / 1e9, "mean": own.total / own.count}
         latency |= {f"p{each:g}": own.latency(each) for each in (50, 90, 99, 99.9)}
         latency["max"] = own.histogram.get_max_value() / 1e9
     return Measurement(

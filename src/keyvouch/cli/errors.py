@@ -34,9 +34,9 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
     try:
         for each in arguments or sys.argv[1:]:
             require_no_key(each)  # in an option that is not a URI, the error would show it
-        group.main(arguments, prog_name="keyvouch", standalone_mode=False)
+        ended = group.main(arguments, prog_name="keyvouch", standalone_mode=False)
         sys.stdout.flush()
-        status = 0
+        status = ended if isinstance(ended, int) else 0  # a command that called `Context.exit`
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, and SystemExit(0) is not success
         status = _report(error)
         streams.discard_unwritable()
@@ -65,8 +65,6 @@ def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - requir
 def _report(error: BaseException) -> int:
     """Print the error that ended the command, and return the exit status."""
     match error:
-        case click.exceptions.Exit():
-            return error.exit_code
         case KeyvouchError():
             _print_error(error)
             return error.exit_status
