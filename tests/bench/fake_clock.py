@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keyvouch.bench import harness, rounds
+from keyvouch.bench import rounds
 
 
 class FakeClock:
@@ -41,5 +41,4 @@ class FakeClock:
 def clock(monkeypatch: Any) -> FakeClock:
     fake = FakeClock()
     monkeypatch.setattr(rounds, "time", fake)
-    monkeypatch.setattr(harness, "time", fake)
     return fake

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -142,6 +143,7 @@ def command(
     counted.
     """
     _require_packages()
+    gc.enable()  # as in the programs that will use the keys
     from keyvouch import bench
 
     if fail_if_slower is not None and compare is None:
