@@ -14,7 +14,6 @@ from keyvouch.errors import (
     SessionLost,
     StoreUnavailable,
 )
-from keyvouch.private_key import wrap
 from keyvouch.store import (
     Attribute,
     DeletesKeys,
@@ -152,6 +151,8 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
             public_key = objects.require_public_key(generated, None)
             pinned = pinned_uri(uri, token.uri_attributes, generated, spki_sha256(public_key))
             key = Pkcs11Key(token, generated, pinned, None, self._secrets)
+            from keyvouch.private_key import wrap
+
             signing = wrap(public_key, lambda *what: key.sign(*what, timeout=DEFAULT_TIMEOUT))
             session.write_chain([self_signed(signing, spec.subject, spec.days)], identifiers)
         return pinned
