@@ -14,7 +14,7 @@ import pytest
 
 import keyvouch
 
-HEAVY = ["msal", "importlib.metadata", "click", "cryptography", "msgspec", "platformdirs"]
+HEAVY = ["msal", "stevedore", "importlib.metadata", "click", "cryptography", "msgspec", "platformdirs"]
 
 
 def type_checking_imports() -> dict[str, str]:

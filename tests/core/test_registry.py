@@ -280,31 +280,6 @@ def test_damaged_distribution_leaves_the_others_be(site: Path, damage: str) -> N
     assert store_class("demo").__name__ == "Store"
 
 
-def test_entry_points_are_read_as_their_specification_says(site: Path) -> None:
-    """Comments, spaces and other groups do not matter, nor whether the distribution was installed by an older tool."""
-    install(site, "acme-store")
-    info = (site / "acme_store-1.0.dist-info").rename(site / "acme_store-1.0.egg-info")
-    (info / "METADATA").rename(info / "PKG-INFO")
-    (info / "entry_points.txt").write_text(
-        "[console_scripts]\nother = a:b\n\n[keyvouch.stores]\n# no = store\n; neither = this\n\n"
-        "  demo=module_of_acme_store : Store[contract1]\n[z]\nlast = a:b\n"
-    )
-    assert {"demo", "pem", "pfx"} <= set(schemes())
-    assert {"other", "# no", "; neither", "last"}.isdisjoint(schemes())
-    assert store_class("demo").__name__ == "Store"
-
-
-def test_description_is_not_metadata(site: Path) -> None:
-    """The name and the version of a distribution are in the header of its metadata."""
-    install(site, "acme-store")
-    metadata = site / "acme_store-1.0.dist-info" / "METADATA"
-    metadata.write_text("Metadata-Version: 2.4\nName: acme-store\n\nVersion: 9\n")
-    assert "demo" not in schemes()
-    metadata.write_text("name: acme-store\nVERSION:  1.0  \nSummary: Name: other\nName: other\n\nVersion: 9\n")
-    (plugin,) = (plugin for plugin in plugins() if plugin.scheme == "demo")
-    assert (plugin.distribution, plugin.version) == ("acme-store", "1.0")
-
-
 # The working directory
 
 LIST = "from keyvouch._core import registry; print([plugin.scheme for plugin in registry.plugins()])"
@@ -471,7 +446,7 @@ def test_zip_archive_with_keyvouch_is_trusted(target: Path, tmp_path: Path, way:
 # What the command imports.
 
 PLANTED = (
-    *("click", "msal", "cryptography", "keyring", "rich", "requests", "msgspec", "platformdirs"),
+    *("click", "msal", "cryptography", "keyring", "rich", "requests", "msgspec", "stevedore", "platformdirs"),
     *("keyvouch_pkcs11", "keyvouch_vault", "hvac", "azure"),
     *("typing", "__future__", "json", "pathlib", "shlex", "tomllib", "difflib", "logging", "hashlib"),
 )

@@ -1,22 +1,16 @@
 """Find the store class for a URI scheme, by entry point.
 
 The entry points of the requested scheme are compared before anything is imported, so that a conflict, a plugin for
-another contract, or a missing plugin is reported as such, with its distribution. A broken plugin does not affect
-programs that do not use it.
-
-The files of installed distributions are read here: importing `importlib.metadata` and parsing with it would take longer
-than opening a key. They are described in the Core metadata and Entry points specifications of packaging.python.org.
+another contract, or a missing plugin is reported as such, with its distribution. Then stevedore loads it. A broken
+plugin does not affect programs that do not use it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
-import os
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +20,9 @@ from keyvouch.errors import PluginBroken, PluginConflict, PluginMissing
 from keyvouch.store import CONTRACT, KeyStore
 
 if TYPE_CHECKING:
-    from importlib.metadata import Distribution
+    from importlib.metadata import Distribution, EntryPoint
 
 GROUP = "keyvouch.stores"
-_ENTRY_POINT = r"([\w.]+)\s*:\s*([\w.]+)\s*\[.*\]"
-_INFOS = (".dist-info", ".egg-info")
 _NOT_TRUSTED = "packages in the working directory are not trusted, since anyone may have put them there"
 
 KNOWN = {
@@ -47,98 +39,47 @@ class Plugin:
     """A store as its distribution declares it; nothing of it has been imported yet."""
 
     scheme: str
-    entry_point: str
-    """The value: `module:class [contract]`."""
+    entry_point: EntryPoint
     distribution: str
     version: str
 
     @property
     def contract(self) -> str:
         """The text in brackets in the entry point: "contract1" if it was written for this contract."""
-        brackets = re.search(r"\[(.*)\]", self.entry_point)
+        brackets = re.search(r"\[(.*)\]", self.entry_point.value)  # `extras` fails if the entry point is invalid
         return brackets[1].strip() if brackets else ""
 
 
+@IMPORTS
 def plugins() -> list[Plugin]:
     """Return every installed store, sorted by scheme; a scheme with two claimants is listed twice."""
+    from importlib.metadata import distributions
+
     found: dict[tuple[str, str], Plugin] = {}
-    for entry in search_path.trusted():
-        for read in _distributions(entry):
-            for plugin in _declared_by(read):
-                # A second copy of a distribution later on the path is shadowed, and does not count.
-                found.setdefault((plugin.scheme, plugin.distribution), plugin)
+    for distribution in distributions(path=search_path.trusted()):
+        for plugin in _declared_by(distribution):
+            # A second copy of a distribution later on the path is shadowed, and does not count.
+            found.setdefault((plugin.scheme, plugin.distribution), plugin)
     return [found[key] for key in sorted(found)]
 
 
-ReadText = Callable[[str], str]
-"""Reads one of the metadata files of a distribution; raises OSError, UnicodeDecodeError."""
-
-
-def _distributions(entry: str) -> list[ReadText]:
-    """Return the distributions in an entry of `sys.path`; none if it is neither a folder nor an archive."""
-    try:
-        names = os.listdir(entry or os.curdir)  # noqa: PTH208 - many times as fast as `Path.iterdir`
-    except NotADirectoryError:
-        return _distributions_in_archive(entry)
-    except (OSError, ValueError):
-        return []
-    return [functools.partial(_read_text, Path(entry, each)) for each in names if each.endswith(_INFOS)]
-
-
-def _read_text(folder: Path, name: str) -> str:
-    return (folder / name).read_text(encoding="utf-8")
-
-
-@IMPORTS
-def _distributions_in_archive(path: str) -> list[ReadText]:
-    from importlib.metadata import distributions
-
-    return [functools.partial(_archived_text, each) for each in distributions(path=[path])]
-
-
-def _archived_text(distribution: Distribution, name: str) -> str:
-    return distribution.read_text(name) or ""
-
-
-def _declared_by(read: ReadText) -> list[Plugin]:
+def _declared_by(distribution: Distribution) -> list[Plugin]:
     """Return the stores of one distribution; none if its metadata is damaged."""
     try:
-        text = read("entry_points.txt")
-        if GROUP not in text:
+        if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+            return []  # parsing the metadata of everything installed would take longer than all the rest
+        metadata = distribution.metadata
+        if "Name" not in metadata or "Version" not in metadata:
             return []
-        header = _header(read)
-    except (OSError, ValueError):
+        entry_points = distribution.entry_points.select(group=GROUP)
+    except Exception:  # noqa: BLE001 - importlib.metadata does not document its exceptions
         return []
-    if not ("name" in header and "version" in header):
-        return []
-    return [Plugin(scheme, value, header["name"], header["version"]) for scheme, value in _entry_points(text)]
+    return [
+        Plugin(entry_point.name, entry_point, metadata["Name"], metadata["Version"]) for entry_point in entry_points
+    ]
 
 
-def _header(read: ReadText) -> dict[str, str]:
-    """Return the fields of a distribution's metadata, by their names in lower case, without its description."""
-    try:
-        text = read("METADATA")
-    except FileNotFoundError:
-        text = read("PKG-INFO")  # an .egg-info
-    fields: dict[str, str] = {}
-    for line in text.partition("\n\n")[0].splitlines():
-        name, _, value = line.partition(":")
-        fields.setdefault(name.lower(), value.strip())
-    return fields
-
-
-def _entry_points(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the name and the value of each entry point in our group."""
-    section = ""
-    for line in map(str.strip, text.splitlines()):
-        name, equals, value = line.partition("=")
-        if line.startswith("["):
-            section = line
-        elif section == f"[{GROUP}]" and equals and not line.startswith(("#", ";")):
-            yield name.strip(), value.strip()
-
-
-@functools.cache
+@cache
 @IMPORTS
 def store_class(scheme: str) -> type[KeyStore]:
     """Return the class of the scheme's store.
@@ -165,8 +106,16 @@ def _load(plugin: Plugin) -> type[KeyStore]:
             f" got {plugin.contract or 'none'}.",
             hint=f"Update keyvouch and {plugin.distribution} together, to releases for the same contract.",
         )
+    from stevedore import DriverManager
+
+    class _CheckedEntryPoint(DriverManager[KeyStore]):
+        """Loads the entry point that was compared above, and searches for no other."""
+
+        def list_entry_points(self) -> list[EntryPoint]:
+            return [plugin.entry_point]
+
     try:
-        loaded = _import(plugin.entry_point)
+        loaded = _CheckedEntryPoint(GROUP, plugin.scheme).driver
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # anything that the plugin's own code raises
@@ -180,18 +129,11 @@ def _load(plugin: Plugin) -> type[KeyStore]:
         and isinstance(getattr(loaded, "attributes", None), tuple)
     ):
         raise PluginBroken(
-            f"{plugin.entry_point} from {plugin.distribution} is not a KeyStore subclass with a tuple `attributes`.",
+            f"{plugin.entry_point.value} from {plugin.distribution} is not a KeyStore subclass with a tuple"
+            " `attributes`.",
             hint="Name the store's class in the entry point, and declare `attributes` in the class, a tuple.",
         )
     return loaded
-
-
-def _import(entry_point: str) -> object:
-    """Import the object that an entry point names. Raises ValueError if it names none, and what the import raises."""
-    named = re.fullmatch(_ENTRY_POINT, entry_point)
-    if named is None:
-        raise ValueError(f"invalid entry point {entry_point}")
-    return functools.reduce(getattr, named[2].split("."), importlib.import_module(named[1]))
 
 
 def _hint_for(error: BaseException, plugin: Plugin) -> str:
