@@ -253,11 +253,20 @@ class ExportsKeys(ABC):
 
 
 class OffersPeer(ABC):
-    """Can show the cost of the store's library by itself."""
+    """Can sign with only the store's library, as a program without keyvouch would, so that the two can be compared."""
 
     @abstractmethod
     def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
-        """Return a function that makes the same signature with only the store's library, for comparison."""
+        """Return a function that signs a message with only the store's library.
+
+        `uri` is pinned, and the algorithm fits the key. Called after `KeyStore.connect`. Raises what `KeyStore.open`
+        and `StoredKey.sign` raise, and `NotSupported` for a key for which there is no comparison.
+
+        The function returns the signature in JOSE form, and raises its library's own exceptions. Many threads call it
+        at once. Nothing protects it as keyvouch protects its own signatures: while a thread is in it, do not fork,
+        connect the store again or close it. After each of these, get another one. `KeyStore.close` releases what it
+        holds, such as a session for each thread.
+        """
 
 
 class GrantsAccess(ABC):

@@ -24,8 +24,8 @@ CAPABILITIES = {
     store.HoldsCertificates: "holds certificates",
     store.DeletesKeys: "deletes keys",
     store.ExportsKeys: "exports keys",
-    store.OffersPeer: "offers a peer to compare with",
     store.GrantsAccess: "grants access",
+    store.OffersPeer: "can be compared with its library",
 }
 _WIDTH = 80
 

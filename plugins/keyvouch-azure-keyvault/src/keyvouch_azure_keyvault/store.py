@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from keyvouch.algorithms import key_type
@@ -33,6 +33,7 @@ from keyvouch.store import (
     KeyUri,
     ListsKeys,
     ListsUnusableKeys,
+    OffersPeer,
     ProcessLocal,
     RequestsCertificates,
     StoredKey,
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
-    from keyvouch.algorithms import PrivateKey
+    from keyvouch.algorithms import Algorithm, PrivateKey
     from keyvouch.secrets import SecretResolver
 
 _LISTING_TIMEOUT = 100.0
@@ -80,6 +81,7 @@ class KeyVaultStore(
     RequestsCertificates,
     HoldsCertificates,
     DeletesKeys,
+    OffersPeer,
 ):
     """Certificates and keys in Azure Key Vault or Managed HSM. keyvouch never fetches a private key.
 
@@ -127,7 +129,7 @@ class KeyVaultStore(
         if session := self._session.take():
             session.close()
 
-    def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:
+    def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> KeyVaultKey:
         """Open the version that the URI selects, with its certificate."""
         session, location = self._session.get(), _require_supported_location(uri)
         info, settles_at = self._choose(uri, location, certificate, timeout)
@@ -262,6 +264,10 @@ class KeyVaultStore(
                     uri=uri,
                 )
             key_management.delete(session, location, purge=uri.get("purge"))
+
+    def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        """Return a function that signs with the SDK's own pipeline and transport, without retries."""
+        return self.open(uri, timeout=OWN_TIMEOUT).make_peer(algorithm)
 
     # Shared helpers.
 
