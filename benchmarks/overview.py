@@ -13,7 +13,7 @@ from pathlib import Path
 
 import goals
 import key_stores
-from goals import Part
+from goals import Goal, Part
 from keyvouch.bench import Interval, Key, Measurement, Plan, Run, as_json, find_knees, measure_keys
 from keyvouch.bench.intervals import median
 from keyvouch.bench.units import duration
@@ -129,6 +129,15 @@ def throughput(run: Run, names: dict[str, str]) -> str:
     return goals.table(["key", *(goals.threads(each) for each in THREADS), "knee"], rows)
 
 
+def goals_of(run: Run, names: dict[str, str]) -> Iterator[Goal]:
+    """Yield the goals: what the pages about TPMs say."""
+    for key in run.keys:
+        signature = find(run, key, "signature")
+        if signature and names[key.label].startswith("TPM"):
+            name = f"{names[key.label]}: a signature"
+            yield Goal(name, 10, goals.scaled(signature.rounds, 1e3), unit="ms")
+
+
 def keys(run: Run, names: dict[str, str]) -> Iterator[list[str]]:
     """Yield a row for each key: what it is."""
     for key in run.keys:
@@ -149,7 +158,8 @@ def measure_subject(seconds: float) -> Part:
         "The keys:",
         goals.table(["key", "algorithm", "plugin", "module"], keys(run, names)),
     ]
-    return Part("All stores", "\n\n".join(text), documents={"run": json.loads(as_json(run))}, plots={PLOT: run})
+    document = {"run": json.loads(as_json(run))}
+    return Part("All stores", "\n\n".join(text), list(goals_of(run, names)), document, {PLOT: run})
 
 
 if __name__ == "__main__":
