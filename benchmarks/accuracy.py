@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import goals
-
 from keyvouch.algorithms import Algorithm
 from keyvouch.bench import Plan, Run, compare_keys, find_knees, measure_keys
 from keyvouch.bench.intervals import Interval
@@ -44,7 +43,9 @@ def main(seconds: float) -> goals.Part:
         goals.Goal(f"two copies of a key are within the noise, of {runs} runs", runs * 0.95, exactly(equal), True),
         goals.Goal(f"a store made 10 % slower is found, of {runs} runs", runs * 0.95, exactly(slower), True),
         *(
-            goals.Goal(f"the knee of a store with {slots} slots, in steps from the right one", 1, exactly(steps(slots, knee)))
+            goals.Goal(
+                f"the knee of a store with {slots} slots, in steps from the right one", 1, exactly(steps(slots, knee))
+            )
             for slots, knee in knees.items()
         ),
         goals.Goal("a stall of 1 s at 200 per second, in p99.9", 0.9, exactly(stalled["p99.9"]), True, "s"),
