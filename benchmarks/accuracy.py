@@ -32,7 +32,7 @@ STALL = 1.0
 Sign = Callable[[object, bytes, Algorithm], bytes]
 
 
-def main(seconds: float) -> goals.Part:
+def measure_subject(seconds: float) -> goals.Part:
     """Measure stores of known speed, and return how often the conclusion was right."""
     runs = RUNS if seconds >= 1 else 3
     equal = sum(not is_different(two_stores(1.0, seconds)) for _ in range(runs))
@@ -136,4 +136,4 @@ def stall() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    goals.main(main)
+    goals.main(measure_subject)

@@ -34,6 +34,7 @@ Measure = Callable[[float], Part]
 def subjects() -> dict[str, Measure]:
     """Return the subjects in the order of the report."""
     # Imported here, so that the process of one subject does not import the others.
+    import accuracy
     import assertion
     import azure_key_vault
     import commands
@@ -44,7 +45,7 @@ def subjects() -> dict[str, Measure]:
 
     return {
         each.__name__: each.measure_subject
-        for each in (overview, assertion, softhsm, vault, azure_key_vault, commands, growth)
+        for each in (overview, accuracy, assertion, softhsm, vault, azure_key_vault, commands, growth)
     }
 
 
