@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import goals
-
 from keyvouch.algorithms import Algorithm
 from keyvouch.bench import Plan, Run, compare_keys, find_knees, measure_keys
 from keyvouch.bench.intervals import Interval
@@ -33,7 +32,7 @@ STALL = 1.0
 Sign = Callable[[object, bytes, Algorithm], bytes]
 
 
-def main(seconds: float) -> goals.Part:
+def measure_subject(seconds: float) -> goals.Part:
     """Measure stores of known speed, and return how often the conclusion was right."""
     runs = RUNS if seconds >= 1 else 3
     equal = sum(not is_different(two_stores(1.0, seconds)) for _ in range(runs))
@@ -44,7 +43,9 @@ def main(seconds: float) -> goals.Part:
         goals.Goal(f"two copies of a key are within the noise, of {runs} runs", runs * 0.95, exactly(equal), True),
         goals.Goal(f"a store made 10 % slower is found, of {runs} runs", runs * 0.95, exactly(slower), True),
         *(
-            goals.Goal(f"the knee of a store with {slots} slots, in steps from the right one", 1, exactly(steps(slots, knee)))
+            goals.Goal(
+                f"the knee of a store with {slots} slots, in steps from the right one", 1, exactly(steps(slots, knee))
+            )
             for slots, knee in knees.items()
         ),
         goals.Goal("a stall of 1 s at 200 per second, in p99.9", 0.9, exactly(stalled["p99.9"]), True, "s"),
@@ -130,9 +131,9 @@ def stall() -> dict[str, float]:
             return sign(key, message, algorithm)
 
         script.signing = stalling
-        run = measure_keys([script.uri], Plan(10, rate=200))
+        run = measure_keys([script.uri], Plan(rate=200))
     return max((each.latency for each in run.measurements if each.rate), key=lambda latency: latency["max"])
 
 
 if __name__ == "__main__":
-    goals.main(main)
+    goals.main(measure_subject)

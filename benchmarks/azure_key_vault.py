@@ -1,54 +1,46 @@
 """Signatures in Key Vault: keyvouch compared with the SDK's client and a bare POST with urllib3.
 
-    python benchmarks/azure_key_vault.py [--rounds N]
-
-The vault is the Key Vault simulator, on loopback in a separate process, so that the results show the cost of each
-client, not of the service. Contenders sign in turns, and a ratio is the median of the ratios of all rounds. 1 and 8
-threads.
+python benchmarks/azure_key_vault.py [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import json
-import multiprocessing
-import os
 import ssl
-import statistics
-import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import urllib3
-
+import goals
 import keyvouch
+from goals import Goal, Part, relative_time
+from key_stores import KeyVault, key_vault_simulator
+from keyvouch.bench import Contender, Interval, Samples, measure
+from keyvouch.bench.intervals import median
 
-TESTS = Path(__file__).parent.parent / "plugins" / "keyvouch-azure-keyvault" / "tests"
-SIGNATURES = 200
-"""Number of signatures per contender in one round."""
+THREADS = (1, 8)
+API = "api-version=2025-07-01"
+MESSAGE = b"message"
+SDK, BARE, HTTPS, PIPELINE, CLIENT, OURS = (
+    "azure-keyvault-keys",
+    "urllib3, a bare POST",
+    "-- keyvouch.https",
+    "-- the SDK's pipeline",
+    "-- the SDK's client",
+    "keyvouch",
+)
+INTRODUCTION = """\
+ES256, with the Key Vault simulator on loopback in a process of its own, which takes most of the time: the table shows
+what each client adds. The lines that begin with `--` are keyvouch's own layers, each including the ones above it. With
+several threads, the time is the wall-clock time divided by the number of signatures."""
 
 
-def serve(folder: str, pipe: Any) -> None:
-    """Run the vault until the pipe is closed; send the URI, the key id, the CA file and the environment."""
-    sys.path.insert(0, str(TESTS))
-    import azure_simulator
-
-    with azure_simulator.running(Path(folder)) as vault:
-        uri = vault.make("bench", "P-256")
-        key_id = f"{vault.address}/keys/bench/{vault.keys['bench'].newest.version}"
-        told = {name: value for name, value in os.environ.items() if name.startswith("AZURE_")}
-        pipe.send((uri, key_id, str(vault.ca_file), told))
-        pipe.recv()
-
-
-def contenders(uri: str, key_id: str, ca_file: str) -> dict[str, Callable[[], object]]:
-    """Return each contender's function for one signature; each has already signed once."""
+def operations(vault: KeyVault) -> dict[str, Callable[[], object]]:
+    """Return what makes one signature, by name."""
+    import urllib3
     from azure.core.rest import HttpRequest
     from azure.identity import EnvironmentCredential
     from azure.keyvault.keys.crypto import CryptographyClient, SignatureAlgorithm
@@ -58,79 +50,71 @@ def contenders(uri: str, key_id: str, ca_file: str) -> dict[str, Callable[[], ob
     from keyvouch.secrets import SecretResolver
     from keyvouch_azure_keyvault.session import Session
 
-    digest = hashlib.sha256(b"message").digest()
-    credential = EnvironmentCredential(connection_verify=ca_file, disable_instance_discovery=True)
-    sdk = CryptographyClient(key_id, credential, verify_challenge_resource=False, connection_verify=ca_file)
+    uri, key_id = vault.make("P-256")
+    digest = hashlib.sha256(MESSAGE).digest()
+    credential = EnvironmentCredential(connection_verify=vault.ca_file, disable_instance_discovery=True)
+    sdk = CryptographyClient(key_id, credential, verify_challenge_resource=False, connection_verify=vault.ca_file)
     signer = keyvouch.open_signer(uri)
-    pool = urllib3.PoolManager(maxsize=8, ssl_context=ssl.create_default_context(cafile=ca_file))
+    pool = urllib3.PoolManager(maxsize=8, ssl_context=ssl.create_default_context(cafile=vault.ca_file))
     token = credential.get_token("https://vault.azure.net/.default").token
-    body = json.dumps({"alg": "ES256", "value": base64.urlsafe_b64encode(digest).rstrip(b"=").decode()}).encode()
+    fields = {"alg": "ES256", "value": base64.urlsafe_b64encode(digest).rstrip(b"=").decode()}
+    body, address = json.dumps(fields).encode(), f"{key_id}/sign?{API}"
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
     def bare() -> bytes:
-        answer = pool.request("POST", f"{key_id}/sign?api-version=2025-07-01", body=body, headers=headers)
+        answer = pool.request("POST", address, body=body, headers=headers)
         return base64.urlsafe_b64decode(answer.json()["value"] + "==")
 
-    # The layers of keyvouch, bottom up: its connections, the SDK's pipeline, the SDK's client, the signer.
+    # The layers of keyvouch, bottom up: its connections, the SDK's pipeline, the SDK's client.
     session = Session(parse(uri), SecretResolver())
     session.log_in(30)
-    client = session.signing_client(session.keys.get_key("bench"))
-    pools = Pools(Limits(), ca_file=ca_file)
-    address = f"{key_id}/sign?api-version=2025-07-01"
-
-    made: dict[str, Callable[[], object]] = {
-        "azure-keyvault-keys": lambda: sdk.sign(SignatureAlgorithm.es256, digest),
-        "urllib3": bare,
-        "  keyvouch.https": lambda: pools.request("POST", address, body, headers),
-        "  the SDK's pipeline": lambda: client.send_request(HttpRequest("POST", address, json=json.loads(body))).json(),
-        "  the SDK's client": lambda: client.sign(SignatureAlgorithm.es256, digest),
-        "keyvouch": lambda: signer.sign(b"message", "ES256"),
+    client = session.signing_client(session.keys.get_key("P-256"))
+    pools = Pools(Limits(), ca_file=vault.ca_file)
+    return {
+        SDK: partial(sdk.sign, SignatureAlgorithm.es256, digest),
+        BARE: bare,
+        HTTPS: partial(pools.request, "POST", address, body, headers),
+        PIPELINE: lambda: client.send_request(HttpRequest("POST", address, json=fields)).json(),
+        CLIENT: partial(client.sign, SignatureAlgorithm.es256, digest),
+        OURS: partial(signer.sign, MESSAGE, "ES256"),
     }
-    for each in made.values():
-        each()
-    return made
 
 
-def timed(sign: Callable[[], object], threads: int) -> float:
-    """Return the milliseconds per signature, for many signatures in this many threads."""
-
-    def work() -> None:
-        for _ in range(SIGNATURES // threads):
-            sign()
-
-    running = [threading.Thread(target=work) for _ in range(threads)]
-    began = time.perf_counter()
-    for each in running:
-        each.start()
-    for each in running:
-        each.join()
-    return (time.perf_counter() - began) * 1000 / SIGNATURES
+def part_of_overhead(found: dict[str, Samples]) -> Interval:
+    """Return what keyvouch adds to a bare POST, as a part of what the SDK adds."""
+    rounds = zip(found[OURS].rounds, found[SDK].rounds, found[BARE].rounds, strict=False)
+    return median([(ours - bare) / (sdk - bare) for ours, sdk, bare in rounds if sdk != bare])
 
 
-def main() -> None:
-    """Print a line for each contender and number of threads."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    with tempfile.TemporaryDirectory() as folder:
-        server = context.Process(target=serve, args=(folder, theirs))
-        server.start()
-        try:
-            uri, key_id, ca_file, environment = ours.recv()
-            os.environ |= environment
-            made = contenders(uri, key_id, ca_file)
-            for threads in (1, 8):
-                taken = [{name: timed(sign, threads) for name, sign in made.items()} for _ in range(rounds)]
-                for name in made:
-                    middle = statistics.median(each[name] for each in taken)
-                    ratio = statistics.median(each[name] / each["azure-keyvault-keys"] for each in taken)
-                    print(f"{threads} threads  {name:22} {middle:6.2f} ms  {ratio:5.2f} of the SDK's")
-        finally:
-            ours.send(None)
-            server.join(10)
+def measure_subject(seconds: float) -> Part:
+    """Measure with each number of threads."""
+    results: dict[int, dict[str, Samples]] = {}
+    with tempfile.TemporaryDirectory() as folder, key_vault_simulator(Path(folder)) as vault:
+        made = operations(vault)
+        for threads in THREADS:
+            contenders = [Contender(name, each, threads=threads) for name, each in made.items()]
+            samples = measure(contenders, seconds=seconds)
+            results[threads] = {each.contender.name: each for each in samples}
+    rows, wanted = list[list[str]](), list[Goal]()
+    for threads, found in results.items():
+        name = goals.threads(threads)
+        for title, own in found.items():
+            measured = relative_time(own, found[SDK])
+            time = goals.figure(goals.scaled(own.rounds, 1e3).value)
+            rows.append([str(threads), title, time, goals.figure(measured.value), goals.interval(measured)])
+        ours = relative_time(found[OURS], found[SDK])
+        wanted.append(Goal(f"{name}: keyvouch, relative to the SDK's CryptographyClient", 1.03, ours))
+        wanted.append(
+            Goal(f"{name}: added to a bare POST, relative to the SDK, stretch goal", 0.5, part_of_overhead(found))
+        )
+    head = ["threads", "client", "ms per signature", "relative to the SDK", "99 % confidence"]
+    return Part(
+        "A signature in Key Vault",
+        f"{INTRODUCTION}\n\n{goals.table(head, rows)}",
+        wanted,
+        {goals.threads(threads): goals.documents(found.values()) for threads, found in results.items()},
+    )
 
 
 if __name__ == "__main__":
-    main()
+    goals.main(measure_subject)

@@ -1,36 +1,55 @@
 """The cost of the next call when there is already a lot: tokens, assertions, signers, installed stores.
 
-    python benchmarks/growth.py [--rounds N] [--json FILE]
+    python benchmarks/growth.py [--quick]
 
-Each table compares the same call with few and with many entries; its ratio should be close to 1 and must not exceed the
-growth. Memory is the increase in Python's allocator, per entry.
+Each pair compares the same call with few and with many entries. Memory is the increase in Python's allocator, per
+entry.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import gc
-import json
 import os
 import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
+import pytest
+
+import goals
 import keyvouch
+import workers
+from goals import Goal, Part, relative_time
+from key_stores import pem_files
 from keyvouch._core import registry
 from keyvouch.assertion import ClientAssertion
-from keyvouch.bench import Contender, Result, measure, result_table, to_json
+from keyvouch.bench import Contender, Samples, measure
+from keyvouch.bench.units import duration
 from keyvouch.entra.msal import ConfidentialClient
 from keyvouch.testing.authority import Authority
 
 ENTRIES, SIGNERS, PLUGINS = 10_000, 1_000, 200
+MOST = 1.1
+"""How many times as long the next call may take with many entries."""
+SIGNATURES, FORKS = 500, 5
+"""How often a worker repeats an operation at a time."""
 MESSAGE = b"x" * 500
+INTRODUCTION = (
+    "The cost of the next call does not depend on how much there is already; nothing grows faster than linearly."
+)
+COSTS = "The cost of each additional item, with the time while allocations are traced:"
+LINEAR = "The times of a fork and of the search for plugins grow linearly with the signers and plugins."
+
+Pair = tuple[str, Samples, Samples, float]
+"""A call, measured with few and with many entries, and how many calls an operation is."""
 
 
-def measure_growth(title: str, number: int, add_entries: Callable[[], object]) -> str:
+def cost(title: str, number: int, add_entries: Callable[[], object]) -> str:
     """Run `add_entries`, and return a line with memory and time per entry."""
     gc.collect()
     tracemalloc.start()
@@ -41,115 +60,99 @@ def measure_growth(title: str, number: int, add_entries: Callable[[], object]) -
     allocated = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     del entries
-    per_entry = f"{allocated / number:,.0f} bytes and {seconds / number * 1e6:,.0f} us"
-    return f"{title}: {per_entry} for each of {number:,}."
+    return f"- {title}: {allocated / number:,.0f} bytes and {duration(seconds / number)} for each of {number:,}."
 
 
-def make_key(folder: Path, name: str) -> str:
-    """Make a P-256 key in a PEM file."""
-    uri = f"pem:{folder / name}.pem"
-    with keyvouch.open_store(uri) as store:
-        store.generate(keyvouch.KeySpec(key_type="P-256"))
-    return uri
-
-
-def tokens(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
+def tokens(uri: str, seconds: float) -> tuple[list[Pair], str]:
     """Cached tokens of one client: getting a cached token with one entry and with ten thousand."""
-    with Authority(algorithms=["ES256"]) as authority, keyvouch.open_signer(make_key(folder, "tokens")) as signer:
+    with Authority(algorithms=["ES256"]) as authority, keyvouch.open_signer(uri) as signer:
         app = authority.register(certificates=signer.chain)
-
-        def client() -> ConfidentialClient:
-            return ConfidentialClient(
+        few, many = (
+            ConfidentialClient(
                 app.client_id,
                 [signer],
                 authority=authority.authority,
                 ca_file=authority.ca_file,
                 instance_discovery=False,
             )
-
-        few, many = client(), client()
-        for each in (few, many):
-            each.access_token(["api://0/.default"])
-
-        def fill() -> None:
-            for number in range(1, ENTRIES):
-                many.token_cache.add(
-                    {
-                        "client_id": app.client_id,
-                        "scope": [f"api://{number}/.default"],
-                        "token_endpoint": many.authority.token_endpoint,
-                        "response": {"access_token": "e30." * 300, "expires_in": 3600, "token_type": "Bearer"},
-                    }
-                )
-
-        line = measure_growth("tokens", ENTRIES, fill)
-        results = measure(
-            [
-                Contender("a cached token, of 1", lambda: few.access_token(["api://0/.default"])),
-                Contender(f"a cached token, of {ENTRIES:,}", lambda: many.access_token(["api://0/.default"])),
-                Contender(f"the last one of {ENTRIES:,}", lambda: many.access_token([f"api://{ENTRIES - 1}/.default"])),
-            ],
-            rounds=rounds,
+            for _ in range(2)
         )
-        few.close()
-        many.close()
-    return line, {"tokens": results}
+        with contextlib.closing(few), contextlib.closing(many):
+            for each in (few, many):
+                each.access_token(["api://0/.default"])
+            line = cost("tokens", ENTRIES, lambda: _fill(many, app.client_id))
+            calls = [partial(each.access_token, ["api://0/.default"]) for each in (few, many)]
+            last = partial(many.access_token, [f"api://{ENTRIES - 1}/.default"])
+            own, other, latest = measure(_contenders([*calls, last]), seconds=seconds)
+    name = f"a token from the cache, of 1 and of {ENTRIES:,}"
+    return [(name, own, other, 1), (f"{name}, the last one", own, latest, 1)], line
 
 
-def assertions(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
-    """Assertions for ten thousand clients, cached for reuse."""
-    with keyvouch.open_signer(make_key(folder, "assertions")) as signer:
+def _fill(client: ConfidentialClient, client_id: str) -> None:
+    for number in range(1, ENTRIES):
+        client.token_cache.add(
+            {
+                "client_id": client_id,
+                "scope": [f"api://{number}/.default"],
+                "token_endpoint": client.authority.token_endpoint,
+                "response": {"access_token": "e30." * 300, "expires_in": 3600, "token_type": "Bearer"},
+            }
+        )
+
+
+def assertions(uri: str, seconds: float) -> tuple[list[Pair], str]:
+    """Assertions for ten thousand clients, of which a bounded number is kept for reuse."""
+    with keyvouch.open_signer(uri) as signer:
         few, many = ClientAssertion(signer, reuse=500), ClientAssertion(signer, reuse=500)
         first = {"client_id": "0", "token_endpoint": "https://login.microsoftonline.com/0/oauth2/v2.0/token"}
-        few(first)
 
         def fill() -> None:
             for number in range(ENTRIES):
                 many({**first, "client_id": str(number)})
 
-        line = measure_growth("assertions cached for reuse", ENTRIES, fill)
-        fresh = ClientAssertion(signer)
-        results = measure(
-            [
-                Contender("a cached assertion, of 1", lambda: few(first)),
-                Contender(f"a cached assertion, of {ENTRIES:,}", lambda: many(first)),
-                Contender("a new assertion, with all these cached", lambda: fresh(first)),
-            ],
-            rounds=rounds,
+        line = cost(
+            "clients whose assertions are reused, of which a bounded number is kept; with the signature", ENTRIES, fill
         )
-    return line, {"assertions": results}
+        own, other = measure(_contenders([partial(few, first), partial(many, first)]), seconds=seconds)
+    return [(f"a reused assertion, of 1 and of {ENTRIES:,} clients", own, other, 1)], line
 
 
-def signers(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
-    """A signature with one open signer and with a thousand; and a fork with them."""
-    with keyvouch.open_signer(make_key(folder, "first")) as first:
-        opened: list[keyvouch.Signer] = []
-        contenders = [Contender("a signature", lambda: first.sign(MESSAGE, "ES256")), Contender("a fork", _fork)]
-        with_one = measure(contenders, rounds=rounds)
-        uri = make_key(folder, "many")
-        line = measure_growth(
-            "signers", SIGNERS, lambda: opened.extend(keyvouch.open_signer(uri) for _ in range(SIGNERS))
-        )
-        last = opened[-1]
-        with_many = measure(
-            [*contenders, Contender("a signature with the last one", lambda: last.sign(MESSAGE, "ES256"))],
-            rounds=rounds,
-        )
-        begin = time.perf_counter()
-        for each in opened:
-            each.close()
-        line += f" Closing them: {(time.perf_counter() - begin) / SIGNERS * 1e6:,.0f} us each."
-    return line, {"with 1 signer": with_one, f"with {SIGNERS:,} signers": with_many}
+def signers(uri: str, seconds: float) -> tuple[list[Pair], str]:
+    """A signature and a fork, in a process with one open signer and in one with a thousand."""
+    opened: list[keyvouch.Signer] = []
+    line = cost("signers", SIGNERS, lambda: opened.extend(keyvouch.open_signer(uri) for _ in range(SIGNERS)))
+    begin = time.perf_counter()
+    for each in opened:
+        each.close()
+    line += f" Closing them takes {duration((time.perf_counter() - begin) / SIGNERS)} each."
+    pairs = list[Pair]()
+    for name, make, times in (("a P-256 signature", signing, SIGNATURES), ("a fork", forking, FORKS)):
+        with workers.python(make, uri, 1) as few, workers.python(make, uri, SIGNERS) as many:
+            own, other = measure(_contenders([partial(each, times) for each in (few, many)]), seconds=seconds)
+        pairs.append((f"{name}, with 1 and {SIGNERS:,} signers", own, other, times))
+    return pairs, line
 
 
-def _fork() -> None:
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
+def signing(uri: str, number: int) -> workers.Operation:
+    """Open the key this many times, and return what signs with the last one."""
+    opened = [keyvouch.open_signer(uri) for _ in range(number)]
+    return lambda: opened[-1].sign(MESSAGE, "ES256")
 
 
-def plugins(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
+def forking(uri: str, number: int) -> workers.Operation:
+    """Open the key this many times, and return what forks."""
+    opened = [keyvouch.open_signer(uri) for _ in range(number)]
+
+    def fork(_: object = opened) -> None:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+
+    return fork
+
+
+def plugins(folder: Path, seconds: float) -> tuple[list[Pair], str]:
     """Finding a store among the installed ones, and among two hundred others."""
     for number in range(PLUGINS):
         info = folder / "site" / f"keyvouch_store{number}-1.0.dist-info"
@@ -159,52 +162,56 @@ def plugins(folder: Path, rounds: int) -> tuple[str, dict[str, list[Result]]]:
             f"[{registry.GROUP}]\nstore{number} = not_there{number}:Store [contract1]\n"
         )
 
-    def find(*more: str) -> Callable[[], object]:
-        def benchmark() -> object:
-            registry.store_class.cache_clear()
-            sys.path.extend(more)
-            try:
-                return registry.store_class("pfx")
-            finally:
-                del sys.path[len(sys.path) - len(more) :]
+    def find(*more: str) -> object:
+        registry.store_class.cache_clear()
+        sys.path.extend(more)
+        try:
+            return registry.store_class("pfx")
+        finally:
+            del sys.path[len(sys.path) - len(more) :]
 
-        return benchmark
-
-    uri = make_key(folder, "plugins")
-    with keyvouch.open_signer(uri) as signer:
-        results = measure(
-            [
-                Contender("finding a store", find()),
-                Contender(f"finding a store among {PLUGINS} others", find(str(folder / "site"))),
-                Contender("a signature, after that", lambda: signer.sign(MESSAGE, "ES256")),
-            ],
-            rounds=rounds,
-        )
-    more = (results[1].median - results[0].median) / PLUGINS
-    return f"plugins: {more * 1e6:,.0f} us more for each of {PLUGINS}, once per process.", {"plugins": results}
+    own, other = measure(_contenders([find, partial(find, str(folder / "site"))]), seconds=seconds)
+    more = goals.difference(other, own, 1 / PLUGINS).value
+    name = f"finding a store, with 0 and {PLUGINS} more plugins; once per process"
+    return [(name, own, other, 1)], f"- plugins: {duration(more)} more for each of {PLUGINS}, once per process."
 
 
-def main() -> None:
-    """Run the benchmark and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    tables_by_title: dict[str, list[Result]] = {}
-    lines: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        os.umask(0o077)
-        os.environ["STATE_DIRECTORY"] = folder
-        for benchmark in (tokens, assertions, signers, plugins):
-            line, tables = benchmark(Path(folder), options.rounds)
-            lines.append(line)
-            tables_by_title |= tables
-            print(*(result_table(*each) for each in tables.items()), line, sep="\n\n", end="\n\n", flush=True)
-    if options.json:
-        options.json.write_text(
-            json.dumps({"growth": lines, "results": json.loads(to_json(tables_by_title))}, indent=2)
-        )
+def measure_subject(seconds: float) -> Part:
+    """Measure everything that grows."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patch,
+        pem_files(Path(folder)) as make,
+    ):
+        patch.setenv("STATE_DIRECTORY", folder)
+        uri = make("P-256")
+        found = [each(uri, seconds) for each in (tokens, assertions, signers)]
+        found.append(plugins(Path(folder), seconds))
+    pairs = [pair for own, _ in found for pair in own]
+    table = goals.table(["", "with few", "with many", "ratio", "99 % confidence"], [_row(each) for each in pairs])
+    lines = "\n".join(line for _, line in found)
+    return Part(
+        "Growth",
+        f"{INTRODUCTION}\n\n{table}\n\n{COSTS}\n\n{lines}\n\n{LINEAR}",
+        [
+            Goal(f"{name}: many relative to few", MOST, relative_time(many, few))
+            for name, few, many, _ in pairs
+            if not name.startswith(("a fork", "finding"))
+        ],
+        {name: goals.documents([few, many]) for name, few, many, _ in pairs},
+    )
+
+
+def _contenders(operations: Iterable[Callable[[], object]]) -> list[Contender]:
+    return [Contender(name, each) for name, each in zip(("few", "many", "last"), operations, strict=False)]
+
+
+def _row(pair: Pair) -> list[str]:
+    name, few, many, times = pair
+    cells = [duration(goals.scaled(each.rounds, 1 / times).value) for each in (few, many)]
+    measured = relative_time(many, few)
+    return [name, *cells, goals.figure(measured.value), goals.interval(measured)]
 
 
 if __name__ == "__main__":
-    main()
+    goals.main(measure_subject)

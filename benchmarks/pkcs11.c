@@ -1,4 +1,4 @@
-/* A minimal loop of C_SignInit and C_Sign: the baseline with which `pkcs11.py` compares keyvouch.
+/* A minimal loop of C_SignInit and C_Sign: the baseline with which `softhsm.py` compares keyvouch.
 
    pkcs11 MODULE TOKEN PIN LABEL MECHANISM DATA-LENGTH: for each line of standard input, a number N, it makes N
    signatures of DATA-LENGTH zero bytes with MECHANISM, a number, and prints the seconds that they took. For a negative

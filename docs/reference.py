@@ -28,6 +28,9 @@ MEANINGS = {
     7: "the authority refused the request",
 }
 
+OTHER = "| 8 | `keyvouch bench --fail-if-slower` has found something slower | |"
+"""The status that is not of an error."""
+
 
 def pages() -> dict[Path, str]:
     """Return the text that each of these pages should have."""
@@ -68,7 +71,7 @@ def exit_statuses() -> str:
         codes[each.exit_status].append(f"[`{each.code}`]({each.code}.md)")
     rows = [f"| {status} | {meaning} | {', '.join(codes[status])} |" for status, meaning in MEANINGS.items()]
     return "\n".join(
-        ["| status | meaning | codes |", "| --- | --- | --- |", "| 0 | done | |", *rows, "| 130 | interrupted | |"]
+        ["| status | meaning | codes |", "| --- | --- | --- |", "| 0 | done | |", *rows, OTHER, "| 130 | interrupted | |"]
     )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from keyvouch import certificate
 from keyvouch._core.signer import SIGN_TIMEOUT, Signer
+from keyvouch._formats.text_encodings import base64url
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
 from keyvouch.algorithms import RS256, Algorithm, find_algorithm
 from keyvouch.errors import ConfigurationError, StoreUnavailable, without_frames
@@ -280,8 +281,3 @@ def _base64url_uint(value: int, size: int | None = None) -> str:
 def _fixed_claims(audience: str, client_id: str) -> str:
     """Return the constant claims, as the beginning of a JSON object."""
     return json.dumps({"aud": audience, "iss": client_id, "sub": client_id}, separators=(",", ":"))[:-1]
-
-
-def base64url(data: bytes) -> bytes:
-    """Encode without padding (RFC 7515, section 2)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=")

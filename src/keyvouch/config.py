@@ -19,11 +19,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from keyvouch._core import environment, field_hints
-from keyvouch._secrets.redaction import redact
+from keyvouch._secrets.redaction import is_reference, redact
 from keyvouch._system import files, text
+from keyvouch._system.forks import IMPORTS
 from keyvouch.errors import AccessDenied, ConfigurationError
-from keyvouch.proxies import parse_proxy
-from keyvouch.uri import is_reference
 
 _LOCK_TIMEOUT = 10.0
 """Seconds to wait while another process adds a profile."""
@@ -327,10 +326,13 @@ def _require_printable(fields: Mapping[str, Any], source: str) -> None:
 
 def _require_proxy(profile: Profile, source: str) -> None:
     """Refuse an invalid proxy address, and credentials that are not a reference; neither is repeated in the error."""
-    try:
-        parse_proxy((profile.proxy or "http://none").encode())
-    except ValueError as error:
-        raise ConfigurationError(f"{source}: invalid proxy URL.", hint=f"{error}".capitalize() + ".") from None
+    if profile.proxy:
+        with IMPORTS:
+            from keyvouch.proxies import parse_proxy
+        try:
+            parse_proxy(profile.proxy.encode())
+        except ValueError as error:
+            raise ConfigurationError(f"{source}: invalid proxy URL.", hint=f"{error}".capitalize() + ".") from None
     if profile.proxy_credentials is not None and not is_reference(profile.proxy_credentials):
         raise ConfigurationError(
             f"{source}: proxy-credentials is not a reference to a secret.",

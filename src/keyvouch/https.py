@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 import ipaddress
 import re
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -91,10 +92,12 @@ class Pools:
         self.limits = limits
         """Deadlines of the threads' requests."""
         self._proxy, self._proxy_credentials = proxy, proxy_credentials
+        self._ca_file, self._client_certificate = ca_file, client_certificate
         self._context = tls.client_context(ca_file, client_certificate)
         # The client certificate is not for the proxy.
         self._proxy_context = tls.client_context(ca_file) if client_certificate else self._context
         self._pools: dict[str, urllib3.HTTPConnectionPool] = {}
+        self._plain_pools: list[urllib3.HTTPConnectionPool] = []
 
     def request(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
         """Send one request, once, and read the response.
@@ -137,21 +140,44 @@ class Pools:
         response.release_conn()
         return Reply(response.status, response.reason or "", response.headers, data)
 
+    def plain_pool(self, host: str) -> urllib3.HTTPConnectionPool:
+        """Return a pool of urllib3's own connections to a host, `https://host:port`, for a store's `OffersPeer.peer`.
+
+        Its TLS settings and its proxy are the same. Its requests have timeouts but no deadline, raise urllib3's errors,
+        and are not repeated or redirected. `close` closes it.
+        """
+        context = tls.plain_context(self._ca_file, self._client_certificate)
+        manager = self._manager(host, context, tls.plain_context(self._ca_file), read_timeout=OWN_TIMEOUT)
+        pool = manager.connection_from_url(host)
+        self._plain_pools.append(pool)
+        return pool
+
     def close(self) -> None:
         """Close all connections."""
-        for pool in list(self._pools.values()):
+        for pool in [*self._pools.values(), *self._plain_pools]:
             pool.close()
 
     def _connect(self, host: str) -> urllib3.HTTPConnectionPool:
-        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=None)  # reading ends with its `exchange`
-        options: dict[str, Any] = {"maxsize": _MAX_POOLED_CONNECTIONS, "ssl_context": self._context, "timeout": timeout}
+        # Reading ends with its `exchange`.
+        manager = self._manager(host, self._context, self._proxy_context, read_timeout=None)
+        manager.pool_classes_by_scheme = POOL_CLASSES
+        return manager.connection_from_url(host)
+
+    def _manager(
+        self, host: str, context: ssl.SSLContext, proxy_context: ssl.SSLContext, *, read_timeout: float | None
+    ) -> urllib3.PoolManager:
+        options: dict[str, Any] = {
+            "maxsize": _MAX_POOLED_CONNECTIONS,
+            "retries": False,
+            "ssl_context": context,
+            "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT, read=read_timeout),
+        }
         proxy = proxy_from_url(proxy_for(host, self._proxy), self._proxy_credentials)
         if proxy is None:
-            return _use_bounded_pools(urllib3.PoolManager(**options)).connection_from_url(host)
+            return urllib3.PoolManager(**options)
         if proxy.address.startswith("https:"):
-            options["proxy_ssl_context"] = self._proxy_context
-        manager = _use_bounded_pools(urllib3.ProxyManager(proxy.address, proxy_headers=proxy.headers(), **options))
-        return manager.connection_from_url(host)
+            options["proxy_ssl_context"] = proxy_context
+        return urllib3.ProxyManager(proxy.address, proxy_headers=proxy.headers(), **options)
 
 
 def is_loopback(url: str) -> bool:
@@ -221,11 +247,6 @@ def read_body(response: urllib3.BaseHTTPResponse) -> bytes:
         if response.length_remaining == 0 and "Content-Encoding" not in response.headers:
             break  # saves the call that would find the end
     return bytes(body)
-
-
-def _use_bounded_pools(manager: urllib3.PoolManager) -> urllib3.PoolManager:
-    manager.pool_classes_by_scheme = POOL_CLASSES
-    return manager
 
 
 def _timed_out(host: str) -> StoreUnavailable:

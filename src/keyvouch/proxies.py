@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import Protocol
-from urllib.parse import SplitResult, unquote, urlsplit
+from typing import TYPE_CHECKING, Protocol
 
+from keyvouch._system.forks import IMPORTS
 from keyvouch.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
+# urllib.parse, which is slow to import, is imported where there is a proxy.
 
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 """Characters that no credentials contain (RFC 7617, section 2)."""
@@ -35,6 +40,8 @@ class _Userinfo:
         self._parts = parts.username or "", parts.password or ""
 
     def reveal(self) -> str:
+        with IMPORTS:
+            from urllib.parse import unquote
         return ":".join(map(unquote, self._parts))
 
 
@@ -82,6 +89,8 @@ def parse_proxy(data: bytes) -> str:
 
 def invalid_reason(text: str, parts: SplitResult | None) -> str:
     """Return what is wrong with a proxy's address; empty if it is valid."""
+    with IMPORTS:
+        from urllib.parse import unquote
     url_form = "write http://host:port" + (", and percent-encode / ? # @ in the password" if "@" in text else "")
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         return url_form
@@ -98,6 +107,8 @@ def invalid_reason(text: str, parts: SplitResult | None) -> str:
 
 def _split_url(text: str) -> SplitResult | None:
     """Split an address; None if it is invalid. No error that contains the address is left behind."""
+    with IMPORTS:
+        from urllib.parse import urlsplit
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         _ = parts.port, parts.hostname

@@ -41,7 +41,7 @@ from keyvouch._core.uri_text import (
     percent,
 )
 from keyvouch._secrets.redaction import (
-    REFERENCE_KINDS,
+    is_reference,
     is_secret_name,
     redact,
     redact_userinfo,
@@ -378,15 +378,6 @@ def absolute_reference(reference: str) -> str:
     kind, _, path = reference.partition(":")
     is_relative = kind == "file" and path and not Path(path).is_absolute()
     return f"file:{files.absolute(Path(path))}" if is_relative else reference
-
-
-def is_reference(value: object) -> bool:
-    """Return True if a value is a reference to a secret, like `env:NAME`."""
-    if not isinstance(value, str):
-        return False
-    kind, colon, rest = value.partition(":")
-    # After a variable's name there may be a secret that a wrong separator has put there.
-    return kind in REFERENCE_KINDS and bool(colon) and (kind != "env" or re.fullmatch(r"[\w.-]*", rest) is not None)
 
 
 def _is_windows_path(text: str) -> bool:

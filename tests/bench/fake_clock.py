@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from keyvouch.bench import harness, rounds
+from keyvouch.bench import rounds
 
 
 class FakeClock:
@@ -39,8 +38,7 @@ class FakeClock:
 
 
 @pytest.fixture
-def clock(monkeypatch: Any) -> Iterator[FakeClock]:
+def clock(monkeypatch: Any) -> FakeClock:
     fake = FakeClock()
     monkeypatch.setattr(rounds, "time", fake)
-    monkeypatch.setattr(harness, "time", fake)
-    yield fake
+    return fake

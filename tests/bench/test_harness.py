@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def test_turns(clock: FakeClock) -> None:
         return Contender(name, operation)
 
     measure([contender("first"), contender("second")], seconds=3)
-    changes = sum(each != other for each, other in zip(calls, calls[1:], strict=False))
+    changes = sum(each != other for each, other in itertools.pairwise(calls))
     assert changes >= 20
 
 

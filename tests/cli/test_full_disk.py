@@ -115,11 +115,12 @@ def test_token_printed_with_old_cache(cache: Path) -> None:
 def test_token_without_home(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """An account without a home folder does not have a cache."""
 
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("Could not determine home directory.")
+    def fail(uid: int) -> None:
+        raise KeyError(uid)
 
     monkeypatch.delenv("CACHE_DIRECTORY")
-    monkeypatch.setattr("platformdirs.user_cache_path", fail)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", fail)
     assert keyvouch.connect("nightly").access_token()
     assert caplog.text.count("The token was not cached: This account has no home directory.") == 1
     profile = config.load().profile("nightly")

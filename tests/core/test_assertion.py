@@ -22,8 +22,9 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from keyvouch import ClientAssertion, open_signer
 from keyvouch import assertion as assertion_module
+from keyvouch._formats.text_encodings import base64url
 from keyvouch.algorithms import Algorithm
-from keyvouch.assertion import base64url, jwk_thumbprint, public_jwk
+from keyvouch.assertion import jwk_thumbprint, public_jwk
 from keyvouch.errors import (
     AlgorithmUnsupported,
     CertificateExpired,

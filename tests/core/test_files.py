@@ -195,11 +195,12 @@ def home_named_tilde(*arguments: object, **options: object) -> Path:
     return Path("~/.config/keyvouch")
 
 
-@pytest.mark.parametrize("find", [no_home, home_named_tilde])
-def test_account_without_home_directory(monkeypatch: pytest.MonkeyPatch, find: Callable[..., Path]) -> None:
-    """Without a home the working directory is not a fallback: it is neither read nor written."""
-    for kind in ("config", "state", "cache"):
-        monkeypatch.setattr(f"platformdirs.user_{kind}_path", find)
+def no_account(uid: int) -> None:
+    raise KeyError(uid)
+
+
+def require_no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that without a home the working directory is not a fallback: it is neither read nor written."""
     for name in ("STATE_DIRECTORY", "CACHE_DIRECTORY"):
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -207,6 +208,43 @@ def test_account_without_home_directory(monkeypatch: pytest.MonkeyPatch, find: C
     for find_folder in (files.state_folder, files.cache_folder):
         with pytest.raises(ConfigurationError, match="no home"):
             find_folder()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders")
+@pytest.mark.parametrize("home", [None, "", "home"])
+def test_account_without_home_directory(monkeypatch: pytest.MonkeyPatch, home: str | None) -> None:
+    """An account that neither HOME nor the system's database gives an absolute home has no folders of its own."""
+    monkeypatch.setattr("pwd.getpwuid", no_account)
+    if home is None:
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", home)
+    require_no_folders(monkeypatch)
+
+
+@pytest.mark.parametrize("find", [no_home, home_named_tilde])
+def test_account_without_home_directory_elsewhere(monkeypatch: pytest.MonkeyPatch, find: Callable[..., Path]) -> None:
+    """On other systems, whose folders platformdirs knows, such an account has none either."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    for kind in ("config", "state", "cache"):
+        monkeypatch.setattr(f"platformdirs.user_{kind}_path", find)
+    require_no_folders(monkeypatch)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders")
+@pytest.mark.parametrize("given", ["", " /elsewhere", "/elsewhere", "relative"])
+def test_folders_are_those_of_platformdirs(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """On Linux platformdirs is not imported, which takes long, but the folders are those that it returns."""
+    import platformdirs
+
+    for kind in ("CONFIG", "STATE", "CACHE"):
+        monkeypatch.setenv(f"XDG_{kind}_HOME", given)
+    for name in ("STATE_DIRECTORY", "CACHE_DIRECTORY", *(["HOME"] if given else [])):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert files.configuration_files()[0] == platformdirs.user_config_path("keyvouch") / "config.toml"
+    assert files.state_folder() == platformdirs.user_state_path("keyvouch")
+    assert files.cache_folder() == platformdirs.user_cache_path("keyvouch")
 
 
 # Locks

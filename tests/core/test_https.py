@@ -14,6 +14,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from keyvouch._system.sockets import MAX_RESPONSE_BYTES
 from keyvouch.errors import ConfigurationError, StoreUnavailable
@@ -119,6 +120,40 @@ def test_redirect_is_not_followed(server: Server, pools: Pools) -> None:
     )
     assert pools.request("GET", f"{server.address}/", None, {}).status == 307
     assert len(server.asked) == 1
+
+
+def test_plain_pool(server: Server, pools: Pools) -> None:
+    """A pool of urllib3's own trusts the same CA, repeats and redirects nothing, and is closed with the others."""
+    pool = pools.plain_pool(server.address)
+    assert type(pool) is urllib3.HTTPSConnectionPool
+    server.talk = lambda connection, _: connection.sendall(
+        b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"
+    )
+    assert pool.urlopen("POST", "/sign", body=b"{}").status == 307
+    server.talk = lambda connection, _: connection.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        pool.urlopen("POST", "/sign", body=b"{}")
+    assert server.asked == [b"POST /sign"] * 2
+    pools.close()
+    with pytest.raises(urllib3.exceptions.ClosedPoolError):
+        pool.urlopen("POST", "/sign", body=b"{}")
+
+
+def test_plain_pool_uses_the_proxy(limits: Limits) -> None:
+    """A pool of urllib3's own uses the same proxy, with its credentials."""
+    heads: list[bytes] = []
+
+    def refuse(connection: socket.socket, request: bytes) -> None:
+        heads.append(request)
+        connection.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+
+    with serving(None) as proxy:
+        proxy.talk = refuse
+        pools = Pools(limits, proxy=f"http://127.0.0.1:{proxy.port}", proxy_credentials=Secret("me:s:cret"))
+        with pytest.raises(urllib3.exceptions.ProxyError), contextlib.closing(pools):
+            pools.plain_pool("https://vault.test").urlopen("GET", "/")
+    assert proxy.asked == [b"CONNECT vault.test:443"]
+    assert b"Basic bWU6czpjcmV0\r\n" in heads[0]
 
 
 def test_unknown_servers_are_not_trusted(server: Server, limits: Limits, tls: tuple[ssl.SSLContext, str]) -> None:

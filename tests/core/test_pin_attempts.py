@@ -134,6 +134,8 @@ def test_other_failures_keep_refusals() -> None:
         b'{"salt": "00", "digests": [], "interrupted": ["00"]}',
         b'{"salt": "00", "digests": [], "interrupted": {"00": "1"}}',
         b'{"salt": "00", "digests": [], "interrupted": {"00": true}}',
+        b'{"salt": "00", "digests": [], "interrupted": {"0011": 1}}',
+        b'{"salt": "00", "digests": [], "interrupted": {"zz": 1}}',
         b'{"salt": "00", "digests": [], "interrupted": {}, "shows-failures": 1}',
         b'{"salt": "00", "digests": []}' + b" " * 2**21,
     ],
@@ -254,6 +256,41 @@ def test_record_does_not_contain_the_pin() -> None:
     assert "wrong" not in record().read_text()
     assert set(json.loads(record().read_text())) == {"salt", "digests", "interrupted", "shows-failures"}
     assert record().stat().st_mode & 0o777 == 0o600
+
+
+def test_interrupted_value_is_recorded_by_one_byte() -> None:
+    """What was interrupted may be the PIN: the record says little about it, and always the same byte."""
+    labels = set()
+    for _ in range(3):
+        assert interrupt("right", None)
+        entry = json.loads(record().read_text())
+        assert entry["digests"] == []
+        labels |= {*entry["interrupted"]}
+        record().unlink()  # the next record has another salt
+    (label,) = labels
+    assert len(bytes.fromhex(label)) == 1
+
+
+def test_other_value_with_the_label_of_an_interrupted_one() -> None:
+    """Of the values with one label, any may be the one that the token refused: they share the attempts."""
+    path = pin_records.record_path(TOKEN)
+    label = pin_records.label_of(path, lambda: "right")
+    similar = next(pin for pin in map(str, range(10_000)) if pin_records.label_of(path, pin.strip) == label)
+    assert [interrupt(similar, None) for _ in range(2)] == [True, True]
+    assert not accepted("right", None)
+    assert pin_records.forget_refusals() == 1
+    assert accepted("right", None)
+
+
+def test_accepted_value_needs_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest is slow on purpose: it is derived only for a refused value, and to compare a value with those."""
+    token = Token()
+    with monkeypatch.context() as patch:
+        patch.delattr("hashlib.scrypt")
+        assert token.log_in("right")
+    assert not token.log_in("wrong")
+    assert not token.log_in("wrong")
+    assert token.tries == 2
 
 
 def test_each_record_has_its_own_salt() -> None:
@@ -439,9 +476,9 @@ def test_token_that_locks_during_the_try() -> None:
 
 def test_records_of_earlier_versions() -> None:
     """A record from an earlier version does not say what was interrupted: every value in it was refused."""
-    assert interrupt("wrong", None)
+    assert not Token().log_in("wrong")
     entry = json.loads(record().read_text())
-    record().write_text(json.dumps({"salt": entry["salt"], "digests": list(entry["interrupted"])}))
+    record().write_text(json.dumps({"salt": entry["salt"], "digests": entry["digests"]}))
     assert not accepted("wrong", Flags())
     assert accepted("right", Flags())
 

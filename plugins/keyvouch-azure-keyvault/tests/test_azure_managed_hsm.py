@@ -17,6 +17,7 @@ from keyvouch.certificate import self_signed
 from keyvouch.errors import ConfigurationError, KeyUnusable
 from keyvouch.store import KeySpec
 from keyvouch.testing.relay import Proxy
+from peers import compared
 from scripted_store import is_signed
 
 HOST = "contoso.managedhsm.azure.net"
@@ -74,6 +75,22 @@ def test_key_signs_with_a_certificate_from_a_file(hsm: Hsm, tmp_path: Path) -> N
         signature = signer.sign(b"message", "ES256")
     assert is_signed(certificate.public_key(), signature, b"message", "ES256")
     assert hsm.proxy.asked[-1] == f"{HOST}:443"
+
+
+def test_peer_uses_the_proxy(hsm: Hsm) -> None:
+    """The SDK's own transport reaches the HSM through the proxy of the URI, and checks the same host name."""
+    hsm.vault.make_key("app", "P-256")
+    with compared(hsm.uri("key=app"), "ES256") as (_, key, peer):
+        asked = len(hsm.proxy.asked)
+        assert is_signed(key.public_key, peer(b"message"), b"message", "ES256")
+    assert hsm.proxy.asked[asked:] == [f"{HOST}:443"]
+
+
+def test_no_rate_limit_is_published(hsm: Hsm) -> None:
+    """A Managed HSM does not limit the rate of signatures."""
+    hsm.vault.make_key("app", "P-256")
+    with compared(hsm.uri("key=app"), "ES256") as (store, key, _):
+        assert store.rate_limit(key) is None
 
 
 def test_token_is_for_managed_hsm(hsm: Hsm) -> None:

@@ -13,6 +13,7 @@ from keyvouch.local_key import make_key
 from keyvouch.testing.authority import Authority
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import templates
+from loaded_modules import loaded_by
 from pkcs11_modules import only_token
 from scripted_store import is_signed
 from servers.oidc import OidcProvider
@@ -43,6 +44,15 @@ def test_unmodified_msal_signs_in(softhsm: UriOf, authority: Authority, oidc_pro
     generate(softhsm(), "RSA-2048")
     with keyvouch.open_signer(softhsm()) as signer:
         sign_in(signer, authority, oidc_provider)
+
+
+def test_sign_loads_only_what_it_uses(softhsm: UriOf) -> None:
+    """`keyvouch sign` loads nothing that creates keys, prints tables or sends requests."""
+    generate(softhsm(), "RSA-2048")
+    modules = loaded_by("sign", "--key", softhsm(), message="message")
+    assert "keyvouch_pkcs11.key" in modules
+    unused = {"importlib.metadata", "keyvouch.private_key", "msal", "platformdirs", "requests", "rich"}
+    assert unused.isdisjoint(modules)
 
 
 def test_id_is_bytes(softhsm: UriOf) -> None:

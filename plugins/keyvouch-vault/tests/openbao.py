@@ -41,11 +41,7 @@ seal "static" {{
   current_key_id = "tests"
   current_key    = "file://{folder}/seal.key"
 }}
-audit "file" "tests" {{
-  options {{
-    file_path = "{audit}"
-  }}
-}}
+{audit}
 {initialize}
 api_addr      = "https://localhost:{port}"
 cluster_addr  = "https://127.0.0.1:{cluster_port}"
@@ -73,9 +69,15 @@ initialize "tests" {{
   }}
 }}
 """
+_AUDIT = """audit "file" "tests" {{
+  options {{
+    file_path = "{path}"
+  }}
+}}"""
 _PEBBLE = """storage "pebbledb" {{
   path = "{folder}/data"
 }}"""
+IN_MEMORY = 'storage "inmem" {}'
 
 
 def free_port() -> int:
@@ -142,7 +144,9 @@ def _usage(*, issuing: bool) -> x509.KeyUsage:
 class Server:
     """An OpenBao process, with its files in a folder of its own."""
 
-    def __init__(self, folder: Path, storage: str | None = None, first: Server | None = None) -> None:
+    def __init__(
+        self, folder: Path, storage: str | None = None, first: Server | None = None, *, audited: bool = True
+    ) -> None:
         """Configure the server; a cluster's nodes have their own `storage`, and all but the first join `first`."""
         self.folder = folder
         self.port = free_port()
@@ -162,7 +166,7 @@ class Server:
                 folder=folder,
                 port=self.port,
                 cluster_port=free_port(),
-                audit=self.audit,
+                audit=_AUDIT.format(path=self.audit) if audited else "",
                 storage=storage or _PEBBLE.format(folder=folder),
                 initialize="" if first else _INITIALIZE,
             )
@@ -268,8 +272,8 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Server]:
-    server = Server(folder)
+def running(folder: Path, storage: str | None = None, *, audited: bool = True) -> Iterator[Server]:
+    server = Server(folder, storage, audited=audited)
     try:
         server.start()
         yield server

@@ -29,6 +29,8 @@ from keyvouch.errors import (
 from keyvouch.local_key import make_key
 from keyvouch.testing.authority import Authority
 from openbao import Server
+from peers import compared
+from scripted_store import is_signed
 from servers.oidc import OidcProvider
 from signing_in import run, sign_in
 from stores.key_material import make_pss_key
@@ -168,6 +170,8 @@ def test_key_in_a_namespace_and_mount(server: Server) -> None:
         login = uri.replace("auth=token&token=env:VAULT_TEST_TOKEN", "auth=userpass&username=ann&password=env:PW")
         with keyvouch.open_signer(login) as signer:
             assert signer.sign(b"message", "EdDSA")
+        with compared(login, "EdDSA") as (_, key, peer):
+            assert is_signed(key.public_key, peer(b"message"), b"message", "EdDSA")
 
 
 @pytest.mark.parametrize(

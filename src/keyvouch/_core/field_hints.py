@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from keyvouch._secrets.redaction import redact
+from keyvouch._system.forks import IMPORTS
 
 _SYNONYMS = {
     "app-id": "client-id",
@@ -64,6 +64,9 @@ def _unknown_field_hint(name: str, path: list[str], struct: type[msgspec.Struct]
 
 def nearest(name: str, known: list[str]) -> str | None:
     """Return the known name that this one means: the most similar one, also of other tools' names."""
+    with IMPORTS:
+        import difflib
+
     spelled = name.lower().replace("_", "-")
     spelled = _SYNONYMS.get(spelled, spelled)
     return next(iter(difflib.get_close_matches(spelled, known, n=1, cutoff=0.7)), None)
@@ -77,6 +80,9 @@ def _option(name: str, struct: type[msgspec.Struct]) -> str | None:
 
 
 def _value_hint(path: list[str], fields: Mapping[str, Any], struct: type[msgspec.Struct]) -> str:
+    with IMPORTS:
+        import difflib
+
     expected, name, value = _type_of(path, struct), ".".join(path), _value_at(path, fields)
     if choices := _choices(expected):
         spelled = _CLOUDS.get(str(value).lower(), str(value).lower())

@@ -218,6 +218,10 @@ def _require_attributes(uri: KeyUri) -> None:
 @forks.IMPORTS
 def import_early() -> None:
     """Import now, while forks wait, what is otherwise imported when a key is opened, used or made."""
+    if forks.process.never_forks:
+        return
+    import random  # noqa: F401 - as all of these: loaded for later
+
     import cryptography.exceptions
     import cryptography.hazmat.primitives.asymmetric.ed25519
     import cryptography.hazmat.primitives.asymmetric.padding

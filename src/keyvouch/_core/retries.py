@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 
 from keyvouch.errors import KeyvouchError, SessionLost, StoreUnavailable, Throttled
@@ -47,6 +46,8 @@ class Backoff:
         if isinstance(error, Throttled):
             if error.retry_after is not None:
                 return max(0.1, error.retry_after)  # some servers send 0, or a time in the past
+            import random
+
             self._throttled *= 2
             return self._throttled / 2 * random.uniform(0.9, 1.1)  # noqa: S311 - only to spread callers
         delay, self._unavailable = self._unavailable, min(2 * self._unavailable, _LONGEST_DELAY)

@@ -32,7 +32,7 @@ _FIRST_ATTRIBUTES = {
     "pfx": ("path",),
 }
 _DIGITS = r"[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64}"
-_SEPARATORS = re.compile("[:\\s\u200e\u200f-]")
+_SEPARATORS = ":-\u200e\u200f"
 _PROVIDER_PATH = re.compile(
     r"(?:[\w.\\/]*certificate::|cert:|windows:)?[\\/]*(LocalMachine|CurrentUser)[\\/]+(\w+)(?:[\\/]+(.*))?",
     re.IGNORECASE,
@@ -40,24 +40,18 @@ _PROVIDER_PATH = re.compile(
 """A path in PowerShell's drive `Cert:`; without the drive, as curl and stunnel write it."""
 _REFERENCED_KEY = re.compile(rf"(?:pem|pfx):(?:(?:{'|'.join(KEY_REFERENCE_KINDS)}):|[/.]).*")
 """The beginning of a URI of a file or reference, where a text may contain several."""
-_UNNAMED_THUMBPRINT = re.compile(
-    r"windows:(?:(\w+)[\\/]+)?([^;=?&\\/]+)((?:[;&][\w-]+=[^?]*)?)(?:\?.*)?", re.IGNORECASE
-)
+_UNNAMED_THUMBPRINT = r"(?i)windows:(?:(\w+)[\\/]+)?([^;=?&\\/]+)((?:[;&][\w-]+=[^?]*)?)(?:\?.*)?"
 _BYTE = "[ :]?[0-9A-Fa-f]{2}"
-_MARKED_THUMBPRINT = re.compile(
-    rf"windows:(?:[^?]*;)?thumbprint=\?+(?:{_BYTE}){{20}}(?:(?:{_BYTE}){{12}})?(?![0-9A-Fa-f])", re.IGNORECASE
-)
+_MARKED_THUMBPRINT = rf"(?i)windows:(?:[^?]*;)?thumbprint=\?+(?:{_BYTE}){{20}}(?:(?:{_BYTE}){{12}})?(?![0-9A-Fa-f])"
 """With the invisible mark that Windows' dialog copies, in a file whose encoding does not have it."""
-_VAULT_OBJECT = re.compile(
-    r"//([\w.-]+\.(?:vault|managedhsm)\.[\w.]+)(?::443)?/(keys|certificates|secrets)/([\w-]+)(?:/(\w+))?/?"
-)
-_TRANSIT_KEY = re.compile(r"v1/([\w/-]+)/(?:keys|sign)/([\w.-]+)/?")
+_VAULT_OBJECT = r"//([\w.-]+\.(?:vault|managedhsm)\.[\w.]+)(?::443)?/(keys|certificates|secrets)/([\w-]+)(?:/(\w+))?/?"
+_TRANSIT_KEY = r"v1/([\w/-]+)/(?:keys|sign)/([\w.-]+)/?"
 """The path of a key in Vault's API."""
 
 
 def undecoded(text: str) -> ConfigurationError | None:
     """Return the error for bytes of a command line that Python could not decode; None if there are none."""
-    if not re.search("[\udc80-\udcff]", text) or re.search("[\ud800-\udc7f\udd00-\udfff]", text):
+    if text.isascii() or not re.search("[\udc80-\udcff]", text) or re.search("[\ud800-\udc7f\udd00-\udfff]", text):
         return None
     identity, query, rest = text.partition("?")
     typed = "".join(each if each.isascii() else _percent(each) for each in identity)
@@ -80,14 +74,15 @@ def certificate_in_windows(text: str) -> ConfigurationError | None:
             hint=f"For a key in the Windows certificate store, write windows:thumbprint={digits}; for one in a file,"
             " pfx:PATH or pem:PATH.",
         )
-    if _MARKED_THUMBPRINT.match(text):
+    is_windows = text[:8].lower() == "windows:"
+    if is_windows and re.match(_MARKED_THUMBPRINT, text):
         return ConfigurationError(
             "Unexpected character in front of the thumbprint.",
             hint="Delete it: it was copied from the certificate dialog, and may be invisible in an editor.",
         )
     found = _PROVIDER_PATH.fullmatch(text)
     if found is None:
-        return _without_name(text)
+        return _without_name(text) if is_windows else None
     location = "LocalMachine" if found[1].lower() == "localmachine" else "CurrentUser"
     where = f"store={'My' if found[2].lower() == 'my' else found[2]};location={location}"
     digits = _thumbprint(found[3] or "")
@@ -101,7 +96,7 @@ def certificate_in_windows(text: str) -> ConfigurationError | None:
 
 def _without_name(text: str) -> ConfigurationError | None:
     """Return the error for a thumbprint without `thumbprint=`, perhaps after the name of its store."""
-    found = _UNNAMED_THUMBPRINT.fullmatch(text)
+    found = re.fullmatch(_UNNAMED_THUMBPRINT, text)
     if found is None or not (digits := _thumbprint(found[2])):
         return None
     store = f";store={found[1]}" if found[1] else ""
@@ -122,7 +117,7 @@ def require_no_ampersand(value: str, declared: Mapping[str, Any]) -> None:
 
 def _thumbprint(text: str) -> str:
     """Return the digits of a thumbprint, as tools show it; empty if the text is something else."""
-    digits = _SEPARATORS.sub("", text)
+    digits = "".join(each for each in text if each not in _SEPARATORS and not each.isspace())
     return digits.upper() if re.fullmatch(_DIGITS, digits) else ""
 
 
@@ -227,10 +222,10 @@ def attributes_of(scheme: str) -> str:
 
 
 def _for_address(rest: str) -> str:
-    if found := _VAULT_OBJECT.fullmatch(rest):
+    if found := re.fullmatch(_VAULT_OBJECT, rest):
         return f"Write '{_vault_uri(found)}'."
     host, _, path = _shown(rest.partition("?")[0]).removeprefix("//").partition("/")
-    found = _TRANSIT_KEY.fullmatch(path)
+    found = re.fullmatch(_TRANSIT_KEY, path)
     key = f"mount={found[1]};key={found[2]}" if found else "key=NAME"
     return f"For a key in Vault or OpenBao, write 'vault:address=https://{host};{key}?auth=...'."
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import urllib.parse
+import string
 from dataclasses import dataclass
 
 from keyvouch._secrets.redaction import KEY_REFERENCE_KINDS, REDACTED, REFERENCE_KINDS
 
+_UNRESERVED = f"{string.ascii_letters}{string.digits}-._~".encode()
 QUOTES = "'\"\u2018\u2019\u201a\u201b"
 """Characters that end quoted text: PowerShell treats curly quotes like straight ones."""
 
@@ -41,7 +42,8 @@ def encode_readable(data: bytes, keep: str = "") -> str:
 
 def encode_except(data: bytes, characters: str) -> str:
     """Percent-encode all bytes except ASCII letters, digits, `-._~` and these characters."""
-    return _without_marks(urllib.parse.quote(data, safe=characters))
+    kept = {*_UNRESERVED, *characters.encode()}
+    return _without_marks("".join(chr(byte) if byte in kept else f"%{byte:02X}" for byte in data))
 
 
 def encode_all(data: bytes) -> str:

@@ -1,7 +1,8 @@
-"""Keys and certificates in variables and credentials: base64, and PEM that has lost its line breaks."""
+"""base64url, and keys and certificates in variables and credentials: base64, and PEM that has lost its line breaks."""
 
 from __future__ import annotations
 
+import base64
 import binascii
 import re
 
@@ -12,6 +13,11 @@ _ESCAPED_LINE_END = re.compile(rb"(?:\\r)?\\n")
 """A line end as two characters, from JSON or a badly quoted variable."""
 _ARMOUR = re.compile(rb"(-----BEGIN [A-Z0-9 ]+-----)([^-]*+)(-----END [A-Z0-9 ]+-----)")
 """A block without headers, which contain hyphens. The search ends at the next hyphen, so that one pass finds all."""
+
+
+def base64url(data: bytes) -> bytes:
+    """Encode without padding (RFC 7515, section 2)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 def decode(data: bytes) -> bytes:

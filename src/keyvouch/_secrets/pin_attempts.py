@@ -1,11 +1,12 @@
 """Try a wrong PIN only once across threads, processes and restarts: a token counts failed tries, and then locks.
 
-The state folder contains one record per token, with a salted scrypt digest of each value whose try did not succeed. A
-value is recorded as interrupted before it is tried, and as refused once the token has refused it:
+The state folder contains one record per token, with a salted scrypt digest of each refused value. A value is recorded
+as interrupted before it is tried, by a label of one byte, and as refused once the token has refused it:
 
 - A refused value is not tried again until some value is accepted.
 - An interrupted value, whose process was killed during the login, is tried again if the token shows no failed try. If
-  the token has never been seen to show failed tries, the value is tried only once more.
+  the token has never been seen to show failed tries, the value is tried only once more. So is each other value with the
+  same label.
 - A record that is damaged, unreadable or not our own counts as a refusal of every value.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from keyvouch._secrets.pin_records import (
     UNSEAL,
     PinRecord,
+    label_of,
     make_records_folder,
     read_record,
     record_path,
@@ -88,14 +90,14 @@ def single_try(
     make_records_folder(path.parent)
     with _locks.held(target, timeout), files.locked(path.with_suffix(".lock"), timeout=end - time.monotonic()):
         before = read_record(path)
-        digest = before.digest(reveal)
-        _require_untried(path, before, digest, shows_failure)
-        write_record(path, before.with_try(digest))
+        label = label_of(path, reveal)
+        _require_untried(path, before, reveal, shows_failure)
+        write_record(path, before.with_try(label))
         try:
             yield
         except SecretIncorrect:
             shows = _shows_failure_now(shows_failure, before.shows_failures)
-            settle_record(path, replace(before.with_refusal(digest), shows_failures=shows))
+            settle_record(path, replace(before.with_refusal(reveal, label), shows_failures=shows))
             raise
         except StoreLocked:
             raise  # perhaps because of this try: the value stays recorded as interrupted
@@ -106,20 +108,23 @@ def single_try(
         settle_record(path, PinRecord(before.salt, shows_failures=before.shows_failures))
 
 
-def _require_untried(path: Path, record: PinRecord, digest: bytes, shows_failure: Callable[[], bool] | None) -> None:
+def _require_untried(
+    path: Path, record: PinRecord, reveal: Callable[[], str], shows_failure: Callable[[], bool] | None
+) -> None:
     """Raise `SecretIncorrect` for a value that was refused, or whose interrupted try may have been a refusal."""
     hint = (
         "Correct the PIN at the location that the reference names: a new value is tried immediately."
         f" If this one is correct, {UNSEAL}"
     )
-    if record.refuses(digest):
+    if record.refuses(reveal):
         raise SecretIncorrect(_REFUSED, hint=hint)
-    tries = record.interrupted.get(digest, 0)
+    label = label_of(path, reveal)
+    tries = record.interrupted.get(label, 0)
     if not tries:
         return
     is_known = shows_failure is not None and record.shows_failures
     if (shows_failure is not None and shows_failure()) or (tries > 1 and not is_known):
-        write_record(path, record.with_refusal(digest))
+        write_record(path, record.with_refusal(reveal, label))
         raise SecretIncorrect(_UNKNOWN, hint=hint)
 
 

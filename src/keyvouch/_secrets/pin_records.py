@@ -1,5 +1,7 @@
 """Records of refused PINs: one file for each token, with salted digests, in the state folder.
 
+A value whose try was interrupted may be the PIN itself, so its record contains only a label, which 1 in 256 values has.
+
 A record that other accounts could have written, or that is damaged, counts as a refusal of every value.
 """
 
@@ -25,6 +27,7 @@ UNSEAL = "run: keyvouch doctor --unseal"
 """The end of a hint: how to try a refused value once more."""
 _MAX_BYTES = 1024 * 1024
 """Maximum size of a record; thousands of refused values fit."""
+_LABEL_LENGTH = 2
 
 
 class DamagedRecordError(Exception):
@@ -38,8 +41,8 @@ class PinRecord:
     salt: bytes
     refused: frozenset[bytes] = frozenset()
     """Digests of the values that the token refused."""
-    interrupted: dict[bytes, int] = field(default_factory=dict)
-    """Number of tries that ended without an answer, by the value's digest."""
+    interrupted: dict[str, int] = field(default_factory=dict)
+    """Number of tries that ended without an answer, by the value's label."""
     shows_failures: bool = False
     """True if the token has been seen to show a failed try, so that showing none is meaningful."""
 
@@ -47,19 +50,22 @@ class PinRecord:
     def is_empty(self) -> bool:
         return not (self.refused or self.interrupted)
 
-    def digest(self, reveal: Callable[[], str]) -> bytes:
-        return hashlib.scrypt(reveal().encode(errors="surrogatepass"), salt=self.salt, n=2**14, r=8, p=1)
-
-    def refuses(self, digest: bytes) -> bool:
+    def refuses(self, reveal: Callable[[], str]) -> bool:
+        if not self.refused:
+            return False  # without deriving a digest, which takes longer than the login itself
+        digest = self._digest(reveal)
         return any(hmac.compare_digest(digest, each) for each in self.refused)
 
-    def with_try(self, digest: bytes) -> PinRecord:
-        tries = self.interrupted.get(digest, 0) + 1
-        return replace(self, interrupted={**self.interrupted, digest: tries})
+    def with_try(self, label: str) -> PinRecord:
+        tries = self.interrupted.get(label, 0) + 1
+        return replace(self, interrupted={**self.interrupted, label: tries})
 
-    def with_refusal(self, digest: bytes) -> PinRecord:
-        others = {each: tries for each, tries in self.interrupted.items() if each != digest}
-        return replace(self, refused=self.refused | {digest}, interrupted=others)
+    def with_refusal(self, reveal: Callable[[], str], label: str) -> PinRecord:
+        others = {each: tries for each, tries in self.interrupted.items() if each != label}
+        return replace(self, refused=self.refused | {self._digest(reveal)}, interrupted=others)
+
+    def _digest(self, reveal: Callable[[], str]) -> bytes:
+        return hashlib.scrypt(reveal().encode(errors="surrogatepass"), salt=self.salt, n=2**14, r=8, p=1)
 
 
 def forget_refusals() -> int:
@@ -106,6 +112,14 @@ def record_path(target: str) -> Path:
     return _records_folder() / f"{hashlib.sha256(target.encode(errors='surrogatepass')).hexdigest()[:32]}.json"
 
 
+def label_of(path: Path, reveal: Callable[[], str]) -> str:
+    """Return the label of a value for the token with this record: one byte in hexadecimal.
+
+    It has no salt: otherwise each record of the same value would reveal another byte.
+    """
+    return hashlib.sha256(path.name.encode() + reveal().encode(errors="surrogatepass")).hexdigest()[:_LABEL_LENGTH]
+
+
 def read_record(path: Path) -> PinRecord:
     """Return the record. Raises `SecretIncorrect` if it is damaged: it may have listed this very value as refused."""
     try:
@@ -129,7 +143,7 @@ def _read(folder: files.Folder, name: str) -> PinRecord:
             frozenset(map(_parse_digest, _of_type(entry["digests"], list))),
             # Records of earlier versions have only digests: all of them count as refused.
             {
-                _parse_digest(each): _of_type(tries, int)
+                _parse_label(each): _of_type(tries, int)
                 for each, tries in _of_type(entry.get("interrupted", {}), dict).items()
             },
             _of_type(entry.get("shows-failures", False), bool),
@@ -147,6 +161,12 @@ def _parse_digest(text: str) -> bytes:
     if not digest:
         raise ValueError("empty")
     return digest
+
+
+def _parse_label(text: str) -> str:
+    if len(bytes.fromhex(text)) * 2 != _LABEL_LENGTH:
+        raise ValueError("not a label")
+    return text
 
 
 def _of_type(value: object, kind: type[T]) -> T:
@@ -197,7 +217,7 @@ def write_record(path: Path, record: PinRecord) -> None:
     entry = {
         "salt": record.salt.hex(),
         "digests": sorted(each.hex() for each in record.refused),
-        "interrupted": {each.hex(): tries for each, tries in record.interrupted.items()},
+        "interrupted": record.interrupted,
         "shows-failures": record.shows_failures,
     }
     try:

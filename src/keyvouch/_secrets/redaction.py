@@ -30,9 +30,7 @@ _KEY = re.compile(
     rf"|(?<![A-Za-z0-9+/_-])(?:(?:{'|'.join(_SHORT)}|{_SHORT_DER})[A-Za-z0-9+/_-]{{30}}|(?:{_LONG})[A-Za-z0-9+/_-]{{150}})"
 )
 """A private key in PEM or as a JWK, or the base64 of one or of a PFX, also encoded twice."""
-_KEY_IN_TEXT = re.compile(
-    rf"(?!-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.{{0,30}}\Z)(?:\{{[^{{}}]*(?={_MEMBER})|{_KEY.pattern}).*", re.DOTALL
-)
+_KEY_IN_TEXT = rf"(?s)(?!-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.{{0,30}}\Z)(?:\{{[^{{}}]*(?={_MEMBER})|{_KEY.pattern}).*"
 """The same and all that follows; not the first line of a PEM block, without its contents, in an explanation."""
 
 _NAMED = re.compile(r"(?<![\w-])([\w-]+)(=|%3[dD]|:)")
@@ -58,6 +56,15 @@ def is_secret_name(name: str) -> bool:
     return any(word in name.lower() for word in _SECRET_WORDS)
 
 
+def is_reference(value: object) -> bool:
+    """Return True if a value is a reference to a secret, like `env:NAME`."""
+    if not isinstance(value, str):
+        return False
+    kind, colon, rest = value.partition(":")
+    # After a variable's name there may be a secret that a wrong separator has put there.
+    return kind in REFERENCE_KINDS and bool(colon) and (kind != "env" or re.fullmatch(r"[\w.-]*", rest) is not None)
+
+
 def redact_userinfo(value: str) -> str:
     """Return an attribute's value without the user and password of the address that it may contain."""
     return _USERINFO.sub(f"{REDACTED}@", value)
@@ -70,7 +77,7 @@ def contains_key(text: str) -> bool:
 
 def without_keys(text: str) -> str:
     """Return a message without the private key that someone took for a name or an option."""
-    return _KEY_IN_TEXT.sub(REDACTED, text)
+    return re.sub(_KEY_IN_TEXT, REDACTED, text)
 
 
 def redact(text: str) -> str:

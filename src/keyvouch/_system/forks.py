@@ -21,6 +21,8 @@ log = logging.getLogger("keyvouch")
 class _Process:
     fork_number = 0
     """Number of forks between the first process and this one; anything with another number belongs to a parent."""
+    never_forks = False
+    """True for a command: nothing need be imported early for the sake of its children, for it has none."""
 
 
 class ForkAware(Protocol):

@@ -26,7 +26,14 @@ _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
 
 
 def client_context(ca_file: str | None, client_certificate: tuple[str, str] | None = None) -> ssl.SSLContext:
-    """Return TLS settings for a client whose sockets end with their `exchange`.
+    """Return the settings of `plain_context` for a client whose sockets end with their `exchange`."""
+    context = plain_context(ca_file, client_certificate)
+    use_bounded_sockets(context)
+    return context
+
+
+def plain_context(ca_file: str | None, client_certificate: tuple[str, str] | None = None) -> ssl.SSLContext:
+    """Return TLS settings for a client.
 
     Trusts `ca_file`, else the file or folder that `$REQUESTS_CA_BUNDLE` or `$CURL_CA_BUNDLE` names, else those that
     OpenSSL's variables name, else the system's certificates; see `_trust_packaged`. Raises `AccessDenied` if this
@@ -56,7 +63,6 @@ def client_context(ca_file: str | None, client_certificate: tuple[str, str] | No
                 hint="Set ca-file to a PEM file of certificates.",
             ) from error
         raise _unusable(Path(bundle), ca_file, error) from error
-    use_bounded_sockets(context)
     if client_certificate:
         _use_client_certificate(context, client_certificate)
     return context

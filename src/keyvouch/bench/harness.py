@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,6 +49,8 @@ class Samples:
     cpu_seconds: float = 0.0
     count: int = 0
     """Operations that succeeded."""
+    total: float = 0.0
+    """The sum of their latencies."""
     warm_up_latency: float = 0.0
 
     @property
@@ -66,6 +67,7 @@ class Samples:
         """Add what a round has measured."""
         for each in made.latencies:
             self.histogram.record_value(min(max(1, each), _HIGHEST))
+        self.total += sum(made.latencies) / 1e9
         self.errors += made.errors
         self.first_error = self.first_error or made.first_error
         self.seconds += made.seconds
@@ -102,14 +104,13 @@ def measure(
         if not each.stopped:
             _warm_up(each, seconds, own)
     lengths = {id(each): _round_seconds(each, seconds) for each in own}
-    began = time.perf_counter()
     while running := [each for each in own if not _is_done(each, seconds)]:
         random.shuffle(running)
         for each in running:
             if not each.stopped:
                 _run(each, lengths[id(each)], own)
         if progress:
-            progress(_part_done(own, seconds, time.perf_counter() - began))
+            progress(statistics.fmean(_part_done(each, seconds) for each in own))
     return own
 
 
@@ -156,6 +157,6 @@ def _stop(own: Samples, samples: Sequence[Samples]) -> None:
             each.stopped = True
 
 
-def _part_done(samples: Sequence[Samples], seconds: float, spent: float) -> float:
-    left = sum(max(0.0, seconds - each.seconds) for each in samples if not _is_done(each, seconds))
-    return spent / (spent + left) if spent + left else 1.0
+def _part_done(own: Samples, seconds: float) -> float:
+    most = own.contender.most
+    return 1.0 if _is_done(own, seconds) else max(own.seconds / seconds, own.count / most if most else 0.0)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -24,8 +25,12 @@ from keyvouch.bench.intervals import median
 from keyvouch.bench.plan import Plan, Target
 from keyvouch.bench.rounds import Contender, Operation
 from keyvouch.bench.subjects import MESSAGE, Confirm, MeasuredSigner, Subject, prepare
+from keyvouch.errors import ConfigurationError
 from keyvouch.store import OffersPeer
 from keyvouch.uri import KeyUri
+
+if TYPE_CHECKING:
+    from keyvouch.entra.msal import ConfidentialClient
 
 _CONTEXT = {
     "client_id": "00000000-0000-0000-0000-000000000000",
@@ -76,25 +81,30 @@ def measure_keys(
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         machine=machine.this_machine(),
         versions=machine.versions(),
-        seconds=plan.seconds,
+        seconds=plan.duration,
         keys=(),
         measurements=(),
     )
     subjects = list[Subject]()
     results = _Results([], [])
     interrupted = False
+    resources = contextlib.ExitStack()
+    clients: dict[str, ConfidentialClient] = {}
     try:
         prepare(subjects, [each if isinstance(each, Target) else Target(each) for each in keys], plan, confirm)
+        if plan.token:
+            clients = {each.key.label: resources.enter_context(_client(each)) for each in subjects if each.algorithms}
         _measure(results, _openings(subjects, plan), plan, _part(progress, 0.0, _OPENINGS_PART))
         for each in subjects:
             if each.algorithms and not each.signer:
                 each.signer = each.open()
-        _measure(results, _of_open_keys(subjects, plan), plan, _part(progress, _OPENINGS_PART, 1.0))
+        _measure(results, _of_open_keys(subjects, plan, clients), plan, _part(progress, _OPENINGS_PART, 1.0))
     except KeyboardInterrupt:
         interrupted = True
     finally:
         for each in subjects:
             each.close()
+        resources.close()
     return _completed(run, subjects, results, interrupted=interrupted)
 
 
@@ -104,7 +114,7 @@ def _part(progress: Progress | None, begin: float, end: float) -> Progress | Non
 
 def _measure(results: _Results, tasks: Sequence[_Task], plan: Plan, progress: Progress | None) -> None:
     results.tasks += tasks
-    measure([each.contender for each in tasks], seconds=plan.longest, progress=progress, samples=results.samples)
+    measure([each.contender for each in tasks], seconds=plan.duration, progress=progress, samples=results.samples)
 
 
 def _openings(subjects: Sequence[Subject], plan: Plan) -> list[_Task]:
@@ -135,12 +145,14 @@ def _first_signature(subject: Subject) -> Iterator[Operation]:
         yield partial(signer.sign, MESSAGE, subject.algorithms[0])
 
 
-def _of_open_keys(subjects: Sequence[Subject], plan: Plan) -> list[_Task]:
+def _of_open_keys(subjects: Sequence[Subject], plan: Plan, clients: Mapping[str, ConfidentialClient]) -> list[_Task]:
     """Return what is measured with open keys, and a computation that shows the machine's own speed."""
     tasks = [_Task(Contender("reference", lambda: hashlib.sha256(_REFERENCE).digest(), most=plan.count))]
     for each in subjects:
         if each.signer:
             tasks += _of_open_key(each, each.signer, plan)
+        if each.key.label in clients:
+            tasks.append(_token_request(each, clients[each.key.label], plan))
     return tasks
 
 
@@ -156,19 +168,18 @@ def _of_open_key(subject: Subject, signer: MeasuredSigner, plan: Plan) -> Iterat
     if not subject.prompts:
         most = min(plan.count or _OPENINGS, _OPENINGS)
         yield _Task(Contender(f"{label} open_warm", each=partial(_opening, subject), most=most), label, "open_warm")
-    for number, algorithm in enumerate(subject.algorithms):
-        for threads in plan.threads if number == 0 or plan.algorithms else plan.threads[:1]:
+    first, (threads, *more) = subject.algorithms[0], plan.thread_numbers
+    for algorithm in subject.algorithms:
+        if algorithm is first or plan.algorithms:
+            for number in (threads, *more):
+                yield task("signature", algorithm, number, partial(signer.sign, MESSAGE, algorithm))
+        elif not plan.rate:
             yield task("signature", algorithm, threads, partial(signer.sign, MESSAGE, algorithm))
-    first, threads = subject.algorithms[0], plan.threads[0]
-    yield task("stored_key", first, threads, partial(signer.sign_in_store, MESSAGE, first))
     yield task("assertion", subject.preferred, threads, partial(ClientAssertion(signer), _CONTEXT))
-    if plan.peer and isinstance(signer.store, OffersPeer):
+    if not plan.rate:
+        yield task("stored_key", first, threads, partial(signer.sign_in_store, MESSAGE, first))
+    if not plan.rate and plan.peer and isinstance(signer.store, OffersPeer):
         yield task("peer", first, threads, _Peer(signer, signer.store, first))
-    if plan.token and subject.target.profile:
-        contender = Contender(
-            f"{label} token", each=_token_request(subject), most=min(plan.count or _TOKENS, _TOKENS), group=label
-        )
-        yield _Task(contender, label, "token")
 
 
 class _Peer:
@@ -188,22 +199,31 @@ class _Peer:
         return self._sign(MESSAGE)
 
 
-def _token_request(subject: Subject) -> Callable[[], contextlib.AbstractContextManager[Operation]]:
-    """Return what prepares a token request by a client of the key's profile."""
+def _client(subject: Subject) -> ConfidentialClient:
+    """Return a client of the key's profile that has only this key, and no cache in a file."""
     from keyvouch import config
     from keyvouch.entra.profile import make_client
 
     target = subject.target
-    assert target.profile is not None  # noqa: S101 - checked by the caller
+    if target.profile is None:
+        raise ConfigurationError(
+            f"The key {subject.key.label} is not from a profile, so it has no client that requests tokens.",
+            hint="Measure the keys of a profile, or leave out the tokens.",
+        )
     profile = config.replace(target.profile, {"keys": (opening.parse(target.uri).reveal(),), "token_cache": "memory"})
-    client = make_client(profile, target.profile_name, target.secrets)
+    return make_client(profile, target.profile_name, target.secrets)
+
+
+def _token_request(subject: Subject, client: ConfidentialClient, plan: Plan) -> _Task:
+    label = subject.key.label
 
     @contextlib.contextmanager
     def request() -> Iterator[Operation]:
         client.remove_tokens_for_client()
         yield client.access_token
 
-    return request
+    most = min(plan.count or _TOKENS, _TOKENS)
+    return _Task(Contender(f"{label} token", each=request, most=most, group=label), label, "token")
 
 
 def _completed(run: Run, subjects: Sequence[Subject], results: _Results, *, interrupted: bool) -> Run:
@@ -220,7 +240,7 @@ def _completed(run: Run, subjects: Sequence[Subject], results: _Results, *, inte
 def _measurement(task: _Task, own: Samples) -> Measurement:
     latency = {}
     if own.count:
-        latency = {"min": own.histogram.get_min_value() / 1e9, "mean": own.histogram.get_mean_value() / 1e9}
+        latency = {"min": own.histogram.get_min_value() / 1e9, "mean": own.total / own.count}
         latency |= {f"p{each:g}": own.latency(each) for each in (50, 90, 99, 99.9)}
         latency["max"] = own.histogram.get_max_value() / 1e9
     return Measurement(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from keyvouch._core import registry
 from keyvouch.bench.document import Machine
 
 
@@ -40,14 +41,10 @@ def versions() -> dict[str, str]:
     from cryptography.hazmat.backends.openssl.backend import backend
 
     wanted = ("cryptography", "msal", "urllib3", "azure-keyvault-keys", "azure-core", "hvac")
-    names = [each for each in wanted if _is_installed(each)]
-    names += sorted({each.metadata["Name"] for each in metadata.distributions() if _is_own(each.metadata["Name"])})
-    found = {name: metadata.version(name) for name in sorted(names)}
-    return {**found, "OpenSSL (cryptography)": backend.openssl_version_text(), "OpenSSL (Python)": ssl.OPENSSL_VERSION}
-
-
-def _is_own(name: str | None) -> bool:
-    return bool(name) and (name == "keyvouch" or str(name).startswith("keyvouch-"))
+    plugins = {each.distribution: each.version for each in registry.plugins()}
+    found = plugins | {name: metadata.version(name) for name in wanted if _is_installed(name)}
+    libraries = {"cryptography": backend.openssl_version_text(), "Python": ssl.OPENSSL_VERSION}
+    return dict(sorted(found.items())) | {f"OpenSSL ({user})": version for user, version in libraries.items()}
 
 
 def _is_installed(name: str) -> bool:

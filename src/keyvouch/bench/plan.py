@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
 
 _LONGEST, _MOST_THREADS, _HIGHEST_RATE = 86_400, 1024, 100_000
+_SECONDS, _SECONDS_WITH_RATE, _THREADS_WITH_RATE = 3.0, 10.0, 64
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,16 @@ class Target:
 class Plan:
     """What to measure, and for how long."""
 
-    seconds: float = 3.0
-    """For each measurement."""
+    seconds: float | None = None
+    """For each measurement. None: 3, or 10 with a rate, since a stall must be given time to occur."""
     count: int | None = None
     """Maximum number of operations in each measurement; it then ends there, however long it takes."""
-    threads: Sequence[int] = (1,)
+    threads: Sequence[int] = ()
+    """Numbers of threads to measure with, in an open loop the most operations in flight. None: 1, or 64 with a rate."""
     rate: float | None = None
-    """Signatures per second to start in an open loop."""
+    """Operations per second to start in an open loop: signatures with the preferred algorithm, and assertions."""
     algorithms: Sequence[str] = ()
-    """JOSE names. None: all that the key supports, with more threads only the preferred one."""
+    """JOSE names. None: all that the key supports, but with more threads or a rate only the preferred one."""
     token: bool = False
     """True to request access tokens, which requires a profile."""
     peer: bool = False
@@ -55,19 +57,28 @@ class Plan:
     """Price of a million signatures, for the keys of services that bill; for all keys if none of them does."""
 
     @property
-    def longest(self) -> float:
-        """Seconds after which a measurement ends."""
-        return self.seconds if self.count is None else float(_LONGEST)
+    def duration(self) -> float:
+        """Seconds for which each measurement is to run; with a count, the longest possible."""
+        if self.count is not None:
+            return float(_LONGEST)
+        if self.seconds is not None:
+            return self.seconds
+        return _SECONDS_WITH_RATE if self.rate else _SECONDS
+
+    @property
+    def thread_numbers(self) -> Sequence[int]:
+        """The numbers of threads to measure with."""
+        return self.threads or ((_THREADS_WITH_RATE if self.rate else 1),)
 
     def __post_init__(self) -> None:
         """Raise `ConfigurationError` for values that cannot be measured."""
         for name in self.algorithms:
             find_algorithm(name)
-        if not 0 < self.seconds <= _LONGEST or (self.count is not None and self.count < 1):
+        if not 0 < self.duration <= _LONGEST or (self.count is not None and self.count < 1):
             raise ConfigurationError(
                 "Invalid duration of a measurement.", hint=f"Use up to {_LONGEST} seconds, or a count of at least 1."
             )
-        if not self.threads or not all(1 <= each <= _MOST_THREADS for each in self.threads):
+        if not all(1 <= each <= _MOST_THREADS for each in self.threads):
             raise ConfigurationError(
                 "Invalid number of threads.", hint=f"Use numbers from 1 to {_MOST_THREADS}, such as 1,2,4,8."
             )

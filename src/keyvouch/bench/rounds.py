@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from keyvouch.errors import KeyvouchError, Throttled
 
 Operation = Callable[[], object]
-OPEN_LOOP_THREADS = 64
-"""Operations that an open loop can have in flight, unless the contender has its own number."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,7 @@ class Contender:
     each: Callable[[], AbstractContextManager[Operation]] | None = None
     """Instead of `operation`: prepares one operation, which is timed, and cleans up after it."""
     threads: int = 1
+    """In an open loop, the maximum number of operations in flight."""
     rate: float | None = None
     """Operations per second to start in an open loop; None for a closed loop."""
     most: int | None = None
@@ -147,7 +146,7 @@ def _open_loop(contender: Contender, seconds: float, most: int | None, stop: Sto
     number = max(1, round(rate * seconds))
     number = number if most is None else min(number, most)
     tickets = iter(range(number))
-    threads = min(contender.threads if contender.threads > 1 else OPEN_LOOP_THREADS, number)
+    threads = min(contender.threads, number)
     operation, clock = contender.operation, time.perf_counter_ns
     assert operation is not None  # noqa: S101 - only operations without a preparation are sent at a rate
     start = clock() + 1_000_000 * threads // 4 + 10_000_000  # when all threads are ready

@@ -51,7 +51,7 @@ def _keys(run: Run) -> Iterator[str]:
 def _facts(key: Key) -> str:
     if key.error:
         return f"not measured: {key.error}"
-    memory = None if key.memory is None else f"{size(key.memory)} of memory"
+    memory = f"{size(key.memory)} of memory" if key.memory else None
     facts = (key.profile and f"profile {key.profile}", key.key_type, key.module or key.plugin, memory)
     return ", ".join(filter(None, facts))
 

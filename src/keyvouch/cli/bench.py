@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -103,9 +104,9 @@ class _Files:
     shell_complete=complete_profiles,
     help="Measure this profile's keys; can be repeated. Default, without URIs: all profiles.",
 )
-@click.option("--threads", type=_Threads(), default=(1,), metavar="N,...", help="Threads to measure with, as 1,2,4,8.")
-@click.option("--rate", type=float, metavar="R", help="Start R operations per second, whether earlier ones have ended.")
-@click.option("--seconds", type=float, default=3.0, show_default=True, help="Duration of each measurement.")
+@click.option("--threads", type=_Threads(), default=(), metavar="N,...", help="Threads to measure with, as 1,2,4,8.")
+@click.option("--rate", type=float, metavar="R", help="Start R signatures per second, even if others are running.")
+@click.option("--seconds", type=float, help="Duration of each measurement. Default: 3, or 10 with --rate.")
 @click.option("--count", type=int, help="Number of operations in each measurement, instead of a duration.")
 @click.option("--algorithm", "algorithms", metavar="NAME", multiple=True, help="Algorithm to measure; can be repeated.")
 @click.option("--token", is_flag=True, help="Request access tokens too.")
@@ -122,7 +123,7 @@ def command(
     profiles: tuple[str, ...],
     threads: tuple[int, ...],
     rate: float | None,
-    seconds: float,
+    seconds: float | None,
     count: int | None,
     algorithms: tuple[str, ...],
     token: bool,
@@ -142,6 +143,7 @@ def command(
     counted.
     """
     _require_packages()
+    gc.enable()  # as in the programs that will use the keys
     from keyvouch import bench
 
     if fail_if_slower is not None and compare is None:

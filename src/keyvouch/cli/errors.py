@@ -7,7 +7,6 @@ JSON. `--debug` adds the traceback.
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import json
 import os
@@ -20,7 +19,7 @@ from typing import NoReturn
 import click
 
 from keyvouch._secrets.redaction import require_no_key, without_keys
-from keyvouch.cli import mistakes, streams
+from keyvouch.cli import streams
 from keyvouch.cli.output import printable
 from keyvouch.errors import ConfigurationError, KeyvouchError
 
@@ -34,9 +33,9 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
     try:
         for each in arguments or sys.argv[1:]:
             require_no_key(each)  # in an option that is not a URI, the error would show it
-        group.main(arguments, prog_name="keyvouch", standalone_mode=False)
+        ended = group.main(arguments, prog_name="keyvouch", standalone_mode=False)
         sys.stdout.flush()
-        status = 0
+        status = ended if isinstance(ended, int) else 0  # a command that called `Context.exit`
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, and SystemExit(0) is not success
         status = _report(error)
         streams.discard_unwritable()
@@ -45,7 +44,6 @@ def run(group: click.Group, arguments: list[str] | None) -> NoReturn:
 
 def _prepare() -> None:
     """Prepare the standard streams, and arrange for a clean exit on signals."""
-    gc.disable()  # garbage collection takes 5 % of the time of a command that runs for less than a second
     if not sys.warnoptions and not _is_debugging():  # warnings are for developers
         warnings.simplefilter("ignore")
     streams.prepare()
@@ -65,8 +63,6 @@ def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - requir
 def _report(error: BaseException) -> int:
     """Print the error that ended the command, and return the exit status."""
     match error:
-        case click.exceptions.Exit():
-            return error.exit_code
         case KeyvouchError():
             _print_error(error)
             return error.exit_status
@@ -99,6 +95,8 @@ def _report_unwritable_output(error: OSError) -> int:
 
 
 def _print_error(error: KeyvouchError) -> None:
+    from keyvouch.cli import mistakes
+
     fields = {
         "code": error.code,
         "message": error.message,
@@ -133,6 +131,8 @@ def _print_usage_error(error: click.ClickException) -> None:
     elif context is None:
         _print_text("usage", error.format_message(), "")
     else:
+        from keyvouch.cli import mistakes
+
         usage, command = context.get_usage(), context.command_path
         hint = mistakes.hint_for_usage(error) or f"{usage}\nSee `{command} --help`."
         _print_text("usage", error.format_message(), hint)

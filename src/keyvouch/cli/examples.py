@@ -68,7 +68,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "bench": (
         "keyvouch bench",
-        f"keyvouch bench {_PFX} 'pkcs11:token=prod;object=app?pin-source=prompt:'",
+        f"keyvouch bench {_PFX} 'pem:app.pem'",
         "keyvouch bench --rate 200 --profile nightly --report bench.html",
         "keyvouch bench --output json > before.json",
         "keyvouch bench --compare before.json --fail-if-slower 10%",

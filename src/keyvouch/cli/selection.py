@@ -112,9 +112,9 @@ def select(
 
 def warn_of_hidden_profile(name: str) -> None:
     """Warn root if its own configuration has a profile that is also in the machine's, which other accounts read."""
-    machine = files.configuration_files()[-1]
     if sys.platform == "win32" or os.geteuid() or environment.value_of("KEYVOUCH_CONFIG"):
         return
+    machine = files.configuration_files()[-1]
     with contextlib.suppress(KeyvouchError):
         own = config.load()
         if own.path not in (None, machine) and name in own.profiles and name in config.load(machine).profiles:

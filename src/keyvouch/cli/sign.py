@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 import click
 
+from keyvouch._formats.text_encodings import base64url
 from keyvouch.algorithms import ALGORITHMS, Algorithm, find_algorithm
-from keyvouch.assertion import base64url
 from keyvouch.cli.inputs import read_stream
 from keyvouch.cli.options import key_options, output_option
 from keyvouch.cli.output import present

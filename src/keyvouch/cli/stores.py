@@ -24,8 +24,9 @@ CAPABILITIES = {
     store.HoldsCertificates: "holds certificates",
     store.DeletesKeys: "deletes keys",
     store.ExportsKeys: "exports keys",
-    store.OffersPeer: "offers a peer to compare with",
     store.GrantsAccess: "grants access",
+    store.OffersPeer: "can be compared with its library",
+    store.PublishesLimits: "publishes rate limits",
 }
 _WIDTH = 80
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +13,7 @@ from keyvouch import certificate as certificates
 from keyvouch._core.certificate_file import CertificateFile
 from keyvouch._core.uri_text import is_certificate_reference
 from keyvouch._system import files
+from keyvouch._system.forks import IMPORTS
 from keyvouch.algorithms import require_usable
 from keyvouch.errors import AmbiguousKey, ConfigurationError, KeyExists, KeyNotFound, KeyvouchError, NotSupported
 from keyvouch.local_key import make_key
@@ -29,6 +30,7 @@ from keyvouch.store import (
     KeyUri,
     ListsKeys,
     ListsUnusableKeys,
+    OffersPeer,
     UnusableKey,
     choose_one,
 )
@@ -51,7 +53,7 @@ from keyvouch.stores.references import KeyReference, fit_hints, parse_location, 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-    from keyvouch.algorithms import PrivateKey
+    from keyvouch.algorithms import Algorithm, PrivateKey
     from keyvouch.secrets import Secret, SecretResolver
 
 _PATH = Attribute(
@@ -66,7 +68,15 @@ _PASSWORD = Attribute("password", "the password that the file is encrypted with"
 
 
 class FileStore(
-    KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, ExportsKeys
+    KeyStore,
+    ListsKeys,
+    ListsUnusableKeys,
+    GeneratesKeys,
+    ImportsKeys,
+    HoldsCertificates,
+    DeletesKeys,
+    ExportsKeys,
+    OffersPeer,
 ):
     """Base class of the PFX and PEM stores: reads files, chooses among their keys, and writes them.
 
@@ -182,6 +192,12 @@ class FileStore(
         entry = self._choose(uri).entry
         chain = certificates.order_chain(CertificateFile(uri).read(), entry.key.public_key()) or entry.chain
         return pfx.write(entry.key, chain, password, entry.name or _friendly_name(chain, entry.file.path))
+
+    def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        """Return a function that signs with `cryptography`."""
+        with IMPORTS:
+            from keyvouch.stores.peer import make_peer
+        return make_peer(self._choose(uri).entry.key, algorithm)
 
     @staticmethod
     @abstractmethod

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,6 +36,7 @@ from keyvouch.store import (
     KeyStore,
     KeyUri,
     ListsKeys,
+    OffersPeer,
     RequestsCertificates,
     StoredKey,
     choose_one,
@@ -84,6 +85,7 @@ class MemoryStore(
     DeletesKeys,
     ExportsKeys,
     GrantsAccess,
+    OffersPeer,
 ):
     """Keys in memory."""
 
@@ -203,6 +205,10 @@ class MemoryStore(
             raise NotSupported("The key does not leave its store.", hint="Sign with it there.")
         encryption = BestAvailableEncryption(password.reveal().encode())
         return pkcs12.serialize_key_and_certificates(b"app", member.key, member.chain[0], None, encryption)
+
+    def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        key = self._member(uri).key
+        return lambda message: sign_locally(key, message, algorithm)
 
     def require_alive(self) -> None:
         if self._epoch != self.server.epoch or self._process != os.getpid():

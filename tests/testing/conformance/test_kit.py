@@ -13,7 +13,7 @@ from testing.conformance.faults import FAULTS
 from testing.conformance.kit_for import kit_for
 from testing.conformance.memory_store import Bare, MemoryStore
 
-CAPABILITIES = ("list", "generate", "import", "request", "install", "delete", "export", "grant")
+CAPABILITIES = ("list", "generate", "import", "request", "install", "delete", "export", "grant", "peer")
 
 
 class TestRight(kit_for(MemoryStore)):  # type: ignore[misc]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyvouch.algorithms import Algorithm
 from keyvouch.errors import KeyNotFound, KeyUnusable, NotSupported
@@ -135,6 +138,31 @@ class DeletesTheSuccessor(MemoryStore):
     def delete(self, uri: KeyUri) -> None:
         if self.server.keys.pop(uri.get("key"), None) is None:
             raise KeyNotFound(f"Key not found: {uri}.", hint="See `keyvouch keys`.", uri=uri)
+
+
+@caught_by("test_signatures_of_peers_verify")
+class PeerReturnsDer(MemoryStore):
+    def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        if algorithm.family != "ECDSA":
+            return super().peer(uri, algorithm)
+        key = self.server.keys[uri.get("key")][uri.get("version")].key
+        return lambda message: bytes(key.sign(message, ec.ECDSA(algorithm.hash)))
+
+
+@caught_by("test_signatures_of_peers_verify")
+class PeerSharesASession(MemoryStore):
+    """All threads share a session, which signs the message that was set last."""
+
+    def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        sign, session = super().peer(uri, algorithm), [b""]
+        all_have_set = threading.Barrier(4)
+
+        def sign_in_session(message: bytes) -> bytes:
+            session[0] = message
+            all_have_set.wait(10)
+            return sign(session[0])
+
+        return sign_in_session
 
 
 @caught_by("test_generated_key_matches_its_spec")

@@ -11,7 +11,7 @@ from keyvouch.testing import StoreConformance
 class TestSqliteStore(StoreConformance):
     unsupported = (
         *("secret", "connection", "stalled", "replaced"),
-        *("import", "request", "install", "delete", "export", "grant"),
+        *("import", "request", "install", "delete", "export", "grant", "peer"),
     )
     counter = itertools.count()
 

@@ -13,7 +13,7 @@ class TestAgentStore(StoreConformance):
     unsupported = (
         *("certificate", "family", "long", "PS256", "PS384", "PS512", "RS384"),
         *("secret", "proxy", "replaced"),
-        *("generate", "import", "request", "install", "delete", "export", "grant"),
+        *("generate", "import", "request", "install", "delete", "export", "grant", "peer"),
     )
 
     @pytest.fixture(autouse=True, scope="class")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from azure.keyvault.keys import KeyVaultKey as SdkKey
@@ -30,11 +31,14 @@ class KeyVaultKey(StoredKey):
         self.public_key = version.public_key
         self.chain = version.chain
         self.exportable = version.exportable
+        self.hsm = version.hsm
+        """Whether an HSM protects the key; None if that is unknown."""
         self._session = session
         self._operation = Operation("signing", location, "keys/sign", "Key Vault Crypto User")
         # From the URI, not from a response, because the token is sent to this address.
         key_id = location.key_id(version.version)
-        self._client = session.signing_client(SdkKey(key_id, jwk=_public_jwk(version.public_key)))
+        self._sdk_key = SdkKey(key_id, jwk=_public_jwk(version.public_key))
+        self._client = session.signing_client(self._sdk_key)
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         """Sign in the vault. The message is hashed locally and only its digest is sent, whatever its length."""
@@ -53,6 +57,10 @@ class KeyVaultKey(StoredKey):
                 hint="Check that vault= leads to Key Vault, and not to a proxy.",
             )
         return signature
+
+    def make_peer(self, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        """Return a function that signs as `Session.make_peer` says."""
+        return self._session.make_peer(self._sdk_key, algorithm)
 
 
 def _public_jwk(public_key: Any) -> dict[str, object]:

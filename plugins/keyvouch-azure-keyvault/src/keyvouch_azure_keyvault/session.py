@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from azure.keyvault.certificates import CertificateClient
@@ -12,6 +12,7 @@ from azure.keyvault.keys.crypto import CryptographyClient
 
 from keyvouch.errors import AccessDenied, KeyvouchError, SessionLost
 from keyvouch.https import OWN_TIMEOUT, Limits, is_loopback
+from keyvouch.store import ForkGate
 from keyvouch_azure_keyvault import azure_internals
 from keyvouch_azure_keyvault.credentials import VaultCredential
 from keyvouch_azure_keyvault.error_translation import (
@@ -25,10 +26,11 @@ from keyvouch_azure_keyvault.transports import NoOpPolicy, PoolTransport, VaultT
 from keyvouch_azure_keyvault.uri_attributes import vault_url
 
 if TYPE_CHECKING:
+    from keyvouch.algorithms import Algorithm
     from keyvouch.secrets import SecretResolver
     from keyvouch.uri import KeyUri
 
-
+_IMPORT_GATE = ForkGate()
 _LIST_KEYS = Operation("listing keys", None, "keys/list", READER_ROLE)
 
 
@@ -37,6 +39,7 @@ class Session:
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:
         self.auth: str = uri.get("auth")
+        self._uri = uri
         self._limits = Limits()
         proxy_credentials = secrets.proxy_credentials(uri.get("proxy-credentials"))
         self._transport = PoolTransport(uri, self._limits, proxy_credentials)
@@ -57,6 +60,7 @@ class Session:
         azure_internals.forget_challenge(vault)
         self.keys = KeyClient(vault, **self._options)
         self.certificates = CertificateClient(vault, **self._options)
+        self._peers: list[CryptographyClient] = []
 
     def log_in(self, timeout: float) -> None:
         """Log in, and verify that with a request; a response that denies listing keys also counts as proof."""
@@ -84,10 +88,23 @@ class Session:
         with contextlib.suppress(Exception):  # azure-identity may raise anything
             self._credential.close()
         self._transport.close_connections()
+        for peer in self._peers:
+            peer.close()
 
     def signing_client(self, key: KeyVaultKey) -> CryptographyClient:
         """Return a client that signs with a key; the public key is given, so that no request fetches it."""
         return CryptographyClient(key, **self._options)
+
+    def make_peer(self, key: KeyVaultKey, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        """Return a function that signs with this login, but with the SDK's own pipeline and transport.
+
+        Raises `NotSupported`.
+        """
+        with _IMPORT_GATE:
+            from keyvouch_azure_keyvault import peer
+        client = peer.open_client(key, self._uri, self._credential)
+        self._peers.append(client)
+        return peer.make_peer(client, algorithm)
 
     def pause(self) -> None:
         """Pause between two polls of an operation in progress."""

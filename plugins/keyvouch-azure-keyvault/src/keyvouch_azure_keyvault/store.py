@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from keyvouch.algorithms import key_type
@@ -33,7 +33,10 @@ from keyvouch.store import (
     KeyUri,
     ListsKeys,
     ListsUnusableKeys,
+    OffersPeer,
     ProcessLocal,
+    PublishesLimits,
+    RateLimit,
     RequestsCertificates,
     StoredKey,
     UnusableKey,
@@ -43,6 +46,7 @@ from keyvouch_azure_keyvault import azure_internals, key_management, key_version
 from keyvouch_azure_keyvault.error_translation import READER_ROLE, Operation, enabling_hint, key_not_found
 from keyvouch_azure_keyvault.key import KeyVaultKey
 from keyvouch_azure_keyvault.key_versions import KeyVersion, PolicySettings
+from keyvouch_azure_keyvault.rate_limits import published_limit
 from keyvouch_azure_keyvault.session import Session
 from keyvouch_azure_keyvault.uri_attributes import (
     ATTRIBUTES,
@@ -60,7 +64,7 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
-    from keyvouch.algorithms import PrivateKey
+    from keyvouch.algorithms import Algorithm, PrivateKey
     from keyvouch.secrets import SecretResolver
 
 _LISTING_TIMEOUT = 100.0
@@ -80,6 +84,8 @@ class KeyVaultStore(
     RequestsCertificates,
     HoldsCertificates,
     DeletesKeys,
+    OffersPeer,
+    PublishesLimits,
 ):
     """Certificates and keys in Azure Key Vault or Managed HSM. keyvouch never fetches a private key.
 
@@ -89,8 +95,8 @@ class KeyVaultStore(
     keys/sign (role Key Vault Crypto User), and finding the certificate certificates/get and certificates/list (role Key
     Vault Reader).
 
-    Each signature is one request, which is billed. A vault allows 2,000 to 4,000 RSA operations in 10 seconds, for all
-    programs together; set `reuse` in the profile to use an assertion more than once.
+    Each signature is one request, which is billed. A vault allows 250 to 4,000 of them in 10 seconds, for all programs
+    together; set `reuse` in the profile to use an assertion more than once.
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
@@ -127,7 +133,7 @@ class KeyVaultStore(
         if session := self._session.take():
             session.close()
 
-    def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:
+    def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> KeyVaultKey:
         """Open the version that the URI selects, with its certificate."""
         session, location = self._session.get(), _require_supported_location(uri)
         info, settles_at = self._choose(uri, location, certificate, timeout)
@@ -137,7 +143,7 @@ class KeyVaultStore(
         key = KeyVaultKey(session, exact.uri, location, found)
         if location.is_certificate:
             policy = self._policy(location, timeout)
-            key.exportable = policy.exportable
+            key.exportable, key.hsm = policy.exportable, policy.hsm
             # Only a URI without version= can select a version that the service creates.
             key.advice = () if location.version else policy.advice
         key.settles_at = settles_at
@@ -262,6 +268,17 @@ class KeyVaultStore(
                     uri=uri,
                 )
             key_management.delete(session, location, purge=uri.get("purge"))
+
+    def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        """Return a function that signs with the SDK's own pipeline and transport, without retries."""
+        return self.open(uri, timeout=OWN_TIMEOUT).make_peer(algorithm)
+
+    def rate_limit(self, key: StoredKey) -> RateLimit | None:
+        """Return the vault's limit for keys of this type; Microsoft publishes none for Managed HSM."""
+        assert isinstance(key, KeyVaultKey)  # noqa: S101 - `open` returned it
+        if is_managed_hsm(vault_url(key.uri)):
+            return None
+        return published_limit(key_type(key.public_key), hsm=key.hsm)
 
     # Shared helpers.
 

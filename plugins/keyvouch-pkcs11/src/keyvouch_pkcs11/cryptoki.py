@@ -97,6 +97,9 @@ _FUNCTIONS = (
     *("GenerateKey", "GenerateKeyPair", "WrapKey", "UnwrapKey", "DeriveKey", "SeedRandom"),
     *("GenerateRandom", "GetFunctionStatus", "CancelFunction", "WaitForSlotEvent"),
 )
+MAX_SIGNATURE_SIZE = 1024
+"""In bytes: that of RSA-8192."""
+SignatureBuffer = ctypes.c_char * MAX_SIGNATURE_SIZE
 _MAX_HANDLES = 64
 """Maximum number of handles that one call of C_FindObjects returns."""
 

@@ -6,24 +6,23 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import Algorithm
-from keyvouch.errors import AlgorithmUnsupported
-from keyvouch.store import KeyUri, StoredKey
+from keyvouch.errors import AlgorithmUnsupported, NotSupported
+from keyvouch.store import ForkGate, KeyUri, StoredKey
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import objects
 from keyvouch_pkcs11.cryptoki import CryptokiError
 from keyvouch_pkcs11.error_translation import UNSUPPORTED, as_keyvouch_error, translate_errors
 from keyvouch_pkcs11.mechanisms import SigningMethod, signing_methods
-from keyvouch_pkcs11.token import Token
+from keyvouch_pkcs11.token import DEFAULT_TIMEOUT, Token
 from keyvouch_pkcs11.uri_attributes import PIN_SOURCE
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from keyvouch.secrets import Secret, SecretResolver
+    from keyvouch_pkcs11.peer import Peer
 
-_MAX_SIGNATURE_SIZE = 1024
-"""In bytes: that of RSA-8192."""
-_Buffer = ctypes.c_char * _MAX_SIGNATURE_SIZE
+_IMPORT_GATE = ForkGate()
 
 
 class Pkcs11Key(StoredKey):
@@ -67,6 +66,19 @@ class Pkcs11Key(StoredKey):
         token.release_session(session)
         return signature
 
+    def make_peer(self, algorithm: Algorithm) -> Peer:
+        """Return a peer, with the method found by one signature. Raises what `sign` raises, and `NotSupported`."""
+        if self._always_authenticate:
+            raise NotSupported(
+                "The key requires its PIN for each signature (CKA_ALWAYS_AUTHENTICATE), which a loop cannot enter.",
+                hint="Compare with a key that does not require this.",
+                uri=self.uri,
+            )
+        with _IMPORT_GATE:
+            from keyvouch_pkcs11.peer import Peer
+        self.sign(b"keyvouch", algorithm, timeout=DEFAULT_TIMEOUT)
+        return Peer(self._token, self._handle, self._methods[algorithm][0])
+
     def _sign_with_supported_method(self, session: int, message: bytes, algorithm: Algorithm) -> bytes:
         methods = self._methods.get(algorithm) or self._methods.setdefault(algorithm, signing_methods(algorithm))
         for number, method in enumerate(methods, 1):
@@ -95,8 +107,8 @@ class Pkcs11Key(StoredKey):
             return self._call_sign(session, method, data, pin)
 
     def _call_sign(self, session: int, method: SigningMethod, data: bytes, pin: Secret | None) -> bytes:
-        buffer = _Buffer()
-        length = ck.CK_ULONG(_MAX_SIGNATURE_SIZE)
+        buffer = ck.SignatureBuffer()
+        length = ck.CK_ULONG(ck.MAX_SIGNATURE_SIZE)
         with self._token.module as functions:
             return_value = functions.sign_init(session, method.address, self._handle)
             if return_value:

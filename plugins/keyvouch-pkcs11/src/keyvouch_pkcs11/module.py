@@ -48,7 +48,7 @@ class Module(ForkGate):
                 f"Cannot load the PKCS#11 module {location.path}: {error}.",
                 hint="Correct module-path=, or install the module for this CPU architecture.",
             ) from error
-        self._serialise = any(name in location.path for name in _NOT_THREAD_SAFE)
+        self.serialise = any(name in location.path for name in _NOT_THREAD_SAFE)
         """Whether only one thread at a time may call the module; decided before the first call."""
         self._os_locking = True
         self._is_inherited = False
@@ -75,7 +75,7 @@ class Module(ForkGate):
 
     def __enter__(self) -> Cryptoki:  # type: ignore[override]  # this gate returns the functions it guards
         """Return the functions; a fork waits until the block ends."""
-        if self._serialise:
+        if self.serialise:
             self._call_lock.acquire()
         super().__enter__()
         return self._functions
@@ -84,7 +84,7 @@ class Module(ForkGate):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, traceback)
-        if self._serialise:
+        if self.serialise:
             self._call_lock.release()
 
     def connect(self, epoch: int | None, *, serialise: bool) -> int:
@@ -101,7 +101,7 @@ class Module(ForkGate):
         with self._lock:
             if epoch is None:
                 if not self._is_initialized:
-                    self._serialise |= serialise
+                    self.serialise |= serialise
                     self._initialize()
                 elif not self._is_working():
                     self._reconnect()
@@ -144,7 +144,7 @@ class Module(ForkGate):
             self._initialize_in_thread()
         except CryptokiError as error:
             if error.name == "CANT_LOCK" and self._os_locking:
-                self._os_locking, self._serialise = False, True
+                self._os_locking, self.serialise = False, True
                 self._initialize()
             elif error.name != "CRYPTOKI_ALREADY_INITIALIZED":  # by the program itself, or by this process's parent
                 raise StoreUnavailable(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from keyvouch.certificate import check_chain, parse_subject, self_signed, spki_sha256
@@ -14,7 +14,6 @@ from keyvouch.errors import (
     SessionLost,
     StoreUnavailable,
 )
-from keyvouch.private_key import wrap
 from keyvouch.store import (
     Attribute,
     DeletesKeys,
@@ -27,8 +26,8 @@ from keyvouch.store import (
     KeyUri,
     ListsKeys,
     ListsTokens,
+    OffersPeer,
     ProcessLocal,
-    StoredKey,
     TokenInfo,
     UriSyntax,
     choose_one,
@@ -62,8 +61,9 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
-    from keyvouch.algorithms import PrivateKey
+    from keyvouch.algorithms import Algorithm, PrivateKey
     from keyvouch.secrets import SecretResolver
+    from keyvouch_pkcs11.peer import Peer
 
 
 class _SelectedKey(NamedTuple):
@@ -74,7 +74,9 @@ class _SelectedKey(NamedTuple):
     settles_at: dt.datetime | None
 
 
-class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys):
+class Pkcs11Store(
+    KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, OffersPeer
+):
     """Keys on PKCS#11 tokens: `pkcs11:token=prod;object=app?module-path=/usr/lib/libmodule.so&pin-source=env:HSM_PIN`.
 
     The URI follows RFC 7512. keyvouch initializes each module once, and logs in to a token when the first of its keys
@@ -90,6 +92,7 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         self._module: Module | None = None
         self._epoch = ProcessLocal[int]()
         """The module's epoch at the last `connect`."""
+        self._peers: list[Peer] = []
 
     def connect(self, *, timeout: float) -> None:  # noqa: ARG002 - a module cannot be interrupted
         """Initialize the module, or discard all logins; `open` logs in to tokens."""
@@ -102,11 +105,13 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
 
     def close(self) -> None:
         """Log out if nothing else in this process uses the module."""
+        while self._peers:
+            self._peers.pop().close()
         module, self._module = self._module, None
         if self._epoch.take() is not None and module is not None:
             module.release()
 
-    def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> StoredKey:
+    def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> Pkcs11Key:
         """Log in to the token if the URI has a PIN, and find the key."""
         selected = self._select(uri, certificate, timeout)
         if not selected.key.can_sign:
@@ -152,6 +157,8 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
             public_key = objects.require_public_key(generated, None)
             pinned = pinned_uri(uri, token.uri_attributes, generated, spki_sha256(public_key))
             key = Pkcs11Key(token, generated, pinned, None, self._secrets)
+            from keyvouch.private_key import wrap
+
             signing = wrap(public_key, lambda *what: key.sign(*what, timeout=DEFAULT_TIMEOUT))
             session.write_chain([self_signed(signing, spec.subject, spec.days)], identifiers)
         return pinned
@@ -191,6 +198,12 @@ class Pkcs11Store(KeyStore, ListsTokens, ListsKeys, GeneratesKeys, ImportsKeys, 
         token, key, _, _ = self._select(uri, None, DEFAULT_TIMEOUT)
         with translate_errors("deleting a key", performed=True), write_session(token) as session:
             session.destroy(key.handle, *session.find_public_objects(key))
+
+    def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        """Return a function that calls C_SignInit and C_Sign, in a session for each thread."""
+        made = self.open(uri, timeout=DEFAULT_TIMEOUT).make_peer(algorithm)
+        self._peers.append(made)
+        return made.sign_alone if self._connected_module().serialise else made.sign
 
     # Tokens and their objects.
 

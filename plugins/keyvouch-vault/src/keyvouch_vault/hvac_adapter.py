@@ -37,16 +37,22 @@ class PoolAdapter(Adapter):  # type: ignore[misc]  # hvac has no types
         """Not implemented: only hvac's own login methods call this, and they are not used."""
         raise NotImplementedError
 
+    def own_headers(self) -> dict[str, str]:
+        """Return the headers of every request, with the token and the namespace."""
+        headers = {"X-Vault-Request": "true", "Content-Type": "application/json"}
+        if self.token:
+            headers["X-Vault-Token"] = self.token
+        if self.namespace:
+            headers["X-Vault-Namespace"] = self.namespace
+        return headers
+
     def request(self, method: str, url: str, headers: dict[str, str] | None = None, **options: Any) -> Response:
         """Send one request. Raises hvac's `VaultError` if the server refuses it, else keyvouch's errors."""
         content = options.get("json")
         sent = [each for each in {**(headers or {}), **(content or {})}.values() if isinstance(each, str)]
-        headers = {**(headers or {}), "X-Vault-Request": "true", "Content-Type": "application/json"}
+        headers = {**(headers or {}), **self.own_headers()}
         if self.token:
-            headers["X-Vault-Token"] = self.token
             sent.append(self.token)
-        if self.namespace:
-            headers["X-Vault-Namespace"] = self.namespace
         body = json.dumps(content).encode() if content is not None else None
         reply = self.pools.request(method.upper(), self.base_uri + url, body, headers)
         status = reply.status

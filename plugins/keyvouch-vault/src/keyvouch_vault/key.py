@@ -27,6 +27,15 @@ _PARAMETERS = {
 }
 
 
+def signing_parameters(algorithm: Algorithm) -> dict[str, object]:
+    """Return the parameters of a signature: except for EdDSA, the input is the message's digest."""
+    # "jws": r||s for ECDSA, as in JOSE.
+    parameters: dict[str, object] = {"marshaling_algorithm": "jws", **_PARAMETERS[algorithm.family]}
+    if algorithm.hash_name:
+        parameters.update(prehashed=True, hash_algorithm=f"sha2-{algorithm.hash_name.removeprefix('sha')}")
+    return parameters
+
+
 class VaultKey(StoredKey):
     """One version of a key, which signs with the session it was opened with."""
 
@@ -51,19 +60,16 @@ class VaultKey(StoredKey):
 
     def sign(self, message: bytes, algorithm: Algorithm, *, timeout: float) -> bytes:
         """Sign on the server. The message is hashed locally and only its digest is sent, except for EdDSA."""
-        parameters: dict[str, object] = {**_PARAMETERS[algorithm.family]}
         if algorithm.hash_name:
             message = hashlib.new(algorithm.hash_name, message).digest()
-            parameters.update(prehashed=True, hash_algorithm=f"sha2-{algorithm.hash_name.removeprefix('sha')}")
         try:
             with self._session.authenticated(timeout, "sign") as client:
                 response = client.secrets.transit.sign_data(
                     self._path.name,
                     hash_input=base64.b64encode(message).decode(),
                     key_version=self._version,
-                    marshaling_algorithm="jws",  # r||s for ECDSA, as in JOSE
                     mount_point=self._path.mount,
-                    **parameters,
+                    **signing_parameters(algorithm),
                 )
         except KeyNotFound as error:
             raise KeyUnusable(

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from hvac.exceptions import VaultError
 
 from keyvouch.errors import KeyvouchError, SessionLost, StoreUnavailable
-from keyvouch.https import Limits, Pools
+from keyvouch.https import OWN_TIMEOUT, Limits, Pools
 from keyvouch.tokens import TokenRenewal
 from keyvouch_vault.error_translation import translate_errors
 from keyvouch_vault.hvac_adapter import make_client
 
 if TYPE_CHECKING:
+    from urllib3 import HTTPConnectionPool
+
     from keyvouch.secrets import Secret
     from keyvouch.uri import KeyUri
     from keyvouch_vault.auth_methods import AuthMethod, ClientToken
@@ -41,6 +43,7 @@ class Session:
         client_certificate: tuple[str, str] | None,
         proxy_credentials: Secret | None = None,
     ) -> None:
+        self._address: str = uri.get("address")
         self._limits = Limits()
         self._pools = Pools(
             self._limits,
@@ -77,6 +80,12 @@ class Session:
         with self._limits.within(timeout), translate_errors(operation, alternative):
             self._ensure_token()
             yield self._client
+
+    def plain_pool(self) -> tuple[HTTPConnectionPool, dict[str, str]]:
+        """Return a pool without keyvouch's limits, and the headers of its requests; `close` closes it."""
+        with self.authenticated(OWN_TIMEOUT, "sign") as client:
+            headers: dict[str, str] = client.adapter.own_headers()
+        return self._pools.plain_pool(self._address), headers
 
     def _ensure_token(self) -> None:
         try:

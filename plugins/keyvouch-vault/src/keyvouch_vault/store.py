@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hvac.exceptions import InvalidPath, InvalidRequest
@@ -26,6 +26,7 @@ from keyvouch.private_key import wrap
 from keyvouch.store import (
     Attribute,
     DeletesKeys,
+    ForkGate,
     GeneratesKeys,
     HoldsCertificates,
     ImportsKeys,
@@ -35,6 +36,7 @@ from keyvouch.store import (
     KeyUri,
     ListsKeys,
     ListsUnusableKeys,
+    OffersPeer,
     ProcessLocal,
     StoredKey,
     UnusableKey,
@@ -52,13 +54,16 @@ from keyvouch_vault.uri_attributes import ATTRIBUTES, AUTH_METHODS, REQUIRED_BY_
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-    from keyvouch.algorithms import PrivateKey
+    from keyvouch.algorithms import Algorithm, PrivateKey
     from keyvouch.secrets import SecretResolver
 
+_IMPORT_GATE = ForkGate()
 _TEST_MESSAGE = b"keyvouch: does this certificate belong to the key?"
 
 
-class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys):
+class VaultStore(
+    KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, OffersPeer
+):
     """Keys in Vault or OpenBao: `vault:address=https://vault:8200;mount=transit;key=app;version=3?auth=token&token=env:TOKEN`.
 
     Without `version`, the version that the certificate belongs to is selected, else the newest that has settled.
@@ -206,6 +211,12 @@ class VaultStore(KeyStore, ListsKeys, ListsUnusableKeys, GeneratesKeys, ImportsK
                     "Deletion is not allowed for this key.",
                     hint=f"To allow it: bao write {path.api_path('config')} deletion_allowed=true",
                 ) from error
+
+    def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        """Return a function that posts to transit through urllib3, with the token of the current login."""
+        with _IMPORT_GATE:
+            from keyvouch_vault.peer import make_peer
+        return make_peer(*self._session.get().plain_pool(), uri, algorithm)
 
     # Shared helpers.
 

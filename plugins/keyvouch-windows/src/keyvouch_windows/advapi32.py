@@ -152,6 +152,12 @@ def sign(handle: int, spec: int, digest: bytes, hash_name: str) -> bytes:
         _dll.call("CryptDestroyHash", hash_handle)
 
 
+def signing_functions() -> tuple[Callable[..., int], ...]:
+    """Return the functions that `sign` calls, themselves and in this order."""
+    names = ("CryptCreateHash", "CryptSetHashParam", "CryptSignHashW", "CryptDestroyHash")
+    return tuple(_dll.function(name) for name in names)
+
+
 def security_descriptor(handle: int) -> bytes:
     """Return a container's security descriptor, with its DACL only."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import Algorithm, verifies
@@ -42,6 +43,11 @@ class WindowsKey(StoredKey):
                 raise algorithm_unsupported("the salt is not as long as the hash", algorithm.name, self.uri)
             self._verified.add(algorithm)
         return signature
+
+    def make_peer(self, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        """Sign once, then return a function that signs with Windows' functions, until `close`. Raises as `sign`."""
+        self.sign(b"keyvouch", algorithm, timeout=0)
+        return self._opened.make_peer(algorithm)
 
     def close(self) -> None:
         """Release the key's handle."""

@@ -49,9 +49,13 @@ class Library:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a function and return its result. Raises `NotSupported` on systems other than Windows."""
-        function = self.functions.get(name) or self._find(name)
+        function = self.function(name)
         _set_last_error_of_ctypes(0)  # a failure without a reason must not report that of an earlier call
         return function(*arguments)
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """Return a declared function. Raises `NotSupported` on systems other than Windows."""
+        return self.functions.get(name) or self._find(name)
 
     def check_result(self, name: str, *arguments: Any) -> Any:
         """Call a function that on failure returns 0 and sets the last error. Raises `NativeError`."""

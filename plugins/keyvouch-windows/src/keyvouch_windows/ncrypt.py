@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from keyvouch_windows.native import DWORD, POINTER, TEXT, Library, read_output, signature_buffer
 
@@ -162,6 +162,11 @@ def _sign(key: int, padding: object, digest: bytes, flags: int, *, silent: bool)
     arguments = (key, padding, digest, len(digest), buffer, len(buffer), ctypes.byref(size), flags)
     _dll.check_status("NCryptSignHash", *arguments)
     return buffer.raw[: size.value]
+
+
+def sign_hash_function() -> Callable[..., int]:
+    """Return NCryptSignHash itself."""
+    return _dll.function("NCryptSignHash")
 
 
 def export(key: int, kind: str, *, silent: bool) -> bytes:

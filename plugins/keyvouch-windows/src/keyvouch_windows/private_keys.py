@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from keyvouch.algorithms import CRYPTOGRAPHY, Algorithm
 from keyvouch.errors import NotSupported
+from keyvouch.store import ForkGate
 from keyvouch_windows import advapi32, crypt32, key_blobs, ncrypt
 from keyvouch_windows.crypt32 import Container
 from keyvouch_windows.error_codes import CODES
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from keyvouch.algorithms import PrivateKey, PublicKey
 
+_IMPORT_GATE = ForkGate()
 SOFTWARE_PROVIDER = "Microsoft Software Key Storage Provider"
 """CNG's software provider, which stores keys in files; used for new keys if the URI does not name a provider."""
 _AES_PROVIDER = "Microsoft Enhanced RSA and AES Cryptographic Provider"
@@ -42,6 +44,10 @@ class OpenKey(ABC):
     @abstractmethod
     def sign(self, message: bytes, algorithm: Algorithm) -> bytes:
         """Return the signature in JOSE form. Raises `NativeError`."""
+
+    @abstractmethod
+    def make_peer(self, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        """Return a function that signs with an algorithm with which `sign` has signed, until `close`."""
 
     @abstractmethod
     def public_key(self) -> PublicKey:
@@ -86,6 +92,11 @@ class CngKey(OpenKey):
             return ncrypt.sign_ecdsa(self._handle, digest, silent=self._silent)
         sign = ncrypt.sign_pss if algorithm.family == "RSA-PSS" else ncrypt.sign_pkcs1
         return sign(self._handle, digest, name, silent=self._silent)
+
+    def make_peer(self, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        with _IMPORT_GATE:
+            from keyvouch_windows.peer import cng_peer
+        return cng_peer(self._handle, algorithm, silent=self._silent)
 
     def public_key(self) -> PublicKey:
         try:
@@ -142,6 +153,11 @@ class CspKey(OpenKey):
             raise NativeError("CryptSignHash", CODES["NTE_BAD_ALGID"])
         digest = hashlib.new(algorithm.hash_name, message).digest()
         return advapi32.sign(self._handle, self._container.spec, digest, algorithm.hash_name)
+
+    def make_peer(self, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        with _IMPORT_GATE:
+            from keyvouch_windows.peer import legacy_peer
+        return legacy_peer(self._handle, self._container.spec, algorithm)
 
     def public_key(self) -> PublicKey:
         with advapi32.open_key(self._handle, self._container.spec) as key:

@@ -25,6 +25,7 @@ from keyvouch.store import (
     KeyStore,
     KeyUri,
     ListsKeys,
+    OffersPeer,
     choose_one,
 )
 from keyvouch_windows import accounts, crypt32, key_access, private_keys, provisioning
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
-    from keyvouch.algorithms import PrivateKey, PublicKey
+    from keyvouch.algorithms import Algorithm, PrivateKey, PublicKey
     from keyvouch.secrets import Secret, SecretResolver
 
 _MAX_LISTED = 5
@@ -75,7 +76,15 @@ class _Selection(NamedTuple):
 
 
 class WindowsStore(
-    KeyStore, ListsKeys, GeneratesKeys, ImportsKeys, HoldsCertificates, DeletesKeys, ExportsKeys, GrantsAccess
+    KeyStore,
+    ListsKeys,
+    GeneratesKeys,
+    ImportsKeys,
+    HoldsCertificates,
+    DeletesKeys,
+    ExportsKeys,
+    GrantsAccess,
+    OffersPeer,
 ):
     """Keys in the Windows certificate store: `windows:thumbprint=4A5B...;store=My;location=LocalMachine`.
 
@@ -87,6 +96,7 @@ class WindowsStore(
 
     def __init__(self, uri: KeyUri, secrets: SecretResolver) -> None:  # noqa: ARG002 - there is only one Windows
         self._silent = not secrets.interactive
+        self._keys_of_peers: list[WindowsKey] = []
 
     def connect(self, *, timeout: float) -> None:  # noqa: ARG002 - as everywhere here: Windows cannot be interrupted
         """Check that Windows' certificate store can be opened."""
@@ -94,7 +104,9 @@ class WindowsStore(
             store_exists("LocalMachine", "My")  # all accounts may read it; the user's needs a profile
 
     def close(self) -> None:
-        """Do nothing, since no store is kept open."""
+        """Release the keys of peers; nothing else is kept open."""
+        while self._keys_of_peers:
+            self._keys_of_peers.pop().close()
 
     def open(
         self,
@@ -208,6 +220,12 @@ class WindowsStore(
         """Revoke this account's permission to sign; permissions of its groups remain."""
         with self._open_for_access_rules(uri) as (opened, pinned, _):
             key_access.revoke(opened, account, pinned)
+
+    def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+        """Return a function that calls NCryptSignHash, or CryptSignHash with a key of a legacy provider."""
+        key = self.open(uri, timeout=0)
+        self._keys_of_peers.append(key)
+        return key.make_peer(algorithm)
 
     def _select(self, uri: KeyUri, found: list[Entry], certificate: Certificate | None = None) -> _Selection:
         """Return the one certificate that the URI selects. Raises `KeyNotFound`, `KeyUnusable`, and as `choose_one`."""

@@ -7,7 +7,6 @@ belongs to this account, or what root has to change for it, gets a command: neve
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from keyvouch._system.files.accounts import (
     primary_group,
     user_name,
 )
+from keyvouch._system.forks import IMPORTS
 from keyvouch._system.text import shell_quoted
 
 
@@ -83,6 +83,9 @@ def grant_append_hint(path: Path) -> str:
 
 def run_hint(line: str, *, as_root: bool) -> str:
     """Return the hint to run a line; if it needs setfacl, which is not installed, after installing that."""
+    with IMPORTS:
+        import shutil  # with five modules for archives
+
     who = " as root" if as_root else ""
     if "setfacl" in line and not shutil.which("setfacl"):
         return f"Install the package acl, then run{who}: {line}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 import sys
 from pathlib import Path
 from typing import Self
 
 from keyvouch._system.files.foreign_writers import ForeignWriter, foreign_writer
+from keyvouch._system.forks import IMPORTS
 
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """Flags that open a file, but not through a link, and without waiting for the other end of a FIFO."""
@@ -117,6 +117,9 @@ class Folder:
     def remove_any(self, name: str) -> None:
         """Delete a file, a link itself, or a folder with its contents. Raises OSErrors, FileNotFoundError."""
         if stat.S_ISDIR(self.status(name).st_mode):
+            with IMPORTS:
+                import shutil  # with five modules for archives
+
             shutil.rmtree(self._at(name), dir_fd=self._handle)
         else:
             self.remove(name)

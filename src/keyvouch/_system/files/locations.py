@@ -11,12 +11,14 @@ from keyvouch._system.files.access_hints import is_home
 from keyvouch._system.files.accounts import user_name
 from keyvouch.errors import ConfigurationError
 
+_XDG_DEFAULTS = {"config": ".config", "state": ".local/state", "cache": ".cache"}
+"""The folders in the home directory, from the XDG Base Directory Specification."""
 _WINDOWS = sys.platform == "win32"
 
 
 def configuration_files() -> list[Path]:
     """Return the possible paths of the configuration, in the order they are tried; never in the working directory."""
-    user = _user_folder("user_config_path")
+    user = _user_folder("config")
     if _WINDOWS:
         machine = Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData"), "keyvouch", "config.toml")
     else:
@@ -30,26 +32,42 @@ def state_folder() -> Path:
         return Path(given.split(os.pathsep)[0])
     if sys.platform != "win32" and os.geteuid() == 0:
         return Path("/var/lib/keyvouch")
-    return _user_folder("user_state_path") or _without_home("STATE_DIRECTORY")
+    return _user_folder("state") or _without_home("STATE_DIRECTORY")
 
 
 def cache_folder() -> Path:
     """Return the folder for data that may be lost: tokens. It may not exist yet."""
     if given := os.environ.get("CACHE_DIRECTORY"):
         return Path(given.split(os.pathsep)[0])
-    return _user_folder("user_cache_path") or _without_home("CACHE_DIRECTORY")
+    return _user_folder("cache") or _without_home("CACHE_DIRECTORY")
 
 
 def _user_folder(kind: str) -> Path | None:
-    """Return the user's folder of a kind, given as a platformdirs function name; None for an account without a home."""
-    import platformdirs
+    """Return the user's folder of a kind; None for an account without a home."""
+    if sys.platform == "linux":  # where platformdirs would take as long to import as a tenth of a command
+        given = os.environ.get(f"XDG_{kind.upper()}_HOME", "")
+        folder = Path(given if os.path.isabs(given) else os.path.join(_home(), _XDG_DEFAULTS[kind]), "keyvouch")
+    else:
+        import platformdirs
 
-    try:
-        folder: Path = getattr(platformdirs, kind)("keyvouch", appauthor=False)
-    except RuntimeError:
-        return None
-    # In this case, older versions of platformdirs return a folder named ~ in the working directory.
+        try:
+            folder = getattr(platformdirs, f"user_{kind}_path")("keyvouch", appauthor=False)
+        except RuntimeError:
+            return None
+    # Without a home it is in the working directory; older versions of platformdirs name it ~.
     return folder if folder.is_absolute() else None
+
+
+def _home() -> str:
+    """Return the home directory on Linux; empty if there is none. A relative path in HOME counts as unset."""
+    import pwd
+
+    if os.path.isabs(home := os.environ.get("HOME", "")):
+        return home
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
 
 
 def foreign_home() -> str:

@@ -1,4 +1,4 @@
-"""Rules about the capabilities: generating, importing, certifying, exporting, granting and deleting keys."""
+"""Rules about the capabilities: generating, importing, certifying, exporting, granting and deleting keys; peers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509 import load_der_x509_csr
 
-from keyvouch.algorithms import key_type
+from keyvouch.algorithms import Algorithm, algorithms_for, key_type
 from keyvouch.certificate import certificate_spki, parse_subject, self_signed, spki_sha256
 from keyvouch.errors import KeyChanged, KeyExists, KeyNotFound, KeyUnusable, NotSupported
 from keyvouch.local_key import make_key
@@ -23,12 +23,15 @@ from keyvouch.store import (
     KeySpec,
     KeyStore,
     KeyUri,
+    OffersPeer,
     RequestsCertificates,
     StoredKey,
 )
+from keyvouch.testing.conformance import verification
 from keyvouch.testing.conformance.declarations import TIMEOUT, Declarations, fail, needs, require_error
 from keyvouch.testing.conformance.execution import run_concurrently
 
+_THREADS = 4
 _PASSWORD = "correct horse battery"  # noqa: S105 - of a throwaway PFX
 
 
@@ -210,6 +213,15 @@ class Capabilities(Declarations):
             if after != before:
                 fail(got=f"{sorted(before)}, and {sorted(after)} after `revoke`", expected="the same")
 
+    @needs("peer")
+    def test_signatures_of_peers_verify(self) -> None:
+        """A peer's signatures are valid, for each supported algorithm and in four threads at once (`OffersPeer`)."""
+        for _, uri in self.kinds_with_uris():
+            with self.opened(uri) as (store, key):
+                for algorithm in algorithms_for(key_type(key.public_key)):
+                    if algorithm.name not in self.unsupported:
+                        _require_signing_peer(store, key, algorithm)
+
     # Helpers.
 
     def _generate(self, store: KeyStore, uri: str) -> KeyUri:
@@ -236,6 +248,22 @@ class Capabilities(Declarations):
             again.close()
         finally:
             key.close()
+
+
+def _require_signing_peer(store: KeyStore, key: StoredKey, algorithm: Algorithm) -> None:
+    assert isinstance(store, OffersPeer)
+    sign = store.peer(key.uri, algorithm)
+
+    def valid(thread: int) -> bool:
+        messages = [b"%d %d" % (thread, number) for number in range(5)]
+        return all(verification.verifies(key.public_key, sign(each), each, algorithm.name) for each in messages)
+
+    if not all(run_concurrently([functools.partial(valid, thread) for thread in range(_THREADS)], 4 * TIMEOUT)):
+        fail(
+            got=f"an invalid {algorithm.name} signature by the peer, or one over another thread's message",
+            expected="a valid one in JOSE form",
+            fix="Hash the message once, return ECDSA signatures as r||s, and use a session for each thread.",
+        )
 
 
 def _require_spec(key: StoredKey, spec: KeySpec) -> None:

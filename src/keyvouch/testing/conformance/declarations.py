@@ -55,6 +55,7 @@ NAMES = {
     "delete": "the capability `DeletesKeys`, and `new_uri`",
     "export": "the capability `ExportsKeys`",
     "grant": "the capability `GrantsAccess`, and `account`",
+    "peer": "the capability `OffersPeer`",
 }
 """Names for `unsupported`, in addition to those of JOSE algorithms, and what to provide instead."""
 
@@ -67,6 +68,7 @@ _CAPABILITIES: dict[str, type[Any]] = {
     "delete": store.DeletesKeys,
     "export": store.ExportsKeys,
     "grant": store.GrantsAccess,
+    "peer": store.OffersPeer,
 }
 _FIELDS = {
     "missing": ("missing_uri",),
