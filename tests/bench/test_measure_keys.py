@@ -240,8 +240,9 @@ def test_rate() -> None:
     """With a rate, signatures and assertions start at that rate; openings do not."""
     with Script("RSA-2048") as script:
         run = measure_keys([script.uri], Plan(seconds=0.5, rate=100))
-    found = [(each.operation, each.algorithm, each.count) for each in run.measurements if each.rate]
-    assert found == [("signature", "PS256", 50), ("assertion", "PS256", 50)]
+    found = [(each.operation, each.algorithm) for each in run.measurements if each.rate]
+    assert found == [("signature", "PS256"), ("assertion", "PS256")]
+    assert [each.count for each in run.measurements if each.rate] == pytest.approx([50, 50], abs=4)
 
 
 def test_peer() -> None:

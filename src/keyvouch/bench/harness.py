@@ -129,8 +129,8 @@ def _warm_up(own: Samples, seconds: float, samples: Sequence[Samples]) -> None:
 
 def _round_seconds(own: Samples, seconds: float) -> float:
     contender = own.contender
-    if contender.rate:  # long enough that operations begun in one round hardly reach beyond its end
-        return seconds / 5
+    if contender.rate:
+        return seconds / _FEWEST_ROUNDS
     if contender.each:  # expensive, so each round is one operation
         return 0.0
     long = own.warm_up_latency * _OPERATIONS_PER_ROUND if contender.threads > 1 else 0.0

@@ -169,6 +169,8 @@ def _open_loop(contender: Contender, seconds: float, most: int | None, stop: Sto
                 ends.append(ended)
 
     made = _joined(_in_threads(work, threads, stop))
+    if (rest := start + int(number / rate * 1e9) - clock()) > 0:
+        time.sleep(rest / 1e9)  # the next round's first operation is not due before
     if len(ends) > 1:
         made.per_second = (len(ends) - 1) / max(1e-9, (max(ends) - min(ends)) / 1e9)
     elif ends:

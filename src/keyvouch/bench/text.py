@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from keyvouch.bench.comparison import Change, differences, machine_drift
-from keyvouch.bench.document import OPERATIONS, Key, Measurement, Run
+from keyvouch.bench.document import BUSY, OPERATIONS, Key, Measurement, Run
 from keyvouch.bench.findings import findings
 from keyvouch.bench.units import duration, number, size
 
+_WIDTH = 80
 _FEWEST = {"p50": 1, "p90": 10, "p99": 100, "p99.9": 1000, "max": 1}
 """Number of operations below which a percentile would only repeat the maximum."""
 _HEADING = f"{'':16}{'per s':>8} {'±':>5}" + "".join(f"{each:>8}" for each in _FEWEST) + f"{'CPU':>8}"
@@ -16,8 +18,8 @@ _HEADING = f"{'':16}{'per s':>8} {'±':>5}" + "".join(f"{each:>8}" for each in _
 
 def as_text(run: Run) -> str:
     """Return the keys, a table of what was measured, and the conclusions."""
-    lines = [*_keys(run), "", *_table(run), "", *_notes(run), *findings(run)]
-    return "\n".join(lines)
+    conclusions = [textwrap.fill(each, _WIDTH, subsequent_indent="  ") for each in findings(run)]
+    return "\n".join([*_keys(run), "", *_table(run), "", *_notes(run), *conclusions])
 
 
 def changes_as_text(changes: Sequence[Change], new: Run, old: Run) -> str:
@@ -101,6 +103,8 @@ def _notes(run: Run) -> Iterator[str]:
     for key in run.keys:
         if key.unsupported:
             yield f"{key.label} does not support {', '.join(key.unsupported)}."
+    if run.machine.was_busy:
+        yield from textwrap.wrap(BUSY.format(machine=run.machine), _WIDTH)
     if run.interrupted:
         yield "Interrupted: this is what was measured until then."
     yield ""
