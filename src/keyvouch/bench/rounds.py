@@ -50,7 +50,7 @@ class Round:
     per_second: float = 0.0
     """Operations per second that succeeded, of all threads together."""
     seconds: float = 0.0
-    """Wall-clock time."""
+    """Wall-clock time; in an open loop from the first intended start."""
     began: int = 0
     """When the first operation began, in nanoseconds of a clock."""
     ended: int = 0
@@ -83,7 +83,7 @@ def run_round(contender: Contender, seconds: float, most: int | None = None) -> 
     made = run(contender, seconds, most, stop)
     if not contender.each:
         made.cpu_seconds = time.process_time() - cpu
-    made.seconds = time.perf_counter() - began
+    made.seconds = made.seconds or time.perf_counter() - began
     return made
 
 
@@ -171,6 +171,7 @@ def _open_loop(contender: Contender, seconds: float, most: int | None, stop: Sto
     made = _joined(_in_threads(work, threads, stop))
     if (rest := start + int(number / rate * 1e9) - clock()) > 0:
         time.sleep(rest / 1e9)  # the next round's first operation is not due before
+    made.seconds = (clock() - start) / 1e9
     if len(ends) > 1:
         made.per_second = (len(ends) - 1) / max(1e-9, (max(ends) - min(ends)) / 1e9)
     elif ends:
