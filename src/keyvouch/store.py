@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from keyvouch._core.key_choice import choose_one
-from keyvouch._core.key_infos import KeyInfo, KeySpec, Schedule, TokenInfo, UnusableKey
+from keyvouch._core.key_infos import KeyInfo, KeySpec, RateLimit, Schedule, TokenInfo, UnusableKey
 from keyvouch._core.uri_text import UriSyntax
 from keyvouch._system.forks import ForkGate
 from keyvouch.errors import SessionLost
@@ -51,6 +51,8 @@ __all__ = [
     "ListsUnusableKeys",
     "OffersPeer",
     "ProcessLocal",
+    "PublishesLimits",
+    "RateLimit",
     "RequestsCertificates",
     "Schedule",
     "StoredKey",
@@ -266,6 +268,20 @@ class OffersPeer(ABC):
         at once. Nothing protects it as keyvouch protects its own signatures: while a thread is in it, do not fork,
         connect the store again or close it. After each of these, get another one. `KeyStore.close` releases what it
         holds, such as a session for each thread.
+        """
+
+
+class PublishesLimits(ABC):
+    """A service that limits the rate of signatures, and may bill for them.
+
+    `keyvouch bench` asks before it loads such a service.
+    """
+
+    @abstractmethod
+    def rate_limit(self, key: StoredKey) -> RateLimit | None:
+        """Return the limit for signatures with this key, which `KeyStore.open` returned; None if none is published.
+
+        Sends no request, and raises nothing.
         """
 
 

@@ -86,6 +86,13 @@ def test_peer_uses_the_proxy(hsm: Hsm) -> None:
     assert hsm.proxy.asked[asked:] == [f"{HOST}:443"]
 
 
+def test_no_rate_limit_is_published(hsm: Hsm) -> None:
+    """A Managed HSM does not limit the rate of signatures."""
+    hsm.vault.make_key("app", "P-256")
+    with compared(hsm.uri("key=app"), "ES256") as (store, key, _):
+        assert store.rate_limit(key) is None
+
+
 def test_token_is_for_managed_hsm(hsm: Hsm) -> None:
     """The login requests a token for Managed HSM, whatever the challenge says."""
     hsm.vault.make_key("app", "P-256")

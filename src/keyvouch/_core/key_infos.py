@@ -110,6 +110,19 @@ class UnusableKey:
 
 
 @dataclass(frozen=True)
+class RateLimit:
+    """A limit on the rate of signatures, as a service publishes it."""
+
+    signatures: int
+    """Maximum number of signatures in `seconds`."""
+    seconds: float
+    scope: str
+    """What shares the limit, a noun: "vault"."""
+    source: str
+    """URL of the page that states it."""
+
+
+@dataclass(frozen=True)
 class KeySpec:
     """Specification of a key to generate."""
 

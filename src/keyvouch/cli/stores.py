@@ -26,6 +26,7 @@ CAPABILITIES = {
     store.ExportsKeys: "exports keys",
     store.GrantsAccess: "grants access",
     store.OffersPeer: "can be compared with its library",
+    store.PublishesLimits: "publishes rate limits",
 }
 _WIDTH = 80
 

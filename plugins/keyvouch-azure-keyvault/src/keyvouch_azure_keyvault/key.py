@@ -31,6 +31,8 @@ class KeyVaultKey(StoredKey):
         self.public_key = version.public_key
         self.chain = version.chain
         self.exportable = version.exportable
+        self.hsm = version.hsm
+        """Whether an HSM protects the key; None if that is unknown."""
         self._session = session
         self._operation = Operation("signing", location, "keys/sign", "Key Vault Crypto User")
         # From the URI, not from a response, because the token is sent to this address.

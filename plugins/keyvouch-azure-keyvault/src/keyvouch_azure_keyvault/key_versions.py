@@ -54,6 +54,8 @@ class KeyVersion:
     not_after: dt.datetime | None
     enabled: bool
     exportable: bool | None
+    hsm: bool | None = None
+    """Whether an HSM protects the key; None for a certificate, whose policy says it."""
 
     def info(self, uri: KeyUri, name: str) -> KeyInfo:
         """Return the entry for a listing; its URI is that of exactly this version."""
@@ -110,6 +112,8 @@ class PolicySettings:
 
     exportable: bool | None = None
     advice: tuple[str, ...] = ()
+    hsm: bool | None = None
+    """Whether an HSM protects the keys."""
 
 
 def fetch_policy(session: Session, location: KeyLocation) -> PolicySettings:
@@ -120,9 +124,9 @@ def fetch_policy(session: Session, location: KeyLocation) -> PolicySettings:
         each.action == CertificatePolicyAction.auto_renew for each in found.lifetime_actions or ()
     )
     exportable = found.exportable if isinstance(found.exportable, bool) else None
-    return PolicySettings(
-        exportable, (_AUTO_RENEW_ADVICE.format(location.name, vault=_vault_name(location.vault)),) if renews else ()
-    )
+    advice = (_AUTO_RENEW_ADVICE.format(location.name, vault=_vault_name(location.vault)),) if renews else ()
+    kind = _key_type(found)
+    return PolicySettings(exportable, advice, _is_hsm(kind) if kind else None)
 
 
 def _vault_name(vault: str) -> str:
@@ -218,14 +222,24 @@ def read_key(found: Any) -> KeyVersion:
         properties.not_after,
         properties.enabled,
         bool(found.properties.exportable),
+        _is_hsm(_key_type(found)),
     )
+
+
+def _key_type(found: Any) -> str:
+    """Return the `kty` of a key or of a certificate policy; empty if there is none."""
+    return str(getattr(found.key_type, "value", found.key_type) or "")
+
+
+def _is_hsm(kind: str) -> bool:
+    return kind.endswith("-HSM")
 
 
 def _public_key(found: Any) -> PublicKey:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     jwk = found.key
-    kind = str(getattr(found.key_type, "value", found.key_type) or "")
+    kind = _key_type(found)
     name = str(getattr(jwk.crv, "value", jwk.crv))
     curve = elliptic_curve(name) if name in ELLIPTIC_CURVES else None
     try:

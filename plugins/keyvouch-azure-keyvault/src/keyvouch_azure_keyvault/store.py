@@ -35,6 +35,8 @@ from keyvouch.store import (
     ListsUnusableKeys,
     OffersPeer,
     ProcessLocal,
+    PublishesLimits,
+    RateLimit,
     RequestsCertificates,
     StoredKey,
     UnusableKey,
@@ -44,6 +46,7 @@ from keyvouch_azure_keyvault import azure_internals, key_management, key_version
 from keyvouch_azure_keyvault.error_translation import READER_ROLE, Operation, enabling_hint, key_not_found
 from keyvouch_azure_keyvault.key import KeyVaultKey
 from keyvouch_azure_keyvault.key_versions import KeyVersion, PolicySettings
+from keyvouch_azure_keyvault.rate_limits import published_limit
 from keyvouch_azure_keyvault.session import Session
 from keyvouch_azure_keyvault.uri_attributes import (
     ATTRIBUTES,
@@ -82,6 +85,7 @@ class KeyVaultStore(
     HoldsCertificates,
     DeletesKeys,
     OffersPeer,
+    PublishesLimits,
 ):
     """Certificates and keys in Azure Key Vault or Managed HSM. keyvouch never fetches a private key.
 
@@ -91,8 +95,8 @@ class KeyVaultStore(
     keys/sign (role Key Vault Crypto User), and finding the certificate certificates/get and certificates/list (role Key
     Vault Reader).
 
-    Each signature is one request, which is billed. A vault allows 2,000 to 4,000 RSA operations in 10 seconds, for all
-    programs together; set `reuse` in the profile to use an assertion more than once.
+    Each signature is one request, which is billed. A vault allows 250 to 4,000 of them in 10 seconds, for all programs
+    together; set `reuse` in the profile to use an assertion more than once.
     """
 
     attributes: ClassVar[tuple[Attribute, ...]] = ATTRIBUTES
@@ -139,7 +143,7 @@ class KeyVaultStore(
         key = KeyVaultKey(session, exact.uri, location, found)
         if location.is_certificate:
             policy = self._policy(location, timeout)
-            key.exportable = policy.exportable
+            key.exportable, key.hsm = policy.exportable, policy.hsm
             # Only a URI without version= can select a version that the service creates.
             key.advice = () if location.version else policy.advice
         key.settles_at = settles_at
@@ -268,6 +272,13 @@ class KeyVaultStore(
     def peer(self, uri: KeyUri, algorithm: Algorithm) -> Callable[[bytes], bytes]:
         """Return a function that signs with the SDK's own pipeline and transport, without retries."""
         return self.open(uri, timeout=OWN_TIMEOUT).make_peer(algorithm)
+
+    def rate_limit(self, key: StoredKey) -> RateLimit | None:
+        """Return the vault's limit for keys of this type; Microsoft publishes none for Managed HSM."""
+        assert isinstance(key, KeyVaultKey)  # noqa: S101 - `open` returned it
+        if is_managed_hsm(vault_url(key.uri)):
+            return None
+        return published_limit(key_type(key.public_key), hsm=key.hsm)
 
     # Shared helpers.
 
