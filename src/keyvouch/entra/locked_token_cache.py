@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,7 +65,7 @@ class CacheStorage(Protocol):
 
     def load(self) -> str: ...
 
-    def time_last_modified(self) -> float: ...
+    def time_last_modified(self) -> object: ...
 
 
 class LockedTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]
@@ -79,7 +78,7 @@ class LockedTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]
     def __init__(self, storage: CacheStorage, lock_path: Path) -> None:
         super().__init__()
         self._storage, self._lock_path = storage, lock_path
-        self._loaded_at = 0.0
+        self._loaded: object = None
         self._warned = False
 
     def search(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
@@ -103,16 +102,16 @@ class LockedTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]
 
     def _load_if_changed(self) -> None:
         with contextlib.suppress(OSError):  # treat an unreadable or missing cache as empty
-            if self._loaded_at < self._storage.time_last_modified():
+            if (modified := self._storage.time_last_modified()) != self._loaded:
                 self.deserialize(self._storage.load())
-                self._loaded_at = time.time()
+                self._loaded = modified
 
     def _save(self) -> Exception | None:
         try:
             self._storage.save(self.serialize())
+            self._loaded = self._storage.time_last_modified()
         except (KeyvouchError, OSError) as error:
             return error
-        self._loaded_at = time.time()
         return None
 
     def _warn_once(self, problem: Exception | None) -> None:
