@@ -189,6 +189,7 @@ def test_token_cache(windows: Windows, authority: Authority, profile: str) -> No
         "-c",
         "import os, pathlib, sys\n"
         r"(path,) = pathlib.Path(os.environ['LOCALAPPDATA'], r'keyvouch\Cache\tokens').glob('*.json')" + "\n"
+        "assert list(path.parent.glob('*.??.lock'))\n"
         "data = path.read_bytes()\n"
         "print(sys.argv[1].encode() in data, b'AccessToken' in data)\n"
         "path.write_bytes(data[::-1])\n",

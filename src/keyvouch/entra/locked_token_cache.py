@@ -6,9 +6,11 @@ On macOS it is in the Keychain; elsewhere it is a file with mode 0600 in `$CACHE
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +19,7 @@ import msal
 from keyvouch._system import files
 from keyvouch.entra import cache_file
 from keyvouch.entra.msal_internals import token_cache_lock
+from keyvouch.entra.request_lock import request_lock
 from keyvouch.errors import KeyvouchError
 
 log = logging.getLogger("keyvouch")
@@ -99,6 +102,14 @@ class LockedTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]
                 problem = error
             super().modify(*args, **kwargs)
             self._warn_once(problem or self._save())
+
+    def request_lock(self, request: str, timeout: float) -> AbstractContextManager[bool]:
+        """Return the lock that processes hold while they make this token request; see `request_lock`.
+
+        There are at most 256 lock files for each cache; two requests that share one only wait for each other.
+        """
+        number = hashlib.sha256(request.encode()).hexdigest()[:2]
+        return request_lock(self._lock_path.with_suffix(f".{number}.lock"), timeout)
 
     def _load_if_changed(self) -> None:
         with contextlib.suppress(OSError):  # treat an unreadable or missing cache as empty
