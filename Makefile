@@ -97,6 +97,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/azure_key_vault.py
 	$(BIN)/python benchmarks/commands.py
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/many_processes.py
 	tests/servers/install-system-packages
 	$(PIP) 'python-pkcs11>=0.9,<0.11'
 	$(BIN)/python benchmarks/pkcs11.py
