@@ -25,6 +25,14 @@ assert sys.platform == "win32"
 FOLDER = Path(r"C:\kevÿ 100%")
 EVERYONE = "S-1-1-0"
 DACL_SECURITY_INFORMATION = 4
+HOLDING = """
+import sys
+from pathlib import Path
+from keyvouch._system.files import LockFile
+with LockFile(Path(sys.argv[1])) as lock:
+    print(lock.acquire(0), flush=True)
+    sys.stdin.read()
+"""
 PRINTING = """
 import click
 from keyvouch.cli import output, streams
@@ -87,6 +95,29 @@ def check_files() -> dict[str, object]:
     results["a folder"] = outcome_of(lambda: SecretResolver().read_private(FOLDER))
     with files.locked(FOLDER / "lock", timeout=1):
         results["somebody there"] = is_interactive()
+    return results
+
+
+def check_locks() -> dict[str, object]:
+    """Wait for a lock that another process holds until it is killed."""
+    path = FOLDER / "held.lock"
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDING, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as holder,
+        files.LockFile(path) as lock,
+    ):
+        assert holder.stdout
+        results: dict[str, object] = {"there": holder.stdout.readline().strip().decode(), "here": lock.acquire(0)}
+        os.utime(path, (0, 0))
+        before = lock.stamp()
+        lock.touch()
+        results["touched"] = lock.stamp() != before
+        holder.kill()
+        holder.wait()
+        results["killed"] = lock.acquire(30)
+    with files.LockFile(path) as lock, files.LockFile(path) as other:
+        results["again"] = [lock.acquire(0), other.acquire(0)]
     return results
 
 
@@ -179,6 +210,7 @@ if __name__ == "__main__":
         json.dumps(
             {
                 "files": check_files(),
+                "locks": check_locks(),
                 "configurations": check_configurations(),
                 "secrets": check_secrets(),
                 "paths": check_paths(),

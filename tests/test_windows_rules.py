@@ -68,6 +68,15 @@ def test_world_readable_key_is_rejected(inside: dict[str, dict[str, Any]]) -> No
     assert found["a folder"] == "IsADirectoryError"
 
 
+def test_locks(inside: dict[str, dict[str, Any]]) -> None:
+    """One process holds a lock, until it ends; another sees that the file was touched meanwhile."""
+    found = inside["locks"]
+
+    assert (found["there"], found["here"], found["killed"]) == ("True", False, True)
+    assert found["touched"] is True
+    assert found["again"] == [True, False]
+
+
 def test_no_prompt_through_nul(inside: dict[str, dict[str, Any]]) -> None:
     """A scheduled task's standard input may be NUL, which claims to be a terminal."""
     assert inside["files"]["somebody there"] is False
@@ -180,6 +189,7 @@ def test_token_cache(windows: Windows, authority: Authority, profile: str) -> No
         "-c",
         "import os, pathlib, sys\n"
         r"(path,) = pathlib.Path(os.environ['LOCALAPPDATA'], r'keyvouch\Cache\tokens').glob('*.json')" + "\n"
+        "assert list(path.parent.glob('*.??.lock'))\n"
         "data = path.read_bytes()\n"
         "print(sys.argv[1].encode() in data, b'AccessToken' in data)\n"
         "path.write_bytes(data[::-1])\n",

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from keyvouch._system import files
-from keyvouch._system.files import check_trusted, errors, locked, make_folder, read_private_with_status, write_private
+from keyvouch._system.files import (
+    LockFile,
+    check_trusted,
+    errors,
+    locked,
+    make_folder,
+    read_private_with_status,
+    write_private,
+)
 from keyvouch.errors import AccessDenied, ConfigurationError, StoreUnavailable
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file modes are POSIX's")
@@ -317,6 +325,57 @@ def test_forked_child_does_not_keep_the_lock(folder: Path) -> None:
     """
     with start_holder(folder / "lock", forking), locked(folder / "lock", timeout=1):
         pass
+
+
+def test_killed_parent_releases_the_lock(folder: Path) -> None:
+    """A child forked while another thread held a lock does not keep holding it after its parent was killed."""
+    forking = """
+        import os, sys, threading
+        from pathlib import Path
+        from keyvouch._system.files import locked
+        held = threading.Event()
+        def hold():
+            with locked(Path(sys.argv[1]), timeout=1):
+                held.set()
+                threading.Event().wait()
+        threading.Thread(target=hold, daemon=True).start()
+        held.wait()
+        if os.fork():
+            os.wait()
+        else:
+            print("held", flush=True)
+            sys.stdin.read()
+    """
+    with start_holder(folder / "lock", forking) as holder:
+        holder.kill()
+        holder.wait()
+        with locked(folder / "lock", timeout=0):
+            pass
+
+
+def test_fork_inside_the_lock(folder: Path) -> None:
+    """A child that was forked inside the block leaves it without releasing its parent's lock."""
+    with locked(folder / "lock", timeout=0):
+        child = os.fork()
+        if child:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            with LockFile(folder / "lock") as lock:
+                assert not lock.acquire(0)
+    if not child:
+        os._exit(0)
+
+
+def test_touched_lock_file(folder: Path) -> None:
+    """A process that has the lock can leave a mark for those that wait."""
+    with LockFile(folder / "lock") as waiting, LockFile(folder / "lock") as lock:
+        before = waiting.stamp()
+        assert lock.acquire(0)
+        assert not waiting.acquire(0)
+        assert waiting.stamp() == before
+        os.utime(folder / "lock", (0, 0))
+        assert waiting.stamp() != before
+        lock.touch()
+        assert waiting.stamp() != before
 
 
 def test_exception_releases_the_lock(folder: Path) -> None:

@@ -100,6 +100,17 @@ def add(cache: Any, secret: str) -> None:
     cache.add({"client_id": CLIENT, "scope": SCOPES, "token_endpoint": "https://login.example/t", "response": response})
 
 
+def test_change_within_the_clock_resolution(path: Path) -> None:
+    """What another process saved is read, even if the time of the file is the same as before, or earlier."""
+    cache, other = open_token_cache(lambda: path), open_token_cache(lambda: path)
+    add(cache, "first")
+    for seconds, secret in ((0, "second"), (-5, "third")):
+        before = path.stat().st_mtime_ns + seconds * 10**9
+        add(other, secret)
+        os.utime(path, ns=(before, before))
+        assert [each["secret"] for each in cache.search("AccessToken")] == [secret]
+
+
 @pytest.mark.parametrize("function", ["write_own", "locked"])
 def test_cache_that_cannot_be_written(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, function: str

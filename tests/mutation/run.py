@@ -53,6 +53,7 @@ TESTS = {
         "tests/entra/test_connect.py",
         "tests/cli/test_full_disk.py",
     ],
+    "src/keyvouch/entra/request_lock.py": ["tests/entra/test_many_processes.py"],
     "src/keyvouch/_system/files/copied_access.py": ["tests/core/test_writing.py", "tests/core/test_files.py"],
     "src/keyvouch/_system/files/errors.py": ["tests/core/test_files.py", "tests/stores/test_key_files.py"],
     "src/keyvouch/_system/files/folders.py": ["tests/core/test_files.py", "tests/core/test_hostile_folders.py"],

@@ -110,6 +110,6 @@ class CacheFile:
         cache = parse(content)
         return content if cache and is_valid(cache) else ""
 
-    def time_last_modified(self) -> float:
-        """Return when the file was last written, in POSIX time."""
-        return self._path.stat().st_mtime
+    def time_last_modified(self) -> files.Stamp:
+        """Return the file's stamp: its time may be the same after a write, or earlier if the clock was adjusted."""
+        return files.stamp(self._path.stat())

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import requests
-
 from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import SIGN_TIMEOUT, Signer
 from keyvouch._system.signal_handlers import is_from_signal_handler
@@ -87,21 +85,30 @@ class ClientKeys:
             key.close()
 
 
+class _RequestNeeded(Exception):
+    """Raised instead of making an assertion, if only cached tokens are wanted."""
+
+
 class _Attempt:
     """An attempt to make a request with one key."""
 
-    def __init__(self, key: ClientKey, timeout: float, failure: KeyvouchError | None = None) -> None:
+    def __init__(self, key: ClientKey, timeout: float) -> None:
         self.key = key
         self.timeout = timeout
-        self.failure = failure
-        """Raised when an assertion is requested, because no key could make one."""
         self.used_key: UsedKey | None = None
         self.store_error: Exception | None = None
         """The exception raised by opening the key or signing with it."""
 
 
+class _CacheOnly:
+    """Takes the place of an attempt while only cached tokens are wanted."""
+
+    request_needed = False
+    """True once MSAL wanted to make a request: there is no token, or it is due for renewal."""
+
+
 class _CurrentAttempt(threading.local):
-    attempt: _Attempt | None = None
+    attempt: _Attempt | _CacheOnly | None = None
 
 
 class KeyFailover:
@@ -116,8 +123,9 @@ class KeyFailover:
     def make_assertion(self, context: Mapping[str, str]) -> str:
         """Make the assertion for one of MSAL's requests, with the key currently being tried in this thread."""
         attempt = self._current.attempt or _Attempt(self._keys.in_order()[0], SIGN_TIMEOUT)
-        if attempt.failure:
-            raise attempt.failure
+        if isinstance(attempt, _CacheOnly):
+            attempt.request_needed = True
+            raise _RequestNeeded
         try:
             assertion, attempt.used_key = attempt.key.make_assertion(context, attempt.timeout)
         except Exception as error:
@@ -196,21 +204,29 @@ class KeyFailover:
         if not (isinstance(error, str) and _VALID_ERROR.fullmatch(error)):
             self._discard_telemetry()
 
-    def use_cached_token(self, acquire: Callable[..., Any], failure: KeyvouchError) -> Outcome | None:
-        """Return the cached token that is merely due for renewal, for when no store can sign; None if there is none.
+    def cached_token(self, acquire: Callable[..., Any]) -> tuple[Outcome | None, bool]:
+        """Return the valid token that MSAL has cached, if any, and True if it wants to make a request nevertheless.
 
-        MSAL falls back on it only after exceptions declared to it as network failures.
+        MSAL falls back on a token that is due for renewal only after exceptions declared to it as network failures.
         """
-        with self._in_this_thread(_Attempt(self._keys.in_order()[0], 0.0, failure)):
+        lookup = _CacheOnly()
+        with self._in_this_thread(lookup):
             try:
-                result = acquire(http_exceptions=(requests.exceptions.RequestException, KeyvouchError))
-            except KeyvouchError:
-                return None
-        log.warning("No key can sign; using the cached token until it expires: %s", failure.message)
-        return Outcome(result)
+                return Outcome(acquire(http_exceptions=(_RequestNeeded,))), lookup.request_needed
+            except Exception as error:
+                if is_from_signal_handler(error):
+                    raise
+                return None, True  # a mistake in the call is reported by the request itself
+
+    def use_cached_token(self, acquire: Callable[..., Any], failure: KeyvouchError) -> Outcome | None:
+        """Return the cached token that is merely due for renewal, for when no store can sign; None if there is none."""
+        cached, _ = self.cached_token(acquire)
+        if cached:
+            log.warning("No key can sign; using the cached token until it expires: %s", failure.message)
+        return cached
 
     @contextlib.contextmanager
-    def _in_this_thread(self, attempt: _Attempt) -> Iterator[None]:
+    def _in_this_thread(self, attempt: _Attempt | _CacheOnly) -> Iterator[None]:
         """Let MSAL's callback in this thread use this attempt."""
         outer, self._current.attempt = self._current.attempt, attempt
         try:

@@ -6,10 +6,11 @@ On macOS it is in the Keychain; elsewhere it is a file with mode 0600 in `$CACHE
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import msal
 from keyvouch._system import files
 from keyvouch.entra import cache_file
 from keyvouch.entra.msal_internals import token_cache_lock
+from keyvouch.entra.request_lock import request_lock
 from keyvouch.errors import KeyvouchError
 
 log = logging.getLogger("keyvouch")
@@ -66,7 +68,7 @@ class CacheStorage(Protocol):
 
     def load(self) -> str: ...
 
-    def time_last_modified(self) -> float: ...
+    def time_last_modified(self) -> object: ...
 
 
 class LockedTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]
@@ -79,7 +81,7 @@ class LockedTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]
     def __init__(self, storage: CacheStorage, lock_path: Path) -> None:
         super().__init__()
         self._storage, self._lock_path = storage, lock_path
-        self._loaded_at = 0.0
+        self._loaded: object = None
         self._warned = False
 
     def search(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
@@ -101,18 +103,26 @@ class LockedTokenCache(msal.SerializableTokenCache):  # type: ignore[misc]
             super().modify(*args, **kwargs)
             self._warn_once(problem or self._save())
 
+    def request_lock(self, request: str, timeout: float) -> AbstractContextManager[bool]:
+        """Return the lock that processes hold while they make this token request; see `request_lock`.
+
+        There are at most 256 lock files for each cache; two requests that share one only wait for each other.
+        """
+        number = hashlib.sha256(request.encode()).hexdigest()[:2]
+        return request_lock(self._lock_path.with_suffix(f".{number}.lock"), timeout)
+
     def _load_if_changed(self) -> None:
         with contextlib.suppress(OSError):  # treat an unreadable or missing cache as empty
-            if self._loaded_at < self._storage.time_last_modified():
+            if (modified := self._storage.time_last_modified()) != self._loaded:
                 self.deserialize(self._storage.load())
-                self._loaded_at = time.time()
+                self._loaded = modified
 
     def _save(self) -> Exception | None:
         try:
             self._storage.save(self.serialize())
+            self._loaded = self._storage.time_last_modified()
         except (KeyvouchError, OSError) as error:
             return error
-        self._loaded_at = time.time()
         return None
 
     def _warn_once(self, problem: Exception | None) -> None:

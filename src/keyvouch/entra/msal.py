@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -34,6 +35,7 @@ from keyvouch.entra.client_key import OpenUri
 from keyvouch.entra.client_variants import ClientVariants
 from keyvouch.entra.discovery import issuer_for_msal
 from keyvouch.entra.key_failover import ClientKeys, KeyFailover
+from keyvouch.entra.locked_token_cache import LockedTokenCache
 from keyvouch.entra.msal_errors import translate_discovery_error
 from keyvouch.entra.msal_internals import discard_telemetry, renew_locks
 from keyvouch.entra.outcome import FailedOutcome, Outcome
@@ -43,12 +45,17 @@ from keyvouch.proxies import Credentials
 from keyvouch.tokens import is_token
 from keyvouch.uri import KeyUri
 
+log = logging.getLogger("keyvouch")
+
 _CAE = "CP1"
 """The capability name by which Entra ID knows a client that can handle claims challenges."""
 _DEFAULT_LIFETIME = 3599
 """Number of seconds for which a token is valid if the response does not say so."""
 ACCESS_TOKEN_TIMEOUT = 60.0
 """Maximum number of seconds to get a token: opening a key, signing and the request, for all keys in turn."""
+_MAX_WAIT = 5.0
+"""Maximum number of seconds to wait for another process's request: enough to open a key in a slow token or vault, sign
+and get the response. A process that hangs delays the others by no more than that."""
 
 
 @hidden_frames()
@@ -350,12 +357,14 @@ class ConfidentialClient(NotPicklable, msal.ConfidentialClientApplication):  # t
         token_request = json.dumps([sorted_scopes, args, kwargs], sort_keys=True, default=repr)
         acquire = functools.partial(super().acquire_token_for_client, scopes, *args, **kwargs)
         deadline = Deadline(timeout)
+        bypasses_cache = bool(kwargs.get("claims_challenge") or (args and args[0]))
 
         def acquire_with_failover() -> Outcome:
             with self._session.within(deadline) if self._session else contextlib.nullcontext():
-                outcome = self._failover.try_keys(acquire, deadline)
-                if outcome.from_store and isinstance(outcome.error, KeyvouchError):
-                    outcome = self._failover.use_cached_token(acquire, outcome.error) or outcome
+                if isinstance(self.token_cache, LockedTokenCache) and not bypasses_cache:
+                    outcome = self._acquire_in_turn(self.token_cache, token_request, acquire, deadline)
+                else:
+                    outcome = self._request(acquire, deadline)
             if outcome.error is not None:
                 raise FailedOutcome(outcome)
             return outcome
@@ -369,3 +378,28 @@ class ConfidentialClient(NotPicklable, msal.ConfidentialClientApplication):  # t
                 f"Timed out after {timeout:g} seconds waiting for a token from {self.authority.token_endpoint}.",
                 hint="Try again later, or wait longer.",
             ) from None
+
+    def _acquire_in_turn(
+        self, cache: LockedTokenCache, token_request: str, acquire: Callable[..., Any], deadline: Deadline
+    ) -> Outcome:
+        """Make one request for all processes that currently ask for the same token.
+
+        A valid token that another process is renewing is returned at once.
+        """
+        cached, request_needed = self._failover.cached_token(acquire)
+        if cached and not request_needed:
+            return cached
+        timeout = 0.0 if cached else min(_MAX_WAIT, deadline.left() / 2)
+        with cache.request_lock(f"{self.authority.token_endpoint} {token_request}", timeout) as is_free:
+            if cached and not is_free:
+                return cached
+            if not is_free:
+                log.info("Another process has not ended its request for the same token: no longer waiting for it.")
+            return self._request(acquire, deadline)
+
+    def _request(self, acquire: Callable[..., Any], deadline: Deadline) -> Outcome:
+        """Make a request with one key after another, unless MSAL finds a token in its cache."""
+        outcome = self._failover.try_keys(acquire, deadline)
+        if outcome.from_store and isinstance(outcome.error, KeyvouchError):
+            outcome = self._failover.use_cached_token(acquire, outcome.error) or outcome
+        return outcome

@@ -17,7 +17,7 @@ from keyvouch._system.files.errors import cannot_write, long_path_hint, read_hin
 from keyvouch._system.files.folders import Folder
 from keyvouch._system.files.foreign_writers import check_trusted, check_trusted_certificates
 from keyvouch._system.files.locations import cache_folder, configuration_files, foreign_home, state_folder
-from keyvouch._system.files.locks import locked
+from keyvouch._system.files.locks import LockFile, locked
 from keyvouch._system.files.own_files import read_own, require_own_folder, write_own
 from keyvouch._system.files.path_resolution import absolute, make_folder, open_folder
 from keyvouch._system.files.reading import (
@@ -31,6 +31,7 @@ from keyvouch._system.files.writing import open_to_append, remove, rewrite, trun
 
 __all__ = [
     "Folder",
+    "LockFile",
     "Stamp",
     "absolute",
     "cache_folder",

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import stat
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
+from keyvouch._system import forks
 from keyvouch._system.files.errors import cannot_write
 from keyvouch._system.files.folders import Folder
 from keyvouch._system.files.path_resolution import make_folder, open_folder
+from keyvouch._system.files.reading import Stamp, stamp
 from keyvouch._system.text import shell_quoted
 from keyvouch.errors import ConfigurationError, StoreUnavailable
 
@@ -29,14 +34,69 @@ def locked(path: Path, *, timeout: float) -> Iterator[None]:
     Raises `StoreUnavailable` after `timeout` seconds, `ConfigurationError` if the file cannot be created or belongs to
     another account.
     """
-    make_folder(path.parent)
-    try:
-        with open_folder(path.parent) as folder:
-            handle = _open(folder, path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    with _held(handle, path, timeout):
+    with LockFile(path) as lock:
+        if not lock.acquire(timeout):
+            raise StoreUnavailable(
+                f"Timed out after {timeout:.0f} seconds waiting for another process to release the lock {path}.",
+                hint="Look for a keyvouch process that hangs.",
+            )
         yield
+
+
+class LockFile:
+    """A lock file, created like that of `locked`; a context manager, which releases the lock. For one thread.
+
+    A forked child closes its copy at once: otherwise the child would still hold the lock if its parent is killed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises `ConfigurationError` if it cannot be created or belongs to another account."""
+        self._path = path
+        make_folder(path.parent)
+        try:
+            with open_folder(path.parent) as folder:
+                self._file = io.FileIO(_open(folder, path), "r+")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        """Close the child's copy, without releasing the parent's lock."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._file.closed:  # as in a child that was forked inside the block
+            _unlock(self._file.fileno())
+            self._file.close()
+
+    def acquire(self, timeout: float) -> bool:
+        """Wait for the lock up to `timeout` seconds; return False if another process still holds it.
+
+        Raises `ConfigurationError` if the file system has no locks.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._try():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _try(self) -> bool:
+        try:
+            return try_lock(self._file.fileno())
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def stamp(self) -> Stamp:
+        """Return a value that changes when a process calls `touch`."""
+        return stamp(os.fstat(self._file.fileno()))
+
+    def touch(self) -> None:
+        """Change the file's stamp, for the processes that wait for the lock. Raises OSError."""
+        os.utime(self._path)
 
 
 def _open(folder: Folder, path: Path) -> int:
@@ -83,39 +143,13 @@ def _require_own(handle: int, folder: Folder, path: Path) -> None:
         os.fchmod(handle, 0o600)  # an account that can read it could hold the lock
 
 
-@contextlib.contextmanager
-def _held(handle: int, path: Path, timeout: float) -> Iterator[None]:
-    """Hold the lock on an open file; close the file at the end."""
-    try:
-        deadline = time.monotonic() + timeout
-        while not _try(handle, path):
-            if time.monotonic() > deadline:
-                raise StoreUnavailable(
-                    f"Timed out after {timeout:.0f} seconds waiting for another process to release the lock {path}.",
-                    hint="Look for a keyvouch process that hangs.",
-                )
-            time.sleep(0.02)
-        try:
-            yield
-        finally:
-            _unlock(handle)
-    finally:
-        os.close(handle)
-
-
-def _try(handle: int, path: Path) -> bool:
-    try:
-        return try_lock(handle)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
 def _unlock(handle: int) -> None:
-    # Closing is not enough: a child forked in the meantime also has the file open and would keep it locked.
-    if sys.platform == "win32":
-        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
-    else:
-        fcntl.flock(handle, fcntl.LOCK_UN)
+    # Closing is not enough: a child that is just being forked also has the file open and would keep it locked.
+    with contextlib.suppress(OSError):  # it was not locked, or cannot be
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def try_lock(handle: int) -> bool:
@@ -123,7 +157,9 @@ def try_lock(handle: int) -> bool:
     if sys.platform == "win32":
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in (errno.EACCES, 0):  # Wine sets no error number
+                raise
             return False
     else:
         try:
