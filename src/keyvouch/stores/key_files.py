@@ -10,7 +10,7 @@ import datetime as dt
 import errno
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from keyvouch.secrets import SecretResolver
 
 _TIME_FORMAT = "%Y%m%dT%H%M%S%fZ"
 _TIME_PATTERN = re.compile(r"(?<!\d)\d{8}T\d{12}Z")
+_SECONDS_SIZE = len("20261201T000000")
+_EARLIEST = dt.datetime.min.replace(tzinfo=dt.UTC)
 _PUBLIC = ("a public key", "a public key (JWK)", "an SSH public key", "a certificate request")
 _MAX_NEIGHBOURS = 8
 """Maximum number of neighbouring files to list in the error for a missing file."""
@@ -66,12 +68,12 @@ def members(path: Path) -> list[Path]:
         return [path]
     begin, _, end = path.name.partition("*")
     return [
-        each
-        for each in list_folder(path.parent)
-        if each.name.startswith(begin)
-        and each.name[len(begin) :].endswith(end)
+        path.with_name(name)
+        for name in list_folder(path.parent)
+        if name.startswith(begin)
+        and name[len(begin) :].endswith(end)
         # As in a shell, a leading `*` does not match a dot: temporary files have such names.
-        and (begin or not each.name.startswith("."))
+        and (begin or not name.startswith("."))
     ]
 
 
@@ -90,9 +92,15 @@ class Family:
         self._path = path
         self._stamp = stamp(path.parent.stat())  # before listing: a file that appears in the meantime counts as new
         self.members = members(path)
-        self._states = {each: _state(each) for each in self.members}
+        self._states: dict[Path, tuple[Stamp, int] | None] = {}
         self.skipped: tuple[Path, ...] = ()
         """Members that could not be used: a change of one, also of its permissions, is a change of the family."""
+
+    def to_read(self, *, newest_first: bool) -> Iterator[Path]:
+        """Yield the members, and keep each one's state before it is read; by name, or the newest first."""
+        for each in _newest_first(self.members) if newest_first else self.members:
+            self._states[each] = _state(each)
+            yield each
 
     def changed(self) -> bool:
         """Return True if the members have changed; the folder is listed only if it was modified."""
@@ -113,16 +121,17 @@ def _state(path: Path) -> tuple[Stamp, int] | None:
     return stamp(status), status.st_ctime_ns
 
 
-def list_folder(folder: Path) -> list[Path]:
-    """Return the folder's contents, sorted by name."""
+def list_folder(folder: Path) -> list[str]:
+    """Return the names in the folder, sorted; not as paths, of which thousands take long."""
     try:
-        return sorted(folder.iterdir())
+        return sorted(os.listdir(folder))  # noqa: PTH208 - strings
     except OSError as error:
         raise _cannot_read(folder, error, ()) from error
 
 
-def filter_by_suffix(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
-    return [path for path in paths if path.suffix.lower() in suffixes]
+def with_suffix(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Return the files in the folder with one of these suffixes, sorted by name."""
+    return [path for name in list_folder(folder) if (path := folder / name).suffix.lower() in suffixes]
 
 
 def read_key_file(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) -> KeyFile:
@@ -141,7 +150,7 @@ def read_key_file(path: Path, secrets: SecretResolver, suffixes: Sequence[str]) 
         raise _cannot_read(path, error, suffixes) from error
     if not data:
         raise KeyUnusable(f"{path} is empty.", hint="Specify a file that contains a key.")
-    return KeyFile(path, data, stamp(status), _created(path, status))
+    return KeyFile(path, data, stamp(status), _time_in_name(path) or _last_change(status))
 
 
 def _require_key_in(path: Path) -> None:
@@ -192,8 +201,8 @@ def missing_file_error(path: Path, suffixes: Sequence[str]) -> KeyNotFound:
         return KeyNotFound(message, hint=hint)
     if not is_folder(path.parent):
         return KeyNotFound(message, hint=f"Correct the path: the folder {path.parent} does not exist.")
-    with contextlib.suppress(OSError):
-        if neighbours := filter_by_suffix(sorted(path.parent.iterdir()), suffixes):
+    with contextlib.suppress(KeyvouchError):
+        if neighbours := with_suffix(path.parent, suffixes):
             names = ", ".join(
                 [
                     *(shell_quoted(each.name) for each in neighbours[:_MAX_NEIGHBOURS]),
@@ -212,18 +221,28 @@ def _cannot_read(path: Path, error: OSError, suffixes: Sequence[str]) -> Keyvouc
     return AccessDenied(f"{path} cannot be read: {error.strerror}.", hint=files.read_hint(path, error))
 
 
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Return files ordered by `created`; last those of which it is unknown."""
+    return sorted(paths, key=lambda path: created(path) or _EARLIEST, reverse=True)
+
+
 def created(path: Path) -> dt.datetime | None:
     """Return when a file was created, as in `KeyFile`, without reading it; None if this account cannot find out."""
     try:
-        return _created(path, path.stat())
+        return _time_in_name(path) or _last_change(path.stat())
     except OSError:
         return None
 
 
-def _created(path: Path, status: os.stat_result) -> dt.datetime:
+def _time_in_name(path: Path) -> dt.datetime | None:
     if found := _TIME_PATTERN.search(path.name):
-        with contextlib.suppress(ValueError):
-            return dt.datetime.strptime(found[0], _TIME_FORMAT).replace(tzinfo=dt.UTC)
+        seconds, fraction = found[0][:_SECONDS_SIZE], found[0][_SECONDS_SIZE:-1]
+        with contextlib.suppress(ValueError):  # this is ten times as fast as `strptime`: a family may be large
+            return dt.datetime.fromisoformat(f"{seconds}.{fraction}+00:00")
+    return None
+
+
+def _last_change(status: os.stat_result) -> dt.datetime:
     with contextlib.suppress(ValueError, OverflowError, OSError):
         return dt.datetime.fromtimestamp(status.st_mtime, dt.UTC)
     return dt.datetime.fromtimestamp(0, dt.UTC)  # an invalid time, from a wrong clock: counts as the oldest
