@@ -101,6 +101,7 @@ bench: $(READY)
 	$(PIP) 'python-pkcs11>=0.9,<0.11'
 	$(BIN)/python benchmarks/pkcs11.py
 	$(BIN)/python benchmarks/vault.py
+	$(BIN)/python benchmarks/growth_of_stores.py
 
 clean:
 	rm -rf .venv .venv-* .cache dist docs/_build sbom

@@ -120,7 +120,7 @@ class FileStore(
     def _listed(self, path: Path | KeyReference) -> Sequence[Path | KeyReference]:
         """Return what a listing reads: the files of a folder, the members of a family, or the one file."""
         if isinstance(path, Path) and key_files.is_folder(path):
-            return key_files.with_suffix(path, self.suffixes)
+            return [*key_files.with_suffix(path, self.suffixes)]
         return _members(path)
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
@@ -213,10 +213,9 @@ class FileStore(
         """
         path = _location(uri)
         family = _family(path)  # first: a file that appears in the meantime counts as new
-        members = family.members if family else _members(path)
-        if not members and isinstance(path, Path):
-            raise _mentioning_folder(uri, key_files.missing_file_error(path, self.suffixes))
-        paths = family.to_read(newest_first=uri.get("select") == "newest") if family else members
+        if family and family.is_empty:
+            raise _mentioning_folder(uri, key_files.missing_file_error(family.path, self.suffixes))
+        paths = family.to_read(newest_first=uri.get("select") == "newest") if family else _members(path)
         found = self._read_until_decided(uri, paths, certificate, signs=signs)
         require_usable_choice(uri, found.entries, found.unusable)
         if not found.entries:

@@ -136,7 +136,7 @@ class Choice(NamedTuple):
         """Yield what is skipped and newer than the key: it may be meant to replace it."""
         begins = self.entry.info.age_begins
         for each in self.skipped:
-            created = key_files.created(each.path)
+            created = key_files.created(each.path.parent, each.path.name)
             if each.path != self.entry.file.path and created and (begins is None or created > begins):
                 yield each
 
