@@ -121,7 +121,7 @@ class KeyNotFound(KeyvouchError):
 
 
 class AmbiguousKey(KeyvouchError):
-    """Several keys match the URI; `candidates` lists their URIs."""
+    """Several keys match the URI; `candidates` lists their URIs, at most ten."""
 
     code = "ambiguous-key"
     exit_status = 3

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
-from keyvouch._core.key_choice import choose_one
+from keyvouch._core.key_choice import choose_one, is_decided
 from keyvouch._core.key_infos import KeyInfo, KeySpec, RateLimit, Schedule, TokenInfo, UnusableKey
 from keyvouch._core.uri_text import UriSyntax
 from keyvouch._system.forks import ForkGate
@@ -60,6 +60,7 @@ __all__ = [
     "UnusableKey",
     "UriSyntax",
     "choose_one",
+    "is_decided",
 ]
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import pytest
 
 from keyvouch.certificate import spki_sha256
 from keyvouch.errors import AmbiguousKey, CertificateMismatch, KeyChanged, KeyNotFound
-from keyvouch.store import KeyInfo, KeyUri, choose_one
+from keyvouch.store import KeyInfo, KeyUri, choose_one, is_decided
 from keyvouch.uri import Attribute, parse_uri
 from stores.key_material import certify, new_key
 
@@ -75,6 +75,19 @@ def test_several_matches_are_ambiguous() -> None:
     assert caught.value.candidates == ("pkcs11:id=a", "pkcs11:id=b%3B")
     assert "'pkcs11:id=b%3B'" in caught.value.hint
     assert caught.value.uri == "pkcs11:label=app"
+
+
+@pytest.mark.parametrize("query", ["", "?select=newest"])
+def test_many_matches_are_not_all_listed(query: str) -> None:
+    """The error lists ten URIs, however many keys match."""
+    infos = [key(f"{number}") for number in range(4000)]
+    with pytest.raises(AmbiguousKey, match="More than 10 keys match pkcs11:label=app") as caught:
+        choose_one(uri(f"label=app{query}"), infos)
+    assert caught.value.candidates == tuple(f"pkcs11:id={number}" for number in range(10))
+    assert caught.value.hint.endswith("  pkcs11:id=9\n  ...")
+    with pytest.raises(AmbiguousKey, match="10 keys match") as caught:
+        choose_one(uri("label=app"), infos[:10])
+    assert "More" not in caught.value.message
 
 
 # The named key
@@ -225,3 +238,48 @@ def test_expired_members_are_not_successors() -> None:
     """A member that has expired is not announced as a successor."""
     infos = [certified("a", 9000), certified("b", 800, 10)]
     assert choose_one(NEWEST, infos) == (infos[0], None)
+
+
+# Whether further keys have to be read
+
+
+def test_ambiguous_is_decided_by_the_eleventh() -> None:
+    """If nothing selects one of several, ten are listed, and an eleventh shows that there are more."""
+    infos = [key(f"{number}", age=5000) for number in range(11)]
+    assert [is_decided(uri("label=app"), infos[:number]) for number in (0, 1, 10, 11)] == [False, False, False, True]
+
+
+def test_pinned_key_and_certificate_decide() -> None:
+    """The key of the digest or the certificate ends the search, and no other does."""
+    mine = KeyInfo(uri("id=m"), "P-256", spki_sha256=spki_sha256(new_key().public_key()))
+    others = [certified("a", 5000)] * 20
+    for which, certificate in (
+        (uri(f"spki-sha256={mine.spki_sha256}?select=newest"), None),
+        (NEWEST, certify(new_key())),
+    ):
+        assert not is_decided(which, others, certificate, newest_first=True)
+        assert is_decided(which, [*others, mine], certificate)
+    assert not is_decided(NEWEST, [key("a")], certify(new_key(which=1)))
+    assert not is_decided(NEWEST, [KeyInfo(uri("id=m"), "unknown")], certify(new_key()))
+
+
+def test_newest_is_decided_by_a_settled_valid_one() -> None:
+    """The choice among the keys read until then is the choice among all of them, at the same time."""
+    family = [certified("a", 9000), certified("b", 9000, 10), certified("c", -10), certified("d", 500)]
+    family += [key("e", age=9000), key("f", age=10), certified("g", 5000), certified("h", SETTLE + 1)]
+    for infos in itertools.combinations(family, 3):
+        ordered = sorted(infos, key=lambda info: info.age_begins or at(0), reverse=True)
+        number = next((n for n in (1, 2) if is_decided(NEWEST, ordered[:n], newest_first=True)), 3)
+        assert choose_one(NEWEST, ordered[:number]) == choose_one(NEWEST, ordered)
+        assert not is_decided(NEWEST, ordered)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "decides"),
+    [(SETTLE + 1, -9000, True), (SETTLE - 600, -9000, False), (9000, 10, False), (-60, -9000, False)],
+)
+def test_what_decides_the_newest(begin: float, end: float, *, decides: bool) -> None:
+    """Only a key that has settled, with a certificate that is valid now, leaves no older one a chance."""
+    assert is_decided(NEWEST, [certified("a", begin, end)], newest_first=True) is decides
+    assert not is_decided(NEWEST, [key("a", age=begin)], newest_first=True)
+    assert not is_decided(NEWEST, [key("a")], newest_first=True)

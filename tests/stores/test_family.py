@@ -221,7 +221,7 @@ def test_hidden_file_is_not_a_member(folder: Path) -> None:
 def test_invalid_modification_time(folder: Path, changed: float) -> None:
     """A file with an invalid modification time counts as the oldest, and is still read."""
     status = SimpleNamespace(st_mtime=changed)
-    assert key_files._created(folder / "app.pem", status) == dt.datetime(1970, 1, 1, tzinfo=dt.UTC)  # type: ignore[arg-type]
+    assert key_files._last_change(status) == dt.datetime(1970, 1, 1, tzinfo=dt.UTC)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("changed", [0, -86400, 2**33])

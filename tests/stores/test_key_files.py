@@ -55,7 +55,7 @@ def test_unchanged_folder_is_not_listed_again(folder: Path, monkeypatch: pytest.
     list_folder = key_files.list_folder
     listings = []
 
-    def counted(path: Path) -> list[Path]:
+    def counted(path: Path) -> list[str]:
         listings.append(path)
         return list_folder(path)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11 import module
@@ -44,3 +47,18 @@ def finalize_modules() -> None:
     """Finalize all modules, so that they are initialized again on their next use."""
     for each in module._modules.values():
         each.finalize()
+
+
+@contextlib.contextmanager
+def recorded_calls() -> Iterator[list[str]]:
+    """Record the names of all calls to modules during the block, without C_: `FindObjectsInit`."""
+    calls: list[str] = []
+    call = ck.Cryptoki._call
+
+    def recorded(self: ck.Cryptoki, name: str, *arguments: object) -> None:
+        calls.append(name)
+        call(self, name, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ck.Cryptoki, "_call", recorded)
+        yield calls

@@ -13,6 +13,9 @@ from keyvouch.uri import KeyUri
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
+_MOST_LISTED = 10
+"""Maximum number of URIs in the error for an ambiguous URI."""
+
 
 def choose_one(
     uri: KeyUri, infos: Sequence[KeyInfo], certificate: Certificate | None = None
@@ -34,9 +37,7 @@ def choose_one(
             )
         return found, None
     if certificate is not None:
-        from keyvouch.certificate import belongs_to
-
-        found = next((info for info in infos if info.spki_sha256 and belongs_to(certificate, info.spki_sha256)), None)
+        found = next((info for info in infos if _has_certificate(info, certificate)), None)
         if found is None:
             raise CertificateMismatch(
                 f"The certificate of {certificate.subject.rfc4514_string()} does not belong to the key {uri}.",
@@ -51,15 +52,47 @@ def choose_one(
     return _newest_settled(uri, infos, dt.datetime.now(dt.UTC))
 
 
+def is_decided(
+    uri: KeyUri, infos: Sequence[KeyInfo], certificate: Certificate | None = None, *, newest_first: bool = False
+) -> bool:
+    """Return True if further matches would not change the choice of `choose_one`, or that it fails.
+
+    A store that reads its keys one by one calls this after each, and reads no more than needed. `newest_first`: each
+    key is older than those before it.
+    """
+    if not infos:
+        return False
+    last = infos[-1]
+    if pinned := uri.get("spki-sha256"):
+        return bool(last.spki_sha256 == pinned)
+    if certificate is not None:
+        return _has_certificate(last, certificate)
+    if uri.get("select") != "newest":
+        return len(infos) > _MOST_LISTED
+    now, settle = dt.datetime.now(dt.UTC), dt.timedelta(seconds=uri.get("settle"))
+    return newest_first and last.has_certificate and _valid(last, now) and _has_settled(last, now, settle)
+
+
 def _ambiguous(uri: KeyUri, infos: Sequence[KeyInfo], advice: str) -> AmbiguousKey:
-    """Return the error that lists a URI for each match."""
-    candidates = tuple(str(info.uri) for info in infos)
-    listed = "\n".join(f"  {info.uri.quoted}  {info.friendly_name or info.subject or ''}".rstrip() for info in infos)
-    return AmbiguousKey(f"{len(infos)} keys match {uri}.", hint=f"{advice}:\n{listed}", uri=uri, candidates=candidates)
+    """Return the error that lists a URI for each match, or for the first ones if there are many."""
+    number, first = str(len(infos)), infos[:_MOST_LISTED]
+    candidates = tuple(str(info.uri) for info in first)
+    lines = [f"  {info.uri.quoted}  {info.friendly_name or info.subject or ''}".rstrip() for info in first]
+    if len(infos) > _MOST_LISTED:
+        number = f"More than {_MOST_LISTED}"
+        lines.append("  ...")
+    hint = "\n".join((f"{advice}:", *lines))
+    return AmbiguousKey(f"{number} keys match {uri}.", hint=hint, uri=uri, candidates=candidates)
 
 
 def _by_key(infos: Sequence[KeyInfo], spki: str) -> KeyInfo | None:
     return next((info for info in infos if info.spki_sha256 == spki), None)
+
+
+def _has_certificate(info: KeyInfo, certificate: Certificate) -> bool:
+    from keyvouch.certificate import belongs_to
+
+    return info.spki_sha256 is not None and belongs_to(certificate, info.spki_sha256)
 
 
 def _newest_settled(uri: KeyUri, infos: Sequence[KeyInfo], now: dt.datetime) -> tuple[KeyInfo, dt.datetime | None]:
@@ -76,18 +109,18 @@ def _newest_settled(uri: KeyUri, infos: Sequence[KeyInfo], now: dt.datetime) -> 
 
 def _usable(infos: Sequence[KeyInfo], now: dt.datetime, settle: dt.timedelta) -> Sequence[KeyInfo]:
     """Return the members with a valid certificate; before the first one has settled, also settled ones without."""
-
-    def has_settled(info: KeyInfo) -> bool:
-        return info.age_begins is not None and info.age_begins + settle <= now
-
     certified = [info for info in infos if info.has_certificate]
     if not certified:
         return infos
     # If none is valid, choose among all of them: the assertion then reports which certificate has expired.
     usable = [info for info in certified if _valid(info, now)] or certified
-    if any(map(has_settled, certified)):
+    if any(_has_settled(info, now, settle) for info in certified):
         return usable
-    return [*usable, *(info for info in infos if not info.has_certificate and has_settled(info))]
+    return [*usable, *(info for info in infos if not info.has_certificate and _has_settled(info, now, settle))]
+
+
+def _has_settled(info: KeyInfo, now: dt.datetime, settle: dt.timedelta) -> bool:
+    return info.age_begins is not None and info.age_begins + settle <= now
 
 
 def _valid(info: KeyInfo, now: dt.datetime) -> bool:

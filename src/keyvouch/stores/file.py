@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -33,12 +33,14 @@ from keyvouch.store import (
     OffersPeer,
     UnusableKey,
     choose_one,
+    is_decided,
 )
 from keyvouch.stores import jwk, key_files, pem, pfx
 from keyvouch.stores.key_entries import (
     Choice,
     FileContents,
     FileKey,
+    Findings,
     KeyEntry,
     UnusableEntry,
     build_entries,
@@ -65,6 +67,8 @@ _PATH = Attribute(
 )
 _FRIENDLY_NAME = Attribute("friendly-name", "the friendly name of one of several keys")
 _PASSWORD = Attribute("password", "the password that the file is encrypted with", query=True, secret=True)
+_MOST_SKIPPED = 10
+"""Maximum number of files and keys that an error lists as skipped."""
 
 
 class FileStore(
@@ -102,32 +106,31 @@ class FileStore(
         *,
         timeout: float,  # noqa: ARG002 - reading a file never waits
     ) -> FileKey:
-        """Read the file, or every file of the family, and return the one key that the URI selects."""
-        family = _family(_location(uri))  # first: a file that appears in the meantime counts as new
-        return FileKey(self._choose(uri, certificate, signs=True), family)
+        """Read the file, or the family's from the newest on, and return the one key that the URI selects."""
+        return FileKey(self._choose(uri, certificate, signs=True))
 
     def keys(self, uri: KeyUri) -> list[KeyInfo]:
         """Return the keys in the file, family or folder at the URI's path."""
         path = _location(uri)
-        entries, failures, unusable = self._read(uri, self._listed(path))
-        skipped = (*failures, *unusable)
-        if skipped and not entries and not (isinstance(path, Path) and key_files.is_folder(path)):
-            raise _mentioning_folder(uri, skipped[0].error)
+        found = Findings.merge(list(self._read(uri, self._listed(path))))
+        if found.skipped and not found.entries and not (isinstance(path, Path) and key_files.is_folder(path)):
+            raise _mentioning_folder(uri, found.skipped[0].error)
         pinned = uri.get("spki-sha256")
-        return [entry.info for entry in filter_by_name(uri, entries) if pinned in (None, entry.info.spki_sha256)]
+        return [entry.info for entry in filter_by_name(uri, found.entries) if pinned in (None, entry.info.spki_sha256)]
 
     def unusable_keys(self, uri: KeyUri) -> list[UnusableKey]:
         """Return the files and keys at the URI's path that `keys` skips."""
-        skipped = []
-        for each in self._listed(_location(uri)):
-            _, failures, unusable = self._read(uri, [each])
-            skipped += [UnusableKey(str(each), entry.error.message) for entry in (*failures, *unusable)]
-        return skipped
+        paths = self._listed(_location(uri))
+        return [
+            UnusableKey(str(path), entry.error.message)
+            for path, found in zip(paths, self._read(uri, paths), strict=True)
+            for entry in found.skipped
+        ]
 
     def _listed(self, path: Path | KeyReference) -> Sequence[Path | KeyReference]:
         """Return what a listing reads: the files of a folder, the members of a family, or the one file."""
         if isinstance(path, Path) and key_files.is_folder(path):
-            return key_files.filter_by_suffix(key_files.list_folder(path), self.suffixes)
+            return [*key_files.with_suffix(path, self.suffixes)]
         return _members(path)
 
     def generate(self, uri: KeyUri, spec: KeySpec) -> KeyUri:
@@ -225,54 +228,63 @@ class FileStore(
         If it `signs`, a key whose certificate is in the file and cannot be read is not selected.
         """
         path = _location(uri)
-        members = _members(path)
-        if not members and isinstance(path, Path):
-            raise _mentioning_folder(uri, key_files.missing_file_error(path, self.suffixes))
-        entries, failures, unusable = self._read(uri, members)
-        if signs and certificate is None:
-            entries, unusable = set_aside_uncertified(uri, entries, unusable)
-        require_usable_choice(uri, entries, unusable)
-        if not entries:
-            raise _mentioning_folder(uri, failures[0].error)
-        skipped = (*failures, *unusable)
+        family = _family(path)  # first: a file that appears in the meantime counts as new
+        if family and family.is_empty:
+            raise _mentioning_folder(uri, key_files.missing_file_error(family.path, self.suffixes))
+        paths = family.to_read(newest_first=uri.get("select") == "newest") if family else _members(path)
+        found = self._read_until_decided(uri, paths, certificate, signs=signs)
+        require_usable_choice(uri, found.entries, found.unusable)
+        if not found.entries:
+            raise _mentioning_folder(uri, found.failures[0].error)
         try:
-            named = filter_by_name(uri, entries)
+            named = filter_by_name(uri, found.entries)
             if not named:
-                raise unknown_name_error(uri, entries)
+                raise unknown_name_error(uri, found.entries)
             info, settles_at = choose_one(uri, [entry.info for entry in named], certificate)
         except KeyvouchError as error:
-            if isinstance(error, AmbiguousKey) and isinstance(path, Path) and key_files.is_family(path):
+            if isinstance(error, AmbiguousKey) and family:
                 error.hint += "\nTo follow the family, add select=newest to the URI, after the `?`."
-            error.hint += "".join(f"\nSkipped: {each.error.message}" for each in skipped)
+            error.hint += "".join(f"\nSkipped: {each.error.message}" for each in found.skipped[:_MOST_SKIPPED])
+            error.hint += "\n..." * (len(found.skipped) > _MOST_SKIPPED)
             raise
         entry = next(entry for entry in named if entry.info is info)
         is_pinned = certificate is not None or "spki-sha256" in uri  # then no newer key would be used
-        return Choice(entry, settles_at, () if is_pinned else skipped)
+        return Choice(entry, settles_at, () if is_pinned else found.skipped, family)
 
-    def _read(
-        self, uri: KeyUri, paths: Iterable[Path | KeyReference]
-    ) -> tuple[list[KeyEntry], list[UnusableEntry], list[UnusableEntry]]:
-        """Return the usable keys in these files, the files that cannot be read, and the other keys."""
-        entries: list[KeyEntry] = []
-        failures: list[UnusableEntry] = []
-        unusable: list[UnusableEntry] = []
+    def _read_until_decided(
+        self, uri: KeyUri, paths: Iterable[Path | KeyReference], certificate: Certificate | None, *, signs: bool
+    ) -> Findings:
+        """Read these files, newest first, until no other one would change the choice: each may take a second."""
+        read: list[Findings] = []
+        infos: list[KeyInfo] = []
+        is_final = False
+        for found in self._read(uri, paths):
+            read.append(set_aside_uncertified(uri, found) if signs and certificate is None else found)
+            for entry in filter_by_name(uri, read[-1].entries):
+                infos.append(entry.info)
+                is_final = is_final or is_decided(uri, infos, certificate, newest_first=True)
+            if is_final:
+                break
+        return Findings.merge(read)
+
+    def _read(self, uri: KeyUri, paths: Iterable[Path | KeyReference]) -> Iterator[Findings]:
+        """Yield what is found in each of these files."""
         password: Secret | None = None
         for path in paths:
+            entries: list[KeyEntry] = []
+            failures: list[UnusableEntry] = []
+            unusable: list[UnusableEntry] = []
             try:
                 file, given = self._read_one(path)
                 password = password or given or self._password(uri)
-                usable, others = build_entries(uri, file, self._decode(file.data, password, file.path))
-                entries += usable
-                unusable += others
-                errors: list[KeyvouchError] = [each.error for each in others]
+                entries, unusable = build_entries(uri, file, self._decode(file.data, password, file.path))
             except KeyvouchError as error:
                 error.uri = str(uri)
                 label = path.label if isinstance(path, KeyReference) else path
                 failures.append(UnusableEntry((), None, error, label))
-                errors = [error]
             if isinstance(path, KeyReference):
-                fit_hints(errors, path)
-        return entries, failures, unusable
+                fit_hints([each.error for each in (*failures, *unusable)], path)
+            yield Findings(entries, failures, unusable)
 
     def _read_one(self, path: Path | KeyReference) -> tuple[key_files.KeyFile, Secret | None]:
         """Return the file, and its password if that was passed in together with it."""

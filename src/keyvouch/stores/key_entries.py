@@ -33,6 +33,8 @@ PASSWORD_REQUIRED = (
 )
 """The hint for an encrypted key without a password."""
 _QUOTATION_MARKS = ('""', "''", "``", "“”", "„“", "«»")
+_MOST_NAMES = 8
+"""Maximum number of friendly names in an error."""
 
 
 class FoundKey(NamedTuple):
@@ -95,6 +97,30 @@ class UnusableEntry(NamedTuple):
         return "\n".join(filter(None, (f"A newer key of the family is not used: {shown}", self.error.hint)))
 
 
+class Findings(NamedTuple):
+    """What was found in one or several files."""
+
+    entries: list[KeyEntry]
+    failures: list[UnusableEntry]
+    """The files that cannot be read."""
+    unusable: list[UnusableEntry]
+    """The keys that cannot be used."""
+
+    @classmethod
+    def merge(cls, several: Sequence[Findings]) -> Findings:
+        """Return what was found in all of these."""
+        return cls(
+            [entry for each in several for entry in each.entries],
+            [entry for each in several for entry in each.failures],
+            [entry for each in several for entry in each.unusable],
+        )
+
+    @property
+    def skipped(self) -> tuple[UnusableEntry, ...]:
+        """All that cannot be used."""
+        return (*self.failures, *self.unusable)
+
+
 class Choice(NamedTuple):
     """The key that a URI selects."""
 
@@ -102,13 +128,15 @@ class Choice(NamedTuple):
     settles_at: dt.datetime | None
     """When the URI will select another one."""
     skipped: tuple[UnusableEntry, ...] = ()
-    """Other files and keys at the URI's path, which cannot be used."""
+    """Other files and keys at the URI's path, which cannot be used, as far as they were read."""
+    family: key_files.Family | None = None
+    """The family that the key was chosen from."""
 
     def newer_skipped(self) -> Iterator[UnusableEntry]:
         """Yield what is skipped and newer than the key: it may be meant to replace it."""
         begins = self.entry.info.age_begins
         for each in self.skipped:
-            created = key_files.created(each.path)
+            created = key_files.created(each.path.parent, each.path.name)
             if each.path != self.entry.file.path and created and (begins is None or created > begins):
                 yield each
 
@@ -118,9 +146,9 @@ class FileKey(StoredKey):
 
     exportable = True
 
-    def __init__(self, choice: Choice, family: key_files.Family | None = None) -> None:
-        """Keep the entry's key, but not the bytes of its file; `family` is the one it was chosen from."""
-        entry = choice.entry
+    def __init__(self, choice: Choice) -> None:
+        """Keep the entry's key, but not the bytes of its file."""
+        entry, family = choice.entry, choice.family
         self.uri = entry.info.uri
         self.public_key = entry.key.public_key()
         self.chain = entry.chain
@@ -201,21 +229,19 @@ def _lost_certificate(digest: str, unreadable: Sequence[UnreadableCertificate]) 
     return next((each for each in unreadable if each.spki_sha256 in {None, digest}), None)
 
 
-def set_aside_uncertified(
-    uri: KeyUri, entries: Sequence[KeyEntry], unusable: Sequence[UnusableEntry]
-) -> tuple[list[KeyEntry], list[UnusableEntry]]:
+def set_aside_uncertified(uri: KeyUri, found: Findings) -> Findings:
     """Count a key as unusable if its certificate is in the file, but cannot be read, and is not in another file.
 
     An assertion would not say which certificate belongs to its signature.
     """
-    kept, others = [], list(unusable)
-    for entry in entries:
+    kept, others = [], list(found.unusable)
+    for entry in found.entries:
         if entry.lost_certificate and "certificate-file" not in uri:
             error = no_certificate([entry.lost_certificate], entry.file.path)
             others.append(UnusableEntry(entry.names, entry.info.spki_sha256, error, entry.file.path))
         else:
             kept.append(entry)
-    return kept, others
+    return Findings(kept, found.failures, others)
 
 
 def incorrect_password_hint(password: str) -> str:
@@ -266,8 +292,9 @@ def unknown_name_error(uri: KeyUri, entries: Sequence[KeyEntry]) -> KeyNotFound:
     known = [name for entry in entries for name in entry.names]
     import difflib
 
-    nearest = difflib.get_close_matches(wanted, known) or known
+    nearest = difflib.get_close_matches(wanted, known) or known[:_MOST_NAMES]
     shown = ", ".join(each if each.isprintable() else ascii(each) for each in nearest)  # whoever made the file chose it
+    shown += ", ..." * (_MOST_NAMES <= len(nearest) < len(known))
     hint = f"Use one of: {shown}." if nearest else "Omit friendly-name: the keys have no names."
     return KeyNotFound(f"Key not found: no key has the friendly name {wanted!r}.", hint=hint, uri=uri)
 

@@ -223,7 +223,15 @@ def _derive_pbes2(derivation: Element, password: bytes, size: int | None) -> byt
         )
     functions = [each.child(0).content for each in rest if each.tag == asn1.SEQUENCE]
     name = _lookup(_HMACS, functions[0]) if functions else "sha1"
-    return hashlib.pbkdf2_hmac(name, password, salt.content, limits.number(numbers[0]), size)
+    return _pbkdf2(name, password, salt.content, limits.number(numbers[0]), size)
+
+
+def _pbkdf2(name: str, password: bytes, salt: bytes, rounds: int, size: int) -> bytes:
+    """Return a derived key. The OpenSSL of `cryptography` takes half as long as the one of `hashlib`, or less."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
+
+    return PBKDF2HMAC(getattr(hashes, name.upper())(), size, salt, rounds).derive(password)
 
 
 def _decrypt_cbc(algorithm: CipherAlgorithm, vector: bytes, data: bytes) -> bytes:

@@ -38,6 +38,7 @@ T = TypeVar("T")
 _LONGEST_LISTING = 100_000
 """Maximum number of entries in one listing."""
 _FIRST_YEAR, _LAST_YEAR = 1970, 2900
+_EARLIEST = dt.datetime.min.replace(tzinfo=dt.UTC)
 _UNKNOWN_KEY_TYPE = "unknown"
 """The type of a key in a listing, which the service does not report."""
 
@@ -56,6 +57,8 @@ class KeyVersion:
     exportable: bool | None
     hsm: bool | None = None
     """Whether an HSM protects the key; None for a certificate, whose policy says it."""
+    policy: PolicySettings | None = None
+    """The certificate's policy, if it was fetched too."""
 
     def info(self, uri: KeyUri, name: str) -> KeyInfo:
         """Return the entry for a listing; its URI is that of exactly this version."""
@@ -118,7 +121,10 @@ class PolicySettings:
 
 def fetch_policy(session: Session, location: KeyLocation) -> PolicySettings:
     """Fetch a certificate's policy. Raises azure-core's errors."""
-    found = session.certificates.get_certificate_policy(location.name)
+    return _read_policy(session.certificates.get_certificate_policy(location.name), location)
+
+
+def _read_policy(found: Any, location: KeyLocation) -> PolicySettings:
     # The vault cannot renew a certificate without an issuer.
     renews = found.issuer_name != WellKnownIssuerNames.unknown and any(
         each.action == CertificatePolicyAction.auto_renew for each in found.lifetime_actions or ()
@@ -174,11 +180,18 @@ def listing_info(uri: KeyUri, location: KeyLocation, properties: VersionProperti
     )
 
 
-def fetch_version(session: Session, location: KeyLocation, version: str) -> KeyVersion:
-    """Fetch one version. Raises azure-core's errors, `KeyUnusable` if it cannot sign, `StoreUnavailable`."""
-    if location.is_certificate:
-        return _read_certificate(session.certificates.get_certificate_version(location.name, version))
-    return read_key(session.keys.get_key(location.name, version))
+def fetch_version(session: Session, location: KeyLocation, version: str, *, is_newest: bool = False) -> KeyVersion:
+    """Fetch one version; if `is_newest` and it still is, with the policy, which saves a request for that.
+
+    Raises azure-core's errors, `KeyUnusable` if it cannot sign, `StoreUnavailable`.
+    """
+    if not location.is_certificate:
+        return read_key(session.keys.get_key(location.name, version))
+    if is_newest:
+        newest: Any = session.certificates.get_certificate(location.name)
+        if newest.properties.version == version:
+            return dataclasses.replace(_read_certificate(newest), policy=_read_policy(newest.policy, location))
+    return _read_certificate(session.certificates.get_certificate_version(location.name, version))
 
 
 @CRYPTOGRAPHY
@@ -262,20 +275,17 @@ def _require_signing_key(public_key: Any) -> None:
     key_type(public_key)  # raises `KeyUnusable` for unknown types
 
 
-def find_enabled_versions(
-    session: Session, uri: KeyUri, location: KeyLocation, timeout: float
-) -> list[VersionProperties]:
-    """Return the properties of the enabled versions that match the URI. Raises `KeyNotFound`, `KeyUnusable`."""
+def find_versions(session: Session, uri: KeyUri, location: KeyLocation, timeout: float) -> list[VersionProperties]:
+    """Return the properties of all versions, newest first. Raises `KeyNotFound`; `KeyUnusable` if none is enabled."""
     description = f"listing the {location.kind}'s versions"
     with session.performing(Operation(description, location, f"{location.kind}s/list", READER_ROLE), timeout):
         found = list_versions(session, location)
     if not found:
         raise key_not_found(location, uri)
-    enabled = [each for each in found if each.enabled]
-    if not enabled:
+    if not any(each.enabled for each in found):
         raise KeyUnusable(
             f"All versions of the {location.kind} {location.name} are disabled.",
             hint=enabling_hint(location, found[-1].version),
             uri=uri,
         )
-    return enabled
+    return sorted(found, key=lambda each: each.created or _EARLIEST, reverse=True)

@@ -41,6 +41,7 @@ from keyvouch.store import (
     StoredKey,
     UnusableKey,
     choose_one,
+    is_decided,
 )
 from keyvouch_azure_keyvault import azure_internals, key_management, key_versions
 from keyvouch_azure_keyvault.error_translation import READER_ROLE, Operation, enabling_hint, key_not_found
@@ -136,13 +137,12 @@ class KeyVaultStore(
     def open(self, uri: KeyUri, certificate: Certificate | None = None, *, timeout: float) -> KeyVaultKey:
         """Open the version that the URI selects, with its certificate."""
         session, location = self._session.get(), _require_supported_location(uri)
-        info, settles_at = self._choose(uri, location, certificate, timeout)
-        found = self._fetch(location, info.uri.get("version"), timeout)
+        found, settles_at = self._choose(uri, location, certificate, timeout)
         exact = found.info(uri, location.name)
         choose_one(uri, [exact], certificate)
         key = KeyVaultKey(session, exact.uri, location, found)
         if location.is_certificate:
-            policy = self._policy(location, timeout)
+            policy = found.policy or self._policy(location, timeout)
             key.exportable, key.hsm = policy.exportable, policy.hsm
             # Only a URI without version= can select a version that the service creates.
             key.advice = () if location.version else policy.advice
@@ -296,28 +296,41 @@ class KeyVaultStore(
 
     def _choose(
         self, uri: KeyUri, location: KeyLocation, certificate: Certificate | None, timeout: float
-    ) -> tuple[KeyInfo, dt.datetime | None]:
-        """Return the version that the URI selects. Every version is fetched only for a digest or a certificate."""
-        session, family = self._session.get(), split_identifier(uri).replace({"select": "newest"})
+    ) -> tuple[KeyVersion, dt.datetime | None]:
+        """Fetch the version that the URI selects; for a digest or a certificate, each until it is found."""
         if location.version:
-            return KeyInfo(pin_version(uri, location.name, location.version), ""), None
-        if certificate is not None or "spki-sha256" in uri:
-            return choose_one(family, self._version_infos(uri, location, timeout), certificate)
-        found = key_versions.find_enabled_versions(session, uri, location, timeout)
-        return choose_one(family, [key_versions.listing_info(uri, location, each) for each in found])
+            return self._fetch(location, location.version, timeout), None
+        family = split_identifier(uri).replace({"select": "newest"})
+        listed = key_versions.find_versions(self._session.get(), uri, location, timeout)
+        enabled = [each for each in listed if each.enabled]
+        if certificate is None and "spki-sha256" not in uri:
+            infos = [key_versions.listing_info(uri, location, each) for each in enabled]
+            info, settles_at = choose_one(family, infos)
+            version = info.uri.get("version")
+            return self._fetch(location, version, timeout, is_newest=version == listed[0].version), settles_at
+        fetched: list[KeyVersion] = []
+        infos = []
+        for each in enabled:
+            fetched.append(self._fetch(location, each.version, timeout, is_newest=each is listed[0]))
+            infos.append(fetched[-1].info(uri, location.name))
+            if is_decided(family, infos, certificate):
+                break
+        info, settles_at = choose_one(family, infos, certificate)
+        return fetched[infos.index(info)], settles_at
 
     def _version_infos(self, uri: KeyUri, location: KeyLocation, timeout: float) -> list[KeyInfo]:
         if location.version:
             return [self._fetch(location, location.version, timeout).info(uri, location.name)]
-        found = key_versions.find_enabled_versions(self._session.get(), uri, location, timeout)
-        return [self._fetch(location, each.version, timeout).info(uri, location.name) for each in found]
+        found = key_versions.find_versions(self._session.get(), uri, location, timeout)
+        enabled = [each.version for each in found if each.enabled]
+        return [self._fetch(location, version, timeout).info(uri, location.name) for version in enabled]
 
-    def _fetch(self, location: KeyLocation, version: str, timeout: float) -> KeyVersion:
+    def _fetch(self, location: KeyLocation, version: str, timeout: float, *, is_newest: bool = False) -> KeyVersion:
         session = self._session.get()
         exact = location._replace(version=version)
         operation = Operation(f"reading the {location.kind}", exact, f"{location.kind}s/get", READER_ROLE)
         with session.performing(operation, timeout):
-            found = key_versions.fetch_version(session, location, version)
+            found = key_versions.fetch_version(session, location, version, is_newest=is_newest)
         if not found.enabled:
             raise KeyUnusable(
                 f"This version of the {location.kind} {location.name} is disabled.",

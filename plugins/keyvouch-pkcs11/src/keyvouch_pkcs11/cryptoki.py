@@ -102,6 +102,15 @@ MAX_SIGNATURE_SIZE = 1024
 SignatureBuffer = ctypes.c_char * MAX_SIGNATURE_SIZE
 _MAX_HANDLES = 64
 """Maximum number of handles that one call of C_FindObjects returns."""
+_BUFFER_SIZE = 4096
+"""In bytes, for an attribute of unknown size."""
+_OF_ANY_SIZE = frozenset({CKA_LABEL, CKA_ID, CKA_VALUE})
+"""Attributes that every object has for which they are read, and that may be larger than a buffer."""
+_SIZES = {
+    **dict.fromkeys((CKA_CLASS, CKA_KEY_TYPE), ctypes.sizeof(CK_ULONG)),
+    **dict.fromkeys((CKA_SIGN, CKA_SENSITIVE, CKA_EXTRACTABLE, CKA_ALWAYS_AUTHENTICATE), 1),
+}
+"""The sizes of attributes that are numbers or flags: a module may expect exactly these."""
 
 
 class CryptokiError(Exception):
@@ -311,23 +320,38 @@ class Cryptoki:
             handles, count = (CK_ULONG * _MAX_HANDLES)(), CK_ULONG()
             while True:
                 self._call("FindObjects", CK_ULONG(session), handles, CK_ULONG(_MAX_HANDLES), ctypes.byref(count))
-                if not count.value:
-                    return found
                 found += handles[: count.value]
+                if count.value < _MAX_HANDLES:  # as NSS and p11-kit do, which saves the call that returns none
+                    return found
         finally:
             self._call("FindObjectsFinal", CK_ULONG(session))
             del buffers
 
     def read_attributes(self, session: int, handle: int, types: Sequence[int]) -> dict[int, bytes]:
-        """Return the requested attributes that the object has and reveals."""
+        """Return the requested attributes that the object has and reveals.
+
+        One call, into buffers that are nearly always large enough. Otherwise two, of which the first returns the sizes.
+        """
+        try:
+            found = self._read_into_buffers(session, handle, {each: _SIZES.get(each, _BUFFER_SIZE) for each in types})
+            # A module that reports that there is no such attribute may not report that a buffer is too small.
+            if found.keys() >= _OF_ANY_SIZE.intersection(types):
+                return found
+        except CryptokiError as error:
+            if error.name != "BUFFER_TOO_SMALL":
+                raise
         lengths = (_Attribute * len(types))(*(_Attribute(each, None, 0) for each in types))
         self._get_attribute_values(session, handle, lengths)
-        available = [each for each in lengths if each.length != CK_UNAVAILABLE_INFORMATION]
-        buffers = [ctypes.create_string_buffer(max(1, each.length)) for each in available]
-        values = (_Attribute * len(available))(
+        sizes = {each.type: each.length for each in lengths if each.length != CK_UNAVAILABLE_INFORMATION}
+        return self._read_into_buffers(session, handle, sizes)
+
+    def _read_into_buffers(self, session: int, handle: int, sizes: Mapping[int, int]) -> dict[int, bytes]:
+        """Read attributes, each into a buffer of this size. Raises BUFFER_TOO_SMALL."""
+        buffers = [ctypes.create_string_buffer(max(1, size)) for size in sizes.values()]
+        values = (_Attribute * len(sizes))(
             *(
-                _Attribute(each.type, ctypes.addressof(buffer), each.length)
-                for each, buffer in zip(available, buffers, strict=True)
+                _Attribute(each, ctypes.addressof(buffer), size)
+                for (each, size), buffer in zip(sizes.items(), buffers, strict=True)
             )
         )
         self._get_attribute_values(session, handle, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -31,6 +32,7 @@ from keyvouch.store import (
     TokenInfo,
     UriSyntax,
     choose_one,
+    is_decided,
 )
 from keyvouch_pkcs11 import objects, templates
 from keyvouch_pkcs11.cryptoki import CryptokiError
@@ -43,13 +45,15 @@ from keyvouch_pkcs11.uri_attributes import (
     ATTRIBUTES,
     LIBRARY_ATTRIBUTES,
     PIN_SOURCE,
+    SLOT_ATTRIBUTES,
     SYNTAX,
-    TOKEN_ATTRIBUTES,
+    gives_any,
     library_attributes,
     matches,
     module_uri,
     pinned_uri,
     require_matchable,
+    slot_attributes,
     token_attributes,
     token_uri,
     with_hexadecimal_id,
@@ -64,6 +68,9 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import Algorithm, PrivateKey
     from keyvouch.secrets import SecretResolver
     from keyvouch_pkcs11.peer import Peer
+
+
+_IsEnough = Callable[[Token, objects.PrivateKeyObject], bool]
 
 
 class _SelectedKey(NamedTuple):
@@ -218,16 +225,18 @@ class Pkcs11Store(
         require_matchable(uri)
         module = self._connected_module()
         with translate_errors("listing the tokens"), module as functions:
-            library = library_attributes(functions)
-            slots = functions.slots() if matches(uri, library, LIBRARY_ATTRIBUTES) else []
+            is_meant = not gives_any(uri, LIBRARY_ATTRIBUTES) or matches(uri, library_attributes(functions))
+            slots = functions.slots() if is_meant else []
         found = []
         for slot in slots:
             try:
                 with module as functions:
                     attributes = token_attributes(functions, slot)
+                    if gives_any(uri, SLOT_ATTRIBUTES) and not matches(uri, slot_attributes(functions, slot)):
+                        continue
             except CryptokiError:
                 continue
-            if attributes and matches(uri, attributes, TOKEN_ATTRIBUTES):
+            if attributes and matches(uri, attributes):
                 token = module.token(slot, attributes, self._epoch.get())
                 if token is None:
                     break
@@ -246,8 +255,13 @@ class Pkcs11Store(
         found[0].require_login(uri, DEFAULT_TIMEOUT)
         return found[0]
 
-    def _search(self, uri: KeyUri, timeout: float) -> list[tuple[Token, objects.PrivateKeyObject]]:
-        """Return the keys that match the URI, each with its token, after a login if the URI has a PIN."""
+    def _search(
+        self, uri: KeyUri, timeout: float, is_enough: _IsEnough = lambda *_: False
+    ) -> list[tuple[Token, objects.PrivateKeyObject]]:
+        """Return the keys that match the URI, each with its token, after a login if the URI has a PIN.
+
+        Of each token, the keys up to the first one for which `is_enough` returns True.
+        """
         tokens = self._matching_tokens(uri)
         if not tokens:
             raise _no_token(uri)
@@ -256,28 +270,37 @@ class Pkcs11Store(
         found = []
         for token in tokens:
             token.log_in(uri, self._secrets, timeout)
-            keys = self._keys_on(token, uri, timeout)
+            keys = self._keys_on(token, uri, timeout, functools.partial(is_enough, token))
             if not keys and token.is_logged_in:
                 token.require_login(uri, timeout)
             found += [(token, each) for each in keys]
         return found
 
-    def _keys_on(self, token: Token, uri: KeyUri, timeout: float) -> list[objects.PrivateKeyObject]:
+    def _keys_on(
+        self, token: Token, uri: KeyUri, timeout: float, is_enough: Callable[[objects.PrivateKeyObject], bool]
+    ) -> list[objects.PrivateKeyObject]:
         with (
             translate_errors("searching for keys"),
             token.session(timeout) as session,
             self._connected_module() as functions,
         ):
-            return objects.find_private_keys(functions, session, key_id=uri.get("id"), label=uri.get("object"))
+            return objects.find_private_keys(
+                functions, session, key_id=uri.get("id"), label=uri.get("object"), is_enough=is_enough
+            )
 
     def _select(self, uri: KeyUri, certificate: Certificate | None, timeout: float) -> _SelectedKey:
         """Return the one key that the URI selects. Raises `KeyNotFound`, `SecretRequired`, and as `choose_one`."""
-        found = self._search(uri, timeout)
+        infos: list[KeyInfo] = []
+
+        def is_enough(token: Token, key: objects.PrivateKeyObject) -> bool:
+            infos.append(_key_info(uri, token, key, certificate))
+            return is_decided(uri, infos, certificate)
+
+        found = self._search(uri, timeout, is_enough)
         if not found:
             for token in self._matching_tokens(uri):
                 token.require_login(uri, timeout)
             raise KeyNotFound(f"No key matches {uri}.", hint=self._hint_for_missing(uri, timeout), uri=uri)
-        infos = [_key_info(uri, token, each, certificate) for token, each in found]
         info, settles_at = choose_one(uri, infos, certificate)
         return _SelectedKey(*found[infos.index(info)], info.uri, settles_at)
 

@@ -14,7 +14,8 @@ from keyvouch_pkcs11.cryptoki import CKF_TOKEN_INITIALIZED, Cryptoki, decode_pad
 if TYPE_CHECKING:
     from keyvouch_pkcs11.objects import PrivateKeyObject
 
-TOKEN_ATTRIBUTES = ("token", "manufacturer", "serial", "model", "slot-id", "slot-description", "slot-manufacturer")
+TOKEN_ATTRIBUTES = ("token", "manufacturer", "serial", "model", "slot-id")
+SLOT_ATTRIBUTES = ("slot-description", "slot-manufacturer")
 LIBRARY_ATTRIBUTES = ("library-manufacturer", "library-description", "library-version")
 PIN_SOURCE = "pin-source"
 
@@ -103,11 +104,8 @@ def library_attributes(functions: Cryptoki) -> dict[str, str]:
 
 
 def token_attributes(functions: Cryptoki, slot: int) -> dict[str, str] | None:
-    """Return the values of a token's and its slot's attributes; None if it is not initialized.
-
-    Raises `CryptokiError`.
-    """
-    token, slot_info = functions.token_info(slot), functions.slot_info(slot)
+    """Return the values of a token's attributes; None if it is not initialized. Raises `CryptokiError`."""
+    token = functions.token_info(slot)
     if not token.flags & CKF_TOKEN_INITIALIZED:
         return None
     return {
@@ -116,14 +114,26 @@ def token_attributes(functions: Cryptoki, slot: int) -> dict[str, str] | None:
         "model": decode_padded(token.model),
         "serial": decode_padded(token.serial),
         "slot-id": str(slot),
-        "slot-description": decode_padded(slot_info.description),
-        "slot-manufacturer": decode_padded(slot_info.manufacturer),
     }
 
 
-def matches(uri: KeyUri, attributes: Mapping[str, str], names: Sequence[str]) -> bool:
+def slot_attributes(functions: Cryptoki, slot: int) -> dict[str, str]:
+    """Return the values of a slot's own attributes. Raises `CryptokiError`."""
+    info = functions.slot_info(slot)
+    return {
+        "slot-description": decode_padded(info.description),
+        "slot-manufacturer": decode_padded(info.manufacturer),
+    }
+
+
+def gives_any(uri: KeyUri, names: Sequence[str]) -> bool:
+    """Return whether the URI has a value for any of these attributes."""
+    return any(each in uri for each in names)
+
+
+def matches(uri: KeyUri, attributes: Mapping[str, str]) -> bool:
     """Return whether the URI agrees with these values, as far as it gives them (RFC 7512, section 2.5)."""
-    return all(uri.get(each) in (None, attributes[each]) for each in names)
+    return all(uri.get(name) in (None, value) for name, value in attributes.items())
 
 
 def require_matchable(uri: KeyUri) -> None:
@@ -161,7 +171,7 @@ def with_hexadecimal_id(uri: KeyUri) -> KeyUri | None:
 
 def module_uri(uri: KeyUri) -> KeyUri:
     """Return the URI of all tokens of the module."""
-    names = (*TOKEN_ATTRIBUTES, *LIBRARY_ATTRIBUTES, "object", "id", "spki-sha256", PIN_SOURCE)
+    names = (*TOKEN_ATTRIBUTES, *SLOT_ATTRIBUTES, *LIBRARY_ATTRIBUTES, "object", "id", "spki-sha256", PIN_SOURCE)
     return uri.replace(dict.fromkeys(names))
 
 

@@ -41,6 +41,7 @@ from keyvouch.store import (
     StoredKey,
     UnusableKey,
     choose_one,
+    is_decided,
 )
 from keyvouch_vault import permissions, transit
 from keyvouch_vault.auth_methods import AuthMethod, client_certificate
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from keyvouch.secrets import SecretResolver
 
 _IMPORT_GATE = ForkGate()
+_MOST_LISTED = 10
+"""Maximum number of versions that an error lists."""
 _TEST_MESSAGE = b"keyvouch: does this certificate belong to the key?"
 
 
@@ -114,7 +117,8 @@ class VaultStore(
         for name in names:
             key_uri = uri.replace({"key": name})
             with contextlib.suppress(*(() if "key" in uri else (KeyUnusable, KeyNotFound, AccessDenied))):
-                infos += [version.info(key_uri) for version in self._read_versions(key_uri, OWN_TIMEOUT)]
+                key, numbers = self._read_numbers(key_uri, OWN_TIMEOUT)
+                infos += [key.version(number).info(key_uri) for number in numbers]
         digest = uri.get("spki-sha256")
         return [info for info in infos if digest in (None, info.spki_sha256)]
 
@@ -131,7 +135,7 @@ class VaultStore(
             return [UnusableKey(str(uri), error.message)]
         if key is None or key.type not in transit.TYPES.values():
             return []
-        wanted = [each for each in key.retired_versions() if uri.get("version") in (None, each)]
+        wanted = [each for each in key.retired_numbers() if uri.get("version") in (None, each)]
         reason = "The version is older than the key's min_encryption_version."
         return [UnusableKey(str(uri.replace({"version": str(each)})), reason) for each in wanted]
 
@@ -237,8 +241,8 @@ class VaultStore(
                 return []
         return [name for name in names if is_valid_name(name)]  # import/ holds the server's wrapping key
 
-    def _read_versions(self, uri: KeyUri, timeout: float, alternative: str = "") -> list[KeyVersion]:
-        """Return the versions that match the URI. Raises `KeyNotFound`, `KeyUnusable` if none may sign."""
+    def _read_numbers(self, uri: KeyUri, timeout: float, alternative: str = "") -> tuple[TransitKey, list[int]]:
+        """Return the key and its versions that match the URI. Raises `KeyNotFound`, `KeyUnusable` if none may sign."""
         path, number = KeyPath.of(uri), uri.get("version")
         with self._session.get().authenticated(timeout, "read the key", alternative) as client:
             key = _read_key(client, path)
@@ -248,36 +252,44 @@ class VaultStore(
                 hint=f"List the keys: keyvouch keys --key {uri.replace({'key': None, 'version': None}).quoted}.",
                 uri=uri,
             )
-        versions = key.versions()
-        if not versions:
+        numbers = key.usable_numbers()
+        if not numbers:
             raise KeyUnusable(
                 f"All versions of the key {path.name} are older than its min_encryption_version.",
                 hint=f"Lower it: bao write {path.api_path('config')} min_encryption_version=...",
             )
-        matching = [version for version in versions if number in (None, version.number)]
+        matching = [each for each in numbers if number in (None, each)]
         if not matching:
             raise KeyNotFound(
                 f"The key {path.name} has no version {number} that may sign.",
-                hint=f"Use one of the versions {_numbers(versions)}.",
+                hint=f"Use one of the versions {_listed(numbers)}.",
                 uri=uri,
             )
-        return matching
+        return key, matching
 
     def _choose_version(
         self, uri: KeyUri, certificate: Certificate | None, timeout: float
     ) -> tuple[KeyVersion, KeyUri, Any]:
-        versions = self._read_versions(uri, timeout, "Or add version= and certificate-file= to the URI.")
-        infos = [version.info(uri) for version in versions]
+        key, numbers = self._read_numbers(uri, timeout, "Or add version= and certificate-file= to the URI.")
+        family = uri.replace({"select": "newest"})
+        versions: list[KeyVersion] = []
+        infos: list[KeyInfo] = []
+        for number in reversed(numbers):
+            versions.append(key.version(number))
+            infos.append(versions[-1].info(uri))
+            if is_decided(family, infos, certificate, newest_first=True):
+                break
         try:
-            info, settles_at = choose_one(uri.replace({"select": "newest"}), infos, certificate)
+            info, settles_at = choose_one(family, infos, certificate)
         except CertificateMismatch as error:
-            error.hint = f"Use the certificate of an existing version ({_numbers(versions)}), or remove version=."
+            error.hint = f"Use the certificate of an existing version ({_listed(numbers)}), or remove version=."
             raise
         return versions[infos.index(info)], info.uri, settles_at
 
 
-def _numbers(versions: list[KeyVersion]) -> str:
-    return ", ".join(str(version.number) for version in versions)
+def _listed(numbers: list[int]) -> str:
+    """Return the numbers as text; if there are many, the last ones."""
+    return ", ".join(("...",) * (len(numbers) > _MOST_LISTED) + (*map(str, numbers[-_MOST_LISTED:]),))
 
 
 def _check_login_attributes(uri: KeyUri) -> None:
@@ -369,7 +381,7 @@ def _finish(uri: KeyUri) -> str:
 
 def _key_exists(uri: KeyUri, key: TransitKey) -> KeyExists:
     name = uri.get("key")
-    if key.type in transit.TYPES.values() and not any(version.chain for version in key.versions()):
+    if key.type in transit.TYPES.values() and not any(key.version(each).chain for each in key.usable_numbers()):
         return KeyExists(f"Key already exists, without a certificate: {name}.", hint=_finish(uri), uri=uri)
     return KeyExists(f"Key already exists: {name}.", hint="Use another name, or add a version: --further.", uri=uri)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import functools
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -103,6 +104,11 @@ class TransitKey:
         self._response = response
         self._data = response.data_as(responses.TransitKeyData)
 
+    @functools.cached_property
+    def _versions(self) -> responses.KeyVersions:
+        """All versions by number, not yet parsed: a key may have hundreds."""
+        return self._response.decode(self._data.keys, responses.KeyVersions)
+
     @property
     def type(self) -> str:
         """The key type, by the server's name."""
@@ -113,32 +119,34 @@ class TransitKey:
         """The number of the newest version."""
         return self._data.latest_version
 
-    def versions(self) -> list[KeyVersion]:
-        """Return the versions that may sign, in order. Raises `KeyUnusable` if the type cannot, `StoreUnavailable`."""
+    def usable_numbers(self) -> list[int]:
+        """Return the numbers of the versions that may sign, in order.
+
+        Raises `KeyUnusable` if keys of this type cannot sign, `StoreUnavailable`.
+        """
         if self.type not in TYPES.values():
             raise KeyUnusable(
                 f"Transit keys of type {self.type[:50]!r} cannot sign JWTs.",
                 hint=f"Use a key of one of these types: {', '.join(TYPES.values())}.",
             )
-        versions = self._response.decode(self._data.keys, responses.KeyVersions)
-        minimum = self._data.min_encryption_version
-        return [self._version(number, each) for number, each in sorted(versions.items()) if number >= minimum]
+        return [number for number in sorted(self._versions) if number >= self._data.min_encryption_version]
 
-    def retired_versions(self) -> list[int]:
+    def retired_numbers(self) -> list[int]:
         """Return the numbers of the versions that may no longer sign. Raises `StoreUnavailable`."""
-        versions = self._response.decode(self._data.keys, responses.KeyVersions)
-        return [number for number in sorted(versions) if number < self._data.min_encryption_version]
+        return [number for number in sorted(self._versions) if number < self._data.min_encryption_version]
 
     def newest(self) -> KeyVersion:
         """Return the newest version that may sign. Raises `KeyUnusable`, `StoreUnavailable`."""
-        versions = self.versions()
-        if not versions:
+        numbers = self.usable_numbers()
+        if not numbers:
             raise _unexpected_data()
-        return versions[-1]
+        return self.version(numbers[-1])
 
-    def _version(self, number: int, data: responses.KeyVersionData) -> KeyVersion:
+    def version(self, number: int) -> KeyVersion:
+        """Return a version, of which the response contains the key and its certificates. Raises `StoreUnavailable`."""
         from cryptography.exceptions import UnsupportedAlgorithm
 
+        data = self._versions[number]
         try:
             public_key = _load_public_key(data.public_key)
             chain = _load_chain(data.certificate_chain, public_key)
