@@ -34,7 +34,7 @@ _COLUMNS = (
 )
 _LEFT = ("Key", "Algorithm", "Load", "Operation")
 
-_PAGE = """<!DOCTYPE html>
+_PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
