@@ -28,7 +28,7 @@ from scripted_store import Script
 RUNS = 20
 SLOTS = (1, 2, 3, 4, 6)
 THREADS = (1, 2, 4, 8)
-STALL = 1.0
+STALL, STALLED_CALL = 1.0, 1000
 Sign = Callable[[object, bytes, Algorithm], bytes]
 
 
@@ -52,8 +52,8 @@ def measure_subject(seconds: float) -> goals.Part:
         goals.Goal("the same, in the maximum", 0.99, exactly(stalled["max"]), True, "s"),
     ]
     text = (
-        "Stores of known speed, measured by `keyvouch bench`: an RSA-2048 key in memory, the same with 10 % more work,\n"
-        "stores that serve only so many signatures of 5 ms at once, and one that stalls once for a second."
+        "Stores of known speed, measured by `keyvouch bench`: an RSA-2048 key in memory, the same with 10 % more\n"
+        "work, stores that serve only so many signatures of 5 ms at once, and one that stalls once for a second."
     )
     return goals.Part("Can the results be relied on?", text, found)
 
@@ -126,7 +126,7 @@ def stall() -> dict[str, float]:
             nonlocal calls
             with lock:
                 calls += 1
-                if calls == 1000:  # in the middle of the signatures
+                if calls == STALLED_CALL:
                     time.sleep(STALL)
             return sign(key, message, algorithm)
 

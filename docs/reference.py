@@ -70,9 +70,8 @@ def exit_statuses() -> str:
     for each in all_errors():
         codes[each.exit_status].append(f"[`{each.code}`]({each.code}.md)")
     rows = [f"| {status} | {meaning} | {', '.join(codes[status])} |" for status, meaning in MEANINGS.items()]
-    return "\n".join(
-        ["| status | meaning | codes |", "| --- | --- | --- |", "| 0 | done | |", *rows, OTHER, "| 130 | interrupted | |"]
-    )
+    head, last = ["| status | meaning | codes |", "| --- | --- | --- |", "| 0 | done | |"], "| 130 | interrupted | |"
+    return "\n".join([*head, *rows, OTHER, last])
 
 
 def commands() -> str:

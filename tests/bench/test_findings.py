@@ -96,9 +96,9 @@ def test_knees() -> None:
         *threads_of("C", {1: 10, 2: 20, 4: 40}),
     )
     assert findings(run)[-3:] == [
-        "A: throughput stops growing at 2 threads, with 190 signatures per second.",
-        "B: more threads do not increase the throughput of 1,500 signatures per second.",
-        "C: throughput still grows at 4 threads, the most that were measured: 40.0 signatures per second.",
+        "A: the knee is at 2 threads: more do not increase the throughput of 190 signatures per second.",
+        "B: the knee is at 1 thread: more do not increase the throughput of 1,500 signatures per second.",
+        "C: no knee up to 4 threads: throughput still grows there, with 40.0 signatures per second.",
     ]
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from bench.fake_clock import FakeClock, clock  # noqa: F401 - a fixture
+from keyvouch.bench import rounds
 from keyvouch.bench.rounds import Contender, Operation, run_round
 from keyvouch.errors import StoreUnavailable, Throttled
 
@@ -130,21 +132,29 @@ def test_interrupt_ends_the_other_threads(monkeypatch: pytest.MonkeyPatch) -> No
     """Ctrl-C stops the threads after the operation that they are performing, and is passed on."""
     threads = set[threading.Thread]()
     both_started = threading.Event()
-    join = threading.Thread.join
 
     def operation() -> None:
         threads.add(threading.current_thread())
         if len(threads) == 2:
             both_started.set()
 
-    def interrupt(self: threading.Thread, timeout: float | None = None) -> None:
-        monkeypatch.setattr(threading.Thread, "join", join)
+    def interrupt(*arguments: object) -> None:
         assert both_started.wait(60)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(threading.Thread, "join", interrupt)
+    monkeypatch.setattr(rounds, "wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_round(Contender("endless", operation, threads=2), 3600)
     for each in threads:
         each.join(60)
         assert not each.is_alive()
+
+
+def test_threads_are_those_of_the_pool() -> None:
+    """Libraries that keep something for each thread keep it from round to round."""
+    threads = set[int]()
+    contender = Contender("two", lambda: threads.add(threading.get_ident()), threads=2)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            run_round(contender, 0, pool=pool)
+    assert len(threads) <= 2

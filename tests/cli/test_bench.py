@@ -207,7 +207,7 @@ def test_report_and_plot(run: Run, tmp_path: Path) -> None:
     with Script() as script:
         done = run("bench", "--count", "20", "--report", str(report), "--plot", str(plot), script.uri)
     assert done.status == 0, done.errors
-    assert report.read_text().startswith("<!doctype html>")
+    assert report.read_text().startswith("<!DOCTYPE html>")
     assert "<svg" in plot.read_text()
     assert str(report) in done.errors
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 from azure.core.exceptions import ResourceNotFoundError
-from azure.keyvault.certificates import CertificatePolicyAction, WellKnownIssuerNames
+from azure.keyvault.certificates import CertificatePolicyAction, KeyType, WellKnownIssuerNames
 
 from keyvouch.errors import KeyUnusable, StoreUnavailable
 from keyvouch_azure_keyvault import key_versions
@@ -57,7 +57,8 @@ def test_invalid_times(name: str, value: object) -> None:
 
 
 def policy_of(**given: object) -> key_versions.PolicySettings:
-    found = SimpleNamespace(**{"issuer_name": "Self", "exportable": False, "lifetime_actions": [], **given})
+    given = {"issuer_name": "Self", "exportable": False, "lifetime_actions": [], "key_type": "RSA", **given}
+    found = SimpleNamespace(**given)
     client = SimpleNamespace(get_certificate_policy=lambda _: found)
     return key_versions.fetch_policy(cast("Any", SimpleNamespace(certificates=client)), LOCATION)
 
@@ -79,6 +80,14 @@ def test_advice_on_renewal() -> None:
 def test_exportable(given: object, read: object) -> None:
     """Whether a key is exportable may be unknown."""
     assert policy_of(exportable=given).exportable is read
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [(KeyType.rsa_hsm, True), (KeyType.ec, False), ("EC-HSM", True), (None, None), ("", None)]
+)
+def test_protection_by_an_hsm(given: object, read: object) -> None:
+    """Whether an HSM protects the keys may be unknown."""
+    assert policy_of(key_type=given).hsm is read
 
 
 def listed(error: ResourceNotFoundError) -> object:

@@ -15,6 +15,7 @@ from keyvouch.bench.intervals import Interval
 from keyvouch.errors import ConfigurationError
 
 FORMAT = "keyvouch-bench-1"
+BUSY = "The machine was busy when the run began (load {machine.load:g} on {machine.cores} cores): expect more noise."
 OPERATIONS = {
     "open_cold": "Open, connecting to the store",
     "open_warm": "Open, already connected",
@@ -42,6 +43,11 @@ class Machine(msgspec.Struct, frozen=True):
     """Implementation and version."""
     load: float | None = None
     """Load average of the last minute when the run began; None on systems without one."""
+
+    @property
+    def was_busy(self) -> bool:
+        """True if other programs used the machine when the run began."""
+        return self.load is not None and self.load > self.cores
 
 
 class Limit(msgspec.Struct, frozen=True):

@@ -93,11 +93,11 @@ def _knees(run: Run) -> Iterator[str]:
     for each in knees_of_signatures(run).values():
         rate = f"{number(each.per_second)} signatures per second"
         if each.still_growing:
-            yield f"{each.key}: throughput still grows at {each.threads} threads, the most that were measured: {rate}."
+            yield f"{each.key}: no knee up to {each.threads} threads: throughput still grows there, with {rate}."
         elif each.threads == 1:
-            yield f"{each.key}: more threads do not increase the throughput of {rate}."
+            yield f"{each.key}: the knee is at 1 thread: more do not increase the throughput of {rate}."
         else:
-            yield f"{each.key}: throughput stops growing at {each.threads} threads, with {rate}."
+            yield f"{each.key}: the knee is at {each.threads} threads: more do not increase the throughput of {rate}."
 
 
 def _rates(run: Run) -> Iterator[str]:

@@ -10,6 +10,7 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -100,27 +101,29 @@ def measure(
     limited = {each.contender.group for each in samples if each.limited}
     own = [Samples(each, stopped=each.group in limited and each.group != "") for each in contenders]
     samples += own
-    for each in own:
-        if not each.stopped:
-            _warm_up(each, seconds, own)
-    lengths = {id(each): _round_seconds(each, seconds) for each in own}
-    while running := [each for each in own if not _is_done(each, seconds)]:
-        random.shuffle(running)
-        for each in running:
+    with ThreadPoolExecutor(max((each.threads for each in contenders), default=1)) as pool:
+        for each in own:
             if not each.stopped:
-                _run(each, lengths[id(each)], own)
-        if progress:
-            progress(statistics.fmean(_part_done(each, seconds) for each in own))
+                _warm_up(each, seconds, own, pool)
+        lengths = {id(each): _round_seconds(each, seconds) for each in own}
+        while running := [each for each in own if not _is_done(each, seconds)]:
+            random.shuffle(running)
+            for each in running:
+                if not each.stopped:
+                    _run(each, lengths[id(each)], own, pool)
+            if progress:
+                progress(statistics.fmean(_part_done(each, seconds) for each in own))
     return own
 
 
-def _warm_up(own: Samples, seconds: float, samples: Sequence[Samples]) -> None:
+def _warm_up(own: Samples, seconds: float, samples: Sequence[Samples], pool: ThreadPoolExecutor) -> None:
     """Perform operations that are not counted: one, and if it is quick, some in all threads."""
     contender = own.contender
     made = run_round(replace(contender, threads=1, rate=None), 0.0, 1)
     own.warm_up_latency = made.latencies[0] / 1e9 if made.latencies else 0.0
     if made.latencies and own.warm_up_latency < _WARM_UP_SECONDS:
-        made = run_round(contender, min(_WARM_UP_SECONDS, seconds / 4), contender.most and contender.threads)
+        most = contender.most and contender.threads
+        made = run_round(contender, min(_WARM_UP_SECONDS, seconds / 4), most, pool=pool)
         own.warm_up_latency = statistics.fmean(made.latencies or [0]) / 1e9  # not the median: some threads may starve
     if not made.latencies or (made.throttled and not contender.rate):
         own.errors, own.first_error = made.errors, made.first_error
@@ -129,8 +132,8 @@ def _warm_up(own: Samples, seconds: float, samples: Sequence[Samples]) -> None:
 
 def _round_seconds(own: Samples, seconds: float) -> float:
     contender = own.contender
-    if contender.rate:  # long enough that operations begun in one round hardly reach beyond its end
-        return seconds / 5
+    if contender.rate:
+        return seconds / _FEWEST_ROUNDS
     if contender.each:  # expensive, so each round is one operation
         return 0.0
     long = own.warm_up_latency * _OPERATIONS_PER_ROUND if contender.threads > 1 else 0.0
@@ -142,9 +145,9 @@ def _is_done(own: Samples, seconds: float) -> bool:
     return own.stopped or own.seconds >= seconds * 0.999 or (most is not None and own.count >= most)
 
 
-def _run(own: Samples, length: float, samples: Sequence[Samples]) -> None:
+def _run(own: Samples, length: float, samples: Sequence[Samples], pool: ThreadPoolExecutor) -> None:
     most = own.contender.most
-    made = run_round(own.contender, length, None if most is None else most - own.count)
+    made = run_round(own.contender, length, None if most is None else most - own.count, pool=pool)
     own.add(made)
     if not made.latencies or own.limited:
         _stop(own, samples)

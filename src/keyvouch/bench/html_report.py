@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from keyvouch.bench.comparison import Change
-from keyvouch.bench.document import OPERATIONS, Key, Limit, Machine, Measurement, Run
+from keyvouch.bench.document import BUSY, OPERATIONS, Key, Limit, Machine, Measurement, Run
 from keyvouch.bench.drawing import KEY_COLORS, Plot
 from keyvouch.bench.findings import findings
 from keyvouch.bench.inline_svg import inline_svg
@@ -54,7 +54,7 @@ _PAGE = """<!doctype html>
 """
 _FOOTER = (
     "<footer>\n<p>Ranges are 99 % confidence intervals of the median over all rounds. A dash stands for a percentile "
-    "of too few operations. CPU is the time of this process for one operation.</p>\n</footer>"
+    "of too few operations. CPU is the time of this process for 1,000 operations.</p>\n</footer>"
 )
 
 
@@ -104,9 +104,8 @@ def _header(run: Run, title: str) -> str:
     notices = []
     if run.interrupted:
         notices.append("The run was interrupted: this is what was measured until then.")
-    if machine.load is not None and machine.load > machine.cores:
-        load = f"load {machine.load:g} on {machine.cores} cores"
-        notices.append(f"The machine was busy when the run began ({load}): expect more noise.")
+    if machine.was_busy:
+        notices.append(BUSY.format(machine=machine))
     shown = "".join(f'\n<p class="notice" role="note">{_text(each)}</p>' for each in notices)
     return f'<header>\n<h1>{title}</h1>\n<p class="muted">{_text(_when(run))}. {_text(where)}.</p>{shown}\n</header>'
 
@@ -231,7 +230,7 @@ def _figures(each: Measurement) -> Iterator[str]:
     yield _interval(each.per_second) if each.per_second else _NOTHING
     for name, fewest in FEWEST.items():
         yield duration(each.latency[name]) if each.latency and each.count >= fewest else _NOTHING
-    yield duration(each.cpu_seconds / each.count) if each.count else _NOTHING
+    yield duration(each.cpu_seconds / each.count * 1000) if each.count else _NOTHING
     yield f"{each.count:,}"
     yield f"{sum(each.errors.values()):,}"
 

@@ -187,15 +187,12 @@ class _Peer:
 
     def __init__(self, signer: MeasuredSigner, store: OffersPeer, algorithm: Algorithm) -> None:
         self._signer, self._store, self._algorithm = signer, store, algorithm
-        self._renew()
-
-    def _renew(self) -> None:
-        self._generation = self._signer.generation
-        self._sign = self._store.peer(self._signer.stored.uri, self._algorithm)
+        self._generation = -1
 
     def __call__(self) -> bytes:
-        if self._signer.generation != self._generation:
-            self._renew()
+        if self._signer.generation != self._generation:  # the first call, when only one thread warms up
+            self._sign = self._store.peer(self._signer.stored.uri, self._algorithm)
+            self._generation = self._signer.generation
         return self._sign(MESSAGE)
 
 

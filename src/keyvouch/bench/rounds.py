@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -50,7 +51,7 @@ class Round:
     per_second: float = 0.0
     """Operations per second that succeeded, of all threads together."""
     seconds: float = 0.0
-    """Wall-clock time."""
+    """Wall-clock time; in an open loop from the first intended start."""
     began: int = 0
     """When the first operation began, in nanoseconds of a clock."""
     ended: int = 0
@@ -70,31 +71,35 @@ class Stop:
     requested = False
 
 
-def run_round(contender: Contender, seconds: float, most: int | None = None) -> Round:
+def run_round(
+    contender: Contender, seconds: float, most: int | None = None, *, pool: ThreadPoolExecutor | None = None
+) -> Round:
     """Run a contender for about `seconds`, or for at most `most` operations, and at least for one.
 
     An operation that fails is counted by its error code, and its time is not. A closed loop ends if the store limits
-    its rate; an open loop goes on, and counts how many operations were refused. When interrupted, waits for the running
-    operations at most a few seconds.
+    its rate; an open loop goes on, and counts how many operations were refused. `pool` has enough threads for the
+    contender: libraries that keep something for each thread then do not do so for each round.
     """
     stop = Stop()
     cpu, began = time.process_time(), time.perf_counter()
     run = _open_loop if contender.rate else _closed_loop
-    made = run(contender, seconds, most, stop)
+    made = run(contender, seconds, most, stop, pool)
     if not contender.each:
         made.cpu_seconds = time.process_time() - cpu
-    made.seconds = time.perf_counter() - began
+    made.seconds = made.seconds or time.perf_counter() - began
     return made
 
 
-def _closed_loop(contender: Contender, seconds: float, most: int | None, stop: Stop) -> Round:
+def _closed_loop(
+    contender: Contender, seconds: float, most: int | None, stop: Stop, pool: ThreadPoolExecutor | None
+) -> Round:
     tickets = iter(range(most)) if most is not None else iter(int, 1)  # the second one never ends
     repeat = _repeat_each if contender.each else _repeat
 
     def work(part: Round) -> None:
         repeat(contender, part, time.perf_counter_ns() + int(seconds * 1e9), tickets, stop)
 
-    parts = _in_threads(work, contender.threads, stop)
+    parts = _in_threads(work, contender.threads, stop, pool)
     made = _joined(parts)
     busy = max(each.ended for each in parts) - min(each.began for each in parts)
     made.per_second = len(made.latencies) / (busy / 1e9) if busy > 0 else 0.0
@@ -141,7 +146,9 @@ def _repeat_each(contender: Contender, part: Round, deadline: int, tickets: Iter
     part.ended = sum(part.latencies)  # as if the operations had followed each other
 
 
-def _open_loop(contender: Contender, seconds: float, most: int | None, stop: Stop) -> Round:
+def _open_loop(
+    contender: Contender, seconds: float, most: int | None, stop: Stop, pool: ThreadPoolExecutor | None
+) -> Round:
     rate = contender.rate or 1.0
     number = max(1, round(rate * seconds))
     number = number if most is None else min(number, most)
@@ -168,7 +175,10 @@ def _open_loop(contender: Contender, seconds: float, most: int | None, stop: Sto
                 part.latencies.append(ended - intended)
                 ends.append(ended)
 
-    made = _joined(_in_threads(work, threads, stop))
+    made = _joined(_in_threads(work, threads, stop, pool))
+    if (rest := start + int(number / rate * 1e9) - clock()) > 0:
+        time.sleep(rest / 1e9)  # the next round's first operation is not due before
+    made.seconds = (clock() - start) / 1e9
     if len(ends) > 1:
         made.per_second = (len(ends) - 1) / max(1e-9, (max(ends) - min(ends)) / 1e9)
     elif ends:
@@ -183,7 +193,7 @@ def _count(part: Round, error: Exception) -> bool:
     return isinstance(error, Throttled)
 
 
-def _in_threads(work: Callable[[Round], None], number: int, stop: Stop) -> list[Round]:
+def _in_threads(work: Callable[[Round], None], number: int, stop: Stop, pool: ThreadPoolExecutor | None) -> list[Round]:
     """Call `work` in this thread, or in `number` others that start together; return what each has measured."""
     parts = [Round() for _ in range(number)]
     if number == 1:
@@ -196,26 +206,18 @@ def _in_threads(work: Callable[[Round], None], number: int, stop: Stop) -> list[
             ready.wait()
             work(part)
 
-    threads = [threading.Thread(target=begin, args=(part,), daemon=True) for part in parts]
-    try:
-        for each in threads:
-            each.start()
-        for each in threads:
-            while each.is_alive():  # a wait without a timeout cannot be interrupted on Windows
-                each.join(0.5)
-    except BaseException:
-        stop.requested = True
-        ready.abort()
-        end = time.monotonic() + _INTERRUPT_WAIT
-        for each in threads:
-            if each.ident is not None:
-                each.join(max(0.0, end - time.monotonic()))
-        raise
+    with contextlib.nullcontext(pool) if pool else ThreadPoolExecutor(number) as threads:
+        try:
+            futures = [threads.submit(begin, part) for part in parts]
+            while wait(futures, 0.5).not_done:  # a wait without a timeout cannot be interrupted on Windows
+                pass
+        except BaseException:
+            stop.requested = True
+            ready.abort()
+            raise
+    for each in futures:
+        each.result()  # raises what is not an error of the operation
     return parts
-
-
-_INTERRUPT_WAIT = 3.0
-"""Seconds to wait for running operations when the round is interrupted."""
 
 
 def _joined(parts: list[Round]) -> Round:

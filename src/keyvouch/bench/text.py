@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from keyvouch.bench.comparison import Change, differences, machine_drift
-from keyvouch.bench.document import OPERATIONS, Key, Measurement, Run
+from keyvouch.bench.document import BUSY, OPERATIONS, Key, Measurement, Run
 from keyvouch.bench.findings import findings
 from keyvouch.bench.series import FEWEST
 from keyvouch.bench.units import duration, number, size
@@ -17,12 +17,8 @@ _HEADING = f"{'':16}{'per s':>8} {'±':>5}" + "".join(f"{each:>8}" for each in F
 
 def as_text(run: Run) -> str:
     """Return the keys, a table of what was measured, and the conclusions."""
-    lines = [*_keys(run), "", *_table(run), "", *_notes(run), *map(_wrapped, findings(run))]
-    return "\n".join(lines)
-
-
-def _wrapped(sentence: str) -> str:
-    return textwrap.fill(sentence, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    conclusions = [textwrap.fill(each, _WIDTH, subsequent_indent="  ") for each in findings(run)]
+    return "\n".join([*_keys(run), "", *_table(run), "", *_notes(run), *conclusions])
 
 
 def changes_as_text(changes: Sequence[Change], new: Run, old: Run) -> str:
@@ -106,6 +102,8 @@ def _notes(run: Run) -> Iterator[str]:
     for key in run.keys:
         if key.unsupported:
             yield f"{key.label} does not support {', '.join(key.unsupported)}."
+    if run.machine.was_busy:
+        yield from textwrap.wrap(BUSY.format(machine=run.machine), _WIDTH)
     if run.interrupted:
         yield "Interrupted: this is what was measured until then."
     yield ""
