@@ -331,7 +331,7 @@ def test_written_file(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(FULL, path)
     write_report(FULL, path)
-    assert path.read_text(encoding="utf-8").startswith('<!doctype html>\n<html lang="en">')
+    assert path.read_text(encoding="utf-8").startswith('<!DOCTYPE html>\n<html lang="en">')
 
 
 def test_unwritable_path(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ _COLUMNS = (
 )
 _LEFT = ("Key", "Algorithm", "Load", "Operation")
 
-_PAGE = """<!doctype html>
+_PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
