@@ -115,6 +115,7 @@ def test_layer_within_the_noise() -> None:
     """A layer that cannot be measured is shown as 0, and said to be."""
     run = run_of(measurement("A", "assertion", [45e-3] * 50), measurement("A", "stored_key", [45e-3] * 50))
     assert texts(axes_of(run, "layers"))[2] == "framework 0 us (within the noise), store 45.0 ms"
+    assert texts(axes_of(run, "layers", narrow=True))[2] == "noise + 45.0 ms"
 
 
 @pytest.mark.parametrize("narrow", [False, True])

@@ -51,7 +51,7 @@ def draw_layers(costs: Sequence[Cost], axes: Axes, narrow: bool) -> None:
         _draw_bar(axes, row + 0.48, cost)
         _write(axes, row + 0.2, name_of_key(cost.key), INK)
         _write(axes, row + 0.2, duration(cost.seconds), INK, at_the_right=True)
-        below = " + ".join(_time(each) for each in cost.layers) if narrow else _layers(cost)
+        below = _short(cost) if narrow else _layers(cost)
         _write(axes, row + 0.78, below, MUTED)
     _add_legend(axes, {layer.name for cost in costs for layer in cost.layers}, columns=2 if narrow else len(LAYERS))
 
@@ -91,6 +91,10 @@ def _add_legend(axes: Axes, used: set[str], columns: int) -> None:
 
 def _layers(cost: Cost) -> str:
     return ", ".join(f"{each.name} {_time(each)}" for each in cost.layers)
+
+
+def _short(cost: Cost) -> str:
+    return " + ".join("noise" if each.within_noise else duration(each.seconds) for each in cost.layers)
 
 
 def _time(layer: Layer) -> str:

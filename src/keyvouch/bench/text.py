@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from keyvouch.bench.comparison import Change, differences, machine_drift
 from keyvouch.bench.document import BUSY, OPERATIONS, Key, Measurement, Run
 from keyvouch.bench.findings import findings
+from keyvouch.bench.series import FEWEST
 from keyvouch.bench.units import duration, number, size
 
 _WIDTH = 80
-_FEWEST = {"p50": 1, "p90": 10, "p99": 100, "p99.9": 1000, "max": 1}
-"""Number of operations below which a percentile would only repeat the maximum."""
-_HEADING = f"{'':16}{'per s':>8} {'±':>5}" + "".join(f"{each:>8}" for each in _FEWEST) + f"{'CPU':>8}"
+_HEADING = f"{'':16}{'per s':>8} {'±':>5}" + "".join(f"{each:>8}" for each in FEWEST) + f"{'CPU':>8}"
 
 
 def as_text(run: Run) -> str:
@@ -81,13 +80,13 @@ def _row(each: Measurement) -> str:
         if each.per_second.low is not None and each.per_second.high is not None:
             half = (each.per_second.high - each.per_second.low) / 2
             spread = f"{half / each.per_second.value:.0%}".replace("%", " %")
-    times = "".join(f"{_percentile(each, name):>8}" for name in _FEWEST)
+    times = "".join(f"{_percentile(each, name):>8}" for name in FEWEST)
     cpu = duration(each.cpu_seconds / each.count * 1000) if each.count else ""
     return f"{name:16}{rate:>8} {spread:>5}{times}{cpu:>8}"
 
 
 def _percentile(each: Measurement, name: str) -> str:
-    return duration(each.latency[name]) if each.latency and each.count >= _FEWEST[name] else "-"
+    return duration(each.latency[name]) if each.latency and each.count >= FEWEST[name] else "-"
 
 
 def _errors(each: Measurement) -> str:
