@@ -91,6 +91,17 @@ def test_keys_of_different_types() -> None:
     assert comparison.ratio.value == 2.0
 
 
+def test_chosen_algorithm() -> None:
+    """If the algorithm that assertions use was not measured, the first one is compared."""
+    run = run_of(
+        measurement("A", [2.0] * 20, algorithm="RS256"),
+        measurement("A", [9.0] * 20, algorithm="RS512"),
+        measurement("B", [1.0] * 20, algorithm="RS256"),
+    )
+    [comparison] = compare_keys(run)
+    assert comparison.ratio.value == 2.0
+
+
 def test_negligible() -> None:
     """A difference of less than 2 % is not reported, however certain it is."""
     [comparison] = compare_keys(run_of(measurement("A", [1.0] * 60), measurement("B", [1.019] * 60)))

@@ -293,7 +293,7 @@ def test_token(tmp_path: Path) -> None:
         )
         run = measure_keys([Target(uri, "nightly", profile)], Plan(count=5, token=True))
         assert find(run, "token").count == 5
-        assert len(authority.exchanges) == 5 + 2  # and two to warm up
+        assert len(authority.exchanges) in (5 + 1, 5 + 2)  # and one or two to warm up
 
 
 def test_token_without_profile() -> None:

@@ -53,11 +53,12 @@ class Change:
 
 
 def compare_keys(run: Run) -> list[Comparison]:
-    """Compare each key with the fastest one, for each operation; only with the algorithm that assertions use."""
+    """Compare each key with the fastest one, for each operation; signatures only with `Run.main_algorithm`."""
     groups: dict[tuple[str, int, float | None], list[Measurement]] = defaultdict(list)
-    preferred = {each.label: each.preferred for each in run.keys}
+    main = {each.label: run.main_algorithm(each) for each in run.keys}
     for each in run.measurements:
-        if each.operation in _SPEED and each.rounds and each.algorithm in (None, preferred[each.key]):
+        is_main = each.operation != "signature" or each.algorithm == main[each.key]
+        if each.operation in _SPEED and each.rounds and is_main:
             groups[each.operation, each.threads, each.rate].append(each)
     number = sum(len(each) - 1 for each in groups.values())
     found = list[Comparison]()

@@ -148,6 +148,11 @@ class Run(msgspec.Struct, frozen=True):
     interrupted: bool = False
     format: str = FORMAT
 
+    def main_algorithm(self, key: Key) -> str | None:
+        """Return the algorithm that assertions use if signatures with it were measured, otherwise the first one."""
+        found = [each.algorithm for each in self.measurements if (each.key, each.operation) == (key.label, "signature")]
+        return key.preferred if key.preferred in found else next(iter(found), None)
+
     def key(self, label: str) -> Key:
         """Return the key with this label."""
         return next(each for each in self.keys if each.label == label)

@@ -15,10 +15,9 @@ def signatures(run: Run, key: Key) -> list[Measurement]:
 
     The algorithm is the one that assertions use if it was measured, otherwise the first one that was.
     """
-    found = [each for each in run.measurements if each.key == key.label and each.operation == "signature"]
-    algorithms = [each.algorithm for each in found]
-    algorithm = key.preferred if key.preferred in algorithms else next(iter(algorithms), None)
-    return sorted((each for each in found if each.count and each.algorithm == algorithm), key=lambda each: each.threads)
+    wanted = (key.label, "signature", run.main_algorithm(key))
+    found = [each for each in run.measurements if (each.key, each.operation, each.algorithm) == wanted and each.count]
+    return sorted(found, key=lambda each: each.threads)
 
 
 def with_signatures(run: Run) -> dict[Key, list[Measurement]]:
