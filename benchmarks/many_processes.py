@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -39,8 +40,9 @@ MSAL_SCRIPT = "import msal_extensions\n" + SCRIPT.replace(
 ).replace("http_client=session,", "http_client=session, token_cache=cache,")
 INTRODUCTION = f"""\
 Processes that start at once, with an empty token cache in a file: tokens printed, and token requests and signatures, in
-the worst round; and the seconds from the start of the first process to the end of the last. The authority takes
-{LATENCY} s to respond."""
+the worst round; the seconds from the start of the first process to the end of the last; and the CPU time of all in the
+worst round. The authority takes {LATENCY} s to respond."""
+HEAD = ["processes", "", "tokens", "requests", "signatures", "s", "CPU s"]
 
 Command = tuple[Sequence[str], Mapping[str, str]]
 """A process's arguments, and the variables that it gets in addition."""
@@ -64,6 +66,8 @@ class Outcome:
     requests: int
     signatures: int
     """Number of assertions, each of which is signed once."""
+    cpu_seconds: float
+    """Of all processes together."""
 
 
 class Contest:
@@ -88,13 +92,14 @@ class Contest:
         """Empty the caches, run so many processes, and count what they did."""
         shutil.rmtree(self._caches, ignore_errors=True)
         self._caches.mkdir()
-        before, outputs = len(self._authority.exchanges), list[bytes]()
+        before, cpu, outputs = len(self._authority.exchanges), _cpu_of_children(), list[bytes]()
         yield lambda: outputs.extend(self._run(name, processes))
         exchanges = self._authority.exchanges[before:]
         outcome = Outcome(
             sum(each.startswith(b"ey") for each in outputs),
             len(exchanges),
             len({(each.claims or {}).get("jti") for each in exchanges}),
+            _cpu_of_children() - cpu,
         )
         self.outcomes.setdefault((name, processes), []).append(outcome)
 
@@ -114,11 +119,12 @@ class Contest:
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return the fewest tokens, and the most requests and signatures, of these rounds."""
+    """Return the fewest tokens, and the most of everything else, of these rounds."""
     return Outcome(
         min(each.tokens for each in outcomes),
         max(each.requests for each in outcomes),
         max(each.signatures for each in outcomes),
+        max(each.cpu_seconds for each in outcomes),
     )
 
 
@@ -147,14 +153,20 @@ def measure_subject(seconds: float) -> Part:
     rows = list[list[str]]()
     for (processes, title), own in zip(itertools.product(numbers, contest.commands), samples, strict=True):
         counts = found[title, processes]
-        cells = [counts.tokens, counts.requests, counts.signatures]
-        rows.append([str(processes), title, *map(str, cells), goals.figure(median(own.rounds).value)])
+        cells = map(str, (counts.tokens, counts.requests, counts.signatures))
+        times = map(goals.figure, (median(own.rounds).value, counts.cpu_seconds))
+        rows.append([str(processes), title, *cells, *times])
     return Part(
         "Many processes",
-        f"{INTRODUCTION}\n\n{goals.table(['processes', '', 'tokens', 'requests', 'signatures', 's'], rows)}",
+        f"{INTRODUCTION}\n\n{goals.table(HEAD, rows)}",
         [goal for number in numbers[1:] for goal in goals_of(found[OURS, number], number)],
         {"processes": goals.documents(samples)},
     )
+
+
+def _cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":
