@@ -15,8 +15,8 @@ from keyvouch.bench.intervals import median, ratio_of_pairs
 
 SECONDS, QUICK_SECONDS = 2.0, 0.3
 """Duration of each measurement; the short one only shows that everything works."""
-_TOO_FEW = "too few samples"
-_NUMBER = re.compile(rf"-?[0-9]|[<>]=|$|{_TOO_FEW}")
+_TOO_FEW, _EXACT = "too few samples", "exact"
+_NUMBER = re.compile(rf"-?[0-9]|[<>]=|$|{_TOO_FEW}|{_EXACT}")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ def difference(own: Samples, other: Samples, factor: float) -> Interval:
     return median([(each - base) * factor for each, base in zip(own.rounds, other.rounds, strict=False)])
 
 
+def exactly(value: float) -> Interval:
+    """Return a value that was counted, and is not the result of chance."""
+    return Interval(value, value, value)
+
+
 def scaled(values: Sequence[float], factor: float) -> Interval:
     """Return the median of these values, each multiplied."""
     return median([each * factor for each in values])
@@ -94,7 +99,7 @@ def goal_table(goals: Sequence[Goal]) -> str:
             [
                 each.name,
                 f"{'>=' if each.at_least else '<='} {each.limit:g} {each.unit}".rstrip(),
-                f"{figure(each.measured.value, 4)} {each.unit}".rstrip(),
+                f"{_shown(each.measured)} {each.unit}".rstrip(),
                 interval(each.measured, 4),
                 "reached" if each.reached else "**MISSED**",
             ]
@@ -123,6 +128,8 @@ def interval(measured: Interval, digits: int = 3) -> str:
     """Return the confidence interval as text."""
     if measured.low is None or measured.high is None:
         return _TOO_FEW
+    if measured.low == measured.high:
+        return _EXACT
     return f"{figure(measured.low, digits)} to {figure(measured.high, digits)}"
 
 
@@ -147,6 +154,10 @@ def documents(samples: Iterable[Samples]) -> list[dict[str, object]]:
         }
         for each in samples
     ]
+
+
+def _shown(measured: Interval) -> str:
+    return f"{measured.value:g}" if interval(measured) == _EXACT else figure(measured.value, 4)
 
 
 def _rounded(value: float) -> float:

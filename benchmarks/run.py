@@ -39,13 +39,16 @@ def subjects() -> dict[str, Measure]:
     import azure_key_vault
     import commands
     import growth
+    import growth_of_stores
+    import many_processes
     import overview
     import softhsm
     import vault
 
+    stores = (softhsm, vault, azure_key_vault, growth_of_stores)
     return {
         each.__name__: each.measure_subject
-        for each in (overview, accuracy, assertion, softhsm, vault, azure_key_vault, commands, growth)
+        for each in (overview, accuracy, assertion, *stores, commands, many_processes, growth)
     }
 
 

@@ -35,6 +35,12 @@ def test_too_few_samples() -> None:
     assert "too few samples" in goals.goal_table([goals.Goal("speed", 2, goals.scaled([1.0], 1))])
 
 
+def test_counted_value() -> None:
+    """A count has no interval, and no digits after the point."""
+    shown = goals.goal_table([goals.Goal("requests", 1, goals.exactly(32))])
+    assert shown.splitlines()[-1] == "| requests | <= 1 | 32 | exact | **MISSED** |"
+
+
 def test_comparisons_are_within_the_rounds() -> None:
     """A disturbance of a round affects both contenders, and so neither ratio nor difference."""
     own, other = samples(2.0, 20.0, 2.0), samples(1.0, 10.0, 1.0)
