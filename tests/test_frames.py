@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import inspect
 import json
 import operator
@@ -22,6 +21,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.kdf import pbkdf2
 
 import keyvouch
 from keyvouch._core.key_management import Store
@@ -432,7 +432,7 @@ def test_interrupted_pfx_hides_its_password(tmp_path: Path, monkeypatch: pytest.
         def interrupt(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(hashlib, "pbkdf2_hmac", interrupt)
+        monkeypatch.setattr(pbkdf2, "PBKDF2HMAC", interrupt)
         for call in (store.keys, lambda: keyvouch.open_signer(str(store.uri))):
             with pytest.raises(KeyboardInterrupt) as caught:
                 call()

@@ -107,11 +107,11 @@ class Family:
 
     def to_read(self, *, newest_first: bool) -> Iterator[Path]:
         """Yield the members, and keep each one's state before it is read; by name, or the newest first."""
-        names = self._names
+        folder, names = self.path.parent, self._names
         if newest_first:
-            names = sorted(names, key=lambda name: created(self.path.parent, name) or _EARLIEST, reverse=True)
+            names = sorted(names, key=lambda name: created(folder, name) or _EARLIEST, reverse=True)
         for name in names:
-            path = self.path.with_name(name)
+            path = folder / name
             self._states[path] = _state(path)
             yield path
 
