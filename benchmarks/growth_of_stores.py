@@ -41,8 +41,8 @@ MESSAGE = b"x" * 500
 BARE, OPEN, OPEN_SIGNER, SIGN = "its library", "KeyStore.open", "open_signer", "signature"
 SOFTHSM, OPENBAO, KEY_VAULT = "PKCS#11, SoftHSM", "OpenBao", "Key Vault simulator"
 INTRODUCTION = """\
-P-256. `KeyStore.open` uses a connection; `open_signer` also connects, logs in, and checks the key. Signatures among few and many
-keys were measured at different times. In a family the newest of all files is opened."""
+P-256. `KeyStore.open` uses a connection; `open_signer` also connects, logs in, and checks the key. Signatures among few
+and many keys were measured at different times. In a family the newest of all files is opened."""
 _MANY = 1000
 _TIMEOUT = 30.0
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
