@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from keyvouch.bench import Interval, Key, Machine, Measurement, Run, compare_keys, compare_runs, find_knees
-from keyvouch.bench.comparison import differences
+from keyvouch.bench.comparison import differences, no_longer_measured
 
 HERE = Machine(system="Linux 6.1", processor="a CPU", cores=2, memory=2**32, python="CPython 3.13.0")
 
@@ -171,3 +171,28 @@ def test_knee(rates: dict[int, float], threads: int, still_growing: bool) -> Non
 def test_no_knee() -> None:
     """One number of threads says nothing about others."""
     assert find_knees(run_of(measurement("A", [1.0] * 20))) == []
+
+
+def test_key_of_another_type() -> None:
+    """Keys of different types are not compared only because both have the first label."""
+    old = run_of(measurement("A", [1.0] * 20), keys=[key("A", "pem:app.pem")])
+    other = structs.replace(key("A", "pkcs11:object=app"), key_type="P-256")
+    assert compare_runs(run_of(measurement("A", [2.0] * 20), keys=[other]), old) == []
+
+
+def test_what_fails_now() -> None:
+    """A measurement that only fails is not an improvement; nor is a key that cannot be opened any more."""
+    old = run_of(measurement("A", [1.0] * 20), measurement("B", [1.0] * 20))
+    failing = structs.replace(measurement("A", [1.0] * 20), rounds=(), count=0, errors={"access-denied": 3})
+    closed = structs.replace(key("B"), error="Key not found.")
+    new = run_of(failing, keys=[key("A"), closed])
+    assert [each.key for each in no_longer_measured(new, old)] == ["A", "B"]
+    assert no_longer_measured(run_of(measurement("A", [2.0] * 20)), old) == []
+
+
+def test_twenty_times_slower_in_many_comparisons() -> None:
+    """What took twenty rounds is judged, also among many other measurements."""
+    names = [f"RS{number}" for number in range(30)]
+    old = run_of(*(measurement("A", [1.0] * 20, algorithm=each) for each in names))
+    new = run_of(*(measurement("A", [20.0] * 20, algorithm=each) for each in names))
+    assert all(each.significant for each in compare_runs(new, old))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from bench.fake_clock import FakeClock, clock  # noqa: F401 - a fixture
-from keyvouch.bench import rounds
+from keyvouch.bench import workers
 from keyvouch.bench.rounds import Contender, Operation, run_round
 from keyvouch.errors import StoreUnavailable, Throttled
 
@@ -138,11 +137,12 @@ def test_interrupt_ends_the_other_threads(monkeypatch: pytest.MonkeyPatch) -> No
         if len(threads) == 2:
             both_started.set()
 
-    def interrupt(*arguments: object) -> None:
-        assert both_started.wait(60)
-        raise KeyboardInterrupt
+    class Interrupted(threading.Semaphore):
+        def acquire(self, *arguments: object, **options: object) -> bool:
+            assert both_started.wait(60)
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(rounds, "wait", interrupt)
+    monkeypatch.setattr("keyvouch.bench.workers.threading.Semaphore", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_round(Contender("endless", operation, threads=2), 3600)
     for each in threads:
@@ -150,11 +150,54 @@ def test_interrupt_ends_the_other_threads(monkeypatch: pytest.MonkeyPatch) -> No
         assert not each.is_alive()
 
 
+def test_operations_that_cannot_start(clock: FakeClock) -> None:
+    """If all threads are busy until long after the end of a round, what was due is counted, and no longer started."""
+    made = run_round(Contender("overloaded", lambda: clock.advance(1), rate=10, threads=2), 2)
+    assert len(made.latencies) + made.errors["not-started"] == 20
+    assert 4 <= len(made.latencies) <= 6  # of a second each, until two seconds after the end
+    assert made.per_second == pytest.approx(1)
+
+
+def test_rate_is_not_exceeded(clock: FakeClock) -> None:
+    """A round ends when its last operation's time is over, so that the next one does not start too early."""
+    made = run_round(Contender("rare", lambda: None, rate=0.5, threads=2), 1)
+    assert (len(made.latencies), made.per_second) == (1, 0.5)
+    assert made.seconds == pytest.approx(2)
+
+
+def test_limit_that_a_library_reports(clock: FakeClock) -> None:
+    """An exception with the HTTP status 429 is a limit, too."""
+
+    class HttpResponseError(Exception):
+        status_code = 429
+
+    def refuse() -> None:
+        clock.advance(0.01)
+        raise HttpResponseError
+
+    assert run_round(Contender("refused", refuse), 60).errors == {"throttled": 1}
+
+
+def test_threads_in_their_last_operation(clock: FakeClock) -> None:
+    """Of the last operation of each of several threads, only the part before the end of the round counts."""
+    turns = threading.Barrier(2)
+
+    def operation() -> None:
+        if turns.wait(60) == 0:
+            clock.advance(0.04)
+        turns.wait(60)
+
+    made = run_round(Contender("two", operation, threads=2), 0.1)
+    assert len(made.latencies) == 6
+    assert made.per_second == pytest.approx(50)
+
+
 def test_threads_are_those_of_the_pool() -> None:
     """Libraries that keep something for each thread keep it from round to round."""
     threads = set[int]()
     contender = Contender("two", lambda: threads.add(threading.get_ident()), threads=2)
-    with ThreadPoolExecutor(2) as pool:
-        for _ in range(20):
-            run_round(contender, 0, pool=pool)
+    pool = workers.Workers()
+    for _ in range(20):
+        run_round(contender, 0, workers=pool)
+    pool.close()
     assert len(threads) <= 2

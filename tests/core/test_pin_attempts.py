@@ -113,6 +113,18 @@ def test_other_failures_keep_refusals() -> None:
     assert token.tries == 1
 
 
+def test_interrupted_value_of_an_earlier_version() -> None:
+    """Its digest in the record counts as refused, and other values are tried."""
+    token = Token()
+    token.log_in("wrong")
+    entry = json.loads(record().read_text())
+    record().write_text(json.dumps({**entry, "digests": [], "interrupted": {entry["digests"][0]: 1}}))
+    with pytest.raises(SecretIncorrect, match="rejected earlier"), single_try(TOKEN, "wrong".strip):
+        pytest.fail("was tried")
+    with single_try(TOKEN, "right".strip):
+        pass
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -97,7 +97,7 @@ def single_try(
             yield
         except SecretIncorrect:
             shows = _shows_failure_now(shows_failure, before.shows_failures)
-            settle_record(path, replace(before.with_refusal(reveal, label), shows_failures=shows))
+            settle_record(path, replace(before.with_refusal(reveal), shows_failures=shows))
             raise
         except StoreLocked:
             raise  # perhaps because of this try: the value stays recorded as interrupted
@@ -124,7 +124,7 @@ def _require_untried(
         return
     is_known = shows_failure is not None and record.shows_failures
     if (shows_failure is not None and shows_failure()) or (tries > 1 and not is_known):
-        write_record(path, record.with_refusal(reveal, label))
+        write_record(path, record.with_refusal(reveal))
         raise SecretIncorrect(_UNKNOWN, hint=hint)
 
 

@@ -27,7 +27,8 @@ UNSEAL = "run: keyvouch doctor --unseal"
 """The end of a hint: how to try a refused value once more."""
 _MAX_BYTES = 1024 * 1024
 """Maximum size of a record; thousands of refused values fit."""
-_LABEL_LENGTH = 2
+_LABEL_LENGTH, _DIGEST_LENGTH = 2, 128
+"""Hexadecimal digits of a label, and of the digest that scrypt returns."""
 
 
 class DamagedRecordError(Exception):
@@ -60,9 +61,9 @@ class PinRecord:
         tries = self.interrupted.get(label, 0) + 1
         return replace(self, interrupted={**self.interrupted, label: tries})
 
-    def with_refusal(self, reveal: Callable[[], str], label: str) -> PinRecord:
-        others = {each: tries for each, tries in self.interrupted.items() if each != label}
-        return replace(self, refused=self.refused | {self._digest(reveal)}, interrupted=others)
+    def with_refusal(self, reveal: Callable[[], str]) -> PinRecord:
+        """Return the record with this value; its label stays, since an interrupted value may have the same one."""
+        return replace(self, refused=self.refused | {self._digest(reveal)})
 
     def _digest(self, reveal: Callable[[], str]) -> bytes:
         return hashlib.scrypt(reveal().encode(errors="surrogatepass"), salt=self.salt, n=2**14, r=8, p=1)
@@ -138,14 +139,13 @@ def _read(folder: files.Folder, name: str) -> PinRecord:
     """Return the record; an empty one if the file does not exist. Raises `DamagedRecordError`."""
     try:
         entry = json.loads(_read_file(folder, name))
+        interrupted = _of_type(entry.get("interrupted", {}), dict)
+        # Records of earlier versions have only digests, also of interrupted values: all of them count as refused.
+        older = [each for each in interrupted if len(each) == _DIGEST_LENGTH]
         return PinRecord(
             _parse_digest(entry["salt"]),
-            frozenset(map(_parse_digest, _of_type(entry["digests"], list))),
-            # Records of earlier versions have only digests: all of them count as refused.
-            {
-                _parse_label(each): _of_type(tries, int)
-                for each, tries in _of_type(entry.get("interrupted", {}), dict).items()
-            },
+            frozenset(map(_parse_digest, [*_of_type(entry["digests"], list), *older])),
+            {_parse_label(each): _of_type(tries, int) for each, tries in interrupted.items() if each not in older},
             _of_type(entry.get("shows-failures", False), bool),
         )
     except FileNotFoundError:

@@ -9,7 +9,7 @@
 machine affects all of them. Requires the extra `bench`.
 """
 
-from keyvouch.bench.comparison import Change, Comparison, compare_keys, compare_runs
+from keyvouch.bench.comparison import Change, Comparison, compare_keys, compare_runs, no_longer_measured
 from keyvouch.bench.document import Key, Machine, Measurement, Run, read_run
 from keyvouch.bench.harness import Samples, measure
 from keyvouch.bench.intervals import Interval
@@ -42,5 +42,6 @@ __all__ = [
     "measure",
     "measure_keys",
     "name_of",
+    "no_longer_measured",
     "read_run",
 ]

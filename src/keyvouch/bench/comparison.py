@@ -71,7 +71,11 @@ def compare_keys(run: Run) -> list[Comparison]:
 
 
 def compare_runs(new: Run, old: Run) -> list[Change]:
-    """Compare each measurement with the same one of an earlier run. Keys are matched by URI, otherwise by label."""
+    """Compare each measurement with the same one of an earlier run.
+
+    Keys are matched by URI. If no URI is in both runs, those with the same label and type are compared: a key that was
+    moved to another store.
+    """
     labels = _matching_labels(new, old)
     before = {each.identity: each for each in old.measurements if each.rounds}
     pairs = [
@@ -86,17 +90,32 @@ def compare_runs(new: Run, old: Run) -> list[Change]:
     ]
 
 
+def no_longer_measured(new: Run, old: Run) -> list[Measurement]:
+    """Return what the old run measured, but of which nothing succeeded in the new one, because of errors."""
+    labels = {before: now for now, before in _matching_labels(new, old).items()}
+    failed = {each.identity for each in new.measurements if each.errors and not each.count}
+    unusable = {each.label for each in new.keys if each.error}
+    found = list[Measurement]()
+    for each in old.measurements:
+        label = labels.get(each.key, "")
+        if each.rounds and (label in unusable or (label, *each.identity[1:]) in failed):
+            found.append(each)
+    return found
+
+
 def machine_drift(new: Run, old: Run) -> float:
     """Return how many times as long the same computation took in the new run: the speed of the machine itself."""
     return ratio(new.reference, old.reference).value if new.reference and old.reference else 1.0
 
 
 def differences(new: Run, old: Run) -> dict[str, tuple[str, str]]:
-    """Return what differs besides the times: machine and versions, each with its old and its new value."""
+    """Return what differs besides the times: URIs, machine and versions, each with its old and its new value."""
+    labels = _matching_labels(new, old)
+    moved = {f"URI of {now}": (old.key(before).uri, new.key(now).uri) for now, before in labels.items()}
     facts = [_facts(old), _facts(new)]
     names = sorted(facts[0].keys() | facts[1].keys())
     pairs = {name: (facts[0].get(name, "not installed"), facts[1].get(name, "not installed")) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {name: pair for name, pair in (moved | pairs).items() if pair[0] != pair[1]}
 
 
 def _facts(run: Run) -> Mapping[str, str]:
@@ -109,10 +128,8 @@ def _facts(run: Run) -> Mapping[str, str]:
 def _matching_labels(new: Run, old: Run) -> dict[str, str]:
     by_uri = {each.uri: each.label for each in old.keys}
     found = {each.label: by_uri[each.uri] for each in new.keys if each.uri in by_uri}
-    if found:
-        return found
-    old_labels = {each.label for each in old.keys}
-    return {each.label: each.label for each in new.keys if each.label in old_labels}
+    types = {each.label: each.key_type for each in old.keys}
+    return found or {each.label: each.label for each in new.keys if types.get(each.label) == each.key_type}
 
 
 def _shared_confidence(number: int) -> float:

@@ -7,10 +7,12 @@ The JSON form is stable: fields may be added, but none is removed or changes its
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 from hdrh.histogram import HdrHistogram
 
+from keyvouch._system import files
 from keyvouch.bench.intervals import Interval
 from keyvouch.errors import ConfigurationError
 
@@ -27,6 +29,9 @@ OPERATIONS = {
     "peer": "Signature by the bare library",
 }
 """The operations that are measured, with a title for each, in the order in which to show them."""
+
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -112,7 +117,7 @@ class Measurement(msgspec.Struct, frozen=True):
     """"min", "mean", "p50", "p90", "p99", "p99.9" and "max"."""
     per_second: Interval | None = None
     """Median over the rounds, with its confidence interval."""
-    rounds: tuple[float, ...] = ()
+    rounds: tuple[Positive, ...] = ()
     """For each round the median latency, or with several threads in a closed loop the time per operation."""
     histogram: str | None = None
     """All latencies in nanoseconds, in HdrHistogram's compressed form (V2) and base64."""
@@ -143,7 +148,7 @@ class Run(msgspec.Struct, frozen=True):
     """Seconds for which each measurement was to run."""
     keys: tuple[Key, ...]
     measurements: tuple[Measurement, ...]
-    reference: tuple[float, ...] = ()
+    reference: tuple[Positive, ...] = ()
     """Seconds that the same computation took in each round, to compare the speed of the machine between two runs."""
     interrupted: bool = False
     format: str = FORMAT
@@ -161,16 +166,21 @@ class Run(msgspec.Struct, frozen=True):
 def read_run(path: Path) -> Run:
     """Read a document that `as_json` has written. Raises `ConfigurationError`."""
     try:
-        run = msgspec.json.decode(path.read_bytes(), type=Run)
+        run = msgspec.json.decode(files.read(path), type=Run)
     except OSError as error:
         raise ConfigurationError(
             f"Cannot read {path}: {error.strerror}.", hint="Give a file that --output json has written."
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(
             f"{path} is not the result of a benchmark: {error}.",
             hint="Give a file that keyvouch bench --output json has written.",
         ) from None
+    if not all("p50" in each.latency for each in run.measurements if each.rounds):
+        raise ConfigurationError(
+            f"{path} is not the result of a benchmark: a measurement has no p50.",
+            hint="Give a file that keyvouch bench --output json has written.",
+        )
     if run.format != FORMAT:
         raise ConfigurationError(
             f"{path} has the format {run.format!r}, which this version does not read.",

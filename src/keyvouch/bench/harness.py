@@ -6,23 +6,30 @@ disturbance affects all contenders, and a comparison uses the ratios within the 
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from hdrh.histogram import HdrHistogram
 
 from keyvouch.bench.rounds import Contender, Round, run_round
+from keyvouch.bench.workers import Workers
 from keyvouch.errors import Throttled
 
 ROUND_SECONDS = 0.05
 """How long a contender runs in one round, if its operations are short."""
-_FEWEST_ROUNDS = 12
-"""Below eight there is no confidence interval."""
+_FEWEST_ROUNDS = 20
+"""Below eight there is no confidence interval; several comparisons at once need more."""
+_FEWEST_LONG_ROUNDS = 12
+"""The same for rounds in which each of several threads should perform many operations."""
+_MOST_ROUNDS = 500
+"""In long runs, rounds are longer: more of them would only make the document larger."""
+_LONGEST_ROUND = 1.0
+"""Seconds of an open loop that an interrupt can lose."""
 _OPERATIONS_PER_ROUND = 20
 """Operations that each of several threads should perform in one round, since at its end some threads are idle."""
 _WARM_UP_SECONDS = 0.3
@@ -53,11 +60,13 @@ class Samples:
     total: float = 0.0
     """The sum of their latencies."""
     warm_up_latency: float = 0.0
+    """Mean of the warm-up."""
+    round_seconds: float = 0.0
 
     @property
     def limited(self) -> bool:
-        """True if the store limited the rate of a closed loop."""
-        return Throttled.code in self.errors and not self.contender.rate
+        """True if the store limited the rate."""
+        return Throttled.code in self.errors
 
     @cached_property
     def histogram(self) -> HdrHistogram:
@@ -93,51 +102,65 @@ def measure(
 ) -> list[Samples]:
     """Warm up, then run the contenders in turns, each for `seconds` in all, or until it has made `most` operations.
 
-    A contender that always fails is not run again; nor is one in a closed loop whose store limits its rate, or others
-    of its group. The results are also appended to `samples`, where an interrupt leaves them; those that it already
-    contains count for their groups.
+    A contender that always fails is not run again; nor is one whose store limits its rate, or others of its group.
+    The results are also appended to `samples`, where an interrupt leaves them; those that it already contains count for
+    their groups.
     """
     samples = [] if samples is None else samples
     limited = {each.contender.group for each in samples if each.limited}
     own = [Samples(each, stopped=each.group in limited and each.group != "") for each in contenders]
     samples += own
-    with ThreadPoolExecutor(max((each.threads for each in contenders), default=1)) as pool:
-        for each in own:
+    workers = Workers()
+    try:
+        # Few threads come first: a limit that is found with many does not prevent what can be measured below it.
+        for each in sorted(own, key=lambda samples: samples.contender.threads):
             if not each.stopped:
-                _warm_up(each, seconds, own, pool)
-        lengths = {id(each): _round_seconds(each, seconds) for each in own}
+                _warm_up(each, seconds, own, workers)
+                _run(each, own, workers)
         while running := [each for each in own if not _is_done(each, seconds)]:
             random.shuffle(running)
             for each in running:
-                if not each.stopped:
-                    _run(each, lengths[id(each)], own, pool)
+                _run(each, own, workers)
             if progress:
                 progress(statistics.fmean(_part_done(each, seconds) for each in own))
+    finally:
+        workers.close()
     return own
 
 
-def _warm_up(own: Samples, seconds: float, samples: Sequence[Samples], pool: ThreadPoolExecutor) -> None:
+def _warm_up(own: Samples, seconds: float, samples: Sequence[Samples], workers: Workers) -> None:
     """Perform operations that are not counted: one, and if it is quick, some in all threads."""
     contender = own.contender
-    made = run_round(replace(contender, threads=1, rate=None), 0.0, 1)
+    made = _round(replace(contender, threads=1, rate=None), 0.0, 1, workers)
     own.warm_up_latency = made.latencies[0] / 1e9 if made.latencies else 0.0
     if made.latencies and own.warm_up_latency < _WARM_UP_SECONDS:
         most = contender.most and contender.threads
-        made = run_round(contender, min(_WARM_UP_SECONDS, seconds / 4), most, pool=pool)
+        made = _round(contender, min(_WARM_UP_SECONDS, seconds / 4), most, workers)
         own.warm_up_latency = statistics.fmean(made.latencies or [0]) / 1e9  # not the median: some threads may starve
     if not made.latencies or (made.throttled and not contender.rate):
         own.errors, own.first_error = made.errors, made.first_error
         _stop(own, samples)
+    own.round_seconds = _round_seconds(own, seconds)
+
+
+def _round(contender: Contender, seconds: float, most: int | None, workers: Workers) -> Round:
+    """Run a round; if its threads cannot be started, that is its error."""
+    try:
+        return run_round(contender, seconds, most, workers=workers)
+    except RuntimeError as error:
+        return Round(errors=Counter({type(error).__name__: 1}), first_error=error)
 
 
 def _round_seconds(own: Samples, seconds: float) -> float:
     contender = own.contender
     if contender.rate:
-        return seconds / _FEWEST_ROUNDS
+        return min(_LONGEST_ROUND, seconds / _FEWEST_ROUNDS)
     if contender.each:  # expensive, so each round is one operation
         return 0.0
-    long = own.warm_up_latency * _OPERATIONS_PER_ROUND if contender.threads > 1 else 0.0
-    return min(max(ROUND_SECONDS, long), seconds / _FEWEST_ROUNDS)
+    usual = max(ROUND_SECONDS, seconds / _MOST_ROUNDS) if contender.most is None else ROUND_SECONDS
+    if contender.threads == 1:
+        return min(usual, seconds / _FEWEST_ROUNDS)
+    return min(max(usual, own.warm_up_latency * _OPERATIONS_PER_ROUND), seconds / _FEWEST_LONG_ROUNDS)
 
 
 def _is_done(own: Samples, seconds: float) -> bool:
@@ -145,9 +168,12 @@ def _is_done(own: Samples, seconds: float) -> bool:
     return own.stopped or own.seconds >= seconds * 0.999 or (most is not None and own.count >= most)
 
 
-def _run(own: Samples, length: float, samples: Sequence[Samples], pool: ThreadPoolExecutor) -> None:
+def _run(own: Samples, samples: Sequence[Samples], workers: Workers) -> None:
+    if own.stopped:
+        return
     most = own.contender.most
-    made = run_round(own.contender, length, None if most is None else most - own.count, pool=pool)
+    share = None if most is None else min(most - own.count, math.ceil(most / _FEWEST_ROUNDS))
+    made = _round(own.contender, own.round_seconds, share, workers)
     own.add(made)
     if not made.latencies or own.limited:
         _stop(own, samples)

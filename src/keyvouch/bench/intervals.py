@@ -12,6 +12,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_EXACT = 500
+"""Number of values up to which the binomial distribution is computed exactly."""
 CONFIDENCE = 0.99
 """The probability with which an interval contains the true value. Comparisons in one table share the remainder."""
 
@@ -63,6 +65,9 @@ def ratio(values: Sequence[float], others: Sequence[float], confidence: float = 
 
 def _most_below(count: int, confidence: float) -> int | None:
     """Return how many values can be left out at each end of `count` ordered ones; None if not even all suffice."""
+    if count > _EXACT:  # the normal approximation, rounded to the wider side
+        deviations = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+        return max(0, math.floor((count - deviations * math.sqrt(count)) / 2) - 1)
     tail, most = 0.0, None
     for number in range(count // 2):
         tail += math.comb(count, number) / 2**count

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from keyvouch.bench.harness import Progress, Samples, measure
 from keyvouch.bench.intervals import median
 from keyvouch.bench.plan import Plan, Target
 from keyvouch.bench.rounds import Contender, Operation
-from keyvouch.bench.subjects import MESSAGE, Confirm, MeasuredSigner, Subject, prepare
+from keyvouch.bench.subjects import MESSAGE, Confirm, MeasuredSigner, Subject, leaving_out, prepare
 from keyvouch.errors import ConfigurationError
 from keyvouch.store import OffersPeer
 from keyvouch.uri import KeyUri
@@ -36,11 +37,13 @@ _CONTEXT = {
     "client_id": "00000000-0000-0000-0000-000000000000",
     "token_endpoint": "https://login.microsoftonline.com/contoso.onmicrosoft.com/oauth2/v2.0/token",
 }
-_OPENINGS = 12
+_OPENINGS = 20
 """Maximum number of times that a key is opened for one measurement: each may be a login."""
 _OPENINGS_PART = 0.1
 """Part of the progress that the openings count as."""
-_TOKENS = 12
+_CLOSING_TIMEOUT = 2.0
+"""Seconds to wait for the keys to close after an interrupt."""
+_TOKENS = 20
 """Maximum number of access tokens that are requested for one key."""
 _REFERENCE = b"x" * 65536
 
@@ -97,14 +100,20 @@ def measure_keys(
         _measure(results, _openings(subjects, plan), plan, _part(progress, 0.0, _OPENINGS_PART))
         for each in subjects:
             if each.algorithms and not each.signer:
-                each.signer = each.open()
+                with leaving_out(each):
+                    each.signer = each.open()
         _measure(results, _of_open_keys(subjects, plan, clients), plan, _part(progress, _OPENINGS_PART, 1.0))
     except KeyboardInterrupt:
         interrupted = True
     finally:
         for each in subjects:
-            each.close()
-        resources.close()
+            resources.callback(each.close)
+        if interrupted:  # a store that stalls would delay the result
+            closing = threading.Thread(target=resources.close, daemon=True)
+            closing.start()
+            closing.join(_CLOSING_TIMEOUT)
+        else:
+            resources.close()
     return _completed(run, subjects, results, interrupted=interrupted)
 
 
@@ -123,11 +132,13 @@ def _openings(subjects: Sequence[Subject], plan: Plan) -> list[_Task]:
     most = min(plan.count or _OPENINGS, _OPENINGS)
     for each in subjects:
         if each.algorithms and not each.prompts:
-            label, algorithm = each.key.label, each.preferred
-            for operation, one in (("open_cold", _opening), ("first_signature", _first_signature)):
-                contender = Contender(f"{label} {operation}", each=partial(one, each), most=most, group=label)
-                name = algorithm.name if algorithm and operation == "first_signature" else None
-                tasks.append(_Task(contender, label, operation, name))
+            label = each.key.label
+            for operation, algorithm, one in (
+                ("open_cold", None, _opening),
+                ("first_signature", each.algorithms[0].name, _first_signature),
+            ):
+                contender = Contender(f"{label} {operation}", each=partial(one, each), most=most, group=each.group)
+                tasks.append(_Task(contender, label, operation, algorithm))
     return tasks
 
 
@@ -162,12 +173,13 @@ def _of_open_key(subject: Subject, signer: MeasuredSigner, plan: Plan) -> Iterat
 
     def task(operation: str, algorithm: Algorithm | None, threads: int, call: Operation) -> _Task:
         name = f"{label} {operation} {algorithm.name if algorithm else ''}".strip()
-        contender = Contender(name, call, threads=threads, rate=plan.rate, most=plan.count, group=label)
+        contender = Contender(name, call, threads=threads, rate=plan.rate, most=plan.count, group=subject.group)
         return _Task(contender, label, operation, algorithm.name if algorithm else None)
 
     if not subject.prompts:
         most = min(plan.count or _OPENINGS, _OPENINGS)
-        yield _Task(Contender(f"{label} open_warm", each=partial(_opening, subject), most=most), label, "open_warm")
+        contender = Contender(f"{label} open_warm", each=partial(_opening, subject), most=most, group=subject.group)
+        yield _Task(contender, label, "open_warm")
     first, (threads, *more) = subject.algorithms[0], plan.thread_numbers
     for algorithm in subject.algorithms:
         if algorithm is first or plan.algorithms:
@@ -175,7 +187,7 @@ def _of_open_key(subject: Subject, signer: MeasuredSigner, plan: Plan) -> Iterat
                 yield task("signature", algorithm, number, partial(signer.sign, MESSAGE, algorithm))
         elif not plan.rate:
             yield task("signature", algorithm, threads, partial(signer.sign, MESSAGE, algorithm))
-    yield task("assertion", subject.preferred, threads, partial(ClientAssertion(signer), _CONTEXT))
+    yield task("assertion", first, threads, partial(ClientAssertion(signer, algorithm=first), _CONTEXT))
     if not plan.rate:
         yield task("stored_key", first, threads, partial(signer.sign_in_store, MESSAGE, first))
     if not plan.rate and plan.peer and isinstance(signer.store, OffersPeer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from keyvouch.uri import KeyUri
 
 _LONGEST, _MOST_THREADS, _HIGHEST_RATE = 86_400, 1024, 100_000
-_SECONDS, _SECONDS_WITH_RATE, _THREADS_WITH_RATE = 3.0, 10.0, 64
+_SECONDS, _SECONDS_WITH_RATE, _FEWEST_IN_FLIGHT = 3.0, 10.0, 16
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Plan:
     count: int | None = None
     """Maximum number of operations in each measurement; it then ends there, however long it takes."""
     threads: Sequence[int] = ()
-    """Numbers of threads to measure with, in an open loop the most operations in flight. None: 1, or 64 with a rate."""
+    """Numbers of threads to measure with, in an open loop the most operations in flight. None: 1, or with a
+    rate enough for operations of two seconds."""
     rate: float | None = None
     """Operations per second to start in an open loop: signatures with the preferred algorithm, and assertions."""
     algorithms: Sequence[str] = ()
@@ -68,7 +70,9 @@ class Plan:
     @property
     def thread_numbers(self) -> Sequence[int]:
         """The numbers of threads to measure with."""
-        return self.threads or ((_THREADS_WITH_RATE if self.rate else 1),)
+        if self.threads or not self.rate:
+            return self.threads or (1,)
+        return (min(_MOST_THREADS, max(_FEWEST_IN_FLIGHT, math.ceil(2 * self.rate))),)
 
     def __post_init__(self) -> None:
         """Raise `ConfigurationError` for values that cannot be measured."""
@@ -85,4 +89,9 @@ class Plan:
         if self.rate is not None and not 0 < self.rate <= _HIGHEST_RATE:
             raise ConfigurationError(
                 f"Invalid rate: {self.rate:g}.", hint=f"Use up to {_HIGHEST_RATE:,} operations per second."
+            )
+        if self.rate and self.rate * self.duration < 1:
+            raise ConfigurationError(
+                f"At {self.rate:g} operations per second, none starts within {self.duration:g} seconds.",
+                hint=f"Measure for at least {math.ceil(1 / self.rate)} seconds.",
             )

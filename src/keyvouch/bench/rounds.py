@@ -7,18 +7,21 @@ that should have been sent in the meantime are counted as slow, and not left out
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
+from keyvouch.bench.workers import Workers
 from keyvouch.errors import KeyvouchError, Throttled
 
 Operation = Callable[[], object]
+NOT_STARTED = "not-started"
+"""Code of operations that could not start in time, because all threads of an open loop were busy."""
+_MOST_LATE = 2.0
+"""Seconds after the end of an open loop's round in which operations that are late still start."""
+_TOO_MANY_REQUESTS = 429
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Contender:
 
 @dataclass
 class Round:
-    """What one round of a contender has measured."""
+    """What one round of a contender has measured, or the part of one thread."""
 
     latencies: list[int] = field(default_factory=list)
     """Nanoseconds of each operation that succeeded."""
@@ -52,10 +55,6 @@ class Round:
     """Operations per second that succeeded, of all threads together."""
     seconds: float = 0.0
     """Wall-clock time; in an open loop from the first intended start."""
-    began: int = 0
-    """When the first operation began, in nanoseconds of a clock."""
-    ended: int = 0
-    """When the last one ended."""
     cpu_seconds: float = 0.0
     """CPU time of the whole process, without other processes."""
 
@@ -64,54 +63,61 @@ class Round:
         """True if the store limited the rate."""
         return Throttled.code in self.errors
 
+    def add(self, part: Round) -> None:
+        """Add what a thread has measured."""
+        self.latencies += part.latencies
+        self.errors += part.errors
+        self.first_error = self.first_error or part.first_error
+        self.per_second += part.per_second
+        self.cpu_seconds += part.cpu_seconds
 
-class Stop:
+
+class _Stop:
     """Tells the threads of a round to end."""
 
     requested = False
 
 
 def run_round(
-    contender: Contender, seconds: float, most: int | None = None, *, pool: ThreadPoolExecutor | None = None
+    contender: Contender, seconds: float, most: int | None = None, *, workers: Workers | None = None
 ) -> Round:
     """Run a contender for about `seconds`, or for at most `most` operations, and at least for one.
 
     An operation that fails is counted by its error code, and its time is not. A closed loop ends if the store limits
-    its rate; an open loop goes on, and counts how many operations were refused. `pool` has enough threads for the
-    contender: libraries that keep something for each thread then do not do so for each round.
+    its rate; an open loop completes the round, and counts how many operations were refused. `workers` are the threads
+    to use; by default, each round has its own.
     """
-    stop = Stop()
-    cpu, began = time.process_time(), time.perf_counter()
+    stop = _Stop()
+    own = workers or Workers()
     run = _open_loop if contender.rate else _closed_loop
-    made = run(contender, seconds, most, stop, pool)
+    cpu, began = time.process_time(), time.perf_counter()
+    try:
+        made = run(contender, seconds, most, stop, own)
+    finally:
+        stop.requested = True
+        if not workers:
+            own.close()
     if not contender.each:
         made.cpu_seconds = time.process_time() - cpu
     made.seconds = made.seconds or time.perf_counter() - began
     return made
 
 
-def _closed_loop(
-    contender: Contender, seconds: float, most: int | None, stop: Stop, pool: ThreadPoolExecutor | None
-) -> Round:
+def _closed_loop(contender: Contender, seconds: float, most: int | None, stop: _Stop, workers: Workers) -> Round:
     tickets = iter(range(most)) if most is not None else iter(int, 1)  # the second one never ends
     repeat = _repeat_each if contender.each else _repeat
-
-    def work(part: Round) -> None:
-        repeat(contender, part, time.perf_counter_ns() + int(seconds * 1e9), tickets, stop)
-
-    parts = _in_threads(work, contender.threads, stop, pool)
-    made = _joined(parts)
-    busy = max(each.ended for each in parts) - min(each.began for each in parts)
-    made.per_second = len(made.latencies) / (busy / 1e9) if busy > 0 else 0.0
-    return made
+    return _in_threads(lambda part: repeat(contender, part, seconds, tickets, stop), contender.threads, workers)
 
 
-def _repeat(contender: Contender, part: Round, deadline: int, tickets: Iterator[int], stop: Stop) -> None:
-    """Repeat the operation until the deadline, at least once; a time is taken once between two operations."""
+def _repeat(contender: Contender, part: Round, seconds: float, tickets: Iterator[int], stop: _Stop) -> None:
+    """Repeat the operation until the time is over, at least once; the clock is read once between two operations."""
     operation, clock, record = contender.operation, time.perf_counter_ns, part.latencies.append
     assert operation is not None  # noqa: S101 - a contender has one of the two
-    part.began = now = clock()
+    began = before = now = clock()
+    deadline = began + int(seconds * 1e9)
+    succeeded = False
     for _ in tickets:
+        before, succeeded = now, False
         try:
             operation()
         except Exception as error:  # noqa: BLE001 - counted
@@ -119,18 +125,26 @@ def _repeat(contender: Contender, part: Round, deadline: int, tickets: Iterator[
             if _count(part, error):
                 stop.requested = True
         else:
-            ended = clock()
-            record(ended - now)
-            now = ended
+            now = clock()
+            record(now - before)
+            succeeded = True
         if now >= deadline or stop.requested:
             break
-    part.ended = now
+    if now <= began:
+        return
+    if contender.threads == 1 or now <= deadline:
+        part.per_second = len(part.latencies) / ((now - began) / 1e9)
+    else:
+        # Meanwhile other threads may have ended: of the last operation only the part before the deadline counts.
+        late = (now - deadline) / (now - before) if succeeded else 0.0
+        part.per_second = (len(part.latencies) - late) / max(1e-9, (deadline - began) / 1e9)
 
 
-def _repeat_each(contender: Contender, part: Round, deadline: int, tickets: Iterator[int], stop: Stop) -> None:
+def _repeat_each(contender: Contender, part: Round, seconds: float, tickets: Iterator[int], stop: _Stop) -> None:
     """Like `_repeat`, with a preparation before each operation, which is not timed."""
     assert contender.each is not None  # noqa: S101 - a contender has one of the two
     clock = time.perf_counter_ns
+    deadline = clock() + int(seconds * 1e9)
     for _ in tickets:
         try:
             with contender.each() as operation:
@@ -143,20 +157,20 @@ def _repeat_each(contender: Contender, part: Round, deadline: int, tickets: Iter
                 stop.requested = True
         if clock() >= deadline or stop.requested:
             break
-    part.ended = sum(part.latencies)  # as if the operations had followed each other
+    if timed := sum(part.latencies):
+        part.per_second = len(part.latencies) / (timed / 1e9)
 
 
-def _open_loop(
-    contender: Contender, seconds: float, most: int | None, stop: Stop, pool: ThreadPoolExecutor | None
-) -> Round:
-    rate = contender.rate or 1.0
+def _open_loop(contender: Contender, seconds: float, most: int | None, stop: _Stop, workers: Workers) -> Round:
+    rate, operation, clock = contender.rate or 1.0, contender.operation, time.perf_counter_ns
+    assert operation is not None  # noqa: S101 - only operations without a preparation are sent at a rate
     number = max(1, round(rate * seconds))
     number = number if most is None else min(number, most)
-    tickets = iter(range(number))
     threads = min(contender.threads, number)
-    operation, clock = contender.operation, time.perf_counter_ns
-    assert operation is not None  # noqa: S101 - only operations without a preparation are sent at a rate
-    start = clock() + 1_000_000 * threads // 4 + 10_000_000  # when all threads are ready
+    tickets = iter(range(number))
+    start = clock() + 250_000 * threads + 10_000_000  # when all threads are ready
+    end = start + int(number / rate * 1e9)
+    last_start = end + int(_MOST_LATE * 1e9)
     ends = list[int]()
 
     def work(part: Round) -> None:
@@ -166,6 +180,9 @@ def _open_loop(
                 time.sleep(min(wait / 1e9, 0.2))
             if stop.requested:
                 return
+            if clock() > last_start:
+                part.errors[NOT_STARTED] += 1
+                continue
             try:
                 operation()
             except Exception as error:  # noqa: BLE001 - counted
@@ -175,56 +192,34 @@ def _open_loop(
                 part.latencies.append(ended - intended)
                 ends.append(ended)
 
-    made = _joined(_in_threads(work, threads, stop, pool))
-    if (rest := start + int(number / rate * 1e9) - clock()) > 0:
+    made = _in_threads(work, threads, workers)
+    if (rest := end - clock()) > 0:
         time.sleep(rest / 1e9)  # the next round's first operation is not due before
     made.seconds = (clock() - start) / 1e9
-    if len(ends) > 1:
-        made.per_second = (len(ends) - 1) / max(1e-9, (max(ends) - min(ends)) / 1e9)
-    elif ends:
-        made.per_second = 1e9 / (ends[0] - start)
+    if ends:
+        spread = max(ends) - min(ends) if len(ends) > 1 else max(ends) - start
+        made.per_second = min(rate, max(1, len(ends) - 1) / max(1e-9, spread / 1e9))
     return made
 
 
 def _count(part: Round, error: Exception) -> bool:
     """Count a failed operation; return True if the store limits the rate."""
-    part.errors[error.code if isinstance(error, KeyvouchError) else type(error).__name__] += 1
+    code = error.code if isinstance(error, KeyvouchError) else type(error).__name__
+    if getattr(error, "status_code", None) == _TOO_MANY_REQUESTS:  # raised by a library itself
+        code = Throttled.code
+    part.errors[code] += 1
     part.first_error = part.first_error or error
-    return isinstance(error, Throttled)
+    return code == Throttled.code
 
 
-def _in_threads(work: Callable[[Round], None], number: int, stop: Stop, pool: ThreadPoolExecutor | None) -> list[Round]:
-    """Call `work` in this thread, or in `number` others that start together; return what each has measured."""
+def _in_threads(work: Callable[[Round], None], number: int, workers: Workers) -> Round:
+    """Call `work` in this thread, or in `number` others that start together; return what all have measured."""
     parts = [Round() for _ in range(number)]
     if number == 1:
         work(parts[0])
-        return parts
-    ready = threading.Barrier(number)
-
-    def begin(part: Round) -> None:
-        with contextlib.suppress(threading.BrokenBarrierError):  # interrupted
-            ready.wait()
-            work(part)
-
-    with contextlib.nullcontext(pool) if pool else ThreadPoolExecutor(number) as threads:
-        try:
-            futures = [threads.submit(begin, part) for part in parts]
-            while wait(futures, 0.5).not_done:  # a wait without a timeout cannot be interrupted on Windows
-                pass
-        except BaseException:
-            stop.requested = True
-            ready.abort()
-            raise
-    for each in futures:
-        each.result()  # raises what is not an error of the operation
-    return parts
-
-
-def _joined(parts: list[Round]) -> Round:
+    else:
+        workers.run(work, parts)
     made = Round()
     for each in parts:
-        made.latencies += each.latencies
-        made.cpu_seconds += each.cpu_seconds
-        made.errors += each.errors
-        made.first_error = made.first_error or each.first_error
+        made.add(each)
     return made

@@ -5,38 +5,54 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from msgspec import structs
 
 from keyvouch._core import opening, registry
+from keyvouch._core.retries import Deadline, as_user_error
 from keyvouch._core.signer import SIGN_TIMEOUT, Signer
-from keyvouch._core.store_faults import checked_error, store_code
+from keyvouch._core.store_faults import store_code
 from keyvouch.algorithms import Algorithm, algorithms_for, find_algorithm, key_type
 from keyvouch.bench.document import Key, Limit
 from keyvouch.bench.machine import resident_bytes
 from keyvouch.bench.plan import Plan, Target
-from keyvouch.errors import AlgorithmUnsupported, KeyvouchError, SessionLost
+from keyvouch.errors import AlgorithmUnsupported, ConfigurationError, KeyvouchError, SessionLost
 from keyvouch.store import ListsTokens, PublishesLimits
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
+    from keyvouch._core.connections import Connection
     from keyvouch._core.opened_key import OpenedKey
-    from keyvouch._core.retries import Deadline
     from keyvouch.algorithms import PublicKey
     from keyvouch.store import KeyStore, StoredKey
+    from keyvouch.uri import KeyUri
 
 MESSAGE = b"x" * 500
 """What is signed: as long as the usual header and claims of an assertion."""
 _LETTERS = 26
+_NOT_CONFIRMED = ConfigurationError("Nothing was measured.", hint="Confirm the question, or measure other keys.")
 
 Confirm = Callable[[Sequence[Key]], bool]
 """Called with the keys of services that limit signatures or bill for them; False leaves them out."""
 
 
+class _Impatient(Deadline):
+    """Ends where others would wait before trying again."""
+
+    def wait(self, seconds: float, error: KeyvouchError) -> NoReturn:  # noqa: ARG002 - those of the base class
+        raise as_user_error(error)
+
+
 class MeasuredSigner(Signer):
-    """A signer that reports a limit or an unavailable store at once, instead of waiting and trying again."""
+    """A signer that reports a limit or an unavailable store at once, instead of waiting and trying again.
+
+    A lost session is re-established at once, as by any signer.
+    """
+
+    def __init__(self, connection: Connection, requested_uri: KeyUri, deadline: Deadline) -> None:
+        super().__init__(connection, requested_uri, _Impatient(deadline.left()))
 
     @property
     def stored(self) -> StoredKey:
@@ -49,15 +65,22 @@ class MeasuredSigner(Signer):
         return self._current.connection.store
 
     @property
+    def group(self) -> str:
+        """What distinguishes the store's connection from others: keys of one connection share its limits."""
+        return repr(self._current.connection.key)
+
+    @property
     def generation(self) -> int:
         """The number of the store's connection, which changes when it is connected again."""
         return self._current.opened.generation
 
     def sign_in_store(self, message: bytes, algorithm: Algorithm) -> bytes:
-        """Return the signature as the store's plugin makes it: not checked, and without another attempt."""
+        """Return the signature as the store's plugin makes it, not checked; by `sign` if the session is lost."""
         opened, token = self._begin(SIGN_TIMEOUT, algorithm, None)
         try:
             return opened.stored.sign(message, algorithm, timeout=SIGN_TIMEOUT)
+        except SessionLost:
+            return self.sign(message, algorithm)
         finally:
             del token
             opened.close_if_unused()
@@ -76,10 +99,7 @@ class MeasuredSigner(Signer):
     def _sign_again(
         self, opened: OpenedKey, message: bytes, algorithm: Algorithm, deadline: Deadline, raised: Exception
     ) -> bytes:
-        error = checked_error(opened.stored.uri.scheme, raised)
-        if isinstance(error, SessionLost):
-            return super()._sign_again(opened, message, algorithm, deadline, raised)
-        raise error
+        return super()._sign_again(opened, message, algorithm, _Impatient(deadline.left()), raised)
 
 
 @dataclass
@@ -88,10 +108,11 @@ class Subject:
 
     target: Target
     key: Key
-    preferred: Algorithm | None = None
     algorithms: list[Algorithm] = field(default_factory=list)
-    """Those to measure, the preferred one first; empty if the key cannot be measured."""
+    """Those to measure, the one of assertions first; empty if the key cannot be measured."""
     signer: MeasuredSigner | None = None
+    group: str = ""
+    """That of its connection."""
 
     def open(self) -> MeasuredSigner:
         """Open the key once more."""
@@ -124,7 +145,7 @@ def prepare(subjects: list[Subject], targets: Sequence[Target], plan: Plan, conf
     for number, target in enumerate(targets):
         label = chr(ord("A") + number) if number < _LETTERS else f"K{number + 1}"
         subjects.append(Subject(target, _described(target, label)))
-        with _leaving_out(subjects[-1], failures):
+        with leaving_out(subjects[-1], failures):
             _open_first(subjects[-1])
     limited = [each for each in subjects if each.signer and isinstance(each.signer.store, PublishesLimits)]
     if limited and confirm and not confirm([each.key for each in limited]):
@@ -134,22 +155,23 @@ def prepare(subjects: list[Subject], targets: Sequence[Target], plan: Plan, conf
         if each.signer:
             price = plan.price if each in limited or not limited else None
             each.key = structs.replace(each.key, price=price)
-            with _leaving_out(each, failures):
+            with leaving_out(each, failures):
                 _find_algorithms(each, each.signer, plan.algorithms)
-    if failures and not any(each.algorithms for each in subjects):
-        raise failures[-1]
+    if not any(each.algorithms for each in subjects):
+        raise failures[-1] if failures else _NOT_CONFIRMED
     for each in subjects:
         if not each.prompts:
             each.close()
 
 
 @contextlib.contextmanager
-def _leaving_out(subject: Subject, failures: list[KeyvouchError]) -> Iterator[None]:
-    """Leave the key out if it fails, and remember the error."""
+def leaving_out(subject: Subject, failures: list[KeyvouchError] | None = None) -> Iterator[None]:
+    """Leave the key out if it fails, and append the error to `failures`."""
     try:
         yield
     except KeyvouchError as error:
-        failures.append(error)
+        if failures is not None:
+            failures.append(error)
         subject.leave_out(error.message)
 
 
@@ -172,6 +194,7 @@ def _open_first(subject: Subject) -> None:
     """Open the key, and describe it completely."""
     before = resident_bytes()
     signer = subject.signer = subject.open()
+    subject.group = signer.group
     subject.key = structs.replace(
         subject.key,
         key_type=key_type(signer.public_key),
@@ -200,7 +223,7 @@ def _limit(signer: MeasuredSigner) -> Limit | None:
 def _find_algorithms(subject: Subject, signer: MeasuredSigner, wanted: Sequence[str]) -> None:
     """Sign once with every algorithm, to find those that the store supports."""
     before = resident_bytes()
-    subject.preferred = signer.preferred()
+    preferred = signer.preferred()
     unsupported = list[str]()
     for each in [find_algorithm(name) for name in wanted] or algorithms_for(subject.key.key_type):
         try:
@@ -215,10 +238,10 @@ def _find_algorithms(subject: Subject, signer: MeasuredSigner, wanted: Sequence[
             hint="Leave out --algorithm, or use a key of another type.",
             uri=subject.key.uri,
         )
-    subject.algorithms.sort(key=lambda each: each is not subject.preferred)
+    subject.algorithms.sort(key=lambda each: each is not preferred)
     subject.key = structs.replace(
         subject.key,
-        preferred=subject.preferred.name,
+        preferred=subject.algorithms[0].name,
         memory=(subject.key.memory or 0) + max(0, resident_bytes() - before),
         unsupported=tuple(unsupported),
     )

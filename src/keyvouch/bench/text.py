@@ -28,7 +28,7 @@ def changes_as_text(changes: Sequence[Change], new: Run, old: Run) -> str:
     drift = machine_drift(new, old)
     lines.append(f"  The machine itself needs {drift:.3g} times as long as then; smaller changes count as noise.")
     for each in changes:
-        verdict = "within the noise"
+        verdict = "within the noise" if each.ratio.low is not None else "too few rounds to say"
         if each.significant:
             word = "slower" if each.ratio.value > 1 else "faster"
             verdict = f"{abs(each.ratio.value - 1):.1%} {word}".replace("%", " %")
@@ -91,7 +91,9 @@ def _percentile(each: Measurement, name: str) -> str:
 
 def _errors(each: Measurement) -> str:
     counts = ", ".join(f"{count:,} {code}" for code, count in sorted(each.errors.items()))
-    return f"failed: {counts}" + (f" ({each.error})" if each.error else "")
+    return textwrap.fill(
+        f"failed: {counts}" + (f" ({each.error})" if each.error else ""), _WIDTH - 4, subsequent_indent="    "
+    )
 
 
 def _notes(run: Run) -> Iterator[str]:

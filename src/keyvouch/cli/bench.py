@@ -161,8 +161,8 @@ def command(
     _write(run, paths, changes)
     if run.interrupted:
         raise KeyboardInterrupt
-    if fail_if_slower is not None:
-        _exit_if_slower(changes, fail_if_slower)
+    if old and fail_if_slower is not None:
+        _exit_if_slower(run, old, changes, fail_if_slower)
 
 
 def _require_packages() -> None:
@@ -225,14 +225,17 @@ def _progress_bar() -> Iterator[Progress | None]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Measuring", total=1.0, start=False)
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task("Measuring", total=1.0)
 
-        def report(part: float) -> None:
-            bar.start_task(task)
-            bar.update(task, completed=part)
+    def report(part: float) -> None:
+        bar.start()  # only now: nothing is asked any more
+        bar.update(task, completed=part)
 
+    try:
         yield report
+    finally:
+        bar.stop()
 
 
 def _present(run: Run, changes: Sequence[Change], old: Run | None, output: str) -> None:
@@ -259,9 +262,17 @@ def _write(run: Run, paths: _Files, changes: Sequence[Change]) -> None:
         click.echo(f"\nWrote {paths.plot}.", err=True)
 
 
-def _exit_if_slower(changes: Sequence[Change], part: float) -> None:
+def _exit_if_slower(run: Run, old: Run, changes: Sequence[Change], part: float) -> None:
     from keyvouch import bench
 
+    if run.machine.processor != old.machine.processor:
+        raise ConfigurationError(
+            f"Cannot compare two processors: {old.machine.processor} and {run.machine.processor}.",
+            hint="Measure both on the same machine, or leave out --fail-if-slower.",
+        )
+    if failed := bench.no_longer_measured(run, old):
+        click.echo(f"Measured before, but failing now: {', '.join(map(bench.name_of, failed))}.", err=True)
+        click.get_current_context().exit(SLOWER)
     if not changes:
         raise ConfigurationError(
             "Nothing was measured in both runs.", hint="Measure the same keys, operations and threads as then."

@@ -23,8 +23,6 @@ class Peer:
         """`key` is the handle of a private key on the token, on which this process is logged in."""
         self._token, self._module = token, token.module
         self._key, self._method = key, method
-        with token.module as functions:
-            self._functions = functions
         self._known_sessions: OpenSessions | None = token.module.sessions
         """All sessions end when the module has others: in a forked child, or if the module was initialized again."""
         self._sessions: list[Session] = []
@@ -32,24 +30,23 @@ class Peer:
 
     def sign(self, message: bytes) -> bytes:
         """Sign in this thread's session. Raises `CryptokiError`, and `SessionLost` if all sessions have ended."""
-        if self._module.sessions is not self._known_sessions:
-            raise SessionLost("The peer's sessions have ended.", hint="Get another peer.", performed=False)
-        session = self._thread_session()
+        session = self._thread_session()  # before entering the module, since opening a session enters it too
         data = self._method.prepare(message)
         buffer, length = SignatureBuffer(), CK_ULONG(MAX_SIGNATURE_SIZE)
-        if return_value := self._functions.sign_init(session, self._method.address, self._key):
-            raise CryptokiError("SignInit", return_value)
-        if return_value := self._functions.sign(session, data, len(data), buffer, ctypes.byref(length)):
-            raise CryptokiError("Sign", return_value)
+        with self._module as functions:  # or it could be finalized under the call
+            self._require_sessions()
+            if return_value := functions.sign_init(session, self._method.address, self._key):
+                raise CryptokiError("SignInit", return_value)
+            if return_value := functions.sign(session, data, len(data), buffer, ctypes.byref(length)):
+                raise CryptokiError("Sign", return_value)
         return buffer.raw[: length.value]
 
-    def sign_alone(self, message: bytes) -> bytes:
-        """Sign while no other thread is in the module: for modules that would hang."""
-        self._thread_session()  # before entering the module, since opening a session enters it too
-        with self._module:
-            return self.sign(message)
+    def _require_sessions(self) -> None:
+        if self._module.sessions is not self._known_sessions:
+            raise SessionLost("The peer's sessions have ended.", hint="Get another peer.", performed=False)
 
     def _thread_session(self) -> Session:
+        self._require_sessions()
         try:
             session: Session = self._thread.session
         except AttributeError:

@@ -210,7 +210,7 @@ class Pkcs11Store(
         """Return a function that calls C_SignInit and C_Sign, in a session for each thread."""
         made = self.open(uri, timeout=DEFAULT_TIMEOUT).make_peer(algorithm)
         self._peers.append(made)
-        return made.sign_alone if self._connected_module().serialise else made.sign
+        return made.sign
 
     # Tokens and their objects.
 
