@@ -23,10 +23,10 @@ import goals
 import key_stores
 import keyvouch
 import workers
-from goals import Goal, Part
+from goals import Goal, Part, relative_time
 from keyvouch._core.opening import parse
-from keyvouch.bench import Contender, Samples, measure
-from keyvouch.bench.intervals import ratio, ratio_of_pairs
+from keyvouch.bench import Contender, Interval, Samples, measure
+from keyvouch.bench.intervals import ratio_of_pairs
 from keyvouch.bench.rounds import Operation
 from keyvouch.certificate import self_signed
 from keyvouch.local_key import make_key
@@ -36,14 +36,14 @@ from softhsm import build_loop
 
 KEYS = (10, 100, 4000)
 FLAT = 1.1
-"""How many times as long a signature may take among the most keys as among the fewest."""
+"""How many times as long a signature may take among the most keys as with a key that is alone."""
 MESSAGE = b"x" * 500
 BARE, OPEN, OPEN_SIGNER, SIGN = "its library", "KeyStore.open", "open_signer", "signature"
 SOFTHSM, OPENBAO, KEY_VAULT = "PKCS#11, SoftHSM", "OpenBao", "Key Vault simulator"
 INTRODUCTION = """\
-P-256. `KeyStore.open` uses a connection; `open_signer` also connects, logs in, and checks the key. Signatures among few
-and many keys were measured at different times. In a family the newest of all files is opened."""
-_MANY = 1000
+P-256. `KeyStore.open` uses a connection; `open_signer` also connects, logs in, and checks the key. In a family the
+newest of all files is opened. The goals about signatures compare, in turns, with a key in a store without others."""
+_FEW, _MANY = 10, 1000
 _TIMEOUT = 30.0
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _FAST_FOLDER = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
@@ -58,6 +58,8 @@ class Case:
     uri: str
     bare: workers.Repeat
     """Opens the key with only the store's library, as many times."""
+    alone: str
+    """URI of a key in a store of the same kind that has no other."""
     fill: Callable[[int, int], object]
     """Adds the keys from one number to another."""
     searching: bool = False
@@ -65,23 +67,27 @@ class Case:
 
     def times(self, keys: int) -> int:
         """Return how many openings an operation is: enough that messages to another process do not matter."""
-        return 20 if self.searching and keys < _MANY else 1
+        return 20 if self.searching and keys <= _FEW else 1
 
     def seconds(self, keys: int, seconds: float) -> float:
         """Return how long to measure: at least eight rounds are needed."""
-        return 6 * seconds if self.searching and keys >= _MANY else seconds
+        return 10 * seconds if self.searching and keys >= _MANY else seconds
 
 
 @contextlib.contextmanager
 def token() -> Iterator[list[Case]]:
     """A SoftHSM token; each key has a private and a public key and a certificate."""
-    from softhsm_tokens import PIN
+    from softhsm_tokens import PIN, make_token
     from softhsm_tokens import SOFTHSM as MODULE
 
     with tempfile.TemporaryDirectory(dir=_FAST_FOLDER) as folder, key_stores.softhsm(Path(folder)) as make:
+        make_token("alone")
         uri, loop = make("P-256"), build_loop(Path(folder))
+        alone = uri.replace("token=bench", "token=alone")
+        with keyvouch.open_store(alone) as store:
+            store.generate(keyvouch.KeySpec("P-256"))
         with workers.program(loop, str(MODULE), "bench", PIN, "P-256", "0x1041", "32") as search:
-            yield [Case(SOFTHSM, uri, lambda times: search(-times), partial(fill_token, uri), searching=True)]
+            yield [Case(SOFTHSM, uri, lambda times: search(-times), alone, partial(fill_token, uri), searching=True)]
 
 
 def fill_token(uri: str, begin: int, end: int) -> None:
@@ -94,7 +100,8 @@ def fill_token(uri: str, begin: int, end: int) -> None:
     certificate = self_signed(key, "CN=other", 30)
     private, public = templates.imported_key(key)
     with keyvouch.open_signer(uri), load_module(find_module(parse(uri))) as functions:
-        session = functions.open_session(functions.slots()[0], writable=True)  # logged in, as the whole process is
+        slot = next(each for each in functions.slots() if functions.token_info(each).label.startswith(b"bench"))
+        session = functions.open_session(slot, writable=True)  # logged in, as the whole process is
         for number in range(begin, end):
             identifiers = templates.KeyIdentifiers(b"%d" % number, b"other-%d" % number)
             functions.create_object(session, templates.private_key_template(identifiers, private, exportable=False))
@@ -109,8 +116,15 @@ def mount() -> Iterator[list[Case]]:
     import urllib3
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+    from openbao import KEYS_POLICY
+
     with tempfile.TemporaryDirectory() as folder, key_stores.openbao_server(Path(folder)) as server:
         uri = key_stores.transit_key(server, "P-256")
+        policies = [KEYS_POLICY, KEYS_POLICY.replace("transit", "alone")]
+        server.write("sys/policies/acl/keys", policy="\n".join(policies))
+        server.write("sys/mounts/alone", type="transit")
+        server.write("alone/keys/P-256", type="ecdsa-p256")
+        alone = uri.replace(";key=", ";mount=alone;key=")
         address, headers = f"{server.address}/v1/transit/keys/P-256", {"X-Vault-Token": os.environ["VAULT_TEST_TOKEN"]}
         pool = urllib3.PoolManager(ssl_context=ssl.create_default_context(cafile=server.ca_file))
 
@@ -122,7 +136,7 @@ def mount() -> Iterator[list[Case]]:
             for number in range(begin, end):
                 server.write(f"transit/keys/other-{number}", type="ecdsa-p256")
 
-        yield [Case(OPENBAO, uri, repeating(get), fill)]
+        yield [Case(OPENBAO, uri, repeating(get), alone, fill)]
 
 
 @contextlib.contextmanager
@@ -132,12 +146,12 @@ def vault() -> Iterator[list[Case]]:
     from azure.keyvault.certificates import CertificateClient
 
     with tempfile.TemporaryDirectory() as folder, key_stores.key_vault_simulator(Path(folder)) as simulator:
-        uri, key_id = simulator.make("P-256")
+        (uri, key_id), (alone, _) = simulator.make("P-256"), simulator.make("P-256", elsewhere=True)
         trust = {"connection_verify": simulator.ca_file}
         credential = EnvironmentCredential(**trust, disable_instance_discovery=True)
         client = CertificateClient(key_id.partition("/keys/")[0], credential, verify_challenge_resource=False, **trust)
         get = partial(client.get_certificate, "P-256")
-        yield [Case(KEY_VAULT, uri, repeating(get), partial(simulator.copy, "P-256"))]
+        yield [Case(KEY_VAULT, uri, repeating(get), alone, partial(simulator.copy, "P-256"))]
 
 
 @contextlib.contextmanager
@@ -155,17 +169,20 @@ def folders() -> Iterator[list[Case]]:
     with tempfile.TemporaryDirectory() as root:
         cases = list[Case]()
         for scheme, (data, query) in contents.items():
-            folder = Path(root) / scheme
-            folder.mkdir(mode=0o700)
-            add_files(folder, scheme, data, 0, 1)
+            folder, other = Path(root) / scheme, Path(root) / f"{scheme}-alone"
+            for each in (folder, other):
+                each.mkdir(mode=0o700)
+                add_files(each, scheme, data, 0, 1)
             newest = next(folder.iterdir())
             by_name = repeating(partial(read_with_cryptography, newest))
             by_listing = repeating(partial(read_newest_with_cryptography, folder))
             fill = partial(add_files, folder, scheme, data)
+            by_path = f"{scheme}:{newest}{query}".rstrip("?")
             family = f"{scheme}:{folder}/app-*.{scheme}{query}&select=newest".replace("?&", "?")
+            alone = f"{scheme}:{next(other.iterdir())}{query}".rstrip("?")
             cases += [
-                Case(scheme.upper(), f"{scheme}:{newest}{query}".rstrip("?"), by_name, fill),
-                Case(f"{scheme.upper()}, family", family, by_listing, lambda *_: None),
+                Case(scheme.upper(), by_path, by_name, alone, fill),
+                Case(f"{scheme.upper()}, family", family, by_listing, alone, lambda *_: None),
             ]
         yield cases
 
@@ -222,13 +239,20 @@ def measure_case(case: Case, keys: int, seconds: float) -> dict[str, Samples]:
     return {each.contender.name: each for each in samples}
 
 
+def measure_signatures(case: Case, seconds: float) -> Interval:
+    """Return how many times as long a signature takes as with a key that is alone."""
+    with keyvouch.open_signer(case.uri) as own, keyvouch.open_signer(case.alone) as other:
+        contenders = [Contender(str(each.uri), partial(each.sign, MESSAGE, "ES256")) for each in (own, other)]
+        return relative_time(*measure(contenders, seconds=seconds))
+
+
 Results = dict[tuple[str, int], dict[str, list[float]]]
 """Seconds of one opening or signature in each round, by store, number of keys, and what was done."""
 
 
-def measure_all(numbers: Sequence[int], seconds: float) -> Results:
-    """Measure each store with these numbers of keys."""
-    results = Results()
+def measure_all(numbers: Sequence[int], seconds: float) -> tuple[Results, dict[str, Interval]]:
+    """Measure each store with these numbers of keys; return also, by store, how much longer a signature then takes."""
+    results, signatures = Results(), dict[str, Interval]()
     for store in (token, mount, vault, folders):
         with store() as cases:
             existing = 1
@@ -241,18 +265,18 @@ def measure_all(numbers: Sequence[int], seconds: float) -> Results:
                         name: [value / times for value in each.rounds] for name, each in found.items()
                     }
                 existing = keys
-    return results
+            signatures |= {case.name: measure_signatures(case, 2 * seconds) for case in cases}
+    return results, signatures
 
 
-def goals_of(results: Results, few: int, many: int) -> Iterator[Goal]:
+def goals_of(results: Results, signatures: dict[str, Interval], few: int, many: int) -> Iterator[Goal]:
     """Yield the goals, which are about the smallest and the largest number of keys."""
     for keys, limit in ((few, 3.0), (many, 1.3)):
         found = results[SOFTHSM, keys]
         name = f"{SOFTHSM}: opening one of {keys:,} keys, relative to a search in C"
         yield Goal(name, limit, ratio_of_pairs(found[OPEN], found[BARE]))
-    for store in dict.fromkeys(name for name, _ in results):
-        name = f"{store}: a signature, among {many:,} keys relative to {few}"
-        yield Goal(name, FLAT, ratio(results[store, many][SIGN], results[store, few][SIGN]))
+    for store, measured in signatures.items():
+        yield Goal(f"{store}: a signature, among {many:,} keys relative to a key alone", FLAT, measured)
 
 
 def row(found: dict[str, list[float]]) -> list[str]:
@@ -265,13 +289,13 @@ def row(found: dict[str, list[float]]) -> list[str]:
 def measure_subject(seconds: float) -> Part:
     """Measure all stores."""
     numbers = KEYS if seconds >= 1 else KEYS[:2]
-    results = measure_all(numbers, seconds)
+    results, signatures = measure_all(numbers, seconds / 2)
     head = ["store", "keys", f"{BARE}, ms", f"{OPEN}, ms", f"{OPEN_SIGNER}, ms", f"{OPEN}, relative", "99 % confidence"]
     rows = [[store, f"{keys:,}", *row(found)] for (store, keys), found in results.items()]
     return Part(
         "Growth of stores",
         f"{INTRODUCTION}\n\n{goals.table([*head, 'a signature, us'], rows)}",
-        list(goals_of(results, numbers[0], numbers[-1])),
+        list(goals_of(results, signatures, numbers[0], numbers[-1])),
         {f"{store}, {keys} keys": found for (store, keys), found in results.items()},
     )
 

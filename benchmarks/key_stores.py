@@ -109,15 +109,15 @@ class KeyVault:
     ca_file: str
     _pipe: Connection
 
-    def make(self, kind: str) -> tuple[str, str]:
-        """Make a certificate; return its URI, and the identifier of its key as the SDK takes it."""
-        self._pipe.send((kind, 0, 0))
+    def make(self, kind: str, *, elsewhere: bool = False) -> tuple[str, str]:
+        """Make a certificate, possibly in another vault; return its URI, and the id of its key as the SDK takes it."""
+        self._pipe.send(("elsewhere" if elsewhere else "make", kind, 0, 0))
         uri, key_id = self._pipe.recv()
         return uri, key_id
 
     def copy(self, kind: str, begin: int, end: int) -> None:
         """Add certificates with the same key as that which `make` has made, with numbers in their names."""
-        self._pipe.send((kind, begin, end))
+        self._pipe.send(("copy", kind, begin, end))
         self._pipe.recv()
 
 
@@ -151,18 +151,23 @@ def _serve_key_vault(folder: Path, pipe: Connection) -> None:
     """Run the simulator until the pipe is closed."""
     import azure_simulator
 
-    with azure_simulator.running(folder) as vault, contextlib.suppress(EOFError):
+    with (
+        azure_simulator.running(folder) as vault,
+        azure_simulator.Vault(vault.authority, vault.app) as other,
+        contextlib.suppress(EOFError),
+    ):
         login = {name: value for name, value in os.environ.items() if name.startswith("AZURE_")}
         pipe.send((str(vault.ca_file), login))
         while True:
-            name, begin, end = pipe.recv()
-            if end:
+            wanted, name, begin, end = pipe.recv()
+            if wanted == "copy":
                 copies = (f"{name}-{number}" for number in range(begin, end))
                 vault.keys.update({each: dataclasses.replace(vault.keys[name], name=each) for each in copies})
                 pipe.send(None)
             else:
-                uri = vault.make(name, name)
-                pipe.send((uri, f"{vault.address}/keys/{name}/{vault.keys[name].newest.version}"))
+                chosen = other if wanted == "elsewhere" else vault
+                uri = chosen.make(name, name)
+                pipe.send((uri, f"{chosen.address}/keys/{name}/{chosen.keys[name].newest.version}"))
 
 
 def _generated(uri: str, kind: str) -> str:

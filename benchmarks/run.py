@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("subject", nargs="*", choices=[*chosen, []], metavar="SUBJECT", help=", ".join(chosen))
     options = parser.parse_args()
     if lacking := missing():
-        raise SystemExit(f"Not installed: {', '.join(lacking)}. `make bench` installs them, as root on Debian.")
+        raise SystemExit(f"Not installed: {', '.join(lacking)}. `make bench` installs all but cc, as root on Debian.")
     seconds = goals.QUICK_SECONDS if options.quick else goals.SECONDS
     parts = measure_all({name: chosen[name] for name in options.subject or chosen}, seconds)
     write(parts, seconds)
