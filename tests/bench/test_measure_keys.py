@@ -336,7 +336,7 @@ def test_impossible_figures(tmp_path: Path, change: str) -> None:
     """A document with times that cannot be compared is refused."""
     with Script() as script:
         document = json.loads(as_json(measure_keys([script.uri], Plan(count=1))))
-    wrong = {"rounds": [0.0]} if change == "zero rounds" else {"latency": {}}
+    wrong: dict[str, object] = {"rounds": [0.0]} if change == "zero rounds" else {"latency": {}}
     document["measurements"] = [each | wrong for each in document["measurements"]]
     path = tmp_path / "run.json"
     path.write_text(json.dumps(document))
