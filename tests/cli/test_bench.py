@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +33,9 @@ Run = Callable[..., Done]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Return a function that runs the command in this process, which has the scripted stores."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    loggers = [logging.getLogger(name) for name in (None, "keyvouch", "keyvouch.audit")]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
 
     def run_here(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["keyvouch", *arguments])
@@ -43,8 +46,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     yield run_here
     gc.enable()
-    for number, handler in handlers.items():
+    for number, handler in signals.items():
         signal.signal(number, handler)
+    for logger, handlers, level, propagate in before:
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture
