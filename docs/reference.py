@@ -19,7 +19,7 @@ from keyvouch.cli import COMMANDS
 
 DOCS = Path(__file__).parent
 MEANINGS = {
-    1: "a defect of keyvouch or of a store; or the reader of the output has closed it",
+    1: "a defect of keyvouch or of a store",
     2: "usage, configuration, URI, plugin",
     3: "the key was not found, is ambiguous, or already exists",
     4: "the store refused access",

@@ -168,6 +168,14 @@ def test_knee(rates: dict[int, float], threads: int, still_growing: bool) -> Non
     assert (knee.threads, knee.per_second, knee.still_growing) == (threads, rates[threads], still_growing)
 
 
+def test_noisy_throughput() -> None:
+    """A throughput that is higher only by chance does not move the knee."""
+    points = [measurement("A", [1 / rate] * 20, threads=threads) for threads, rate in {1: 100, 2: 120, 4: 130}.items()]
+    noisy = [structs.replace(each, per_second=Interval(each.per_second.value, 80, 150)) for each in points]  # type: ignore[union-attr]
+    [knee] = find_knees(run_of(*noisy))
+    assert (knee.threads, knee.still_growing) == (1, False)
+
+
 def test_no_knee() -> None:
     """One number of threads says nothing about others."""
     assert find_knees(run_of(measurement("A", [1.0] * 20))) == []

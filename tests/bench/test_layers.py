@@ -24,7 +24,7 @@ def layers_of(*measurements: Measurement) -> dict[str, float]:
 def test_layers() -> None:
     """The framework is what an assertion takes longer than the store, the plugin what that adds to its peer."""
     found = layers_of(timed("assertion", 640), timed("stored_key", 610), timed("peer", 600))
-    assert found == {"framework": 30.0, "store plugin": 10.0, "module or network": 600.0}
+    assert found == {"framework": 30.0, "store's plugin": 10.0, "bare library": 600.0}
 
 
 def test_without_a_peer() -> None:
@@ -35,7 +35,7 @@ def test_without_a_peer() -> None:
 def test_never_negative() -> None:
     """A plugin that seems faster than its library differs from it by less than the noise."""
     found = layers_of(timed("assertion", 640), timed("stored_key", 600), timed("peer", 601))
-    assert found["store plugin"] == -1
+    assert found["store's plugin"] == -1
 
 
 def test_within_the_noise() -> None:

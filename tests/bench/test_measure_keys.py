@@ -231,6 +231,8 @@ def test_other_format(tmp_path: Path) -> None:
         {"threads": (5000,)},
         {"rate": 0},
         {"rate": float("inf")},
+        {"rate": 0.01},
+        {"rate": 10, "threads": (1, 2)},
         {"algorithms": ["PS128"]},
     ],
 )
@@ -382,7 +384,8 @@ def test_second_opening_fails() -> None:
     with Script() as script, Script() as other:
 
         def fail(timeout: float) -> None:
-            if other.count("open") > 45:
+            both_are_kept_open = script.count("open") > script.count("close key")
+            if both_are_kept_open and other.count("open") > 1:
                 raise StoreUnavailable("gone", hint="wait")
 
         other.before["open"] = fail

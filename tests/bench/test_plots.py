@@ -106,7 +106,7 @@ def test_layers() -> None:
     """Each key has a bar as long as the axes, with the total and the times as text."""
     axes = axes_of(FULL, "layers")
     assert texts(axes)[1] == "40.0 us"
-    assert texts(axes)[2] == "framework 10.0 us, store plugin 1.50 us, module or network 28.5 us"
+    assert texts(axes)[2] == "framework 10.0 us, store's plugin 1.50 us, bare library 28.5 us"
     bars = [each for each in axes.patches if each.get_width()]  # type: ignore[attr-defined]
     assert sum(each.get_width() for each in bars) == pytest.approx(2)  # type: ignore[attr-defined]
 

@@ -9,6 +9,14 @@
 machine affects all of them. Requires the extra `bench`.
 """
 
+try:
+    import hdrh  # noqa: F401 - both are imported here only for the error
+    import psutil  # noqa: F401
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError(
+        f"keyvouch.bench requires the extra bench: {_error.name} is not installed.", name=_error.name
+    ) from None
+
 from keyvouch.bench.comparison import Change, Comparison, compare_keys, compare_runs, no_longer_measured
 from keyvouch.bench.document import Key, Machine, Measurement, Run, read_run
 from keyvouch.bench.harness import Samples, measure

@@ -81,7 +81,7 @@ def compare_runs(new: Run, old: Run) -> list[Change]:
     pairs = [
         (before[labels[each.key], *each.identity[1:]], each)
         for each in new.measurements
-        if each.rounds and each.key in labels and (labels[each.key], *each.identity[1:]) in before
+        if each.operation in _SPEED and each.rounds and (labels.get(each.key), *each.identity[1:]) in before
     ]
     drift = machine_drift(new, old)
     return [

@@ -6,6 +6,7 @@ The JSON form is stable: fields may be added, but none is removed or changes its
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -163,13 +164,14 @@ class Run(msgspec.Struct, frozen=True):
         return next(each for each in self.keys if each.label == label)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: str | os.PathLike[str]) -> Run:
     """Read a document that `as_json` has written. Raises `ConfigurationError`."""
+    path = Path(path)
     try:
         run = msgspec.json.decode(files.read(path), type=Run)
     except OSError as error:
         raise ConfigurationError(
-            f"Cannot read {path}: {error.strerror}.", hint="Give a file that --output json has written."
+            f"Cannot read {path}: {error.strerror}.", hint="Give a file that keyvouch bench --output json has written."
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from keyvouch.bench.comparison import Comparison, compare_keys
 from keyvouch.bench.document import OPERATIONS, Key, Measurement, Run
+from keyvouch.bench.layers import BELOW, find_costs
 from keyvouch.bench.series import FEWEST, knees_of_signatures, signatures, with_signatures
 from keyvouch.bench.units import duration, number
 from keyvouch.errors import Throttled
@@ -22,7 +23,8 @@ _ENOUGH = 0.98
 
 def findings(run: Run) -> list[str]:
     """Return what follows from the measurements, the most important first."""
-    return [*_rates(run), *_speed(run), *_comparisons(run), *_knees(run), *_limits(run), *_prices(run)]
+    conclusions = (_rates, _speed, _comparisons, _layers, _knees, _limits, _prices)
+    return [sentence for each in conclusions for sentence in each(run)]
 
 
 def _speed(run: Run) -> Iterator[str]:
@@ -50,7 +52,15 @@ def _comparisons(run: Run) -> Iterator[str]:
         fewest = min((each.threads for each in found if each.operation == operation), default=0)
         chosen = [each for each in found if (each.operation, each.threads) == (operation, fewest)]
         if chosen:
-            yield f"{OPERATIONS[operation]}: {_comparison(sorted(chosen, key=lambda each: each.ratio.value))}."
+            yield f"{_what(chosen)}: {_comparison(sorted(chosen, key=lambda each: each.ratio.value))}."
+
+
+def _what(found: Sequence[Comparison]) -> str:
+    """Name what is compared, such as "Signature, PS256, at 200 per second"."""
+    algorithms = {algorithm for each in found for algorithm in (each.faster.algorithm, each.slower.algorithm)}
+    algorithm = next(iter(algorithms)) if len(algorithms) == 1 else None
+    rate = f"at {found[0].rate:g} per second" if found[0].rate else None
+    return ", ".join(filter(None, (OPERATIONS[found[0].operation], algorithm, rate)))
 
 
 def _comparison(found: Sequence[Comparison]) -> str:
@@ -71,12 +81,13 @@ def _clauses(found: Sequence[Comparison]) -> str:
     if clear:
         times = [f"{_times(each)} ({number(each.ratio.low or 0)} to {number(each.ratio.high or 0)})" for each in clear]
         clauses.append(f"{fastest} is {_listed(times)}")
-    if equal:
-        others = ("each of " if len(equal) > 1 else "") + _listed([each.slower.key for each in equal])
-        clauses.append(f"the difference between {fastest} and {others} is within the noise")
+    for each in equal:
+        spread = f"{number(each.ratio.low or 0)} to {number(each.ratio.high or 0)} times as long"
+        other = each.slower.key
+        clauses.append(f"the difference between {fastest} and {other} is within the noise ({other} takes {spread})")
     if uncertain:
-        times = [_times(each) for each in uncertain]
-        clauses.append(f"{fastest} is about {_listed(times)}, but there are too few rounds to be certain")
+        others = _listed([each.slower.key for each in uncertain])
+        clauses.append(f"there were too few rounds to compare {fastest} with {others}")
     return "; ".join(clauses)
 
 
@@ -89,15 +100,27 @@ def _listed(texts: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def _layers(run: Run) -> Iterator[str]:
+    """Yield what keyvouch adds to the bare library under each store, if that was measured."""
+    for cost in find_costs(run):
+        if any(layer.name == BELOW for layer in cost.layers):
+            parts = [
+                f"{layer.name} {'nothing measurable' if layer.within_noise else duration(layer.seconds)}"
+                for layer in cost.layers
+            ]
+            yield f"{cost.key.label}: a client assertion takes {duration(cost.seconds)}: {_listed(parts)}."
+
+
 def _knees(run: Run) -> Iterator[str]:
     for each in knees_of_signatures(run).values():
         rate = f"{number(each.per_second)} signatures per second"
         if each.still_growing:
             yield f"{each.key}: no knee up to {each.threads} threads: throughput still grows there, with {rate}."
         elif each.threads == 1:
-            yield f"{each.key}: the knee is at 1 thread: more do not increase the throughput of {rate}."
+            yield f"{each.key}: the knee is at 1 thread: more do not clearly increase the throughput of {rate}."
         else:
-            yield f"{each.key}: the knee is at {each.threads} threads: more do not increase the throughput of {rate}."
+            threads = f"{each.threads} threads: more do not clearly increase the throughput of {rate}"
+            yield f"{each.key}: the knee is at {threads}."
 
 
 def _rates(run: Run) -> Iterator[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from keyvouch._core import opening
-from keyvouch.algorithms import Algorithm
+from keyvouch.algorithms import PS256, Algorithm
 from keyvouch.assertion import ClientAssertion
 from keyvouch.bench import machine
 from keyvouch.bench.document import Measurement, Run
@@ -27,6 +26,7 @@ from keyvouch.bench.plan import Plan, Target
 from keyvouch.bench.rounds import Contender, Operation
 from keyvouch.bench.subjects import MESSAGE, Confirm, MeasuredSigner, Subject, leaving_out, prepare
 from keyvouch.errors import ConfigurationError
+from keyvouch.local_key import make_key, sign_locally
 from keyvouch.store import OffersPeer
 from keyvouch.uri import KeyUri
 
@@ -45,7 +45,6 @@ _CLOSING_TIMEOUT = 2.0
 """Seconds to wait for the keys to close after an interrupt."""
 _TOKENS = 20
 """Maximum number of access tokens that are requested for one key."""
-_REFERENCE = b"x" * 65536
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,8 @@ def measure_keys(
     between the rounds. A key that cannot be measured has `Key.error`; raises that error if there is no other key.
     Raises `ConfigurationError` for an invalid URI.
     """
+    if isinstance(keys, str):
+        raise ConfigurationError("keys must be a list of URIs.", hint='Pass ["scheme:..."].')
     plan = plan or Plan()
     run = Run(
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -158,13 +159,19 @@ def _first_signature(subject: Subject) -> Iterator[Operation]:
 
 def _of_open_keys(subjects: Sequence[Subject], plan: Plan, clients: Mapping[str, ConfidentialClient]) -> list[_Task]:
     """Return what is measured with open keys, and a computation that shows the machine's own speed."""
-    tasks = [_Task(Contender("reference", lambda: hashlib.sha256(_REFERENCE).digest(), most=plan.count))]
+    tasks = [_Task(Contender("reference", _reference(), most=plan.count))]
     for each in subjects:
         if each.signer:
             tasks += _of_open_key(each, each.signer, plan)
         if each.key.label in clients:
             tasks.append(_token_request(each, clients[each.key.label], plan))
     return tasks
+
+
+def _reference() -> Operation:
+    """Return a fixed amount of work of the kind that a key in memory does."""
+    private_key = make_key("RSA-2048")
+    return lambda: sign_locally(private_key, MESSAGE, PS256)
 
 
 def _of_open_key(subject: Subject, signer: MeasuredSigner, plan: Plan) -> Iterator[_Task]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keyvouch.bench.document import Measurement, Run
+from keyvouch.bench.intervals import Interval
 
 _NEGLIGIBLE = 0.05
 """Part by which throughput must grow for more threads to count as useful."""
@@ -20,7 +21,7 @@ class Knee:
     operation: str
     algorithm: str | None
     threads: int
-    """The smallest of the measured numbers with which the throughput is within 5 % of the highest."""
+    """The smallest of the measured numbers above which no number has a throughput that is clearly higher."""
     per_second: float
     """Throughput with that number."""
     still_growing: bool
@@ -37,7 +38,16 @@ def find_knees(run: Run) -> list[Knee]:
 
 
 def _knee(key: tuple[str, str, str | None], points: Sequence[Measurement]) -> Knee:
-    rates = sorted((each.threads, each.per_second.value) for each in points if each.per_second)
-    highest = max(rate for _, rate in rates)
-    threads, rate = next(each for each in rates if each[1] >= highest * (1 - _NEGLIGIBLE))
-    return Knee(*key, threads=threads, per_second=rate, still_growing=threads == rates[-1][0])
+    rates = sorted(((each.threads, each.per_second) for each in points if each.per_second), key=lambda point: point[0])
+    threads, rate = next(
+        point
+        for number, point in enumerate(rates)
+        if not any(_is_higher(more, point[1]) for _, more in rates[number + 1 :])
+    )
+    return Knee(*key, threads=threads, per_second=rate.value, still_growing=threads == rates[-1][0])
+
+
+def _is_higher(more: Interval, rate: Interval) -> bool:
+    """Return True if a throughput is higher by more than 5 %, and not only by chance."""
+    certain = more.low is None or rate.high is None or more.low > rate.high
+    return certain and more.value > rate.value * (1 + _NEGLIGIBLE)

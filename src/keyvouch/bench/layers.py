@@ -1,4 +1,7 @@
-"""What an assertion costs in each layer: the framework, the store's plugin, and the module or network below it."""
+"""What an assertion costs in each layer: the framework, the store's plugin, and the bare library below it.
+
+The bare library includes the module, or the network and the server.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from keyvouch.bench.document import Key, Measurement, Run
 from keyvouch.bench.intervals import median
 
-FRAMEWORK, PLUGIN, BELOW, STORE = "framework", "store plugin", "module or network", "store"
+FRAMEWORK, PLUGIN, BELOW, STORE = "framework", "store's plugin", "bare library", "store"
 LAYERS = (FRAMEWORK, PLUGIN, BELOW, STORE)
 """In the order in which to show them. `STORE` is the last two together, if the bare library was not measured."""
 

@@ -80,15 +80,23 @@ class Plan:
             find_algorithm(name)
         if not 0 < self.duration <= _LONGEST or (self.count is not None and self.count < 1):
             raise ConfigurationError(
-                "Invalid duration of a measurement.", hint=f"Use up to {_LONGEST} seconds, or a count of at least 1."
+                f"Invalid duration of a measurement: {self.seconds if self.count is None else self.count}.",
+                hint=f"Use up to {_LONGEST:,} seconds, or a count of at least 1.",
             )
         if not all(1 <= each <= _MOST_THREADS for each in self.threads):
             raise ConfigurationError(
-                "Invalid number of threads.", hint=f"Use numbers from 1 to {_MOST_THREADS}, such as 1,2,4,8."
+                f"Invalid number of threads: {', '.join(map(str, self.threads))}.",
+                hint=f"Use numbers from 1 to {_MOST_THREADS:,}, such as 1,2,4,8.",
+            )
+        if self.rate is not None and len(self.threads) > 1:
+            raise ConfigurationError(
+                "With a rate there is one number of threads.",
+                hint="Give the maximum number of signatures in flight, or leave it out.",
             )
         if self.rate is not None and not 0 < self.rate <= _HIGHEST_RATE:
             raise ConfigurationError(
-                f"Invalid rate: {self.rate:g}.", hint=f"Use up to {_HIGHEST_RATE:,} operations per second."
+                f"Invalid rate: {self.rate:g}.",
+                hint=f"Use more than 0, and up to {_HIGHEST_RATE:,} operations per second.",
             )
         if self.rate and self.rate * self.duration < 1:
             raise ConfigurationError(

@@ -26,17 +26,33 @@ def changes_as_text(changes: Sequence[Change], new: Run, old: Run) -> str:
     lines = [f"Compared with the run of {old.started}:"]
     lines += [f"  {name}: {before} -> {after}" for name, (before, after) in differences(new, old).items()]
     drift = machine_drift(new, old)
-    lines.append(f"  The machine itself needs {drift:.3g} times as long as then; smaller changes count as noise.")
+    lines += textwrap.wrap(
+        f"The machine's own speed: a fixed amount of work took {drift:.3g} times as long as then. Changes up to that"
+        " factor count as noise.",
+        _WIDTH,
+        initial_indent="  ",
+        subsequent_indent="  ",
+    )
     for each in changes:
-        verdict = "within the noise" if each.ratio.low is not None else "too few rounds to say"
-        if each.significant:
-            word = "slower" if each.ratio.value > 1 else "faster"
-            verdict = f"{abs(each.ratio.value - 1):.1%} {word}".replace("%", " %")
         times = f"{duration(_typical(each.old))} -> {duration(_typical(each.new))}"
-        lines.append(f"  {name_of(each.new):34} {times:>22}  {verdict}")
+        lines += [f"  {name_of(each.new)}", f"    {times}: {_verdict(each)}"]
     if not changes:
         lines.append("  Nothing was measured in both runs.")
     return "\n".join(lines)
+
+
+def _verdict(each: Change) -> str:
+    low, high = each.ratio.low, each.ratio.high
+    if low is None or high is None:
+        return "too few rounds to judge"
+    spread = f"{_percent(low)} to {_percent(high)}"
+    if each.significant:
+        return f"{_percent(each.ratio.value)} ({spread})"
+    return f"within the noise ({spread})"
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio - 1:+.1%}".replace("%", " %")
 
 
 def _typical(each: Measurement) -> float:
@@ -78,8 +94,8 @@ def _row(each: Measurement) -> str:
     if each.per_second:
         rate = number(each.per_second.value)
         if each.per_second.low is not None and each.per_second.high is not None:
-            half = (each.per_second.high - each.per_second.low) / 2
-            spread = f"{half / each.per_second.value:.0%}".replace("%", " %")
+            furthest = max(each.per_second.high - each.per_second.value, each.per_second.value - each.per_second.low)
+            spread = f"{furthest / each.per_second.value:.0%}".replace("%", " %")
     times = "".join(f"{_percentile(each, name):>8}" for name in FEWEST)
     cpu = duration(each.cpu_seconds / each.count * 1000) if each.count else ""
     return f"{name:16}{rate:>8} {spread:>5}{times}{cpu:>8}"
@@ -97,8 +113,8 @@ def _errors(each: Measurement) -> str:
 
 
 def _notes(run: Run) -> Iterator[str]:
-    yield "±: half of the 99 % confidence interval. CPU: time of this process for 1,000"
-    yield "operations. -: too few operations for this percentile."
+    yield "per s: median over the rounds; ±: how far its 99 % confidence interval extends."
+    yield "CPU: time of this process for 1,000 operations. -: too few operations."
     if any(each.rate for each in run.measurements):
         yield "With a rate, times begin when an operation was intended to start."
     for key in run.keys:
@@ -112,6 +128,7 @@ def _notes(run: Run) -> Iterator[str]:
 
 
 def name_of(each: Measurement) -> str:
-    """Name a measurement, such as "A signature PS256, 4 threads"."""
-    threads = f", {each.threads} threads" if each.threads > 1 and each.rate is None else ""
-    return f"{each.key} {each.operation.replace('_', ' ')} {each.algorithm or ''}".rstrip() + threads
+    """Name a measurement, such as "A: Signature, PS256, 4 threads"."""
+    threads = f"{each.threads} threads" if each.threads > 1 and each.rate is None else None
+    rate = f"{each.rate:g} per second" if each.rate else None
+    return ", ".join(filter(None, (f"{each.key}: {OPERATIONS[each.operation]}", each.algorithm, threads, rate)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import sys
 from collections.abc import Iterator, Sequence
@@ -142,9 +143,11 @@ def command(
     what disturbs the machine affects all of them. Nothing that is measured is retried: throttling and errors are
     counted.
     """
-    _require_packages()
     gc.enable()  # as in the programs that will use the keys
-    from keyvouch import bench
+    try:
+        from keyvouch import bench
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(str(error), hint="In a checkout of keyvouch, run: pip install '.[bench]'") from None
 
     if fail_if_slower is not None and compare is None:
         raise click.UsageError("--fail-if-slower needs --compare FILE.")
@@ -155,26 +158,16 @@ def command(
     targets = _targets(keys, profiles)
     _require_clients(targets, plan)
     with _progress_bar() as progress:
-        run = bench.measure_keys(targets, plan, confirm=None if yes else _confirm, progress=progress)
+        run = bench.measure_keys(
+            targets, plan, confirm=None if yes else functools.partial(_confirm, plan), progress=progress
+        )
     changes = bench.compare_runs(run, old) if old else []
+    _write(run, paths, changes)  # first: the terminal may have been closed
     _present(run, changes, old, output)
-    _write(run, paths, changes)
     if run.interrupted:
         raise KeyboardInterrupt
     if old and fail_if_slower is not None:
         _exit_if_slower(run, old, changes, fail_if_slower)
-
-
-def _require_packages() -> None:
-    """Raise `ConfigurationError` if the extra is not installed."""
-    try:
-        import hdrh  # noqa: F401 - only tried here, like the other
-        import psutil  # noqa: F401
-    except ImportError as error:
-        raise ConfigurationError(
-            f"keyvouch bench requires a package that is not installed: {error.name}.",
-            hint="In a checkout of keyvouch, run: pip install '.[bench]'",
-        ) from None
 
 
 def _targets(keys: Sequence[str], profiles: Sequence[str]) -> list[Target]:
@@ -206,14 +199,16 @@ def _require_clients(targets: Sequence[Target], plan: Plan) -> None:
         raise click.UsageError("--token needs a profile for each key, since a URI names no client.")
 
 
-def _confirm(keys: Sequence[Key]) -> bool:
+def _confirm(plan: Plan, keys: Sequence[Key]) -> bool:
     """Ask whether to load services that may bill for signatures, or throttle other programs."""
+    load = f"{plan.count:,} signatures" if plan.count else f"as many signatures as it can make in {plan.duration:g} s"
+    question = f"These services may bill for signatures, or throttle other programs. Each measurement makes {load}."
     for key in keys:
         limit = key.limit and f" (limit: {key.limit.signatures:,} in {key.limit.seconds:g} s, {key.limit.scope})"
         click.echo(f"{key.label}  {printable(key.uri)}{limit or ''}", err=True)
     if not is_interactive():
-        raise click.UsageError("These services may bill for signatures, or throttle other programs. Use --yes.")
-    return click.confirm("These services may bill for signatures, or throttle other programs. Measure them?", err=True)
+        raise click.UsageError(f"{question} Use --yes, and --count to make fewer.")
+    return click.confirm(f"{question}\nMeasure them?", err=True)
 
 
 @contextlib.contextmanager
@@ -254,12 +249,12 @@ def _write(run: Run, paths: _Files, changes: Sequence[Change]) -> None:
         from keyvouch.bench.html_report import write_report
 
         write_report(run, paths.report, changes)
-        click.echo(f"\nWrote {paths.report}.", err=True)
+        click.echo(f"Wrote {paths.report}.", err=True)
     if paths.plot:
         from keyvouch.bench.plots import write_plot
 
         write_plot(run, paths.plot)
-        click.echo(f"\nWrote {paths.plot}.", err=True)
+        click.echo(f"Wrote {paths.plot}.", err=True)
 
 
 def _exit_if_slower(run: Run, old: Run, changes: Sequence[Change], part: float) -> None:
