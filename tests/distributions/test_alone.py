@@ -14,6 +14,7 @@ from servers import fetching
 
 pytestmark = pytest.mark.xdist_group("distributions")
 NEED_AN_EXTRA = {
+    "keyvouch.bench": "hdrh",
     "keyvouch.entra.azure": "azure",
     "keyvouch.testing.conformance": "pytest",
     "keyvouch.testing.fixtures": "pytest",
