@@ -13,13 +13,16 @@ import subprocess
 import sys
 
 PERMISSIVE = {
-    "0BSD", "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "PSF-2.0", "Unlicense",
+    "0BSD", "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT-0", "MIT-CMU", "PSF-2.0",
+    "Unlicense", "Zlib",
 }  # fmt: skip
 NAMES = {
     "Apache Software License": "Apache-2.0",
+    "Apache Software License; BSD License": "Apache-2.0 OR BSD",
     "BSD License": "BSD",
     "MIT License": "MIT",
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
+    "Python Software Foundation License": "PSF-2.0",
 }
 """The names that classifiers give to licenses, and their SPDX identifiers; BSD's does not say which."""
 EXCEPTIONS = {"certifi": "MPL-2.0"}
@@ -48,8 +51,9 @@ def licences(python: str) -> dict[str, str]:
 
 
 def accepted(package: str, licence: str) -> bool:
-    """Return whether one of the alternatives is permissive, or the package is an exception."""
-    return EXCEPTIONS.get(package) == licence or not PERMISSIVE.isdisjoint(licence.split(" OR "))
+    """Return whether one of the alternatives is permissive in all its parts, or the package is an exception."""
+    alternatives = [set(each.split(" AND ")) for each in licence.split(" OR ")]
+    return EXCEPTIONS.get(package) == licence or any(each <= PERMISSIVE for each in alternatives)
 
 
 if __name__ == "__main__":
