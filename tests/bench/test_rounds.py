@@ -178,20 +178,6 @@ def test_limit_that_a_library_reports(clock: FakeClock) -> None:
     assert run_round(Contender("refused", refuse), 60).errors == {"throttled": 1}
 
 
-def test_threads_in_their_last_operation(clock: FakeClock) -> None:
-    """Of the last operation of each of several threads, only the part before the end of the round counts."""
-    turns = threading.Barrier(2)
-
-    def operation() -> None:
-        if turns.wait(60) == 0:
-            clock.advance(0.04)
-        turns.wait(60)
-
-    made = run_round(Contender("two", operation, threads=2), 0.1)
-    assert len(made.latencies) == 6
-    assert made.per_second == pytest.approx(50)
-
-
 def test_threads_are_those_of_the_pool() -> None:
     """Libraries that keep something for each thread keep it from round to round."""
     threads = set[int]()

@@ -57,6 +57,10 @@ class Round:
     """Wall-clock time; in an open loop from the first intended start."""
     cpu_seconds: float = 0.0
     """CPU time of the whole process, without other processes."""
+    began: int = 0
+    """When the first operation began, in nanoseconds of a clock."""
+    ended: int = 0
+    """When the last one ended."""
 
     @property
     def throttled(self) -> bool:
@@ -68,8 +72,9 @@ class Round:
         self.latencies += part.latencies
         self.errors += part.errors
         self.first_error = self.first_error or part.first_error
-        self.per_second += part.per_second
         self.cpu_seconds += part.cpu_seconds
+        self.began = min(self.began or part.began, part.began)
+        self.ended = max(self.ended, part.ended)
 
 
 class _Stop:
@@ -106,18 +111,21 @@ def run_round(
 def _closed_loop(contender: Contender, seconds: float, most: int | None, stop: _Stop, workers: Workers) -> Round:
     tickets = iter(range(most)) if most is not None else iter(int, 1)  # the second one never ends
     repeat = _repeat_each if contender.each else _repeat
-    return _in_threads(lambda part: repeat(contender, part, seconds, tickets, stop), contender.threads, workers)
+    made = _in_threads(lambda part: repeat(contender, part, seconds, tickets, stop), contender.threads, workers)
+    # At the end, some threads are idle while others are in their last operation: rounds must be long enough.
+    if made.ended > made.began:
+        made.per_second = len(made.latencies) / ((made.ended - made.began) / 1e9)
+    return made
 
 
 def _repeat(contender: Contender, part: Round, seconds: float, tickets: Iterator[int], stop: _Stop) -> None:
     """Repeat the operation until the time is over, at least once; the clock is read once between two operations."""
     operation, clock, record = contender.operation, time.perf_counter_ns, part.latencies.append
     assert operation is not None  # noqa: S101 - a contender has one of the two
-    began = before = now = clock()
+    began = now = clock()
     deadline = began + int(seconds * 1e9)
-    succeeded = False
     for _ in tickets:
-        before, succeeded = now, False
+        before = now
         try:
             operation()
         except Exception as error:  # noqa: BLE001 - counted
@@ -127,17 +135,9 @@ def _repeat(contender: Contender, part: Round, seconds: float, tickets: Iterator
         else:
             now = clock()
             record(now - before)
-            succeeded = True
         if now >= deadline or stop.requested:
             break
-    if now <= began:
-        return
-    if contender.threads == 1 or now <= deadline:
-        part.per_second = len(part.latencies) / ((now - began) / 1e9)
-    else:
-        # Meanwhile other threads may have ended: of the last operation only the part before the deadline counts.
-        late = (now - deadline) / (now - before) if succeeded else 0.0
-        part.per_second = (len(part.latencies) - late) / max(1e-9, (deadline - began) / 1e9)
+    part.began, part.ended = began, now
 
 
 def _repeat_each(contender: Contender, part: Round, seconds: float, tickets: Iterator[int], stop: _Stop) -> None:
@@ -157,8 +157,7 @@ def _repeat_each(contender: Contender, part: Round, seconds: float, tickets: Ite
                 stop.requested = True
         if clock() >= deadline or stop.requested:
             break
-    if timed := sum(part.latencies):
-        part.per_second = len(part.latencies) / (timed / 1e9)
+    part.ended = sum(part.latencies)  # as if the operations had followed each other
 
 
 def _open_loop(contender: Contender, seconds: float, most: int | None, stop: _Stop, workers: Workers) -> Round:

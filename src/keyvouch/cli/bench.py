@@ -31,51 +31,39 @@ SLOWER = 8
 """Exit status if `--fail-if-slower` finds something slower."""
 
 
-class _Threads(click.ParamType[tuple[int, ...]]):
-    name = "numbers"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(dict.fromkeys(int(each) for each in str(value).split(",")))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of numbers such as 1,2,4,8.", param, ctx)
+def _numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:  # noqa: ARG001
+    """Return the numbers in "1,2,4,8", without duplicates."""
+    try:
+        return tuple(dict.fromkeys(int(each) for each in value.split(","))) if value else ()
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 1,2,4,8.") from None
 
 
-class _Price(click.ParamType[float]):
-    """A price of a number of signatures, as price of a million."""
-
-    name = "price"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        price, _, number = str(value).partition("/")
-        try:
-            million = float(price) / float(number) * 1_000_000
-        except (ValueError, ZeroDivisionError):
-            million = -1.0
-        if not 0 <= million < float("inf"):
-            self.fail(f"{value!r} is not a price of a number of signatures, such as 0.03/10000.", param, ctx)
-        return million
+def _price(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
+    """Return the price of a million signatures, from "0.03/10000"."""
+    if value is None:
+        return None
+    price, _, number = value.partition("/")
+    try:
+        million = float(price) / float(number) * 1_000_000
+    except (ValueError, ZeroDivisionError):
+        million = -1.0
+    if not 0 <= million < float("inf"):
+        raise click.BadParameter(f"{value!r} is not a price of a number of signatures, such as 0.03/10000.")
+    return million
 
 
-class _Percent(click.ParamType[float]):
-    """A percentage, as a part of 1."""
-
-    name = "percentage"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        try:
-            part = float(str(value).removesuffix("%")) / 100
-        except ValueError:
-            part = -1.0
-        if not 0 < part < float("inf"):
-            self.fail(f"{value!r} is not a percentage such as 10%.", param, ctx)
-        return part
+def _percentage(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
+    """Return the part of 1, from "10%"."""
+    if value is None:
+        return None
+    try:
+        part = float(value.removesuffix("%")) / 100
+    except ValueError:
+        part = -1.0
+    if not 0 < part < float("inf"):
+        raise click.BadParameter(f"{value!r} is not a percentage such as 10%.")
+    return part
 
 
 @dataclass(frozen=True)
@@ -105,16 +93,18 @@ class _Files:
     shell_complete=complete_profiles,
     help="Measure this profile's keys; can be repeated. Default, without URIs: all profiles.",
 )
-@click.option("--threads", type=_Threads(), default=(), metavar="N,...", help="Threads to measure with, as 1,2,4,8.")
+@click.option("--threads", callback=_numbers, metavar="N,...", help="Threads to measure with, as 1,2,4,8.")
 @click.option("--rate", type=float, metavar="R", help="Start R signatures per second, even if others are running.")
 @click.option("--seconds", type=float, help="Duration of each measurement. Default: 3, or 10 with --rate.")
 @click.option("--count", type=int, help="Number of operations in each measurement, instead of a duration.")
 @click.option("--algorithm", "algorithms", metavar="NAME", multiple=True, help="Algorithm to measure; can be repeated.")
 @click.option("--token", is_flag=True, help="Request access tokens too.")
 @click.option("--peer", is_flag=True, help="Measure the bare library under each store too.")
-@click.option("--price", type=_Price(), metavar="P/N", help="Price of N signatures, as 0.03/10000.")
+@click.option("--price", callback=_price, metavar="P/N", help="Price of N signatures, as 0.03/10000.")
 @click.option("--compare", type=click.Path(path_type=Path), metavar="FILE", help="Compare with an earlier JSON result.")
-@click.option("--fail-if-slower", type=_Percent(), metavar="P%", help="With --compare: exit with 8 if slower by P %.")
+@click.option(
+    "--fail-if-slower", callback=_percentage, metavar="P%", help="With --compare: exit with 8 if slower by P %."
+)
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page with plots.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Write the plots as .png or .svg.")
 @click.option("--yes", is_flag=True, help="Do not ask before loading a service that bills or limits signatures.")
