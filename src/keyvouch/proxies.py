@@ -16,7 +16,7 @@ from keyvouch.errors import ConfigurationError
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
-# urllib.parse, which is slow to import, is imported where there is a proxy.
+# urllib.parse is slow to import, so only the functions that handle a proxy import it.
 
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 """Characters that no credentials contain (RFC 7617, section 2)."""

@@ -117,7 +117,7 @@ def test_key() -> None:
 
 
 def test_when_and_where() -> None:
-    """The head says when and where it was measured; versions are in the details."""
+    """The head shows the time and the machine of the run; versions are in the details."""
     plain = page_of(FULL).plain
     assert "1 December 2026, 08:30 UTC, 3 s for each measurement" in plain
     assert "a CPU, 2 cores, Linux 6.1, CPython 3.13.0" in plain

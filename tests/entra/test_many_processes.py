@@ -88,7 +88,7 @@ else:
 
 
 class Asking:
-    """A process that asks for a token once it is told to."""
+    """A process that requests a token when the test starts it."""
 
     def __init__(
         self, scope: str = SCOPE, *, threads: int = 1, workers: int = 0, max_wait: float | None = None

@@ -11,10 +11,22 @@ import pytest
 
 import keyvouch
 from keyvouch_pkcs11 import cryptoki as ck
+from keyvouch_pkcs11 import templates
+from keyvouch_pkcs11.token import Token
 from scripted_store import is_signed
 
 UriOf = Callable[..., str]
 """The type of the fixture `softhsm_tokens.softhsm`."""
+
+
+def generate_always_authenticating(token: Token) -> None:
+    """Make the P-256 key `app`, which requires its PIN for each signature, on a token that is logged in to."""
+    mechanism, key_attributes = templates.generation("P-256")
+    identifiers = templates.KeyIdentifiers(b"\7", b"app")
+    public = templates.public_key_template(identifiers, key_attributes)
+    private = templates.private_key_template(identifiers, {ck.CKA_ALWAYS_AUTHENTICATE: True}, exportable=False)
+    with token.read_write_session() as session, token.module as functions:
+        functions.generate_key_pair(session, mechanism, public, private)
 
 
 def generate(uri: str, kind: str = "P-256", **options: Any) -> str:

@@ -12,13 +12,12 @@ from keyvouch.errors import KeyExists
 from keyvouch.local_key import make_key
 from keyvouch.testing.authority import Authority
 from keyvouch_pkcs11 import cryptoki as ck
-from keyvouch_pkcs11 import templates
 from loaded_modules import loaded_by
 from pkcs11_modules import only_token
 from scripted_store import is_signed
 from servers.oidc import OidcProvider
 from signing_in import run, sign_in
-from softhsm_keys import SigningLoad, UriOf, generate, record_pins
+from softhsm_keys import SigningLoad, UriOf, generate, generate_always_authenticating, record_pins
 from softhsm_tokens import PIN, SOFTHSM, softhsm  # noqa: F401 - a fixture
 from stores.key_material import make_pss_key
 
@@ -98,13 +97,7 @@ def test_key_that_always_authenticates(softhsm: UriOf, monkeypatch: pytest.Monke
     """With CKA_ALWAYS_AUTHENTICATE the PIN is given for each signature, and threads do not interfere."""
     generate(softhsm("object=other"))
     with keyvouch.open_signer(softhsm("object=other")):
-        token = only_token(SOFTHSM)
-        mechanism, key_attributes = templates.generation("P-256")
-        identifiers = templates.KeyIdentifiers(b"\7", b"app")
-        public = templates.public_key_template(identifiers, key_attributes)
-        private = templates.private_key_template(identifiers, {ck.CKA_ALWAYS_AUTHENTICATE: True}, exportable=False)
-        with token.read_write_session() as session, token.module as functions:
-            functions.generate_key_pair(session, mechanism, public, private)
+        generate_always_authenticating(only_token(SOFTHSM))
         pins = record_pins(monkeypatch)
         with keyvouch.open_signer(softhsm()) as signer, SigningLoad(signer, "ES256", 4, 200) as load:
             pass

@@ -9,12 +9,10 @@ import pytest
 
 from keyvouch.errors import NotSupported, SessionLost
 from keyvouch.testing.conformance.execution import run_concurrently, run_in_fork
-from keyvouch_pkcs11 import cryptoki as ck
-from keyvouch_pkcs11 import templates
 from peers import compared
 from pkcs11_modules import finalize_modules, loaded_module, only_token
 from scripted_store import is_signed
-from softhsm_keys import UriOf, generate
+from softhsm_keys import UriOf, generate, generate_always_authenticating
 from softhsm_tokens import SOFTHSM, softhsm  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.server
@@ -79,12 +77,6 @@ def test_module_for_one_thread_at_a_time(softhsm: UriOf) -> None:
 def test_key_that_always_authenticates(softhsm: UriOf) -> None:
     """A key that requires its PIN for each signature has no peer."""
     with compared(generate(softhsm("object=other")), "ES256"):
-        token = only_token(SOFTHSM)
-        mechanism, key_attributes = templates.generation("P-256")
-        identifiers = templates.KeyIdentifiers(b"\7", b"app")
-        public = templates.public_key_template(identifiers, key_attributes)
-        private = templates.private_key_template(identifiers, {ck.CKA_ALWAYS_AUTHENTICATE: True}, exportable=False)
-        with token.read_write_session() as session, token.module as functions:
-            functions.generate_key_pair(session, mechanism, public, private)
+        generate_always_authenticating(only_token(SOFTHSM))
         with pytest.raises(NotSupported), compared(softhsm(), "ES256"):
             pass

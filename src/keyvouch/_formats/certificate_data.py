@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from keyvouch._formats import asn1
 from keyvouch._formats.asn1 import Element
 from keyvouch._formats.pem_blocks import Block, has_block, iter_blocks
+from keyvouch._system.text import printable
 
 CERTIFICATE_LABELS = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"})
 """Labels of one certificate: that of RFC 7468, the older name, and OpenSSL's with its trust settings behind it."""
@@ -112,5 +113,4 @@ def _tbs_fields(der: bytes) -> tuple[Element, ...]:
 def _attributes(name: Element) -> Iterator[str]:
     for attribute in (each for relative in name.children for each in relative.children):
         oid, value = attribute.child(0).content, attribute.child(1)
-        shown = "".join(each if each.isprintable() else "?" for each in asn1.text(value))
-        yield f"{_NAMES.get(oid) or asn1.dotted_oid(oid)}={shown}"
+        yield f"{_NAMES.get(oid) or asn1.dotted_oid(oid)}={printable(asn1.text(value))}"

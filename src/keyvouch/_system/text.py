@@ -1,4 +1,4 @@
-"""Text in files that people write: UTF-8, and hints for what Windows tools write instead; names in commands."""
+"""Text in files that people write: UTF-8, and hints for what Windows tools write instead; text that can be shown."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def advice(data: bytes, path: object, default: str = "Save it as UTF-8.") -> str
     if default and b"\0" not in data:  # Windows PowerShell reads the code page by default, PowerShell 7 does not
         return f"{default} From the encoding ANSI, in Windows PowerShell 5.1: {convert}"
     return default
+
+
+def printable(text: object, *, kept: str = "") -> str:
+    """Replace characters that are not printable, except those in `kept`, with `?`.
+
+    They could control a terminal or reorder a line, and some are invalid in XML.
+    """
+    return "".join(each if each.isprintable() or each in kept else "?" for each in str(text))
 
 
 def shell_quoted(name: object) -> str:

@@ -36,7 +36,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where it was measured."""
+    """The machine on which a run was measured."""
 
     system: str
     """Operating system and its release."""

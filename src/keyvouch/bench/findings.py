@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from keyvouch.bench.comparison import Comparison, compare_keys
 from keyvouch.bench.document import OPERATIONS, Key, Measurement, Run
 from keyvouch.bench.layers import BELOW, find_costs
-from keyvouch.bench.series import FEWEST, knees_of_signatures, signatures, with_signatures
+from keyvouch.bench.series import FEWEST, knees_of_signatures, with_signatures
 from keyvouch.bench.units import duration, number
 from keyvouch.errors import Throttled
 
@@ -131,13 +131,8 @@ def _rates(run: Run) -> Iterator[str]:
                 for each in run.measurements
                 if (each.key, each.operation) == (key.label, operation)
                 and each.rate
-                and each.algorithm == _main_algorithm(run, key, operation)
+                and each.algorithm == (run.main_algorithm(key) if operation == "signature" else key.preferred)
             )
-
-
-def _main_algorithm(run: Run, key: Key, operation: str) -> str | None:
-    found = signatures(run, key) if operation == "signature" else []
-    return found[0].algorithm if found else key.preferred
 
 
 def _carries(each: Measurement) -> str:

@@ -8,6 +8,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+from keyvouch._system.text import printable
 from keyvouch.bench.comparison import Change
 from keyvouch.bench.document import BUSY, OPERATIONS, Key, Limit, Machine, Measurement, Run
 from keyvouch.bench.drawing import KEY_COLORS, Plot
@@ -17,7 +18,7 @@ from keyvouch.bench.intervals import Interval
 from keyvouch.bench.output_files import write_file
 from keyvouch.bench.palette import DARK, LIGHT
 from keyvouch.bench.plots import figure_of, plots
-from keyvouch.bench.series import FEWEST, printable, with_signatures
+from keyvouch.bench.series import FEWEST, counts_of_errors, cpu_per_thousand, percentile, with_signatures
 from keyvouch.bench.units import duration, number, size
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -228,9 +229,8 @@ def _group(title: str, rows: Iterable[Measurement]) -> str:
 
 def _figures(each: Measurement) -> Iterator[str]:
     yield _interval(each.per_second) if each.per_second else _NOTHING
-    for name, fewest in FEWEST.items():
-        yield duration(each.latency[name]) if each.latency and each.count >= fewest else _NOTHING
-    yield duration(each.cpu_seconds / each.count * 1000) if each.count else _NOTHING
+    for seconds in (*(percentile(each, name) for name in FEWEST), cpu_per_thousand(each)):
+        yield _NOTHING if seconds is None else duration(seconds)
     yield f"{each.count:,}"
     yield f"{sum(each.errors.values()):,}"
 
@@ -274,11 +274,11 @@ def _errors(run: Run) -> str:
 
 
 def _error(each: Measurement) -> str:
-    counts = ", ".join(f"{count:,} {code}" for code, count in sorted(each.errors.items()))
     what = f"{OPERATIONS.get(each.operation, each.operation)} {each.algorithm or ''}".strip()
     early = "; it was not measured to the end" if each.stopped else ""
     first = f" First error: {_text(each.error)}" if each.error else ""
-    return f"<strong>{_text(each.key)}</strong> {_text(f'{what}, {_load(each)}: failed {counts}{early}.')}{first}"
+    failed = _text(f"{what}, {_load(each)}: failed {counts_of_errors(each)}{early}.")
+    return f"<strong>{_text(each.key)}</strong> {failed}{first}"
 
 
 def _machine(run: Run) -> str:

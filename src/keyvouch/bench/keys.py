@@ -130,7 +130,7 @@ def _measure(results: _Results, tasks: Sequence[_Task], plan: Plan, progress: Pr
 def _openings(subjects: Sequence[Subject], plan: Plan) -> list[_Task]:
     """Return what opens keys, which must not be open meanwhile. Keys whose secret somebody must enter are left out."""
     tasks = list[_Task]()
-    most = min(plan.count or _OPENINGS, _OPENINGS)
+    most = plan.at_most(_OPENINGS)
     for each in subjects:
         if each.algorithms and not each.prompts:
             label = each.key.label
@@ -184,7 +184,7 @@ def _of_open_key(subject: Subject, signer: MeasuredSigner, plan: Plan) -> Iterat
         return _Task(contender, label, operation, algorithm.name if algorithm else None)
 
     if not subject.prompts:
-        most = min(plan.count or _OPENINGS, _OPENINGS)
+        most = plan.at_most(_OPENINGS)
         contender = Contender(f"{label} open_warm", each=partial(_opening, subject), most=most, group=subject.group)
         yield _Task(contender, label, "open_warm")
     first, (threads, *more) = subject.algorithms[0], plan.thread_numbers
@@ -238,8 +238,8 @@ def _token_request(subject: Subject, client: ConfidentialClient, plan: Plan) -> 
         client.remove_tokens_for_client()
         yield client.access_token
 
-    most = min(plan.count or _TOKENS, _TOKENS)
-    return _Task(Contender(f"{label} token", each=request, most=most, group=label), label, "token")
+    contender = Contender(f"{label} token", each=request, most=plan.at_most(_TOKENS), group=label)
+    return _Task(contender, label, "token")
 
 
 def _completed(run: Run, subjects: Sequence[Subject], results: _Results, *, interrupted: bool) -> Run:

@@ -41,20 +41,12 @@ def versions() -> dict[str, str]:
     from cryptography.hazmat.backends.openssl.backend import backend
 
     wanted = ("cryptography", "msal", "urllib3", "azure-keyvault-keys", "azure-core", "hvac")
-    plugins = {each.distribution: each.version for each in registry.plugins()}
-    found = plugins | {name: metadata.version(name) for name in wanted if _is_installed(name)}
+    found = {each.distribution: each.version for each in registry.plugins()}
+    for name in wanted:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
     libraries = {"cryptography": backend.openssl_version_text(), "Python": ssl.OPENSSL_VERSION}
     return dict(sorted(found.items())) | {f"OpenSSL ({user})": version for user, version in libraries.items()}
-
-
-def _is_installed(name: str) -> bool:
-    from importlib import metadata
-
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _processor() -> str:

@@ -67,6 +67,10 @@ class Plan:
             return self.seconds
         return _SECONDS_WITH_RATE if self.rate else _SECONDS
 
+    def at_most(self, number: int) -> int:
+        """Return how often to perform an expensive operation: `number` times, or as often as the plan's count."""
+        return min(self.count or number, number)
+
     @property
     def thread_numbers(self) -> Sequence[int]:
         """The numbers of threads to measure with."""

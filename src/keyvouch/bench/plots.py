@@ -8,12 +8,11 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from keyvouch._system.text import printable
 from keyvouch.bench import latency_plot, layers_plot, throughput_plot
 from keyvouch.bench.document import Run
 from keyvouch.bench.drawing import FONT_SIZE, INK, MUTED, SURFACE, Plot
-from keyvouch.bench.output_files import write_file
-from keyvouch.bench.series import printable
-from keyvouch.errors import ConfigurationError
+from keyvouch.bench.output_files import plot_format, write_file
 
 WIDTH, NARROW_WIDTH = 7.6, 3.6
 """Inches; the narrow form is for the screen of a phone."""
@@ -35,12 +34,10 @@ def write_plot(run: Run, path: Path) -> None:
 
     Raises `ConfigurationError` for another ending, or if the file cannot be written.
     """
-    form = path.suffix.lower()
-    if form not in {".png", ".svg"}:
-        raise ConfigurationError(f"Unsupported type of plot: {path.name}.", hint="Use .png or .svg.")
+    form = plot_format(path)
     data = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none"}):
-        _figure_of_all(run).savefig(data, format=form[1:], dpi=_DPI)
+        _figure_of_all(run).savefig(data, format=form, dpi=_DPI)
     write_file(path, data.getvalue())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keyvouch._system.text import printable
 from keyvouch.bench.document import Key, Measurement, Run
 from keyvouch.bench.knee import Knee, find_knees
 
@@ -35,12 +36,22 @@ def knees_of_signatures(run: Run) -> dict[str, Knee]:
     }
 
 
+def percentile(each: Measurement, name: str) -> float | None:
+    """Return one of `FEWEST` in seconds; None after too few operations."""
+    return each.latency[name] if each.latency and each.count >= FEWEST[name] else None
+
+
+def cpu_per_thousand(each: Measurement) -> float | None:
+    """Return the CPU time of a thousand operations in seconds; None if none succeeded."""
+    return each.cpu_seconds / each.count * 1000 if each.count else None
+
+
+def counts_of_errors(each: Measurement) -> str:
+    """Return the numbers of failed operations by code, such as "3 store-unavailable, 1 throttled"."""
+    return ", ".join(f"{count:,} {code}" for code, count in sorted(each.errors.items()))
+
+
 def name_of_key(key: Key) -> str:
     """Return the label with the store's scheme and the key's type, such as "A  pem RSA-2048", on one short line."""
     text = printable(f"{key.label}  {key.scheme} {key.key_type}".rstrip())
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."
-
-
-def printable(text: str) -> str:
-    """Replace characters that are not printable, which could reorder a line or are invalid in XML, with `?`."""
-    return "".join(each if each.isprintable() else "?" for each in text)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 MESSAGE = b"x" * 500
 """What is signed: as long as the usual header and claims of an assertion."""
 _LETTERS = 26
-_NOT_CONFIRMED = ConfigurationError("Nothing was measured.", hint="Confirm the question, or measure other keys.")
 
 Confirm = Callable[[Sequence[Key]], bool]
 """Called with the keys of services that limit signatures or bill for them; False leaves them out."""
@@ -158,7 +157,9 @@ def prepare(subjects: list[Subject], targets: Sequence[Target], plan: Plan, conf
             with leaving_out(each, failures):
                 _find_algorithms(each, each.signer, plan.algorithms)
     if not any(each.algorithms for each in subjects):
-        raise failures[-1] if failures else _NOT_CONFIRMED
+        if failures:
+            raise failures[-1]
+        raise ConfigurationError("Nothing was measured.", hint="Confirm the question, or measure other keys.")
     for each in subjects:
         if not each.prompts:
             each.close()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from keyvouch.bench.comparison import Change, differences, machine_drift
 from keyvouch.bench.document import BUSY, OPERATIONS, Key, Measurement, Run
 from keyvouch.bench.findings import findings
-from keyvouch.bench.series import FEWEST
+from keyvouch.bench.series import FEWEST, counts_of_errors, cpu_per_thousand, percentile
 from keyvouch.bench.units import duration, number, size
 
 _WIDTH = 80
@@ -96,20 +96,18 @@ def _row(each: Measurement) -> str:
         if each.per_second.low is not None and each.per_second.high is not None:
             furthest = max(each.per_second.high - each.per_second.value, each.per_second.value - each.per_second.low)
             spread = f"{furthest / each.per_second.value:.0%}".replace("%", " %")
-    times = "".join(f"{_percentile(each, name):>8}" for name in FEWEST)
-    cpu = duration(each.cpu_seconds / each.count * 1000) if each.count else ""
+    times = "".join(f"{_shown(percentile(each, name), '-'):>8}" for name in FEWEST)
+    cpu = _shown(cpu_per_thousand(each), "")
     return f"{name:16}{rate:>8} {spread:>5}{times}{cpu:>8}"
 
 
-def _percentile(each: Measurement, name: str) -> str:
-    return duration(each.latency[name]) if each.latency and each.count >= FEWEST[name] else "-"
+def _shown(seconds: float | None, nothing: str) -> str:
+    return nothing if seconds is None else duration(seconds)
 
 
 def _errors(each: Measurement) -> str:
-    counts = ", ".join(f"{count:,} {code}" for code, count in sorted(each.errors.items()))
-    return textwrap.fill(
-        f"failed: {counts}" + (f" ({each.error})" if each.error else ""), _WIDTH - 4, subsequent_indent="    "
-    )
+    text = f"failed: {counts_of_errors(each)}" + (f" ({each.error})" if each.error else "")
+    return textwrap.fill(text, _WIDTH - 4, subsequent_indent="    ")
 
 
 def _notes(run: Run) -> Iterator[str]:

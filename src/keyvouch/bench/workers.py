@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -42,7 +43,7 @@ class Workers:
                 threading.Thread(target=self._serve, daemon=True).start()
                 self._number += 1
             for part in parts:
-                self._jobs.put(lambda part=part: job(part))  # type: ignore[misc]
+                self._jobs.put(partial(job, part))
             for _ in parts:
                 while not left.acquire(timeout=0.5):  # without a timeout, Windows cannot interrupt it
                     pass

@@ -16,10 +16,10 @@ import click
 from keyvouch import config
 from keyvouch._core import environment, opening
 from keyvouch._system import files
+from keyvouch._system.text import printable
 from keyvouch.cli.completion import complete_profiles
 from keyvouch.cli.inputs import is_interactive
 from keyvouch.cli.options import output_option
-from keyvouch.cli.output import printable
 from keyvouch.cli.selection import Selection, select
 from keyvouch.errors import ConfigurationError
 
@@ -76,11 +76,13 @@ class _Files:
 
     def check(self) -> None:
         """Raise `ConfigurationError` before anything is measured, if a file could not be written."""
+        from keyvouch.bench.output_files import plot_format
+
         for path in (self.report, self.plot):
             if path:
                 files.require_folder_of(path)
-        if self.plot and self.plot.suffix.lower() not in (".png", ".svg"):
-            raise ConfigurationError(f"Unsupported type of plot: {self.plot.name}.", hint="Use .png or .svg.")
+        if self.plot:
+            plot_format(self.plot)
 
 
 @click.command("bench")

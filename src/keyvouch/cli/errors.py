@@ -19,8 +19,8 @@ from typing import NoReturn
 import click
 
 from keyvouch._secrets.redaction import require_no_key, without_keys
+from keyvouch._system.text import printable
 from keyvouch.cli import streams
-from keyvouch.cli.output import printable
 from keyvouch.errors import ConfigurationError, KeyvouchError
 
 INTERRUPTED = 130

@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from keyvouch._core.key_management import Store
+from keyvouch._system.text import printable
 from keyvouch.cli.options import key_options, output_option
-from keyvouch.cli.output import present, printable
+from keyvouch.cli.output import present
 from keyvouch.cli.selection import select
 from keyvouch.uri import quoted
 

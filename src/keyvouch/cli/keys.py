@@ -12,8 +12,9 @@ from msgspec import structs
 
 from keyvouch._core import opening
 from keyvouch._secrets.redaction import redact
+from keyvouch._system.text import printable
 from keyvouch.cli.options import key_options, output_option
-from keyvouch.cli.output import present, print_table, printable, shown_time
+from keyvouch.cli.output import present, print_table, shown_time
 from keyvouch.cli.selection import Selection, select, warn_of_hidden_profile
 from keyvouch.errors import KeyNotFound, KeyvouchError
 from keyvouch.store import KeyInfo, KeyUri, Schedule

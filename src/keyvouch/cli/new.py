@@ -12,6 +12,7 @@ import click
 
 from keyvouch._core import opening
 from keyvouch._system import files
+from keyvouch._system.text import printable
 from keyvouch.algorithms import KEY_TYPES
 from keyvouch.cli import export, profile
 from keyvouch.cli.inputs import relative_path
@@ -27,7 +28,6 @@ from keyvouch.cli.output import (
     print_next_command,
     print_profile_commands,
     print_readers_hint,
-    printable,
     shown_time,
 )
 from keyvouch.cli.selection import Selection, select

@@ -16,6 +16,7 @@ import click
 
 from keyvouch._core import environment
 from keyvouch._system import files
+from keyvouch._system.text import printable
 from keyvouch.errors import KeyvouchError
 
 if TYPE_CHECKING:
@@ -38,11 +39,6 @@ def present(result: Result, output: str, as_text: Callable[[Result], object]) ->
         click.echo(json.dumps(result, indent=2, default=str))
     else:
         as_text(result)
-
-
-def printable(text: object, *, kept: str = "") -> str:
-    """Replace unprintable characters, which may control a terminal, with `?`, except those in `kept`."""
-    return "".join(each if each.isprintable() or each in kept else "?" for each in str(text))
 
 
 def shown_time(time: dt.datetime) -> str:

@@ -15,9 +15,9 @@ import msgspec
 from keyvouch import config
 from keyvouch._core import environment
 from keyvouch._system import files
+from keyvouch._system.text import printable
 from keyvouch.cli import logs
 from keyvouch.cli.inputs import is_interactive
-from keyvouch.cli.output import printable
 from keyvouch.config import Configuration, Profile
 from keyvouch.errors import KeyvouchError
 
