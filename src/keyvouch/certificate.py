@@ -276,6 +276,7 @@ def missing_issuer(chain: Sequence[Certificate]) -> str | None:
     return chain[-1].issuer.rfc4514_string()
 
 
+@CRYPTOGRAPHY  # which parses the extensions of a certificate on first access, under a lock
 def _is_authority(certificate: Certificate) -> bool:
     from cryptography import x509
 
