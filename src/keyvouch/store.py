@@ -265,10 +265,10 @@ class OffersPeer(ABC):
         `uri` is pinned, and the algorithm fits the key. Called after `KeyStore.connect`. Raises what `KeyStore.open`
         and `StoredKey.sign` raise, and `NotSupported` for a key for which there is no comparison.
 
-        The function returns the signature in JOSE form, and raises its library's own exceptions. Many threads call it
-        at once. Nothing protects it as keyvouch protects its own signatures: while a thread is in it, do not fork,
-        connect the store again or close it. After each of these, get another one. `KeyStore.close` releases what it
-        holds, such as a session for each thread.
+        The function returns the signature in JOSE form. It raises `Throttled` if the service limits the rate, and
+        otherwise its library's own exceptions. Many threads call it at once. Nothing protects it as keyvouch protects
+        its own signatures: while a thread is in it, do not fork, connect the store again or close it. After each of
+        these, get another one. `KeyStore.close` releases what it holds, such as a session for each thread.
         """
 
 

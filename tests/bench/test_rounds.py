@@ -165,19 +165,6 @@ def test_rate_is_not_exceeded(clock: FakeClock) -> None:
     assert made.seconds == pytest.approx(2)
 
 
-def test_limit_that_a_library_reports(clock: FakeClock) -> None:
-    """An exception with the HTTP status 429 is a limit, too."""
-
-    class HttpResponseError(Exception):
-        status_code = 429
-
-    def refuse() -> None:
-        clock.advance(0.01)
-        raise HttpResponseError
-
-    assert run_round(Contender("refused", refuse), 60).errors == {"throttled": 1}
-
-
 def test_threads_are_those_of_the_pool() -> None:
     """Libraries that keep something for each thread keep it from round to round."""
     threads = set[int]()

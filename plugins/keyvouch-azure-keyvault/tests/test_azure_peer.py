@@ -7,7 +7,7 @@ from azure.core.exceptions import HttpResponseError
 
 from azure_fixtures import vault  # noqa: F401 - a fixture
 from azure_simulator import Vault
-from keyvouch.errors import NotSupported
+from keyvouch.errors import NotSupported, Throttled
 from keyvouch_azure_keyvault.testing import Refusal, refusals
 from peers import compared
 from scripted_store import is_signed
@@ -31,7 +31,7 @@ def test_pinned_version_signs(vault: Vault) -> None:
         assert is_signed(key.public_key, peer(b"message"), b"message", "ES256")
 
 
-@pytest.mark.parametrize("fault", [refusals.throttled(1), refusals.failing(), REDIRECT])
+@pytest.mark.parametrize("fault", [refusals.failing(), REDIRECT])
 def test_nothing_is_repeated_or_redirected(vault: Vault, fault: Refusal) -> None:
     """A signature that the vault refuses or redirects is one request, and raises azure-core's error."""
     with compared(vault.make("refused"), "PS256") as (_, _, peer):
@@ -40,6 +40,16 @@ def test_nothing_is_repeated_or_redirected(vault: Vault, fault: Refusal) -> None
         with pytest.raises(HttpResponseError) as caught:
             peer(b"message")
         assert caught.value.status_code == fault.status
+        assert vault.calls[before:] == ["POST keys/sign"]
+
+
+def test_throttling_is_not_waited_for(vault: Vault) -> None:
+    """A vault that limits the rate is reported after one request."""
+    with compared(vault.make("throttled"), "PS256") as (_, _, peer):
+        before = len(vault.calls)
+        vault.fail("keys/sign", refusals.throttled(1))
+        with pytest.raises(Throttled):
+            peer(b"message")
         assert vault.calls[before:] == ["POST keys/sign"]
 
 

@@ -7,7 +7,7 @@ from hvac.exceptions import Forbidden
 from urllib3.exceptions import ClosedPoolError
 
 from keyvouch.algorithms import ALGORITHMS
-from keyvouch.errors import SessionLost
+from keyvouch.errors import SessionLost, Throttled
 from keyvouch.testing.conformance.execution import run_in_fork
 from openbao import Server
 from peers import compared
@@ -51,6 +51,20 @@ def test_refusal_is_not_repeated(server: Server, uri: str) -> None:
                 peer(b"message")
     assert len(server.requests(f"transit/sign/{key.uri.get('key')}")) == 1
     assert token not in str(caught.value)
+
+
+def test_rate_limit(server: Server, uri: str) -> None:
+    """A quota of the server is reported as such, and not waited for."""
+    with compared(uri, "ES256") as (_, key, peer):
+        name, admin = key.uri.get("key"), server.admin.adapter
+        quota = f"/v1/sys/quotas/rate-limit/{name}"
+        admin.post(quota, json={"path": f"transit/sign/{name}", "rate": 1, "interval": "1h"})
+        try:
+            peer(b"message")
+            with pytest.raises(Throttled):
+                peer(b"message")
+        finally:
+            admin.delete(quota)
 
 
 def test_closing_the_store_closes_the_connections(uri: str) -> None:

@@ -21,7 +21,6 @@ NOT_STARTED = "not-started"
 """Code of operations that could not start in time, because all threads of an open loop were busy."""
 _MOST_LATE = 2.0
 """Seconds after the end of an open loop's round in which operations that are late still start."""
-_TOO_MANY_REQUESTS = 429
 
 
 @dataclass(frozen=True)
@@ -204,8 +203,6 @@ def _open_loop(contender: Contender, seconds: float, most: int | None, stop: _St
 def _count(part: Round, error: Exception) -> bool:
     """Count a failed operation; return True if the store limits the rate."""
     code = error.code if isinstance(error, KeyvouchError) else type(error).__name__
-    if getattr(error, "status_code", None) == _TOO_MANY_REQUESTS:  # raised by a library itself
-        code = Throttled.code
     part.errors[code] += 1
     part.first_error = part.first_error or error
     return code == Throttled.code

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from azure.core.exceptions import HttpResponseError
 from azure.keyvault.keys.crypto import CryptographyClient, SignatureAlgorithm
 
-from keyvouch.errors import NotSupported
+from keyvouch.errors import NotSupported, Throttled
 from keyvouch.https import CONNECT_TIMEOUT, OWN_TIMEOUT, is_loopback
 from keyvouch_azure_keyvault.uri_attributes import vault_url
 
@@ -46,6 +48,15 @@ def open_client(key: KeyVaultKey, uri: KeyUri, credential: VaultCredential) -> C
 
 
 def make_peer(client: CryptographyClient, algorithm: Algorithm) -> Callable[[bytes], bytes]:
-    """Return a function that signs with the client, and raises azure-core's errors."""
-    name, hash_name, sign = SignatureAlgorithm(algorithm.name), algorithm.hash_name, client.sign
-    return lambda message: sign(name, hashlib.new(hash_name, message).digest()).signature
+    """Return a function that signs with the client, and raises `Throttled` or azure-core's errors."""
+    name, hash_name = SignatureAlgorithm(algorithm.name), algorithm.hash_name
+
+    def sign(message: bytes) -> bytes:
+        try:
+            return client.sign(name, hashlib.new(hash_name, message).digest()).signature
+        except HttpResponseError as error:
+            if error.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+                raise Throttled("The vault limits the rate.") from error
+            raise
+
+    return sign

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from hvac.exceptions import VaultError
 
+from keyvouch.errors import Throttled
 from keyvouch_vault.key import signing_parameters
 from keyvouch_vault.transit import KeyPath, decode_signature
 
@@ -27,7 +28,7 @@ def make_peer(
 ) -> Callable[[bytes], bytes]:
     """Return a function that signs with the key version of a pinned URI.
 
-    It raises urllib3's errors, and hvac's for a response that reports an error.
+    It raises urllib3's errors, and for a response that reports an error `Throttled` or hvac's.
     """
     path, version = KeyPath.of(uri), uri.get("version")
     url = quote(f"/v1/{path.mount}/sign/{path.name}")
@@ -38,6 +39,8 @@ def make_peer(
         data = hashlib.new(hash_name, message).digest() if hash_name else message
         body = json.dumps({"input": base64.b64encode(data).decode(), **parameters})
         response = pool.urlopen("POST", url, body=body, headers=headers)
+        if response.status == HTTPStatus.TOO_MANY_REQUESTS:
+            raise Throttled("The server limits the rate.")
         if response.status != HTTPStatus.OK:
             raise VaultError.from_status(response.status, f"HTTP status {response.status}")
         return decode_signature(response.json()["data"]["signature"], version)
