@@ -16,6 +16,7 @@ from msgspec import structs
 
 from keyvouch import bench, cli
 from keyvouch.cli import bench as command
+from keyvouch.errors import KeyNotFound
 from scripted_store import Script
 
 
@@ -132,7 +133,7 @@ def test_nothing_to_measure(run: Run, tmp_path: Path, monkeypatch: pytest.Monkey
         (["--price", "1/0"], "such as 0.03/10000"),
         (["--rate", "-1"], "Invalid rate"),
         (["--seconds", "0"], "Invalid duration"),
-        (["--count", "-3"], "Invalid duration"),
+        (["--count", "-3"], "Invalid count: -3"),
         (["--algorithm", "PS128"], "PS128"),
         (["--fail-if-slower", "10%"], "--fail-if-slower needs --compare"),
         (["--compare", "/missing/old.json"], "Cannot read /missing/old.json"),
@@ -180,6 +181,18 @@ def test_nothing_in_common(run: Run, measured: Path, monkeypatch: pytest.MonkeyP
     assert "Nothing was measured in both runs" in done.errors
 
 
+def test_other_processor(run: Run, measured: Path) -> None:
+    """A result of another type of machine is refused before anything is measured."""
+    content = json.loads(measured.read_text())
+    content["machine"]["processor"] = "an abacus"
+    measured.write_text(json.dumps(content))
+    with Script() as script:
+        done = run("bench", "--count", "1", "--compare", str(measured), "--fail-if-slower", "10%", script.uri)
+        assert script.count("open") == 0
+    assert done.status == 2
+    assert "Cannot compare two processors: an abacus and " in done.errors
+
+
 def test_interrupted(run: Run) -> None:
     """Ctrl-C prints what was measured until then."""
     with Script() as script:
@@ -221,8 +234,10 @@ def test_report_and_plot(run: Run, tmp_path: Path) -> None:
 
 
 def test_key_that_fails(run: Run) -> None:
-    """The others are measured, and the table says why this one was not."""
+    """The others are measured; the table says why this one was not, and its error ends the command."""
     with Script() as script:
         done = run("bench", "--count", "1", script.uri.replace("app", "missing"), script.uri)
-    assert done.status == 0
+    assert done.status == KeyNotFound.exit_status
     assert "not measured: Key not found: missing." in done.output
+    assert "B ES256" in done.output
+    assert "error[key-not-found]: Key not found: missing." in done.errors

@@ -145,8 +145,8 @@ class Run(msgspec.Struct, frozen=True):
     machine: Machine
     versions: dict[str, str]
     """Versions of Python's packages, by name, and of OpenSSL."""
-    seconds: float
-    """Seconds for which each measurement was to run."""
+    seconds: float | None
+    """Seconds for which each measurement was to run; None for measurements of a number of operations."""
     keys: tuple[Key, ...]
     measurements: tuple[Measurement, ...]
     reference: tuple[Positive, ...] = ()

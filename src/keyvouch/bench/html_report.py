@@ -116,7 +116,8 @@ def _when(run: Run) -> str:
         started = dt.datetime.fromisoformat(run.started)
     except ValueError:
         return run.started
-    return f"{started.day} {started:%B %Y, %H:%M} UTC, {run.seconds:g} s for each measurement"
+    extent = "a fixed number of operations" if run.seconds is None else f"{run.seconds:g} s"
+    return f"{started.day} {started:%B %Y, %H:%M} UTC, {extent} for each measurement"
 
 
 def _findings(run: Run) -> str:

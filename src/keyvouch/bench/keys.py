@@ -25,7 +25,7 @@ from keyvouch.bench.intervals import median
 from keyvouch.bench.plan import Plan, Target
 from keyvouch.bench.rounds import Contender, Operation
 from keyvouch.bench.subjects import MESSAGE, Confirm, MeasuredSigner, Subject, leaving_out, prepare
-from keyvouch.errors import ConfigurationError
+from keyvouch.errors import ConfigurationError, KeyvouchError
 from keyvouch.local_key import make_key, sign_locally
 from keyvouch.store import OffersPeer
 from keyvouch.uri import KeyUri
@@ -71,13 +71,15 @@ def measure_keys(
     *,
     confirm: Confirm | None = None,
     progress: Progress | None = None,
+    failures: list[KeyvouchError] | None = None,
 ) -> Run:
     """Measure these keys, and return what was found, also if interrupted (`Run.interrupted`).
 
     `confirm` is called once if some of the keys are in a service that limits signatures or bills for them; `progress`
-    between the rounds. A key that cannot be measured has `Key.error`; raises that error if there is no other key.
-    Raises `ConfigurationError` for an invalid URI.
+    between the rounds. A key that cannot be measured has `Key.error`, and its exception is appended to `failures`;
+    raises the exception if there is no other key. Raises `ConfigurationError` for an invalid URI.
     """
+    failures = [] if failures is None else failures
     if isinstance(keys, str):
         raise ConfigurationError("keys must be a list of URIs.", hint='Pass ["scheme:..."].')
     plan = plan or Plan()
@@ -85,7 +87,7 @@ def measure_keys(
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         machine=machine.this_machine(),
         versions=machine.versions(),
-        seconds=plan.duration,
+        seconds=None if plan.count else plan.duration,
         keys=(),
         measurements=(),
     )
@@ -95,13 +97,15 @@ def measure_keys(
     resources = contextlib.ExitStack()
     clients: dict[str, ConfidentialClient] = {}
     try:
-        prepare(subjects, [each if isinstance(each, Target) else Target(each) for each in keys], plan, confirm)
+        prepare(
+            subjects, [each if isinstance(each, Target) else Target(each) for each in keys], plan, confirm, failures
+        )
         if plan.token:
             clients = {each.key.label: resources.enter_context(_client(each)) for each in subjects if each.algorithms}
         _measure(results, _openings(subjects, plan), plan, _part(progress, 0.0, _OPENINGS_PART))
         for each in subjects:
             if each.algorithms and not each.signer:
-                with leaving_out(each):
+                with leaving_out(each, failures):
                     each.signer = each.open()
         _measure(results, _of_open_keys(subjects, plan, clients), plan, _part(progress, _OPENINGS_PART, 1.0))
     except KeyboardInterrupt:

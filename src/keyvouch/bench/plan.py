@@ -82,10 +82,12 @@ class Plan:
         """Raise `ConfigurationError` for values that cannot be measured."""
         for name in self.algorithms:
             find_algorithm(name)
-        if not 0 < self.duration <= _LONGEST or (self.count is not None and self.count < 1):
+        if self.count is not None and self.count < 1:
+            raise ConfigurationError(f"Invalid count: {self.count}.", hint="Use a count of at least 1.")
+        if not 0 < self.duration <= _LONGEST:
             raise ConfigurationError(
-                f"Invalid duration of a measurement: {self.seconds if self.count is None else self.count}.",
-                hint=f"Use up to {_LONGEST:,} seconds, or a count of at least 1.",
+                f"Invalid duration of a measurement: {self.seconds} seconds.",
+                hint=f"Use more than 0, and up to {_LONGEST:,} seconds.",
             )
         if not all(1 <= each <= _MOST_THREADS for each in self.threads):
             raise ConfigurationError(

@@ -135,12 +135,18 @@ class Subject:
         return "prompt:" in opening.parse(self.target.uri).reveal()
 
 
-def prepare(subjects: list[Subject], targets: Sequence[Target], plan: Plan, confirm: Confirm | None) -> None:
+def prepare(
+    subjects: list[Subject],
+    targets: Sequence[Target],
+    plan: Plan,
+    confirm: Confirm | None,
+    failures: list[KeyvouchError],
+) -> None:
     """Open each key once, ask about those that may be billed or throttled, and sign with every algorithm.
 
-    Appends to `subjects`. Raises the last key's error if no key can be measured.
+    Appends to `subjects`, and to `failures` the errors of keys that are left out. Raises the last one if no key can be
+    measured.
     """
-    failures = list[KeyvouchError]()
     for number, target in enumerate(targets):
         label = chr(ord("A") + number) if number < _LETTERS else f"K{number + 1}"
         subjects.append(Subject(target, _described(target, label)))
@@ -166,13 +172,12 @@ def prepare(subjects: list[Subject], targets: Sequence[Target], plan: Plan, conf
 
 
 @contextlib.contextmanager
-def leaving_out(subject: Subject, failures: list[KeyvouchError] | None = None) -> Iterator[None]:
+def leaving_out(subject: Subject, failures: list[KeyvouchError]) -> Iterator[None]:
     """Leave the key out if it fails, and append the error to `failures`."""
     try:
         yield
     except KeyvouchError as error:
-        if failures is not None:
-            failures.append(error)
+        failures.append(error)
         subject.leave_out(error.message)
 
 
@@ -235,7 +240,7 @@ def _find_algorithms(subject: Subject, signer: MeasuredSigner, wanted: Sequence[
             subject.algorithms.append(each)
     if not subject.algorithms:
         raise AlgorithmUnsupported(
-            f"The key {subject.key.label} supports none of these algorithms: {', '.join(unsupported)}.",
+            f"The key does not support {' or '.join(unsupported)}.",
             hint="Leave out --algorithm, or use a key of another type.",
             uri=subject.key.uri,
         )

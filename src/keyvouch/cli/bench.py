@@ -21,7 +21,7 @@ from keyvouch.cli.completion import complete_profiles
 from keyvouch.cli.inputs import is_interactive
 from keyvouch.cli.options import output_option
 from keyvouch.cli.selection import Selection, select
-from keyvouch.errors import ConfigurationError
+from keyvouch.errors import ConfigurationError, KeyvouchError
 
 if TYPE_CHECKING:
     from keyvouch.bench import Change, Key, Plan, Run, Target
@@ -146,13 +146,15 @@ def command(
     paths = _Files(compare, report, plot)
     paths.check()
     old = bench.read_run(compare) if compare else None
+    if old and fail_if_slower is not None:
+        _require_same_processor(old)
     plan = bench.Plan(seconds, count, threads, rate, algorithms, token=token, peer=peer, price=price)
     targets = _targets(keys, profiles)
     _require_clients(targets, plan)
+    failures = list[KeyvouchError]()
+    confirm = None if yes else functools.partial(_confirm, plan)
     with _progress_bar() as progress:
-        run = bench.measure_keys(
-            targets, plan, confirm=None if yes else functools.partial(_confirm, plan), progress=progress
-        )
+        run = bench.measure_keys(targets, plan, confirm=confirm, progress=progress, failures=failures)
     changes = bench.compare_runs(run, old) if old else []
     _write(run, paths, changes)  # first: the terminal may have been closed
     _present(run, changes, old, output)
@@ -160,6 +162,19 @@ def command(
         raise KeyboardInterrupt
     if old and fail_if_slower is not None:
         _exit_if_slower(run, old, changes, fail_if_slower)
+    if failures:
+        raise failures[0]
+
+
+def _require_same_processor(old: Run) -> None:
+    """Raise `ConfigurationError` if the earlier run was measured on another type of machine."""
+    from keyvouch.bench import machine
+
+    if (processor := machine.this_machine().processor) != old.machine.processor:
+        raise ConfigurationError(
+            f"Cannot compare two processors: {old.machine.processor} and {processor}.",
+            hint="Measure both on the same machine, or leave out --fail-if-slower.",
+        )
 
 
 def _targets(keys: Sequence[str], profiles: Sequence[str]) -> list[Target]:
@@ -252,11 +267,6 @@ def _write(run: Run, paths: _Files, changes: Sequence[Change]) -> None:
 def _exit_if_slower(run: Run, old: Run, changes: Sequence[Change], part: float) -> None:
     from keyvouch import bench
 
-    if run.machine.processor != old.machine.processor:
-        raise ConfigurationError(
-            f"Cannot compare two processors: {old.machine.processor} and {run.machine.processor}.",
-            hint="Measure both on the same machine, or leave out --fail-if-slower.",
-        )
     if failed := bench.no_longer_measured(run, old):
         click.echo(f"Measured before, but failing now: {', '.join(map(bench.name_of, failed))}.", err=True)
         click.get_current_context().exit(SLOWER)
