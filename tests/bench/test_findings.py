@@ -120,7 +120,7 @@ def test_knee_only_of_the_main_algorithm() -> None:
 def paced(label: str, achieved: float, **more: Any) -> Measurement:
     """Signatures in an open loop, with 200 requested each second, of which 99 % take at most 16 ms."""
     times = [2e-3] * 490 + [16e-3] * 10
-    return measurement(label, times=times, rate=200, per_second=Interval(achieved, None, None), **more)
+    return measurement(label, times=times, rate=200, per_second=Interval(achieved, achieved - 1, achieved + 1), **more)
 
 
 def test_rate_is_carried() -> None:
@@ -136,6 +136,22 @@ def test_rate_is_not_carried() -> None:
     assert found == (
         "Signature: A does not carry 200 per second: 150 per second were achieved; "
         "99 % end within 16.0 ms of their intended start."
+    )
+
+
+@pytest.mark.parametrize(
+    ("interval", "doubt"),
+    [
+        (Interval(190, 180, 200), "190 per second were achieved (180 to 200)"),
+        (Interval(190, None, None), "190 per second were achieved, in too few rounds"),
+    ],
+)
+def test_uncertain_rate(interval: Interval, doubt: str) -> None:
+    """Without errors, a rate that may have been achieved is not said to be too high."""
+    [found] = findings(run_of(measurement("A", times=[2e-3] * 500, rate=200, per_second=interval)))
+    assert found == (
+        f"Signature: whether A carries 200 per second is uncertain: {doubt}; "
+        "99 % end within 2.00 ms of their intended start."
     )
 
 

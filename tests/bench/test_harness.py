@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any
 
 import pytest
@@ -56,6 +57,19 @@ def test_most(clock: FakeClock) -> None:
     """A contender ends after the given number of operations, besides its warm-up."""
     [samples] = measure([Contender("counted", lambda: clock.advance(0.01), most=25)], seconds=3600)
     assert samples.count == 25
+
+
+def test_most_with_several_threads() -> None:
+    """A small number of operations still occupies all threads: otherwise more threads would seem not to help."""
+    [samples] = measure([Contender("counted", lambda: time.sleep(0.02), threads=8, most=20)], seconds=3600)
+    assert samples.count == 20
+    assert max(samples.rates) > 200  # 50 with one thread
+
+
+def test_low_rate(clock: FakeClock) -> None:
+    """The rounds of an open loop have several operations, so that a slow store can show whether it keeps up."""
+    [samples] = measure([Contender("rare", lambda: clock.advance(0.001), rate=2, threads=4)], seconds=10)
+    assert (samples.count, len(samples.rounds)) == (20, 4)
 
 
 def test_failing_contender(clock: FakeClock) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import statistics
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -163,6 +166,20 @@ def test_rate_is_not_exceeded(clock: FakeClock) -> None:
     made = run_round(Contender("rare", lambda: None, rate=0.5, threads=2), 1)
     assert (len(made.latencies), made.per_second) == (1, 0.5)
     assert made.seconds == pytest.approx(2)
+
+
+def test_varying_latency_in_an_open_loop() -> None:
+    """A store that keeps up achieves the rate, although the first and the last end are not one period apart."""
+    source = random.Random(1)
+    contender = Contender("network", lambda: time.sleep(source.uniform(0.001, 0.04)), rate=100, threads=20)
+    rates = [run_round(contender, 0.1).per_second for _ in range(15)]
+    assert statistics.median(rates) == pytest.approx(100, rel=0.03)
+
+
+def test_slow_store_keeps_up_with_a_low_rate() -> None:
+    """Operations that take longer than the time between two starts are in flight together."""
+    made = run_round(Contender("slow", lambda: time.sleep(0.3), rate=10, threads=20), 0.5)
+    assert made.per_second == pytest.approx(10, rel=0.02)
 
 
 def test_limit_that_a_library_reports(clock: FakeClock) -> None:

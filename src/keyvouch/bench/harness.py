@@ -29,7 +29,9 @@ _FEWEST_LONG_ROUNDS = 12
 _MOST_ROUNDS = 500
 """In long runs, rounds are longer: more of them would only make the document larger."""
 _LONGEST_ROUND = 1.0
-"""Seconds of an open loop that an interrupt can lose."""
+"""Seconds of an open loop that an interrupt can lose, unless its rate is low."""
+_FEWEST_IN_OPEN_LOOP = 5
+"""Operations in a round of an open loop: with fewer, it is not seen whether a slow store keeps up."""
 _OPERATIONS_PER_ROUND = 20
 """Operations that each of several threads should perform in one round, since at its end some threads are idle."""
 _WARM_UP_SECONDS = 0.3
@@ -154,7 +156,8 @@ def _round(contender: Contender, seconds: float, most: int | None, workers: Work
 def _round_seconds(own: Samples, seconds: float) -> float:
     contender = own.contender
     if contender.rate:
-        return min(_LONGEST_ROUND, seconds / _FEWEST_ROUNDS)
+        usual = min(_LONGEST_ROUND, seconds / _FEWEST_LONG_ROUNDS)
+        return min(max(usual, _FEWEST_IN_OPEN_LOOP / contender.rate), seconds)
     if contender.each:  # expensive, so each round is one operation
         return 0.0
     usual = max(ROUND_SECONDS, seconds / _MOST_ROUNDS) if contender.most is None else ROUND_SECONDS
@@ -171,12 +174,20 @@ def _is_done(own: Samples, seconds: float) -> bool:
 def _run(own: Samples, samples: Sequence[Samples], workers: Workers) -> None:
     if own.stopped:
         return
-    most = own.contender.most
-    share = None if most is None else min(most - own.count, math.ceil(most / _FEWEST_ROUNDS))
-    made = _round(own.contender, own.round_seconds, share, workers)
+    made = _round(own.contender, own.round_seconds, _share(own), workers)
     own.add(made)
     if not made.latencies or own.limited:
         _stop(own, samples)
+
+
+def _share(own: Samples) -> int | None:
+    """Return the maximum number of operations in the next round: enough to occupy all threads of a closed loop."""
+    contender = own.contender
+    if contender.most is None:
+        return None
+    fewest = _FEWEST_IN_OPEN_LOOP if contender.rate else contender.threads
+    share, left = max(fewest, math.ceil(contender.most / _FEWEST_ROUNDS)), contender.most - own.count
+    return left if left < share + fewest else share
 
 
 def _stop(own: Samples, samples: Sequence[Samples]) -> None:

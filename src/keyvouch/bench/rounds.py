@@ -7,9 +7,10 @@ that should have been sent in the meantime are counted as slow, and not left out
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -170,7 +171,7 @@ def _open_loop(contender: Contender, seconds: float, most: int | None, stop: _St
     start = clock() + 250_000 * threads + 10_000_000  # when all threads are ready
     end = start + int(number / rate * 1e9)
     last_start = end + int(_MOST_LATE * 1e9)
-    ends = list[int]()
+    ends = list[tuple[int, int]]()
 
     def work(part: Round) -> None:
         for ticket in tickets:
@@ -189,16 +190,28 @@ def _open_loop(contender: Contender, seconds: float, most: int | None, stop: _St
             else:
                 ended = clock()
                 part.latencies.append(ended - intended)
-                ends.append(ended)
+                ends.append((ticket, ended))
 
     made = _in_threads(work, threads, workers)
     if (rest := end - clock()) > 0:
         time.sleep(rest / 1e9)  # the next round's first operation is not due before
     made.seconds = (clock() - start) / 1e9
-    if ends:
-        spread = max(ends) - min(ends) if len(ends) > 1 else max(ends) - start
-        made.per_second = min(rate, max(1, len(ends) - 1) / max(1e-9, spread / 1e9))
+    made.per_second = _completed_per_second([ended / 1e9 for _, ended in sorted(ends)], number / rate)
     return made
+
+
+def _completed_per_second(ends: Sequence[float], due: float) -> float:
+    """Return the rate at which operations ended that succeeded; `ends` are in the order of their starts.
+
+    `due` is the time in which all of the round should start: if the store keeps up, that determines the rate. If not,
+    each operation takes longer than the one before, so that the ends are further apart than the starts: the rate is the
+    slope of the regression line, which is as often too high as too low if the latencies vary.
+    """
+    highest = len(ends) / due
+    if len(ends) < 2:  # noqa: PLR2004 - a line needs two points
+        return highest
+    between = statistics.linear_regression(range(len(ends)), ends).slope
+    return min(highest, 1 / between) if between > 0 else highest
 
 
 def _count(part: Round, error: Exception) -> bool:
