@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from keyvouch.bench.workers import Workers
-from keyvouch.errors import KeyvouchError, Throttled
+from keyvouch.errors import KeyvouchError, SecretIncorrect, StoreLocked, Throttled
 
 Operation = Callable[[], object]
 NOT_STARTED = "not-started"
@@ -23,6 +23,8 @@ NOT_STARTED = "not-started"
 _MOST_LATE = 2.0
 """Seconds after the end of an open loop's round in which operations that are late still start."""
 _TOO_MANY_REQUESTS = 429
+_FINAL = {Throttled.code, SecretIncorrect.code, StoreLocked.code}
+"""Codes of errors after which a store is left in peace: a token locks itself after a few wrong PINs."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ class Round:
         """True if the store limited the rate."""
         return Throttled.code in self.errors
 
+    @property
+    def refused(self) -> bool:
+        """True if the store must be left in peace."""
+        return is_refusal(self.errors)
+
     def add(self, part: Round) -> None:
         """Add what a thread has measured."""
         self.latencies += part.latencies
@@ -76,6 +83,11 @@ class Round:
         self.cpu_seconds += part.cpu_seconds
         self.began = min(self.began or part.began, part.began)
         self.ended = max(self.ended, part.ended)
+
+
+def is_refusal(errors: Counter[str]) -> bool:
+    """Return True if one of these errors means that the store must be left in peace."""
+    return not _FINAL.isdisjoint(errors)
 
 
 class _Stop:
@@ -89,9 +101,9 @@ def run_round(
 ) -> Round:
     """Run a contender for about `seconds`, or for at most `most` operations, and at least for one.
 
-    An operation that fails is counted by its error code, and its time is not. A closed loop ends if the store limits
-    its rate; an open loop completes the round, and counts how many operations were refused. `workers` are the threads
-    to use; by default, each round has its own.
+    An operation that fails is counted by its error code, and its time is not. The round ends if the store limits its
+    rate or refuses the PIN; but an open loop counts how many operations were throttled. `workers` are the threads to
+    use; by default, each round has its own.
     """
     stop = _Stop()
     own = workers or Workers()
@@ -186,7 +198,8 @@ def _open_loop(contender: Contender, seconds: float, most: int | None, stop: _St
             try:
                 operation()
             except Exception as error:  # noqa: BLE001 - counted
-                _count(part, error)
+                if _count(part, error) and not part.throttled:
+                    stop.requested = True
             else:
                 ended = clock()
                 part.latencies.append(ended - intended)
@@ -215,13 +228,13 @@ def _completed_per_second(ends: Sequence[float], due: float) -> float:
 
 
 def _count(part: Round, error: Exception) -> bool:
-    """Count a failed operation; return True if the store limits the rate."""
+    """Count a failed operation; return True if the store must be left in peace."""
     code = error.code if isinstance(error, KeyvouchError) else type(error).__name__
     if getattr(error, "status_code", None) == _TOO_MANY_REQUESTS:  # raised by a library itself
         code = Throttled.code
     part.errors[code] += 1
     part.first_error = part.first_error or error
-    return code == Throttled.code
+    return code in _FINAL
 
 
 def _in_threads(work: Callable[[Round], None], number: int, workers: Workers) -> Round:
