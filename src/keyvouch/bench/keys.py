@@ -86,6 +86,7 @@ def measure_keys(
         machine=machine.this_machine(),
         versions=machine.versions(),
         seconds=plan.duration,
+        count=plan.count,
         keys=(),
         measurements=(),
     )
@@ -112,7 +113,8 @@ def measure_keys(
         if interrupted:  # a store that stalls would delay the result
             closing = threading.Thread(target=resources.close, daemon=True)
             closing.start()
-            closing.join(_CLOSING_TIMEOUT)
+            with contextlib.suppress(KeyboardInterrupt):  # an impatient second one does not lose the result
+                closing.join(_CLOSING_TIMEOUT)
         else:
             resources.close()
     return _completed(run, subjects, results, interrupted=interrupted)

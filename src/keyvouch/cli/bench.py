@@ -15,7 +15,6 @@ import click
 
 from keyvouch import config
 from keyvouch._core import environment, opening
-from keyvouch._system import files
 from keyvouch._system.text import printable
 from keyvouch.cli.completion import complete_profiles
 from keyvouch.cli.inputs import is_interactive
@@ -75,14 +74,17 @@ class _Files:
     plot: Path | None
 
     def check(self) -> None:
-        """Raise `ConfigurationError` before anything is measured, if a file could not be written."""
-        from keyvouch.bench.output_files import plot_format
+        """Raise `ConfigurationError` or `UsageError` before anything is measured, if a file could not be written."""
+        from keyvouch.bench.output_files import plot_format, require_writable
 
-        for path in (self.report, self.plot):
-            if path:
-                files.require_folder_of(path)
         if self.plot:
             plot_format(self.plot)
+        for path in (self.report, self.plot):
+            if path:
+                require_writable(path)
+        used = [each.resolve() for each in (self.compare, self.report, self.plot) if each]
+        if len(used) != len(set(used)):
+            raise click.UsageError("--compare, --report and --plot need different files.")
 
 
 @click.command("bench")
@@ -154,8 +156,10 @@ def command(
             targets, plan, confirm=None if yes else functools.partial(_confirm, plan), progress=progress
         )
     changes = bench.compare_runs(run, old) if old else []
-    _write(run, paths, changes)  # first: the terminal may have been closed
-    _present(run, changes, old, output)
+    try:
+        _write(run, paths, changes)  # first: the terminal may have been closed
+    finally:
+        _present(run, changes, old, output)
     if run.interrupted:
         raise KeyboardInterrupt
     if old and fail_if_slower is not None:
@@ -263,6 +267,11 @@ def _exit_if_slower(run: Run, old: Run, changes: Sequence[Change], part: float) 
     if not changes:
         raise ConfigurationError(
             "Nothing was measured in both runs.", hint="Measure the same keys, operations and threads as then."
+        )
+    if all(each.ratio.low is None for each in changes):
+        raise ConfigurationError(
+            "There were too few rounds to find out whether something became slower.",
+            hint="Measure longer in both runs, with --seconds or --count.",
         )
     if slower := [each for each in changes if each.is_slower_by(part)]:
         names = ", ".join(bench.name_of(each.new) for each in slower)
