@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.runs import LIMIT, all_operations, key, latencies, measurement, run_of, threads_of
-from keyvouch.bench import Interval, Measurement
+from keyvouch.bench import Interval, Measurement, as_text
 from keyvouch.bench.findings import findings
 
 BASE = [1e-3 * (1 + number % 5 / 100) for number in range(20)]
@@ -226,3 +226,12 @@ def test_nothing_measured() -> None:
     """A run in which everything failed has no findings."""
     run = run_of(measurement("A", errors={"store-unavailable": 3}), keys=[key("A"), key("B", error="It failed.")])
     assert findings(run) == []
+
+
+def test_width() -> None:
+    """The table fits 80 columns and its columns are aligned, however many threads and keys there are."""
+    run = run_of(*threads_of("A", {1: 900, 1024: 31_234}), *threads_of("K27", {1: 1_234_567, 16: 31_234}))
+    table = as_text(run).split("\n\n")[1].splitlines()
+    rows = [line for line in table if "PS256" in line]
+    assert [len(line) for line in [table[0], *rows]] == [80] * 5
+    assert "1024 thr  31,234" in rows[1]

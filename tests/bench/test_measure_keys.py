@@ -211,6 +211,19 @@ def test_other_file(tmp_path: Path, content: bytes) -> None:
         read_run(path)
 
 
+def test_file_that_powershell_has_written(tmp_path: Path) -> None:
+    """A byte order mark is ignored, and for UTF-16 the error says how to convert the file."""
+    with Script() as script:
+        document = as_json(measure_keys([script.uri], Plan(count=1)))
+    path = tmp_path / "run.json"
+    path.write_text(document, encoding="utf-8-sig")
+    assert read_run(path).keys
+    path.write_text(document, encoding="utf-16")
+    with pytest.raises(ConfigurationError) as caught:
+        read_run(path)
+    assert "Convert it from UTF-16" in caught.value.hint
+
+
 def test_other_format(tmp_path: Path) -> None:
     """A document of a later version is not misread."""
     with Script() as script:
@@ -333,12 +346,21 @@ def test_peer_after_a_reconnection() -> None:
     assert not find(run, "peer").errors
 
 
-@pytest.mark.parametrize("change", ["zero rounds", "no latency"])
-def test_impossible_figures(tmp_path: Path, change: str) -> None:
-    """A document with times that cannot be compared is refused."""
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rounds": [0.0]},
+        {"rounds": [1.7e308]},
+        {"latency": {}},
+        {"latency": {"p50": 1}},
+        {"key": "Z"},
+        {"per_second": {"value": 0, "low": None, "high": None}},
+    ],
+)
+def test_impossible_figures(tmp_path: Path, wrong: dict[str, object]) -> None:
+    """A document with times that cannot be shown or compared is refused."""
     with Script() as script:
         document = json.loads(as_json(measure_keys([script.uri], Plan(count=1))))
-    wrong: dict[str, object] = {"rounds": [0.0]} if change == "zero rounds" else {"latency": {}}
     document["measurements"] = [each | wrong for each in document["measurements"]]
     path = tmp_path / "run.json"
     path.write_text(json.dumps(document))

@@ -116,7 +116,8 @@ def _when(run: Run) -> str:
         started = dt.datetime.fromisoformat(run.started)
     except ValueError:
         return run.started
-    return f"{started.day} {started:%B %Y, %H:%M} UTC, {run.seconds:g} s for each measurement"
+    amount = f"{run.seconds:g} s" if run.count is None else f"at most {run.count:,} operations"
+    return f"{started.day} {started:%B %Y, %H:%M} UTC, {amount} for each measurement"
 
 
 def _findings(run: Run) -> str:
