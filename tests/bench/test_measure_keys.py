@@ -240,7 +240,10 @@ def test_other_format(tmp_path: Path) -> None:
         {"seconds": 0},
         {"seconds": float("nan")},
         {"count": 0},
+        {"count": 1.5},
         {"threads": (0,)},
+        {"threads": ("1",)},
+        {"price": float("nan")},
         {"threads": (5000,)},
         {"rate": 0},
         {"rate": float("inf")},
@@ -327,6 +330,19 @@ def test_peer_that_is_not_supported() -> None:
         run = measure_keys([script.able_uri], Plan(count=3, peer=True))
     found = find(run, "peer")
     assert (found.count, found.errors, found.error) == (0, {"not-supported": 1}, "no peer for this key")
+
+
+def test_text_of_a_library_is_not_repeated() -> None:
+    """A library's exception may contain a secret, so only its class is shown."""
+    with Script() as script:
+
+        def refuse(timeout: float) -> None:
+            raise ValueError("https://user:hunter2@vault:8200")
+
+        script.before["peer"] = refuse
+        run = measure_keys([script.able_uri], Plan(count=5, peer=True))
+    assert find(run, "peer").errors == {"ValueError": 1}
+    assert "hunter2" not in as_json(run)
 
 
 def test_peer_after_a_reconnection() -> None:

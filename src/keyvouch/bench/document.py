@@ -128,7 +128,7 @@ class Measurement(msgspec.Struct, frozen=True):
     stopped: bool = False
     """True if it ended early because of errors."""
     error: str | None = None
-    """Message of the first error."""
+    """Message of the first error; None for an exception of a library, whose text may contain a secret."""
 
     def decoded_histogram(self) -> HdrHistogram | None:
         """Return the latencies in nanoseconds."""

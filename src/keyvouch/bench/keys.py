@@ -25,7 +25,7 @@ from keyvouch.bench.intervals import median
 from keyvouch.bench.plan import Plan, Target
 from keyvouch.bench.rounds import Contender, Operation
 from keyvouch.bench.subjects import MESSAGE, Confirm, MeasuredSigner, Subject, leaving_out, prepare
-from keyvouch.errors import ConfigurationError
+from keyvouch.errors import ConfigurationError, KeyvouchError
 from keyvouch.local_key import make_key, sign_locally
 from keyvouch.store import OffersPeer
 from keyvouch.uri import KeyUri
@@ -276,5 +276,5 @@ def _measurement(task: _Task, own: Samples) -> Measurement:
         rounds=tuple(own.rounds),
         histogram=own.histogram.encode().decode() if own.count else None,
         stopped=own.stopped,
-        error=None if own.first_error is None else str(getattr(own.first_error, "message", own.first_error)),
+        error=own.first_error.message if isinstance(own.first_error, KeyvouchError) else None,
     )
