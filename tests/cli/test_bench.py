@@ -278,6 +278,17 @@ def test_missing_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install '.[bench]'" in done.errors
 
 
+@pytest.mark.parametrize("option", ["--report", "--plot"])
+def test_missing_matplotlib(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    """What only plots and reports need is missed before the measurement."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with Script() as script:
+        done = run("bench", "--count", "1", option, str(tmp_path / "plot.svg"), script.uri)
+        assert script.count("sign") == 0
+    assert done.status == 2
+    assert "pip install '.[bench]'" in done.errors
+
+
 def test_report_and_plot(run: Run, tmp_path: Path) -> None:
     """Both files are written, and named."""
     report, plot = tmp_path / "report.html", tmp_path / "plot.svg"

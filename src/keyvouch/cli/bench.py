@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from keyvouch.bench import Change, Key, Plan, Run, Target
     from keyvouch.bench.harness import Progress
 
+_INSTALL = "In a checkout of keyvouch, run: pip install '.[bench]'"
 SLOWER = 8
 """Exit status if `--fail-if-slower` finds something slower."""
 
@@ -77,6 +78,11 @@ class _Files:
         """Raise `ConfigurationError` or `UsageError` before anything is measured, if a file could not be written."""
         from keyvouch.bench.output_files import plot_format, require_writable
 
+        if self.report or self.plot:
+            try:
+                import matplotlib  # noqa: F401, ICN001 - only whether it is installed
+            except ModuleNotFoundError:
+                raise ConfigurationError("Plots and reports require matplotlib.", hint=_INSTALL) from None
         if self.plot:
             plot_format(self.plot)
         for path in (self.report, self.plot):
@@ -141,7 +147,7 @@ def command(
     try:
         from keyvouch import bench
     except ModuleNotFoundError as error:
-        raise ConfigurationError(str(error), hint="In a checkout of keyvouch, run: pip install '.[bench]'") from None
+        raise ConfigurationError(str(error), hint=_INSTALL) from None
 
     if fail_if_slower is not None and compare is None:
         raise click.UsageError("--fail-if-slower needs --compare FILE.")
