@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec import structs
 
-from keyvouch.bench import Interval, Key, Machine, Measurement, Run, compare_keys, compare_runs, find_knees
+from keyvouch.bench import Interval, Key, Machine, Measurement, Run, compare_keys, compare_runs, find_knees, name_of
 from keyvouch.bench.comparison import differences, no_longer_measured
 
 HERE = Machine(system="Linux 6.1", processor="a CPU", cores=2, memory=2**32, python="CPython 3.13.0")
@@ -186,6 +186,12 @@ def test_key_of_another_type() -> None:
     old = run_of(measurement("A", [1.0] * 20), keys=[key("A", "pem:app.pem")])
     other = structs.replace(key("A", "pkcs11:object=app"), key_type="P-256")
     assert compare_runs(run_of(measurement("A", [2.0] * 20), keys=[other]), old) == []
+
+
+def test_unknown_operation() -> None:
+    """An operation of a later version has its own name as its title."""
+    found = structs.replace(measurement("A", [1e-3]), operation="verification")
+    assert name_of(found) == "A: verification, PS256"
 
 
 def test_what_fails_now() -> None:

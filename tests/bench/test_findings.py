@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.runs import LIMIT, all_operations, key, latencies, measurement, run_of, threads_of
-from keyvouch.bench import Interval, Measurement
+from keyvouch.bench import Interval, Measurement, as_text
 from keyvouch.bench.findings import findings
 
 BASE = [1e-3 * (1 + number % 5 / 100) for number in range(20)]
@@ -120,7 +120,7 @@ def test_knee_only_of_the_main_algorithm() -> None:
 def paced(label: str, achieved: float, **more: Any) -> Measurement:
     """Signatures in an open loop, with 200 requested each second, of which 99 % take at most 16 ms."""
     times = [2e-3] * 490 + [16e-3] * 10
-    return measurement(label, times=times, rate=200, per_second=Interval(achieved, None, None), **more)
+    return measurement(label, times=times, rate=200, per_second=Interval(achieved, achieved - 1, achieved + 1), **more)
 
 
 def test_rate_is_carried() -> None:
@@ -136,6 +136,22 @@ def test_rate_is_not_carried() -> None:
     assert found == (
         "Signature: A does not carry 200 per second: 150 per second were achieved; "
         "99 % end within 16.0 ms of their intended start."
+    )
+
+
+@pytest.mark.parametrize(
+    ("interval", "doubt"),
+    [
+        (Interval(190, 180, 200), "190 per second were achieved (180 to 200)"),
+        (Interval(190, None, None), "190 per second were achieved, in too few rounds"),
+    ],
+)
+def test_uncertain_rate(interval: Interval, doubt: str) -> None:
+    """Without errors, a rate that may have been achieved is not said to be too high."""
+    [found] = findings(run_of(measurement("A", times=[2e-3] * 500, rate=200, per_second=interval)))
+    assert found == (
+        f"Signature: whether A carries 200 per second is uncertain: {doubt}; "
+        "99 % end within 2.00 ms of their intended start."
     )
 
 
@@ -210,3 +226,12 @@ def test_nothing_measured() -> None:
     """A run in which everything failed has no findings."""
     run = run_of(measurement("A", errors={"store-unavailable": 3}), keys=[key("A"), key("B", error="It failed.")])
     assert findings(run) == []
+
+
+def test_width() -> None:
+    """The table fits 80 columns and its columns are aligned, however many threads and keys there are."""
+    run = run_of(*threads_of("A", {1: 900, 1024: 31_234}), *threads_of("K27", {1: 1_234_567, 16: 31_234}))
+    table = as_text(run).split("\n\n")[1].splitlines()
+    rows = [line for line in table if "PS256" in line]
+    assert [len(line) for line in [table[0], *rows]] == [80] * 5
+    assert "1024 thr  31,234" in rows[1]

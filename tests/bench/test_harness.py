@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any
 
 import pytest
 
 from bench.fake_clock import FakeClock, clock  # noqa: F401 - a fixture
 from keyvouch.bench import Contender, measure
-from keyvouch.errors import StoreUnavailable, Throttled
+from keyvouch.errors import SecretIncorrect, StoreUnavailable, Throttled
 
 
 def test_samples(clock: FakeClock) -> None:
@@ -58,6 +59,19 @@ def test_most(clock: FakeClock) -> None:
     assert samples.count == 25
 
 
+def test_most_with_several_threads() -> None:
+    """A small number of operations still occupies all threads: otherwise more threads would seem not to help."""
+    [samples] = measure([Contender("counted", lambda: time.sleep(0.02), threads=8, most=20)], seconds=3600)
+    assert samples.count == 20
+    assert max(samples.rates) > 200  # 50 with one thread
+
+
+def test_low_rate(clock: FakeClock) -> None:
+    """The rounds of an open loop have several operations, so that a slow store can show whether it keeps up."""
+    [samples] = measure([Contender("rare", lambda: clock.advance(0.001), rate=2, threads=4)], seconds=10)
+    assert (samples.count, len(samples.rounds)) == (20, 4)
+
+
 def test_failing_contender(clock: FakeClock) -> None:
     """A contender that always fails is tried once, and the others are measured."""
     calls = list[int]()
@@ -70,6 +84,51 @@ def test_failing_contender(clock: FakeClock) -> None:
     failing, other = measure([Contender("failing", fail), Contender("other", lambda: clock.advance(0.01))], seconds=1)
     assert (len(calls), failing.stopped, failing.errors) == (1, True, {"store-unavailable": 1})
     assert other.count > 50
+
+
+def test_slow_contender_that_fails_once(clock: FakeClock) -> None:
+    """A single failure does not end the measurement of a store whose operations take as long as a round."""
+    failures = iter([None] * 20 + [StoreUnavailable("gone", hint="wait")])
+
+    def operation() -> None:
+        clock.advance(0.05)
+        if error := next(failures, None):
+            raise error
+
+    [samples] = measure([Contender("slow", operation)], seconds=3)
+    assert (samples.stopped, samples.errors) == (False, {"store-unavailable": 1})
+    assert samples.count > 50
+
+
+def test_failures_count_as_operations(clock: FakeClock) -> None:
+    """The maximum number of operations includes those that fail: a service may bill for them, too."""
+    calls = list[int]()
+
+    def operation() -> None:
+        calls.append(1)
+        clock.advance(0.01)
+        if len(calls) % 2 == 0:
+            raise StoreUnavailable("gone", hint="wait")
+
+    [samples] = measure([Contender("half", operation, most=40)], seconds=3600)
+    assert samples.count + samples.errors.total() == 40
+
+
+@pytest.mark.parametrize("rate", [None, 20.0])
+def test_wrong_pin(clock: FakeClock, rate: float | None) -> None:
+    """A PIN that is refused is not tried again, by none of the group: a token may lock itself."""
+    calls = list[int]()
+
+    def operation() -> None:
+        calls.append(1)
+        clock.advance(0.001)
+        if len(calls) > 20:
+            raise SecretIncorrect("wrong PIN", hint="correct it")
+
+    first, second = (Contender(name, operation, rate=rate, group="A") for name in ("first", "second"))
+    samples = measure([first, second], seconds=3)
+    assert len(calls) == 21
+    assert [each.stopped for each in samples] == [True, True]
 
 
 def test_throttled_group(clock: FakeClock) -> None:

@@ -194,6 +194,12 @@ def test_any_number_of_keys(number: int) -> None:
     assert Counter(each.get("class") for each in page.all("ul"))["legend"] == (number > 1)
 
 
+def test_number_of_operations() -> None:
+    """With a count, it is shown instead of the seconds."""
+    shown = report(run_of(measurement("A", times=[1e-3]), count=200))
+    assert "at most 200 operations for each measurement" in shown
+
+
 def test_unknown_time() -> None:
     """A document whose time is not RFC 3339 is shown as it is."""
     run = structs.replace(FULL, started="yesterday")

@@ -218,6 +218,19 @@ def test_other_file(tmp_path: Path, content: bytes) -> None:
         read_run(path)
 
 
+def test_file_that_powershell_has_written(tmp_path: Path) -> None:
+    """A byte order mark is ignored, and for UTF-16 the error says how to convert the file."""
+    with Script() as script:
+        document = as_json(measure_keys([script.uri], Plan(count=1)))
+    path = tmp_path / "run.json"
+    path.write_text(document, encoding="utf-8-sig")
+    assert read_run(path).keys
+    path.write_text(document, encoding="utf-16")
+    with pytest.raises(ConfigurationError) as caught:
+        read_run(path)
+    assert "Convert it from UTF-16" in caught.value.hint
+
+
 def test_other_format(tmp_path: Path) -> None:
     """A document of a later version is not misread."""
     with Script() as script:
@@ -234,7 +247,10 @@ def test_other_format(tmp_path: Path) -> None:
         {"seconds": 0},
         {"seconds": float("nan")},
         {"count": 0},
+        {"count": 1.5},
         {"threads": (0,)},
+        {"threads": ("1",)},
+        {"price": float("nan")},
         {"threads": (5000,)},
         {"rate": 0},
         {"rate": float("inf")},
@@ -323,6 +339,19 @@ def test_peer_that_is_not_supported() -> None:
     assert (found.count, found.errors, found.error) == (0, {"not-supported": 1}, "no peer for this key")
 
 
+def test_text_of_a_library_is_not_repeated() -> None:
+    """A library's exception may contain a secret, so only its class is shown."""
+    with Script() as script:
+
+        def refuse(timeout: float) -> None:
+            raise ValueError("https://user:hunter2@vault:8200")
+
+        script.before["peer"] = refuse
+        run = measure_keys([script.able_uri], Plan(count=5, peer=True))
+    assert find(run, "peer").errors == {"ValueError": 1}
+    assert "hunter2" not in as_json(run)
+
+
 def test_peer_after_a_reconnection() -> None:
     """What the bare library holds belongs to one connection; after another login it is made again."""
     with Script() as script:
@@ -340,12 +369,21 @@ def test_peer_after_a_reconnection() -> None:
     assert not find(run, "peer").errors
 
 
-@pytest.mark.parametrize("change", ["zero rounds", "no latency"])
-def test_impossible_figures(tmp_path: Path, change: str) -> None:
-    """A document with times that cannot be compared is refused."""
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rounds": [0.0]},
+        {"rounds": [1.7e308]},
+        {"latency": {}},
+        {"latency": {"p50": 1}},
+        {"key": "Z"},
+        {"per_second": {"value": 0, "low": None, "high": None}},
+    ],
+)
+def test_impossible_figures(tmp_path: Path, wrong: dict[str, object]) -> None:
+    """A document with times that cannot be shown or compared is refused."""
     with Script() as script:
         document = json.loads(as_json(measure_keys([script.uri], Plan(count=1))))
-    wrong: dict[str, object] = {"rounds": [0.0]} if change == "zero rounds" else {"latency": {}}
     document["measurements"] = [each | wrong for each in document["measurements"]]
     path = tmp_path / "run.json"
     path.write_text(json.dumps(document))

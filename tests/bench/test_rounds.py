@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import statistics
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from bench.fake_clock import FakeClock, clock  # noqa: F401 - a fixture
 from keyvouch.bench import workers
-from keyvouch.bench.rounds import Contender, Operation, run_round
-from keyvouch.errors import StoreUnavailable, Throttled
+from keyvouch.bench.rounds import Contender, Operation, completed_per_second, run_round
+from keyvouch.errors import ConfigurationError, StoreUnavailable, Throttled
 
 
 def test_closed_loop(clock: FakeClock) -> None:
@@ -163,6 +166,39 @@ def test_rate_is_not_exceeded(clock: FakeClock) -> None:
     made = run_round(Contender("rare", lambda: None, rate=0.5, threads=2), 1)
     assert (len(made.latencies), made.per_second) == (1, 0.5)
     assert made.seconds == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"operation": int, "each": contextlib.nullcontext},
+        {"each": contextlib.nullcontext, "rate": 5.0},
+        {"operation": int, "threads": 0},
+    ],
+)
+def test_invalid_contender(arguments: dict[str, Any]) -> None:
+    """A contender has one operation, and openings are not started at a rate."""
+    with pytest.raises(ConfigurationError):
+        Contender("invalid", **arguments)
+
+
+def test_store_that_keeps_up_achieves_the_rate() -> None:
+    """At 100 per second with latencies of 1 to 40 ms, the first and the last end are not one period apart."""
+    source = random.Random(1)
+    rates = [completed_per_second([i / 100 + source.uniform(0.001, 0.04) for i in range(10)], 0.1) for _ in range(100)]
+    assert statistics.median(rates) == pytest.approx(100, rel=0.03)
+
+
+def test_slow_store_keeps_up_with_a_low_rate() -> None:
+    """Operations that take longer than the time between two starts are in flight together."""
+    assert completed_per_second([i / 10 + 0.3 for i in range(5)], 0.5) == pytest.approx(10)
+
+
+def test_store_that_does_not_keep_up() -> None:
+    """Ends further apart than the starts are the rate of the store; one end says nothing."""
+    assert completed_per_second([i / 50 for i in range(10)], 0.1) == pytest.approx(50)
+    assert completed_per_second([7.0], 0.5) == 2
 
 
 def test_threads_are_those_of_the_pool() -> None:

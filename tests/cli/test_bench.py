@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +17,9 @@ import pytest
 from msgspec import structs
 
 from keyvouch import bench, cli
+from keyvouch.bench.output_files import require_writable
 from keyvouch.cli import bench as command
-from keyvouch.errors import KeyNotFound
+from keyvouch.errors import ConfigurationError, KeyNotFound
 from scripted_store import Script
 
 
@@ -131,6 +134,7 @@ def test_nothing_to_measure(run: Run, tmp_path: Path, monkeypatch: pytest.Monkey
         (["--threads", "0"], "Use numbers from 1 to"),
         (["--price", "cheap"], "such as 0.03/10000"),
         (["--price", "1/0"], "such as 0.03/10000"),
+        (["--price", "-1/-1"], "such as 0.03/10000"),
         (["--rate", "-1"], "Invalid rate"),
         (["--seconds", "0"], "Invalid duration"),
         (["--count", "-3"], "Invalid count: -3"),
@@ -138,6 +142,7 @@ def test_nothing_to_measure(run: Run, tmp_path: Path, monkeypatch: pytest.Monkey
         (["--fail-if-slower", "10%"], "--fail-if-slower needs --compare"),
         (["--compare", "/missing/old.json"], "Cannot read /missing/old.json"),
         (["--report", "/missing/report.html"], "/missing"),
+        (["--report", "/"], "Is a directory"),
         (["--plot", "plot.gif"], "Use .png or .svg"),
         (["--token"], "--token needs a profile"),
     ],
@@ -149,6 +154,24 @@ def test_mistakes(run: Run, options: list[str], error: str) -> None:
         assert script.count("sign") == 0
     assert done.status == 2
     assert error in done.errors
+
+
+def test_one_file_for_report_and_plot(run: Run, tmp_path: Path) -> None:
+    """One of them would replace the other."""
+    with Script() as script:
+        done = run("bench", "--report", f"{tmp_path}/plot.svg", "--plot", f"{tmp_path}/./plot.svg", script.uri)
+        assert script.count("sign") == 0
+    assert done.status == 2
+    assert "need different files" in done.errors
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="devices are not files there")
+def test_devices_are_not_replaced(tmp_path: Path) -> None:
+    """Root could replace /dev/stdout by a report. Nothing is written here, so that a fault does not do that either."""
+    os.mkfifo(tmp_path / "fifo")
+    for path in (Path("/dev/stdout"), Path("/dev/null"), Path("/proc/self/fd/1"), tmp_path / "fifo"):
+        with pytest.raises(ConfigurationError, match="not a regular file"):
+            require_writable(path)
 
 
 def test_not_slower(run: Run, measured: Path) -> None:
@@ -193,6 +216,52 @@ def test_other_processor(run: Run, measured: Path) -> None:
     assert "Cannot compare two processors: an abacus and " in done.errors
 
 
+def test_too_few_rounds_to_compare(run: Run, measured: Path) -> None:
+    """A comparison that cannot find anything is not a success for CI."""
+    with Script() as script:
+        measured.write_text(
+            measured.read_text().replace(json.loads(measured.read_text())["keys"][0]["uri"], script.uri)
+        )
+        done = run("bench", "--count", "1", "--compare", str(measured), "--fail-if-slower", "10%", script.uri)
+    assert done.status == 2
+    assert "too few rounds" in done.errors
+
+
+def test_report_that_cannot_be_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is printed nevertheless: the measurement may have taken an hour."""
+
+    def fail(*_: object) -> None:
+        raise ConfigurationError("The disk is full.", hint="Free some space.")
+
+    monkeypatch.setattr("keyvouch.bench.html_report.write_report", fail)
+    with Script() as script:
+        done = run("bench", "--count", "1", "--report", str(tmp_path / "report.html"), script.uri)
+    assert done.status == 2
+    assert "The disk is full." in done.errors
+    assert "Client assertion" in done.output
+
+
+def test_interrupted_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C, while a store that stalls is closed, does not lose the result."""
+
+    class Impatient(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            super().join(timeout)
+            raise KeyboardInterrupt
+
+    with Script() as script:
+
+        def interrupt(timeout: float) -> None:
+            if script.count("sign") == 1000:
+                monkeypatch.setattr("keyvouch.bench.keys.threading.Thread", Impatient)
+                raise KeyboardInterrupt
+
+        script.before["sign"] = interrupt
+        done = run("bench", "--seconds", "60", script.uri)
+    assert done.status == 130
+    assert "Interrupted: this is what was measured until then." in done.output
+
+
 def test_interrupted(run: Run) -> None:
     """Ctrl-C prints what was measured until then."""
     with Script() as script:
@@ -219,6 +288,17 @@ def test_missing_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         done = run("bench", script.uri)
     assert done.status == 2
     assert "hdrh" in done.errors
+    assert "pip install '.[bench]'" in done.errors
+
+
+@pytest.mark.parametrize("option", ["--report", "--plot"])
+def test_missing_matplotlib(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    """What only plots and reports need is missed before the measurement."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with Script() as script:
+        done = run("bench", "--count", "1", option, str(tmp_path / "plot.svg"), script.uri)
+        assert script.count("sign") == 0
+    assert done.status == 2
     assert "pip install '.[bench]'" in done.errors
 
 

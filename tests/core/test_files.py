@@ -378,6 +378,19 @@ def test_touched_lock_file(folder: Path) -> None:
         assert waiting.stamp() != before
 
 
+@pytest.mark.skipif(os.utime not in os.supports_fd, reason="the path must be used")
+def test_touch_follows_no_link(folder: Path) -> None:
+    """A link that has replaced the lock file does not redirect the mark to another file."""
+    other = folder / "other"
+    other.touch()
+    os.utime(other, (1, 1))
+    with LockFile(folder / "lock") as lock:
+        (folder / "lock").unlink()
+        (folder / "lock").symlink_to(other)
+        lock.touch()
+    assert other.stat().st_mtime == 1
+
+
 def test_exception_releases_the_lock(folder: Path) -> None:
     """Whatever happens inside, the lock is released afterwards."""
     with pytest.raises(RuntimeError), locked(folder / "lock", timeout=0):

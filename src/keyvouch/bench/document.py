@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 from hdrh.histogram import HdrHistogram
 
-from keyvouch._system import files
+from keyvouch._system import files, text
 from keyvouch.bench.intervals import Interval
 from keyvouch.errors import ConfigurationError
 
@@ -32,7 +32,10 @@ OPERATIONS = {
 """The operations that are measured, with a title for each, in the order in which to show them."""
 
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+Positive = Annotated[float, msgspec.Meta(gt=1e-12, lt=1e9)]
+"""A time in seconds whose ratio to another one is a usual number."""
+_HINT = "Give a file that keyvouch bench --output json has written."
+_LATENCIES = {"min", "mean", "p50", "p90", "p99", "p99.9", "max"}
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -125,7 +128,7 @@ class Measurement(msgspec.Struct, frozen=True):
     stopped: bool = False
     """True if it ended early because of errors."""
     error: str | None = None
-    """Message of the first error."""
+    """Message of the first error; None for an exception of a library, whose text may contain a secret."""
 
     def decoded_histogram(self) -> HdrHistogram | None:
         """Return the latencies in nanoseconds."""
@@ -152,6 +155,8 @@ class Run(msgspec.Struct, frozen=True):
     reference: tuple[Positive, ...] = ()
     """Seconds that the same computation took in each round, to compare the speed of the machine between two runs."""
     interrupted: bool = False
+    count: int | None = None
+    """Maximum number of operations in each measurement, if that was given instead of the seconds."""
     format: str = FORMAT
 
     def main_algorithm(self, key: Key) -> str | None:
@@ -168,24 +173,35 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     """Read a document that `as_json` has written. Raises `ConfigurationError`."""
     path = Path(path)
     try:
-        run = msgspec.json.decode(files.read(path), type=Run)
+        data = files.read(path)
     except OSError as error:
-        raise ConfigurationError(
-            f"Cannot read {path}: {error.strerror}.", hint="Give a file that keyvouch bench --output json has written."
-        ) from None
+        raise ConfigurationError(f"Cannot read {path}: {error.strerror}.", hint=_HINT) from None
+    try:
+        run = msgspec.json.decode(text.decode(data), type=Run)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(
-            f"{path} is not the result of a benchmark: {error}.",
-            hint="Give a file that keyvouch bench --output json has written.",
+            f"{path} is not the result of a benchmark: {error}.", hint=text.advice(data, path, "") or _HINT
         ) from None
-    if not all("p50" in each.latency for each in run.measurements if each.rounds):
-        raise ConfigurationError(
-            f"{path} is not the result of a benchmark: a measurement has no p50.",
-            hint="Give a file that keyvouch bench --output json has written.",
-        )
+    if fault := _fault(run):
+        raise ConfigurationError(f"{path} is not the result of a benchmark: {fault}.", hint=_HINT)
     if run.format != FORMAT:
         raise ConfigurationError(
             f"{path} has the format {run.format!r}, which this version does not read.",
             hint=f"Measure again; this version writes {FORMAT}.",
         )
     return run
+
+
+def _fault(run: Run) -> str | None:
+    """Return what is wrong with a document that has all fields; None if it is complete."""
+    labels = [each.label for each in run.keys]
+    if len(labels) != len(set(labels)):
+        return "two keys have the same label"
+    for each in run.measurements:
+        if each.key not in labels:
+            return f"a measurement is of a key {each.key!r}, which is not in the list"
+        if (each.count or each.rounds) and not each.latency.keys() >= _LATENCIES:
+            return "a measurement has no p50, or no other percentile"
+        if each.per_second and each.per_second.value <= 0:
+            return "a throughput is not a positive number"
+    return None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from keyvouch.bench.comparison import Comparison, compare_keys
 from keyvouch.bench.document import OPERATIONS, Key, Measurement, Run
+from keyvouch.bench.intervals import Interval
 from keyvouch.bench.layers import BELOW, find_costs
 from keyvouch.bench.series import FEWEST, knees_of_signatures, with_signatures
 from keyvouch.bench.units import duration, number
@@ -144,10 +145,21 @@ def _carries(each: Measurement) -> str:
     within = f"{share} end within {duration(each.latency[slowest])} of their intended start"
     if achieved.value >= _ENOUGH * rate and not failed:
         return f"{each.key} carries {whole}; {within}"
+    if not failed and (doubt := _doubt(achieved, rate)):
+        return f"whether {each.key} carries {whole} is uncertain: {doubt}; {within}"
     reasons = [f"{number(achieved.value)} per second were achieved"]
     if failed:
         reasons.append(f"{failed:,} of {failed + each.count:,} failed ({', '.join(sorted(each.errors))})")
     return f"{each.key} does not carry {whole}: {_listed(reasons)}; {within}"
+
+
+def _doubt(achieved: Interval, rate: float) -> str | None:
+    """Return why the throughput may in fact be that of the requested rate; None if it is certainly lower."""
+    if achieved.low is None or achieved.high is None:
+        return f"{number(achieved.value)} per second were achieved, in too few rounds"
+    if achieved.high < _ENOUGH * rate:
+        return None
+    return f"{number(achieved.value)} per second were achieved ({number(achieved.low)} to {number(achieved.high)})"
 
 
 def _limits(run: Run) -> Iterator[str]:

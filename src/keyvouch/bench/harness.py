@@ -16,9 +16,8 @@ from functools import cached_property
 
 from hdrh.histogram import HdrHistogram
 
-from keyvouch.bench.rounds import Contender, Round, run_round
+from keyvouch.bench.rounds import Contender, Round, is_refusal, run_round
 from keyvouch.bench.workers import Workers
-from keyvouch.errors import Throttled
 
 ROUND_SECONDS = 0.05
 """How long a contender runs in one round, if its operations are short."""
@@ -29,9 +28,13 @@ _FEWEST_LONG_ROUNDS = 12
 _MOST_ROUNDS = 500
 """In long runs, rounds are longer: more of them would only make the document larger."""
 _LONGEST_ROUND = 1.0
-"""Seconds of an open loop that an interrupt can lose."""
+"""Seconds of an open loop that an interrupt can lose, unless its rate is low."""
+_FEWEST_IN_OPEN_LOOP = 5
+"""Operations in a round of an open loop: with fewer, it is not seen whether a slow store keeps up."""
 _OPERATIONS_PER_ROUND = 20
 """Operations that each of several threads should perform in one round, since at its end some threads are idle."""
+_MOST_FAILED_ROUNDS = 3
+"""Rounds in succession in which everything fails, until a contender is given up: a round may be one operation."""
 _WARM_UP_SECONDS = 0.3
 _HIGHEST = 3_600_000_000_000
 """Nanoseconds: an hour."""
@@ -62,11 +65,18 @@ class Samples:
     warm_up_latency: float = 0.0
     """Mean of the warm-up."""
     round_seconds: float = 0.0
+    failed_rounds: int = 0
+    """Number of the last rounds in which no operation succeeded."""
 
     @property
-    def limited(self) -> bool:
-        """True if the store limited the rate."""
-        return Throttled.code in self.errors
+    def attempts(self) -> int:
+        """Number of operations, also those that failed."""
+        return self.count + self.errors.total()
+
+    @property
+    def refused(self) -> bool:
+        """True if the store limited the rate, or refused the PIN, and must be left in peace."""
+        return is_refusal(self.errors)
 
     @cached_property
     def histogram(self) -> HdrHistogram:
@@ -102,13 +112,14 @@ def measure(
 ) -> list[Samples]:
     """Warm up, then run the contenders in turns, each for `seconds` in all, or until it has made `most` operations.
 
-    A contender that always fails is not run again; nor is one whose store limits its rate, or others of its group.
-    The results are also appended to `samples`, where an interrupt leaves them; those that it already contains count for
-    their groups.
+    A contender of which three whole rounds in succession fail is not run again, one that needs a preparation not after
+    its first failure: it may be a login. Nor is one whose store limits its rate or refuses the PIN, or others of its
+    group. The results are also appended to `samples`, where an interrupt leaves them; those that it already contains
+    count for their groups.
     """
     samples = [] if samples is None else samples
-    limited = {each.contender.group for each in samples if each.limited}
-    own = [Samples(each, stopped=each.group in limited and each.group != "") for each in contenders]
+    refused = {each.contender.group for each in samples if each.refused}
+    own = [Samples(each, stopped=each.group in refused and each.group != "") for each in contenders]
     samples += own
     workers = Workers()
     try:
@@ -132,12 +143,14 @@ def _warm_up(own: Samples, seconds: float, samples: Sequence[Samples], workers: 
     """Perform operations that are not counted: one, and if it is quick, some in all threads."""
     contender = own.contender
     made = _round(replace(contender, threads=1, rate=None), 0.0, 1, workers)
-    own.warm_up_latency = made.latencies[0] / 1e9 if made.latencies else 0.0
-    if made.latencies and own.warm_up_latency < _WARM_UP_SECONDS:
+    works = bool(made.latencies)
+    own.warm_up_latency = made.latencies[0] / 1e9 if works else 0.0
+    if works and own.warm_up_latency < _WARM_UP_SECONDS:
         most = contender.most and contender.threads
         made = _round(contender, min(_WARM_UP_SECONDS, seconds / 4), most, workers)
         own.warm_up_latency = statistics.fmean(made.latencies or [0]) / 1e9  # not the median: some threads may starve
-    if not made.latencies or (made.throttled and not contender.rate):
+    works = works and (bool(made.latencies) or not contender.each)
+    if not works or (made.refused and not (contender.rate and made.throttled)):
         own.errors, own.first_error = made.errors, made.first_error
         _stop(own, samples)
     own.round_seconds = _round_seconds(own, seconds)
@@ -154,7 +167,8 @@ def _round(contender: Contender, seconds: float, most: int | None, workers: Work
 def _round_seconds(own: Samples, seconds: float) -> float:
     contender = own.contender
     if contender.rate:
-        return min(_LONGEST_ROUND, seconds / _FEWEST_ROUNDS)
+        usual = min(_LONGEST_ROUND, seconds / _FEWEST_LONG_ROUNDS)
+        return min(max(usual, _FEWEST_IN_OPEN_LOOP / contender.rate), seconds)
     if contender.each:  # expensive, so each round is one operation
         return 0.0
     usual = max(ROUND_SECONDS, seconds / _MOST_ROUNDS) if contender.most is None else ROUND_SECONDS
@@ -165,27 +179,36 @@ def _round_seconds(own: Samples, seconds: float) -> float:
 
 def _is_done(own: Samples, seconds: float) -> bool:
     most = own.contender.most
-    return own.stopped or own.seconds >= seconds * 0.999 or (most is not None and own.count >= most)
+    return own.stopped or own.seconds >= seconds * 0.999 or (most is not None and own.attempts >= most)
 
 
 def _run(own: Samples, samples: Sequence[Samples], workers: Workers) -> None:
     if own.stopped:
         return
-    most = own.contender.most
-    share = None if most is None else min(most - own.count, math.ceil(most / _FEWEST_ROUNDS))
-    made = _round(own.contender, own.round_seconds, share, workers)
+    made = _round(own.contender, own.round_seconds, _share(own), workers)
     own.add(made)
-    if not made.latencies or own.limited:
+    own.failed_rounds = 0 if made.latencies else own.failed_rounds + 1
+    if own.failed_rounds >= (1 if own.contender.each else _MOST_FAILED_ROUNDS) or own.refused:
         _stop(own, samples)
 
 
+def _share(own: Samples) -> int | None:
+    """Return the maximum number of operations in the next round: enough to occupy all threads of a closed loop."""
+    contender = own.contender
+    if contender.most is None:
+        return None
+    fewest = _FEWEST_IN_OPEN_LOOP if contender.rate else contender.threads
+    share, left = max(fewest, math.ceil(contender.most / _FEWEST_ROUNDS)), contender.most - own.attempts
+    return left if left < share + fewest else share
+
+
 def _stop(own: Samples, samples: Sequence[Samples]) -> None:
-    """Do not run the contender again, nor others of its group if the store limits their rate."""
+    """Do not run the contender again, nor others of its group if the store must be left in peace."""
     for each in samples:
-        if each is own or (own.limited and own.contender.group and each.contender.group == own.contender.group):
+        if each is own or (own.refused and own.contender.group and each.contender.group == own.contender.group):
             each.stopped = True
 
 
 def _part_done(own: Samples, seconds: float) -> float:
     most = own.contender.most
-    return 1.0 if _is_done(own, seconds) else max(own.seconds / seconds, own.count / most if most else 0.0)
+    return 1.0 if _is_done(own, seconds) else max(own.seconds / seconds, own.attempts / most if most else 0.0)

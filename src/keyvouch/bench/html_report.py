@@ -116,8 +116,8 @@ def _when(run: Run) -> str:
         started = dt.datetime.fromisoformat(run.started)
     except ValueError:
         return run.started
-    extent = "a fixed number of operations" if run.seconds is None else f"{run.seconds:g} s"
-    return f"{started.day} {started:%B %Y, %H:%M} UTC, {extent} for each measurement"
+    amount = f"{run.seconds:g} s" if run.count is None else f"at most {run.count:,} operations"
+    return f"{started.day} {started:%B %Y, %H:%M} UTC, {amount} for each measurement"
 
 
 def _findings(run: Run) -> str:

@@ -88,6 +88,7 @@ def measure_keys(
         machine=machine.this_machine(),
         versions=machine.versions(),
         seconds=None if plan.count else plan.duration,
+        count=plan.count,
         keys=(),
         measurements=(),
     )
@@ -116,7 +117,8 @@ def measure_keys(
         if interrupted:  # a store that stalls would delay the result
             closing = threading.Thread(target=resources.close, daemon=True)
             closing.start()
-            closing.join(_CLOSING_TIMEOUT)
+            with contextlib.suppress(KeyboardInterrupt):  # an impatient second one does not lose the result
+                closing.join(_CLOSING_TIMEOUT)
         else:
             resources.close()
     return _completed(run, subjects, results, interrupted=interrupted)
@@ -278,5 +280,5 @@ def _measurement(task: _Task, own: Samples) -> Measurement:
         rounds=tuple(own.rounds),
         histogram=own.histogram.encode().decode() if own.count else None,
         stopped=own.stopped,
-        error=None if own.first_error is None else str(getattr(own.first_error, "message", own.first_error)),
+        error=own.first_error.message if isinstance(own.first_error, KeyvouchError) else None,
     )

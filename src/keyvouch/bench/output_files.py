@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from keyvouch._system import files
@@ -14,6 +16,23 @@ def plot_format(path: Path) -> str:
     if ending not in {".png", ".svg"}:
         raise ConfigurationError(f"Unsupported type of plot: {path.name}.", hint="Use .png or .svg.")
     return ending[1:]
+
+
+def require_writable(path: Path) -> None:
+    """Raise `ConfigurationError` if it is known before a long measurement that `write_file` will fail.
+
+    Devices are refused, since the file would replace them.
+    """
+    if path.is_dir():
+        raise files.cannot_write(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    files.require_folder_of(path)
+    folder = path.parent.resolve()
+    if (path.exists() and not path.is_file()) or folder == Path("/dev") or folder.is_relative_to("/proc"):
+        raise ConfigurationError(
+            f"{path} cannot be written: it is not a regular file.", hint="Choose another location."
+        )
+    if not os.access(folder, os.W_OK):
+        raise files.cannot_write(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -82,18 +82,20 @@ class Plan:
         """Raise `ConfigurationError` for values that cannot be measured."""
         for name in self.algorithms:
             find_algorithm(name)
-        if self.count is not None and self.count < 1:
-            raise ConfigurationError(f"Invalid count: {self.count}.", hint="Use a count of at least 1.")
+        if self.count is not None and not _is_number(self.count, 1, math.inf):
+            raise ConfigurationError(f"Invalid count: {self.count}.", hint="Use a whole number of at least 1.")
         if not 0 < self.duration <= _LONGEST:
             raise ConfigurationError(
                 f"Invalid duration of a measurement: {self.seconds} seconds.",
                 hint=f"Use more than 0, and up to {_LONGEST:,} seconds.",
             )
-        if not all(1 <= each <= _MOST_THREADS for each in self.threads):
+        if not all(_is_number(each, 1, _MOST_THREADS) for each in self.threads):
             raise ConfigurationError(
                 f"Invalid number of threads: {', '.join(map(str, self.threads))}.",
                 hint=f"Use numbers from 1 to {_MOST_THREADS:,}, such as 1,2,4,8.",
             )
+        if self.price is not None and not 0 <= self.price < math.inf:
+            raise ConfigurationError(f"Invalid price: {self.price:g}.", hint="Use the price of a million signatures.")
         if self.rate is not None and len(self.threads) > 1:
             raise ConfigurationError(
                 "With a rate there is one number of threads.",
@@ -109,3 +111,7 @@ class Plan:
                 f"At {self.rate:g} operations per second, none starts within {self.duration:g} seconds.",
                 hint=f"Measure for at least {math.ceil(1 / self.rate)} seconds.",
             )
+
+
+def _is_number(value: object, lowest: int, highest: float) -> bool:
+    return isinstance(value, int) and lowest <= value <= highest

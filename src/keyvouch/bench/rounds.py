@@ -7,20 +7,23 @@ that should have been sent in the meantime are counted as slow, and not left out
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from keyvouch.bench.workers import Workers
-from keyvouch.errors import KeyvouchError, Throttled
+from keyvouch.errors import ConfigurationError, KeyvouchError, SecretIncorrect, StoreLocked, Throttled
 
 Operation = Callable[[], object]
 NOT_STARTED = "not-started"
 """Code of operations that could not start in time, because all threads of an open loop were busy."""
 _MOST_LATE = 2.0
 """Seconds after the end of an open loop's round in which operations that are late still start."""
+_FINAL = {Throttled.code, SecretIncorrect.code, StoreLocked.code}
+"""Codes of errors after which a store is left in peace: a token locks itself after a few wrong PINs."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,15 @@ class Contender:
     """Maximum number of operations, besides those of the warm-up."""
     group: str = ""
     """Contenders of one group stop together once the store limits their rate."""
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigurationError` for what cannot be measured."""
+        if (self.operation is None) == (self.each is None) or (self.rate and self.each):
+            raise ConfigurationError(
+                f"Invalid contender {self.name!r}.", hint="Pass either operation or, without a rate, each."
+            )
+        if self.threads < 1:
+            raise ConfigurationError(f"Invalid number of threads: {self.threads}.", hint="Use at least 1.")
 
 
 @dataclass
@@ -66,6 +78,11 @@ class Round:
         """True if the store limited the rate."""
         return Throttled.code in self.errors
 
+    @property
+    def refused(self) -> bool:
+        """True if the store must be left in peace."""
+        return is_refusal(self.errors)
+
     def add(self, part: Round) -> None:
         """Add what a thread has measured."""
         self.latencies += part.latencies
@@ -74,6 +91,11 @@ class Round:
         self.cpu_seconds += part.cpu_seconds
         self.began = min(self.began or part.began, part.began)
         self.ended = max(self.ended, part.ended)
+
+
+def is_refusal(errors: Counter[str]) -> bool:
+    """Return True if one of these errors means that the store must be left in peace."""
+    return not _FINAL.isdisjoint(errors)
 
 
 class _Stop:
@@ -87,9 +109,9 @@ def run_round(
 ) -> Round:
     """Run a contender for about `seconds`, or for at most `most` operations, and at least for one.
 
-    An operation that fails is counted by its error code, and its time is not. A closed loop ends if the store limits
-    its rate; an open loop completes the round, and counts how many operations were refused. `workers` are the threads
-    to use; by default, each round has its own.
+    An operation that fails is counted by its error code, and its time is not. The round ends if the store limits its
+    rate or refuses the PIN; but an open loop counts how many operations were throttled. `workers` are the threads to
+    use; by default, each round has its own.
     """
     stop = _Stop()
     own = workers or Workers()
@@ -169,7 +191,7 @@ def _open_loop(contender: Contender, seconds: float, most: int | None, stop: _St
     start = clock() + 250_000 * threads + 10_000_000  # when all threads are ready
     end = start + int(number / rate * 1e9)
     last_start = end + int(_MOST_LATE * 1e9)
-    ends = list[int]()
+    ends = list[tuple[int, int]]()
 
     def work(part: Round) -> None:
         for ticket in tickets:
@@ -184,28 +206,41 @@ def _open_loop(contender: Contender, seconds: float, most: int | None, stop: _St
             try:
                 operation()
             except Exception as error:  # noqa: BLE001 - counted
-                _count(part, error)
+                if _count(part, error) and not part.throttled:
+                    stop.requested = True
             else:
                 ended = clock()
                 part.latencies.append(ended - intended)
-                ends.append(ended)
+                ends.append((ticket, ended))
 
     made = _in_threads(work, threads, workers)
     if (rest := end - clock()) > 0:
         time.sleep(rest / 1e9)  # the next round's first operation is not due before
     made.seconds = (clock() - start) / 1e9
-    if ends:
-        spread = max(ends) - min(ends) if len(ends) > 1 else max(ends) - start
-        made.per_second = min(rate, max(1, len(ends) - 1) / max(1e-9, spread / 1e9))
+    made.per_second = completed_per_second([ended / 1e9 for _, ended in sorted(ends)], number / rate)
     return made
 
 
+def completed_per_second(ends: Sequence[float], due: float) -> float:
+    """Return the rate at which operations ended that succeeded; `ends` are in the order of their starts.
+
+    `due` is the time in which all of the round should start: if the store keeps up, that determines the rate. If not,
+    each operation takes longer than the one before, so that the ends are further apart than the starts: the rate is the
+    slope of the regression line, which is as often too high as too low if the latencies vary.
+    """
+    highest = len(ends) / due
+    if len(ends) < 2:  # noqa: PLR2004 - a line needs two points
+        return highest
+    between = statistics.linear_regression(range(len(ends)), ends).slope
+    return min(highest, 1 / between) if between > 0 else highest
+
+
 def _count(part: Round, error: Exception) -> bool:
-    """Count a failed operation; return True if the store limits the rate."""
+    """Count a failed operation; return True if the store must be left in peace."""
     code = error.code if isinstance(error, KeyvouchError) else type(error).__name__
     part.errors[code] += 1
     part.first_error = part.first_error or error
-    return code == Throttled.code
+    return code in _FINAL
 
 
 def _in_threads(work: Callable[[Round], None], number: int, workers: Workers) -> Round:

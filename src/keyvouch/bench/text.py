@@ -12,7 +12,7 @@ from keyvouch.bench.series import FEWEST, counts_of_errors, cpu_per_thousand, pe
 from keyvouch.bench.units import duration, number, size
 
 _WIDTH = 80
-_HEADING = f"{'':16}{'per s':>8} {'±':>5}" + "".join(f"{each:>8}" for each in FEWEST) + f"{'CPU':>8}"
+_HEADING = f"{'':18}{'per s':>8} {'±':>5}" + "".join(f"{each:>8}" for each in FEWEST) + f"{'CPU':>8}"
 
 
 def as_text(run: Run) -> str:
@@ -98,7 +98,7 @@ def _row(each: Measurement) -> str:
             spread = f"{furthest / each.per_second.value:.0%}".replace("%", " %")
     times = "".join(f"{_shown(percentile(each, name), '-'):>8}" for name in FEWEST)
     cpu = _shown(cpu_per_thousand(each), "")
-    return f"{name:16}{rate:>8} {spread:>5}{times}{cpu:>8}"
+    return f"{name} {rate:>{max(0, 25 - len(name))}} {spread:>5}{times}{cpu:>8}"
 
 
 def _shown(seconds: float | None, nothing: str) -> str:
@@ -129,4 +129,5 @@ def name_of(each: Measurement) -> str:
     """Name a measurement, such as "A: Signature, PS256, 4 threads"."""
     threads = f"{each.threads} threads" if each.threads > 1 and each.rate is None else None
     rate = f"{each.rate:g} per second" if each.rate else None
-    return ", ".join(filter(None, (f"{each.key}: {OPERATIONS[each.operation]}", each.algorithm, threads, rate)))
+    title = OPERATIONS.get(each.operation, each.operation)
+    return ", ".join(filter(None, (f"{each.key}: {title}", each.algorithm, threads, rate)))

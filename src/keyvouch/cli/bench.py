@@ -15,7 +15,6 @@ import click
 
 from keyvouch import config
 from keyvouch._core import environment, opening
-from keyvouch._system import files
 from keyvouch._system.text import printable
 from keyvouch.cli.completion import complete_profiles
 from keyvouch.cli.inputs import is_interactive
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from keyvouch.bench import Change, Key, Plan, Run, Target
     from keyvouch.bench.harness import Progress
 
+_INSTALL = "In a checkout of keyvouch, run: pip install '.[bench]'"
 SLOWER = 8
 """Exit status if `--fail-if-slower` finds something slower."""
 
@@ -45,10 +45,10 @@ def _price(context: click.Context, parameter: click.Parameter, value: str | None
         return None
     price, _, number = value.partition("/")
     try:
-        million = float(price) / float(number) * 1_000_000
+        million = float(price) / int(number) * 1_000_000
     except (ValueError, ZeroDivisionError):
         million = -1.0
-    if not 0 <= million < float("inf"):
+    if not 0 <= million < float("inf") or price.startswith("-"):
         raise click.BadParameter(f"{value!r} is not a price of a number of signatures, such as 0.03/10000.")
     return million
 
@@ -75,14 +75,22 @@ class _Files:
     plot: Path | None
 
     def check(self) -> None:
-        """Raise `ConfigurationError` before anything is measured, if a file could not be written."""
-        from keyvouch.bench.output_files import plot_format
+        """Raise `ConfigurationError` or `UsageError` before anything is measured, if a file could not be written."""
+        from keyvouch.bench.output_files import plot_format, require_writable
 
-        for path in (self.report, self.plot):
-            if path:
-                files.require_folder_of(path)
+        if self.report or self.plot:
+            try:
+                import matplotlib  # noqa: F401, ICN001 - only whether it is installed
+            except ModuleNotFoundError:
+                raise ConfigurationError("Plots and reports require matplotlib.", hint=_INSTALL) from None
         if self.plot:
             plot_format(self.plot)
+        for path in (self.report, self.plot):
+            if path:
+                require_writable(path)
+        used = [each.resolve() for each in (self.compare, self.report, self.plot) if each]
+        if len(used) != len(set(used)):
+            raise click.UsageError("--compare, --report and --plot need different files.")
 
 
 @click.command("bench")
@@ -139,7 +147,7 @@ def command(
     try:
         from keyvouch import bench
     except ModuleNotFoundError as error:
-        raise ConfigurationError(str(error), hint="In a checkout of keyvouch, run: pip install '.[bench]'") from None
+        raise ConfigurationError(str(error), hint=_INSTALL) from None
 
     if fail_if_slower is not None and compare is None:
         raise click.UsageError("--fail-if-slower needs --compare FILE.")
@@ -156,8 +164,10 @@ def command(
     with _progress_bar() as progress:
         run = bench.measure_keys(targets, plan, confirm=confirm, progress=progress, failures=failures)
     changes = bench.compare_runs(run, old) if old else []
-    _write(run, paths, changes)  # first: the terminal may have been closed
-    _present(run, changes, old, output)
+    try:
+        _write(run, paths, changes)  # first: the terminal may have been closed
+    finally:
+        _present(run, changes, old, output)
     if run.interrupted:
         raise KeyboardInterrupt
     if old and fail_if_slower is not None:
@@ -273,6 +283,11 @@ def _exit_if_slower(run: Run, old: Run, changes: Sequence[Change], part: float) 
     if not changes:
         raise ConfigurationError(
             "Nothing was measured in both runs.", hint="Measure the same keys, operations and threads as then."
+        )
+    if all(each.ratio.low is None for each in changes):
+        raise ConfigurationError(
+            "There were too few rounds to find out whether something became slower.",
+            hint="Measure longer in both runs, with --seconds or --count.",
         )
     if slower := [each for each in changes if each.is_slower_by(part)]:
         names = ", ".join(bench.name_of(each.new) for each in slower)

@@ -96,7 +96,8 @@ class LockFile:
 
     def touch(self) -> None:
         """Change the file's stamp, for the processes that wait for the lock. Raises OSError."""
-        os.utime(self._path)
+        # By its descriptor if possible: the path may have become a link to another file.
+        os.utime(self._file.fileno() if os.utime in os.supports_fd else self._path)
 
 
 def _open(folder: Folder, path: Path) -> int:
