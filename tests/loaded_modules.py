@@ -23,12 +23,12 @@ main()
 def loaded_by(*arguments: str, message: str = "") -> set[str]:
     """Run the command with a message as its input; return the names of the modules that it loaded.
 
-    Those that `pathlib` loads are left out: in Python 3.11 and 3.12 they are more.
+    Those that `logging` and `pathlib` load are left out: they are more in some versions of Python.
     """
     command = [sys.executable, "-c", _PROGRAM, *arguments]
     done = subprocess.run(
         command, env=without_coverage(), capture_output=True, text=True, check=True, input=message, timeout=60
     )
-    usual = [sys.executable, "-c", "import pathlib, sys; print(*sys.modules, sep='\\n')"]
+    usual = [sys.executable, "-c", "import logging, pathlib, sys; print(*sys.modules, sep='\\n')"]
     unavoidable = subprocess.run(usual, env=without_coverage(), capture_output=True, text=True, check=True)
     return {*done.stderr.splitlines()} - {*unavoidable.stdout.splitlines()}

@@ -9,8 +9,9 @@ import itertools
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from keyvouch._formats import certificate_data
 from keyvouch._formats.identify import Identified, identify
@@ -48,8 +49,7 @@ _MOST_SHOWN = 3
 """Maximum number of unreadable certificates that an error lists."""
 
 
-@dataclass(frozen=True)
-class CertificateStatus:
+class CertificateStatus(msgspec.Struct, frozen=True):
     """State of a certificate at one time, and its validity period."""
 
     state: Literal["valid", "expired", "not-yet-valid", "missing"]
@@ -130,8 +130,7 @@ def parsing() -> Iterator[None]:
         raise
 
 
-@dataclass(frozen=True)
-class UnreadableCertificate:
+class UnreadableCertificate(msgspec.Struct, frozen=True):
     """A certificate that `cryptography` refuses; others in the same file can be used."""
 
     name: str

@@ -12,7 +12,6 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -94,16 +93,18 @@ def _redact_field(value: object) -> object:
     return redact(value) if isinstance(value, str) else value
 
 
-@dataclass(frozen=True)
-class Configuration:
+class Configuration(msgspec.Struct, frozen=True):
     """Contents of a configuration file; if there is no file, `path` is None and `tried` lists the possible paths."""
 
     path: Path | None
     tried: tuple[Path, ...]
-    defaults: Mapping[str, Any] = field(repr=False)
-    profiles: Mapping[str, Mapping[str, Any]] = field(repr=False)
-    closed: Mapping[Path, PermissionError] = field(default_factory=dict, repr=False)
+    defaults: Mapping[str, Any]
+    profiles: Mapping[str, Mapping[str, Any]]
+    closed: Mapping[Path, PermissionError] = {}
     """Those of the possible paths that lie in a folder that this account may not enter."""
+
+    def __repr__(self) -> str:
+        return f"Configuration(path={self.path!r}, tried={self.tried!r})"
 
     def profile(self, name: str) -> Profile:
         """Return the profile of this name. Raises `ConfigurationError`, with the paths tried and the known names."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from keyvouch._system import files, search_path
 from keyvouch._system.forks import IMPORTS
@@ -34,8 +35,7 @@ KNOWN = {
 """This project's distributions by scheme, for the hint to install one."""
 
 
-@dataclass(frozen=True)
-class Plugin:
+class Plugin(msgspec.Struct, frozen=True):
     """A store as its distribution declares it; nothing of it has been imported yet."""
 
     scheme: str

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
-from dataclasses import dataclass
 
 from keyvouch.errors import AccessDenied, KeyNotFound, SecretRequired
 
@@ -16,13 +15,13 @@ _MAX_BYTES = 16 * 1024 * 1024
 """Maximum number of bytes on standard input, as for files."""
 
 
-@dataclass(frozen=True, repr=False)
 class KeyBytes:
     """A key that the caller passed in, and its password."""
 
-    data: bytes
-    password: object
-    """A `Secret`, or None; this layer does not know that type."""
+    def __init__(self, data: bytes, password: object) -> None:
+        """`password` is a `Secret`, or None; this layer does not know that type."""
+        self.data = data
+        self.password = password
 
 
 _keys: dict[str, KeyBytes] = {}

@@ -16,8 +16,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import structs
 
 from keyvouch._secrets.pin_records import (
     UNSEAL,
@@ -97,7 +98,7 @@ def single_try(
             yield
         except SecretIncorrect:
             shows = _shows_failure_now(shows_failure, before.shows_failures)
-            settle_record(path, replace(before.with_refusal(reveal), shows_failures=shows))
+            settle_record(path, structs.replace(before.with_refusal(reveal), shows_failures=shows))
             raise
         except StoreLocked:
             raise  # perhaps because of this try: the value stays recorded as interrupted

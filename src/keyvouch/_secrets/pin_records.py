@@ -14,9 +14,10 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from keyvouch._system import files
 from keyvouch.errors import KeyvouchError, SecretIncorrect
@@ -35,14 +36,13 @@ class DamagedRecordError(Exception):
     """The record is unreliable; the text says why."""
 
 
-@dataclass(frozen=True)
-class PinRecord:
+class PinRecord(msgspec.Struct, frozen=True):
     """Known facts about one token."""
 
     salt: bytes
     refused: frozenset[bytes] = frozenset()
     """Digests of the values that the token refused."""
-    interrupted: dict[str, int] = field(default_factory=dict)
+    interrupted: dict[str, int] = {}
     """Number of tries that ended without an answer, by the value's label."""
     shows_failures: bool = False
     """True if the token has been seen to show a failed try, so that showing none is meaningful."""
@@ -59,11 +59,11 @@ class PinRecord:
 
     def with_try(self, label: str) -> PinRecord:
         tries = self.interrupted.get(label, 0) + 1
-        return replace(self, interrupted={**self.interrupted, label: tries})
+        return msgspec.structs.replace(self, interrupted={**self.interrupted, label: tries})
 
     def with_refusal(self, reveal: Callable[[], str]) -> PinRecord:
         """Return the record with this value; its label stays, since an interrupted value may have the same one."""
-        return replace(self, refused=self.refused | {self._digest(reveal)})
+        return msgspec.structs.replace(self, refused=self.refused | {self._digest(reveal)})
 
     def _digest(self, reveal: Callable[[], str]) -> bytes:
         return hashlib.scrypt(reveal().encode(errors="surrogatepass"), salt=self.salt, n=2**14, r=8, p=1)

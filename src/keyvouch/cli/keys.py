@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import replace
 
 import click
-from msgspec import structs
 
 from keyvouch._core import opening
 from keyvouch._secrets.redaction import redact
@@ -54,7 +52,7 @@ def _list_first(selection: Selection) -> tuple[list[KeyInfo], Schedule]:
     keys = selection.profile.keys
     for number, key in enumerate(keys[:-1], 1):
         try:
-            found = _list(replace(selection, profile=structs.replace(selection.profile, keys=(key,))))
+            found = _list(selection.with_key(key))
         except KeyvouchError as error:
             if not error.try_next_key:
                 raise
@@ -64,7 +62,7 @@ def _list_first(selection: Selection) -> tuple[list[KeyInfo], Schedule]:
                 _print_not_listed(keys, number)
                 return found
             _print_skipped(f"key {number} of the profile", "no keys match it.")
-    return _list(replace(selection, profile=structs.replace(selection.profile, keys=keys[-1:])))
+    return _list(selection.with_key(keys[-1]) if keys else selection)
 
 
 def _print_not_listed(keys: Sequence[str], listed: int) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
+from msgspec import Struct, structs
 
 from keyvouch import config
 from keyvouch._core import environment
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
 # `opening` is imported inside the functions, since it takes longer than printing a cached token, which needs no key.
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(Struct, frozen=True, dict=True):
     """The result of combining `--profile` and `--key`."""
 
     name: str
@@ -59,7 +57,7 @@ class Selection:
 
     def with_key(self, key: str) -> Selection:
         """Return the same selection with only this one of its keys."""
-        return replace(self, profile=msgspec.structs.replace(self.profile, keys=(key,)))
+        return structs.replace(self, profile=structs.replace(self.profile, keys=(key,)))
 
     def open(self) -> Signer:
         """Return a signer for the first key that can be opened."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from keyvouch._core import environment
 from keyvouch.algorithms import PS256, RS256, Algorithm, algorithms_for, key_type
@@ -27,8 +28,7 @@ _MAX_SHOWN = 200
 """Maximum number of characters shown of what the authority lists."""
 
 
-@dataclass
-class Discovered:
+class Discovered(msgspec.Struct):
     """What the authority's discovery document says, besides the token endpoint."""
 
     algorithms: tuple[str, ...] = ()

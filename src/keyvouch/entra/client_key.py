@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from keyvouch._core.signer import Signer
 from keyvouch._system.single_flight import FlightTimeout, SingleFlight
@@ -31,8 +31,7 @@ class OpenUri(Protocol):
     def __call__(self, uri: str, *, timeout: float) -> Signer: ...
 
 
-@dataclass(frozen=True)
-class UsedKey:
+class UsedKey(msgspec.Struct, frozen=True):
     """The key and certificate with which an assertion was signed; what a refusal refers to."""
 
     uri: str
@@ -40,7 +39,7 @@ class UsedKey:
     certificate: Certificate | None
     chain: tuple[Certificate, ...] = ()
     """The certificate, and its issuers as far as known."""
-    header: Mapping[str, Any] = field(default_factory=dict)
+    header: Mapping[str, Any] = {}
     """The header of the assertion."""
     audience: str = ""
     """The audience of the assertion."""
@@ -58,7 +57,7 @@ class UsedKey:
             json.loads(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
             for encoded in assertion.split(".")[:2]
         )
-        return dataclasses.replace(self, header=header, audience=str(claims["aud"]))
+        return msgspec.structs.replace(self, header=header, audience=str(claims["aud"]))
 
     def was_replaced_in(self, signer: Signer) -> bool:
         """Return True if the signer now has a different key or certificate."""

@@ -12,8 +12,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from keyvouch._core.retries import Deadline
 from keyvouch._core.signer import SIGN_TIMEOUT, Signer
@@ -174,7 +175,7 @@ class KeyFailover:
                 self._keys.demote(key, reason, hint, warn=not is_raised)
             else:
                 return outcome
-        return replace(refused, skipped=tuple(skipped)) if refused else outcome
+        return structs.replace(refused, skipped=tuple(skipped)) if refused else outcome
 
     def _try_key(self, key: ClientKey, request: Callable[[], Any], timeout: float) -> Outcome:
         """Make a request with one key, and once more if reloading it yields another certificate."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from keyvouch.entra import aadsts_advice
 from keyvouch.entra.client_key import UsedKey
@@ -12,8 +13,7 @@ from keyvouch.errors import ConfigurationError, KeyvouchError, without_frames
 from keyvouch.tokens import is_token
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """The outcome of one token request. Shared by threads that request the same token."""
 
     result: Any = None

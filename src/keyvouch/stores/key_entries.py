@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from keyvouch._core.uri_text import is_certificate_reference
 from keyvouch._system import files
@@ -46,8 +47,7 @@ class FoundKey(NamedTuple):
     """The key, or why it cannot be used. `cryptography` loads more kinds of keys than can sign here."""
 
 
-@dataclass(frozen=True)
-class FileContents:
+class FileContents(msgspec.Struct, frozen=True):
     """The contents of a PFX or PEM file."""
 
     keys: Sequence[FoundKey]
@@ -57,14 +57,13 @@ class FileContents:
     """The others."""
 
 
-@dataclass(frozen=True)
-class KeyEntry:
+class KeyEntry(msgspec.Struct, frozen=True):
     """One private key, with its description, chain and file."""
 
     info: KeyInfo
     names: tuple[str, ...]
     """Its friendly names: several if the file contains the key, or a certificate for it, more than once."""
-    key: PrivateKey = field(repr=False)
+    key: PrivateKey
     chain: tuple[Certificate, ...]
     file: key_files.KeyFile
     is_only_key: bool

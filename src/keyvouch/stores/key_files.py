@@ -12,8 +12,9 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from keyvouch._formats.identify import certificate_hint, identify
 from keyvouch._system import files
@@ -31,17 +32,19 @@ _MAX_NEIGHBOURS = 8
 """Maximum number of neighbouring files to list in the error for a missing file."""
 
 
-@dataclass(frozen=True)
-class KeyFile:
+class KeyFile(msgspec.Struct, frozen=True):
     """A file that was read."""
 
     path: Path
-    data: bytes = field(repr=False)
+    data: bytes
     stamp: Stamp
     created: dt.datetime | None
     """The time in its name, or else its modification time; None for a reference."""
     reference: str | None = None
     """The reference that was read instead of a file; `path` then only shows what it is."""
+
+    def __repr__(self) -> str:
+        return f"KeyFile({str(self.path)!r})"  # without the data
 
 
 def parse_path(data: bytes) -> Path:

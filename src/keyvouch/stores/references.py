@@ -13,9 +13,10 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
+
+import msgspec
 
 from keyvouch._formats.text_encodings import decode
 from keyvouch._secrets.key_bytes import recall_key
@@ -33,8 +34,7 @@ _UNKNOWN: files.Stamp = (0, 0, 0, 0)
 _OF_SYSTEMD = "" if sys.platform == "win32" else "credential:name, "
 
 
-@dataclass(frozen=True)
-class KeyReference:
+class KeyReference(msgspec.Struct, frozen=True):
     """Where a key is, if it is not in a file of its own."""
 
     kind: str

@@ -6,8 +6,9 @@ import os
 import sys
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from keyvouch import files
 from keyvouch.errors import ConfigurationError
@@ -21,8 +22,7 @@ _P11_KIT_PREFIXES = ("p11-kit-proxy", "libp11-kit")
 """Name prefixes of the modules that load all others."""
 
 
-@dataclass(frozen=True)
-class ModuleLocation:
+class ModuleLocation(msgspec.Struct, frozen=True):
     """A module's file and its initialization parameters."""
 
     path: str

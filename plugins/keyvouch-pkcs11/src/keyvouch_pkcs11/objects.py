@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 from cryptography import x509
 
 from keyvouch.certificate import find_issuers, order_chain
@@ -30,8 +30,7 @@ _MOST_SEARCHES = 4
 """Maximum number of keys for each of which the token is searched for what belongs to it."""
 
 
-@dataclass(frozen=True)
-class PrivateKeyObject:
+class PrivateKeyObject(msgspec.Struct, frozen=True):
     """A private key on a token, with its public key and certificates."""
 
     handle: int
