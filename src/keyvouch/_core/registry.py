@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
 GROUP = "keyvouch.stores"
+_NAME_OR_VERSION = re.compile(r"^(Name|Version):[ \t]*(.*\S)", re.MULTILINE)
+"""A field in the metadata of a distribution."""
 _NOT_TRUSTED = "packages in the working directory are not trusted, since anyone may have put them there"
 
 KNOWN = {
@@ -68,15 +70,13 @@ def _declared_by(distribution: Distribution) -> list[Plugin]:
     try:
         if GROUP not in (distribution.read_text("entry_points.txt") or ""):
             return []  # parsing the metadata of everything installed would take longer than all the rest
-        metadata = distribution.metadata
-        if "Name" not in metadata or "Version" not in metadata:
-            return []
+        # Not `distribution.metadata`, which imports the package email.
+        metadata = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        fields = dict(_NAME_OR_VERSION.findall(metadata.partition("\n\n")[0]))
         entry_points = distribution.entry_points.select(group=GROUP)
+        return [Plugin(each.name, each, fields["Name"], fields["Version"]) for each in entry_points]
     except Exception:  # noqa: BLE001 - importlib.metadata does not document its exceptions
         return []
-    return [
-        Plugin(entry_point.name, entry_point, metadata["Name"], metadata["Version"]) for entry_point in entry_points
-    ]
 
 
 @cache

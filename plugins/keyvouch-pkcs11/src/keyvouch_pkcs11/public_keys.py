@@ -6,9 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509 import SignatureAlgorithmOID
 
 from keyvouch_pkcs11 import cryptoki as ck
 
@@ -18,15 +16,17 @@ if TYPE_CHECKING:
 PUBLIC_KEY_ATTRIBUTES = (ck.CKA_MODULUS, ck.CKA_PUBLIC_EXPONENT, ck.CKA_EC_PARAMS, ck.CKA_EC_POINT)
 PUBLIC_EXPONENT = b"\1\0\1"
 """65537, big-endian."""
+# DER; `cryptography.hazmat.asn1`, which could encode it, takes a hundredth of the time of `keyvouch sign` to import.
 _CURVES = {
-    asn1.encode_der(oid): ec.get_curve_for_oid(oid)()
-    for oid in (ec.EllipticCurveOID.SECP256R1, ec.EllipticCurveOID.SECP384R1, ec.EllipticCurveOID.SECP521R1)
+    bytes.fromhex("06082a8648ce3d030107"): ec.SECP256R1(),
+    bytes.fromhex("06052b81040022"): ec.SECP384R1(),
+    bytes.fromhex("06052b81040023"): ec.SECP521R1(),
 }
-"""The supported curves, by CKA_EC_PARAMS."""
-ED25519_EC_PARAMS = asn1.encode_der(asn1.PrintableString("edwards25519"))
-"""CKA_EC_PARAMS of Ed25519 since PKCS#11 3.0."""
-_ED25519_OID = asn1.encode_der(SignatureAlgorithmOID.ED25519)
-"""Some modules use RFC 8410's OID instead."""
+"""The supported curves, by CKA_EC_PARAMS: an object identifier."""
+ED25519_EC_PARAMS = b"\x13\x0cedwards25519"
+"""CKA_EC_PARAMS of Ed25519 since PKCS#11 3.0: a PrintableString."""
+_ED25519_OID = bytes.fromhex("06032b6570")
+"""Some modules use RFC 8410's object identifier instead."""
 _ED25519_SIZE = 32
 EC_PARAMS = {f"P-{curve.key_size}": der for der, curve in _CURVES.items()}
 """CKA_EC_PARAMS by key type, as `keyvouch.algorithms.key_type` spells it."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keyvouch.algorithms import key_type
 from keyvouch.certificate import to_der
 from keyvouch.errors import NotSupported
+from keyvouch.store import ForkGate
 from keyvouch_pkcs11 import cryptoki as ck
 from keyvouch_pkcs11.public_keys import EC_PARAMS, ED25519_EC_PARAMS, PUBLIC_EXPONENT
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from keyvouch.algorithms import PrivateKey
 
 Attributes = dict[int, ck.AttributeValue]
+
+_IMPORT_GATE = ForkGate()
 
 
 class KeyIdentifiers(NamedTuple):
@@ -60,7 +62,7 @@ def certificate_template(certificate: Certificate, identifiers: KeyIdentifiers) 
         ck.CKA_PRIVATE: False,
         ck.CKA_SUBJECT: certificate.subject.public_bytes(),
         ck.CKA_ISSUER: certificate.issuer.public_bytes(),
-        ck.CKA_SERIAL_NUMBER: asn1.encode_der(certificate.serial_number),
+        ck.CKA_SERIAL_NUMBER: _der(certificate.serial_number),
         ck.CKA_VALUE: to_der(certificate),
     }
 
@@ -116,8 +118,15 @@ def _ec_attributes(key: ec.EllipticCurvePrivateKey) -> tuple[Attributes, Attribu
     point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     value = key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8)
     shared: Attributes = {ck.CKA_KEY_TYPE: ck.CKK_EC, ck.CKA_EC_PARAMS: EC_PARAMS[key_type(key)]}
-    return shared, {ck.CKA_VALUE: value}, {ck.CKA_EC_POINT: asn1.encode_der(point)}
+    return shared, {ck.CKA_VALUE: value}, {ck.CKA_EC_POINT: _der(point)}
 
 
 def _big_integers(numbers: dict[int, int]) -> Attributes:
     return {each: number.to_bytes((number.bit_length() + 7) // 8) for each, number in numbers.items()}
+
+
+@_IMPORT_GATE
+def _der(value: int | bytes) -> bytes:
+    from cryptography.hazmat import asn1
+
+    return asn1.encode_der(value)
