@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import SplitResult, urlsplit
+
+import msgspec
 
 CLOUDS = (
     {"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"},
@@ -22,7 +24,7 @@ TokenServer = Literal["entra", "adfs", "other"]
 """Who verifies an assertion: Entra ID and AD FS find the key by its certificate, other servers by its `kid`."""
 
 
-class Endpoint(NamedTuple):
+class Endpoint(msgspec.Struct, frozen=True):
     """The host and port of a server that is reached over https."""
 
     host: str

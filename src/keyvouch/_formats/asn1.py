@@ -7,7 +7,8 @@ elements are limited, since a file may be from anyone. Keys and certificates the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+
+import msgspec
 
 MAX_DEPTH = 32
 """Maximum number of nesting levels. PKCS#12 needs about ten, and three for each safe within a safe."""
@@ -30,7 +31,7 @@ class TruncatedError(ValueError):
     """The data ends before the element does."""
 
 
-class Element(NamedTuple):
+class Element(msgspec.Struct, frozen=True):
     """One data value: either primitive with content, or constructed with children."""
 
     tag: bytes

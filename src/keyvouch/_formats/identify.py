@@ -6,7 +6,9 @@ import base64
 import binascii
 import json
 import re
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from keyvouch._formats import asn1
 from keyvouch._formats.asn1 import Element
@@ -16,7 +18,7 @@ from keyvouch._system import text
 from keyvouch._system.text import shell_quoted
 
 
-class Identified(NamedTuple):
+class Identified(msgspec.Struct, frozen=True):
     """What a file is, with an article, and what to do."""
 
     what: str

@@ -6,7 +6,8 @@ import binascii
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from keyvouch._formats import asn1
 
@@ -20,7 +21,7 @@ _VERSION_3 = b"\x03"
 _CIPHER = re.compile(rb"DEK-Info: *([A-Za-z0-9-]+),([0-9A-Fa-f]+)")
 
 
-class Block(NamedTuple):
+class Block(msgspec.Struct, frozen=True):
     """A block of a PEM file."""
 
     label: bytes

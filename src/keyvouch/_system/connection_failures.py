@@ -11,9 +11,10 @@ import socket
 import ssl
 from collections.abc import Iterable
 from http.client import BadStatusLine, HTTPException, IncompleteRead, RemoteDisconnected
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import requests
+from msgspec import Struct, structs
 from urllib3.exceptions import (
     DecodeError,
     LocationParseError,
@@ -57,7 +58,7 @@ _FLAWS: tuple[tuple[type[BaseException], str], ...] = (
 """What a server or proxy did, by exception: the first that fits."""
 
 
-class Failure(NamedTuple):
+class Failure(Struct, frozen=True):
     """Why a request failed."""
 
     kind: Kind
@@ -65,7 +66,7 @@ class Failure(NamedTuple):
     hint: str
 
 
-class _Proxy(NamedTuple):
+class _Proxy(Struct, frozen=True):
     address: str
     """Without credentials."""
     sent_credentials: bool
@@ -87,7 +88,9 @@ def describe_failure(error: BaseException, server: str, pool: Any = None, *, ca_
     `pool`: urllib3's pool, if `error` does not contain it. `ca_file`: what the hint calls the setting for a CA.
     """
     failure = _describe(error, server, pool)
-    return failure._replace(hint=failure.hint.format(ca_file=ca_file)) if failure.kind == "trust" else failure
+    if failure.kind != "trust":
+        return failure
+    return structs.replace(failure, hint=failure.hint.format(ca_file=ca_file))
 
 
 def _describe(error: BaseException, server: str, pool: Any) -> Failure:
@@ -106,7 +109,8 @@ def _describe(error: BaseException, server: str, pool: Any) -> Failure:
     failure = _server_failure(causes, server)
     if proxy is None:
         return failure
-    return failure._replace(message=f"{failure.message} The request went through the proxy {proxy.address}.")
+    message = f"{failure.message} The request went through the proxy {proxy.address}."
+    return structs.replace(failure, message=message)
 
 
 def _server_failure(causes: list[BaseException], server: str) -> Failure:

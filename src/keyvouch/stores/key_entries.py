@@ -79,7 +79,7 @@ class KeyEntry(msgspec.Struct, frozen=True):
         return next(iter(self.names), None)
 
 
-class UnusableEntry(NamedTuple):
+class UnusableEntry(msgspec.Struct, frozen=True):
     """A private key that cannot sign here."""
 
     names: tuple[str, ...]
@@ -96,7 +96,7 @@ class UnusableEntry(NamedTuple):
         return "\n".join(filter(None, (f"A newer key of the family is not used: {shown}", self.error.hint)))
 
 
-class Findings(NamedTuple):
+class Findings(msgspec.Struct, frozen=True):
     """What was found in one or several files."""
 
     entries: list[KeyEntry]
@@ -120,7 +120,7 @@ class Findings(NamedTuple):
         return (*self.failures, *self.unusable)
 
 
-class Choice(NamedTuple):
+class Choice(msgspec.Struct, frozen=True):
     """The key that a URI selects."""
 
     entry: KeyEntry

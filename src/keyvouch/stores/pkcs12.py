@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from keyvouch._formats import asn1
 from keyvouch._formats.asn1 import Element
@@ -29,7 +30,7 @@ class UnsupportedContentError(ValueError):
     """Encryption or integrity by a public key, which needs another private key."""
 
 
-class KeyBag(NamedTuple):
+class KeyBag(msgspec.Struct, frozen=True):
     """A private key."""
 
     value: Element
@@ -51,7 +52,7 @@ class KeyBag(NamedTuple):
         return pbe.decrypt(*self.encryption, password)
 
 
-class CertificateBag(NamedTuple):
+class CertificateBag(msgspec.Struct, frozen=True):
     """An X.509 certificate."""
 
     der: bytes
@@ -59,7 +60,7 @@ class CertificateBag(NamedTuple):
     local_id: bytes | None
 
 
-class Safes(NamedTuple):
+class Safes(msgspec.Struct, frozen=True):
     """The contents of all safes."""
 
     keys: list[KeyBag]

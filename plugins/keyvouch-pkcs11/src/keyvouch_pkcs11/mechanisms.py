@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from keyvouch.algorithms import Algorithm
 from keyvouch_pkcs11.cryptoki import Mechanism, PssParameters
@@ -37,7 +38,7 @@ _DIGEST_INFO = {
 """The DER prefix of the digest in PKCS#1 v1.5 (RFC 8017, section 9.2, note 1)."""
 
 
-class SigningMethod(NamedTuple):
+class SigningMethod(msgspec.Struct, frozen=True):
     """A mechanism, and how the message is prepared for it."""
 
     mechanism: Mechanism

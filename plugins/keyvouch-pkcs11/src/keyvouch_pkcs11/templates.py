@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -24,7 +25,7 @@ Attributes = dict[int, ck.AttributeValue]
 _IMPORT_GATE = ForkGate()
 
 
-class KeyIdentifiers(NamedTuple):
+class KeyIdentifiers(msgspec.Struct, frozen=True):
     """The CKA_ID and the CKA_LABEL of a key and of the objects that belong to it."""
 
     id: bytes

@@ -9,7 +9,9 @@ import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from keyvouch._system.files import posix_acl
 from keyvouch._system.files.foreign_writers import check_trusted
@@ -23,7 +25,7 @@ _CHOWN_DENIED = (errno.EPERM, errno.EACCES, errno.EINVAL)
 """Errors when an account gives a file away without permission; EINVAL if the uid is not mapped in a container."""
 
 
-class AccessRights(NamedTuple):
+class AccessRights(msgspec.Struct, frozen=True):
     """Access rights of a file."""
 
     status: os.stat_result

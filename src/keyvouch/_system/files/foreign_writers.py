@@ -11,7 +11,8 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from keyvouch._system.files import posix_acl
 from keyvouch._system.files.access_hints import is_own, is_special, run_hint
@@ -24,7 +25,7 @@ _ROOT_GROUPS = (0, 80) if sys.platform == "darwin" else (0,)
 """By gid. On macOS members of `admin` (80) can become root with sudo, and they own Homebrew's folders."""
 
 
-class ForeignWriter(NamedTuple):
+class ForeignWriter(msgspec.Struct, frozen=True):
     """An account or group, other than the owner, that can write to a file or folder."""
 
     subject: str

@@ -20,7 +20,8 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from keyvouch._system.files.errors import cannot_write
 from keyvouch._system.files.folders import NO_FOLLOW, Folder
@@ -33,7 +34,7 @@ _MAX_LINKS = 40
 """Maximum number of links followed for one path, as on Linux."""
 
 
-class Target(NamedTuple):
+class Target(msgspec.Struct, frozen=True):
     """The file that a path leads to; it may not exist, and is never a link."""
 
     folder: Folder
@@ -106,7 +107,7 @@ def open_target(path: Path) -> Iterator[Target]:
         yield Target(folder, name, owners, path)
 
 
-class _RequiredOwner(NamedTuple):
+class _RequiredOwner(msgspec.Struct, frozen=True):
     """A requirement that the path reached at this point belongs to the link's owner."""
 
     owner: int

@@ -8,7 +8,8 @@ import os
 import struct
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 USER, GROUP_OBJECT, GROUP, MASK = 0x02, 0x04, 0x08, 0x10
 """Tags of entries: a named user, the file's own group, a named group, and the maximum for these three."""
@@ -18,7 +19,7 @@ _VERSION = 2
 _NO_LIST = (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True):
     """An entry of an access control list. `account`: the uid or gid of a named user or group."""
 
     tag: int
