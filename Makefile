@@ -92,7 +92,7 @@ mutation: $(READY)
 	@$(PIP) --group mutation
 	$(BIN)/python tests/mutation/run.py $(MODULES)
 
-bench: $(READY)
+bench: $(READY) runtime
 	@tests/servers/install-system-packages softhsm2-util pkcs11-tool dbus-daemon swtpm tpm2-abrmd \
 		tpm2_dictionarylockout libtpm2_pkcs11.so tabrmd
 	@$(PIP) 'python-pkcs11>=0.9,<0.11'

@@ -2,7 +2,8 @@
 
     python benchmarks/commands.py [--quick]
 
-Each run is a separate process. The authority is the development authority; the token is one of SoftHSM.
+Each run is a separate process, in the environment of `make runtime`. The authority is the development authority; the
+token is one of SoftHSM.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -27,6 +27,10 @@ from keyvouch.bench import Contender, Samples, measure
 from keyvouch.bench.rounds import Operation
 from keyvouch.testing.authority import App, Authority
 
+RUNTIME = Path(__file__).parents[1] / ".venv-runtime" / "bin"
+"""Where `make runtime` has installed the distributions, and only what they require: a program starts more slowly beside
+the hundred packages of a checkout's environment."""
+INTERPRETER, PROGRAM = str(RUNTIME / "python"), str(RUNTIME / "keyvouch")
 RUNS_PER_SECOND = 12
 """How often each command is run, for each second of the usual duration of a measurement."""
 SCOPE = "https://graph.microsoft.com/.default"
@@ -48,8 +52,9 @@ TEN_LINES, TOOL = "ten lines of MSAL", "pkcs11-tool --sign"
 VERSION, CACHED, COLD = "keyvouch --version", "keyvouch token, cached", "keyvouch token, cold"
 SIGN_PFX, SIGN_TOKEN = "keyvouch sign, PFX", "keyvouch sign, PKCS#11"
 INTRODUCTION = """\
-Milliseconds, from the start of a process to its end. The ten-line script signs in with MSAL and the same key; `keyvouch
-token`, cold, also signs and sends a request, and writes its cache. The keys are RSA-2048."""
+Milliseconds, from the start of a process to its end, in an environment with only what keyvouch requires. The ten-line
+script signs in with MSAL and the same key; `keyvouch token`, cold, also signs and sends a request, and writes its
+cache. The keys are RSA-2048."""
 
 
 def write_files(folder: Path, authority: Authority) -> App:
@@ -98,7 +103,7 @@ def run(*arguments: str) -> Callable[[], AbstractContextManager[Operation]]:
 def token_commands(folder: Path, authority: Authority) -> Iterator[Contender]:
     """Yield what requests a token; begin by filling keyvouch's cache."""
     app = write_files(folder, authority)
-    token = run(_program(), "token")
+    token = run(PROGRAM, "token")
     with token() as fill:
         fill()
 
@@ -117,7 +122,7 @@ def token_commands(folder: Path, authority: Authority) -> Iterator[Contender]:
     yield Contender(COLD, each=cold)
     script, *files = [str(folder / name) for name in ("script.py", "app.key", "app.crt")]
     script_arguments = [authority.authority, app.client_id, *files, authority.ca_file]
-    yield Contender(TEN_LINES, each=run(sys.executable, script, *script_arguments))
+    yield Contender(TEN_LINES, each=run(INTERPRETER, script, *script_arguments))
 
 
 def sign_commands(folder: Path, pfx: str, token: str) -> Iterator[Contender]:
@@ -126,8 +131,8 @@ def sign_commands(folder: Path, pfx: str, token: str) -> Iterator[Contender]:
 
     message = str(folder / "message")
     Path(message).write_bytes(b"x" * 32)
-    yield Contender(SIGN_PFX, each=run(_program(), "sign", "--key", pfx, message))
-    yield Contender(SIGN_TOKEN, each=run(_program(), "sign", "--key", token, "--algorithm", "RS256", message))
+    yield Contender(SIGN_PFX, each=run(PROGRAM, "sign", "--key", pfx, message))
+    yield Contender(SIGN_TOKEN, each=run(PROGRAM, "sign", "--key", token, "--algorithm", "RS256", message))
     where = ["--module", str(SOFTHSM), "--token-label", "bench", "--login", "--pin", PIN, "--label", "RSA-2048"]
     what = ["--sign", "--mechanism", "RSA-PKCS", "--input-file", message, "--output-file", os.devnull]
     yield Contender(TOOL, each=run("pkcs11-tool", *where, *what))
@@ -136,8 +141,8 @@ def sign_commands(folder: Path, pfx: str, token: str) -> Iterator[Contender]:
 def start_up() -> Iterator[Contender]:
     """Yield what shows where the time goes, and the smallest command."""
     for name in (PYTHON, CLICK, IMPORT_MSAL, IMPORT_KEYVOUCH):
-        yield Contender(name, each=run(sys.executable, "-c", name.removeprefix("python -c ")))
-    yield Contender(VERSION, each=run(_program(), "--version"))
+        yield Contender(name, each=run(INTERPRETER, "-c", name.removeprefix("python -c ")))
+    yield Contender(VERSION, each=run(PROGRAM, "--version"))
 
 
 def goals_of(found: dict[str, Samples]) -> list[Goal]:
@@ -177,10 +182,6 @@ def measure_subject(seconds: float) -> Part:
         goals_of(found),
         {"commands": goals.documents(samples)},
     )
-
-
-def _program() -> str:
-    return str(Path(sys.executable).with_name("keyvouch"))
 
 
 def _limited(contender: Contender, runs: int) -> Contender:

@@ -57,6 +57,8 @@ def missing() -> list[str]:
     programs = [each for each in PROGRAMS if not shutil.which(each)]
     if not Path(sys.executable).with_name("bao").exists():
         programs.append("bao")
+    if not (FOLDER.parent / ".venv-runtime" / "bin" / "keyvouch").exists():
+        programs.append("the environment of `make runtime`")
     return programs + [each for each in LIBRARIES if not _is_importable(each)]
 
 

@@ -9,7 +9,7 @@ from keyvouch.bench import Contender, Interval, Samples
 
 
 def samples(*rounds: float) -> Samples:
-    return Samples(Contender("one"), rounds=list(rounds), rates=[1 / each for each in rounds])
+    return Samples(Contender("one", int), rounds=list(rounds), rates=[1 / each for each in rounds])
 
 
 @pytest.mark.parametrize(
