@@ -272,6 +272,7 @@ def _measurement(task: _Task, own: Samples) -> Measurement:
         latency=latency,
         per_second=median(own.rates) if own.rates else None,
         rounds=tuple(own.rounds),
+        rates=tuple(own.rates),
         histogram=own.histogram.encode().decode() if own.count else None,
         stopped=own.stopped,
         error=None if own.first_error is None else str(getattr(own.first_error, "message", own.first_error)),
