@@ -25,7 +25,7 @@ def test_parts() -> None:
 def test_header() -> None:
     """Each column has a header that says what it is."""
     [header] = [line for line in as_text(FULL).splitlines() if "p99.9" in line]
-    assert header.split() == ["per", "s", "±", "p50", "p90", "p99", "p99.9", "max", "CPU/1000"]
+    assert header.split() == ["per", "s", "±", "p50", "p90", "p99", "p99.9", "max", "CPU/1k"]
 
 
 def test_micro_sign() -> None:

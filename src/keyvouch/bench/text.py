@@ -14,7 +14,7 @@ from keyvouch.bench.units import duration, number, size
 
 _WIDTH = 80
 _INDENT = " " * 5
-_HEADING = f"{'':16}{'per s':>8} {'±':>5}" + "".join(f"{each:>8}" for each in FEWEST) + f"{'CPU/1000':>10}"
+_HEADING = f"{'':16}{'per s':>8} {'±':>5}" + "".join(f"{each:>8}" for each in FEWEST) + f"{'CPU/1k':>8}"
 
 
 def as_text(run: Run) -> str:
@@ -107,7 +107,7 @@ def _row(each: Measurement) -> str:
             spread = f"{furthest / each.per_second.value:.0%}".replace("%", " %")
     times = "".join(f"{_shown(percentile(each, name), '-'):>8}" for name in FEWEST)
     cpu = _shown(cpu_per_thousand(each), "")
-    return f"{name:16}{rate:>8} {spread:>5}{times}{cpu:>10}"
+    return f"{name:16}{rate:>8} {spread:>5}{times}{cpu:>8}"
 
 
 def _shown(seconds: float | None, nothing: str) -> str:
@@ -122,7 +122,7 @@ def _errors(each: Measurement) -> str:
 def _notes(run: Run) -> Iterator[str]:
     if run.measurements:
         yield "per s: median over the rounds; ±: how far its 99 % confidence interval extends."
-        yield "CPU/1000: time of this process for 1,000 operations. -: too few operations."
+        yield "CPU/1k: time of this process for 1,000 operations. -: too few operations."
     if any(each.rate for each in run.measurements):
         yield "With a rate, times begin when an operation was intended to start."
     for key in run.keys:
