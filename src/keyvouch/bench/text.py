@@ -186,4 +186,5 @@ def name_of(each: Measurement) -> str:
 def _without_key(each: Measurement) -> str:
     threads = f"{each.threads} threads" if each.threads > 1 and each.rate is None else None
     rate = f"{each.rate:g} per second" if each.rate else None
-    return ", ".join(filter(None, (OPERATIONS[each.operation], each.algorithm, threads, rate)))
+    title = OPERATIONS.get(each.operation, each.operation)
+    return ", ".join(filter(None, (title, each.algorithm, threads, rate)))
