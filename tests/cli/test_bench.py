@@ -171,7 +171,7 @@ def test_slower(run: Run, measured: Path) -> None:
         measured.write_text(content)
         done = run("bench", "--count", "20", "--compare", str(measured), "--fail-if-slower", "10%", script.uri)
     assert done.status == command.SLOWER == 8
-    assert "Slower than before by at least 10 %:\n  A: Open, connecting to the store; First signature" in done.errors
+    assert "Slower than before by at least 10 %:\n  A: Open, connecting to the store" in done.errors
 
 
 def test_failing_now(run: Run, measured: Path) -> None:
